@@ -1,0 +1,1 @@
+"""Models: recipes, training, inference, combining and scoring. Imports `folds`, never the other way."""

@@ -1,0 +1,171 @@
+"""Photos decoded and resized once into a memory-mapped file that all jobs, epochs and models read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+
+from folds.decode import Pixels, fit, read_photo
+from folds.errors import MaskensError, refuse
+from folds.files import sha256
+
+Progress = Callable[[int, int], None]  # (photos done, photos in all)
+SPARE = 64 * 2**20  # bytes of disk to leave free
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The fixed steps from a photo to what augmentation and model see; sizes are (height, width)."""
+
+    resize: tuple[int, int]
+    crop: tuple[int, int] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (*(self.crop or self.resize), 3)
+
+
+class Photos:
+    """Indexable photos, each in one or more geometries: from memory maps, or decoded at each access.
+
+    Pickles as paths only, so that worker processes share the page cache and not a copy.
+    """
+
+    def __init__(
+        self, root: Path, files: Sequence[str], geometries: Sequence[Geometry], maps: Sequence[Path] | None
+    ) -> None:
+        self.root, self.files, self.geometries, self.maps = root, list(files), tuple(geometries), maps
+        self._open: list[npt.NDArray[np.uint8]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Pixels, ...]:
+        """The photo in each geometry, uint8 (height, width, 3); the file is decoded at most once."""
+        if self.maps is None:
+            photo = read_photo(self.root / self.files[index])
+            return tuple(fit(photo, g.resize, g.crop) for g in self.geometries)
+        if self._open is None:
+            self._open = [np.load(path, mmap_mode="r") for path in self.maps]
+        return tuple(np.array(m[index]) for m in self._open)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": None}
+
+
+def open_photos(
+    root: Path,
+    files: Sequence[str],
+    fingerprint: str,
+    geometries: Sequence[Geometry],
+    cache: Path | None,
+    workers: int,
+    on_progress: Progress | None = None,
+) -> Photos:
+    """The photos in each geometry; what the cache lacks is decoded now, each photo once for all geometries.
+
+    Args:
+        fingerprint: of the files, names the cache together with the geometry.
+        geometries: without repeats.
+        cache: folder of the memory maps; None decodes at each access instead.
+        workers: decoding threads.
+
+    Raises:
+        MaskensError: photos that can't be read (all listed), or too little disk (with figures).
+    """
+    if cache is None:
+        return Photos(root, files, geometries, None)
+    paths = {g: cache / f"{_key(fingerprint, g)}.npy" for g in geometries}
+    missing = {g: p for g, p in paths.items() if not _complete(p, (len(files), *g.shape))}
+    if missing:
+        _build(root, files, missing, cache, workers, on_progress)
+    return Photos(root, files, geometries, list(paths.values()))
+
+
+def _key(fingerprint: str, geometry: Geometry) -> str:
+    height, width, _ = geometry.shape
+    return f"{height}x{width}-{sha256(f'{fingerprint} {geometry} v1')[:16]}"
+
+
+def _complete(path: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        return bool(np.load(path, mmap_mode="r").shape == shape)
+    except (OSError, ValueError):
+        return False
+
+
+def _build(
+    root: Path,
+    files: Sequence[str],
+    targets: dict[Geometry, Path],
+    cache: Path,
+    workers: int,
+    on_progress: Progress | None,
+) -> None:
+    needed = sum(len(files) * int(np.prod(g.shape)) for g in targets)
+    scratch: Path | None = None
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(cache).free
+        if needed + SPARE > free:
+            raise MaskensError(
+                f"the photo cache needs {needed / 1e9:.1f} GB in {cache}, where {free / 1e9:.1f} GB are free. "
+                "Name a larger disk with --cache DIR, or decode at each access with --cache none (slower)."
+            )
+        scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
+        maps = {
+            g: np.lib.format.open_memmap(scratch / p.name, "w+", np.uint8, (len(files), *g.shape))
+            for g, p in targets.items()
+        }
+        refuse(
+            _fill(root, files, maps, workers, on_progress),
+            f"photos in {root} can't be used",
+            "Replace them (or take their rows out of the CSV) and run again.",
+        )
+        for geometry, path in targets.items():
+            maps[geometry].flush()
+            os.replace(scratch / path.name, path)
+    except OSError as error:
+        raise MaskensError(f"can't write the photo cache in {cache}: {error.strerror or error}") from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fill(
+    root: Path,
+    files: Sequence[str],
+    maps: Mapping[Geometry, npt.NDArray[np.uint8]],
+    workers: int,
+    on_progress: Progress | None,
+) -> list[str]:
+    """Decode all files into the maps; returns one message for each that can't be read."""
+
+    def one(index: int) -> str:
+        try:
+            photo = read_photo(root / files[index])
+        except MaskensError as error:
+            return str(error)
+        for geometry, target in maps.items():
+            target[index] = fit(photo, geometry.resize, geometry.crop)
+        return ""
+
+    problems = []
+    results = joblib.Parallel(n_jobs=workers, prefer="threads", return_as="generator")(
+        joblib.delayed(one)(i) for i in range(len(files))
+    )
+    for done, problem in enumerate(results, start=1):
+        if problem:
+            problems.append(problem)
+        if on_progress:
+            on_progress(done, len(files))
+    return problems

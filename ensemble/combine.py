@@ -1,0 +1,85 @@
+"""From the logits of many models to one class: mean over folds and views, then one joint decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+
+from ensemble.tasks import ONLY_GENDER, Predicts, heads
+from folds.labels import CLASSES, IntArray
+
+Floats = npt.NDArray[np.floating]
+
+
+def mean_logits(logits: Floats) -> npt.NDArray[np.float64]:
+    """Mean over folds and views.
+
+    Args:
+        logits: float (folds, views, photos, width).
+
+    Returns:
+        float64 (photos, width).
+    """
+    mean: npt.NDArray[np.float64] = np.asarray(logits, dtype=np.float64).mean(axis=(0, 1))
+    return mean
+
+
+def joint_log_probabilities(logits: Mapping[str, Floats], predicts: Mapping[str, Predicts]) -> npt.NDArray[np.float64]:
+    """Log probability of each of the 18 classes: log p(mask) + log p(gender) + log p(age | gender).
+
+    A part that several tasks predict is the mean of their log probabilities; `class18` tasks and the
+    product of the parts, where a run has both, are averaged in the same way. Each row is normalised.
+
+    Args:
+        logits: task -> float (photos, width of the task).
+        predicts: task -> what it predicts; together they must determine all 18 classes.
+
+    Returns:
+        float64 (photos, 18), rows summing to 1 after exp.
+
+    Raises:
+        ValueError: if a part of the class is predicted by no task.
+    """
+    sources: dict[tuple[str, int], list[npt.NDArray[np.float64]]] = {}
+    for task, values in logits.items():
+        kind = predicts[task]
+        for head in heads(kind):
+            part = log_softmax(np.asarray(values, dtype=np.float64)[:, head.columns], axis=1)
+            if head.part == "age":
+                genders = [ONLY_GENDER[kind]] if kind in ONLY_GENDER else [0, 1]
+                for gender in genders:
+                    sources.setdefault(("age", gender), []).append(part)
+            else:
+                sources.setdefault((head.part, 0), []).append(part)
+    parts = {name: np.mean(found, axis=0) for name, found in sources.items()}
+    whole = [parts[("class", 0)]] if ("class", 0) in parts else []
+    factors = [("mask", 0), ("gender", 0), ("age", 0), ("age", 1)]
+    if all(f in parts for f in factors):
+        mask, gender, male_age, female_age = (parts[f] for f in factors)
+        age = np.stack([male_age, female_age], axis=1)  # (photos, gender, age)
+        joint = mask[:, :, None, None] + (gender[:, :, None] + age)[:, None]
+        whole.append(joint.reshape(-1, CLASSES))
+    if not whole:
+        missing = [f[0] for f in factors if f not in parts]
+        raise ValueError(f"no task predicts {', '.join(dict.fromkeys(missing))}")
+    return np.asarray(log_softmax(np.mean(whole, axis=0), axis=1), dtype=np.float64)
+
+
+def decide(log_probabilities: Floats) -> IntArray:
+    """The most probable class of each photo; of equals the lowest number.
+
+    Args:
+        log_probabilities: float (photos, 18).
+
+    Returns:
+        int64 (photos,), 0..17.
+    """
+    return np.asarray(log_probabilities.argmax(axis=1), dtype=np.int64)
+
+
+def head_decision(logits: Floats, kind: Predicts) -> Sequence[IntArray]:
+    """The most probable label of each head of one task, each int64 (photos,)."""
+    return [np.asarray(logits[:, h.columns]).argmax(axis=1).astype(np.int64) for h in heads(kind)]

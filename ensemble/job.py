@@ -1,0 +1,322 @@
+"""One job: train the model of one task on all folds but one, and predict that one."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import time
+import traceback
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+
+from ensemble.augment import Augment
+from ensemble.cache import Geometry, Photos, open_photos
+from ensemble.loader import EpochBatches, train_loader
+from ensemble.losses import one_hot, task_loss
+from ensemble.models import ModelCard, create, normalisation, place, save_checkpoint, to_input
+from ensemble.oof import JobOof, save_job_oof
+from ensemble.optimise import make_optimizer, make_schedule
+from ensemble.predict import predict
+from ensemble.recipe import Recipe, TaskRecipe
+from ensemble.score import task_scores
+from ensemble.status import JobStatus, read_status, write_status
+from ensemble.tasks import PARTS, heads, learns_from, targets
+from folds.errors import MaskensError
+from folds.files import csv_text, replacing, write_text
+from folds.labels import AGES, CLASS_NAMES, GENDERS, MASKS, IntArray
+from folds.layout import TrainData
+from folds.run import Run, library_versions
+
+LABELS = {"mask": list(MASKS), "gender": list(GENDERS), "age": list(AGES), "class": list(CLASS_NAMES)}
+HISTORY = ("epoch", "lr", "loss", "val_loss", "f1", "accuracy", "best_f1", "photos_per_s", "seconds")
+TICK = 1.0  # seconds between two status files within an epoch
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What one job needs to know; plain and small, so that it travels to any backend."""
+
+    run: Run
+    recipe: Recipe
+    task: str
+    fold: int
+    device: str
+    workers: int
+    threads: int
+    cache: Path | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job did not end well."""
+
+    message: str
+    crashed: bool  # not the user's to mend; error.txt in the job's folder has the traceback
+
+
+def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
+    """Train, or continue, one job to its end; on failure say so in its status too.
+
+    A crash of one job does not take the others with it. Ctrl-C passes through, after the status says
+    `stopped`.
+
+    Args:
+        folds: int64 (people,).
+    """
+    try:
+        _Job(spec, data, folds).run()
+        return None
+    except MaskensError as error:
+        failure = Failure(str(error), crashed=False)
+    except Exception as error:
+        path = spec.run.job_folder(spec.task, spec.fold) / "error.txt"
+        failure = Failure(f"{type(error).__name__}: {error} (traceback in {path})", crashed=True)
+        write_text(path, traceback.format_exc())
+    except BaseException:
+        _finish(spec, "stopped")
+        raise
+    _finish(spec, "failed", failure.message)
+    return failure
+
+
+def _finish(spec: JobSpec, state: Any, error: str = "") -> None:
+    status = read_status(spec.run, spec.task, spec.fold)
+    write_status(spec.run, dataclasses.replace(status, state=state, error=error, seconds_left=None))
+
+
+class _Job:
+    """The state that the steps of one job share."""
+
+    def __init__(self, spec: JobSpec, data: TrainData, folds: IntArray) -> None:
+        self.spec, self.data = spec, data
+        self.run_info, self.recipe = spec.run, spec.recipe.tasks[spec.task]
+        self.folder = spec.run.job_folder(spec.task, spec.fold)
+        self.device = torch.device(spec.device)
+        self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), spec.fold)
+        self.heads = heads(self.recipe.predicts)
+        self.labels = targets(self.recipe.predicts, data)
+        held_out = folds[data.photo_person] == spec.fold
+        mine = learns_from(self.recipe.predicts, data)
+        self.train_rows = np.flatnonzero(~held_out & mine)
+        self.valid_rows = np.flatnonzero(held_out & mine)
+        self.oof_rows = np.flatnonzero(held_out)
+        self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.recipe.epochs)
+        self.history: list[dict[str, float]] = []
+
+    def run(self) -> None:
+        self.tell(record=self.record())
+        torch.set_num_threads(self.spec.threads)
+        photos = open_photos(
+            self.data.root, self.data.files, self.data.fingerprint, [geometry(self.recipe)], self.spec.cache,
+            max(1, self.spec.workers),
+        )  # fmt: skip
+        resumed = load_last(self.folder, self.spec)
+        seed_torch(self.seed, 0)
+        model = create(self.recipe, initial_weights=resumed is None)
+        self.mean, self.std = normalisation(model)
+        place(model, self.device)
+        optimizer = make_optimizer(model, self.recipe.optimizer)
+        if resumed is not None:
+            model.load_state_dict(resumed["model"])
+            optimizer.load_state_dict(resumed["optimizer"])
+            self.history = resumed["history"]
+            self.tell(seconds=self.history[-1]["seconds"], **self.progress())
+        self.train(model, optimizer, photos)
+        self.predict_held_out(model, photos)
+        (self.folder / "last.pt").unlink(missing_ok=True)
+        (self.folder / "error.txt").unlink(missing_ok=True)
+        self.tell(state="done", seconds_left=None)
+
+    def train(self, model: nn.Module, optimizer: torch.optim.Optimizer, photos: Photos) -> None:
+        batches = EpochBatches(self.train_rows, self.recipe.batch_size, self.seed)
+        set_rate = make_schedule(optimizer, self.recipe.schedule, self.recipe.epochs, len(batches))
+        loader = train_loader(photos, self.labels, batches, Augment(self.recipe.augment), self.seed, self.spec.workers)
+        for epoch in range(len(self.history), self.recipe.epochs):
+            started = time.perf_counter()
+            batches.epoch = epoch
+            seed_torch(self.seed, epoch + 1)  # dropout of a resumed run goes on as it would have
+            lr, loss, speed = self.one_epoch(model, optimizer, loader, set_rate, epoch)
+            scores = self.validate(model, photos)
+            seconds = self.status.seconds + time.perf_counter() - started
+            best = max([h["f1"] for h in self.history] + [scores["f1"]])
+            row = {
+                "epoch": epoch + 1,
+                "lr": lr,
+                "loss": loss,
+                **scores,
+                "best_f1": best,
+                "photos_per_s": speed,
+            }
+            self.history.append(row | {"seconds": seconds})
+            if scores["f1"] == best and best not in [h["f1"] for h in self.history[:-1]]:
+                save_checkpoint(self.folder / "model.safetensors", model, self.card(epoch + 1, best))
+            save_last(self.folder, self.spec, model, optimizer, self.history)
+            rows = ([f"{h[c]:.6g}" for c in HISTORY] for h in self.history)
+            write_text(self.folder / "history.csv", csv_text(HISTORY, rows))
+            self.tell(seconds=seconds, **self.progress())
+
+    def one_epoch(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, loader: Any, set_rate: Any, epoch: int
+    ) -> tuple[float, float, float]:
+        """Returns (learning rate of the first update, mean loss, photos a second)."""
+        model.train()
+        total = torch.zeros((), device=self.device)
+        first_rate, seen, started = 0.0, 0, time.perf_counter()
+        told = started
+        for update, (photos, labels) in enumerate(loader):
+            rate = set_rate(epoch, update)
+            first_rate = rate if update == 0 else first_rate
+            x = to_input(photos, self.mean, self.std, self.device)
+            truth = one_hot(labels.to(self.device, non_blocking=True), self.heads)
+            loss = task_loss(self.recipe.loss, self.heads, model(x), truth)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            total += loss.detach() * len(photos)
+            seen += len(photos)
+            now = time.perf_counter()
+            if now - told > TICK:
+                told = now
+                self.tell_running(epoch, total.item() / seen, seen / (now - started), update + 1, len(loader))
+        mean = total.item() / seen
+        if not math.isfinite(mean):
+            raise MaskensError(
+                f"the loss became {mean} in epoch {epoch + 1}: lower the learning rate of '{self.spec.task}'"
+            )
+        return first_rate, mean, seen / (time.perf_counter() - started)
+
+    def validate(self, model: nn.Module, photos: Photos) -> dict[str, float]:
+        """Loss, macro F1 and accuracy over the whole held-out fold at once, without augmentation."""
+        logits = predict(
+            model, photos, self.valid_rows, self.mean, self.std, self.device, "none",
+            2 * self.recipe.batch_size, self.eval_workers,
+        )[0]  # fmt: skip
+        labels = self.labels[self.valid_rows]
+        truth = one_hot(torch.from_numpy(labels), self.heads)
+        loss = task_loss(self.recipe.loss, self.heads, torch.from_numpy(logits), truth)
+        f1, accuracy = task_scores(self.recipe.predicts, logits, labels)
+        return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}
+
+    def predict_held_out(self, model: nn.Module, photos: Photos) -> None:
+        """Out-of-fold logits of the best and of the last epoch, each view kept."""
+        self.tell(state="predicting", seconds_left=None)
+        rows, batch = self.oof_rows, 2 * self.recipe.batch_size
+
+        def logits() -> Any:
+            return predict(model, photos, rows, self.mean, self.std, self.device, "flip", batch, self.eval_workers)
+
+        last = logits()
+        best_f1 = [h["f1"] for h in self.history]
+        best = last
+        if best_f1.index(max(best_f1)) != len(best_f1) - 1:
+            model.load_state_dict(safetensors.torch.load_file(self.folder / "model.safetensors"))
+            best = logits()
+        files = np.array(self.data.files)[rows]
+        save_job_oof(self.folder / "oof.npz", JobOof(files, best, last), self.record())
+
+    @property
+    def eval_workers(self) -> int:
+        return 0 if self.spec.cache else self.spec.workers  # reading the memory map is no work
+
+    def card(self, epoch: int, f1: float) -> ModelCard:
+        r = self.recipe
+        return ModelCard(
+            model=r.model, model_args=r.model_args, predicts=r.predicts, task=self.spec.task, fold=self.spec.fold,
+            k=self.run_info.k, resize=r.resize, crop=r.crop, mean=self.mean, std=self.std,
+            labels={p: LABELS[p] for p in PARTS[r.predicts]}, recipe_hash=self.spec.recipe.hash,
+            folds_hash=self.run_info.folds_hash, seed=self.run_info.seed, epoch=epoch, f1=f1,
+        )  # fmt: skip
+
+    def record(self) -> dict[str, Any]:
+        """What decides the result, to be kept with it."""
+        return identity(self.spec) | {
+            "fingerprint": self.data.fingerprint,
+            "device": self.spec.device,
+            "threads": self.spec.threads,
+            "versions": library_versions(),
+        }
+
+    def progress(self) -> dict[str, Any]:
+        done = self.history[-1]
+        left = (self.recipe.epochs - len(self.history)) * done["seconds"] / len(self.history)
+        return {
+            "state": "training", "epoch": len(self.history), "loss": done["loss"], "f1": done["f1"],
+            "best": done["best_f1"], "photos_per_s": done["photos_per_s"], "seconds_left": left,
+        }  # fmt: skip
+
+    def tell_running(self, epoch: int, loss: float, speed: float, update: int, updates: int) -> None:
+        still = (updates - update) + (self.recipe.epochs - epoch - 1) * updates
+        left = still * self.recipe.batch_size / speed
+        self.tell(state="training", epoch=epoch, loss=loss, photos_per_s=speed, seconds_left=left)
+
+    def tell(self, **changes: Any) -> None:
+        self.status = dataclasses.replace(self.status, **changes)
+        write_status(self.run_info, self.status)
+
+
+def geometry(task: TaskRecipe) -> Geometry:
+    """The fixed steps of a task's photos."""
+    return Geometry(task.resize, task.crop)
+
+
+def identity(spec: JobSpec) -> dict[str, Any]:
+    """What must be equal for two halves of a job to belong together."""
+    return {
+        "recipe_hash": spec.recipe.hash, "folds_hash": spec.run.folds_hash, "seed": spec.run.seed,
+        "task": spec.task, "fold": spec.fold,
+    }  # fmt: skip
+
+
+def seed_torch(seed: Sequence[int], stage: int) -> None:
+    """Seed torch's global stream for one stage of a job: 0 the initial weights, then 1 + epoch."""
+    torch.manual_seed(int(np.random.SeedSequence([*seed, stage]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def save_last(
+    folder: Path,
+    spec: JobSpec,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict[str, float]],
+) -> None:
+    """Replace last.pt by the state after a whole epoch, atomically. Plain types only: it must load with
+    `weights_only`."""
+    state = {
+        "identity": identity(spec),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "history": history,
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with replacing(folder / "last.pt") as handle:
+        handle.write(buffer.getbuffer())
+
+
+def load_last(folder: Path, spec: JobSpec) -> dict[str, Any] | None:
+    """The state to continue from, or None where there is none.
+
+    Raises:
+        MaskensError: damaged, or of another recipe, seed or folds.
+    """
+    path = folder / "last.pt"
+    advice = f"start this job over: maskens train --task {spec.task} --fold {spec.fold} --restart"
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        before = state["identity"]
+    except Exception as error:
+        raise MaskensError(f"{path} is damaged ({type(error).__name__}); {advice}") from error
+    if before != identity(spec):
+        raise MaskensError(f"{path} comes from another recipe, seed or folds; {advice}")
+    return state

@@ -1,0 +1,107 @@
+"""Batches of photos for training and for prediction, the same whatever the number of workers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ensemble.augment import Augment
+from ensemble.cache import Photos
+from folds.labels import IntArray
+
+Key = tuple[int, int]  # (epoch, index); the epoch travels with it because workers outlive an epoch
+
+
+class EpochBatches(Sampler[list[Key]]):
+    """Batches of one epoch in an order drawn from (seed, epoch). A last batch that is not full is left
+    out, unless it is the only one: batch norm can't learn from a single photo."""
+
+    def __init__(self, indices: IntArray, batch_size: int, seed: Sequence[int]) -> None:
+        self.indices, self.batch_size, self.seed = indices, min(batch_size, len(indices)), tuple(seed)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.indices) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.random.default_rng([*self.seed, self.epoch]).permutation(self.indices)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield [(self.epoch, int(i)) for i in order[start : start + self.batch_size]]
+
+
+class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
+    """(epoch, index) -> augmented photo uint8 (h, w, 3) and its labels int64 (heads,)."""
+
+    def __init__(self, photos: Photos, labels: IntArray, augment: Augment, seed: Sequence[int]) -> None:
+        self.photos, self.labels, self.augment, self.seed = photos, labels, augment, tuple(seed)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        photo = self.augment(self.photos[index][0], (*self.seed, epoch, index))
+        return torch.from_numpy(np.ascontiguousarray(photo)), torch.from_numpy(self.labels[index])
+
+
+class PlainPhotos(Dataset[tuple[Tensor, ...]]):
+    """index -> the photo as it is, uint8 (h, w, 3), in each geometry."""
+
+    def __init__(self, photos: Photos) -> None:
+        self.photos = photos
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(p) for p in self.photos[index])
+
+
+def train_loader(
+    photos: Photos,
+    labels: IntArray,
+    batches: EpochBatches,
+    augment: Augment,
+    seed: Sequence[int],
+    workers: int,
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """An endless source of epochs: set `batches.epoch`, then iterate.
+
+    Yields:
+        (photos uint8 (batch, h, w, 3), labels int64 (batch, heads)).
+    """
+    return DataLoader(
+        TrainPhotos(photos, labels, augment, seed),
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context=_context(workers),
+        worker_init_fn=_quiet_worker,
+        generator=torch.Generator(),  # else each loader takes a number from the stream that dropout draws from
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def plain_loader(
+    photos: Photos, indices: Sequence[int], batch_size: int, workers: int
+) -> DataLoader[tuple[Tensor, ...]]:
+    """The photos at `indices`, in that order. Yields uint8 (batch, h, w, 3) for each geometry."""
+    return DataLoader(
+        PlainPhotos(photos),
+        batch_size=batch_size,
+        sampler=list(indices),
+        num_workers=workers,
+        multiprocessing_context=_context(workers),
+        worker_init_fn=_quiet_worker,
+        generator=torch.Generator(),  # else each loader takes a number from the stream that dropout draws from
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _context(workers: int) -> str | None:
+    # joblib's loky process breaks the spawn and forkserver methods; Linux's fork works inside it
+    return "fork" if workers and sys.platform == "linux" else None
+
+
+def _quiet_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # torch limits its own threads in a worker, OpenCV's it does not

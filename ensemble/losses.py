@@ -1,0 +1,61 @@
+"""Losses of a task: a weighted sum of terms, added over its heads. Targets may be soft."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ensemble.recipe import Loss
+from ensemble.tasks import Head
+
+EPSILON = 1e-7
+
+
+def soft_macro_f1(logits: Tensor, targets: Tensor) -> Tensor:
+    """1 - macro F1 with probabilities in place of counts, over one batch.
+
+    Precision and recall of each class are formed from sums of probabilities, so the value has a gradient;
+    a class that the batch lacks counts as F1 = 0, as at the origin.
+
+    Args:
+        logits: float (batch, classes).
+        targets: float (batch, classes), rows summing to 1.
+
+    Returns:
+        float scalar in 0..1.
+    """
+    probabilities = logits.softmax(dim=1)
+    true_positive = (targets * probabilities).sum(dim=0)
+    precision = true_positive / (probabilities.sum(dim=0) + EPSILON)
+    recall = true_positive / (targets.sum(dim=0) + EPSILON)
+    f1 = 2 * precision * recall / (precision + recall + EPSILON)
+    return 1 - f1.clamp(EPSILON, 1 - EPSILON).mean()
+
+
+def task_loss(mix: Loss, heads: tuple[Head, ...], logits: Tensor, targets: Tensor) -> Tensor:
+    """The loss of a batch.
+
+    Args:
+        mix: weights of the terms.
+        heads: where each head's logits lie.
+        logits: float (batch, width).
+        targets: float (batch, width): for each head a distribution over its classes (one-hot if certain).
+
+    Returns:
+        float scalar.
+    """
+    total = logits.new_zeros(())
+    for head in heads:
+        scores, truth = logits[:, head.columns].float(), targets[:, head.columns]
+        if mix.ce:
+            total = total + mix.ce * F.cross_entropy(scores, truth)
+        if mix.f1:
+            total = total + mix.f1 * soft_macro_f1(scores, truth)
+    return total
+
+
+def one_hot(labels: Tensor, heads: tuple[Head, ...]) -> Tensor:
+    """Certain targets: int64 (batch, heads) -> float32 (batch, width)."""
+    columns = [F.one_hot(labels[:, i], h.columns.stop - h.columns.start) for i, h in enumerate(heads)]
+    return torch.cat(columns, dim=1).float()

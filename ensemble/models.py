@@ -1,0 +1,202 @@
+"""timm models: creating them, their initial weights, and checkpoints that know their own preprocessing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import timm
+import timm.data
+import torch
+from torch import Tensor, nn
+
+from ensemble.recipe import TaskRecipe
+from ensemble.tasks import Predicts, width
+from folds.errors import MaskensError, did_you_mean
+from folds.files import replacing
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything needed to rebuild a model and feed it as in training; saved inside its checkpoint."""
+
+    model: str
+    model_args: dict[str, Any]
+    predicts: Predicts
+    task: str
+    fold: int
+    k: int
+    resize: tuple[int, int]
+    crop: tuple[int, int] | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    labels: dict[str, list[str]]  # part -> names of its classes, in the order of the logits
+    recipe_hash: str
+    folds_hash: str
+    seed: int
+    epoch: int
+    f1: float
+
+
+def create(task: TaskRecipe, initial_weights: bool = True) -> nn.Module:
+    """A timm model with one logit a class of the task.
+
+    Args:
+        initial_weights: load the recipe's weights (hub or file); False when a checkpoint follows.
+
+    Raises:
+        MaskensError: unknown model (near names suggested), weights that are not to be had or don't fit.
+    """
+    overlay = {"file": task.weights} if task.weights else None
+    try:
+        if initial_weights and task.pretrained and not task.weights:
+            _reach_hub(task.model)
+        model: nn.Module = timm.create_model(
+            task.model,
+            pretrained=initial_weights and task.pretrained,
+            num_classes=width(task.predicts),
+            pretrained_cfg_overlay=overlay,
+            **task.model_args,
+        )
+    except Exception as error:
+        raise MaskensError(_why(task, error)) from error
+    return model
+
+
+def _reach_hub(model: str) -> None:
+    """Fail at once where the hub is out of reach; the download itself would first retry for a minute."""
+    import huggingface_hub
+
+    config = timm.get_pretrained_cfg(model)
+    if config is None or not config.hf_hub_id:
+        return
+    names = ("model.safetensors", "pytorch_model.bin")
+    if not any(isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, n), str) for n in names):
+        huggingface_hub.HfApi().model_info(config.hf_hub_id, timeout=10)
+
+
+def _why(task: TaskRecipe, error: Exception) -> str:
+    name, _, tag = task.model.partition(".")
+    if not timm.is_model(name):
+        return f"timm has no model '{name}'{did_you_mean(name, timm.list_models())}"
+    tags = [m.partition(".")[2] for m in timm.list_pretrained(f"{name}.*")]
+    if tag and tag not in tags:
+        return f"timm has no weights '{tag}' for {name}; it has {', '.join(tags) or 'none'}"
+    if task.weights:
+        return f"the weights {task.weights} don't fit {task.model}: {_first_line(error)}"
+    if task.pretrained and _is_offline(error):
+        return (
+            f"the ImageNet weights of {task.model} are not on this machine and the hub can't be reached. "
+            "Give a local file with --weights FILE, or start from random weights with --no-pretrained"
+        )
+    return f"{task.model} can't be built: {_first_line(error)}"
+
+
+def _is_offline(error: BaseException | None) -> bool:
+    while error is not None:
+        module = type(error).__module__.split(".")[0]
+        if module in (
+            "huggingface_hub",
+            "httpx",
+            "httpx2",
+            "httpcore",
+            "httpcore2",
+            "requests",
+            "urllib",
+            "urllib3",
+        ):
+            return True
+        if isinstance(error, (ConnectionError, TimeoutError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def place(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on its device in channels_last memory, the order in which photos come: faster for
+    convolutions on CPU and GPU alike."""
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
+def normalisation(model: nn.Module) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """(mean, std) per RGB channel on a 0..1 scale, as the model's weights were trained with."""
+    config = timm.data.resolve_model_data_config(model)
+    return tuple(config["mean"]), tuple(config["std"])
+
+
+def to_input(photos: Tensor, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
+    """Photos as the model wants them; the arithmetic runs on the device.
+
+    Args:
+        photos: uint8 (batch, height, width, 3).
+
+    Returns:
+        float32 (batch, 3, height, width) on `device`, in channels_last memory (the photos' own order).
+    """
+    x = photos.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
+    scale = torch.tensor(std, device=device).mul_(255).view(1, 3, 1, 1)
+    shift = torch.tensor(mean, device=device).mul_(255).view(1, 3, 1, 1)
+    return x.sub_(shift).div_(scale)
+
+
+def save_checkpoint(path: Path, model: nn.Module, card: ModelCard) -> None:
+    """Replace `path` by the model's weights (safetensors) with its card as metadata, atomically.
+
+    The file also loads in plain timm: its keys are the model's own.
+    """
+    # safetensors wants contiguous tensors; channels_last weights are not
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    data = safetensors.torch.save(tensors, {"format": "pt", "maskens": FORMAT, "card": json.dumps(asdict(card))})
+    with replacing(path) as handle:
+        handle.write(data)
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card of a checkpoint without its weights.
+
+    Raises:
+        MaskensError: missing, damaged, or not a checkpoint of ours.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            record = json.loads((file.metadata() or {})["card"])
+    except FileNotFoundError:
+        raise MaskensError(f"there is no checkpoint {path}") from None
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise MaskensError(_damaged(path, error)) from error
+    crop = record["crop"]
+    pairs = {"resize": tuple(record["resize"]), "crop": tuple(crop) if crop else None}
+    return ModelCard(**record | pairs | {"mean": tuple(record["mean"]), "std": tuple(record["std"])})
+
+
+def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard]:
+    """A trained model in eval mode on `device`, and its card.
+
+    Raises:
+        MaskensError: missing, damaged, or not fitting its own card.
+    """
+    card = read_card(path)
+    try:
+        model: nn.Module = timm.create_model(card.model, num_classes=width(card.predicts), **card.model_args)
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (OSError, safetensors.SafetensorError, RuntimeError, ValueError) as error:
+        raise MaskensError(_damaged(path, error)) from error
+    return place(model, device).eval(), card
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return (
+        f"the checkpoint {path} is damaged or not one of maskens' ({_first_line(error)}). "
+        f"Train that job again: maskens train --task {path.parent.parent.name} "
+        f"--fold {path.parent.name.removeprefix('fold')} --restart"
+    )

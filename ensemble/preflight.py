@@ -1,0 +1,154 @@
+"""Everything that can be known to be wrong before any compute is spent."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import torch
+
+from ensemble.augment import faults
+from ensemble.models import create
+from ensemble.optimise import make_optimizer
+from ensemble.recipe import Recipe, TaskRecipe, load_recipe, parse_recipe, with_weights
+from ensemble.tasks import width
+from folds.errors import MaskensError, refuse
+from folds.files import write_text
+from folds.run import Run, save_run
+
+
+def choose_device(name: str) -> str:
+    """`auto` becomes cuda where there is one, else cpu.
+
+    Raises:
+        MaskensError: cuda asked for and not to be had.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MaskensError("--device cuda: torch sees no CUDA device here. Use --device cpu or auto.")
+    return name
+
+
+def run_recipe(run: Run) -> Recipe:
+    """The recipe that a run was trained with.
+
+    Raises:
+        MaskensError: nothing was trained yet, or recipe.toml was edited since.
+    """
+    if not run.recipe_hash:
+        raise MaskensError(f"nothing is trained in {run.folder} yet. First: maskens train --run {run.folder}")
+    try:
+        recipe = parse_recipe(run.recipe_file.read_text(encoding="utf-8"), "recipe", where=str(run.recipe_file))
+    except OSError as error:
+        raise MaskensError(f"can't read {run.recipe_file}: {error.strerror}") from error
+    if recipe.hash != run.recipe_hash:
+        raise MaskensError(
+            f"{run.recipe_file} was edited after training began. Put it back, or give it to a new run: "
+            f"maskens train --run NEW_DIR --recipe {run.recipe_file}"
+        )
+    return recipe
+
+
+def resolve_recipe(run: Run, asked: str | None, weights: list[str], no_pretrained: bool) -> Recipe:
+    """The recipe to train with: the run's own, or the one asked for if the run has none or no job yet.
+
+    Weights that an earlier call named stay in force when this one names none.
+
+    Raises:
+        MaskensError: unknown or invalid recipe, or another one than the run's models were trained with.
+    """
+    before = run_recipe(run) if run.recipe_hash else None
+    if before is not None and asked is None:
+        recipe = with_weights(before, weights, no_pretrained)
+    else:
+        recipe = with_weights(load_recipe(asked or "original"), weights, no_pretrained)
+        if before is not None and not weights and not no_pretrained:
+            recipe = _weights_of(before, recipe)
+    if before is not None and recipe.hash != before.hash and run.jobs_on_disk():
+        refuse(
+            differences(before, recipe)[:8],
+            f"{run.folder} has models of the recipe '{before.name}', and this one differs",
+            "Leave --recipe and the weights' options out to go on with the run's own, "
+            "or start another run with --run DIR.",
+        )
+    return recipe
+
+
+def bind_recipe(run: Run, recipe: Recipe) -> Run:
+    """Write recipe.toml and its hash into the run, if they are not there yet."""
+    if run.recipe_hash == recipe.hash:
+        return run
+    write_text(run.recipe_file, recipe.text)
+    bound = dataclasses.replace(run, recipe_hash=recipe.hash)
+    save_run(bound)
+    return bound
+
+
+def _weights_of(before: Recipe, recipe: Recipe) -> Recipe:
+    tasks = dict(recipe.tasks)
+    for name in tasks.keys() & before.tasks.keys():
+        if tasks[name].model == before.tasks[name].model:
+            kept = {"weights": before.tasks[name].weights, "pretrained": before.tasks[name].pretrained}
+            tasks[name] = tasks[name].model_copy(update=kept)
+    return recipe.model_copy(update={"tasks": tasks})
+
+
+def differences(a: Recipe, b: Recipe) -> list[str]:
+    """Key paths whose values differ, `tasks.mask.epochs: 3, now 5`."""
+
+    def flat(value: object, path: str = "") -> dict[str, object]:
+        if isinstance(value, dict):
+            return {k: v for key, inner in value.items() for k, v in flat(inner, f"{path}.{key}".strip(".")).items()}
+        return {path: value}
+
+    left, right = flat(a.model_dump(mode="json")), flat(b.model_dump(mode="json"))
+    keys = list(dict.fromkeys([*left, *right]))
+    return [f"{k}: {left.get(k)!r}, now {right.get(k)!r}" for k in keys if left.get(k) != right.get(k)]
+
+
+def preflight(recipe: Recipe, tasks: Iterable[str]) -> list[str]:
+    """Build every model, transform and optimizer of a recipe once and show each model a photo.
+
+    Returns:
+        Warnings: what is allowed but hardly meant.
+
+    Raises:
+        MaskensError: everything that would fail later, all at once.
+    """
+    problems: list[str] = []
+    warnings: list[str] = []
+    checked: dict[str, list[str]] = {}
+    for name in tasks:
+        task = recipe.tasks[name]
+        key = task.model_copy(update={"epochs": 1}).model_dump_json(
+            exclude={"predicts", "loss", "schedule", "batch_size"}
+        )
+        if key not in checked:
+            checked[key] = faults(task.augment, task.input_size) + _model_faults(task)
+            problems += [f"tasks.{name}: {p}" for p in checked[key]]
+        schedule = task.schedule
+        if schedule.name == "cosine_warm_restarts" and schedule.eta_min > task.optimizer.lr:
+            warnings.append(
+                f"tasks.{name}.schedule.eta_min {schedule.eta_min:g} is above lr {task.optimizer.lr:g}: "
+                "the learning rate will rise from epoch to epoch and drop at each restart"
+            )
+    refuse(problems, f"the recipe '{recipe.name}' can't be trained here")
+    return warnings
+
+
+def _model_faults(task: TaskRecipe) -> list[str]:
+    try:
+        model = create(task).eval()
+        with torch.inference_mode():
+            logits = model(torch.zeros(1, 3, *task.input_size))
+        if tuple(logits.shape) != (1, width(task.predicts)):
+            return [f"{task.model} gives an output of shape {tuple(logits.shape)}, not (1, {width(task.predicts)})"]
+        make_optimizer(model, task.optimizer)
+    except MaskensError as error:
+        return [str(error)]
+    except Exception as error:  # a model may refuse a size in any way it likes
+        return [
+            f"{task.model} at {task.input_size[0]}x{task.input_size[1]} fails: {str(error).strip().splitlines()[0]}"
+        ]
+    return []

@@ -1,0 +1,75 @@
+"""Scores: macro F1 over a fixed set of labels, counted once over all photos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import f1_score, precision_recall_fscore_support
+
+from ensemble.combine import head_decision
+from ensemble.tasks import WIDTHS, Part, Predicts, heads
+from folds.labels import CLASSES, IntArray, decode
+
+
+@dataclass(frozen=True)
+class Score:
+    """How predicted classes compare with the truth."""
+
+    photos: int
+    f1: float  # macro over the 18 classes
+    accuracy: float
+    per_class: npt.NDArray[np.float64]  # (18, 3): precision, recall, F1
+    support: IntArray  # (18,): true photos of each class
+    predicted: IntArray  # (18,)
+    parts: dict[str, tuple[float, float]]  # mask, gender, age -> (macro F1, accuracy)
+
+
+def macro_f1(truth: IntArray, predicted: IntArray, classes: int) -> float:
+    """Macro F1 over the labels 0..classes-1, whichever occur; a class never seen nor predicted counts 0.
+
+    Args:
+        truth, predicted: int64 (photos,).
+    """
+    return float(f1_score(truth, predicted, labels=range(classes), average="macro", zero_division=0))
+
+
+def score(truth: IntArray, predicted: IntArray) -> Score:
+    """Score predicted classes.
+
+    Args:
+        truth, predicted: int64 (photos,), 0..17.
+    """
+    precision, recall, f1, support = precision_recall_fscore_support(
+        truth, predicted, labels=range(CLASSES), zero_division=0
+    )
+    names: tuple[Part, ...] = ("mask", "gender", "age")
+    parts: dict[str, tuple[float, float]] = {
+        name: (macro_f1(t, p, WIDTHS[name]), float((t == p).mean()))
+        for name, t, p in zip(names, decode(truth), decode(predicted), strict=True)
+    }
+    return Score(
+        photos=len(truth),
+        f1=macro_f1(truth, predicted, CLASSES),
+        accuracy=float((truth == predicted).mean()),
+        per_class=np.stack([precision, recall, f1], axis=1),
+        support=np.asarray(support, dtype=np.int64),
+        predicted=np.bincount(predicted, minlength=CLASSES).astype(np.int64),
+        parts=parts,
+    )
+
+
+def task_scores(kind: Predicts, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
+    """(macro F1, accuracy) of one task's own labels, each the mean over its heads.
+
+    Args:
+        logits: float32 (photos, width).
+        labels: int64 (photos, heads).
+    """
+    decisions = head_decision(logits, kind)
+    scores = [
+        (macro_f1(labels[:, i], decided, WIDTHS[head.part]), float((labels[:, i] == decided).mean()))
+        for i, (head, decided) in enumerate(zip(heads(kind), decisions, strict=True))
+    ]
+    return float(np.mean([f for f, _ in scores])), float(np.mean([a for _, a in scores]))

@@ -1,0 +1,50 @@
+"""What a job tells the outside: a small file in its folder that the parent polls on any backend."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from folds.files import write_json
+from folds.run import Run
+
+State = Literal["waiting", "starting", "training", "predicting", "done", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """State of one job; job.json holds it."""
+
+    task: str
+    fold: int
+    state: State = "waiting"
+    epoch: int = 0  # finished epochs
+    epochs: int = 0
+    loss: float | None = None  # of the epoch so far
+    f1: float | None = None  # after the last finished epoch
+    best: float | None = None
+    photos_per_s: float | None = None
+    seconds_left: float | None = None
+    seconds: float = 0.0  # training time so far, over all resumes
+    error: str = ""
+    record: dict[str, Any] = field(default_factory=dict)  # what the result came from: hashes, versions, device
+
+
+def job_file(run: Run, task: str, fold: int) -> Path:
+    """Where a job's status lies."""
+    return run.job_folder(task, fold) / "job.json"
+
+
+def write_status(run: Run, status: JobStatus) -> None:
+    """Replace the job's status file, atomically."""
+    write_json(job_file(run, status.task, status.fold), asdict(status))
+
+
+def read_status(run: Run, task: str, fold: int) -> JobStatus:
+    """The job's status; `waiting` if it has not begun or its file can't be read."""
+    try:
+        return JobStatus(**json.loads(job_file(run, task, fold).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return JobStatus(task, fold)

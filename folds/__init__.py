@@ -1,0 +1,1 @@
+"""People, photos and splits: everything before a model is involved. Never imports torch."""

@@ -1,0 +1,68 @@
+"""From a file of any size and colour mode to RGB pixels: the only place where photos are opened."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from folds.errors import MaskensError
+
+Pixels = npt.NDArray[np.uint8]
+_DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # 16-bit grey: Pillow's own conversion clips it at 255
+
+
+def read_photo(path: Path) -> Pixels:
+    """Decode a photo: EXIF rotation applied, grey / RGBA / palette / CMYK / 16-bit turned into RGB.
+
+    Pillow rather than OpenCV decodes, because OpenCV fills the missing half of a truncated file with
+    grey and only prints a line about it.
+
+    Returns:
+        uint8 (height, width, 3), RGB.
+
+    Raises:
+        MaskensError: if the file is missing, not an image, or cut off.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is no reason to bother the user
+            with Image.open(path) as image:
+                upright = ImageOps.exif_transpose(image)
+                if upright.mode in _DEEP:
+                    grey = np.asarray(upright, dtype=np.float64) / 257
+                    return np.repeat(np.clip(grey, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
+                return np.array(upright.convert("RGB"), dtype=np.uint8)
+    except UnidentifiedImageError:
+        raise MaskensError(f"{path} is not a photo that can be read") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MaskensError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def fit(photo: Pixels, resize: tuple[int, int], crop: tuple[int, int] | None) -> Pixels:
+    """Resize to (height, width), then cut the centre: the fixed steps that come before any augmentation.
+
+    Shrinking averages over areas, enlarging interpolates linearly.
+
+    Args:
+        photo: uint8 (h, w, 3).
+        resize: (height, width) in pixels; the aspect ratio is not kept.
+        crop: (height, width) of the centre to keep, at most `resize`; None keeps all.
+
+    Returns:
+        uint8 (*crop or *resize, 3), contiguous.
+    """
+    height, width = resize
+    if photo.shape[:2] != resize:
+        shrinks = photo.shape[0] >= height and photo.shape[1] >= width
+        photo = cv2.resize(  # type: ignore[assignment]
+            photo, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+    if crop is not None:
+        top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
+        photo = photo[top : top + crop[0], left : left + crop[1]]
+    return np.ascontiguousarray(photo)

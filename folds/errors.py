@@ -1,0 +1,34 @@
+"""Errors for the user: what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+SHOWN = 20  # a wrong data folder can hold thousands of problems; the first ones and the count are enough
+
+
+class MaskensError(Exception):
+    """Something the user can mend. `cli` prints the message and exits with 2, without a traceback."""
+
+
+def refuse(problems: Sequence[str], headline: str, advice: str = "") -> None:
+    """Raise one error that lists all problems together; do nothing if there are none.
+
+    Raises:
+        MaskensError: if `problems` is not empty.
+    """
+    if not problems:
+        return
+    lines = [f"{headline}:", *(f"  - {p}" for p in problems[:SHOWN])]
+    if len(problems) > SHOWN:
+        lines.append(f"  ... and {len(problems) - SHOWN} more")
+    if advice:
+        lines.append(advice)
+    raise MaskensError("\n".join(lines))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A suggestion to append to a message: `" (did you mean 'mask'?)"`, or `""` if nothing is near."""
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""

@@ -1,0 +1,270 @@
+"""Reading a data folder: who is in it and which file is which photo. Opens no photo."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from folds.errors import MaskensError, did_you_mean, refuse
+from folds.files import sha256
+from folds.labels import CLASSES, GENDERS, SHOT_MASK, SHOTS, IntArray, age_band, encode
+
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+OLDEST = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One row of train.csv: a folder of seven photos. Two rows with the same `id` are one person."""
+
+    path: str
+    id: str
+    gender: int
+    age: int  # years
+    photos: tuple[str, ...]  # file names in the order of SHOTS
+    bytes: tuple[int, ...]  # their sizes
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """The labelled people of a data folder, sorted by `path` whatever the order of the rows."""
+
+    root: Path
+    people: tuple[Person, ...]
+    fingerprint: str  # of labels, file names and file sizes
+
+    @property
+    def files(self) -> list[str]:
+        """Path of each photo below `root`, person by person in the order of SHOTS; length 7 * people."""
+        return [f"train/images/{p.path}/{name}" for p in self.people for name in p.photos]
+
+    @property
+    def photo_person(self) -> IntArray:
+        """int64 (photos,): index into `people` of each photo."""
+        return np.repeat(np.arange(len(self.people)), len(SHOTS))
+
+    @property
+    def labels(self) -> tuple[IntArray, IntArray, IntArray]:
+        """(mask, gender, age band) of each photo, each int64 (photos,)."""
+        masks = np.tile(np.array([SHOT_MASK[s] for s in SHOTS]), len(self.people))
+        genders = np.repeat(np.array([p.gender for p in self.people], dtype=np.int64), len(SHOTS))
+        return masks, genders, age_band(self.years)
+
+    @property
+    def years(self) -> IntArray:
+        """int64 (photos,): age in years of the person on each photo."""
+        return np.repeat(np.array([p.age for p in self.people], dtype=np.int64), len(SHOTS))
+
+    @property
+    def classes(self) -> IntArray:
+        """int64 (photos,), 0..17."""
+        return encode(*self.labels)
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """The photos to predict, in the order of info.csv."""
+
+    root: Path
+    ids: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def files(self) -> list[str]:
+        """Path of each photo below `root`."""
+        return [f"eval/images/{i}" for i in self.ids]
+
+
+def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV as strings, stripped; extra columns and a byte-order mark do no harm.
+
+    Raises:
+        MaskensError: no such file, not UTF-8, empty, or a needed column missing.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            reader = csv.DictReader(handle, skipinitialspace=True)
+            columns = [c.strip() for c in reader.fieldnames or []]
+            reader.fieldnames = columns
+            rows = [{c: (row[c] or "").strip() for c in columns} for row in reader]
+    except (FileNotFoundError, NotADirectoryError):
+        raise MaskensError(f"{path} does not exist.") from None
+    except OSError as error:
+        raise MaskensError(f"can't read {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise MaskensError(f"{path} is not a CSV in UTF-8: {error}") from error
+    if not columns:
+        raise MaskensError(f"{path} is empty: it needs a header with the columns {', '.join(needed)}.")
+    missing = [f"'{c}'{did_you_mean(c, columns)}" for c in needed if c not in columns]
+    if missing:
+        raise MaskensError(f"{path} lacks the column {', '.join(missing)}; it has {', '.join(columns)}.")
+    if not rows:
+        raise MaskensError(f"{path} has a header but no rows.")
+    return rows
+
+
+def read_train(root: Path) -> TrainData:
+    """Read train/train.csv and list every person's photos (about 0.1 s for 2,700 people).
+
+    Raises:
+        MaskensError: no such folder, an unusable CSV, or any inconsistency between the rows and the
+            photo folders; all of them are listed together, with row and file.
+    """
+    _need_folder(root)
+    table = root / "train" / "train.csv"
+    rows = read_table(table, ("id", "gender", "age", "path"))
+    images = root / "train" / "images"
+    if not images.is_dir():
+        raise MaskensError(f"{images} does not exist: train.csv is there, its photo folders are not.")
+    problems: list[str] = []
+    seen: dict[str, int] = {}
+    people: list[Person] = []
+    for number, row in enumerate(rows, start=2):  # row 1 is the header
+        where = f"train.csv row {number}"
+        person_id, path = row["id"], row["path"]
+        if path in seen:
+            problems.append(f"{where}: path '{path}' is already in row {seen[path]}")
+            continue
+        seen[path] = number
+        gender, age, faults = _labels(row)
+        if not person_id:
+            faults.append("id is empty")
+        if not path or _leaves(path):
+            faults.append(f"path '{path}' is not a folder inside {images}")
+        problems += [f"{where}: {fault}" for fault in faults]
+        if not path or _leaves(path):
+            continue
+        photos, faults = _photos_of(images / path)
+        problems += [f"{where}: {fault}" for fault in faults]
+        if not faults:
+            names, sizes = zip(*photos, strict=True)
+            people.append(Person(path, person_id, gender, age, names, sizes))
+    refuse(
+        problems,
+        f"{table} and its photos don't fit together ({len(problems)} problems)",
+        "Mend them and run again.",
+    )
+    people.sort(key=lambda p: p.path)
+    return TrainData(root, tuple(people), _fingerprint(people))
+
+
+def read_eval(root: Path) -> EvalData:
+    """Read eval/info.csv and check that every photo it names is there, once.
+
+    Raises:
+        MaskensError: no such folder, an unusable CSV, or rows without a photo (listed together).
+    """
+    _need_folder(root)
+    table = root / "eval" / "info.csv"
+    rows = read_table(table, ("ImageID",))
+    images = root / "eval" / "images"
+    sizes = {e.name: e.stat().st_size for e in os.scandir(images) if e.is_file()} if images.is_dir() else None
+    if sizes is None:
+        raise MaskensError(f"{images} does not exist: info.csv is there, its photos are not.")
+    problems: list[str] = []
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, start=2):
+        image = row["ImageID"]
+        if image in seen:
+            problems.append(f"info.csv row {number}: ImageID '{image}' is already in row {seen[image]}")
+        elif image not in sizes:
+            problems.append(
+                f"info.csv row {number}: no photo {images / image}{did_you_mean(image, _same_stem(image, sizes))}"
+            )
+        seen.setdefault(image, number)
+    refuse(
+        problems,
+        f"{table} and its photos don't fit together ({len(problems)} problems)",
+        "Mend them and run again.",
+    )
+    return EvalData(root, tuple(seen), sha256("\n".join(f"{i}\t{sizes[i]}" for i in seen)))
+
+
+def class_counts(data: TrainData) -> list[int]:
+    """Photos of each of the 18 classes."""
+    return [int(n) for n in np.bincount(data.classes, minlength=CLASSES)]
+
+
+def label_conflicts(data: TrainData) -> list[str]:
+    """People whose rows disagree on gender: usually a label error, never a reason to split them."""
+    genders: dict[str, set[int]] = {}
+    for person in data.people:
+        genders.setdefault(person.id, set()).add(person.gender)
+    return [f"id {i} is male in one row and female in another" for i, g in genders.items() if len(g) > 1]
+
+
+def _need_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise MaskensError(
+            f"there is no data folder {root}. Name yours with --data DIR (or MASKENS_DATA), "
+            f"or make a generated one: maskens sample {root} --people 90"
+        )
+
+
+def _labels(row: dict[str, str]) -> tuple[int, int, list[str]]:
+    faults = []
+    gender = row["gender"].lower()
+    if gender not in GENDERS:
+        faults.append(f"gender '{row['gender']}' is neither male nor female{did_you_mean(gender, GENDERS)}")
+    age = int(row["age"]) if row["age"].isdecimal() else -1
+    if not 0 <= age <= OLDEST:
+        faults.append(f"age '{row['age']}' is not a whole number of years between 0 and {OLDEST}")
+    return GENDERS.index(gender) if gender in GENDERS else -1, age, faults
+
+
+def _leaves(path: str) -> bool:
+    parts = PurePosixPath(path.replace("\\", "/"))
+    return parts.is_absolute() or ".." in parts.parts or str(parts) == "." or ":" in path
+
+
+def _photos_of(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
+    """(name, bytes) of the seven photos in SHOTS order, or what is wrong with the folder."""
+    try:
+        entries = [e for e in os.scandir(folder) if not e.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return [], [f"no folder {folder}"]
+    except OSError as error:
+        return [], [f"can't read {folder}: {error.strerror}"]
+    found: dict[str, tuple[str, int]] = {}
+    faults = []
+    for entry in sorted(entries, key=lambda e: e.name):
+        stem, extension = os.path.splitext(entry.name)
+        if extension.lower() not in EXTENSIONS:
+            continue
+        size = entry.stat().st_size
+        if stem not in SHOT_MASK:
+            faults.append(f"{folder / entry.name} is none of {', '.join(SHOTS)}{did_you_mean(stem, SHOTS)}")
+        elif stem in found:
+            faults.append(f"{folder} has both {found[stem][0]} and {entry.name}: which is '{stem}'?")
+        elif size == 0:
+            faults.append(f"{folder / entry.name} is an empty file")
+        found.setdefault(stem, (entry.name, size))
+    missing = [s for s in SHOTS if s not in found]
+    if missing:
+        faults.append(f"{folder} lacks the photo {', '.join(missing)} (.jpg, .jpeg or .png)")
+    return [found[s] for s in SHOTS if s in found], faults
+
+
+def _same_stem(image: str, sizes: dict[str, int]) -> list[str]:
+    stem = os.path.splitext(image)[0]
+    return [name for name in sizes if os.path.splitext(name)[0] == stem]
+
+
+def _fingerprint(people: Sequence[Person]) -> str:
+    lines = (
+        f"{p.path}\t{p.id}\t{p.gender}\t{p.age}\t"
+        + "\t".join(f"{n}:{b}" for n, b in zip(p.photos, p.bytes, strict=True))
+        for p in people
+    )
+    return sha256("\n".join(lines))
+
+
+def repeated_ids(people: Sequence[Person]) -> list[str]:
+    """Ids that occur on more than one folder (one person each, kept in one fold)."""
+    return [i for i, n in Counter(p.id for p in people).items() if n > 1]

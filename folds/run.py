@@ -1,0 +1,179 @@
+"""The run folder: everything one ensemble needs, and the checks that its parts belong together."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from folds.errors import MaskensError, refuse
+from folds.files import keep_previous, sha256, write_json, write_text
+from folds.labels import IntArray
+from folds.layout import TrainData, class_counts, read_train
+from folds.split import folds_csv, read_folds, what_changed
+
+FORMAT = 1
+LIBRARIES = (
+    "maskens",
+    "torch",
+    "timm",
+    "albumentations",
+    "ttach",
+    "scikit-learn",
+    "joblib",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What run.json says. `folder` is not written: a run may be moved."""
+
+    folder: Path
+    data: str
+    fingerprint: str
+    folds_hash: str
+    k: int
+    seed: int
+    class_photos: tuple[int, ...]  # photos of each class in training, the prior that submissions are held against
+    recipe_hash: str = ""
+    created: str = ""
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def folds_file(self) -> Path:
+        return self.folder / "folds.csv"
+
+    @property
+    def recipe_file(self) -> Path:
+        return self.folder / "recipe.toml"
+
+    @property
+    def submission_file(self) -> Path:
+        return self.folder / "submission.csv"
+
+    def job_folder(self, task: str, fold: int) -> Path:
+        return self.folder / task / f"fold{fold}"
+
+    def jobs_on_disk(self) -> list[Path]:
+        """Folders of jobs that have begun."""
+        return sorted(self.folder.glob("*/fold[0-9]*"))
+
+
+def library_versions() -> dict[str, str]:
+    """Installed version of each library that decides a result."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int) -> tuple[Run, str]:
+    """Write folds.csv and run.json.
+
+    Returns:
+        (run, note): the note says what happened to folds that were there before ("" if there were none).
+
+    Raises:
+        MaskensError: if the folder holds something else, or models trained on other folds.
+    """
+    refuse_foreign(folder)
+    text = folds_csv(data, folds)
+    run = Run(
+        folder, str(data.root.resolve()), data.fingerprint, sha256(text), k, seed, tuple(class_counts(data)),
+        created=datetime.now(UTC).isoformat(timespec="seconds"), versions=library_versions(),
+    )  # fmt: skip
+    note = ""
+    if (folder / "run.json").exists():
+        old = load_run(folder)
+        same = (old.folds_hash, old.seed, old.fingerprint) == (run.folds_hash, run.seed, run.fingerprint)
+        if same:
+            save_run(dataclasses.replace(old, data=run.data))
+            return dataclasses.replace(old, data=run.data), "the same folds were there already"
+        if run.jobs_on_disk():
+            raise MaskensError(
+                f"{folder} has models trained on other folds (k={old.k}, seed {old.seed}); new folds would make "
+                "them worthless. Name another run folder with --run DIR, or delete this one."
+            )
+        aside = keep_previous(run.folds_file)
+        note = f"the earlier folds (k={old.k}, seed {old.seed}) are kept as {aside}"
+    write_text(run.folds_file, text)
+    save_run(run)
+    return run, note
+
+
+def save_run(run: Run) -> None:
+    """Write run.json, atomically."""
+    record = {"format": FORMAT} | {k: v for k, v in dataclasses.asdict(run).items() if k != "folder"}
+    write_json(run.folder / "run.json", record)
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Refuse to work in a folder that is neither empty nor a run of ours."""
+    if folder.exists() and not folder.is_dir():
+        raise MaskensError(f"{folder} is a file, not a run folder. Name another with --run DIR.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").exists():
+        raise MaskensError(
+            f"{folder} is not a run folder: it has files but no run.json. Name another or a new one with --run DIR."
+        )
+
+
+def load_run(folder: Path) -> Run:
+    """Read run.json.
+
+    Raises:
+        MaskensError: no run there yet, not a run folder, or a damaged run.json.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        refuse_foreign(folder)
+        raise MaskensError(f"there is no run in {folder} yet. Make the folds first: maskens folds --run {folder}")
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if record.pop("format") != FORMAT:
+            raise ValueError("made by another version of maskens")
+        record["class_photos"] = tuple(record["class_photos"])
+        return Run(folder=folder, **record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MaskensError(f"{path} can't be used: {error}") from error
+
+
+def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, IntArray]:
+    """The run's data and folds, refused if either is not what the run was started with.
+
+    Args:
+        data_folder: where the data are now, if they were moved; else where they were.
+
+    Returns:
+        (data, folds): folds int64 (people,).
+
+    Raises:
+        MaskensError: data missing or changed since `maskens folds`, folds.csv edited.
+    """
+    data = read_train(data_folder or Path(run.data))
+    if data.fingerprint != run.fingerprint:
+        differences = what_changed(run.folds_file, data) or ["some photo files have other names or sizes"]
+        refuse(
+            differences,
+            f"the data in {data.root} changed since `maskens folds` made {run.folder}",
+            "Put the data back, or start a new run: maskens folds --run NEW_DIR",
+        )
+    if not run.folds_file.exists():
+        raise MaskensError(
+            f"{run.folds_file} is missing. Make the folds again in a new run: maskens folds --run NEW_DIR"
+        )
+    if sha256(run.folds_file.read_bytes()) != run.folds_hash:
+        raise MaskensError(
+            f"{run.folds_file} was edited after it was made. To use your own folds, give them to a new run: "
+            f"maskens folds --run NEW_DIR --folds-file {run.folds_file}"
+        )
+    return data, read_folds(run.folds_file, data)[0]

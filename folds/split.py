@@ -1,0 +1,170 @@
+"""Person-grouped, stratified folds, and the checks that make a leak impossible rather than unlikely."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from folds.errors import MaskensError, refuse
+from folds.files import csv_text
+from folds.labels import AGES, CLASSES, GENDERS, IntArray, age_band
+from folds.layout import Person, TrainData, read_table
+
+COLUMNS = ("path", "id", "fold", "gender", "age", "photos", "bytes", "stratum")
+STRATA = tuple(f"{g} {a}" for g in GENDERS for a in AGES)
+
+
+def strata(people: Sequence[Person]) -> IntArray:
+    """int64 (people,), 0..5: gender x age band. The mask state adds nothing: each person has all three."""
+    genders = np.array([p.gender for p in people], dtype=np.int64)
+    return genders * len(AGES) + age_band([p.age for p in people])
+
+
+def largest_k(people: Sequence[Person]) -> tuple[int, str]:
+    """The most folds in which every stratum can be everywhere, and the stratum that sets the limit."""
+    ids: list[set[str]] = [set() for _ in STRATA]
+    for person, stratum in zip(people, strata(people), strict=True):
+        ids[stratum].add(person.id)
+    sizes = [len(i) for i in ids]
+    rarest = int(np.argmin(sizes))
+    return sizes[rarest], STRATA[rarest]
+
+
+def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
+    """Deal people to `k` folds with scikit-learn's StratifiedGroupKFold (>= 1.8; earlier ones shuffle but
+    do not stratify), groups = id, strata = gender x age band.
+
+    Independent of the order of the rows of train.csv, because `data.people` is sorted.
+
+    Returns:
+        int64 (people,): the fold of each row.
+
+    Raises:
+        MaskensError: if `k` folds can't all hold every class.
+    """
+    possible, rarest = largest_k(data.people)
+    if k < 2:
+        raise MaskensError(f"--k {k}: at least 2 folds are needed, one to train on and one to validate on.")
+    if k > possible:
+        hint = f"The largest k that works is {possible}." if possible >= 2 else "No k works with these people."
+        raise MaskensError(
+            f"--k {k}: every fold needs a person of each gender and age band, but there "
+            f"{'is' if possible == 1 else 'are'} only {possible} '{rarest}'. {hint}"
+        )
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
+    folds = np.full(len(data.people), -1, dtype=np.int64)
+    ids = [p.id for p in data.people]
+    for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(ids)), strata(data.people), ids)):
+        folds[held_out] = fold
+    check_folds(data, folds, k)
+    return folds
+
+
+def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
+    """Fail if a person is in two folds or none, a fold is empty, or a class is missing from a fold.
+
+    Raises:
+        MaskensError: naming every breach, and the largest k that works.
+    """
+    problems = []
+    home: dict[str, int] = {}
+    for person, fold in zip(data.people, folds.tolist(), strict=True):
+        if not 0 <= fold < k:
+            problems.append(f"{person.path}: fold {fold} is not in 0..{k - 1}")
+        elif home.setdefault(person.id, fold) != fold:
+            problems.append(f"{person.path}: id {person.id} is in fold {home[person.id]} and in fold {fold} (a leak)")
+    per_fold = photos_per_class_and_fold(data, folds, k)
+    for fold in range(k):
+        if not per_fold[:, fold].any():
+            problems.append(f"fold {fold} is empty")
+        elif (absent := np.flatnonzero(per_fold[:, fold] == 0)).size:
+            problems.append(f"fold {fold} has no photo of class {', '.join(map(str, absent))}")
+    refuse(
+        problems,
+        "these folds would not give an honest score",
+        f"The largest k that works here is {largest_k(data.people)[0]}.",
+    )
+
+
+def photos_per_class_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
+    """int64 (18, k): photos of each class in each fold."""
+    counts = np.zeros((CLASSES, k), dtype=np.int64)
+    photo_folds = folds[data.photo_person]
+    valid = (photo_folds >= 0) & (photo_folds < k)
+    np.add.at(counts, (data.classes[valid], photo_folds[valid]), 1)
+    return counts
+
+
+def folds_csv(data: TrainData, folds: IntArray) -> str:
+    """The text of folds.csv: one row per row of train.csv, sorted by path."""
+    rows = (
+        (p.path, p.id, fold, GENDERS[p.gender], p.age, len(p.photos), sum(p.bytes), STRATA[s])
+        for p, fold, s in zip(data.people, folds.tolist(), strata(data.people), strict=True)
+    )
+    return csv_text(COLUMNS, rows)
+
+
+def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
+    """Folds from a CSV with at least the columns `path` and `fold`, ours or the user's own.
+
+    Returns:
+        (folds, k): int64 (people,) in the order of `data.people`, and the number of folds.
+
+    Raises:
+        MaskensError: rows that are not people of the data, people without a row, folds that leak.
+    """
+    rows = read_table(path, ("path", "fold"))
+    problems = []
+    wanted = {p.path for p in data.people}
+    assigned: dict[str, int] = {}
+    for number, row in enumerate(rows, start=2):
+        if row["path"] not in wanted:
+            problems.append(f"row {number}: '{row['path']}' is not in train.csv")
+        elif row["path"] in assigned:
+            problems.append(f"row {number}: '{row['path']}' is there twice")
+        elif not row["fold"].isdecimal():
+            problems.append(f"row {number}: fold '{row['fold']}' is not a number from 0 up")
+        else:
+            assigned[row["path"]] = int(row["fold"])
+    problems += [f"'{p}' has no row" for p in sorted(wanted - {r["path"] for r in rows})]
+    refuse(problems, f"{path} does not fit the data in {data.root}")
+    k = max(assigned.values()) + 1
+    folds = np.array([assigned[p.path] for p in data.people], dtype=np.int64)
+    if k < 2:
+        raise MaskensError(f"{path} puts everybody into one fold: nobody is left to validate on.")
+    if k > len(assigned):
+        raise MaskensError(f"{path} names fold {k - 1} but has only {len(assigned)} people.")
+    check_folds(data, folds, k)
+    return folds, k
+
+
+def what_changed(path: Path, data: TrainData) -> list[str]:
+    """People whose rows or photos are not what folds.csv recorded; empty if the difference is finer."""
+    before = {r["path"]: r for r in read_table(path, COLUMNS)}
+    now = {p.path: p for p in data.people}
+    lines = [f"{p} is new" for p in sorted(now.keys() - before.keys())]
+    lines += [f"{p} is gone" for p in sorted(before.keys() - now.keys())]
+    for name in sorted(now.keys() & before.keys()):
+        person, row = now[name], before[name]
+        present = (person.id, GENDERS[person.gender], str(person.age))
+        if present != (row["id"], row["gender"], row["age"]):
+            lines.append(f"{name}: id, gender or age differ from what folds.csv recorded")
+        elif str(sum(person.bytes)) != row["bytes"]:
+            lines.append(f"{name}: its photo files have another size")
+    return lines
+
+
+def people_per_stratum_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
+    """int64 (6, k): people (ids, so a double folder counts once) of each stratum in each fold."""
+    counts = np.zeros((len(STRATA), k), dtype=np.int64)
+    unique = Counter(
+        (s, f, p.id) for s, f, p in zip(strata(data.people).tolist(), folds.tolist(), data.people, strict=True)
+    )
+    for stratum, fold, _ in unique:
+        counts[stratum, fold] += 1
+    return counts
