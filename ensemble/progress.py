@@ -100,17 +100,20 @@ class PlainJobs:
             old = self.before.get(key)
             self.before[key] = s
             if old is not None and s.epoch > old.epoch:
+                left = f"  {duration(s.seconds_left)} left" if s.seconds_left else ""
                 self.console.print(
                     f"{s.task} fold {s.fold}: epoch {s.epoch}/{s.epochs}  loss {_number(s.loss, '.4f')}  "
                     f"macro F1 {_number(s.f1, '.4f')}  best {_number(s.best, '.4f')}  "
-                    f"{_number(s.photos_per_s, '.0f')} photos/s  {duration(s.seconds_left)} left",
+                    f"{_number(s.photos_per_s, '.0f')} photos/s{left}",
                     highlight=False,
+                    soft_wrap=True,
                 )
             if old is not None and s.state != old.state and s.state in ("done", "failed", "stopped"):
                 self.console.print(
                     f"{s.task} fold {s.fold}: {s.state}{': ' + s.error if s.error else ''}",
                     markup=False,
                     highlight=False,
+                    soft_wrap=True,
                 )
 
 

@@ -1,0 +1,32 @@
+# `make demo` and `make test` need python3 (3.11 or later), make and pip; all else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test setup clean
+
+demo: setup
+	@test -d demo/data || $(BIN)/maskens sample demo/data --people 90 --size 192x256
+	$(BIN)/maskens folds --data demo/data --run demo/run
+	$(BIN)/maskens train --run demo/run --recipe demo --fold 0..4
+	$(BIN)/maskens infer --run demo/run --tta flip
+	$(BIN)/maskens score --run demo/run --truth demo/data/eval/answers.csv
+	$(BIN)/maskens score --run demo/run
+	@echo
+	@echo "The 18-class CSV: demo/run/submission.csv"
+	@echo "Next, on your own photos:  . .venv/bin/activate  and  maskens folds --data DIR"
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo build *.egg-info

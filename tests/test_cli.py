@@ -1,0 +1,354 @@
+"""The command line as a user meets it: the whole job once, and what happens on wrong input."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cli
+from ensemble.oof import load_job_oof
+from ensemble.score import macro_f1
+from ensemble.submission import align, read_answers
+from folds.layout import read_eval, read_train
+
+CHANCE_MARGIN = 0.30
+"""How far above a guess by class frequency the macro F1 of the sample set must be. Six epochs of the tiny
+models reach 0.7 and more; a pipeline that mixes up photos or labels stays at the guess."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Maskens = Callable[..., Outcome]
+
+
+@pytest.fixture
+def maskens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Maskens:
+    """Run a command in this process; lines are as wide as they like."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*args: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["maskens", *map(str, args)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return call
+
+
+def refused(outcome: Outcome, *words: str) -> None:
+    """Exit code 2, one message on stderr with the words, no traceback."""
+    flat = " ".join(outcome.err.replace("│", " ").split())
+    assert outcome.code == 2, (outcome.out, flat)
+    assert "Traceback" not in flat
+    assert flat.lower().count("error") == 1 or "Usage:" in flat, flat
+    for word in words:
+        assert word in flat, flat
+
+
+def run_subprocess(*args: object, cwd: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *map(str, args)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the whole job has been done with the real command, without further options."""
+    folder = tmp_path_factory.mktemp("demo")
+    run_subprocess("sample", "data", "--people", "60", "--size", "96x128", cwd=folder)
+    run_subprocess("folds", "--k", "3", cwd=folder)
+    run_subprocess("train", "--fold", "0..1", "--recipe", "demo", cwd=folder)
+    run_subprocess("train", cwd=folder)
+    run_subprocess("infer", "--tta", "flip", cwd=folder)
+    return folder
+
+
+@pytest.fixture
+def there(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The finished demo as the working folder, to be read only."""
+    monkeypatch.chdir(demo)
+    return demo
+
+
+@pytest.fixture
+def copy(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished demo to spoil."""
+    shutil.copytree(demo, tmp_path / "demo")
+    run = tmp_path / "demo" / "runs" / "default" / "run.json"
+    run.write_text(run.read_text().replace(str(demo), str(tmp_path / "demo")))
+    monkeypatch.chdir(tmp_path / "demo")
+    return tmp_path / "demo"
+
+
+def test_the_whole_job_beats_chance_on_people_never_seen(there: Path, maskens: Maskens) -> None:
+    truth = align(Path("data/eval/answers.csv"), read_eval(Path("data")).ids)
+    _, predicted = read_answers(Path("runs/default/submission.csv"))
+    guesses = [macro_f1(truth, np.random.default_rng(i).permutation(truth), 18) for i in range(20)]
+    assert macro_f1(truth, predicted, 18) > max(guesses) + CHANCE_MARGIN
+
+    outcome = maskens("score")
+    assert outcome.code == 0
+    score = float(re.findall(r"macro F1 ([\d.]+), accuracy", outcome.out)[-1])
+    assert score > max(guesses) + CHANCE_MARGIN
+    assert "over 420 photos" in outcome.out
+
+    outcome = maskens("score", "--truth", "data/eval/answers.csv")
+    assert f"macro F1 {macro_f1(truth, predicted, 18):.4f}" in outcome.out
+
+
+def test_the_csv_has_the_rows_of_info_csv_in_order(there: Path, maskens: Maskens) -> None:
+    with Path("runs/default/submission.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    with Path("data/eval/info.csv").open() as file:
+        assert [r["ImageID"] for r in rows] == [r["ImageID"] for r in csv.DictReader(file)]
+    assert all(r.keys() == {"ImageID", "ans"} and 0 <= int(r["ans"]) < 18 for r in rows)
+    outcome = maskens("check-submission")
+    assert outcome.code == 0
+    assert "is accepted" in outcome.out
+
+
+def test_every_fold_and_task_has_a_model_and_each_photo_one_out_of_fold_prediction(there: Path) -> None:
+    files = read_train(Path("data")).files
+    for task in ("mask", "gender", "male-age", "female-age"):
+        found = [f for k in range(3) for f in load_job_oof(Path(f"runs/default/{task}/fold{k}/oof.npz"), {}).files]
+        assert sorted(found) == sorted(files)
+
+
+def test_training_again_has_nothing_left_to_do(there: Path, maskens: Maskens) -> None:
+    outcome = maskens("train", "--fold", "0..2")
+    assert outcome.code == 0
+    assert "12 of 12 jobs are finished already" in outcome.out
+
+
+def test_another_data_folder_with_eval_alone_can_be_predicted(there: Path, tmp_path: Path, maskens: Maskens) -> None:
+    other = tmp_path / "heldout"
+    shutil.copytree("data/eval", other / "eval")
+    with (other / "eval" / "info.csv").open() as file:
+        ids = [r["ImageID"] for r in csv.DictReader(file)][::-3]
+    (other / "eval" / "info.csv").write_text("extra,ans,ImageID\n" + "".join(f"x,0,{i}\n" for i in ids))
+    out = tmp_path / "out.csv"
+    assert maskens("infer", "--data", other, "--tta", "flip", "--out", out, "--device", "cpu").code == 0
+    before = dict(zip(*read_answers(Path("runs/default/submission.csv")), strict=True))
+    found, classes = read_answers(out)
+    assert found == ids
+    assert [before[i] for i in ids] == classes.tolist()
+    assert maskens("check-submission", out, "--data", other).code == 0
+
+
+def test_decoding_each_time_gives_the_same_csv(there: Path, tmp_path: Path, maskens: Maskens) -> None:
+    out = tmp_path / "out.csv"
+    assert maskens("infer", "--cache", "none", "--workers", "1", "--out", out).code == 0
+    assert out.read_text() == Path("runs/default/submission.csv").read_text()
+
+
+def test_a_second_result_does_not_silently_replace_the_first(copy: Path, maskens: Maskens) -> None:
+    file = Path("runs/default/submission.csv")
+    first = file.read_text().replace(",1\n", ",2\n")
+    file.write_text(first)
+    outcome = maskens("infer", "--tta", "none")
+    assert "the earlier file is kept as runs/default/submission.1.csv" in outcome.out
+    assert Path("runs/default/submission.1.csv").read_text() == first
+
+
+def test_quiet_prints_nothing_and_the_environment_sets_options(
+    there: Path, maskens: Maskens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert maskens("score", "--quiet").out == ""
+    monkeypatch.setenv("MASKENS_RUN", "elsewhere")
+    refused(maskens("score"), "there is no run in elsewhere yet")
+
+
+@pytest.mark.parametrize("command", ["sample", "folds", "train", "infer", "score", "check-submission"])
+def test_every_command_has_the_shared_options_with_help_and_an_example(command: str, maskens: Maskens) -> None:
+    outcome = maskens(command, "--help")
+    for option in ("run", "data", "seed", "device", "workers", "quiet"):
+        assert f"--{option}" in outcome.out
+        assert f"MASKENS_{option.upper()}" in outcome.out
+    assert f"Example:  maskens {command}" in outcome.out
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, cli\nsys.argv = ['maskens', '--help']\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'sklearn', 'albumentations', 'timm', 'cv2', 'joblib'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    path = str(Path(cli.__file__).parent)
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "check-submission" in done.stdout
+
+
+# Wrong input: one clear message, exit code 2, nothing written.
+
+
+@pytest.fixture
+def data(make_data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return make_data(tmp_path / "data", people=18)
+
+
+def test_no_data_folder(tmp_path: Path, maskens: Maskens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(maskens("folds"), "there is no data folder data", "--data DIR", "maskens sample data")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: "", ["train.csv is empty"]),
+        (lambda text: text.split("\n")[0] + "\n", ["has a header but no rows"]),
+        (lambda text: text.replace("gender", "sex", 1), ["lacks the column 'gender'"]),
+        (lambda text: text.replace(",female,", ",feamale,"), ["gender 'feamale'", "did you mean 'female'", "row "]),
+    ],
+)
+def test_a_spoilt_train_csv(data: Path, maskens: Maskens, change: Callable[[str], str], words: list[str]) -> None:
+    table = data / "train" / "train.csv"
+    table.write_text(change(table.read_text()))
+    refused(maskens("folds"), *words)
+    assert not Path("runs").exists()
+
+
+def test_more_folds_than_people_of_a_class(data: Path, maskens: Maskens) -> None:
+    refused(maskens("folds", "--k", "9"), "--k 9", "The largest k that works is 3")
+    assert not Path("runs").exists()
+
+
+def test_a_photo_cut_in_half_is_found_before_training(data: Path, maskens: Maskens) -> None:
+    assert maskens("folds", "--k", "3").code == 0
+    photo = next((data / "train" / "images").glob("*/mask2*"))
+    photo.write_bytes(photo.read_bytes()[:-200])
+    refused(maskens("folds", "--k", "3", "--run", "other", "--check-photos"), str(photo.name), "can't be read")
+    assert not Path("other").exists()
+    refused(maskens("train", "--recipe", "demo"), "changed since `maskens folds`", photo.parent.name)
+
+
+@pytest.mark.parametrize(
+    ("fold", "words"),
+    [
+        ("7", ["--fold 7: there is no fold 7; this run has the folds 0..2"]),
+        ("4..0", ["--fold 4..0: 4..0 runs backwards. Write 0..4."]),
+        ("two", ["'two' is not a fold"]),
+    ],
+)
+def test_a_fold_that_is_none(there: Path, maskens: Maskens, fold: str, words: list[str]) -> None:
+    refused(maskens("train", "--fold", fold), *words)
+
+
+def test_training_and_inference_before_their_time(data: Path, maskens: Maskens) -> None:
+    refused(maskens("train"), "there is no run in runs/default yet", "maskens folds")
+    refused(maskens("infer"), "there is no run in runs/default yet")
+    assert maskens("folds", "--k", "3").code == 0
+    refused(maskens("infer"), "nothing is trained in runs/default yet", "maskens train")
+    refused(maskens("score"), "nothing is trained")
+
+
+def test_inference_with_missing_folds(copy: Path, maskens: Maskens) -> None:
+    shutil.rmtree("runs/default/gender/fold1")
+    refused(maskens("infer"), "1 of 12 models are not trained yet: gender fold 1", "--fold 1", "--allow-missing")
+    assert maskens("infer", "--allow-missing").code == 0
+    shutil.rmtree("runs/default/gender")
+    refused(maskens("infer", "--allow-missing"), "gender fold 0, gender fold 1, gender fold 2")
+
+
+def test_a_corrupt_checkpoint(copy: Path, maskens: Maskens) -> None:
+    file = Path("runs/default/gender/fold1/model.safetensors")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    before = Path("runs/default/submission.csv").read_text()
+    refused(maskens("infer"), str(file), "is damaged", "maskens train --task gender --fold 1 --restart")
+    assert Path("runs/default/submission.csv").read_text() == before
+
+
+def test_an_unknown_recipe_model_task_or_device(data: Path, maskens: Maskens) -> None:
+    assert maskens("folds", "--k", "3").code == 0
+    refused(maskens("train", "--recipe", "quik"), "there is no recipe 'quik' (did you mean 'quick'?)")
+    recipe = Path("mine.toml")
+    recipe.write_text("[defaults]\nmodel = 'tf_efficientnet_lite00'\npretrained = false\n[tasks.heads]\n")
+    refused(maskens("train", "--recipe", recipe), "timm has no model 'tf_efficientnet_lite00'", "tf_efficientnet_lite0")
+    refused(maskens("train", "--recipe", "demo", "--task", "msk"), "--task msk", "did you mean 'mask'")
+    refused(maskens("train", "--device", "tpu"), "tpu")
+    assert sorted(p.name for p in Path("runs/default").iterdir()) == ["folds.csv", "run.json"]
+
+
+def test_data_that_changed_since_folds(copy: Path, maskens: Maskens) -> None:
+    table = copy / "data" / "train" / "train.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    refused(maskens("train"), "changed since `maskens folds`", "is gone")
+    refused(maskens("score"), "changed since `maskens folds`")
+
+
+def test_a_folder_that_is_no_run(data: Path, maskens: Maskens) -> None:
+    for command in ("folds", "train", "infer", "score", "check-submission"):
+        refused(maskens(command, "--run", data), "is not a run folder")
+    (data / "file").touch()
+    refused(maskens("folds", "--run", data / "file"), "is a file, not a run folder")
+
+
+def test_another_recipe_or_seed_than_the_runs(there: Path, maskens: Maskens) -> None:
+    refused(maskens("train", "--recipe", "quick", "--no-pretrained"), "models of the recipe 'demo'", "tasks.mask.model")
+    refused(maskens("train", "--seed", "7"), "--seed 7", "was made with seed 42")
+    refused(maskens("folds", "--k", "4"), "has models trained on other folds")
+
+
+def test_a_full_disk_leaves_the_old_file(copy: Path, maskens: Maskens, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Path("runs/default/submission.csv").read_bytes()
+    shutil.copy("runs/default/submission.csv", "saved.csv")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused(maskens("infer", "--tta", "none", "--out", "saved.csv"), "can't write saved.csv: No space left on device")
+    assert Path("saved.csv").read_bytes() == before
+    assert [p.name for p in Path().iterdir() if p.name.endswith(".tmp")] == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_no_write_permission(data: Path, maskens: Maskens) -> None:
+    locked = data.parent / "locked"
+    locked.mkdir(mode=0o555)
+    refused(maskens("folds", "--run", locked / "run"), "can't write", "Permission denied")
+
+
+def test_a_run_folder_that_cannot_be_made(data: Path, maskens: Maskens) -> None:
+    (data.parent / "file").touch()
+    refused(maskens("folds", "--k", "3", "--run", data.parent / "file" / "run"), "can't write", "Not a directory")
+
+
+def test_files_that_do_not_go_together(there: Path, tmp_path: Path, maskens: Maskens) -> None:
+    refused(maskens("score", "--submission", "x.csv"), "--submission needs --truth")
+    other = tmp_path / "t.csv"
+    other.write_text("ImageID,ans\nx.jpg,1\n")
+    refused(maskens("score", "--truth", other), "holds other photos")
+    refused(maskens("check-submission", other), "does not fit info.csv")
+    refused(maskens("sample", "data"), "data", "not empty")
+    refused(maskens("sample", "new", "--size", "big"), "--size big", "384x512")
