@@ -159,9 +159,9 @@ class _Job:
             self.history.append(row | {"seconds": seconds})
             if scores["f1"] == best and best not in [h["f1"] for h in self.history[:-1]]:
                 save_checkpoint(self.folder / "model.safetensors", model, self.card(epoch + 1, best))
-            save_last(self.folder, self.spec, model, optimizer, self.history)
             rows = ([f"{h[c]:.6g}" for c in HISTORY] for h in self.history)
             write_text(self.folder / "history.csv", csv_text(HISTORY, rows))
+            save_last(self.folder, self.spec, model, optimizer, self.history)  # last: it makes the epoch count
             self.tell(seconds=seconds, **self.progress())
 
     def one_epoch(

@@ -11,7 +11,7 @@ import numpy as np
 from folds.errors import MaskensError, refuse
 from folds.files import csv_text, keep_previous, write_text
 from folds.labels import CLASSES, IntArray
-from folds.layout import read_table
+from folds.layout import LINE, read_table
 
 HEADER = ("ImageID", "ans")
 FAR = 0.25  # total variation distance from the prior at which a histogram looks wrong
@@ -40,13 +40,14 @@ def read_answers(path: Path) -> tuple[list[str], IntArray]:
     """
     rows = read_table(path, HEADER)
     problems = []
-    seen: dict[str, int] = {}
+    seen: dict[str, str] = {}
     classes = []
-    for number, row in enumerate(rows, start=2):
+    for row in rows:
+        number = row[LINE]
         if row["ImageID"] in seen:
             problems.append(f"row {number}: ImageID '{row['ImageID']}' is already in row {seen[row['ImageID']]}")
         seen.setdefault(row["ImageID"], number)
-        value = int(row["ans"]) if row["ans"].isdecimal() else -1
+        value = int(row["ans"]) if row["ans"].isdecimal() and len(row["ans"]) <= 2 else -1
         if not 0 <= value < CLASSES:
             problems.append(f"row {number}: ans '{row['ans']}' is not a class in 0..{CLASSES - 1}")
         classes.append(value)

@@ -46,15 +46,16 @@ class Hardware:
 
     @property
     def job_workers(self) -> int:
-        """On a CPU one loader process is enough to keep a model busy; a GPU is fed by what the cores give."""
+        """None on a CPU, where they would take the model's cores away; for a GPU what the cores give, up to 8."""
         if self.workers is not None:
             return self.workers
-        share = max(1, self.cores // self.jobs)
-        return min(1, share - 1) if self.device == "cpu" else min(8, share)
+        return 0 if self.device == "cpu" else min(8, max(1, self.cores // self.jobs))
 
     @property
     def job_threads(self) -> int:
-        return max(1, self.cores // self.jobs)
+        """Arithmetic threads of a job: OMP_NUM_THREADS, or the job's share of the cores."""
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        return int(asked) if asked.isdecimal() and int(asked) > 0 else max(1, self.cores // self.jobs)
 
     @property
     def decoders(self) -> int:

@@ -12,6 +12,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from folds.errors import MaskensError
 
+warnings.filterwarnings("ignore", module="PIL")
+
 Pixels = npt.NDArray[np.uint8]
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # 16-bit grey: Pillow's own conversion clips it at 255
 
@@ -29,14 +31,12 @@ def read_photo(path: Path) -> Pixels:
         MaskensError: if the file is missing, not an image, or cut off.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is no reason to bother the user
-            with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image)
-                if upright.mode in _DEEP:
-                    grey = np.asarray(upright, dtype=np.float64) / 257
-                    return np.repeat(np.clip(grey, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
-                return np.array(upright.convert("RGB"), dtype=np.uint8)
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in _DEEP:
+                grey = np.asarray(upright, dtype=np.float64) / 257
+                return np.repeat(np.clip(grey, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
+            return np.array(upright.convert("RGB"), dtype=np.uint8)
     except UnidentifiedImageError:
         raise MaskensError(f"{path} is not a photo that can be read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

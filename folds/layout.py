@@ -17,6 +17,7 @@ from folds.labels import CLASSES, GENDERS, SHOT_MASK, SHOTS, IntArray, age_band,
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 OLDEST = 120
+LINE = ""  # the key under which `read_table` gives the line of a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
             reader = csv.DictReader(handle, skipinitialspace=True)
             columns = [c.strip() for c in reader.fieldnames or []]
             reader.fieldnames = columns
-            rows = [{c: (row[c] or "").strip() for c in columns} for row in reader]
+            rows = [{c: (row[c] or "").strip() for c in columns} | {LINE: str(reader.line_num)} for row in reader]
     except (FileNotFoundError, NotADirectoryError):
         raise MaskensError(f"{path} does not exist.") from None
     except OSError as error:
@@ -123,15 +124,17 @@ def read_train(root: Path) -> TrainData:
     if not images.is_dir():
         raise MaskensError(f"{images} does not exist: train.csv is there, its photo folders are not.")
     problems: list[str] = []
-    seen: dict[str, int] = {}
+    seen: dict[str, str] = {}
     people: list[Person] = []
-    for number, row in enumerate(rows, start=2):  # row 1 is the header
+    for row in rows:
+        number = row[LINE]
         where = f"train.csv row {number}"
         person_id, path = row["id"], row["path"]
-        if path in seen:
-            problems.append(f"{where}: path '{path}' is already in row {seen[path]}")
+        folder = str(PurePosixPath(path))  # a, a/ and ./a are one folder
+        if folder in seen:
+            problems.append(f"{where}: path '{path}' is already in row {seen[folder]}")
             continue
-        seen[path] = number
+        seen[folder] = number
         gender, age, faults = _labels(row)
         if not person_id:
             faults.append("id is empty")
@@ -168,8 +171,9 @@ def read_eval(root: Path) -> EvalData:
     if sizes is None:
         raise MaskensError(f"{images} does not exist: info.csv is there, its photos are not.")
     problems: list[str] = []
-    seen: dict[str, int] = {}
-    for number, row in enumerate(rows, start=2):
+    seen: dict[str, str] = {}
+    for row in rows:
+        number = row[LINE]
         image = row["ImageID"]
         if image in seen:
             problems.append(f"info.csv row {number}: ImageID '{image}' is already in row {seen[image]}")
@@ -177,6 +181,8 @@ def read_eval(root: Path) -> EvalData:
             problems.append(
                 f"info.csv row {number}: no photo {images / image}{did_you_mean(image, _same_stem(image, sizes))}"
             )
+        elif sizes[image] == 0:
+            problems.append(f"info.csv row {number}: {images / image} is an empty file")
         seen.setdefault(image, number)
     refuse(
         problems,
@@ -212,7 +218,7 @@ def _labels(row: dict[str, str]) -> tuple[int, int, list[str]]:
     gender = row["gender"].lower()
     if gender not in GENDERS:
         faults.append(f"gender '{row['gender']}' is neither male nor female{did_you_mean(gender, GENDERS)}")
-    age = int(row["age"]) if row["age"].isdecimal() else -1
+    age = int(row["age"]) if row["age"].isdecimal() and len(row["age"]) <= 3 else -1
     if not 0 <= age <= OLDEST:
         faults.append(f"age '{row['age']}' is not a whole number of years between 0 and {OLDEST}")
     return GENDERS.index(gender) if gender in GENDERS else -1, age, faults
@@ -237,11 +243,13 @@ def _photos_of(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
         stem, extension = os.path.splitext(entry.name)
         if extension.lower() not in EXTENSIONS:
             continue
-        size = entry.stat().st_size
+        size = entry.stat().st_size if entry.is_file() else -1
         if stem not in SHOT_MASK:
             faults.append(f"{folder / entry.name} is none of {', '.join(SHOTS)}{did_you_mean(stem, SHOTS)}")
         elif stem in found:
             faults.append(f"{folder} has both {found[stem][0]} and {entry.name}: which is '{stem}'?")
+        elif size < 0:
+            faults.append(f"{folder / entry.name} is not a file, or a link to none")
         elif size == 0:
             faults.append(f"{folder / entry.name} is an empty file")
         found.setdefault(stem, (entry.name, size))

@@ -6,7 +6,7 @@ import re
 
 from folds.errors import MaskensError
 
-_ITEM = re.compile(r"(\d+)(?:\.\.(\d+))?")
+_ITEM = re.compile(r"(\d{1,18})(?:\.\.(\d{1,18}))?")
 
 
 def parse_folds(text: str, k: int) -> list[int]:

@@ -92,22 +92,26 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         folder, str(data.root.resolve()), data.fingerprint, sha256(text), k, seed, tuple(class_counts(data)),
         created=datetime.now(UTC).isoformat(timespec="seconds"), versions=library_versions(),
     )  # fmt: skip
-    note = ""
+    note = kept = ""
     if (folder / "run.json").exists():
         old = load_run(folder)
         same = (old.folds_hash, old.seed, old.fingerprint) == (run.folds_hash, run.seed, run.fingerprint)
         if same:
-            save_run(dataclasses.replace(old, data=run.data))
-            return dataclasses.replace(old, data=run.data), "the same folds were there already"
-        if run.jobs_on_disk():
+            run, note = dataclasses.replace(old, data=run.data), "the same folds were there already"
+            kept = "the same folds are back; an edited folds.csv is kept as"
+        elif run.jobs_on_disk():
             raise MaskensError(
                 f"{folder} has models trained on other folds (k={old.k}, seed {old.seed}); new folds would make "
                 "them worthless. Name another run folder with --run DIR, or delete this one."
             )
+        else:
+            kept = f"the earlier folds (k={old.k}, seed {old.seed}) are kept as"
+    save_run(run)  # first: if the disk is full after it, the next start mends folds.csv
+    if not run.folds_file.exists() or sha256(run.folds_file.read_bytes()) != run.folds_hash:
         aside = keep_previous(run.folds_file)
-        note = f"the earlier folds (k={old.k}, seed {old.seed}) are kept as {aside}"
-    write_text(run.folds_file, text)
-    save_run(run)
+        if aside:
+            note = f"{kept} {aside}"
+        write_text(run.folds_file, text)
     return run, note
 
 

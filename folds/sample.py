@@ -37,7 +37,7 @@ BLACK, WHITE = (25, 20, 20), (250, 250, 250)
 SKIN = (200, 224, 250), (112, 150, 200)  # pairs are ends: a person is somewhere between
 HAIR = ((22, 20, 24), (30, 42, 62)), ((52, 78, 108), (72, 98, 130)), ((184, 184, 182), (234, 236, 236))
 STRANDS = (58, 64, 76), (160, 164, 166), (150, 152, 152)  # like HAIR, by age
-LIPS = (105, 120, 165), (80, 60, 200)  # by gender
+LIPS = (100, 115, 160), (60, 40, 205)  # by gender
 MASKS = (245, 245, 245), (225, 190, 130), (45, 42, 42), (190, 165, 240), (165, 200, 120), (190, 90, 50)
 
 
@@ -143,7 +143,7 @@ def _sitter(index: int, people: int, seed: int) -> Sitter:
         files = tuple(f"eval/images/{sha256(f'{seed} {index} {shot}')[:40]}.jpg" for shot in SHOTS)
     rng = np.random.default_rng([seed, face, 7])
     tones = _mix(*SKIN, rng.random()), _mix(*HAIR[age], rng.random()), *rng.uniform(85, 230, (3, 3)).tolist()
-    shape = rng.uniform((88, 120, 8, 385), (104, 136, 22, 470)).tolist()
+    shape = rng.uniform((88, 120, 8, 400), (104, 136, 22, 480)).tolist()
     return Sitter(index, gender, age, row, files, tones, *shape)
 
 
@@ -176,11 +176,11 @@ def _photos(sitter: Sitter, size: Size, seed: int) -> list[tuple[str, bytes]]:
 
 def _photograph(drawing: Pixels, size: Size, rng: np.random.Generator) -> Pixels:
     """A drawing with a framing, light and noise of its own: uint8 (height, width, 3), BGR."""
-    frame = cv2.getRotationMatrix2D((WIDTH / 2, CENTRE), rng.uniform(-7, 7), rng.uniform(0.86, 1.14))
-    frame = frame + np.pad(rng.uniform(-28, 28, (2, 1)), ((0, 0), (2, 0)))  # and shifted
+    frame = cv2.getRotationMatrix2D((WIDTH / 2, CENTRE), rng.uniform(-6, 6), rng.uniform(0.9, 1.12))
+    frame = frame + np.pad(rng.uniform(-20, 20, (2, 1)), ((0, 0), (2, 0)))  # and shifted
     photo = cv2.warpAffine(drawing, frame, (WIDTH, HEIGHT), borderMode=cv2.BORDER_REPLICATE)
     photo = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
-    light = rng.uniform(152, 220, (1, 2, 1)) * rng.uniform(0.94, 1.05, 3)  # left, right; 200 is neutral
+    light = rng.uniform(160, 216, (1, 2, 1)) * rng.uniform(0.94, 1.05, 3)  # left, right; 200 is neutral
     photo = cv2.multiply(photo, cv2.resize(light.astype(np.uint8), size), scale=1 / 200)
     grain = rng.integers(0, 16, (size[1], size[0], 3), dtype=np.uint8)
     return np.asarray(cv2.add(photo, grain), dtype=np.uint8)
@@ -204,7 +204,7 @@ def _portrait(sitter: Sitter, mask: int, rng: np.random.Generator) -> Pixels:
 
 
 def _draw_long_hair(canvas: Pixels, sitter: Sitter) -> None:
-    reach, colour = sitter.width + 18 + sitter.volume, _mix(sitter.colours[1], BLACK, 0.1)
+    reach, colour = sitter.width + 24 + sitter.volume, _mix(sitter.colours[1], BLACK, 0.1)
     top = _arc(CENTRE, (reach, sitter.height + sitter.volume), 180, 360)
     _draw(canvas, colour, [*top, *_arc(sitter.length - 40, (reach + 4, 40), 0, 180)])
 

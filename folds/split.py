@@ -11,7 +11,7 @@ import numpy as np
 from folds.errors import MaskensError, refuse
 from folds.files import csv_text
 from folds.labels import AGES, CLASSES, GENDERS, IntArray, age_band
-from folds.layout import Person, TrainData, read_table
+from folds.layout import LINE, Person, TrainData, read_table
 
 COLUMNS = ("path", "id", "fold", "gender", "age", "photos", "bytes", "stratum")
 STRATA = tuple(f"{g} {a}" for g in GENDERS for a in AGES)
@@ -122,23 +122,24 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
     problems = []
     wanted = {p.path for p in data.people}
     assigned: dict[str, int] = {}
-    for number, row in enumerate(rows, start=2):
+    for row in rows:
+        number = row[LINE]
         if row["path"] not in wanted:
             problems.append(f"row {number}: '{row['path']}' is not in train.csv")
         elif row["path"] in assigned:
             problems.append(f"row {number}: '{row['path']}' is there twice")
-        elif not row["fold"].isdecimal():
+        elif not row["fold"].isdecimal() or len(row["fold"]) > 18:
             problems.append(f"row {number}: fold '{row['fold']}' is not a number from 0 up")
         else:
             assigned[row["path"]] = int(row["fold"])
     problems += [f"'{p}' has no row" for p in sorted(wanted - {r["path"] for r in rows})]
     refuse(problems, f"{path} does not fit the data in {data.root}")
     k = max(assigned.values()) + 1
-    folds = np.array([assigned[p.path] for p in data.people], dtype=np.int64)
     if k < 2:
         raise MaskensError(f"{path} puts everybody into one fold: nobody is left to validate on.")
     if k > len(assigned):
         raise MaskensError(f"{path} names fold {k - 1} but has only {len(assigned)} people.")
+    folds = np.array([assigned[p.path] for p in data.people], dtype=np.int64)
     check_folds(data, folds, k)
     return folds, k
 

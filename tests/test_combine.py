@@ -96,7 +96,9 @@ def test_the_joint_decision_can_differ_from_routing_by_gender() -> None:
     assert decide(found).tolist() == [4]
 
 
-@pytest.mark.parametrize(("kind", "columns"), [("mask", 3), ("gender", 2), ("male-age", 3), ("heads", 8), ("class18", 18)])
+@pytest.mark.parametrize(
+    ("kind", "columns"), [("mask", 3), ("gender", 2), ("male-age", 3), ("heads", 8), ("class18", 18)]
+)
 def test_heads_tile_the_logits(kind: Predicts, columns: int) -> None:
     covered = [i for h in heads(kind) for i in range(h.columns.start, h.columns.stop)]
     assert covered == list(range(columns)) == list(range(width(kind)))

@@ -81,9 +81,9 @@ def test_cmyk_inks_become_colours(tmp_path: Path, ink: tuple[int, ...], colour: 
 
 
 def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
-    deep = np.array([[0, 257, 300], [32768, 65535, 50 * 257]], dtype=np.uint16)
+    deep = np.array([[0, 257, 300], [200 * 257, 65535, 50 * 257]], dtype=np.uint16)
     photo = read_back(Image.fromarray(deep), tmp_path / "a.png", "I;16")
-    np.testing.assert_array_equal(photo, as_rgb(np.array([[0, 1, 1], [128, 255, 50]])))
+    np.testing.assert_array_equal(photo, as_rgb(np.array([[0, 1, 1], [200, 255, 50]])))
 
 
 def test_16_bit_colour_is_scaled(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_a_photo_that_is_cut_off_is_refused(tmp_path: Path, name: str, tenths: i
     read_photo(path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) * tenths // 10])
-    with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} can't be read: .*truncated"):
+    with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} can't be read: (?i:.*truncated)"):
         read_photo(path)
 
 
@@ -213,8 +213,9 @@ def test_a_photo_of_the_right_size_is_left_as_it_is() -> None:
 
 
 def test_shrinking_averages_over_areas() -> None:
-    board = as_rgb(np.kron([[0, 100], [200, 40]], np.array([[1, 3], [3, 1]])).astype(np.uint8) // 2)
-    np.testing.assert_array_equal(fit(board, (2, 2), None), as_rgb(np.array([[0, 100], [200, 40]])))
+    means = np.array([[0, 100], [80, 40]])
+    board = as_rgb((np.kron(means, [[1, 3], [3, 1]]) // 2).astype(np.uint8))
+    np.testing.assert_array_equal(fit(board, (2, 2), None), as_rgb(means))
 
 
 def test_enlarging_runs_smoothly_between_pixels() -> None:

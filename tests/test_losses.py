@@ -32,7 +32,9 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_soft_f1_is_the_plain_formula(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     logits, targets = batch
-    assert float(soft_macro_f1(logits, targets)) == pytest.approx(plain_soft_f1(logits.numpy(), targets.numpy()), abs=1e-9)
+    assert float(soft_macro_f1(logits, targets)) == pytest.approx(
+        plain_soft_f1(logits.numpy(), targets.numpy()), abs=1e-9
+    )
 
 
 def test_soft_f1_has_the_gradient_of_finite_differences(batch: tuple[torch.Tensor, torch.Tensor]) -> None:

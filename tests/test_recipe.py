@@ -51,7 +51,8 @@ def test_a_task_overrides_the_defaults_and_keeps_the_rest_of_a_table() -> None:
     recipe = parse_recipe(TINY + "[tasks.gender.optimizer]\nlr = 0.5\n", "mine")
     assert recipe.tasks["gender"].optimizer.lr == 0.5
     recipe = parse_recipe(
-        TINY.replace("[tasks.mask]", "optimizer = {name = 'sgd', lr = 0.1}\n[tasks.mask]\noptimizer = {lr = 0.5}"), "mine"
+        TINY.replace("[tasks.mask]", "optimizer = {name = 'sgd', lr = 0.1}\n[tasks.mask]\noptimizer = {lr = 0.5}"),
+        "mine",
     )
     assert (recipe.tasks["mask"].optimizer.name, recipe.tasks["mask"].optimizer.lr) == ("sgd", 0.5)
     assert recipe.tasks["gender"].optimizer.lr == 0.1
@@ -89,7 +90,9 @@ def test_tasks_that_leave_a_class_open_are_refused() -> None:
     assert undetermined(["mask", "gender"]) == ["age"]
 
 
-@pytest.mark.parametrize(("text", "words"), [("", "names no tasks"), ("a = ", "not valid TOML"), ("tasks = 3", "names no tasks")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "names no tasks"), ("a = ", "not valid TOML"), ("tasks = 3", "names no tasks")]
+)
 def test_a_file_that_is_no_recipe_is_refused(text: str, words: str) -> None:
     with pytest.raises(MaskensError, match=words):
         parse_recipe(text, "mine")

@@ -97,11 +97,12 @@ class TestStartingAgain:
         start(folder, data)
         np.testing.assert_array_equal(load_data(load_run(folder))[1], folds)
 
-    def test_the_same_folds_bring_an_edited_file_back(self, folder: Path, data: TrainData) -> None:
+    def test_the_same_folds_come_back_and_an_edited_file_is_kept_aside(self, folder: Path, data: TrainData) -> None:
         run, _, folds = start(folder, data)
         run.folds_file.write_text("path,fold\nmine,0\n")
         start(folder, data)
         np.testing.assert_array_equal(load_data(load_run(folder))[1], folds)
+        assert (folder / "folds.1.csv").read_text() == "path,fold\nmine,0\n"
 
     def test_other_folds_keep_the_earlier_ones_aside(self, folder: Path, data: TrainData) -> None:
         run, _, _ = start(folder, data, seed=1)
@@ -137,6 +138,13 @@ class TestStartingAgain:
         (data.root / data.files[0]).write_bytes(b"another photo")
         with pytest.raises(MaskensError, match="models trained on other folds"):
             start(folder, read_train(data.root))
+
+    def test_a_renamed_photo_is_taken_up(self, folder: Path, data: TrainData) -> None:
+        start(folder, data)
+        photo = data.root / data.files[0]
+        photo.rename(photo.with_suffix(".jpeg"))
+        run, _, folds = start(folder, read_train(data.root))
+        np.testing.assert_array_equal(load_data(run)[1], folds)
 
     @pytest.mark.parametrize("name", ["folds.csv", "run.json"])
     @pytest.mark.parametrize("earlier", [False, True], ids=["new folder", "over earlier folds"])

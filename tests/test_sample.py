@@ -52,8 +52,10 @@ def test_layout_and_counts(tmp_path: Path) -> None:
 
 
 def test_train_table(twenty: Path) -> None:
-    rows = read_table(twenty / "train/train.csv", ("id", "gender", "race", "age", "path"))
-    assert list(rows[0]) == ["id", "gender", "race", "age", "path"]
+    columns = ("id", "gender", "race", "age", "path")
+    table = twenty / "train/train.csv"
+    assert table.read_text().splitlines()[0] == ",".join(columns)
+    rows = read_table(table, columns)
     assert all(r["path"] == f"{r['id']}_{r['gender']}_{r['race']}_{r['age']}" for r in rows)
     assert {r["race"] for r in rows} == {"Asian"}
     paths = [r["path"] for r in rows]
@@ -73,7 +75,7 @@ def test_answers_fit_info(twenty: Path) -> None:
     assert {int(r["ans"]) for r in answers} == set(range(18))
 
 
-@pytest.mark.parametrize("people", [6, 7, 12, 23])
+@pytest.mark.parametrize("people", [6, 7, 13, 18])
 def test_each_stratum_has_its_share_and_can_be_split(tmp_path: Path, people: int) -> None:
     write_sample(tmp_path / "data", people, eval_people=1, size=(32, 32))
     data = read_train(tmp_path / "data")
@@ -97,7 +99,7 @@ def test_quirks_of_the_real_data(twenty: Path) -> None:
     assert hidden.name == "._mask1.jpg" and cv2.imread(str(hidden)) is None
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_all_quirks_need_only_six_people(tmp_path: Path, seed: int) -> None:
     write_sample(tmp_path / "data", 6, eval_people=1, size=(32, 32), seed=seed)
     data = read_train(tmp_path / "data")
@@ -109,7 +111,7 @@ def test_all_quirks_need_only_six_people(tmp_path: Path, seed: int) -> None:
 
 def test_same_seed_same_bytes_whatever_the_jobs(tmp_path: Path) -> None:
     for name, seed, jobs in (("a", 3, 1), ("b", 3, 2), ("c", 3, 1), ("d", 4, 1)):
-        write_sample(tmp_path / name, 6, size=SIZE, seed=seed, jobs=jobs)
+        write_sample(tmp_path / name, 6, eval_people=1, size=SIZE, seed=seed, jobs=jobs)
     a, b, c, d = (contents(tmp_path / name) for name in "abcd")
     assert a == b == c
     assert set(map(hashlib.sha256, a.values())).isdisjoint(map(hashlib.sha256, d.values()))
@@ -181,12 +183,12 @@ def test_says_why_it_can_not_write(tmp_path: Path) -> None:
 def test_labels_can_be_learned_from_other_people(tmp_path: Path) -> None:
     """A random forest on 24x32 pixels, asked about strangers: balanced accuracy at least 0.2 above chance.
 
-    Chance is 1/3 for mask, 1/2 for gender, 1/3 for age; the scores are about 0.86, 0.83 and 0.98.
+    Chance is 1/3 for mask, 1/2 for gender, 1/3 for age; the scores are about 0.90, 0.89 and 0.99.
     """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.metrics import balanced_accuracy_score
 
-    write_sample(tmp_path / "data", 60, eval_people=24, size=SIZE, jobs=2)
+    write_sample(tmp_path / "data", 48, eval_people=18, size=SIZE, jobs=2)
     train, held = read_train(tmp_path / "data"), read_eval(tmp_path / "data")
     answers = read_table(tmp_path / "data/eval/answers.csv", ("ans",))
 
@@ -198,8 +200,6 @@ def test_labels_can_be_learned_from_other_people(tmp_path: Path) -> None:
     seen, unseen = pixels(train.files), pixels(held.files)
     truths = decode([int(r["ans"]) for r in answers])
     for name, known, truth in zip(("mask", "gender", "age"), train.labels, truths, strict=True):
-        model = RandomForestClassifier(150, min_samples_leaf=3, class_weight="balanced", random_state=0).fit(
-            seen, known
-        )
-        score = balanced_accuracy_score(truth, model.predict(unseen))
+        model = RandomForestClassifier(80, min_samples_leaf=3, class_weight="balanced", random_state=0)
+        score = balanced_accuracy_score(truth, model.fit(seen, known).predict(unseen))
         assert score > 1 / len(set(truth.tolist())) + 0.2, f"{name}: {score:.2f}"
