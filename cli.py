@@ -69,10 +69,6 @@ class Shared:
         return Console(quiet=self.quiet)
 
     @property
-    def data_or_default(self) -> Path:
-        return self.data or Path("data")
-
-    @property
     def hardware(self) -> Hardware:
         return self.hardware_for(1)
 
@@ -191,8 +187,8 @@ def _say(console: Console, message: str, style: str | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar that appears with the first (done, all) it is told."""
+def _bars(console: Console, *names: str) -> Iterator[list[Callable[[int, int], None]]]:
+    """Progress bars, each shown from the first (done, all) that its callback is told."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -202,16 +198,15 @@ def _bar(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn,
     )
 
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
+    name = TextColumn("{task.description}")
+    columns = (name, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None, visible=False)
-        yield lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+        def callback(name: str) -> Callable[[int, int], None]:
+            task = progress.add_task(name, total=None, visible=False)
+            return lambda done, total: progress.update(task, completed=done, total=total, visible=True)
+
+        yield [callback(name) for name in names]
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -241,7 +236,7 @@ def sample(
     from folds.sample import write_sample
 
     console = shared.console
-    with _bar(console, "drawing") as bar:
+    with _bars(console, "drawing") as (bar,):
         made = write_sample(
             folder,
             people,
@@ -279,17 +274,18 @@ def folds(
     from folds.check import describe
     from folds.errors import refuse
     from folds.layout import label_conflicts, read_train, repeated_ids
-    from folds.run import refuse_foreign, start_run
+    from folds.run import refuse_foreign, remembered, start_run
     from folds.split import make_folds, read_folds
     from folds.tables import folds_table
 
     console = shared.console
     refuse_foreign(shared.run)
-    data = read_train(shared.data_or_default)
-    seed = 42 if shared.seed is None else shared.seed
+    before = remembered(shared.run)
+    data = read_train(shared.data or Path(before.data if before else "data"))
+    seed = shared.seed if shared.seed is not None else before.seed if before else 42
     assigned, k = read_folds(folds_file, data) if folds_file else (make_folds(data, k, seed), k)
     if check_photos:
-        with _bar(console, "opening photos") as bar:
+        with _bars(console, "opening photos") as (bar,):
             found = open_all(data, shared.workers or -1, bar)
         refuse(found.unreadable, f"photos in {data.root} can't be used", "Replace them and run again.")
         _say(console, f"all {len(data.files)} photos can be read")
@@ -356,7 +352,7 @@ def train(
     if restart or unfinished(specs):
         for warning in preflight(resolved, tasks):
             _say(console, f"warning: {warning}", "yellow")
-        with _bar(console, "decoding photos") as bar:
+        with _bars(console, "decoding photos") as (bar,):
             fill_cache(specs, data, hardware, bar)
     run = bind_recipe(run, resolved)
     todo = unfinished(specs, restart)
@@ -411,7 +407,7 @@ def infer(
     hardware = shared.hardware
     ensemble = members(run, run_recipe(run), allow_missing)
     _say(console, f"{len(ensemble)} models, {len(data.ids)} photos, views: {tta.value}")
-    with _bar(console, "decoding") as decoding, _bar(console, "predicting") as predicting:
+    with _bars(console, "decoding", "predicting") as (decoding, predicting):
         prediction = predict_all(
             ensemble, data, tta.value, hardware, _cache_folder(cache, run.folder), decoding, predicting
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 import time
 import traceback
@@ -27,11 +26,12 @@ from ensemble.oof import JobOof, save_job_oof
 from ensemble.optimise import make_optimizer, make_schedule
 from ensemble.predict import predict
 from ensemble.recipe import Recipe, TaskRecipe
+from ensemble.resume import load_last, save_last
 from ensemble.score import task_scores
 from ensemble.status import JobStatus, read_status, write_status
 from ensemble.tasks import PARTS, heads, learns_from, targets
 from folds.errors import MaskensError
-from folds.files import csv_text, replacing, write_text
+from folds.files import csv_text, write_text
 from folds.labels import AGES, CLASS_NAMES, GENDERS, MASKS, IntArray
 from folds.layout import TrainData
 from folds.run import Run, library_versions
@@ -119,7 +119,7 @@ class _Job:
             self.data.root, self.data.files, self.data.fingerprint, [geometry(self.recipe)], self.spec.cache,
             max(1, self.spec.workers),
         )  # fmt: skip
-        resumed = load_last(self.folder, self.spec)
+        resumed = load_last(self.folder, identity(self.spec))
         seed_torch(self.seed, 0)
         model = create(self.recipe, initial_weights=resumed is None)
         self.mean, self.std = normalisation(model)
@@ -161,7 +161,9 @@ class _Job:
                 save_checkpoint(self.folder / "model.safetensors", model, self.card(epoch + 1, best))
             rows = ([f"{h[c]:.6g}" for c in HISTORY] for h in self.history)
             write_text(self.folder / "history.csv", csv_text(HISTORY, rows))
-            save_last(self.folder, self.spec, model, optimizer, self.history)  # last: it makes the epoch count
+            save_last(
+                self.folder, identity(self.spec), model, optimizer, self.history
+            )  # last: it makes the epoch count
             self.tell(seconds=seconds, **self.progress())
 
     def one_epoch(
@@ -279,44 +281,3 @@ def identity(spec: JobSpec) -> dict[str, Any]:
 def seed_torch(seed: Sequence[int], stage: int) -> None:
     """Seed torch's global stream for one stage of a job: 0 the initial weights, then 1 + epoch."""
     torch.manual_seed(int(np.random.SeedSequence([*seed, stage]).generate_state(1, np.uint64)[0] >> 1))
-
-
-def save_last(
-    folder: Path,
-    spec: JobSpec,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    history: list[dict[str, float]],
-) -> None:
-    """Replace last.pt by the state after a whole epoch, atomically. Plain types only: it must load with
-    `weights_only`."""
-    state = {
-        "identity": identity(spec),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "history": history,
-    }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    with replacing(folder / "last.pt") as handle:
-        handle.write(buffer.getbuffer())
-
-
-def load_last(folder: Path, spec: JobSpec) -> dict[str, Any] | None:
-    """The state to continue from, or None where there is none.
-
-    Raises:
-        MaskensError: damaged, or of another recipe, seed or folds.
-    """
-    path = folder / "last.pt"
-    advice = f"start this job over: maskens train --task {spec.task} --fold {spec.fold} --restart"
-    if not path.exists():
-        return None
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        before = state["identity"]
-    except Exception as error:
-        raise MaskensError(f"{path} is damaged ({type(error).__name__}); {advice}") from error
-    if before != identity(spec):
-        raise MaskensError(f"{path} comes from another recipe, seed or folds; {advice}")
-    return state

@@ -71,11 +71,11 @@ def create(task: TaskRecipe, initial_weights: bool = True) -> nn.Module:
     return model
 
 
-def _soften_head(model: nn.Module, classes: int) -> None:
+def _soften_head(model: Any, classes: int) -> None:
     """Give a new classifier torch's default initial weights.
 
-    timm starts EfficientNets' with a spread of 1/sqrt(classes): with 2 or 3 classes the first logits are
-    about 7 either way, and small data never recover (measured in benchmarks/README.md).
+    timm starts EfficientNets' with a spread of 1/sqrt(classes), not 1/sqrt(features): with 2 or 3 classes
+    the first logits are wild, and a short training on small data never recovers (benchmarks/head_init.py).
     """
     head = model.get_classifier() if hasattr(model, "get_classifier") else None
     if isinstance(head, nn.Linear) and model.pretrained_cfg.get("num_classes") != classes:
@@ -210,6 +210,6 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelC
 def _damaged(path: Path, error: Exception) -> str:
     return (
         f"the checkpoint {path} is damaged or not one of maskens' ({_first_line(error)}). "
-        f"Train that job again: maskens train --task {path.parent.parent.name} "
-        f"--fold {path.parent.name.removeprefix('fold')} --restart"
+        f"Train that job again: maskens train --run {path.parent.parent.parent} "
+        f"--task {path.parent.parent.name} --fold {path.parent.name.removeprefix('fold')} --restart"
     )

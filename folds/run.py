@@ -151,6 +151,11 @@ def load_run(folder: Path) -> Run:
         raise MaskensError(f"{path} can't be used: {error}") from error
 
 
+def remembered(folder: Path) -> Run | None:
+    """The run in a folder, or None if there is none yet."""
+    return load_run(folder) if (folder / "run.json").exists() else None
+
+
 def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, IntArray]:
     """The run's data and folds, refused if either is not what the run was started with.
 

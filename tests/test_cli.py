@@ -286,7 +286,7 @@ def test_a_corrupt_checkpoint(copy: Path, maskens: Maskens) -> None:
     file = Path("runs/default/gender/fold1/model.safetensors")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     before = Path("runs/default/submission.csv").read_text()
-    refused(maskens("infer"), str(file), "is damaged", "maskens train --task gender --fold 1 --restart")
+    refused(maskens("infer"), str(file), "is damaged", "--task gender --fold 1 --restart")
     assert Path("runs/default/submission.csv").read_text() == before
 
 

@@ -1,0 +1,58 @@
+"""The state of a job between two epochs, from which it can go on."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from folds.errors import MaskensError
+from folds.files import replacing
+
+Identity = dict[str, Any]
+"""What must be equal for two halves of a job to belong together: hashes, seed, `task` and `fold`."""
+
+
+def save_last(
+    folder: Path,
+    identity: Identity,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: list[dict[str, float]],
+) -> None:
+    """Replace last.pt by the state after a whole epoch, atomically. Plain types only: it must load with
+    `weights_only`."""
+    state = {
+        "identity": identity,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "history": history,
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with replacing(folder / "last.pt") as handle:
+        handle.write(buffer.getbuffer())
+
+
+def load_last(folder: Path, identity: Identity) -> dict[str, Any] | None:
+    """The state to continue from, or None where there is none.
+
+    Raises:
+        MaskensError: damaged, or of another recipe, seed or folds.
+    """
+    path = folder / "last.pt"
+    job = f"--task {identity['task']} --fold {identity['fold']}"
+    advice = f"start this job over: maskens train --run {folder.parent.parent} {job} --restart"
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        before = state["identity"]
+    except Exception as error:
+        raise MaskensError(f"{path} is damaged ({type(error).__name__}); {advice}") from error
+    if before != identity:
+        raise MaskensError(f"{path} comes from another recipe, seed or folds; {advice}")
+    return state
