@@ -126,7 +126,10 @@ _SHARED: dict[str, tuple[Any, Any]] = {
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command whose first argument is `Shared`; typer sees the shared options after its own."""
+    """Register a command whose first argument is `Shared`; typer sees the shared options after its own.
+
+    What the user can mend becomes one message and exit code 2.
+    """
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
     both = own + [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -135,7 +138,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def parsed(**values: Any) -> None:
-        function(Shared(**{name: values.pop(name) for name in _SHARED}), **values)
+        try:
+            function(Shared(**{name: values.pop(name) for name in _SHARED}), **values)
+        except MaskensError as error:
+            _fail(str(error))
+        except KeyboardInterrupt:
+            _fail("stopped. What was finished is saved; the same command goes on from there.", code=130)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            _fail(f"the system refused: {where}{error.strerror or error}")
 
     parsed.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
     parsed.__annotations__ = {p.name: p.annotation for p in both}
@@ -155,17 +166,9 @@ CacheOption = Annotated[
 
 
 def main() -> None:
-    """Entry point: user errors become one message and exit code 2."""
+    """Entry point of the command `maskens`."""
     signal.signal(signal.SIGTERM, _terminate)
-    try:
-        app()
-    except MaskensError as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        _fail("stopped. What was finished is saved; the same command goes on from there.", code=130)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"the system refused: {where}{error.strerror or error}")
+    app()
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
@@ -250,13 +253,17 @@ def sample(
         f"{made.folder}: {made.train_people} people with labels ({made.train_photos} photos), "
         f"{made.eval_people} to predict ({made.eval_photos} photos; the truth is in eval/answers.csv)",
     )
-    _say(console, f"next: maskens folds --data {made.folder}", "dim")
+    most = made.train_people // 6  # people of each gender and age band
+    few = "" if most >= 5 else f" --k {most}" if most >= 2 else " (too few people for folds: --people 12 at least)"
+    _say(console, f"next: maskens folds --data {made.folder}{few}", "dim")
 
 
 @command
 def folds(
     shared: Shared,
-    k: Annotated[int, typer.Option("--k", help="Number of folds.")] = 5,
+    k: Annotated[
+        int | None, typer.Option("--k", help="Number of folds. The run remembers it; at first 5.", show_default=False)
+    ] = None,
     folds_file: Annotated[
         Path | None,
         typer.Option("--folds-file", metavar="CSV", help="Your own folds (columns path, fold), checked like ours."),
@@ -274,7 +281,7 @@ def folds(
     from folds.check import describe
     from folds.errors import refuse
     from folds.layout import label_conflicts, read_train, repeated_ids
-    from folds.run import refuse_foreign, remembered, start_run
+    from folds.run import kept_folds, refuse_foreign, remembered, start_run
     from folds.split import make_folds, read_folds
     from folds.tables import folds_table
 
@@ -283,7 +290,14 @@ def folds(
     before = remembered(shared.run)
     data = read_train(shared.data or Path(before.data if before else "data"))
     seed = shared.seed if shared.seed is not None else before.seed if before else 42
-    assigned, k = read_folds(folds_file, data) if folds_file else (make_folds(data, k, seed), k)
+    assigned = None
+    if folds_file:
+        assigned, k = read_folds(folds_file, data)
+    elif before and (k or before.k, seed) == (before.k, before.seed):
+        assigned, k = kept_folds(before, data), before.k
+    k = k or 5
+    if assigned is None:
+        assigned = make_folds(data, k, seed)
     if check_photos:
         with _bars(console, "opening photos") as (bar,):
             found = open_all(data, shared.workers or -1, bar)
@@ -341,7 +355,7 @@ def train(
 
     from ensemble.preflight import bind_recipe, preflight, resolve_recipe
     from ensemble.progress import jobs_view
-    from ensemble.train import fill_cache, plan, select_tasks, unfinished
+    from ensemble.train import begun, fill_cache, plan, select_tasks, unfinished
     from ensemble.train import train as train_jobs
 
     console = shared.console
@@ -349,21 +363,17 @@ def train(
     resolved = resolve_recipe(run, recipe, weights or [], no_pretrained)
     tasks = select_tasks(resolved, task or [])
     specs = plan(run, resolved, tasks, chosen, hardware, _cache_folder(cache, run.folder))
-    if restart or unfinished(specs):
-        for warning in preflight(resolved, tasks):
+    todo = specs if restart else unfinished(specs)
+    if len(todo) < len(specs):
+        _say(console, f"{len(specs) - len(todo)} of {len(specs)} jobs are finished already; --restart does them anew")
+    if todo:
+        for warning in preflight(resolved, {s.task: 0 for s in todo}, set() if restart else begun(todo)):
             _say(console, f"warning: {warning}", "yellow")
         with _bars(console, "decoding photos") as (bar,):
-            fill_cache(specs, data, hardware, bar)
-    run = bind_recipe(run, resolved)
-    todo = unfinished(specs, restart)
-    if len(todo) < len(specs):
-        _say(
-            console,
-            f"{len(specs) - len(todo)} of {len(specs)} jobs are finished already; --restart does them anew",
-        )
-    if todo:
+            fill_cache(todo, data, hardware, bar)
+        bind_recipe(run, resolved)
         with jobs_view(console, f"maskens train, {run.folder}, recipe {resolved.name}") as view:
-            failed = train_jobs(todo, data, assigned, specs, hardware, view)
+            failed = train_jobs(todo, data, assigned, specs, hardware, view, restart)
         if failed:
             lines = [f"  - {t} fold {f}: {failure.message}" for (t, f), failure in failed.items()]
             crashed = any(failure.crashed for failure in failed.values())
@@ -379,7 +389,9 @@ def infer(
     ] = TtaChoice.flip,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="The CSV; by default submission.csv in the run."),
+        typer.Option(
+            "--out", metavar="FILE", help="The CSV; by default submission.csv in the run. Its logits go beside it."
+        ),
     ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")
@@ -392,6 +404,7 @@ def infer(
 
     Example:  maskens infer --tta flip
     """
+    from folds.files import must_be_writable
     from folds.layout import read_eval
 
     run = shared.load_run()
@@ -405,15 +418,18 @@ def infer(
 
     console = shared.console
     hardware = shared.hardware
+    path = out or run.submission_file
+    logits_file = out.with_suffix(".npz") if out else run.folder / "eval.npz"
+    must_be_writable(path)
+    must_be_writable(logits_file)
     ensemble = members(run, run_recipe(run), allow_missing)
     _say(console, f"{len(ensemble)} models, {len(data.ids)} photos, views: {tta.value}")
     with _bars(console, "decoding", "predicting") as (decoding, predicting):
         prediction = predict_all(
             ensemble, data, tta.value, hardware, _cache_folder(cache, run.folder), decoding, predicting
         )
-    path = out or run.submission_file
+    save_logits(logits_file, data, ensemble, prediction, tta.value)
     aside = write_submission(path, data.ids, prediction.classes)
-    save_logits(run.folder / "eval.npz", data, ensemble, prediction, tta.value)
     check = check_submission(path, data.ids, run.class_photos)
     console.print(submission_table(check))
     for warning in check.warnings:

@@ -80,12 +80,11 @@ def faults(transforms: Sequence[Transform], size: tuple[int, int]) -> list[str]:
             build(transform)
             photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
             always = transform.model_copy(update={"args": transform.args | {"p": 1.0}})
-            result = Augment([always])(photo, (0,))
-            if result.shape != photo.shape or result.dtype != np.uint8:
-                raise ValueError(
-                    f"{transform.name} turns uint8 {photo.shape} into {result.dtype} {result.shape}; "
-                    "size and type must stay"
-                )
+            for draw in range(8):  # some change the size only now and then
+                result = Augment([always])(photo, (draw,))
+                if result.shape != photo.shape or result.dtype != np.uint8:
+                    change = f"uint8 {photo.shape} into {result.dtype} {result.shape}"
+                    raise ValueError(f"{transform.name} turns {change}; size and type must stay")
         except Exception as error:  # whatever a transform objects to is the user's to read
             found.append(f"augment.{number}: {_short(error)}")
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from folds.errors import MaskensError, refuse
 from folds.files import sha256
 
 Progress = Callable[[int, int], None]  # (photos done, photos in all)
+BUILDING = ".building-"
 SPARE = 64 * 2**20  # bytes of disk to leave free
 
 
@@ -115,22 +117,16 @@ def _build(
     scratch: Path | None = None
     try:
         cache.mkdir(parents=True, exist_ok=True)
+        _remove_stale(cache)
         free = shutil.disk_usage(cache).free
         if needed + SPARE > free:
             raise MaskensError(
                 f"the photo cache needs {needed / 1e9:.1f} GB in {cache}, where {free / 1e9:.1f} GB are free. "
                 "Name a larger disk with --cache DIR, or decode at each access with --cache none (slower)."
             )
-        scratch = Path(tempfile.mkdtemp(prefix=".building-", dir=cache))
-        maps = {
-            g: np.lib.format.open_memmap(scratch / p.name, "w+", np.uint8, (len(files), *g.shape))
-            for g, p in targets.items()
-        }
-        refuse(
-            _fill(root, files, maps, workers, on_progress),
-            f"photos in {root} can't be used",
-            "Replace them (or take their rows out of the CSV) and run again.",
-        )
+        scratch = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
+        maps = {g: _new_map(scratch / p.name, (len(files), *g.shape)) for g, p in targets.items()}
+        _refuse_unreadable(root, _fill(root, files, maps, workers, on_progress))
         for geometry, path in targets.items():
             maps[geometry].flush()
             os.replace(scratch / path.name, path)
@@ -139,6 +135,36 @@ def _build(
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_photos(root: Path, files: Sequence[str], workers: int, on_progress: Progress | None = None) -> None:
+    """Decode every photo and keep none.
+
+    Raises:
+        MaskensError: photos that can't be read, all listed.
+    """
+    _refuse_unreadable(root, _fill(root, files, {}, workers, on_progress))
+
+
+def _refuse_unreadable(root: Path, problems: Sequence[str]) -> None:
+    advice = "Replace them (or take their rows out of the CSV) and run again."
+    refuse(problems, f"photos in {root} can't be used", advice)
+
+
+def _new_map(path: Path, shape: tuple[int, ...]) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
+    """A memory map whose disk space is taken at once: running out of it later would kill the process."""
+    mapped = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as handle:
+            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
+    return mapped
+
+
+def _remove_stale(cache: Path) -> None:
+    """What a killed process left half built more than a day ago."""
+    for folder in cache.glob(f"{BUILDING}*"):
+        if time.time() - folder.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fill(

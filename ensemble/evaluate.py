@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from ensemble.combine import decide, joint_log_probabilities
@@ -9,7 +10,7 @@ from ensemble.oof import Epoch, pool, save_npz
 from ensemble.recipe import Recipe
 from ensemble.score import Score, score, task_scores
 from ensemble.tasks import learns_from, targets
-from ensemble.tta import Tta
+from ensemble.tta import VIEWS, Tta
 from folds.errors import MaskensError
 from folds.labels import IntArray
 from folds.layout import TrainData
@@ -53,8 +54,10 @@ def evaluate(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, tta: Tt
         mine = learns_from(kind, data)[pooled.rows]
         tasks[name] = task_scores(kind, pooled.logits[name][mine], targets(kind, data)[pooled.rows][mine])
     files = [data.files[i] for i in pooled.rows]
-    arrays = {f"logits/{t}": v for t, v in pooled.logits.items()}
-    save_npz(run.folder / "oof.npz", arrays | {"files": files, "fold": pooled.fold, "log_probabilities": joint})
+    arrays: dict[str, object] = {f"logits/{t}": v for t, v in pooled.logits.items()}
+    record = json.dumps({"views": VIEWS[tta], "epoch": epoch, "recipe_hash": recipe.hash, "folds_hash": run.folds_hash})
+    arrays |= {"files": files, "fold": pooled.fold, "log_probabilities": joint, "record": record}
+    save_npz(run.folder / "oof.npz", arrays)
     listed = ", ".join(f"{t} fold {f}" for t, f in missing[:6]) + (", ..." if len(missing) > 6 else "")
     return Evaluation(
         score(data.classes[pooled.rows], decide(joint)),

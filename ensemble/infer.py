@@ -12,13 +12,14 @@ import torch
 
 from ensemble.cache import Geometry, Progress, open_photos
 from ensemble.combine import decide, joint_log_probabilities, mean_logits
-from ensemble.loader import plain_loader
+from ensemble.loader import plain_batches
 from ensemble.models import ModelCard, load_checkpoint, read_card, to_input
 from ensemble.oof import save_npz
+from ensemble.predict import all_views
 from ensemble.recipe import Recipe
 from ensemble.tasks import width
 from ensemble.train import Hardware
-from ensemble.tta import VIEWS, Tta, view_logits
+from ensemble.tta import VIEWS, Tta
 from folds.errors import MaskensError, refuse
 from folds.labels import IntArray
 from folds.layout import EvalData
@@ -122,11 +123,12 @@ def infer(
         logits.setdefault(member.task, []).append(slot)
         outputs.append(slot)
     start = 0
-    for batch in plain_loader(photos, range(len(data.ids)), BATCH, 0 if cache else hardware.job_workers):
+    workers = 0 if cache else hardware.job_workers
+    for batch in plain_batches(photos, range(len(data.ids)), BATCH, workers, pin=device.type == "cuda"):
         rows = slice(start, start + len(batch[0]))
         for member, model, shape, output in zip(ensemble, models, shapes, outputs, strict=True):
             x = to_input(batch[distinct.index(shape)], member.card.mean, member.card.std, device)
-            output[:, rows] = view_logits(model, x, tta).cpu().numpy()
+            output[:, rows] = all_views(model, x, tta).numpy()
         start = rows.stop
         if on_predict:
             on_predict(start, len(data.ids))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import safetensors.torch
 import torch
@@ -72,14 +73,18 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
     Args:
         folds: int64 (people,).
     """
+    cv2.setNumThreads(0)  # OpenCV would use all cores in each of several jobs
     try:
         _Job(spec, data, folds).run()
         return None
     except MaskensError as error:
         failure = Failure(str(error), crashed=False)
+    except torch.OutOfMemoryError:
+        failure = Failure(f"the GPU's memory is full: make batch_size of '{spec.task}' smaller", crashed=False)
     except Exception as error:
         path = spec.run.job_folder(spec.task, spec.fold) / "error.txt"
-        failure = Failure(f"{type(error).__name__}: {error} (traceback in {path})", crashed=True)
+        hint = "; try --workers 0, shared memory may be short" if "Bus error" in str(error) else ""
+        failure = Failure(f"{type(error).__name__}: {error} (traceback in {path}){hint}", crashed=True)
         write_text(path, traceback.format_exc())
     except BaseException:
         _finish(spec, "stopped")
@@ -132,14 +137,15 @@ class _Job:
             self.tell(seconds=self.history[-1]["seconds"], **self.progress())
         self.train(model, optimizer, photos)
         self.predict_held_out(model, photos)
+        self.tell(state="done", seconds_left=None)
         (self.folder / "last.pt").unlink(missing_ok=True)
         (self.folder / "error.txt").unlink(missing_ok=True)
-        self.tell(state="done", seconds_left=None)
 
     def train(self, model: nn.Module, optimizer: torch.optim.Optimizer, photos: Photos) -> None:
         batches = EpochBatches(self.train_rows, self.recipe.batch_size, self.seed)
         set_rate = make_schedule(optimizer, self.recipe.schedule, self.recipe.epochs, len(batches))
-        loader = train_loader(photos, self.labels, batches, Augment(self.recipe.augment), self.seed, self.spec.workers)
+        augment, pin = Augment(self.recipe.augment), self.device.type == "cuda"
+        loader = train_loader(photos, self.labels, batches, augment, self.seed, self.spec.workers, pin)
         for epoch in range(len(self.history), self.recipe.epochs):
             started = time.perf_counter()
             batches.epoch = epoch

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ensemble.augment import Augment
 from ensemble.cache import Photos
+from folds.errors import MaskensError
 from folds.labels import IntArray
 
 Key = tuple[int, int]  # (epoch, index); the epoch travels with it because workers outlive an epoch
@@ -64,6 +65,7 @@ def train_loader(
     augment: Augment,
     seed: Sequence[int],
     workers: int,
+    pin: bool = False,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """An endless source of epochs: set `batches.epoch`, then iterate.
 
@@ -78,15 +80,25 @@ def train_loader(
         multiprocessing_context=_context(workers),
         worker_init_fn=_quiet_worker,
         generator=torch.Generator(),  # else each loader takes a number from the stream that dropout draws from
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin,
     )
 
 
-def plain_loader(
-    photos: Photos, indices: Sequence[int], batch_size: int, workers: int
-) -> DataLoader[tuple[Tensor, ...]]:
-    """The photos at `indices`, in that order. Yields uint8 (batch, h, w, 3) for each geometry."""
-    return DataLoader(
+def plain_batches(
+    photos: Photos, indices: Sequence[int], batch_size: int, workers: int, pin: bool = False
+) -> Iterator[tuple[Tensor, ...]]:
+    """The photos at `indices`, in that order.
+
+    Args:
+        pin: put batches into memory from which a GPU copies faster.
+
+    Yields:
+        For each geometry uint8 (batch, h, w, 3).
+
+    Raises:
+        MaskensError: a photo that can't be read.
+    """
+    loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
         PlainPhotos(photos),
         batch_size=batch_size,
         sampler=list(indices),
@@ -94,8 +106,12 @@ def plain_loader(
         multiprocessing_context=_context(workers),
         worker_init_fn=_quiet_worker,
         generator=torch.Generator(),  # else each loader takes a number from the stream that dropout draws from
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin,
     )
+    try:
+        yield from loader
+    except MaskensError as error:  # from a worker it comes wrapped in that worker's traceback
+        raise MaskensError(str(error).rsplit("MaskensError: ", 1)[-1].strip()) from None
 
 
 def _context(workers: int) -> str | None:

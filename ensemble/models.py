@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ensemble.recipe import TaskRecipe
 from ensemble.tasks import Predicts, width
 from folds.errors import MaskensError, did_you_mean
-from folds.files import replacing
+from folds.files import replacing, sha256
 
 FORMAT = "1"
 
@@ -54,6 +54,8 @@ def create(task: TaskRecipe, initial_weights: bool = True) -> nn.Module:
         MaskensError: unknown model (near names suggested), weights that are not to be had or don't fit.
     """
     overlay = {"file": task.weights} if task.weights else None
+    if initial_weights and task.weights:
+        _same_weights(task)
     try:
         if initial_weights and task.pretrained and not task.weights:
             _reach_hub(task.model)
@@ -82,6 +84,16 @@ def _soften_head(model: Any, classes: int) -> None:
         head.reset_parameters()
 
 
+def _same_weights(task: TaskRecipe) -> None:
+    advice = "name the run's initial weights again with --weights FILE"
+    try:
+        content = Path(task.weights).read_bytes()
+    except OSError as error:
+        raise MaskensError(f"can't read the weights {task.weights} ({error.strerror}); {advice}") from error
+    if task.weights_sha256 not in ("", sha256(content)):
+        raise MaskensError(f"{task.weights} is not the file that this run began with; {advice}")
+
+
 def _reach_hub(model: str) -> None:
     """Fail at once where the hub is out of reach; the download itself would first retry for a minute."""
     import huggingface_hub
@@ -102,13 +114,13 @@ def _why(task: TaskRecipe, error: Exception) -> str:
     if tag and tag not in tags:
         return f"timm has no weights '{tag}' for {name}; it has {', '.join(tags) or 'none'}"
     if task.weights:
-        return f"the weights {task.weights} don't fit {task.model}: {_first_line(error)}"
+        return f"the weights {task.weights} don't fit {task.model}: {first_line(error)}"
     if task.pretrained and _is_offline(error):
         return (
             f"the ImageNet weights of {task.model} are not on this machine and the hub can't be reached. "
             "Give a local file with --weights FILE, or start from random weights with --no-pretrained"
         )
-    return f"{task.model} can't be built: {_first_line(error)}"
+    return f"{task.model} can't be built: {first_line(error)}"
 
 
 def _is_offline(error: BaseException | None) -> bool:
@@ -131,7 +143,7 @@ def _is_offline(error: BaseException | None) -> bool:
     return False
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -182,14 +194,16 @@ def read_card(path: Path) -> ModelCard:
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            record = json.loads((file.metadata() or {})["card"])
+            metadata = file.metadata() or {}
+        if metadata["maskens"] != FORMAT:
+            raise ValueError(f"its format is {metadata['maskens']}, not {FORMAT}")
+        record = json.loads(metadata["card"])
+        pairs = {k: tuple(record[k]) if record[k] else None for k in ("resize", "crop", "mean", "std")}
+        return ModelCard(**record | pairs)
     except FileNotFoundError:
         raise MaskensError(f"there is no checkpoint {path}") from None
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         raise MaskensError(_damaged(path, error)) from error
-    crop = record["crop"]
-    pairs = {"resize": tuple(record["resize"]), "crop": tuple(crop) if crop else None}
-    return ModelCard(**record | pairs | {"mean": tuple(record["mean"]), "std": tuple(record["std"])})
 
 
 def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard]:
@@ -209,7 +223,7 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelC
 
 def _damaged(path: Path, error: Exception) -> str:
     return (
-        f"the checkpoint {path} is damaged or not one of maskens' ({_first_line(error)}). "
+        f"the checkpoint {path} is damaged or not one of maskens' ({first_line(error)}). "
         f"Train that job again: maskens train --run {path.parent.parent.parent} "
         f"--task {path.parent.parent.name} --fold {path.parent.name.removeprefix('fold')} --restart"
     )

@@ -5,13 +5,33 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ensemble.cache import Photos
-from ensemble.loader import plain_loader
+from ensemble.loader import plain_batches
 from ensemble.models import to_input
 from ensemble.tta import Tta, view_logits
+from folds.errors import MaskensError
 from folds.labels import IntArray
+
+
+def all_views(model: nn.Module, x: Tensor, tta: Tta) -> Tensor:
+    """`view_logits`, in halves where the GPU's memory is too small for the batch.
+
+    Returns:
+        float32 (views, batch, width), on the CPU.
+
+    Raises:
+        MaskensError: not even one photo fits.
+    """
+    try:
+        return view_logits(model, x, tta).cpu()
+    except torch.OutOfMemoryError:
+        if len(x) == 1:
+            raise MaskensError("the GPU's memory is too small for one photo; use --device cpu") from None
+    torch.cuda.empty_cache()
+    half = len(x) // 2
+    return torch.cat([all_views(model, x[:half], tta), all_views(model, x[half:], tta)], dim=1)
 
 
 def predict(
@@ -32,7 +52,7 @@ def predict(
     """
     model.eval()
     found = [
-        view_logits(model, to_input(batch[0], mean, std, device), tta).cpu()
-        for batch in plain_loader(photos, rows.tolist(), batch_size, workers)
+        all_views(model, to_input(batch[0], mean, std, device), tta)
+        for batch in plain_batches(photos, rows.tolist(), batch_size, workers, pin=device.type == "cuda")
     ]
     return torch.cat(found, dim=1).numpy()

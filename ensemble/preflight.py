@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
+from timm.optim import list_optimizers
 
 from ensemble.augment import faults
-from ensemble.models import create
+from ensemble.models import create, first_line
 from ensemble.optimise import make_optimizer
 from ensemble.recipe import Recipe, TaskRecipe, load_recipe, parse_recipe, with_weights
 from ensemble.tasks import width
-from folds.errors import MaskensError, refuse
+from folds.errors import MaskensError, did_you_mean, refuse
 from folds.files import write_text
 from folds.run import Run, save_run
 
@@ -89,7 +90,7 @@ def _weights_of(before: Recipe, recipe: Recipe) -> Recipe:
     tasks = dict(recipe.tasks)
     for name in tasks.keys() & before.tasks.keys():
         if tasks[name].model == before.tasks[name].model:
-            kept = {"weights": before.tasks[name].weights, "pretrained": before.tasks[name].pretrained}
+            kept = before.tasks[name].model_dump(include={"weights", "weights_sha256", "pretrained"})
             tasks[name] = tasks[name].model_copy(update=kept)
     return recipe.model_copy(update={"tasks": tasks})
 
@@ -107,8 +108,11 @@ def differences(a: Recipe, b: Recipe) -> list[str]:
     return [f"{k}: {left.get(k)!r}, now {right.get(k)!r}" for k in keys if left.get(k) != right.get(k)]
 
 
-def preflight(recipe: Recipe, tasks: Iterable[str]) -> list[str]:
+def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = ()) -> list[str]:
     """Build every model, transform and optimizer of a recipe once and show each model a photo.
+
+    Args:
+        begun: tasks all of whose jobs go on from where they stopped, so that initial weights are not needed.
 
     Returns:
         Warnings: what is allowed but hardly meant.
@@ -125,7 +129,7 @@ def preflight(recipe: Recipe, tasks: Iterable[str]) -> list[str]:
             exclude={"predicts", "loss", "schedule", "batch_size"}
         )
         if key not in checked:
-            checked[key] = faults(task.augment, task.input_size) + _model_faults(task)
+            checked[key] = faults(task.augment, task.input_size) + _model_faults(task, name not in begun)
             problems += [f"tasks.{name}: {p}" for p in checked[key]]
         schedule = task.schedule
         if schedule.name == "cosine_warm_restarts" and schedule.eta_min > task.optimizer.lr:
@@ -137,18 +141,21 @@ def preflight(recipe: Recipe, tasks: Iterable[str]) -> list[str]:
     return warnings
 
 
-def _model_faults(task: TaskRecipe) -> list[str]:
+def _model_faults(task: TaskRecipe, initial_weights: bool) -> list[str]:
     try:
-        model = create(task).eval()
+        model = create(task, initial_weights).eval()
         with torch.inference_mode():
             logits = model(torch.zeros(1, 3, *task.input_size))
         if tuple(logits.shape) != (1, width(task.predicts)):
             return [f"{task.model} gives an output of shape {tuple(logits.shape)}, not (1, {width(task.predicts)})"]
-        make_optimizer(model, task.optimizer)
     except MaskensError as error:
         return [str(error)]
     except Exception as error:  # a model may refuse a size in any way it likes
-        return [
-            f"{task.model} at {task.input_size[0]}x{task.input_size[1]} fails: {str(error).strip().splitlines()[0]}"
-        ]
+        return [f"{task.model} at {task.input_size[0]}x{task.input_size[1]} fails: {first_line(error)}"]
+    try:
+        make_optimizer(model, task.optimizer)
+    except Exception as error:
+        known = list_optimizers()
+        near = "" if task.optimizer.name in known else did_you_mean(task.optimizer.name, known)
+        return [f"optimizer: {first_line(error)}{near}"]
     return []

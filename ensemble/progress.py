@@ -9,6 +9,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from ensemble.status import JobStatus
 
@@ -34,7 +35,7 @@ def _number(value: float | None, form: str) -> str:
 
 def jobs_table(statuses: Sequence[JobStatus], title: str = "", height: int | None = None) -> Table:
     """One row a job. Where `height` lines are too few, finished and waiting jobs share a row each."""
-    table = Table(title=title, title_justify="left", expand=False)
+    table = Table(title=Text(title), title_justify="left")  # not as markup: it may hold a path
     table.add_column("task")
     for name in ("fold", "state", "epoch", "loss", "macro F1", "best", "photos/s", "left"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
@@ -84,7 +85,7 @@ class PlainJobs:
     def __init__(self, console: Console, title: str) -> None:
         self.console = console
         self.before: dict[tuple[str, int], JobStatus] = {}
-        console.print(title)
+        console.print(title, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> PlainJobs:
         return self

@@ -71,6 +71,7 @@ class TaskRecipe(_Strict):
     model_args: dict[str, Scalar] = {}
     pretrained: bool = True
     weights: str = ""  # a local file in place of the hub
+    weights_sha256: str = ""  # of that file; filled in when it is first read
     resize: Size = (512, 384)
     crop: Size | None = None
     augment: tuple[Transform, ...] = ()
@@ -106,8 +107,9 @@ class Recipe(_Strict):
 
     @property
     def hash(self) -> str:
-        """sha256 of `text`."""
-        return sha256(self.text)
+        """sha256 of the recipe less where its weights lie: what they are counts, and their hash is there."""
+        here = {name: task.model_copy(update={"weights": ""}) for name, task in self.tasks.items()}
+        return sha256(self.model_copy(update={"tasks": here}).text)
 
 
 def shipped() -> dict[str, str]:
@@ -189,19 +191,27 @@ def with_weights(recipe: Recipe, weights: list[str], no_pretrained: bool) -> Rec
         raise MaskensError("--weights and --no-pretrained exclude each other: start from a file or from nothing.")
     changes: dict[str, dict[str, object]] = {name: {} for name in recipe.tasks}
     if no_pretrained:
-        changes = {name: {"pretrained": False, "weights": ""} for name in recipe.tasks}
+        changes = {name: {"pretrained": False, "weights": "", "weights_sha256": ""} for name in recipe.tasks}
     for item in weights:
         task, separator, file = item.partition("=")
         if not separator or Path(item).is_file():
             task, file = "", item
         if task and task not in recipe.tasks:
             raise MaskensError(f"--weights {item}: there is no task '{task}'{did_you_mean(task, recipe.tasks)}.")
-        if not Path(file).is_file():
-            raise MaskensError(f"--weights {item}: there is no file {file}.")
         for name in [task] if task else recipe.tasks:
-            changes[name] = {"pretrained": True, "weights": str(Path(file).resolve())}
-    tasks = {name: task.model_copy(update=changes[name]) for name, task in recipe.tasks.items()}
+            changes[name] = {"pretrained": True, "weights": str(Path(file).resolve()), "weights_sha256": ""}
+    tasks = {name: _known_weights(task.model_copy(update=changes[name])) for name, task in recipe.tasks.items()}
     return recipe.model_copy(update={"tasks": tasks})
+
+
+def _known_weights(task: TaskRecipe) -> TaskRecipe:
+    """The task with the hash of its weights' file."""
+    if not task.weights or task.weights_sha256:
+        return task
+    try:
+        return task.model_copy(update={"weights_sha256": sha256(Path(task.weights).read_bytes())})
+    except OSError as error:
+        raise MaskensError(f"can't read the weights {task.weights}: {error.strerror}.") from error
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

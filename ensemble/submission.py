@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from folds.errors import MaskensError, refuse
-from folds.files import csv_text, keep_previous, write_text
+from folds.files import csv_text, replace_keeping
 from folds.labels import CLASSES, IntArray
 from folds.layout import LINE, read_table
 
@@ -24,12 +24,7 @@ def write_submission(path: Path, ids: Sequence[str], classes: IntArray) -> Path 
     Returns:
         Where the file that was there before is kept, if it differed.
     """
-    text = csv_text(HEADER, zip(ids, classes.tolist(), strict=True))
-    aside = None
-    if path.is_file() and path.read_bytes() != text.encode():
-        aside = keep_previous(path)
-    write_text(path, text)
-    return aside
+    return replace_keeping(path, csv_text(HEADER, zip(ids, classes.tolist(), strict=True)))
 
 
 def read_answers(path: Path) -> tuple[list[str], IntArray]:

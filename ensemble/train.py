@@ -6,17 +6,18 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import joblib
 import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from ensemble.cache import Progress, open_photos
+from ensemble.cache import Progress, check_photos, open_photos
 from ensemble.job import Failure, JobSpec, geometry, identity, run_job
 from ensemble.recipe import Recipe
 from ensemble.status import JobStatus, read_status, write_status
@@ -24,6 +25,9 @@ from folds.errors import MaskensError, did_you_mean
 from folds.labels import IntArray
 from folds.layout import TrainData
 from folds.run import Run
+
+if sys.platform != "win32":
+    import fcntl
 
 
 class JobsView(Protocol):
@@ -42,7 +46,7 @@ class Hardware:
 
     @property
     def cores(self) -> int:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return int(joblib.cpu_count())  # heeds affinity and container limits
 
     @property
     def job_workers(self) -> int:
@@ -109,18 +113,22 @@ def is_done(spec: JobSpec) -> bool:
     return status.state == "done" and same and (folder / "model.safetensors").exists() and (folder / "oof.npz").exists()
 
 
-def unfinished(specs: Sequence[JobSpec], restart: bool = False) -> list[JobSpec]:
-    """The jobs that have something left to do; with `restart` all, from nothing."""
-    if restart:
-        for spec in specs:
-            shutil.rmtree(spec.run.job_folder(spec.task, spec.fold), ignore_errors=True)
-        return list(specs)
+def unfinished(specs: Sequence[JobSpec]) -> list[JobSpec]:
+    """The jobs that have something left to do."""
     return [s for s in specs if not is_done(s)]
 
 
+def begun(specs: Sequence[JobSpec]) -> set[str]:
+    """The tasks all of whose jobs have a whole epoch to go on from."""
+    fresh = {s.task for s in specs if not (s.run.job_folder(s.task, s.fold) / "last.pt").exists()}
+    return {s.task for s in specs} - fresh
+
+
 def fill_cache(specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on_progress: Progress | None) -> None:
-    """Decode what the jobs' photos need, once for all of them; unreadable photos are refused here."""
-    if specs:
+    """Decode the photos, once for all jobs; without a cache just to refuse unreadable ones here."""
+    if specs and specs[0].cache is None:
+        check_photos(data.root, data.files, hardware.decoders, on_progress)
+    elif specs:
         wanted = list(dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs))
         open_photos(data.root, data.files, data.fingerprint, wanted, specs[0].cache, hardware.decoders, on_progress)
 
@@ -132,25 +140,65 @@ def train(
     shown: Sequence[JobSpec],
     hardware: Hardware,
     view: JobsView,
+    restart: bool = False,
 ) -> dict[tuple[str, int], Failure]:
     """Run the jobs, `hardware.jobs` at a time, while a thread polls their status files for the view.
 
     Args:
         folds: int64 (people,).
         shown: the jobs in the view, those already done among them.
+        restart: first forget what these jobs have done.
 
     Returns:
         (task, fold) -> why, of each job that failed.
+
+    Raises:
+        MaskensError: another process is at one of the jobs, or the system killed one.
     """
-    for spec in specs:
-        before = read_status(spec.run, spec.task, spec.fold)
-        epochs = spec.recipe.tasks[spec.task].epochs
-        write_status(spec.run, dataclasses.replace(before, state="waiting", epochs=epochs, error="", seconds_left=None))
-    cv2.setNumThreads(0)
-    with _polling(shown, view):
-        parallel = joblib.Parallel(n_jobs=hardware.jobs, backend="loky" if hardware.jobs > 1 else "sequential")
-        failures = parallel(joblib.delayed(run_job)(spec, data, folds) for spec in specs)
+    specs = [dataclasses.replace(s, device=hardware.device_of(i)) for i, s in enumerate(specs)]
+    with _claimed(specs):
+        for spec in specs:
+            if restart:
+                shutil.rmtree(spec.run.job_folder(spec.task, spec.fold), ignore_errors=True)
+            before = read_status(spec.run, spec.task, spec.fold)
+            epochs = spec.recipe.tasks[spec.task].epochs
+            write_status(
+                spec.run, dataclasses.replace(before, state="waiting", epochs=epochs, error="", seconds_left=None)
+            )
+        with _polling(shown, view):
+            parallel = joblib.Parallel(n_jobs=hardware.jobs, backend="loky" if hardware.jobs > 1 else "sequential")
+            try:
+                failures = parallel(joblib.delayed(run_job)(spec, data, folds) for spec in specs)
+            except TerminatedWorkerError as error:
+                raise MaskensError(
+                    "the system killed the process of a job, most likely for want of memory. Finished epochs are "
+                    "saved; go on with fewer --jobs, fewer --workers or a smaller batch_size."
+                ) from error
     return {(s.task, s.fold): f for s, f in zip(specs, failures, strict=True) if f}
+
+
+@contextlib.contextmanager
+def _claimed(specs: Sequence[JobSpec]) -> Iterator[None]:
+    """Hold a lock on each job, so that two commands at once may share a run but never a job.
+
+    The system lets go of the locks when the process ends, however it ends. Windows has none of this kind.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        for spec in specs:
+            path = spec.run.folder / ".locks" / f"{spec.task}-fold{spec.fold}"
+            path.parent.mkdir(exist_ok=True)
+            handle = stack.enter_context(path.open("w"))
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise MaskensError(
+                    f"another maskens is training {spec.task} fold {spec.fold} in {spec.run.folder}. "
+                    "Wait for it, or leave that job out with --fold and --task."
+                ) from None
+        yield
 
 
 @contextlib.contextmanager

@@ -77,15 +77,39 @@ def sha256(data: bytes | str) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
-def keep_previous(path: Path) -> Path | None:
-    """Move an existing file aside as `name.1.ext`, `name.2.ext`, ... and return where; None if there was none."""
-    if not path.exists():
+def replace_keeping(path: Path, text: str) -> Path | None:
+    """Replace `path` as `write_text` does, but keep what was there as `name.1.ext`, `name.2.ext`, ...
+
+    Returns:
+        Where the earlier file is kept; None if there was none, or the same text.
+    """
+    if not path.exists() or path.read_bytes() == text.encode():
+        write_text(path, text)
         return None
     number = 1
     while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
         number += 1
+    with replacing(aside) as handle:
+        handle.write(path.read_bytes())
     try:
-        os.replace(path, aside)
-    except OSError as error:
-        raise MaskensError(f"can't move {path} aside to {aside}: {error.strerror}") from error
+        write_text(path, text)
+    except MaskensError:
+        aside.unlink()  # the earlier file is still in its place
+        raise
     return aside
+
+
+def must_be_writable(path: Path) -> None:
+    """Find out now whether `path` can be written later.
+
+    Raises:
+        MaskensError: it is a folder, or the system would refuse.
+    """
+    if path.is_dir():
+        raise MaskensError(f"{path} is a folder; name a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise MaskensError(f"can't write {path}: {error.strerror or error}.") from error

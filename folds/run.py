@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from folds.errors import MaskensError, refuse
-from folds.files import keep_previous, sha256, write_json, write_text
+from folds.files import replace_keeping, sha256, write_json
 from folds.labels import IntArray
 from folds.layout import TrainData, class_counts, read_train
 from folds.split import folds_csv, read_folds, what_changed
@@ -62,8 +62,10 @@ class Run:
         return self.folder / task / f"fold{fold}"
 
     def jobs_on_disk(self) -> list[Path]:
-        """Folders of jobs that have begun."""
-        return sorted(self.folder.glob("*/fold[0-9]*"))
+        """Folders of jobs that have something to lose: a whole epoch at least."""
+        return sorted(
+            {p.parent for name in ("last.pt", "model.safetensors") for p in self.folder.glob(f"*/fold*/{name}")}
+        )
 
 
 def library_versions() -> dict[str, str]:
@@ -108,10 +110,9 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
             kept = f"the earlier folds (k={old.k}, seed {old.seed}) are kept as"
     save_run(run)  # first: if the disk is full after it, the next start mends folds.csv
     if not run.folds_file.exists() or sha256(run.folds_file.read_bytes()) != run.folds_hash:
-        aside = keep_previous(run.folds_file)
+        aside = replace_keeping(run.folds_file, text)
         if aside:
             note = f"{kept} {aside}"
-        write_text(run.folds_file, text)
     return run, note
 
 
@@ -154,6 +155,12 @@ def load_run(folder: Path) -> Run:
 def remembered(folder: Path) -> Run | None:
     """The run in a folder, or None if there is none yet."""
     return load_run(folder) if (folder / "run.json").exists() else None
+
+
+def kept_folds(run: Run, data: TrainData) -> IntArray | None:
+    """The run's folds, if these are still its data and folds.csv is as it was made; else None."""
+    intact = run.folds_file.exists() and sha256(run.folds_file.read_bytes()) == run.folds_hash
+    return read_folds(run.folds_file, data)[0] if intact and data.fingerprint == run.fingerprint else None
 
 
 def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, IntArray]:

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -173,7 +174,7 @@ def test_a_second_result_does_not_silently_replace_the_first(copy: Path, maskens
     first = file.read_text().replace(",1\n", ",2\n")
     file.write_text(first)
     outcome = maskens("infer", "--tta", "none")
-    assert "the earlier file is kept as runs/default/submission.1.csv" in outcome.out
+    assert "the earlier file is kept as runs/default/submission.1.csv" in outcome.out, outcome
     assert Path("runs/default/submission.1.csv").read_text() == first
 
 
@@ -183,6 +184,103 @@ def test_quiet_prints_nothing_and_the_environment_sets_options(
     assert maskens("score", "--quiet").out == ""
     monkeypatch.setenv("MASKENS_RUN", "elsewhere")
     refused(maskens("score"), "there is no run in elsewhere yet")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, maskens: Maskens, number: signal.Signals) -> None:
+    shutil.rmtree("runs/default/mask")
+    shutil.rmtree("runs/default/gender")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", "train"],
+        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    for line in process.stdout:
+        if "epoch" in line:
+            break
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.startswith("error: stopped.")
+    assert "the same command goes on from there" in err
+    assert "Traceback" not in err
+    assert maskens("train").code == 0
+    assert maskens("score").code == 0
+
+
+def test_a_photo_already_cut_before_the_folds_is_refused_before_training(data: Path, maskens: Maskens) -> None:
+    photo = next((data / "train" / "images").glob("*/mask2*"))
+    photo.write_bytes(photo.read_bytes()[:-200])
+    assert maskens("folds", "--k", "3").code == 0
+    for cache in ("", "none"):
+        refused(maskens("train", "--recipe", "demo", "--cache", cache), photo.name, "can't be read")
+        assert not list(Path("runs/default").glob("*/fold*"))
+
+
+def test_a_bad_photo_met_by_a_worker_gives_one_clean_message(copy: Path, maskens: Maskens) -> None:
+    photo = sorted(Path("data/eval/images").iterdir())[40]
+    photo.write_bytes(photo.read_bytes()[:-200])
+    for workers in (0, 1):
+        refused(
+            maskens("infer", "--cache", "none", "--workers", workers, "--out", "x.csv"), photo.name, "can't be read"
+        )
+    refused(maskens("infer", "--out", "x.csv"), photo.name, "can't be read")
+    assert not Path("x.csv").exists()
+
+
+def test_logits_lie_beside_their_csv(there: Path, tmp_path: Path, maskens: Maskens) -> None:
+    with np.load("runs/default/eval.npz") as kept:
+        before = kept["logits/mask"]
+    assert before.shape == (3, 2, 140, 3)
+    assert maskens("infer", "--tta", "none", "--out", tmp_path / "other.csv").code == 0
+    with np.load("runs/default/eval.npz") as kept, np.load(tmp_path / "other.npz") as new:
+        assert np.array_equal(kept["logits/mask"], before)
+        assert new["logits/mask"] == pytest.approx(before[:, :1], abs=1e-4)
+        assert new["ids"].tolist() == list(read_eval(Path("data")).ids)
+
+
+def test_a_run_without_a_finished_epoch_may_still_change_its_mind(data: Path, maskens: Maskens) -> None:
+    assert maskens("folds", "--k", "3").code == 0
+    status = Path("runs/default/mask/fold0/job.json")
+    status.parent.mkdir(parents=True)
+    status.write_text("{}")
+    assert maskens("folds").code == 0, "the run remembers k"
+    assert maskens("folds", "--k", "2").code == 0
+    assert "kept as runs/default/folds.1.csv" in maskens("folds", "--k", "3").out + maskens("folds", "--k", "2").out
+
+
+def test_weights_of_a_file_reach_training(data: Path, maskens: Maskens) -> None:
+    import safetensors.torch
+    import timm
+
+    donor = timm.create_model("test_resnet", num_classes=1000)
+    safetensors.torch.save_file(donor.state_dict(), "w.safetensors")
+    Path("mine.toml").write_text(
+        "[defaults]\nmodel = 'test_resnet.r160_in1k'\nresize = [32, 24]\nepochs = 1\n[tasks.heads]\n"
+        "optimizer = { name = 'sgd', lr = 1e-12, weight_decay = 0.0 }\n"
+    )
+    assert maskens("folds", "--k", "2").code == 0
+    outcome = maskens("train", "--fold", "0", "--recipe", "mine.toml", "--weights", "w.safetensors")
+    assert outcome.code == 0, outcome
+    trained = safetensors.torch.load_file("runs/default/heads/fold0/model.safetensors")
+    layers = [k for k in donor.state_dict() if k.endswith("conv1.weight")]
+    assert layers
+    assert all(np.allclose(trained[k], donor.state_dict()[k], atol=1e-6) for k in layers)
+    Path("w.safetensors").rename("moved.safetensors")
+    refused(maskens("train", "--fold", "1"), "name the run's initial weights again with --weights FILE")
+    assert maskens("train", "--fold", "1", "--weights", "moved.safetensors").code == 0
+
+
+def test_restart_trains_again(copy: Path, maskens: Maskens) -> None:
+    file = Path("runs/default/mask/fold0/model.safetensors")
+    before, when = file.read_bytes(), file.stat().st_mtime_ns
+    assert maskens("train", "--task", "mask", "--fold", "0", "--restart").code == 0
+    assert file.stat().st_mtime_ns > when
+    assert file.read_bytes() == before, "the same seed gives the same weights"
 
 
 @pytest.mark.parametrize("command", ["sample", "folds", "train", "infer", "score", "check-submission"])
@@ -322,16 +420,16 @@ def test_another_recipe_or_seed_than_the_runs(there: Path, maskens: Maskens) -> 
 
 
 def test_a_full_disk_leaves_the_old_file(copy: Path, maskens: Maskens, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = Path("runs/default/submission.csv").read_bytes()
-    shutil.copy("runs/default/submission.csv", "saved.csv")
+    before = Path("runs/default/submission.csv").read_bytes().replace(b",1\n", b",2\n")
+    Path("saved.csv").write_bytes(before)
 
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    refused(maskens("infer", "--tta", "none", "--out", "saved.csv"), "can't write saved.csv: No space left on device")
+    refused(maskens("infer", "--out", "saved.csv"), "can't write saved.", "No space left on device")
     assert Path("saved.csv").read_bytes() == before
-    assert [p.name for p in Path().iterdir() if p.name.endswith(".tmp")] == []
+    assert sorted(p.name for p in Path().iterdir()) == ["data", "runs", "saved.csv"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

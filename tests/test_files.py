@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from folds.errors import MaskensError
-from folds.files import csv_text, keep_previous, replacing, write_json, write_text
+from folds.files import csv_text, must_be_writable, replace_keeping, replacing, write_json, write_text
 
 
 def full_disk(*_: object) -> None:
@@ -98,20 +98,41 @@ def test_files_get_the_mode_that_the_umask_allows(tmp_path: Path, mask: int, mod
 
 def test_earlier_files_are_kept_under_the_next_free_number(tmp_path: Path) -> None:
     target = tmp_path / "folds.csv"
-    assert keep_previous(target) is None
+    assert replace_keeping(target, "version 0") is None
+    assert replace_keeping(target, "version 0") is None, "the same text needs no second copy"
     for number in (1, 2, 3):
-        target.write_text(f"version {number}")
-        assert keep_previous(target) == tmp_path / f"folds.{number}.csv"
-        assert not target.exists()
-    assert [(tmp_path / f"folds.{n}.csv").read_text() for n in (1, 2, 3)] == ["version 1", "version 2", "version 3"]
+        assert replace_keeping(target, f"version {number}") == tmp_path / f"folds.{number}.csv"
+        assert target.read_text() == f"version {number}"
+    assert [(tmp_path / f"folds.{n}.csv").read_text() for n in (1, 2, 3)] == ["version 0", "version 1", "version 2"]
 
 
-def test_a_file_that_cannot_be_moved_aside_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_when_the_disk_is_full_the_earlier_file_stays_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
     (tmp_path / "folds.csv").write_text("old")
-    monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(MaskensError, match=r"can't move .*folds\.csv aside to .*folds\.1\.csv: No space left"):
-        keep_previous(tmp_path / "folds.csv")
-    assert (tmp_path / "folds.csv").read_text() == "old"
+    calls = 0
+
+    def full_in_time(descriptor: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == fails_at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_in_time)
+    with pytest.raises(MaskensError, match="No space left"):
+        replace_keeping(tmp_path / "folds.csv", "new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("folds.csv", "old")]
+
+
+def test_a_place_that_cannot_be_written_is_found_out_beforehand(tmp_path: Path) -> None:
+    must_be_writable(tmp_path / "new" / "out.csv")
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(MaskensError, match="is a folder"):
+        must_be_writable(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(MaskensError, match="can't write"):
+        must_be_writable(tmp_path / "file" / "out.csv")
 
 
 def test_csv_text_quotes_what_needs_it() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ensemble.models import create
 from ensemble.preflight import differences, preflight
 from ensemble.recipe import Recipe, load_recipe, parse_recipe, shipped, with_weights
 from ensemble.tasks import undetermined
@@ -120,12 +121,27 @@ def test_weights_go_to_the_task_named_or_to_all(tmp_path: Path) -> None:
     assert [t for t, r in one.tasks.items() if r.weights] == ["mask"]
     none = with_weights(everywhere, [], no_pretrained=True)
     assert not any(t.weights or t.pretrained for t in none.tasks.values())
-    with pytest.raises(MaskensError, match="there is no file"):
+    with pytest.raises(MaskensError, match=r"can't read the weights .*gone\.safetensors"):
         with_weights(recipe, ["gone.safetensors"], no_pretrained=False)
     with pytest.raises(MaskensError, match=r"no task 'msk' \(did you mean 'mask'"):
         with_weights(recipe, [f"msk={file}"], no_pretrained=False)
     with pytest.raises(MaskensError, match="exclude each other"):
         with_weights(recipe, [str(file)], no_pretrained=True)
+
+
+def test_weights_count_by_what_they_are_not_where_they_lie(tmp_path: Path) -> None:
+    recipe = parse_recipe(TINY, "mine")
+    for name, content in (("a", "same"), ("b", "same"), ("c", "other")):
+        (tmp_path / name).write_text(content)
+    a, b, c = (with_weights(recipe, [str(tmp_path / name)], no_pretrained=False) for name in "abc")
+    assert a.hash == b.hash != c.hash
+    assert len({recipe.hash, a.hash, c.hash}) == 3
+    (tmp_path / "a").write_text("changed")
+    with pytest.raises(MaskensError, match="is not the file that this run began with"):
+        create(a.tasks["mask"])
+    (tmp_path / "a").unlink()
+    with pytest.raises(MaskensError, match="name the run's initial weights again with --weights FILE"):
+        create(a.tasks["mask"])
 
 
 def tiny(**changes: object) -> Recipe:

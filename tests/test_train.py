@@ -12,10 +12,12 @@ import pytest
 import torch
 
 import ensemble.job
+import ensemble.train
 from ensemble.evaluate import evaluate
 from ensemble.job import JobSpec, run_job
 from ensemble.models import load_checkpoint, read_card, to_input
 from ensemble.oof import load_job_oof
+from ensemble.predict import all_views
 from ensemble.preflight import bind_recipe
 from ensemble.recipe import Recipe, parse_recipe
 from ensemble.score import task_scores
@@ -191,8 +193,10 @@ def test_a_damaged_or_foreign_resume_file_is_refused_with_the_way_out(setting: S
     failure = run_job(setting.spec(), setting.data, setting.folds)
     assert failure is not None
     assert "another recipe, seed or folds" in failure.message
-    assert unfinished([setting.spec()], restart=True) == [setting.spec()]
-    assert not folder.exists()
+    hardware = Hardware("cpu", workers=0)
+    specs = [setting.spec()]
+    assert train(specs, setting.data, setting.folds, specs, hardware, Silent(), restart=True) == {}
+    assert is_done(setting.spec())
 
 
 @pytest.mark.parametrize(("task", "gender"), [("male-age", 0), ("female-age", 1)])
@@ -234,6 +238,37 @@ def test_one_crashing_job_does_not_take_the_others_with_it(setting: Setting, mon
     assert failures["gender", 0].crashed
     assert "out of luck" in (setting.run.job_folder("gender", 0) / "error.txt").read_text()
     assert [s.state for s in view.shown[-1]] == ["failed", "done"]
+
+
+def test_parallel_jobs_may_have_loader_processes(setting: Setting) -> None:
+    hardware = Hardware("cpu", workers=1, jobs=2)
+    specs = plan(setting.run, setting.recipe, ["mask", "gender"], [0], hardware, None)
+    assert train(specs, setting.data, setting.folds, specs, hardware, Silent()) == {}
+    assert all(is_done(s) for s in specs)
+
+
+def test_two_commands_never_train_the_same_job(setting: Setting) -> None:
+    hardware, mine, other = Hardware("cpu", workers=0), setting.spec("mask"), setting.spec("gender")
+    with ensemble.train._claimed([mine]):
+        with pytest.raises(MaskensError, match="another maskens is training mask fold 0"):
+            train([mine], setting.data, setting.folds, [mine], hardware, Silent())
+        assert train([other], setting.data, setting.folds, [other], hardware, Silent()) == {}
+    assert train([mine], setting.data, setting.folds, [mine], hardware, Silent()) == {}
+
+
+def test_a_batch_too_large_for_the_gpu_is_predicted_in_halves() -> None:
+    sizes = []
+
+    class Small(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 3:
+                raise torch.OutOfMemoryError
+            sizes.append(len(x))
+            return x.mean(dim=(2, 3))
+
+    x = torch.rand(10, 3, 4, 4)
+    assert torch.allclose(all_views(Small(), x, "none")[0], x.mean(dim=(2, 3)))
+    assert sizes == [2, 3, 2, 3]
 
 
 def test_parallel_jobs_give_what_sequential_ones_do(setting: Setting) -> None:
