@@ -53,24 +53,52 @@ def create(task: TaskRecipe, initial_weights: bool = True) -> nn.Module:
     Raises:
         MaskensError: unknown model (near names suggested), weights that are not to be had or don't fit.
     """
-    overlay = {"file": task.weights} if task.weights else None
-    if initial_weights and task.weights:
+    from_file = initial_weights and bool(task.weights)
+    if from_file:
         _same_weights(task)
     try:
-        if initial_weights and task.pretrained and not task.weights:
+        if initial_weights and task.pretrained and not from_file:
             _reach_hub(task.model)
-        model: nn.Module = timm.create_model(
-            task.model,
-            pretrained=initial_weights and task.pretrained,
-            num_classes=width(task.predicts),
-            pretrained_cfg_overlay=overlay,
-            **task.model_args,
-        )
+        with torch.random.fork_rng(devices=[], enabled=from_file):
+            model = _build(task, initial_weights and task.pretrained)
     except Exception as error:
         raise MaskensError(_why(task, error)) from error
+    if from_file:
+        _refuse_unfilled(task, model)
     if initial_weights:
         _soften_head(model, width(task.predicts))
     return model
+
+
+def _build(task: TaskRecipe, pretrained: bool) -> nn.Module:
+    model: nn.Module = timm.create_model(
+        task.model,
+        pretrained=pretrained,
+        num_classes=width(task.predicts),
+        pretrained_cfg_overlay={"file": task.weights} if task.weights else None,
+        **task.model_args,
+    )
+    return model
+
+
+def _refuse_unfilled(task: TaskRecipe, model: Any) -> None:
+    """Refuse a file that leaves layers at their random start: timm is not strict when the head is new.
+
+    Layers are compared with those of a model from the same random numbers and no file, because timm may
+    rename a file's keys as it loads them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        blank = _build(task, pretrained=False)
+    heads = model.pretrained_cfg["classifier"]
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    start = dict(blank.named_parameters())
+    weights = {n: w for n, w in model.named_parameters() if w.ndim > 1 and not n.startswith(heads)}
+    unfilled = [n for n, w in weights.items() if torch.equal(w, start[n])]
+    if unfilled:
+        raise MaskensError(
+            f"the weights {task.weights} don't fit {task.model}: they leave {len(unfilled)} of {len(weights)} "
+            f"layers empty, e.g. {unfilled[0]}"
+        )
 
 
 def _soften_head(model: Any, classes: int) -> None:

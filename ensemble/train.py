@@ -189,7 +189,7 @@ def _claimed(specs: Sequence[JobSpec]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for spec in specs:
             path = spec.run.folder / ".locks" / f"{spec.task}-fold{spec.fold}"
-            path.parent.mkdir(exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             handle = stack.enter_context(path.open("w"))
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

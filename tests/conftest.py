@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from folds.labels import AGES, GENDERS, SHOT_MASK
 MakeData = Callable[..., Path]
 EVAL_IDS = ("b00.jpg", "a01.jpg", "d02.jpg", "c03.jpg", "f04.jpg", "e05.jpg")  # unsorted, as in real life
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the cores; read when torch loads
 settings.register_profile("maskens", deadline=None, max_examples=60)
 settings.load_profile("maskens")
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import timm
 
 import cli
 from ensemble.oof import load_job_oof
@@ -189,8 +191,7 @@ def test_quiet_prints_nothing_and_the_environment_sets_options(
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, maskens: Maskens, number: signal.Signals) -> None:
-    shutil.rmtree("runs/default/mask")
-    shutil.rmtree("runs/default/gender")
+    shutil.rmtree("runs/default/mask/fold0")
     process = subprocess.Popen(
         [sys.executable, "-m", "cli", "train"],
         env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)},
@@ -249,14 +250,10 @@ def test_a_run_without_a_finished_epoch_may_still_change_its_mind(data: Path, ma
     status.parent.mkdir(parents=True)
     status.write_text("{}")
     assert maskens("folds").code == 0, "the run remembers k"
-    assert maskens("folds", "--k", "2").code == 0
-    assert "kept as runs/default/folds.1.csv" in maskens("folds", "--k", "3").out + maskens("folds", "--k", "2").out
+    assert "kept as runs/default/folds.1.csv" in maskens("folds", "--k", "2").out
 
 
 def test_weights_of_a_file_reach_training(data: Path, maskens: Maskens) -> None:
-    import safetensors.torch
-    import timm
-
     donor = timm.create_model("test_resnet", num_classes=1000)
     safetensors.torch.save_file(donor.state_dict(), "w.safetensors")
     Path("mine.toml").write_text(
@@ -277,10 +274,11 @@ def test_weights_of_a_file_reach_training(data: Path, maskens: Maskens) -> None:
 
 def test_restart_trains_again(copy: Path, maskens: Maskens) -> None:
     file = Path("runs/default/mask/fold0/model.safetensors")
-    before, when = file.read_bytes(), file.stat().st_mtime_ns
+    before, when = safetensors.torch.load_file(file), file.stat().st_mtime_ns
     assert maskens("train", "--task", "mask", "--fold", "0", "--restart").code == 0
     assert file.stat().st_mtime_ns > when
-    assert file.read_bytes() == before, "the same seed gives the same weights"
+    after = safetensors.torch.load_file(file)
+    assert all(np.array_equal(after[k], before[k]) for k in before), "the same seed gives the same weights"
 
 
 @pytest.mark.parametrize("command", ["sample", "folds", "train", "infer", "score", "check-submission"])
@@ -450,5 +448,5 @@ def test_files_that_do_not_go_together(there: Path, tmp_path: Path, maskens: Mas
     other.write_text("ImageID,ans\nx.jpg,1\n")
     refused(maskens("score", "--truth", other), "holds other photos")
     refused(maskens("check-submission", other), "does not fit info.csv")
-    refused(maskens("sample", "data"), "data", "not empty")
+    refused(maskens("sample", "data"), "data exists and is not an empty folder")
     refused(maskens("sample", "new", "--size", "big"), "--size big", "384x512")

@@ -35,6 +35,11 @@ def start(folder: Path, data: TrainData, k: int = 3, seed: int = 42) -> tuple[Ru
     return *start_run(folder, data, folds, k, seed), folds
 
 
+def one_epoch(job: Path) -> None:
+    job.mkdir(parents=True)
+    (job / "last.pt").touch()
+
+
 def rewrite(data: TrainData, old: str, new: str) -> None:
     table = data.root / "train" / "train.csv"
     assert old in table.read_text()
@@ -75,7 +80,7 @@ class TestStartingAgain:
     def test_the_same_folds_change_nothing(self, folder: Path, data: TrainData) -> None:
         run, _, _ = start(folder, data)
         save_run(dataclasses.replace(run, recipe_hash="abc"))
-        run.job_folder("mask", 0).mkdir(parents=True)
+        one_epoch(run.job_folder("mask", 0))
         before = run.folds_file.read_bytes()
         again, note, _ = start(folder, data)
         assert note == "the same folds were there already"
@@ -126,7 +131,7 @@ class TestStartingAgain:
         self, folder: Path, data: TrainData, other: dict[str, int]
     ) -> None:
         run, _, _ = start(folder, data)
-        run.job_folder("mask", 0).mkdir(parents=True)
+        one_epoch(run.job_folder("mask", 0))
         before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
         with pytest.raises(MaskensError, match=r"models trained on other folds \(k=3, seed 42\).*--run DIR"):
             start(folder, data, **other)
@@ -134,7 +139,7 @@ class TestStartingAgain:
 
     def test_changed_data_are_refused_once_models_are_there(self, folder: Path, data: TrainData) -> None:
         run, _, _ = start(folder, data)
-        run.job_folder("age", 2).mkdir(parents=True)
+        one_epoch(run.job_folder("age", 2))
         (data.root / data.files[0]).write_bytes(b"another photo")
         with pytest.raises(MaskensError, match="models trained on other folds"):
             start(folder, read_train(data.root))
@@ -208,6 +213,9 @@ class TestFolders:
         jobs = [run.job_folder("age", 1), run.job_folder("mask", 0), run.job_folder("mask", 10)]
         for job in jobs:
             job.mkdir(parents=True)
+        assert run.jobs_on_disk() == [], "a job without a whole epoch has nothing to lose"
+        for job, name in zip(jobs, ("model.safetensors", "last.pt", "last.pt"), strict=True):
+            (job / name).touch()
         (folder / "cache").mkdir()
         assert run.jobs_on_disk() == jobs
 
