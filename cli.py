@@ -277,8 +277,6 @@ def folds(
 
     Example:  maskens folds --k 5 --check-photos
     """
-    from folds.check import check_photos as open_all
-    from folds.check import describe
     from folds.errors import refuse
     from folds.layout import label_conflicts, read_train, repeated_ids
     from folds.run import kept_folds, refuse_foreign, remembered, start_run
@@ -299,6 +297,9 @@ def folds(
     if assigned is None:
         assigned = make_folds(data, k, seed)
     if check_photos:
+        from folds.check import check_photos as open_all
+        from folds.check import describe
+
         with _bars(console, "opening photos") as (bar,):
             found = open_all(data, shared.workers or -1, bar)
         refuse(found.unreadable, f"photos in {data.root} can't be used", "Replace them and run again.")

@@ -64,12 +64,12 @@ def main() -> None:
             ),
             "maskens --help": ([*cli, "--help"], (0,)),
             "maskens train --nonsense": ([*cli, "train", "--nonsense"], (2,)),
-            "maskens folds, 18,900 photos": ([*cli, "folds", "--data", str(data), "--run", f"{folder}/run"], (0,)),
+            "maskens folds, 18,900 photos": ([*cli, "folds", "--data", str(data), "--run", f"{folder}/NEW"], (0,)),
         }
         times: dict[str, list[float]] = {name: [] for name in commands}
         for round_ in range(args.rounds + 1):
             for name, (command, codes) in commands.items():
-                seconds = wall(command, codes)
+                seconds = wall([word.replace("NEW", f"run{round_}") for word in command], codes)
                 if round_:
                     times[name].append(seconds)
     print("| command | seconds, median (min-max) |\n|---|---|")

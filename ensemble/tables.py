@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ensemble.score import Score
@@ -11,9 +12,9 @@ from folds.labels import CLASS_NAMES
 
 def class_table(score: Score) -> Table:
     """Precision, recall and F1 of each of the 18 classes."""
-    table = Table(title="per class", title_justify="left")
+    table = Table(title="per class", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", justify="right")
-    table.add_column("class")
+    table.add_column("class", no_wrap=True)
     for name in ("photos", "predicted", "precision", "recall", "F1"):
         table.add_column(name, justify="right")
     for number, name in enumerate(CLASS_NAMES):
@@ -31,7 +32,7 @@ def class_table(score: Score) -> Table:
 
 def parts_table(score: Score, tasks: dict[str, tuple[float, float]]) -> Table:
     """Macro F1 and accuracy of the whole, of each part of the decision, and of each task's own models."""
-    table = Table(title="as a whole and per task", title_justify="left")
+    table = Table(title="as a whole and per task", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("")
     table.add_column("macro F1", justify="right")
     table.add_column("accuracy", justify="right")
@@ -45,9 +46,9 @@ def parts_table(score: Score, tasks: dict[str, tuple[float, float]]) -> Table:
 
 def submission_table(check: SubmissionCheck) -> Table:
     """Predicted photos of each class beside what the training set's mix would give."""
-    table = Table(title="predicted classes", title_justify="left")
+    table = Table(title="predicted classes", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", justify="right")
-    table.add_column("class")
+    table.add_column("class", no_wrap=True)
     table.add_column("predicted", justify="right")
     if check.expected is not None:
         table.add_column("at training mix", justify="right")

@@ -202,7 +202,7 @@ def _claimed(specs: Sequence[JobSpec]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _polling(shown: Sequence[JobSpec], view: JobsView, every: float = 0.5) -> Iterator[None]:
+def _polling(shown: Sequence[JobSpec], view: JobsView, every: float = 0.25) -> Iterator[None]:
     """Keep the view up to date from the jobs' files, as any backend leaves them."""
     stop = threading.Event()
 
