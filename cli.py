@@ -268,6 +268,14 @@ def folds(
         Path | None,
         typer.Option("--folds-file", metavar="CSV", help="Your own folds (columns path, fold), checked like ours."),
     ] = None,
+    fixes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fixes",
+            metavar="NAME|CSV",
+            help="Label fixes: core, disputed or your own; may be repeated. The run remembers them; none drops them.",
+        ),
+    ] = None,
     check_photos: Annotated[
         bool,
         typer.Option("--check-photos", help="Open every photo: unreadable ones, near-duplicates across people."),
@@ -278,15 +286,17 @@ def folds(
     Example:  maskens folds --k 5 --check-photos
     """
     from folds.errors import refuse
+    from folds.fixes import describe_fixes, read_fixes
     from folds.layout import label_conflicts, read_train, repeated_ids
-    from folds.run import kept_folds, refuse_foreign, remembered, start_run
+    from folds.run import kept_fixes, kept_folds, refuse_foreign, remembered, start_run
     from folds.split import make_folds, read_folds
     from folds.tables import folds_table
 
     console = shared.console
     refuse_foreign(shared.run)
     before = remembered(shared.run)
-    data = read_train(shared.data or Path(before.data if before else "data"))
+    chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
+    data = read_train(shared.data or Path(before.data if before else "data"), chosen)
     seed = shared.seed if shared.seed is not None else before.seed if before else 42
     assigned = None
     if folds_file:
@@ -312,6 +322,8 @@ def folds(
         _say(console, f"note: id {i} has more than one folder; they are one person and share a fold", "dim")
     for line in label_conflicts(data):
         _say(console, f"warning: {line}", "yellow")
+    if data.fixes:
+        _say(console, f"fixes: {describe_fixes(data)} from {', '.join(run.fixes.sources)}")
     if note:
         _say(console, note)
     _say(console, f"saved: {run.folds_file}")

@@ -86,9 +86,7 @@ def replace_keeping(path: Path, text: str) -> Path | None:
     if not path.exists() or path.read_bytes() == text.encode():
         write_text(path, text)
         return None
-    number = 1
-    while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
+    aside = _beside(path)
     with replacing(aside) as handle:
         handle.write(path.read_bytes())
     try:
@@ -96,6 +94,26 @@ def replace_keeping(path: Path, text: str) -> Path | None:
     except MaskensError:
         aside.unlink()  # the earlier file is still in its place
         raise
+    return aside
+
+
+def set_aside(path: Path) -> Path:
+    """Rename `path` to the first free of `name.1.ext`, `name.2.ext`, ...; returns where it is now.
+
+    Raises:
+        MaskensError: if the system refuses.
+    """
+    aside = _beside(path)
+    try:
+        return path.rename(aside)
+    except OSError as error:
+        raise MaskensError(f"can't rename {path}: {error.strerror or error}.") from error
+
+
+def _beside(path: Path) -> Path:
+    number = 1
+    while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
     return aside
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +17,13 @@ from folds.errors import MaskensError, did_you_mean, refuse
 from folds.files import sha256
 from folds.labels import CLASSES, GENDERS, SHOT_MASK, SHOTS, IntArray, age_band, encode
 
+if TYPE_CHECKING:
+    from folds.fixes import Fix
+
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 OLDEST = 120
 LINE = ""  # the key under which `read_table` gives the line of a row
+AS_NAMED = tuple(SHOT_MASK[s] for s in SHOTS)  # the masks of a person without fixes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,7 @@ class Person:
     age: int  # years
     photos: tuple[str, ...]  # file names in the order of SHOTS
     bytes: tuple[int, ...]  # their sizes
+    masks: tuple[int, ...] = AS_NAMED  # their mask labels
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,13 @@ class TrainData:
     root: Path
     people: tuple[Person, ...]
     fingerprint: str  # of labels, file names and file sizes
+    fixes: tuple[Fix, ...] = ()  # that the labels follow; whole paths, sorted
+
+    @functools.cached_property
+    def photos_fingerprint(self) -> str:
+        """Of file names and sizes alone: the same photos under other labels keep it."""
+        sizes = [size for p in self.people for size in p.bytes]
+        return sha256("\n".join(f"{f}\t{size}" for f, size in zip(self.files, sizes, strict=True)))
 
     @property
     def files(self) -> list[str]:
@@ -53,7 +67,7 @@ class TrainData:
     @property
     def labels(self) -> tuple[IntArray, IntArray, IntArray]:
         """(mask, gender, age band) of each photo, each int64 (photos,)."""
-        masks = np.tile(np.array([SHOT_MASK[s] for s in SHOTS]), len(self.people))
+        masks = np.array([p.masks for p in self.people], dtype=np.int64).reshape(-1)
         genders = np.repeat(np.array([p.gender for p in self.people], dtype=np.int64), len(SHOTS))
         return masks, genders, age_band(self.years)
 
@@ -110,13 +124,18 @@ def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     return rows
 
 
-def read_train(root: Path) -> TrainData:
-    """Read train/train.csv and list every person's photos.
+def read_train(root: Path, fixes: Sequence[Fix] = ()) -> TrainData:
+    """Read train/train.csv, list every person's photos, and put the labels right.
+
+    Args:
+        fixes: of `folds.fixes.read_fixes`.
 
     Raises:
         MaskensError: no such folder, an unusable CSV, or any inconsistency between the rows and the
-            photo folders; all of them are listed together, with row and file.
+            photo folders; all of them are listed together, with row and file. Or fixes that don't fit.
     """
+    from folds.fixes import apply_fixes  # here, because it reads its lists with `read_table`
+
     _need_folder(root)
     table = root / "train" / "train.csv"
     rows = read_table(table, ("id", "gender", "age", "path"))
@@ -154,7 +173,7 @@ def read_train(root: Path) -> TrainData:
         "Mend them and run again.",
     )
     people.sort(key=lambda p: p.path)
-    return TrainData(root, tuple(people), _fingerprint(people))
+    return apply_fixes(TrainData(root, tuple(people), fingerprint_of(people)), fixes)
 
 
 def read_eval(root: Path) -> EvalData:
@@ -264,10 +283,12 @@ def _same_stem(image: str, sizes: dict[str, int]) -> list[str]:
     return [name for name in sizes if os.path.splitext(name)[0] == stem]
 
 
-def _fingerprint(people: Sequence[Person]) -> str:
+def fingerprint_of(people: Sequence[Person]) -> str:
+    """Of labels, file names and file sizes, in the order of `people`."""
     lines = (
         f"{p.path}\t{p.id}\t{p.gender}\t{p.age}\t"
         + "\t".join(f"{n}:{b}" for n, b in zip(p.photos, p.bytes, strict=True))
+        + (f"\tmasks {p.masks}" if p.masks != AS_NAMED else "")  # only then: earlier runs have no masks in theirs
         for p in people
     )
     return sha256("\n".join(lines))

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from folds.errors import MaskensError, refuse
-from folds.files import replace_keeping, sha256, write_json
+from folds.files import replace_keeping, set_aside, sha256, write_json
+from folds.fixes import Fix, apply_fixes, fixed_people, fixes_csv, read_fixes
 from folds.labels import IntArray
 from folds.layout import TrainData, class_counts, read_train
 from folds.split import folds_csv, read_folds, what_changed
@@ -32,6 +33,19 @@ LIBRARIES = (
 
 
 @dataclass(frozen=True)
+class AppliedFixes:
+    """The label fixes of a run; its fixes.csv holds them."""
+
+    hash: str = ""  # sha256 of fixes.csv; "" if there are none
+    labels: int = 0
+    people: int = 0
+    sources: tuple[str, ...] = ()  # shipped names and files
+
+    def __str__(self) -> str:
+        return f"{self.labels} from {', '.join(self.sources)}" if self.hash else "none"
+
+
+@dataclass(frozen=True)
 class Run:
     """What run.json says. `folder` is not written: a run may be moved."""
 
@@ -42,6 +56,7 @@ class Run:
     k: int
     seed: int
     class_photos: tuple[int, ...]  # photos of each class in training, the prior that submissions are held against
+    fixes: AppliedFixes = AppliedFixes()
     recipe_hash: str = ""
     created: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -49,6 +64,10 @@ class Run:
     @property
     def folds_file(self) -> Path:
         return self.folder / "folds.csv"
+
+    @property
+    def fixes_file(self) -> Path:
+        return self.folder / "fixes.csv"
 
     @property
     def recipe_file(self) -> Path:
@@ -80,27 +99,35 @@ def library_versions() -> dict[str, str]:
 
 
 def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int) -> tuple[Run, str]:
-    """Write folds.csv and run.json.
+    """Write folds.csv, run.json and, if labels are fixed, fixes.csv.
 
     Returns:
-        (run, note): the note says what happened to folds that were there before ("" if there were none).
+        (run, note): the note says what happened to folds and fixes that were there before ("" if there were none).
 
     Raises:
-        MaskensError: if the folder holds something else, or models trained on other folds.
+        MaskensError: if the folder holds something else, or models trained on other folds or labels.
     """
     refuse_foreign(folder)
-    text = folds_csv(data, folds)
+    text, fixes = folds_csv(data, folds), _applied(data)
     run = Run(
-        folder, str(data.root.resolve()), data.fingerprint, sha256(text), k, seed, tuple(class_counts(data)),
+        folder, str(data.root.resolve()), data.fingerprint, sha256(text), k, seed, tuple(class_counts(data)), fixes,
         created=datetime.now(UTC).isoformat(timespec="seconds"), versions=library_versions(),
     )  # fmt: skip
     note = kept = ""
     if (folder / "run.json").exists():
         old = load_run(folder)
+        if old.fixes.hash == fixes.hash:
+            run = dataclasses.replace(run, fixes=old.fixes)  # which knows where they came from at first
         same = (old.folds_hash, old.seed, old.fingerprint) == (run.folds_hash, run.seed, run.fingerprint)
         if same:
-            run, note = dataclasses.replace(old, data=run.data), "the same folds were there already"
+            run, note = dataclasses.replace(old, data=run.data, fixes=run.fixes), "the same folds were there already"
             kept = "the same folds are back; an edited folds.csv is kept as"
+        elif run.jobs_on_disk() and old.fixes.hash != fixes.hash:
+            raise MaskensError(
+                f"{folder} has models trained with other label fixes ({old.fixes}; now {fixes}), which would become "
+                "worthless. Name another run folder with --run DIR, and for the same deal of people "
+                f"--folds-file {old.folds_file}; or delete this one."
+            )
         elif run.jobs_on_disk():
             raise MaskensError(
                 f"{folder} has models trained on other folds (k={old.k}, seed {old.seed}); new folds would make "
@@ -108,12 +135,28 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
             )
         else:
             kept = f"the earlier folds (k={old.k}, seed {old.seed}) are kept as"
-    save_run(run)  # first: if the disk is full after it, the next start mends folds.csv
+    save_run(run)  # first: if the disk is full after it, the next start mends folds.csv and fixes.csv
     if not run.folds_file.exists() or sha256(run.folds_file.read_bytes()) != run.folds_hash:
         aside = replace_keeping(run.folds_file, text)
         if aside:
             note = f"{kept} {aside}"
+    aside = _put(run.fixes_file, fixes_csv(data.fixes))
+    if aside:
+        note = "\n".join(filter(None, (note, f"the earlier fixes are kept as {aside}")))
     return run, note
+
+
+def _applied(data: TrainData) -> AppliedFixes:
+    text = fixes_csv(data.fixes)
+    sources = tuple(sorted({f.source for f in data.fixes}))
+    return AppliedFixes(sha256(text) if text else "", len(data.fixes), fixed_people(data), sources)
+
+
+def _put(path: Path, text: str) -> Path | None:
+    """Leave `path` with this text, or without a file if it is empty; returns where another text is kept."""
+    if text:
+        return replace_keeping(path, text)
+    return set_aside(path) if path.exists() else None
 
 
 def save_run(run: Run) -> None:
@@ -147,6 +190,9 @@ def load_run(folder: Path) -> Run:
         if record.pop("format") != FORMAT:
             raise ValueError("made by another version of maskens")
         record["class_photos"] = tuple(record["class_photos"])
+        fixes = record.pop("fixes", None)  # runs made before there were fixes have none
+        if fixes:
+            record["fixes"] = AppliedFixes(**fixes | {"sources": tuple(fixes["sources"])})
         return Run(folder=folder, **record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MaskensError(f"{path} can't be used: {error}") from error
@@ -163,8 +209,27 @@ def kept_folds(run: Run, data: TrainData) -> IntArray | None:
     return read_folds(run.folds_file, data)[0] if intact and data.fingerprint == run.fingerprint else None
 
 
+def kept_fixes(run: Run) -> tuple[Fix, ...]:
+    """The run's label fixes, empty if it has none.
+
+    Raises:
+        MaskensError: fixes.csv is missing or not as it was made.
+    """
+    file = run.fixes_file
+    if (sha256(file.read_bytes()) if file.exists() else "") == run.fixes.hash:
+        return read_fixes([str(file)]) if run.fixes.hash else ()
+    again = " ".join(f"--fixes {s}" for s in run.fixes.sources or ("none",))
+    back = f"maskens folds --run {run.folder} {again}"
+    if not file.exists():
+        raise MaskensError(f"{file} is missing. Bring it back: {back}")
+    raise MaskensError(
+        f"{file} {'was edited after it was made' if run.fixes.hash else 'was not made by this run'}. To use it, give "
+        f"it to a new run: maskens folds --run NEW_DIR --fixes {file}. To go on without it: {back}"
+    )
+
+
 def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, IntArray]:
-    """The run's data and folds, refused if either is not what the run was started with.
+    """The run's data, labels fixed as they were, and folds, refused if any is not what the run was started with.
 
     Args:
         data_folder: where the data are now, if they were moved; else where they were.
@@ -173,16 +238,19 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
         (data, folds): folds int64 (people,).
 
     Raises:
-        MaskensError: data missing or changed since `maskens folds`, folds.csv edited.
+        MaskensError: data missing or changed since `maskens folds`, folds.csv or fixes.csv edited.
     """
     data = read_train(data_folder or Path(run.data))
+    fixes = kept_fixes(run)
+    changed = f"the data in {data.root} changed since `maskens folds` made {run.folder}"
+    advice = "Put the data back, or start a new run: maskens folds --run NEW_DIR"
+    try:
+        data = apply_fixes(data, fixes)
+    except MaskensError as error:  # they did fit once
+        raise MaskensError(f"{changed}: {error}\n{advice}") from error
     if data.fingerprint != run.fingerprint:
         differences = what_changed(run.folds_file, data) or ["some photo files have other names or sizes"]
-        refuse(
-            differences,
-            f"the data in {data.root} changed since `maskens folds` made {run.folder}",
-            "Put the data back, or start a new run: maskens folds --run NEW_DIR",
-        )
+        refuse(differences, changed, advice)
     if not run.folds_file.exists():
         raise MaskensError(
             f"{run.folds_file} is missing. Make the folds again in a new run: maskens folds --run NEW_DIR"

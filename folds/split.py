@@ -10,27 +10,31 @@ import numpy as np
 
 from folds.errors import MaskensError, refuse
 from folds.files import csv_text
-from folds.labels import AGES, CLASSES, GENDERS, IntArray, age_band
-from folds.layout import LINE, Person, TrainData, read_table
+from folds.labels import AGES, CLASSES, GENDERS, MASKS, IntArray, age_band
+from folds.layout import AS_NAMED, LINE, Person, TrainData, read_table
 
 COLUMNS = ("path", "id", "fold", "gender", "age", "photos", "bytes", "stratum")
 STRATA = tuple(f"{g} {a}" for g in GENDERS for a in AGES)
 
 
 def strata(people: Sequence[Person]) -> IntArray:
-    """int64 (people,), 0..5: gender x age band. The mask state adds nothing: each person has all three."""
+    """int64 (people,), 0..5: gender x age band. The mask state adds nothing: a person has all three, but for fixes."""
     genders = np.array([p.gender for p in people], dtype=np.int64)
     return genders * len(AGES) + age_band([p.age for p in people])
 
 
 def largest_k(people: Sequence[Person]) -> tuple[int, str]:
-    """The most folds in which every stratum can be everywhere, and the stratum that sets the limit."""
-    ids: list[set[str]] = [set() for _ in STRATA]
-    for person, stratum in zip(people, strata(people), strict=True):
-        ids[stratum].add(person.id)
-    sizes = [len(i) for i in ids]
-    rarest = int(np.argmin(sizes))
-    return sizes[rarest], STRATA[rarest]
+    """The most folds in which every class can be everywhere, and what sets the limit: a stratum, or, if a fix
+    left some of its people without a photo of a mask state, both ("incorrect, male >=60").
+    """
+    having = Counter((m, s) for m, s, _ in {(m, s, p.id) for p, s in _with_strata(people) for m in p.masks})
+    least, mask, rarest = min((having[m, s], m, s) for m in range(len(MASKS)) for s in range(len(STRATA)))
+    in_stratum = len({p.id for p, s in _with_strata(people) if s == rarest})
+    return least, STRATA[rarest] if least == in_stratum else f"{MASKS[mask]}, {STRATA[rarest]}"
+
+
+def _with_strata(people: Sequence[Person]) -> list[tuple[Person, int]]:
+    return list(zip(people, strata(people).tolist(), strict=True))
 
 
 def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
@@ -51,7 +55,7 @@ def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
     if k > possible:
         hint = f"The largest k that works is {possible}." if possible >= 2 else "No k works with these people."
         raise MaskensError(
-            f"--k {k}: every fold needs a person of each gender and age band, but there "
+            f"--k {k}: every fold needs each gender, age band and mask state, but there "
             f"{'is' if possible == 1 else 'are'} only {possible} '{rarest}'. {hint}"
         )
     from sklearn.model_selection import StratifiedGroupKFold
@@ -84,10 +88,12 @@ def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
             problems.append(f"fold {fold} is empty")
         elif (absent := np.flatnonzero(per_fold[:, fold] == 0)).size:
             problems.append(f"fold {fold} has no photo of class {', '.join(map(str, absent))}")
+    largest = largest_k(data.people)[0]
+    otherwise = f"Up to {largest} folds can work here if the people are dealt otherwise, as with another --seed."
     refuse(
         problems,
         "these folds would not give an honest score",
-        f"The largest k that works here is {largest_k(data.people)[0]}.",
+        f"The largest k that works here is {largest}." if k > largest else otherwise,
     )
 
 
@@ -101,12 +107,19 @@ def photos_per_class_and_fold(data: TrainData, folds: IntArray, k: int) -> IntAr
 
 
 def folds_csv(data: TrainData, folds: IntArray) -> str:
-    """The text of folds.csv: one row per row of train.csv, sorted by path."""
-    rows = (
+    """The text of folds.csv: one row per row of train.csv, sorted by path.
+
+    Where masks are fixed, a last column names those of the photos of these people; so the hash of the file, to which
+    models are bound, follows all labels.
+    """
+    rows = [
         (p.path, p.id, fold, GENDERS[p.gender], p.age, len(p.photos), sum(p.bytes), STRATA[s])
-        for p, fold, s in zip(data.people, folds.tolist(), strata(data.people), strict=True)
-    )
-    return csv_text(COLUMNS, rows)
+        for (p, s), fold in zip(_with_strata(data.people), folds.tolist(), strict=True)
+    ]
+    if all(p.masks == AS_NAMED for p in data.people):
+        return csv_text(COLUMNS, rows)
+    masks = ["" if p.masks == AS_NAMED else "/".join(MASKS[m] for m in p.masks) for p in data.people]
+    return csv_text((*COLUMNS, "masks"), [(*row, m) for row, m in zip(rows, masks, strict=True)])
 
 
 def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
