@@ -17,7 +17,8 @@ from pathlib import Path
 import ensemble.models
 from ensemble.job import run_job
 from ensemble.preflight import bind_recipe
-from ensemble.recipe import load_recipe, with_weights
+from ensemble.recipe import with_weights
+from ensemble.recipe_file import load_recipe
 from ensemble.train import Hardware, plan
 from folds.layout import read_train
 from folds.run import start_run

@@ -23,7 +23,7 @@ import folds.decode
 from ensemble.infer import Member, infer
 from ensemble.models import ModelCard, create, load_checkpoint, normalisation, save_checkpoint
 from ensemble.predict import predict
-from ensemble.recipe import load_recipe
+from ensemble.recipe_file import load_recipe
 from ensemble.train import Hardware
 from folds.layout import read_eval
 from folds.sample import write_sample
@@ -51,23 +51,10 @@ def main() -> None:
                 model = create(spec)
                 mean, std = normalisation(model)
                 card = ModelCard(
-                    spec.model,
-                    {},
-                    spec.predicts,
-                    task,
-                    fold,
-                    5,
-                    spec.resize,
-                    spec.crop,
-                    mean,
-                    std,
-                    {},
-                    "",
-                    "",
-                    0,
-                    1,
-                    0.0,
-                )
+                    model=spec.model, model_args={}, predicts=spec.predicts, cuts=spec.ages.cuts,
+                    merge=spec.ages.merge, task=task, fold=fold, k=5, resize=spec.resize, crop=spec.crop, mean=mean,
+                    std=std, labels={}, task_hash="", folds_hash="", seed=0, epoch=1, f1=0.0,
+                )  # fmt: skip
                 path = root / task / f"fold{fold}" / "model.safetensors"
                 save_checkpoint(path, model, card)
                 members.append(Member(task, fold, path, card))

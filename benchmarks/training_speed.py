@@ -26,9 +26,12 @@ from ensemble.job import JobSpec, _Job, geometry
 from ensemble.loader import EpochBatches, train_loader
 from ensemble.losses import one_hot, task_loss
 from ensemble.models import create, normalisation, place, to_input
-from ensemble.optimise import make_optimizer, make_schedule
-from ensemble.recipe import load_recipe, with_weights
+from ensemble.optimise import make_optimizer
+from ensemble.recipe import with_weights
+from ensemble.recipe_file import load_recipe
+from ensemble.sampling import EpochPhotos, epoch_photos
 from ensemble.train import Hardware, plan
+from ensemble.trainer import Trainer
 from folds.layout import read_train
 from folds.run import start_run
 from folds.sample import write_sample
@@ -41,14 +44,14 @@ def bare(job: _Job, photos: Photos) -> float:
     mean, std = normalisation(model)
     optimizer = make_optimizer(model, job.recipe.optimizer)
     ready = []
-    for batch in EpochBatches(job.train_rows, job.recipe.batch_size, (0,)):
-        rows = [i for _, i in batch]
+    for batch in EpochBatches(shown(job), job.recipe.batch_size, (0,)):
+        rows = [i for _, i, _ in batch]
         x = to_input(torch.from_numpy(np.stack([photos[i][0] for i in rows])), mean, std, job.device)
-        ready.append((x, one_hot(torch.from_numpy(job.labels[rows]), job.heads).to(job.device)))
+        ready.append((x, one_hot(torch.from_numpy(job.labels[rows]), job.target.heads).to(job.device)))
 
     def epoch() -> None:
         for x, truth in ready:
-            loss = task_loss(job.recipe.loss, job.heads, model(x), truth)
+            loss = task_loss(job.recipe.loss, job.target.heads, model(x), truth)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -61,12 +64,16 @@ def bare(job: _Job, photos: Photos) -> float:
 def maskens(job: _Job, photos: Photos, workers: int) -> float:
     """Photos a second of a job's epoch."""
     model = place(create(job.recipe), job.device)
-    job.mean, job.std = normalisation(model)
-    optimizer = make_optimizer(model, job.recipe.optimizer)
-    batches = EpochBatches(job.train_rows, job.recipe.batch_size, job.seed)
-    set_rate = make_schedule(optimizer, job.recipe.schedule, 2, len(batches))
+    mean, std = normalisation(model)
+    batches = EpochBatches(shown(job), job.recipe.batch_size, job.seed)
+    trainer = Trainer(job.recipe, model, mean, std, job.device, job.seed, len(batches))
     loader = train_loader(photos, job.labels, batches, Augment(job.recipe.augment), job.seed, workers)
-    return rate(lambda: job.one_epoch(model, optimizer, loader, set_rate, 0), len(batches) * job.recipe.batch_size)
+    return rate(lambda: trainer.epoch(0, loader, lambda *told: None), len(batches) * job.recipe.batch_size)
+
+
+def shown(job: _Job) -> EpochPhotos:
+    """The photos of the job's epoch."""
+    return epoch_photos(job.recipe.sampler, job.recipe.ages.cuts, job.data, job.train_rows)
 
 
 def rate(epoch: object, photos: int) -> float:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 
-from ensemble.tasks import ONLY_GENDER, Predicts, heads
+from ensemble.tasks import ONLY_GENDER, WIDTHS, Head, Target
 from folds.labels import CLASSES, IntArray
 
 Floats = npt.NDArray[np.floating]
@@ -27,7 +27,7 @@ def mean_logits(logits: Floats) -> npt.NDArray[np.float64]:
     return mean
 
 
-def joint_log_probabilities(logits: Mapping[str, Floats], predicts: Mapping[str, Predicts]) -> npt.NDArray[np.float64]:
+def joint_log_probabilities(logits: Mapping[str, Floats], targets: Mapping[str, Target]) -> npt.NDArray[np.float64]:
     """Log probability of each of the 18 classes: log p(mask) + log p(gender) + log p(age | gender).
 
     A part that several tasks predict is the mean of their log probabilities; `class18` tasks and the
@@ -35,7 +35,7 @@ def joint_log_probabilities(logits: Mapping[str, Floats], predicts: Mapping[str,
 
     Args:
         logits: task -> float (photos, width of the task).
-        predicts: task -> what it predicts; together they must determine all 18 classes.
+        targets: task -> what it predicts; together they must determine all 18 classes.
 
     Returns:
         float64 (photos, 18), rows summing to 1 after exp.
@@ -45,9 +45,9 @@ def joint_log_probabilities(logits: Mapping[str, Floats], predicts: Mapping[str,
     """
     sources: dict[tuple[str, int], list[npt.NDArray[np.float64]]] = {}
     for task, values in logits.items():
-        kind = predicts[task]
-        for head in heads(kind):
-            part = log_softmax(np.asarray(values, dtype=np.float64)[:, head.columns], axis=1)
+        kind = targets[task].predicts
+        for head in targets[task].heads:
+            part = head_log_probabilities(values, head)
             if head.part == "age":
                 genders = [ONLY_GENDER[kind]] if kind in ONLY_GENDER else [0, 1]
                 for gender in genders:
@@ -80,6 +80,22 @@ def decide(log_probabilities: Floats) -> IntArray:
     return np.asarray(log_probabilities.argmax(axis=1), dtype=np.int64)
 
 
-def head_decision(logits: Floats, kind: Predicts) -> Sequence[IntArray]:
+def head_log_probabilities(logits: Floats, head: Head) -> npt.NDArray[np.float64]:
+    """Log probability of each label of a head; where ages were trained in finer bins, their probabilities add up.
+
+    Args:
+        logits: float (photos, width of the task).
+
+    Returns:
+        float64 (photos, labels): 3, 2, 3 or 18 of them.
+    """
+    part = np.asarray(log_softmax(np.asarray(logits, dtype=np.float64)[:, head.columns], axis=1))
+    merge = np.array(head.merge)
+    if len(merge) == WIDTHS[head.part]:
+        return part
+    return np.stack([logsumexp(part[:, merge == label], axis=1) for label in range(WIDTHS[head.part])], axis=1)
+
+
+def head_decisions(logits: Floats, heads: Sequence[Head]) -> list[IntArray]:
     """The most probable label of each head of one task, each int64 (photos,)."""
-    return [np.asarray(logits[:, h.columns]).argmax(axis=1).astype(np.int64) for h in heads(kind)]
+    return [head_log_probabilities(logits, h).argmax(axis=1).astype(np.int64) for h in heads]

@@ -9,7 +9,7 @@ from ensemble.combine import decide, joint_log_probabilities
 from ensemble.oof import Epoch, pool, save_npz
 from ensemble.recipe import Recipe
 from ensemble.score import Score, score, task_scores
-from ensemble.tasks import learns_from, targets
+from ensemble.tasks import learns_from, true_labels
 from ensemble.tta import VIEWS, Tta
 from folds.errors import MaskensError
 from folds.labels import IntArray
@@ -47,12 +47,12 @@ def evaluate(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, tta: Tt
             f"First: maskens train --run {run.folder} --fold 0"
         )
     pooled = pool(run, recipe, data, folds, trained, tta, epoch)
-    predicts = {name: task.predicts for name, task in recipe.tasks.items()}
-    joint = joint_log_probabilities(pooled.logits, predicts)
+    targets = {name: task.target for name, task in recipe.tasks.items()}
+    joint = joint_log_probabilities(pooled.logits, targets)
     tasks = {}
-    for name, kind in predicts.items():
-        mine = learns_from(kind, data)[pooled.rows]
-        tasks[name] = task_scores(kind, pooled.logits[name][mine], targets(kind, data)[pooled.rows][mine])
+    for name, target in targets.items():
+        mine = learns_from(target.predicts, data)[pooled.rows]
+        tasks[name] = task_scores(target, pooled.logits[name][mine], true_labels(target, data)[pooled.rows][mine])
     files = [data.files[i] for i in pooled.rows]
     arrays: dict[str, object] = {f"logits/{t}": v for t, v in pooled.logits.items()}
     record = json.dumps({"views": VIEWS[tta], "epoch": epoch, "recipe_hash": recipe.hash, "folds_hash": run.folds_hash})

@@ -17,7 +17,6 @@ from ensemble.models import ModelCard, load_checkpoint, read_card, to_input
 from ensemble.oof import save_npz
 from ensemble.predict import all_views
 from ensemble.recipe import Recipe
-from ensemble.tasks import width
 from ensemble.train import Hardware
 from ensemble.tta import VIEWS, Tta
 from folds.errors import MaskensError, refuse
@@ -72,7 +71,7 @@ def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:
             wrong = [
                 name
                 for name, ours, its in (
-                    ("recipe", recipe.hash, card.recipe_hash), ("folds", run.folds_hash, card.folds_hash),
+                    ("recipe", recipe.tasks[task].hash, card.task_hash), ("folds", run.folds_hash, card.folds_hash),
                     ("task", task, card.task), ("fold", fold, card.fold),
                 )
                 if ours != its
@@ -119,7 +118,7 @@ def infer(
     logits: dict[str, list[npt.NDArray[np.float32]]] = {}
     outputs = []  # of each member, its slot in `logits`
     for member in ensemble:
-        slot = np.empty((len(VIEWS[tta]), len(data.ids), width(member.card.predicts)), np.float32)
+        slot = np.empty((len(VIEWS[tta]), len(data.ids), member.card.target.width), np.float32)
         logits.setdefault(member.task, []).append(slot)
         outputs.append(slot)
     start = 0
@@ -133,8 +132,8 @@ def infer(
         if on_predict:
             on_predict(start, len(data.ids))
     stacked = {task: np.stack(found) for task, found in logits.items()}
-    predicts = {m.task: m.card.predicts for m in ensemble}
-    joint = joint_log_probabilities({t: mean_logits(v) for t, v in stacked.items()}, predicts)
+    targets = {m.task: m.card.target for m in ensemble}
+    joint = joint_log_probabilities({t: mean_logits(v) for t, v in stacked.items()}, targets)
     return Prediction(decide(joint), joint, stacked)
 
 

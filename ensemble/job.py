@@ -7,7 +7,7 @@ import math
 import time
 import traceback
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,22 @@ from ensemble.augment import Augment
 from ensemble.cache import Geometry, Photos, open_photos
 from ensemble.loader import EpochBatches, train_loader
 from ensemble.losses import one_hot, task_loss
-from ensemble.models import ModelCard, create, normalisation, place, save_checkpoint, to_input
+from ensemble.models import ModelCard, create, normalisation, place, save_checkpoint
 from ensemble.oof import JobOof, save_job_oof
-from ensemble.optimise import make_optimizer, make_schedule
 from ensemble.predict import predict
 from ensemble.recipe import Recipe, TaskRecipe
 from ensemble.resume import load_last, save_last
+from ensemble.sampling import epoch_photos
 from ensemble.score import task_scores
 from ensemble.status import JobStatus, read_status, write_status
-from ensemble.tasks import PARTS, heads, learns_from, targets
+from ensemble.tasks import learns_from, training_labels, true_labels
+from ensemble.trainer import EpochResult, OnBatch, Trainer
 from folds.errors import MaskensError
 from folds.files import csv_text, write_text
-from folds.labels import AGES, CLASS_NAMES, GENDERS, MASKS, IntArray
+from folds.labels import IntArray
 from folds.layout import TrainData
 from folds.run import Run, library_versions
 
-LABELS = {"mask": list(MASKS), "gender": list(GENDERS), "age": list(AGES), "class": list(CLASS_NAMES)}
 HISTORY = ("epoch", "lr", "loss", "val_loss", "f1", "accuracy", "best_f1", "photos_per_s", "seconds")
 TICK = 1.0  # seconds between two status files within an epoch
 
@@ -107,11 +107,12 @@ class _Job:
         self.folder = spec.run.job_folder(spec.task, spec.fold)
         self.device = torch.device(spec.device)
         self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), spec.fold)
-        self.heads = heads(self.recipe.predicts)
-        self.labels = targets(self.recipe.predicts, data)
+        self.target = self.recipe.target
+        self.labels, self.truth = training_labels(self.target, data), true_labels(self.target, data)
         held_out = folds[data.photo_person] == spec.fold
         mine = learns_from(self.recipe.predicts, data)
-        self.train_rows = np.flatnonzero(~held_out & mine)
+        left_out = np.isin(data.years, self.recipe.ages.leave_out)
+        self.train_rows = np.flatnonzero(~held_out & mine & ~left_out)
         self.valid_rows = np.flatnonzero(held_out & mine)
         self.oof_rows = np.flatnonzero(held_out)
         self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.recipe.epochs)
@@ -129,89 +130,61 @@ class _Job:
         model = create(self.recipe, initial_weights=resumed is None)
         self.mean, self.std = normalisation(model)
         place(model, self.device)
-        optimizer = make_optimizer(model, self.recipe.optimizer)
+        shown = epoch_photos(self.recipe.sampler, self.recipe.ages.cuts, self.data, self.train_rows)
+        batches = EpochBatches(shown, self.recipe.batch_size, self.seed, even=self.recipe.mix.active)
+        trainer = Trainer(self.recipe, model, self.mean, self.std, self.device, self.seed, len(batches))
         if resumed is not None:
-            model.load_state_dict(resumed["model"])
-            optimizer.load_state_dict(resumed["optimizer"])
+            trainer.load(resumed["trained"])
             self.history = resumed["history"]
             self.tell(seconds=self.history[-1]["seconds"], **self.progress())
-        self.train(model, optimizer, photos)
-        self.predict_held_out(model, photos)
+        self.train(trainer, batches, photos)
+        self.predict_held_out(trainer.kept, photos)
         self.tell(state="done", seconds_left=None)
         (self.folder / "last.pt").unlink(missing_ok=True)
         (self.folder / "error.txt").unlink(missing_ok=True)
 
-    def train(self, model: nn.Module, optimizer: torch.optim.Optimizer, photos: Photos) -> None:
-        batches = EpochBatches(self.train_rows, self.recipe.batch_size, self.seed)
-        set_rate = make_schedule(optimizer, self.recipe.schedule, self.recipe.epochs, len(batches))
+    def train(self, trainer: Trainer, batches: EpochBatches, photos: Photos) -> None:
         augment, pin = Augment(self.recipe.augment), self.device.type == "cuda"
         loader = train_loader(photos, self.labels, batches, augment, self.seed, self.spec.workers, pin)
         for epoch in range(len(self.history), self.recipe.epochs):
             started = time.perf_counter()
             batches.epoch = epoch
             seed_torch(self.seed, epoch + 1)  # dropout of a resumed run goes on as it would have
-            lr, loss, speed = self.one_epoch(model, optimizer, loader, set_rate, epoch)
-            scores = self.validate(model, photos)
+            result = trainer.epoch(epoch, loader, self.telling(epoch, len(batches)))
+            if not math.isfinite(result.loss):
+                raise MaskensError(
+                    f"the loss became {result.loss} in epoch {epoch + 1}: lower the learning rate of '{self.spec.task}'"
+                )
+            scores = self.validate(trainer.kept, photos)
             seconds = self.status.seconds + time.perf_counter() - started
-            best = max([h["f1"] for h in self.history] + [scores["f1"]])
-            row = {
-                "epoch": epoch + 1,
-                "lr": lr,
-                "loss": loss,
-                **scores,
-                "best_f1": best,
-                "photos_per_s": speed,
-            }
-            self.history.append(row | {"seconds": seconds})
-            if scores["f1"] == best and best not in [h["f1"] for h in self.history[:-1]]:
-                save_checkpoint(self.folder / "model.safetensors", model, self.card(epoch + 1, best))
-            rows = ([f"{h[c]:.6g}" for c in HISTORY] for h in self.history)
-            write_text(self.folder / "history.csv", csv_text(HISTORY, rows))
-            save_last(
-                self.folder, identity(self.spec), model, optimizer, self.history
-            )  # last: it makes the epoch count
-            self.tell(seconds=seconds, **self.progress())
+            self.keep(trainer, epoch, result, scores, seconds)
+            self.tell(seconds=seconds, note=trainer.note or self.status.note, **self.progress())
 
-    def one_epoch(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, loader: Any, set_rate: Any, epoch: int
-    ) -> tuple[float, float, float]:
-        """Returns (learning rate of the first update, mean loss, photos a second)."""
-        model.train()
-        total = torch.zeros((), device=self.device)
-        first_rate, seen, started = 0.0, 0, time.perf_counter()
-        told = started
-        for update, (photos, labels) in enumerate(loader):
-            rate = set_rate(epoch, update)
-            first_rate = rate if update == 0 else first_rate
-            x = to_input(photos, self.mean, self.std, self.device)
-            truth = one_hot(labels.to(self.device, non_blocking=True), self.heads)
-            loss = task_loss(self.recipe.loss, self.heads, model(x), truth)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            total += loss.detach() * len(photos)
-            seen += len(photos)
-            now = time.perf_counter()
-            if now - told > TICK:
-                told = now
-                self.tell_running(epoch, total.item() / seen, seen / (now - started), update + 1, len(loader))
-        mean = total.item() / seen
-        if not math.isfinite(mean):
-            raise MaskensError(
-                f"the loss became {mean} in epoch {epoch + 1}: lower the learning rate of '{self.spec.task}'"
-            )
-        return first_rate, mean, seen / (time.perf_counter() - started)
+    def keep(self, trainer: Trainer, epoch: int, result: EpochResult, scores: dict[str, float], seconds: float) -> None:
+        """Write what the epoch left: the checkpoint if it is the best so far, the history, the state to go on from."""
+        earlier = [h["f1"] for h in self.history]
+        best = max([*earlier, scores["f1"]])
+        self.history.append(
+            {"epoch": epoch + 1, "lr": result.lr, "loss": result.loss, **scores, "best_f1": best}
+            | {"photos_per_s": result.photos_per_s, "seconds": seconds}
+        )
+        if best not in earlier:
+            save_checkpoint(self.folder / "model.safetensors", trainer.kept, self.card(epoch + 1, best))
+        rows = ([f"{h[c]:.6g}" for c in HISTORY] for h in self.history)
+        write_text(self.folder / "history.csv", csv_text(HISTORY, rows))
+        # last of all: this is what makes the epoch count
+        save_last(self.folder, identity(self.spec), trainer.state(), self.history)
 
     def validate(self, model: nn.Module, photos: Photos) -> dict[str, float]:
-        """Loss, macro F1 and accuracy over the whole held-out fold at once, without augmentation."""
+        """Over the whole held-out fold at once, without augmentation: macro F1 and accuracy of the true labels,
+        and the loss of the labels as they are trained."""
         logits = predict(
             model, photos, self.valid_rows, self.mean, self.std, self.device, "none",
             2 * self.recipe.batch_size, self.eval_workers,
         )[0]  # fmt: skip
-        labels = self.labels[self.valid_rows]
-        truth = one_hot(torch.from_numpy(labels), self.heads)
-        loss = task_loss(self.recipe.loss, self.heads, torch.from_numpy(logits), truth)
-        f1, accuracy = task_scores(self.recipe.predicts, logits, labels)
+        soft = one_hot(torch.from_numpy(self.labels[self.valid_rows]), self.target.heads)
+        loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)
+        f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])
         return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}
 
     def predict_held_out(self, model: nn.Module, photos: Photos) -> None:
@@ -240,7 +213,7 @@ class _Job:
         return ModelCard(
             model=r.model, model_args=r.model_args, predicts=r.predicts, task=self.spec.task, fold=self.spec.fold,
             k=self.run_info.k, resize=r.resize, crop=r.crop, mean=self.mean, std=self.std,
-            labels={p: LABELS[p] for p in PARTS[r.predicts]}, recipe_hash=self.spec.recipe.hash,
+            cuts=r.ages.cuts, merge=r.ages.merge, labels=dict(self.target.names), task_hash=r.hash,
             folds_hash=self.run_info.folds_hash, seed=self.run_info.seed, epoch=epoch, f1=f1,
         )  # fmt: skip
 
@@ -261,10 +234,19 @@ class _Job:
             "best": done["best_f1"], "photos_per_s": done["photos_per_s"], "seconds_left": left,
         }  # fmt: skip
 
-    def tell_running(self, epoch: int, loss: float, speed: float, update: int, updates: int) -> None:
-        still = (updates - update) + (self.recipe.epochs - epoch - 1) * updates
-        left = still * self.recipe.batch_size / speed
-        self.tell(state="training", epoch=epoch, loss=loss, photos_per_s=speed, seconds_left=left)
+    def telling(self, epoch: int, batches: int) -> OnBatch:
+        """Tells of the epoch under way, at most once a second."""
+        told = time.perf_counter()
+
+        def on_batch(done: int, mean_loss: Callable[[], float], speed: float) -> None:
+            nonlocal told
+            if time.perf_counter() - told > TICK:
+                told = time.perf_counter()
+                still = (batches - done) + (self.recipe.epochs - epoch - 1) * batches
+                left = still * self.recipe.batch_size / speed
+                self.tell(state="training", epoch=epoch, loss=mean_loss(), photos_per_s=speed, seconds_left=left)
+
+        return on_batch
 
     def tell(self, **changes: Any) -> None:
         self.status = dataclasses.replace(self.status, **changes)
@@ -279,7 +261,7 @@ def geometry(task: TaskRecipe) -> Geometry:
 def identity(spec: JobSpec) -> dict[str, Any]:
     """What must be equal for two halves of a job to belong together."""
     return {
-        "recipe_hash": spec.recipe.hash, "folds_hash": spec.run.folds_hash, "seed": spec.run.seed,
+        "task_hash": spec.recipe.tasks[spec.task].hash, "folds_hash": spec.run.folds_hash, "seed": spec.run.seed,
         "task": spec.task, "fold": spec.fold,
     }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -13,38 +14,45 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ensemble.augment import Augment
 from ensemble.cache import Photos
+from ensemble.sampling import EpochPhotos
 from folds.errors import MaskensError
 from folds.labels import IntArray
 
-Key = tuple[int, int]  # (epoch, index); the epoch travels with it because workers outlive an epoch
+Key = tuple[int, int, int]  # (epoch, index, times it came before); workers outlive an epoch, so it travels along
 
 
 class EpochBatches(Sampler[list[Key]]):
     """Batches of one epoch in an order drawn from (seed, epoch). A last batch that is not full is left
-    out, unless it is the only one: batch norm can't learn from a single photo."""
+    out, unless it is the only one: batch norm can't learn from a single photo. `even` is for mixing in pairs."""
 
-    def __init__(self, indices: IntArray, batch_size: int, seed: Sequence[int]) -> None:
-        self.indices, self.batch_size, self.seed = indices, min(batch_size, len(indices)), tuple(seed)
+    def __init__(self, photos: EpochPhotos, batch_size: int, seed: Sequence[int], even: bool = False) -> None:
+        most = len(photos) - len(photos) % 2 if even else len(photos)
+        self.photos, self.batch_size, self.seed = photos, min(batch_size, most), tuple(seed)
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.indices) // self.batch_size
+        return len(self.photos) // self.batch_size
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = np.random.default_rng([*self.seed, self.epoch]).permutation(self.indices)
+        order = self.photos.draw(np.random.default_rng([*self.seed, self.epoch])).tolist()
+        turns: Counter[int] = Counter()
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield [(self.epoch, int(i)) for i in order[start : start + self.batch_size]]
+            batch = []
+            for index in order[start : start + self.batch_size]:
+                batch.append((self.epoch, index, turns[index]))
+                turns[index] += 1
+            yield batch
 
 
 class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
-    """(epoch, index) -> augmented photo uint8 (h, w, 3) and its labels int64 (heads,)."""
+    """Key -> augmented photo uint8 (h, w, 3) and its labels int64 (heads,)."""
 
     def __init__(self, photos: Photos, labels: IntArray, augment: Augment, seed: Sequence[int]) -> None:
         self.photos, self.labels, self.augment, self.seed = photos, labels, augment, tuple(seed)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
-        epoch, index = key
-        photo = self.augment(self.photos[index][0], (*self.seed, epoch, index))
+        epoch, index, turn = key
+        photo = self.augment(self.photos[index][0], (*self.seed, epoch, index, turn))
         return torch.from_numpy(np.ascontiguousarray(photo)), torch.from_numpy(self.labels[index])
 
 
@@ -67,7 +75,7 @@ def train_loader(
     workers: int,
     pin: bool = False,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """An endless source of epochs: set `batches.epoch`, then iterate.
+    """A source of epochs: set `batches.epoch`, then iterate.
 
     Yields:
         (photos uint8 (batch, h, w, 3), labels int64 (batch, heads)).

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,8 +35,27 @@ def soft_macro_f1(logits: Tensor, targets: Tensor) -> Tensor:
     return 1 - f1.clamp(EPSILON, 1 - EPSILON).mean()
 
 
-def task_loss(mix: Loss, heads: tuple[Head, ...], logits: Tensor, targets: Tensor) -> Tensor:
+def focal(logits: Tensor, targets: Tensor, gamma: float, weights: Tensor | None = None) -> Tensor:
+    """Cross-entropy whose terms shrink by (1 - p)^gamma where the model is sure already (Lin et al. 2017).
+
+    Args:
+        logits: float (batch, classes).
+        targets: float (batch, classes), rows summing to 1.
+        gamma: 0 gives plain cross-entropy.
+        weights: float (classes,), of each class.
+
+    Returns:
+        float scalar, mean over the batch.
+    """
+    log_p = logits.log_softmax(dim=1)
+    terms = targets * (1 - log_p.exp()).clamp(min=EPSILON) ** gamma * -log_p
+    return (terms if weights is None else terms * weights).sum(dim=1).mean()
+
+
+def task_loss(mix: Loss, heads: Sequence[Head], logits: Tensor, targets: Tensor) -> Tensor:
     """The loss of a batch.
+
+    Label smoothing and class weights go into cross-entropy and focal loss; soft F1 has neither.
 
     Args:
         mix: weights of the terms.
@@ -45,17 +66,20 @@ def task_loss(mix: Loss, heads: tuple[Head, ...], logits: Tensor, targets: Tenso
     Returns:
         float scalar.
     """
-    total = logits.new_zeros(())
+    total = logits.new_zeros((), dtype=torch.float32)
+    weights = torch.tensor(mix.class_weights, device=logits.device) if mix.class_weights else None
     for head in heads:
         scores, truth = logits[:, head.columns].float(), targets[:, head.columns]
+        smooth = truth * (1 - mix.label_smoothing) + mix.label_smoothing / head.width
         if mix.ce:
-            total = total + mix.ce * F.cross_entropy(scores, truth)
+            total = total + mix.ce * F.cross_entropy(scores, smooth, weights)
+        if mix.focal:
+            total = total + mix.focal * focal(scores, smooth, mix.gamma, weights)
         if mix.f1:
             total = total + mix.f1 * soft_macro_f1(scores, truth)
     return total
 
 
-def one_hot(labels: Tensor, heads: tuple[Head, ...]) -> Tensor:
+def one_hot(labels: Tensor, heads: Sequence[Head]) -> Tensor:
     """Certain targets: int64 (batch, heads) -> float32 (batch, width)."""
-    columns = [F.one_hot(labels[:, i], h.columns.stop - h.columns.start) for i, h in enumerate(heads)]
-    return torch.cat(columns, dim=1).float()
+    return torch.cat([F.one_hot(labels[:, i], h.width) for i, h in enumerate(heads)], dim=1).float()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.recipe import TaskRecipe
-from ensemble.tasks import Predicts, width
+from ensemble.tasks import Part, Predicts, Target
 from folds.errors import MaskensError, did_you_mean
 from folds.files import replacing, sha256
 
@@ -29,6 +29,8 @@ class ModelCard:
     model: str
     model_args: dict[str, Any]
     predicts: Predicts
+    cuts: tuple[int, ...]  # of the ages, in whole years
+    merge: tuple[int, ...]  # age bin -> band
     task: str
     fold: int
     k: int
@@ -36,12 +38,16 @@ class ModelCard:
     crop: tuple[int, int] | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    labels: dict[str, list[str]]  # part -> names of its classes, in the order of the logits
-    recipe_hash: str
+    labels: dict[Part, list[str]]  # part -> names of its classes, in the order of the logits
+    task_hash: str  # of the task's recipe
     folds_hash: str
     seed: int
     epoch: int
     f1: float
+
+    @property
+    def target(self) -> Target:
+        return Target(self.predicts, self.cuts, self.merge)
 
 
 def create(task: TaskRecipe, initial_weights: bool = True) -> nn.Module:
@@ -66,7 +72,7 @@ def create(task: TaskRecipe, initial_weights: bool = True) -> nn.Module:
     if from_file:
         _refuse_unfilled(task, model)
     if initial_weights:
-        _soften_head(model, width(task.predicts))
+        _soften_head(model, task.target.width)
     return model
 
 
@@ -74,7 +80,7 @@ def _build(task: TaskRecipe, pretrained: bool) -> nn.Module:
     model: nn.Module = timm.create_model(
         task.model,
         pretrained=pretrained,
-        num_classes=width(task.predicts),
+        num_classes=task.target.width,
         pretrained_cfg_overlay={"file": task.weights} if task.weights else None,
         **task.model_args,
     )
@@ -226,7 +232,7 @@ def read_card(path: Path) -> ModelCard:
         if metadata["maskens"] != FORMAT:
             raise ValueError(f"its format is {metadata['maskens']}, not {FORMAT}")
         record = json.loads(metadata["card"])
-        pairs = {k: tuple(record[k]) if record[k] else None for k in ("resize", "crop", "mean", "std")}
+        pairs = {k: tuple(record[k]) if record[k] else None for k in ("resize", "crop", "mean", "std", "cuts", "merge")}
         return ModelCard(**record | pairs)
     except FileNotFoundError:
         raise MaskensError(f"there is no checkpoint {path}") from None
@@ -242,7 +248,7 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelC
     """
     card = read_card(path)
     try:
-        model: nn.Module = timm.create_model(card.model, num_classes=width(card.predicts), **card.model_args)
+        model: nn.Module = timm.create_model(card.model, num_classes=card.target.width, **card.model_args)
         model.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, safetensors.SafetensorError, RuntimeError, ValueError) as error:
         raise MaskensError(_damaged(path, error)) from error

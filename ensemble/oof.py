@@ -67,7 +67,7 @@ def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOof:
     """Read a job's out-of-fold logits.
 
     Args:
-        expected: entries of the record that must be so, e.g. the recipe's hash.
+        expected: entries of the record that must be so, e.g. the task's hash.
 
     Raises:
         MaskensError: missing, damaged, or from another recipe or folds.
@@ -108,7 +108,7 @@ def pool(
     for task in recipe.tasks:
         for fold in trained:
             path = run.job_folder(task, fold) / "oof.npz"
-            oof = load_job_oof(path, {"recipe_hash": recipe.hash, "folds_hash": run.folds_hash, "fold": fold})
+            oof = load_job_oof(path, {"task_hash": recipe.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold})
             logits = (oof.best if epoch == "best" else oof.last)[: len(VIEWS[tta])].mean(axis=0)
             found = np.array([index.get(str(f), -1) for f in oof.files])
             if not np.array_equal(np.sort(found), np.flatnonzero(photo_fold == fold)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from timm.optim import list_optimizers
@@ -11,8 +11,8 @@ from timm.optim import list_optimizers
 from ensemble.augment import faults
 from ensemble.models import create, first_line
 from ensemble.optimise import make_optimizer
-from ensemble.recipe import Recipe, TaskRecipe, load_recipe, parse_recipe, with_weights
-from ensemble.tasks import width
+from ensemble.recipe import Recipe, TaskRecipe, with_weights
+from ensemble.recipe_file import load_recipe, parse_recipe
 from folds.errors import MaskensError, did_you_mean, refuse
 from folds.files import write_text
 from folds.run import Run, save_run
@@ -51,8 +51,12 @@ def run_recipe(run: Run) -> Recipe:
     return recipe
 
 
-def resolve_recipe(run: Run, asked: str | None, weights: list[str], no_pretrained: bool) -> Recipe:
+def resolve_recipe(
+    run: Run, asked: str | None, changes: Sequence[str], weights: list[str], no_pretrained: bool
+) -> Recipe:
     """The recipe to train with: the run's own, or the one asked for if the run has none or no job yet.
+
+    `changes` are what --set gave.
 
     Weights that an earlier call named stay in force when this one names none.
 
@@ -61,16 +65,18 @@ def resolve_recipe(run: Run, asked: str | None, weights: list[str], no_pretraine
     """
     before = run_recipe(run) if run.recipe_hash else None
     if before is not None and asked is None:
-        recipe = with_weights(before, weights, no_pretrained)
+        changed = parse_recipe(before.text, before.name, changes=changes) if changes else before
+        recipe = with_weights(changed, weights, no_pretrained)
     else:
-        recipe = with_weights(load_recipe(asked or "original"), weights, no_pretrained)
+        loaded = load_recipe(asked or "original", changes, check_transforms=True)
+        recipe = with_weights(loaded, weights, no_pretrained)
         if before is not None and not weights and not no_pretrained:
             recipe = _weights_of(before, recipe)
     if before is not None and recipe.hash != before.hash and run.jobs_on_disk():
         refuse(
             differences(before, recipe)[:8],
             f"{run.folder} has models of the recipe '{before.name}', and this one differs",
-            "Leave --recipe and the weights' options out to go on with the run's own, "
+            "Leave --recipe, --set and the weights' options out to go on with the run's own, "
             "or start another run with --run DIR.",
         )
     return recipe
@@ -125,8 +131,19 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = ())
     checked: dict[str, list[str]] = {}
     for name in tasks:
         task = recipe.tasks[name]
-        key = task.model_copy(update={"epochs": 1}).model_dump_json(
-            exclude={"predicts", "loss", "schedule", "batch_size"}
+        key = f"{task.target.width} " + task.model_copy(update={"epochs": 1}).model_dump_json(
+            exclude={
+                "predicts",
+                "ages",
+                "loss",
+                "schedule",
+                "batch_size",
+                "accumulate",
+                "sampler",
+                "mix",
+                "ema",
+                "precision",
+            }
         )
         if key not in checked:
             checked[key] = faults(task.augment, task.input_size) + _model_faults(task, name not in begun)
@@ -146,8 +163,8 @@ def _model_faults(task: TaskRecipe, initial_weights: bool) -> list[str]:
         model = create(task, initial_weights).eval()
         with torch.inference_mode():
             logits = model(torch.zeros(1, 3, *task.input_size))
-        if tuple(logits.shape) != (1, width(task.predicts)):
-            return [f"{task.model} gives an output of shape {tuple(logits.shape)}, not (1, {width(task.predicts)})"]
+        if tuple(logits.shape) != (1, task.target.width):
+            return [f"{task.model} gives an output of shape {tuple(logits.shape)}, not (1, {task.target.width})"]
     except MaskensError as error:
         return [str(error)]
     except Exception as error:  # a model may refuse a size in any way it likes

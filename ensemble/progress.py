@@ -53,6 +53,9 @@ def jobs_table(statuses: Sequence[JobStatus], title: str = "", height: int | Non
                 _number(s.best, ".4f"), _number(s.photos_per_s, ".0f"), duration(s.seconds_left or None),
                 style=STYLES[s.state],
             )  # fmt: skip
+    notes = dict.fromkeys(f"{s.task} fold {s.fold}: {s.note}" for s in statuses if s.note)
+    if notes:
+        table.caption, table.caption_justify = Text("\n".join(notes), style="yellow"), "left"
     return table
 
 
@@ -85,7 +88,10 @@ class PlainJobs:
     def __init__(self, console: Console, title: str) -> None:
         self.console = console
         self.before: dict[tuple[str, int], JobStatus] = {}
-        console.print(title, markup=False, highlight=False, soft_wrap=True)
+        self._line(title)
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> PlainJobs:
         return self
@@ -102,20 +108,15 @@ class PlainJobs:
             self.before[key] = s
             if old is not None and s.epoch > old.epoch:
                 left = f"  {duration(s.seconds_left)} left" if s.seconds_left else ""
-                self.console.print(
+                self._line(
                     f"{s.task} fold {s.fold}: epoch {s.epoch}/{s.epochs}  loss {_number(s.loss, '.4f')}  "
                     f"macro F1 {_number(s.f1, '.4f')}  best {_number(s.best, '.4f')}  "
-                    f"{_number(s.photos_per_s, '.0f')} photos/s{left}",
-                    highlight=False,
-                    soft_wrap=True,
+                    f"{_number(s.photos_per_s, '.0f')} photos/s{left}"
                 )
+            if s.note and s.note != (old.note if old else ""):
+                self._line(f"{s.task} fold {s.fold}: {s.note}")
             if old is not None and s.state != old.state and s.state in ("done", "failed", "stopped"):
-                self.console.print(
-                    f"{s.task} fold {s.fold}: {s.state}{': ' + s.error if s.error else ''}",
-                    markup=False,
-                    highlight=False,
-                    soft_wrap=True,
-                )
+                self._line(f"{s.task} fold {s.fold}: {s.state}{': ' + s.error if s.error else ''}")
 
 
 def jobs_view(console: Console, title: str) -> LiveJobs | PlainJobs:

@@ -1,25 +1,27 @@
-"""Recipes: what is trained and how, as data. TOML in, one frozen object out, all errors at once."""
+"""Recipes: what is trained and how, as data. `ensemble.recipe_file` reads them from TOML."""
 
 from __future__ import annotations
 
-import tomllib
-from importlib import resources
+import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from ensemble.tasks import KINDS, Predicts, undetermined
-from folds.errors import MaskensError, did_you_mean, refuse
+from ensemble.tasks import Predicts, Target, merge_of
+from folds.errors import MaskensError, did_you_mean
 from folds.files import sha256
+from folds.labels import AGE_CUTS, AGES, SHOTS
 
 Size = tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]]
+Years = tuple[Annotated[int, Field(ge=1, le=120)], ...]
 Scalar = bool | int | float | str
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Transform(_Strict):
@@ -29,15 +31,47 @@ class Transform(_Strict):
     args: dict[str, Any] = {}
 
 
+class Ages(_Strict):
+    """How ages are trained: in which bins, and without whom. Scores always count the bands 30 and 60."""
+
+    cuts: Years = AGE_CUTS  # a bin begins at each cut
+    merge: tuple[int, ...] = Field((), validate_default=True)  # the band (0, 1, 2) that each bin counts as
+    leave_out: Years = ()  # people of these ages are not learned from
+
+    @field_validator("cuts")
+    @classmethod
+    def _rising(cls, cuts: Years) -> Years:
+        if len(cuts) < 2 or any(a >= b for a, b in pairwise(cuts)):
+            raise ValueError("at least two ages, each above the one before")
+        return cuts
+
+    @field_validator("merge")
+    @classmethod
+    def _whole(cls, merge: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        cuts = info.data.get("cuts")
+        if cuts is None:
+            return merge
+        merge = merge or merge_of(cuts)
+        if len(merge) != len(cuts) + 1 or sorted(merge) != list(merge) or set(merge) != set(range(len(AGES))):
+            raise ValueError(
+                f"{len(cuts)} cuts make {len(cuts) + 1} bins; each needs a band, rising from 0 to 2 with none left out"
+            )
+        return merge
+
+
 class Loss(_Strict):
-    """Weights of the loss terms; each task's loss is their weighted sum over its heads."""
+    """Weights of the loss terms; a task's loss is their weighted sum, added over its heads."""
 
     ce: float = Field(1.0, ge=0)
     f1: float = Field(0.0, ge=0)
+    focal: float = Field(0.0, ge=0)
+    gamma: float = Field(2.0, ge=0)  # of the focal term
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    class_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()  # one a class, for tasks with one head
 
     @model_validator(mode="after")
     def _not_nothing(self) -> Loss:
-        if self.ce + self.f1 == 0:
+        if self.ce + self.f1 + self.focal == 0:
             raise ValueError("every weight is 0: nothing would be learned")
         return self
 
@@ -63,6 +97,34 @@ class Schedule(_Strict):
     eta_min: float = Field(0.0, ge=0)
 
 
+class Sampler(_Strict):
+    """Which photos an epoch shows."""
+
+    fraction: float = Field(1.0, gt=0, le=100)  # of the photos there are
+    photos_per_person: int = Field(len(SHOTS), ge=1, le=len(SHOTS))  # drawn anew each epoch
+    balance: Literal["none", "class", "age"] = "none"  # even out the 18 classes, or the age bins
+    strength: float = Field(1.0, ge=0, le=1)  # 1 evens out fully, 0 not at all
+
+
+class Mix(_Strict):
+    """Mixing photos and targets within a batch. `mixup` and `cutmix` are the alpha of their Beta distribution."""
+
+    mixup: float = Field(0.0, ge=0)
+    cutmix: float = Field(0.0, ge=0)
+    half_face: bool = False  # swap left or right halves
+    prob: float = Field(1.0, gt=0, le=1)  # that a batch is mixed
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Mix:
+        if self.half_face and (self.mixup or self.cutmix):
+            raise ValueError("half_face excludes mixup and cutmix")
+        return self
+
+    @property
+    def active(self) -> bool:
+        return bool(self.half_face or self.mixup or self.cutmix)
+
+
 class TaskRecipe(_Strict):
     """How the models of one task are built and trained. Sizes are (height, width) in pixels."""
 
@@ -76,21 +138,68 @@ class TaskRecipe(_Strict):
     crop: Size | None = None
     augment: tuple[Transform, ...] = ()
     batch_size: int = Field(32, ge=2, le=4096)
+    accumulate: int = Field(1, ge=1, le=1024)  # batches to one update
     epochs: int = Field(3, ge=1, le=10_000)
+    ages: Ages = Ages()  # type: ignore[call-arg]
+    sampler: Sampler = Sampler()  # type: ignore[call-arg]
+    mix: Mix = Mix()  # type: ignore[call-arg]
     loss: Loss = Loss()  # type: ignore[call-arg]
     optimizer: Optimizer = Optimizer()  # type: ignore[call-arg]
     schedule: Schedule = Schedule()  # type: ignore[call-arg]
+    ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights; 0 is off
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
-    @model_validator(mode="after")
-    def _crop_fits(self) -> TaskRecipe:
-        if self.crop and (self.crop[0] > self.resize[0] or self.crop[1] > self.resize[1]):
-            raise ValueError(f"crop {list(self.crop)} is larger than the photo after resize {list(self.resize)}")
-        return self
+    # field by field, so that one wrong key does not hide what another says
+    @field_validator("crop")
+    @classmethod
+    def _crop_fits(cls, crop: Size | None, info: ValidationInfo) -> Size | None:
+        resize = info.data.get("resize")
+        if crop and resize and (crop[0] > resize[0] or crop[1] > resize[1]):
+            raise ValueError(f"crop {list(crop)} is larger than the photo after resize {list(resize)}")
+        return crop
+
+    @field_validator("mix")
+    @classmethod
+    def _pairs(cls, mix: Mix, info: ValidationInfo) -> Mix:
+        if mix.active and info.data.get("batch_size", 2) % 2:
+            raise ValueError(f"photos are mixed in pairs, and batch_size {info.data['batch_size']} is odd")
+        return mix
+
+    @field_validator("loss")
+    @classmethod
+    def _a_weight_a_class(cls, loss: Loss, info: ValidationInfo) -> Loss:
+        if loss.class_weights and {"predicts", "ages"} <= info.data.keys():
+            heads = _target(info.data["predicts"], info.data["ages"]).heads
+            if len(heads) > 1:
+                raise ValueError(f"class_weights need a task with one head; '{info.data['predicts']}' has {len(heads)}")
+            if len(loss.class_weights) != heads[0].width:
+                given = len(loss.class_weights)
+                raise ValueError(f"{given} class_weights, but '{info.data['predicts']}' has {heads[0].width} classes")
+        return loss
 
     @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of what the model sees."""
         return self.crop or self.resize
+
+    @property
+    def target(self) -> Target:
+        """What the task's model predicts."""
+        return _target(self.predicts, self.ages)
+
+    @property
+    def hash(self) -> str:
+        """sha256 of all that decides a job's result but data, folds, seed and the task's name.
+
+        Where the weights lie does not count: what they are does. Keys at their default don't count either,
+        so that a new key leaves the hashes of older recipes as they are.
+        """
+        record = self.model_copy(update={"weights": ""}).model_dump(mode="json", exclude_defaults=True)
+        return sha256(json.dumps(record, sort_keys=True))
+
+
+def _target(predicts: Predicts, ages: Ages) -> Target:
+    return Target(predicts, ages.cuts, ages.merge)
 
 
 class Recipe(_Strict):
@@ -107,78 +216,8 @@ class Recipe(_Strict):
 
     @property
     def hash(self) -> str:
-        """sha256 of the recipe less where its weights lie: what they are counts, and their hash is there."""
-        here = {name: task.model_copy(update={"weights": ""}) for name, task in self.tasks.items()}
-        return sha256(self.model_copy(update={"tasks": here}).text)
-
-
-def shipped() -> dict[str, str]:
-    """Name -> TOML text of the recipes that come with maskens."""
-    folder = resources.files("ensemble") / "recipes"
-    return {
-        f.name[:-5]: f.read_text("utf-8")
-        for f in sorted(folder.iterdir(), key=lambda f: f.name)
-        if f.name.endswith(".toml")
-    }
-
-
-def load_recipe(name_or_file: str) -> Recipe:
-    """A shipped recipe by name, or the user's own TOML file.
-
-    Raises:
-        MaskensError: no such recipe (near names suggested), or every error of the file at once.
-    """
-    known = shipped()
-    if name_or_file in known:
-        return parse_recipe(known[name_or_file], name_or_file)
-    path = Path(name_or_file)
-    if path.suffix == ".toml" or path.is_file():
-        try:
-            return parse_recipe(path.read_text(encoding="utf-8"), path.stem, where=str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise MaskensError(f"can't read the recipe {path}: {getattr(error, 'strerror', None) or error}") from error
-    raise MaskensError(
-        f"there is no recipe '{name_or_file}'{did_you_mean(name_or_file, known)}. "
-        f"Shipped are {', '.join(known)}; a recipe of your own is a .toml file."
-    )
-
-
-def parse_recipe(text: str, name: str, where: str = "") -> Recipe:
-    """Validate a recipe's TOML. A table `[defaults]` holds what all tasks share.
-
-    Raises:
-        MaskensError: every error of the text, with key paths and near-miss suggestions.
-    """
-    where = where or f"recipe '{name}'"
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise MaskensError(f"{where} is not valid TOML: {error}") from error
-    defaults = raw.pop("defaults", {})
-    tasks = raw.get("tasks")
-    if not isinstance(tasks, dict) or not tasks or not isinstance(defaults, dict):
-        raise MaskensError(f"{where} names no tasks: it needs tables like [tasks.mask].")
-    problems = []
-    for task, table in tasks.items():
-        if not isinstance(table, dict):
-            problems.append(f"tasks.{task}: not a table")
-            continue
-        merged = _merge(defaults, table)
-        if "predicts" not in merged and task in KINDS:
-            merged["predicts"] = task
-        tasks[task] = merged
-        if task == "." or not all(c.isalnum() or c in "-_" for c in task):
-            problems.append(f"tasks.{task}: a task's name may have letters, digits, - and _")
-    refuse(problems, f"{where} can't be used")
-    try:
-        recipe = Recipe.model_validate({"name": name} | raw)
-    except ValidationError as error:
-        refuse([_readable(e) for e in error.errors()], f"{where} can't be used")
-        raise
-    gaps = undetermined([t.predicts for t in recipe.tasks.values()])
-    if gaps:
-        raise MaskensError(f"{where}: its tasks don't determine all 18 classes; nothing predicts {', '.join(gaps)}.")
-    return recipe
+        """sha256 of its tasks' names and hashes."""
+        return sha256(json.dumps([[name, task.hash] for name, task in self.tasks.items()]))
 
 
 def with_weights(recipe: Recipe, weights: list[str], no_pretrained: bool) -> Recipe:
@@ -212,38 +251,3 @@ def _known_weights(task: TaskRecipe) -> TaskRecipe:
         return task.model_copy(update={"weights_sha256": sha256(Path(task.weights).read_bytes())})
     except OSError as error:
         raise MaskensError(f"can't read the weights {task.weights}: {error.strerror}.") from error
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _merge(old, value) if both and isinstance(old, dict) else value
-    return merged
-
-
-def _readable(error: Any) -> str:
-    """`tasks.mask.optimizer.learning_rate: unknown key (did you mean 'lr'?)`"""
-    path = [str(p) for p in error["loc"]]
-    where = ".".join(path) or "recipe"
-    if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key{did_you_mean(path[-1], _keys_at(path[:-1]))}"
-    if error["type"] == "missing":
-        return f"{where}: missing"
-    message = error["msg"].removeprefix("Value error, ")
-    given = error.get("input")
-    shown = f" (it is {given!r})" if isinstance(given, (str, int, float, bool, list)) else ""
-    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
-
-
-def _keys_at(path: list[str]) -> list[str]:
-    """The keys that are allowed at a place in a recipe."""
-    sections: dict[str, type[BaseModel]] = {"loss": Loss, "optimizer": Optimizer, "schedule": Schedule}
-    if not path:
-        model: type[BaseModel] = Recipe
-    elif path[-1].isdecimal():
-        model = Transform
-    else:
-        model = TaskRecipe if len(path) == 2 else sections.get(path[-1], TaskRecipe)
-    return list(model.model_fields)

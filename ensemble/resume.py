@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from folds.errors import MaskensError
 from folds.files import replacing
@@ -19,16 +18,17 @@ Identity = dict[str, Any]
 def save_last(
     folder: Path,
     identity: Identity,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    trained: dict[str, Any],
     history: list[dict[str, float]],
 ) -> None:
-    """Replace last.pt by the state after a whole epoch, atomically. Plain types only: it must load with
-    `weights_only`."""
-    state = {
+    """Replace last.pt by the state after a whole epoch, atomically.
+
+    Args:
+        trained: state of the trainer; tensors and plain types only, as it must load with `weights_only`.
+    """
+    state: dict[str, Any] = {
         "identity": identity,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "trained": trained,
         "history": history,
     }
     buffer = io.BytesIO()

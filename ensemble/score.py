@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
-from ensemble.combine import head_decision
-from ensemble.tasks import WIDTHS, Part, Predicts, heads
+from ensemble.combine import head_decisions
+from ensemble.tasks import WIDTHS, Part, Target
 from folds.labels import CLASSES, IntArray, decode
 
 
@@ -60,16 +60,16 @@ def score(truth: IntArray, predicted: IntArray) -> Score:
     )
 
 
-def task_scores(kind: Predicts, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
+def task_scores(target: Target, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
     """(macro F1, accuracy) of one task's own labels, each the mean over its heads.
 
     Args:
         logits: float32 (photos, width).
-        labels: int64 (photos, heads).
+        labels: int64 (photos, heads), the true ones, in the scoring bands.
     """
-    decisions = head_decision(logits, kind)
+    decisions = head_decisions(logits, target.heads)
     scores = [
         (macro_f1(labels[:, i], decided, WIDTHS[head.part]), float((labels[:, i] == decided).mean()))
-        for i, (head, decided) in enumerate(zip(heads(kind), decisions, strict=True))
+        for i, (head, decided) in enumerate(zip(target.heads, decisions, strict=True))
     ]
     return float(np.mean([f for f, _ in scores])), float(np.mean([a for _, a in scores]))

@@ -29,6 +29,7 @@ class JobStatus:
     seconds_left: float | None = None
     seconds: float = 0.0  # training time so far, over all resumes
     error: str = ""
+    note: str = ""  # what the user should know though all goes on, e.g. a precision that falls back
     record: dict[str, Any] = field(default_factory=dict)  # what the result came from: hashes, versions, device
 
 

@@ -9,7 +9,9 @@ import torch
 from ensemble.augment import Augment, faults
 from ensemble.cache import Geometry, Photos
 from ensemble.loader import EpochBatches, train_loader
-from ensemble.recipe import Transform, load_recipe
+from ensemble.recipe import Sampler, Transform
+from ensemble.recipe_file import load_recipe
+from ensemble.sampling import EpochPhotos
 
 FLIP = Transform(name="HorizontalFlip", args={"p": 0.5})
 VERTICAL = Transform(name="VerticalFlip", args={"p": 0.5})
@@ -48,8 +50,12 @@ def photos(tmp_path: Path) -> Photos:
     return Photos(tmp_path, [""] * 20, [Geometry((16, 12))], [tmp_path / "photos.npy"])
 
 
+def every(rows: np.ndarray) -> EpochPhotos:
+    return EpochPhotos(rows, rows, rows, Sampler())
+
+
 def epochs(photos: Photos, workers: int, number: int = 2) -> list[list[torch.Tensor]]:
-    batches = EpochBatches(np.arange(3, 20), 5, seed=(7, 1))
+    batches = EpochBatches(every(np.arange(3, 20)), 5, seed=(7, 1))
     labels = np.arange(20)[:, None]
     augment = Augment(load_recipe("quick").tasks["mask"].augment)
     loader = train_loader(photos, labels, batches, augment, (7, 1), workers)
@@ -75,8 +81,8 @@ def test_an_epoch_shows_each_photo_at_most_once_and_never_a_short_batch(photos: 
 
 
 def test_fewer_photos_than_a_batch_make_one_batch() -> None:
-    batches = EpochBatches(np.arange(3), 32, seed=(0,))
-    assert [sorted(i for _, i in batch) for batch in batches] == [[0, 1, 2]]
+    batches = EpochBatches(every(np.arange(3)), 32, seed=(0,))
+    assert [sorted(i for _, i, _ in batch) for batch in batches] == [[0, 1, 2]]
 
 
 def test_loading_leaves_torchs_global_stream_alone(photos: Photos) -> None:

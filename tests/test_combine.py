@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ensemble.combine import decide, joint_log_probabilities, mean_logits
-from ensemble.tasks import Predicts, heads, width
+from ensemble.combine import decide, head_log_probabilities, joint_log_probabilities, mean_logits
+from ensemble.tasks import Predicts, Target
 
 LOGITS = st.floats(-30, 30, width=32)
-FOUR: dict[str, Predicts] = {"mask": "mask", "gender": "gender", "male-age": "male-age", "female-age": "female-age"}
+FOUR_KINDS: tuple[Predicts, ...] = ("mask", "gender", "male-age", "female-age")
+FOUR = {kind: Target(kind) for kind in FOUR_KINDS}
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -54,22 +55,22 @@ def test_joint_probability_is_the_product_of_the_parts(
 
 @given(logits(3, 8))
 def test_one_model_with_eight_outputs_decides_as_three_models_would(values: np.ndarray) -> None:
-    one = joint_log_probabilities({"heads": values}, {"heads": "heads"})
+    one = joint_log_probabilities({"heads": values}, {"heads": Target("heads")})
     split = {"mask": values[:, :3], "gender": values[:, 3:5], "age": values[:, 5:]}
-    three = joint_log_probabilities(split, {"mask": "mask", "gender": "gender", "age": "age"})
+    three = joint_log_probabilities(split, {"mask": Target("mask"), "gender": Target("gender"), "age": Target("age")})
     assert one == pytest.approx(three)
 
 
 @given(logits(3, 18))
 def test_eighteen_logits_decide_by_their_maximum(values: np.ndarray) -> None:
-    joint = joint_log_probabilities({"class18": values}, {"class18": "class18"})
+    joint = joint_log_probabilities({"class18": values}, {"class18": Target("class18")})
     assert np.take_along_axis(joint, decide(values)[:, None], 1)[:, 0] == pytest.approx(joint.max(axis=1))
 
 
 def test_two_tasks_of_one_kind_are_averaged() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 5, 18)).astype(np.float32)
-    joint = joint_log_probabilities({"a": a, "b": b}, {"a": "class18", "b": "class18"})
+    joint = joint_log_probabilities({"a": a, "b": b}, {"a": Target("class18"), "b": Target("class18")})
     assert np.array_equal(decide(joint), np.argmax(_log_softmax(a) + _log_softmax(b), axis=1))
 
 
@@ -79,7 +80,7 @@ def _log_softmax(values: np.ndarray) -> np.ndarray:
 
 def test_an_undetermined_part_is_an_error() -> None:
     with pytest.raises(ValueError, match="no task predicts gender, age"):
-        joint_log_probabilities({"mask": np.zeros((1, 3))}, {"mask": "mask"})
+        joint_log_probabilities({"mask": np.zeros((1, 3))}, {"mask": Target("mask")})
 
 
 def test_the_joint_decision_can_differ_from_routing_by_gender() -> None:
@@ -100,5 +101,35 @@ def test_the_joint_decision_can_differ_from_routing_by_gender() -> None:
     ("kind", "columns"), [("mask", 3), ("gender", 2), ("male-age", 3), ("heads", 8), ("class18", 18)]
 )
 def test_heads_tile_the_logits(kind: Predicts, columns: int) -> None:
-    covered = [i for h in heads(kind) for i in range(h.columns.start, h.columns.stop)]
-    assert covered == list(range(columns)) == list(range(width(kind)))
+    covered = [i for h in Target(kind).heads for i in range(h.columns.start, h.columns.stop)]
+    assert covered == list(range(columns)) == list(range(Target(kind).width))
+
+
+@given(logits(5, 5))
+def test_finer_age_bins_add_up_their_probabilities(values: np.ndarray) -> None:
+    target = Target("age", (21, 30, 46, 58), (0, 0, 1, 1, 2))
+    found = np.exp(head_log_probabilities(values, target.heads[0]))
+    for n in range(5):
+        p = softmax(values[n].tolist())
+        assert found[n].tolist() == pytest.approx([p[0] + p[1], p[2] + p[3], p[4]], abs=1e-9)
+
+
+@given(logits(3, 10))
+def test_heads_with_finer_ages_decide_as_three_tasks_do(values: np.ndarray) -> None:
+    cuts, merge = (21, 30, 46, 58), (0, 0, 1, 1, 2)
+    one = joint_log_probabilities({"h": values}, {"h": Target("heads", cuts, merge)})
+    split = {"mask": values[:, :3], "gender": values[:, 3:5], "age": values[:, 5:]}
+    three = joint_log_probabilities(
+        split, {"mask": Target("mask"), "gender": Target("gender"), "age": Target("age", cuts, merge)}
+    )
+    assert np.allclose(one, three)
+
+
+def test_eighteen_classes_with_finer_ages_become_eighteen() -> None:
+    target = Target("class18", (21, 30, 46, 58), (0, 0, 1, 1, 2))
+    assert target.width == 30
+    values = np.full((1, 30), -9.0)
+    values[0, 5 * 5 + 3] = 9.0  # not wear, female, 46-57
+    joint = joint_log_probabilities({"c": values}, {"c": target})
+    assert joint.shape == (1, 18)
+    assert decide(joint).tolist() == [2 * 6 + 1 * 3 + 1]

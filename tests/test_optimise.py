@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from ensemble.optimise import make_optimizer, make_schedule
-from ensemble.recipe import Optimizer, Schedule, load_recipe
+from ensemble.recipe import Optimizer, Schedule
+from ensemble.recipe_file import load_recipe
 
 EPOCHS, UPDATES = 25, 4
 

@@ -6,7 +6,8 @@ import pytest
 
 from ensemble.models import create
 from ensemble.preflight import differences, preflight
-from ensemble.recipe import Recipe, load_recipe, parse_recipe, shipped, with_weights
+from ensemble.recipe import Recipe, TaskRecipe, with_weights
+from ensemble.recipe_file import load_recipe, parse_recipe, shipped
 from ensemble.tasks import undetermined
 from folds.errors import MaskensError
 
@@ -59,27 +60,55 @@ def test_a_task_overrides_the_defaults_and_keeps_the_rest_of_a_table() -> None:
     assert recipe.tasks["gender"].optimizer.lr == 0.1
 
 
-def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions() -> None:
-    text = TINY.replace("[tasks.mask]", "[tasks.mask]\nepoch = 3\ncrop = [64, 24]\nbatch_size = 1\nloss = {ce = 0}") + (
-        "[tasks.gender.optimizer]\nlearning_rate = 1.0\n[[tasks.male-age.augment]]\nnam = 'CLAHE'\n"
+def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions(tmp_path: Path) -> None:
+    text = TINY.replace("[tasks.female-age]\n", "").replace(
+        "[tasks.mask]", "[tasks.mask]\nepoch = 3\ncrop = [64, 24]\nbatch_size = 1\nloss = {ce = 0}"
+    ) + (
+        "[tasks.gender.optimizer]\nlearning_rate = 1.0\n"
+        "[tasks.gender.ages]\ncuts = [30, 20]\n"
+        "[[tasks.male-age.augment]]\nnam = 'CLAHE'\n"
+        "[[tasks.male-age.augment]]\nname = 'Perspectiv'\n"
+        "[[tasks.male-age.augment]]\nname = 'CoarseDropout'\nargs = {max_holes = 3}\n"
     )
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
     with pytest.raises(MaskensError) as caught:
-        parse_recipe(text, "mine")
+        load_recipe(str(file), check_transforms=True)
     message = str(caught.value)
     for part in (
         "tasks.mask.epoch: unknown key (did you mean 'epochs'?)",
+        "tasks.mask.crop: crop [64, 24] is larger than the photo after resize [32, 24]",
         "tasks.mask.batch_size",
         "tasks.mask.loss: every weight is 0",
         "tasks.gender.optimizer.learning_rate: unknown key",
+        "tasks.gender.ages.cuts: at least two ages, each above the one before",
         "tasks.male-age.augment.0.name: missing",
         "tasks.male-age.augment.0.nam: unknown key (did you mean 'name'?)",
+        "tasks.male-age.augment.1: albumentations has no transform 'Perspectiv' (did you mean 'Perspective'",
+        "tasks.male-age.augment.2: CoarseDropout: ",
+        "tasks: they don't determine all 18 classes; nothing predicts female-age",
     ):
         assert part in message, message
 
 
-def test_a_crop_larger_than_the_photo_is_refused() -> None:
-    with pytest.raises(MaskensError, match=r"tasks\.mask: crop \[64, 24\] is larger than the photo"):
-        parse_recipe(TINY.replace("[tasks.mask]", "[tasks.mask]\ncrop = [64, 24]"), "mine")
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("loss = {class_weights = [1, 2]}", "mask.loss: 2 class_weights, but 'mask' has 3 classes"),
+        ("predicts = 'heads'\nloss = {class_weights = [1, 2, 3]}", "need a task with one head; 'heads' has 3"),
+        ("batch_size = 7\nmix = {cutmix = 1}", "mask.mix: photos are mixed in pairs, and batch_size 7 is odd"),
+        ("mix = {cutmix = 1, half_face = true}", "mask.mix: half_face excludes mixup and cutmix"),
+        ("ages = {cuts = [30, 62]}", "mask.ages.merge: 2 cuts make 3 bins; each needs a band, rising from 0 to 2"),
+        ("ages = {merge = [0, 1, 1, 2]}", "mask.ages.merge: 2 cuts make 3 bins"),
+        ("sampler = {balance = 'classes'}", "mask.sampler.balance: input should be 'none', 'class' or 'age'"),
+        ("ema = 1.0", "mask.ema: input should be less than 1"),
+        ("optimizer = {lr = inf}", "mask.optimizer.lr: input should be a finite number"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused(keys: str, words: str) -> None:
+    with pytest.raises(MaskensError) as caught:
+        parse_recipe(TINY.replace("[tasks.mask]", f"[tasks.mask]\n{keys}"), "mine")
+    assert f"tasks.{words}" in str(caught.value) or words in str(caught.value)
 
 
 def test_tasks_that_leave_a_class_open_are_refused() -> None:
@@ -89,6 +118,80 @@ def test_tasks_that_leave_a_class_open_are_refused() -> None:
     assert undetermined(["heads"]) == []
     assert undetermined(["mask", "age"]) == ["gender"]
     assert undetermined(["mask", "gender"]) == ["age"]
+
+
+def test_a_recipe_extends_another_by_name_or_by_a_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(TINY)
+    (tmp_path / "more.toml").write_text(
+        'extends = "base.toml"\nwithout = ["male-age", "female-age"]\n[defaults]\nepochs = 9\n[tasks.age]\nema = 0.5\n'
+    )
+    recipe = load_recipe(str(tmp_path / "more.toml"))
+    assert list(recipe.tasks) == ["mask", "gender", "age"]
+    assert {t.epochs for t in recipe.tasks.values()} == {9}
+    assert (recipe.tasks["age"].ema, recipe.tasks["mask"].ema) == (0.5, 0)
+    assert recipe.tasks["age"].model == "test_resnet.r160_in1k"
+    quick = parse_recipe('extends = "quick"', "mine")
+    assert quick.hash == load_recipe("quick").hash
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('extends = "quik"', "no recipe 'quik' \\(did you mean 'quick'"),
+        ('extends = "quick"\nwithout = ["mas"]', "without: 'quick' has no task 'mas' \\(did you mean 'mask'"),
+        ('without = ["mask"]', "there is none"),
+        ("extends = 3", "needs a name or a file"),
+    ],
+)
+def test_a_wrong_extends_is_refused(text: str, words: str) -> None:
+    with pytest.raises(MaskensError, match=words):
+        parse_recipe(text, "mine")
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "b.toml"')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"')
+    with pytest.raises(MaskensError, match="more than 8 recipes extend one another"):
+        load_recipe(str(tmp_path / "a.toml"))
+
+
+def test_set_changes_any_key_of_one_task_or_of_all() -> None:
+    def tasks(*changes: str) -> dict[str, TaskRecipe]:
+        return parse_recipe(TINY, "mine", changes=changes).tasks
+
+    assert [t.epochs for t in tasks("tasks.gender.epochs=5").values()] == [3, 5, 3, 3]
+    assert {t.epochs for t in tasks("tasks.*.epochs=5").values()} == {5}
+    assert tasks("tasks.mask.model=test_vit", "tasks.mask.loss={ce=0, focal=2}")["mask"].loss.focal == 2
+    assert tasks("tasks.mask.schedule.name=constant")["mask"].schedule.name == "constant"
+    augmented = tasks('tasks.*.augment=[{name="CLAHE", args={p=1}}]', "tasks.mask.augment.0.args.p=0.25")
+    assert [t.augment[0].args["p"] for t in augmented.values()] == [0.25, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("tasks.msk.epochs=5", "there is no task 'msk' \\(did you mean 'mask'"),
+        ("tasks.mask.epoch=5", "tasks.mask.epoch: unknown key \\(did you mean 'epochs'"),
+        ("tasks.mask.epochs", "write KEY=VALUE"),
+        ("tasks.mask=5", "name a key of a task"),
+        ("tasks.mask.model.more=5", "there is no 'more' to set"),
+        ("tasks.mask.epochs=many", "tasks.mask.epochs: input should be a valid integer"),
+        ("epochs=5", "epochs: unknown key"),
+    ],
+)
+def test_a_wrong_set_is_refused(change: str, words: str) -> None:
+    with pytest.raises(MaskensError, match=words):
+        parse_recipe(TINY, "mine", changes=[change])
+
+
+def test_only_what_differs_changes_a_hash() -> None:
+    plain = parse_recipe(TINY, "mine")
+    written_out = parse_recipe(TINY, "other", changes=["tasks.*.ema=0", "tasks.mask.ages.merge=[0,1,2]"])
+    assert written_out.hash == plain.hash
+    changed = parse_recipe(TINY, "mine", changes=["tasks.mask.ema=0.9"])
+    assert changed.hash != plain.hash
+    assert changed.tasks["mask"].hash != plain.tasks["mask"].hash
+    assert changed.tasks["gender"].hash == plain.tasks["gender"].hash
 
 
 @pytest.mark.parametrize(

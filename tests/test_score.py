@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.score import macro_f1, score, task_scores
+from ensemble.tasks import Target
 from folds.labels import encode
 
 CLASSES = st.lists(st.tuples(st.integers(0, 17), st.integers(0, 17)), min_size=1, max_size=60)
@@ -47,4 +48,4 @@ def test_a_tasks_score_is_the_mean_over_its_heads() -> None:
     logits[[0, 1, 2], labels[:, 0]] = 1
     logits[[0, 1, 2], 3 + labels[:, 1]] = 1
     logits[[0, 1, 2], 5 + (labels[:, 2] + 1) % 3] = 1  # age always wrong
-    assert task_scores("heads", logits, labels) == pytest.approx((2 / 3, 2 / 3))
+    assert task_scores(Target("heads"), logits, labels) == pytest.approx((2 / 3, 2 / 3))

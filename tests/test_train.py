@@ -19,10 +19,11 @@ from ensemble.models import load_checkpoint, read_card, to_input
 from ensemble.oof import load_job_oof
 from ensemble.predict import all_views
 from ensemble.preflight import bind_recipe
-from ensemble.recipe import Recipe, parse_recipe
+from ensemble.recipe import Recipe
+from ensemble.recipe_file import parse_recipe
 from ensemble.score import task_scores
 from ensemble.status import JobStatus, read_status
-from ensemble.tasks import targets
+from ensemble.tasks import Target, true_labels
 from ensemble.train import Hardware, is_done, plan, train, unfinished
 from folds.errors import MaskensError
 from folds.labels import IntArray
@@ -99,7 +100,7 @@ def test_a_job_leaves_all_that_is_promised(setting: Setting) -> None:
     assert [r["epoch"] for r in rows] == ["1", "2", "3"]
     status = read_status(setting.run, "mask", 0)
     assert (status.state, status.epoch, status.error) == ("done", 3, "")
-    assert status.record["recipe_hash"] == setting.recipe.hash
+    assert status.record["task_hash"] == setting.recipe.tasks["mask"].hash
     assert status.record["versions"]["torch"] == torch.__version__.split("+")[0]
     assert is_done(setting.spec())
 
@@ -117,7 +118,7 @@ def test_the_checkpoint_is_the_best_epoch_and_the_oof_logits_are_its_own(setting
     held_out = np.flatnonzero(setting.folds[setting.data.photo_person] == 0)
     assert oof.files.tolist() == [setting.data.files[i] for i in held_out]
     assert oof.best.shape == (2, len(held_out), 3)
-    f1, _ = task_scores("mask", oof.best[0], targets("mask", setting.data)[held_out])
+    f1, _ = task_scores(Target("mask"), oof.best[0], true_labels(Target("mask"), setting.data)[held_out])
     assert f1 == pytest.approx(max(scores), abs=1e-5)
 
     from ensemble.cache import Geometry, Photos
@@ -315,5 +316,5 @@ def test_evaluation_pools_each_photo_once_and_says_what_is_missing(setting: Sett
 def test_the_card_of_every_fold_belongs_to_this_run(setting: Setting) -> None:
     run_job(setting.spec("gender", 1), setting.data, setting.folds)
     card = read_card(setting.run.job_folder("gender", 1) / "model.safetensors")
-    assert (card.recipe_hash, card.folds_hash) == (setting.recipe.hash, setting.run.folds_hash)
+    assert (card.task_hash, card.folds_hash) == (setting.recipe.tasks["gender"].hash, setting.run.folds_hash)
     assert (card.task, card.fold, card.k, card.resize, card.crop) == ("gender", 1, 2, (32, 24), None)

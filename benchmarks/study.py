@@ -1,0 +1,73 @@
+"""Which recipe is worth it? Variants of `quick` on the same people and folds, one change at a time.
+
+    python benchmarks/study.py --source ../shared/bench --out DIR
+
+Needs the real-photo benchmark (its builder and weights lie in --source); takes about an hour and a half on two
+cores. Jobs that two variants share are trained once (`maskens train --reuse`). Run again, it goes on where it
+stopped. `--only NAME` trains some variants; the table is of all that are finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+AGES_APART = 'without = ["male-age", "female-age"]\n'
+ALL_FOUR = 'without = ["mask", "gender", "male-age", "female-age"]\n'
+AGE = f"{AGES_APART}[tasks.age]\n"
+BASE = "apart"
+VARIANTS = {  # name -> (what is changed, the recipe less its first line)
+    BASE: ("quick with an age model for each gender", ""),
+    "together": ("one age model for both genders", AGE),
+    "age5": ("together, ages in five bins: 21, 30, 46, 58", f"{AGE}ages = {{ cuts = [21, 30, 46, 58] }}\n"),
+    "age58": ("together, trained as >=60 from 58", f"{AGE}ages = {{ cuts = [30, 58] }}\n"),
+    "heads": ("one model with 3+2+3 outputs", f"{ALL_FOUR}[tasks.heads]\n"),
+    "class18": ("one model with 18 classes", f"{ALL_FOUR}[tasks.class18]\n"),
+    "soft-f1": ("together, 0.3 cross-entropy + 0.7 soft F1 for age", f"{AGE}loss = {{ ce = 0.3, f1 = 0.7 }}\n"),
+    "cutmix": ("together, CutMix on half of the batches for age", f"{AGE}mix = {{ cutmix = 1.0, prob = 0.5 }}\n"),
+    "balanced": ("together, age bins drawn evenly", f'{AGE}sampler = {{ balance = "age" }}\n'),
+    "half-face": ("together, half faces mixed for age", f"{AGE}mix = {{ half_face = true, prob = 0.5 }}\n"),
+    "focal": ("together, focal loss for age", f"{AGE}loss = {{ ce = 0.0, focal = 1.0 }}\n"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, default=Path("../shared/bench"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--train-people", type=int, default=600)
+    parser.add_argument("--eval-people", type=int, default=200)
+    parser.add_argument("--size", default="288x384")
+    parser.add_argument("--k", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--only", action="append", choices=list(VARIANTS), help="Train these only.")
+    args = parser.parse_args()
+    data = args.out / "data"
+    if not data.exists():
+        build = [sys.executable, args.source / "build_benchmark.py", data, "--size", args.size]
+        people = ["--train-people", args.train_people, "--eval-people", args.eval_people]
+        subprocess.run([*map(str, build + people)], check=True)
+    for name in args.only or VARIANTS:
+        train(args, data, name)
+
+
+def train(args: argparse.Namespace, data: Path, name: str) -> None:
+    """Deal the folds and train what is not trained yet."""
+    run, recipe = args.out / name, args.out / f"{name}.toml"
+    recipe.write_text(f'extends = "quick"\n{VARIANTS[name][1]}')
+    maskens("folds", "--data", data, "--run", run, "--k", args.k)
+    reuse = [] if name == BASE else ["--reuse", args.out / BASE]
+    weights = args.source / "tf_efficientnet_lite0.in1k.safetensors"
+    maskens("train", "--run", run, "--recipe", recipe, "--weights", weights, "--jobs", args.jobs, *reuse)
+
+
+def maskens(*arguments: object) -> None:
+    print("maskens", *arguments, flush=True)
+    command = [sys.executable, "-c", "import cli; cli.main()", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    main()
