@@ -259,6 +259,65 @@ def sample(
 
 
 @command
+def explore(
+    shared: Shared,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where the page goes; by default explore beside the run."),
+    ] = None,
+    per_class: Annotated[
+        int, typer.Option("--per-class", metavar="N", min=1, max=200, help="Photos on a class's contact sheet.")
+    ] = 24,
+    recipe: Annotated[
+        str,
+        typer.Option("--recipe", metavar="NAME|FILE", envvar="MASKENS_RECIPE", help="Whose augmentation is shown."),
+    ] = "original",
+) -> None:
+    """Look at the data before any training: counts, contact sheets, odd photos and labels, augmentation.
+
+    Example:  maskens explore --per-class 12
+    """
+    from folds.layout import read_train
+    from folds.page import building, refuse_foreign_page
+    from folds.run import remembered
+
+    console = shared.console
+    before = remembered(shared.run)
+    data = read_train(shared.data or Path(before.data if before else "data"))
+    seed = shared.seed if shared.seed is not None else before.seed if before else 42
+    folder = out or shared.run.parent / "explore"
+
+    from folds.explore_page import GENERATOR, OURS, write_exploration
+
+    refuse_foreign_page(folder, GENERATOR, OURS)
+
+    from ensemble.augment_sheet import augment_sheets, check_augmentation
+    from ensemble.recipe_file import load_recipe
+    from folds.decode import read_photo
+    from folds.explore import examples, label_of
+    from folds.explore import explore as look
+    from folds.explore_summary import class_table, group_table, summary_lines, warning_lines
+
+    chosen = load_recipe(recipe)
+    check_augmentation(chosen)
+    workers = shared.workers or -1
+    replaces = folder.is_dir() and any(folder.iterdir())
+    with building(folder) as build, _bars(console, "opening photos") as (bar,):
+        found = look(data, per_class, seed, workers, bar)
+        shown = [(label_of(data, i), read_photo(data.root / data.files[i])) for i in examples(found)]
+        write_exploration(build, found, augment_sheets(chosen, shown, seed), chosen.name, workers)
+    console.print(class_table(found))
+    console.print(group_table(found))
+    for line in summary_lines(found):
+        _say(console, line)
+    for line in warning_lines(found):
+        _say(console, line, "yellow")
+    if replaces:
+        _say(console, f"the earlier page in {folder} was replaced")
+    _say(console, f"saved: {folder / 'index.html'} and its pictures beside it")
+
+
+@command
 def folds(
     shared: Shared,
     k: Annotated[

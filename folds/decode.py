@@ -43,6 +43,19 @@ def read_photo(path: Path) -> Pixels:
         raise MaskensError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
+def photo_format(path: Path) -> tuple[str, str]:
+    """Format and colour mode in Pillow's words, ("JPEG", "RGB"), from the first bytes alone, whatever the name says.
+
+    Raises:
+        MaskensError: if the file is missing or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.format or "unknown", image.mode
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MaskensError(f"{path} is not a photo that can be read") from error
+
+
 def fit(photo: Pixels, resize: tuple[int, int], crop: tuple[int, int] | None) -> Pixels:
     """Resize to (height, width), then cut the centre: the fixed steps that come before any augmentation.
 
