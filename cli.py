@@ -46,6 +46,11 @@ class TtaChoice(StrEnum):
     flip = "flip"
 
 
+class TrackChoice(StrEnum):
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
 class EpochChoice(StrEnum):
     best = "best"
     last = "last"
@@ -125,21 +130,13 @@ _SHARED: dict[str, tuple[Any, Any]] = {
 }
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Register a command whose first argument is `Shared`; typer sees the shared options after its own.
-
-    What the user can mend becomes one message and exit code 2.
-    """
-    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-    both = own + [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in _SHARED.items()
-    ]
+def told(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn what the user can mend into one message and exit code 2."""
 
     @functools.wraps(function)
-    def parsed(**values: Any) -> None:
+    def telling(*args: Any, **values: Any) -> None:
         try:
-            function(Shared(**{name: values.pop(name) for name in _SHARED}), **values)
+            function(*args, **values)
         except MaskensError as error:
             _fail(str(error))
         except KeyboardInterrupt:
@@ -148,12 +145,42 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             where = f"{error.filename}: " if error.filename else ""
             _fail(f"the system refused: {where}{error.strerror or error}")
 
+    return telling
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Register a command whose first argument is `Shared`; typer sees the shared options after its own."""
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    both = own + [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+        for name, (annotation, default) in _SHARED.items()
+    ]
+
+    @functools.wraps(function)
+    @told
+    def parsed(**values: Any) -> None:
+        function(Shared(**{name: values.pop(name) for name in _SHARED}), **values)
+
     parsed.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
     parsed.__annotations__ = {p.name: p.annotation for p in both}
     app.command(name=function.__name__.replace("_", "-"))(parsed)
     return function
 
 
+FixesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fixes",
+        metavar="NAME|CSV",
+        help="Label fixes: core, disputed or your own; may be repeated. The run remembers them; none drops them.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key of the recipe: tasks.gender.epochs=5; may be repeated."
+    ),
+]
 CacheOption = Annotated[
     str,
     _option(
@@ -272,18 +299,21 @@ def explore(
         str,
         typer.Option("--recipe", metavar="NAME|FILE", envvar="MASKENS_RECIPE", help="Whose augmentation is shown."),
     ] = "original",
+    fixes: FixesOption = None,
 ) -> None:
     """Look at the data before any training: counts, contact sheets, odd photos and labels, augmentation.
 
     Example:  maskens explore --per-class 12
     """
+    from folds.fixes import describe_fixes, read_fixes
     from folds.layout import read_train
     from folds.page import building, refuse_foreign_page
-    from folds.run import remembered
+    from folds.run import kept_fixes, remembered
 
     console = shared.console
     before = remembered(shared.run)
-    data = read_train(shared.data or Path(before.data if before else "data"))
+    chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
+    data = read_train(shared.data or Path(before.data if before else "data"), chosen)
     seed = shared.seed if shared.seed is not None else before.seed if before else 42
     folder = out or shared.run.parent / "explore"
 
@@ -298,20 +328,22 @@ def explore(
     from folds.explore import explore as look
     from folds.explore_summary import class_table, group_table, summary_lines, warning_lines
 
-    chosen = load_recipe(recipe)
-    check_augmentation(chosen)
+    shown_recipe = load_recipe(recipe)
+    check_augmentation(shown_recipe)
     workers = shared.workers or -1
     replaces = folder.is_dir() and any(folder.iterdir())
     with building(folder) as build, _bars(console, "opening photos") as (bar,):
         found = look(data, per_class, seed, workers, bar)
         shown = [(label_of(data, i), read_photo(data.root / data.files[i])) for i in examples(found)]
-        write_exploration(build, found, augment_sheets(chosen, shown, seed), chosen.name, workers)
+        write_exploration(build, found, augment_sheets(shown_recipe, shown, seed), shown_recipe.name, workers)
     console.print(class_table(found))
     console.print(group_table(found))
     for line in summary_lines(found):
         _say(console, line)
     for line in warning_lines(found):
         _say(console, line, "yellow")
+    if data.fixes:
+        _say(console, f"shown with label fixes: {describe_fixes(data)}")
     if replaces:
         _say(console, f"the earlier page in {folder} was replaced")
     _say(console, f"saved: {folder / 'index.html'} and its pictures beside it")
@@ -327,14 +359,7 @@ def folds(
         Path | None,
         typer.Option("--folds-file", metavar="CSV", help="Your own folds (columns path, fold), checked like ours."),
     ] = None,
-    fixes: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--fixes",
-            metavar="NAME|CSV",
-            help="Label fixes: core, disputed or your own; may be repeated. The run remembers them; none drops them.",
-        ),
-    ] = None,
+    fixes: FixesOption = None,
     check_photos: Annotated[
         bool,
         typer.Option("--check-photos", help="Open every photo: unreadable ones, near-duplicates across people."),
@@ -402,16 +427,29 @@ def train(
             "--recipe",
             metavar="NAME|FILE",
             envvar="MASKENS_RECIPE",
-            help="original, quick, demo or a TOML file. The run remembers it; at first original.",
+            help="A shipped recipe (see `maskens recipes`) or a TOML file. The run remembers it; at first original.",
         ),
     ] = None,
+    change: SetOption = None,
     weights: Annotated[
         list[str] | None,
         typer.Option("--weights", metavar="[TASK=]FILE", help="Initial weights from a file, not from the hub."),
     ] = None,
     no_pretrained: Annotated[bool, typer.Option("--no-pretrained", help="Start from random weights.")] = False,
+    reuse: Annotated[
+        Path | None,
+        typer.Option("--reuse", metavar="RUN", help="Copy jobs that this run has finished with the same task recipe."),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what these jobs have done so far.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Jobs at a time.")] = 1,
+    track: Annotated[
+        list[TrackChoice] | None,
+        typer.Option(
+            "--track",
+            help="Curves, confusion matrices and the worst photos of each epoch, for tensorboard --logdir RUN or W&B "
+            "(to which the photos are sent, unless WANDB_MODE=offline); may be repeated.",
+        ),
+    ] = None,
     cache: CacheOption = "",
 ) -> None:
     """Train one model per fold and task; finished jobs are kept, interrupted ones go on.
@@ -427,14 +465,21 @@ def train(
 
     from ensemble.preflight import bind_recipe, preflight, resolve_recipe
     from ensemble.progress import jobs_view
+    from ensemble.reuse import take_over
+    from ensemble.tracking import check_trackers, where_to_look
     from ensemble.train import begun, fill_cache, plan, select_tasks, unfinished
     from ensemble.train import train as train_jobs
 
     console = shared.console
     hardware = shared.hardware_for(jobs)
-    resolved = resolve_recipe(run, recipe, weights or [], no_pretrained)
+    trackers = tuple(dict.fromkeys(t.value for t in track or []))
+    check_trackers(trackers)
+    resolved = resolve_recipe(run, recipe, change or [], weights or [], no_pretrained)
     tasks = select_tasks(resolved, task or [])
-    specs = plan(run, resolved, tasks, chosen, hardware, _cache_folder(cache, run.folder))
+    specs = plan(run, resolved, tasks, chosen, hardware, _cache_folder(cache, run.folder), trackers)
+    if reuse:
+        taken = take_over(specs, reuse)
+        _say(console, f"{taken} finished jobs are taken from {reuse}")
     todo = specs if restart else unfinished(specs)
     if len(todo) < len(specs):
         _say(console, f"{len(specs) - len(todo)} of {len(specs)} jobs are finished already; --restart does them anew")
@@ -444,6 +489,8 @@ def train(
         with _bars(console, "decoding photos") as (bar,):
             fill_cache(todo, data, hardware, bar)
         bind_recipe(run, resolved)
+        for line in where_to_look(trackers, run.folder):
+            _say(console, f"next, while it trains: {line}", "dim")
         with jobs_view(console, f"maskens train, {run.folder}, recipe {resolved.name}") as view:
             failed = train_jobs(todo, data, assigned, specs, hardware, view, restart)
         if failed:
@@ -574,6 +621,39 @@ def score(
 
 
 @command
+def compare(
+    shared: Shared,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the yardstick.")],
+    tta: Annotated[TtaChoice, typer.Option("--tta", help="Views of the out-of-fold logits.")] = TtaChoice.flip,
+    epoch: Annotated[
+        EpochChoice, typer.Option("--epoch", help="Each job's best epoch, or its last.")
+    ] = EpochChoice.best,
+) -> None:
+    """What differs between runs, and whether it made a difference: out-of-fold F1 with intervals over people.
+
+    Example:  maskens compare runs/default runs/heads
+    """
+    from ensemble.compare import compare as compare_runs
+    from ensemble.tables import class_gain_table, differences_table, scores_table
+
+    console = shared.console
+    found = compare_runs(runs, shared.data, tta.value, epoch.value)
+    console.print(differences_table(found))
+    for section in found.sections:
+        console.print(class_gain_table(section))
+    for section in found.sections:
+        console.print(scores_table(section))
+    for note in found.notes:
+        _say(console, f"note: {note}", "yellow")
+    _say(
+        console,
+        f"{found.photos} photos of {found.people} people, {epoch.value} epochs, views: {tta.value}. "
+        "Within noise: the interval of the difference holds 0.",
+        "dim",
+    )
+
+
+@command
 def check_submission(
     shared: Shared,
     submission: Annotated[
@@ -604,6 +684,41 @@ def check_submission(
         f"{path} is accepted: {check.photos} rows in the order of info.csv, all classes in 0..17; "
         f"{check.distance:.0%} away from the training mix",
     )
+
+
+recipes_app = typer.Typer(help="The recipes that come with maskens.", add_completion=False)
+app.add_typer(recipes_app, name="recipes")
+
+
+@recipes_app.callback(invoke_without_command=True)
+@told
+def recipes(context: typer.Context) -> None:
+    """List the recipes that come with maskens and what each is for.
+
+    Example:  maskens recipes show quick
+    """
+    if context.invoked_subcommand is None:
+        from rich.console import Console
+
+        from ensemble.recipe_file import load_recipe, shipped
+        from ensemble.tables import recipes_table
+
+        Console().print(recipes_table([load_recipe(name) for name in shipped()]))
+
+
+@recipes_app.command()
+@told
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A shipped recipe or a TOML file.")],
+    change: SetOption = None,
+) -> None:
+    """Print a recipe as TOML with every value written out.
+
+    Example:  maskens recipes show quick --set tasks.gender.epochs=5 > mine.toml
+    """
+    from ensemble.recipe_file import load_recipe
+
+    typer.echo(load_recipe(name, change or [], check_transforms=True).text, nl=False)
 
 
 if __name__ == "__main__":

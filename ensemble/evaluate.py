@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from ensemble.combine import decide, joint_log_probabilities
-from ensemble.oof import Epoch, pool, save_npz
+from ensemble.oof import Epoch, Logits, pool, save_npz
 from ensemble.recipe import Recipe
 from ensemble.score import Score, score, task_scores
 from ensemble.tasks import learns_from, true_labels
@@ -18,19 +22,32 @@ from folds.run import Run
 
 
 @dataclass(frozen=True)
+class OutOfFold:
+    """The ensemble's decision on the people of its trained folds, each by models that never saw them."""
+
+    rows: IntArray  # (photos,): index of each photo in TrainData.files
+    fold: IntArray  # (photos,)
+    logits: Mapping[str, Logits]  # task -> (photos, width), mean over the views
+    joint: npt.NDArray[np.float64]  # (photos, 18), log probabilities
+    classes: IntArray  # (photos,), the decision
+    trained: list[int]  # the folds that count: those with every task trained
+    missing: str  # which jobs are not trained, in words
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The score of a run on the people of its trained folds."""
 
     score: Score
     tasks: dict[str, tuple[float, float]]  # task -> (macro F1, accuracy) on the photos it learns from
-    folds: list[int]  # the folds that count: those with every task trained
-    missing: str  # which jobs are not trained, in words
+    folds: list[int]
+    missing: str
 
 
-def evaluate(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, tta: Tta, epoch: Epoch) -> Evaluation:
-    """Pool the out-of-fold logits, decide, and count once over all photos; oof.npz keeps the pooled logits.
+def out_of_fold(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, tta: Tta, epoch: Epoch) -> OutOfFold:
+    """Pool the out-of-fold logits and decide.
 
-    The best epoch of a job was chosen on the very fold that is scored here, which flatters a little;
+    The best epoch of a job was chosen on the very fold that is predicted here, which flatters a little;
     `epoch="last"` is free of that.
 
     Args:
@@ -47,21 +64,30 @@ def evaluate(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, tta: Tt
             f"First: maskens train --run {run.folder} --fold 0"
         )
     pooled = pool(run, recipe, data, folds, trained, tta, epoch)
-    targets = {name: task.target for name, task in recipe.tasks.items()}
-    joint = joint_log_probabilities(pooled.logits, targets)
-    tasks = {}
-    for name, target in targets.items():
-        mine = learns_from(target.predicts, data)[pooled.rows]
-        tasks[name] = task_scores(target, pooled.logits[name][mine], true_labels(target, data)[pooled.rows][mine])
-    files = [data.files[i] for i in pooled.rows]
-    arrays: dict[str, object] = {f"logits/{t}": v for t, v in pooled.logits.items()}
-    record = json.dumps({"views": VIEWS[tta], "epoch": epoch, "recipe_hash": recipe.hash, "folds_hash": run.folds_hash})
-    arrays |= {"files": files, "fold": pooled.fold, "log_probabilities": joint, "record": record}
-    save_npz(run.folder / "oof.npz", arrays)
+    joint = joint_log_probabilities(pooled.logits, {name: task.target for name, task in recipe.tasks.items()})
     listed = ", ".join(f"{t} fold {f}" for t, f in missing[:6]) + (", ..." if len(missing) > 6 else "")
-    return Evaluation(
-        score(data.classes[pooled.rows], decide(joint)),
-        tasks,
-        trained,
-        f"without {listed}" if missing else "",
-    )
+    words = f"without {listed}" if missing else ""
+    return OutOfFold(pooled.rows, pooled.fold, pooled.logits, joint, decide(joint), trained, words)
+
+
+def evaluate(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, tta: Tta, epoch: Epoch) -> Evaluation:
+    """Score the out-of-fold decision once over all photos; oof.npz keeps the pooled logits.
+
+    Args:
+        folds: int64 (people,).
+
+    Raises:
+        MaskensError: as `out_of_fold`.
+    """
+    found = out_of_fold(run, recipe, data, folds, tta, epoch)
+    tasks = {}
+    for name, task in recipe.tasks.items():
+        mine = learns_from(task.predicts, data)[found.rows]
+        truth = true_labels(task.target, data)[found.rows]
+        tasks[name] = task_scores(task.target, found.logits[name][mine], truth[mine])
+    arrays: dict[str, object] = {f"logits/{t}": v for t, v in found.logits.items()}
+    record = json.dumps({"views": VIEWS[tta], "epoch": epoch, "recipe_hash": recipe.hash, "folds_hash": run.folds_hash})
+    files = [data.files[i] for i in found.rows]
+    arrays |= {"files": files, "fold": found.fold, "log_probabilities": found.joint, "record": record}
+    save_npz(run.folder / "oof.npz", arrays)
+    return Evaluation(score(data.classes[found.rows], found.classes), tasks, found.trained, found.missing)

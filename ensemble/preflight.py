@@ -104,14 +104,16 @@ def _weights_of(before: Recipe, recipe: Recipe) -> Recipe:
 def differences(a: Recipe, b: Recipe) -> list[str]:
     """Key paths whose values differ, `tasks.mask.epochs: 3, now 5`."""
 
-    def flat(value: object, path: str = "") -> dict[str, object]:
-        if isinstance(value, dict):
-            return {k: v for key, inner in value.items() for k, v in flat(inner, f"{path}.{key}".strip(".")).items()}
-        return {path: value}
-
     left, right = flat(a.model_dump(mode="json")), flat(b.model_dump(mode="json"))
     keys = list(dict.fromkeys([*left, *right]))
     return [f"{k}: {left.get(k)!r}, now {right.get(k)!r}" for k in keys if left.get(k) != right.get(k)]
+
+
+def flat(value: object, path: str = "") -> dict[str, object]:
+    """`{"loss": {"ce": 1}}` -> `{"loss.ce": 1}`."""
+    if isinstance(value, dict):
+        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{path}.{key}".strip(".")).items()}
+    return {path: value}
 
 
 def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = ()) -> list[str]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 from ensemble.score import Score
 from ensemble.submission import SubmissionCheck
 from folds.labels import CLASS_NAMES
+
+if TYPE_CHECKING:
+    from ensemble.bootstrap import Interval
+    from ensemble.compare import Comparison, Section
+    from ensemble.recipe import Recipe
 
 
 def class_table(score: Score) -> Table:
@@ -56,3 +65,72 @@ def submission_table(check: SubmissionCheck) -> Table:
         expected = () if check.expected is None else (str(check.expected[number]),)
         table.add_row(str(number), name, str(check.histogram[number]), *expected)
     return table
+
+
+def recipes_table(recipes: Sequence[Recipe]) -> Table:
+    """What each recipe is for."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("recipe", "for", "tasks", "photos"):
+        table.add_column(name, no_wrap=name in ("recipe", "photos"))
+    for recipe in recipes:
+        sizes = dict.fromkeys("{}x{}".format(*t.input_size) for t in recipe.tasks.values())
+        table.add_row(recipe.name, recipe.description, ", ".join(recipe.tasks), ", ".join(sizes))
+    return table
+
+
+def differences_table(comparison: Comparison) -> Table:
+    """What differs between runs, a column a run."""
+    table = Table(title="what differs", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("")
+    for run in comparison.sections[0].scores:
+        table.add_column(Text(run.name), overflow="fold")
+    for key, values in comparison.differences:
+        table.add_row(Text(key), *(Text(v) for v in values))
+    return table
+
+
+def scores_table(section: Section) -> Table:
+    """Out-of-fold macro F1 of each run with its interval, and the difference to the first run."""
+    title = f"out-of-fold macro F1, 95 % interval over people{'; ' if section.labels else ''}{section.labels}"
+    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    table.add_column("macro F1", no_wrap=True)
+    table.add_column("against the first run", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for number, run in enumerate(section.scores):
+        table.add_row(Text(run.name), style="bold")
+        for part, f1 in run.f1.items():
+            gain = run.gain[part]
+            told = ("", "") if number == 0 else (_short(gain, "+.3f"), _verdict(gain))
+            table.add_row(f"  {part}", _short(f1, ".3f"), *told, end_section=part == list(run.f1)[-1])
+    return table
+
+
+def _short(found: Interval, form: str) -> str:
+    return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
+
+
+def class_gain_table(section: Section) -> Table:
+    """F1 of each class in each run; marked where it differs from the first run's beyond noise."""
+    table = Table(
+        title="F1 per class; + or - where it differs from the first run's beyond noise",
+        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("", justify="right")
+    table.add_column("class", no_wrap=True)
+    for run in section.scores:
+        table.add_column(Text(run.name), justify="right", overflow="fold")
+    for number, name in enumerate(CLASS_NAMES):
+        cells = []
+        for run in section.scores:
+            gain = run.class_gain[number]
+            mark = " " if gain.within_noise else "+" if gain.value > 0 else "-"
+            cells.append(f"{run.per_class[number].value:.4f} {mark}")
+        table.add_row(str(number), name, *cells)
+    return table
+
+
+def _verdict(gain: Interval) -> str:
+    if gain.low == gain.high == 0:
+        return "equal"
+    return "within noise" if gain.within_noise else "better" if gain.value > 0 else "worse"

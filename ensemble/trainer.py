@@ -80,6 +80,7 @@ class Trainer:
             "ema": self.ema.module.state_dict() if self.ema else None,
             "scaler": self.scaler.state_dict(),
             "precision": self.precision,
+            "note": self.note,
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -89,7 +90,7 @@ class Trainer:
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
         self.scaler.load_state_dict(state["scaler"])
-        self.precision = state["precision"]
+        self.precision, self.note = state["precision"], state["note"]
 
     def epoch(self, epoch: int, loader: Batches, on_batch: OnBatch) -> EpochResult:
         """Train on one epoch's batches.

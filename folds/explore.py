@@ -249,7 +249,8 @@ def _thumbnails(data: TrainData, photos: Sequence[int], workers: int) -> dict[in
 def label_findings(data: TrainData) -> list[Finding]:
     """People whose labels disagree: between the rows of one id, or between a row and its folder's name.
 
-    A folder's name counts if it reads <id>_<gender>_<race>_<age>; other names say nothing.
+    A folder's name counts if it reads <id>_<gender>_<race>_<age>; other names say nothing, nor does that of a
+    person whose label is fixed.
     """
     rows: dict[str, list[int]] = {}
     for i, person in enumerate(data.people):
@@ -269,10 +270,11 @@ def label_findings(data: TrainData) -> list[Finding]:
 def _folder_names(data: TrainData) -> list[Finding]:
     table = read_table(data.root / "train" / "train.csv", ("path",))
     races = {row["path"]: row.get("race", "") for row in table}
+    fixed = {fix.path for fix in data.fixes}
     found = []
     for i, person in enumerate(data.people):
         name = FOLDER_NAME.fullmatch(PurePosixPath(person.path).name)
-        if not name:
+        if not name or person.path in fixed:
             continue
         says = {k: v.lower() for k, v in name.groupdict().items()} | {"id": name["id"], "age": str(int(name["age"]))}
         race = races[person.path].lower() or says["race"]

@@ -21,6 +21,7 @@ import timm
 
 import cli
 from ensemble.oof import load_job_oof
+from ensemble.recipe_file import load_recipe, shipped
 from ensemble.score import macro_f1
 from ensemble.submission import align, read_answers
 from folds.layout import read_eval, read_train
@@ -281,7 +282,9 @@ def test_restart_trains_again(copy: Path, maskens: Maskens) -> None:
     assert all(np.array_equal(after[k], before[k]) for k in before), "the same seed gives the same weights"
 
 
-@pytest.mark.parametrize("command", ["sample", "folds", "train", "infer", "score", "check-submission"])
+@pytest.mark.parametrize(
+    "command", ["sample", "explore", "folds", "train", "infer", "score", "compare", "check-submission"]
+)
 def test_every_command_has_the_shared_options_with_help_and_an_example(command: str, maskens: Maskens) -> None:
     outcome = maskens(command, "--help")
     for option in ("run", "data", "seed", "device", "workers", "quiet"):
@@ -303,6 +306,57 @@ def test_help_imports_nothing_heavy() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "check-submission" in done.stdout
+
+
+def test_recipes_are_listed_and_shown_with_every_value(tmp_path: Path, maskens: Maskens) -> None:
+    listed = maskens("recipes")
+    assert listed.code == 0
+    for name in shipped():
+        assert f" {name} " in listed.out
+    shown = maskens("recipes", "show", "demo", "--set", "tasks.mask.epochs=77")
+    (tmp_path / "mine.toml").write_text(shown.out)
+    mine = load_recipe(str(tmp_path / "mine.toml"))
+    assert mine.tasks["mask"].epochs == 77
+    assert mine.tasks["gender"] == load_recipe("demo").tasks["gender"]
+    refused(maskens("recipes", "show", "dmo"), "there is no recipe 'dmo' (did you mean 'demo'?)")
+
+
+def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path, maskens: Maskens) -> None:
+    assert maskens("folds", "--k", "3", "--run", "runs/other").code == 0
+    change = ("--recipe", "demo", "--set", "tasks.mask.epochs=1")
+    outcome = maskens("train", "--run", "runs/other", *change, "--reuse", "runs/default")
+    assert outcome.code == 0, outcome
+    assert "9 finished jobs are taken from runs/default" in outcome.out
+    assert "tasks.mask.epochs" not in maskens("train", "--run", "runs/other", *change).out, "and goes on with it"
+    refused(
+        maskens("train", "--run", "runs/other", "--set", "tasks.mask.epochs=2"), "tasks.mask.epochs: 1, now 2", "--set"
+    )
+    outcome = maskens("compare", "runs/default", "runs/other")
+    assert outcome.code == 0, outcome
+    shown = "\n".join(line.rstrip() for line in outcome.out.splitlines())
+    assert re.search(r"tasks\.mask\.epochs +6 +1\n", shown)
+    first, second = shown.split("runs/default\n")[-1].split("runs/other\n")
+    gender = [re.search(r"gender +([\d.]+ \(.*?\))", part)[1] for part in (first, second)]  # type: ignore[index]
+    assert gender[0] == gender[1]
+    assert re.search(r"gender .* equal", second)
+    assert re.search(r"mask .* (worse|within noise)", second)
+    refused(maskens("compare", "runs/default"), "name two runs or more to compare")
+    refused(maskens("train", "--reuse", "runs/none"), "there is no run in runs/none")
+
+
+def test_all_errors_of_a_recipe_are_told_at_once_before_anything_is_computed(data: Path, maskens: Maskens) -> None:
+    assert maskens("folds", "--k", "3").code == 0
+    Path("mine.toml").write_text(
+        'extends = "demo"\nwithout = ["gender"]\n[tasks.mask]\nepoch = 3\ncrop = [640, 480]\n'
+        'augment = [{ name = "Perspectiv" }, { name = "CLAHE", args = { clip = 3 } }]\n'
+    )
+    refused(
+        maskens("train", "--recipe", "mine.toml"), "tasks.mask.epoch: unknown key (did you mean 'epochs'?)",
+        "tasks.mask.crop: crop [640, 480] is larger than the photo after resize [64, 48]",
+        "tasks.mask.augment.0: albumentations has no transform 'Perspectiv'", "tasks.mask.augment.1: CLAHE",
+        "nothing predicts gender",
+    )  # fmt: skip
+    assert not list(Path("runs/default").glob("*/fold*"))
 
 
 # Wrong input: one clear message, exit code 2, nothing written.

@@ -256,6 +256,21 @@ def test_labels_that_disagree_are_named_and_shown(explored: tuple[Outcome, Path]
     assert (explored[1] / "labels.png").exists()
 
 
+def test_fixed_labels_are_those_that_are_shown(make_data: MakeData, tmp_path: Path) -> None:
+    root = make_data(tmp_path / "data", people=6)
+    person = read_train(root).people[0]
+    other = "female" if person.gender == 0 else "male"
+    row = f"{person.path},,gender,{'male' if person.gender == 0 else 'female'},{other},"
+    (tmp_path / "fixes.csv").write_text(f"path,photo,field,old,new,reason\n{row}\n")
+    fixed = tmp_path / "fixes.csv"
+    outcome = maskens("explore", "--data", root, "--out", tmp_path / "page", "--recipe", "demo", "--fixes", fixed)
+    assert outcome.code == 0, outcome
+    assert "shown with label fixes: 1 label of 1 person (1 gender)" in outcome.out
+    assert "labels that disagree" not in outcome.out, "the folder's old name is no finding"
+    rows = re.findall(r"^ (male|female) +(\d+) +(\d+) +(\d+) +(\d+)", outcome.out, re.MULTILINE)
+    assert {row[0]: int(row[4]) for row in rows}[other] == 4, "three of each gender, one moved"
+
+
 def test_an_unreadable_photo_is_listed_and_the_rest_goes_on(
     spoilt: Path, explored: tuple[Outcome, Path], page: Page
 ) -> None:
