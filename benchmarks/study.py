@@ -10,9 +10,24 @@ stopped. `--only NAME` trains some variants; the table is of all that are finish
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensemble.bootstrap import draw_people, drawn_f1, interval, person_confusions
+from ensemble.evaluate import out_of_fold
+from ensemble.oof import Epoch
+from ensemble.preflight import run_recipe
+from ensemble.tta import Tta
+from folds.labels import CLASSES, decode
+from folds.run import load_data, load_run
+from folds.split import strata
 
 AGES_APART = 'without = ["male-age", "female-age"]\n'
 ALL_FOUR = 'without = ["mask", "gender", "male-age", "female-age"]\n'
@@ -28,6 +43,7 @@ VARIANTS = {  # name -> (what is changed, the recipe less its first line)
     "soft-f1": ("together, 0.3 cross-entropy + 0.7 soft F1 for age", f"{AGE}loss = {{ ce = 0.3, f1 = 0.7 }}\n"),
     "cutmix": ("together, CutMix on half of the batches for age", f"{AGE}mix = {{ cutmix = 1.0, prob = 0.5 }}\n"),
     "balanced": ("together, age bins drawn evenly", f'{AGE}sampler = {{ balance = "age" }}\n'),
+    "longer": ("together, 4 epochs for age", f"{AGE}epochs = 4\n"),
     "half-face": ("together, half faces mixed for age", f"{AGE}mix = {{ half_face = true, prob = 0.5 }}\n"),
     "focal": ("together, focal loss for age", f"{AGE}loss = {{ ce = 0.0, focal = 1.0 }}\n"),
 }
@@ -51,6 +67,7 @@ def main() -> None:
         subprocess.run([*map(str, build + people)], check=True)
     for name in args.only or VARIANTS:
         train(args, data, name)
+    print_table(args.out, [n for n in VARIANTS if (args.out / n / "run.json").exists() and finished(args.out / n)])
 
 
 def train(args: argparse.Namespace, data: Path, name: str) -> None:
@@ -61,6 +78,53 @@ def train(args: argparse.Namespace, data: Path, name: str) -> None:
     reuse = [] if name == BASE else ["--reuse", args.out / BASE]
     weights = args.source / "tf_efficientnet_lite0.in1k.safetensors"
     maskens("train", "--run", run, "--recipe", recipe, "--weights", weights, "--jobs", args.jobs, *reuse)
+
+
+def finished(folder: Path) -> bool:
+    """Whether every job of a run is done."""
+    run = load_run(folder)
+    return bool(run.recipe_hash) and all(
+        (run.job_folder(t, f) / "oof.npz").exists() for t in run_recipe(run).tasks for f in range(run.k)
+    )
+
+
+def print_table(out: Path, names: list[str]) -> None:
+    """Out-of-fold F1 of every finished variant, and its difference to the base on the same draws of people."""
+    base = drawn(out / BASE, "flip", "best")
+    k = load_run(out / BASE).k
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {k} folds\n")
+    print("| variant | what | macro F1 | against the first | mask | gender | age | last epochs | minutes |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    rows: list[tuple[str, str, Path, Tta]] = [(n, VARIANTS[n][0], out / n, "flip") for n in names]
+    rows.insert(1, (f"{BASE}, no TTA", "the same models, photos not mirrored", out / BASE, "none"))
+    for name, what, folder, tta in rows:
+        found = drawn(folder, tta, "best")
+        f1, gain = interval(found["all"]), interval(found["all"] - base["all"])
+        verdict = "within noise" if gain.within_noise else "better" if gain.value > 0 else "worse"
+        against = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) {verdict}"
+        parts = " | ".join(f"{found[part][0]:.3f}" for part in ("mask", "gender", "age"))
+        last = drawn(folder, tta, "last")["all"][0]
+        jobs = [json.loads(f.read_text()) for f in folder.glob("*/fold*/job.json")]
+        minutes = sum(job["seconds"] for job in jobs) / 60
+        if (name, tta) == (BASE, "flip"):
+            against = ""
+        print(
+            f"| {name} | {what} | {f1.value:.3f} ({f1.low:.3f} to {f1.high:.3f}) | {against} | {parts} | {last:.3f} "
+            f"| {minutes:.0f} |"
+        )
+
+
+def drawn(folder: Path, tta: Tta, epoch: Epoch) -> dict[str, Any]:
+    """Macro F1 of the whole and of each part: float64 (1 + draws,), everybody first."""
+    run = load_run(folder)
+    data, folds = load_data(run)
+    found = out_of_fold(run, run_recipe(run), data, folds, tta, epoch)
+    person = data.photo_person[found.rows]
+    weights = draw_people(strata(data.people))
+    confusions = person_confusions(data.classes[found.rows], found.classes, person)
+    classes = np.arange(CLASSES)
+    groups = dict(zip(("all", "mask", "gender", "age"), (classes, *decode(classes)), strict=True))
+    return {part: drawn_f1(weights, confusions, group).mean(axis=1) for part, group in groups.items()}
 
 
 def maskens(*arguments: object) -> None:
