@@ -111,21 +111,29 @@ def _short(found: Interval, form: str) -> str:
 
 
 def class_gain_table(section: Section) -> Table:
-    """F1 of each class in each run; marked where it differs from the first run's beyond noise."""
+    """F1 of each class in each run; + or - where it differs from the first run's by more than noise.
+
+    Of two runs, the difference with its interval too.
+    """
     table = Table(
-        title="F1 per class; + or - where it differs from the first run's beyond noise",
+        title="F1 per class; + or - where it differs from the first run's by more than noise",
         title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("", justify="right")
     table.add_column("class", no_wrap=True)
+    first, *others = section.scores
     for run in section.scores:
-        table.add_column(Text(run.name), justify="right", overflow="fold")
+        table.add_column(Text(run.name), overflow="fold")
+    if len(others) == 1:
+        table.add_column("difference", justify="right", no_wrap=True)
     for number, name in enumerate(CLASS_NAMES):
-        cells = []
-        for run in section.scores:
+        cells = [f"{first.per_class[number].value:.3f}"]
+        for run in others:
             gain = run.class_gain[number]
             mark = " " if gain.within_noise else "+" if gain.value > 0 else "-"
-            cells.append(f"{run.per_class[number].value:.4f} {mark}")
+            cells.append(f"{run.per_class[number].value:.3f} {mark}")
+        if len(others) == 1:
+            cells.append(_short(others[0].class_gain[number], "+.2f"))
         table.add_row(str(number), name, *cells)
     return table
 

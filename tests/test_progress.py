@@ -62,6 +62,18 @@ def test_a_log_gets_a_line_for_each_epoch_and_each_end() -> None:
     ]
 
 
+def test_a_note_is_shown_once_in_a_log_and_below_the_table() -> None:
+    console = Console(file=io.StringIO(), width=60)
+    view = PlainJobs(console, "train")
+    (job,) = jobs(0, 1, 0)
+    noted = dataclasses.replace(job, note="precision fp16 falls back to fp32: its logits overflow")
+    for status in (job, noted, noted, dataclasses.replace(noted, state="done")):
+        view.update([status])
+    log = console.file.getvalue()  # type: ignore[attr-defined]
+    assert log.count("mask fold 0: precision fp16 falls back to fp32: its logits overflow\n") == 1
+    assert "mask fold 0: precision fp16 falls back to fp32" in text(jobs_table([noted]))
+
+
 def test_the_view_depends_on_whether_there_is_a_terminal() -> None:
     assert isinstance(jobs_view(Console(file=io.StringIO()), ""), PlainJobs)
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100, height=30)
