@@ -45,7 +45,8 @@ def run_recipe(run: Run) -> Recipe:
         raise MaskensError(f"can't read {run.recipe_file}: {error.strerror}") from error
     if recipe.hash != run.recipe_hash:
         raise MaskensError(
-            f"{run.recipe_file} was edited after training began, or maskens 0.1 made it. Put it back, or give it to a new run: "
+            f"{run.recipe_file} was edited after training began, or maskens 0.1 made it. "
+            "Put it back, or give it to a new run: "
             f"maskens train --run NEW_DIR --recipe {run.recipe_file}"
         )
     return recipe
