@@ -446,8 +446,8 @@ def train(
         list[TrackChoice] | None,
         typer.Option(
             "--track",
-            help="Curves, confusion matrices and the worst photos of each epoch, for tensorboard --logdir RUN or W&B "
-            "(to which the photos are sent, unless WANDB_MODE=offline); may be repeated.",
+            help="Keep curves and pictures for TensorBoard (tensorboard --logdir RUN), or send them, photos and all, "
+            "to W&B; may be repeated.",
         ),
     ] = None,
     cache: CacheOption = "",

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 import torch
 from torch import nn
@@ -31,6 +32,7 @@ from ensemble.sampling import epoch_photos
 from ensemble.score import task_scores
 from ensemble.status import JobStatus, read_status, write_status
 from ensemble.tasks import learns_from, training_labels, true_labels
+from ensemble.tracking import TrackedJob, Trackers
 from ensemble.trainer import EpochResult, OnBatch, Trainer
 from folds.errors import MaskensError
 from folds.files import csv_text, write_text
@@ -54,6 +56,7 @@ class JobSpec:
     workers: int
     threads: int
     cache: Path | None
+    track: tuple[str, ...] = ()  # names of trackers
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ class _Job:
         self.tell(record=self.record())
         torch.set_num_threads(self.spec.threads)
         photos = open_photos(
-            self.data.root, self.data.files, self.data.fingerprint, [geometry(self.recipe)], self.spec.cache,
+            self.data.root, self.data.files, self.data.photos_fingerprint, [geometry(self.recipe)], self.spec.cache,
             max(1, self.spec.workers),
         )  # fmt: skip
         resumed = load_last(self.folder, identity(self.spec))
@@ -137,13 +140,14 @@ class _Job:
             trainer.load(resumed["trained"])
             self.history = resumed["history"]
             self.tell(seconds=self.history[-1]["seconds"], **self.progress())
-        self.train(trainer, batches, photos)
-        self.predict_held_out(trainer.kept, photos)
-        self.tell(state="done", seconds_left=None)
+        with Trackers(self.spec.track, self.tracked(photos), len(self.history)) as trackers:
+            self.train(trainer, batches, photos, trackers)
+            self.predict_held_out(trainer.kept, photos)
+        self.tell(state="done", seconds_left=None, note=self.notes(trainer, trackers))
         (self.folder / "last.pt").unlink(missing_ok=True)
         (self.folder / "error.txt").unlink(missing_ok=True)
 
-    def train(self, trainer: Trainer, batches: EpochBatches, photos: Photos) -> None:
+    def train(self, trainer: Trainer, batches: EpochBatches, photos: Photos, trackers: Trackers) -> None:
         augment, pin = Augment(self.recipe.augment), self.device.type == "cuda"
         loader = train_loader(photos, self.labels, batches, augment, self.seed, self.spec.workers, pin)
         for epoch in range(len(self.history), self.recipe.epochs):
@@ -155,29 +159,37 @@ class _Job:
                 raise MaskensError(
                     f"the loss became {result.loss} in epoch {epoch + 1}: lower the learning rate of '{self.spec.task}'"
                 )
-            scores = self.validate(trainer.kept, photos)
+            scores, logits = self.validate(trainer.kept, photos)
             seconds = self.status.seconds + time.perf_counter() - started
-            self.keep(trainer, epoch, result, scores, seconds)
-            self.tell(seconds=seconds, note=trainer.note or self.status.note, **self.progress())
+            self.add_to_history(result, scores, seconds)
+            trackers.epoch(self.history[-1], logits)  # before the epoch counts: what is done again is told again
+            self.keep(trainer)
+            self.tell(seconds=seconds, note=self.notes(trainer, trackers), **self.progress())
 
-    def keep(self, trainer: Trainer, epoch: int, result: EpochResult, scores: dict[str, float], seconds: float) -> None:
-        """Write what the epoch left: the checkpoint if it is the best so far, the history, the state to go on from."""
-        earlier = [h["f1"] for h in self.history]
-        best = max([*earlier, scores["f1"]])
+    def add_to_history(self, result: EpochResult, scores: dict[str, float], seconds: float) -> None:
+        best = max([*(h["f1"] for h in self.history), scores["f1"]])
         self.history.append(
-            {"epoch": epoch + 1, "lr": result.lr, "loss": result.loss, **scores, "best_f1": best}
+            {"epoch": len(self.history) + 1, "lr": result.lr, "loss": result.loss, **scores, "best_f1": best}
             | {"photos_per_s": result.photos_per_s, "seconds": seconds}
         )
-        if best not in earlier:
-            save_checkpoint(self.folder / "model.safetensors", trainer.kept, self.card(epoch + 1, best))
+
+    def keep(self, trainer: Trainer) -> None:
+        """Write what the epoch left: the checkpoint if it is the best so far, the history, the state to go on from."""
+        best = self.history[-1]["best_f1"]
+        if best not in [h["f1"] for h in self.history[:-1]]:
+            save_checkpoint(self.folder / "model.safetensors", trainer.kept, self.card(len(self.history), best))
         rows = ([f"{h[c]:.6g}" for c in HISTORY] for h in self.history)
         write_text(self.folder / "history.csv", csv_text(HISTORY, rows))
         # last of all: this is what makes the epoch count
         save_last(self.folder, identity(self.spec), trainer.state(), self.history)
 
-    def validate(self, model: nn.Module, photos: Photos) -> dict[str, float]:
+    def validate(self, model: nn.Module, photos: Photos) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
         """Over the whole held-out fold at once, without augmentation: macro F1 and accuracy of the true labels,
-        and the loss of the labels as they are trained."""
+        and the loss of the labels as they are trained.
+
+        Returns:
+            (scores, logits): logits float32 (photos, width).
+        """
         logits = predict(
             model, photos, self.valid_rows, self.mean, self.std, self.device, "none",
             2 * self.recipe.batch_size, self.eval_workers,
@@ -185,7 +197,7 @@ class _Job:
         soft = one_hot(torch.from_numpy(self.labels[self.valid_rows]), self.target.heads)
         loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)
         f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])
-        return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}
+        return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}, logits
 
     def predict_held_out(self, model: nn.Module, photos: Photos) -> None:
         """Out-of-fold logits of the best and of the last epoch, each view kept."""
@@ -225,6 +237,17 @@ class _Job:
             "threads": self.spec.threads,
             "versions": library_versions(),
         }
+
+    def tracked(self, photos: Photos) -> TrackedJob:
+        """What trackers are told at the start."""
+        config = self.record() | {"recipe": self.recipe.model_dump(mode="json", exclude_none=True)}
+        truth = self.truth[self.valid_rows]
+        return TrackedJob(
+            self.run_info, self.spec.task, self.spec.fold, self.target, config, photos, self.valid_rows, truth
+        )
+
+    def notes(self, trainer: Trainer, trackers: Trackers) -> str:
+        return "; ".join(filter(None, (trainer.note, trackers.note)))
 
     def progress(self) -> dict[str, Any]:
         done = self.history[-1]

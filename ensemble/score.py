@@ -60,16 +60,21 @@ def score(truth: IntArray, predicted: IntArray) -> Score:
     )
 
 
-def task_scores(target: Target, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
-    """(macro F1, accuracy) of one task's own labels, each the mean over its heads.
+def head_scores(target: Target, logits: npt.NDArray[np.float32], labels: IntArray) -> dict[Part, tuple[float, float]]:
+    """(macro F1, accuracy) of each head of one task.
 
     Args:
         logits: float32 (photos, width).
         labels: int64 (photos, heads), the true ones, in the scoring bands.
     """
     decisions = head_decisions(logits, target.heads)
-    scores = [
-        (macro_f1(labels[:, i], decided, WIDTHS[head.part]), float((labels[:, i] == decided).mean()))
+    return {
+        head.part: (macro_f1(labels[:, i], decided, WIDTHS[head.part]), float((labels[:, i] == decided).mean()))
         for i, (head, decided) in enumerate(zip(target.heads, decisions, strict=True))
-    ]
+    }
+
+
+def task_scores(target: Target, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
+    """(macro F1, accuracy) of one task's own labels, each the mean over its heads; arguments as of `head_scores`."""
+    scores = head_scores(target, logits, labels).values()
     return float(np.mean([f for f, _ in scores])), float(np.mean([a for _, a in scores]))

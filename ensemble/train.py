@@ -96,11 +96,12 @@ def plan(
     folds: Sequence[int],
     hardware: Hardware,
     cache: Path | None,
+    track: tuple[str, ...] = (),
 ) -> list[JobSpec]:
     """One job for each fold and task, fold by fold, so that the first whole fold is ready early."""
     pairs = [(t, f) for f in folds for t in tasks]
     return [
-        JobSpec(run, recipe, t, f, hardware.device_of(i), hardware.job_workers, hardware.job_threads, cache)
+        JobSpec(run, recipe, t, f, hardware.device_of(i), hardware.job_workers, hardware.job_threads, cache, track)
         for i, (t, f) in enumerate(pairs)
     ]
 
@@ -130,7 +131,9 @@ def fill_cache(specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on
         check_photos(data.root, data.files, hardware.decoders, on_progress)
     elif specs:
         wanted = list(dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs))
-        open_photos(data.root, data.files, data.fingerprint, wanted, specs[0].cache, hardware.decoders, on_progress)
+        open_photos(
+            data.root, data.files, data.photos_fingerprint, wanted, specs[0].cache, hardware.decoders, on_progress
+        )
 
 
 def train(
