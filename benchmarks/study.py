@@ -43,6 +43,18 @@ VARIANTS = {  # name -> (what is changed, the recipe less its first line)
     "soft-f1": ("together, 0.3 cross-entropy + 0.7 soft F1 for age", f"{AGE}loss = {{ ce = 0.3, f1 = 0.7 }}\n"),
     "cutmix": ("together, CutMix on half of the batches for age", f"{AGE}mix = {{ cutmix = 1.0, prob = 0.5 }}\n"),
     "balanced": ("together, age bins drawn evenly", f'{AGE}sampler = {{ balance = "age" }}\n'),
+    "one-photo": (
+        "together, 8 epochs of one photo a person for age",
+        f"{AGE}epochs = 8\nsampler = {{ photos_per_person = 1 }}\n",
+    ),
+    "one-photo-cutmix": (
+        "together, 12 epochs of one photo a person for age, CutMix on half of the batches",
+        f"{AGE}epochs = 12\nsampler = {{ photos_per_person = 1 }}\nmix = {{ cutmix = 1.0, prob = 0.5 }}\n",
+    ),
+    "one-photo-balanced": (
+        "together, 8 epochs of one photo a person for age, age bins half evened out",
+        f'{AGE}epochs = 8\nsampler = {{ photos_per_person = 1, balance = "age", strength = 0.5 }}\n',
+    ),
     "longer": ("together, 4 epochs for age", f"{AGE}epochs = 4\n"),
     "half-face": ("together, half faces mixed for age", f"{AGE}mix = {{ half_face = true, prob = 0.5 }}\n"),
     "focal": ("together, focal loss for age", f"{AGE}loss = {{ ce = 0.0, focal = 1.0 }}\n"),
