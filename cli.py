@@ -467,7 +467,7 @@ def train(
     from ensemble.progress import jobs_view
     from ensemble.reuse import take_over
     from ensemble.tracking import check_trackers, where_to_look
-    from ensemble.train import begun, fill_cache, plan, select_tasks, unfinished
+    from ensemble.train import begun, fill_cache, plan, refuse_idle, select_tasks, unfinished
     from ensemble.train import train as train_jobs
 
     console = shared.console
@@ -484,6 +484,7 @@ def train(
     if len(todo) < len(specs):
         _say(console, f"{len(specs) - len(todo)} of {len(specs)} jobs are finished already; --restart does them anew")
     if todo:
+        refuse_idle(todo, data, assigned)
         for warning in preflight(resolved, {s.task: 0 for s in todo}, set() if restart else begun(todo)):
             _say(console, f"warning: {warning}", "yellow")
         with _bars(console, "decoding photos") as (bar,):

@@ -101,6 +101,17 @@ def _finish(spec: JobSpec, state: Any, error: str = "") -> None:
     write_status(spec.run, dataclasses.replace(status, state=state, error=error, seconds_left=None))
 
 
+def learned_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
+    """int64 (n,): the photos that a job learns from; other folds' people, less those whom the recipe leaves out.
+
+    Args:
+        folds: int64 (people,).
+    """
+    task = spec.recipe.tasks[spec.task]
+    elsewhere = folds[data.photo_person] != spec.fold
+    return np.flatnonzero(elsewhere & learns_from(task.predicts, data) & ~np.isin(data.years, task.ages.leave_out))
+
+
 class _Job:
     """The state that the steps of one job share."""
 
@@ -114,8 +125,7 @@ class _Job:
         self.labels, self.truth = training_labels(self.target, data), true_labels(self.target, data)
         held_out = folds[data.photo_person] == spec.fold
         mine = learns_from(self.recipe.predicts, data)
-        left_out = np.isin(data.years, self.recipe.ages.leave_out)
-        self.train_rows = np.flatnonzero(~held_out & mine & ~left_out)
+        self.train_rows = learned_rows(spec, data, folds)
         self.valid_rows = np.flatnonzero(held_out & mine)
         self.oof_rows = np.flatnonzero(held_out)
         self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.recipe.epochs)

@@ -18,10 +18,10 @@ import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from ensemble.cache import Progress, check_photos, open_photos
-from ensemble.job import Failure, JobSpec, geometry, identity, run_job
+from ensemble.job import Failure, JobSpec, geometry, identity, learned_rows, run_job
 from ensemble.recipe import Recipe
 from ensemble.status import JobStatus, read_status, write_status
-from folds.errors import MaskensError, did_you_mean
+from folds.errors import MaskensError, did_you_mean, refuse
 from folds.labels import IntArray
 from folds.layout import TrainData
 from folds.run import Run
@@ -104,6 +104,16 @@ def plan(
         JobSpec(run, recipe, t, f, hardware.device_of(i), hardware.job_workers, hardware.job_threads, cache, track)
         for i, (t, f) in enumerate(pairs)
     ]
+
+
+def refuse_idle(specs: Sequence[JobSpec], data: TrainData, folds: IntArray) -> None:
+    """Refuse jobs whose recipe leaves nobody to learn from.
+
+    Raises:
+        MaskensError: naming them.
+    """
+    idle = [f"{s.task} fold {s.fold}" for s in specs if not len(learned_rows(s, data, folds))]
+    refuse(idle, "these jobs have nobody to learn from", "See ages.leave_out of these tasks in the recipe.")
 
 
 def is_done(spec: JobSpec) -> bool:

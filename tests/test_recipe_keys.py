@@ -16,7 +16,7 @@ from ensemble.preflight import bind_recipe
 from ensemble.recipe_file import parse_recipe
 from ensemble.reuse import take_over
 from ensemble.status import read_status
-from ensemble.train import Hardware, is_done, plan, train
+from ensemble.train import Hardware, is_done, plan, refuse_idle, train
 from folds.errors import MaskensError
 from folds.labels import IntArray
 from folds.layout import TrainData, read_train
@@ -181,3 +181,10 @@ def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:
     found = evaluate(run, recipe, setting.data, setting.folds, "flip", "best")
     assert set(found.tasks) == {"one", "two"}
     assert found.score.photos == 84
+
+
+def test_a_recipe_that_leaves_nobody_to_learn_from_is_refused(setting: Setting) -> None:
+    recipe = parse_recipe(BASE, "nobody", changes=[f"tasks.age.ages.leave_out={list(range(1, 100))}"])
+    specs = plan(setting.run, recipe, ["mask", "age"], [0, 1], Hardware("cpu", workers=0), None)
+    with pytest.raises(MaskensError, match=r"(?s)nobody to learn from:\n  - age fold 0\n  - age fold 1\nSee ages"):
+        refuse_idle(specs, setting.data, setting.folds)
