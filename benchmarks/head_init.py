@@ -1,4 +1,4 @@
-"""What a new classifier's initial weights are worth: one gender job with timm's and one with ours.
+"""What a new classifier's initial weights are worth: one job with timm's and one with ours.
 
     python benchmarks/head_init.py --data DIR --weights tf_efficientnet_lite0.in1k.safetensors
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--task", default="gender")
+    parser.add_argument("--task", default="heads")
     args = parser.parse_args()
     data = read_train(args.data)
     folds = make_folds(data, 5, seed=42)

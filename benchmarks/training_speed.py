@@ -102,7 +102,7 @@ def main() -> None:
         folds = make_folds(data, 3, seed=0)
         run, _ = start_run(root / "run", data, folds, 3, seed=0)
         recipe = with_weights(load_recipe(args.recipe), [], no_pretrained=True)
-        spec: JobSpec = plan(run, recipe, ["gender"], [0], hardware, root / "cache")[0]
+        spec: JobSpec = plan(run, recipe, list(recipe.tasks)[-1:], [0], hardware, root / "cache")[0]
         job = _Job(dataclasses.replace(spec), data, folds)
         photos = open_photos(data.root, data.files, data.fingerprint, [geometry(job.recipe)], spec.cache, 2)
         pairs = [(bare(job, photos), maskens(job, photos, hardware.job_workers)) for _ in range(args.rounds)]

@@ -10,7 +10,7 @@ from ensemble.augment import Augment, faults
 from ensemble.cache import Geometry, Photos
 from ensemble.loader import EpochBatches, train_loader
 from ensemble.recipe import Sampler, Transform
-from ensemble.recipe_file import load_recipe
+from ensemble.recipe_file import load_recipe, shipped
 from ensemble.sampling import EpochPhotos
 
 FLIP = Transform(name="HorizontalFlip", args={"p": 0.5})
@@ -57,7 +57,7 @@ def every(rows: np.ndarray) -> EpochPhotos:
 def epochs(photos: Photos, workers: int, number: int = 2) -> list[list[torch.Tensor]]:
     batches = EpochBatches(every(np.arange(3, 20)), 5, seed=(7, 1))
     labels = np.arange(20)[:, None]
-    augment = Augment(load_recipe("quick").tasks["mask"].augment)
+    augment = Augment(load_recipe("quick").tasks["heads"].augment)
     loader = train_loader(photos, labels, batches, augment, (7, 1), workers)
     found = []
     for epoch in range(number):
@@ -93,7 +93,7 @@ def test_loading_leaves_torchs_global_stream_alone(photos: Photos) -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-@pytest.mark.parametrize("recipe", ["original", "quick", "demo"])
+@pytest.mark.parametrize("recipe", sorted(shipped()))
 def test_shipped_transforms_take_their_arguments(recipe: str) -> None:
     for task in load_recipe(recipe).tasks.values():
         assert faults(task.augment, (64, 48)) == []

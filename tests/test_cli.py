@@ -466,7 +466,9 @@ def test_a_folder_that_is_no_run(data: Path, maskens: Maskens) -> None:
 
 
 def test_another_recipe_or_seed_than_the_runs(there: Path, maskens: Maskens) -> None:
-    refused(maskens("train", "--recipe", "quick", "--no-pretrained"), "models of the recipe 'demo'", "tasks.mask.model")
+    refused(
+        maskens("train", "--recipe", "original", "--no-pretrained"), "models of the recipe 'demo'", "tasks.mask.model"
+    )
     refused(maskens("train", "--seed", "7"), "--seed 7", "was made with seed 42")
     refused(maskens("folds", "--k", "4"), "has models trained on other folds")
 

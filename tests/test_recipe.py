@@ -138,7 +138,7 @@ def test_a_recipe_extends_another_by_name_or_by_a_file_beside_it(tmp_path: Path)
     ("text", "words"),
     [
         ('extends = "quik"', "no recipe 'quik' \\(did you mean 'quick'"),
-        ('extends = "quick"\nwithout = ["mas"]', "without: 'quick' has no task 'mas' \\(did you mean 'mask'"),
+        ('extends = "demo"\nwithout = ["mas"]', "without: 'demo' has no task 'mas' \\(did you mean 'mask'"),
         ('without = ["mask"]', "there is none"),
         ("extends = 3", "needs a name or a file"),
     ],
