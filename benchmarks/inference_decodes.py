@@ -52,7 +52,7 @@ def main() -> None:
                 mean, std = normalisation(model)
                 card = ModelCard(
                     model=spec.model, model_args={}, predicts=spec.predicts, cuts=spec.ages.cuts,
-                    merge=spec.ages.merge, task=task, fold=fold, k=5, resize=spec.resize, crop=spec.crop, mean=mean,
+                    merge=spec.ages.bands, task=task, fold=fold, k=5, resize=spec.resize, crop=spec.crop, mean=mean,
                     std=std, labels={}, task_hash="", folds_hash="", seed=0, epoch=1, f1=0.0,
                 )  # fmt: skip
                 path = root / task / f"fold{fold}" / "model.safetensors"

@@ -158,8 +158,9 @@ def drawn(folder: Path, tta: Tta, epoch: Epoch) -> dict[str, Any]:
     run = load_run(folder)
     data, folds = load_data(run)
     found = out_of_fold(run, run_recipe(run), data, folds, tta, epoch)
-    person = data.photo_person[found.rows]
-    weights = draw_people(strata(data.people))
+    ids, first = np.unique([p.id for p in data.people], return_index=True)
+    person = np.searchsorted(ids, np.array([p.id for p in data.people])[data.photo_person[found.rows]])
+    weights = draw_people(strata(data.people)[first])
     confusions = person_confusions(data.classes[found.rows], found.classes, person)
     classes = np.arange(CLASSES)
     groups = dict(zip(("all", "mask", "gender", "age"), (classes, *decode(classes)), strict=True))

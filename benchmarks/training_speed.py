@@ -4,7 +4,7 @@
 
 Each round times, one after the other in this process: the bare loop over batches that lie ready as normalised
 float tensors, and a job's own epoch (read, augment, batch, normalise, train) on the same photos. Generated
-photos, weights from scratch, the recipe's gender task.
+photos, weights from scratch, the recipe's last task.
 """
 
 from __future__ import annotations

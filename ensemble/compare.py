@@ -107,6 +107,8 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
             "the people were dealt to other folds, which alone moves scores; for the same deal use "
             f"maskens folds --folds-file {first.run.folds_file}"
         )
+    if epoch == "best" and len({t.epochs for c in contestants for t in c.recipe.tasks.values()}) > 1:
+        notes.append("epochs differ, and more epochs are more chances for a best one; see --epoch last too")
     return Comparison(_differences(contestants), sections, len(shared), int(person.max()) + 1, notes)
 
 
@@ -129,7 +131,7 @@ def _label_sets(contestants: Sequence[Contestant]) -> list[tuple[str, Contestant
 
 def _fixes(contestant: Contestant) -> str:
     fixes = contestant.run.fixes
-    return f"{fixes.labels} fixed ({', '.join(fixes.sources)})" if fixes.labels else "as given"
+    return f"{fixes.labels} fixed ({', '.join(fixes.sources)}, {fixes.hash[:6]})" if fixes.labels else "as given"
 
 
 def _drawn(weights: npt.NDArray[np.float32], confusions: npt.NDArray[np.float32]) -> dict[str, Any]:

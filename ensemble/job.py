@@ -235,7 +235,7 @@ class _Job:
         return ModelCard(
             model=r.model, model_args=r.model_args, predicts=r.predicts, task=self.spec.task, fold=self.spec.fold,
             k=self.run_info.k, resize=r.resize, crop=r.crop, mean=self.mean, std=self.std,
-            cuts=r.ages.cuts, merge=r.ages.merge, labels=dict(self.target.names), task_hash=r.hash,
+            cuts=r.ages.cuts, merge=r.ages.bands, labels=dict(self.target.names), task_hash=r.hash,
             folds_hash=self.run_info.folds_hash, seed=self.run_info.seed, epoch=epoch, f1=f1,
         )  # fmt: skip
 

@@ -68,6 +68,8 @@ def task_loss(mix: Loss, heads: Sequence[Head], logits: Tensor, targets: Tensor)
     """
     total = logits.new_zeros((), dtype=torch.float32)
     weights = torch.tensor(mix.class_weights, device=logits.device) if mix.class_weights else None
+    if weights is not None:
+        weights = weights / weights.mean()  # so that they leave the loss's size, and its share in the mix, alone
     for head in heads:
         scores, truth = logits[:, head.columns].float(), targets[:, head.columns]
         smooth = truth * (1 - mix.label_smoothing) + mix.label_smoothing / head.width

@@ -66,7 +66,7 @@ def create(task: TaskRecipe, initial_weights: bool = True) -> nn.Module:
         if initial_weights and task.pretrained and not from_file:
             _reach_hub(task.model)
         with torch.random.fork_rng(devices=[], enabled=from_file):
-            model = _build(task, initial_weights and task.pretrained)
+            model = _build(task, initial_weights and (task.pretrained or from_file))
     except Exception as error:
         raise MaskensError(_why(task, error)) from error
     if from_file:

@@ -41,6 +41,8 @@ def usable_precision(model: nn.Module, x: Tensor, asked: Precision) -> tuple[Pre
             exact = model(x).float()
             with autocast(x.device, asked):
                 rough = model(x).float()
+    except torch.OutOfMemoryError:
+        raise  # fp32 needs more still
     except RuntimeError as error:  # a layer without a kernel for this type
         return "fp32", f"precision {asked} falls back to fp32: {str(error).splitlines()[0]}"
     finally:

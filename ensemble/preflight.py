@@ -9,6 +9,7 @@ import torch
 from timm.optim import list_optimizers
 
 from ensemble.augment import faults
+from ensemble.losses import one_hot, task_loss
 from ensemble.models import create, first_line
 from ensemble.optimise import make_optimizer
 from ensemble.recipe import Recipe, TaskRecipe, with_weights
@@ -53,26 +54,34 @@ def run_recipe(run: Run) -> Recipe:
 
 
 def resolve_recipe(
-    run: Run, asked: str | None, changes: Sequence[str], weights: list[str], no_pretrained: bool
+    run: Run,
+    asked: str | None,
+    changes: Sequence[str],
+    weights: list[str],
+    no_pretrained: bool,
+    reused: Run | None = None,
 ) -> Recipe:
     """The recipe to train with: the run's own, or the one asked for if the run has none or no job yet.
 
-    `changes` are what --set gave.
+    A local file of weights that an earlier call named stays in force when this one names none.
 
-    Weights that an earlier call named stay in force when this one names none.
+    Args:
+        changes: what --set gave.
+        reused: the run that finished jobs are taken from; its recipe is the start where nothing else is.
 
     Raises:
         MaskensError: unknown or invalid recipe, or another one than the run's models were trained with.
     """
     before = run_recipe(run) if run.recipe_hash else None
-    if before is not None and asked is None:
-        changed = parse_recipe(before.text, before.name, changes=changes) if changes else before
+    start = before or (run_recipe(reused) if reused else None)
+    if start is not None and asked is None:
+        changed = parse_recipe(start.text, start.name, changes=changes) if changes else start
         recipe = with_weights(changed, weights, no_pretrained)
     else:
         loaded = load_recipe(asked or "original", changes, check_transforms=True)
         recipe = with_weights(loaded, weights, no_pretrained)
-        if before is not None and not weights and not no_pretrained:
-            recipe = _weights_of(before, recipe)
+        if start is not None and not weights and not no_pretrained:
+            recipe = _weights_of(start, recipe)
     if before is not None and recipe.hash != before.hash and run.jobs_on_disk():
         refuse(
             differences(before, recipe)[:8],
@@ -94,11 +103,13 @@ def bind_recipe(run: Run, recipe: Recipe) -> Run:
 
 
 def _weights_of(before: Recipe, recipe: Recipe) -> Recipe:
+    """The recipe with the local weights of an earlier one, where the model is the same and it names none itself."""
     tasks = dict(recipe.tasks)
     for name in tasks.keys() & before.tasks.keys():
-        if tasks[name].model == before.tasks[name].model:
-            kept = before.tasks[name].model_dump(include={"weights", "weights_sha256", "pretrained"})
-            tasks[name] = tasks[name].model_copy(update=kept)
+        task, old = tasks[name], before.tasks[name]
+        if old.weights and task.pretrained and not task.weights and task.model == old.model:
+            kept = {"weights": old.weights, "weights_sha256": old.weights_sha256}
+            tasks[name] = task.model_copy(update=kept)
     return recipe.model_copy(update={"tasks": tasks})
 
 
@@ -157,6 +168,11 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = ())
                 f"tasks.{name}.schedule.eta_min {schedule.eta_min:g} is above lr {task.optimizer.lr:g}: "
                 "the learning rate will rise from epoch to epoch and drop at each restart"
             )
+        if schedule.name == "cosine" and schedule.warmup_epochs >= task.epochs:
+            warnings.append(
+                f"tasks.{name}.schedule.warmup_epochs {schedule.warmup_epochs:g} is not below epochs {task.epochs}: "
+                "the learning rate will not get to where it starts to fall"
+            )
     refuse(problems, f"the recipe '{recipe.name}' can't be trained here")
     return warnings
 
@@ -173,7 +189,11 @@ def _model_faults(task: TaskRecipe, initial_weights: bool) -> list[str]:
     except Exception as error:  # a model may refuse a size in any way it likes
         return [f"{task.model} at {task.input_size[0]}x{task.input_size[1]} fails: {first_line(error)}"]
     try:
-        make_optimizer(model, task.optimizer)
+        optimizer = make_optimizer(model, task.optimizer)
+        truth = one_hot(torch.zeros(2, len(task.target.heads), dtype=torch.long), task.target.heads)
+        logits = model.train()(torch.randn(2, 3, *task.input_size))
+        task_loss(task.loss, task.target.heads, logits, truth).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
     except Exception as error:
         known = list_optimizers()
         near = "" if task.optimizer.name in known else did_you_mean(task.optimizer.name, known)

@@ -17,7 +17,6 @@ from folds.labels import AGE_CUTS, AGES, SHOTS
 
 Size = tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]]
 Years = tuple[Annotated[int, Field(ge=1, le=120)], ...]
-Scalar = bool | int | float | str
 
 
 class _Strict(BaseModel):
@@ -35,7 +34,9 @@ class Ages(_Strict):
     """How ages are trained: in which bins, and without whom. Scores always count the bands 30 and 60."""
 
     cuts: Years = AGE_CUTS  # a bin begins at each cut
-    merge: tuple[int, ...] = Field((), validate_default=True)  # the band (0, 1, 2) that each bin counts as
+    merge: tuple[int, ...] = Field(
+        (), validate_default=True
+    )  # the band (0, 1, 2) that each bin counts as; empty: that of its oldest age
     leave_out: Years = ()  # people of these ages are not learned from
 
     @field_validator("cuts")
@@ -45,18 +46,23 @@ class Ages(_Strict):
             raise ValueError("at least two ages, each above the one before")
         return cuts
 
-    @field_validator("merge")
+    @field_validator("merge", mode="after")
     @classmethod
     def _whole(cls, merge: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         cuts = info.data.get("cuts")
         if cuts is None:
             return merge
-        merge = merge or merge_of(cuts)
+        given, merge = merge, merge or merge_of(cuts)
         if len(merge) != len(cuts) + 1 or sorted(merge) != list(merge) or set(merge) != set(range(len(AGES))):
             raise ValueError(
                 f"{len(cuts)} cuts make {len(cuts) + 1} bins; each needs a band, rising from 0 to 2 with none left out"
             )
-        return merge
+        return given
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """The band of each bin."""
+        return self.merge or merge_of(self.cuts)
 
 
 class Loss(_Strict):
@@ -67,12 +73,18 @@ class Loss(_Strict):
     focal: float = Field(0.0, ge=0)
     gamma: float = Field(2.0, ge=0)  # of the focal term
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    class_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()  # one a class, for tasks with one head
+    class_weights: tuple[
+        Annotated[float, Field(ge=0)], ...
+    ] = ()  # one a class, for tasks with one head; only ratios count
 
     @model_validator(mode="after")
     def _not_nothing(self) -> Loss:
         if self.ce + self.f1 + self.focal == 0:
             raise ValueError("every weight is 0: nothing would be learned")
+        if self.class_weights and not any(self.class_weights):
+            raise ValueError("every class weight is 0: nothing would be learned")
+        if (self.class_weights or self.label_smoothing) and self.ce + self.focal == 0:
+            raise ValueError("class_weights and label_smoothing go into ce and focal, and both are 0")
         return self
 
 
@@ -130,12 +142,12 @@ class TaskRecipe(_Strict):
 
     predicts: Predicts
     model: str
-    model_args: dict[str, Scalar] = {}
+    model_args: dict[str, Any] = {}
     pretrained: bool = True
     weights: str = ""  # a local file in place of the hub
     weights_sha256: str = ""  # of that file; filled in when it is first read
     resize: Size = (512, 384)
-    crop: Size | None = None
+    crop: Size | None = None  # of the centre; "none" takes back an extended recipe's
     augment: tuple[Transform, ...] = ()
     batch_size: int = Field(32, ge=2, le=4096)
     accumulate: int = Field(1, ge=1, le=1024)  # batches to one update
@@ -150,6 +162,11 @@ class TaskRecipe(_Strict):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
 
     # field by field, so that one wrong key does not hide what another says
+    @field_validator("crop", mode="before")
+    @classmethod
+    def _no_crop(cls, crop: Any) -> Any:
+        return None if crop == "none" else crop
+
     @field_validator("crop")
     @classmethod
     def _crop_fits(cls, crop: Size | None, info: ValidationInfo) -> Size | None:
@@ -194,12 +211,14 @@ class TaskRecipe(_Strict):
         Where the weights lie does not count: what they are does. Keys at their default don't count either,
         so that a new key leaves the hashes of older recipes as they are.
         """
-        record = self.model_copy(update={"weights": ""}).model_dump(mode="json", exclude_defaults=True)
+        plain = (self.ages.cuts, self.ages.bands) == (AGE_CUTS, merge_of(AGE_CUTS))
+        ages = self.ages.model_copy(update={"merge": () if plain else self.ages.bands})
+        record = self.model_copy(update={"weights": "", "ages": ages}).model_dump(mode="json", exclude_defaults=True)
         return sha256(json.dumps(record, sort_keys=True))
 
 
 def _target(predicts: Predicts, ages: Ages) -> Target:
-    return Target(predicts, ages.cuts, ages.merge)
+    return Target(predicts, ages.cuts, ages.bands)
 
 
 class Recipe(_Strict):

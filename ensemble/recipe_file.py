@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -97,24 +98,49 @@ def _layers(text: str, where: str, depth: int) -> Tree:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise MaskensError(f"{where} is not valid TOML: {error}") from error
+    _refuse_shapeless(tree, where)
+    _weights_beside(tree, Path(where).parent)
     base, without = tree.pop("extends", None), tree.pop("without", [])
     if base is None:
         if without:
             raise MaskensError(f"{where}: 'without' leaves out tasks of a recipe that 'extends' names; there is none.")
         return tree
-    if not isinstance(base, str) or not isinstance(without, list) or depth >= DEEPEST:
-        wrong = f"more than {DEEPEST} recipes extend one another" if depth >= DEEPEST else "needs a name or a file"
-        raise MaskensError(f"{where}: extends: {wrong}")
+    if depth >= DEEPEST:
+        raise MaskensError(f"{where}: extends: more than {DEEPEST} recipes extend one another")
     beside = Path(where).parent / base
     below_text, _, below_where = _source(str(beside) if beside.is_file() else base)
     below = _layers(below_text, below_where, depth + 1)
-    tasks = below.get("tasks", {})
+    tasks = below.setdefault("tasks", {})
     for task in without:
         if task not in tasks:
-            near = did_you_mean(str(task), tasks)
+            near = did_you_mean(task, tasks)
             raise MaskensError(f"{where}: without: '{base}' has no task '{task}'{near}; it has {', '.join(tasks)}.")
         del tasks[task]
+    for task, table in tasks.items():  # what this recipe says of all tasks beats what the other says of one
+        tasks[task] = _merge(_merge(below.get("defaults", {}), table), tree.get("defaults", {}))
     return _merge(below, tree)
+
+
+def _refuse_shapeless(tree: Tree, where: str) -> None:
+    """Refuse what has the wrong shape to be merged."""
+    without = tree.get("without", [])
+    tables: Tree = {key: tree[key] for key in ("defaults", "tasks") if key in tree}
+    if isinstance(tree.get("tasks"), dict):
+        tables |= {f"tasks.{name}": table for name, table in tree["tasks"].items()}
+    problems = [f"{key}: not a table" for key, value in tables.items() if not isinstance(value, dict)]
+    if not isinstance(tree.get("extends", ""), str):
+        problems.append("extends: needs a name or a file")
+    if not isinstance(without, list) or not all(isinstance(task, str) for task in without):
+        problems.append('without: needs names of tasks, like ["mask"]')
+    refuse(problems, f"{where} can't be used")
+
+
+def _weights_beside(tree: Tree, folder: Path) -> None:
+    """Make the path of weights that lie beside the recipe independent of where maskens is called."""
+    for table in [tree.get("defaults", {}), *tree.get("tasks", {}).values()]:
+        weights = table.get("weights")
+        if isinstance(weights, str) and weights and (folder / weights).is_file():
+            table["weights"] = str((folder / weights).resolve())
 
 
 def _whole(tree: Tree, where: str) -> Tree:
@@ -124,18 +150,15 @@ def _whole(tree: Tree, where: str) -> Tree:
         MaskensError: no tasks, or tasks that are no tables.
     """
     defaults, tasks = tree.pop("defaults", {}), tree.get("tasks")
-    if not isinstance(tasks, dict) or not tasks or not isinstance(defaults, dict):
+    if not tasks:
         raise MaskensError(f"{where} names no tasks: it needs tables like [tasks.mask].")
     problems = []
     for task, table in tasks.items():
-        if not isinstance(table, dict):
-            problems.append(f"tasks.{task}: not a table")
-            continue
         tasks[task] = copy.deepcopy(_merge(defaults, table))
         if "predicts" not in tasks[task] and task in KINDS:
             tasks[task]["predicts"] = task
-        if task == "." or not all(c.isalnum() or c in "-_" for c in task):
-            problems.append(f"tasks.{task}: a task's name may have letters, digits, - and _")
+        if not re.fullmatch(r"[\w-]{1,64}", task):
+            problems.append(f"tasks.{task}: a task's name has 1 to 64 letters, digits, - and _")
     refuse(problems, f"{where} can't be used")
     return tree
 
@@ -160,8 +183,12 @@ def _set(tree: Tree, change: str) -> None:
         raise MaskensError(f"--set {change}: write KEY=VALUE, like tasks.gender.epochs=5.")
     try:
         value = tomllib.loads(f"v = {text.strip()}")["v"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if text.strip().startswith(("{", "[", '"')):
+            raise MaskensError(f"--set {change}: the value is not valid TOML: {error}") from error
         value = text.strip()
+    if path[0] in ("defaults", "extends", "without"):
+        raise MaskensError(f"--set {change}: '{path[0]}' belongs in a file. For all tasks write tasks.*.KEY=VALUE.")
     if path[0] == "tasks" and len(path) > 2:
         if path[1] != "*" and path[1] not in tree["tasks"]:
             known = tree["tasks"]

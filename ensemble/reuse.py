@@ -6,59 +6,73 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from ensemble.job import JobSpec
-from ensemble.train import is_done
+from ensemble.status import read_status
+from ensemble.train import claimed, is_done
 from folds.errors import MaskensError
-from folds.run import Run, load_run
+from folds.run import Run, library_versions
+
+DECISIVE = ("torch", "timm", "albumentations")  # libraries whose versions decide a result
 
 
-def take_over(specs: Sequence[JobSpec], source: Path) -> int:
-    """Copy the jobs that `source` has finished with the same task recipe, folds, data and seed.
+def take_over(specs: Sequence[JobSpec], source: Run) -> int:
+    """Copy the jobs that `source` has finished with the same task recipe, folds, data, seed and libraries.
 
     A job's result depends on nothing else (but for the last digits: threads and device). Jobs that this run
     has begun stay its own.
+
+    Args:
+        specs: jobs of one run.
 
     Returns:
         How many jobs were copied.
 
     Raises:
-        MaskensError: `source` is no run, is this very run, or was dealt other folds.
+        MaskensError: `source` is this very run, has other data, folds or seed, or another process is at one
+            of the jobs.
     """
-    other = load_run(source)
-    taken = 0
-    for run in {spec.run.folder: spec.run for spec in specs}.values():
-        _refuse_unlike(run, other)
-    for spec in specs:
-        run, folder = spec.run, spec.run.job_folder(spec.task, spec.fold)
-        begun = folder in run.jobs_on_disk()
-        there = JobSpec(other, spec.recipe, spec.task, spec.fold, spec.device, 0, 1, None)
-        if begun or not is_done(there):
-            continue
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".taking-", dir=folder.parent))
-        try:
-            shutil.copytree(other.job_folder(spec.task, spec.fold), scratch, dirs_exist_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            os.replace(scratch, folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-        taken += 1
-    return taken
+    if not specs:
+        return 0
+    run = specs[0].run
+    _refuse_unlike(run, source)
+    begun = run.jobs_on_disk()
+    with claimed(specs):
+        alike = [s for s in specs if run.job_folder(s.task, s.fold) not in begun and _done_alike(s, source)]
+        for spec in alike:
+            _copy(spec, source)
+    return len(alike)
 
 
-def _refuse_unlike(run: Run, other: Run) -> None:
-    if other.folder.resolve() == run.folder.resolve():
-        raise MaskensError(f"--reuse {other.folder}: that is this run itself; finished jobs are kept anyway.")
+def _done_alike(spec: JobSpec, source: Run) -> bool:
+    there = JobSpec(source, spec.recipe, spec.task, spec.fold, spec.device, 0, 1, None)
+    versions = read_status(source, spec.task, spec.fold).record.get("versions", {})
+    return is_done(there) and all(versions.get(name) == library_versions()[name] for name in DECISIVE)
+
+
+def _copy(spec: JobSpec, source: Run) -> None:
+    folder = spec.run.job_folder(spec.task, spec.fold)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.mkdtemp(prefix=".taking-", dir=folder.parent)
+    try:
+        shutil.copytree(source.job_folder(spec.task, spec.fold), scratch, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_unlike(run: Run, source: Run) -> None:
+    if source.folder.resolve() == run.folder.resolve():
+        raise MaskensError(f"--reuse {source.folder}: that is this run itself; finished jobs are kept anyway.")
     unlike = [
         name
         for name, here, there in (
-            ("data", run.fingerprint, other.fingerprint),
-            ("folds", run.folds_hash, other.folds_hash),
-            ("seed", run.seed, other.seed),
+            ("data", run.fingerprint, source.fingerprint),
+            ("folds", run.folds_hash, source.folds_hash),
+            ("seed", run.seed, source.seed),
         )
         if here != there
     ]
     if unlike:
-        raise MaskensError(f"--reuse {other.folder}: it has other {' and '.join(unlike)} than {run.folder}.")
+        raise MaskensError(f"--reuse {source.folder}: it has other {' and '.join(unlike)} than {run.folder}.")

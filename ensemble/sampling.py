@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.recipe import Sampler
-from folds.labels import IntArray, age_band
+from folds.labels import SHOTS, IntArray, age_band
 from folds.layout import TrainData
 
 
@@ -23,6 +23,8 @@ class EpochPhotos:
     @property
     def pool(self) -> int:
         """How many photos an epoch chooses from."""
+        if self.recipe.photos_per_person == len(SHOTS):  # all, of people with two folders too
+            return len(self.rows)
         counts = np.unique(self.person, return_counts=True)[1]
         return int(np.minimum(counts, self.recipe.photos_per_person).sum())
 

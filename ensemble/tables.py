@@ -116,7 +116,7 @@ def class_gain_table(section: Section) -> Table:
     Of two runs, the difference with its interval too.
     """
     table = Table(
-        title="F1 per class; + or - where it differs from the first run's by more than noise",
+        title="F1 per class; + or - where the interval of the difference to the first run lies on one side of 0",
         title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("", justify="right")

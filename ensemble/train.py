@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import joblib
+import numpy as np
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
@@ -21,6 +22,7 @@ from ensemble.cache import Progress, check_photos, open_photos
 from ensemble.job import Failure, JobSpec, geometry, identity, learned_rows, run_job
 from ensemble.recipe import Recipe
 from ensemble.status import JobStatus, read_status, write_status
+from ensemble.tasks import Target, training_labels
 from folds.errors import MaskensError, did_you_mean, refuse
 from folds.labels import IntArray
 from folds.layout import TrainData
@@ -107,13 +109,24 @@ def plan(
 
 
 def refuse_idle(specs: Sequence[JobSpec], data: TrainData, folds: IntArray) -> None:
-    """Refuse jobs whose recipe leaves nobody to learn from.
+    """Refuse jobs whose recipe leaves nobody to learn from, or nobody of a label that they are to predict.
+
+    Args:
+        folds: int64 (people,).
 
     Raises:
         MaskensError: naming them.
     """
-    idle = [f"{s.task} fold {s.fold}" for s in specs if not len(learned_rows(s, data, folds))]
-    refuse(idle, "these jobs have nobody to learn from", "See ages.leave_out of these tasks in the recipe.")
+    idle = []
+    for spec in specs:
+        rows, target = learned_rows(spec, data, folds), spec.recipe.tasks[spec.task].target
+        labels = training_labels(target, data)[rows]
+        for head, learned in zip(target.heads, labels.T, strict=True):
+            names, merge = Target(target.predicts).names[head.part], np.array(head.merge)
+            missing = [names[i] for i in sorted(set(merge) - set(merge[learned]))]
+            if missing:
+                idle.append(f"{spec.task} fold {spec.fold}: {head.part} {', '.join(missing)}")
+    refuse(idle, "these jobs have nobody to learn from", "See ages.leave_out and ages.cuts of these tasks.")
 
 
 def is_done(spec: JobSpec) -> bool:
@@ -169,7 +182,7 @@ def train(
         MaskensError: another process is at one of the jobs, or the system killed one.
     """
     specs = [dataclasses.replace(s, device=hardware.device_of(i)) for i, s in enumerate(specs)]
-    with _claimed(specs):
+    with claimed(specs):
         for spec in specs:
             if restart:
                 shutil.rmtree(spec.run.job_folder(spec.task, spec.fold), ignore_errors=True)
@@ -191,7 +204,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _claimed(specs: Sequence[JobSpec]) -> Iterator[None]:
+def claimed(specs: Sequence[JobSpec]) -> Iterator[None]:
     """Hold a lock on each job, so that two commands at once may share a run but never a job.
 
     The system lets go of the locks when the process ends, however it ends. Windows has none of this kind.

@@ -252,6 +252,7 @@ def test_a_run_without_a_finished_epoch_may_still_change_its_mind(data: Path, ma
     status.write_text("{}")
     assert maskens("folds").code == 0, "the run remembers k"
     assert "kept as runs/default/folds.1.csv" in maskens("folds", "--k", "2").out
+    assert "fold 0..1" in maskens("folds", "--seed", "7").out, "with another seed too"
 
 
 def test_weights_of_a_file_reach_training(data: Path, maskens: Maskens) -> None:
@@ -341,6 +342,12 @@ def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path, maske
     assert re.search(r"gender .* equal", second)
     assert re.search(r"mask .* (worse|within noise)", second)
     refused(maskens("compare", "runs/default"), "name two runs or more to compare")
+    assert maskens("folds", "--k", "3", "--run", "runs/twin").code == 0
+    outcome = maskens("train", "--run", "runs/twin", "--reuse", "runs/default")
+    assert "12 finished jobs are taken" in outcome.out, "the reused run's recipe is the start"
+    assert maskens("score", "--run", "runs/twin").out.splitlines()[:-1] == maskens("score").out.splitlines()[:-1]
+    refused(maskens("train", "--run", "runs/twin", "--recipe", "quick"), "has models of the recipe 'demo'")
+    refused(maskens("train", "--run", "runs/twin", "--reuse", "runs/default", "--restart"), "exclude each other")
     refused(maskens("train", "--reuse", "runs/none"), "there is no run in runs/none")
 
 

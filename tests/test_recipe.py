@@ -101,6 +101,8 @@ def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions(tmp
         ("ages = {cuts = [30, 62]}", "mask.ages.merge: 2 cuts make 3 bins; each needs a band, rising from 0 to 2"),
         ("ages = {merge = [0, 1, 1, 2]}", "mask.ages.merge: 2 cuts make 3 bins"),
         ("sampler = {balance = 'classes'}", "mask.sampler.balance: input should be 'none', 'class' or 'age'"),
+        ("loss = {class_weights = [0, 0, 0]}", "mask.loss: every class weight is 0"),
+        ("loss = {ce = 0, f1 = 1, class_weights = [1, 2, 3]}", "mask.loss: class_weights and label_smoothing go into"),
         ("ema = 1.0", "mask.ema: input should be less than 1"),
         ("optimizer = {lr = inf}", "mask.optimizer.lr: input should be a finite number"),
     ],
@@ -141,6 +143,10 @@ def test_a_recipe_extends_another_by_name_or_by_a_file_beside_it(tmp_path: Path)
         ('extends = "demo"\nwithout = ["mas"]', "without: 'demo' has no task 'mas' \\(did you mean 'mask'"),
         ('without = ["mask"]', "there is none"),
         ("extends = 3", "needs a name or a file"),
+        ('extends = "demo"\nwithout = [["mask"]]', "without: needs names of tasks"),
+        ("tasks = 3", "tasks: not a table"),
+        ("defaults = 3\n[tasks.mask]", "defaults: not a table"),
+        ('[tasks.""]\npredicts = "heads"', "a task's name has 1 to 64"),
     ],
 )
 def test_a_wrong_extends_is_refused(text: str, words: str) -> None:
@@ -177,11 +183,58 @@ def test_set_changes_any_key_of_one_task_or_of_all() -> None:
         ("tasks.mask.model.more=5", "there is no 'more' to set"),
         ("tasks.mask.epochs=many", "tasks.mask.epochs: input should be a valid integer"),
         ("epochs=5", "epochs: unknown key"),
+        ("defaults.epochs=5", r"'defaults' belongs in a file. For all tasks write tasks\.\*"),
+        ("tasks.mask.loss={ce=0 focal=1}", "the value is not valid TOML"),
     ],
 )
 def test_a_wrong_set_is_refused(change: str, words: str) -> None:
     with pytest.raises(MaskensError, match=words):
         parse_recipe(TINY, "mine", changes=[change])
+
+
+def test_what_a_recipe_says_of_all_tasks_beats_what_the_extended_one_says_of_one() -> None:
+    recipe = parse_recipe(
+        'extends = "original"\n[defaults]\nepochs = 9\nloss = {f1 = 0.1}\n[tasks.mask]\nepochs = 5', "m"
+    )
+    assert [t.epochs for t in recipe.tasks.values()] == [5, 9, 9, 9]
+    assert {t.loss.f1 for t in recipe.tasks.values()} == {0.1}
+
+
+def test_bins_follow_their_cuts_unless_told_otherwise() -> None:
+    exported = parse_recipe(TINY, "mine", changes=["tasks.male-age.ages.cuts=[21,30,46,58]"]).text
+    again = parse_recipe(exported, "mine", changes=["tasks.male-age.ages.cuts=[20,25,30,58]"])
+    assert again.tasks["male-age"].ages.bands == (0, 0, 0, 1, 2)
+    told = parse_recipe(TINY, "mine", changes=["tasks.male-age.ages={cuts=[21,30,46,58], merge=[0,0,1,1,2]}"])
+    assert told.hash == parse_recipe(exported, "mine").hash
+
+
+def test_weights_lie_beside_the_recipe_wherever_maskens_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "w.safetensors").touch()
+    (tmp_path / "mine.toml").write_text(TINY.replace("[tasks.mask]", "weights = 'w.safetensors'\n[tasks.mask]"))
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    recipe = load_recipe("../mine.toml")
+    assert {t.weights for t in recipe.tasks.values()} == {str(tmp_path / "w.safetensors")}
+
+
+def test_a_crop_can_be_taken_back() -> None:
+    recipe = parse_recipe('extends = "original"\n[defaults]\ncrop = "none"', "mine")
+    assert {t.crop for t in recipe.tasks.values()} == {None}
+
+
+def test_an_optimizer_that_can_not_take_a_step_is_refused_before_training() -> None:
+    recipe = parse_recipe(TINY, "mine", changes=["tasks.mask.optimizer.name=adahessian"])
+    with pytest.raises(MaskensError, match=r"tasks\.mask: optimizer: "):
+        preflight(recipe, recipe.tasks)
+
+
+def test_a_warm_up_longer_than_the_training_is_warned_about() -> None:
+    recipe = parse_recipe(TINY, "mine", changes=["tasks.mask.schedule={name='cosine', warmup_epochs=9}"])
+    assert ["tasks.mask.schedule.warmup_epochs 9 is not below epochs 3" in w for w in preflight(recipe, ["mask"])] == [
+        True
+    ]
 
 
 def test_only_what_differs_changes_a_hash() -> None:
@@ -195,7 +248,7 @@ def test_only_what_differs_changes_a_hash() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("", "names no tasks"), ("a = ", "not valid TOML"), ("tasks = 3", "names no tasks")]
+    ("text", "words"), [("", "names no tasks"), ("a = ", "not valid TOML"), ("tasks = 3", "tasks: not a table")]
 )
 def test_a_file_that_is_no_recipe_is_refused(text: str, words: str) -> None:
     with pytest.raises(MaskensError, match=words):

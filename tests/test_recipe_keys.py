@@ -16,11 +16,11 @@ from ensemble.preflight import bind_recipe
 from ensemble.recipe_file import parse_recipe
 from ensemble.reuse import take_over
 from ensemble.status import read_status
-from ensemble.train import Hardware, is_done, plan, refuse_idle, train
+from ensemble.train import Hardware, claimed, is_done, plan, refuse_idle, train
 from folds.errors import MaskensError
 from folds.labels import IntArray
 from folds.layout import TrainData, read_train
-from folds.run import Run, start_run
+from folds.run import Run, library_versions, start_run
 from folds.split import make_folds
 
 BASE = """
@@ -142,27 +142,34 @@ def test_any_architecture_serves_any_task(setting: Setting, model: str) -> None:
     assert logits(spec).shape == (2, 84, 8)
 
 
-def test_finished_jobs_of_another_run_are_taken_over_where_nothing_differs(setting: Setting) -> None:
+def test_finished_jobs_of_another_run_are_taken_over_where_nothing_differs(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hardware = Hardware("cpu", workers=0)
     source = setting.trained("source", task="mask")
     setting.trained("source", task="gender")
     recipe = parse_recipe(BASE, "mine", changes=["tasks.gender.epochs=2"])
     run = bind_recipe(dataclasses.replace(setting.run, folder=setting.run.folder / "mine"), recipe)
     specs = plan(run, recipe, list(recipe.tasks), [0, 1], hardware, None)
-    assert take_over(specs, source.run.folder) == 1
+    monkeypatch.setattr("ensemble.reuse.library_versions", lambda: library_versions() | {"torch": "0.1"})
+    assert take_over(specs, source.run) == 0, "made with another torch"
+    monkeypatch.undo()
+    with claimed(specs[:1]), pytest.raises(MaskensError, match="another maskens is training mask fold 0"):
+        take_over(specs, source.run)
+    assert take_over(specs, source.run) == 1
     assert [s.task for s in specs if is_done(s)] == ["mask"]
     taken, original = (s.run.job_folder("mask", 0) / "model.safetensors" for s in (specs[0], source))
     assert taken.read_bytes() == original.read_bytes()
-    assert take_over(specs, source.run.folder) == 0, "what is there stays"
+    assert take_over(specs, source.run) == 0, "what is there stays"
 
 
 def test_jobs_of_an_unlike_run_are_not_taken_over(setting: Setting, tmp_path: Path) -> None:
     spec = setting.trained("plain")
     with pytest.raises(MaskensError, match="that is this run itself"):
-        take_over([spec], spec.run.folder)
+        take_over([spec], spec.run)
     other, _ = start_run(tmp_path / "other", setting.data, make_folds(setting.data, 2, seed=2), 2, seed=2)
     with pytest.raises(MaskensError, match=r"it has other folds and seed than"):
-        take_over([spec], other.folder)
+        take_over([spec], other)
 
 
 def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:
@@ -184,7 +191,12 @@ def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:
 
 
 def test_a_recipe_that_leaves_nobody_to_learn_from_is_refused(setting: Setting) -> None:
+    few = parse_recipe(BASE, "few", changes=[f"tasks.age.ages.leave_out={list(range(60, 100))}"])
+    with pytest.raises(MaskensError, match=r"age fold 0: age >=60\n"):
+        refuse_idle(plan(setting.run, few, ["age"], [0], Hardware("cpu", 0), None), setting.data, setting.folds)
     recipe = parse_recipe(BASE, "nobody", changes=[f"tasks.age.ages.leave_out={list(range(1, 100))}"])
     specs = plan(setting.run, recipe, ["mask", "age"], [0, 1], Hardware("cpu", workers=0), None)
-    with pytest.raises(MaskensError, match=r"(?s)nobody to learn from:\n  - age fold 0\n  - age fold 1\nSee ages"):
+    with pytest.raises(
+        MaskensError, match=r"(?s)nobody to learn from:\n  - age fold 0: age <30, .*\n  - age fold 1: age <30"
+    ):
         refuse_idle(specs, setting.data, setting.folds)

@@ -53,6 +53,14 @@ def test_two_folders_of_one_id_are_one_person(make_data: MakeData, tmp_path: obj
     assert len(found) == 5
 
 
+def test_by_default_people_with_two_folders_show_all_their_photos(make_data: MakeData, tmp_path: object) -> None:
+    root = make_data(tmp_path / "data", people=6)  # type: ignore[operator]
+    table = root / "train" / "train.csv"
+    table.write_text(table.read_text().replace("000001,", "000000,"))
+    found = epoch_photos(Sampler(), (30, 60), read_train(root), np.arange(42))
+    assert sorted(found.draw(np.random.default_rng(0))) == list(range(42))
+
+
 @pytest.mark.parametrize(("strength", "share"), [(1.0, 0.5), (0.5, 1 / 3), (0.0, 0.2)])
 def test_balance_evens_groups_out_by_its_strength(strength: float, share: float) -> None:
     found = np.concatenate([draw(seed, balance="class", strength=strength, fraction=10) for seed in range(5)])

@@ -20,7 +20,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_data: MakeData) -> Train
 
 
 def test_the_origins_five_bins_merge_to_three() -> None:
-    assert Ages.model_validate({"cuts": [21, 30, 46, 58]}).merge == (0, 0, 1, 1, 2)
+    assert Ages.model_validate({"cuts": [21, 30, 46, 58]}).bands == (0, 0, 1, 1, 2)
     assert bin_names((21, 30, 46, 58)) == ["<21", "21-29", "30-45", "46-57", ">=58"]
     assert Target("heads", *FIVE).width == 3 + 2 + 5
     assert Target("heads", *FIVE).names["age"] == ["<21", "21-29", "30-45", "46-57", ">=58"]

@@ -250,7 +250,7 @@ def test_parallel_jobs_may_have_loader_processes(setting: Setting) -> None:
 
 def test_two_commands_never_train_the_same_job(setting: Setting) -> None:
     hardware, mine, other = Hardware("cpu", workers=0), setting.spec("mask"), setting.spec("gender")
-    with ensemble.train._claimed([mine]):
+    with ensemble.train.claimed([mine]):
         with pytest.raises(MaskensError, match="another maskens is training mask fold 0"):
             train([mine], setting.data, setting.folds, [mine], hardware, Silent())
         assert train([other], setting.data, setting.folds, [other], hardware, Silent()) == {}
