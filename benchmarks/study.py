@@ -80,10 +80,6 @@ VARIANTS = {  # name -> (what it is, the recipe less the line that extends FIRST
         "heads, 8 epochs of 2 photos a person, CutMix on half of the batches",
         f"{HEADS}epochs = 8\nsampler = {{ photos_per_person = 2 }}\nmix = {{ cutmix = 1.0, prob = 0.5 }}\n",
     ),
-    "heads-balanced": (
-        "heads, 4 epochs, CutMix, the 18 classes drawn half evenly",
-        f'{HEADS}epochs = 4\nmix = {{ cutmix = 1.0, prob = 0.5 }}\nsampler = {{ balance = "class", strength = 0.5 }}\n',
-    ),
 }
 
 
