@@ -199,6 +199,7 @@ def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, maskens: Mask
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
     )
     assert process.stdout
     for line in process.stdout:
