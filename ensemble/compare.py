@@ -93,6 +93,8 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
     ids = np.unique([p.id for p in first.data.people], return_inverse=True)[1]
     person = np.unique(ids[first.data.photo_person[shared]], return_inverse=True)[1]
     decisions = [c.found.classes[np.searchsorted(c.found.rows, shared)] for c in contestants]
+    short = [c.run.folder.resolve().name for c in contestants]
+    names = short if len(set(short)) == len(short) else [c.name for c in contestants]
     sections = []
     for labels, contestant in _label_sets(contestants):
         stratum = np.zeros(int(person.max()) + 1, dtype=np.int64)
@@ -100,14 +102,15 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
         weights = draw_people(stratum, draws)
         truth = contestant.data.classes[shared]
         f1 = [_drawn(weights, person_confusions(truth, decided, person)) for decided in decisions]
-        sections.append(Section(labels, [_scores(c.name, own, f1[0]) for c, own in zip(contestants, f1, strict=True)]))
+        sections.append(Section(labels, [_scores(name, own, f1[0]) for name, own in zip(names, f1, strict=True)]))
     notes = [f"{c.name}: only folds {c.found.trained} of {c.run.k} are trained" for c in contestants if c.found.missing]
     if any(not np.array_equal(c.folds, first.folds) for c in contestants):
         notes.append(
             "the people were dealt to other folds, which alone moves scores; for the same deal use "
             f"maskens folds --folds-file {first.run.folds_file}"
         )
-    if epoch == "best" and len({t.epochs for c in contestants for t in c.recipe.tasks.values()}) > 1:
+    lengths = {frozenset(t.epochs for t in c.recipe.tasks.values()) for c in contestants}
+    if epoch == "best" and len(lengths) > 1:
         notes.append("epochs differ, and more epochs are more chances for a best one; see --epoch last too")
     return Comparison(_differences(contestants), sections, len(shared), int(person.max()) + 1, notes)
 
