@@ -485,7 +485,8 @@ def train(
         _say(console, f"{len(specs) - len(todo)} of {len(specs)} jobs are finished already; --restart does them anew")
     if todo:
         refuse_idle(todo, data, assigned)
-        for warning in preflight(resolved, {s.task: 0 for s in todo}, set() if restart else begun(todo)):
+        going_on = set() if restart else begun(todo)
+        for warning in preflight(resolved, {s.task: 0 for s in todo}, going_on, hardware.device):
             _say(console, f"warning: {warning}", "yellow")
     if source and todo:
         bind_recipe(run, resolved)

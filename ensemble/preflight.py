@@ -128,11 +128,12 @@ def flat(value: object, path: str = "") -> dict[str, object]:
     return {path: value}
 
 
-def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = ()) -> list[str]:
+def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (), device: str = "") -> list[str]:
     """Build every model, transform and optimizer of a recipe once and show each model a photo.
 
     Args:
         begun: tasks all of whose jobs go on from where they stopped, so that initial weights are not needed.
+        device: where it will be trained, if that is known.
 
     Returns:
         Warnings: what is allowed but hardly meant.
@@ -162,6 +163,8 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = ())
         if key not in checked:
             checked[key] = faults(task.augment, task.input_size) + _model_faults(task, name not in begun)
             problems += [f"tasks.{name}: {p}" for p in checked[key]]
+        if device == "cpu" and task.precision == "fp16":
+            warnings.append(f"tasks.{name}.precision fp16: a CPU may be many times slower with it than with fp32")
         schedule = task.schedule
         if schedule.name == "cosine_warm_restarts" and schedule.eta_min > task.optimizer.lr:
             warnings.append(

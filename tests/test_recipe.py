@@ -230,6 +230,12 @@ def test_an_optimizer_that_can_not_take_a_step_is_refused_before_training() -> N
         preflight(recipe, recipe.tasks)
 
 
+def test_half_precision_on_a_cpu_is_warned_about() -> None:
+    recipe = parse_recipe(TINY, "mine", changes=["tasks.mask.precision=fp16"])
+    assert "tasks.mask.precision fp16: a CPU may be many times slower" in preflight(recipe, ["mask"], device="cpu")[0]
+    assert preflight(recipe, ["mask"], device="cuda") == []
+
+
 def test_a_warm_up_longer_than_the_training_is_warned_about() -> None:
     recipe = parse_recipe(TINY, "mine", changes=["tasks.mask.schedule={name='cosine', warmup_epochs=9}"])
     assert ["tasks.mask.schedule.warmup_epochs 9 is not below epochs 3" in w for w in preflight(recipe, ["mask"])] == [
