@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ensemble.train import Hardware
+    from folds.layout import TrainData
     from folds.run import Run
 
 app = typer.Typer(
@@ -94,6 +95,17 @@ class Shared:
                 f"Leave --seed out, or start another run: maskens folds --run NEW_DIR --seed {self.seed}"
             )
         return run
+
+    def read_train(self, fixes: list[str] | None) -> tuple[Run | None, TrainData, int]:
+        """(the run if there is one yet, its data with the fixes asked for or its own, the seed)."""
+        from folds.fixes import read_fixes
+        from folds.layout import read_train
+        from folds.run import kept_fixes, remembered
+
+        run = remembered(self.run)
+        chosen = read_fixes(fixes) if fixes else kept_fixes(run) if run else ()
+        data = read_train(self.data or Path(run.data if run else "data"), chosen)
+        return run, data, self.seed if self.seed is not None else run.seed if run else 42
 
 
 def _option(name: str, help: str, **more: Any) -> Any:
@@ -305,16 +317,11 @@ def explore(
 
     Example:  maskens explore --per-class 12
     """
-    from folds.fixes import describe_fixes, read_fixes
-    from folds.layout import read_train
+    from folds.fixes import describe_fixes
     from folds.page import building, refuse_foreign_page
-    from folds.run import kept_fixes, remembered
 
     console = shared.console
-    before = remembered(shared.run)
-    chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
-    data = read_train(shared.data or Path(before.data if before else "data"), chosen)
-    seed = shared.seed if shared.seed is not None else before.seed if before else 42
+    _, data, seed = shared.read_train(fixes)
     folder = out or shared.run.parent / "explore"
 
     from folds.explore_page import GENERATOR, OURS, write_exploration
@@ -370,18 +377,15 @@ def folds(
     Example:  maskens folds --k 5 --check-photos
     """
     from folds.errors import refuse
-    from folds.fixes import describe_fixes, read_fixes
-    from folds.layout import label_conflicts, read_train, repeated_ids
-    from folds.run import kept_fixes, kept_folds, refuse_foreign, remembered, start_run
+    from folds.fixes import describe_fixes
+    from folds.layout import label_conflicts, repeated_ids
+    from folds.run import kept_folds, refuse_foreign, start_run
     from folds.split import make_folds, read_folds
     from folds.tables import folds_table
 
     console = shared.console
     refuse_foreign(shared.run)
-    before = remembered(shared.run)
-    chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
-    data = read_train(shared.data or Path(before.data if before else "data"), chosen)
-    seed = shared.seed if shared.seed is not None else before.seed if before else 42
+    before, data, seed = shared.read_train(fixes)
     assigned = None
     if folds_file:
         assigned, k = read_folds(folds_file, data)

@@ -16,16 +16,14 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ensemble.bootstrap import draw_people, drawn_f1, interval, person_confusions
+from ensemble.bootstrap import PARTS, Floats, draw_people, drawn_parts, interval, person_confusions
 from ensemble.evaluate import out_of_fold
 from ensemble.oof import Epoch
 from ensemble.preflight import run_recipe
 from ensemble.tta import Tta
-from folds.labels import CLASSES, decode
 from folds.run import load_data, load_run
 from folds.split import strata
 
@@ -134,11 +132,10 @@ def print_table(out: Path, names: list[str]) -> None:
     rows.insert(1, (f"{BASE}, no TTA", "the same models, photos not mirrored", out / BASE, "none"))
     for name, what, folder, tta in rows:
         found = drawn(folder, tta, "best")
-        f1, gain = interval(found["all"]), interval(found["all"] - base["all"])
-        verdict = "within noise" if gain.within_noise else "better" if gain.value > 0 else "worse"
-        against = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) {verdict}"
-        parts = " | ".join(f"{found[part][0]:.3f}" for part in ("mask", "gender", "age"))
-        last = drawn(folder, tta, "last")["all"][0]
+        f1, gain = interval(found[PARTS[0]]), interval(found[PARTS[0]] - base[PARTS[0]])
+        against = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) {gain.verdict}"
+        parts = " | ".join(f"{found[part][0]:.3f}" for part in PARTS[1:])
+        last = drawn(folder, tta, "last")[PARTS[0]][0]
         jobs = [json.loads(f.read_text()) for f in folder.glob("*/fold*/job.json")]
         minutes = sum(job["seconds"] for job in jobs) / 60
         if (name, tta) == (BASE, "flip"):
@@ -149,7 +146,7 @@ def print_table(out: Path, names: list[str]) -> None:
         )
 
 
-def drawn(folder: Path, tta: Tta, epoch: Epoch) -> dict[str, Any]:
+def drawn(folder: Path, tta: Tta, epoch: Epoch) -> dict[str, Floats]:
     """Macro F1 of the whole and of each part: float64 (1 + draws,), everybody first."""
     run = load_run(folder)
     data, folds = load_data(run)
@@ -158,9 +155,7 @@ def drawn(folder: Path, tta: Tta, epoch: Epoch) -> dict[str, Any]:
     person = np.searchsorted(ids, np.array([p.id for p in data.people])[data.photo_person[found.rows]])
     weights = draw_people(strata(data.people)[first])
     confusions = person_confusions(data.classes[found.rows], found.classes, person)
-    classes = np.arange(CLASSES)
-    groups = dict(zip(("all", "mask", "gender", "age"), (classes, *decode(classes)), strict=True))
-    return {part: drawn_f1(weights, confusions, group).mean(axis=1) for part, group in groups.items()}
+    return {part: f1.mean(axis=1) for part, f1 in drawn_parts(weights, confusions).items()}
 
 
 def maskens(*arguments: object) -> None:

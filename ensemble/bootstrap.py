@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from folds.labels import CLASSES, IntArray
+from folds.labels import CLASSES, IntArray, decode
 
 Floats = npt.NDArray[np.float64]
+PARTS = ("18 classes", "mask", "gender", "age")
 DRAWS = 2000
 SEED = 0  # of the draws: the same people for every run, so that runs can be compared draw by draw
 
@@ -26,6 +27,13 @@ class Interval:
     def within_noise(self) -> bool:
         """For a difference: whether none at all is among the likely values."""
         return self.low <= 0 <= self.high
+
+    @property
+    def verdict(self) -> str:
+        """Of a difference, in words."""
+        if self.low == self.high == 0:
+            return "equal"
+        return "within noise" if self.within_noise else "better" if self.value > 0 else "worse"
 
 
 def person_confusions(truth: IntArray, predicted: IntArray, person: IntArray) -> npt.NDArray[np.float32]:
@@ -83,6 +91,13 @@ def drawn_f1(weights: npt.NDArray[np.float32], confusions: npt.NDArray[np.float3
     right = drawn.diagonal(axis1=1, axis2=2)
     either = drawn.sum(axis=1) + drawn.sum(axis=2)
     return np.asarray(2 * right / np.maximum(either, 1))
+
+
+def drawn_parts(weights: npt.NDArray[np.float32], confusions: npt.NDArray[np.float32]) -> dict[str, Floats]:
+    """F1 of each label of each of PARTS in each draw; arguments as of `drawn_f1`, arrays as it returns."""
+    classes = np.arange(CLASSES)
+    groups = zip(PARTS, (classes, *decode(classes)), strict=True)
+    return {part: drawn_f1(weights, confusions, group) for part, group in groups}
 
 
 def interval(drawn: Floats) -> Interval:

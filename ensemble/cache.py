@@ -6,20 +6,18 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 
-from folds.decode import Pixels, fit, read_photo
+from folds.decode import Pixels, Progress, fit, in_threads, read_photo
 from folds.errors import MaskensError, refuse
 from folds.files import sha256
 
-Progress = Callable[[int, int], None]  # (photos done, photos in all)
 BUILDING = ".building-"
 SPARE = 64 * 2**20  # bytes of disk to leave free
 
@@ -185,13 +183,4 @@ def _fill(
             target[index] = fit(photo, geometry.resize, geometry.crop)
         return ""
 
-    problems = []
-    results = joblib.Parallel(n_jobs=workers, prefer="threads", return_as="generator")(
-        joblib.delayed(one)(i) for i in range(len(files))
-    )
-    for done, problem in enumerate(results, start=1):
-        if problem:
-            problems.append(problem)
-        if on_progress:
-            on_progress(done, len(files))
-    return problems
+    return [problem for problem in in_threads(one, range(len(files)), workers, on_progress) if problem]

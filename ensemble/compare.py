@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from ensemble.bootstrap import DRAWS, Interval, draw_people, drawn_f1, interval, person_confusions
+from ensemble.bootstrap import DRAWS, PARTS, Floats, Interval, draw_people, drawn_parts, interval, person_confusions
 from ensemble.evaluate import OutOfFold, out_of_fold
 from ensemble.oof import Epoch
 from ensemble.preflight import flat, run_recipe
@@ -18,12 +16,10 @@ from ensemble.recipe import Recipe
 from ensemble.tta import Tta
 from folds.errors import MaskensError
 from folds.files import sha256
-from folds.labels import CLASSES, IntArray, decode
+from folds.labels import CLASSES, IntArray
 from folds.layout import TrainData
 from folds.run import Run, load_data, load_run
 from folds.split import strata
-
-PARTS = ("18 classes", "mask", "gender", "age")
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
         stratum[person] = strata(contestant.data.people)[contestant.data.photo_person[shared]]
         weights = draw_people(stratum, draws)
         truth = contestant.data.classes[shared]
-        f1 = [_drawn(weights, person_confusions(truth, decided, person)) for decided in decisions]
+        f1 = [drawn_parts(weights, person_confusions(truth, decided, person)) for decided in decisions]
         sections.append(Section(labels, [_scores(name, own, f1[0]) for name, own in zip(names, f1, strict=True)]))
     notes = [f"{c.name}: only folds {c.found.trained} of {c.run.k} are trained" for c in contestants if c.found.missing]
     if any(not np.array_equal(c.folds, first.folds) for c in contestants):
@@ -137,13 +133,7 @@ def _fixes(contestant: Contestant) -> str:
     return f"{fixes.labels} fixed ({', '.join(fixes.sources)}, {fixes.hash[:6]})" if fixes.labels else "as given"
 
 
-def _drawn(weights: npt.NDArray[np.float32], confusions: npt.NDArray[np.float32]) -> dict[str, Any]:
-    classes = np.arange(CLASSES)
-    groups = dict(zip(PARTS, (classes, *decode(classes)), strict=True))
-    return {part: drawn_f1(weights, confusions, group) for part, group in groups.items()}
-
-
-def _scores(name: str, own: dict[str, Any], first: dict[str, Any]) -> RunScores:
+def _scores(name: str, own: dict[str, Floats], first: dict[str, Floats]) -> RunScores:
     return RunScores(
         name,
         {part: interval(own[part].mean(axis=1)) for part in PARTS},

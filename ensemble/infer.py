@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensemble.cache import Geometry, Progress, open_photos
+from ensemble.cache import Geometry, open_photos
 from ensemble.combine import decide, joint_log_probabilities, mean_logits
 from ensemble.loader import plain_batches
 from ensemble.models import ModelCard, load_checkpoint, read_card, to_input
@@ -19,6 +19,7 @@ from ensemble.predict import all_views
 from ensemble.recipe import Recipe
 from ensemble.train import Hardware
 from ensemble.tta import VIEWS, Tta
+from folds.decode import Progress
 from folds.errors import MaskensError, refuse
 from folds.labels import IntArray
 from folds.layout import EvalData

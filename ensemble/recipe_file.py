@@ -64,7 +64,7 @@ def _parsed(text: str, name: str, where: str, changes: Sequence[str], check_tran
         recipe, problems = Recipe.model_validate({"name": name} | tree), []
     except ValidationError as error:
         recipe, problems = None, [_readable(e) for e in error.errors()]
-    tables = {task: table for task, table in tree["tasks"].items() if isinstance(table, dict)}
+    tables = tree["tasks"]
     kinds = [kind for kind in KINDS if any(table.get("predicts") == kind for table in tables.values())]
     if all(table.get("predicts") in KINDS for table in tables.values()):
         problems += [f"tasks: they don't determine all 18 classes; nothing predicts {g}" for g in undetermined(kinds)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ensemble.job import JobSpec
 from ensemble.status import read_status
@@ -36,18 +37,18 @@ def take_over(specs: Sequence[JobSpec], source: Run) -> int:
         return 0
     run = specs[0].run
     _refuse_unlike(run, source)
-    begun = run.jobs_on_disk()
+    begun, versions = run.jobs_on_disk(), library_versions()
     with claimed(specs):
-        alike = [s for s in specs if run.job_folder(s.task, s.fold) not in begun and _done_alike(s, source)]
+        alike = [s for s in specs if run.job_folder(s.task, s.fold) not in begun and _done_alike(s, source, versions)]
         for spec in alike:
             _copy(spec, source)
     return len(alike)
 
 
-def _done_alike(spec: JobSpec, source: Run) -> bool:
-    there = JobSpec(source, spec.recipe, spec.task, spec.fold, spec.device, 0, 1, None)
-    versions = read_status(source, spec.task, spec.fold).record.get("versions", {})
-    return is_done(there) and all(versions.get(name) == library_versions()[name] for name in DECISIVE)
+def _done_alike(spec: JobSpec, source: Run, versions: Mapping[str, str]) -> bool:
+    theirs = read_status(source, spec.task, spec.fold).record.get("versions", {})
+    there = dataclasses.replace(spec, run=source)
+    return is_done(there) and all(theirs.get(name) == versions[name] for name in DECISIVE)
 
 
 def _copy(spec: JobSpec, source: Run) -> None:

@@ -101,7 +101,7 @@ def scores_table(section: Section) -> Table:
         table.add_row(Text(run.name), style="bold")
         for part, f1 in run.f1.items():
             gain = run.gain[part]
-            told = ("", "") if number == 0 else (_short(gain, "+.3f"), _verdict(gain))
+            told = ("", "") if number == 0 else (_short(gain, "+.3f"), gain.verdict)
             table.add_row(f"  {part}", _short(f1, ".3f"), *told, end_section=part == list(run.f1)[-1])
     return table
 
@@ -136,9 +136,3 @@ def class_gain_table(section: Section) -> Table:
             cells.append(_short(others[0].class_gain[number], "+.2f"))
         table.add_row(str(number), name, *cells)
     return table
-
-
-def _verdict(gain: Interval) -> str:
-    if gain.low == gain.high == 0:
-        return "equal"
-    return "within noise" if gain.within_noise else "better" if gain.value > 0 else "worse"

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from ensemble.cache import Progress, check_photos, open_photos
+from ensemble.cache import check_photos, open_photos
 from ensemble.job import Failure, JobSpec, geometry, identity, learned_rows, run_job
 from ensemble.recipe import Recipe
 from ensemble.status import JobStatus, read_status, write_status
 from ensemble.tasks import Target, training_labels
+from folds.decode import Progress
 from folds.errors import MaskensError, did_you_mean, refuse
 from folds.labels import IntArray
 from folds.layout import TrainData

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import joblib
 import numpy as np
 import numpy.typing as npt
 
-from folds.decode import Pixels, read_photo
+from folds.decode import Pixels, Progress, in_threads, read_photo
 from folds.errors import MaskensError
 from folds.layout import TrainData
 
@@ -40,7 +39,7 @@ def perceptual_hash(photo: Pixels) -> np.uint64:
     return np.uint64(int("".join("1" if b else "0" for b in bits), 2))
 
 
-def check_photos(data: TrainData, workers: int, on_progress: Callable[[int, int], None] | None = None) -> PhotoCheck:
+def check_photos(data: TrainData, workers: int, on_progress: Progress | None = None) -> PhotoCheck:
     """Decode every photo in `workers` threads.
 
     Args:
@@ -56,18 +55,13 @@ def check_photos(data: TrainData, workers: int, on_progress: Callable[[int, int]
 
     hashes = np.zeros(len(files), dtype=np.uint64)
     problems: list[str] = []
-    results = joblib.Parallel(n_jobs=workers, prefer="threads", return_as="generator")(
-        joblib.delayed(one)(f) for f in files
-    )
     readable = np.ones(len(files), dtype=np.bool_)
-    for i, result in enumerate(results):
+    for i, result in enumerate(in_threads(one, files, workers, on_progress)):
         if isinstance(result, str):
             problems.append(result)
             readable[i] = False
         else:
             hashes[i] = result
-        if on_progress:
-            on_progress(i + 1, len(files))
     ids = np.array([data.people[p].id for p in data.photo_person])
     pairs = near_duplicates(hashes[readable], ids[readable])
     kept = [f for f, ok in zip(files, readable, strict=True) if ok]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
+import joblib
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,6 +18,9 @@ from folds.errors import MaskensError
 warnings.filterwarnings("ignore", module="PIL")
 
 Pixels = npt.NDArray[np.uint8]
+Progress = Callable[[int, int], None]  # (photos done, photos in all)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # 16-bit grey: Pillow's own conversion clips it at 255
 
 
@@ -54,6 +60,19 @@ def photo_format(path: Path) -> tuple[str, str]:
             return image.format or "unknown", image.mode
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MaskensError(f"{path} is not a photo that can be read") from error
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, on_progress: Progress | None = None
+) -> Iterator[Result]:
+    """The results of a function that opens photos, in the order of `items`, from `workers` threads (-1: all cores)."""
+    results = joblib.Parallel(n_jobs=workers, prefer="threads", return_as="generator")(
+        joblib.delayed(function)(item) for item in items
+    )
+    for done, result in enumerate(results, start=1):
+        yield result
+        if on_progress:
+            on_progress(done, len(items))
 
 
 def fit(photo: Pixels, resize: tuple[int, int], crop: tuple[int, int] | None) -> Pixels:

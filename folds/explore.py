@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import cv2
-import joblib
 import numpy as np
 import numpy.typing as npt
 
 from folds.check import near_duplicates, perceptual_hash
 from folds.contact import thumbnail
-from folds.decode import Pixels, photo_format, read_photo
+from folds.decode import Pixels, Progress, in_threads, photo_format, read_photo
 from folds.errors import MaskensError
 from folds.labels import CLASSES, GENDERS, SHOTS, age_band
 from folds.layout import TrainData, read_table, repeated_ids
 
 FloatArray = npt.NDArray[np.float64]
-Progress = Callable[[int, int], None]
 
 PAIRS = 24  # near-duplicates that are shown; all are counted
 STAND_OUT = 6  # photos at each end of a measure
@@ -209,10 +207,7 @@ def measure(
         thumb = thumbnail(photo) if i in keep else None
         return (photo.shape[0], photo.shape[1]), _moments(photo), perceptual_hash(photo), kind, thumb
 
-    results = joblib.Parallel(n_jobs=workers, prefer="threads", return_as="generator")(
-        joblib.delayed(one)(i) for i in range(n)
-    )
-    for i, result in enumerate(results):
+    for i, result in enumerate(in_threads(one, range(n), workers, on_progress)):
         if isinstance(result, str):
             unreadable.append(result)
         else:
@@ -220,8 +215,6 @@ def measure(
             sizes[i], moments[i], hashes[i], kinds[i], thumb = result
             if thumb is not None:
                 thumbs[i] = thumb
-        if on_progress:
-            on_progress(i + 1, n)
     mean, spread, brightness, contrast = moments[:, :3], moments[:, 3:6], moments[:, 6], moments[:, 7]
     found = Measures(readable, sizes, mean, spread, brightness, contrast, hashes, tuple(kinds), tuple(unreadable))
     return found, thumbs
@@ -242,7 +235,7 @@ def _thumbnails(data: TrainData, photos: Sequence[int], workers: int) -> dict[in
         except MaskensError:
             return None
 
-    pictures = joblib.Parallel(n_jobs=workers, prefer="threads")(joblib.delayed(one)(i) for i in photos)
+    pictures = in_threads(one, photos, workers)
     return {i: picture for i, picture in zip(photos, pictures, strict=True) if picture is not None}
 
 

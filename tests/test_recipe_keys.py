@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ensemble.reuse
 from ensemble.evaluate import evaluate
 from ensemble.job import JobSpec, _Job, run_job
 from ensemble.oof import load_job_oof
@@ -151,7 +152,7 @@ def test_finished_jobs_of_another_run_are_taken_over_where_nothing_differs(
     recipe = parse_recipe(BASE, "mine", changes=["tasks.gender.epochs=2"])
     run = bind_recipe(dataclasses.replace(setting.run, folder=setting.run.folder / "mine"), recipe)
     specs = plan(run, recipe, list(recipe.tasks), [0, 1], hardware, None)
-    monkeypatch.setattr("ensemble.reuse.library_versions", lambda: library_versions() | {"torch": "0.1"})
+    monkeypatch.setattr(ensemble.reuse, "library_versions", lambda: library_versions() | {"torch": "0.1"})
     assert take_over(specs, source.run) == 0, "made with another torch"
     monkeypatch.undo()
     with claimed(specs[:1]), pytest.raises(MaskensError, match="another maskens is training mask fold 0"):
