@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ensemble.train import Hardware
+    from ensemble.tta import Tta
     from folds.layout import TrainData
     from folds.run import Run
 
@@ -52,6 +53,12 @@ class TrackChoice(StrEnum):
     wandb = "wandb"
 
 
+class StepChoice(StrEnum):
+    views = "views"
+    temperatures = "temperatures"
+    offsets = "offsets"
+
+
 class EpochChoice(StrEnum):
     best = "best"
     last = "last"
@@ -61,12 +68,19 @@ class EpochChoice(StrEnum):
 class Shared:
     """The options that every command takes."""
 
-    run: Path
+    runs: tuple[Path, ...]
     data: Path | None
     seed: int | None
     device: Device
     workers: int | None
     quiet: bool
+
+    @property
+    def run(self) -> Path:
+        """The run, where only one makes sense."""
+        if len(self.runs) > 1:
+            raise MaskensError("--run is given more than once; this command takes one run.")
+        return self.runs[0]
 
     @property
     def console(self) -> Console:
@@ -86,9 +100,16 @@ class Shared:
 
     def load_run(self) -> Run:
         """The run, refused if another seed is asked for than it was made with."""
+        return self._load(self.run)
+
+    def load_runs(self) -> list[Run]:
+        """All runs that are named, as `load_run`."""
+        return [self._load(folder) for folder in self.runs]
+
+    def _load(self, folder: Path) -> Run:
         from folds.run import load_run
 
-        run = load_run(self.run)
+        run = load_run(folder)
         if self.seed not in (None, run.seed):
             raise MaskensError(
                 f"--seed {self.seed}: {run.folder} was made with seed {run.seed}, which rules all that follows. "
@@ -113,7 +134,13 @@ def _option(name: str, help: str, **more: Any) -> Any:
 
 
 _SHARED: dict[str, tuple[Any, Any]] = {
-    "run": (Annotated[Path, _option("run", "Run folder.", metavar="DIR")], Path("runs/default")),
+    "run": (
+        Annotated[
+            list[Path],
+            _option("run", "Run folder; score, tune and infer take several, which are blended.", metavar="DIR"),
+        ],
+        [Path("runs/default")],
+    ),
     "data": (
         Annotated[Path | None, _option("data", "Data folder. The run remembers it; at first 'data'.", metavar="DIR")],
         None,
@@ -171,7 +198,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     @told
     def parsed(**values: Any) -> None:
-        function(Shared(**{name: values.pop(name) for name in _SHARED}), **values)
+        shared = {name: values.pop(name) for name in _SHARED}
+        function(Shared(runs=tuple(shared.pop("run")), **shared), **values)
 
     parsed.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
     parsed.__annotations__ = {p.name: p.annotation for p in both}
@@ -193,6 +221,15 @@ SetOption = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a key of the recipe: tasks.gender.epochs=5; may be repeated."
     ),
 ]
+TtaOption = Annotated[
+    TtaChoice | None,
+    typer.Option(
+        "--tta",
+        help="none: the photo as it is. flip: and mirrored left to right. By default as tuned, else flip.",
+        show_default=False,
+    ),
+]
+UntunedOption = Annotated[bool, typer.Option("--untuned", help="Leave out what `maskens tune` fitted.")]
 CacheOption = Annotated[
     str,
     _option(
@@ -581,54 +618,114 @@ def score(
         Path | None,
         typer.Option("--submission", metavar="CSV", help="With --truth: the file to score; by default the run's."),
     ] = None,
-    tta: Annotated[TtaChoice, typer.Option("--tta", help="Views of the out-of-fold logits.")] = TtaChoice.flip,
+    tta: TtaOption = None,
     epoch: Annotated[
         EpochChoice, typer.Option("--epoch", help="Each job's best epoch, or its last.")
     ] = EpochChoice.best,
+    untuned: UntunedOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
 ) -> None:
-    """Macro F1 over the 18 classes on people never seen in training: out-of-fold, or against --truth.
+    """What the ensemble is worth on people never seen in training: out-of-fold, or against --truth.
 
-    Example:  maskens score --truth data/eval/answers.csv
+    Several runs on the same folds are scored as one ensemble.
+
+    Example:  maskens score --run runs/default --run runs/heads
     """
-    from folds.run import load_data
+    from folds.files import json_text
 
     console = shared.console
     if submission and not truth:
         raise MaskensError("--submission needs --truth CSV, the answers to score it against.")
     if truth:
         from ensemble.score import score as score_classes
+        from ensemble.score import score_record
         from ensemble.submission import align, read_answers
+        from ensemble.tables import class_table, parts_table
 
         path = submission or shared.load_run().submission_file
         ids, predicted = read_answers(path)
-        result, tasks = score_classes(align(truth, ids), predicted), {}
-        what = f"{path} against {truth}"
-    else:
-        run = shared.load_run()
-        data, assigned = load_data(run, shared.data)
+        result = score_classes(align(truth, ids), predicted)
+        if as_json:
+            typer.echo(json_text(score_record(result)), nl=False)
+            return
+        console.print(class_table(result))
+        console.print(parts_table(result, {}))
+        words = f"over {result.photos} photos ({path} against {truth})"
+        _say(console, f"macro F1 {result.f1:.4f}, accuracy {result.accuracy:.4f} {words}", "bold")
+        return
 
-        from ensemble.evaluate import evaluate
-        from ensemble.preflight import run_recipe
+    from ensemble.blend import load_blend
+    from ensemble.evaluate import evaluate, evaluation_record, save_oof
+    from ensemble.tables import evaluation_tables, headline
+    from ensemble.tuning import kept_tuning
 
-        found = evaluate(run, run_recipe(run), data, assigned, tta.value, epoch.value)
-        result, tasks = found.score, found.tasks
-        what = f"{run.folder}, out-of-fold, {epoch.value} epochs, views: {tta.value}"
-        if found.missing:
-            _say(
-                console,
-                f"only folds {', '.join(map(str, found.folds))} of {run.k} are trained: {found.missing}",
-                "yellow",
-            )
+    blend = load_blend(shared.load_runs(), shared.data, epoch.value)
+    free = untuned or tta is not None or epoch is EpochChoice.last
+    tuned = None if free else kept_tuning([m.run for m in blend.runs], [m.recipe for m in blend.runs])
+    views: Tta = tta.value if tta else "flip"
+    found = evaluate(blend, views, tuned)
+    if len(blend.runs) == 1:
+        save_oof(blend, found, views)
+    if as_json:
+        typer.echo(json_text(evaluation_record(found)), nl=False)
+        return
+    for note in found.notes:
+        _say(console, f"note: {note}", "yellow")
+    for table in evaluation_tables(found):
+        console.print(table)
+    for line in headline(found, [m.name for m in blend.runs]):
+        _say(console, line, "bold")
 
-    from ensemble.tables import class_table, parts_table
 
-    console.print(class_table(result))
-    console.print(parts_table(result, tasks))
-    _say(
-        console,
-        f"macro F1 {result.f1:.4f}, accuracy {result.accuracy:.4f} over {result.photos} photos ({what})",
-        "bold",
-    )
+@command
+def tune(
+    shared: Shared,
+    step: Annotated[
+        list[StepChoice] | None,
+        typer.Option("--step", help="Only these; may be repeated. By default all."),
+    ] = None,
+    blend: Annotated[
+        bool, typer.Option("--blend", help="Weigh several runs by greedy selection; else they are weighed alike.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Keep what is fitted even if its gain is noise.")] = False,
+) -> None:
+    """Fit the decision on out-of-fold logits; what is worth more than noise is kept and used by infer.
+
+    Views, a temperature of each fold and head, offsets of the classes, weights of the runs. Each is judged by
+    cross-validation over people: on people that it was not fitted on.
+
+    Example:  maskens tune --run runs/default --run runs/heads --blend
+    """
+    from ensemble.blend import load_blend
+    from ensemble.tables import steps_table
+    from ensemble.tune import STEPS
+    from ensemble.tune import tune as fit_steps
+    from ensemble.tuning import save_tuning, tuning_file
+    from folds.files import must_be_writable
+
+    console = shared.console
+    if blend and len(shared.runs) == 1:
+        raise MaskensError("--blend weighs several runs: --run A --run B --blend.")
+    runs = shared.load_runs()
+    steps = [
+        s for s in STEPS if (s in [c.value for c in step] if step else s != "weights") or (blend and s == "weights")
+    ]
+    path = tuning_file(runs[0], len(runs))
+    must_be_writable(path)
+    found = load_blend(runs, shared.data, "best")
+    with _bars(console, "fitting") as (bar,):
+        tuning, nested = fit_steps(found, steps, force, on_step=bar)
+    aside = save_tuning(path, tuning, [found.data.files[i] for i in found.rows], nested)
+    for note in found.notes:
+        _say(console, f"note: {note}", "yellow")
+    console.print(steps_table(tuning))
+    for line in tuning.summary:
+        _say(console, line, "bold")
+    if aside:
+        _say(console, f"the earlier tuning is kept as {aside}")
+    _say(console, f"saved: {path}")
+    named = " ".join(f"--run {run.folder}" for run in runs)
+    _say(console, f"next: maskens infer {named}", "dim")
 
 
 @command

@@ -23,6 +23,9 @@ class Interval:
     low: float
     high: float
 
+    def __format__(self, form: str) -> str:
+        return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
+
     @property
     def within_noise(self) -> bool:
         """For a difference: whether none at all is among the likely values."""

@@ -9,22 +9,38 @@ import numpy.typing as npt
 from scipy.special import log_softmax, logsumexp
 
 from ensemble.tasks import ONLY_GENDER, WIDTHS, Head, Target
-from folds.labels import CLASSES, IntArray
+from folds.labels import AGES, CLASSES, GENDERS, MASKS, IntArray, encode
 
 Floats = npt.NDArray[np.floating]
 
 
-def mean_logits(logits: Floats) -> npt.NDArray[np.float64]:
-    """Mean over folds and views.
+def mean_logits(logits: Floats, temperatures: Floats | None = None) -> npt.NDArray[np.float64]:
+    """Mean over folds and views, each fold's logits divided by its temperatures first.
 
     Args:
         logits: float (folds, views, photos, width).
+        temperatures: float (folds, width), from `column_temperatures`; None is 1.
 
     Returns:
         float64 (photos, width).
     """
-    mean: npt.NDArray[np.float64] = np.asarray(logits, dtype=np.float64).mean(axis=(0, 1))
-    return mean
+    mean = np.asarray(logits, dtype=np.float64).mean(axis=1)
+    if temperatures is not None:
+        mean = mean / temperatures[:, None]
+    return np.asarray(mean.mean(axis=0))
+
+
+def column_temperatures(temperatures: Sequence[Sequence[float]], target: Target) -> npt.NDArray[np.float64]:
+    """A temperature of each logit from one of each head.
+
+    Args:
+        temperatures: (folds, heads).
+
+    Returns:
+        float64 (folds, width).
+    """
+    widths = [head.width for head in target.heads]
+    return np.repeat(np.asarray(temperatures, dtype=np.float64).reshape(-1, len(widths)), widths, axis=1)
 
 
 def joint_log_probabilities(logits: Mapping[str, Floats], targets: Mapping[str, Target]) -> npt.NDArray[np.float64]:
@@ -78,6 +94,57 @@ def decide(log_probabilities: Floats) -> IntArray:
         int64 (photos,), 0..17.
     """
     return np.asarray(log_probabilities.argmax(axis=1), dtype=np.int64)
+
+
+def blend(joints: Floats, weights: Floats | Sequence[float] | None = None) -> npt.NDArray[np.float64]:
+    """Weighted mean of several runs' log probabilities, each row normalised.
+
+    Args:
+        joints: float (runs, photos, 18), log probabilities.
+        weights: float (runs,), not negative; None weighs all alike.
+
+    Returns:
+        float64 (photos, 18), log probabilities.
+    """
+    return np.asarray(log_softmax(np.average(joints, axis=0, weights=weights), axis=1), dtype=np.float64)
+
+
+def decide_hard(log_probabilities: Floats) -> IntArray:
+    """Mask, then gender, then the age band given that gender, each by itself: the routing of separate models.
+
+    It differs from `decide` where the gender is uncertain and the age bands of men and women are not alike.
+
+    Args:
+        log_probabilities: float (photos, 18).
+
+    Returns:
+        int64 (photos,), 0..17.
+    """
+    p = np.exp(log_probabilities).reshape(-1, len(MASKS), len(GENDERS), len(AGES))
+    mask, gender = p.sum(axis=(2, 3)).argmax(axis=1), p.sum(axis=(1, 3)).argmax(axis=1)
+    age = p.sum(axis=1)[np.arange(len(p)), gender].argmax(axis=1)
+    return encode(mask, gender, age)
+
+
+def vote(votes: IntArray, log_probabilities: Floats | None = None) -> IntArray:
+    """The class that most voters name.
+
+    Of classes with equally many votes the one with the highest mean log probability wins; where there are no
+    probabilities, the one that the first of the voters names.
+
+    Args:
+        votes: int64 (voters, photos), 0..17.
+        log_probabilities: float (photos, 18), of the voters that have any.
+
+    Returns:
+        int64 (photos,), 0..17.
+    """
+    counts = np.stack([np.bincount(column, minlength=CLASSES) for column in votes.T])
+    tied = counts == counts.max(axis=1, keepdims=True)
+    if log_probabilities is not None:
+        return decide(np.where(tied, log_probabilities, -np.inf))
+    first = tied[np.arange(votes.shape[1])[None], votes].argmax(axis=0)  # voter whose class is among the tied
+    return np.asarray(votes[first, np.arange(votes.shape[1])], dtype=np.int64)
 
 
 def head_log_probabilities(logits: Floats, head: Head) -> npt.NDArray[np.float64]:

@@ -1,24 +1,31 @@
-"""What the ensemble is worth: its joint decision on out-of-fold logits."""
+"""What the ensemble is worth: its decision on out-of-fold logits, with intervals over people."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.combine import decide, joint_log_probabilities
-from ensemble.oof import Epoch, Logits, pool, save_npz
+from ensemble.blend import Blend, load_blend
+from ensemble.bootstrap import PARTS, Interval, draw_people, drawn_f1, drawn_parts, interval, person_confusions
+from ensemble.combine import decide, decide_hard, joint_log_probabilities, vote
+from ensemble.oof import Epoch, Logits, pool, save_npz, trained_folds
 from ensemble.recipe import Recipe
-from ensemble.score import Score, score, task_scores
+from ensemble.score import Score, score, score_record, task_scores
 from ensemble.tasks import learns_from, true_labels
 from ensemble.tta import VIEWS, Tta
-from folds.errors import MaskensError
-from folds.labels import IntArray
+from ensemble.tune import untuned
+from ensemble.tuning import Judged, Tuning, read_nested
+from folds.labels import CLASSES, IntArray
 from folds.layout import TrainData
 from folds.run import Run
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -28,24 +35,14 @@ class OutOfFold:
     rows: IntArray  # (photos,): index of each photo in TrainData.files
     fold: IntArray  # (photos,)
     logits: Mapping[str, Logits]  # task -> (photos, width), mean over the views
-    joint: npt.NDArray[np.float64]  # (photos, 18), log probabilities
+    joint: Floats  # (photos, 18), log probabilities
     classes: IntArray  # (photos,), the decision
     trained: list[int]  # the folds that count: those with every task trained
     missing: str  # which jobs are not trained, in words
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """The score of a run on the people of its trained folds."""
-
-    score: Score
-    tasks: dict[str, tuple[float, float]]  # task -> (macro F1, accuracy) on the photos it learns from
-    folds: list[int]
-    missing: str
-
-
 def out_of_fold(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, tta: Tta, epoch: Epoch) -> OutOfFold:
-    """Pool the out-of-fold logits and decide.
+    """Pool the out-of-fold logits of a run and decide, untuned.
 
     The best epoch of a job was chosen on the very fold that is predicted here, which flatters a little;
     `epoch="last"` is free of that.
@@ -56,38 +53,182 @@ def out_of_fold(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, tta:
     Raises:
         MaskensError: no fold has every task trained, or files that don't belong together.
     """
-    missing = [(t, f) for t in recipe.tasks for f in range(run.k) if not (run.job_folder(t, f) / "oof.npz").exists()]
-    trained = [f for f in range(run.k) if f not in {fold for _, fold in missing}]
-    if not trained:
-        raise MaskensError(
-            f"no fold of {run.folder} has all of its tasks trained yet. "
-            f"First: maskens train --run {run.folder} --fold 0"
-        )
-    pooled = pool(run, recipe, data, folds, trained, tta, epoch)
-    joint = joint_log_probabilities(pooled.logits, {name: task.target for name, task in recipe.tasks.items()})
+    trained, missing = trained_folds(run, recipe)
+    pooled = pool(run, recipe, data, folds, trained, epoch)
+    logits = {task: views[: len(VIEWS[tta])].mean(axis=0) for task, views in pooled.logits.items()}
+    joint = joint_log_probabilities(logits, {name: task.target for name, task in recipe.tasks.items()})
     listed = ", ".join(f"{t} fold {f}" for t, f in missing[:6]) + (", ..." if len(missing) > 6 else "")
     words = f"without {listed}" if missing else ""
-    return OutOfFold(pooled.rows, pooled.fold, pooled.logits, joint, decide(joint), trained, words)
+    return OutOfFold(pooled.rows, pooled.fold, logits, joint, decide(joint), trained, words)
 
 
-def evaluate(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, tta: Tta, epoch: Epoch) -> Evaluation:
-    """Score the out-of-fold decision once over all photos; oof.npz keeps the pooled logits.
+@dataclass(frozen=True)
+class Setting:
+    """Another way to decide, beside the one that is used."""
+
+    name: str
+    f1: Interval
+    accuracy: float
+    gain: Interval  # in macro F1, against the way that is used
+
+
+@dataclass(frozen=True)
+class FoldScore:
+    """One fold by itself."""
+
+    fold: int
+    people: int
+    photos: int
+    f1: float  # macro over the 18 classes
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The score of an ensemble, as it will be used, on the people of its trained folds."""
+
+    used: str  # how it decides, in words
+    judged: Judged
+    score: Score
+    f1: dict[str, Interval]  # macro F1 of each of PARTS
+    accuracy: Interval
+    class_f1: list[Interval]
+    tasks: dict[str, tuple[float, float]]  # task -> (macro F1, accuracy) on the photos it learns from
+    folds: list[FoldScore]
+    settings: list[Setting]
+    people: int
+    tuning: Tuning | None
+    notes: tuple[str, ...]
+
+
+def evaluate(blend: Blend, tta: Tta, tuned: tuple[Tuning, Path] | None = None) -> Evaluation:
+    """Score a run, or several as one ensemble, once over all photos.
+
+    Where a tuning is applied, each photo is judged by one that was fitted on other people.
 
     Args:
-        folds: int64 (people,).
+        tta: the views, if it is not tuned.
+        tuned: what `kept_tuning` found.
 
     Raises:
-        MaskensError: as `out_of_fold`.
+        MaskensError: a tuning whose log probabilities are missing.
     """
-    found = out_of_fold(run, recipe, data, folds, tta, epoch)
-    tasks = {}
-    for name, task in recipe.tasks.items():
-        mine = learns_from(task.predicts, data)[found.rows]
-        truth = true_labels(task.target, data)[found.rows]
-        tasks[name] = task_scores(task.target, found.logits[name][mine], truth[mine])
-    arrays: dict[str, object] = {f"logits/{t}": v for t, v in found.logits.items()}
-    record = json.dumps({"views": VIEWS[tta], "epoch": epoch, "recipe_hash": recipe.hash, "folds_hash": run.folds_hash})
-    files = [data.files[i] for i in found.rows]
-    arrays |= {"files": files, "fold": found.fold, "log_probabilities": found.joint, "record": record}
-    save_npz(run.folder / "oof.npz", arrays)
-    return Evaluation(score(data.classes[found.rows], found.classes), tasks, found.trained, found.missing)
+    plain = untuned(blend, tta)
+    used, judged = f"{blend.epoch} epochs, {tta}, untuned", blend.judge(plain)
+    if tuned and tuned[0].kept:
+        judged = read_nested(tuned[1], tuned[0], [blend.data.files[i] for i in blend.rows])
+        used = f"{blend.epoch} epochs, {tuned[0].fitted.tta}, tuned: {tuned[0].words}"
+    draws = _Draws(blend)
+    decided = judged.classes
+    confusions = person_confusions(blend.truth, decided, blend.person)
+    parts = drawn_parts(draws.weights, confusions)
+    others = _settings(blend, tta, judged)
+    if tuned and tuned[0].kept:
+        others = {"untuned": blend.judge(plain).classes} | others
+    return Evaluation(
+        used=used,
+        judged=judged,
+        score=score(blend.truth, decided),
+        f1={part: interval(found.mean(axis=1)) for part, found in parts.items()},
+        accuracy=interval(draws.accuracy(decided)),
+        class_f1=[interval(parts[PARTS[0]][:, c]) for c in range(CLASSES)],
+        tasks=_task_scores(blend, tta),
+        folds=_fold_scores(blend, decided),
+        settings=[draws.setting(name, classes, decided) for name, classes in others.items()],
+        people=len(blend.stratum),
+        tuning=tuned[0] if tuned else None,
+        notes=blend.notes,
+    )
+
+
+class _Draws:
+    """The same draws of people for everything that is compared."""
+
+    def __init__(self, blend: Blend) -> None:
+        self.truth, self.person = blend.truth, blend.person
+        self.weights = draw_people(blend.stratum)
+
+    def f1(self, decided: IntArray) -> Floats:
+        confusions = person_confusions(self.truth, decided, self.person)
+        return np.asarray(drawn_f1(self.weights, confusions, np.arange(CLASSES)).mean(axis=1))
+
+    def accuracy(self, decided: IntArray) -> Floats:
+        right = np.bincount(self.person, decided == self.truth).astype(np.float32)
+        photos = np.bincount(self.person).astype(np.float32)
+        return np.asarray((self.weights @ right) / (self.weights @ photos), dtype=np.float64)
+
+    def setting(self, name: str, decided: IntArray, used: IntArray) -> Setting:
+        f1 = self.f1(decided)
+        return Setting(name, interval(f1), float((decided == self.truth).mean()), interval(f1 - self.f1(used)))
+
+
+def _settings(blend: Blend, tta: Tta, used: Judged) -> dict[str, IntArray]:
+    """Name -> decision of what could be used instead."""
+    found = {}
+    both = {e: blend if e == blend.epoch else _at_epoch(blend, e) for e in ("best", "last")}
+    for epoch, its in both.items():
+        for views in VIEWS:
+            if (epoch, views) != (blend.epoch, tta):
+                found[f"{epoch} epochs, {views}"] = its.judge(untuned(its, views)).classes
+    found["decided part by part"] = decide_hard(used.log_probabilities)
+    if len(blend.runs) > 1:
+        plain = untuned(blend, tta)
+        alone = [decide(joint) for joint in blend.joints(plain)]
+        found |= {f"{member.name} alone": classes for member, classes in zip(blend.runs, alone, strict=True)}
+        found["hard vote of the runs"] = vote(np.stack(alone), blend.judge(plain).log_probabilities)
+    return found
+
+
+def _at_epoch(blend: Blend, epoch: Epoch) -> Blend:
+    return load_blend([member.run for member in blend.runs], blend.data.root, epoch)
+
+
+def _task_scores(blend: Blend, tta: Tta) -> dict[str, tuple[float, float]]:
+    found = {}
+    for member in blend.runs:
+        for name, target in member.targets.items():
+            mine = learns_from(target.predicts, blend.data)[blend.rows]
+            truth = true_labels(target, blend.data)[blend.rows]
+            logits = member.logits[name][: len(VIEWS[tta])].mean(axis=0)
+            key = name if len(blend.runs) == 1 else f"{member.name}: {name}"
+            found[key] = task_scores(target, logits[mine], truth[mine])
+    return found
+
+
+def _fold_scores(blend: Blend, decided: IntArray) -> list[FoldScore]:
+    found = []
+    for fold in blend.trained:
+        mine = blend.fold == fold
+        own = score(blend.truth[mine], decided[mine])
+        found.append(FoldScore(fold, len(np.unique(blend.person[mine])), own.photos, own.f1, own.accuracy))
+    return found
+
+
+def save_oof(blend: Blend, evaluation: Evaluation, tta: Tta) -> None:
+    """Replace oof.npz of a run: its pooled logits, mean over the views, and the log probabilities as used."""
+    (member,) = blend.runs
+    arrays: dict[str, object] = {f"logits/{t}": v[: len(VIEWS[tta])].mean(axis=0) for t, v in member.logits.items()}
+    record = {"views": VIEWS[tta], "epoch": blend.epoch, "used": evaluation.used}
+    record |= {"recipe_hash": member.recipe.hash, "folds_hash": member.run.folds_hash}
+    files = [blend.data.files[i] for i in blend.rows]
+    arrays |= {"files": files, "fold": blend.fold, "log_probabilities": evaluation.judged.log_probabilities}
+    arrays["classes"] = evaluation.judged.classes
+    save_npz(member.run.folder / "oof.npz", arrays | {"record": json.dumps(record)})
+
+
+def evaluation_record(found: Evaluation) -> dict[str, Any]:
+    """An evaluation as plain values for JSON; intervals as {value, low, high}."""
+    return {
+        "used": found.used,
+        "people": found.people,
+        "macro_f1": asdict(found.f1[PARTS[0]]),
+        "accuracy_interval": asdict(found.accuracy),
+        "parts_macro_f1": {part: asdict(f1) for part, f1 in found.f1.items()},
+        "class_f1": [asdict(f1) for f1 in found.class_f1],
+        "score": score_record(found.score),
+        "tasks": {name: {"macro_f1": f1, "accuracy": a} for name, (f1, a) in found.tasks.items()},
+        "folds": [asdict(fold) for fold in found.folds],
+        "settings": [asdict(setting) for setting in found.settings],
+        "tuning": found.tuning.model_dump(mode="json", exclude={"fitted"}) if found.tuning else None,
+        "notes": list(found.notes),
+    }

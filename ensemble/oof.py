@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.recipe import Recipe
-from ensemble.tta import VIEWS, Tta
+from ensemble.tta import VIEWS
 from folds.errors import MaskensError, refuse
-from folds.files import replacing
+from folds.files import replacing, sha256
 from folds.labels import IntArray
 from folds.layout import TrainData
 from folds.run import Run
@@ -39,7 +39,7 @@ class PooledOof:
 
     rows: IntArray  # (photos,): index of each photo in TrainData.files
     fold: IntArray  # (photos,)
-    logits: Mapping[str, Logits]  # task -> (photos, width), mean over the views asked for
+    logits: Mapping[str, Logits]  # task -> (views, photos, width), views as in VIEWS["flip"]
 
 
 def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -90,9 +90,29 @@ def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOof:
     return oof
 
 
-def pool(
-    run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: list[int], tta: Tta, epoch: Epoch
-) -> PooledOof:
+def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[tuple[str, int]]]:
+    """(the folds of which every task is trained, the jobs that are not).
+
+    Raises:
+        MaskensError: there is no such fold yet.
+    """
+    missing = [(t, f) for t in recipe.tasks for f in range(run.k) if not (run.job_folder(t, f) / "oof.npz").exists()]
+    trained = [f for f in range(run.k) if f not in {fold for _, fold in missing}]
+    if not trained:
+        raise MaskensError(
+            f"no fold of {run.folder} has all of its tasks trained yet. "
+            f"First: maskens train --run {run.folder} --fold 0"
+        )
+    return trained, missing
+
+
+def oof_hash(run: Run, recipe: Recipe) -> str:
+    """sha256 over the out-of-fold files of a run's jobs: another once any of them is trained anew."""
+    files = [run.job_folder(t, f) / "oof.npz" for t in recipe.tasks for f in range(run.k)]
+    return sha256("\n".join(sha256(f.read_bytes()) if f.exists() else "-" for f in files))
+
+
+def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: list[int], epoch: Epoch) -> PooledOof:
     """Put the jobs' out-of-fold logits together: each photo of the folds `trained` exactly once a task.
 
     Raises:
@@ -109,12 +129,13 @@ def pool(
         for fold in trained:
             path = run.job_folder(task, fold) / "oof.npz"
             oof = load_job_oof(path, {"task_hash": recipe.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold})
-            logits = (oof.best if epoch == "best" else oof.last)[: len(VIEWS[tta])].mean(axis=0)
+            logits = oof.best if epoch == "best" else oof.last
             found = np.array([index.get(str(f), -1) for f in oof.files])
             if not np.array_equal(np.sort(found), np.flatnonzero(photo_fold == fold)):
                 problems.append(f"{path} does not hold the photos of fold {fold}, each once")
                 continue
-            target = pooled.setdefault(task, np.full((len(rows), logits.shape[1]), np.nan, dtype=np.float32))
-            target[place[found]] = logits
+            shape = (len(logits), len(rows), logits.shape[2])
+            target = pooled.setdefault(task, np.full(shape, np.nan, dtype=np.float32))
+            target[:, place[found]] = logits
     refuse(problems, "the out-of-fold logits don't fit the folds", "Train those jobs again with --restart.")
     return PooledOof(rows, photo_fold[rows], pooled)

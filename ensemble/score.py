@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from ensemble.combine import head_decisions
 from ensemble.tasks import WIDTHS, Part, Target
-from folds.labels import CLASSES, IntArray, decode
+from folds.labels import CLASS_NAMES, CLASSES, IntArray, decode
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,22 @@ def score(truth: IntArray, predicted: IntArray) -> Score:
         predicted=np.bincount(predicted, minlength=CLASSES).astype(np.int64),
         parts=parts,
     )
+
+
+def score_record(found: Score) -> dict[str, Any]:
+    """A score as plain values for JSON."""
+    columns = zip(CLASS_NAMES, found.support.tolist(), found.predicted.tolist(), found.per_class.tolist(), strict=True)
+    return {
+        "photos": found.photos,
+        "macro_f1": found.f1,
+        "accuracy": found.accuracy,
+        "parts": {name: {"macro_f1": f1, "accuracy": a} for name, (f1, a) in found.parts.items()},
+        "classes": [
+            {"class": number, "name": name, "photos": photos, "predicted": predicted}
+            | dict(zip(("precision", "recall", "f1"), values, strict=True))
+            for number, (name, photos, predicted, values) in enumerate(columns)
+        ],
+    }
 
 
 def head_scores(target: Target, logits: npt.NDArray[np.float32], labels: IntArray) -> dict[Part, tuple[float, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import stdev
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -16,16 +17,20 @@ from folds.labels import CLASS_NAMES
 if TYPE_CHECKING:
     from ensemble.bootstrap import Interval
     from ensemble.compare import Comparison, Section
+    from ensemble.evaluate import Evaluation
     from ensemble.recipe import Recipe
+    from ensemble.tuning import Tuning
 
 
-def class_table(score: Score) -> Table:
-    """Precision, recall and F1 of each of the 18 classes."""
+def class_table(score: Score, intervals: Sequence[Interval] = ()) -> Table:
+    """Precision, recall and F1 of each of the 18 classes, with the interval of the F1 where it is known."""
     table = Table(title="per class", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", justify="right")
     table.add_column("class", no_wrap=True)
     for name in ("photos", "predicted", "precision", "recall", "F1"):
         table.add_column(name, justify="right")
+    if intervals:
+        table.add_column("95 %", no_wrap=True)
     for number, name in enumerate(CLASS_NAMES):
         counts = (str(score.support[number]), str(score.predicted[number]))
         weak = score.per_class[number, 2] < score.f1 / 2
@@ -33,7 +38,8 @@ def class_table(score: Score) -> Table:
             str(number),
             name,
             *counts,
-            *(f"{v:.4f}" for v in score.per_class[number]),
+            *(f"{v:.3f}" for v in score.per_class[number]),
+            *(f"{i.low:.2f}-{i.high:.2f}" for i in intervals[number : number + 1]),
             style="yellow" if weak else None,
         )
     return table
@@ -50,6 +56,72 @@ def parts_table(score: Score, tasks: dict[str, tuple[float, float]]) -> Table:
         table.add_row(f"{name}, as decided", f"{f1:.4f}", f"{accuracy:.4f}", end_section=name == "age" and bool(tasks))
     for name, (f1, accuracy) in tasks.items():
         table.add_row(f"task {name}", f"{f1:.4f}", f"{accuracy:.4f}")
+    return table
+
+
+def evaluation_tables(found: Evaluation) -> list[Table]:
+    """Per class; as a whole, per part and task; per fold; and what other ways to decide would give."""
+    folds = Table(title="per fold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("fold", "people", "photos", "macro F1", "accuracy"):
+        folds.add_column(name, justify="right")
+    for f in found.folds:
+        folds.add_row(str(f.fold), str(f.people), str(f.photos), f"{f.f1:.4f}", f"{f.accuracy:.4f}")
+    if len(found.folds) > 1:
+        f1, accuracy = [f.f1 for f in found.folds], [f.accuracy for f in found.folds]
+        folds.add_section()
+        folds.add_row("spread", "", "", f"+-{stdev(f1):.4f}", f"+-{stdev(accuracy):.4f}")
+    return [class_table(found.score, found.class_f1), _whole_table(found), folds, _settings_table(found)]
+
+
+def _whole_table(found: Evaluation) -> Table:
+    table = Table(title="as a whole and per task", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("", "macro F1 (95 % over people)", "accuracy"):
+        table.add_column(name, no_wrap=True)
+    first, *parts = found.f1
+    table.add_row(first, f"{found.f1[first]:.4f}", f"{found.accuracy.value:.4f}", style="bold", end_section=True)
+    for number, part in enumerate(parts, start=1):
+        accuracy = f"{found.score.parts[part][1]:.4f}"
+        table.add_row(f"{part}, as decided", f"{found.f1[part]:.4f}", accuracy, end_section=number == len(parts))
+    for name, (f1, accuracy_of) in found.tasks.items():
+        table.add_row(Text(f"task {name}"), f"{f1:.4f}", f"{accuracy_of:.4f}")
+    return table
+
+
+def _settings_table(found: Evaluation) -> Table:
+    table = Table(title="decided otherwise", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    for name in ("macro F1", "accuracy", "against the way used", ""):
+        table.add_column(name, no_wrap=True)
+    for s in found.settings:
+        table.add_row(Text(s.name), f"{s.f1.value:.4f}", f"{s.accuracy:.4f}", f"{s.gain:+.3f}", s.gain.verdict)
+    return table
+
+
+def headline(found: Evaluation, runs: Sequence[str]) -> list[str]:
+    """The figure that counts, a line each."""
+    whole = next(iter(found.f1.values()))
+    lines = [
+        f"macro F1 {whole:.4f}, accuracy {found.accuracy:.4f}",
+        f"out-of-fold over {found.score.photos} photos of {found.people} people ({' + '.join(runs)}, {found.used})",
+    ]
+    if found.tuning and not found.tuning.kept:
+        lines.append("maskens tune found no gain beyond noise, so nothing tuned is applied")
+    return lines
+
+
+def steps_table(tuning: Tuning) -> Table:
+    """What each step of tuning is worth on people that it was not fitted on."""
+    title = "each step on top of those kept, on people it was not fitted on"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("step", no_wrap=True)
+    table.add_column("fitted", overflow="fold")
+    for name in ("macro F1", "gain (95 %)", "log loss", ""):
+        table.add_column(name, no_wrap=True)
+    for s in tuning.steps:
+        table.add_row(
+            s.name, Text(s.what), f"{s.f1.value:.4f}", f"{s.gain:+.3f}", f"{s.loss.value:.3f}",
+            "kept" if s.kept else "dropped", style=None if s.kept else "dim",
+        )  # fmt: skip
     return table
 
 
@@ -101,13 +173,9 @@ def scores_table(section: Section) -> Table:
         table.add_row(Text(run.name), style="bold")
         for part, f1 in run.f1.items():
             gain = run.gain[part]
-            told = ("", "") if number == 0 else (_short(gain, "+.3f"), gain.verdict)
-            table.add_row(f"  {part}", _short(f1, ".3f"), *told, end_section=part == list(run.f1)[-1])
+            told = ("", "") if number == 0 else (f"{gain:+.3f}", gain.verdict)
+            table.add_row(f"  {part}", f"{f1:.3f}", *told, end_section=part == list(run.f1)[-1])
     return table
-
-
-def _short(found: Interval, form: str) -> str:
-    return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
 
 
 def class_gain_table(section: Section) -> Table:
@@ -133,6 +201,6 @@ def class_gain_table(section: Section) -> Table:
             mark = " " if gain.within_noise else "+" if gain.value > 0 else "-"
             cells.append(f"{run.per_class[number].value:.3f} {mark}")
         if len(others) == 1:
-            cells.append(_short(others[0].class_gain[number], "+.2f"))
+            cells.append(f"{others[0].class_gain[number]:+.2f}")
         table.add_row(str(number), name, *cells)
     return table
