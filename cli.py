@@ -7,7 +7,7 @@ import functools
 import inspect
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ensemble.train import Hardware
-    from ensemble.tta import Tta
     from folds.layout import TrainData
     from folds.run import Run
 
@@ -51,6 +50,12 @@ class TtaChoice(StrEnum):
 class TrackChoice(StrEnum):
     tensorboard = "tensorboard"
     wandb = "wandb"
+
+
+class DecisionChoice(StrEnum):
+    joint = "joint"
+    hard = "hard"
+    vote = "vote"
 
 
 class StepChoice(StrEnum):
@@ -293,6 +298,10 @@ def _size(text: str) -> tuple[int, int]:
     if not (separator and width.isdecimal() and height.isdecimal()):
         raise MaskensError(f"--size {text}: write width and height in pixels, like 384x512.")
     return int(width), int(height)
+
+
+def _named(runs: Sequence[Run]) -> str:
+    return "".join(f" --run {run.folder}" for run in runs)
 
 
 def _cache_folder(cache: str, run: Path) -> Path | None:
@@ -551,9 +560,20 @@ def train(
 @command
 def infer(
     shared: Shared,
-    tta: Annotated[
-        TtaChoice, typer.Option("--tta", help="none: the photo as it is. flip: and mirrored left to right.")
-    ] = TtaChoice.flip,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="", hidden=True)] = None,
+    tta: TtaOption = None,
+    decision: Annotated[
+        DecisionChoice,
+        typer.Option(
+            "--decision",
+            help="joint: the best of the 18 classes. hard: mask, gender, then age by itself. vote: one vote a run.",
+        ),
+    ] = DecisionChoice.joint,
+    votes: Annotated[
+        list[Path] | None,
+        typer.Option("--vote", metavar="CSV...", help="Other submissions of the same photos that vote with the runs."),
+    ] = None,
+    untuned: UntunedOption = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -567,44 +587,58 @@ def infer(
 ) -> None:
     """Predict the eval photos with every fold's models and write ImageID,ans.
 
-    `--data DIR` may name another data folder that has only eval/.
+    `--data DIR` may name another data folder that has only eval/. Several runs are blended: their mean, or as
+    `maskens tune --blend` weighed them. Of classes with equally many votes the most probable one wins.
 
     Example:  maskens infer --tta flip
     """
     from folds.files import must_be_writable
     from folds.layout import read_eval
+    from folds.run import refuse_other_folds
 
-    run = shared.load_run()
-    data = read_eval(shared.data or Path(run.data))
+    if more and not votes:
+        raise MaskensError(f"unexpected argument '{more[0]}'. Other submissions are named with --vote.")
+    runs = shared.load_runs()
+    first = runs[0]
+    data = read_eval(shared.data or Path(first.data))
 
     from ensemble.infer import infer as predict_all
-    from ensemble.infer import members, save_logits
+    from ensemble.infer import judge, load_ensembles, save_logits
     from ensemble.preflight import run_recipe
-    from ensemble.submission import check_submission, write_submission
+    from ensemble.submission import align, check_submission, write_submission
     from ensemble.tables import submission_table
+    from ensemble.tuning import apply_tuning
 
     console = shared.console
     hardware = shared.hardware
-    path = out or run.submission_file
-    logits_file = out.with_suffix(".npz") if out else run.folder / "eval.npz"
+    blended = "blend-" if len(runs) > 1 else ""
+    path = out or first.folder / f"{blended}submission.csv"
+    logits_file = out.with_suffix(".npz") if out else first.folder / f"{blended}eval.npz"
     must_be_writable(path)
     must_be_writable(logits_file)
-    ensemble = members(run, run_recipe(run), allow_missing)
-    _say(console, f"{len(ensemble)} models, {len(data.ids)} photos, views: {tta.value}")
+    refuse_other_folds(runs)
+    recipes = [run_recipe(run) for run in runs]
+    applied = apply_tuning(runs, recipes, tta.value if tta else None, untuned)
+    others = [align(file, data.ids) for file in [*(votes or []), *(more or [])]]
+    ensembles = load_ensembles(runs, recipes, applied.fitted, allow_missing)
+    views = applied.fitted.tta
+    models = sum(len(e.members) for e in ensembles)
+    _say(console, f"{models} models, {len(data.ids)} photos, views: {views}, {applied.words}")
     with _bars(console, "decoding", "predicting") as (decoding, predicting):
         prediction = predict_all(
-            ensemble, data, tta.value, hardware, _cache_folder(cache, run.folder), decoding, predicting
+            ensembles, data, views, hardware, _cache_folder(cache, first.folder), decoding, predicting
         )
-    save_logits(logits_file, data, ensemble, prediction, tta.value)
-    aside = write_submission(path, data.ids, prediction.classes)
-    check = check_submission(path, data.ids, run.class_photos)
+    judged = judge(prediction, applied.fitted, "vote" if others else decision.value, others)
+    save_logits(logits_file, data.ids, data, ensembles, prediction)
+    aside = write_submission(path, data.ids, judged.classes)
+    check = check_submission(path, data.ids, first.class_photos)
     console.print(submission_table(check))
     for warning in check.warnings:
         _say(console, f"warning: {warning}", "yellow")
     if aside:
         _say(console, f"the earlier file is kept as {aside}")
     _say(console, f"saved: {path}")
-    _say(console, f"next: maskens score --run {run.folder}", "dim")
+    _say(console, f"next: maskens score{_named(runs)}", "dim")
 
 
 @command
@@ -657,15 +691,15 @@ def score(
     from ensemble.blend import load_blend
     from ensemble.evaluate import evaluate, evaluation_record, save_oof
     from ensemble.tables import evaluation_tables, headline
-    from ensemble.tuning import kept_tuning
+    from ensemble.tuning import apply_tuning
 
     blend = load_blend(shared.load_runs(), shared.data, epoch.value)
-    free = untuned or tta is not None or epoch is EpochChoice.last
-    tuned = None if free else kept_tuning([m.run for m in blend.runs], [m.recipe for m in blend.runs])
-    views: Tta = tta.value if tta else "flip"
-    found = evaluate(blend, views, tuned)
+    plain = untuned or epoch is EpochChoice.last  # a tuning belongs to the best epochs, whose models there are
+    recipes = [m.recipe for m in blend.runs]
+    applied = apply_tuning([m.run for m in blend.runs], recipes, tta.value if tta else None, plain)
+    found = evaluate(blend, applied)
     if len(blend.runs) == 1:
-        save_oof(blend, found, views)
+        save_oof(blend, found, applied.fitted.tta)
     if as_json:
         typer.echo(json_text(evaluation_record(found)), nl=False)
         return
@@ -724,8 +758,7 @@ def tune(
     if aside:
         _say(console, f"the earlier tuning is kept as {aside}")
     _say(console, f"saved: {path}")
-    named = " ".join(f"--run {run.folder}" for run in runs)
-    _say(console, f"next: maskens infer {named}", "dim")
+    _say(console, f"next: maskens infer{_named(runs)}", "dim")
 
 
 @command

@@ -20,7 +20,7 @@ import torch
 
 import ensemble.cache
 import folds.decode
-from ensemble.infer import Member, infer
+from ensemble.infer import Ensemble, Member, infer
 from ensemble.models import ModelCard, create, load_checkpoint, normalisation, save_checkpoint
 from ensemble.predict import predict
 from ensemble.recipe_file import load_recipe
@@ -59,7 +59,7 @@ def main() -> None:
                 save_checkpoint(path, model, card)
                 members.append(Member(task, fold, path, card))
         started = time.perf_counter()
-        ours = infer(members, data, "flip", hardware, None)
+        ours = infer([Ensemble(tuple(members), {})], data, "flip", hardware, None)
         our_seconds, our_opened = time.perf_counter() - started, sum(opened.values())
         opened.clear()
         started = time.perf_counter()
@@ -69,7 +69,7 @@ def main() -> None:
             shape = ensemble.cache.Geometry(card.resize, card.crop)
             photos = ensemble.cache.Photos(data.root, data.files, [shape], None)
             found = predict(model, photos, rows, card.mean, card.std, torch.device("cpu"), "flip", 64, 0)
-            worst = max(worst, float(np.abs(found - ours.logits[member.task][member.fold]).max()))
+            worst = max(worst, float(np.abs(found - ours.logits[0][member.task][member.fold]).max()))
         their_seconds = time.perf_counter() - started
     print(f"{len(members)} models, {len(data.ids)} photos, flip; largest difference of a logit {worst:.1e}\n")
     print("| way | photos opened | seconds |\n|---|---|---|")

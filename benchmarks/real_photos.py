@@ -41,8 +41,8 @@ def maskens(log: Path, *args: object) -> tuple[str, float]:
 
 
 def headline(output: str) -> str:
-    """`0.6123 / 0.7012` from the last line of `maskens score`."""
-    f1, accuracy = re.findall(r"macro F1 ([\d.]+), accuracy ([\d.]+)", output)[-1]
+    """`0.6123 / 0.7012` from what `maskens score` prints."""
+    f1, accuracy = re.findall(r"macro F1 ([\d.]+)[^,]*, accuracy ([\d.]+)", output)[-1]
     return f"{f1} / {accuracy}"
 
 

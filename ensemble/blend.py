@@ -22,7 +22,7 @@ from ensemble.tuning import Fitted, Judged
 from folds.errors import MaskensError
 from folds.labels import CLASSES, IntArray
 from folds.layout import TrainData
-from folds.run import Run, load_data
+from folds.run import Run, load_data, refuse_other_folds
 from folds.split import strata
 
 Floats = npt.NDArray[np.float64]
@@ -103,24 +103,14 @@ def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> B
         MaskensError: a run named twice, runs of other photos or folds, no fold that all have trained, files that
             don't belong together.
     """
-    first, *others = runs
-    if len({r.folder.resolve() for r in runs}) < len(runs):
-        raise MaskensError("a run is named twice; name each once.")
+    refuse_other_folds(runs)
+    first = runs[0]
     data, folds = load_data(first, data_folder)
-    notes, wrong = [], []
-    for other in others:
-        its_data, its_folds = load_data(other, data_folder)
-        if its_data.photos_fingerprint != data.photos_fingerprint:
-            wrong.append(f"{other.folder} was made from other photos than {first.folder}")
-        elif not np.array_equal(its_folds, folds):
-            wrong.append(f"{other.folder} has other folds than {first.folder}: some of its models saw who is judged")
-        elif not np.array_equal(its_data.classes, data.classes):
-            notes.append(f"{other.folder} has other label fixes; the labels of {first.folder} count")
-    if wrong:
-        raise MaskensError(
-            "; ".join(wrong) + ". Only runs on the same folds can be put together: "
-            f"maskens folds --run NEW_DIR --folds-file {first.folds_file}"
-        )
+    notes = [
+        f"{other.folder} has other label fixes; the labels of {first.folder} count"
+        for other in runs[1:]
+        if other.fixes.hash != first.fixes.hash
+    ]
     recipes = [run_recipe(run) for run in runs]
     trained = set(range(first.k))
     for run, recipe in zip(runs, recipes, strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from ensemble.score import Score, score, score_record, task_scores
 from ensemble.tasks import learns_from, true_labels
 from ensemble.tta import VIEWS, Tta
 from ensemble.tune import untuned
-from ensemble.tuning import Judged, Tuning, read_nested
+from ensemble.tuning import Applied, Judged, Tuning, read_nested
 from folds.labels import CLASSES, IntArray
 from folds.layout import TrainData
 from folds.run import Run
@@ -101,32 +100,28 @@ class Evaluation:
     notes: tuple[str, ...]
 
 
-def evaluate(blend: Blend, tta: Tta, tuned: tuple[Tuning, Path] | None = None) -> Evaluation:
+def evaluate(blend: Blend, applied: Applied) -> Evaluation:
     """Score a run, or several as one ensemble, once over all photos.
 
     Where a tuning is applied, each photo is judged by one that was fitted on other people.
 
-    Args:
-        tta: the views, if it is not tuned.
-        tuned: what `kept_tuning` found.
-
     Raises:
         MaskensError: a tuning whose log probabilities are missing.
     """
-    plain = untuned(blend, tta)
-    used, judged = f"{blend.epoch} epochs, {tta}, untuned", blend.judge(plain)
-    if tuned and tuned[0].kept:
-        judged = read_nested(tuned[1], tuned[0], [blend.data.files[i] for i in blend.rows])
-        used = f"{blend.epoch} epochs, {tuned[0].fitted.tta}, tuned: {tuned[0].words}"
+    tta = applied.fitted.tta
+    plain = blend.judge(untuned(blend, tta))
+    judged = plain
+    if applied.tuning and applied.path:
+        judged = read_nested(applied.path, applied.tuning, [blend.data.files[i] for i in blend.rows])
     draws = _Draws(blend)
     decided = judged.classes
     confusions = person_confusions(blend.truth, decided, blend.person)
     parts = drawn_parts(draws.weights, confusions)
     others = _settings(blend, tta, judged)
-    if tuned and tuned[0].kept:
-        others = {"untuned": blend.judge(plain).classes} | others
+    if applied.tuning:
+        others = {"untuned": plain.classes} | others
     return Evaluation(
-        used=used,
+        used=f"{blend.epoch} epochs, {tta}, {applied.words}",
         judged=judged,
         score=score(blend.truth, decided),
         f1={part: interval(found.mean(axis=1)) for part, found in parts.items()},
@@ -136,7 +131,7 @@ def evaluate(blend: Blend, tta: Tta, tuned: tuple[Tuning, Path] | None = None) -
         folds=_fold_scores(blend, decided),
         settings=[draws.setting(name, classes, decided) for name, classes in others.items()],
         people=len(blend.stratum),
-        tuning=tuned[0] if tuned else None,
+        tuning=applied.tuning,
         notes=blend.notes,
     )
 

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from ensemble.cache import Geometry, open_photos
-from ensemble.combine import decide, joint_log_probabilities, mean_logits
+from ensemble.combine import (
+    blend,
+    column_temperatures,
+    decide,
+    decide_hard,
+    joint_log_probabilities,
+    mean_logits,
+    vote,
+)
 from ensemble.loader import plain_batches
 from ensemble.models import ModelCard, load_checkpoint, read_card, to_input
-from ensemble.oof import save_npz
+from ensemble.oof import Logits, save_npz
 from ensemble.predict import all_views
 from ensemble.recipe import Recipe
+from ensemble.tasks import Target
 from ensemble.train import Hardware
 from ensemble.tta import VIEWS, Tta
+from ensemble.tuning import Fitted, Judged
 from folds.decode import Progress
 from folds.errors import MaskensError, refuse
 from folds.labels import IntArray
-from folds.layout import EvalData
 from folds.run import Run
 
 BATCH = 64
+Decision = Literal["joint", "hard", "vote"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +50,66 @@ class Member:
     card: ModelCard
 
 
+class PhotoFiles(Protocol):
+    """Photos to predict: an eval folder, or any others."""
+
+    @property
+    def root(self) -> Path: ...
+    @property
+    def files(self) -> Sequence[str]:
+        """Path of each photo below `root`."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The models of one run, in the order of task and fold, and what was fitted for them."""
+
+    members: tuple[Member, ...]
+    temperatures: Mapping[str, Sequence[Sequence[float]]]  # task -> (folds of the run, heads); empty if untuned
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        return {m.task: m.card.target for m in self.members}
+
+    def folds(self, task: str) -> list[int]:
+        """The folds whose model there is, in the order of the logits."""
+        return [m.fold for m in self.members if m.task == task]
+
+    def joint(self, logits: Mapping[str, Logits], only: int | None = None) -> npt.NDArray[np.float64]:
+        """Log probabilities of the 18 classes: mean of the logits over folds and views, then jointly.
+
+        Args:
+            logits: task -> float32 (folds, views, photos, width).
+            only: the one fold whose models are asked; by default all.
+
+        Returns:
+            float64 (photos, 18).
+        """
+        means = {}
+        for task, values in logits.items():
+            chosen = [n for n, fold in enumerate(self.folds(task)) if only in (None, fold)]
+            scale = None
+            if task in self.temperatures:
+                scale = column_temperatures(self.temperatures[task], self.targets[task])
+                scale = scale[[self.folds(task)[n] for n in chosen]]
+            means[task] = mean_logits(values[chosen], scale)
+        return joint_log_probabilities(means, self.targets)
+
+    @property
+    def complete_folds(self) -> list[int]:
+        """The folds of which every task has a model."""
+        return sorted(set.intersection(*(set(self.folds(t)) for t in self.targets)))
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """What the ensemble says of the photos of an eval folder."""
+    """What the ensembles say of photos."""
 
-    classes: IntArray  # (photos,), 0..17
-    log_probabilities: npt.NDArray[np.float64]  # (photos, 18)
-    logits: dict[str, npt.NDArray[np.float32]]  # task -> (folds, views, photos, width)
+    joints: npt.NDArray[np.float64]  # (runs, photos, 18), log probabilities
+    logits: list[dict[str, Logits]]  # of each run, task -> (folds, views, photos, width)
 
 
 def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:
@@ -93,16 +158,26 @@ def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:
     return found
 
 
+def load_ensembles(
+    runs: Sequence[Run], recipes: Sequence[Recipe], fitted: Fitted, allow_missing: bool
+) -> list[Ensemble]:
+    """The trained models of several runs and the temperatures fitted for them. Raises as `members`."""
+    return [
+        Ensemble(tuple(members(run, recipe, allow_missing)), share.temperatures)
+        for run, recipe, share in zip(runs, recipes, fitted.runs, strict=True)
+    ]
+
+
 def infer(
-    ensemble: list[Member],
-    data: EvalData,
+    ensembles: Sequence[Ensemble],
+    data: PhotoFiles,
     tta: Tta,
     hardware: Hardware,
     cache: Path | None,
     on_decode: Progress | None = None,
     on_predict: Progress | None = None,
 ) -> Prediction:
-    """Mean of the logits over folds and views for each task, then the joint decision.
+    """Logits of every model of every run, and each run's joint log probabilities.
 
     All models are loaded once; each batch of photos is read once and shown to every one of them.
 
@@ -112,35 +187,62 @@ def infer(
     """
     device = torch.device(hardware.device)
     torch.set_num_threads(hardware.job_threads)
-    models = [load_checkpoint(m.path, device)[0] for m in ensemble]
-    shapes = [Geometry(m.card.resize, m.card.crop) for m in ensemble]
+    everyone = [m for ensemble in ensembles for m in ensemble.members]
+    models = [load_checkpoint(m.path, device)[0] for m in everyone]
+    shapes = [Geometry(m.card.resize, m.card.crop) for m in everyone]
     distinct = list(dict.fromkeys(shapes))
+    total = len(data.files)
     photos = open_photos(data.root, data.files, data.fingerprint, distinct, cache, hardware.decoders, on_decode)
-    logits: dict[str, list[npt.NDArray[np.float32]]] = {}
-    outputs = []  # of each member, its slot in `logits`
-    for member in ensemble:
-        slot = np.empty((len(VIEWS[tta]), len(data.ids), member.card.target.width), np.float32)
-        logits.setdefault(member.task, []).append(slot)
-        outputs.append(slot)
+    outputs = [np.empty((len(VIEWS[tta]), total, m.card.target.width), np.float32) for m in everyone]
     start = 0
     workers = 0 if cache else hardware.job_workers
-    for batch in plain_batches(photos, range(len(data.ids)), BATCH, workers, pin=device.type == "cuda"):
+    for batch in plain_batches(photos, range(total), BATCH, workers, pin=device.type == "cuda"):
         rows = slice(start, start + len(batch[0]))
-        for member, model, shape, output in zip(ensemble, models, shapes, outputs, strict=True):
+        for member, model, shape, output in zip(everyone, models, shapes, outputs, strict=True):
             x = to_input(batch[distinct.index(shape)], member.card.mean, member.card.std, device)
             output[:, rows] = all_views(model, x, tta).numpy()
         start = rows.stop
         if on_predict:
-            on_predict(start, len(data.ids))
-    stacked = {task: np.stack(found) for task, found in logits.items()}
-    targets = {m.task: m.card.target for m in ensemble}
-    joint = joint_log_probabilities({t: mean_logits(v) for t, v in stacked.items()}, targets)
-    return Prediction(decide(joint), joint, stacked)
+            on_predict(start, total)
+    left = iter(outputs)
+    logits = []
+    for ensemble in ensembles:
+        own: dict[str, list[Logits]] = {}
+        for member in ensemble.members:
+            own.setdefault(member.task, []).append(next(left))
+        logits.append({task: np.stack(found) for task, found in own.items()})
+    joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
+    return Prediction(joints, logits)
 
 
-def save_logits(path: Path, data: EvalData, ensemble: list[Member], prediction: Prediction, tta: Tta) -> None:
-    """Replace eval.npz: image ids, and of each task the logits float32 (folds, views, photos, width)."""
-    folds = {t: [m.fold for m in ensemble if m.task == t] for t in prediction.logits}
-    record = {"fingerprint": data.fingerprint, "views": VIEWS[tta], "folds": folds}
-    arrays = {f"logits/{t}": v for t, v in prediction.logits.items()}
-    save_npz(path, arrays | {"ids": np.array(data.ids), "record": json.dumps(record)})
+def judge(prediction: Prediction, fitted: Fitted, decision: Decision, others: Sequence[IntArray] = ()) -> Judged:
+    """Probabilities of the blended runs, and the decision.
+
+    Args:
+        decision: joint over the 18 classes; hard, part by part; or vote, each run one vote.
+        others: further votes, each int64 (photos,); they need `vote`.
+    """
+    log_p = blend(prediction.joints, fitted.weights)
+    raised = log_p + np.array(fitted.offsets)
+    if decision == "vote":
+        runs = [raised] if len(prediction.joints) == 1 else list(prediction.joints)
+        return Judged(log_p, vote(np.stack([*map(decide, runs), *others]), log_p))
+    return Judged(log_p, decide(raised) if decision == "joint" else decide_hard(log_p))
+
+
+def save_logits(
+    path: Path, ids: Sequence[str], data: PhotoFiles, ensembles: Sequence[Ensemble], prediction: Prediction
+) -> None:
+    """Replace the logits behind a submission: image ids, and `logits/<task>` float32 (folds, views, photos, width);
+    of several runs `run0/logits/<task>` and so on."""
+    several = len(ensembles) > 1
+    arrays: dict[str, Any] = {"ids": np.array(ids)}
+    folds: dict[str, list[int]] = {}
+    for number, (ensemble, logits) in enumerate(zip(ensembles, prediction.logits, strict=True)):
+        prefix = f"run{number}/" if several else ""
+        arrays |= {f"{prefix}logits/{task}": values for task, values in logits.items()}
+        folds |= {f"{prefix}{task}": ensemble.folds(task) for task in logits}
+    views = VIEWS["flip"][: next(iter(prediction.logits[0].values())).shape[1]]
+    record = {"fingerprint": data.fingerprint, "views": views, "folds": folds}
+    record |= {"runs": [str(e.members[0].path.parent.parent.parent) for e in ensembles]}
+    save_npz(path, arrays | {"record": json.dumps(record)})

@@ -100,13 +100,10 @@ def _settings_table(found: Evaluation) -> Table:
 def headline(found: Evaluation, runs: Sequence[str]) -> list[str]:
     """The figure that counts, a line each."""
     whole = next(iter(found.f1.values()))
-    lines = [
+    return [
         f"macro F1 {whole:.4f}, accuracy {found.accuracy:.4f}",
         f"out-of-fold over {found.score.photos} photos of {found.people} people ({' + '.join(runs)}, {found.used})",
     ]
-    if found.tuning and not found.tuning.kept:
-        lines.append("maskens tune found no gain beyond noise, so nothing tuned is applied")
-    return lines
 
 
 def steps_table(tuning: Tuning) -> Table:

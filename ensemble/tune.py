@@ -16,7 +16,7 @@ from ensemble.score import macro_f1
 from ensemble.tasks import learns_from, true_labels
 from ensemble.temperature import fit_temperature
 from ensemble.tta import TTAS, VIEWS, Tta
-from ensemble.tuning import Fitted, Judged, RunTuning, Step, StepName, Tuning
+from ensemble.tuning import Fitted, Judged, Step, StepName, Tuning, no_tuning
 from folds.errors import MaskensError
 from folds.labels import CLASSES, IntArray
 
@@ -27,9 +27,7 @@ STEPS: tuple[StepName, ...] = get_args(StepName)
 
 def untuned(blend: Blend, tta: Tta = "flip") -> Fitted:
     """The plain ensemble: mean of the runs, no temperatures, no offsets."""
-    return Fitted(
-        tta=tta, runs=tuple(RunTuning(run=m.name, recipe_hash=m.recipe.hash, oof_hash=m.hash) for m in blend.runs)
-    )
+    return no_tuning([m.run for m in blend.runs], [m.recipe for m in blend.runs], tta)
 
 
 def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = "flip") -> Fitted:

@@ -156,6 +156,45 @@ def kept_tuning(runs: Sequence[Run], recipes: Sequence[Recipe]) -> tuple[Tuning,
     return None
 
 
+@dataclass(frozen=True)
+class Applied:
+    """What is used of what was fitted."""
+
+    fitted: Fitted
+    tuning: Tuning | None  # None if nothing is tuned
+    path: Path | None
+    words: str
+
+
+def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None, untuned: bool) -> Applied:
+    """The tuning of these runs if there is one, it is wanted, and it gained more than noise; else none.
+
+    Args:
+        tta: the views asked for; a tuning for others is left out. None takes the tuning's, else flip.
+        untuned: leave it out.
+
+    Raises:
+        MaskensError: as `kept_tuning`.
+    """
+    plain = no_tuning(runs, recipes, tta or "flip")
+    found = None if untuned else kept_tuning(runs, recipes)
+    if not found:
+        return Applied(plain, None, None, "untuned")
+    tuning, path = found
+    if not tuning.kept:
+        return Applied(plain, None, None, f"untuned: {path} found no gain beyond noise")
+    if tta not in (None, tuning.fitted.tta):
+        return Applied(plain, None, None, f"untuned: {path} is for --tta {tuning.fitted.tta}")
+    return Applied(tuning.fitted, tuning, path, f"tuned: {tuning.words} ({path})")
+
+
+def no_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta) -> Fitted:
+    """The plain ensemble: mean of the runs, no temperatures, no offsets."""
+    both = zip(runs, recipes, strict=True)
+    shares = (RunTuning(run=str(r.folder), recipe_hash=c.hash, oof_hash=oof_hash(r, c)) for r, c in both)
+    return Fitted(tta=tta, runs=tuple(shares))
+
+
 def tune_command(runs: Sequence[Run]) -> str:
     """The command that tunes these runs."""
     named = " ".join(f"--run {r.folder}" for r in runs)
