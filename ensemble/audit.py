@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,6 +110,26 @@ class Audit:
         found = Counter(s.field for s in self.suspects)
         return {field: found[field] for field in self.views}
 
+    @functools.cached_property
+    def fixed(self) -> set[tuple[str, str, str]]:
+        """(path, photo, field) of the labels that the run has mended."""
+        return {(f.path, f.photo, f.field) for f in self.data.fixes}
+
+    def reason(self, suspect: Suspect) -> str:
+        """Why a suspect is one, in words."""
+        first = suspect.doubts[0]
+        name = NAMES[suspect.field][first.suggested]
+        if len(suspect.doubts) == 2:
+            words = f"{' and '.join(d.photo for d in suspect.doubts)} look swapped"
+        elif suspect.field == "mask":
+            words = f"{first.photo} looks like '{name}'"
+        else:
+            words = f"{'all 7' if suspect.agree == len(SHOTS) else f'{suspect.agree} of 7'} photos look {name}"
+        if suspect.field == "age":
+            words += "; the band is in doubt, not the year"
+        again = any((suspect.person.path, d.photo, suspect.field) in self.fixed for d in suspect.doubts)
+        return f"a fix of this run, in doubt again: {words}" if again else words
+
 
 def audit(found: OutOfFold, data: TrainData, fields: Sequence[str] = tuple(NAMES)) -> Audit:
     """Rank labels by how much the out-of-fold predictions speak against them.
@@ -195,32 +216,16 @@ def nearest_year(age: int, band: int) -> int:
     return max(age, first) if last is None else min(max(age, first), last - 1)
 
 
-def reason(suspect: Suspect, fixed: bool = False) -> str:
-    """Why a suspect is one, in words; `fixed` if the run has mended this label already."""
-    if len(suspect.doubts) == 2:
-        words = f"{' and '.join(d.photo for d in suspect.doubts)} look swapped"
-    elif suspect.field == "mask":
-        words = f"looks like '{NAMES['mask'][suspect.doubts[0].suggested]}'"
-    else:
-        word = NAMES[suspect.field][suspect.doubts[0].suggested]
-        words = f"{'all 7' if suspect.agree == len(SHOTS) else f'{suspect.agree} of 7'} photos look {word}"
-    if suspect.field == "age":
-        words += "; the band is in doubt, the year is only its nearest"
-    return f"a fix of this run, in doubt again: {words}" if fixed else words
-
-
 def suspects_csv(found: Audit) -> str:
     """All suspects as a list of fixes (folds/fixes.py) with more columns; the two rows of a swap share their rank."""
-    fixed = {(f.path, f.photo, f.field) for f in found.data.fixes}
     rows = []
     for rank, s in enumerate(found.suspects, start=1):
         for d in s.doubts:
             old, new = (NAMES[s.field][n] for n in (d.given, d.suggested))
             if s.field == "age":
                 old, new = str(s.person.age), str(nearest_year(s.person.age, d.suggested))
-            why = reason(s, (s.person.path, d.photo, s.field) in fixed)
             numbers = (f"{v:.4f}" for v in (s.score, d.confidence, d.margin))
-            rows.append((s.person.path, d.photo, s.field, old, new, why, rank, *numbers, s.agree))
+            rows.append((s.person.path, d.photo, s.field, old, new, found.reason(s), rank, *numbers, s.agree))
     return csv_text((*COLUMNS, *MORE_COLUMNS), rows)
 
 

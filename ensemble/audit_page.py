@@ -8,7 +8,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 
-from ensemble.audit import NAMES, Audit, Suspect, photos_csv, reason, suspects_csv
+from ensemble.audit import NAMES, Audit, Suspect, photos_csv, suspects_csv
 from folds.contact import Cell, Sheet, save, thumbnails
 from folds.decode import Pixels, Progress
 from folds.errors import MaskensError
@@ -64,7 +64,7 @@ def write_audit(
         title=title,
         note=note,
         found=found,
-        ranking=[(rank, s, reason(s)) for rank, s in enumerate(found.suspects[:LISTED], start=1)],
+        ranking=found.suspects[:LISTED],
         sheets=sheets,
         hash=sha256(suspects),
     )
@@ -86,7 +86,7 @@ def audit_sheets(found: Audit, top: int, workers: int, on_progress: Progress | N
             tuple(cell for _, s in listed for cell in _cells(found, s, thumbs)),
             columns=len(SHOTS),
             titles=tuple(
-                f"{rank}.  {s.person.path}:  {s.change}  ({reason(s)}; score {s.score:.2f})" for rank, s in listed
+                f"{rank}.  {s.person.path}:  {s.change}  ({found.reason(s)}; score {s.score:.2f})" for rank, s in listed
             ),
         )
         for field, listed in chosen.items()
