@@ -23,6 +23,7 @@ from ensemble.oof import JobOof, save_job_oof
 from ensemble.preflight import bind_recipe
 from ensemble.recipe_file import parse_recipe
 from ensemble.temperature import fit_temperature, scaled
+from folds.contact import GAP, LINE, Cell, Sheet, draw
 from folds.fixes import Fix, apply_fixes
 from folds.labels import SHOTS, age_band, encode
 from folds.layout import TrainData, read_train
@@ -41,7 +42,7 @@ resize = [32, 24]
 
 @pytest.fixture(scope="module")
 def true(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> TrainData:
-    """36 people; those with an even number of tens of people per group are as the photos are."""
+    """36 people, six of each gender and age band."""
     return read_train(make_data(tmp_path_factory.mktemp("audit") / "data", people=36))
 
 
@@ -418,3 +419,14 @@ def test_a_photo_that_can_not_be_read_any_more_leaves_the_rest(make_data: MakeDa
     file.write_bytes(b"x" * file.stat().st_size)
     assert maskens("audit", "--run", run.folder)[0] == 0
     assert "can't be read" in " ".join((run.folder / "audit" / "index.html").read_text().split())
+
+
+def test_a_row_of_a_sheet_has_its_title_above_it_and_a_long_one_widens_the_sheet() -> None:
+    cell = Cell(np.zeros((200, 150, 3), dtype=np.uint8), "words")
+    plain, titled, wide = (
+        draw(Sheet("x", "t", (cell,) * 4, columns=2, titles=titles)) for titles in ((), ("a", "b"), ("a" * 90, "b"))
+    )
+    assert titled.width == plain.width < wide.width
+    assert titled.height == plain.height + 2 * LINE
+    tops = [int(np.argmax(np.asarray(s)[:, GAP + 75, 0] == 0)) for s in (plain, titled)]
+    assert tops[1] - tops[0] == LINE
