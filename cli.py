@@ -69,6 +69,12 @@ class EpochChoice(StrEnum):
     last = "last"
 
 
+class FieldChoice(StrEnum):
+    gender = "gender"
+    age = "age"
+    mask = "mask"
+
+
 @dataclass(frozen=True)
 class Shared:
     """The options that every command takes."""
@@ -793,6 +799,70 @@ def compare(
         "Within noise: the interval of the difference holds 0; of 20 differences that mean nothing, one looks real.",
         "dim",
     )
+
+
+@command
+def audit(
+    shared: Shared,
+    tta: Annotated[TtaChoice, typer.Option("--tta", help="Views of the out-of-fold logits.")] = TtaChoice.flip,
+    epoch: Annotated[
+        EpochChoice, typer.Option("--epoch", help="Each job's best epoch, or its last.")
+    ] = EpochChoice.best,
+    field: Annotated[
+        list[FieldChoice] | None, typer.Option("--field", help="Only these labels; may be repeated.")
+    ] = None,
+    top: Annotated[
+        int, typer.Option("--top", metavar="N", min=1, max=200, help="Suspects on a field's contact sheet.")
+    ] = 24,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where lists, sheets and page go; by default audit in the run."),
+    ] = None,
+) -> None:
+    """Likely label errors, ranked: what models that never saw the person say against the labels. A list to look at.
+
+    Example:  maskens audit --field gender --top 48
+    """
+    from folds.page import INDEX, building
+    from folds.run import load_data
+
+    run = shared.load_run()
+    data, assigned = load_data(run, shared.data)
+    folder = out or run.folder / "audit"
+
+    from ensemble.audit import NAMES
+    from ensemble.audit import audit as find_suspects
+    from ensemble.audit_page import SUSPECTS, refuse_to_replace, write_audit
+    from ensemble.evaluate import out_of_fold
+    from ensemble.preflight import run_recipe
+    from ensemble.tables import suspects_table
+
+    console = shared.console
+    refuse_to_replace(folder)
+    predicted = out_of_fold(run, run_recipe(run), data, assigned, tta.value, epoch.value)
+    found = find_suspects(predicted, data, [f.value for f in field or []] or tuple(NAMES))
+    note = ""
+    if predicted.missing:
+        note = f"only folds {', '.join(map(str, predicted.trained))} of {run.k} are trained: {predicted.missing}"
+        _say(console, note, "yellow")
+    with building(folder) as build, _bars(console, "opening photos") as (bar,):
+        write_audit(build, found, f"Likely label errors in {data.root}", note, top, shared.workers or -1, bar)
+    views = f"{epoch.value} epochs, views: {tta.value}"
+    if found.suspects:
+        console.print(suspects_table(found))
+        counts = ", ".join(f"{n} {name}" for name, n in found.counts.items())
+        _say(console, f"{len(found.suspects)} suspects ({counts}) among {len(found.people)} people ({views})", "bold")
+    else:
+        _say(console, f"no suspects: no label of {len(found.people)} people is unlikely ({views})", "bold")
+    _say(console, f"saved: {folder / INDEX}, lists and contact sheets beside it")
+    if found.suspects:
+        earlier = f"--fixes {run.fixes_file} " if data.fixes else ""
+        _say(
+            console,
+            f"next: look at them, copy the rows of {folder / SUSPECTS} that you believe to mine.csv, then  "
+            f"maskens folds --run NEW --data {data.root} --folds-file {run.folds_file} {earlier}--fixes mine.csv",
+            "dim",
+        )
 
 
 @command

@@ -15,6 +15,7 @@ from ensemble.submission import SubmissionCheck
 from folds.labels import CLASS_NAMES
 
 if TYPE_CHECKING:
+    from ensemble.audit import Audit
     from ensemble.bootstrap import Interval
     from ensemble.compare import Comparison, Section
     from ensemble.evaluate import Evaluation
@@ -200,4 +201,18 @@ def class_gain_table(section: Section) -> Table:
         if len(others) == 1:
             cells.append(f"{others[0].class_gain[number]:+.2f}")
         table.add_row(str(number), name, *cells)
+    return table
+
+
+def suspects_table(found: Audit, most: int = 15) -> Table:
+    """The labels that are most likely wrong."""
+    table = Table(title="likely label errors", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", justify="right")
+    for name in ("person", "photo", "field", "given -> suggested"):
+        table.add_column(name, overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("photos that agree", no_wrap=True)
+    for rank, s in enumerate(found.suspects[:most], start=1):
+        agree = f"{s.agree} of {s.of}"
+        table.add_row(str(rank), Text(s.person.path), s.photos, s.field, Text(s.change), f"{s.score:.2f}", agree)
     return table

@@ -37,3 +37,15 @@ def fit_temperature(logits: Floats, truth: IntArray, merge: tuple[int, ...] = ()
 
     best = minimize_scalar(loss, bounds=tuple(np.log(BOUNDS)), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(best.x))
+
+
+def scaled(log_probabilities: Floats, temperature: float) -> npt.NDArray[np.float64]:
+    """Log probabilities at another temperature, each row normalised.
+
+    Args:
+        log_probabilities: float (photos, labels); logits do as well.
+
+    Returns:
+        float64 of that shape.
+    """
+    return np.asarray(log_softmax(np.asarray(log_probabilities, dtype=np.float64) / temperature, axis=1))

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from folds.decode import Pixels
+from folds.decode import Pixels, Progress, in_threads, read_photo
+from folds.errors import MaskensError
+from folds.files import replacing
 
 BOX = (150, 200)  # width, height of a picture on a sheet, in pixels
 GAP = 12
 LINE = 17
 PAPER, INK, FAINT, EMPTY = "#ffffff", "#1d2430", "#5b6472", "#e4e7ec"
 UNREADABLE = "can't be read"
+PNG_EFFORT = 3  # of 9: half the time of Pillow's default for a tenth more bytes
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -37,6 +42,7 @@ class Sheet:
     columns: int = 8
     group: int = 1  # so many neighbours belong together
     heads: tuple[str, ...] = ()  # one a column, or none; may have several lines
+    titles: tuple[str, ...] = ()  # one a row, or none
 
     @property
     def rows(self) -> list[tuple[Cell, ...]]:
@@ -59,23 +65,45 @@ def thumbnail(photo: Pixels, box: tuple[int, int] = BOX) -> Pixels:
     return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
+def thumbnails(files: Sequence[Path], workers: int, on_progress: Progress | None = None) -> list[Pixels | None]:
+    """Small pictures, each uint8 (h, w, 3), from `workers` threads; None for a photo that can't be read."""
+
+    def one(file: Path) -> Pixels | None:
+        try:
+            return thumbnail(read_photo(file))
+        except MaskensError:
+            return None
+
+    return list(in_threads(one, files, workers, on_progress))
+
+
+def save(folder: Path, sheet: Sheet) -> None:
+    """Write the sheet as NAME.png. Raises MaskensError if the system refuses to write."""
+    with replacing(folder / f"{sheet.name}.png") as handle:
+        draw(sheet).save(handle, "PNG", compress_level=PNG_EFFORT)
+
+
 def draw(sheet: Sheet) -> Image.Image:
     """The sheet as one RGB picture; every cell's picture is as large as BOX allows."""
     width, height = BOX[0], max((_fitted(c.picture)[1] for c in sheet.cells), default=0)
     columns = max(1, min(sheet.columns, len(sheet.cells)))
     lines = max((c.caption.count("\n") + 1 for c in sheet.cells), default=0)
     top = GAP + 2 * LINE + LINE * max((h.count("\n") + 1 for h in sheet.heads), default=0)
-    step = height + LINE * lines + GAP
+    above = LINE if sheet.titles else 0
+    step = above + height + LINE * lines + GAP
     left = [GAP + c * (width + GAP) + c // sheet.group * GAP * (sheet.group > 1) for c in range(columns)]
     small, large = ImageFont.load_default(12), ImageFont.load_default(17)
-    right = max(left[-1] + width, GAP + int(large.getlength(sheet.title)))
+    words = (large.getlength(sheet.title), *(small.getlength(t) for t in sheet.titles))
+    right = max(left[-1] + width, GAP + int(max(words)))
     page = Image.new("RGB", (right + GAP, top + step * len(sheet.rows) + GAP), PAPER)
     pen = ImageDraw.Draw(page)
     pen.text((GAP, GAP), sheet.title, INK, large)
     for x, head in zip(left, sheet.heads, strict=False):
         _words(pen, (x, GAP + 2 * LINE - 4), head, INK, small)
     for number, row in enumerate(sheet.rows):
-        y = top + number * step
+        y = top + number * step + above
+        if sheet.titles:
+            pen.text((GAP, y - above), sheet.titles[number], INK, small)
         for x, cell in zip(left, row, strict=False):
             _put(page, pen, cell.picture, (x, y), height, small)
             _words(pen, (x, y + height + 2), cell.caption, FAINT, small)

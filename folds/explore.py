@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from folds.check import near_duplicates, perceptual_hash
-from folds.contact import thumbnail
+from folds.contact import thumbnail, thumbnails
 from folds.decode import Pixels, Progress, in_threads, photo_format, read_photo
 from folds.errors import MaskensError
 from folds.labels import CLASSES, GENDERS, SHOTS, age_band
@@ -228,14 +228,7 @@ def _moments(photo: Pixels) -> FloatArray:
 
 def _thumbnails(data: TrainData, photos: Sequence[int], workers: int) -> dict[int, Pixels]:
     files = data.files
-
-    def one(i: int) -> Pixels | None:
-        try:
-            return thumbnail(read_photo(data.root / files[i]))
-        except MaskensError:
-            return None
-
-    pictures = in_threads(one, photos, workers)
+    pictures = thumbnails([data.root / files[i] for i in photos], workers)
     return {i: picture for i, picture in zip(photos, pictures, strict=True) if picture is not None}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import joblib
 
 from folds.charts import age_histogram
-from folds.contact import Cell, Sheet, draw
+from folds.contact import Cell, Sheet, save
 from folds.explore import PAIRS, Exploration, label_of, people_of, portrait
 from folds.files import replacing
 from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, age_band
@@ -22,7 +22,6 @@ OURS = re.compile(
     r"index\.html|(ages|class-\d\d|duplicates|labels|augment-[\w-]+)\.png"
     r"|\.DS_Store|Thumbs\.db"  # which file managers leave behind
 )
-PNG_EFFORT = 3  # of 9: half the time of Pillow's default for a tenth more bytes
 SIZES_SHOWN = 8
 
 
@@ -62,7 +61,7 @@ def write_exploration(folder: Path, found: Exploration, augmented: Sequence[Shee
         handle.write(light)
     classes, pairs, labels = class_sheets(found), pair_sheet(found), label_sheet(found)
     sheets = [*classes, *(s for s in (pairs, labels) if s.cells), *augmented]
-    joblib.Parallel(n_jobs=workers, prefer="threads")(joblib.delayed(_save)(folder, s) for s in sheets)
+    joblib.Parallel(n_jobs=workers, prefer="threads")(joblib.delayed(save)(folder, s) for s in sheets)
     html = render(
         "explore.html",
         generator=GENERATOR,
@@ -86,11 +85,6 @@ def write_exploration(folder: Path, found: Exploration, augmented: Sequence[Shee
         recipe=recipe,
     )
     write_page(folder, html)
-
-
-def _save(folder: Path, sheet: Sheet) -> None:
-    with replacing(folder / f"{sheet.name}.png") as handle:
-        draw(sheet).save(handle, "PNG", compress_level=PNG_EFFORT)
 
 
 def class_rows(found: Exploration) -> list[ClassRow]:

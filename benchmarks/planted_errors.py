@@ -1,0 +1,164 @@
+"""How many wrong labels does `maskens audit` find? Some are planted, models learn from them, the audit ranks.
+
+    python benchmarks/planted_errors.py --source ../shared/bench --out DIR
+
+Needs the real-photo benchmark (its builder and weights lie in --source), or a data folder with --data. In 1.5 % of the
+people each, the gender is flipped, the age moved to another band by 15 years at least, and the masks of two photos
+swapped. Seeded; run again, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from ensemble.audit import NAMES, audit, field_view
+from ensemble.evaluate import OutOfFold, out_of_fold
+from ensemble.preflight import run_recipe
+from folds.files import write_text
+from folds.fixes import Fix, fixes_csv, read_fixes
+from folds.labels import GENDERS, MASKS, SHOTS, age_band
+from folds.layout import TrainData, read_train
+from folds.run import load_data, load_run
+
+SHARE = 0.015
+FAR = 15  # years
+Label = tuple[str, str, str]  # path, photo ("" if the field is not mask), field
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a ranking is worth."""
+
+    planted: int
+    precision: float  # of its first n, where n is the number planted
+    recall: float  # of its first 2n
+    average_precision: float
+    chance: float  # what a random order would give for precision and average precision; for recall twice that
+
+
+def worth(ranking: Sequence[Label], planted: Iterable[Label], candidates: int) -> Found:
+    """Hold a ranking against the truth.
+
+    Args:
+        ranking: labels, most suspicious first, each once; those left out count as last, in no order.
+        planted: those that are wrong; a value is no part of a label, so any suggestion counts as found.
+        candidates: all labels that could be wrong.
+    """
+    wrong = set(planted)
+    hits = np.array([label in wrong for label in ranking], dtype=bool)
+    n = len(wrong)
+    truth = np.zeros(candidates, dtype=bool)
+    truth[: len(hits)] = hits
+    truth[len(hits) : len(hits) + n - int(hits.sum())] = True
+    score = np.zeros(candidates)
+    score[: len(hits)] = np.arange(len(hits), 0, -1)
+    average = float(average_precision_score(truth, score))
+    return Found(n, float(hits[:n].sum()) / n, float(hits[: 2 * n].sum()) / n, average, n / candidates)
+
+
+def plant(data: TrainData, share: float, seed: int) -> list[Fix]:
+    """Wrong labels as fixes: of each kind in a share of the people, nobody with two kinds."""
+    rng = np.random.default_rng(seed)
+    each = max(1, round(share * len(data.people)))
+    genders, ages, swaps = rng.permutation(len(data.people))[: 3 * each].reshape(3, each)
+    oldest, youngest = max(p.age for p in data.people), min(p.age for p in data.people)
+    years = np.arange(youngest, oldest + 1)
+    planted = []
+    for person in (data.people[i] for i in genders):
+        old, new = GENDERS[person.gender], GENDERS[1 - person.gender]
+        planted.append(Fix(person.path, "", "gender", old, new, "planted"))
+    for person in (data.people[i] for i in ages):
+        far = years[(abs(years - person.age) >= FAR) & (age_band(years) != age_band(person.age))]
+        planted.append(Fix(person.path, "", "age", str(person.age), str(rng.choice(far)), "planted"))
+    for person in (data.people[i] for i in swaps):
+        pairs = [(a, b) for a in range(len(SHOTS)) for b in range(a) if person.masks[a] != person.masks[b]]
+        for a, b in (pair := rng.choice(pairs), pair[::-1]):
+            old, new = (MASKS[person.masks[i]] for i in (a, b))
+            planted.append(Fix(person.path, SHOTS[a], "mask", old, new, "planted"))
+    return planted
+
+
+def single_photos(found: OutOfFold, data: TrainData) -> list[Label]:
+    """The plain ranking: every photo's labels by their probability as it is, a person's at the place of the lowest."""
+    listed: list[tuple[float, Label]] = []
+    for field in NAMES:
+        confidence = field_view(found, data, field, calibrate=False).confidence.ravel()
+        for row, value in zip(found.rows.tolist(), confidence.tolist(), strict=True):
+            person, shot = divmod(row, len(SHOTS))
+            listed.append((value, (data.people[person].path, SHOTS[shot] if field == "mask" else "", field)))
+    return list(dict.fromkeys(label for _, label in sorted(listed)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, default=Path("../shared/bench"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--data", type=Path, help="A data folder that is there already.")
+    parser.add_argument("--train-people", type=int, default=600)
+    parser.add_argument("--size", default="288x384")
+    parser.add_argument("--recipe", default="quick")
+    parser.add_argument("--k", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--share", type=float, default=SHARE)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    data, run, planted = args.data or args.out / "data", args.out / "run", args.out / "planted.csv"
+    if not data.exists():
+        build = [sys.executable, args.source / "build_benchmark.py", data, "--size", args.size]
+        people = ["--train-people", args.train_people, "--eval-people", 20]
+        subprocess.run([*map(str, build + people)], check=True)
+    if not planted.exists():
+        write_text(planted, fixes_csv(plant(read_train(data), args.share, args.seed)))
+    weights = args.source / "tf_efficientnet_lite0.in1k.safetensors"
+    initial = ["--weights", weights] if args.recipe == "quick" else []
+    maskens("folds", "--data", data, "--run", run, "--k", args.k, "--fixes", planted)
+    maskens("train", "--run", run, "--recipe", args.recipe, "--jobs", args.jobs, *initial)
+    maskens("audit", "--run", run)
+    print_table(run, planted)
+
+
+def print_table(folder: Path, planted: Path) -> None:
+    """The audit beside the plain ranking and chance, a row a field."""
+    run = load_run(folder)
+    data, folds = load_data(run)
+    found = out_of_fold(run, run_recipe(run), data, folds, "flip", "best")
+    wrong = [(f.path, f.photo, f.field) for f in read_fixes([str(planted)])]
+    rankings = {
+        "audit": [(s.person.path, d.photo, s.field) for s in audit(found, data).suspects for d in s.doubts],
+        "single photos": single_photos(found, data),
+    }
+    possible = {field: len(data.files) if field == "mask" else len(data.people) for field in NAMES}
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {run.k} folds, ", end="")
+    print(f"{len(data.people)} people\n")
+    print(
+        "| labels | planted | ranking | precision at n | recall at 2n | average precision |\n|---|---|---|---|---|---|"
+    )
+    for name, fields in [*((f, {f}) for f in NAMES), ("all", set(NAMES))]:
+        truth = [label for label in wrong if label[2] in fields]
+        candidates = sum(possible[f] for f in fields)
+        for kind, ranking in rankings.items():
+            it = worth([label for label in ranking if label[2] in fields], truth, candidates)
+            figures = f"{it.precision:.2f} | {it.recall:.2f} | {it.average_precision:.2f}"
+            print(f"| {name} | {it.planted} | {kind} | {figures} |")
+        print(f"| {name} | {it.planted} | chance | {it.chance:.2f} | {2 * it.chance:.2f} | {it.chance:.2f} |")
+
+
+def maskens(*arguments: object) -> None:
+    print("maskens", *arguments, flush=True)
+    command = [sys.executable, "-c", "import cli; cli.main()", *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+if __name__ == "__main__":
+    main()
