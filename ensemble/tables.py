@@ -16,6 +16,7 @@ from folds.labels import CLASS_NAMES
 if TYPE_CHECKING:
     from ensemble.bootstrap import Interval
     from ensemble.compare import Comparison, Section
+    from ensemble.export import Export
     from ensemble.recipe import Recipe
 
 
@@ -135,4 +136,22 @@ def class_gain_table(section: Section) -> Table:
         if len(others) == 1:
             cells.append(_short(others[0].class_gain[number], "+.2f"))
         table.add_row(str(number), name, *cells)
+    return table
+
+
+def export_table(export: Export) -> Table:
+    """Each task's ONNX file and how it did against torch."""
+    title = f"onnxruntime against torch, {export.photos} photos"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("task", "folds", "views", "input"):
+        table.add_column(name)
+    for name in ("size MB", "largest difference", "decisions that differ"):
+        table.add_column(name, justify="right")
+    for task in export.tasks:
+        table.add_row(
+            task.task, ", ".join(map(str, task.folds)), ", ".join(task.views), "{}x{}".format(*task.input),
+            f"{task.bytes / 1e6:.1f}", f"{task.difference:.1e}", str(task.differing),
+            end_section=task is export.tasks[-1],
+        )  # fmt: skip
+    table.add_row("18 classes", "", "", "", "", "", str(export.differing), style="bold")
     return table
