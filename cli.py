@@ -719,19 +719,17 @@ def export(
 
     Example:  maskens export --out faces-onnx
     """
-    from folds.layout import read_eval
-
-    run = shared.load_run()
-    data = read_eval(shared.data or Path(run.data))
-
     from ensemble.export import check_extra
     from ensemble.export import export as export_all
     from ensemble.infer import members
     from ensemble.preflight import run_recipe
     from ensemble.tables import export_table
+    from folds.layout import read_eval
 
-    console = shared.console
     check_extra()
+    run = shared.load_run()
+    data = read_eval(shared.data or Path(run.data))
+    console = shared.console
     folder = out or run.folder / "onnx"
     ensemble = members(run, run_recipe(run), allow_missing)
     _say(console, f"{len(ensemble)} models, views: {tta.value}")

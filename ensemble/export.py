@@ -33,6 +33,7 @@ from folds.run import library_versions
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `onnx`
 OPSET = 18  # read by onnxruntime from 1.14 on
+SINGLE_FILE = 1_500_000_000  # bytes; larger weights go into `<name>.onnx.data`, as protobuf ends at 2 GiB
 DECISION = "decision.json"
 MADE_BY = "maskens export"
 LARGEST_BATCH = 8  # in which photos are verified: a batch of 8 in two views already takes b3 more than a GB
@@ -283,7 +284,7 @@ def _write_graph(
     whole = TaskEnsemble([model for model, _ in loaded], [card for _, card in loaded], tta, temperatures).eval()
     try:
         # The older exporter (dynamo=False) applies to_input's in-place arithmetic on constants twice, so that every
-        # logit is wrong. This one also puts weights of more than 1.5 GB into `<name>.data` by itself.
+        # logit is wrong.
         program = torch.onnx.export(
             whole, (torch.from_numpy(photos[:1]).expand(2, -1, -1, -1).contiguous(),), dynamo=True, opset_version=OPSET,
             input_names=["photos"], output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},),
@@ -296,7 +297,10 @@ def _write_graph(
     assert program is not None
     metadata = {"maskens": library_versions()["maskens"], "task": members[0].task, **WORDS, **record}
     program.model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
-    program.save(path)
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces with paths of this machine, as many bytes as a small model
+    weights = sum(t.numel() * t.element_size() for t in whole.state_dict().values())
+    program.save(path, external_data=weights > SINGLE_FILE)
     return mean_logits(np.stack(views))
 
 
