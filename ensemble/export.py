@@ -1,10 +1,9 @@
-"""The ensemble of a run as ONNX: one graph a task, held against torch on photos, and all that a decision needs."""
+"""The ensemble of a run as ONNX: one graph a task, held against torch on photos."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +17,13 @@ from torch import Tensor, nn
 
 from ensemble.cache import Geometry
 from ensemble.combine import Floats, decide, head_decisions, joint_log_probabilities, mean_logits
+from ensemble.decision_file import WORDS, refuse_foreign_export, task_record, write_decision
 from ensemble.infer import Member
 from ensemble.models import ModelCard, first_line, load_checkpoint, to_input
 from ensemble.predict import all_views
-from ensemble.tasks import ONLY_GENDER, Head, Part, Predicts
 from ensemble.tta import VIEWS, Tta, transforms
 from folds.decode import Pixels, Progress, fit, read_photo
 from folds.errors import MaskensError
-from folds.files import write_json
-from folds.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS
 from folds.layout import EvalData
 from folds.page import building
 from folds.run import library_versions
@@ -34,23 +31,8 @@ from folds.run import library_versions
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `onnx`
 OPSET = 18  # read by onnxruntime from 1.14 on
 SINGLE_FILE = 1_500_000_000  # bytes; larger weights go into `<name>.onnx.data`, as protobuf ends at 2 GiB
-DECISION = "decision.json"
-MADE_BY = "maskens export"
 LARGEST_BATCH = 8  # in which photos are verified: a batch of 8 in two views already takes b3 more than a GB
-LABELS: dict[Part, Sequence[str]] = {"mask": MASKS, "gender": GENDERS, "age": AGES, "class": CLASS_NAMES}
 CPU = torch.device("cpu")
-WORDS = {
-    "class": FORMULA,
-    "input": "photos: uint8 (batch, height, width, 3), RGB, resized and cropped; normalisation, folds and views are "
-    "inside. logits: float32 (batch, width), their mean over folds and views",
-    "resizing": "turn upright by EXIF, convert to RGB; resize to (height, width), where it shrinks both ways by "
-    "averaging over areas (OpenCV's INTER_AREA), else bilinear (INTER_LINEAR); then cut the centre",
-    "rule": "log softmax over the columns of each head; add up the probabilities of columns that merge to one label; "
-    "take the mean of a factor's log probabilities over the heads that give it; "
-    "log p(mask) + log p(gender) + log p(age of that gender) for each class, averaged with the factor class where "
-    "both are there; log softmax over the 18, plus class_offsets if there are any; the largest wins",
-}
-"""What a consumer can't read from shapes; goes into each file and into decision.json."""
 
 
 @dataclass(frozen=True)
@@ -113,32 +95,6 @@ def check_extra() -> None:
         )
 
 
-def refuse_foreign_export(folder: Path) -> None:
-    """Refuse a folder that writing would do harm to.
-
-    Raises:
-        MaskensError: it is a file, or a folder with anything in it that no export wrote.
-    """
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise MaskensError(f"{folder} is a file, not a folder. Name another with --out DIR.")
-    strange = sorted({p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - _written(folder))
-    if strange:
-        raise MaskensError(
-            f"{folder} would be replaced, but it holds files that `{MADE_BY}` did not write: "
-            f"{', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}. Move them, or name another with --out DIR."
-        )
-
-
-def _written(folder: Path) -> set[str]:
-    try:
-        record = json.loads((folder / DECISION).read_text(encoding="utf-8"))
-        return set(record["files"]) if record["made_by"] == MADE_BY else set()
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-
-
 def export(
     ensemble: Sequence[Member],
     data: EvalData,
@@ -195,56 +151,9 @@ def export(
                 shutil.copyfile(member.path, build / copy["file"])
             if on_progress:
                 on_progress(done, len(by_task))
-        _write_decision(build, {t: task_record(found, tta) for t, found in by_task.items()})
+        write_decision(build, {t: task_record(found, tta) for t, found in by_task.items()})
     classes = [decide(joint_log_probabilities(logits, targets)) for logits in (ours, theirs)]
     return Export(tuple(exported), len(classes[0]), int((classes[0] != classes[1]).sum()))
-
-
-def task_record(members: Sequence[Member], tta: Tta) -> dict[str, Any]:
-    """What decision.json and the metadata of its ONNX file say of a task, in plain JSON types."""
-    task, card = members[0].task, members[0].card
-    return {
-        "file": f"{task}.onnx",
-        "predicts": card.predicts,
-        "folds": [m.fold for m in members],
-        "views": list(VIEWS[tta]),
-        "resize": list(card.resize),
-        "crop": list(card.crop) if card.crop else None,
-        "age_cuts": list(card.cuts),
-        "age_merge": list(card.merge),
-        "heads": [
-            {
-                "part": head.part,
-                "columns": [head.columns.start, head.columns.stop],
-                "names": card.target.names[head.part],
-                "merge": list(head.merge),
-                "labels": list(LABELS[head.part]),
-                "factors": _factors(card.predicts, head),
-            }
-            for head in card.target.heads
-        ],
-        "task_hash": card.task_hash,
-        "folds_hash": card.folds_hash,
-        "timm": [
-            {
-                "file": f"timm/{task}-fold{m.fold}.safetensors",
-                "model": m.card.model,
-                "num_classes": m.card.target.width,
-                "model_args": m.card.model_args,
-                "mean": list(m.card.mean),
-                "std": list(m.card.std),
-            }
-            for m in members
-        ],
-    }
-
-
-def _factors(predicts: Predicts, head: Head) -> list[str]:
-    """Which terms of the sum over log probabilities a head gives; ages are one for each gender."""
-    if head.part != "age":
-        return [head.part]
-    genders = [GENDERS[ONLY_GENDER[predicts]]] if predicts in ONLY_GENDER else GENDERS
-    return [f"{gender} age" for gender in genders]
 
 
 def _sample(data: EvalData, photos: int, shapes: Sequence[Geometry]) -> dict[Geometry, Pixels]:
@@ -313,9 +222,3 @@ def _run_graph(path: Path, photos: Pixels, threads: int) -> npt.NDArray[np.float
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     logits = np.concatenate([session.run(["logits"], {"photos": batch})[0] for batch in _batches(photos)])
     return logits.astype(np.float64)
-
-
-def _write_decision(build: Path, tasks: Mapping[str, Any]) -> None:
-    files = sorted(p.relative_to(build).as_posix() for p in build.rglob("*") if not p.is_dir())
-    record = {"made_by": MADE_BY, "maskens": library_versions()["maskens"], **WORDS, "classes": CLASS_NAMES}
-    write_json(build / DECISION, {**record, "class_offsets": None, "tasks": tasks, "files": [*files, DECISION]})
