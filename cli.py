@@ -898,6 +898,47 @@ def check_submission(
     )
 
 
+@command
+def export(
+    shared: Shared,
+    tta: Annotated[TtaChoice, typer.Option("--tta", help="Views that the graphs average over.")] = TtaChoice.flip,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="The folder to write; by default onnx in the run.")
+    ] = None,
+    photos: Annotated[
+        int, typer.Option("--photos", min=1, help="Eval photos on which onnxruntime is held against torch.")
+    ] = 32,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", min=0, help="Largest difference of a logit that is let pass.")
+    ] = 1e-3,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")
+    ] = False,
+) -> None:
+    """Write the ensemble as ONNX, one file a task, verified on photos; always on the CPU.
+
+    Example:  maskens export --out faces-onnx
+    """
+    from ensemble.export import check_extra
+    from ensemble.export import export as export_all
+    from ensemble.infer import members
+    from ensemble.preflight import run_recipe
+    from ensemble.tables import export_table
+    from folds.layout import read_eval
+
+    check_extra()
+    run = shared.load_run()
+    data = read_eval(shared.data or Path(run.data))
+    console = shared.console
+    folder = out or run.folder / "onnx"
+    ensemble = members(run, run_recipe(run), allow_missing)
+    _say(console, f"{len(ensemble)} models, views: {tta.value}")
+    with _bars(console, "exporting") as (bar,):
+        done = export_all(ensemble, data, folder, tta.value, photos, tolerance, shared.hardware.job_threads, bar)
+    console.print(export_table(done))
+    _say(console, f"saved: {folder}")
+
+
 recipes_app = typer.Typer(help="The recipes that come with maskens.", add_completion=False)
 app.add_typer(recipes_app, name="recipes")
 

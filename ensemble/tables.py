@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ensemble.bootstrap import Interval
     from ensemble.compare import Comparison, Section
     from ensemble.evaluate import Evaluation
+    from ensemble.export import Export
     from ensemble.recipe import Recipe
     from ensemble.tuning import Tuning
 
@@ -215,4 +216,22 @@ def suspects_table(found: Audit, most: int = 15) -> Table:
     for rank, s in enumerate(found.suspects[:most], start=1):
         agree = f"{s.agree} of {s.of}"
         table.add_row(str(rank), Text(s.person.path), s.photos, s.field, Text(s.change), f"{s.score:.2f}", agree)
+    return table
+
+
+def export_table(export: Export) -> Table:
+    """Each task's ONNX file and how it did against torch."""
+    title = f"onnxruntime against torch, {export.photos} photos"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("task", "folds", "views", "input"):
+        table.add_column(name)
+    for name in ("size MB", "largest difference", "decisions that differ"):
+        table.add_column(name, justify="right")
+    for task in export.tasks:
+        table.add_row(
+            task.task, ", ".join(map(str, task.folds)), ", ".join(task.views), "{}x{}".format(*task.input),
+            f"{task.bytes / 1e6:.1f}", f"{task.difference:.1e}", str(task.differing),
+            end_section=task is export.tasks[-1],
+        )  # fmt: skip
+    table.add_row("18 classes", "", "", "", "", "", str(export.differing), style="bold")
     return table

@@ -16,6 +16,7 @@ MASKS = ("wear", "incorrect", "not wear")
 GENDERS = ("male", "female")
 AGES = ("<30", "30-59", ">=60")
 AGE_CUTS = (30, 60)  # the scoring cuts; a recipe may train on others, never score on them
+FORMULA = "class = mask*6 + gender*3 + age"
 CLASSES = len(MASKS) * len(GENDERS) * len(AGES)
 CLASS_NAMES = tuple(f"{m}, {g}, {a}" for m in MASKS for g in GENDERS for a in AGES)
 
