@@ -36,6 +36,9 @@ app = typer.Typer(
 )
 
 
+SHOWN_PHOTOS = 40  # rows of a table in the terminal
+
+
 class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
@@ -648,6 +651,81 @@ def infer(
 
 
 @command
+def predict(
+    shared: Shared,
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO|DIR...", help="Photos, or folders of them.")],
+    tta: TtaOption = None,
+    untuned: UntunedOption = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Keep the result: a .csv or a .json file.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")
+    ] = False,
+) -> None:
+    """Classify any photos: mask, gender and age band with their probabilities, and whether the folds agree.
+
+    A photo should show one face about as large as in training: it is brought to the models' size as a whole.
+
+    Example:  maskens predict holiday/*.jpg --out holiday.csv
+    """
+    from folds.files import csv_text, json_text, must_be_writable, replace_keeping
+    from folds.photo_files import check_loose, find_photos
+    from folds.run import refuse_other_folds
+
+    runs = shared.load_runs()
+    found = find_photos(photos)
+    if out and out.suffix not in (".csv", ".json"):
+        raise MaskensError(f"--out {out}: name a .csv or a .json file.")
+    if out:
+        must_be_writable(out)
+    refuse_other_folds(runs)
+
+    from ensemble.infer import infer as predict_all
+    from ensemble.infer import load_ensembles
+    from ensemble.preflight import run_recipe
+    from ensemble.tables import verdicts_table
+    from ensemble.tuning import apply_tuning
+    from ensemble.verdicts import verdict_records, verdicts
+
+    console = shared.console
+    hardware = shared.hardware
+    recipes = [run_recipe(run) for run in runs]
+    applied = apply_tuning(runs, recipes, tta.value if tta else None, untuned)
+    ensembles = load_ensembles(runs, recipes, applied.fitted, allow_missing)
+    height, width = ensembles[0].members[0].card.resize
+    with _bars(console, "opening", "predicting") as (opening, predicting):
+        odd = check_loose(found, height / width, hardware.decoders, opening)
+        prediction = predict_all(ensembles, found, applied.fitted.tta, hardware, None, on_predict=predicting)
+    judged = verdicts(ensembles, prediction, applied.fitted)
+    records = verdict_records(found.files, judged)
+    text = json_text(records) if out and out.suffix == ".json" else ""
+    if out and not text:
+        text = csv_text(list(records[0]), [list(r.values()) for r in records])
+    aside = replace_keeping(out, text) if out else None
+    if as_json:
+        typer.echo(json_text(records), nl=False)
+        return
+    console.print(verdicts_table(records[:SHOWN_PHOTOS]))
+    if len(records) > SHOWN_PHOTOS:
+        rest = f"{len(records) - SHOWN_PHOTOS} more photos"
+        _say(console, f"... and {rest}{'' if out else ': --out FILE keeps them all'}")
+    models = sum(len(e.members) for e in ensembles)
+    _say(console, f"{len(records)} photos, {models} models, views: {applied.fitted.tta}, {applied.words}")
+    for file in odd[:5]:
+        _say(
+            console, f"warning: {file} has another shape than in training ({width}x{height}): it is distorted", "yellow"
+        )
+    if len(odd) > 5:
+        _say(console, f"warning: so have {len(odd) - 5} more", "yellow")
+    if aside:
+        _say(console, f"the earlier file is kept as {aside}")
+    if out:
+        _say(console, f"saved: {out}")
+
+
+@command
 def score(
     shared: Shared,
     truth: Annotated[
@@ -901,7 +979,8 @@ def check_submission(
 @command
 def export(
     shared: Shared,
-    tta: Annotated[TtaChoice, typer.Option("--tta", help="Views that the graphs average over.")] = TtaChoice.flip,
+    tta: TtaOption = None,
+    untuned: UntunedOption = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The folder to write; by default onnx in the run.")
     ] = None,
@@ -921,9 +1000,10 @@ def export(
     """
     from ensemble.export import check_extra
     from ensemble.export import export as export_all
-    from ensemble.infer import members
+    from ensemble.infer import load_ensembles
     from ensemble.preflight import run_recipe
     from ensemble.tables import export_table
+    from ensemble.tuning import apply_tuning
     from folds.layout import read_eval
 
     check_extra()
@@ -931,10 +1011,14 @@ def export(
     data = read_eval(shared.data or Path(run.data))
     console = shared.console
     folder = out or run.folder / "onnx"
-    ensemble = members(run, run_recipe(run), allow_missing)
-    _say(console, f"{len(ensemble)} models, views: {tta.value}")
+    recipe = run_recipe(run)
+    applied = apply_tuning([run], [recipe], tta.value if tta else None, untuned)
+    fitted = applied.fitted
+    (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing)
+    _say(console, f"{len(ensemble.members)} models, views: {fitted.tta}, {applied.words}")
+    threads = shared.hardware.job_threads
     with _bars(console, "exporting") as (bar,):
-        done = export_all(ensemble, data, folder, tta.value, photos, tolerance, shared.hardware.job_threads, bar)
+        done = export_all(ensemble, data, folder, fitted.tta, fitted.offsets, photos, tolerance, threads, bar)
     console.print(export_table(done))
     _say(console, f"saved: {folder}")
 

@@ -80,15 +80,24 @@ def _factors(predicts: Predicts, head: Head) -> list[str]:
     return [f"{gender} age" for gender in genders]
 
 
-def write_decision(folder: Path, tasks: Mapping[str, Any]) -> None:
+def write_decision(folder: Path, tasks: Mapping[str, Any], offsets: Sequence[float]) -> None:
     """Write decision.json, which also lists all files of the folder.
 
     Args:
         tasks: task -> its `task_record`.
+        offsets: (18,), of the classes' log probabilities.
     """
     files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
     record = {"made_by": MADE_BY, "maskens": library_versions()["maskens"], **WORDS, "classes": CLASS_NAMES}
-    write_json(folder / DECISION, {**record, "class_offsets": None, "tasks": tasks, "files": [*files, DECISION]})
+    write_json(
+        folder / DECISION,
+        {
+            **record,
+            "class_offsets": list(offsets) if any(offsets) else None,
+            "tasks": tasks,
+            "files": [*files, DECISION],
+        },
+    )
 
 
 def refuse_foreign_export(folder: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ensemble.cache import Geometry
 from ensemble.combine import Floats, decide, head_decisions, joint_log_probabilities, mean_logits
 from ensemble.decision_file import WORDS, refuse_foreign_export, task_record, write_decision
-from ensemble.infer import Member
+from ensemble.infer import Ensemble, Member
 from ensemble.models import ModelCard, first_line, load_checkpoint, to_input
 from ensemble.predict import all_views
 from ensemble.tta import VIEWS, Tta, transforms
@@ -61,7 +61,7 @@ class TaskEnsemble(nn.Module):
     """The models of a task's folds as one: uint8 (batch, height, width, 3) -> float32 (batch, width)."""
 
     def __init__(
-        self, models: Sequence[nn.Module], cards: Sequence[ModelCard], tta: Tta, temperatures: Sequence[Floats] | None
+        self, models: Sequence[nn.Module], cards: Sequence[ModelCard], tta: Tta, temperatures: Floats | None
     ) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
@@ -96,24 +96,25 @@ def check_extra() -> None:
 
 
 def export(
-    ensemble: Sequence[Member],
+    ensemble: Ensemble,
     data: EvalData,
     folder: Path,
     tta: Tta,
+    offsets: Sequence[float],
     photos: int,
     tolerance: float,
     threads: int,
     on_progress: Progress | None = None,
-    temperatures: Mapping[str, Sequence[Floats]] | None = None,
 ) -> Export:
     """Write the models of a run as ONNX files, once each agrees with torch; `folder` is replaced as a whole.
 
     Args:
+        ensemble: its temperatures go into the graphs.
+        offsets: (18,), of the classes' log probabilities; they go into decision.json.
         photos: how many of the data's photos both are shown, spread evenly.
         tolerance: largest absolute difference of a logit that is let pass.
         threads: for torch and onnxruntime.
         on_progress: called with (tasks done, tasks in all).
-        temperatures: task -> of each fold float (width,), by which its logits are divided before the mean.
 
     Raises:
         MaskensError: a model that can't be exported or differs by more than the tolerance, an unreadable photo, a
@@ -121,8 +122,8 @@ def export(
     """
     refuse_foreign_export(folder)
     torch.set_num_threads(threads)
-    by_task = {t: [m for m in ensemble if m.task == t] for t in dict.fromkeys(m.task for m in ensemble)}
-    targets = {task: found[0].card.target for task, found in by_task.items()}
+    targets = ensemble.targets
+    by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
     shapes = {task: Geometry(found[0].card.resize, found[0].card.crop) for task, found in by_task.items()}
     shown = _sample(data, photos, list(shapes.values()))
     exported, ours, theirs = [], {}, {}
@@ -131,7 +132,7 @@ def export(
         for done, (task, found) in enumerate(by_task.items(), start=1):
             path, inputs = build / f"{task}.onnx", shown[shapes[task]]
             record = task_record(found, tta)
-            ours[task] = _write_graph(path, found, record, tta, (temperatures or {}).get(task), inputs)
+            ours[task] = _write_graph(path, found, record, tta, ensemble.scale(task), inputs)
             theirs[task] = _run_graph(path, inputs, threads)
             difference = float(np.abs(ours[task] - theirs[task]).max())
             if not difference <= tolerance:  # nor may it be NaN
@@ -151,8 +152,8 @@ def export(
                 shutil.copyfile(member.path, build / copy["file"])
             if on_progress:
                 on_progress(done, len(by_task))
-        write_decision(build, {t: task_record(found, tta) for t, found in by_task.items()})
-    classes = [decide(joint_log_probabilities(logits, targets)) for logits in (ours, theirs)]
+        write_decision(build, {t: task_record(found, tta) for t, found in by_task.items()}, offsets)
+    classes = [decide(joint_log_probabilities(logits, targets) + np.array(offsets)) for logits in (ours, theirs)]
     return Export(tuple(exported), len(classes[0]), int((classes[0] != classes[1]).sum()))
 
 
@@ -180,7 +181,7 @@ def _write_graph(
     members: Sequence[Member],
     record: Mapping[str, Any],
     tta: Tta,
-    temperatures: Sequence[Floats] | None,
+    temperatures: Floats | None,
     photos: Pixels,
 ) -> npt.NDArray[np.float64]:
     """Write a task's graph with its metadata; returns torch's own logits of the photos, float64 (photos, width)."""

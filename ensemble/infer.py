@@ -78,6 +78,12 @@ class Ensemble:
         """The folds whose model there is, in the order of the logits."""
         return [m.fold for m in self.members if m.task == task]
 
+    def scale(self, task: str) -> npt.NDArray[np.float64] | None:
+        """float64 (folds, width): by what a task's logits are divided, in the order of `folds`; None if by nothing."""
+        if task not in self.temperatures:
+            return None
+        return column_temperatures(self.temperatures[task], self.targets[task])[self.folds(task)]
+
     def joint(self, logits: Mapping[str, Logits], only: int | None = None) -> npt.NDArray[np.float64]:
         """Log probabilities of the 18 classes: mean of the logits over folds and views, then jointly.
 
@@ -91,11 +97,8 @@ class Ensemble:
         means = {}
         for task, values in logits.items():
             chosen = [n for n, fold in enumerate(self.folds(task)) if only in (None, fold)]
-            scale = None
-            if task in self.temperatures:
-                scale = column_temperatures(self.temperatures[task], self.targets[task])
-                scale = scale[[self.folds(task)[n] for n in chosen]]
-            means[task] = mean_logits(values[chosen], scale)
+            scale = self.scale(task)
+            means[task] = mean_logits(values[chosen], None if scale is None else scale[chosen])
         return joint_log_probabilities(means, self.targets)
 
     @property

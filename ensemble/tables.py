@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -203,6 +203,24 @@ def class_gain_table(section: Section) -> Table:
             cells.append(f"{others[0].class_gain[number]:+.2f}")
         table.add_row(str(number), name, *cells)
     return table
+
+
+def verdicts_table(records: Sequence[dict[str, Any]]) -> Table:
+    """What the ensemble says of each photo, each part with its probability; yellow where half of the folds differ."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("photo", no_wrap=True, overflow="ellipsis")
+    for name in ("class", "mask", "gender", "age", "folds agree", "differ by"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("class", "differ by") else "left")
+    for r in records:
+        parts = [f"{r[part]} {r[f'p {part} {r[part]}']:.0%}" for part in ("mask", "gender", "age")]
+        cells = (str(r["class"]), *parts, f"{r['folds_agree']} of {r['folds']}", f"{r['disagreement']:.2f}")
+        table.add_row(Text(_end(r["photo"])), *cells, style="yellow" if r["folds_agree"] <= r["folds"] / 2 else None)
+    return table
+
+
+def _end(path: str, most: int = 24) -> str:
+    """The end of a long path, which tells photos apart better than its beginning."""
+    return path if len(path) <= most else f"…{path[1 - most :]}"
 
 
 def suspects_table(found: Audit, most: int = 15) -> Table:

@@ -27,12 +27,13 @@ import ensemble.export
 import ensemble.infer
 from ensemble.combine import mean_logits
 from ensemble.export import Export, export
-from ensemble.infer import Member, Prediction, infer, members
+from ensemble.infer import Ensemble, Member, Prediction, infer, judge, members
 from ensemble.job import JobSpec, run_job
 from ensemble.models import load_checkpoint, to_input
 from ensemble.preflight import bind_recipe
 from ensemble.recipe_file import parse_recipe
 from ensemble.train import Hardware
+from ensemble.tuning import Fitted, RunTuning
 from folds.decode import fit, read_photo
 from folds.errors import MaskensError
 from folds.layout import EvalData, read_eval, read_train
@@ -61,17 +62,21 @@ predicts = "class18"
 """Every way to the 18 classes: parts, an age model of one gender, all at once; finer age bins; two input sizes."""
 
 
+TEMPERATURES = {"parts": ((0.5, 2.0, 1.0), (3.0, 1.0, 0.7)), "whole": ((2.0,), (1.5,))}
+OFFSETS = tuple(0.3 * (c % 3) for c in range(18))
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     run: Run
     data: EvalData
-    ensemble: list[Member]
+    ensemble: Ensemble
     prediction: Prediction
     folder: Path
     done: Export
 
     def of(self, task: str) -> list[Member]:
-        return [m for m in self.ensemble if m.task == task]
+        return [m for m in self.ensemble.members if m.task == task]
 
     def photos(self, task: str) -> npt.NDArray[np.uint8]:
         card = self.of(task)[0].card
@@ -79,8 +84,8 @@ class Setting:
 
     def export(self, folder: Path, **other: Any) -> Export:
         """The smallest whole ensemble, so that a test takes one graph only."""
-        options = {"tta": "none", "photos": 3, "tolerance": 1e-4, "threads": 1} | other
-        return export(self.of("parts"), self.data, folder, **options)
+        options = {"tta": "none", "offsets": (0.0,) * 18, "photos": 3, "tolerance": 1e-4, "threads": 1} | other
+        return export(Ensemble(tuple(self.of("parts")), {}), self.data, folder, **options)
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +105,10 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     for task in recipe.tasks:
         for fold in range(2):
             assert run_job(JobSpec(run, recipe, task, fold, "cpu", 0, 1, None), train, folds) is None
-    data, ensemble = read_eval(root / "data"), members(run, recipe, allow_missing=False)
-    prediction = infer(ensemble, data, "flip", Hardware("cpu", 0), None)
-    done = export(ensemble, data, root / "onnx", "flip", photos=4, tolerance=1e-4, threads=1)
+    data = read_eval(root / "data")
+    ensemble = Ensemble(tuple(members(run, recipe, allow_missing=False)), TEMPERATURES)
+    prediction = infer([ensemble], data, "flip", Hardware("cpu", 0), None)
+    done = export(ensemble, data, root / "onnx", "flip", OFFSETS, photos=4, tolerance=1e-4, threads=1)
     return Setting(run, data, ensemble, prediction, root / "onnx", done)
 
 
@@ -113,11 +119,12 @@ def graph_logits(file: Path, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.fl
 
 
 @pytest.mark.parametrize("task", ["parts", "male-age", "whole"])
-def test_a_graph_gives_the_mean_of_the_logits_that_infer_computes(setting: Setting, task: str) -> None:
+def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setting: Setting, task: str) -> None:
     photos = setting.photos(task)
     together = graph_logits(setting.folder / f"{task}.onnx", photos)
     assert together.dtype == np.float32
-    np.testing.assert_allclose(together, mean_logits(setting.prediction.logits[task]), atol=1e-5)
+    expected = mean_logits(setting.prediction.logits[0][task], setting.ensemble.scale(task))
+    np.testing.assert_allclose(together, expected, atol=1e-5)
     one = graph_logits(setting.folder / f"{task}.onnx", photos[3:4])
     np.testing.assert_allclose(one, together[3:4], atol=1e-5)
 
@@ -163,7 +170,9 @@ def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Setting, tm
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     told = [int(line.split("\t")[1]) for line in done.stdout.splitlines()]
-    assert told == setting.prediction.classes.tolist()
+    share = RunTuning(run="", recipe_hash="", oof_hash="", temperatures=TEMPERATURES)
+    fitted = Fitted(tta="flip", runs=(share,), offsets=OFFSETS)
+    assert told == judge(setting.prediction, fitted, "joint").classes.tolist()
     assert len(set(told)) > 1
 
 
@@ -178,14 +187,6 @@ def test_the_weights_load_in_timm(setting: Setting) -> None:
         x = to_input(torch.from_numpy(setting.photos("male-age")), there["mean"], there["std"], torch.device("cpu"))
         with torch.inference_mode():
             torch.testing.assert_close(theirs(x), ours(x))
-
-
-def test_temperatures_divide_each_folds_logits(setting: Setting, tmp_path: Path) -> None:
-    temperatures = [np.linspace(0.5, 2, 10), np.full(10, 3.0)]
-    setting.export(tmp_path / "out", tta="flip", temperatures={"parts": temperatures})
-    cooled = setting.prediction.logits["parts"] / np.array(temperatures)[:, None, None]
-    logits = graph_logits(tmp_path / "out" / "parts.onnx", setting.photos("parts"))
-    np.testing.assert_allclose(logits, mean_logits(cooled), atol=1e-5)
 
 
 def test_large_weights_lie_beside_the_graph(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
