@@ -206,11 +206,11 @@ def class_gain_table(section: Section) -> Table:
 
 
 def verdicts_table(records: Sequence[dict[str, Any]]) -> Table:
-    """What the ensemble says of each photo, each part with its probability; yellow where half of the folds differ."""
+    """What the ensemble says of each photo, each part with its probability; and how many folds agree."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("photo", no_wrap=True, overflow="ellipsis")
-    for name in ("class", "mask", "gender", "age", "folds agree", "differ by"):
-        table.add_column(name, no_wrap=True, justify="right" if name in ("class", "differ by") else "left")
+    for name in ("class", "mask", "gender", "age", "folds", "differ"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("class", "differ") else "left")
     for r in records:
         parts = [f"{r[part]} {r[f'p {part} {r[part]}']:.0%}" for part in ("mask", "gender", "age")]
         cells = (str(r["class"]), *parts, f"{r['folds_agree']} of {r['folds']}", f"{r['disagreement']:.2f}")
@@ -218,7 +218,7 @@ def verdicts_table(records: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _end(path: str, most: int = 24) -> str:
+def _end(path: str, most: int = 20) -> str:
     """The end of a long path, which tells photos apart better than its beginning."""
     return path if len(path) <= most else f"…{path[1 - most :]}"
 

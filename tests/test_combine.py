@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ensemble.combine import decide, head_log_probabilities, joint_log_probabilities, mean_logits
+from ensemble.combine import (
+    blend,
+    column_temperatures,
+    decide,
+    decide_hard,
+    head_log_probabilities,
+    joint_log_probabilities,
+    mean_logits,
+    vote,
+)
 from ensemble.tasks import Predicts, Target
 
 LOGITS = st.floats(-30, 30, width=32)
@@ -133,3 +142,55 @@ def test_eighteen_classes_with_finer_ages_become_eighteen() -> None:
     joint = joint_log_probabilities({"c": values}, {"c": target})
     assert joint.shape == (1, 18)
     assert decide(joint).tolist() == [2 * 6 + 1 * 3 + 1]
+
+
+@given(logits(4, 8), st.lists(st.floats(0.1, 10), min_size=6, max_size=6))
+def test_each_folds_logits_are_divided_by_its_own_temperature_of_each_head(
+    values: np.ndarray, temperatures: list[float]
+) -> None:
+    both = np.stack([values, values[::-1]])[:, None]
+    columns = column_temperatures([temperatures[:3], temperatures[3:]], Target("heads"))
+    found = mean_logits(both, columns)
+    for photo in range(4):
+        for column in range(8):
+            head = 0 if column < 3 else 1 if column < 5 else 2
+            plain = values[photo, column] / temperatures[head] + values[3 - photo, column] / temperatures[3 + head]
+            assert found[photo, column] == pytest.approx(plain / 2, rel=1e-5, abs=1e-5)
+
+
+@given(st.lists(logits(3, 18), min_size=1, max_size=3), st.integers(0, 100))
+def test_a_blend_is_the_weighted_mean_of_log_probabilities_and_sums_to_one(runs: list[np.ndarray], seed: int) -> None:
+    weights = np.random.default_rng(seed).random(len(runs)) + 0.1
+    found = blend(np.stack(runs), weights)
+    assert np.exp(found).sum(axis=1) == pytest.approx(np.ones(3))
+    plain = sum(w * r.astype(float) for w, r in zip(weights, runs, strict=True)) / weights.sum()
+    assert found - found[:, :1] == pytest.approx(plain - plain[:, :1], abs=1e-4)
+
+
+@given(logits(5, 3), logits(5, 2), logits(5, 3), logits(5, 3))
+def test_the_hard_decision_is_the_routing_of_separate_models(
+    mask: np.ndarray, gender: np.ndarray, male: np.ndarray, female: np.ndarray
+) -> None:
+    joint = joint_log_probabilities({"mask": mask, "gender": gender, "male-age": male, "female-age": female}, FOUR)
+    for n, found in enumerate(decide_hard(joint)):
+        p_mask, p_gender = softmax(mask[n].tolist()), softmax(gender[n].tolist())
+        p_age = softmax((male, female)[found // 3 % 2][n].tolist())
+        assert p_mask[found // 6] == pytest.approx(max(p_mask), rel=1e-6)
+        assert p_gender[found // 3 % 2] == pytest.approx(max(p_gender), rel=1e-6)
+        assert p_age[found % 3] == pytest.approx(max(p_age), rel=1e-6)
+
+
+def test_an_uncertain_gender_may_be_decided_otherwise_together_than_part_by_part() -> None:
+    mask, gender = np.array([[9.0, 0, 0]]), np.log([[0.55, 0.45]])
+    ages = np.log([[0.34, 0.33, 0.33]]), np.log([[0.01, 0.01, 0.98]])
+    joint = joint_log_probabilities({"mask": mask, "gender": gender, "male-age": ages[0], "female-age": ages[1]}, FOUR)
+    assert (decide(joint)[0], decide_hard(joint)[0]) == (5, 0)
+
+
+def test_votes_are_counted_and_ties_have_a_winner() -> None:
+    votes = np.array([[1, 1, 7, 0], [2, 2, 8, 1], [2, 1, 9, 2]])
+    assert vote(votes).tolist() == [2, 1, 7, 0], "the first voter's class among those tied"
+    assert vote(votes[[2, 1, 0]]).tolist() == [2, 1, 9, 2]
+    log_p = np.full((4, 18), -9.0)
+    log_p[0, 1] = log_p[1, 5] = log_p[2, 8] = log_p[3, 2] = -0.1
+    assert vote(votes, log_p).tolist() == [2, 1, 8, 2], "the most probable of those tied; the majority else"
