@@ -778,9 +778,7 @@ def report(
     shared: Shared,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "--out", metavar="FILE", help="The page; by default report.html in the (first) run."
-        ),
+        typer.Option("--out", metavar="FILE", help="The page; by default report.html in the (first) run."),
     ] = None,
     photos: Annotated[
         int, typer.Option("--photos", metavar="N", min=0, max=500, help="Worst and most uncertain photos; 0 for none.")

@@ -41,7 +41,7 @@ class JobCurves:
 
 
 def read_curves(run: Run, recipe: Recipe) -> tuple[list[JobCurves], list[str]]:
-    """(the jobs that have finished an epoch, the others and those whose history can't be read), tasks in their order."""
+    """(the jobs that have finished an epoch, the others and those whose history can't be read)."""
     found, missing = [], []
     for task in recipe.tasks:
         for fold in range(run.k):

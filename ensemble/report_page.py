@@ -70,12 +70,11 @@ def photo_cells(
     pictures = in_threads(partial(_small, box=BOX), paths, workers, on_progress)
     cells = []
     for photo, picture in zip(shown, pictures, strict=True):
-        said = f"decided: {photo.decided}" if photo.decided != photo.truth else "decided so"
-        words = (
-            photo.truth, said, f"p(true) {photo.p_true:.3g}", f"p(decided) {photo.p_decided:.3g}",
-            f"{photo.entropy:.2f} bits", f"{photo.person}/{photo.photo}",
-        )  # fmt: skip
-        cells.append(Cell(picture, "\n".join(words), f"{photo.person}/{photo.photo}"))
+        right = photo.decided == photo.truth
+        sure = [f"p(true) {photo.p_true:.3g}", f"p(decided) {photo.p_decided:.3g}", f"{photo.entropy:.2f} bits"]
+        said = "decided right" if right else f"as {photo.decided}"
+        name = f"{photo.person}/{photo.photo}"
+        cells.append(Cell(picture, "\n".join([f"is {photo.truth}", said, *sure, name]), name))
     return cells
 
 
