@@ -159,14 +159,17 @@ def curves_chart(jobs: Sequence[JobCurves]) -> Chart:
 
         rows = figure.subplots(len(tasks), len(CURVES), squeeze=False)
         for panels, task in zip(rows, tasks, strict=True):
+            mine = [job for job in jobs if job.task == task]
+            longest = max(job.epochs for job in mine)
             for panel, column in zip(panels, CURVES, strict=True):
-                for job in (j for j in jobs if j.task == task):
+                for job in mine:
                     number = folds.index(job.fold)
                     colour, line = COLOURS[number % len(COLOURS)], LINES[number // len(COLOURS) % len(LINES)]
                     values, epochs = job.curves[column], range(1, job.epochs + 1)
                     panel.plot(epochs, values, color=colour, linestyle=line, linewidth=1.3, label=f"fold {job.fold}")
                     panel.plot(job.best, values[job.best - 1], color=colour, marker="o", markersize=4.5)
-                panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+                panel.set_xlim(0.8, longest + 0.2)
+                panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1))
                 panel.yaxis.set_major_locator(MaxNLocator(nbins=4))
                 panel.set_title(f"{task}: {names[column]}")
                 _dress(panel, look)

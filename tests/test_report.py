@@ -337,7 +337,8 @@ def test_in_a_browser_the_page_never_scrolls_sideways(path: Path, tmp_path: Path
     look = (
         "const d = frame.contentDocument, e = d.documentElement;"
         "document.body.append('FOUND ' + JSON.stringify({wide: e.scrollWidth, seen: e.clientWidth,"
-        "tall: e.scrollHeight, images: d.images.length, broken: [...d.images].filter(i => !i.naturalWidth).length}) + ' END')"
+        "tall: e.scrollHeight, images: d.images.length,"
+        "broken: [...d.images].filter(i => !i.naturalWidth).length}) + ' END')"
     )
     wrapper = tmp_path / "wrapper.html"
     wrapper.write_text(
