@@ -20,7 +20,10 @@ from folds.errors import MaskensError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ensemble.blend import Blend
+    from ensemble.evaluate import Evaluation
     from ensemble.train import Hardware
+    from ensemble.tta import Tta
     from folds.layout import TrainData
     from folds.run import Run
 
@@ -151,7 +154,7 @@ _SHARED: dict[str, tuple[Any, Any]] = {
     "run": (
         Annotated[
             list[Path],
-            _option("run", "Run folder; score, tune and infer take several, which are blended.", metavar="DIR"),
+            _option("run", "Run folder; score, tune, report and infer take several, which are blended.", metavar="DIR"),
         ],
         [Path("runs/default")],
     ),
@@ -317,6 +320,21 @@ def _cache_folder(cache: str, run: Path) -> Path | None:
     if cache == "none":
         return None
     return Path(cache) if cache else run.parent / ".cache"
+
+
+def _evaluated(
+    shared: Shared, tta: TtaChoice | None, epoch: EpochChoice, untuned: bool
+) -> tuple[Blend, Evaluation, Tta]:
+    """(the runs as one ensemble, what it is worth out-of-fold, the views it uses)."""
+    from ensemble.blend import load_blend
+    from ensemble.evaluate import evaluate
+    from ensemble.tuning import apply_tuning
+
+    blend = load_blend(shared.load_runs(), shared.data, epoch.value)
+    runs, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
+    plain = untuned or epoch is EpochChoice.last  # a tuning belongs to the best epochs, whose models there are
+    applied = apply_tuning(runs, recipes, tta.value if tta else None, plain)
+    return blend, evaluate(blend, applied), applied.fitted.tta
 
 
 @command
@@ -772,18 +790,12 @@ def score(
         _say(console, f"macro F1 {result.f1:.4f}, accuracy {result.accuracy:.4f} {words}", "bold")
         return
 
-    from ensemble.blend import load_blend
-    from ensemble.evaluate import evaluate, evaluation_record, save_oof
+    from ensemble.evaluate import evaluation_record, save_oof
     from ensemble.tables import evaluation_tables, headline
-    from ensemble.tuning import apply_tuning
 
-    blend = load_blend(shared.load_runs(), shared.data, epoch.value)
-    plain = untuned or epoch is EpochChoice.last  # a tuning belongs to the best epochs, whose models there are
-    recipes = [m.recipe for m in blend.runs]
-    applied = apply_tuning([m.run for m in blend.runs], recipes, tta.value if tta else None, plain)
-    found = evaluate(blend, applied)
+    blend, found, views = _evaluated(shared, tta, epoch, untuned)
     if len(blend.runs) == 1:
-        save_oof(blend, found, applied.fitted.tta)
+        save_oof(blend, found, views)
     if as_json:
         typer.echo(json_text(evaluation_record(found)), nl=False)
         return
@@ -941,6 +953,57 @@ def audit(
             f"maskens folds --run NEW --data {data.root} --folds-file {run.folds_file} {earlier}--fixes mine.csv",
             "dim",
         )
+
+
+@command
+def report(
+    shared: Shared,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The page; by default report.html in the (first) run."),
+    ] = None,
+    photos: Annotated[
+        int, typer.Option("--photos", metavar="N", min=0, max=500, help="Worst and most uncertain photos; 0 for none.")
+    ] = 16,
+    tta: TtaOption = None,
+    epoch: Annotated[
+        EpochChoice, typer.Option("--epoch", help="Each job's best epoch, or its last.")
+    ] = EpochChoice.best,
+    untuned: UntunedOption = False,
+) -> None:
+    """One page on what the ensemble is worth and where it errs: scores, confusions, calibration, ages, photos.
+
+    Several runs on the same folds are shown as one ensemble.
+
+    Example:  maskens report --run runs/default --photos 24
+    """
+    from folds.files import must_be_writable
+    from folds.page import refuse_foreign_file
+
+    console = shared.console
+    runs = shared.load_runs()
+
+    from ensemble.report import gather
+    from ensemble.report_page import GENERATOR, report_file, write_report
+    from ensemble.tables import headline
+
+    path = out or report_file(runs)
+    must_be_writable(path)
+    refuse_foreign_file(path, GENERATOR)
+    blend, found, _ = _evaluated(shared, tta, epoch, untuned)
+    gathered = gather(blend, found, photos)
+    replaces = path.exists()
+    with _bars(console, "opening photos") as (bar,):
+        write_report(path, gathered, shared.workers or -1, bar)
+    for note in found.notes:
+        _say(console, f"note: {note}", "yellow")
+    for line in headline(found, [m.name for m in blend.runs]):
+        _say(console, line, "bold")
+    if replaces:
+        _say(console, f"the earlier report in {path} was replaced")
+    if photos:
+        _say(console, "it shows photos of people; share it with care, or leave them out: --photos 0")
+    _say(console, f"saved: {path}")
 
 
 @command

@@ -77,7 +77,7 @@ def refuse_foreign_page(folder: Path, generator: str, ours: re.Pattern[str]) -> 
     names = sorted(p.name for p in folder.iterdir())
     if not names:
         return
-    if not _made_by(folder / INDEX, generator):
+    if not made_by(folder / INDEX, generator):
         raise MaskensError(
             f"{folder} has files and is not a folder of `{generator}`. Name another or a new one with --out DIR."
         )
@@ -89,9 +89,20 @@ def refuse_foreign_page(folder: Path, generator: str, ours: re.Pattern[str]) -> 
         )
 
 
-def _made_by(index: Path, generator: str) -> bool:
+def refuse_foreign_file(page: Path, generator: str) -> None:
+    """Refuse to replace a file that we did not write.
+
+    Raises:
+        MaskensError: it is there and does not name `generator` as its own.
+    """
+    if os.path.lexists(page) and not made_by(page, generator):
+        raise MaskensError(f"{page} is there and was not written by `{generator}`. Name another with --out FILE.")
+
+
+def made_by(page: Path, generator: str) -> bool:
+    """Whether a page names this generator, "maskens explore"; False where there is none."""
     try:
-        with index.open(encoding="utf-8", errors="replace") as file:
+        with page.open(encoding="utf-8", errors="replace") as file:
             return f'<meta name="generator" content="{generator}">' in file.read(HEAD)
     except OSError:
         return False

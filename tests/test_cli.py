@@ -285,7 +285,22 @@ def test_restart_trains_again(copy: Path, maskens: Maskens) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["sample", "explore", "folds", "train", "infer", "score", "compare", "check-submission", "export"]
+    "command",
+    [
+        "sample",
+        "explore",
+        "folds",
+        "train",
+        "infer",
+        "predict",
+        "score",
+        "tune",
+        "compare",
+        "audit",
+        "report",
+        "check-submission",
+        "export",
+    ],
 )
 def test_every_command_has_the_shared_options_with_help_and_an_example(command: str, maskens: Maskens) -> None:
     outcome = maskens(command, "--help")
