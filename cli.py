@@ -587,7 +587,7 @@ def train(
 @command
 def infer(
     shared: Shared,
-    more: Annotated[list[Path] | None, typer.Argument(metavar="", hidden=True)] = None,
+    more: Annotated[list[Path] | None, typer.Argument(metavar="CSV", hidden=True)] = None,
     tta: TtaOption = None,
     decision: Annotated[
         DecisionChoice,
@@ -614,8 +614,10 @@ def infer(
 ) -> None:
     """Predict the eval photos with every fold's models and write ImageID,ans.
 
-    `--data DIR` may name another data folder that has only eval/. Several runs are blended: their mean, or as
-    `maskens tune --blend` weighed them. Of classes with equally many votes the most probable one wins.
+    `--data DIR` may name another data folder that has only eval/.
+
+    Several runs are blended, each weighed alike or as `maskens tune --blend` found. With `--vote a.csv b.csv` each
+    file and each run has a vote; of classes with equally many the most probable one wins.
 
     Example:  maskens infer --tta flip
     """

@@ -32,6 +32,7 @@ from ensemble.tuning import Fitted
 from folds.labels import CLASSES, IntArray, decode
 from folds.run import load_run
 
+TUNED = 2  # place of the tuning that is kept among the ways
 RUNS = ("heads", "heads-4-cutmix", "class18", "apart")
 FOLDS = 3
 
@@ -93,11 +94,13 @@ def print_table(out: Path, data: Path, logits: Path) -> None:
     print("|---|---|---|---|---|---|---|")
     aside = eval_people(data, logits)
     differences, values = [], []
+    tuned: dict[Sequence[str], tuple[Floats, Floats]] = {}
     for names in [*((name,) for name in RUNS), RUNS]:
         blend = load_blend([load_run(out / name) for name in names], data, "best")
         inside = People(blend.truth, blend.person, draw_people(blend.stratum))
         found = ways(blend, logits, names)
         both = [(inside.f1(way.oof), aside.f1(way.eval)) for way in found]
+        tuned[names] = both[TUNED]
         for way, (oof, its_eval) in zip(found, both, strict=True):
             first = way is found[0]
             gains = ["", ""] if first else [told(a - b) for a, b in zip((oof, its_eval), both[0], strict=True)]
@@ -106,6 +109,11 @@ def print_table(out: Path, data: Path, logits: Path) -> None:
             values.append((oof[0], its_eval[0]))
             cells = (f"{interval(oof):.3f}", gains[0], f"{interval(its_eval):.3f}", gains[1], f"{difference:+.3f}")
             print(f"| {' + '.join(names)} | {way.name} | {' | '.join(cells)} |")
+    best = max(((name,) for name in RUNS), key=lambda names: tuned[names][0][0])
+    gains = [told(ours - its) for ours, its in zip(tuned[RUNS], tuned[best], strict=True)]
+    print(
+        f"\nthe tuned blend against {best[0]}, the best run by itself, tuned: out-of-fold {gains[0]}; aside {gains[1]}"
+    )
     oofs, evals = np.array(values).T
     print(
         f"\nset aside - out-of-fold over {len(differences)} rows: mean {np.mean(differences):+.3f}, "

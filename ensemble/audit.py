@@ -73,8 +73,12 @@ class Suspect:
     person: Person
     field: str
     doubts: tuple[Doubt, ...]
-    score: float  # mean log odds of the suggested label against the given one, per photo
     agree: int  # photos that find the suggested label likelier themselves
+
+    @property
+    def score(self) -> float:
+        """How improbable the given label is, 0..1: 1 less its self-confidence, the mean over its photos."""
+        return 1 - float(np.mean([d.confidence for d in self.doubts]))
 
     @property
     def of(self) -> int:
@@ -155,8 +159,8 @@ def audit(found: OutOfFold, data: TrainData, fields: Sequence[str] = tuple(NAMES
 def field_view(found: OutOfFold, data: TrainData, field: str, calibrate: bool = True) -> FieldView:
     """The joint predictions' marginals for one field.
 
-    They are calibrated because networks are surer than they should be, and of some fields more than of others. The
-    temperature orders nothing anew within a field; it makes fields comparable.
+    They are calibrated because networks are surer than they should be, and of some fields more than of others: else
+    the fields could not be ranked together.
     """
     which = ("mask", "gender", "age").index(field)
     part, given = decode(np.arange(CLASSES))[which], data.labels[which][found.rows]
@@ -167,18 +171,22 @@ def field_view(found: OutOfFold, data: TrainData, field: str, calibrate: bool = 
 
 
 def shared(view: FieldView, persons: Sequence[Person], field: str) -> list[Suspect]:
-    """People whose seven photos together, by the mean of their log odds, prefer another gender or age band."""
+    """People whose seven photos together, by the mean of their log odds, prefer another gender or age band.
+
+    They are ranked by the mean probability of the given label, not by those odds: one extreme photo moves a mean of
+    logarithms more than six others.
+    """
     means = view.odds.mean(axis=1)
-    best, score = means.argmax(axis=1), means.max(axis=1)
+    best, odds = means.argmax(axis=1), means.max(axis=1)
     agree = (np.take_along_axis(view.odds, best[:, None, None], axis=2) > 0).sum(axis=(1, 2))
     confidence, margin = view.confidence.mean(axis=1), view.margin.mean(axis=1)
     return [
         Suspect(
             i, persons[i], field,
             (Doubt("", int(view.given[i, 0]), int(best[i]), float(confidence[i]), float(margin[i])),),
-            float(score[i]), int(agree[i]),
+            int(agree[i]),
         )
-        for i in np.flatnonzero(score > 0).tolist()
+        for i in np.flatnonzero(odds > 0).tolist()
     ]  # fmt: skip
 
 
@@ -200,7 +208,7 @@ def mask_suspects(view: FieldView, persons: Sequence[Person]) -> list[Suspect]:
             Doubt(SHOTS[s], int(view.given[i, s]), int(n), float(view.confidence[i, s]), float(view.margin[i, s]))
             for s, n in zip(shots, labels, strict=True)
         )
-        return Suspect(i, persons[i], "mask", doubts, float(odds[i, shots, labels].mean()), len(doubts))
+        return Suspect(i, persons[i], "mask", doubts, len(doubts))
 
     swaps = [
         suspect(i, [first[i], second[i]], [view.given[i, second[i]], view.given[i, first[i]]])

@@ -112,15 +112,12 @@ def steps_table(tuning: Tuning) -> Table:
     """What each step of tuning is worth on people that it was not fitted on."""
     title = "each step on top of those kept, on people it was not fitted on"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("step", no_wrap=True)
-    table.add_column("fitted", overflow="fold")
-    for name in ("macro F1", "gain (95 %)", "log loss", ""):
+    for name in ("step", "macro F1", "gain (95 %)", "log loss", ""):
         table.add_column(name, no_wrap=True)
     for s in tuning.steps:
-        table.add_row(
-            s.name, Text(s.what), f"{s.f1.value:.4f}", f"{s.gain:+.3f}", f"{s.loss.value:.3f}",
-            "kept" if s.kept else "dropped", style=None if s.kept else "dim",
-        )  # fmt: skip
+        kept = "kept" if s.kept else "dropped"
+        cells = (s.name, f"{s.f1.value:.4f}", f"{s.gain:+.3f}", f"{s.loss.value:.3f}", kept)
+        table.add_row(*cells, style=None if s.kept else "dim")
     return table
 
 

@@ -100,7 +100,8 @@ class Tuning(_Strict):
     @property
     def summary(self) -> list[str]:
         """What it is worth, a line each."""
-        lines = [f"macro F1 {self.untuned:.4f} untuned"]
+        lines = [f"{s.name}: {s.what}" for s in self.steps if s.kept]
+        lines.append(f"macro F1 {self.untuned:.4f} untuned")
         if self.kept:
             lines.append(f"macro F1 {self.tuned:.4f} tuned, {self.gain:+.4f}: {self.gain.verdict}")
         if self.dropped:

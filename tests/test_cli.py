@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import os
 import re
 import shutil
@@ -18,12 +19,14 @@ import numpy as np
 import pytest
 import safetensors.torch
 import timm
+from PIL import Image
 
 import cli
 from ensemble.oof import load_job_oof
 from ensemble.recipe_file import load_recipe, shipped
 from ensemble.score import macro_f1
 from ensemble.submission import align, read_answers
+from folds.labels import AGES, GENDERS, MASKS
 from folds.layout import read_eval, read_train
 
 CHANCE_MARGIN = 0.20
@@ -119,7 +122,7 @@ def test_the_whole_job_beats_chance_on_people_never_seen(there: Path, maskens: M
 
     outcome = maskens("score")
     assert outcome.code == 0
-    score = float(re.findall(r"macro F1 ([\d.]+), accuracy", outcome.out)[-1])
+    score = float(re.findall(r"macro F1 ([\d.]+) \(.*, accuracy", outcome.out)[-1])
     assert score > max(guesses) + CHANCE_MARGIN
     assert "over 630 photos" in outcome.out
 
@@ -529,3 +532,113 @@ def test_files_that_do_not_go_together(there: Path, tmp_path: Path, maskens: Mas
     refused(maskens("check-submission", other), "does not fit info.csv")
     refused(maskens("sample", "data"), "data exists and is not an empty folder")
     refused(maskens("sample", "new", "--size", "big"), "--size big", "384x512")
+
+
+def test_a_score_as_json_says_what_the_tables_say(there: Path, maskens: Maskens) -> None:
+    shown, record = maskens("score").out, json.loads(maskens("score", "--json").out)
+    assert f"macro F1 {record['macro_f1']['value']:.4f} ({record['macro_f1']['low']:.4f} to" in shown
+    assert [f["photos"] for f in record["folds"]] == [210, 210, 210]
+    assert {s["name"] for s in record["settings"]} >= {"best epochs, none", "last epochs, flip", "decided part by part"}
+    assert set(record["tasks"]) == {"mask", "gender", "male-age", "female-age"}
+    answers = json.loads(maskens("score", "--truth", "data/eval/answers.csv", "--json").out)
+    assert answers["photos"] == 210
+    refused(maskens("score", "--run", "runs/default", "--run", "runs/default"), "a run is named twice")
+
+
+def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path, maskens: Maskens) -> None:
+    plain = Path("runs/default/submission.csv").read_text()
+    outcome = maskens("tune", "--force")
+    assert outcome.code == 0, outcome
+    assert "applied: views, temperatures, offsets" in outcome.out
+    assert "saved: runs/default/tuning.json" in outcome.out
+    outcome = maskens("infer")
+    assert "tuned: views, temperatures, offsets (runs/default/tuning.json)" in outcome.out
+    assert "tuned: views, temperatures, offsets" in maskens("score").out
+    assert "untuned)" in maskens("score", "--untuned").out
+    assert "untuned)" in maskens("score", "--epoch", "last").out
+    assert maskens("infer", "--untuned", "--tta", "flip").code == 0
+    assert Path("runs/default/submission.csv").read_text() == plain
+    shutil.rmtree("runs/default/mask/fold0")
+    assert maskens("train").code == 0
+    assert maskens("infer").code == 0, "the same job, trained again, gives the same logits"
+    shutil.copy("runs/default/mask/fold1/oof.npz", "runs/default/mask/fold0/oof.npz")
+    refused(maskens("infer"), "was fitted on other out-of-fold logits", "maskens tune --run runs/default", "--untuned")
+    refused(maskens("tune", "--blend"), "--blend weighs several runs")
+    refused(maskens("tune", "--step", "weights"), "'weights' is not one of")
+
+
+def test_runs_are_blended_and_voted_on(copy: Path, maskens: Maskens) -> None:
+    assert maskens("folds", "--k", "3", "--run", "runs/other").code == 0
+    change = ("--set", "tasks.mask.epochs=1", "--set", "tasks.gender.epochs=1")
+    assert maskens("train", "--run", "runs/other", "--recipe", "demo", *change, "--reuse", "runs/default").code == 0
+    both = ("--run", "runs/default", "--run", "runs/other")
+    scored = maskens("score", *both)
+    assert scored.code == 0, scored
+    assert "runs/default + runs/other" in scored.out
+    assert "hard vote of the runs" in scored.out
+    tuned = maskens("tune", *both, "--blend", "--force")
+    assert tuned.code == 0, tuned
+    assert re.search(r"weights +runs/default [01]\.\d\d, *runs/other [01]\.\d\d", " ".join(tuned.out.split()))
+    outcome = maskens("infer", *both)
+    assert outcome.code == 0, outcome
+    assert "24 models, 210 photos" in outcome.out
+    assert "(runs/default/blend.json)" in outcome.out
+    assert Path("runs/default/blend-submission.csv").exists()
+    with np.load("runs/default/blend-eval.npz") as kept:
+        assert kept["run1/logits/gender"].shape == (3, len(kept["run1/logits/gender"][0]), 210, 2)
+    assert maskens("report", *both, "--photos", "0").code == 0
+
+    ids = read_eval(Path("data")).ids
+    for name, number in (("a.csv", 7), ("b.csv", 7), ("c.csv", 3)):
+        Path(name).write_text("ImageID,ans\n" + "".join(f"{i},{number}\n" for i in reversed(ids)))
+    outcome = maskens("infer", "--vote", "a.csv", "b.csv", "--out", "voted.csv", "--untuned")
+    assert outcome.code == 0, outcome
+    assert set(read_answers(Path("voted.csv"))[1]) == {7}, "two votes of three, in info.csv's order"
+    assert maskens("infer", "--vote", "b.csv", "--vote", "a.csv", "--out", "again.csv", "--untuned").code == 0
+    assert Path("again.csv").read_text() == Path("voted.csv").read_text()
+    assert maskens("infer", "--vote", "c.csv", "--out", "tied.csv", "--untuned").code == 0
+    ours, tied = (read_answers(Path(f))[1] for f in ("runs/default/submission.csv", "tied.csv"))
+    assert np.array_equal(ours, tied), "one against one: the more probable class"
+    assert maskens("infer", *both, "--decision", "vote", "--untuned", "--out", "x.csv").code == 0
+    Path("a.csv").write_text("ImageID,ans\nnobody.jpg,3\n")
+    refused(maskens("infer", "--vote", "a.csv"), "a.csv holds other photos")
+    refused(maskens("infer", "stray.csv"), "unexpected argument 'stray.csv'")
+    assert maskens("folds", "--k", "3", "--run", "runs/apart", "--seed", "5").code == 0
+    refused(maskens("infer", *both, "--run", "runs/apart"), "runs/apart has other folds than runs/default")
+    refused(maskens("train", *both), "--run is given more than once")
+
+
+def test_photos_anywhere_are_predicted_as_the_eval_photos_are(there: Path, maskens: Maskens, tmp_path: Path) -> None:
+    ids, classes = read_answers(Path("runs/default/submission.csv"))
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for image in ids[:5]:
+        shutil.copy(Path("data/eval/images") / image, tmp_path / "deep" / "er")
+    (tmp_path / "deep" / "notes.txt").write_text("no photo")
+    outcome = maskens("predict", tmp_path / "deep", Path("data/eval/images") / ids[5], "--out", tmp_path / "p.csv")
+    assert outcome.code == 0, outcome
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    known = dict(zip(ids, classes.tolist(), strict=True))
+    assert {Path(r["photo"]).name: int(r["class"]) for r in rows} == {i: known[i] for i in ids[:6]}
+    for row in rows:
+        for part, labels in (("mask", MASKS), ("gender", GENDERS), ("age", AGES)):
+            assert sum(float(row[f"p {part} {label}"]) for label in labels) == pytest.approx(1, abs=1e-4)
+            assert row[part] in labels
+        assert 0 <= int(row["folds_agree"]) <= int(row["folds"]) == 3
+        assert 0 <= float(row["disagreement"]) <= 1
+    told = json.loads(maskens("predict", tmp_path / "deep", "--json").out)
+    assert {r["photo"]: r["class"] for r in told} == {
+        r["photo"]: int(r["class"]) for r in rows if r["photo"].startswith(str(tmp_path))
+    }
+
+
+def test_photos_that_can_t_be_predicted_are_refused(there: Path, maskens: Maskens, tmp_path: Path) -> None:
+    image = next(iter(Path("data/eval/images").iterdir()))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.jpg").write_bytes(image.read_bytes()[:300])
+    refused(maskens("predict", tmp_path / "none.jpg", tmp_path / "empty"), "none.jpg does not exist", "holds no photo")
+    refused(maskens("predict", image, tmp_path / "bad.jpg"), "bad.jpg")
+    refused(maskens("predict", image, "--out", tmp_path / "x.txt"), "name a .csv or a .json file")
+    refused(maskens("predict"), "PHOTO|DIR")
+    Image.new("RGB", (300, 100)).save(tmp_path / "wide.png")
+    assert "wide.png has another shape than in training" in maskens("predict", tmp_path / "wide.png").out

@@ -194,7 +194,7 @@ def test_large_weights_lie_beside_the_graph(setting: Setting, tmp_path: Path, mo
     done = setting.export(tmp_path / "out")
     assert (tmp_path / "out" / "parts.onnx.data").stat().st_size > (tmp_path / "out" / "parts.onnx").stat().st_size
     assert done.tasks[0].bytes > (tmp_path / "out" / "parts.onnx.data").stat().st_size
-    identity = setting.prediction.logits["parts"][:, :1]
+    identity = setting.prediction.logits[0]["parts"][:, :1]
     logits = graph_logits(tmp_path / "out" / "parts.onnx", setting.photos("parts"))
     np.testing.assert_allclose(logits, mean_logits(identity), atol=1e-5)
     assert "parts.onnx.data" in json.loads((tmp_path / "out" / "decision.json").read_text())["files"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import ensemble.reuse
+from ensemble.blend import load_blend
 from ensemble.evaluate import evaluate
 from ensemble.job import JobSpec, _Job, run_job
 from ensemble.oof import load_job_oof
@@ -18,6 +20,7 @@ from ensemble.recipe_file import parse_recipe
 from ensemble.reuse import take_over
 from ensemble.status import read_status
 from ensemble.train import Hardware, claimed, is_done, plan, refuse_idle, train
+from ensemble.tuning import apply_tuning
 from folds.errors import MaskensError
 from folds.labels import IntArray
 from folds.layout import TrainData, read_train
@@ -69,6 +72,7 @@ class Setting:
     def trained(self, name: str, *changes: str, task: str = "age") -> JobSpec:
         recipe = parse_recipe(BASE, name, changes=changes)
         run = bind_recipe(dataclasses.replace(self.run, folder=self.run.folder / name.replace(" ", "-")), recipe)
+        shutil.copy(self.run.folds_file, run.folds_file)
         spec = JobSpec(run, recipe, task, 0, "cpu", 0, 1, self.run.folder / "cache")
         assert run_job(spec, self.data, self.folds) is None
         return spec
@@ -120,7 +124,8 @@ def test_other_age_bins_are_scored_on_the_true_labels(setting: Setting, cuts: st
     assert job.labels.max() == cuts.count(",") + 1
     assert np.array_equal(job.truth[:, 0], setting.data.labels[2])
     both = [setting.trained(f"cuts {cuts}", f"tasks.age.ages.cuts={cuts}", task=t) for t in ("mask", "gender")]
-    found = evaluate(spec.run, both[0].recipe, setting.data, setting.folds, "none", "last")
+    run = bind_recipe(spec.run, both[0].recipe)
+    found = evaluate(load_blend([run], None, "last"), apply_tuning([run], [both[0].recipe], "none", True))
     truth = setting.data.classes[setting.folds[setting.data.photo_person] == 0]
     assert np.array_equal(found.score.support, np.bincount(truth, minlength=18))
 
@@ -179,6 +184,7 @@ def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:
     )
     recipe = parse_recipe(zoo, "zoo")
     run = bind_recipe(dataclasses.replace(setting.run, folder=setting.run.folder / "zoo"), recipe)
+    shutil.copy(setting.run.folds_file, run.folds_file)
     hardware = Hardware("cpu", workers=0)
     specs = plan(run, recipe, ["one", "two"], [0], hardware, None)
 
@@ -186,7 +192,7 @@ def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:
         def update(self, statuses: object) -> None: ...
 
     assert train(specs, setting.data, setting.folds, specs, hardware, Silent()) == {}
-    found = evaluate(run, recipe, setting.data, setting.folds, "flip", "best")
+    found = evaluate(load_blend([run], None, "best"), apply_tuning([run], [recipe], "flip", True))
     assert set(found.tasks) == {"one", "two"}
     assert found.score.photos == 84
 

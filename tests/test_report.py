@@ -25,7 +25,7 @@ from ensemble.preflight import run_recipe
 from ensemble.report import Report, age_errors, age_groups, gather, highest
 from ensemble.report_charts import curves_chart
 from ensemble.status import JobStatus, write_status
-from ensemble.tuning import Judged
+from ensemble.tuning import Judged, apply_tuning
 from folds.files import csv_text
 from folds.labels import age_band, decode
 from folds.layout import read_train
@@ -70,7 +70,8 @@ def run(root: Path) -> Run:
 @pytest.fixture(scope="module")
 def gathered(run: Run) -> Report:
     blend = load_blend([run], None, "best")
-    return gather(blend, evaluate(blend, "flip"), photos=12)
+    runs, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
+    return gather(blend, evaluate(blend, apply_tuning(runs, recipes, "flip", untuned=True)), photos=12)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ import torch
 
 import ensemble.job
 import ensemble.train
-from ensemble.evaluate import evaluate
+from ensemble.blend import load_blend
+from ensemble.evaluate import evaluate, save_oof
 from ensemble.job import JobSpec, run_job
 from ensemble.models import load_checkpoint, read_card, to_input
 from ensemble.oof import load_job_oof
@@ -25,6 +26,7 @@ from ensemble.score import task_scores
 from ensemble.status import JobStatus, read_status
 from ensemble.tasks import Target, true_labels
 from ensemble.train import Hardware, is_done, plan, train, unfinished
+from ensemble.tuning import apply_tuning
 from folds.errors import MaskensError
 from folds.labels import IntArray
 from folds.layout import TrainData, read_train
@@ -299,14 +301,17 @@ def test_evaluation_pools_each_photo_once_and_says_what_is_missing(setting: Sett
     hardware = Hardware("cpu", workers=0)
     specs = plan(setting.run, setting.recipe, list(setting.recipe.tasks), [0, 1], hardware, None)
     with pytest.raises(MaskensError, match=r"no fold of .* has all of its tasks trained"):
-        evaluate(setting.run, setting.recipe, setting.data, setting.folds, "flip", "best")
+        load_blend([setting.run], None, "best")
     train(specs[:5], setting.data, setting.folds, specs, hardware, Silent())
-    partly = evaluate(setting.run, setting.recipe, setting.data, setting.folds, "flip", "best")
-    assert (partly.folds, partly.missing) == ([0], "without gender fold 1, male-age fold 1, female-age fold 1")
+    partly = load_blend([setting.run], None, "best")
+    assert partly.trained == (0,)
+    assert "without gender fold 1, male-age fold 1, female-age fold 1" in partly.notes[0]
     train(specs[5:], setting.data, setting.folds, specs, hardware, Silent())
-    whole = evaluate(setting.run, setting.recipe, setting.data, setting.folds, "none", "last")
+    blend = load_blend([setting.run], None, "last")
+    whole = evaluate(blend, apply_tuning([setting.run], [setting.recipe], "none", untuned=True))
     assert whole.score.photos == len(setting.data.files)
     assert whole.score.support.tolist() == np.bincount(setting.data.classes, minlength=18).tolist()
+    save_oof(blend, whole, "none")
     with np.load(setting.run.folder / "oof.npz") as pooled:
         assert pooled["files"].tolist() == setting.data.files
         assert np.exp(pooled["log_probabilities"]).sum(axis=1) == pytest.approx(1)

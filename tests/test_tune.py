@@ -79,11 +79,7 @@ def test_what_is_worth_it_is_kept_and_the_figure_is_of_other_people(
 
 
 def test_what_gains_nothing_is_not_applied(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
-    """Logits whose probabilities mean what they say leave nothing to gain."""
-    rng = np.random.default_rng(3)
-    logits = rng.normal(0, 1.5, (len(data.files), 18))
-    logits += 3.2 * np.eye(18)[data.classes]
-    blend = blend_of(plan_run(tmp_path / "a", data, log_softmax(logits / 1.0, axis=1)))
+    blend = blend_of(plan_run(tmp_path / "a", data, noisy(data, gain=12)))
     tuning, judged = tune(blend, ["views", "offsets"])
     assert tuning.kept == ()
     assert tuning.fitted == untuned(blend)
@@ -91,7 +87,7 @@ def test_what_gains_nothing_is_not_applied(data: TrainData, plan_run: PlanRun, t
     assert "applied: nothing" in tuning.summary[-1]
     forced, _ = tune(blend, ["offsets"], force=True)
     assert forced.kept == ("offsets",)
-    assert any(forced.fitted.offsets)
+    assert "offsets" in forced.summary[-1]
 
 
 def test_nobody_is_judged_by_a_tuning_that_saw_them(
@@ -162,7 +158,7 @@ def test_a_saved_tuning_comes_back_as_it_was_until_the_logits_change(
 
 
 def test_a_tuning_moves_with_its_run(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
-    blend = blend_of(plan_run(tmp_path / "a", data, 4 * noisy(data, less=(2, 5), by=1.5)))
+    blend = blend_of(plan_run(tmp_path / "a", data, noisy(data, less=(2, 5), by=3)))
     saved(blend, ["offsets"])
     shutil.move(tmp_path / "a", tmp_path / "b")
     moved = dataclasses.replace(blend.runs[0].run, folder=tmp_path / "b")
