@@ -86,6 +86,12 @@ class Suspect:
         return len(SHOTS) if self.field != "mask" else len(self.doubts)
 
     @property
+    def alone(self) -> bool:
+        """Whether it is one photo's mask against no other: were it wrong, the person would lack a photo of its state
+        and have one too many of another, so most of these are the models' mistakes."""
+        return self.field == "mask" and len(self.doubts) == 1
+
+    @property
     def photos(self) -> str:
         """Photos in words, "" if it is about all of them."""
         return ", ".join(d.photo for d in self.doubts)
@@ -140,7 +146,8 @@ def audit(found: OutOfFold, data: TrainData, fields: Sequence[str] = tuple(NAMES
 
     Self-confidence and margin are those of confident learning (Northcutt et al. 2021, "Confident learning: estimating
     uncertainty in dataset labels"). What a person's seven photos share is judged by all seven together: models err on
-    single photos, wrong labels contradict all of them. Each folder is judged by itself, also where two have one id.
+    single photos, wrong labels contradict all of them. A photo's mask that no other photo would take in exchange comes
+    after all else. Each folder is judged by itself, also where two have one id.
 
     Args:
         found: predictions of `data` by models that never saw the person.
@@ -152,7 +159,7 @@ def audit(found: OutOfFold, data: TrainData, fields: Sequence[str] = tuple(NAMES
     suspects = [
         s for f, v in views.items() for s in (mask_suspects(v, persons) if f == "mask" else shared(v, persons, f))
     ]
-    suspects.sort(key=lambda s: (-s.score, s.person.path, s.field, s.photos))
+    suspects.sort(key=lambda s: (s.alone, -s.score, s.person.path, s.field, s.photos))
     return Audit(data, people, views, tuple(suspects))
 
 

@@ -224,13 +224,13 @@ def suspects_table(found: Audit, most: int = 15) -> Table:
     """The labels that are most likely wrong."""
     table = Table(title="likely label errors", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", justify="right")
-    for name in ("person", "photo", "field", "given -> suggested"):
-        table.add_column(name, overflow="fold")
+    table.add_column("person", overflow="fold", min_width=20)
+    table.add_column("label: given -> suggested", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("photos that agree", no_wrap=True)
+    table.add_column("photos", no_wrap=True)
     for rank, s in enumerate(found.suspects[:most], start=1):
-        agree = f"{s.agree} of {s.of}"
-        table.add_row(str(rank), Text(s.person.path), s.photos, s.field, Text(s.change), f"{s.score:.2f}", agree)
+        label = f"{s.photos or s.field}: {s.change}"
+        table.add_row(str(rank), Text(s.person.path), Text(label), f"{s.score:.2f}", f"{s.agree} of {s.of}")
     return table
 
 
