@@ -25,6 +25,7 @@ from folds.layout import TrainData
 from folds.run import Run
 
 Floats = npt.NDArray[np.float64]
+VIEW_WORDS: dict[Tta, str] = {"none": "no TTA", "flip": "flip"}
 
 
 @dataclass(frozen=True)
@@ -164,13 +165,13 @@ def _settings(blend: Blend, tta: Tta, used: Judged) -> dict[str, IntArray]:
     for epoch, its in both.items():
         for views in VIEWS:
             if (epoch, views) != (blend.epoch, tta):
-                found[f"{epoch} epochs, {views}"] = its.judge(untuned(its, views)).classes
-    found["decided part by part"] = decide_hard(used.log_probabilities)
+                found[f"{epoch}, {VIEW_WORDS[views]}"] = its.judge(untuned(its, views)).classes
+    found["part by part"] = decide_hard(used.log_probabilities)
     if len(blend.runs) > 1:
         plain = untuned(blend, tta)
         alone = [decide(joint) for joint in blend.joints(plain)]
         found |= {f"{member.name} alone": classes for member, classes in zip(blend.runs, alone, strict=True)}
-        found["hard vote of the runs"] = vote(np.stack(alone), blend.judge(plain).log_probabilities)
+        found["hard vote"] = vote(np.stack(alone), blend.judge(plain).log_probabilities)
     return found
 
 

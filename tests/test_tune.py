@@ -190,7 +190,7 @@ def test_runs_of_different_tasks_are_one_ensemble(data: TrainData, plan_run: Pla
     found = evaluate(blend, applied_to(blend))
     names = [s.name for s in found.settings]
     assert f"{a.folder} alone" in names
-    assert "hard vote of the runs" in names
+    assert "hard vote" in names
     assert set(found.tasks) == {f"{a.folder}: class18", f"{b.folder}: heads"}
     alone = evaluate(blend_of(a), applied_to(blend_of(a)))
     setting = next(s for s in found.settings if s.name == f"{a.folder} alone")
@@ -235,8 +235,8 @@ def test_an_evaluation_tells_the_whole_and_its_parts(data: TrainData, plan_run: 
     mine = blend.fold == 1
     assert found.folds[1].f1 == pytest.approx(macro_f1(data.classes[mine], decided[mine], 18))
     settings = {s.name: s for s in found.settings}
-    assert set(settings) == {"best epochs, none", "last epochs, none", "last epochs, flip", "decided part by part"}
-    assert settings["last epochs, flip"].gain.verdict == "equal"
+    assert set(settings) == {"best, no TTA", "last, no TTA", "last, flip", "part by part"}
+    assert settings["last, flip"].gain.verdict == "equal"
     record = evaluation_record(found)
     assert record["macro_f1"]["value"] == found.f1[PARTS[0]].value
     assert [c["photos"] for c in record["score"]["classes"]] == np.bincount(data.classes, minlength=18).tolist()
