@@ -11,8 +11,9 @@ demo: setup
 	$(BIN)/maskens infer --run demo/run --tta flip
 	$(BIN)/maskens score --run demo/run --truth demo/data/eval/answers.csv
 	$(BIN)/maskens score --run demo/run
+	$(BIN)/maskens report --run demo/run
 	@echo
-	@echo "The 18-class CSV: demo/run/submission.csv"
+	@echo "The 18-class CSV: demo/run/submission.csv     What it is worth: demo/run/report.html"
 	@echo "Next, on your own photos:  . .venv/bin/activate  and  maskens folds --data DIR"
 
 test: setup
