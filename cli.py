@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 
     from ensemble.blend import Blend
     from ensemble.evaluate import Evaluation
+    from ensemble.infer import Decision
     from ensemble.train import Hardware
     from ensemble.tta import Tta
+    from ensemble.tuning import StepName
     from folds.layout import TrainData
     from folds.run import Run
 
@@ -154,7 +156,11 @@ _SHARED: dict[str, tuple[Any, Any]] = {
     "run": (
         Annotated[
             list[Path],
-            _option("run", "Run folder; score, tune, report and infer take several, which are blended.", metavar="DIR"),
+            _option(
+                "run",
+                "Run folder. score, tune, infer, predict, report take several.",
+                metavar="DIR",
+            ),
         ],
         [Path("runs/default")],
     ),
@@ -275,6 +281,12 @@ def _fail(message: str, code: int = 2) -> NoReturn:
     console.print("[bold red]error:[/] ", end="")
     _say(console, message)
     sys.exit(code)
+
+
+def _stderr(quiet: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=True, quiet=quiet)
 
 
 def _say(console: Console, message: str, style: str | None = None) -> None:
@@ -581,7 +593,7 @@ def train(
             lines = [f"  - {t} fold {f}: {failure.message}" for (t, f), failure in failed.items()]
             crashed = any(failure.crashed for failure in failed.values())
             _fail("\n".join([f"{len(failed)} of {len(todo)} jobs failed:", *lines]), code=1 if crashed else 2)
-    _say(console, f"next: maskens infer --run {run.folder} --tta flip", "dim")
+    _say(console, f"next: maskens infer --run {run.folder}", "dim")
 
 
 @command
@@ -590,12 +602,14 @@ def infer(
     more: Annotated[list[Path] | None, typer.Argument(metavar="CSV", hidden=True)] = None,
     tta: TtaOption = None,
     decision: Annotated[
-        DecisionChoice,
+        DecisionChoice | None,
         typer.Option(
             "--decision",
-            help="joint: the best of the 18 classes. hard: mask, gender, then age by itself. vote: one vote a run.",
+            help="joint: the best of the 18 classes. hard: mask, gender, then age by itself. vote: one vote a run. "
+            "By default joint, with --vote vote.",
+            show_default=False,
         ),
-    ] = DecisionChoice.joint,
+    ] = None,
     votes: Annotated[
         list[Path] | None,
         typer.Option("--vote", metavar="CSV...", help="Other submissions of the same photos that vote with the runs."),
@@ -627,7 +641,10 @@ def infer(
 
     if more and not votes:
         raise MaskensError(f"unexpected argument '{more[0]}'. Other submissions are named with --vote.")
-    runs = shared.load_runs()
+    if votes and decision not in (None, DecisionChoice.vote):
+        raise MaskensError(f"--vote and --decision {decision} exclude each other.")
+    how: Decision = "vote" if votes else decision.value if decision else "joint"
+    runs = named = shared.load_runs()
     first = runs[0]
     data = read_eval(shared.data or Path(first.data))
 
@@ -636,28 +653,33 @@ def infer(
     from ensemble.preflight import run_recipe
     from ensemble.submission import align, check_submission, write_submission
     from ensemble.tables import submission_table
-    from ensemble.tuning import apply_tuning
+    from ensemble.tuning import apply_tuning, heard
 
     console = shared.console
     hardware = shared.hardware
     blended = "blend-" if len(runs) > 1 else ""
     path = out or first.folder / f"{blended}submission.csv"
-    logits_file = out.with_suffix(".npz") if out else first.folder / f"{blended}eval.npz"
+    logits_file = out.with_suffix(".logits.npz") if out else first.folder / f"{blended}eval.npz"
     must_be_writable(path)
     must_be_writable(logits_file)
     refuse_other_folds(runs)
     recipes = [run_recipe(run) for run in runs]
     applied = apply_tuning(runs, recipes, tta.value if tta else None, untuned)
     others = [align(file, data.ids) for file in [*(votes or []), *(more or [])]]
-    ensembles = load_ensembles(runs, recipes, applied.fitted, allow_missing)
-    views = applied.fitted.tta
+    fitted = applied.fitted
+    if how != "vote":
+        runs, recipes, fitted = heard(runs, recipes, fitted)
+    ensembles = load_ensembles(runs, recipes, fitted, allow_missing)
+    views = fitted.tta
     models = sum(len(e.members) for e in ensembles)
-    _say(console, f"{models} models, {len(data.ids)} photos, views: {views}, {applied.words}")
+    unused: dict[str, tuple[StepName, ...]] = {"hard": ("offsets",), "vote": ("weights", "offsets")}
+    words = applied.without(*unused.get(how, ())) if how == "hard" or len(runs) > 1 else applied.words
+    _say(console, f"{models} models, {len(data.ids)} photos, views: {views}, {words}")
     with _bars(console, "decoding", "predicting") as (decoding, predicting):
         prediction = predict_all(
             ensembles, data, views, hardware, _cache_folder(cache, first.folder), decoding, predicting
         )
-    judged = judge(prediction, applied.fitted, "vote" if others else decision.value, others)
+    judged = judge(prediction, fitted, how, others)
     save_logits(logits_file, data.ids, data, ensembles, prediction)
     aside = write_submission(path, data.ids, judged.classes)
     check = check_submission(path, data.ids, first.class_photos)
@@ -667,7 +689,7 @@ def infer(
     if aside:
         _say(console, f"the earlier file is kept as {aside}")
     _say(console, f"saved: {path}")
-    _say(console, f"next: maskens score{_named(runs)}", "dim")
+    _say(console, f"next: maskens score{_named(named)}", "dim")
 
 
 @command
@@ -691,7 +713,7 @@ def predict(
     Example:  maskens predict holiday/*.jpg --out holiday.csv
     """
     from folds.files import csv_text, json_text, must_be_writable, replace_keeping
-    from folds.photo_files import check_loose, find_photos
+    from folds.photo_files import check_loose, find_photos, trained_aspect
     from folds.run import refuse_other_folds
 
     runs = shared.load_runs()
@@ -706,43 +728,44 @@ def predict(
     from ensemble.infer import load_ensembles
     from ensemble.preflight import run_recipe
     from ensemble.tables import verdicts_table
-    from ensemble.tuning import apply_tuning
-    from ensemble.verdicts import verdict_records, verdicts
+    from ensemble.tuning import apply_tuning, heard
+    from ensemble.verdicts import verdict_records, verdicts, whole_folds
 
     console = shared.console
     hardware = shared.hardware
     recipes = [run_recipe(run) for run in runs]
     applied = apply_tuning(runs, recipes, tta.value if tta else None, untuned)
-    ensembles = load_ensembles(runs, recipes, applied.fitted, allow_missing)
+    runs, recipes, fitted = heard(runs, recipes, applied.fitted)
+    ensembles = load_ensembles(runs, recipes, fitted, allow_missing)
+    whole_folds(ensembles)
     height, width = ensembles[0].members[0].card.resize
+    aspect = trained_aspect(runs[0]) or height / width
     with _bars(console, "opening", "predicting") as (opening, predicting):
-        odd = check_loose(found, height / width, hardware.decoders, opening)
-        prediction = predict_all(ensembles, found, applied.fitted.tta, hardware, None, on_predict=predicting)
-    judged = verdicts(ensembles, prediction, applied.fitted)
-    records = verdict_records(found.files, judged)
+        odd = check_loose(found, aspect, hardware.decoders, opening)
+        prediction = predict_all(ensembles, found, fitted.tta, hardware, None, on_predict=predicting)
+    records = verdict_records(found.files, verdicts(ensembles, prediction, fitted), odd)
     text = json_text(records) if out and out.suffix == ".json" else ""
     if out and not text:
         text = csv_text(list(records[0]), [list(r.values()) for r in records])
     aside = replace_keeping(out, text) if out else None
     if as_json:
         typer.echo(json_text(records), nl=False)
-        return
-    console.print(verdicts_table(records[:SHOWN_PHOTOS]))
-    if len(records) > SHOWN_PHOTOS:
-        rest = f"{len(records) - SHOWN_PHOTOS} more photos"
-        _say(console, f"... and {rest}{'' if out else ': --out FILE keeps them all'}")
-    models = sum(len(e.members) for e in ensembles)
-    _say(console, f"{len(records)} photos, {models} models, views: {applied.fitted.tta}, {applied.words}")
+    else:
+        console.print(verdicts_table(records[:SHOWN_PHOTOS]))
+        if len(records) > SHOWN_PHOTOS:
+            rest = f"{len(records) - SHOWN_PHOTOS} more photos"
+            _say(console, f"... and {rest}{'' if out else ': --out FILE keeps them all'}")
+        models = sum(len(e.members) for e in ensembles)
+        _say(console, f"{len(records)} photos, {models} models, views: {fitted.tta}, {applied.words}")
+    told = _stderr(shared.quiet) if as_json else console
     for file in odd[:5]:
-        _say(
-            console, f"warning: {file} has another shape than in training ({width}x{height}): it is distorted", "yellow"
-        )
+        _say(told, f"warning: {file} has another shape than in training, so it is distorted", "yellow")
     if len(odd) > 5:
-        _say(console, f"warning: so have {len(odd) - 5} more", "yellow")
+        _say(told, f"warning: so have {len(odd) - 5} more", "yellow")
     if aside:
-        _say(console, f"the earlier file is kept as {aside}")
+        _say(told, f"the earlier file is kept as {aside}")
     if out:
-        _say(console, f"saved: {out}")
+        _say(told, f"saved: {out}")
 
 
 @command
@@ -780,7 +803,8 @@ def score(
         from ensemble.submission import align, read_answers
         from ensemble.tables import class_table, parts_table
 
-        path = submission or shared.load_run().submission_file
+        blended = "blend-" if len(shared.runs) > 1 else ""
+        path = submission or shared.load_runs()[0].folder / f"{blended}submission.csv"
         ids, predicted = read_answers(path)
         result = score_classes(align(truth, ids), predicted)
         if as_json:
@@ -814,7 +838,7 @@ def tune(
     shared: Shared,
     step: Annotated[
         list[StepChoice] | None,
-        typer.Option("--step", help="Only these; may be repeated. By default all."),
+        typer.Option("--step", help="Only these; may be repeated. By default all three."),
     ] = None,
     blend: Annotated[
         bool, typer.Option("--blend", help="Weigh several runs by greedy selection; else they are weighed alike.")
@@ -842,9 +866,9 @@ def tune(
     steps = [
         s for s in STEPS if (s in [c.value for c in step] if step else s != "weights") or (blend and s == "weights")
     ]
-    path = tuning_file(runs[0], len(runs))
-    must_be_writable(path)
     found = load_blend(runs, shared.data, "best")
+    path = runs[0].folder / tuning_file([member.share for member in found.runs])
+    must_be_writable(path)
     with _bars(console, "fitting") as (bar,):
         tuning, nested = fit_steps(found, steps, force, on_step=bar)
     aside = save_tuning(path, tuning, [found.data.files[i] for i in found.rows], nested)

@@ -28,7 +28,7 @@ from ensemble.bootstrap import Floats, draw_people, drawn_f1, interval, person_c
 from ensemble.combine import decide_hard, vote
 from ensemble.infer import Prediction, judge, load_ensembles
 from ensemble.tune import STEPS, tune, untuned
-from ensemble.tuning import Fitted
+from ensemble.tuning import Fitted, Judged
 from folds.labels import CLASSES, IntArray, decode
 from folds.run import load_run
 
@@ -58,6 +58,7 @@ class Way:
     name: str
     oof: IntArray
     eval: IntArray
+    losses: tuple[float, float] | None = None  # log loss out-of-fold and set aside, where there are probabilities
 
 
 def main() -> None:
@@ -81,24 +82,26 @@ def main() -> None:
         run = ("--run", args.out / name)
         maskens("folds", "--data", data, *run, "--k", FOLDS)
         maskens("train", *run, "--recipe", recipe, "--weights", weights, "--jobs", args.jobs)
-    logits = args.out / "eval.npz"
+    logits = args.out / "eval.logits.npz"
     if not logits.exists():
         runs = [option for name in RUNS for option in ("--run", args.out / name)]
-        maskens("infer", *runs, "--untuned", "--out", logits.with_suffix(".csv"))
+        maskens("infer", *runs, "--untuned", "--out", args.out / "eval.csv")
     print_table(args.out, data, logits)
 
 
 def print_table(out: Path, data: Path, logits: Path) -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {FOLDS} folds\n")
-    print("| runs | decided | out-of-fold | against flip | set aside | against flip | set aside - out-of-fold |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| runs | decided | out-of-fold | against flip | set aside | against flip | set aside - out-of-fold | log loss, both |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     aside = eval_people(data, logits)
     differences, values = [], []
     tuned: dict[Sequence[str], tuple[Floats, Floats]] = {}
     for names in [*((name,) for name in RUNS), RUNS]:
         blend = load_blend([load_run(out / name) for name in names], data, "best")
         inside = People(blend.truth, blend.person, draw_people(blend.stratum))
-        found = ways(blend, logits, names)
+        found = ways(blend, logits, names, aside.truth)
         both = [(inside.f1(way.oof), aside.f1(way.eval)) for way in found]
         tuned[names] = both[TUNED]
         for way, (oof, its_eval) in zip(found, both, strict=True):
@@ -108,6 +111,7 @@ def print_table(out: Path, data: Path, logits: Path) -> None:
             differences.append(difference)
             values.append((oof[0], its_eval[0]))
             cells = (f"{interval(oof):.3f}", gains[0], f"{interval(its_eval):.3f}", gains[1], f"{difference:+.3f}")
+            cells += (f"{way.losses[0]:.3f}, {way.losses[1]:.3f}" if way.losses else "",)
             print(f"| {' + '.join(names)} | {way.name} | {' | '.join(cells)} |")
     best = max(((name,) for name in RUNS), key=lambda names: tuned[names][0][0])
     gains = [told(ours - its) for ours, its in zip(tuned[RUNS], tuned[best], strict=True)]
@@ -122,12 +126,17 @@ def print_table(out: Path, data: Path, logits: Path) -> None:
     )
 
 
+def log_loss(judged: Judged, truth: IntArray) -> float:
+    """Mean over the photos, in nats."""
+    return -float(judged.log_probabilities[np.arange(len(truth)), truth].mean())
+
+
 def told(drawn: Floats) -> str:
     gain = interval(drawn)
     return f"{gain:+.3f} {gain.verdict}"
 
 
-def ways(blend: Blend, logits: Path, names: Sequence[str]) -> list[Way]:
+def ways(blend: Blend, logits: Path, names: Sequence[str], aside: IntArray) -> list[Way]:
     """Every way to decide that is compared; plain with flip first."""
     plain, single = untuned(blend), untuned(blend, "none")
     steps = [s for s in STEPS if s != "weights" or len(names) > 1]
@@ -136,8 +145,9 @@ def ways(blend: Blend, logits: Path, names: Sequence[str]) -> list[Way]:
     fits = [plain, single, kept.fitted, forced.fitted]
     on_eval = [judge(predicted(blend, logits, names, fitted), fitted, "joint") for fitted in fits]
     oof = [blend.judge(plain), blend.judge(single), kept_oof, forced_oof]
+    losses = [(log_loss(a, blend.truth), log_loss(b, aside)) for a, b in zip(oof, on_eval, strict=True)]
     titles = ["flip", "no TTA", f"tuned, kept: {kept.words}", f"all of {', '.join(steps)}"]
-    found = [Way(title, oof[n].classes, on_eval[n].classes) for n, title in enumerate(titles)]
+    found = [Way(title, oof[n].classes, on_eval[n].classes, losses[n]) for n, title in enumerate(titles)]
     by_part = [decide_hard(judged.log_probabilities) for judged in (oof[0], on_eval[0])]
     found.append(Way("flip, part by part", *by_part))
     if len(names) > 1:

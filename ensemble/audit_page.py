@@ -18,10 +18,7 @@ from folds.page import INDEX, refuse_foreign_page, render, write_page
 
 GENERATOR = "maskens audit"
 SUSPECTS, PHOTOS = "suspects.csv", "photos.csv"
-OURS = re.compile(
-    r"index\.html|(suspects|photos)\.csv|(gender|age|mask)\.png"
-    r"|\.DS_Store|Thumbs\.db"  # which file managers leave behind
-)
+OURS = re.compile(r"index\.html|(suspects|photos)\.csv|(gender|age|mask)\.png")
 LISTED = 200  # suspects in the page's table; suspects.csv has them all
 
 

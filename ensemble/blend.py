@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from ensemble.combine import blend as blend_joints
 from ensemble.combine import column_temperatures, decide, joint_log_probabilities
-from ensemble.oof import Epoch, Logits, oof_hash, pool, trained_folds
+from ensemble.oof import Epoch, Logits, pool, trained_folds
 from ensemble.preflight import run_recipe
 from ensemble.recipe import Recipe
 from ensemble.score import macro_f1
 from ensemble.tasks import Target
 from ensemble.tta import VIEWS
-from ensemble.tuning import Fitted, Judged
+from ensemble.tuning import Fitted, Judged, RunTuning, share_of
 from folds.errors import MaskensError
 from folds.labels import CLASSES, IntArray
 from folds.layout import TrainData
@@ -35,7 +35,7 @@ class RunOof:
 
     run: Run
     recipe: Recipe
-    hash: str  # of its out-of-fold files
+    share: RunTuning  # with nothing fitted
     logits: Mapping[str, Logits]  # task -> (views, photos, width)
 
     @property
@@ -121,10 +121,11 @@ def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> B
             notes.append(f"{run.folder}: only folds {', '.join(map(str, have))} of {run.k} count, without {listed}")
     if not trained:
         raise MaskensError("the runs have no fold in common that each has trained; train the same folds.")
+    shares = [share_of(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]  # before the logits are read
     pooled = [pool(run, recipe, data, folds, sorted(trained), epoch) for run, recipe in zip(runs, recipes, strict=True)]
     members = tuple(
-        RunOof(run, recipe, oof_hash(run, recipe), found.logits)
-        for run, recipe, found in zip(runs, recipes, pooled, strict=True)
+        RunOof(run, recipe, share, found.logits)
+        for run, recipe, share, found in zip(runs, recipes, shares, pooled, strict=True)
     )
     return Blend(members, data, epoch, tuple(sorted(trained)), pooled[0].rows, pooled[0].fold, tuple(notes))
 

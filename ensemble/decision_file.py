@@ -14,6 +14,7 @@ from ensemble.tta import VIEWS, Tta
 from folds.errors import MaskensError
 from folds.files import write_json
 from folds.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS
+from folds.page import LITTER
 from folds.run import library_versions
 
 DECISION = "decision.json"
@@ -110,7 +111,10 @@ def refuse_foreign_export(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise MaskensError(f"{folder} is a file, not a folder. Name another with --out DIR.")
-    strange = sorted({p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - _written(folder))
+    strange = sorted(
+        {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir() and p.name not in LITTER}
+        - _written(folder)
+    )
     if strange:
         raise MaskensError(
             f"{folder} would be replaced, but it holds files that `{MADE_BY}` did not write: "

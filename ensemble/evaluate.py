@@ -64,12 +64,12 @@ def out_of_fold(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, tta:
 
 @dataclass(frozen=True)
 class Setting:
-    """Another way to decide, beside the one that is used."""
+    """A way to decide; the first of several is that of a plain, untuned ensemble."""
 
     name: str
     f1: Interval
     accuracy: float
-    gain: Interval  # in macro F1, against the way that is used
+    gain: Interval  # in macro F1, against the first
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,14 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
     plain = blend.judge(untuned(blend, tta))
     judged = plain
     if applied.tuning and applied.path:
-        judged = read_nested(applied.path, applied.tuning, [blend.data.files[i] for i in blend.rows])
+        judged = read_nested(applied.path, [blend.data.files[i] for i in blend.rows])
     draws = _Draws(blend)
     decided = judged.classes
     confusions = person_confusions(blend.truth, decided, blend.person)
     parts = drawn_parts(draws.weights, confusions)
-    others = _settings(blend, tta, judged)
+    ways = _ways(blend, tta, plain)
     if applied.tuning:
-        others = {"untuned": plain.classes} | others
+        ways["tuned"] = decided
     return Evaluation(
         used=f"{blend.epoch} epochs, {tta}, {applied.words}",
         judged=judged,
@@ -130,7 +130,7 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
         class_f1=[interval(parts[PARTS[0]][:, c]) for c in range(CLASSES)],
         tasks=_task_scores(blend, tta),
         folds=_fold_scores(blend, decided),
-        settings=[draws.setting(name, classes, decided) for name, classes in others.items()],
+        settings=[draws.setting(name, classes, plain.classes) for name, classes in ways.items()],
         people=len(blend.stratum),
         tuning=applied.tuning,
         notes=blend.notes,
@@ -153,25 +153,23 @@ class _Draws:
         photos = np.bincount(self.person).astype(np.float32)
         return np.asarray((self.weights @ right) / (self.weights @ photos), dtype=np.float64)
 
-    def setting(self, name: str, decided: IntArray, used: IntArray) -> Setting:
+    def setting(self, name: str, decided: IntArray, first: IntArray) -> Setting:
         f1 = self.f1(decided)
-        return Setting(name, interval(f1), float((decided == self.truth).mean()), interval(f1 - self.f1(used)))
+        return Setting(name, interval(f1), float((decided == self.truth).mean()), interval(f1 - self.f1(first)))
 
 
-def _settings(blend: Blend, tta: Tta, used: Judged) -> dict[str, IntArray]:
-    """Name -> decision of what could be used instead."""
-    found = {}
+def _ways(blend: Blend, tta: Tta, plain: Judged) -> dict[str, IntArray]:
+    """Name -> decision of every way that asks for no fitting, the plain one first."""
+    found = {f"{blend.epoch}, {VIEW_WORDS[tta]}": plain.classes}
     both = {e: blend if e == blend.epoch else _at_epoch(blend, e) for e in ("best", "last")}
     for epoch, its in both.items():
         for views in VIEWS:
-            if (epoch, views) != (blend.epoch, tta):
-                found[f"{epoch}, {VIEW_WORDS[views]}"] = its.judge(untuned(its, views)).classes
-    found["part by part"] = decide_hard(used.log_probabilities)
+            found.setdefault(f"{epoch}, {VIEW_WORDS[views]}", its.judge(untuned(its, views)).classes)
+    found["part by part"] = decide_hard(plain.log_probabilities)
     if len(blend.runs) > 1:
-        plain = untuned(blend, tta)
-        alone = [decide(joint) for joint in blend.joints(plain)]
+        alone = [decide(joint) for joint in blend.joints(untuned(blend, tta))]
         found |= {f"{member.name} alone": classes for member, classes in zip(blend.runs, alone, strict=True)}
-        found["hard vote"] = vote(np.stack(alone), blend.judge(plain).log_probabilities)
+        found["hard vote"] = vote(np.stack(alone), plain.log_probabilities)
     return found
 
 

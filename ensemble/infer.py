@@ -222,7 +222,8 @@ def judge(prediction: Prediction, fitted: Fitted, decision: Decision, others: Se
     """Probabilities of the blended runs, and the decision.
 
     Args:
-        decision: joint over the 18 classes; hard, part by part; or vote, each run one vote.
+        decision: joint over the 18 classes; hard, part by part, without offsets; or vote: each run one vote by its
+            own joint decision, with the offsets if it is the only one.
         others: further votes, each int64 (photos,); they need `vote`.
     """
     log_p = blend(prediction.joints, fitted.weights)

@@ -116,7 +116,7 @@ def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: li
     """Put the jobs' out-of-fold logits together: each photo of the folds `trained` exactly once a task.
 
     Raises:
-        MaskensError: if a job's file is missing, damaged, or holds other photos than its fold's.
+        MaskensError: if a job's file is missing, damaged, not finite, or holds other photos than its fold's.
     """
     index = {f: i for i, f in enumerate(data.files)}
     photo_fold = folds[data.photo_person]
@@ -134,8 +134,11 @@ def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: li
             if not np.array_equal(np.sort(found), np.flatnonzero(photo_fold == fold)):
                 problems.append(f"{path} does not hold the photos of fold {fold}, each once")
                 continue
+            if not np.isfinite(logits).all():
+                problems.append(f"{path} holds logits that are not finite")
+                continue
             shape = (len(logits), len(rows), logits.shape[2])
             target = pooled.setdefault(task, np.full(shape, np.nan, dtype=np.float32))
             target[:, place[found]] = logits
-    refuse(problems, "the out-of-fold logits don't fit the folds", "Train those jobs again with --restart.")
+    refuse(problems, "the out-of-fold logits can't be used", "Train those jobs again with --restart.")
     return PooledOof(rows, photo_fold[rows], pooled)

@@ -62,7 +62,7 @@ def parts_table(score: Score, tasks: dict[str, tuple[float, float]]) -> Table:
 
 
 def evaluation_tables(found: Evaluation) -> list[Table]:
-    """Per class; as a whole, per part and task; per fold; and what other ways to decide would give."""
+    """Per class; as a whole, per part and task; per fold; and what each way to decide gives."""
     folds = Table(title="per fold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in ("fold", "people", "photos", "macro F1", "accuracy"):
         folds.add_column(name, justify="right")
@@ -90,12 +90,13 @@ def _whole_table(found: Evaluation) -> Table:
 
 
 def _settings_table(found: Evaluation) -> Table:
-    table = Table(title="decided otherwise", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title="ways to decide", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("", overflow="fold")
-    for name in ("macro F1", "accuracy", "against the way used", ""):
+    for name in ("macro F1", "accuracy", "against the first", ""):
         table.add_column(name, no_wrap=True)
-    for s in found.settings:
-        table.add_row(Text(s.name), f"{s.f1.value:.4f}", f"{s.accuracy:.4f}", f"{s.gain:+.3f}", s.gain.verdict)
+    for number, s in enumerate(found.settings):
+        gain = (f"{s.gain:+.3f}", s.gain.verdict) if number else ("", "")
+        table.add_row(Text(s.name), f"{s.f1.value:.4f}", f"{s.accuracy:.4f}", *gain)
     return table
 
 

@@ -16,7 +16,7 @@ from ensemble.score import macro_f1
 from ensemble.tasks import learns_from, true_labels
 from ensemble.temperature import fit_temperature
 from ensemble.tta import TTAS, VIEWS, Tta
-from ensemble.tuning import Fitted, Judged, Step, StepName, Tuning, no_tuning
+from ensemble.tuning import Fitted, Judged, Step, StepName, Tuning
 from folds.errors import MaskensError
 from folds.labels import CLASSES, IntArray
 
@@ -27,7 +27,7 @@ STEPS: tuple[StepName, ...] = get_args(StepName)
 
 def untuned(blend: Blend, tta: Tta = "flip") -> Fitted:
     """The plain ensemble: mean of the runs, no temperatures, no offsets."""
-    return no_tuning([m.run for m in blend.runs], [m.recipe for m in blend.runs], tta)
+    return Fitted(tta=tta, runs=tuple(member.share for member in blend.runs))
 
 
 def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = "flip") -> Fitted:
@@ -60,20 +60,25 @@ def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = 
 
 
 def _temperatures(blend: Blend, number: int, photos: IntArray, tta: Tta) -> dict[str, tuple[tuple[float, ...], ...]]:
-    """task -> (folds, heads), each fitted on the photos that the task learns from."""
+    """task -> (folds, heads), each fitted on the photos that the task learns from.
+
+    A fold without such photos, whose models may be used all the same, gets the geometric mean of the others.
+    """
     member, found = blend.runs[number], {}
     for task, target in member.targets.items():
         mine = learns_from(target.predicts, blend.data)[blend.rows][photos]
         truth = true_labels(target, blend.data)[blend.rows][photos]
         logits = member.logits[task][: len(VIEWS[tta]), photos].mean(axis=0, dtype=np.float64)
         folds = [mine & (blend.fold[photos] == fold) for fold in range(member.run.k)]
-        found[task] = tuple(
-            tuple(
-                fit_temperature(logits[rows][:, head.columns], truth[rows, i], head.merge)
-                for i, head in enumerate(target.heads)
-            )
-            for rows in folds
+        fitted = np.array(
+            [
+                [fit_temperature(logits[r][:, h.columns], truth[r, i], h.merge) for i, h in enumerate(target.heads)]
+                for r in folds
+            ]
         )
+        known = np.array([rows.any() for rows in folds])
+        fitted[~known] = np.exp(np.log(fitted[known]).mean(axis=0)) if known.any() else 1
+        found[task] = tuple(map(tuple, fitted.tolist()))
     return found
 
 

@@ -16,7 +16,7 @@ from ensemble.oof import oof_hash, save_npz
 from ensemble.recipe import Recipe
 from ensemble.tta import Tta
 from folds.errors import MaskensError
-from folds.files import replace_keeping
+from folds.files import replace_keeping, sha256
 from folds.labels import CLASSES, IntArray
 from folds.run import Run
 
@@ -41,7 +41,8 @@ class _Strict(BaseModel):
 class RunTuning(_Strict):
     """One run's share."""
 
-    run: str  # its folder, to be read by people; the hashes say which it is
+    run: str  # its folder, to be read by people; seed and hashes say which it is
+    seed: int
     recipe_hash: str
     oof_hash: str
     weight: float = 1.0
@@ -49,7 +50,7 @@ class RunTuning(_Strict):
 
 
 class Fitted(_Strict):
-    """All that is fitted on out-of-fold logits."""
+    """All that is fitted on out-of-fold logits; without anything fitted, the plain ensemble: the mean of the runs."""
 
     tta: Tta
     runs: tuple[RunTuning, ...]
@@ -74,7 +75,7 @@ class Step(_Strict):
 
 
 class Tuning(_Strict):
-    """The contents of tuning.json or, of several runs, blend.json."""
+    """The contents of tuning.json or, of several runs, blend-*.json."""
 
     format: Literal[1] = 1
     fitted: Fitted  # what was kept of the steps, on everybody
@@ -111,13 +112,15 @@ class Tuning(_Strict):
         return [*lines, f"applied: {self.words if self.kept else 'nothing, no gain in macro F1 is more than noise'}"]
 
 
-def tuning_file(run: Run, runs: int) -> Path:
-    """Where the tuning of a run, or of several of which it is the first, lies."""
-    return run.folder / ("tuning.json" if runs == 1 else "blend.json")
+def tuning_file(shares: Sequence[RunTuning]) -> str:
+    """Name of the file that keeps the tuning of these runs, in whatever order: it lies in the first of them."""
+    if len(shares) == 1:
+        return "tuning.json"
+    return f"blend-{sha256(repr(sorted((r.recipe_hash, r.seed) for r in shares)))[:8]}.json"
 
 
 def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Judged) -> Path | None:
-    """Write the tuning, and beside it as .npz what it says of people that it was not fitted on.
+    """Write the tuning, and beside it as .oof.npz what it says of people that it was not fitted on.
 
     Args:
         files: of the photos.
@@ -126,34 +129,38 @@ def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Judged
     Returns:
         Where an earlier, different tuning is kept.
     """
-    record = "\n".join(r.oof_hash for r in tuning.fitted.runs)
+    text = tuning.model_dump_json(indent=2) + "\n"
     log_p = nested.log_probabilities.astype(np.float32)
-    arrays = {"files": np.array(files), "log_probabilities": log_p, "classes": nested.classes, "record": record}
-    save_npz(path.with_suffix(".npz"), arrays)
-    return replace_keeping(path, tuning.model_dump_json(indent=2) + "\n")
+    arrays = {"files": np.array(files), "log_probabilities": log_p, "classes": nested.classes, "of": sha256(text)}
+    save_npz(path.with_suffix(".oof.npz"), arrays)
+    return replace_keeping(path, text)
 
 
-def kept_tuning(runs: Sequence[Run], recipes: Sequence[Recipe]) -> tuple[Tuning, Path] | None:
+def kept_tuning(folders: Sequence[Path], shares: Sequence[RunTuning]) -> tuple[Tuning, Path] | None:
     """The tuning of these runs, in their order; None if they are not tuned.
+
+    Args:
+        folders: of the runs.
+        shares: the runs as they are now.
 
     Raises:
         MaskensError: a damaged file, or one fitted on logits that have changed since.
     """
-    hashes = [oof_hash(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]
-    for run in runs:
-        path = tuning_file(run, len(runs))
-        if not path.exists():
-            continue
-        tuning = _read(path, run)
-        theirs = {r.oof_hash: r for r in tuning.fitted.runs}
-        if sorted(theirs) == sorted(hashes):
-            fitted = tuning.fitted.model_copy(update={"runs": tuple(theirs[h] for h in hashes)})
+    paths = [p for p in (folder / tuning_file(shares) for folder in folders) if p.exists()]
+    for path in paths:
+        tuning = _read(path)
+        theirs = list(tuning.fitted.runs)
+        if sorted(r.oof_hash for r in theirs) == sorted(r.oof_hash for r in shares):
+            theirs.sort(key=lambda r: r.oof_hash)
+            order = np.argsort(np.argsort([r.oof_hash for r in shares], kind="stable"), kind="stable")
+            fitted = tuning.fitted.model_copy(update={"runs": tuple(theirs[i] for i in order)})
             return tuning.model_copy(update={"fitted": fitted}), path
-        if len(runs) == 1 or sorted(r.recipe_hash for r in theirs.values()) == sorted(r.hash for r in recipes):
-            raise MaskensError(
-                f"{path} was fitted on other out-of-fold logits: a job was trained since. "
-                f"Tune again: {tune_command(runs)}; or leave it out: --untuned"
-            )
+    if paths:
+        named = " ".join(f"--run {folder}" for folder in folders)
+        raise MaskensError(
+            f"{paths[0]} was fitted on other out-of-fold logits: a job was trained since. "
+            f"Tune again: maskens tune {named}{' --blend' if len(folders) > 1 else ''}; or leave it out: --untuned"
+        )
     return None
 
 
@@ -166,6 +173,20 @@ class Applied:
     path: Path | None
     words: str
 
+    def without(self, *steps: StepName) -> str:
+        """`words`, where some steps make no difference to the decision."""
+        left = [s for s in (self.tuning.kept if self.tuning else ()) if s not in steps]
+        if not self.tuning or len(left) == len(self.tuning.kept):
+            return self.words
+        return f"tuned: {', '.join(left)} ({self.path})" if left else "untuned"
+
+
+def heard(runs: Sequence[Run], recipes: Sequence[Recipe], fitted: Fitted) -> tuple[list[Run], list[Recipe], Fitted]:
+    """The runs whose weight is not 0, with what was fitted for them: the others need not be asked."""
+    chosen = [n for n, share in enumerate(fitted.runs) if share.weight]
+    left = fitted.model_copy(update={"runs": tuple(fitted.runs[n] for n in chosen)})
+    return [runs[n] for n in chosen], [recipes[n] for n in chosen], left
+
 
 def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None, untuned: bool) -> Applied:
     """The tuning of these runs if there is one, it is wanted, and it gained more than noise; else none.
@@ -177,8 +198,9 @@ def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None
     Raises:
         MaskensError: as `kept_tuning`.
     """
-    plain = no_tuning(runs, recipes, tta or "flip")
-    found = None if untuned else kept_tuning(runs, recipes)
+    shares = tuple(share_of(run, recipe) for run, recipe in zip(runs, recipes, strict=True))
+    plain = Fitted(tta=tta or "flip", runs=shares)
+    found = None if untuned else kept_tuning([run.folder for run in runs], shares)
     if not found:
         return Applied(plain, None, None, "untuned")
     tuning, path = found
@@ -189,37 +211,28 @@ def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None
     return Applied(tuning.fitted, tuning, path, f"tuned: {tuning.words} ({path})")
 
 
-def no_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta) -> Fitted:
-    """The plain ensemble: mean of the runs, no temperatures, no offsets."""
-    both = zip(runs, recipes, strict=True)
-    shares = (RunTuning(run=str(r.folder), recipe_hash=c.hash, oof_hash=oof_hash(r, c)) for r, c in both)
-    return Fitted(tta=tta, runs=tuple(shares))
+def share_of(run: Run, recipe: Recipe) -> RunTuning:
+    """A run with nothing fitted."""
+    return RunTuning(run=str(run.folder), seed=run.seed, recipe_hash=recipe.hash, oof_hash=oof_hash(run, recipe))
 
 
-def tune_command(runs: Sequence[Run]) -> str:
-    """The command that tunes these runs."""
-    named = " ".join(f"--run {r.folder}" for r in runs)
-    return f"maskens tune {named}{' --blend' if len(runs) > 1 else ''}"
-
-
-def read_nested(path: Path, tuning: Tuning, files: Sequence[str]) -> Judged:
+def read_nested(path: Path, files: Sequence[str]) -> Judged:
     """What `save_tuning` wrote beside the tuning.
 
     Raises:
-        MaskensError: missing, damaged, or of other photos.
+        MaskensError: missing, damaged, of other photos, or of another tuning.
     """
-    path = path.with_suffix(".npz")
+    beside = path.with_suffix(".oof.npz")
     try:
-        with np.load(path) as z:
-            same = sorted(str(z["record"]).split("\n")) == sorted(r.oof_hash for r in tuning.fitted.runs)
-            if same and z["files"].tolist() == list(files):
+        with np.load(beside) as z:
+            if str(z["of"]) == sha256(path.read_bytes()) and z["files"].tolist() == list(files):
                 return Judged(z["log_probabilities"].astype(np.float64), z["classes"])
     except Exception as error:
-        raise MaskensError(f"{path} can't be used ({type(error).__name__}); tune again") from error
-    raise MaskensError(f"{path} is of other photos or another training; tune again")
+        raise MaskensError(f"{beside} can't be used ({type(error).__name__}); tune again") from error
+    raise MaskensError(f"{beside} does not belong to {path.name} and its photos; tune again")
 
 
-def _read(path: Path, run: Run) -> Tuning:
+def _read(path: Path) -> Tuning:
     try:
         return Tuning.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, ValidationError) as error:

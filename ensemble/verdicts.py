@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,18 +48,27 @@ class Verdicts:
         return self.probabilities.reshape(-1, len(MASKS), len(GENDERS), len(AGES))
 
 
+def whole_folds(ensembles: Sequence[Ensemble]) -> list[int]:
+    """The folds that can be asked by themselves: those with a model of every task of every run.
+
+    Raises:
+        MaskensError: there is none.
+    """
+    folds = sorted(set.intersection(*(set(e.complete_folds) for e in ensembles)))
+    if not folds:
+        raise MaskensError("no fold has a model of every task, so that folds can't be asked one by one; train one.")
+    return folds
+
+
 def verdicts(ensembles: Sequence[Ensemble], prediction: Prediction, fitted: Fitted) -> Verdicts:
     """Decide, and ask each fold's models by themselves.
 
     The disagreement is the mean total variation distance between a fold's probabilities and the mean of all folds'.
 
     Raises:
-        MaskensError: no fold has a model of every task.
+        MaskensError: as `whole_folds`.
     """
-    judged = judge(prediction, fitted, "joint")
-    folds = sorted(set.intersection(*(set(e.complete_folds) for e in ensembles)))
-    if not folds:
-        raise MaskensError("no fold has a model of every task, so that folds can't be asked one by one.")
+    judged, folds = judge(prediction, fitted, "joint"), whole_folds(ensembles)
     alone = []
     for fold in folds:
         joints = [e.joint(logits, only=fold) for e, logits in zip(ensembles, prediction.logits, strict=True)]
@@ -75,7 +84,7 @@ def verdicts(ensembles: Sequence[Ensemble], prediction: Prediction, fitted: Fitt
     )
 
 
-def verdict_records(files: Sequence[str], found: Verdicts) -> list[dict[str, Any]]:
+def verdict_records(files: Sequence[str], found: Verdicts, distorted: Collection[str]) -> list[dict[str, Any]]:
     """A flat record a photo, for JSON and CSV alike; probabilities to six places."""
     names = {"mask": MASKS, "gender": GENDERS, "age": AGES}
     parts = dict(zip(names, decode(found.classes), strict=True))
@@ -91,5 +100,6 @@ def verdict_records(files: Sequence[str], found: Verdicts) -> list[dict[str, Any
                 f"p {part} {label}": round(float(v), 6) for label, v in zip(labels, values[part][row], strict=True)
             }
         record |= {"folds": found.folds, "folds_agree": int(found.agree[row])}
-        records.append(record | {"disagreement": round(float(found.disagreement[row]), 6)})
+        record |= {"disagreement": round(float(found.disagreement[row]), 6), "distorted": file in distorted}
+        records.append(record)
     return records

@@ -18,10 +18,7 @@ from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, age_band
 from folds.page import render, write_page
 
 GENERATOR = "maskens explore"
-OURS = re.compile(
-    r"index\.html|(ages|class-\d\d|duplicates|labels|augment-[\w-]+)\.png"
-    r"|\.DS_Store|Thumbs\.db"  # which file managers leave behind
-)
+OURS = re.compile(r"index\.html|(ages|class-\d\d|duplicates|labels|augment-[\w-]+)\.png")
 SIZES_SHOWN = 8
 
 

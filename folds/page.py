@@ -19,6 +19,7 @@ from folds.errors import MaskensError
 from folds.files import write_text
 
 INDEX = "index.html"
+LITTER = (".DS_Store", "Thumbs.db")  # which file managers leave behind
 HEAD = 4096  # characters in which the generator's name must stand
 JPEG_QUALITY = 85
 
@@ -81,7 +82,7 @@ def refuse_foreign_page(folder: Path, generator: str, ours: re.Pattern[str]) -> 
         raise MaskensError(
             f"{folder} has files and is not a folder of `{generator}`. Name another or a new one with --out DIR."
         )
-    strange = [n for n in names if not ours.fullmatch(n)]
+    strange = [n for n in names if not ours.fullmatch(n) and n not in LITTER]
     if strange:
         raise MaskensError(
             f"{folder} would be replaced, but it holds files that `{generator}` did not write: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from pathlib import Path
 
 from folds.decode import Progress, in_threads, read_photo
 from folds.errors import MaskensError, refuse
-from folds.layout import EXTENSIONS
+from folds.layout import EXTENSIONS, read_table
+from folds.run import Run
 
 ASPECT = 1.25  # how many times flatter or steeper than the models' photos before it is worth a word
 
@@ -45,8 +47,27 @@ def find_photos(named: Sequence[Path]) -> LoosePhotos:
             found[str(path)] = None
         else:
             problems.append(f"{path} does not exist")
+    problems += [f"{f!a} has a name that is not UTF-8: rename it" for f in found if not _is_text(f)]
     refuse(problems, "these can't be predicted")
     return LoosePhotos(tuple(found))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def trained_aspect(run: Run) -> float | None:
+    """Height / width of a photo that a run was trained on; None if its data are not at hand."""
+    with contextlib.suppress(MaskensError, OSError, IndexError):
+        row = read_table(run.folds_file, ("path",))[0]
+        files = _below(Path(run.data) / "train" / "images" / row["path"])
+        height, width, _ = read_photo(Path(sorted(files)[0])).shape
+        return float(height / width)
+    return None
 
 
 def _below(folder: Path) -> list[str]:

@@ -59,6 +59,7 @@ def _plan_run(
     *,
     recipe: str = PLANNED,
     deal: int = 1,
+    seed: int = 1,
     k: int = 2,
     trained: Sequence[int] | None = None,
 ) -> Run:
@@ -67,11 +68,12 @@ def _plan_run(
     Args:
         logits: float (photos, width) of the task class18, or task -> such; or (views, photos, width).
         deal: the seed of the folds.
+        seed: the run's own.
         trained: the folds that are there; by default all.
     """
     folds = make_folds(data, k, seed=deal)
     resolved = parse_recipe(recipe, "planned")
-    run = bind_recipe(start_run(folder, data, folds, k, seed=deal)[0], resolved)
+    run = bind_recipe(start_run(folder, data, folds, k, seed=seed)[0], resolved)
     for task, values in (logits if isinstance(logits, dict) else {"class18": logits}).items():
         views = np.broadcast_to(values, (2, *values.shape[-2:])).astype(np.float32)
         for fold in range(k) if trained is None else trained:

@@ -243,7 +243,7 @@ def test_logits_lie_beside_their_csv(there: Path, tmp_path: Path, maskens: Maske
         before = kept["logits/mask"]
     assert before.shape == (3, 2, 210, 3)
     assert maskens("infer", "--tta", "none", "--out", tmp_path / "other.csv").code == 0
-    with np.load("runs/default/eval.npz") as kept, np.load(tmp_path / "other.npz") as new:
+    with np.load("runs/default/eval.npz") as kept, np.load(tmp_path / "other.logits.npz") as new:
         assert np.array_equal(kept["logits/mask"], before)
         assert new["logits/mask"] == pytest.approx(before[:, :1], abs=1e-4)
         assert new["ids"].tolist() == list(read_eval(Path("data")).ids)
@@ -563,6 +563,8 @@ def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path, maskens: Ma
     assert maskens("infer").code == 0, "the same job, trained again, gives the same logits"
     shutil.copy("runs/default/mask/fold1/oof.npz", "runs/default/mask/fold0/oof.npz")
     refused(maskens("infer"), "was fitted on other out-of-fold logits", "maskens tune --run runs/default", "--untuned")
+    assert maskens("tune", "--force", "--step", "offsets").code == 0
+    assert "views: flip, untuned\n" in maskens("infer", "--decision", "hard").out, "offsets are not for single parts"
     refused(maskens("tune", "--blend"), "--blend weighs several runs")
     refused(maskens("tune", "--step", "weights"), "'weights' is not one of")
 
@@ -581,9 +583,10 @@ def test_runs_are_blended_and_voted_on(copy: Path, maskens: Maskens) -> None:
     assert re.search(r"weights +runs/default [01]\.\d\d, *runs/other [01]\.\d\d", " ".join(tuned.out.split()))
     outcome = maskens("infer", *both)
     assert outcome.code == 0, outcome
-    assert "24 models, 210 photos" in outcome.out
-    assert "(runs/default/blend.json)" in outcome.out
+    assert re.search(r"(12|24) models, 210 photos", outcome.out), "a run of weight 0 is not asked"
+    assert re.search(r"\(runs/default/blend-[0-9a-f]{8}\.json\)", outcome.out)
     assert Path("runs/default/blend-submission.csv").exists()
+    assert maskens("infer", *both, "--untuned").code == 0
     with np.load("runs/default/blend-eval.npz") as kept:
         assert kept["run1/logits/gender"].shape == (3, len(kept["run1/logits/gender"][0]), 210, 2)
     assert maskens("report", *both, "--photos", "0").code == 0
@@ -603,6 +606,9 @@ def test_runs_are_blended_and_voted_on(copy: Path, maskens: Maskens) -> None:
     Path("a.csv").write_text("ImageID,ans\nnobody.jpg,3\n")
     refused(maskens("infer", "--vote", "a.csv"), "a.csv holds other photos")
     refused(maskens("infer", "stray.csv"), "unexpected argument 'stray.csv'")
+    refused(maskens("infer", "--vote", "b.csv", "--decision", "hard"), "--vote and --decision hard exclude each other")
+    scored = maskens("score", *both, "--truth", "data/eval/answers.csv")
+    assert "runs/default/blend-submission.csv against" in scored.out
     assert maskens("folds", "--k", "3", "--run", "runs/apart", "--seed", "5").code == 0
     refused(maskens("infer", *both, "--run", "runs/apart"), "runs/apart has other folds than runs/default")
     refused(maskens("train", *both), "--run is given more than once")
@@ -640,5 +646,7 @@ def test_photos_that_can_t_be_predicted_are_refused(there: Path, maskens: Masken
     refused(maskens("predict", image, tmp_path / "bad.jpg"), "bad.jpg")
     refused(maskens("predict", image, "--out", tmp_path / "x.txt"), "name a .csv or a .json file")
     refused(maskens("predict"), "PHOTO|DIR")
+    shutil.copy(image, os.fsencode(tmp_path / "empty") + b"/\xff.jpg")
+    refused(maskens("predict", tmp_path / "empty"), "has a name that is not UTF-8: rename it")
     Image.new("RGB", (300, 100)).save(tmp_path / "wide.png")
     assert "wide.png has another shape than in training" in maskens("predict", tmp_path / "wide.png").out

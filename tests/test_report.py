@@ -246,8 +246,8 @@ def test_the_page_shows_the_figures_of_the_evaluation(path: Path, gathered: Repo
     page, found = parse(path), gathered.found
     settings, parts, folds, classes, *rest = page.tables
     f1 = f"{found.f1['18 classes']:.4f}"
-    assert settings[1][:3] == ["as used", f1, f"{found.accuracy.value:.4f}"]
-    assert [row[0] for row in settings[2:]] == [s.name for s in found.settings]
+    assert settings[1][:3] == ["best, flip", f1, f"{found.accuracy.value:.4f}"]
+    assert [row[0] for row in settings[1:]] == [s.name for s in found.settings]
     assert [row[0] for row in parts[1:]] == ["18 classes", "mask", "gender", "age", "task class18"]
     assert [row[:3] for row in folds[1:]] == [[str(f.fold), str(f.people), str(f.photos)] for f in found.folds]
     assert [row[4] for row in classes[1:]] == [f"{i:.3f}" for i in found.class_f1]

@@ -18,7 +18,18 @@ from ensemble.evaluate import evaluate, evaluation_record
 from ensemble.preflight import run_recipe
 from ensemble.score import macro_f1
 from ensemble.tune import STEPS, fit, nested, tune, untuned
-from ensemble.tuning import Applied, StepName, apply_tuning, kept_tuning, read_nested, save_tuning, tuning_file
+from ensemble.tuning import (
+    Applied,
+    StepName,
+    Tuning,
+    apply_tuning,
+    heard,
+    kept_tuning,
+    read_nested,
+    save_tuning,
+    share_of,
+    tuning_file,
+)
 from folds.errors import MaskensError
 from folds.labels import decode
 from folds.layout import TrainData, read_train
@@ -56,9 +67,14 @@ def applied_to(blend: Blend, **options: object) -> Applied:
     return apply_tuning(runs, recipes, **{"tta": None, "untuned": False} | options)  # type: ignore[arg-type]
 
 
+def kept(*runs: Run) -> Tuning | None:
+    found = kept_tuning([r.folder for r in runs], [share_of(r, run_recipe(r)) for r in runs])
+    return found[0] if found else None
+
+
 def saved(blend: Blend, steps: Sequence[StepName]) -> Path:
     tuning, judged = tune(blend, steps)
-    path = tuning_file(blend.runs[0].run, len(blend.runs))
+    path = blend.runs[0].run.folder / tuning_file([m.share for m in blend.runs])
     save_tuning(path, tuning, [blend.data.files[i] for i in blend.rows], judged)
     return path
 
@@ -139,32 +155,80 @@ def test_a_saved_tuning_comes_back_as_it_was_until_the_logits_change(
 ) -> None:
     run = plan_run(tmp_path / "a", data, 4 * noisy(data, less=(2, 5), by=1.5))
     blend = blend_of(run)
-    recipes = [run_recipe(run)]
-    assert kept_tuning([run], recipes) is None
+    assert kept(run) is None
     path = saved(blend, ["temperatures", "offsets"])
-    found = kept_tuning([run], recipes)
+    files = [data.files[i] for i in blend.rows]
+    found = kept(run)
+    assert found == tune(blend, ["temperatures", "offsets"])[0]
     assert found
-    assert found[0] == tune(blend, ["temperatures", "offsets"])[0]
-    judged = read_nested(path, found[0], [data.files[i] for i in blend.rows])
-    assert macro_f1(blend.truth, judged.classes, 18) == pytest.approx(found[0].tuned.value)
-    with pytest.raises(MaskensError, match="other photos"):
-        read_nested(path, found[0], data.files[:-1])
+    assert macro_f1(blend.truth, read_nested(path, files).classes, 18) == pytest.approx(found.tuned.value)
+    with pytest.raises(MaskensError, match=r"does not belong to tuning\.json and its photos"):
+        read_nested(path, files[:-1])
+    saved(blend, ["temperatures"])
+    shutil.move(path.with_name("tuning.1.json"), path)
+    assert kept(run) == found
+    with pytest.raises(MaskensError, match=r"does not belong to tuning\.json"):
+        read_nested(path, files)
     plan_run(tmp_path / "a", data, noisy(data, 9))
     with pytest.raises(MaskensError, match=r"other out-of-fold logits.*maskens tune --run .*--untuned"):
-        kept_tuning([run], recipes)
+        kept(run)
     path.write_text("{}")
     with pytest.raises(MaskensError, match=r"tuning.json can't be used"):
-        kept_tuning([run], recipes)
+        kept(run)
 
 
 def test_a_tuning_moves_with_its_run(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
     blend = blend_of(plan_run(tmp_path / "a", data, noisy(data, less=(2, 5), by=3)))
     saved(blend, ["offsets"])
     shutil.move(tmp_path / "a", tmp_path / "b")
-    moved = dataclasses.replace(blend.runs[0].run, folder=tmp_path / "b")
-    found = kept_tuning([moved], [run_recipe(moved)])
+    found = kept(dataclasses.replace(blend.runs[0].run, folder=tmp_path / "b"))
     assert found
-    assert found[0].kept == ("offsets",)
+    assert found.kept == ("offsets",)
+
+
+def test_a_fold_that_nobody_was_judged_on_gets_the_temperature_of_the_others(
+    data: TrainData, plan_run: PlanRun, tmp_path: Path
+) -> None:
+    blend = blend_of(plan_run(tmp_path / "a", data, 4 * noisy(data), k=3, trained=[0, 2]))
+    found = np.ravel(fit(blend, np.arange(len(blend.rows)), ["temperatures"]).runs[0].temperatures["class18"])
+    assert found[1] == pytest.approx(np.sqrt(found[0] * found[2]))
+    assert found[1] > 1.2
+
+
+def test_blends_of_one_run_with_several_others_are_kept_apart(
+    data: TrainData, plan_run: PlanRun, tmp_path: Path
+) -> None:
+    """The same recipe with three seeds, on the same folds."""
+    a, b, c = (plan_run(tmp_path / n, data, noisy(data, i), seed=i) for i, n in enumerate("abc"))
+    saved(blend_of(a, b), ["weights"])
+    assert kept(a, b)
+    assert kept(b, a), "the order in which runs are named does not matter"
+    assert kept(a, c) is None
+    saved(blend_of(a, c), ["weights"])
+    assert kept(a, b) != kept(a, c)
+    saved(blend_of(b, a), ["temperatures", "weights"])
+    plan_run(tmp_path / "b", data, noisy(data, 9), seed=1)
+    assert kept(a, c)
+    with pytest.raises(MaskensError, match="a job was trained since"):
+        kept(a, b)
+
+
+def test_runs_of_weight_0_need_not_be_asked(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
+    blend = blend_of(*(plan_run(tmp_path / n, data, noisy(data, i), seed=i) for i, n in enumerate("abc")))
+    shares = [m.share.model_copy(update={"weight": w}) for m, w in zip(blend.runs, (0.5, 0.0, 0.5), strict=True)]
+    fitted = untuned(blend).model_copy(update={"runs": tuple(shares)})
+    runs, recipes, left = heard([m.run for m in blend.runs], [m.recipe for m in blend.runs], fitted)
+    assert [r.folder.name for r in runs] == ["a", "c"]
+    assert [r.weight for r in left.runs] == [0.5, 0.5]
+    assert len(recipes) == 2
+
+
+def test_logits_that_are_no_numbers_are_refused(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
+    logits = noisy(data)
+    logits[0, 3] = np.nan
+    run = plan_run(tmp_path / "a", data, logits)
+    with pytest.raises(MaskensError, match=r"oof.npz holds logits that are not finite"):
+        blend_of(run)
 
 
 def test_the_greedy_selection_finds_who_is_worth_asking(data: TrainData) -> None:
@@ -196,12 +260,11 @@ def test_runs_of_different_tasks_are_one_ensemble(data: TrainData, plan_run: Pla
     setting = next(s for s in found.settings if s.name == f"{a.folder} alone")
     assert setting.f1 == alone.f1[PARTS[0]]
     path = saved(blend, [s for s in STEPS if s != "views"])
-    assert path == a.folder / "blend.json"
-    runs, recipes = [b, a], [run_recipe(b), run_recipe(a)]
-    backwards = kept_tuning(runs, recipes)
-    assert backwards, "the order in which runs are named does not matter"
-    assert [r.run for r in backwards[0].fitted.runs] == [str(b.folder), str(a.folder)]
-    assert kept_tuning([a], [run_recipe(a)]) is None, "a blend's tuning is not a run's"
+    assert path.parent == a.folder
+    backwards = kept(b, a)
+    assert backwards
+    assert [r.run for r in backwards.fitted.runs] == [str(b.folder), str(a.folder)]
+    assert kept(a) is None, "a blend's tuning is not a run's"
 
 
 def test_runs_that_don_t_belong_together_are_refused(
@@ -235,7 +298,8 @@ def test_an_evaluation_tells_the_whole_and_its_parts(data: TrainData, plan_run: 
     mine = blend.fold == 1
     assert found.folds[1].f1 == pytest.approx(macro_f1(data.classes[mine], decided[mine], 18))
     settings = {s.name: s for s in found.settings}
-    assert set(settings) == {"best, no TTA", "last, no TTA", "last, flip", "part by part"}
+    assert list(settings) == ["best, flip", "best, no TTA", "last, no TTA", "last, flip", "part by part"]
+    assert settings["best, flip"].f1 == found.f1[PARTS[0]]
     assert settings["last, flip"].gain.verdict == "equal"
     record = evaluation_record(found)
     assert record["macro_f1"]["value"] == found.f1[PARTS[0]].value
@@ -248,8 +312,11 @@ def test_a_tuned_run_is_scored_by_tunings_fitted_on_others(data: TrainData, plan
     found = evaluate(blend, applied_to(blend))
     assert found.tuning
     assert found.f1[PARTS[0]].value == pytest.approx(found.tuning.tuned.value)
-    plain = next(s for s in found.settings if s.name == "untuned")
-    assert plain.f1.value == pytest.approx(found.tuning.untuned.value)
+    settings = {s.name: s for s in found.settings}
+    assert settings["best, flip"].f1.value == pytest.approx(found.tuning.untuned.value)
+    assert settings["tuned"].f1 == found.f1[PARTS[0]]
+    assert settings["tuned"].gain.value == pytest.approx(found.tuning.gain.value)
+    assert settings["last, flip"].gain.verdict == "equal", "untuned ways are held against the untuned one"
     assert "tuned: temperatures, offsets" in found.used
 
 
