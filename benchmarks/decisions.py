@@ -91,10 +91,17 @@ def main() -> None:
 
 def print_table(out: Path, data: Path, logits: Path) -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {FOLDS} folds\n")
-    print(
-        "| runs | decided | out-of-fold | against flip | set aside | against flip | set aside - out-of-fold | log loss, both |"
+    columns = (
+        "runs",
+        "decided",
+        "out-of-fold",
+        "against flip",
+        "set aside",
+        "against flip",
+        "aside - oof",
+        "log losses",
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     aside = eval_people(data, logits)
     differences, values = [], []
     tuned: dict[Sequence[str], tuple[Floats, Floats]] = {}
@@ -110,8 +117,9 @@ def print_table(out: Path, data: Path, logits: Path) -> None:
             difference = its_eval[0] - oof[0]
             differences.append(difference)
             values.append((oof[0], its_eval[0]))
-            cells = (f"{interval(oof):.3f}", gains[0], f"{interval(its_eval):.3f}", gains[1], f"{difference:+.3f}")
-            cells += (f"{way.losses[0]:.3f}, {way.losses[1]:.3f}" if way.losses else "",)
+            losses = f"{way.losses[0]:.3f}, {way.losses[1]:.3f}" if way.losses else ""
+            scores = (f"{interval(oof):.3f}", gains[0], f"{interval(its_eval):.3f}", gains[1])
+            cells = (*scores, f"{difference:+.3f}", losses)
             print(f"| {' + '.join(names)} | {way.name} | {' | '.join(cells)} |")
     best = max(((name,) for name in RUNS), key=lambda names: tuned[names][0][0])
     gains = [told(ours - its) for ours, its in zip(tuned[RUNS], tuned[best], strict=True)]
@@ -149,7 +157,7 @@ def ways(blend: Blend, logits: Path, names: Sequence[str], aside: IntArray) -> l
     titles = ["flip", "no TTA", f"tuned, kept: {kept.words}", f"all of {', '.join(steps)}"]
     found = [Way(title, oof[n].classes, on_eval[n].classes, losses[n]) for n, title in enumerate(titles)]
     by_part = [decide_hard(judged.log_probabilities) for judged in (oof[0], on_eval[0])]
-    found.append(Way("flip, part by part", *by_part))
+    found.append(Way("flip, part by part", by_part[0], by_part[1]))
     if len(names) > 1:
         votes = vote(blend.joints(plain).argmax(axis=2), oof[0].log_probabilities)
         on_others = judge(predicted(blend, logits, names, plain), plain, "vote").classes

@@ -78,11 +78,10 @@ def best_raise(
         scores: float64 (photos, 18).
         truth: int64 (photos,).
         weights: float (photos,).
-        limits: of the raise.
+        limits: of the raise, lowest and highest.
 
     Returns:
-        (raise, macro F1): half-way between two photos' margins; of equals the one nearest to 0. (0, -1) if no
-        raise within the limits lies between two photos.
+        (raise, macro F1): half-way between two photos' margins; of equals the one nearest to 0.
     """
     others = scores.copy()
     others[:, label] = -np.inf
@@ -100,12 +99,10 @@ def best_raise(
     predicted[1:, label] = weights.cumsum()
     right[1:, label] = (weights * (truth == label)).cumsum()
     f1 = (2 * right / np.maximum(predicted + support, 1e-12)).mean(axis=1)
-    edges = np.concatenate([[margin[0] - 1], margin, [margin[-1] + 1]])
-    f1[edges[1:] == edges[:-1]] = -1  # photos of equal margin go together
-    raises = (edges[1:] + edges[:-1]) / 2
-    f1[(raises < limits[0]) | (raises > limits[1])] = -1
-    if f1.max() < 0:
-        return 0.0, -1.0
+    edges = np.concatenate([[-np.inf], margin, [np.inf]])
+    low, high = np.maximum(edges[:-1], limits[0]), np.minimum(edges[1:], limits[1])
+    f1[low >= high] = -1  # out of the limits, or between photos of equal margin, which go together
+    raises = (low + high) / 2
     best = np.flatnonzero(f1 >= f1.max() - 1e-12)
     place = best[np.abs(raises[best]).argmin()]
     return float(raises[place]), float(f1[place])

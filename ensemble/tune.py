@@ -116,8 +116,8 @@ def tune(
 ) -> tuple[Tuning, Judged]:
     """Fit step after step; keep one only if it is worth more than noise on people that it was not fitted on.
 
-    Temperatures must lower the log loss and all else raise the macro F1, against what was kept before; and what is
-    kept in the end must raise the macro F1 against no tuning at all, or not lower it where it is temperatures alone.
+    Temperatures must lower the log loss, without lowering the macro F1 by more than noise, and all else must raise the
+    macro F1, against what was kept before and, in the end, against no tuning at all.
 
     Args:
         force: keep them all.
@@ -162,7 +162,7 @@ def tune(
     dropped = None
     if not force and set(kept) - {"temperatures"} and total(kept).low <= 0:
         dropped, kept = total(kept), tuple(s for s in kept[:1] if s == "temperatures")
-    if not force and kept == ("temperatures",) and total(kept).value < 0:
+    if not force and kept == ("temperatures",) and total(kept).high < 0:
         dropped, kept = dropped or total(kept), ()
     return Tuning(
         fitted=fit(blend, everybody, kept, tta),

@@ -561,10 +561,10 @@ def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path, maskens: Ma
     shutil.rmtree("runs/default/mask/fold0")
     assert maskens("train").code == 0
     assert maskens("infer").code == 0, "the same job, trained again, gives the same logits"
-    shutil.copy("runs/default/mask/fold1/oof.npz", "runs/default/mask/fold0/oof.npz")
-    refused(maskens("infer"), "was fitted on other out-of-fold logits", "maskens tune --run runs/default", "--untuned")
     assert maskens("tune", "--force", "--step", "offsets").code == 0
     assert "views: flip, untuned\n" in maskens("infer", "--decision", "hard").out, "offsets are not for single parts"
+    shutil.copy("runs/default/mask/fold1/oof.npz", "runs/default/mask/fold0/oof.npz")
+    refused(maskens("infer"), "was fitted on other out-of-fold logits", "maskens tune --run runs/default", "--untuned")
     refused(maskens("tune", "--blend"), "--blend weighs several runs")
     refused(maskens("tune", "--step", "weights"), "'weights' is not one of")
 
@@ -580,7 +580,7 @@ def test_runs_are_blended_and_voted_on(copy: Path, maskens: Maskens) -> None:
     assert "hard vote" in scored.out
     tuned = maskens("tune", *both, "--blend", "--force")
     assert tuned.code == 0, tuned
-    assert re.search(r"weights +runs/default [01]\.\d\d, *runs/other [01]\.\d\d", " ".join(tuned.out.split()))
+    assert re.search(r"weights: +runs/default [01]\.\d\d, *runs/other [01]\.\d\d", " ".join(tuned.out.split()))
     outcome = maskens("infer", *both)
     assert outcome.code == 0, outcome
     assert re.search(r"(12|24) models, 210 photos", outcome.out), "a run of weight 0 is not asked"
