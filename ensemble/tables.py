@@ -216,7 +216,7 @@ def verdicts_table(records: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def _end(path: str, most: int = 20) -> str:
+def _end(path: str, most: int = 16) -> str:
     """The end of a long path, which tells photos apart better than its beginning."""
     return path if len(path) <= most else f"…{path[1 - most :]}"
 
