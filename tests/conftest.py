@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the cores; read when torch loads
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,19 +11,13 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from ensemble.oof import JobOof, save_job_oof
-from ensemble.preflight import bind_recipe
-from ensemble.recipe_file import parse_recipe
 from folds.files import csv_text
 from folds.labels import AGES, GENDERS, SHOT_MASK
-from folds.layout import TrainData
-from folds.run import Run, start_run
-from folds.split import make_folds
 
 MakeData = Callable[..., Path]
-PlanRun = Callable[..., Run]
 EVAL_IDS = ("b00.jpg", "a01.jpg", "d02.jpg", "c03.jpg", "f04.jpg", "e05.jpg")  # unsorted, as in real life
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the cores; read when torch loads
 settings.register_profile("maskens", deadline=None, max_examples=60)
 settings.load_profile("maskens")
 
@@ -35,53 +26,6 @@ settings.load_profile("maskens")
 def make_data() -> MakeData:
     """`make_data(root, people=30, size=(24, 32), eval_ids=EVAL_IDS)` writes a data folder and returns its root."""
     return _make_data
-
-
-PLANNED = """
-[defaults]
-model = "test_resnet.r160_in1k"
-pretrained = false
-resize = [32, 24]
-[tasks.class18]
-"""
-
-
-@pytest.fixture(scope="session")
-def plan_run() -> PlanRun:
-    """`plan_run(folder, data, logits)` writes a run whose out-of-fold logits are those; it has no models."""
-    return _plan_run
-
-
-def _plan_run(
-    folder: Path,
-    data: TrainData,
-    logits: np.ndarray | dict[str, np.ndarray],
-    *,
-    recipe: str = PLANNED,
-    deal: int = 1,
-    seed: int = 1,
-    k: int = 2,
-    trained: Sequence[int] | None = None,
-) -> Run:
-    """Write a finished run.
-
-    Args:
-        logits: float (photos, width) of the task class18, or task -> such; or (views, photos, width).
-        deal: the seed of the folds.
-        seed: the run's own.
-        trained: the folds that are there; by default all.
-    """
-    folds = make_folds(data, k, seed=deal)
-    resolved = parse_recipe(recipe, "planned")
-    run = bind_recipe(start_run(folder, data, folds, k, seed=seed)[0], resolved)
-    for task, values in (logits if isinstance(logits, dict) else {"class18": logits}).items():
-        views = np.broadcast_to(values, (2, *values.shape[-2:])).astype(np.float32)
-        for fold in range(k) if trained is None else trained:
-            rows = np.flatnonzero(folds[data.photo_person] == fold)
-            record = {"task_hash": resolved.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold}
-            oof = JobOof(np.array(data.files)[rows], views[:, rows], views[:, rows])
-            save_job_oof(run.job_folder(task, fold) / "oof.npz", oof, record)
-    return run
 
 
 def _make_data(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import dataclasses
 import importlib.util
@@ -14,30 +13,20 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from commands import maskens
 from PIL import Image
+from planned import plan_run
 
 import cli
 from ensemble.audit import Audit, audit, field_view, nearest_year, photos_csv, suspects_csv
 from ensemble.evaluate import OutOfFold
-from ensemble.oof import JobOof, save_job_oof
-from ensemble.preflight import bind_recipe
-from ensemble.recipe_file import parse_recipe
 from ensemble.temperature import fit_temperature, scaled
 from folds.contact import GAP, LINE, Cell, Sheet, draw
 from folds.fixes import Fix, apply_fixes
 from folds.labels import SHOTS, age_band, encode
 from folds.layout import TrainData, read_train
-from folds.run import Run, start_run
-from folds.split import make_folds
 
 MakeData = Callable[..., Path]
-RECIPE = """
-[defaults]
-model = "test_resnet.r160_in1k"
-pretrained = false
-resize = [32, 24]
-[tasks.class18]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -260,35 +249,6 @@ def test_seven_photos_together_find_what_single_photos_hide(true: TrainData, ben
 # The command
 
 
-def make_run(folder: Path, data: TrainData, logits: np.ndarray, folds: Sequence[int] = (0, 1)) -> Run:
-    """A run whose out-of-fold logits are these, on the folds that are trained."""
-    deal = make_folds(data, 2, seed=1)
-    run, _ = start_run(folder, data, deal, 2, seed=1)
-    resolved = parse_recipe(RECIPE, "mine")
-    run = bind_recipe(run, resolved)
-    for fold in folds:
-        rows = np.flatnonzero(deal[data.photo_person] == fold)
-        both = np.stack([logits[rows].astype(np.float32)] * 2)
-        record = {"task_hash": resolved.tasks["class18"].hash, "folds_hash": run.folds_hash, "fold": fold}
-        save_job_oof(
-            run.job_folder("class18", fold) / "oof.npz", JobOof(np.array(data.files)[rows], both, both), record
-        )
-    return run
-
-
-def maskens(*args: object) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr) of a command in this process."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setenv("COLUMNS", "200")
-        patch.setattr(sys, "argv", ["maskens", *map(str, args)])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    return code, out.getvalue(), " ".join(err.getvalue().split())
-
-
 @pytest.fixture(scope="module")
 def audited(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainData, str]:
     """(run, the data with its true labels, what was printed): train.csv holds the wrong labels."""
@@ -298,10 +258,10 @@ def audited(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> tu
     table = folder / "data" / "train" / "train.csv"
     people = [(p.id, ("male", "female")[p.gender], "Asian", str(p.age), p.path) for p in wrong.people]
     table.write_text("\n".join(",".join(r) for r in [("id", "gender", "race", "age", "path"), *people]) + "\n")
-    make_run(folder / "run", read_train(folder / "data"), predictions(true))
-    code, out, err = maskens("audit", "--run", folder / "run", "--top", 2)
-    assert code == 0, err
-    return folder / "run", true, out
+    plan_run(folder / "run", read_train(folder / "data"), predictions(true))
+    outcome = maskens("audit", "--run", folder / "run", "--top", 2)
+    assert outcome.code == 0, outcome
+    return folder / "run", true, outcome.out
 
 
 def test_the_list_is_taken_as_it_is_for_fixes_and_mends_the_labels(
@@ -312,12 +272,12 @@ def test_the_list_is_taken_as_it_is_for_fixes_and_mends_the_labels(
     assert mine.read_text().startswith(
         "path,photo,field,old,new,reason,rank,score,self_confidence,margin,photos_agree\n"
     )
-    code, told, err = maskens(
+    outcome = maskens(
         "folds", "--run", tmp_path / "new", "--data", run.parent / "data", "--fixes", mine,
         "--folds-file", run / "folds.csv",
     )  # fmt: skip
-    assert code == 0, err
-    assert "fixes: 3 labels of 3 people (1 gender, 2 age)" in told
+    assert outcome.code == 0, outcome
+    assert "fixes: 3 labels of 3 people (1 gender, 2 age)" in outcome.out
     assert "--fixes mine.csv" in out
     kept = {line.split(",")[0] for line in (tmp_path / "new" / "fixes.csv").read_text().splitlines()[1:]}
     assert kept == {true.people[i].path for i in (0, 8, 13)}
@@ -327,12 +287,12 @@ def test_mask_suspects_are_taken_for_fixes_too(true: TrainData, tmp_path: Path) 
     mask, gender, age = (a.copy() for a in true.labels)
     a, b = 20 * 7 + SHOTS.index("mask2"), 20 * 7 + SHOTS.index("normal")
     mask[[a, b]] = mask[[b, a]]
-    run = make_run(tmp_path / "run", true, predictions(true, encode(mask, gender, age)))
-    assert maskens("audit", "--run", run.folder)[0] == 0
+    run = plan_run(tmp_path / "run", true, predictions(true, encode(mask, gender, age)))
+    assert maskens("audit", "--run", run.folder).code == 0
     mine = run.folder / "audit" / "suspects.csv"
-    code, told, err = maskens("folds", "--run", tmp_path / "new", "--data", true.root, "--fixes", mine)
-    assert code == 0, err
-    assert "fixes: 2 labels of 1 person (2 mask)" in told
+    outcome = maskens("folds", "--run", tmp_path / "new", "--data", true.root, "--fixes", mine)
+    assert outcome.code == 0, outcome
+    assert "fixes: 2 labels of 1 person (2 mask)" in outcome.out
 
 
 def test_the_page_and_its_sheets(audited: tuple[Path, TrainData, str]) -> None:
@@ -356,70 +316,70 @@ def test_the_page_and_its_sheets(audited: tuple[Path, TrainData, str]) -> None:
 
 def test_an_audit_replaces_its_own_folder_but_no_list_that_was_worked_on(true: TrainData, tmp_path: Path) -> None:
     wrong, _ = wrong_labels(true)
-    run = make_run(tmp_path / "run", wrong, predictions(true))
+    run = plan_run(tmp_path / "run", wrong, predictions(true))
     call = ("audit", "--run", run.folder, "--out", tmp_path / "out", "--top", 1)
-    assert maskens(*call)[0] == 0
+    assert maskens(*call).code == 0
     assert (tmp_path / "out" / "mask.png").exists()
-    assert maskens(*call, "--field", "gender")[0] == 0
+    assert maskens(*call, "--field", "gender").code == 0
     assert not (tmp_path / "out" / "mask.png").exists()
     mine = tmp_path / "out" / "suspects.csv"
     mine.write_text("".join(mine.read_text().splitlines(keepends=True)[:1]))
     before = mine.read_text()
-    code, _, err = maskens(*call)
-    assert (code, mine.read_text()) == (2, before)
-    assert "was edited since it was made" in err
+    outcome = maskens(*call)
+    assert (outcome.code, mine.read_text()) == (2, before)
+    assert "was edited since it was made" in " ".join(outcome.err.split())
     mine.rename(tmp_path / "out" / "mine.csv")
-    code, _, err = maskens(*call)
-    assert code == 2
-    assert "did not write: mine.csv" in err
+    outcome = maskens(*call)
+    assert outcome.code == 2
+    assert "did not write: mine.csv" in " ".join(outcome.err.split())
 
 
 def test_labels_that_the_run_has_fixed_are_judged_and_doubts_about_a_fix_say_so(
     true: TrainData, tmp_path: Path
 ) -> None:
     wrong = mislabelled(true, (0, "", "gender", "male", "female"))
-    run = make_run(tmp_path / "run", wrong, predictions(true))
-    code, out, err = maskens("audit", "--run", run.folder)
-    assert code == 0, err
+    run = plan_run(tmp_path / "run", wrong, predictions(true))
+    outcome = maskens("audit", "--run", run.folder)
+    assert outcome.code == 0, outcome
     (row,) = rows_of((run.folder / "audit" / "suspects.csv").read_text())
     assert (row["old"], row["new"]) == ("female", "male")
     assert row["reason"] == "a fix of this run, in doubt again: all 7 photos look male"
-    assert f"--fixes {run.fixes_file} --fixes mine.csv" in out
+    assert f"--fixes {run.fixes_file} --fixes mine.csv" in outcome.out
 
 
 def test_without_suspects_there_are_lists_all_the_same(true: TrainData, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", true, predictions(true))
-    code, out, err = maskens("audit", "--run", run.folder)
-    assert code == 0, err
-    assert "no suspects" in out
-    assert "next:" not in out
+    run = plan_run(tmp_path / "run", true, predictions(true))
+    outcome = maskens("audit", "--run", run.folder)
+    assert outcome.code == 0, outcome
+    assert "no suspects" in outcome.out
+    assert "next:" not in outcome.out
     assert len((run.folder / "audit" / "suspects.csv").read_text().splitlines()) == 1
     assert "No label is unlikely" in (run.folder / "audit" / "index.html").read_text()
 
 
 def test_folds_that_are_not_trained_are_told_and_none_is_refused(true: TrainData, tmp_path: Path) -> None:
     wrong, _ = wrong_labels(true)
-    run = make_run(tmp_path / "run", wrong, predictions(true), folds=(1,))
-    code, out, err = maskens("audit", "--run", run.folder)
-    assert code == 0, err
-    assert "only folds 1 of 2 are trained: without class18 fold 0" in out
-    assert "among 18 people" in out
+    run = plan_run(tmp_path / "run", wrong, predictions(true), trained=(1,))
+    outcome = maskens("audit", "--run", run.folder)
+    assert outcome.code == 0, outcome
+    assert "only folds 1 of 2 are trained: without class18 fold 0" in outcome.out
+    assert "among 18 people" in outcome.out
     half = rows_of((run.folder / "audit" / "photos.csv").read_text())
     assert len(half) == 18 * 7
-    none = make_run(tmp_path / "none", true, predictions(true), folds=())
-    code, _, err = maskens("audit", "--run", none.folder)
-    assert code == 2
-    assert "maskens train --run" in err
+    none = plan_run(tmp_path / "none", true, predictions(true), trained=())
+    outcome = maskens("audit", "--run", none.folder)
+    assert outcome.code == 2
+    assert "maskens train --run" in " ".join(outcome.err.split())
     assert not (none.folder / "audit").exists()
 
 
 def test_a_photo_that_can_not_be_read_any_more_leaves_the_rest(make_data: MakeData, tmp_path: Path) -> None:
     true = read_train(make_data(tmp_path / "data", people=18))
     wrong = mislabelled(true, (0, "", "gender", "male", "female"))
-    run = make_run(tmp_path / "run", wrong, predictions(true))
+    run = plan_run(tmp_path / "run", wrong, predictions(true))
     file = true.root / true.files[0]
     file.write_bytes(b"x" * file.stat().st_size)
-    assert maskens("audit", "--run", run.folder)[0] == 0
+    assert maskens("audit", "--run", run.folder).code == 0
     assert "can't be read" in " ".join((run.folder / "audit" / "index.html").read_text().split())
 
 

@@ -12,13 +12,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import timm
+from commands import maskens, refused
 from PIL import Image
 
 import cli
@@ -32,44 +32,6 @@ from folds.layout import read_eval, read_train
 CHANCE_MARGIN = 0.20
 """How far above a guess by class frequency the macro F1 of the sample set must be. A pipeline
 that mixes up photos, people or labels stays at the guess, which reaches 0.08 at most."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Maskens = Callable[..., Outcome]
-
-
-@pytest.fixture
-def maskens(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Maskens:
-    """Run a command in this process; lines are as wide as they like."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*args: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["maskens", *map(str, args)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return call
-
-
-def refused(outcome: Outcome, *words: str) -> None:
-    """Exit code 2, one message on stderr with the words, no traceback."""
-    flat = " ".join(outcome.err.replace("│", " ").split())
-    assert outcome.code == 2, (outcome.out, flat)
-    assert "Traceback" not in flat
-    assert flat.startswith("error: ") or flat.startswith("Usage: "), flat
-    for word in words:
-        assert word in flat, flat
 
 
 def run_subprocess(*args: object, cwd: Path) -> str:
@@ -114,7 +76,7 @@ def copy(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "demo"
 
 
-def test_the_whole_job_beats_chance_on_people_never_seen(there: Path, maskens: Maskens) -> None:
+def test_the_whole_job_beats_chance_on_people_never_seen(there: Path) -> None:
     truth = align(Path("data/eval/answers.csv"), read_eval(Path("data")).ids)
     _, predicted = read_answers(Path("runs/default/submission.csv"))
     guesses = [macro_f1(truth, np.random.default_rng(i).permutation(truth), 18) for i in range(20)]
@@ -130,7 +92,7 @@ def test_the_whole_job_beats_chance_on_people_never_seen(there: Path, maskens: M
     assert f"macro F1 {macro_f1(truth, predicted, 18):.4f}" in outcome.out
 
 
-def test_the_csv_has_the_rows_of_info_csv_in_order(there: Path, maskens: Maskens) -> None:
+def test_the_csv_has_the_rows_of_info_csv_in_order(there: Path) -> None:
     with Path("runs/default/submission.csv").open() as file:
         rows = list(csv.DictReader(file))
     with Path("data/eval/info.csv").open() as file:
@@ -148,13 +110,13 @@ def test_every_fold_and_task_has_a_model_and_each_photo_one_out_of_fold_predicti
         assert sorted(found) == sorted(files)
 
 
-def test_training_again_has_nothing_left_to_do(there: Path, maskens: Maskens) -> None:
+def test_training_again_has_nothing_left_to_do(there: Path) -> None:
     outcome = maskens("train", "--fold", "0..2")
     assert outcome.code == 0
     assert "12 of 12 jobs are finished already" in outcome.out
 
 
-def test_another_data_folder_with_eval_alone_can_be_predicted(there: Path, tmp_path: Path, maskens: Maskens) -> None:
+def test_another_data_folder_with_eval_alone_can_be_predicted(there: Path, tmp_path: Path) -> None:
     other = tmp_path / "heldout"
     shutil.copytree("data/eval", other / "eval")
     with (other / "eval" / "info.csv").open() as file:
@@ -169,13 +131,13 @@ def test_another_data_folder_with_eval_alone_can_be_predicted(there: Path, tmp_p
     assert maskens("check-submission", out, "--data", other).code == 0
 
 
-def test_decoding_each_time_gives_the_same_csv(there: Path, tmp_path: Path, maskens: Maskens) -> None:
+def test_decoding_each_time_gives_the_same_csv(there: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     assert maskens("infer", "--cache", "none", "--workers", "1", "--out", out).code == 0
     assert out.read_text() == Path("runs/default/submission.csv").read_text()
 
 
-def test_a_second_result_does_not_silently_replace_the_first(copy: Path, maskens: Maskens) -> None:
+def test_a_second_result_does_not_silently_replace_the_first(copy: Path) -> None:
     file = Path("runs/default/submission.csv")
     first = file.read_text().replace(",1\n", ",2\n")
     file.write_text(first)
@@ -184,9 +146,7 @@ def test_a_second_result_does_not_silently_replace_the_first(copy: Path, maskens
     assert Path("runs/default/submission.1.csv").read_text() == first
 
 
-def test_quiet_prints_nothing_and_the_environment_sets_options(
-    there: Path, maskens: Maskens, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_quiet_prints_nothing_and_the_environment_sets_options(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert maskens("score", "--quiet").out == ""
     monkeypatch.setenv("MASKENS_RUN", "elsewhere")
     refused(maskens("score"), "there is no run in elsewhere yet")
@@ -194,7 +154,7 @@ def test_quiet_prints_nothing_and_the_environment_sets_options(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, maskens: Maskens, number: signal.Signals) -> None:
+def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, number: signal.Signals) -> None:
     shutil.rmtree("runs/default/mask/fold0")
     process = subprocess.Popen(
         [sys.executable, "-m", "cli", "train"],
@@ -218,7 +178,7 @@ def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, maskens: Mask
     assert maskens("score").code == 0
 
 
-def test_a_photo_already_cut_before_the_folds_is_refused_before_training(data: Path, maskens: Maskens) -> None:
+def test_a_photo_already_cut_before_the_folds_is_refused_before_training(data: Path) -> None:
     photo = next((data / "train" / "images").glob("*/mask2*"))
     photo.write_bytes(photo.read_bytes()[:-200])
     assert maskens("folds", "--k", "3").code == 0
@@ -227,7 +187,7 @@ def test_a_photo_already_cut_before_the_folds_is_refused_before_training(data: P
         assert not list(Path("runs/default").glob("*/fold*"))
 
 
-def test_a_bad_photo_met_by_a_worker_gives_one_clean_message(copy: Path, maskens: Maskens) -> None:
+def test_a_bad_photo_met_by_a_worker_gives_one_clean_message(copy: Path) -> None:
     photo = sorted(Path("data/eval/images").iterdir())[40]
     photo.write_bytes(photo.read_bytes()[:-200])
     for workers in (0, 1):
@@ -238,7 +198,7 @@ def test_a_bad_photo_met_by_a_worker_gives_one_clean_message(copy: Path, maskens
     assert not Path("x.csv").exists()
 
 
-def test_logits_lie_beside_their_csv(there: Path, tmp_path: Path, maskens: Maskens) -> None:
+def test_logits_lie_beside_their_csv(there: Path, tmp_path: Path) -> None:
     with np.load("runs/default/eval.npz") as kept:
         before = kept["logits/mask"]
     assert before.shape == (3, 2, 210, 3)
@@ -249,7 +209,7 @@ def test_logits_lie_beside_their_csv(there: Path, tmp_path: Path, maskens: Maske
         assert new["ids"].tolist() == list(read_eval(Path("data")).ids)
 
 
-def test_a_run_without_a_finished_epoch_may_still_change_its_mind(data: Path, maskens: Maskens) -> None:
+def test_a_run_without_a_finished_epoch_may_still_change_its_mind(data: Path) -> None:
     assert maskens("folds", "--k", "3").code == 0
     status = Path("runs/default/mask/fold0/job.json")
     status.parent.mkdir(parents=True)
@@ -259,7 +219,7 @@ def test_a_run_without_a_finished_epoch_may_still_change_its_mind(data: Path, ma
     assert "fold 0..1" in maskens("folds", "--seed", "7").out, "with another seed too"
 
 
-def test_weights_of_a_file_reach_training(data: Path, maskens: Maskens) -> None:
+def test_weights_of_a_file_reach_training(data: Path) -> None:
     donor = timm.create_model("test_resnet", num_classes=1000)
     safetensors.torch.save_file(donor.state_dict(), "w.safetensors")
     Path("mine.toml").write_text(
@@ -278,7 +238,7 @@ def test_weights_of_a_file_reach_training(data: Path, maskens: Maskens) -> None:
     assert maskens("train", "--fold", "1", "--weights", "moved.safetensors").code == 0
 
 
-def test_restart_trains_again(copy: Path, maskens: Maskens) -> None:
+def test_restart_trains_again(copy: Path) -> None:
     file = Path("runs/default/mask/fold0/model.safetensors")
     before, when = safetensors.torch.load_file(file), file.stat().st_mtime_ns
     assert maskens("train", "--task", "mask", "--fold", "0", "--restart").code == 0
@@ -305,7 +265,7 @@ def test_restart_trains_again(copy: Path, maskens: Maskens) -> None:
         "export",
     ],
 )
-def test_every_command_has_the_shared_options_with_help_and_an_example(command: str, maskens: Maskens) -> None:
+def test_every_command_has_the_shared_options_with_help_and_an_example(command: str) -> None:
     outcome = maskens(command, "--help")
     for option in ("run", "data", "seed", "device", "workers", "quiet"):
         assert f"--{option}" in outcome.out
@@ -328,7 +288,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert "check-submission" in done.stdout
 
 
-def test_recipes_are_listed_and_shown_with_every_value(tmp_path: Path, maskens: Maskens) -> None:
+def test_recipes_are_listed_and_shown_with_every_value(tmp_path: Path) -> None:
     listed = maskens("recipes")
     assert listed.code == 0
     for name in shipped():
@@ -341,7 +301,7 @@ def test_recipes_are_listed_and_shown_with_every_value(tmp_path: Path, maskens: 
     refused(maskens("recipes", "show", "dmo"), "there is no recipe 'dmo' (did you mean 'demo'?)")
 
 
-def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path, maskens: Maskens) -> None:
+def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path) -> None:
     assert maskens("folds", "--k", "3", "--run", "runs/other").code == 0
     change = ("--recipe", "demo", "--set", "tasks.mask.epochs=1")
     outcome = maskens("train", "--run", "runs/other", *change, "--reuse", "runs/default")
@@ -370,7 +330,7 @@ def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path, maske
     refused(maskens("train", "--reuse", "runs/none"), "there is no run in runs/none")
 
 
-def test_all_errors_of_a_recipe_are_told_at_once_before_anything_is_computed(data: Path, maskens: Maskens) -> None:
+def test_all_errors_of_a_recipe_are_told_at_once_before_anything_is_computed(data: Path) -> None:
     assert maskens("folds", "--k", "3").code == 0
     Path("mine.toml").write_text(
         'extends = "demo"\nwithout = ["gender"]\n[tasks.mask]\nepoch = 3\ncrop = [640, 480]\n'
@@ -394,7 +354,7 @@ def data(make_data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.Mon
     return make_data(tmp_path / "data", people=18)
 
 
-def test_no_data_folder(tmp_path: Path, maskens: Maskens, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     refused(maskens("folds"), "there is no data folder data", "--data DIR", "maskens sample data")
     assert list(tmp_path.iterdir()) == []
@@ -409,19 +369,19 @@ def test_no_data_folder(tmp_path: Path, maskens: Maskens, monkeypatch: pytest.Mo
         (lambda text: text.replace(",female,", ",feamale,"), ["gender 'feamale'", "did you mean 'female'", "row "]),
     ],
 )
-def test_a_spoilt_train_csv(data: Path, maskens: Maskens, change: Callable[[str], str], words: list[str]) -> None:
+def test_a_spoilt_train_csv(data: Path, change: Callable[[str], str], words: list[str]) -> None:
     table = data / "train" / "train.csv"
     table.write_text(change(table.read_text()))
     refused(maskens("folds"), *words)
     assert not Path("runs").exists()
 
 
-def test_more_folds_than_people_of_a_class(data: Path, maskens: Maskens) -> None:
+def test_more_folds_than_people_of_a_class(data: Path) -> None:
     refused(maskens("folds", "--k", "9"), "--k 9", "The largest k that works is 3")
     assert not Path("runs").exists()
 
 
-def test_a_photo_cut_in_half_is_found_before_training(data: Path, maskens: Maskens) -> None:
+def test_a_photo_cut_in_half_is_found_before_training(data: Path) -> None:
     assert maskens("folds", "--k", "3").code == 0
     photo = next((data / "train" / "images").glob("*/mask2*"))
     photo.write_bytes(photo.read_bytes()[:-200])
@@ -438,11 +398,11 @@ def test_a_photo_cut_in_half_is_found_before_training(data: Path, maskens: Maske
         ("two", ["'two' is not a fold"]),
     ],
 )
-def test_a_fold_that_is_none(there: Path, maskens: Maskens, fold: str, words: list[str]) -> None:
+def test_a_fold_that_is_none(there: Path, fold: str, words: list[str]) -> None:
     refused(maskens("train", "--fold", fold), *words)
 
 
-def test_training_and_inference_before_their_time(data: Path, maskens: Maskens) -> None:
+def test_training_and_inference_before_their_time(data: Path) -> None:
     refused(maskens("train"), "there is no run in runs/default yet", "maskens folds")
     refused(maskens("infer"), "there is no run in runs/default yet")
     assert maskens("folds", "--k", "3").code == 0
@@ -450,7 +410,7 @@ def test_training_and_inference_before_their_time(data: Path, maskens: Maskens) 
     refused(maskens("score"), "nothing is trained")
 
 
-def test_inference_with_missing_folds(copy: Path, maskens: Maskens) -> None:
+def test_inference_with_missing_folds(copy: Path) -> None:
     shutil.rmtree("runs/default/gender/fold1")
     refused(maskens("infer"), "1 of 12 models are not trained yet: gender fold 1", "--fold 1", "--allow-missing")
     assert maskens("infer", "--allow-missing").code == 0
@@ -458,7 +418,7 @@ def test_inference_with_missing_folds(copy: Path, maskens: Maskens) -> None:
     refused(maskens("infer", "--allow-missing"), "gender fold 0, gender fold 1, gender fold 2")
 
 
-def test_a_corrupt_checkpoint(copy: Path, maskens: Maskens) -> None:
+def test_a_corrupt_checkpoint(copy: Path) -> None:
     file = Path("runs/default/gender/fold1/model.safetensors")
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     before = Path("runs/default/submission.csv").read_text()
@@ -466,7 +426,7 @@ def test_a_corrupt_checkpoint(copy: Path, maskens: Maskens) -> None:
     assert Path("runs/default/submission.csv").read_text() == before
 
 
-def test_an_unknown_recipe_model_task_or_device(data: Path, maskens: Maskens) -> None:
+def test_an_unknown_recipe_model_task_or_device(data: Path) -> None:
     assert maskens("folds", "--k", "3").code == 0
     refused(maskens("train", "--recipe", "quik"), "there is no recipe 'quik' (did you mean 'quick'?)")
     recipe = Path("mine.toml")
@@ -477,21 +437,21 @@ def test_an_unknown_recipe_model_task_or_device(data: Path, maskens: Maskens) ->
     assert sorted(p.name for p in Path("runs/default").iterdir()) == ["folds.csv", "run.json"]
 
 
-def test_data_that_changed_since_folds(copy: Path, maskens: Maskens) -> None:
+def test_data_that_changed_since_folds(copy: Path) -> None:
     table = copy / "data" / "train" / "train.csv"
     table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
     refused(maskens("train"), "changed since `maskens folds`", "is gone")
     refused(maskens("score"), "changed since `maskens folds`")
 
 
-def test_a_folder_that_is_no_run(data: Path, maskens: Maskens) -> None:
+def test_a_folder_that_is_no_run(data: Path) -> None:
     for command in ("folds", "train", "infer", "score", "check-submission"):
         refused(maskens(command, "--run", data), "is not a run folder")
     (data / "file").touch()
     refused(maskens("folds", "--run", data / "file"), "is a file, not a run folder")
 
 
-def test_another_recipe_or_seed_than_the_runs(there: Path, maskens: Maskens) -> None:
+def test_another_recipe_or_seed_than_the_runs(there: Path) -> None:
     refused(
         maskens("train", "--recipe", "original", "--no-pretrained"), "models of the recipe 'demo'", "tasks.mask.model"
     )
@@ -499,7 +459,7 @@ def test_another_recipe_or_seed_than_the_runs(there: Path, maskens: Maskens) -> 
     refused(maskens("folds", "--k", "4"), "has models trained on other folds")
 
 
-def test_a_full_disk_leaves_the_old_file(copy: Path, maskens: Maskens, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_old_file(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = Path("runs/default/submission.csv").read_bytes().replace(b",1\n", b",2\n")
     Path("saved.csv").write_bytes(before)
 
@@ -513,18 +473,18 @@ def test_a_full_disk_leaves_the_old_file(copy: Path, maskens: Maskens, monkeypat
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_no_write_permission(data: Path, maskens: Maskens) -> None:
+def test_no_write_permission(data: Path) -> None:
     locked = data.parent / "locked"
     locked.mkdir(mode=0o555)
     refused(maskens("folds", "--run", locked / "run"), "can't write", "Permission denied")
 
 
-def test_a_run_folder_that_cannot_be_made(data: Path, maskens: Maskens) -> None:
+def test_a_run_folder_that_cannot_be_made(data: Path) -> None:
     (data.parent / "file").touch()
     refused(maskens("folds", "--k", "3", "--run", data.parent / "file" / "run"), "can't write", "Not a directory")
 
 
-def test_files_that_do_not_go_together(there: Path, tmp_path: Path, maskens: Maskens) -> None:
+def test_files_that_do_not_go_together(there: Path, tmp_path: Path) -> None:
     refused(maskens("score", "--submission", "x.csv"), "--submission needs --truth")
     other = tmp_path / "t.csv"
     other.write_text("ImageID,ans\nx.jpg,1\n")
@@ -534,7 +494,7 @@ def test_files_that_do_not_go_together(there: Path, tmp_path: Path, maskens: Mas
     refused(maskens("sample", "new", "--size", "big"), "--size big", "384x512")
 
 
-def test_a_score_as_json_says_what_the_tables_say(there: Path, maskens: Maskens) -> None:
+def test_a_score_as_json_says_what_the_tables_say(there: Path) -> None:
     shown, record = maskens("score").out, json.loads(maskens("score", "--json").out)
     assert f"macro F1 {record['macro_f1']['value']:.4f} ({record['macro_f1']['low']:.4f} to" in shown
     assert [f["photos"] for f in record["folds"]] == [210, 210, 210]
@@ -545,7 +505,7 @@ def test_a_score_as_json_says_what_the_tables_say(there: Path, maskens: Maskens)
     refused(maskens("score", "--run", "runs/default", "--run", "runs/default"), "a run is named twice")
 
 
-def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path, maskens: Maskens) -> None:
+def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path) -> None:
     plain = Path("runs/default/submission.csv").read_text()
     outcome = maskens("tune", "--force")
     assert outcome.code == 0, outcome
@@ -569,7 +529,7 @@ def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path, maskens: Ma
     refused(maskens("tune", "--step", "weights"), "'weights' is not one of")
 
 
-def test_runs_are_blended_and_voted_on(copy: Path, maskens: Maskens) -> None:
+def test_runs_are_blended_and_voted_on(copy: Path) -> None:
     assert maskens("folds", "--k", "3", "--run", "runs/other").code == 0
     change = ("--set", "tasks.mask.epochs=1", "--set", "tasks.gender.epochs=1")
     assert maskens("train", "--run", "runs/other", "--recipe", "demo", *change, "--reuse", "runs/default").code == 0
@@ -614,7 +574,7 @@ def test_runs_are_blended_and_voted_on(copy: Path, maskens: Maskens) -> None:
     refused(maskens("train", *both), "--run is given more than once")
 
 
-def test_photos_anywhere_are_predicted_as_the_eval_photos_are(there: Path, maskens: Maskens, tmp_path: Path) -> None:
+def test_photos_anywhere_are_predicted_as_the_eval_photos_are(there: Path, tmp_path: Path) -> None:
     ids, classes = read_answers(Path("runs/default/submission.csv"))
     (tmp_path / "deep" / "er").mkdir(parents=True)
     for image in ids[:5]:
@@ -638,7 +598,7 @@ def test_photos_anywhere_are_predicted_as_the_eval_photos_are(there: Path, maske
     }
 
 
-def test_photos_that_can_t_be_predicted_are_refused(there: Path, maskens: Maskens, tmp_path: Path) -> None:
+def test_photos_that_can_t_be_predicted_are_refused(there: Path, tmp_path: Path) -> None:
     image = next(iter(Path("data/eval/images").iterdir()))
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.jpg").write_bytes(image.read_bytes()[:300])

@@ -8,25 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from planned import CLASS18, plan_errors
 
 from ensemble.compare import Comparison, compare
-from ensemble.oof import JobOof, save_job_oof
-from ensemble.preflight import bind_recipe
-from ensemble.recipe_file import parse_recipe
 from ensemble.score import macro_f1
 from folds.errors import MaskensError
 from folds.fixes import read_fixes
 from folds.layout import TrainData, read_train
-from folds.run import Run, start_run
-from folds.split import make_folds
+from folds.run import Run
 
-RECIPE = """
-[defaults]
-model = "test_resnet.r160_in1k"
-pretrained = false
-resize = [32, 24]
-[tasks.class18]
-"""
 WRONG = 0.35  # share of photos that a run gets wrong
 
 
@@ -35,30 +25,14 @@ def data(make_data: Callable[..., Path], tmp_path: Path) -> TrainData:
     return read_train(make_data(tmp_path / "data", people=36))
 
 
-def make_run(folder: Path, data: TrainData, share: float, *, seed: int = 0, recipe: str = RECIPE, deal: int = 1) -> Run:
-    """A finished run whose out-of-fold logits are right but for a share of the photos."""
-    folds = make_folds(data, 2, seed=deal)
-    run, _ = start_run(folder, data, folds, 2, seed=deal)
-    resolved = parse_recipe(recipe, "mine")
-    run = bind_recipe(run, resolved)
-    rng = np.random.default_rng(seed)
-    classes = np.where(rng.random(len(data.files)) < share, (data.classes + 6) % 18, data.classes)
-    logits = np.eye(18, dtype=np.float32)[classes] * 5
-    for fold in range(2):
-        rows = np.flatnonzero(folds[data.photo_person] == fold)
-        both = np.stack([logits[rows]] * 2)
-        record = {"task_hash": resolved.tasks["class18"].hash, "folds_hash": run.folds_hash, "fold": fold}
-        path = run.job_folder("class18", fold) / "oof.npz"
-        save_job_oof(path, JobOof(np.array(data.files)[rows], both, both), record)
-    return run
-
-
 def found(*runs: Run, draws: int = 300) -> Comparison:
     return compare([r.folder for r in runs], None, "flip", "best", draws)
 
 
 def test_a_large_difference_is_told_from_noise_and_a_small_one_is_not(data: TrainData, tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / n, data, s, seed=i) for i, (n, s) in enumerate([("a", 0.4), ("b", 0.1), ("c", 0.42)])]
+    runs = [
+        plan_errors(tmp_path / n, data, s, errors=i) for i, (n, s) in enumerate([("a", 0.4), ("b", 0.1), ("c", 0.42)])
+    ]
     (section,) = found(*runs).sections
     base, better, alike = section.scores
     assert base.gain["18 classes"].low == base.gain["18 classes"].high == 0
@@ -69,8 +43,8 @@ def test_a_large_difference_is_told_from_noise_and_a_small_one_is_not(data: Trai
 
 
 def test_the_scores_are_those_of_scikit_learn(data: TrainData, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "a", data, WRONG)
-    (section,) = found(run, make_run(tmp_path / "b", data, 0.0)).sections
+    run = plan_errors(tmp_path / "a", data, WRONG)
+    (section,) = found(run, plan_errors(tmp_path / "b", data, 0.0)).sections
     rng = np.random.default_rng(0)
     predicted = np.where(rng.random(len(data.files)) < WRONG, (data.classes + 6) % 18, data.classes)
     first, perfect = section.scores
@@ -80,8 +54,8 @@ def test_the_scores_are_those_of_scikit_learn(data: TrainData, tmp_path: Path) -
 
 
 def test_only_what_differs_in_the_recipes_is_shown(data: TrainData, tmp_path: Path) -> None:
-    a = make_run(tmp_path / "a", data, 0.1)
-    b = make_run(tmp_path / "b", data, 0.1, recipe=RECIPE + "epochs = 7\n[tasks.class18.loss]\nfocal = 1.0\n")
+    a = plan_errors(tmp_path / "a", data, 0.1)
+    b = plan_errors(tmp_path / "b", data, 0.1, recipe=CLASS18 + "epochs = 7\n[tasks.class18.loss]\nfocal = 1.0\n")
     assert found(a, b).differences == [
         ("tasks.class18.epochs", ["3", "7"]),
         ("tasks.class18.loss.focal", ["0.0", "1.0"]),
@@ -90,7 +64,7 @@ def test_only_what_differs_in_the_recipes_is_shown(data: TrainData, tmp_path: Pa
 
 
 def test_another_deal_of_the_people_is_told(data: TrainData, tmp_path: Path) -> None:
-    a, b = make_run(tmp_path / "a", data, 0.1), make_run(tmp_path / "b", data, 0.1, deal=2)
+    a, b = plan_errors(tmp_path / "a", data, 0.1), plan_errors(tmp_path / "b", data, 0.1, deal=2)
     comparison = found(a, b)
     assert [key for key, _ in comparison.differences] == ["seed", "folds"]
     assert "the people were dealt to other folds" in comparison.notes[0]
@@ -103,7 +77,7 @@ def test_runs_with_other_label_fixes_are_scored_on_both_sets_of_labels(data: Tra
     lines = ["path,photo,field,old,new,reason", f"{person.path},,age,{person.age},{88 if person.age < 60 else 22},"]
     (tmp_path / "fixes.csv").write_text("\n".join(lines) + "\n")
     mended = read_train(data.root, read_fixes([str(tmp_path / "fixes.csv")]))
-    given, fixed = make_run(tmp_path / "a", data, 0.0), make_run(tmp_path / "b", mended, 0.0)
+    given, fixed = plan_errors(tmp_path / "a", data, 0.0), plan_errors(tmp_path / "b", mended, 0.0)
     comparison = found(given, fixed)
     assert ("labels", ["as given", "1 fixed (fixes.csv, HASH)"]) in [
         (key, [re.sub(r", \w{6}\)", ", HASH)", v.replace(f"{tmp_path}/", "")) for v in values])
@@ -116,7 +90,7 @@ def test_runs_with_other_label_fixes_are_scored_on_both_sets_of_labels(data: Tra
 
 
 def test_only_photos_that_every_run_predicted_count(data: TrainData, tmp_path: Path) -> None:
-    a, b = make_run(tmp_path / "a", data, 0.1), make_run(tmp_path / "b", data, 0.1)
+    a, b = plan_errors(tmp_path / "a", data, 0.1), plan_errors(tmp_path / "b", data, 0.1)
     (b.job_folder("class18", 0) / "oof.npz").unlink()
     comparison = found(a, b)
     assert comparison.photos == 36 * 7 // 2
@@ -127,12 +101,12 @@ def test_only_photos_that_every_run_predicted_count(data: TrainData, tmp_path: P
 
 
 def test_what_can_not_be_compared_is_refused(data: TrainData, tmp_path: Path, make_data: Callable[..., Path]) -> None:
-    a = make_run(tmp_path / "a", data, 0.1)
+    a = plan_errors(tmp_path / "a", data, 0.1)
     with pytest.raises(MaskensError, match="name two runs or more"):
         found(a)
     with pytest.raises(MaskensError, match="name two runs or more"):
         found(a, dataclasses.replace(a, folder=a.folder / ".." / "a"))
-    other = make_run(tmp_path / "b", read_train(make_data(tmp_path / "other", people=24)), 0.1)
+    other = plan_errors(tmp_path / "b", read_train(make_data(tmp_path / "other", people=24)), 0.1)
     with pytest.raises(MaskensError, match=r"b was made from other photos than .*a"):
         found(a, other)
     assert json.loads((a.folder / "run.json").read_text())["k"] == 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import io
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Outcome, maskens, refused
 from conftest import MakeData
 from PIL import Image
 
@@ -34,34 +34,6 @@ from folds.layout import read_train
 
 ODD = '000004_male_<b>&"x"_60'  # a folder's name may hold what HTML would take for its own
 VOID = {"meta", "img", "br", "wbr", "source", "input", "link", "hr"}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-def maskens(*args: object) -> Outcome:
-    """Run a command in this process, with lines as wide as they like."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setenv("COLUMNS", "200")
-        patch.setattr(sys, "argv", ["maskens", *map(str, args)])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    return Outcome(code, out.getvalue(), err.getvalue())
-
-
-def refused(outcome: Outcome, *words: str) -> None:
-    flat = " ".join(outcome.err.replace("│", " ").split())
-    assert outcome.code == 2, (outcome.out, flat)
-    assert "Traceback" not in flat
-    for word in words:
-        assert word in flat, flat
 
 
 @dataclass

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import maskens, refused
+from planned import plan_errors
 from sklearn.metrics import confusion_matrix, log_loss
-from test_compare import make_run
-from test_explore import Page, maskens, refused
+from test_explore import Page
 
 from ensemble.blend import load_blend
 from ensemble.calibration import PartView, calibration, part_views
@@ -53,7 +54,7 @@ def root(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
 
 def finished(folder: Path, root: Path, share: float, seed: int = 0) -> Run:
     """A run as training leaves it, its logits planned."""
-    run = make_run(folder, read_train(root), share, seed=seed)
+    run = plan_errors(folder, read_train(root), share, errors=seed)
     for fold in range(run.k):
         rows = [(e, 0.1, 1 / e, 1 / e + 0.1, f1, f1, max(F1[:e]), 50, 60 * e) for e, f1 in enumerate(F1, start=1)]
         (run.job_folder("class18", fold) / "history.csv").write_text(csv_text(HISTORY, rows))

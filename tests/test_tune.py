@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from planned import HEADS, plan_run
 from scipy.special import log_softmax
 
 from ensemble.blend import Blend, greedy_weights, load_blend
@@ -34,15 +35,6 @@ from folds.errors import MaskensError
 from folds.labels import decode
 from folds.layout import TrainData, read_train
 from folds.run import Run
-
-PlanRun = Callable[..., Run]
-HEADS = """
-[defaults]
-model = "test_resnet.r160_in1k"
-pretrained = false
-resize = [32, 24]
-[tasks.heads]
-"""
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +71,7 @@ def saved(blend: Blend, steps: Sequence[StepName]) -> Path:
     return path
 
 
-def test_what_is_worth_it_is_kept_and_the_figure_is_of_other_people(
-    data: TrainData, plan_run: PlanRun, tmp_path: Path
-) -> None:
+def test_what_is_worth_it_is_kept_and_the_figure_is_of_other_people(data: TrainData, tmp_path: Path) -> None:
     blend = blend_of(plan_run(tmp_path / "a", data, 4 * noisy(data, less=(2, 5), by=1.5)))
     tuning, judged = tune(blend, ["views", "temperatures", "offsets"])
     assert tuning.kept == ("temperatures", "offsets")
@@ -94,7 +84,7 @@ def test_what_is_worth_it_is_kept_and_the_figure_is_of_other_people(
     assert macro_f1(blend.truth, everybody, 18) >= tuning.tuned.value, "fitted on itself, it looks better"
 
 
-def test_what_gains_nothing_is_not_applied(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
+def test_what_gains_nothing_is_not_applied(data: TrainData, tmp_path: Path) -> None:
     blend = blend_of(plan_run(tmp_path / "a", data, noisy(data, gain=12)))
     tuning, judged = tune(blend, ["views", "offsets"])
     assert tuning.kept == ()
@@ -107,7 +97,7 @@ def test_what_gains_nothing_is_not_applied(data: TrainData, plan_run: PlanRun, t
 
 
 def test_nobody_is_judged_by_a_tuning_that_saw_them(
-    data: TrainData, plan_run: PlanRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blend = blend_of(plan_run(tmp_path / "a", data, noisy(data)))
     fitted_on: list[np.ndarray] = []
@@ -125,7 +115,7 @@ def test_nobody_is_judged_by_a_tuning_that_saw_them(
         assert not set(blend.person[held_out]) & set(blend.person[photos])
 
 
-def test_temperatures_are_of_each_fold_and_head(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
+def test_temperatures_are_of_each_fold_and_head(data: TrainData, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     parts = np.stack(decode(data.classes), axis=1)
     logits = rng.normal(0, 1, (len(data.files), 8))
@@ -138,7 +128,7 @@ def test_temperatures_are_of_each_fold_and_head(data: TrainData, plan_run: PlanR
     assert (found[:, 1] > 3 * found[:, [0, 2]].max(axis=1)).all(), "the gender head alone is overconfident"
 
 
-def test_the_better_views_are_chosen(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
+def test_the_better_views_are_chosen(data: TrainData, tmp_path: Path) -> None:
     good, bad = noisy(data, 1, gain=3), noisy(data, 2, gain=-9)
     blend = blend_of(plan_run(tmp_path / "a", data, np.stack([good, bad])))
     tuning, _ = tune(blend, ["views"])
@@ -150,9 +140,7 @@ def test_the_better_views_are_chosen(data: TrainData, plan_run: PlanRun, tmp_pat
     assert applied_to(blend, untuned=True).words == "untuned"
 
 
-def test_a_saved_tuning_comes_back_as_it_was_until_the_logits_change(
-    data: TrainData, plan_run: PlanRun, tmp_path: Path
-) -> None:
+def test_a_saved_tuning_comes_back_as_it_was_until_the_logits_change(data: TrainData, tmp_path: Path) -> None:
     run = plan_run(tmp_path / "a", data, 4 * noisy(data, less=(2, 5), by=1.5))
     blend = blend_of(run)
     assert kept(run) is None
@@ -177,7 +165,7 @@ def test_a_saved_tuning_comes_back_as_it_was_until_the_logits_change(
         kept(run)
 
 
-def test_a_tuning_moves_with_its_run(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
+def test_a_tuning_moves_with_its_run(data: TrainData, tmp_path: Path) -> None:
     blend = blend_of(plan_run(tmp_path / "a", data, noisy(data, less=(2, 5), by=3)))
     saved(blend, ["offsets"])
     shutil.move(tmp_path / "a", tmp_path / "b")
@@ -186,18 +174,14 @@ def test_a_tuning_moves_with_its_run(data: TrainData, plan_run: PlanRun, tmp_pat
     assert found.kept == ("offsets",)
 
 
-def test_a_fold_that_nobody_was_judged_on_gets_the_temperature_of_the_others(
-    data: TrainData, plan_run: PlanRun, tmp_path: Path
-) -> None:
+def test_a_fold_that_nobody_was_judged_on_gets_the_temperature_of_the_others(data: TrainData, tmp_path: Path) -> None:
     blend = blend_of(plan_run(tmp_path / "a", data, 4 * noisy(data), k=3, trained=[0, 2]))
     found = np.ravel(fit(blend, np.arange(len(blend.rows)), ["temperatures"]).runs[0].temperatures["class18"])
     assert found[1] == pytest.approx(np.sqrt(found[0] * found[2]))
     assert found[1] > 1.2
 
 
-def test_blends_of_one_run_with_several_others_are_kept_apart(
-    data: TrainData, plan_run: PlanRun, tmp_path: Path
-) -> None:
+def test_blends_of_one_run_with_several_others_are_kept_apart(data: TrainData, tmp_path: Path) -> None:
     """The same recipe with three seeds, on the same folds."""
     a, b, c = (plan_run(tmp_path / n, data, noisy(data, i), seed=i) for i, n in enumerate("abc"))
     saved(blend_of(a, b), ["weights"])
@@ -213,7 +197,7 @@ def test_blends_of_one_run_with_several_others_are_kept_apart(
         kept(a, b)
 
 
-def test_runs_of_weight_0_need_not_be_asked(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
+def test_runs_of_weight_0_need_not_be_asked(data: TrainData, tmp_path: Path) -> None:
     blend = blend_of(*(plan_run(tmp_path / n, data, noisy(data, i), seed=i) for i, n in enumerate("abc")))
     shares = [m.share.model_copy(update={"weight": w}) for m, w in zip(blend.runs, (0.5, 0.0, 0.5), strict=True)]
     fitted = untuned(blend).model_copy(update={"runs": tuple(shares)})
@@ -223,7 +207,7 @@ def test_runs_of_weight_0_need_not_be_asked(data: TrainData, plan_run: PlanRun, 
     assert len(recipes) == 2
 
 
-def test_logits_that_are_no_numbers_are_refused(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
+def test_logits_that_are_no_numbers_are_refused(data: TrainData, tmp_path: Path) -> None:
     logits = noisy(data)
     logits[0, 3] = np.nan
     run = plan_run(tmp_path / "a", data, logits)
@@ -242,7 +226,7 @@ def test_the_greedy_selection_finds_who_is_worth_asking(data: TrainData) -> None
     assert greedy_weights(joints[[1, 1]], data.classes) == (1.0, 0.0), "of equals the first"
 
 
-def test_runs_of_different_tasks_are_one_ensemble(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
+def test_runs_of_different_tasks_are_one_ensemble(data: TrainData, tmp_path: Path) -> None:
     parts = np.concatenate([3.0 * np.eye(w)[p] for w, p in zip((3, 2, 3), decode(data.classes), strict=True)], axis=1)
     parts += np.random.default_rng(5).normal(0, 2, parts.shape)
     a = plan_run(tmp_path / "a", data, noisy(data, gain=1.5))
@@ -268,7 +252,7 @@ def test_runs_of_different_tasks_are_one_ensemble(data: TrainData, plan_run: Pla
 
 
 def test_runs_that_don_t_belong_together_are_refused(
-    data: TrainData, plan_run: PlanRun, tmp_path: Path, make_data: Callable[..., Path]
+    data: TrainData, tmp_path: Path, make_data: Callable[..., Path]
 ) -> None:
     a = plan_run(tmp_path / "a", data, noisy(data))
     with pytest.raises(MaskensError, match=r"b has other folds than .*a: its models saw"):
@@ -286,7 +270,7 @@ def test_runs_that_don_t_belong_together_are_refused(
         blend_of(half, plan_run(tmp_path / "e", data, noisy(data), trained=[0]))
 
 
-def test_an_evaluation_tells_the_whole_and_its_parts(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
+def test_an_evaluation_tells_the_whole_and_its_parts(data: TrainData, tmp_path: Path) -> None:
     logits = noisy(data, gain=2)
     blend = blend_of(plan_run(tmp_path / "a", data, logits))
     found = evaluate(blend, applied_to(blend))
@@ -306,7 +290,7 @@ def test_an_evaluation_tells_the_whole_and_its_parts(data: TrainData, plan_run: 
     assert [c["photos"] for c in record["score"]["classes"]] == np.bincount(data.classes, minlength=18).tolist()
 
 
-def test_a_tuned_run_is_scored_by_tunings_fitted_on_others(data: TrainData, plan_run: PlanRun, tmp_path: Path) -> None:
+def test_a_tuned_run_is_scored_by_tunings_fitted_on_others(data: TrainData, tmp_path: Path) -> None:
     blend = blend_of(plan_run(tmp_path / "a", data, 4 * noisy(data, less=(2, 5), by=1.5)))
     saved(blend, ["temperatures", "offsets"])
     found = evaluate(blend, applied_to(blend))
@@ -320,7 +304,7 @@ def test_a_tuned_run_is_scored_by_tunings_fitted_on_others(data: TrainData, plan
     assert "tuned: temperatures, offsets" in found.used
 
 
-def test_too_few_people_to_tune_are_refused(plan_run: PlanRun, make_data: Callable[..., Path], tmp_path: Path) -> None:
+def test_too_few_people_to_tune_are_refused(make_data: Callable[..., Path], tmp_path: Path) -> None:
     few = read_train(make_data(tmp_path / "data", people=12))
     blend = blend_of(plan_run(tmp_path / "a", few, noisy(few), trained=[0]))
     with pytest.raises(MaskensError, match="too few people to tune"):

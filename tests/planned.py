@@ -1,0 +1,63 @@
+"""Runs without models whose out-of-fold logits are planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ensemble.oof import JobOof, save_job_oof
+from ensemble.preflight import bind_recipe
+from ensemble.recipe_file import parse_recipe
+from folds.layout import TrainData
+from folds.run import Run, start_run
+from folds.split import make_folds
+
+_DEFAULTS = """
+[defaults]
+model = "test_resnet.r160_in1k"
+pretrained = false
+resize = [32, 24]
+"""
+CLASS18 = f"{_DEFAULTS}[tasks.class18]\n"
+HEADS = f"{_DEFAULTS}[tasks.heads]\n"
+
+
+def plan_run(
+    folder: Path,
+    data: TrainData,
+    logits: np.ndarray | Mapping[str, np.ndarray],
+    *,
+    recipe: str = CLASS18,
+    deal: int = 1,
+    seed: int | None = None,
+    k: int = 2,
+    trained: Sequence[int] | None = None,
+) -> Run:
+    """Write a run that says this of the people of its trained folds.
+
+    Args:
+        logits: float (photos, width) of the task class18, or task -> such; or (views, photos, width).
+        deal: the seed of the folds.
+        seed: the run's own, by default that of the folds.
+        trained: the folds that are there, by default all.
+    """
+    folds = make_folds(data, k, seed=deal)
+    resolved = parse_recipe(recipe, "planned")
+    run = bind_recipe(start_run(folder, data, folds, k, seed=deal if seed is None else seed)[0], resolved)
+    for task, values in (logits if isinstance(logits, Mapping) else {"class18": logits}).items():
+        views = np.broadcast_to(values, (2, *values.shape[-2:])).astype(np.float32)
+        for fold in range(k) if trained is None else trained:
+            rows = np.flatnonzero(folds[data.photo_person] == fold)
+            record = {"task_hash": resolved.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold}
+            oof = JobOof(np.array(data.files)[rows], views[:, rows], views[:, rows])
+            save_job_oof(run.job_folder(task, fold) / "oof.npz", oof, record)
+    return run
+
+
+def plan_errors(folder: Path, data: TrainData, share: float, *, errors: int = 0, **options: object) -> Run:
+    """A run that is right but for the masks of a share of the photos, drawn by the seed `errors`."""
+    wrong = np.random.default_rng(errors).random(len(data.files)) < share
+    classes = np.where(wrong, (data.classes + 6) % 18, data.classes)
+    return plan_run(folder, data, np.eye(18)[classes] * 5, **options)  # type: ignore[arg-type]
