@@ -252,6 +252,9 @@ TtaOption = Annotated[
         show_default=False,
     ),
 ]
+EpochOption = Annotated[EpochChoice, typer.Option("--epoch", help="Each job's best epoch, or its last.")]
+ViewsOption = Annotated[TtaChoice, typer.Option("--tta", help="Views of the out-of-fold logits.")]
+MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")]
 UntunedOption = Annotated[bool, typer.Option("--untuned", help="Leave out what `maskens tune` fitted.")]
 CacheOption = Annotated[
     str,
@@ -621,9 +624,7 @@ def infer(
             "--out", metavar="FILE", help="The CSV; by default submission.csv in the run. Its logits go beside it."
         ),
     ] = None,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")
-    ] = False,
+    allow_missing: MissingOption = False,
     cache: CacheOption = "",
 ) -> None:
     """Predict the eval photos with every fold's models and write ImageID,ans.
@@ -702,9 +703,7 @@ def predict(
         Path | None, typer.Option("--out", metavar="FILE", help="Keep the result: a .csv or a .json file.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")
-    ] = False,
+    allow_missing: MissingOption = False,
 ) -> None:
     """Classify any photos: mask, gender and age band with their probabilities, and whether the folds agree.
 
@@ -780,9 +779,7 @@ def score(
         typer.Option("--submission", metavar="CSV", help="With --truth: the file to score; by default the run's."),
     ] = None,
     tta: TtaOption = None,
-    epoch: Annotated[
-        EpochChoice, typer.Option("--epoch", help="Each job's best epoch, or its last.")
-    ] = EpochChoice.best,
+    epoch: EpochOption = EpochChoice.best,
     untuned: UntunedOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
 ) -> None:
@@ -887,10 +884,8 @@ def tune(
 def compare(
     shared: Shared,
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the yardstick.")],
-    tta: Annotated[TtaChoice, typer.Option("--tta", help="Views of the out-of-fold logits.")] = TtaChoice.flip,
-    epoch: Annotated[
-        EpochChoice, typer.Option("--epoch", help="Each job's best epoch, or its last.")
-    ] = EpochChoice.best,
+    tta: ViewsOption = TtaChoice.flip,
+    epoch: EpochOption = EpochChoice.best,
 ) -> None:
     """What differs between runs, and whether it made a difference: out-of-fold F1 with intervals over people.
 
@@ -920,10 +915,8 @@ def compare(
 @command
 def audit(
     shared: Shared,
-    tta: Annotated[TtaChoice, typer.Option("--tta", help="Views of the out-of-fold logits.")] = TtaChoice.flip,
-    epoch: Annotated[
-        EpochChoice, typer.Option("--epoch", help="Each job's best epoch, or its last.")
-    ] = EpochChoice.best,
+    tta: ViewsOption = TtaChoice.flip,
+    epoch: EpochOption = EpochChoice.best,
     field: Annotated[
         list[FieldChoice] | None, typer.Option("--field", help="Only these labels; may be repeated.")
     ] = None,
@@ -992,9 +985,7 @@ def report(
         int, typer.Option("--photos", metavar="N", min=0, max=500, help="Worst and most uncertain photos; 0 for none.")
     ] = 16,
     tta: TtaOption = None,
-    epoch: Annotated[
-        EpochChoice, typer.Option("--epoch", help="Each job's best epoch, or its last.")
-    ] = EpochChoice.best,
+    epoch: EpochOption = EpochChoice.best,
     untuned: UntunedOption = False,
 ) -> None:
     """One page on what the ensemble is worth and where it errs: scores, confusions, calibration, ages, photos.
@@ -1079,9 +1070,7 @@ def export(
     tolerance: Annotated[
         float, typer.Option("--tolerance", min=0, help="Largest difference of a logit that is let pass.")
     ] = 1e-3,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")
-    ] = False,
+    allow_missing: MissingOption = False,
 ) -> None:
     """Write the ensemble as ONNX, one file a task, verified on photos; always on the CPU.
 
