@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from ensemble.blend import Blend
     from ensemble.evaluate import Evaluation
     from ensemble.infer import Decision
+    from ensemble.job import JobSpec
     from ensemble.train import Hardware
     from ensemble.tta import Tta
     from ensemble.tuning import StepName
+    from folds.labels import IntArray
     from folds.layout import TrainData
     from folds.run import Run
 
@@ -255,6 +257,10 @@ TtaOption = Annotated[
 EpochOption = Annotated[EpochChoice, typer.Option("--epoch", help="Each job's best epoch, or its last.")]
 ViewsOption = Annotated[TtaChoice, typer.Option("--tta", help="Views of the out-of-fold logits.")]
 MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")]
+DryOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check everything, probe shortly, tell what it would take; write nothing."),
+]
 UntunedOption = Annotated[bool, typer.Option("--untuned", help="Leave out what `maskens tune` fitted.")]
 CacheOption = Annotated[
     str,
@@ -325,6 +331,20 @@ def _size(text: str) -> tuple[int, int]:
     if not (separator and width.isdecimal() and height.isdecimal()):
         raise MaskensError(f"--size {text}: write width and height in pixels, like 384x512.")
     return int(width), int(height)
+
+
+def _show_estimate(
+    console: Console, todo: list[JobSpec], data: TrainData, folds: IntArray, hardware: Hardware, restart: bool
+) -> None:
+    from ensemble.estimate import estimate_training
+    from ensemble.tables import estimate_lines, estimate_table
+
+    with _bars(console, "probing") as (bar,):
+        found = estimate_training(todo, data, folds, hardware, restart, bar)
+    console.print(estimate_table(found))
+    for line in estimate_lines(found, hardware.jobs):
+        _say(console, line, "bold")
+    _say(console, "Measured on a few batches, with nothing else running; nothing was written.", "dim")
 
 
 def _named(runs: Sequence[Run]) -> str:
@@ -543,6 +563,7 @@ def train(
         ),
     ] = None,
     cache: CacheOption = "",
+    dry_run: DryOption = False,
 ) -> None:
     """Train one model per fold and task; finished jobs are kept, interrupted ones go on.
 
@@ -580,6 +601,10 @@ def train(
         going_on = set() if restart else begun(todo)
         for warning in preflight(resolved, {s.task: 0 for s in todo}, going_on, hardware.device):
             _say(console, f"warning: {warning}", "yellow")
+    if dry_run:
+        if todo:
+            _show_estimate(console, todo, data, assigned, hardware, restart)
+        return
     if source and todo:
         bind_recipe(run, resolved)
         _say(console, f"{take_over(todo, source)} finished jobs are taken from {source.folder}")
@@ -626,6 +651,7 @@ def infer(
     ] = None,
     allow_missing: MissingOption = False,
     cache: CacheOption = "",
+    dry_run: DryOption = False,
 ) -> None:
     """Predict the eval photos with every fold's models and write ImageID,ans.
 
@@ -676,6 +702,15 @@ def infer(
     unused: dict[str, tuple[StepName, ...]] = {"hard": ("offsets",), "vote": ("weights", "offsets")}
     words = applied.without(*unused.get(how, ())) if how == "hard" or len(runs) > 1 else applied.words
     _say(console, f"{models} models, {len(data.ids)} photos, views: {views}, {words}")
+    if dry_run:
+        from ensemble.estimate import estimate_inference
+        from ensemble.tables import time_words
+
+        seconds, disk = estimate_inference(ensembles, data, views, hardware, _cache_folder(cache, first.folder))
+        _say(
+            console, f"about {time_words(seconds)}; photo cache {disk / 1e9:.2f} GB more. Nothing was written.", "bold"
+        )
+        return
     with _bars(console, "decoding", "predicting") as (decoding, predicting):
         prediction = predict_all(
             ensembles, data, views, hardware, _cache_folder(cache, first.folder), decoding, predicting

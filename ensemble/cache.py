@@ -91,6 +91,12 @@ def open_photos(
     return Photos(root, files, geometries, list(paths.values()))
 
 
+def missing_bytes(cache: Path, files: Sequence[str], fingerprint: str, geometries: Sequence[Geometry]) -> int:
+    """How much larger the cache would become; arguments as of `open_photos`."""
+    lacking = [g for g in geometries if not _complete(cache / f"{_key(fingerprint, g)}.npy", (len(files), *g.shape))]
+    return sum(len(files) * int(np.prod(g.shape)) for g in lacking)
+
+
 def _key(fingerprint: str, geometry: Geometry) -> str:
     height, width, _ = geometry.shape
     return f"{height}x{width}-{sha256(f'{fingerprint} {geometry} v1')[:16]}"
