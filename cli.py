@@ -62,6 +62,13 @@ class TrackChoice(StrEnum):
     wandb = "wandb"
 
 
+class PrecisionChoice(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+    auto = "auto"
+
+
 class DecisionChoice(StrEnum):
     joint = "joint"
     hard = "hard"
@@ -643,6 +650,10 @@ def infer(
         typer.Option("--vote", metavar="CSV...", help="Other submissions of the same photos that vote with the runs."),
     ] = None,
     untuned: UntunedOption = False,
+    precision: Annotated[
+        PrecisionChoice,
+        typer.Option("--precision", help="Of the arithmetic. auto: 16 bits where that is faster and the logits agree."),
+    ] = PrecisionChoice.fp32,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -713,8 +724,10 @@ def infer(
         return
     with _bars(console, "decoding", "predicting") as (decoding, predicting):
         prediction = predict_all(
-            ensembles, data, views, hardware, _cache_folder(cache, first.folder), decoding, predicting
+            ensembles, data, views, hardware, _cache_folder(cache, first.folder), decoding, predicting, precision.value
         )
+    if precision is not PrecisionChoice.fp32:
+        _say(console, prediction.precision)
     judged = judge(prediction, fitted, how, others)
     save_logits(logits_file, data.ids, data, ensembles, prediction)
     aside = write_submission(path, data.ids, judged.classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from ensemble.combine import (
 from ensemble.loader import plain_batches
 from ensemble.models import ModelCard, load_checkpoint, read_card, to_input
 from ensemble.oof import Logits, save_npz
+from ensemble.precision import Asked, Chosen, autocast, choose_precision
 from ensemble.predict import all_views
 from ensemble.recipe import Recipe
 from ensemble.tasks import Target
@@ -113,6 +115,18 @@ class Prediction:
 
     joints: npt.NDArray[np.float64]  # (runs, photos, 18), log probabilities
     logits: list[dict[str, Logits]]  # of each run, task -> (folds, views, photos, width)
+    chosen: tuple[Chosen, ...] = ()  # of each model
+
+    @property
+    def precision(self) -> str:
+        """How the models predicted, in words."""
+        counts = Counter(c.precision for c in self.chosen)
+        words = ", ".join(f"{name} for {count} of {len(self.chosen)} models" for name, count in counts.items())
+        if set(counts) == {"fp32"}:
+            return "; ".join(dict.fromkeys([words, *(c.note for c in self.chosen if c.note)]))
+        largest = max(c.difference for c in self.chosen)
+        notes = dict.fromkeys(c.note for c in self.chosen if c.note)
+        return "; ".join([f"{words}, largest difference of a logit to fp32 {largest:.2g} on a first batch", *notes])
 
 
 def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:
@@ -179,12 +193,14 @@ def infer(
     cache: Path | None,
     on_decode: Progress | None = None,
     on_predict: Progress | None = None,
+    precision: Asked = "fp32",
 ) -> Prediction:
     """Logits of every model of every run, and each run's joint log probabilities.
 
     All models are loaded once; each batch of photos is read once and shown to every one of them.
 
     Args:
+        precision: of the forward passes; each model is tried on the first batch.
         on_decode: called with (photos decoded, photos in all) while the cache is filled.
         on_predict: called with (photos predicted, photos in all).
     """
@@ -197,13 +213,16 @@ def infer(
     total = len(data.files)
     photos = open_photos(data.root, data.files, data.fingerprint, distinct, cache, hardware.decoders, on_decode)
     outputs = [np.empty((len(VIEWS[tta]), total, m.card.target.width), np.float32) for m in everyone]
-    start = 0
+    start, chosen = 0, list[Chosen]()
     workers = 0 if cache else hardware.job_workers
     for batch in plain_batches(photos, range(total), BATCH, workers, pin=device.type == "cuda"):
         rows = slice(start, start + len(batch[0]))
-        for member, model, shape, output in zip(everyone, models, shapes, outputs, strict=True):
+        for number, (member, model, shape) in enumerate(zip(everyone, models, shapes, strict=True)):
             x = to_input(batch[distinct.index(shape)], member.card.mean, member.card.std, device)
-            output[:, rows] = all_views(model, x, tta).numpy()
+            if start == 0:
+                chosen.append(choose_precision(model, x, precision))
+            with autocast(device, chosen[number].precision):
+                outputs[number][:, rows] = all_views(model, x, tta).numpy()
         start = rows.stop
         if on_predict:
             on_predict(start, total)
@@ -215,7 +234,7 @@ def infer(
             own.setdefault(member.task, []).append(next(left))
         logits.append({task: np.stack(found) for task, found in own.items()})
     joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
-    return Prediction(joints, logits)
+    return Prediction(joints, logits, tuple(chosen))
 
 
 def judge(prediction: Prediction, fitted: Fitted, decision: Decision, others: Sequence[IntArray] = ()) -> Judged:

@@ -141,6 +141,8 @@ def test_a_second_result_does_not_silently_replace_the_first(copy: Path) -> None
     file = Path("runs/default/submission.csv")
     first = file.read_text().replace(",1\n", ",2\n")
     file.write_text(first)
+    rough = maskens("infer", "--precision", "bf16", "--out", "rough.csv")
+    assert re.search(r"bf16 for 12 of 12 models, largest difference of a logit to fp32 [\d.e-]+", rough.out), rough
     outcome = maskens("infer", "--tta", "none")
     assert "the earlier file is kept as runs/default/submission.1.csv" in outcome.out, outcome
     assert Path("runs/default/submission.1.csv").read_text() == first

@@ -114,6 +114,6 @@ def test_a_dry_run_writes_nothing_and_counts_only_what_is_left(data: TrainData, 
     before = everything()
     outcome = maskens("infer", "--run", run.folder, "--dry-run", "--device", "cpu")
     assert "6 models, 6 photos" in outcome.out
-    assert "nothing was written" in outcome.out
+    assert "Nothing was written" in outcome.out
     assert "jobs left" not in maskens(*train, "--dry-run").out
     assert everything() == before

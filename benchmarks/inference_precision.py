@@ -1,0 +1,69 @@
+"""Inference in fp32 and in bf16: speed, logits, and whether the CSV is another.
+
+    python benchmarks/inference_precision.py --run RUN
+
+RUN is a trained run with an eval part, such as the one that estimates.py or real_photos.py leaves. Each precision
+predicts it three times in turn, with warm caches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ensemble.infer import infer, judge, load_ensembles
+from ensemble.precision import Asked
+from ensemble.preflight import choose_device, run_recipe
+from ensemble.train import Hardware
+from ensemble.tuning import apply_tuning
+from folds.layout import read_eval
+from folds.run import load_run
+
+ROUNDS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    args = parser.parse_args()
+    run = load_run(args.run)
+    recipe, data = run_recipe(run), read_eval(Path(run.data))
+    fitted = apply_tuning([run], [recipe], "flip", untuned=True).fitted
+    ensembles = load_ensembles([run], [recipe], fitted, allow_missing=False)
+    hardware = Hardware(choose_device("auto"), None)
+    seconds: dict[Asked, list[float]] = {"fp32": [], "bf16": [], "auto": []}
+    found = {}
+    infer(ensembles, data, "none", hardware, args.run / "cache")  # fills the cache
+    for _ in range(ROUNDS):
+        for kind in seconds:
+            started = time.perf_counter()
+            found[kind] = infer(ensembles, data, "flip", hardware, args.run / "cache", precision=kind)
+            seconds[kind].append(time.perf_counter() - started)
+    classes = {kind: judge(found[kind], fitted, "joint").classes for kind in seconds}
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {hardware.device}")
+    print(f"{len(ensembles[0].members)} models, {len(data.ids)} photos, flip; auto: {found['auto'].precision}\n")
+    print(
+        "| precision | photos/s, median (min-max) | against fp32, round by round | largest difference | other class |"
+    )
+    print("|---|---|---|---|---|")
+    for kind, times in seconds.items():
+        speeds = sorted(len(data.ids) / t for t in times)
+        ratios = sorted(a / b for a, b in zip(seconds["fp32"], times, strict=True))
+        difference = max(
+            float(np.abs(values - found["fp32"].logits[0][task]).max())
+            for task, values in found[kind].logits[0].items()
+        )
+        speed = f"{statistics.median(speeds):.0f} ({speeds[0]:.0f}-{speeds[-1]:.0f})"
+        ratio = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f}-{ratios[-1]:.2f})"
+        print(f"| {kind} | {speed} | {ratio} | {difference:.3f} | {(classes[kind] != classes['fp32']).sum()} |")
+
+
+if __name__ == "__main__":
+    main()
