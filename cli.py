@@ -675,7 +675,7 @@ def infer(
     """
     from folds.files import must_be_writable
     from folds.layout import read_eval
-    from folds.run import refuse_other_folds
+    from folds.run import file_of, refuse_other_folds
 
     if more and not votes:
         raise MaskensError(f"unexpected argument '{more[0]}'. Other submissions are named with --vote.")
@@ -695,9 +695,8 @@ def infer(
 
     console = shared.console
     hardware = shared.hardware
-    blended = "blend-" if len(runs) > 1 else ""
-    path = out or first.folder / f"{blended}submission.csv"
-    logits_file = out.with_suffix(".logits.npz") if out else first.folder / f"{blended}eval.npz"
+    path = out or file_of(runs, "submission.csv")
+    logits_file = out.with_suffix(".logits.npz") if out else file_of(runs, "eval.npz")
     must_be_writable(path)
     must_be_writable(logits_file)
     refuse_other_folds(runs)
@@ -847,9 +846,9 @@ def score(
         from ensemble.score import score_record
         from ensemble.submission import align, read_answers
         from ensemble.tables import class_table, parts_table
+        from folds.run import file_of
 
-        blended = "blend-" if len(shared.runs) > 1 else ""
-        path = submission or shared.load_runs()[0].folder / f"{blended}submission.csv"
+        path = submission or file_of(shared.load_runs(), "submission.csv")
         ids, predicted = read_answers(path)
         result = score_classes(align(truth, ids), predicted)
         if as_json:

@@ -14,14 +14,12 @@ import csv
 import json
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from study import FIRST, VARIANTS, maskens
+from study import FIRST, VARIANTS, build_data, maskens
 
 from ensemble.blend import Blend, load_blend
 from ensemble.bootstrap import Floats, draw_people, drawn_f1, interval, person_confusions
@@ -71,10 +69,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     data, weights = args.out / "data", args.source / "tf_efficientnet_lite0.in1k.safetensors"
-    if not data.exists():
-        build = [sys.executable, args.source / "build_benchmark.py", data, "--size", args.size]
-        people = ["--train-people", args.train_people, "--eval-people", args.eval_people]
-        subprocess.run([*map(str, build + people)], check=True)
+    build_data(args.source, data, args.train_people, args.eval_people, args.size)
     (args.out / "first.toml").write_text(FIRST)
     for name in RUNS:
         recipe = args.out / f"{name}.toml"

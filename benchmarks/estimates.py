@@ -11,12 +11,10 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from study import maskens
+from study import build_data, maskens
 
 from ensemble.estimate import estimate_inference, estimate_training
 from ensemble.infer import load_ensembles
@@ -34,9 +32,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="A real-photo benchmark that is there already.")
     args = parser.parse_args()
     real, weights = args.data or args.out / "real", str(args.source / "tf_efficientnet_lite0.in1k.safetensors")
-    if not real.exists():
-        build = [sys.executable, args.source / "build_benchmark.py", real, "--size", "288x384"]
-        subprocess.run([*map(str, build), "--train-people", "600", "--eval-people", "200"], check=True)
+    build_data(args.source, real, 600, 200, "288x384")
     maskens("sample", args.out / "drawn", "--people", 90, "--size", "192x256")
     rows = [
         ("train, demo, 20 jobs", *training(args.out / "demo", args.out / "drawn", 5, "demo", [])),

@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import average_precision_score
+from study import build_data, maskens
 
 from ensemble.audit import NAMES, audit, field_view
 from ensemble.evaluate import OutOfFold, out_of_fold
@@ -114,10 +113,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     data, run, planted = args.data or args.out / "data", args.out / "run", args.out / "planted.csv"
-    if not data.exists():
-        build = [sys.executable, args.source / "build_benchmark.py", data, "--size", args.size]
-        people = ["--train-people", args.train_people, "--eval-people", 20]
-        subprocess.run([*map(str, build + people)], check=True)
+    build_data(args.source, data, args.train_people, 20, args.size)
     if not planted.exists():
         write_text(planted, fixes_csv(plant(read_train(data), args.share, args.seed)))
     weights = args.source / "tf_efficientnet_lite0.in1k.safetensors"
@@ -152,12 +148,6 @@ def print_table(folder: Path, planted: Path) -> None:
             figures = f"{it.precision:.2f} | {it.recall:.2f} | {it.average_precision:.2f}"
             print(f"| {name} | {it.planted} | {kind} | {figures} |")
         print(f"| {name} | {it.planted} | chance | {it.chance:.2f} | {2 * it.chance:.2f} | {it.chance:.2f} |")
-
-
-def maskens(*arguments: object) -> None:
-    print("maskens", *arguments, flush=True)
-    command = [sys.executable, "-c", "import cli; cli.main()", *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":

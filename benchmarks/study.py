@@ -93,13 +93,18 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=list(VARIANTS), help="Train these only.")
     args = parser.parse_args()
     data = args.out / "data"
-    if not data.exists():
-        build = [sys.executable, args.source / "build_benchmark.py", data, "--size", args.size]
-        people = ["--train-people", args.train_people, "--eval-people", args.eval_people]
-        subprocess.run([*map(str, build + people)], check=True)
+    build_data(args.source, data, args.train_people, args.eval_people, args.size)
     for name in args.only or VARIANTS:
         train(args, data, name)
     print_table(args.out, [n for n in VARIANTS if (args.out / n / "run.json").exists() and finished(args.out / n)])
+
+
+def build_data(source: Path, data: Path, train_people: int, eval_people: int, size: str) -> None:
+    """Build the real-photo benchmark if it is not there yet."""
+    if not data.exists():
+        build = [sys.executable, source / "build_benchmark.py", data, "--size", size]
+        people = ["--train-people", train_people, "--eval-people", eval_people]
+        subprocess.run([*map(str, build + people)], check=True)
 
 
 def train(args: argparse.Namespace, data: Path, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from ensemble.combine import blend as blend_joints
 from ensemble.combine import column_temperatures, decide, joint_log_probabilities
-from ensemble.oof import Epoch, Logits, pool, trained_folds
+from ensemble.oof import Epoch, Logits, job_names, pool, trained_folds
 from ensemble.preflight import run_recipe
 from ensemble.recipe import Recipe
 from ensemble.score import macro_f1
@@ -53,6 +54,7 @@ class Blend:
 
     runs: tuple[RunOof, ...]
     data: TrainData  # of the first run, whose labels count
+    folds: IntArray  # (people,)
     epoch: Epoch
     trained: tuple[int, ...]  # the folds that count: those with every task of every run trained
     rows: IntArray  # (photos,): index of each photo in TrainData.files
@@ -117,8 +119,8 @@ def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> B
         have, missing = trained_folds(run, recipe)
         trained &= set(have)
         if missing:
-            listed = ", ".join(f"{t} fold {f}" for t, f in missing[:6]) + (", ..." if len(missing) > 6 else "")
-            notes.append(f"{run.folder}: only folds {', '.join(map(str, have))} of {run.k} count, without {listed}")
+            folds_there = ", ".join(map(str, have))
+            notes.append(f"{run.folder}: only folds {folds_there} of {run.k} count, without {job_names(missing)}")
     if not trained:
         raise MaskensError("the runs have no fold in common that each has trained; train the same folds.")
     shares = [share_of(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]  # before the logits are read
@@ -127,7 +129,16 @@ def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> B
         RunOof(run, recipe, share, found.logits)
         for run, recipe, share, found in zip(runs, recipes, shares, pooled, strict=True)
     )
-    return Blend(members, data, epoch, tuple(sorted(trained)), pooled[0].rows, pooled[0].fold, tuple(notes))
+    return Blend(members, data, folds, epoch, tuple(sorted(trained)), pooled[0].rows, pooled[0].fold, tuple(notes))
+
+
+def at_epoch(blend: Blend, epoch: Epoch) -> Blend:
+    """The same runs, with the logits of another epoch."""
+    members = [
+        dataclasses.replace(m, logits=pool(m.run, m.recipe, blend.data, blend.folds, [*blend.trained], epoch).logits)
+        for m in blend.runs
+    ]
+    return dataclasses.replace(blend, runs=tuple(members), epoch=epoch)
 
 
 def greedy_weights(joints: Floats, truth: IntArray) -> tuple[float, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from typing import Any
 from ensemble.infer import Member
 from ensemble.tasks import ONLY_GENDER, Head, Part, Predicts
 from ensemble.tta import VIEWS, Tta
-from folds.errors import MaskensError
 from folds.files import write_json
 from folds.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS
-from folds.page import LITTER
+from folds.page import LITTER, refuse_file, refuse_strange_files
 from folds.run import library_versions
 
 DECISION = "decision.json"
@@ -107,19 +105,9 @@ def refuse_foreign_export(folder: Path) -> None:
     Raises:
         MaskensError: it is a file, or a folder with anything in it that no export wrote.
     """
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise MaskensError(f"{folder} is a file, not a folder. Name another with --out DIR.")
-    strange = sorted(
-        {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir() and p.name not in LITTER}
-        - _written(folder)
-    )
-    if strange:
-        raise MaskensError(
-            f"{folder} would be replaced, but it holds files that `{MADE_BY}` did not write: "
-            f"{', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}. Move them, or name another with --out DIR."
-        )
+    refuse_file(folder)
+    files = (p for p in folder.rglob("*") if not p.is_dir() and p.name not in LITTER)
+    refuse_strange_files(folder, sorted({p.relative_to(folder).as_posix() for p in files} - _written(folder)), MADE_BY)
 
 
 def _written(folder: Path) -> set[str]:

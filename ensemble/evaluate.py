@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.blend import Blend, load_blend
+from ensemble.blend import Blend, at_epoch
 from ensemble.bootstrap import PARTS, Interval, draw_people, drawn_f1, drawn_parts, interval, person_confusions
 from ensemble.combine import decide, decide_hard, joint_log_probabilities, vote
-from ensemble.oof import Epoch, Logits, pool, save_npz, trained_folds
+from ensemble.oof import Epoch, Logits, job_names, pool, save_npz, trained_folds
 from ensemble.recipe import Recipe
 from ensemble.score import Score, score, score_record, task_scores
 from ensemble.tasks import learns_from, true_labels
@@ -57,8 +57,7 @@ def out_of_fold(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, tta:
     pooled = pool(run, recipe, data, folds, trained, epoch)
     logits = {task: views[: len(VIEWS[tta])].mean(axis=0) for task, views in pooled.logits.items()}
     joint = joint_log_probabilities(logits, {name: task.target for name, task in recipe.tasks.items()})
-    listed = ", ".join(f"{t} fold {f}" for t, f in missing[:6]) + (", ..." if len(missing) > 6 else "")
-    words = f"without {listed}" if missing else ""
+    words = f"without {job_names(missing)}" if missing else ""
     return OutOfFold(pooled.rows, pooled.fold, logits, joint, decide(joint), trained, words)
 
 
@@ -161,7 +160,7 @@ class _Draws:
 def _ways(blend: Blend, tta: Tta, plain: Judged) -> dict[str, IntArray]:
     """Name -> decision of every way that asks for no fitting, the plain one first."""
     found = {f"{blend.epoch}, {VIEW_WORDS[tta]}": plain.classes}
-    both = {e: blend if e == blend.epoch else _at_epoch(blend, e) for e in ("best", "last")}
+    both = {e: blend if e == blend.epoch else at_epoch(blend, e) for e in get_args(Epoch)}
     for epoch, its in both.items():
         for views in VIEWS:
             found.setdefault(f"{epoch}, {VIEW_WORDS[views]}", its.judge(untuned(its, views)).classes)
@@ -171,10 +170,6 @@ def _ways(blend: Blend, tta: Tta, plain: Judged) -> dict[str, IntArray]:
         found |= {f"{member.name} alone": classes for member, classes in zip(blend.runs, alone, strict=True)}
         found["hard vote"] = vote(np.stack(alone), plain.log_probabilities)
     return found
-
-
-def _at_epoch(blend: Blend, epoch: Epoch) -> Blend:
-    return load_blend([member.run for member in blend.runs], blend.data.root, epoch)
 
 
 def _task_scores(blend: Blend, tta: Tta) -> dict[str, tuple[float, float]]:

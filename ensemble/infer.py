@@ -25,7 +25,7 @@ from ensemble.combine import (
 )
 from ensemble.loader import plain_batches
 from ensemble.models import ModelCard, load_checkpoint, read_card, to_input
-from ensemble.oof import Logits, save_npz
+from ensemble.oof import Logits, job_names, save_npz
 from ensemble.precision import Asked, Chosen, autocast, choose_precision
 from ensemble.predict import all_views
 from ensemble.recipe import Recipe
@@ -165,11 +165,10 @@ def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:
     refuse(problems, "the trained models can't all be used")
     without = [t for t in recipe.tasks if t not in {m.task for m in found}]
     if without or (missing and not allow_missing):
-        listed = ", ".join(f"{t} fold {f}" for t, f in missing[:8]) + (", ..." if len(missing) > 8 else "")
         folds = ",".join(str(f) for f in sorted({f for _, f in missing}))
         hint = "" if without else " Or predict with the folds that are there: --allow-missing."
         raise MaskensError(
-            f"{len(missing)} of {len(recipe.tasks) * run.k} models are not trained yet: {listed}. "
+            f"{len(missing)} of {len(recipe.tasks) * run.k} models are not trained yet: {job_names(missing, 8)}. "
             f"Train them: maskens train --run {run.folder} --fold {folds}.{hint}"
         )
     return found

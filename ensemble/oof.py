@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +104,11 @@ def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[tuple[str, 
             f"First: maskens train --run {run.folder} --fold 0"
         )
     return trained, missing
+
+
+def job_names(jobs: Sequence[tuple[str, int]], most: int = 6) -> str:
+    """(task, fold) pairs in words, the first few of them."""
+    return ", ".join(f"{t} fold {f}" for t, f in jobs[:most]) + (", ..." if len(jobs) > most else "")
 
 
 def oof_hash(run: Run, recipe: Recipe) -> str:

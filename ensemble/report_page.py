@@ -15,7 +15,7 @@ from folds.errors import MaskensError
 from folds.files import write_text
 from folds.labels import AGE_CUTS, CLASS_NAMES
 from folds.page import render
-from folds.run import Run
+from folds.run import Run, file_of
 
 GENERATOR = "maskens report"
 BOX = (150, 150)  # width, height of a photo at most, in pixels
@@ -23,7 +23,7 @@ BOX = (150, 150)  # width, height of a photo at most, in pixels
 
 def report_file(runs: Sequence[Run]) -> Path:
     """Where a report lies unless it is said otherwise: in the first run."""
-    return runs[0].folder / ("report.html" if len(runs) == 1 else "blend-report.html")
+    return file_of(runs, "report.html")
 
 
 def write_report(path: Path, report: Report, workers: int, on_progress: Progress | None = None) -> None:

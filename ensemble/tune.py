@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -132,44 +133,54 @@ def tune(
     judge, everybody = _judge(blend), np.arange(len(blend.rows))
     plain = blend.judge(untuned(blend, tta))
     kept: tuple[StepName, ...] = ()
-    known = {kept: plain}  # kept steps -> what they say
+    known = {kept: _Tried(untuned(blend, tta), plain, *judge(plain))}
     judged, parts = list[Step](), PARTS
     for number, name in enumerate(steps, start=1):
-        tried = (*kept, name)
-        known[tried], parts = nested(blend, tried, tta)
-        (f1, loss), (f1_before, loss_before) = judge(known[tried]), judge(known[kept])
-        gain, loss_gain = interval(f1 - f1_before), interval(loss_before - loss)
+        before, names = known[kept], (*kept, name)
+        found, parts = nested(blend, names, tta)
+        known[names] = tried = _Tried(fit(blend, everybody, names, tta), found, *judge(found))
+        gain, loss_gain = interval(tried.f1 - before.f1), interval(before.loss - tried.loss)
         worth = loss_gain.low > 0 and gain.high >= 0 if name == "temperatures" else gain.low > 0
         judged.append(
             Step(
                 name=name,
                 kept=worth or force,
-                what=_words(fit(blend, everybody, tried, tta), name),
-                f1=interval(f1),
+                what=_words(tried.fitted, name),
+                f1=interval(tried.f1),
                 gain=gain,
-                loss=interval(loss),
+                loss=interval(tried.loss),
                 loss_gain=loss_gain,
             )
         )
-        kept = tried if judged[-1].kept else kept
+        kept = names if judged[-1].kept else kept
         if on_step:
             on_step(number, len(steps))
-    f1_plain = judge(plain)[0]
 
-    def total(names: tuple[StepName, ...]) -> Interval:
-        return interval(judge(known[names])[0] - f1_plain)
+    def total() -> Interval:
+        return interval(known[kept].f1 - known[()].f1)
 
     dropped = None
-    if not force and set(kept) - {"temperatures"} and total(kept).low <= 0:
-        dropped, kept = total(kept), tuple(s for s in kept[:1] if s == "temperatures")
-    if not force and kept == ("temperatures",) and total(kept).high < 0:
-        dropped, kept = dropped or total(kept), ()
+    if not force and set(kept) - {"temperatures"} and total().low <= 0:
+        dropped, kept = total(), tuple(s for s in kept[:1] if s == "temperatures")
+    if not force and kept == ("temperatures",) and total().high < 0:
+        dropped, kept = dropped or total(), ()
+    last = known[kept]
     return Tuning(
-        fitted=fit(blend, everybody, kept, tta),
+        fitted=last.fitted,
         steps=tuple(s.model_copy(update={"kept": s.name in kept}) for s in judged),
-        untuned=interval(f1_plain), tuned=interval(judge(known[kept])[0]), gain=total(kept), dropped=dropped,
+        untuned=interval(known[()].f1), tuned=interval(last.f1), gain=total(), dropped=dropped,
         photos=len(blend.rows), people=len(blend.stratum), parts=parts,
-    ), known[kept]  # fmt: skip
+    ), last.judged  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """Some steps of tuning, and what they are worth on each draw of people."""
+
+    fitted: Fitted  # on everybody
+    judged: Judged  # of people it was not fitted on
+    f1: Floats
+    loss: Floats
 
 
 def _judge(blend: Blend) -> Callable[[Judged], tuple[Floats, Floats]]:

@@ -8,7 +8,7 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,23 +71,37 @@ def refuse_foreign_page(folder: Path, generator: str, ours: re.Pattern[str]) -> 
     Raises:
         MaskensError: it is a file, or a folder with anything in it that is not ours.
     """
-    if not os.path.lexists(folder):
-        return
-    if not folder.is_dir():
-        raise MaskensError(f"{folder} is a file, not a folder. Name another with --out DIR.")
-    names = sorted(p.name for p in folder.iterdir())
+    refuse_file(folder)
+    names = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
     if not names:
         return
     if not made_by(folder / INDEX, generator):
         raise MaskensError(
             f"{folder} has files and is not a folder of `{generator}`. Name another or a new one with --out DIR."
         )
-    strange = [n for n in names if not ours.fullmatch(n) and n not in LITTER]
+    refuse_strange_files(folder, [n for n in names if not ours.fullmatch(n) and n not in LITTER], generator)
+
+
+def refuse_strange_files(folder: Path, strange: Sequence[str], maker: str) -> None:
+    """Refuse to replace a folder in which there is anything strange.
+
+    Args:
+        strange: names of the files that `maker` did not write.
+
+    Raises:
+        MaskensError: there are such files.
+    """
     if strange:
         raise MaskensError(
-            f"{folder} would be replaced, but it holds files that `{generator}` did not write: "
+            f"{folder} would be replaced, but it holds files that `{maker}` did not write: "
             f"{', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}. Move them, or name another with --out DIR."
         )
+
+
+def refuse_file(folder: Path) -> None:
+    """Refuse a path that is to be a folder and is a file."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise MaskensError(f"{folder} is a file, not a folder. Name another with --out DIR.")
 
 
 def refuse_foreign_file(page: Path, generator: str) -> None:

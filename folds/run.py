@@ -264,6 +264,11 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
     return data, read_folds(run.folds_file, data)[0]
 
 
+def file_of(runs: Sequence[Run], name: str) -> Path:
+    """Where a file of a run, or of several as one ensemble, lies: in the first."""
+    return runs[0].folder / (name if len(runs) == 1 else f"blend-{name}")
+
+
 def refuse_other_folds(runs: Sequence[Run]) -> None:
     """Refuse runs that can't be one ensemble: named twice, of other photos, or dealt to other folds.
 

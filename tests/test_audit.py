@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.util
+import importlib
 import io
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -195,13 +194,9 @@ def test_the_least_believable_photos_lead_the_list_of_photos(true: TrainData) ->
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    file = Path(cli.__file__).parent / "benchmarks" / "planted_errors.py"
-    spec = importlib.util.spec_from_file_location("planted_errors", file)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["planted_errors"] = module
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:  # as for a script, whose folder is where it finds its neighbours
+        patch.syspath_prepend(Path(cli.__file__).parent / "benchmarks")
+        return importlib.import_module("planted_errors")
 
 
 def test_a_ranking_is_worth_what_its_first_places_hold(benchmark: ModuleType) -> None:
