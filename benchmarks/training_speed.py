@@ -27,6 +27,7 @@ from ensemble.loader import EpochBatches, train_loader
 from ensemble.losses import one_hot, task_loss
 from ensemble.models import create, normalisation, place, to_input
 from ensemble.optimise import make_optimizer
+from ensemble.process import settle
 from ensemble.recipe import with_weights
 from ensemble.recipe_file import load_recipe
 from ensemble.sampling import EpochPhotos, epoch_photos
@@ -94,7 +95,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     hardware = Hardware(args.device, args.workers)
-    torch.set_num_threads(hardware.job_threads)
+    settle(hardware.job_threads)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_sample(root / "data", args.people, eval_people=1, size=(96, 128))

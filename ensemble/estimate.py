@@ -24,6 +24,7 @@ from ensemble.job import JobSpec, geometry, learned_rows
 from ensemble.loader import EpochBatches, train_loader
 from ensemble.models import create, load_checkpoint, normalisation, place
 from ensemble.predict import predict
+from ensemble.process import settle
 from ensemble.recipe import TaskRecipe
 from ensemble.sampling import epoch_photos
 from ensemble.status import read_status
@@ -132,7 +133,7 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware) -> Cost:
         MaskensError: a photo that can't be read.
     """
     device = torch.device(hardware.device)
-    torch.set_num_threads(hardware.job_threads)
+    settle(hardware.job_threads)
     rows = np.linspace(0, len(data.files) - 1, BATCHES // 2 * recipe.batch_size).astype(np.int64)
     files = [data.files[i] for i in rows]
     with tempfile.TemporaryDirectory() as scratch:
@@ -238,7 +239,7 @@ def estimate_inference(
         MaskensError: a photo of the probe that can't be read, a damaged checkpoint.
     """
     device = torch.device(hardware.device)
-    torch.set_num_threads(hardware.job_threads)
+    settle(hardware.job_threads)
     rows = np.linspace(0, len(data.files) - 1, min(BATCH, len(data.files))).astype(np.int64)
     files = [data.files[i] for i in rows]
     total, decode = 0.0, 0.0

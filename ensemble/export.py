@@ -21,6 +21,7 @@ from ensemble.decision_file import WORDS, refuse_foreign_export, task_record, wr
 from ensemble.infer import Ensemble, Member
 from ensemble.models import ModelCard, first_line, load_checkpoint, to_input
 from ensemble.predict import all_views
+from ensemble.process import settle
 from ensemble.tta import VIEWS, Tta, transforms
 from folds.decode import Pixels, Progress, fit, read_photo
 from folds.errors import MaskensError
@@ -121,7 +122,7 @@ def export(
             folder that can't be written or holds other files. Nothing is left behind then.
     """
     refuse_foreign_export(folder)
-    torch.set_num_threads(threads)
+    settle(threads)
     targets = ensemble.targets
     by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
     shapes = {task: Geometry(found[0].card.resize, found[0].card.crop) for task, found in by_task.items()}

@@ -28,6 +28,7 @@ from ensemble.models import ModelCard, load_checkpoint, read_card, to_input
 from ensemble.oof import Logits, job_names, save_npz
 from ensemble.precision import Asked, Chosen, autocast, choose_precision
 from ensemble.predict import all_views
+from ensemble.process import settle
 from ensemble.recipe import Recipe
 from ensemble.tasks import Target
 from ensemble.train import Hardware
@@ -204,7 +205,7 @@ def infer(
         on_predict: called with (photos predicted, photos in all).
     """
     device = torch.device(hardware.device)
-    torch.set_num_threads(hardware.job_threads)
+    settle(hardware.job_threads)
     everyone = [m for ensemble in ensembles for m in ensemble.members]
     models = [load_checkpoint(m.path, device)[0] for m in everyone]
     shapes = [Geometry(m.card.resize, m.card.crop) for m in everyone]

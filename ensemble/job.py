@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import safetensors.torch
@@ -26,6 +25,7 @@ from ensemble.losses import one_hot, task_loss
 from ensemble.models import ModelCard, create, normalisation, place, save_checkpoint
 from ensemble.oof import JobOof, save_job_oof
 from ensemble.predict import predict
+from ensemble.process import settle
 from ensemble.recipe import Recipe, TaskRecipe
 from ensemble.resume import load_last, save_last
 from ensemble.sampling import epoch_photos
@@ -76,7 +76,6 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
     Args:
         folds: int64 (people,).
     """
-    cv2.setNumThreads(0)  # OpenCV would use all cores in each of several jobs
     try:
         _Job(spec, data, folds).run()
         return None
@@ -133,7 +132,7 @@ class _Job:
 
     def run(self) -> None:
         self.tell(record=self.record())
-        torch.set_num_threads(self.spec.threads)
+        settle(self.spec.threads)
         photos = open_photos(
             self.data.root, self.data.files, self.data.photos_fingerprint, [geometry(self.recipe)], self.spec.cache,
             max(1, self.spec.workers),
