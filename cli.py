@@ -660,6 +660,13 @@ def infer(
             "--out", metavar="FILE", help="The CSV; by default submission.csv in the run. Its logits go beside it."
         ),
     ] = None,
+    compile_models: Annotated[
+        bool, typer.Option("--compile", help="Compile the models first (torch.compile): pays for many photos.")
+    ] = False,
+    ask_all: Annotated[
+        bool,
+        typer.Option("--ask-all", help="Ask both age models of every photo, even where one can't change the class."),
+    ] = False,
     allow_missing: MissingOption = False,
     cache: CacheOption = "",
     dry_run: DryOption = False,
@@ -687,8 +694,10 @@ def infer(
     data = read_eval(shared.data or Path(first.data))
 
     from ensemble.infer import infer as predict_all
-    from ensemble.infer import judge, load_ensembles, save_logits
+    from ensemble.infer import judge, save_logits
+    from ensemble.members import load_ensembles
     from ensemble.preflight import run_recipe
+    from ensemble.ready import Execution
     from ensemble.submission import align, check_submission, write_submission
     from ensemble.tables import submission_table
     from ensemble.tuning import apply_tuning, heard
@@ -709,6 +718,8 @@ def infer(
     ensembles = load_ensembles(runs, recipes, fitted, allow_missing)
     views = fitted.tta
     models = sum(len(e.members) for e in ensembles)
+    execution = Execution(precision.value, compile_models)
+    routing = fitted if how == "joint" and not ask_all else None
     unused: dict[str, tuple[StepName, ...]] = {"hard": ("offsets",), "vote": ("weights", "offsets")}
     words = applied.without(*unused.get(how, ())) if how == "hard" or len(runs) > 1 else applied.words
     _say(console, f"{models} models, {len(data.ids)} photos, views: {views}, {words}")
@@ -716,17 +727,20 @@ def infer(
         from ensemble.estimate import estimate_inference
         from ensemble.tables import time_words
 
-        seconds, disk = estimate_inference(ensembles, data, views, hardware, _cache_folder(cache, first.folder))
+        seconds, disk = estimate_inference(
+            ensembles, data, views, hardware, _cache_folder(cache, first.folder), execution, routing is not None
+        )
         _say(
             console, f"about {time_words(seconds)}; photo cache {disk / 1e9:.2f} GB more. Nothing was written.", "bold"
         )
         return
     with _bars(console, "decoding", "predicting") as (decoding, predicting):
         prediction = predict_all(
-            ensembles, data, views, hardware, _cache_folder(cache, first.folder), decoding, predicting, precision.value
-        )
-    if precision is not PrecisionChoice.fp32:
-        _say(console, prediction.precision)
+            ensembles, data, views, hardware, _cache_folder(cache, first.folder), decoding, predicting,
+            execution, routing, logits_file.with_suffix(".partial.npz"),
+        )  # fmt: skip
+    for line in prediction.notes:
+        _say(console, line)
     judged = judge(prediction, fitted, how, others)
     save_logits(logits_file, data.ids, data, ensembles, prediction)
     aside = write_submission(path, data.ids, judged.classes)
@@ -771,7 +785,7 @@ def predict(
     refuse_other_folds(runs)
 
     from ensemble.infer import infer as predict_all
-    from ensemble.infer import load_ensembles
+    from ensemble.members import load_ensembles
     from ensemble.preflight import run_recipe
     from ensemble.tables import verdicts_table
     from ensemble.tuning import apply_tuning, heard
@@ -1125,7 +1139,7 @@ def export(
     """
     from ensemble.export import check_extra
     from ensemble.export import export as export_all
-    from ensemble.infer import load_ensembles
+    from ensemble.members import load_ensembles
     from ensemble.preflight import run_recipe
     from ensemble.tables import export_table
     from ensemble.tuning import apply_tuning

@@ -24,7 +24,8 @@ from study import FIRST, VARIANTS, build_data, maskens
 from ensemble.blend import Blend, load_blend
 from ensemble.bootstrap import Floats, draw_people, drawn_f1, interval, person_confusions
 from ensemble.combine import decide_hard, vote
-from ensemble.infer import Prediction, judge, load_ensembles
+from ensemble.infer import Prediction, judge
+from ensemble.members import load_ensembles
 from ensemble.tune import STEPS, tune, untuned
 from ensemble.tuning import Fitted, Judged
 from folds.labels import CLASSES, IntArray, decode

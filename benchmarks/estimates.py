@@ -17,7 +17,7 @@ from pathlib import Path
 from study import build_data, maskens
 
 from ensemble.estimate import estimate_inference, estimate_training
-from ensemble.infer import load_ensembles
+from ensemble.members import load_ensembles
 from ensemble.preflight import resolve_recipe, run_recipe
 from ensemble.train import Hardware, plan
 from ensemble.tuning import apply_tuning

@@ -20,7 +20,8 @@ import torch
 
 import ensemble.cache
 import folds.decode
-from ensemble.infer import Ensemble, Member, infer
+from ensemble.infer import infer
+from ensemble.members import Ensemble, Member
 from ensemble.models import ModelCard, create, load_checkpoint, normalisation, save_checkpoint
 from ensemble.predict import predict
 from ensemble.recipe_file import load_recipe

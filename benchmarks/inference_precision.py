@@ -18,9 +18,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ensemble.infer import infer, judge, load_ensembles
+from ensemble.infer import infer, judge
+from ensemble.members import load_ensembles
 from ensemble.precision import Asked
 from ensemble.preflight import choose_device, run_recipe
+from ensemble.ready import Execution
 from ensemble.train import Hardware
 from ensemble.tuning import apply_tuning
 from folds.layout import read_eval
@@ -44,7 +46,7 @@ def main() -> None:
     for _ in range(ROUNDS):
         for kind in seconds:
             started = time.perf_counter()
-            found[kind] = infer(ensembles, data, "flip", hardware, args.run / "cache", precision=kind)
+            found[kind] = infer(ensembles, data, "flip", hardware, args.run / "cache", execution=Execution(kind))
             seconds[kind].append(time.perf_counter() - started)
     classes = {kind: judge(found[kind], fitted, "joint").classes for kind in seconds}
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {hardware.device}")

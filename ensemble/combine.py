@@ -59,11 +59,28 @@ def joint_log_probabilities(logits: Mapping[str, Floats], targets: Mapping[str, 
     Raises:
         ValueError: if a part of the class is predicted by no task.
     """
+    return np.asarray(log_softmax(joint_scores(logits, targets), axis=1), dtype=np.float64)
+
+
+def joint_scores(
+    logits: Mapping[str, Floats], targets: Mapping[str, Target], unasked: float = -np.inf
+) -> npt.NDArray[np.float64]:
+    """`joint_log_probabilities` before each row is normalised.
+
+    Args:
+        logits: NaN where a photo was not shown to the task's models.
+        unasked: counts as the log probability of what they were not asked: -inf rules those classes out, 0 is the most
+            they could have said, so that the scores of those classes are upper bounds.
+
+    Returns:
+        float64 (photos, 18).
+    """
     sources: dict[tuple[str, int], list[npt.NDArray[np.float64]]] = {}
     for task, values in logits.items():
         kind = targets[task].predicts
         for head in targets[task].heads:
             part = head_log_probabilities(values, head)
+            part = np.where(np.isnan(part), unasked, part)
             if head.part == "age":
                 genders = [ONLY_GENDER[kind]] if kind in ONLY_GENDER else [0, 1]
                 for gender in genders:
@@ -81,7 +98,7 @@ def joint_log_probabilities(logits: Mapping[str, Floats], targets: Mapping[str, 
     if not whole:
         missing = [f[0] for f in factors if f not in parts]
         raise ValueError(f"no task predicts {', '.join(dict.fromkeys(missing))}")
-    return np.asarray(log_softmax(np.mean(whole, axis=0), axis=1), dtype=np.float64)
+    return np.asarray(np.mean(whole, axis=0), dtype=np.float64)
 
 
 def decide(log_probabilities: Floats) -> IntArray:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensemble.infer import Member
+from ensemble.members import Member
 from ensemble.tasks import ONLY_GENDER, Head, Part, Predicts
 from ensemble.tta import VIEWS, Tta
 from folds.files import write_json

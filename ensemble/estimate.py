@@ -19,24 +19,28 @@ from torch import Tensor, nn
 
 from ensemble.augment import Augment
 from ensemble.cache import Geometry, Photos, missing_bytes, open_photos
-from ensemble.infer import BATCH, Ensemble, PhotoFiles
+from ensemble.infer import PhotoFiles
 from ensemble.job import JobSpec, geometry, learned_rows
-from ensemble.loader import EpochBatches, train_loader
-from ensemble.models import create, load_checkpoint, normalisation, place
+from ensemble.loader import EpochBatches, plain_batches, train_loader
+from ensemble.members import Ensemble
+from ensemble.models import create, load_checkpoint, normalisation, place, to_input
+from ensemble.passes import geometry as member_geometry
 from ensemble.predict import predict
 from ensemble.process import settle
+from ensemble.ready import AS_TRAINED, BATCH, Execution, Ready
 from ensemble.recipe import TaskRecipe
 from ensemble.sampling import epoch_photos
 from ensemble.status import read_status
-from ensemble.tasks import learns_from, training_labels
+from ensemble.tasks import ONLY_GENDER, learns_from, training_labels
 from ensemble.train import Hardware
 from ensemble.trainer import Trainer
-from ensemble.tta import VIEWS, Tta
+from ensemble.tta import VIEWS, Tta, stacked
 from folds.labels import IntArray
 from folds.layout import TrainData
 
 SECONDS = 5.0  # for which batches are timed, after one that warms up
 BATCHES = 8  # at most
+ROUTED = 0.6  # share of the photos that age models of one gender see
 
 
 @dataclass(frozen=True)
@@ -230,33 +234,51 @@ def _existing(folder: Path) -> Path:
 
 
 def estimate_inference(
-    ensembles: Sequence[Ensemble], data: PhotoFiles, tta: Tta, hardware: Hardware, cache: Path | None
+    ensembles: Sequence[Ensemble],
+    data: PhotoFiles,
+    tta: Tta,
+    hardware: Hardware,
+    cache: Path | None,
+    execution: Execution = AS_TRAINED,
+    routed: bool = False,
 ) -> tuple[float, int]:
     """(seconds, bytes of disk for the photo cache) that `infer` would take: a few photos are shown to one model of
     each task.
+
+    Args:
+        routed: age models of one gender are asked only where they can change the class; how often that is depends on
+            the photos, ROUTED is assumed.
 
     Raises:
         MaskensError: a photo of the probe that can't be read, a damaged checkpoint.
     """
     device = torch.device(hardware.device)
     settle(hardware.job_threads)
-    rows = np.linspace(0, len(data.files) - 1, min(BATCH, len(data.files))).astype(np.int64)
+    rows = np.linspace(0, len(data.files) - 1, min(2 * BATCH, len(data.files))).astype(np.int64)
     files = [data.files[i] for i in rows]
     total, decode = 0.0, 0.0
     shapes: dict[Geometry, None] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for ensemble in ensembles:
-            for task in ensemble.targets:
-                members = [m for m in ensemble.members if m.task == task]
-                started = time.perf_counter()
-                model, card = load_checkpoint(members[0].path, device)
-                load = time.perf_counter() - started
-                shape = Geometry(card.resize, card.crop)
-                shapes[shape] = None
-                started = time.perf_counter()
-                photos = open_photos(data.root, files, f"probe {shape}", [shape], Path(scratch), hardware.decoders)
-                decode = max(decode, (time.perf_counter() - started) / len(files))
-                each = _predict_seconds(model, photos, card.mean, card.std, device, BATCH)
-                total += len(members) * (load + len(data.files) * len(VIEWS[tta]) * each)
+        for member in [m for e in ensembles for m in e.members if m.fold == e.folds(m.task)[0]]:
+            shape = member_geometry(member)
+            shapes[shape] = None
+            started = time.perf_counter()
+            photos = open_photos(data.root, files, f"probe {shape}", [shape], Path(scratch), hardware.decoders)
+            decode = max(decode, (time.perf_counter() - started) / len(files))
+            (batch,) = next(iter(plain_batches(photos, range(len(files)), len(files), 0)))
+            x = stacked(to_input(batch, member.card.mean, member.card.std, device), tta)
+            started = time.perf_counter()
+            ready = Ready(load_checkpoint(member.path, device)[0], x, execution, BATCH)
+            load = time.perf_counter() - started
+            each = min(_seconds(lambda: ready.logits(x).cpu()) for _ in range(2)) / len(files)  # noqa: B023
+            share = ROUTED if routed and member.card.predicts in ONLY_GENDER else 1.0
+            alike = sum(m.task == member.task for e in ensembles for m in e.members if member in e.members)
+            total += alike * (load + len(data.files) * share * each)
     lacking = missing_bytes(cache, data.files, data.fingerprint, list(shapes)) if cache else 0
     return total + (len(data.files) * decode if lacking or cache is None else 0), lacking
+
+
+def _seconds(what: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    what()
+    return time.perf_counter() - started

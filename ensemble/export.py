@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ensemble.cache import Geometry
 from ensemble.combine import Floats, decide, head_decisions, joint_log_probabilities, mean_logits
 from ensemble.decision_file import WORDS, refuse_foreign_export, task_record, write_decision
-from ensemble.infer import Ensemble, Member
+from ensemble.members import Ensemble, Member
 from ensemble.models import ModelCard, first_line, load_checkpoint, to_input
 from ensemble.predict import all_views
 from ensemble.process import settle

@@ -33,3 +33,21 @@ def view_logits(model: nn.Module, x: Tensor, tta: Tta) -> Tensor:
     """
     with torch.inference_mode():
         return torch.stack([t.deaugment_label(model(t.augment_image(x))).float() for t in transforms(tta)])
+
+
+def stacked(x: Tensor, tta: Tta) -> Tensor:
+    """All views of a batch, one after the other.
+
+    Args:
+        x: float (batch, 3, height, width).
+
+    Returns:
+        As `x`, (views * batch, 3, height, width): all photos in the first view, then all in the second.
+    """
+    return torch.cat([t.augment_image(x) for t in transforms(tta)])
+
+
+def unstacked(logits: Tensor, tta: Tta) -> Tensor:
+    """(views * batch, width), of `stacked`, as (views, batch, width)."""
+    views = logits.chunk(len(VIEWS[tta]))
+    return torch.stack([t.deaugment_label(v) for t, v in zip(transforms(tta), views, strict=True)])

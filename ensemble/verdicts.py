@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.combine import blend, decide
-from ensemble.infer import Ensemble, Prediction, judge
+from ensemble.infer import Prediction, judge
+from ensemble.members import Ensemble
 from ensemble.tuning import Fitted
 from folds.errors import MaskensError
 from folds.labels import AGES, CLASS_NAMES, GENDERS, MASKS, IntArray, decode

@@ -24,11 +24,12 @@ from PIL import Image
 
 import cli
 import ensemble.export
-import ensemble.infer
+import ensemble.members
 from ensemble.combine import mean_logits
 from ensemble.export import Export, export
-from ensemble.infer import Ensemble, Member, Prediction, infer, judge, members
+from ensemble.infer import Prediction, infer, judge
 from ensemble.job import JobSpec, run_job
+from ensemble.members import Ensemble, Member, members
 from ensemble.models import load_checkpoint, to_input
 from ensemble.preflight import bind_recipe
 from ensemble.recipe_file import parse_recipe
@@ -248,7 +249,7 @@ def maskens(
 def test_the_command_writes_into_the_run_and_shows_a_table(
     setting: Setting, maskens: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ensemble.infer, "members", lambda *_: setting.of("parts"))  # one graph is enough here
+    monkeypatch.setattr(ensemble.members, "members", lambda *_: setting.of("parts"))  # one graph is enough here
     code, out = maskens("--tta", "none", "--photos", 2)
     assert code == 0, out
     assert re.search(r"parts +0, 1 +identity +35x26 +[\d.]+ +[\d.]+e-\d\d +0", out)

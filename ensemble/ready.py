@@ -1,0 +1,108 @@
+"""A trained model made as fast as it gets without another answer: norms folded, batch size by measurement."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ensemble.fuse import fused
+from ensemble.models import first_line
+from ensemble.precision import Asked, Chosen, autocast, choose_precision
+from folds.errors import MaskensError
+
+BATCH = 32  # photos in one forward pass, where it is not worth measuring
+SMALLEST, LARGEST = 8, 512
+GAIN = 1.03  # how many times faster twice the batch must be
+CHECKED = 8  # photos on which a folded model is held against the model as it was trained
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How the models predict."""
+
+    precision: Asked = "fp32"
+    compile: bool = False
+
+
+AS_TRAINED = Execution()
+
+
+class Ready:
+    """A model that predicts; `logits` is all it is for."""
+
+    def __init__(self, model: nn.Module, x: Tensor, execution: Execution, batch: int) -> None:
+        """
+        Args:
+            model: in eval mode, in channels_last memory.
+            x: float32 (n, 3, height, width), real photos on the model's device.
+            batch: photos in one forward pass; 0 measures which number is fastest.
+        """
+        self.model = fused(model, x[:CHECKED])
+        self.chosen: Chosen = choose_precision(self.model, x[:BATCH], execution.precision)
+        self.compiled = execution.compile
+        self.batch = batch or self._fastest(x)
+        self.warm_up = self._compile(x) if execution.compile else 0.0  # seconds
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Forward passes of `batch` photos each, of half as many from where the GPU's memory was too small on.
+
+        Args:
+            x: float32 (n, 3, height, width), on the model's device.
+
+        Returns:
+            float32 (n, width), on that device.
+
+        Raises:
+            MaskensError: not even one photo fits.
+        """
+        try:
+            with torch.inference_mode(), autocast(x.device, self.chosen.precision):
+                return torch.cat([self._forward(part) for part in torch.split(x, self.batch)])
+        except torch.OutOfMemoryError:
+            if self.batch == 1:
+                raise MaskensError("the GPU's memory is too small for one photo; use --device cpu") from None
+        torch.cuda.empty_cache()
+        self.batch = -(-self.batch // 2)
+        return self.logits(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if self.compiled and len(x) < self.batch:  # another shape would be compiled anew
+            filler = x[:1].expand(self.batch - len(x), -1, -1, -1)
+            return self.model(torch.cat([x, filler]))[: len(x)].float()  # type: ignore[no-any-return]
+        return self.model(x).float()  # type: ignore[no-any-return]
+
+    def _fastest(self, x: Tensor) -> int:
+        """Double the batch for as long as that pays."""
+        best, speed = SMALLEST, 0.0
+        size = min(SMALLEST, len(x))
+        while size <= min(len(x), LARGEST):
+            try:
+                found = size / self._seconds(x[:size])
+            except torch.OutOfMemoryError:
+                break
+            if found < GAIN * speed:
+                break
+            best, speed = size, found
+            size *= 2
+        return best
+
+    def _seconds(self, x: Tensor) -> float:
+        times = []
+        with torch.inference_mode(), autocast(x.device, self.chosen.precision):
+            for _ in range(3):  # the first warms up
+                started = time.perf_counter()
+                self.model(x).float().cpu()  # waits for a GPU
+                times.append(time.perf_counter() - started)
+        return min(times[1:])
+
+    def _compile(self, x: Tensor) -> float:
+        started = time.perf_counter()
+        self.model.compile()
+        try:
+            self.logits(x[:1])
+        except Exception as error:  # of many kinds: no C++ compiler, a layer that can't be compiled
+            raise MaskensError(f"a model can't be compiled here ({first_line(error)}); leave out --compile") from error
+        return time.perf_counter() - started
