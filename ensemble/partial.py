@@ -44,7 +44,7 @@ class Partial:
         if self.path is None or not self.path.exists():
             return None
         try:
-            with np.load(self.path) as z:
+            with self.path.open("rb") as file, np.load(file) as z:
                 record = json.loads(str(z["record"]))
                 if record["identity"] != self.identity:
                     return None

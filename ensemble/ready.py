@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from folds.errors import MaskensError
 BATCH = 32  # photos in one forward pass, where it is not worth measuring
 SMALLEST, LARGEST = 8, 512
 GAIN = 1.03  # how many times faster twice the batch must be
+BACKEND: Any = "inductor"  # of torch.compile
 CHECKED = 8  # photos on which a folded model is held against the model as it was trained
 
 
@@ -58,9 +60,10 @@ class Ready:
         Raises:
             MaskensError: not even one photo fits.
         """
+        full = self._filled_up(x) if self.compiled else x
         try:
             with torch.inference_mode(), autocast(x.device, self.chosen.precision):
-                return torch.cat([self._forward(part) for part in torch.split(x, self.batch)])
+                return torch.cat([self.model(part).float() for part in torch.split(full, self.batch)])[: len(x)]
         except torch.OutOfMemoryError:
             if self.batch == 1:
                 raise MaskensError("the GPU's memory is too small for one photo; use --device cpu") from None
@@ -68,11 +71,9 @@ class Ready:
         self.batch = -(-self.batch // 2)
         return self.logits(x)
 
-    def _forward(self, x: Tensor) -> Tensor:
-        if self.compiled and len(x) < self.batch:  # another shape would be compiled anew
-            filler = x[:1].expand(self.batch - len(x), -1, -1, -1)
-            return self.model(torch.cat([x, filler]))[: len(x)].float()  # type: ignore[no-any-return]
-        return self.model(x).float()  # type: ignore[no-any-return]
+    def _filled_up(self, x: Tensor) -> Tensor:
+        """With copies of its first photo up to whole batches: one of another size would be compiled anew."""
+        return torch.cat([x, x[:1].expand(-len(x) % self.batch, -1, -1, -1)])
 
     def _fastest(self, x: Tensor) -> int:
         """Double the batch for as long as that pays."""
@@ -100,7 +101,7 @@ class Ready:
 
     def _compile(self, x: Tensor) -> float:
         started = time.perf_counter()
-        self.model.compile()
+        self.model.compile(backend=BACKEND)
         try:
             self.logits(x[:1])
         except Exception as error:  # of many kinds: no C++ compiler, a layer that can't be compiled
