@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,6 +136,43 @@ def test_decoding_each_time_gives_the_same_csv(there: Path, tmp_path: Path) -> N
     out = tmp_path / "out.csv"
     assert maskens("infer", "--cache", "none", "--workers", "1", "--out", out).code == 0
     assert out.read_text() == Path("runs/default/submission.csv").read_text()
+
+
+def test_asking_only_whom_it_takes_gives_the_same_csv(there: Path, tmp_path: Path) -> None:
+    some, everybody = tmp_path / "some.csv", tmp_path / "all.csv"
+    told = maskens("infer", "--out", some)
+    assert "age models of one gender saw" in told.out
+    assert "age models" not in maskens("infer", "--ask-all", "--out", everybody).out
+    assert some.read_text() == everybody.read_text()
+    with np.load(some.with_suffix(".logits.npz")) as routed, np.load(everybody.with_suffix(".logits.npz")) as full:
+        assert np.isnan(routed["logits/female-age"]).any()
+        assert not np.isnan(full["logits/female-age"]).any()
+
+
+def test_a_stopped_inference_says_how_to_go_on_and_does(there: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ensemble.passes.Passes._show", _stopping_at(128))
+        stopped = maskens("infer", "--out", out)
+    assert (stopped.code, out.exists()) == (130, False)
+    assert "the same command goes on from there" in stopped.err
+    again = maskens("infer", "--out", out)
+    assert (again.code, "128 photos were done" in again.out) == (0, True)
+    assert out.read_text() == Path("runs/default/submission.csv").read_text()
+    assert [f.name for f in tmp_path.iterdir() if "partial" in f.name] == []
+
+
+def _stopping_at(photo: int) -> Callable[..., None]:
+    from ensemble.passes import Passes
+
+    show = Passes._show
+
+    def until(self: Passes, *args: Any) -> None:
+        if args[-1].start >= photo:
+            raise KeyboardInterrupt
+        show(self, *args)
+
+    return until
 
 
 def test_a_second_result_does_not_silently_replace_the_first(copy: Path) -> None:

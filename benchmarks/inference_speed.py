@@ -1,0 +1,267 @@
+"""The whole ensemble over the eval photos: maskens beside what one would write instead, and beside the limit.
+
+    python benchmarks/inference_speed.py --run RUN [--photos 420] [--rounds 3]
+
+RUN is trained and has an eval part; with age models of each gender (as of the recipe `demo`) it shows routing too.
+Every way predicts the same photos with the same checkpoints, threads and views (flip), each in a process of its own:
+
+- timm: timm's loader, as its inference.py has it: one pass over the photos for each checkpoint and view
+- ttach: ttach's wrapper around each model, in a loop over torch's DataLoader
+- limit: the models' forward passes alone, on tensors that lie ready; `folded`: with batch norms folded
+- maskens: photos decoded into a cache made anew, then all models; `routed`: age models only where they matter
+
+The first two have the loader processes with which they are faster, and the C library's own allocator, as they come;
+the limit and maskens keep large blocks (see allocator.py). Times are from the first checkpoint's loading to the last
+logit, without Python's start; the limit's are of the forward passes alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import ttach
+from timm.data import create_loader
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+import ensemble.cache
+from ensemble.cache import Photos
+from ensemble.fuse import fused
+from ensemble.infer import infer, judge
+from ensemble.members import Ensemble, Member, load_ensembles
+from ensemble.models import load_checkpoint, to_input
+from ensemble.passes import geometry
+from ensemble.preflight import choose_device, run_recipe
+from ensemble.process import settle
+from ensemble.train import Hardware
+from ensemble.tta import stacked, transforms
+from ensemble.tuning import Fitted, apply_tuning
+from folds.layout import read_eval
+from folds.run import load_run
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class Part:
+    """The first photos of an eval part."""
+
+    root: Path
+    files: list[str]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    ensemble: Ensemble
+    fitted: Fitted
+    data: Part
+    hardware: Hardware
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.hardware.device)
+
+    def photos(self, member: Member) -> Photos:
+        return Photos(self.data.root, self.data.files, [geometry(member)], None)
+
+
+class OnePhoto(Dataset[tuple[np.ndarray, int]]):
+    """A photo as the model's training saw it, uint8 (3, height, width), perhaps mirrored, and no label."""
+
+    def __init__(self, photos: Photos, mirrored: bool = False) -> None:
+        self.photos, self.mirrored = photos, mirrored
+        self.transform = None  # timm's loader sets it
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        photo = self.photos[index][0]
+        return np.ascontiguousarray((photo[:, ::-1] if self.mirrored else photo).transpose(2, 0, 1)), 0
+
+
+def timm_way(setting: Setting, workers: int) -> dict[str, np.ndarray]:
+    found = {}
+    for member in setting.ensemble.members:
+        views = []
+        for mirrored in (False, True):
+            model, card = load_checkpoint(member.path, setting.device)
+            loader = create_loader(
+                OnePhoto(setting.photos(member), mirrored), (3, *(card.crop or card.resize)), BATCH,
+                mean=card.mean, std=card.std, num_workers=workers, use_prefetcher=True, device=setting.device,
+            )  # fmt: skip
+            with torch.inference_mode():
+                views.append(torch.cat([model(x).cpu() for x, _ in loader]).numpy())
+        found[f"{member.task} {member.fold}"] = np.mean(views, axis=0)
+    return found
+
+
+def ttach_way(setting: Setting, workers: int) -> dict[str, np.ndarray]:
+    found = {}
+    for member in setting.ensemble.members:
+        model, card = load_checkpoint(member.path, setting.device)
+        wrapper = ttach.ClassificationTTAWrapper(model, transforms("flip"), merge_mode="mean")
+        mean, std = (torch.tensor(v, device=setting.device).view(1, 3, 1, 1) for v in (card.mean, card.std))
+        logits = []
+        with torch.no_grad():
+            for x, _ in DataLoader(OnePhoto(setting.photos(member)), BATCH, num_workers=workers):
+                logits.append(wrapper((x.to(setting.device).float() / 255 - mean) / std).cpu())
+        found[f"{member.task} {member.fold}"] = torch.cat(logits).numpy()
+    return found
+
+
+def limit(setting: Setting, folded: bool) -> float:
+    """Seconds of the forward passes alone."""
+    ready: dict[object, list[Tensor]] = {}
+    seconds = 0.0
+    for member in setting.ensemble.members:
+        model, card = load_checkpoint(member.path, setting.device)
+        key = (geometry(member), card.mean, card.std)
+        if key not in ready:
+            photos = setting.photos(member)
+            parts = [range(s, min(s + BATCH, len(photos))) for s in range(0, len(photos), BATCH)]
+            batches = (torch.from_numpy(np.stack([photos[i][0] for i in part])) for part in parts)
+            ready[key] = [stacked(to_input(b, card.mean, card.std, setting.device), "flip") for b in batches]
+        if folded:
+            model = fused(model, ready[key][0][:8])
+        with torch.inference_mode():
+            model(ready[key][0]).cpu()  # warms up
+            started = time.perf_counter()
+            for x in ready[key]:
+                for half in x.chunk(2):
+                    model(half).cpu()
+            seconds += time.perf_counter() - started
+    return seconds
+
+
+def maskens(setting: Setting, routed: bool) -> tuple[dict[str, np.ndarray], np.ndarray, float]:
+    with tempfile.TemporaryDirectory() as cache:
+        routing = setting.fitted if routed else None
+        found = infer([setting.ensemble], setting.data, "flip", setting.hardware, Path(cache), routing=routing)
+    logits = {
+        f"{task} {fold}": values[place].mean(axis=0)
+        for task, values in found.logits[0].items()
+        for place, fold in enumerate(setting.ensemble.folds(task))
+    }
+    return logits, judge(found, setting.fitted, "joint").classes, 1.0 if found.asked is None else found.asked
+
+
+WAYS: dict[str, Callable[[Setting], object]] = {
+    "timm, no workers": lambda s: timm_way(s, 0),
+    "timm, 2 workers": lambda s: timm_way(s, 2),
+    "ttach, no workers": lambda s: ttach_way(s, 0),
+    "ttach, 2 workers": lambda s: ttach_way(s, 2),
+    "limit": lambda s: limit(s, False),
+    "limit, folded": lambda s: limit(s, True),
+    "maskens": lambda s: maskens(s, False),
+    "maskens, routed": lambda s: maskens(s, True),
+}
+
+
+def one(way: str, setting: Setting, out: Path) -> None:
+    """Go one way and leave its time, the photos opened, the logits and the classes."""
+    opened: Counter[str] = Counter()
+    plain = ensemble.cache.read_photo  # type: ignore[attr-defined]
+
+    def counting(path: Path, *more: object) -> np.ndarray:
+        opened[path.name] += 1
+        return plain(path, *more)  # type: ignore[no-any-return]
+
+    ensemble.cache.read_photo = counting  # type: ignore[attr-defined]
+    if way.startswith(("limit", "maskens")):
+        settle(setting.hardware.job_threads)
+    else:
+        torch.set_num_threads(setting.hardware.job_threads)
+    started = time.perf_counter()
+    found = WAYS[way](setting)
+    seconds = time.perf_counter() - started
+    arrays: dict[str, object] = {"opened": sum(opened.values())}
+    if isinstance(found, float):
+        seconds = found
+    elif isinstance(found, tuple):
+        logits, arrays["classes"], arrays["asked"] = found
+        arrays |= {f"logits {k}": v for k, v in logits.items()}
+    elif isinstance(found, dict):
+        arrays |= {f"logits {k}": v for k, v in found.items()}
+    np.savez(out, seconds=seconds, **arrays)  # type: ignore[arg-type]
+
+
+def rounds(args: argparse.Namespace, ways: list[str]) -> Iterator[dict[str, dict[str, np.ndarray]]]:
+    for _ in range(args.rounds):
+        found = {}
+        for way in ways:
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "out.npz"
+                more = ["--photos", str(args.photos), "--way", way, "--out", str(out)]
+                subprocess.run([sys.executable, __file__, "--run", str(args.run), *more], check=True)
+                with np.load(out) as z:
+                    found[way] = dict(z)
+        yield found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--photos", type=int, default=420)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    run = load_run(args.run)
+    recipe, whole = run_recipe(run), read_eval(Path(run.data))
+    fitted = apply_tuning([run], [recipe], "flip", untuned=True).fitted
+    (members,) = load_ensembles([run], [recipe], fitted, allow_missing=False)
+    part = Part(whole.root, whole.files[: args.photos], f"{whole.fingerprint} {args.photos}")
+    setting = Setting(members, fitted, part, Hardware(choose_device("auto"), None))
+    if args.way:
+        return one(args.way, setting, args.out)
+    found = list(rounds(args, list(WAYS)))
+    median = {w: statistics.median(float(f[w]["seconds"]) for f in found) for w in WAYS}
+    fastest = [min((w for w in WAYS if w.startswith(name)), key=median.__getitem__) for name in ("timm", "ttach")]
+    first = members.members[0].card
+    print(f"{platform.machine()}, {setting.hardware.device}, {setting.hardware.job_threads} threads, ", end="")
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores")
+    print(
+        f"{len(members.members)} models ({first.model}, {first.crop or first.resize}), {len(part.files)} photos, flip\n"
+    )
+    print(
+        "| way | seconds, median (min-max) | maskens is faster, by round | routed | files opened | logits differ by |"
+    )
+    print("|---|---|---|---|---|---|")
+    ours = found[0]["maskens"]
+    for way in [*fastest, "limit", "limit, folded", "maskens", "maskens, routed"]:
+        seconds = sorted(float(f[way]["seconds"]) for f in found)
+        ratios = [
+            sorted(float(f[way]["seconds"]) / float(f[us]["seconds"]) for f in found)
+            for us in ("maskens", "maskens, routed")
+        ]
+        told = [f"{statistics.median(r):.2f} ({r[0]:.2f}-{r[-1]:.2f})" for r in ratios]
+        keys = [k for k in found[0][way] if k.startswith("logits")]
+        worst = max((float(np.nanmax(np.abs(found[0][way][k] - ours[k]))) for k in keys), default=None)
+        opened = f"{int(found[0][way]['opened'])}" if way in ("maskens", "maskens, routed") or "no w" in way else "-"
+        print(
+            f"| {way} | {statistics.median(seconds):.1f} ({seconds[0]:.1f}-{seconds[-1]:.1f}) | {told[0]} | {told[1]} "
+            f"| {opened} | {'-' if worst is None else f'{worst:.1e}'} |"
+        )
+    routed = found[0]["maskens, routed"]
+    other = int((routed["classes"] != ours["classes"]).sum())
+    print(f"\nrouted: age models of one gender saw {float(routed['asked']):.0%} of the photos; {other} classes differ")
+    return None
+
+
+if __name__ == "__main__":
+    main()
