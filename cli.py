@@ -297,7 +297,7 @@ def _fail(message: str, code: int = 2) -> NoReturn:
     from rich.console import Console
 
     console = Console(stderr=True)
-    console.print("[bold red]error:[/] ", end="")
+    console.print("error:", style="bold red", emoji=False, highlight=False, end=" ")
     _say(console, message)
     sys.exit(code)
 
@@ -327,8 +327,8 @@ def _stderr(quiet: bool) -> Console:
 
 
 def _say(console: Console, message: str, style: str | None = None) -> None:
-    """A line that is neither broken nor read as markup: it may hold a path."""
-    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+    """A line that is neither broken nor read as markup or emoji: it may hold a path."""
+    console.print(message, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
