@@ -283,7 +283,10 @@ CacheOption = Annotated[
 def main() -> None:
     """Entry point of the command `maskens`."""
     signal.signal(signal.SIGTERM, _terminate)
-    app()
+    try:
+        sys.exit(app(standalone_mode=False))
+    except typer.TyperException as error:
+        _explain(error)
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
@@ -294,9 +297,27 @@ def _fail(message: str, code: int = 2) -> NoReturn:
     from rich.console import Console
 
     console = Console(stderr=True)
-    console.print("[bold red]error:[/] ", end="")
+    console.print("error:", style="bold red", emoji=False, highlight=False, end=" ")
     _say(console, message)
     sys.exit(code)
+
+
+def _explain(error: typer.TyperException) -> NoReturn:
+    """Show a wrong option or argument as typer would, which takes 40 ms more: it loads markdown and tracebacks."""
+    if not error.format_message():  # a command without any argument: its help is shown already
+        sys.exit(error.exit_code)
+
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    context: typer.Context | None = getattr(error, "ctx", None)
+    if context:
+        _say(console, context.get_usage(), "bold")
+        _say(console, f"Try '{context.command_path} --help' for help.", "dim")
+    console.print(Panel(Text(error.format_message()), title="Error", title_align="left", border_style="red"))
+    sys.exit(error.exit_code)
 
 
 def _stderr(quiet: bool) -> Console:
@@ -306,8 +327,8 @@ def _stderr(quiet: bool) -> Console:
 
 
 def _say(console: Console, message: str, style: str | None = None) -> None:
-    """A line that is neither broken nor read as markup: it may hold a path."""
-    console.print(message, style=style, markup=False, highlight=False, soft_wrap=True)
+    """A line that is neither broken nor read as markup or emoji: it may hold a path."""
+    console.print(message, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -576,7 +597,10 @@ def train(
 
     Example:  maskens train --fold 0..4 --recipe quick --weights tf_efficientnet_lite0.safetensors
     """
-    from folds.ranges import parse_folds
+    from folds.ranges import parse_folds, written_folds
+
+    written_folds(fold)  # a slip in it is told before numpy is imported
+
     from folds.run import load_data, load_run
 
     run = shared.load_run()

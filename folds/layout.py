@@ -157,10 +157,11 @@ def read_train(root: Path, fixes: Sequence[Fix] = ()) -> TrainData:
         gender, age, faults = _labels(row)
         if not person_id:
             faults.append("id is empty")
-        if not path or _leaves(path):
+        outside = not path or _leaves(path)
+        if outside:
             faults.append(f"path '{path}' is not a folder inside {images}")
         problems += [f"{where}: {fault}" for fault in faults]
-        if not path or _leaves(path):
+        if outside:
             continue
         photos, faults = _photos_of(images / path)
         problems += [f"{where}: {fault}" for fault in faults]

@@ -18,9 +18,23 @@ def parse_folds(text: str, k: int) -> list[int]:
     Raises:
         MaskensError: unreadable, backwards, or a fold that the run has not.
     """
-    if text.strip().lower() == "all":
-        return list(range(k))
     folds: set[int] = set()
+    for first, last in written_folds(text) or [(0, k - 1)]:
+        if last >= k:
+            raise MaskensError(f"--fold {text}: there is no fold {last}; this run has the folds 0..{k - 1}.")
+        folds.update(range(first, last + 1))
+    return sorted(folds)
+
+
+def written_folds(text: str) -> list[tuple[int, int]]:
+    """(first, last) of each item, whatever the run; empty for `all`.
+
+    Raises:
+        MaskensError: unreadable or backwards.
+    """
+    if text.strip().lower() == "all":
+        return []
+    written = []
     for item in text.split(","):
         match = _ITEM.fullmatch(item.strip())
         if match is None:
@@ -28,7 +42,5 @@ def parse_folds(text: str, k: int) -> list[int]:
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise MaskensError(f"--fold {text}: {first}..{last} runs backwards. Write {last}..{first}.")
-        if last >= k:
-            raise MaskensError(f"--fold {text}: there is no fold {last}; this run has the folds 0..{k - 1}.")
-        folds.update(range(first, last + 1))
-    return sorted(folds)
+        written.append((first, last))
+    return written

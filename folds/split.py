@@ -38,8 +38,7 @@ def _with_strata(people: Sequence[Person]) -> list[tuple[Person, int]]:
 
 
 def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
-    """Deal people to `k` folds with scikit-learn's StratifiedGroupKFold (>= 1.8; earlier ones shuffle but
-    do not stratify), groups = id, strata = gender x age band.
+    """Deal people to `k` folds: groups = id, strata = gender x age band.
 
     Independent of the order of the rows of train.csv, because `data.people` is sorted.
 
@@ -58,15 +57,54 @@ def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
             f"--k {k}: every fold needs each gender, age band and mask state, but there "
             f"{'is' if possible == 1 else 'are'} only {possible} '{rarest}'. {hint}"
         )
-    from sklearn.model_selection import StratifiedGroupKFold
-
-    splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
-    folds = np.full(len(data.people), -1, dtype=np.int64)
-    ids = [p.id for p in data.people]
-    for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(ids)), strata(data.people), ids)):
-        folds[held_out] = fold
+    folds = deal([p.id for p in data.people], strata(data.people), k, seed)
     check_folds(data, folds, k)
     return folds
+
+
+def deal(groups: Sequence[str], labels: IntArray, k: int, seed: int) -> IntArray:
+    """Deal rows to `k` folds, rows of a group together, so that each fold has its share of each label.
+
+    The groups are shuffled, then taken in turn, those with the most uneven labels first. Each goes where the shares
+    of the labels then differ least between folds; if that is the same for some folds, to the smallest of them.
+
+    The method, and to the last bit the result, are of scikit-learn's StratifiedGroupKFold(shuffle=True) since 1.8.
+    It is not called, because importing it takes longer than all the rest of `maskens folds`.
+
+    Args:
+        groups: (rows,), at least `k` different ones.
+        labels: int64 (rows,).
+        k: number of folds, at least 2.
+        seed: of the shuffle, 0..2**32 - 1.
+
+    Returns:
+        int64 (rows,): the fold of each row, 0..k-1.
+    """
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    kinds, label, totals = np.unique(labels, return_inverse=True, return_counts=True)
+    counts = np.bincount(group * len(kinds) + label, minlength=len(names) * len(kinds)).reshape(len(names), -1)
+    shuffled = np.arange(len(names))
+    np.random.RandomState(seed).shuffle(shuffled)
+    uneven = counts[shuffled].std(axis=1)
+    fold_of = np.empty(len(names), dtype=np.int64)
+    held = np.zeros((k, len(kinds)))
+    each = np.eye(k)[:, :, None]  # which fold takes the group, in each of k trials
+    for taken in shuffled[np.argsort(-uneven, kind="stable")]:
+        spread = ((held + each * counts[taken]) / totals).std(axis=1).mean(axis=1)
+        best = _first_least(spread.tolist(), held.sum(axis=1).tolist())
+        fold_of[taken] = best
+        held[best] += counts[taken]
+    return fold_of[group]
+
+
+def _first_least(spread: Sequence[float], sizes: Sequence[float]) -> int:
+    """The fold with the least spread; of those that are nearly as good as the best so far, the smallest."""
+    best = 0
+    for fold in range(1, len(spread)):
+        nearly = abs(spread[fold] - spread[best]) <= 1e-8 + 1e-5 * spread[best]  # the default of np.isclose
+        if spread[fold] < spread[best] or (nearly and sizes[fold] < sizes[best]):
+            best = fold
+    return best
 
 
 def check_folds(data: TrainData, folds: IntArray, k: int) -> None:

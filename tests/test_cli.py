@@ -313,19 +313,49 @@ def test_every_command_has_the_shared_options_with_help_and_an_example(command: 
     assert f"Example:  maskens {command}" in outcome.out
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, cli\nsys.argv = ['maskens', '--help']\n"
-        "try:\n    cli.main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'numpy', 'sklearn', 'albumentations', 'timm', 'cv2', 'joblib'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
+@pytest.mark.parametrize(
+    ("words", "code", "shown", "numpy_too"),
+    [
+        (["--help"], 0, "check-submission", False),
+        (["train", "--nonsense"], 2, "No such option: --nonsense", False),
+        (["train", "--fold", "x"], 2, "'x' is not a fold", False),
+        (["nonsense"], 2, "No such command 'nonsense'", False),
+        (["folds", "--k", "3"], 0, "saved: runs/default/folds.csv", True),
+        (["folds", "--k", "7"], 2, "The largest k that works is 3", True),
+    ],
+)
+def test_what_answers_at_once_imports_nothing_heavy(
+    data: Path, words: list[str], code: int, shown: str, numpy_too: bool
+) -> None:
+    heavy = {"torch", "timm", "albumentations", "sklearn", "scipy", "cv2", "PIL", "joblib", "matplotlib", "pandas"}
+    program = (
+        f"import sys, cli\nsys.argv = ['maskens', *{words}]\n"
+        "try:\n    cli.main()\nexcept SystemExit as stop:\n    code = stop.code or 0\n"
+        f"found = {heavy | (set() if numpy_too else {'numpy'})} & set(sys.modules)\n"
+        "sys.exit(f'imported {found}' if found else code)"
     )
-    path = str(Path(cli.__file__).parent)
     done = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        cwd=data.parent,
+        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)},
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 0, done.stderr
-    assert "check-submission" in done.stdout
+    assert done.returncode == code, done.stderr
+    assert shown in done.stdout + done.stderr
+
+
+def test_a_wrong_option_is_told_with_the_usage_and_as_it_was_typed() -> None:
+    refused(maskens("train", "--ford", "1"), "Usage: maskens train", "'maskens train --help'", "--ford", "--fold")
+    refused(maskens("[red]:car:"), "Usage: maskens [OPTIONS]", "No such command '[red]:car:'")
+    refused(maskens("train", "--fold", "[red]:car:"), "error: --fold [red]:car:: '[red]:car:' is not a fold")
+
+
+def test_the_bare_command_shows_its_help_and_no_error() -> None:
+    outcome = maskens()
+    assert outcome.code == 2
+    assert "check-submission" in outcome.out
+    assert outcome.err == ""
 
 
 def test_recipes_are_listed_and_shown_with_every_value(tmp_path: Path) -> None:

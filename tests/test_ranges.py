@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folds.errors import MaskensError
-from folds.ranges import parse_folds
+from folds.ranges import parse_folds, written_folds
 
 
 @st.composite
@@ -66,6 +66,13 @@ def test_all_names_every_fold(text: str) -> None:
 def test_a_refusal_says_what_to_write(text: str, message: str) -> None:
     with pytest.raises(MaskensError, match=f"^{re.escape(message)}$"):
         parse_folds(text, 5)
+
+
+@pytest.mark.parametrize("text", ["x", "4..0", "1,,2"])
+def test_what_no_run_could_have_is_refused_before_one_is_known(text: str) -> None:
+    with pytest.raises(MaskensError, match=f"--fold {re.escape(text)}"):
+        written_folds(text)
+    assert written_folds("0..4,99") == [(0, 4), (99, 99)]
 
 
 def test_a_number_too_long_for_python_is_refused() -> None:
