@@ -179,7 +179,7 @@ def one(way: str, setting: Setting, out: Path) -> None:
 
     def counting(path: Path, *more: object) -> np.ndarray:
         opened[path.name] += 1
-        return plain(path, *more)  # type: ignore[no-any-return]
+        return plain(path, *more)
 
     ensemble.cache.read_photo = counting  # type: ignore[attr-defined]
     if way.startswith(("limit", "maskens")):
