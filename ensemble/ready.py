@@ -18,7 +18,7 @@ BATCH = 32  # photos in one forward pass, where it is not worth measuring
 SMALLEST, LARGEST = 8, 512
 GAIN = 1.03  # how many times faster twice the batch must be
 BACKEND: Any = "inductor"  # of torch.compile
-CHECKED = 8  # photos on which a folded model is held against the model as it was trained
+CHECKED = 4  # photos on which a folded model is held against the model as it was trained
 
 
 @dataclass(frozen=True)
