@@ -76,8 +76,8 @@ class Hardware:
         if wanted <= max(self.cores, least):
             return ""
         return (
-            f"{self.jobs} jobs at a time x ({self.job_threads} threads + {self.job_workers} loader processes) want "
-            f"{wanted} cores of {self.cores}: they will wait for one another; lower --jobs, --workers or "
+            f"{self.job_threads} threads and {self.job_workers} loader processes a job, --jobs {self.jobs}: that is "
+            f"{wanted} at work on {self.cores} cores, and they will wait for one another; lower --jobs, --workers or "
             "OMP_NUM_THREADS"
         )
 
