@@ -250,16 +250,13 @@ class _Job:
 
     def record(self) -> dict[str, Any]:
         """What decides the result, to be kept with it."""
-        return (
-            identity(self.spec)
-            | {
-                "fingerprint": self.data.fingerprint,
-                "device": self.spec.device,
-                "threads": self.spec.threads,
-                "versions": library_versions(),
-            }
-            | self.ran
-        )
+        return identity(self.spec) | {
+            "fingerprint": self.data.fingerprint,
+            "device": self.spec.device,
+            "threads": self.spec.threads,
+            "versions": library_versions(),
+            **self.ran,
+        }
 
     def tracked(self, photos: Photos) -> TrackedJob:
         """What trackers are told at the start."""

@@ -183,7 +183,8 @@ def test_a_compiled_job_says_so_and_leaves_a_plain_checkpoint(
 ) -> None:
     monkeypatch.setattr(ensemble.pace, "COMPILER", "eager")
     there = setting.elsewhere("compiled")
-    for spec in (setting.spec(), dataclasses.replace(there.spec(), compile=True)):
+    compiled = plan(there.run, there.recipe, ["mask"], [0], Hardware("cpu", 0), None, compile=True)[0]
+    for spec in (setting.spec(), dataclasses.replace(compiled, threads=1)):
         assert run_job(spec, setting.data, setting.folds) is None
     status = read_status(there.run, "mask", 0)
     assert re.fullmatch(r"compiled in \d+ s", status.note)
