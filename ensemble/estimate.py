@@ -24,6 +24,7 @@ from ensemble.job import JobSpec, geometry, learned_rows
 from ensemble.loader import EpochBatches, plain_batches, train_loader
 from ensemble.members import Ensemble
 from ensemble.models import create, load_checkpoint, normalisation, place, to_input
+from ensemble.pace import Measured
 from ensemble.passes import geometry as member_geometry
 from ensemble.predict import predict
 from ensemble.process import settle
@@ -105,7 +106,7 @@ def estimate_training(
         recipe = specs[0].recipe.tasks[task]
         key = recipe.model_copy(update={"predicts": "age", "epochs": 1}).model_dump_json(exclude={"ages", "loss"})
         if key not in alike:
-            alike[key] = probe(recipe, data, hardware)
+            alike[key] = probe(recipe, data, hardware, specs[0].run.folder)
         costs[task] = alike[key]
         if on_task:
             on_task(number, len(tasks))
@@ -130,8 +131,11 @@ def wall(seconds: Sequence[float], at_a_time: int) -> float:
     return max(slots)
 
 
-def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware) -> Cost:
+def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> Cost:
     """Build a task's model from nothing, train it for a moment on real photos and let it predict.
+
+    Args:
+        run: its folder, where an earlier training may have found the precision that `auto` stands for.
 
     Raises:
         MaskensError: a photo that can't be read.
@@ -149,7 +153,8 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware) -> Cost:
         mean, std = normalisation(model)
         place(model, device)
         start = time.perf_counter() - started
-        train = _train_seconds(recipe, model, photos, training_labels(recipe.target, data)[rows], hardware)
+        measured = Measured(run, recipe.hash, device, hardware.job_threads, keep=False)
+        train = _train_seconds(recipe, model, photos, training_labels(recipe.target, data)[rows], hardware, measured)
         seen = _predict_seconds(model, photos, mean, std, device, 2 * recipe.batch_size)
         weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
         return Cost(decode, train, seen, start, weights, _peak_memory(device))
@@ -168,7 +173,9 @@ class _InOrder:
         return np.tile(np.arange(self.count), 2)
 
 
-def _train_seconds(recipe: TaskRecipe, model: nn.Module, photos: Photos, labels: IntArray, hardware: Hardware) -> float:
+def _train_seconds(
+    recipe: TaskRecipe, model: nn.Module, photos: Photos, labels: IntArray, hardware: Hardware, measured: Measured
+) -> float:
     device = torch.device(hardware.device)
     mean, std = normalisation(model)
     batches = EpochBatches(_InOrder(len(photos)), recipe.batch_size, (0,), even=recipe.mix.active)  # type: ignore[arg-type]
@@ -192,7 +199,7 @@ def _train_seconds(recipe: TaskRecipe, model: nn.Module, photos: Photos, labels:
                 if len(ends) > 2 and (ends[-1] - ends[0] > SECONDS or len(ends) > BATCHES):
                     return
 
-    Trainer(recipe, model, mean, std, device, (0,), len(batches)).epoch(0, Few(), on_batch)
+    Trainer(recipe, model, mean, std, device, (0,), len(batches), measured).epoch(0, Few(), on_batch)
     return statistics.median(np.diff(ends)) / batches.batch_size
 
 

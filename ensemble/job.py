@@ -24,6 +24,7 @@ from ensemble.loader import EpochBatches, train_loader
 from ensemble.losses import one_hot, task_loss
 from ensemble.models import ModelCard, create, normalisation, place, save_checkpoint
 from ensemble.oof import JobOof, save_job_oof
+from ensemble.pace import Measured
 from ensemble.predict import predict
 from ensemble.process import settle
 from ensemble.recipe import Recipe, TaskRecipe
@@ -57,6 +58,7 @@ class JobSpec:
     threads: int
     cache: Path | None
     track: tuple[str, ...] = ()  # names of trackers
+    compile: bool = False  # the model first, for training
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class _Job:
         self.oof_rows = np.flatnonzero(held_out)
         self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.recipe.epochs)
         self.history: list[dict[str, float]] = []
+        self.ran: dict[str, Any] = {}
 
     def run(self) -> None:
         self.tell(record=self.record())
@@ -144,11 +147,17 @@ class _Job:
         place(model, self.device)
         shown = epoch_photos(self.recipe.sampler, self.recipe.ages.cuts, self.data, self.train_rows)
         batches = EpochBatches(shown, self.recipe.batch_size, self.seed, even=self.recipe.mix.active)
-        trainer = Trainer(self.recipe, model, self.mean, self.std, self.device, self.seed, len(batches))
+        measured = Measured(self.run_info.folder, self.recipe.hash, self.device, self.spec.threads)
+        trainer = Trainer(
+            self.recipe, model, self.mean, self.std, self.device, self.seed, len(batches), measured, self.spec.compile
+        )
         if resumed is not None:
             trainer.load(resumed["trained"])
+            self.ran = ran(trainer)
             self.history = resumed["history"]
             self.tell(seconds=self.history[-1]["seconds"], **self.progress())
+        if self.spec.compile:
+            self.tell(note="compiling the model, which may take minutes")
         with Trackers(self.spec.track, self.tracked(photos), len(self.history)) as trackers:
             self.train(trainer, batches, photos, trackers)
             self.predict_held_out(trainer.kept, photos)
@@ -163,7 +172,8 @@ class _Job:
             started = time.perf_counter()
             batches.epoch = epoch
             seed_torch(self.seed, epoch + 1)  # dropout of a resumed run goes on as it would have
-            result = trainer.epoch(epoch, loader, self.telling(epoch, len(batches)))
+            result = trainer.epoch(epoch, loader, self.telling(epoch, len(batches), trainer, trackers))
+            self.ran = ran(trainer)
             if not math.isfinite(result.loss):
                 raise MaskensError(
                     f"the loss became {result.loss} in epoch {epoch + 1}: lower the learning rate of '{self.spec.task}'"
@@ -173,7 +183,7 @@ class _Job:
             self.add_to_history(result, scores, seconds)
             trackers.epoch(self.history[-1], logits)  # before the epoch counts: what is done again is told again
             self.keep(trainer)
-            self.tell(seconds=seconds, note=self.notes(trainer, trackers), **self.progress())
+            self.tell(seconds=seconds, note=self.notes(trainer, trackers), record=self.record(), **self.progress())
 
     def add_to_history(self, result: EpochResult, scores: dict[str, float], seconds: float) -> None:
         best = max([*(h["f1"] for h in self.history), scores["f1"]])
@@ -245,6 +255,7 @@ class _Job:
             "device": self.spec.device,
             "threads": self.spec.threads,
             "versions": library_versions(),
+            **self.ran,
         }
 
     def tracked(self, photos: Photos) -> TrackedJob:
@@ -256,7 +267,7 @@ class _Job:
         )
 
     def notes(self, trainer: Trainer, trackers: Trackers) -> str:
-        return "; ".join(filter(None, (trainer.note, trackers.note)))
+        return "; ".join(filter(None, (*trainer.notes, trackers.note)))
 
     def progress(self) -> dict[str, Any]:
         done = self.history[-1]
@@ -266,7 +277,7 @@ class _Job:
             "best": done["best_f1"], "photos_per_s": done["photos_per_s"], "seconds_left": left,
         }  # fmt: skip
 
-    def telling(self, epoch: int, batches: int) -> OnBatch:
+    def telling(self, epoch: int, batches: int, trainer: Trainer, trackers: Trackers) -> OnBatch:
         """Tells of the epoch under way, at most once a second."""
         told = time.perf_counter()
 
@@ -276,13 +287,21 @@ class _Job:
                 told = time.perf_counter()
                 still = (batches - done) + (self.recipe.epochs - epoch - 1) * batches
                 left = still * self.recipe.batch_size / speed
-                self.tell(state="training", epoch=epoch, loss=mean_loss(), photos_per_s=speed, seconds_left=left)
+                self.tell(
+                    state="training", epoch=epoch, loss=mean_loss(), photos_per_s=speed, seconds_left=left,
+                    note=self.notes(trainer, trackers),
+                )  # fmt: skip
 
         return on_batch
 
     def tell(self, **changes: Any) -> None:
         self.status = dataclasses.replace(self.status, **changes)
         write_status(self.run_info, self.status)
+
+
+def ran(trainer: Trainer) -> dict[str, Any]:
+    """How the model was run, as far as only the training could tell."""
+    return {"precision": trainer.precision, "compiled": trainer.forward is not trainer.model}
 
 
 def geometry(task: TaskRecipe) -> Geometry:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -14,22 +16,34 @@ from ensemble.recipe import Optimizer, Schedule
 SetRate = Callable[[int, int], float]
 """(epoch, update within it), both from 0 -> sets the optimizer's learning rate and returns it."""
 
+WAYS_TO_UPDATE = {"fused", "foreach", "capturable", "differentiable"}  # arguments of torch's optimizers
+
 
 def make_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer:
-    """A timm optimizer by name.
+    """A timm optimizer by name, fused where it knows how: one kernel updates all weights.
+
+    `args` of the recipe that choose another way of updating (`fused`, `foreach` and their like) win.
 
     Raises:
         ValueError, TypeError: unknown name or argument.
     """
-    optimizer: torch.optim.Optimizer = create_optimizer_v2(
-        model,
-        opt=recipe.name,
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        filter_bias_and_bn=not recipe.decay_all,
-        **recipe.args,
-    )
-    return optimizer
+
+    def build(**more: Any) -> torch.optim.Optimizer:
+        made: torch.optim.Optimizer = create_optimizer_v2(
+            model,
+            opt=recipe.name,
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            filter_bias_and_bn=not recipe.decay_all,
+            **recipe.args,
+            **more,
+        )
+        return made
+
+    if not recipe.args.keys() & WAYS_TO_UPDATE:
+        with contextlib.suppress(TypeError, RuntimeError):  # not every optimizer knows it, nor every device
+            return build(fused=True)
+    return build()
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Schedule, epochs: int, updates: int) -> SetRate:

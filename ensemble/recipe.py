@@ -159,7 +159,7 @@ class TaskRecipe(_Strict):
     optimizer: Optimizer = Optimizer()  # type: ignore[call-arg]
     schedule: Schedule = Schedule()  # type: ignore[call-arg]
     ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights; 0 is off
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
 
     # field by field, so that one wrong key does not hide what another says
     @field_validator("crop", mode="before")

@@ -53,16 +53,41 @@ class Hardware:
 
     @property
     def job_workers(self) -> int:
-        """None on a CPU, where they would take the model's cores away; for a GPU what the cores give, up to 8."""
+        """None on a CPU, where they would take the model's cores away; for a GPU what the cores give, less one for
+        the job itself, up to 8."""
         if self.workers is not None:
             return self.workers
-        return 0 if self.device == "cpu" else min(8, max(1, self.cores // self.jobs))
+        return 0 if self.device == "cpu" else self._gpu_workers
 
     @property
     def job_threads(self) -> int:
-        """Arithmetic threads of a job: OMP_NUM_THREADS, or the job's share of the cores."""
+        """Arithmetic threads of a job: OMP_NUM_THREADS, or the job's share of the cores, which for a GPU is shared
+        with loader processes. It does not depend on `workers`, because it moves the last digits of a result."""
         asked = os.environ.get("OMP_NUM_THREADS", "")
-        return int(asked) if asked.isdecimal() and int(asked) > 0 else max(1, self.cores // self.jobs)
+        if asked.isdecimal() and int(asked) > 0:
+            return int(asked)
+        return max(1, self._share - (0 if self.device == "cpu" else self._gpu_workers))
+
+    @property
+    def crowding(self) -> str:
+        """What to say where jobs and their loader processes want more cores than there are, else ""."""
+        wanted = self.jobs * (self.job_threads + self.job_workers)
+        least = 2 if self.device == "cuda" else 1  # one of the two waits for the GPU, most of the time
+        if wanted <= max(self.cores, least):
+            return ""
+        return (
+            f"{self.job_threads} threads and {self.job_workers} loader processes a job, --jobs {self.jobs}: that is "
+            f"{wanted} at work on {self.cores} cores, and they will wait for one another; lower --jobs, --workers or "
+            "OMP_NUM_THREADS"
+        )
+
+    @property
+    def _share(self) -> int:
+        return max(1, self.cores // self.jobs)
+
+    @property
+    def _gpu_workers(self) -> int:
+        return min(8, max(1, self._share - 1))
 
     @property
     def decoders(self) -> int:
@@ -100,11 +125,14 @@ def plan(
     hardware: Hardware,
     cache: Path | None,
     track: tuple[str, ...] = (),
+    compile: bool = False,
 ) -> list[JobSpec]:
     """One job for each fold and task, fold by fold, so that the first whole fold is ready early."""
     pairs = [(t, f) for f in folds for t in tasks]
     return [
-        JobSpec(run, recipe, t, f, hardware.device_of(i), hardware.job_workers, hardware.job_threads, cache, track)
+        JobSpec(
+            run, recipe, t, f, hardware.device_of(i), hardware.job_workers, hardware.job_threads, cache, track, compile
+        )
         for i, (t, f) in enumerate(pairs)
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +15,8 @@ from ensemble.losses import one_hot, task_loss
 from ensemble.mix import mix_batch
 from ensemble.models import to_input
 from ensemble.optimise import make_optimizer, make_schedule
-from ensemble.precision import Precision, autocast, usable_precision
+from ensemble.pace import Forward, Measured, compiled, settle_precision
+from ensemble.precision import Precision, autocast
 from ensemble.recipe import TaskRecipe
 
 OnBatch = Callable[[int, Callable[[], float], float], None]
@@ -55,6 +56,8 @@ class Trainer:
         device: torch.device,
         seed: Sequence[int],
         batches: int,
+        measured: Measured | None = None,
+        compile: bool = False,
     ) -> None:
         self.recipe, self.model, self.mean, self.std = recipe, model, mean, std
         self.device, self.seed, self.batches = device, tuple(seed), batches
@@ -63,9 +66,20 @@ class Trainer:
         self.updates = -(-batches // recipe.accumulate)
         self.set_rate = make_schedule(self.optimizer, recipe.schedule, recipe.epochs, self.updates)
         self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-        self.precision: Precision | None = None  # known once the model has seen a batch
-        self.note = ""  # why it is not the one asked for
-        self.scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+        self.measured, self.compile = measured, compile
+        self.forward: Forward = model  # what batches go through: the model or its compiled form
+        self.ready = False  # until there is a batch, which decides that and this:
+        self.precision: Precision | None = None
+        self.note, self.compile_note = "", ""  # what the user should know of the two
+        self.scaler = self._scaler()
+
+    def _scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    @property
+    def notes(self) -> tuple[str, str]:
+        """What the user should know though all goes on."""
+        return self.note, self.compile_note
 
     @property
     def kept(self) -> nn.Module:
@@ -89,8 +103,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
-        self.scaler.load_state_dict(state["scaler"])
         self.precision, self.note = state["precision"], state["note"]
+        self.scaler = self._scaler()
+        self.scaler.load_state_dict(state["scaler"])
 
     def epoch(self, epoch: int, loader: Batches, on_batch: OnBatch) -> EpochResult:
         """Train on one epoch's batches.
@@ -100,8 +115,11 @@ class Trainer:
         """
         self.model.train()
         total = torch.zeros((), device=self.device)
+        on_gpu = self.device.type == "cuda"
         first_rate, seen, started = 0.0, 0, time.perf_counter()
-        for number, (photos, labels) in enumerate(loader):
+        for number, (photos, labels) in enumerate(ahead(loader, self.device) if on_gpu else loader):
+            if not self.ready:
+                started += self._get_ready(photos)
             update, place = divmod(number, self.recipe.accumulate)
             if place == 0:
                 rate = self.set_rate(epoch, update)
@@ -120,15 +138,41 @@ class Trainer:
             on_batch(number + 1, _mean(total, seen), seen / (time.perf_counter() - started))
         return EpochResult(first_rate, total.item() / seen, seen / (time.perf_counter() - started))
 
-    def _loss(self, photos: Tensor, labels: Tensor, epoch: int, number: int) -> Tensor:
+    def _get_ready(self, photos: Tensor) -> float:
+        """Settle what only a batch can tell, the precision and whether the model compiles; returns the seconds."""
+        began = time.perf_counter()
         x = to_input(photos, self.mean, self.std, self.device)
         if self.precision is None:
-            self.precision, self.note = usable_precision(self.model, x, self.recipe.precision)
+            self.precision, self.note = settle_precision(self.model, x, self.recipe.precision, self.measured)
+            self.scaler = self._scaler()
+        self.ready = True
+        if self.compile:
+            self.forward, self.compile_note = compiled(self.model, x, self.precision)
+        return time.perf_counter() - began
+
+    def _loss(self, photos: Tensor, labels: Tensor, epoch: int, number: int) -> Tensor:
+        x = to_input(photos, self.mean, self.std, self.device)
         truth = one_hot(labels.to(self.device, non_blocking=True), self.heads)
         x, truth = mix_batch(self.recipe.mix, x, truth, (*self.seed, epoch, number))
-        with autocast(self.device, self.precision):
-            logits = self.model(x)
+        with autocast(self.device, self.precision or "fp32"):
+            logits = self.forward(x)
         return task_loss(self.recipe.loss, self.heads, logits, truth)
+
+
+def ahead(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches on `device`: the copy of each sets off before the one ahead of it is worked on.
+
+    So a GPU that is waited for, as for a loss to show, finds the next batch there. From pinned memory copies
+    don't wait for the GPU.
+    """
+    waiting: tuple[Tensor, Tensor] | None = None
+    for photos, labels in batches:
+        coming = photos.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        if waiting is not None:
+            yield waiting
+        waiting = coming
+    if waiting is not None:
+        yield waiting
 
 
 def _mean(total: Tensor, seen: int) -> Callable[[], float]:

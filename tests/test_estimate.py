@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
+import torch
 from commands import maskens
 from hypothesis import given
 from hypothesis import strategies as st
 
 import ensemble.estimate
+import ensemble.pace
+import ensemble.trainer
 from ensemble.cache import Geometry, missing_bytes, open_photos
 from ensemble.estimate import Cost, estimate_training, wall
+from ensemble.pace import Measured
+from ensemble.precision import autocast
 from ensemble.recipe_file import parse_recipe
 from ensemble.train import Hardware, plan
 from folds.layout import TrainData, read_train
@@ -72,13 +78,29 @@ def test_each_jobs_photos_and_epochs_are_counted(data: TrainData, run: Run, monk
     assert found.seconds == pytest.approx(found.decode + wall([j.seconds for j in found.jobs], 2))
 
 
-def test_the_probe_finds_costs_that_are_costs(data: TrainData) -> None:
+def test_the_probe_finds_costs_that_are_costs(data: TrainData, tmp_path: Path) -> None:
     recipe = parse_recipe(RECIPE, "tiny").tasks["mask"]
-    cost = ensemble.estimate.probe(recipe, data, Hardware("cpu", 0))
+    cost = ensemble.estimate.probe(recipe, data, Hardware("cpu", 0), tmp_path)
     assert 0 < cost.predict < cost.train < 1
     assert 0 < cost.decode < 1
     assert cost.weights > 10**5
     assert cost.memory > 10**7
+
+
+@pytest.mark.parametrize("kept", ["fp32", "bf16", None])
+def test_the_probe_trains_in_the_precision_that_would_be_used_and_keeps_nothing(
+    data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: Literal["fp32", "bf16"] | None
+) -> None:
+    recipe = parse_recipe(RECIPE, "tiny", changes=["tasks.*.precision=auto"]).tasks["mask"]
+    measured = Measured(tmp_path, recipe.hash, torch.device("cpu"), Hardware("cpu", 0).job_threads)
+    monkeypatch.setattr(ensemble.pace, "measure", lambda *_: ("bf16", "measured now"))
+    if kept:
+        measured.first(lambda: (kept, "measured before"))
+    used = []
+    monkeypatch.setattr(ensemble.trainer, "autocast", lambda device, way: used.append(way) or autocast(device, way))
+    ensemble.estimate.probe(recipe, data, Hardware("cpu", 0), tmp_path)
+    assert set(used) == {kept or "bf16"}
+    assert measured.read() == ((kept, "measured before") if kept else None)
 
 
 def test_what_the_cache_has_is_not_counted(data: TrainData, tmp_path: Path) -> None:
@@ -100,7 +122,7 @@ def test_a_dry_run_writes_nothing_and_counts_only_what_is_left(data: TrainData, 
 
     train = ("train", "--run", run.folder, "--recipe", recipe, "--device", "cpu")
     before = everything()
-    outcome = maskens(*train, "--dry-run", "--jobs", 2)
+    outcome = maskens(*train, "--dry-run", "--jobs", 2, "--set", "tasks.*.precision=auto", "--compile")
     assert outcome.code == 0, outcome
     assert "6 jobs, 2 at a time: about" in outcome.out
     assert everything() == before

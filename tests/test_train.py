@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 import ensemble.job
+import ensemble.pace
 import ensemble.train
 from ensemble.blend import load_blend
 from ensemble.evaluate import evaluate, save_oof
@@ -144,6 +147,80 @@ def test_a_run_is_the_same_for_any_number_of_workers_and_with_the_cache(setting:
         assert rows == results[0][0]
         assert np.array_equal(best, results[0][1][0])
         assert np.array_equal(last, results[0][1][1])
+
+
+def with_auto(setting: Setting, name: str) -> Setting:
+    recipe = parse_recipe(TINY, "tiny", changes=["tasks.*.precision=auto"])
+    there = setting.elsewhere(name)
+    return dataclasses.replace(there, run=bind_recipe(there.run, recipe), recipe=recipe)
+
+
+def test_the_precision_that_auto_came_to_is_told_recorded_and_that_of_all_folds(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto, answers = with_auto(setting, "auto"), iter([("bf16", "precision auto: bf16"), ("fp32", "as it happens")])
+    monkeypatch.setattr(ensemble.pace, "measure", lambda *_: next(answers))
+    for fold in (0, 1):
+        assert run_job(auto.spec(fold=fold), setting.data, setting.folds) is None
+        status = read_status(auto.run, "mask", fold)
+        assert (status.note, status.record["precision"]) == ("precision auto: bf16", "bf16")
+    kept = json.loads((auto.run.folder / "precision.json").read_text())
+    assert [v["precision"] for v in kept.values()] == ["bf16"]
+
+
+def test_auto_that_comes_to_fp32_gives_what_fp32_does(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ensemble.pace, "FASTER", float("inf"))
+    auto = with_auto(setting, "auto")
+    for each in (setting, auto):
+        assert run_job(each.spec(), setting.data, setting.folds) is None
+    assert history(auto) == history(setting)
+    assert np.array_equal(result(auto)[1], result(setting)[1])
+    assert read_status(auto.run, "mask", 0).record["precision"] == "fp32"
+
+
+def test_a_compiled_job_says_so_and_leaves_a_plain_checkpoint(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble.pace, "COMPILER", "eager")
+    there = setting.elsewhere("compiled")
+    compiled = plan(there.run, there.recipe, ["mask"], [0], Hardware("cpu", 0), None, compile=True)[0]
+    for spec in (setting.spec(), dataclasses.replace(compiled, threads=1)):
+        assert run_job(spec, setting.data, setting.folds) is None
+    status = read_status(there.run, "mask", 0)
+    assert re.fullmatch(r"compiled in \d+ s", status.note)
+    assert (read_status(setting.run, "mask", 0).record["compiled"], status.record["compiled"]) == (False, True)
+    assert is_done(setting.elsewhere("compiled").spec()), "how it was computed is no part of what it is"
+    assert np.array_equal(result(there)[1], result(setting)[1])
+    load_checkpoint(there.run.job_folder("mask", 0) / "model.safetensors", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4, 16, 64])
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_maskens_chooses_fits_the_cores(
+    device: str, jobs: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(Hardware, "cores", cores)
+    chosen = Hardware(device, None, jobs)
+    assert chosen.job_threads >= 1
+    assert chosen.job_workers >= (device == "cuda")
+    each = 1 if device == "cpu" else 2
+    fits = jobs * (chosen.job_threads + chosen.job_workers) <= cores
+    assert fits or cores < jobs * each
+    assert (chosen.crowding == "") == (fits or (device == "cuda" and jobs == 1))
+
+
+def test_more_than_the_cores_can_do_is_told_and_threads_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(Hardware, "cores", 2)
+    assert Hardware("cpu", None).crowding == ""
+    asked = Hardware("cpu", 1)
+    assert asked.job_threads == Hardware("cpu", 0).job_threads == 2, "the number of workers moves no digit"
+    assert "2 threads and 1 loader processes a job, --jobs 1: that is 3 at work on 2 cores" in asked.crowding
+    assert "3 at work on 2 cores" in Hardware("cpu", 0, jobs=3).crowding
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert "lower --jobs, --workers or OMP_NUM_THREADS" in Hardware("cpu", 0).crowding
 
 
 def test_another_seed_gives_another_run(setting: Setting) -> None:
