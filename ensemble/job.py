@@ -233,8 +233,8 @@ class _Job:
         r = self.recipe
         return ModelCard(
             model=r.model, model_args=r.model_args, predicts=r.predicts, task=self.spec.task, fold=self.spec.fold,
-            k=self.run_info.k, resize=r.resize, crop=r.crop, mean=self.mean, std=self.std,
-            cuts=r.ages.cuts, merge=r.ages.bands, labels=dict(self.target.names), task_hash=r.hash,
+            k=self.run_info.k, resize=r.resize, crop=r.crop, reduced=r.decode == "reduced", mean=self.mean,
+            std=self.std, cuts=r.ages.cuts, merge=r.ages.bands, labels=dict(self.target.names), task_hash=r.hash,
             folds_hash=self.run_info.folds_hash, seed=self.run_info.seed, epoch=epoch, f1=f1,
         )  # fmt: skip
 
@@ -287,7 +287,7 @@ class _Job:
 
 def geometry(task: TaskRecipe) -> Geometry:
     """The fixed steps of a task's photos."""
-    return Geometry(task.resize, task.crop)
+    return Geometry(task.resize, task.crop, task.decode == "reduced")
 
 
 def identity(spec: JobSpec) -> dict[str, Any]:
