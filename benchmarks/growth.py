@@ -109,8 +109,6 @@ def _maskens(*arguments: str) -> Callable[[], None]:
 
 
 def _folds(root: Path) -> Callable[[], None]:
-    import sklearn.model_selection  # noqa: F401
-
     return _maskens("folds", "--data", str(root / "data"), "--run", str(root / "run"), "--k", "5")
 
 
