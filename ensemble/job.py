@@ -227,7 +227,7 @@ class _Job:
 
     @property
     def eval_workers(self) -> int:
-        return 0 if self.spec.cache else self.spec.workers  # reading the memory map is no work
+        return 0 if self.spec.cache else self.spec.workers  # reading the cache is no work
 
     def card(self, epoch: int, f1: float) -> ModelCard:
         r = self.recipe

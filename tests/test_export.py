@@ -130,6 +130,12 @@ def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setti
     np.testing.assert_allclose(one, together[3:4], atol=1e-5)
 
 
+def test_working_in_blocks_of_photos_changes_no_bit(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = setting.ensemble.joint(setting.prediction.logits[0])
+    monkeypatch.setattr(ensemble.members, "BLOCK", 4)  # of 6 photos
+    assert np.array_equal(setting.ensemble.joint(setting.prediction.logits[0]), whole)
+
+
 def test_the_result_tells_what_was_written_and_verified(setting: Setting) -> None:
     assert [(t.task, t.folds, t.views, t.input) for t in setting.done.tasks] == [
         ("parts", (0, 1), ("identity", "hflip"), (35, 26)),
