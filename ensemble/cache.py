@@ -1,4 +1,4 @@
-"""Photos decoded and resized once into a memory-mapped file that all jobs, epochs and models read."""
+"""Photos decoded and resized once into a file that all jobs, epochs and models read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from folds.decode import Pixels, Progress, fit, in_threads, read_photo
+from ensemble.pixel_file import PixelFile, create
+from folds.decode import Pixels, Progress, fit, in_threads, read_photo, read_sizes
 from folds.errors import MaskensError, refuse
 from folds.files import sha256
 
@@ -24,39 +24,59 @@ SPARE = 64 * 2**20  # bytes of disk to leave free
 
 @dataclass(frozen=True)
 class Geometry:
-    """The fixed steps from a photo to what augmentation and model see; sizes are (height, width)."""
+    """The fixed steps from a photo to what augmentation and model see; sizes are (height, width).
+
+    Its pixels depend on the photo's file and these alone.
+    """
 
     resize: tuple[int, int]
     crop: tuple[int, int] | None = None
+    reduced: bool = False  # large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, never below `resize`
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return (*(self.crop or self.resize), 3)
 
 
+def fitted(path: Path, geometries: Sequence[Geometry]) -> tuple[Pixels, ...]:
+    """A photo in each geometry, uint8 (height, width, 3); the file is read once.
+
+    Raises:
+        MaskensError: it can't be read.
+    """
+    photos = read_sizes(path, [g.resize if g.reduced else None for g in geometries])
+    return tuple(fit(photo, g.resize, g.crop) for photo, g in zip(photos, geometries, strict=True))
+
+
 class Photos:
-    """Indexable photos, each in one or more geometries: from memory maps, or decoded at each access.
+    """Indexable photos, each in one or more geometries: from the cache's files, or decoded at each access.
 
     Pickles as paths only, so that worker processes share the page cache and not a copy.
     """
 
     def __init__(
-        self, root: Path, files: Sequence[str], geometries: Sequence[Geometry], maps: Sequence[Path] | None
+        self, root: Path, files: Sequence[str], geometries: Sequence[Geometry], cached: Sequence[Path] | None
     ) -> None:
-        self.root, self.files, self.geometries, self.maps = root, list(files), tuple(geometries), maps
-        self._open: list[npt.NDArray[np.uint8]] | None = None
+        self.root, self.files, self.geometries, self.cached = root, files, tuple(geometries), cached
+        self._open: list[PixelFile] | None = None
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> tuple[Pixels, ...]:
-        """The photo in each geometry, uint8 (height, width, 3); the file is decoded at most once."""
-        if self.maps is None:
-            photo = read_photo(self.root / self.files[index])
-            return tuple(fit(photo, g.resize, g.crop) for g in self.geometries)
-        if self._open is None:
-            self._open = [np.load(path, mmap_mode="r") for path in self.maps]
-        return tuple(np.array(m[index]) for m in self._open)
+        """The photo in each geometry, uint8 (height, width, 3).
+
+        Raises:
+            MaskensError: it can't be read.
+        """
+        if self.cached is None:
+            return fitted(self.root / self.files[index], self.geometries)
+        try:
+            if self._open is None:
+                self._open = [PixelFile(path) for path in self.cached]
+            return tuple(file[index] for file in self._open)
+        except (OSError, ValueError) as error:
+            raise MaskensError(f"the photo cache is gone or damaged ({error}): run again, it is made anew") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": None}
@@ -71,12 +91,12 @@ def open_photos(
     workers: int,
     on_progress: Progress | None = None,
 ) -> Photos:
-    """The photos in each geometry; what the cache lacks is decoded now, each photo once for all geometries.
+    """The photos in each geometry; what the cache lacks is decoded now, each file read once for all.
 
     Args:
         fingerprint: of the files, names the cache together with the geometry.
         geometries: without repeats.
-        cache: folder of the memory maps; None decodes at each access instead.
+        cache: folder of the decoded photos; None decodes at each access instead.
         workers: decoding threads.
 
     Raises:
@@ -104,7 +124,7 @@ def _key(fingerprint: str, geometry: Geometry) -> str:
 
 def _complete(path: Path, shape: tuple[int, ...]) -> bool:
     try:
-        return bool(np.load(path, mmap_mode="r").shape == shape)
+        return PixelFile(path).shape == shape
     except (OSError, ValueError):
         return False
 
@@ -129,11 +149,16 @@ def _build(
                 "Name a larger disk with --cache DIR, or decode at each access with --cache none (slower)."
             )
         scratch = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
-        maps = {g: _new_map(scratch / p.name, (len(files), *g.shape)) for g, p in targets.items()}
-        _refuse_unreadable(root, _fill(root, files, maps, workers, on_progress))
-        for geometry, path in targets.items():
-            maps[geometry].flush()
-            os.replace(scratch / path.name, path)
+        building = [create(scratch / p.name, (len(files), *g.shape)) for g, p in targets.items()]
+
+        def one(index: int) -> None:
+            for file, photo in zip(building, fitted(root / files[index], list(targets)), strict=True):
+                file[index] = photo
+
+        _each(one, root, len(files), workers, on_progress)
+        for file, path in zip(building, targets.values(), strict=True):
+            file.flush()
+            os.replace(file.path, path)
     except OSError as error:
         raise MaskensError(f"can't write the photo cache in {cache}: {error.strerror or error}") from error
     finally:
@@ -147,21 +172,26 @@ def check_photos(root: Path, files: Sequence[str], workers: int, on_progress: Pr
     Raises:
         MaskensError: photos that can't be read, all listed.
     """
-    _refuse_unreadable(root, _fill(root, files, {}, workers, on_progress))
+
+    def one(index: int) -> None:
+        read_photo(root / files[index])
+
+    _each(one, root, len(files), workers, on_progress)
 
 
-def _refuse_unreadable(root: Path, problems: Sequence[str]) -> None:
+def _each(function: Callable[[int], None], root: Path, count: int, workers: int, on_progress: Progress | None) -> None:
+    """Call a function that decodes photos for 0 .. count - 1; refuse those that can't be read."""
+
+    def problem(index: int) -> str:
+        try:
+            function(index)
+        except MaskensError as error:
+            return str(error)
+        return ""
+
+    problems = [found for found in in_threads(problem, range(count), workers, on_progress) if found]
     advice = "Replace them (or take their rows out of the CSV) and run again."
     refuse(problems, f"photos in {root} can't be used", advice)
-
-
-def _new_map(path: Path, shape: tuple[int, ...]) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
-    """A memory map whose disk space is taken at once: running out of it later would kill the process."""
-    mapped = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    if hasattr(os, "posix_fallocate"):
-        with path.open("r+b") as handle:
-            os.posix_fallocate(handle.fileno(), 0, path.stat().st_size)
-    return mapped
 
 
 def _remove_stale(cache: Path) -> None:
@@ -169,24 +199,3 @@ def _remove_stale(cache: Path) -> None:
     for folder in cache.glob(f"{BUILDING}*"):
         if time.time() - folder.stat().st_mtime > 24 * 3600:
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _fill(
-    root: Path,
-    files: Sequence[str],
-    maps: Mapping[Geometry, npt.NDArray[np.uint8]],
-    workers: int,
-    on_progress: Progress | None,
-) -> list[str]:
-    """Decode all files into the maps; returns one message for each that can't be read."""
-
-    def one(index: int) -> str:
-        try:
-            photo = read_photo(root / files[index])
-        except MaskensError as error:
-            return str(error)
-        for geometry, target in maps.items():
-            target[index] = fit(photo, geometry.resize, geometry.crop)
-        return ""
-
-    return [problem for problem in in_threads(one, range(len(files)), workers, on_progress) if problem]

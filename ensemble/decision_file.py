@@ -22,8 +22,11 @@ WORDS = {
     "class": FORMULA,
     "input": "photos: uint8 (batch, height, width, 3), RGB, resized and cropped; normalisation, folds and views are "
     "inside. logits: float32 (batch, width), their mean over folds and views",
-    "resizing": "turn upright by EXIF, convert to RGB; resize to (height, width), where it shrinks both ways by "
-    "averaging over areas (OpenCV's INTER_AREA), else bilinear (INTER_LINEAR); then cut the centre",
+    "decoding": "full: the whole photo; reduced: a JPEG at the smallest of 1/2, 1/4, 1/8 of its size at which neither "
+    "side is below resize (Pillow's Image.draft, libjpeg's scale), all else whole; then turn upright by EXIF, convert "
+    "to RGB",
+    "resizing": "resize to (height, width), where it shrinks both ways by averaging over areas (OpenCV's INTER_AREA), "
+    "else bilinear (INTER_LINEAR); then cut the centre",
     "rule": "log softmax over the columns of each head; add up the probabilities of columns that merge to one label; "
     "take the mean of a factor's log probabilities over the heads that give it; "
     "log p(mask) + log p(gender) + log p(age of that gender) for each class, averaged with the factor class where "
@@ -40,6 +43,7 @@ def task_record(members: Sequence[Member], tta: Tta) -> dict[str, Any]:
         "predicts": card.predicts,
         "folds": [m.fold for m in members],
         "views": list(VIEWS[tta]),
+        "decode": "reduced" if card.reduced else "full",
         "resize": list(card.resize),
         "crop": list(card.crop) if card.crop else None,
         "age_cuts": list(card.cuts),

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ensemble.cache import Geometry
+from ensemble.cache import Geometry, fitted
 from ensemble.combine import Floats, decide, head_decisions, joint_log_probabilities, mean_logits
 from ensemble.decision_file import WORDS, refuse_foreign_export, task_record, write_decision
 from ensemble.members import Ensemble, Member
@@ -23,7 +23,7 @@ from ensemble.models import ModelCard, first_line, load_checkpoint, to_input
 from ensemble.predict import all_views
 from ensemble.process import settle
 from ensemble.tta import VIEWS, Tta, transforms
-from folds.decode import Pixels, Progress, fit, read_photo
+from folds.decode import Pixels, Progress
 from folds.errors import MaskensError
 from folds.layout import EvalData
 from folds.page import building
@@ -125,7 +125,7 @@ def export(
     settle(threads)
     targets = ensemble.targets
     by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
-    shapes = {task: Geometry(found[0].card.resize, found[0].card.crop) for task, found in by_task.items()}
+    shapes = {task: found[0].card.geometry for task, found in by_task.items()}
     shown = _sample(data, photos, list(shapes.values()))
     exported, ours, theirs = [], {}, {}
     with building(folder) as build:
@@ -161,12 +161,9 @@ def export(
 def _sample(data: EvalData, photos: int, shapes: Sequence[Geometry]) -> dict[Geometry, Pixels]:
     """Photos spread evenly over the data, each opened once: geometry -> uint8 (photos, height, width, 3)."""
     rows = np.linspace(0, len(data.ids) - 1, min(photos, len(data.ids))).round().astype(int)
-    found: dict[Geometry, list[Pixels]] = {shape: [] for shape in shapes}
-    for row in rows:
-        photo = read_photo(data.root / data.files[row])
-        for shape, fitted in found.items():
-            fitted.append(fit(photo, shape.resize, shape.crop))
-    return {shape: np.stack(fitted) for shape, fitted in found.items()}
+    distinct = list(dict.fromkeys(shapes))
+    shown = [fitted(data.root / data.files[row], distinct) for row in rows]
+    return {shape: np.stack(photos) for shape, photos in zip(distinct, zip(*shown, strict=True), strict=True)}
 
 
 def _batches(photos: Pixels) -> Iterator[Pixels]:

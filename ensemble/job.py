@@ -237,14 +237,14 @@ class _Job:
 
     @property
     def eval_workers(self) -> int:
-        return 0 if self.spec.cache else self.spec.workers  # reading the memory map is no work
+        return 0 if self.spec.cache else self.spec.workers  # reading the cache is no work
 
     def card(self, epoch: int, f1: float) -> ModelCard:
         r = self.recipe
         return ModelCard(
             model=r.model, model_args=r.model_args, predicts=r.predicts, task=self.spec.task, fold=self.spec.fold,
-            k=self.run_info.k, resize=r.resize, crop=r.crop, mean=self.mean, std=self.std,
-            cuts=r.ages.cuts, merge=r.ages.bands, labels=dict(self.target.names), task_hash=r.hash,
+            k=self.run_info.k, resize=r.resize, crop=r.crop, reduced=r.decode == "reduced", mean=self.mean,
+            std=self.std, cuts=r.ages.cuts, merge=r.ages.bands, labels=dict(self.target.names), task_hash=r.hash,
             folds_hash=self.run_info.folds_hash, seed=self.run_info.seed, epoch=epoch, f1=f1,
         )  # fmt: skip
 
@@ -306,7 +306,7 @@ def ran(trainer: Trainer) -> dict[str, Any]:
 
 def geometry(task: TaskRecipe) -> Geometry:
     """The fixed steps of a task's photos."""
-    return Geometry(task.resize, task.crop)
+    return Geometry(task.resize, task.crop, task.decode == "reduced")
 
 
 def identity(spec: JobSpec) -> dict[str, Any]:

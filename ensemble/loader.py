@@ -109,7 +109,7 @@ def plain_batches(
     loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
         PlainPhotos(photos),
         batch_size=batch_size,
-        sampler=list(indices),
+        sampler=indices,
         num_workers=workers,
         multiprocessing_context=_context(workers),
         worker_init_fn=_quiet_worker,

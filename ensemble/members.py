@@ -19,6 +19,8 @@ from ensemble.tuning import Fitted
 from folds.errors import MaskensError, refuse
 from folds.run import Run
 
+BLOCK = 2**14  # photos whose scores are worked out at a time: what that takes beside its result does not grow
+
 
 @dataclass(frozen=True)
 class Member:
@@ -72,7 +74,10 @@ class Ensemble:
 
     def joint(self, logits: Mapping[str, Logits], only: int | None = None) -> npt.NDArray[np.float64]:
         """`scores`, normalised to log probabilities."""
-        return np.asarray(log_softmax(self.scores(logits, only), axis=1), dtype=np.float64)
+        photos = next(iter(logits.values())).shape[2]
+        blocks = [slice(start, start + BLOCK) for start in range(0, max(1, photos), BLOCK)]
+        parts = ({task: values[:, :, rows] for task, values in logits.items()} for rows in blocks)
+        return np.concatenate([log_softmax(self.scores(part, only), axis=1) for part in parts])
 
     @property
     def complete_folds(self) -> list[int]:

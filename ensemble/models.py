@@ -14,6 +14,7 @@ import timm.data
 import torch
 from torch import Tensor, nn
 
+from ensemble.cache import Geometry
 from ensemble.recipe import TaskRecipe
 from ensemble.tasks import Part, Predicts, Target
 from folds.errors import MaskensError, did_you_mean
@@ -44,6 +45,11 @@ class ModelCard:
     seed: int
     epoch: int
     f1: float
+    reduced: bool = False  # how its photos were decoded; cards of maskens 0.3 don't say, and then it was fully
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.resize, self.crop, self.reduced)
 
     @property
     def target(self) -> Target:

@@ -34,7 +34,7 @@ SHARE = 0.5  # of the free memory, for models
 
 def geometry(member: Member) -> Geometry:
     """The fixed steps of a model's photos."""
-    return Geometry(member.card.resize, member.card.crop)
+    return member.card.geometry
 
 
 def groups_that_fit(members: Sequence[Member], device: torch.device) -> list[list[int]]:

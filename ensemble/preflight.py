@@ -45,12 +45,19 @@ def run_recipe(run: Run) -> Recipe:
     except OSError as error:
         raise MaskensError(f"can't read {run.recipe_file}: {error.strerror}") from error
     if recipe.hash != run.recipe_hash:
+        recipe = _fully_decoded(recipe)  # as it was in maskens 0.3, which wrote no such key
+    if recipe.hash != run.recipe_hash:
         raise MaskensError(
             f"{run.recipe_file} was edited after training began, or maskens 0.1 made it. "
             "Put it back, or give it to a new run: "
             f"maskens train --run NEW_DIR --recipe {run.recipe_file}"
         )
     return recipe
+
+
+def _fully_decoded(recipe: Recipe) -> Recipe:
+    tasks = {name: task.model_copy(update={"decode": "full"}) for name, task in recipe.tasks.items()}
+    return recipe.model_copy(update={"tasks": tasks})
 
 
 def resolve_recipe(

@@ -146,6 +146,7 @@ class TaskRecipe(_Strict):
     pretrained: bool = True
     weights: str = ""  # a local file in place of the hub
     weights_sha256: str = ""  # of that file; filled in when it is first read
+    decode: Literal["reduced", "full"] = "reduced"  # large JPEGs, at 1/2, 1/4 or 1/8 where resize allows it
     resize: Size = (512, 384)
     crop: Size | None = None  # of the centre; "none" takes back an extended recipe's
     augment: tuple[Transform, ...] = ()
@@ -209,12 +210,15 @@ class TaskRecipe(_Strict):
         """sha256 of all that decides a job's result but data, folds, seed and the task's name.
 
         Where the weights lie does not count: what they are does. Keys at their default don't count either,
-        so that a new key leaves the hashes of older recipes as they are.
+        so that a new key leaves the hashes of older recipes as they are. `decode` is the other way round: older
+        recipes have none, and their photos were decoded fully.
         """
         plain = (self.ages.cuts, self.ages.bands) == (AGE_CUTS, merge_of(AGE_CUTS))
         ages = self.ages.model_copy(update={"merge": () if plain else self.ages.bands})
-        record = self.model_copy(update={"weights": "", "ages": ages}).model_dump(mode="json", exclude_defaults=True)
-        return sha256(json.dumps(record, sort_keys=True))
+        known = self.model_copy(update={"weights": "", "ages": ages})
+        record = known.model_dump(mode="json", exclude_defaults=True, exclude={"decode"})
+        decode = {} if self.decode == "full" else {"decode": self.decode}
+        return sha256(json.dumps(record | decode, sort_keys=True))
 
 
 def _target(predicts: Predicts, ages: Ages) -> Target:

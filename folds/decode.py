@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import cv2
 import joblib
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from folds.errors import MaskensError
 
@@ -22,6 +23,7 @@ Progress = Callable[[int, int], None]  # (photos done, photos in all)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # 16-bit grey: Pillow's own conversion clips it at 255
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 def read_photo(path: Path) -> Pixels:
@@ -36,17 +38,57 @@ def read_photo(path: Path) -> Pixels:
     Raises:
         MaskensError: if the file is missing, not an image, or cut off.
     """
+    return read_sizes(path, [None])[0]
+
+
+def read_sizes(path: Path, at_least: Sequence[tuple[int, int] | None]) -> list[Pixels]:
+    """A photo as `read_photo` gives it, from one reading of the file, for each of several sizes.
+
+    A JPEG that is at least twice as large as asked for comes at 1/2, 1/4 or 1/8 of its size: libjpeg then leaves out
+    the high frequencies of each block of 8x8 pixels and most of its work. What comes for a size does not depend on
+    the other sizes asked for. Other formats come whole.
+
+    Args:
+        at_least: (height, width) of the upright photo, below which neither side may fall; None for the whole photo.
+
+    Returns:
+        For each size uint8 (height, width, 3), RGB; the same array where they need the same.
+
+    Raises:
+        MaskensError: as `read_photo`.
+    """
     try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode in _DEEP:
-                grey = np.asarray(upright, dtype=np.float64) / 257
-                return np.repeat(np.clip(grey, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
-            return np.array(upright.convert("RGB"), dtype=np.uint8)
+        content = path.read_bytes()
+        found: dict[tuple[int, int], Pixels] = {}
+        sizes = []
+        for size in at_least:
+            with Image.open(io.BytesIO(content)) as image:
+                if size is not None:
+                    _reduce(image, size)
+                sizes.append(image.size)
+                if image.size not in found:
+                    found[image.size] = _upright_rgb(image)
+        return [found[size] for size in sizes]
     except UnidentifiedImageError:
         raise MaskensError(f"{path} is not a photo that can be read") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise MaskensError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _reduce(image: Image.Image, at_least: tuple[int, int]) -> None:
+    """Let a JPEG that is not decoded yet come smaller."""
+    if image.format in ("JPEG", "MPO"):
+        height, width = at_least
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS  # the file lies as the sensor saw it
+        image.draft(None, (height, width) if sideways else (width, height))
+
+
+def _upright_rgb(image: Image.Image) -> Pixels:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in _DEEP:
+        grey = np.asarray(upright, dtype=np.float64) / 257
+        return np.repeat(np.clip(grey, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
+    return np.array(upright.convert("RGB"), dtype=np.uint8)
 
 
 def photo_format(path: Path) -> tuple[str, str]:

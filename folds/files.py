@@ -82,6 +82,14 @@ def sha256(data: bytes | str) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
+def sha256_of_lines(lines: Iterable[str]) -> str:
+    """Hex digest of lines joined by newlines, without joining them in memory."""
+    digest = hashlib.sha256()
+    for number, line in enumerate(lines):
+        digest.update(f"\n{line}".encode() if number else line.encode())
+    return digest.hexdigest()
+
+
 def replace_keeping(path: Path, text: str) -> Path | None:
     """Replace `path` as `write_text` does, but keep what was there as `name.1.ext`, `name.2.ext`, ...
 

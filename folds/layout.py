@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from folds.errors import MaskensError, did_you_mean, refuse
-from folds.files import sha256
+from folds.files import sha256_of_lines
 from folds.labels import CLASSES, GENDERS, SHOT_MASK, SHOTS, IntArray, age_band, encode
 
 if TYPE_CHECKING:
@@ -51,8 +52,11 @@ class TrainData:
     @functools.cached_property
     def photos_fingerprint(self) -> str:
         """Of file names and sizes alone: the same photos under other labels keep it."""
-        sizes = [size for p in self.people for size in p.bytes]
-        return sha256("\n".join(f"{f}\t{size}" for f, size in zip(self.files, sizes, strict=True)))
+        return sha256_of_lines(
+            f"train/images/{p.path}/{name}\t{size}"
+            for p in self.people
+            for name, size in zip(p.photos, p.bytes, strict=True)
+        )
 
     @property
     def files(self) -> list[str]:
@@ -209,7 +213,7 @@ def read_eval(root: Path) -> EvalData:
         f"{table} and its photos don't fit together ({len(problems)} problems)",
         "Mend them and run again.",
     )
-    return EvalData(root, tuple(seen), sha256("\n".join(f"{i}\t{sizes[i]}" for i in seen)))
+    return EvalData(root, tuple(seen), sha256_of_lines(f"{i}\t{sizes[i]}" for i in seen))
 
 
 def class_counts(data: TrainData) -> list[int]:
@@ -272,7 +276,7 @@ def _photos_of(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
             faults.append(f"{folder / entry.name} is not a file, or a link to none")
         elif size == 0:
             faults.append(f"{folder / entry.name} is an empty file")
-        found.setdefault(stem, (entry.name, size))
+        found.setdefault(stem, (sys.intern(entry.name), size))  # most people's photos have the same seven names
     missing = [s for s in SHOTS if s not in found]
     if missing:
         faults.append(f"{folder} lacks the photo {', '.join(missing)} (.jpg, .jpeg or .png)")
@@ -292,7 +296,7 @@ def fingerprint_of(people: Sequence[Person]) -> str:
         + (f"\tmasks {p.masks}" if p.masks != AS_NAMED else "")  # only then: earlier runs have no masks in theirs
         for p in people
     )
-    return sha256("\n".join(lines))
+    return sha256_of_lines(lines)
 
 
 def repeated_ids(people: Sequence[Person]) -> list[str]:

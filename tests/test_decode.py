@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from folds.decode import Pixels, fit, read_photo
+from folds.decode import Pixels, fit, read_photo, read_sizes
 from folds.errors import MaskensError
 
 GREY = np.array([[0, 50, 100], [128, 255, 7]], dtype=np.uint8)
@@ -124,6 +124,84 @@ def test_every_pixel_goes_where_the_orientation_says(tmp_path: Path, orientation
     exif[ORIENTATION] = orientation
     photo = read_back(Image.fromarray(pixels), tmp_path / "a.png", "RGB", exif=exif)
     np.testing.assert_array_equal(photo, upright(pixels))
+
+
+def smooth(height: int, width: int) -> Pixels:
+    """A scene whose smaller versions look alike whatever the way of shrinking."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    return np.stack([200 * y, 200 * x, 100 + 50 * np.sin(6 * (x + y))], axis=-1).astype(np.uint8)
+
+
+@given(st.tuples(st.integers(1, 260), st.integers(1, 260)), st.tuples(st.integers(1, 40), st.integers(1, 40)))
+def test_a_jpeg_comes_reduced_but_never_below_what_is_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, shape: tuple[int, int], least: tuple[int, int]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.jpg"
+    Image.fromarray(smooth(*shape)).save(path)
+    (found,) = read_sizes(path, [least])
+    assert all(min(whole, asked) <= side for side, asked, whole in zip(found.shape, least, shape, strict=False))
+    for scale in (8, 4, 2, 1):
+        if all(side >= scale * asked for side, asked in zip(shape, least, strict=True)):
+            assert found.shape[:2] == tuple(-(-side // scale) for side in shape)
+            break
+    else:
+        assert found.shape[:2] == shape
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("least", [(60, 25), (30, 50), (25, 60)])
+def test_a_reduced_photo_is_upright_and_large_enough_upright(
+    tmp_path: Path, orientation: int, least: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path = tmp_path / "a.jpg"
+    Image.fromarray(smooth(240, 100)).save(path, exif=exif, quality=95)
+    whole, (found,) = read_photo(path), read_sizes(path, [least])
+    assert all(side >= min(asked, full) for side, asked, full in zip(found.shape, least, whole.shape, strict=False))
+    scale = next(s for s in (8, 4, 2, 1) if s == 1 or all(w >= s * n for w, n in zip(whole.shape, least, strict=False)))
+    assert found.shape == (*(-(-side // scale) for side in whole.shape[:2]), 3)
+    plain = fit(whole, found.shape[:2], None)
+    assert np.abs(found.astype(int) - plain).mean() < 2
+
+
+def test_what_comes_for_a_size_does_not_depend_on_the_other_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise(300, 200)).save(path)
+    sizes = [(30, 20), None, (100, 60), (60, 20), (300, 200)]
+    together = read_sizes(path, sizes)
+    assert [p.shape[0] for p in together] == [38, 300, 150, 75, 300]
+    for size, photo in zip(sizes, together, strict=True):
+        np.testing.assert_array_equal(photo, read_sizes(path, [size])[0])
+    np.testing.assert_array_equal(together[1], read_photo(path))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_of_any_kind_come_reduced_and_look_alike(tmp_path: Path, mode: str, progressive: bool) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(smooth(240, 160)).convert(mode).save(path, quality=95, progressive=progressive)
+    (found,) = read_sizes(path, [(50, 30)])
+    assert found.shape == (60, 40, 3)
+    assert np.abs(found.astype(int) - fit(read_photo(path), (60, 40), None)).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.gif"])
+def test_other_formats_come_whole(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    Image.fromarray(noise(240, 160)).save(path)
+    np.testing.assert_array_equal(read_sizes(path, [(20, 20)])[0], read_photo(path))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("tenths", [1, 5, 9])
+def test_a_jpeg_that_is_cut_off_is_refused_reduced_too(tmp_path: Path, tenths: int, progressive: bool) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise(240, 160)).save(path, progressive=progressive)
+    assert len(read_sizes(path, [(30, 20)])[0]) == 30
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * tenths // 10])
+    with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} can't be read: (?i:.*truncated)"):
+        read_sizes(path, [(30, 20)])
 
 
 @pytest.mark.parametrize("tenths", [1, 3, 5, 7, 9])

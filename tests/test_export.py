@@ -25,6 +25,7 @@ from PIL import Image
 import cli
 import ensemble.export
 import ensemble.members
+from ensemble.cache import fitted
 from ensemble.combine import mean_logits
 from ensemble.export import Export, export
 from ensemble.infer import Prediction, infer, judge
@@ -35,7 +36,6 @@ from ensemble.preflight import bind_recipe
 from ensemble.recipe_file import parse_recipe
 from ensemble.train import Hardware
 from ensemble.tuning import Fitted, RunTuning
-from folds.decode import fit, read_photo
 from folds.errors import MaskensError
 from folds.layout import EvalData, read_eval, read_train
 from folds.run import Run, start_run
@@ -81,7 +81,7 @@ class Setting:
 
     def photos(self, task: str) -> npt.NDArray[np.uint8]:
         card = self.of(task)[0].card
-        return np.stack([fit(read_photo(self.data.root / f), card.resize, card.crop) for f in self.data.files])
+        return np.stack([fitted(self.data.root / f, [card.geometry])[0] for f in self.data.files])
 
     def export(self, folder: Path, **other: Any) -> Export:
         """The smallest whole ensemble, so that a test takes one graph only."""
@@ -128,6 +128,12 @@ def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setti
     np.testing.assert_allclose(together, expected, atol=1e-5)
     one = graph_logits(setting.folder / f"{task}.onnx", photos[3:4])
     np.testing.assert_allclose(one, together[3:4], atol=1e-5)
+
+
+def test_working_in_blocks_of_photos_changes_no_bit(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = setting.ensemble.joint(setting.prediction.logits[0])
+    monkeypatch.setattr(ensemble.members, "BLOCK", 4)  # of 6 photos
+    assert np.array_equal(setting.ensemble.joint(setting.prediction.logits[0]), whole)
 
 
 def test_the_result_tells_what_was_written_and_verified(setting: Setting) -> None:

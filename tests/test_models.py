@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.torch
 import timm
 import torch
 
+from ensemble.cache import Geometry
 from ensemble.models import ModelCard, create, load_checkpoint, normalisation, read_card, save_checkpoint, to_input
 from ensemble.recipe import TaskRecipe
 from folds.errors import MaskensError
@@ -48,6 +51,19 @@ def test_exported_weights_load_in_plain_timm(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "w.safetensors", model, card())
     plain = timm.create_model("test_resnet", num_classes=2, checkpoint_path=str(tmp_path / "w.safetensors"))
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), model.state_dict().values(), strict=True))
+
+
+def test_a_card_that_does_not_say_how_photos_were_decoded_means_fully(tmp_path: Path) -> None:
+    file = tmp_path / "gender" / "fold1" / "model.safetensors"
+    save_checkpoint(file, create(task()), card(reduced=True))
+    assert read_card(file).geometry == Geometry((32, 24), None, reduced=True)
+    with safetensors.safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    record = json.loads(metadata["card"])
+    del record["reduced"]
+    weights = safetensors.torch.load_file(file)
+    safetensors.torch.save_file(weights, file, metadata | {"card": json.dumps(record)})
+    assert read_card(file).geometry == Geometry((32, 24), None, reduced=False)
 
 
 @pytest.mark.parametrize("cut", [0, 4, 1000, -10])

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from ensemble.job import geometry
 from ensemble.models import create
-from ensemble.preflight import differences, preflight
+from ensemble.preflight import differences, preflight, resolve_recipe, run_recipe
 from ensemble.recipe import Recipe, TaskRecipe, with_weights
 from ensemble.recipe_file import load_recipe, parse_recipe, shipped
 from ensemble.tasks import undetermined
 from folds.errors import MaskensError
+from folds.run import Run
 
 TINY = """
 [defaults]
@@ -21,6 +23,7 @@ resize = [32, 24]
 [tasks.male-age]
 [tasks.female-age]
 """
+HASH_0_3 = "2570fb27028e541d970086e5b02f967257a81b5de526021f2003755c0ef12949"  # of TINY in maskens 0.3
 
 
 @pytest.mark.parametrize("name", sorted(shipped()))
@@ -251,6 +254,25 @@ def test_only_what_differs_changes_a_hash() -> None:
     assert changed.hash != plain.hash
     assert changed.tasks["mask"].hash != plain.tasks["mask"].hash
     assert changed.tasks["gender"].hash == plain.tasks["gender"].hash
+
+
+def test_a_run_from_before_reduced_decoding_keeps_its_recipe_and_decodes_fully(tmp_path: Path) -> None:
+    text = "\n".join(line for line in parse_recipe(TINY, "mine").text.splitlines() if "decode" not in line)
+    run = Run(tmp_path, "", "", "", 2, 0, (), recipe_hash=HASH_0_3)
+    run.recipe_file.write_text(text)
+    recipe = run_recipe(run)
+    assert recipe.hash == HASH_0_3
+    assert {geometry(task).reduced for task in recipe.tasks.values()} == {False}
+    (tmp_path / "mask" / "fold0").mkdir(parents=True)
+    (tmp_path / "mask" / "fold0" / "last.pt").touch()
+    assert resolve_recipe(run, None, [], [], False).hash == HASH_0_3
+    (tmp_path / "mine.toml").write_text(TINY)
+    with pytest.raises(MaskensError, match=r"tasks\.mask\.decode: 'full', now 'reduced'"):
+        resolve_recipe(run, str(tmp_path / "mine.toml"), [], [], False)
+    assert resolve_recipe(run, str(tmp_path / "mine.toml"), ["tasks.*.decode=full"], [], False).hash == HASH_0_3
+    run.recipe_file.write_text(text.replace("epochs = 3", "epochs = 4"))
+    with pytest.raises(MaskensError, match="was edited after training began"):
+        run_recipe(run)
 
 
 @pytest.mark.parametrize(
