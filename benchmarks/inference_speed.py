@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +38,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import ensemble.cache
-from ensemble.cache import Photos
+from ensemble.cache import Geometry, Photos
 from ensemble.fuse import fused
 from ensemble.infer import infer, judge
 from ensemble.members import Ensemble, Member, load_ensembles
 from ensemble.models import load_checkpoint, to_input
-from ensemble.passes import geometry
 from ensemble.preflight import choose_device, run_recipe
 from ensemble.process import settle
 from ensemble.train import Hardware
@@ -76,7 +75,7 @@ class Setting:
         return torch.device(self.hardware.device)
 
     def photos(self, member: Member) -> Photos:
-        return Photos(self.data.root, self.data.files, [geometry(member)], None)
+        return Photos(self.data.root, self.data.files, [member.card.geometry], None)
 
 
 class OnePhoto(Dataset[tuple[np.ndarray, int]]):
@@ -130,7 +129,7 @@ def limit(setting: Setting, folded: bool) -> float:
     seconds = 0.0
     for member in setting.ensemble.members:
         model, card = load_checkpoint(member.path, setting.device)
-        key = (geometry(member), card.mean, card.std)
+        key = (member.card.geometry, card.mean, card.std)
         if key not in ready:
             photos = setting.photos(member)
             parts = [range(s, min(s + BATCH, len(photos))) for s in range(0, len(photos), BATCH)]
@@ -175,13 +174,13 @@ WAYS: dict[str, Callable[[Setting], object]] = {
 def one(way: str, setting: Setting, out: Path) -> None:
     """Go one way and leave its time, the photos opened, the logits and the classes."""
     opened: Counter[str] = Counter()
-    plain = ensemble.cache.read_photo  # type: ignore[attr-defined]
+    plain = ensemble.cache.fitted
 
-    def counting(path: Path, *more: object) -> np.ndarray:
+    def counting(path: Path, geometries: Sequence[Geometry]) -> tuple[np.ndarray, ...]:
         opened[path.name] += 1
-        return plain(path, *more)
+        return plain(path, geometries)
 
-    ensemble.cache.read_photo = counting  # type: ignore[attr-defined]
+    ensemble.cache.fitted = counting
     if way.startswith(("limit", "maskens")):
         settle(setting.hardware.job_threads)
     else:

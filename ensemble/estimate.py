@@ -25,7 +25,6 @@ from ensemble.loader import EpochBatches, plain_batches, train_loader
 from ensemble.members import Ensemble
 from ensemble.models import create, load_checkpoint, normalisation, place, to_input
 from ensemble.pace import Measured
-from ensemble.passes import geometry as member_geometry
 from ensemble.predict import predict
 from ensemble.process import settle
 from ensemble.ready import AS_TRAINED, BATCH, Execution, Ready
@@ -267,7 +266,7 @@ def estimate_inference(
     shapes: dict[Geometry, None] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for member in [m for e in ensembles for m in e.members if m.fold == e.folds(m.task)[0]]:
-            shape = member_geometry(member)
+            shape = member.card.geometry
             shapes[shape] = None
             started = time.perf_counter()
             photos = open_photos(data.root, files, f"probe {shape}", [shape], Path(scratch), hardware.decoders)

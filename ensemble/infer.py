@@ -17,7 +17,7 @@ from ensemble.combine import blend, decide, decide_hard, vote
 from ensemble.members import Ensemble
 from ensemble.oof import Logits, save_npz
 from ensemble.partial import Partial
-from ensemble.passes import Passes, geometry
+from ensemble.passes import Passes
 from ensemble.precision import Chosen
 from ensemble.process import settle
 from ensemble.ready import AS_TRAINED, Execution
@@ -108,7 +108,7 @@ def infer(
     """
     settle(hardware.job_threads)
     everyone = [m for ensemble in ensembles for m in ensemble.members]
-    shapes = list(dict.fromkeys(geometry(m) for m in everyone))
+    shapes = list(dict.fromkeys(m.card.geometry for m in everyone))
     photos = open_photos(data.root, data.files, data.fingerprint, shapes, cache, hardware.decoders, on_decode)
     workers = 0 if cache else hardware.job_workers  # reading the cache is no work
     passes = Passes(ensembles, photos, tta, hardware, workers, execution, routing)

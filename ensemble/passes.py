@@ -32,11 +32,6 @@ WORTH_MEASURING = 50  # times the usual batch: from then on a faster batch size 
 SHARE = 0.5  # of the free memory, for models
 
 
-def geometry(member: Member) -> Geometry:
-    """The fixed steps of a model's photos."""
-    return member.card.geometry
-
-
 def groups_that_fit(members: Sequence[Member], device: torch.device) -> list[list[int]]:
     """Indices of the models, in order, as many at a time as memory takes."""
     room = SHARE * _free_memory(device)
@@ -157,7 +152,7 @@ class Passes:
         for number in group:
             member = self.members[number]
             card = member.card
-            kind = f"{card.model} {card.model_args} {geometry(member)}"
+            kind = f"{card.model} {card.model_args} {card.geometry}"
             size = self._batches.get(kind, 0 if worth else BATCH)
             execution = self.execution
             if number in self.chosen:  # an interrupted inference goes on as it began
@@ -212,9 +207,9 @@ class _Inputs:
     def of(self, member: Member, places: IntArray | None = None) -> Tensor:
         """float32 (views * photos, 3, height, width): of all photos, or of those at `places`."""
         card = member.card
-        key = (geometry(member), card.mean, card.std)
+        key = (card.geometry, card.mean, card.std)
         if key not in self._made:
-            photos = self._photos[geometry(member)]
+            photos = self._photos[card.geometry]
             self._made[key] = stacked(to_input(photos, card.mean, card.std, self._device), self._tta)
         if places is None:
             return self._made[key]
