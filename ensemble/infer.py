@@ -53,18 +53,20 @@ class Prediction:
     chosen: tuple[Chosen, ...] = ()  # of each model
     warm_up: float = 0.0  # seconds of compiling
     resumed: int = 0  # photos that an interrupted inference had done
+    warning: str = ""
     asked: float | None = None  # share of the photos that age models of one gender were asked about; None: all
 
     @property
     def notes(self) -> list[str]:
         """What was out of the ordinary, a line each."""
         lines = [f"{self.resumed} photos were done before the interruption"] if self.resumed else []
+        lines += [self.warning] if self.warning else []
         if self.warm_up:
             lines.append(f"compiled in {self.warm_up:.0f} s")
         if any(c.note or c.precision != "fp32" for c in self.chosen):
             lines.append(self.precision)
         if self.asked is not None and self.asked < 1:
-            lines.append(f"age models of one gender saw {self.asked:.0%} of the photos; the others' class was settled")
+            lines.append(f"age models of one gender saw {self.asked:.0%} of the photos; the class of the others was settled")
         return lines
 
     @property
@@ -118,7 +120,8 @@ def infer(
     logits = passes.by_task(slice(None))
     joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
     chosen = tuple(passes.chosen[n] for n in range(len(everyone)))
-    return Prediction(joints, logits, chosen, passes.warm_up, resumed, _asked(passes) if routing else None)
+    asked = _asked(passes) if routing else None
+    return Prediction(joints, logits, chosen, passes.warm_up, resumed, kept.note, asked)
 
 
 def _identity(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ensemble.oof import save_npz
 from ensemble.precision import Chosen
+from folds.errors import MaskensError
 from folds.files import json_text, sha256
 
 EVERY = 20.0  # seconds between two states
@@ -37,6 +38,7 @@ class Partial:
 
     def __init__(self, path: Path | None, identity: Any) -> None:
         self.path, self.identity = path, sha256(json_text(identity))
+        self.note = ""  # why nothing is kept
         self._saved = time.monotonic()
 
     def load(self) -> State | None:
@@ -56,13 +58,16 @@ class Partial:
     def save(
         self, done: int, outputs: Sequence[npt.NDArray[np.float32]], chosen: Sequence[Chosen], now: bool = False
     ) -> None:
-        """Keep the first `done` photos, if it is time."""
-        if self.path is None or done == 0 or not (now or time.monotonic() - self._saved > EVERY):
+        """Keep the first `done` photos, if it is time. Where that fails, as on a full disk, the work itself goes on."""
+        if self.path is None or self.note or done == 0 or not (now or time.monotonic() - self._saved > EVERY):
             return
         record = {"identity": self.identity, "done": done, "models": len(outputs)}
         record |= {"chosen": [asdict(c) for c in chosen]}
         arrays: dict[str, Any] = {f"model{n}": values[:, :done] for n, values in enumerate(outputs)}
-        save_npz(self.path, arrays | {"record": json.dumps(record)})
+        try:
+            save_npz(self.path, arrays | {"record": json.dumps(record)})
+        except MaskensError as error:
+            self.note = f"an interruption would have lost what was done: {error}"
         self._saved = time.monotonic()
 
     def forget(self) -> None:

@@ -169,6 +169,16 @@ def test_what_another_inference_left_is_not_gone_on_from(models: Ensemble, data:
     assert run(models, data, partial=partial, routing=RULE).resumed == 0
 
 
+def test_a_full_disk_stops_no_inference_but_is_told(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
+    nowhere = tmp_path / "file"
+    nowhere.write_text("not a folder")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ensemble.partial.EVERY", -1.0)
+        found = run(models, data, partial=nowhere / "eval.partial.npz")
+    assert np.isfinite(found.joints).all()
+    assert "an interruption would have lost what was done" in found.notes[0]
+
+
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file"])
 def test_half_a_state_is_no_state(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "eval.partial.npz"

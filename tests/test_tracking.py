@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from joblib.externals.loky import get_reusable_executor
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
@@ -207,6 +208,7 @@ def test_parallel_jobs_are_tracked(setting: Setting) -> None:
     class Silent:
         def update(self, statuses: object) -> None: ...
 
+    get_reusable_executor().shutdown(wait=True)  # processes of an earlier test don't know of this one's environment
     assert train(specs, setting.data, setting.folds, specs, hardware, Silent()) == {}
     for fold in (0, 1):
         folder = one.run.job_folder("mask", fold)
