@@ -238,7 +238,7 @@ def main() -> None:
         f"{len(members.members)} models ({first.model}, {first.crop or first.resize}), {len(part.files)} photos, flip\n"
     )
     print(
-        "| way | seconds, median (min-max) | maskens is faster, by round | routed | files opened | logits differ by |"
+        "| way | seconds, median (min-max) | times maskens | times routed | files opened | logits differ by |"
     )
     print("|---|---|---|---|---|---|")
     ours = found[0]["maskens"]
