@@ -7,7 +7,7 @@ photos and threads. Each way runs in a process of its own, in turn; its first tw
 
 - limit: a bare loop over batches that lie ready as normalised tensors, in the same process as maskens, with the same
   fused AdamW and memory settings (ensemble/process.py);
-- maskens: the job's own epoch (memory map, the recipe's augmentation, loader, trainer); what decoding the photos for
+- maskens: the job's own epoch (photo cache, the recipe's augmentation, loader, trainer); what decoding the photos for
   the cache takes beforehand, once for all epochs and jobs, is told apart;
 - timm: create_dataset, create_loader (random resized crop of 0.8 to 1, flip, colour jitter, bilinear), its optimizer
   factory and the body of its train_one_epoch, without its augmentation policies. timm's train.py is not part of the
