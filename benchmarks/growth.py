@@ -191,6 +191,8 @@ def main() -> None:
     for asked in args.photos:
         people = max(30, round(asked / len(SHOTS)))
         photos = people * len(SHOTS)
+        if args.dir:
+            args.dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=args.dir) as folder:
             root = Path(folder)
             write_data(root / "data", people)
