@@ -170,11 +170,13 @@ def test_what_another_inference_left_is_not_gone_on_from(models: Ensemble, data:
 
 
 def test_a_full_disk_stops_no_inference_but_is_told(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
-    nowhere = tmp_path / "file"
-    nowhere.write_text("not a folder")
+    def full(*_: object) -> None:
+        raise MaskensError("no space left on device")
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ensemble.partial.EVERY", -1.0)
-        found = run(models, data, partial=nowhere / "eval.partial.npz")
+        patch.setattr("ensemble.partial.save_npz", full)
+        found = run(models, data, partial=tmp_path / "eval.partial.npz")
     assert np.isfinite(found.joints).all()
     assert "an interruption would have lost what was done" in found.notes[0]
 
