@@ -22,6 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 Progress = Callable[[int, int], None]  # (photos done, photos in all)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+TOGETHER = 8  # photos that a thread is handed at a time: for small ones the handing over would take as long as they do
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # 16-bit grey: Pillow's own conversion clips it at 255
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
@@ -108,7 +109,8 @@ def in_threads(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, on_progress: Progress | None = None
 ) -> Iterator[Result]:
     """The results of a function that opens photos, in the order of `items`, from `workers` threads (-1: all cores)."""
-    results = joblib.Parallel(n_jobs=workers, prefer="threads", return_as="generator")(
+    together = max(1, min(TOGETHER, len(items) // 64))
+    results = joblib.Parallel(n_jobs=workers, prefer="threads", return_as="generator", batch_size=together)(
         joblib.delayed(function)(item) for item in items
     )
     for done, result in enumerate(results, start=1):
