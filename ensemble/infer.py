@@ -66,7 +66,7 @@ class Prediction:
         if any(c.note or c.precision != "fp32" for c in self.chosen):
             lines.append(self.precision)
         if self.asked is not None and self.asked < 1:
-            lines.append(f"age models of one gender saw {self.asked:.0%} of the photos; the class of the others was settled")
+            lines.append(f"age models of one gender saw {self.asked:.0%} of the photos, enough to settle every class")
         return lines
 
     @property
