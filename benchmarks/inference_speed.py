@@ -237,9 +237,7 @@ def main() -> None:
     print(
         f"{len(members.members)} models ({first.model}, {first.crop or first.resize}), {len(part.files)} photos, flip\n"
     )
-    print(
-        "| way | seconds, median (min-max) | times maskens | times routed | files opened | logits differ by |"
-    )
+    print("| way | seconds, median (min-max) | times maskens | times routed | files opened | logits differ by |")
     print("|---|---|---|---|---|---|")
     ours = found[0]["maskens"]
     for way in [*fastest, "limit", "limit, folded", "maskens", "maskens, routed"]:

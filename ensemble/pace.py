@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import platform
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.precision import FASTER, Asked, Precision, autocast, usable_precision
+from ensemble.process import quiet
 from folds.files import write_json
 
 if sys.platform != "win32":
@@ -146,7 +145,7 @@ def compiled(model: nn.Module, x: Tensor, precision: Precision) -> tuple[Forward
     began = time.perf_counter()
     torch._dynamo.reset()  # it would give up after a few models of one process
     try:
-        with _quiet(), unchanged(model, x.device):
+        with quiet(), unchanged(model, x.device):
             faster: Forward = torch.compile(model, backend=COMPILER, dynamic=False)
             _step(faster, model, x, precision)
     except torch.OutOfMemoryError:
@@ -155,19 +154,6 @@ def compiled(model: nn.Module, x: Tensor, precision: Precision) -> tuple[Forward
         cause = str(getattr(error, "inner_exception", None) or error).strip().partition("\n")[0]
         return model, f"not compiled, trains as without --compile: {cause or type(error).__name__}"
     return faster, f"compiled in {time.perf_counter() - began:.0f} s"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the compiler warns of, which is its own ways and not the user's."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _step(forward: Forward, model: nn.Module, x: Tensor, precision: Precision) -> None:

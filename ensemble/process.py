@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
+import warnings
+from collections.abc import Iterator
 
 import cv2
 import torch
@@ -29,3 +32,16 @@ def settle(threads: int) -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, NEVER)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without what the compiler warns of, which is its own ways and not the user's."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

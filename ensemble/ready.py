@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ensemble.fuse import fused
 from ensemble.models import first_line
 from ensemble.precision import Asked, Chosen, autocast, choose_precision
+from ensemble.process import quiet
 from folds.errors import MaskensError
 
 BATCH = 32  # photos in one forward pass, where it is not worth measuring
@@ -103,7 +104,8 @@ class Ready:
         started = time.perf_counter()
         self.model.compile(backend=BACKEND)
         try:
-            self.logits(x[:1])
+            with quiet():
+                self.logits(x[:1])
         except Exception as error:  # of many kinds: no C++ compiler, a layer that can't be compiled
             raise MaskensError(f"a model can't be compiled here ({first_line(error)}); leave out --compile") from error
         return time.perf_counter() - started
