@@ -316,7 +316,8 @@ def _explain(error: typer.TyperException) -> NoReturn:
     if context:
         _say(console, context.get_usage(), "bold")
         _say(console, f"Try '{context.command_path} --help' for help.", "dim")
-    console.print(Panel(Text(error.format_message()), title="Error", title_align="left", border_style="red"))
+    message = error.format_message().replace("Value error, ", "")  # pydantic's word for it, not the user's
+    console.print(Panel(Text(message), title="Error", title_align="left", border_style="red"))
     sys.exit(error.exit_code)
 
 
