@@ -20,15 +20,15 @@ from folds.errors import MaskensError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ensemble.blend import Blend
-    from ensemble.evaluate import Evaluation
-    from ensemble.infer import Decision
-    from ensemble.job import JobSpec
-    from ensemble.train import Hardware
-    from ensemble.tta import Tta
-    from ensemble.tuning import StepName
-    from folds.labels import IntArray
-    from folds.layout import TrainData
+    from ensemble.decision.blend import Blend
+    from ensemble.decision.tuning import StepName
+    from ensemble.evaluation.evaluate import Evaluation
+    from ensemble.inference.infer import Decision
+    from ensemble.jobs.hardware import Hardware
+    from ensemble.jobs.spec import JobSpec
+    from ensemble.recipes.views import Tta
+    from folds.data.labels import IntArray
+    from folds.data.people import TrainData
     from folds.run import Run
 
 app = typer.Typer(
@@ -121,8 +121,7 @@ class Shared:
         return self.hardware_for(1)
 
     def hardware_for(self, jobs: int) -> Hardware:
-        from ensemble.preflight import choose_device
-        from ensemble.train import Hardware
+        from ensemble.jobs.hardware import Hardware, choose_device
 
         return Hardware(choose_device(self.device), self.workers, jobs)
 
@@ -147,8 +146,8 @@ class Shared:
 
     def read_train(self, fixes: list[str] | None) -> tuple[Run | None, TrainData, int]:
         """(the run if there is one yet, its data with the fixes asked for or its own, the seed)."""
-        from folds.fixes import read_fixes
-        from folds.layout import read_train
+        from folds.data.fixes import read_fixes
+        from folds.data.layout import read_train
         from folds.run import kept_fixes, remembered
 
         run = remembered(self.run)
@@ -365,8 +364,8 @@ def _size(text: str) -> tuple[int, int]:
 def _show_estimate(
     console: Console, todo: list[JobSpec], data: TrainData, folds: IntArray, hardware: Hardware, restart: bool
 ) -> None:
-    from ensemble.estimate import estimate_training
-    from ensemble.tables import estimate_lines, estimate_table
+    from ensemble.reporting.plan_tables import estimate_lines, estimate_table
+    from ensemble.training.estimate import estimate_training
 
     with _bars(console, "probing") as (bar,):
         found = estimate_training(todo, data, folds, hardware, restart, bar)
@@ -390,9 +389,9 @@ def _evaluated(
     shared: Shared, tta: TtaChoice | None, epoch: EpochChoice, untuned: bool
 ) -> tuple[Blend, Evaluation, Tta]:
     """(the runs as one ensemble, what it is worth out-of-fold, the views it uses)."""
-    from ensemble.blend import load_blend
-    from ensemble.evaluate import evaluate
-    from ensemble.tuning import apply_tuning
+    from ensemble.decision.blend import load_blend
+    from ensemble.decision.tuning import apply_tuning
+    from ensemble.evaluation.evaluate import evaluate
 
     blend = load_blend(shared.load_runs(), shared.data, epoch.value)
     runs, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
@@ -454,23 +453,23 @@ def explore(
 
     Example:  maskens explore --per-class 12
     """
-    from folds.fixes import describe_fixes
-    from folds.page import building, refuse_foreign_page
+    from folds.data.fixes import describe_fixes
+    from folds.pages.html import building, refuse_foreign_page
 
     console = shared.console
     _, data, seed = shared.read_train(fixes)
     folder = out or shared.run.parent / "explore"
 
-    from folds.explore_page import GENERATOR, OURS, write_exploration
+    from folds.explore.page import GENERATOR, OURS, write_exploration
 
     refuse_foreign_page(folder, GENERATOR, OURS)
 
-    from ensemble.augment_sheet import augment_sheets, check_augmentation
-    from ensemble.recipe_file import load_recipe
-    from folds.decode import read_photo
-    from folds.explore import examples, label_of
-    from folds.explore import explore as look
-    from folds.explore_summary import class_table, group_table, summary_lines, warning_lines
+    from ensemble.recipes.reading import load_recipe
+    from ensemble.reporting.augment_sheet import augment_sheets, check_augmentation
+    from folds.data.decode import read_photo
+    from folds.explore.look import examples, label_of
+    from folds.explore.look import explore as look
+    from folds.explore.summary import class_table, group_table, summary_lines, warning_lines
 
     shown_recipe = load_recipe(recipe)
     check_augmentation(shown_recipe)
@@ -513,12 +512,12 @@ def folds(
 
     Example:  maskens folds --k 5 --check-photos
     """
+    from folds.data.fixes import describe_fixes
+    from folds.data.people import label_conflicts, repeated_ids
     from folds.errors import refuse
-    from folds.fixes import describe_fixes
-    from folds.layout import label_conflicts, repeated_ids
     from folds.run import kept_folds, refuse_foreign, start_run
-    from folds.split import make_folds, read_folds
-    from folds.tables import folds_table
+    from folds.splitting.folds_table import folds_table
+    from folds.splitting.split import make_folds, read_folds
 
     console = shared.console
     refuse_foreign(shared.run)
@@ -532,8 +531,8 @@ def folds(
     if assigned is None:
         assigned = make_folds(data, k, seed)
     if check_photos:
-        from folds.check import check_photos as open_all
-        from folds.check import describe
+        from folds.explore.check import check_photos as open_all
+        from folds.explore.check import describe
 
         with _bars(console, "opening photos") as (bar,):
             found = open_all(data, shared.workers or -1, bar)
@@ -604,7 +603,7 @@ def train(
 
     Example:  maskens train --fold 0..4 --recipe quick --weights tf_efficientnet_lite0.safetensors
     """
-    from folds.ranges import parse_folds, written_folds
+    from folds.splitting.ranges import parse_folds, written_folds
 
     written_folds(fold)  # a slip in it is told before numpy is imported
 
@@ -614,12 +613,15 @@ def train(
     chosen = parse_folds(fold, run.k)
     data, assigned = load_data(run, shared.data)
 
-    from ensemble.preflight import bind_recipe, preflight, resolve_recipe
-    from ensemble.progress import jobs_view
-    from ensemble.reuse import take_over
-    from ensemble.tracking import check_trackers, where_to_look
-    from ensemble.train import begun, fill_cache, plan, refuse_idle, select_tasks, unfinished
-    from ensemble.train import train as train_jobs
+    from ensemble.data.augment import build
+    from ensemble.jobs.plan import begun, plan, refuse_idle, select_tasks, unfinished
+    from ensemble.recipes.binding import bind_recipe, resolve_recipe
+    from ensemble.reporting.live_table import jobs_view
+    from ensemble.training.jobs import fill_cache
+    from ensemble.training.jobs import train as train_jobs
+    from ensemble.training.preflight import preflight
+    from ensemble.training.reuse import take_over
+    from ensemble.training.tracking import check_trackers, where_to_look
 
     console = shared.console
     hardware = shared.hardware_for(jobs)
@@ -628,7 +630,7 @@ def train(
     if reuse and restart:
         raise MaskensError("--reuse and --restart exclude each other: take finished jobs over, or do them anew.")
     source = load_run(reuse) if reuse else None
-    resolved = resolve_recipe(run, recipe, change or [], weights or [], no_pretrained, source)
+    resolved = resolve_recipe(run, recipe, change or [], weights or [], no_pretrained, source, build)
     tasks = select_tasks(resolved, task or [])
     specs = plan(run, resolved, tasks, chosen, hardware, _cache_folder(cache, run.folder), trackers, compile_models)
     todo = specs if restart else unfinished(specs)
@@ -712,8 +714,8 @@ def infer(
 
     Example:  maskens infer --tta flip
     """
+    from folds.data.layout import read_eval
     from folds.files import must_be_writable
-    from folds.layout import read_eval
     from folds.run import file_of, refuse_other_folds
 
     if more and not votes:
@@ -725,14 +727,14 @@ def infer(
     first = runs[0]
     data = read_eval(shared.data or Path(first.data))
 
-    from ensemble.infer import infer as predict_all
-    from ensemble.infer import judge, save_logits
-    from ensemble.members import load_ensembles
-    from ensemble.preflight import run_recipe
-    from ensemble.ready import Execution
-    from ensemble.submission import align, check_submission, write_submission
-    from ensemble.tables import submission_table
-    from ensemble.tuning import apply_tuning, heard
+    from ensemble.decision.members import load_ensembles
+    from ensemble.decision.submission import align, check_submission, write_submission
+    from ensemble.decision.tuning import apply_tuning, heard
+    from ensemble.inference.infer import infer as predict_all
+    from ensemble.inference.infer import judge, save_logits
+    from ensemble.models.engine import Execution
+    from ensemble.recipes.binding import run_recipe
+    from ensemble.reporting.photo_tables import submission_table
 
     console = shared.console
     hardware = shared.hardware
@@ -756,8 +758,8 @@ def infer(
     words = applied.without(*unused.get(how, ())) if how == "hard" or len(runs) > 1 else applied.words
     _say(console, f"{models} models, {len(data.ids)} photos, views: {views}, {words}")
     if dry_run:
-        from ensemble.estimate import estimate_inference
-        from ensemble.tables import time_words
+        from ensemble.inference.estimate import estimate_inference
+        from ensemble.reporting.plan_tables import time_words
 
         seconds, disk = estimate_inference(
             ensembles, data, views, hardware, _cache_folder(cache, first.folder), execution, routing is not None
@@ -804,8 +806,8 @@ def predict(
 
     Example:  maskens predict holiday/*.jpg --out holiday.csv
     """
+    from folds.data.photo_files import check_loose, find_photos, trained_aspect
     from folds.files import csv_text, json_text, must_be_writable, replace_keeping
-    from folds.photo_files import check_loose, find_photos, trained_aspect
     from folds.run import refuse_other_folds
 
     runs = shared.load_runs()
@@ -816,12 +818,12 @@ def predict(
         must_be_writable(out)
     refuse_other_folds(runs)
 
-    from ensemble.infer import infer as predict_all
-    from ensemble.members import load_ensembles
-    from ensemble.preflight import run_recipe
-    from ensemble.tables import verdicts_table
-    from ensemble.tuning import apply_tuning, heard
-    from ensemble.verdicts import verdict_records, verdicts, whole_folds
+    from ensemble.decision.members import load_ensembles
+    from ensemble.decision.tuning import apply_tuning, heard
+    from ensemble.inference.infer import infer as predict_all
+    from ensemble.inference.predictions import verdict_records, verdicts, whole_folds
+    from ensemble.recipes.binding import run_recipe
+    from ensemble.reporting.photo_tables import verdicts_table
 
     console = shared.console
     hardware = shared.hardware
@@ -888,10 +890,10 @@ def score(
     if submission and not truth:
         raise MaskensError("--submission needs --truth CSV, the answers to score it against.")
     if truth:
-        from ensemble.score import score as score_classes
-        from ensemble.score import score_record
-        from ensemble.submission import align, read_answers
-        from ensemble.tables import class_table, parts_table
+        from ensemble.decision.submission import align, read_answers
+        from ensemble.metrics.scores import score as score_classes
+        from ensemble.metrics.scores import score_record
+        from ensemble.reporting.score_tables import class_table, parts_table
         from folds.run import file_of
 
         path = submission or file_of(shared.load_runs(), "submission.csv")
@@ -906,8 +908,8 @@ def score(
         _say(console, f"macro F1 {result.f1:.4f}, accuracy {result.accuracy:.4f} {words}", "bold")
         return
 
-    from ensemble.evaluate import evaluation_record, save_oof
-    from ensemble.tables import evaluation_tables, headline
+    from ensemble.evaluation.evaluate import evaluation_record, save_oof
+    from ensemble.reporting.score_tables import evaluation_tables, headline
 
     blend, found, views = _evaluated(shared, tta, epoch, untuned)
     if len(blend.runs) == 1:
@@ -942,11 +944,11 @@ def tune(
 
     Example:  maskens tune --run runs/default --run runs/heads --blend
     """
-    from ensemble.blend import load_blend
-    from ensemble.tables import steps_table
-    from ensemble.tune import STEPS
-    from ensemble.tune import tune as fit_steps
-    from ensemble.tuning import save_tuning, tuning_file
+    from ensemble.decision.blend import load_blend
+    from ensemble.decision.tune import STEPS
+    from ensemble.decision.tune import tune as fit_steps
+    from ensemble.decision.tuning import save_tuning, tuning_file
+    from ensemble.reporting.score_tables import steps_table
     from folds.files import must_be_writable
 
     console = shared.console
@@ -984,8 +986,8 @@ def compare(
 
     Example:  maskens compare runs/default runs/heads
     """
-    from ensemble.compare import compare as compare_runs
-    from ensemble.tables import class_gain_table, differences_table, scores_table
+    from ensemble.evaluation.compare import compare as compare_runs
+    from ensemble.reporting.compare_tables import class_gain_table, differences_table, scores_table
 
     console = shared.console
     found = compare_runs(runs, shared.data, tta.value, epoch.value)
@@ -1025,19 +1027,19 @@ def audit(
 
     Example:  maskens audit --field gender --top 48
     """
-    from folds.page import INDEX, building
+    from folds.pages.html import INDEX, building
     from folds.run import load_data
 
     run = shared.load_run()
     data, assigned = load_data(run, shared.data)
     folder = out or run.folder / "audit"
 
-    from ensemble.audit import NAMES
-    from ensemble.audit import audit as find_suspects
-    from ensemble.audit_page import SUSPECTS, refuse_to_replace, write_audit
-    from ensemble.evaluate import out_of_fold
-    from ensemble.preflight import run_recipe
-    from ensemble.tables import suspects_table
+    from ensemble.evaluation.audit import NAMES
+    from ensemble.evaluation.audit import audit as find_suspects
+    from ensemble.evaluation.evaluate import out_of_fold
+    from ensemble.recipes.binding import run_recipe
+    from ensemble.reporting.audit_page import SUSPECTS, refuse_to_replace, write_audit
+    from ensemble.reporting.photo_tables import suspects_table
 
     console = shared.console
     refuse_to_replace(folder)
@@ -1088,14 +1090,14 @@ def report(
     Example:  maskens report --run runs/default --photos 24
     """
     from folds.files import must_be_writable
-    from folds.page import refuse_foreign_file
+    from folds.pages.html import refuse_foreign_file
 
     console = shared.console
     runs = shared.load_runs()
 
-    from ensemble.report import gather
-    from ensemble.report_page import GENERATOR, report_file, write_report
-    from ensemble.tables import headline
+    from ensemble.reporting.report import gather
+    from ensemble.reporting.report_page import GENERATOR, report_file, write_report
+    from ensemble.reporting.score_tables import headline
 
     path = out or report_file(runs)
     must_be_writable(path)
@@ -1128,13 +1130,13 @@ def check_submission(
 
     Example:  maskens check-submission runs/default/submission.csv
     """
-    from folds.layout import read_eval
+    from folds.data.layout import read_eval
 
     run = shared.load_run()
     data = read_eval(shared.data or Path(run.data))
 
-    from ensemble.submission import check_submission as check_file
-    from ensemble.tables import submission_table
+    from ensemble.decision.submission import check_submission as check_file
+    from ensemble.reporting.photo_tables import submission_table
 
     console = shared.console
     path = submission or run.submission_file
@@ -1169,13 +1171,13 @@ def export(
 
     Example:  maskens export --out faces-onnx
     """
-    from ensemble.export import check_extra
-    from ensemble.export import export as export_all
-    from ensemble.members import load_ensembles
-    from ensemble.preflight import run_recipe
-    from ensemble.tables import export_table
-    from ensemble.tuning import apply_tuning
-    from folds.layout import read_eval
+    from ensemble.decision.members import load_ensembles
+    from ensemble.decision.tuning import apply_tuning
+    from ensemble.inference.export import check_extra
+    from ensemble.inference.export import export as export_all
+    from ensemble.recipes.binding import run_recipe
+    from ensemble.reporting.photo_tables import export_table
+    from folds.data.layout import read_eval
 
     check_extra()
     run = shared.load_run()
@@ -1208,8 +1210,8 @@ def recipes(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         from rich.console import Console
 
-        from ensemble.recipe_file import load_recipe, shipped
-        from ensemble.tables import recipes_table
+        from ensemble.recipes.reading import load_recipe, shipped
+        from ensemble.reporting.plan_tables import recipes_table
 
         Console().print(recipes_table([load_recipe(name) for name in shipped()]))
 
@@ -1224,9 +1226,10 @@ def show(
 
     Example:  maskens recipes show quick --set tasks.gender.epochs=5 > mine.toml
     """
-    from ensemble.recipe_file import load_recipe
+    from ensemble.data.augment import build
+    from ensemble.recipes.reading import load_recipe
 
-    typer.echo(load_recipe(name, change or [], check_transforms=True).text, nl=False)
+    typer.echo(load_recipe(name, change or [], build_transform=build).text, nl=False)
 
 
 if __name__ == "__main__":

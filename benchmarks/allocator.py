@@ -24,8 +24,8 @@ def measure(name: str, height: int, width: int, batch: int, kept: bool) -> None:
     import timm
     import torch
 
-    from ensemble.models import place
-    from ensemble.process import settle
+    from ensemble.models.inputs import place
+    from ensemble.models.process import settle
 
     threads = torch.get_num_threads()
     if kept:

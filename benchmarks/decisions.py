@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 from study import FIRST, VARIANTS, build_data, maskens
 
-from ensemble.blend import Blend, load_blend
-from ensemble.bootstrap import Floats, draw_people, drawn_f1, interval, person_confusions
-from ensemble.combine import decide_hard, vote
-from ensemble.infer import Prediction, judge
-from ensemble.members import load_ensembles
-from ensemble.tune import STEPS, tune, untuned
-from ensemble.tuning import Fitted, Judged
-from folds.labels import CLASSES, IntArray, decode
+from ensemble.decision.blend import Blend, load_blend
+from ensemble.decision.joint import decide_hard, vote
+from ensemble.decision.members import load_ensembles
+from ensemble.decision.tune import STEPS, tune, untuned
+from ensemble.decision.tuning import Fitted, Judged
+from ensemble.inference.infer import Prediction, judge
+from ensemble.metrics.bootstrap import draw_people, drawn_f1, interval, person_confusions
+from folds.data.labels import CLASSES, FloatArray, IntArray, decode
 from folds.run import load_run
 
 TUNED = 2  # place of the tuning that is kept among the ways
@@ -44,7 +44,7 @@ class People:
     person: IntArray  # (photos,), 0..people-1
     weights: np.ndarray[tuple[int, ...], np.dtype[np.float32]]  # (1 + draws, people)
 
-    def f1(self, classes: IntArray) -> Floats:
+    def f1(self, classes: IntArray) -> FloatArray:
         """Macro F1 on each draw, everybody first."""
         confusions = person_confusions(self.truth, classes, self.person)
         return np.asarray(drawn_f1(self.weights, confusions, np.arange(CLASSES)).mean(axis=1))
@@ -100,7 +100,7 @@ def print_table(out: Path, data: Path, logits: Path) -> None:
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     aside = eval_people(data, logits)
     differences, values = [], []
-    tuned: dict[Sequence[str], tuple[Floats, Floats]] = {}
+    tuned: dict[Sequence[str], tuple[FloatArray, FloatArray]] = {}
     for names in [*((name,) for name in RUNS), RUNS]:
         blend = load_blend([load_run(out / name) for name in names], data, "best")
         inside = People(blend.truth, blend.person, draw_people(blend.stratum))
@@ -135,7 +135,7 @@ def log_loss(judged: Judged, truth: IntArray) -> float:
     return -float(judged.log_probabilities[np.arange(len(truth)), truth].mean())
 
 
-def told(drawn: Floats) -> str:
+def told(drawn: FloatArray) -> str:
     gain = interval(drawn)
     return f"{gain:+.3f} {gain.verdict}"
 

@@ -23,9 +23,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ensemble.cache import Geometry, fitted, open_photos
-from folds.decode import Pixels, read_photo
-from folds.layout import read_train
+from ensemble.data.cache import fitted, open_photos
+from ensemble.recipes.geometry import Geometry
+from folds.data.decode import Pixels, read_photo
+from folds.data.layout import read_train
 from folds.run import library_versions
 
 CASES = (((384, 288), (128, 96)), ((512, 384), (128, 96)), ((1024, 768), (224, 224)), ((2048, 1536), (512, 384)))

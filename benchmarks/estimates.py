@@ -16,12 +16,14 @@ from pathlib import Path
 
 from study import build_data, maskens
 
-from ensemble.estimate import estimate_inference, estimate_training
-from ensemble.members import load_ensembles
-from ensemble.preflight import resolve_recipe, run_recipe
-from ensemble.train import Hardware, plan
-from ensemble.tuning import apply_tuning
-from folds.layout import read_eval
+from ensemble.decision.members import load_ensembles
+from ensemble.decision.tuning import apply_tuning
+from ensemble.inference.estimate import estimate_inference
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.plan import plan
+from ensemble.recipes.binding import resolve_recipe, run_recipe
+from ensemble.training.estimate import estimate_training
+from folds.data.layout import read_eval
 from folds.run import load_data, load_run
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from folds.labels import GENDERS, SHOTS
+from folds.data.labels import GENDERS, SHOTS
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("folds", "cache", "read", "train")
@@ -113,7 +113,7 @@ def _folds(root: Path) -> Callable[[], None]:
 
 
 def _train(root: Path) -> Callable[[], None]:
-    import ensemble.train  # noqa: F401
+    import ensemble.training.jobs  # noqa: F401
 
     return _maskens(
         "train", "--data", str(root / "data"), "--run", str(root / "run"), "--recipe", "demo", "--set",
@@ -123,13 +123,14 @@ def _train(root: Path) -> Callable[[], None]:
 
 
 def _all_photos(root: Path) -> AllPhotos:
-    from folds.layout import read_train
+    from folds.data.layout import read_train
 
     return AllPhotos(root / "data", tuple(read_train(root / "data").files))
 
 
 def _cache(root: Path) -> Callable[[], None]:
-    from ensemble.cache import Geometry, open_photos
+    from ensemble.data.cache import open_photos
+    from ensemble.recipes.geometry import Geometry
 
     photos = _all_photos(root)
     shutil.rmtree(root / "cache", ignore_errors=True)
@@ -143,11 +144,14 @@ def _cache(root: Path) -> Callable[[], None]:
 
 
 def _read(root: Path) -> Callable[[], None]:
-    from ensemble.infer import infer
-    from ensemble.members import Ensemble, Member
-    from ensemble.models import ModelCard, create, normalisation, save_checkpoint
-    from ensemble.recipe import TaskRecipe
-    from ensemble.train import Hardware
+    from ensemble.decision.members import Ensemble, Member
+    from ensemble.inference.infer import infer
+    from ensemble.jobs.card import ModelCard
+    from ensemble.jobs.hardware import Hardware
+    from ensemble.models.checkpoint import save_checkpoint
+    from ensemble.models.create import create
+    from ensemble.models.inputs import normalisation
+    from ensemble.recipes.schema import TaskRecipe
 
     task = TaskRecipe(predicts="heads", model="test_resnet.r160_in1k", pretrained=False, resize=(64, 48))  # type: ignore[call-arg]
     model = create(task)

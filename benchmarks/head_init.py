@@ -14,15 +14,16 @@ import dataclasses
 import tempfile
 from pathlib import Path
 
-import ensemble.models
-from ensemble.job import run_job
-from ensemble.preflight import bind_recipe
-from ensemble.recipe import with_weights
-from ensemble.recipe_file import load_recipe
-from ensemble.train import Hardware, plan
-from folds.layout import read_train
+import ensemble.models.create
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.plan import plan
+from ensemble.recipes.binding import bind_recipe
+from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.schema import with_weights
+from ensemble.training.job import run_job
+from folds.data.layout import read_train
 from folds.run import start_run
-from folds.split import make_folds
+from folds.splitting.split import make_folds
 
 
 def main() -> None:
@@ -34,12 +35,12 @@ def main() -> None:
     data = read_train(args.data)
     folds = make_folds(data, 5, seed=42)
     recipe = with_weights(load_recipe("quick"), [str(args.weights)], no_pretrained=False)
-    ours = ensemble.models._soften_head
+    ours = ensemble.models.create._soften_head
     print("| classifier starts with | " + "macro F1 after each epoch of fold 0 |\n|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         run, _ = start_run(Path(folder) / "run", data, folds, 5, seed=42)
         for name, soften in (("timm's own spread", lambda model, classes: None), ("torch's default", ours)):
-            ensemble.models._soften_head = soften
+            ensemble.models.create._soften_head = soften
             there = bind_recipe(dataclasses.replace(run, folder=Path(folder) / name), recipe)
             (spec,) = plan(there, recipe, [args.task], [0], Hardware("cpu", None), Path(folder) / "cache")
             failure = run_job(spec, data, folds)

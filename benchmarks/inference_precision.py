@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ensemble.infer import infer, judge
-from ensemble.members import load_ensembles
-from ensemble.precision import Asked
-from ensemble.preflight import choose_device, run_recipe
-from ensemble.ready import Execution
-from ensemble.train import Hardware
-from ensemble.tuning import apply_tuning
-from folds.layout import read_eval
+from ensemble.decision.members import load_ensembles
+from ensemble.decision.tuning import apply_tuning
+from ensemble.inference.infer import infer, judge
+from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.models.engine import Execution
+from ensemble.models.precision import Asked
+from ensemble.recipes.binding import run_recipe
+from folds.data.layout import read_eval
 from folds.run import load_run
 
 ROUNDS = 3

@@ -37,18 +37,20 @@ from timm.data import create_loader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-import ensemble.cache
-from ensemble.cache import Geometry, Photos
-from ensemble.fuse import fused
-from ensemble.infer import infer, judge
-from ensemble.members import Ensemble, Member, load_ensembles
-from ensemble.models import load_checkpoint, to_input
-from ensemble.preflight import choose_device, run_recipe
-from ensemble.process import settle
-from ensemble.train import Hardware
-from ensemble.tta import stacked, transforms
-from ensemble.tuning import Fitted, apply_tuning
-from folds.layout import read_eval
+import ensemble.data.cache
+from ensemble.data.cache import Photos
+from ensemble.decision.members import Ensemble, Member, load_ensembles
+from ensemble.decision.tuning import Fitted, apply_tuning
+from ensemble.inference.infer import infer, judge
+from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.models.checkpoint import load_checkpoint
+from ensemble.models.conv_bn import fused
+from ensemble.models.inputs import to_input
+from ensemble.models.process import settle
+from ensemble.models.tta import stacked, transforms
+from ensemble.recipes.binding import run_recipe
+from ensemble.recipes.geometry import Geometry
+from folds.data.layout import read_eval
 from folds.run import load_run
 
 BATCH = 64
@@ -174,13 +176,13 @@ WAYS: dict[str, Callable[[Setting], object]] = {
 def one(way: str, setting: Setting, out: Path) -> None:
     """Go one way and leave its time, the photos opened, the logits and the classes."""
     opened: Counter[str] = Counter()
-    plain = ensemble.cache.fitted
+    plain = ensemble.data.cache.fitted
 
     def counting(path: Path, geometries: Sequence[Geometry]) -> tuple[np.ndarray, ...]:
         opened[path.name] += 1
         return plain(path, geometries)
 
-    ensemble.cache.fitted = counting
+    ensemble.data.cache.fitted = counting
     if way.startswith(("limit", "maskens")):
         settle(setting.hardware.job_threads)
     else:

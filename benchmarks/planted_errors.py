@@ -20,13 +20,14 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 from study import build_data, maskens
 
-from ensemble.audit import NAMES, audit, field_view
-from ensemble.evaluate import OutOfFold, out_of_fold
-from ensemble.preflight import run_recipe
+from ensemble.evaluation.audit import NAMES, audit, field_view
+from ensemble.evaluation.evaluate import OutOfFold, out_of_fold
+from ensemble.recipes.binding import run_recipe
+from folds.data.fixes import fixes_csv, read_fixes
+from folds.data.labels import GENDERS, MASKS, SHOTS, age_band
+from folds.data.layout import read_train
+from folds.data.people import Fix, TrainData
 from folds.files import write_text
-from folds.fixes import Fix, fixes_csv, read_fixes
-from folds.labels import GENDERS, MASKS, SHOTS, age_band
-from folds.layout import TrainData, read_train
 from folds.run import load_data, load_run
 
 SHARE = 0.015

@@ -19,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.bootstrap import PARTS, Floats, draw_people, drawn_parts, interval, person_confusions
-from ensemble.evaluate import out_of_fold
-from ensemble.oof import Epoch
-from ensemble.preflight import run_recipe
-from ensemble.tta import Tta
+from ensemble.evaluation.evaluate import out_of_fold
+from ensemble.jobs.oof import Epoch
+from ensemble.metrics.bootstrap import PARTS, draw_people, drawn_parts, interval, person_confusions
+from ensemble.recipes.binding import run_recipe
+from ensemble.recipes.views import Tta
+from folds.data.labels import FloatArray
 from folds.run import load_data, load_run
-from folds.split import strata
+from folds.splitting.split import strata
 
 FIRST = """
 [defaults]
@@ -151,7 +152,7 @@ def print_table(out: Path, names: list[str]) -> None:
         )
 
 
-def drawn(folder: Path, tta: Tta, epoch: Epoch) -> dict[str, Floats]:
+def drawn(folder: Path, tta: Tta, epoch: Epoch) -> dict[str, FloatArray]:
     """Macro F1 of the whole and of each part: float64 (1 + draws,), everybody first."""
     run = load_run(folder)
     data, folds = load_data(run)

@@ -41,18 +41,20 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from ensemble.augment import Augment
-from ensemble.cache import Photos, open_photos
-from ensemble.job import geometry
-from ensemble.loader import EpochBatches, train_loader
-from ensemble.models import create, normalisation, place, to_input
-from ensemble.optimise import make_optimizer
-from ensemble.process import settle
-from ensemble.recipe import TaskRecipe
-from ensemble.recipe_file import load_recipe
-from ensemble.sampling import epoch_photos
-from ensemble.trainer import Trainer
-from folds.layout import TrainData, read_train
+from ensemble.data.augment import Augment
+from ensemble.data.cache import Photos, open_photos
+from ensemble.data.loader import EpochBatches, train_loader
+from ensemble.data.sampling import epoch_photos
+from ensemble.jobs.spec import geometry
+from ensemble.models.create import create
+from ensemble.models.inputs import normalisation, place, to_input
+from ensemble.models.process import settle
+from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.schema import TaskRecipe
+from ensemble.training.optimizer import make_optimizer
+from ensemble.training.trainer import Trainer
+from folds.data.layout import read_train
+from folds.data.people import TrainData
 from folds.sample import write_sample
 
 WARM = 2  # batches

@@ -32,3 +32,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suggestion to append to a message: `" (did you mean 'mask'?)"`, or `""` if nothing is near."""
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

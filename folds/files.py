@@ -9,9 +9,11 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
 
 from folds.errors import MaskensError
 
@@ -144,3 +146,11 @@ def must_be_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise MaskensError(f"can't write {path}: {error.strerror or error}.") from error
+
+
+def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Replace a compressed .npz, atomically."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    with replacing(path) as handle:
+        handle.write(buffer.getbuffer())

@@ -11,12 +11,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from folds.data.fixes import apply_fixes, fixed_people, fixes_csv, read_fixes
+from folds.data.labels import IntArray
+from folds.data.layout import read_train
+from folds.data.people import Fix, TrainData, class_counts
+from folds.data.table import read_table
 from folds.errors import MaskensError, refuse
 from folds.files import replace_keeping, set_aside, sha256, write_json
-from folds.fixes import Fix, apply_fixes, fixed_people, fixes_csv, read_fixes
-from folds.labels import IntArray
-from folds.layout import TrainData, class_counts, read_table, read_train
-from folds.split import folds_csv, read_folds, what_changed
+from folds.splitting.split import folds_csv, read_folds, what_changed
 
 FORMAT = 1
 LIBRARIES = (

@@ -1,4 +1,4 @@
-"""What the tests share: a small generated data folder in the layout that `folds.layout` reads."""
+"""What the tests share: a small generated data folder in the layout that `folds.data.layout` reads."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
+from folds.data.labels import AGES, GENDERS, SHOT_MASK
 from folds.files import csv_text
-from folds.labels import AGES, GENDERS, SHOT_MASK
 
 MakeData = Callable[..., Path]
 EVAL_IDS = ("b00.jpg", "a01.jpg", "d02.jpg", "c03.jpg", "f04.jpg", "e05.jpg")  # unsorted, as in real life

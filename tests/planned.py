@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.oof import JobOof, save_job_oof
-from ensemble.preflight import bind_recipe
-from ensemble.recipe_file import parse_recipe
-from folds.layout import TrainData
+from ensemble.jobs.oof import JobOof, save_job_oof
+from ensemble.recipes.binding import bind_recipe
+from ensemble.recipes.reading import parse_recipe
+from folds.data.people import TrainData
 from folds.run import Run, start_run
-from folds.split import make_folds
+from folds.splitting.split import make_folds
 
 _DEFAULTS = """
 [defaults]

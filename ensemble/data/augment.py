@@ -1,0 +1,96 @@
+"""Random augmentation: albumentations by name, with randomness that depends on the photo and epoch alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks the network for news
+import albumentations as A
+
+from ensemble.recipes.schema import Transform
+from folds.data.decode import Pixels
+from folds.errors import did_you_mean
+
+NOT_OURS = ("Normalize", "ToFloat", "FromFloat", "ToTensorV2", "ToTensor3D")
+
+
+class Augment:
+    """A chain of transforms that draws from (seed, epoch, photo), never from a global stream.
+
+    albumentations seeds its own stream per process, so that workers repeat one another and a run depends
+    on their number; here each photo is reseeded (one shared stream, else the transforms of a chain that
+    are seeded alike move together).
+    """
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        self.chain = A.Compose([build(t) for t in transforms], strict=True) if transforms else None
+
+    def __call__(self, photo: Pixels, key: Sequence[int]) -> Pixels:
+        """Augment one photo.
+
+        Args:
+            photo: uint8 (h, w, 3); not changed.
+            key: non-negative integers, e.g. (seed, task, fold, epoch, photo).
+
+        Returns:
+            uint8 (h, w, 3).
+        """
+        if self.chain is None:
+            return photo
+        # as SeedSequence(key).spawn(2) would give, in two thirds of the time: this is done for each photo
+        for_numpy, for_python = (np.random.SeedSequence(list(key), spawn_key=(child,)) for child in (0, 1))
+        self.chain.set_random_state(
+            np.random.default_rng(for_numpy), random.Random(int(for_python.generate_state(1)[0]))
+        )
+        return np.asarray(self.chain(image=photo)["image"])
+
+
+def build(transform: Transform) -> Any:
+    """The albumentations object of a recipe's transform.
+
+    Raises:
+        ValueError: unknown name, or an argument it does not take (albumentations itself only warns).
+    """
+    if transform.name in NOT_OURS:
+        raise ValueError(f"{transform.name} is left out of recipes: photos are normalised as the model wants it")
+    kind = getattr(A, transform.name, None)
+    if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
+        known = [n for n in dir(A) if isinstance(getattr(A, n), type) and issubclass(getattr(A, n), A.BasicTransform)]
+        raise ValueError(f"albumentations has no transform '{transform.name}'{did_you_mean(transform.name, known)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            return kind(**transform.args)
+        except Warning as warning:
+            raise ValueError(f"{transform.name}: {warning}") from warning
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{transform.name}: {_short(error)}") from error
+
+
+def faults(transforms: Sequence[Transform], size: tuple[int, int]) -> list[str]:
+    """What is wrong with a recipe's transforms for photos of `size` (height, width), in words."""
+    found = []
+    for number, transform in enumerate(transforms):
+        try:
+            build(transform)
+            photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+            always = transform.model_copy(update={"args": transform.args | {"p": 1.0}})
+            for draw in range(8):  # some change the size only now and then
+                result = Augment([always])(photo, (draw,))
+                if result.shape != photo.shape or result.dtype != np.uint8:
+                    change = f"uint8 {photo.shape} into {result.dtype} {result.shape}"
+                    raise ValueError(f"{transform.name} turns {change}; size and type must stay")
+        except Exception as error:  # whatever a transform objects to is the user's to read
+            found.append(f"augment.{number}: {_short(error)}")
+    return found
+
+
+def _short(error: Exception) -> str:
+    """Pydantic's multi-line message on one line."""
+    return " ".join(line.strip() for line in str(error).splitlines() if "errors.pydantic.dev" not in line)

@@ -1,0 +1,186 @@
+"""Photos decoded and resized once into a file that all jobs, epochs and models read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensemble.data.pixel_file import PixelFile, create
+from ensemble.recipes.geometry import Geometry
+from folds.data.decode import Pixels, Progress, fit, in_threads, read_photo, read_sizes
+from folds.errors import MaskensError, refuse
+from folds.files import sha256
+
+BUILDING = ".building-"
+
+SPARE = 64 * 2**20  # bytes of disk to leave free
+
+
+def fitted(path: Path, geometries: Sequence[Geometry]) -> tuple[Pixels, ...]:
+    """A photo in each geometry, uint8 (height, width, 3); the file is read once.
+
+    Raises:
+        MaskensError: it can't be read.
+    """
+    photos = read_sizes(path, [g.resize if g.reduced else None for g in geometries])
+    return tuple(fit(photo, g.resize, g.crop) for photo, g in zip(photos, geometries, strict=True))
+
+
+class Photos:
+    """Indexable photos, each in one or more geometries: from the cache's files, or decoded at each access.
+
+    Pickles as paths only, so that worker processes share the page cache and not a copy.
+    """
+
+    def __init__(
+        self, root: Path, files: Sequence[str], geometries: Sequence[Geometry], cached: Sequence[Path] | None
+    ) -> None:
+        self.root, self.files, self.geometries, self.cached = root, files, tuple(geometries), cached
+        self._open: list[PixelFile] | None = None
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Pixels, ...]:
+        """The photo in each geometry, uint8 (height, width, 3).
+
+        Raises:
+            MaskensError: it can't be read.
+        """
+        if self.cached is None:
+            return fitted(self.root / self.files[index], self.geometries)
+        try:
+            if self._open is None:
+                self._open = [PixelFile(path) for path in self.cached]
+            return tuple(file[index] for file in self._open)
+        except (OSError, ValueError) as error:
+            raise MaskensError(f"the photo cache is gone or damaged ({error}): run again, it is made anew") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open": None}
+
+
+def open_photos(
+    root: Path,
+    files: Sequence[str],
+    fingerprint: str,
+    geometries: Sequence[Geometry],
+    cache: Path | None,
+    workers: int,
+    on_progress: Progress | None = None,
+) -> Photos:
+    """The photos in each geometry; what the cache lacks is decoded now, each file read once for all.
+
+    Args:
+        fingerprint: of the files, names the cache together with the geometry.
+        geometries: without repeats.
+        cache: folder of the decoded photos; None decodes at each access instead.
+        workers: decoding threads.
+
+    Raises:
+        MaskensError: photos that can't be read (all listed), or too little disk (with figures).
+    """
+    if cache is None:
+        return Photos(root, files, geometries, None)
+    paths = {g: cache / f"{_key(fingerprint, g)}.npy" for g in geometries}
+    missing = {g: p for g, p in paths.items() if not _complete(p, (len(files), *g.shape))}
+    if missing:
+        _build(root, files, missing, cache, workers, on_progress)
+    return Photos(root, files, geometries, list(paths.values()))
+
+
+def missing_bytes(cache: Path, files: Sequence[str], fingerprint: str, geometries: Sequence[Geometry]) -> int:
+    """How much larger the cache would become; arguments as of `open_photos`."""
+    lacking = [g for g in geometries if not _complete(cache / f"{_key(fingerprint, g)}.npy", (len(files), *g.shape))]
+    return sum(len(files) * int(np.prod(g.shape)) for g in lacking)
+
+
+def _key(fingerprint: str, geometry: Geometry) -> str:
+    height, width, _ = geometry.shape
+    return f"{height}x{width}-{sha256(f'{fingerprint} {geometry} v1')[:16]}"
+
+
+def _complete(path: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        return PixelFile(path).shape == shape
+    except (OSError, ValueError):
+        return False
+
+
+def _build(
+    root: Path,
+    files: Sequence[str],
+    targets: dict[Geometry, Path],
+    cache: Path,
+    workers: int,
+    on_progress: Progress | None,
+) -> None:
+    needed = sum(len(files) * int(np.prod(g.shape)) for g in targets)
+    scratch: Path | None = None
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        _remove_stale(cache)
+        free = shutil.disk_usage(cache).free
+        if needed + SPARE > free:
+            raise MaskensError(
+                f"the photo cache needs {needed / 1e9:.1f} GB in {cache}, where {free / 1e9:.1f} GB are free. "
+                "Name a larger disk with --cache DIR, or decode at each access with --cache none (slower)."
+            )
+        scratch = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
+        building = [create(scratch / p.name, (len(files), *g.shape)) for g, p in targets.items()]
+
+        def one(index: int) -> None:
+            for file, photo in zip(building, fitted(root / files[index], list(targets)), strict=True):
+                file[index] = photo
+
+        _each(one, root, len(files), workers, on_progress)
+        for file, path in zip(building, targets.values(), strict=True):
+            file.flush()
+            os.replace(file.path, path)
+    except OSError as error:
+        raise MaskensError(f"can't write the photo cache in {cache}: {error.strerror or error}") from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_photos(root: Path, files: Sequence[str], workers: int, on_progress: Progress | None = None) -> None:
+    """Decode every photo and keep none.
+
+    Raises:
+        MaskensError: photos that can't be read, all listed.
+    """
+
+    def one(index: int) -> None:
+        read_photo(root / files[index])
+
+    _each(one, root, len(files), workers, on_progress)
+
+
+def _each(function: Callable[[int], None], root: Path, count: int, workers: int, on_progress: Progress | None) -> None:
+    """Call a function that decodes photos for 0 .. count - 1; refuse those that can't be read."""
+
+    def problem(index: int) -> str:
+        try:
+            function(index)
+        except MaskensError as error:
+            return str(error)
+        return ""
+
+    problems = [found for found in in_threads(problem, range(count), workers, on_progress) if found]
+    advice = "Replace them (or take their rows out of the CSV) and run again."
+    refuse(problems, f"photos in {root} can't be used", advice)
+
+
+def _remove_stale(cache: Path) -> None:
+    """What a killed process left half built more than a day ago."""
+    for folder in cache.glob(f"{BUILDING}*"):
+        if time.time() - folder.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(folder, ignore_errors=True)

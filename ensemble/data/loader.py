@@ -1,0 +1,131 @@
+"""Batches of photos for training and for prediction, the same whatever the number of workers."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ensemble.data.augment import Augment
+from ensemble.data.cache import Photos
+from ensemble.data.sampling import EpochPhotos
+from folds.data.labels import IntArray
+from folds.errors import MaskensError
+
+Key = tuple[int, int, int]  # (epoch, index, times it came before); workers outlive an epoch, so it travels along
+
+
+class EpochBatches(Sampler[list[Key]]):
+    """Batches of one epoch in an order drawn from (seed, epoch). A last batch that is not full is left
+    out, unless it is the only one: batch norm can't learn from a single photo. `even` is for mixing in pairs."""
+
+    def __init__(self, photos: EpochPhotos, batch_size: int, seed: Sequence[int], even: bool = False) -> None:
+        most = len(photos) - len(photos) % 2 if even else len(photos)
+        self.photos, self.batch_size, self.seed = photos, min(batch_size, most), tuple(seed)
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.photos) // self.batch_size
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = self.photos.draw(np.random.default_rng([*self.seed, self.epoch])).tolist()
+        turns: Counter[int] = Counter()
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            batch = []
+            for index in order[start : start + self.batch_size]:
+                batch.append((self.epoch, index, turns[index]))
+                turns[index] += 1
+            yield batch
+
+
+class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
+    """Key -> augmented photo uint8 (h, w, 3) and its labels int64 (heads,)."""
+
+    def __init__(self, photos: Photos, labels: IntArray, augment: Augment, seed: Sequence[int]) -> None:
+        self.photos, self.labels, self.augment, self.seed = photos, labels, augment, tuple(seed)
+
+    def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
+        epoch, index, turn = key
+        photo = self.augment(self.photos[index][0], (*self.seed, epoch, index, turn))
+        return torch.from_numpy(np.ascontiguousarray(photo)), torch.from_numpy(self.labels[index])
+
+
+class PlainPhotos(Dataset[tuple[Tensor, ...]]):
+    """index -> the photo as it is, uint8 (h, w, 3), in each geometry."""
+
+    def __init__(self, photos: Photos) -> None:
+        self.photos = photos
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(p) for p in self.photos[index])
+
+
+def train_loader(
+    photos: Photos,
+    labels: IntArray,
+    batches: EpochBatches,
+    augment: Augment,
+    seed: Sequence[int],
+    workers: int,
+    pin: bool = False,
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """A source of epochs: set `batches.epoch`, then iterate.
+
+    Yields:
+        (photos uint8 (batch, h, w, 3), labels int64 (batch, heads)).
+    """
+    return DataLoader(
+        TrainPhotos(photos, labels, augment, seed),
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context=_context(workers),
+        worker_init_fn=_quiet_worker,
+        generator=torch.Generator(),  # else each loader takes a number from the stream that dropout draws from
+        pin_memory=pin,
+    )
+
+
+def plain_batches(
+    photos: Photos, indices: Sequence[int], batch_size: int, workers: int, pin: bool = False
+) -> Iterator[tuple[Tensor, ...]]:
+    """The photos at `indices`, in that order.
+
+    Args:
+        pin: put batches into memory from which a GPU copies faster.
+
+    Yields:
+        For each geometry uint8 (batch, h, w, 3).
+
+    Raises:
+        MaskensError: a photo that can't be read.
+    """
+    loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
+        PlainPhotos(photos),
+        batch_size=batch_size,
+        sampler=indices,
+        num_workers=workers,
+        multiprocessing_context=_context(workers),
+        worker_init_fn=_quiet_worker,
+        generator=torch.Generator(),  # else each loader takes a number from the stream that dropout draws from
+        pin_memory=pin,
+    )
+    try:
+        yield from loader
+    except MaskensError as error:  # from a worker it comes wrapped in that worker's traceback
+        raise MaskensError(str(error).rsplit("MaskensError: ", 1)[-1].strip()) from None
+
+
+def _context(workers: int) -> str | None:
+    # joblib's loky process breaks the spawn and forkserver methods; Linux's fork works inside it
+    return "fork" if workers and sys.platform == "linux" else None
+
+
+def _quiet_worker(worker: int) -> None:
+    cv2.setNumThreads(0)  # torch limits its own threads in a worker, OpenCV's it does not

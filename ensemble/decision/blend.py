@@ -1,0 +1,166 @@
+"""Several runs on the same folds as one ensemble: their out-of-fold logits side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ensemble.decision.joint import blend as blend_joints
+from ensemble.decision.joint import column_temperatures, decide, joint_log_probabilities
+from ensemble.decision.tuning import Fitted, Judged, RunTuning, share_of
+from ensemble.jobs.oof import Epoch, Logits, job_names, pool, trained_folds
+from ensemble.metrics.scores import macro_f1
+from ensemble.recipes.binding import run_recipe
+from ensemble.recipes.schema import Recipe
+from ensemble.recipes.tasks import Target
+from ensemble.recipes.views import VIEWS
+from folds.data.labels import CLASSES, FloatArray, IntArray
+from folds.data.people import TrainData
+from folds.errors import MaskensError
+from folds.run import Run, load_data, refuse_other_folds
+from folds.splitting.split import strata
+
+ROUNDS = 25  # of the greedy selection: weights come in steps of 1/25 at the finest
+
+
+@dataclass(frozen=True)
+class RunOof:
+    """What one run says out-of-fold."""
+
+    run: Run
+    recipe: Recipe
+    share: RunTuning  # with nothing fitted
+    logits: Mapping[str, Logits]  # task -> (views, photos, width)
+
+    @property
+    def name(self) -> str:
+        return str(self.run.folder)
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        return {name: task.target for name, task in self.recipe.tasks.items()}
+
+
+@dataclass(frozen=True)
+class Blend:
+    """One run or more, and the photos that each of them predicted out-of-fold."""
+
+    runs: tuple[RunOof, ...]
+    data: TrainData  # of the first run, whose labels count
+    folds: IntArray  # (people,)
+    epoch: Epoch
+    trained: tuple[int, ...]  # the folds that count: those with every task of every run trained
+    rows: IntArray  # (photos,): index of each photo in TrainData.files
+    fold: IntArray  # (photos,)
+    notes: tuple[str, ...]  # what the user should know of the runs
+
+    @functools.cached_property
+    def truth(self) -> IntArray:
+        """int64 (photos,), 0..17."""
+        return self.data.classes[self.rows]
+
+    @functools.cached_property
+    def person(self) -> IntArray:
+        """int64 (photos,), 0..people-1, by id: who is on two folders is one person."""
+        ids = np.array([p.id for p in self.data.people])[self.data.photo_person[self.rows]]
+        return np.unique(ids, return_inverse=True)[1].astype(np.int64)
+
+    @functools.cached_property
+    def stratum(self) -> IntArray:
+        """int64 (people,): gender x age band of each person."""
+        found = np.zeros(int(self.person.max()) + 1, dtype=np.int64)
+        found[self.person] = strata(self.data.people)[self.data.photo_person[self.rows]]
+        return found
+
+    def joints(self, fitted: Fitted) -> FloatArray:
+        """float64 (runs, photos, 18): each run's log probabilities, its logits divided by its temperatures."""
+        found = []
+        for member, tuned in zip(self.runs, fitted.runs, strict=True):
+            logits = {}
+            for task, views in member.logits.items():
+                mean = views[: len(VIEWS[fitted.tta])].mean(axis=0, dtype=np.float64)
+                if task in tuned.temperatures:
+                    mean /= column_temperatures(tuned.temperatures[task], member.targets[task])[self.fold]
+                logits[task] = mean
+            found.append(joint_log_probabilities(logits, member.targets))
+        return np.stack(found)
+
+    def judge(self, fitted: Fitted) -> Judged:
+        """What the whole ensemble says."""
+        log_p = blend_joints(self.joints(fitted), fitted.weights)
+        return Judged(log_p, decide(log_p + np.array(fitted.offsets)))
+
+
+def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> Blend:
+    """Read what runs say out-of-fold on the folds that each of them has trained.
+
+    Raises:
+        MaskensError: a run named twice, runs of other photos or folds, no fold that all have trained, files that
+            don't belong together.
+    """
+    refuse_other_folds(runs)
+    first = runs[0]
+    data, folds = load_data(first, data_folder)
+    notes = [
+        f"{other.folder} has other label fixes; the labels of {first.folder} count"
+        for other in runs[1:]
+        if other.fixes.hash != first.fixes.hash
+    ]
+    recipes = [run_recipe(run) for run in runs]
+    trained = set(range(first.k))
+    for run, recipe in zip(runs, recipes, strict=True):
+        have, missing = trained_folds(run, recipe)
+        trained &= set(have)
+        if missing:
+            folds_there = ", ".join(map(str, have))
+            notes.append(f"{run.folder}: only folds {folds_there} of {run.k} count, without {job_names(missing)}")
+    if not trained:
+        raise MaskensError("the runs have no fold in common that each has trained; train the same folds.")
+    shares = [share_of(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]  # before the logits are read
+    pooled = [pool(run, recipe, data, folds, sorted(trained), epoch) for run, recipe in zip(runs, recipes, strict=True)]
+    members = tuple(
+        RunOof(run, recipe, share, found.logits)
+        for run, recipe, share, found in zip(runs, recipes, shares, pooled, strict=True)
+    )
+    return Blend(members, data, folds, epoch, tuple(sorted(trained)), pooled[0].rows, pooled[0].fold, tuple(notes))
+
+
+def at_epoch(blend: Blend, epoch: Epoch) -> Blend:
+    """The same runs, with the logits of another epoch."""
+    members = [
+        dataclasses.replace(m, logits=pool(m.run, m.recipe, blend.data, blend.folds, [*blend.trained], epoch).logits)
+        for m in blend.runs
+    ]
+    return dataclasses.replace(blend, runs=tuple(members), epoch=epoch)
+
+
+def greedy_weights(joints: FloatArray, truth: IntArray) -> tuple[float, ...]:
+    """Weights of the runs by greedy selection with replacement (Caruana et al. 2004, "Ensemble Selection from
+    Libraries of Models").
+
+    In each round the run is added with which the mean of all added so far has the highest macro F1; of equals one
+    that is in already. The best of all rounds counts, of equals the earliest.
+
+    Args:
+        joints: float64 (runs, photos, 18), log probabilities.
+        truth: int64 (photos,).
+
+    Returns:
+        (runs,), summing to 1.
+    """
+    counts = np.zeros(len(joints), dtype=np.int64)
+    total = np.zeros(joints.shape[1:])
+    best, best_f1 = counts, -1.0
+    for _ in range(ROUNDS):
+        f1 = [round(macro_f1(truth, decide(total + joint), CLASSES), 6) for joint in joints]
+        chosen = max(range(len(joints)), key=lambda i: (f1[i], counts[i] > 0, -i))
+        counts = counts + np.eye(len(joints), dtype=np.int64)[chosen]
+        total = total + joints[chosen]
+        if f1[chosen] > best_f1:
+            best, best_f1 = counts, f1[chosen]
+    return tuple((best / best.sum()).tolist())

@@ -1,0 +1,165 @@
+"""From the logits of many models to one class: mean over folds and views, then one joint decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+
+from ensemble.metrics.heads import head_log_probabilities
+from ensemble.recipes.tasks import ONLY_GENDER, Target
+from folds.data.labels import AGES, CLASSES, GENDERS, MASKS, AnyFloatArray, IntArray, encode
+
+
+def mean_logits(logits: AnyFloatArray, temperatures: AnyFloatArray | None = None) -> npt.NDArray[np.float64]:
+    """Mean over folds and views, each fold's logits divided by its temperatures first.
+
+    Args:
+        logits: float (folds, views, photos, width).
+        temperatures: float (folds, width), from `column_temperatures`; None is 1.
+
+    Returns:
+        float64 (photos, width).
+    """
+    mean = np.asarray(logits, dtype=np.float64).mean(axis=1)
+    if temperatures is not None:
+        mean = mean / temperatures[:, None]
+    return np.asarray(mean.mean(axis=0))
+
+
+def column_temperatures(temperatures: Sequence[Sequence[float]], target: Target) -> npt.NDArray[np.float64]:
+    """A temperature of each logit from one of each head.
+
+    Args:
+        temperatures: (folds, heads).
+
+    Returns:
+        float64 (folds, width).
+    """
+    widths = [head.width for head in target.heads]
+    return np.repeat(np.asarray(temperatures, dtype=np.float64).reshape(-1, len(widths)), widths, axis=1)
+
+
+def joint_log_probabilities(
+    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, Target]
+) -> npt.NDArray[np.float64]:
+    """Log probability of each of the 18 classes: log p(mask) + log p(gender) + log p(age | gender).
+
+    A part that several tasks predict is the mean of their log probabilities; `class18` tasks and the
+    product of the parts, where a run has both, are averaged in the same way. Each row is normalised.
+
+    Args:
+        logits: task -> float (photos, width of the task).
+        targets: task -> what it predicts; together they must determine all 18 classes.
+
+    Returns:
+        float64 (photos, 18), rows summing to 1 after exp.
+
+    Raises:
+        ValueError: if a part of the class is predicted by no task.
+    """
+    return np.asarray(log_softmax(joint_scores(logits, targets), axis=1), dtype=np.float64)
+
+
+def joint_scores(
+    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, Target], unasked: float = -np.inf
+) -> npt.NDArray[np.float64]:
+    """`joint_log_probabilities` before each row is normalised.
+
+    Args:
+        logits: NaN where a photo was not shown to the task's models.
+        unasked: counts as the log probability of what they were not asked: -inf rules those classes out, 0 is the most
+            they could have said, so that the scores of those classes are upper bounds.
+
+    Returns:
+        float64 (photos, 18).
+    """
+    sources: dict[tuple[str, int], list[npt.NDArray[np.float64]]] = {}
+    for task, values in logits.items():
+        kind = targets[task].predicts
+        for head in targets[task].heads:
+            part = head_log_probabilities(values, head)
+            part = np.where(np.isnan(part), unasked, part)
+            if head.part == "age":
+                genders = [ONLY_GENDER[kind]] if kind in ONLY_GENDER else [0, 1]
+                for gender in genders:
+                    sources.setdefault(("age", gender), []).append(part)
+            else:
+                sources.setdefault((head.part, 0), []).append(part)
+    parts = {name: np.mean(found, axis=0) for name, found in sources.items()}
+    whole = [parts[("class", 0)]] if ("class", 0) in parts else []
+    factors = [("mask", 0), ("gender", 0), ("age", 0), ("age", 1)]
+    if all(f in parts for f in factors):
+        mask, gender, male_age, female_age = (parts[f] for f in factors)
+        age = np.stack([male_age, female_age], axis=1)  # (photos, gender, age)
+        joint = mask[:, :, None, None] + (gender[:, :, None] + age)[:, None]
+        whole.append(joint.reshape(-1, CLASSES))
+    if not whole:
+        missing = [f[0] for f in factors if f not in parts]
+        raise ValueError(f"no task predicts {', '.join(dict.fromkeys(missing))}")
+    return np.asarray(np.mean(whole, axis=0), dtype=np.float64)
+
+
+def decide(log_probabilities: AnyFloatArray) -> IntArray:
+    """The most probable class of each photo; of equals the lowest number.
+
+    Args:
+        log_probabilities: float (photos, 18).
+
+    Returns:
+        int64 (photos,), 0..17.
+    """
+    return np.asarray(log_probabilities.argmax(axis=1), dtype=np.int64)
+
+
+def blend(joints: AnyFloatArray, weights: AnyFloatArray | Sequence[float] | None = None) -> npt.NDArray[np.float64]:
+    """Weighted mean of several runs' log probabilities, each row normalised.
+
+    Args:
+        joints: float (runs, photos, 18), log probabilities.
+        weights: float (runs,), not negative; None weighs all alike.
+
+    Returns:
+        float64 (photos, 18), log probabilities.
+    """
+    return np.asarray(log_softmax(np.average(joints, axis=0, weights=weights), axis=1), dtype=np.float64)
+
+
+def decide_hard(log_probabilities: AnyFloatArray) -> IntArray:
+    """Mask, then gender, then the age band given that gender, each by itself: the routing of separate models.
+
+    It differs from `decide` where the gender is uncertain and the age bands of men and women are not alike.
+
+    Args:
+        log_probabilities: float (photos, 18).
+
+    Returns:
+        int64 (photos,), 0..17.
+    """
+    p = np.exp(log_probabilities).reshape(-1, len(MASKS), len(GENDERS), len(AGES))
+    mask, gender = p.sum(axis=(2, 3)).argmax(axis=1), p.sum(axis=(1, 3)).argmax(axis=1)
+    age = p.sum(axis=1)[np.arange(len(p)), gender].argmax(axis=1)
+    return encode(mask, gender, age)
+
+
+def vote(votes: IntArray, log_probabilities: AnyFloatArray | None = None) -> IntArray:
+    """The class that most voters name.
+
+    Of classes with equally many votes the one with the highest mean log probability wins; where there are no
+    probabilities, the one that the first of the voters names.
+
+    Args:
+        votes: int64 (voters, photos), 0..17.
+        log_probabilities: float (photos, 18), of the voters that have any.
+
+    Returns:
+        int64 (photos,), 0..17.
+    """
+    counts = np.stack([np.bincount(column, minlength=CLASSES) for column in votes.T])
+    tied = counts == counts.max(axis=1, keepdims=True)
+    if log_probabilities is not None:
+        return decide(np.where(tied, log_probabilities, -np.inf))
+    first = tied[np.arange(votes.shape[1])[None], votes].argmax(axis=0)  # voter whose class is among the tied
+    return np.asarray(votes[first, np.arange(votes.shape[1])], dtype=np.int64)

@@ -1,0 +1,140 @@
+"""The trained models of a run, checked, and what they say together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+
+from ensemble.decision.joint import column_temperatures, joint_scores, mean_logits
+from ensemble.decision.tuning import Fitted
+from ensemble.jobs.card import ModelCard, read_card
+from ensemble.jobs.oof import Logits, job_names
+from ensemble.recipes.schema import Recipe
+from ensemble.recipes.tasks import Target
+from folds.errors import MaskensError, refuse
+from folds.run import Run
+
+BLOCK = 2**14  # photos whose scores are worked out at a time: what that takes beside its result does not grow
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained model of the ensemble."""
+
+    task: str
+    fold: int
+    path: Path
+    card: ModelCard
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The models of one run, in the order of task and fold, and what was fitted for them."""
+
+    members: tuple[Member, ...]
+    temperatures: Mapping[str, Sequence[Sequence[float]]]  # task -> (folds of the run, heads); empty if untuned
+
+    @property
+    def targets(self) -> dict[str, Target]:
+        return {m.task: m.card.target for m in self.members}
+
+    def folds(self, task: str) -> list[int]:
+        """The folds whose model there is, in the order of the logits."""
+        return [m.fold for m in self.members if m.task == task]
+
+    def scale(self, task: str) -> npt.NDArray[np.float64] | None:
+        """float64 (folds, width): by what a task's logits are divided, in the order of `folds`; None if by nothing."""
+        if task not in self.temperatures:
+            return None
+        return column_temperatures(self.temperatures[task], self.targets[task])[self.folds(task)]
+
+    def scores(
+        self, logits: Mapping[str, Logits], only: int | None = None, unasked: float = -np.inf
+    ) -> npt.NDArray[np.float64]:
+        """`joint_scores` of the mean of the logits over folds and views.
+
+        Args:
+            logits: task -> float32 (folds, views, photos, width), NaN where a photo was not shown.
+            only: the one fold whose models are asked; by default all.
+
+        Returns:
+            float64 (photos, 18).
+        """
+        means = {}
+        for task, values in logits.items():
+            chosen = [n for n, fold in enumerate(self.folds(task)) if only in (None, fold)]
+            scale = self.scale(task)
+            means[task] = mean_logits(values[chosen], None if scale is None else scale[chosen])
+        return joint_scores(means, self.targets, unasked)
+
+    def joint(self, logits: Mapping[str, Logits], only: int | None = None) -> npt.NDArray[np.float64]:
+        """`scores`, normalised to log probabilities."""
+        photos = next(iter(logits.values())).shape[2]
+        blocks = [slice(start, start + BLOCK) for start in range(0, max(1, photos), BLOCK)]
+        parts = ({task: values[:, :, rows] for task, values in logits.items()} for rows in blocks)
+        return np.concatenate([log_softmax(self.scores(part, only), axis=1) for part in parts])
+
+    @property
+    def complete_folds(self) -> list[int]:
+        """The folds of which every task has a model."""
+        return sorted(set.intersection(*(set(self.folds(t)) for t in self.targets)))
+
+
+def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:
+    """The trained models of a run, checked against its recipe and folds by their cards.
+
+    Raises:
+        MaskensError: jobs that are not trained (unless allowed, and then a task without any), damaged
+            checkpoints, or checkpoints of another recipe or other folds.
+    """
+    found: list[Member] = []
+    missing: list[tuple[str, int]] = []
+    problems: list[str] = []
+    for task in recipe.tasks:
+        for fold in range(run.k):
+            folder = run.job_folder(task, fold)
+            path = folder / "model.safetensors"
+            if not (folder / "oof.npz").exists() or not path.exists():
+                missing.append((task, fold))
+                continue
+            try:
+                card = read_card(path)
+            except MaskensError as error:
+                problems.append(str(error))
+                continue
+            wrong = [
+                name
+                for name, ours, its in (
+                    ("recipe", recipe.tasks[task].hash, card.task_hash), ("folds", run.folds_hash, card.folds_hash),
+                    ("task", task, card.task), ("fold", fold, card.fold),
+                )
+                if ours != its
+            ]  # fmt: skip
+            if wrong:
+                problems.append(f"{path} belongs to another {' and '.join(wrong)}")
+            found.append(Member(task, fold, path, card))
+    refuse(problems, "the trained models can't all be used")
+    without = [t for t in recipe.tasks if t not in {m.task for m in found}]
+    if without or (missing and not allow_missing):
+        folds = ",".join(str(f) for f in sorted({f for _, f in missing}))
+        hint = "" if without else " Or predict with the folds that are there: --allow-missing."
+        raise MaskensError(
+            f"{len(missing)} of {len(recipe.tasks) * run.k} models are not trained yet: {job_names(missing, 8)}. "
+            f"Train them: maskens train --run {run.folder} --fold {folds}.{hint}"
+        )
+    return found
+
+
+def load_ensembles(
+    runs: Sequence[Run], recipes: Sequence[Recipe], fitted: Fitted, allow_missing: bool
+) -> list[Ensemble]:
+    """The trained models of several runs and the temperatures fitted for them. Raises as `members`."""
+    return [
+        Ensemble(tuple(members(run, recipe, allow_missing)), share.temperatures)
+        for run, recipe, share in zip(runs, recipes, fitted.runs, strict=True)
+    ]

@@ -1,0 +1,118 @@
+"""The 18-class CSV: writing it, reading it back, and catching a broken one before it is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from folds.data.labels import CLASSES, IntArray
+from folds.data.table import LINE, read_table
+from folds.errors import MaskensError, refuse
+from folds.files import csv_text, replace_keeping
+
+HEADER = ("ImageID", "ans")
+
+FAR = 0.25  # total variation distance from the prior at which a histogram looks wrong
+
+EXPECTED = 10.0  # photos of a class that the prior leads one to expect before its absence is worth a word
+
+
+def write_submission(path: Path, ids: Sequence[str], classes: IntArray) -> Path | None:
+    """Write ImageID,ans in the order given.
+
+    Returns:
+        Where the file that was there before is kept, if it differed.
+    """
+    return replace_keeping(path, csv_text(HEADER, zip(ids, classes.tolist(), strict=True)))
+
+
+def read_answers(path: Path) -> tuple[list[str], IntArray]:
+    """ImageID and class of each row of a submission or an answers file.
+
+    Raises:
+        MaskensError: unusable CSV; rows whose class is not a whole number in 0..17, or repeated ids, listed.
+    """
+    rows = read_table(path, HEADER)
+    problems = []
+    seen: dict[str, str] = {}
+    classes = []
+    for row in rows:
+        number = row[LINE]
+        if row["ImageID"] in seen:
+            problems.append(f"row {number}: ImageID '{row['ImageID']}' is already in row {seen[row['ImageID']]}")
+        seen.setdefault(row["ImageID"], number)
+        value = int(row["ans"]) if row["ans"].isdecimal() and len(row["ans"]) <= 2 else -1
+        if not 0 <= value < CLASSES:
+            problems.append(f"row {number}: ans '{row['ans']}' is not a class in 0..{CLASSES - 1}")
+        classes.append(value)
+    refuse(problems, f"{path} is not usable ({len(problems)} problems)")
+    return [r["ImageID"] for r in rows], np.array(classes, dtype=np.int64)
+
+
+def align(path: Path, ids: Sequence[str]) -> IntArray:
+    """Classes of a file of answers in the order of `ids`, whatever its own order.
+
+    Raises:
+        MaskensError: if the file does not hold exactly these ids.
+    """
+    found, classes = read_answers(path)
+    place = {i: n for n, i in enumerate(found)}
+    missing = [i for i in ids if i not in place]
+    extra = place.keys() - set(ids)
+    if missing or extra:
+        example = missing[0] if missing else next(iter(extra))
+        raise MaskensError(
+            f"{path} holds other photos: {len(missing)} are missing and {len(extra)} are strange, e.g. {example}."
+        )
+    return classes[[place[i] for i in ids]]
+
+
+@dataclass(frozen=True)
+class SubmissionCheck:
+    """What a submission looks like beside the training set."""
+
+    photos: int
+    histogram: IntArray  # (18,)
+    expected: IntArray | None  # (18,), photos a class would have at the training prior, rounded
+    distance: float | None  # total variation distance of the two, 0..1
+    warnings: tuple[str, ...]
+
+
+def check_submission(path: Path, ids: Sequence[str], class_photos: Sequence[int] | None) -> SubmissionCheck:
+    """Check that a file has the rows of info.csv in its order with classes in 0..17.
+
+    Args:
+        ids: of info.csv.
+        class_photos: photos of each class in training; None leaves the histogram unjudged.
+
+    Raises:
+        MaskensError: if a leaderboard would refuse or misread the file.
+    """
+    found, classes = read_answers(path)
+    if found != list(ids):
+        missing, extra = set(ids) - set(found), set(found) - set(ids)
+        problems = [f"{len(missing)} photos of info.csv have no row, e.g. {min(missing)}"] if missing else []
+        problems += [f"{len(extra)} rows are not in info.csv, e.g. {min(extra)}"] if extra else []
+        if not problems:
+            first = next(n for n, (a, b) in enumerate(zip(found, ids, strict=True)) if a != b)
+            problems = [f"the rows are not in the order of info.csv, from row {first + 2} on"]
+        refuse(problems, f"{path} does not fit info.csv", "Write it again: maskens infer")
+    histogram = np.bincount(classes, minlength=CLASSES).astype(np.int64)
+    if class_photos is None:
+        return SubmissionCheck(len(found), histogram, None, None, ())
+    prior = np.array(class_photos) / sum(class_photos)
+    expected = prior * len(found)
+    distance = float(np.abs(histogram / len(found) - prior).sum() / 2)
+    warnings = []
+    if distance > FAR:
+        warnings.append(
+            f"{distance:.0%} of the photos would have to change class to match the training set's mix; "
+            "unless these photos really are another mix, something is wrong"
+        )
+    absent = [str(c) for c in range(CLASSES) if histogram[c] == 0 and expected[c] >= EXPECTED]
+    if absent:
+        warnings.append(f"no photo at all is of class {', '.join(absent)}")
+    return SubmissionCheck(len(found), histogram, expected.round().astype(np.int64), distance, tuple(warnings))

@@ -1,0 +1,242 @@
+"""What `maskens tune` fits, and the file that keeps it with the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ensemble.jobs.oof import oof_hash
+from ensemble.metrics.bootstrap import Interval
+from ensemble.recipes.schema import Recipe
+from ensemble.recipes.views import Tta
+from folds.data.labels import CLASSES, IntArray
+from folds.errors import MaskensError
+from folds.files import replace_keeping, save_npz, sha256
+from folds.run import Run
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Probabilities and decision. Offsets move the decision only: a class may be decided on that is not the most
+    probable one, because macro F1 weighs all classes alike."""
+
+    log_probabilities: npt.NDArray[np.float64]  # (photos, 18)
+    classes: IntArray  # (photos,)
+
+
+StepName = Literal["views", "temperatures", "weights", "offsets"]
+
+NONE = (0.0,) * CLASSES
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RunTuning(_Strict):
+    """One run's share."""
+
+    run: str  # its folder, to be read by people; seed and hashes say which it is
+    seed: int
+    recipe_hash: str
+    oof_hash: str
+    weight: float = 1.0
+    temperatures: dict[str, tuple[tuple[float, ...], ...]] = {}  # task -> (folds, heads)
+
+
+class Fitted(_Strict):
+    """All that is fitted on out-of-fold logits; without anything fitted, the plain ensemble: the mean of the runs."""
+
+    tta: Tta
+    runs: tuple[RunTuning, ...]
+    offsets: tuple[float, ...] = NONE  # of the classes' log probabilities
+
+    @property
+    def weights(self) -> npt.NDArray[np.float64]:
+        """float64 (runs,)."""
+        return np.array([r.weight for r in self.runs])
+
+
+class Step(_Strict):
+    """One kind of tuning, added to those kept before it, judged on people it was not fitted on."""
+
+    name: StepName
+    kept: bool
+    what: str  # was fitted, in words
+    f1: Interval
+    gain: Interval  # in macro F1, against what was kept before
+    loss: Interval  # mean log loss, in nats
+    loss_gain: Interval  # how much lower it became
+
+
+class Tuning(_Strict):
+    """The contents of tuning.json or, of several runs, blend-*.json."""
+
+    format: Literal[1] = 1
+    fitted: Fitted  # what was kept of the steps, on everybody
+    steps: tuple[Step, ...]
+    untuned: Interval  # macro F1
+    tuned: Interval
+    gain: Interval
+    dropped: Interval | None = None  # gain of steps that were each worth it, but not together against no tuning
+    photos: int
+    people: int
+    parts: int  # of the outer cross-validation
+
+    @property
+    def kept(self) -> tuple[StepName, ...]:
+        """The steps that are applied."""
+        return tuple(s.name for s in self.steps if s.kept)
+
+    @property
+    def words(self) -> str:
+        """What is applied, in words."""
+        return ", ".join(self.kept) or "nothing"
+
+    @property
+    def summary(self) -> list[str]:
+        """What it is worth, a line each."""
+        lines = [f"{s.name}: {s.what}" for s in self.steps if s.kept]
+        lines.append(f"macro F1 {self.untuned:.4f} untuned")
+        if self.kept:
+            lines.append(f"macro F1 {self.tuned:.4f} tuned, {self.gain:+.4f}: {self.gain.verdict}")
+        if self.dropped:
+            lines.append(
+                f"steps that were worth it one by one gain {self.dropped:+.4f} together: {self.dropped.verdict}"
+            )
+        return [*lines, f"applied: {self.words if self.kept else 'nothing, no gain in macro F1 is more than noise'}"]
+
+
+def tuning_file(shares: Sequence[RunTuning]) -> str:
+    """Name of the file that keeps the tuning of these runs, in whatever order: it lies in the first of them."""
+    if len(shares) == 1:
+        return "tuning.json"
+    return f"blend-{sha256(repr(sorted((r.recipe_hash, r.seed) for r in shares)))[:8]}.json"
+
+
+def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Judged) -> Path | None:
+    """Write the tuning, and beside it as .oof.npz what it says of people that it was not fitted on.
+
+    Args:
+        files: of the photos.
+        nested: each photo by a tuning that was fitted on other people.
+
+    Returns:
+        Where an earlier, different tuning is kept.
+    """
+    text = tuning.model_dump_json(indent=2) + "\n"
+    log_p = nested.log_probabilities.astype(np.float32)
+    arrays = {"files": np.array(files), "log_probabilities": log_p, "classes": nested.classes, "of": sha256(text)}
+    save_npz(path.with_suffix(".oof.npz"), arrays)
+    return replace_keeping(path, text)
+
+
+def kept_tuning(folders: Sequence[Path], shares: Sequence[RunTuning]) -> tuple[Tuning, Path] | None:
+    """The tuning of these runs, in their order; None if they are not tuned.
+
+    Args:
+        folders: of the runs.
+        shares: the runs as they are now.
+
+    Raises:
+        MaskensError: a damaged file, or one fitted on logits that have changed since.
+    """
+    paths = [p for p in (folder / tuning_file(shares) for folder in folders) if p.exists()]
+    for path in paths:
+        tuning = _read(path)
+        theirs = list(tuning.fitted.runs)
+        if sorted(r.oof_hash for r in theirs) == sorted(r.oof_hash for r in shares):
+            theirs.sort(key=lambda r: r.oof_hash)
+            order = np.argsort(np.argsort([r.oof_hash for r in shares], kind="stable"), kind="stable")
+            fitted = tuning.fitted.model_copy(update={"runs": tuple(theirs[i] for i in order)})
+            return tuning.model_copy(update={"fitted": fitted}), path
+    if paths:
+        named = " ".join(f"--run {folder}" for folder in folders)
+        raise MaskensError(
+            f"{paths[0]} was fitted on other out-of-fold logits: a job was trained since. "
+            f"Tune again: maskens tune {named}{' --blend' if len(folders) > 1 else ''}; or leave it out: --untuned"
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What is used of what was fitted."""
+
+    fitted: Fitted
+    tuning: Tuning | None  # None if nothing is tuned
+    path: Path | None
+    words: str
+
+    def without(self, *steps: StepName) -> str:
+        """`words`, where some steps make no difference to the decision."""
+        left = [s for s in (self.tuning.kept if self.tuning else ()) if s not in steps]
+        if not self.tuning or len(left) == len(self.tuning.kept):
+            return self.words
+        return f"tuned: {', '.join(left)} ({self.path})" if left else "untuned"
+
+
+def heard(runs: Sequence[Run], recipes: Sequence[Recipe], fitted: Fitted) -> tuple[list[Run], list[Recipe], Fitted]:
+    """The runs whose weight is not 0, with what was fitted for them: the others need not be asked."""
+    chosen = [n for n, share in enumerate(fitted.runs) if share.weight]
+    left = fitted.model_copy(update={"runs": tuple(fitted.runs[n] for n in chosen)})
+    return [runs[n] for n in chosen], [recipes[n] for n in chosen], left
+
+
+def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None, untuned: bool) -> Applied:
+    """The tuning of these runs if there is one, it is wanted, and it gained more than noise; else none.
+
+    Args:
+        tta: the views asked for; a tuning for others is left out. None takes the tuning's, else flip.
+        untuned: leave it out.
+
+    Raises:
+        MaskensError: as `kept_tuning`.
+    """
+    shares = tuple(share_of(run, recipe) for run, recipe in zip(runs, recipes, strict=True))
+    plain = Fitted(tta=tta or "flip", runs=shares)
+    found = None if untuned else kept_tuning([run.folder for run in runs], shares)
+    if not found:
+        return Applied(plain, None, None, "untuned")
+    tuning, path = found
+    if not tuning.kept:
+        return Applied(plain, None, None, f"untuned: {path} found no gain beyond noise")
+    if tta not in (None, tuning.fitted.tta):
+        return Applied(plain, None, None, f"untuned: {path} is for --tta {tuning.fitted.tta}")
+    return Applied(tuning.fitted, tuning, path, f"tuned: {tuning.words} ({path})")
+
+
+def share_of(run: Run, recipe: Recipe) -> RunTuning:
+    """A run with nothing fitted."""
+    return RunTuning(run=str(run.folder), seed=run.seed, recipe_hash=recipe.hash, oof_hash=oof_hash(run, recipe))
+
+
+def read_nested(path: Path, files: Sequence[str]) -> Judged:
+    """What `save_tuning` wrote beside the tuning.
+
+    Raises:
+        MaskensError: missing, damaged, of other photos, or of another tuning.
+    """
+    beside = path.with_suffix(".oof.npz")
+    try:
+        with np.load(beside) as z:
+            if str(z["of"]) == sha256(path.read_bytes()) and z["files"].tolist() == list(files):
+                return Judged(z["log_probabilities"].astype(np.float64), z["classes"])
+    except Exception as error:
+        raise MaskensError(f"{beside} can't be used ({type(error).__name__}); tune again") from error
+    raise MaskensError(f"{beside} does not belong to {path.name} and its photos; tune again")
+
+
+def _read(path: Path) -> Tuning:
+    try:
+        return Tuning.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, ValidationError) as error:
+        raise MaskensError(
+            f"{path} can't be used: {str(error).splitlines()[0]}. Tune again, or leave it out: --untuned"
+        ) from error

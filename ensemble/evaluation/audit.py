@@ -1,0 +1,258 @@
+"""Likely label errors: labels that the models which never saw the person find less likely than another."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp
+
+from ensemble.decision.temperature import fit_temperature, scaled
+from ensemble.evaluation.evaluate import OutOfFold
+from folds.data.fixes import COLUMNS
+from folds.data.labels import AGE_CUTS, AGES, CLASSES, GENDERS, MASKS, SHOTS, FloatArray, IntArray, decode
+from folds.data.people import Person, TrainData
+from folds.files import csv_text
+
+NAMES: dict[str, tuple[str, ...]] = {"gender": GENDERS, "age": AGES, "mask": MASKS}
+
+MORE_COLUMNS = ("rank", "score", "self_confidence", "margin", "photos_agree")
+
+
+@dataclass(frozen=True)
+class FieldView:
+    """What the models say of one field of every photo, beside its given label."""
+
+    given: IntArray  # (people, 7)
+    log_p: FloatArray  # (people, 7, labels)
+    temperature: float  # at which log_p was taken
+
+    @property
+    def odds(self) -> FloatArray:
+        """float64 (people, 7, labels): log odds of each label against the given one, which has 0."""
+        return np.asarray(self.log_p - np.take_along_axis(self.log_p, self.given[..., None], axis=2))
+
+    @property
+    def predicted(self) -> IntArray:
+        """int64 (people, 7)."""
+        return np.asarray(self.log_p.argmax(axis=2), dtype=np.int64)
+
+    @property
+    def confidence(self) -> FloatArray:
+        """float64 (people, 7): probability of the given label, its self-confidence (Northcutt et al. 2021)."""
+        return np.asarray(np.exp(np.take_along_axis(self.log_p, self.given[..., None], axis=2))[..., 0])
+
+    @property
+    def margin(self) -> FloatArray:
+        """float64 (people, 7): probability of the given label less that of the likeliest other one (ibid.)."""
+        others = np.exp(self.log_p)
+        np.put_along_axis(others, self.given[..., None], -1, axis=2)
+        return np.asarray(self.confidence - others.max(axis=2))
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """One label that may be wrong: a row of suspects.csv."""
+
+    photo: str  # file stem if the field is mask, else ""
+    given: int
+    suggested: int
+    confidence: float  # of the given label; where it is on all photos, their mean
+    margin: float
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """Labels that are right or wrong together: a person's gender or age, one photo's mask, or two that are swapped."""
+
+    row: int  # of the views
+    person: Person
+    field: str
+    doubts: tuple[Doubt, ...]
+    agree: int  # photos that find the suggested label likelier themselves
+
+    @property
+    def score(self) -> float:
+        """How improbable the given label is, 0..1: 1 less its self-confidence, the mean over its photos."""
+        return 1 - float(np.mean([d.confidence for d in self.doubts]))
+
+    @property
+    def of(self) -> int:
+        """Photos that it is about."""
+        return len(SHOTS) if self.field != "mask" else len(self.doubts)
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is one photo's mask against no other: were it wrong, the person would lack a photo of its state
+        and have one too many of another, so most of these are the models' mistakes."""
+        return self.field == "mask" and len(self.doubts) == 1
+
+    @property
+    def photos(self) -> str:
+        """Photos in words, "" if it is about all of them."""
+        return ", ".join(d.photo for d in self.doubts)
+
+    @property
+    def change(self) -> str:
+        """Like "male -> female"; of a swap "wear <-> incorrect"; an age with its years."""
+        doubt = self.doubts[0]
+        years = f"{self.person.age}, " if self.field == "age" else ""
+        arrow = "->" if len(self.doubts) == 1 else "<->"
+        return f"{years}{NAMES[self.field][doubt.given]} {arrow} {NAMES[self.field][doubt.suggested]}"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Everything that was found, most suspicious first."""
+
+    data: TrainData
+    people: IntArray  # (people,): index into data.people of each row of the views
+    views: dict[str, FieldView]  # field -> view, of the fields asked for
+    suspects: tuple[Suspect, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Suspects of each field."""
+        found = Counter(s.field for s in self.suspects)
+        return {field: found[field] for field in self.views}
+
+    @functools.cached_property
+    def fixed(self) -> set[tuple[str, str, str]]:
+        """(path, photo, field) of the labels that the run has mended."""
+        return {(f.path, f.photo, f.field) for f in self.data.fixes}
+
+    def reason(self, suspect: Suspect) -> str:
+        """Why a suspect is one, in words."""
+        first = suspect.doubts[0]
+        name = NAMES[suspect.field][first.suggested]
+        if len(suspect.doubts) == 2:
+            words = f"{' and '.join(d.photo for d in suspect.doubts)} look swapped"
+        elif suspect.field == "mask":
+            words = f"{first.photo} looks like '{name}'"
+        else:
+            words = f"{'all 7' if suspect.agree == len(SHOTS) else f'{suspect.agree} of 7'} photos look {name}"
+        if suspect.field == "age":
+            words += "; the band is in doubt, not the year"
+        again = any((suspect.person.path, d.photo, suspect.field) in self.fixed for d in suspect.doubts)
+        return f"a fix of this run, in doubt again: {words}" if again else words
+
+
+def audit(found: OutOfFold, data: TrainData, fields: Sequence[str] = tuple(NAMES)) -> Audit:
+    """Rank labels by how much the out-of-fold predictions speak against them.
+
+    Self-confidence and margin are those of confident learning (Northcutt et al. 2021, "Confident learning: estimating
+    uncertainty in dataset labels"). What a person's seven photos share is judged by all seven together: models err on
+    single photos, wrong labels contradict all of them. A photo's mask that no other photo would take in exchange comes
+    after all else. Each folder is judged by itself, also where two have one id.
+
+    Args:
+        found: predictions of `data` by models that never saw the person.
+        fields: some of gender, age, mask.
+    """
+    people = found.rows.reshape(-1, len(SHOTS))[:, 0] // len(SHOTS)
+    views = {field: field_view(found, data, field) for field in NAMES if field in fields}
+    persons = [data.people[i] for i in people]
+    suspects = [
+        s for f, v in views.items() for s in (mask_suspects(v, persons) if f == "mask" else shared(v, persons, f))
+    ]
+    suspects.sort(key=lambda s: (s.alone, -s.score, s.person.path, s.field, s.photos))
+    return Audit(data, people, views, tuple(suspects))
+
+
+def field_view(found: OutOfFold, data: TrainData, field: str, calibrate: bool = True) -> FieldView:
+    """The joint predictions' marginals for one field.
+
+    They are calibrated because networks are surer than they should be, and of some fields more than of others: else
+    the fields could not be ranked together.
+    """
+    which = ("mask", "gender", "age").index(field)
+    part, given = decode(np.arange(CLASSES))[which], data.labels[which][found.rows]
+    log_p = np.stack([logsumexp(found.joint[:, part == n], axis=1) for n in range(len(NAMES[field]))], axis=1)
+    temperature = fit_temperature(log_p, given) if calibrate else 1.0
+    log_p = scaled(log_p, temperature)
+    return FieldView(given.reshape(-1, len(SHOTS)), log_p.reshape(-1, len(SHOTS), len(NAMES[field])), temperature)
+
+
+def shared(view: FieldView, persons: Sequence[Person], field: str) -> list[Suspect]:
+    """People whose seven photos together, by the mean of their log odds, prefer another gender or age band.
+
+    They are ranked by the mean probability of the given label, not by those odds: one extreme photo moves a mean of
+    logarithms more than six others.
+    """
+    means = view.odds.mean(axis=1)
+    best, odds = means.argmax(axis=1), means.max(axis=1)
+    agree = (np.take_along_axis(view.odds, best[:, None, None], axis=2) > 0).sum(axis=(1, 2))
+    confidence, margin = view.confidence.mean(axis=1), view.margin.mean(axis=1)
+    return [
+        Suspect(
+            i, persons[i], field,
+            (Doubt("", int(view.given[i, 0]), int(best[i]), float(confidence[i]), float(margin[i])),),
+            int(agree[i]),
+        )
+        for i in np.flatnonzero(odds > 0).tolist()
+    ]  # fmt: skip
+
+
+def mask_suspects(view: FieldView, persons: Sequence[Person]) -> list[Suspect]:
+    """Each person's best swap of two photos' masks, if both photos ask for it, and the single photos in no swap."""
+    odds, people = view.odds, np.arange(len(view.given))
+    square = (len(people), len(SHOTS), len(SHOTS))
+    toward = np.take_along_axis(odds, np.broadcast_to(view.given[:, None], square), axis=2)  # i for the label of j
+    back = toward.transpose(0, 2, 1)
+    gain = np.where(np.minimum(toward, back) > 0, (toward + back) / 2, 0).reshape(len(people), -1)
+    first, second = np.divmod(gain.argmax(axis=1), len(SHOTS))
+    swapped = gain.max(axis=1) > 0
+    best = odds.argmax(axis=2)
+    alone = odds.max(axis=2) > 0
+    alone[people[swapped], first[swapped]] = alone[people[swapped], second[swapped]] = False
+
+    def suspect(i: int, shots: Sequence[int], labels: Sequence[int]) -> Suspect:
+        doubts = tuple(
+            Doubt(SHOTS[s], int(view.given[i, s]), int(n), float(view.confidence[i, s]), float(view.margin[i, s]))
+            for s, n in zip(shots, labels, strict=True)
+        )
+        return Suspect(i, persons[i], "mask", doubts, len(doubts))
+
+    swaps = [
+        suspect(i, [first[i], second[i]], [view.given[i, second[i]], view.given[i, first[i]]])
+        for i in np.flatnonzero(swapped).tolist()
+    ]
+    return swaps + [suspect(i, [shot], [best[i, shot]]) for i, shot in np.argwhere(alone).tolist()]
+
+
+def nearest_year(age: int, band: int) -> int:
+    """The year of a band that is nearest to an age: of >=60 that is 60, of 30-59 it is 30 or 59, of <30 it is 29."""
+    first = (0, *AGE_CUTS)[band]
+    last = (*AGE_CUTS, None)[band]
+    return max(age, first) if last is None else min(max(age, first), last - 1)
+
+
+def suspects_csv(found: Audit) -> str:
+    """All suspects as a list of fixes (folds/data/fixes.py) with more columns; both rows of a swap share a rank."""
+    rows = []
+    for rank, s in enumerate(found.suspects, start=1):
+        for d in s.doubts:
+            old, new = (NAMES[s.field][n] for n in (d.given, d.suggested))
+            if s.field == "age":
+                old, new = str(s.person.age), str(nearest_year(s.person.age, d.suggested))
+            numbers = (f"{v:.4f}" for v in (s.score, d.confidence, d.margin))
+            rows.append((s.person.path, d.photo, s.field, old, new, found.reason(s), rank, *numbers, s.agree))
+    return csv_text((*COLUMNS, *MORE_COLUMNS), rows)
+
+
+def photos_csv(found: Audit) -> str:
+    """Every photo with what was given and what is predicted, the least believable of its labels deciding its place."""
+    columns = [f"{field}{what}" for field in found.views for what in ("", "_predicted", "_self_confidence", "_margin")]
+    lowest = np.min([v.confidence for v in found.views.values()], axis=0)
+    rows = []
+    for i, shot in (divmod(int(n), len(SHOTS)) for n in np.argsort(lowest, axis=None, kind="stable")):
+        cells: list[str] = []
+        for field, v in found.views.items():
+            names = NAMES[field]
+            cells += [names[v.given[i, shot]], names[v.predicted[i, shot]]]
+            cells += [f"{v.confidence[i, shot]:.4f}", f"{v.margin[i, shot]:.4f}"]
+        rows.append((found.data.people[found.people[i]].path, SHOTS[shot], *cells))
+    return csv_text(("path", "photo", *columns), rows)

@@ -1,0 +1,174 @@
+"""Two runs and more side by side: what differs in them, and whether it made a difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ensemble.evaluation.evaluate import OutOfFold, out_of_fold
+from ensemble.jobs.oof import Epoch
+from ensemble.metrics.bootstrap import (
+    DRAWS,
+    PARTS,
+    Interval,
+    draw_people,
+    drawn_parts,
+    interval,
+    person_confusions,
+)
+from ensemble.recipes.binding import flat, run_recipe
+from ensemble.recipes.schema import Recipe
+from ensemble.recipes.views import Tta
+from folds.data.labels import CLASSES, FloatArray, IntArray
+from folds.data.people import TrainData
+from folds.errors import MaskensError
+from folds.files import sha256
+from folds.run import Run, load_data, load_run
+from folds.splitting.split import strata
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One run, as far as it is compared."""
+
+    run: Run
+    recipe: Recipe
+    data: TrainData
+    folds: IntArray  # (people,)
+    found: OutOfFold
+
+    @property
+    def name(self) -> str:
+        return str(self.run.folder)
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """Macro F1 of one run, and its difference to the first run's on the same draws of people."""
+
+    name: str
+    f1: dict[str, Interval]  # of each of PARTS
+    gain: dict[str, Interval]
+    per_class: list[Interval]  # F1 of the 18 classes
+    class_gain: list[Interval]
+
+
+@dataclass(frozen=True)
+class Section:
+    """All runs scored on one set of labels. There is a second one only if the runs' label fixes differ."""
+
+    labels: str
+    scores: list[RunScores]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `maskens compare` shows."""
+
+    differences: list[tuple[str, list[str]]]  # what differs, and its value in each run
+    sections: list[Section]
+    photos: int
+    people: int
+    notes: list[str]
+
+
+def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epoch, draws: int = DRAWS) -> Comparison:
+    """Score runs on the photos that all of them predicted out-of-fold.
+
+    Raises:
+        MaskensError: fewer than two runs, one named twice, runs of other photos, or runs that share no
+            predicted photo.
+    """
+    if len(runs) < 2 or len({r.resolve() for r in runs}) < len(runs):
+        raise MaskensError("name two runs or more to compare, each once.")
+    contestants = [_contestant(load_run(folder), data_folder, tta, epoch) for folder in runs]
+    first = contestants[0]
+    for other in contestants[1:]:
+        if other.data.photos_fingerprint != first.data.photos_fingerprint:
+            raise MaskensError(f"{other.name} was made from other photos than {first.name}; they can't be compared.")
+    shared = first.found.rows
+    for other in contestants[1:]:
+        shared = np.intersect1d(shared, other.found.rows)
+    if not len(shared):
+        raise MaskensError("the runs have no photo in common that each predicted out-of-fold; train the same folds.")
+    ids = np.unique([p.id for p in first.data.people], return_inverse=True)[1]
+    person = np.unique(ids[first.data.photo_person[shared]], return_inverse=True)[1]
+    decisions = [c.found.classes[np.searchsorted(c.found.rows, shared)] for c in contestants]
+    short = [c.run.folder.resolve().name for c in contestants]
+    names = short if len(set(short)) == len(short) else [c.name for c in contestants]
+    sections = []
+    for labels, contestant in _label_sets(contestants):
+        stratum = np.zeros(int(person.max()) + 1, dtype=np.int64)
+        stratum[person] = strata(contestant.data.people)[contestant.data.photo_person[shared]]
+        weights = draw_people(stratum, draws)
+        truth = contestant.data.classes[shared]
+        f1 = [drawn_parts(weights, person_confusions(truth, decided, person)) for decided in decisions]
+        sections.append(Section(labels, [_scores(name, own, f1[0]) for name, own in zip(names, f1, strict=True)]))
+    notes = [f"{c.name}: only folds {c.found.trained} of {c.run.k} are trained" for c in contestants if c.found.missing]
+    if any(not np.array_equal(c.folds, first.folds) for c in contestants):
+        notes.append(
+            "the people were dealt to other folds, which alone moves scores; for the same deal use "
+            f"maskens folds --folds-file {first.run.folds_file}"
+        )
+    lengths = {frozenset(t.epochs for t in c.recipe.tasks.values()) for c in contestants}
+    if epoch == "best" and len(lengths) > 1:
+        notes.append("epochs differ, and more epochs are more chances for a best one; see --epoch last too")
+    return Comparison(_differences(contestants), sections, len(shared), int(person.max()) + 1, notes)
+
+
+def _contestant(run: Run, data_folder: Path | None, tta: Tta, epoch: Epoch) -> Contestant:
+    data, folds = load_data(run, data_folder)
+    recipe = run_recipe(run)
+    return Contestant(run, recipe, data, folds, out_of_fold(run, recipe, data, folds, tta, epoch))
+
+
+def _label_sets(contestants: Sequence[Contestant]) -> list[tuple[str, Contestant]]:
+    """Each distinct set of labels, in words, with a run that has it."""
+    distinct: list[Contestant] = []
+    for c in contestants:
+        if not any(np.array_equal(c.data.classes, d.data.classes) for d in distinct):
+            distinct.append(c)
+    if len(distinct) == 1:
+        return [("", distinct[0])]
+    return [(f"labels of {d.name}, {_fixes(d)}", d) for d in distinct]
+
+
+def _fixes(contestant: Contestant) -> str:
+    fixes = contestant.run.fixes
+    return f"{fixes.labels} fixed ({', '.join(fixes.sources)}, {fixes.hash[:6]})" if fixes.labels else "as given"
+
+
+def _scores(name: str, own: dict[str, FloatArray], first: dict[str, FloatArray]) -> RunScores:
+    return RunScores(
+        name,
+        {part: interval(own[part].mean(axis=1)) for part in PARTS},
+        {part: interval(own[part].mean(axis=1) - first[part].mean(axis=1)) for part in PARTS},
+        [interval(own[PARTS[0]][:, c]) for c in range(CLASSES)],
+        [interval(own[PARTS[0]][:, c] - first[PARTS[0]][:, c]) for c in range(CLASSES)],
+    )
+
+
+def _differences(contestants: Sequence[Contestant]) -> list[tuple[str, list[str]]]:
+    """Key paths of the recipes whose values differ, and what else differs. A task that a run has not is one row."""
+    rows = [
+        ("seed", [str(c.run.seed) for c in contestants]),
+        ("folds", [f"{c.run.k}, deal {sha256(c.folds.tobytes())[:6]}" for c in contestants]),
+        ("labels", [_fixes(c) for c in contestants]),
+    ]
+    tasks = list(dict.fromkeys(t for c in contestants for t in c.recipe.tasks))
+    for task in tasks:
+        having = [c.recipe.tasks[task] for c in contestants if task in c.recipe.tasks]
+        if len(having) < len(contestants):
+            models = [c.recipe.tasks[task].model if task in c.recipe.tasks else "-" for c in contestants]
+            rows.append((f"tasks.{task}", models))
+        values = [flat(recipe.model_dump(mode="json", exclude={"weights"})) for recipe in having]
+        for key in dict.fromkeys(k for v in values for k in v):
+            if len({repr(v.get(key)) for v in values}) > 1:
+                shown = iter([str(v.get(key)) for v in values])
+                rows.append(
+                    (f"tasks.{task}.{key}", [next(shown) if task in c.recipe.tasks else "-" for c in contestants])
+                )
+    return [row for row in rows if len(set(row[1])) > 1]

@@ -1,0 +1,125 @@
+"""decision.json: all that it takes to get from the logits of an export's graphs to one of the 18 classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ensemble.decision.members import Member
+from ensemble.recipes.tasks import ONLY_GENDER, Head, Part, Predicts
+from ensemble.recipes.views import VIEWS, Tta
+from folds.data.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS
+from folds.files import write_json
+from folds.pages.html import LITTER, refuse_file, refuse_strange_files
+from folds.run import library_versions
+
+DECISION = "decision.json"
+
+MADE_BY = "maskens export"
+
+LABELS: dict[Part, Sequence[str]] = {"mask": MASKS, "gender": GENDERS, "age": AGES, "class": CLASS_NAMES}
+
+WORDS = {
+    "class": FORMULA,
+    "input": "photos: uint8 (batch, height, width, 3), RGB, resized and cropped; normalisation, folds and views are "
+    "inside. logits: float32 (batch, width), their mean over folds and views",
+    "decoding": "full: the whole photo; reduced: a JPEG at the smallest of 1/2, 1/4, 1/8 of its size at which neither "
+    "side is below resize (Pillow's Image.draft, libjpeg's scale), all else whole; then turn upright by EXIF, convert "
+    "to RGB",
+    "resizing": "resize to (height, width), where it shrinks both ways by averaging over areas (OpenCV's INTER_AREA), "
+    "else bilinear (INTER_LINEAR); then cut the centre",
+    "rule": "log softmax over the columns of each head; add up the probabilities of columns that merge to one label; "
+    "take the mean of a factor's log probabilities over the heads that give it; "
+    "log p(mask) + log p(gender) + log p(age of that gender) for each class, averaged with the factor class where "
+    "both are there; log softmax over the 18, plus class_offsets if there are any; the largest wins",
+}
+"""What a consumer can't read from shapes; goes into each file and into decision.json."""
+
+
+def task_record(members: Sequence[Member], tta: Tta) -> dict[str, Any]:
+    """What decision.json and the metadata of its ONNX file say of a task, in plain JSON types."""
+    task, card = members[0].task, members[0].card
+    return {
+        "file": f"{task}.onnx",
+        "predicts": card.predicts,
+        "folds": [m.fold for m in members],
+        "views": list(VIEWS[tta]),
+        "decode": "reduced" if card.reduced else "full",
+        "resize": list(card.resize),
+        "crop": list(card.crop) if card.crop else None,
+        "age_cuts": list(card.cuts),
+        "age_merge": list(card.merge),
+        "heads": [
+            {
+                "part": head.part,
+                "columns": [head.columns.start, head.columns.stop],
+                "names": card.target.names[head.part],
+                "merge": list(head.merge),
+                "labels": list(LABELS[head.part]),
+                "factors": _factors(card.predicts, head),
+            }
+            for head in card.target.heads
+        ],
+        "task_hash": card.task_hash,
+        "folds_hash": card.folds_hash,
+        "timm": [
+            {
+                "file": f"timm/{task}-fold{m.fold}.safetensors",
+                "model": m.card.model,
+                "num_classes": m.card.target.width,
+                "model_args": m.card.model_args,
+                "mean": list(m.card.mean),
+                "std": list(m.card.std),
+            }
+            for m in members
+        ],
+    }
+
+
+def _factors(predicts: Predicts, head: Head) -> list[str]:
+    """Which terms of the sum over log probabilities a head gives; ages are one for each gender."""
+    if head.part != "age":
+        return [head.part]
+    genders = [GENDERS[ONLY_GENDER[predicts]]] if predicts in ONLY_GENDER else GENDERS
+    return [f"{gender} age" for gender in genders]
+
+
+def write_decision(folder: Path, tasks: Mapping[str, Any], offsets: Sequence[float]) -> None:
+    """Write decision.json, which also lists all files of the folder.
+
+    Args:
+        tasks: task -> its `task_record`.
+        offsets: (18,), of the classes' log probabilities.
+    """
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    record = {"made_by": MADE_BY, "maskens": library_versions()["maskens"], **WORDS, "classes": CLASS_NAMES}
+    write_json(
+        folder / DECISION,
+        {
+            **record,
+            "class_offsets": list(offsets) if any(offsets) else None,
+            "tasks": tasks,
+            "files": [*files, DECISION],
+        },
+    )
+
+
+def refuse_foreign_export(folder: Path) -> None:
+    """Refuse a folder that writing would do harm to.
+
+    Raises:
+        MaskensError: it is a file, or a folder with anything in it that no export wrote.
+    """
+    refuse_file(folder)
+    files = (p for p in folder.rglob("*") if not p.is_dir() and p.name not in LITTER)
+    refuse_strange_files(folder, sorted({p.relative_to(folder).as_posix() for p in files} - _written(folder)), MADE_BY)
+
+
+def _written(folder: Path) -> set[str]:
+    try:
+        record = json.loads((folder / DECISION).read_text(encoding="utf-8"))
+        return set(record["files"]) if record["made_by"] == MADE_BY else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()

@@ -1,0 +1,233 @@
+"""The ensemble of a run as ONNX: one graph a task, held against torch on photos."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ensemble.data.cache import fitted
+from ensemble.decision.joint import decide, joint_log_probabilities, mean_logits
+from ensemble.decision.members import Ensemble, Member
+from ensemble.inference.decision_file import WORDS, refuse_foreign_export, task_record, write_decision
+from ensemble.jobs.card import ModelCard
+from ensemble.metrics.heads import head_decisions
+from ensemble.models.checkpoint import load_checkpoint
+from ensemble.models.inputs import to_input
+from ensemble.models.predict import all_views
+from ensemble.models.process import settle
+from ensemble.models.tta import transforms
+from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.views import VIEWS, Tta
+from folds.data.decode import Pixels, Progress
+from folds.data.labels import AnyFloatArray
+from folds.data.people import EvalData
+from folds.errors import MaskensError, first_line
+from folds.pages.html import building
+from folds.run import library_versions
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `onnx`
+
+OPSET = 18  # read by onnxruntime from 1.14 on
+
+SINGLE_FILE = 1_500_000_000  # bytes; larger weights go into `<name>.onnx.data`, as protobuf ends at 2 GiB
+
+LARGEST_BATCH = 8  # in which photos are verified: a batch of 8 in two views already takes b3 more than a GB
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class ExportedTask:
+    """A task's file, and how it did against torch."""
+
+    task: str
+    folds: tuple[int, ...]
+    views: tuple[str, ...]
+    input: tuple[int, int]  # (height, width)
+    bytes: int  # with external weights
+    difference: float  # largest absolute one of a logit
+    differing: int  # photos of which a head's label differs
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export wrote and how it was verified."""
+
+    tasks: tuple[ExportedTask, ...]
+    photos: int
+    differing: int  # photos of which the class, 0..17, differs
+
+
+class TaskEnsemble(nn.Module):
+    """The models of a task's folds as one: uint8 (batch, height, width, 3) -> float32 (batch, width)."""
+
+    def __init__(
+        self, models: Sequence[nn.Module], cards: Sequence[ModelCard], tta: Tta, temperatures: AnyFloatArray | None
+    ) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self.cards, self.tta = cards, tta
+        self.temperatures = None if temperatures is None else [torch.tensor(t, dtype=torch.float) for t in temperatures]
+
+    def forward(self, photos: Tensor) -> Tensor:
+        views = transforms(self.tta)
+        found = []
+        for index, (model, card) in enumerate(zip(self.models, self.cards, strict=True)):
+            x = to_input(photos, card.mean, card.std, CPU)
+            # the views as one batch: the graph then holds each model once, and is traced in half the time
+            logits = model(torch.cat([v.augment_image(x) for v in views])).float()
+            found.append(logits if self.temperatures is None else logits / self.temperatures[index])
+        return torch.unflatten(torch.stack(found), 1, (len(views), -1)).mean((0, 1))
+
+
+def check_extra() -> None:
+    """Find out now whether ONNX files can be made and run.
+
+    Raises:
+        MaskensError: packages of the extra are not installed.
+    """
+    specs = {name: importlib.util.find_spec(name) for name in NEEDED}
+    # without an origin it is a mere folder of that name, such as an earlier export's
+    missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]
+    if missing:
+        raise MaskensError(
+            f"export needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
+            "Install: pip install 'maskens[onnx]'"
+        )
+
+
+def export(
+    ensemble: Ensemble,
+    data: EvalData,
+    folder: Path,
+    tta: Tta,
+    offsets: Sequence[float],
+    photos: int,
+    tolerance: float,
+    threads: int,
+    on_progress: Progress | None = None,
+) -> Export:
+    """Write the models of a run as ONNX files, once each agrees with torch; `folder` is replaced as a whole.
+
+    Args:
+        ensemble: its temperatures go into the graphs.
+        offsets: (18,), of the classes' log probabilities; they go into decision.json.
+        photos: how many of the data's photos both are shown, spread evenly.
+        tolerance: largest absolute difference of a logit that is let pass.
+        threads: for torch and onnxruntime.
+        on_progress: called with (tasks done, tasks in all).
+
+    Raises:
+        MaskensError: a model that can't be exported or differs by more than the tolerance, an unreadable photo, a
+            folder that can't be written or holds other files. Nothing is left behind then.
+    """
+    refuse_foreign_export(folder)
+    settle(threads)
+    targets = ensemble.targets
+    by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
+    shapes = {task: found[0].card.geometry for task, found in by_task.items()}
+    shown = _sample(data, photos, list(shapes.values()))
+    exported, ours, theirs = [], {}, {}
+    with building(folder) as build:
+        (build / "timm").mkdir()
+        for done, (task, found) in enumerate(by_task.items(), start=1):
+            path, inputs = build / f"{task}.onnx", shown[shapes[task]]
+            record = task_record(found, tta)
+            ours[task] = _write_graph(path, found, record, tta, ensemble.scale(task), inputs)
+            theirs[task] = _run_graph(path, inputs, threads)
+            difference = float(np.abs(ours[task] - theirs[task]).max())
+            if not difference <= tolerance:  # nor may it be NaN
+                raise MaskensError(
+                    f"{task}: onnxruntime's logits differ from torch's by up to {difference:.2g} over "
+                    f"{len(inputs)} photos, and --tolerance is {tolerance:g}. Nothing was written to {folder}."
+                )
+            size = sum(p.stat().st_size for p in build.glob(f"{path.name}*"))
+            heads = targets[task].heads
+            pairs = zip(head_decisions(ours[task], heads), head_decisions(theirs[task], heads), strict=True)
+            differing = int(np.logical_or.reduce([a != b for a, b in pairs]).sum())
+            height, width, _ = shapes[task].shape
+            exported.append(
+                ExportedTask(task, tuple(record["folds"]), VIEWS[tta], (height, width), size, difference, differing)
+            )
+            for member, copy in zip(found, record["timm"], strict=True):
+                shutil.copyfile(member.path, build / copy["file"])
+            if on_progress:
+                on_progress(done, len(by_task))
+        write_decision(build, {t: task_record(found, tta) for t, found in by_task.items()}, offsets)
+    classes = [decide(joint_log_probabilities(logits, targets) + np.array(offsets)) for logits in (ours, theirs)]
+    return Export(tuple(exported), len(classes[0]), int((classes[0] != classes[1]).sum()))
+
+
+def _sample(data: EvalData, photos: int, shapes: Sequence[Geometry]) -> dict[Geometry, Pixels]:
+    """Photos spread evenly over the data, each opened once: geometry -> uint8 (photos, height, width, 3)."""
+    rows = np.linspace(0, len(data.ids) - 1, min(photos, len(data.ids))).round().astype(int)
+    distinct = list(dict.fromkeys(shapes))
+    shown = [fitted(data.root / data.files[row], distinct) for row in rows]
+    return {shape: np.stack(photos) for shape, photos in zip(distinct, zip(*shown, strict=True), strict=True)}
+
+
+def _batches(photos: Pixels) -> Iterator[Pixels]:
+    """The photos in batches of 1, 2, 4, 8, 8, ...: a graph that holds for one size only would show."""
+    start, size = 0, 1
+    while start < len(photos):
+        yield photos[start : start + size]
+        start, size = start + size, min(2 * size, LARGEST_BATCH)
+
+
+def _write_graph(
+    path: Path,
+    members: Sequence[Member],
+    record: Mapping[str, Any],
+    tta: Tta,
+    temperatures: AnyFloatArray | None,
+    photos: Pixels,
+) -> npt.NDArray[np.float64]:
+    """Write a task's graph with its metadata; returns torch's own logits of the photos, float64 (photos, width)."""
+    loaded = [load_checkpoint(m.path, CPU) for m in members]
+    views = []  # as `infer` makes them
+    for index, (model, card) in enumerate(loaded):
+        batches = [torch.from_numpy(b) for b in _batches(photos)]
+        logits = torch.cat([all_views(model, to_input(b, card.mean, card.std, CPU), tta) for b in batches], dim=1)
+        views.append(logits.numpy() / (1 if temperatures is None else temperatures[index]))
+    whole = TaskEnsemble([model for model, _ in loaded], [card for _, card in loaded], tta, temperatures).eval()
+    try:
+        # The older exporter (dynamo=False) applies to_input's in-place arithmetic on constants twice, so that every
+        # logit is wrong.
+        program = torch.onnx.export(
+            whole, (torch.from_numpy(photos[:1]).expand(2, -1, -1, -1).contiguous(),), dynamo=True, opset_version=OPSET,
+            input_names=["photos"], output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )  # fmt: skip
+    except Exception as error:  # an architecture may defy tracing in any way it likes
+        raise MaskensError(
+            f"{record['file']}: {members[0].card.model} can't be exported: {first_line(error)}"
+        ) from error
+    assert program is not None
+    metadata = {"maskens": library_versions()["maskens"], "task": members[0].task, **WORDS, **record}
+    program.model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces with paths of this machine, as many bytes as a small model
+    weights = sum(t.numel() * t.element_size() for t in whole.state_dict().values())
+    program.save(path, external_data=weights > SINGLE_FILE)
+    return mean_logits(np.stack(views))
+
+
+def _run_graph(path: Path, photos: Pixels, threads: int) -> npt.NDArray[np.float64]:
+    """Logits of the photos by onnxruntime, float64 (photos, width)."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    logits = np.concatenate([session.run(["logits"], {"photos": batch})[0] for batch in _batches(photos)])
+    return logits.astype(np.float64)

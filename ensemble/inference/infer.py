@@ -1,0 +1,180 @@
+"""Predicting new photos with every model of a run: each photo decoded once for all of them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.data.cache import open_photos
+from ensemble.decision.joint import blend, decide, decide_hard, vote
+from ensemble.decision.members import Ensemble
+from ensemble.decision.tuning import Fitted, Judged
+from ensemble.inference.partial import Partial
+from ensemble.inference.passes import Passes
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.oof import Logits
+from ensemble.models.engine import AS_TRAINED, Execution
+from ensemble.models.precision import Chosen
+from ensemble.models.process import settle
+from ensemble.recipes.tasks import ONLY_GENDER
+from ensemble.recipes.views import VIEWS, Tta
+from folds.data.decode import Progress
+from folds.data.labels import IntArray
+from folds.files import save_npz
+
+Decision = Literal["joint", "hard", "vote"]
+
+
+class PhotoFiles(Protocol):
+    """Photos to predict: an eval folder, or any others."""
+
+    @property
+    def root(self) -> Path: ...
+    @property
+    def files(self) -> Sequence[str]:
+        """Path of each photo below `root`."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the ensembles say of photos."""
+
+    joints: npt.NDArray[np.float64]  # (runs, photos, 18), log probabilities
+    logits: list[dict[str, Logits]]  # of each run, task -> (folds, views, photos, width)
+    chosen: tuple[Chosen, ...] = ()  # of each model
+    warm_up: float = 0.0  # seconds of compiling
+    resumed: int = 0  # photos that an interrupted inference had done
+    warning: str = ""
+    asked: float | None = None  # share of the photos that age models of one gender were asked about; None: all
+
+    @property
+    def notes(self) -> list[str]:
+        """What was out of the ordinary, a line each."""
+        lines = [f"{self.resumed} photos were done before the interruption"] if self.resumed else []
+        lines += [self.warning] if self.warning else []
+        if self.warm_up:
+            lines.append(f"compiled in {self.warm_up:.0f} s")
+        if any(c.note or c.precision != "fp32" for c in self.chosen):
+            lines.append(self.precision)
+        if self.asked is not None and self.asked < 1:
+            lines.append(f"age models of one gender saw {self.asked:.0%} of the photos, enough to settle every class")
+        return lines
+
+    @property
+    def precision(self) -> str:
+        """In which precision the models predicted, in words."""
+        counts = Counter(c.precision for c in self.chosen)
+        words = ", ".join(f"{name} for {count} of {len(self.chosen)} models" for name, count in counts.items())
+        if set(counts) == {"fp32"}:
+            return "; ".join(dict.fromkeys([words, *(c.note for c in self.chosen if c.note)]))
+        largest = max(c.difference for c in self.chosen)
+        notes = dict.fromkeys(c.note for c in self.chosen if c.note)
+        return "; ".join([f"{words}, largest difference of a logit to fp32 {largest:.2g} on a first batch", *notes])
+
+
+def infer(
+    ensembles: Sequence[Ensemble],
+    data: PhotoFiles,
+    tta: Tta,
+    hardware: Hardware,
+    cache: Path | None,
+    on_decode: Progress | None = None,
+    on_predict: Progress | None = None,
+    execution: Execution = AS_TRAINED,
+    routing: Fitted | None = None,
+    partial: Path | None = None,
+) -> Prediction:
+    """Logits of every model of every run, and each run's joint log probabilities.
+
+    Each batch of photos is read once and shown to every model. Models are loaded once, if they all fit into memory;
+    else as many at a time as fit, with a pass over the photos each.
+
+    Args:
+        on_decode: called with (photos decoded, photos in all) while the cache is filled.
+        on_predict: called with (photos predicted, photos in all).
+        routing: what the joint decision rests on; then the age models of a gender are asked only where they can
+            change it. By default everybody is.
+        partial: a file that keeps what was done, if this is interrupted; the same call goes on from there.
+
+    Raises:
+        MaskensError: as `Passes.run`.
+    """
+    settle(hardware.job_threads)
+    everyone = [m for ensemble in ensembles for m in ensemble.members]
+    shapes = list(dict.fromkeys(m.card.geometry for m in everyone))
+    photos = open_photos(data.root, data.files, data.fingerprint, shapes, cache, hardware.decoders, on_decode)
+    workers = 0 if cache else hardware.job_workers  # reading the cache is no work
+    passes = Passes(ensembles, photos, tta, hardware, workers, execution, routing)
+    kept = Partial(partial, _identity(ensembles, data, tta, hardware, execution, routing))
+    resumed = passes.run(kept, on_predict)
+    kept.forget()
+    logits = passes.by_task(slice(None))
+    joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
+    chosen = tuple(passes.chosen[n] for n in range(len(everyone)))
+    asked = _asked(passes) if routing else None
+    return Prediction(joints, logits, chosen, passes.warm_up, resumed, kept.note, asked)
+
+
+def _identity(
+    ensembles: Sequence[Ensemble], data: PhotoFiles, tta: Tta, hardware: Hardware, execution: Execution,
+    routing: Fitted | None,
+) -> list[Any]:  # fmt: skip
+    """All that the logits of an inference depend on, in plain types."""
+    files = [(str(m.path), m.path.stat().st_size, m.path.stat().st_mtime_ns) for e in ensembles for m in e.members]
+    temperatures = [{task: [list(f) for f in folds] for task, folds in e.temperatures.items()} for e in ensembles]
+    route = [routing.weights.tolist(), list(routing.offsets), temperatures] if routing else None
+    return [data.fingerprint, files, tta, hardware.device, asdict(execution), route]
+
+
+def _asked(passes: Passes) -> float:
+    """The share of photos that the age models of one gender were asked about; 1 without such models."""
+    shares = [
+        float(np.isfinite(values[0, :, 0]).mean())
+        for values, member in zip(passes.outputs, passes.members, strict=True)
+        if member.card.predicts in ONLY_GENDER
+    ]
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def judge(prediction: Prediction, fitted: Fitted, decision: Decision, others: Sequence[IntArray] = ()) -> Judged:
+    """Probabilities of the blended runs, and the decision.
+
+    Args:
+        decision: joint over the 18 classes; hard, part by part, without offsets; or vote: each run one vote by its
+            own joint decision, with the offsets if it is the only one.
+        others: further votes, each int64 (photos,); they need `vote`.
+    """
+    log_p = blend(prediction.joints, fitted.weights)
+    raised = log_p + np.array(fitted.offsets)
+    if decision == "vote":
+        runs = [raised] if len(prediction.joints) == 1 else list(prediction.joints)
+        return Judged(log_p, vote(np.stack([*map(decide, runs), *others]), log_p))
+    return Judged(log_p, decide(raised) if decision == "joint" else decide_hard(log_p))
+
+
+def save_logits(
+    path: Path, ids: Sequence[str], data: PhotoFiles, ensembles: Sequence[Ensemble], prediction: Prediction
+) -> None:
+    """Replace the logits behind a submission: image ids, and `logits/<task>` float32 (folds, views, photos, width);
+    of several runs `run0/logits/<task>` and so on. They are NaN where a photo was not shown to a model."""
+    several = len(ensembles) > 1
+    arrays: dict[str, Any] = {"ids": np.array(ids)}
+    folds: dict[str, list[int]] = {}
+    for number, (ensemble, logits) in enumerate(zip(ensembles, prediction.logits, strict=True)):
+        prefix = f"run{number}/" if several else ""
+        arrays |= {f"{prefix}logits/{task}": values for task, values in logits.items()}
+        folds |= {f"{prefix}{task}": ensemble.folds(task) for task in logits}
+    views = VIEWS["flip"][: next(iter(prediction.logits[0].values())).shape[1]]
+    record = {"fingerprint": data.fingerprint, "views": views, "folds": folds}
+    record |= {"runs": [str(e.members[0].path.parent.parent.parent) for e in ensembles]}
+    save_npz(path, arrays | {"record": json.dumps(record)})

@@ -1,0 +1,222 @@
+"""Passes over photos: each batch is read once and shown to every model that fits into memory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensemble.data.cache import Photos
+from ensemble.data.loader import plain_batches
+from ensemble.decision.early_exit import bounds, next_gender
+from ensemble.decision.members import Ensemble, Member
+from ensemble.decision.tuning import Fitted
+from ensemble.inference.partial import Partial
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.oof import Logits
+from ensemble.models.checkpoint import load_checkpoint
+from ensemble.models.engine import BATCH, Execution, Ready
+from ensemble.models.inputs import to_input
+from ensemble.models.precision import Chosen
+from ensemble.models.tta import stacked, unstacked
+from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.tasks import ONLY_GENDER
+from ensemble.recipes.views import VIEWS, Tta
+from folds.data.decode import Progress
+from folds.data.labels import GENDERS, IntArray
+from folds.errors import MaskensError
+
+WORTH_MEASURING = 50  # times the usual batch: from then on a faster batch size repays being looked for
+
+SHARE = 0.5  # of the free memory, for models
+
+
+def groups_that_fit(members: Sequence[Member], device: torch.device) -> list[list[int]]:
+    """Indices of the models, in order, as many at a time as memory takes."""
+    room = SHARE * _free_memory(device)
+    groups: list[list[int]] = [[]]
+    used = 0.0
+    for number, member in enumerate(members):
+        size = member.path.stat().st_size
+        if groups[-1] and used + size > room:
+            groups.append([])
+            used = 0.0
+        groups[-1].append(number)
+        used += size
+    return groups
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes; infinity where the system doesn't tell."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return float(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
+    return float("inf")
+
+
+class Passes:
+    """Predicts photos with many models; `outputs` is what came of it.
+
+    Args:
+        photos: in the geometries of the models, without repeats.
+        workers: loader processes.
+        routing: what the decision rests on; then the age models of a gender are asked only where they can change it.
+            None asks everybody.
+    """
+
+    def __init__(
+        self,
+        ensembles: Sequence[Ensemble],
+        photos: Photos,
+        tta: Tta,
+        hardware: Hardware,
+        workers: int,
+        execution: Execution,
+        routing: Fitted | None,
+    ) -> None:
+        self.ensembles, self.photos, self.tta, self.workers = ensembles, photos, tta, workers
+        self.device = torch.device(hardware.device)
+        self.execution, self.routing = execution, routing
+        self.members = [m for ensemble in ensembles for m in ensemble.members]
+        shape = (len(VIEWS[tta]), len(photos))
+        self.outputs: list[Logits] = [np.full((*shape, m.card.target.width), np.nan, np.float32) for m in self.members]
+        self.ready: dict[int, Ready] = {}
+        self.chosen: dict[int, Chosen] = {}
+        self.warm_up = 0.0  # seconds of compiling
+        self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass
+
+    def run(self, kept: Partial, on_predict: Progress | None) -> int:
+        """Predict all photos, as many models at a time as fit.
+
+        Args:
+            kept: where to go on from, and what is kept if this is interrupted.
+
+        Returns:
+            How many photos were done before.
+
+        Raises:
+            MaskensError: a photo that can't be read, a model that gives no numbers, or more than memory takes.
+        """
+        groups = groups_that_fit(self.members, self.device)
+        if len(groups) == 1:
+            return self._pass(groups[0], self.routing, kept, on_predict)
+        for group in groups:  # without routing, which needs all models at hand
+            self._pass(group, None, Partial(None, None), on_predict)
+            self.ready.clear()
+        return 0
+
+    def by_task(self, rows: slice) -> list[dict[str, Logits]]:
+        """Of each run, task -> float32 (folds, views, photos, width), NaN where a photo was not shown."""
+        left = iter(self.outputs)
+        found = []
+        for ensemble in self.ensembles:
+            own: dict[str, list[Logits]] = {}
+            for member in ensemble.members:
+                own.setdefault(member.task, []).append(next(left)[:, rows])
+            found.append({task: np.stack(values) for task, values in own.items()})
+        return found
+
+    def _pass(self, group: list[int], routing: Fitted | None, kept: Partial, on_predict: Progress | None) -> int:
+        before = kept.load()
+        start = before.done if before else 0
+        if before:
+            for ours, theirs in zip(self.outputs, before.outputs, strict=True):
+                ours[:, :start] = theirs
+            self.chosen = dict(enumerate(before.chosen))
+        first, size = start, 256 if self.device.type == "cuda" else 2 * BATCH
+        total = len(self.photos)
+        pin = self.device.type == "cuda"
+        try:
+            for batch in plain_batches(self.photos, range(start, total), size, self.workers, pin=pin):
+                rows = slice(start, start + len(batch[0]))
+                inputs = _Inputs(batch, self.photos.geometries, self.tta, self.device)
+                if start == first:
+                    self._prepare(group, inputs)
+                self._show(group, routing, inputs, rows)
+                start = rows.stop
+                kept.save(start, self.outputs, [self.chosen[n] for n in group])
+                if on_predict:
+                    on_predict(start, total)
+        except BaseException:
+            if start > first:
+                kept.save(start, self.outputs, [self.chosen[n] for n in group], now=True)
+            raise
+        return first
+
+    def _prepare(self, group: Sequence[int], inputs: _Inputs) -> None:
+        """Load the models and make them fast; models of one kind share a batch size."""
+        worth = len(self.photos) * len(VIEWS[self.tta]) >= WORTH_MEASURING * BATCH
+        for number in group:
+            member = self.members[number]
+            card = member.card
+            kind = f"{card.model} {card.model_args} {card.geometry}"
+            size = self._batches.get(kind, 0 if worth else BATCH)
+            execution = self.execution
+            if number in self.chosen:  # an interrupted inference goes on as it began
+                execution = dataclasses.replace(execution, precision=self.chosen[number].precision)
+            model = load_checkpoint(member.path, self.device)[0]
+            try:
+                ready = Ready(model, inputs.of(member), execution, size)
+            except torch.OutOfMemoryError:
+                raise MaskensError(
+                    "the GPU's memory is too small for the models; use --device cpu, or --precision fp16"
+                ) from None
+            self._batches[kind] = ready.batch
+            self.ready[number] = ready
+            self.chosen.setdefault(number, ready.chosen)
+            self.warm_up += ready.warm_up
+
+    def _show(self, group: Sequence[int], routing: Fitted | None, inputs: _Inputs, rows: slice) -> None:
+        """Show a batch to the models, or to those that matter."""
+        only = {n: ONLY_GENDER.get(self.members[n].card.predicts) if routing else None for n in group}
+        self._ask([(n, None) for n in group if only[n] is None], inputs, rows)
+        if routing is None:
+            return
+        asked = np.array([[g not in only.values() for g in range(len(GENDERS))]] * (rows.stop - rows.start))
+        for _ in GENDERS:
+            gender = next_gender(bounds(self.ensembles, self.by_task(rows), routing), asked)
+            here = {g: np.flatnonzero(gender == g) for g in range(len(GENDERS))}
+            self._ask([(n, here[g]) for n, g in only.items() if g is not None and len(here[g])], inputs, rows)
+            for g, places in here.items():
+                asked[places, g] = True
+
+    def _ask(self, whom: Sequence[tuple[int, IntArray | None]], inputs: _Inputs, rows: slice) -> None:
+        """Show models a batch, or those of its photos that are named. A GPU is waited for once, at the end."""
+        found = [self.ready[n].logits(inputs.of(self.members[n], places)) for n, places in whom]
+        for (number, places), logits in zip(whom, found, strict=True):
+            values = unstacked(logits, self.tta).cpu().numpy()
+            if not np.isfinite(values).all():
+                raise MaskensError(
+                    f"{self.members[number].path} gives logits that are not finite; "
+                    "train that job again with --restart, or predict with --precision fp32"
+                )
+            self.outputs[number][:, rows if places is None else rows.start + places] = values
+
+
+class _Inputs:
+    """A batch as models want it: normalised and in all views, made once for all models that want it alike."""
+
+    def __init__(self, batch: Sequence[Tensor], geometries: Sequence[Geometry], tta: Tta, device: torch.device) -> None:
+        self._photos: Mapping[Geometry, Tensor] = dict(zip(geometries, batch, strict=True))
+        self._tta, self._device = tta, device
+        self._made: dict[object, Tensor] = {}
+
+    def of(self, member: Member, places: IntArray | None = None) -> Tensor:
+        """float32 (views * photos, 3, height, width): of all photos, or of those at `places`."""
+        card = member.card
+        key = (card.geometry, card.mean, card.std)
+        if key not in self._made:
+            photos = self._photos[card.geometry]
+            self._made[key] = stacked(to_input(photos, card.mean, card.std, self._device), self._tta)
+        if places is None:
+            return self._made[key]
+        count = len(self._made[key]) // len(VIEWS[self._tta])
+        wanted = torch.from_numpy(np.concatenate([places + v * count for v in range(len(VIEWS[self._tta]))]))
+        return self._made[key][wanted.to(self._device)].contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,77 @@
+"""The model card of a checkpoint: all that it takes to rebuild the model and feed it; read without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+
+from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.tasks import Part, Predicts, Target
+from folds.errors import MaskensError, first_line
+
+FORMAT = "1"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Everything needed to rebuild a model and feed it as in training; saved inside its checkpoint."""
+
+    model: str
+    model_args: dict[str, Any]
+    predicts: Predicts
+    cuts: tuple[int, ...]  # of the ages, in whole years
+    merge: tuple[int, ...]  # age bin -> band
+    task: str
+    fold: int
+    k: int
+    resize: tuple[int, int]
+    crop: tuple[int, int] | None
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    labels: dict[Part, list[str]]  # part -> names of its classes, in the order of the logits
+    task_hash: str  # of the task's recipe
+    folds_hash: str
+    seed: int
+    epoch: int
+    f1: float
+    reduced: bool = False  # how its photos were decoded; cards of maskens 0.3 don't say, and then it was fully
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(self.resize, self.crop, self.reduced)
+
+    @property
+    def target(self) -> Target:
+        return Target(self.predicts, self.cuts, self.merge)
+
+
+def read_card(path: Path) -> ModelCard:
+    """The card of a checkpoint without its weights.
+
+    Raises:
+        MaskensError: missing, damaged, or not a checkpoint of ours.
+    """
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        if metadata["maskens"] != FORMAT:
+            raise ValueError(f"its format is {metadata['maskens']}, not {FORMAT}")
+        record = json.loads(metadata["card"])
+        pairs = {k: tuple(record[k]) if record[k] else None for k in ("resize", "crop", "mean", "std", "cuts", "merge")}
+        return ModelCard(**record | pairs)
+    except FileNotFoundError:
+        raise MaskensError(f"there is no checkpoint {path}") from None
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise MaskensError(_damaged(path, error)) from error
+
+
+def _damaged(path: Path, error: Exception) -> str:
+    return (
+        f"the checkpoint {path} is damaged or not one of maskens' ({first_line(error)}). "
+        f"Train that job again: maskens train --run {path.parent.parent.parent} "
+        f"--task {path.parent.parent.name} --fold {path.parent.name.removeprefix('fold')} --restart"
+    )

@@ -1,0 +1,89 @@
+"""Device, cores, threads and loader processes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import joblib
+
+from folds.errors import MaskensError
+
+
+def choose_device(name: str) -> str:
+    """`auto` becomes cuda where there is one, else cpu.
+
+    Raises:
+        MaskensError: cuda asked for and not to be had.
+    """
+    import torch  # here, so that planning jobs needs none of it
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MaskensError("--device cuda: torch sees no CUDA device here. Use --device cpu or auto.")
+    return name
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where and how wide jobs run."""
+
+    device: str  # cpu, cuda
+    workers: int | None  # loader processes a job; None lets maskens choose
+    jobs: int = 1  # jobs at a time
+
+    @property
+    def cores(self) -> int:
+        return int(joblib.cpu_count())  # heeds affinity and container limits
+
+    @property
+    def job_workers(self) -> int:
+        """None on a CPU, where they would take the model's cores away; for a GPU what the cores give, less one for
+        the job itself, up to 8."""
+        if self.workers is not None:
+            return self.workers
+        return 0 if self.device == "cpu" else self._gpu_workers
+
+    @property
+    def job_threads(self) -> int:
+        """Arithmetic threads of a job: OMP_NUM_THREADS, or the job's share of the cores, which for a GPU is shared
+        with loader processes. It does not depend on `workers`, because it moves the last digits of a result."""
+        asked = os.environ.get("OMP_NUM_THREADS", "")
+        if asked.isdecimal() and int(asked) > 0:
+            return int(asked)
+        return max(1, self._share - (0 if self.device == "cpu" else self._gpu_workers))
+
+    @property
+    def crowding(self) -> str:
+        """What to say where jobs and their loader processes want more cores than there are, else ""."""
+        wanted = self.jobs * (self.job_threads + self.job_workers)
+        least = 2 if self.device == "cuda" else 1  # one of the two waits for the GPU, most of the time
+        if wanted <= max(self.cores, least):
+            return ""
+        return (
+            f"{self.job_threads} threads and {self.job_workers} loader processes a job, --jobs {self.jobs}: that is "
+            f"{wanted} at work on {self.cores} cores, and they will wait for one another; lower --jobs, --workers or "
+            "OMP_NUM_THREADS"
+        )
+
+    @property
+    def _share(self) -> int:
+        return max(1, self.cores // self.jobs)
+
+    @property
+    def _gpu_workers(self) -> int:
+        return min(8, max(1, self._share - 1))
+
+    @property
+    def decoders(self) -> int:
+        """Threads that decode photos for the cache."""
+        return self.workers or self.cores
+
+    def device_of(self, number: int) -> str:
+        """GPUs are assigned in turn, one a job."""
+        import torch
+
+        if self.device == "cuda" and torch.cuda.device_count() > 1:
+            return f"cuda:{number % torch.cuda.device_count()}"
+        return self.device

@@ -1,0 +1,141 @@
+"""Out-of-fold logits: each photo predicted by the models that never saw its person."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ensemble.recipes.schema import Recipe
+from ensemble.recipes.views import VIEWS
+from folds.data.labels import IntArray
+from folds.data.people import TrainData
+from folds.errors import MaskensError, refuse
+from folds.files import save_npz, sha256
+from folds.run import Run
+
+Epoch = Literal["best", "last"]
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class JobOof:
+    """What one job says of its held-out fold."""
+
+    files: npt.NDArray[np.str_]  # (photos,), paths below the data folder
+    best: Logits  # (views, photos, width), views as in VIEWS["flip"]
+    last: Logits
+
+
+@dataclass(frozen=True)
+class PooledOof:
+    """Out-of-fold logits of a run over the photos of its trained folds."""
+
+    rows: IntArray  # (photos,): index of each photo in TrainData.files
+    fold: IntArray  # (photos,)
+    logits: Mapping[str, Logits]  # task -> (views, photos, width), views as in VIEWS["flip"]
+
+
+def save_job_oof(path: Path, oof: JobOof, record: Mapping[str, Any]) -> None:
+    """Write a job's out-of-fold logits and what they came from."""
+    views = np.array(VIEWS["flip"])
+    arrays = {
+        "files": oof.files,
+        "views": views,
+        "best": oof.best,
+        "last": oof.last,
+        "record": json.dumps(record),
+    }
+    save_npz(path, arrays)
+
+
+def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOof:
+    """Read a job's out-of-fold logits.
+
+    Args:
+        expected: entries of the record that must be so, e.g. the task's hash.
+
+    Raises:
+        MaskensError: missing, damaged, or from another recipe or folds.
+    """
+    try:
+        with np.load(path) as z:
+            record = json.loads(str(z["record"]))
+            oof = JobOof(z["files"], z["best"], z["last"])
+    except FileNotFoundError:
+        raise MaskensError(f"{path} is missing; train that job first") from None
+    except Exception as error:
+        raise MaskensError(
+            f"{path} is damaged ({type(error).__name__}); train that job again with --restart"
+        ) from error
+    wrong = [k for k, v in expected.items() if record.get(k) != v]
+    if wrong:
+        raise MaskensError(
+            f"{path} comes from another {', '.join(wrong)} than this run's; train that job again with --restart"
+        )
+    return oof
+
+
+def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[tuple[str, int]]]:
+    """(the folds of which every task is trained, the jobs that are not).
+
+    Raises:
+        MaskensError: there is no such fold yet.
+    """
+    missing = [(t, f) for t in recipe.tasks for f in range(run.k) if not (run.job_folder(t, f) / "oof.npz").exists()]
+    trained = [f for f in range(run.k) if f not in {fold for _, fold in missing}]
+    if not trained:
+        raise MaskensError(
+            f"no fold of {run.folder} has all of its tasks trained yet. "
+            f"First: maskens train --run {run.folder} --fold 0"
+        )
+    return trained, missing
+
+
+def job_names(jobs: Sequence[tuple[str, int]], most: int = 6) -> str:
+    """(task, fold) pairs in words, the first few of them."""
+    return ", ".join(f"{t} fold {f}" for t, f in jobs[:most]) + (", ..." if len(jobs) > most else "")
+
+
+def oof_hash(run: Run, recipe: Recipe) -> str:
+    """sha256 over the out-of-fold files of a run's jobs: another once any of them is trained anew."""
+    files = [run.job_folder(t, f) / "oof.npz" for t in recipe.tasks for f in range(run.k)]
+    return sha256("\n".join(sha256(f.read_bytes()) if f.exists() else "-" for f in files))
+
+
+def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: list[int], epoch: Epoch) -> PooledOof:
+    """Put the jobs' out-of-fold logits together: each photo of the folds `trained` exactly once a task.
+
+    Raises:
+        MaskensError: if a job's file is missing, damaged, not finite, or holds other photos than its fold's.
+    """
+    index = {f: i for i, f in enumerate(data.files)}
+    photo_fold = folds[data.photo_person]
+    rows = np.flatnonzero(np.isin(photo_fold, trained))
+    place = np.full(len(index), -1)
+    place[rows] = np.arange(len(rows))
+    pooled: dict[str, Logits] = {}
+    problems: list[str] = []
+    for task in recipe.tasks:
+        for fold in trained:
+            path = run.job_folder(task, fold) / "oof.npz"
+            oof = load_job_oof(path, {"task_hash": recipe.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold})
+            logits = oof.best if epoch == "best" else oof.last
+            found = np.array([index.get(str(f), -1) for f in oof.files])
+            if not np.array_equal(np.sort(found), np.flatnonzero(photo_fold == fold)):
+                problems.append(f"{path} does not hold the photos of fold {fold}, each once")
+                continue
+            if not np.isfinite(logits).all():
+                problems.append(f"{path} holds logits that are not finite")
+                continue
+            shape = (len(logits), len(rows), logits.shape[2])
+            target = pooled.setdefault(task, np.full(shape, np.nan, dtype=np.float32))
+            target[:, place[found]] = logits
+    refuse(problems, "the out-of-fold logits can't be used", "Train those jobs again with --restart.")
+    return PooledOof(rows, photo_fold[rows], pooled)

@@ -1,0 +1,94 @@
+"""Which jobs there are and which are left: planned, finished, begun."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.spec import JobSpec, identity, learned_rows
+from ensemble.jobs.status import read_status
+from ensemble.recipes.schema import Recipe
+from ensemble.recipes.tasks import Target, training_labels
+from folds.data.labels import IntArray
+from folds.data.people import TrainData
+from folds.errors import MaskensError, did_you_mean, refuse
+from folds.run import Run
+
+
+def select_tasks(recipe: Recipe, asked: Sequence[str]) -> list[str]:
+    """The tasks named, in the recipe's order; all if none is.
+
+    Raises:
+        MaskensError: a task that the recipe has not.
+    """
+    names = [n for item in asked for n in item.split(",")]
+    for name in names:
+        if name not in recipe.tasks:
+            raise MaskensError(
+                f"--task {name}: the recipe '{recipe.name}' has no such task{did_you_mean(name, recipe.tasks)}; "
+                f"it has {', '.join(recipe.tasks)}."
+            )
+    return [t for t in recipe.tasks if not names or t in names]
+
+
+def plan(
+    run: Run,
+    recipe: Recipe,
+    tasks: Sequence[str],
+    folds: Sequence[int],
+    hardware: Hardware,
+    cache: Path | None,
+    track: tuple[str, ...] = (),
+    compile: bool = False,
+) -> list[JobSpec]:
+    """One job for each fold and task, fold by fold, so that the first whole fold is ready early."""
+    pairs = [(t, f) for f in folds for t in tasks]
+    return [
+        JobSpec(
+            run, recipe, t, f, hardware.device_of(i), hardware.job_workers, hardware.job_threads, cache, track, compile
+        )
+        for i, (t, f) in enumerate(pairs)
+    ]
+
+
+def refuse_idle(specs: Sequence[JobSpec], data: TrainData, folds: IntArray) -> None:
+    """Refuse jobs whose recipe leaves nobody to learn from, or nobody of a label that they are to predict.
+
+    Args:
+        folds: int64 (people,).
+
+    Raises:
+        MaskensError: naming them.
+    """
+    idle = []
+    for spec in specs:
+        rows, target = learned_rows(spec, data, folds), spec.recipe.tasks[spec.task].target
+        labels = training_labels(target, data)[rows]
+        for head, learned in zip(target.heads, labels.T, strict=True):
+            names, merge = Target(target.predicts).names[head.part], np.array(head.merge)
+            missing = [names[i] for i in sorted(set(merge) - set(merge[learned]))]
+            if missing:
+                idle.append(f"{spec.task} fold {spec.fold}: {head.part} {', '.join(missing)}")
+    refuse(idle, "these jobs have nobody to learn from", "See ages.leave_out and ages.cuts of these tasks.")
+
+
+def is_done(spec: JobSpec) -> bool:
+    """Whether a job is finished, with this recipe, seed and folds."""
+    status = read_status(spec.run, spec.task, spec.fold)
+    same = all(status.record.get(k) == v for k, v in identity(spec).items())
+    folder = spec.run.job_folder(spec.task, spec.fold)
+    return status.state == "done" and same and (folder / "model.safetensors").exists() and (folder / "oof.npz").exists()
+
+
+def unfinished(specs: Sequence[JobSpec]) -> list[JobSpec]:
+    """The jobs that have something left to do."""
+    return [s for s in specs if not is_done(s)]
+
+
+def begun(specs: Sequence[JobSpec]) -> set[str]:
+    """The tasks all of whose jobs have a whole epoch to go on from."""
+    fresh = {s.task for s in specs if not (s.run.job_folder(s.task, s.fold) / "last.pt").exists()}
+    return {s.task for s in specs} - fresh

@@ -1,0 +1,56 @@
+"""A job, one task and one fold: what it needs to know, and which photos it learns from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.schema import Recipe, TaskRecipe
+from ensemble.recipes.tasks import learns_from
+from folds.data.labels import IntArray
+from folds.data.people import TrainData
+from folds.run import Run
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What one job needs to know; plain and small, so that it travels to any backend."""
+
+    run: Run
+    recipe: Recipe
+    task: str
+    fold: int
+    device: str
+    workers: int
+    threads: int
+    cache: Path | None
+    track: tuple[str, ...] = ()  # names of trackers
+    compile: bool = False  # the model first, for training
+
+
+def learned_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
+    """int64 (n,): the photos that a job learns from; other folds' people, less those whom the recipe leaves out.
+
+    Args:
+        folds: int64 (people,).
+    """
+    task = spec.recipe.tasks[spec.task]
+    elsewhere = folds[data.photo_person] != spec.fold
+    return np.flatnonzero(elsewhere & learns_from(task.predicts, data) & ~np.isin(data.years, task.ages.leave_out))
+
+
+def geometry(task: TaskRecipe) -> Geometry:
+    """The fixed steps of a task's photos."""
+    return Geometry(task.resize, task.crop, task.decode == "reduced")
+
+
+def identity(spec: JobSpec) -> dict[str, Any]:
+    """What must be equal for two halves of a job to belong together."""
+    return {
+        "task_hash": spec.recipe.tasks[spec.task].hash, "folds_hash": spec.run.folds_hash, "seed": spec.run.seed,
+        "task": spec.task, "fold": spec.fold,
+    }  # fmt: skip

@@ -1,0 +1,97 @@
+"""Scores: macro F1 over a fixed set of labels, counted once over all photos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import f1_score, precision_recall_fscore_support
+
+from ensemble.metrics.heads import head_decisions
+from ensemble.recipes.tasks import WIDTHS, Part, Target
+from folds.data.labels import CLASS_NAMES, CLASSES, IntArray, decode
+
+
+@dataclass(frozen=True)
+class Score:
+    """How predicted classes compare with the truth."""
+
+    photos: int
+    f1: float  # macro over the 18 classes
+    accuracy: float
+    per_class: npt.NDArray[np.float64]  # (18, 3): precision, recall, F1
+    support: IntArray  # (18,): true photos of each class
+    predicted: IntArray  # (18,)
+    parts: dict[str, tuple[float, float]]  # mask, gender, age -> (macro F1, accuracy)
+
+
+def macro_f1(truth: IntArray, predicted: IntArray, classes: int) -> float:
+    """Macro F1 over the labels 0..classes-1, whichever occur; a class never seen nor predicted counts 0.
+
+    Args:
+        truth, predicted: int64 (photos,).
+    """
+    return float(f1_score(truth, predicted, labels=range(classes), average="macro", zero_division=0))
+
+
+def score(truth: IntArray, predicted: IntArray) -> Score:
+    """Score predicted classes.
+
+    Args:
+        truth, predicted: int64 (photos,), 0..17.
+    """
+    precision, recall, f1, support = precision_recall_fscore_support(
+        truth, predicted, labels=range(CLASSES), zero_division=0
+    )
+    names: tuple[Part, ...] = ("mask", "gender", "age")
+    parts: dict[str, tuple[float, float]] = {
+        name: (macro_f1(t, p, WIDTHS[name]), float((t == p).mean()))
+        for name, t, p in zip(names, decode(truth), decode(predicted), strict=True)
+    }
+    return Score(
+        photos=len(truth),
+        f1=macro_f1(truth, predicted, CLASSES),
+        accuracy=float((truth == predicted).mean()),
+        per_class=np.stack([precision, recall, f1], axis=1),
+        support=np.asarray(support, dtype=np.int64),
+        predicted=np.bincount(predicted, minlength=CLASSES).astype(np.int64),
+        parts=parts,
+    )
+
+
+def score_record(found: Score) -> dict[str, Any]:
+    """A score as plain values for JSON."""
+    columns = zip(CLASS_NAMES, found.support.tolist(), found.predicted.tolist(), found.per_class.tolist(), strict=True)
+    return {
+        "photos": found.photos,
+        "macro_f1": found.f1,
+        "accuracy": found.accuracy,
+        "parts": {name: {"macro_f1": f1, "accuracy": a} for name, (f1, a) in found.parts.items()},
+        "classes": [
+            {"class": number, "name": name, "photos": photos, "predicted": predicted}
+            | dict(zip(("precision", "recall", "f1"), values, strict=True))
+            for number, (name, photos, predicted, values) in enumerate(columns)
+        ],
+    }
+
+
+def head_scores(target: Target, logits: npt.NDArray[np.float32], labels: IntArray) -> dict[Part, tuple[float, float]]:
+    """(macro F1, accuracy) of each head of one task.
+
+    Args:
+        logits: float32 (photos, width).
+        labels: int64 (photos, heads), the true ones, in the scoring bands.
+    """
+    decisions = head_decisions(logits, target.heads)
+    return {
+        head.part: (macro_f1(labels[:, i], decided, WIDTHS[head.part]), float((labels[:, i] == decided).mean()))
+        for i, (head, decided) in enumerate(zip(target.heads, decisions, strict=True))
+    }
+
+
+def task_scores(target: Target, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
+    """(macro F1, accuracy) of one task's own labels, each the mean over its heads; arguments as of `head_scores`."""
+    scores = head_scores(target, logits, labels).values()
+    return float(np.mean([f for f, _ in scores])), float(np.mean([a for _, a in scores]))

@@ -1,0 +1,46 @@
+"""Checkpoints: weights as safetensors with their model card, saved and loaded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import timm
+import timm.data
+import torch
+from torch import nn
+
+from ensemble.jobs.card import FORMAT, ModelCard, _damaged, read_card
+from ensemble.models.inputs import place
+from folds.errors import MaskensError
+from folds.files import replacing
+
+
+def save_checkpoint(path: Path, model: nn.Module, card: ModelCard) -> None:
+    """Replace `path` by the model's weights (safetensors) with its card as metadata, atomically.
+
+    The file also loads in plain timm: its keys are the model's own.
+    """
+    # safetensors wants contiguous tensors; channels_last weights are not
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    data = safetensors.torch.save(tensors, {"format": "pt", "maskens": FORMAT, "card": json.dumps(asdict(card))})
+    with replacing(path) as handle:
+        handle.write(data)
+
+
+def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard]:
+    """A trained model in eval mode on `device`, and its card.
+
+    Raises:
+        MaskensError: missing, damaged, or not fitting its own card.
+    """
+    card = read_card(path)
+    try:
+        model: nn.Module = timm.create_model(card.model, num_classes=card.target.width, **card.model_args)
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (OSError, safetensors.SafetensorError, RuntimeError, ValueError) as error:
+        raise MaskensError(_damaged(path, error)) from error
+    return place(model, device).eval(), card

@@ -1,0 +1,104 @@
+"""Mixed precision: arithmetic in 16 bits where the model stands it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+Asked = Literal["fp32", "bf16", "fp16", "auto"]
+
+ASKED: tuple[Asked, ...] = get_args(Asked)
+
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+TOLERANCE = 0.05  # of the largest logit
+
+FASTER = 1.1  # how many times, before auto takes 16 bits
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
+    """The context in which a model's forward pass runs."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=TYPES[precision])
+
+
+def usable_precision(model: nn.Module, x: Tensor, asked: Precision) -> tuple[Precision, str]:
+    """The precision asked for if the model stands it, else fp32 with the reason.
+
+    Both ways predict one real batch; they must be finite and agree to 5 % of the largest logit. The model
+    is in eval mode meanwhile, so that nothing of it changes.
+
+    Args:
+        x: float32 (batch, 3, height, width), on the model's device.
+
+    Returns:
+        (precision, message): the message is "" if all is well.
+    """
+    if asked == "fp32":
+        return asked, ""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            exact = model(x).float()
+            with autocast(x.device, asked):
+                rough = model(x).float()
+    except torch.OutOfMemoryError:
+        raise  # fp32 needs more still
+    except RuntimeError as error:  # a layer without a kernel for this type
+        return "fp32", f"precision {asked} falls back to fp32: {str(error).splitlines()[0]}"
+    finally:
+        model.train(training)
+    if not bool(rough.isfinite().all()):
+        return "fp32", f"precision {asked} falls back to fp32: its logits overflow"
+    difference, scale = float((rough - exact).abs().max()), float(exact.abs().max())
+    if not difference <= TOLERANCE * scale:
+        return "fp32", f"precision {asked} falls back to fp32: its logits differ by {difference:.2g} of {scale:.2g}"
+    return asked, ""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How a model will predict, and what that does to its logits."""
+
+    precision: Precision
+    difference: float  # largest of a logit against fp32, on the batch that was tried
+    note: str  # why it is not the precision asked for
+
+
+def choose_precision(model: nn.Module, x: Tensor, asked: Asked) -> Chosen:
+    """The precision to predict in, tried on one real batch.
+
+    `auto` is bf16 (on a GPU fp16) where the model stands it and is FASTER with it, else fp32.
+
+    Args:
+        model: in eval mode.
+        x: float32 (batch, 3, height, width), on the model's device.
+    """
+    if asked == "fp32":
+        return Chosen("fp32", 0.0, "")
+    small: Precision = asked if asked != "auto" else "fp16" if x.device.type == "cuda" else "bf16"
+    precision, note = usable_precision(model, x, small)
+    if precision == "fp32":
+        return Chosen(precision, 0.0, note)
+    exact, slow = _timed(model, x, "fp32")
+    rough, fast = _timed(model, x, precision)
+    if asked == "auto" and slow < FASTER * fast:
+        return Chosen("fp32", 0.0, "")
+    return Chosen(precision, float((rough - exact).abs().max()), "")
+
+
+def _timed(model: nn.Module, x: Tensor, precision: Precision) -> tuple[Tensor, float]:
+    """(logits float32, seconds) of a forward pass after it has warmed up, which `usable_precision` did."""
+    started = time.perf_counter()
+    with torch.inference_mode(), autocast(x.device, precision):
+        logits = model(x).float().cpu()  # waits for a GPU
+    return logits, time.perf_counter() - started

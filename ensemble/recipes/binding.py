@@ -1,0 +1,117 @@
+"""The recipe of a run: choosing it, writing it down, reading it back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from ensemble.recipes.reading import BuildTransform, load_recipe, parse_recipe
+from ensemble.recipes.schema import Recipe, with_weights
+from folds.errors import MaskensError, refuse
+from folds.files import write_text
+from folds.run import Run, save_run
+
+
+def run_recipe(run: Run) -> Recipe:
+    """The recipe that a run was trained with.
+
+    Raises:
+        MaskensError: nothing was trained yet, or recipe.toml was edited since.
+    """
+    if not run.recipe_hash:
+        raise MaskensError(f"nothing is trained in {run.folder} yet. First: maskens train --run {run.folder}")
+    try:
+        recipe = parse_recipe(run.recipe_file.read_text(encoding="utf-8"), "recipe", where=str(run.recipe_file))
+    except OSError as error:
+        raise MaskensError(f"can't read {run.recipe_file}: {error.strerror}") from error
+    if recipe.hash != run.recipe_hash:
+        recipe = _fully_decoded(recipe)  # as it was in maskens 0.3, which wrote no such key
+    if recipe.hash != run.recipe_hash:
+        raise MaskensError(
+            f"{run.recipe_file} was edited after training began, or maskens 0.1 made it. "
+            "Put it back, or give it to a new run: "
+            f"maskens train --run NEW_DIR --recipe {run.recipe_file}"
+        )
+    return recipe
+
+
+def _fully_decoded(recipe: Recipe) -> Recipe:
+    tasks = {name: task.model_copy(update={"decode": "full"}) for name, task in recipe.tasks.items()}
+    return recipe.model_copy(update={"tasks": tasks})
+
+
+def resolve_recipe(
+    run: Run,
+    asked: str | None,
+    changes: Sequence[str],
+    weights: list[str],
+    no_pretrained: bool,
+    reused: Run | None = None,
+    build_transform: BuildTransform | None = None,
+) -> Recipe:
+    """The recipe to train with: the run's own, or the one asked for if the run has none or no job yet.
+
+    A local file of weights that an earlier call named stays in force when this one names none.
+
+    Args:
+        changes: what --set gave.
+        reused: the run that finished jobs are taken from; its recipe is the start where nothing else is.
+        build_transform: also try this on every transform, as of `load_recipe`.
+
+    Raises:
+        MaskensError: unknown or invalid recipe, or another one than the run's models were trained with.
+    """
+    before = run_recipe(run) if run.recipe_hash else None
+    start = before or (run_recipe(reused) if reused else None)
+    if start is not None and asked is None:
+        changed = parse_recipe(start.text, start.name, changes=changes) if changes else start
+        recipe = with_weights(changed, weights, no_pretrained)
+    else:
+        loaded = load_recipe(asked or "original", changes, build_transform)
+        recipe = with_weights(loaded, weights, no_pretrained)
+        if start is not None and not weights and not no_pretrained:
+            recipe = _weights_of(start, recipe)
+    if before is not None and recipe.hash != before.hash and run.jobs_on_disk():
+        refuse(
+            differences(before, recipe)[:8],
+            f"{run.folder} has models of the recipe '{before.name}', and this one differs",
+            "Leave --recipe, --set and the weights' options out to go on with the run's own, "
+            "or start another run with --run DIR.",
+        )
+    return recipe
+
+
+def bind_recipe(run: Run, recipe: Recipe) -> Run:
+    """Write recipe.toml and its hash into the run, if they are not there yet."""
+    if run.recipe_hash == recipe.hash:
+        return run
+    write_text(run.recipe_file, recipe.text)
+    bound = dataclasses.replace(run, recipe_hash=recipe.hash)
+    save_run(bound)
+    return bound
+
+
+def _weights_of(before: Recipe, recipe: Recipe) -> Recipe:
+    """The recipe with the local weights of an earlier one, where the model is the same and it names none itself."""
+    tasks = dict(recipe.tasks)
+    for name in tasks.keys() & before.tasks.keys():
+        task, old = tasks[name], before.tasks[name]
+        if old.weights and task.pretrained and not task.weights and task.model == old.model:
+            kept = {"weights": old.weights, "weights_sha256": old.weights_sha256}
+            tasks[name] = task.model_copy(update=kept)
+    return recipe.model_copy(update={"tasks": tasks})
+
+
+def differences(a: Recipe, b: Recipe) -> list[str]:
+    """Key paths whose values differ, `tasks.mask.epochs: 3, now 5`."""
+
+    left, right = flat(a.model_dump(mode="json")), flat(b.model_dump(mode="json"))
+    keys = list(dict.fromkeys([*left, *right]))
+    return [f"{k}: {left.get(k)!r}, now {right.get(k)!r}" for k in keys if left.get(k) != right.get(k)]
+
+
+def flat(value: object, path: str = "") -> dict[str, object]:
+    """`{"loss": {"ce": 1}}` -> `{"loss.ce": 1}`."""
+    if isinstance(value, dict):
+        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{path}.{key}".strip(".")).items()}
+    return {path: value}

@@ -1,0 +1,146 @@
+"""Tasks: which part of the label a model predicts, from whom it learns, and what its logits mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from folds.data.labels import AGE_CUTS, AGES, GENDERS, MASKS, IntArray, age_band
+from folds.data.people import TrainData
+
+Part = Literal["mask", "gender", "age", "class"]
+
+Predicts = Literal["mask", "gender", "male-age", "female-age", "age", "heads", "class18"]
+
+WIDTHS: dict[Part, int] = {"mask": 3, "gender": 2, "age": 3, "class": 18}
+
+PARTS: dict[Predicts, tuple[Part, ...]] = {
+    "mask": ("mask",),
+    "gender": ("gender",),
+    "male-age": ("age",),
+    "female-age": ("age",),
+    "age": ("age",),
+    "heads": ("mask", "gender", "age"),
+    "class18": ("class",),
+}
+
+ONLY_GENDER: dict[Predicts, int] = {"male-age": 0, "female-age": 1}
+
+KINDS: tuple[Predicts, ...] = get_args(Predicts)
+
+
+@dataclass(frozen=True)
+class Head:
+    """A part of the label and where its logits lie among the model's outputs."""
+
+    part: Part
+    columns: slice
+    merge: tuple[int, ...]  # label that each logit counts for: 0, 1, 2, ... unless ages are trained in finer bins
+
+    @property
+    def width(self) -> int:
+        return len(self.merge)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a task's model predicts. Ages may be *trained* in other bins than they are scored in.
+
+    `cuts` are whole years; bin b holds the ages from cuts[b-1] to cuts[b] - 1, and counts as band merge[b].
+    """
+
+    predicts: Predicts
+    cuts: tuple[int, ...] = AGE_CUTS
+    merge: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads, in the order of the logits."""
+        merges: dict[Part, tuple[int, ...]] = {
+            "mask": tuple(range(WIDTHS["mask"])),
+            "gender": tuple(range(WIDTHS["gender"])),
+            "age": self.merge,
+            "class": tuple(c * len(AGES) + b for c in range(len(MASKS) * len(GENDERS)) for b in self.merge),
+        }
+        found, start = [], 0
+        for part in PARTS[self.predicts]:
+            found.append(Head(part, slice(start, start + len(merges[part])), merges[part]))
+            start += len(merges[part])
+        return tuple(found)
+
+    @property
+    def width(self) -> int:
+        """Number of logits; at the scoring cuts 3, 2, 8 (heads) or 18."""
+        return sum(head.width for head in self.heads)
+
+    @property
+    def names(self) -> dict[Part, list[str]]:
+        """The classes of each head in the order of its logits."""
+        ages = bin_names(self.cuts)
+        everything = [f"{m}, {g}, {a}" for m in MASKS for g in GENDERS for a in ages]
+        known: dict[Part, list[str]] = {"mask": [*MASKS], "gender": [*GENDERS], "age": ages, "class": everything}
+        return {p: known[p] for p in PARTS[self.predicts]}
+
+
+def bin_names(cuts: Sequence[int]) -> list[str]:
+    """`[30, 60]` -> `<30`, `30-59`, `>=60`."""
+    between = [f"{a}-{b - 1}" for a, b in pairwise(cuts)]
+    return [f"<{cuts[0]}", *between, f">={cuts[-1]}"]
+
+
+def merge_of(cuts: Sequence[int]) -> tuple[int, ...]:
+    """Band of each bin where a recipe does not say: that of its oldest age, so that a last cut of 58 counts
+    everybody from there on as `>=60`."""
+    return (*(int(b) for b in age_band([c - 1 for c in cuts])), len(AGES) - 1)
+
+
+def training_labels(target: Target, data: TrainData) -> IntArray:
+    """Label of each photo for each head, ages in the target's own bins.
+
+    Returns:
+        int64 (photos, heads).
+    """
+    mask, gender, _ = data.labels
+    return _columns(target, mask, gender, age_band(data.years, target.cuts), len(target.merge))
+
+
+def true_labels(target: Target, data: TrainData) -> IntArray:
+    """Label of each photo for each head as it is scored, whatever bins were trained.
+
+    Returns:
+        int64 (photos, heads).
+    """
+    return _columns(target, *data.labels, len(AGES))
+
+
+def _columns(target: Target, mask: IntArray, gender: IntArray, age: IntArray, ages: int) -> IntArray:
+    classes = (mask * len(GENDERS) + gender) * ages + age
+    columns: dict[Part, IntArray] = {"mask": mask, "gender": gender, "age": age, "class": classes}
+    return np.stack([columns[p] for p in PARTS[target.predicts]], axis=1)
+
+
+def learns_from(predicts: Predicts, data: TrainData) -> npt.NDArray[np.bool_]:
+    """bool (photos,): the photos a task learns from and is validated on: one gender's for its age task.
+
+    Out-of-fold logits are made for all photos all the same: the joint decision weighs both age models.
+    """
+    only = ONLY_GENDER.get(predicts)
+    gender = data.labels[1]
+    return np.ones(len(gender), dtype=np.bool_) if only is None else gender == only
+
+
+def undetermined(kinds: Sequence[Predicts]) -> list[str]:
+    """What a set of tasks leaves open of the 18 classes, in words; empty if nothing."""
+    have = set(kinds)
+    if have & {"heads", "class18"}:
+        return []
+    open_parts = [p for p in ("mask", "gender") if p not in have]
+    if "age" not in have:
+        missing = [t for t in ("male-age", "female-age") if t not in have]
+        open_parts += ["age"] if len(missing) == 2 else missing
+    return open_parts

@@ -1,0 +1,1 @@
+"""What a person is shown: pages, charts, terminal tables, the live table."""

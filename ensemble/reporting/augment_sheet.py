@@ -1,0 +1,88 @@
+"""Before and after: what a recipe's augmentation really does to a photo."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ensemble.data.augment import Augment, build, faults
+from ensemble.recipes.schema import Recipe, TaskRecipe, Transform
+from folds.data.decode import Pixels, fit
+from folds.errors import refuse
+from folds.pages.contact_sheet import Cell, Sheet, thumbnail
+
+DRAWS = 4
+
+
+def check_augmentation(recipe: Recipe) -> None:
+    """Try every transform on noise.
+
+    Raises:
+        MaskensError: every transform that is unknown, takes other arguments or changes a photo's size.
+    """
+    problems = [
+        f"tasks.{names[0]}.{fault}"
+        for names, task in _alike(recipe)
+        for fault in faults(task.augment, task.crop or task.resize)
+    ]
+    refuse(problems, f"the recipe '{recipe.name}' can't be used")
+
+
+def augment_sheets(recipe: Recipe, photos: Sequence[tuple[str, Pixels]], seed: int) -> list[Sheet]:
+    """A sheet for each list of transforms of a recipe; tasks that share list and photo size share the sheet.
+
+    A row is a photo; its columns are the photo at the task's size, each transform alone with p = 1, and a few
+    draws of the whole chain.
+
+    Args:
+        photos: (caption, uint8 (h, w, 3) RGB of any size).
+        seed: 0 or more.
+    """
+    return [_sheet(names, task, photos, seed) for names, task in _alike(recipe)] if photos else []
+
+
+def after(transforms: Sequence[Transform], photo: Pixels, key: Sequence[int]) -> list[Pixels]:
+    """Each transform alone, always applied, then DRAWS draws of the chain; each uint8 as `photo`.
+
+    Args:
+        key: non-negative integers; the same key draws the same.
+    """
+    alone = [Augment([t.model_copy(update={"args": t.args | {"p": 1.0}})]) for t in transforms]
+    chain = Augment(transforms)
+    return [a(photo, (*key, i)) for i, a in enumerate(alone)] + [
+        chain(photo, (*key, len(alone) + d)) for d in range(DRAWS)
+    ]
+
+
+def _alike(recipe: Recipe) -> list[tuple[list[str], TaskRecipe]]:
+    groups: dict[str, tuple[list[str], TaskRecipe]] = {}
+    for name, task in recipe.tasks.items():
+        groups.setdefault(task.model_dump_json(include={"augment", "resize", "crop"}), ([], task))[0].append(name)
+    return list(groups.values())
+
+
+def _sheet(names: Sequence[str], task: TaskRecipe, photos: Sequence[tuple[str, Pixels]], seed: int) -> Sheet:
+    heads = ["before"]
+    heads += [f"{t.name}\np {build(t).p:g}, here always" for t in task.augment]
+    heads += [f"draw {d + 1}" for d in range(DRAWS)]
+    cells = []
+    for number, (caption, photo) in enumerate(photos):
+        before = fit(photo, task.resize, task.crop)
+        cells.append(Cell(thumbnail(before), caption, f"{_flat(caption)}, before"))
+        for head, picture in zip(heads[1:], after(task.augment, before, (seed, number)), strict=True):
+            words = f"change {_change(before, picture):.1f}"
+            cells.append(Cell(thumbnail(picture), words, f"{_flat(caption)}, {head.splitlines()[0]}"))
+    height, width = task.crop or task.resize
+    nothing = "" if task.augment else ", which augments nothing"
+    title = f"{', '.join(names)}: {width} x {height} pixels{nothing}"
+    return Sheet(f"augment-{names[0]}", title, tuple(cells), columns=len(heads), heads=tuple(heads))
+
+
+def _change(before: Pixels, picture: Pixels) -> float:
+    """Mean absolute difference of the pixels, 0..255."""
+    return float(np.abs(before.astype(np.int16) - picture).mean())
+
+
+def _flat(caption: str) -> str:
+    return caption.replace("\n", "")

@@ -1,0 +1,125 @@
+"""The terminal's view of running jobs: a live table, or plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from ensemble.jobs.status import JobStatus
+
+STYLES = {
+    "waiting": "dim", "starting": "cyan", "training": "bold cyan", "predicting": "cyan",
+    "done": "green", "stopped": "yellow", "failed": "bold red",
+}  # fmt: skip
+
+AROUND = 6  # lines of the table that are not rows: title, borders, header, summary
+
+
+def duration(seconds: float | None) -> str:
+    """`1:05` or `2:03:09`; empty for None."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def jobs_table(statuses: Sequence[JobStatus], title: str = "", height: int | None = None) -> Table:
+    """One row a job. Where `height` lines are too few, finished and waiting jobs share a row each."""
+    table = Table(title=Text(title), title_justify="left")  # not as markup: it may hold a path
+    table.add_column("task")
+    for name in ("fold", "state", "epoch", "loss", "macro F1", "best", "photos/s", "left"):
+        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+    folded = {"done", "waiting"} if height is not None and len(statuses) > height - AROUND else set()
+    for state in ("done", "waiting"):
+        hidden = [s for s in statuses if s.state == state]
+        if state in folded and hidden:
+            best = [s.best for s in hidden if s.best is not None]
+            mean = f"{sum(best) / len(best):.4f}" if state == "done" and best else ""
+            table.add_row(f"{len(hidden)} jobs", "", state, "", "", "", mean, "", "", style=STYLES[state])
+    for s in statuses:
+        if s.state not in folded:
+            table.add_row(
+                s.task, str(s.fold), s.state, f"{s.epoch}/{s.epochs}", _number(s.loss, ".4f"), _number(s.f1, ".4f"),
+                _number(s.best, ".4f"), _number(s.photos_per_s, ".0f"), duration(s.seconds_left or None),
+                style=STYLES[s.state],
+            )  # fmt: skip
+    notes = dict.fromkeys(f"{s.task} fold {s.fold}: {s.note}" for s in statuses if s.note)
+    if notes:
+        table.caption, table.caption_justify = Text("\n".join(notes), style="yellow"), "left"
+    return table
+
+
+class LiveJobs:
+    """The table, redrawn in place."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.console, self.title, self.started = console, title, time.perf_counter()
+        self.live = Live(console=console, auto_refresh=False)
+
+    def __enter__(self) -> LiveJobs:
+        self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.stop()
+
+    def update(self, statuses: Sequence[JobStatus]) -> None:
+        done = sum(s.state == "done" for s in statuses)
+        title = f"{self.title}: {done} of {len(statuses)} jobs done, {duration(time.perf_counter() - self.started)}"
+        over = all(s.state in ("done", "failed", "stopped", "waiting") for s in statuses)
+        self.live.update(jobs_table(statuses, title, None if over else self.console.height), refresh=True)
+
+
+class PlainJobs:
+    """One line for each finished epoch and each change of state, for logs."""
+
+    def __init__(self, console: Console, title: str) -> None:
+        self.console = console
+        self.before: dict[tuple[str, int], JobStatus] = {}
+        self._line(title)
+
+    def _line(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> PlainJobs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def update(self, statuses: Sequence[JobStatus]) -> None:
+        for s in statuses:
+            key = (s.task, s.fold)
+            old = self.before.get(key)
+            self.before[key] = s
+            if old is not None and s.epoch > old.epoch:
+                left = f"  {duration(s.seconds_left)} left" if s.seconds_left else ""
+                self._line(
+                    f"{s.task} fold {s.fold}: epoch {s.epoch}/{s.epochs}  loss {_number(s.loss, '.4f')}  "
+                    f"macro F1 {_number(s.f1, '.4f')}  best {_number(s.best, '.4f')}  "
+                    f"{_number(s.photos_per_s, '.0f')} photos/s{left}"
+                )
+            if s.note and s.note != (old.note if old else ""):
+                self._line(f"{s.task} fold {s.fold}: {s.note}")
+            if old is not None and s.state != old.state and s.state in ("done", "failed", "stopped"):
+                self._line(f"{s.task} fold {s.fold}: {s.state}{': ' + s.error if s.error else ''}")
+
+
+def jobs_view(console: Console, title: str) -> LiveJobs | PlainJobs:
+    """A live table on a terminal; rich would show only its last state elsewhere, so plain lines there."""
+    return LiveJobs(console, title) if console.is_terminal else PlainJobs(console, title)

@@ -1,0 +1,59 @@
+"""Terminal tables of recipes and of what a training would take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from ensemble.recipes.schema import Recipe
+    from ensemble.training.estimate import Estimate
+
+
+def estimate_table(found: Estimate) -> Table:
+    """The jobs left to do, a row a task, with what a short probe says of each."""
+    table = Table(title="jobs left to do", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("task", no_wrap=True)
+    for name in ("folds", "epochs", "photos an epoch", "photos/s", "a job", "MB"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for task, cost in found.costs.items():
+        jobs = [j for j in found.jobs if j.task == task]
+        mean = sum(j.seconds for j in jobs) / len(jobs)
+        epochs = ", ".join(dict.fromkeys(str(j.epochs) for j in jobs))
+        photos = f"{sum(j.photos for j in jobs) / len(jobs):.0f}"
+        folds = ",".join(str(j.fold) for j in jobs)
+        cells = (folds, epochs, photos, f"{1 / cost.train:.0f}", time_words(mean), f"{cost.weights / 1e6:.0f}")
+        table.add_row(task, *cells)
+    return table
+
+
+def estimate_lines(found: Estimate, jobs: int) -> list[str]:
+    """The totals, a line each."""
+    return [
+        f"{len(found.jobs)} jobs, {jobs} at a time: about {time_words(found.seconds)}"
+        + (f", of which {time_words(found.decode)} for decoding photos" if found.decode else ""),
+        f"memory about {found.memory / 1e9:.1f} GB",
+        f"disk: models {found.disk / 1e9:.2f} GB, photo cache {found.cache / 1e9:.2f} GB more; "
+        f"{found.free / 1e9:.1f} GB are free",
+    ]
+
+
+def time_words(seconds: float) -> str:
+    """Seconds in the unit that reads best."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def recipes_table(recipes: Sequence[Recipe]) -> Table:
+    """What each recipe is for."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("recipe", "for", "tasks", "photos"):
+        table.add_column(name, no_wrap=name in ("recipe", "photos"))
+    for recipe in recipes:
+        sizes = dict.fromkeys("{}x{}".format(*t.input_size) for t in recipe.tasks.values())
+        table.add_row(recipe.name, recipe.description, ", ".join(recipe.tasks), ", ".join(sizes))
+    return table

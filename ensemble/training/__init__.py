@@ -1,0 +1,4 @@
+"""From a recipe to finished jobs.
+
+Pre-flight check, estimate, losses, optimizer, epochs, resuming, tracking, many jobs.
+"""

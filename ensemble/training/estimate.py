@@ -1,0 +1,239 @@
+"""What a training or a prediction will take, from a short probe on this machine: time, memory, disk."""
+
+from __future__ import annotations
+
+import heapq
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ensemble.data.augment import Augment
+from ensemble.data.cache import Photos, missing_bytes, open_photos
+from ensemble.data.loader import EpochBatches, train_loader
+from ensemble.data.sampling import epoch_photos
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.spec import JobSpec, geometry, learned_rows
+from ensemble.jobs.status import read_status
+from ensemble.models.autotune import Measured
+from ensemble.models.create import create
+from ensemble.models.inputs import normalisation, place
+from ensemble.models.predict import predict
+from ensemble.models.process import settle
+from ensemble.recipes.schema import TaskRecipe
+from ensemble.recipes.tasks import learns_from, training_labels
+from ensemble.recipes.views import VIEWS
+from ensemble.training.trainer import Trainer
+from folds.data.labels import IntArray
+from folds.data.people import TrainData
+
+SECONDS = 5.0  # for which batches are timed, after one that warms up
+
+BATCHES = 8  # at most
+
+ROUTED = 0.6  # share of the photos that age models of one gender see
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one task's model costs here. Times are in seconds a photo."""
+
+    decode: float  # by all decoders together
+    train: float
+    predict: float  # a view
+    start: float  # seconds to build the model
+    weights: int  # bytes
+    memory: int  # bytes of this process, or of the GPU, at its peak
+
+
+@dataclass(frozen=True)
+class JobEstimate:
+    """One job that is left to do."""
+
+    task: str
+    fold: int
+    photos: int  # an epoch
+    epochs: int  # left
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be expected."""
+
+    jobs: tuple[JobEstimate, ...]
+    costs: dict[str, Cost]  # task -> cost
+    decode: float  # seconds for what the cache lacks
+    seconds: float  # in all
+    memory: int  # bytes, all jobs at a time
+    cache: int  # bytes of disk for what the cache lacks
+    disk: int  # bytes of disk for models and what is kept while they train
+    free: int  # bytes of disk that are free
+
+
+def estimate_training(
+    specs: Sequence[JobSpec],
+    data: TrainData,
+    folds: IntArray,
+    hardware: Hardware,
+    restart: bool,
+    on_task: Callable[[int, int], None] | None = None,
+) -> Estimate:
+    """Time each task's model on a few batches of the real photos and count what is left to do.
+
+    Args:
+        folds: int64 (people,).
+        restart: jobs start over.
+        on_task: called with (tasks probed, tasks in all).
+
+    Raises:
+        MaskensError: a photo of the probe that can't be read.
+    """
+    tasks = list(dict.fromkeys(s.task for s in specs))
+    costs: dict[str, Cost] = {}
+    alike: dict[str, Cost] = {}
+    for number, task in enumerate(tasks, start=1):
+        recipe = specs[0].recipe.tasks[task]
+        key = recipe.model_copy(update={"predicts": "age", "epochs": 1}).model_dump_json(exclude={"ages", "loss"})
+        if key not in alike:
+            alike[key] = probe(recipe, data, hardware, specs[0].run.folder)
+        costs[task] = alike[key]
+        if on_task:
+            on_task(number, len(tasks))
+    jobs = tuple(_job(spec, costs[spec.task], data, folds, restart) for spec in specs)
+    shapes = dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs)
+    cache = specs[0].cache
+    lacking = missing_bytes(cache, data.files, data.photos_fingerprint, list(shapes)) if cache else 0
+    decode = len(data.files) * max(c.decode for c in costs.values()) if lacking else 0.0
+    weights = [costs[j.task].weights for j in jobs]
+    memory = max(c.memory for c in costs.values()) * min(hardware.jobs, len(jobs))
+    disk = sum(weights) + 3 * sum(sorted(weights)[-hardware.jobs :])  # last.pt: the model and Adam's two moments
+    free = shutil.disk_usage(_existing(specs[0].run.folder)).free
+    seconds = decode + wall([j.seconds for j in jobs], hardware.jobs)
+    return Estimate(jobs, costs, decode, seconds, memory, lacking, disk, free)
+
+
+def wall(seconds: Sequence[float], at_a_time: int) -> float:
+    """How long jobs take together, each started as soon as one before it ends."""
+    slots = [0.0] * at_a_time
+    for each in seconds:
+        heapq.heappush(slots, heapq.heappop(slots) + each)
+    return max(slots)
+
+
+def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> Cost:
+    """Build a task's model from nothing, train it for a moment on real photos and let it predict.
+
+    Args:
+        run: its folder, where an earlier training may have found the precision that `auto` stands for.
+
+    Raises:
+        MaskensError: a photo that can't be read.
+    """
+    device = torch.device(hardware.device)
+    settle(hardware.job_threads)
+    rows = np.linspace(0, len(data.files) - 1, BATCHES // 2 * recipe.batch_size).astype(np.int64)
+    files = [data.files[i] for i in rows]
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.perf_counter()
+        photos = open_photos(data.root, files, "probe", [geometry(recipe)], Path(scratch), hardware.decoders)
+        decode = (time.perf_counter() - started) / len(files)
+        started = time.perf_counter()
+        model = create(recipe, initial_weights=False)
+        mean, std = normalisation(model)
+        place(model, device)
+        start = time.perf_counter() - started
+        measured = Measured(run, recipe.hash, device, hardware.job_threads, keep=False)
+        train = _train_seconds(recipe, model, photos, training_labels(recipe.target, data)[rows], hardware, measured)
+        seen = _predict_seconds(model, photos, mean, std, device, 2 * recipe.batch_size)
+        weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+        return Cost(decode, train, seen, start, weights, _peak_memory(device))
+
+
+@dataclass(frozen=True)
+class _InOrder:
+    """Photos of an epoch that is made of the probe's, twice."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return 2 * self.count
+
+    def draw(self, rng: np.random.Generator) -> IntArray:
+        return np.tile(np.arange(self.count), 2)
+
+
+def _train_seconds(
+    recipe: TaskRecipe, model: nn.Module, photos: Photos, labels: IntArray, hardware: Hardware, measured: Measured
+) -> float:
+    device = torch.device(hardware.device)
+    mean, std = normalisation(model)
+    batches = EpochBatches(_InOrder(len(photos)), recipe.batch_size, (0,), even=recipe.mix.active)  # type: ignore[arg-type]
+    loader = train_loader(
+        photos, labels, batches, Augment(recipe.augment), (0,), hardware.job_workers, device.type == "cuda"
+    )
+    ends: list[float] = []
+
+    def on_batch(*_: object) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        ends.append(time.perf_counter())
+
+    class Few:
+        def __len__(self) -> int:
+            return len(batches)
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            for batch in loader:
+                yield batch
+                if len(ends) > 2 and (ends[-1] - ends[0] > SECONDS or len(ends) > BATCHES):
+                    return
+
+    Trainer(recipe, model, mean, std, device, (0,), len(batches), measured).epoch(0, Few(), on_batch)
+    return statistics.median(np.diff(ends)) / batches.batch_size
+
+
+def _predict_seconds(
+    model: nn.Module, photos: Photos, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, batch: int
+) -> float:
+    rows = np.arange(min(len(photos), batch))
+    found = []
+    for _ in range(3):  # the first warms up
+        started = time.perf_counter()
+        predict(model, photos, rows, mean, std, device, "none", batch, 0)
+        found.append(time.perf_counter() - started)
+    return min(found[1:]) / len(rows)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _job(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
+    recipe = spec.recipe.tasks[spec.task]
+    shown = epoch_photos(recipe.sampler, recipe.ages.cuts, data, learned_rows(spec, data, folds))
+    batches = EpochBatches(shown, recipe.batch_size, (0,), even=recipe.mix.active)
+    photos = len(batches) * batches.batch_size
+    held_out = folds[data.photo_person] == spec.fold
+    valid = int((held_out & learns_from(recipe.predicts, data)).sum())
+    begun = not restart and (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()
+    epochs = recipe.epochs - (read_status(spec.run, spec.task, spec.fold).epoch if begun else 0)
+    last = 2 * len(VIEWS["flip"]) * int(held_out.sum()) * cost.predict  # the best and the last epoch
+    seconds = cost.start + epochs * (photos * cost.train + valid * cost.predict) + last
+    return JobEstimate(spec.task, spec.fold, photos, epochs, seconds)
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.exists() else _existing(folder.parent)

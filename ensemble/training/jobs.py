@@ -1,0 +1,107 @@
+"""Many jobs: which are to be done, in what order, and a view of them while they run."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from ensemble.data.cache import check_photos, open_photos
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.locks import lock_jobs
+from ensemble.jobs.spec import JobSpec, geometry
+from ensemble.jobs.status import JobStatus, read_status, write_status
+from ensemble.training.job import Failure, run_job
+from folds.data.decode import Progress
+from folds.data.labels import IntArray
+from folds.data.people import TrainData
+from folds.errors import MaskensError
+
+
+class JobsView(Protocol):
+    """Shows the jobs' states; called a few times a second from one thread."""
+
+    def update(self, statuses: Sequence[JobStatus]) -> None: ...
+
+
+def fill_cache(specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on_progress: Progress | None) -> None:
+    """Decode the photos, once for all jobs; without a cache just to refuse unreadable ones here."""
+    if specs and specs[0].cache is None:
+        check_photos(data.root, data.files, hardware.decoders, on_progress)
+    elif specs:
+        wanted = list(dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs))
+        open_photos(
+            data.root, data.files, data.photos_fingerprint, wanted, specs[0].cache, hardware.decoders, on_progress
+        )
+
+
+def train(
+    specs: Sequence[JobSpec],
+    data: TrainData,
+    folds: IntArray,
+    shown: Sequence[JobSpec],
+    hardware: Hardware,
+    view: JobsView,
+    restart: bool = False,
+) -> dict[tuple[str, int], Failure]:
+    """Run the jobs, `hardware.jobs` at a time, while a thread polls their status files for the view.
+
+    Args:
+        folds: int64 (people,).
+        shown: the jobs in the view, those already done among them.
+        restart: first forget what these jobs have done.
+
+    Returns:
+        (task, fold) -> why, of each job that failed.
+
+    Raises:
+        MaskensError: another process is at one of the jobs, or the system killed one.
+    """
+    specs = [dataclasses.replace(s, device=hardware.device_of(i)) for i, s in enumerate(specs)]
+    with lock_jobs(specs):
+        for spec in specs:
+            if restart:
+                shutil.rmtree(spec.run.job_folder(spec.task, spec.fold), ignore_errors=True)
+            before = read_status(spec.run, spec.task, spec.fold)
+            epochs = spec.recipe.tasks[spec.task].epochs
+            write_status(
+                spec.run, dataclasses.replace(before, state="waiting", epochs=epochs, error="", seconds_left=None)
+            )
+        with _polling(shown, view):
+            parallel = joblib.Parallel(n_jobs=hardware.jobs, backend="loky" if hardware.jobs > 1 else "sequential")
+            try:
+                failures = parallel(joblib.delayed(run_job)(spec, data, folds) for spec in specs)
+            except TerminatedWorkerError as error:
+                raise MaskensError(
+                    "the system killed the process of a job, most likely for want of memory. Finished epochs are "
+                    "saved; go on with fewer --jobs, fewer --workers or a smaller batch_size."
+                ) from error
+    return {(s.task, s.fold): f for s, f in zip(specs, failures, strict=True) if f}
+
+
+@contextlib.contextmanager
+def _polling(shown: Sequence[JobSpec], view: JobsView, every: float = 0.25) -> Iterator[None]:
+    """Keep the view up to date from the jobs' files, as any backend leaves them."""
+    stop = threading.Event()
+
+    def look() -> None:
+        view.update([read_status(s.run, s.task, s.fold) for s in shown])
+
+    def poll() -> None:
+        while not stop.wait(every):
+            look()
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        look()

@@ -1,0 +1,91 @@
+"""Everything that can be known to be wrong before any compute is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import torch
+from timm.optim import list_optimizers
+
+from ensemble.data.augment import faults
+from ensemble.models.create import create
+from ensemble.recipes.schema import Recipe, TaskRecipe
+from ensemble.training.losses import one_hot, task_loss
+from ensemble.training.optimizer import make_optimizer
+from folds.errors import MaskensError, did_you_mean, first_line, refuse
+
+
+def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (), device: str = "") -> list[str]:
+    """Build every model, transform and optimizer of a recipe once and show each model a photo.
+
+    Args:
+        begun: tasks all of whose jobs go on from where they stopped, so that initial weights are not needed.
+        device: where it will be trained, if that is known.
+
+    Returns:
+        Warnings: what is allowed but hardly meant.
+
+    Raises:
+        MaskensError: everything that would fail later, all at once.
+    """
+    problems: list[str] = []
+    warnings: list[str] = []
+    checked: dict[str, list[str]] = {}
+    for name in tasks:
+        task = recipe.tasks[name]
+        key = f"{task.target.width} " + task.model_copy(update={"epochs": 1}).model_dump_json(
+            exclude={
+                "predicts",
+                "ages",
+                "loss",
+                "schedule",
+                "batch_size",
+                "accumulate",
+                "sampler",
+                "mix",
+                "ema",
+                "precision",
+            }
+        )
+        if key not in checked:
+            checked[key] = faults(task.augment, task.input_size) + _model_faults(task, name not in begun)
+            problems += [f"tasks.{name}: {p}" for p in checked[key]]
+        if device == "cpu" and task.precision == "fp16":
+            warnings.append(f"tasks.{name}.precision fp16: a CPU may be many times slower with it than with fp32")
+        schedule = task.schedule
+        if schedule.name == "cosine_warm_restarts" and schedule.eta_min > task.optimizer.lr:
+            warnings.append(
+                f"tasks.{name}.schedule.eta_min {schedule.eta_min:g} is above lr {task.optimizer.lr:g}: "
+                "the learning rate will rise from epoch to epoch and drop at each restart"
+            )
+        if schedule.name == "cosine" and schedule.warmup_epochs >= task.epochs:
+            warnings.append(
+                f"tasks.{name}.schedule.warmup_epochs {schedule.warmup_epochs:g} is not below epochs {task.epochs}: "
+                "the learning rate will not get to where it starts to fall"
+            )
+    refuse(problems, f"the recipe '{recipe.name}' can't be trained here")
+    return warnings
+
+
+def _model_faults(task: TaskRecipe, initial_weights: bool) -> list[str]:
+    try:
+        model = create(task, initial_weights).eval()
+        with torch.inference_mode():
+            logits = model(torch.zeros(1, 3, *task.input_size))
+        if tuple(logits.shape) != (1, task.target.width):
+            return [f"{task.model} gives an output of shape {tuple(logits.shape)}, not (1, {task.target.width})"]
+    except MaskensError as error:
+        return [str(error)]
+    except Exception as error:  # a model may refuse a size in any way it likes
+        return [f"{task.model} at {task.input_size[0]}x{task.input_size[1]} fails: {first_line(error)}"]
+    try:
+        optimizer = make_optimizer(model, task.optimizer)
+        truth = one_hot(torch.zeros(2, len(task.target.heads), dtype=torch.long), task.target.heads)
+        logits = model.train()(torch.randn(2, 3, *task.input_size))
+        task_loss(task.loss, task.target.heads, logits, truth).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    except Exception as error:
+        known = list_optimizers()
+        near = "" if task.optimizer.name in known else did_you_mean(task.optimizer.name, known)
+        return [f"optimizer: {first_line(error)}{near}"]
+    return []

@@ -1,0 +1,80 @@
+"""Taking over finished jobs of another run, where they would come out the same here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+
+from ensemble.jobs.locks import lock_jobs
+from ensemble.jobs.plan import is_done
+from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.status import read_status
+from folds.errors import MaskensError
+from folds.run import Run, library_versions
+
+DECISIVE = ("torch", "timm", "albumentations")  # libraries whose versions decide a result
+
+
+def take_over(specs: Sequence[JobSpec], source: Run) -> int:
+    """Copy the jobs that `source` has finished with the same task recipe, folds, data, seed and libraries.
+
+    A job's result depends on nothing else (but for the last digits: threads and device). Jobs that this run
+    has begun stay its own.
+
+    Args:
+        specs: jobs of one run.
+
+    Returns:
+        How many jobs were copied.
+
+    Raises:
+        MaskensError: `source` is this very run, has other data, folds or seed, or another process is at one
+            of the jobs.
+    """
+    if not specs:
+        return 0
+    run = specs[0].run
+    _refuse_unlike(run, source)
+    begun, versions = run.jobs_on_disk(), library_versions()
+    with lock_jobs(specs):
+        alike = [s for s in specs if run.job_folder(s.task, s.fold) not in begun and _done_alike(s, source, versions)]
+        for spec in alike:
+            _copy(spec, source)
+    return len(alike)
+
+
+def _done_alike(spec: JobSpec, source: Run, versions: Mapping[str, str]) -> bool:
+    theirs = read_status(source, spec.task, spec.fold).record.get("versions", {})
+    there = dataclasses.replace(spec, run=source)
+    return is_done(there) and all(theirs.get(name) == versions[name] for name in DECISIVE)
+
+
+def _copy(spec: JobSpec, source: Run) -> None:
+    folder = spec.run.job_folder(spec.task, spec.fold)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = tempfile.mkdtemp(prefix=".taking-", dir=folder.parent)
+    try:
+        shutil.copytree(source.job_folder(spec.task, spec.fold), scratch, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(scratch, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_unlike(run: Run, source: Run) -> None:
+    if source.folder.resolve() == run.folder.resolve():
+        raise MaskensError(f"--reuse {source.folder}: that is this run itself; finished jobs are kept anyway.")
+    unlike = [
+        name
+        for name, here, there in (
+            ("data", run.fingerprint, source.fingerprint),
+            ("folds", run.folds_hash, source.folds_hash),
+            ("seed", run.seed, source.seed),
+        )
+        if here != there
+    ]
+    if unlike:
+        raise MaskensError(f"--reuse {source.folder}: it has other {' and '.join(unlike)} than {run.folder}.")

@@ -1,0 +1,179 @@
+"""What one epoch does to a model, and all that moves along with it: optimizer, averaged weights, scaler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from ensemble.data.mixing import mix_batch
+from ensemble.models.autotune import Forward, Measured, compiled, settle_precision
+from ensemble.models.inputs import to_input
+from ensemble.models.precision import Precision, autocast
+from ensemble.recipes.schema import TaskRecipe
+from ensemble.training.losses import one_hot, task_loss
+from ensemble.training.optimizer import make_optimizer, make_schedule
+
+OnBatch = Callable[[int, Callable[[], float], float], None]
+"""(batches done, mean loss so far, photos a second), after each batch."""
+
+
+class Batches(Protocol):
+    """(photos uint8 (batch, h, w, 3), labels int64 (batch, heads)), as often as `len` says."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What came of an epoch."""
+
+    lr: float  # of its first update
+    loss: float  # mean over its photos
+    photos_per_s: float
+
+
+class Trainer:
+    """A model in training.
+
+    The averaged weights (`ema`) are those of timm's ModelEmaV3 with warm-up: at first they follow the model
+    closely, so that short trainings gain from them too.
+    """
+
+    def __init__(
+        self,
+        recipe: TaskRecipe,
+        model: nn.Module,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: torch.device,
+        seed: Sequence[int],
+        batches: int,
+        measured: Measured | None = None,
+        compile: bool = False,
+    ) -> None:
+        self.recipe, self.model, self.mean, self.std = recipe, model, mean, std
+        self.device, self.seed, self.batches = device, tuple(seed), batches
+        self.heads = recipe.target.heads
+        self.optimizer = make_optimizer(model, recipe.optimizer)
+        self.updates = -(-batches // recipe.accumulate)
+        self.set_rate = make_schedule(self.optimizer, recipe.schedule, recipe.epochs, self.updates)
+        self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        self.measured, self.compile = measured, compile
+        self.forward: Forward = model  # what batches go through: the model or its compiled form
+        self.ready = False  # until there is a batch, which decides that and this:
+        self.precision: Precision | None = None
+        self.note, self.compile_note = "", ""  # what the user should know of the two
+        self.scaler = self._scaler()
+
+    def _scaler(self) -> torch.amp.GradScaler:
+        return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
+
+    @property
+    def notes(self) -> tuple[str, str]:
+        """What the user should know though all goes on."""
+        return self.note, self.compile_note
+
+    @property
+    def kept(self) -> nn.Module:
+        """The model that is validated and saved: with averaged weights if the recipe has them."""
+        return self.ema.module if self.ema else self.model
+
+    def state(self) -> dict[str, Any]:
+        """Plain types and tensors, from which `load` goes on to the same result."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.module.state_dict() if self.ema else None,
+            "scaler": self.scaler.state_dict(),
+            "precision": self.precision,
+            "note": self.note,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema:
+            self.ema.module.load_state_dict(state["ema"])
+        self.precision, self.note = state["precision"], state["note"]
+        self.scaler = self._scaler()
+        self.scaler.load_state_dict(state["scaler"])
+
+    def epoch(self, epoch: int, loader: Batches, on_batch: OnBatch) -> EpochResult:
+        """Train on one epoch's batches.
+
+        Args:
+            epoch: from 0.
+        """
+        self.model.train()
+        total = torch.zeros((), device=self.device)
+        on_gpu = self.device.type == "cuda"
+        first_rate, seen, started = 0.0, 0, time.perf_counter()
+        for number, (photos, labels) in enumerate(ahead(loader, self.device) if on_gpu else loader):
+            if not self.ready:
+                started += self._get_ready(photos)
+            update, place = divmod(number, self.recipe.accumulate)
+            if place == 0:
+                rate = self.set_rate(epoch, update)
+                first_rate = rate if update == 0 else first_rate
+                self.optimizer.zero_grad(set_to_none=True)
+            group = min(self.recipe.accumulate, self.batches - update * self.recipe.accumulate)
+            loss = self._loss(photos, labels, epoch, number)
+            self.scaler.scale(loss / group).backward()  # type: ignore[no-untyped-call]
+            if place == group - 1:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+                if self.ema:
+                    self.ema.update(self.model, step=epoch * self.updates + update + 1)
+            total += loss.detach() * len(photos)
+            seen += len(photos)
+            on_batch(number + 1, _mean(total, seen), seen / (time.perf_counter() - started))
+        return EpochResult(first_rate, total.item() / seen, seen / (time.perf_counter() - started))
+
+    def _get_ready(self, photos: Tensor) -> float:
+        """Settle what only a batch can tell, the precision and whether the model compiles; returns the seconds."""
+        began = time.perf_counter()
+        x = to_input(photos, self.mean, self.std, self.device)
+        if self.precision is None:
+            self.precision, self.note = settle_precision(self.model, x, self.recipe.precision, self.measured)
+            self.scaler = self._scaler()
+        self.ready = True
+        if self.compile:
+            self.forward, self.compile_note = compiled(self.model, x, self.precision)
+        return time.perf_counter() - began
+
+    def _loss(self, photos: Tensor, labels: Tensor, epoch: int, number: int) -> Tensor:
+        x = to_input(photos, self.mean, self.std, self.device)
+        truth = one_hot(labels.to(self.device, non_blocking=True), self.heads)
+        x, truth = mix_batch(self.recipe.mix, x, truth, (*self.seed, epoch, number))
+        with autocast(self.device, self.precision or "fp32"):
+            logits = self.forward(x)
+        return task_loss(self.recipe.loss, self.heads, logits, truth)
+
+
+def ahead(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches on `device`: the copy of each sets off before the one ahead of it is worked on.
+
+    So a GPU that is waited for, as for a loss to show, finds the next batch there. From pinned memory copies
+    don't wait for the GPU.
+    """
+    waiting: tuple[Tensor, Tensor] | None = None
+    for photos, labels in batches:
+        coming = photos.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+        if waiting is not None:
+            yield waiting
+        waiting = coming
+    if waiting is not None:
+        yield waiting
+
+
+def _mean(total: Tensor, seen: int) -> Callable[[], float]:
+    return lambda: total.item() / seen

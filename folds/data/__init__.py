@@ -1,0 +1,1 @@
+"""A data folder: labels, people and photos, label fixes, decoding."""

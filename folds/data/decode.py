@@ -1,0 +1,151 @@
+"""From a file of any size and colour mode to RGB pixels: the only place where photos are opened."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import joblib
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from folds.errors import MaskensError
+
+warnings.filterwarnings("ignore", module="PIL")
+
+
+Pixels = npt.NDArray[np.uint8]
+
+Progress = Callable[[int, int], None]  # (photos done, photos in all)
+
+Item = TypeVar("Item")
+
+Result = TypeVar("Result")
+
+TOGETHER = 8  # photos that a thread is handed at a time: for small ones the handing over would take as long as they do
+
+_DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # 16-bit grey: Pillow's own conversion clips it at 255
+
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+
+
+def read_photo(path: Path) -> Pixels:
+    """Decode a photo: EXIF rotation applied, grey / RGBA / palette / CMYK / 16-bit turned into RGB.
+
+    Pillow rather than OpenCV decodes, because OpenCV fills the missing half of a truncated file with
+    grey and only prints a line about it.
+
+    Returns:
+        uint8 (height, width, 3), RGB.
+
+    Raises:
+        MaskensError: if the file is missing, not an image, or cut off.
+    """
+    return read_sizes(path, [None])[0]
+
+
+def read_sizes(path: Path, at_least: Sequence[tuple[int, int] | None]) -> list[Pixels]:
+    """A photo as `read_photo` gives it, from one reading of the file, for each of several sizes.
+
+    A JPEG that is at least twice as large as asked for comes at 1/2, 1/4 or 1/8 of its size: libjpeg then leaves out
+    the high frequencies of each block of 8x8 pixels and most of its work. What comes for a size does not depend on
+    the other sizes asked for. Other formats come whole.
+
+    Args:
+        at_least: (height, width) of the upright photo, below which neither side may fall; None for the whole photo.
+
+    Returns:
+        For each size uint8 (height, width, 3), RGB; the same array where they need the same.
+
+    Raises:
+        MaskensError: as `read_photo`.
+    """
+    try:
+        content = path.read_bytes()
+        found: dict[tuple[int, int], Pixels] = {}
+        sizes = []
+        for size in at_least:
+            with Image.open(io.BytesIO(content)) as image:
+                if size is not None:
+                    _reduce(image, size)
+                sizes.append(image.size)
+                if image.size not in found:
+                    found[image.size] = _upright_rgb(image)
+        return [found[size] for size in sizes]
+    except UnidentifiedImageError:
+        raise MaskensError(f"{path} is not a photo that can be read") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MaskensError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _reduce(image: Image.Image, at_least: tuple[int, int]) -> None:
+    """Let a JPEG that is not decoded yet come smaller."""
+    if image.format in ("JPEG", "MPO"):
+        height, width = at_least
+        sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS  # the file lies as the sensor saw it
+        image.draft(None, (height, width) if sideways else (width, height))
+
+
+def _upright_rgb(image: Image.Image) -> Pixels:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode in _DEEP:
+        grey = np.asarray(upright, dtype=np.float64) / 257
+        return np.repeat(np.clip(grey, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
+    return np.array(upright.convert("RGB"), dtype=np.uint8)
+
+
+def photo_format(path: Path) -> tuple[str, str]:
+    """Format and colour mode in Pillow's words, ("JPEG", "RGB"), from the first bytes alone, whatever the name says.
+
+    Raises:
+        MaskensError: if the file is missing or not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.format or "unknown", image.mode
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MaskensError(f"{path} is not a photo that can be read") from error
+
+
+def in_threads(
+    function: Callable[[Item], Result], items: Sequence[Item], workers: int, on_progress: Progress | None = None
+) -> Iterator[Result]:
+    """The results of a function that opens photos, in the order of `items`, from `workers` threads (-1: all cores)."""
+    together = max(1, min(TOGETHER, len(items) // 64))
+    results = joblib.Parallel(n_jobs=workers, prefer="threads", return_as="generator", batch_size=together)(
+        joblib.delayed(function)(item) for item in items
+    )
+    for done, result in enumerate(results, start=1):
+        yield result
+        if on_progress:
+            on_progress(done, len(items))
+
+
+def fit(photo: Pixels, resize: tuple[int, int], crop: tuple[int, int] | None) -> Pixels:
+    """Resize to (height, width), then cut the centre: the fixed steps that come before any augmentation.
+
+    Shrinking averages over areas, enlarging interpolates linearly.
+
+    Args:
+        photo: uint8 (h, w, 3).
+        resize: (height, width) in pixels; the aspect ratio is not kept.
+        crop: (height, width) of the centre to keep, at most `resize`; None keeps all.
+
+    Returns:
+        uint8 (*crop or *resize, 3), contiguous.
+    """
+    height, width = resize
+    if photo.shape[:2] != resize:
+        shrinks = photo.shape[0] >= height and photo.shape[1] >= width
+        photo = cv2.resize(  # type: ignore[assignment]
+            photo, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        )
+    if crop is not None:
+        top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
+        photo = photo[top : top + crop[0], left : left + crop[1]]
+    return np.ascontiguousarray(photo)

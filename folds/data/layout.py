@@ -1,0 +1,166 @@
+"""Reading a data folder: who is in it and which file is which photo. Opens no photo."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from folds.data.labels import GENDERS, SHOT_MASK, SHOTS
+from folds.errors import MaskensError, did_you_mean, refuse
+from folds.files import sha256_of_lines
+
+if TYPE_CHECKING:
+    from folds.data.people import Fix
+
+from folds.data.people import EXTENSIONS, OLDEST, EvalData, Person, TrainData, fingerprint_of
+from folds.data.table import LINE, read_table
+
+
+def read_train(root: Path, fixes: Sequence[Fix] = ()) -> TrainData:
+    """Read train/train.csv, list every person's photos, and put the labels right.
+
+    Args:
+        fixes: of `folds.data.fixes.read_fixes`.
+
+    Raises:
+        MaskensError: no such folder, an unusable CSV, or any inconsistency between the rows and the
+            photo folders; all of them are listed together, with row and file. Or fixes that don't fit.
+    """
+    from folds.data.fixes import apply_fixes  # here, because it reads its lists with `read_table`
+
+    _need_folder(root)
+    table = root / "train" / "train.csv"
+    rows = read_table(table, ("id", "gender", "age", "path"))
+    images = root / "train" / "images"
+    if not images.is_dir():
+        raise MaskensError(f"{images} does not exist: train.csv is there, its photo folders are not.")
+    problems: list[str] = []
+    seen: dict[str, str] = {}
+    people: list[Person] = []
+    for row in rows:
+        number = row[LINE]
+        where = f"train.csv row {number}"
+        person_id, path = row["id"], row["path"]
+        folder = str(PurePosixPath(path))  # a, a/ and ./a are one folder
+        if folder in seen:
+            problems.append(f"{where}: path '{path}' is already in row {seen[folder]}")
+            continue
+        seen[folder] = number
+        gender, age, faults = _labels(row)
+        if not person_id:
+            faults.append("id is empty")
+        outside = not path or _leaves(path)
+        if outside:
+            faults.append(f"path '{path}' is not a folder inside {images}")
+        problems += [f"{where}: {fault}" for fault in faults]
+        if outside:
+            continue
+        photos, faults = _photos_of(images / path)
+        problems += [f"{where}: {fault}" for fault in faults]
+        if not faults:
+            names, sizes = zip(*photos, strict=True)
+            people.append(Person(path, person_id, gender, age, names, sizes))
+    refuse(
+        problems,
+        f"{table} and its photos don't fit together ({len(problems)} problems)",
+        "Mend them and run again.",
+    )
+    people.sort(key=lambda p: p.path)
+    return apply_fixes(TrainData(root, tuple(people), fingerprint_of(people)), fixes)
+
+
+def read_eval(root: Path) -> EvalData:
+    """Read eval/info.csv and check that every photo it names is there, once.
+
+    Raises:
+        MaskensError: no such folder, an unusable CSV, or rows without a photo (listed together).
+    """
+    _need_folder(root)
+    table = root / "eval" / "info.csv"
+    rows = read_table(table, ("ImageID",))
+    images = root / "eval" / "images"
+    sizes = {e.name: e.stat().st_size for e in os.scandir(images) if e.is_file()} if images.is_dir() else None
+    if sizes is None:
+        raise MaskensError(f"{images} does not exist: info.csv is there, its photos are not.")
+    problems: list[str] = []
+    seen: dict[str, str] = {}
+    for row in rows:
+        number = row[LINE]
+        image = row["ImageID"]
+        if image in seen:
+            problems.append(f"info.csv row {number}: ImageID '{image}' is already in row {seen[image]}")
+        elif image not in sizes:
+            problems.append(
+                f"info.csv row {number}: no photo {images / image}{did_you_mean(image, _same_stem(image, sizes))}"
+            )
+        elif sizes[image] == 0:
+            problems.append(f"info.csv row {number}: {images / image} is an empty file")
+        seen.setdefault(image, number)
+    refuse(
+        problems,
+        f"{table} and its photos don't fit together ({len(problems)} problems)",
+        "Mend them and run again.",
+    )
+    return EvalData(root, tuple(seen), sha256_of_lines(f"{i}\t{sizes[i]}" for i in seen))
+
+
+def _need_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise MaskensError(
+            f"there is no data folder {root}. Name yours with --data DIR (or MASKENS_DATA), "
+            f"or make a generated one: maskens sample {root} --people 90"
+        )
+
+
+def _labels(row: dict[str, str]) -> tuple[int, int, list[str]]:
+    faults = []
+    gender = row["gender"].lower()
+    if gender not in GENDERS:
+        faults.append(f"gender '{row['gender']}' is neither male nor female{did_you_mean(gender, GENDERS)}")
+    age = int(row["age"]) if row["age"].isdecimal() and len(row["age"]) <= 3 else -1
+    if not 0 <= age <= OLDEST:
+        faults.append(f"age '{row['age']}' is not a whole number of years between 0 and {OLDEST}")
+    return GENDERS.index(gender) if gender in GENDERS else -1, age, faults
+
+
+def _leaves(path: str) -> bool:
+    parts = PurePosixPath(path.replace("\\", "/"))
+    return parts.is_absolute() or ".." in parts.parts or str(parts) == "." or ":" in path
+
+
+def _photos_of(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
+    """(name, bytes) of the seven photos in SHOTS order, or what is wrong with the folder."""
+    try:
+        entries = [e for e in os.scandir(folder) if not e.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return [], [f"no folder {folder}"]
+    except OSError as error:
+        return [], [f"can't read {folder}: {error.strerror}"]
+    found: dict[str, tuple[str, int]] = {}
+    faults = []
+    for entry in sorted(entries, key=lambda e: e.name):
+        stem, extension = os.path.splitext(entry.name)
+        if extension.lower() not in EXTENSIONS:
+            continue
+        size = entry.stat().st_size if entry.is_file() else -1
+        if stem not in SHOT_MASK:
+            faults.append(f"{folder / entry.name} is none of {', '.join(SHOTS)}{did_you_mean(stem, SHOTS)}")
+        elif stem in found:
+            faults.append(f"{folder} has both {found[stem][0]} and {entry.name}: which is '{stem}'?")
+        elif size < 0:
+            faults.append(f"{folder / entry.name} is not a file, or a link to none")
+        elif size == 0:
+            faults.append(f"{folder / entry.name} is an empty file")
+        found.setdefault(stem, (sys.intern(entry.name), size))  # most people's photos have the same seven names
+    missing = [s for s in SHOTS if s not in found]
+    if missing:
+        faults.append(f"{folder} lacks the photo {', '.join(missing)} (.jpg, .jpeg or .png)")
+    return [found[s] for s in SHOTS if s in found], faults
+
+
+def _same_stem(image: str, sizes: dict[str, int]) -> list[str]:
+    stem = os.path.splitext(image)[0]
+    return [name for name in sizes if os.path.splitext(name)[0] == stem]

@@ -1,0 +1,141 @@
+"""People, photos and label fixes: what a data folder holds, as frozen dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from folds.data.labels import CLASSES, SHOT_MASK, SHOTS, IntArray, age_band, encode
+from folds.files import sha256_of_lines
+
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+
+OLDEST = 120
+
+AS_NAMED = tuple(SHOT_MASK[s] for s in SHOTS)  # the masks of a person without fixes
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One row of train.csv: a folder of seven photos. Two rows with the same `id` are one person."""
+
+    path: str
+    id: str
+    gender: int
+    age: int  # years
+    photos: tuple[str, ...]  # file names in the order of SHOTS
+    bytes: tuple[int, ...]  # their sizes
+    masks: tuple[int, ...] = AS_NAMED  # their mask labels
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """One row of a list of fixes, as text. Where it came from is no part of its identity."""
+
+    path: str  # the person's folder as in train.csv; until it is applied, it may hold a *
+    photo: str  # file stem if the field is mask, else ""
+    field: str  # gender, age or mask
+    old: str
+    new: str
+    reason: str = ""
+    source: str = dataclasses.field(default="", compare=False)  # a shipped name, or a file
+    row: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def where(self) -> str:
+        return f"{self.source} row {self.row}"
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """The labelled people of a data folder, sorted by `path` whatever the order of the rows."""
+
+    root: Path
+    people: tuple[Person, ...]
+    fingerprint: str  # of labels, file names and file sizes
+    fixes: tuple[Fix, ...] = ()  # that the labels follow; whole paths, sorted
+
+    @functools.cached_property
+    def photos_fingerprint(self) -> str:
+        """Of file names and sizes alone: the same photos under other labels keep it."""
+        return sha256_of_lines(
+            f"train/images/{p.path}/{name}\t{size}"
+            for p in self.people
+            for name, size in zip(p.photos, p.bytes, strict=True)
+        )
+
+    @property
+    def files(self) -> list[str]:
+        """Path of each photo below `root`, person by person in the order of SHOTS; length 7 * people."""
+        return [f"train/images/{p.path}/{name}" for p in self.people for name in p.photos]
+
+    @property
+    def photo_person(self) -> IntArray:
+        """int64 (photos,): index into `people` of each photo."""
+        return np.repeat(np.arange(len(self.people)), len(SHOTS))
+
+    @property
+    def labels(self) -> tuple[IntArray, IntArray, IntArray]:
+        """(mask, gender, age band) of each photo, each int64 (photos,)."""
+        masks = np.array([p.masks for p in self.people], dtype=np.int64).reshape(-1)
+        genders = np.repeat(np.array([p.gender for p in self.people], dtype=np.int64), len(SHOTS))
+        return masks, genders, age_band(self.years)
+
+    @property
+    def years(self) -> IntArray:
+        """int64 (photos,): age in years of the person on each photo."""
+        return np.repeat(np.array([p.age for p in self.people], dtype=np.int64), len(SHOTS))
+
+    @property
+    def classes(self) -> IntArray:
+        """int64 (photos,), 0..17."""
+        return encode(*self.labels)
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """The photos to predict, in the order of info.csv."""
+
+    root: Path
+    ids: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def files(self) -> list[str]:
+        """Path of each photo below `root`."""
+        return [f"eval/images/{i}" for i in self.ids]
+
+
+def class_counts(data: TrainData) -> list[int]:
+    """Photos of each of the 18 classes."""
+    return [int(n) for n in np.bincount(data.classes, minlength=CLASSES)]
+
+
+def label_conflicts(data: TrainData) -> list[str]:
+    """People whose rows disagree on gender: usually a label error, never a reason to split them."""
+    genders: dict[str, set[int]] = {}
+    for person in data.people:
+        genders.setdefault(person.id, set()).add(person.gender)
+    return [f"id {i} is male in one row and female in another" for i, g in genders.items() if len(g) > 1]
+
+
+def fingerprint_of(people: Sequence[Person]) -> str:
+    """Of labels, file names and file sizes, in the order of `people`."""
+    lines = (
+        f"{p.path}\t{p.id}\t{p.gender}\t{p.age}\t"
+        + "\t".join(f"{n}:{b}" for n, b in zip(p.photos, p.bytes, strict=True))
+        + (f"\tmasks {p.masks}" if p.masks != AS_NAMED else "")  # only then: earlier runs have no masks in theirs
+        for p in people
+    )
+    return sha256_of_lines(lines)
+
+
+def repeated_ids(people: Sequence[Person]) -> list[str]:
+    """Ids that occur on more than one folder (one person each, kept in one fold)."""
+    return [i for i, n in Counter(p.id for p in people).items() if n > 1]

@@ -1,0 +1,105 @@
+"""Photos anywhere, outside of a data folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from folds.data.decode import Progress, in_threads, read_photo
+from folds.data.people import EXTENSIONS
+from folds.data.table import read_table
+from folds.errors import MaskensError, refuse
+from folds.run import Run
+
+ASPECT = 1.25  # how many times flatter or steeper than the models' photos before it is worth a word
+
+
+@dataclass(frozen=True)
+class LoosePhotos:
+    """Photos that were named one by one or by their folder."""
+
+    files: tuple[str, ...]  # as the user would name them
+    fingerprint: str = ""  # nothing of them is cached
+
+    @property
+    def root(self) -> Path:
+        """What `files` are relative to."""
+        return Path()
+
+
+def find_photos(named: Sequence[Path]) -> LoosePhotos:
+    """The photos named, and those in the folders named and below them, each once, hidden files left out.
+
+    Raises:
+        MaskensError: what does not exist, and folders without a photo, all listed.
+    """
+    found: dict[str, None] = {}
+    problems = []
+    for path in named:
+        if path.is_dir():
+            inside = sorted(_below(path))
+            if not inside:
+                problems.append(f"{path} holds no photo ({', '.join(EXTENSIONS)})")
+            found |= dict.fromkeys(inside)
+        elif path.exists():
+            found[str(path)] = None
+        else:
+            problems.append(f"{path} does not exist")
+    problems += [f"{f!a} has a name that is not UTF-8: rename it" for f in found if not _is_text(f)]
+    refuse(problems, "these can't be predicted")
+    return LoosePhotos(tuple(found))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def trained_aspect(run: Run) -> float | None:
+    """Height / width of a photo that a run was trained on; None if its data are not at hand."""
+    with contextlib.suppress(MaskensError, OSError, IndexError):
+        row = read_table(run.folds_file, ("path",))[0]
+        files = _below(Path(run.data) / "train" / "images" / row["path"])
+        height, width, _ = read_photo(Path(sorted(files)[0])).shape
+        return float(height / width)
+    return None
+
+
+def _below(folder: Path) -> list[str]:
+    found = []
+    for where, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        found += [str(Path(where) / n) for n in names if n.lower().endswith(EXTENSIONS) and not n.startswith(".")]
+    return found
+
+
+def check_loose(photos: LoosePhotos, aspect: float, workers: int, on_progress: Progress | None = None) -> list[str]:
+    """Open every photo once.
+
+    Args:
+        aspect: height / width of the photos that the models were trained on.
+
+    Returns:
+        The photos whose shape is so different that bringing them to size distorts them.
+
+    Raises:
+        MaskensError: photos that can't be read, all listed.
+    """
+
+    def one(file: str) -> float | str:
+        try:
+            height, width, _ = read_photo(photos.root / file).shape
+            return float(height / width / aspect)
+        except MaskensError as error:
+            return str(error)
+
+    results = list(in_threads(one, photos.files, workers, on_progress))
+    refuse([r for r in results if isinstance(r, str)], "photos can't be used", "Leave them out and run again.")
+    both = zip(photos.files, results, strict=True)
+    return [f for f, r in both if isinstance(r, float) and not 1 / ASPECT <= r <= ASPECT]

@@ -1,0 +1,1 @@
+"""Looking at the data before any training."""

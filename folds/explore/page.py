@@ -1,0 +1,176 @@
+"""What `maskens explore` leaves behind: index.html, which needs nothing else, and its pictures as PNG files."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+
+from folds.data.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, age_band
+from folds.explore.look import PAIRS, Exploration, label_of, people_of, portrait
+from folds.files import replacing
+from folds.pages.charts import age_histogram
+from folds.pages.contact_sheet import Cell, Sheet, save
+from folds.pages.html import render, write_page
+
+GENERATOR = "maskens explore"
+
+OURS = re.compile(r"index\.html|(ages|class-\d\d|duplicates|labels|augment-[\w-]+)\.png")
+
+SIZES_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A class in numbers."""
+
+    number: int
+    name: str
+    people: int
+    photos: int
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """A gender: (people, photos) of each age band and of all."""
+
+    name: str
+    bands: tuple[tuple[int, int], ...]
+    total: tuple[int, int]
+
+
+def write_exploration(folder: Path, found: Exploration, augmented: Sequence[Sheet], recipe: str, workers: int) -> None:
+    """Write the page and its pictures into an empty folder.
+
+    Args:
+        augmented: sheets with `heads` that show what a recipe's transforms do.
+        recipe: its name.
+        workers: threads that draw.
+
+    Raises:
+        MaskensError: if the system refuses to write.
+    """
+    years = people_years(found)
+    light, dark = age_histogram(years), age_histogram(years, dark=True)
+    with replacing(folder / "ages.png") as handle:
+        handle.write(light)
+    classes, pairs, labels = class_sheets(found), pair_sheet(found), label_sheet(found)
+    sheets = [*classes, *(s for s in (pairs, labels) if s.cells), *augmented]
+    joblib.Parallel(n_jobs=workers, prefer="threads")(joblib.delayed(save)(folder, s) for s in sheets)
+    html = render(
+        "explore.html",
+        generator=GENERATOR,
+        title=f"The data in {found.data.root}",
+        found=found,
+        measures=found.measures,
+        classes=class_rows(found),
+        groups=group_rows(found),
+        bands=AGES,
+        cuts=AGE_CUTS,
+        people=len({p.id for p in found.data.people}),
+        kinds=kind_rows(found),
+        sizes=size_rows(found),
+        extremes=extreme_cells(found),
+        light=light,
+        dark=dark,
+        sheets=classes,
+        pairs=pairs,
+        labels=labels,
+        augmented=augmented,
+        recipe=recipe,
+    )
+    write_page(folder, html)
+
+
+def class_rows(found: Exploration) -> list[ClassRow]:
+    """The 18 classes in their order."""
+    photos = Counter(found.data.classes.tolist())
+    return [
+        ClassRow(number, name, people, photos[number])
+        for number, (name, people) in enumerate(zip(CLASS_NAMES, found.class_people, strict=True))
+    ]
+
+
+def group_rows(found: Exploration) -> list[GroupRow]:
+    """People (distinct ids) and photos per gender x age band, a row a gender, the last row for both."""
+    people = found.data.people
+    bands = age_band([p.age for p in people]).tolist()
+
+    def count(genders: Sequence[int], band: int | None) -> tuple[int, int]:
+        inside = [p for p, b in zip(people, bands, strict=True) if p.gender in genders and band in (None, b)]
+        return len({p.id for p in inside}), sum(len(p.photos) for p in inside)
+
+    kinds = [(name, [number]) for number, name in enumerate(GENDERS)] + [("both", list(range(len(GENDERS))))]
+    return [GroupRow(n, tuple(count(g, b) for b in range(len(AGES))), count(g, None)) for n, g in kinds]
+
+
+def people_years(found: Exploration) -> list[list[int]]:
+    """Ages of the people of each gender; who is on two folders counts once, unless at two ages."""
+    everyone = sorted({(p.id, p.gender, p.age) for p in found.data.people})
+    return [[age for _, g, age in everyone if g == gender] for gender in range(len(GENDERS))]
+
+
+def kind_rows(found: Exploration) -> list[tuple[str, int]]:
+    """(end of the name, real format and colour mode; photos), most first."""
+    return Counter(k for k in found.measures.kinds if k).most_common()
+
+
+def size_rows(found: Exploration) -> list[tuple[str, int]]:
+    """(width x height, photos), most first; rare sizes together in the last row."""
+    counts = Counter(f"{w} x {h}" for h, w in found.measures.sizes[found.measures.readable].tolist()).most_common()
+    rest = counts[SIZES_SHOWN:]
+    return counts[:SIZES_SHOWN] + ([(f"{len(rest)} other sizes", sum(n for _, n in rest))] if rest else [])
+
+
+def _cell(found: Exploration, photo: int, caption: str) -> Cell:
+    name = CLASS_NAMES[int(found.data.classes[photo])]
+    return Cell(found.thumbs.get(photo), caption, f"{found.data.files[photo]} ({name})")
+
+
+def _path(found: Exploration, photo: int) -> str:
+    return found.data.people[int(found.data.photo_person[photo])].path
+
+
+def class_sheets(found: Exploration) -> list[Sheet]:
+    """A contact sheet a class, also of one without photos."""
+    return [
+        Sheet(
+            f"class-{row.number:02d}",
+            f"class {row.number}: {row.name} ({len(drawn)} of {row.photos} photos)",
+            tuple(_cell(found, photo, _path(found, photo)) for photo in drawn),
+        )
+        for row, drawn in zip(class_rows(found), found.drawn, strict=True)
+    ]
+
+
+def pair_sheet(found: Exploration) -> Sheet:
+    """Near-duplicates across people, two neighbours a pair, most alike first."""
+    cells = []
+    for a, b, bits in found.duplicates[:PAIRS]:
+        note = "same bits" if bits == 0 else f"{bits} of 64 bits differ"
+        cells += [_cell(found, photo, f"{label_of(found.data, photo)}\n{note}") for photo in (a, b)]
+    shown = min(PAIRS, len(found.duplicates))
+    title = f"nearly the same photo under two people ({shown} of {len(found.duplicates)} pairs)"
+    return Sheet("duplicates", title, tuple(cells), columns=4, group=2)
+
+
+def label_sheet(found: Exploration) -> Sheet:
+    """The faces of the people whose labels disagree, with what train.csv says of them."""
+    cells = []
+    for index in people_of(found.findings):
+        person = found.data.people[index]
+        words = f"{person.path}\nid {person.id}, {GENDERS[person.gender]}, {person.age}"
+        cells.append(_cell(found, portrait(index), words))
+    return Sheet("labels", "people whose labels disagree, and their row in train.csv", tuple(cells), columns=6)
+
+
+def extreme_cells(found: Exploration) -> dict[str, list[Cell]]:
+    """The photos that stand out, with the value that makes them so."""
+    return {
+        name: [_cell(found, photo, f"{value:.0f}: {label_of(found.data, photo)}") for photo, value in photos]
+        for name, photos in found.extremes.items()
+    }

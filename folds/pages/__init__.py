@@ -1,0 +1,1 @@
+"""HTML pages, contact sheets and charts, for data and models alike."""

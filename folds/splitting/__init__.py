@@ -1,0 +1,1 @@
+"""Person-grouped, stratified folds and their checks."""

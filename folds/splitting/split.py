@@ -1,0 +1,224 @@
+"""Person-grouped, stratified folds, and the checks that make a leak impossible rather than unlikely."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from folds.data.labels import AGES, CLASSES, GENDERS, MASKS, IntArray, age_band
+from folds.data.people import AS_NAMED, Person, TrainData
+from folds.data.table import LINE, read_table
+from folds.errors import MaskensError, refuse
+from folds.files import csv_text
+
+COLUMNS = ("path", "id", "fold", "gender", "age", "photos", "bytes", "stratum")
+
+STRATA = tuple(f"{g} {a}" for g in GENDERS for a in AGES)
+
+
+def strata(people: Sequence[Person]) -> IntArray:
+    """int64 (people,), 0..5: gender x age band. The mask state adds nothing: a person has all three, but for fixes."""
+    genders = np.array([p.gender for p in people], dtype=np.int64)
+    return genders * len(AGES) + age_band([p.age for p in people])
+
+
+def largest_k(people: Sequence[Person]) -> tuple[int, str]:
+    """The most folds in which every class can be everywhere, and what sets the limit: a stratum, or, if a fix
+    left some of its people without a photo of a mask state, both ("incorrect, male >=60").
+    """
+    having = Counter((m, s) for m, s, _ in {(m, s, p.id) for p, s in _with_strata(people) for m in p.masks})
+    least, mask, rarest = min((having[m, s], m, s) for m in range(len(MASKS)) for s in range(len(STRATA)))
+    in_stratum = len({p.id for p, s in _with_strata(people) if s == rarest})
+    return least, STRATA[rarest] if least == in_stratum else f"{MASKS[mask]}, {STRATA[rarest]}"
+
+
+def _with_strata(people: Sequence[Person]) -> list[tuple[Person, int]]:
+    return list(zip(people, strata(people).tolist(), strict=True))
+
+
+def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
+    """Deal people to `k` folds: groups = id, strata = gender x age band.
+
+    Independent of the order of the rows of train.csv, because `data.people` is sorted.
+
+    Returns:
+        int64 (people,): the fold of each row.
+
+    Raises:
+        MaskensError: if `k` folds can't all hold every class.
+    """
+    possible, rarest = largest_k(data.people)
+    if k < 2:
+        raise MaskensError(f"--k {k}: at least 2 folds are needed, one to train on and one to validate on.")
+    if k > possible:
+        hint = f"The largest k that works is {possible}." if possible >= 2 else "No k works with these people."
+        raise MaskensError(
+            f"--k {k}: every fold needs each gender, age band and mask state, but there "
+            f"{'is' if possible == 1 else 'are'} only {possible} '{rarest}'. {hint}"
+        )
+    folds = deal([p.id for p in data.people], strata(data.people), k, seed)
+    check_folds(data, folds, k)
+    return folds
+
+
+def deal(groups: Sequence[str], labels: IntArray, k: int, seed: int) -> IntArray:
+    """Deal rows to `k` folds, rows of a group together, so that each fold has its share of each label.
+
+    The groups are shuffled, then taken in turn, those with the most uneven labels first. Each goes where the shares
+    of the labels then differ least between folds; if that is the same for some folds, to the smallest of them.
+
+    The method, and to the last bit the result, are of scikit-learn's StratifiedGroupKFold(shuffle=True) since 1.8.
+    It is not called, because importing it takes longer than all the rest of `maskens folds`.
+
+    Args:
+        groups: (rows,), at least `k` different ones.
+        labels: int64 (rows,).
+        k: number of folds, at least 2.
+        seed: of the shuffle, 0..2**32 - 1.
+
+    Returns:
+        int64 (rows,): the fold of each row, 0..k-1.
+    """
+    names, group = np.unique(np.asarray(groups), return_inverse=True)
+    kinds, label, totals = np.unique(labels, return_inverse=True, return_counts=True)
+    counts = np.bincount(group * len(kinds) + label, minlength=len(names) * len(kinds)).reshape(len(names), -1)
+    shuffled = np.arange(len(names))
+    np.random.RandomState(seed).shuffle(shuffled)
+    uneven = counts[shuffled].std(axis=1)
+    fold_of = np.empty(len(names), dtype=np.int64)
+    held = np.zeros((k, len(kinds)))
+    each = np.eye(k)[:, :, None]  # which fold takes the group, in each of k trials
+    for taken in shuffled[np.argsort(-uneven, kind="stable")]:
+        spread = ((held + each * counts[taken]) / totals).std(axis=1).mean(axis=1)
+        best = _first_least(spread.tolist(), held.sum(axis=1).tolist())
+        fold_of[taken] = best
+        held[best] += counts[taken]
+    return fold_of[group]
+
+
+def _first_least(spread: Sequence[float], sizes: Sequence[float]) -> int:
+    """The fold with the least spread; of those that are nearly as good as the best so far, the smallest."""
+    best = 0
+    for fold in range(1, len(spread)):
+        nearly = abs(spread[fold] - spread[best]) <= 1e-8 + 1e-5 * spread[best]  # the default of np.isclose
+        if spread[fold] < spread[best] or (nearly and sizes[fold] < sizes[best]):
+            best = fold
+    return best
+
+
+def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
+    """Fail if a person is in two folds or none, a fold is empty, or a class is missing from a fold.
+
+    Raises:
+        MaskensError: naming every breach, and the largest k that works.
+    """
+    problems = []
+    home: dict[str, int] = {}
+    for person, fold in zip(data.people, folds.tolist(), strict=True):
+        if not 0 <= fold < k:
+            problems.append(f"{person.path}: fold {fold} is not in 0..{k - 1}")
+        elif home.setdefault(person.id, fold) != fold:
+            problems.append(f"{person.path}: id {person.id} is in fold {home[person.id]} and in fold {fold} (a leak)")
+    per_fold = photos_per_class_and_fold(data, folds, k)
+    for fold in range(k):
+        if not per_fold[:, fold].any():
+            problems.append(f"fold {fold} is empty")
+        elif (absent := np.flatnonzero(per_fold[:, fold] == 0)).size:
+            problems.append(f"fold {fold} has no photo of class {', '.join(map(str, absent))}")
+    largest = largest_k(data.people)[0]
+    otherwise = f"Up to {largest} folds can work here if the people are dealt otherwise, as with another --seed."
+    refuse(
+        problems,
+        "these folds would not give an honest score",
+        f"The largest k that works here is {largest}." if k > largest else otherwise,
+    )
+
+
+def photos_per_class_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
+    """int64 (18, k): photos of each class in each fold."""
+    counts = np.zeros((CLASSES, k), dtype=np.int64)
+    photo_folds = folds[data.photo_person]
+    valid = (photo_folds >= 0) & (photo_folds < k)
+    np.add.at(counts, (data.classes[valid], photo_folds[valid]), 1)
+    return counts
+
+
+def folds_csv(data: TrainData, folds: IntArray) -> str:
+    """The text of folds.csv: one row per row of train.csv, sorted by path.
+
+    Where masks are fixed, a last column names those of the photos of these people; so the hash of the file, to which
+    models are bound, follows all labels.
+    """
+    rows = [
+        (p.path, p.id, fold, GENDERS[p.gender], p.age, len(p.photos), sum(p.bytes), STRATA[s])
+        for (p, s), fold in zip(_with_strata(data.people), folds.tolist(), strict=True)
+    ]
+    if all(p.masks == AS_NAMED for p in data.people):
+        return csv_text(COLUMNS, rows)
+    masks = ["" if p.masks == AS_NAMED else "/".join(MASKS[m] for m in p.masks) for p in data.people]
+    return csv_text((*COLUMNS, "masks"), [(*row, m) for row, m in zip(rows, masks, strict=True)])
+
+
+def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
+    """Folds from a CSV with at least the columns `path` and `fold`, ours or the user's own.
+
+    Returns:
+        (folds, k): int64 (people,) in the order of `data.people`, and the number of folds.
+
+    Raises:
+        MaskensError: rows that are not people of the data, people without a row, folds that leak.
+    """
+    rows = read_table(path, ("path", "fold"))
+    problems = []
+    wanted = {p.path for p in data.people}
+    assigned: dict[str, int] = {}
+    for row in rows:
+        number = row[LINE]
+        if row["path"] not in wanted:
+            problems.append(f"row {number}: '{row['path']}' is not in train.csv")
+        elif row["path"] in assigned:
+            problems.append(f"row {number}: '{row['path']}' is there twice")
+        elif not row["fold"].isdecimal() or len(row["fold"]) > 18:
+            problems.append(f"row {number}: fold '{row['fold']}' is not a number from 0 up")
+        else:
+            assigned[row["path"]] = int(row["fold"])
+    problems += [f"'{p}' has no row" for p in sorted(wanted - {r["path"] for r in rows})]
+    refuse(problems, f"{path} does not fit the data in {data.root}")
+    k = max(assigned.values()) + 1
+    if k < 2:
+        raise MaskensError(f"{path} puts everybody into one fold: nobody is left to validate on.")
+    if k > len(assigned):
+        raise MaskensError(f"{path} names fold {k - 1} but has only {len(assigned)} people.")
+    folds = np.array([assigned[p.path] for p in data.people], dtype=np.int64)
+    check_folds(data, folds, k)
+    return folds, k
+
+
+def what_changed(path: Path, data: TrainData) -> list[str]:
+    """People whose rows or photos are not what folds.csv recorded; empty if the difference is finer."""
+    before = {r["path"]: r for r in read_table(path, COLUMNS)}
+    now = {p.path: p for p in data.people}
+    lines = [f"{p} is new" for p in sorted(now.keys() - before.keys())]
+    lines += [f"{p} is gone" for p in sorted(before.keys() - now.keys())]
+    for name in sorted(now.keys() & before.keys()):
+        person, row = now[name], before[name]
+        present = (person.id, GENDERS[person.gender], str(person.age))
+        if present != (row["id"], row["gender"], row["age"]):
+            lines.append(f"{name}: id, gender or age differ from what folds.csv recorded")
+        elif str(sum(person.bytes)) != row["bytes"]:
+            lines.append(f"{name}: its photo files have another size")
+    return lines
+
+
+def people_per_stratum_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
+    """int64 (6, k): people (ids, so a double folder counts once) of each stratum in each fold."""
+    counts = np.zeros((len(STRATA), k), dtype=np.int64)
+    unique = Counter(
+        (s, f, p.id) for s, f, p in zip(strata(data.people).tolist(), folds.tolist(), data.people, strict=True)
+    )
+    for stratum, fold, _ in unique:
+        counts[stratum, fold] += 1
+    return counts

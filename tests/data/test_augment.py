@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ensemble.data.augment import Augment, faults
+from ensemble.data.cache import Photos
+from ensemble.data.loader import EpochBatches, train_loader
+from ensemble.data.sampling import EpochPhotos
+from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.reading import load_recipe, shipped
+from ensemble.recipes.schema import Sampler, Transform
+
+FLIP = Transform(name="HorizontalFlip", args={"p": 0.5})
+VERTICAL = Transform(name="VerticalFlip", args={"p": 0.5})
+ARROW = np.zeros((8, 8, 3), np.uint8)
+ARROW[0, 0] = 255  # top left: tells which flips were made
+
+
+def flips(transforms: list[Transform], keys: list[tuple[int, ...]]) -> np.ndarray:
+    augment = Augment(transforms)
+    corners = [np.argwhere(augment(ARROW, key)[..., 0])[0] for key in keys]
+    return np.array(corners) > 0  # (n, 2): vertical, horizontal
+
+
+def test_the_same_key_gives_the_same_photo_and_other_keys_others() -> None:
+    keys = [(1, epoch, photo) for epoch in range(10) for photo in range(40)]
+    first, second = flips([FLIP], keys), flips([FLIP], keys)
+    assert np.array_equal(first, second)
+    by_epoch = first[:, 1].reshape(10, 40)
+    assert all(not np.array_equal(by_epoch[0], later) for later in by_epoch[1:])
+    assert 0.4 < first[:, 1].mean() < 0.6
+
+
+def test_transforms_of_a_chain_are_independent() -> None:
+    found = flips([FLIP, VERTICAL], [(0, i) for i in range(600)])
+    assert abs(np.corrcoef(found[:, 0], found[:, 1])[0, 1]) < 0.15
+
+
+def test_without_transforms_the_photo_stays() -> None:
+    assert Augment([])(ARROW, (0,)) is ARROW
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Photos:
+    values = np.random.default_rng(0).integers(0, 256, (20, 16, 12, 3), dtype=np.uint8)
+    np.save(tmp_path / "photos.npy", values)
+    return Photos(tmp_path, [""] * 20, [Geometry((16, 12))], [tmp_path / "photos.npy"])
+
+
+def every(rows: np.ndarray) -> EpochPhotos:
+    return EpochPhotos(rows, rows, rows, Sampler())
+
+
+def epochs(photos: Photos, workers: int, number: int = 2) -> list[list[torch.Tensor]]:
+    batches = EpochBatches(every(np.arange(3, 20)), 5, seed=(7, 1))
+    labels = np.arange(20)[:, None]
+    augment = Augment(load_recipe("quick").tasks["heads"].augment)
+    loader = train_loader(photos, labels, batches, augment, (7, 1), workers)
+    found = []
+    for epoch in range(number):
+        batches.epoch = epoch
+        found.append([t for batch in loader for t in batch])
+    return found
+
+
+def test_batches_are_the_same_for_any_number_of_workers(photos: Photos) -> None:
+    alone, two = epochs(photos, workers=0), epochs(photos, workers=2)
+    for a, b in zip(alone, two, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert not torch.equal(alone[0][0], alone[1][0]), "epochs differ"
+
+
+def test_an_epoch_shows_each_photo_at_most_once_and_never_a_short_batch(photos: Photos) -> None:
+    for epoch in epochs(photos, workers=0, number=4):
+        labels = torch.cat(epoch[1::2]).flatten().tolist()
+        assert len(labels) == len(set(labels)) == 15
+        assert set(labels) <= set(range(3, 20))
+
+
+def test_fewer_photos_than_a_batch_make_one_batch() -> None:
+    batches = EpochBatches(every(np.arange(3)), 32, seed=(0,))
+    assert [sorted(i for _, i, _ in batch) for batch in batches] == [[0, 1, 2]]
+
+
+def test_loading_leaves_torchs_global_stream_alone(photos: Photos) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    epochs(photos, workers=0)
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("recipe", sorted(shipped()))
+def test_shipped_transforms_take_their_arguments(recipe: str) -> None:
+    for task in load_recipe(recipe).tasks.values():
+        assert faults(task.augment, (64, 48)) == []

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ensemble.decision.joint import decide
+from ensemble.decision.offsets import LIMIT, best_raise, climb, fit_offsets
+from ensemble.metrics.scores import macro_f1
+
+
+def photos(seed: int, count: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(0, 18, count)
+    scores = rng.normal(0, 1, (count, 18)) + 1.5 * np.eye(18)[truth]
+    return scores, truth
+
+
+def raised(scores: np.ndarray, label: int, by: float) -> np.ndarray:
+    moved = scores.copy()
+    moved[:, label] += by
+    return decide(moved)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 17))
+def test_no_raise_on_a_fine_grid_is_better_than_the_one_found(seed: int, label: int) -> None:
+    scores, truth = photos(seed)
+    by, f1 = best_raise(scores, truth, np.ones(len(truth)), label, (-LIMIT, LIMIT))
+    assert -LIMIT <= by <= LIMIT
+    assert f1 == pytest.approx(macro_f1(truth, raised(scores, label, by), 18), abs=1e-9)
+    tried = [macro_f1(truth, raised(scores, label, step), 18) for step in np.linspace(-LIMIT, LIMIT, 81)]
+    assert f1 >= max(tried) - 1e-9
+
+
+@given(st.integers(0, 10_000))
+def test_a_photo_that_counts_twice_is_two_photos(seed: int) -> None:
+    scores, truth = photos(seed)
+    counts = np.random.default_rng(seed).integers(0, 3, len(truth))
+    twice = np.repeat(np.arange(len(truth)), counts)
+    once = best_raise(scores[twice], truth[twice], np.ones(len(twice)), 4, (-LIMIT, LIMIT))
+    seen = counts > 0
+    assert best_raise(scores[seen], truth[seen], counts[seen], 4, (-LIMIT, LIMIT)) == pytest.approx(once)
+
+
+@given(st.integers(0, 10_000))
+def test_climbing_never_lowers_the_f1_and_stays_within_the_limit(seed: int) -> None:
+    scores, truth = photos(seed)
+    offsets = climb(scores, truth, np.ones(len(truth)))
+    assert abs(offsets).max() <= LIMIT
+    assert macro_f1(truth, decide(scores + offsets), 18) >= macro_f1(truth, decide(scores), 18) - 1e-9
+
+
+def test_a_class_that_is_always_underrated_is_raised_on_other_people_too() -> None:
+    rng = np.random.default_rng(1)
+    person = np.repeat(np.arange(360), 7)
+    truth = (person % 18).astype(np.int64)
+    scores = rng.normal(0, 1, (len(truth), 18)) + 3 * np.eye(18)[truth]
+    scores[:, 5] -= 2
+    fitted, others = person < 180, person >= 180
+    offsets = fit_offsets(scores[fitted], truth[fitted], person[fitted], np.arange(180) % 18)
+    assert offsets.argmax() == 5
+    assert offsets.mean() == pytest.approx(0)
+    before, after = (macro_f1(truth[others], decide(scores[others] + o), 18) for o in (0, offsets))
+    assert after > before + 0.02

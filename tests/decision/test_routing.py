@@ -1,0 +1,118 @@
+"""Age models of one gender are asked only where they can change the class: never at the price of another class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ensemble.decision.early_exit import SETTLED, bounds, next_gender
+from ensemble.decision.joint import blend, decide
+from ensemble.decision.members import Ensemble, Member
+from ensemble.decision.tuning import Fitted, RunTuning
+from ensemble.jobs.card import ModelCard
+from ensemble.recipes.tasks import ONLY_GENDER, Predicts, Target
+
+FOUR: tuple[Predicts, ...] = ("mask", "gender", "male-age", "female-age")
+SETS: list[tuple[Predicts, ...]] = [
+    FOUR,
+    ("heads", "male-age", "female-age"),
+    ("mask", "gender", "age", "female-age"),
+    ("class18", *FOUR),
+    ("heads",),
+]
+
+
+def an_ensemble(tasks: tuple[Predicts, ...], folds: int, temperatures: dict[str, list[list[float]]]) -> Ensemble:
+    def card(task: Predicts, fold: int) -> ModelCard:
+        return ModelCard(
+            model="", model_args={}, predicts=task, cuts=(30, 60), merge=(0, 1, 2), task=task, fold=fold, k=folds,
+            resize=(8, 8), crop=None, mean=(0, 0, 0), std=(1, 1, 1), labels={}, task_hash="", folds_hash="", seed=0,
+            epoch=1, f1=0.0,
+        )  # fmt: skip
+
+    found = [Member(t, f, Path(), card(t, f)) for t in tasks for f in range(folds)]
+    return Ensemble(tuple(found), temperatures)
+
+
+def fitted(weights: list[float], offsets: list[float]) -> Fitted:
+    runs = tuple(RunTuning(run=str(n), seed=0, recipe_hash="", oof_hash="", weight=w) for n, w in enumerate(weights))
+    return Fitted(tta="flip", runs=runs, offsets=tuple(offsets))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.sampled_from(SETS), min_size=1, max_size=3),
+    st.integers(0, 10_000),
+    st.sampled_from([0.3, 2.0, 12.0]),
+    st.sampled_from([0.0, 1.0]),
+    st.booleans(),
+)
+def test_random_logits_get_the_class_that_everybody_asked_would_give(
+    kinds: list[tuple[Predicts, ...]], seed: int, spread: float, tuned: float, warm: bool
+) -> None:
+    """Whoever is not asked holds NaN; the others' say alone must give the same class."""
+    rng, photos, folds = np.random.default_rng(seed), 60, 2
+    heats = {t: rng.uniform(0.5, 3, (folds, len(Target(t).heads))).tolist() for t in FOUR} if warm else {}
+    ensembles = [an_ensemble(k, folds, {t: h for t, h in heats.items() if t in k}) for k in kinds]
+    full = [
+        {t: rng.normal(0, spread, (folds, 2, photos, Target(t).width)).astype(np.float32) for t in k} for k in kinds
+    ]
+    rule = fitted(rng.uniform(0.2, 1, len(kinds)).tolist(), (tuned * rng.normal(0, 1, 18)).tolist())
+    seen = [{t: np.where(t in ONLY_GENDER, np.nan, v).astype(np.float32) for t, v in logits.items()} for logits in full]
+    asked = np.ones((photos, 2), bool)
+    for task, gender in ONLY_GENDER.items():
+        asked[:, gender] &= not any(task in k for k in kinds)
+    rounds = 0
+    while (gender := next_gender(bounds(ensembles, seen, rule), asked)).max() != SETTLED:
+        rounds += 1
+        for task, g in ONLY_GENDER.items():
+            for ours, theirs in zip(seen, full, strict=True):
+                if task in ours:
+                    ours[task][:, :, gender == g] = theirs[task][:, :, gender == g]
+            asked[gender == g, g] = True
+    assert rounds <= 2
+
+    def classes(logits: list[dict[str, np.ndarray]]) -> np.ndarray:
+        joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
+        return decide(blend(joints, rule.weights) + np.array(rule.offsets))
+
+    assert (classes(seen) == classes(full)).all()
+
+
+def test_a_sure_gender_needs_one_age_model_and_an_unsure_one_both() -> None:
+    ensemble = an_ensemble(FOUR, 1, {})
+    nothing = np.full((1, 1, 2, 3), np.nan, np.float32)
+    mask = np.zeros((1, 1, 2, 3), np.float32)
+    gender = np.array([[[[5.0, -5.0], [0.01, 0.0]]]], np.float32)  # sure of a man; a toss-up
+    logits = {"mask": mask, "gender": gender, "male-age": nothing.copy(), "female-age": nothing.copy()}
+    rule, asked = fitted([1.0], [0.0] * 18), np.zeros((2, 2), bool)
+    assert next_gender(bounds([ensemble], [logits], rule), asked).tolist() == [0, 0]
+    logits["male-age"][:] = 0.0
+    asked[:, 0] = True
+    assert next_gender(bounds([ensemble], [logits], rule), asked).tolist() == [SETTLED, 1]
+    asked[:] = True
+    assert next_gender(bounds([ensemble], [logits], rule), asked).tolist() == [SETTLED, SETTLED]
+
+
+def test_an_exact_tie_is_asked_about() -> None:
+    """The class with the lower number wins a tie, whoever it is."""
+    ensemble = an_ensemble(FOUR, 1, {})
+    flat = np.zeros((1, 1, 1, 3), np.float32)
+    sure = np.array([[[[0.0, -200.0, -200.0]]]], np.float32)
+    unasked = np.full_like(flat, np.nan)
+    logits = {"mask": flat, "gender": flat[..., :2], "male-age": unasked, "female-age": sure}
+    asked = np.array([[False, True]])
+    assert next_gender(bounds([ensemble], [logits], fitted([1.0], [0.0] * 18)), asked).tolist() == [0]
+
+
+def test_classes_of_whom_nobody_asked_are_ruled_out() -> None:
+    ensemble = an_ensemble(FOUR, 1, {})
+    flat = np.zeros((1, 1, 1, 3), np.float32)
+    logits = {"mask": flat, "gender": flat[..., :2], "male-age": flat, "female-age": np.full_like(flat, np.nan)}
+    p = np.exp(ensemble.joint(logits)).reshape(3, 2, 3)
+    assert p[:, 1].max() == 0.0
+    assert p.sum() == pytest.approx(1.0)

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ensemble.decision.submission import align, check_submission, read_answers, write_submission
+from folds.errors import MaskensError
+
+IDS = ["c.jpg", "a.jpg", "b.jpg"]
+EVEN = [10] * 18
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_rows_keep_the_order_of_info_csv(tmp_path: Path) -> None:
+    file = tmp_path / "submission.csv"
+    assert write_submission(file, IDS, np.array([17, 0, 3])) is None
+    assert file.read_text() == "ImageID,ans\nc.jpg,17\na.jpg,0\nb.jpg,3\n"
+
+
+def test_an_earlier_file_is_kept_unless_it_is_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "submission.csv"
+    write_submission(file, IDS, np.array([1, 2, 3]))
+    assert write_submission(file, IDS, np.array([1, 2, 3])) is None
+    assert write_submission(file, IDS, np.array([4, 5, 6])) == tmp_path / "submission.1.csv"
+    assert write_submission(file, IDS, np.array([7, 8, 9])) == tmp_path / "submission.2.csv"
+    assert read_answers(tmp_path / "submission.1.csv")[1].tolist() == [1, 2, 3]
+    assert read_answers(file)[1].tolist() == [7, 8, 9]
+
+
+def test_a_good_file_is_accepted_and_counted(tmp_path: Path) -> None:
+    ids = [f"{i}.jpg" for i in range(36)]
+    write_submission(tmp_path / "s.csv", ids, np.arange(36) % 18)
+    check = check_submission(tmp_path / "s.csv", ids, EVEN)
+    assert check.histogram.tolist() == [2] * 18
+    assert (check.distance, check.warnings) == (0.0, ())
+
+
+def test_a_strange_mix_of_classes_is_warned_about(tmp_path: Path) -> None:
+    ids = [f"{i}.jpg" for i in range(360)]
+    write_submission(tmp_path / "s.csv", ids, np.zeros(360, dtype=np.int64))
+    check = check_submission(tmp_path / "s.csv", ids, EVEN)
+    assert check.distance == pytest.approx(17 / 18)
+    assert "94% of the photos would have to change class" in check.warnings[0]
+    assert "no photo at all is of class 1, 2, 3" in check.warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ImageID,ans\nc.jpg,1\na.jpg,1\n", "1 photos of info.csv have no row, e.g. b.jpg"),
+        ("ImageID,ans\nc.jpg,1\na.jpg,1\nb.jpg,1\nx.jpg,1\n", "1 rows are not in info.csv, e.g. x.jpg"),
+        ("ImageID,ans\na.jpg,1\nc.jpg,1\nb.jpg,1\n", "not in the order of info.csv, from row 2 on"),
+        ("ImageID,ans\nc.jpg,18\na.jpg,-1\nb.jpg,\n", r"row 2: ans '18'[\s\S]*row 3: ans '-1'[\s\S]*row 4: ans ''"),
+        ("ImageID,ans\nc.jpg,1.0\na.jpg,1\nb.jpg,1\n", "row 2: ans '1.0' is not a class"),
+        ("ImageID,ans\nc.jpg,1\nc.jpg,1\nb.jpg,1\n", "row 3: ImageID 'c.jpg' is already in row 2"),
+        ("ImageID,answer\nc.jpg,1\n", "lacks the column 'ans'"),
+        ("", "is empty"),
+    ],
+)
+def test_a_broken_file_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(MaskensError, match=words):
+        check_submission(write(tmp_path / "s.csv", text), IDS, EVEN)
+
+
+def test_answers_are_matched_by_id_whatever_their_order(tmp_path: Path) -> None:
+    file = write(tmp_path / "truth.csv", "ans,ImageID\n5,a.jpg\n6,b.jpg\n7,c.jpg\n")
+    assert align(file, IDS).tolist() == [7, 5, 6]
+    with pytest.raises(MaskensError, match=r"1 are missing and 0 are strange, e\.g\. d\.jpg"):
+        align(file, [*IDS, "d.jpg"])

@@ -1,0 +1,312 @@
+"""Tuning, blending and scoring of runs whose out-of-fold logits are planned."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planned import HEADS, plan_run
+from scipy.special import log_softmax
+
+from ensemble.decision.blend import Blend, greedy_weights, load_blend
+from ensemble.decision.joint import decide
+from ensemble.decision.tune import STEPS, fit, nested, tune, untuned
+from ensemble.decision.tuning import (
+    Applied,
+    StepName,
+    Tuning,
+    apply_tuning,
+    heard,
+    kept_tuning,
+    read_nested,
+    save_tuning,
+    share_of,
+    tuning_file,
+)
+from ensemble.evaluation.evaluate import evaluate, evaluation_record
+from ensemble.metrics.bootstrap import PARTS
+from ensemble.metrics.scores import macro_f1
+from ensemble.recipes.binding import run_recipe
+from folds.data.labels import decode
+from folds.data.layout import read_train
+from folds.data.people import TrainData
+from folds.errors import MaskensError
+from folds.run import Run
+
+
+@pytest.fixture(scope="module")
+def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> TrainData:
+    return read_train(make_data(tmp_path_factory.mktemp("tune") / "data", people=60))
+
+
+def noisy(data: TrainData, seed: int = 0, gain: float = 2.5, less: Sequence[int] = (), by: float = 0) -> np.ndarray:
+    """Logits (photos, 18) that know the class, but for noise; the classes in `less` are underrated."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1, (len(data.files), 18)) + gain * np.eye(18)[data.classes]
+    logits[:, list(less)] -= by
+    return logits
+
+
+def blend_of(*runs: Run) -> Blend:
+    return load_blend(runs, None, "best")
+
+
+def applied_to(blend: Blend, **options: object) -> Applied:
+    runs, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
+    return apply_tuning(runs, recipes, **{"tta": None, "untuned": False} | options)  # type: ignore[arg-type]
+
+
+def kept(*runs: Run) -> Tuning | None:
+    found = kept_tuning([r.folder for r in runs], [share_of(r, run_recipe(r)) for r in runs])
+    return found[0] if found else None
+
+
+def saved(blend: Blend, steps: Sequence[StepName]) -> Path:
+    tuning, judged = tune(blend, steps)
+    path = blend.runs[0].run.folder / tuning_file([m.share for m in blend.runs])
+    save_tuning(path, tuning, [blend.data.files[i] for i in blend.rows], judged)
+    return path
+
+
+def test_what_is_worth_it_is_kept_and_the_figure_is_of_other_people(data: TrainData, tmp_path: Path) -> None:
+    blend = blend_of(plan_run(tmp_path / "a", data, 4 * noisy(data, less=(2, 5), by=1.5)))
+    tuning, judged = tune(blend, ["views", "temperatures", "offsets"])
+    assert tuning.kept == ("temperatures", "offsets")
+    assert tuning.gain.low > 0
+    assert tuning.tuned.value == pytest.approx(macro_f1(blend.truth, judged.classes, 18))
+    temperatures = tuning.fitted.runs[0].temperatures["class18"]
+    assert np.shape(temperatures) == (2, 1)
+    assert np.ravel(temperatures) == pytest.approx(4 / 2.5, rel=0.3), "log p is 2.5 times the noisy values"
+    everybody = blend.judge(tuning.fitted).classes
+    assert macro_f1(blend.truth, everybody, 18) >= tuning.tuned.value, "fitted on itself, it looks better"
+
+
+def test_what_gains_nothing_is_not_applied(data: TrainData, tmp_path: Path) -> None:
+    blend = blend_of(plan_run(tmp_path / "a", data, noisy(data, gain=12)))
+    tuning, judged = tune(blend, ["views", "offsets"])
+    assert tuning.kept == ()
+    assert tuning.fitted == untuned(blend)
+    assert np.array_equal(judged.classes, blend.judge(untuned(blend)).classes)
+    assert "applied: nothing" in tuning.summary[-1]
+    forced, _ = tune(blend, ["offsets"], force=True)
+    assert forced.kept == ("offsets",)
+    assert "offsets" in forced.summary[-1]
+
+
+def test_nobody_is_judged_by_a_tuning_that_saw_them(
+    data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blend = blend_of(plan_run(tmp_path / "a", data, noisy(data)))
+    fitted_on: list[np.ndarray] = []
+
+    def watching(blend: Blend, photos: np.ndarray, *rest: object) -> object:
+        fitted_on.append(photos)
+        return untuned(blend).model_copy(update={"offsets": tuple(np.eye(18)[len(fitted_on)] * 99)})
+
+    monkeypatch.setattr("ensemble.decision.tune.fit", watching)
+    judged, parts = nested(blend, ["offsets"])
+    assert parts == len(fitted_on) == 5
+    for number, photos in enumerate(fitted_on, start=1):
+        held_out = judged.classes == number  # the offset of this fit sends all its people to one class
+        assert held_out.sum() == pytest.approx(len(blend.rows) / 5, rel=0.3)
+        assert not set(blend.person[held_out]) & set(blend.person[photos])
+
+
+def test_temperatures_are_of_each_fold_and_head(data: TrainData, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    parts = np.stack(decode(data.classes), axis=1)
+    logits = rng.normal(0, 1, (len(data.files), 8))
+    for column, start in enumerate((0, 3, 5)):
+        logits[np.arange(len(parts)), start + parts[:, column]] += (0.5, 1.0, 1.5)[column]
+    logits[:, 3:5] *= 5
+    blend = blend_of(plan_run(tmp_path / "a", data, {"heads": logits}, recipe=HEADS))
+    found = np.array(fit(blend, np.arange(len(blend.rows)), ["temperatures"]).runs[0].temperatures["heads"])
+    assert found.shape == (2, 3)
+    assert (found[:, 1] > 3 * found[:, [0, 2]].max(axis=1)).all(), "the gender head alone is overconfident"
+
+
+def test_the_better_views_are_chosen(data: TrainData, tmp_path: Path) -> None:
+    good, bad = noisy(data, 1, gain=3), noisy(data, 2, gain=-9)
+    blend = blend_of(plan_run(tmp_path / "a", data, np.stack([good, bad])))
+    tuning, _ = tune(blend, ["views"])
+    assert (tuning.kept, tuning.fitted.tta) == (("views",), "none")
+    assert applied_to(blend).fitted.tta == "flip", "not before it is saved"
+    saved(blend, ["views"])
+    assert applied_to(blend).fitted.tta == "none"
+    assert applied_to(blend, tta="flip").words == f"untuned: {tmp_path / 'a' / 'tuning.json'} is for --tta none"
+    assert applied_to(blend, untuned=True).words == "untuned"
+
+
+def test_a_saved_tuning_comes_back_as_it_was_until_the_logits_change(data: TrainData, tmp_path: Path) -> None:
+    run = plan_run(tmp_path / "a", data, 4 * noisy(data, less=(2, 5), by=1.5))
+    blend = blend_of(run)
+    assert kept(run) is None
+    path = saved(blend, ["temperatures", "offsets"])
+    files = [data.files[i] for i in blend.rows]
+    found = kept(run)
+    assert found == tune(blend, ["temperatures", "offsets"])[0]
+    assert found
+    assert macro_f1(blend.truth, read_nested(path, files).classes, 18) == pytest.approx(found.tuned.value)
+    with pytest.raises(MaskensError, match=r"does not belong to tuning\.json and its photos"):
+        read_nested(path, files[:-1])
+    saved(blend, ["temperatures"])
+    shutil.move(path.with_name("tuning.1.json"), path)
+    assert kept(run) == found
+    with pytest.raises(MaskensError, match=r"does not belong to tuning\.json"):
+        read_nested(path, files)
+    plan_run(tmp_path / "a", data, noisy(data, 9))
+    with pytest.raises(MaskensError, match=r"other out-of-fold logits.*maskens tune --run .*--untuned"):
+        kept(run)
+    path.write_text("{}")
+    with pytest.raises(MaskensError, match=r"tuning.json can't be used"):
+        kept(run)
+
+
+def test_a_tuning_moves_with_its_run(data: TrainData, tmp_path: Path) -> None:
+    blend = blend_of(plan_run(tmp_path / "a", data, noisy(data, less=(2, 5), by=3)))
+    saved(blend, ["offsets"])
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    found = kept(dataclasses.replace(blend.runs[0].run, folder=tmp_path / "b"))
+    assert found
+    assert found.kept == ("offsets",)
+
+
+def test_a_fold_that_nobody_was_judged_on_gets_the_temperature_of_the_others(data: TrainData, tmp_path: Path) -> None:
+    blend = blend_of(plan_run(tmp_path / "a", data, 4 * noisy(data), k=3, trained=[0, 2]))
+    found = np.ravel(fit(blend, np.arange(len(blend.rows)), ["temperatures"]).runs[0].temperatures["class18"])
+    assert found[1] == pytest.approx(np.sqrt(found[0] * found[2]))
+    assert found[1] > 1.2
+
+
+def test_blends_of_one_run_with_several_others_are_kept_apart(data: TrainData, tmp_path: Path) -> None:
+    """The same recipe with three seeds, on the same folds."""
+    a, b, c = (plan_run(tmp_path / n, data, noisy(data, i), seed=i) for i, n in enumerate("abc"))
+    saved(blend_of(a, b), ["weights"])
+    assert kept(a, b)
+    assert kept(b, a), "the order in which runs are named does not matter"
+    assert kept(a, c) is None
+    saved(blend_of(a, c), ["weights"])
+    assert kept(a, b) != kept(a, c)
+    saved(blend_of(b, a), ["temperatures", "weights"])
+    plan_run(tmp_path / "b", data, noisy(data, 9), seed=1)
+    assert kept(a, c)
+    with pytest.raises(MaskensError, match="a job was trained since"):
+        kept(a, b)
+
+
+def test_runs_of_weight_0_need_not_be_asked(data: TrainData, tmp_path: Path) -> None:
+    blend = blend_of(*(plan_run(tmp_path / n, data, noisy(data, i), seed=i) for i, n in enumerate("abc")))
+    shares = [m.share.model_copy(update={"weight": w}) for m, w in zip(blend.runs, (0.5, 0.0, 0.5), strict=True)]
+    fitted = untuned(blend).model_copy(update={"runs": tuple(shares)})
+    runs, recipes, left = heard([m.run for m in blend.runs], [m.recipe for m in blend.runs], fitted)
+    assert [r.folder.name for r in runs] == ["a", "c"]
+    assert [r.weight for r in left.runs] == [0.5, 0.5]
+    assert len(recipes) == 2
+
+
+def test_logits_that_are_no_numbers_are_refused(data: TrainData, tmp_path: Path) -> None:
+    logits = noisy(data)
+    logits[0, 3] = np.nan
+    run = plan_run(tmp_path / "a", data, logits)
+    with pytest.raises(MaskensError, match=r"oof.npz holds logits that are not finite"):
+        blend_of(run)
+
+
+def test_the_greedy_selection_finds_who_is_worth_asking(data: TrainData) -> None:
+    good, other, useless = (noisy(data, seed, gain) for seed, gain in ((1, 2.0), (2, 2.0), (3, 0.0)))
+    joints = log_softmax(np.stack([useless, good, other]), axis=2)
+    weights = np.array(greedy_weights(joints, data.classes))
+    assert weights.sum() == pytest.approx(1)
+    assert weights[0] < 0.2 < min(weights[1:])
+    blended = decide(np.average(joints, axis=0, weights=weights))
+    assert macro_f1(data.classes, blended, 18) > max(macro_f1(data.classes, decide(j), 18) for j in joints)
+    assert greedy_weights(joints[[1, 1]], data.classes) == (1.0, 0.0), "of equals the first"
+
+
+def test_runs_of_different_tasks_are_one_ensemble(data: TrainData, tmp_path: Path) -> None:
+    parts = np.concatenate([3.0 * np.eye(w)[p] for w, p in zip((3, 2, 3), decode(data.classes), strict=True)], axis=1)
+    parts += np.random.default_rng(5).normal(0, 2, parts.shape)
+    a = plan_run(tmp_path / "a", data, noisy(data, gain=1.5))
+    b = plan_run(tmp_path / "b", data, {"heads": parts}, recipe=HEADS)
+    blend = blend_of(a, b)
+    plain = untuned(blend)
+    mean = log_softmax(blend.joints(plain).mean(axis=0), axis=1)
+    assert blend.judge(plain).log_probabilities == pytest.approx(mean)
+    found = evaluate(blend, applied_to(blend))
+    names = [s.name for s in found.settings]
+    assert f"{a.folder} alone" in names
+    assert "hard vote" in names
+    assert set(found.tasks) == {f"{a.folder}: class18", f"{b.folder}: heads"}
+    alone = evaluate(blend_of(a), applied_to(blend_of(a)))
+    setting = next(s for s in found.settings if s.name == f"{a.folder} alone")
+    assert setting.f1 == alone.f1[PARTS[0]]
+    path = saved(blend, [s for s in STEPS if s != "views"])
+    assert path.parent == a.folder
+    backwards = kept(b, a)
+    assert backwards
+    assert [r.run for r in backwards.fitted.runs] == [str(b.folder), str(a.folder)]
+    assert kept(a) is None, "a blend's tuning is not a run's"
+
+
+def test_runs_that_don_t_belong_together_are_refused(
+    data: TrainData, tmp_path: Path, make_data: Callable[..., Path]
+) -> None:
+    a = plan_run(tmp_path / "a", data, noisy(data))
+    with pytest.raises(MaskensError, match=r"b has other folds than .*a: its models saw"):
+        blend_of(a, plan_run(tmp_path / "b", data, noisy(data), deal=2))
+    other = read_train(make_data(tmp_path / "data", people=24))
+    with pytest.raises(MaskensError, match=r"c was made from other photos than .*a"):
+        blend_of(a, plan_run(tmp_path / "c", other, noisy(other)))
+    with pytest.raises(MaskensError, match="named twice"):
+        blend_of(a, dataclasses.replace(a, folder=a.folder / ".." / "a"))
+    half = plan_run(tmp_path / "d", data, noisy(data), trained=[1])
+    found = blend_of(a, half)
+    assert (found.trained, set(found.fold)) == ((1,), {1})
+    assert found.notes == (f"{half.folder}: only folds 1 of 2 count, without class18 fold 0",)
+    with pytest.raises(MaskensError, match="no fold in common"):
+        blend_of(half, plan_run(tmp_path / "e", data, noisy(data), trained=[0]))
+
+
+def test_an_evaluation_tells_the_whole_and_its_parts(data: TrainData, tmp_path: Path) -> None:
+    logits = noisy(data, gain=2)
+    blend = blend_of(plan_run(tmp_path / "a", data, logits))
+    found = evaluate(blend, applied_to(blend))
+    decided = decide(logits.astype(np.float32))
+    assert found.f1[PARTS[0]].value == pytest.approx(macro_f1(data.classes, decided, 18), abs=1e-6)
+    assert found.accuracy.value == pytest.approx((decided == data.classes).mean())
+    assert found.f1[PARTS[0]].low < found.f1[PARTS[0]].value < found.f1[PARTS[0]].high
+    assert [(f.fold, f.people, f.photos) for f in found.folds] == [(0, 30, 210), (1, 30, 210)]
+    mine = blend.fold == 1
+    assert found.folds[1].f1 == pytest.approx(macro_f1(data.classes[mine], decided[mine], 18))
+    settings = {s.name: s for s in found.settings}
+    assert list(settings) == ["best, flip", "best, no TTA", "last, no TTA", "last, flip", "part by part"]
+    assert settings["best, flip"].f1 == found.f1[PARTS[0]]
+    assert settings["last, flip"].gain.verdict == "equal"
+    record = evaluation_record(found)
+    assert record["macro_f1"]["value"] == found.f1[PARTS[0]].value
+    assert [c["photos"] for c in record["score"]["classes"]] == np.bincount(data.classes, minlength=18).tolist()
+
+
+def test_a_tuned_run_is_scored_by_tunings_fitted_on_others(data: TrainData, tmp_path: Path) -> None:
+    blend = blend_of(plan_run(tmp_path / "a", data, 4 * noisy(data, less=(2, 5), by=1.5)))
+    saved(blend, ["temperatures", "offsets"])
+    found = evaluate(blend, applied_to(blend))
+    assert found.tuning
+    assert found.f1[PARTS[0]].value == pytest.approx(found.tuning.tuned.value)
+    settings = {s.name: s for s in found.settings}
+    assert settings["best, flip"].f1.value == pytest.approx(found.tuning.untuned.value)
+    assert settings["tuned"].f1 == found.f1[PARTS[0]]
+    assert settings["tuned"].gain.value == pytest.approx(found.tuning.gain.value)
+    assert settings["last, flip"].gain.verdict == "equal", "untuned ways are held against the untuned one"
+    assert "tuned: temperatures, offsets" in found.used
+
+
+def test_too_few_people_to_tune_are_refused(make_data: Callable[..., Path], tmp_path: Path) -> None:
+    few = read_train(make_data(tmp_path / "data", people=12))
+    blend = blend_of(plan_run(tmp_path / "a", few, noisy(few), trained=[0]))
+    with pytest.raises(MaskensError, match="too few people to tune"):
+        tune(blend, ["offsets"])

@@ -1,0 +1,137 @@
+"""Opening all photos before training: what can't be read, and who is there twice."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from unittest import mock
+
+import cv2
+import numpy as np
+import pytest
+from conftest import MakeData
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from folds.data.decode import Pixels
+from folds.data.layout import read_train
+from folds.explore import check as check
+from folds.explore.check import NEAR, check_photos, describe, near_duplicates, perceptual_hash
+
+
+def texture(seed: int) -> Pixels:
+    """256 x 192 pixels with shapes of many sizes, as in a photo."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        cv2.resize(rng.normal(size=(4 * n, 3 * n, 3)), (192, 256), interpolation=cv2.INTER_CUBIC) for n in (1, 2, 4, 8)
+    ]
+    scene = sum(layer / (n + 1) for n, layer in enumerate(layers))
+    return np.clip(128 + 50 * scene, 0, 255).astype(np.uint8)
+
+
+def recompressed(photo: Pixels, scale: float, quality: int) -> Pixels:
+    image = Image.fromarray(photo)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
+
+
+def differing_bits(one: np.uint64, other: np.uint64) -> int:
+    return (int(one) ^ int(other)).bit_count()
+
+
+@pytest.mark.parametrize(("scale", "quality"), [(1.0, 60), (0.5, 90), (0.75, 75), (1.6, 75)])
+def test_a_rescaled_and_recompressed_photo_is_recognised(scale: float, quality: int) -> None:
+    for seed in range(20):
+        photo = texture(seed)
+        copy = recompressed(photo, scale, quality)
+        assert not np.array_equal(copy, photo)
+        assert differing_bits(perceptual_hash(photo), perceptual_hash(copy)) <= NEAR
+
+
+def test_photos_of_different_things_are_far_apart() -> None:
+    hashes = [perceptual_hash(texture(seed)) for seed in range(40)]
+    distances = [differing_bits(a, b) for i, a in enumerate(hashes) for b in hashes[:i]]
+    assert min(distances) > 3 * NEAR
+    assert 28 < np.mean(distances) < 36  # about half of 64, as for coin tosses
+
+
+@st.composite
+def hashes_of_people(draw: st.DrawFn) -> tuple[list[int], list[str]]:
+    """Hashes a few bits from each other, so that near ones are common and the limit itself occurs."""
+    bases = draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=3))
+    flips = st.lists(st.integers(0, 63), max_size=5, unique=True)
+    hashes = [
+        base ^ sum(1 << bit for bit in draw(flips)) for base in draw(st.lists(st.sampled_from(bases), max_size=9))
+    ]
+    return hashes, [draw(st.sampled_from(["7", "007", "8"])) for _ in hashes]
+
+
+@given(hashes_of_people(), st.integers(0, 6), st.sampled_from([1, 2, 3, 2048]))
+def test_near_duplicates_equal_a_plain_loop(photos: tuple[list[int], list[str]], near: int, chunk: int) -> None:
+    hashes, people = photos
+    expected = [
+        (i, j, (hashes[i] ^ hashes[j]).bit_count())
+        for i in range(len(hashes))
+        for j in range(i + 1, len(hashes))
+        if people[i] != people[j] and (hashes[i] ^ hashes[j]).bit_count() <= near
+    ]
+    with mock.patch.object(check, "CHUNK", chunk):
+        found = near_duplicates(np.array(hashes, dtype=np.uint64), np.array(people, dtype=np.str_), near)
+    assert sorted(found) == expected
+    assert [bits for *_, bits in found] == sorted(bits for *_, bits in expected)
+
+
+def test_photos_of_one_person_are_never_reported() -> None:
+    same = np.zeros(5, dtype=np.uint64)
+    assert near_duplicates(same, np.array(["a"] * 5)) == []
+    assert near_duplicates(same, np.array(["a", "a", "a", "a", "b"])) == [(i, 4, 0) for i in range(4)]
+
+
+def test_a_clean_folder_has_nothing_to_report(tmp_path: Path, make_data: MakeData) -> None:
+    data = read_train(make_data(tmp_path / "data", people=6))
+    seen: list[tuple[int, int]] = []
+    found = check_photos(data, workers=2, on_progress=lambda done, total: seen.append((done, total)))
+    assert found.unreadable == found.duplicates == ()
+    assert seen == [(n, 42) for n in range(1, 43)]
+
+
+def test_broken_photos_and_copies_across_people_are_reported(tmp_path: Path, make_data: MakeData) -> None:
+    root = make_data(tmp_path / "data", people=6)
+    folders = sorted((root / "train" / "images").iterdir())
+    broken = folders[0] / "mask2.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    (folders[1] / "mask3.jpg").write_text("not a photo")
+    with Image.open(folders[2] / "normal.jpg") as photo:
+        photo.resize((64, 48)).save(folders[5] / "incorrect_mask.jpg", quality=80)
+    (folders[4] / "mask1.jpg").write_bytes((folders[4] / "mask2.jpg").read_bytes())  # one person: no matter
+
+    found = check_photos(read_train(root), workers=2)
+
+    assert len(found.unreadable) == 2
+    assert str(broken) in found.unreadable[0]
+    assert f"{folders[1] / 'mask3.jpg'} is not a photo" in found.unreadable[1]
+    ((first, second, bits),) = found.duplicates
+    assert (root / first, root / second) == (folders[2] / "normal.jpg", folders[5] / "incorrect_mask.jpg")
+    assert bits <= NEAR
+
+
+def test_two_folders_of_one_id_may_share_photos(tmp_path: Path, make_data: MakeData) -> None:
+    root = make_data(tmp_path / "data", people=6)
+    folders = sorted((root / "train" / "images").iterdir())
+    (folders[5] / "normal.jpg").write_bytes((folders[2] / "normal.jpg").read_bytes())
+    table = root / "train" / "train.csv"
+    assert len(check_photos(read_train(root), workers=1).duplicates) == 1
+    table.write_text(table.read_text().replace("\n000005,", "\n000002,"))
+    assert check_photos(read_train(root), workers=1).duplicates == ()
+
+
+def test_the_terminal_shows_ten_pairs_and_counts_the_rest(tmp_path: Path) -> None:
+    pairs = [(f"a{n}.jpg", f"b{n}.jpg", 2) for n in range(13)]
+    lines = describe(pairs, tmp_path)
+    assert len(lines) == 11
+    assert lines[0] == f"{tmp_path / 'a0.jpg'}  ~  {tmp_path / 'b0.jpg'}  (2 of 64 bits differ)"
+    assert lines[-1] == "... and 3 more pairs"
+    assert len(describe(pairs[:10], tmp_path)) == 10

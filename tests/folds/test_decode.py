@@ -1,0 +1,303 @@
+"""Photos of any kind of file become RGB pixels; broken ones are refused, never guessed at."""
+
+from __future__ import annotations
+
+import re
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from folds.data.decode import Pixels, fit, read_photo, read_sizes
+from folds.errors import MaskensError
+
+GREY = np.array([[0, 50, 100], [128, 255, 7]], dtype=np.uint8)
+ORIENTATION = 0x0112
+
+
+def as_rgb(grey: np.ndarray) -> Pixels:
+    return np.stack([grey, grey, grey], axis=-1)
+
+
+def noise(height: int = 40, width: int = 30) -> Pixels:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def read_back(image: Image.Image, path: Path, mode: str, **options: Any) -> Pixels:
+    """Save, make sure that the file really has that colour mode, and read as the project does."""
+    image.save(path, **options)
+    with Image.open(path) as saved:
+        assert saved.mode == mode
+    photo = read_photo(path)
+    assert photo.dtype == np.uint8
+    assert photo.flags.c_contiguous
+    return photo
+
+
+def test_rgb_pixels_come_back_unchanged(tmp_path: Path) -> None:
+    pixels = noise()
+    np.testing.assert_array_equal(read_back(Image.fromarray(pixels), tmp_path / "a.png", "RGB"), pixels)
+
+
+def test_grey_is_repeated_over_the_channels(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_back(Image.fromarray(GREY), tmp_path / "a.png", "L"), as_rgb(GREY))
+
+
+def test_grey_with_transparency_keeps_its_grey(tmp_path: Path) -> None:
+    image = Image.fromarray(np.stack([GREY, 255 - GREY], axis=-1))
+    np.testing.assert_array_equal(read_back(image, tmp_path / "a.png", "LA"), as_rgb(GREY))
+
+
+def test_colour_with_transparency_keeps_its_colour(tmp_path: Path) -> None:
+    pixels = noise(6, 5)
+    image = Image.fromarray(np.dstack([pixels, np.full((6, 5), 128, dtype=np.uint8)]))
+    np.testing.assert_array_equal(read_back(image, tmp_path / "a.png", "RGBA"), pixels)
+
+
+@pytest.mark.parametrize("options", [{}, {"transparency": bytes([0, 128, 255])}], ids=["opaque", "transparent"])
+def test_palette_indices_become_their_colours(tmp_path: Path, options: dict[str, bytes]) -> None:
+    colours = np.array([(255, 0, 0), (0, 128, 0), (10, 20, 30)], dtype=np.uint8)
+    indices = np.array([[0, 1, 2, 0], [2, 2, 1, 0]], dtype=np.uint8)
+    image = Image.fromarray(indices)
+    image.putpalette(colours.tobytes())
+    np.testing.assert_array_equal(read_back(image, tmp_path / "a.png", "P", **options), colours[indices])
+
+
+@pytest.mark.parametrize(
+    ("ink", "colour"),
+    [((0, 0, 0, 0), (255, 255, 255)), ((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 155), (100, 100, 100))],
+)
+def test_cmyk_inks_become_colours(tmp_path: Path, ink: tuple[int, ...], colour: tuple[int, ...]) -> None:
+    photo = read_back(Image.new("CMYK", (16, 8), ink), tmp_path / "a.jpg", "CMYK", quality=95)
+    assert photo.shape == (8, 16, 3)
+    np.testing.assert_allclose(photo.astype(int), np.broadcast_to(colour, (8, 16, 3)), atol=4)
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
+    deep = np.array([[0, 257, 300], [200 * 257, 65535, 50 * 257]], dtype=np.uint16)
+    photo = read_back(Image.fromarray(deep), tmp_path / "a.png", "I;16")
+    np.testing.assert_array_equal(photo, as_rgb(np.array([[0, 1, 1], [200, 255, 50]])))
+
+
+def test_16_bit_colour_is_scaled(tmp_path: Path) -> None:
+    pixels = noise(6, 5)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels[..., ::-1].astype(np.uint16) * 257)
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), pixels)
+
+
+def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
+    photo = read_back(Image.fromarray(GREY > 60), tmp_path / "a.png", "1")
+    np.testing.assert_array_equal(photo, as_rgb(np.where(GREY > 60, 255, 0)))
+
+
+def test_a_photo_taken_sideways_is_turned_upright(tmp_path: Path) -> None:
+    stored = np.zeros((32, 48, 3), dtype=np.uint8)
+    stored[:, :24] = 255  # the left half of what the sensor saw ...
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # ... is the upper half of the scene
+    photo = read_back(Image.fromarray(stored), tmp_path / "a.jpg", "RGB", exif=exif, quality=95)
+    assert photo.shape == (48, 32, 3)
+    assert photo[:20].min() > 245
+    assert photo[28:].max() < 10
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda p: p),
+        (2, np.fliplr),
+        (3, lambda p: np.rot90(p, 2)),
+        (6, lambda p: np.rot90(p, -1)),
+        (8, np.rot90),
+    ],
+)
+def test_every_pixel_goes_where_the_orientation_says(tmp_path: Path, orientation: int, upright: Any) -> None:
+    pixels = noise(6, 4)
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    photo = read_back(Image.fromarray(pixels), tmp_path / "a.png", "RGB", exif=exif)
+    np.testing.assert_array_equal(photo, upright(pixels))
+
+
+def smooth(height: int, width: int) -> Pixels:
+    """A scene whose smaller versions look alike whatever the way of shrinking."""
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    return np.stack([200 * y, 200 * x, 100 + 50 * np.sin(6 * (x + y))], axis=-1).astype(np.uint8)
+
+
+@given(st.tuples(st.integers(1, 260), st.integers(1, 260)), st.tuples(st.integers(1, 40), st.integers(1, 40)))
+def test_a_jpeg_comes_reduced_but_never_below_what_is_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, shape: tuple[int, int], least: tuple[int, int]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.jpg"
+    Image.fromarray(smooth(*shape)).save(path)
+    (found,) = read_sizes(path, [least])
+    assert all(min(whole, asked) <= side for side, asked, whole in zip(found.shape, least, shape, strict=False))
+    for scale in (8, 4, 2, 1):
+        if all(side >= scale * asked for side, asked in zip(shape, least, strict=True)):
+            assert found.shape[:2] == tuple(-(-side // scale) for side in shape)
+            break
+    else:
+        assert found.shape[:2] == shape
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("least", [(60, 25), (30, 50), (25, 60)])
+def test_a_reduced_photo_is_upright_and_large_enough_upright(
+    tmp_path: Path, orientation: int, least: tuple[int, int]
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    path = tmp_path / "a.jpg"
+    Image.fromarray(smooth(240, 100)).save(path, exif=exif, quality=95)
+    whole, (found,) = read_photo(path), read_sizes(path, [least])
+    assert all(side >= min(asked, full) for side, asked, full in zip(found.shape, least, whole.shape, strict=False))
+    scale = next(s for s in (8, 4, 2, 1) if s == 1 or all(w >= s * n for w, n in zip(whole.shape, least, strict=False)))
+    assert found.shape == (*(-(-side // scale) for side in whole.shape[:2]), 3)
+    plain = fit(whole, found.shape[:2], None)
+    assert np.abs(found.astype(int) - plain).mean() < 2
+
+
+def test_what_comes_for_a_size_does_not_depend_on_the_other_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise(300, 200)).save(path)
+    sizes = [(30, 20), None, (100, 60), (60, 20), (300, 200)]
+    together = read_sizes(path, sizes)
+    assert [p.shape[0] for p in together] == [38, 300, 150, 75, 300]
+    for size, photo in zip(sizes, together, strict=True):
+        np.testing.assert_array_equal(photo, read_sizes(path, [size])[0])
+    np.testing.assert_array_equal(together[1], read_photo(path))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_of_any_kind_come_reduced_and_look_alike(tmp_path: Path, mode: str, progressive: bool) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(smooth(240, 160)).convert(mode).save(path, quality=95, progressive=progressive)
+    (found,) = read_sizes(path, [(50, 30)])
+    assert found.shape == (60, 40, 3)
+    assert np.abs(found.astype(int) - fit(read_photo(path), (60, 40), None)).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.gif"])
+def test_other_formats_come_whole(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    Image.fromarray(noise(240, 160)).save(path)
+    np.testing.assert_array_equal(read_sizes(path, [(20, 20)])[0], read_photo(path))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("tenths", [1, 5, 9])
+def test_a_jpeg_that_is_cut_off_is_refused_reduced_too(tmp_path: Path, tenths: int, progressive: bool) -> None:
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise(240, 160)).save(path, progressive=progressive)
+    assert len(read_sizes(path, [(30, 20)])[0]) == 30
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * tenths // 10])
+    with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} can't be read: (?i:.*truncated)"):
+        read_sizes(path, [(30, 20)])
+
+
+@pytest.mark.parametrize("tenths", [1, 3, 5, 7, 9])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_photo_that_is_cut_off_is_refused(tmp_path: Path, name: str, tenths: int) -> None:
+    path = tmp_path / name
+    Image.fromarray(noise()).save(path)
+    read_photo(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * tenths // 10])
+    with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} can't be read: (?i:.*truncated)"):
+        read_photo(path)
+
+
+@pytest.mark.parametrize("content", [b"just some text\n", b""], ids=["text", "empty"])
+def test_a_file_that_is_no_photo_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mask1.jpg"
+    path.write_bytes(content)
+    with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} is not a photo that can be read$"):
+        read_photo(path)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(MaskensError, match=r"gone\.jpg can't be read: No such file or directory$"):
+        read_photo(tmp_path / "gone.jpg")
+    with pytest.raises(MaskensError, match=f"^{re.escape(str(tmp_path))} can't be read: Is a directory$"):
+        read_photo(tmp_path)
+
+
+def test_reading_in_threads_leaves_the_warnings_of_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(GREY).save(path)
+    both_inside, first_done = threading.Barrier(2), threading.Event()
+    really_open = Image.open
+
+    def open_together(*args: Any, **kwargs: Any) -> Image.Image:
+        both_inside.wait(timeout=5)
+        if threading.current_thread().name == "second":
+            first_done.wait(timeout=5)
+        return really_open(*args, **kwargs)
+
+    monkeypatch.setattr(Image, "open", open_together)
+    before = list(warnings.filters)
+    first, second = (threading.Thread(target=read_photo, args=(path,), name=n) for n in ("first", "second"))
+    first.start()
+    second.start()
+    first.join()
+    first_done.set()
+    second.join()
+    assert list(warnings.filters) == before
+
+
+sides = st.integers(1, 24)
+
+
+@given(st.tuples(sides, sides), st.tuples(sides, sides), st.data())
+def test_the_result_has_the_size_asked_for(
+    shape: tuple[int, int], resize: tuple[int, int], data: st.DataObject
+) -> None:
+    crop = data.draw(st.none() | st.tuples(st.integers(1, resize[0]), st.integers(1, resize[1])))
+    fitted = fit(noise(*shape), resize, crop)
+    assert fitted.shape == (*(crop or resize), 3)
+    assert fitted.dtype == np.uint8
+    assert fitted.flags.c_contiguous
+
+
+@given(st.tuples(sides, sides), st.data())
+def test_the_crop_is_the_centre(shape: tuple[int, int], data: st.DataObject) -> None:
+    height, width = shape
+    crop = data.draw(st.tuples(st.integers(1, height), st.integers(1, width)))
+    where = np.zeros((height, width, 3), dtype=np.uint8)
+    where[..., 0], where[..., 1] = np.mgrid[:height, :width]
+    fitted = fit(where, shape, crop)
+    top, left = (int(n) for n in fitted[0, 0, :2])
+    bottom, right = height - top - crop[0], width - left - crop[1]
+    np.testing.assert_array_equal(fitted, where[top : top + crop[0], left : left + crop[1]])
+    assert abs(top - bottom) <= 1
+    assert abs(left - right) <= 1
+
+
+def test_a_photo_of_the_right_size_is_left_as_it_is() -> None:
+    photo = noise(40, 30)
+    np.testing.assert_array_equal(fit(photo, (40, 30), None), photo)
+    np.testing.assert_array_equal(fit(photo, (40, 30), (40, 30)), photo)
+
+
+def test_shrinking_averages_over_areas() -> None:
+    means = np.array([[0, 100], [80, 40]])
+    board = as_rgb((np.kron(means, [[1, 3], [3, 1]]) // 2).astype(np.uint8))
+    np.testing.assert_array_equal(fit(board, (2, 2), None), as_rgb(means))
+
+
+def test_enlarging_runs_smoothly_between_pixels() -> None:
+    steps = as_rgb(np.array([[0, 100, 200]], dtype=np.uint8))
+    wide = fit(steps, (1, 12), None)[0, :, 0].astype(int)
+    assert (wide[0], wide[-1]) == (0, 200)
+    assert 0 < np.diff(wide)[2:-2].min() <= np.diff(wide).max() <= 26  # 100 over 4 pixels

@@ -1,0 +1,505 @@
+"""`maskens explore`: the numbers are right, what was planted is found, and nobody's files are harmed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import Outcome, maskens, refused
+from conftest import MakeData
+from PIL import Image
+
+import cli
+from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.schema import Transform
+from ensemble.reporting.augment_sheet import DRAWS, after, augment_sheets
+from folds.data.decode import Pixels, fit
+from folds.data.labels import SHOT_MASK, SHOTS
+from folds.data.layout import read_train
+from folds.errors import MaskensError
+from folds.explore import page as explore_page
+from folds.explore.look import draw_photos, examples, explore
+from folds.pages.charts import age_histogram
+from folds.pages.contact_sheet import BOX, GAP, Cell, Sheet, draw
+
+ODD = '000004_male_<b>&"x"_60'  # a folder's name may hold what HTML would take for its own
+VOID = {"meta", "img", "br", "wbr", "source", "input", "link", "hr"}
+
+
+@dataclass
+class Page(HTMLParser):
+    """Tables as rows of words, figures as (alt, src, caption), and whether every tag is closed in turn."""
+
+    tables: list[list[list[str]]] = field(default_factory=list)
+    figures: list[tuple[str, str, str]] = field(default_factory=list)
+    images: list[dict[str, str]] = field(default_factory=list)
+    tags: set[str] = field(default_factory=set)
+    open: list[str] = field(default_factory=list)
+    words: dict[str, str] = field(default_factory=dict)  # of each section
+    section: str = ""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {k: v or "" for k, v in attrs}
+        self.tags.add(tag)
+        if tag == "section":
+            self.section = given["id"]
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.tables[-1][-1].append("")
+        if tag == "figure":
+            self.figures.append(("", "", ""))
+        if tag == "img":
+            self.images.append(given)
+            if "figure" in self.open:
+                self.figures[-1] = (given["alt"], given["src"], "")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self.open:
+            return
+        self.words[self.section] = self.words.get(self.section, "") + data
+        if self.open and self.open[-1] in ("td", "th", "a", "b") and {"td", "th"} & set(self.open):
+            self.tables[-1][-1][-1] += data
+        if "figcaption" in self.open:
+            alt, src, caption = self.figures[-1]
+            self.figures[-1] = (alt, src, caption + data)
+
+
+def parse(folder: Path) -> Page:
+    page = Page()
+    page.feed((folder / "index.html").read_text(encoding="utf-8"))
+    page.close()
+    assert page.open == []
+    return page
+
+
+def photo(root: Path, person: int, shot: str) -> Path:
+    (folder,) = (root / "train" / "images").glob(f"{person:06d}_*")
+    return folder / f"{shot}.jpg"
+
+
+def spoil(root: Path) -> None:
+    """Plant one of everything that exploring should find."""
+    table = root / "train" / "train.csv"
+    rows = list(csv.reader(table.read_text().splitlines()))
+    old, rows[5][4] = rows[5][4], ODD  # the new name says another gender and age than the row
+    rows[10][0] = "000001"  # one id, two genders, two ages
+    rows[12][2] = "Martian"
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    (root / "train" / "images" / old).rename(root / "train" / "images" / ODD)
+    with Image.open(photo(root, 2, "normal")) as image:
+        image.resize((64, 48)).save(photo(root, 15, "mask3"), quality=80)
+    photo(root, 3, "incorrect_mask").write_text("not a photo")
+    faint = np.random.default_rng(0).integers(0, 12, (24, 32, 3), dtype=np.uint8)
+    Image.fromarray(faint).save(photo(root, 6, "mask1"))
+    Image.fromarray(255 - faint[::-1] // 2).save(photo(root, 9, "mask2"))
+    Image.effect_noise((32, 24), 60).save(photo(root, 12, "mask4"), format="PNG")
+
+
+@pytest.fixture(scope="module")
+def spoilt(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make_data(tmp_path_factory.mktemp("explore") / "data", people=18)
+    spoil(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def explored(spoilt: Path) -> tuple[Outcome, Path]:
+    folder = spoilt.parent / "runs" / "explore"
+    run = spoilt.parent / "runs" / "default"
+    outcome = maskens("explore", "--data", spoilt, "--run", run, "--recipe", "demo", "--per-class", 3)
+    assert outcome.code == 0, outcome
+    return outcome, folder
+
+
+@pytest.fixture(scope="module")
+def page(explored: tuple[Outcome, Path]) -> Page:
+    return parse(explored[1])
+
+
+def by_hand(root: Path) -> tuple[Counter[int], dict[int, set[str]]]:
+    """Photos and ids of each class, from the CSV and the coding in the README alone."""
+    photos: Counter[int] = Counter()
+    people: dict[int, set[str]] = {}
+    with (root / "train" / "train.csv").open() as file:
+        for row in csv.DictReader(file):
+            years = int(row["age"])
+            band = 0 if years < 30 else 1 if years < 60 else 2
+            for mask, count in ((0, 5), (1, 1), (2, 1)):
+                number = mask * 6 + (row["gender"] == "female") * 3 + band
+                photos[number] += count
+                people.setdefault(number, set()).add(row["id"])
+    return photos, people
+
+
+def test_people_and_photos_per_class_and_group(spoilt: Path, explored: tuple[Outcome, Path], page: Page) -> None:
+    photos, people = by_hand(spoilt)
+    classes, groups = page.tables[:2]
+    assert [(int(r[0]), int(r[2]), int(r[3])) for r in classes[1:-1]] == [
+        (c, len(people[c]), photos[c]) for c in range(18)
+    ]
+    assert classes[-1][1:4] == ["all", "17", "126"]
+    female = [f"{len(people[c])} / {photos[c] + photos[c + 6] + photos[c + 12]}" for c in (3, 4, 5)]
+    assert groups[2][:4] == ["female", *female]
+    assert groups[3] == ["both", "6 / 42", "6 / 42", "6 / 42", "17 / 126"]  # 000001 is in two bands
+    printed = re.findall(r"^ +(\d+) +\w+ ?\w*, \w+, \S+ +(\d+) +(\d+) *$", explored[0].out, re.MULTILINE)
+    assert sorted(printed, key=lambda r: int(r[0])) == [
+        (str(c), str(len(people[c])), str(photos[c])) for c in range(18)
+    ]
+    assert [int(n) for *_, n in printed] == sorted(photos.values()), "rarest first"
+    assert "17 people on 18 folders, 126 photos" in explored[0].out
+
+
+def test_sizes_and_formats(page: Page) -> None:
+    sizes, formats = page.tables[2:4]
+    assert sizes[1:] == [["32 x 24", "124"], ["64 x 48", "1"]]
+    assert formats[1:] == [[".jpg, JPEG, RGB", "124"], [".jpg, PNG, L", "1"]]
+
+
+def test_colour_is_that_of_all_pixels(make_data: MakeData, tmp_path: Path) -> None:
+    data = read_train(make_data(tmp_path / "data", people=6))
+    found = explore(data, 1, seed=0, workers=1)
+    pixels = np.concatenate([np.asarray(Image.open(data.root / f)).reshape(-1, 3) for f in data.files])
+    mean, spread = found.measures.colour
+    assert mean == pytest.approx(pixels.mean(axis=0))
+    assert spread == pytest.approx(pixels.std(axis=0))
+
+
+def test_photos_that_stand_out_lead_their_lists_and_no_person_fills_one(spoilt: Path, page: Page) -> None:
+    found = explore(read_train(spoilt), 1, seed=0, workers=2)
+    files = found.data.files
+    first = {name: files[photos[0][0]] for name, photos in found.extremes.items()}
+    dark, bright = (p.relative_to(spoilt).as_posix() for p in (photo(spoilt, 6, "mask1"), photo(spoilt, 9, "mask2")))
+    assert first == {"darkest": dark, "brightest": bright, "least contrast": bright}
+    grey = np.asarray(Image.open(spoilt / dark).convert("L"))
+    assert found.extremes["darkest"][0][1] == pytest.approx(grey.mean(), abs=0.5)
+    for photos in found.extremes.values():
+        ids = [found.data.people[found.data.photo_person[i]].id for i, _ in photos]
+        assert len(ids) == len(set(ids)) == 6
+    assert f"{grey.mean():.0f}: {dark.split('/')[2]}/\nmask1.jpg" in page.words["colour"]
+
+
+def test_a_planted_near_duplicate_is_shown_as_a_pair(spoilt: Path, explored: tuple[Outcome, Path], page: Page) -> None:
+    one, other = (p.relative_to(spoilt).as_posix() for p in (photo(spoilt, 2, "normal"), photo(spoilt, 15, "mask3")))
+    text = (explored[1] / "index.html").read_text()
+    assert text.count('<div class="pair">') == 1
+    alts = [alt for alt, *_ in page.figures]
+    start = next(i for i, alt in enumerate(alts) if alt.startswith(one) and alts[i + 1].startswith(other))
+    assert page.figures[start][1].startswith("data:image/jpeg")
+    assert f"{one}  ~  {other}" in explored[0].out
+    assert "nearly the same photo under two people: 1" in explored[0].out
+    with Image.open(explored[1] / "duplicates.png") as sheet:
+        assert sheet.width > 2 * BOX[0]
+
+
+def test_labels_that_disagree_are_named_and_shown(explored: tuple[Outcome, Path], page: Page) -> None:
+    listed = page.words["labels"]
+    for words in (
+        "id 000001 is male in one row and female in another",
+        "id 000001 is 27 and 31 years old, in 2 age bands",
+        f"folder {ODD}: train.csv says gender female, race asian, age 34",
+        "train.csv says race martian",
+    ):
+        assert words in listed, listed
+        assert words in explored[0].out
+    assert "labels that disagree: 5" in explored[0].out  # the fifth: folder 000009 now has id 000001
+    assert any(caption.startswith(f"{ODD}\nid 000004, female") for *_, caption in page.figures)
+    assert (explored[1] / "labels.png").exists()
+
+
+def test_fixed_labels_are_those_that_are_shown(make_data: MakeData, tmp_path: Path) -> None:
+    root = make_data(tmp_path / "data", people=6)
+    person = read_train(root).people[0]
+    other = "female" if person.gender == 0 else "male"
+    row = f"{person.path},,gender,{'male' if person.gender == 0 else 'female'},{other},"
+    (tmp_path / "fixes.csv").write_text(f"path,photo,field,old,new,reason\n{row}\n")
+    fixed = tmp_path / "fixes.csv"
+    outcome = maskens("explore", "--data", root, "--out", tmp_path / "page", "--recipe", "demo", "--fixes", fixed)
+    assert outcome.code == 0, outcome
+    assert "shown with label fixes: 1 label of 1 person (1 gender)" in outcome.out
+    assert "labels that disagree" not in outcome.out, "the folder's old name is no finding"
+    rows = re.findall(r"^ (male|female) +(\d+) +(\d+) +(\d+) +(\d+)", outcome.out, re.MULTILINE)
+    assert {row[0]: int(row[4]) for row in rows}[other] == 4, "three of each gender, one moved"
+
+
+def test_an_unreadable_photo_is_listed_and_the_rest_goes_on(
+    spoilt: Path, explored: tuple[Outcome, Path], page: Page
+) -> None:
+    broken = str(photo(spoilt, 3, "incorrect_mask"))
+    assert broken in page.words["files"]
+    assert "1 photos can't be read" in page.words["files"]
+    assert broken in explored[0].out
+    text = (explored[1] / "index.html").read_text()
+    assert len(re.findall(r'<span class="none" role="img"', text)) == 1  # its class has 3 photos, all are shown
+    assert len(list(explored[1].glob("class-*.png"))) == 18
+
+
+def test_the_page_needs_nothing_else(explored: tuple[Outcome, Path], page: Page) -> None:
+    text = (explored[1] / "index.html").read_text()
+    assert not re.search(r"https?:|url\(|@import|//[a-z]", re.sub(r"data:image/\w+;base64,[\w+/=]+", "", text))
+    assert not {"script", "link", "iframe", "base"} & page.tags
+    assert all(i["src"].startswith("data:image/") and i["alt"] for i in page.images)
+    assert "data:image/png" in next(i["src"] for i in page.images if "Histogram" in i["alt"])
+
+
+def test_names_with_signs_of_html_stay_words(explored: tuple[Outcome, Path], page: Page) -> None:
+    text = (explored[1] / "index.html").read_text()
+    assert "<b>&" not in text
+    assert any(caption.strip() == ODD for *_, caption in page.figures)
+    assert any(ODD in alt for alt, *_ in page.figures)
+
+
+def test_a_sheet_shows_as_many_people_as_it_can(make_data: MakeData, tmp_path: Path) -> None:
+    data = read_train(make_data(tmp_path / "data", people=24))
+    for number, photos in enumerate(draw_photos(data, 6, seed=1)):
+        people = Counter(data.photo_person[list(photos)].tolist())
+        assert (data.classes[list(photos)] == number).all()
+        assert len(set(photos)) == len(photos) == (6 if number < 6 else 4)
+        assert len(people) == 4, "four people a class: nobody is left out"
+        assert max(people.values()) - min(people.values()) <= 1
+
+
+def test_the_same_seed_draws_the_same_sheets(spoilt: Path, explored: tuple[Outcome, Path], tmp_path: Path) -> None:
+    again = ("explore", "--data", spoilt, "--recipe", "demo", "--per-class", 3, "--workers", 1, "-q")
+    assert maskens(*again, "--out", tmp_path / "same") == Outcome(0, "", "")
+    assert maskens(*again, "--out", tmp_path / "other", "--seed", 7).code == 0
+    names = sorted(p.name for p in explored[1].iterdir())
+    assert sorted(p.name for p in (tmp_path / "same").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "same" / name).read_bytes() == (explored[1] / name).read_bytes(), name
+    assert (tmp_path / "other" / "class-00.png").read_bytes() != (explored[1] / "class-00.png").read_bytes()
+    assert (tmp_path / "other" / "ages.png").read_bytes() == (explored[1] / "ages.png").read_bytes()
+
+
+# Augmentation
+
+
+def pictures(sheet: Sheet) -> list[list[Pixels]]:
+    return [[c.picture for c in row if c.picture is not None] for row in sheet.rows]
+
+
+@pytest.fixture
+def faces() -> list[tuple[str, Pixels]]:
+    rng = np.random.default_rng(0)
+    return [(f"person{n}/\nmask1.jpg", rng.integers(0, 256, (90, 70, 3), dtype=np.uint8)) for n in range(2)]
+
+
+def test_each_transform_alone_is_always_applied_and_an_empty_chain_changes_nothing() -> None:
+    arrow = np.zeros((8, 8, 3), np.uint8)
+    arrow[0, 0] = 255
+    flips = [Transform(name=n, args={"p": p}) for n, p in (("HorizontalFlip", 0.5), ("VerticalFlip", 0.0))]
+    corners = [np.argwhere(a[..., 0])[0].tolist() for a in after(flips, arrow, (0,))]
+    assert corners[:2] == [[0, 7], [7, 0]]
+    assert len(corners) == 2 + DRAWS
+    assert all(c in ([0, 0], [0, 7]) for c in corners[2:]), "the chain keeps its own p"
+    assert all(np.array_equal(a, arrow) for a in after([], arrow, (0,)))
+
+
+def recipe_file(folder: Path, tables: str) -> Path:
+    path = folder / "mine.toml"
+    path.write_text(f"[defaults]\nmodel = 'test_resnet.r160_in1k'\nresize = [32, 24]\n{tables}")
+    return path
+
+
+def test_a_sheet_starts_from_what_training_sees_and_tells_how_much_changes(
+    tmp_path: Path, faces: list[tuple[str, Pixels]]
+) -> None:
+    recipe = load_recipe(
+        str(recipe_file(tmp_path, "crop = [28, 20]\n[tasks.heads]\naugment = [{ name = 'InvertImg', args = {p=0.5} }]"))
+    )
+    (sheet,) = augment_sheets(recipe, faces, seed=3)
+    assert sheet.heads[:2] == ("before", "InvertImg\np 0.5, here always")
+    assert sheet.columns == len(sheet.heads) == 2 + DRAWS
+    for row, (_, face) in zip(pictures(sheet), faces, strict=True):
+        before = fit(face, (32, 24), (28, 20))
+        assert np.array_equal(row[0], before)
+        assert np.array_equal(row[1], 255 - before)
+    change = np.abs(2.0 * pictures(sheet)[0][0] - 255).mean()
+    assert sheet.cells[1].caption == f"change {change:.1f}"
+
+
+def test_without_transforms_all_cells_are_alike(tmp_path: Path, faces: list[tuple[str, Pixels]]) -> None:
+    (sheet,) = augment_sheets(load_recipe(str(recipe_file(tmp_path, "[tasks.heads]"))), faces, seed=3)
+    assert "augments nothing" in sheet.title
+    assert all(np.array_equal(row[0], p) for row in pictures(sheet) for p in row)
+    assert {c.caption for row in sheet.rows for c in row[1:]} == {"change 0.0"}
+
+
+def test_tasks_augmented_alike_share_a_sheet(faces: list[tuple[str, Pixels]]) -> None:
+    sheets = augment_sheets(load_recipe("original"), faces, seed=0)
+    assert [s.name for s in sheets] == ["augment-mask", "augment-gender"]
+    assert sheets[1].title.startswith("gender, male-age, female-age: 350 x 380")
+    again = augment_sheets(load_recipe("original"), faces, seed=0)
+    other = augment_sheets(load_recipe("original"), faces, seed=1)
+    cells = [[c.picture.tobytes() for c in s[1].cells if c.picture is not None] for s in (sheets, again, other)]
+    assert cells[0] == cells[1] != cells[2]
+
+
+def test_examples_are_of_different_people_and_states(spoilt: Path) -> None:
+    found = explore(read_train(spoilt), 1, seed=5, workers=1)
+    chosen = examples(found)
+    assert len({found.data.people[found.data.photo_person[i]].id for i in chosen}) == len(chosen) == 4
+    assert {SHOT_MASK[SHOTS[i % 7]] for i in chosen} == {0, 1, 2}
+    assert set(found.data.labels[1][chosen]) == {0, 1}
+    assert found.measures.readable[chosen].all()
+
+
+# The output folder
+
+
+def test_a_second_run_replaces_the_first_as_a_whole(make_data: MakeData, tmp_path: Path) -> None:
+    root = make_data(tmp_path / "data", people=6)
+    copy = photo(root, 4, "mask1")
+    before = copy.read_bytes()
+    copy.write_bytes(photo(root, 2, "mask1").read_bytes())
+    call = ("explore", "--data", root, "--run", tmp_path / "runs" / "x", "--recipe", "demo", "--per-class", 1)
+    first = maskens(*call)
+    folder = tmp_path / "runs" / "explore"
+    assert "was replaced" not in first.out
+    assert (folder / "duplicates.png").exists()
+    copy.write_bytes(before)
+    second = maskens(*call)
+    assert f"the earlier page in {folder} was replaced" in second.out
+    assert not (folder / "duplicates.png").exists()
+    assert "nearly the same photo" not in second.out
+    assert [p.name for p in folder.parent.iterdir()] == ["explore"], "nothing is left beside it"
+
+
+def test_a_run_that_fails_leaves_the_earlier_page(
+    make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_data(tmp_path / "data", people=6)
+    call = ("explore", "--data", root, "--out", tmp_path / "out", "--recipe", "demo", "--per-class", 1)
+    assert maskens(*call).code == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
+
+    def full(folder: Path, html: str) -> None:
+        raise MaskensError("can't write index.html: No space left on device.")
+
+    monkeypatch.setattr(explore_page, "write_page", full)
+    refused(maskens(*call, "--seed", 8), "No space left on device")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "out"]
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"thesis.txt": "all of it"}, ["has files and is not a folder of `maskens explore`"]),
+        ({"index.html": "<html>my own page</html>"}, ["is not a folder of `maskens explore`"]),
+        (
+            {"index.html": '<meta name="generator" content="maskens explore">', "notes.txt": "mine"},
+            ["it holds files that `maskens explore` did not write: notes.txt"],
+        ),
+    ],
+)
+def test_other_peoples_files_are_left_alone(
+    spoilt: Path, tmp_path: Path, files: dict[str, str], words: Sequence[str]
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    refused(maskens("explore", "--data", spoilt, "--out", folder), *words, "--out DIR")
+    assert {p.name: p.read_text() for p in folder.iterdir()} == files
+    file = next(iter(folder.iterdir()))
+    refused(maskens("explore", "--data", spoilt, "--out", file), "is a file, not a folder")
+    refused(maskens("explore", "--data", spoilt, "--out", file / "x", "--recipe", "demo"), "can't write")
+
+
+# Wrong and unusual input
+
+
+def test_wrong_input_gives_one_message_and_writes_nothing(
+    spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(maskens("explore"), "there is no data folder data", "--data DIR")
+    refused(maskens("explore", "--data", spoilt, "--recipe", "dmo"), "there is no recipe 'dmo'", "demo")
+    for number in ("0", "-3", "many", "100000"):
+        refused(maskens("explore", "--data", spoilt, "--per-class", number), "--per-class")
+    assert list(tmp_path.iterdir()) == []
+    bad = recipe_file(tmp_path, "[tasks.heads]\naugment = [{ name = 'HorizontalFlop' }]")
+    refused(maskens("explore", "--data", spoilt, "--recipe", bad), "HorizontalFlop", "HorizontalFlip")
+    assert list(tmp_path.iterdir()) == [bad]
+
+
+def test_a_folder_without_a_readable_photo_or_a_second_gender(make_data: MakeData, tmp_path: Path) -> None:
+    root = make_data(tmp_path / "data", people=2)
+    for path in (root / "train" / "images").glob("*/*.jpg"):
+        path.write_text("not a photo")
+    outcome = maskens("explore", "--data", root, "--out", tmp_path / "out", "--recipe", "demo")
+    assert outcome.code == 0, outcome
+    assert "unreadable photos: 14" in outcome.out
+    page = parse(tmp_path / "out")
+    assert "14 photos can't be read" in page.words["files"]
+    assert "No photo can be read" in page.words["augment"]
+    assert page.tables[0][4][2:4] == ["0", "0"], "no woman"
+
+
+def test_help_has_an_example() -> None:
+    outcome = maskens("explore", "--help")
+    assert outcome.code == 0
+    assert "Example:  maskens explore" in outcome.out
+    for option in ("--out", "--per-class", "--recipe", "--seed", "MASKENS_DATA"):
+        assert option in outcome.out
+
+
+def test_folds_import_no_model_library_and_no_chart_library_before_they_are_needed() -> None:
+    code = (
+        "import sys, folds.explore.page, folds.explore.summary, folds.explore.look\n"
+        "heavy = {'torch', 'albumentations', 'timm', 'matplotlib', 'jinja2'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(cli.__file__).parent, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# Pictures
+
+
+def test_a_contact_sheet_puts_each_picture_and_its_words_in_its_own_place() -> None:
+    red, blue = (np.full((20, 15, 3), c, np.uint8) for c in ((255, 0, 0), (0, 0, 255)))
+    cells = (Cell(red, "a-name-that-is-far-too-long-for-its-place" * 3), Cell(blue, ""), Cell(None, ""))
+    sheet = np.asarray(draw(Sheet("x", "title", cells, columns=2)))
+    left, right = GAP + BOX[0] // 2, 2 * GAP + BOX[0] + BOX[0] // 2
+    rows = np.flatnonzero((sheet[:, left] == (255, 0, 0)).all(axis=1))
+    assert len(rows) == BOX[1], "enlarged to fill the box"
+    assert (sheet[rows, right] == (0, 0, 255)).all()
+    below = sheet[rows[-1] + 1 : rows[-1] + 1 + GAP]
+    assert (below[:, : GAP + BOX[0]] < 255).any(), "the caption"
+    assert (below[:, GAP + BOX[0] + 2 :] == 255).all(), "does not run into its neighbour"
+    assert (sheet[rows[-1] + 60, left] != 255).any(), "a grey field for what can't be read"
+
+
+def test_the_histogram_has_a_light_and_a_dark_look_and_takes_an_empty_gender() -> None:
+    light, dark = (Image.open(io.BytesIO(age_histogram([[20, 20, 61], []], dark=d))) for d in (False, True))
+    assert light.size == dark.size == (1400, 1000)
+    corner = light.convert("L").getpixel((0, 0)), dark.convert("L").getpixel((0, 0))
+    assert corner[0] == 255
+    assert corner[1] < 60
+    other = Image.open(io.BytesIO(age_histogram([[20, 61, 61], []])))
+    assert np.asarray(other).tobytes() != np.asarray(light).tobytes()

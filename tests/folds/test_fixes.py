@@ -1,0 +1,626 @@
+"""Label fixes: the labels that training sees change, the disk does not, and a run remembers which."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import random
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cli
+from folds.data.fixes import COLUMNS, apply_fixes, describe_fixes, fixes_csv, read_fixes, shipped
+from folds.data.labels import GENDERS, SHOTS
+from folds.data.layout import read_train
+from folds.data.people import Fix, TrainData, class_counts, label_conflicts
+from folds.errors import MaskensError
+from folds.files import csv_text, sha256
+from folds.run import load_data, load_run
+from folds.splitting.split import (
+    check_folds,
+    folds_csv,
+    largest_k,
+    make_folds,
+    people_per_stratum_and_fold,
+    photos_per_class_and_fold,
+    read_folds,
+    strata,
+)
+
+Row = tuple[str, str, str, str, str, str]
+PATHS = ("001_male_Asian_20", "002_female_Asian_40", "003_male_Asian_60", "003_male_Asian_61")
+CROWD = tuple(f"9{n:03d}_{GENDERS[n % 2]}_Asian_{(25, 45, 65)[n % 3]}" for n in range(18))  # three of each stratum
+
+
+def make_tree(root: Path, paths: Sequence[str]) -> Path:
+    """A data folder of these people, named id_gender_race_age, with photos of a few bytes that nothing opens."""
+    rows = []
+    for path in paths:
+        id_, gender, race, age = path.split("_")
+        rows.append((id_, gender, race, age, path))
+        folder = root / "train" / "images" / path
+        folder.mkdir(parents=True)
+        for number, shot in enumerate(SHOTS):
+            (folder / f"{shot}.jpg").write_bytes(b"x" * (number + 1))
+    (root / "train" / "train.csv").write_text(csv_text(("id", "gender", "race", "age", "path"), rows))
+    return root
+
+
+def write_list(file: Path, *rows: str) -> str:
+    file.write_text("\n".join([",".join(COLUMNS), *rows, ""]))
+    return str(file)
+
+
+def disk(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
+
+
+def of(data: TrainData, path: str) -> tuple[int, int, list[int]]:
+    """(gender, years, mask of each photo) of the folder, as training gets them."""
+    row = [p.path for p in data.people].index(path)
+    mine = data.photo_person == row
+    masks, genders, _ = (labels[mine].tolist() for labels in data.labels)
+    assert len(set(genders)) == len(set(data.years[mine].tolist())) == 1
+    return genders[0], int(data.years[mine][0]), masks
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_tree(tmp_path / "data", PATHS)
+
+
+Apply = Callable[..., TrainData]
+
+
+@pytest.fixture
+def fixed(root: Path, tmp_path: Path) -> Apply:
+    """The data with these rows as fixes."""
+    return lambda *rows: read_train(root, read_fixes([write_list(tmp_path / "mine.csv", *rows)]))
+
+
+class TestLabels:
+    def test_each_field_changes_what_it_names_and_nothing_else(self, root: Path, fixed: Apply) -> None:
+        data = fixed(
+            "001_male_Asian_20,,gender,male,female,looks so",
+            "002_female_Asian_40,,age,40,29,",
+            "003_male_Asian_60,mask3,mask,wear,incorrect,",
+        )
+        assert of(data, "001_male_Asian_20") == (1, 20, [0, 0, 0, 0, 0, 1, 2])
+        assert of(data, "002_female_Asian_40") == (1, 29, [0, 0, 0, 0, 0, 1, 2])
+        assert of(data, "003_male_Asian_60") == (0, 60, [0, 0, 1, 0, 0, 1, 2])
+        assert of(data, "003_male_Asian_61") == (0, 61, [0, 0, 0, 0, 0, 1, 2])
+        assert data.files == read_train(root).files
+
+    def test_two_photos_swapped_swap_their_classes(self, fixed: Apply) -> None:
+        data = fixed(
+            "001_male_Asian_20,incorrect_mask,mask,incorrect,not wear,",
+            "001_male_Asian_20,normal,mask,not wear,incorrect,",
+        )
+        assert of(data, "001_male_Asian_20") == (0, 20, [0, 0, 0, 0, 0, 2, 1])
+        assert data.classes[:7].tolist() == [0, 0, 0, 0, 0, 12, 6]
+
+    def test_all_that_is_counted_follows(self, root: Path, fixed: Apply) -> None:
+        plain = read_train(root)
+        data = fixed(
+            "001_male_Asian_20,,gender,male,female,",
+            "002_female_Asian_40,,age,40,60,",
+            "003_male_Asian_60,incorrect_mask,mask,incorrect,wear,",
+        )
+        assert strata(plain.people).tolist() == [0, 4, 2, 2]
+        assert strata(data.people).tolist() == [3, 5, 2, 2]
+        counts = dict(enumerate(class_counts(data)))
+        assert {c: n for c, n in counts.items() if n} == {
+            3: 5, 9: 1, 15: 1, 5: 5, 11: 1, 17: 1, 2: 11, 8: 1, 14: 2,
+        }  # fmt: skip
+        people = people_per_stratum_and_fold(data, np.zeros(4, dtype=np.int64), 1)
+        assert people.ravel().tolist() == [0, 0, 1, 1, 0, 1], "003 has two folders"
+
+    def test_a_person_whose_rows_disagree_can_be_mended_or_made(self, fixed: Apply) -> None:
+        half = fixed("003_male_Asian_60,,gender,male,female,")
+        assert label_conflicts(half) == ["id 003 is male in one row and female in another"]
+        both = fixed("003_male_Asian_60,,gender,male,female,", "003_male_Asian_61,,gender,male,female,")
+        assert label_conflicts(both) == []
+        assert describe_fixes(half) == describe_fixes(both).replace("2 ", "1 ").replace("labels", "label")
+
+    def test_nothing_on_disk_changes(self, root: Path, tmp_path: Path) -> None:
+        names = [write_list(tmp_path / "mine.csv", "001_male_Asian_20,,gender,male,female,")]
+        before = disk(tmp_path)
+        assert read_train(root, read_fixes(names)).people != read_train(root).people
+        assert disk(tmp_path) == before
+
+    def test_a_pattern_stands_for_the_one_folder_that_it_fits(self, fixed: Apply) -> None:
+        data = fixed("001_*_Asian_20,,gender,male,female,", "002_female_Asian_*,,age,40,41,", "00*1,,age,61,62,")
+        assert [f.path for f in data.fixes] == ["001_male_Asian_20", "002_female_Asian_40", "003_male_Asian_61"]
+        assert [of(data, f.path)[:2] for f in data.fixes] == [(1, 20), (1, 41), (0, 62)]
+
+    def test_only_the_star_is_special_in_a_pattern(self, tmp_path: Path) -> None:
+        root = make_tree(tmp_path / "data", ["a[1]_male_x_20", "a1_male_x_21", "ab_male_x_22"])
+        fixes = [Fix(p, "", "age", a, "30") for p, a in (("a[1]*", "20"), ("a1*", "21"))]
+        assert [of(read_train(root, fixes), p)[1] for p in ("a[1]_male_x_20", "a1_male_x_21")] == [30, 30]
+        with pytest.raises(MaskensError, match=r"path 'a\?_\*' fits no folder"):
+            read_train(root, [Fix("a?_*", "", "age", "22", "30")])
+
+    def test_values_may_be_in_any_case_and_a_reason_is_not_needed(self, fixed: Apply) -> None:
+        data = fixed("001_male_Asian_20,,gender, Male ,FEMALE", "003_male_Asian_60,normal,mask,Not Wear,Wear,")
+        assert [(f.old, f.new, f.reason) for f in data.fixes] == [("male", "female", ""), ("not wear", "wear", "")]
+        assert of(data, "001_male_Asian_20")[0] == 1
+
+
+class TestFingerprint:
+    def test_without_fixes_it_is_what_it_always_was(self, root: Path) -> None:
+        photos = "\t".join(f"{shot}.jpg:{number + 1}" for number, shot in enumerate(SHOTS))
+        people = ("001_male_Asian_20\t001\t0\t20", "002_female_Asian_40\t002\t1\t40")
+        more = ("003_male_Asian_60\t003\t0\t60", "003_male_Asian_61\t003\t0\t61")
+        data = read_train(root)
+        assert data.fingerprint == sha256("\n".join(f"{p}\t{photos}" for p in people + more))
+        assert apply_fixes(data, ()) == data
+
+    def test_it_follows_every_kind_of_fix_and_that_of_the_photos_none(self, root: Path, fixed: Apply) -> None:
+        each = [
+            read_train(root),
+            fixed("001_male_Asian_20,,gender,male,female,"),
+            fixed("001_male_Asian_20,,age,20,21,"),
+            fixed("001_male_Asian_20,mask1,mask,wear,incorrect,"),
+            fixed("001_male_Asian_20,mask2,mask,wear,incorrect,"),
+        ]
+        assert len({d.fingerprint for d in each}) == 5
+        assert len({d.photos_fingerprint for d in each}) == 1
+
+    def test_that_of_the_photos_follows_names_and_sizes(self, root: Path) -> None:
+        photo = root / "train" / "images" / PATHS[1] / "mask1.jpg"
+        seen = [read_train(root).photos_fingerprint]
+        photo.write_bytes(b"longer")
+        seen.append(read_train(root).photos_fingerprint)
+        photo.rename(photo.with_suffix(".png"))
+        seen.append(read_train(root).photos_fingerprint)
+        assert len(set(seen)) == 3
+
+    def test_fixes_in_any_order_and_from_any_number_of_files_are_the_same(self, root: Path, tmp_path: Path) -> None:
+        rows = [f"{p},{s},mask,wear,incorrect,{s}" for p in PATHS for s in SHOTS[:3]]
+        straight = read_train(root, read_fixes([write_list(tmp_path / "all.csv", *rows)]))
+        random.Random(1).shuffle(rows)
+        parts = [write_list(tmp_path / "a.csv", *rows[:5]), write_list(tmp_path / "b.csv", *rows[5:])]
+        assert read_train(root, read_fixes(parts)) == straight
+
+    def test_a_mended_table_and_a_fix_are_the_same_labels(self, root: Path, fixed: Apply) -> None:
+        by_fix = fixed("001_male_Asian_20,,gender,male,female,")
+        table = root / "train" / "train.csv"
+        table.write_text(table.read_text().replace("001,male", "001,female"))
+        assert read_train(root).fingerprint == by_fix.fingerprint
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            (
+                "001_male_Asian_21,,age,20,21,",
+                "path '001_male_Asian_21' is not in train.csv (did you mean '001_male_As",
+            ),
+            (",,age,20,21,", "path '' is not in train.csv"),
+            ("004_*,,age,20,21,", "path '004_*' fits no folder in train.csv"),
+            ("003_*,,age,60,61,", "path '003_*' fits 2 folders: 003_male_Asian_60, 003_male_Asian_61"),
+            ("00*,,age,60,61,", "fits 4 folders: 001_male_Asian_20, 002_female_Asian_40, 003_male_Asian_60, ..."),
+            ("001_male_Asian_20,,gendr,male,female,", "field 'gendr' is none of gender, age, mask (did you mean 'gen"),
+            ("001_male_Asian_20,,,male,female,", "field '' is none of gender, age, mask"),
+            ("001_male_Asian_20,normal,gender,male,female,", "photo 'normal' is given, but gender is the same on all"),
+            ("001_male_Asian_20,mask1,age,20,21,", "photo 'mask1' is given, but age is the same on all photos: leave"),
+            ("001_male_Asian_20,,mask,wear,incorrect,", "photo '' is none of mask1, mask2"),
+            ("001_male_Asian_20,mask6,mask,wear,incorrect,", "photo 'mask6' is none of mask1, mask2"),
+            ("001_male_Asian_20,mask1.jpg,mask,wear,incorrect,", "photo 'mask1.jpg' is none of mask1, mask2"),
+            ("001_male_Asian_20,,gender,male,femal,", "new 'femal' is none of male, female (did you mean 'female'"),
+            ("001_male_Asian_20,,gender,0,female,", "old '0' is none of male, female"),
+            ("001_male_Asian_20,mask1,mask,wear,worn,", "new 'worn' is none of wear, incorrect, not wear"),
+            ("001_male_Asian_20,,age,20,121,", "new '121' is not a whole number of years between 0 and 120"),
+            ("001_male_Asian_20,,age,20,-1,", "new '-1' is not a whole number of years"),
+            ("001_male_Asian_20,,age,20,20.5,", "new '20.5' is not a whole number of years"),
+            (f"001_male_Asian_20,,age,20,{'9' * 5000},", "is not a whole number of years"),
+            ("001_male_Asian_20,,age,,30,", "old '' is not a whole number of years"),
+            ("001_male_Asian_20,,age,20,020,", "old and new are both '020'"),
+            ("001_male_Asian_20,,gender,male,Male,", "old and new are both 'Male'"),
+            ("001_male_Asian_20,,age,22,30,", "age of '001_male_Asian_20' is '20', not '22'"),
+            ("001_*,,gender,female,male,", "gender of '001_male_Asian_20' is 'male' already: leave the row out"),
+            (
+                "001_male_Asian_20,normal,mask,wear,incorrect,",
+                "mask of '001_male_Asian_20' normal is 'not wear', not 'w",
+            ),
+        ],
+    )
+    def test_a_row_that_does_not_fit_is_named(self, fixed: Apply, tmp_path: Path, row: str, message: str) -> None:
+        with pytest.raises(MaskensError) as refused:
+            fixed("003_male_Asian_61,,age,61,62,", "", row)
+        headline, problem, advice = str(refused.value).splitlines()
+        assert headline == f"these fixes don't fit the data in {tmp_path / 'data'} (1 problems):"
+        assert problem.startswith(f"  - {tmp_path / 'mine.csv'} row 4: ")
+        assert message in problem
+        assert advice == "Mend the list, or go on without it: --fixes none."
+
+    @pytest.mark.parametrize("again", ["001_male_Asian_20,,gender,male,female,", "001_*,,gender,male,female,why"])
+    def test_a_label_fixed_twice_is_refused_within_a_file_and_across_files(
+        self, root: Path, tmp_path: Path, fixed: Apply, again: str
+    ) -> None:
+        once = "001_male_Asian_20,,gender,male,female,"
+        with pytest.raises(MaskensError, match=r"mine\.csv row 3: gender of '001_m\w+' is fixed in .*mine\.csv row 2"):
+            fixed(once, again)
+        a, b = write_list(tmp_path / "a.csv", once), write_list(tmp_path / "b.csv", "002*,,age,40,41,", again)
+        with pytest.raises(MaskensError, match=r"b\.csv row 3: gender of '001_\w+' is fixed in .*a\.csv row 2 already"):
+            read_train(root, read_fixes([a, b]))
+        data = read_train(root, read_fixes([a]))
+        with pytest.raises(MaskensError, match=r"is fixed in .*a\.csv row 2 already"):
+            apply_fixes(data, read_fixes([b]))
+
+    def test_photos_of_one_person_are_different_labels(self, fixed: Apply) -> None:
+        rows = [f"001_male_Asian_20,{s},mask,wear,incorrect," for s in SHOTS[:5]]
+        assert of(fixed(*rows), "001_male_Asian_20")[2] == [1, 1, 1, 1, 1, 1, 2]
+
+    def test_everything_wrong_in_all_files_is_listed_together(self, root: Path, tmp_path: Path) -> None:
+        good = "002_female_Asian_40,,age,40,41,"
+        a = write_list(tmp_path / "a.csv", good, "nobody,normal,gender,mal,female,", "001_*,,size,1,2,")
+        b = write_list(tmp_path / "b.csv", "003_*,,age,60,1000,", good)
+        with pytest.raises(MaskensError) as refused:
+            read_train(root, read_fixes([a, b]))
+        problems = [line.split(str(tmp_path))[1] for line in str(refused.value).splitlines()[1:-1]]
+        assert [p.split(": ")[0] for p in problems] == [
+            "/a.csv row 3", "/a.csv row 3", "/a.csv row 3", "/a.csv row 4", "/b.csv row 2", "/b.csv row 2",
+            "/b.csv row 3",
+        ]  # fmt: skip
+
+    def test_a_refused_list_leaves_the_data_as_they_were(self, root: Path) -> None:
+        data = read_train(root)
+        fixes = [Fix("001_*", "", "age", "20", "30"), Fix("002_*", "", "age", "20", "30")]
+        with pytest.raises(MaskensError):
+            apply_fixes(data, fixes)
+        assert data == read_train(root)
+
+    def test_an_unknown_list_is_refused_with_the_known_ones(self, tmp_path: Path) -> None:
+        with pytest.raises(MaskensError, match=r"--fixes cor: there is no such list \(did you mean 'core'\?\)\. Name"):
+            read_fixes(["cor"])
+        with pytest.raises(MaskensError, match=r"no such list\. Name core, disputed, a CSV file with .*, or none\."):
+            read_fixes([str(tmp_path / "gone.csv")])
+
+    def test_an_unusable_file_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.csv").write_text("path,photos,field,old,new,reason\na,,age,1,2,\n")
+        with pytest.raises(MaskensError, match=r"mine\.csv lacks the column 'photo' \(did you mean 'photos'\?\)"):
+            read_fixes([str(tmp_path / "mine.csv")])
+        write_list(tmp_path / "mine.csv")
+        with pytest.raises(MaskensError, match=r"mine\.csv has a header but no rows"):
+            read_fixes([str(tmp_path / "mine.csv")])
+
+    def test_none_stands_alone(self) -> None:
+        assert read_fixes(["none"]) == read_fixes([]) == ()
+        with pytest.raises(MaskensError, match="--fixes none drops all fixes and can't go together with others"):
+            read_fixes(["core", "none"])
+
+
+def test_what_is_written_is_read_back(root: Path, tmp_path: Path) -> None:
+    odd = 'he said "20", she said\n30, nobody knows'
+    fixes = [Fix("001_*", "", "age", "020", "30", odd), Fix("002_*", "normal", "mask", "NOT WEAR", "wear")]
+    data = read_train(root, fixes)
+    (tmp_path / "again.csv").write_text(fixes_csv(data.fixes))
+    again = read_train(root, read_fixes([str(tmp_path / "again.csv")]))
+    assert again == data
+    assert again.fixes == (
+        Fix("001_male_Asian_20", "", "age", "20", "30", odd),
+        Fix("002_female_Asian_40", "normal", "mask", "not wear", "wear"),
+    )
+    assert fixes_csv(()) == ""
+
+
+class TestShipped:
+    def tree(self, root: Path, *names: str) -> Path:
+        """The people of these lists, with what the data have in place of a *."""
+        wanted = {f.path for f in read_fixes(names)}
+        made = {p.replace("_*_", "_male_").replace("*", "33") for p in wanted}
+        return make_tree(root, sorted(made | set(CROWD)))
+
+    @pytest.mark.parametrize(
+        ("names", "summary"),
+        [
+            (("core",), "14 labels of 11 people (8 gender, 6 mask)"),
+            (("disputed",), "25 labels of 25 people (17 gender, 6 age, 2 mask)"),
+            (("core", "disputed"), "39 labels of 36 people (25 gender, 6 age, 8 mask)"),
+        ],
+    )
+    def test_they_fit_the_people_that_they_name(self, tmp_path: Path, names: tuple[str, ...], summary: str) -> None:
+        root = self.tree(tmp_path / "data", *names)
+        before = disk(root)
+        data = read_train(root, read_fixes(names))
+        assert describe_fixes(data) == summary
+        assert all(f.reason for f in data.fixes)
+        assert disk(root) == before
+        assert (photos_per_class_and_fold(data, make_folds(data, 2, 42), 2) > 0).all()
+
+    def test_core_is_what_it_says(self, tmp_path: Path) -> None:
+        data = read_train(self.tree(tmp_path / "data", "core"), read_fixes(["core"]))
+        for number in range(6359, 6365):
+            assert of(data, f"{number:06d}_female_Asian_18") == (0, 18, [0, 0, 0, 0, 0, 1, 2])
+        assert of(data, "001498-1_male_Asian_23")[0] == of(data, "004432_male_Asian_43")[0] == 1
+        for path in ("000020_female_Asian_50", "004418_male_Asian_20", "005227_male_Asian_22"):
+            assert of(data, path)[2] == [0, 0, 0, 0, 0, 2, 1]
+
+    def test_they_come_with_the_package(self) -> None:
+        assert list(shipped()) == ["core", "disputed"]
+        settings = tomllib.loads(Path(cli.__file__).with_name("pyproject.toml").read_text())
+        assert "known_errors/*.csv" in settings["tool"]["setuptools"]["package-data"]["folds.data"]
+
+
+class TestFolds:
+    def test_a_class_that_a_fix_takes_away_limits_the_folds(self, tmp_path: Path) -> None:
+        root = make_tree(tmp_path / "data", CROWD)
+        old_woman = next(p for p in CROWD if p.endswith("female_Asian_65"))
+        fix = Fix(old_woman, "incorrect_mask", "mask", "incorrect", "wear")
+        assert largest_k(read_train(root).people)[0] == 3
+        data = read_train(root, [fix])
+        assert largest_k(data.people) == (2, "incorrect, female >=60")
+        with pytest.raises(MaskensError, match=r"--k 3: .*mask state, but there are only 2 'incorrect, female >=60'\."):
+            make_folds(data, 3, 0)
+        assert [*data.classes].count(11) == 2
+        young_woman = next(p for p in CROWD if p.endswith("female_Asian_25"))
+        swapped = [
+            dataclasses.replace(fix, path=young_woman, new="not wear"),
+            Fix(young_woman, "normal", "mask", "not wear", "incorrect"),
+        ]
+        assert largest_k(read_train(root, swapped).people)[0] == 3
+
+    def test_folds_that_leave_a_fold_without_a_fixed_class_are_refused(self, tmp_path: Path) -> None:
+        root = make_tree(tmp_path / "data", CROWD)
+        old_women = [p for p in CROWD if p.endswith("female_Asian_65")]
+        data = read_train(root, [Fix(p, "normal", "mask", "not wear", "wear") for p in old_women[:1]])
+        folds = np.array([min(sorted(p for p in CROWD if p[5:] == q.path[5:]).index(q.path), 1) for q in data.people])
+        check_folds(read_train(root), folds, 2)
+        with pytest.raises(MaskensError, match=r"fold 0 has no photo of class 17\nUp to 2 folds can work here if "):
+            check_folds(data, folds, 2)
+
+    def test_the_folds_file_names_fixed_masks_and_is_as_ever_without(self, root: Path, fixed: Apply) -> None:
+        folds = np.arange(4)
+        plain = folds_csv(read_train(root), folds)
+        assert plain.splitlines()[0] == "path,id,fold,gender,age,photos,bytes,stratum"
+        swapped = fixed(
+            "001_male_Asian_20,incorrect_mask,mask,incorrect,not wear,",
+            "001_male_Asian_20,normal,mask,not wear,incorrect,",
+        )
+        header, first, *others = folds_csv(swapped, folds).splitlines()
+        assert header.endswith(",stratum,masks")
+        assert first.endswith(",wear/wear/wear/wear/wear/not wear/incorrect")
+        assert others == [line + "," for line in plain.splitlines()[2:]]
+        relabelled = folds_csv(fixed("001_male_Asian_20,,age,20,21,"), folds)
+        assert relabelled == plain.replace("001,0,male,20", "001,0,male,21")
+
+
+# The command line, and what a run remembers.
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Folds = Callable[..., Outcome]
+RUN = Path("run")
+MINE = [
+    f"{CROWD[0]},incorrect_mask,mask,incorrect,not wear,swapped",
+    f"{CROWD[0]},normal,mask,not wear,incorrect,swapped",
+    f"{CROWD[1][:4]}_*,,age,{CROWD[1][-2:]},46,",
+]
+
+
+@pytest.fixture
+def folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Folds:
+    """`maskens folds --run run` in a folder with data, mine.csv (3 labels of 2 people) and other.csv (1 label)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MASKENS_RUN", "run")
+    monkeypatch.setenv("COLUMNS", "200")
+    make_tree(Path("data"), CROWD)
+    write_list(Path("mine.csv"), *MINE)
+    write_list(Path("other.csv"), f"{CROWD[2]},,age,{CROWD[2][-2:]},66,")
+
+    def call(*args: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["maskens", "folds", *args])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Outcome(code, *capsys.readouterr())
+
+    return call
+
+
+def said(outcome: Outcome) -> str:
+    assert outcome.code == 0, outcome.err
+    return outcome.out
+
+
+def refused(outcome: Outcome) -> str:
+    assert outcome.code == 2, outcome.out
+    assert "Traceback" not in outcome.err
+    return " ".join(outcome.err.split())
+
+
+def trained() -> None:
+    job = RUN / "mask" / "fold0"
+    job.mkdir(parents=True)
+    (job / "model.safetensors").touch()
+
+
+def masks_of(path: str) -> list[int]:
+    """The mask labels that a training job of the run would get."""
+    return of(load_data(load_run(RUN))[0], path)[2]
+
+
+SWAPPED = [0, 0, 0, 0, 0, 2, 1]
+AS_NAMED = [0, 0, 0, 0, 0, 1, 2]
+LINE = "fixes: 3 labels of 2 people (1 age, 2 mask) from mine.csv"
+
+
+class TestRun:
+    def test_fixes_are_told_saved_and_seen_by_training(self, folds: Folds) -> None:
+        before = disk(Path("data"))
+        assert LINE in said(folds("--k", "2", "--fixes", "mine.csv"))
+        with (RUN / "fixes.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [r["path"] for r in rows] == [CROWD[0], CROWD[0], CROWD[1]], "patterns are resolved"
+        record = json.loads((RUN / "run.json").read_text())["fixes"]
+        assert record == {
+            "hash": sha256((RUN / "fixes.csv").read_bytes()), "labels": 3, "people": 2, "sources": ["mine.csv"],
+        }  # fmt: skip
+        assert masks_of(CROWD[0]) == SWAPPED
+        assert of(load_data(load_run(RUN))[0], CROWD[1])[1] == 46
+        assert disk(Path("data")) == before
+
+    def test_several_lists_go_together(self, folds: Folds) -> None:
+        assert "4 labels of 3 people (2 age, 2 mask) from mine.csv, other.csv" in said(
+            folds("--k", "2", "--fixes", "other.csv", "--fixes", "mine.csv")
+        )
+
+    def test_without_fixes_there_is_nothing_of_them(self, folds: Folds) -> None:
+        assert "fixes" not in said(folds("--k", "2"))
+        assert sorted(p.name for p in RUN.iterdir()) == ["folds.csv", "run.json"]
+        assert load_run(RUN).fixes.hash == ""
+
+    def test_the_run_remembers_them_though_the_list_is_gone(self, folds: Folds) -> None:
+        said(folds("--k", "2", "--fixes", "mine.csv"))
+        Path("mine.csv").unlink()
+        run = load_run(RUN)
+        again = said(folds())
+        assert LINE in again
+        assert "the same folds were there already" in again
+        assert load_run(RUN) == run
+        assert LINE in said(folds("--k", "3")), "with other folds too"
+        assert masks_of(CROWD[0]) == SWAPPED
+
+    def test_the_same_deal_with_other_labels(self, folds: Folds) -> None:
+        said(folds("--k", "3", "--seed", "7"))
+        plain, deal = load_data(load_run(RUN))
+        out = said(folds("--run", "B", "--fixes", "mine.csv", "--folds-file", "run/folds.csv"))
+        assert LINE in out
+        data, same = load_data(load_run(Path("B")))
+        assert same.tolist() == deal.tolist()
+        assert data.files == plain.files
+        assert np.flatnonzero(data.classes != plain.classes).tolist() == [5, 6], "46 is in the band of 45"
+        assert load_run(Path("B")).folds_hash != load_run(RUN).folds_hash
+        assert read_folds(Path("B/folds.csv"), plain)[0].tolist() == deal.tolist(), "and back"
+
+    def test_masks_alone_tell_two_runs_of_one_deal_apart(self, folds: Folds) -> None:
+        said(folds("--k", "2"))
+        write_list(Path("masks.csv"), *MINE[:2])
+        said(folds("--run", "B", "--fixes", "masks.csv", "--folds-file", "run/folds.csv"))
+        assert load_run(Path("B")).folds_hash != load_run(RUN).folds_hash, "models are bound to this hash"
+
+    def test_other_fixes_keep_the_earlier_ones_aside(self, folds: Folds) -> None:
+        said(folds("--k", "2", "--fixes", "mine.csv"))
+        earlier = (RUN / "fixes.csv").read_bytes()
+        out = said(folds("--fixes", "other.csv"))
+        assert "the earlier fixes are kept as run/fixes.1.csv" in out
+        assert "the earlier folds (k=2, seed 42) are kept as run/folds.1.csv" in out
+        assert (RUN / "fixes.1.csv").read_bytes() == earlier
+        assert masks_of(CROWD[0]) == AS_NAMED
+
+    def test_none_drops_them(self, folds: Folds) -> None:
+        said(folds("--k", "2"))
+        plain = {p.name: p.read_bytes() for p in RUN.glob("*.csv")}
+        said(folds("--fixes", "mine.csv"))
+        out = said(folds("--fixes", "none"))
+        assert "fixes: " not in out
+        assert "the earlier fixes are kept as run/fixes.1.csv" in out
+        assert not (RUN / "fixes.csv").exists()
+        assert (RUN / "folds.csv").read_bytes() == plain["folds.csv"]
+        assert masks_of(CROWD[0]) == AS_NAMED
+        assert "fixes" not in said(folds())
+
+    def test_other_fixes_are_refused_once_models_are_there(self, folds: Folds) -> None:
+        said(folds("--k", "2", "--fixes", "mine.csv"))
+        trained()
+        before = disk(RUN)
+        for names in (["other.csv"], ["none"], ["mine.csv", "other.csv"]):
+            error = refused(folds(*(part for n in names for part in ("--fixes", n))))
+            assert "run has models trained with other label fixes (3 from mine.csv; now " in error
+            assert "--folds-file run/folds.csv" in error
+        assert disk(RUN) == before
+        assert "the same folds were there already" in said(folds("--fixes", "mine.csv"))
+        assert "models trained on other folds" in refused(folds("--k", "3"))
+        assert masks_of(CROWD[0]) == SWAPPED
+
+    def test_models_stay_when_the_table_itself_was_mended(self, folds: Folds) -> None:
+        write_list(Path("mine.csv"), MINE[2])
+        said(folds("--k", "2", "--fixes", "mine.csv"))
+        trained()
+        table = Path("data/train/train.csv")
+        table.write_text(table.read_text().replace(f",45,{CROWD[1]}", f",46,{CROWD[1]}"))
+        assert "is '46' already: leave the row out" in refused(folds())
+        with pytest.raises(
+            MaskensError, match=r"(?s)data changed since `maskens folds` made run: .*already.*Put the d"
+        ):
+            load_data(load_run(RUN))
+        assert "the same folds were there already" in said(folds("--fixes", "none"))
+        assert load_data(load_run(RUN))[0].fixes == ()
+
+    @pytest.mark.parametrize(
+        ("spoil", "message"),
+        [
+            (
+                lambda file: file.unlink(),
+                r"run/fixes\.csv is missing\. Bring it back: maskens folds --run run --fixes m",
+            ),
+            (
+                lambda file: write_list(file, *MINE[:2]),
+                r"run/fixes\.csv was edited after it was made\. To use it, give",
+            ),
+        ],
+        ids=["missing", "edited"],
+    )
+    def test_a_lost_or_edited_file_is_refused_and_comes_back(
+        self, folds: Folds, spoil: Callable[[Path], object], message: str
+    ) -> None:
+        said(folds("--k", "2", "--fixes", "mine.csv"))
+        trained()
+        whole = (RUN / "fixes.csv").read_bytes()
+        spoil(RUN / "fixes.csv")
+        with pytest.raises(MaskensError, match=message):
+            load_data(load_run(RUN))
+        assert "run/fixes.csv" in refused(folds())
+        said(folds("--fixes", "mine.csv"))
+        assert (RUN / "fixes.csv").read_bytes() == whole
+        assert masks_of(CROWD[0]) == SWAPPED
+
+    def test_a_list_put_into_the_run_by_hand_is_not_passed_over_in_silence(self, folds: Folds) -> None:
+        said(folds("--k", "2"))
+        shutil.copy("mine.csv", RUN / "fixes.csv")
+        with pytest.raises(MaskensError, match=r"run/fixes\.csv was not made by this run\. .*--fixes none"):
+            load_data(load_run(RUN))
+        assert "--run NEW_DIR --fixes run/fixes.csv" in refused(folds())
+        assert "kept as run/fixes.1.csv" in said(folds("--fixes", "none"))
+        assert masks_of(CROWD[0]) == AS_NAMED
+        assert (RUN / "fixes.1.csv").read_bytes() == Path("mine.csv").read_bytes()
+
+    def test_a_run_made_before_there_were_fixes_still_loads(self, folds: Folds) -> None:
+        said(folds("--k", "2"))
+        record = json.loads((RUN / "run.json").read_text())
+        del record["fixes"]
+        (RUN / "run.json").write_text(json.dumps(record))
+        assert load_data(load_run(RUN))[0].fixes == ()
+        assert "the same folds were there already" in said(folds())
+
+    def test_a_damaged_record_is_refused(self, folds: Folds) -> None:
+        said(folds("--k", "2", "--fixes", "mine.csv"))
+        whole = json.loads((RUN / "run.json").read_text())
+        for damage in (3, {"hash": "x"}, whole["fixes"] | {"more": 1}):
+            (RUN / "run.json").write_text(json.dumps(whole | {"fixes": damage}))
+            with pytest.raises(MaskensError, match=r"run\.json can't be used"):
+                load_run(RUN)
+
+    def test_wrong_input_writes_nothing(self, folds: Folds) -> None:
+        assert "did you mean 'core'" in refused(folds("--fixes", "cor"))
+        assert "core row 2: path '006359_female_Asian_18' is not in train.csv" in refused(folds("--fixes", "core"))
+        assert "none drops all fixes" in refused(folds("--fixes", "none", "--fixes", "mine.csv"))
+        assert not RUN.exists()

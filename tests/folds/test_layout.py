@@ -1,0 +1,425 @@
+"""Reading a data folder: what is accepted, and every way in which rows and photos may not fit together."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from conftest import EVAL_IDS, MakeData
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folds.data.labels import SHOTS
+from folds.data.layout import read_eval, read_train
+from folds.data.people import class_counts, label_conflicts, repeated_ids
+from folds.data.table import read_table
+from folds.errors import MaskensError
+
+JPGS = tuple(f"{s}.jpg" for s in SHOTS)
+HEADER = "id,gender,race,age,path"
+
+
+def add_person(root: Path, path: str, names: Sequence[str] = JPGS) -> Path:
+    """A folder of seven small files; reading the layout opens no photo."""
+    folder = root / "train" / "images" / path
+    folder.mkdir(parents=True)
+    for number, name in enumerate(names):
+        (folder / name).write_bytes(b"x" * (number + 1))
+    return folder
+
+
+def write_train(root: Path, *rows: str, header: str = HEADER) -> Path:
+    (root / "train" / "images").mkdir(parents=True, exist_ok=True)
+    (root / "train" / "train.csv").write_text("\n".join([header, *rows, ""]), encoding="utf-8")
+    return root
+
+
+def complaint(root: Path) -> str:
+    with pytest.raises(MaskensError) as refused:
+        read_train(root)
+    return str(refused.value)
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """Rows 2 and 3: people a and b, nothing wrong."""
+    add_person(tmp_path, "a")
+    add_person(tmp_path, "b")
+    return write_train(tmp_path, "1,male,Asian,29,a", "2,female,Asian,60,b")
+
+
+class TestTrain:
+    def test_rows_and_photos_are_read_exactly(self, two: Path) -> None:
+        data = read_train(two)
+        a, b = data.people
+        assert (a.path, a.id, a.gender, a.age) == ("a", "1", 0, 29)
+        assert (b.path, b.id, b.gender, b.age) == ("b", "2", 1, 60)
+        assert a.photos == JPGS
+        assert a.bytes == (1, 2, 3, 4, 5, 6, 7)
+        assert data.files == [f"train/images/{p}/{name}" for p in "ab" for name in JPGS]
+        assert all((two / f).is_file() for f in data.files)
+        assert data.photo_person.tolist() == [0] * 7 + [1] * 7
+        assert data.years.tolist() == [29] * 7 + [60] * 7
+        masks, genders, bands = data.labels
+        assert masks.tolist() == [0, 0, 0, 0, 0, 1, 2] * 2
+        assert genders.tolist() == [0] * 7 + [1] * 7
+        assert bands.tolist() == [0] * 7 + [2] * 7
+        assert data.classes.tolist() == [0, 0, 0, 0, 0, 6, 12, 5, 5, 5, 5, 5, 11, 17]
+        assert class_counts(data) == [5, 0, 0, 0, 0, 5, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1]
+
+    def test_the_generated_folder_has_every_class_equally(self, tmp_path: Path, make_data: MakeData) -> None:
+        data = read_train(make_data(tmp_path / "data", people=12))
+        assert len(data.people) == 12
+        assert class_counts(data) == [10] * 6 + [2] * 12
+
+    def test_extensions_may_be_mixed_in_any_case(self, tmp_path: Path) -> None:
+        endings = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG", ".Jpg")
+        names = tuple(s + e for s, e in zip(SHOTS, endings, strict=True))
+        add_person(tmp_path, "a", names)
+        assert read_train(write_train(tmp_path, "1,male,Asian,29,a")).people[0].photos == names
+
+    def test_hidden_files_and_other_kinds_of_file_are_ignored(self, two: Path) -> None:
+        before = read_train(two)
+        for name in ("._mask1.jpg", "._normal.jpg", ".DS_Store", "notes.txt", "Thumbs.db"):
+            (two / "train" / "images" / "a" / name).write_bytes(b"")
+        (two / "train" / "images" / "._a").write_bytes(b"x")
+        assert read_train(two) == before
+
+    def test_ids_are_text(self, tmp_path: Path) -> None:
+        ids = ("001498-1", "000001", "1")
+        for n in range(3):
+            add_person(tmp_path, f"p{n}")
+        data = read_train(write_train(tmp_path, *(f"{i},male,Asian,29,p{n}" for n, i in enumerate(ids))))
+        assert tuple(p.id for p in data.people) == ids
+        assert repeated_ids(data.people) == []
+
+    def test_one_id_on_two_folders_stays_two_rows(self, tmp_path: Path) -> None:
+        add_person(tmp_path, "b")
+        add_person(tmp_path, "a")
+        data = read_train(write_train(tmp_path, "7,male,Asian,29,b", "7,female,Asian,31,a"))
+        assert [(p.path, p.id, p.gender, p.age) for p in data.people] == [("a", "7", 1, 31), ("b", "7", 0, 29)]
+        assert repeated_ids(data.people) == ["7"]
+        assert label_conflicts(data) == ["id 7 is male in one row and female in another"]
+
+    def test_gender_is_read_in_any_case_and_agreeing_rows_are_no_conflict(self, tmp_path: Path) -> None:
+        add_person(tmp_path, "a")
+        add_person(tmp_path, "b")
+        data = read_train(write_train(tmp_path, "7,Female,Asian,29,a", "7,FEMALE,Asian,29,b"))
+        assert [p.gender for p in data.people] == [1, 1]
+        assert label_conflicts(data) == []
+
+    def test_a_byte_order_mark_spaces_and_extra_columns_do_no_harm(self, two: Path) -> None:
+        plain = read_train(two)
+        text = "\ufeffpath, note ,age,id, gender\r\na,hello,29,1,male\r\n b ,, 60 ,2, female\r\n"
+        (two / "train" / "train.csv").write_bytes(text.encode())
+        assert read_train(two) == plain
+
+    def test_quoted_paths_with_commas_are_read(self, tmp_path: Path) -> None:
+        add_person(tmp_path, "a, the first")
+        data = read_train(write_train(tmp_path, '1,male,Asian,29,"a, the first"'))
+        assert data.people[0].path == "a, the first"
+
+    @pytest.mark.parametrize("age", [0, 29, 120])
+    def test_the_whole_range_of_ages_is_accepted(self, tmp_path: Path, age: int) -> None:
+        add_person(tmp_path, "a")
+        assert read_train(write_train(tmp_path, f"1,male,Asian,{age},a")).people[0].age == age
+
+    def test_people_are_the_same_in_any_order_of_the_rows(self, tmp_path: Path, make_data: MakeData) -> None:
+        root = make_data(tmp_path / "data", people=12)
+        first = read_train(root)
+        table = root / "train" / "train.csv"
+        header, *rows = table.read_text().splitlines()
+        for seed in range(3):
+            random.Random(seed).shuffle(rows)
+            table.write_text("\n".join([header, *rows]))
+            assert read_train(root) == first
+
+
+class TestTrainRefusals:
+    @pytest.mark.parametrize(
+        ("row", "message"),
+        [
+            ("1,femal,Asian,29,a", "gender 'femal' is neither male nor female (did you mean 'female'"),
+            ("1,,Asian,29,a", "gender '' is neither male nor female"),
+            ("1,male,Asian,121,a", "age '121' is not a whole number of years between 0 and 120"),
+            ("1,male,Asian,-3,a", "age '-3' is not a whole number"),
+            ("1,male,Asian,29.5,a", "age '29.5' is not a whole number"),
+            ("1,male,Asian,old,a", "age 'old' is not a whole number"),
+            ("1,male,Asian,,a", "age '' is not a whole number"),
+            (",male,Asian,29,a", "id is empty"),
+            ("1,male,Asian,29,", "path '' is not a folder inside"),
+            ("1,male,Asian,29,.", "path '.' is not a folder inside"),
+            ("1,male,Asian,29,../x", "path '../x' is not a folder inside"),
+            ("1,male,Asian,29,a/../../x", "path 'a/../../x' is not a folder inside"),
+            ("1,male,Asian,29,/abs", "path '/abs' is not a folder inside"),
+            (r"1,male,Asian,29,a\..\..", r"path 'a\..\..' is not a folder inside"),
+            ("1,male,Asian,29,C:/x", "path 'C:/x' is not a folder inside"),
+            ("1,male,Asian,29,b", "path 'b' is already in row 2"),
+            ("1,male", "age '' is not a whole number"),
+        ],
+    )
+    def test_a_wrong_row_is_named_with_its_number(self, two: Path, row: str, message: str) -> None:
+        add_person(two, "x")
+        write_train(two, "2,female,Asian,60,b", row)
+        assert f"train.csv row 3: {message}" in complaint(two)
+
+    def test_an_age_too_long_for_python_is_refused(self, two: Path) -> None:
+        write_train(two, f"1,male,Asian,{'9' * 5000},a")
+        assert "train.csv row 2: age '9999" in complaint(two)
+
+    def test_rows_are_counted_as_an_editor_counts_lines(self, two: Path) -> None:
+        write_train(two, "1,male,Asian,29,a", "", "2,femal,Asian,60,b")
+        assert "train.csv row 4: gender 'femal'" in complaint(two)
+
+    @pytest.mark.parametrize("spelling", ["a/", "./a", "a/.", "a//"])
+    def test_a_second_row_for_the_same_folder_is_found_in_any_spelling(self, two: Path, spelling: str) -> None:
+        write_train(two, "1,male,Asian,29,a", f"9,male,Asian,29,{spelling}")
+        assert f"train.csv row 3: path '{spelling}' is already in row 2" in complaint(two)
+
+    def test_a_folder_that_is_not_there_is_named(self, two: Path) -> None:
+        write_train(two, "1,male,Asian,29,a", "2,female,Asian,60,gone")
+        assert f"train.csv row 3: no folder {two / 'train' / 'images' / 'gone'}" in complaint(two)
+
+    def test_a_file_in_place_of_the_folder_is_named(self, two: Path) -> None:
+        (two / "train" / "images" / "c").write_bytes(b"x")
+        write_train(two, "1,male,Asian,29,c")
+        assert f"train.csv row 2: no folder {two / 'train' / 'images' / 'c'}" in complaint(two)
+
+    def test_missing_photos_are_named(self, two: Path) -> None:
+        folder = two / "train" / "images" / "a"
+        (folder / "mask3.jpg").unlink()
+        (folder / "normal.jpg").unlink()
+        assert f"train.csv row 2: {folder} lacks the photo mask3, normal (.jpg, .jpeg or .png)" in complaint(two)
+
+    def test_two_files_for_one_shot_are_named(self, two: Path) -> None:
+        folder = two / "train" / "images" / "a"
+        (folder / "mask3.PNG").write_bytes(b"x")
+        assert f"train.csv row 2: {folder} has both mask3.PNG and mask3.jpg: which is 'mask3'?" in complaint(two)
+
+    @pytest.mark.parametrize(("name", "hint"), [("mask6.jpg", "mask"), ("Normal.jpg", "normal"), ("holiday.png", "")])
+    def test_an_unexpected_photo_is_named(self, two: Path, name: str, hint: str) -> None:
+        folder = two / "train" / "images" / "b"
+        (folder / name).write_bytes(b"x")
+        said = complaint(two)
+        assert f"train.csv row 3: {folder / name} is none of {', '.join(SHOTS)}" in said
+        assert ("did you mean" in said) == bool(hint)
+        assert hint in said
+
+    def test_an_empty_file_is_named(self, two: Path) -> None:
+        photo = two / "train" / "images" / "b" / "mask5.jpg"
+        photo.write_bytes(b"")
+        assert f"train.csv row 3: {photo} is an empty file" in complaint(two)
+
+    def test_a_link_to_nowhere_is_named(self, two: Path) -> None:
+        photo = two / "train" / "images" / "b" / "mask5.jpg"
+        photo.unlink()
+        photo.symlink_to(two / "gone.jpg")
+        said = complaint(two)
+        assert "train.csv row 3" in said
+        assert "mask5" in said
+
+    def test_a_folder_named_like_a_photo_is_no_photo(self, two: Path) -> None:
+        photo = two / "train" / "images" / "b" / "mask5.jpg"
+        photo.unlink()
+        photo.mkdir()
+        said = complaint(two)
+        assert "train.csv row 3" in said
+        assert "mask5" in said
+
+    def test_everything_wrong_is_listed_together(self, two: Path) -> None:
+        images = two / "train" / "images"
+        (images / "a" / "mask1.jpg").unlink()
+        (images / "a" / "selfie.jpg").write_bytes(b"x")
+        (images / "b" / "normal.png").write_bytes(b"x")
+        (images / "b" / "mask2.jpg").write_bytes(b"")
+        write_train(
+            two,
+            "1,femal,Asian,290,a",
+            "2,female,Asian,60,b",
+            "3,male,Asian,30,gone",
+            "4,male,Asian,30,../out",
+            "5,male,Asian,30,a",
+        )
+        headline, *lines, advice = complaint(two).splitlines()
+        assert headline == f"{two / 'train' / 'train.csv'} and its photos don't fit together (9 problems):"
+        rows = [int(line.split("row ")[1][0]) for line in lines]
+        assert rows == [2, 2, 2, 2, 3, 3, 4, 5, 6]
+        for part in (
+            "femal",
+            "290",
+            "selfie.jpg",
+            "lacks the photo mask1",
+            "normal.png",
+            "mask2.jpg",
+            "gone",
+            "../out",
+        ):
+            assert sum(part in line for line in lines) == 1
+        assert advice == "Mend them and run again."
+
+    def test_hundreds_of_problems_are_counted_and_the_first_ones_shown(self, two: Path) -> None:
+        write_train(two, *(f"{n},male,Asian,30,gone{n}" for n in range(300)))
+        lines = complaint(two).splitlines()
+        assert "(300 problems)" in lines[0]
+        assert len(lines) == 23
+        assert lines[-2].strip() == "... and 280 more"
+
+    def test_no_data_folder_says_how_to_name_or_make_one(self, tmp_path: Path) -> None:
+        for read in (read_train, read_eval):
+            with pytest.raises(MaskensError, match=r"no data folder .*nowhere.*--data.*maskens sample .*nowhere"):
+                read(tmp_path / "nowhere")
+
+    def test_no_table_and_no_photo_folders_are_named(self, tmp_path: Path) -> None:
+        with pytest.raises(MaskensError, match=r"train\.csv does not exist"):
+            read_train(tmp_path)
+        (tmp_path / "train").mkdir()
+        (tmp_path / "train" / "train.csv").write_text(f"{HEADER}\n1,male,Asian,30,a\n")
+        with pytest.raises(MaskensError, match=r"train/images does not exist"):
+            read_train(tmp_path)
+
+
+class TestTable:
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", r"train\.csv is empty: it needs a header with the columns id, gender, age, path\."),
+            (b"\n\n", r"train\.csv is empty"),
+            (b"id,gender,race,age,path\n", r"train\.csv has a header but no rows\."),
+            (b"id,gender,race,age,path\n\n\n", r"train\.csv has a header but no rows\."),
+            (
+                b"id,gender,race,age,pth\n1,male,x,3,a\n",
+                r"lacks the column 'path' \(did you mean 'pth'\?\); it has id,",
+            ),
+            (b"ID,gender,age\n1,male,3\n", r"lacks the column 'id'.*, 'path'; it has ID, gender, age\."),
+            ("id,gender,age,path\n1,männlich,3,a\n".encode("latin-1"), r"train\.csv is not a CSV in UTF-8"),
+            ("id,gender,age,path\n1,male,3,a\n".encode("utf-16"), r"train\.csv is not a CSV in UTF-8"),
+        ],
+    )
+    def test_an_unusable_table_is_refused(self, tmp_path: Path, content: bytes, message: str) -> None:
+        write_train(tmp_path)
+        (tmp_path / "train" / "train.csv").write_bytes(content)
+        with pytest.raises(MaskensError, match=message):
+            read_train(tmp_path)
+
+    def test_a_folder_in_place_of_the_table_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(MaskensError, match=f"can't read {re.escape(str(tmp_path))}: Is a directory"):
+            read_table(tmp_path, ("id",))
+
+    def test_cells_beyond_the_header_are_dropped_and_short_rows_filled(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text("a,b\n1,2,3,4\n5\n")
+        rows = read_table(tmp_path / "t.csv", ("b",))
+        assert [(r["a"], r["b"]) for r in rows] == [("1", "2"), ("5", "")]
+
+
+class TestEval:
+    def test_the_order_is_that_of_the_table(self, tmp_path: Path, make_data: MakeData) -> None:
+        root = make_data(tmp_path / "data", people=6)
+        data = read_eval(root)
+        assert data.ids == EVAL_IDS
+        assert data.files == [f"eval/images/{i}" for i in EVAL_IDS]
+        assert all((root / f).is_file() for f in data.files)
+
+    def test_columns_may_come_in_any_order_with_others(self, tmp_path: Path, make_data: MakeData) -> None:
+        root = make_data(tmp_path / "data", people=6, eval_ids=("b.jpg", "a.png"))
+        before = read_eval(root)
+        for text in ("\ufeffans,note,ImageID\n0,x,b.jpg\n0,,a.png\n", "ImageID\r\nb.jpg\r\na.png\r\n"):
+            (root / "eval" / "info.csv").write_bytes(text.encode())
+            assert read_eval(root) == before
+
+    def test_photos_without_a_row_do_no_harm(self, tmp_path: Path, make_data: MakeData) -> None:
+        root = make_data(tmp_path / "data", people=6)
+        before = read_eval(root)
+        (root / "eval" / "images" / "._b00.jpg").write_bytes(b"x")
+        (root / "eval" / "images" / "other.jpg").write_bytes(b"x")
+        assert read_eval(root) == before
+
+    def test_missing_and_double_photos_are_listed_together(self, tmp_path: Path, make_data: MakeData) -> None:
+        ids = ("0123456789.jpg", "other.jpg")
+        root = make_data(tmp_path / "data", people=6, eval_ids=ids)
+        rows = ["ImageID,ans", "0123456789.png,0", "gone.jpg,0", "other.jpg,0", "other.jpg,0"]
+        (root / "eval" / "info.csv").write_text("\n".join(rows))
+        with pytest.raises(MaskensError) as refused:
+            read_eval(root)
+        said = str(refused.value)
+        images = root / "eval" / "images"
+        assert "info.csv and its photos don't fit together (3 problems)" in said
+        assert f"info.csv row 2: no photo {images / '0123456789.png'} (did you mean '0123456789.jpg'?)" in said
+        assert f"info.csv row 3: no photo {images / 'gone.jpg'}" in said
+        assert "info.csv row 5: ImageID 'other.jpg' is already in row 4" in said
+
+    @pytest.mark.parametrize("image", ["../images/b00.jpg", "sub/b00.jpg", "sub"])
+    def test_only_files_directly_in_the_folder_count(self, tmp_path: Path, make_data: MakeData, image: str) -> None:
+        root = make_data(tmp_path / "data", people=6)
+        (root / "eval" / "images" / "sub").mkdir()
+        (root / "eval" / "images" / "sub" / "b00.jpg").write_bytes(b"x")
+        (root / "eval" / "info.csv").write_text(f"ImageID\n{image}\n")
+        with pytest.raises(MaskensError, match=r"info\.csv row 2: no photo"):
+            read_eval(root)
+
+    def test_an_empty_file_is_named(self, tmp_path: Path, make_data: MakeData) -> None:
+        root = make_data(tmp_path / "data", people=6)
+        (root / "eval" / "images" / EVAL_IDS[1]).write_bytes(b"")
+        with pytest.raises(MaskensError, match=rf"info\.csv row 3: .*{EVAL_IDS[1]} is an empty file"):
+            read_eval(root)
+
+    def test_no_table_no_photos_and_a_wrong_header_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(MaskensError, match=r"info\.csv does not exist"):
+            read_eval(tmp_path)
+        (tmp_path / "eval").mkdir()
+        (tmp_path / "eval" / "info.csv").write_text("ImageId,ans\nb.jpg,0\n")
+        with pytest.raises(MaskensError, match=r"lacks the column 'ImageID' \(did you mean 'ImageId'\?\)"):
+            read_eval(tmp_path)
+        (tmp_path / "eval" / "info.csv").write_text("ImageID,ans\nb.jpg,0\n")
+        with pytest.raises(MaskensError, match=r"eval/images does not exist"):
+            read_eval(tmp_path)
+
+
+class TestFingerprint:
+    def test_it_does_not_depend_on_where_the_data_are(
+        self, two: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        before = read_train(two).fingerprint
+        moved = two.rename(tmp_path_factory.mktemp("elsewhere") / "data")
+        assert read_train(moved).fingerprint == before
+
+    @given(order=st.permutations(range(4)))
+    def test_it_does_not_depend_on_the_order_of_rows(
+        self, order: list[int], tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        root = tmp_path_factory.getbasetemp() / "any_order"
+        rows = [f"{n},male,Asian,{20 + n},p{n}" for n in range(4)]
+        if not root.exists():
+            for n in range(4):
+                add_person(root, f"p{n}")
+        straight = read_train(write_train(root, *rows)).fingerprint
+        assert read_train(write_train(root, *(rows[n] for n in order))).fingerprint == straight
+
+    @pytest.mark.parametrize("row", ["1,female,Asian,29,a", "1,male,Asian,30,a", "2,male,Asian,29,a"])
+    def test_it_changes_with_a_label(self, two: Path, row: str) -> None:
+        before = read_train(two).fingerprint
+        write_train(two, row, "2,female,Asian,60,b")
+        assert read_train(two).fingerprint != before
+
+    def test_it_changes_with_a_file_name_a_size_or_a_person(self, two: Path) -> None:
+        images = two / "train" / "images"
+        seen = [read_train(two).fingerprint]
+        (images / "a" / "mask1.jpg").rename(images / "a" / "mask1.JPG")
+        seen.append(read_train(two).fingerprint)
+        (images / "a" / "mask2.jpg").write_bytes(b"x" * 100)
+        seen.append(read_train(two).fingerprint)
+        write_train(two, "1,male,Asian,29,a")
+        seen.append(read_train(two).fingerprint)
+        assert len(set(seen)) == 4
+
+    def test_that_of_the_photos_to_predict_follows_order_and_size(self, tmp_path: Path, make_data: MakeData) -> None:
+        root = make_data(tmp_path / "data", people=6, eval_ids=("a.jpg", "b.jpg"))
+        seen = [read_eval(root).fingerprint]
+        (root / "eval" / "info.csv").write_text("ImageID\nb.jpg\na.jpg\n")
+        seen.append(read_eval(root).fingerprint)
+        os.truncate(root / "eval" / "images" / "a.jpg", 100)
+        seen.append(read_eval(root).fingerprint)
+        assert len(set(seen)) == 3

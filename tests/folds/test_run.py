@@ -1,0 +1,318 @@
+"""The run folder: what belongs together stays together, and what does not is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MakeData
+
+from folds.data.labels import IntArray
+from folds.data.layout import read_train
+from folds.data.people import TrainData
+from folds.errors import MaskensError
+from folds.run import Run, load_data, load_run, refuse_foreign, save_run, start_run
+from folds.splitting.split import make_folds
+
+
+@pytest.fixture
+def data(tmp_path: Path, make_data: MakeData) -> TrainData:
+    return read_train(make_data(tmp_path / "data", people=18))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "runs" / "first"
+
+
+def start(folder: Path, data: TrainData, k: int = 3, seed: int = 42) -> tuple[Run, str, IntArray]:
+    folds = make_folds(data, k, seed)
+    return *start_run(folder, data, folds, k, seed), folds
+
+
+def one_epoch(job: Path) -> None:
+    job.mkdir(parents=True)
+    (job / "last.pt").touch()
+
+
+def rewrite(data: TrainData, old: str, new: str) -> None:
+    table = data.root / "train" / "train.csv"
+    assert old in table.read_text()
+    table.write_text(table.read_text().replace(old, new, 1))
+
+
+def test_a_run_comes_back_as_it_was_started(folder: Path, data: TrainData) -> None:
+    run, note, folds = start(folder, data)
+    assert note == ""
+    assert load_run(folder) == run
+    assert (run.k, run.seed, run.fingerprint) == (3, 42, data.fingerprint)
+    assert run.class_photos == (15,) * 6 + (3,) * 12
+    assert run.versions["numpy"] == np.__version__
+    again, again_folds = load_data(run)
+    assert again.people == data.people
+    np.testing.assert_array_equal(again_folds, folds)
+    assert sorted(os.listdir(folder)) == ["folds.csv", "run.json"]
+
+
+def test_a_run_and_its_data_may_be_moved(folder: Path, data: TrainData, tmp_path: Path) -> None:
+    _, _, folds = start(folder, data)
+    run = load_run(folder.rename(tmp_path / "moved"))
+    elsewhere = data.root.rename(tmp_path / "elsewhere")
+    with pytest.raises(MaskensError, match="no data folder"):
+        load_data(run)
+    again, again_folds = load_data(run, elsewhere)
+    assert again.root == elsewhere
+    np.testing.assert_array_equal(again_folds, folds)
+
+
+def test_what_was_added_to_a_run_is_kept(folder: Path, data: TrainData) -> None:
+    run, _, _ = start(folder, data)
+    save_run(dataclasses.replace(run, recipe_hash="abc"))
+    assert load_run(folder).recipe_hash == "abc"
+
+
+class TestStartingAgain:
+    def test_the_same_folds_change_nothing(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data)
+        save_run(dataclasses.replace(run, recipe_hash="abc"))
+        one_epoch(run.job_folder("mask", 0))
+        before = run.folds_file.read_bytes()
+        again, note, _ = start(folder, data)
+        assert note == "the same folds were there already"
+        assert again == load_run(folder) == dataclasses.replace(run, recipe_hash="abc")
+        assert run.folds_file.read_bytes() == before
+        assert sorted(os.listdir(folder)) == ["folds.csv", "mask", "run.json"]
+
+    def test_the_same_folds_with_moved_data_note_where_they_are(
+        self, folder: Path, data: TrainData, tmp_path: Path
+    ) -> None:
+        start(folder, data)
+        moved = read_train(data.root.rename(tmp_path / "moved"))
+        start(folder, moved)
+        assert load_data(load_run(folder))[0].people == data.people
+
+    def test_the_same_folds_bring_a_lost_file_back(self, folder: Path, data: TrainData) -> None:
+        run, _, folds = start(folder, data)
+        run.folds_file.unlink()
+        start(folder, data)
+        np.testing.assert_array_equal(load_data(load_run(folder))[1], folds)
+
+    def test_the_same_folds_come_back_and_an_edited_file_is_kept_aside(self, folder: Path, data: TrainData) -> None:
+        run, _, folds = start(folder, data)
+        run.folds_file.write_text("path,fold\nmine,0\n")
+        start(folder, data)
+        np.testing.assert_array_equal(load_data(load_run(folder))[1], folds)
+        assert (folder / "folds.1.csv").read_text() == "path,fold\nmine,0\n"
+
+    def test_other_folds_keep_the_earlier_ones_aside(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data, seed=1)
+        earlier = run.folds_file.read_bytes()
+        again, note, folds = start(folder, data, seed=2)
+        assert note == f"the earlier folds (k=3, seed 1) are kept as {folder / 'folds.1.csv'}"
+        assert (folder / "folds.1.csv").read_bytes() == earlier
+        assert load_run(folder) == again
+        np.testing.assert_array_equal(load_data(again)[1], folds)
+        assert start(folder, data, k=2)[1].endswith("folds.2.csv")
+
+    def test_other_folds_do_not_claim_to_keep_a_file_that_was_lost(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data, seed=1)
+        run.folds_file.unlink()
+        again, note, _ = start(folder, data, seed=2)
+        assert "None" not in note
+        assert load_run(folder) == again
+
+    @pytest.mark.parametrize("other", [{"seed": 7}, {"k": 2}])
+    def test_other_folds_are_refused_once_models_are_there(
+        self, folder: Path, data: TrainData, other: dict[str, int]
+    ) -> None:
+        run, _, _ = start(folder, data)
+        one_epoch(run.job_folder("mask", 0))
+        before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+        with pytest.raises(MaskensError, match=r"models trained on other folds \(k=3, seed 42\).*--run DIR"):
+            start(folder, data, **other)
+        assert {p: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+
+    def test_changed_data_are_refused_once_models_are_there(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data)
+        one_epoch(run.job_folder("age", 2))
+        (data.root / data.files[0]).write_bytes(b"another photo")
+        with pytest.raises(MaskensError, match="models trained on other folds"):
+            start(folder, read_train(data.root))
+
+    def test_a_renamed_photo_is_taken_up(self, folder: Path, data: TrainData) -> None:
+        start(folder, data)
+        photo = data.root / data.files[0]
+        photo.rename(photo.with_suffix(".jpeg"))
+        run, _, folds = start(folder, read_train(data.root))
+        np.testing.assert_array_equal(load_data(run)[1], folds)
+
+    @pytest.mark.parametrize("name", ["folds.csv", "run.json"])
+    @pytest.mark.parametrize("earlier", [False, True], ids=["new folder", "over earlier folds"])
+    def test_a_start_that_failed_on_a_full_disk_can_be_repeated(
+        self, folder: Path, data: TrainData, monkeypatch: pytest.MonkeyPatch, name: str, earlier: bool
+    ) -> None:
+        if earlier:
+            start(folder, data, seed=1)
+        really_replace = os.replace
+
+        def full_disk(source: str, target: Path) -> None:
+            if Path(target).name == name:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            really_replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full_disk)
+            with pytest.raises(MaskensError, match="No space left on device"):
+                start(folder, data)
+        run, _, folds = start(folder, data)
+        assert load_run(folder) == run
+        np.testing.assert_array_equal(load_data(run)[1], folds)
+
+
+class TestFolders:
+    def test_a_folder_of_something_else_is_refused_and_left_alone(self, folder: Path, data: TrainData) -> None:
+        folder.mkdir(parents=True)
+        (folder / "thesis.txt").write_text("years of work")
+        for attempt in (lambda: start(folder, data), lambda: load_run(folder)):
+            with pytest.raises(MaskensError, match=r"is not a run folder: it has files but no run\.json"):
+                attempt()
+        assert os.listdir(folder) == ["thesis.txt"]
+
+    def test_a_file_in_place_of_the_folder_is_refused(self, tmp_path: Path, data: TrainData) -> None:
+        (tmp_path / "run").write_text("x")
+        for attempt in (lambda: start(tmp_path / "run", data), lambda: load_run(tmp_path / "run")):
+            with pytest.raises(MaskensError, match="is a file, not a run folder"):
+                attempt()
+
+    def test_an_empty_or_missing_folder_has_no_run_yet(self, folder: Path, data: TrainData) -> None:
+        with pytest.raises(MaskensError, match=r"there is no run in .*first yet.*maskens folds --run .*first"):
+            load_run(folder)
+        folder.mkdir(parents=True)
+        refuse_foreign(folder)
+        with pytest.raises(MaskensError, match="there is no run in"):
+            load_run(folder)
+        start(folder, data)
+        refuse_foreign(folder)
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+    def test_a_folder_without_write_permission_is_refused(self, folder: Path, data: TrainData) -> None:
+        folder.mkdir(parents=True)
+        folder.chmod(0o555)
+        with pytest.raises(MaskensError, match=r"can't write .*Permission denied"):
+            start(folder, data)
+        assert os.listdir(folder) == []
+
+    def test_jobs_are_found_in_their_folders(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data)
+        assert run.jobs_on_disk() == []
+        jobs = [run.job_folder("age", 1), run.job_folder("mask", 0), run.job_folder("mask", 10)]
+        for job in jobs:
+            job.mkdir(parents=True)
+        assert run.jobs_on_disk() == [], "a job without a whole epoch has nothing to lose"
+        for job, name in zip(jobs, ("model.safetensors", "last.pt", "last.pt"), strict=True):
+            (job / name).touch()
+        (folder / "cache").mkdir()
+        assert run.jobs_on_disk() == jobs
+
+
+class TestDamage:
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"{", b"[1, 2]", b"null", b"{}", b'{"format": 1}', b'{"format": 1, "class_photos": 3}', b"\xff\xfe\x00"],
+    )
+    def test_a_damaged_record_is_refused(self, folder: Path, data: TrainData, content: bytes) -> None:
+        start(folder, data)
+        (folder / "run.json").write_bytes(content)
+        with pytest.raises(MaskensError, match=r"run\.json can't be used: ."):
+            load_run(folder)
+
+    def test_every_cut_of_the_record_is_refused(self, folder: Path, data: TrainData) -> None:
+        start(folder, data)
+        whole = (folder / "run.json").read_bytes().rstrip()
+        for length in range(0, len(whole), 37):
+            (folder / "run.json").write_bytes(whole[:length])
+            with pytest.raises(MaskensError, match=r"run\.json can't be used"):
+                load_run(folder)
+
+    @pytest.mark.parametrize("name", ["k", "seed", "fingerprint", "folds_hash", "data", "class_photos"])
+    def test_a_record_without_a_needed_part_is_refused(self, folder: Path, data: TrainData, name: str) -> None:
+        start(folder, data)
+        record = json.loads((folder / "run.json").read_text())
+        del record[name]
+        (folder / "run.json").write_text(json.dumps(record))
+        with pytest.raises(MaskensError, match=rf"run\.json can't be used: .*{name}"):
+            load_run(folder)
+
+    def test_a_record_of_another_version_is_refused(self, folder: Path, data: TrainData) -> None:
+        start(folder, data)
+        record = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(record | {"format": 2}))
+        with pytest.raises(MaskensError, match="made by another version of maskens"):
+            load_run(folder)
+
+
+class TestChangedData:
+    def test_a_changed_label_names_the_person(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data)
+        person = data.people[4]
+        rewrite(data, f"Asian,{person.age},{person.path}", f"Asian,{person.age + 1},{person.path}")
+        with pytest.raises(MaskensError) as refused:
+            load_data(run)
+        said = str(refused.value)
+        assert f"  - {person.path}: id, gender or age differ" in said
+        assert "changed since `maskens folds`" in said
+        assert "maskens folds --run NEW_DIR" in said
+        assert not any(p.path in said for p in data.people if p != person)
+
+    def test_a_changed_photo_names_the_person(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data)
+        (data.root / data.files[0]).write_bytes(b"another photo")
+        with pytest.raises(MaskensError, match=rf"  - {data.people[0].path}: its photo files have another size"):
+            load_data(run)
+
+    def test_a_person_removed_or_added_is_named(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data)
+        gone = data.people[3]
+        images = data.root / "train" / "images"
+        rewrite(data, f"{gone.path}\n", "somebody\n")
+        (images / gone.path).rename(images / "somebody")
+        with pytest.raises(MaskensError, match=rf"  - somebody is new\n  - {gone.path} is gone"):
+            load_data(run)
+
+    def test_a_renamed_photo_is_noticed(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data)
+        photo = data.root / data.files[0]
+        photo.rename(photo.with_suffix(".jpeg"))
+        with pytest.raises(MaskensError, match="some photo files have other names or sizes"):
+            load_data(run)
+
+    def test_another_order_of_rows_is_no_change(self, folder: Path, data: TrainData) -> None:
+        run, _, folds = start(folder, data)
+        table = data.root / "train" / "train.csv"
+        header, *rows = table.read_text().splitlines()
+        table.write_text("\n".join([header, *reversed(rows)]))
+        np.testing.assert_array_equal(load_data(run)[1], folds)
+
+    def test_missing_data_say_how_to_name_them(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data)
+        shutil.rmtree(data.root)
+        with pytest.raises(MaskensError, match=r"no data folder .*--data DIR"):
+            load_data(run)
+
+    def test_edited_folds_are_refused_with_the_way_to_use_them(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data)
+        run.folds_file.write_bytes(run.folds_file.read_bytes().replace(b"\n", b"\r\n"))
+        with pytest.raises(MaskensError, match=r"folds\.csv was edited .*--folds-file .*folds\.csv"):
+            load_data(run)
+
+    def test_missing_folds_are_refused(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data)
+        run.folds_file.unlink()
+        with pytest.raises(MaskensError, match=r"folds\.csv is missing\. Make the folds again"):
+            load_data(run)

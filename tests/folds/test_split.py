@@ -1,0 +1,302 @@
+"""Folds that keep every person together and every class everywhere."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from conftest import MakeData
+from hypothesis import given
+from hypothesis import strategies as st
+
+from folds.data.labels import SHOTS, IntArray
+from folds.data.layout import read_train
+from folds.data.people import Person, TrainData
+from folds.errors import MaskensError
+from folds.splitting.split import (
+    STRATA,
+    check_folds,
+    folds_csv,
+    largest_k,
+    make_folds,
+    people_per_stratum_and_fold,
+    photos_per_class_and_fold,
+    read_folds,
+    strata,
+    what_changed,
+)
+
+Row = tuple[str, int, int]  # id, gender, age in years
+PHOTOS = tuple(f"{s}.jpg" for s in SHOTS)
+BANDS = ((0, 29), (30, 59), (60, 120))
+
+
+def train_data(rows: Sequence[Row]) -> TrainData:
+    people = tuple(Person(f"p{n:04d}", i, g, a, PHOTOS, (9,) * 7) for n, (i, g, a) in enumerate(rows))
+    return TrainData(Path("data"), people, "fingerprint")
+
+
+def round_robin(people: int) -> TrainData:
+    return train_data([(f"{n:04d}", n % 6 // 3, (20, 40, 60)[n % 3]) for n in range(people)])
+
+
+@st.composite
+def splittable(draw: st.DrawFn) -> tuple[TrainData, int]:
+    """(data, k): at least k people in each stratum, some on several folders, rows in any order."""
+    k = draw(st.integers(2, 5))
+    rows: list[Row] = []
+    for gender in range(2):
+        for low, high in BANDS:
+            for _ in range(draw(st.integers(k, k + 4))):
+                rows.append((f"{len(rows):03d}", gender, draw(st.integers(low, high))))
+    for again in draw(st.lists(st.integers(0, len(rows) - 1), max_size=6)):
+        rows.append(rows[again])  # a second or third folder of the same person
+    draw(st.randoms(use_true_random=False)).shuffle(rows)
+    return train_data(rows), k
+
+
+@given(splittable(), st.integers(0, 2**32 - 1))
+def test_nobody_is_split_or_lost_and_every_fold_has_every_class(case: tuple[TrainData, int], seed: int) -> None:
+    data, k = case
+    folds = make_folds(data, k, seed)
+    assert folds.shape == (len(data.people),)
+    assert set(folds.tolist()) == set(range(k))
+    homes: dict[str, set[int]] = {}
+    for person, fold in zip(data.people, folds.tolist(), strict=True):
+        homes.setdefault(person.id, set()).add(fold)
+    assert all(len(home) == 1 for home in homes.values())
+    for fold in range(k):
+        assert {int(c) for c in data.classes[folds[data.photo_person] == fold]} == set(range(18))
+    np.testing.assert_array_equal(make_folds(data, k, seed), folds)
+
+
+@given(splittable(), st.integers(0, 2**32 - 1))
+def test_a_person_whose_rows_disagree_is_still_kept_together(case: tuple[TrainData, int], seed: int) -> None:
+    data, k = case
+    one = data.people[0]
+    twin = (one.id, 1 - one.gender, 120 - one.age)
+    data = train_data([*((p.id, p.gender, p.age) for p in data.people), twin])
+    folds = make_folds(data, k, seed)
+    assert folds[0] == folds[-1]
+    assert (photos_per_class_and_fold(data, folds, k) > 0).all()
+
+
+def test_folds_do_not_depend_on_the_order_of_the_rows(tmp_path: Path, make_data: MakeData) -> None:
+    root = make_data(tmp_path / "data", people=30)
+    table = root / "train" / "train.csv"
+    header, *rows = table.read_text().splitlines()
+    texts = set()
+    for seed in range(4):
+        random.Random(seed).shuffle(rows)
+        table.write_text("\n".join([header, *rows]))
+        data = read_train(root)
+        texts.add(folds_csv(data, make_folds(data, 5, 42)))
+    assert len(texts) == 1
+
+
+def test_each_seed_has_its_own_folds() -> None:
+    data = round_robin(60)
+    assert len({tuple(make_folds(data, 5, seed)) for seed in range(6)}) == 6
+
+
+@pytest.mark.parametrize("sizes", [(50, 50, 50, 50, 50, 50), (61, 51, 10, 92, 75, 11)])
+def test_every_fold_has_its_share_of_every_class_to_within_one_person(sizes: tuple[int, ...]) -> None:
+    """300 people, 5 folds, both for even strata and for such as the data have."""
+    dealt = [stratum for stratum, size in enumerate(sizes) for _ in range(size)]
+    for seed in range(5):
+        random.Random(seed).shuffle(dealt)
+        data = train_data([(str(n), s // 3, (20, 40, 60)[s % 3]) for n, s in enumerate(dealt)])
+        counts = people_per_stratum_and_fold(data, make_folds(data, 5, seed), 5)
+        assert counts.sum(axis=1).tolist() == list(sizes)
+        assert np.abs(counts - np.array(sizes)[:, None] / 5).max() < 1
+
+
+@given(splittable())
+def test_the_largest_k_is_the_smallest_number_of_ids_in_a_stratum(case: tuple[TrainData, int]) -> None:
+    data, k = case
+    ids = [
+        {p.id for p in data.people if p.gender == g and low <= p.age <= high} for g in range(2) for low, high in BANDS
+    ]
+    possible, name = largest_k(data.people)
+    assert possible == min(map(len, ids)) >= k
+    assert len(ids[STRATA.index(name)]) == possible
+    check_folds(data, make_folds(data, possible, 0), possible)
+
+
+def test_strata_follow_gender_and_the_scoring_cuts() -> None:
+    people = train_data([("a", 0, 29), ("b", 0, 30), ("c", 0, 60), ("d", 1, 29), ("e", 1, 59), ("f", 1, 60)]).people
+    assert strata(people).tolist() == [0, 1, 2, 3, 4, 5]
+    assert STRATA == ("male <30", "male 30-59", "male >=60", "female <30", "female 30-59", "female >=60")
+
+
+def test_too_many_folds_name_the_rarest_people_and_the_largest_k() -> None:
+    data = train_data([(str(n), n % 6 // 3, (20, 40, 60)[n % 3]) for n in range(60) if n % 6 != 2 or n < 18])
+    make_folds(data, 3, 0)
+    with pytest.raises(MaskensError, match=r"--k 4: .* only 3 'male >=60'\. The largest k that works is 3\.$"):
+        make_folds(data, 4, 0)
+
+
+def test_a_second_folder_does_not_count_as_a_second_person() -> None:
+    rows = [(str(n), n % 6 // 3, (20, 40, 60)[n % 3]) for n in range(12)]
+    with pytest.raises(MaskensError, match=r"--k 3: .* only 2 'male <30'\. The largest k that works is 2\.$"):
+        make_folds(train_data([*rows, *rows]), 3, 0)
+
+
+def test_people_who_allow_no_folds_at_all_are_named() -> None:
+    with pytest.raises(MaskensError, match=r"there is only 1 'male <30'\. No k works with these people\.$"):
+        make_folds(round_robin(6), 2, 0)
+    with pytest.raises(MaskensError, match=r"there are only 0 'female >=60'\. No k works with these people\.$"):
+        make_folds(train_data([(str(n), n % 5 // 3, (20, 40, 60)[n % 5 % 3]) for n in range(20)]), 2, 0)
+
+
+@pytest.mark.parametrize("k", [1, 0, -3])
+def test_fewer_than_two_folds_are_refused(k: int) -> None:
+    with pytest.raises(MaskensError, match=rf"--k {k}: at least 2 folds are needed"):
+        make_folds(round_robin(30), k, 0)
+
+
+@given(splittable(), st.data())
+def test_moving_one_of_two_folders_of_a_person_is_always_found(
+    case: tuple[TrainData, int], draw: st.DataObject
+) -> None:
+    data, k = case
+    rows = [(p.id, p.gender, p.age) for p in data.people]
+    data = train_data([*rows, rows[0]])
+    folds = make_folds(data, k, 0)
+    folds[-1] = draw.draw(st.integers(0, k - 1).filter(lambda fold: fold != folds[0]))
+    with pytest.raises(
+        MaskensError, match=rf"id {rows[0][0]} is in fold {folds[0]} and in fold {folds[-1]} \(a leak\)"
+    ):
+        check_folds(data, folds, k)
+
+
+def test_people_and_photos_are_counted() -> None:
+    data = train_data([("a", 0, 20), ("a", 0, 20), ("b", 0, 20), ("c", 1, 70)])
+    folds = np.array([0, 0, 1, 1])
+    people = people_per_stratum_and_fold(data, folds, 2)
+    assert people.tolist() == [[1, 1], [0, 0], [0, 0], [0, 0], [0, 0], [0, 1]]
+    photos = photos_per_class_and_fold(data, folds, 2)
+    assert {c: photos[c].tolist() for c in np.flatnonzero(photos.any(axis=1)).tolist()} == {
+        0: [10, 5], 6: [2, 1], 12: [2, 1], 5: [0, 5], 11: [0, 1], 17: [0, 1],
+    }  # fmt: skip
+
+
+class TestOwnFolds:
+    """`--folds-file`: the user's own folds, held to the same rules."""
+
+    data = round_robin(18)
+    fold_of: IntArray = np.arange(18) // 6
+
+    def write(self, folder: Path, changes: dict[str, str | None] | None = None, extra: str = "") -> Path:
+        """A CSV with one fold a person, but for `changes` (None leaves the row out) and `extra` rows."""
+        cells = {p.path: str(f) for p, f in zip(self.data.people, self.fold_of, strict=True)} | (changes or {})
+        rows = [f"{path},{fold}\n" for path, fold in cells.items() if fold is not None]
+        (folder / "mine.csv").write_text("path,fold\n" + "".join(rows) + extra)
+        return folder / "mine.csv"
+
+    def test_good_folds_are_accepted_in_any_order_with_other_columns(self, tmp_path: Path) -> None:
+        folds, k = read_folds(self.write(tmp_path), self.data)
+        assert (folds.tolist(), k) == (self.fold_of.tolist(), 3)
+        rows = [f"x,{f},{p.path}" for p, f in zip(self.data.people, self.fold_of, strict=True)]
+        (tmp_path / "mine.csv").write_text("\n".join(["note,fold,path", *reversed(rows)]))
+        np.testing.assert_array_equal(read_folds(tmp_path / "mine.csv", self.data)[0], self.fold_of)
+
+    @given(splittable(), st.integers(0, 99))
+    def test_what_was_written_is_read_back(self, case: tuple[TrainData, int], seed: int) -> None:
+        data, k = case
+        folds = make_folds(data, k, seed)
+        text = folds_csv(data, folds)
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "folds.csv"
+            path.write_text(text)
+            again, again_k = read_folds(path, data)
+            assert what_changed(path, data) == []
+        np.testing.assert_array_equal(again, folds)
+        assert again_k == k
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"p0003": None}, r"'p0003' has no row"),
+            ({"stranger": "0"}, r"row 20: 'stranger' is not in train\.csv"),
+            ({"p0000": "one"}, r"row 2: fold 'one' is not a number from 0 up"),
+            ({"p0000": "-1"}, r"row 2: fold '-1' is not a number from 0 up"),
+            ({"p0000": "0.0"}, r"row 2: fold '0\.0' is not a number from 0 up"),
+            ({"p0000": ""}, r"row 2: fold '' is not a number from 0 up"),
+        ],
+    )
+    def test_rows_that_do_not_fit_are_named(self, tmp_path: Path, changes: dict[str, str | None], message: str) -> None:
+        with pytest.raises(MaskensError, match=rf"mine\.csv does not fit the data in data:\n  - {message}"):
+            read_folds(self.write(tmp_path, changes), self.data)
+
+    def test_all_wrong_rows_are_named_together(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, {"p0001": "x", "p0002": None}, extra="p0000,0\n")
+        with pytest.raises(MaskensError, match=r"(?s)row 3: fold 'x'.*row 19: 'p0000' is there twice.*'p0002' has no"):
+            read_folds(path, self.data)
+
+    def test_everybody_in_one_fold_is_refused(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, {p.path: "0" for p in self.data.people})
+        with pytest.raises(MaskensError, match="puts everybody into one fold: nobody is left to validate on"):
+            read_folds(path, self.data)
+
+    def test_an_empty_fold_is_refused(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, {f"p{n:04d}": "3" for n in range(12, 18)})
+        with pytest.raises(MaskensError, match=r"(?s)fold 2 is empty.*The largest k that works here is 3\."):
+            read_folds(path, self.data)
+
+    def test_a_fold_without_a_class_is_refused(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, {"p0006": "0"})  # the only young man of fold 1
+        with pytest.raises(MaskensError, match=r"\n  - fold 1 has no photo of class 0, 6, 12\n"):
+            read_folds(path, self.data)
+
+    def test_a_leak_is_refused(self, tmp_path: Path) -> None:
+        people = self.data.people
+        twice = train_data([*((p.id, p.gender, p.age) for p in people), (people[0].id, 0, 20)])
+        with pytest.raises(MaskensError, match=r"p0018: id 0000 is in fold 0 and in fold 2 \(a leak\)"):
+            read_folds(self.write(tmp_path, {"p0018": "2"}), twice)
+        assert read_folds(self.write(tmp_path, {"p0018": "0"}), twice)[1] == 3
+
+    @pytest.mark.parametrize("zeros", [6, 30, 5000])
+    def test_an_absurd_fold_number_is_refused(self, tmp_path: Path, zeros: int) -> None:
+        path = self.write(tmp_path, {"p0000": "1" + "0" * zeros})
+        with pytest.raises(MaskensError, match=r"(?s)mine\.csv .*fold"):
+            read_folds(path, self.data)
+
+    def test_an_unusable_file_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(MaskensError, match=r"mine\.csv does not exist"):
+            read_folds(tmp_path / "mine.csv", self.data)
+        (tmp_path / "mine.csv").write_text("path,folds\np0000,1\n")
+        with pytest.raises(MaskensError, match=r"lacks the column 'fold' \(did you mean 'folds'\?\)"):
+            read_folds(tmp_path / "mine.csv", self.data)
+
+
+def test_the_file_shows_who_is_where() -> None:
+    data = train_data([("b", 1, 61), ("007", 0, 29)])
+    assert folds_csv(data, np.array([1, 0])) == (
+        "path,id,fold,gender,age,photos,bytes,stratum\n"
+        "p0000,b,1,female,61,7,63,female >=60\n"
+        "p0001,007,0,male,29,7,63,male <30\n"
+    )
+
+
+def test_changes_are_named_person_by_person(tmp_path: Path) -> None:
+    data = round_robin(6)
+    path = tmp_path / "folds.csv"
+    path.write_text(folds_csv(data, np.zeros(6, dtype=np.int64)))
+    changed = list(data.people)
+    changed[0] = Person("p0000", "0000", 0, 21, PHOTOS, (9,) * 7)
+    changed[1] = Person("p0001", "0001", 0, 40, PHOTOS, (9,) * 6 + (10,))
+    changed[2] = Person("new", "0002", 0, 60, PHOTOS, (9,) * 7)
+    lines = what_changed(path, TrainData(data.root, tuple(changed), ""))
+    assert lines == [
+        "new is new",
+        "p0002 is gone",
+        "p0000: id, gender or age differ from what folds.csv recorded",
+        "p0001: its photo files have another size",
+    ]
+    assert not re.search("p000[345]", " ".join(lines))

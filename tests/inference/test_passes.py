@@ -1,0 +1,225 @@
+"""Predicting with many models: whatever the order, the memory and the interruptions, the same logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ensemble.data.cache import Photos
+from ensemble.decision.members import Ensemble, Member
+from ensemble.decision.tuning import Fitted, RunTuning
+from ensemble.inference import passes as passes
+from ensemble.inference.infer import Prediction, infer, judge
+from ensemble.inference.partial import Partial
+from ensemble.jobs.card import ModelCard
+from ensemble.jobs.hardware import Hardware
+from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
+from ensemble.models.create import create
+from ensemble.models.engine import Execution, Ready
+from ensemble.models.inputs import normalisation, place
+from ensemble.models.precision import Chosen
+from ensemble.models.predict import predict
+from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.tasks import ONLY_GENDER
+from folds.data.layout import read_eval
+from folds.data.people import EvalData
+from folds.errors import MaskensError
+
+RECIPE = """
+[defaults]
+model = "test_resnet.r160_in1k"
+pretrained = false
+resize = [32, 24]
+[tasks.mask]
+model = "test_efficientnet.r160_in1k"
+resize = [40, 32]
+[tasks.gender]
+[tasks.male-age]
+[tasks.female-age]
+"""
+IDS = [f"p{n:03}.jpg" for n in range(150)]
+CPU, DEVICE = Hardware("cpu", 0), torch.device("cpu")
+RUN = RunTuning(run="r", seed=0, recipe_hash="", oof_hash="")
+RULE = Fitted(tta="flip", runs=(RUN,), offsets=tuple(0.2 * (c % 5) for c in range(18)))
+
+
+@pytest.fixture(scope="module")
+def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> EvalData:
+    return read_eval(make_data(tmp_path_factory.mktemp("passes") / "data", people=6, size=(64, 48), eval_ids=IDS))
+
+
+def photos_of(data: EvalData, size: tuple[int, int]) -> Photos:
+    return Photos(data.root, data.files, [Geometry(size)], None)
+
+
+def spread_out(model: Any, photos: Photos, mean: Any, std: Any) -> None:
+    """Give each logit a mean of 0 and a spread of 2 over the photos."""
+    logits = predict(place(model, DEVICE), photos, np.arange(50), mean, std, DEVICE, "none", 50, 0)[0]
+    head, scale = model.get_classifier(), torch.from_numpy(2 / logits.std(axis=0))
+    with torch.no_grad():
+        head.bias.copy_((head.bias - torch.from_numpy(logits.mean(axis=0))) * scale)
+        head.weight.mul_(scale[:, None])
+
+
+@pytest.fixture(scope="module")
+def models(data: EvalData, tmp_path_factory: pytest.TempPathFactory) -> Ensemble:
+    """Four tasks, two folds; untrained, but with heads set so that the photos' classes differ."""
+    root, found = tmp_path_factory.mktemp("models"), []
+    for task, recipe in parse_recipe(RECIPE, "tiny").tasks.items():
+        for fold in range(2):
+            torch.manual_seed(len(found))
+            model = create(recipe)
+            mean, std = normalisation(model)
+            spread_out(model, photos_of(data, recipe.resize), mean, std)
+            card = ModelCard(
+                model=recipe.model, model_args={}, predicts=recipe.predicts, cuts=recipe.ages.cuts,
+                merge=recipe.ages.bands, task=task, fold=fold, k=2, resize=recipe.resize, crop=recipe.crop, mean=mean,
+                std=std, labels={}, task_hash="", folds_hash="", seed=0, epoch=1, f1=0.0,
+            )  # fmt: skip
+            path = root / task / f"fold{fold}" / "model.safetensors"
+            save_checkpoint(path, model, card)
+            found.append(Member(task, fold, path, card))
+    return Ensemble(tuple(found), {})
+
+
+@pytest.fixture(scope="module")
+def plain(models: Ensemble, data: EvalData) -> dict[str, np.ndarray]:
+    """The usual loop: model by model over all photos, as they were trained."""
+    found: dict[str, list[np.ndarray]] = {}
+    for member in models.members:
+        model, card = load_checkpoint(member.path, DEVICE)
+        rows = np.arange(len(data.ids))
+        values = predict(model, photos_of(data, card.resize), rows, card.mean, card.std, DEVICE, "flip", 50, 0)
+        found.setdefault(member.task, []).append(values)
+    return {task: np.stack(values) for task, values in found.items()}
+
+
+def run(models: Ensemble, data: EvalData, **options: object) -> Prediction:
+    return infer([models], data, "flip", CPU, None, **options)  # type: ignore[arg-type]
+
+
+def test_all_models_at_once_say_what_each_says_by_itself(
+    models: Ensemble, data: EvalData, plain: dict[str, np.ndarray]
+) -> None:
+    found = run(models, data).logits[0]
+    for task, values in plain.items():
+        assert found[task] == pytest.approx(values, abs=1e-4), task
+
+
+def test_routing_leaves_models_out_and_the_classes_as_they_are(
+    models: Ensemble, data: EvalData, plain: dict[str, np.ndarray]
+) -> None:
+    everybody, routed = run(models, data), run(models, data, routing=RULE)
+    classes = judge(everybody, RULE, "joint").classes
+    assert len(set(classes.tolist())) > 3
+    assert (judge(routed, RULE, "joint").classes == classes).all()
+    assert everybody.asked is None and routed.asked is not None and 0 < routed.asked < 1
+    for task, values in routed.logits[0].items():
+        shown = np.isfinite(values).all(axis=(0, 1, 3))
+        assert shown.all() == (task not in ONLY_GENDER)
+        assert values[:, :, shown] == pytest.approx(plain[task][:, :, shown], abs=1e-4)
+
+
+def test_models_that_do_not_fit_together_take_turns(
+    models: Ensemble, data: EvalData, plain: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = max(m.path.stat().st_size for m in models.members)
+    monkeypatch.setattr(passes, "_free_memory", lambda device: 2.5 * largest / passes.SHARE)
+    assert len(passes.groups_that_fit(models.members, DEVICE)) > 2
+    found = run(models, data, routing=RULE)
+    for task, values in plain.items():
+        assert found.logits[0][task] == pytest.approx(values, abs=1e-4), task
+    assert (judge(found, RULE, "joint").classes == judge(run(models, data), RULE, "joint").classes).all()
+
+
+@pytest.mark.parametrize("routing", [None, RULE])
+def test_an_interrupted_inference_goes_on_where_it_was(
+    models: Ensemble, data: EvalData, tmp_path: Path, routing: Fitted | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(done: int, total: int) -> None:
+        if done > 100:
+            raise KeyboardInterrupt
+
+    partial = tmp_path / "eval.partial.npz"
+    with pytest.raises(KeyboardInterrupt):
+        run(models, data, routing=routing, partial=partial, on_predict=stop)
+    assert partial.exists()
+    shown: list[int] = []
+    plain_logits = Ready.logits
+    monkeypatch.setattr(Ready, "logits", lambda self, x: shown.append(len(x)) or plain_logits(self, x))
+    found = run(models, data, routing=routing, partial=partial)
+    assert found.resumed == 128 and "128 photos were done" in found.notes[0]
+    assert max(shown) == 2 * (150 - 128), "two views of the photos that are left"
+    monkeypatch.undo()
+    whole = run(models, data, routing=routing)
+    for task, values in whole.logits[0].items():
+        assert found.logits[0][task] == pytest.approx(values, abs=1e-5, nan_ok=True)
+    assert not partial.exists()
+
+
+def test_what_another_inference_left_is_not_gone_on_from(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
+    partial = tmp_path / "eval.partial.npz"
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(models, data, partial=partial, on_predict=stop)
+    assert run(models, data, partial=partial, routing=RULE).resumed == 0
+
+
+def test_a_full_disk_stops_no_inference_but_is_told(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
+    def full(*_: object) -> None:
+        raise MaskensError("no space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ensemble.inference.partial.EVERY", -1.0)
+        patch.setattr("ensemble.inference.partial.save_npz", full)
+        found = run(models, data, partial=tmp_path / "eval.partial.npz")
+    assert np.isfinite(found.joints).all()
+    assert "an interruption would have lost what was done" in found.notes[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file"])
+def test_half_a_state_is_no_state(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "eval.partial.npz"
+    path.write_bytes(content)
+    assert Partial(path, "x").load() is None
+
+
+def test_a_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, outputs = tmp_path / "eval.partial.npz", [np.arange(12, dtype=np.float32).reshape(2, 3, 2)]
+    clock = [0.0]
+    monkeypatch.setattr("ensemble.inference.partial.time.monotonic", lambda: clock[0])
+    partial = Partial(path, "x")
+    partial.save(2, outputs, [Chosen("bf16", 0.5, "")])
+    assert not path.exists(), "too soon"
+    clock[0] = 3600.0
+    partial.save(2, outputs, [Chosen("bf16", 0.5, "")])
+    state = Partial(path, "x").load()
+    assert state is not None and state.done == 2 and state.chosen == (Chosen("bf16", 0.5, ""),)
+    assert np.array_equal(state.outputs[0], outputs[0][:, :2])
+    assert Partial(path, "y").load() is None
+
+
+def test_a_model_that_gives_no_numbers_is_named(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
+    member = models.members[2]
+    model, card = load_checkpoint(member.path, DEVICE)
+    with torch.no_grad():
+        model.get_classifier().bias[0] = float("nan")  # type: ignore[operator,index,union-attr]
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model, card)
+    broken = Ensemble((*models.members[:2], Member(member.task, 0, path, card), *models.members[3:]), {})
+    with pytest.raises(MaskensError, match=r"model.safetensors gives logits that are not finite; train"):
+        run(broken, data)
+
+
+def test_bf16_is_told_with_the_largest_difference(models: Ensemble, data: EvalData) -> None:
+    found = run(models, data, execution=Execution("bf16"))
+    assert any("bf16 for" in note and "largest difference" in note for note in found.notes)

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
+
+from ensemble.metrics.bootstrap import Interval, draw_people, drawn_f1, interval, person_confusions
+from folds.data.labels import decode
+
+CLASSES = np.arange(18)
+
+
+def photos(seed: int, people: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    person = np.repeat(np.arange(people), 7)
+    truth = rng.integers(0, 18, len(person))
+    wrong = rng.random(len(person)) < 0.4
+    return truth, np.where(wrong, rng.integers(0, 18, len(person)), truth), person
+
+
+@given(st.integers(0, 10_000))
+def test_each_draw_scores_as_scikit_learn_does_on_the_photos_drawn(seed: int) -> None:
+    truth, predicted, person = photos(seed)
+    weights = draw_people(np.arange(12) % 3, draws=3)
+    found = drawn_f1(weights, person_confusions(truth, predicted, person), CLASSES)
+    for row, counts in zip(found, weights.astype(int), strict=True):
+        rows = np.repeat(np.arange(len(person)), counts[person])
+        plain = f1_score(truth[rows], predicted[rows], labels=CLASSES, average=None, zero_division=0)
+        assert row == pytest.approx(plain, abs=1e-6)
+
+
+def test_a_part_is_scored_on_its_own_labels() -> None:
+    truth, predicted, person = photos(1)
+    mask = decode(CLASSES)[0]
+    found = drawn_f1(draw_people(np.zeros(12, dtype=np.int64), 1), person_confusions(truth, predicted, person), mask)
+    assert found[0] == pytest.approx(f1_score(truth // 6, predicted // 6, labels=range(3), average=None), abs=1e-6)
+
+
+def test_people_are_drawn_within_their_stratum_and_always_alike() -> None:
+    stratum = np.array([0] * 5 + [1] * 20 + [2])
+    weights = draw_people(stratum, draws=50)
+    assert weights[0].tolist() == [1] * 26
+    for number, size in ((0, 5), (1, 20), (2, 1)):
+        assert set(weights[:, stratum == number].sum(axis=1)) == {size}
+    assert np.array_equal(weights, draw_people(stratum, draws=50))
+    assert len(np.unique(weights, axis=0)) > 40
+
+
+def test_the_interval_of_a_mean_is_that_of_the_textbook() -> None:
+    """200 people, each right or wrong on one photo of class 0 or 1: the F1 interval nears +-1.96 standard errors."""
+    rng = np.random.default_rng(4)
+    truth = np.repeat([0, 1], 100)
+    predicted = np.where(rng.random(200) < 0.25, 1 - truth, truth)
+    weights = draw_people(truth, draws=2000)
+    accuracy = weights @ (truth == predicted).astype(np.float32) / 200
+    drawn = interval(accuracy.astype(np.float64))
+    error = 1.96 * np.sqrt(0.25 * 0.75 / 200)
+    assert drawn.high - drawn.low == pytest.approx(2 * error, rel=0.12)
+    assert drawn.low < drawn.value < drawn.high
+
+
+def test_a_difference_is_noise_where_its_interval_holds_none_at_all() -> None:
+    assert Interval(0.01, -0.01, 0.03).within_noise
+    assert Interval(0.0, 0.0, 0.0).within_noise
+    assert not Interval(0.02, 0.01, 0.03).within_noise
+    assert not Interval(-0.02, -0.03, -0.01).within_noise

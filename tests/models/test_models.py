@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.torch
+import timm
+import torch
+
+from ensemble.jobs.card import ModelCard, read_card
+from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
+from ensemble.models.create import create
+from ensemble.models.inputs import normalisation, to_input
+from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.schema import TaskRecipe
+from folds.errors import MaskensError
+
+CPU = torch.device("cpu")
+
+
+def task(**changes: object) -> TaskRecipe:
+    values = {"predicts": "gender", "model": "test_resnet.r160_in1k", "pretrained": False} | changes
+    return TaskRecipe.model_validate(values)
+
+
+def card(**changes: object) -> ModelCard:
+    values: dict[str, object] = {
+        "model": "test_resnet.r160_in1k", "model_args": {}, "predicts": "gender",
+        "cuts": (30, 60), "merge": (0, 1, 2), "task": "gender", "fold": 1, "k": 5,
+        "resize": (32, 24), "crop": None, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.25, 0.5),
+        "labels": {"gender": ["male", "female"]}, "task_hash": "r", "folds_hash": "f", "seed": 1,
+        "epoch": 2, "f1": 0.5,
+    }  # fmt: skip
+    return ModelCard(**values | changes)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_comes_back_with_its_card_and_the_same_logits(tmp_path: Path) -> None:
+    model = create(task()).to(memory_format=torch.channels_last).eval()
+    file = tmp_path / "gender" / "fold1" / "model.safetensors"
+    save_checkpoint(file, model, card(crop=(16, 16)))
+    loaded, found = load_checkpoint(file, CPU)
+    assert found == card(crop=(16, 16))
+    x = torch.rand(2, 3, 32, 24)
+    with torch.no_grad():
+        assert torch.allclose(loaded(x), model(x), atol=1e-6)
+    assert not loaded.training
+
+
+def test_exported_weights_load_in_plain_timm(tmp_path: Path) -> None:
+    model = create(task())
+    save_checkpoint(tmp_path / "w.safetensors", model, card())
+    plain = timm.create_model("test_resnet", num_classes=2, checkpoint_path=str(tmp_path / "w.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), model.state_dict().values(), strict=True))
+
+
+def test_a_card_that_does_not_say_how_photos_were_decoded_means_fully(tmp_path: Path) -> None:
+    file = tmp_path / "gender" / "fold1" / "model.safetensors"
+    save_checkpoint(file, create(task()), card(reduced=True))
+    assert read_card(file).geometry == Geometry((32, 24), None, reduced=True)
+    with safetensors.safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata()
+    record = json.loads(metadata["card"])
+    del record["reduced"]
+    weights = safetensors.torch.load_file(file)
+    safetensors.torch.save_file(weights, file, metadata | {"card": json.dumps(record)})
+    assert read_card(file).geometry == Geometry((32, 24), None, reduced=False)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 1000, -10])
+def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path, cut: int) -> None:
+    file = tmp_path / "gender" / "fold1" / "model.safetensors"
+    save_checkpoint(file, create(task()), card())
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(MaskensError, match=r"model\.safetensors is damaged .* --task gender --fold 1 --restart"):
+        load_checkpoint(file, CPU)
+
+
+def test_a_checkpoint_of_another_tool_is_refused(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(MaskensError, match="not one of maskens'"):
+        read_card(tmp_path / "model.safetensors")
+    with pytest.raises(MaskensError, match="there is no checkpoint"):
+        read_card(tmp_path / "gone.safetensors")
+
+
+def test_initial_weights_come_from_a_file_and_the_head_is_new(tmp_path: Path) -> None:
+    donor = timm.create_model("test_resnet", num_classes=1000)
+    safetensors.torch.save_file(donor.state_dict(), tmp_path / "w.safetensors")
+    model = create(task(pretrained=True, weights=str(tmp_path / "w.safetensors")))
+    head = [k for k in model.state_dict() if k.startswith("fc.")]
+    assert head
+    for name, value in model.state_dict().items():
+        if name in head:
+            assert value.shape[0] == 2
+        else:
+            assert torch.equal(value, donor.state_dict()[name]), name
+
+
+def test_a_new_head_starts_small_where_timms_own_would_not() -> None:
+    torch.manual_seed(0)
+    timms = timm.create_model("test_efficientnet", num_classes=2).get_classifier().weight
+    ours = create(task(model="test_efficientnet.r160_in1k")).get_classifier().weight
+    assert float(ours.detach().abs().max()) <= ours.shape[1] ** -0.5
+    assert float(timms.detach().abs().max()) > 2 * float(ours.detach().abs().max())
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    other = timm.create_model("test_vit", num_classes=1000)
+    safetensors.torch.save_file(other.state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(MaskensError, match=r"the weights .*w\.safetensors don't fit test_resnet"):
+        create(task(pretrained=True, weights=str(tmp_path / "w.safetensors")))
+    (tmp_path / "half.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:5000])
+    with pytest.raises(MaskensError, match=r"the weights .*half\.safetensors don't fit"):
+        create(task(pretrained=True, weights=str(tmp_path / "half.safetensors")))
+
+
+def test_without_a_hub_the_message_names_both_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import huggingface_hub
+
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise ConnectionError("no route to the hub")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
+    with pytest.raises(MaskensError, match=r"hub can't be reached.*--weights FILE.*--no-pretrained"):
+        create(task(pretrained=True))
+
+
+def test_a_model_knows_its_normalisation() -> None:
+    assert normalisation(create(task(model="resnet10t.c3_in1k"))) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert normalisation(create(task())) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def test_input_is_normalised_by_the_plain_formula() -> None:
+    photos = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), dtype=np.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    found = to_input(torch.from_numpy(photos), mean, std, CPU)
+    assert found.shape == (2, 3, 5, 4)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    plain = (photos / 255 - np.array(mean)) / np.array(std)
+    assert found.permute(0, 2, 3, 1).numpy() == pytest.approx(plain, abs=1e-5)

@@ -1,0 +1,375 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ensemble.data.augment import build
+from ensemble.jobs.spec import geometry
+from ensemble.models.create import create
+from ensemble.recipes.binding import differences, resolve_recipe, run_recipe
+from ensemble.recipes.reading import load_recipe, parse_recipe, shipped
+from ensemble.recipes.schema import Recipe, TaskRecipe, with_weights
+from ensemble.recipes.tasks import undetermined
+from ensemble.training.preflight import preflight
+from folds.errors import MaskensError
+from folds.run import Run
+
+TINY = """
+[defaults]
+model = "test_resnet.r160_in1k"
+pretrained = false
+resize = [32, 24]
+[tasks.mask]
+[tasks.gender]
+[tasks.male-age]
+[tasks.female-age]
+"""
+HASH_0_3 = "2570fb27028e541d970086e5b02f967257a81b5de526021f2003755c0ef12949"  # of TINY in maskens 0.3
+
+
+@pytest.mark.parametrize("name", sorted(shipped()))
+def test_every_shipped_recipe_is_valid_and_its_written_form_reads_back_as_the_same(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.description
+    assert parse_recipe(recipe.text, "again").hash == recipe.hash
+
+
+def test_original_is_the_origin_to_the_letter() -> None:
+    recipe = load_recipe("original")
+    assert set(recipe.tasks) == {"mask", "gender", "male-age", "female-age"}
+    for name, task in recipe.tasks.items():
+        mask = name == "mask"
+        assert task.model.split(".")[0] == ("resnext50d_32x4d" if mask else "tf_efficientnet_b3")
+        assert (task.resize, task.crop) == ((512, 384), (380, 350))
+        assert (task.loss.ce, task.loss.f1) == ((1.0, 0.0) if mask else (0.3, 0.7))
+        optimizer = task.optimizer
+        assert (optimizer.name, optimizer.weight_decay) == (("adamw", 1e-2) if mask else ("adam", 1e-5))
+        assert optimizer.lr == (1e-3 if mask else 1e-5)
+        schedule = task.schedule
+        assert (schedule.name, schedule.T_0, schedule.T_mult) == ("cosine_warm_restarts", 10, 1)
+        assert schedule.eta_min == (1e-3 if mask else 1e-7)
+        names = {t.name for t in task.augment}
+        everything = {"HueSaturationValue", "RandomBrightnessContrast", "CLAHE"}
+        assert names == ({"HueSaturationValue"} if mask else everything)
+
+
+def test_a_task_overrides_the_defaults_and_keeps_the_rest_of_a_table() -> None:
+    recipe = parse_recipe(TINY + "[tasks.gender.optimizer]\nlr = 0.5\n", "mine")
+    assert recipe.tasks["gender"].optimizer.lr == 0.5
+    recipe = parse_recipe(
+        TINY.replace("[tasks.mask]", "optimizer = {name = 'sgd', lr = 0.1}\n[tasks.mask]\noptimizer = {lr = 0.5}"),
+        "mine",
+    )
+    assert (recipe.tasks["mask"].optimizer.name, recipe.tasks["mask"].optimizer.lr) == ("sgd", 0.5)
+    assert recipe.tasks["gender"].optimizer.lr == 0.1
+
+
+def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions(tmp_path: Path) -> None:
+    text = TINY.replace("[tasks.female-age]\n", "").replace(
+        "[tasks.mask]", "[tasks.mask]\nepoch = 3\ncrop = [64, 24]\nbatch_size = 1\nloss = {ce = 0}"
+    ) + (
+        "[tasks.gender.optimizer]\nlearning_rate = 1.0\n"
+        "[tasks.gender.ages]\ncuts = [30, 20]\n"
+        "[[tasks.male-age.augment]]\nnam = 'CLAHE'\n"
+        "[[tasks.male-age.augment]]\nname = 'Perspectiv'\n"
+        "[[tasks.male-age.augment]]\nname = 'CoarseDropout'\nargs = {max_holes = 3}\n"
+    )
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(MaskensError) as caught:
+        load_recipe(str(file), build_transform=build)
+    message = str(caught.value)
+    for part in (
+        "tasks.mask.epoch: unknown key (did you mean 'epochs'?)",
+        "tasks.mask.crop: crop [64, 24] is larger than the photo after resize [32, 24]",
+        "tasks.mask.batch_size",
+        "tasks.mask.loss: every weight is 0",
+        "tasks.gender.optimizer.learning_rate: unknown key",
+        "tasks.gender.ages.cuts: at least two ages, each above the one before",
+        "tasks.male-age.augment.0.name: missing",
+        "tasks.male-age.augment.0.nam: unknown key (did you mean 'name'?)",
+        "tasks.male-age.augment.1: albumentations has no transform 'Perspectiv' (did you mean 'Perspective'",
+        "tasks.male-age.augment.2: CoarseDropout: ",
+        "tasks: they don't determine all 18 classes; nothing predicts female-age",
+    ):
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ("loss = {class_weights = [1, 2]}", "mask.loss: 2 class_weights, but 'mask' has 3 classes"),
+        ("predicts = 'heads'\nloss = {class_weights = [1, 2, 3]}", "need a task with one head; 'heads' has 3"),
+        ("batch_size = 7\nmix = {cutmix = 1}", "mask.mix: photos are mixed in pairs, and batch_size 7 is odd"),
+        ("mix = {cutmix = 1, half_face = true}", "mask.mix: half_face excludes mixup and cutmix"),
+        ("ages = {cuts = [30, 62]}", "mask.ages.merge: 2 cuts make 3 bins; each needs a band, rising from 0 to 2"),
+        ("ages = {merge = [0, 1, 1, 2]}", "mask.ages.merge: 2 cuts make 3 bins"),
+        ("sampler = {balance = 'classes'}", "mask.sampler.balance: input should be 'none', 'class' or 'age'"),
+        ("loss = {class_weights = [0, 0, 0]}", "mask.loss: every class weight is 0"),
+        ("loss = {ce = 0, f1 = 1, class_weights = [1, 2, 3]}", "mask.loss: class_weights and label_smoothing go into"),
+        ("ema = 1.0", "mask.ema: input should be less than 1"),
+        ("optimizer = {lr = inf}", "mask.optimizer.lr: input should be a finite number"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused(keys: str, words: str) -> None:
+    with pytest.raises(MaskensError) as caught:
+        parse_recipe(TINY.replace("[tasks.mask]", f"[tasks.mask]\n{keys}"), "mine")
+    assert f"tasks.{words}" in str(caught.value) or words in str(caught.value)
+
+
+def test_tasks_that_leave_a_class_open_are_refused() -> None:
+    with pytest.raises(MaskensError, match="nothing predicts female-age"):
+        parse_recipe(TINY.replace("[tasks.female-age]", ""), "mine")
+    assert undetermined(["class18"]) == []
+    assert undetermined(["heads"]) == []
+    assert undetermined(["mask", "age"]) == ["gender"]
+    assert undetermined(["mask", "gender"]) == ["age"]
+
+
+def test_a_recipe_extends_another_by_name_or_by_a_file_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(TINY)
+    (tmp_path / "more.toml").write_text(
+        'extends = "base.toml"\nwithout = ["male-age", "female-age"]\n[defaults]\nepochs = 9\n[tasks.age]\nema = 0.5\n'
+    )
+    recipe = load_recipe(str(tmp_path / "more.toml"))
+    assert list(recipe.tasks) == ["mask", "gender", "age"]
+    assert {t.epochs for t in recipe.tasks.values()} == {9}
+    assert (recipe.tasks["age"].ema, recipe.tasks["mask"].ema) == (0.5, 0)
+    assert recipe.tasks["age"].model == "test_resnet.r160_in1k"
+    quick = parse_recipe('extends = "quick"', "mine")
+    assert quick.hash == load_recipe("quick").hash
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('extends = "quik"', "no recipe 'quik' \\(did you mean 'quick'"),
+        ('extends = "demo"\nwithout = ["mas"]', "without: 'demo' has no task 'mas' \\(did you mean 'mask'"),
+        ('without = ["mask"]', "there is none"),
+        ("extends = 3", "needs a name or a file"),
+        ('extends = "demo"\nwithout = [["mask"]]', "without: needs names of tasks"),
+        ("tasks = 3", "tasks: not a table"),
+        ("defaults = 3\n[tasks.mask]", "defaults: not a table"),
+        ('[tasks.""]\npredicts = "heads"', "a task's name has 1 to 64"),
+    ],
+)
+def test_a_wrong_extends_is_refused(text: str, words: str) -> None:
+    with pytest.raises(MaskensError, match=words):
+        parse_recipe(text, "mine")
+
+
+def test_recipes_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "b.toml"')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"')
+    with pytest.raises(MaskensError, match="more than 8 recipes extend one another"):
+        load_recipe(str(tmp_path / "a.toml"))
+
+
+def test_set_changes_any_key_of_one_task_or_of_all() -> None:
+    def tasks(*changes: str) -> dict[str, TaskRecipe]:
+        return parse_recipe(TINY, "mine", changes=changes).tasks
+
+    assert [t.epochs for t in tasks("tasks.gender.epochs=5").values()] == [3, 5, 3, 3]
+    assert {t.epochs for t in tasks("tasks.*.epochs=5").values()} == {5}
+    assert tasks("tasks.mask.model=test_vit", "tasks.mask.loss={ce=0, focal=2}")["mask"].loss.focal == 2
+    assert tasks("tasks.mask.schedule.name=constant")["mask"].schedule.name == "constant"
+    augmented = tasks('tasks.*.augment=[{name="CLAHE", args={p=1}}]', "tasks.mask.augment.0.args.p=0.25")
+    assert [t.augment[0].args["p"] for t in augmented.values()] == [0.25, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("tasks.msk.epochs=5", "there is no task 'msk' \\(did you mean 'mask'"),
+        ("tasks.mask.epoch=5", "tasks.mask.epoch: unknown key \\(did you mean 'epochs'"),
+        ("tasks.mask.epochs", "write KEY=VALUE"),
+        ("tasks.mask=5", "name a key of a task"),
+        ("tasks.mask.model.more=5", "there is no 'more' to set"),
+        ("tasks.mask.epochs=many", "tasks.mask.epochs: input should be a valid integer"),
+        ("epochs=5", "epochs: unknown key"),
+        ("defaults.epochs=5", r"'defaults' belongs in a file. For all tasks write tasks\.\*"),
+        ("tasks.mask.loss={ce=0 focal=1}", "the value is not valid TOML"),
+    ],
+)
+def test_a_wrong_set_is_refused(change: str, words: str) -> None:
+    with pytest.raises(MaskensError, match=words):
+        parse_recipe(TINY, "mine", changes=[change])
+
+
+def test_what_a_recipe_says_of_all_tasks_beats_what_the_extended_one_says_of_one() -> None:
+    recipe = parse_recipe(
+        'extends = "original"\n[defaults]\nepochs = 9\nloss = {f1 = 0.1}\n[tasks.mask]\nepochs = 5', "m"
+    )
+    assert [t.epochs for t in recipe.tasks.values()] == [5, 9, 9, 9]
+    assert {t.loss.f1 for t in recipe.tasks.values()} == {0.1}
+
+
+def test_bins_follow_their_cuts_unless_told_otherwise() -> None:
+    exported = parse_recipe(TINY, "mine", changes=["tasks.male-age.ages.cuts=[21,30,46,58]"]).text
+    again = parse_recipe(exported, "mine", changes=["tasks.male-age.ages.cuts=[20,25,30,58]"])
+    assert again.tasks["male-age"].ages.bands == (0, 0, 0, 1, 2)
+    told = parse_recipe(TINY, "mine", changes=["tasks.male-age.ages={cuts=[21,30,46,58], merge=[0,0,1,1,2]}"])
+    assert told.hash == parse_recipe(exported, "mine").hash
+
+
+def test_weights_lie_beside_the_recipe_wherever_maskens_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "w.safetensors").touch()
+    (tmp_path / "mine.toml").write_text(TINY.replace("[tasks.mask]", "weights = 'w.safetensors'\n[tasks.mask]"))
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    recipe = load_recipe("../mine.toml")
+    assert {t.weights for t in recipe.tasks.values()} == {str(tmp_path / "w.safetensors")}
+
+
+def test_a_crop_can_be_taken_back() -> None:
+    recipe = parse_recipe('extends = "original"\n[defaults]\ncrop = "none"', "mine")
+    assert {t.crop for t in recipe.tasks.values()} == {None}
+
+
+def test_an_optimizer_that_can_not_take_a_step_is_refused_before_training() -> None:
+    recipe = parse_recipe(TINY, "mine", changes=["tasks.mask.optimizer.name=adahessian"])
+    with pytest.raises(MaskensError, match=r"tasks\.mask: optimizer: "):
+        preflight(recipe, recipe.tasks)
+
+
+def test_half_precision_on_a_cpu_is_warned_about() -> None:
+    recipe = parse_recipe(TINY, "mine", changes=["tasks.mask.precision=fp16"])
+    assert "tasks.mask.precision fp16: a CPU may be many times slower" in preflight(recipe, ["mask"], device="cpu")[0]
+    assert preflight(recipe, ["mask"], device="cuda") == []
+
+
+def test_a_warm_up_longer_than_the_training_is_warned_about() -> None:
+    recipe = parse_recipe(TINY, "mine", changes=["tasks.mask.schedule={name='cosine', warmup_epochs=9}"])
+    assert ["tasks.mask.schedule.warmup_epochs 9 is not below epochs 3" in w for w in preflight(recipe, ["mask"])] == [
+        True
+    ]
+
+
+def test_only_what_differs_changes_a_hash() -> None:
+    plain = parse_recipe(TINY, "mine")
+    written_out = parse_recipe(TINY, "other", changes=["tasks.*.ema=0", "tasks.mask.ages.merge=[0,1,2]"])
+    assert written_out.hash == plain.hash
+    changed = parse_recipe(TINY, "mine", changes=["tasks.mask.ema=0.9"])
+    assert changed.hash != plain.hash
+    assert changed.tasks["mask"].hash != plain.tasks["mask"].hash
+    assert changed.tasks["gender"].hash == plain.tasks["gender"].hash
+
+
+def test_a_run_from_before_reduced_decoding_keeps_its_recipe_and_decodes_fully(tmp_path: Path) -> None:
+    text = "\n".join(line for line in parse_recipe(TINY, "mine").text.splitlines() if "decode" not in line)
+    run = Run(tmp_path, "", "", "", 2, 0, (), recipe_hash=HASH_0_3)
+    run.recipe_file.write_text(text)
+    recipe = run_recipe(run)
+    assert recipe.hash == HASH_0_3
+    assert {geometry(task).reduced for task in recipe.tasks.values()} == {False}
+    (tmp_path / "mask" / "fold0").mkdir(parents=True)
+    (tmp_path / "mask" / "fold0" / "last.pt").touch()
+    assert resolve_recipe(run, None, [], [], False).hash == HASH_0_3
+    (tmp_path / "mine.toml").write_text(TINY)
+    with pytest.raises(MaskensError, match=r"tasks\.mask\.decode: 'full', now 'reduced'"):
+        resolve_recipe(run, str(tmp_path / "mine.toml"), [], [], False)
+    assert resolve_recipe(run, str(tmp_path / "mine.toml"), ["tasks.*.decode=full"], [], False).hash == HASH_0_3
+    run.recipe_file.write_text(text.replace("epochs = 3", "epochs = 4"))
+    with pytest.raises(MaskensError, match="was edited after training began"):
+        run_recipe(run)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "names no tasks"), ("a = ", "not valid TOML"), ("tasks = 3", "tasks: not a table")]
+)
+def test_a_file_that_is_no_recipe_is_refused(text: str, words: str) -> None:
+    with pytest.raises(MaskensError, match=words):
+        parse_recipe(text, "mine")
+
+
+def test_an_unknown_recipe_suggests_a_near_name() -> None:
+    with pytest.raises(MaskensError, match=r"no recipe 'orignal' \(did you mean 'original'\?\)"):
+        load_recipe("orignal")
+
+
+def test_a_file_works_where_a_name_does(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(TINY)
+    assert load_recipe(str(file)).name == "mine"
+    with pytest.raises(MaskensError, match=r"can't read the recipe .*gone\.toml"):
+        load_recipe(str(tmp_path / "gone.toml"))
+
+
+def test_weights_go_to_the_task_named_or_to_all(tmp_path: Path) -> None:
+    recipe, file = parse_recipe(TINY, "mine"), tmp_path / "w.safetensors"
+    file.touch()
+    everywhere = with_weights(recipe, [str(file)], no_pretrained=False)
+    assert all(t.weights == str(file) and t.pretrained for t in everywhere.tasks.values())
+    one = with_weights(recipe, [f"mask={file}"], no_pretrained=False)
+    assert [t for t, r in one.tasks.items() if r.weights] == ["mask"]
+    none = with_weights(everywhere, [], no_pretrained=True)
+    assert not any(t.weights or t.pretrained for t in none.tasks.values())
+    with pytest.raises(MaskensError, match=r"can't read the weights .*gone\.safetensors"):
+        with_weights(recipe, ["gone.safetensors"], no_pretrained=False)
+    with pytest.raises(MaskensError, match=r"no task 'msk' \(did you mean 'mask'"):
+        with_weights(recipe, [f"msk={file}"], no_pretrained=False)
+    with pytest.raises(MaskensError, match="exclude each other"):
+        with_weights(recipe, [str(file)], no_pretrained=True)
+
+
+def test_weights_count_by_what_they_are_not_where_they_lie(tmp_path: Path) -> None:
+    recipe = parse_recipe(TINY, "mine")
+    for name, content in (("a", "same"), ("b", "same"), ("c", "other")):
+        (tmp_path / name).write_text(content)
+    a, b, c = (with_weights(recipe, [str(tmp_path / name)], no_pretrained=False) for name in "abc")
+    assert a.hash == b.hash != c.hash
+    assert len({recipe.hash, a.hash, c.hash}) == 3
+    (tmp_path / "a").write_text("changed")
+    with pytest.raises(MaskensError, match="is not the file that this run began with"):
+        create(a.tasks["mask"])
+    (tmp_path / "a").unlink()
+    with pytest.raises(MaskensError, match="name the run's initial weights again with --weights FILE"):
+        create(a.tasks["mask"])
+
+
+def tiny(**changes: object) -> Recipe:
+    recipe = parse_recipe(TINY, "mine")
+    tasks = recipe.tasks | {"mask": recipe.tasks["mask"].model_copy(update=changes)}
+    return recipe.model_copy(update={"tasks": tasks})
+
+
+def test_preflight_accepts_what_can_be_trained() -> None:
+    assert preflight(tiny(), ["mask", "gender", "male-age", "female-age"]) == []
+
+
+def test_preflight_lists_every_fault_of_model_transform_and_optimizer() -> None:
+    augment = parse_recipe(
+        TINY.replace(
+            "[tasks.mask]",
+            "[tasks.mask]\naugment = [{name = 'CLAHEE'}, {name = 'HorizontalFlip', args = {pp = 1}},"
+            " {name = 'CenterCrop', args = {height = 8, width = 8}}, {name = 'Normalize'}]",
+        ),
+        "mine",
+    )
+    with pytest.raises(MaskensError) as caught:
+        preflight(augment, ["mask"])
+    message = str(caught.value)
+    assert "augment.0: albumentations has no transform 'CLAHEE' (did you mean 'CLAHE'" in message
+    assert "augment.1: HorizontalFlip" in message
+    assert "augment.2: CenterCrop turns uint8 (32, 24, 3)" in message
+    assert "augment.3: Normalize is left out of recipes" in message
+    with pytest.raises(MaskensError, match=r"timm has no model 'test_resnt' \(did you mean 'test_resnet'"):
+        preflight(tiny(model="test_resnt"), ["mask"])
+    with pytest.raises(MaskensError, match="timm has no weights 'nonsense' for test_resnet"):
+        preflight(tiny(model="test_resnet.nonsense"), ["mask"])
+    optimizer = tiny().tasks["mask"].optimizer.model_copy(update={"name": "adamm"})
+    with pytest.raises(MaskensError, match="adamm"):
+        preflight(tiny(optimizer=optimizer), ["mask"])
+
+
+def test_a_schedule_that_rises_is_warned_about() -> None:
+    schedule = load_recipe("original").tasks["mask"].schedule.model_copy(update={"eta_min": 0.5})
+    (warning,) = preflight(tiny(schedule=schedule), ["mask"])
+    assert "tasks.mask.schedule.eta_min 0.5 is above lr 0.001" in warning
+
+
+def test_differences_name_the_keys() -> None:
+    assert differences(tiny(), tiny(epochs=9)) == ["tasks.mask.epochs: 3, now 9"]

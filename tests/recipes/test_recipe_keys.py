@@ -1,0 +1,214 @@
+"""Each key of a recipe reaches the training of a real job."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ensemble.training.reuse
+from ensemble.decision.blend import load_blend
+from ensemble.decision.tuning import apply_tuning
+from ensemble.evaluation.evaluate import evaluate
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.locks import lock_jobs
+from ensemble.jobs.oof import load_job_oof
+from ensemble.jobs.plan import is_done, plan, refuse_idle
+from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.status import read_status
+from ensemble.recipes.binding import bind_recipe
+from ensemble.recipes.reading import parse_recipe
+from ensemble.training.job import _Job, run_job
+from ensemble.training.jobs import train
+from ensemble.training.reuse import take_over
+from folds.data.labels import IntArray
+from folds.data.layout import read_train
+from folds.data.people import TrainData
+from folds.errors import MaskensError
+from folds.run import Run, library_versions, start_run
+from folds.splitting.split import make_folds
+
+BASE = """
+[defaults]
+model = "test_resnet.r160_in1k"
+pretrained = false
+resize = [32, 24]
+batch_size = 8
+epochs = 1
+[tasks.mask]
+[tasks.gender]
+[tasks.age]
+"""
+KEYS = {
+    "perspective": 'augment=[{name="Perspective", args={p=1}}]',
+    "mixup": "mix={mixup=1.0}",
+    "cutmix": "mix={cutmix=1.0}",
+    "half face": "mix={half_face=true}",
+    "focal": "loss={ce=0, focal=1}",
+    "soft F1": "loss={ce=0.3, f1=0.7}",
+    "label smoothing": "loss.label_smoothing=0.2",
+    "class weights": "loss.class_weights=[1, 2, 3]",
+    "class balance": 'sampler.balance="class"',
+    "age balance": 'sampler.balance="age"',
+    "fraction": "sampler.fraction=0.5",
+    "one photo a person": "sampler.photos_per_person=1",
+    "ages left out": "ages.leave_out=[31, 34, 37, 40, 43, 46, 49, 52]",
+    "lower cut": "ages.cuts=[30, 50]",
+    "five bins": "ages.cuts=[21, 30, 46, 58]",
+    "averaged weights": "ema=0.9",
+    "accumulation": "accumulate=2",
+    "mixed precision": 'precision="bf16"',
+    "optimizer": 'optimizer.name="momentum"',
+    "schedule": 'schedule.name="constant"',
+    "crop": "crop=[24, 24]",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    data: TrainData
+    folds: IntArray
+    run: Run
+
+    def trained(self, name: str, *changes: str, task: str = "age") -> JobSpec:
+        recipe = parse_recipe(BASE, name, changes=changes)
+        run = bind_recipe(dataclasses.replace(self.run, folder=self.run.folder / name.replace(" ", "-")), recipe)
+        shutil.copy(self.run.folds_file, run.folds_file)
+        spec = JobSpec(run, recipe, task, 0, "cpu", 0, 1, self.run.folder / "cache")
+        assert run_job(spec, self.data, self.folds) is None
+        return spec
+
+
+@pytest.fixture(scope="module")
+def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    root = tmp_path_factory.mktemp("keys")
+    data = read_train(make_data(root / "data", people=24))
+    folds = make_folds(data, 2, seed=1)
+    return Setting(data, folds, start_run(root / "runs", data, folds, 2, seed=1)[0])
+
+
+def logits(spec: JobSpec) -> np.ndarray:
+    return load_job_oof(spec.run.job_folder(spec.task, spec.fold) / "oof.npz", {}).last
+
+
+@pytest.fixture(scope="module")
+def plain(setting: Setting) -> np.ndarray:
+    return logits(setting.trained("plain"))
+
+
+def test_the_same_recipe_gives_the_same_logits(setting: Setting, plain: np.ndarray) -> None:
+    assert np.array_equal(logits(setting.trained("again")), plain)
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_key_changes_what_is_learned(setting: Setting, plain: np.ndarray, key: str) -> None:
+    spec = setting.trained(key, f"tasks.age.{KEYS[key]}")
+    found = logits(spec)
+    assert np.isfinite(found).all()
+    assert found.shape != plain.shape or not np.allclose(found, plain, atol=1e-5)
+    assert read_status(spec.run, "age", 0).note == ""
+
+
+def test_ages_left_out_are_not_learned_from_but_predicted_and_scored(setting: Setting) -> None:
+    spec = setting.trained("some left out", "tasks.age.ages.leave_out=[30, 31, 60]")
+    job = _Job(spec, setting.data, setting.folds)
+    assert not np.isin(setting.data.years[job.train_rows], [30, 31, 60]).any()
+    assert np.isin(setting.data.years[job.valid_rows], [30, 31, 60]).any()
+    everybody = setting.folds[setting.data.photo_person] == 0
+    assert np.array_equal(job.valid_rows, np.flatnonzero(everybody))
+
+
+@pytest.mark.parametrize("cuts", ["[30, 58]", "[21, 30, 46, 58]"])
+def test_other_age_bins_are_scored_on_the_true_labels(setting: Setting, cuts: str) -> None:
+    spec = setting.trained(f"cuts {cuts}", f"tasks.age.ages.cuts={cuts}")
+    job = _Job(spec, setting.data, setting.folds)
+    assert job.labels.max() == cuts.count(",") + 1
+    assert np.array_equal(job.truth[:, 0], setting.data.labels[2])
+    both = [setting.trained(f"cuts {cuts}", f"tasks.age.ages.cuts={cuts}", task=t) for t in ("mask", "gender")]
+    run = bind_recipe(spec.run, both[0].recipe)
+    found = evaluate(load_blend([run], None, "last"), apply_tuning([run], [both[0].recipe], "none", True))
+    truth = setting.data.classes[setting.folds[setting.data.photo_person] == 0]
+    assert np.array_equal(found.score.support, np.bincount(truth, minlength=18))
+
+
+def test_a_precision_that_falls_back_is_told_in_the_jobs_status(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensemble.models.precision.TOLERANCE", -1.0)
+    spec = setting.trained("fp16", "tasks.age.precision=fp16")
+    note = read_status(spec.run, "age", 0).note
+    assert note.startswith("precision fp16 falls back to fp32: its logits differ by")
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"])
+def test_any_architecture_serves_any_task(setting: Setting, model: str) -> None:
+    changes = [f"tasks.age.model={model}", "tasks.age.predicts=heads", "tasks.age.resize=[32, 32]"]
+    if model == "test_vit":
+        changes.append("tasks.age.model_args={dynamic_img_size=true}")
+    spec = setting.trained(model, *changes)
+    assert logits(spec).shape == (2, 84, 8)
+
+
+def test_finished_jobs_of_another_run_are_taken_over_where_nothing_differs(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hardware = Hardware("cpu", workers=0)
+    source = setting.trained("source", task="mask")
+    setting.trained("source", task="gender")
+    recipe = parse_recipe(BASE, "mine", changes=["tasks.gender.epochs=2"])
+    run = bind_recipe(dataclasses.replace(setting.run, folder=setting.run.folder / "mine"), recipe)
+    specs = plan(run, recipe, list(recipe.tasks), [0, 1], hardware, None)
+    monkeypatch.setattr(ensemble.training.reuse, "library_versions", lambda: library_versions() | {"torch": "0.1"})
+    assert take_over(specs, source.run) == 0, "made with another torch"
+    monkeypatch.undo()
+    with lock_jobs(specs[:1]), pytest.raises(MaskensError, match="another maskens is training mask fold 0"):
+        take_over(specs, source.run)
+    assert take_over(specs, source.run) == 1
+    assert [s.task for s in specs if is_done(s)] == ["mask"]
+    taken, original = (s.run.job_folder("mask", 0) / "model.safetensors" for s in (specs[0], source))
+    assert taken.read_bytes() == original.read_bytes()
+    assert take_over(specs, source.run) == 0, "what is there stays"
+
+
+def test_jobs_of_an_unlike_run_are_not_taken_over(setting: Setting, tmp_path: Path) -> None:
+    spec = setting.trained("plain")
+    with pytest.raises(MaskensError, match="that is this run itself"):
+        take_over([spec], spec.run)
+    other, _ = start_run(tmp_path / "other", setting.data, make_folds(setting.data, 2, seed=2), 2, seed=2)
+    with pytest.raises(MaskensError, match=r"it has other folds and seed than"):
+        take_over([spec], other)
+
+
+def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:
+    zoo = BASE.replace("[tasks.mask]\n[tasks.gender]\n[tasks.age]\n", "predicts = 'heads'\n") + (
+        "[tasks.one]\n[tasks.two]\nmodel = 'test_efficientnet'\n"
+    )
+    recipe = parse_recipe(zoo, "zoo")
+    run = bind_recipe(dataclasses.replace(setting.run, folder=setting.run.folder / "zoo"), recipe)
+    shutil.copy(setting.run.folds_file, run.folds_file)
+    hardware = Hardware("cpu", workers=0)
+    specs = plan(run, recipe, ["one", "two"], [0], hardware, None)
+
+    class Silent:
+        def update(self, statuses: object) -> None: ...
+
+    assert train(specs, setting.data, setting.folds, specs, hardware, Silent()) == {}
+    found = evaluate(load_blend([run], None, "best"), apply_tuning([run], [recipe], "flip", True))
+    assert set(found.tasks) == {"one", "two"}
+    assert found.score.photos == 84
+
+
+def test_a_recipe_that_leaves_nobody_to_learn_from_is_refused(setting: Setting) -> None:
+    few = parse_recipe(BASE, "few", changes=[f"tasks.age.ages.leave_out={list(range(60, 100))}"])
+    with pytest.raises(MaskensError, match=r"age fold 0: age >=60\n"):
+        refuse_idle(plan(setting.run, few, ["age"], [0], Hardware("cpu", 0), None), setting.data, setting.folds)
+    recipe = parse_recipe(BASE, "nobody", changes=[f"tasks.age.ages.leave_out={list(range(1, 100))}"])
+    specs = plan(setting.run, recipe, ["mask", "age"], [0, 1], Hardware("cpu", workers=0), None)
+    with pytest.raises(
+        MaskensError, match=r"(?s)nobody to learn from:\n  - age fold 0: age <30, .*\n  - age fold 1: age <30"
+    ):
+        refuse_idle(specs, setting.data, setting.folds)

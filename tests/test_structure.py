@@ -1,0 +1,72 @@
+"""The rooms of the house: imports go one way, and what needs no torch does not load it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cli
+
+ROOT = Path(cli.__file__).parent
+ROOMS = (
+    "recipes", "jobs", "metrics", "decision", "evaluation", "data", "models", "training", "inference", "reporting",
+    "commands",
+)  # fmt: skip
+MODULES = sorted((ROOT / "ensemble").rglob("*.py")) + sorted((ROOT / "folds").rglob("*.py"))
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_every_room_is_named_here() -> None:
+    assert {p.parent.name for p in (ROOT / "ensemble").glob("*/__init__.py")} == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_rooms_to_its_left(room: str) -> None:
+    right = ROOMS[ROOMS.index(room) + 1 :]
+    wrong = [
+        f"{path.name} imports {name}"
+        for path in (ROOT / "ensemble" / room).glob("*.py")
+        for name in _imports(path)
+        if name == "cli" or (name.startswith("ensemble.") and name.split(".")[1] in right)
+    ]
+    assert not wrong
+
+
+def test_folds_imports_neither_torch_nor_ensemble() -> None:
+    heavy = ("torch", "timm", "ensemble", "albumentations", "ttach", "cli")
+    wrong = [
+        f"{path.name} imports {name}"
+        for path in (ROOT / "folds").rglob("*.py")
+        for name in _imports(path)
+        if name.split(".")[0] in heavy
+    ]
+    assert not wrong
+
+
+@pytest.mark.parametrize("room", ["recipes", "jobs", "metrics", "decision", "evaluation"])
+def test_scores_and_decisions_need_no_torch(room: str) -> None:
+    modules = [f"ensemble.{room}.{p.stem}" for p in (ROOT / "ensemble" / room).glob("*.py") if p.stem != "__init__"]
+    code = (
+        f"import sys, {', '.join(modules)}; print([m for m in ('torch', 'timm', 'albumentations') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert found.stdout.strip() == "set()", found.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_module_says_what_it_holds_and_stays_short(path: Path) -> None:
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text))
+    assert text.count("\n") <= 305

@@ -1,0 +1,146 @@
+"""What a training will take, and that finding out leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from commands import maskens
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ensemble.models.autotune
+import ensemble.training.estimate
+import ensemble.training.trainer
+from ensemble.data.cache import missing_bytes, open_photos
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.plan import plan
+from ensemble.models.autotune import Measured
+from ensemble.models.precision import autocast
+from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.reading import parse_recipe
+from ensemble.training.estimate import Cost, estimate_training, wall
+from folds.data.layout import read_train
+from folds.data.people import TrainData
+from folds.run import Run, start_run
+from folds.splitting.split import make_folds
+
+RECIPE = """
+[defaults]
+model = "test_resnet.r160_in1k"
+pretrained = false
+resize = [32, 24]
+batch_size = 16
+epochs = 3
+[tasks.mask]
+[tasks.gender]
+[tasks.male-age]
+[tasks.female-age]
+"""
+COST = Cost(decode=0.001, train=0.02, predict=0.005, start=1.5, weights=10**6, memory=10**9)
+
+
+@pytest.fixture(scope="module")
+def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> TrainData:
+    return read_train(make_data(tmp_path_factory.mktemp("estimate") / "data", people=24))
+
+
+@pytest.fixture
+def run(data: TrainData, tmp_path: Path) -> Run:
+    return start_run(tmp_path / "run", data, make_folds(data, 2, seed=1), 2, seed=1)[0]
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=12), st.integers(1, 4))
+def test_the_wall_time_lies_between_a_perfect_deal_and_one_after_the_other(seconds: list[float], jobs: int) -> None:
+    found = wall(seconds, jobs)
+    assert max(max(seconds), sum(seconds) / jobs) - 1e-6 <= found <= sum(seconds) + 1e-6
+    assert found <= sum(seconds) / jobs + max(seconds) + 1e-6, "nobody waits while a slot is free"
+
+
+def test_each_jobs_photos_and_epochs_are_counted(data: TrainData, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    probed = []
+    monkeypatch.setattr(ensemble.training.estimate, "probe", lambda recipe, *_: probed.append(recipe) or COST)
+    recipe, folds = parse_recipe(RECIPE, "tiny"), make_folds(data, 2, seed=1)
+    hardware = Hardware("cpu", 0, jobs=2)
+    specs = plan(run, recipe, list(recipe.tasks), [0, 1], hardware, run.folder.parent / "cache")
+    found = estimate_training(specs, data, folds, hardware, restart=False)
+    assert len(probed) == 1, "tasks that differ in their labels only cost the same"
+    jobs = {(j.task, j.fold): j for j in found.jobs}
+    assert set(jobs) == {(t, f) for t in recipe.tasks for f in (0, 1)}
+    assert jobs["mask", 0].photos == 80, "12 people x 7 photos, in whole batches of 16"
+    assert jobs["male-age", 0].photos == 32
+    whole = 1.5 + 3 * (80 * 0.02 + 84 * 0.005) + 2 * 2 * 84 * 0.005
+    assert jobs["mask", 0].seconds == pytest.approx(whole)
+    assert found.decode == pytest.approx(168 * 0.001)
+    assert found.cache == 168 * 32 * 24 * 3
+    assert found.memory == 2 * 10**9
+    assert found.disk == 8 * 10**6 + 2 * 3 * 10**6
+    assert found.seconds == pytest.approx(found.decode + wall([j.seconds for j in found.jobs], 2))
+
+
+def test_the_probe_finds_costs_that_are_costs(data: TrainData, tmp_path: Path) -> None:
+    recipe = parse_recipe(RECIPE, "tiny").tasks["mask"]
+    cost = ensemble.training.estimate.probe(recipe, data, Hardware("cpu", 0), tmp_path)
+    assert 0 < cost.predict < cost.train < 1
+    assert 0 < cost.decode < 1
+    assert cost.weights > 10**5
+    assert cost.memory > 10**7
+
+
+@pytest.mark.parametrize("kept", ["fp32", "bf16", None])
+def test_the_probe_trains_in_the_precision_that_would_be_used_and_keeps_nothing(
+    data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: Literal["fp32", "bf16"] | None
+) -> None:
+    recipe = parse_recipe(RECIPE, "tiny", changes=["tasks.*.precision=auto"]).tasks["mask"]
+    measured = Measured(tmp_path, recipe.hash, torch.device("cpu"), Hardware("cpu", 0).job_threads)
+    monkeypatch.setattr(ensemble.models.autotune, "measure", lambda *_: ("bf16", "measured now"))
+    if kept:
+        measured.first(lambda: (kept, "measured before"))
+    used = []
+    monkeypatch.setattr(
+        ensemble.training.trainer, "autocast", lambda device, way: used.append(way) or autocast(device, way)
+    )
+    ensemble.training.estimate.probe(recipe, data, Hardware("cpu", 0), tmp_path)
+    assert set(used) == {kept or "bf16"}
+    assert measured.read() == ((kept, "measured before") if kept else None)
+
+
+def test_what_the_cache_has_is_not_counted(data: TrainData, tmp_path: Path) -> None:
+    small, large = Geometry((16, 12)), Geometry((32, 24))
+    args = (data.files, data.photos_fingerprint)
+    assert missing_bytes(tmp_path, *args, [small, large]) == 168 * 3 * (16 * 12 + 32 * 24)
+    open_photos(data.root, *args, [small], tmp_path, 1)
+    assert missing_bytes(tmp_path, *args, [small, large]) == 168 * 3 * 32 * 24
+
+
+def test_a_dry_run_writes_nothing_and_counts_only_what_is_left(data: TrainData, run: Run, tmp_path: Path) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(
+        RECIPE.replace("epochs = 3", "epochs = 1").split("[tasks.gender]")[0] + "[tasks.gender]\n[tasks.age]\n"
+    )
+
+    def everything() -> dict[str, int]:
+        return {str(p): p.stat().st_mtime_ns for p in sorted(tmp_path.rglob("*")) if p.is_file()}
+
+    train = ("train", "--run", run.folder, "--recipe", recipe, "--device", "cpu")
+    before = everything()
+    outcome = maskens(*train, "--dry-run", "--jobs", 2, "--set", "tasks.*.precision=auto", "--compile")
+    assert outcome.code == 0, outcome
+    assert "6 jobs, 2 at a time: about" in outcome.out
+    assert everything() == before
+    assert maskens(*train, "--task", "mask").code == 0
+    before = everything()
+    left = maskens(*train, "--dry-run").out
+    assert "2 of 6 jobs are finished already" in left
+    assert "4 jobs, 1 at a time" in left
+    assert "photo cache 0.00 GB more" in left
+    assert maskens(*train).code == 0
+    before = everything()
+    outcome = maskens("infer", "--run", run.folder, "--dry-run", "--device", "cpu")
+    assert "6 models, 6 photos" in outcome.out
+    assert "Nothing was written" in outcome.out
+    assert "jobs left" not in maskens(*train, "--dry-run").out
+    assert everything() == before

@@ -1,0 +1,344 @@
+"""What trackers are told of a job, and that no job ever minds."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from joblib.externals.loky import get_reusable_executor
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb.proto.wandb_internal_pb2 import Record
+
+import cli
+import ensemble.training.job
+import ensemble.training.pictures
+from ensemble.data.cache import Photos
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.oof import load_job_oof
+from ensemble.jobs.plan import plan
+from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.status import read_status
+from ensemble.recipes.binding import bind_recipe
+from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.tasks import Target, true_labels
+from ensemble.training.job import _Job, run_job
+from ensemble.training.jobs import train
+from ensemble.training.pictures import confusion_matrix, counts, worst_photos
+from ensemble.training.tracking import SCALARS, TensorBoard, check_trackers, run_id
+from folds.data.labels import IntArray
+from folds.data.layout import read_train
+from folds.data.people import TrainData
+from folds.errors import MaskensError
+from folds.pages.contact_sheet import Sheet
+from folds.run import Run, start_run
+from folds.splitting.split import make_folds
+
+RECIPE = """
+[defaults]
+model = "test_resnet.r160_in1k"
+model_args = { drop_rate = 0.2 }
+pretrained = false
+resize = [32, 24]
+batch_size = 16
+epochs = 2
+augment = [{ name = "HorizontalFlip", args = { p = 0.5 } }]
+[tasks.mask]
+[tasks.heads]
+ages = { cuts = [25, 30, 60] }
+"""
+BOTH = ("tensorboard", "wandb")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    data: TrainData
+    folds: IntArray
+    run: Run
+
+    def spec(self, name: str, task: str = "mask", fold: int = 0, track: tuple[str, ...] = ()) -> JobSpec:
+        recipe = parse_recipe(RECIPE, "tiny")
+        run = bind_recipe(dataclasses.replace(self.run, folder=self.run.folder / name), recipe)
+        return JobSpec(run, recipe, task, fold, "cpu", 0, 1, self.run.folder / "cache", track)
+
+    def train(self, spec: JobSpec) -> Path:
+        assert run_job(spec, self.data, self.folds) is None
+        return spec.run.job_folder(spec.task, spec.fold)
+
+
+@pytest.fixture(scope="module")
+def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    root = tmp_path_factory.mktemp("tracking")
+    data = read_train(make_data(root / "data", people=24))
+    folds = make_folds(data, 2, seed=1)
+    return Setting(data, folds, start_run(root / "runs", data, folds, 2, seed=1)[0])
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    with (folder / "history.csv").open() as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def events(folder: Path) -> EventAccumulator:
+    found = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
+    return found.Reload()
+
+
+def wandb_records(file: Path) -> Iterator[Record]:
+    """The records of a .wandb file: LevelDB's log format, blocks of 32 KiB, behind 7 bytes of W&B's own."""
+    data, at, parts = file.read_bytes(), 7, b""
+    while at < len(data):
+        if 32768 - at % 32768 < 7:
+            at += 32768 - at % 32768
+        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        parts += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield Record.FromString(parts)
+            parts = b""
+
+
+def wandb_history(folder: Path) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Rows of the history, and the run records, of all that a job has told W&B, in order."""
+    rows, runs = [], []
+    for file in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
+        for record in wandb_records(file):
+            if record.HasField("history"):
+                items = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
+                rows.append(items | {"step": record.history.step.num})
+            if record.HasField("run"):
+                runs.append(record.run)
+    return rows, runs
+
+
+def stop_before_the_second_epoch_counts(setting: Setting, spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(folder: Path, identity: Any, trained: Any, rows: list[Any]) -> None:
+        if len(rows) == 2:
+            raise KeyboardInterrupt
+        save_last(folder, identity, trained, rows)
+
+    save_last = ensemble.training.job.save_last
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ensemble.training.job, "save_last", save)
+        run_job(spec, setting.data, setting.folds)
+
+
+def test_tensorboard_has_curves_pictures_and_the_recipe(setting: Setting) -> None:
+    folder = setting.train(setting.spec("board", "heads", track=("tensorboard",)))
+    found, rows = events(folder), history(folder)
+    tags = found.Tags()
+    assert set(tags["scalars"]) == {*SCALARS, "f1/mask", "f1/gender", "f1/age"}
+    assert set(tags["images"]) == {"confusion/mask", "confusion/gender", "confusion/age", "worst"}
+    for name in SCALARS:
+        told = [(e.step, e.value) for e in found.Scalars(name)]
+        assert told == [(r["epoch"], pytest.approx(r[name], rel=1e-4)) for r in rows]
+    heads = [[e.value for e in found.Scalars(f"f1/{part}")] for part in ("mask", "gender", "age")]
+    assert np.mean(heads, axis=0) == pytest.approx([r["f1"] for r in rows], rel=1e-4)
+    assert [e.step for e in found.Images("worst")] == [1, 2]
+    (text,) = found.Tensors("job/text_summary")
+    told = text.tensor_proto.string_val[0].decode()
+    for part in ("fold = 0", "seed = 1", setting.run.folds_hash, "drop_rate = 0.2", 'name = "HorizontalFlip"'):
+        assert part in told
+
+
+def test_a_job_that_goes_on_tells_each_epoch_once(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = setting.spec("stopped", track=BOTH)
+    stop_before_the_second_epoch_counts(setting, spec, monkeypatch)
+    folder = spec.run.job_folder("mask", 0)
+    assert [e.step for e in events(folder).Scalars("f1")] == [1, 2]
+    setting.train(spec)
+    found, rows = events(folder), history(folder)
+    assert len([*(folder / "tensorboard").iterdir()]) == 2
+    for name in ("loss", "f1"):
+        told = [(e.step, e.value) for e in found.Scalars(name)]
+        assert told == [(r["epoch"], pytest.approx(r[name], rel=1e-4)) for r in rows]
+    assert [e.step for e in found.Images("confusion/mask")] == [1, 2]
+    assert len(found.Tensors("job/text_summary")) == 1
+
+    told, runs = wandb_history(folder)
+    assert [r["step"] for r in told] == [1, 2, 2], "W&B drops the second of two equal steps"
+    assert told[1]["f1"] == told[2]["f1"]
+    assert len({r.run_id for r in runs}) == 1
+
+
+def test_a_job_begun_anew_forgets_what_was_tracked(setting: Setting) -> None:
+    spec = setting.spec("anew", track=BOTH)
+    folder = setting.train(spec)
+    (folder / "job.json").unlink()
+    setting.train(spec)
+    assert [e.step for e in events(folder).Scalars("f1")] == [1, 2]
+    assert [r["step"] for r in wandb_history(folder)[0]] == [1, 2]
+
+
+def test_two_jobs_of_one_process_are_two_runs_of_wandb(setting: Setting) -> None:
+    ids = set()
+    for fold in (0, 1):
+        spec = setting.spec("wandb", fold=fold, track=("wandb",))
+        folder = setting.train(spec)
+        assert read_status(spec.run, "mask", fold).note == ""
+        rows, runs = wandb_history(folder)
+        assert [r["step"] for r in rows] == [1, 2]
+        assert rows[-1]["f1"] == pytest.approx(history(folder)[-1]["f1"], rel=1e-4)
+        assert rows[-1]["worst/_type"] == rows[-1]["confusion/mask/_type"] == "image-file"
+        (run,) = {(r.project, r.run_group, r.display_name) for r in runs}
+        assert run == ("maskens", "wandb", f"mask-fold{fold}")
+        config = {i.key: json.loads(i.value_json) for r in runs for i in r.config.update}
+        assert (config["fold"], config["recipe"]["model_args"]) == (fold, {"drop_rate": 0.2})
+        ids |= {r.run_id for r in runs}
+    assert len(ids) == 2
+
+
+def test_parallel_jobs_are_tracked(setting: Setting) -> None:
+    one = setting.spec("parallel")
+    hardware = Hardware("cpu", workers=0, jobs=2)
+    specs = plan(one.run, one.recipe, ["mask"], [0, 1], hardware, one.cache, BOTH)
+
+    class Silent:
+        def update(self, statuses: object) -> None: ...
+
+    get_reusable_executor().shutdown(wait=True)  # processes of an earlier test don't know of this one's environment
+    assert train(specs, setting.data, setting.folds, specs, hardware, Silent()) == {}
+    for fold in (0, 1):
+        folder = one.run.job_folder("mask", fold)
+        assert read_status(one.run, "mask", fold).note == ""
+        assert [e.step for e in events(folder).Scalars("f1")] == [1, 2]
+        assert [r["step"] for r in wandb_history(folder)[0]] == [1, 2]
+
+
+def test_tracking_changes_no_result(setting: Setting) -> None:
+    without, tracked = (setting.train(setting.spec(f"equal{len(t)}", "heads", track=t)) for t in ((), BOTH))
+    assert not {p.name for p in without.iterdir()} & set(BOTH)
+    logits = [load_job_oof(folder / "oof.npz", {}) for folder in (without, tracked)]
+    assert np.array_equal(logits[0].best, logits[1].best)
+    assert np.array_equal(logits[0].last, logits[1].last)
+    weights = [load_file(folder / "model.safetensors") for folder in (without, tracked)]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    assert [r["loss"] for r in history(without)] == [r["loss"] for r in history(tracked)]
+
+
+@pytest.mark.parametrize("where", ["__init__", "epoch", "close"])
+def test_a_tracker_that_fails_leaves_a_note_and_a_finished_job(
+    setting: Setting, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TensorBoard, where, fail)
+    spec = setting.spec(f"fails-{where}", track=BOTH)
+    folder = setting.train(spec)
+    status = read_status(spec.run, "mask", 0)
+    assert status.state == "done"
+    assert status.note == "tracking with tensorboard ended: OSError: [Errno 28] No space left on device"
+    assert [r["step"] for r in wandb_history(folder)[0]] == [1, 2], "the other one goes on"
+
+
+def test_pictures_that_fail_end_tracking_and_not_the_job(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ensemble.training.pictures.draw", lambda sheet: 1 / 0)
+    spec = setting.spec("no pictures", track=BOTH)
+    setting.train(spec)
+    status = read_status(spec.run, "mask", 0)
+    assert (status.state, status.epoch) == ("done", 2)
+    assert status.note == "tracking with tensorboard and wandb ended: ZeroDivisionError: division by zero"
+
+
+def test_the_id_of_a_job_is_its_own_and_stays(setting: Setting) -> None:
+    def id_of(spec: JobSpec) -> str:
+        job = _Job(spec, setting.data, setting.folds)
+        return run_id(job.tracked(Photos(setting.data.root, setting.data.files, [], None)))
+
+    specs = [setting.spec("a"), setting.spec("a", fold=1), setting.spec("a", "heads"), setting.spec("b")]
+    assert len({id_of(s) for s in specs}) == 4
+    assert id_of(specs[0]) == id_of(setting.spec("a"))
+
+
+def test_a_missing_package_is_refused_before_anything_is_computed(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
+    arguments = ["train", "--run", str(setting.run.folder), "--recipe", "demo", "--track", "tensorboard"]
+    monkeypatch.setattr(sys, "argv", ["maskens", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    told = capsys.readouterr().err
+    assert "--track tensorboard: tensorboard is not installed" in told
+    assert "pip install 'maskens[tensorboard]'" in told
+    assert not (setting.run.folder / "recipe.toml").exists()
+
+
+def test_a_folder_of_logs_is_not_taken_for_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "wandb").mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "wandb")
+    with pytest.raises(MaskensError, match="wandb is not installed"):
+        check_trackers(["wandb"])
+
+
+def test_wandb_without_a_login_is_refused_unless_it_stays_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_trackers(["wandb"])
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setattr(wandb.setup().settings, "mode", "online")
+    for login in (lambda: False, lambda: (_ for _ in ()).throw(wandb.errors.UsageError("No API key configured."))):
+        monkeypatch.setattr(wandb, "login", login)
+        with pytest.raises(MaskensError, match=r"(?s)--track wandb: (nobody|No API key).*WANDB_MODE=offline"):
+            check_trackers(["wandb"])
+
+
+def test_the_worst_photos_come_in_the_order_of_their_loss(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    sheets: list[Sheet] = []
+    draw = ensemble.training.pictures.draw
+    monkeypatch.setattr(ensemble.training.pictures, "draw", lambda sheet: sheets.append(sheet) or draw(sheet))
+    target = Target("heads", (25, 30, 60), (0, 0, 1, 2))  # in finer bins than are scored
+    rows = np.arange(7, 28)
+    truth = true_labels(target, setting.data)[rows]
+    logits = np.full((21, 9), -20, dtype=np.float32)
+    gendered, aged = 3 + truth[:, 1], 5 + truth[:, 2] + 1
+    for columns in (truth[:, 0], gendered, aged):
+        logits[np.arange(21), columns] = 20
+    logits[4, 3:5] = logits[4, [4, 3]]  # the wrong gender
+    logits[9, 0:3] = 0  # no idea of the mask
+    photos = Photos(setting.data.root, setting.data.files, [Geometry((32, 24))], None)
+    picture = worst_photos("title", photos, rows, target, logits, truth, most=3)
+    assert picture.dtype == np.uint8
+    assert picture.ndim == 3
+    first, second, _ = sheets[0].cells
+    person = setting.data.people[1]
+    assert first.caption.split("\n") == [
+        "is wear, male, 30-59", "as wear, female, 30-59", "p(true) 4.25e-18", person.path, "mask5.jpg",
+    ]  # fmt: skip
+    assert second.caption.split("\n")[2] == "p(true) 0.333"
+    assert second.picture is not None
+    assert np.array_equal(second.picture, photos[16][0])
+
+
+def test_a_confusion_matrix_counts_the_truth_in_rows() -> None:
+    matrix = counts(np.array([0, 0, 1, 2, 2]), np.array([0, 1, 1, 0, 2]), 4)
+    assert matrix.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 18])
+def test_a_confusion_matrix_is_coloured_by_shares_of_the_truth(classes: int) -> None:
+    rare, common = np.eye(classes, dtype=np.int64), np.eye(classes, dtype=np.int64)
+    common[0, 0] = 1000
+    names = [f"name {i}" for i in range(classes)]
+    pictures = [confusion_matrix(m, names, "title") for m in (rare, common)]
+    assert pictures[0].shape == pictures[1].shape
+    assert (pictures[0] != pictures[1]).any(axis=2).mean() < 0.01, "but for the figures"

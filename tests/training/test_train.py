@@ -1,0 +1,409 @@
+"""One job and many, on tiny models: what training promises."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import ensemble.models.autotune
+import ensemble.training.job
+import ensemble.training.jobs
+from ensemble.decision.blend import load_blend
+from ensemble.decision.tuning import apply_tuning
+from ensemble.evaluation.evaluate import evaluate, save_oof
+from ensemble.jobs.card import read_card
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.oof import load_job_oof
+from ensemble.jobs.plan import is_done, plan, unfinished
+from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.status import JobStatus, read_status
+from ensemble.metrics.scores import task_scores
+from ensemble.models.checkpoint import load_checkpoint
+from ensemble.models.inputs import to_input
+from ensemble.models.predict import all_views
+from ensemble.recipes.binding import bind_recipe
+from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.schema import Recipe
+from ensemble.recipes.tasks import Target, true_labels
+from ensemble.training.job import run_job
+from ensemble.training.jobs import train
+from folds.data.labels import IntArray
+from folds.data.layout import read_train
+from folds.data.people import TrainData
+from folds.errors import MaskensError
+from folds.run import Run, start_run
+from folds.splitting.split import make_folds
+
+TINY = """
+[defaults]
+model = "test_resnet.r160_in1k"
+model_args = { drop_rate = 0.2 }
+pretrained = false
+resize = [32, 24]
+batch_size = 16
+epochs = 3
+augment = [{ name = "HorizontalFlip", args = { p = 0.5 } }, { name = "RandomBrightnessContrast", args = { p = 0.5 } }]
+optimizer = { lr = 3e-3 }
+[tasks.mask]
+[tasks.gender]
+[tasks.male-age]
+[tasks.female-age]
+"""
+
+
+class Silent:
+    """A view that remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[list[JobStatus]] = []
+
+    def update(self, statuses: list[JobStatus]) -> None:  # type: ignore[override]
+        self.shown.append(list(statuses))
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    data: TrainData
+    folds: IntArray
+    run: Run
+    recipe: Recipe
+
+    def spec(self, task: str = "mask", fold: int = 0, workers: int = 0, cache: Path | None = None) -> JobSpec:
+        return JobSpec(self.run, self.recipe, task, fold, "cpu", workers, 1, cache)
+
+    def elsewhere(self, name: str) -> Setting:
+        run = dataclasses.replace(self.run, folder=self.run.folder.parent / name)
+        return dataclasses.replace(self, run=run)
+
+
+@pytest.fixture
+def setting(make_data: Callable[..., Path], tmp_path: Path) -> Setting:
+    data = read_train(make_data(tmp_path / "data", people=24))
+    folds = make_folds(data, 2, seed=1)
+    run, _ = start_run(tmp_path / "run", data, folds, 2, seed=1)
+    recipe = parse_recipe(TINY, "tiny")
+    return Setting(data, folds, bind_recipe(run, recipe), recipe)
+
+
+def history(setting: Setting, task: str = "mask", fold: int = 0) -> list[dict[str, str]]:
+    with (setting.run.job_folder(task, fold) / "history.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in ("photos_per_s", "seconds")} for row in csv.DictReader(file)]
+
+
+def result(setting: Setting, task: str = "mask", fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    oof = load_job_oof(setting.run.job_folder(task, fold) / "oof.npz", {})
+    return oof.best, oof.last
+
+
+def test_a_job_leaves_all_that_is_promised(setting: Setting) -> None:
+    assert run_job(setting.spec(), setting.data, setting.folds) is None
+    folder = setting.run.job_folder("mask", 0)
+    assert sorted(p.name for p in folder.iterdir()) == ["history.csv", "job.json", "model.safetensors", "oof.npz"]
+    rows = history(setting)
+    assert [r["epoch"] for r in rows] == ["1", "2", "3"]
+    status = read_status(setting.run, "mask", 0)
+    assert (status.state, status.epoch, status.error) == ("done", 3, "")
+    assert status.record["task_hash"] == setting.recipe.tasks["mask"].hash
+    assert status.record["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert is_done(setting.spec())
+
+
+def test_the_checkpoint_is_the_best_epoch_and_the_oof_logits_are_its_own(setting: Setting) -> None:
+    run_job(setting.spec(), setting.data, setting.folds)
+    scores = [float(r["f1"]) for r in history(setting)]
+    path = setting.run.job_folder("mask", 0) / "model.safetensors"
+    model, card = load_checkpoint(path, torch.device("cpu"))
+    assert card.epoch == 1 + scores.index(max(scores))
+    assert card.f1 == pytest.approx(max(scores), abs=1e-5)
+    assert card.labels == {"mask": ["wear", "incorrect", "not wear"]}
+
+    oof = load_job_oof(path.parent / "oof.npz", {"fold": 0})
+    held_out = np.flatnonzero(setting.folds[setting.data.photo_person] == 0)
+    assert oof.files.tolist() == [setting.data.files[i] for i in held_out]
+    assert oof.best.shape == (2, len(held_out), 3)
+    f1, _ = task_scores(Target("mask"), oof.best[0], true_labels(Target("mask"), setting.data)[held_out])
+    assert f1 == pytest.approx(max(scores), abs=1e-5)
+
+    from ensemble.data.cache import Photos
+    from ensemble.recipes.geometry import Geometry
+
+    photos = Photos(setting.data.root, oof.files.tolist(), [Geometry((32, 24))], None)
+    batch = torch.from_numpy(np.stack([photos[i][0] for i in range(8)]))
+    with torch.no_grad():
+        x = to_input(batch, card.mean, card.std, torch.device("cpu"))
+        assert model(x).numpy() == pytest.approx(oof.best[0, :8], abs=1e-4)
+        assert model(x.flip(3)).numpy() == pytest.approx(oof.best[1, :8], abs=1e-4)
+
+
+def test_a_run_is_the_same_for_any_number_of_workers_and_with_the_cache(setting: Setting, tmp_path: Path) -> None:
+    variants = [("plain", 0, None), ("workers", 2, None), ("cached", 0, tmp_path / "cache")]
+    results = []
+    for name, workers, cache in variants:
+        there = setting.elsewhere(name)
+        assert run_job(there.spec(workers=workers, cache=cache), setting.data, setting.folds) is None
+        results.append((history(there), result(there)))
+    for rows, (best, last) in results[1:]:
+        assert rows == results[0][0]
+        assert np.array_equal(best, results[0][1][0])
+        assert np.array_equal(last, results[0][1][1])
+
+
+def with_auto(setting: Setting, name: str) -> Setting:
+    recipe = parse_recipe(TINY, "tiny", changes=["tasks.*.precision=auto"])
+    there = setting.elsewhere(name)
+    return dataclasses.replace(there, run=bind_recipe(there.run, recipe), recipe=recipe)
+
+
+def test_the_precision_that_auto_came_to_is_told_recorded_and_that_of_all_folds(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto, answers = with_auto(setting, "auto"), iter([("bf16", "precision auto: bf16"), ("fp32", "as it happens")])
+    monkeypatch.setattr(ensemble.models.autotune, "measure", lambda *_: next(answers))
+    for fold in (0, 1):
+        assert run_job(auto.spec(fold=fold), setting.data, setting.folds) is None
+        status = read_status(auto.run, "mask", fold)
+        assert (status.note, status.record["precision"]) == ("precision auto: bf16", "bf16")
+    kept = json.loads((auto.run.folder / "precision.json").read_text())
+    assert [v["precision"] for v in kept.values()] == ["bf16"]
+
+
+def test_auto_that_comes_to_fp32_gives_what_fp32_does(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ensemble.models.autotune, "FASTER", float("inf"))
+    auto = with_auto(setting, "auto")
+    for each in (setting, auto):
+        assert run_job(each.spec(), setting.data, setting.folds) is None
+    assert history(auto) == history(setting)
+    assert np.array_equal(result(auto)[1], result(setting)[1])
+    assert read_status(auto.run, "mask", 0).record["precision"] == "fp32"
+
+
+def test_a_compiled_job_says_so_and_leaves_a_plain_checkpoint(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble.models.autotune, "COMPILER", "eager")
+    there = setting.elsewhere("compiled")
+    compiled = plan(there.run, there.recipe, ["mask"], [0], Hardware("cpu", 0), None, compile=True)[0]
+    for spec in (setting.spec(), dataclasses.replace(compiled, threads=1)):
+        assert run_job(spec, setting.data, setting.folds) is None
+    status = read_status(there.run, "mask", 0)
+    assert re.fullmatch(r"compiled in \d+ s", status.note)
+    assert (read_status(setting.run, "mask", 0).record["compiled"], status.record["compiled"]) == (False, True)
+    assert is_done(setting.elsewhere("compiled").spec()), "how it was computed is no part of what it is"
+    assert np.array_equal(result(there)[1], result(setting)[1])
+    load_checkpoint(there.run.job_folder("mask", 0) / "model.safetensors", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4, 16, 64])
+@pytest.mark.parametrize("jobs", [1, 2, 4])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_maskens_chooses_fits_the_cores(
+    device: str, jobs: int, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(Hardware, "cores", cores)
+    chosen = Hardware(device, None, jobs)
+    assert chosen.job_threads >= 1
+    assert chosen.job_workers >= (device == "cuda")
+    each = 1 if device == "cpu" else 2
+    fits = jobs * (chosen.job_threads + chosen.job_workers) <= cores
+    assert fits or cores < jobs * each
+    assert (chosen.crowding == "") == (fits or (device == "cuda" and jobs == 1))
+
+
+def test_more_than_the_cores_can_do_is_told_and_threads_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(Hardware, "cores", 2)
+    assert Hardware("cpu", None).crowding == ""
+    asked = Hardware("cpu", 1)
+    assert asked.job_threads == Hardware("cpu", 0).job_threads == 2, "the number of workers moves no digit"
+    assert "2 threads and 1 loader processes a job, --jobs 1: that is 3 at work on 2 cores" in asked.crowding
+    assert "3 at work on 2 cores" in Hardware("cpu", 0, jobs=3).crowding
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert "lower --jobs, --workers or OMP_NUM_THREADS" in Hardware("cpu", 0).crowding
+
+
+def test_another_seed_gives_another_run(setting: Setting) -> None:
+    other = dataclasses.replace(setting, run=dataclasses.replace(setting.run, folder=setting.run.folder / "x", seed=2))
+    for each in (setting, other):
+        run_job(each.spec(), setting.data, setting.folds)
+    assert not np.array_equal(result(setting)[1], result(other)[1])
+
+
+@pytest.mark.parametrize("epochs_before", [1, 2, 3])
+def test_an_interrupted_job_goes_on_as_if_nothing_had_happened(
+    setting: Setting, epochs_before: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = setting.elsewhere("whole")
+    run_job(whole.spec(), setting.data, setting.folds)
+
+    saved = 0
+
+    def save_then_stop(*args: object) -> None:
+        nonlocal saved
+        save_last(*args)  # type: ignore[arg-type]
+        saved += 1
+        if saved == epochs_before:
+            raise KeyboardInterrupt
+
+    save_last = ensemble.training.job.save_last
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ensemble.training.job, "save_last", save_then_stop)
+        run_job(setting.spec(), setting.data, setting.folds)
+    assert read_status(setting.run, "mask", 0).state == "stopped"
+    assert unfinished([setting.spec()]) == [setting.spec()]
+
+    assert run_job(setting.spec(), setting.data, setting.folds) is None
+    assert history(setting) == history(whole)
+    assert np.array_equal(result(setting)[0], result(whole)[0])
+    assert np.array_equal(result(setting)[1], result(whole)[1])
+    assert not (setting.run.job_folder("mask", 0) / "last.pt").exists()
+
+
+def test_a_damaged_or_foreign_resume_file_is_refused_with_the_way_out(setting: Setting) -> None:
+    folder = setting.run.job_folder("mask", 0)
+    folder.mkdir(parents=True)
+    (folder / "last.pt").write_bytes(b"PK half a file")
+    failure = run_job(setting.spec(), setting.data, setting.folds)
+    assert failure is not None
+    assert not failure.crashed
+    assert "last.pt is damaged" in failure.message
+    assert "--task mask --fold 0 --restart" in failure.message
+    torch.save({"identity": {"recipe_hash": "other"}}, folder / "last.pt")
+    failure = run_job(setting.spec(), setting.data, setting.folds)
+    assert failure is not None
+    assert "another recipe, seed or folds" in failure.message
+    hardware = Hardware("cpu", workers=0)
+    specs = [setting.spec()]
+    assert train(specs, setting.data, setting.folds, specs, hardware, Silent(), restart=True) == {}
+    assert is_done(setting.spec())
+
+
+@pytest.mark.parametrize(("task", "gender"), [("male-age", 0), ("female-age", 1)])
+def test_an_age_task_learns_from_one_gender_and_predicts_everybody(setting: Setting, task: str, gender: int) -> None:
+    job = ensemble.training.job._Job(setting.spec(task), setting.data, setting.folds)
+    genders, held_out = setting.data.labels[1], setting.folds[setting.data.photo_person] == 0
+    assert set(genders[job.train_rows]) == set(genders[job.valid_rows]) == {gender}
+    assert not held_out[job.train_rows].any()
+    assert held_out[job.valid_rows].all()
+    assert job.oof_rows.tolist() == np.flatnonzero(held_out).tolist()
+
+
+def test_a_loss_that_is_no_number_stops_the_job_with_advice(setting: Setting) -> None:
+    wild = setting.recipe.tasks["mask"].model_copy(
+        update={"optimizer": setting.recipe.tasks["mask"].optimizer.model_copy(update={"name": "sgd", "lr": 1e30})}
+    )
+    there = dataclasses.replace(setting, recipe=setting.recipe.model_copy(update={"tasks": {"mask": wild}}))
+    failure = run_job(there.spec(), setting.data, setting.folds)
+    assert failure is not None
+    assert "the loss became" in failure.message
+    assert "lower the learning rate of 'mask'" in failure.message
+    assert read_status(setting.run, "mask", 0).state == "failed"
+
+
+def test_one_crashing_job_does_not_take_the_others_with_it(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    create = ensemble.training.job.create
+
+    def failing(task: object, **kwargs: object) -> object:
+        if getattr(task, "predicts", "") == "gender":
+            raise RuntimeError("out of luck")
+        return create(task, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ensemble.training.job, "create", failing)
+    hardware = Hardware("cpu", workers=0)
+    specs = plan(setting.run, setting.recipe, ["gender", "mask"], [0], hardware, None)
+    view = Silent()
+    failures = train(specs, setting.data, setting.folds, specs, hardware, view)
+    assert set(failures) == {("gender", 0)}
+    assert failures["gender", 0].crashed
+    assert "out of luck" in (setting.run.job_folder("gender", 0) / "error.txt").read_text()
+    assert [s.state for s in view.shown[-1]] == ["failed", "done"]
+
+
+def test_parallel_jobs_may_have_loader_processes(setting: Setting) -> None:
+    hardware = Hardware("cpu", workers=1, jobs=2)
+    specs = plan(setting.run, setting.recipe, ["mask", "gender"], [0], hardware, None)
+    assert train(specs, setting.data, setting.folds, specs, hardware, Silent()) == {}
+    assert all(is_done(s) for s in specs)
+
+
+def test_two_commands_never_train_the_same_job(setting: Setting) -> None:
+    hardware, mine, other = Hardware("cpu", workers=0), setting.spec("mask"), setting.spec("gender")
+    with ensemble.jobs.locks.lock_jobs([mine]):
+        with pytest.raises(MaskensError, match="another maskens is training mask fold 0"):
+            train([mine], setting.data, setting.folds, [mine], hardware, Silent())
+        assert train([other], setting.data, setting.folds, [other], hardware, Silent()) == {}
+    assert train([mine], setting.data, setting.folds, [mine], hardware, Silent()) == {}
+
+
+def test_a_batch_too_large_for_the_gpu_is_predicted_in_halves() -> None:
+    sizes = []
+
+    class Small(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 3:
+                raise torch.OutOfMemoryError
+            sizes.append(len(x))
+            return x.mean(dim=(2, 3))
+
+    x = torch.rand(10, 3, 4, 4)
+    assert torch.allclose(all_views(Small(), x, "none")[0], x.mean(dim=(2, 3)))
+    assert sizes == [2, 3, 2, 3]
+
+
+def test_parallel_jobs_give_what_sequential_ones_do(setting: Setting) -> None:
+    for name, jobs in (("one", 1), ("two", 2)):
+        there = setting.elsewhere(name)
+        hardware = Hardware("cpu", workers=0, jobs=jobs)
+        specs = [
+            dataclasses.replace(s, threads=1)
+            for s in plan(there.run, there.recipe, ["mask", "gender"], [0], hardware, None)
+        ]
+        assert train(specs, setting.data, setting.folds, specs, hardware, Silent()) == {}
+    for task in ("mask", "gender"):
+        one, two = (result(setting.elsewhere(name), task) for name in ("one", "two"))
+        assert one[1] == pytest.approx(two[1], abs=1e-4)
+
+
+def test_finished_jobs_are_not_done_again_but_another_recipes_are(setting: Setting) -> None:
+    hardware = Hardware("cpu", workers=0)
+    specs = plan(setting.run, setting.recipe, ["mask"], [0, 1], hardware, None)
+    train(specs[:1], setting.data, setting.folds, specs, hardware, Silent())
+    assert unfinished(specs) == specs[1:]
+    other = parse_recipe(TINY.replace("3e-3", "4e-3"), "tiny")
+    assert len(unfinished(plan(setting.run, other, ["mask"], [0, 1], hardware, None))) == 2
+
+
+def test_evaluation_pools_each_photo_once_and_says_what_is_missing(setting: Setting) -> None:
+    hardware = Hardware("cpu", workers=0)
+    specs = plan(setting.run, setting.recipe, list(setting.recipe.tasks), [0, 1], hardware, None)
+    with pytest.raises(MaskensError, match=r"no fold of .* has all of its tasks trained"):
+        load_blend([setting.run], None, "best")
+    train(specs[:5], setting.data, setting.folds, specs, hardware, Silent())
+    partly = load_blend([setting.run], None, "best")
+    assert partly.trained == (0,)
+    assert "without gender fold 1, male-age fold 1, female-age fold 1" in partly.notes[0]
+    train(specs[5:], setting.data, setting.folds, specs, hardware, Silent())
+    blend = load_blend([setting.run], None, "last")
+    whole = evaluate(blend, apply_tuning([setting.run], [setting.recipe], "none", untuned=True))
+    assert whole.score.photos == len(setting.data.files)
+    assert whole.score.support.tolist() == np.bincount(setting.data.classes, minlength=18).tolist()
+    save_oof(blend, whole, "none")
+    with np.load(setting.run.folder / "oof.npz") as pooled:
+        assert pooled["files"].tolist() == setting.data.files
+        assert np.exp(pooled["log_probabilities"]).sum(axis=1) == pytest.approx(1)
+        assert pooled["fold"].tolist() == setting.folds[setting.data.photo_person].tolist()
+
+
+def test_the_card_of_every_fold_belongs_to_this_run(setting: Setting) -> None:
+    run_job(setting.spec("gender", 1), setting.data, setting.folds)
+    card = read_card(setting.run.job_folder("gender", 1) / "model.safetensors")
+    assert (card.task_hash, card.folds_hash) == (setting.recipe.tasks["gender"].hash, setting.run.folds_hash)
+    assert (card.task, card.fold, card.k, card.resize, card.crop) == ("gender", 1, 2, (32, 24), None)

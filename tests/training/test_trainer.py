@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ensemble.models.precision import usable_precision
+from ensemble.recipes.schema import TaskRecipe
+from ensemble.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+PLAIN = {
+    "predicts": "mask", "model": "none", "batch_size": 4, "epochs": 2, "schedule": {"name": "constant"},
+    "optimizer": {"name": "momentum", "lr": 0.1, "weight_decay": 0, "args": {"momentum": 0}},
+}  # fmt: skip
+
+
+class Linear(nn.Module):
+    """Without batch norm, so that two half batches are worth one whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+def batches(size: int, number: int = 3) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    photos = torch.randint(0, 256, (size * number, 8, 6, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 3, (size * number, 1), generator=generator)
+    return list(zip(photos.split(size), labels.split(size), strict=True))
+
+
+def trained(loader: list[tuple[Tensor, Tensor]], **changes: object) -> tuple[Trainer, list[Tensor]]:
+    """A trainer after one epoch, and the layer's weights after each batch."""
+    torch.manual_seed(0)
+    model = Linear()
+    trainer = Trainer(TaskRecipe.model_validate(PLAIN | changes), model, MEAN, STD, CPU, (7,), len(loader))
+    seen: list[Tensor] = []
+    trainer.epoch(0, loader, lambda *told: seen.append(model.layer.weight.detach().clone()))
+    return trainer, seen
+
+
+def test_accumulated_batches_are_worth_one_large_one() -> None:
+    whole, _ = trained(batches(8))
+    halves, steps = trained(
+        [(p, t) for b in batches(8) for p, t in zip(b[0].split(4), b[1].split(4), strict=True)], accumulate=2
+    )
+    assert torch.allclose(halves.model.layer.weight, whole.model.layer.weight, atol=1e-6)
+    assert halves.updates == 3
+    assert torch.equal(steps[0], untrained()), "no update after half a batch"
+
+
+def untrained() -> Tensor:
+    torch.manual_seed(0)
+    return Linear().layer.weight.detach()
+
+
+def test_a_last_group_that_is_not_full_counts_whole() -> None:
+    loader = batches(4, 3)
+    trainer, steps = trained(loader, accumulate=2)
+    assert trainer.updates == 2
+    assert not torch.equal(steps[1], steps[2]), "the third batch makes an update of its own"
+    alone, after = trained(loader[:2], accumulate=2)
+    torch.testing.assert_close(after[1], steps[1])
+    gradient = (steps[1] - steps[2]) / 0.1
+    alone.model.zero_grad()
+    alone.precision = "fp32"
+    alone._loss(*loader[2], 0, 2).backward()  # type: ignore[no-untyped-call]
+    assert torch.allclose(alone.model.layer.weight.grad, gradient, atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_averaged_weights_are_timms_running_mean_with_warm_up() -> None:
+    trainer, steps = trained(batches(4, 6), ema=0.6)
+    average = steps[0]  # the first update is taken as it is
+    for step, weights in enumerate(steps[1:], start=2):
+        decay = min(0.6, 1 - (1 + step - 1) ** (-2 / 3))
+        average = average * decay + weights * (1 - decay)
+    assert torch.allclose(trainer.kept.layer.weight, average, atol=1e-6)
+    assert not torch.allclose(trainer.model.layer.weight, average, atol=1e-4)
+
+
+def test_without_averaging_the_model_itself_is_kept() -> None:
+    trainer, _ = trained(batches(4))
+    assert trainer.kept is trainer.model
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_computes_in_16_bits_and_learns_nearly_the_same(precision: str) -> None:
+    exact, _ = trained(batches(4))
+    mixed, _ = trained(batches(4), precision=precision)
+    assert (mixed.precision, mixed.note) == (precision, "")
+    assert not torch.equal(mixed.model.layer.weight, exact.model.layer.weight)
+    assert torch.allclose(mixed.model.layer.weight, exact.model.layer.weight, atol=1e-2)
+    assert mixed.model.layer.weight.dtype == torch.float32
+
+
+class Overflowing(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * 1e3 * 1e3  # above what fp16 can hold
+
+
+class Cancelling(Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return (logits + 1e3) - 1e3  # the sum swallows the logits in 16 bits
+
+
+def test_a_model_that_does_not_stand_16_bits_falls_back_with_the_reason() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 8, 6)
+    assert usable_precision(Linear(), x, "fp16") == ("fp16", "")
+    precision, note = usable_precision(Overflowing(), x, "fp16")
+    assert precision == "fp32"
+    assert note == "precision fp16 falls back to fp32: its logits overflow"
+    precision, note = usable_precision(Cancelling(), x, "bf16")
+    assert precision == "fp32"
+    assert "its logits differ by" in note
+
+
+def test_the_check_changes_nothing_of_the_model() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 48, 3)).train()
+    before = copy.deepcopy(model.state_dict())
+    usable_precision(model, torch.randn(4, 3, 8, 6), "bf16")
+    assert model.training
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("changes", [{"ema": 0.5}, {"precision": "fp16"}, {"accumulate": 2}, {"mix": {"cutmix": 1.0}}])
+def test_a_state_goes_on_to_the_same_result(changes: dict[str, object]) -> None:
+    loader = batches(4, 4)
+    whole, _ = trained(loader, **changes)
+    state = copy.deepcopy(whole.state())
+    whole.epoch(1, loader, lambda *told: None)
+    torch.manual_seed(99)
+    resumed = Trainer(TaskRecipe.model_validate(PLAIN | changes), Linear(), MEAN, STD, CPU, (7,), len(loader))
+    resumed.load(state)
+    resumed.epoch(1, loader, lambda *told: None)
+    assert torch.equal(resumed.kept.layer.weight, whole.kept.layer.weight)
+    assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)
