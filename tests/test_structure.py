@@ -58,9 +58,7 @@ def test_folds_imports_neither_torch_nor_ensemble() -> None:
 @pytest.mark.parametrize("room", ["recipes", "jobs", "metrics", "decision", "evaluation"])
 def test_scores_and_decisions_need_no_torch(room: str) -> None:
     modules = [f"ensemble.{room}.{p.stem}" for p in (ROOT / "ensemble" / room).glob("*.py") if p.stem != "__init__"]
-    code = (
-        f"import sys, {', '.join(modules)}; print([m for m in ('torch', 'timm', 'albumentations') if m in sys.modules])"
-    )
+    code = f"import sys, {', '.join(modules)}; print({{'torch', 'timm', 'albumentations'}} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert found.stdout.strip() == "set()", found.stderr
 
