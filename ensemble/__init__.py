@@ -1,1 +1,54 @@
-"""Models: recipes, training, inference, combining and scoring. Imports `folds`, never the other way."""
+"""Models, from recipes to an 18-class CSV. The pipeline's steps are here by name: `ensemble.train(...)`.
+
+Nothing heavy is imported before a step is used. docs/python.md shows them at work.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ensemble.pipeline.audit import audit
+    from ensemble.pipeline.compare import compare
+    from ensemble.pipeline.explore import explore
+    from ensemble.pipeline.export import export
+    from ensemble.pipeline.infer import infer
+    from ensemble.pipeline.predict import predict
+    from ensemble.pipeline.report import report
+    from ensemble.pipeline.sample import make_sample
+    from ensemble.pipeline.score import score, score_submission
+    from ensemble.pipeline.split import make_folds
+    from ensemble.pipeline.submission import check_submission
+    from ensemble.pipeline.train import train
+    from ensemble.pipeline.tune import tune
+
+__all__ = [
+    "audit",
+    "check_submission",
+    "compare",
+    "explore",
+    "export",
+    "infer",
+    "make_folds",
+    "make_sample",
+    "predict",
+    "report",
+    "score",
+    "score_submission",
+    "train",
+    "tune",
+]
+
+_MODULES = {
+    "check_submission": "submission",
+    "make_folds": "split",
+    "make_sample": "sample",
+    "score_submission": "score",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'ensemble' has no attribute '{name}'")
+    return getattr(import_module(f"ensemble.pipeline.{_MODULES.get(name, name)}"), name)

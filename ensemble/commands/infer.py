@@ -1,0 +1,116 @@
+"""maskens infer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ensemble.commands.options import (
+    DEFAULT_RUNS,
+    CacheOption,
+    DataOption,
+    DeviceOption,
+    DryOption,
+    MissingOption,
+    QuietOption,
+    RunsOption,
+    TtaOption,
+    UntunedOption,
+    WorkersOption,
+)
+from ensemble.commands.terminal import make_console, note, progress_bars, run_options, say
+from folds.errors import MaskensError
+
+
+def infer(
+    more: Annotated[list[Path] | None, typer.Argument(metavar="CSV", hidden=True)] = None,
+    tta: TtaOption = None,
+    decision: Annotated[
+        Literal["joint", "hard", "vote"] | None,
+        typer.Option(
+            "--decision",
+            help="joint: the best of the 18 classes. hard: mask, gender, then age by itself. vote: one vote a run. "
+            "By default joint, with --vote vote.",
+            show_default=False,
+        ),
+    ] = None,
+    votes: Annotated[
+        list[Path] | None,
+        typer.Option("--vote", metavar="CSV...", help="Other submissions of the same photos that vote with the runs."),
+    ] = None,
+    untuned: UntunedOption = False,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16", "auto"],
+        typer.Option("--precision", help="Of the arithmetic. auto: 16 bits where that is faster and the logits agree."),
+    ] = "fp32",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The CSV; by default submission.csv in the run. Logits beside it."),
+    ] = None,
+    compile_models: Annotated[
+        bool, typer.Option("--compile", help="Compile the models first (torch.compile): pays for many photos.")
+    ] = False,
+    no_early_exit: Annotated[
+        bool,
+        typer.Option("--no-early-exit", "--ask-all", help="Show each photo to all age models."),
+    ] = False,
+    allow_missing: MissingOption = False,
+    cache: CacheOption = "",
+    dry_run: DryOption = False,
+    run: RunsOption = DEFAULT_RUNS,
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Predict the eval photos with every fold's models and write ImageID,ans.
+
+    `--data DIR` may name another data folder that has only eval/.
+
+    Several runs are blended, each weighed alike or as `maskens tune --blend` found. With `--vote a.csv b.csv` each
+    file and each run has a vote; of classes with equally many the most probable one wins.
+
+    Example:  maskens infer --tta flip
+    """
+    if more and not votes:
+        raise MaskensError(f"unexpected argument '{more[0]}'. Other submissions are named with --vote.")
+
+    from ensemble.pipeline.infer import plan_inference, run_inference
+    from ensemble.reporting.photo_tables import submission_table
+    from ensemble.reporting.plan_tables import time_words
+
+    console = make_console(quiet)
+    plan = plan_inference(
+        run,
+        tta=tta,
+        decision=decision,
+        votes=[*(votes or []), *(more or [])],
+        tuned=not untuned,
+        precision=precision,
+        compile=compile_models,
+        early_exit=not no_early_exit,
+        allow_missing=allow_missing,
+        out=out,
+        data=data,
+        cache=cache,
+        device=device,
+        workers=workers,
+    )
+    say(console, plan.used)
+    if dry_run:
+        seconds, disk = plan.estimate()
+        words = f"about {time_words(seconds)}; photo cache {disk / 1e9:.2f} GB more. Nothing was written."
+        say(console, words, "bold")
+        return
+    with progress_bars(console) as on_progress:
+        done = run_inference(plan, on_progress)
+    for line in done.notes:
+        say(console, line)
+    console.print(submission_table(done.check))
+    note(console, done.check.warnings, "warning")
+    if done.earlier:
+        say(console, f"the earlier file is kept as {done.earlier}")
+    say(console, f"saved: {done.path}")
+    say(console, f"next: maskens score{run_options(run)}", "dim")

@@ -1,0 +1,55 @@
+"""What train prints before, while and after its jobs run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from ensemble.commands.terminal import fail, progress_bars, say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ensemble.pipeline.train import TrainingPlan
+
+
+def print_estimate(console: Console, plan: TrainingPlan) -> None:
+    """Print jobs, time, memory and disk; nothing if no job is left."""
+    from ensemble.reporting.plan_tables import estimate_lines, estimate_table
+
+    if not plan.todo:
+        return
+    with progress_bars(console) as on_progress:
+        found = plan.estimate(on_progress)
+    console.print(estimate_table(found))
+    for line in estimate_lines(found, plan.hardware.jobs):
+        say(console, line, "bold")
+    say(console, "Measured on a few batches, with nothing else running; nothing was written.", "dim")
+
+
+def confirm_long(console: Console, plan: TrainingPlan) -> None:
+    """Ask on a terminal before hours of work; refuse elsewhere."""
+    message = plan.long()
+    if message and not console.is_terminal:
+        fail(message)
+    if message and not typer.confirm(f"{message}\nGo ahead?"):
+        raise typer.Exit(2)
+
+
+def run_jobs(console: Console, plan: TrainingPlan) -> None:
+    """Train with a live table; ends with exit code 1 or 2 if a job failed."""
+    from ensemble.pipeline.train import prepare, run_plan
+    from ensemble.reporting.live_table import jobs_view
+    from ensemble.training.tracking import where_to_look
+
+    with progress_bars(console) as on_progress:
+        prepare(plan, on_progress)
+    for line in where_to_look(plan.trackers, plan.run.folder):
+        say(console, f"next, while it trains: {line}", "dim")
+    with jobs_view(console, f"maskens train, {plan.run.folder}, recipe {plan.recipe.name}") as view:
+        trained = run_plan(plan, view)
+    if trained.failed:
+        lines = [f"  - {task} fold {fold}: {failure.message}" for (task, fold), failure in trained.failed.items()]
+        crashed = any(failure.crashed for failure in trained.failed.values())
+        fail("\n".join([f"{len(lines)} of {len(plan.todo)} jobs failed:", *lines]), code=1 if crashed else 2)

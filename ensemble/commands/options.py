@@ -1,0 +1,91 @@
+"""Options that several commands take. A command takes only those that it uses."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from ensemble.recipes.views import Tta
+
+
+class TrackerName(StrEnum):
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
+DEFAULT_RUNS = [Path("runs/default")]
+
+
+def _option(name: str, help: str, **more: Any) -> Any:
+    return typer.Option(f"--{name}", *more.pop("short", ()), envvar=f"MASKENS_{name.upper()}", help=help, **more)
+
+
+def _one_run(runs: list[Path]) -> list[Path]:
+    if len(runs) > 1:
+        raise typer.BadParameter("it is given more than once; this command takes one run.")
+    return runs
+
+
+RunOption = Annotated[list[Path], _option("run", "Run folder.", metavar="DIR", callback=_one_run)]
+RunsOption = Annotated[
+    list[Path], _option("run", "Run folder; several, on the same folds, are one ensemble.", metavar="DIR")
+]
+DataOption = Annotated[
+    Path | None, _option("data", "Data folder. The run remembers it; at first 'data'.", metavar="DIR")
+]
+SeedOption = Annotated[
+    int | None,
+    _option(
+        "seed",
+        "Rules folds, order, augmentation and initial weights. The run remembers it; at first 42.",
+        min=0,
+        max=2**32 - 1,
+    ),
+]
+DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], _option("device", "Where models run.")]
+WorkersOption = Annotated[
+    int | None, _option("workers", "Processes or threads that load photos; no result depends on it.", min=0, max=256)
+]
+QuietOption = Annotated[bool, _option("quiet", "Print errors only.", short=("-q",))]
+CacheOption = Annotated[
+    str,
+    _option(
+        "cache",
+        "Where decoded photos are kept; none decodes each time. By default .cache beside the run.",
+        metavar="DIR|none",
+        show_default=False,
+    ),
+]
+FixesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fixes",
+        metavar="NAME|CSV",
+        help="Label fixes: core, disputed or your own; may be repeated. The run remembers them; none drops them.",
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a key of the recipe: tasks.gender.epochs=5; may be repeated."
+    ),
+]
+TtaOption = Annotated[
+    Tta | None,
+    typer.Option(
+        "--tta",
+        help="none: the photo as it is. flip: and mirrored left to right. By default as tuned, else flip.",
+        show_default=False,
+    ),
+]
+ViewsOption = Annotated[Tta, typer.Option("--tta", help="Views of the out-of-fold logits.")]
+EpochOption = Annotated[Literal["best", "last"], typer.Option("--epoch", help="Each job's best epoch, or its last.")]
+MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")]
+DryOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Check everything, probe shortly, tell what it would take; write nothing."),
+]
+UntunedOption = Annotated[bool, typer.Option("--untuned", help="Leave out what `maskens tune` fitted.")]

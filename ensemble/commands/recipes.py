@@ -1,0 +1,36 @@
+"""maskens recipes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ensemble.commands.options import SetOption
+from ensemble.commands.terminal import make_console
+
+
+def list_recipes(context: typer.Context) -> None:
+    """List the recipes that come with maskens and what each is for.
+
+    Example:  maskens recipes show quick
+    """
+    if context.invoked_subcommand is None:
+        from ensemble.recipes.reading import load_recipe, shipped
+        from ensemble.reporting.plan_tables import recipes_table
+
+        make_console().print(recipes_table([load_recipe(name) for name in shipped()]))
+
+
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A shipped recipe or a TOML file.")],
+    change: SetOption = None,
+) -> None:
+    """Print a recipe as TOML with every value written out.
+
+    Example:  maskens recipes show quick --set tasks.gender.epochs=5 > mine.toml
+    """
+    from ensemble.data.augment import build
+    from ensemble.recipes.reading import load_recipe
+
+    typer.echo(load_recipe(name, change or [], build_transform=build).text, nl=False)

@@ -1,0 +1,62 @@
+"""What commands print with: lines, notes, warnings, progress bars, and the one message of an error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def make_console(quiet: bool = False, stderr: bool = False) -> Console:
+    """A console; a quiet one prints nothing."""
+    from rich.console import Console
+
+    return Console(quiet=quiet, stderr=stderr)
+
+
+def say(console: Console, message: str, style: str | None = None) -> None:
+    """A line that is neither broken nor read as markup or emoji: it may hold a path."""
+    console.print(message, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def note(console: Console, notes: Iterable[str], kind: str = "note") -> None:
+    """A yellow line each."""
+    for line in notes:
+        say(console, f"{kind}: {line}", "yellow")
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """One message on stderr, and the end."""
+    console = make_console(stderr=True)
+    console.print("error:", style="bold red", emoji=False, highlight=False, end=" ")
+    say(console, message)
+    sys.exit(code)
+
+
+def run_options(runs: Sequence[Path]) -> str:
+    """The runs as they are typed."""
+    return "".join(f" --run {run}" for run in runs)
+
+
+@contextlib.contextmanager
+def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each thing that its callback is told of as (what, done, in all); none where there is no terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+    from rich.progress import TimeElapsedColumn as Elapsed
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in bars:
+                bars[what] = progress.add_task(what, total=total)
+            progress.update(bars[what], completed=done, total=total)
+
+        yield update

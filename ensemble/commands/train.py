@@ -1,0 +1,115 @@
+"""maskens train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ensemble.commands.jobs import confirm_long, print_estimate, run_jobs
+from ensemble.commands.options import (
+    DEFAULT_RUNS,
+    CacheOption,
+    DataOption,
+    DeviceOption,
+    DryOption,
+    QuietOption,
+    RunOption,
+    SetOption,
+    TrackerName,
+    WorkersOption,
+)
+from ensemble.commands.terminal import make_console, note, say
+
+
+def train(
+    fold: Annotated[str, typer.Option("--fold", metavar="FOLDS", help="3, 0..4, 0,2,4 or all.")] = "all",
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Only these tasks of the recipe; may be repeated.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--recipe",
+            metavar="NAME|FILE",
+            envvar="MASKENS_RECIPE",
+            help="A shipped recipe (see `maskens recipes`) or a TOML file. The run remembers it; at first original.",
+        ),
+    ] = None,
+    change: SetOption = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option("--weights", metavar="[TASK=]FILE", help="Initial weights from a file, not from the hub."),
+    ] = None,
+    no_pretrained: Annotated[bool, typer.Option("--no-pretrained", help="Start from random weights.")] = False,
+    reuse: Annotated[
+        Path | None,
+        typer.Option("--reuse", metavar="RUN", help="Copy jobs that this run has finished with the same task recipe."),
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Forget what these jobs have done so far.")] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Jobs at a time.")] = 1,
+    track: Annotated[
+        list[TrackerName] | None,
+        typer.Option("--track", help="Curves and pictures for TensorBoard, or sent to W&B; may be repeated."),
+    ] = None,
+    compile_models: Annotated[
+        bool, typer.Option("--compile", help="Compile each model first (torch.compile): minutes a job, faster epochs.")
+    ] = False,
+    cache: CacheOption = "",
+    dry_run: DryOption = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Go ahead though it will take long.")] = False,
+    run: RunOption = DEFAULT_RUNS,
+    data: DataOption = None,
+    device: DeviceOption = "auto",
+    workers: WorkersOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Train one model per fold and task; finished jobs are kept, interrupted ones go on.
+
+    Example:  maskens train --fold 0..4 --recipe quick --weights tf_efficientnet_lite0.safetensors
+    """
+    from folds.splitting.ranges import parse_folds, written_folds
+
+    written_folds(fold)  # a slip in it is told before anything heavy is imported
+
+    from folds.run import load_run
+
+    chosen = parse_folds(fold, load_run(run[0]).k)
+
+    from ensemble.pipeline.train import plan_training, reuse_finished
+
+    console = make_console(quiet)
+    plan = plan_training(
+        run[0],
+        chosen,
+        tasks=task or (),
+        recipe=recipe,
+        changes=change or (),
+        weights=weights or (),
+        pretrained=not no_pretrained,
+        reuse=reuse,
+        restart=restart,
+        jobs=jobs,
+        track=track or (),
+        compile=compile_models,
+        cache=cache,
+        data=data,
+        device=device,
+        workers=workers,
+    )
+    if len(plan.todo) < len(plan.jobs):
+        finished = len(plan.jobs) - len(plan.todo)
+        say(console, f"{finished} of {len(plan.jobs)} jobs are finished already; --restart does them anew")
+    note(console, plan.warnings, "warning")
+    if dry_run:
+        print_estimate(console, plan)
+        return
+    if plan.source and plan.todo:
+        plan, copied = reuse_finished(plan)
+        say(console, f"{copied} finished jobs are taken from {reuse}")
+    if plan.todo:
+        if not yes:
+            confirm_long(console, plan)
+        run_jobs(console, plan)
+    say(console, f"next: maskens infer --run {run[0]}", "dim")

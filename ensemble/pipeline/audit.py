@@ -1,0 +1,66 @@
+"""Likely label errors, as lists, contact sheets and a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble.evaluation.audit import NAMES, Audit
+from ensemble.evaluation.audit import audit as find_suspects
+from ensemble.evaluation.evaluate import out_of_fold
+from ensemble.jobs.oof import Epoch
+from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of
+from ensemble.recipes.binding import run_recipe
+from ensemble.recipes.views import Tta
+from ensemble.reporting.audit_page import refuse_to_replace, write_audit
+from folds.pages.html import building
+from folds.run import Run, load_data, load_run
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What was found and where it lies."""
+
+    audit: Audit
+    run: Run
+    folder: Path
+    note: str  # what limits the findings, "" if nothing does
+
+
+def audit(
+    run: Folder = DEFAULT_RUN,
+    *,
+    data: Folder | None = None,
+    tta: Tta = "flip",
+    epoch: Epoch = "best",
+    fields: Sequence[str] = (),
+    top: int = 24,
+    out: Folder | None = None,
+    workers: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> Audited:
+    """Rank the labels that models which never saw the person contradict.
+
+    Args:
+        fields: of gender, age, mask; empty is all.
+        top: suspects on a field's contact sheet.
+        out: folder of the page; None is `audit` in the run.
+        workers: threads that open photos; None takes all cores.
+
+    Raises:
+        MaskensError: nothing trained, or a folder that is not an audit's to replace.
+    """
+    loaded = load_run(Path(run))
+    found, folds = load_data(loaded, Path(data) if data else None)
+    folder = Path(out) if out else loaded.folder / "audit"
+    refuse_to_replace(folder)
+    predicted = out_of_fold(loaded, run_recipe(loaded), found, folds, tta, epoch)
+    suspects = find_suspects(predicted, found, tuple(fields) or tuple(NAMES))
+    note = ""
+    if predicted.missing:
+        note = f"only folds {', '.join(map(str, predicted.trained))} of {loaded.k} are trained: {predicted.missing}"
+    with building(folder) as build:
+        title = f"Likely label errors in {found.root}"
+        write_audit(build, suspects, title, note, top, workers or -1, part_of(on_progress, "opening photos"))
+    return Audited(suspects, loaded, folder, note)

@@ -1,0 +1,73 @@
+"""The ensemble as ONNX files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble.decision.members import load_ensembles
+from ensemble.decision.tuning import apply_tuning
+from ensemble.inference.export import Export, check_extra
+from ensemble.inference.export import export as export_ensemble
+from ensemble.jobs.hardware import Hardware
+from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of
+from ensemble.recipes.binding import run_recipe
+from ensemble.recipes.views import Tta
+from folds.data.layout import read_eval
+from folds.run import load_run
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written and where."""
+
+    export: Export
+    folder: Path
+    used: str  # models, views and tuning in words
+
+
+def export(
+    run: Folder = DEFAULT_RUN,
+    *,
+    out: Folder | None = None,
+    data: Folder | None = None,
+    tta: Tta | None = None,
+    tuned: bool = True,
+    photos: int = 32,
+    tolerance: float = 1e-3,
+    allow_missing: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Exported:
+    """Write one ONNX file a task, verified against torch on eval photos; always on the CPU.
+
+    Args:
+        out: folder; None is `onnx` in the run.
+        tta, tuned: as of `score`.
+        photos: on which onnxruntime is held against torch.
+        tolerance: largest difference of a logit that is let pass.
+        allow_missing: go ahead though some folds are not trained.
+
+    Raises:
+        MaskensError: the extra is not installed, models are missing, or the logits differ.
+    """
+    check_extra()
+    loaded = load_run(Path(run))
+    found = read_eval(Path(data or loaded.data))
+    folder = Path(out) if out else loaded.folder / "onnx"
+    recipe = run_recipe(loaded)
+    applied = apply_tuning([loaded], [recipe], tta, not tuned)
+    fitted = applied.fitted
+    (ensemble,) = load_ensembles([loaded], [recipe], fitted, allow_missing)
+    threads = Hardware("cpu", None).job_threads
+    done = export_ensemble(
+        ensemble,
+        found,
+        folder,
+        fitted.tta,
+        fitted.offsets,
+        photos,
+        tolerance,
+        threads,
+        part_of(on_progress, "exporting"),
+    )
+    return Exported(done, folder, f"{len(ensemble.members)} models, views: {fitted.tta}, {applied.words}")

@@ -1,0 +1,85 @@
+"""Classifying any photos, with how sure the ensemble is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ensemble.decision.members import load_ensembles
+from ensemble.decision.tuning import apply_tuning, heard
+from ensemble.inference.infer import infer as predict_photos
+from ensemble.inference.predictions import verdict_records, verdicts, whole_folds
+from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
+from ensemble.recipes.binding import run_recipe
+from ensemble.recipes.views import Tta
+from folds.data.photo_files import check_loose, find_photos, trained_aspect
+from folds.errors import MaskensError
+from folds.files import csv_text, json_text, must_be_writable, replace_keeping
+from folds.run import refuse_other_folds
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What the ensemble says of each photo."""
+
+    records: list[dict[str, Any]]  # one a photo: class, parts, their probabilities, how many folds agree
+    distorted: tuple[str, ...]  # photos of another shape than in training
+    used: str  # models, views and tuning in words
+    earlier: Path | None  # where an earlier result is kept
+
+
+def predict(
+    photos: Folder | Sequence[Folder],
+    runs: Folders = DEFAULT_RUN,
+    *,
+    tta: Tta | None = None,
+    tuned: bool = True,
+    out: Folder | None = None,
+    allow_missing: bool = False,
+    device: str = "auto",
+    workers: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> Predicted:
+    """Mask, gender and age band of any photos with their probabilities, and whether the folds agree.
+
+    Args:
+        photos: files, or folders of them.
+        runs: several on the same folds are blended.
+        tta, tuned, allow_missing, device, workers: as of `plan_inference`.
+        out: a .csv or .json file that keeps the result.
+
+    Raises:
+        MaskensError: photos that can't be read, models missing, runs of other folds.
+    """
+    loaded = load_runs(runs)
+    found = find_photos([Path(photos)] if isinstance(photos, (str, Path)) else [Path(p) for p in photos])
+    path = Path(out) if out else None
+    if path and path.suffix not in (".csv", ".json"):
+        raise MaskensError(f"--out {path}: name a .csv or a .json file.")
+    if path:
+        must_be_writable(path)
+    refuse_other_folds(loaded)
+    hardware = Hardware(choose_device(device), workers)
+    recipes = [run_recipe(run) for run in loaded]
+    applied = apply_tuning(loaded, recipes, tta, not tuned)
+    used, recipes, fitted = heard(loaded, recipes, applied.fitted)
+    ensembles = load_ensembles(used, recipes, fitted, allow_missing)
+    whole_folds(ensembles)
+    height, width = ensembles[0].members[0].card.resize
+    aspect = trained_aspect(used[0]) or height / width
+    distorted = check_loose(found, aspect, hardware.decoders, part_of(on_progress, "opening"))
+    predicting = part_of(on_progress, "predicting")
+    prediction = predict_photos(ensembles, found, fitted.tta, hardware, None, on_predict=predicting)
+    records = verdict_records(found.files, verdicts(ensembles, prediction, fitted), distorted)
+    models = sum(len(e.members) for e in ensembles)
+    words = f"{len(records)} photos, {models} models, views: {fitted.tta}, {applied.words}"
+    return Predicted(records, tuple(distorted), words, _kept(path, records) if path else None)
+
+
+def _kept(path: Path, records: Sequence[dict[str, Any]]) -> Path | None:
+    if path.suffix == ".json":
+        return replace_keeping(path, json_text(records))
+    return replace_keeping(path, csv_text(list(records[0]), [list(r.values()) for r in records]))

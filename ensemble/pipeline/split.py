@@ -1,0 +1,77 @@
+"""Splitting the people of a data folder into folds: the start of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of, read_labelled
+from folds.data.labels import IntArray
+from folds.data.people import TrainData
+from folds.errors import refuse
+from folds.run import Run, kept_folds, refuse_foreign, start_run
+from folds.splitting.split import make_folds as split_people
+from folds.splitting.split import read_folds
+
+
+@dataclass(frozen=True)
+class Folds:
+    """A run and the folds it begins with."""
+
+    run: Run
+    data: TrainData
+    folds: IntArray  # (people,), 0..k-1
+    k: int
+    note: str  # what happened to folds that were there before, "" if there were none
+    near_duplicates: tuple[str, ...] | None  # pairs of photos of two people, in words; None if nobody looked
+
+
+def make_folds(
+    data: Folder | None = None,
+    run: Folder = DEFAULT_RUN,
+    *,
+    k: int | None = None,
+    seed: int | None = None,
+    folds_file: Folder | None = None,
+    fixes: Sequence[str] = (),
+    check_photos: bool = False,
+    workers: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> Folds:
+    """Split people into folds, no person in two, every class in each, and write the run folder.
+
+    Args:
+        data: the data folder; None takes the run's, at first `data`.
+        k: folds; None takes the run's, at first 5.
+        seed: None takes the run's, at first 42.
+        folds_file: a CSV with the columns path and fold in place of a split by maskens.
+        fixes: lists of label fixes, shipped names or CSV files; empty takes the run's, ("none",) drops them.
+        check_photos: open every photo, refuse unreadable ones and look for near-duplicates across people.
+        workers: threads that open photos; None takes all cores.
+
+    Raises:
+        MaskensError: data that don't fit together, folds that leak or lack a class, a run with models of other folds.
+    """
+    folder = Path(run)
+    refuse_foreign(folder)
+    before, found, seed = read_labelled(folder, data, fixes, seed)
+    assigned = None
+    if folds_file:
+        assigned, k = read_folds(Path(folds_file), found)
+    elif before and (k or before.k, seed) == (before.k, before.seed):
+        assigned, k = kept_folds(before, found), before.k
+    k = k or (before.k if before else 5)
+    if assigned is None:
+        assigned = split_people(found, k, seed)
+    pairs = _checked(found, workers, on_progress) if check_photos else None
+    started, note = start_run(folder, found, assigned, k, seed)
+    return Folds(started, found, assigned, k, note, pairs)
+
+
+def _checked(data: TrainData, workers: int | None, on_progress: OnProgress | None) -> tuple[str, ...]:
+    from folds.explore.check import check_photos, describe
+
+    found = check_photos(data, workers or -1, part_of(on_progress, "opening photos"))
+    refuse(found.unreadable, f"photos in {data.root} can't be used", "Replace them and run again.")
+    return tuple(describe(found.duplicates, data.root))

@@ -1,0 +1,210 @@
+"""Training: one model per fold and task."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble.data.augment import build
+from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.jobs.plan import begun, plan, refuse_idle, select_tasks, unfinished
+from ensemble.jobs.spec import JobSpec
+from ensemble.pipeline.inputs import AUTO_CACHE, DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
+from ensemble.recipes.binding import bind_recipe, resolve_recipe
+from ensemble.recipes.schema import Recipe
+from ensemble.training.estimate import Estimate, estimate_training
+from ensemble.training.job import Failure
+from ensemble.training.jobs import JobsView, fill_cache
+from ensemble.training.jobs import train as train_jobs
+from ensemble.training.preflight import preflight
+from ensemble.training.reuse import take_over
+from ensemble.training.tracking import check_trackers
+from folds.data.labels import IntArray
+from folds.data.people import TrainData
+from folds.errors import MaskensError
+from folds.run import Run, load_data, load_run
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The jobs of a training, checked, before the first batch."""
+
+    run: Run
+    data: TrainData
+    folds: IntArray  # (people,)
+    recipe: Recipe
+    jobs: tuple[JobSpec, ...]
+    todo: tuple[JobSpec, ...]  # those that are not finished
+    hardware: Hardware
+    trackers: tuple[str, ...]
+    source: Run | None  # whose finished jobs are taken over
+    restart: bool
+    warnings: tuple[str, ...]
+
+    def estimate(self, on_progress: OnProgress | None = None) -> Estimate:
+        """Time, memory and disk, from a short probe that leaves nothing behind."""
+        probing = part_of(on_progress, "probing")
+        return estimate_training(self.todo, self.data, self.folds, self.hardware, self.restart, probing)
+
+    def long(self) -> str:
+        """What to say where this machine would be at it for hours, else ""."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a plan."""
+
+    run: Run
+    trained: int  # jobs
+    failed: Mapping[tuple[str, int], Failure]  # by (task, fold)
+
+
+def plan_training(
+    run: Folder = DEFAULT_RUN,
+    folds: Collection[int] | None = None,
+    *,
+    tasks: Sequence[str] = (),
+    recipe: str | None = None,
+    changes: Sequence[str] = (),
+    weights: Sequence[str] = (),
+    pretrained: bool = True,
+    reuse: Folder | None = None,
+    restart: bool = False,
+    jobs: int = 1,
+    track: Sequence[str] = (),
+    compile: bool = False,
+    cache: Folder | None = AUTO_CACHE,
+    data: Folder | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+) -> TrainingPlan:
+    """Check all that a training needs, and list its jobs.
+
+    Args:
+        folds: which to train; None is all.
+        tasks: of the recipe; empty is all.
+        recipe: name or file; None takes the run's, at first `original`.
+        changes: keys of the recipe, `tasks.gender.epochs=5`.
+        weights: initial weights from files, `FILE` or `TASK=FILE`, in place of the hub.
+        pretrained: False starts from random weights.
+        reuse: a run whose finished jobs are taken over where the task's recipe is the same.
+        restart: forget what these jobs have done.
+        jobs: at a time.
+        track: tensorboard, wandb.
+        compile: the models first, with torch.compile.
+        cache: folder of decoded photos, None for none.
+        data: where the data are now, if they were moved.
+        device: auto, cpu or cuda.
+        workers: loader processes of a job; no result depends on it.
+
+    Raises:
+        MaskensError: everything that would fail later, all at once.
+    """
+    loaded = load_run(Path(run))
+    found, assigned = load_data(loaded, Path(data) if data else None)
+    hardware = Hardware(choose_device(device), workers, jobs)
+    trackers = tuple(dict.fromkeys(track))
+    check_trackers(trackers)
+    if reuse and restart:
+        raise MaskensError("--reuse and --restart exclude each other: take finished jobs over, or do them anew.")
+    source = load_run(Path(reuse)) if reuse else None
+    resolved = resolve_recipe(loaded, recipe, changes, list(weights), not pretrained, source, build)
+    chosen = range(loaded.k) if folds is None else sorted(folds)
+    specs = plan(
+        loaded,
+        resolved,
+        select_tasks(resolved, tasks),
+        chosen,
+        hardware,
+        cache_folder(cache, loaded.folder),
+        trackers,
+        compile,
+    )
+    todo = specs if restart else unfinished(specs)
+    warnings: list[str] = []
+    if todo:
+        refuse_idle(todo, found, assigned)
+        going_on = set() if restart else begun(todo)
+        warnings = preflight(resolved, {s.task: 0 for s in todo}, going_on, hardware.device)
+        warnings += filter(None, [hardware.crowding])
+    return TrainingPlan(
+        loaded,
+        found,
+        assigned,
+        resolved,
+        tuple(specs),
+        tuple(todo),
+        hardware,
+        trackers,
+        source,
+        restart,
+        tuple(warnings),
+    )
+
+
+def reuse_finished(planned: TrainingPlan) -> tuple[TrainingPlan, int]:
+    """Copy the jobs that the plan's other run has finished alike; returns (what is left, how many were copied)."""
+    if planned.source is None or not planned.todo:
+        return planned, 0
+    bind_recipe(planned.run, planned.recipe)
+    copied = take_over(planned.todo, planned.source)
+    return dataclasses.replace(planned, todo=tuple(unfinished(planned.todo)), source=None), copied
+
+
+def prepare(planned: TrainingPlan, on_progress: OnProgress | None = None) -> None:
+    """Decode the photos once for all jobs, and write the recipe into the run.
+
+    Raises:
+        MaskensError: a photo that can't be read, a full disk.
+    """
+    fill_cache(planned.todo, planned.data, planned.hardware, part_of(on_progress, "decoding photos"))
+    bind_recipe(planned.run, planned.recipe)
+
+
+def run_plan(planned: TrainingPlan, view: JobsView | None = None) -> Trained:
+    """Train the jobs that are left. A job that fails stops no other.
+
+    Args:
+        planned: prepared.
+        view: is shown the jobs' states a few times a second.
+
+    Raises:
+        MaskensError: another process is at one of the jobs.
+    """
+    if not planned.todo:
+        return Trained(planned.run, 0, {})
+    failed = train_jobs(
+        planned.todo, planned.data, planned.folds, planned.jobs, planned.hardware, view or _NoView(), planned.restart
+    )
+    return Trained(planned.run, len(planned.todo) - len(failed), failed)
+
+
+class _NoView:
+    def update(self, statuses: object) -> None:
+        pass
+
+
+def train(
+    run: Folder = DEFAULT_RUN,
+    folds: Collection[int] | None = None,
+    *,
+    view: JobsView | None = None,
+    on_progress: OnProgress | None = None,
+    **options: object,
+) -> Trained:
+    """Train one model per fold and task; finished jobs are kept, interrupted ones go on.
+
+    Args:
+        view: as of `run_plan`.
+        on_progress: told of the photos that are decoded.
+        options: as of `plan_training`.
+
+    Raises:
+        MaskensError: as `plan_training` and `run_plan`.
+    """
+    planned, _ = reuse_finished(plan_training(run, folds, **options))  # type: ignore[arg-type]
+    prepare(planned, on_progress)
+    return run_plan(planned, view)
