@@ -1,0 +1,41 @@
+"""docs/python.md runs as it is printed, and what it says of imports is so."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+import ensemble
+
+GUIDE = Path(cli.__file__).parent / "docs" / "python.md"
+
+
+def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(code, str(GUIDE), "exec"), names)
+    assert names["done"].trained == 12  # type: ignore[attr-defined]
+    assert names["done"].failed == {}  # type: ignore[attr-defined]
+    assert len(names["inferred"].classes) == 70  # type: ignore[attr-defined]
+    assert names["page"].is_file()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ensemble.__all__)
+def test_every_step_is_there_and_documented(name: str) -> None:
+    assert len(getattr(ensemble, name).__doc__.splitlines()) > 3
+
+
+def test_importing_the_package_is_quick() -> None:
+    code = "import sys, ensemble; sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=GUIDE.parents[1], timeout=60).returncode == 0
+
+
+def test_an_unknown_step_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'trane'"):
+        _ = ensemble.trane
