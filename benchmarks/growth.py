@@ -116,10 +116,24 @@ def _train(root: Path) -> Callable[[], None]:
     import ensemble.training.jobs  # noqa: F401
 
     return _maskens(
-        "train", "--data", str(root / "data"), "--run", str(root / "run"), "--recipe", "demo", "--set",
-        "tasks.*.epochs=1", "--task", "mask", "--fold", "0", "--quiet", "--restart",
-        "--cache", tempfile.mkdtemp(dir=root),
-    )  # fmt: skip
+        "train",
+        "--data",
+        str(root / "data"),
+        "--run",
+        str(root / "run"),
+        "--recipe",
+        "demo",
+        "--set",
+        "tasks.*.epochs=1",
+        "--task",
+        "mask",
+        "--fold",
+        "0",
+        "--quiet",
+        "--restart",
+        "--cache",
+        tempfile.mkdtemp(dir=root),
+    )
 
 
 def _all_photos(root: Path) -> AllPhotos:
@@ -157,10 +171,26 @@ def _read(root: Path) -> Callable[[], None]:
     model = create(task)
     mean, std = normalisation(model)
     card = ModelCard(
-        model=task.model, model_args={}, predicts=task.predicts, cuts=task.ages.cuts, merge=task.ages.bands,
-        task="heads", fold=0, k=1, resize=task.resize, crop=None, mean=mean, std=std, labels={}, task_hash="",
-        folds_hash="", seed=0, epoch=1, f1=0.0, reduced=True,
-    )  # fmt: skip
+        model=task.model,
+        model_args={},
+        predicts=task.predicts,
+        cuts=task.ages.cuts,
+        merge=task.ages.bands,
+        task="heads",
+        fold=0,
+        k=1,
+        resize=task.resize,
+        crop=None,
+        mean=mean,
+        std=std,
+        labels={},
+        task_hash="",
+        folds_hash="",
+        seed=0,
+        epoch=1,
+        f1=0.0,
+        reduced=True,
+    )
     path = root / "heads" / "fold0" / "model.safetensors"
     save_checkpoint(path, model, card)
     ensemble, photos = Ensemble((Member("heads", 0, path, card),), {}), _all_photos(root)

@@ -102,9 +102,15 @@ def timm_way(setting: Setting, workers: int) -> dict[str, np.ndarray]:
         for mirrored in (False, True):
             model, card = load_checkpoint(member.path, setting.device)
             loader = create_loader(
-                OnePhoto(setting.photos(member), mirrored), (3, *(card.crop or card.resize)), BATCH,
-                mean=card.mean, std=card.std, num_workers=workers, use_prefetcher=True, device=setting.device,
-            )  # fmt: skip
+                OnePhoto(setting.photos(member), mirrored),
+                (3, *(card.crop or card.resize)),
+                BATCH,
+                mean=card.mean,
+                std=card.std,
+                num_workers=workers,
+                use_prefetcher=True,
+                device=setting.device,
+            )
             with torch.inference_mode():
                 views.append(torch.cat([model(x).cpu() for x, _ in loader]).numpy())
         found[f"{member.task} {member.fold}"] = np.mean(views, axis=0)

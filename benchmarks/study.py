@@ -109,7 +109,7 @@ def build_data(source: Path, data: Path, train_people: int, eval_people: int, si
 
 
 def train(args: argparse.Namespace, data: Path, name: str) -> None:
-    """Deal the folds and train what is not trained yet."""
+    """Split into folds and train what is not trained yet."""
     run, recipe = args.out / name, args.out / f"{name}.toml"
     (args.out / "first.toml").write_text(FIRST)
     recipe.write_text(f'extends = "first.toml"\n{VARIANTS[name][1]}')

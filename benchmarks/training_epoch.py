@@ -162,11 +162,22 @@ def timms(task: Task, workers: int) -> dict[str, float]:
     gpu = task.device.type == "cuda"
     loader = create_loader(
         create_dataset("", root=str(task.folder / "classes")),
-        input_size=(3, height, width), batch_size=task.recipe.batch_size, is_training=True, use_prefetcher=gpu,
-        scale=(0.8, 1.0), ratio=(0.9 * width / height, 1.1 * width / height), hflip=0.5, color_jitter=0.2,
-        interpolation="bilinear", mean=config["mean"], std=config["std"], num_workers=workers,
-        persistent_workers=workers > 0, pin_memory=gpu, device=task.device,
-    )  # fmt: skip
+        input_size=(3, height, width),
+        batch_size=task.recipe.batch_size,
+        is_training=True,
+        use_prefetcher=gpu,
+        scale=(0.8, 1.0),
+        ratio=(0.9 * width / height, 1.1 * width / height),
+        hflip=0.5,
+        color_jitter=0.2,
+        interpolation="bilinear",
+        mean=config["mean"],
+        std=config["std"],
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=gpu,
+        device=task.device,
+    )
     optimizer = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=1e-2)
     clock, losses = Clock(task), AverageMeter()
     for x, y in loader:
@@ -187,10 +198,15 @@ def tutorials(task: Task, workers: int) -> dict[str, float]:
     data, (height, width) = task.data, task.recipe.input_size
     with Image.open(data.root / data.files[0]) as first:
         whole = (first.height, first.width)
-    steps = transforms.Compose([
-        transforms.CenterCrop(whole), transforms.Resize((height, width)), transforms.ColorJitter(0.1, 0.1, 0.1, 0.1),
-        transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),
-    ])  # fmt: skip
+    steps = transforms.Compose(
+        [
+            transforms.CenterCrop(whole),
+            transforms.Resize((height, width)),
+            transforms.ColorJitter(0.1, 0.1, 0.1, 0.1),
+            transforms.ToTensor(),
+            transforms.Normalize((0.5, 0.5, 0.5), (0.2, 0.2, 0.2)),
+        ]
+    )
 
     class Files(torch.utils.data.Dataset[tuple[Tensor, int]]):
         def __len__(self) -> int:
@@ -284,13 +300,17 @@ def show(found: list[dict[str, dict[str, float]]], args: Any, recipe: TaskRecipe
         | {"maskens, with building the cache": photos / (f["maskens"]["cache"] + photos / f["maskens"]["maskens"])}
         for f in found
     ]
-    print(f"{platform.machine()}, {os.cpu_count()} cores, {args.device}, {args.threads} threads, Python "
-          f"{platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}")  # fmt: skip
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, {args.device}, {args.threads} threads, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, timm {timm.__version__}"
+    )
     print(f"{recipe.model}, {recipe.input_size}, batch {recipe.batch_size}, {photos} photos, {args.rounds} rounds\n")
     print("| way | photos/s, median (min-max) | maskens against it |\n|---|---|---|")
     for way in rounds[0]:
-        print(f"| {way} | {spread([r[way] for r in rounds], '.0f')} "
-              f"| {spread([r['maskens'] / r[way] for r in rounds], '.2f')} |")  # fmt: skip
+        print(
+            f"| {way} | {spread([r[way] for r in rounds], '.0f')} "
+            f"| {spread([r['maskens'] / r[way] for r in rounds], '.2f')} |"
+        )
     for name in ("timm", "tutorial"):
         best = [r["maskens"] / max(v for way, v in r.items() if way.startswith(name)) for r in rounds]
         print(f"\nagainst the better of {name}'s: {spread(best, '.2f')}")

@@ -113,9 +113,17 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
     refuse_foreign(folder)
     text, fixes = folds_csv(data, folds), _applied(data)
     run = Run(
-        folder, str(data.root.resolve()), data.fingerprint, sha256(text), k, seed, tuple(class_counts(data)), fixes,
-        created=datetime.now(UTC).isoformat(timespec="seconds"), versions=library_versions(),
-    )  # fmt: skip
+        folder,
+        str(data.root.resolve()),
+        data.fingerprint,
+        sha256(text),
+        k,
+        seed,
+        tuple(class_counts(data)),
+        fixes,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        versions=library_versions(),
+    )
     note = kept = ""
     if (folder / "run.json").exists():
         old = load_run(folder)
@@ -128,7 +136,7 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         elif run.jobs_on_disk() and old.fixes.hash != fixes.hash:
             raise MaskensError(
                 f"{folder} has models trained with other label fixes ({old.fixes}; now {fixes}), which would become "
-                "worthless. Name another run folder with --run DIR, and for the same deal of people "
+                "worthless. Name another run folder with --run DIR, and for the same split of people "
                 f"--folds-file {old.folds_file}; or delete this one."
             )
         elif run.jobs_on_disk():
@@ -272,7 +280,7 @@ def file_of(runs: Sequence[Run], name: str) -> Path:
 
 
 def refuse_other_folds(runs: Sequence[Run]) -> None:
-    """Refuse runs that can't be one ensemble: named twice, of other photos, or dealt to other folds.
+    """Refuse runs that can't be one ensemble: named twice, of other photos, or split into other folds.
 
     Label fixes may differ.
 
@@ -282,10 +290,10 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
     first = runs[0]
     if len({r.folder.resolve() for r in runs}) < len(runs):
         raise MaskensError("a run is named twice; name each once.")
-    ours = _deal(first) if len(runs) > 1 else {}
+    ours = _assignment(first) if len(runs) > 1 else {}
     problems = []
     for other in runs[1:]:
-        theirs = _deal(other)
+        theirs = _assignment(other)
         if {p: (b, n) for p, (_, b, n) in theirs.items()} != {p: (b, n) for p, (_, b, n) in ours.items()}:
             problems.append(f"{other.folder} was made from other photos than {first.folder}")
         elif theirs != ours:
@@ -297,7 +305,7 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
     )
 
 
-def _deal(run: Run) -> dict[str, tuple[str, str, str]]:
+def _assignment(run: Run) -> dict[str, tuple[str, str, str]]:
     """Of each row of folds.csv (fold, bytes, photos)."""
     rows = read_table(run.folds_file, ("path", "fold", "bytes", "photos"))
     return {row["path"]: (row["fold"], row["bytes"], row["photos"]) for row in rows}

@@ -128,7 +128,7 @@ def _check(folder: Path, people: int, hidden: int, size: Size, seed: int, jobs: 
 
 
 def _sitter(index: int, people: int, seed: int) -> Sitter:
-    """The strata are dealt in turn, and the first rows have the oddities of the real data."""
+    """The strata take turns, and the first rows have the oddities of the real data."""
     face, name = index, "000003-1" if index == 3 else f"{index + 1:06d}"  # somebody else than 000003
     ends = MIXED_ENDS if index == 5 else (FOLDER_ENDS.get(index % 19, ".jpg"),) * len(SHOTS)
     gender, age = divmod(index % STRATA, len(AGES))

@@ -34,7 +34,7 @@ def _make_data(
     """Write noise photos whose colour tells the three labels, so that a model can learn them.
 
     Args:
-        people: dealt round robin over gender x age band: 6 * k people allow k folds.
+        people: round robin over gender x age band: 6 * k people allow k folds.
         size: (height, width) of each photo in pixels.
         eval_ids: file names of the photos to predict, in the order of info.csv.
     """

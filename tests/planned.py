@@ -30,7 +30,7 @@ def plan_run(
     logits: np.ndarray | Mapping[str, np.ndarray],
     *,
     recipe: str = CLASS18,
-    deal: int = 1,
+    split_seed: int = 1,
     seed: int | None = None,
     k: int = 2,
     trained: Sequence[int] | None = None,
@@ -39,13 +39,13 @@ def plan_run(
 
     Args:
         logits: float (photos, width) of the task class18, or task -> such; or (views, photos, width).
-        deal: the seed of the folds.
+        split_seed: the seed of the folds.
         seed: the run's own, by default that of the folds.
         trained: the folds that are there, by default all.
     """
-    folds = make_folds(data, k, seed=deal)
+    folds = make_folds(data, k, seed=split_seed)
     resolved = parse_recipe(recipe, "planned")
-    run = bind_recipe(start_run(folder, data, folds, k, seed=deal if seed is None else seed)[0], resolved)
+    run = bind_recipe(start_run(folder, data, folds, k, seed=split_seed if seed is None else seed)[0], resolved)
     for task, values in (logits if isinstance(logits, Mapping) else {"class18": logits}).items():
         views = np.broadcast_to(values, (2, *values.shape[-2:])).astype(np.float32)
         for fold in range(k) if trained is None else trained:

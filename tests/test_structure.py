@@ -14,10 +14,19 @@ import cli
 
 ROOT = Path(cli.__file__).parent
 ROOMS = (
-    "recipes", "jobs", "metrics", "decision", "evaluation", "data", "models", "training", "inference", "reporting",
+    "recipes",
+    "jobs",
+    "metrics",
+    "decision",
+    "evaluation",
+    "data",
+    "models",
+    "training",
+    "inference",
+    "reporting",
     "pipeline",
     "commands",
-)  # fmt: skip
+)
 MODULES = sorted((ROOT / "ensemble").rglob("*.py")) + sorted((ROOT / "folds").rglob("*.py"))
 
 

@@ -110,11 +110,13 @@ def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:
             wrong = [
                 name
                 for name, ours, its in (
-                    ("recipe", recipe.tasks[task].hash, card.task_hash), ("folds", run.folds_hash, card.folds_hash),
-                    ("task", task, card.task), ("fold", fold, card.fold),
+                    ("recipe", recipe.tasks[task].hash, card.task_hash),
+                    ("folds", run.folds_hash, card.folds_hash),
+                    ("task", task, card.task),
+                    ("fold", fold, card.fold),
                 )
                 if ours != its
-            ]  # fmt: skip
+            ]
             if wrong:
                 problems.append(f"{path} belongs to another {' and '.join(wrong)}")
             found.append(Member(task, fold, path, card))

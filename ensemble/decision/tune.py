@@ -85,7 +85,7 @@ def _temperatures(blend: Blend, number: int, photos: IntArray, tta: Tta) -> dict
 def nested(blend: Blend, steps: Collection[StepName], tta: Tta = "flip") -> tuple[Judged, int]:
     """What a tuning that was fitted on other people says of each photo.
 
-    The people are dealt to parts anew, across the folds of the run: a fold's temperature can only be fitted on
+    The people are split into parts anew, across the folds of the run: a fold's temperature can only be fitted on
     that fold's own photos.
 
     Returns:
@@ -167,9 +167,14 @@ def tune(
     return Tuning(
         fitted=last.fitted,
         steps=tuple(s.model_copy(update={"kept": s.name in kept}) for s in judged),
-        untuned=interval(known[()].f1), tuned=interval(last.f1), gain=total(), dropped=dropped,
-        photos=len(blend.rows), people=len(blend.stratum), parts=parts,
-    ), last.judged  # fmt: skip
+        untuned=interval(known[()].f1),
+        tuned=interval(last.f1),
+        gain=total(),
+        dropped=dropped,
+        photos=len(blend.rows),
+        people=len(blend.stratum),
+        parts=parts,
+    ), last.judged
 
 
 @dataclass(frozen=True)

@@ -188,12 +188,14 @@ def shared(view: FieldView, persons: Sequence[Person], field: str) -> list[Suspe
     confidence, margin = view.confidence.mean(axis=1), view.margin.mean(axis=1)
     return [
         Suspect(
-            i, persons[i], field,
+            i,
+            persons[i],
+            field,
             (Doubt("", int(view.given[i, 0]), int(best[i]), float(confidence[i]), float(margin[i])),),
             int(agree[i]),
         )
         for i in np.flatnonzero(odds > 0).tolist()
-    ]  # fmt: skip
+    ]
 
 
 def mask_suspects(view: FieldView, persons: Sequence[Person]) -> list[Suspect]:

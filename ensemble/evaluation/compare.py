@@ -110,7 +110,7 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
     notes = [f"{c.name}: only folds {c.found.trained} of {c.run.k} are trained" for c in contestants if c.found.missing]
     if any(not np.array_equal(c.folds, first.folds) for c in contestants):
         notes.append(
-            "the people were dealt to other folds, which alone moves scores; for the same deal use "
+            "the people were split into other folds, which alone moves scores; for the same split use "
             f"maskens folds --folds-file {first.run.folds_file}"
         )
     lengths = {frozenset(t.epochs for t in c.recipe.tasks.values()) for c in contestants}
@@ -155,7 +155,7 @@ def _differences(contestants: Sequence[Contestant]) -> list[tuple[str, list[str]
     """Key paths of the recipes whose values differ, and what else differs. A task that a run has not is one row."""
     rows = [
         ("seed", [str(c.run.seed) for c in contestants]),
-        ("folds", [f"{c.run.k}, deal {sha256(c.folds.tobytes())[:6]}" for c in contestants]),
+        ("folds", [f"{c.run.k}, split {sha256(c.folds.tobytes())[:6]}" for c in contestants]),
         ("labels", [_fixes(c) for c in contestants]),
     ]
     tasks = list(dict.fromkeys(t for c in contestants for t in c.recipe.tasks))

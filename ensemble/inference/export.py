@@ -204,10 +204,15 @@ def _write_graph(
         # The older exporter (dynamo=False) applies to_input's in-place arithmetic on constants twice, so that every
         # logit is wrong.
         program = torch.onnx.export(
-            whole, (torch.from_numpy(photos[:1]).expand(2, -1, -1, -1).contiguous(),), dynamo=True, opset_version=OPSET,
-            input_names=["photos"], output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},),
+            whole,
+            (torch.from_numpy(photos[:1]).expand(2, -1, -1, -1).contiguous(),),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["photos"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
             verbose=False,
-        )  # fmt: skip
+        )
     except Exception as error:  # an architecture may defy tracing in any way it likes
         raise MaskensError(
             f"{record['file']}: {members[0].card.model} can't be exported: {first_line(error)}"

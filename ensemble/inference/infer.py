@@ -126,9 +126,13 @@ def infer(
 
 
 def _identity(
-    ensembles: Sequence[Ensemble], data: PhotoFiles, tta: Tta, hardware: Hardware, execution: Execution,
+    ensembles: Sequence[Ensemble],
+    data: PhotoFiles,
+    tta: Tta,
+    hardware: Hardware,
+    execution: Execution,
     routing: Fitted | None,
-) -> list[Any]:  # fmt: skip
+) -> list[Any]:
     """All that the logits of an inference depend on, in plain types."""
     files = [(str(m.path), m.path.stat().st_size, m.path.stat().st_mtime_ns) for e in ensembles for m in e.members]
     temperatures = [{task: [list(f) for f in folds] for task, folds in e.temperatures.items()} for e in ensembles]

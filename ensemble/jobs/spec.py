@@ -51,6 +51,9 @@ def geometry(task: TaskRecipe) -> Geometry:
 def identity(spec: JobSpec) -> dict[str, Any]:
     """What must be equal for two halves of a job to belong together."""
     return {
-        "task_hash": spec.recipe.tasks[spec.task].hash, "folds_hash": spec.run.folds_hash, "seed": spec.run.seed,
-        "task": spec.task, "fold": spec.fold,
-    }  # fmt: skip
+        "task_hash": spec.recipe.tasks[spec.task].hash,
+        "folds_hash": spec.run.folds_hash,
+        "seed": spec.run.seed,
+        "task": spec.task,
+        "fold": spec.fold,
+    }

@@ -59,7 +59,7 @@ def person_confusions(truth: IntArray, predicted: IntArray, person: IntArray) ->
 def draw_people(stratum: IntArray, draws: int = DRAWS) -> npt.NDArray[np.float32]:
     """How often each person is drawn, with replacement (Efron & Tibshirani 1993).
 
-    People are drawn within their stratum, as the folds were dealt: else a rare class would vanish from some
+    People are drawn within their stratum, as the folds were split: else a rare class would vanish from some
     draws and count as F1 = 0 there.
 
     Args:

@@ -49,8 +49,10 @@ def class_gain_table(section: Section) -> Table:
     """
     table = Table(
         title="F1 per class; + or - where the interval of the difference to the first run lies on one side of 0",
-        title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0),
-    )  # fmt: skip
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("", justify="right")
     table.add_column("class", no_wrap=True)
     first, *others = section.scores

@@ -14,9 +14,14 @@ from rich.text import Text
 from ensemble.jobs.status import JobStatus
 
 STYLES = {
-    "waiting": "dim", "starting": "cyan", "training": "bold cyan", "predicting": "cyan",
-    "done": "green", "stopped": "yellow", "failed": "bold red",
-}  # fmt: skip
+    "waiting": "dim",
+    "starting": "cyan",
+    "training": "bold cyan",
+    "predicting": "cyan",
+    "done": "green",
+    "stopped": "yellow",
+    "failed": "bold red",
+}
 
 AROUND = 6  # lines of the table that are not rows: title, borders, header, summary
 
@@ -50,10 +55,17 @@ def jobs_table(statuses: Sequence[JobStatus], title: str = "", height: int | Non
     for s in statuses:
         if s.state not in folded:
             table.add_row(
-                s.task, str(s.fold), s.state, f"{s.epoch}/{s.epochs}", _number(s.loss, ".4f"), _number(s.f1, ".4f"),
-                _number(s.best, ".4f"), _number(s.photos_per_s, ".0f"), duration(s.seconds_left or None),
+                s.task,
+                str(s.fold),
+                s.state,
+                f"{s.epoch}/{s.epochs}",
+                _number(s.loss, ".4f"),
+                _number(s.f1, ".4f"),
+                _number(s.best, ".4f"),
+                _number(s.photos_per_s, ".0f"),
+                duration(s.seconds_left or None),
                 style=STYLES[s.state],
-            )  # fmt: skip
+            )
     notes = dict.fromkeys(f"{s.task} fold {s.fold}: {s.note}" for s in statuses if s.note)
     if notes:
         table.caption, table.caption_justify = Text("\n".join(notes), style="yellow"), "left"

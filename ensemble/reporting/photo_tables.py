@@ -73,9 +73,14 @@ def export_table(export: Export) -> Table:
         table.add_column(name, justify="right")
     for task in export.tasks:
         table.add_row(
-            task.task, ", ".join(map(str, task.folds)), ", ".join(task.views), "{}x{}".format(*task.input),
-            f"{task.bytes / 1e6:.1f}", f"{task.difference:.1e}", str(task.differing),
+            task.task,
+            ", ".join(map(str, task.folds)),
+            ", ".join(task.views),
+            "{}x{}".format(*task.input),
+            f"{task.bytes / 1e6:.1f}",
+            f"{task.difference:.1e}",
+            str(task.differing),
             end_section=task is export.tasks[-1],
-        )  # fmt: skip
+        )
     table.add_row("18 classes", "", "", "", "", "", str(export.differing), style="bold")
     return table

@@ -209,9 +209,15 @@ def remarkable(blend: Blend, found: Evaluation, most: int) -> tuple[list[Shown],
     def shown(place: int) -> Shown:
         row, true, said = int(blend.rows[place]), int(blend.truth[place]), int(decided[place])
         return Shown(
-            row, CLASS_NAMES[true], CLASS_NAMES[said], float(p[place, true]), float(p[place, said]),
-            float(entropy[place]), people[blend.data.photo_person[row]].path, PurePosixPath(files[row]).name,
-        )  # fmt: skip
+            row,
+            CLASS_NAMES[true],
+            CLASS_NAMES[said],
+            float(p[place, true]),
+            float(p[place, said]),
+            float(entropy[place]),
+            people[blend.data.photo_person[row]].path,
+            PurePosixPath(files[row]).name,
+        )
 
     ranks = highest(-log_p[rows, blend.truth], blend.person, most), highest(entropy, blend.person, most)
     worst, uncertain = ([shown(place) for place in rank] for rank in ranks)

@@ -55,9 +55,16 @@ def _both(height: float, draw: Callable[[Figure, Look], None]) -> Chart:
 def _legend(figure: Figure, panel: Axes, look: Look) -> None:
     handles, labels = panel.get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside upper left", ncols=8, frameon=False, labelcolor=look["ink"],
-        fontsize=9, handlelength=1.4, columnspacing=1.2,
-    )  # fmt: skip
+        handles,
+        labels,
+        loc="outside upper left",
+        ncols=8,
+        frameon=False,
+        labelcolor=look["ink"],
+        fontsize=9,
+        handlelength=1.4,
+        columnspacing=1.2,
+    )
 
 
 def _dress(panel: Axes, look: Look) -> None:

@@ -42,7 +42,9 @@ def write_report(path: Path, report: Report, workers: int, on_progress: Progress
     html = render(
         "report.html",
         generator=GENERATOR,
-        title="What " + " + ".join(run.name for run in report.runs) + (" are" if len(report.runs) > 1 else " is")
+        title="What "
+        + " + ".join(run.name for run in report.runs)
+        + (" are" if len(report.runs) > 1 else " is")
         + " worth",
         report=report,
         found=found,
@@ -58,7 +60,7 @@ def write_report(path: Path, report: Report, workers: int, on_progress: Progress
         each=EACH,
         group=GROUP,
         near=NEAR,
-    )  # fmt: skip
+    )
     write_text(path, html)
 
 

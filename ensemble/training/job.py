@@ -113,9 +113,13 @@ class _Job:
         self.tell(record=self.record())
         settle(self.spec.threads)
         photos = open_photos(
-            self.data.root, self.data.files, self.data.photos_fingerprint, [geometry(self.recipe)], self.spec.cache,
+            self.data.root,
+            self.data.files,
+            self.data.photos_fingerprint,
+            [geometry(self.recipe)],
+            self.spec.cache,
             max(1, self.spec.workers),
-        )  # fmt: skip
+        )
         resumed = load_last(self.folder, identity(self.spec))
         seed_torch(self.seed, 0)
         model = create(self.recipe, initial_weights=resumed is None)
@@ -186,9 +190,16 @@ class _Job:
             (scores, logits): logits float32 (photos, width).
         """
         logits = predict(
-            model, photos, self.valid_rows, self.mean, self.std, self.device, "none",
-            2 * self.recipe.batch_size, self.eval_workers,
-        )[0]  # fmt: skip
+            model,
+            photos,
+            self.valid_rows,
+            self.mean,
+            self.std,
+            self.device,
+            "none",
+            2 * self.recipe.batch_size,
+            self.eval_workers,
+        )[0]
         soft = one_hot(torch.from_numpy(self.labels[self.valid_rows]), self.target.heads)
         loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)
         f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])
@@ -218,11 +229,26 @@ class _Job:
     def card(self, epoch: int, f1: float) -> ModelCard:
         r = self.recipe
         return ModelCard(
-            model=r.model, model_args=r.model_args, predicts=r.predicts, task=self.spec.task, fold=self.spec.fold,
-            k=self.run_info.k, resize=r.resize, crop=r.crop, reduced=r.decode == "reduced", mean=self.mean,
-            std=self.std, cuts=r.ages.cuts, merge=r.ages.bands, labels=dict(self.target.names), task_hash=r.hash,
-            folds_hash=self.run_info.folds_hash, seed=self.run_info.seed, epoch=epoch, f1=f1,
-        )  # fmt: skip
+            model=r.model,
+            model_args=r.model_args,
+            predicts=r.predicts,
+            task=self.spec.task,
+            fold=self.spec.fold,
+            k=self.run_info.k,
+            resize=r.resize,
+            crop=r.crop,
+            reduced=r.decode == "reduced",
+            mean=self.mean,
+            std=self.std,
+            cuts=r.ages.cuts,
+            merge=r.ages.bands,
+            labels=dict(self.target.names),
+            task_hash=r.hash,
+            folds_hash=self.run_info.folds_hash,
+            seed=self.run_info.seed,
+            epoch=epoch,
+            f1=f1,
+        )
 
     def record(self) -> dict[str, Any]:
         """What decides the result, to be kept with it."""
@@ -249,9 +275,14 @@ class _Job:
         done = self.history[-1]
         left = (self.recipe.epochs - len(self.history)) * done["seconds"] / len(self.history)
         return {
-            "state": "training", "epoch": len(self.history), "loss": done["loss"], "f1": done["f1"],
-            "best": done["best_f1"], "photos_per_s": done["photos_per_s"], "seconds_left": left,
-        }  # fmt: skip
+            "state": "training",
+            "epoch": len(self.history),
+            "loss": done["loss"],
+            "f1": done["f1"],
+            "best": done["best_f1"],
+            "photos_per_s": done["photos_per_s"],
+            "seconds_left": left,
+        }
 
     def telling(self, epoch: int, batches: int, trainer: Trainer, trackers: Trackers) -> OnBatch:
         """Tells of the epoch under way, at most once a second."""
@@ -264,9 +295,13 @@ class _Job:
                 still = (batches - done) + (self.recipe.epochs - epoch - 1) * batches
                 left = still * self.recipe.batch_size / speed
                 self.tell(
-                    state="training", epoch=epoch, loss=mean_loss(), photos_per_s=speed, seconds_left=left,
+                    state="training",
+                    epoch=epoch,
+                    loss=mean_loss(),
+                    photos_per_s=speed,
+                    seconds_left=left,
                     note=self.notes(trainer, trackers),
-                )  # fmt: skip
+                )
 
         return on_batch
 

@@ -52,9 +52,15 @@ def age_histogram(years: Sequence[Sequence[int]], dark: bool = False) -> bytes:
         for band, (start, end) in enumerate(itertools.pairwise(edges)):
             count = sum(start < y < end for y in ages)
             panel.text(
-                (start + end) / 2, 0.97, f"{AGES[band]}: {count}", transform=panel.get_xaxis_transform(),
-                ha="center", va="top", color=look["ink"], fontsize=10,
-            )  # fmt: skip
+                (start + end) / 2,
+                0.97,
+                f"{AGES[band]}: {count}",
+                transform=panel.get_xaxis_transform(),
+                ha="center",
+                va="top",
+                color=look["ink"],
+                fontsize=10,
+            )
     panels[-1].set_xlabel("age in years", color=look["ink"])
     return png(figure)
 

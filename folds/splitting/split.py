@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,7 +41,7 @@ def _with_strata(people: Sequence[Person]) -> list[tuple[Person, int]]:
 
 
 def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
-    """Deal people to `k` folds: groups = id, strata = gender x age band.
+    """Split people into `k` folds: groups = id, strata = gender x age band.
 
     Independent of the order of the rows of train.csv, because `data.people` is sorted.
 
@@ -59,19 +60,13 @@ def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
             f"--k {k}: every fold needs each gender, age band and mask state, but there "
             f"{'is' if possible == 1 else 'are'} only {possible} '{rarest}'. {hint}"
         )
-    folds = deal([p.id for p in data.people], strata(data.people), k, seed)
+    folds = split([p.id for p in data.people], strata(data.people), k, seed)
     check_folds(data, folds, k)
     return folds
 
 
-def deal(groups: Sequence[str], labels: IntArray, k: int, seed: int) -> IntArray:
-    """Deal rows to `k` folds, rows of a group together, so that each fold has its share of each label.
-
-    The groups are shuffled, then taken in turn, those with the most uneven labels first. Each goes where the shares
-    of the labels then differ least between folds; if that is the same for some folds, to the smallest of them.
-
-    The method, and to the last bit the result, are of scikit-learn's StratifiedGroupKFold(shuffle=True) since 1.8.
-    It is not called, because importing it takes longer than all the rest of `maskens folds`.
+def split(groups: Sequence[str], labels: IntArray, k: int, seed: int) -> IntArray:
+    """scikit-learn's StratifiedGroupKFold, shuffled: rows of a group together, each fold with its share of each label.
 
     Args:
         groups: (rows,), at least `k` different ones.
@@ -82,31 +77,15 @@ def deal(groups: Sequence[str], labels: IntArray, k: int, seed: int) -> IntArray
     Returns:
         int64 (rows,): the fold of each row, 0..k-1.
     """
-    names, group = np.unique(np.asarray(groups), return_inverse=True)
-    kinds, label, totals = np.unique(labels, return_inverse=True, return_counts=True)
-    counts = np.bincount(group * len(kinds) + label, minlength=len(names) * len(kinds)).reshape(len(names), -1)
-    shuffled = np.arange(len(names))
-    np.random.RandomState(seed).shuffle(shuffled)
-    uneven = counts[shuffled].std(axis=1)
-    fold_of = np.empty(len(names), dtype=np.int64)
-    held = np.zeros((k, len(kinds)))
-    each = np.eye(k)[:, :, None]  # which fold takes the group, in each of k trials
-    for taken in shuffled[np.argsort(-uneven, kind="stable")]:
-        spread = ((held + each * counts[taken]) / totals).std(axis=1).mean(axis=1)
-        best = _first_least(spread.tolist(), held.sum(axis=1).tolist())
-        fold_of[taken] = best
-        held[best] += counts[taken]
-    return fold_of[group]
+    from sklearn.model_selection import StratifiedGroupKFold  # here, because it takes a second to import
 
-
-def _first_least(spread: Sequence[float], sizes: Sequence[float]) -> int:
-    """The fold with the least spread; of those that are nearly as good as the best so far, the smallest."""
-    best = 0
-    for fold in range(1, len(spread)):
-        nearly = abs(spread[fold] - spread[best]) <= 1e-8 + 1e-5 * spread[best]  # the default of np.isclose
-        if spread[fold] < spread[best] or (nearly and sizes[fold] < sizes[best]):
-            best = fold
-    return best
+    folds = np.empty(len(groups), dtype=np.int64)
+    splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of rare labels: `check_folds` refuses what matters
+        for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(groups)), labels, groups)):
+            folds[held_out] = fold
+    return folds
 
 
 def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
@@ -129,7 +108,7 @@ def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
         elif (absent := np.flatnonzero(per_fold[:, fold] == 0)).size:
             problems.append(f"fold {fold} has no photo of class {', '.join(map(str, absent))}")
     largest = largest_k(data.people)[0]
-    otherwise = f"Up to {largest} folds can work here if the people are dealt otherwise, as with another --seed."
+    otherwise = f"Up to {largest} folds can work here if the people are split otherwise, as with another --seed."
     refuse(
         problems,
         "these folds would not give an honest score",

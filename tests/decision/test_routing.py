@@ -29,10 +29,25 @@ SETS: list[tuple[Predicts, ...]] = [
 def an_ensemble(tasks: tuple[Predicts, ...], folds: int, temperatures: dict[str, list[list[float]]]) -> Ensemble:
     def card(task: Predicts, fold: int) -> ModelCard:
         return ModelCard(
-            model="", model_args={}, predicts=task, cuts=(30, 60), merge=(0, 1, 2), task=task, fold=fold, k=folds,
-            resize=(8, 8), crop=None, mean=(0, 0, 0), std=(1, 1, 1), labels={}, task_hash="", folds_hash="", seed=0,
-            epoch=1, f1=0.0,
-        )  # fmt: skip
+            model="",
+            model_args={},
+            predicts=task,
+            cuts=(30, 60),
+            merge=(0, 1, 2),
+            task=task,
+            fold=fold,
+            k=folds,
+            resize=(8, 8),
+            crop=None,
+            mean=(0, 0, 0),
+            std=(1, 1, 1),
+            labels={},
+            task_hash="",
+            folds_hash="",
+            seed=0,
+            epoch=1,
+            f1=0.0,
+        )
 
     found = [Member(t, f, Path(), card(t, f)) for t in tasks for f in range(folds)]
     return Ensemble(tuple(found), temperatures)

@@ -257,7 +257,7 @@ def test_runs_that_don_t_belong_together_are_refused(
 ) -> None:
     a = plan_run(tmp_path / "a", data, noisy(data))
     with pytest.raises(MaskensError, match=r"b has other folds than .*a: its models saw"):
-        blend_of(a, plan_run(tmp_path / "b", data, noisy(data), deal=2))
+        blend_of(a, plan_run(tmp_path / "b", data, noisy(data), split_seed=2))
     other = read_train(make_data(tmp_path / "data", people=24))
     with pytest.raises(MaskensError, match=r"c was made from other photos than .*a"):
         blend_of(a, plan_run(tmp_path / "c", other, noisy(other)))

@@ -269,9 +269,16 @@ def test_the_list_is_taken_as_it_is_for_fixes_and_mends_the_labels(
         "path,photo,field,old,new,reason,rank,score,self_confidence,margin,photos_agree\n"
     )
     outcome = maskens(
-        "folds", "--run", tmp_path / "new", "--data", run.parent / "data", "--fixes", mine,
-        "--folds-file", run / "folds.csv",
-    )  # fmt: skip
+        "folds",
+        "--run",
+        tmp_path / "new",
+        "--data",
+        run.parent / "data",
+        "--fixes",
+        mine,
+        "--folds-file",
+        run / "folds.csv",
+    )
     assert outcome.code == 0, outcome
     assert "fixes: 3 labels of 3 people (1 gender, 2 age)" in outcome.out
     assert "--fixes mine.csv" in out
@@ -295,8 +302,12 @@ def test_the_page_and_its_sheets(audited: tuple[Path, TrainData, str]) -> None:
     run, true, out = audited
     folder = run / "audit"
     assert sorted(p.name for p in folder.iterdir()) == [
-        "age.png", "gender.png", "index.html", "photos.csv", "suspects.csv"
-    ]  # fmt: skip
+        "age.png",
+        "gender.png",
+        "index.html",
+        "photos.csv",
+        "suspects.csv",
+    ]
     page = (folder / "index.html").read_text()
     assert page.count("<figure>") == 3 * 7
     assert 'src="http' not in page

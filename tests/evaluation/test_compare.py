@@ -65,10 +65,10 @@ def test_only_what_differs_in_the_recipes_is_shown(data: TrainData, tmp_path: Pa
 
 
 def test_another_deal_of_the_people_is_told(data: TrainData, tmp_path: Path) -> None:
-    a, b = plan_errors(tmp_path / "a", data, 0.1), plan_errors(tmp_path / "b", data, 0.1, deal=2)
+    a, b = plan_errors(tmp_path / "a", data, 0.1), plan_errors(tmp_path / "b", data, 0.1, split_seed=2)
     comparison = found(a, b)
     assert [key for key, _ in comparison.differences] == ["seed", "folds"]
-    assert "the people were dealt to other folds" in comparison.notes[0]
+    assert "the people were split into other folds" in comparison.notes[0]
     assert str(a.folds_file) in comparison.notes[0]
 
 

@@ -118,8 +118,16 @@ class TestLabels:
         assert strata(data.people).tolist() == [3, 5, 2, 2]
         counts = dict(enumerate(class_counts(data)))
         assert {c: n for c, n in counts.items() if n} == {
-            3: 5, 9: 1, 15: 1, 5: 5, 11: 1, 17: 1, 2: 11, 8: 1, 14: 2,
-        }  # fmt: skip
+            3: 5,
+            9: 1,
+            15: 1,
+            5: 5,
+            11: 1,
+            17: 1,
+            2: 11,
+            8: 1,
+            14: 2,
+        }
         people = people_per_stratum_and_fold(data, np.zeros(4, dtype=np.int64), 1)
         assert people.ravel().tolist() == [0, 0, 1, 1, 0, 1], "003 has two folders"
 
@@ -269,9 +277,14 @@ class TestRefusals:
             read_train(root, read_fixes([a, b]))
         problems = [line.split(str(tmp_path))[1] for line in str(refused.value).splitlines()[1:-1]]
         assert [p.split(": ")[0] for p in problems] == [
-            "/a.csv row 3", "/a.csv row 3", "/a.csv row 3", "/a.csv row 4", "/b.csv row 2", "/b.csv row 2",
+            "/a.csv row 3",
+            "/a.csv row 3",
+            "/a.csv row 3",
+            "/a.csv row 4",
+            "/b.csv row 2",
+            "/b.csv row 2",
             "/b.csv row 3",
-        ]  # fmt: skip
+        ]
 
     def test_a_refused_list_leaves_the_data_as_they_were(self, root: Path) -> None:
         data = read_train(root)
@@ -472,8 +485,11 @@ class TestRun:
         assert [r["path"] for r in rows] == [CROWD[0], CROWD[0], CROWD[1]], "patterns are resolved"
         record = json.loads((RUN / "run.json").read_text())["fixes"]
         assert record == {
-            "hash": sha256((RUN / "fixes.csv").read_bytes()), "labels": 3, "people": 2, "sources": ["mine.csv"],
-        }  # fmt: skip
+            "hash": sha256((RUN / "fixes.csv").read_bytes()),
+            "labels": 3,
+            "people": 2,
+            "sources": ["mine.csv"],
+        }
         assert masks_of(CROWD[0]) == SWAPPED
         assert of(load_data(load_run(RUN))[0], CROWD[1])[1] == 46
         assert disk(Path("data")) == before
@@ -501,15 +517,15 @@ class TestRun:
 
     def test_the_same_deal_with_other_labels(self, folds: Folds) -> None:
         said(folds("--k", "3", "--seed", "7"))
-        plain, deal = load_data(load_run(RUN))
+        plain, before = load_data(load_run(RUN))
         out = said(folds("--run", "B", "--fixes", "mine.csv", "--folds-file", "run/folds.csv"))
         assert LINE in out
         data, same = load_data(load_run(Path("B")))
-        assert same.tolist() == deal.tolist()
+        assert same.tolist() == before.tolist()
         assert data.files == plain.files
         assert np.flatnonzero(data.classes != plain.classes).tolist() == [5, 6], "46 is in the band of 45"
         assert load_run(Path("B")).folds_hash != load_run(RUN).folds_hash
-        assert read_folds(Path("B/folds.csv"), plain)[0].tolist() == deal.tolist(), "and back"
+        assert read_folds(Path("B/folds.csv"), plain)[0].tolist() == before.tolist(), "and back"
 
     def test_masks_alone_tell_two_runs_of_one_deal_apart(self, folds: Folds) -> None:
         said(folds("--k", "2"))

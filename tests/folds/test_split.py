@@ -107,10 +107,10 @@ def test_each_seed_has_its_own_folds() -> None:
 @pytest.mark.parametrize("sizes", [(50, 50, 50, 50, 50, 50), (61, 51, 10, 92, 75, 11)])
 def test_every_fold_has_its_share_of_every_class_to_within_one_person(sizes: tuple[int, ...]) -> None:
     """300 people, 5 folds, both for even strata and for such as the data have."""
-    dealt = [stratum for stratum, size in enumerate(sizes) for _ in range(size)]
+    spread = [stratum for stratum, size in enumerate(sizes) for _ in range(size)]
     for seed in range(5):
-        random.Random(seed).shuffle(dealt)
-        data = train_data([(str(n), s // 3, (20, 40, 60)[s % 3]) for n, s in enumerate(dealt)])
+        random.Random(seed).shuffle(spread)
+        data = train_data([(str(n), s // 3, (20, 40, 60)[s % 3]) for n, s in enumerate(spread)])
         counts = people_per_stratum_and_fold(data, make_folds(data, 5, seed), 5)
         assert counts.sum(axis=1).tolist() == list(sizes)
         assert np.abs(counts - np.array(sizes)[:, None] / 5).max() < 1
@@ -182,8 +182,13 @@ def test_people_and_photos_are_counted() -> None:
     assert people.tolist() == [[1, 1], [0, 0], [0, 0], [0, 0], [0, 0], [0, 1]]
     photos = photos_per_class_and_fold(data, folds, 2)
     assert {c: photos[c].tolist() for c in np.flatnonzero(photos.any(axis=1)).tolist()} == {
-        0: [10, 5], 6: [2, 1], 12: [2, 1], 5: [0, 5], 11: [0, 1], 17: [0, 1],
-    }  # fmt: skip
+        0: [10, 5],
+        6: [2, 1],
+        12: [2, 1],
+        5: [0, 5],
+        11: [0, 1],
+        17: [0, 1],
+    }
 
 
 class TestOwnFolds:

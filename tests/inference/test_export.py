@@ -175,8 +175,14 @@ def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Setting, tm
     text = (Path(cli.__file__).parent / "docs" / "export.md").read_text()
     example = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     assert set(re.findall(r"^(?:import|from) (\w+)", example, re.MULTILINE)) == {
-        "json", "sys", "pathlib", "cv2", "numpy", "onnxruntime", "PIL",
-    }  # fmt: skip
+        "json",
+        "sys",
+        "pathlib",
+        "cv2",
+        "numpy",
+        "onnxruntime",
+        "PIL",
+    }
     assert len(example.splitlines()) < 60
     (tmp_path / "classify.py").write_text(example)
     files = [str(setting.data.root / f) for f in setting.data.files]
@@ -194,9 +200,11 @@ def test_the_weights_load_in_timm(setting: Setting) -> None:
     record = json.loads((setting.folder / "decision.json").read_text())
     for member, there in zip(setting.of("male-age"), record["tasks"]["male-age"]["timm"], strict=True):
         theirs = timm.create_model(
-            there["model"], num_classes=there["num_classes"], checkpoint_path=str(setting.folder / there["file"]),
+            there["model"],
+            num_classes=there["num_classes"],
+            checkpoint_path=str(setting.folder / there["file"]),
             **there["model_args"],
-        ).eval()  # fmt: skip
+        ).eval()
         ours, _ = load_checkpoint(member.path, torch.device("cpu"))
         x = to_input(torch.from_numpy(setting.photos("male-age")), there["mean"], there["std"], torch.device("cpu"))
         with torch.inference_mode():

@@ -78,10 +78,25 @@ def models(data: EvalData, tmp_path_factory: pytest.TempPathFactory) -> Ensemble
             mean, std = normalisation(model)
             spread_out(model, photos_of(data, recipe.resize), mean, std)
             card = ModelCard(
-                model=recipe.model, model_args={}, predicts=recipe.predicts, cuts=recipe.ages.cuts,
-                merge=recipe.ages.bands, task=task, fold=fold, k=2, resize=recipe.resize, crop=recipe.crop, mean=mean,
-                std=std, labels={}, task_hash="", folds_hash="", seed=0, epoch=1, f1=0.0,
-            )  # fmt: skip
+                model=recipe.model,
+                model_args={},
+                predicts=recipe.predicts,
+                cuts=recipe.ages.cuts,
+                merge=recipe.ages.bands,
+                task=task,
+                fold=fold,
+                k=2,
+                resize=recipe.resize,
+                crop=recipe.crop,
+                mean=mean,
+                std=std,
+                labels={},
+                task_hash="",
+                folds_hash="",
+                seed=0,
+                epoch=1,
+                f1=0.0,
+            )
             path = root / task / f"fold{fold}" / "model.safetensors"
             save_checkpoint(path, model, card)
             found.append(Member(task, fold, path, card))

@@ -18,9 +18,11 @@ def lively(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             for tensor, low, high in (
-                (module.running_mean, -0.5, 0.5), (module.running_var, 0.5, 2.0),
-                (module.weight.data, 0.5, 1.5), (module.bias.data, -0.5, 0.5),
-            ):  # fmt: skip
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 2.0),
+                (module.weight.data, 0.5, 1.5),
+                (module.bias.data, -0.5, 0.5),
+            ):
                 assert tensor is not None
                 tensor.uniform_(low, high, generator=generator)
     return model.eval()

@@ -28,12 +28,25 @@ def task(**changes: object) -> TaskRecipe:
 
 def card(**changes: object) -> ModelCard:
     values: dict[str, object] = {
-        "model": "test_resnet.r160_in1k", "model_args": {}, "predicts": "gender",
-        "cuts": (30, 60), "merge": (0, 1, 2), "task": "gender", "fold": 1, "k": 5,
-        "resize": (32, 24), "crop": None, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.25, 0.5),
-        "labels": {"gender": ["male", "female"]}, "task_hash": "r", "folds_hash": "f", "seed": 1,
-        "epoch": 2, "f1": 0.5,
-    }  # fmt: skip
+        "model": "test_resnet.r160_in1k",
+        "model_args": {},
+        "predicts": "gender",
+        "cuts": (30, 60),
+        "merge": (0, 1, 2),
+        "task": "gender",
+        "fold": 1,
+        "k": 5,
+        "resize": (32, 24),
+        "crop": None,
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.25, 0.5),
+        "labels": {"gender": ["male", "female"]},
+        "task_hash": "r",
+        "folds_hash": "f",
+        "seed": 1,
+        "epoch": 2,
+        "f1": 0.5,
+    }
     return ModelCard(**values | changes)  # type: ignore[arg-type]
 
 

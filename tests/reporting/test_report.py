@@ -236,8 +236,16 @@ def test_the_page_needs_nothing_else_and_has_all_its_parts(path: Path) -> None:
     assert all(i["src"].startswith("data:image/") and i["alt"] for i in page.images)
     sections = re.findall(r'<section id="(\w+)"', text)
     assert sections == [
-        "settings", "parts", "classes", "confusion", "calibration", "ages", "curves", "photos", "recipe",
-    ]  # fmt: skip
+        "settings",
+        "parts",
+        "classes",
+        "confusion",
+        "calibration",
+        "ages",
+        "curves",
+        "photos",
+        "recipe",
+    ]
     assert re.findall(r'<a href="#(\w+)"', text[: text.index("</nav>")]) == sections
     assert bare.count("prefers-color-scheme: dark") == 1 + 1 + 4, "the look, the matrices, four charts"
     assert '<meta name="generator" content="maskens report">' in text

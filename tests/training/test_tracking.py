@@ -322,8 +322,12 @@ def test_the_worst_photos_come_in_the_order_of_their_loss(setting: Setting, monk
     first, second, _ = sheets[0].cells
     person = setting.data.people[1]
     assert first.caption.split("\n") == [
-        "is wear, male, 30-59", "as wear, female, 30-59", "p(true) 4.25e-18", person.path, "mask5.jpg",
-    ]  # fmt: skip
+        "is wear, male, 30-59",
+        "as wear, female, 30-59",
+        "p(true) 4.25e-18",
+        person.path,
+        "mask5.jpg",
+    ]
     assert second.caption.split("\n")[2] == "p(true) 0.333"
     assert second.picture is not None
     assert np.array_equal(second.picture, photos[16][0])

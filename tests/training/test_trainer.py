@@ -13,9 +13,13 @@ from ensemble.training.trainer import Trainer
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 PLAIN = {
-    "predicts": "mask", "model": "none", "batch_size": 4, "epochs": 2, "schedule": {"name": "constant"},
+    "predicts": "mask",
+    "model": "none",
+    "batch_size": 4,
+    "epochs": 2,
+    "schedule": {"name": "constant"},
     "optimizer": {"name": "momentum", "lr": 0.1, "weight_decay": 0, "args": {"momentum": 0}},
-}  # fmt: skip
+}
 
 
 class Linear(nn.Module):
