@@ -25,11 +25,11 @@ def measure(name: str, height: int, width: int, batch: int, kept: bool) -> None:
     import torch
 
     from ensemble.models.inputs import place
-    from ensemble.models.process import settle
+    from ensemble.models.process import configure_process
 
     threads = torch.get_num_threads()
     if kept:
-        settle(threads)
+        configure_process(threads)
     model = place(timm.create_model(name, num_classes=8), torch.device("cpu"))
     x = torch.randn(batch, 3, height, width).to(memory_format=torch.channels_last)
     y = torch.randint(0, 8, (batch,))

@@ -22,11 +22,11 @@ import numpy as np
 from study import FIRST, VARIANTS, build_data, maskens
 
 from ensemble.decision.blend import Blend, load_blend
-from ensemble.decision.joint import decide_hard, vote
+from ensemble.decision.decide import Decision, decide, decide_hard, vote
 from ensemble.decision.members import load_ensembles
-from ensemble.decision.tune import STEPS, tune, untuned
-from ensemble.decision.tuning import Fitted, Judged
-from ensemble.inference.infer import Prediction, judge
+from ensemble.decision.tune import STEPS, tune
+from ensemble.decision.tuning import Fitted
+from ensemble.inference.infer import Prediction
 from ensemble.metrics.bootstrap import draw_people, drawn_f1, interval, person_confusions
 from folds.data.labels import CLASSES, FloatArray, IntArray, decode
 from folds.run import load_run
@@ -130,33 +130,36 @@ def print_table(out: Path, data: Path, logits: Path) -> None:
     )
 
 
-def log_loss(judged: Judged, truth: IntArray) -> float:
+def log_loss(decision: Decision, truth: IntArray) -> float:
     """Mean over the photos, in nats."""
-    return -float(judged.log_probabilities[np.arange(len(truth)), truth].mean())
+    return -float(decision.log_probabilities[np.arange(len(truth)), truth].mean())
 
 
 def told(drawn: FloatArray) -> str:
     gain = interval(drawn)
-    return f"{gain:+.3f} {gain.verdict}"
+    return f"{gain:+.3f} {gain.significance}"
 
 
 def ways(blend: Blend, logits: Path, names: Sequence[str], aside: IntArray) -> list[Way]:
     """Every way to decide that is compared; plain with flip first."""
-    plain, single = untuned(blend), untuned(blend, "none")
+    plain, single = blend.plain("flip"), blend.plain("none")
     steps = [s for s in STEPS if s != "weights" or len(names) > 1]
     kept, kept_oof = tune(blend, steps)
     forced, forced_oof = tune(blend, steps, force=True)
     fits = [plain, single, kept.fitted, forced.fitted]
-    on_eval = [judge(predicted(blend, logits, names, fitted), fitted, "joint") for fitted in fits]
-    oof = [blend.judge(plain), blend.judge(single), kept_oof, forced_oof]
+    on_eval = [
+        decide(predicted(blend, logits, names, fitted).joints, fitted.weights, fitted.offsets, "joint")
+        for fitted in fits
+    ]
+    oof = [blend.decide(plain), blend.decide(single), kept_oof, forced_oof]
     losses = [(log_loss(a, blend.truth), log_loss(b, aside)) for a, b in zip(oof, on_eval, strict=True)]
     titles = ["flip", "no TTA", f"tuned, kept: {kept.words}", f"all of {', '.join(steps)}"]
     found = [Way(title, oof[n].classes, on_eval[n].classes, losses[n]) for n, title in enumerate(titles)]
-    by_part = [decide_hard(judged.log_probabilities) for judged in (oof[0], on_eval[0])]
+    by_part = [decide_hard(decision.log_probabilities) for decision in (oof[0], on_eval[0])]
     found.append(Way("flip, part by part", by_part[0], by_part[1]))
     if len(names) > 1:
         votes = vote(blend.joints(plain).argmax(axis=2), oof[0].log_probabilities)
-        on_others = judge(predicted(blend, logits, names, plain), plain, "vote").classes
+        on_others = decide(predicted(blend, logits, names, plain).joints, plain.weights, plain.offsets, "vote").classes
         found.append(Way("flip, hard vote", votes, on_others))
     return found
 

@@ -18,11 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ensemble.decision.decide import decide
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning
-from ensemble.inference.infer import infer, judge
+from ensemble.inference.infer import infer
 from ensemble.jobs.hardware import Hardware, choose_device
-from ensemble.models.engine import Execution
+from ensemble.models.engine import EngineOptions
 from ensemble.models.precision import Asked
 from ensemble.recipes.binding import run_recipe
 from folds.data.layout import read_eval
@@ -46,9 +47,9 @@ def main() -> None:
     for _ in range(ROUNDS):
         for kind in seconds:
             started = time.perf_counter()
-            found[kind] = infer(ensembles, data, "flip", hardware, args.run / "cache", execution=Execution(kind))
+            found[kind] = infer(ensembles, data, "flip", hardware, args.run / "cache", execution=EngineOptions(kind))
             seconds[kind].append(time.perf_counter() - started)
-    classes = {kind: judge(found[kind], fitted, "joint").classes for kind in seconds}
+    classes = {kind: decide(found[kind].joints, fitted.weights, fitted.offsets).classes for kind in seconds}
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {hardware.device}")
     print(f"{len(ensembles[0].members)} models, {len(data.ids)} photos, flip; auto: {found['auto'].precision}\n")
     print(

@@ -39,17 +39,19 @@ from torch.utils.data import DataLoader, Dataset
 
 import ensemble.data.cache
 from ensemble.data.cache import Photos
+from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member, load_ensembles
 from ensemble.decision.tuning import Fitted, apply_tuning
-from ensemble.inference.infer import infer, judge
+from ensemble.inference.infer import infer
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.checkpoint import load_checkpoint
-from ensemble.models.conv_bn import fused
+from ensemble.models.conv_bn import fold_conv_bn
 from ensemble.models.inputs import to_input
-from ensemble.models.process import settle
-from ensemble.models.tta import stacked, transforms
+from ensemble.models.process import configure_process
+from ensemble.models.tta import stack_views
 from ensemble.recipes.binding import run_recipe
 from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.views import VIEWS
 from folds.data.layout import read_eval
 from folds.run import load_run
 
@@ -121,7 +123,7 @@ def ttach_way(setting: Setting, workers: int) -> dict[str, np.ndarray]:
     found = {}
     for member in setting.ensemble.members:
         model, card = load_checkpoint(member.path, setting.device)
-        wrapper = ttach.ClassificationTTAWrapper(model, transforms("flip"), merge_mode="mean")
+        wrapper = ttach.ClassificationTTAWrapper(model, ttach.aliases.hflip_transform(), merge_mode="mean")
         mean, std = (torch.tensor(v, device=setting.device).view(1, 3, 1, 1) for v in (card.mean, card.std))
         logits = []
         with torch.no_grad():
@@ -142,9 +144,9 @@ def limit(setting: Setting, folded: bool) -> float:
             photos = setting.photos(member)
             parts = [range(s, min(s + BATCH, len(photos))) for s in range(0, len(photos), BATCH)]
             batches = (torch.from_numpy(np.stack([photos[i][0] for i in part])) for part in parts)
-            ready[key] = [stacked(to_input(b, card.mean, card.std, setting.device), "flip") for b in batches]
+            ready[key] = [stack_views(to_input(b, card.mean, card.std, setting.device), VIEWS["flip"]) for b in batches]
         if folded:
-            model = fused(model, ready[key][0][:8])
+            model = fold_conv_bn(model, ready[key][0][:8])[0]
         with torch.inference_mode():
             model(ready[key][0]).cpu()  # warms up
             started = time.perf_counter()
@@ -164,7 +166,11 @@ def maskens(setting: Setting, routed: bool) -> tuple[dict[str, np.ndarray], np.n
         for task, values in found.logits[0].items()
         for place, fold in enumerate(setting.ensemble.folds(task))
     }
-    return logits, judge(found, setting.fitted, "joint").classes, 1.0 if found.asked is None else found.asked
+    return (
+        logits,
+        decide(found.joints, setting.fitted.weights, setting.fitted.offsets).classes,
+        1.0 if found.asked is None else found.asked,
+    )
 
 
 WAYS: dict[str, Callable[[Setting], object]] = {
@@ -190,7 +196,7 @@ def one(way: str, setting: Setting, out: Path) -> None:
 
     ensemble.data.cache.fitted = counting
     if way.startswith(("limit", "maskens")):
-        settle(setting.hardware.job_threads)
+        configure_process(setting.hardware.job_threads)
     else:
         torch.set_num_threads(setting.hardware.job_threads)
     started = time.perf_counter()

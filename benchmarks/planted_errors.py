@@ -20,15 +20,14 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 from study import build_data, maskens
 
+from ensemble.decision.blend import load_blend
 from ensemble.evaluation.audit import NAMES, audit, field_view
-from ensemble.evaluation.evaluate import OutOfFold, out_of_fold
-from ensemble.recipes.binding import run_recipe
 from folds.data.fixes import fixes_csv, read_fixes
-from folds.data.labels import GENDERS, MASKS, SHOTS, age_band
+from folds.data.labels import GENDERS, MASKS, SHOTS, FloatArray, IntArray, age_band
 from folds.data.layout import read_train
 from folds.data.people import Fix, TrainData
 from folds.files import write_text
-from folds.run import load_data, load_run
+from folds.run import load_run
 
 SHARE = 0.015
 FAR = 15  # years
@@ -88,12 +87,12 @@ def plant(data: TrainData, share: float, seed: int) -> list[Fix]:
     return planted
 
 
-def single_photos(found: OutOfFold, data: TrainData) -> list[Label]:
+def single_photos(data: TrainData, rows: IntArray, log_p: FloatArray) -> list[Label]:
     """The plain ranking: every photo's labels by their probability as it is, a person's at the place of the lowest."""
     listed: list[tuple[float, Label]] = []
     for field in NAMES:
-        confidence = field_view(found, data, field, calibrate=False).confidence.ravel()
-        for row, value in zip(found.rows.tolist(), confidence.tolist(), strict=True):
+        confidence = field_view(data, rows, log_p, field, calibrate=False).confidence.ravel()
+        for row, value in zip(rows.tolist(), confidence.tolist(), strict=True):
             person, shot = divmod(row, len(SHOTS))
             listed.append((value, (data.people[person].path, SHOTS[shot] if field == "mask" else "", field)))
     return list(dict.fromkeys(label for _, label in sorted(listed)))
@@ -128,12 +127,12 @@ def main() -> None:
 def print_table(folder: Path, planted: Path) -> None:
     """The audit beside the plain ranking and chance, a row a field."""
     run = load_run(folder)
-    data, folds = load_data(run)
-    found = out_of_fold(run, run_recipe(run), data, folds, "flip", "best")
+    blend = load_blend([run], None, "best")
+    data, log_p = blend.data, blend.decide(blend.plain("flip")).log_probabilities
     wrong = [(f.path, f.photo, f.field) for f in read_fixes([str(planted)])]
     rankings = {
-        "audit": [(s.person.path, d.photo, s.field) for s in audit(found, data).suspects for d in s.doubts],
-        "single photos": single_photos(found, data),
+        "audit": [(s.person.path, d.photo, s.field) for s in audit(data, blend.rows, log_p).suspects for d in s.doubts],
+        "single photos": single_photos(data, blend.rows, log_p),
     }
     possible = {field: len(data.files) if field == "mask" else len(data.people) for field in NAMES}
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {run.k} folds, ", end="")

@@ -83,8 +83,8 @@ def main() -> None:
         _, seconds = maskens(log, "infer", "--run", run, "--data", args.source / part, "--out", out)
         rows.append((f"infer {part}, wall", f"{seconds:.1f} s"))
         output, _ = maskens(log, "check-submission", out, "--run", run, "--data", args.source / part)
-        verdict = [line for line in output.splitlines() if "is accepted" in line or line.startswith("warning")]
-        rows.append((f"check-submission {part}", "; ".join(verdict).replace(str(args.out) + "/", "")))
+        checked = [line for line in output.splitlines() if "is accepted" in line or line.startswith("warning")]
+        rows.append((f"check-submission {part}", "; ".join(checked).replace(str(args.out) + "/", "")))
 
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, recipe {args.recipe}")
     print(f"{args.train_people} + {args.eval_people} people, {args.size} photos\n")

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.evaluation.evaluate import out_of_fold
+from ensemble.decision.blend import load_blend
 from ensemble.jobs.oof import Epoch
 from ensemble.metrics.bootstrap import PARTS, draw_people, drawn_parts, interval, person_confusions
 from ensemble.recipes.binding import run_recipe
 from ensemble.recipes.views import Tta
 from folds.data.labels import FloatArray
-from folds.run import load_data, load_run
+from folds.run import load_run
 from folds.splitting.split import strata
 
 FIRST = """
@@ -139,7 +139,7 @@ def print_table(out: Path, names: list[str]) -> None:
     for name, what, folder, tta in rows:
         found = drawn(folder, tta, "best")
         f1, gain = interval(found[PARTS[0]]), interval(found[PARTS[0]] - base[PARTS[0]])
-        against = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) {gain.verdict}"
+        against = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) {gain.significance}"
         parts = " | ".join(f"{found[part][0]:.3f}" for part in PARTS[1:])
         last = drawn(folder, tta, "last")[PARTS[0]][0]
         jobs = [json.loads(f.read_text()) for f in folder.glob("*/fold*/job.json")]
@@ -154,13 +154,12 @@ def print_table(out: Path, names: list[str]) -> None:
 
 def drawn(folder: Path, tta: Tta, epoch: Epoch) -> dict[str, FloatArray]:
     """Macro F1 of the whole and of each part: float64 (1 + draws,), everybody first."""
-    run = load_run(folder)
-    data, folds = load_data(run)
-    found = out_of_fold(run, run_recipe(run), data, folds, tta, epoch)
+    blend = load_blend([load_run(folder)], None, epoch)
+    data, decision = blend.data, blend.decide(blend.plain(tta))
     ids, first = np.unique([p.id for p in data.people], return_index=True)
-    person = np.searchsorted(ids, np.array([p.id for p in data.people])[data.photo_person[found.rows]])
+    person = np.searchsorted(ids, np.array([p.id for p in data.people])[data.photo_person[blend.rows]])
     weights = draw_people(strata(data.people)[first])
-    confusions = person_confusions(data.classes[found.rows], found.classes, person)
+    confusions = person_confusions(data.classes[blend.rows], decision.classes, person)
     return {part: f1.mean(axis=1) for part, f1 in drawn_parts(weights, confusions).items()}
 
 

@@ -48,7 +48,7 @@ from ensemble.data.sampling import epoch_photos
 from ensemble.jobs.spec import geometry
 from ensemble.models.create import create
 from ensemble.models.inputs import normalisation, place, to_input
-from ensemble.models.process import settle
+from ensemble.models.process import configure_process
 from ensemble.recipes.reading import load_recipe
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.optimizer import make_optimizer
@@ -102,7 +102,7 @@ class Clock:
 def maskens(task: Task, workers: int) -> dict[str, float]:
     """Photos a second of the limit and of an epoch, and the seconds in which the cache is built."""
     recipe, data = task.recipe, task.data
-    settle(torch.get_num_threads())
+    configure_process(torch.get_num_threads())
     with tempfile.TemporaryDirectory(dir=task.folder) as cache:
         started = time.perf_counter()
         photos = open_photos(data.root, data.files, "benchmark", [geometry(recipe)], Path(cache), os.cpu_count() or 1)

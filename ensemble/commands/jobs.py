@@ -25,7 +25,7 @@ def print_estimate(console: Console, plan: TrainingPlan) -> None:
     console.print(estimate_table(found))
     for line in estimate_lines(found, plan.hardware.jobs):
         say(console, line, "bold")
-    say(console, "Measured on a few batches, with nothing else running; nothing was written.", "dim")
+    say(console, "AutotuneCache on a few batches, with nothing else running; nothing was written.", "dim")
 
 
 def confirm_long(console: Console, plan: TrainingPlan) -> None:

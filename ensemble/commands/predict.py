@@ -44,7 +44,7 @@ def predict(
     Example:  maskens predict holiday/*.jpg --out holiday.csv
     """
     from ensemble.pipeline.predict import predict as predict_photos
-    from ensemble.reporting.photo_tables import verdicts_table
+    from ensemble.reporting.photo_tables import predictions_table
     from folds.files import json_text
 
     console = make_console(quiet)
@@ -65,7 +65,7 @@ def predict(
         typer.echo(json_text(records), nl=False)
         console = make_console(quiet, stderr=True)
     else:
-        console.print(verdicts_table(records[:SHOWN_PHOTOS]))
+        console.print(predictions_table(records[:SHOWN_PHOTOS]))
         if len(records) > SHOWN_PHOTOS:
             rest = f"{len(records) - SHOWN_PHOTOS} more photos"
             say(console, f"... and {rest}{'' if out else ': --out FILE keeps them all'}")

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.decision.joint import blend as blend_joints
-from ensemble.decision.joint import column_temperatures, decide, joint_log_probabilities
-from ensemble.decision.tuning import Fitted, Judged, RunTuning, share_of
-from ensemble.jobs.oof import Epoch, Logits, job_names, pool, trained_folds
+from ensemble.decision.decide import Decision, decide, most_probable
+from ensemble.decision.joint import column_temperatures, joint_log_probabilities
+from ensemble.decision.tuning import Fitted, RunTuning, share_of
+from ensemble.jobs.oof import Epoch, Logits, job_names, pool, select_views, trained_folds
 from ensemble.metrics.scores import macro_f1
 from ensemble.recipes.binding import run_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target
-from ensemble.recipes.views import VIEWS
+from ensemble.recipes.views import VIEWS, Tta, views_of
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError
@@ -36,6 +36,7 @@ class RunOof:
     recipe: Recipe
     share: RunTuning  # with nothing fitted
     logits: Mapping[str, Logits]  # task -> (views, photos, width)
+    views: tuple[str, ...]  # that every job has
 
     @property
     def name(self) -> str:
@@ -44,6 +45,11 @@ class RunOof:
     @property
     def targets(self) -> dict[str, Target]:
         return {name: task.target for name, task in self.recipe.tasks.items()}
+
+    def mean_logits(self, task: str, tta: Tta) -> FloatArray:
+        """float64 (photos, width): the mean over a set's views. Raises MaskensError where a job lacks one."""
+        found = select_views(self.logits[task], self.views, views_of(tta))
+        return np.asarray(found.mean(axis=0, dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -82,18 +88,26 @@ class Blend:
         found = []
         for member, tuned in zip(self.runs, fitted.runs, strict=True):
             logits = {}
-            for task, views in member.logits.items():
-                mean = views[: len(VIEWS[fitted.tta])].mean(axis=0, dtype=np.float64)
+            for task in member.logits:
+                mean = member.mean_logits(task, fitted.tta)
                 if task in tuned.temperatures:
                     mean /= column_temperatures(tuned.temperatures[task], member.targets[task])[self.fold]
                 logits[task] = mean
             found.append(joint_log_probabilities(logits, member.targets))
         return np.stack(found)
 
-    def judge(self, fitted: Fitted) -> Judged:
+    @property
+    def sets(self) -> list[Tta]:
+        """The sets of views that every run's logits are there for."""
+        return [tta for tta, views in VIEWS.items() if all(set(views) <= set(m.views) for m in self.runs)]
+
+    def plain(self, tta: Tta) -> Fitted:
+        """Nothing fitted: mean of the runs, no temperatures, no offsets."""
+        return Fitted(tta=tta, runs=tuple(member.share for member in self.runs))
+
+    def decide(self, fitted: Fitted) -> Decision:
         """What the whole ensemble says."""
-        log_p = blend_joints(self.joints(fitted), fitted.weights)
-        return Judged(log_p, decide(log_p + np.array(fitted.offsets)))
+        return decide(self.joints(fitted), fitted.weights, fitted.offsets)
 
 
 def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> Blend:
@@ -124,7 +138,7 @@ def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> B
     shares = [share_of(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]  # before the logits are read
     pooled = [pool(run, recipe, data, folds, sorted(trained), epoch) for run, recipe in zip(runs, recipes, strict=True)]
     members = tuple(
-        RunOof(run, recipe, share, found.logits)
+        RunOof(run, recipe, share, found.logits, found.views)
         for run, recipe, share, found in zip(runs, recipes, shares, pooled, strict=True)
     )
     return Blend(members, data, folds, epoch, tuple(sorted(trained)), pooled[0].rows, pooled[0].fold, tuple(notes))
@@ -132,10 +146,10 @@ def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> B
 
 def at_epoch(blend: Blend, epoch: Epoch) -> Blend:
     """The same runs, with the logits of another epoch."""
-    members = [
-        dataclasses.replace(m, logits=pool(m.run, m.recipe, blend.data, blend.folds, [*blend.trained], epoch).logits)
-        for m in blend.runs
-    ]
+    members = []
+    for m in blend.runs:
+        found = pool(m.run, m.recipe, blend.data, blend.folds, [*blend.trained], epoch)
+        members.append(dataclasses.replace(m, logits=found.logits, views=found.views))
     return dataclasses.replace(blend, runs=tuple(members), epoch=epoch)
 
 
@@ -157,7 +171,7 @@ def greedy_weights(joints: FloatArray, truth: IntArray) -> tuple[float, ...]:
     total = np.zeros(joints.shape[1:])
     best, best_f1 = counts, -1.0
     for _ in range(ROUNDS):
-        f1 = [round(macro_f1(truth, decide(total + joint), CLASSES), 6) for joint in joints]
+        f1 = [round(macro_f1(truth, most_probable(total + joint), CLASSES), 6) for joint in joints]
         chosen = max(range(len(joints)), key=lambda i: (f1[i], counts[i] > 0, -i))
         counts = counts + np.eye(len(joints), dtype=np.int64)[chosen]
         total = total + joints[chosen]

@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 
 from ensemble.metrics.heads import head_log_probabilities
 from ensemble.recipes.tasks import ONLY_GENDER, Target
-from folds.data.labels import AGES, CLASSES, GENDERS, MASKS, AnyFloatArray, IntArray, encode
+from folds.data.labels import CLASSES, AnyFloatArray
 
 
 def mean_logits(logits: AnyFloatArray, temperatures: AnyFloatArray | None = None) -> npt.NDArray[np.float64]:
@@ -102,18 +102,6 @@ def joint_scores(
     return np.asarray(np.mean(whole, axis=0), dtype=np.float64)
 
 
-def decide(log_probabilities: AnyFloatArray) -> IntArray:
-    """The most probable class of each photo; of equals the lowest number.
-
-    Args:
-        log_probabilities: float (photos, 18).
-
-    Returns:
-        int64 (photos,), 0..17.
-    """
-    return np.asarray(log_probabilities.argmax(axis=1), dtype=np.int64)
-
-
 def blend(joints: AnyFloatArray, weights: AnyFloatArray | Sequence[float] | None = None) -> npt.NDArray[np.float64]:
     """Weighted mean of several runs' log probabilities, each row normalised.
 
@@ -125,41 +113,3 @@ def blend(joints: AnyFloatArray, weights: AnyFloatArray | Sequence[float] | None
         float64 (photos, 18), log probabilities.
     """
     return np.asarray(log_softmax(np.average(joints, axis=0, weights=weights), axis=1), dtype=np.float64)
-
-
-def decide_hard(log_probabilities: AnyFloatArray) -> IntArray:
-    """Mask, then gender, then the age band given that gender, each by itself: the routing of separate models.
-
-    It differs from `decide` where the gender is uncertain and the age bands of men and women are not alike.
-
-    Args:
-        log_probabilities: float (photos, 18).
-
-    Returns:
-        int64 (photos,), 0..17.
-    """
-    p = np.exp(log_probabilities).reshape(-1, len(MASKS), len(GENDERS), len(AGES))
-    mask, gender = p.sum(axis=(2, 3)).argmax(axis=1), p.sum(axis=(1, 3)).argmax(axis=1)
-    age = p.sum(axis=1)[np.arange(len(p)), gender].argmax(axis=1)
-    return encode(mask, gender, age)
-
-
-def vote(votes: IntArray, log_probabilities: AnyFloatArray | None = None) -> IntArray:
-    """The class that most voters name.
-
-    Of classes with equally many votes the one with the highest mean log probability wins; where there are no
-    probabilities, the one that the first of the voters names.
-
-    Args:
-        votes: int64 (voters, photos), 0..17.
-        log_probabilities: float (photos, 18), of the voters that have any.
-
-    Returns:
-        int64 (photos,), 0..17.
-    """
-    counts = np.stack([np.bincount(column, minlength=CLASSES) for column in votes.T])
-    tied = counts == counts.max(axis=1, keepdims=True)
-    if log_probabilities is not None:
-        return decide(np.where(tied, log_probabilities, -np.inf))
-    first = tied[np.arange(votes.shape[1])[None], votes].argmax(axis=0)  # voter whose class is among the tied
-    return np.asarray(votes[first, np.arange(votes.shape[1])], dtype=np.int64)

@@ -10,24 +10,20 @@ import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
 from ensemble.decision.blend import Blend, greedy_weights
+from ensemble.decision.decide import Decision
 from ensemble.decision.offsets import fit_offsets
 from ensemble.decision.temperature import fit_temperature
-from ensemble.decision.tuning import Fitted, Judged, Step, StepName, Tuning
+from ensemble.decision.tuning import Fitted, Step, StepName, Tuning
 from ensemble.metrics.bootstrap import Interval, draw_people, drawn_f1, interval, person_confusions
 from ensemble.metrics.scores import macro_f1
 from ensemble.recipes.tasks import learns_from, true_labels
-from ensemble.recipes.views import TTAS, VIEWS, Tta
+from ensemble.recipes.views import Tta
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.errors import MaskensError
 
-PARTS = 5  # of the outer cross-validation
+OUTER_SPLITS = 5  # of the nested cross-validation
 
 STEPS: tuple[StepName, ...] = get_args(StepName)
-
-
-def untuned(blend: Blend, tta: Tta = "flip") -> Fitted:
-    """The plain ensemble: mean of the runs, no temperatures, no offsets."""
-    return Fitted(tta=tta, runs=tuple(member.share for member in blend.runs))
 
 
 def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = "flip") -> Fitted:
@@ -37,10 +33,10 @@ def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = 
         photos: int64 (n,), on which photos of the blend.
         tta: the views where they are not chosen.
     """
-    fitted, truth = untuned(blend, tta), blend.truth[photos]
+    fitted, truth = blend.plain(tta), blend.truth[photos]
     if "views" in steps:
-        tried = [untuned(blend, views) for views in TTAS]
-        scores = [macro_f1(truth, blend.judge(t).classes[photos], CLASSES) for t in tried]
+        tried = [blend.plain(tta) for tta in blend.sets]
+        scores = [macro_f1(truth, blend.decide(t).classes[photos], CLASSES) for t in tried]
         fitted = tried[int(np.argmax(scores))]
     if "temperatures" in steps:
         runs = [
@@ -54,7 +50,7 @@ def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = 
         fitted = fitted.model_copy(update={"runs": tuple(runs)})
     if "offsets" in steps:
         people, person = np.unique(blend.person[photos], return_inverse=True)
-        offsets = fit_offsets(blend.judge(fitted).log_probabilities[photos], truth, person, blend.stratum[people])
+        offsets = fit_offsets(blend.decide(fitted).log_probabilities[photos], truth, person, blend.stratum[people])
         fitted = fitted.model_copy(update={"offsets": tuple(offsets.tolist())})
     return fitted
 
@@ -68,7 +64,7 @@ def _temperatures(blend: Blend, number: int, photos: IntArray, tta: Tta) -> dict
     for task, target in member.targets.items():
         mine = learns_from(target.predicts, blend.data)[blend.rows][photos]
         truth = true_labels(target, blend.data)[blend.rows][photos]
-        logits = member.logits[task][: len(VIEWS[tta]), photos].mean(axis=0, dtype=np.float64)
+        logits = member.mean_logits(task, tta)[photos]
         folds = [mine & (blend.fold[photos] == fold) for fold in range(member.run.k)]
         fitted = np.array(
             [
@@ -82,19 +78,19 @@ def _temperatures(blend: Blend, number: int, photos: IntArray, tta: Tta) -> dict
     return found
 
 
-def nested(blend: Blend, steps: Collection[StepName], tta: Tta = "flip") -> tuple[Judged, int]:
+def nested(blend: Blend, steps: Collection[StepName], tta: Tta = "flip") -> tuple[Decision, int]:
     """What a tuning that was fitted on other people says of each photo.
 
     The people are split into parts anew, across the folds of the run: a fold's temperature can only be fitted on
     that fold's own photos.
 
     Returns:
-        (judged, number of parts).
+        (decision, number of parts).
 
     Raises:
         MaskensError: fewer than two people of a gender and age band.
     """
-    parts = min(PARTS, int(np.bincount(blend.stratum)[np.unique(blend.stratum)].min()))
+    parts = min(OUTER_SPLITS, int(np.bincount(blend.stratum)[np.unique(blend.stratum)].min()))
     if parts < 2:
         raise MaskensError("too few people to tune: each gender and age band needs two at least, trained out-of-fold.")
     log_p, classes = np.empty((len(blend.rows), CLASSES)), np.empty(len(blend.rows), dtype=np.int64)
@@ -102,9 +98,9 @@ def nested(blend: Blend, steps: Collection[StepName], tta: Tta = "flip") -> tupl
     for others, held_out in splits.split(blend.stratum, blend.stratum):
         fitted = fit(blend, np.flatnonzero(np.isin(blend.person, others)), steps, tta)
         mine = np.isin(blend.person, held_out)
-        judged = blend.judge(fitted)
-        log_p[mine], classes[mine] = judged.log_probabilities[mine], judged.classes[mine]
-    return Judged(log_p, classes), parts
+        decision = blend.decide(fitted)
+        log_p[mine], classes[mine] = decision.log_probabilities[mine], decision.classes[mine]
+    return Decision(log_p, classes), parts
 
 
 def tune(
@@ -113,7 +109,7 @@ def tune(
     force: bool = False,
     tta: Tta = "flip",
     on_step: Callable[[int, int], None] | None = None,
-) -> tuple[Tuning, Judged]:
+) -> tuple[Tuning, Decision]:
     """Fit step after step; keep one only if it is worth more than noise on people that it was not fitted on.
 
     Temperatures must lower the log loss, without lowering the macro F1 by more than noise, and all else must raise the
@@ -129,18 +125,18 @@ def tune(
     Raises:
         MaskensError: as `nested`.
     """
-    judge, everybody = _judge(blend), np.arange(len(blend.rows))
-    plain = blend.judge(untuned(blend, tta))
+    score, everybody = _scorer(blend), np.arange(len(blend.rows))
+    plain = blend.decide(blend.plain(tta))
     kept: tuple[StepName, ...] = ()
-    known = {kept: _Tried(untuned(blend, tta), plain, *judge(plain))}
-    judged, parts = list[Step](), PARTS
+    known = {kept: _Tried(blend.plain(tta), plain, *score(plain))}
+    tried_steps, parts = list[Step](), OUTER_SPLITS
     for number, name in enumerate(steps, start=1):
         before, names = known[kept], (*kept, name)
         found, parts = nested(blend, names, tta)
-        known[names] = tried = _Tried(fit(blend, everybody, names, tta), found, *judge(found))
+        known[names] = tried = _Tried(fit(blend, everybody, names, tta), found, *score(found))
         gain, loss_gain = interval(tried.f1 - before.f1), interval(before.loss - tried.loss)
         worth = loss_gain.low > 0 and gain.high >= 0 if name == "temperatures" else gain.low > 0
-        judged.append(
+        tried_steps.append(
             Step(
                 name=name,
                 kept=worth or force,
@@ -151,7 +147,7 @@ def tune(
                 loss_gain=loss_gain,
             )
         )
-        kept = names if judged[-1].kept else kept
+        kept = names if tried_steps[-1].kept else kept
         if on_step:
             on_step(number, len(steps))
 
@@ -166,7 +162,7 @@ def tune(
     last = known[kept]
     return Tuning(
         fitted=last.fitted,
-        steps=tuple(s.model_copy(update={"kept": s.name in kept}) for s in judged),
+        steps=tuple(s.model_copy(update={"kept": s.name in kept}) for s in tried_steps),
         untuned=interval(known[()].f1),
         tuned=interval(last.f1),
         gain=total(),
@@ -174,7 +170,7 @@ def tune(
         photos=len(blend.rows),
         people=len(blend.stratum),
         parts=parts,
-    ), last.judged
+    ), last.decision
 
 
 @dataclass(frozen=True)
@@ -182,23 +178,23 @@ class _Tried:
     """Some steps of tuning, and what they are worth on each draw of people."""
 
     fitted: Fitted  # on everybody
-    judged: Judged  # of people it was not fitted on
+    decision: Decision  # of people it was not fitted on
     f1: FloatArray
     loss: FloatArray
 
 
-def _judge(blend: Blend) -> Callable[[Judged], tuple[FloatArray, FloatArray]]:
+def _scorer(blend: Blend) -> Callable[[Decision], tuple[FloatArray, FloatArray]]:
     """A function to (macro F1, mean log loss) on each draw of people, everybody first."""
     weights = draw_people(blend.stratum)
     photos = weights @ np.bincount(blend.person).astype(np.float32)
 
-    def judge(found: Judged) -> tuple[FloatArray, FloatArray]:
+    def score(found: Decision) -> tuple[FloatArray, FloatArray]:
         confusions = person_confusions(blend.truth, found.classes, blend.person)
         losses = -found.log_probabilities[np.arange(len(blend.rows)), blend.truth]
         loss = weights @ np.bincount(blend.person, losses).astype(np.float32) / photos
         return drawn_f1(weights, confusions, np.arange(CLASSES)).mean(axis=1), loss.astype(np.float64)
 
-    return judge
+    return score
 
 
 def _words(fitted: Fitted, name: StepName) -> str:

@@ -11,24 +11,15 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ensemble.decision.decide import Decision
 from ensemble.jobs.oof import oof_hash
 from ensemble.metrics.bootstrap import Interval
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import Tta
-from folds.data.labels import CLASSES, IntArray
+from folds.data.labels import CLASSES
 from folds.errors import MaskensError
 from folds.files import replace_keeping, save_npz, sha256
 from folds.run import Run
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Probabilities and decision. Offsets move the decision only: a class may be decided on that is not the most
-    probable one, because macro F1 weighs all classes alike."""
-
-    log_probabilities: npt.NDArray[np.float64]  # (photos, 18)
-    classes: IntArray  # (photos,)
-
 
 StepName = Literal["views", "temperatures", "weights", "offsets"]
 
@@ -64,7 +55,7 @@ class Fitted(_Strict):
 
 
 class Step(_Strict):
-    """One kind of tuning, added to those kept before it, judged on people it was not fitted on."""
+    """One kind of tuning, added to those kept before it, decision on people it was not fitted on."""
 
     name: StepName
     kept: bool
@@ -105,10 +96,10 @@ class Tuning(_Strict):
         lines = [f"{s.name}: {s.what}" for s in self.steps if s.kept]
         lines.append(f"macro F1 {self.untuned:.4f} untuned")
         if self.kept:
-            lines.append(f"macro F1 {self.tuned:.4f} tuned, {self.gain:+.4f}: {self.gain.verdict}")
+            lines.append(f"macro F1 {self.tuned:.4f} tuned, {self.gain:+.4f}: {self.gain.significance}")
         if self.dropped:
             lines.append(
-                f"steps that were worth it one by one gain {self.dropped:+.4f} together: {self.dropped.verdict}"
+                f"steps that were worth it one by one gain {self.dropped:+.4f} together: {self.dropped.significance}"
             )
         return [*lines, f"applied: {self.words if self.kept else 'nothing, no gain in macro F1 is more than noise'}"]
 
@@ -120,7 +111,7 @@ def tuning_file(shares: Sequence[RunTuning]) -> str:
     return f"blend-{sha256(repr(sorted((r.recipe_hash, r.seed) for r in shares)))[:8]}.json"
 
 
-def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Judged) -> Path | None:
+def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Decision) -> Path | None:
     """Write the tuning, and beside it as .oof.npz what it says of people that it was not fitted on.
 
     Args:
@@ -217,7 +208,7 @@ def share_of(run: Run, recipe: Recipe) -> RunTuning:
     return RunTuning(run=str(run.folder), seed=run.seed, recipe_hash=recipe.hash, oof_hash=oof_hash(run, recipe))
 
 
-def read_nested(path: Path, files: Sequence[str]) -> Judged:
+def read_nested(path: Path, files: Sequence[str]) -> Decision:
     """What `save_tuning` wrote beside the tuning.
 
     Raises:
@@ -227,7 +218,7 @@ def read_nested(path: Path, files: Sequence[str]) -> Judged:
     try:
         with np.load(beside) as z:
             if str(z["of"]) == sha256(path.read_bytes()) and z["files"].tolist() == list(files):
-                return Judged(z["log_probabilities"].astype(np.float64), z["classes"])
+                return Decision(z["log_probabilities"].astype(np.float64), z["classes"])
     except Exception as error:
         raise MaskensError(f"{beside} can't be used ({type(error).__name__}); tune again") from error
     raise MaskensError(f"{beside} does not belong to {path.name} and its photos; tune again")

@@ -11,7 +11,6 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ensemble.decision.temperature import fit_temperature, scaled
-from ensemble.evaluation.evaluate import OutOfFold
 from folds.data.fixes import COLUMNS
 from folds.data.labels import AGE_CUTS, AGES, CLASSES, GENDERS, MASKS, SHOTS, FloatArray, IntArray, decode
 from folds.data.people import Person, TrainData
@@ -140,20 +139,23 @@ class Audit:
         return f"a fix of this run, in doubt again: {words}" if again else words
 
 
-def audit(found: OutOfFold, data: TrainData, fields: Sequence[str] = tuple(NAMES)) -> Audit:
+def audit(
+    data: TrainData, rows: IntArray, log_probabilities: FloatArray, fields: Sequence[str] = tuple(NAMES)
+) -> Audit:
     """Rank labels by how much the out-of-fold predictions speak against them.
 
     Self-confidence and margin are those of confident learning (Northcutt et al. 2021, "Confident learning: estimating
-    uncertainty in dataset labels"). What a person's seven photos share is judged by all seven together: models err on
+    uncertainty in dataset labels"). What a person's seven photos share is decision by all seven together: models err on
     single photos, wrong labels contradict all of them. A photo's mask that no other photo would take in exchange comes
-    after all else. Each folder is judged by itself, also where two have one id.
+    after all else. Each folder is decision by itself, also where two have one id.
 
     Args:
-        found: predictions of `data` by models that never saw the person.
+        rows: int64 (photos,), index in `data.files` of each photo that was predicted; all seven of a person.
+        log_probabilities: float64 (photos, 18), of those photos, by models that never saw the person.
         fields: some of gender, age, mask.
     """
-    people = found.rows.reshape(-1, len(SHOTS))[:, 0] // len(SHOTS)
-    views = {field: field_view(found, data, field) for field in NAMES if field in fields}
+    people = rows.reshape(-1, len(SHOTS))[:, 0] // len(SHOTS)
+    views = {field: field_view(data, rows, log_probabilities, field) for field in NAMES if field in fields}
     persons = [data.people[i] for i in people]
     suspects = [
         s for f, v in views.items() for s in (mask_suspects(v, persons) if f == "mask" else shared(v, persons, f))
@@ -162,15 +164,17 @@ def audit(found: OutOfFold, data: TrainData, fields: Sequence[str] = tuple(NAMES
     return Audit(data, people, views, tuple(suspects))
 
 
-def field_view(found: OutOfFold, data: TrainData, field: str, calibrate: bool = True) -> FieldView:
+def field_view(
+    data: TrainData, rows: IntArray, log_probabilities: FloatArray, field: str, calibrate: bool = True
+) -> FieldView:
     """The joint predictions' marginals for one field.
 
     They are calibrated because networks are surer than they should be, and of some fields more than of others: else
     the fields could not be ranked together.
     """
     which = ("mask", "gender", "age").index(field)
-    part, given = decode(np.arange(CLASSES))[which], data.labels[which][found.rows]
-    log_p = np.stack([logsumexp(found.joint[:, part == n], axis=1) for n in range(len(NAMES[field]))], axis=1)
+    part, given = decode(np.arange(CLASSES))[which], data.labels[which][rows]
+    log_p = np.stack([logsumexp(log_probabilities[:, part == n], axis=1) for n in range(len(NAMES[field]))], axis=1)
     temperature = fit_temperature(log_p, given) if calibrate else 1.0
     log_p = scaled(log_p, temperature)
     return FieldView(given.reshape(-1, len(SHOTS)), log_p.reshape(-1, len(SHOTS), len(NAMES[field])), temperature)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from ensemble.decision.tuning import Judged
+from ensemble.decision.decide import Decision
 from ensemble.metrics.bootstrap import PARTS
 from folds.data.labels import AGES, CLASS_NAMES, GENDERS, MASKS, FloatArray, IntArray, decode
 
@@ -25,17 +25,17 @@ class PartView:
     log_p: FloatArray  # (photos, labels)
 
 
-def part_views(truth: IntArray, judged: Judged) -> tuple[PartView, ...]:
+def part_views(truth: IntArray, decision: Decision) -> tuple[PartView, ...]:
     """The truth, the decision and the (marginal) log probabilities of each of PARTS.
 
     Args:
         truth: int64 (photos,), 0..17.
     """
-    joint = judged.log_probabilities
+    joint = decision.log_probabilities
     cube = joint.reshape(-1, len(MASKS), len(GENDERS), len(AGES))
     log_p = (joint, *(logsumexp(cube, axis=others) for others in ((2, 3), (1, 3), (1, 2))))
     labels = (CLASS_NAMES, MASKS, GENDERS, AGES)
-    truths, decisions = (truth, *decode(truth)), (judged.classes, *decode(judged.classes))
+    truths, decisions = (truth, *decode(truth)), (decision.classes, *decode(decision.classes))
     return tuple(PartView(*view) for view in zip(PARTS, labels, truths, decisions, log_p, strict=True))
 
 

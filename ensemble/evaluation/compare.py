@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.evaluation.evaluate import OutOfFold, out_of_fold
+from ensemble.decision.blend import Blend, load_blend
 from ensemble.jobs.oof import Epoch
 from ensemble.metrics.bootstrap import (
     DRAWS,
@@ -19,14 +19,14 @@ from ensemble.metrics.bootstrap import (
     interval,
     person_confusions,
 )
-from ensemble.recipes.binding import flat, run_recipe
+from ensemble.recipes.binding import flat
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import Tta
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError
 from folds.files import sha256
-from folds.run import Run, load_data, load_run
+from folds.run import Run, load_run
 from folds.splitting.split import strata
 
 
@@ -34,15 +34,24 @@ from folds.splitting.split import strata
 class Contestant:
     """One run, as far as it is compared."""
 
-    run: Run
-    recipe: Recipe
-    data: TrainData
-    folds: IntArray  # (people,)
-    found: OutOfFold
+    blend: Blend  # of this run alone
+    classes: IntArray  # (photos,), decided
+
+    @property
+    def run(self) -> Run:
+        return self.blend.runs[0].run
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.blend.runs[0].recipe
+
+    @property
+    def data(self) -> TrainData:
+        return self.blend.data
 
     @property
     def name(self) -> str:
-        return str(self.run.folder)
+        return self.blend.runs[0].name
 
 
 @dataclass(frozen=True)
@@ -89,14 +98,14 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
     for other in contestants[1:]:
         if other.data.photos_fingerprint != first.data.photos_fingerprint:
             raise MaskensError(f"{other.name} was made from other photos than {first.name}; they can't be compared.")
-    shared = first.found.rows
+    shared = first.blend.rows
     for other in contestants[1:]:
-        shared = np.intersect1d(shared, other.found.rows)
+        shared = np.intersect1d(shared, other.blend.rows)
     if not len(shared):
         raise MaskensError("the runs have no photo in common that each predicted out-of-fold; train the same folds.")
     ids = np.unique([p.id for p in first.data.people], return_inverse=True)[1]
     person = np.unique(ids[first.data.photo_person[shared]], return_inverse=True)[1]
-    decisions = [c.found.classes[np.searchsorted(c.found.rows, shared)] for c in contestants]
+    decisions = [c.classes[np.searchsorted(c.blend.rows, shared)] for c in contestants]
     short = [c.run.folder.resolve().name for c in contestants]
     names = short if len(set(short)) == len(short) else [c.name for c in contestants]
     sections = []
@@ -107,8 +116,8 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
         truth = contestant.data.classes[shared]
         f1 = [drawn_parts(weights, person_confusions(truth, decided, person)) for decided in decisions]
         sections.append(Section(labels, [_scores(name, own, f1[0]) for name, own in zip(names, f1, strict=True)]))
-    notes = [f"{c.name}: only folds {c.found.trained} of {c.run.k} are trained" for c in contestants if c.found.missing]
-    if any(not np.array_equal(c.folds, first.folds) for c in contestants):
+    notes = [line for c in contestants for line in c.blend.notes]
+    if any(not np.array_equal(c.blend.folds, first.blend.folds) for c in contestants):
         notes.append(
             "the people were split into other folds, which alone moves scores; for the same split use "
             f"maskens folds --folds-file {first.run.folds_file}"
@@ -120,9 +129,8 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
 
 
 def _contestant(run: Run, data_folder: Path | None, tta: Tta, epoch: Epoch) -> Contestant:
-    data, folds = load_data(run, data_folder)
-    recipe = run_recipe(run)
-    return Contestant(run, recipe, data, folds, out_of_fold(run, recipe, data, folds, tta, epoch))
+    blend = load_blend([run], data_folder, epoch)
+    return Contestant(blend, blend.decide(blend.plain(tta)).classes)
 
 
 def _label_sets(contestants: Sequence[Contestant]) -> list[tuple[str, Contestant]]:
@@ -155,7 +163,7 @@ def _differences(contestants: Sequence[Contestant]) -> list[tuple[str, list[str]
     """Key paths of the recipes whose values differ, and what else differs. A task that a run has not is one row."""
     rows = [
         ("seed", [str(c.run.seed) for c in contestants]),
-        ("folds", [f"{c.run.k}, split {sha256(c.folds.tobytes())[:6]}" for c in contestants]),
+        ("folds", [f"{c.run.k}, split {sha256(c.blend.folds.tobytes())[:6]}" for c in contestants]),
         ("labels", [_fixes(c) for c in contestants]),
     ]
     tasks = list(dict.fromkeys(t for c in contestants for t in c.recipe.tasks))

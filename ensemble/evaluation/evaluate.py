@@ -3,61 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 import numpy as np
 
 from ensemble.decision.blend import Blend, at_epoch
-from ensemble.decision.joint import decide, decide_hard, joint_log_probabilities, vote
-from ensemble.decision.tune import untuned
-from ensemble.decision.tuning import Applied, Judged, Tuning, read_nested
-from ensemble.jobs.oof import Epoch, Logits, job_names, pool, trained_folds
+from ensemble.decision.decide import Decision, decide_hard, most_probable, vote
+from ensemble.decision.tuning import Applied, Tuning, read_nested
+from ensemble.jobs.oof import Epoch
 from ensemble.metrics.bootstrap import PARTS, Interval, draw_people, drawn_f1, drawn_parts, interval, person_confusions
 from ensemble.metrics.scores import Score, score, score_record, task_scores
-from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import learns_from, true_labels
-from ensemble.recipes.views import VIEWS, Tta
+from ensemble.recipes.views import Tta, views_of
 from folds.data.labels import CLASSES, FloatArray, IntArray
-from folds.data.people import TrainData
 from folds.files import save_npz
-from folds.run import Run
-
-VIEW_WORDS: dict[Tta, str] = {"none": "no TTA", "flip": "flip"}
-
-
-@dataclass(frozen=True)
-class OutOfFold:
-    """The ensemble's decision on the people of its trained folds, each by models that never saw them."""
-
-    rows: IntArray  # (photos,): index of each photo in TrainData.files
-    fold: IntArray  # (photos,)
-    logits: Mapping[str, Logits]  # task -> (photos, width), mean over the views
-    joint: FloatArray  # (photos, 18), log probabilities
-    classes: IntArray  # (photos,), the decision
-    trained: list[int]  # the folds that count: those with every task trained
-    missing: str  # which jobs are not trained, in words
-
-
-def out_of_fold(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, tta: Tta, epoch: Epoch) -> OutOfFold:
-    """Pool the out-of-fold logits of a run and decide, untuned.
-
-    The best epoch of a job was chosen on the very fold that is predicted here, which flatters a little;
-    `epoch="last"` is free of that.
-
-    Args:
-        folds: int64 (people,).
-
-    Raises:
-        MaskensError: no fold has every task trained, or files that don't belong together.
-    """
-    trained, missing = trained_folds(run, recipe)
-    pooled = pool(run, recipe, data, folds, trained, epoch)
-    logits = {task: views[: len(VIEWS[tta])].mean(axis=0) for task, views in pooled.logits.items()}
-    joint = joint_log_probabilities(logits, {name: task.target for name, task in recipe.tasks.items()})
-    words = f"without {job_names(missing)}" if missing else ""
-    return OutOfFold(pooled.rows, pooled.fold, logits, joint, decide(joint), trained, words)
 
 
 @dataclass(frozen=True)
@@ -86,7 +46,7 @@ class Evaluation:
     """The score of an ensemble, as it will be used, on the people of its trained folds."""
 
     used: str  # how it decides, in words
-    judged: Judged
+    decision: Decision
     score: Score
     f1: dict[str, Interval]  # macro F1 of each of PARTS
     accuracy: Interval
@@ -102,18 +62,18 @@ class Evaluation:
 def evaluate(blend: Blend, applied: Applied) -> Evaluation:
     """Score a run, or several as one ensemble, once over all photos.
 
-    Where a tuning is applied, each photo is judged by one that was fitted on other people.
+    Where a tuning is applied, each photo is decision by one that was fitted on other people.
 
     Raises:
         MaskensError: a tuning whose log probabilities are missing.
     """
     tta = applied.fitted.tta
-    plain = blend.judge(untuned(blend, tta))
-    judged = plain
+    plain = blend.decide(blend.plain(tta))
+    decision = plain
     if applied.tuning and applied.path:
-        judged = read_nested(applied.path, [blend.data.files[i] for i in blend.rows])
+        decision = read_nested(applied.path, [blend.data.files[i] for i in blend.rows])
     draws = _Draws(blend)
-    decided = judged.classes
+    decided = decision.classes
     confusions = person_confusions(blend.truth, decided, blend.person)
     parts = drawn_parts(draws.weights, confusions)
     ways = _ways(blend, tta, plain)
@@ -121,7 +81,7 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
         ways["tuned"] = decided
     return Evaluation(
         used=f"{blend.epoch} epochs, {tta}, {applied.words}",
-        judged=judged,
+        decision=decision,
         score=score(blend.truth, decided),
         f1={part: interval(found.mean(axis=1)) for part, found in parts.items()},
         accuracy=interval(draws.accuracy(decided)),
@@ -156,16 +116,20 @@ class _Draws:
         return Setting(name, interval(f1), float((decided == self.truth).mean()), interval(f1 - self.f1(first)))
 
 
-def _ways(blend: Blend, tta: Tta, plain: Judged) -> dict[str, IntArray]:
+def _views_in_words(tta: Tta) -> str:
+    return "no TTA" if tta == "none" else tta
+
+
+def _ways(blend: Blend, tta: Tta, plain: Decision) -> dict[str, IntArray]:
     """Name -> decision of every way that asks for no fitting, the plain one first."""
-    found = {f"{blend.epoch}, {VIEW_WORDS[tta]}": plain.classes}
+    found = {f"{blend.epoch}, {_views_in_words(tta)}": plain.classes}
     both = {e: blend if e == blend.epoch else at_epoch(blend, e) for e in get_args(Epoch)}
     for epoch, its in both.items():
-        for views in VIEWS:
-            found.setdefault(f"{epoch}, {VIEW_WORDS[views]}", its.judge(untuned(its, views)).classes)
+        for views in its.sets:
+            found.setdefault(f"{epoch}, {_views_in_words(views)}", its.decide(its.plain(views)).classes)
     found["part by part"] = decide_hard(plain.log_probabilities)
     if len(blend.runs) > 1:
-        alone = [decide(joint) for joint in blend.joints(untuned(blend, tta))]
+        alone = [most_probable(joint) for joint in blend.joints(blend.plain(tta))]
         found |= {f"{member.name} alone": classes for member, classes in zip(blend.runs, alone, strict=True)}
         found["hard vote"] = vote(np.stack(alone), plain.log_probabilities)
     return found
@@ -177,7 +141,7 @@ def _task_scores(blend: Blend, tta: Tta) -> dict[str, tuple[float, float]]:
         for name, target in member.targets.items():
             mine = learns_from(target.predicts, blend.data)[blend.rows]
             truth = true_labels(target, blend.data)[blend.rows]
-            logits = member.logits[name][: len(VIEWS[tta])].mean(axis=0)
+            logits = member.mean_logits(name, tta).astype(np.float32)
             key = name if len(blend.runs) == 1 else f"{member.name}: {name}"
             found[key] = task_scores(target, logits[mine], truth[mine])
     return found
@@ -195,12 +159,12 @@ def _fold_scores(blend: Blend, decided: IntArray) -> list[FoldScore]:
 def save_oof(blend: Blend, evaluation: Evaluation, tta: Tta) -> None:
     """Replace oof.npz of a run: its pooled logits, mean over the views, and the log probabilities as used."""
     (member,) = blend.runs
-    arrays: dict[str, object] = {f"logits/{t}": v[: len(VIEWS[tta])].mean(axis=0) for t, v in member.logits.items()}
-    record = {"views": VIEWS[tta], "epoch": blend.epoch, "used": evaluation.used}
+    arrays: dict[str, object] = {f"logits/{t}": member.mean_logits(t, tta).astype(np.float32) for t in member.logits}
+    record = {"views": views_of(tta), "epoch": blend.epoch, "used": evaluation.used}
     record |= {"recipe_hash": member.recipe.hash, "folds_hash": member.run.folds_hash}
     files = [blend.data.files[i] for i in blend.rows]
-    arrays |= {"files": files, "fold": blend.fold, "log_probabilities": evaluation.judged.log_probabilities}
-    arrays["classes"] = evaluation.judged.classes
+    arrays |= {"files": files, "fold": blend.fold, "log_probabilities": evaluation.decision.log_probabilities}
+    arrays["classes"] = evaluation.decision.classes
     save_npz(member.run.folder / "oof.npz", arrays | {"record": json.dumps(record)})
 
 

@@ -16,13 +16,13 @@ from ensemble.decision.members import Ensemble
 from ensemble.inference.infer import PhotoFiles
 from ensemble.jobs.hardware import Hardware
 from ensemble.models.checkpoint import load_checkpoint
-from ensemble.models.engine import AS_TRAINED, BATCH, Execution, Ready
+from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions, fast_engine
 from ensemble.models.inputs import to_input
-from ensemble.models.process import settle
-from ensemble.models.tta import stacked
+from ensemble.models.process import configure_process
+from ensemble.models.tta import stack_views
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.views import Tta
+from ensemble.recipes.views import VIEWS, Tta
 from ensemble.training.estimate import ROUTED
 
 
@@ -32,7 +32,7 @@ def estimate_inference(
     tta: Tta,
     hardware: Hardware,
     cache: Path | None,
-    execution: Execution = AS_TRAINED,
+    execution: EngineOptions = AS_TRAINED,
     routed: bool = False,
 ) -> tuple[float, int]:
     """(seconds, bytes of disk for the photo cache) that `infer` would take: a few photos are shown to one model of
@@ -46,7 +46,7 @@ def estimate_inference(
         MaskensError: a photo of the probe that can't be read, a damaged checkpoint.
     """
     device = torch.device(hardware.device)
-    settle(hardware.job_threads)
+    configure_process(hardware.job_threads)
     rows = np.linspace(0, len(data.files) - 1, min(2 * BATCH, len(data.files))).astype(np.int64)
     files = [data.files[i] for i in rows]
     total, decode = 0.0, 0.0
@@ -59,11 +59,11 @@ def estimate_inference(
             photos = open_photos(data.root, files, f"probe {shape}", [shape], Path(scratch), hardware.decoders)
             decode = max(decode, (time.perf_counter() - started) / len(files))
             (batch,) = next(iter(plain_batches(photos, range(len(files)), len(files), 0)))
-            x = stacked(to_input(batch, member.card.mean, member.card.std, device), tta)
+            x = stack_views(to_input(batch, member.card.mean, member.card.std, device), VIEWS[tta])
             started = time.perf_counter()
-            ready = Ready(load_checkpoint(member.path, device)[0], x, execution, BATCH)
+            engine = fast_engine(load_checkpoint(member.path, device)[0], x, execution, BATCH)
             load = time.perf_counter() - started
-            each = min(_seconds(lambda: ready.logits(x).cpu()) for _ in range(2)) / len(files)  # noqa: B023
+            each = min(_seconds(lambda: engine.logits(x).cpu()) for _ in range(2)) / len(files)  # noqa: B023
             share = ROUTED if routed and member.card.predicts in ONLY_GENDER else 1.0
             alike = sum(m.task == member.task for e in ensembles for m in e.members if member in e.members)
             total += alike * (load + len(data.files) * share * each)

@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.data.cache import fitted
-from ensemble.decision.joint import decide, joint_log_probabilities, mean_logits
+from ensemble.decision.decide import most_probable
+from ensemble.decision.joint import joint_log_probabilities, mean_logits
 from ensemble.decision.members import Ensemble, Member
 from ensemble.inference.decision_file import WORDS, refuse_foreign_export, task_record, write_decision
 from ensemble.jobs.card import ModelCard
 from ensemble.metrics.heads import head_decisions
 from ensemble.models.checkpoint import load_checkpoint
+from ensemble.models.engine import InferenceEngine
 from ensemble.models.inputs import to_input
-from ensemble.models.predict import all_views
-from ensemble.models.process import settle
-from ensemble.models.tta import transforms
+from ensemble.models.process import configure_process
+from ensemble.models.tta import augment, stack_views
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.views import VIEWS, Tta
 from folds.data.decode import Pixels, Progress
@@ -80,12 +81,12 @@ class TaskEnsemble(nn.Module):
         self.temperatures = None if temperatures is None else [torch.tensor(t, dtype=torch.float) for t in temperatures]
 
     def forward(self, photos: Tensor) -> Tensor:
-        views = transforms(self.tta)
+        views = VIEWS[self.tta]
         found = []
         for index, (model, card) in enumerate(zip(self.models, self.cards, strict=True)):
             x = to_input(photos, card.mean, card.std, CPU)
             # the views as one batch: the graph then holds each model once, and is traced in half the time
-            logits = model(torch.cat([v.augment_image(x) for v in views])).float()
+            logits = model(stack_views(x, views)).float()
             found.append(logits if self.temperatures is None else logits / self.temperatures[index])
         return torch.unflatten(torch.stack(found), 1, (len(views), -1)).mean((0, 1))
 
@@ -132,7 +133,7 @@ def export(
             folder that can't be written or holds other files. Nothing is left behind then.
     """
     refuse_foreign_export(folder)
-    settle(threads)
+    configure_process(threads)
     targets = ensemble.targets
     by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
     shapes = {task: found[0].card.geometry for task, found in by_task.items()}
@@ -164,7 +165,7 @@ def export(
             if on_progress:
                 on_progress(done, len(by_task))
         write_decision(build, {t: task_record(found, tta) for t, found in by_task.items()}, offsets)
-    classes = [decide(joint_log_probabilities(logits, targets) + np.array(offsets)) for logits in (ours, theirs)]
+    classes = [most_probable(joint_log_probabilities(logits, targets) + np.array(offsets)) for logits in (ours, theirs)]
     return Export(tuple(exported), len(classes[0]), int((classes[0] != classes[1]).sum()))
 
 
@@ -196,8 +197,9 @@ def _write_graph(
     loaded = [load_checkpoint(m.path, CPU) for m in members]
     views = []  # as `infer` makes them
     for index, (model, card) in enumerate(loaded):
-        batches = [torch.from_numpy(b) for b in _batches(photos)]
-        logits = torch.cat([all_views(model, to_input(b, card.mean, card.std, CPU), tta) for b in batches], dim=1)
+        engine = InferenceEngine(model, len(photos))
+        inputs = [to_input(torch.from_numpy(b), card.mean, card.std, CPU) for b in _batches(photos)]
+        logits = torch.stack([torch.cat([engine.logits(augment(x, view)) for x in inputs]) for view in VIEWS[tta]])
         views.append(logits.numpy() / (1 if temperatures is None else temperatures[index]))
     whole = TaskEnsemble([model for model, _ in loaded], [card for _, card in loaded], tta, temperatures).eval()
     try:

@@ -7,29 +7,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ensemble.data.cache import open_photos
-from ensemble.decision.joint import blend, decide, decide_hard, vote
 from ensemble.decision.members import Ensemble
-from ensemble.decision.tuning import Fitted, Judged
+from ensemble.decision.tuning import Fitted
 from ensemble.inference.partial import Partial
 from ensemble.inference.passes import Passes
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import Logits
-from ensemble.models.engine import AS_TRAINED, Execution
-from ensemble.models.precision import Chosen
-from ensemble.models.process import settle
+from ensemble.models.engine import AS_TRAINED, EngineOptions
+from ensemble.models.precision import PrecisionChoice
+from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.views import VIEWS, Tta
+from ensemble.recipes.views import Tta, views_of
 from folds.data.decode import Progress
-from folds.data.labels import IntArray
 from folds.files import save_npz
-
-Decision = Literal["joint", "hard", "vote"]
 
 
 class PhotoFiles(Protocol):
@@ -51,8 +47,9 @@ class Prediction:
 
     joints: npt.NDArray[np.float64]  # (runs, photos, 18), log probabilities
     logits: list[dict[str, Logits]]  # of each run, task -> (folds, views, photos, width)
-    chosen: tuple[Chosen, ...] = ()  # of each model
+    chosen: tuple[PrecisionChoice, ...] = ()  # of each model
     warm_up: float = 0.0  # seconds of compiling
+    engine_notes: tuple[str, ...] = ()  # what could not be made faster
     resumed: int = 0  # photos that an interrupted inference had done
     warning: str = ""
     asked: float | None = None  # share of the photos that age models of one gender were asked about; None: all
@@ -64,6 +61,7 @@ class Prediction:
         lines += [self.warning] if self.warning else []
         if self.warm_up:
             lines.append(f"compiled in {self.warm_up:.0f} s")
+        lines += [f"{count} of {len(self.chosen)} models: {note}" for note, count in Counter(self.engine_notes).items()]
         if any(c.note or c.precision != "fp32" for c in self.chosen):
             lines.append(self.precision)
         if self.asked is not None and self.asked < 1:
@@ -90,7 +88,7 @@ def infer(
     cache: Path | None,
     on_decode: Progress | None = None,
     on_predict: Progress | None = None,
-    execution: Execution = AS_TRAINED,
+    execution: EngineOptions = AS_TRAINED,
     routing: Fitted | None = None,
     partial: Path | None = None,
 ) -> Prediction:
@@ -109,7 +107,7 @@ def infer(
     Raises:
         MaskensError: as `Passes.run`.
     """
-    settle(hardware.job_threads)
+    configure_process(hardware.job_threads)
     everyone = [m for ensemble in ensembles for m in ensemble.members]
     shapes = list(dict.fromkeys(m.card.geometry for m in everyone))
     photos = open_photos(data.root, data.files, data.fingerprint, shapes, cache, hardware.decoders, on_decode)
@@ -122,7 +120,7 @@ def infer(
     joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
     chosen = tuple(passes.chosen[n] for n in range(len(everyone)))
     asked = _asked(passes) if routing else None
-    return Prediction(joints, logits, chosen, passes.warm_up, resumed, kept.note, asked)
+    return Prediction(joints, logits, chosen, passes.warm_up, tuple(passes.notes), resumed, kept.note, asked)
 
 
 def _identity(
@@ -130,7 +128,7 @@ def _identity(
     data: PhotoFiles,
     tta: Tta,
     hardware: Hardware,
-    execution: Execution,
+    execution: EngineOptions,
     routing: Fitted | None,
 ) -> list[Any]:
     """All that the logits of an inference depend on, in plain types."""
@@ -150,24 +148,8 @@ def _asked(passes: Passes) -> float:
     return float(np.mean(shares)) if shares else 1.0
 
 
-def judge(prediction: Prediction, fitted: Fitted, decision: Decision, others: Sequence[IntArray] = ()) -> Judged:
-    """Probabilities of the blended runs, and the decision.
-
-    Args:
-        decision: joint over the 18 classes; hard, part by part, without offsets; or vote: each run one vote by its
-            own joint decision, with the offsets if it is the only one.
-        others: further votes, each int64 (photos,); they need `vote`.
-    """
-    log_p = blend(prediction.joints, fitted.weights)
-    raised = log_p + np.array(fitted.offsets)
-    if decision == "vote":
-        runs = [raised] if len(prediction.joints) == 1 else list(prediction.joints)
-        return Judged(log_p, vote(np.stack([*map(decide, runs), *others]), log_p))
-    return Judged(log_p, decide(raised) if decision == "joint" else decide_hard(log_p))
-
-
 def save_logits(
-    path: Path, ids: Sequence[str], data: PhotoFiles, ensembles: Sequence[Ensemble], prediction: Prediction
+    path: Path, ids: Sequence[str], data: PhotoFiles, ensembles: Sequence[Ensemble], prediction: Prediction, tta: Tta
 ) -> None:
     """Replace the logits behind a submission: image ids, and `logits/<task>` float32 (folds, views, photos, width);
     of several runs `run0/logits/<task>` and so on. They are NaN where a photo was not shown to a model."""
@@ -178,7 +160,6 @@ def save_logits(
         prefix = f"run{number}/" if several else ""
         arrays |= {f"{prefix}logits/{task}": values for task, values in logits.items()}
         folds |= {f"{prefix}{task}": ensemble.folds(task) for task in logits}
-    views = VIEWS["flip"][: next(iter(prediction.logits[0].values())).shape[1]]
-    record = {"fingerprint": data.fingerprint, "views": views, "folds": folds}
+    record = {"fingerprint": data.fingerprint, "views": views_of(tta), "folds": folds}
     record |= {"runs": [str(e.members[0].path.parent.parent.parent) for e in ensembles]}
     save_npz(path, arrays | {"record": json.dumps(record)})

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.models.precision import Chosen
+from ensemble.models.precision import PrecisionChoice
 from folds.errors import MaskensError
 from folds.files import json_text, save_npz, sha256
 
@@ -25,7 +25,7 @@ class State:
 
     done: int
     outputs: list[npt.NDArray[np.float32]]  # of each model, (views, done, width)
-    chosen: tuple[Chosen, ...]
+    chosen: tuple[PrecisionChoice, ...]
 
 
 class Partial:
@@ -50,12 +50,16 @@ class Partial:
                 if record["identity"] != self.identity:
                     return None
                 outputs = [z[f"model{n}"] for n in range(record["models"])]
-                return State(record["done"], outputs, tuple(Chosen(**c) for c in record["chosen"]))
+                return State(record["done"], outputs, tuple(PrecisionChoice(**c) for c in record["chosen"]))
         except Exception:  # half a file helps nobody: it is done anew and replaced
             return None
 
     def save(
-        self, done: int, outputs: Sequence[npt.NDArray[np.float32]], chosen: Sequence[Chosen], now: bool = False
+        self,
+        done: int,
+        outputs: Sequence[npt.NDArray[np.float32]],
+        chosen: Sequence[PrecisionChoice],
+        now: bool = False,
     ) -> None:
         """Keep the first `done` photos, if it is time. Where that fails, as on a full disk, the work itself goes on."""
         if self.path is None or self.note or done == 0 or not (now or time.monotonic() - self._saved > EVERY):

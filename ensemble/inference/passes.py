@@ -1,13 +1,12 @@
-"""Passes over photos: each batch is read once and shown to every model that fits into memory."""
+"""Passes over photos: each batch is read once for every model that fits into memory."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -20,10 +19,10 @@ from ensemble.inference.partial import Partial
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import Logits
 from ensemble.models.checkpoint import load_checkpoint
-from ensemble.models.engine import BATCH, Execution, Ready
+from ensemble.models.engine import BATCH, EngineOptions, InferenceEngine, fast_engine
 from ensemble.models.inputs import to_input
-from ensemble.models.precision import Chosen
-from ensemble.models.tta import stacked, unstacked
+from ensemble.models.precision import PrecisionChoice
+from ensemble.models.tta import stack_views, unstack_views
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.views import VIEWS, Tta
@@ -51,14 +50,9 @@ def groups_that_fit(members: Sequence[Member], device: torch.device) -> list[lis
     return groups
 
 
-def _free_memory(device: torch.device) -> float:
-    """Bytes; infinity where the system doesn't tell."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return float(next(line for line in lines if line.startswith("MemAvailable")).split()[1]) * 1024
-    return float("inf")
+def _free_memory(device: torch.device) -> int:
+    """Bytes."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
 class Passes:
@@ -67,8 +61,9 @@ class Passes:
     Args:
         photos: in the geometries of the models, without repeats.
         workers: loader processes.
-        routing: what the decision rests on; then the age models of a gender are asked only where they can change it.
-            None asks everybody.
+        routing: what the decision rests on; then a photo goes through the age models of a gender only where they can
+            change it.
+            None: through all of them.
     """
 
     def __init__(
@@ -78,7 +73,7 @@ class Passes:
         tta: Tta,
         hardware: Hardware,
         workers: int,
-        execution: Execution,
+        execution: EngineOptions,
         routing: Fitted | None,
     ) -> None:
         self.ensembles, self.photos, self.tta, self.workers = ensembles, photos, tta, workers
@@ -87,9 +82,10 @@ class Passes:
         self.members = [m for ensemble in ensembles for m in ensemble.members]
         shape = (len(VIEWS[tta]), len(photos))
         self.outputs: list[Logits] = [np.full((*shape, m.card.target.width), np.nan, np.float32) for m in self.members]
-        self.ready: dict[int, Ready] = {}
-        self.chosen: dict[int, Chosen] = {}
+        self.engines: dict[int, InferenceEngine] = {}
+        self.chosen: dict[int, PrecisionChoice] = {}
         self.warm_up = 0.0  # seconds of compiling
+        self.notes: list[str] = []  # of the engines
         self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass
 
     def run(self, kept: Partial, on_predict: Progress | None) -> int:
@@ -109,7 +105,7 @@ class Passes:
             return self._pass(groups[0], self.routing, kept, on_predict)
         for group in groups:  # without routing, which needs all models at hand
             self._pass(group, None, Partial(None, None), on_predict)
-            self.ready.clear()
+            self.engines.clear()
         return 0
 
     def by_task(self, rows: slice) -> list[dict[str, Logits]]:
@@ -139,7 +135,7 @@ class Passes:
                 inputs = _Inputs(batch, self.photos.geometries, self.tta, self.device)
                 if start == first:
                     self._prepare(group, inputs)
-                self._show(group, routing, inputs, rows)
+                self._predict(group, routing, inputs, rows)
                 start = rows.stop
                 kept.save(start, self.outputs, [self.chosen[n] for n in group])
                 if on_predict:
@@ -163,35 +159,36 @@ class Passes:
                 execution = dataclasses.replace(execution, precision=self.chosen[number].precision)
             model = load_checkpoint(member.path, self.device)[0]
             try:
-                ready = Ready(model, inputs.of(member), execution, size)
+                engine = fast_engine(model, inputs.of(member), execution, size)
             except torch.OutOfMemoryError:
                 raise MaskensError(
                     "the GPU's memory is too small for the models; use --device cpu, or --precision fp16"
                 ) from None
-            self._batches[kind] = ready.batch
-            self.ready[number] = ready
-            self.chosen.setdefault(number, ready.chosen)
-            self.warm_up += ready.warm_up
+            self._batches[kind] = engine.batch
+            self.engines[number] = engine
+            self.notes += engine.notes
+            self.chosen.setdefault(number, engine.precision)
+            self.warm_up += engine.compile_seconds
 
-    def _show(self, group: Sequence[int], routing: Fitted | None, inputs: _Inputs, rows: slice) -> None:
-        """Show a batch to the models, or to those that matter."""
+    def _predict(self, group: Sequence[int], routing: Fitted | None, inputs: _Inputs, rows: slice) -> None:
+        """Predict a batch with the models, or with those that matter."""
         only = {n: ONLY_GENDER.get(self.members[n].card.predicts) if routing else None for n in group}
-        self._ask([(n, None) for n in group if only[n] is None], inputs, rows)
+        self._forward([(n, None) for n in group if only[n] is None], inputs, rows)
         if routing is None:
             return
-        asked = np.array([[g not in only.values() for g in range(len(GENDERS))]] * (rows.stop - rows.start))
+        evaluated = np.array([[g not in only.values() for g in range(len(GENDERS))]] * (rows.stop - rows.start))
         for _ in GENDERS:
-            gender = next_gender(bounds(self.ensembles, self.by_task(rows), routing), asked)
+            gender = next_gender(bounds(self.ensembles, self.by_task(rows), routing), evaluated)
             here = {g: np.flatnonzero(gender == g) for g in range(len(GENDERS))}
-            self._ask([(n, here[g]) for n, g in only.items() if g is not None and len(here[g])], inputs, rows)
+            self._forward([(n, here[g]) for n, g in only.items() if g is not None and len(here[g])], inputs, rows)
             for g, places in here.items():
-                asked[places, g] = True
+                evaluated[places, g] = True
 
-    def _ask(self, whom: Sequence[tuple[int, IntArray | None]], inputs: _Inputs, rows: slice) -> None:
-        """Show models a batch, or those of its photos that are named. A GPU is waited for once, at the end."""
-        found = [self.ready[n].logits(inputs.of(self.members[n], places)) for n, places in whom]
-        for (number, places), logits in zip(whom, found, strict=True):
-            values = unstacked(logits, self.tta).cpu().numpy()
+    def _forward(self, chosen: Sequence[tuple[int, IntArray | None]], inputs: _Inputs, rows: slice) -> None:
+        """Forward a batch, or those of its photos that are named, through models. A GPU is waited for once."""
+        found = [self.engines[n].logits(inputs.of(self.members[n], places)) for n, places in chosen]
+        for (number, places), logits in zip(chosen, found, strict=True):
+            values = unstack_views(logits, VIEWS[self.tta]).cpu().numpy()
             if not np.isfinite(values).all():
                 raise MaskensError(
                     f"{self.members[number].path} gives logits that are not finite; "
@@ -214,7 +211,7 @@ class _Inputs:
         key = (card.geometry, card.mean, card.std)
         if key not in self._made:
             photos = self._photos[card.geometry]
-            self._made[key] = stacked(to_input(photos, card.mean, card.std, self._device), self._tta)
+            self._made[key] = stack_views(to_input(photos, card.mean, card.std, self._device), VIEWS[self._tta])
         if places is None:
             return self._made[key]
         count = len(self._made[key]) // len(VIEWS[self._tta])

@@ -1,4 +1,4 @@
-"""What the ensemble says of single photos, in words, with how sure it is."""
+"""Predictions of single photos in words, with how sure the ensemble is."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.decision.joint import blend, decide
+from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import Fitted
-from ensemble.inference.infer import Prediction, judge
+from ensemble.inference.infer import Prediction
 from folds.data.labels import AGES, CLASS_NAMES, GENDERS, MASKS, FloatArray, IntArray, decode
 from folds.errors import MaskensError
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class PhotoPredictions:
     """The decision on photos and what is behind it."""
 
     classes: IntArray  # (photos,), 0..17
@@ -46,43 +46,45 @@ class Verdicts:
         return self.probabilities.reshape(-1, len(MASKS), len(GENDERS), len(AGES))
 
 
-def whole_folds(ensembles: Sequence[Ensemble]) -> list[int]:
-    """The folds that can be asked by themselves: those with a model of every task of every run.
+def complete_folds(ensembles: Sequence[Ensemble]) -> list[int]:
+    """The folds that can predict by themselves: those with a model of every task of every run.
 
     Raises:
         MaskensError: there is none.
     """
     folds = sorted(set.intersection(*(set(e.complete_folds) for e in ensembles)))
     if not folds:
-        raise MaskensError("no fold has a model of every task, so that folds can't be asked one by one; train one.")
+        raise MaskensError("no fold has a model of every task, so that no fold can predict by itself; train one.")
     return folds
 
 
-def verdicts(ensembles: Sequence[Ensemble], prediction: Prediction, fitted: Fitted) -> Verdicts:
-    """Decide, and ask each fold's models by themselves.
+def photo_predictions(ensembles: Sequence[Ensemble], prediction: Prediction, fitted: Fitted) -> PhotoPredictions:
+    """Decide, with all folds and with each fold's models by themselves.
 
     The disagreement is the mean total variation distance between a fold's probabilities and the mean of all folds'.
 
     Raises:
-        MaskensError: as `whole_folds`.
+        MaskensError: as `complete_folds`.
     """
-    judged, folds = judge(prediction, fitted, "joint"), whole_folds(ensembles)
+    decision, folds = decide(prediction.joints, fitted.weights, fitted.offsets), complete_folds(ensembles)
     alone = []
     for fold in folds:
         joints = [e.joint(logits, only=fold) for e, logits in zip(ensembles, prediction.logits, strict=True)]
-        alone.append(blend(np.stack(joints), fitted.weights))
-    p = np.exp(np.stack(alone))  # (folds, photos, 18)
-    decisions = np.stack([decide(a + np.array(fitted.offsets)) for a in alone])
-    return Verdicts(
-        classes=judged.classes,
-        probabilities=np.exp(judged.log_probabilities),
-        agree=(decisions == judged.classes).sum(axis=0),
+        alone.append(decide(np.stack(joints), fitted.weights, fitted.offsets))
+    p = np.exp([a.log_probabilities for a in alone])  # (folds, photos, 18)
+    decisions = np.stack([a.classes for a in alone])
+    return PhotoPredictions(
+        classes=decision.classes,
+        probabilities=np.exp(decision.log_probabilities),
+        agree=(decisions == decision.classes).sum(axis=0),
         disagreement=np.abs(p - p.mean(axis=0)).sum(axis=2).mean(axis=0) / 2,
         folds=len(folds),
     )
 
 
-def verdict_records(files: Sequence[str], found: Verdicts, distorted: Collection[str]) -> list[dict[str, Any]]:
+def prediction_records(
+    files: Sequence[str], found: PhotoPredictions, distorted: Collection[str]
+) -> list[dict[str, Any]]:
     """A flat record a photo, for JSON and CSV alike; probabilities to six places."""
     names = {"mask": MASKS, "gender": GENDERS, "age": AGES}
     parts = dict(zip(names, decode(found.classes), strict=True))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.views import VIEWS
+from ensemble.recipes.views import ALL_VIEWS
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError, refuse
@@ -29,8 +29,9 @@ class JobOof:
     """What one job says of its held-out fold."""
 
     files: npt.NDArray[np.str_]  # (photos,), paths below the data folder
-    best: Logits  # (views, photos, width), views as in VIEWS["flip"]
+    best: Logits  # (views, photos, width)
     last: Logits
+    views: tuple[str, ...] = ALL_VIEWS
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class PooledOof:
 
     rows: IntArray  # (photos,): index of each photo in TrainData.files
     fold: IntArray  # (photos,)
-    logits: Mapping[str, Logits]  # task -> (views, photos, width), views as in VIEWS["flip"]
+    logits: Mapping[str, Logits]  # task -> (views, photos, width)
+    views: tuple[str, ...]  # those that every job has
 
 
 def save_job_oof(path: Path, oof: JobOof, record: Mapping[str, Any]) -> None:
     """Write a job's out-of-fold logits and what they came from."""
-    views = np.array(VIEWS["flip"])
     arrays = {
         "files": oof.files,
-        "views": views,
+        "views": np.array(oof.views),
         "best": oof.best,
         "last": oof.last,
         "record": json.dumps(record),
@@ -67,7 +68,7 @@ def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOof:
     try:
         with np.load(path) as z:
             record = json.loads(str(z["record"]))
-            oof = JobOof(z["files"], z["best"], z["last"])
+            oof = JobOof(z["files"], z["best"], z["last"], tuple(z["views"].tolist()))
     except FileNotFoundError:
         raise MaskensError(f"{path} is missing; train that job first") from None
     except Exception as error:
@@ -120,22 +121,42 @@ def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: li
     rows = np.flatnonzero(np.isin(photo_fold, trained))
     place = np.full(len(index), -1)
     place[rows] = np.arange(len(rows))
-    pooled: dict[str, Logits] = {}
+    jobs = {}
     problems: list[str] = []
     for task in recipe.tasks:
         for fold in trained:
             path = run.job_folder(task, fold) / "oof.npz"
             oof = load_job_oof(path, {"task_hash": recipe.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold})
-            logits = oof.best if epoch == "best" else oof.last
             found = np.array([index.get(str(f), -1) for f in oof.files])
             if not np.array_equal(np.sort(found), np.flatnonzero(photo_fold == fold)):
                 problems.append(f"{path} does not hold the photos of fold {fold}, each once")
-                continue
-            if not np.isfinite(logits).all():
+            elif not np.isfinite(oof.best if epoch == "best" else oof.last).all():
                 problems.append(f"{path} holds logits that are not finite")
-                continue
-            shape = (len(logits), len(rows), logits.shape[2])
-            target = pooled.setdefault(task, np.full(shape, np.nan, dtype=np.float32))
-            target[:, place[found]] = logits
+            jobs[task, fold] = oof, place[found]
     refuse(problems, "the out-of-fold logits can't be used", "Train those jobs again with --restart.")
-    return PooledOof(rows, photo_fold[rows], pooled)
+    views = tuple(v for v in ALL_VIEWS if all(v in oof.views for oof, _ in jobs.values()))
+    pooled: dict[str, Logits] = {}
+    for (task, _), (oof, places) in jobs.items():
+        logits = select_views(oof.best if epoch == "best" else oof.last, oof.views, views)
+        shape = (len(views), len(rows), logits.shape[2])
+        pooled.setdefault(task, np.full(shape, np.nan, dtype=np.float32))[:, places] = logits
+    return PooledOof(rows, photo_fold[rows], pooled, views)
+
+
+def select_views(logits: Logits, there: Sequence[str], wanted: Sequence[str]) -> Logits:
+    """The views that are wanted, by name.
+
+    Args:
+        logits: float (views, photos, width).
+        there: their names.
+
+    Raises:
+        MaskensError: a view that is not there.
+    """
+    missing = [v for v in wanted if v not in there]
+    if missing:
+        raise MaskensError(
+            f"the out-of-fold logits have no view {', '.join(missing)}, only {', '.join(there)}: choose another --tta, "
+            "or train again with --restart"
+        )
+    return logits[[list(there).index(v) for v in wanted]]

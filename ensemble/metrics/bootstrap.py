@@ -33,7 +33,7 @@ class Interval:
         return self.low <= 0 <= self.high
 
     @property
-    def verdict(self) -> str:
+    def significance(self) -> str:
         """Of a difference, in words."""
         if self.low == self.high == 0:
             return "equal"

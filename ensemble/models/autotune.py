@@ -28,12 +28,12 @@ LONGEST = 10.0  # seconds after which fewer will do
 Forward = Callable[[Tensor], Any]
 """photos -> logits: a model, or what torch.compile makes of it."""
 
-Settled = tuple[Precision, str]
+Autotuned = tuple[Precision, str]
 """(precision, what the user should know of it)."""
 
 
 @dataclass(frozen=True)
-class Measured:
+class AutotuneCache:
     """What `auto` came to before in a run, for one task on one kind of machine: so all folds of it compute alike."""
 
     run: Path  # folder
@@ -52,14 +52,14 @@ class Measured:
         chip = torch.cuda.get_device_name(self.device) if on_gpu else torch.backends.cpu.get_cpu_capability()
         return f"{self.task_hash}, {platform.machine()} {chip}, {self.threads} threads, torch {torch.__version__}"
 
-    def read(self) -> Settled | None:
+    def read(self) -> Autotuned | None:
         """What was measured, or None where nothing was or the file can't be read."""
         match self._all().get(self.key):
             case {"precision": "fp32" | "bf16" | "fp16" as precision, "note": str(note)}:
                 return precision, note
         return None
 
-    def first(self, measure: Callable[[], Settled]) -> Settled:
+    def first(self, measure: Callable[[], Autotuned]) -> Autotuned:
         """What was measured, by this job or by one that came before it; others wait meanwhile."""
         if not self.keep:
             return self.read() or measure()
@@ -78,7 +78,7 @@ class Measured:
         return found if isinstance(found, dict) else {}
 
 
-def settle_precision(model: nn.Module, x: Tensor, asked: Asked, measured: Measured | None = None) -> Settled:
+def autotune_precision(model: nn.Module, x: Tensor, asked: Asked, measured: AutotuneCache | None = None) -> Autotuned:
     """The precision to train in, tried on one real batch; nothing of the model changes.
 
     Args:
@@ -91,10 +91,10 @@ def settle_precision(model: nn.Module, x: Tensor, asked: Asked, measured: Measur
     return measured.first(lambda: measure(model, x)) if measured else measure(model, x)
 
 
-def measure(model: nn.Module, x: Tensor) -> Settled:
+def measure(model: nn.Module, x: Tensor) -> Autotuned:
     """bf16 (fp16 on a GPU without it) if the model stands it and learns FASTER with it, else fp32.
 
-    Arguments as of `settle_precision`.
+    Arguments as of `autotune_precision`.
     """
     weak_gpu = x.device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     small: Precision = "fp16" if weak_gpu else "bf16"
@@ -123,24 +123,41 @@ def step_seconds(model: nn.Module, x: Tensor, *ways: Precision) -> tuple[float, 
     return tuple(min(found[way][1:]) for way in ways)
 
 
-def compiled(model: nn.Module, x: Tensor, precision: Precision) -> tuple[Forward, str]:
-    """The model compiled for batches like `x`, or itself where that fails, and a note of what happened.
+def compile_model(model: nn.Module, trial: Callable[[Forward], object]) -> tuple[Forward, float, str]:
+    """The model compiled, or itself where that fails.
 
-    Compiled and plain model share their weights, so that checkpoints and averages of the plain one stay what
-    they are, and it can go on predicting by itself. Arguments as of `settle_precision`.
+    Compiled and plain model share their weights, so that checkpoints and averages of the plain one stay what they are.
+
+    Args:
+        trial: runs the compiled model once, on what it will be given.
+
+    Returns:
+        (model, seconds that it took, why it is not compiled).
     """
     began = time.perf_counter()
-    torch._dynamo.reset()  # it would give up after a few models of one process
     try:
-        with quiet(), unchanged(model, x.device):
+        with quiet():
             faster: Forward = torch.compile(model, backend=COMPILER, dynamic=False)
-            _step(faster, model, x, precision)
+            trial(faster)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # no C++ compiler, or any of the many things that it does not know
         cause = str(getattr(error, "inner_exception", None) or error).strip().partition("\n")[0]
-        return model, f"not compiled, trains as without --compile: {cause or type(error).__name__}"
-    return faster, f"compiled in {time.perf_counter() - began:.0f} s"
+        return model, 0.0, cause or type(error).__name__
+    return faster, time.perf_counter() - began, ""
+
+
+def compile_for_training(model: nn.Module, x: Tensor, precision: Precision) -> tuple[Forward, str]:
+    """The model compiled for batches like `x`, or itself, and a note of what happened.
+
+    Arguments as of `autotune_precision`.
+    """
+    torch._dynamo.reset()  # it would give up after a few models of one process
+    with unchanged(model, x.device):
+        faster, seconds, failure = compile_model(model, lambda forward: _step(forward, model, x, precision))
+    if failure:
+        return model, f"not compiled, trains as without --compile: {failure}"
+    return faster, f"compiled in {seconds:.0f} s"
 
 
 def _step(forward: Forward, model: nn.Module, x: Tensor, precision: Precision) -> None:

@@ -40,7 +40,19 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelC
     card = read_card(path)
     try:
         model: nn.Module = timm.create_model(card.model, num_classes=card.target.width, **card.model_args)
+    except (RuntimeError, ValueError) as error:
+        raise MaskensError(_damaged(path, error)) from error
+    load_weights(path, model)
+    return place(model, device).eval(), card
+
+
+def load_weights(path: Path, model: nn.Module) -> None:
+    """Put a checkpoint's weights into a model.
+
+    Raises:
+        MaskensError: missing, damaged, or of another model.
+    """
+    try:
         model.load_state_dict(safetensors.torch.load_file(path))
     except (OSError, safetensors.SafetensorError, RuntimeError, ValueError) as error:
         raise MaskensError(_damaged(path, error)) from error
-    return place(model, device).eval(), card

@@ -9,25 +9,30 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from folds.errors import first_line
+
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # not their other subclasses: some change their weights as they run
 
 TOLERANCE = 1e-4  # largest difference of a logit, of the largest logit if that is above 1
 
 
-def fused(model: nn.Module, x: Tensor) -> nn.Module:
+def fold_conv_bn(model: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
     """A copy of the model in which each batch norm is part of the convolution that feeds it, where there is one.
 
     In eval mode a batch norm is a scale and a shift for each channel, and so is the end of a convolution (Jacob et
     al. 2018, section 3.2). Which convolution feeds which norm is seen by watching one forward pass, as torch's own
-    tracer can't follow all of timm's models. The copy must give the same logits on `x`, else the model itself is
-    returned: where a convolution's output is used twice, say.
+    tracer can't follow all of timm's models. The copy must give the same logits on `x`: where a convolution's output is
+    used twice, say, it does not.
 
     Args:
         model: in eval mode.
         x: float32 (batch, 3, height, width), on the model's device.
+
+    Returns:
+        (the copy, "") or (the model itself, why); without batch norms (the model, "").
     """
     if not any(map(_can_go, model.modules())):
-        return model
+        return model, ""
     with torch.no_grad():
         exact = model(x)
         ours = copy.deepcopy(model)
@@ -35,12 +40,16 @@ def fused(model: nn.Module, x: Tensor) -> nn.Module:
             pairs = _pairs(ours, x[:1])
             for convolution, norm in pairs:
                 _fold(convolution, norm)
-            _drop(ours, {id(norm) for _, norm in pairs})
+            _replace_norms(ours, {id(norm) for _, norm in pairs})
             found = ours(x)
-        except (RuntimeError, AttributeError, TypeError):  # the model looks into its norms, which are gone
-            return model
-        limit = TOLERANCE * max(1.0, float(exact.abs().max()))
-        return ours if pairs and float((found - exact).abs().max()) <= limit else model
+        except (RuntimeError, AttributeError, TypeError) as error:  # the model looks into its norms, which are gone
+            return model, f"batch norms stay as they are: {first_line(error)}"
+        if not pairs:
+            return model, ""
+        difference, limit = float((found - exact).abs().max()), TOLERANCE * max(1.0, float(exact.abs().max()))
+    if difference <= limit:
+        return ours, ""
+    return model, f"batch norms stay as they are: folded into convolutions they move a logit by {difference:.2g}"
 
 
 def _pairs(model: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
@@ -83,7 +92,7 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     convolution.bias = nn.Parameter(new_bias.to(kept), requires_grad=False)
 
 
-def _drop(model: nn.Module, norms: set[int]) -> None:
+def _replace_norms(model: nn.Module, norms: set[int]) -> None:
     """Put in the place of each norm what it does besides: timm's norms also activate."""
     for module in list(model.modules()):
         for name, child in module.named_children():

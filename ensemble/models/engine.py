@@ -1,18 +1,24 @@
-"""A trained model made as fast as it gets without another answer: norms folded, batch size by measurement."""
+"""The inference engine: a model that predicts, made as fast as it gets without another answer."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ensemble.models.conv_bn import fused
-from ensemble.models.precision import Asked, Chosen, autocast, choose_precision
-from ensemble.models.process import quiet
-from folds.errors import MaskensError, first_line
+from ensemble.models.autotune import Forward, compile_model
+from ensemble.models.conv_bn import fold_conv_bn
+from ensemble.models.precision import (
+    FP32,
+    Asked,
+    PrecisionChoice,
+    autocast,
+    choose_precision,
+    forward_seconds,
+)
+from folds.errors import MaskensError
 
 BATCH = 32  # photos in one forward pass, where it is not worth measuring
 
@@ -20,37 +26,35 @@ SMALLEST, LARGEST = 8, 512
 
 GAIN = 1.03  # how many times faster twice the batch must be
 
-BACKEND: Any = "inductor"  # of torch.compile
 
 CHECKED = 4  # photos on which a folded model is held against the model as it was trained
 
 
 @dataclass(frozen=True)
-class Execution:
+class EngineOptions:
     """How the models predict."""
 
     precision: Asked = "fp32"
     compile: bool = False
 
 
-AS_TRAINED = Execution()
+AS_TRAINED = EngineOptions()
 
 
-class Ready:
-    """A model that predicts; `logits` is all it is for."""
+class InferenceEngine:
+    """A model that predicts: the one place where batches become logits, in training and inference alike."""
 
-    def __init__(self, model: nn.Module, x: Tensor, execution: Execution, batch: int) -> None:
+    def __init__(self, model: nn.Module, batch: int, precision: PrecisionChoice = FP32) -> None:
         """
         Args:
             model: in eval mode, in channels_last memory.
-            x: float32 (n, 3, height, width), real photos on the model's device.
-            batch: photos in one forward pass; 0 measures which number is fastest.
+            batch: photos in one forward pass.
         """
-        self.model = fused(model, x[:CHECKED])
-        self.chosen: Chosen = choose_precision(self.model, x[:BATCH], execution.precision)
-        self.compiled = execution.compile
-        self.batch = batch or self._fastest(x)
-        self.warm_up = self._compile(x) if execution.compile else 0.0  # seconds
+        self.model: Forward = model
+        self.batch, self.precision = batch, precision
+        self.fixed_size = False  # whether a batch of another size would be compiled anew
+        self.notes: tuple[str, ...] = ()  # what could not be made faster, and why
+        self.compile_seconds = 0.0
 
     def logits(self, x: Tensor) -> Tensor:
         """Forward passes of `batch` photos each, of half as many from where the GPU's memory was too small on.
@@ -64,9 +68,9 @@ class Ready:
         Raises:
             MaskensError: not even one photo fits.
         """
-        full = self._filled_up(x) if self.compiled else x
+        full = self._filled_up(x) if self.fixed_size else x
         try:
-            with torch.inference_mode(), autocast(x.device, self.chosen.precision):
+            with torch.inference_mode(), autocast(x.device, self.precision.precision):
                 return torch.cat([self.model(part).float() for part in torch.split(full, self.batch)])[: len(x)]
         except torch.OutOfMemoryError:
             if self.batch == 1:
@@ -79,36 +83,51 @@ class Ready:
         """With copies of its first photo up to whole batches: one of another size would be compiled anew."""
         return torch.cat([x, x[:1].expand(-len(x) % self.batch, -1, -1, -1)])
 
-    def _fastest(self, x: Tensor) -> int:
-        """Double the batch for as long as that pays."""
-        best, speed = SMALLEST, 0.0
-        size = min(SMALLEST, len(x))
-        while size <= min(len(x), LARGEST):
-            try:
-                found = size / self._seconds(x[:size])
-            except torch.OutOfMemoryError:
-                break
-            if found < GAIN * speed:
-                break
-            best, speed = size, found
-            size *= 2
-        return best
 
-    def _seconds(self, x: Tensor) -> float:
-        times = []
-        with torch.inference_mode(), autocast(x.device, self.chosen.precision):
-            for _ in range(3):  # the first warms up
-                started = time.perf_counter()
-                self.model(x).float().cpu()  # waits for a GPU
-                times.append(time.perf_counter() - started)
-        return min(times[1:])
+def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int) -> InferenceEngine:
+    """An engine that gives the same answer sooner: batch norms folded, batch size by measurement, compiled if asked.
 
-    def _compile(self, x: Tensor) -> float:
-        started = time.perf_counter()
-        self.model.compile(backend=BACKEND)
+    Args:
+        model: in eval mode, in channels_last memory.
+        x: float32 (n, 3, height, width), real photos on the model's device.
+        batch: photos in one forward pass; 0 measures which number is fastest.
+    """
+    folded, note = fold_conv_bn(model, x[:CHECKED])
+    engine = InferenceEngine(folded, batch or BATCH, choose_precision(folded, x[:BATCH], options.precision))
+    if not batch:
+        precision = engine.precision.precision
+        engine.batch = fastest_batch(len(x), lambda size: forward_seconds(folded, x[:size], precision)[1])
+    notes = [note]
+    if options.compile:
+        whole = x[:1].expand(engine.batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+
+        def trial(forward: Forward) -> None:
+            with torch.inference_mode(), autocast(x.device, engine.precision.precision):
+                forward(whole)
+
+        engine.model, engine.compile_seconds, failure = compile_model(folded, trial)
+        engine.fixed_size = not failure
+        notes.append(failure and f"not compiled, predicts as without --compile: {failure}")
+    engine.notes = tuple(filter(None, notes))
+    return engine
+
+
+def fastest_batch(photos: int, seconds: Callable[[int], float]) -> int:
+    """Double the batch for as long as that pays.
+
+    Args:
+        photos: that there are to measure with.
+        seconds: of a forward pass of so many photos; may raise torch.OutOfMemoryError.
+    """
+    best, speed = SMALLEST, 0.0
+    size = min(SMALLEST, photos)
+    while size <= min(photos, LARGEST):
         try:
-            with quiet():
-                self.logits(x[:1])
-        except Exception as error:  # of many kinds: no C++ compiler, a layer that can't be compiled
-            raise MaskensError(f"a model can't be compiled here ({first_line(error)}); leave out --compile") from error
-        return time.perf_counter() - started
+            found = size / seconds(size)
+        except torch.OutOfMemoryError:
+            break
+        if found < GAIN * speed:
+            break
+        best, speed = size, found
+        size *= 2
+    return best

@@ -14,7 +14,11 @@ def place(model: nn.Module, device: torch.device) -> nn.Module:
     return model.to(device).to(memory_format=torch.channels_last)
 
 
-def normalisation(model: nn.Module) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""(mean, std) per RGB channel on a 0..1 scale."""
+
+
+def normalisation(model: nn.Module) -> Normalisation:
     """(mean, std) per RGB channel on a 0..1 scale, as the model's weights were trained with."""
     config = timm.data.resolve_model_data_config(model)
     return tuple(config["mean"]), tuple(config["std"])

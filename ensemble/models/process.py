@@ -16,7 +16,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 NEVER = 2**31 - 1
 
 
-def settle(threads: int) -> None:
+def configure_process(threads: int) -> None:
     """Make this process ready for a model's arithmetic.
 
     OpenCV is kept to one thread, because it would use all cores in each of several jobs. glibc's malloc is kept from

@@ -1,37 +1,32 @@
-"""Test-time augmentation: named sets of views, through ttach."""
+"""Test-time augmentation through ttach: photos in several views."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import ttach
-from torch import Tensor, nn
+from torch import Tensor
 
-from ensemble.recipes.views import VIEWS, Tta
-
-
-def transforms(tta: Tta) -> ttach.Compose:
-    """ttach's transforms of a set, in the order of VIEWS.
-
-    `flip` is left-right only: ttach's own `flip_transform` would also show faces upside down.
-    """
-    return ttach.aliases.hflip_transform() if tta == "flip" else ttach.Compose([])
+from ensemble.recipes.views import SETS
 
 
-def view_logits(model: nn.Module, x: Tensor, tta: Tta) -> Tensor:
-    """Logits of each view, in float32, without gradient; the model should be in eval mode.
+def augment(x: Tensor, view: str) -> Tensor:
+    """A batch in one view. Its logits are those of the photo: no view changes the class.
 
     Args:
-        x: float (batch, 3, height, width), normalised.
-
-    Returns:
-        float32 (views, batch, width). Their mean over the first axis is what ttach's
-        ClassificationTTAWrapper(merge_mode="mean") returns.
+        x: float (batch, 3, height, width).
+        view: a name of `ensemble.recipes.views`.
     """
-    with torch.inference_mode():
-        return torch.stack([t.deaugment_label(model(t.augment_image(x))).float() for t in transforms(tta)])
+    call = next(views[view] for views in SETS.values() if view in views)
+    if call is None:
+        return x
+    name, arguments = call
+    found: Tensor = getattr(ttach.functional, name)(x, **arguments)
+    return found
 
 
-def stacked(x: Tensor, tta: Tta) -> Tensor:
+def stack_views(x: Tensor, views: Sequence[str]) -> Tensor:
     """All views of a batch, one after the other.
 
     Args:
@@ -40,10 +35,9 @@ def stacked(x: Tensor, tta: Tta) -> Tensor:
     Returns:
         As `x`, (views * batch, 3, height, width): all photos in the first view, then all in the second.
     """
-    return torch.cat([t.augment_image(x) for t in transforms(tta)])
+    return torch.cat([augment(x, view) for view in views])
 
 
-def unstacked(logits: Tensor, tta: Tta) -> Tensor:
-    """(views * batch, width), of `stacked`, as (views, batch, width)."""
-    views = logits.chunk(len(VIEWS[tta]))
-    return torch.stack([t.deaugment_label(v) for t, v in zip(transforms(tta), views, strict=True)])
+def unstack_views(logits: Tensor, views: Sequence[str]) -> Tensor:
+    """(views * batch, width), of `stack_views`, as (views, batch, width)."""
+    return torch.stack(logits.chunk(len(views)))

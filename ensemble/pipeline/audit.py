@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ensemble.decision.blend import load_blend
 from ensemble.evaluation.audit import NAMES, Audit
 from ensemble.evaluation.audit import audit as find_suspects
-from ensemble.evaluation.evaluate import out_of_fold
 from ensemble.jobs.oof import Epoch
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of
-from ensemble.recipes.binding import run_recipe
 from ensemble.recipes.views import Tta
 from ensemble.reporting.audit_page import refuse_to_replace, write_audit
 from folds.pages.html import building
-from folds.run import Run, load_data, load_run
+from folds.run import Run, load_run
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,12 @@ def audit(
         MaskensError: nothing trained, or a folder that is not an audit's to replace.
     """
     loaded = load_run(Path(run))
-    found, folds = load_data(loaded, Path(data) if data else None)
     folder = Path(out) if out else loaded.folder / "audit"
     refuse_to_replace(folder)
-    predicted = out_of_fold(loaded, run_recipe(loaded), found, folds, tta, epoch)
-    suspects = find_suspects(predicted, found, tuple(fields) or tuple(NAMES))
-    note = ""
-    if predicted.missing:
-        note = f"only folds {', '.join(map(str, predicted.trained))} of {loaded.k} are trained: {predicted.missing}"
+    blend = load_blend([loaded], Path(data) if data else None, epoch)
+    found, decision = blend.data, blend.decide(blend.plain(tta))
+    suspects = find_suspects(found, blend.rows, decision.log_probabilities, tuple(fields) or tuple(NAMES))
+    note = "; ".join(blend.notes)
     with building(folder) as build:
         title = f"Likely label errors in {found.root}"
         write_audit(build, suspects, title, note, top, workers or -1, part_of(on_progress, "opening photos"))

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ensemble.decision.decide import Rule, decide
 from ensemble.decision.members import Ensemble, load_ensembles
 from ensemble.decision.submission import SubmissionCheck, align, check_submission, write_submission
 from ensemble.decision.tuning import Fitted, StepName, apply_tuning, heard
 from ensemble.inference.estimate import estimate_inference
-from ensemble.inference.infer import Decision, judge, save_logits
 from ensemble.inference.infer import infer as predict_photos
+from ensemble.inference.infer import save_logits
 from ensemble.jobs.hardware import Hardware, choose_device
-from ensemble.models.engine import Execution
+from ensemble.models.engine import EngineOptions
 from ensemble.models.precision import Asked
 from ensemble.pipeline.inputs import (
     AUTO_CACHE,
@@ -34,7 +35,7 @@ from folds.errors import MaskensError
 from folds.files import must_be_writable
 from folds.run import Run, file_of, refuse_other_folds
 
-WITHOUT: dict[Decision, tuple[StepName, ...]] = {"hard": ("offsets",), "vote": ("weights", "offsets")}
+WITHOUT: dict[Rule, tuple[StepName, ...]] = {"hard": ("offsets",), "vote": ("weights", "offsets")}
 """Steps of a tuning that make no difference to a decision."""
 
 
@@ -47,9 +48,9 @@ class InferencePlan:
     ensembles: tuple[Ensemble, ...]
     fitted: Fitted
     used: str  # models, photos, views and tuning in words
-    decision: Decision
+    rule: Rule
     votes: tuple[IntArray, ...]  # of other submissions, each (photos,)
-    execution: Execution
+    execution: EngineOptions
     early_exit: bool  # age models see only photos whose class they can change
     hardware: Hardware
     cache: Path | None
@@ -78,7 +79,7 @@ def plan_inference(
     runs: Folders = DEFAULT_RUN,
     *,
     tta: Tta | None = None,
-    decision: Decision | None = None,
+    decision: Rule | None = None,
     votes: Sequence[Folder] = (),
     tuned: bool = True,
     precision: Asked = "fp32",
@@ -117,7 +118,7 @@ def plan_inference(
     """
     if votes and decision not in (None, "vote"):
         raise MaskensError(f"--vote and --decision {decision} exclude each other.")
-    how: Decision = "vote" if votes else decision or "joint"
+    how: Rule = "vote" if votes else decision or "joint"
     named = load_runs(runs)
     first = named[0]
     found = read_eval(Path(data or first.data))
@@ -141,9 +142,9 @@ def plan_inference(
         ensembles=tuple(ensembles),
         fitted=fitted,
         used=f"{models} models, {len(found.ids)} photos, views: {fitted.tta}, {words}",
-        decision=how,
+        rule=how,
         votes=others,
-        execution=Execution(precision, compile),
+        execution=EngineOptions(precision, compile),
         early_exit=early_exit and how == "joint",
         hardware=Hardware(choose_device(device), workers),
         cache=cache_folder(cache, first.folder),
@@ -170,8 +171,8 @@ def run_inference(planned: InferencePlan, on_progress: OnProgress | None = None)
         planned.fitted if planned.early_exit else None,
         planned.logits_file.with_suffix(".partial.npz"),
     )
-    decided = judge(prediction, planned.fitted, planned.decision, planned.votes)
-    save_logits(planned.logits_file, planned.data.ids, planned.data, planned.ensembles, prediction)
+    decided = decide(prediction.joints, planned.fitted.weights, planned.fitted.offsets, planned.rule, planned.votes)
+    save_logits(planned.logits_file, planned.data.ids, planned.data, planned.ensembles, prediction, planned.fitted.tta)
     earlier = write_submission(planned.path, planned.data.ids, decided.classes)
     check = check_submission(planned.path, planned.data.ids, planned.runs[0].class_photos)
     return Inferred(decided.classes, check, planned.path, earlier, tuple(prediction.notes))

@@ -10,7 +10,7 @@ from typing import Any
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning, heard
 from ensemble.inference.infer import infer as predict_photos
-from ensemble.inference.predictions import verdict_records, verdicts, whole_folds
+from ensemble.inference.predictions import complete_folds, photo_predictions, prediction_records
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
 from ensemble.recipes.binding import run_recipe
@@ -67,13 +67,13 @@ def predict(
     applied = apply_tuning(loaded, recipes, tta, not tuned)
     used, recipes, fitted = heard(loaded, recipes, applied.fitted)
     ensembles = load_ensembles(used, recipes, fitted, allow_missing)
-    whole_folds(ensembles)
+    complete_folds(ensembles)
     height, width = ensembles[0].members[0].card.resize
     aspect = trained_aspect(used[0]) or height / width
     distorted = check_loose(found, aspect, hardware.decoders, part_of(on_progress, "opening"))
     predicting = part_of(on_progress, "predicting")
     prediction = predict_photos(ensembles, found, fitted.tta, hardware, None, on_predict=predicting)
-    records = verdict_records(found.files, verdicts(ensembles, prediction, fitted), distorted)
+    records = prediction_records(found.files, photo_predictions(ensembles, prediction, fitted), distorted)
     models = sum(len(e.members) for e in ensembles)
     words = f"{len(records)} photos, {models} models, views: {fitted.tta}, {applied.words}"
     return Predicted(records, tuple(distorted), words, _kept(path, records) if path else None)

@@ -31,7 +31,7 @@ def submission_table(check: SubmissionCheck) -> Table:
     return table
 
 
-def verdicts_table(records: Sequence[dict[str, Any]]) -> Table:
+def predictions_table(records: Sequence[dict[str, Any]]) -> Table:
     """What the ensemble says of each photo, each part with its probability; and how many folds agree."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("photo", no_wrap=True, overflow="ellipsis")

@@ -116,14 +116,14 @@ def gather(blend: Blend, found: Evaluation, photos: int) -> Report:
         found: what `evaluate` made of the blend.
         photos: to show of the worst and of the most uncertain ones.
     """
-    views = part_views(blend.truth, found.judged)
+    views = part_views(blend.truth, found.decision)
     worst, uncertain = remarkable(blend, found, photos)
     return Report(
         blend=blend,
         found=found,
         confusions=[confusion(view) for view in views],
         calibrations=[calibration(view) for view in views],
-        ages=age_errors(blend, found.judged.classes),
+        ages=age_errors(blend, found.decision.classes),
         worst=worst,
         uncertain=uncertain,
         runs=[run_facts(member) for member in blend.runs],
@@ -200,11 +200,11 @@ def age_groups(years: IntArray, decided: IntArray, person: IntArray, least: int 
 
 def remarkable(blend: Blend, found: Evaluation, most: int) -> tuple[list[Shown], list[Shown]]:
     """(the photos with the highest loss of their true class, those with the highest entropy), worst first."""
-    log_p = found.judged.log_probabilities
+    log_p = found.decision.log_probabilities
     rows = np.arange(len(log_p))
     p = np.exp(log_p)
     entropy = -(p * log_p).sum(axis=1) / np.log(2)
-    decided, files, people = found.judged.classes, blend.data.files, blend.data.people
+    decided, files, people = found.decision.classes, blend.data.files, blend.data.people
 
     def shown(place: int) -> Shown:
         row, true, said = int(blend.rows[place]), int(blend.truth[place]), int(decided[place])

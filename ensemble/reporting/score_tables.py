@@ -90,7 +90,7 @@ def _settings_table(found: Evaluation) -> Table:
     for name in ("macro F1", "accuracy", "against the first", ""):
         table.add_column(name, no_wrap=True)
     for number, s in enumerate(found.settings):
-        gain = (f"{s.gain:+.3f}", s.gain.verdict) if number else ("", "")
+        gain = (f"{s.gain:+.3f}", s.gain.significance) if number else ("", "")
         table.add_row(Text(s.name), f"{s.f1.value:.4f}", f"{s.accuracy:.4f}", *gain)
     return table
 

@@ -24,14 +24,15 @@ from ensemble.data.sampling import epoch_photos
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import JobSpec, geometry, learned_rows
 from ensemble.jobs.status import read_status
-from ensemble.models.autotune import Measured
+from ensemble.models.autotune import AutotuneCache
 from ensemble.models.create import create
-from ensemble.models.inputs import normalisation, place
+from ensemble.models.inputs import Normalisation, normalisation, place
+from ensemble.models.precision import shortest
 from ensemble.models.predict import predict
-from ensemble.models.process import settle
+from ensemble.models.process import configure_process
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import learns_from, training_labels
-from ensemble.recipes.views import VIEWS
+from ensemble.recipes.views import ALL_VIEWS, VIEWS
 from ensemble.training.trainer import Trainer
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
@@ -140,7 +141,7 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
         MaskensError: a photo that can't be read.
     """
     device = torch.device(hardware.device)
-    settle(hardware.job_threads)
+    configure_process(hardware.job_threads)
     rows = np.linspace(0, len(data.files) - 1, BATCHES // 2 * recipe.batch_size).astype(np.int64)
     files = [data.files[i] for i in rows]
     with tempfile.TemporaryDirectory() as scratch:
@@ -152,9 +153,9 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
         mean, std = normalisation(model)
         place(model, device)
         start = time.perf_counter() - started
-        measured = Measured(run, recipe.hash, device, hardware.job_threads, keep=False)
+        measured = AutotuneCache(run, recipe.hash, device, hardware.job_threads, keep=False)
         train = _train_seconds(recipe, model, photos, training_labels(recipe.target, data)[rows], hardware, measured)
-        seen = _predict_seconds(model, photos, mean, std, device, 2 * recipe.batch_size)
+        seen = _predict_seconds(model, photos, (mean, std), device, 2 * recipe.batch_size)
         weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
         return Cost(decode, train, seen, start, weights, _peak_memory(device))
 
@@ -173,7 +174,7 @@ class _InOrder:
 
 
 def _train_seconds(
-    recipe: TaskRecipe, model: nn.Module, photos: Photos, labels: IntArray, hardware: Hardware, measured: Measured
+    recipe: TaskRecipe, model: nn.Module, photos: Photos, labels: IntArray, hardware: Hardware, measured: AutotuneCache
 ) -> float:
     device = torch.device(hardware.device)
     mean, std = normalisation(model)
@@ -203,22 +204,22 @@ def _train_seconds(
 
 
 def _predict_seconds(
-    model: nn.Module, photos: Photos, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, batch: int
+    model: nn.Module, photos: Photos, normalised: Normalisation, device: torch.device, batch: int
 ) -> float:
     rows = np.arange(min(len(photos), batch))
-    found = []
-    for _ in range(3):  # the first warms up
-        started = time.perf_counter()
-        predict(model, photos, rows, mean, std, device, "none", batch, 0)
-        found.append(time.perf_counter() - started)
-    return min(found[1:]) / len(rows)
+
+    def run() -> object:
+        return predict(model, photos, rows, normalised, device, VIEWS["none"], batch, 0)
+
+    run()  # warms up
+    return shortest(run, rounds=2) / len(rows)
 
 
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit  # psutil knows no peak on Linux
 
 
 def _job(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
@@ -230,7 +231,7 @@ def _job(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: b
     valid = int((held_out & learns_from(recipe.predicts, data)).sum())
     begun = not restart and (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()
     epochs = recipe.epochs - (read_status(spec.run, spec.task, spec.fold).epoch if begun else 0)
-    last = 2 * len(VIEWS["flip"]) * int(held_out.sum()) * cost.predict  # the best and the last epoch
+    last = 2 * len(ALL_VIEWS) * int(held_out.sum()) * cost.predict  # the best and the last epoch
     seconds = cost.start + epochs * (photos * cost.train + valid * cost.predict) + last
     return JobEstimate(spec.task, spec.fold, photos, epochs, seconds)
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -26,13 +25,14 @@ from ensemble.jobs.oof import JobOof, save_job_oof
 from ensemble.jobs.spec import JobSpec, geometry, identity, learned_rows
 from ensemble.jobs.status import JobStatus, read_status, write_status
 from ensemble.metrics.scores import task_scores
-from ensemble.models.autotune import Measured
-from ensemble.models.checkpoint import save_checkpoint
+from ensemble.models.autotune import AutotuneCache
+from ensemble.models.checkpoint import load_weights, save_checkpoint
 from ensemble.models.create import create
 from ensemble.models.inputs import normalisation, place
 from ensemble.models.predict import predict
-from ensemble.models.process import settle
+from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import learns_from, training_labels, true_labels
+from ensemble.recipes.views import ALL_VIEWS, VIEWS
 from ensemble.training.losses import one_hot, task_loss
 from ensemble.training.resume import load_last, save_last
 from ensemble.training.tracking import TrackedJob, Trackers
@@ -111,7 +111,7 @@ class _Job:
 
     def run(self) -> None:
         self.tell(record=self.record())
-        settle(self.spec.threads)
+        configure_process(self.spec.threads)
         photos = open_photos(
             self.data.root,
             self.data.files,
@@ -127,7 +127,7 @@ class _Job:
         place(model, self.device)
         shown = epoch_photos(self.recipe.sampler, self.recipe.ages.cuts, self.data, self.train_rows)
         batches = EpochBatches(shown, self.recipe.batch_size, self.seed, even=self.recipe.mix.active)
-        measured = Measured(self.run_info.folder, self.recipe.hash, self.device, self.spec.threads)
+        measured = AutotuneCache(self.run_info.folder, self.recipe.hash, self.device, self.spec.threads)
         trainer = Trainer(
             self.recipe, model, self.mean, self.std, self.device, self.seed, len(batches), measured, self.spec.compile
         )
@@ -193,10 +193,9 @@ class _Job:
             model,
             photos,
             self.valid_rows,
-            self.mean,
-            self.std,
+            (self.mean, self.std),
             self.device,
-            "none",
+            VIEWS["none"],
             2 * self.recipe.batch_size,
             self.eval_workers,
         )[0]
@@ -211,13 +210,13 @@ class _Job:
         rows, batch = self.oof_rows, 2 * self.recipe.batch_size
 
         def logits() -> Any:
-            return predict(model, photos, rows, self.mean, self.std, self.device, "flip", batch, self.eval_workers)
+            return predict(model, photos, rows, (self.mean, self.std), self.device, ALL_VIEWS, batch, self.eval_workers)
 
         last = logits()
         best_f1 = [h["f1"] for h in self.history]
         best = last
         if best_f1.index(max(best_f1)) != len(best_f1) - 1:
-            model.load_state_dict(safetensors.torch.load_file(self.folder / "model.safetensors"))
+            load_weights(self.folder / "model.safetensors", model)
             best = logits()
         files = np.array(self.data.files)[rows]
         save_job_oof(self.folder / "oof.npz", JobOof(files, best, last), self.record())

@@ -12,7 +12,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from ensemble.data.mixing import mix_batch
-from ensemble.models.autotune import Forward, Measured, compiled, settle_precision
+from ensemble.models.autotune import AutotuneCache, Forward, autotune_precision, compile_for_training
 from ensemble.models.inputs import to_input
 from ensemble.models.precision import Precision, autocast
 from ensemble.recipes.schema import TaskRecipe
@@ -56,7 +56,7 @@ class Trainer:
         device: torch.device,
         seed: Sequence[int],
         batches: int,
-        measured: Measured | None = None,
+        measured: AutotuneCache | None = None,
         compile: bool = False,
     ) -> None:
         self.recipe, self.model, self.mean, self.std = recipe, model, mean, std
@@ -143,11 +143,11 @@ class Trainer:
         began = time.perf_counter()
         x = to_input(photos, self.mean, self.std, self.device)
         if self.precision is None:
-            self.precision, self.note = settle_precision(self.model, x, self.recipe.precision, self.measured)
+            self.precision, self.note = autotune_precision(self.model, x, self.recipe.precision, self.measured)
             self.scaler = self._scaler()
         self.ready = True
         if self.compile:
-            self.forward, self.compile_note = compiled(self.model, x, self.precision)
+            self.forward, self.compile_note = compile_for_training(self.model, x, self.precision)
         return time.perf_counter() - began
 
     def _loss(self, photos: Tensor, labels: Tensor, epoch: int, number: int) -> Tensor:

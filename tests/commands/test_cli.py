@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import json
@@ -11,9 +12,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ import safetensors.torch
 import timm
 from commands import maskens, refused
 from PIL import Image
+from rich.console import Console
 
 import cli
 from ensemble.decision.submission import align, read_answers
@@ -152,7 +153,7 @@ def test_asking_only_whom_it_takes_gives_the_same_csv(there: Path, tmp_path: Pat
 def test_a_stopped_inference_says_how_to_go_on_and_does(there: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ensemble.inference.passes.Passes._show", _stopping_at(128))
+        patch.setattr("ensemble.commands.infer.progress_bars", _stops_at_128)
         stopped = maskens("infer", "--out", out)
     assert (stopped.code, out.exists()) == (130, False)
     assert "the same command goes on from there" in stopped.err
@@ -162,17 +163,13 @@ def test_a_stopped_inference_says_how_to_go_on_and_does(there: Path, tmp_path: P
     assert [f.name for f in tmp_path.iterdir() if "partial" in f.name] == []
 
 
-def _stopping_at(photo: int) -> Callable[..., None]:
-    from ensemble.inference.passes import Passes
-
-    show = Passes._show
-
-    def until(self: Passes, *args: Any) -> None:
-        if args[-1].start >= photo:
+@contextlib.contextmanager
+def _stops_at_128(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    def on_progress(what: str, done: int, total: int) -> None:
+        if what == "predicting" and done >= 128:
             raise KeyboardInterrupt
-        show(self, *args)
 
-    return until
+    yield on_progress
 
 
 def test_a_second_result_does_not_silently_replace_the_first(copy: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.decision.joint import decide
+from ensemble.decision.decide import most_probable
 from ensemble.decision.offsets import LIMIT, best_raise, climb, fit_offsets
 from ensemble.metrics.scores import macro_f1
 
@@ -20,7 +20,7 @@ def photos(seed: int, count: int = 60) -> tuple[np.ndarray, np.ndarray]:
 def raised(scores: np.ndarray, label: int, by: float) -> np.ndarray:
     moved = scores.copy()
     moved[:, label] += by
-    return decide(moved)
+    return most_probable(moved)
 
 
 @given(st.integers(0, 10_000), st.integers(0, 17))
@@ -48,7 +48,7 @@ def test_climbing_never_lowers_the_f1_and_stays_within_the_limit(seed: int) -> N
     scores, truth = photos(seed)
     offsets = climb(scores, truth, np.ones(len(truth)))
     assert abs(offsets).max() <= LIMIT
-    assert macro_f1(truth, decide(scores + offsets), 18) >= macro_f1(truth, decide(scores), 18) - 1e-9
+    assert macro_f1(truth, most_probable(scores + offsets), 18) >= macro_f1(truth, most_probable(scores), 18) - 1e-9
 
 
 def test_a_class_that_is_always_underrated_is_raised_on_other_people_too() -> None:
@@ -61,5 +61,5 @@ def test_a_class_that_is_always_underrated_is_raised_on_other_people_too() -> No
     offsets = fit_offsets(scores[fitted], truth[fitted], person[fitted], np.arange(180) % 18)
     assert offsets.argmax() == 5
     assert offsets.mean() == pytest.approx(0)
-    before, after = (macro_f1(truth[others], decide(scores[others] + o), 18) for o in (0, offsets))
+    before, after = (macro_f1(truth[others], most_probable(scores[others] + o), 18) for o in (0, offsets))
     assert after > before + 0.02

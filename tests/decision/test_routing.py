@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ensemble.decision.decide import most_probable
 from ensemble.decision.early_exit import SETTLED, bounds, next_gender
-from ensemble.decision.joint import blend, decide
+from ensemble.decision.joint import blend
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted, RunTuning
 from ensemble.jobs.card import ModelCard
@@ -93,7 +94,7 @@ def test_random_logits_get_the_class_that_everybody_asked_would_give(
 
     def classes(logits: list[dict[str, np.ndarray]]) -> np.ndarray:
         joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
-        return decide(blend(joints, rule.weights) + np.array(rule.offsets))
+        return most_probable(blend(joints, rule.weights) + np.array(rule.offsets))
 
     assert (classes(seen) == classes(full)).all()
 

@@ -13,8 +13,8 @@ from planned import HEADS, plan_run
 from scipy.special import log_softmax
 
 from ensemble.decision.blend import Blend, greedy_weights, load_blend
-from ensemble.decision.joint import decide
-from ensemble.decision.tune import STEPS, fit, nested, tune, untuned
+from ensemble.decision.decide import most_probable
+from ensemble.decision.tune import STEPS, fit, nested, tune
 from ensemble.decision.tuning import (
     Applied,
     StepName,
@@ -66,31 +66,31 @@ def kept(*runs: Run) -> Tuning | None:
 
 
 def saved(blend: Blend, steps: Sequence[StepName]) -> Path:
-    tuning, judged = tune(blend, steps)
+    tuning, decision = tune(blend, steps)
     path = blend.runs[0].run.folder / tuning_file([m.share for m in blend.runs])
-    save_tuning(path, tuning, [blend.data.files[i] for i in blend.rows], judged)
+    save_tuning(path, tuning, [blend.data.files[i] for i in blend.rows], decision)
     return path
 
 
 def test_what_is_worth_it_is_kept_and_the_figure_is_of_other_people(data: TrainData, tmp_path: Path) -> None:
     blend = blend_of(plan_run(tmp_path / "a", data, 4 * noisy(data, less=(2, 5), by=1.5)))
-    tuning, judged = tune(blend, ["views", "temperatures", "offsets"])
+    tuning, decision = tune(blend, ["views", "temperatures", "offsets"])
     assert tuning.kept == ("temperatures", "offsets")
     assert tuning.gain.low > 0
-    assert tuning.tuned.value == pytest.approx(macro_f1(blend.truth, judged.classes, 18))
+    assert tuning.tuned.value == pytest.approx(macro_f1(blend.truth, decision.classes, 18))
     temperatures = tuning.fitted.runs[0].temperatures["class18"]
     assert np.shape(temperatures) == (2, 1)
     assert np.ravel(temperatures) == pytest.approx(4 / 2.5, rel=0.3), "log p is 2.5 times the noisy values"
-    everybody = blend.judge(tuning.fitted).classes
+    everybody = blend.decide(tuning.fitted).classes
     assert macro_f1(blend.truth, everybody, 18) >= tuning.tuned.value, "fitted on itself, it looks better"
 
 
 def test_what_gains_nothing_is_not_applied(data: TrainData, tmp_path: Path) -> None:
     blend = blend_of(plan_run(tmp_path / "a", data, noisy(data, gain=12)))
-    tuning, judged = tune(blend, ["views", "offsets"])
+    tuning, decision = tune(blend, ["views", "offsets"])
     assert tuning.kept == ()
-    assert tuning.fitted == untuned(blend)
-    assert np.array_equal(judged.classes, blend.judge(untuned(blend)).classes)
+    assert tuning.fitted == blend.plain("flip")
+    assert np.array_equal(decision.classes, blend.decide(blend.plain("flip")).classes)
     assert "applied: nothing" in tuning.summary[-1]
     forced, _ = tune(blend, ["offsets"], force=True)
     assert forced.kept == ("offsets",)
@@ -105,13 +105,13 @@ def test_nobody_is_judged_by_a_tuning_that_saw_them(
 
     def watching(blend: Blend, photos: np.ndarray, *rest: object) -> object:
         fitted_on.append(photos)
-        return untuned(blend).model_copy(update={"offsets": tuple(np.eye(18)[len(fitted_on)] * 99)})
+        return blend.plain("flip").model_copy(update={"offsets": tuple(np.eye(18)[len(fitted_on)] * 99)})
 
     monkeypatch.setattr("ensemble.decision.tune.fit", watching)
-    judged, parts = nested(blend, ["offsets"])
+    decision, parts = nested(blend, ["offsets"])
     assert parts == len(fitted_on) == 5
     for number, photos in enumerate(fitted_on, start=1):
-        held_out = judged.classes == number  # the offset of this fit sends all its people to one class
+        held_out = decision.classes == number  # the offset of this fit sends all its people to one class
         assert held_out.sum() == pytest.approx(len(blend.rows) / 5, rel=0.3)
         assert not set(blend.person[held_out]) & set(blend.person[photos])
 
@@ -201,7 +201,7 @@ def test_blends_of_one_run_with_several_others_are_kept_apart(data: TrainData, t
 def test_runs_of_weight_0_need_not_be_asked(data: TrainData, tmp_path: Path) -> None:
     blend = blend_of(*(plan_run(tmp_path / n, data, noisy(data, i), seed=i) for i, n in enumerate("abc")))
     shares = [m.share.model_copy(update={"weight": w}) for m, w in zip(blend.runs, (0.5, 0.0, 0.5), strict=True)]
-    fitted = untuned(blend).model_copy(update={"runs": tuple(shares)})
+    fitted = blend.plain("flip").model_copy(update={"runs": tuple(shares)})
     runs, recipes, left = heard([m.run for m in blend.runs], [m.recipe for m in blend.runs], fitted)
     assert [r.folder.name for r in runs] == ["a", "c"]
     assert [r.weight for r in left.runs] == [0.5, 0.5]
@@ -222,8 +222,8 @@ def test_the_greedy_selection_finds_who_is_worth_asking(data: TrainData) -> None
     weights = np.array(greedy_weights(joints, data.classes))
     assert weights.sum() == pytest.approx(1)
     assert weights[0] < 0.2 < min(weights[1:])
-    blended = decide(np.average(joints, axis=0, weights=weights))
-    assert macro_f1(data.classes, blended, 18) > max(macro_f1(data.classes, decide(j), 18) for j in joints)
+    blended = most_probable(np.average(joints, axis=0, weights=weights))
+    assert macro_f1(data.classes, blended, 18) > max(macro_f1(data.classes, most_probable(j), 18) for j in joints)
     assert greedy_weights(joints[[1, 1]], data.classes) == (1.0, 0.0), "of equals the first"
 
 
@@ -233,9 +233,9 @@ def test_runs_of_different_tasks_are_one_ensemble(data: TrainData, tmp_path: Pat
     a = plan_run(tmp_path / "a", data, noisy(data, gain=1.5))
     b = plan_run(tmp_path / "b", data, {"heads": parts}, recipe=HEADS)
     blend = blend_of(a, b)
-    plain = untuned(blend)
+    plain = blend.plain("flip")
     mean = log_softmax(blend.joints(plain).mean(axis=0), axis=1)
-    assert blend.judge(plain).log_probabilities == pytest.approx(mean)
+    assert blend.decide(plain).log_probabilities == pytest.approx(mean)
     found = evaluate(blend, applied_to(blend))
     names = [s.name for s in found.settings]
     assert f"{a.folder} alone" in names
@@ -275,7 +275,7 @@ def test_an_evaluation_tells_the_whole_and_its_parts(data: TrainData, tmp_path: 
     logits = noisy(data, gain=2)
     blend = blend_of(plan_run(tmp_path / "a", data, logits))
     found = evaluate(blend, applied_to(blend))
-    decided = decide(logits.astype(np.float32))
+    decided = most_probable(logits.astype(np.float32))
     assert found.f1[PARTS[0]].value == pytest.approx(macro_f1(data.classes, decided, 18), abs=1e-6)
     assert found.accuracy.value == pytest.approx((decided == data.classes).mean())
     assert found.f1[PARTS[0]].low < found.f1[PARTS[0]].value < found.f1[PARTS[0]].high
@@ -285,7 +285,7 @@ def test_an_evaluation_tells_the_whole_and_its_parts(data: TrainData, tmp_path: 
     settings = {s.name: s for s in found.settings}
     assert list(settings) == ["best, flip", "best, no TTA", "last, no TTA", "last, flip", "part by part"]
     assert settings["best, flip"].f1 == found.f1[PARTS[0]]
-    assert settings["last, flip"].gain.verdict == "equal"
+    assert settings["last, flip"].gain.significance == "equal"
     record = evaluation_record(found)
     assert record["macro_f1"]["value"] == found.f1[PARTS[0]].value
     assert [c["photos"] for c in record["score"]["classes"]] == np.bincount(data.classes, minlength=18).tolist()
@@ -301,7 +301,7 @@ def test_a_tuned_run_is_scored_by_tunings_fitted_on_others(data: TrainData, tmp_
     assert settings["best, flip"].f1.value == pytest.approx(found.tuning.untuned.value)
     assert settings["tuned"].f1 == found.f1[PARTS[0]]
     assert settings["tuned"].gain.value == pytest.approx(found.tuning.gain.value)
-    assert settings["last, flip"].gain.verdict == "equal", "untuned ways are held against the untuned one"
+    assert settings["last, flip"].gain.significance == "equal", "untuned ways are held against the untuned one"
     assert "tuned: temperatures, offsets" in found.used
 
 

@@ -19,7 +19,6 @@ from planned import plan_run
 import cli
 from ensemble.decision.temperature import fit_temperature, scaled
 from ensemble.evaluation.audit import Audit, audit, field_view, nearest_year, photos_csv, suspects_csv
-from ensemble.evaluation.evaluate import OutOfFold
 from folds.data.fixes import apply_fixes
 from folds.data.labels import SHOTS, age_band, encode
 from folds.data.layout import read_train
@@ -43,8 +42,7 @@ def predictions(data: TrainData, classes: np.ndarray | None = None, sure: float 
 
 def judged(data: TrainData, logits: np.ndarray, fields: Sequence[str] = ("gender", "age", "mask")) -> Audit:
     rows = np.arange(len(data.files))
-    joint = scaled(logits, 1)
-    return audit(OutOfFold(rows, rows * 0, {}, joint, joint.argmax(axis=1), [0], ""), data, fields)
+    return audit(data, rows, scaled(logits, 1), fields)
 
 
 def mislabelled(data: TrainData, *fixes: tuple[int, str, str, str, str]) -> TrainData:
@@ -169,8 +167,7 @@ def test_calibration_changes_probabilities_but_no_order_within_a_field(true: Tra
     wrong, _ = wrong_labels(true)
     logits = predictions(true, sure=9.0)
     rows = np.arange(len(true.files))
-    found = OutOfFold(rows, rows * 0, {}, scaled(logits, 1), true.classes, [0], "")
-    raw, mild = (field_view(found, wrong, "age", calibrate=c) for c in (False, True))
+    raw, mild = (field_view(wrong, rows, scaled(logits, 1), "age", calibrate=c) for c in (False, True))
     assert mild.temperature > 1
     assert np.array_equal(raw.predicted, mild.predicted)
     ratio = raw.odds[raw.odds != 0] / mild.odds[mild.odds != 0]
@@ -233,10 +230,11 @@ def test_seven_photos_together_find_what_single_photos_hide(true: TrainData, ben
     logits[3::7] *= 2
     joint = scaled(logits, 1)
     rows = np.arange(len(true.files))
-    found = OutOfFold(rows, rows * 0, {}, joint, joint.argmax(axis=1), [0], "")
     truth = [(wrong.people[i].path, "", "gender") for i in (0, 12)]
-    pooled = [(s.person.path, d.photo, s.field) for s in audit(found, wrong, ["gender"]).suspects for d in s.doubts]
-    plain = [label for label in benchmark.single_photos(found, wrong) if label[2] == "gender"]
+    pooled = [
+        (s.person.path, d.photo, s.field) for s in audit(wrong, rows, joint, ["gender"]).suspects for d in s.doubts
+    ]
+    plain = [label for label in benchmark.single_photos(wrong, rows, joint) if label[2] == "gender"]
     assert len(plain) == 36
     assert benchmark.worth(pooled, truth, 36).precision == 1
     assert benchmark.worth(plain, truth, 36).average_precision < 0.5

@@ -26,11 +26,12 @@ import cli
 import ensemble.decision.members
 import ensemble.inference.export
 from ensemble.data.cache import fitted
+from ensemble.decision.decide import decide
 from ensemble.decision.joint import mean_logits
 from ensemble.decision.members import Ensemble, Member, members
 from ensemble.decision.tuning import Fitted, RunTuning
 from ensemble.inference.export import Export, export
-from ensemble.inference.infer import Prediction, infer, judge
+from ensemble.inference.infer import Prediction, infer
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import JobSpec
 from ensemble.models.checkpoint import load_checkpoint
@@ -192,7 +193,7 @@ def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Setting, tm
     told = [int(line.split("\t")[1]) for line in done.stdout.splitlines()]
     share = RunTuning(run="", seed=1, recipe_hash="", oof_hash="", temperatures=TEMPERATURES)
     fitted = Fitted(tta="flip", runs=(share,), offsets=OFFSETS)
-    assert told == judge(setting.prediction, fitted, "joint").classes.tolist()
+    assert told == decide(setting.prediction.joints, fitted.weights, fitted.offsets).classes.tolist()
     assert len(set(told)) > 1
 
 

@@ -11,22 +11,25 @@ import pytest
 import torch
 
 from ensemble.data.cache import Photos
+from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted, RunTuning
 from ensemble.inference import passes as passes
-from ensemble.inference.infer import Prediction, infer, judge
+from ensemble.inference.infer import Prediction, infer
 from ensemble.inference.partial import Partial
 from ensemble.jobs.card import ModelCard
 from ensemble.jobs.hardware import Hardware
 from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
 from ensemble.models.create import create
-from ensemble.models.engine import Execution, Ready
+from ensemble.models.engine import EngineOptions, InferenceEngine
 from ensemble.models.inputs import normalisation, place
-from ensemble.models.precision import Chosen
+from ensemble.models.precision import PrecisionChoice
 from ensemble.models.predict import predict
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.tasks import ONLY_GENDER
+from ensemble.recipes.views import VIEWS
+from folds.data.labels import IntArray
 from folds.data.layout import read_eval
 from folds.data.people import EvalData
 from folds.errors import MaskensError
@@ -60,7 +63,7 @@ def photos_of(data: EvalData, size: tuple[int, int]) -> Photos:
 
 def spread_out(model: Any, photos: Photos, mean: Any, std: Any) -> None:
     """Give each logit a mean of 0 and a spread of 2 over the photos."""
-    logits = predict(place(model, DEVICE), photos, np.arange(50), mean, std, DEVICE, "none", 50, 0)[0]
+    logits = predict(place(model, DEVICE), photos, np.arange(50), (mean, std), DEVICE, VIEWS["none"], 50, 0)[0]
     head, scale = model.get_classifier(), torch.from_numpy(2 / logits.std(axis=0))
     with torch.no_grad():
         head.bias.copy_((head.bias - torch.from_numpy(logits.mean(axis=0))) * scale)
@@ -110,13 +113,17 @@ def plain(models: Ensemble, data: EvalData) -> dict[str, np.ndarray]:
     for member in models.members:
         model, card = load_checkpoint(member.path, DEVICE)
         rows = np.arange(len(data.ids))
-        values = predict(model, photos_of(data, card.resize), rows, card.mean, card.std, DEVICE, "flip", 50, 0)
+        values = predict(model, photos_of(data, card.resize), rows, (card.mean, card.std), DEVICE, VIEWS["flip"], 50, 0)
         found.setdefault(member.task, []).append(values)
     return {task: np.stack(values) for task, values in found.items()}
 
 
 def run(models: Ensemble, data: EvalData, **options: object) -> Prediction:
     return infer([models], data, "flip", CPU, None, **options)  # type: ignore[arg-type]
+
+
+def classes_of(found: Prediction) -> IntArray:
+    return decide(found.joints, RULE.weights, RULE.offsets).classes
 
 
 def test_all_models_at_once_say_what_each_says_by_itself(
@@ -131,9 +138,9 @@ def test_routing_leaves_models_out_and_the_classes_as_they_are(
     models: Ensemble, data: EvalData, plain: dict[str, np.ndarray]
 ) -> None:
     everybody, routed = run(models, data), run(models, data, routing=RULE)
-    classes = judge(everybody, RULE, "joint").classes
+    classes = classes_of(everybody)
     assert len(set(classes.tolist())) > 3
-    assert (judge(routed, RULE, "joint").classes == classes).all()
+    assert (classes_of(routed) == classes).all()
     assert everybody.asked is None and routed.asked is not None and 0 < routed.asked < 1
     for task, values in routed.logits[0].items():
         shown = np.isfinite(values).all(axis=(0, 1, 3))
@@ -150,7 +157,7 @@ def test_models_that_do_not_fit_together_take_turns(
     found = run(models, data, routing=RULE)
     for task, values in plain.items():
         assert found.logits[0][task] == pytest.approx(values, abs=1e-4), task
-    assert (judge(found, RULE, "joint").classes == judge(run(models, data), RULE, "joint").classes).all()
+    assert (classes_of(found) == classes_of(run(models, data))).all()
 
 
 @pytest.mark.parametrize("routing", [None, RULE])
@@ -166,8 +173,8 @@ def test_an_interrupted_inference_goes_on_where_it_was(
         run(models, data, routing=routing, partial=partial, on_predict=stop)
     assert partial.exists()
     shown: list[int] = []
-    plain_logits = Ready.logits
-    monkeypatch.setattr(Ready, "logits", lambda self, x: shown.append(len(x)) or plain_logits(self, x))
+    plain_logits = InferenceEngine.logits
+    monkeypatch.setattr(InferenceEngine, "logits", lambda self, x: shown.append(len(x)) or plain_logits(self, x))
     found = run(models, data, routing=routing, partial=partial)
     assert found.resumed == 128 and "128 photos were done" in found.notes[0]
     assert max(shown) == 2 * (150 - 128), "two views of the photos that are left"
@@ -213,12 +220,12 @@ def test_a_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.Monkey
     clock = [0.0]
     monkeypatch.setattr("ensemble.inference.partial.time.monotonic", lambda: clock[0])
     partial = Partial(path, "x")
-    partial.save(2, outputs, [Chosen("bf16", 0.5, "")])
+    partial.save(2, outputs, [PrecisionChoice("bf16", 0.5, "")])
     assert not path.exists(), "too soon"
     clock[0] = 3600.0
-    partial.save(2, outputs, [Chosen("bf16", 0.5, "")])
+    partial.save(2, outputs, [PrecisionChoice("bf16", 0.5, "")])
     state = Partial(path, "x").load()
-    assert state is not None and state.done == 2 and state.chosen == (Chosen("bf16", 0.5, ""),)
+    assert state is not None and state.done == 2 and state.chosen == (PrecisionChoice("bf16", 0.5, ""),)
     assert np.array_equal(state.outputs[0], outputs[0][:, :2])
     assert Partial(path, "y").load() is None
 
@@ -236,5 +243,5 @@ def test_a_model_that_gives_no_numbers_is_named(models: Ensemble, data: EvalData
 
 
 def test_bf16_is_told_with_the_largest_difference(models: Ensemble, data: EvalData) -> None:
-    found = run(models, data, execution=Execution("bf16"))
+    found = run(models, data, execution=EngineOptions("bf16"))
     assert any("bf16 for" in note and "largest difference" in note for note in found.notes)

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from ensemble.models import process as process
-from ensemble.models.process import settle
+from ensemble.models.process import configure_process
 
 FAULTS = """
 import resource, sys, torch
 from ensemble.process import settle
 if sys.argv[1] == "settled":
-    settle(1)
+    configure_process(1)
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(20):
@@ -30,9 +30,9 @@ print(faults())
 def test_threads_are_as_asked_and_opencv_keeps_to_one() -> None:
     before = torch.get_num_threads()
     try:
-        settle(2)
+        configure_process(2)
         assert torch.get_num_threads() == 2
-        settle(1)
+        configure_process(1)
         assert (torch.get_num_threads(), cv2.getNumThreads()) == (1, 1)
     finally:
         torch.set_num_threads(before)
@@ -50,5 +50,5 @@ def test_large_blocks_stay_in_the_process() -> None:
 def test_a_c_library_without_mallopt_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process.ctypes, "CDLL", lambda name: object())
     before = torch.get_num_threads()
-    settle(before)
+    configure_process(before)
     assert torch.get_num_threads() == before

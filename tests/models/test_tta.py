@@ -1,12 +1,15 @@
+"""Views of a photo: mirrored, never upside down, and a mean that is ttach's own."""
+
 from __future__ import annotations
 
 import pytest
 import torch
 import ttach
-from torch import nn
+from torch import Tensor, nn
 
-from ensemble.models.tta import transforms, view_logits
-from ensemble.recipes.views import TTAS, VIEWS
+from ensemble.models.tta import augment, stack_views, unstack_views
+from ensemble.recipes.views import ALL_VIEWS, SETS, VIEWS, views_of
+from folds.errors import MaskensError
 
 
 @pytest.fixture
@@ -16,30 +19,42 @@ def model() -> nn.Module:
 
 
 @pytest.fixture
-def x() -> torch.Tensor:
+def x() -> Tensor:
     return torch.rand(5, 3, 12, 10, generator=torch.Generator().manual_seed(1))
 
 
-def test_flip_is_the_photo_and_its_mirror_image(model: nn.Module, x: torch.Tensor) -> None:
-    found = view_logits(model, x, "flip")
+def logits(model: nn.Module, x: Tensor, tta: str) -> Tensor:
     with torch.no_grad():
-        assert torch.allclose(found[0], model(x), atol=1e-6)
-        assert torch.allclose(found[1], model(x.flip(3)), atol=1e-6), "left to right, never upside down"
-        assert not torch.allclose(found[1], found[0])
+        return unstack_views(model(stack_views(x, views_of(tta))), views_of(tta))
+
+
+def test_flip_is_the_photo_and_its_mirror_image(model: nn.Module, x: Tensor) -> None:
+    assert torch.equal(augment(x, "identity"), x)
+    assert torch.equal(augment(x, "hflip"), x.flip(3)), "left to right, never upside down"
+    found = logits(model, x, "flip")
     assert found.shape == (2, 5, 3)
+    assert not torch.allclose(found[1], found[0])
 
 
-def test_the_mean_over_views_is_ttachs_own(model: nn.Module, x: torch.Tensor) -> None:
-    wrapper = ttach.ClassificationTTAWrapper(model, transforms("flip"), merge_mode="mean")
+def test_the_mean_over_views_is_ttachs_own(model: nn.Module, x: Tensor) -> None:
+    wrapper = ttach.ClassificationTTAWrapper(model, ttach.aliases.hflip_transform(), merge_mode="mean")
     with torch.no_grad():
-        assert torch.allclose(view_logits(model, x, "flip").mean(dim=0), wrapper(x), atol=1e-6)
+        assert torch.allclose(logits(model, x, "flip").mean(dim=0), wrapper(x), atol=1e-6)
 
 
-def test_none_is_the_photo_alone(model: nn.Module, x: torch.Tensor) -> None:
+def test_none_is_the_photo_alone(model: nn.Module, x: Tensor) -> None:
     with torch.no_grad():
-        assert torch.allclose(view_logits(model, x, "none")[0], model(x), atol=1e-6)
+        assert torch.allclose(logits(model, x, "none")[0], model(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("tta", TTAS)
-def test_every_view_has_a_name(tta: str, model: nn.Module, x: torch.Tensor) -> None:
-    assert len(view_logits(model, x, tta)) == len(VIEWS[tta])  # type: ignore[arg-type,index]
+@pytest.mark.parametrize("tta", SETS)
+def test_every_view_can_be_made_and_is_kept_out_of_fold(tta: str, x: Tensor) -> None:
+    for view in VIEWS[tta]:
+        assert augment(x, view).shape[:2] == x.shape[:2]
+        assert view in ALL_VIEWS
+    assert ALL_VIEWS[0] == "identity"
+
+
+def test_an_unknown_set_is_refused_with_those_there_are() -> None:
+    with pytest.raises(MaskensError, match="--tta flipp: there are none, flip"):
+        views_of("flipp")

@@ -18,7 +18,8 @@ from sklearn.metrics import confusion_matrix, log_loss
 from test_explore import Page
 
 from ensemble.decision.blend import load_blend
-from ensemble.decision.tuning import Judged, apply_tuning
+from ensemble.decision.decide import Decision
+from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.calibration import PartView, calibration, part_views
 from ensemble.evaluation.evaluate import evaluate
 from ensemble.jobs.history import read_curves
@@ -96,7 +97,7 @@ def parse(path: Path) -> Page:
 
 
 def test_confusions_are_those_of_scikit_learn(gathered: Report) -> None:
-    truth, decided = gathered.blend.truth, gathered.found.judged.classes
+    truth, decided = gathered.blend.truth, gathered.found.decision.classes
     pairs = zip((truth, *decode(truth)), (decided, *decode(decided)), strict=True)
     assert [m.name for m in gathered.confusions] == ["18 classes", "mask", "gender", "age"]
     for matrix, (t, d) in zip(gathered.confusions, pairs, strict=True):
@@ -135,9 +136,9 @@ def test_the_calibration_error_of_a_model_too_sure_of_itself_is_its_gap() -> Non
 
 
 def test_parts_have_the_marginal_probabilities(gathered: Report) -> None:
-    judged = gathered.found.judged
-    p = np.exp(judged.log_probabilities)
-    whole, mask, gender, age = part_views(gathered.blend.truth, judged)
+    decision = gathered.found.decision
+    p = np.exp(decision.log_probabilities)
+    whole, mask, gender, age = part_views(gathered.blend.truth, decision)
     assert np.exp(mask.log_p[:, 1]) == pytest.approx(p[:, 6:12].sum(axis=1))
     assert np.exp(gender.log_p[:, 1]) == pytest.approx(sum(p[:, c] for c in range(18) if c // 3 % 2))
     assert np.exp(age.log_p[:, 2]) == pytest.approx(p[:, 2::3].sum(axis=1))
@@ -147,7 +148,7 @@ def test_parts_have_the_marginal_probabilities(gathered: Report) -> None:
 def test_the_decision_counts_though_another_class_is_more_probable() -> None:
     log_p = np.log(np.full((1, 18), 0.5 / 17))
     log_p[0, 0] = np.log(0.5)
-    whole = part_views(np.array([3]), Judged(log_p, np.array([3])))[0]
+    whole = part_views(np.array([3]), Decision(log_p, np.array([3])))[0]
     assert calibration(whole).confidence == pytest.approx([0.5 / 17])
     assert calibration(whole).accuracy.tolist() == [1]
 
@@ -173,7 +174,7 @@ def test_ages_are_put_together_until_they_are_enough_people_but_not_across_a_cut
 
 def test_errors_of_age_are_counted_by_gender_and_near_the_cuts(gathered: Report) -> None:
     assert [a.wrong for a in gathered.ages] == [0, 0], "only the mask is wrong"
-    data, moved = gathered.blend.data, (gathered.found.judged.classes + 1) % 18
+    data, moved = gathered.blend.data, (gathered.found.decision.classes + 1) % 18
     truth, decided = gathered.blend.truth % 3, moved % 3
     found = age_errors(gathered.blend, moved)
     years, gender = data.years[gathered.blend.rows], data.labels[1][gathered.blend.rows]
@@ -203,7 +204,7 @@ def test_the_worst_photos_are_sorted_by_loss_and_the_uncertain_ones_by_entropy(g
     assert first.truth != first.decided
     assert gathered.blend.data.files[first.row] == f"train/images/{first.person}/{first.photo}"
     place = gathered.blend.rows.tolist().index(first.row)
-    p = np.exp(gathered.found.judged.log_probabilities[place])
+    p = np.exp(gathered.found.decision.log_probabilities[place])
     assert first.entropy == pytest.approx(-(p * np.log2(p)).sum())
 
 

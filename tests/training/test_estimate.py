@@ -18,7 +18,7 @@ import ensemble.training.trainer
 from ensemble.data.cache import missing_bytes, open_photos
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.plan import plan
-from ensemble.models.autotune import Measured
+from ensemble.models.autotune import AutotuneCache
 from ensemble.models.precision import autocast
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import parse_recipe
@@ -95,7 +95,7 @@ def test_the_probe_trains_in_the_precision_that_would_be_used_and_keeps_nothing(
     data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: Literal["fp32", "bf16"] | None
 ) -> None:
     recipe = parse_recipe(RECIPE, "tiny", changes=["tasks.*.precision=auto"]).tasks["mask"]
-    measured = Measured(tmp_path, recipe.hash, torch.device("cpu"), Hardware("cpu", 0).job_threads)
+    measured = AutotuneCache(tmp_path, recipe.hash, torch.device("cpu"), Hardware("cpu", 0).job_threads)
     monkeypatch.setattr(ensemble.models.autotune, "measure", lambda *_: ("bf16", "measured now"))
     if kept:
         measured.first(lambda: (kept, "measured before"))

@@ -27,8 +27,8 @@ from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import JobStatus, read_status
 from ensemble.metrics.scores import task_scores
 from ensemble.models.checkpoint import load_checkpoint
+from ensemble.models.engine import InferenceEngine
 from ensemble.models.inputs import to_input
-from ensemble.models.predict import all_views
 from ensemble.recipes.binding import bind_recipe
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Recipe
@@ -354,7 +354,7 @@ def test_a_batch_too_large_for_the_gpu_is_predicted_in_halves() -> None:
             return x.mean(dim=(2, 3))
 
     x = torch.rand(10, 3, 4, 4)
-    assert torch.allclose(all_views(Small(), x, "none")[0], x.mean(dim=(2, 3)))
+    assert torch.allclose(InferenceEngine(Small(), 10).logits(x), x.mean(dim=(2, 3)))
     assert sizes == [2, 3, 2, 3]
 
 

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ensemble.models.conv_bn import fused
+from ensemble.models.conv_bn import fold_conv_bn
 
 X = torch.randn(4, 3, 48, 40, generator=torch.Generator().manual_seed(1))
 
@@ -36,7 +36,8 @@ def norms(model: nn.Module) -> int:
 def test_the_logits_stay_and_the_norms_go(name: str) -> None:
     torch.manual_seed(0)
     model = lively(timm.create_model(name, num_classes=3))
-    found = fused(model, X)
+    found, note = fold_conv_bn(model, X)
+    assert not note
     assert norms(model) > 0 == norms(found)
     with torch.no_grad():
         exact, ours = model(X), found(X)
@@ -47,7 +48,7 @@ def test_the_logits_stay_and_the_norms_go(name: str) -> None:
 def test_the_model_itself_is_not_changed() -> None:
     model = lively(timm.create_model("test_resnet", num_classes=3))
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    fused(model, X)
+    fold_conv_bn(model, X)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
@@ -90,9 +91,11 @@ class AsksItsNorm(nn.Module):
 def test_a_model_that_does_not_lend_itself_stays_as_it_is(kind: type[nn.Module]) -> None:
     torch.manual_seed(0)
     model = lively(kind())
-    assert fused(model, X) is model
+    found, note = fold_conv_bn(model, X)
+    assert found is model
+    assert note.startswith("batch norms stay as they are") or kind is SharedConvolution
 
 
 def test_a_model_without_norms_stays_as_it_is() -> None:
     model = timm.create_model("test_vit", num_classes=3, img_size=(48, 48)).eval()
-    assert fused(model, torch.rand(2, 3, 48, 48)) is model
+    assert fold_conv_bn(model, torch.rand(2, 3, 48, 48)) == (model, "")

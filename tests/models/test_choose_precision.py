@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ensemble.models.precision import Chosen, choose_precision
+from ensemble.models.precision import PrecisionChoice, choose_precision
 
 
 class Scaled(nn.Module):
@@ -28,7 +28,7 @@ X = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 def test_fp32_is_not_even_tried() -> None:
-    assert choose_precision(nn.Identity(), X, "fp32") == Chosen("fp32", 0.0, "")
+    assert choose_precision(nn.Identity(), X, "fp32") == PrecisionChoice("fp32", 0.0, "")
 
 
 def test_bf16_is_used_where_it_agrees_and_its_difference_is_told(model: nn.Module) -> None:
@@ -48,9 +48,7 @@ def test_a_model_that_overflows_predicts_in_fp32_and_says_why() -> None:
 
 
 @pytest.mark.parametrize(("fast", "expected"), [(0.5, "bf16"), (0.95, "fp32")])
-def test_auto_takes_16_bits_only_if_they_are_faster(
-    model: nn.Module, monkeypatch: pytest.MonkeyPatch, fast: float, expected: str
-) -> None:
+def test_auto_takes_16_bits_only_if_they_are_faster(model: nn.Module, fast: float, expected: str) -> None:
     seconds = {"fp32": 1.0, "bf16": fast}
-    monkeypatch.setattr("ensemble.models.precision._timed", lambda model, x, precision: (x, seconds[precision]))
-    assert choose_precision(model, X, "auto").precision == expected
+    found = choose_precision(model, X, "auto", benchmark=lambda model, x, precision: (x, seconds[precision]))
+    assert found.precision == expected

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.models import autotune as pace
-from ensemble.models.autotune import Measured, compiled, measure, settle_precision
+from ensemble.models.autotune import AutotuneCache, autotune_precision, compile_for_training, measure
 from ensemble.recipes.schema import Optimizer, TaskRecipe
 from ensemble.training.optimizer import make_optimizer
 from ensemble.training.trainer import Trainer, ahead
@@ -43,7 +43,7 @@ def batches(number: int = 3) -> list[tuple[Tensor, Tensor]]:
     return list(zip(photos.split(4), labels.split(4), strict=True))
 
 
-def trained(precision: str = "fp32", measured: Measured | None = None, compile: bool = False) -> Trainer:
+def trained(precision: str = "fp32", measured: AutotuneCache | None = None, compile: bool = False) -> Trainer:
     """A trainer after one epoch."""
     recipe = RECIPE.model_copy(update={"precision": precision})
     trainer = Trainer(recipe, new_model(), MEAN, STD, CPU, (7,), 3, measured, compile)
@@ -107,7 +107,7 @@ def test_auto_that_takes_16_bits_trains_in_them(monkeypatch: pytest.MonkeyPatch)
 def test_the_folds_of_a_task_measure_once_and_a_resumed_job_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured = Measured(tmp_path, "hash", CPU, threads=1)
+    measured = AutotuneCache(tmp_path, "hash", CPU, threads=1)
     took(monkeypatch, 1.0, 0.5)
     first = trained("auto", measured)
     monkeypatch.setattr(pace, "measure", lambda *_: pytest.fail("measured again"))
@@ -121,13 +121,13 @@ def test_the_folds_of_a_task_measure_once_and_a_resumed_job_not_at_all(
 @pytest.mark.parametrize("other", [{"task_hash": "other"}, {"threads": 2}])
 def test_what_was_measured_counts_for_the_same_task_and_threads_only(tmp_path: Path, other: dict[str, object]) -> None:
     first = {"run": tmp_path, "task_hash": "hash", "device": CPU, "threads": 1}
-    assert Measured(**first).first(lambda: ("bf16", "a")) == ("bf16", "a")  # type: ignore[arg-type]
-    assert Measured(**first | other).first(lambda: ("fp32", "b")) == ("fp32", "b")  # type: ignore[arg-type]
-    assert Measured(**first).read() == ("bf16", "a")  # type: ignore[arg-type]
+    assert AutotuneCache(**first).first(lambda: ("bf16", "a")) == ("bf16", "a")  # type: ignore[arg-type]
+    assert AutotuneCache(**first | other).first(lambda: ("fp32", "b")) == ("fp32", "b")  # type: ignore[arg-type]
+    assert AutotuneCache(**first).read() == ("bf16", "a")  # type: ignore[arg-type]
 
 
 def test_a_damaged_record_is_measured_anew(tmp_path: Path) -> None:
-    measured = Measured(tmp_path, "hash", CPU, threads=1)
+    measured = AutotuneCache(tmp_path, "hash", CPU, threads=1)
     for damaged in ("{", "[]", f'{{"{measured.key}": {{"precision": "fp8", "note": ""}}}}'):
         measured.file.write_text(damaged)
         assert measured.read() is None
@@ -136,8 +136,8 @@ def test_a_damaged_record_is_measured_anew(tmp_path: Path) -> None:
 
 def test_a_precision_that_is_named_is_not_measured(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "measure", lambda *_: pytest.fail("measured"))
-    assert settle_precision(new_model(), x, "fp32") == ("fp32", "")
-    assert settle_precision(new_model(), x, "bf16") == ("bf16", "")
+    assert autotune_precision(new_model(), x, "fp32") == ("fp32", "")
+    assert autotune_precision(new_model(), x, "bf16") == ("bf16", "")
 
 
 def test_a_compiled_training_is_the_plain_one_and_leaves_the_plain_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,14 +168,14 @@ def test_models_one_after_the_other_in_a_process_are_all_compiled(x: Tensor, mon
 
     monkeypatch.setattr(pace, "COMPILER", backend)
     for _ in range(10):
-        compiled(Pooled(3, 3), x, "fp32")
+        compile_for_training(Pooled(3, 3), x, "fp32")
     assert calls == 10
 
 
 def test_gradients_go_through_the_compiler_too(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace, "COMPILER", "aot_eager")
     model = new_model().eval()
-    forward, note = compiled(model, x, "fp32")
+    forward, note = compile_for_training(model, x, "fp32")
     assert note.startswith("compiled in ")
     forward(x).sum().backward()
     found = [p.grad.clone() for p in model.parameters() if p.grad is not None]

@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ensemble.models import engine as ready
-from ensemble.models.engine import Execution, Ready
+from ensemble.models import autotune
+from ensemble.models.engine import EngineOptions, fast_engine, fastest_batch
 from folds.errors import MaskensError
 
 X = torch.randn(37, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -25,19 +25,17 @@ def model() -> nn.Module:
 def test_logits_do_not_depend_on_the_batch(model: nn.Module, batch: int) -> None:
     with torch.no_grad():
         exact = model(X)
-    found = Ready(model, X, Execution(), batch).logits(X)
+    found = fast_engine(model, X, EngineOptions(), batch).logits(X)
     assert found.dtype == torch.float32
     assert torch.allclose(found, exact, atol=1e-5)
 
 
-def test_the_batch_grows_for_as_long_as_that_pays(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_grows_for_as_long_as_that_pays() -> None:
     seconds = {8: 1.0, 16: 1.2, 32: 1.5, 64: 3.2, 128: 3.3}
-    x = torch.zeros(128, 3, 8, 8)
-    monkeypatch.setattr(Ready, "_seconds", lambda self, x: seconds[len(x)])
-    assert Ready(model, x, Execution(), 0).batch == 32, "64 is slower a photo; what comes after is not tried"
+    assert fastest_batch(128, seconds.__getitem__) == 32, "64 is slower a photo; what comes after is not tried"
 
 
-def test_a_gpu_too_small_for_the_batch_gets_smaller_ones(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_too_small_for_the_batch_gets_smaller_ones(model: nn.Module) -> None:
     sizes: list[int] = []
 
     class Small(nn.Module):
@@ -47,21 +45,19 @@ def test_a_gpu_too_small_for_the_batch_gets_smaller_ones(model: nn.Module, monke
                 raise torch.OutOfMemoryError("full")
             return model(x)  # type: ignore[no-any-return]
 
-    monkeypatch.setattr(ready, "fused", lambda model, x: model)
-    found = Ready(Small(), X[:4], Execution(), 16)
+    found = fast_engine(Small(), X[:4], EngineOptions(), 16)
     with torch.no_grad():
         assert torch.allclose(found.logits(X), model(X), atol=1e-5)
     assert (sizes[:3], found.batch) == ([16, 8, 4], 4), "halved once, and kept"
 
 
-def test_not_even_one_photo_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_not_even_one_photo_fits() -> None:
     class Full(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(ready, "fused", lambda model, x: model)
     with pytest.raises(MaskensError, match="too small for one photo; use --device cpu"):
-        Ready(Full(), X, Execution(), 4).logits(X)
+        fast_engine(Full(), X, EngineOptions(), 4).logits(X)
 
 
 def test_compiled_models_give_the_same_logits_and_tell_the_warm_up(
@@ -73,11 +69,11 @@ def test_compiled_models_give_the_same_logits_and_tell_the_warm_up(
         compiled.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(ready, "BACKEND", backend)
-    found = Ready(model, X, Execution(compile=True), 8)
+    monkeypatch.setattr(autotune, "COMPILER", backend)
+    found = fast_engine(model, X, EngineOptions(compile=True), 8)
     with torch.no_grad():
         assert torch.allclose(found.logits(X), model(X), atol=1e-5)
-    assert found.warm_up > 0
+    assert found.compile_seconds > 0
     assert len(compiled) == 1, "37 photos in batches of 8: the rest is filled up, not compiled anew"
 
 
@@ -85,6 +81,8 @@ def test_what_cannot_be_compiled_is_told_in_one_line(model: nn.Module, monkeypat
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
         raise RuntimeError("no C++ compiler found")
 
-    monkeypatch.setattr(ready, "BACKEND", backend)
-    with pytest.raises(MaskensError, match=r"can't be compiled here .*; leave out --compile"):
-        Ready(model, X, Execution(compile=True), 8)
+    monkeypatch.setattr(autotune, "COMPILER", backend)
+    found = fast_engine(model, X, EngineOptions(compile=True), 8)
+    assert found.notes == ("not compiled, predicts as without --compile: no C++ compiler found",)
+    with torch.no_grad():
+        assert torch.allclose(found.logits(X), model(X), atol=1e-5), "and it predicts all the same"

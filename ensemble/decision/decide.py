@@ -1,0 +1,98 @@
+"""From the log probabilities of runs to one class a photo: the one place where that is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ensemble.decision.joint import blend
+from folds.data.labels import AGES, CLASSES, GENDERS, MASKS, AnyFloatArray, FloatArray, IntArray, encode
+
+Rule = Literal["joint", "hard", "vote"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Probabilities and classes. Offsets move the class only: one may be decided on that is not the most probable,
+    because macro F1 weighs all classes alike."""
+
+    log_probabilities: FloatArray  # (photos, 18)
+    classes: IntArray  # (photos,), 0..17
+
+
+def decide(
+    joints: FloatArray,
+    weights: AnyFloatArray | Sequence[float] | None = None,
+    offsets: Sequence[float] = (0.0,) * CLASSES,
+    rule: Rule = "joint",
+    votes: Sequence[IntArray] = (),
+) -> Decision:
+    """Blend the runs and decide.
+
+    Args:
+        joints: float64 (runs, photos, 18), each run's log probabilities.
+        weights: float (runs,), not negative; None weighs all alike.
+        offsets: (18,), of the classes' log probabilities.
+        rule: joint, the best of the 18 classes; hard, part by part, without offsets; vote, each run one vote by its
+            own joint decision, with the offsets if it is the only one.
+        votes: further votes, each int64 (photos,); they need `vote`.
+    """
+    log_p = blend(joints, weights)
+    moved = log_p + np.array(offsets)
+    if rule == "vote":
+        runs = [moved] if len(joints) == 1 else list(joints)
+        return Decision(log_p, vote(np.stack([*map(most_probable, runs), *votes]), log_p))
+    return Decision(log_p, most_probable(moved) if rule == "joint" else decide_hard(log_p))
+
+
+def most_probable(log_probabilities: AnyFloatArray) -> IntArray:
+    """The most probable class of each photo; of equals the lowest number.
+
+    Args:
+        log_probabilities: float (photos, 18).
+
+    Returns:
+        int64 (photos,), 0..17.
+    """
+    return np.asarray(log_probabilities.argmax(axis=1), dtype=np.int64)
+
+
+def decide_hard(log_probabilities: AnyFloatArray) -> IntArray:
+    """Mask, then gender, then the age band given that gender, each by itself: the routing of separate models.
+
+    It differs from `most_probable` where the gender is uncertain and the age bands of men and women are not alike.
+
+    Args:
+        log_probabilities: float (photos, 18).
+
+    Returns:
+        int64 (photos,), 0..17.
+    """
+    p = np.exp(log_probabilities).reshape(-1, len(MASKS), len(GENDERS), len(AGES))
+    mask, gender = p.sum(axis=(2, 3)).argmax(axis=1), p.sum(axis=(1, 3)).argmax(axis=1)
+    age = p.sum(axis=1)[np.arange(len(p)), gender].argmax(axis=1)
+    return encode(mask, gender, age)
+
+
+def vote(votes: IntArray, log_probabilities: AnyFloatArray | None = None) -> IntArray:
+    """The class that most voters name.
+
+    Of classes with equally many votes the one with the highest mean log probability wins; where there are no
+    probabilities, the one that the first of the voters names.
+
+    Args:
+        votes: int64 (voters, photos), 0..17.
+        log_probabilities: float (photos, 18), of the voters that have any.
+
+    Returns:
+        int64 (photos,), 0..17.
+    """
+    counts = np.stack([np.bincount(column, minlength=CLASSES) for column in votes.T])
+    tied = counts == counts.max(axis=1, keepdims=True)
+    if log_probabilities is not None:
+        return most_probable(np.where(tied, log_probabilities, -np.inf))
+    first = tied[np.arange(votes.shape[1])[None], votes].argmax(axis=0)  # voter whose class is among the tied
+    return np.asarray(votes[first, np.arange(votes.shape[1])], dtype=np.int64)
