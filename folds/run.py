@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,7 +14,6 @@ from folds.data.fixes import apply_fixes, fixed_people, fixes_csv, read_fixes
 from folds.data.labels import IntArray
 from folds.data.layout import read_train
 from folds.data.people import Fix, TrainData, class_counts
-from folds.data.table import read_table
 from folds.errors import MaskensError, refuse
 from folds.files import replace_keeping, set_aside, sha256, write_json
 from folds.splitting.split import folds_csv, read_folds, what_changed
@@ -272,40 +270,3 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
             f"maskens folds --run NEW_DIR --folds-file {run.folds_file}"
         )
     return data, read_folds(run.folds_file, data)[0]
-
-
-def file_of(runs: Sequence[Run], name: str) -> Path:
-    """Where a file of a run, or of several as one ensemble, lies: in the first."""
-    return runs[0].folder / (name if len(runs) == 1 else f"blend-{name}")
-
-
-def refuse_other_folds(runs: Sequence[Run]) -> None:
-    """Refuse runs that can't be one ensemble: named twice, of other photos, or split into other folds.
-
-    Label fixes may differ.
-
-    Raises:
-        MaskensError: which, and how to make a run that can.
-    """
-    first = runs[0]
-    if len({r.folder.resolve() for r in runs}) < len(runs):
-        raise MaskensError("a run is named twice; name each once.")
-    ours = _assignment(first) if len(runs) > 1 else {}
-    problems = []
-    for other in runs[1:]:
-        theirs = _assignment(other)
-        if {p: (b, n) for p, (_, b, n) in theirs.items()} != {p: (b, n) for p, (_, b, n) in ours.items()}:
-            problems.append(f"{other.folder} was made from other photos than {first.folder}")
-        elif theirs != ours:
-            problems.append(f"{other.folder} has other folds than {first.folder}: its models saw people who are judged")
-    refuse(
-        problems,
-        "only runs on the same folds can be put together",
-        f"Make one with: maskens folds --run NEW_DIR --folds-file {first.folds_file}",
-    )
-
-
-def _assignment(run: Run) -> dict[str, tuple[str, str, str]]:
-    """Of each row of folds.csv (fold, bytes, photos)."""
-    rows = read_table(run.folds_file, ("path", "fold", "bytes", "photos"))
-    return {row["path"]: (row["fold"], row["bytes"], row["photos"]) for row in rows}

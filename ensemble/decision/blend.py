@@ -22,7 +22,8 @@ from ensemble.recipes.views import VIEWS, Tta, views_of
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError
-from folds.run import Run, load_data, refuse_other_folds
+from folds.run import Run, load_data
+from folds.runs import refuse_other_folds
 from folds.splitting.split import strata
 
 ROUNDS = 25  # of the greedy selection: weights come in steps of 1/25 at the finest

@@ -1,18 +1,21 @@
-"""What a job wrote down while it learned: history.csv and job.json, read back."""
+"""A job's history.csv, a row an epoch: written, and read back as learning curves."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ensemble.jobs.status import JobStatus, read_status
 from ensemble.recipes.schema import Recipe
 from folds.data.labels import FloatArray
+from folds.files import csv_text, write_text
 from folds.run import Run
 
+HISTORY = ("epoch", "lr", "loss", "val_loss", "f1", "accuracy", "best_f1", "photos_per_s", "seconds")
 CURVES = ("loss", "val_loss", "f1")  # columns of history.csv
 
 
@@ -37,6 +40,15 @@ class JobCurves:
     @property
     def minutes(self) -> float:
         return float(self.curves["seconds"][-1]) / 60
+
+
+def write_history(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Replace history.csv in a job's folder.
+
+    Args:
+        rows: one an epoch, with the columns HISTORY.
+    """
+    write_text(folder / "history.csv", csv_text(HISTORY, ([f"{row[c]:.6g}" for c in HISTORY] for row in rows)))
 
 
 def read_curves(run: Run, recipe: Recipe) -> tuple[list[JobCurves], list[str]]:

@@ -68,7 +68,7 @@ class InferenceEngine:
         Raises:
             MaskensError: not even one photo fits.
         """
-        full = self._filled_up(x) if self.fixed_size else x
+        full = self.filled_up(x) if self.fixed_size else x
         try:
             with torch.inference_mode(), autocast(x.device, self.precision.precision):
                 return torch.cat([self.model(part).float() for part in torch.split(full, self.batch)])[: len(x)]
@@ -79,7 +79,7 @@ class InferenceEngine:
         self.batch = -(-self.batch // 2)
         return self.logits(x)
 
-    def _filled_up(self, x: Tensor) -> Tensor:
+    def filled_up(self, x: Tensor) -> Tensor:
         """With copies of its first photo up to whole batches: one of another size would be compiled anew."""
         return torch.cat([x, x[:1].expand(-len(x) % self.batch, -1, -1, -1)])
 
@@ -99,7 +99,7 @@ def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int)
         engine.batch = fastest_batch(len(x), lambda size: forward_seconds(folded, x[:size], precision)[1])
     notes = [note]
     if options.compile:
-        whole = x[:1].expand(engine.batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+        whole = engine.filled_up(x[:1])
 
         def trial(forward: Forward) -> None:
             with torch.inference_mode(), autocast(x.device, engine.precision.precision):

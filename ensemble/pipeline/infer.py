@@ -33,7 +33,8 @@ from folds.data.layout import read_eval
 from folds.data.people import EvalData
 from folds.errors import MaskensError
 from folds.files import must_be_writable
-from folds.run import Run, file_of, refuse_other_folds
+from folds.run import Run
+from folds.runs import file_of, refuse_other_folds
 
 WITHOUT: dict[Rule, tuple[StepName, ...]] = {"hard": ("offsets",), "vote": ("weights", "offsets")}
 """Steps of a tuning that make no difference to a decision."""

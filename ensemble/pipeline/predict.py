@@ -18,7 +18,7 @@ from ensemble.recipes.views import Tta
 from folds.data.photo_files import check_loose, find_photos, trained_aspect
 from folds.errors import MaskensError
 from folds.files import csv_text, json_text, must_be_writable, replace_keeping
-from folds.run import refuse_other_folds
+from folds.runs import refuse_other_folds
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ensemble.metrics.scores import Score
 from ensemble.metrics.scores import score as score_classes
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, load_runs
 from ensemble.recipes.views import Tta
-from folds.run import file_of
+from folds.runs import file_of
 
 
 @dataclass(frozen=True)

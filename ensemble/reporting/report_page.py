@@ -15,7 +15,8 @@ from folds.errors import MaskensError
 from folds.files import write_text
 from folds.pages.contact_sheet import Cell, thumbnail
 from folds.pages.html import render
-from folds.run import Run, file_of
+from folds.run import Run
+from folds.runs import file_of
 
 GENERATOR = "maskens report"
 

@@ -1,51 +1,21 @@
-"""One job: train the model of one task on all folds but one, and predict that one."""
+"""Running one job, whatever comes of it: done, stopped, or failed with a reason."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import time
 import traceback
-import zlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch import nn
 
-from ensemble.data.augment import Augment
-from ensemble.data.cache import Photos, open_photos
-from ensemble.data.loader import EpochBatches, train_loader
-from ensemble.data.sampling import epoch_photos
-from ensemble.jobs.card import ModelCard
-from ensemble.jobs.oof import JobOof, save_job_oof
-from ensemble.jobs.spec import JobSpec, geometry, identity, learned_rows
-from ensemble.jobs.status import JobStatus, read_status, write_status
-from ensemble.metrics.scores import task_scores
-from ensemble.models.autotune import AutotuneCache
-from ensemble.models.checkpoint import load_weights, save_checkpoint
-from ensemble.models.create import create
-from ensemble.models.inputs import normalisation, place
-from ensemble.models.predict import predict
-from ensemble.models.process import configure_process
-from ensemble.recipes.tasks import learns_from, training_labels, true_labels
-from ensemble.recipes.views import ALL_VIEWS, VIEWS
-from ensemble.training.losses import one_hot, task_loss
-from ensemble.training.resume import load_last, save_last
-from ensemble.training.tracking import TrackedJob, Trackers
-from ensemble.training.trainer import EpochResult, OnBatch, Trainer
+from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.status import read_status, write_status
+from ensemble.training.job_run import JobRun
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError
-from folds.files import csv_text, write_text
-from folds.run import library_versions
-
-HISTORY = ("epoch", "lr", "loss", "val_loss", "f1", "accuracy", "best_f1", "photos_per_s", "seconds")
-
-TICK = 1.0  # seconds between two status files within an epoch
+from folds.files import write_text
 
 
 @dataclass(frozen=True)
@@ -66,7 +36,7 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
         folds: int64 (people,).
     """
     try:
-        _Job(spec, data, folds).run()
+        JobRun(spec, data, folds).run()
         return None
     except MaskensError as error:
         failure = Failure(str(error), crashed=False)
@@ -87,233 +57,3 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
 def _finish(spec: JobSpec, state: Any, error: str = "") -> None:
     status = read_status(spec.run, spec.task, spec.fold)
     write_status(spec.run, dataclasses.replace(status, state=state, error=error, seconds_left=None))
-
-
-class _Job:
-    """The state that the steps of one job share."""
-
-    def __init__(self, spec: JobSpec, data: TrainData, folds: IntArray) -> None:
-        self.spec, self.data = spec, data
-        self.run_info, self.recipe = spec.run, spec.recipe.tasks[spec.task]
-        self.folder = spec.run.job_folder(spec.task, spec.fold)
-        self.device = torch.device(spec.device)
-        self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), spec.fold)
-        self.target = self.recipe.target
-        self.labels, self.truth = training_labels(self.target, data), true_labels(self.target, data)
-        held_out = folds[data.photo_person] == spec.fold
-        mine = learns_from(self.recipe.predicts, data)
-        self.train_rows = learned_rows(spec, data, folds)
-        self.valid_rows = np.flatnonzero(held_out & mine)
-        self.oof_rows = np.flatnonzero(held_out)
-        self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.recipe.epochs)
-        self.history: list[dict[str, float]] = []
-        self.ran: dict[str, Any] = {}
-
-    def run(self) -> None:
-        self.tell(record=self.record())
-        configure_process(self.spec.threads)
-        photos = open_photos(
-            self.data.root,
-            self.data.files,
-            self.data.photos_fingerprint,
-            [geometry(self.recipe)],
-            self.spec.cache,
-            max(1, self.spec.workers),
-        )
-        resumed = load_last(self.folder, identity(self.spec))
-        seed_torch(self.seed, 0)
-        model = create(self.recipe, initial_weights=resumed is None)
-        self.mean, self.std = normalisation(model)
-        place(model, self.device)
-        shown = epoch_photos(self.recipe.sampler, self.recipe.ages.cuts, self.data, self.train_rows)
-        batches = EpochBatches(shown, self.recipe.batch_size, self.seed, even=self.recipe.mix.active)
-        measured = AutotuneCache(self.run_info.folder, self.recipe.hash, self.device, self.spec.threads)
-        trainer = Trainer(
-            self.recipe, model, self.mean, self.std, self.device, self.seed, len(batches), measured, self.spec.compile
-        )
-        if resumed is not None:
-            trainer.load(resumed["trained"])
-            self.ran = ran(trainer)
-            self.history = resumed["history"]
-            self.tell(seconds=self.history[-1]["seconds"], **self.progress())
-        if self.spec.compile:
-            self.tell(note="compiling the model, which may take minutes")
-        with Trackers(self.spec.track, self.tracked(photos), len(self.history)) as trackers:
-            self.train(trainer, batches, photos, trackers)
-            self.predict_held_out(trainer.kept, photos)
-        self.tell(state="done", seconds_left=None, note=self.notes(trainer, trackers))
-        (self.folder / "last.pt").unlink(missing_ok=True)
-        (self.folder / "error.txt").unlink(missing_ok=True)
-
-    def train(self, trainer: Trainer, batches: EpochBatches, photos: Photos, trackers: Trackers) -> None:
-        augment, pin = Augment(self.recipe.augment), self.device.type == "cuda"
-        loader = train_loader(photos, self.labels, batches, augment, self.seed, self.spec.workers, pin)
-        for epoch in range(len(self.history), self.recipe.epochs):
-            started = time.perf_counter()
-            batches.epoch = epoch
-            seed_torch(self.seed, epoch + 1)  # dropout of a resumed run goes on as it would have
-            result = trainer.epoch(epoch, loader, self.telling(epoch, len(batches), trainer, trackers))
-            self.ran = ran(trainer)
-            if not math.isfinite(result.loss):
-                raise MaskensError(
-                    f"the loss became {result.loss} in epoch {epoch + 1}: lower the learning rate of '{self.spec.task}'"
-                )
-            scores, logits = self.validate(trainer.kept, photos)
-            seconds = self.status.seconds + time.perf_counter() - started
-            self.add_to_history(result, scores, seconds)
-            trackers.epoch(self.history[-1], logits)  # before the epoch counts: what is done again is told again
-            self.keep(trainer)
-            self.tell(seconds=seconds, note=self.notes(trainer, trackers), record=self.record(), **self.progress())
-
-    def add_to_history(self, result: EpochResult, scores: dict[str, float], seconds: float) -> None:
-        best = max([*(h["f1"] for h in self.history), scores["f1"]])
-        self.history.append(
-            {"epoch": len(self.history) + 1, "lr": result.lr, "loss": result.loss, **scores, "best_f1": best}
-            | {"photos_per_s": result.photos_per_s, "seconds": seconds}
-        )
-
-    def keep(self, trainer: Trainer) -> None:
-        """Write what the epoch left: the checkpoint if it is the best so far, the history, the state to go on from."""
-        best = self.history[-1]["best_f1"]
-        if best not in [h["f1"] for h in self.history[:-1]]:
-            save_checkpoint(self.folder / "model.safetensors", trainer.kept, self.card(len(self.history), best))
-        rows = ([f"{h[c]:.6g}" for c in HISTORY] for h in self.history)
-        write_text(self.folder / "history.csv", csv_text(HISTORY, rows))
-        # last of all: this is what makes the epoch count
-        save_last(self.folder, identity(self.spec), trainer.state(), self.history)
-
-    def validate(self, model: nn.Module, photos: Photos) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
-        """Over the whole held-out fold at once, without augmentation: macro F1 and accuracy of the true labels,
-        and the loss of the labels as they are trained.
-
-        Returns:
-            (scores, logits): logits float32 (photos, width).
-        """
-        logits = predict(
-            model,
-            photos,
-            self.valid_rows,
-            (self.mean, self.std),
-            self.device,
-            VIEWS["none"],
-            2 * self.recipe.batch_size,
-            self.eval_workers,
-        )[0]
-        soft = one_hot(torch.from_numpy(self.labels[self.valid_rows]), self.target.heads)
-        loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)
-        f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])
-        return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}, logits
-
-    def predict_held_out(self, model: nn.Module, photos: Photos) -> None:
-        """Out-of-fold logits of the best and of the last epoch, each view kept."""
-        self.tell(state="predicting", seconds_left=None)
-        rows, batch = self.oof_rows, 2 * self.recipe.batch_size
-
-        def logits() -> Any:
-            return predict(model, photos, rows, (self.mean, self.std), self.device, ALL_VIEWS, batch, self.eval_workers)
-
-        last = logits()
-        best_f1 = [h["f1"] for h in self.history]
-        best = last
-        if best_f1.index(max(best_f1)) != len(best_f1) - 1:
-            load_weights(self.folder / "model.safetensors", model)
-            best = logits()
-        files = np.array(self.data.files)[rows]
-        save_job_oof(self.folder / "oof.npz", JobOof(files, best, last), self.record())
-
-    @property
-    def eval_workers(self) -> int:
-        return 0 if self.spec.cache else self.spec.workers  # reading the cache is no work
-
-    def card(self, epoch: int, f1: float) -> ModelCard:
-        r = self.recipe
-        return ModelCard(
-            model=r.model,
-            model_args=r.model_args,
-            predicts=r.predicts,
-            task=self.spec.task,
-            fold=self.spec.fold,
-            k=self.run_info.k,
-            resize=r.resize,
-            crop=r.crop,
-            reduced=r.decode == "reduced",
-            mean=self.mean,
-            std=self.std,
-            cuts=r.ages.cuts,
-            merge=r.ages.bands,
-            labels=dict(self.target.names),
-            task_hash=r.hash,
-            folds_hash=self.run_info.folds_hash,
-            seed=self.run_info.seed,
-            epoch=epoch,
-            f1=f1,
-        )
-
-    def record(self) -> dict[str, Any]:
-        """What decides the result, to be kept with it."""
-        return identity(self.spec) | {
-            "fingerprint": self.data.fingerprint,
-            "device": self.spec.device,
-            "threads": self.spec.threads,
-            "versions": library_versions(),
-            **self.ran,
-        }
-
-    def tracked(self, photos: Photos) -> TrackedJob:
-        """What trackers are told at the start."""
-        config = self.record() | {"recipe": self.recipe.model_dump(mode="json", exclude_none=True)}
-        truth = self.truth[self.valid_rows]
-        return TrackedJob(
-            self.run_info, self.spec.task, self.spec.fold, self.target, config, photos, self.valid_rows, truth
-        )
-
-    def notes(self, trainer: Trainer, trackers: Trackers) -> str:
-        return "; ".join(filter(None, (*trainer.notes, trackers.note)))
-
-    def progress(self) -> dict[str, Any]:
-        done = self.history[-1]
-        left = (self.recipe.epochs - len(self.history)) * done["seconds"] / len(self.history)
-        return {
-            "state": "training",
-            "epoch": len(self.history),
-            "loss": done["loss"],
-            "f1": done["f1"],
-            "best": done["best_f1"],
-            "photos_per_s": done["photos_per_s"],
-            "seconds_left": left,
-        }
-
-    def telling(self, epoch: int, batches: int, trainer: Trainer, trackers: Trackers) -> OnBatch:
-        """Tells of the epoch under way, at most once a second."""
-        told = time.perf_counter()
-
-        def on_batch(done: int, mean_loss: Callable[[], float], speed: float) -> None:
-            nonlocal told
-            if time.perf_counter() - told > TICK:
-                told = time.perf_counter()
-                still = (batches - done) + (self.recipe.epochs - epoch - 1) * batches
-                left = still * self.recipe.batch_size / speed
-                self.tell(
-                    state="training",
-                    epoch=epoch,
-                    loss=mean_loss(),
-                    photos_per_s=speed,
-                    seconds_left=left,
-                    note=self.notes(trainer, trackers),
-                )
-
-        return on_batch
-
-    def tell(self, **changes: Any) -> None:
-        self.status = dataclasses.replace(self.status, **changes)
-        write_status(self.run_info, self.status)
-
-
-def ran(trainer: Trainer) -> dict[str, Any]:
-    """How the model was run, as far as only the training could tell."""
-    return {"precision": trainer.precision, "compiled": trainer.forward is not trainer.model}
-
-
-def seed_torch(seed: Sequence[int], stage: int) -> None:
-    """Seed torch's global stream for one stage of a job: 0 the initial weights, then 1 + epoch."""
-    torch.manual_seed(int(np.random.SeedSequence([*seed, stage]).generate_state(1, np.uint64)[0] >> 1))

@@ -97,7 +97,7 @@ GROWTH = """
 import sys
 from pathlib import Path
 import numpy as np
-from ensemble.pixel_file import create
+from ensemble.data.pixel_file import create
 def peak():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 file, photo = create(Path(sys.argv[1]), (150, 512, 384, 3)), np.zeros((512, 384, 3), np.uint8)

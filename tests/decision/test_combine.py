@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ensemble.decision.joint import (
-    blend,
-    column_temperatures,
-    decide,
-    decide_hard,
-    joint_log_probabilities,
-    mean_logits,
-    vote,
-)
+from ensemble.decision.decide import decide_hard, most_probable, vote
+from ensemble.decision.joint import blend, column_temperatures, joint_log_probabilities, mean_logits
 from ensemble.metrics.heads import head_log_probabilities
 from ensemble.recipes.tasks import Predicts, Target
 
@@ -73,14 +66,14 @@ def test_one_model_with_eight_outputs_decides_as_three_models_would(values: np.n
 @given(logits(3, 18))
 def test_eighteen_logits_decide_by_their_maximum(values: np.ndarray) -> None:
     joint = joint_log_probabilities({"class18": values}, {"class18": Target("class18")})
-    assert np.take_along_axis(joint, decide(values)[:, None], 1)[:, 0] == pytest.approx(joint.max(axis=1))
+    assert np.take_along_axis(joint, most_probable(values)[:, None], 1)[:, 0] == pytest.approx(joint.max(axis=1))
 
 
 def test_two_tasks_of_one_kind_are_averaged() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 5, 18)).astype(np.float32)
     joint = joint_log_probabilities({"a": a, "b": b}, {"a": Target("class18"), "b": Target("class18")})
-    assert np.array_equal(decide(joint), np.argmax(_log_softmax(a) + _log_softmax(b), axis=1))
+    assert np.array_equal(most_probable(joint), np.argmax(_log_softmax(a) + _log_softmax(b), axis=1))
 
 
 def _log_softmax(values: np.ndarray) -> np.ndarray:
@@ -103,7 +96,7 @@ def test_the_joint_decision_can_differ_from_routing_by_gender() -> None:
         },
         FOUR,
     )
-    assert decide(found).tolist() == [4]
+    assert most_probable(found).tolist() == [4]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +134,7 @@ def test_eighteen_classes_with_finer_ages_become_eighteen() -> None:
     values[0, 5 * 5 + 3] = 9.0  # not wear, female, 46-57
     joint = joint_log_probabilities({"c": values}, {"c": target})
     assert joint.shape == (1, 18)
-    assert decide(joint).tolist() == [2 * 6 + 1 * 3 + 1]
+    assert most_probable(joint).tolist() == [2 * 6 + 1 * 3 + 1]
 
 
 @given(logits(4, 8), st.lists(st.floats(0.1, 10), min_size=6, max_size=6))
@@ -184,7 +177,7 @@ def test_an_uncertain_gender_may_be_decided_otherwise_together_than_part_by_part
     mask, gender = np.array([[9.0, 0, 0]]), np.log([[0.55, 0.45]])
     ages = np.log([[0.34, 0.33, 0.33]]), np.log([[0.01, 0.01, 0.98]])
     joint = joint_log_probabilities({"mask": mask, "gender": gender, "male-age": ages[0], "female-age": ages[1]}, FOUR)
-    assert (decide(joint)[0], decide_hard(joint)[0]) == (5, 0)
+    assert (most_probable(joint)[0], decide_hard(joint)[0]) == (5, 0)
 
 
 def test_votes_are_counted_and_ties_have_a_winner() -> None:

@@ -9,12 +9,12 @@ import cv2
 import pytest
 import torch
 
-from ensemble.models import process as process
+from ensemble.models import process
 from ensemble.models.process import configure_process
 
 FAULTS = """
 import resource, sys, torch
-from ensemble.process import settle
+from ensemble.models.process import configure_process
 if sys.argv[1] == "settled":
     configure_process(1)
 def faults():

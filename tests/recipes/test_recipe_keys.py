@@ -22,7 +22,8 @@ from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
 from ensemble.recipes.binding import bind_recipe
 from ensemble.recipes.reading import parse_recipe
-from ensemble.training.job import _Job, run_job
+from ensemble.training.job import run_job
+from ensemble.training.job_run import JobRun
 from ensemble.training.jobs import train
 from ensemble.training.reuse import take_over
 from folds.data.labels import IntArray
@@ -115,7 +116,7 @@ def test_each_key_changes_what_is_learned(setting: Setting, plain: np.ndarray, k
 
 def test_ages_left_out_are_not_learned_from_but_predicted_and_scored(setting: Setting) -> None:
     spec = setting.trained("some left out", "tasks.age.ages.leave_out=[30, 31, 60]")
-    job = _Job(spec, setting.data, setting.folds)
+    job = JobRun(spec, setting.data, setting.folds)
     assert not np.isin(setting.data.years[job.train_rows], [30, 31, 60]).any()
     assert np.isin(setting.data.years[job.valid_rows], [30, 31, 60]).any()
     everybody = setting.folds[setting.data.photo_person] == 0
@@ -125,7 +126,7 @@ def test_ages_left_out_are_not_learned_from_but_predicted_and_scored(setting: Se
 @pytest.mark.parametrize("cuts", ["[30, 58]", "[21, 30, 46, 58]"])
 def test_other_age_bins_are_scored_on_the_true_labels(setting: Setting, cuts: str) -> None:
     spec = setting.trained(f"cuts {cuts}", f"tasks.age.ages.cuts={cuts}")
-    job = _Job(spec, setting.data, setting.folds)
+    job = JobRun(spec, setting.data, setting.folds)
     assert job.labels.max() == cuts.count(",") + 1
     assert np.array_equal(job.truth[:, 0], setting.data.labels[2])
     both = [setting.trained(f"cuts {cuts}", f"tasks.age.ages.cuts={cuts}", task=t) for t in ("mask", "gender")]

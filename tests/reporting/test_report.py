@@ -22,12 +22,11 @@ from ensemble.decision.decide import Decision
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.calibration import PartView, calibration, part_views
 from ensemble.evaluation.evaluate import evaluate
-from ensemble.jobs.history import read_curves
+from ensemble.jobs.history import HISTORY, read_curves
 from ensemble.jobs.status import JobStatus, write_status
 from ensemble.recipes.binding import run_recipe
 from ensemble.reporting.report import Report, age_errors, age_groups, gather, highest
 from ensemble.reporting.report_charts import curves_chart
-from ensemble.training.job import HISTORY
 from folds.data.labels import age_band, decode
 from folds.data.layout import read_train
 from folds.files import csv_text

@@ -20,7 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto.wandb_internal_pb2 import Record
 
 import cli
-import ensemble.training.job
+import ensemble.training.job_run
 import ensemble.training.pictures
 from ensemble.data.cache import Photos
 from ensemble.jobs.hardware import Hardware
@@ -32,7 +32,8 @@ from ensemble.recipes.binding import bind_recipe
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.tasks import Target, true_labels
-from ensemble.training.job import _Job, run_job
+from ensemble.training.job import run_job
+from ensemble.training.job_run import JobRun
 from ensemble.training.jobs import train
 from ensemble.training.pictures import confusion_matrix, counts, worst_photos
 from ensemble.training.tracking import SCALARS, TensorBoard, check_trackers, run_id
@@ -134,9 +135,9 @@ def stop_before_the_second_epoch_counts(setting: Setting, spec: JobSpec, monkeyp
             raise KeyboardInterrupt
         save_last(folder, identity, trained, rows)
 
-    save_last = ensemble.training.job.save_last
+    save_last = ensemble.training.job_run.save_last
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ensemble.training.job, "save_last", save)
+        patch.setattr(ensemble.training.job_run, "save_last", save)
         run_job(spec, setting.data, setting.folds)
 
 
@@ -260,7 +261,7 @@ def test_pictures_that_fail_end_tracking_and_not_the_job(setting: Setting, monke
 
 def test_the_id_of_a_job_is_its_own_and_stays(setting: Setting) -> None:
     def id_of(spec: JobSpec) -> str:
-        job = _Job(spec, setting.data, setting.folds)
+        job = JobRun(spec, setting.data, setting.folds)
         return run_id(job.tracked(Photos(setting.data.root, setting.data.files, [], None)))
 
     specs = [setting.spec("a"), setting.spec("a", fold=1), setting.spec("a", "heads"), setting.spec("b")]

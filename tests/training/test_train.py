@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import ensemble.models.autotune
-import ensemble.training.job
+import ensemble.training.job_run
 import ensemble.training.jobs
 from ensemble.decision.blend import load_blend
 from ensemble.decision.tuning import apply_tuning
@@ -253,9 +253,9 @@ def test_an_interrupted_job_goes_on_as_if_nothing_had_happened(
         if saved == epochs_before:
             raise KeyboardInterrupt
 
-    save_last = ensemble.training.job.save_last
+    save_last = ensemble.training.job_run.save_last
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ensemble.training.job, "save_last", save_then_stop)
+        patch.setattr(ensemble.training.job_run, "save_last", save_then_stop)
         run_job(setting.spec(), setting.data, setting.folds)
     assert read_status(setting.run, "mask", 0).state == "stopped"
     assert unfinished([setting.spec()]) == [setting.spec()]
@@ -288,7 +288,7 @@ def test_a_damaged_or_foreign_resume_file_is_refused_with_the_way_out(setting: S
 
 @pytest.mark.parametrize(("task", "gender"), [("male-age", 0), ("female-age", 1)])
 def test_an_age_task_learns_from_one_gender_and_predicts_everybody(setting: Setting, task: str, gender: int) -> None:
-    job = ensemble.training.job._Job(setting.spec(task), setting.data, setting.folds)
+    job = ensemble.training.job_run.JobRun(setting.spec(task), setting.data, setting.folds)
     genders, held_out = setting.data.labels[1], setting.folds[setting.data.photo_person] == 0
     assert set(genders[job.train_rows]) == set(genders[job.valid_rows]) == {gender}
     assert not held_out[job.train_rows].any()
@@ -309,14 +309,14 @@ def test_a_loss_that_is_no_number_stops_the_job_with_advice(setting: Setting) ->
 
 
 def test_one_crashing_job_does_not_take_the_others_with_it(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = ensemble.training.job.create
+    create = ensemble.training.job_run.create
 
     def failing(task: object, **kwargs: object) -> object:
         if getattr(task, "predicts", "") == "gender":
             raise RuntimeError("out of luck")
         return create(task, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ensemble.training.job, "create", failing)
+    monkeypatch.setattr(ensemble.training.job_run, "create", failing)
     hardware = Hardware("cpu", workers=0)
     specs = plan(setting.run, setting.recipe, ["gender", "mask"], [0], hardware, None)
     view = Silent()
@@ -355,7 +355,7 @@ def test_a_batch_too_large_for_the_gpu_is_predicted_in_halves() -> None:
 
     x = torch.rand(10, 3, 4, 4)
     assert torch.allclose(InferenceEngine(Small(), 10).logits(x), x.mean(dim=(2, 3)))
-    assert sizes == [2, 3, 2, 3]
+    assert sizes == [3, 3, 3, 1], "halved until it fits, and kept"
 
 
 def test_parallel_jobs_give_what_sequential_ones_do(setting: Setting) -> None:
