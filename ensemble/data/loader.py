@@ -14,34 +14,53 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import Photos
-from ensemble.data.sampling import EpochPhotos
+from ensemble.data.sampling import EpochPhotos, epoch_photos
+from ensemble.recipes.schema import TaskRecipe
 from folds.data.labels import IntArray
+from folds.data.people import TrainData
 from folds.errors import MaskensError
 
 Key = tuple[int, int, int]  # (epoch, index, times it came before); workers outlive an epoch, so it travels along
 
 
 class EpochBatches(Sampler[list[Key]]):
-    """Batches of one epoch in an order drawn from (seed, epoch). A last batch that is not full is left
-    out, unless it is the only one: batch norm can't learn from a single photo. `even` is for mixing in pairs."""
+    """Batches of one epoch in an order drawn from (seed, epoch).
 
-    def __init__(self, photos: EpochPhotos, batch_size: int, seed: Sequence[int], even: bool = False) -> None:
+    With `drop_last` a last batch that is not full is left out, unless it is the only one; without, it stays but for a
+    single photo, from which batch norm can't learn. `even` is for mixing in pairs.
+    """
+
+    def __init__(
+        self, photos: EpochPhotos, batch_size: int, seed: Sequence[int], even: bool = False, drop_last: bool = True
+    ) -> None:
         most = len(photos) - len(photos) % 2 if even else len(photos)
         self.photos, self.batch_size, self.seed = photos, min(batch_size, most), tuple(seed)
+        rest = most % self.batch_size
+        self.shown = most - rest if drop_last or rest == 1 else most  # photos of an epoch
         self.epoch = 0
 
     def __len__(self) -> int:
-        return len(self.photos) // self.batch_size
+        return -(-self.shown // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = self.photos.draw(np.random.default_rng([*self.seed, self.epoch])).tolist()
         turns: Counter[int] = Counter()
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
+        for start in range(0, self.shown, self.batch_size):
             batch = []
-            for index in order[start : start + self.batch_size]:
+            for index in order[start : min(start + self.batch_size, self.shown)]:
                 batch.append((self.epoch, index, turns[index]))
                 turns[index] += 1
             yield batch
+
+
+def epoch_batches(recipe: TaskRecipe, data: TrainData, rows: IntArray, seed: Sequence[int]) -> EpochBatches:
+    """The batches of a task's epochs.
+
+    Args:
+        rows: int64 (n,), the photos to learn from.
+    """
+    photos = epoch_photos(recipe.sampler, recipe.ages.cuts, data, rows)
+    return EpochBatches(photos, recipe.batch_size, seed, even=recipe.mix.active, drop_last=recipe.drop_last)
 
 
 class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):

@@ -23,7 +23,8 @@ from ensemble.models.tta import stack_views
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.views import VIEWS, Tta
-from ensemble.training.estimate import ROUTED
+
+EVALUATED = 0.6  # share of the photos that age models of one gender see
 
 
 def estimate_inference(
@@ -39,8 +40,8 @@ def estimate_inference(
     each task.
 
     Args:
-        routed: age models of one gender are asked only where they can change the class; how often that is depends on
-            the photos, ROUTED is assumed.
+        routed: age models of one gender are evaluated only where they can change the class; how often that is depends on
+            the photos, EVALUATED is assumed.
 
     Raises:
         MaskensError: a photo of the probe that can't be read, a damaged checkpoint.
@@ -64,7 +65,7 @@ def estimate_inference(
             engine = fast_engine(load_checkpoint(member.path, device)[0], x, execution, BATCH)
             load = time.perf_counter() - started
             each = min(_seconds(lambda: engine.logits(x).cpu()) for _ in range(2)) / len(files)  # noqa: B023
-            share = ROUTED if routed and member.card.predicts in ONLY_GENDER else 1.0
+            share = EVALUATED if routed and member.card.predicts in ONLY_GENDER else 1.0
             alike = sum(m.task == member.task for e in ensembles for m in e.members if member in e.members)
             total += alike * (load + len(data.files) * share * each)
     lacking = missing_bytes(cache, data.files, data.fingerprint, list(shapes)) if cache else 0

@@ -18,6 +18,7 @@ from ensemble.training.estimate import Estimate, estimate_training
 from ensemble.training.job import Failure
 from ensemble.training.jobs import JobsView, fill_cache
 from ensemble.training.jobs import train as train_jobs
+from ensemble.training.long_training import long_training
 from ensemble.training.preflight import preflight
 from ensemble.training.reuse import take_over
 from ensemble.training.tracking import check_trackers
@@ -49,8 +50,8 @@ class TrainingPlan:
         return estimate_training(self.todo, self.data, self.folds, self.hardware, self.restart, probing)
 
     def long(self) -> str:
-        """What to say where this machine would be at it for hours, else ""."""
-        return ""
+        """What to say where a machine without a GPU would be at it for hours, else ""."""
+        return long_training(self.todo, self.data, self.folds, self.hardware) or ""
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,9 @@ class Ages(_Strict):
         return self.merge or merge_of(self.cuts)
 
 
+LOSS_SETTINGS = {"gamma", "label_smoothing", "class_weights"}  # keys of a loss that are no term's weight
+
+
 class Loss(_Strict):
     """Weights of the loss terms; a task's loss is their weighted sum, added over its heads."""
 
@@ -80,7 +83,7 @@ class Loss(_Strict):
 
     @model_validator(mode="after")
     def _not_nothing(self) -> Loss:
-        if self.ce + self.f1 + self.focal == 0:
+        if not any(getattr(self, name) for name in type(self).model_fields.keys() - LOSS_SETTINGS):
             raise ValueError("every weight is 0: nothing would be learned")
         if self.class_weights and not any(self.class_weights):
             raise ValueError("every class weight is 0: nothing would be learned")
@@ -152,6 +155,7 @@ class TaskRecipe(_Strict):
     crop: Size | None = None  # of the centre; "none" takes back an extended recipe's
     augment: tuple[Transform, ...] = ()
     batch_size: int = Field(32, ge=2, le=4096)
+    drop_last: bool = True  # leave out an epoch's last batch where it is not full
     accumulate: int = Field(1, ge=1, le=1024)  # batches to one update
     epochs: int = Field(3, ge=1, le=10_000)
     ages: Ages = Ages()  # type: ignore[call-arg]

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import Photos, missing_bytes, open_photos
-from ensemble.data.loader import EpochBatches, train_loader
-from ensemble.data.sampling import epoch_photos
+from ensemble.data.loader import EpochBatches, epoch_batches, train_loader
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import JobSpec, geometry, learned_rows
 from ensemble.jobs.status import read_status
@@ -40,8 +39,6 @@ from folds.data.people import TrainData
 SECONDS = 5.0  # for which batches are timed, after one that warms up
 
 BATCHES = 8  # at most
-
-ROUTED = 0.6  # share of the photos that age models of one gender see
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def estimate_training(
         costs[task] = alike[key]
         if on_task:
             on_task(number, len(tasks))
-    jobs = tuple(_job(spec, costs[spec.task], data, folds, restart) for spec in specs)
+    jobs = tuple(job_estimate(spec, costs[spec.task], data, folds, restart) for spec in specs)
     shapes = dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs)
     cache = specs[0].cache
     lacking = missing_bytes(cache, data.files, data.photos_fingerprint, list(shapes)) if cache else 0
@@ -222,11 +219,9 @@ def _peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit  # psutil knows no peak on Linux
 
 
-def _job(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
+def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
     recipe = spec.recipe.tasks[spec.task]
-    shown = epoch_photos(recipe.sampler, recipe.ages.cuts, data, learned_rows(spec, data, folds))
-    batches = EpochBatches(shown, recipe.batch_size, (0,), even=recipe.mix.active)
-    photos = len(batches) * batches.batch_size
+    photos = epoch_batches(recipe, data, learned_rows(spec, data, folds), (0,)).shown
     held_out = folds[data.photo_person] == spec.fold
     valid = int((held_out & learns_from(recipe.predicts, data)).sum())
     begun = not restart and (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()

@@ -16,8 +16,7 @@ from torch import nn
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import Photos, open_photos
-from ensemble.data.loader import EpochBatches, train_loader
-from ensemble.data.sampling import epoch_photos
+from ensemble.data.loader import EpochBatches, epoch_batches, train_loader
 from ensemble.jobs.card import ModelCard
 from ensemble.jobs.history import write_history
 from ensemble.jobs.oof import JobOof, save_job_oof
@@ -80,8 +79,7 @@ class JobRun:
         model = create(self.recipe, initial_weights=resumed is None)
         self.mean, self.std = normalisation(model)
         place(model, self.device)
-        shown = epoch_photos(self.recipe.sampler, self.recipe.ages.cuts, self.data, self.train_rows)
-        batches = EpochBatches(shown, self.recipe.batch_size, self.seed, even=self.recipe.mix.active)
+        batches = epoch_batches(self.recipe, self.data, self.train_rows, self.seed)
         measured = AutotuneCache(self.run_info.folder, self.recipe.hash, self.device, self.spec.threads)
         trainer = Trainer(
             self.recipe, model, self.mean, self.std, self.device, self.seed, len(batches), measured, self.spec.compile

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -52,6 +53,25 @@ def focal(logits: Tensor, targets: Tensor, gamma: float, weights: Tensor | None 
     return (terms if weights is None else terms * weights).sum(dim=1).mean()
 
 
+@dataclass(frozen=True)
+class HeadBatch:
+    """One head's share of a batch."""
+
+    logits: Tensor  # float32 (batch, classes)
+    targets: Tensor  # float (batch, classes), rows summing to 1
+    smooth: Tensor  # the same with label smoothing
+    weights: Tensor | None  # float (classes,), of each class, 1 on average
+    gamma: float
+
+
+TERMS: dict[str, Callable[[HeadBatch], Tensor]] = {
+    "ce": lambda b: F.cross_entropy(b.logits, b.smooth, b.weights),
+    "focal": lambda b: focal(b.logits, b.smooth, b.gamma, b.weights),
+    "f1": lambda b: soft_macro_f1(b.logits, b.targets),
+}
+"""The terms of a loss; each has a weight of the same name in `ensemble.recipes.schema.Loss`."""
+
+
 def task_loss(mix: Loss, heads: Sequence[Head], logits: Tensor, targets: Tensor) -> Tensor:
     """The loss of a batch.
 
@@ -71,14 +91,12 @@ def task_loss(mix: Loss, heads: Sequence[Head], logits: Tensor, targets: Tensor)
     if weights is not None:
         weights = weights / weights.mean()  # so that they leave the loss's size, and its share in the mix, alone
     for head in heads:
-        scores, truth = logits[:, head.columns].float(), targets[:, head.columns]
+        truth = targets[:, head.columns]
         smooth = truth * (1 - mix.label_smoothing) + mix.label_smoothing / head.width
-        if mix.ce:
-            total = total + mix.ce * F.cross_entropy(scores, smooth, weights)
-        if mix.focal:
-            total = total + mix.focal * focal(scores, smooth, mix.gamma, weights)
-        if mix.f1:
-            total = total + mix.f1 * soft_macro_f1(scores, truth)
+        batch = HeadBatch(logits[:, head.columns].float(), truth, smooth, weights, mix.gamma)
+        for name, term in TERMS.items():
+            if weight := getattr(mix, name):
+                total = total + weight * term(batch)
     return total
 
 

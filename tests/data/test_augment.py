@@ -86,6 +86,19 @@ def test_fewer_photos_than_a_batch_make_one_batch() -> None:
     assert [sorted(i for _, i, _ in batch) for batch in batches] == [[0, 1, 2]]
 
 
+@pytest.mark.parametrize(("count", "even", "sizes"), [(7, False, [5, 2]), (6, False, [5]), (9, True, [4, 4])])
+def test_a_last_batch_can_be_kept_but_never_a_single_photo(count: int, even: bool, sizes: list[int]) -> None:
+    batches = EpochBatches(every(np.arange(count)), 4 if even else 5, (0,), even, drop_last=False)
+    found = list(batches)
+    assert [len(batch) for batch in found] == sizes
+    assert (len(batches), batches.shown) == (len(sizes), sum(sizes))
+
+
+def test_a_last_batch_that_is_mixed_is_even() -> None:
+    batches = EpochBatches(every(np.arange(7)), 4, (0,), even=True, drop_last=False)
+    assert [len(batch) for batch in batches] == [4, 2]
+
+
 def test_loading_leaves_torchs_global_stream_alone(photos: Photos) -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)

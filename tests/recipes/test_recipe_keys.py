@@ -61,6 +61,7 @@ KEYS = {
     "lower cut": "ages.cuts=[30, 50]",
     "five bins": "ages.cuts=[21, 30, 46, 58]",
     "averaged weights": "ema=0.9",
+    "last batch kept": "drop_last=false",
     "accumulation": "accumulate=2",
     "mixed precision": 'precision="bf16"',
     "optimizer": 'optimizer.name="momentum"',

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import ensemble.models.autotune
 import ensemble.training.estimate
+import ensemble.training.long_training
 import ensemble.training.trainer
 from ensemble.data.cache import missing_bytes, open_photos
 from ensemble.jobs.hardware import Hardware
@@ -23,6 +24,7 @@ from ensemble.models.precision import autocast
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import parse_recipe
 from ensemble.training.estimate import Cost, estimate_training, wall
+from ensemble.training.long_training import long_training, long_words
 from folds.data.layout import read_train
 from folds.data.people import TrainData
 from folds.run import Run, start_run
@@ -79,6 +81,32 @@ def test_each_jobs_photos_and_epochs_are_counted(data: TrainData, run: Run, monk
     assert found.memory == 2 * 10**9
     assert found.disk == 8 * 10**6 + 2 * 3 * 10**6
     assert found.seconds == pytest.approx(found.decode + wall([j.seconds for j in found.jobs], 2))
+
+
+def test_a_long_training_without_a_gpu_is_told_with_the_way_out(
+    data: TrainData, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folds = make_folds(data, 2, seed=1)
+
+    def told(hardware: Hardware, *changes: str) -> str | None:
+        recipe = parse_recipe(RECIPE, "tiny", changes=changes)
+        return long_training(plan(run, recipe, ["mask"], [0], Hardware("cpu", 0), None), data, folds, hardware)
+
+    with monkeypatch.context() as patch:  # few and small photos: no model is built
+        patch.setattr(ensemble.training.long_training, "create", lambda *_: pytest.fail("built"))
+        assert told(Hardware("cpu", 0)) is None
+        assert told(Hardware("cuda", 0), "tasks.*.epochs=10000") is None
+    assert long_training([], data, folds, Hardware("cpu", 0)) is None
+    message = told(Hardware("cpu", 0), "tasks.*.epochs=10000", "tasks.*.resize=[1024, 1024]")
+    assert "--recipe quick" in (message or ""), "millions of large photos"
+
+
+def test_a_long_training_is_told_in_hours_or_days() -> None:
+    assert long_words(3599, "original") is None
+    message = long_words(20 * 24 * 3600, "original") or ""
+    assert all(words in message for words in ("'original'", "about 20 days", "--recipe quick", "--yes"))
+    assert "about 5 hours" in (long_words(5 * 3600, "mine") or "")
+    assert "--recipe" not in (long_words(5 * 3600, "quick") or "")
 
 
 def test_the_probe_finds_costs_that_are_costs(data: TrainData, tmp_path: Path) -> None:
