@@ -40,8 +40,8 @@ def estimate_inference(
     each task.
 
     Args:
-        routed: age models of one gender are evaluated only where they can change the class; how often that is depends on
-            the photos, EVALUATED is assumed.
+        routed: with early exit of the age models; how often they are left out depends on the photos, EVALUATED is
+            assumed.
 
     Raises:
         MaskensError: a photo of the probe that can't be read, a damaged checkpoint.
