@@ -1,4 +1,4 @@
-"""What keeping memory in the process (ensemble/process.py) is worth, beside the C library's own way.
+"""What keeping memory in the process (ensemble/models/process.py) is worth, beside the C library's own way.
 
     python benchmarks/allocator.py [--rounds 3]
 

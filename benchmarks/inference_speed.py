@@ -169,7 +169,7 @@ def maskens(setting: Setting, routed: bool) -> tuple[dict[str, np.ndarray], np.n
     return (
         logits,
         decide(found.joints, setting.fitted.weights, setting.fitted.offsets).classes,
-        1.0 if found.asked is None else found.asked,
+        1.0 if found.evaluated is None else found.evaluated,
     )
 
 

@@ -6,7 +6,7 @@ All learn the 18 classes with the recipe's model, size, batch size, AdamW and cr
 photos and threads. Each way runs in a process of its own, in turn; its first two batches warm up and don't count.
 
 - limit: a bare loop over batches that lie ready as normalised tensors, in the same process as maskens, with the same
-  fused AdamW and memory settings (ensemble/process.py);
+  fused AdamW and memory settings (ensemble/models/process.py);
 - maskens: the job's own epoch (photo cache, the recipe's augmentation, loader, trainer); what decoding the photos for
   the cache takes beforehand, once for all epochs and jobs, is told apart;
 - timm: create_dataset, create_loader (random resized crop of 0.8 to 1, flip, colour jitter, bilinear), its optimizer

@@ -19,7 +19,6 @@ from folds.errors import MaskensError, refuse
 from folds.files import sha256
 
 BUILDING = ".building-"
-
 SPARE = 64 * 2**20  # bytes of disk to leave free
 
 

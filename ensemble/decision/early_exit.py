@@ -18,14 +18,13 @@ from ensemble.jobs.oof import Logits
 from folds.data.labels import AGES, GENDERS, MASKS, IntArray
 
 SLACK = 1e-9  # by which a bound must be exceeded: more than rounding can do to a score
+DECIDED = -1
 
-SETTLED = -1
 
-
-def bounds(
+def upper_bounds(
     ensembles: Sequence[Ensemble], logits: Sequence[Mapping[str, Logits]], fitted: Fitted
 ) -> npt.NDArray[np.float64]:
-    """Upper bounds of the blended scores on which the joint decision rests, exact where everybody was asked.
+    """Upper upper_bounds of the blended scores on which the joint decision rests, exact where all models predicted.
 
     Args:
         logits: of each run, task -> float32 (folds, views, photos, width), NaN where a photo was not shown.
@@ -34,22 +33,22 @@ def bounds(
     Returns:
         float64 (photos, 18).
     """
-    scores = [e.scores(found, unasked=0.0) for e, found in zip(ensembles, logits, strict=True)]
+    scores = [e.scores(found, missing=0.0) for e, found in zip(ensembles, logits, strict=True)]
     return np.asarray(np.average(scores, axis=0, weights=fitted.weights) + np.array(fitted.offsets))
 
 
-def next_gender(scores: npt.NDArray[np.float64], asked: npt.NDArray[np.bool_]) -> IntArray:
-    """The gender whose age models are to be asked next.
+def gender_to_evaluate(scores: npt.NDArray[np.float64], evaluated: npt.NDArray[np.bool_]) -> IntArray:
+    """The gender whose age models are to be evaluated next.
 
     Args:
-        scores: float (photos, 18), of `bounds`.
-        asked: bool (photos, 2): the age models of that gender were asked.
+        scores: float (photos, 18), of `upper_bounds`.
+        evaluated: bool (photos, 2): whether the age models of that gender predicted.
 
     Returns:
-        int64 (photos,): 0, 1, or SETTLED where nobody who is left can change the best class.
+        int64 (photos,): 0, 1, or DECIDED where nobody who is left can change the best class.
     """
     best = scores.reshape(-1, len(MASKS), len(GENDERS), len(AGES)).max(axis=(1, 3))  # (photos, gender)
-    known = np.where(asked, best, -np.inf).max(axis=1)
-    could = np.where(asked, -np.inf, best)
+    known = np.where(evaluated, best, -np.inf).max(axis=1)
+    could = np.where(evaluated, -np.inf, best)
     needed = could.max(axis=1) >= known - SLACK
-    return np.where(needed & ~asked.all(axis=1), could.argmax(axis=1), SETTLED).astype(np.int64)
+    return np.where(needed & ~evaluated.all(axis=1), could.argmax(axis=1), DECIDED).astype(np.int64)

@@ -64,13 +64,13 @@ def joint_log_probabilities(
 
 
 def joint_scores(
-    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, Target], unasked: float = -np.inf
+    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, Target], missing: float = -np.inf
 ) -> npt.NDArray[np.float64]:
     """`joint_log_probabilities` before each row is normalised.
 
     Args:
         logits: NaN where a photo was not shown to the task's models.
-        unasked: counts as the log probability of what they were not asked: -inf rules those classes out, 0 is the most
+        missing: counts as the log probability of what they were not asked: -inf rules those classes out, 0 is the most
             they could have said, so that the scores of those classes are upper bounds.
 
     Returns:
@@ -81,7 +81,7 @@ def joint_scores(
         kind = targets[task].predicts
         for head in targets[task].heads:
             part = head_log_probabilities(values, head)
-            part = np.where(np.isnan(part), unasked, part)
+            part = np.where(np.isnan(part), missing, part)
             if head.part == "age":
                 genders = [ONLY_GENDER[kind]] if kind in ONLY_GENDER else [0, 1]
                 for gender in genders:
@@ -97,8 +97,8 @@ def joint_scores(
         joint = mask[:, :, None, None] + (gender[:, :, None] + age)[:, None]
         whole.append(joint.reshape(-1, CLASSES))
     if not whole:
-        missing = [f[0] for f in factors if f not in parts]
-        raise ValueError(f"no task predicts {', '.join(dict.fromkeys(missing))}")
+        absent = [f[0] for f in factors if f not in parts]
+        raise ValueError(f"no task predicts {', '.join(dict.fromkeys(absent))}")
     return np.asarray(np.mean(whole, axis=0), dtype=np.float64)
 
 

@@ -54,13 +54,13 @@ class Ensemble:
         return column_temperatures(self.temperatures[task], self.targets[task])[self.folds(task)]
 
     def scores(
-        self, logits: Mapping[str, Logits], only: int | None = None, unasked: float = -np.inf
+        self, logits: Mapping[str, Logits], only: int | None = None, missing: float = -np.inf
     ) -> npt.NDArray[np.float64]:
         """`joint_scores` of the mean of the logits over folds and views.
 
         Args:
             logits: task -> float32 (folds, views, photos, width), NaN where a photo was not shown.
-            only: the one fold whose models are asked; by default all.
+            only: the one fold whose models predict; by default all.
 
         Returns:
             float64 (photos, 18).
@@ -70,7 +70,7 @@ class Ensemble:
             chosen = [n for n, fold in enumerate(self.folds(task)) if only in (None, fold)]
             scale = self.scale(task)
             means[task] = mean_logits(values[chosen], None if scale is None else scale[chosen])
-        return joint_scores(means, self.targets, unasked)
+        return joint_scores(means, self.targets, missing)
 
     def joint(self, logits: Mapping[str, Logits], only: int | None = None) -> npt.NDArray[np.float64]:
         """`scores`, normalised to log probabilities."""

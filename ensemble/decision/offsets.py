@@ -9,9 +9,7 @@ from ensemble.metrics.bootstrap import draw_people
 from folds.data.labels import CLASSES, FloatArray, IntArray
 
 LIMIT = 2.0  # of an offset, in nats: a class is weighed up to 7 times
-
 PASSES = 5
-
 DRAWS = 10
 
 

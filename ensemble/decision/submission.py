@@ -14,9 +14,7 @@ from folds.errors import MaskensError, refuse
 from folds.files import csv_text, replace_keeping
 
 HEADER = ("ImageID", "ans")
-
 FAR = 0.25  # total variation distance from the prior at which a histogram looks wrong
-
 EXPECTED = 10.0  # photos of a class that the prior leads one to expect before its absence is worth a word
 
 

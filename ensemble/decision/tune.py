@@ -22,7 +22,6 @@ from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.errors import MaskensError
 
 OUTER_SPLITS = 5  # of the nested cross-validation
-
 STEPS: tuple[StepName, ...] = get_args(StepName)
 
 

@@ -55,7 +55,7 @@ class Fitted(_Strict):
 
 
 class Step(_Strict):
-    """One kind of tuning, added to those kept before it, decision on people it was not fitted on."""
+    """One kind of tuning, added to those kept before it, scored on people it was not fitted on."""
 
     name: StepName
     kept: bool
@@ -173,8 +173,10 @@ class Applied:
         return f"tuned: {', '.join(left)} ({self.path})" if left else "untuned"
 
 
-def heard(runs: Sequence[Run], recipes: Sequence[Recipe], fitted: Fitted) -> tuple[list[Run], list[Recipe], Fitted]:
-    """The runs whose weight is not 0, with what was fitted for them: the others need not be asked."""
+def weighted_runs(
+    runs: Sequence[Run], recipes: Sequence[Recipe], fitted: Fitted
+) -> tuple[list[Run], list[Recipe], Fitted]:
+    """The runs whose weight is not 0, with what was fitted for them: the others are left out."""
     chosen = [n for n, share in enumerate(fitted.runs) if share.weight]
     left = fitted.model_copy(update={"runs": tuple(fitted.runs[n] for n in chosen)})
     return [runs[n] for n in chosen], [recipes[n] for n in chosen], left

@@ -17,7 +17,6 @@ from folds.data.people import Person, TrainData
 from folds.files import csv_text
 
 NAMES: dict[str, tuple[str, ...]] = {"gender": GENDERS, "age": AGES, "mask": MASKS}
-
 MORE_COLUMNS = ("rank", "score", "self_confidence", "margin", "photos_agree")
 
 
@@ -145,9 +144,9 @@ def audit(
     """Rank labels by how much the out-of-fold predictions speak against them.
 
     Self-confidence and margin are those of confident learning (Northcutt et al. 2021, "Confident learning: estimating
-    uncertainty in dataset labels"). What a person's seven photos share is decision by all seven together: models err on
+    uncertainty in dataset labels"). What a person's seven photos share is weighed over all seven: models err on
     single photos, wrong labels contradict all of them. A photo's mask that no other photo would take in exchange comes
-    after all else. Each folder is decision by itself, also where two have one id.
+    after all else. Each folder is weighed by itself, also where two have one id.
 
     Args:
         rows: int64 (photos,), index in `data.files` of each photo that was predicted; all seven of a person.

@@ -62,7 +62,7 @@ class Evaluation:
 def evaluate(blend: Blend, applied: Applied) -> Evaluation:
     """Score a run, or several as one ensemble, once over all photos.
 
-    Where a tuning is applied, each photo is decision by one that was fitted on other people.
+    Where a tuning is applied, each photo is decided by one that was fitted on other people.
 
     Raises:
         MaskensError: a tuning whose log probabilities are missing.

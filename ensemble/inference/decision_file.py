@@ -16,11 +16,8 @@ from folds.pages.html import LITTER, refuse_file, refuse_strange_files
 from folds.run import library_versions
 
 DECISION = "decision.json"
-
 MADE_BY = "maskens export"
-
 LABELS: dict[Part, Sequence[str]] = {"mask": MASKS, "gender": GENDERS, "age": AGES, "class": CLASS_NAMES}
-
 WORDS = {
     "class": FORMULA,
     "input": "photos: uint8 (batch, height, width, 3), RGB, resized and cropped; normalisation, folds and views are "

@@ -37,13 +37,9 @@ from folds.pages.html import building
 from folds.run import library_versions
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `onnx`
-
 OPSET = 18  # read by onnxruntime from 1.14 on
-
 SINGLE_FILE = 1_500_000_000  # bytes; larger weights go into `<name>.onnx.data`, as protobuf ends at 2 GiB
-
 LARGEST_BATCH = 8  # in which photos are verified: a batch of 8 in two views already takes b3 more than a GB
-
 CPU = torch.device("cpu")
 
 

@@ -52,7 +52,7 @@ class Prediction:
     engine_notes: tuple[str, ...] = ()  # what could not be made faster
     resumed: int = 0  # photos that an interrupted inference had done
     warning: str = ""
-    asked: float | None = None  # share of the photos that age models of one gender were asked about; None: all
+    evaluated: float | None = None  # share of the photos that age models of one gender evaluated; None: all
 
     @property
     def notes(self) -> list[str]:
@@ -64,8 +64,10 @@ class Prediction:
         lines += [f"{count} of {len(self.chosen)} models: {note}" for note, count in Counter(self.engine_notes).items()]
         if any(c.note or c.precision != "fp32" for c in self.chosen):
             lines.append(self.precision)
-        if self.asked is not None and self.asked < 1:
-            lines.append(f"age models of one gender saw {self.asked:.0%} of the photos, enough to settle every class")
+        if self.evaluated is not None and self.evaluated < 1:
+            lines.append(
+                f"age models of one gender saw {self.evaluated:.0%} of the photos, enough to settle every class"
+            )
         return lines
 
     @property
@@ -100,8 +102,8 @@ def infer(
     Args:
         on_decode: called with (photos decoded, photos in all) while the cache is filled.
         on_predict: called with (photos predicted, photos in all).
-        routing: what the joint decision rests on; then the age models of a gender are asked only where they can
-            change it. By default everybody is.
+        routing: what the joint decision rests on; then the age models of a gender are evaluated only where they can
+            change it. By default they all are.
         partial: a file that keeps what was done, if this is interrupted; the same call goes on from there.
 
     Raises:
@@ -119,8 +121,8 @@ def infer(
     logits = passes.by_task(slice(None))
     joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
     chosen = tuple(passes.chosen[n] for n in range(len(everyone)))
-    asked = _asked(passes) if routing else None
-    return Prediction(joints, logits, chosen, passes.warm_up, tuple(passes.notes), resumed, kept.note, asked)
+    evaluated = _evaluated(passes) if routing else None
+    return Prediction(joints, logits, chosen, passes.warm_up, tuple(passes.notes), resumed, kept.note, evaluated)
 
 
 def _identity(
@@ -138,8 +140,8 @@ def _identity(
     return [data.fingerprint, files, tta, hardware.device, asdict(execution), route]
 
 
-def _asked(passes: Passes) -> float:
-    """The share of photos that the age models of one gender were asked about; 1 without such models."""
+def _evaluated(passes: Passes) -> float:
+    """The share of photos that the age models of one gender evaluated; 1 without such models."""
     shares = [
         float(np.isfinite(values[0, :, 0]).mean())
         for values, member in zip(passes.outputs, passes.members, strict=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ensemble.data.cache import Photos
 from ensemble.data.loader import plain_batches
-from ensemble.decision.early_exit import bounds, next_gender
+from ensemble.decision.early_exit import gender_to_evaluate, upper_bounds
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted
 from ensemble.inference.partial import Partial
@@ -31,7 +31,6 @@ from folds.data.labels import GENDERS, IntArray
 from folds.errors import MaskensError
 
 WORTH_MEASURING = 50  # times the usual batch: from then on a faster batch size repays being looked for
-
 SHARE = 0.5  # of the free memory, for models
 
 
@@ -178,7 +177,7 @@ class Passes:
             return
         evaluated = np.array([[g not in only.values() for g in range(len(GENDERS))]] * (rows.stop - rows.start))
         for _ in GENDERS:
-            gender = next_gender(bounds(self.ensembles, self.by_task(rows), routing), evaluated)
+            gender = gender_to_evaluate(upper_bounds(self.ensembles, self.by_task(rows), routing), evaluated)
             here = {g: np.flatnonzero(gender == g) for g in range(len(GENDERS))}
             self._forward([(n, here[g]) for n, g in only.items() if g is not None and len(here[g])], inputs, rows)
             for g, places in here.items():

@@ -1,4 +1,4 @@
-"""How far a score may be off by the chance of who was asked: bootstrap over people."""
+"""How far a score may be off by the chance of who is in the data: bootstrap over people."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ import numpy.typing as npt
 from folds.data.labels import CLASSES, FloatArray, IntArray, decode
 
 PARTS = ("18 classes", "mask", "gender", "age")
-
 DRAWS = 2000
-
 SEED = 0  # of the draws: the same people for every run, so that runs can be compared draw by draw
 
 

@@ -20,9 +20,7 @@ from ensemble.models.process import quiet
 from folds.files import write_json
 
 COMPILER = "inductor"  # torch's own
-
 ROUNDS = 3  # steps timed each way, after one that warms up
-
 LONGEST = 10.0  # seconds after which fewer will do
 
 Forward = Callable[[Tensor], Any]

@@ -12,7 +12,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from folds.errors import first_line
 
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # not their other subclasses: some change their weights as they run
-
 TOLERANCE = 1e-4  # largest difference of a logit, of the largest logit if that is above 1
 
 

@@ -16,11 +16,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Asked = Literal["fp32", "bf16", "fp16", "auto"]
 
 ASKED: tuple[Asked, ...] = get_args(Asked)
-
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
 TOLERANCE = 0.05  # of the largest logit
-
 FASTER = 1.1  # how many times, before auto takes 16 bits
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ensemble.decision.decide import Rule, decide
 from ensemble.decision.members import Ensemble, load_ensembles
 from ensemble.decision.submission import SubmissionCheck, align, check_submission, write_submission
-from ensemble.decision.tuning import Fitted, StepName, apply_tuning, heard
+from ensemble.decision.tuning import Fitted, StepName, apply_tuning, weighted_runs
 from ensemble.inference.estimate import estimate_inference
 from ensemble.inference.infer import infer as predict_photos
 from ensemble.inference.infer import save_logits
@@ -133,7 +133,7 @@ def plan_inference(
     others = tuple(align(Path(file), found.ids) for file in votes)
     fitted = applied.fitted
     if how != "vote":
-        used, recipes, fitted = heard(used, recipes, fitted)
+        used, recipes, fitted = weighted_runs(used, recipes, fitted)
     ensembles = load_ensembles(used, recipes, fitted, allow_missing)
     words = applied.without(*WITHOUT.get(how, ())) if how == "hard" or len(used) > 1 else applied.words
     models = sum(len(e.members) for e in ensembles)

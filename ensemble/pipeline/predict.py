@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ensemble.decision.members import load_ensembles
-from ensemble.decision.tuning import apply_tuning, heard
+from ensemble.decision.tuning import apply_tuning, weighted_runs
 from ensemble.inference.infer import infer as predict_photos
 from ensemble.inference.predictions import complete_folds, photo_predictions, prediction_records
 from ensemble.jobs.hardware import Hardware, choose_device
@@ -65,7 +65,7 @@ def predict(
     hardware = Hardware(choose_device(device), workers)
     recipes = [run_recipe(run) for run in loaded]
     applied = apply_tuning(loaded, recipes, tta, not tuned)
-    used, recipes, fitted = heard(loaded, recipes, applied.fitted)
+    used, recipes, fitted = weighted_runs(loaded, recipes, applied.fitted)
     ensembles = load_ensembles(used, recipes, fitted, allow_missing)
     complete_folds(ensembles)
     height, width = ensembles[0].members[0].card.resize

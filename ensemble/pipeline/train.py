@@ -10,6 +10,7 @@ from pathlib import Path
 from ensemble.data.augment import build
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.jobs.plan import begun, plan, refuse_idle, select_tasks, unfinished
+from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.spec import JobSpec
 from ensemble.pipeline.inputs import AUTO_CACHE, DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
 from ensemble.recipes.binding import bind_recipe, resolve_recipe
@@ -20,7 +21,6 @@ from ensemble.training.jobs import JobsView, fill_cache
 from ensemble.training.jobs import train as train_jobs
 from ensemble.training.long_training import long_training
 from ensemble.training.preflight import preflight
-from ensemble.training.reuse import take_over
 from ensemble.training.tracking import check_trackers
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
@@ -151,7 +151,7 @@ def reuse_finished(planned: TrainingPlan) -> tuple[TrainingPlan, int]:
     if planned.source is None or not planned.todo:
         return planned, 0
     bind_recipe(planned.run, planned.recipe)
-    copied = take_over(planned.todo, planned.source)
+    copied = reuse_jobs(planned.todo, planned.source)
     return dataclasses.replace(planned, todo=tuple(unfinished(planned.todo)), source=None), copied
 
 

@@ -18,7 +18,6 @@ Part = Literal["mask", "gender", "age", "class"]
 Predicts = Literal["mask", "gender", "male-age", "female-age", "age", "heads", "class18"]
 
 WIDTHS: dict[Part, int] = {"mask": 3, "gender": 2, "age": 3, "class": 18}
-
 PARTS: dict[Predicts, tuple[Part, ...]] = {
     "mask": ("mask",),
     "gender": ("gender",),
@@ -30,7 +29,6 @@ PARTS: dict[Predicts, tuple[Part, ...]] = {
 }
 
 ONLY_GENDER: dict[Predicts, int] = {"male-age": 0, "female-age": 1}
-
 KINDS: tuple[Predicts, ...] = get_args(Predicts)
 
 

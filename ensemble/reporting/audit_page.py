@@ -21,7 +21,6 @@ GENERATOR = "maskens audit"
 SUSPECTS, PHOTOS = "suspects.csv", "photos.csv"
 
 OURS = re.compile(r"index\.html|(suspects|photos)\.csv|(gender|age|mask)\.png")
-
 LISTED = 200  # suspects in the page's table; suspects.csv has them all
 
 

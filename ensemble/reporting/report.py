@@ -19,9 +19,7 @@ from folds.data.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, FloatArray, 
 from folds.run import library_versions
 
 GROUP = 10  # people that adjacent ages must have between them to be shown by themselves
-
 NEAR = 2  # years within which an age counts as near a cut
-
 EACH = 2  # photos of one person among the worst: a person nobody gets right would fill the sheet
 
 

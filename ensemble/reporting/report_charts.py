@@ -21,13 +21,9 @@ if TYPE_CHECKING:
 Look = Mapping[str, str]
 
 DPI = 200
-
 WIDTH = 7.0  # inches
-
 COLOURS = (*BARS, "#2f9e77", "#a06cc0", "#c08a1e", "#3fa3bd", "#8a93a2")  # tell apart on either background
-
 LINES = ("-", "--", ":")  # once the colours are used up
-
 ASIDE = (1.0, 0.95, 1.055)  # by mask: the last two have one photo a person each, so their classes are of one size
 
 

@@ -19,7 +19,6 @@ from folds.run import Run
 from folds.runs import file_of
 
 GENERATOR = "maskens report"
-
 BOX = (150, 150)  # width, height of a photo at most, in pixels
 
 

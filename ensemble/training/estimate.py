@@ -37,7 +37,6 @@ from folds.data.labels import IntArray
 from folds.data.people import TrainData
 
 SECONDS = 5.0  # for which batches are timed, after one that warms up
-
 BATCHES = 8  # at most
 
 

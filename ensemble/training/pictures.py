@@ -18,7 +18,6 @@ from folds.data.labels import IntArray
 from folds.pages.contact_sheet import Cell, Sheet, draw
 
 WORST = 16
-
 DPI = 100
 
 

@@ -15,9 +15,7 @@ from folds.errors import SHOWN, MaskensError, did_you_mean, refuse
 from folds.files import csv_text
 
 COLUMNS = ("path", "photo", "field", "old", "new", "reason")
-
 FIELDS: dict[str, tuple[str, ...]] = {"gender": GENDERS, "age": (), "mask": MASKS}  # names; age has years instead
-
 NONE = "none"  # in place of a list: no fixes
 
 

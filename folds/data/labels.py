@@ -15,21 +15,13 @@ FloatArray = npt.NDArray[np.float64]
 AnyFloatArray = npt.NDArray[np.floating]  # of any width
 
 MASKS = ("wear", "incorrect", "not wear")
-
 GENDERS = ("male", "female")
-
 AGES = ("<30", "30-59", ">=60")
-
 AGE_CUTS = (30, 60)  # the scoring cuts; a recipe may train on others, never score on them
-
 FORMULA = "class = mask*6 + gender*3 + age"
-
 CLASSES = len(MASKS) * len(GENDERS) * len(AGES)
-
 CLASS_NAMES = tuple(f"{m}, {g}, {a}" for m in MASKS for g in GENDERS for a in AGES)
-
 SHOTS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
-
 SHOT_MASK = dict.fromkeys(SHOTS, 0) | {"incorrect_mask": 1, "normal": 2}
 """File stem of a photo -> its mask label."""
 

@@ -15,9 +15,7 @@ from folds.data.labels import CLASSES, SHOT_MASK, SHOTS, IntArray, age_band, enc
 from folds.files import sha256_of_lines
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
-
 OLDEST = 120
-
 AS_NAMED = tuple(SHOT_MASK[s] for s in SHOTS)  # the masks of a person without fixes
 
 

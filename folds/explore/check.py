@@ -15,7 +15,6 @@ from folds.data.people import TrainData
 from folds.errors import MaskensError
 
 NEAR = 3  # bits of 64 that recompression and rescaling may turn
-
 CHUNK = 2048
 
 

@@ -21,11 +21,8 @@ from folds.explore.check import near_duplicates, perceptual_hash
 from folds.pages.contact_sheet import thumbnail, thumbnails
 
 PAIRS = 24  # near-duplicates that are shown; all are counted
-
 STAND_OUT = 6  # photos at each end of a measure
-
 PEOPLE_SHOWN = 24  # of those whose labels disagree
-
 FOLDER_NAME = re.compile(r"(?P<id>.+)_(?P<gender>male|female)_(?P<race>.+)_(?P<age>\d+)", re.IGNORECASE)
 
 

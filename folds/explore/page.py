@@ -18,9 +18,7 @@ from folds.pages.contact_sheet import Cell, Sheet, save
 from folds.pages.html import render, write_page
 
 GENERATOR = "maskens explore"
-
 OURS = re.compile(r"index\.html|(ages|class-\d\d|duplicates|labels|augment-[\w-]+)\.png")
-
 SIZES_SHOWN = 8
 
 

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 
 BARS = ("#3b6fb6", "#c8553d")  # by gender; both tell apart in grey and on either background
-
 LIGHT = {"paper": "#ffffff", "ink": "#1d2430", "faint": "#8a93a2"}
-
 DARK = {"paper": "#1b1f27", "ink": "#e6e9ef", "faint": "#7d8696"}
 
 

@@ -15,15 +15,12 @@ from folds.errors import MaskensError
 from folds.files import replacing
 
 BOX = (150, 200)  # width, height of a picture on a sheet, in pixels
-
 GAP = 12
-
 LINE = 17
 
 PAPER, INK, FAINT, EMPTY = "#ffffff", "#1d2430", "#5b6472", "#e4e7ec"
 
 UNREADABLE = "can't be read"
-
 PNG_EFFORT = 3  # of 9: half the time of Pillow's default for a tenth more bytes
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont

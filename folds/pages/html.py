@@ -19,11 +19,8 @@ from folds.errors import MaskensError
 from folds.files import write_text
 
 INDEX = "index.html"
-
 LITTER = (".DS_Store", "Thumbs.db")  # which file managers leave behind
-
 HEAD = 4096  # characters in which the generator's name must stand
-
 JPEG_QUALITY = 85
 
 

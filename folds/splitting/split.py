@@ -16,7 +16,6 @@ from folds.errors import MaskensError, refuse
 from folds.files import csv_text
 
 COLUMNS = ("path", "id", "fold", "gender", "age", "photos", "bytes", "stratum")
-
 STRATA = tuple(f"{g} {a}" for g in GENDERS for a in AGES)
 
 

@@ -10,8 +10,10 @@ from hypothesis.extra import numpy as arrays
 
 from ensemble.decision.decide import decide_hard, most_probable, vote
 from ensemble.decision.joint import blend, column_temperatures, joint_log_probabilities, mean_logits
+from ensemble.jobs.oof import select_views
 from ensemble.metrics.heads import head_log_probabilities
 from ensemble.recipes.tasks import Predicts, Target
+from folds.errors import MaskensError
 
 LOGITS = st.floats(-30, 30, width=32)
 FOUR_KINDS: tuple[Predicts, ...] = ("mask", "gender", "male-age", "female-age")
@@ -187,3 +189,11 @@ def test_votes_are_counted_and_ties_have_a_winner() -> None:
     log_p = np.full((4, 18), -9.0)
     log_p[0, 1] = log_p[1, 5] = log_p[2, 8] = log_p[3, 2] = -0.1
     assert vote(votes, log_p).tolist() == [2, 1, 8, 2], "the most probable of those tied; the majority else"
+
+
+def test_views_are_selected_by_name_not_by_place() -> None:
+    logits = np.arange(3, dtype=np.float32)[:, None, None] * np.ones((3, 4, 2), np.float32)
+    there = ("identity", "hflip", "scale")
+    assert select_views(logits, there, ("scale", "identity"))[:, 0, 0].tolist() == [2, 0], "a set that is no prefix"
+    with pytest.raises(MaskensError, match="have no view darker, only identity, hflip, scale: choose another --tta"):
+        select_views(logits, there, ("identity", "darker"))

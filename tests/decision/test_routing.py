@@ -1,4 +1,4 @@
-"""Age models of one gender are asked only where they can change the class: never at the price of another class."""
+"""Age models of one gender are evaluated only where they can change the class: never at the price of another class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensemble.decision.decide import most_probable
-from ensemble.decision.early_exit import SETTLED, bounds, next_gender
+from ensemble.decision.early_exit import DECIDED, gender_to_evaluate, upper_bounds
 from ensemble.decision.joint import blend
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted, RunTuning
@@ -70,7 +70,7 @@ def fitted(weights: list[float], offsets: list[float]) -> Fitted:
 def test_random_logits_get_the_class_that_everybody_asked_would_give(
     kinds: list[tuple[Predicts, ...]], seed: int, spread: float, tuned: float, warm: bool
 ) -> None:
-    """Whoever is not asked holds NaN; the others' say alone must give the same class."""
+    """Whoever is not evaluated holds NaN; the others' say alone must give the same class."""
     rng, photos, folds = np.random.default_rng(seed), 60, 2
     heats = {t: rng.uniform(0.5, 3, (folds, len(Target(t).heads))).tolist() for t in FOUR} if warm else {}
     ensembles = [an_ensemble(k, folds, {t: h for t, h in heats.items() if t in k}) for k in kinds]
@@ -79,17 +79,17 @@ def test_random_logits_get_the_class_that_everybody_asked_would_give(
     ]
     rule = fitted(rng.uniform(0.2, 1, len(kinds)).tolist(), (tuned * rng.normal(0, 1, 18)).tolist())
     seen = [{t: np.where(t in ONLY_GENDER, np.nan, v).astype(np.float32) for t, v in logits.items()} for logits in full]
-    asked = np.ones((photos, 2), bool)
+    evaluated = np.ones((photos, 2), bool)
     for task, gender in ONLY_GENDER.items():
-        asked[:, gender] &= not any(task in k for k in kinds)
+        evaluated[:, gender] &= not any(task in k for k in kinds)
     rounds = 0
-    while (gender := next_gender(bounds(ensembles, seen, rule), asked)).max() != SETTLED:
+    while (gender := gender_to_evaluate(upper_bounds(ensembles, seen, rule), evaluated)).max() != DECIDED:
         rounds += 1
         for task, g in ONLY_GENDER.items():
             for ours, theirs in zip(seen, full, strict=True):
                 if task in ours:
                     ours[task][:, :, gender == g] = theirs[task][:, :, gender == g]
-            asked[gender == g, g] = True
+            evaluated[gender == g, g] = True
     assert rounds <= 2
 
     def classes(logits: list[dict[str, np.ndarray]]) -> np.ndarray:
@@ -105,13 +105,13 @@ def test_a_sure_gender_needs_one_age_model_and_an_unsure_one_both() -> None:
     mask = np.zeros((1, 1, 2, 3), np.float32)
     gender = np.array([[[[5.0, -5.0], [0.01, 0.0]]]], np.float32)  # sure of a man; a toss-up
     logits = {"mask": mask, "gender": gender, "male-age": nothing.copy(), "female-age": nothing.copy()}
-    rule, asked = fitted([1.0], [0.0] * 18), np.zeros((2, 2), bool)
-    assert next_gender(bounds([ensemble], [logits], rule), asked).tolist() == [0, 0]
+    rule, evaluated = fitted([1.0], [0.0] * 18), np.zeros((2, 2), bool)
+    assert gender_to_evaluate(upper_bounds([ensemble], [logits], rule), evaluated).tolist() == [0, 0]
     logits["male-age"][:] = 0.0
-    asked[:, 0] = True
-    assert next_gender(bounds([ensemble], [logits], rule), asked).tolist() == [SETTLED, 1]
-    asked[:] = True
-    assert next_gender(bounds([ensemble], [logits], rule), asked).tolist() == [SETTLED, SETTLED]
+    evaluated[:, 0] = True
+    assert gender_to_evaluate(upper_bounds([ensemble], [logits], rule), evaluated).tolist() == [DECIDED, 1]
+    evaluated[:] = True
+    assert gender_to_evaluate(upper_bounds([ensemble], [logits], rule), evaluated).tolist() == [DECIDED, DECIDED]
 
 
 def test_an_exact_tie_is_asked_about() -> None:
@@ -119,10 +119,10 @@ def test_an_exact_tie_is_asked_about() -> None:
     ensemble = an_ensemble(FOUR, 1, {})
     flat = np.zeros((1, 1, 1, 3), np.float32)
     sure = np.array([[[[0.0, -200.0, -200.0]]]], np.float32)
-    unasked = np.full_like(flat, np.nan)
-    logits = {"mask": flat, "gender": flat[..., :2], "male-age": unasked, "female-age": sure}
-    asked = np.array([[False, True]])
-    assert next_gender(bounds([ensemble], [logits], fitted([1.0], [0.0] * 18)), asked).tolist() == [0]
+    missing = np.full_like(flat, np.nan)
+    logits = {"mask": flat, "gender": flat[..., :2], "male-age": missing, "female-age": sure}
+    evaluated = np.array([[False, True]])
+    assert gender_to_evaluate(upper_bounds([ensemble], [logits], fitted([1.0], [0.0] * 18)), evaluated).tolist() == [0]
 
 
 def test_classes_of_whom_nobody_asked_are_ruled_out() -> None:

@@ -20,12 +20,12 @@ from ensemble.decision.tuning import (
     StepName,
     Tuning,
     apply_tuning,
-    heard,
     kept_tuning,
     read_nested,
     save_tuning,
     share_of,
     tuning_file,
+    weighted_runs,
 )
 from ensemble.evaluation.evaluate import evaluate, evaluation_record
 from ensemble.metrics.bootstrap import PARTS
@@ -202,7 +202,7 @@ def test_runs_of_weight_0_need_not_be_asked(data: TrainData, tmp_path: Path) -> 
     blend = blend_of(*(plan_run(tmp_path / n, data, noisy(data, i), seed=i) for i, n in enumerate("abc")))
     shares = [m.share.model_copy(update={"weight": w}) for m, w in zip(blend.runs, (0.5, 0.0, 0.5), strict=True)]
     fitted = blend.plain("flip").model_copy(update={"runs": tuple(shares)})
-    runs, recipes, left = heard([m.run for m in blend.runs], [m.recipe for m in blend.runs], fitted)
+    runs, recipes, left = weighted_runs([m.run for m in blend.runs], [m.recipe for m in blend.runs], fitted)
     assert [r.folder.name for r in runs] == ["a", "c"]
     assert [r.weight for r in left.runs] == [0.5, 0.5]
     assert len(recipes) == 2

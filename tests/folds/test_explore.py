@@ -9,14 +9,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import Outcome, maskens, refused
 from conftest import MakeData
+from html_pages import Page
 from PIL import Image
 
 import cli
@@ -33,56 +32,6 @@ from folds.pages.charts import age_histogram
 from folds.pages.contact_sheet import BOX, GAP, Cell, Sheet, draw
 
 ODD = '000004_male_<b>&"x"_60'  # a folder's name may hold what HTML would take for its own
-VOID = {"meta", "img", "br", "wbr", "source", "input", "link", "hr"}
-
-
-@dataclass
-class Page(HTMLParser):
-    """Tables as rows of words, figures as (alt, src, caption), and whether every tag is closed in turn."""
-
-    tables: list[list[list[str]]] = field(default_factory=list)
-    figures: list[tuple[str, str, str]] = field(default_factory=list)
-    images: list[dict[str, str]] = field(default_factory=list)
-    tags: set[str] = field(default_factory=set)
-    open: list[str] = field(default_factory=list)
-    words: dict[str, str] = field(default_factory=dict)  # of each section
-    section: str = ""
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = {k: v or "" for k, v in attrs}
-        self.tags.add(tag)
-        if tag == "section":
-            self.section = given["id"]
-        if tag == "table":
-            self.tables.append([])
-        if tag == "tr":
-            self.tables[-1].append([])
-        if tag in ("td", "th"):
-            self.tables[-1][-1].append("")
-        if tag == "figure":
-            self.figures.append(("", "", ""))
-        if tag == "img":
-            self.images.append(given)
-            if "figure" in self.open:
-                self.figures[-1] = (given["alt"], given["src"], "")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if "style" in self.open:
-            return
-        self.words[self.section] = self.words.get(self.section, "") + data
-        if self.open and self.open[-1] in ("td", "th", "a", "b") and {"td", "th"} & set(self.open):
-            self.tables[-1][-1][-1] += data
-        if "figcaption" in self.open:
-            alt, src, caption = self.figures[-1]
-            self.figures[-1] = (alt, src, caption + data)
 
 
 def parse(folder: Path) -> Page:

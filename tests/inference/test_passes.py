@@ -141,7 +141,7 @@ def test_routing_leaves_models_out_and_the_classes_as_they_are(
     classes = classes_of(everybody)
     assert len(set(classes.tolist())) > 3
     assert (classes_of(routed) == classes).all()
-    assert everybody.asked is None and routed.asked is not None and 0 < routed.asked < 1
+    assert everybody.evaluated is None and routed.evaluated is not None and 0 < routed.evaluated < 1
     for task, values in routed.logits[0].items():
         shown = np.isfinite(values).all(axis=(0, 1, 3))
         assert shown.all() == (task not in ONLY_GENDER)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import ensemble.training.reuse
+import ensemble.jobs.reuse
 from ensemble.decision.blend import load_blend
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate
@@ -18,6 +18,7 @@ from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.plan import is_done, plan, refuse_idle
+from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
 from ensemble.recipes.binding import bind_recipe
@@ -25,7 +26,6 @@ from ensemble.recipes.reading import parse_recipe
 from ensemble.training.job import run_job
 from ensemble.training.job_run import JobRun
 from ensemble.training.jobs import train
-from ensemble.training.reuse import take_over
 from folds.data.labels import IntArray
 from folds.data.layout import read_train
 from folds.data.people import TrainData
@@ -164,25 +164,25 @@ def test_finished_jobs_of_another_run_are_taken_over_where_nothing_differs(
     recipe = parse_recipe(BASE, "mine", changes=["tasks.gender.epochs=2"])
     run = bind_recipe(dataclasses.replace(setting.run, folder=setting.run.folder / "mine"), recipe)
     specs = plan(run, recipe, list(recipe.tasks), [0, 1], hardware, None)
-    monkeypatch.setattr(ensemble.training.reuse, "library_versions", lambda: library_versions() | {"torch": "0.1"})
-    assert take_over(specs, source.run) == 0, "made with another torch"
+    monkeypatch.setattr(ensemble.jobs.reuse, "library_versions", lambda: library_versions() | {"torch": "0.1"})
+    assert reuse_jobs(specs, source.run) == 0, "made with another torch"
     monkeypatch.undo()
     with lock_jobs(specs[:1]), pytest.raises(MaskensError, match="another maskens is training mask fold 0"):
-        take_over(specs, source.run)
-    assert take_over(specs, source.run) == 1
+        reuse_jobs(specs, source.run)
+    assert reuse_jobs(specs, source.run) == 1
     assert [s.task for s in specs if is_done(s)] == ["mask"]
     taken, original = (s.run.job_folder("mask", 0) / "model.safetensors" for s in (specs[0], source))
     assert taken.read_bytes() == original.read_bytes()
-    assert take_over(specs, source.run) == 0, "what is there stays"
+    assert reuse_jobs(specs, source.run) == 0, "what is there stays"
 
 
 def test_jobs_of_an_unlike_run_are_not_taken_over(setting: Setting, tmp_path: Path) -> None:
     spec = setting.trained("plain")
     with pytest.raises(MaskensError, match="that is this run itself"):
-        take_over([spec], spec.run)
+        reuse_jobs([spec], spec.run)
     other, _ = start_run(tmp_path / "other", setting.data, make_folds(setting.data, 2, seed=2), 2, seed=2)
     with pytest.raises(MaskensError, match=r"it has other folds and seed than"):
-        take_over([spec], other)
+        reuse_jobs([spec], other)
 
 
 def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import maskens, refused
+from html_pages import Page
 from planned import plan_errors
 from sklearn.metrics import confusion_matrix, log_loss
-from test_explore import Page
 
 from ensemble.decision.blend import load_blend
 from ensemble.decision.decide import Decision

@@ -18,7 +18,7 @@ from folds.run import Run, library_versions
 DECISIVE = ("torch", "timm", "albumentations")  # libraries whose versions decide a result
 
 
-def take_over(specs: Sequence[JobSpec], source: Run) -> int:
+def reuse_jobs(specs: Sequence[JobSpec], source: Run) -> int:
     """Copy the jobs that `source` has finished with the same task recipe, folds, data, seed and libraries.
 
     A job's result depends on nothing else (but for the last digits: threads and device). Jobs that this run
