@@ -22,7 +22,7 @@ def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     exec(compile(code, str(GUIDE), "exec"), names)
     assert names["done"].trained == 8  # type: ignore[attr-defined]
     assert names["done"].failed == {}  # type: ignore[attr-defined]
-    assert len(names["inferred"].classes) == 42  # type: ignore[attr-defined]
+    assert len(names["inferred"].classes) == 70  # type: ignore[attr-defined]
     assert names["page"].is_file()  # type: ignore[attr-defined]
 
 
