@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 
 SHOWN = 20  # a wrong data folder can hold thousands of problems; the first ones and the count are enough
@@ -30,6 +29,8 @@ def refuse(problems: Sequence[str], headline: str, advice: str = "") -> None:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suggestion to append to a message: `" (did you mean 'mask'?)"`, or `""` if nothing is near."""
+    import difflib  # here, because most commands end without a slip
+
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
 
