@@ -21,7 +21,7 @@ import numpy as np
 
 from ensemble.decision.blend import load_blend
 from ensemble.jobs.oof import Epoch
-from ensemble.metrics.bootstrap import PARTS, draw_people, drawn_parts, interval, person_confusions
+from ensemble.metrics.bootstrap import SCORED_PARTS, draw_people, drawn_parts, interval, person_confusions
 from ensemble.recipes.binding import run_recipe
 from ensemble.recipes.views import Tta
 from folds.data.labels import FloatArray
@@ -138,10 +138,10 @@ def print_table(out: Path, names: list[str]) -> None:
     rows.insert(1, (f"{BASE}, no TTA", "the same models, photos not mirrored", out / BASE, "none"))
     for name, what, folder, tta in rows:
         found = drawn(folder, tta, "best")
-        f1, gain = interval(found[PARTS[0]]), interval(found[PARTS[0]] - base[PARTS[0]])
+        f1, gain = interval(found[SCORED_PARTS[0]]), interval(found[SCORED_PARTS[0]] - base[SCORED_PARTS[0]])
         against = f"{gain.value:+.3f} ({gain.low:+.3f} to {gain.high:+.3f}) {gain.significance}"
-        parts = " | ".join(f"{found[part][0]:.3f}" for part in PARTS[1:])
-        last = drawn(folder, tta, "last")[PARTS[0]][0]
+        parts = " | ".join(f"{found[part][0]:.3f}" for part in SCORED_PARTS[1:])
+        last = drawn(folder, tta, "last")[SCORED_PARTS[0]][0]
         jobs = [json.loads(f.read_text()) for f in folder.glob("*/fold*/job.json")]
         minutes = sum(job["seconds"] for job in jobs) / 60
         if (name, tta) == (BASE, "flip"):

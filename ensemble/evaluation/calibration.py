@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ensemble.decision.decide import Decision
-from ensemble.metrics.bootstrap import PARTS
+from ensemble.metrics.bootstrap import SCORED_PARTS
 from folds.data.labels import AGES, CLASS_NAMES, GENDERS, MASKS, FloatArray, IntArray, decode
 
 BINS = 10
@@ -16,7 +16,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class PartView:
-    """One of PARTS by itself: the 18 classes, or the mask, gender or age within them."""
+    """One of SCORED_PARTS by itself: the 18 classes, or the mask, gender or age within them."""
 
     name: str
     labels: tuple[str, ...]
@@ -26,7 +26,7 @@ class PartView:
 
 
 def part_views(truth: IntArray, decision: Decision) -> tuple[PartView, ...]:
-    """The truth, the decision and the (marginal) log probabilities of each of PARTS.
+    """The truth, the decision and the (marginal) log probabilities of each of SCORED_PARTS.
 
     Args:
         truth: int64 (photos,), 0..17.
@@ -36,7 +36,7 @@ def part_views(truth: IntArray, decision: Decision) -> tuple[PartView, ...]:
     log_p = (joint, *(logsumexp(cube, axis=others) for others in ((2, 3), (1, 3), (1, 2))))
     labels = (CLASS_NAMES, MASKS, GENDERS, AGES)
     truths, decisions = (truth, *decode(truth)), (decision.classes, *decode(decision.classes))
-    return tuple(PartView(*view) for view in zip(PARTS, labels, truths, decisions, log_p, strict=True))
+    return tuple(PartView(*view) for view in zip(SCORED_PARTS, labels, truths, decisions, log_p, strict=True))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ensemble.decision.blend import Blend, load_blend
 from ensemble.jobs.oof import Epoch
 from ensemble.metrics.bootstrap import (
     DRAWS,
-    PARTS,
+    SCORED_PARTS,
     Interval,
     draw_people,
     drawn_parts,
@@ -59,7 +59,7 @@ class RunScores:
     """Macro F1 of one run, and its difference to the first run's on the same draws of people."""
 
     name: str
-    f1: dict[str, Interval]  # of each of PARTS
+    f1: dict[str, Interval]  # of each of SCORED_PARTS
     gain: dict[str, Interval]
     per_class: list[Interval]  # F1 of the 18 classes
     class_gain: list[Interval]
@@ -152,10 +152,10 @@ def _fixes(contestant: Contestant) -> str:
 def _scores(name: str, own: dict[str, FloatArray], first: dict[str, FloatArray]) -> RunScores:
     return RunScores(
         name,
-        {part: interval(own[part].mean(axis=1)) for part in PARTS},
-        {part: interval(own[part].mean(axis=1) - first[part].mean(axis=1)) for part in PARTS},
-        [interval(own[PARTS[0]][:, c]) for c in range(CLASSES)],
-        [interval(own[PARTS[0]][:, c] - first[PARTS[0]][:, c]) for c in range(CLASSES)],
+        {part: interval(own[part].mean(axis=1)) for part in SCORED_PARTS},
+        {part: interval(own[part].mean(axis=1) - first[part].mean(axis=1)) for part in SCORED_PARTS},
+        [interval(own[SCORED_PARTS[0]][:, c]) for c in range(CLASSES)],
+        [interval(own[SCORED_PARTS[0]][:, c] - first[SCORED_PARTS[0]][:, c]) for c in range(CLASSES)],
     )
 
 

@@ -12,7 +12,15 @@ from ensemble.decision.blend import Blend, at_epoch
 from ensemble.decision.decide import Decision, decide_hard, most_probable, vote
 from ensemble.decision.tuning import Applied, Tuning, read_nested
 from ensemble.jobs.oof import Epoch
-from ensemble.metrics.bootstrap import PARTS, Interval, draw_people, drawn_f1, drawn_parts, interval, person_confusions
+from ensemble.metrics.bootstrap import (
+    SCORED_PARTS,
+    Interval,
+    draw_people,
+    drawn_f1,
+    drawn_parts,
+    interval,
+    person_confusions,
+)
 from ensemble.metrics.scores import Score, score, score_record, task_scores
 from ensemble.recipes.tasks import learns_from, true_labels
 from ensemble.recipes.views import Tta, views_of
@@ -48,7 +56,7 @@ class Evaluation:
     used: str  # how it decides, in words
     decision: Decision
     score: Score
-    f1: dict[str, Interval]  # macro F1 of each of PARTS
+    f1: dict[str, Interval]  # macro F1 of each of SCORED_PARTS
     accuracy: Interval
     class_f1: list[Interval]
     tasks: dict[str, tuple[float, float]]  # task -> (macro F1, accuracy) on the photos it learns from
@@ -85,7 +93,7 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
         score=score(blend.truth, decided),
         f1={part: interval(found.mean(axis=1)) for part, found in parts.items()},
         accuracy=interval(draws.accuracy(decided)),
-        class_f1=[interval(parts[PARTS[0]][:, c]) for c in range(CLASSES)],
+        class_f1=[interval(parts[SCORED_PARTS[0]][:, c]) for c in range(CLASSES)],
         tasks=_task_scores(blend, tta),
         folds=_fold_scores(blend, decided),
         settings=[draws.setting(name, classes, plain.classes) for name, classes in ways.items()],
@@ -173,7 +181,7 @@ def evaluation_record(found: Evaluation) -> dict[str, Any]:
     return {
         "used": found.used,
         "people": found.people,
-        "macro_f1": asdict(found.f1[PARTS[0]]),
+        "macro_f1": asdict(found.f1[SCORED_PARTS[0]]),
         "accuracy_interval": asdict(found.accuracy),
         "parts_macro_f1": {part: asdict(f1) for part, f1 in found.f1.items()},
         "class_f1": [asdict(f1) for f1 in found.class_f1],

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from folds.data.labels import CLASSES, FloatArray, IntArray, decode
 
-PARTS = ("18 classes", "mask", "gender", "age")
+SCORED_PARTS = ("18 classes", "mask", "gender", "age")
 DRAWS = 2000
 SEED = 0  # of the draws: the same people for every run, so that runs can be compared draw by draw
 
@@ -96,9 +96,9 @@ def drawn_f1(weights: npt.NDArray[np.float32], confusions: npt.NDArray[np.float3
 
 
 def drawn_parts(weights: npt.NDArray[np.float32], confusions: npt.NDArray[np.float32]) -> dict[str, FloatArray]:
-    """F1 of each label of each of PARTS in each draw; arguments as of `drawn_f1`, arrays as it returns."""
+    """F1 of each label of each of SCORED_PARTS in each draw; arguments as of `drawn_f1`, arrays as it returns."""
     classes = np.arange(CLASSES)
-    groups = zip(PARTS, (classes, *decode(classes)), strict=True)
+    groups = zip(SCORED_PARTS, (classes, *decode(classes)), strict=True)
     return {part: drawn_f1(weights, confusions, group) for part, group in groups}
 
 

@@ -18,7 +18,7 @@ Part = Literal["mask", "gender", "age", "class"]
 Predicts = Literal["mask", "gender", "male-age", "female-age", "age", "heads", "class18"]
 
 WIDTHS: dict[Part, int] = {"mask": 3, "gender": 2, "age": 3, "class": 18}
-PARTS: dict[Predicts, tuple[Part, ...]] = {
+PREDICTED_PARTS: dict[Predicts, tuple[Part, ...]] = {
     "mask": ("mask",),
     "gender": ("gender",),
     "male-age": ("age",),
@@ -66,7 +66,7 @@ class Target:
             "class": tuple(c * len(AGES) + b for c in range(len(MASKS) * len(GENDERS)) for b in self.merge),
         }
         found, start = [], 0
-        for part in PARTS[self.predicts]:
+        for part in PREDICTED_PARTS[self.predicts]:
             found.append(Head(part, slice(start, start + len(merges[part])), merges[part]))
             start += len(merges[part])
         return tuple(found)
@@ -82,7 +82,7 @@ class Target:
         ages = bin_names(self.cuts)
         everything = [f"{m}, {g}, {a}" for m in MASKS for g in GENDERS for a in ages]
         known: dict[Part, list[str]] = {"mask": [*MASKS], "gender": [*GENDERS], "age": ages, "class": everything}
-        return {p: known[p] for p in PARTS[self.predicts]}
+        return {p: known[p] for p in PREDICTED_PARTS[self.predicts]}
 
 
 def bin_names(cuts: Sequence[int]) -> list[str]:
@@ -119,7 +119,7 @@ def true_labels(target: Target, data: TrainData) -> IntArray:
 def _columns(target: Target, mask: IntArray, gender: IntArray, age: IntArray, ages: int) -> IntArray:
     classes = (mask * len(GENDERS) + gender) * ages + age
     columns: dict[Part, IntArray] = {"mask": mask, "gender": gender, "age": age, "class": classes}
-    return np.stack([columns[p] for p in PARTS[target.predicts]], axis=1)
+    return np.stack([columns[p] for p in PREDICTED_PARTS[target.predicts]], axis=1)
 
 
 def learns_from(predicts: Predicts, data: TrainData) -> npt.NDArray[np.bool_]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from ensemble.metrics.bootstrap import PARTS
+from ensemble.metrics.bootstrap import SCORED_PARTS
 from ensemble.reporting.report import EACH, GROUP, NEAR, Report, Shown
 from ensemble.reporting.report_charts import age_chart, class_chart, curves_chart, reliability_chart
 from folds.data.decode import Pixels, Progress, in_threads, read_photo
@@ -48,7 +48,7 @@ def write_report(path: Path, report: Report, workers: int, on_progress: Progress
         + " worth",
         report=report,
         found=found,
-        parts=PARTS,
+        parts=SCORED_PARTS,
         class_names=CLASS_NAMES,
         class_chart=class_chart(found.class_f1, found.score.support),
         reliability=reliability_chart(report.calibrations),

@@ -28,7 +28,7 @@ from ensemble.decision.tuning import (
     weighted_runs,
 )
 from ensemble.evaluation.evaluate import evaluate, evaluation_record
-from ensemble.metrics.bootstrap import PARTS
+from ensemble.metrics.bootstrap import SCORED_PARTS
 from ensemble.metrics.scores import macro_f1
 from ensemble.recipes.binding import run_recipe
 from folds.data.labels import decode
@@ -243,7 +243,7 @@ def test_runs_of_different_tasks_are_one_ensemble(data: TrainData, tmp_path: Pat
     assert set(found.tasks) == {f"{a.folder}: class18", f"{b.folder}: heads"}
     alone = evaluate(blend_of(a), applied_to(blend_of(a)))
     setting = next(s for s in found.settings if s.name == f"{a.folder} alone")
-    assert setting.f1 == alone.f1[PARTS[0]]
+    assert setting.f1 == alone.f1[SCORED_PARTS[0]]
     path = saved(blend, [s for s in STEPS if s != "views"])
     assert path.parent == a.folder
     backwards = kept(b, a)
@@ -276,18 +276,18 @@ def test_an_evaluation_tells_the_whole_and_its_parts(data: TrainData, tmp_path: 
     blend = blend_of(plan_run(tmp_path / "a", data, logits))
     found = evaluate(blend, applied_to(blend))
     decided = most_probable(logits.astype(np.float32))
-    assert found.f1[PARTS[0]].value == pytest.approx(macro_f1(data.classes, decided, 18), abs=1e-6)
+    assert found.f1[SCORED_PARTS[0]].value == pytest.approx(macro_f1(data.classes, decided, 18), abs=1e-6)
     assert found.accuracy.value == pytest.approx((decided == data.classes).mean())
-    assert found.f1[PARTS[0]].low < found.f1[PARTS[0]].value < found.f1[PARTS[0]].high
+    assert found.f1[SCORED_PARTS[0]].low < found.f1[SCORED_PARTS[0]].value < found.f1[SCORED_PARTS[0]].high
     assert [(f.fold, f.people, f.photos) for f in found.folds] == [(0, 30, 210), (1, 30, 210)]
     mine = blend.fold == 1
     assert found.folds[1].f1 == pytest.approx(macro_f1(data.classes[mine], decided[mine], 18))
     settings = {s.name: s for s in found.settings}
     assert list(settings) == ["best, flip", "best, no TTA", "last, no TTA", "last, flip", "part by part"]
-    assert settings["best, flip"].f1 == found.f1[PARTS[0]]
+    assert settings["best, flip"].f1 == found.f1[SCORED_PARTS[0]]
     assert settings["last, flip"].gain.significance == "equal"
     record = evaluation_record(found)
-    assert record["macro_f1"]["value"] == found.f1[PARTS[0]].value
+    assert record["macro_f1"]["value"] == found.f1[SCORED_PARTS[0]].value
     assert [c["photos"] for c in record["score"]["classes"]] == np.bincount(data.classes, minlength=18).tolist()
 
 
@@ -296,10 +296,10 @@ def test_a_tuned_run_is_scored_by_tunings_fitted_on_others(data: TrainData, tmp_
     saved(blend, ["temperatures", "offsets"])
     found = evaluate(blend, applied_to(blend))
     assert found.tuning
-    assert found.f1[PARTS[0]].value == pytest.approx(found.tuning.tuned.value)
+    assert found.f1[SCORED_PARTS[0]].value == pytest.approx(found.tuning.tuned.value)
     settings = {s.name: s for s in found.settings}
     assert settings["best, flip"].f1.value == pytest.approx(found.tuning.untuned.value)
-    assert settings["tuned"].f1 == found.f1[PARTS[0]]
+    assert settings["tuned"].f1 == found.f1[SCORED_PARTS[0]]
     assert settings["tuned"].gain.value == pytest.approx(found.tuning.gain.value)
     assert settings["last, flip"].gain.significance == "equal", "untuned ways are held against the untuned one"
     assert "tuned: temperatures, offsets" in found.used
