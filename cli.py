@@ -6,6 +6,7 @@ Each command is a module of ensemble/commands. Heavy libraries are imported insi
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -86,11 +87,13 @@ recipes_app.command()(exit_codes(recipes.show))
 
 def main() -> None:
     """Entry point of the command `maskens`."""
-    signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate(os.getpid()))
     try:
         sys.exit(app(standalone_mode=False))
     except typer.TyperException as error:
         explain(error)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def explain(error: typer.TyperException) -> NoReturn:
@@ -103,8 +106,16 @@ def explain(error: typer.TyperException) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def _terminate(number: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
+def _terminate(owner: int) -> Callable[[int, object], None]:
+    """A handler that stops this process as Ctrl-C does. Forked loader processes inherit it and must just end: one that
+    goes on after the exception would be waited for."""
+
+    def handle(number: int, frame: object) -> None:
+        if os.getpid() != owner:
+            os._exit(128 + number)
+        raise KeyboardInterrupt
+
+    return handle
 
 
 if __name__ == "__main__":

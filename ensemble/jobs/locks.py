@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -40,16 +39,7 @@ def one_at_a_time(run: Path, name: str) -> Iterator[None]:
         run: folder of the run.
         name: of what is done meanwhile.
     """
-    path = run / ".locks" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if sys.platform == "win32":
-        with FileLock(path):
-            yield
-        return
-    import fcntl  # the system's own wait: filelock polls, and a process forked meanwhile may wait for ever
-
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with _lock(run, name, timeout=-1):
         yield
 
 

@@ -51,7 +51,7 @@ class TrainingPlan:
 
     def long(self) -> str:
         """What to say where a machine without a GPU would be at it for hours, else ""."""
-        return long_training(self.todo, self.data, self.folds, self.hardware) or ""
+        return long_training(self.todo, self.data, self.folds, self.hardware, self.restart) or ""
 
 
 @dataclass(frozen=True)

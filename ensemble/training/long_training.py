@@ -21,7 +21,9 @@ LONG = 3600.0  # seconds of training that are worth a question
 SLOWEST = 1e-4  # seconds a pixel: no model that one would train on a CPU takes longer
 
 
-def long_training(todo: Sequence[JobSpec], data: TrainData, folds: IntArray, hardware: Hardware) -> str | None:
+def long_training(
+    todo: Sequence[JobSpec], data: TrainData, folds: IntArray, hardware: Hardware, restart: bool = False
+) -> str | None:
     """What to say before jobs that would train for more than an hour on a CPU; None where nothing need be said.
 
     Takes a few seconds at most, and next to nothing where the photos are few and small: one forward and backward
@@ -29,6 +31,7 @@ def long_training(todo: Sequence[JobSpec], data: TrainData, folds: IntArray, har
 
     Args:
         folds: int64 (people,).
+        restart: jobs start over, so that no finished epoch counts.
     """
     if hardware.device != "cpu" or not todo:
         return None
@@ -37,7 +40,7 @@ def long_training(todo: Sequence[JobSpec], data: TrainData, folds: IntArray, har
     def seconds(each: Callable[[TaskRecipe], float]) -> float:
         """In all, where a task's model trains for so many seconds a photo; predicting takes a third."""
         costs = {name: Cost(0, each(task), each(task) / 3, 0, 0, 0) for name, task in tasks.items()}
-        return wall([job_estimate(s, costs[s.task], data, folds, restart=False).seconds for s in todo], hardware.jobs)
+        return wall([job_estimate(s, costs[s.task], data, folds, restart).seconds for s in todo], hardware.jobs)
 
     if seconds(lambda task: SLOWEST * math.prod(task.input_size)) < LONG:
         return None
