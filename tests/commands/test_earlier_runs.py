@@ -7,7 +7,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from commands import maskens
+from run_command import maskens
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run-0.4.zip"  # models with few channels, photos of 48 x 64
 

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from commands import maskens
+from run_command import maskens
 
 import cli
 

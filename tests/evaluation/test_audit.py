@@ -12,9 +12,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from commands import maskens
 from PIL import Image
 from planned import plan_run
+from run_command import maskens
 
 import cli
 from ensemble.decision.temperature import fit_temperature, scaled

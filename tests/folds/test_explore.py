@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import Outcome, maskens, refused
 from conftest import MakeData
 from html_pages import Page
 from PIL import Image
+from run_command import Outcome, maskens, refused
 
 import cli
 from ensemble.recipes.reading import load_recipe

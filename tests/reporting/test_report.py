@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import maskens, refused
 from html_pages import Page
 from planned import plan_errors
+from run_command import maskens, refused
 from sklearn.metrics import confusion_matrix, log_loss
 
 from ensemble.decision.blend import load_blend

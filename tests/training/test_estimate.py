@@ -8,9 +8,9 @@ from typing import Literal
 
 import pytest
 import torch
-from commands import maskens
 from hypothesis import given
 from hypothesis import strategies as st
+from run_command import maskens
 
 import ensemble.models.autotune
 import ensemble.training.estimate

@@ -1,0 +1,72 @@
+"""A folder in which the whole job has been done once, for all tests of commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+from run_command import maskens
+
+SMALL = {
+    "model_args": "{channels=[16,16,32,48]}",
+    "resize": "[40,30]",
+    "epochs": "5",
+    "optimizer.lr": "5e-3",
+}
+"""The recipe `demo`, smaller still."""
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole job, with the commands as a user types them; done by the first test process that needs it."""
+    shared = tmp_path_factory.getbasetemp().parent
+    folder = shared / "demo"
+    with FileLock(shared / "demo.lock"):
+        if not (shared / "demo.done").exists():
+            folder.mkdir()
+            _whole_job(folder)
+            (shared / "demo.done").touch()
+    return folder
+
+
+def _whole_job(folder: Path) -> None:
+    settings = [word for key, value in SMALL.items() for word in ("--set", f"tasks.*.{key}={value}")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for words in (
+            ("sample", "data", "--people", "90", "--size", "96x128"),
+            ("folds", "--k", "3"),
+            ("train", "--fold", "0..1", "--recipe", "demo", *settings),
+            ("train",),
+            ("infer", "--tta", "flip"),
+        ):
+            outcome = maskens(*words)
+            assert outcome.code == 0, outcome
+
+
+@pytest.fixture
+def there(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The finished job as the working folder, to be read only."""
+    monkeypatch.chdir(demo)
+    return demo
+
+
+@pytest.fixture
+def copy(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the finished job to spoil."""
+    shutil.copytree(demo, tmp_path / "demo")
+    run = tmp_path / "demo" / "runs" / "default" / "run.json"
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"data": str(tmp_path / "demo" / "data")}))
+    monkeypatch.chdir(tmp_path / "demo")
+    return tmp_path / "demo"
+
+
+@pytest.fixture
+def data(make_data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small data folder; the working folder is the one around it."""
+    monkeypatch.chdir(tmp_path)
+    return make_data(tmp_path / "data", people=18)

@@ -1,0 +1,147 @@
+"""The command infer."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from run_command import maskens, refused
+
+from ensemble.decision.submission import read_answers
+from folds.data.layout import read_eval
+
+
+def test_the_csv_has_the_rows_of_info_csv_in_order(there: Path) -> None:
+    with Path("runs/default/submission.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    with Path("data/eval/info.csv").open() as file:
+        assert [r["ImageID"] for r in rows] == [r["ImageID"] for r in csv.DictReader(file)]
+    assert all(r.keys() == {"ImageID", "ans"} and 0 <= int(r["ans"]) < 18 for r in rows)
+    outcome = maskens("check-submission")
+    assert outcome.code == 0
+    assert "is accepted" in outcome.out
+
+
+def test_another_data_folder_with_eval_alone_can_be_predicted(there: Path, tmp_path: Path) -> None:
+    other = tmp_path / "heldout"
+    shutil.copytree("data/eval", other / "eval")
+    with (other / "eval" / "info.csv").open() as file:
+        ids = [r["ImageID"] for r in csv.DictReader(file)][::-3]
+    (other / "eval" / "info.csv").write_text("extra,ans,ImageID\n" + "".join(f"x,0,{i}\n" for i in ids))
+    out = tmp_path / "out.csv"
+    assert maskens("infer", "--data", other, "--tta", "flip", "--out", out, "--device", "cpu").code == 0
+    before = dict(zip(*read_answers(Path("runs/default/submission.csv")), strict=True))
+    found, classes = read_answers(out)
+    assert found == ids
+    assert [before[i] for i in ids] == classes.tolist()
+    assert maskens("check-submission", out, "--data", other).code == 0
+
+
+def test_decoding_each_time_gives_the_same_csv(there: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    assert maskens("infer", "--cache", "none", "--workers", "1", "--out", out).code == 0
+    assert out.read_text() == Path("runs/default/submission.csv").read_text()
+
+
+def test_asking_only_whom_it_takes_gives_the_same_csv(there: Path, tmp_path: Path) -> None:
+    some, everybody = tmp_path / "some.csv", tmp_path / "all.csv"
+    told = maskens("infer", "--out", some)
+    assert "age models of one gender saw" in told.out
+    assert "age models" not in maskens("infer", "--ask-all", "--out", everybody).out
+    assert some.read_text() == everybody.read_text()
+    with np.load(some.with_suffix(".logits.npz")) as routed, np.load(everybody.with_suffix(".logits.npz")) as full:
+        assert np.isnan(routed["logits/female-age"]).any()
+        assert not np.isnan(full["logits/female-age"]).any()
+
+
+def test_a_stopped_inference_says_how_to_go_on_and_does(there: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.csv"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ensemble.commands.infer.progress_bars", _stops_at_128)
+        stopped = maskens("infer", "--out", out)
+    assert (stopped.code, out.exists()) == (130, False)
+    assert "the same command goes on from there" in stopped.err
+    again = maskens("infer", "--out", out)
+    assert (again.code, "128 photos were done" in again.out) == (0, True)
+    assert out.read_text() == Path("runs/default/submission.csv").read_text()
+    assert [f.name for f in tmp_path.iterdir() if "partial" in f.name] == []
+
+
+@contextlib.contextmanager
+def _stops_at_128(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    def on_progress(what: str, done: int, total: int) -> None:
+        if what == "predicting" and done >= 128:
+            raise KeyboardInterrupt
+
+    yield on_progress
+
+
+def test_a_second_result_does_not_silently_replace_the_first(copy: Path) -> None:
+    file = Path("runs/default/submission.csv")
+    first = file.read_text().replace(",1\n", ",2\n")
+    file.write_text(first)
+    rough = maskens("infer", "--precision", "bf16", "--out", "rough.csv")
+    assert re.search(r"bf16 for 12 of 12 models, largest difference of a logit to fp32 [\d.e-]+", rough.out), rough
+    outcome = maskens("infer", "--tta", "none")
+    assert "the earlier file is kept as runs/default/submission.1.csv" in outcome.out, outcome
+    assert Path("runs/default/submission.1.csv").read_text() == first
+
+
+def test_a_bad_photo_met_by_a_worker_gives_one_clean_message(copy: Path) -> None:
+    photo = sorted(Path("data/eval/images").iterdir())[40]
+    photo.write_bytes(photo.read_bytes()[:-200])
+    for workers in (0, 1):
+        refused(
+            maskens("infer", "--cache", "none", "--workers", workers, "--out", "x.csv"), photo.name, "can't be read"
+        )
+    refused(maskens("infer", "--out", "x.csv"), photo.name, "can't be read")
+    assert not Path("x.csv").exists()
+
+
+def test_logits_lie_beside_their_csv(there: Path, tmp_path: Path) -> None:
+    with np.load("runs/default/eval.npz") as kept:
+        before = kept["logits/mask"]
+    assert before.shape == (3, 2, 210, 3)
+    assert maskens("infer", "--tta", "none", "--out", tmp_path / "other.csv").code == 0
+    with np.load("runs/default/eval.npz") as kept, np.load(tmp_path / "other.logits.npz") as new:
+        assert np.array_equal(kept["logits/mask"], before)
+        assert new["logits/mask"] == pytest.approx(before[:, :1], abs=1e-4)
+        assert new["ids"].tolist() == list(read_eval(Path("data")).ids)
+
+
+def test_inference_with_missing_folds(copy: Path) -> None:
+    shutil.rmtree("runs/default/gender/fold1")
+    refused(maskens("infer"), "1 of 12 models are not trained yet: gender fold 1", "--fold 1", "--allow-missing")
+    assert maskens("infer", "--allow-missing").code == 0
+    shutil.rmtree("runs/default/gender")
+    refused(maskens("infer", "--allow-missing"), "gender fold 0, gender fold 1, gender fold 2")
+
+
+def test_a_corrupt_checkpoint(copy: Path) -> None:
+    file = Path("runs/default/gender/fold1/model.safetensors")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    before = Path("runs/default/submission.csv").read_text()
+    refused(maskens("infer"), str(file), "is damaged", "--task gender --fold 1 --restart")
+    assert Path("runs/default/submission.csv").read_text() == before
+
+
+def test_a_full_disk_leaves_the_old_file(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Path("runs/default/submission.csv").read_bytes().replace(b",1\n", b",2\n")
+    Path("saved.csv").write_bytes(before)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    refused(maskens("infer", "--out", "saved.csv"), "can't write saved.", "No space left on device")
+    assert Path("saved.csv").read_bytes() == before
+    assert sorted(p.name for p in Path().iterdir()) == ["data", "runs", "saved.csv"]

@@ -1,0 +1,109 @@
+"""What every command shares: options, help, wrong input."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from run_command import maskens, refused
+
+import cli
+from ensemble.recipes.reading import load_recipe, shipped
+
+
+def test_quiet_prints_nothing_and_the_environment_sets_options(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert maskens("score", "--quiet").out == ""
+    monkeypatch.setenv("MASKENS_RUN", "elsewhere")
+    refused(maskens("score"), "there is no run in elsewhere yet")
+
+
+OPTIONS = {
+    "sample": "seed workers quiet",
+    "explore": "run data seed workers quiet",
+    "folds": "run data seed workers quiet",
+    "train": "run data device workers quiet cache",
+    "infer": "run data device workers quiet cache",
+    "predict": "run device workers quiet",
+    "score": "run data quiet",
+    "tune": "run data quiet",
+    "compare": "data quiet",
+    "audit": "run data workers quiet",
+    "report": "run data workers quiet",
+    "check-submission": "run data quiet",
+    "export": "run data quiet",
+}
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_a_command_takes_the_shared_options_that_it_uses_and_no_other(command: str) -> None:
+    outcome = maskens(command, "--help")
+    for option in ("run", "data", "seed", "device", "workers", "quiet", "cache"):
+        uses = option in OPTIONS[command].split()
+        assert (f"--{option} " in outcome.out) == uses
+        assert (f"MASKENS_{option.upper()}]" in outcome.out) == uses
+    assert f"Example:  maskens {command}" in outcome.out
+
+
+def test_an_option_that_a_command_does_not_use_is_refused() -> None:
+    refused(maskens("compare", "a", "b", "--seed", "7"), "No such option: --seed")
+    refused(maskens("score", "--workers", "3"), "No such option: --workers")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "shown", "numpy_too"),
+    [
+        (["--help"], 0, "check-submission", False),
+        (["train", "--nonsense"], 2, "No such option: --nonsense", False),
+        (["train", "--fold", "x"], 2, "'x' is not a fold", False),
+        (["nonsense"], 2, "No such command 'nonsense'", False),
+        (["folds", "--k", "7"], 2, "The largest k that works is 3", True),
+    ],
+)
+def test_what_answers_at_once_imports_nothing_heavy(
+    data: Path, words: list[str], code: int, shown: str, numpy_too: bool
+) -> None:
+    heavy = {"torch", "timm", "albumentations", "sklearn", "scipy", "cv2", "PIL", "joblib", "matplotlib", "pandas"}
+    program = (
+        f"import sys, cli\nsys.argv = ['maskens', *{words}]\n"
+        "try:\n    cli.main()\nexcept SystemExit as stop:\n    code = stop.code or 0\n"
+        f"found = {heavy | (set() if numpy_too else {'numpy'})} & set(sys.modules)\n"
+        "sys.exit(f'imported {found}' if found else code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=data.parent,
+        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    assert shown in done.stdout + done.stderr
+
+
+def test_a_wrong_option_is_told_with_the_usage_and_as_it_was_typed() -> None:
+    refused(maskens("train", "--ford", "1"), "Usage: maskens train", "'maskens train --help'", "--ford", "--fold")
+    refused(maskens("[red]:car:"), "Usage: maskens [OPTIONS]", "No such command '[red]:car:'")
+    refused(maskens("train", "--fold", "[red]:car:"), "error: --fold [red]:car:: '[red]:car:' is not a fold")
+
+
+def test_the_bare_command_shows_its_help_and_no_error() -> None:
+    outcome = maskens()
+    assert outcome.code == 2
+    assert "check-submission" in outcome.out
+    assert outcome.err == ""
+
+
+def test_recipes_are_listed_and_shown_with_every_value(tmp_path: Path) -> None:
+    listed = maskens("recipes")
+    assert listed.code == 0
+    for name in shipped():
+        assert f" {name} " in listed.out
+    shown = maskens("recipes", "show", "demo", "--set", "tasks.mask.epochs=77")
+    (tmp_path / "mine.toml").write_text(shown.out)
+    mine = load_recipe(str(tmp_path / "mine.toml"))
+    assert mine.tasks["mask"].epochs == 77
+    assert mine.tasks["gender"] == load_recipe("demo").tasks["gender"]
+    refused(maskens("recipes", "show", "dmo"), "there is no recipe 'dmo' (did you mean 'demo'?)")

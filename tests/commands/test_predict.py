@@ -1,0 +1,54 @@
+"""The command predict."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from run_command import maskens, refused
+
+from ensemble.decision.submission import read_answers
+from folds.data.labels import AGES, GENDERS, MASKS
+
+
+def test_photos_anywhere_are_predicted_as_the_eval_photos_are(there: Path, tmp_path: Path) -> None:
+    ids, classes = read_answers(Path("runs/default/submission.csv"))
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for image in ids[:5]:
+        shutil.copy(Path("data/eval/images") / image, tmp_path / "deep" / "er")
+    (tmp_path / "deep" / "notes.txt").write_text("no photo")
+    outcome = maskens("predict", tmp_path / "deep", Path("data/eval/images") / ids[5], "--out", tmp_path / "p.csv")
+    assert outcome.code == 0, outcome
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    known = dict(zip(ids, classes.tolist(), strict=True))
+    assert {Path(r["photo"]).name: int(r["class"]) for r in rows} == {i: known[i] for i in ids[:6]}
+    for row in rows:
+        for part, labels in (("mask", MASKS), ("gender", GENDERS), ("age", AGES)):
+            assert sum(float(row[f"p {part} {label}"]) for label in labels) == pytest.approx(1, abs=1e-4)
+            assert row[part] in labels
+        assert 0 <= int(row["folds_agree"]) <= int(row["folds"]) == 3
+        assert 0 <= float(row["disagreement"]) <= 1
+    told = json.loads(maskens("predict", tmp_path / "deep", "--json").out)
+    assert {r["photo"]: r["class"] for r in told} == {
+        r["photo"]: int(r["class"]) for r in rows if r["photo"].startswith(str(tmp_path))
+    }
+
+
+def test_photos_that_can_t_be_predicted_are_refused(there: Path, tmp_path: Path) -> None:
+    image = next(iter(Path("data/eval/images").iterdir()))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.jpg").write_bytes(image.read_bytes()[:300])
+    refused(maskens("predict", tmp_path / "none.jpg", tmp_path / "empty"), "none.jpg does not exist", "holds no photo")
+    refused(maskens("predict", image, tmp_path / "bad.jpg"), "bad.jpg")
+    refused(maskens("predict", image, "--out", tmp_path / "x.txt"), "name a .csv or a .json file")
+    refused(maskens("predict"), "PHOTO|DIR")
+    shutil.copy(image, os.fsencode(tmp_path / "empty") + b"/\xff.jpg")
+    refused(maskens("predict", tmp_path / "empty"), "has a name that is not UTF-8: rename it")
+    Image.new("RGB", (300, 100)).save(tmp_path / "wide.png")
+    assert "wide.png has another shape than in training" in maskens("predict", tmp_path / "wide.png").out

@@ -1,0 +1,44 @@
+"""The commands tune and score: what is fitted is used and named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from run_command import maskens, refused
+
+
+def test_a_score_as_json_says_what_the_tables_say(there: Path) -> None:
+    shown, record = maskens("score").out, json.loads(maskens("score", "--json").out)
+    assert f"macro F1 {record['macro_f1']['value']:.4f} ({record['macro_f1']['low']:.4f} to" in shown
+    assert [f["photos"] for f in record["folds"]] == [210, 210, 210]
+    assert {s["name"] for s in record["settings"]} >= {"best, no TTA", "last, flip", "part by part"}
+    assert set(record["tasks"]) == {"mask", "gender", "male-age", "female-age"}
+    answers = json.loads(maskens("score", "--truth", "data/eval/answers.csv", "--json").out)
+    assert answers["photos"] == 210
+    refused(maskens("score", "--run", "runs/default", "--run", "runs/default"), "a run is named twice")
+
+
+def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path) -> None:
+    plain = Path("runs/default/submission.csv").read_text()
+    outcome = maskens("tune", "--force")
+    assert outcome.code == 0, outcome
+    assert "applied: views, temperatures, offsets" in outcome.out
+    assert "saved: runs/default/tuning.json" in outcome.out
+    outcome = maskens("infer")
+    assert "tuned: views, temperatures, offsets (runs/default/tuning.json)" in outcome.out
+    assert "tuned: views, temperatures, offsets" in maskens("score").out
+    assert "untuned)" in maskens("score", "--untuned").out
+    assert "untuned)" in maskens("score", "--epoch", "last").out
+    assert maskens("infer", "--untuned", "--tta", "flip").code == 0
+    assert Path("runs/default/submission.csv").read_text() == plain
+    shutil.rmtree("runs/default/mask/fold0")
+    assert maskens("train").code == 0
+    assert maskens("infer").code == 0, "the same job, trained again, gives the same logits"
+    assert maskens("tune", "--force", "--step", "offsets").code == 0
+    assert "views: flip, untuned\n" in maskens("infer", "--decision", "hard").out, "offsets are not for single parts"
+    shutil.copy("runs/default/mask/fold1/oof.npz", "runs/default/mask/fold0/oof.npz")
+    refused(maskens("infer"), "was fitted on other out-of-fold logits", "maskens tune --run runs/default", "--untuned")
+    refused(maskens("tune", "--blend"), "--blend weighs several runs")
+    refused(maskens("tune", "--step", "weights"), "'weights' is not one of")
