@@ -27,6 +27,7 @@ from ensemble.data.cache import fitted, open_photos
 from ensemble.recipes.geometry import Geometry
 from folds.data.decode import Pixels, read_photo
 from folds.data.layout import read_train
+from folds.data.people import PhotoSet
 from folds.run import library_versions
 
 CASES = (((384, 288), (128, 96)), ((512, 384), (128, 96)), ((1024, 768), (224, 224)), ((2048, 1536), (512, 384)))
@@ -66,7 +67,7 @@ def filling(root: Path, files: list[str], geometry: Geometry, threads: int) -> f
     """Photos a second into a new cache."""
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
-        open_photos(root, files, "decoding", [geometry], Path(cache), threads)
+        open_photos(PhotoSet(root, files, ""), [geometry], Path(cache), threads)
         return len(files) / (time.perf_counter() - started)
 
 

@@ -19,9 +19,10 @@ from study import build_data, maskens
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning
 from ensemble.inference.estimate import estimate_inference
+from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.plan import plan
-from ensemble.recipes.binding import resolve_recipe, run_recipe
+from ensemble.recipes.binding import RecipeChange, resolve_recipe, run_recipe
 from ensemble.training.estimate import estimate_training
 from folds.data.layout import read_eval
 from folds.run import load_data, load_run
@@ -51,7 +52,7 @@ def training(folder: Path, data: Path, k: int, recipe: str, weights: list[str]) 
     """(estimated, took, probed) in seconds; the latter as a whole process, which also starts and checks."""
     maskens("folds", "--run", folder, "--data", data, "--k", k)
     run, hardware = load_run(folder), Hardware("cpu", None)
-    resolved = resolve_recipe(run, recipe, [], weights, False)
+    resolved = resolve_recipe(run, RecipeChange(recipe, weights=weights))
     specs = plan(run, resolved, list(resolved.tasks), list(range(k)), hardware, folder / "cache")
     started = time.perf_counter()
     found = estimate_training(specs, *load_data(run), hardware, restart=False)
@@ -66,11 +67,10 @@ def inference(folder: Path) -> tuple[float, float, float]:
     """As `training`."""
     run = load_run(folder)
     recipe, data, cache = run_recipe(run), read_eval(Path(run.data)), folder / "cache"
-    fitted = apply_tuning([run], [recipe], "flip", untuned=True).fitted
+    fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
     started = time.perf_counter()
-    seconds, _ = estimate_inference(
-        load_ensembles([run], [recipe], fitted, False), data, "flip", Hardware("cpu", None), cache
-    )
+    settings = InferenceSettings("flip", Hardware("cpu", None), cache)
+    seconds, _ = estimate_inference(load_ensembles([run], [recipe], fitted, False), data.photos, settings)
     probed = time.perf_counter() - started
     started = time.perf_counter()
     maskens("infer", "--run", folder, "--tta", "flip", "--cache", cache)

@@ -23,28 +23,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from folds.data.labels import GENDERS, SHOTS
+from folds.data.people import PhotoSet
 
 ROOT = Path(__file__).resolve().parent.parent
 PHASES = ("folds", "cache", "read", "train")
 DISTINCT = 300
 SIZE = (128, 96)  # (height, width)
 AGES = (20, 25, 40, 55, 60)
-
-
-@dataclass(frozen=True)
-class AllPhotos:
-    """All photos of a data folder, for `infer`."""
-
-    root: Path
-    files: tuple[str, ...]
-    fingerprint: str = "growth"
 
 
 def write_data(root: Path, people: int) -> None:
@@ -136,10 +127,10 @@ def _train(root: Path) -> Callable[[], None]:
     )
 
 
-def _all_photos(root: Path) -> AllPhotos:
+def _all_photos(root: Path) -> PhotoSet:
     from folds.data.layout import read_train
 
-    return AllPhotos(root / "data", tuple(read_train(root / "data").files))
+    return read_train(root / "data").photos
 
 
 def _cache(root: Path) -> Callable[[], None]:
@@ -152,7 +143,7 @@ def _cache(root: Path) -> Callable[[], None]:
     shape = Geometry((64, 48), None, True)
 
     def work() -> None:
-        open_photos(photos.root, photos.files, photos.fingerprint, [shape], root / "cache", threads)
+        open_photos(photos, [shape], root / "cache", threads)
 
     return work
 
@@ -160,6 +151,7 @@ def _cache(root: Path) -> Callable[[], None]:
 def _read(root: Path) -> Callable[[], None]:
     from ensemble.decision.members import Ensemble, Member
     from ensemble.inference.infer import infer
+    from ensemble.inference.settings import InferenceSettings
     from ensemble.jobs.card import ModelCard
     from ensemble.jobs.hardware import Hardware
     from ensemble.models.checkpoint import save_checkpoint
@@ -196,7 +188,7 @@ def _read(root: Path) -> Callable[[], None]:
     ensemble, photos = Ensemble((Member("heads", 0, path, card),), {}), _all_photos(root)
 
     def work() -> None:
-        infer([ensemble], photos, "none", Hardware("cpu", 0), root / "cache")
+        infer([ensemble], photos, InferenceSettings("none", Hardware("cpu", 0), root / "cache"))
 
     return work
 

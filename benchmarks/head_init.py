@@ -34,7 +34,7 @@ def main() -> None:
     args = parser.parse_args()
     data = read_train(args.data)
     folds = make_folds(data, 5, seed=42)
-    recipe = with_weights(load_recipe("quick"), [str(args.weights)], no_pretrained=False)
+    recipe = with_weights(load_recipe("quick"), [str(args.weights)], pretrained=True)
     ours = ensemble.models.create._soften_head
     print("| classifier starts with | " + "macro F1 after each epoch of fold 0 |\n|---|---|")
     with tempfile.TemporaryDirectory() as folder:

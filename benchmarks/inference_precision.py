@@ -9,6 +9,7 @@ predicts it three times in turn, with warm caches.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import platform
 import statistics
@@ -22,9 +23,10 @@ from ensemble.decision.decide import decide
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning
 from ensemble.inference.infer import infer
+from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.engine import EngineOptions
-from ensemble.models.precision import Asked
+from ensemble.models.precision import PrecisionOption
 from ensemble.recipes.binding import run_recipe
 from folds.data.layout import read_eval
 from folds.run import load_run
@@ -38,16 +40,17 @@ def main() -> None:
     args = parser.parse_args()
     run = load_run(args.run)
     recipe, data = run_recipe(run), read_eval(Path(run.data))
-    fitted = apply_tuning([run], [recipe], "flip", untuned=True).fitted
+    fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
     ensembles = load_ensembles([run], [recipe], fitted, allow_missing=False)
     hardware = Hardware(choose_device("auto"), None)
-    seconds: dict[Asked, list[float]] = {"fp32": [], "bf16": [], "auto": []}
+    seconds: dict[PrecisionOption, list[float]] = {"fp32": [], "bf16": [], "auto": []}
     found = {}
-    infer(ensembles, data, "none", hardware, args.run / "cache")  # fills the cache
+    settings = InferenceSettings("flip", hardware, args.run / "cache")
+    infer(ensembles, data.photos, dataclasses.replace(settings, tta="none"))  # fills the cache
     for _ in range(ROUNDS):
         for kind in seconds:
             started = time.perf_counter()
-            found[kind] = infer(ensembles, data, "flip", hardware, args.run / "cache", execution=EngineOptions(kind))
+            found[kind] = infer(ensembles, data.photos, dataclasses.replace(settings, engine=EngineOptions(kind)))
             seconds[kind].append(time.perf_counter() - started)
     classes = {kind: decide(found[kind].joints, fitted.weights, fitted.offsets).classes for kind in seconds}
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {hardware.device}")

@@ -38,11 +38,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import ensemble.data.cache
-from ensemble.data.cache import Photos
+from ensemble.data.cache import DecodedPhotos
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member, load_ensembles
 from ensemble.decision.tuning import Fitted, apply_tuning
 from ensemble.inference.infer import infer
+from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.conv_bn import fold_conv_bn
@@ -53,39 +54,31 @@ from ensemble.recipes.binding import run_recipe
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.views import VIEWS
 from folds.data.layout import read_eval
+from folds.data.people import PhotoSet
 from folds.run import load_run
 
 BATCH = 64
 
 
 @dataclass(frozen=True)
-class Part:
-    """The first photos of an eval part."""
-
-    root: Path
-    files: list[str]
-    fingerprint: str
-
-
-@dataclass(frozen=True)
 class Setting:
     ensemble: Ensemble
     fitted: Fitted
-    data: Part
+    data: PhotoSet  # the first photos of an eval part
     hardware: Hardware
 
     @property
     def device(self) -> torch.device:
         return torch.device(self.hardware.device)
 
-    def photos(self, member: Member) -> Photos:
-        return Photos(self.data.root, self.data.files, [member.card.geometry], None)
+    def photos(self, member: Member) -> DecodedPhotos:
+        return DecodedPhotos(self.data, [member.card.geometry])
 
 
 class OnePhoto(Dataset[tuple[np.ndarray, int]]):
     """A photo as the model's training saw it, uint8 (3, height, width), perhaps mirrored, and no label."""
 
-    def __init__(self, photos: Photos, mirrored: bool = False) -> None:
+    def __init__(self, photos: DecodedPhotos, mirrored: bool = False) -> None:
         self.photos, self.mirrored = photos, mirrored
         self.transform = None  # timm's loader sets it
 
@@ -159,8 +152,9 @@ def limit(setting: Setting, folded: bool) -> float:
 
 def maskens(setting: Setting, routed: bool) -> tuple[dict[str, np.ndarray], np.ndarray, float]:
     with tempfile.TemporaryDirectory() as cache:
-        routing = setting.fitted if routed else None
-        found = infer([setting.ensemble], setting.data, "flip", setting.hardware, Path(cache), routing=routing)
+        early_exit = setting.fitted if routed else None
+        settings = InferenceSettings("flip", setting.hardware, Path(cache), early_exit=early_exit)
+        found = infer([setting.ensemble], setting.data, settings)
     logits = {
         f"{task} {fold}": values[place].mean(axis=0)
         for task, values in found.logits[0].items()
@@ -236,9 +230,9 @@ def main() -> None:
     args = parser.parse_args()
     run = load_run(args.run)
     recipe, whole = run_recipe(run), read_eval(Path(run.data))
-    fitted = apply_tuning([run], [recipe], "flip", untuned=True).fitted
+    fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
     (members,) = load_ensembles([run], [recipe], fitted, allow_missing=False)
-    part = Part(whole.root, whole.files[: args.photos], f"{whole.fingerprint} {args.photos}")
+    part = whole.photos.some(range(min(args.photos, len(whole.ids))))
     setting = Setting(members, fitted, part, Hardware(choose_device("auto"), None))
     if args.way:
         return one(args.way, setting, args.out)

@@ -42,7 +42,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ensemble.data.augment import Augment
-from ensemble.data.cache import Photos, open_photos
+from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.loader import EpochBatches, train_loader
 from ensemble.data.sampling import epoch_photos
 from ensemble.jobs.spec import geometry
@@ -94,18 +94,18 @@ class Clock:
 
     @property
     def speed(self) -> float:
-        """Photos a second after the warm-up."""
+        """DecodedPhotos a second after the warm-up."""
         done = len(self.ends) - WARM
         return done * self.task.recipe.batch_size / (self.ends[-1] - self.ends[WARM - 1])
 
 
 def maskens(task: Task, workers: int) -> dict[str, float]:
-    """Photos a second of the limit and of an epoch, and the seconds in which the cache is built."""
+    """DecodedPhotos a second of the limit and of an epoch, and the seconds in which the cache is built."""
     recipe, data = task.recipe, task.data
     configure_process(torch.get_num_threads())
     with tempfile.TemporaryDirectory(dir=task.folder) as cache:
         started = time.perf_counter()
-        photos = open_photos(data.root, data.files, "benchmark", [geometry(recipe)], Path(cache), os.cpu_count() or 1)
+        photos = open_photos(data.photos, [geometry(recipe)], Path(cache), os.cpu_count() or 1)
         built = time.perf_counter() - started
         model = place(create(recipe), task.device)
         mean, std = normalisation(model)
@@ -128,7 +128,9 @@ def maskens(task: Task, workers: int) -> dict[str, float]:
         return {"limit": limit, "maskens": speed, "cache": built}
 
 
-def ready(task: Task, photos: Photos, mean: tuple[float, ...], std: tuple[float, ...]) -> list[tuple[Tensor, Tensor]]:
+def ready(
+    task: Task, photos: DecodedPhotos, mean: tuple[float, ...], std: tuple[float, ...]
+) -> list[tuple[Tensor, Tensor]]:
     """The epoch's batches as tensors on the device."""
     size = task.recipe.batch_size
     found = []
@@ -151,7 +153,7 @@ def bare(task: Task, batches: Iterable[tuple[Tensor, Tensor]], clock: Clock) -> 
 
 
 def timms(task: Task, workers: int) -> dict[str, float]:
-    """Photos a second of timm's data set, loader, optimizer and loop."""
+    """DecodedPhotos a second of timm's data set, loader, optimizer and loop."""
     from timm.data import create_dataset, create_loader, resolve_model_data_config
     from timm.optim import create_optimizer_v2
     from timm.utils import AverageMeter
@@ -192,7 +194,7 @@ def timms(task: Task, workers: int) -> dict[str, float]:
 
 
 def tutorials(task: Task, workers: int) -> dict[str, float]:
-    """Photos a second of a plain data set and loop."""
+    """DecodedPhotos a second of a plain data set and loop."""
     from torchvision import transforms
 
     data, (height, width) = task.data, task.recipe.input_size

@@ -13,17 +13,19 @@ if TYPE_CHECKING:
     from ensemble.pipeline.compare import compare
     from ensemble.pipeline.explore import explore
     from ensemble.pipeline.export import export
-    from ensemble.pipeline.infer import infer
+    from ensemble.pipeline.infer import InferOptions, infer
     from ensemble.pipeline.predict import predict
     from ensemble.pipeline.report import report
     from ensemble.pipeline.sample import make_sample
     from ensemble.pipeline.score import score, score_submission
     from ensemble.pipeline.split import make_folds
     from ensemble.pipeline.submission import check_submission
-    from ensemble.pipeline.train import train
+    from ensemble.pipeline.train import TrainOptions, train
     from ensemble.pipeline.tune import tune
 
 __all__ = [
+    "InferOptions",
+    "TrainOptions",
     "audit",
     "check_submission",
     "compare",
@@ -41,6 +43,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "InferOptions": "infer",
+    "TrainOptions": "train",
     "check_submission": "submission",
     "make_folds": "split",
     "make_sample": "sample",

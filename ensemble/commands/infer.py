@@ -77,13 +77,12 @@ def infer(
     if more and not votes:
         raise MaskensError(f"unexpected argument '{more[0]}'. Other submissions are named with --vote.")
 
-    from ensemble.pipeline.infer import plan_inference, run_inference
+    from ensemble.pipeline.infer import InferOptions, plan_inference, run_inference
     from ensemble.reporting.photo_tables import submission_table
     from ensemble.reporting.plan_tables import time_words
 
     console = make_console(quiet)
-    plan = plan_inference(
-        run,
+    options = InferOptions(
         tta=tta,
         decision=decision,
         votes=[*(votes or []), *(more or [])],
@@ -98,6 +97,7 @@ def infer(
         device=device,
         workers=workers,
     )
+    plan = plan_inference(run, options)
     say(console, plan.used)
     if dry_run:
         seconds, disk = plan.estimate()

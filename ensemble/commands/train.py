@@ -77,12 +77,11 @@ def train(
 
     chosen = parse_folds(fold, load_run(run[0]).k)
 
-    from ensemble.pipeline.train import plan_training, reuse_finished
+    from ensemble.pipeline.train import TrainOptions, plan_training, reuse_finished
 
     console = make_console(quiet)
-    plan = plan_training(
-        run[0],
-        chosen,
+    options = TrainOptions(
+        folds=chosen,
         tasks=task or (),
         recipe=recipe,
         changes=change or (),
@@ -98,6 +97,7 @@ def train(
         device=device,
         workers=workers,
     )
+    plan = plan_training(run[0], options)
     if len(plan.todo) < len(plan.jobs):
         finished = len(plan.jobs) - len(plan.todo)
         say(console, f"{finished} of {len(plan.jobs)} jobs are finished already; --restart does them anew")

@@ -15,6 +15,7 @@ import numpy as np
 from ensemble.data.pixel_file import PixelFile, create
 from ensemble.recipes.geometry import Geometry
 from folds.data.decode import Pixels, Progress, fit, in_threads, read_photo, read_sizes
+from folds.data.people import PhotoSet
 from folds.errors import MaskensError, refuse
 from folds.files import sha256
 
@@ -32,20 +33,22 @@ def fitted(path: Path, geometries: Sequence[Geometry]) -> tuple[Pixels, ...]:
     return tuple(fit(photo, g.resize, g.crop) for photo, g in zip(photos, geometries, strict=True))
 
 
-class Photos:
+class DecodedPhotos:
     """Indexable photos, each in one or more geometries: from the cache's files, or decoded at each access.
 
     Pickles as paths only, so that worker processes share the page cache and not a copy.
     """
 
-    def __init__(
-        self, root: Path, files: Sequence[str], geometries: Sequence[Geometry], cached: Sequence[Path] | None
-    ) -> None:
-        self.root, self.files, self.geometries, self.cached = root, files, tuple(geometries), cached
+    def __init__(self, photos: PhotoSet, geometries: Sequence[Geometry], cached: Sequence[Path] | None = None) -> None:
+        self.photos, self.geometries, self.cached = photos, tuple(geometries), cached
         self._open: list[PixelFile] | None = None
 
+    @property
+    def files(self) -> Sequence[str]:
+        return self.photos.files
+
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.photos.files)
 
     def __getitem__(self, index: int) -> tuple[Pixels, ...]:
         """The photo in each geometry, uint8 (height, width, 3).
@@ -54,7 +57,7 @@ class Photos:
             MaskensError: it can't be read.
         """
         if self.cached is None:
-            return fitted(self.root / self.files[index], self.geometries)
+            return fitted(self.photos.root / self.files[index], self.geometries)
         try:
             if self._open is None:
                 self._open = [PixelFile(path) for path in self.cached]
@@ -67,18 +70,15 @@ class Photos:
 
 
 def open_photos(
-    root: Path,
-    files: Sequence[str],
-    fingerprint: str,
+    photos: PhotoSet,
     geometries: Sequence[Geometry],
     cache: Path | None,
     workers: int,
     on_progress: Progress | None = None,
-) -> Photos:
+) -> DecodedPhotos:
     """The photos in each geometry; what the cache lacks is decoded now, each file read once for all.
 
     Args:
-        fingerprint: of the files, names the cache together with the geometry.
         geometries: without repeats.
         cache: folder of the decoded photos; None decodes at each access instead.
         workers: decoding threads.
@@ -87,23 +87,27 @@ def open_photos(
         MaskensError: photos that can't be read (all listed), or too little disk (with figures).
     """
     if cache is None:
-        return Photos(root, files, geometries, None)
-    paths = {g: cache / f"{_key(fingerprint, g)}.npy" for g in geometries}
-    missing = {g: p for g, p in paths.items() if not _complete(p, (len(files), *g.shape))}
+        return DecodedPhotos(photos, geometries)
+    missing = _missing(photos, geometries, cache)
     if missing:
-        _build(root, files, missing, cache, workers, on_progress)
-    return Photos(root, files, geometries, list(paths.values()))
+        _build(photos, missing, cache, workers, on_progress)
+    return DecodedPhotos(photos, geometries, [_file(cache, photos, g) for g in geometries])
 
 
-def missing_bytes(cache: Path, files: Sequence[str], fingerprint: str, geometries: Sequence[Geometry]) -> int:
+def missing_bytes(photos: PhotoSet, geometries: Sequence[Geometry], cache: Path | None) -> int:
     """How much larger the cache would become; arguments as of `open_photos`."""
-    lacking = [g for g in geometries if not _complete(cache / f"{_key(fingerprint, g)}.npy", (len(files), *g.shape))]
-    return sum(len(files) * int(np.prod(g.shape)) for g in lacking)
+    missing = _missing(photos, geometries, cache) if cache else {}
+    return sum(len(photos.files) * int(np.prod(g.shape)) for g in missing)
 
 
-def _key(fingerprint: str, geometry: Geometry) -> str:
+def _missing(photos: PhotoSet, geometries: Sequence[Geometry], cache: Path) -> dict[Geometry, Path]:
+    files = {g: _file(cache, photos, g) for g in geometries}
+    return {g: file for g, file in files.items() if not _complete(file, (len(photos.files), *g.shape))}
+
+
+def _file(cache: Path, photos: PhotoSet, geometry: Geometry) -> Path:
     height, width, _ = geometry.shape
-    return f"{height}x{width}-{sha256(f'{fingerprint} {geometry} v1')[:16]}"
+    return cache / f"{height}x{width}-{sha256(f'{photos.fingerprint} {geometry} v1')[:16]}.npy"
 
 
 def _complete(path: Path, shape: tuple[int, ...]) -> bool:
@@ -114,14 +118,9 @@ def _complete(path: Path, shape: tuple[int, ...]) -> bool:
 
 
 def _build(
-    root: Path,
-    files: Sequence[str],
-    targets: dict[Geometry, Path],
-    cache: Path,
-    workers: int,
-    on_progress: Progress | None,
+    photos: PhotoSet, targets: dict[Geometry, Path], cache: Path, workers: int, on_progress: Progress | None
 ) -> None:
-    needed = sum(len(files) * int(np.prod(g.shape)) for g in targets)
+    needed = sum(len(photos.files) * int(np.prod(g.shape)) for g in targets)
     scratch: Path | None = None
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -133,13 +132,14 @@ def _build(
                 "Name a larger disk with --cache DIR, or decode at each access with --cache none (slower)."
             )
         scratch = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
-        building = [create(scratch / p.name, (len(files), *g.shape)) for g, p in targets.items()]
+        building = [create(scratch / p.name, (len(photos.files), *g.shape)) for g, p in targets.items()]
 
         def one(index: int) -> None:
-            for file, photo in zip(building, fitted(root / files[index], list(targets)), strict=True):
+            sizes = fitted(photos.root / photos.files[index], list(targets))
+            for file, photo in zip(building, sizes, strict=True):
                 file[index] = photo
 
-        _each(one, root, len(files), workers, on_progress)
+        _each_photo(one, photos, workers, on_progress)
         for file, path in zip(building, targets.values(), strict=True):
             file.flush()
             os.replace(file.path, path)
@@ -150,7 +150,7 @@ def _build(
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def check_photos(root: Path, files: Sequence[str], workers: int, on_progress: Progress | None = None) -> None:
+def check_readable(photos: PhotoSet, workers: int, on_progress: Progress | None = None) -> None:
     """Decode every photo and keep none.
 
     Raises:
@@ -158,13 +158,13 @@ def check_photos(root: Path, files: Sequence[str], workers: int, on_progress: Pr
     """
 
     def one(index: int) -> None:
-        read_photo(root / files[index])
+        read_photo(photos.root / photos.files[index])
 
-    _each(one, root, len(files), workers, on_progress)
+    _each_photo(one, photos, workers, on_progress)
 
 
-def _each(function: Callable[[int], None], root: Path, count: int, workers: int, on_progress: Progress | None) -> None:
-    """Call a function that decodes photos for 0 .. count - 1; refuse those that can't be read."""
+def _each_photo(function: Callable[[int], None], photos: PhotoSet, workers: int, on_progress: Progress | None) -> None:
+    """Call a function that decodes the photo of an index for each photo; refuse those that can't be read."""
 
     def problem(index: int) -> str:
         try:
@@ -173,9 +173,9 @@ def _each(function: Callable[[int], None], root: Path, count: int, workers: int,
             return str(error)
         return ""
 
-    problems = [found for found in in_threads(problem, range(count), workers, on_progress) if found]
+    problems = [p for p in in_threads(problem, range(len(photos.files)), workers, on_progress) if p]
     advice = "Replace them (or take their rows out of the CSV) and run again."
-    refuse(problems, f"photos in {root} can't be used", advice)
+    refuse(problems, f"photos in {photos.root} can't be used", advice)
 
 
 def _remove_stale(cache: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ensemble.data.augment import Augment
-from ensemble.data.cache import Photos
+from ensemble.data.cache import DecodedPhotos
 from ensemble.data.sampling import EpochPhotos, epoch_photos
 from ensemble.recipes.schema import TaskRecipe
 from folds.data.labels import IntArray
@@ -66,7 +66,7 @@ def epoch_batches(recipe: TaskRecipe, data: TrainData, rows: IntArray, seed: Seq
 class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
     """Key -> augmented photo uint8 (h, w, 3) and its labels int64 (heads,)."""
 
-    def __init__(self, photos: Photos, labels: IntArray, augment: Augment, seed: Sequence[int]) -> None:
+    def __init__(self, photos: DecodedPhotos, labels: IntArray, augment: Augment, seed: Sequence[int]) -> None:
         self.photos, self.labels, self.augment, self.seed = photos, labels, augment, tuple(seed)
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,7 @@ class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
 class PlainPhotos(Dataset[tuple[Tensor, ...]]):
     """index -> the photo as it is, uint8 (h, w, 3), in each geometry."""
 
-    def __init__(self, photos: Photos) -> None:
+    def __init__(self, photos: DecodedPhotos) -> None:
         self.photos = photos
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
@@ -86,7 +86,7 @@ class PlainPhotos(Dataset[tuple[Tensor, ...]]):
 
 
 def train_loader(
-    photos: Photos,
+    photos: DecodedPhotos,
     labels: IntArray,
     batches: EpochBatches,
     augment: Augment,
@@ -112,7 +112,7 @@ def train_loader(
 
 
 def plain_batches(
-    photos: Photos, indices: Sequence[int], batch_size: int, workers: int, pin: bool = False
+    photos: DecodedPhotos, indices: Sequence[int], batch_size: int, workers: int, pin: bool = False
 ) -> Iterator[tuple[Tensor, ...]]:
     """The photos at `indices`, in that order.
 

@@ -182,19 +182,19 @@ def weighted_runs(
     return [runs[n] for n in chosen], [recipes[n] for n in chosen], left
 
 
-def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None, untuned: bool) -> Applied:
+def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None, tuned: bool = True) -> Applied:
     """The tuning of these runs if there is one, it is wanted, and it gained more than noise; else none.
 
     Args:
-        tta: the views asked for; a tuning for others is left out. None takes the tuning's, else flip.
-        untuned: leave it out.
+        tta: the views to use; a tuning for others is left out. None takes the tuning's, else flip.
+        tuned: False leaves it out.
 
     Raises:
         MaskensError: as `kept_tuning`.
     """
     shares = tuple(share_of(run, recipe) for run, recipe in zip(runs, recipes, strict=True))
     plain = Fitted(tta=tta or "flip", runs=shares)
-    found = None if untuned else kept_tuning([run.folder for run in runs], shares)
+    found = kept_tuning([run.folder for run in runs], shares) if tuned else None
     if not found:
         return Applied(plain, None, None, "untuned")
     tuning, path = found

@@ -96,7 +96,7 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
     contestants = [_contestant(load_run(folder), data_folder, tta, epoch) for folder in runs]
     first = contestants[0]
     for other in contestants[1:]:
-        if other.data.photos_fingerprint != first.data.photos_fingerprint:
+        if other.data.photos.fingerprint != first.data.photos.fingerprint:
             raise MaskensError(f"{other.name} was made from other photos than {first.name}; they can't be compared.")
     shared = first.blend.rows
     for other in contestants[1:]:

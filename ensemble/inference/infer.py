@@ -7,38 +7,24 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ensemble.data.cache import open_photos
 from ensemble.decision.members import Ensemble
-from ensemble.decision.tuning import Fitted
+from ensemble.inference.ensemble_predictor import EnsemblePredictor
 from ensemble.inference.partial import Partial
-from ensemble.inference.passes import Passes
-from ensemble.jobs.hardware import Hardware
+from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.oof import Logits
-from ensemble.models.engine import AS_TRAINED, EngineOptions
 from ensemble.models.precision import PrecisionChoice
 from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.views import Tta, views_of
 from folds.data.decode import Progress
+from folds.data.people import EvalData, PhotoSet
 from folds.files import save_npz
-
-
-class PhotoFiles(Protocol):
-    """Photos to predict: an eval folder, or any others."""
-
-    @property
-    def root(self) -> Path: ...
-    @property
-    def files(self) -> Sequence[str]:
-        """Path of each photo below `root`."""
-
-    @property
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -47,8 +33,8 @@ class Prediction:
 
     joints: npt.NDArray[np.float64]  # (runs, photos, 18), log probabilities
     logits: list[dict[str, Logits]]  # of each run, task -> (folds, views, photos, width)
-    chosen: tuple[PrecisionChoice, ...] = ()  # of each model
-    warm_up: float = 0.0  # seconds of compiling
+    precisions: tuple[PrecisionChoice, ...] = ()  # of each model
+    compile_seconds: float = 0.0
     engine_notes: tuple[str, ...] = ()  # what could not be made faster
     resumed: int = 0  # photos that an interrupted inference had done
     warning: str = ""
@@ -59,10 +45,12 @@ class Prediction:
         """What was out of the ordinary, a line each."""
         lines = [f"{self.resumed} photos were done before the interruption"] if self.resumed else []
         lines += [self.warning] if self.warning else []
-        if self.warm_up:
-            lines.append(f"compiled in {self.warm_up:.0f} s")
-        lines += [f"{count} of {len(self.chosen)} models: {note}" for note, count in Counter(self.engine_notes).items()]
-        if any(c.note or c.precision != "fp32" for c in self.chosen):
+        if self.compile_seconds:
+            lines.append(f"compiled in {self.compile_seconds:.0f} s")
+        lines += [
+            f"{count} of {len(self.precisions)} models: {note}" for note, count in Counter(self.engine_notes).items()
+        ]
+        if any(c.note or c.precision != "fp32" for c in self.precisions):
             lines.append(self.precision)
         if self.evaluated is not None and self.evaluated < 1:
             lines.append(
@@ -73,26 +61,21 @@ class Prediction:
     @property
     def precision(self) -> str:
         """In which precision the models predicted, in words."""
-        counts = Counter(c.precision for c in self.chosen)
-        words = ", ".join(f"{name} for {count} of {len(self.chosen)} models" for name, count in counts.items())
+        counts = Counter(c.precision for c in self.precisions)
+        words = ", ".join(f"{name} for {count} of {len(self.precisions)} models" for name, count in counts.items())
         if set(counts) == {"fp32"}:
-            return "; ".join(dict.fromkeys([words, *(c.note for c in self.chosen if c.note)]))
-        largest = max(c.difference for c in self.chosen)
-        notes = dict.fromkeys(c.note for c in self.chosen if c.note)
+            return "; ".join(dict.fromkeys([words, *(c.note for c in self.precisions if c.note)]))
+        largest = max(c.difference for c in self.precisions)
+        notes = dict.fromkeys(c.note for c in self.precisions if c.note)
         return "; ".join([f"{words}, largest difference of a logit to fp32 {largest:.2g} on a first batch", *notes])
 
 
 def infer(
     ensembles: Sequence[Ensemble],
-    data: PhotoFiles,
-    tta: Tta,
-    hardware: Hardware,
-    cache: Path | None,
+    photos: PhotoSet,
+    settings: InferenceSettings,
     on_decode: Progress | None = None,
     on_predict: Progress | None = None,
-    execution: EngineOptions = AS_TRAINED,
-    routing: Fitted | None = None,
-    partial: Path | None = None,
 ) -> Prediction:
     """Logits of every model of every run, and each run's joint log probabilities.
 
@@ -102,61 +85,56 @@ def infer(
     Args:
         on_decode: called with (photos decoded, photos in all) while the cache is filled.
         on_predict: called with (photos predicted, photos in all).
-        routing: what the joint decision rests on; then the age models of a gender are evaluated only where they can
-            change it. By default they all are.
-        partial: a file that keeps what was done, if this is interrupted; the same call goes on from there.
 
     Raises:
-        MaskensError: as `Passes.run`.
+        MaskensError: as `EnsemblePredictor.run`.
     """
-    configure_process(hardware.job_threads)
+    configure_process(settings.hardware.job_threads)
     everyone = [m for ensemble in ensembles for m in ensemble.members]
-    shapes = list(dict.fromkeys(m.card.geometry for m in everyone))
-    photos = open_photos(data.root, data.files, data.fingerprint, shapes, cache, hardware.decoders, on_decode)
-    workers = 0 if cache else hardware.job_workers  # reading the cache is no work
-    passes = Passes(ensembles, photos, tta, hardware, workers, execution, routing)
-    kept = Partial(partial, _identity(ensembles, data, tta, hardware, execution, routing))
-    resumed = passes.run(kept, on_predict)
+    geometries = list(dict.fromkeys(m.card.geometry for m in everyone))
+    decoded = open_photos(photos, geometries, settings.cache, settings.hardware.decoders, on_decode)
+    predictor = EnsemblePredictor(ensembles, decoded, settings)
+    kept = Partial(settings.partial, _identity(ensembles, photos, settings))
+    resumed = predictor.run(kept, on_predict)
     kept.forget()
-    logits = passes.by_task(slice(None))
+    logits = predictor.by_task(slice(None))
     joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
-    chosen = tuple(passes.chosen[n] for n in range(len(everyone)))
-    evaluated = _evaluated(passes) if routing else None
-    return Prediction(joints, logits, chosen, passes.warm_up, tuple(passes.notes), resumed, kept.note, evaluated)
+    return Prediction(
+        joints,
+        logits,
+        tuple(predictor.precisions[n] for n in range(len(everyone))),
+        predictor.compile_seconds,
+        tuple(predictor.notes),
+        resumed,
+        kept.note,
+        _evaluated(predictor) if settings.early_exit else None,
+    )
 
 
-def _identity(
-    ensembles: Sequence[Ensemble],
-    data: PhotoFiles,
-    tta: Tta,
-    hardware: Hardware,
-    execution: EngineOptions,
-    routing: Fitted | None,
-) -> list[Any]:
+def _identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: InferenceSettings) -> list[Any]:
     """All that the logits of an inference depend on, in plain types."""
     files = [(str(m.path), m.path.stat().st_size, m.path.stat().st_mtime_ns) for e in ensembles for m in e.members]
     temperatures = [{task: [list(f) for f in folds] for task, folds in e.temperatures.items()} for e in ensembles]
-    route = [routing.weights.tolist(), list(routing.offsets), temperatures] if routing else None
-    return [data.fingerprint, files, tta, hardware.device, asdict(execution), route]
+    rule = settings.early_exit
+    decision = [rule.weights.tolist(), list(rule.offsets), temperatures] if rule else None
+    return [photos.fingerprint, files, settings.tta, settings.hardware.device, asdict(settings.engine), decision]
 
 
-def _evaluated(passes: Passes) -> float:
+def _evaluated(predictor: EnsemblePredictor) -> float:
     """The share of photos that the age models of one gender evaluated; 1 without such models."""
     shares = [
         float(np.isfinite(values[0, :, 0]).mean())
-        for values, member in zip(passes.outputs, passes.members, strict=True)
+        for values, member in zip(predictor.outputs, predictor.members, strict=True)
         if member.card.predicts in ONLY_GENDER
     ]
     return float(np.mean(shares)) if shares else 1.0
 
 
-def save_logits(
-    path: Path, ids: Sequence[str], data: PhotoFiles, ensembles: Sequence[Ensemble], prediction: Prediction, tta: Tta
-) -> None:
+def save_logits(path: Path, data: EvalData, ensembles: Sequence[Ensemble], prediction: Prediction, tta: Tta) -> None:
     """Replace the logits behind a submission: image ids, and `logits/<task>` float32 (folds, views, photos, width);
     of several runs `run0/logits/<task>` and so on. They are NaN where a photo was not shown to a model."""
     several = len(ensembles) > 1
-    arrays: dict[str, Any] = {"ids": np.array(ids)}
+    arrays: dict[str, Any] = {"ids": np.array(data.ids)}
     folds: dict[str, list[int]] = {}
     for number, (ensemble, logits) in enumerate(zip(ensembles, prediction.logits, strict=True)):
         prefix = f"run{number}/" if several else ""

@@ -49,13 +49,13 @@ class Hardware:
     def job_threads(self) -> int:
         """Arithmetic threads of a job: OMP_NUM_THREADS, or the job's share of the cores, which for a GPU is shared
         with loader processes. It does not depend on `workers`, because it moves the last digits of a result."""
-        asked = os.environ.get("OMP_NUM_THREADS", "")
-        if asked.isdecimal() and int(asked) > 0:
-            return int(asked)
+        wanted = os.environ.get("OMP_NUM_THREADS", "")
+        if wanted.isdecimal() and int(wanted) > 0:
+            return int(wanted)
         return max(1, self._share - (0 if self.device == "cpu" else self._gpu_workers))
 
     @property
-    def crowding(self) -> str:
+    def oversubscription(self) -> str:
         """What to say where jobs and their loader processes want more cores than there are, else ""."""
         wanted = self.jobs * (self.job_threads + self.job_workers)
         least = 2 if self.device == "cuda" else 1  # one of the two waits for the GPU, most of the time

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.jobs.locks import one_at_a_time
-from ensemble.models.precision import FASTER, Asked, Precision, autocast, usable_precision
+from ensemble.models.precision import FASTER, Precision, PrecisionOption, autocast, usable_precision
 from ensemble.models.process import quiet
 from folds.files import write_json
 
@@ -76,7 +76,9 @@ class AutotuneCache:
         return found if isinstance(found, dict) else {}
 
 
-def autotune_precision(model: nn.Module, x: Tensor, asked: Asked, measured: AutotuneCache | None = None) -> Autotuned:
+def autotune_precision(
+    model: nn.Module, x: Tensor, wanted: PrecisionOption, measured: AutotuneCache | None = None
+) -> Autotuned:
     """The precision to train in, tried on one real batch; nothing of the model changes.
 
     Args:
@@ -84,8 +86,8 @@ def autotune_precision(model: nn.Module, x: Tensor, asked: Asked, measured: Auto
         x: float32 (batch, 3, height, width), on the model's device.
         measured: where `auto` looks for an earlier answer and leaves its own; None measures anew.
     """
-    if asked != "auto":
-        return usable_precision(model, x, asked)
+    if wanted != "auto":
+        return usable_precision(model, x, wanted)
     return measured.first(lambda: measure(model, x)) if measured else measure(model, x)
 
 

@@ -12,8 +12,8 @@ from ensemble.models.autotune import Forward, compile_model
 from ensemble.models.conv_bn import fold_conv_bn
 from ensemble.models.precision import (
     FP32,
-    Asked,
     PrecisionChoice,
+    PrecisionOption,
     autocast,
     choose_precision,
     forward_seconds,
@@ -34,7 +34,7 @@ CHECKED = 4  # photos on which a folded model is held against the model as it wa
 class EngineOptions:
     """How the models predict."""
 
-    precision: Asked = "fp32"
+    precision: PrecisionOption = "fp32"
     compile: bool = False
 
 

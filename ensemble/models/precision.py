@@ -6,16 +6,15 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-Asked = Literal["fp32", "bf16", "fp16", "auto"]
+PrecisionOption = Literal["fp32", "bf16", "fp16", "auto"]
 
-ASKED: tuple[Asked, ...] = get_args(Asked)
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCE = 0.05  # of the largest logit
 FASTER = 1.1  # how many times, before auto takes 16 bits
@@ -28,7 +27,7 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     return torch.autocast(device.type, dtype=TYPES[precision])
 
 
-def usable_precision(model: nn.Module, x: Tensor, asked: Precision) -> tuple[Precision, str]:
+def usable_precision(model: nn.Module, x: Tensor, wanted: Precision) -> tuple[Precision, str]:
     """The precision asked for if the model stands it, else fp32 with the reason.
 
     Both ways predict one real batch; they must be finite and agree to 5 % of the largest logit. The model
@@ -40,27 +39,27 @@ def usable_precision(model: nn.Module, x: Tensor, asked: Precision) -> tuple[Pre
     Returns:
         (precision, message): the message is "" if all is well.
     """
-    if asked == "fp32":
-        return asked, ""
+    if wanted == "fp32":
+        return wanted, ""
     training = model.training
     model.eval()
     try:
         with torch.no_grad():
             exact = model(x).float()
-            with autocast(x.device, asked):
+            with autocast(x.device, wanted):
                 rough = model(x).float()
     except torch.OutOfMemoryError:
         raise  # fp32 needs more still
     except RuntimeError as error:  # a layer without a kernel for this type
-        return "fp32", f"precision {asked} falls back to fp32: {str(error).splitlines()[0]}"
+        return "fp32", f"precision {wanted} falls back to fp32: {str(error).splitlines()[0]}"
     finally:
         model.train(training)
     if not bool(rough.isfinite().all()):
-        return "fp32", f"precision {asked} falls back to fp32: its logits overflow"
+        return "fp32", f"precision {wanted} falls back to fp32: its logits overflow"
     difference, scale = float((rough - exact).abs().max()), float(exact.abs().max())
     if not difference <= TOLERANCE * scale:
-        return "fp32", f"precision {asked} falls back to fp32: its logits differ by {difference:.2g} of {scale:.2g}"
-    return asked, ""
+        return "fp32", f"precision {wanted} falls back to fp32: its logits differ by {difference:.2g} of {scale:.2g}"
+    return wanted, ""
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,9 @@ FP32 = PrecisionChoice("fp32", 0.0, "")
 Benchmark = Callable[[nn.Module, Tensor, Precision], tuple[Tensor, float]]
 
 
-def choose_precision(model: nn.Module, x: Tensor, asked: Asked, benchmark: Benchmark | None = None) -> PrecisionChoice:
+def choose_precision(
+    model: nn.Module, x: Tensor, wanted: PrecisionOption, benchmark: Benchmark | None = None
+) -> PrecisionChoice:
     """The precision to predict in, tried on one real batch.
 
     `auto` is bf16 (on a GPU fp16) where the model stands it and is FASTER with it, else fp32.
@@ -87,15 +88,15 @@ def choose_precision(model: nn.Module, x: Tensor, asked: Asked, benchmark: Bench
         benchmark: as `forward_seconds`, which it is by default.
     """
     benchmark = benchmark or forward_seconds
-    if asked == "fp32":
+    if wanted == "fp32":
         return FP32
-    small: Precision = asked if asked != "auto" else "fp16" if x.device.type == "cuda" else "bf16"
+    small: Precision = wanted if wanted != "auto" else "fp16" if x.device.type == "cuda" else "bf16"
     precision, note = usable_precision(model, x, small)
     if precision == "fp32":
         return PrecisionChoice(precision, 0.0, note)
     exact, slow = benchmark(model, x, "fp32")
     rough, fast = benchmark(model, x, precision)
-    if asked == "auto" and slow < FASTER * fast:
+    if wanted == "auto" and slow < FASTER * fast:
         return PrecisionChoice("fp32", 0.0, "")
     return PrecisionChoice(precision, float((rough - exact).abs().max()), "")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from ensemble.data.cache import Photos
+from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import plain_batches
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.inputs import Normalisation, to_input
@@ -15,27 +17,29 @@ from ensemble.models.tta import augment
 from folds.data.labels import IntArray
 
 
-def predict(
-    model: nn.Module,
-    photos: Photos,
-    rows: IntArray,
-    normalisation: Normalisation,
-    device: torch.device,
-    views: tuple[str, ...],
-    batch_size: int,
-    workers: int,
-) -> npt.NDArray[np.float32]:
-    """Logits of the photos at `rows`, by the model as it is.
+@dataclass(frozen=True)
+class Predictor:
+    """Predicts with a model as it is, in fp32."""
 
-    Returns:
-        float32 (views, rows, width).
+    model: nn.Module  # on the device, in channels_last memory
+    normalisation: Normalisation
+    device: torch.device
+    batch_size: int
+    workers: int = 0  # loader processes
 
-    Raises:
-        MaskensError: a photo that can't be read, or not even one fits into the GPU's memory.
-    """
-    engine = InferenceEngine(model.eval(), batch_size)
-    found = []
-    for batch in plain_batches(photos, rows.tolist(), batch_size, workers, pin=device.type == "cuda"):
-        x = to_input(batch[0], *normalisation, device)
-        found.append(torch.stack([engine.logits(augment(x, view)).cpu() for view in views]))
-    return torch.cat(found, dim=1).numpy()
+    def logits(self, photos: DecodedPhotos, rows: IntArray, views: tuple[str, ...]) -> npt.NDArray[np.float32]:
+        """Logits of the photos at `rows`.
+
+        Returns:
+            float32 (views, rows, width).
+
+        Raises:
+            MaskensError: a photo that can't be read, or not even one fits into the GPU's memory.
+        """
+        engine = InferenceEngine(self.model.eval(), self.batch_size)
+        pin = self.device.type == "cuda"
+        found = []
+        for batch in plain_batches(photos, rows.tolist(), self.batch_size, self.workers, pin):
+            x = to_input(batch[0], *self.normalisation, self.device)
+            found.append(torch.stack([engine.logits(augment(x, view)).cpu() for view in views]))
+        return torch.cat(found, dim=1).numpy()

@@ -55,7 +55,7 @@ def export(
     found = read_eval(Path(data or loaded.data))
     folder = Path(out) if out else loaded.folder / "onnx"
     recipe = run_recipe(loaded)
-    applied = apply_tuning([loaded], [recipe], tta, not tuned)
+    applied = apply_tuning([loaded], [recipe], tta, tuned)
     fitted = applied.fitted
     (ensemble,) = load_ensembles([loaded], [recipe], fitted, allow_missing)
     threads = Hardware("cpu", None).job_threads

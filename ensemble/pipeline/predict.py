@@ -11,11 +11,12 @@ from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning, weighted_runs
 from ensemble.inference.infer import infer as predict_photos
 from ensemble.inference.predictions import complete_folds, photo_predictions, prediction_records
+from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
 from ensemble.recipes.binding import run_recipe
 from ensemble.recipes.views import Tta
-from folds.data.photo_files import check_loose, find_photos, trained_aspect
+from folds.data.photo_files import distorted_photos, find_photos, trained_aspect
 from folds.errors import MaskensError
 from folds.files import csv_text, json_text, must_be_writable, replace_keeping
 from folds.runs import refuse_other_folds
@@ -64,15 +65,16 @@ def predict(
     refuse_other_folds(loaded)
     hardware = Hardware(choose_device(device), workers)
     recipes = [run_recipe(run) for run in loaded]
-    applied = apply_tuning(loaded, recipes, tta, not tuned)
+    applied = apply_tuning(loaded, recipes, tta, tuned)
     used, recipes, fitted = weighted_runs(loaded, recipes, applied.fitted)
     ensembles = load_ensembles(used, recipes, fitted, allow_missing)
     complete_folds(ensembles)
     height, width = ensembles[0].members[0].card.resize
     aspect = trained_aspect(used[0]) or height / width
-    distorted = check_loose(found, aspect, hardware.decoders, part_of(on_progress, "opening"))
+    distorted = distorted_photos(found, aspect, hardware.decoders, part_of(on_progress, "opening"))
     predicting = part_of(on_progress, "predicting")
-    prediction = predict_photos(ensembles, found, fitted.tta, hardware, None, on_predict=predicting)
+    settings = InferenceSettings(fitted.tta, hardware)
+    prediction = predict_photos(ensembles, found, settings, on_predict=predicting)
     records = prediction_records(found.files, photo_predictions(ensembles, prediction, fitted), distorted)
     models = sum(len(e.members) for e in ensembles)
     words = f"{len(records)} photos, {models} models, views: {fitted.tta}, {applied.words}"

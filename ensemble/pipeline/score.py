@@ -71,8 +71,8 @@ def evaluate_runs(runs: Folders, data: Folder | None, tta: Tta | None, epoch: Ep
     """As `score`, without writing anything."""
     blend = load_blend(load_runs(runs), Path(data) if data else None, epoch)
     found, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
-    plain = not tuned or epoch == "last"  # a tuning belongs to the best epochs, whose models there are
-    applied = apply_tuning(found, recipes, tta, plain)
+    # a tuning belongs to the best epochs, whose models there are
+    applied = apply_tuning(found, recipes, tta, tuned and epoch == "best")
     return Scored(blend, evaluate(blend, applied), applied.fitted.tta)
 
 

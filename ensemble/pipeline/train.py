@@ -13,7 +13,7 @@ from ensemble.jobs.plan import begun, plan, refuse_idle, select_tasks, unfinishe
 from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.spec import JobSpec
 from ensemble.pipeline.inputs import AUTO_CACHE, DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
-from ensemble.recipes.binding import bind_recipe, resolve_recipe
+from ensemble.recipes.binding import RecipeChange, bind_recipe, resolve_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.training.estimate import Estimate, estimate_training
 from ensemble.training.job import Failure
@@ -26,6 +26,48 @@ from folds.data.labels import IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError
 from folds.run import Run, load_data, load_run
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What is trained and how; the defaults are those of `maskens train` without options.
+
+    Attributes:
+        folds: None is all.
+        tasks: of the recipe; empty is all.
+        recipe: name or file; None takes the run's, at first `original`.
+        changes: keys of the recipe, `tasks.gender.epochs=5`.
+        weights: initial weights from files, `FILE` or `TASK=FILE`, in place of the hub.
+        pretrained: False starts from random weights.
+        reuse: a run whose finished jobs are taken over where the task's recipe is the same.
+        restart: forget what these jobs have done.
+        jobs: at a time.
+        track: tensorboard, wandb.
+        compile: the models first, with torch.compile.
+        cache: folder of decoded photos, None for none.
+        data: where the data are now, if they were moved.
+        device: auto, cpu or cuda.
+        workers: loader processes of a job; no result depends on it.
+    """
+
+    folds: Collection[int] | None = None
+    tasks: Sequence[str] = ()
+    recipe: str | None = None
+    changes: Sequence[str] = ()
+    weights: Sequence[str] = ()
+    pretrained: bool = True
+    reuse: Folder | None = None
+    restart: bool = False
+    jobs: int = 1
+    track: Sequence[str] = ()
+    compile: bool = False
+    cache: Folder | None = AUTO_CACHE
+    data: Folder | None = None
+    device: str = "auto"
+    workers: int | None = None
+
+
+DEFAULT_OPTIONS = TrainOptions()
 
 
 @dataclass(frozen=True)
@@ -63,86 +105,45 @@ class Trained:
     failed: Mapping[tuple[str, int], Failure]  # by (task, fold)
 
 
-def plan_training(
-    run: Folder = DEFAULT_RUN,
-    folds: Collection[int] | None = None,
-    *,
-    tasks: Sequence[str] = (),
-    recipe: str | None = None,
-    changes: Sequence[str] = (),
-    weights: Sequence[str] = (),
-    pretrained: bool = True,
-    reuse: Folder | None = None,
-    restart: bool = False,
-    jobs: int = 1,
-    track: Sequence[str] = (),
-    compile: bool = False,
-    cache: Folder | None = AUTO_CACHE,
-    data: Folder | None = None,
-    device: str = "auto",
-    workers: int | None = None,
-) -> TrainingPlan:
+def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPTIONS) -> TrainingPlan:
     """Check all that a training needs, and list its jobs.
-
-    Args:
-        folds: which to train; None is all.
-        tasks: of the recipe; empty is all.
-        recipe: name or file; None takes the run's, at first `original`.
-        changes: keys of the recipe, `tasks.gender.epochs=5`.
-        weights: initial weights from files, `FILE` or `TASK=FILE`, in place of the hub.
-        pretrained: False starts from random weights.
-        reuse: a run whose finished jobs are taken over where the task's recipe is the same.
-        restart: forget what these jobs have done.
-        jobs: at a time.
-        track: tensorboard, wandb.
-        compile: the models first, with torch.compile.
-        cache: folder of decoded photos, None for none.
-        data: where the data are now, if they were moved.
-        device: auto, cpu or cuda.
-        workers: loader processes of a job; no result depends on it.
 
     Raises:
         MaskensError: everything that would fail later, all at once.
     """
     loaded = load_run(Path(run))
-    found, assigned = load_data(loaded, Path(data) if data else None)
-    hardware = Hardware(choose_device(device), workers, jobs)
-    trackers = tuple(dict.fromkeys(track))
+    data, folds = load_data(loaded, Path(options.data) if options.data else None)
+    hardware = Hardware(choose_device(options.device), options.workers, options.jobs)
+    trackers = tuple(dict.fromkeys(options.track))
     check_trackers(trackers)
-    if reuse and restart:
+    if options.reuse and options.restart:
         raise MaskensError("--reuse and --restart exclude each other: take finished jobs over, or do them anew.")
-    source = load_run(Path(reuse)) if reuse else None
-    resolved = resolve_recipe(loaded, recipe, changes, list(weights), not pretrained, source, build)
-    chosen = range(loaded.k) if folds is None else sorted(folds)
-    specs = plan(
-        loaded,
-        resolved,
-        select_tasks(resolved, tasks),
-        chosen,
-        hardware,
-        cache_folder(cache, loaded.folder),
-        trackers,
-        compile,
-    )
-    todo = specs if restart else unfinished(specs)
+    source = load_run(Path(options.reuse)) if options.reuse else None
+    change = RecipeChange(options.recipe, options.changes, options.weights, options.pretrained)
+    recipe = resolve_recipe(loaded, change, source, build)
+    tasks = select_tasks(recipe, options.tasks)
+    chosen = range(loaded.k) if options.folds is None else sorted(options.folds)
+    cache = cache_folder(options.cache, loaded.folder)
+    jobs = plan(loaded, recipe, tasks, chosen, hardware, cache, trackers, options.compile)
+    todo = jobs if options.restart else unfinished(jobs)
     warnings: list[str] = []
     if todo:
-        refuse_idle(todo, found, assigned)
-        going_on = set() if restart else begun(todo)
-        warnings = preflight(resolved, {s.task: 0 for s in todo}, going_on, hardware.device)
-        warnings += filter(None, [hardware.crowding])
+        refuse_idle(todo, data, folds)
+        going_on = set() if options.restart else begun(todo)
+        warnings = preflight(recipe, {s.task: 0 for s in todo}, going_on, hardware.device)
+        warnings += filter(None, [hardware.oversubscription])
     return TrainingPlan(
-        loaded,
-        found,
-        assigned,
-        resolved,
-        tuple(specs),
-        tuple(todo),
-        hardware,
-        trackers,
-        source,
-        restart,
-        tuple(warnings),
+        run=loaded,
+        data=data,
+        folds=folds,
+        recipe=recipe,
+        jobs=tuple(jobs),
+        todo=tuple(todo),
+        hardware=hardware,
+        trackers=trackers,
+        source=source,
+        restart=options.restart,
+        warnings=tuple(warnings),
     )
 
 
@@ -190,22 +191,20 @@ class _NoView:
 
 def train(
     run: Folder = DEFAULT_RUN,
-    folds: Collection[int] | None = None,
+    options: TrainOptions = DEFAULT_OPTIONS,
     *,
     view: JobsView | None = None,
     on_progress: OnProgress | None = None,
-    **options: object,
 ) -> Trained:
     """Train one model per fold and task; finished jobs are kept, interrupted ones go on.
 
     Args:
         view: as of `run_plan`.
         on_progress: told of the photos that are decoded.
-        options: as of `plan_training`.
 
     Raises:
         MaskensError: as `plan_training` and `run_plan`.
     """
-    planned, _ = reuse_finished(plan_training(run, folds, **options))  # type: ignore[arg-type]
+    planned, _ = reuse_finished(plan_training(run, options))
     prepare(planned, on_progress)
     return run_plan(planned, view)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ensemble.recipes.reading import BuildTransform, load_recipe, parse_recipe
 from ensemble.recipes.schema import Recipe, with_weights
@@ -25,36 +26,32 @@ def run_recipe(run: Run) -> Recipe:
     except OSError as error:
         raise MaskensError(f"can't read {run.recipe_file}: {error.strerror}") from error
     if recipe.hash != run.recipe_hash:
-        recipe = _fully_decoded(recipe)  # as it was in maskens 0.3, which wrote no such key
-    if recipe.hash != run.recipe_hash:
         raise MaskensError(
-            f"{run.recipe_file} was edited after training began, or maskens 0.1 made it. "
+            f"{run.recipe_file} was edited after training began, or a maskens before 0.4 made it. "
             "Put it back, or give it to a new run: "
             f"maskens train --run NEW_DIR --recipe {run.recipe_file}"
         )
     return recipe
 
 
-def _fully_decoded(recipe: Recipe) -> Recipe:
-    tasks = {name: task.model_copy(update={"decode": "full"}) for name, task in recipe.tasks.items()}
-    return recipe.model_copy(update={"tasks": tasks})
+@dataclass(frozen=True)
+class RecipeChange:
+    """What a training names of its recipe; all else is the run's own."""
+
+    recipe: str | None = None  # name or file
+    changes: Sequence[str] = ()  # what --set gave
+    weights: Sequence[str] = ()  # `FILE` or `TASK=FILE`
+    pretrained: bool = True
 
 
 def resolve_recipe(
-    run: Run,
-    asked: str | None,
-    changes: Sequence[str],
-    weights: list[str],
-    no_pretrained: bool,
-    reused: Run | None = None,
-    build_transform: BuildTransform | None = None,
+    run: Run, change: RecipeChange, reused: Run | None = None, build_transform: BuildTransform | None = None
 ) -> Recipe:
-    """The recipe to train with: the run's own, or the one asked for if the run has none or no job yet.
+    """The recipe to train with: the run's own, or the one named if the run has none or no job yet.
 
     A local file of weights that an earlier call named stays in force when this one names none.
 
     Args:
-        changes: what --set gave.
         reused: the run that finished jobs are taken from; its recipe is the start where nothing else is.
         build_transform: also try this on every transform, as of `load_recipe`.
 
@@ -63,14 +60,13 @@ def resolve_recipe(
     """
     before = run_recipe(run) if run.recipe_hash else None
     start = before or (run_recipe(reused) if reused else None)
-    if start is not None and asked is None:
-        changed = parse_recipe(start.text, start.name, changes=changes) if changes else start
-        recipe = with_weights(changed, weights, no_pretrained)
+    if start is not None and change.recipe is None:
+        recipe = parse_recipe(start.text, start.name, changes=change.changes) if change.changes else start
     else:
-        loaded = load_recipe(asked or "original", changes, build_transform)
-        recipe = with_weights(loaded, weights, no_pretrained)
-        if start is not None and not weights and not no_pretrained:
+        recipe = load_recipe(change.recipe or "original", change.changes, build_transform)
+        if start is not None and not change.weights and change.pretrained:
             recipe = _weights_of(start, recipe)
+    recipe = with_weights(recipe, change.weights, change.pretrained)
     if before is not None and recipe.hash != before.hash and run.jobs_on_disk():
         refuse(
             differences(before, recipe)[:8],

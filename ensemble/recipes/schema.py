@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -248,16 +249,16 @@ class Recipe(_Strict):
         return sha256(json.dumps([[name, task.hash] for name, task in self.tasks.items()]))
 
 
-def with_weights(recipe: Recipe, weights: list[str], no_pretrained: bool) -> Recipe:
+def with_weights(recipe: Recipe, weights: Sequence[str], pretrained: bool) -> Recipe:
     """The recipe with its initial weights from local files (`FILE` for all tasks or `TASK=FILE`) or none.
 
     Raises:
         MaskensError: both asked for, an unknown task or a missing file.
     """
-    if weights and no_pretrained:
+    if weights and not pretrained:
         raise MaskensError("--weights and --no-pretrained exclude each other: start from a file or from nothing.")
     changes: dict[str, dict[str, object]] = {name: {} for name in recipe.tasks}
-    if no_pretrained:
+    if not pretrained:
         changes = {name: {"pretrained": False, "weights": "", "weights_sha256": ""} for name in recipe.tasks}
     for item in weights:
         task, separator, file = item.partition("=")

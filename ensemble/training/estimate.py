@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.data.augment import Augment
-from ensemble.data.cache import Photos, missing_bytes, open_photos
+from ensemble.data.cache import DecodedPhotos, missing_bytes, open_photos
 from ensemble.data.loader import EpochBatches, epoch_batches, train_loader
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import JobSpec, geometry, learned_rows
 from ensemble.jobs.status import read_status
 from ensemble.models.autotune import AutotuneCache
 from ensemble.models.create import create
-from ensemble.models.inputs import Normalisation, normalisation, place
+from ensemble.models.inputs import normalisation, place
 from ensemble.models.precision import shortest
-from ensemble.models.predict import predict
+from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import learns_from, training_labels
@@ -109,7 +109,7 @@ def estimate_training(
     jobs = tuple(job_estimate(spec, costs[spec.task], data, folds, restart) for spec in specs)
     shapes = dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs)
     cache = specs[0].cache
-    lacking = missing_bytes(cache, data.files, data.photos_fingerprint, list(shapes)) if cache else 0
+    lacking = missing_bytes(data.photos, list(shapes), cache)
     decode = len(data.files) * max(c.decode for c in costs.values()) if lacking else 0.0
     weights = [costs[j.task].weights for j in jobs]
     memory = max(c.memory for c in costs.values()) * min(hardware.jobs, len(jobs))
@@ -139,11 +139,11 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
     device = torch.device(hardware.device)
     configure_process(hardware.job_threads)
     rows = np.linspace(0, len(data.files) - 1, BATCHES // 2 * recipe.batch_size).astype(np.int64)
-    files = [data.files[i] for i in rows]
+    some = data.photos.some(rows)
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
-        photos = open_photos(data.root, files, "probe", [geometry(recipe)], Path(scratch), hardware.decoders)
-        decode = (time.perf_counter() - started) / len(files)
+        photos = open_photos(some, [geometry(recipe)], Path(scratch), hardware.decoders)
+        decode = (time.perf_counter() - started) / len(rows)
         started = time.perf_counter()
         model = create(recipe, initial_weights=False)
         mean, std = normalisation(model)
@@ -151,7 +151,8 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
         start = time.perf_counter() - started
         measured = AutotuneCache(run, recipe.hash, device, hardware.job_threads, keep=False)
         train = _train_seconds(recipe, model, photos, training_labels(recipe.target, data)[rows], hardware, measured)
-        seen = _predict_seconds(model, photos, (mean, std), device, 2 * recipe.batch_size)
+        predictor = Predictor(model, (mean, std), device, 2 * recipe.batch_size)
+        seen = _predict_seconds(predictor, photos)
         weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
         return Cost(decode, train, seen, start, weights, _peak_memory(device))
 
@@ -170,7 +171,12 @@ class _InOrder:
 
 
 def _train_seconds(
-    recipe: TaskRecipe, model: nn.Module, photos: Photos, labels: IntArray, hardware: Hardware, measured: AutotuneCache
+    recipe: TaskRecipe,
+    model: nn.Module,
+    photos: DecodedPhotos,
+    labels: IntArray,
+    hardware: Hardware,
+    measured: AutotuneCache,
 ) -> float:
     device = torch.device(hardware.device)
     mean, std = normalisation(model)
@@ -199,13 +205,11 @@ def _train_seconds(
     return statistics.median(np.diff(ends)) / batches.batch_size
 
 
-def _predict_seconds(
-    model: nn.Module, photos: Photos, normalised: Normalisation, device: torch.device, batch: int
-) -> float:
-    rows = np.arange(min(len(photos), batch))
+def _predict_seconds(predictor: Predictor, photos: DecodedPhotos) -> float:
+    rows = np.arange(min(len(photos), predictor.batch_size))
 
     def run() -> object:
-        return predict(model, photos, rows, normalised, device, VIEWS["none"], batch, 0)
+        return predictor.logits(photos, rows, VIEWS["none"])
 
     run()  # warms up
     return shortest(run, rounds=2) / len(rows)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from ensemble.data.augment import Augment
-from ensemble.data.cache import Photos, open_photos
+from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.loader import EpochBatches, epoch_batches, train_loader
 from ensemble.jobs.card import ModelCard
 from ensemble.jobs.history import write_history
@@ -27,7 +27,7 @@ from ensemble.models.autotune import AutotuneCache
 from ensemble.models.checkpoint import load_weights, save_checkpoint
 from ensemble.models.create import create
 from ensemble.models.inputs import normalisation, place
-from ensemble.models.predict import predict
+from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import learns_from, training_labels, true_labels
 from ensemble.recipes.views import ALL_VIEWS, VIEWS
@@ -66,14 +66,8 @@ class JobRun:
     def run(self) -> None:
         self.report(record=self.record())
         configure_process(self.spec.threads)
-        photos = open_photos(
-            self.data.root,
-            self.data.files,
-            self.data.photos_fingerprint,
-            [geometry(self.recipe)],
-            self.spec.cache,
-            max(1, self.spec.workers),
-        )
+        geometries = [geometry(self.recipe)]
+        photos = open_photos(self.data.photos, geometries, self.spec.cache, max(1, self.spec.workers))
         resumed = load_last(self.folder, identity(self.spec))
         seed_torch(self.seed, 0)
         model = create(self.recipe, initial_weights=resumed is None)
@@ -98,7 +92,7 @@ class JobRun:
         (self.folder / "last.pt").unlink(missing_ok=True)
         (self.folder / "error.txt").unlink(missing_ok=True)
 
-    def train(self, trainer: Trainer, batches: EpochBatches, photos: Photos, trackers: Trackers) -> None:
+    def train(self, trainer: Trainer, batches: EpochBatches, photos: DecodedPhotos, trackers: Trackers) -> None:
         augment, pin = Augment(self.recipe.augment), self.device.type == "cuda"
         loader = train_loader(photos, self.labels, batches, augment, self.seed, self.spec.workers, pin)
         for epoch in range(len(self.history), self.recipe.epochs):
@@ -134,48 +128,35 @@ class JobRun:
         # last of all: this is what makes the epoch count
         save_last(self.folder, identity(self.spec), trainer.state(), self.history)
 
-    def validate(self, model: nn.Module, photos: Photos) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
+    def validate(self, model: nn.Module, photos: DecodedPhotos) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
         """Over the whole held-out fold at once, without augmentation: macro F1 and accuracy of the true labels,
         and the loss of the labels as they are trained.
 
         Returns:
             (scores, logits): logits float32 (photos, width).
         """
-        logits = predict(
-            model,
-            photos,
-            self.valid_rows,
-            (self.mean, self.std),
-            self.device,
-            VIEWS["none"],
-            2 * self.recipe.batch_size,
-            self.eval_workers,
-        )[0]
+        logits = self.predictor(model).logits(photos, self.valid_rows, VIEWS["none"])[0]
         soft = one_hot(torch.from_numpy(self.labels[self.valid_rows]), self.target.heads)
         loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)
         f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])
         return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}, logits
 
-    def predict_held_out(self, model: nn.Module, photos: Photos) -> None:
+    def predict_held_out(self, model: nn.Module, photos: DecodedPhotos) -> None:
         """Out-of-fold logits of the best and of the last epoch, each view kept."""
         self.report(state="predicting", seconds_left=None)
-        rows, batch = self.oof_rows, 2 * self.recipe.batch_size
-
-        def logits() -> Any:
-            return predict(model, photos, rows, (self.mean, self.std), self.device, ALL_VIEWS, batch, self.eval_workers)
-
-        last = logits()
+        predictor, rows = self.predictor(model), self.oof_rows
+        last = predictor.logits(photos, rows, ALL_VIEWS)
         best_f1 = [h["f1"] for h in self.history]
         best = last
         if best_f1.index(max(best_f1)) != len(best_f1) - 1:
             load_weights(self.folder / "model.safetensors", model)
-            best = logits()
+            best = predictor.logits(photos, rows, ALL_VIEWS)
         files = np.array(self.data.files)[rows]
         save_job_oof(self.folder / "oof.npz", JobOof(files, best, last), self.record())
 
-    @property
-    def eval_workers(self) -> int:
-        return 0 if self.spec.cache else self.spec.workers  # reading the cache is no work
+    def predictor(self, model: nn.Module) -> Predictor:
+        workers = 0 if self.spec.cache else self.spec.workers  # reading the cache is no work
+        return Predictor(model, (self.mean, self.std), self.device, 2 * self.recipe.batch_size, workers)
 
     def card(self, epoch: int, f1: float) -> ModelCard:
         r = self.recipe
@@ -211,7 +192,7 @@ class JobRun:
             **self.ran,
         }
 
-    def tracked(self, photos: Photos) -> TrackedJob:
+    def tracked(self, photos: DecodedPhotos) -> TrackedJob:
         """What trackers are reported at the start."""
         config = self.record() | {"recipe": self.recipe.model_dump(mode="json", exclude_none=True)}
         truth = self.truth[self.valid_rows]

@@ -12,7 +12,7 @@ from typing import Protocol
 import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from ensemble.data.cache import check_photos, open_photos
+from ensemble.data.cache import check_readable, open_photos
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.spec import JobSpec, geometry
@@ -33,12 +33,10 @@ class JobsView(Protocol):
 def fill_cache(specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on_progress: Progress | None) -> None:
     """Decode the photos, once for all jobs; without a cache just to refuse unreadable ones here."""
     if specs and specs[0].cache is None:
-        check_photos(data.root, data.files, hardware.decoders, on_progress)
+        check_readable(data.photos, hardware.decoders, on_progress)
     elif specs:
         wanted = list(dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs))
-        open_photos(
-            data.root, data.files, data.photos_fingerprint, wanted, specs[0].cache, hardware.decoders, on_progress
-        )
+        open_photos(data.photos, wanted, specs[0].cache, hardware.decoders, on_progress)
 
 
 def train(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ensemble.data.cache import Photos
+from ensemble.data.cache import DecodedPhotos
 from ensemble.metrics.heads import head_decisions, head_log_probabilities
 from ensemble.recipes.tasks import WIDTHS, Target
 from folds.data.decode import Pixels
@@ -23,7 +23,7 @@ DPI = 100
 
 def validation_pictures(
     title: str,
-    photos: Photos,
+    photos: DecodedPhotos,
     rows: IntArray,
     target: Target,
     logits: npt.NDArray[np.float32],
@@ -82,7 +82,7 @@ def confusion_matrix(matrix: IntArray, names: Sequence[str], title: str) -> Pixe
 
 def worst_photos(
     title: str,
-    photos: Photos,
+    photos: DecodedPhotos,
     rows: IntArray,
     target: Target,
     logits: npt.NDArray[np.float32],

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import tomli_w
 
-from ensemble.data.cache import Photos
+from ensemble.data.cache import DecodedPhotos
 from ensemble.metrics.scores import head_scores
 from ensemble.recipes.tasks import Target
 from ensemble.training.pictures import validation_pictures
@@ -37,7 +37,7 @@ class TrackedJob:
     fold: int
     target: Target
     config: Mapping[str, Any]  # plain types without None: the task's recipe, hashes, seed, versions
-    photos: Photos
+    photos: DecodedPhotos
     rows: IntArray  # int64 (n,): the photos that are validated
     truth: IntArray  # int64 (n, heads): their labels in the scoring bands
 

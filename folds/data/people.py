@@ -51,6 +51,20 @@ class Fix:
 
 
 @dataclass(frozen=True)
+class PhotoSet:
+    """Photo files in a fixed order."""
+
+    root: Path
+    files: Sequence[str]  # paths below `root`
+    fingerprint: str  # of their names and sizes; names the cache of decoded photos
+
+    def some(self, rows: Sequence[int] | IntArray) -> PhotoSet:
+        """Those at `rows`, with a fingerprint of their own."""
+        files = [self.files[i] for i in rows]
+        return PhotoSet(self.root, files, sha256_of_lines([self.fingerprint, *files]))
+
+
+@dataclass(frozen=True)
 class TrainData:
     """The labelled people of a data folder, sorted by `path` whatever the order of the rows."""
 
@@ -60,13 +74,14 @@ class TrainData:
     fixes: tuple[Fix, ...] = ()  # that the labels follow; whole paths, sorted
 
     @functools.cached_property
-    def photos_fingerprint(self) -> str:
-        """Of file names and sizes alone: the same photos under other labels keep it."""
-        return sha256_of_lines(
+    def photos(self) -> PhotoSet:
+        """Its fingerprint is of file names and sizes alone: the same photos under other labels keep it."""
+        lines = (
             f"train/images/{p.path}/{name}\t{size}"
             for p in self.people
             for name, size in zip(p.photos, p.bytes, strict=True)
         )
+        return PhotoSet(self.root, self.files, sha256_of_lines(lines))
 
     @property
     def files(self) -> list[str]:
@@ -104,10 +119,9 @@ class EvalData:
     ids: tuple[str, ...]
     fingerprint: str
 
-    @property
-    def files(self) -> list[str]:
-        """Path of each photo below `root`."""
-        return [f"eval/images/{i}" for i in self.ids]
+    @functools.cached_property
+    def photos(self) -> PhotoSet:
+        return PhotoSet(self.root, [f"eval/images/{i}" for i in self.ids], self.fingerprint)
 
 
 def class_counts(data: TrainData) -> list[int]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from folds.data.decode import Progress, in_threads, read_photo
-from folds.data.people import EXTENSIONS
+from folds.data.people import EXTENSIONS, PhotoSet
 from folds.data.table import read_table
 from folds.errors import MaskensError, refuse
 from folds.run import Run
@@ -17,21 +16,10 @@ from folds.run import Run
 ASPECT = 1.25  # how many times flatter or steeper than the models' photos before it is worth a word
 
 
-@dataclass(frozen=True)
-class LoosePhotos:
-    """Photos that were named one by one or by their folder."""
-
-    files: tuple[str, ...]  # as the user would name them
-    fingerprint: str = ""  # nothing of them is cached
-
-    @property
-    def root(self) -> Path:
-        """What `files` are relative to."""
-        return Path()
-
-
-def find_photos(named: Sequence[Path]) -> LoosePhotos:
+def find_photos(named: Sequence[Path]) -> PhotoSet:
     """The photos named, and those in the folders named and below them, each once, hidden files left out.
+
+    Their files are as the user would name them; the fingerprint is empty, as nothing of them is cached.
 
     Raises:
         MaskensError: what does not exist, and folders without a photo, all listed.
@@ -50,7 +38,7 @@ def find_photos(named: Sequence[Path]) -> LoosePhotos:
             problems.append(f"{path} does not exist")
     problems += [f"{f!a} has a name that is not UTF-8: rename it" for f in found if not _is_text(f)]
     refuse(problems, "these can't be predicted")
-    return LoosePhotos(tuple(found))
+    return PhotoSet(Path(), tuple(found), "")
 
 
 def _is_text(name: str) -> bool:
@@ -79,7 +67,7 @@ def _below(folder: Path) -> list[str]:
     return found
 
 
-def check_loose(photos: LoosePhotos, aspect: float, workers: int, on_progress: Progress | None = None) -> list[str]:
+def distorted_photos(photos: PhotoSet, aspect: float, workers: int, on_progress: Progress | None = None) -> list[str]:
     """Open every photo once.
 
     Args:

@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from ensemble.data.augment import Augment, faults
-from ensemble.data.cache import Photos
+from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import EpochBatches, train_loader
 from ensemble.data.sampling import EpochPhotos
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import load_recipe, shipped
 from ensemble.recipes.schema import Sampler, Transform
+from folds.data.people import PhotoSet
 
 FLIP = Transform(name="HorizontalFlip", args={"p": 0.5})
 VERTICAL = Transform(name="VerticalFlip", args={"p": 0.5})
@@ -45,17 +46,17 @@ def test_without_transforms_the_photo_stays() -> None:
 
 
 @pytest.fixture
-def photos(tmp_path: Path) -> Photos:
+def photos(tmp_path: Path) -> DecodedPhotos:
     values = np.random.default_rng(0).integers(0, 256, (20, 16, 12, 3), dtype=np.uint8)
     np.save(tmp_path / "photos.npy", values)
-    return Photos(tmp_path, [""] * 20, [Geometry((16, 12))], [tmp_path / "photos.npy"])
+    return DecodedPhotos(PhotoSet(tmp_path, [""] * 20, ""), [Geometry((16, 12))], [tmp_path / "photos.npy"])
 
 
 def every(rows: np.ndarray) -> EpochPhotos:
     return EpochPhotos(rows, rows, rows, Sampler())
 
 
-def epochs(photos: Photos, workers: int, number: int = 2) -> list[list[torch.Tensor]]:
+def epochs(photos: DecodedPhotos, workers: int, number: int = 2) -> list[list[torch.Tensor]]:
     batches = EpochBatches(every(np.arange(3, 20)), 5, seed=(7, 1))
     labels = np.arange(20)[:, None]
     augment = Augment(load_recipe("quick").tasks["heads"].augment)
@@ -67,14 +68,14 @@ def epochs(photos: Photos, workers: int, number: int = 2) -> list[list[torch.Ten
     return found
 
 
-def test_batches_are_the_same_for_any_number_of_workers(photos: Photos) -> None:
+def test_batches_are_the_same_for_any_number_of_workers(photos: DecodedPhotos) -> None:
     alone, two = epochs(photos, workers=0), epochs(photos, workers=2)
     for a, b in zip(alone, two, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert not torch.equal(alone[0][0], alone[1][0]), "epochs differ"
 
 
-def test_an_epoch_shows_each_photo_at_most_once_and_never_a_short_batch(photos: Photos) -> None:
+def test_an_epoch_shows_each_photo_at_most_once_and_never_a_short_batch(photos: DecodedPhotos) -> None:
     for epoch in epochs(photos, workers=0, number=4):
         labels = torch.cat(epoch[1::2]).flatten().tolist()
         assert len(labels) == len(set(labels)) == 15
@@ -99,7 +100,7 @@ def test_a_last_batch_that_is_mixed_is_even() -> None:
     assert [len(batch) for batch in batches] == [4, 2]
 
 
-def test_loading_leaves_torchs_global_stream_alone(photos: Photos) -> None:
+def test_loading_leaves_torchs_global_stream_alone(photos: DecodedPhotos) -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 import ensemble.data.cache
-from ensemble.data.cache import Photos, open_photos
+from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.recipes.geometry import Geometry
 from folds.data.decode import Pixels, fit, read_photo, read_sizes
+from folds.data.people import PhotoSet
 from folds.errors import MaskensError
 
 SMALL, CROPPED = Geometry((16, 12)), Geometry((20, 16), (12, 10))
@@ -43,7 +44,9 @@ def jpegs(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_photos_are_what_decoding_and_fitting_give(root: Path, tmp_path: Path, cached: bool) -> None:
-    photos = open_photos(root, FILES, "print", [SMALL, CROPPED], tmp_path / "cache" if cached else None, workers=2)
+    photos = open_photos(
+        PhotoSet(root, FILES, "print"), [SMALL, CROPPED], tmp_path / "cache" if cached else None, workers=2
+    )
     assert len(photos) == 6
     for i, name in enumerate(FILES):
         whole = read_photo(root / name)
@@ -64,7 +67,9 @@ def test_each_file_is_read_once_for_all_geometries(
 
     monkeypatch.setattr(ensemble.data.cache, "read_sizes", counting)
     for _ in range(2 if cached else 1):  # a second opening finds the cache
-        photos = open_photos(root, FILES, "print", [SMALL, CROPPED], tmp_path / "cache" if cached else None, workers=1)
+        photos = open_photos(
+            PhotoSet(root, FILES, "print"), [SMALL, CROPPED], tmp_path / "cache" if cached else None, workers=1
+        )
         assert [len(photos[i]) for i in range(6)] == [2] * 6
     assert read == dict.fromkeys(FILES, 1)
 
@@ -73,7 +78,7 @@ def test_each_file_is_read_once_for_all_geometries(
 def test_pixels_depend_on_photo_and_geometry_alone(jpegs: Path, tmp_path: Path, cached: bool) -> None:
     def shown(*geometries: Geometry) -> list[tuple[Pixels, ...]]:
         cache = tmp_path / f"cache{len(list(tmp_path.iterdir()))}" if cached else None
-        photos = open_photos(jpegs, JPEGS, "print", geometries, cache, workers=2)
+        photos = open_photos(PhotoSet(jpegs, JPEGS, "print"), geometries, cache, workers=2)
         return [photos[i] for i in range(len(JPEGS))]
 
     large, small, exact = Geometry((70, 50), None, True), Geometry((16, 12), (12, 12), True), Geometry((16, 12))
@@ -93,37 +98,37 @@ def test_reduced_and_full_decoding_have_a_cache_each(jpegs: Path, tmp_path: Path
     cache = tmp_path / "cache"
     for reduced in (False, True, False, True):
         geometry = Geometry((16, 12), None, reduced)
-        (photo,) = open_photos(jpegs, JPEGS, "print", [geometry], cache, workers=1)[0]
+        (photo,) = open_photos(PhotoSet(jpegs, JPEGS, "print"), [geometry], cache, workers=1)[0]
         (least,) = [(16, 12) if reduced else None]
         assert np.array_equal(photo, fit(read_sizes(jpegs / JPEGS[0], [least])[0], (16, 12), None))
     assert len(list(cache.glob("*.npy"))) == 2
 
 
 def test_a_cache_that_loses_its_end_while_it_is_read_says_so(root: Path, tmp_path: Path) -> None:
-    photos = open_photos(root, FILES, "print", [SMALL], tmp_path / "cache", workers=1)
+    photos = open_photos(PhotoSet(root, FILES, "print"), [SMALL], tmp_path / "cache", workers=1)
     assert photos[5][0].shape == (16, 12, 3)
     (file,) = (tmp_path / "cache").glob("*.npy")
     os.truncate(file, file.stat().st_size - 1)
     with pytest.raises(MaskensError, match=r"photo cache is gone or damaged.*run again"):
         photos[5]
     with pytest.raises(MaskensError, match=r"photo cache is gone or damaged.*run again"):
-        Photos(root, FILES, [SMALL], [file])[0]
+        DecodedPhotos(PhotoSet(root, FILES, ""), [SMALL], [file])[0]
 
 
 def test_other_photos_have_another_cache(root: Path, tmp_path: Path) -> None:
-    before = open_photos(root, FILES, "before", [SMALL], tmp_path / "cache", workers=1)[0][0]
+    before = open_photos(PhotoSet(root, FILES, "before"), [SMALL], tmp_path / "cache", workers=1)[0][0]
     Image.fromarray(255 - read_photo(root / FILES[0])).save(root / FILES[0])
-    after = open_photos(root, FILES, "after", [SMALL], tmp_path / "cache", workers=1)[0][0]
+    after = open_photos(PhotoSet(root, FILES, "after"), [SMALL], tmp_path / "cache", workers=1)[0][0]
     assert not np.array_equal(before, after)
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, 200, -1])
 def test_a_damaged_cache_is_made_anew(root: Path, tmp_path: Path, length: int) -> None:
     cache = tmp_path / "cache"
-    whole = open_photos(root, FILES, "print", [SMALL], cache, workers=1)[3][0]
+    whole = open_photos(PhotoSet(root, FILES, "print"), [SMALL], cache, workers=1)[3][0]
     (file,) = cache.glob("*.npy")
     file.write_bytes(file.read_bytes()[:length])
-    assert np.array_equal(open_photos(root, FILES, "print", [SMALL], cache, workers=1)[3][0], whole)
+    assert np.array_equal(open_photos(PhotoSet(root, FILES, "print"), [SMALL], cache, workers=1)[3][0], whole)
 
 
 def test_all_unreadable_photos_are_listed_and_no_cache_is_left(root: Path, tmp_path: Path) -> None:
@@ -131,7 +136,7 @@ def test_all_unreadable_photos_are_listed_and_no_cache_is_left(root: Path, tmp_p
         data = (root / name).read_bytes()
         (root / name).write_bytes(data[: len(data) // 2])
     with pytest.raises(MaskensError) as caught:
-        open_photos(root, FILES, "print", [SMALL], tmp_path / "cache", workers=2)
+        open_photos(PhotoSet(root, FILES, "print"), [SMALL], tmp_path / "cache", workers=2)
     assert all(str(root / name) in str(caught.value) for name in FILES[1:3])
     assert str(root / FILES[0]) not in str(caught.value)
     assert list((tmp_path / "cache").iterdir()) == []
@@ -141,11 +146,13 @@ def test_too_little_disk_is_refused_with_figures(root: Path, tmp_path: Path, mon
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
     with pytest.raises(MaskensError, match=r"needs 0\.0 GB in .* 0\.0 GB are free.*--cache none"):
-        open_photos(root, FILES, "print", [SMALL], tmp_path / "cache", workers=1)
+        open_photos(PhotoSet(root, FILES, "print"), [SMALL], tmp_path / "cache", workers=1)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_progress_counts_every_photo(root: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
-    open_photos(root, FILES, "print", [SMALL], tmp_path / "cache", 2, lambda done, total: told.append((done, total)))
+    open_photos(
+        PhotoSet(root, FILES, "print"), [SMALL], tmp_path / "cache", 2, lambda done, total: told.append((done, total))
+    )
     assert told == [(i, 6) for i in range(1, 7)]

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import ensemble.data.pixel_file
-from ensemble.data.cache import Photos
+from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import plain_batches
 from ensemble.data.pixel_file import POSITIONED, PixelFile, create
 from ensemble.recipes.geometry import Geometry
+from folds.data.people import PhotoSet
 
 SHAPE = (400, 4, 3, 3)
 
@@ -58,14 +59,14 @@ def test_what_is_no_photo_of_the_file_is_not_written(tmp_path: Path) -> None:
             file[0] = wrong
 
 
-def _read(photos: Photos, seed: int) -> bool:
+def _read(photos: DecodedPhotos, seed: int) -> bool:
     rows = np.random.default_rng(seed).integers(0, SHAPE[0], 1500)
     return all(np.array_equal(photos[i][0], photo(i)) for i in rows)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="jobs' workers are forked on Linux alone")
 def test_forked_processes_that_share_an_open_file_read_the_right_photos(path: Path) -> None:
-    photos = Photos(path.parent, [""] * SHAPE[0], [Geometry(SHAPE[1:3])], [path])
+    photos = DecodedPhotos(PhotoSet(path.parent, [""] * SHAPE[0], ""), [Geometry(SHAPE[1:3])], [path])
     assert np.array_equal(photos[3][0], photo(3))  # open before the fork
     with multiprocessing.get_context("fork").Pool(6) as pool:
         assert all(pool.starmap(_read, [(photos, seed) for seed in range(12)]))
@@ -73,7 +74,7 @@ def test_forked_processes_that_share_an_open_file_read_the_right_photos(path: Pa
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_hold_the_right_photos_whatever_the_number_of_workers(path: Path, workers: int) -> None:
-    photos = Photos(path.parent, [""] * SHAPE[0], [Geometry(SHAPE[1:3])], [path])
+    photos = DecodedPhotos(PhotoSet(path.parent, [""] * SHAPE[0], ""), [Geometry(SHAPE[1:3])], [path])
     assert np.array_equal(photos[3][0], photo(3))
     rows = np.random.default_rng(1).permutation(SHAPE[0])
     found = np.concatenate([batch[0].numpy() for batch in plain_batches(photos, rows.tolist(), 32, workers)])
@@ -81,7 +82,7 @@ def test_batches_hold_the_right_photos_whatever_the_number_of_workers(path: Path
 
 
 def test_open_photos_travel_as_their_path(path: Path) -> None:
-    photos = Photos(path.parent, [""] * SHAPE[0], [Geometry(SHAPE[1:3])], [path])
+    photos = DecodedPhotos(PhotoSet(path.parent, [""] * SHAPE[0], ""), [Geometry(SHAPE[1:3])], [path])
     assert np.array_equal(photos[3][0], photo(3))
     assert np.array_equal(pickle.loads(pickle.dumps(photos))[5][0], photo(5))
 

@@ -57,7 +57,7 @@ def blend_of(*runs: Run) -> Blend:
 
 def applied_to(blend: Blend, **options: object) -> Applied:
     runs, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
-    return apply_tuning(runs, recipes, **{"tta": None, "untuned": False} | options)  # type: ignore[arg-type]
+    return apply_tuning(runs, recipes, **{"tta": None} | options)  # type: ignore[arg-type]
 
 
 def kept(*runs: Run) -> Tuning | None:
@@ -138,7 +138,7 @@ def test_the_better_views_are_chosen(data: TrainData, tmp_path: Path) -> None:
     saved(blend, ["views"])
     assert applied_to(blend).fitted.tta == "none"
     assert applied_to(blend, tta="flip").words == f"untuned: {tmp_path / 'a' / 'tuning.json'} is for --tta none"
-    assert applied_to(blend, untuned=True).words == "untuned"
+    assert applied_to(blend, tuned=False).words == "untuned"
 
 
 def test_a_saved_tuning_comes_back_as_it_was_until_the_logits_change(data: TrainData, tmp_path: Path) -> None:

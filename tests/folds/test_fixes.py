@@ -180,15 +180,15 @@ class TestFingerprint:
             fixed("001_male_Asian_20,mask2,mask,wear,incorrect,"),
         ]
         assert len({d.fingerprint for d in each}) == 5
-        assert len({d.photos_fingerprint for d in each}) == 1
+        assert len({d.photos.fingerprint for d in each}) == 1
 
     def test_that_of_the_photos_follows_names_and_sizes(self, root: Path) -> None:
         photo = root / "train" / "images" / PATHS[1] / "mask1.jpg"
-        seen = [read_train(root).photos_fingerprint]
+        seen = [read_train(root).photos.fingerprint]
         photo.write_bytes(b"longer")
-        seen.append(read_train(root).photos_fingerprint)
+        seen.append(read_train(root).photos.fingerprint)
         photo.rename(photo.with_suffix(".png"))
-        seen.append(read_train(root).photos_fingerprint)
+        seen.append(read_train(root).photos.fingerprint)
         assert len(set(seen)) == 3
 
     def test_fixes_in_any_order_and_from_any_number_of_files_are_the_same(self, root: Path, tmp_path: Path) -> None:

@@ -320,7 +320,7 @@ class TestEval:
         root = make_data(tmp_path / "data", people=6)
         data = read_eval(root)
         assert data.ids == EVAL_IDS
-        assert data.files == [f"eval/images/{i}" for i in EVAL_IDS]
+        assert data.photos.files == [f"eval/images/{i}" for i in EVAL_IDS]
         assert all((root / f).is_file() for f in data.files)
 
     def test_columns_may_come_in_any_order_with_others(self, tmp_path: Path, make_data: MakeData) -> None:

@@ -46,7 +46,7 @@ def test_layout_and_counts(tmp_path: Path) -> None:
     assert len(read_eval(folder).ids) == 42
     assert sorted(p.name for p in folder.rglob("*.csv")) == ["answers.csv", "info.csv", "train.csv"]
     assert list(folder.parent.iterdir()) == [folder]
-    for file in (*read_train(folder).files, *read_eval(folder).files):
+    for file in (*read_train(folder).files, *read_eval(folder).photos.files):
         photo = cv2.imread(str(folder / file))
         assert photo is not None and photo.shape == (64, 48, 3)
         starts = {".png": b"\x89PNG"}.get(Path(file).suffix, b"\xff\xd8")
@@ -199,7 +199,7 @@ def test_labels_can_be_learned_from_other_people(tmp_path: Path) -> None:
         small = [cv2.resize(p, (24, 32), interpolation=cv2.INTER_AREA) for p in photos if p is not None]
         return np.array(small).reshape(len(files), -1) / 255
 
-    seen, unseen = pixels(train.files), pixels(held.files)
+    seen, unseen = pixels(train.files), pixels(held.photos.files)
     truths = decode([int(r["ans"]) for r in answers])
     for name, known, truth in zip(("mask", "gender", "age"), train.labels, truths, strict=True):
         model = RandomForestClassifier(80, min_samples_leaf=3, class_weight="balanced", random_state=0)

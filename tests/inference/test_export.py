@@ -32,6 +32,7 @@ from ensemble.decision.members import Ensemble, Member, members
 from ensemble.decision.tuning import Fitted, RunTuning
 from ensemble.inference.export import Export, export
 from ensemble.inference.infer import Prediction, infer
+from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import JobSpec
 from ensemble.models.checkpoint import load_checkpoint
@@ -85,7 +86,7 @@ class Setting:
 
     def photos(self, task: str) -> npt.NDArray[np.uint8]:
         card = self.of(task)[0].card
-        return np.stack([fitted(self.data.root / f, [card.geometry])[0] for f in self.data.files])
+        return np.stack([fitted(self.data.root / f, [card.geometry])[0] for f in self.data.photos.files])
 
     def export(self, folder: Path, **other: Any) -> Export:
         """The smallest whole ensemble, so that a test takes one graph only."""
@@ -112,7 +113,7 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
             assert run_job(JobSpec(run, recipe, task, fold, "cpu", 0, 1, None), train, folds) is None
     data = read_eval(root / "data")
     ensemble = Ensemble(tuple(members(run, recipe, allow_missing=False)), TEMPERATURES)
-    prediction = infer([ensemble], data, "flip", Hardware("cpu", 0), None)
+    prediction = infer([ensemble], data.photos, InferenceSettings("flip", Hardware("cpu", 0)))
     done = export(ensemble, data, root / "onnx", "flip", OFFSETS, photos=4, tolerance=1e-4, threads=1)
     return Setting(run, data, ensemble, prediction, root / "onnx", done)
 
@@ -186,7 +187,7 @@ def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Setting, tm
     }
     assert len(example.splitlines()) < 60
     (tmp_path / "classify.py").write_text(example)
-    files = [str(setting.data.root / f) for f in setting.data.files]
+    files = [str(setting.data.root / f) for f in setting.data.photos.files]
     command = [sys.executable, "-I", str(tmp_path / "classify.py"), str(setting.folder), *files]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from ensemble.data.augment import build
-from ensemble.jobs.spec import geometry
 from ensemble.models.create import create
-from ensemble.recipes.binding import differences, resolve_recipe, run_recipe
+from ensemble.recipes.binding import RecipeChange, bind_recipe, differences, resolve_recipe, run_recipe
 from ensemble.recipes.reading import load_recipe, parse_recipe, shipped
 from ensemble.recipes.schema import Recipe, TaskRecipe, with_weights
 from ensemble.recipes.tasks import undetermined
@@ -274,20 +273,16 @@ def test_only_what_differs_changes_a_hash() -> None:
     assert changed.tasks["gender"].hash == plain.tasks["gender"].hash
 
 
-def test_a_run_from_before_reduced_decoding_keeps_its_recipe_and_decodes_fully(tmp_path: Path) -> None:
-    text = "\n".join(line for line in parse_recipe(TINY, "mine").text.splitlines() if "decode" not in line)
-    run = Run(tmp_path, "", "", "", 2, 0, (), recipe_hash=HASH_0_3)
-    run.recipe_file.write_text(text)
-    recipe = run_recipe(run)
-    assert recipe.hash == HASH_0_3
-    assert {geometry(task).reduced for task in recipe.tasks.values()} == {False}
+def test_the_recipe_of_a_run_is_the_one_it_was_trained_with_or_none(tmp_path: Path) -> None:
+    recipe = parse_recipe(TINY, "mine")
+    run = bind_recipe(Run(tmp_path, "", "", "", 2, 0, ()), recipe)
+    assert run_recipe(run) == recipe
+    assert resolve_recipe(run, RecipeChange()) == recipe
     (tmp_path / "mask" / "fold0").mkdir(parents=True)
     (tmp_path / "mask" / "fold0" / "last.pt").touch()
-    assert resolve_recipe(run, None, [], [], False).hash == HASH_0_3
-    (tmp_path / "mine.toml").write_text(TINY)
-    with pytest.raises(MaskensError, match=r"tasks\.mask\.decode: 'full', now 'reduced'"):
-        resolve_recipe(run, str(tmp_path / "mine.toml"), [], [], False)
-    assert resolve_recipe(run, str(tmp_path / "mine.toml"), ["tasks.*.decode=full"], [], False).hash == HASH_0_3
+    with pytest.raises(MaskensError, match=r"tasks\.mask\.decode: 'reduced', now 'full'"):
+        resolve_recipe(run, RecipeChange(changes=["tasks.mask.decode=full"]))
+    text = recipe.text
     run.recipe_file.write_text(text.replace("epochs = 3", "epochs = 4"))
     with pytest.raises(MaskensError, match="was edited after training began"):
         run_recipe(run)
@@ -317,25 +312,25 @@ def test_a_file_works_where_a_name_does(tmp_path: Path) -> None:
 def test_weights_go_to_the_task_named_or_to_all(tmp_path: Path) -> None:
     recipe, file = parse_recipe(TINY, "mine"), tmp_path / "w.safetensors"
     file.touch()
-    everywhere = with_weights(recipe, [str(file)], no_pretrained=False)
+    everywhere = with_weights(recipe, [str(file)], pretrained=True)
     assert all(t.weights == str(file) and t.pretrained for t in everywhere.tasks.values())
-    one = with_weights(recipe, [f"mask={file}"], no_pretrained=False)
+    one = with_weights(recipe, [f"mask={file}"], pretrained=True)
     assert [t for t, r in one.tasks.items() if r.weights] == ["mask"]
-    none = with_weights(everywhere, [], no_pretrained=True)
+    none = with_weights(everywhere, [], pretrained=False)
     assert not any(t.weights or t.pretrained for t in none.tasks.values())
     with pytest.raises(MaskensError, match=r"can't read the weights .*gone\.safetensors"):
-        with_weights(recipe, ["gone.safetensors"], no_pretrained=False)
+        with_weights(recipe, ["gone.safetensors"], pretrained=True)
     with pytest.raises(MaskensError, match=r"no task 'msk' \(did you mean 'mask'"):
-        with_weights(recipe, [f"msk={file}"], no_pretrained=False)
+        with_weights(recipe, [f"msk={file}"], pretrained=True)
     with pytest.raises(MaskensError, match="exclude each other"):
-        with_weights(recipe, [str(file)], no_pretrained=True)
+        with_weights(recipe, [str(file)], pretrained=False)
 
 
 def test_weights_count_by_what_they_are_not_where_they_lie(tmp_path: Path) -> None:
     recipe = parse_recipe(TINY, "mine")
     for name, content in (("a", "same"), ("b", "same"), ("c", "other")):
         (tmp_path / name).write_text(content)
-    a, b, c = (with_weights(recipe, [str(tmp_path / name)], no_pretrained=False) for name in "abc")
+    a, b, c = (with_weights(recipe, [str(tmp_path / name)], pretrained=True) for name in "abc")
     assert a.hash == b.hash != c.hash
     assert len({recipe.hash, a.hash, c.hash}) == 3
     (tmp_path / "a").write_text("changed")

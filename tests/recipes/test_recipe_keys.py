@@ -132,7 +132,7 @@ def test_other_age_bins_are_scored_on_the_true_labels(setting: Setting, cuts: st
     assert np.array_equal(job.truth[:, 0], setting.data.labels[2])
     both = [setting.trained(f"cuts {cuts}", f"tasks.age.ages.cuts={cuts}", task=t) for t in ("mask", "gender")]
     run = bind_recipe(spec.run, both[0].recipe)
-    found = evaluate(load_blend([run], None, "last"), apply_tuning([run], [both[0].recipe], "none", True))
+    found = evaluate(load_blend([run], None, "last"), apply_tuning([run], [both[0].recipe], "none", tuned=False))
     truth = setting.data.classes[setting.folds[setting.data.photo_person] == 0]
     assert np.array_equal(found.score.support, np.bincount(truth, minlength=18))
 

@@ -72,7 +72,7 @@ def run(root: Path) -> Run:
 def gathered(run: Run) -> Report:
     blend = load_blend([run], None, "best")
     runs, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
-    return gather(blend, evaluate(blend, apply_tuning(runs, recipes, "flip", untuned=True)), photos=12)
+    return gather(blend, evaluate(blend, apply_tuning(runs, recipes, "flip", tuned=False)), photos=12)
 
 
 @pytest.fixture(scope="module")

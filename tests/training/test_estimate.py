@@ -138,10 +138,9 @@ def test_the_probe_trains_in_the_precision_that_would_be_used_and_keeps_nothing(
 
 def test_what_the_cache_has_is_not_counted(data: TrainData, tmp_path: Path) -> None:
     small, large = Geometry((16, 12)), Geometry((32, 24))
-    args = (data.files, data.photos_fingerprint)
-    assert missing_bytes(tmp_path, *args, [small, large]) == 168 * 3 * (16 * 12 + 32 * 24)
-    open_photos(data.root, *args, [small], tmp_path, 1)
-    assert missing_bytes(tmp_path, *args, [small, large]) == 168 * 3 * 32 * 24
+    assert missing_bytes(data.photos, [small, large], tmp_path) == 168 * 3 * (16 * 12 + 32 * 24)
+    open_photos(data.photos, [small], tmp_path, 1)
+    assert missing_bytes(data.photos, [small, large], tmp_path) == 168 * 3 * 32 * 24
 
 
 def test_a_dry_run_writes_nothing_and_counts_only_what_is_left(data: TrainData, run: Run, tmp_path: Path) -> None:

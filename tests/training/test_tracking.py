@@ -22,7 +22,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 import cli
 import ensemble.training.job_run
 import ensemble.training.pictures
-from ensemble.data.cache import Photos
+from ensemble.data.cache import DecodedPhotos
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.plan import plan
@@ -262,7 +262,7 @@ def test_pictures_that_fail_end_tracking_and_not_the_job(setting: Setting, monke
 def test_the_id_of_a_job_is_its_own_and_stays(setting: Setting) -> None:
     def id_of(spec: JobSpec) -> str:
         job = JobRun(spec, setting.data, setting.folds)
-        return run_id(job.tracked(Photos(setting.data.root, setting.data.files, [], None)))
+        return run_id(job.tracked(DecodedPhotos(setting.data.photos, [])))
 
     specs = [setting.spec("a"), setting.spec("a", fold=1), setting.spec("a", "heads"), setting.spec("b")]
     assert len({id_of(s) for s in specs}) == 4
@@ -316,7 +316,7 @@ def test_the_worst_photos_come_in_the_order_of_their_loss(setting: Setting, monk
         logits[np.arange(21), columns] = 20
     logits[4, 3:5] = logits[4, [4, 3]]  # the wrong gender
     logits[9, 0:3] = 0  # no idea of the mask
-    photos = Photos(setting.data.root, setting.data.files, [Geometry((32, 24))], None)
+    photos = DecodedPhotos(setting.data.photos, [Geometry((32, 24))])
     picture = worst_photos("title", photos, rows, target, logits, truth, most=3)
     assert picture.dtype == np.uint8
     assert picture.ndim == 3

@@ -37,7 +37,7 @@ from ensemble.training.job import run_job
 from ensemble.training.jobs import train
 from folds.data.labels import IntArray
 from folds.data.layout import read_train
-from folds.data.people import TrainData
+from folds.data.people import PhotoSet, TrainData
 from folds.errors import MaskensError
 from folds.run import Run, start_run
 from folds.splitting.split import make_folds
@@ -132,10 +132,10 @@ def test_the_checkpoint_is_the_best_epoch_and_the_oof_logits_are_its_own(setting
     f1, _ = task_scores(Target("mask"), oof.best[0], true_labels(Target("mask"), setting.data)[held_out])
     assert f1 == pytest.approx(max(scores), abs=1e-5)
 
-    from ensemble.data.cache import Photos
+    from ensemble.data.cache import DecodedPhotos
     from ensemble.recipes.geometry import Geometry
 
-    photos = Photos(setting.data.root, oof.files.tolist(), [Geometry((32, 24))], None)
+    photos = DecodedPhotos(PhotoSet(setting.data.root, oof.files.tolist(), ""), [Geometry((32, 24))])
     batch = torch.from_numpy(np.stack([photos[i][0] for i in range(8)]))
     with torch.no_grad():
         x = to_input(batch, card.mean, card.std, torch.device("cpu"))
@@ -215,19 +215,19 @@ def test_what_maskens_chooses_fits_the_cores(
     each = 1 if device == "cpu" else 2
     fits = jobs * (chosen.job_threads + chosen.job_workers) <= cores
     assert fits or cores < jobs * each
-    assert (chosen.crowding == "") == (fits or (device == "cuda" and jobs == 1))
+    assert (chosen.oversubscription == "") == (fits or (device == "cuda" and jobs == 1))
 
 
 def test_more_than_the_cores_can_do_is_told_and_threads_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(Hardware, "cores", 2)
-    assert Hardware("cpu", None).crowding == ""
+    assert Hardware("cpu", None).oversubscription == ""
     asked = Hardware("cpu", 1)
     assert asked.job_threads == Hardware("cpu", 0).job_threads == 2, "the number of workers moves no digit"
-    assert "2 threads and 1 loader processes a job, --jobs 1: that is 3 at work on 2 cores" in asked.crowding
-    assert "3 at work on 2 cores" in Hardware("cpu", 0, jobs=3).crowding
+    assert "2 threads and 1 loader processes a job, --jobs 1: that is 3 at work on 2 cores" in asked.oversubscription
+    assert "3 at work on 2 cores" in Hardware("cpu", 0, jobs=3).oversubscription
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert "lower --jobs, --workers or OMP_NUM_THREADS" in Hardware("cpu", 0).crowding
+    assert "lower --jobs, --workers or OMP_NUM_THREADS" in Hardware("cpu", 0).oversubscription
 
 
 def test_another_seed_gives_another_run(setting: Setting) -> None:
@@ -392,7 +392,7 @@ def test_evaluation_pools_each_photo_once_and_says_what_is_missing(setting: Sett
     assert "without gender fold 1, male-age fold 1, female-age fold 1" in partly.notes[0]
     train(specs[5:], setting.data, setting.folds, specs, hardware, Silent())
     blend = load_blend([setting.run], None, "last")
-    whole = evaluate(blend, apply_tuning([setting.run], [setting.recipe], "none", untuned=True))
+    whole = evaluate(blend, apply_tuning([setting.run], [setting.recipe], "none", tuned=False))
     assert whole.score.photos == len(setting.data.files)
     assert whole.score.support.tolist() == np.bincount(setting.data.classes, minlength=18).tolist()
     save_oof(blend, whole, "none")

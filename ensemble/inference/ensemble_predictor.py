@@ -1,4 +1,4 @@
-"""Passes over photos: each batch is read once for every model that fits into memory."""
+"""Predicting photos with many models: each batch is read once for every model that fits into memory."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import psutil
 import torch
 from torch import Tensor
 
-from ensemble.data.cache import Photos
+from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import plain_batches
 from ensemble.decision.early_exit import gender_to_evaluate, upper_bounds
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted
 from ensemble.inference.partial import Partial
-from ensemble.jobs.hardware import Hardware
+from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.oof import Logits
 from ensemble.models.checkpoint import load_checkpoint
-from ensemble.models.engine import BATCH, EngineOptions, InferenceEngine, fast_engine
+from ensemble.models.engine import BATCH, InferenceEngine, fast_engine
 from ensemble.models.inputs import to_input
 from ensemble.models.precision import PrecisionChoice
 from ensemble.models.tta import stack_views, unstack_views
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.views import VIEWS, Tta
+from ensemble.recipes.views import VIEWS
 from folds.data.decode import Progress
 from folds.data.labels import GENDERS, IntArray
 from folds.errors import MaskensError
@@ -54,36 +54,23 @@ def _free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
 
 
-class Passes:
+class EnsemblePredictor:
     """Predicts photos with many models; `outputs` is what came of it.
 
     Args:
         photos: in the geometries of the models, without repeats.
-        workers: loader processes.
-        routing: what the decision rests on; then a photo goes through the age models of a gender only where they can
-            change it.
-            None: through all of them.
     """
 
-    def __init__(
-        self,
-        ensembles: Sequence[Ensemble],
-        photos: Photos,
-        tta: Tta,
-        hardware: Hardware,
-        workers: int,
-        execution: EngineOptions,
-        routing: Fitted | None,
-    ) -> None:
-        self.ensembles, self.photos, self.tta, self.workers = ensembles, photos, tta, workers
-        self.device = torch.device(hardware.device)
-        self.execution, self.routing = execution, routing
+    def __init__(self, ensembles: Sequence[Ensemble], photos: DecodedPhotos, settings: InferenceSettings) -> None:
+        self.ensembles, self.photos, self.settings = ensembles, photos, settings
+        self.views = VIEWS[settings.tta]
+        self.device = torch.device(settings.hardware.device)
         self.members = [m for ensemble in ensembles for m in ensemble.members]
-        shape = (len(VIEWS[tta]), len(photos))
+        shape = (len(self.views), len(photos))
         self.outputs: list[Logits] = [np.full((*shape, m.card.target.width), np.nan, np.float32) for m in self.members]
         self.engines: dict[int, InferenceEngine] = {}
-        self.chosen: dict[int, PrecisionChoice] = {}
-        self.warm_up = 0.0  # seconds of compiling
+        self.precisions: dict[int, PrecisionChoice] = {}
+        self.compile_seconds = 0.0
         self.notes: list[str] = []  # of the engines
         self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass
 
@@ -101,9 +88,9 @@ class Passes:
         """
         groups = groups_that_fit(self.members, self.device)
         if len(groups) == 1:
-            return self._pass(groups[0], self.routing, kept, on_predict)
-        for group in groups:  # without routing, which needs all models at hand
-            self._pass(group, None, Partial(None, None), on_predict)
+            return self._predict_all(groups[0], self.settings.early_exit, kept, on_predict)
+        for group in groups:  # without early exit, which needs all models at hand
+            self._predict_all(group, None, Partial(None, None), on_predict)
             self.engines.clear()
         return 0
 
@@ -118,47 +105,49 @@ class Passes:
             found.append({task: np.stack(values) for task, values in own.items()})
         return found
 
-    def _pass(self, group: list[int], routing: Fitted | None, kept: Partial, on_predict: Progress | None) -> int:
+    def _predict_all(
+        self, group: list[int], early_exit: Fitted | None, kept: Partial, on_predict: Progress | None
+    ) -> int:
         before = kept.load()
         start = before.done if before else 0
         if before:
             for ours, theirs in zip(self.outputs, before.outputs, strict=True):
                 ours[:, :start] = theirs
-            self.chosen = dict(enumerate(before.chosen))
+            self.precisions = dict(enumerate(before.chosen))
         first, size = start, 256 if self.device.type == "cuda" else 2 * BATCH
         total = len(self.photos)
         pin = self.device.type == "cuda"
         try:
-            for batch in plain_batches(self.photos, range(start, total), size, self.workers, pin=pin):
+            for batch in plain_batches(self.photos, range(start, total), size, self.settings.workers, pin=pin):
                 rows = slice(start, start + len(batch[0]))
-                inputs = _Inputs(batch, self.photos.geometries, self.tta, self.device)
+                inputs = _Inputs(batch, self.photos.geometries, self.views, self.device)
                 if start == first:
                     self._prepare(group, inputs)
-                self._predict(group, routing, inputs, rows)
+                self._predict_batch(group, early_exit, inputs, rows)
                 start = rows.stop
-                kept.save(start, self.outputs, [self.chosen[n] for n in group])
+                kept.save(start, self.outputs, [self.precisions[n] for n in group])
                 if on_predict:
                     on_predict(start, total)
         except BaseException:
             if start > first:
-                kept.save(start, self.outputs, [self.chosen[n] for n in group], now=True)
+                kept.save(start, self.outputs, [self.precisions[n] for n in group], now=True)
             raise
         return first
 
     def _prepare(self, group: Sequence[int], inputs: _Inputs) -> None:
         """Load the models and make them fast; models of one kind share a batch size."""
-        worth = len(self.photos) * len(VIEWS[self.tta]) >= WORTH_MEASURING * BATCH
+        worth = len(self.photos) * len(self.views) >= WORTH_MEASURING * BATCH
         for number in group:
             member = self.members[number]
             card = member.card
             kind = f"{card.model} {card.model_args} {card.geometry}"
             size = self._batches.get(kind, 0 if worth else BATCH)
-            execution = self.execution
-            if number in self.chosen:  # an interrupted inference goes on as it began
-                execution = dataclasses.replace(execution, precision=self.chosen[number].precision)
+            options = self.settings.engine
+            if number in self.precisions:  # an interrupted inference goes on as it began
+                options = dataclasses.replace(options, precision=self.precisions[number].precision)
             model = load_checkpoint(member.path, self.device)[0]
             try:
-                engine = fast_engine(model, inputs.of(member), execution, size)
+                engine = fast_engine(model, inputs.of(member), options, size)
             except torch.OutOfMemoryError:
                 raise MaskensError(
                     "the GPU's memory is too small for the models; use --device cpu, or --precision fp16"
@@ -166,18 +155,18 @@ class Passes:
             self._batches[kind] = engine.batch
             self.engines[number] = engine
             self.notes += engine.notes
-            self.chosen.setdefault(number, engine.precision)
-            self.warm_up += engine.compile_seconds
+            self.precisions.setdefault(number, engine.precision)
+            self.compile_seconds += engine.compile_seconds
 
-    def _predict(self, group: Sequence[int], routing: Fitted | None, inputs: _Inputs, rows: slice) -> None:
-        """Predict a batch with the models, or with those that matter."""
-        only = {n: ONLY_GENDER.get(self.members[n].card.predicts) if routing else None for n in group}
+    def _predict_batch(self, group: Sequence[int], early_exit: Fitted | None, inputs: _Inputs, rows: slice) -> None:
+        """Predict a batch with the models, or with those that can change a class."""
+        only = {n: ONLY_GENDER.get(self.members[n].card.predicts) if early_exit else None for n in group}
         self._forward([(n, None) for n in group if only[n] is None], inputs, rows)
-        if routing is None:
+        if early_exit is None:
             return
         evaluated = np.array([[g not in only.values() for g in range(len(GENDERS))]] * (rows.stop - rows.start))
         for _ in GENDERS:
-            gender = gender_to_evaluate(upper_bounds(self.ensembles, self.by_task(rows), routing), evaluated)
+            gender = gender_to_evaluate(upper_bounds(self.ensembles, self.by_task(rows), early_exit), evaluated)
             here = {g: np.flatnonzero(gender == g) for g in range(len(GENDERS))}
             self._forward([(n, here[g]) for n, g in only.items() if g is not None and len(here[g])], inputs, rows)
             for g, places in here.items():
@@ -187,7 +176,7 @@ class Passes:
         """Forward a batch, or those of its photos that are named, through models. A GPU is waited for once."""
         found = [self.engines[n].logits(inputs.of(self.members[n], places)) for n, places in chosen]
         for (number, places), logits in zip(chosen, found, strict=True):
-            values = unstack_views(logits, VIEWS[self.tta]).cpu().numpy()
+            values = unstack_views(logits, self.views).cpu().numpy()
             if not np.isfinite(values).all():
                 raise MaskensError(
                     f"{self.members[number].path} gives logits that are not finite; "
@@ -199,9 +188,11 @@ class Passes:
 class _Inputs:
     """A batch as models want it: normalised and in all views, made once for all models that want it alike."""
 
-    def __init__(self, batch: Sequence[Tensor], geometries: Sequence[Geometry], tta: Tta, device: torch.device) -> None:
+    def __init__(
+        self, batch: Sequence[Tensor], geometries: Sequence[Geometry], views: Sequence[str], device: torch.device
+    ) -> None:
         self._photos: Mapping[Geometry, Tensor] = dict(zip(geometries, batch, strict=True))
-        self._tta, self._device = tta, device
+        self._views, self._device = views, device
         self._made: dict[object, Tensor] = {}
 
     def of(self, member: Member, places: IntArray | None = None) -> Tensor:
@@ -210,9 +201,9 @@ class _Inputs:
         key = (card.geometry, card.mean, card.std)
         if key not in self._made:
             photos = self._photos[card.geometry]
-            self._made[key] = stack_views(to_input(photos, card.mean, card.std, self._device), VIEWS[self._tta])
+            self._made[key] = stack_views(to_input(photos, card.mean, card.std, self._device), self._views)
         if places is None:
             return self._made[key]
-        count = len(self._made[key]) // len(VIEWS[self._tta])
-        wanted = torch.from_numpy(np.concatenate([places + v * count for v in range(len(VIEWS[self._tta]))]))
+        count = len(self._made[key]) // len(self._views)
+        wanted = torch.from_numpy(np.concatenate([places + v * count for v in range(len(self._views))]))
         return self._made[key][wanted.to(self._device)].contiguous(memory_format=torch.channels_last)

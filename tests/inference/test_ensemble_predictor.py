@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.data.cache import Photos
+from ensemble.data.cache import DecodedPhotos
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted, RunTuning
-from ensemble.inference import passes as passes
+from ensemble.inference import ensemble_predictor
 from ensemble.inference.infer import Prediction, infer
 from ensemble.inference.partial import Partial
+from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.card import ModelCard
 from ensemble.jobs.hardware import Hardware
 from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
@@ -24,11 +25,12 @@ from ensemble.models.create import create
 from ensemble.models.engine import EngineOptions, InferenceEngine
 from ensemble.models.inputs import normalisation, place
 from ensemble.models.precision import PrecisionChoice
-from ensemble.models.predict import predict
+from ensemble.models.predict import Predictor
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.views import VIEWS
+from folds.data.decode import Progress
 from folds.data.labels import IntArray
 from folds.data.layout import read_eval
 from folds.data.people import EvalData
@@ -57,13 +59,13 @@ def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
     return read_eval(make_data(tmp_path_factory.mktemp("passes") / "data", people=6, size=(64, 48), eval_ids=IDS))
 
 
-def photos_of(data: EvalData, size: tuple[int, int]) -> Photos:
-    return Photos(data.root, data.files, [Geometry(size)], None)
+def photos_of(data: EvalData, size: tuple[int, int]) -> DecodedPhotos:
+    return DecodedPhotos(data.photos, [Geometry(size)])
 
 
-def spread_out(model: Any, photos: Photos, mean: Any, std: Any) -> None:
+def spread_out(model: Any, photos: DecodedPhotos, mean: Any, std: Any) -> None:
     """Give each logit a mean of 0 and a spread of 2 over the photos."""
-    logits = predict(place(model, DEVICE), photos, np.arange(50), (mean, std), DEVICE, VIEWS["none"], 50, 0)[0]
+    logits = Predictor(place(model, DEVICE), (mean, std), DEVICE, 50).logits(photos, np.arange(50), VIEWS["none"])[0]
     head, scale = model.get_classifier(), torch.from_numpy(2 / logits.std(axis=0))
     with torch.no_grad():
         head.bias.copy_((head.bias - torch.from_numpy(logits.mean(axis=0))) * scale)
@@ -112,14 +114,14 @@ def plain(models: Ensemble, data: EvalData) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {}
     for member in models.members:
         model, card = load_checkpoint(member.path, DEVICE)
-        rows = np.arange(len(data.ids))
-        values = predict(model, photos_of(data, card.resize), rows, (card.mean, card.std), DEVICE, VIEWS["flip"], 50, 0)
+        predictor = Predictor(model, (card.mean, card.std), DEVICE, 50)
+        values = predictor.logits(photos_of(data, card.resize), np.arange(len(data.ids)), VIEWS["flip"])
         found.setdefault(member.task, []).append(values)
     return {task: np.stack(values) for task, values in found.items()}
 
 
-def run(models: Ensemble, data: EvalData, **options: object) -> Prediction:
-    return infer([models], data, "flip", CPU, None, **options)  # type: ignore[arg-type]
+def run(models: Ensemble, data: EvalData, on_predict: Progress | None = None, **settings: Any) -> Prediction:
+    return infer([models], data.photos, InferenceSettings("flip", CPU, **settings), on_predict=on_predict)
 
 
 def classes_of(found: Prediction) -> IntArray:
@@ -134,10 +136,10 @@ def test_all_models_at_once_say_what_each_says_by_itself(
         assert found[task] == pytest.approx(values, abs=1e-4), task
 
 
-def test_routing_leaves_models_out_and_the_classes_as_they_are(
+def test_early_exit_leaves_models_out_and_the_classes_as_they_are(
     models: Ensemble, data: EvalData, plain: dict[str, np.ndarray]
 ) -> None:
-    everybody, routed = run(models, data), run(models, data, routing=RULE)
+    everybody, routed = run(models, data), run(models, data, early_exit=RULE)
     classes = classes_of(everybody)
     assert len(set(classes.tolist())) > 3
     assert (classes_of(routed) == classes).all()
@@ -152,17 +154,17 @@ def test_models_that_do_not_fit_together_take_turns(
     models: Ensemble, data: EvalData, plain: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     largest = max(m.path.stat().st_size for m in models.members)
-    monkeypatch.setattr(passes, "_free_memory", lambda device: 2.5 * largest / passes.SHARE)
-    assert len(passes.groups_that_fit(models.members, DEVICE)) > 2
-    found = run(models, data, routing=RULE)
+    monkeypatch.setattr(ensemble_predictor, "_free_memory", lambda device: 2.5 * largest / ensemble_predictor.SHARE)
+    assert len(ensemble_predictor.groups_that_fit(models.members, DEVICE)) > 2
+    found = run(models, data, early_exit=RULE)
     for task, values in plain.items():
         assert found.logits[0][task] == pytest.approx(values, abs=1e-4), task
     assert (classes_of(found) == classes_of(run(models, data))).all()
 
 
-@pytest.mark.parametrize("routing", [None, RULE])
+@pytest.mark.parametrize("early_exit", [None, RULE])
 def test_an_interrupted_inference_goes_on_where_it_was(
-    models: Ensemble, data: EvalData, tmp_path: Path, routing: Fitted | None, monkeypatch: pytest.MonkeyPatch
+    models: Ensemble, data: EvalData, tmp_path: Path, early_exit: Fitted | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(done: int, total: int) -> None:
         if done > 100:
@@ -170,16 +172,16 @@ def test_an_interrupted_inference_goes_on_where_it_was(
 
     partial = tmp_path / "eval.partial.npz"
     with pytest.raises(KeyboardInterrupt):
-        run(models, data, routing=routing, partial=partial, on_predict=stop)
+        run(models, data, early_exit=early_exit, partial=partial, on_predict=stop)
     assert partial.exists()
     shown: list[int] = []
     plain_logits = InferenceEngine.logits
     monkeypatch.setattr(InferenceEngine, "logits", lambda self, x: shown.append(len(x)) or plain_logits(self, x))
-    found = run(models, data, routing=routing, partial=partial)
+    found = run(models, data, early_exit=early_exit, partial=partial)
     assert found.resumed == 128 and "128 photos were done" in found.notes[0]
     assert max(shown) == 2 * (150 - 128), "two views of the photos that are left"
     monkeypatch.undo()
-    whole = run(models, data, routing=routing)
+    whole = run(models, data, early_exit=early_exit)
     for task, values in whole.logits[0].items():
         assert found.logits[0][task] == pytest.approx(values, abs=1e-5, nan_ok=True)
     assert not partial.exists()
@@ -193,7 +195,7 @@ def test_what_another_inference_left_is_not_gone_on_from(models: Ensemble, data:
 
     with pytest.raises(KeyboardInterrupt):
         run(models, data, partial=partial, on_predict=stop)
-    assert run(models, data, partial=partial, routing=RULE).resumed == 0
+    assert run(models, data, partial=partial, early_exit=RULE).resumed == 0
 
 
 def test_a_full_disk_stops_no_inference_but_is_told(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
@@ -243,5 +245,5 @@ def test_a_model_that_gives_no_numbers_is_named(models: Ensemble, data: EvalData
 
 
 def test_bf16_is_told_with_the_largest_difference(models: Ensemble, data: EvalData) -> None:
-    found = run(models, data, execution=EngineOptions("bf16"))
+    found = run(models, data, engine=EngineOptions("bf16"))
     assert any("bf16 for" in note and "largest difference" in note for note in found.notes)

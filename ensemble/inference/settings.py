@@ -1,0 +1,29 @@
+"""How new photos are predicted: views, hardware, cache, and what saves work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble.decision.tuning import Fitted
+from ensemble.jobs.hardware import Hardware
+from ensemble.models.engine import AS_TRAINED, EngineOptions
+from ensemble.recipes.views import Tta
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """All that an inference does the same for every photo."""
+
+    tta: Tta
+    hardware: Hardware
+    cache: Path | None = None  # folder of decoded photos; None decodes at each access
+    engine: EngineOptions = AS_TRAINED
+    early_exit: Fitted | None = None  # what the joint decision rests on: the age models of a gender are evaluated only
+    # where they can change it; None evaluates all models on all photos
+    partial: Path | None = None  # a file that keeps what was done; interrupted, the same call goes on from it
+
+    @property
+    def workers(self) -> int:
+        """Loader processes: none where photos come from the cache, as reading it is no work."""
+        return 0 if self.cache else self.hardware.job_workers
