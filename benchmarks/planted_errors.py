@@ -21,7 +21,7 @@ from sklearn.metrics import average_precision_score
 from study import build_data, maskens
 
 from ensemble.decision.blend import load_blend
-from ensemble.evaluation.audit import NAMES, audit, field_view
+from ensemble.evaluation.audit import NAMES, audit, field_predictions
 from folds.data.fixes import fixes_csv, read_fixes
 from folds.data.labels import GENDERS, MASKS, SHOTS, FloatArray, IntArray, age_band
 from folds.data.layout import read_train
@@ -91,7 +91,7 @@ def single_photos(data: TrainData, rows: IntArray, log_p: FloatArray) -> list[La
     """The plain ranking: every photo's labels by their probability as it is, a person's at the place of the lowest."""
     listed: list[tuple[float, Label]] = []
     for field in NAMES:
-        confidence = field_view(data, rows, log_p, field, calibrate=False).confidence.ravel()
+        confidence = field_predictions(data, rows, log_p, field, calibrate=False).confidence.ravel()
         for row, value in zip(rows.tolist(), confidence.tolist(), strict=True):
             person, shot = divmod(row, len(SHOTS))
             listed.append((value, (data.people[person].path, SHOTS[shot] if field == "mask" else "", field)))

@@ -53,7 +53,7 @@ class SampleSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Sitter:
+class SamplePerson:
     """A row of train.csv or a person of the eval photos, with the face that all their photos share."""
 
     index: int  # seeds the photos
@@ -127,7 +127,7 @@ def _check(folder: Path, people: int, hidden: int, size: Size, seed: int, jobs: 
     refuse([message for wrong, message in faults if wrong], "can't make this sample")
 
 
-def _sitter(index: int, people: int, seed: int) -> Sitter:
+def _sitter(index: int, people: int, seed: int) -> SamplePerson:
     """The strata take turns, and the first rows have the oddities of the real data."""
     face, name = index, "000003-1" if index == 3 else f"{index + 1:06d}"  # somebody else than 000003
     ends = MIXED_ENDS if index == 5 else (FOLDER_ENDS.get(index % 19, ".jpg"),) * len(SHOTS)
@@ -144,10 +144,10 @@ def _sitter(index: int, people: int, seed: int) -> Sitter:
     rng = np.random.default_rng([seed, face, 7])
     tones = _mix(*SKIN, rng.random()), _mix(*HAIR[age], rng.random()), *rng.uniform(85, 230, (3, 3)).tolist()
     shape = rng.uniform((88, 120, 8, 400), (104, 136, 22, 480)).tolist()
-    return Sitter(index, gender, age, row, files, tones, *shape)
+    return SamplePerson(index, gender, age, row, files, tones, *shape)
 
 
-def _write_tables(root: Path, train: Sequence[Sitter], held: Sequence[Sitter], seed: int) -> None:
+def _write_tables(root: Path, train: Sequence[SamplePerson], held: Sequence[SamplePerson], seed: int) -> None:
     rows = [train[i].row for i in np.random.default_rng(seed).permutation(len(train))]
     write_text(root / "train/train.csv", csv_text(("id", "gender", "race", "age", "path"), rows))
     truths = (zip(s.files, encode(STATES, s.gender, s.age).tolist(), strict=True) for s in held)
@@ -156,7 +156,7 @@ def _write_tables(root: Path, train: Sequence[Sitter], held: Sequence[Sitter], s
     write_text(root / "eval/answers.csv", csv_text(("ImageID", "ans"), answers))
 
 
-def _drawn(sitters: Sequence[Sitter], size: Size, seed: int, jobs: int) -> Iterator[tuple[str, bytes]]:
+def _drawn(sitters: Sequence[SamplePerson], size: Size, seed: int, jobs: int) -> Iterator[tuple[str, bytes]]:
     # In rounds, and the threads only draw: when a write fails, none of them is left at work.
     draw = joblib.Parallel(n_jobs=jobs, backend="threading")
     for first in range(0, len(sitters), 16):
@@ -164,7 +164,7 @@ def _drawn(sitters: Sequence[Sitter], size: Size, seed: int, jobs: int) -> Itera
             yield from photos
 
 
-def _photos(sitter: Sitter, size: Size, seed: int) -> list[tuple[str, bytes]]:
+def _photos(sitter: SamplePerson, size: Size, seed: int) -> list[tuple[str, bytes]]:
     encoded = []
     for number, (mask, file) in enumerate(zip(STATES, sitter.files, strict=True)):
         rng, kind = np.random.default_rng([seed, sitter.index, number]), Path(file).suffix.lower()
@@ -186,7 +186,7 @@ def _photograph(drawing: Pixels, size: Size, rng: np.random.Generator) -> Pixels
     return np.asarray(cv2.add(photo, grain), dtype=np.uint8)
 
 
-def _portrait(sitter: Sitter, mask: int, rng: np.random.Generator) -> Pixels:
+def _portrait(sitter: SamplePerson, mask: int, rng: np.random.Generator) -> Pixels:
     """The drawing of a photo, from back to front: uint8 (HEIGHT, WIDTH, 3), BGR."""
     backdrop = np.array(sitter.colours[3:], dtype=np.uint8)[:, None]
     canvas = np.asarray(cv2.resize(backdrop, (WIDTH, HEIGHT)), dtype=np.uint8)
@@ -203,13 +203,13 @@ def _portrait(sitter: Sitter, mask: int, rng: np.random.Generator) -> Pixels:
     return canvas
 
 
-def _draw_long_hair(canvas: Pixels, sitter: Sitter) -> None:
+def _draw_long_hair(canvas: Pixels, sitter: SamplePerson) -> None:
     reach, colour = sitter.width + 24 + sitter.volume, _mix(sitter.colours[1], BLACK, 0.1)
     top = _arc(CENTRE, (reach, sitter.height + sitter.volume), 180, 360)
     _draw(canvas, colour, [*top, *_arc(sitter.length - 40, (reach + 4, 40), 0, 180)])
 
 
-def _draw_body(canvas: Pixels, sitter: Sitter) -> None:
+def _draw_body(canvas: Pixels, sitter: SamplePerson) -> None:
     neck, clothes = _mix(sitter.colours[0], BLACK, 0.14), sitter.colours[2]
     _draw(canvas, neck, [(-42, 340), (42, 340), (48, 450), (-48, 450)])
     _draw(canvas, clothes, _arc(540, (205, 118)))
@@ -217,7 +217,7 @@ def _draw_body(canvas: Pixels, sitter: Sitter) -> None:
     _draw(canvas, _mix(clothes, BLACK, 0.35), _arc(428, (48, 29), 5, 175), 8)  # the collar
 
 
-def _draw_head(canvas: Pixels, sitter: Sitter) -> None:
+def _draw_head(canvas: Pixels, sitter: SamplePerson) -> None:
     skin, shadow = sitter.colours[0], _mix(sitter.colours[0], BLACK, 0.12)
     _draw(canvas, shadow, _pair(_arc(254, (17, 28), x=sitter.width)))  # ears
     _draw(canvas, skin, _arc(CENTRE, (sitter.width, sitter.height)))
@@ -225,7 +225,7 @@ def _draw_head(canvas: Pixels, sitter: Sitter) -> None:
     _draw(canvas, _mix(skin, BLACK, 0.5), _pair(_arc(NOSE + 3, (5, 3), x=9)))
 
 
-def _draw_age_lines(canvas: Pixels, sitter: Sitter) -> None:
+def _draw_age_lines(canvas: Pixels, sitter: SamplePerson) -> None:
     """On the forehead, below the eyes and beside the nose: none, faint or deep."""
     age, crease = sitter.age, _mix(sitter.colours[0], BLACK, 0.14 + 0.18 * sitter.age)
     for number in range((0, 2, 3)[age]):
@@ -235,7 +235,7 @@ def _draw_age_lines(canvas: Pixels, sitter: Sitter) -> None:
         _draw(canvas, crease, _pair([(26, NOSE + 4), (46, MOUTH - 2)]), age)
 
 
-def _draw_eyes(canvas: Pixels, sitter: Sitter, rng: np.random.Generator) -> None:
+def _draw_eyes(canvas: Pixels, sitter: SamplePerson, rng: np.random.Generator) -> None:
     eye = _arc(EYES, (19, rng.uniform(8, 12)), x=40)
     _draw(canvas, WHITE, _pair(eye))
     _draw(canvas, BLACK, _pair(_arc(EYES, (8, 8), x=40)))
@@ -244,13 +244,13 @@ def _draw_eyes(canvas: Pixels, sitter: Sitter, rng: np.random.Generator) -> None
     _draw(canvas, _mix(sitter.colours[1], BLACK, 0.3), brow, 4 if sitter.gender else 9)
 
 
-def _draw_mouth(canvas: Pixels, sitter: Sitter, rng: np.random.Generator) -> None:
+def _draw_mouth(canvas: Pixels, sitter: SamplePerson, rng: np.random.Generator) -> None:
     half, smile, lips = rng.uniform(24, 34), rng.uniform(2, 10), LIPS[sitter.gender]
     _draw(canvas, lips, _arc(MOUTH, (half, 7 + 4 * sitter.gender + smile / 4)))
     _draw(canvas, _mix(lips, BLACK, 0.65), _arc(MOUTH - smile, (half - 2, smile), 10, 170), 3)
 
 
-def _draw_mask(canvas: Pixels, sitter: Sitter, mask: int, rng: np.random.Generator) -> None:
+def _draw_mask(canvas: Pixels, sitter: SamplePerson, mask: int, rng: np.random.Generator) -> None:
     """Over nose and mouth; or, incorrectly, below the nose or on the chin."""
     colour = MASKS[rng.integers(len(MASKS))]
     edge = _mix(colour, (100, 100, 100), 0.45)
@@ -266,7 +266,7 @@ def _draw_mask(canvas: Pixels, sitter: Sitter, mask: int, rng: np.random.Generat
     _draw(canvas, edge, _arc(top + 0.4 * (bottom - top), (jaw[0, 0] * 0.7, 7), 0, 180), 2)  # a pleat
 
 
-def _draw_short_hair(canvas: Pixels, sitter: Sitter) -> None:
+def _draw_short_hair(canvas: Pixels, sitter: SamplePerson) -> None:
     outer = sitter.width + 6 + sitter.volume / 2, sitter.height + sitter.volume
     inner = sitter.width - 5, 80
     _draw(canvas, sitter.colours[1], [*_arc(242, outer, 180, 360), *_arc(242, inner, 360, 180)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -78,3 +80,15 @@ def test_a_module_says_what_it_holds_and_stays_short(path: Path) -> None:
     text = path.read_text()
     assert ast.get_docstring(ast.parse(text))
     assert text.count("\n") <= 305
+
+
+PACKAGES = [p for p in MODULES if p.name == "__init__.py" and p.parent.parent != ROOT]
+
+
+@pytest.mark.parametrize("path", PACKAGES, ids=lambda p: p.parent.name)
+def test_a_room_names_what_is_public_in_it(path: Path) -> None:
+    package = ".".join(path.relative_to(ROOT).parts[:-1])
+    names = re.findall(r"`(\w+)\.(\w+)`", ast.get_docstring(ast.parse(path.read_text())) or "")
+    assert names or package == "ensemble.pipeline", "whose names are those of `import ensemble`"
+    for module, name in names:
+        assert hasattr(importlib.import_module(f"{package}.{module}"), name)

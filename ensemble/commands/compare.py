@@ -12,7 +12,7 @@ from ensemble.commands.terminal import make_console, note, say
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders; the first is the yardstick.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, the first to compare with.")],
     tta: ViewsOption = "flip",
     epoch: EpochOption = "best",
     data: DataOption = None,

@@ -25,7 +25,7 @@ def print_estimate(console: Console, plan: TrainingPlan) -> None:
     console.print(estimate_table(found))
     for line in estimate_lines(found, plan.hardware.jobs):
         say(console, line, "bold")
-    say(console, "AutotuneCache on a few batches, with nothing else running; nothing was written.", "dim")
+    say(console, "measured on a few batches, with nothing else running; nothing was written", "dim")
 
 
 def confirm_long(console: Console, plan: TrainingPlan) -> None:
@@ -40,15 +40,15 @@ def confirm_long(console: Console, plan: TrainingPlan) -> None:
 def run_jobs(console: Console, plan: TrainingPlan) -> None:
     """Train with a live table; ends with exit code 1 or 2 if a job failed."""
     from ensemble.pipeline.train import prepare, run_plan
-    from ensemble.reporting.live_table import jobs_view
+    from ensemble.reporting.live_table import jobs_display
     from ensemble.training.tracking import where_to_look
 
     with progress_bars(console) as on_progress:
         prepare(plan, on_progress)
     for line in where_to_look(plan.trackers, plan.run.folder):
         say(console, f"next, while it trains: {line}", "dim")
-    with jobs_view(console, f"maskens train, {plan.run.folder}, recipe {plan.recipe.name}") as view:
-        trained = run_plan(plan, view)
+    with jobs_display(console, f"maskens train, {plan.run.folder}, recipe {plan.recipe.name}") as display:
+        trained = run_plan(plan, display)
     if trained.failed:
         lines = [f"  - {task} fold {fold}: {failure.message}" for (task, fold), failure in trained.failed.items()]
         crashed = any(failure.crashed for failure in trained.failed.values())

@@ -1,4 +1,4 @@
-"""Photos on their way to a model.
+"""Photos on their way to a model: decoded-photo cache, batches, augmentation, mixing, sampling.
 
-Decoded-photo cache, batches, augmentation, mixing, sampling.
+Public: `cache.open_photos`, `loader.train_loader`, `loader.plain_batches`, `augment.Augment`, `mixing.mix_batch`.
 """

@@ -36,18 +36,18 @@ class EpochBatches(Sampler[list[Key]]):
         most = len(photos) - len(photos) % 2 if even else len(photos)
         self.photos, self.batch_size, self.seed = photos, min(batch_size, most), tuple(seed)
         rest = most % self.batch_size
-        self.shown = most - rest if drop_last or rest == 1 else most  # photos of an epoch
+        self.photos_per_epoch = most - rest if drop_last or rest == 1 else most
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-self.shown // self.batch_size)
+        return -(-self.photos_per_epoch // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = self.photos.draw(np.random.default_rng([*self.seed, self.epoch])).tolist()
         turns: Counter[int] = Counter()
-        for start in range(0, self.shown, self.batch_size):
+        for start in range(0, self.photos_per_epoch, self.batch_size):
             batch = []
-            for index in order[start : min(start + self.batch_size, self.shown)]:
+            for index in order[start : min(start + self.batch_size, self.photos_per_epoch)]:
                 batch.append((self.epoch, index, turns[index]))
                 turns[index] += 1
             yield batch

@@ -1,4 +1,5 @@
-"""From logits to one of the 18 classes.
+"""From logits to one of the 18 classes: joint decision, temperatures, offsets, blends of runs, tuning. No torch.
 
-Joint decision, temperatures, offsets, blends of runs, tuning, submissions. No torch.
+Public: `decide.decide`, `joint.joint_log_probabilities`, `blend.load_blend`, `tune.tune`, `tuning.apply_tuning`,
+`members.load_ensembles`, `submission.write_submission`.
 """

@@ -12,7 +12,7 @@ import numpy as np
 
 from ensemble.decision.decide import Decision, decide, most_probable
 from ensemble.decision.joint import column_temperatures, joint_log_probabilities
-from ensemble.decision.tuning import Fitted, RunTuning, share_of
+from ensemble.decision.tuning import Fitted, RunTuning, untuned_run
 from ensemble.jobs.oof import Epoch, Logits, job_names, pool, select_views, trained_folds
 from ensemble.metrics.scores import macro_f1
 from ensemble.recipes.binding import run_recipe
@@ -35,7 +35,7 @@ class RunOof:
 
     run: Run
     recipe: Recipe
-    share: RunTuning  # with nothing fitted
+    untuned: RunTuning
     logits: Mapping[str, Logits]  # task -> (views, photos, width)
     views: tuple[str, ...]  # that every job has
 
@@ -104,7 +104,7 @@ class Blend:
 
     def plain(self, tta: Tta) -> Fitted:
         """Nothing fitted: mean of the runs, no temperatures, no offsets."""
-        return Fitted(tta=tta, runs=tuple(member.share for member in self.runs))
+        return Fitted(tta=tta, runs=tuple(member.untuned for member in self.runs))
 
     def decide(self, fitted: Fitted) -> Decision:
         """What the whole ensemble says."""
@@ -136,11 +136,13 @@ def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> B
             notes.append(f"{run.folder}: only folds {folds_there} of {run.k} count, without {job_names(missing)}")
     if not trained:
         raise MaskensError("the runs have no fold in common that each has trained; train the same folds.")
-    shares = [share_of(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]  # before the logits are read
+    untuned = [
+        untuned_run(run, recipe) for run, recipe in zip(runs, recipes, strict=True)
+    ]  # before the logits are read
     pooled = [pool(run, recipe, data, folds, sorted(trained), epoch) for run, recipe in zip(runs, recipes, strict=True)]
     members = tuple(
-        RunOof(run, recipe, share, found.logits, found.views)
-        for run, recipe, share, found in zip(runs, recipes, shares, pooled, strict=True)
+        RunOof(run, recipe, plain, found.logits, found.views)
+        for run, recipe, plain, found in zip(runs, recipes, untuned, pooled, strict=True)
     )
     return Blend(members, data, folds, epoch, tuple(sorted(trained)), pooled[0].rows, pooled[0].fold, tuple(notes))
 

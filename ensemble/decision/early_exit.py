@@ -1,4 +1,4 @@
-"""Whom to ask: the age models of a gender only where they could change the class.
+"""Early exit: the age models of a gender are left out where they could not change the class.
 
 A class's score is log p(mask) + log p(gender) + log p(age | gender), and no log p(age | gender) exceeds 0. So with it
 at 0 the score is an upper bound, and where the best class of a gender whose ages are known exceeds all bounds of the
@@ -24,7 +24,7 @@ DECIDED = -1
 def upper_bounds(
     ensembles: Sequence[Ensemble], logits: Sequence[Mapping[str, Logits]], fitted: Fitted
 ) -> npt.NDArray[np.float64]:
-    """Upper upper_bounds of the blended scores on which the joint decision rests, exact where all models predicted.
+    """Upper bounds of the blended scores on which the joint decision rests, exact where all models predicted.
 
     Args:
         logits: of each run, task -> float32 (folds, views, photos, width), NaN where a photo was not shown.

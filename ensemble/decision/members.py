@@ -137,6 +137,6 @@ def load_ensembles(
 ) -> list[Ensemble]:
     """The trained models of several runs and the temperatures fitted for them. Raises as `members`."""
     return [
-        Ensemble(tuple(members(run, recipe, allow_missing)), share.temperatures)
-        for run, recipe, share in zip(runs, recipes, fitted.runs, strict=True)
+        Ensemble(tuple(members(run, recipe, allow_missing)), tuned.temperatures)
+        for run, recipe, tuned in zip(runs, recipes, fitted.runs, strict=True)
     ]

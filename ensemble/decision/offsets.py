@@ -29,11 +29,11 @@ def fit_offsets(log_probabilities: FloatArray, truth: IntArray, person: IntArray
         float64 (18,), of mean 0.
     """
     draws = draw_people(stratum, DRAWS)[1:, person]
-    found = np.mean([climb(log_probabilities, truth, weights) for weights in draws], axis=0)
+    found = np.mean([coordinate_ascent(log_probabilities, truth, weights) for weights in draws], axis=0)
     return np.asarray(found - found.mean(), dtype=np.float64)
 
 
-def climb(log_probabilities: FloatArray, truth: IntArray, weights: npt.NDArray[np.floating]) -> FloatArray:
+def coordinate_ascent(log_probabilities: FloatArray, truth: IntArray, weights: npt.NDArray[np.floating]) -> FloatArray:
     """Coordinate ascent of macro F1 from no offsets, to where no single offset can better it.
 
     Args:
@@ -52,7 +52,7 @@ def climb(log_probabilities: FloatArray, truth: IntArray, weights: npt.NDArray[n
         before = reached
         for label in range(CLASSES):
             limits = (-LIMIT - offsets[label], LIMIT - offsets[label])
-            step, f1 = best_raise(log_p + offsets, truth, weights, label, limits)
+            step, f1 = best_step(log_p + offsets, truth, weights, label, limits)
             if f1 > reached + 1e-9:
                 offsets[label] += step
                 reached = f1
@@ -61,7 +61,7 @@ def climb(log_probabilities: FloatArray, truth: IntArray, weights: npt.NDArray[n
     return offsets
 
 
-def best_raise(
+def best_step(
     scores: FloatArray,
     truth: IntArray,
     weights: npt.NDArray[np.floating],

@@ -31,7 +31,7 @@ class _Strict(BaseModel):
 
 
 class RunTuning(_Strict):
-    """One run's share."""
+    """One run, and what was fitted for it."""
 
     run: str  # its folder, to be read by people; seed and hashes say which it is
     seed: int
@@ -104,11 +104,11 @@ class Tuning(_Strict):
         return [*lines, f"applied: {self.words if self.kept else 'nothing, no gain in macro F1 is more than noise'}"]
 
 
-def tuning_file(shares: Sequence[RunTuning]) -> str:
+def tuning_file(untuned: Sequence[RunTuning]) -> str:
     """Name of the file that keeps the tuning of these runs, in whatever order: it lies in the first of them."""
-    if len(shares) == 1:
+    if len(untuned) == 1:
         return "tuning.json"
-    return f"blend-{sha256(repr(sorted((r.recipe_hash, r.seed) for r in shares)))[:8]}.json"
+    return f"blend-{sha256(repr(sorted((r.recipe_hash, r.seed) for r in untuned)))[:8]}.json"
 
 
 def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Decision) -> Path | None:
@@ -128,23 +128,23 @@ def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Decisi
     return replace_keeping(path, text)
 
 
-def kept_tuning(folders: Sequence[Path], shares: Sequence[RunTuning]) -> tuple[Tuning, Path] | None:
+def kept_tuning(folders: Sequence[Path], untuned: Sequence[RunTuning]) -> tuple[Tuning, Path] | None:
     """The tuning of these runs, in their order; None if they are not tuned.
 
     Args:
         folders: of the runs.
-        shares: the runs as they are now.
+        untuned: the runs as they are now.
 
     Raises:
         MaskensError: a damaged file, or one fitted on logits that have changed since.
     """
-    paths = [p for p in (folder / tuning_file(shares) for folder in folders) if p.exists()]
+    paths = [p for p in (folder / tuning_file(untuned) for folder in folders) if p.exists()]
     for path in paths:
         tuning = _read(path)
         theirs = list(tuning.fitted.runs)
-        if sorted(r.oof_hash for r in theirs) == sorted(r.oof_hash for r in shares):
+        if sorted(r.oof_hash for r in theirs) == sorted(r.oof_hash for r in untuned):
             theirs.sort(key=lambda r: r.oof_hash)
-            order = np.argsort(np.argsort([r.oof_hash for r in shares], kind="stable"), kind="stable")
+            order = np.argsort(np.argsort([r.oof_hash for r in untuned], kind="stable"), kind="stable")
             fitted = tuning.fitted.model_copy(update={"runs": tuple(theirs[i] for i in order)})
             return tuning.model_copy(update={"fitted": fitted}), path
     if paths:
@@ -177,7 +177,7 @@ def weighted_runs(
     runs: Sequence[Run], recipes: Sequence[Recipe], fitted: Fitted
 ) -> tuple[list[Run], list[Recipe], Fitted]:
     """The runs whose weight is not 0, with what was fitted for them: the others are left out."""
-    chosen = [n for n, share in enumerate(fitted.runs) if share.weight]
+    chosen = [n for n, run in enumerate(fitted.runs) if run.weight]
     left = fitted.model_copy(update={"runs": tuple(fitted.runs[n] for n in chosen)})
     return [runs[n] for n in chosen], [recipes[n] for n in chosen], left
 
@@ -192,9 +192,9 @@ def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None
     Raises:
         MaskensError: as `kept_tuning`.
     """
-    shares = tuple(share_of(run, recipe) for run, recipe in zip(runs, recipes, strict=True))
-    plain = Fitted(tta=tta or "flip", runs=shares)
-    found = kept_tuning([run.folder for run in runs], shares) if tuned else None
+    untuned = tuple(untuned_run(run, recipe) for run, recipe in zip(runs, recipes, strict=True))
+    plain = Fitted(tta=tta or "flip", runs=untuned)
+    found = kept_tuning([run.folder for run in runs], untuned) if tuned else None
     if not found:
         return Applied(plain, None, None, "untuned")
     tuning, path = found
@@ -205,7 +205,7 @@ def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None
     return Applied(tuning.fitted, tuning, path, f"tuned: {tuning.words} ({path})")
 
 
-def share_of(run: Run, recipe: Recipe) -> RunTuning:
+def untuned_run(run: Run, recipe: Recipe) -> RunTuning:
     """A run with nothing fitted."""
     return RunTuning(run=str(run.folder), seed=run.seed, recipe_hash=recipe.hash, oof_hash=oof_hash(run, recipe))
 

@@ -1,4 +1,4 @@
-"""What an ensemble is worth on people never seen in training, and which labels its models doubt.
+"""What an ensemble is worth on people never seen in training, and which labels its models doubt. No torch.
 
-Score, comparison of runs, calibration, label audit. No torch.
+Public: `evaluate.evaluate`, `compare.compare`, `calibration.calibration`, `audit.audit`.
 """

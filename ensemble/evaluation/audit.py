@@ -21,7 +21,7 @@ MORE_COLUMNS = ("rank", "score", "self_confidence", "margin", "photos_agree")
 
 
 @dataclass(frozen=True)
-class FieldView:
+class FieldPredictions:
     """What the models say of one field of every photo, beside its given label."""
 
     given: IntArray  # (people, 7)
@@ -66,7 +66,7 @@ class Doubt:
 class Suspect:
     """Labels that are right or wrong together: a person's gender or age, one photo's mask, or two that are swapped."""
 
-    row: int  # of the views
+    row: int  # of the predictions
     person: Person
     field: str
     doubts: tuple[Doubt, ...]
@@ -107,15 +107,15 @@ class Audit:
     """Everything that was found, most suspicious first."""
 
     data: TrainData
-    people: IntArray  # (people,): index into data.people of each row of the views
-    views: dict[str, FieldView]  # field -> view, of the fields asked for
+    people: IntArray  # (people,): index into data.people of each row of the predictions
+    fields: dict[str, FieldPredictions]  # of the fields asked for
     suspects: tuple[Suspect, ...]
 
     @property
     def counts(self) -> dict[str, int]:
         """Suspects of each field."""
         found = Counter(s.field for s in self.suspects)
-        return {field: found[field] for field in self.views}
+        return {field: found[field] for field in self.fields}
 
     @functools.cached_property
     def fixed(self) -> set[tuple[str, str, str]]:
@@ -154,18 +154,18 @@ def audit(
         fields: some of gender, age, mask.
     """
     people = rows.reshape(-1, len(SHOTS))[:, 0] // len(SHOTS)
-    views = {field: field_view(data, rows, log_probabilities, field) for field in NAMES if field in fields}
+    predictions = {field: field_predictions(data, rows, log_probabilities, field) for field in NAMES if field in fields}
     persons = [data.people[i] for i in people]
     suspects = [
-        s for f, v in views.items() for s in (mask_suspects(v, persons) if f == "mask" else shared(v, persons, f))
+        s for f, v in predictions.items() for s in (mask_suspects(v, persons) if f == "mask" else shared(v, persons, f))
     ]
     suspects.sort(key=lambda s: (s.alone, -s.score, s.person.path, s.field, s.photos))
-    return Audit(data, people, views, tuple(suspects))
+    return Audit(data, people, predictions, tuple(suspects))
 
 
-def field_view(
+def field_predictions(
     data: TrainData, rows: IntArray, log_probabilities: FloatArray, field: str, calibrate: bool = True
-) -> FieldView:
+) -> FieldPredictions:
     """The joint predictions' marginals for one field.
 
     They are calibrated because networks are surer than they should be, and of some fields more than of others: else
@@ -176,36 +176,38 @@ def field_view(
     log_p = np.stack([logsumexp(log_probabilities[:, part == n], axis=1) for n in range(len(NAMES[field]))], axis=1)
     temperature = fit_temperature(log_p, given) if calibrate else 1.0
     log_p = scaled(log_p, temperature)
-    return FieldView(given.reshape(-1, len(SHOTS)), log_p.reshape(-1, len(SHOTS), len(NAMES[field])), temperature)
+    return FieldPredictions(
+        given.reshape(-1, len(SHOTS)), log_p.reshape(-1, len(SHOTS), len(NAMES[field])), temperature
+    )
 
 
-def shared(view: FieldView, persons: Sequence[Person], field: str) -> list[Suspect]:
+def shared(found: FieldPredictions, persons: Sequence[Person], field: str) -> list[Suspect]:
     """People whose seven photos together, by the mean of their log odds, prefer another gender or age band.
 
     They are ranked by the mean probability of the given label, not by those odds: one extreme photo moves a mean of
     logarithms more than six others.
     """
-    means = view.odds.mean(axis=1)
+    means = found.odds.mean(axis=1)
     best, odds = means.argmax(axis=1), means.max(axis=1)
-    agree = (np.take_along_axis(view.odds, best[:, None, None], axis=2) > 0).sum(axis=(1, 2))
-    confidence, margin = view.confidence.mean(axis=1), view.margin.mean(axis=1)
+    agree = (np.take_along_axis(found.odds, best[:, None, None], axis=2) > 0).sum(axis=(1, 2))
+    confidence, margin = found.confidence.mean(axis=1), found.margin.mean(axis=1)
     return [
         Suspect(
             i,
             persons[i],
             field,
-            (Doubt("", int(view.given[i, 0]), int(best[i]), float(confidence[i]), float(margin[i])),),
+            (Doubt("", int(found.given[i, 0]), int(best[i]), float(confidence[i]), float(margin[i])),),
             int(agree[i]),
         )
         for i in np.flatnonzero(odds > 0).tolist()
     ]
 
 
-def mask_suspects(view: FieldView, persons: Sequence[Person]) -> list[Suspect]:
+def mask_suspects(found: FieldPredictions, persons: Sequence[Person]) -> list[Suspect]:
     """Each person's best swap of two photos' masks, if both photos ask for it, and the single photos in no swap."""
-    odds, people = view.odds, np.arange(len(view.given))
+    odds, people = found.odds, np.arange(len(found.given))
     square = (len(people), len(SHOTS), len(SHOTS))
-    toward = np.take_along_axis(odds, np.broadcast_to(view.given[:, None], square), axis=2)  # i for the label of j
+    toward = np.take_along_axis(odds, np.broadcast_to(found.given[:, None], square), axis=2)  # i for the label of j
     back = toward.transpose(0, 2, 1)
     gain = np.where(np.minimum(toward, back) > 0, (toward + back) / 2, 0).reshape(len(people), -1)
     first, second = np.divmod(gain.argmax(axis=1), len(SHOTS))
@@ -216,13 +218,13 @@ def mask_suspects(view: FieldView, persons: Sequence[Person]) -> list[Suspect]:
 
     def suspect(i: int, shots: Sequence[int], labels: Sequence[int]) -> Suspect:
         doubts = tuple(
-            Doubt(SHOTS[s], int(view.given[i, s]), int(n), float(view.confidence[i, s]), float(view.margin[i, s]))
+            Doubt(SHOTS[s], int(found.given[i, s]), int(n), float(found.confidence[i, s]), float(found.margin[i, s]))
             for s, n in zip(shots, labels, strict=True)
         )
         return Suspect(i, persons[i], "mask", doubts, len(doubts))
 
     swaps = [
-        suspect(i, [first[i], second[i]], [view.given[i, second[i]], view.given[i, first[i]]])
+        suspect(i, [first[i], second[i]], [found.given[i, second[i]], found.given[i, first[i]]])
         for i in np.flatnonzero(swapped).tolist()
     ]
     return swaps + [suspect(i, [shot], [best[i, shot]]) for i, shot in np.argwhere(alone).tolist()]
@@ -250,12 +252,12 @@ def suspects_csv(found: Audit) -> str:
 
 def photos_csv(found: Audit) -> str:
     """Every photo with what was given and what is predicted, the least believable of its labels deciding its place."""
-    columns = [f"{field}{what}" for field in found.views for what in ("", "_predicted", "_self_confidence", "_margin")]
-    lowest = np.min([v.confidence for v in found.views.values()], axis=0)
+    columns = [f"{field}{what}" for field in found.fields for what in ("", "_predicted", "_self_confidence", "_margin")]
+    lowest = np.min([v.confidence for v in found.fields.values()], axis=0)
     rows = []
     for i, shot in (divmod(int(n), len(SHOTS)) for n in np.argsort(lowest, axis=None, kind="stable")):
         cells: list[str] = []
-        for field, v in found.views.items():
+        for field, v in found.fields.items():
             names = NAMES[field]
             cells += [names[v.given[i, shot]], names[v.predicted[i, shot]]]
             cells += [f"{v.confidence[i, shot]:.4f}", f"{v.margin[i, shot]:.4f}"]

@@ -15,7 +15,7 @@ BINS = 10
 
 
 @dataclass(frozen=True)
-class PartView:
+class PartPredictions:
     """One of SCORED_PARTS by itself: the 18 classes, or the mask, gender or age within them."""
 
     name: str
@@ -25,7 +25,7 @@ class PartView:
     log_p: FloatArray  # (photos, labels)
 
 
-def part_views(truth: IntArray, decision: Decision) -> tuple[PartView, ...]:
+def part_predictions(truth: IntArray, decision: Decision) -> tuple[PartPredictions, ...]:
     """The truth, the decision and the (marginal) log probabilities of each of SCORED_PARTS.
 
     Args:
@@ -36,7 +36,7 @@ def part_views(truth: IntArray, decision: Decision) -> tuple[PartView, ...]:
     log_p = (joint, *(logsumexp(cube, axis=others) for others in ((2, 3), (1, 3), (1, 2))))
     labels = (CLASS_NAMES, MASKS, GENDERS, AGES)
     truths, decisions = (truth, *decode(truth)), (decision.classes, *decode(decision.classes))
-    return tuple(PartView(*view) for view in zip(SCORED_PARTS, labels, truths, decisions, log_p, strict=True))
+    return tuple(PartPredictions(*part) for part in zip(SCORED_PARTS, labels, truths, decisions, log_p, strict=True))
 
 
 @dataclass(frozen=True)
@@ -51,20 +51,20 @@ class Calibration:
     log_loss: float  # in nats
 
 
-def calibration(view: PartView, bins: int = BINS) -> Calibration:
+def calibration(part: PartPredictions, bins: int = BINS) -> Calibration:
     """Confidence of the decided label against accuracy, in bins of equal width, and the expected calibration error:
     the gap between the two, weighted by photos (Guo et al. 2017, "On Calibration of Modern Neural Networks").
 
     The confidence is the probability of the label that was decided on, which is not always the most probable one.
     """
-    rows = np.arange(len(view.truth))
-    confidence = np.exp(view.log_p[rows, view.decided])
-    right = view.decided == view.truth
+    rows = np.arange(len(part.truth))
+    confidence = np.exp(part.log_p[rows, part.decided])
+    right = part.decided == part.truth
     number = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     photos = np.bincount(number, minlength=bins)
     some = photos > 0
     sure = np.bincount(number, confidence, bins)[some] / photos[some]
     accuracy = np.bincount(number, right, bins)[some] / photos[some]
     ece = float(np.average(np.abs(accuracy - sure), weights=photos[some]))
-    log_loss = float(-view.log_p[rows, view.truth].mean())
-    return Calibration(view.name, sure, accuracy, photos[some].astype(np.int64), ece, log_loss)
+    log_loss = float(-part.log_p[rows, part.truth].mean())
+    return Calibration(part.name, sure, accuracy, photos[some].astype(np.int64), ece, log_loss)

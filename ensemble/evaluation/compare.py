@@ -31,7 +31,7 @@ from folds.splitting.split import strata
 
 
 @dataclass(frozen=True)
-class Contestant:
+class ComparedRun:
     """One run, as far as it is compared."""
 
     blend: Blend  # of this run alone
@@ -93,50 +93,50 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
     """
     if len(runs) < 2 or len({r.resolve() for r in runs}) < len(runs):
         raise MaskensError("name two runs or more to compare, each once.")
-    contestants = [_contestant(load_run(folder), data_folder, tta, epoch) for folder in runs]
-    first = contestants[0]
-    for other in contestants[1:]:
+    compared = [_compared_run(load_run(folder), data_folder, tta, epoch) for folder in runs]
+    first = compared[0]
+    for other in compared[1:]:
         if other.data.photos.fingerprint != first.data.photos.fingerprint:
             raise MaskensError(f"{other.name} was made from other photos than {first.name}; they can't be compared.")
     shared = first.blend.rows
-    for other in contestants[1:]:
+    for other in compared[1:]:
         shared = np.intersect1d(shared, other.blend.rows)
     if not len(shared):
         raise MaskensError("the runs have no photo in common that each predicted out-of-fold; train the same folds.")
     ids = np.unique([p.id for p in first.data.people], return_inverse=True)[1]
     person = np.unique(ids[first.data.photo_person[shared]], return_inverse=True)[1]
-    decisions = [c.classes[np.searchsorted(c.blend.rows, shared)] for c in contestants]
-    short = [c.run.folder.resolve().name for c in contestants]
-    names = short if len(set(short)) == len(short) else [c.name for c in contestants]
+    decisions = [c.classes[np.searchsorted(c.blend.rows, shared)] for c in compared]
+    short = [c.run.folder.resolve().name for c in compared]
+    names = short if len(set(short)) == len(short) else [c.name for c in compared]
     sections = []
-    for labels, contestant in _label_sets(contestants):
+    for labels, contestant in _label_sets(compared):
         stratum = np.zeros(int(person.max()) + 1, dtype=np.int64)
         stratum[person] = strata(contestant.data.people)[contestant.data.photo_person[shared]]
         weights = draw_people(stratum, draws)
         truth = contestant.data.classes[shared]
         f1 = [drawn_parts(weights, person_confusions(truth, decided, person)) for decided in decisions]
         sections.append(Section(labels, [_scores(name, own, f1[0]) for name, own in zip(names, f1, strict=True)]))
-    notes = [line for c in contestants for line in c.blend.notes]
-    if any(not np.array_equal(c.blend.folds, first.blend.folds) for c in contestants):
+    notes = [line for c in compared for line in c.blend.notes]
+    if any(not np.array_equal(c.blend.folds, first.blend.folds) for c in compared):
         notes.append(
             "the people were split into other folds, which alone moves scores; for the same split use "
             f"maskens folds --folds-file {first.run.folds_file}"
         )
-    lengths = {frozenset(t.epochs for t in c.recipe.tasks.values()) for c in contestants}
+    lengths = {frozenset(t.epochs for t in c.recipe.tasks.values()) for c in compared}
     if epoch == "best" and len(lengths) > 1:
         notes.append("epochs differ, and more epochs are more chances for a best one; see --epoch last too")
-    return Comparison(_differences(contestants), sections, len(shared), int(person.max()) + 1, notes)
+    return Comparison(_differences(compared), sections, len(shared), int(person.max()) + 1, notes)
 
 
-def _contestant(run: Run, data_folder: Path | None, tta: Tta, epoch: Epoch) -> Contestant:
+def _compared_run(run: Run, data_folder: Path | None, tta: Tta, epoch: Epoch) -> ComparedRun:
     blend = load_blend([run], data_folder, epoch)
-    return Contestant(blend, blend.decide(blend.plain(tta)).classes)
+    return ComparedRun(blend, blend.decide(blend.plain(tta)).classes)
 
 
-def _label_sets(contestants: Sequence[Contestant]) -> list[tuple[str, Contestant]]:
+def _label_sets(compared: Sequence[ComparedRun]) -> list[tuple[str, ComparedRun]]:
     """Each distinct set of labels, in words, with a run that has it."""
-    distinct: list[Contestant] = []
-    for c in contestants:
+    distinct: list[ComparedRun] = []
+    for c in compared:
         if not any(np.array_equal(c.data.classes, d.data.classes) for d in distinct):
             distinct.append(c)
     if len(distinct) == 1:
@@ -144,7 +144,7 @@ def _label_sets(contestants: Sequence[Contestant]) -> list[tuple[str, Contestant
     return [(f"labels of {d.name}, {_fixes(d)}", d) for d in distinct]
 
 
-def _fixes(contestant: Contestant) -> str:
+def _fixes(contestant: ComparedRun) -> str:
     fixes = contestant.run.fixes
     return f"{fixes.labels} fixed ({', '.join(fixes.sources)}, {fixes.hash[:6]})" if fixes.labels else "as given"
 
@@ -159,24 +159,22 @@ def _scores(name: str, own: dict[str, FloatArray], first: dict[str, FloatArray])
     )
 
 
-def _differences(contestants: Sequence[Contestant]) -> list[tuple[str, list[str]]]:
+def _differences(compared: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]:
     """Key paths of the recipes whose values differ, and what else differs. A task that a run has not is one row."""
     rows = [
-        ("seed", [str(c.run.seed) for c in contestants]),
-        ("folds", [f"{c.run.k}, split {sha256(c.blend.folds.tobytes())[:6]}" for c in contestants]),
-        ("labels", [_fixes(c) for c in contestants]),
+        ("seed", [str(c.run.seed) for c in compared]),
+        ("folds", [f"{c.run.k}, split {sha256(c.blend.folds.tobytes())[:6]}" for c in compared]),
+        ("labels", [_fixes(c) for c in compared]),
     ]
-    tasks = list(dict.fromkeys(t for c in contestants for t in c.recipe.tasks))
+    tasks = list(dict.fromkeys(t for c in compared for t in c.recipe.tasks))
     for task in tasks:
-        having = [c.recipe.tasks[task] for c in contestants if task in c.recipe.tasks]
-        if len(having) < len(contestants):
-            models = [c.recipe.tasks[task].model if task in c.recipe.tasks else "-" for c in contestants]
+        having = [c.recipe.tasks[task] for c in compared if task in c.recipe.tasks]
+        if len(having) < len(compared):
+            models = [c.recipe.tasks[task].model if task in c.recipe.tasks else "-" for c in compared]
             rows.append((f"tasks.{task}", models))
         values = [flat(recipe.model_dump(mode="json", exclude={"weights"})) for recipe in having]
         for key in dict.fromkeys(k for v in values for k in v):
             if len({repr(v.get(key)) for v in values}) > 1:
                 shown = iter([str(v.get(key)) for v in values])
-                rows.append(
-                    (f"tasks.{task}.{key}", [next(shown) if task in c.recipe.tasks else "-" for c in contestants])
-                )
+                rows.append((f"tasks.{task}.{key}", [next(shown) if task in c.recipe.tasks else "-" for c in compared]))
     return [row for row in rows if len(set(row[1])) > 1]

@@ -84,9 +84,9 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
     decided = decision.classes
     confusions = person_confusions(blend.truth, decided, blend.person)
     parts = drawn_parts(draws.weights, confusions)
-    ways = _ways(blend, tta, plain)
+    alternatives = _alternatives(blend, tta, plain)
     if applied.tuning:
-        ways["tuned"] = decided
+        alternatives["tuned"] = decided
     return Evaluation(
         used=f"{blend.epoch} epochs, {tta}, {applied.words}",
         decision=decision,
@@ -96,7 +96,7 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
         class_f1=[interval(parts[SCORED_PARTS[0]][:, c]) for c in range(CLASSES)],
         tasks=_task_scores(blend, tta),
         folds=_fold_scores(blend, decided),
-        settings=[draws.setting(name, classes, plain.classes) for name, classes in ways.items()],
+        settings=[draws.setting(name, classes, plain.classes) for name, classes in alternatives.items()],
         people=len(blend.stratum),
         tuning=applied.tuning,
         notes=blend.notes,
@@ -128,8 +128,8 @@ def _views_in_words(tta: Tta) -> str:
     return "no TTA" if tta == "none" else tta
 
 
-def _ways(blend: Blend, tta: Tta, plain: Decision) -> dict[str, IntArray]:
-    """Name -> decision of every way that asks for no fitting, the plain one first."""
+def _alternatives(blend: Blend, tta: Tta, plain: Decision) -> dict[str, IntArray]:
+    """Name -> decision of everything that needs no fitting, the plain ensemble first."""
     found = {f"{blend.epoch}, {_views_in_words(tta)}": plain.classes}
     both = {e: blend if e == blend.epoch else at_epoch(blend, e) for e in get_args(Epoch)}
     for epoch, its in both.items():

@@ -12,7 +12,7 @@ from ensemble.recipes.tasks import ONLY_GENDER, Head, Part, Predicts
 from ensemble.recipes.views import VIEWS, Tta
 from folds.data.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS
 from folds.files import write_json
-from folds.pages.html import LITTER, refuse_file, refuse_strange_files
+from folds.pages.html import SYSTEM_FILES, refuse_file, refuse_strange_files
 from folds.run import library_versions
 
 DECISION = "decision.json"
@@ -110,7 +110,7 @@ def refuse_foreign_export(folder: Path) -> None:
         MaskensError: it is a file, or a folder with anything in it that no export wrote.
     """
     refuse_file(folder)
-    files = (p for p in folder.rglob("*") if not p.is_dir() and p.name not in LITTER)
+    files = (p for p in folder.rglob("*") if not p.is_dir() and p.name not in SYSTEM_FILES)
     refuse_strange_files(folder, sorted({p.relative_to(folder).as_posix() for p in files} - _written(folder)), MADE_BY)
 
 

@@ -49,7 +49,7 @@ def estimate_inference(
             shape = member.card.geometry
             shapes[shape] = None
             started = time.perf_counter()
-            decoded = open_photos(some, [shape], Path(scratch), hardware.decoders)
+            decoded = open_photos(some, [shape], Path(scratch), hardware.decoding_threads)
             decode = max(decode, (time.perf_counter() - started) / probed)
             (batch,) = next(iter(plain_batches(decoded, range(probed), probed, 0)))
             x = stack_views(to_input(batch, member.card.mean, member.card.std, device), views)

@@ -33,7 +33,7 @@ from folds.data.decode import Pixels, Progress
 from folds.data.labels import AnyFloatArray
 from folds.data.people import EvalData
 from folds.errors import MaskensError, first_line
-from folds.pages.html import building
+from folds.pages.html import replacing_folder
 from folds.run import library_versions
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `onnx`
@@ -135,7 +135,7 @@ def export(
     shapes = {task: found[0].card.geometry for task, found in by_task.items()}
     shown = _sample(data, photos, list(shapes.values()))
     exported, ours, theirs = [], {}, {}
-    with building(folder) as build:
+    with replacing_folder(folder) as build:
         (build / "timm").mkdir()
         for done, (task, found) in enumerate(by_task.items(), start=1):
             path, inputs = build / f"{task}.onnx", shown[shapes[task]]

@@ -92,7 +92,7 @@ def infer(
     configure_process(settings.hardware.job_threads)
     everyone = [m for ensemble in ensembles for m in ensemble.members]
     geometries = list(dict.fromkeys(m.card.geometry for m in everyone))
-    decoded = open_photos(photos, geometries, settings.cache, settings.hardware.decoders, on_decode)
+    decoded = open_photos(photos, geometries, settings.cache, settings.hardware.decoding_threads, on_decode)
     predictor = EnsemblePredictor(ensembles, decoded, settings)
     kept = Partial(settings.partial, _identity(ensembles, photos, settings))
     resumed = predictor.run(kept, on_predict)

@@ -1,4 +1,5 @@
-"""Jobs: one task and one fold each, planned, and what they leave in the run folder.
+"""Jobs, one task and one fold each, and what they leave in the run folder. No torch.
 
-Status, locks, histories, model cards and out-of-fold logits. No torch.
+Public: `plan.plan`, `plan.is_done`, `spec.JobSpec`, `status.read_status`, `oof.pool`, `card.read_card`,
+`history.read_curves`, `hardware.Hardware`.
 """

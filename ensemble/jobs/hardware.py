@@ -76,7 +76,7 @@ class Hardware:
         return min(8, max(1, self._share - 1))
 
     @property
-    def decoders(self) -> int:
+    def decoding_threads(self) -> int:
         """Threads that decode photos for the cache."""
         return self.workers or self.cores
 

@@ -1,4 +1,4 @@
-"""Scores: macro F1 over fixed labels, and intervals over people.
+"""Scores: macro F1 over fixed labels, and intervals over people. No torch.
 
-Labels from a head's logits, macro F1, bootstrap. No torch.
+Public: `scores.score`, `scores.macro_f1`, `bootstrap.interval`, `heads.head_decisions`.
 """

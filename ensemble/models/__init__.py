@@ -1,4 +1,4 @@
-"""timm models: built, kept, and made fast without another answer.
+"""timm models: initial weights, checkpoints, normalisation, TTA, precision, and what makes them fast.
 
-Initial weights, checkpoints, normalisation, TTA, precision, conv-bn folding, inference engine.
+Public: `create.create`, `checkpoint.load_checkpoint`, `engine.fast_engine`, `predict.Predictor`, `tta.augment`.
 """

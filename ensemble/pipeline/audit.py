@@ -13,7 +13,7 @@ from ensemble.jobs.oof import Epoch
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of
 from ensemble.recipes.views import Tta
 from ensemble.reporting.audit_page import refuse_to_replace, write_audit
-from folds.pages.html import building
+from folds.pages.html import replacing_folder
 from folds.run import Run, load_run
 
 
@@ -57,7 +57,7 @@ def audit(
     found, decision = blend.data, blend.decide(blend.plain(tta))
     suspects = find_suspects(found, blend.rows, decision.log_probabilities, tuple(fields) or tuple(NAMES))
     note = "; ".join(blend.notes)
-    with building(folder) as build:
+    with replacing_folder(folder) as build:
         title = f"Likely label errors in {found.root}"
         write_audit(build, suspects, title, note, top, workers or -1, part_of(on_progress, "opening photos"))
     return Audited(suspects, loaded, folder, note)

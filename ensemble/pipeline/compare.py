@@ -15,7 +15,7 @@ def compare(runs: Folders, *, data: Folder | None = None, tta: Tta = "flip", epo
     """What differs between runs, and whether it made a difference: out-of-fold F1 with intervals over people.
 
     Args:
-        runs: two or more; the first is the yardstick.
+        runs: two or more; the others are compared with the first.
         data: where the data are now, if they were moved.
         tta: the views of the out-of-fold logits.
         epoch: best or last of each job.

@@ -9,10 +9,10 @@ from pathlib import Path
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of, read_labelled
 from ensemble.recipes.reading import load_recipe
 from folds.data.decode import read_photo
-from folds.explore.look import Exploration, examples, label_of
-from folds.explore.look import explore as look
+from folds.explore.exploration import Exploration, examples, label_of
+from folds.explore.exploration import explore as look
 from folds.explore.page import GENERATOR, OURS, write_exploration
-from folds.pages.html import building, refuse_foreign_page
+from folds.pages.html import refuse_foreign_page, replacing_folder
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def explore(
     shown = load_recipe(recipe)
     check_augmentation(shown)
     replaced = folder.is_dir() and any(folder.iterdir())
-    with building(folder) as build:
+    with replacing_folder(folder) as build:
         exploration = look(found, per_class, seed, workers or -1, part_of(on_progress, "opening photos"))
         photos = [(label_of(found, i), read_photo(found.root / found.files[i])) for i in examples(exploration)]
         write_exploration(build, exploration, augment_sheets(shown, photos, seed), shown.name, workers or -1)

@@ -16,7 +16,7 @@ from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
 from ensemble.recipes.binding import run_recipe
 from ensemble.recipes.views import Tta
-from folds.data.photo_files import distorted_photos, find_photos, trained_aspect
+from folds.data.photo_files import distorted_photos, find_photos, training_aspect
 from folds.errors import MaskensError
 from folds.files import csv_text, json_text, must_be_writable, replace_keeping
 from folds.runs import refuse_other_folds
@@ -70,8 +70,8 @@ def predict(
     ensembles = load_ensembles(used, recipes, fitted, allow_missing)
     complete_folds(ensembles)
     height, width = ensembles[0].members[0].card.resize
-    aspect = trained_aspect(used[0]) or height / width
-    distorted = distorted_photos(found, aspect, hardware.decoders, part_of(on_progress, "opening"))
+    aspect = training_aspect(used[0]) or height / width
+    distorted = distorted_photos(found, aspect, hardware.decoding_threads, part_of(on_progress, "opening"))
     predicting = part_of(on_progress, "predicting")
     settings = InferenceSettings(fitted.tta, hardware)
     prediction = predict_photos(ensembles, found, settings, on_predict=predicting)

@@ -70,7 +70,7 @@ def make_folds(
 
 
 def _checked(data: TrainData, workers: int | None, on_progress: OnProgress | None) -> tuple[str, ...]:
-    from folds.explore.check import check_photos, describe
+    from folds.explore.duplicates import check_photos, describe
 
     found = check_photos(data, workers or -1, part_of(on_progress, "opening photos"))
     refuse(found.unreadable, f"photos in {data.root} can't be used", "Replace them and run again.")

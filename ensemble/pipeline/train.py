@@ -17,7 +17,7 @@ from ensemble.recipes.binding import RecipeChange, bind_recipe, resolve_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.training.estimate import Estimate, estimate_training
 from ensemble.training.job import Failure
-from ensemble.training.jobs import JobsView, fill_cache
+from ensemble.training.jobs import JobsDisplay, fill_cache
 from ensemble.training.jobs import train as train_jobs
 from ensemble.training.long_training import long_training
 from ensemble.training.preflight import preflight
@@ -166,12 +166,12 @@ def prepare(planned: TrainingPlan, on_progress: OnProgress | None = None) -> Non
     bind_recipe(planned.run, planned.recipe)
 
 
-def run_plan(planned: TrainingPlan, view: JobsView | None = None) -> Trained:
+def run_plan(planned: TrainingPlan, display: JobsDisplay | None = None) -> Trained:
     """Train the jobs that are left. A job that fails stops no other.
 
     Args:
         planned: prepared.
-        view: is shown the jobs' states a few times a second.
+        display: is shown the jobs' states a few times a second.
 
     Raises:
         MaskensError: another process is at one of the jobs.
@@ -179,12 +179,18 @@ def run_plan(planned: TrainingPlan, view: JobsView | None = None) -> Trained:
     if not planned.todo:
         return Trained(planned.run, 0, {})
     failed = train_jobs(
-        planned.todo, planned.data, planned.folds, planned.jobs, planned.hardware, view or _NoView(), planned.restart
+        planned.todo,
+        planned.data,
+        planned.folds,
+        planned.jobs,
+        planned.hardware,
+        display or _NoDisplay(),
+        planned.restart,
     )
     return Trained(planned.run, len(planned.todo) - len(failed), failed)
 
 
-class _NoView:
+class _NoDisplay:
     def update(self, statuses: object) -> None:
         pass
 
@@ -193,13 +199,13 @@ def train(
     run: Folder = DEFAULT_RUN,
     options: TrainOptions = DEFAULT_OPTIONS,
     *,
-    view: JobsView | None = None,
+    display: JobsDisplay | None = None,
     on_progress: OnProgress | None = None,
 ) -> Trained:
     """Train one model per fold and task; finished jobs are kept, interrupted ones go on.
 
     Args:
-        view: as of `run_plan`.
+        display: as of `run_plan`.
         on_progress: told of the photos that are decoded.
 
     Raises:
@@ -207,4 +213,4 @@ def train(
     """
     planned, _ = reuse_finished(plan_training(run, options))
     prepare(planned, on_progress)
-    return run_plan(planned, view)
+    return run_plan(planned, display)

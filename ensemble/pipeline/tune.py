@@ -49,7 +49,7 @@ def tune(
         raise MaskensError("--blend weighs several runs: --run A --run B --blend.")
     wanted = {*(steps or (s for s in STEPS if s != "weights")), *(["weights"] if weigh_runs else [])}
     blend = load_blend(found, Path(data) if data else None, "best")
-    path = found[0].folder / tuning_file([member.share for member in blend.runs])
+    path = found[0].folder / tuning_file([member.untuned for member in blend.runs])
     must_be_writable(path)
     chosen = [s for s in STEPS if s in wanted]
     tuning, nested = fit_steps(blend, chosen, keep_all, on_step=part_of(on_progress, "fitting"))

@@ -1,4 +1,5 @@
-"""Recipes: what is trained and how, as data, and what a task's logits mean.
+"""Recipes: what is trained and how, as data, and what a task's logits mean. No torch.
 
-Tasks, schema, reading TOML, the recipe of a run, views and photo geometry. No torch.
+Public: `reading.load_recipe`, `binding.run_recipe`, `schema.Recipe`, `tasks.Target`, `views.views_of`,
+`geometry.Geometry`.
 """

@@ -72,7 +72,7 @@ def write_audit(
 
 def audit_sheets(found: Audit, top: int, workers: int, on_progress: Progress | None = None) -> list[Sheet]:
     """A sheet a field, a row a suspect: all seven photos of the person, with `titles`; those in doubt come first."""
-    chosen = {f: [(n, s) for n, s in enumerate(found.suspects, start=1) if s.field == f][:top] for f in found.views}
+    chosen = {f: [(n, s) for n, s in enumerate(found.suspects, start=1) if s.field == f][:top] for f in found.fields}
     rows = sorted({s.row for listed in chosen.values() for _, s in listed})
     data, files = found.data, found.data.files
     photos = [int(found.people[row]) * len(SHOTS) + shot for row in rows for shot in range(len(SHOTS))]
@@ -94,13 +94,13 @@ def audit_sheets(found: Audit, top: int, workers: int, on_progress: Progress | N
 
 def _cells(found: Audit, suspect: Suspect, thumbs: dict[tuple[int, int], Pixels | None]) -> list[Cell]:
     """The person's photos, each with the probabilities of its given label and of the one that speaks against it."""
-    view, names, row = found.views[suspect.field], NAMES[suspect.field], suspect.row
+    predictions, names, row = found.fields[suspect.field], NAMES[suspect.field], suspect.row
     in_doubt = {d.photo: d.suggested for d in suspect.doubts}
     cells = []
     for shot in sorted(range(len(SHOTS)), key=lambda s: SHOTS[s] not in in_doubt):
-        given = int(view.given[row, shot])
-        other = in_doubt.get(SHOTS[shot], in_doubt.get("", int(view.predicted[row, shot])))
+        given = int(predictions.given[row, shot])
+        other = in_doubt.get(SHOTS[shot], in_doubt.get("", int(predictions.predicted[row, shot])))
         labels = dict.fromkeys((given, other))
-        words = [f"{names[n]} {np.exp(view.log_p[row, shot, n]):.2f}" for n in labels]
+        words = [f"{names[n]} {np.exp(predictions.log_p[row, shot, n]):.2f}" for n in labels]
         cells.append(Cell(thumbs[row, shot], "\n".join([SHOTS[shot], *words]), f"{suspect.person.path} {SHOTS[shot]}"))
     return cells

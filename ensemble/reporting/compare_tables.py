@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from folds.data.labels import CLASS_NAMES
+from folds.pages.tables import new_table, table_of_classes
 
 if TYPE_CHECKING:
     from ensemble.evaluation.compare import Comparison, Section
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def differences_table(comparison: Comparison) -> Table:
     """What differs between runs, a column a run."""
-    table = Table(title="what differs", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table("what differs")
     table.add_column("")
     for run in comparison.sections[0].scores:
         table.add_column(Text(run.name), overflow="fold")
@@ -28,7 +28,7 @@ def differences_table(comparison: Comparison) -> Table:
 def scores_table(section: Section) -> Table:
     """Out-of-fold macro F1 of each run with its interval, and the difference to the first run."""
     title = f"out-of-fold macro F1, 95 % interval over people{'; ' if section.labels else ''}{section.labels}"
-    table = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table(title)
     table.add_column("", overflow="fold")
     table.add_column("macro F1", no_wrap=True)
     table.add_column("against the first run", no_wrap=True)
@@ -47,14 +47,7 @@ def class_gain_table(section: Section) -> Table:
 
     Of two runs, the difference with its interval too.
     """
-    table = Table(
-        title="F1 per class; + or - where the interval of the difference to the first run lies on one side of 0",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("", justify="right")
-    table.add_column("class", no_wrap=True)
+    table = table_of_classes("F1 per class; + or -: the interval of the difference to the first run excludes 0")
     first, *others = section.scores
     for run in section.scores:
         table.add_column(Text(run.name), overflow="fold")

@@ -132,6 +132,6 @@ class PlainJobs:
                 self._line(f"{s.task} fold {s.fold}: {s.state}{': ' + s.error if s.error else ''}")
 
 
-def jobs_view(console: Console, title: str) -> LiveJobs | PlainJobs:
+def jobs_display(console: Console, title: str) -> LiveJobs | PlainJobs:
     """A live table on a terminal; rich would show only its last state elsewhere, so plain lines there."""
     return LiveJobs(console, title) if console.is_terminal else PlainJobs(console, title)

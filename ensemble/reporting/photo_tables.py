@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from ensemble.decision.submission import SubmissionCheck
 from folds.data.labels import CLASS_NAMES
+from folds.pages.tables import new_table, table_of_classes
 
 if TYPE_CHECKING:
     from ensemble.evaluation.audit import Audit
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
 def submission_table(check: SubmissionCheck) -> Table:
     """Predicted photos of each class beside what the training set's mix would give."""
-    table = Table(title="predicted classes", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", justify="right")
-    table.add_column("class", no_wrap=True)
-    table.add_column("predicted", justify="right")
+    table = table_of_classes("predicted classes", ["predicted"])
     if check.expected is not None:
         table.add_column("at training mix", justify="right")
     for number, name in enumerate(CLASS_NAMES):
@@ -33,7 +30,7 @@ def submission_table(check: SubmissionCheck) -> Table:
 
 def predictions_table(records: Sequence[dict[str, Any]]) -> Table:
     """What the ensemble says of each photo, each part with its probability; and how many folds agree."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table()
     table.add_column("photo", no_wrap=True, overflow="ellipsis")
     for name in ("class", "mask", "gender", "age", "folds", "differ"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("class", "differ") else "left")
@@ -51,7 +48,7 @@ def _end(path: str, most: int = 16) -> str:
 
 def suspects_table(found: Audit, most: int = 15) -> Table:
     """The labels that are most likely wrong."""
-    table = Table(title="likely label errors", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table("likely label errors")
     table.add_column("", justify="right")
     table.add_column("person", overflow="fold", min_width=20)
     table.add_column("label: given -> suggested", overflow="fold")
@@ -66,7 +63,7 @@ def suspects_table(found: Audit, most: int = 15) -> Table:
 def export_table(export: Export) -> Table:
     """Each task's ONNX file and how it did against torch."""
     title = f"onnxruntime against torch, {export.photos} photos"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table(title)
     for name in ("task", "folds", "views", "input"):
         table.add_column(name)
     for name in ("size MB", "largest difference", "decisions that differ"):

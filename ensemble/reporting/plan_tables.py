@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+from folds.pages.tables import new_table
 
 if TYPE_CHECKING:
     from ensemble.recipes.schema import Recipe
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def estimate_table(found: Estimate) -> Table:
     """The jobs left to do, a row a task, with what a short probe says of each."""
-    table = Table(title="jobs left to do", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table("jobs left to do")
     table.add_column("task", no_wrap=True)
     for name in ("folds", "epochs", "photos an epoch", "photos/s", "a job", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -42,7 +43,7 @@ def estimate_lines(found: Estimate, jobs: int) -> list[str]:
 
 
 def time_words(seconds: float) -> str:
-    """Seconds in the unit that reads best."""
+    """Seconds in the unit that reads best: "90 min", where humanize would say "an hour"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -50,7 +51,7 @@ def time_words(seconds: float) -> str:
 
 def recipes_table(recipes: Sequence[Recipe]) -> Table:
     """What each recipe is for."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table()
     for name in ("recipe", "for", "tasks", "photos"):
         table.add_column(name, no_wrap=name in ("recipe", "photos"))
     for recipe in recipes:

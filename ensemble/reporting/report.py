@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from ensemble.decision.blend import Blend, RunOof
-from ensemble.evaluation.calibration import Calibration, PartView, calibration, part_views
+from ensemble.evaluation.calibration import Calibration, PartPredictions, calibration, part_predictions
 from ensemble.evaluation.evaluate import Evaluation
 from ensemble.jobs.history import JobCurves, read_curves
 from ensemble.metrics.scores import macro_f1
@@ -65,7 +65,7 @@ class AgeErrors:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownPhoto:
     """A photo to look at."""
 
     row: int  # index in TrainData.files
@@ -98,8 +98,8 @@ class Report:
     confusions: list[Confusion]
     calibrations: list[Calibration]
     ages: list[AgeErrors]
-    worst: list[Shown]
-    uncertain: list[Shown]
+    worst: list[ShownPhoto]
+    uncertain: list[ShownPhoto]
     runs: list[RunFacts]
 
     @property
@@ -114,13 +114,13 @@ def gather(blend: Blend, found: Evaluation, photos: int) -> Report:
         found: what `evaluate` made of the blend.
         photos: to show of the worst and of the most uncertain ones.
     """
-    views = part_views(blend.truth, found.decision)
-    worst, uncertain = remarkable(blend, found, photos)
+    parts = part_predictions(blend.truth, found.decision)
+    worst, uncertain = photos_to_show(blend, found, photos)
     return Report(
         blend=blend,
         found=found,
-        confusions=[confusion(view) for view in views],
-        calibrations=[calibration(view) for view in views],
+        confusions=[confusion(part) for part in parts],
+        calibrations=[calibration(part) for part in parts],
         ages=age_errors(blend, found.decision.classes),
         worst=worst,
         uncertain=uncertain,
@@ -128,9 +128,9 @@ def gather(blend: Blend, found: Evaluation, photos: int) -> Report:
     )
 
 
-def confusion(view: PartView) -> Confusion:
+def confusion(part: PartPredictions) -> Confusion:
     """The confusion matrix of a part."""
-    return Confusion(view.name, view.labels, counts(view.truth, view.decided, len(view.labels)))
+    return Confusion(part.name, part.labels, counts(part.truth, part.decided, len(part.labels)))
 
 
 def age_errors(blend: Blend, decided: IntArray) -> list[AgeErrors]:
@@ -196,7 +196,7 @@ def age_groups(years: IntArray, decided: IntArray, person: IntArray, least: int 
     return found
 
 
-def remarkable(blend: Blend, found: Evaluation, most: int) -> tuple[list[Shown], list[Shown]]:
+def photos_to_show(blend: Blend, found: Evaluation, most: int) -> tuple[list[ShownPhoto], list[ShownPhoto]]:
     """(the photos with the highest loss of their true class, those with the highest entropy), worst first."""
     log_p = found.decision.log_probabilities
     rows = np.arange(len(log_p))
@@ -204,9 +204,9 @@ def remarkable(blend: Blend, found: Evaluation, most: int) -> tuple[list[Shown],
     entropy = -(p * log_p).sum(axis=1) / np.log(2)
     decided, files, people = found.decision.classes, blend.data.files, blend.data.people
 
-    def shown(place: int) -> Shown:
+    def shown(place: int) -> ShownPhoto:
         row, true, said = int(blend.rows[place]), int(blend.truth[place]), int(decided[place])
-        return Shown(
+        return ShownPhoto(
             row,
             CLASS_NAMES[true],
             CLASS_NAMES[said],

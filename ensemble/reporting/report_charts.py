@@ -11,7 +11,7 @@ from ensemble.jobs.history import CURVES, JobCurves
 from ensemble.metrics.bootstrap import Interval
 from ensemble.reporting.report import AgeErrors
 from folds.data.labels import AGE_CUTS, MASKS, IntArray, decode
-from folds.pages.charts import BARS, DARK, LIGHT, dress, png
+from folds.pages.charts import BARS, DARK, LIGHT, png, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,8 +63,8 @@ def _legend(figure: Figure, panel: Axes, look: Look) -> None:
     )
 
 
-def _dress(panel: Axes, look: Look) -> None:
-    dress(panel, look)
+def _style_axes(panel: Axes, look: Look) -> None:
+    style_axes(panel, look)
     panel.tick_params(labelsize=8.5)
     for label in (panel.xaxis.label, panel.yaxis.label, panel.title):
         label.set_fontsize(9)
@@ -93,7 +93,7 @@ def class_chart(class_f1: Sequence[Interval], support: IntArray) -> Chart:
                 panel.text(place, i.value, f"{c}", color="white", fontsize=7, ha="center", va="center", zorder=4)
         panel.set(xscale="log", ylim=(-0.04, 1.04), xlabel="photos of the class", ylabel="F1")
         _round_ticks(panel, [int(support[c]) for c in some])
-        _dress(panel, look)
+        _style_axes(panel, look)
         panel.grid(axis="y", color=look["faint"], alpha=0.25, linewidth=0.6)
         _legend(figure, panel, look)
 
@@ -125,7 +125,7 @@ def reliability_chart(found: Sequence[Calibration]) -> Chart:
             panel.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="confidence", xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
             panel.set_title(f"{part.name}\nECE {part.ece:.3f}")
             panel.set_box_aspect(1)
-            _dress(panel, look)
+            _style_axes(panel, look)
             panel.tick_params(left=panel is panels[0])
         panels[0].set_ylabel("accuracy", fontsize=9, color=look["ink"])
 
@@ -150,7 +150,7 @@ def age_chart(found: Sequence[AgeErrors]) -> Chart:
                 panel.axvline(cut - 0.5, color=look["ink"], linestyle="--", linewidth=1)
             panel.set(ylim=(0, 1), ylabel=f"{errors.gender},\nshare of photos")
             panel.margins(x=0.01)
-            _dress(panel, look)
+            _style_axes(panel, look)
         panels[-1].set_xlabel("age in years", fontsize=9, color=look["ink"])
         _legend(figure, panels[0], look)
 
@@ -181,7 +181,7 @@ def curves_chart(jobs: Sequence[JobCurves]) -> Chart:
                 panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1))
                 panel.yaxis.set_major_locator(MaxNLocator(nbins=4))
                 panel.set_title(f"{task}: {names[column]}")
-                _dress(panel, look)
+                _style_axes(panel, look)
         for panel in rows[-1]:
             panel.set_xlabel("epoch", fontsize=9, color=look["ink"])
         _legend(figure, max(rows[:, 0], key=lambda p: len(p.lines)), look)

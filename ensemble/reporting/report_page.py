@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ensemble.metrics.bootstrap import SCORED_PARTS
-from ensemble.reporting.report import EACH, GROUP, NEAR, Report, Shown
+from ensemble.reporting.report import EACH, GROUP, NEAR, Report, ShownPhoto
 from ensemble.reporting.report_charts import age_chart, class_chart, curves_chart, reliability_chart
 from folds.data.decode import Pixels, Progress, in_threads, read_photo
 from folds.data.labels import AGE_CUTS, CLASS_NAMES
@@ -65,7 +65,7 @@ def write_report(path: Path, report: Report, workers: int, on_progress: Progress
 
 
 def photo_cells(
-    report: Report, shown: Sequence[Shown], workers: int, on_progress: Progress | None = None
+    report: Report, shown: Sequence[ShownPhoto], workers: int, on_progress: Progress | None = None
 ) -> list[Cell]:
     """Each photo small, with what it is, what it was taken as and how sure that was; no picture if it can't be read."""
     data = report.blend.data

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from statistics import stdev
 from typing import TYPE_CHECKING
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
 from ensemble.metrics.scores import Score
 from folds.data.labels import CLASS_NAMES
+from folds.pages.tables import new_table, table_of_classes
 
 if TYPE_CHECKING:
     from ensemble.decision.tuning import Tuning
@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 
 def class_table(score: Score, intervals: Sequence[Interval] = ()) -> Table:
     """Precision, recall and F1 of each of the 18 classes, with the interval of the F1 where it is known."""
-    table = Table(title="per class", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", justify="right")
-    table.add_column("class", no_wrap=True)
-    for name in ("photos", "predicted", "precision", "recall", "F1"):
-        table.add_column(name, justify="right")
+    table = table_of_classes("per class", ("photos", "predicted", "precision", "recall", "F1"))
     if intervals:
         table.add_column("95 %", no_wrap=True)
     for number, name in enumerate(CLASS_NAMES):
@@ -44,7 +40,7 @@ def class_table(score: Score, intervals: Sequence[Interval] = ()) -> Table:
 
 def parts_table(score: Score, tasks: dict[str, tuple[float, float]]) -> Table:
     """Macro F1 and accuracy of the whole, of each part of the decision, and of each task's own models."""
-    table = Table(title="as a whole and per task", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table("as a whole and per task")
     table.add_column("")
     table.add_column("macro F1", justify="right")
     table.add_column("accuracy", justify="right")
@@ -58,7 +54,7 @@ def parts_table(score: Score, tasks: dict[str, tuple[float, float]]) -> Table:
 
 def evaluation_tables(found: Evaluation) -> list[Table]:
     """Per class; as a whole, per part and task; per fold; and what each way to decide gives."""
-    folds = Table(title="per fold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    folds = new_table("per fold")
     for name in ("fold", "people", "photos", "macro F1", "accuracy"):
         folds.add_column(name, justify="right")
     for f in found.folds:
@@ -71,7 +67,7 @@ def evaluation_tables(found: Evaluation) -> list[Table]:
 
 
 def _whole_table(found: Evaluation) -> Table:
-    table = Table(title="as a whole and per task", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table("as a whole and per task")
     for name in ("", "macro F1 (95 % over people)", "accuracy"):
         table.add_column(name, no_wrap=True)
     first, *parts = found.f1
@@ -85,7 +81,7 @@ def _whole_table(found: Evaluation) -> Table:
 
 
 def _settings_table(found: Evaluation) -> Table:
-    table = Table(title="ways to decide", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table("ways to decide")
     table.add_column("", overflow="fold")
     for name in ("macro F1", "accuracy", "against the first", ""):
         table.add_column(name, no_wrap=True)
@@ -107,7 +103,7 @@ def headline(found: Evaluation, runs: Sequence[str]) -> list[str]:
 def steps_table(tuning: Tuning) -> Table:
     """What each step of tuning is worth on people that it was not fitted on."""
     title = "each step on top of those kept, on people it was not fitted on"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table(title)
     for name in ("step", "macro F1", "gain (95 %)", "log loss", ""):
         table.add_column(name, no_wrap=True)
     for s in tuning.steps:

@@ -1,4 +1,5 @@
-"""From a recipe to finished jobs.
+"""From a recipe to finished jobs: pre-flight check, estimate, losses, optimizer, epochs, resuming, tracking.
 
-Pre-flight check, estimate, losses, optimizer, epochs, resuming, tracking, many jobs.
+Public: `jobs.train`, `job.run_job`, `preflight.preflight`, `estimate.estimate_training`, `trainer.Trainer`,
+`losses.task_loss`.
 """

@@ -44,7 +44,7 @@ BATCHES = 8  # at most
 class Cost:
     """What one task's model costs here. Times are in seconds a photo."""
 
-    decode: float  # by all decoders together
+    decode: float  # by all decoding_threads together
     train: float
     predict: float  # a view
     start: float  # seconds to build the model
@@ -142,7 +142,7 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
     some = data.photos.some(rows)
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
-        photos = open_photos(some, [geometry(recipe)], Path(scratch), hardware.decoders)
+        photos = open_photos(some, [geometry(recipe)], Path(scratch), hardware.decoding_threads)
         decode = (time.perf_counter() - started) / len(rows)
         started = time.perf_counter()
         model = create(recipe, initial_weights=False)
@@ -224,7 +224,7 @@ def _peak_memory(device: torch.device) -> int:
 
 def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
     recipe = spec.recipe.tasks[spec.task]
-    photos = epoch_batches(recipe, data, learned_rows(spec, data, folds), (0,)).shown
+    photos = epoch_batches(recipe, data, learned_rows(spec, data, folds), (0,)).photos_per_epoch
     held_out = folds[data.photo_person] == spec.fold
     valid = int((held_out & learns_from(recipe.predicts, data)).sum())
     begun = not restart and (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()

@@ -1,4 +1,4 @@
-"""Many jobs: which are to be done, in what order, and a view of them while they run."""
+"""Many jobs: which are to be done, in what order, and a display of them while they run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from folds.data.people import TrainData
 from folds.errors import MaskensError
 
 
-class JobsView(Protocol):
+class JobsDisplay(Protocol):
     """Shows the jobs' states; called a few times a second from one thread."""
 
     def update(self, statuses: Sequence[JobStatus]) -> None: ...
@@ -33,10 +33,10 @@ class JobsView(Protocol):
 def fill_cache(specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on_progress: Progress | None) -> None:
     """Decode the photos, once for all jobs; without a cache just to refuse unreadable ones here."""
     if specs and specs[0].cache is None:
-        check_readable(data.photos, hardware.decoders, on_progress)
+        check_readable(data.photos, hardware.decoding_threads, on_progress)
     elif specs:
         wanted = list(dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs))
-        open_photos(data.photos, wanted, specs[0].cache, hardware.decoders, on_progress)
+        open_photos(data.photos, wanted, specs[0].cache, hardware.decoding_threads, on_progress)
 
 
 def train(
@@ -45,14 +45,14 @@ def train(
     folds: IntArray,
     shown: Sequence[JobSpec],
     hardware: Hardware,
-    view: JobsView,
+    display: JobsDisplay,
     restart: bool = False,
 ) -> dict[tuple[str, int], Failure]:
-    """Run the jobs, `hardware.jobs` at a time, while a thread polls their status files for the view.
+    """Run the jobs, `hardware.jobs` at a time, while a thread polls their status files for the display.
 
     Args:
         folds: int64 (people,).
-        shown: the jobs in the view, those already done among them.
+        shown: the jobs in the display, those already done among them.
         restart: first forget what these jobs have done.
 
     Returns:
@@ -71,7 +71,7 @@ def train(
             write_status(
                 spec.run, dataclasses.replace(before, state="waiting", epochs=epochs, error="", seconds_left=None)
             )
-        with _polling(shown, view):
+        with _polling(shown, display):
             parallel = joblib.Parallel(n_jobs=hardware.jobs, backend="loky" if hardware.jobs > 1 else "sequential")
             try:
                 failures = parallel(joblib.delayed(run_job)(spec, data, folds) for spec in specs)
@@ -84,12 +84,12 @@ def train(
 
 
 @contextlib.contextmanager
-def _polling(shown: Sequence[JobSpec], view: JobsView, every: float = 0.25) -> Iterator[None]:
+def _polling(shown: Sequence[JobSpec], display: JobsDisplay, every: float = 0.25) -> Iterator[None]:
     """Keep the view up to date from the jobs' files, as any backend leaves them."""
     stop = threading.Event()
 
     def look() -> None:
-        view.update([read_status(s.run, s.task, s.fold) for s in shown])
+        display.update([read_status(s.run, s.task, s.fold) for s in shown])
 
     def poll() -> None:
         while not stop.wait(every):

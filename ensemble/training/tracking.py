@@ -51,7 +51,7 @@ class TrackedJob:
 
 
 @dataclass(frozen=True)
-class Report:
+class TrackedEpoch:
     """An epoch as trackers show it."""
 
     epoch: int  # from 1
@@ -62,7 +62,7 @@ class Report:
 class Tracker(Protocol):
     """One job's way to one tool. May raise anything: `Trackers` sees to it that no training minds."""
 
-    def epoch(self, report: Report) -> None: ...
+    def epoch(self, tracked: TrackedEpoch) -> None: ...
 
     def close(self, well: bool) -> None: ...
 
@@ -80,11 +80,11 @@ class TensorBoard:
             text = f"```\n{tomli_w.dumps(job.config)}```"
             self.writer.add_text("job", text, epochs)
 
-    def epoch(self, report: Report) -> None:
-        for name, value in report.scalars.items():
-            self.writer.add_scalar(name, value, report.epoch)
-        for name, picture in report.pictures.items():
-            self.writer.add_image(name, picture, report.epoch, dataformats="HWC")
+    def epoch(self, tracked: TrackedEpoch) -> None:
+        for name, value in tracked.scalars.items():
+            self.writer.add_scalar(name, value, tracked.epoch)
+        for name, picture in tracked.pictures.items():
+            self.writer.add_image(name, picture, tracked.epoch, dataformats="HWC")
         self.writer.flush()
 
     def close(self, well: bool) -> None:
@@ -112,9 +112,9 @@ class WandB:
             settings=wandb.Settings(silent=True, console="off", disable_git=True),
         )
 
-    def epoch(self, report: Report) -> None:
-        pictures = {name: self.image(picture) for name, picture in report.pictures.items()}
-        self.run.log({**report.scalars, **pictures}, step=report.epoch, commit=True)
+    def epoch(self, tracked: TrackedEpoch) -> None:
+        pictures = {name: self.image(picture) for name, picture in tracked.pictures.items()}
+        self.run.log({**tracked.scalars, **pictures}, step=tracked.epoch, commit=True)
 
     def close(self, well: bool) -> None:
         self.run.finish(exit_code=0 if well else 1)
@@ -167,10 +167,10 @@ class Trackers:
         if not self.open:
             return
         with self._sparing(*self.open):
-            report = make_report(self.job, row, logits)
+            tracked = tracked_epoch(self.job, row, logits)
             for name, tracker in [*self.open.items()]:
                 with self._sparing(name):
-                    tracker.epoch(report)
+                    tracker.epoch(tracked)
 
     @contextlib.contextmanager
     def _sparing(self, *names: str) -> Iterator[None]:
@@ -185,7 +185,7 @@ class Trackers:
                     tracker.close(False)
 
 
-def make_report(job: TrackedJob, row: Mapping[str, float], logits: npt.NDArray[np.float32]) -> Report:
+def tracked_epoch(job: TrackedJob, row: Mapping[str, float], logits: npt.NDArray[np.float32]) -> TrackedEpoch:
     """Scalars and pictures of an epoch; arguments as of `Trackers.epoch`."""
     epoch = int(row["epoch"])
     scalars = {name: row[name] for name in SCALARS}
@@ -193,7 +193,7 @@ def make_report(job: TrackedJob, row: Mapping[str, float], logits: npt.NDArray[n
         found = head_scores(job.target, logits, job.truth)
         scalars |= {f"f1/{part}": f1 for part, (f1, _) in found.items()}
     title = f"{job.task} fold {job.fold}, epoch {epoch}"
-    return Report(epoch, scalars, validation_pictures(title, job.photos, job.rows, job.target, logits, job.truth))
+    return TrackedEpoch(epoch, scalars, validation_pictures(title, job.photos, job.rows, job.target, logits, job.truth))
 
 
 def check_trackers(names: Sequence[str]) -> None:

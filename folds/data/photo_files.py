@@ -49,7 +49,7 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def trained_aspect(run: Run) -> float | None:
+def training_aspect(run: Run) -> float | None:
     """Height / width of a photo that a run was trained on; None if its data are not at hand."""
     with contextlib.suppress(MaskensError, OSError, IndexError):
         row = read_table(run.folds_file, ("path",))[0]

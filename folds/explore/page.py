@@ -11,7 +11,7 @@ from pathlib import Path
 import joblib
 
 from folds.data.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, age_band
-from folds.explore.look import PAIRS, Exploration, label_of, people_of, portrait
+from folds.explore.exploration import PAIRS, Exploration, label_of, people_of, portrait
 from folds.files import replacing
 from folds.pages.charts import age_histogram
 from folds.pages.contact_sheet import Cell, Sheet, save

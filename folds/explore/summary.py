@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from folds.data.labels import AGES
-from folds.explore.look import Exploration
+from folds.explore.exploration import Exploration
 from folds.explore.page import class_rows, group_rows, kind_rows, size_rows
+from folds.pages.tables import new_table, table_of_classes
 
 LISTED = 5  # problems of a kind; the page has them all
 
 
 def class_table(found: Exploration) -> Table:
     """People and photos per class, rarest first."""
-    table = Table(title="classes, rarest first", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", justify="right")
-    table.add_column("class", no_wrap=True)
-    table.add_column("people", justify="right")
-    table.add_column("photos", justify="right")
+    table = table_of_classes("classes, rarest first", ["people", "photos"])
     for row in sorted(class_rows(found), key=lambda r: (r.photos, r.number)):
         table.add_row(str(row.number), row.name, str(row.people), str(row.photos))
     return table
@@ -28,7 +24,7 @@ def class_table(found: Exploration) -> Table:
 
 def group_table(found: Exploration) -> Table:
     """People per gender and age band."""
-    table = Table(title="people", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table("people")
     for name in ("", *AGES, "all"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in group_rows(found):

@@ -40,7 +40,7 @@ def age_histogram(years: Sequence[Sequence[int]], dark: bool = False) -> bytes:
     for panel, gender, ages, colour in zip(panels, GENDERS, years, BARS, strict=True):
         panel.hist(ages, bins=bins, color=colour, rwidth=0.85)
         panel.set_ylabel(f"{gender}, people")
-        dress(panel, look)
+        style_axes(panel, look)
         panel.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         panel.margins(y=0.18)
         panel.set_xlim(bins[0], bins[-1])
@@ -63,7 +63,7 @@ def age_histogram(years: Sequence[Sequence[int]], dark: bool = False) -> bytes:
     return png(figure)
 
 
-def dress(panel: Axes, look: Mapping[str, str]) -> None:
+def style_axes(panel: Axes, look: Mapping[str, str]) -> None:
     """Give a panel the colours of its page, LIGHT or DARK, and no frame but its foot."""
     panel.set_facecolor(look["paper"])
     panel.tick_params(colors=look["ink"])

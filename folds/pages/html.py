@@ -19,7 +19,7 @@ from folds.errors import MaskensError
 from folds.files import write_text
 
 INDEX = "index.html"
-LITTER = (".DS_Store", "Thumbs.db")  # which file managers leave behind
+SYSTEM_FILES = (".DS_Store", "Thumbs.db")  # which file managers leave behind
 HEAD = 4096  # characters in which the generator's name must stand
 JPEG_QUALITY = 85
 
@@ -79,7 +79,7 @@ def refuse_foreign_page(folder: Path, generator: str, ours: re.Pattern[str]) -> 
         raise MaskensError(
             f"{folder} has files and is not a folder of `{generator}`. Name another or a new one with --out DIR."
         )
-    refuse_strange_files(folder, [n for n in names if not ours.fullmatch(n) and n not in LITTER], generator)
+    refuse_strange_files(folder, [n for n in names if not ours.fullmatch(n) and n not in SYSTEM_FILES], generator)
 
 
 def refuse_strange_files(folder: Path, strange: Sequence[str], maker: str) -> None:
@@ -124,7 +124,7 @@ def made_by(page: Path, generator: str) -> bool:
 
 
 @contextlib.contextmanager
-def building(folder: Path) -> Iterator[Path]:
+def replacing_folder(folder: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `folder`, and of all that is in it, when the block ends well.
 
     It lies beside `folder` while it is filled, so that a reader finds the old one or the new one, and whatever

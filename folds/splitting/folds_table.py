@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from folds.data.labels import CLASS_NAMES, IntArray
 from folds.data.people import TrainData
+from folds.pages.tables import table_of_classes
 from folds.splitting.split import STRATA, people_per_stratum_and_fold, photos_per_class_and_fold
 
 
 def folds_table(data: TrainData, folds: IntArray, k: int) -> Table:
     """People per stratum and photos per class, a column a fold."""
-    table = Table(
-        title="people and photos per class and fold", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.add_column("", justify="right")
-    table.add_column("class", no_wrap=True)
+    table = table_of_classes("people and photos per class and fold")
     for fold in range(k):
         table.add_column(f"fold {fold}", justify="right")
     table.add_column("all", justify="right")

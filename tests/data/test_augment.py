@@ -92,7 +92,7 @@ def test_a_last_batch_can_be_kept_but_never_a_single_photo(count: int, even: boo
     batches = EpochBatches(every(np.arange(count)), 4 if even else 5, (0,), even, drop_last=False)
     found = list(batches)
     assert [len(batch) for batch in found] == sizes
-    assert (len(batches), batches.shown) == (len(sizes), sum(sizes))
+    assert (len(batches), batches.photos_per_epoch) == (len(sizes), sum(sizes))
 
 
 def test_a_last_batch_that_is_mixed_is_even() -> None:

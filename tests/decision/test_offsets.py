@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.decision.decide import most_probable
-from ensemble.decision.offsets import LIMIT, best_raise, climb, fit_offsets
+from ensemble.decision.offsets import LIMIT, best_step, coordinate_ascent, fit_offsets
 from ensemble.metrics.scores import macro_f1
 
 
@@ -26,7 +26,7 @@ def raised(scores: np.ndarray, label: int, by: float) -> np.ndarray:
 @given(st.integers(0, 10_000), st.integers(0, 17))
 def test_no_raise_on_a_fine_grid_is_better_than_the_one_found(seed: int, label: int) -> None:
     scores, truth = photos(seed)
-    by, f1 = best_raise(scores, truth, np.ones(len(truth)), label, (-LIMIT, LIMIT))
+    by, f1 = best_step(scores, truth, np.ones(len(truth)), label, (-LIMIT, LIMIT))
     assert -LIMIT <= by <= LIMIT
     assert f1 == pytest.approx(macro_f1(truth, raised(scores, label, by), 18), abs=1e-9)
     tried = [macro_f1(truth, raised(scores, label, step), 18) for step in np.linspace(-LIMIT, LIMIT, 81)]
@@ -38,15 +38,15 @@ def test_a_photo_that_counts_twice_is_two_photos(seed: int) -> None:
     scores, truth = photos(seed)
     counts = np.random.default_rng(seed).integers(0, 3, len(truth))
     twice = np.repeat(np.arange(len(truth)), counts)
-    once = best_raise(scores[twice], truth[twice], np.ones(len(twice)), 4, (-LIMIT, LIMIT))
+    once = best_step(scores[twice], truth[twice], np.ones(len(twice)), 4, (-LIMIT, LIMIT))
     seen = counts > 0
-    assert best_raise(scores[seen], truth[seen], counts[seen], 4, (-LIMIT, LIMIT)) == pytest.approx(once)
+    assert best_step(scores[seen], truth[seen], counts[seen], 4, (-LIMIT, LIMIT)) == pytest.approx(once)
 
 
 @given(st.integers(0, 10_000))
 def test_climbing_never_lowers_the_f1_and_stays_within_the_limit(seed: int) -> None:
     scores, truth = photos(seed)
-    offsets = climb(scores, truth, np.ones(len(truth)))
+    offsets = coordinate_ascent(scores, truth, np.ones(len(truth)))
     assert abs(offsets).max() <= LIMIT
     assert macro_f1(truth, most_probable(scores + offsets), 18) >= macro_f1(truth, most_probable(scores), 18) - 1e-9
 

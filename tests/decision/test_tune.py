@@ -23,8 +23,8 @@ from ensemble.decision.tuning import (
     kept_tuning,
     read_nested,
     save_tuning,
-    share_of,
     tuning_file,
+    untuned_run,
     weighted_runs,
 )
 from ensemble.evaluation.evaluate import evaluate, evaluation_record
@@ -61,13 +61,13 @@ def applied_to(blend: Blend, **options: object) -> Applied:
 
 
 def kept(*runs: Run) -> Tuning | None:
-    found = kept_tuning([r.folder for r in runs], [share_of(r, run_recipe(r)) for r in runs])
+    found = kept_tuning([r.folder for r in runs], [untuned_run(r, run_recipe(r)) for r in runs])
     return found[0] if found else None
 
 
 def saved(blend: Blend, steps: Sequence[StepName]) -> Path:
     tuning, decision = tune(blend, steps)
-    path = blend.runs[0].run.folder / tuning_file([m.share for m in blend.runs])
+    path = blend.runs[0].run.folder / tuning_file([m.untuned for m in blend.runs])
     save_tuning(path, tuning, [blend.data.files[i] for i in blend.rows], decision)
     return path
 
@@ -200,7 +200,7 @@ def test_blends_of_one_run_with_several_others_are_kept_apart(data: TrainData, t
 
 def test_runs_of_weight_0_need_not_be_asked(data: TrainData, tmp_path: Path) -> None:
     blend = blend_of(*(plan_run(tmp_path / n, data, noisy(data, i), seed=i) for i, n in enumerate("abc")))
-    shares = [m.share.model_copy(update={"weight": w}) for m, w in zip(blend.runs, (0.5, 0.0, 0.5), strict=True)]
+    shares = [m.untuned.model_copy(update={"weight": w}) for m, w in zip(blend.runs, (0.5, 0.0, 0.5), strict=True)]
     fitted = blend.plain("flip").model_copy(update={"runs": tuple(shares)})
     runs, recipes, left = weighted_runs([m.run for m in blend.runs], [m.recipe for m in blend.runs], fitted)
     assert [r.folder.name for r in runs] == ["a", "c"]

@@ -18,7 +18,7 @@ from run_command import maskens
 
 import cli
 from ensemble.decision.temperature import fit_temperature, scaled
-from ensemble.evaluation.audit import Audit, audit, field_view, nearest_year, photos_csv, suspects_csv
+from ensemble.evaluation.audit import Audit, audit, field_predictions, nearest_year, photos_csv, suspects_csv
 from folds.data.fixes import apply_fixes
 from folds.data.labels import SHOTS, age_band, encode
 from folds.data.layout import read_train
@@ -167,7 +167,7 @@ def test_calibration_changes_probabilities_but_no_order_within_a_field(true: Tra
     wrong, _ = wrong_labels(true)
     logits = predictions(true, sure=9.0)
     rows = np.arange(len(true.files))
-    raw, mild = (field_view(wrong, rows, scaled(logits, 1), "age", calibrate=c) for c in (False, True))
+    raw, mild = (field_predictions(wrong, rows, scaled(logits, 1), "age", calibrate=c) for c in (False, True))
     assert mild.temperature > 1
     assert np.array_equal(raw.predicted, mild.predicted)
     ratio = raw.odds[raw.odds != 0] / mild.odds[mild.odds != 0]

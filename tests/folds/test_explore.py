@@ -27,7 +27,7 @@ from folds.data.labels import SHOT_MASK, SHOTS
 from folds.data.layout import read_train
 from folds.errors import MaskensError
 from folds.explore import page as explore_page
-from folds.explore.look import draw_photos, examples, explore
+from folds.explore.exploration import draw_photos, examples, explore
 from folds.pages.charts import age_histogram
 from folds.pages.contact_sheet import BOX, GAP, Cell, Sheet, draw
 
@@ -417,7 +417,7 @@ def test_help_has_an_example() -> None:
 
 def test_folds_import_no_model_library_and_no_chart_library_before_they_are_needed() -> None:
     code = (
-        "import sys, folds.explore.page, folds.explore.summary, folds.explore.look\n"
+        "import sys, folds.explore.page, folds.explore.summary, folds.explore.exploration\n"
         "heavy = {'torch', 'albumentations', 'timm', 'matplotlib', 'jinja2'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

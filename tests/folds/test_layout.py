@@ -61,7 +61,7 @@ class TestTrain:
         assert a.photos == JPGS
         assert a.bytes == (1, 2, 3, 4, 5, 6, 7)
         assert data.files == [f"train/images/{p}/{name}" for p in "ab" for name in JPGS]
-        assert all((two / f).is_file() for f in data.files)
+        assert all((two / f).is_file() for f in data.photos.files)
         assert data.photo_person.tolist() == [0] * 7 + [1] * 7
         assert data.years.tolist() == [29] * 7 + [60] * 7
         masks, genders, bands = data.labels
@@ -321,7 +321,7 @@ class TestEval:
         data = read_eval(root)
         assert data.ids == EVAL_IDS
         assert data.photos.files == [f"eval/images/{i}" for i in EVAL_IDS]
-        assert all((root / f).is_file() for f in data.files)
+        assert all((root / f).is_file() for f in data.photos.files)
 
     def test_columns_may_come_in_any_order_with_others(self, tmp_path: Path, make_data: MakeData) -> None:
         root = make_data(tmp_path / "data", people=6, eval_ids=("b.jpg", "a.png"))

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from ensemble.jobs.status import JobStatus
-from ensemble.reporting.live_table import LiveJobs, PlainJobs, duration, jobs_table, jobs_view
+from ensemble.reporting.live_table import LiveJobs, PlainJobs, duration, jobs_display, jobs_table
 
 
 def jobs(done: int, training: int, waiting: int) -> list[JobStatus]:
@@ -75,9 +75,9 @@ def test_a_note_is_shown_once_in_a_log_and_below_the_table() -> None:
 
 
 def test_the_view_depends_on_whether_there_is_a_terminal() -> None:
-    assert isinstance(jobs_view(Console(file=io.StringIO()), ""), PlainJobs)
+    assert isinstance(jobs_display(Console(file=io.StringIO()), ""), PlainJobs)
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100, height=30)
-    view = jobs_view(terminal, "train")
+    view = jobs_display(terminal, "train")
     assert isinstance(view, LiveJobs)
     with view:
         view.update(jobs(1, 1, 0))

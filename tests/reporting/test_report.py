@@ -20,7 +20,7 @@ from sklearn.metrics import confusion_matrix, log_loss
 from ensemble.decision.blend import load_blend
 from ensemble.decision.decide import Decision
 from ensemble.decision.tuning import apply_tuning
-from ensemble.evaluation.calibration import PartView, calibration, part_views
+from ensemble.evaluation.calibration import PartPredictions, calibration, part_predictions
 from ensemble.evaluation.evaluate import evaluate
 from ensemble.jobs.history import HISTORY, read_curves
 from ensemble.jobs.status import JobStatus, write_status
@@ -105,11 +105,11 @@ def test_confusions_are_those_of_scikit_learn(gathered: Report) -> None:
         assert matrix.shares == pytest.approx(confusion_matrix(t, d, labels=labels, normalize="true"))
 
 
-def view(confidence: list[float], right: list[bool]) -> PartView:
+def view(confidence: list[float], right: list[bool]) -> PartPredictions:
     """Photos of two labels, the first always decided on."""
     p = np.array(confidence)
     truth = np.where(right, 0, 1)
-    return PartView("x", ("a", "b"), truth, np.zeros_like(truth), np.log(np.stack([p, 1 - p], axis=1)))
+    return PartPredictions("x", ("a", "b"), truth, np.zeros_like(truth), np.log(np.stack([p, 1 - p], axis=1)))
 
 
 def test_what_is_calibrated_lies_on_the_diagonal() -> None:
@@ -137,7 +137,7 @@ def test_the_calibration_error_of_a_model_too_sure_of_itself_is_its_gap() -> Non
 def test_parts_have_the_marginal_probabilities(gathered: Report) -> None:
     decision = gathered.found.decision
     p = np.exp(decision.log_probabilities)
-    whole, mask, gender, age = part_views(gathered.blend.truth, decision)
+    whole, mask, gender, age = part_predictions(gathered.blend.truth, decision)
     assert np.exp(mask.log_p[:, 1]) == pytest.approx(p[:, 6:12].sum(axis=1))
     assert np.exp(gender.log_p[:, 1]) == pytest.approx(sum(p[:, c] for c in range(18) if c // 3 % 2))
     assert np.exp(age.log_p[:, 2]) == pytest.approx(p[:, 2::3].sum(axis=1))
@@ -147,7 +147,7 @@ def test_parts_have_the_marginal_probabilities(gathered: Report) -> None:
 def test_the_decision_counts_though_another_class_is_more_probable() -> None:
     log_p = np.log(np.full((1, 18), 0.5 / 17))
     log_p[0, 0] = np.log(0.5)
-    whole = part_views(np.array([3]), Decision(log_p, np.array([3])))[0]
+    whole = part_predictions(np.array([3]), Decision(log_p, np.array([3])))[0]
     assert calibration(whole).confidence == pytest.approx([0.5 / 17])
     assert calibration(whole).accuracy.tolist() == [1]
 

@@ -17,7 +17,7 @@ from folds.data.labels import CLASSES, GENDERS, SHOTS, FloatArray, age_band
 from folds.data.people import TrainData, repeated_ids
 from folds.data.table import read_table
 from folds.errors import MaskensError
-from folds.explore.check import near_duplicates, perceptual_hash
+from folds.explore.duplicates import near_duplicates, perceptual_hash
 from folds.pages.contact_sheet import thumbnail, thumbnails
 
 PAIRS = 24  # near-duplicates that are shown; all are counted

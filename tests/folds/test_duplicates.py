@@ -16,8 +16,8 @@ from PIL import Image
 
 from folds.data.decode import Pixels
 from folds.data.layout import read_train
-from folds.explore import check as check
-from folds.explore.check import NEAR, check_photos, describe, near_duplicates, perceptual_hash
+from folds.explore import duplicates
+from folds.explore.duplicates import NEAR, check_photos, describe, near_duplicates, perceptual_hash
 
 
 def texture(seed: int) -> Pixels:
@@ -78,7 +78,7 @@ def test_near_duplicates_equal_a_plain_loop(photos: tuple[list[int], list[str]],
         for j in range(i + 1, len(hashes))
         if people[i] != people[j] and (hashes[i] ^ hashes[j]).bit_count() <= near
     ]
-    with mock.patch.object(check, "CHUNK", chunk):
+    with mock.patch.object(duplicates, "CHUNK", chunk):
         found = near_duplicates(np.array(hashes, dtype=np.uint64), np.array(people, dtype=np.str_), near)
     assert sorted(found) == expected
     assert [bits for *_, bits in found] == sorted(bits for *_, bits in expected)
