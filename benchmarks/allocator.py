@@ -24,13 +24,13 @@ def measure(name: str, height: int, width: int, batch: int, kept: bool) -> None:
     import timm
     import torch
 
-    from ensemble.models.inputs import place
+    from ensemble.models.inputs import to_device
     from ensemble.models.process import configure_process
 
     threads = torch.get_num_threads()
     if kept:
         configure_process(threads)
-    model = place(timm.create_model(name, num_classes=8), torch.device("cpu"))
+    model = to_device(timm.create_model(name, num_classes=8), torch.device("cpu"))
     x = torch.randn(batch, 3, height, width).to(memory_format=torch.channels_last)
     y = torch.randint(0, 8, (batch,))
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)

@@ -22,7 +22,7 @@ from ensemble.inference.estimate import estimate_inference
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.plan import plan
-from ensemble.recipes.binding import RecipeChange, resolve_recipe, run_recipe
+from ensemble.recipes.run_recipe import RecipeChange, resolve_recipe, run_recipe
 from ensemble.training.estimate import estimate_training
 from folds.data.layout import read_eval
 from folds.run import load_data, load_run

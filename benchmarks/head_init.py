@@ -17,8 +17,8 @@ from pathlib import Path
 import ensemble.models.create
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.plan import plan
-from ensemble.recipes.binding import bind_recipe
 from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.schema import with_weights
 from ensemble.training.job import run_job
 from folds.data.layout import read_train
@@ -35,12 +35,12 @@ def main() -> None:
     data = read_train(args.data)
     folds = make_folds(data, 5, seed=42)
     recipe = with_weights(load_recipe("quick"), [str(args.weights)], pretrained=True)
-    ours = ensemble.models.create._soften_head
+    ours = ensemble.models.create._reset_new_head
     print("| classifier starts with | " + "macro F1 after each epoch of fold 0 |\n|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         run, _ = start_run(Path(folder) / "run", data, folds, 5, seed=42)
         for name, soften in (("timm's own spread", lambda model, classes: None), ("torch's default", ours)):
-            ensemble.models.create._soften_head = soften
+            ensemble.models.create._reset_new_head = soften
             there = bind_recipe(dataclasses.replace(run, folder=Path(folder) / name), recipe)
             (spec,) = plan(there, recipe, [args.task], [0], Hardware("cpu", None), Path(folder) / "cache")
             failure = run_job(spec, data, folds)

@@ -27,7 +27,7 @@ from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.engine import EngineOptions
 from ensemble.models.precision import PrecisionOption
-from ensemble.recipes.binding import run_recipe
+from ensemble.recipes.run_recipe import run_recipe
 from folds.data.layout import read_eval
 from folds.run import load_run
 

@@ -50,9 +50,9 @@ from ensemble.models.conv_bn import fold_conv_bn
 from ensemble.models.inputs import to_input
 from ensemble.models.process import configure_process
 from ensemble.models.tta import stack_views
-from ensemble.recipes.binding import run_recipe
 from ensemble.recipes.geometry import Geometry
-from ensemble.recipes.views import VIEWS
+from ensemble.recipes.run_recipe import run_recipe
+from ensemble.recipes.tta_views import VIEWS
 from folds.data.layout import read_eval
 from folds.data.people import PhotoSet
 from folds.run import load_run
@@ -182,13 +182,13 @@ WAYS: dict[str, Callable[[Setting], object]] = {
 def one(way: str, setting: Setting, out: Path) -> None:
     """Go one way and leave its time, the photos opened, the logits and the classes."""
     opened: Counter[str] = Counter()
-    plain = ensemble.data.cache.fitted
+    plain = ensemble.data.cache.load_resized
 
     def counting(path: Path, geometries: Sequence[Geometry]) -> tuple[np.ndarray, ...]:
         opened[path.name] += 1
         return plain(path, geometries)
 
-    ensemble.data.cache.fitted = counting
+    ensemble.data.cache.load_resized = counting
     if way.startswith(("limit", "maskens")):
         configure_process(setting.hardware.job_threads)
     else:

@@ -22,8 +22,8 @@ import numpy as np
 from ensemble.decision.blend import load_blend
 from ensemble.jobs.oof import Epoch
 from ensemble.metrics.bootstrap import SCORED_PARTS, draw_people, drawn_parts, interval, person_confusions
-from ensemble.recipes.binding import run_recipe
-from ensemble.recipes.views import Tta
+from ensemble.recipes.run_recipe import run_recipe
+from ensemble.recipes.tta_views import Tta
 from folds.data.labels import FloatArray
 from folds.run import load_run
 from folds.splitting.split import strata

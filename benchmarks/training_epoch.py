@@ -47,7 +47,7 @@ from ensemble.data.loader import EpochBatches, train_loader
 from ensemble.data.sampling import epoch_photos
 from ensemble.jobs.spec import geometry
 from ensemble.models.create import create
-from ensemble.models.inputs import normalisation, place, to_input
+from ensemble.models.inputs import normalisation, to_device, to_input
 from ensemble.models.process import configure_process
 from ensemble.recipes.reading import load_recipe
 from ensemble.recipes.schema import TaskRecipe
@@ -107,7 +107,7 @@ def maskens(task: Task, workers: int) -> dict[str, float]:
         started = time.perf_counter()
         photos = open_photos(data.photos, [geometry(recipe)], Path(cache), os.cpu_count() or 1)
         built = time.perf_counter() - started
-        model = place(create(recipe), task.device)
+        model = to_device(create(recipe), task.device)
         mean, std = normalisation(model)
         shown = epoch_photos(recipe.sampler, recipe.ages.cuts, data, np.arange(len(data.files)))
         batches = EpochBatches(shown, recipe.batch_size, (0,))
@@ -143,7 +143,7 @@ def ready(
 
 def bare(task: Task, batches: Iterable[tuple[Tensor, Tensor]], clock: Clock) -> None:
     """Nothing but the steps."""
-    model = place(task.model(), task.device)
+    model = to_device(task.model(), task.device)
     optimizer = make_optimizer(model, task.recipe.optimizer)
     for x, y in batches:
         optimizer.zero_grad(set_to_none=True)

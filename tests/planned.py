@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.jobs.oof import JobOof, save_job_oof
-from ensemble.recipes.binding import bind_recipe
 from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.run_recipe import bind_recipe
 from folds.data.people import TrainData
 from folds.run import Run, start_run
 from folds.splitting.split import make_folds

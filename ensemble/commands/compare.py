@@ -37,6 +37,6 @@ def compare(
         console,
         f"{found.photos} photos of {found.people} people, {epoch} epochs, views: {tta}. "
         "Intervals are over people, for these very models: another seed moves scores too. "
-        "Within noise: the interval of the difference holds 0; of 20 differences that mean nothing, one looks real.",
+        "Within noise: the interval of the difference holds 0. 1 of 20 differences looks real by chance.",
         "dim",
     )

@@ -29,7 +29,9 @@ def explore(
     ] = 24,
     recipe: Annotated[
         str,
-        typer.Option("--recipe", metavar="NAME|FILE", envvar="MASKENS_RECIPE", help="Whose augmentation is shown."),
+        typer.Option(
+            "--recipe", metavar="NAME|FILE", envvar="MASKENS_RECIPE", help="Recipe whose augmentation is shown."
+        ),
     ] = "original",
     fixes: FixesOption = None,
     run: RunOption = DEFAULT_RUNS,

@@ -26,10 +26,10 @@ def export(
         Path | None, typer.Option("--out", metavar="DIR", help="The folder to write; by default onnx in the run.")
     ] = None,
     photos: Annotated[
-        int, typer.Option("--photos", min=1, help="Eval photos on which onnxruntime is held against torch.")
+        int, typer.Option("--photos", min=1, help="Eval photos on which onnxruntime is compared with torch.")
     ] = 32,
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, help="Largest difference of a logit that is let pass.")
+        float, typer.Option("--tolerance", min=0, help="Largest absolute difference of a logit that is accepted.")
     ] = 1e-3,
     allow_missing: MissingOption = False,
     run: RunOption = DEFAULT_RUNS,

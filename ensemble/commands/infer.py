@@ -54,7 +54,7 @@ def infer(
     ] = False,
     no_early_exit: Annotated[
         bool,
-        typer.Option("--no-early-exit", "--ask-all", help="Show each photo to all age models."),
+        typer.Option("--no-early-exit", "--ask-all", help="Run all age models on every photo."),
     ] = False,
     allow_missing: MissingOption = False,
     cache: CacheOption = "",
@@ -69,8 +69,8 @@ def infer(
 
     `--data DIR` may name another data folder that has only eval/.
 
-    Several runs are blended, each weighed alike or as `maskens tune --blend` found. With `--vote a.csv b.csv` each
-    file and each run has a vote; of classes with equally many the most probable one wins.
+    Several runs are averaged, equally or with the weights of `maskens tune --blend`. With `--vote a.csv b.csv` each
+    file and each run has a vote; ties go to the most probable class.
 
     Example:  maskens infer --tta flip
     """

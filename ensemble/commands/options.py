@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ensemble.recipes.views import Tta
+from ensemble.recipes.tta_views import VIEWS, Tta
+from folds.errors import did_you_mean
 
 
 class TrackerName(StrEnum):
@@ -40,7 +41,7 @@ SeedOption = Annotated[
     int | None,
     _option(
         "seed",
-        "Rules folds, order, augmentation and initial weights. The run remembers it; at first 42.",
+        "Random seed of folds, batch order, augmentation and initial weights. The run remembers it; at first 42.",
         min=0,
         max=2**32 - 1,
     ),
@@ -73,19 +74,34 @@ SetOption = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a key of the recipe: tasks.gender.epochs=5; may be repeated."
     ),
 ]
+
+
+def _tta(name: Tta | None) -> Tta | None:
+    if name is not None and name not in VIEWS:
+        raise typer.BadParameter(f"'{name}' is none of {', '.join(VIEWS)}{did_you_mean(name, VIEWS)}.")
+    return name
+
+
 TtaOption = Annotated[
     Tta | None,
     typer.Option(
         "--tta",
-        help="none: the photo as it is. flip: and mirrored left to right. By default as tuned, else flip.",
+        metavar="|".join(VIEWS),
+        callback=_tta,
+        help="Views of test-time augmentation, averaged. none: the photo as it is. flip: also mirrored left to right. "
+        "By default as tuned, else flip.",
         show_default=False,
     ),
 ]
-ViewsOption = Annotated[Tta, typer.Option("--tta", help="Views of the out-of-fold logits.")]
+ViewsOption = Annotated[
+    Tta, typer.Option("--tta", metavar="|".join(VIEWS), callback=_tta, help="Views of the out-of-fold logits.")
+]
 EpochOption = Annotated[Literal["best", "last"], typer.Option("--epoch", help="Each job's best epoch, or its last.")]
 MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")]
 DryOption = Annotated[
     bool,
-    typer.Option("--dry-run", help="Check everything, probe shortly, tell what it would take; write nothing."),
+    typer.Option(
+        "--dry-run", help="Check everything, time a few batches, estimate time, memory and disk; write nothing."
+    ),
 ]
 UntunedOption = Annotated[bool, typer.Option("--untuned", help="Leave out what `maskens tune` fitted.")]

@@ -39,7 +39,7 @@ def predict(
 ) -> None:
     """Classify any photos: mask, gender and age band with their probabilities, and whether the folds agree.
 
-    A photo should show one face about as large as in training: it is brought to the models' size as a whole.
+    A photo should show one face about as large as in training: faces are not detected, the whole photo is resized.
 
     Example:  maskens predict holiday/*.jpg --out holiday.csv
     """

@@ -71,7 +71,7 @@ def train(
     """
     from folds.splitting.ranges import parse_folds, written_folds
 
-    written_folds(fold)  # a slip in it is told before anything heavy is imported
+    written_folds(fold)  # a malformed value is refused before slow imports
 
     from folds.run import load_run
 

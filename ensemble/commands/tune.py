@@ -23,7 +23,7 @@ def tune(
         typer.Option("--step", help="Only these; may be repeated. By default all three."),
     ] = None,
     blend: Annotated[
-        bool, typer.Option("--blend", help="Weigh several runs by greedy selection; else they are weighed alike.")
+        bool, typer.Option("--blend", help="Fit the weights of several runs by greedy selection; else they are equal.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Keep what is fitted even if its gain is noise.")] = False,
     run: RunsOption = DEFAULT_RUNS,

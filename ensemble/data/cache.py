@@ -14,7 +14,7 @@ import numpy as np
 
 from ensemble.data.pixel_file import PixelFile, create
 from ensemble.recipes.geometry import Geometry
-from folds.data.decode import Pixels, Progress, fit, in_threads, read_photo, read_sizes
+from folds.data.decode import Pixels, Progress, in_threads, read_photo, read_sizes, resize_and_crop
 from folds.data.people import PhotoSet
 from folds.errors import MaskensError, refuse
 from folds.files import sha256
@@ -23,14 +23,14 @@ BUILDING = ".building-"
 SPARE = 64 * 2**20  # bytes of disk to leave free
 
 
-def fitted(path: Path, geometries: Sequence[Geometry]) -> tuple[Pixels, ...]:
+def load_resized(path: Path, geometries: Sequence[Geometry]) -> tuple[Pixels, ...]:
     """A photo in each geometry, uint8 (height, width, 3); the file is read once.
 
     Raises:
         MaskensError: it can't be read.
     """
     photos = read_sizes(path, [g.resize if g.reduced else None for g in geometries])
-    return tuple(fit(photo, g.resize, g.crop) for photo, g in zip(photos, geometries, strict=True))
+    return tuple(resize_and_crop(photo, g.resize, g.crop) for photo, g in zip(photos, geometries, strict=True))
 
 
 class DecodedPhotos:
@@ -57,7 +57,7 @@ class DecodedPhotos:
             MaskensError: it can't be read.
         """
         if self.cached is None:
-            return fitted(self.photos.root / self.files[index], self.geometries)
+            return load_resized(self.photos.root / self.files[index], self.geometries)
         try:
             if self._open is None:
                 self._open = [PixelFile(path) for path in self.cached]
@@ -135,7 +135,7 @@ def _build(
         building = [create(scratch / p.name, (len(photos.files), *g.shape)) for g, p in targets.items()]
 
         def one(index: int) -> None:
-            sizes = fitted(photos.root / photos.files[index], list(targets))
+            sizes = load_resized(photos.root / photos.files[index], list(targets))
             for file, photo in zip(building, sizes, strict=True):
                 file[index] = photo
 

@@ -34,7 +34,7 @@ def mix_batch(recipe: Mix, x: Tensor, targets: Tensor, key: Sequence[int]) -> tu
     before = np.random.get_state()
     np.random.seed(int(rng.integers(2**32)))  # timm draws from the global stream
     mixup = Mixup(recipe.mixup, recipe.cutmix, prob=recipe.prob, label_smoothing=0.0, num_classes=len(x))
-    # each photo is its own class here, so that timm tells in what shares it mixed whom
+    # one class a photo, so that timm's soft targets are the mixing weights
     mixed, shares = mixup(x, torch.arange(len(x), device=x.device))
     np.random.set_state(before)
     return mixed, shares.to(targets.dtype) @ targets

@@ -15,10 +15,10 @@ from ensemble.decision.joint import column_temperatures, joint_log_probabilities
 from ensemble.decision.tuning import Fitted, RunTuning, untuned_run
 from ensemble.jobs.oof import Epoch, Logits, job_names, pool, select_views, trained_folds
 from ensemble.metrics.scores import macro_f1
-from ensemble.recipes.binding import run_recipe
+from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target
-from ensemble.recipes.views import VIEWS, Tta, views_of
+from ensemble.recipes.tta_views import VIEWS, Tta, views_of
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError
@@ -160,8 +160,8 @@ def greedy_weights(joints: FloatArray, truth: IntArray) -> tuple[float, ...]:
     """Weights of the runs by greedy selection with replacement (Caruana et al. 2004, "Ensemble Selection from
     Libraries of Models").
 
-    In each round the run is added with which the mean of all added so far has the highest macro F1; of equals one
-    that is in already. The best of all rounds counts, of equals the earliest.
+    In each round the run is added with which the mean of all added so far has the highest macro F1; ties go to
+    a run already selected. The best of all rounds counts, ties go to the earliest.
 
     Args:
         joints: float64 (runs, photos, 18), log probabilities.

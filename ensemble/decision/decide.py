@@ -49,7 +49,7 @@ def decide(
 
 
 def most_probable(log_probabilities: AnyFloatArray) -> IntArray:
-    """The most probable class of each photo; of equals the lowest number.
+    """The most probable class of each photo; ties go to the lowest class.
 
     Args:
         log_probabilities: float (photos, 18).
@@ -80,8 +80,8 @@ def decide_hard(log_probabilities: AnyFloatArray) -> IntArray:
 def vote(votes: IntArray, log_probabilities: AnyFloatArray | None = None) -> IntArray:
     """The class that most voters name.
 
-    Of classes with equally many votes the one with the highest mean log probability wins; where there are no
-    probabilities, the one that the first of the voters names.
+    Ties go to the class with the highest mean log probability; where there are no probabilities, to the one that the
+    first of the voters names.
 
     Args:
         votes: int64 (voters, photos), 0..17.

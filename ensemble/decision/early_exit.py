@@ -45,7 +45,7 @@ def gender_to_evaluate(scores: npt.NDArray[np.float64], evaluated: npt.NDArray[n
         evaluated: bool (photos, 2): whether the age models of that gender predicted.
 
     Returns:
-        int64 (photos,): 0, 1, or DECIDED where nobody who is left can change the best class.
+        int64 (photos,): 0, 1, or DECIDED where no remaining model can change the class.
     """
     best = scores.reshape(-1, len(MASKS), len(GENDERS), len(AGES)).max(axis=(1, 3))  # (photos, gender)
     known = np.where(evaluated, best, -np.inf).max(axis=1)

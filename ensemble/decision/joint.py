@@ -70,8 +70,8 @@ def joint_scores(
 
     Args:
         logits: NaN where a photo was not shown to the task's models.
-        missing: counts as the log probability of what they were not asked: -inf rules those classes out, 0 is the most
-            they could have said, so that the scores of those classes are upper bounds.
+        missing: log probability used where no model predicted: -inf excludes those classes, 0 makes their scores upper
+            bounds.
 
     Returns:
         float64 (photos, 18).

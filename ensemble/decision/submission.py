@@ -63,7 +63,7 @@ def align(path: Path, ids: Sequence[str]) -> IntArray:
     if missing or extra:
         example = missing[0] if missing else next(iter(extra))
         raise MaskensError(
-            f"{path} holds other photos: {len(missing)} are missing and {len(extra)} are strange, e.g. {example}."
+            f"{path} holds other photos: {len(missing)} are missing and {len(extra)} are unexpected, e.g. {example}."
         )
     return classes[[place[i] for i in ids]]
 

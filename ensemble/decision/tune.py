@@ -17,7 +17,7 @@ from ensemble.decision.tuning import Fitted, Step, StepName, Tuning
 from ensemble.metrics.bootstrap import Interval, draw_people, drawn_f1, interval, person_confusions
 from ensemble.metrics.scores import macro_f1
 from ensemble.recipes.tasks import learns_from, true_labels
-from ensemble.recipes.views import Tta
+from ensemble.recipes.tta_views import Tta
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.errors import MaskensError
 

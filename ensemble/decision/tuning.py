@@ -15,7 +15,7 @@ from ensemble.decision.decide import Decision
 from ensemble.jobs.oof import oof_hash
 from ensemble.metrics.bootstrap import Interval
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.views import Tta
+from ensemble.recipes.tta_views import Tta, views_of
 from folds.data.labels import CLASSES
 from folds.errors import MaskensError
 from folds.files import replace_keeping, save_npz, sha256
@@ -190,8 +190,9 @@ def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None
         tuned: False leaves it out.
 
     Raises:
-        MaskensError: as `kept_tuning`.
+        MaskensError: no such views, or as `kept_tuning`.
     """
+    views_of(tta or "flip")
     untuned = tuple(untuned_run(run, recipe) for run, recipe in zip(runs, recipes, strict=True))
     plain = Fitted(tta=tta or "flip", runs=untuned)
     found = kept_tuning([run.folder for run in runs], untuned) if tuned else None

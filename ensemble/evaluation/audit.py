@@ -157,7 +157,9 @@ def audit(
     predictions = {field: field_predictions(data, rows, log_probabilities, field) for field in NAMES if field in fields}
     persons = [data.people[i] for i in people]
     suspects = [
-        s for f, v in predictions.items() for s in (mask_suspects(v, persons) if f == "mask" else shared(v, persons, f))
+        s
+        for f, v in predictions.items()
+        for s in (mask_suspects(v, persons) if f == "mask" else person_suspects(v, persons, f))
     ]
     suspects.sort(key=lambda s: (s.alone, -s.score, s.person.path, s.field, s.photos))
     return Audit(data, people, predictions, tuple(suspects))
@@ -181,7 +183,7 @@ def field_predictions(
     )
 
 
-def shared(found: FieldPredictions, persons: Sequence[Person], field: str) -> list[Suspect]:
+def person_suspects(found: FieldPredictions, persons: Sequence[Person], field: str) -> list[Suspect]:
     """People whose seven photos together, by the mean of their log odds, prefer another gender or age band.
 
     They are ranked by the mean probability of the given label, not by those odds: one extreme photo moves a mean of
@@ -204,7 +206,7 @@ def shared(found: FieldPredictions, persons: Sequence[Person], field: str) -> li
 
 
 def mask_suspects(found: FieldPredictions, persons: Sequence[Person]) -> list[Suspect]:
-    """Each person's best swap of two photos' masks, if both photos ask for it, and the single photos in no swap."""
+    """Each person's best swap of two masks, if both photos' log odds favour it, and the single photos in no swap."""
     odds, people = found.odds, np.arange(len(found.given))
     square = (len(people), len(SHOTS), len(SHOTS))
     toward = np.take_along_axis(odds, np.broadcast_to(found.given[:, None], square), axis=2)  # i for the label of j

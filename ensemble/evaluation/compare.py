@@ -19,9 +19,9 @@ from ensemble.metrics.bootstrap import (
     interval,
     person_confusions,
 )
-from ensemble.recipes.binding import flat
+from ensemble.recipes.run_recipe import flat
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.views import Tta
+from ensemble.recipes.tta_views import Tta
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError

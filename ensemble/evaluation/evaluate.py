@@ -23,7 +23,7 @@ from ensemble.metrics.bootstrap import (
 )
 from ensemble.metrics.scores import Score, score, score_record, task_scores
 from ensemble.recipes.tasks import learns_from, true_labels
-from ensemble.recipes.views import Tta, views_of
+from ensemble.recipes.tta_views import Tta, views_of
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.files import save_npz
 

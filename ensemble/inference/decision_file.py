@@ -9,7 +9,7 @@ from typing import Any
 
 from ensemble.decision.members import Member
 from ensemble.recipes.tasks import ONLY_GENDER, Head, Part, Predicts
-from ensemble.recipes.views import VIEWS, Tta
+from ensemble.recipes.tta_views import VIEWS, Tta
 from folds.data.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS
 from folds.files import write_json
 from folds.pages.html import SYSTEM_FILES, refuse_file, refuse_strange_files

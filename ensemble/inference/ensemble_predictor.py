@@ -15,7 +15,7 @@ from ensemble.data.loader import plain_batches
 from ensemble.decision.early_exit import gender_to_evaluate, upper_bounds
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted
-from ensemble.inference.partial import Partial
+from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.oof import Logits
 from ensemble.models.checkpoint import load_checkpoint
@@ -25,7 +25,7 @@ from ensemble.models.precision import PrecisionChoice
 from ensemble.models.tta import stack_views, unstack_views
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.views import VIEWS
+from ensemble.recipes.tta_views import VIEWS
 from folds.data.decode import Progress
 from folds.data.labels import GENDERS, IntArray
 from folds.errors import MaskensError
@@ -74,7 +74,7 @@ class EnsemblePredictor:
         self.notes: list[str] = []  # of the engines
         self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass
 
-    def run(self, kept: Partial, on_predict: Progress | None) -> int:
+    def run(self, kept: InferenceCheckpoint, on_predict: Progress | None) -> int:
         """Predict all photos, as many models at a time as fit.
 
         Args:
@@ -90,7 +90,7 @@ class EnsemblePredictor:
         if len(groups) == 1:
             return self._predict_all(groups[0], self.settings.early_exit, kept, on_predict)
         for group in groups:  # without early exit, which needs all models at hand
-            self._predict_all(group, None, Partial(None, None), on_predict)
+            self._predict_all(group, None, InferenceCheckpoint(None, None), on_predict)
             self.engines.clear()
         return 0
 
@@ -106,7 +106,7 @@ class EnsemblePredictor:
         return found
 
     def _predict_all(
-        self, group: list[int], early_exit: Fitted | None, kept: Partial, on_predict: Progress | None
+        self, group: list[int], early_exit: Fitted | None, kept: InferenceCheckpoint, on_predict: Progress | None
     ) -> int:
         before = kept.load()
         start = before.done if before else 0

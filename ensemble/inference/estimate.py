@@ -21,7 +21,7 @@ from ensemble.models.process import configure_process
 from ensemble.models.tta import stack_views
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.views import VIEWS
+from ensemble.recipes.tta_views import VIEWS
 from folds.data.people import PhotoSet
 
 EVALUATED = 0.6  # share of the photos that age models of one gender see

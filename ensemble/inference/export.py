@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ensemble.data.cache import fitted
+from ensemble.data.cache import load_resized
 from ensemble.decision.decide import most_probable
 from ensemble.decision.joint import joint_log_probabilities, mean_logits
 from ensemble.decision.members import Ensemble, Member
@@ -26,9 +26,9 @@ from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.inputs import to_input
 from ensemble.models.process import configure_process
-from ensemble.models.tta import augment, stack_views
+from ensemble.models.tta import apply_view, stack_views
 from ensemble.recipes.geometry import Geometry
-from ensemble.recipes.views import VIEWS, Tta
+from ensemble.recipes.tta_views import VIEWS, Tta
 from folds.data.decode import Pixels, Progress
 from folds.data.labels import AnyFloatArray
 from folds.data.people import EvalData
@@ -169,7 +169,7 @@ def _sample(data: EvalData, photos: int, shapes: Sequence[Geometry]) -> dict[Geo
     """Photos spread evenly over the data, each opened once: geometry -> uint8 (photos, height, width, 3)."""
     rows = np.linspace(0, len(data.ids) - 1, min(photos, len(data.ids))).round().astype(int)
     distinct = list(dict.fromkeys(shapes))
-    shown = [fitted(data.root / data.photos.files[row], distinct) for row in rows]
+    shown = [load_resized(data.root / data.photos.files[row], distinct) for row in rows]
     return {shape: np.stack(photos) for shape, photos in zip(distinct, zip(*shown, strict=True), strict=True)}
 
 
@@ -195,7 +195,7 @@ def _write_graph(
     for index, (model, card) in enumerate(loaded):
         engine = InferenceEngine(model, len(photos))
         inputs = [to_input(torch.from_numpy(b), card.mean, card.std, CPU) for b in _batches(photos)]
-        logits = torch.stack([torch.cat([engine.logits(augment(x, view)) for x in inputs]) for view in VIEWS[tta]])
+        logits = torch.stack([torch.cat([engine.logits(apply_view(x, view)) for x in inputs]) for view in VIEWS[tta]])
         views.append(logits.numpy() / (1 if temperatures is None else temperatures[index]))
     whole = TaskEnsemble([model for model, _ in loaded], [card for _, card in loaded], tta, temperatures).eval()
     try:

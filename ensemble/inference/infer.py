@@ -15,13 +15,13 @@ import numpy.typing as npt
 from ensemble.data.cache import open_photos
 from ensemble.decision.members import Ensemble
 from ensemble.inference.ensemble_predictor import EnsemblePredictor
-from ensemble.inference.partial import Partial
+from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.oof import Logits
 from ensemble.models.precision import PrecisionChoice
 from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.views import Tta, views_of
+from ensemble.recipes.tta_views import Tta, views_of
 from folds.data.decode import Progress
 from folds.data.people import EvalData, PhotoSet
 from folds.files import save_npz
@@ -54,7 +54,7 @@ class Prediction:
             lines.append(self.precision)
         if self.evaluated is not None and self.evaluated < 1:
             lines.append(
-                f"age models of one gender saw {self.evaluated:.0%} of the photos, enough to settle every class"
+                f"early exit: age models of one gender ran on {self.evaluated:.0%} of the photos, with the same classes"
             )
         return lines
 
@@ -94,7 +94,7 @@ def infer(
     geometries = list(dict.fromkeys(m.card.geometry for m in everyone))
     decoded = open_photos(photos, geometries, settings.cache, settings.hardware.decoding_threads, on_decode)
     predictor = EnsemblePredictor(ensembles, decoded, settings)
-    kept = Partial(settings.partial, _identity(ensembles, photos, settings))
+    kept = InferenceCheckpoint(settings.partial, _identity(ensembles, photos, settings))
     resumed = predictor.run(kept, on_predict)
     kept.forget()
     logits = predictor.by_task(slice(None))

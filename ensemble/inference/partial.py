@@ -28,7 +28,7 @@ class State:
     chosen: tuple[PrecisionChoice, ...]
 
 
-class Partial:
+class InferenceCheckpoint:
     """The file of one inference, replaced now and then, gone at its end.
 
     Args:
@@ -70,7 +70,7 @@ class Partial:
         try:
             save_npz(self.path, arrays | {"record": json.dumps(record)})
         except MaskensError as error:
-            self.note = f"an interruption would have lost what was done: {error}"
+            self.note = f"progress could not be saved, so an interruption would have lost it: {error}"
         self._saved = time.monotonic()
 
     def forget(self) -> None:

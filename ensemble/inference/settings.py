@@ -8,7 +8,7 @@ from pathlib import Path
 from ensemble.decision.tuning import Fitted
 from ensemble.jobs.hardware import Hardware
 from ensemble.models.engine import AS_TRAINED, EngineOptions
-from ensemble.recipes.views import Tta
+from ensemble.recipes.tta_views import Tta
 
 
 @dataclass(frozen=True)

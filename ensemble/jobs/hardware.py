@@ -39,8 +39,7 @@ class Hardware:
 
     @property
     def job_workers(self) -> int:
-        """None on a CPU, where they would take the model's cores away; for a GPU what the cores give, less one for
-        the job itself, up to 8."""
+        """0 on a CPU, to leave all cores to the model; for a GPU one less than the job's share of the cores, 1 to 8."""
         if self.workers is not None:
             return self.workers
         return 0 if self.device == "cpu" else self._gpu_workers

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.views import ALL_VIEWS
+from ensemble.recipes.tta_views import ALL_VIEWS
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError, refuse

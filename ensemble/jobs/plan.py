@@ -1,4 +1,4 @@
-"""Which jobs there are and which are left: planned, finished, begun."""
+"""Which jobs there are: those of the tasks and folds that were named."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.spec import JobSpec, identity, learned_rows
-from ensemble.jobs.status import read_status
+from ensemble.jobs.spec import JobSpec, learned_rows
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target, training_labels
 from folds.data.labels import IntArray
@@ -54,7 +53,7 @@ def plan(
     ]
 
 
-def refuse_idle(specs: Sequence[JobSpec], data: TrainData, folds: IntArray) -> None:
+def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds: IntArray) -> None:
     """Refuse jobs whose recipe leaves nobody to learn from, or nobody of a label that they are to predict.
 
     Args:
@@ -73,22 +72,3 @@ def refuse_idle(specs: Sequence[JobSpec], data: TrainData, folds: IntArray) -> N
             if missing:
                 idle.append(f"{spec.task} fold {spec.fold}: {head.part} {', '.join(missing)}")
     refuse(idle, "these jobs have nobody to learn from", "See ages.leave_out and ages.cuts of these tasks.")
-
-
-def is_done(spec: JobSpec) -> bool:
-    """Whether a job is finished, with this recipe, seed and folds."""
-    status = read_status(spec.run, spec.task, spec.fold)
-    same = all(status.record.get(k) == v for k, v in identity(spec).items())
-    folder = spec.run.job_folder(spec.task, spec.fold)
-    return status.state == "done" and same and (folder / "model.safetensors").exists() and (folder / "oof.npz").exists()
-
-
-def unfinished(specs: Sequence[JobSpec]) -> list[JobSpec]:
-    """The jobs that have something left to do."""
-    return [s for s in specs if not is_done(s)]
-
-
-def begun(specs: Sequence[JobSpec]) -> set[str]:
-    """The tasks all of whose jobs have a whole epoch to go on from."""
-    fresh = {s.task for s in specs if not (s.run.job_folder(s.task, s.fold) / "last.pt").exists()}
-    return {s.task for s in specs} - fresh

@@ -8,8 +8,8 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 
+from ensemble.jobs.completion import is_done
 from ensemble.jobs.locks import lock_jobs
-from ensemble.jobs.plan import is_done
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
 from folds.errors import MaskensError

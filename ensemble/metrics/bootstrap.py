@@ -57,11 +57,9 @@ def person_confusions(truth: IntArray, predicted: IntArray, person: IntArray) ->
 def draw_people(stratum: IntArray, draws: int = DRAWS) -> npt.NDArray[np.float32]:
     """How often each person is drawn, with replacement (Efron & Tibshirani 1993).
 
-    scipy.stats.bootstrap resamples single values; here several scores of one confusion matrix a person, and of several
-    runs, need the same draws within strata.
-
     People are drawn within their stratum, as the folds were split: else a rare class would vanish from some
-    draws and count as F1 = 0 there.
+    draws and count as F1 = 0 there. scipy.stats.bootstrap resamples single values, not within strata, and not the same
+    people for several scores and runs.
 
     Args:
         stratum: int64 (people,), gender x age band.

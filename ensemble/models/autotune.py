@@ -1,4 +1,4 @@
-"""How fast a model may learn: in 16 bits where that is measured to be faster, and compiled where that is asked for."""
+"""The precision to train in, chosen by timing, and torch.compile for training."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class AutotuneCache:
                 return precision, note
         return None
 
-    def first(self, measure: Callable[[], Autotuned]) -> Autotuned:
+    def get_or_measure(self, measure: Callable[[], Autotuned]) -> Autotuned:
         """What was measured, by this job or by one that came before it; others wait meanwhile."""
         if not self.keep:
             return self.read() or measure()
@@ -88,11 +88,11 @@ def autotune_precision(
     """
     if wanted != "auto":
         return usable_precision(model, x, wanted)
-    return measured.first(lambda: measure(model, x)) if measured else measure(model, x)
+    return measured.get_or_measure(lambda: measure(model, x)) if measured else measure(model, x)
 
 
 def measure(model: nn.Module, x: Tensor) -> Autotuned:
-    """bf16 (fp16 on a GPU without it) if the model stands it and learns FASTER with it, else fp32.
+    """bf16 (fp16 on a GPU without it) if the logits agree and a step is at least FASTER times as fast, else fp32.
 
     Arguments as of `autotune_precision`.
     """

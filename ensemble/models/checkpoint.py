@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ensemble.jobs.card import FORMAT, ModelCard, _damaged, read_card
-from ensemble.models.inputs import place
+from ensemble.models.inputs import to_device
 from folds.errors import MaskensError
 from folds.files import replacing
 
@@ -43,7 +43,7 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelC
     except (RuntimeError, ValueError) as error:
         raise MaskensError(_damaged(path, error)) from error
     load_weights(path, model)
-    return place(model, device).eval(), card
+    return to_device(model, device).eval(), card
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same logits with one pass over memory less a layer."""
+"""Batch norms folded into the convolutions before them: the same logits, one pass over memory fewer a layer."""
 
 from __future__ import annotations
 

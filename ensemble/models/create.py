@@ -37,7 +37,7 @@ def create(task: TaskRecipe, initial_weights: bool = True) -> nn.Module:
     if from_file:
         _refuse_unfilled(task, model)
     if initial_weights:
-        _soften_head(model, task.target.width)
+        _reset_new_head(model, task.target.width)
     return model
 
 
@@ -72,7 +72,7 @@ def _refuse_unfilled(task: TaskRecipe, model: Any) -> None:
         )
 
 
-def _soften_head(model: Any, classes: int) -> None:
+def _reset_new_head(model: Any, classes: int) -> None:
     """Give a new classifier torch's default initial weights.
 
     timm starts EfficientNets' with a spread of 1/sqrt(classes), not 1/sqrt(features): with 2 or 3 classes

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-def place(model: nn.Module, device: torch.device) -> nn.Module:
+def to_device(model: nn.Module, device: torch.device) -> nn.Module:
     """The model on its device in channels_last memory, the order in which photos come: faster for
     convolutions on CPU and GPU alike."""
     return model.to(device).to(memory_format=torch.channels_last)

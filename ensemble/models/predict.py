@@ -13,7 +13,7 @@ from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import plain_batches
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.inputs import Normalisation, to_input
-from ensemble.models.tta import augment
+from ensemble.models.tta import apply_view
 from folds.data.labels import IntArray
 
 
@@ -41,5 +41,5 @@ class Predictor:
         found = []
         for batch in plain_batches(photos, rows.tolist(), self.batch_size, self.workers, pin):
             x = to_input(batch[0], *self.normalisation, self.device)
-            found.append(torch.stack([engine.logits(augment(x, view)).cpu() for view in views]))
+            found.append(torch.stack([engine.logits(apply_view(x, view)).cpu() for view in views]))
         return torch.cat(found, dim=1).numpy()

@@ -8,15 +8,15 @@ import torch
 import ttach
 from torch import Tensor
 
-from ensemble.recipes.views import SETS
+from ensemble.recipes.tta_views import SETS
 
 
-def augment(x: Tensor, view: str) -> Tensor:
+def apply_view(x: Tensor, view: str) -> Tensor:
     """A batch in one view. Its logits are those of the photo: no view changes the class.
 
     Args:
         x: float (batch, 3, height, width).
-        view: a name of `ensemble.recipes.views`.
+        view: a name of `ensemble.recipes.tta_views`.
     """
     call = next(views[view] for views in SETS.values() if view in views)
     if call is None:
@@ -35,7 +35,7 @@ def stack_views(x: Tensor, views: Sequence[str]) -> Tensor:
     Returns:
         As `x`, (views * batch, 3, height, width): all photos in the first view, then all in the second.
     """
-    return torch.cat([augment(x, view) for view in views])
+    return torch.cat([apply_view(x, view) for view in views])
 
 
 def unstack_views(logits: Tensor, views: Sequence[str]) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of, read_labelled
 from ensemble.recipes.reading import load_recipe
 from folds.data.decode import read_photo
-from folds.explore.exploration import Exploration, examples, label_of
+from folds.explore.exploration import Exploration, examples, photo_caption
 from folds.explore.exploration import explore as look
 from folds.explore.page import GENERATOR, OURS, write_exploration
 from folds.pages.html import refuse_foreign_page, replacing_folder
@@ -59,6 +59,6 @@ def explore(
     replaced = folder.is_dir() and any(folder.iterdir())
     with replacing_folder(folder) as build:
         exploration = look(found, per_class, seed, workers or -1, part_of(on_progress, "opening photos"))
-        photos = [(label_of(found, i), read_photo(found.root / found.files[i])) for i in examples(exploration)]
+        photos = [(photo_caption(found, i), read_photo(found.root / found.files[i])) for i in examples(exploration)]
         write_exploration(build, exploration, augment_sheets(shown, photos, seed), shown.name, workers or -1)
     return Explored(exploration, folder, replaced)

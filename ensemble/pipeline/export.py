@@ -11,8 +11,8 @@ from ensemble.inference.export import Export, check_extra
 from ensemble.inference.export import export as export_ensemble
 from ensemble.jobs.hardware import Hardware
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of
-from ensemble.recipes.binding import run_recipe
-from ensemble.recipes.views import Tta
+from ensemble.recipes.run_recipe import run_recipe
+from ensemble.recipes.tta_views import Tta
 from folds.data.layout import read_eval
 from folds.run import load_run
 

@@ -27,8 +27,8 @@ from ensemble.pipeline.inputs import (
     load_runs,
     part_of,
 )
-from ensemble.recipes.binding import run_recipe
-from ensemble.recipes.views import Tta
+from ensemble.recipes.run_recipe import run_recipe
+from ensemble.recipes.tta_views import Tta
 from folds.data.labels import IntArray
 from folds.data.layout import read_eval
 from folds.data.people import EvalData

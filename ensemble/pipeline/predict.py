@@ -14,8 +14,8 @@ from ensemble.inference.predictions import complete_folds, photo_predictions, pr
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
-from ensemble.recipes.binding import run_recipe
-from ensemble.recipes.views import Tta
+from ensemble.recipes.run_recipe import run_recipe
+from ensemble.recipes.tta_views import Tta
 from folds.data.photo_files import distorted_photos, find_photos, training_aspect
 from folds.errors import MaskensError
 from folds.files import csv_text, json_text, must_be_writable, replace_keeping

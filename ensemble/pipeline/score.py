@@ -13,7 +13,7 @@ from ensemble.jobs.oof import Epoch
 from ensemble.metrics.scores import Score
 from ensemble.metrics.scores import score as score_classes
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, load_runs
-from ensemble.recipes.views import Tta
+from ensemble.recipes.tta_views import Tta
 from folds.runs import file_of
 
 

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.data.augment import build
+from ensemble.jobs.completion import begun, unfinished
 from ensemble.jobs.hardware import Hardware, choose_device
-from ensemble.jobs.plan import begun, plan, refuse_idle, select_tasks, unfinished
+from ensemble.jobs.plan import plan, refuse_jobs_without_photos, select_tasks
 from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.spec import JobSpec
 from ensemble.pipeline.inputs import AUTO_CACHE, DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
-from ensemble.recipes.binding import RecipeChange, bind_recipe, resolve_recipe
+from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.training.estimate import Estimate, estimate_training
 from ensemble.training.job import Failure
@@ -128,7 +129,7 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
     todo = jobs if options.restart else unfinished(jobs)
     warnings: list[str] = []
     if todo:
-        refuse_idle(todo, data, folds)
+        refuse_jobs_without_photos(todo, data, folds)
         going_on = set() if options.restart else begun(todo)
         warnings = preflight(recipe, {s.task: 0 for s in todo}, going_on, hardware.device)
         warnings += filter(None, [hardware.oversubscription])

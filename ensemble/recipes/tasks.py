@@ -134,11 +134,11 @@ def learns_from(predicts: Predicts, data: TrainData) -> npt.NDArray[np.bool_]:
 
 def undetermined(kinds: Sequence[Predicts]) -> list[str]:
     """What a set of tasks leaves open of the 18 classes, in words; empty if nothing."""
-    have = set(kinds)
-    if have & {"heads", "class18"}:
+    parts = {part for kind in kinds for part in PREDICTED_PARTS[kind] if kind not in ONLY_GENDER}
+    if "class" in parts:
         return []
-    open_parts = [p for p in ("mask", "gender") if p not in have]
-    if "age" not in have:
-        missing = [t for t in ("male-age", "female-age") if t not in have]
-        open_parts += ["age"] if len(missing) == 2 else missing
+    open_parts: list[str] = [p for p in ("mask", "gender") if p not in parts]
+    if "age" not in parts:
+        missing = [t for t in ONLY_GENDER if t not in kinds]
+        open_parts += ["age"] if len(missing) == len(ONLY_GENDER) else missing
     return open_parts

@@ -8,7 +8,7 @@ import numpy as np
 
 from ensemble.data.augment import Augment, build, faults
 from ensemble.recipes.schema import Recipe, TaskRecipe, Transform
-from folds.data.decode import Pixels, fit
+from folds.data.decode import Pixels, resize_and_crop
 from folds.errors import refuse
 from folds.pages.contact_sheet import Cell, Sheet, thumbnail
 
@@ -68,7 +68,7 @@ def _sheet(names: Sequence[str], task: TaskRecipe, photos: Sequence[tuple[str, P
     heads += [f"draw {d + 1}" for d in range(DRAWS)]
     cells = []
     for number, (caption, photo) in enumerate(photos):
-        before = fit(photo, task.resize, task.crop)
+        before = resize_and_crop(photo, task.resize, task.crop)
         cells.append(Cell(thumbnail(before), caption, f"{_flat(caption)}, before"))
         for head, picture in zip(heads[1:], after(task.augment, before, (seed, number)), strict=True):
             words = f"change {_change(before, picture):.1f}"

@@ -37,8 +37,8 @@ def scores_table(section: Section) -> Table:
         table.add_row(Text(run.name), style="bold")
         for part, f1 in run.f1.items():
             gain = run.gain[part]
-            told = ("", "") if number == 0 else (f"{gain:+.3f}", gain.significance)
-            table.add_row(f"  {part}", f"{f1:.3f}", *told, end_section=part == list(run.f1)[-1])
+            gain_cells = ("", "") if number == 0 else (f"{gain:+.3f}", gain.significance)
+            table.add_row(f"  {part}", f"{f1:.3f}", *gain_cells, end_section=part == list(run.f1)[-1])
     return table
 
 

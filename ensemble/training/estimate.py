@@ -25,13 +25,13 @@ from ensemble.jobs.spec import JobSpec, geometry, learned_rows
 from ensemble.jobs.status import read_status
 from ensemble.models.autotune import AutotuneCache
 from ensemble.models.create import create
-from ensemble.models.inputs import normalisation, place
+from ensemble.models.inputs import normalisation, to_device
 from ensemble.models.precision import shortest
 from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import learns_from, training_labels
-from ensemble.recipes.views import ALL_VIEWS, VIEWS
+from ensemble.recipes.tta_views import ALL_VIEWS, VIEWS
 from ensemble.training.trainer import Trainer
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
@@ -115,11 +115,11 @@ def estimate_training(
     memory = max(c.memory for c in costs.values()) * min(hardware.jobs, len(jobs))
     disk = sum(weights) + 3 * sum(sorted(weights)[-hardware.jobs :])  # last.pt: the model and Adam's two moments
     free = shutil.disk_usage(_existing(specs[0].run.folder)).free
-    seconds = decode + wall([j.seconds for j in jobs], hardware.jobs)
+    seconds = decode + total_wall_time([j.seconds for j in jobs], hardware.jobs)
     return Estimate(jobs, costs, decode, seconds, memory, lacking, disk, free)
 
 
-def wall(seconds: Sequence[float], at_a_time: int) -> float:
+def total_wall_time(seconds: Sequence[float], at_a_time: int) -> float:
     """How long jobs take together, each started as soon as one before it ends."""
     slots = [0.0] * at_a_time
     for each in seconds:
@@ -147,7 +147,7 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
         started = time.perf_counter()
         model = create(recipe, initial_weights=False)
         mean, std = normalisation(model)
-        place(model, device)
+        to_device(model, device)
         start = time.perf_counter() - started
         measured = AutotuneCache(run, recipe.hash, device, hardware.job_threads, keep=False)
         train = _train_seconds(recipe, model, photos, training_labels(recipe.target, data)[rows], hardware, measured)

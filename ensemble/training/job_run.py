@@ -26,11 +26,11 @@ from ensemble.metrics.scores import task_scores
 from ensemble.models.autotune import AutotuneCache
 from ensemble.models.checkpoint import load_weights, save_checkpoint
 from ensemble.models.create import create
-from ensemble.models.inputs import normalisation, place
+from ensemble.models.inputs import normalisation, to_device
 from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import learns_from, training_labels, true_labels
-from ensemble.recipes.views import ALL_VIEWS, VIEWS
+from ensemble.recipes.tta_views import ALL_VIEWS, VIEWS
 from ensemble.training.losses import one_hot, task_loss
 from ensemble.training.resume import load_last, save_last
 from ensemble.training.tracking import TrackedJob, Trackers
@@ -72,7 +72,7 @@ class JobRun:
         seed_torch(self.seed, 0)
         model = create(self.recipe, initial_weights=resumed is None)
         self.mean, self.std = normalisation(model)
-        place(model, self.device)
+        to_device(model, self.device)
         batches = epoch_batches(self.recipe, self.data, self.train_rows, self.seed)
         measured = AutotuneCache(self.run_info.folder, self.recipe.hash, self.device, self.spec.threads)
         trainer = Trainer(
@@ -87,7 +87,7 @@ class JobRun:
             self.report(note="compiling the model, which may take minutes")
         with Trackers(self.spec.track, self.tracked(photos), len(self.history)) as trackers:
             self.train(trainer, batches, photos, trackers)
-            self.predict_held_out(trainer.kept, photos)
+            self.predict_held_out(trainer.eval_model, photos)
         self.report(state="done", seconds_left=None, note=self.notes(trainer, trackers))
         (self.folder / "last.pt").unlink(missing_ok=True)
         (self.folder / "error.txt").unlink(missing_ok=True)
@@ -105,7 +105,7 @@ class JobRun:
                 raise MaskensError(
                     f"the loss became {result.loss} in epoch {epoch + 1}: lower the learning rate of '{self.spec.task}'"
                 )
-            scores, logits = self.validate(trainer.kept, photos)
+            scores, logits = self.validate(trainer.eval_model, photos)
             seconds = self.status.seconds + time.perf_counter() - started
             self.add_to_history(result, scores, seconds)
             trackers.epoch(self.history[-1], logits)  # before the epoch counts: what is done again is reported again
@@ -123,7 +123,7 @@ class JobRun:
         """Write what the epoch left: the checkpoint if it is the best so far, the history, the state to go on from."""
         best = self.history[-1]["best_f1"]
         if best not in [h["f1"] for h in self.history[:-1]]:
-            save_checkpoint(self.folder / "model.safetensors", trainer.kept, self.card(len(self.history), best))
+            save_checkpoint(self.folder / "model.safetensors", trainer.eval_model, self.card(len(self.history), best))
         write_history(self.folder, self.history)
         # last of all: this is what makes the epoch count
         save_last(self.folder, identity(self.spec), trainer.state(), self.history)

@@ -13,7 +13,7 @@ from ensemble.jobs.spec import JobSpec
 from ensemble.models.create import create
 from ensemble.models.process import configure_process
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.training.estimate import Cost, job_estimate, wall
+from ensemble.training.estimate import Cost, job_estimate, total_wall_time
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
 
@@ -40,7 +40,9 @@ def long_training(
     def seconds(each: Callable[[TaskRecipe], float]) -> float:
         """In all, where a task's model trains for so many seconds a photo; predicting takes a third."""
         costs = {name: Cost(0, each(task), each(task) / 3, 0, 0, 0) for name, task in tasks.items()}
-        return wall([job_estimate(s, costs[s.task], data, folds, restart).seconds for s in todo], hardware.jobs)
+        return total_wall_time(
+            [job_estimate(s, costs[s.task], data, folds, restart).seconds for s in todo], hardware.jobs
+        )
 
     if seconds(lambda task: SLOWEST * math.prod(task.input_size)) < LONG:
         return None

@@ -19,7 +19,7 @@ def soft_macro_f1(logits: Tensor, targets: Tensor) -> Tensor:
     """1 - macro F1 with probabilities in place of counts, over one batch.
 
     Precision and recall of each class are formed from sums of probabilities, so the value has a gradient;
-    a class that the batch lacks counts as F1 = 0, as at the origin.
+    a class that the batch lacks counts as F1 = 0.
 
     Args:
         logits: float (batch, classes).

@@ -13,7 +13,7 @@ from torch import nn
 
 from ensemble.recipes.schema import Optimizer, Schedule
 
-SetRate = Callable[[int, int], float]
+SetLr = Callable[[int, int], float]
 """(epoch, update within it), both from 0 -> sets the optimizer's learning rate and returns it."""
 
 WAYS_TO_UPDATE = {"fused", "foreach", "capturable", "differentiable"}  # arguments of torch's optimizers
@@ -46,7 +46,7 @@ def make_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer
     return build()
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, recipe: Schedule, epochs: int, updates: int) -> SetRate:
+def make_schedule(optimizer: torch.optim.Optimizer, recipe: Schedule, epochs: int, updates: int) -> SetLr:
     """The learning rate as a function of time alone, so that a resumed run needs no state of it.
 
     `cosine` follows timm's CosineLRScheduler per update, with a linear warm-up; `cosine_warm_restarts`

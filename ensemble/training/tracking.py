@@ -60,11 +60,11 @@ class TrackedEpoch:
 
 
 class Tracker(Protocol):
-    """One job's way to one tool. May raise anything: `Trackers` sees to it that no training minds."""
+    """One job's way to one tool. May raise anything: `Trackers` keeps errors from stopping the training."""
 
     def epoch(self, tracked: TrackedEpoch) -> None: ...
 
-    def close(self, well: bool) -> None: ...
+    def close(self, success: bool) -> None: ...
 
 
 class TensorBoard:
@@ -87,7 +87,7 @@ class TensorBoard:
             self.writer.add_image(name, picture, tracked.epoch, dataformats="HWC")
         self.writer.flush()
 
-    def close(self, well: bool) -> None:
+    def close(self, success: bool) -> None:
         self.writer.close()
 
 
@@ -116,8 +116,8 @@ class WandB:
         pictures = {name: self.image(picture) for name, picture in tracked.pictures.items()}
         self.run.log({**tracked.scalars, **pictures}, step=tracked.epoch, commit=True)
 
-    def close(self, well: bool) -> None:
-        self.run.finish(exit_code=0 if well else 1)
+    def close(self, success: bool) -> None:
+        self.run.finish(exit_code=0 if success else 1)
 
 
 def _folder(job: TrackedJob, name: str, epochs: int) -> Path:
@@ -145,7 +145,7 @@ class Trackers:
         self.job, self.note = job, ""
         self.open: dict[str, Tracker] = {}
         for name in names:
-            with self._sparing(name):
+            with self._disabled_on_error(name):
                 self.open[name] = TRACKERS[name](job, epochs)
 
     def __enter__(self) -> Trackers:
@@ -153,7 +153,7 @@ class Trackers:
 
     def __exit__(self, kind: type[BaseException] | None, *more: object) -> None:
         for name, tracker in [*self.open.items()]:
-            with self._sparing(name):
+            with self._disabled_on_error(name):
                 del self.open[name]
                 tracker.close(kind is None)
 
@@ -166,14 +166,14 @@ class Trackers:
         """
         if not self.open:
             return
-        with self._sparing(*self.open):
+        with self._disabled_on_error(*self.open):
             tracked = tracked_epoch(self.job, row, logits)
             for name, tracker in [*self.open.items()]:
-                with self._sparing(name):
+                with self._disabled_on_error(name):
                     tracker.epoch(tracked)
 
     @contextlib.contextmanager
-    def _sparing(self, *names: str) -> Iterator[None]:
+    def _disabled_on_error(self, *names: str) -> Iterator[None]:
         """Turn what goes wrong into a note, and do without these trackers from here on."""
         try:
             yield

@@ -64,11 +64,11 @@ class Trainer:
         self.heads = recipe.target.heads
         self.optimizer = make_optimizer(model, recipe.optimizer)
         self.updates = -(-batches // recipe.accumulate)
-        self.set_rate = make_schedule(self.optimizer, recipe.schedule, recipe.epochs, self.updates)
+        self.set_lr = make_schedule(self.optimizer, recipe.schedule, recipe.epochs, self.updates)
         self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
         self.measured, self.compile = measured, compile
         self.forward: Forward = model  # what batches go through: the model or its compiled form
-        self.ready = False  # until there is a batch, which decides that and this:
+        self.ready = False  # `forward` and `precision` are set on the first batch
         self.precision: Precision | None = None
         self.note, self.compile_note = "", ""  # what the user should know of the two
         self.scaler = self._scaler()
@@ -82,7 +82,7 @@ class Trainer:
         return self.note, self.compile_note
 
     @property
-    def kept(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The model that is validated and saved: with averaged weights if the recipe has them."""
         return self.ema.module if self.ema else self.model
 
@@ -122,7 +122,7 @@ class Trainer:
                 started += self._get_ready(photos)
             update, place = divmod(number, self.recipe.accumulate)
             if place == 0:
-                rate = self.set_rate(epoch, update)
+                rate = self.set_lr(epoch, update)
                 first_rate = rate if update == 0 else first_rate
                 self.optimizer.zero_grad(set_to_none=True)
             group = min(self.recipe.accumulate, self.batches - update * self.recipe.accumulate)

@@ -126,7 +126,7 @@ def in_threads(
             on_progress(done, len(items))
 
 
-def fit(photo: Pixels, resize: tuple[int, int], crop: tuple[int, int] | None) -> Pixels:
+def resize_and_crop(photo: Pixels, resize: tuple[int, int], crop: tuple[int, int] | None) -> Pixels:
     """Resize to (height, width), then cut the centre: the fixed steps that come before any augmentation.
 
     Shrinking averages over areas, enlarging interpolates linearly.

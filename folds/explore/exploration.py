@@ -135,7 +135,7 @@ def portrait(person: int) -> int:
     return person * len(SHOTS) + SHOTS.index("normal")
 
 
-def label_of(data: TrainData, photo: int) -> str:
+def photo_caption(data: TrainData, photo: int) -> str:
     """A photo's folder and file name, a line each."""
     return "/\n".join(data.files[photo].removeprefix("train/images/").rsplit("/", 1))
 

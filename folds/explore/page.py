@@ -11,7 +11,7 @@ from pathlib import Path
 import joblib
 
 from folds.data.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, age_band
-from folds.explore.exploration import PAIRS, Exploration, label_of, people_of, portrait
+from folds.explore.exploration import PAIRS, Exploration, people_of, photo_caption, portrait
 from folds.files import replacing
 from folds.pages.charts import age_histogram
 from folds.pages.contact_sheet import Cell, Sheet, save
@@ -150,7 +150,7 @@ def pair_sheet(found: Exploration) -> Sheet:
     cells = []
     for a, b, bits in found.duplicates[:PAIRS]:
         note = "same bits" if bits == 0 else f"{bits} of 64 bits differ"
-        cells += [_cell(found, photo, f"{label_of(found.data, photo)}\n{note}") for photo in (a, b)]
+        cells += [_cell(found, photo, f"{photo_caption(found.data, photo)}\n{note}") for photo in (a, b)]
     shown = min(PAIRS, len(found.duplicates))
     title = f"nearly the same photo under two people ({shown} of {len(found.duplicates)} pairs)"
     return Sheet("duplicates", title, tuple(cells), columns=4, group=2)
@@ -169,6 +169,6 @@ def label_sheet(found: Exploration) -> Sheet:
 def extreme_cells(found: Exploration) -> dict[str, list[Cell]]:
     """The photos that stand out, with the value that makes them so."""
     return {
-        name: [_cell(found, photo, f"{value:.0f}: {label_of(found.data, photo)}") for photo, value in photos]
+        name: [_cell(found, photo, f"{value:.0f}: {photo_caption(found.data, photo)}") for photo, value in photos]
         for name, photos in found.extremes.items()
     }

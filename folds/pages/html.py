@@ -25,7 +25,7 @@ JPEG_QUALITY = 85
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of folds/templates as HTML; every value is escaped.
+    """A template of folds/pages/templates as HTML; every value is escaped.
 
     Filters of the templates: `jpeg` turns uint8 (h, w, 3) RGB into a data URI, `png` does so with the bytes of a
     PNG, `breakable` lets a path break after _ and /, a name before a capital.

@@ -47,6 +47,12 @@ def test_a_command_takes_the_shared_options_that_it_uses_and_no_other(command: s
     assert f"Example:  maskens {command}" in outcome.out
 
 
+@pytest.mark.parametrize("command", ["infer", "score", "audit", "export", "predict"])
+def test_unknown_views_are_refused_with_those_there_are(command: str) -> None:
+    photo = ["photo.jpg"] if command == "predict" else []
+    refused(maskens(command, *photo, "--tta", "flp"), "'flp' is none of none, flip (did you mean 'flip'?)")
+
+
 def test_an_option_that_a_command_does_not_use_is_refused() -> None:
     refused(maskens("compare", "a", "b", "--seed", "7"), "No such option: --seed")
     refused(maskens("score", "--workers", "3"), "No such option: --workers")

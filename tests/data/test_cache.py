@@ -13,7 +13,7 @@ from PIL import Image
 import ensemble.data.cache
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.recipes.geometry import Geometry
-from folds.data.decode import Pixels, fit, read_photo, read_sizes
+from folds.data.decode import Pixels, read_photo, read_sizes, resize_and_crop
 from folds.data.people import PhotoSet
 from folds.errors import MaskensError
 
@@ -51,8 +51,8 @@ def test_photos_are_what_decoding_and_fitting_give(root: Path, tmp_path: Path, c
     for i, name in enumerate(FILES):
         whole = read_photo(root / name)
         small, cropped = photos[i]
-        assert np.array_equal(small, fit(whole, (16, 12), None))
-        assert np.array_equal(cropped, fit(whole, (20, 16), (12, 10)))
+        assert np.array_equal(small, resize_and_crop(whole, (16, 12), None))
+        assert np.array_equal(cropped, resize_and_crop(whole, (20, 16), (12, 10)))
 
 
 @pytest.mark.parametrize("cached", [True, False])
@@ -89,9 +89,9 @@ def test_pixels_depend_on_photo_and_geometry_alone(jpegs: Path, tmp_path: Path, 
     whole, half, eighth = ([read_sizes(jpegs / f, [s])[0] for f in JPEGS] for s in (None, (70, 50), (16, 12)))
     assert [p.shape[:2] for p in (whole[0], half[0], eighth[0])] == [(150, 110), (75, 55), (19, 14)]
     for i, photos in enumerate(together):
-        assert np.array_equal(photos[0], fit(half[i], (70, 50), None))
-        assert np.array_equal(photos[1], fit(eighth[i], (16, 12), (12, 12)))
-        assert np.array_equal(photos[2], fit(whole[i], (16, 12), None))
+        assert np.array_equal(photos[0], resize_and_crop(half[i], (70, 50), None))
+        assert np.array_equal(photos[1], resize_and_crop(eighth[i], (16, 12), (12, 12)))
+        assert np.array_equal(photos[2], resize_and_crop(whole[i], (16, 12), None))
 
 
 def test_reduced_and_full_decoding_have_a_cache_each(jpegs: Path, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_reduced_and_full_decoding_have_a_cache_each(jpegs: Path, tmp_path: Path
         geometry = Geometry((16, 12), None, reduced)
         (photo,) = open_photos(PhotoSet(jpegs, JPEGS, "print"), [geometry], cache, workers=1)[0]
         (least,) = [(16, 12) if reduced else None]
-        assert np.array_equal(photo, fit(read_sizes(jpegs / JPEGS[0], [least])[0], (16, 12), None))
+        assert np.array_equal(photo, resize_and_crop(read_sizes(jpegs / JPEGS[0], [least])[0], (16, 12), None))
     assert len(list(cache.glob("*.npy"))) == 2
 
 

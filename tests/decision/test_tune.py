@@ -30,7 +30,7 @@ from ensemble.decision.tuning import (
 from ensemble.evaluation.evaluate import evaluate, evaluation_record
 from ensemble.metrics.bootstrap import SCORED_PARTS
 from ensemble.metrics.scores import macro_f1
-from ensemble.recipes.binding import run_recipe
+from ensemble.recipes.run_recipe import run_recipe
 from folds.data.labels import decode
 from folds.data.layout import read_train
 from folds.data.people import TrainData
@@ -127,6 +127,12 @@ def test_temperatures_are_of_each_fold_and_head(data: TrainData, tmp_path: Path)
     found = np.array(fit(blend, np.arange(len(blend.rows)), ["temperatures"]).runs[0].temperatures["heads"])
     assert found.shape == (2, 3)
     assert (found[:, 1] > 3 * found[:, [0, 2]].max(axis=1)).all(), "the gender head alone is overconfident"
+
+
+def test_views_that_there_are_not_are_refused(data: TrainData, tmp_path: Path) -> None:
+    blend = load_blend([plan_run(tmp_path / "run", data, np.zeros((len(data.files), 18)))], None, "best")
+    with pytest.raises(MaskensError, match="--tta flp: there are none, flip"):
+        applied_to(blend, tta="flp")
 
 
 def test_the_better_views_are_chosen(data: TrainData, tmp_path: Path) -> None:

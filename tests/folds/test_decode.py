@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from folds.data.decode import Pixels, fit, read_photo, read_sizes
+from folds.data.decode import Pixels, read_photo, read_sizes, resize_and_crop
 from folds.errors import MaskensError
 
 GREY = np.array([[0, 50, 100], [128, 255, 7]], dtype=np.uint8)
@@ -161,7 +161,7 @@ def test_a_reduced_photo_is_upright_and_large_enough_upright(
     assert all(side >= min(asked, full) for side, asked, full in zip(found.shape, least, whole.shape, strict=False))
     scale = next(s for s in (8, 4, 2, 1) if s == 1 or all(w >= s * n for w, n in zip(whole.shape, least, strict=False)))
     assert found.shape == (*(-(-side // scale) for side in whole.shape[:2]), 3)
-    plain = fit(whole, found.shape[:2], None)
+    plain = resize_and_crop(whole, found.shape[:2], None)
     assert np.abs(found.astype(int) - plain).mean() < 2
 
 
@@ -183,7 +183,7 @@ def test_jpegs_of_any_kind_come_reduced_and_look_alike(tmp_path: Path, mode: str
     Image.fromarray(smooth(240, 160)).convert(mode).save(path, quality=95, progressive=progressive)
     (found,) = read_sizes(path, [(50, 30)])
     assert found.shape == (60, 40, 3)
-    assert np.abs(found.astype(int) - fit(read_photo(path), (60, 40), None)).mean() < 2
+    assert np.abs(found.astype(int) - resize_and_crop(read_photo(path), (60, 40), None)).mean() < 2
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.webp", "a.gif"])
@@ -264,7 +264,7 @@ def test_the_result_has_the_size_asked_for(
     shape: tuple[int, int], resize: tuple[int, int], data: st.DataObject
 ) -> None:
     crop = data.draw(st.none() | st.tuples(st.integers(1, resize[0]), st.integers(1, resize[1])))
-    fitted = fit(noise(*shape), resize, crop)
+    fitted = resize_and_crop(noise(*shape), resize, crop)
     assert fitted.shape == (*(crop or resize), 3)
     assert fitted.dtype == np.uint8
     assert fitted.flags.c_contiguous
@@ -276,7 +276,7 @@ def test_the_crop_is_the_centre(shape: tuple[int, int], data: st.DataObject) -> 
     crop = data.draw(st.tuples(st.integers(1, height), st.integers(1, width)))
     where = np.zeros((height, width, 3), dtype=np.uint8)
     where[..., 0], where[..., 1] = np.mgrid[:height, :width]
-    fitted = fit(where, shape, crop)
+    fitted = resize_and_crop(where, shape, crop)
     top, left = (int(n) for n in fitted[0, 0, :2])
     bottom, right = height - top - crop[0], width - left - crop[1]
     np.testing.assert_array_equal(fitted, where[top : top + crop[0], left : left + crop[1]])
@@ -286,18 +286,18 @@ def test_the_crop_is_the_centre(shape: tuple[int, int], data: st.DataObject) -> 
 
 def test_a_photo_of_the_right_size_is_left_as_it_is() -> None:
     photo = noise(40, 30)
-    np.testing.assert_array_equal(fit(photo, (40, 30), None), photo)
-    np.testing.assert_array_equal(fit(photo, (40, 30), (40, 30)), photo)
+    np.testing.assert_array_equal(resize_and_crop(photo, (40, 30), None), photo)
+    np.testing.assert_array_equal(resize_and_crop(photo, (40, 30), (40, 30)), photo)
 
 
 def test_shrinking_averages_over_areas() -> None:
     means = np.array([[0, 100], [80, 40]])
     board = as_rgb((np.kron(means, [[1, 3], [3, 1]]) // 2).astype(np.uint8))
-    np.testing.assert_array_equal(fit(board, (2, 2), None), as_rgb(means))
+    np.testing.assert_array_equal(resize_and_crop(board, (2, 2), None), as_rgb(means))
 
 
 def test_enlarging_runs_smoothly_between_pixels() -> None:
     steps = as_rgb(np.array([[0, 100, 200]], dtype=np.uint8))
-    wide = fit(steps, (1, 12), None)[0, :, 0].astype(int)
+    wide = resize_and_crop(steps, (1, 12), None)[0, :, 0].astype(int)
     assert (wide[0], wide[-1]) == (0, 200)
     assert 0 < np.diff(wide)[2:-2].min() <= np.diff(wide).max() <= 26  # 100 over 4 pixels

@@ -22,7 +22,7 @@ import cli
 from ensemble.recipes.reading import load_recipe
 from ensemble.recipes.schema import Transform
 from ensemble.reporting.augment_sheet import DRAWS, after, augment_sheets
-from folds.data.decode import Pixels, fit
+from folds.data.decode import Pixels, resize_and_crop
 from folds.data.labels import SHOT_MASK, SHOTS
 from folds.data.layout import read_train
 from folds.errors import MaskensError
@@ -281,7 +281,7 @@ def test_a_sheet_starts_from_what_training_sees_and_tells_how_much_changes(
     assert sheet.heads[:2] == ("before", "InvertImg\np 0.5, here always")
     assert sheet.columns == len(sheet.heads) == 2 + DRAWS
     for row, (_, face) in zip(pictures(sheet), faces, strict=True):
-        before = fit(face, (32, 24), (28, 20))
+        before = resize_and_crop(face, (32, 24), (28, 20))
         assert np.array_equal(row[0], before)
         assert np.array_equal(row[1], 255 - before)
     change = np.abs(2.0 * pictures(sheet)[0][0] - 255).mean()

@@ -16,20 +16,20 @@ from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted, RunTuning
 from ensemble.inference import ensemble_predictor
 from ensemble.inference.infer import Prediction, infer
-from ensemble.inference.partial import Partial
+from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.card import ModelCard
 from ensemble.jobs.hardware import Hardware
 from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
 from ensemble.models.create import create
 from ensemble.models.engine import EngineOptions, InferenceEngine
-from ensemble.models.inputs import normalisation, place
+from ensemble.models.inputs import normalisation, to_device
 from ensemble.models.precision import PrecisionChoice
 from ensemble.models.predict import Predictor
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.views import VIEWS
+from ensemble.recipes.tta_views import VIEWS
 from folds.data.decode import Progress
 from folds.data.labels import IntArray
 from folds.data.layout import read_eval
@@ -65,7 +65,9 @@ def photos_of(data: EvalData, size: tuple[int, int]) -> DecodedPhotos:
 
 def spread_out(model: Any, photos: DecodedPhotos, mean: Any, std: Any) -> None:
     """Give each logit a mean of 0 and a spread of 2 over the photos."""
-    logits = Predictor(place(model, DEVICE), (mean, std), DEVICE, 50).logits(photos, np.arange(50), VIEWS["none"])[0]
+    logits = Predictor(to_device(model, DEVICE), (mean, std), DEVICE, 50).logits(photos, np.arange(50), VIEWS["none"])[
+        0
+    ]
     head, scale = model.get_classifier(), torch.from_numpy(2 / logits.std(axis=0))
     with torch.no_grad():
         head.bias.copy_((head.bias - torch.from_numpy(logits.mean(axis=0))) * scale)
@@ -207,29 +209,29 @@ def test_a_full_disk_stops_no_inference_but_is_told(models: Ensemble, data: Eval
         patch.setattr("ensemble.inference.partial.save_npz", full)
         found = run(models, data, partial=tmp_path / "eval.partial.npz")
     assert np.isfinite(found.joints).all()
-    assert "an interruption would have lost what was done" in found.notes[0]
+    assert "progress could not be saved" in found.notes[0]
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file"])
 def test_half_a_state_is_no_state(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "eval.partial.npz"
     path.write_bytes(content)
-    assert Partial(path, "x").load() is None
+    assert InferenceCheckpoint(path, "x").load() is None
 
 
 def test_a_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, outputs = tmp_path / "eval.partial.npz", [np.arange(12, dtype=np.float32).reshape(2, 3, 2)]
     clock = [0.0]
     monkeypatch.setattr("ensemble.inference.partial.time.monotonic", lambda: clock[0])
-    partial = Partial(path, "x")
+    partial = InferenceCheckpoint(path, "x")
     partial.save(2, outputs, [PrecisionChoice("bf16", 0.5, "")])
     assert not path.exists(), "too soon"
     clock[0] = 3600.0
     partial.save(2, outputs, [PrecisionChoice("bf16", 0.5, "")])
-    state = Partial(path, "x").load()
+    state = InferenceCheckpoint(path, "x").load()
     assert state is not None and state.done == 2 and state.chosen == (PrecisionChoice("bf16", 0.5, ""),)
     assert np.array_equal(state.outputs[0], outputs[0][:, :2])
-    assert Partial(path, "y").load() is None
+    assert InferenceCheckpoint(path, "y").load() is None
 
 
 def test_a_model_that_gives_no_numbers_is_named(models: Ensemble, data: EvalData, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from PIL import Image
 import cli
 import ensemble.decision.members
 import ensemble.inference.export
-from ensemble.data.cache import fitted
+from ensemble.data.cache import load_resized
 from ensemble.decision.decide import decide
 from ensemble.decision.joint import mean_logits
 from ensemble.decision.members import Ensemble, Member, members
@@ -37,8 +37,8 @@ from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import JobSpec
 from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.inputs import to_input
-from ensemble.recipes.binding import bind_recipe
 from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.training.job import run_job
 from folds.data.layout import read_eval, read_train
 from folds.data.people import EvalData
@@ -86,7 +86,7 @@ class Setting:
 
     def photos(self, task: str) -> npt.NDArray[np.uint8]:
         card = self.of(task)[0].card
-        return np.stack([fitted(self.data.root / f, [card.geometry])[0] for f in self.data.photos.files])
+        return np.stack([load_resized(self.data.root / f, [card.geometry])[0] for f in self.data.photos.files])
 
     def export(self, folder: Path, **other: Any) -> Export:
         """The smallest whole ensemble, so that a test takes one graph only."""

@@ -96,7 +96,7 @@ def test_a_training_whose_auto_ends_in_fp32_is_that_of_fp32_to_the_last_bit(monk
     assert auto.precision == "fp32"
     assert "precision auto: fp32" in auto.notes[0]
     assert same(plain.model, auto.model)
-    assert same(plain.kept, auto.kept)
+    assert same(plain.eval_model, auto.eval_model)
 
 
 def test_auto_that_takes_16_bits_trains_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,8 +121,8 @@ def test_the_folds_of_a_task_measure_once_and_a_resumed_job_not_at_all(
 @pytest.mark.parametrize("other", [{"task_hash": "other"}, {"threads": 2}])
 def test_what_was_measured_counts_for_the_same_task_and_threads_only(tmp_path: Path, other: dict[str, object]) -> None:
     first = {"run": tmp_path, "task_hash": "hash", "device": CPU, "threads": 1}
-    assert AutotuneCache(**first).first(lambda: ("bf16", "a")) == ("bf16", "a")  # type: ignore[arg-type]
-    assert AutotuneCache(**first | other).first(lambda: ("fp32", "b")) == ("fp32", "b")  # type: ignore[arg-type]
+    assert AutotuneCache(**first).get_or_measure(lambda: ("bf16", "a")) == ("bf16", "a")  # type: ignore[arg-type]
+    assert AutotuneCache(**first | other).get_or_measure(lambda: ("fp32", "b")) == ("fp32", "b")  # type: ignore[arg-type]
     assert AutotuneCache(**first).read() == ("bf16", "a")  # type: ignore[arg-type]
 
 
@@ -131,7 +131,7 @@ def test_a_damaged_record_is_measured_anew(tmp_path: Path) -> None:
     for damaged in ("{", "[]", f'{{"{measured.key}": {{"precision": "fp8", "note": ""}}}}'):
         measured.file.write_text(damaged)
         assert measured.read() is None
-        assert measured.first(lambda: ("bf16", "")) == ("bf16", "")
+        assert measured.get_or_measure(lambda: ("bf16", "")) == ("bf16", "")
 
 
 def test_a_precision_that_is_named_is_not_measured(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,8 +154,8 @@ def test_a_compiled_training_is_the_plain_one_and_leaves_the_plain_model(monkeyp
     assert faster.forward is not faster.model
     assert calls == 1, "for the trial and the training together"
     assert same(plain.model, faster.model)
-    assert same(plain.kept, faster.kept)
-    timm.create_model("test_resnet", num_classes=3).load_state_dict(faster.kept.state_dict())
+    assert same(plain.eval_model, faster.eval_model)
+    timm.create_model("test_resnet", num_classes=3).load_state_dict(faster.eval_model.state_dict())
 
 
 def test_models_one_after_the_other_in_a_process_are_all_compiled(x: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ import torch
 import ttach
 from torch import Tensor, nn
 
-from ensemble.models.tta import augment, stack_views, unstack_views
-from ensemble.recipes.views import ALL_VIEWS, SETS, VIEWS, views_of
+from ensemble.models.tta import apply_view, stack_views, unstack_views
+from ensemble.recipes.tta_views import ALL_VIEWS, SETS, VIEWS, views_of
 from folds.errors import MaskensError
 
 
@@ -29,8 +29,8 @@ def logits(model: nn.Module, x: Tensor, tta: str) -> Tensor:
 
 
 def test_flip_is_the_photo_and_its_mirror_image(model: nn.Module, x: Tensor) -> None:
-    assert torch.equal(augment(x, "identity"), x)
-    assert torch.equal(augment(x, "hflip"), x.flip(3)), "left to right, never upside down"
+    assert torch.equal(apply_view(x, "identity"), x)
+    assert torch.equal(apply_view(x, "hflip"), x.flip(3)), "left to right, never upside down"
     found = logits(model, x, "flip")
     assert found.shape == (2, 5, 3)
     assert not torch.allclose(found[1], found[0])
@@ -50,7 +50,7 @@ def test_none_is_the_photo_alone(model: nn.Module, x: Tensor) -> None:
 @pytest.mark.parametrize("tta", SETS)
 def test_every_view_can_be_made_and_is_kept_out_of_fold(tta: str, x: Tensor) -> None:
     for view in VIEWS[tta]:
-        assert augment(x, view).shape[:2] == x.shape[:2]
+        assert apply_view(x, view).shape[:2] == x.shape[:2]
         assert view in ALL_VIEWS
     assert ALL_VIEWS[0] == "identity"
 

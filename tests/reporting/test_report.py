@@ -24,7 +24,7 @@ from ensemble.evaluation.calibration import PartPredictions, calibration, part_p
 from ensemble.evaluation.evaluate import evaluate
 from ensemble.jobs.history import HISTORY, read_curves
 from ensemble.jobs.status import JobStatus, write_status
-from ensemble.recipes.binding import run_recipe
+from ensemble.recipes.run_recipe import run_recipe
 from ensemble.reporting.report import Report, age_errors, age_groups, gather, highest
 from ensemble.reporting.report_charts import curves_chart
 from folds.data.labels import age_band, decode

@@ -23,7 +23,7 @@ from ensemble.models.autotune import AutotuneCache
 from ensemble.models.precision import autocast
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import parse_recipe
-from ensemble.training.estimate import Cost, estimate_training, wall
+from ensemble.training.estimate import Cost, estimate_training, total_wall_time
 from ensemble.training.long_training import long_training, long_words
 from folds.data.layout import read_train
 from folds.data.people import TrainData
@@ -57,7 +57,7 @@ def run(data: TrainData, tmp_path: Path) -> Run:
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=12), st.integers(1, 4))
 def test_the_wall_time_lies_between_a_perfect_deal_and_one_after_the_other(seconds: list[float], jobs: int) -> None:
-    found = wall(seconds, jobs)
+    found = total_wall_time(seconds, jobs)
     assert max(max(seconds), sum(seconds) / jobs) - 1e-6 <= found <= sum(seconds) + 1e-6
     assert found <= sum(seconds) / jobs + max(seconds) + 1e-6, "nobody waits while a slot is free"
 
@@ -80,7 +80,7 @@ def test_each_jobs_photos_and_epochs_are_counted(data: TrainData, run: Run, monk
     assert found.cache == 168 * 32 * 24 * 3
     assert found.memory == 2 * 10**9
     assert found.disk == 8 * 10**6 + 2 * 3 * 10**6
-    assert found.seconds == pytest.approx(found.decode + wall([j.seconds for j in found.jobs], 2))
+    assert found.seconds == pytest.approx(found.decode + total_wall_time([j.seconds for j in found.jobs], 2))
 
 
 def test_a_long_training_without_a_gpu_is_told_with_the_way_out(
@@ -126,7 +126,7 @@ def test_the_probe_trains_in_the_precision_that_would_be_used_and_keeps_nothing(
     measured = AutotuneCache(tmp_path, recipe.hash, torch.device("cpu"), Hardware("cpu", 0).job_threads)
     monkeypatch.setattr(ensemble.models.autotune, "measure", lambda *_: ("bf16", "measured now"))
     if kept:
-        measured.first(lambda: (kept, "measured before"))
+        measured.get_or_measure(lambda: (kept, "measured before"))
     used = []
     monkeypatch.setattr(
         ensemble.training.trainer, "autocast", lambda device, way: used.append(way) or autocast(device, way)

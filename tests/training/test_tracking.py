@@ -28,9 +28,9 @@ from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.plan import plan
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
-from ensemble.recipes.binding import bind_recipe
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.tasks import Target, true_labels
 from ensemble.training.job import run_job
 from ensemble.training.job_run import JobRun

@@ -20,17 +20,18 @@ from ensemble.decision.blend import load_blend
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate, save_oof
 from ensemble.jobs.card import read_card
+from ensemble.jobs.completion import is_done, unfinished
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.plan import is_done, plan, unfinished
+from ensemble.jobs.plan import plan
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import JobStatus, read_status
 from ensemble.metrics.scores import task_scores
 from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.inputs import to_input
-from ensemble.recipes.binding import bind_recipe
 from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target, true_labels
 from ensemble.training.job import run_job

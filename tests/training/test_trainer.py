@@ -85,13 +85,13 @@ def test_averaged_weights_are_timms_running_mean_with_warm_up() -> None:
     for step, weights in enumerate(steps[1:], start=2):
         decay = min(0.6, 1 - (1 + step - 1) ** (-2 / 3))
         average = average * decay + weights * (1 - decay)
-    assert torch.allclose(trainer.kept.layer.weight, average, atol=1e-6)
+    assert torch.allclose(trainer.eval_model.layer.weight, average, atol=1e-6)
     assert not torch.allclose(trainer.model.layer.weight, average, atol=1e-4)
 
 
 def test_without_averaging_the_model_itself_is_kept() -> None:
     trainer, _ = trained(batches(4))
-    assert trainer.kept is trainer.model
+    assert trainer.eval_model is trainer.model
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -145,5 +145,5 @@ def test_a_state_goes_on_to_the_same_result(changes: dict[str, object]) -> None:
     resumed = Trainer(TaskRecipe.model_validate(PLAIN | changes), Linear(), MEAN, STD, CPU, (7,), len(loader))
     resumed.load(state)
     resumed.epoch(1, loader, lambda *told: None)
-    assert torch.equal(resumed.kept.layer.weight, whole.kept.layer.weight)
+    assert torch.equal(resumed.eval_model.layer.weight, whole.eval_model.layer.weight)
     assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)

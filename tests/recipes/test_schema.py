@@ -14,15 +14,16 @@ import ensemble.jobs.reuse
 from ensemble.decision.blend import load_blend
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate
+from ensemble.jobs.completion import is_done
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.plan import is_done, plan, refuse_idle
+from ensemble.jobs.plan import plan, refuse_jobs_without_photos
 from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
-from ensemble.recipes.binding import bind_recipe
 from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.training.job import run_job
 from ensemble.training.job_run import JobRun
 from ensemble.training.jobs import train
@@ -207,10 +208,12 @@ def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:
 def test_a_recipe_that_leaves_nobody_to_learn_from_is_refused(setting: Setting) -> None:
     few = parse_recipe(BASE, "few", changes=[f"tasks.age.ages.leave_out={list(range(60, 100))}"])
     with pytest.raises(MaskensError, match=r"age fold 0: age >=60\n"):
-        refuse_idle(plan(setting.run, few, ["age"], [0], Hardware("cpu", 0), None), setting.data, setting.folds)
+        refuse_jobs_without_photos(
+            plan(setting.run, few, ["age"], [0], Hardware("cpu", 0), None), setting.data, setting.folds
+        )
     recipe = parse_recipe(BASE, "nobody", changes=[f"tasks.age.ages.leave_out={list(range(1, 100))}"])
     specs = plan(setting.run, recipe, ["mask", "age"], [0, 1], Hardware("cpu", workers=0), None)
     with pytest.raises(
         MaskensError, match=r"(?s)nobody to learn from:\n  - age fold 0: age <30, .*\n  - age fold 1: age <30"
     ):
-        refuse_idle(specs, setting.data, setting.folds)
+        refuse_jobs_without_photos(specs, setting.data, setting.folds)

@@ -15,8 +15,8 @@ EPOCHS, UPDATES = 25, 4
 
 def trace(schedule: Schedule, lr: float) -> list[float]:
     optimizer = make_optimizer(nn.Linear(2, 2), Optimizer(name="sgd", lr=lr))
-    set_rate = make_schedule(optimizer, schedule, EPOCHS, UPDATES)
-    return [set_rate(epoch, update) for epoch in range(EPOCHS) for update in range(UPDATES)]
+    set_lr = make_schedule(optimizer, schedule, EPOCHS, UPDATES)
+    return [set_lr(epoch, update) for epoch in range(EPOCHS) for update in range(UPDATES)]
 
 
 @pytest.mark.parametrize("task", ["mask", "gender"])
@@ -56,8 +56,8 @@ def test_a_resumed_run_has_the_same_rates(name: str) -> None:
     schedule = Schedule(name=name, warmup_epochs=3, T_0=4)  # type: ignore[arg-type]
     whole = trace(schedule, lr=0.5)
     optimizer = make_optimizer(nn.Linear(2, 2), Optimizer(name="sgd", lr=0.5))
-    set_rate = make_schedule(optimizer, schedule, EPOCHS, UPDATES)
-    later = [set_rate(epoch, update) for epoch in range(7, EPOCHS) for update in range(UPDATES)]
+    set_lr = make_schedule(optimizer, schedule, EPOCHS, UPDATES)
+    later = [set_lr(epoch, update) for epoch in range(7, EPOCHS) for update in range(UPDATES)]
     assert later == pytest.approx(whole[7 * UPDATES :])
 
 
