@@ -71,5 +71,5 @@ def test_a_broken_file_is_refused(tmp_path: Path, text: str, words: str) -> None
 def test_answers_are_matched_by_id_whatever_their_order(tmp_path: Path) -> None:
     file = write(tmp_path / "truth.csv", "ans,ImageID\n5,a.jpg\n6,b.jpg\n7,c.jpg\n")
     assert align(file, IDS).tolist() == [7, 5, 6]
-    with pytest.raises(MaskensError, match=r"1 are missing and 0 are strange, e\.g\. d\.jpg"):
+    with pytest.raises(MaskensError, match=r"1 are missing and 0 are unexpected, e\.g\. d\.jpg"):
         align(file, [*IDS, "d.jpg"])
