@@ -1,0 +1,159 @@
+"""Which keys of a recipe raise the score? One thing added at a time, for the same number of photos, several seeds.
+
+    python benchmarks/ladder.py --source ../shared/bench --out DIR --seed 0 --seed 1 --seed 2
+
+Needs the real-photo benchmark (its builder and weights lie in --source). Each rung extends the one that it names and
+shows its models the same number of photos, so that the training minutes are alike where the model and the photos' size
+are. All seeds share the folds. F1 is out-of-fold with flip; its interval is over people and seeds together: each draw
+takes people and, with replacement, seeds. `new people` is the eval part, predicted by the ensembles of the same runs.
+Run again, it goes on where it stopped; `--only RUNG` trains some, the table is of all that are finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from study import build_data, drawn, finished, maskens
+
+from ensemble.decision.submission import read_answers
+from ensemble.metrics.bootstrap import SCORED_PARTS, draw_people, drawn_parts, interval, person_confusions
+from folds.data.labels import AGES, FloatArray, IntArray, decode
+
+BASE = "quick"
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A recipe that adds one thing to another."""
+
+    what: str
+    to: str = BASE  # the rung that it extends
+    keys: str = ""  # of [tasks.heads]
+
+
+RUNGS = {
+    BASE: Rung("`quick`: three heads, cross-entropy on three age bands", "quick"),
+    "years": Rung("ages in one bin a year", keys='ages = { cuts = "years" }'),
+    "distribution": Rung("a Gaussian of 3 years around the age", keys='ages = { cuts = "years", sigma = 3 }'),
+    "ordinal": Rung("ages by conditional probabilities", keys='ages = { cuts = "years", head = "ordinal" }'),
+    "regression": Rung("ages by mean and spread", keys='ages = { cuts = "years", head = "regression" }'),
+    "adjusted": Rung("logits adjusted by class frequency", keys="loss = { logit_adjustment = 1.0 }"),
+    "layers": Rung("layer-wise learning-rate decay", keys="optimizer = { layer_decay = 0.8 }"),
+    "camera": Rung("augmentation that imitates other cameras", keys='augment = ["camera"]'),
+    "masks": Rung("drawn masks on a fifth of the photos", keys="masks = { prob = 0.2 }"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", type=Path, default=Path("../shared/bench"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--train-people", type=int, default=600)
+    parser.add_argument("--eval-people", type=int, default=300)
+    parser.add_argument("--size", default="288x384")
+    parser.add_argument("--k", type=int, default=3)
+    parser.add_argument("--seed", type=int, action="append", help="May be repeated.")
+    parser.add_argument("--only", action="append", choices=list(RUNGS))
+    args = parser.parse_args()
+    build_data(args.source, args.out / "data", args.train_people, args.eval_people, args.size)
+    for seed in args.seed or [0]:
+        for name in args.only or RUNGS:
+            train(args, name, seed)
+    print_table(args.out)
+
+
+def train(args: argparse.Namespace, name: str, seed: int) -> None:
+    """Train and predict what is not there yet."""
+    run, rung = run_folder(args.out, name, seed), RUNGS[name]
+    recipe = args.out / f"{name}.toml"
+    base = rung.to if name == BASE else f"{rung.to}.toml"
+    recipe.write_text(f'extends = "{base}"\n[tasks.heads]\n{rung.keys}\n')
+    first = run_folder(args.out, BASE, 0)
+    if not (first / "folds.csv").exists():
+        maskens("folds", "--data", args.out / "data", "--run", first, "--k", args.k, "--seed", 0)
+    if run != first:
+        folds = ("--folds-file", first / "folds.csv", "--seed", seed)
+        maskens("folds", "--data", args.out / "data", "--run", run, *folds)
+    weights = args.source / "tf_efficientnet_lite0.in1k.safetensors"
+    maskens("train", "--run", run, "--recipe", recipe, "--weights", weights, "--yes")
+    if not (run / "submission.csv").exists():
+        maskens("infer", "--run", run, "--tta", "flip")
+
+
+def run_folder(out: Path, name: str, seed: int) -> Path:
+    return out / f"{name}-{seed}"
+
+
+def print_table(out: Path) -> None:
+    """Every finished rung against the rung that it extends, on the same draws of people."""
+    runs = {name: sorted(p for p in out.glob(f"{name}-[0-9]*") if finished(p)) for name in RUNGS}
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    print("| rung | added | seeds | macro F1 | against | mask, gender, age | new people | against | minutes a run |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, found in runs.items():
+        if not found:
+            continue
+        before = runs.get(RUNGS[name].to, [])
+        cells = [name, RUNGS[name].what, str(len(found))]
+        for scores in (out_of_fold, new_people):
+            own = together([scores(run, out) for run in found])
+            f1 = interval(own[SCORED_PARTS[0]])
+            cells.append(f"{f1.value:.3f} ({f1.low:.3f} to {f1.high:.3f})")
+            gain = ""
+            if before:
+                base = together([scores(run, out) for run in before], stream=1)
+                g = interval(own[SCORED_PARTS[0]] - base[SCORED_PARTS[0]])
+                gain = f"{g:+.3f} {g.significance}"
+            cells.append(gain)
+            if scores is out_of_fold:
+                cells.append(", ".join(f"{own[part][0]:.3f}" for part in SCORED_PARTS[1:]))
+        jobs = [json.loads(f.read_text()) for run in found for f in run.glob("*/fold*/job.json")]
+        cells.append(f"{sum(job['seconds'] for job in jobs) / 60 / len(found):.1f}")
+        print("|", " | ".join(cells), "|")
+
+
+def together(seeds: Sequence[dict[str, FloatArray]], stream: int = 0) -> dict[str, FloatArray]:
+    """The mean over seeds of each draw of people, the seeds drawn with replacement; the first entry is of all seeds.
+
+    Args:
+        seeds: of each seed, part -> float64 (1 + draws,).
+        stream: runs that are compared draw their seeds from different streams.
+    """
+    found = {}
+    for part in seeds[0]:
+        values = np.stack([s[part] for s in seeds])
+        chosen = np.random.default_rng(stream).integers(len(seeds), size=(len(seeds), values.shape[1]))
+        mean = np.take_along_axis(values, chosen, axis=0).mean(axis=0)
+        mean[0] = values[:, 0].mean()
+        found[part] = mean
+    return found
+
+
+def out_of_fold(run: Path, out: Path) -> dict[str, FloatArray]:
+    return drawn(run, "flip", "best")
+
+
+def new_people(run: Path, out: Path) -> dict[str, FloatArray]:
+    """Macro F1 of each part on the eval part: float64 (1 + draws,), everybody first."""
+    with (out / "data" / "eval" / "meta.csv").open() as file:
+        rows = {row["ImageID"]: row for row in csv.DictReader(file)}
+    ids, predicted = read_answers(run / "submission.csv")
+    truth = np.array([int(rows[i]["ans"]) for i in ids], dtype=np.int64)
+    person: IntArray = np.unique([rows[i]["id"] for i in ids], return_inverse=True)[1].astype(np.int64)
+    _, gender, age = decode(truth)
+    stratum = np.zeros(person.max() + 1, dtype=np.int64)
+    stratum[person] = gender * len(AGES) + age
+    found = drawn_parts(draw_people(stratum), person_confusions(truth, predicted, person))
+    return {part: f1.mean(axis=1) for part, f1 in found.items()}
+
+
+if __name__ == "__main__":
+    main()
