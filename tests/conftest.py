@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the cores; read when numpy and torch load
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -30,6 +31,14 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture
+def charts_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The charts of a report are made, but their pixels, most of its time, are not."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(buffer, format="PNG")
+    monkeypatch.setattr("ensemble.reporting.report_charts.png", lambda figure: buffer.getvalue())
 
 
 @pytest.fixture(scope="session")

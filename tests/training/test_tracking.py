@@ -92,6 +92,13 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(name, str(tmp_path / name))
 
 
+@pytest.fixture
+def blank_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Confusion matrices are pictures, but nobody draws them: that takes longer than the training."""
+    blank = np.zeros((8, 8, 3), dtype=np.uint8)
+    monkeypatch.setattr(ensemble.training.pictures, "confusion_matrix", lambda *_: blank)
+
+
 def history(folder: Path) -> list[dict[str, float]]:
     with (folder / "history.csv").open() as file:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
@@ -159,6 +166,7 @@ def test_tensorboard_has_curves_pictures_and_the_recipe(setting: Setting) -> Non
         assert part in told
 
 
+@pytest.mark.usefixtures("blank_matrices")
 def test_a_job_that_goes_on_tells_each_epoch_once(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = setting.spec("stopped", track=BOTH)
     stop_before_the_second_epoch_counts(setting, spec, monkeypatch)
@@ -179,6 +187,7 @@ def test_a_job_that_goes_on_tells_each_epoch_once(setting: Setting, monkeypatch:
     assert len({r.run_id for r in runs}) == 1
 
 
+@pytest.mark.usefixtures("blank_matrices")
 def test_a_job_begun_anew_forgets_what_was_tracked(setting: Setting) -> None:
     spec = setting.spec("anew", track=BOTH)
     folder = setting.train(spec)
@@ -188,6 +197,7 @@ def test_a_job_begun_anew_forgets_what_was_tracked(setting: Setting) -> None:
     assert [r["step"] for r in wandb_history(folder)[0]] == [1, 2]
 
 
+@pytest.mark.usefixtures("blank_matrices")
 def test_two_jobs_of_one_process_are_two_runs_of_wandb(setting: Setting) -> None:
     ids = set()
     for fold in (0, 1):
@@ -234,6 +244,7 @@ def test_tracking_changes_no_result(setting: Setting) -> None:
     assert [r["loss"] for r in history(without)] == [r["loss"] for r in history(tracked)]
 
 
+@pytest.mark.usefixtures("blank_matrices")
 @pytest.mark.parametrize("where", ["__init__", "epoch", "close"])
 def test_a_tracker_that_fails_leaves_a_note_and_a_finished_job(
     setting: Setting, where: str, monkeypatch: pytest.MonkeyPatch
