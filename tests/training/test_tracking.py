@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from joblib.externals.loky import get_reusable_executor
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wandb.proto.wandb_internal_pb2 import Record
+from tracked import BOTH, events, history, wandb_history
 
 import cli
 import ensemble.training.job_run
 import ensemble.training.pictures
 from ensemble.data.cache import Photos
-from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.plan import plan
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
 from ensemble.recipes.binding import bind_recipe
@@ -34,7 +29,6 @@ from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.tasks import Target, true_labels
 from ensemble.training.job import run_job
 from ensemble.training.job_run import JobRun
-from ensemble.training.jobs import train
 from ensemble.training.pictures import confusion_matrix, counts, worst_photos
 from ensemble.training.tracking import SCALARS, TensorBoard, check_trackers, run_id
 from folds.data.labels import IntArray
@@ -58,7 +52,6 @@ augment = [{ name = "HorizontalFlip", args = { p = 0.5 } }]
 [tasks.heads]
 ages = { cuts = [25, 30, 60] }
 """
-BOTH = ("tensorboard", "wandb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,43 +90,6 @@ def blank_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Confusion matrices are pictures, but nobody draws them: that takes longer than the training."""
     blank = np.zeros((8, 8, 3), dtype=np.uint8)
     monkeypatch.setattr(ensemble.training.pictures, "confusion_matrix", lambda *_: blank)
-
-
-def history(folder: Path) -> list[dict[str, float]]:
-    with (folder / "history.csv").open() as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def events(folder: Path) -> EventAccumulator:
-    found = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
-    return found.Reload()
-
-
-def wandb_records(file: Path) -> Iterator[Record]:
-    """The records of a .wandb file: LevelDB's log format, blocks of 32 KiB, behind 7 bytes of W&B's own."""
-    data, at, parts = file.read_bytes(), 7, b""
-    while at < len(data):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        parts += data[at + 7 : at + 7 + size]
-        at += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            yield Record.FromString(parts)
-            parts = b""
-
-
-def wandb_history(folder: Path) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Rows of the history, and the run records, of all that a job has told W&B, in order."""
-    rows, runs = [], []
-    for file in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
-        for record in wandb_records(file):
-            if record.HasField("history"):
-                items = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
-                rows.append(items | {"step": record.history.step.num})
-            if record.HasField("run"):
-                runs.append(record.run)
-    return rows, runs
 
 
 def stop_before_the_second_epoch_counts(setting: Setting, spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,23 +170,6 @@ def test_two_jobs_of_one_process_are_two_runs_of_wandb(setting: Setting) -> None
         assert (config["fold"], config["recipe"]["model_args"]) == (fold, {"drop_rate": 0.2})
         ids |= {r.run_id for r in runs}
     assert len(ids) == 2
-
-
-def test_parallel_jobs_are_tracked(setting: Setting) -> None:
-    one = setting.spec("parallel")
-    hardware = Hardware("cpu", workers=0, jobs=2)
-    specs = plan(one.run, one.recipe, ["mask"], [0, 1], hardware, one.cache, BOTH)
-
-    class Silent:
-        def update(self, statuses: object) -> None: ...
-
-    get_reusable_executor().shutdown(wait=True)  # processes of an earlier test don't know of this one's environment
-    assert train(specs, setting.data, setting.folds, specs, hardware, Silent()) == {}
-    for fold in (0, 1):
-        folder = one.run.job_folder("mask", fold)
-        assert read_status(one.run, "mask", fold).note == ""
-        assert [e.step for e in events(folder).Scalars("f1")] == [1, 2]
-        assert [r["step"] for r in wandb_history(folder)[0]] == [1, 2]
 
 
 def test_tracking_changes_no_result(setting: Setting) -> None:
