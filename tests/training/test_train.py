@@ -89,16 +89,22 @@ def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
     return read_train(make_data(tmp_path_factory.mktemp("train") / "data", people=24))
 
 
-def begun(folder: Path, data: TrainData) -> Setting:
+def begun(folder: Path, data: TrainData, *changes: str) -> Setting:
     folds = make_folds(data, 2, seed=1)
     run, _ = start_run(folder, data, folds, 2, seed=1)
-    recipe = parse_recipe(TINY, "tiny")
+    recipe = parse_recipe(TINY, "tiny", changes=changes)
     return Setting(data, folds, bind_recipe(run, recipe), recipe)
 
 
 @pytest.fixture
 def setting(data: TrainData, tmp_path: Path) -> Setting:
     return begun(tmp_path / "run", data)
+
+
+@pytest.fixture
+def short(data: TrainData, tmp_path: Path) -> Setting:
+    """A run whose jobs have one epoch."""
+    return begun(tmp_path / "short", data, "tasks.*.epochs=1")
 
 
 @pytest.fixture(scope="module")
@@ -318,7 +324,7 @@ def test_a_loss_that_is_no_number_stops_the_job_with_advice(setting: Setting) ->
     assert read_status(setting.run, "mask", 0).state == "failed"
 
 
-def test_one_crashing_job_does_not_take_the_others_with_it(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_crashing_job_does_not_take_the_others_with_it(short: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     create = ensemble.training.job_run.create
 
     def failing(task: object, **kwargs: object) -> object:
@@ -328,22 +334,22 @@ def test_one_crashing_job_does_not_take_the_others_with_it(setting: Setting, mon
 
     monkeypatch.setattr(ensemble.training.job_run, "create", failing)
     hardware = Hardware("cpu", workers=0)
-    specs = plan(setting.run, setting.recipe, ["gender", "mask"], [0], hardware, None)
+    specs = plan(short.run, short.recipe, ["gender", "mask"], [0], hardware, None)
     view = Silent()
-    failures = train(specs, setting.data, setting.folds, specs, hardware, view)
+    failures = train(specs, short.data, short.folds, specs, hardware, view)
     assert set(failures) == {("gender", 0)}
     assert failures["gender", 0].crashed
-    assert "out of luck" in (setting.run.job_folder("gender", 0) / "error.txt").read_text()
+    assert "out of luck" in (short.run.job_folder("gender", 0) / "error.txt").read_text()
     assert [s.state for s in view.shown[-1]] == ["failed", "done"]
 
 
-def test_two_commands_never_train_the_same_job(setting: Setting) -> None:
-    hardware, mine, other = Hardware("cpu", workers=0), setting.spec("mask"), setting.spec("gender")
+def test_two_commands_never_train_the_same_job(short: Setting) -> None:
+    hardware, mine, other = Hardware("cpu", workers=0), short.spec("mask"), short.spec("gender")
     with ensemble.jobs.locks.lock_jobs([mine]):
         with pytest.raises(MaskensError, match="another maskens is training mask fold 0"):
-            train([mine], setting.data, setting.folds, [mine], hardware, Silent())
-        assert train([other], setting.data, setting.folds, [other], hardware, Silent()) == {}
-    assert train([mine], setting.data, setting.folds, [mine], hardware, Silent()) == {}
+            train([mine], short.data, short.folds, [mine], hardware, Silent())
+        assert train([other], short.data, short.folds, [other], hardware, Silent()) == {}
+    assert train([mine], short.data, short.folds, [mine], hardware, Silent()) == {}
 
 
 def test_a_batch_too_large_for_the_gpu_is_predicted_in_halves() -> None:
@@ -370,29 +376,29 @@ def test_finished_jobs_are_not_done_again_but_another_recipes_are(setting: Setti
     assert len(unfinished(plan(setting.run, other, ["mask"], [0, 1], hardware, None))) == 2
 
 
-def test_evaluation_pools_each_photo_once_and_says_what_is_missing(setting: Setting) -> None:
+def test_evaluation_pools_each_photo_once_and_says_what_is_missing(short: Setting) -> None:
     hardware = Hardware("cpu", workers=0)
-    specs = plan(setting.run, setting.recipe, list(setting.recipe.tasks), [0, 1], hardware, None)
+    specs = plan(short.run, short.recipe, list(short.recipe.tasks), [0, 1], hardware, None)
     with pytest.raises(MaskensError, match=r"no fold of .* has all of its tasks trained"):
-        load_blend([setting.run], None, "best")
-    train(specs[:5], setting.data, setting.folds, specs, hardware, Silent())
-    partly = load_blend([setting.run], None, "best")
+        load_blend([short.run], None, "best")
+    train(specs[:5], short.data, short.folds, specs, hardware, Silent())
+    partly = load_blend([short.run], None, "best")
     assert partly.trained == (0,)
     assert "without gender fold 1, male-age fold 1, female-age fold 1" in partly.notes[0]
-    train(specs[5:], setting.data, setting.folds, specs, hardware, Silent())
-    blend = load_blend([setting.run], None, "last")
-    whole = evaluate(blend, apply_tuning([setting.run], [setting.recipe], "none", untuned=True))
-    assert whole.score.photos == len(setting.data.files)
-    assert whole.score.support.tolist() == np.bincount(setting.data.classes, minlength=18).tolist()
+    train(specs[5:], short.data, short.folds, specs, hardware, Silent())
+    blend = load_blend([short.run], None, "last")
+    whole = evaluate(blend, apply_tuning([short.run], [short.recipe], "none", untuned=True))
+    assert whole.score.photos == len(short.data.files)
+    assert whole.score.support.tolist() == np.bincount(short.data.classes, minlength=18).tolist()
     save_oof(blend, whole, "none")
-    with np.load(setting.run.folder / "oof.npz") as pooled:
-        assert pooled["files"].tolist() == setting.data.files
+    with np.load(short.run.folder / "oof.npz") as pooled:
+        assert pooled["files"].tolist() == short.data.files
         assert np.exp(pooled["log_probabilities"]).sum(axis=1) == pytest.approx(1)
-        assert pooled["fold"].tolist() == setting.folds[setting.data.photo_person].tolist()
+        assert pooled["fold"].tolist() == short.folds[short.data.photo_person].tolist()
 
 
-def test_the_card_of_every_fold_belongs_to_this_run(setting: Setting) -> None:
-    run_job(setting.spec("gender", 1), setting.data, setting.folds)
-    card = read_card(setting.run.job_folder("gender", 1) / "model.safetensors")
-    assert (card.task_hash, card.folds_hash) == (setting.recipe.tasks["gender"].hash, setting.run.folds_hash)
+def test_the_card_of_every_fold_belongs_to_this_run(short: Setting) -> None:
+    run_job(short.spec("gender", 1), short.data, short.folds)
+    card = read_card(short.run.job_folder("gender", 1) / "model.safetensors")
+    assert (card.task_hash, card.folds_hash) == (short.recipe.tasks["gender"].hash, short.run.folds_hash)
     assert (card.task, card.fold, card.k, card.resize, card.crop) == ("gender", 1, 2, (32, 24), None)
