@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -88,6 +89,7 @@ class Run:
         )
 
 
+@functools.cache
 def library_versions() -> dict[str, str]:
     """Installed version of each library that decides a result."""
     found = {}

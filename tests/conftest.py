@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the cores; read when numpy and torch load
+
+import io
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +21,24 @@ from folds.files import csv_text
 MakeData = Callable[..., Path]
 EVAL_IDS = ("b00.jpg", "a01.jpg", "d02.jpg", "c03.jpg", "f04.jpg", "e05.jpg")  # unsorted, as in real life
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the cores; read when torch loads
 settings.register_profile("maskens", deadline=None, max_examples=60)
 settings.load_profile("maskens")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_waiting_for_the_disk() -> Iterator[None]:
+    """No file of a test has to outlive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture
+def charts_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The charts of a report are made, but their pixels, most of its time, are not."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(buffer, format="PNG")
+    monkeypatch.setattr("ensemble.reporting.report_charts.png", lambda figure: buffer.getvalue())
 
 
 @pytest.fixture(scope="session")

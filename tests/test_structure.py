@@ -67,12 +67,24 @@ def test_folds_imports_neither_torch_nor_ensemble() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("room", ["recipes", "jobs", "metrics", "decision", "evaluation"])
-def test_scores_and_decisions_need_no_torch(room: str) -> None:
-    modules = [f"ensemble.{room}.{p.stem}" for p in (ROOT / "ensemble" / room).glob("*.py") if p.stem != "__init__"]
-    code = f"import sys, {', '.join(modules)}; print({{'torch', 'timm', 'albumentations'}} & sys.modules.keys())"
+LIGHT = ("recipes", "jobs", "metrics", "decision", "evaluation")
+
+
+@pytest.fixture(scope="module")
+def imported() -> dict[str, str]:
+    """Which heavy packages are there once a room and those to its left are imported, in one process."""
+    code = "import sys"
+    for room in LIGHT:
+        modules = [f"ensemble.{room}.{p.stem}" for p in (ROOT / "ensemble" / room).glob("*.py") if p.stem != "__init__"]
+        code += f"\nimport {', '.join(modules)}\nprint({{'torch', 'timm', 'albumentations'}} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert found.stdout.strip() == "set()", found.stderr
+    assert found.returncode == 0, found.stderr
+    return dict(zip(LIGHT, found.stdout.splitlines(), strict=True))
+
+
+@pytest.mark.parametrize("room", LIGHT)
+def test_scores_and_decisions_need_no_torch(room: str, imported: dict[str, str]) -> None:
+    assert imported[room] == "set()"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,10 @@ from filelock import FileLock
 from run_command import maskens
 
 SMALL = {
-    "model_args": "{channels=[16,16,32,48]}",
-    "resize": "[40,30]",
+    "model_args": "{channels=[8,16,24,32], stem_width=8}",
+    "resize": "[32,24]",
     "epochs": "5",
-    "optimizer.lr": "5e-3",
+    "optimizer.lr": "2e-2",
 }
 """The recipe `demo`, smaller still."""
 
@@ -23,7 +24,8 @@ SMALL = {
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole job, with the commands as a user types them; done by the first test process that needs it."""
-    shared = tmp_path_factory.getbasetemp().parent
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # never one of an earlier session
     folder = shared / "demo"
     with FileLock(shared / "demo.lock"):
         if not (shared / "demo.done").exists():
@@ -38,7 +40,7 @@ def _whole_job(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for words in (
-            ("sample", "data", "--people", "90", "--size", "96x128"),
+            ("sample", "data", "--people", "72", "--size", "48x64"),
             ("folds", "--k", "3"),
             ("train", "--fold", "0..1", "--recipe", "demo", *settings),
             ("train",),
@@ -57,8 +59,10 @@ def there(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def copy(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the finished job to spoil."""
-    shutil.copytree(demo, tmp_path / "demo")
+    """A copy of the finished job to spoil, but for its photos: they are links to those of `demo`."""
+    shutil.copytree(demo, tmp_path / "demo", ignore=shutil.ignore_patterns("images"))
+    for part in ("train", "eval"):
+        (tmp_path / "demo" / "data" / part / "images").symlink_to(demo / "data" / part / "images")
     run = tmp_path / "demo" / "runs" / "default" / "run.json"
     run.write_text(json.dumps(json.loads(run.read_text()) | {"data": str(tmp_path / "demo" / "data")}))
     monkeypatch.chdir(tmp_path / "demo")

@@ -21,9 +21,9 @@ from folds.run import Run
 WRONG = 0.35  # share of photos that a run gets wrong
 
 
-@pytest.fixture
-def data(make_data: Callable[..., Path], tmp_path: Path) -> TrainData:
-    return read_train(make_data(tmp_path / "data", people=36))
+@pytest.fixture(scope="module")
+def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> TrainData:
+    return read_train(make_data(tmp_path_factory.mktemp("compare") / "data", people=36))
 
 
 def found(*runs: Run, draws: int = 300) -> Comparison:

@@ -55,6 +55,7 @@ epochs = 1
 optimizer = { lr = 3e-3 }
 [tasks.parts]
 model = "test_resnet.r160_in1k"
+model_args = { stem_type = "", avg_down = false }
 predicts = "heads"
 crop = [35, 26]
 ages = { cuts = [21, 30, 46, 58] }
@@ -63,6 +64,7 @@ model = "test_efficientnet.r160_in1k"
 model_args = { drop_rate = 0.2 }
 [tasks.whole]
 model = "test_resnet.r160_in1k"
+model_args = { stem_type = "", avg_down = false }
 predicts = "class18"
 """
 """Every way to the 18 classes: parts, an age model of one gender, all at once; finer age bins; two input sizes."""
@@ -89,9 +91,9 @@ class Setting:
         return np.stack([load_resized(self.data.root / f, [card.geometry])[0] for f in self.data.photos.files])
 
     def export(self, folder: Path, **other: Any) -> Export:
-        """The smallest whole ensemble, so that a test takes one graph only."""
+        """The smallest whole ensemble: one model, as most of an export's time goes with their number."""
         options = {"tta": "none", "offsets": (0.0,) * 18, "photos": 3, "tolerance": 1e-4, "threads": 1} | other
-        return export(Ensemble(tuple(self.of("parts")), {}), self.data, folder, **options)
+        return export(Ensemble(tuple(self.of("parts")[:1]), {}), self.data, folder, **options)
 
 
 @pytest.fixture(scope="module")
@@ -218,7 +220,7 @@ def test_large_weights_lie_beside_the_graph(setting: Setting, tmp_path: Path, mo
     done = setting.export(tmp_path / "out")
     assert (tmp_path / "out" / "parts.onnx.data").stat().st_size > (tmp_path / "out" / "parts.onnx").stat().st_size
     assert done.tasks[0].bytes > (tmp_path / "out" / "parts.onnx.data").stat().st_size
-    identity = setting.prediction.logits[0]["parts"][:, :1]
+    identity = setting.prediction.logits[0]["parts"][:1, :1]
     logits = graph_logits(tmp_path / "out" / "parts.onnx", setting.photos("parts"))
     np.testing.assert_allclose(logits, mean_logits(identity), atol=1e-5)
     assert "parts.onnx.data" in json.loads((tmp_path / "out" / "decision.json").read_text())["files"]

@@ -97,7 +97,7 @@ def test_a_long_training_without_a_gpu_is_told_with_the_way_out(
         assert told(Hardware("cpu", 0)) is None
         assert told(Hardware("cuda", 0), "tasks.*.epochs=10000") is None
     assert long_training([], data, folds, Hardware("cpu", 0)) is None
-    message = told(Hardware("cpu", 0), "tasks.*.epochs=10000", "tasks.*.resize=[1024, 1024]")
+    message = told(Hardware("cpu", 0), "tasks.*.epochs=10000", "tasks.*.resize=[512, 512]")
     assert "--recipe quick" in (message or ""), "millions of large photos"
 
 

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from joblib.externals.loky import get_reusable_executor
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wandb.proto.wandb_internal_pb2 import Record
+from tracked import BOTH, events, history, wandb_history
 
 import cli
 import ensemble.training.job_run
 import ensemble.training.pictures
 from ensemble.data.cache import DecodedPhotos
-from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.plan import plan
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
 from ensemble.recipes.geometry import Geometry
@@ -34,7 +29,6 @@ from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.tasks import Target, true_labels
 from ensemble.training.job import run_job
 from ensemble.training.job_run import JobRun
-from ensemble.training.jobs import train
 from ensemble.training.pictures import confusion_matrix, counts, worst_photos
 from ensemble.training.tracking import SCALARS, TensorBoard, check_trackers, run_id
 from folds.data.labels import IntArray
@@ -58,7 +52,6 @@ augment = [{ name = "HorizontalFlip", args = { p = 0.5 } }]
 [tasks.heads]
 ages = { cuts = [25, 30, 60] }
 """
-BOTH = ("tensorboard", "wandb")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,41 +85,11 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv(name, str(tmp_path / name))
 
 
-def history(folder: Path) -> list[dict[str, float]]:
-    with (folder / "history.csv").open() as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def events(folder: Path) -> EventAccumulator:
-    found = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
-    return found.Reload()
-
-
-def wandb_records(file: Path) -> Iterator[Record]:
-    """The records of a .wandb file: LevelDB's log format, blocks of 32 KiB, behind 7 bytes of W&B's own."""
-    data, at, parts = file.read_bytes(), 7, b""
-    while at < len(data):
-        if 32768 - at % 32768 < 7:
-            at += 32768 - at % 32768
-        size, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        parts += data[at + 7 : at + 7 + size]
-        at += 7 + size
-        if kind in (1, 4):  # whole, or the last part
-            yield Record.FromString(parts)
-            parts = b""
-
-
-def wandb_history(folder: Path) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Rows of the history, and the run records, of all that a job has told W&B, in order."""
-    rows, runs = [], []
-    for file in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
-        for record in wandb_records(file):
-            if record.HasField("history"):
-                items = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
-                rows.append(items | {"step": record.history.step.num})
-            if record.HasField("run"):
-                runs.append(record.run)
-    return rows, runs
+@pytest.fixture
+def blank_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Confusion matrices are pictures, but nobody draws them: that takes longer than the training."""
+    blank = np.zeros((8, 8, 3), dtype=np.uint8)
+    monkeypatch.setattr(ensemble.training.pictures, "confusion_matrix", lambda *_: blank)
 
 
 def stop_before_the_second_epoch_counts(setting: Setting, spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,6 +122,7 @@ def test_tensorboard_has_curves_pictures_and_the_recipe(setting: Setting) -> Non
         assert part in told
 
 
+@pytest.mark.usefixtures("blank_matrices")
 def test_a_job_that_goes_on_tells_each_epoch_once(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = setting.spec("stopped", track=BOTH)
     stop_before_the_second_epoch_counts(setting, spec, monkeypatch)
@@ -179,6 +143,7 @@ def test_a_job_that_goes_on_tells_each_epoch_once(setting: Setting, monkeypatch:
     assert len({r.run_id for r in runs}) == 1
 
 
+@pytest.mark.usefixtures("blank_matrices")
 def test_a_job_begun_anew_forgets_what_was_tracked(setting: Setting) -> None:
     spec = setting.spec("anew", track=BOTH)
     folder = setting.train(spec)
@@ -188,6 +153,7 @@ def test_a_job_begun_anew_forgets_what_was_tracked(setting: Setting) -> None:
     assert [r["step"] for r in wandb_history(folder)[0]] == [1, 2]
 
 
+@pytest.mark.usefixtures("blank_matrices")
 def test_two_jobs_of_one_process_are_two_runs_of_wandb(setting: Setting) -> None:
     ids = set()
     for fold in (0, 1):
@@ -206,23 +172,6 @@ def test_two_jobs_of_one_process_are_two_runs_of_wandb(setting: Setting) -> None
     assert len(ids) == 2
 
 
-def test_parallel_jobs_are_tracked(setting: Setting) -> None:
-    one = setting.spec("parallel")
-    hardware = Hardware("cpu", workers=0, jobs=2)
-    specs = plan(one.run, one.recipe, ["mask"], [0, 1], hardware, one.cache, BOTH)
-
-    class Silent:
-        def update(self, statuses: object) -> None: ...
-
-    get_reusable_executor().shutdown(wait=True)  # processes of an earlier test don't know of this one's environment
-    assert train(specs, setting.data, setting.folds, specs, hardware, Silent()) == {}
-    for fold in (0, 1):
-        folder = one.run.job_folder("mask", fold)
-        assert read_status(one.run, "mask", fold).note == ""
-        assert [e.step for e in events(folder).Scalars("f1")] == [1, 2]
-        assert [r["step"] for r in wandb_history(folder)[0]] == [1, 2]
-
-
 def test_tracking_changes_no_result(setting: Setting) -> None:
     without, tracked = (setting.train(setting.spec(f"equal{len(t)}", "heads", track=t)) for t in ((), BOTH))
     assert not {p.name for p in without.iterdir()} & set(BOTH)
@@ -234,6 +183,7 @@ def test_tracking_changes_no_result(setting: Setting) -> None:
     assert [r["loss"] for r in history(without)] == [r["loss"] for r in history(tracked)]
 
 
+@pytest.mark.usefixtures("blank_matrices")
 @pytest.mark.parametrize("where", ["__init__", "epoch", "close"])
 def test_a_tracker_that_fails_leaves_a_note_and_a_finished_job(
     setting: Setting, where: str, monkeypatch: pytest.MonkeyPatch
