@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 
 from ensemble.decision.temperature import fit_temperature, scaled
+from ensemble.recipes.tasks import Target
 
 
 def drawn(temperature: float, columns: int = 3, photos: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -26,8 +27,8 @@ def test_the_temperature_that_labels_were_drawn_at_is_found(temperature: float) 
 def test_columns_that_count_for_one_label_are_added_up() -> None:
     """Labels drawn in five bins, known by their band only."""
     logits, bins = drawn(2.0, columns=5)
-    merge = (0, 0, 1, 1, 2)
-    assert fit_temperature(logits, np.array(merge)[bins], merge) == pytest.approx(2.0, rel=0.06)
+    head = Target("age", (21, 30, 46, 58), (0, 0, 1, 1, 2)).heads[0]
+    assert fit_temperature(logits, np.array(head.merge)[bins], head) == pytest.approx(2.0, rel=0.06)
 
 
 @given(st.floats(0.1, 10))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.recipes.schema import Loss
+from ensemble.recipes.loss import Loss
 from ensemble.recipes.tasks import Target
 from ensemble.training.losses import focal, one_hot, soft_macro_f1, task_loss
 
