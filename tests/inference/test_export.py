@@ -71,7 +71,7 @@ predicts = "class18"
 
 
 TEMPERATURES = {"male-age": ((2.0,), (0.7,)), "parts": ((0.5, 2.0, 1.0), (3.0, 1.0, 0.7)), "whole": ((2.0,), (1.5,))}
-OFFSETS = tuple(0.3 * (c % 3) for c in range(18))
+OFFSETS = tuple(0.3 * (c % 3) + 0.15 * (c == 15) for c in range(18))  # so that photos differ in their class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +200,6 @@ def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Setting, tm
     share = RunTuning(run="", seed=1, recipe_hash="", oof_hash="", temperatures=TEMPERATURES)
     fitted = Fitted(tta="flip", runs=(share,), offsets=OFFSETS)
     assert told == decide(setting.prediction.joints, fitted.weights, fitted.offsets).classes.tolist()
-    print(np.round(setting.prediction.joints[0] if setting.prediction.joints.ndim == 3 else setting.prediction.joints, 2).tolist())
     assert len(set(told)) > 1
 
 
