@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
-from ensemble.metrics.heads import head_log_probabilities
+from ensemble.metrics.heads import divisors, head_log_probabilities
 from ensemble.recipes.tasks import ONLY_GENDER, Target
 from folds.data.labels import CLASSES, AnyFloatArray
 
@@ -30,7 +30,7 @@ def mean_logits(logits: AnyFloatArray, temperatures: AnyFloatArray | None = None
 
 
 def column_temperatures(temperatures: Sequence[Sequence[float]], target: Target) -> npt.NDArray[np.float64]:
-    """A temperature of each logit from one of each head.
+    """By what each logit is divided, from a temperature of each head.
 
     Args:
         temperatures: (folds, heads).
@@ -38,8 +38,8 @@ def column_temperatures(temperatures: Sequence[Sequence[float]], target: Target)
     Returns:
         float64 (folds, width).
     """
-    widths = [head.width for head in target.heads]
-    return np.repeat(np.asarray(temperatures, dtype=np.float64).reshape(-1, len(widths)), widths, axis=1)
+    found = [np.concatenate([divisors(h, t) for h, t in zip(target.heads, fold, strict=True)]) for fold in temperatures]
+    return np.array(found, dtype=np.float64).reshape(-1, target.width)
 
 
 def joint_log_probabilities(

@@ -7,31 +7,39 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp
 
+from ensemble.metrics.heads import bin_log_probabilities, divisors
+from ensemble.recipes.tasks import Head
 from folds.data.labels import AnyFloatArray, IntArray
 
 BOUNDS = (0.05, 20.0)
 
 
-def fit_temperature(logits: AnyFloatArray, truth: IntArray, merge: tuple[int, ...] = ()) -> float:
+def fit_temperature(logits: AnyFloatArray, truth: IntArray, head: Head | None = None) -> float:
     """The number by which logits are to be divided for the smallest log loss (Guo et al. 2017, "On Calibration of
-    Modern Neural Networks").
+    Modern Neural Networks"); which of a head's logits that are, `divisors` says.
 
     scikit-learn's own calibrator knows no columns that count for one label together.
 
     Args:
         logits: float (photos, columns); log probabilities do as well.
         truth: int64 (photos,), the labels.
-        merge: label that each column counts for; empty for one column a label.
+        head: what the columns mean; None for one logit a label.
 
     Returns:
         Within BOUNDS; 1 if there are no photos.
     """
     if not len(truth):
         return 1.0
-    counts = np.array(merge or range(logits.shape[1])) == truth[:, None]  # (photos, columns)
+    merge = head.merge if head else range(logits.shape[1])
+    counts = np.array(merge) == truth[:, None]  # (photos, bins)
+    values = np.asarray(logits, dtype=np.float64)
 
     def loss(log_temperature: float) -> float:
-        found = log_softmax(np.asarray(logits, dtype=np.float64) / np.exp(log_temperature), axis=1)
+        temperature = np.exp(log_temperature)
+        if head is None:
+            found = log_softmax(values / temperature, axis=1)
+        else:
+            found = bin_log_probabilities(values / divisors(head, temperature), head)
         return -float(logsumexp(found, axis=1, b=counts).mean())
 
     best = minimize_scalar(loss, bounds=tuple(np.log(BOUNDS)), method="bounded", options={"xatol": 1e-4})

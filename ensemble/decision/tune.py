@@ -67,7 +67,7 @@ def _temperatures(blend: Blend, number: int, photos: IntArray, tta: Tta) -> dict
         folds = [mine & (blend.fold[photos] == fold) for fold in range(member.run.k)]
         fitted = np.array(
             [
-                [fit_temperature(logits[r][:, h.columns], truth[r, i], h.merge) for i, h in enumerate(target.heads)]
+                [fit_temperature(logits[r][:, h.columns], truth[r, i], h) for i, h in enumerate(target.heads)]
                 for r in folds
             ]
         )

@@ -21,7 +21,8 @@ LABELS: dict[Part, Sequence[str]] = {"mask": MASKS, "gender": GENDERS, "age": AG
 WORDS = {
     "class": FORMULA,
     "input": "photos: uint8 (batch, height, width, 3), RGB, resized and cropped; normalisation, folds and views are "
-    "inside. logits: float32 (batch, width), their mean over folds and views",
+    "inside. logits: float32 (batch, width), their mean over folds and views; of an ordinal or regression head of ages "
+    "the log probabilities of its bins",
     "decoding": "full: the whole photo; reduced: a JPEG at the smallest of 1/2, 1/4, 1/8 of its size at which neither "
     "side is below resize (Pillow's Image.draft, libjpeg's scale), all else whole; then turn upright by EXIF, convert "
     "to RGB",
@@ -48,10 +49,11 @@ def task_record(members: Sequence[Member], tta: Tta) -> dict[str, Any]:
         "crop": list(card.crop) if card.crop else None,
         "age_cuts": list(card.cuts),
         "age_merge": list(card.merge),
+        "age_head": card.age_head,
         "heads": [
             {
                 "part": head.part,
-                "columns": [head.columns.start, head.columns.stop],
+                "columns": [head.bins.start, head.bins.stop],
                 "names": card.target.names[head.part],
                 "merge": list(head.merge),
                 "labels": list(LABELS[head.part]),

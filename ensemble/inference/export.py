@@ -21,9 +21,10 @@ from ensemble.decision.joint import joint_log_probabilities, mean_logits
 from ensemble.decision.members import Ensemble, Member
 from ensemble.inference.decision_file import WORDS, refuse_foreign_export, task_record, write_decision
 from ensemble.jobs.card import ModelCard
-from ensemble.metrics.heads import head_decisions
+from ensemble.metrics.heads import bin_logits, head_decisions
 from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.engine import InferenceEngine
+from ensemble.models.heads import to_bin_logits
 from ensemble.models.inputs import to_input
 from ensemble.models.process import configure_process
 from ensemble.models.tta import apply_view, stack_views
@@ -66,7 +67,10 @@ class Export:
 
 
 class TaskEnsemble(nn.Module):
-    """The models of a task's folds as one: uint8 (batch, height, width, 3) -> float32 (batch, width)."""
+    """The models of a task's folds as one: uint8 (batch, height, width, 3) -> float32 (batch, bins).
+
+    Heads that are no softmax over their bins are made one, so that who uses the graph needs no other rule for them.
+    """
 
     def __init__(
         self, models: Sequence[nn.Module], cards: Sequence[ModelCard], tta: Tta, temperatures: AnyFloatArray | None
@@ -84,7 +88,8 @@ class TaskEnsemble(nn.Module):
             # the views as one batch: the graph then holds each model once, and is traced in half the time
             logits = model(stack_views(x, views)).float()
             found.append(logits if self.temperatures is None else logits / self.temperatures[index])
-        return torch.unflatten(torch.stack(found), 1, (len(views), -1)).mean((0, 1))
+        mean = torch.unflatten(torch.stack(found), 1, (len(views), -1)).mean((0, 1))
+        return to_bin_logits(mean, self.cards[0].target.heads)
 
 
 def check_extra() -> None:
@@ -130,7 +135,7 @@ def export(
     """
     refuse_foreign_export(folder)
     configure_process(threads)
-    targets = ensemble.targets
+    targets = {task: target.in_bins for task, target in ensemble.targets.items()}
     by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
     shapes = {task: found[0].card.geometry for task, found in by_task.items()}
     shown = _sample(data, photos, list(shapes.values()))
@@ -189,7 +194,7 @@ def _write_graph(
     temperatures: AnyFloatArray | None,
     photos: Pixels,
 ) -> npt.NDArray[np.float64]:
-    """Write a task's graph with its metadata; returns torch's own logits of the photos, float64 (photos, width)."""
+    """Write a task's graph with its metadata; returns torch's own logits of the bins, float64 (photos, bins)."""
     loaded = [load_checkpoint(m.path, CPU) for m in members]
     views = []  # as `infer` makes them
     for index, (model, card) in enumerate(loaded):
@@ -222,11 +227,11 @@ def _write_graph(
         node.metadata_props.clear()  # stack traces with paths of this machine, as many bytes as a small model
     weights = sum(t.numel() * t.element_size() for t in whole.state_dict().values())
     program.save(path, external_data=weights > SINGLE_FILE)
-    return mean_logits(np.stack(views))
+    return bin_logits(mean_logits(np.stack(views)), members[0].card.target.heads)
 
 
 def _run_graph(path: Path, photos: Pixels, threads: int) -> npt.NDArray[np.float64]:
-    """Logits of the photos by onnxruntime, float64 (photos, width)."""
+    """Logits of the photos by onnxruntime, float64 (photos, bins)."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -10,7 +10,7 @@ from typing import Any
 import safetensors
 
 from ensemble.recipes.geometry import Geometry
-from ensemble.recipes.tasks import Part, Predicts, Target
+from ensemble.recipes.tasks import AgeHead, Part, Predicts, Target
 from folds.errors import MaskensError, first_line
 
 FORMAT = "1"
@@ -32,12 +32,13 @@ class ModelCard:
     crop: tuple[int, int] | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    labels: dict[Part, list[str]]  # part -> names of its classes, in the order of the logits
+    labels: dict[Part, list[str]]  # part -> names of its classes, in the order of its bins
     task_hash: str  # of the task's recipe
     folds_hash: str
     seed: int
     epoch: int
     f1: float
+    age_head: AgeHead = "softmax"  # the only one there was up to maskens 0.5
     reduced: bool = False  # how its photos were decoded; cards of maskens 0.3 don't say, and then it was fully
 
     @property
@@ -46,7 +47,7 @@ class ModelCard:
 
     @property
     def target(self) -> Target:
-        return Target(self.predicts, self.cuts, self.merge)
+        return Target(self.predicts, self.cuts, self.merge, self.age_head)
 
 
 def read_card(path: Path) -> ModelCard:

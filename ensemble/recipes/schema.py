@@ -4,93 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ensemble.recipes.ages import Ages
+from ensemble.recipes.loss import Loss
+from ensemble.recipes.strict import Strict as _Strict
 from ensemble.recipes.tasks import Predicts, Target, merge_of
-from folds.data.labels import AGE_CUTS, AGES, SHOTS
+from folds.data.labels import AGE_CUTS, SHOTS
 from folds.errors import MaskensError, did_you_mean
 from folds.files import sha256
 
 Size = tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]]
-
-Years = tuple[Annotated[int, Field(ge=1, le=120)], ...]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Transform(_Strict):
     """One albumentations transform by name and arguments."""
 
     name: str
-    args: dict[str, Any] = {}
-
-
-class Ages(_Strict):
-    """How ages are trained: in which bins, and without whom. Scores always count the bands 30 and 60."""
-
-    cuts: Years = AGE_CUTS  # a bin begins at each cut
-    merge: tuple[int, ...] = Field(
-        (), validate_default=True
-    )  # the band (0, 1, 2) that each bin counts as; empty: that of its oldest age
-    leave_out: Years = ()  # people of these ages are not learned from
-
-    @field_validator("cuts")
-    @classmethod
-    def _rising(cls, cuts: Years) -> Years:
-        if len(cuts) < 2 or any(a >= b for a, b in pairwise(cuts)):
-            raise ValueError("at least two ages, each above the one before")
-        return cuts
-
-    @field_validator("merge", mode="after")
-    @classmethod
-    def _whole(cls, merge: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        cuts = info.data.get("cuts")
-        if cuts is None:
-            return merge
-        given, merge = merge, merge or merge_of(cuts)
-        if len(merge) != len(cuts) + 1 or sorted(merge) != list(merge) or set(merge) != set(range(len(AGES))):
-            raise ValueError(
-                f"{len(cuts)} cuts make {len(cuts) + 1} bins; each needs a band, rising from 0 to 2 with none left out"
-            )
-        return given
-
-    @property
-    def bands(self) -> tuple[int, ...]:
-        """The band of each bin."""
-        return self.merge or merge_of(self.cuts)
-
-
-LOSS_SETTINGS = {"gamma", "label_smoothing", "class_weights"}  # keys of a loss that are no term's weight
-
-
-class Loss(_Strict):
-    """Weights of the loss terms; a task's loss is their weighted sum, added over its heads."""
-
-    ce: float = Field(1.0, ge=0)
-    f1: float = Field(0.0, ge=0)
-    focal: float = Field(0.0, ge=0)
-    gamma: float = Field(2.0, ge=0)  # of the focal term
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    class_weights: tuple[
-        Annotated[float, Field(ge=0)], ...
-    ] = ()  # one a class, for tasks with one head; only ratios count
-
-    @model_validator(mode="after")
-    def _not_nothing(self) -> Loss:
-        if not any(getattr(self, name) for name in type(self).model_fields.keys() - LOSS_SETTINGS):
-            raise ValueError("every weight is 0: nothing would be learned")
-        if self.class_weights and not any(self.class_weights):
-            raise ValueError("every class weight is 0: nothing would be learned")
-        if (self.class_weights or self.label_smoothing) and self.ce + self.focal == 0:
-            raise ValueError("class_weights and label_smoothing go into ce and focal, and both are 0")
-        return self
+    args: dict[str, Any] = Field({})
 
 
 class Optimizer(_Strict):
@@ -100,7 +35,7 @@ class Optimizer(_Strict):
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     decay_all: bool = False
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field({})
 
 
 class Schedule(_Strict):
@@ -147,7 +82,7 @@ class TaskRecipe(_Strict):
 
     predicts: Predicts
     model: str
-    model_args: dict[str, Any] = {}
+    model_args: dict[str, Any] = Field({})
     pretrained: bool = True
     weights: str = ""  # a local file in place of the hub
     weights_sha256: str = ""  # of that file; filled in when it is first read
@@ -182,6 +117,13 @@ class TaskRecipe(_Strict):
             raise ValueError(f"crop {list(crop)} is larger than the photo after resize {list(resize)}")
         return crop
 
+    @field_validator("ages")
+    @classmethod
+    def _an_age_head(cls, ages: Ages, info: ValidationInfo) -> Ages:
+        if ages.head != "softmax" and info.data.get("predicts") == "class18":
+            raise ValueError(f"head '{ages.head}' is for a task with a head of ages; 'class18' has one of 18 classes")
+        return ages
+
     @field_validator("mix")
     @classmethod
     def _pairs(cls, mix: Mix, info: ValidationInfo) -> Mix:
@@ -191,14 +133,11 @@ class TaskRecipe(_Strict):
 
     @field_validator("loss")
     @classmethod
-    def _a_weight_a_class(cls, loss: Loss, info: ValidationInfo) -> Loss:
-        if loss.class_weights and {"predicts", "ages"} <= info.data.keys():
-            heads = _target(info.data["predicts"], info.data["ages"]).heads
-            if len(heads) > 1:
-                raise ValueError(f"class_weights need a task with one head; '{info.data['predicts']}' has {len(heads)}")
-            if len(loss.class_weights) != heads[0].width:
-                given = len(loss.class_weights)
-                raise ValueError(f"{given} class_weights, but '{info.data['predicts']}' has {heads[0].width} classes")
+    def _fits_the_heads(cls, loss: Loss, info: ValidationInfo) -> Loss:
+        if {"predicts", "ages"} <= info.data.keys():
+            fault = loss.fault_with(_target(info.data["predicts"], info.data["ages"]))
+            if fault:
+                raise ValueError(fault)
         return loss
 
     @property
@@ -228,7 +167,7 @@ class TaskRecipe(_Strict):
 
 
 def _target(predicts: Predicts, ages: Ages) -> Target:
-    return Target(predicts, ages.cuts, ages.bands)
+    return Target(predicts, ages.cuts, ages.bands, ages.head)
 
 
 class Recipe(_Strict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from folds.data.labels import AGE_CUTS, AGES, GENDERS, MASKS, IntArray, age_band
-from folds.data.people import TrainData
+from folds.data.people import OLDEST, TrainData
 
 Part = Literal["mask", "gender", "age", "class"]
 
 Predicts = Literal["mask", "gender", "male-age", "female-age", "age", "heads", "class18"]
+
+AgeHead = Literal["softmax", "ordinal", "regression"]
 
 WIDTHS: dict[Part, int] = {"mask": 3, "gender": 2, "age": 3, "class": 18}
 PREDICTED_PARTS: dict[Predicts, tuple[Part, ...]] = {
@@ -34,15 +36,23 @@ KINDS: tuple[Predicts, ...] = get_args(Predicts)
 
 @dataclass(frozen=True)
 class Head:
-    """A part of the label and where its logits lie among the model's outputs."""
+    """A part of the label, where its logits lie among the model's outputs, and its bins among a photo's targets.
+
+    Bins are the classes that are trained: those of the label, unless ages are trained in finer ones.
+    `ensemble.metrics.heads` says what the logits of each kind mean.
+    """
 
     part: Part
     columns: slice
-    merge: tuple[int, ...]  # label that each logit counts for: 0, 1, 2, ... unless ages are trained in finer bins
+    bins: slice
+    merge: tuple[int, ...]  # label that each bin counts for: 0, 1, 2, ... unless ages are trained in finer bins
+    kind: AgeHead = "softmax"
+    cuts: tuple[int, ...] = ()  # of the ages, in whole years; only of a head of ages
 
     @property
     def width(self) -> int:
-        return len(self.merge)
+        """Number of logits."""
+        return int(self.columns.stop - self.columns.start)
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ class Target:
     predicts: Predicts
     cuts: tuple[int, ...] = AGE_CUTS
     merge: tuple[int, ...] = (0, 1, 2)
+    age_head: AgeHead = "softmax"
 
     @property
     def heads(self) -> tuple[Head, ...]:
@@ -65,11 +76,20 @@ class Target:
             "age": self.merge,
             "class": tuple(c * len(AGES) + b for c in range(len(MASKS) * len(GENDERS)) for b in self.merge),
         }
-        found, start = [], 0
+        found, column, first = [], 0, 0
         for part in PREDICTED_PARTS[self.predicts]:
-            found.append(Head(part, slice(start, start + len(merges[part])), merges[part]))
-            start += len(merges[part])
+            merge, is_age = merges[part], part == "age"
+            kind: AgeHead = self.age_head if is_age else "softmax"
+            width = {"softmax": len(merge), "ordinal": len(merge) - 1, "regression": 2}[kind]
+            columns, bins = slice(column, column + width), slice(first, first + len(merge))
+            found.append(Head(part, columns, bins, merge, kind, self.cuts if is_age else ()))
+            column, first = columns.stop, bins.stop
         return tuple(found)
+
+    @property
+    def in_bins(self) -> Target:
+        """The same where each head's logits are those of its bins, as `heads.bin_logits` makes them."""
+        return replace(self, age_head="softmax")
 
     @property
     def width(self) -> int:
@@ -78,7 +98,7 @@ class Target:
 
     @property
     def names(self) -> dict[Part, list[str]]:
-        """The classes of each head in the order of its logits."""
+        """The classes of each head in the order of its bins."""
         ages = bin_names(self.cuts)
         everything = [f"{m}, {g}, {a}" for m in MASKS for g in GENDERS for a in ages]
         known: dict[Part, list[str]] = {"mask": [*MASKS], "gender": [*GENDERS], "age": ages, "class": everything}
@@ -87,7 +107,7 @@ class Target:
 
 def bin_names(cuts: Sequence[int]) -> list[str]:
     """`[30, 60]` -> `<30`, `30-59`, `>=60`."""
-    between = [f"{a}-{b - 1}" for a, b in pairwise(cuts)]
+    between = [f"{a}" if b == a + 1 else f"{a}-{b - 1}" for a, b in pairwise(cuts)]
     return [f"<{cuts[0]}", *between, f">={cuts[-1]}"]
 
 
@@ -97,13 +117,15 @@ def merge_of(cuts: Sequence[int]) -> tuple[int, ...]:
     return (*(int(b) for b in age_band([c - 1 for c in cuts])), len(AGES) - 1)
 
 
-def training_labels(target: Target, data: TrainData) -> IntArray:
-    """Label of each photo for each head, ages in the target's own bins.
+def training_labels(target: Target, data: TrainData, in_years: bool = False) -> IntArray:
+    """Label of each photo for each head, ages in the target's own bins or in whole years.
 
     Returns:
         int64 (photos, heads).
     """
     mask, gender, _ = data.labels
+    if in_years:
+        return _columns(target, mask, gender, data.years, OLDEST + 1)
     return _columns(target, mask, gender, age_band(data.years, target.cuts), len(target.merge))
 
 

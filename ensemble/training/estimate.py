@@ -150,7 +150,8 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
         to_device(model, device)
         start = time.perf_counter() - started
         measured = AutotuneCache(run, recipe.hash, device, hardware.job_threads, keep=False)
-        train = _train_seconds(recipe, model, photos, training_labels(recipe.target, data)[rows], hardware, measured)
+        labels = training_labels(recipe.target, data, in_years=recipe.ages.sigma > 0)[rows]
+        train = _train_seconds(recipe, model, photos, labels, hardware, measured)
         predictor = Predictor(model, (mean, std), device, 2 * recipe.batch_size)
         seen = _predict_seconds(predictor, photos)
         weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())

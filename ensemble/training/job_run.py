@@ -31,8 +31,9 @@ from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import learns_from, training_labels, true_labels
 from ensemble.recipes.tta_views import ALL_VIEWS, VIEWS
-from ensemble.training.losses import one_hot, task_loss
+from ensemble.training.losses import task_loss
 from ensemble.training.resume import load_last, save_last
+from ensemble.training.targets import bin_counts, soft_targets, target_tables
 from ensemble.training.tracking import TrackedJob, Trackers
 from ensemble.training.trainer import EpochResult, OnBatch, Trainer
 from folds.data.labels import IntArray
@@ -53,7 +54,9 @@ class JobRun:
         self.device = torch.device(spec.device)
         self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), spec.fold)
         self.target = self.recipe.target
-        self.labels, self.truth = training_labels(self.target, data), true_labels(self.target, data)
+        self.labels = training_labels(self.target, data, in_years=self.recipe.ages.sigma > 0)
+        self.tables = target_tables(self.target, self.recipe.ages.sigma)
+        self.truth = true_labels(self.target, data)
         held_out = folds[data.photo_person] == spec.fold
         mine = learns_from(self.recipe.predicts, data)
         self.train_rows = learned_rows(spec, data, folds)
@@ -76,7 +79,16 @@ class JobRun:
         batches = epoch_batches(self.recipe, self.data, self.train_rows, self.seed)
         measured = AutotuneCache(self.run_info.folder, self.recipe.hash, self.device, self.spec.threads)
         trainer = Trainer(
-            self.recipe, model, self.mean, self.std, self.device, self.seed, len(batches), measured, self.spec.compile
+            self.recipe,
+            model,
+            self.mean,
+            self.std,
+            self.device,
+            self.seed,
+            len(batches),
+            measured,
+            self.spec.compile,
+            bin_counts(torch.from_numpy(self.labels[self.train_rows]), self.tables),
         )
         if resumed is not None:
             trainer.load(resumed["trained"])
@@ -130,13 +142,14 @@ class JobRun:
 
     def validate(self, model: nn.Module, photos: DecodedPhotos) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
         """Over the whole held-out fold at once, without augmentation: macro F1 and accuracy of the true labels,
-        and the loss of the labels as they are trained.
+        and the loss of the labels as they are trained, without what only counts in training: logit adjustment, class
+        balancing and learned weights of the heads.
 
         Returns:
             (scores, logits): logits float32 (photos, width).
         """
         logits = self.predictor(model).logits(photos, self.valid_rows, VIEWS["none"])[0]
-        soft = one_hot(torch.from_numpy(self.labels[self.valid_rows]), self.target.heads)
+        soft = soft_targets(torch.from_numpy(self.labels[self.valid_rows]), self.tables)
         loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)
         f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])
         return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}, logits
@@ -174,6 +187,7 @@ class JobRun:
             std=self.std,
             cuts=r.ages.cuts,
             merge=r.ages.bands,
+            age_head=r.ages.head,
             labels=dict(self.target.names),
             task_hash=r.hash,
             folds_hash=self.run_info.folds_hash,

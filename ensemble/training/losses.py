@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ensemble.recipes.schema import Loss
+from ensemble.models.heads import head_to_bin_logits
+from ensemble.recipes.loss import Loss
 from ensemble.recipes.tasks import Head
 
 EPSILON = 1e-7
@@ -58,6 +59,7 @@ class HeadBatch:
     """One head's share of a batch."""
 
     logits: Tensor  # float32 (batch, classes)
+    adjusted: Tensor  # the same with logit adjustment
     targets: Tensor  # float (batch, classes), rows summing to 1
     smooth: Tensor  # the same with label smoothing
     weights: Tensor | None  # float (classes,), of each class, 1 on average
@@ -65,41 +67,88 @@ class HeadBatch:
 
 
 TERMS: dict[str, Callable[[HeadBatch], Tensor]] = {
-    "ce": lambda b: F.cross_entropy(b.logits, b.smooth, b.weights),
+    "ce": lambda b: F.cross_entropy(b.adjusted, b.smooth, b.weights),
     "focal": lambda b: focal(b.logits, b.smooth, b.gamma, b.weights),
     "f1": lambda b: soft_macro_f1(b.logits, b.targets),
 }
-"""The terms of a loss; each has a weight of the same name in `ensemble.recipes.schema.Loss`."""
+"""The terms of a loss; each has a weight of the same name in `ensemble.recipes.loss.Loss`."""
 
 
-def task_loss(mix: Loss, heads: Sequence[Head], logits: Tensor, targets: Tensor) -> Tensor:
+def task_loss(
+    mix: Loss,
+    heads: Sequence[Head],
+    logits: Tensor,
+    targets: Tensor,
+    counts: Sequence[Tensor] = (),
+    log_variances: Tensor | None = None,
+) -> Tensor:
     """The loss of a batch.
 
-    Label smoothing and class weights go into cross-entropy and focal loss; soft F1 has neither.
+    Label smoothing and class weights go into cross-entropy and focal loss; soft F1 has neither. Cross-entropy of an
+    ordinal head is CORN's binary cross-entropy on the conditional subsets, added over the cuts: -log p of a bin is just
+    that sum. Of a regression head it is the negative log likelihood of the age.
 
     Args:
         mix: weights of the terms.
-        heads: where each head's logits lie.
+        heads: where each head's logits and targets lie.
         logits: float (batch, width).
-        targets: float (batch, width): for each head a distribution over its classes (one-hot if certain).
+        targets: float (batch, bins of all heads): for each head a distribution over its classes (one-hot if certain).
+        counts: of each head, float (bins,), photos of each class that are learned from; without them there is
+            neither logit adjustment nor class balancing, as in validation.
+        log_variances: float (heads,), by which heads are weighed: exp(-s) of the head's loss, plus s/2 so that no
+            weight vanishes (Kendall et al. 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses").
 
     Returns:
         float scalar.
     """
     total = logits.new_zeros((), dtype=torch.float32)
-    weights = torch.tensor(mix.class_weights, device=logits.device) if mix.class_weights else None
-    if weights is not None:
-        weights = weights / weights.mean()  # so that they leave the loss's size, and its share in the mix, alone
-    for head in heads:
-        truth = targets[:, head.columns]
-        smooth = truth * (1 - mix.label_smoothing) + mix.label_smoothing / head.width
-        batch = HeadBatch(logits[:, head.columns].float(), truth, smooth, weights, mix.gamma)
+    for i, head in enumerate(heads):
+        own, share = mix.of(head.part), mix.weight_of(head.part)
+        batch = _head_batch(own, head, logits, targets, counts[i] if counts else None)
+        certainty = 1.0 if log_variances is None else torch.exp(-log_variances[i])
         for name, term in TERMS.items():
-            if weight := getattr(mix, name):
-                total = total + weight * term(batch)
+            if weight := getattr(own, name):
+                total = total + weight * share * certainty * term(batch)
+        if log_variances is not None:
+            total = total + log_variances[i] / 2
     return total
 
 
+def _head_batch(own: Loss, head: Head, logits: Tensor, targets: Tensor, counts: Tensor | None) -> HeadBatch:
+    truth = targets[:, head.bins]
+    smooth = truth * (1 - own.label_smoothing) + own.label_smoothing / len(head.merge)
+    found = adjusted = head_to_bin_logits(logits[:, head.columns].float(), head)
+    weights = torch.tensor(own.class_weights, device=logits.device) if own.class_weights else None
+    if counts is not None and own.class_balanced:
+        weights = effective_weights(counts, own.class_balanced)
+    if weights is not None:
+        weights = weights / weights.mean()  # so that they leave the loss's size, and its share in the mix, alone
+    if counts is not None and own.logit_adjustment:
+        adjusted = found + own.logit_adjustment * log_prior(counts)
+    return HeadBatch(found, adjusted, truth, smooth, weights, own.gamma)
+
+
+def log_prior(counts: Tensor) -> Tensor:
+    """Log share of each class (Menon et al. 2021, "Long-tail learning via logit adjustment"): with tau times it added,
+    the logits learn what is left, a preference for no class. A class without a photo counts as having one.
+
+    Args:
+        counts: float (classes,).
+    """
+    seen = counts.clamp(min=1)
+    return (seen / seen.sum()).log()
+
+
+def effective_weights(counts: Tensor, beta: float) -> Tensor:
+    """Class weights (1 - beta) / (1 - beta^n) of n photos (Cui et al. 2019, "Class-Balanced Loss Based on Effective
+    Number of Samples"). A class without a photo counts as having one.
+
+    Args:
+        counts: float (classes,).
+    """
+    return (1 - beta) / (1 - beta ** counts.clamp(min=1))
+
+
 def one_hot(labels: Tensor, heads: Sequence[Head]) -> Tensor:
-    """Certain targets: int64 (batch, heads) -> float32 (batch, width)."""
-    return torch.cat([F.one_hot(labels[:, i], h.width) for i, h in enumerate(heads)], dim=1).float()
+    """Certain targets: int64 (batch, heads) -> float32 (batch, bins of all heads)."""
+    return torch.cat([F.one_hot(labels[:, i], len(h.merge)) for i, h in enumerate(heads)], dim=1).float()

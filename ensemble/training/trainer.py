@@ -16,8 +16,9 @@ from ensemble.models.autotune import AutotuneCache, Forward, autotune_precision,
 from ensemble.models.inputs import to_input
 from ensemble.models.precision import Precision, autocast
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.training.losses import one_hot, task_loss
+from ensemble.training.losses import task_loss
 from ensemble.training.optimizer import make_optimizer, make_schedule
+from ensemble.training.targets import soft_targets, target_tables
 
 OnBatch = Callable[[int, Callable[[], float], float], None]
 """(batches done, mean loss so far, photos a second), after each batch."""
@@ -45,6 +46,9 @@ class Trainer:
 
     The averaged weights (`ema`) are those of timm's ModelEmaV3 with warm-up: at first they follow the model
     closely, so that short trainings gain from them too.
+
+    Args:
+        counts: of each head, photos of each bin that are learned from, as `task_loss` takes them.
     """
 
     def __init__(
@@ -58,11 +62,18 @@ class Trainer:
         batches: int,
         measured: AutotuneCache | None = None,
         compile: bool = False,
+        counts: Sequence[Tensor] = (),
     ) -> None:
         self.recipe, self.model, self.mean, self.std = recipe, model, mean, std
         self.device, self.seed, self.batches = device, tuple(seed), batches
         self.heads = recipe.target.heads
+        self.tables = [table.to(device) for table in target_tables(recipe.target, recipe.ages.sigma)]
+        self.counts = [count.to(device) for count in counts]
         self.optimizer = make_optimizer(model, recipe.optimizer)
+        self.log_variances = None
+        if recipe.loss.balance == "uncertainty":
+            self.log_variances = nn.Parameter(torch.zeros(len(self.heads), device=device))
+            self.optimizer.add_param_group({"params": [self.log_variances], "weight_decay": 0.0})
         self.updates = -(-batches // recipe.accumulate)
         self.set_lr = make_schedule(self.optimizer, recipe.schedule, recipe.epochs, self.updates)
         self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
@@ -95,6 +106,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "precision": self.precision,
             "note": self.note,
+            "log_variances": None if self.log_variances is None else self.log_variances.detach(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
@@ -103,6 +115,8 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
             self.ema.module.load_state_dict(state["ema"])
+        if self.log_variances is not None:
+            self.log_variances.data.copy_(state["log_variances"])
         self.precision, self.note = state["precision"], state["note"]
         self.scaler = self._scaler()
         self.scaler.load_state_dict(state["scaler"])
@@ -152,11 +166,11 @@ class Trainer:
 
     def _loss(self, photos: Tensor, labels: Tensor, epoch: int, number: int) -> Tensor:
         x = to_input(photos, self.mean, self.std, self.device)
-        truth = one_hot(labels.to(self.device, non_blocking=True), self.heads)
+        truth = soft_targets(labels.to(self.device, non_blocking=True), self.tables)
         x, truth = mix_batch(self.recipe.mix, x, truth, (*self.seed, epoch, number))
         with autocast(self.device, self.precision or "fp32"):
             logits = self.forward(x)
-        return task_loss(self.recipe.loss, self.heads, logits, truth)
+        return task_loss(self.recipe.loss, self.heads, logits, truth, self.counts, self.log_variances)
 
 
 def ahead(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -6,7 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
+from ensemble.decision.joint import column_temperatures, mean_logits
 from ensemble.decision.temperature import fit_temperature, scaled
+from ensemble.metrics.heads import head_log_probabilities
+from ensemble.recipes.tasks import AgeHead, Target, merge_of
 
 
 def drawn(temperature: float, columns: int = 3, photos: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -26,8 +29,8 @@ def test_the_temperature_that_labels_were_drawn_at_is_found(temperature: float) 
 def test_columns_that_count_for_one_label_are_added_up() -> None:
     """Labels drawn in five bins, known by their band only."""
     logits, bins = drawn(2.0, columns=5)
-    merge = (0, 0, 1, 1, 2)
-    assert fit_temperature(logits, np.array(merge)[bins], merge) == pytest.approx(2.0, rel=0.06)
+    head = Target("age", (21, 30, 46, 58), (0, 0, 1, 1, 2)).heads[0]
+    assert fit_temperature(logits, np.array(head.merge)[bins], head) == pytest.approx(2.0, rel=0.06)
 
 
 @given(st.floats(0.1, 10))
@@ -40,3 +43,33 @@ def test_a_temperature_changes_no_decision_and_keeps_the_sum(temperature: float)
 
 def test_nobody_to_learn_from_leaves_the_logits_as_they_are() -> None:
     assert fit_temperature(np.empty((0, 3)), np.empty(0, dtype=np.int64)) == 1.0
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("kind", ["ordinal", "regression"])
+def test_the_temperature_of_other_heads_is_found_too(kind: AgeHead, temperature: float) -> None:
+    """Bands drawn from a head's probabilities, whose logits are then taken to another temperature."""
+    cuts = tuple(range(16, 81))
+    target = Target("age", cuts, merge_of(cuts), kind)
+    head, rng = target.heads[0], np.random.default_rng(0)
+    middle = np.array([0.3, -1.0]) if kind == "regression" else np.full(head.width, 3.0)
+    logits = rng.normal(middle, 0.5, (20_000, head.width))
+    p = np.exp(head_log_probabilities(logits, head))
+    bands = np.minimum((rng.random((len(p), 1)) > p.cumsum(axis=1)).sum(axis=1), 2)
+    by = column_temperatures([[temperature]], target)[0]
+    assert fit_temperature(logits * by, bands, head) == pytest.approx(temperature, rel=0.08)
+    again = head_log_probabilities(mean_logits((logits * by)[None, None], by[None]), head)
+    assert np.exp(again) == pytest.approx(p)
+
+
+def test_a_temperature_leaves_the_middle_of_a_regression_and_widens_it() -> None:
+    target = Target("age", (30, 45, 60), (0, 1, 1, 2), "regression")
+    logits = np.array([[0.25, -1.5]])  # 45 years, the middle of band 1
+
+    def band(temperature: float) -> np.ndarray:
+        by = column_temperatures([[temperature]], target)
+        return np.exp(head_log_probabilities(logits / by, target.heads[0]))[0]
+
+    cold, plain, warm = band(0.5), band(1.0), band(2.0)
+    assert cold[1] > plain[1] > warm[1]
+    assert warm[0] == pytest.approx(warm[2])

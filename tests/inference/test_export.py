@@ -35,6 +35,7 @@ from ensemble.inference.infer import Prediction, infer
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import JobSpec
+from ensemble.metrics.heads import bin_logits
 from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.inputs import to_input
 from ensemble.recipes.reading import parse_recipe
@@ -58,8 +59,9 @@ model = "test_resnet.r160_in1k"
 model_args = { stem_type = "", avg_down = false }
 predicts = "heads"
 crop = [35, 26]
-ages = { cuts = [21, 30, 46, 58] }
+ages = { cuts = [21, 30, 46, 58], head = "ordinal" }
 [tasks.male-age]
+ages = { cuts = "years", head = "regression" }
 model = "test_efficientnet.r160_in1k"
 model_args = { drop_rate = 0.2 }
 [tasks.whole]
@@ -67,11 +69,11 @@ model = "test_resnet.r160_in1k"
 model_args = { stem_type = "", avg_down = false }
 predicts = "class18"
 """
-"""Every way to the 18 classes: parts, an age model of one gender, all at once; finer age bins; two input sizes."""
+"""Every way to the 18 classes: parts, an age model of one gender, all at once; all kinds of age heads; two sizes."""
 
 
-TEMPERATURES = {"parts": ((0.5, 2.0, 1.0), (3.0, 1.0, 0.7)), "whole": ((2.0,), (1.5,))}
-OFFSETS = tuple(0.3 * (c % 3) for c in range(18))
+TEMPERATURES = {"male-age": ((2.0,), (0.7,)), "parts": ((0.5, 2.0, 1.0), (3.0, 1.0, 0.7)), "whole": ((2.0,), (1.5,))}
+OFFSETS = tuple(0.3 * (c % 3) + 0.15 * (c == 15) for c in range(18))  # so that photos differ in their class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,8 +133,9 @@ def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setti
     photos = setting.photos(task)
     together = graph_logits(setting.folder / f"{task}.onnx", photos)
     assert together.dtype == np.float32
-    expected = mean_logits(setting.prediction.logits[0][task], setting.ensemble.scale(task))
-    np.testing.assert_allclose(together, expected, atol=1e-5)
+    mean = mean_logits(setting.prediction.logits[0][task], setting.ensemble.scale(task))
+    expected = bin_logits(mean, setting.ensemble.targets[task].heads)
+    np.testing.assert_allclose(together, expected, atol=5e-5)
     one = graph_logits(setting.folder / f"{task}.onnx", photos[3:4])
     np.testing.assert_allclose(one, together[3:4], atol=1e-5)
 
@@ -167,6 +170,8 @@ def test_a_graph_says_what_it_is_and_not_where_it_was_made(setting: Setting) -> 
     assert heads["gender"]["columns"] == [3, 5]
     assert heads["age"]["names"] == ["<21", "21-29", "30-45", "46-57", ">=58"]
     assert heads["age"]["merge"] == [0, 0, 1, 1, 2]
+    assert heads["age"]["columns"] == [5, 10], "of its bins, whatever the model's own outputs are"
+    assert meta["age_head"] == "ordinal"
     for folder in (
         Path(ensemble.inference.export.__file__).parents[1],
         Path(torch.__file__).parents[1],
@@ -222,7 +227,8 @@ def test_large_weights_lie_beside_the_graph(setting: Setting, tmp_path: Path, mo
     assert done.tasks[0].bytes > (tmp_path / "out" / "parts.onnx.data").stat().st_size
     identity = setting.prediction.logits[0]["parts"][:1, :1]
     logits = graph_logits(tmp_path / "out" / "parts.onnx", setting.photos("parts"))
-    np.testing.assert_allclose(logits, mean_logits(identity), atol=1e-5)
+    expected = bin_logits(mean_logits(identity), setting.ensemble.targets["parts"].heads)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert "parts.onnx.data" in json.loads((tmp_path / "out" / "decision.json").read_text())["files"]
 
 

@@ -121,6 +121,29 @@ def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions(tmp
         ("ages = {cuts = [30, 62]}", "mask.ages.merge: 2 cuts make 3 bins; each needs a band, rising from 0 to 2"),
         ("ages = {merge = [0, 1, 1, 2]}", "mask.ages.merge: 2 cuts make 3 bins"),
         ("sampler = {balance = 'classes'}", "mask.sampler.balance: input should be 'none', 'class' or 'age'"),
+        ("ages = {cuts = 'yeras'}", 'mask.ages.cuts: a list of ages, or "years" for one bin a year'),
+        ("ages = {head = 'regression'}", "mask.ages.head: regression learns the age itself, and cuts [30, 60] leave"),
+        ("ages = {sigma = -1}", "mask.ages.sigma: input should be greater than or equal to 0"),
+        ("predicts = 'class18'\nages = {head = 'ordinal'}", "mask.ages: head 'ordinal' is for a task with a head of"),
+        (
+            "predicts = 'age'\nages = {head = 'ordinal'}\nloss = {f1 = 1, focal = 1}",
+            "mask.loss: f1, focal can't go with ages.head 'ordinal', which learns by its likelihood alone, the term "
+            "ce: set them to 0",
+        ),
+        (
+            "predicts = 'heads'\nages = {head = 'ordinal'}\nloss = {label_smoothing = 0.1}",
+            "set it to 0 in loss.heads.age",
+        ),
+        ("loss = {heads = {age = {weight = 2}}}", "mask.loss: heads.age: 'mask' has no such head, only mask"),
+        ("loss = {heads = {mask = {wieght = 2}}}", "heads.mask.wieght: unknown key (did you mean 'weight'?)"),
+        ("loss = {heads = {mask = {ce = 0}}}", "mask.loss: heads.mask: every weight is 0"),
+        (
+            "predicts = 'heads'\nloss = {heads = {age = {class_weights = [1, 2]}}}",
+            "mask.loss: heads.age: 2 class_weights, but 'age' has 3 classes",
+        ),
+        ("loss = {balance = 'uncertainty'}", "mask.loss: balance weighs heads against each other, and 'mask' has one"),
+        ("loss = {ce = 0, f1 = 1, logit_adjustment = 1}", "mask.loss: logit_adjustment goes into ce, which is 0"),
+        ("loss = {class_balanced = 0.9, class_weights = [1, 2, 3]}", "class_balanced are class_weights too: keep one"),
         ("loss = {class_weights = [0, 0, 0]}", "mask.loss: every class weight is 0"),
         ("loss = {ce = 0, f1 = 1, class_weights = [1, 2, 3]}", "mask.loss: class_weights and label_smoothing go into"),
         ("ema = 1.0", "mask.ema: input should be less than 1"),
@@ -384,3 +407,15 @@ def test_a_schedule_that_rises_is_warned_about() -> None:
 
 def test_differences_name_the_keys() -> None:
     assert differences(tiny(), tiny(epochs=9)) == ["tasks.mask.epochs: 3, now 9"]
+
+
+def test_a_head_takes_from_its_task_what_it_does_not_say_itself() -> None:
+    mine = "predicts = 'heads'\nages = {cuts = 'years'}\nloss = {ce = 0.3, f1 = 0.7, heads = {age = {f1 = 0}}}"
+    recipe = parse_recipe(TINY.replace("[tasks.mask]", f"[tasks.mask]\n{mine}"), "mine")
+    task = recipe.tasks["mask"]
+    assert (task.loss.of("age").ce, task.loss.of("age").f1, task.loss.of("mask").f1) == (0.3, 0, 0.7)
+    assert task.ages.cuts[:2] == (16, 17)
+    written_out = parse_recipe(recipe.text, "mine")
+    assert written_out.hash == recipe.hash
+    changed = parse_recipe(recipe.text, "mine", changes=["tasks.mask.loss.ce=1"])
+    assert changed.tasks["mask"].loss.of("age").ce == 1, "also in a recipe that is written out"

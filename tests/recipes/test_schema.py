@@ -14,6 +14,7 @@ import ensemble.jobs.reuse
 from ensemble.decision.blend import load_blend
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate
+from ensemble.jobs.card import read_card
 from ensemble.jobs.completion import is_done
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.locks import lock_jobs
@@ -22,6 +23,7 @@ from ensemble.jobs.plan import plan, refuse_jobs_without_photos
 from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
+from ensemble.metrics.scores import task_scores
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.training.job import run_job
@@ -61,6 +63,10 @@ KEYS = {
     "ages left out": "ages.leave_out=[31, 34, 37, 40, 43, 46, 49, 52]",
     "lower cut": "ages.cuts=[30, 50]",
     "five bins": "ages.cuts=[21, 30, 46, 58]",
+    "bins of a year": 'ages.cuts="years"',
+    "spread targets": "ages.sigma=3",
+    "ordinal ages": 'ages.head="ordinal"',
+    "regression of ages": 'ages={cuts="years", head="regression"}',
     "averaged weights": "ema=0.9",
     "last batch kept": "drop_last=false",
     "accumulation": "accumulate=2",
@@ -125,6 +131,19 @@ def test_ages_left_out_are_not_learned_from_but_predicted_and_scored(setting: Se
     assert np.array_equal(job.valid_rows, np.flatnonzero(everybody))
 
 
+@pytest.mark.parametrize("key", ["logit_adjustment=1", "class_balanced=0.9"])
+def test_what_counts_photos_knows_the_five_masks_to_each_other_state(setting: Setting, key: str) -> None:
+    plain = logits(setting.trained("masks", task="mask"))
+    found = logits(setting.trained(f"masks {key}", f"tasks.mask.loss.{key}", task="mask"))
+    assert (found - plain)[..., 1:].mean() > (found - plain)[..., 0].mean() + 1e-3
+
+
+@pytest.mark.parametrize("key", ["loss.heads.age.weight=3", 'loss.balance="uncertainty"', "loss.heads.mask.f1=1"])
+def test_each_key_of_single_heads_changes_what_is_learned(setting: Setting, key: str) -> None:
+    plain = logits(setting.trained("three heads", "tasks.age.predicts=heads"))
+    assert not np.allclose(logits(setting.trained(key[-9:], "tasks.age.predicts=heads", f"tasks.age.{key}")), plain)
+
+
 @pytest.mark.parametrize("cuts", ["[30, 58]", "[21, 30, 46, 58]"])
 def test_other_age_bins_are_scored_on_the_true_labels(setting: Setting, cuts: str) -> None:
     spec = setting.trained(f"cuts {cuts}", f"tasks.age.ages.cuts={cuts}")
@@ -136,6 +155,21 @@ def test_other_age_bins_are_scored_on_the_true_labels(setting: Setting, cuts: st
     found = evaluate(load_blend([run], None, "last"), apply_tuning([run], [both[0].recipe], "none", tuned=False))
     truth = setting.data.classes[setting.folds[setting.data.photo_person] == 0]
     assert np.array_equal(found.score.support, np.bincount(truth, minlength=18))
+
+
+@pytest.mark.parametrize("head", ["softmax", "ordinal", "regression"])
+def test_ages_in_years_are_scored_in_bands_by_any_head(setting: Setting, head: str) -> None:
+    """With spread targets and mixed photos; its card alone tells what its logits mean."""
+    ages = f"tasks.age.ages={{cuts='years', head='{head}', sigma=2}}"
+    spec = setting.trained(f"years {head}", ages, "tasks.age.mix.cutmix=1", task="age")
+    width = {"softmax": 66, "ordinal": 65, "regression": 2}[head]
+    assert logits(spec).shape[2] == width
+    job = JobRun(spec, setting.data, setting.folds)
+    card = read_card(spec.run.job_folder("age", 0) / "model.safetensors")
+    assert (card.target, card.age_head) == (job.target, head)
+    f1, accuracy = task_scores(card.target, logits(spec)[0], job.truth[job.oof_rows])
+    assert 0 <= f1 <= 1
+    assert 0 <= accuracy <= 1
 
 
 def test_a_precision_that_falls_back_is_told_in_the_jobs_status(

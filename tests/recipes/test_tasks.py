@@ -6,7 +6,7 @@ from conftest import MakeData
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.recipes.schema import Ages
+from ensemble.recipes.ages import Ages
 from ensemble.recipes.tasks import Target, bin_names, merge_of, training_labels, true_labels
 from folds.data.labels import age_band
 from folds.data.layout import read_train

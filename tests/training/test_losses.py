@@ -3,10 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
 
-from ensemble.recipes.schema import Loss
-from ensemble.recipes.tasks import Target
-from ensemble.training.losses import focal, one_hot, soft_macro_f1, task_loss
+from ensemble.metrics.heads import head_decisions
+from ensemble.recipes.ages import Ages
+from ensemble.recipes.loss import Loss
+from ensemble.recipes.tasks import AgeHead, Target
+from ensemble.training.losses import effective_weights, focal, one_hot, soft_macro_f1, task_loss
+from ensemble.training.targets import soft_targets, target_tables
+from folds.data.labels import age_band
 
 MASK, HEADS = Target("mask").heads, Target("heads").heads
 
@@ -121,3 +128,107 @@ def test_every_loss_takes_the_shares_of_mixed_photos(mix: Loss) -> None:
     undecided = task_loss(mix, MASK, torch.log(shared + 1e-4), shared)
     sure = task_loss(mix, MASK, torch.tensor([[9.0, 0, 0], [0, 9.0, 0]]), shared)
     assert float(undecided) < float(sure)
+
+
+YEARS = Ages.model_validate({"cuts": "years"})
+
+
+def test_an_ordinal_head_learns_by_binary_cross_entropy_on_conditional_subsets() -> None:
+    """CORN's loss: cut k is learned from those who have reached cut k - 1."""
+    cuts, photos = (21, 30, 46, 58), 40
+    head = Target("age", cuts, (0, 0, 1, 1, 2), "ordinal").heads[0]
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = (
+        torch.randn(photos, 4, generator=generator),
+        torch.randint(0, 5, (photos, 1), generator=generator),
+    )
+    plain = torch.zeros(())
+    for k in range(4):
+        subset = labels[:, 0] >= k
+        reached = (labels[subset, 0] > k).float()
+        plain += F.binary_cross_entropy_with_logits(logits[subset, k], reached, reduction="sum") / photos
+    assert float(task_loss(Loss(), [head], logits, one_hot(labels, [head]))) == pytest.approx(float(plain), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["softmax", "ordinal", "regression"])
+def test_each_kind_of_age_head_learns_the_age(kind: AgeHead) -> None:
+    """Straight from one input that is the age; also from targets that are spread."""
+    target = Target("age", YEARS.cuts, YEARS.bands, kind)
+    years = torch.arange(18, 75)
+    bins = torch.from_numpy(age_band(years.numpy(), YEARS.cuts))[:, None]
+    for sigma in (0.0, 2.0):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, target.width))
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+        truth = soft_targets(years[:, None] if sigma else bins, target_tables(target, sigma))
+        x = (years[:, None] - 45) / 15
+        for _ in range(300):
+            optimizer.zero_grad()
+            task_loss(Loss(), target.heads, model(x), truth).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        found = head_decisions(model(x).detach().numpy(), target.heads)[0]
+        assert (found == age_band(years.numpy())).mean() > 0.9
+
+
+def test_heads_have_their_own_terms_and_weights() -> None:
+    labels = torch.tensor([[0, 1, 2], [2, 0, 1], [1, 1, 0]])
+    targets = one_hot(labels, HEADS)
+    logits = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
+    mix = Loss.model_validate(
+        {"ce": 0.5, "heads": {"age": {"weight": 3, "f1": 0.25, "class_weights": [1, 1, 4]}, "gender": {"weight": 0.5}}}
+    )
+
+    def one(head: int, own: Loss) -> float:
+        columns = HEADS[head].columns
+        alone = Target(("mask", "gender", "age")[head])  # type: ignore[arg-type]
+        return float(task_loss(own, alone.heads, logits[:, columns], targets[:, columns]))
+
+    age = Loss(ce=0.5, f1=0.25, class_weights=(1, 1, 4))
+    expected = one(0, Loss(ce=0.5)) + 0.5 * one(1, Loss(ce=0.5)) + 3 * one(2, age)
+    assert float(task_loss(mix, HEADS, logits, targets)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_uncertainty_weighs_heads_by_how_well_they_do() -> None:
+    """The optimal log variance of a head is the one at which its weighted loss is a half."""
+    labels = torch.tensor([[0, 1, 2], [2, 0, 1]])
+    targets = one_hot(labels, HEADS)
+    logits = targets * torch.tensor([9.0] * 3 + [1.0] * 2 + [0.0] * 3)
+    s = torch.zeros(3, requires_grad=True)
+    assert task_loss(Loss(), HEADS, logits, targets, log_variances=s).item() == pytest.approx(
+        float(task_loss(Loss(), HEADS, logits, targets)), rel=1e-6
+    )
+    optimizer = torch.optim.LBFGS([s], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = task_loss(Loss(), HEADS, logits, targets, log_variances=s)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.item()
+
+    optimizer.step(closure)
+    losses = [float(F.cross_entropy(logits[:, h.columns], targets[:, h.columns])) for h in HEADS]
+    assert s.tolist() == pytest.approx(np.log(2 * np.array(losses)).tolist(), abs=1e-2)
+    assert s[0] < s[1] < s[2]
+
+
+def test_logit_adjustment_adds_the_log_prior_to_the_logits_of_cross_entropy() -> None:
+    counts = [torch.tensor([90.0, 9.0, 0.0])]
+    logits, targets = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)), torch.eye(3)[[0, 1, 2, 0, 0]]
+    mix = Loss(ce=1, f1=0.5, logit_adjustment=1.5)
+    prior = torch.tensor([0.9, 0.09, 0.01]).log()  # a class without a photo counts as having one
+    expected = F.cross_entropy(logits + 1.5 * prior, targets) + 0.5 * soft_macro_f1(logits, targets)
+    assert float(task_loss(mix, MASK, logits, targets, counts)) == pytest.approx(float(expected), rel=1e-5)
+    plain = task_loss(Loss(ce=1, f1=0.5), MASK, logits, targets)
+    assert float(task_loss(mix, MASK, logits, targets)) == float(plain), "validation goes without"
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=2, max_size=6), st.floats(0.5, 0.9999))
+def test_class_balancing_weighs_the_rare_more_between_evenly_and_by_inverse_count(
+    photos: list[int], beta: float
+) -> None:
+    weights = effective_weights(torch.tensor(photos, dtype=torch.float64), beta)
+    n = np.maximum(photos, 1)
+    assert weights.tolist() == pytest.approx(((1 - beta) / (1 - beta**n)).tolist())
+    order = np.argsort(n)
+    assert (np.diff(weights.numpy()[order]) <= 1e-12).all(), "the more photos, the less weight"
+    assert (weights.numpy() >= 1 / n - 1e-9).all()

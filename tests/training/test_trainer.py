@@ -147,3 +147,48 @@ def test_a_state_goes_on_to_the_same_result(changes: dict[str, object]) -> None:
     resumed.epoch(1, loader, lambda *told: None)
     assert torch.equal(resumed.eval_model.layer.weight, whole.eval_model.layer.weight)
     assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)
+
+
+@pytest.mark.parametrize("name", ["momentum", "adamw", "lookahead_adamw"])
+def test_learned_weights_of_heads_go_on_from_a_state_and_are_no_part_of_the_model(name: str) -> None:
+    class Three(Linear):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 8)
+
+    changes = {"predicts": "heads", "loss": {"balance": "uncertainty"}}
+    changes |= {"optimizer": {"name": name, "lr": 0.1}, "schedule": {"name": "cosine"}}
+    generator = torch.Generator().manual_seed(1)
+    loader = [(p, torch.randint(0, 2, (4, 3), generator=generator)) for p, _ in batches(4, 4)]
+
+    def trainer() -> Trainer:
+        torch.manual_seed(0)
+        return Trainer(TaskRecipe.model_validate(PLAIN | changes), Three(), MEAN, STD, CPU, (7,), len(loader))
+
+    whole = trainer()
+    whole.epoch(0, loader, lambda *told: None)
+    state = copy.deepcopy(whole.state())
+    whole.epoch(1, loader, lambda *told: None)
+    resumed = trainer()
+    resumed.load(state)
+    resumed.epoch(1, loader, lambda *told: None)
+    assert whole.log_variances is not None
+    assert resumed.log_variances is not None
+    assert torch.equal(whole.log_variances, resumed.log_variances)
+    assert not torch.equal(whole.log_variances, state["log_variances"])
+    assert torch.equal(resumed.eval_model.layer.weight, whole.eval_model.layer.weight)
+    assert whole.eval_model.state_dict().keys() == Three().state_dict().keys()
+
+
+def test_only_training_is_adjusted_for_how_many_photos_there_are() -> None:
+    loader = batches(4)
+    counts = [torch.tensor([90.0, 9.0, 1.0])]
+    found = {}
+    for tau in (0.0, 1.0):
+        torch.manual_seed(0)
+        model, recipe = Linear(), TaskRecipe.model_validate(PLAIN | {"loss": {"logit_adjustment": tau}})
+        trainer = Trainer(recipe, model, MEAN, STD, CPU, (7,), len(loader), counts=counts)
+        trainer.epoch(0, loader, lambda *told: None)
+        found[tau] = model.layer.bias.detach()
+    assert found[1.0][2] > found[0.0][2], "the rare class is held higher than its share"
+    assert found[1.0][0] < found[0.0][0]

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import MakeData
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import norm
+
+from ensemble.recipes.ages import ALL_YEARS
+from ensemble.recipes.tasks import Predicts, Target, merge_of, training_labels
+from ensemble.training.losses import one_hot
+from ensemble.training.targets import age_distribution, bin_counts, soft_targets, target_tables
+from folds.data.labels import age_band
+from folds.data.layout import read_train
+from folds.data.people import OLDEST, TrainData
+
+CUTS = st.lists(st.integers(1, 110), min_size=2, max_size=6, unique=True).map(lambda c: tuple(sorted(c)))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, make_data: MakeData) -> TrainData:
+    return read_train(make_data(tmp_path_factory.mktemp("targets") / "data", people=24))
+
+
+@given(cuts=CUTS, sigma=st.floats(0.01, 50))
+def test_a_spread_target_is_the_normal_distributions_mass_in_each_bin(cuts: tuple[int, ...], sigma: float) -> None:
+    found = age_distribution(cuts, sigma).numpy()
+    assert found.shape == (OLDEST + 1, len(cuts) + 1)
+    assert found.sum(axis=1) == pytest.approx(np.ones(OLDEST + 1))
+    assert found.min() >= 0
+    edges = np.array([-np.inf, *cuts, np.inf])
+    for years in (0, 29, 30, 60, 120):
+        assert found[years] == pytest.approx(np.diff(norm.cdf(edges, years + 0.5, sigma)), abs=1e-9)
+
+
+@given(cuts=CUTS)
+def test_with_a_vanishing_spread_targets_are_the_certain_ones(cuts: tuple[int, ...]) -> None:
+    """An age at a cut falls above it, whole."""
+    found = age_distribution(cuts, 1e-3).numpy()
+    assert np.array_equal(found, np.eye(len(cuts) + 1)[age_band(np.arange(OLDEST + 1), cuts)])
+
+
+def test_a_wider_spread_leaves_less_at_the_age_itself() -> None:
+    own = [age_distribution(ALL_YEARS, sigma)[40].max() for sigma in (0.5, 1, 3, 10)]
+    assert own == sorted(own, reverse=True)
+    assert int(age_distribution(ALL_YEARS, 3)[40].argmax()) == int(age_band(40, ALL_YEARS))
+
+
+@pytest.mark.parametrize("kind", ["mask", "age", "heads", "class18"])
+@pytest.mark.parametrize("cuts", [(30, 60), (21, 30, 46, 58)])
+def test_spread_targets_of_any_task_become_its_certain_ones(
+    data: TrainData, kind: Predicts, cuts: tuple[int, ...]
+) -> None:
+    target = Target(kind, cuts, merge_of(cuts))
+    certain = one_hot(torch.from_numpy(training_labels(target, data)), target.heads)
+    assert torch.equal(soft_targets(torch.from_numpy(training_labels(target, data)), target_tables(target)), certain)
+    in_years = torch.from_numpy(training_labels(target, data, in_years=True))
+    assert torch.equal(soft_targets(in_years, target_tables(target, 1e-3)), certain)
+    spread = soft_targets(in_years, target_tables(target, 4.0))
+    assert spread.sum(dim=1).numpy() == pytest.approx(len(target.heads) * np.ones(len(spread)), abs=1e-5)
+    assert bool((spread == certain).all()) == (kind == "mask"), "only ages are spread"
+
+
+def test_photos_are_counted_by_what_is_learned_of_them(data: TrainData) -> None:
+    target = Target("heads", (21, 30, 46, 58), (0, 0, 1, 1, 2))
+    labels = training_labels(target, data)
+    for found, column, head in zip(
+        bin_counts(torch.from_numpy(labels), target_tables(target)), labels.T, target.heads, strict=True
+    ):
+        assert found.tolist() == np.bincount(column, minlength=len(head.merge)).tolist()
+    in_years = torch.from_numpy(training_labels(target, data, in_years=True))
+    spread = bin_counts(in_years, target_tables(target, 5.0))
+    assert [float(c.sum()) for c in spread] == pytest.approx([len(labels)] * 3)
+    assert spread[2].tolist() != np.bincount(labels[:, 2]).tolist()
