@@ -100,6 +100,7 @@ class Optimizer(_Strict):
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     decay_all: bool = False
+    layer_decay: float = Field(1.0, gt=0, le=1)  # of the learning rate, from each layer to the one below; 1 is off
     args: dict[str, Any] = {}
 
 
