@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ensemble.recipes.augmentation import Entry, expand
+from ensemble.recipes.strict import Strict
 from ensemble.recipes.tasks import Predicts, Target, merge_of
 from folds.data.labels import AGE_CUTS, AGES, SHOTS
 from folds.errors import MaskensError, did_you_mean
@@ -21,18 +23,7 @@ Size = tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, 
 Years = tuple[Annotated[int, Field(ge=1, le=120)], ...]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Transform(_Strict):
-    """One albumentations transform by name and arguments."""
-
-    name: str
-    args: dict[str, Any] = {}
-
-
-class Ages(_Strict):
+class Ages(Strict):
     """How ages are trained: in which bins, and without whom. Scores always count the bands 30 and 60."""
 
     cuts: Years = AGE_CUTS  # a bin begins at each cut
@@ -70,7 +61,7 @@ class Ages(_Strict):
 LOSS_SETTINGS = {"gamma", "label_smoothing", "class_weights"}  # keys of a loss that are no term's weight
 
 
-class Loss(_Strict):
+class Loss(Strict):
     """Weights of the loss terms; a task's loss is their weighted sum, added over its heads."""
 
     ce: float = Field(1.0, ge=0)
@@ -93,7 +84,7 @@ class Loss(_Strict):
         return self
 
 
-class Optimizer(_Strict):
+class Optimizer(Strict):
     """A timm optimizer by name. `decay_all` also decays biases and norm weights, as plain torch does."""
 
     name: str = "adamw"
@@ -101,10 +92,10 @@ class Optimizer(_Strict):
     weight_decay: float = Field(1e-2, ge=0)
     decay_all: bool = False
     layer_decay: float = Field(1.0, gt=0, le=1)  # of the learning rate, from each layer to the one below; 1 is off
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default={})
 
 
-class Schedule(_Strict):
+class Schedule(Strict):
     """Learning rate over time. `cosine` is timm's, per update; `cosine_warm_restarts` torch's, per epoch."""
 
     name: Literal["constant", "cosine", "cosine_warm_restarts"] = "cosine"
@@ -115,7 +106,7 @@ class Schedule(_Strict):
     eta_min: float = Field(0.0, ge=0)
 
 
-class Sampler(_Strict):
+class Sampler(Strict):
     """Which photos an epoch shows."""
 
     fraction: float = Field(1.0, gt=0, le=100)  # of the photos there are
@@ -124,7 +115,7 @@ class Sampler(_Strict):
     strength: float = Field(1.0, ge=0, le=1)  # 1 evens out fully, 0 not at all
 
 
-class Mix(_Strict):
+class Mix(Strict):
     """Mixing photos and targets within a batch. `mixup` and `cutmix` are the alpha of their Beta distribution."""
 
     mixup: float = Field(0.0, ge=0)
@@ -143,19 +134,19 @@ class Mix(_Strict):
         return bool(self.half_face or self.mixup or self.cutmix)
 
 
-class TaskRecipe(_Strict):
+class TaskRecipe(Strict):
     """How the models of one task are built and trained. Sizes are (height, width) in pixels."""
 
     predicts: Predicts
     model: str
-    model_args: dict[str, Any] = {}
+    model_args: dict[str, Any] = Field(default={})
     pretrained: bool = True
     weights: str = ""  # a local file in place of the hub
     weights_sha256: str = ""  # of that file; filled in when it is first read
     decode: Literal["reduced", "full"] = "reduced"  # large JPEGs, at 1/2, 1/4 or 1/8 where resize allows it
     resize: Size = (512, 384)
     crop: Size | None = None  # of the centre; "none" takes back an extended recipe's
-    augment: tuple[Transform, ...] = ()
+    augment: tuple[Entry, ...] = ()
     batch_size: int = Field(32, ge=2, le=4096)
     drop_last: bool = True  # leave out an epoch's last batch where it is not full
     accumulate: int = Field(1, ge=1, le=1024)  # batches to one update
@@ -182,6 +173,11 @@ class TaskRecipe(_Strict):
         if crop and resize and (crop[0] > resize[0] or crop[1] > resize[1]):
             raise ValueError(f"crop {list(crop)} is larger than the photo after resize {list(resize)}")
         return crop
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _policies(cls, augment: Any) -> Any:
+        return expand(augment)
 
     @field_validator("mix")
     @classmethod
@@ -232,7 +228,7 @@ def _target(predicts: Predicts, ages: Ages) -> Target:
     return Target(predicts, ages.cuts, ages.bands)
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """The tasks of a run."""
 
     name: str

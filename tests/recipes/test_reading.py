@@ -111,9 +111,30 @@ def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions(tmp
         assert part in message, message
 
 
+def test_errors_within_a_draw_of_transforms_have_key_paths(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        "[defaults]\nmodel = 'test_resnet'\n"
+        "[tasks.heads]\naugment = [\n{ name = 'CLAHE' },\n{ some_of = 3, transforms = [\n{ nam = 'CLAHE' },\n"
+        "{ name = 'Perspectiv' } ] },\n{ some_of = 1, transform = [] } ]\n"
+    )
+    with pytest.raises(MaskensError) as caught:
+        load_recipe(str(file), build_transform=build)
+    for part in (
+        "tasks.heads.augment.1.transforms.0.name: missing",
+        "tasks.heads.augment.1.transforms.0.nam: unknown key (did you mean 'name'?)",
+        "tasks.heads.augment.1.transforms.1: albumentations has no transform 'Perspectiv'",
+        "tasks.heads.augment.2.transforms: missing",
+        "tasks.heads.augment.2.transform: unknown key (did you mean 'transforms'",
+    ):
+        assert part in str(caught.value), str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
+        ("augment = ['camra']", "mask.augment: there is no policy 'camra' (did you mean 'camera'"),
+        ("augment = [{some_of = 2, transforms = [{name = 'CLAHE'}]}]", "augment.0.some_of: there are 1 transforms to"),
         ("loss = {class_weights = [1, 2]}", "mask.loss: 2 class_weights, but 'mask' has 3 classes"),
         ("predicts = 'heads'\nloss = {class_weights = [1, 2, 3]}", "need a task with one head; 'heads' has 3"),
         ("batch_size = 7\nmix = {cutmix = 1}", "mask.mix: photos are mixed in pairs, and batch_size 7 is odd"),
@@ -191,6 +212,9 @@ def test_set_changes_any_key_of_one_task_or_of_all() -> None:
     assert tasks("tasks.mask.schedule.name=constant")["mask"].schedule.name == "constant"
     augmented = tasks('tasks.*.augment=[{name="CLAHE", args={p=1}}]', "tasks.mask.augment.0.args.p=0.25")
     assert [t.augment[0].args["p"] for t in augmented.values()] == [0.25, 1, 1, 1]
+    drawn = '{some_of=1, transforms=[{name="CLAHE"}, {name="ToGray"}]}'
+    nested = tasks(f"tasks.*.augment=[{drawn}]", "tasks.mask.augment.0.transforms.1.args.p=0.25")
+    assert nested["mask"].augment[0].transforms[1].args == {"p": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -356,7 +380,8 @@ def test_preflight_lists_every_fault_of_model_transform_and_optimizer() -> None:
         TINY.replace(
             "[tasks.mask]",
             "[tasks.mask]\naugment = [{name = 'CLAHEE'}, {name = 'HorizontalFlip', args = {pp = 1}},"
-            " {name = 'CenterCrop', args = {height = 8, width = 8}}, {name = 'Normalize'}]",
+            " {name = 'CenterCrop', args = {height = 8, width = 8}}, {name = 'Normalize'},"
+            " {some_of = 1, transforms = [{name = 'CLAHE'}, {name = 'Transpose'}]}]",
         ),
         "mine",
     )
@@ -367,6 +392,7 @@ def test_preflight_lists_every_fault_of_model_transform_and_optimizer() -> None:
     assert "augment.1: HorizontalFlip" in message
     assert "augment.2: CenterCrop turns uint8 (32, 24, 3)" in message
     assert "augment.3: Normalize is left out of recipes" in message
+    assert "augment.4.transforms.1: Transpose turns uint8 (32, 24, 3)" in message
     with pytest.raises(MaskensError, match=r"timm has no model 'test_resnt' \(did you mean 'test_resnet'"):
         preflight(tiny(model="test_resnt"), ["mask"])
     with pytest.raises(MaskensError, match="timm has no weights 'nonsense' for test_resnet"):
