@@ -151,6 +151,9 @@ class TaskRecipe(Strict):
     drop_last: bool = True  # leave out an epoch's last batch where it is not full
     accumulate: int = Field(1, ge=1, le=1024)  # batches to one update
     epochs: int = Field(3, ge=1, le=10_000)
+    head_epochs: float = Field(0.0, ge=0)  # at the start, in which only the new classifier learns
+    sizes: tuple[Size, ...] = ()  # to which photos are shrunk in the first epochs, one an epoch
+    average_epochs: int = Field(0, ge=0)  # at the end, whose mean is the last epoch's model; 0 is off
     ages: Ages = Ages()  # type: ignore[call-arg]
     sampler: Sampler = Sampler()  # type: ignore[call-arg]
     mix: Mix = Mix()  # type: ignore[call-arg]
@@ -178,6 +181,22 @@ class TaskRecipe(Strict):
     @classmethod
     def _policies(cls, augment: Any) -> Any:
         return expand(augment)
+
+    @field_validator("head_epochs", "sizes", "average_epochs")
+    @classmethod
+    def _within_epochs(cls, value: Any, info: ValidationInfo) -> Any:
+        epochs = info.data.get("epochs")
+        if epochs and (len(value) if isinstance(value, tuple) else value) > epochs:
+            raise ValueError(f"there are no more than {epochs} epochs")
+        return value
+
+    @field_validator("sizes")
+    @classmethod
+    def _shrunk(cls, sizes: tuple[Size, ...], info: ValidationInfo) -> tuple[Size, ...]:
+        whole = info.data.get("crop") or info.data.get("resize")
+        if whole and any(h > whole[0] or w > whole[1] for h, w in sizes):
+            raise ValueError(f"photos are {list(whole)} and can only become smaller")
+        return sizes
 
     @field_validator("mix")
     @classmethod

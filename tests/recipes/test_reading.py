@@ -96,7 +96,7 @@ def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions(tmp
         load_recipe(str(file), build_transform=build)
     message = str(caught.value)
     for part in (
-        "tasks.mask.epoch: unknown key (did you mean 'epochs'?)",
+        "tasks.mask.epoch: unknown key (did you mean 'epochs'",
         "tasks.mask.crop: crop [64, 24] is larger than the photo after resize [32, 24]",
         "tasks.mask.batch_size",
         "tasks.mask.loss: every weight is 0",
@@ -137,6 +137,11 @@ def test_errors_within_a_draw_of_transforms_have_key_paths(tmp_path: Path) -> No
         ("augment = [{some_of = 2, transforms = [{name = 'CLAHE'}]}]", "augment.0.some_of: there are 1 transforms to"),
         ("loss = {class_weights = [1, 2]}", "mask.loss: 2 class_weights, but 'mask' has 3 classes"),
         ("predicts = 'heads'\nloss = {class_weights = [1, 2, 3]}", "need a task with one head; 'heads' has 3"),
+        ("epochs = 2\nhead_epochs = 2.5", "mask.head_epochs: there are no more than 2 epochs"),
+        ("epochs = 2\naverage_epochs = 3", "mask.average_epochs: there are no more than 2 epochs"),
+        ("epochs = 1\nsizes = [[16, 16], [24, 20]]", "mask.sizes: there are no more than 1 epochs"),
+        ("sizes = [[24, 32]]", "mask.sizes: photos are [32, 24] and can only become smaller"),
+        ("optimizer = {layer_decay = 0}", "mask.optimizer.layer_decay: input should be greater than 0"),
         ("batch_size = 7\nmix = {cutmix = 1}", "mask.mix: photos are mixed in pairs, and batch_size 7 is odd"),
         ("mix = {cutmix = 1, half_face = true}", "mask.mix: half_face excludes mixup and cutmix"),
         ("ages = {cuts = [30, 62]}", "mask.ages.merge: 2 cuts make 3 bins; each needs a band, rising from 0 to 2"),
@@ -400,6 +405,20 @@ def test_preflight_lists_every_fault_of_model_transform_and_optimizer() -> None:
     optimizer = tiny().tasks["mask"].optimizer.model_copy(update={"name": "adamm"})
     with pytest.raises(MaskensError, match="adamm"):
         preflight(tiny(optimizer=optimizer), ["mask"])
+
+
+def test_preflight_refuses_what_a_model_does_not_take() -> None:
+    vit = {"model": "test_vit3", "resize": (160, 160), "sizes": ((96, 96),)}
+    with pytest.raises(MaskensError, match="test_vit3 at 96x96 fails"):
+        preflight(tiny(**vit), ["mask"])
+    assert preflight(tiny(**vit, model_args={"dynamic_img_size": True}), ["mask"]) == []
+    with pytest.raises(MaskensError, match=r"vgg11 can't be built: .* unexpected keyword argument 'drop_path_rate'"):
+        preflight(tiny(model="vgg11", model_args={"drop_path_rate": 0.1}), ["mask"])
+
+
+def test_a_classifier_that_learns_from_random_features_is_warned_about() -> None:
+    (warning,) = preflight(tiny(head_epochs=1.0), ["mask"])
+    assert "tasks.mask.head_epochs 1: without initial weights" in warning
 
 
 def test_a_schedule_that_rises_is_warned_about() -> None:
