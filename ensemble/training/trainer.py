@@ -158,9 +158,12 @@ class Trainer:
             on_batch(number + 1, _mean(total, seen), seen / (time.perf_counter() - started))
         result = EpochResult(first_rate, total.item() / seen, seen / (time.perf_counter() - started))
         if self.average:
-            again = (to_input(photos, self.mean, self.std, self.device) for photos, _ in loader)
-            self.average.add(epoch, self._epoch_model, again)
+            self.average.add(epoch, self._epoch_model, self._inputs(loader))
         return result
+
+    def _inputs(self, loader: Batches) -> Iterator[Tensor]:
+        for photos, _ in loader:  # begun when the first is asked for: loader processes would set off at once
+            yield to_input(photos, self.mean, self.std, self.device)
 
     def _head_only(self, epoch: int, number: int) -> bool:
         """Whether only the classifier learns from a batch."""
@@ -181,9 +184,9 @@ class Trainer:
 
     def _loss(self, photos: Tensor, labels: Tensor, epoch: int, number: int) -> Tensor:
         x = to_input(photos, self.mean, self.std, self.device)
-        smaller = self.recipe.sizes[epoch : epoch + 1]
-        for size in smaller:
-            x = F.interpolate(x, size, mode="bilinear", antialias=True)
+        smaller = epoch < len(self.recipe.sizes)
+        if smaller:
+            x = F.interpolate(x, self.recipe.sizes[epoch], mode="bilinear", antialias=True)
         plain = smaller or self._head_only(epoch, number)
         truth = one_hot(labels.to(self.device, non_blocking=True), self.heads)
         x, truth = mix_batch(self.recipe.mix, x, truth, (*self.seed, epoch, number))

@@ -231,6 +231,16 @@ def test_more_than_the_cores_can_do_is_told_and_threads_stay_what_they_are(monke
     assert "lower --jobs, --workers or OMP_NUM_THREADS" in Hardware("cpu", 0).oversubscription
 
 
+def test_fine_tuning_is_the_same_for_any_number_of_workers(setting: Setting) -> None:
+    recipe = parse_recipe(TINY, "tiny", changes=[f"tasks.*.{key}" for key in (*FINE_TUNING, "augment=camera")])
+    for name, workers in (("alone", 0), ("two", 2)):
+        there = dataclasses.replace(setting.elsewhere(name), recipe=recipe)
+        assert run_job(there.spec(workers=workers), setting.data, setting.folds) is None
+    alone, two = setting.elsewhere("alone"), setting.elsewhere("two")
+    assert history(alone) == history(two)
+    assert np.array_equal(result(alone)[1], result(two)[1])
+
+
 def test_the_mean_of_the_last_epochs_is_the_last_epochs_model(setting: Setting) -> None:
     recipe = parse_recipe(TINY, "tiny", changes=["tasks.*.average_epochs=2"])
     averaged = dataclasses.replace(setting.elsewhere("averaged"), recipe=recipe)
