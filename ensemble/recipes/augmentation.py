@@ -55,8 +55,8 @@ ENTRIES: dict[str, type[Strict]] = {"Transform": Transform, "SomeOf": SomeOf}
 def policies() -> dict[str, dict[str, Any]]:
     """Name -> entry of the policies that come with maskens, as TOML says them."""
     folder = resources.files("ensemble.recipes") / "policies"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
-    return {f.name.removesuffix(".toml"): tomllib.loads(f.read_text("utf-8")) for f in files}
+    texts = {f.name[:-5]: f.read_text("utf-8") for f in folder.iterdir() if f.name.endswith(".toml")}
+    return {name: tomllib.loads(texts[name]) for name in sorted(texts)}
 
 
 def expand(augment: Any) -> Any:
