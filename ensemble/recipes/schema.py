@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
@@ -15,7 +13,6 @@ from ensemble.recipes.augmentation import Entry, expand
 from ensemble.recipes.strict import Strict
 from ensemble.recipes.tasks import Predicts, Target, merge_of
 from folds.data.labels import AGE_CUTS, AGES, SHOTS
-from folds.errors import MaskensError, did_you_mean
 from folds.files import sha256
 
 Size = tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]]
@@ -263,36 +260,3 @@ class Recipe(Strict):
     def hash(self) -> str:
         """sha256 of its tasks' names and hashes."""
         return sha256(json.dumps([[name, task.hash] for name, task in self.tasks.items()]))
-
-
-def with_weights(recipe: Recipe, weights: Sequence[str], pretrained: bool) -> Recipe:
-    """The recipe with its initial weights from local files (`FILE` for all tasks or `TASK=FILE`) or none.
-
-    Raises:
-        MaskensError: both asked for, an unknown task or a missing file.
-    """
-    if weights and not pretrained:
-        raise MaskensError("--weights and --no-pretrained exclude each other: start from a file or from nothing.")
-    changes: dict[str, dict[str, object]] = {name: {} for name in recipe.tasks}
-    if not pretrained:
-        changes = {name: {"pretrained": False, "weights": "", "weights_sha256": ""} for name in recipe.tasks}
-    for item in weights:
-        task, separator, file = item.partition("=")
-        if not separator or Path(item).is_file():
-            task, file = "", item
-        if task and task not in recipe.tasks:
-            raise MaskensError(f"--weights {item}: there is no task '{task}'{did_you_mean(task, recipe.tasks)}.")
-        for name in [task] if task else recipe.tasks:
-            changes[name] = {"pretrained": True, "weights": str(Path(file).resolve()), "weights_sha256": ""}
-    tasks = {name: _known_weights(task.model_copy(update=changes[name])) for name, task in recipe.tasks.items()}
-    return recipe.model_copy(update={"tasks": tasks})
-
-
-def _known_weights(task: TaskRecipe) -> TaskRecipe:
-    """The task with the hash of its weights' file."""
-    if not task.weights or task.weights_sha256:
-        return task
-    try:
-        return task.model_copy(update={"weights_sha256": sha256(Path(task.weights).read_bytes())})
-    except OSError as error:
-        raise MaskensError(f"can't read the weights {task.weights}: {error.strerror}.") from error

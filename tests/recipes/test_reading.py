@@ -8,9 +8,10 @@ import pytest
 
 from ensemble.data.augment import build
 from ensemble.models.create import create
+from ensemble.recipes.initial_weights import with_weights
 from ensemble.recipes.reading import load_recipe, parse_recipe, shipped
 from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, differences, resolve_recipe, run_recipe
-from ensemble.recipes.schema import Recipe, TaskRecipe, with_weights
+from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.recipes.tasks import undetermined
 from ensemble.training.preflight import preflight
 from folds.errors import MaskensError
