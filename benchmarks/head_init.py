@@ -17,9 +17,9 @@ from pathlib import Path
 import ensemble.models.create
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.plan import plan
+from ensemble.recipes.initial_weights import with_weights
 from ensemble.recipes.reading import load_recipe
 from ensemble.recipes.run_recipe import bind_recipe
-from ensemble.recipes.schema import with_weights
 from ensemble.training.job import run_job
 from folds.data.layout import read_train
 from folds.run import start_run

@@ -28,7 +28,7 @@ def show(
 ) -> None:
     """Print a recipe as TOML with every value written out.
 
-    Example:  maskens recipes show quick --set tasks.gender.epochs=5 > mine.toml
+    Example:  maskens recipes show quick --set tasks.heads.epochs=5 --set 'tasks.*.augment=camera' > mine.toml
     """
     from ensemble.data.augment import build
     from ensemble.recipes.reading import load_recipe

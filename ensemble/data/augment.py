@@ -13,7 +13,7 @@ import numpy as np
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks the network for news
 import albumentations as A
 
-from ensemble.recipes.schema import Transform
+from ensemble.recipes.augmentation import Entry, SomeOf, Transform, transforms_in
 from folds.data.decode import Pixels
 from folds.errors import did_you_mean
 
@@ -28,8 +28,8 @@ class Augment:
     are seeded alike move together).
     """
 
-    def __init__(self, transforms: Sequence[Transform]) -> None:
-        self.chain = A.Compose([build(t) for t in transforms], strict=True) if transforms else None
+    def __init__(self, augment: Sequence[Entry]) -> None:
+        self.chain = A.Compose([_built(entry) for entry in augment], strict=True) if augment else None
 
     def __call__(self, photo: Pixels, key: Sequence[int]) -> Pixels:
         """Augment one photo.
@@ -49,6 +49,12 @@ class Augment:
             np.random.default_rng(for_numpy), random.Random(int(for_python.generate_state(1)[0]))
         )
         return np.asarray(self.chain(image=photo)["image"])
+
+
+def _built(entry: Entry) -> Any:
+    if isinstance(entry, SomeOf):
+        return A.SomeOf([build(t) for t in entry.transforms], n=entry.some_of, p=entry.p)
+    return build(entry)
 
 
 def build(transform: Transform) -> Any:
@@ -73,22 +79,26 @@ def build(transform: Transform) -> Any:
             raise ValueError(f"{transform.name}: {_short(error)}") from error
 
 
-def faults(transforms: Sequence[Transform], size: tuple[int, int]) -> list[str]:
+def faults(augment: Sequence[Entry], size: tuple[int, int]) -> list[str]:
     """What is wrong with a recipe's transforms for photos of `size` (height, width), in words."""
     found = []
-    for number, transform in enumerate(transforms):
+    for path, transform in transforms_in(augment):
         try:
             build(transform)
             photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
-            always = transform.model_copy(update={"args": transform.args | {"p": 1.0}})
             for draw in range(8):  # some change the size only now and then
-                result = Augment([always])(photo, (draw,))
+                result = Augment([always(transform)])(photo, (draw,))
                 if result.shape != photo.shape or result.dtype != np.uint8:
                     change = f"uint8 {photo.shape} into {result.dtype} {result.shape}"
                     raise ValueError(f"{transform.name} turns {change}; size and type must stay")
         except Exception as error:  # whatever a transform objects to is the user's to read
-            found.append(f"augment.{number}: {_short(error)}")
+            found.append(f"augment.{path}: {_short(error)}")
     return found
+
+
+def always(transform: Transform) -> Transform:
+    """The transform with p = 1."""
+    return transform.model_copy(update={"args": transform.args | {"p": 1.0}})
 
 
 def _short(error: Exception) -> str:

@@ -12,7 +12,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from ensemble.recipes.schema import Recipe, TaskRecipe, Transform
+from ensemble.recipes.augmentation import ENTRIES, Transform, transforms_in
+from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.recipes.tasks import KINDS, undetermined
 from folds.errors import MaskensError, did_you_mean, refuse
 
@@ -228,7 +229,7 @@ def _transform_problems(tables: dict[str, Tree], build: BuildTransform) -> list[
     problems = []
     for task, table in tables.items():
         augment = table.get("augment", [])
-        for number, entry in enumerate(augment if isinstance(augment, list) else []):
+        for path, entry in transforms_in(augment if isinstance(augment, list) else []):
             try:
                 transform = Transform.model_validate(entry)
             except ValidationError:
@@ -236,14 +237,14 @@ def _transform_problems(tables: dict[str, Tree], build: BuildTransform) -> list[
             try:
                 build(transform)
             except ValueError as error:
-                problems.append(f"tasks.{task}.augment.{number}: {error}")
+                problems.append(f"tasks.{task}.augment.{path}: {error}")
     return problems
 
 
 def _readable(error: Any) -> str:
     """`tasks.mask.optimizer.learning_rate: unknown key (did you mean 'lr'?)`"""
     path = [str(p) for p in error["loc"]]
-    where = ".".join(path) or "recipe"
+    where = ".".join(p for p in path if p not in ENTRIES) or "recipe"
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key{did_you_mean(path[-1], _keys_at(path[:-1]))}"
     if error["type"] == "missing":
@@ -261,6 +262,6 @@ def _keys_at(path: Sequence[str]) -> list[str]:
         model = TaskRecipe
         for step in path[2:]:
             field = model.model_fields.get(step)
-            kinds = [field.annotation, *get_args(field.annotation)] if field else []
+            kinds = [field.annotation, *get_args(field.annotation)] if field else [ENTRIES.get(step)]
             model = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), model)
     return [*model.model_fields, *(("extends", "without", "defaults") if model is Recipe else ())]

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ensemble.recipes.initial_weights import with_weights
 from ensemble.recipes.reading import BuildTransform, load_recipe, parse_recipe
-from ensemble.recipes.schema import Recipe, with_weights
+from ensemble.recipes.schema import Recipe
 from folds.errors import MaskensError, refuse
 from folds.files import write_text
 from folds.run import Run, save_run

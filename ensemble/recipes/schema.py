@@ -3,42 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ensemble.recipes.ages import Ages
+from ensemble.recipes.augmentation import Entry, expand
 from ensemble.recipes.loss import Loss
-from ensemble.recipes.strict import Strict as _Strict
+from ensemble.recipes.strict import Strict
 from ensemble.recipes.tasks import Predicts, Target, merge_of
 from folds.data.labels import AGE_CUTS, SHOTS
-from folds.errors import MaskensError, did_you_mean
 from folds.files import sha256
 
 Size = tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]]
 
 
-class Transform(_Strict):
-    """One albumentations transform by name and arguments."""
-
-    name: str
-    args: dict[str, Any] = Field({})
-
-
-class Optimizer(_Strict):
+class Optimizer(Strict):
     """A timm optimizer by name. `decay_all` also decays biases and norm weights, as plain torch does."""
 
     name: str = "adamw"
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     decay_all: bool = False
+    layer_decay: float = Field(1.0, gt=0, le=1)  # of the learning rate, from each layer to the one below; 1 is off
     args: dict[str, Any] = Field({})
 
 
-class Schedule(_Strict):
+class Schedule(Strict):
     """Learning rate over time. `cosine` is timm's, per update; `cosine_warm_restarts` torch's, per epoch."""
 
     name: Literal["constant", "cosine", "cosine_warm_restarts"] = "cosine"
@@ -49,7 +41,7 @@ class Schedule(_Strict):
     eta_min: float = Field(0.0, ge=0)
 
 
-class Sampler(_Strict):
+class Sampler(Strict):
     """Which photos an epoch shows."""
 
     fraction: float = Field(1.0, gt=0, le=100)  # of the photos there are
@@ -58,7 +50,7 @@ class Sampler(_Strict):
     strength: float = Field(1.0, ge=0, le=1)  # 1 evens out fully, 0 not at all
 
 
-class Mix(_Strict):
+class Mix(Strict):
     """Mixing photos and targets within a batch. `mixup` and `cutmix` are the alpha of their Beta distribution."""
 
     mixup: float = Field(0.0, ge=0)
@@ -77,7 +69,7 @@ class Mix(_Strict):
         return bool(self.half_face or self.mixup or self.cutmix)
 
 
-class TaskRecipe(_Strict):
+class TaskRecipe(Strict):
     """How the models of one task are built and trained. Sizes are (height, width) in pixels."""
 
     predicts: Predicts
@@ -89,11 +81,14 @@ class TaskRecipe(_Strict):
     decode: Literal["reduced", "full"] = "reduced"  # large JPEGs, at 1/2, 1/4 or 1/8 where resize allows it
     resize: Size = (512, 384)
     crop: Size | None = None  # of the centre; "none" takes back an extended recipe's
-    augment: tuple[Transform, ...] = ()
+    augment: tuple[Entry, ...] = ()
     batch_size: int = Field(32, ge=2, le=4096)
     drop_last: bool = True  # leave out an epoch's last batch where it is not full
     accumulate: int = Field(1, ge=1, le=1024)  # batches to one update
     epochs: int = Field(3, ge=1, le=10_000)
+    head_epochs: float = Field(0.0, ge=0)  # at the start, in which only the new classifier learns
+    sizes: tuple[Size, ...] = ()  # to which photos are shrunk in the first epochs, one an epoch
+    average_epochs: int = Field(0, ge=0)  # at the end, whose mean is the last epoch's model; 0 is off
     ages: Ages = Ages()  # type: ignore[call-arg]
     sampler: Sampler = Sampler()  # type: ignore[call-arg]
     mix: Mix = Mix()  # type: ignore[call-arg]
@@ -123,6 +118,27 @@ class TaskRecipe(_Strict):
         if ages.head != "softmax" and info.data.get("predicts") == "class18":
             raise ValueError(f"head '{ages.head}' is for a task with a head of ages; 'class18' has one of 18 classes")
         return ages
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _policies(cls, augment: Any) -> Any:
+        return expand(augment)
+
+    @field_validator("head_epochs", "sizes", "average_epochs")
+    @classmethod
+    def _within_epochs(cls, value: Any, info: ValidationInfo) -> Any:
+        epochs = info.data.get("epochs")
+        if epochs and (len(value) if isinstance(value, tuple) else value) > epochs:
+            raise ValueError(f"there are no more than {epochs} epochs")
+        return value
+
+    @field_validator("sizes")
+    @classmethod
+    def _shrunk(cls, sizes: tuple[Size, ...], info: ValidationInfo) -> tuple[Size, ...]:
+        whole = info.data.get("crop") or info.data.get("resize")
+        if whole and any(h > whole[0] or w > whole[1] for h, w in sizes):
+            raise ValueError(f"photos are {list(whole)} and can only become smaller")
+        return sizes
 
     @field_validator("mix")
     @classmethod
@@ -170,7 +186,7 @@ def _target(predicts: Predicts, ages: Ages) -> Target:
     return Target(predicts, ages.cuts, ages.bands, ages.head)
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """The tasks of a run."""
 
     name: str
@@ -186,36 +202,3 @@ class Recipe(_Strict):
     def hash(self) -> str:
         """sha256 of its tasks' names and hashes."""
         return sha256(json.dumps([[name, task.hash] for name, task in self.tasks.items()]))
-
-
-def with_weights(recipe: Recipe, weights: Sequence[str], pretrained: bool) -> Recipe:
-    """The recipe with its initial weights from local files (`FILE` for all tasks or `TASK=FILE`) or none.
-
-    Raises:
-        MaskensError: both asked for, an unknown task or a missing file.
-    """
-    if weights and not pretrained:
-        raise MaskensError("--weights and --no-pretrained exclude each other: start from a file or from nothing.")
-    changes: dict[str, dict[str, object]] = {name: {} for name in recipe.tasks}
-    if not pretrained:
-        changes = {name: {"pretrained": False, "weights": "", "weights_sha256": ""} for name in recipe.tasks}
-    for item in weights:
-        task, separator, file = item.partition("=")
-        if not separator or Path(item).is_file():
-            task, file = "", item
-        if task and task not in recipe.tasks:
-            raise MaskensError(f"--weights {item}: there is no task '{task}'{did_you_mean(task, recipe.tasks)}.")
-        for name in [task] if task else recipe.tasks:
-            changes[name] = {"pretrained": True, "weights": str(Path(file).resolve()), "weights_sha256": ""}
-    tasks = {name: _known_weights(task.model_copy(update=changes[name])) for name, task in recipe.tasks.items()}
-    return recipe.model_copy(update={"tasks": tasks})
-
-
-def _known_weights(task: TaskRecipe) -> TaskRecipe:
-    """The task with the hash of its weights' file."""
-    if not task.weights or task.weights_sha256:
-        return task
-    try:
-        return task.model_copy(update={"weights_sha256": sha256(Path(task.weights).read_bytes())})
-    except OSError as error:
-        raise MaskensError(f"can't read the weights {task.weights}: {error.strerror}.") from error

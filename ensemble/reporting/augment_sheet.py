@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ensemble.data.augment import Augment, build, faults
-from ensemble.recipes.schema import Recipe, TaskRecipe, Transform
+from ensemble.data.augment import Augment, always, build, faults
+from ensemble.recipes.augmentation import Entry, SomeOf, transforms_in
+from ensemble.recipes.schema import Recipe, TaskRecipe
 from folds.data.decode import Pixels, resize_and_crop
 from folds.errors import refuse
 from folds.pages.contact_sheet import Cell, Sheet, thumbnail
@@ -32,8 +33,8 @@ def check_augmentation(recipe: Recipe) -> None:
 def augment_sheets(recipe: Recipe, photos: Sequence[tuple[str, Pixels]], seed: int) -> list[Sheet]:
     """A sheet for each list of transforms of a recipe; tasks that share list and photo size share the sheet.
 
-    A row is a photo; its columns are the photo at the task's size, each transform alone with p = 1, and a few
-    draws of the whole chain.
+    A row is a photo; its columns are the photo at the task's size, each transform alone with p = 1 (those of a list
+    that is drawn from too), and a few draws of the whole chain.
 
     Args:
         photos: (caption, uint8 (h, w, 3) RGB of any size).
@@ -42,14 +43,14 @@ def augment_sheets(recipe: Recipe, photos: Sequence[tuple[str, Pixels]], seed: i
     return [_sheet(names, task, photos, seed) for names, task in _alike(recipe)] if photos else []
 
 
-def after(transforms: Sequence[Transform], photo: Pixels, key: Sequence[int]) -> list[Pixels]:
+def after(augment: Sequence[Entry], photo: Pixels, key: Sequence[int]) -> list[Pixels]:
     """Each transform alone, always applied, then DRAWS draws of the chain; each uint8 as `photo`.
 
     Args:
         key: non-negative integers; the same key draws the same.
     """
-    alone = [Augment([t.model_copy(update={"args": t.args | {"p": 1.0}})]) for t in transforms]
-    chain = Augment(transforms)
+    alone = [Augment([always(t)]) for _, t in transforms_in(augment)]
+    chain = Augment(augment)
     return [a(photo, (*key, i)) for i, a in enumerate(alone)] + [
         chain(photo, (*key, len(alone) + d)) for d in range(DRAWS)
     ]
@@ -64,7 +65,7 @@ def _alike(recipe: Recipe) -> list[tuple[list[str], TaskRecipe]]:
 
 def _sheet(names: Sequence[str], task: TaskRecipe, photos: Sequence[tuple[str, Pixels]], seed: int) -> Sheet:
     heads = ["before"]
-    heads += [f"{t.name}\np {build(t).p:g}, here always" for t in task.augment]
+    heads += [head for entry in task.augment for head in _heads(entry)]
     heads += [f"draw {d + 1}" for d in range(DRAWS)]
     cells = []
     for number, (caption, photo) in enumerate(photos):
@@ -77,6 +78,13 @@ def _sheet(names: Sequence[str], task: TaskRecipe, photos: Sequence[tuple[str, P
     nothing = "" if task.augment else ", which augments nothing"
     title = f"{', '.join(names)}: {width} x {height} pixels{nothing}"
     return Sheet(f"augment-{names[0]}", title, tuple(cells), columns=len(heads), heads=tuple(heads))
+
+
+def _heads(entry: Entry) -> list[str]:
+    """A column's words for each transform of an entry."""
+    if isinstance(entry, SomeOf):
+        return [f"{t.name}\n{entry.some_of} of {len(entry.transforms)} drawn, here alone" for t in entry.transforms]
+    return [f"{entry.name}\np {build(entry).p:g}, here always"]
 
 
 def _change(before: Pixels, picture: Pixels) -> float:

@@ -138,6 +138,8 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
     """
     device = torch.device(hardware.device)
     configure_process(hardware.job_threads)
+    # what a whole epoch takes: the first ones may cost less
+    whole = recipe.model_copy(update={"head_epochs": 0.0, "sizes": (), "average_epochs": 0})
     rows = np.linspace(0, len(data.files) - 1, BATCHES // 2 * recipe.batch_size).astype(np.int64)
     some = data.photos.some(rows)
     with tempfile.TemporaryDirectory() as scratch:
@@ -151,7 +153,7 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
         start = time.perf_counter() - started
         measured = AutotuneCache(run, recipe.hash, device, hardware.job_threads, keep=False)
         labels = training_labels(recipe.target, data, in_years=recipe.ages.sigma > 0)[rows]
-        train = _train_seconds(recipe, model, photos, labels, hardware, measured)
+        train = _train_seconds(whole, model, photos, labels, hardware, measured)
         predictor = Predictor(model, (mean, std), device, 2 * recipe.batch_size)
         seen = _predict_seconds(predictor, photos)
         weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())

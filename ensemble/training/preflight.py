@@ -10,6 +10,7 @@ from timm.optim import list_optimizers
 from ensemble.data.augment import faults
 from ensemble.models.create import create
 from ensemble.recipes.schema import Recipe, TaskRecipe
+from ensemble.training.backbone import backbone
 from ensemble.training.losses import one_hot, task_loss
 from ensemble.training.optimizer import make_optimizer
 from folds.errors import MaskensError, did_you_mean, first_line, refuse
@@ -58,6 +59,11 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (),
                 f"tasks.{name}.schedule.eta_min {schedule.eta_min:g} is above lr {task.optimizer.lr:g}: "
                 "the learning rate will rise from epoch to epoch and drop at each restart"
             )
+        if task.head_epochs and not task.pretrained:
+            warnings.append(
+                f"tasks.{name}.head_epochs {task.head_epochs:g}: without initial weights (pretrained = false) "
+                "the classifier learns from random features meanwhile"
+            )
         if schedule.name == "cosine" and schedule.warmup_epochs >= task.epochs:
             warnings.append(
                 f"tasks.{name}.schedule.warmup_epochs {schedule.warmup_epochs:g} is not below epochs {task.epochs}: "
@@ -68,16 +74,23 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (),
 
 
 def _model_faults(task: TaskRecipe, initial_weights: bool) -> list[str]:
+    size = task.input_size
     try:
         model = create(task, initial_weights).eval()
         with torch.inference_mode():
-            logits = model(torch.zeros(1, 3, *task.input_size))
+            for size in (*dict.fromkeys(task.sizes), task.input_size):
+                logits = model(torch.zeros(1, 3, *size))
         if tuple(logits.shape) != (1, task.target.width):
             return [f"{task.model} gives an output of shape {tuple(logits.shape)}, not (1, {task.target.width})"]
     except MaskensError as error:
         return [str(error)]
     except Exception as error:  # a model may refuse a size in any way it likes
-        return [f"{task.model} at {task.input_size[0]}x{task.input_size[1]} fails: {first_line(error)}"]
+        return [f"{task.model} at {size[0]}x{size[1]} fails: {first_line(error)}"]
+    try:
+        if task.head_epochs:
+            backbone(model)
+    except ValueError as error:
+        return [f"head_epochs: {first_line(error)}"]
     try:
         optimizer = make_optimizer(model, task.optimizer)
         truth = one_hot(torch.zeros(2, len(task.target.heads), dtype=torch.long), task.target.heads)

@@ -10,12 +10,15 @@ from typing import Any, Protocol
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ensemble.data.mixing import mix_batch
 from ensemble.models.autotune import AutotuneCache, Forward, autotune_precision, compile_for_training
 from ensemble.models.inputs import to_input
 from ensemble.models.precision import Precision, autocast
 from ensemble.recipes.schema import TaskRecipe
+from ensemble.training.backbone import backbone
+from ensemble.training.epoch_average import EpochAverage
 from ensemble.training.losses import task_loss
 from ensemble.training.optimizer import make_optimizer, make_schedule
 from ensemble.training.targets import soft_targets, target_tables
@@ -47,6 +50,9 @@ class Trainer:
     The averaged weights (`ema`) are those of timm's ModelEmaV3 with warm-up: at first they follow the model
     closely, so that short trainings gain from them too.
 
+    What differs in the first epochs, the classifier alone and smaller photos, depends on the time alone, so that a
+    resumed job goes on alike; its batches go through the plain model, as a compiled one is made for one size.
+
     Args:
         counts: of each head, photos of each bin that are learned from, as `task_loss` takes them.
     """
@@ -76,7 +82,10 @@ class Trainer:
             self.optimizer.add_param_group({"params": [self.log_variances], "weight_decay": 0.0})
         self.updates = -(-batches // recipe.accumulate)
         self.set_lr = make_schedule(self.optimizer, recipe.schedule, recipe.epochs, self.updates)
+        self.backbone = backbone(model) if recipe.head_epochs else None
         self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        last = recipe.average_epochs
+        self.average = EpochAverage(model, recipe.epochs, last) if last else None
         self.measured, self.compile = measured, compile
         self.forward: Forward = model  # what batches go through: the model or its compiled form
         self.ready = False  # `forward` and `precision` are set on the first batch
@@ -94,7 +103,13 @@ class Trainer:
 
     @property
     def eval_model(self) -> nn.Module:
-        """The model that is validated and saved: with averaged weights if the recipe has them."""
+        """The model that is validated and saved: with averaged weights if the recipe has them, after the last epoch
+        the mean of the last epochs if it has that."""
+        mean = self.average.model if self.average else None
+        return mean or self._epoch_model
+
+    @property
+    def _epoch_model(self) -> nn.Module:
         return self.ema.module if self.ema else self.model
 
     def state(self) -> dict[str, Any]:
@@ -103,6 +118,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
+            "average": self.average.state() if self.average else None,
             "scaler": self.scaler.state_dict(),
             "precision": self.precision,
             "note": self.note,
@@ -117,6 +133,8 @@ class Trainer:
             self.ema.module.load_state_dict(state["ema"])
         if self.log_variances is not None:
             self.log_variances.data.copy_(state["log_variances"])
+        if self.average:
+            self.average.load(state["average"])
         self.precision, self.note = state["precision"], state["note"]
         self.scaler = self._scaler()
         self.scaler.load_state_dict(state["scaler"])
@@ -138,6 +156,8 @@ class Trainer:
             if place == 0:
                 rate = self.set_lr(epoch, update)
                 first_rate = rate if update == 0 else first_rate
+                if self.backbone:
+                    self.backbone.freeze(self._head_only(epoch, number))
                 self.optimizer.zero_grad(set_to_none=True)
             group = min(self.recipe.accumulate, self.batches - update * self.recipe.accumulate)
             loss = self._loss(photos, labels, epoch, number)
@@ -150,7 +170,19 @@ class Trainer:
             total += loss.detach() * len(photos)
             seen += len(photos)
             on_batch(number + 1, _mean(total, seen), seen / (time.perf_counter() - started))
-        return EpochResult(first_rate, total.item() / seen, seen / (time.perf_counter() - started))
+        result = EpochResult(first_rate, total.item() / seen, seen / (time.perf_counter() - started))
+        if self.average:
+            self.average.add(epoch, self._epoch_model, self._inputs(loader))
+        return result
+
+    def _inputs(self, loader: Batches) -> Iterator[Tensor]:
+        for photos, _ in loader:  # begun when the first is asked for: loader processes would set off at once
+            yield to_input(photos, self.mean, self.std, self.device)
+
+    def _head_only(self, epoch: int, number: int) -> bool:
+        """Whether only the classifier learns from a batch."""
+        update = epoch * self.updates + number // self.recipe.accumulate
+        return update < round(self.recipe.head_epochs * self.updates)
 
     def _get_ready(self, photos: Tensor) -> float:
         """Settle what only a batch can tell, the precision and whether the model compiles; returns the seconds."""
@@ -166,10 +198,14 @@ class Trainer:
 
     def _loss(self, photos: Tensor, labels: Tensor, epoch: int, number: int) -> Tensor:
         x = to_input(photos, self.mean, self.std, self.device)
+        smaller = epoch < len(self.recipe.sizes)
+        if smaller:
+            x = F.interpolate(x, self.recipe.sizes[epoch], mode="bilinear", antialias=True)
+        plain = smaller or self._head_only(epoch, number)
         truth = soft_targets(labels.to(self.device, non_blocking=True), self.tables)
         x, truth = mix_batch(self.recipe.mix, x, truth, (*self.seed, epoch, number))
         with autocast(self.device, self.precision or "fp32"):
-            logits = self.forward(x)
+            logits = (self.model if plain else self.forward)(x)
         return task_loss(self.recipe.loss, self.heads, logits, truth, self.counts, self.log_variances)
 
 

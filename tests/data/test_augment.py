@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.data.augment import Augment, faults
+from ensemble.data.augment import Augment, always, faults
 from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import EpochBatches, train_loader
 from ensemble.data.sampling import EpochPhotos
+from ensemble.recipes.augmentation import SomeOf, Transform, policies
 from ensemble.recipes.geometry import Geometry
-from ensemble.recipes.reading import load_recipe, shipped
-from ensemble.recipes.schema import Sampler, Transform
+from ensemble.recipes.reading import load_recipe, parse_recipe, shipped
+from ensemble.recipes.schema import Sampler
 from folds.data.people import PhotoSet
 
 FLIP = Transform(name="HorizontalFlip", args={"p": 0.5})
@@ -21,7 +22,7 @@ ARROW = np.zeros((8, 8, 3), np.uint8)
 ARROW[0, 0] = 255  # top left: tells which flips were made
 
 
-def flips(transforms: list[Transform], keys: list[tuple[int, ...]]) -> np.ndarray:
+def flips(transforms: list[Transform | SomeOf], keys: list[tuple[int, ...]]) -> np.ndarray:
     augment = Augment(transforms)
     corners = [np.argwhere(augment(ARROW, key)[..., 0])[0] for key in keys]
     return np.array(corners) > 0  # (n, 2): vertical, horizontal
@@ -41,6 +42,30 @@ def test_transforms_of_a_chain_are_independent() -> None:
     assert abs(np.corrcoef(found[:, 0], found[:, 1])[0, 1]) < 0.15
 
 
+def drawn(number: int, p: float = 1.0) -> SomeOf:
+    return SomeOf(transforms=(always(VERTICAL), always(FLIP)), some_of=number, p=p)
+
+
+def test_one_of_a_list_is_drawn_anew_for_each_photo_and_again_for_the_same_key() -> None:
+    keys = [(0, i) for i in range(400)]
+    found = flips([drawn(1)], keys)
+    assert (found.sum(axis=1) == 1).all(), "one of them, never both"
+    assert 0.4 < found[:, 0].mean() < 0.6
+    assert np.array_equal(flips([drawn(1)], keys[::-1])[::-1], found), "whatever came before"
+
+
+def test_a_draw_is_independent_of_what_stands_beside_it() -> None:
+    found = flips([VERTICAL, drawn(1), FLIP], [(0, i) for i in range(600)])
+    both = flips([drawn(1), drawn(1)], [(0, i) for i in range(600)])
+    assert 0.4 < found.mean() < 0.6
+    assert 0.4 < both[:, 0].mean() < 0.6, "two draws don't move together"
+
+
+def test_as_many_as_there_are_come_all_and_p_may_leave_out_the_draw() -> None:
+    assert flips([drawn(2)], [(0, i) for i in range(20)]).all()
+    assert 0.2 < flips([drawn(2, p=0.3)], [(0, i) for i in range(400)])[:, 0].mean() < 0.4
+
+
 def test_without_transforms_the_photo_stays() -> None:
     assert Augment([])(ARROW, (0,)) is ARROW
 
@@ -56,10 +81,12 @@ def every(rows: np.ndarray) -> EpochPhotos:
     return EpochPhotos(rows, rows, rows, Sampler())
 
 
-def epochs(photos: DecodedPhotos, workers: int, number: int = 2) -> list[list[torch.Tensor]]:
+def epochs(
+    photos: DecodedPhotos, workers: int, number: int = 2, changes: tuple[str, ...] = ()
+) -> list[list[torch.Tensor]]:
     batches = EpochBatches(every(np.arange(3, 20)), 5, seed=(7, 1))
     labels = np.arange(20)[:, None]
-    augment = Augment(load_recipe("quick").tasks["heads"].augment)
+    augment = Augment(load_recipe("quick", changes).tasks["heads"].augment)
     loader = train_loader(photos, labels, batches, augment, (7, 1), workers)
     found = []
     for epoch in range(number):
@@ -68,8 +95,10 @@ def epochs(photos: DecodedPhotos, workers: int, number: int = 2) -> list[list[to
     return found
 
 
-def test_batches_are_the_same_for_any_number_of_workers(photos: DecodedPhotos) -> None:
-    alone, two = epochs(photos, workers=0), epochs(photos, workers=2)
+@pytest.mark.parametrize("augment", ["quick's own", *policies()])
+def test_batches_are_the_same_for_any_number_of_workers(photos: DecodedPhotos, augment: str) -> None:
+    changes = (f"tasks.heads.augment={augment}",) if augment in policies() else ()
+    alone, two = (epochs(photos, workers=n, changes=changes) for n in (0, 2))
     for a, b in zip(alone, two, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
     assert not torch.equal(alone[0][0], alone[1][0]), "epochs differ"
@@ -112,3 +141,25 @@ def test_loading_leaves_torchs_global_stream_alone(photos: DecodedPhotos) -> Non
 def test_shipped_transforms_take_their_arguments(recipe: str) -> None:
     for task in load_recipe(recipe).tasks.values():
         assert faults(task.augment, (64, 48)) == []
+
+
+@pytest.mark.parametrize("policy", policies())
+@pytest.mark.parametrize("size", [(64, 48), (128, 96)])
+def test_shipped_policies_change_photos_and_keep_their_size(policy: str, size: tuple[int, int]) -> None:
+    task = load_recipe("quick", [f"tasks.heads.augment={policy}"]).tasks["heads"]
+    assert faults(task.augment, size) == []
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    after = [Augment(task.augment)(photo, (i,)) for i in range(30)]
+    assert len({a.tobytes() for a in after}) > 25
+    assert {a.shape for a in after} == {photo.shape}
+
+
+def test_a_policy_is_written_out_in_the_recipe_and_reads_back_the_same() -> None:
+    changes = ['tasks.heads.augment=[{name="HorizontalFlip"}, "camera"]']
+    recipe = load_recipe("quick", changes)
+    flip, camera = recipe.tasks["heads"].augment
+    assert isinstance(camera, SomeOf)
+    assert camera.transforms[0].name == "RandomBrightnessContrast"
+    again = parse_recipe(recipe.text, "quick")
+    assert again.tasks["heads"].augment == (flip, camera)
+    assert again.hash == recipe.hash != load_recipe("quick").hash

@@ -19,8 +19,8 @@ from PIL import Image
 from run_command import Outcome, maskens, refused
 
 import cli
+from ensemble.recipes.augmentation import Transform
 from ensemble.recipes.reading import load_recipe
-from ensemble.recipes.schema import Transform
 from ensemble.reporting.augment_sheet import DRAWS, after, augment_sheets
 from folds.data.decode import Pixels, resize_and_crop
 from folds.data.labels import SHOT_MASK, SHOTS
@@ -286,6 +286,24 @@ def test_a_sheet_starts_from_what_training_sees_and_tells_how_much_changes(
         assert np.array_equal(row[1], 255 - before)
     change = np.abs(2.0 * pictures(sheet)[0][0] - 255).mean()
     assert sheet.cells[1].caption == f"change {change:.1f}"
+
+
+def test_a_sheet_shows_each_transform_of_a_draw_alone(tmp_path: Path, faces: list[tuple[str, Pixels]]) -> None:
+    drawn = "{ some_of = 1, transforms = [{ name = 'InvertImg', args = {p=0.1} }, { name = 'VerticalFlip' }] }"
+    recipe = load_recipe(
+        str(recipe_file(tmp_path, f"[tasks.heads]\naugment = [{{ name = 'HorizontalFlip' }}, {drawn}]"))
+    )
+    (sheet,) = augment_sheets(recipe, faces, seed=3)
+    assert sheet.heads[1:4] == (
+        "HorizontalFlip\np 0.5, here always",
+        "InvertImg\n1 of 2 drawn, here alone",
+        "VerticalFlip\n1 of 2 drawn, here alone",
+    )
+    for before, mirrored, inverted, upside_down, *draws in pictures(sheet):
+        assert np.array_equal(mirrored, before[:, ::-1])
+        assert np.array_equal(inverted, 255 - before)
+        assert np.array_equal(upside_down, before[::-1])
+        assert len(draws) == DRAWS
 
 
 def test_without_transforms_all_cells_are_alike(tmp_path: Path, faces: list[tuple[str, Pixels]]) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from ensemble.data.augment import build
 from ensemble.models.create import create
+from ensemble.recipes.initial_weights import with_weights
 from ensemble.recipes.reading import load_recipe, parse_recipe, shipped
 from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, differences, resolve_recipe, run_recipe
-from ensemble.recipes.schema import Recipe, TaskRecipe, with_weights
+from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.recipes.tasks import undetermined
 from ensemble.training.preflight import preflight
 from folds.errors import MaskensError
@@ -96,7 +97,7 @@ def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions(tmp
         load_recipe(str(file), build_transform=build)
     message = str(caught.value)
     for part in (
-        "tasks.mask.epoch: unknown key (did you mean 'epochs'?)",
+        "tasks.mask.epoch: unknown key (did you mean 'epochs'",
         "tasks.mask.crop: crop [64, 24] is larger than the photo after resize [32, 24]",
         "tasks.mask.batch_size",
         "tasks.mask.loss: every weight is 0",
@@ -111,11 +112,40 @@ def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions(tmp
         assert part in message, message
 
 
+def test_errors_within_a_draw_of_transforms_have_key_paths(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        "[defaults]\nmodel = 'test_resnet'\n"
+        "[tasks.heads]\naugment = [\n{ name = 'CLAHE' },\n{ some_of = 3, transforms = [\n{ nam = 'CLAHE' },\n"
+        "{ name = 'Perspectiv' } ] },\n{ some_of = 1, transform = [] } ]\n"
+    )
+    with pytest.raises(MaskensError) as caught:
+        load_recipe(str(file), build_transform=build)
+    for part in (
+        "tasks.heads.augment.1.transforms.0.name: missing",
+        "tasks.heads.augment.1.transforms.0.nam: unknown key (did you mean 'name'?)",
+        "tasks.heads.augment.1.transforms.1: albumentations has no transform 'Perspectiv'",
+        "tasks.heads.augment.2.transforms: missing",
+        "tasks.heads.augment.2.transform: unknown key (did you mean 'transforms'",
+    ):
+        assert part in str(caught.value), str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
+        (
+            "augment = ['camra']",
+            "mask.augment: there is no policy 'camra' (did you mean 'camera'?); there are camera",
+        ),
+        ("augment = [{some_of = 2, transforms = [{name = 'CLAHE'}]}]", "augment.0.some_of: there are 1 transforms to"),
         ("loss = {class_weights = [1, 2]}", "mask.loss: 2 class_weights, but 'mask' has 3 classes"),
         ("predicts = 'heads'\nloss = {class_weights = [1, 2, 3]}", "need a task with one head; 'heads' has 3"),
+        ("epochs = 2\nhead_epochs = 2.5", "mask.head_epochs: there are no more than 2 epochs"),
+        ("epochs = 2\naverage_epochs = 3", "mask.average_epochs: there are no more than 2 epochs"),
+        ("epochs = 1\nsizes = [[16, 16], [24, 20]]", "mask.sizes: there are no more than 1 epochs"),
+        ("sizes = [[24, 32]]", "mask.sizes: photos are [32, 24] and can only become smaller"),
+        ("optimizer = {layer_decay = 0}", "mask.optimizer.layer_decay: input should be greater than 0"),
         ("batch_size = 7\nmix = {cutmix = 1}", "mask.mix: photos are mixed in pairs, and batch_size 7 is odd"),
         ("mix = {cutmix = 1, half_face = true}", "mask.mix: half_face excludes mixup and cutmix"),
         ("ages = {cuts = [30, 62]}", "mask.ages.merge: 2 cuts make 3 bins; each needs a band, rising from 0 to 2"),
@@ -214,6 +244,9 @@ def test_set_changes_any_key_of_one_task_or_of_all() -> None:
     assert tasks("tasks.mask.schedule.name=constant")["mask"].schedule.name == "constant"
     augmented = tasks('tasks.*.augment=[{name="CLAHE", args={p=1}}]', "tasks.mask.augment.0.args.p=0.25")
     assert [t.augment[0].args["p"] for t in augmented.values()] == [0.25, 1, 1, 1]
+    drawn = '{some_of=1, transforms=[{name="CLAHE"}, {name="ToGray"}]}'
+    nested = tasks(f"tasks.*.augment=[{drawn}]", "tasks.mask.augment.0.transforms.1.args.p=0.25")
+    assert nested["mask"].augment[0].transforms[1].args == {"p": 0.25}
 
 
 @pytest.mark.parametrize(
@@ -379,7 +412,8 @@ def test_preflight_lists_every_fault_of_model_transform_and_optimizer() -> None:
         TINY.replace(
             "[tasks.mask]",
             "[tasks.mask]\naugment = [{name = 'CLAHEE'}, {name = 'HorizontalFlip', args = {pp = 1}},"
-            " {name = 'CenterCrop', args = {height = 8, width = 8}}, {name = 'Normalize'}]",
+            " {name = 'CenterCrop', args = {height = 8, width = 8}}, {name = 'Normalize'},"
+            " {some_of = 1, transforms = [{name = 'CLAHE'}, {name = 'Transpose'}]}]",
         ),
         "mine",
     )
@@ -390,6 +424,7 @@ def test_preflight_lists_every_fault_of_model_transform_and_optimizer() -> None:
     assert "augment.1: HorizontalFlip" in message
     assert "augment.2: CenterCrop turns uint8 (32, 24, 3)" in message
     assert "augment.3: Normalize is left out of recipes" in message
+    assert "augment.4.transforms.1: Transpose turns uint8 (32, 24, 3)" in message
     with pytest.raises(MaskensError, match=r"timm has no model 'test_resnt' \(did you mean 'test_resnet'"):
         preflight(tiny(model="test_resnt"), ["mask"])
     with pytest.raises(MaskensError, match="timm has no weights 'nonsense' for test_resnet"):
@@ -397,6 +432,20 @@ def test_preflight_lists_every_fault_of_model_transform_and_optimizer() -> None:
     optimizer = tiny().tasks["mask"].optimizer.model_copy(update={"name": "adamm"})
     with pytest.raises(MaskensError, match="adamm"):
         preflight(tiny(optimizer=optimizer), ["mask"])
+
+
+def test_preflight_refuses_what_a_model_does_not_take() -> None:
+    vit = {"model": "test_vit3", "resize": (160, 160), "sizes": ((96, 96),)}
+    with pytest.raises(MaskensError, match="test_vit3 at 96x96 fails"):
+        preflight(tiny(**vit), ["mask"])
+    assert preflight(tiny(**vit, model_args={"dynamic_img_size": True}), ["mask"]) == []
+    with pytest.raises(MaskensError, match=r"vgg11 can't be built: .* unexpected keyword argument 'drop_path_rate'"):
+        preflight(tiny(model="vgg11", model_args={"drop_path_rate": 0.1}), ["mask"])
+
+
+def test_a_classifier_that_learns_from_random_features_is_warned_about() -> None:
+    (warning,) = preflight(tiny(head_epochs=1.0), ["mask"])
+    assert "tasks.mask.head_epochs 1: without initial weights" in warning
 
 
 def test_a_schedule_that_rises_is_warned_about() -> None:

@@ -74,6 +74,11 @@ KEYS = {
     "optimizer": 'optimizer.name="momentum"',
     "schedule": 'schedule.name="constant"',
     "crop": "crop=[24, 24]",
+    "layer decay": "optimizer.layer_decay=0.5",
+    "classifier first": "head_epochs=0.5",
+    "smaller photos": "sizes=[[24, 16]]",
+    "averaged epochs": "average_epochs=1",
+    "a draw of transforms": "augment=camera",
 }
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -67,3 +68,35 @@ def test_decay_all_reaches_the_biases() -> None:
     assert sorted(g["weight_decay"] for g in plain.param_groups) == [0.0, 0.1]
     everything = make_optimizer(layer, Optimizer(weight_decay=0.1, decay_all=True))
     assert {g["weight_decay"] for g in everything.param_groups} == {0.1}
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "cosine_warm_restarts"])
+def test_with_layer_decay_each_layer_learns_at_its_share_of_the_rate(name: str) -> None:
+    model = timm.create_model("test_resnet", num_classes=3)
+    optimizer = make_optimizer(model, Optimizer(lr=0.5, layer_decay=0.5))
+    schedule = Schedule(name=name, warmup_epochs=1, lr_min=0.01, eta_min=0.01, T_0=4)  # type: ignore[arg-type]
+    set_lr = make_schedule(optimizer, schedule, EPOCHS, UPDATES)
+    rate_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    base = [set_lr(epoch, 0) for epoch in range(EPOCHS)]
+    assert base == trace(schedule, lr=0.5)[::UPDATES], "what is told is the rate of the classifier"
+    assert rate_of[id(model.get_parameter("fc.weight"))]["lr"] == base[-1]
+    deep = [rate_of[id(model.get_parameter(f"layer{n}.0.conv1.weight"))]["lr"] / base[-1] for n in (1, 2, 3, 4)]
+    assert deep == sorted(deep)
+    assert deep[0] < deep[3] <= 0.5
+    assert {g["weight_decay"] for g in optimizer.param_groups} == {0.0, 1e-2}, "biases and norms stay free of decay"
+
+
+def test_rates_of_layers_survive_a_resumed_state() -> None:
+    model = timm.create_model("test_resnet", num_classes=3)
+    before, after = (make_optimizer(model, Optimizer(lr=0.5, layer_decay=0.5)) for _ in range(2))
+    set_before, set_after = (make_schedule(o, Schedule(), EPOCHS, UPDATES) for o in (before, after))
+    set_before(6, 3)
+    after.load_state_dict(before.state_dict())
+    for set_lr in (set_before, set_after):
+        set_lr(7, 0)
+    assert [g["lr"] for g in after.param_groups] == [g["lr"] for g in before.param_groups]
+
+
+def test_layer_decay_without_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="timm can't tell the layers of this model apart"):
+        make_optimizer(nn.Linear(2, 2), Optimizer(layer_decay=0.5))

@@ -251,16 +251,49 @@ def test_more_than_the_cores_can_do_is_told_and_threads_stay_what_they_are(monke
     assert "lower --jobs, --workers or OMP_NUM_THREADS" in Hardware("cpu", 0).oversubscription
 
 
+def test_fine_tuning_is_the_same_for_any_number_of_workers(setting: Setting) -> None:
+    recipe = parse_recipe(TINY, "tiny", changes=[f"tasks.*.{key}" for key in (*FINE_TUNING, "augment=camera")])
+    for name, workers in (("alone", 0), ("two", 2)):
+        there = dataclasses.replace(setting.elsewhere(name), recipe=recipe)
+        assert run_job(there.spec(workers=workers), setting.data, setting.folds) is None
+    alone, two = setting.elsewhere("alone"), setting.elsewhere("two")
+    assert history(alone) == history(two)
+    assert np.array_equal(result(alone)[1], result(two)[1])
+
+
+def test_the_mean_of_the_last_epochs_is_the_last_epochs_model(setting: Setting) -> None:
+    recipe = parse_recipe(TINY, "tiny", changes=["tasks.*.average_epochs=2"])
+    averaged = dataclasses.replace(setting.elsewhere("averaged"), recipe=recipe)
+    for each in (setting, averaged):
+        assert run_job(each.spec(), setting.data, setting.folds) is None
+    assert history(averaged)[:2] == history(setting)[:2]
+    assert history(averaged)[2]["loss"] == history(setting)[2]["loss"]
+    _, last = result(averaged)
+    job = ensemble.training.job_run.JobRun(averaged.spec(), setting.data, setting.folds)
+    f1, _ = task_scores(Target("mask"), last[0], job.truth[job.oof_rows])
+    assert f1 == pytest.approx(float(history(averaged)[2]["f1"]), abs=1e-5), "what is validated is what predicts"
+    assert not np.allclose(last, result(setting)[1], atol=1e-4)
+
+
 def test_another_seed_gives_another_run(setting: Setting, whole: Setting) -> None:
     other = dataclasses.replace(setting, run=dataclasses.replace(setting.run, folder=setting.run.folder / "x", seed=2))
     assert run_job(other.spec(), setting.data, setting.folds) is None
     assert not np.array_equal(result(whole)[1], result(other)[1])
 
 
+FINE_TUNING = ("head_epochs=1.5", "sizes=[[24, 16]]", "average_epochs=2", "optimizer.layer_decay=0.7", "ema=0.5")
+
+
+@pytest.mark.parametrize("keys", [(), FINE_TUNING], ids=["plain", "fine-tuning"])
 @pytest.mark.parametrize("epochs_before", [1, 2, 3])
 def test_an_interrupted_job_goes_on_as_if_nothing_had_happened(
-    setting: Setting, whole: Setting, epochs_before: int, monkeypatch: pytest.MonkeyPatch
+    setting: Setting, epochs_before: int, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    recipe = parse_recipe(TINY, "tiny", changes=[f"tasks.*.{key}" for key in keys])
+    setting = dataclasses.replace(setting, recipe=recipe)
+    whole = setting.elsewhere("whole")
+    run_job(whole.spec(), setting.data, setting.folds)
+
     saved = 0
 
     def save_then_stop(*args: object) -> None:

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+import ensemble.models.autotune
+from ensemble.models.inputs import to_input
 from ensemble.models.precision import usable_precision
 from ensemble.recipes.schema import TaskRecipe
+from ensemble.training.backbone import backbone
 from ensemble.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -192,3 +198,87 @@ def test_only_training_is_adjusted_for_how_many_photos_there_are() -> None:
         found[tau] = model.layer.bias.detach()
     assert found[1.0][2] > found[0.0][2], "the rare class is held higher than its share"
     assert found[1.0][0] < found[0.0][0]
+
+
+def resnet(loader: list[tuple[Tensor, Tensor]], compile: bool = False, **changes: object) -> Trainer:
+    """A trainer of a small model that has batch norms and a classifier, before its first epoch."""
+    torch.manual_seed(0)
+    recipe = TaskRecipe.model_validate(PLAIN | changes)
+    model = timm.create_model("test_resnet", num_classes=3)
+    return Trainer(recipe, model, MEAN, STD, CPU, (7,), len(loader), compile=compile)
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return copy.deepcopy(trainer.model.state_dict())
+
+
+def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_at_first_only_the_classifier_learns_then_everything() -> None:
+    loader = batches(4, 4)
+    optimizer = {"name": "adamw", "lr": 0.01, "weight_decay": 0.1}
+    trainer = resnet(loader, head_epochs=1.5, optimizer=optimizer)
+    seen = [weights(trainer)]
+    for epoch in range(2):
+        trainer.epoch(epoch, loader, lambda *told: seen.append(weights(trainer)))
+        trainer.model.eval()  # as validation leaves it
+    steps = [changed(a, b) for a, b in pairwise(seen)]
+    assert steps[:6] == [{"fc.weight", "fc.bias"}] * 6, "neither weights nor batch norm's statistics move, nor decay"
+    assert changed(seen[6], seen[8]) == set(seen[0])
+
+
+def test_what_never_learns_stays_that_way_once_everything_does() -> None:
+    model = timm.create_model("test_resnet", num_classes=3)
+    fixed = model.get_parameter("layer1.0.conv1.weight").requires_grad_(False)
+    rest = backbone(model)
+    rest.freeze(True)
+    rest.freeze(False)
+    assert [p for p in model.parameters() if not p.requires_grad] == [fixed]
+    with pytest.raises(ValueError, match="timm doesn't say which layer of this model is the classifier"):
+        backbone(Linear())
+
+
+def test_the_first_epochs_see_smaller_photos_and_the_others_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    loader, shapes = batches(4, 2), []
+    trainer = resnet(loader, epochs=3, resize=[32, 24], sizes=[[16, 16], [24, 20]])
+    loader = [(F.interpolate(p.permute(0, 3, 1, 2), (32, 24)).permute(0, 2, 3, 1), t) for p, t in loader]
+    trainer.model.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape[2:])))
+    for epoch in range(3):
+        trainer.epoch(epoch, loader, lambda *told: None)
+    assert shapes == [(16, 16)] * 2 + [(24, 20)] * 2 + [(32, 24)] * 2
+
+
+def test_the_last_epochs_are_averaged_with_statistics_measured_anew() -> None:
+    loader = batches(4, 3)
+    trainer, ends = resnet(loader, epochs=4, average_epochs=3), []
+    for epoch in range(4):
+        assert trainer.eval_model is trainer.model, "each epoch but the last is judged by itself"
+        trainer.epoch(epoch, loader, lambda *told: None)
+        ends.append(weights(trainer))
+    mean = trainer.eval_model
+    assert mean is not trainer.model
+    for name, weight in mean.named_parameters():
+        torch.testing.assert_close(weight, torch.stack([end[name] for end in ends[1:]]).mean(0))
+    statistics = torch.cat([to_input(photos, MEAN, STD, CPU) for photos, _ in loader]).split(4)
+    with torch.no_grad():
+        first = [mean.get_submodule("conv1")(x) for x in statistics]  # type: ignore[operator]
+    expected = torch.stack([x.mean(dim=(0, 2, 3)) for x in first]).mean(0)
+    torch.testing.assert_close(mean.get_buffer("bn1.running_mean"), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"head_epochs": 0.5}, {"head_epochs": 1}, {"sizes": [[16, 16]]}])
+def test_a_compiled_model_takes_over_where_the_first_epochs_end(
+    changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble.models.autotune, "COMPILER", "eager")
+    loader = [(p.repeat(1, 4, 4, 1), t) for p, t in batches(4, 4)]
+    results = []
+    for compile in (False, True):
+        trainer = resnet(loader, compile, resize=[32, 24], **changes)
+        for epoch in range(2):
+            trainer.epoch(epoch, loader, lambda *told: None)
+        results.append(weights(trainer))
+    assert trainer.compile_note.startswith("compiled in")
+    assert changed(*results) == set()
