@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from ensemble.recipes.masks import Masks
 from ensemble.recipes.tasks import Predicts, Target, merge_of
 from folds.data.labels import AGE_CUTS, AGES, SHOTS
 from folds.errors import MaskensError, did_you_mean
@@ -154,6 +155,7 @@ class TaskRecipe(_Strict):
     decode: Literal["reduced", "full"] = "reduced"  # large JPEGs, at 1/2, 1/4 or 1/8 where resize allows it
     resize: Size = (512, 384)
     crop: Size | None = None  # of the centre; "none" takes back an extended recipe's
+    masks: Masks = Masks()  # type: ignore[call-arg]
     augment: tuple[Transform, ...] = ()
     batch_size: int = Field(32, ge=2, le=4096)
     drop_last: bool = True  # leave out an epoch's last batch where it is not full
@@ -181,6 +183,17 @@ class TaskRecipe(_Strict):
         if crop and resize and (crop[0] > resize[0] or crop[1] > resize[1]):
             raise ValueError(f"crop {list(crop)} is larger than the photo after resize {list(resize)}")
         return crop
+
+    @field_validator("masks")
+    @classmethod
+    def _faces_in_crop(cls, masks: Masks, info: ValidationInfo) -> Masks:
+        resize, crop = info.data.get("resize"), info.data.get("crop")
+        if masks.prob and resize and crop:
+            try:
+                masks.face.cropped(resize, crop)
+            except ValueError:
+                raise ValueError(f"the crop {list(crop)} cuts off the eyes, mouth or middle of `face`") from None
+        return masks
 
     @field_validator("mix")
     @classmethod

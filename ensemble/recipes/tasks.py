@@ -107,6 +107,23 @@ def training_labels(target: Target, data: TrainData) -> IntArray:
     return _columns(target, mask, gender, age_band(data.years, target.cuts), len(target.merge))
 
 
+def with_mask(target: Target, labels: IntArray, mask: int) -> IntArray:
+    """The labels of one photo as if its mask were another; a copy.
+
+    Args:
+        labels: int64 (heads,), a row of `training_labels`.
+        mask: 0..2.
+    """
+    changed = labels.copy()
+    for column, head in enumerate(target.heads):
+        if head.part == "mask":
+            changed[column] = mask
+        if head.part == "class":
+            others = head.width // len(MASKS)  # classes of a mask state
+            changed[column] = mask * others + changed[column] % others
+    return changed
+
+
 def true_labels(target: Target, data: TrainData) -> IntArray:
     """Label of each photo for each head as it is scored, whatever bins were trained.
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos, missing_bytes, open_photos
 from ensemble.data.loader import EpochBatches, epoch_batches, train_loader
+from ensemble.data.masks import DrawMasks, draw_masks
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import JobSpec, geometry, learned_rows
 from ensemble.jobs.status import read_status
@@ -150,7 +151,8 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
         to_device(model, device)
         start = time.perf_counter() - started
         measured = AutotuneCache(run, recipe.hash, device, hardware.job_threads, keep=False)
-        train = _train_seconds(recipe, model, photos, training_labels(recipe.target, data)[rows], hardware, measured)
+        labels, masks = training_labels(recipe.target, data)[rows], draw_masks(recipe, data.labels[0][rows])
+        train = _train_seconds(recipe, model, photos, labels, masks, hardware, measured)
         predictor = Predictor(model, (mean, std), device, 2 * recipe.batch_size)
         seen = _predict_seconds(predictor, photos)
         weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
@@ -175,6 +177,7 @@ def _train_seconds(
     model: nn.Module,
     photos: DecodedPhotos,
     labels: IntArray,
+    masks: DrawMasks | None,
     hardware: Hardware,
     measured: AutotuneCache,
 ) -> float:
@@ -182,7 +185,7 @@ def _train_seconds(
     mean, std = normalisation(model)
     batches = EpochBatches(_InOrder(len(photos)), recipe.batch_size, (0,), even=recipe.mix.active)  # type: ignore[arg-type]
     loader = train_loader(
-        photos, labels, batches, Augment(recipe.augment), (0,), hardware.job_workers, device.type == "cuda"
+        photos, labels, batches, Augment(recipe.augment), (0,), hardware.job_workers, device.type == "cuda", masks
     )
     ends: list[float] = []
 
