@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.data.fabric import Picture, Plane, fabric, smooth_noise
+from ensemble.data.faces import Face
 from ensemble.data.mask_styles import STYLES, MaskStyle
 from folds.data.decode import Pixels
 
@@ -19,16 +20,6 @@ TOP = (0.15, 0.36)  # of a mask worn right: on the bridge of the nose
 BARE_NOSE, BARE_MOUTH = (0.76, 0.86), (1.16, 1.3)  # the top of one that leaves the nose or the mouth bare
 FINE = 240  # pixels across a face from which on lines need no finer canvas
 PLAIN_FACE = 150.0  # brightness of a face in plain light, of 255
-
-
-@dataclass(frozen=True)
-class Face:
-    """Where a face is on a photo, in pixels."""
-
-    x: float  # of its middle
-    eyes: float  # y
-    mouth: float  # y
-    width: float  # from cheek to cheek
 
 
 @dataclass(frozen=True)
@@ -82,7 +73,7 @@ def draw_mask(photo: Pixels, face: Face, worn: bool, rng: np.random.Generator) -
     Returns:
         uint8 (h, w, 3).
     """
-    canvas = _canvas(photo, face, float(rng.normal(0, 0.025)))
+    canvas = _canvas(photo, face, face.tilt + float(rng.normal(0, 0.025)))
     if min(canvas.shape) < 2:
         return photo
     weights = np.array([often for often, _ in STYLES.values()])

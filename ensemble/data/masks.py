@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ensemble.data.mask_drawing import Face, draw_mask
+from ensemble.data.faces import Face, find_face
+from ensemble.data.mask_drawing import draw_mask
 from ensemble.recipes.masks import FaceTemplate
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import with_mask
@@ -22,13 +23,15 @@ class DrawMasks:
 
     def __init__(self, recipe: TaskRecipe, states: IntArray) -> None:
         self.masks, self.target, self.states = recipe.masks, recipe.target, states
-        face = recipe.masks.face
-        self.face = face if recipe.crop is None else face.cropped(recipe.resize, recipe.crop)
+        self.face = recipe.masks.face
+        if recipe.crop and not recipe.masks.detect:
+            self.face = self.face.cropped(recipe.resize, recipe.crop)
 
     def __call__(self, photo: Pixels, labels: IntArray, index: int, key: Sequence[int]) -> tuple[Pixels, IntArray]:
         """A mask on some photos of faces without one; all others as they are.
 
-        Where a mask lies that somebody wears is not known, so nothing is drawn over it.
+        Where a mask lies that somebody wears is not known, so nothing is drawn over it; nor where a face is to be
+        found and is not.
 
         Args:
             photo: uint8 (h, w, 3) RGB, after resize and crop; not changed.
@@ -44,8 +47,11 @@ class DrawMasks:
         rng = np.random.default_rng(np.random.SeedSequence(list(key), spawn_key=(STREAM,)))
         if rng.random() >= self.masks.prob:
             return photo, labels
+        face = find_face(photo) if self.masks.detect else face_on(photo, self.face)
+        if face is None:
+            return photo, labels
         state = INCORRECT if rng.random() < self.masks.incorrect else WEAR
-        drawn = draw_mask(photo, face_on(photo, self.face), state == WEAR, rng)
+        drawn = draw_mask(photo, face, state == WEAR, rng)
         return drawn, with_mask(self.target, labels, state)
 
 

@@ -44,4 +44,5 @@ class Masks(BaseModel):
 
     prob: float = Field(0.0, ge=0, le=1)  # that a photo without a mask gets one
     incorrect: float = Field(0.3, ge=0, le=1)  # share of them below the nose or on the chin
+    detect: bool = False  # find each face with a detector, and leave out photos where there is none
     face: FaceTemplate = FaceTemplate()  # type: ignore[call-arg]

@@ -188,7 +188,7 @@ class TaskRecipe(_Strict):
     @classmethod
     def _faces_in_crop(cls, masks: Masks, info: ValidationInfo) -> Masks:
         resize, crop = info.data.get("resize"), info.data.get("crop")
-        if masks.prob and resize and crop:
+        if masks.prob and not masks.detect and resize and crop:
             try:
                 masks.face.cropped(resize, crop)
             except ValueError:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from ensemble.data.augment import Augment, build, faults
+from ensemble.data.faces import detection_faults
 from ensemble.data.masks import NOT_WEAR, WEAR, DrawMasks
 from ensemble.recipes.schema import Recipe, TaskRecipe, Transform
 from folds.data.decode import Pixels, resize_and_crop
@@ -25,7 +26,7 @@ def check_augmentation(recipe: Recipe) -> None:
     problems = [
         f"tasks.{names[0]}.{fault}"
         for names, task in _alike(recipe)
-        for fault in faults(task.augment, task.crop or task.resize)
+        for fault in faults(task.augment, task.crop or task.resize) + detection_faults(task.masks)
     ]
     refuse(problems, f"the recipe '{recipe.name}' can't be used")
 

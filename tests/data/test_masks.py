@@ -11,8 +11,9 @@ import torch
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos
+from ensemble.data.faces import Face
 from ensemble.data.loader import EpochBatches, train_loader
-from ensemble.data.mask_drawing import Face, draw_mask
+from ensemble.data.mask_drawing import draw_mask
 from ensemble.data.masks import DrawMasks, draw_masks
 from ensemble.data.sampling import EpochPhotos
 from ensemble.recipes.geometry import Geometry
