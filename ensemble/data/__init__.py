@@ -1,4 +1,5 @@
 """Photos on their way to a model: decoded-photo cache, batches, augmentation, mixing, sampling.
 
-Public: `cache.open_photos`, `loader.train_loader`, `loader.plain_batches`, `augment.Augment`, `mixing.mix_batch`.
+Public: `cache.open_photos`, `loader.train_loader`, `loader.plain_batches`, `augment.Augment`, `masks.draw_masks`,
+`mixing.mix_batch`.
 """

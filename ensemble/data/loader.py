@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos
+from ensemble.data.masks import DrawMasks
 from ensemble.data.sampling import EpochPhotos, epoch_photos
 from ensemble.recipes.schema import TaskRecipe
 from folds.data.labels import IntArray
@@ -66,13 +67,24 @@ def epoch_batches(recipe: TaskRecipe, data: TrainData, rows: IntArray, seed: Seq
 class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
     """Key -> augmented photo uint8 (h, w, 3) and its labels int64 (heads,)."""
 
-    def __init__(self, photos: DecodedPhotos, labels: IntArray, augment: Augment, seed: Sequence[int]) -> None:
-        self.photos, self.labels, self.augment, self.seed = photos, labels, augment, tuple(seed)
+    def __init__(
+        self,
+        photos: DecodedPhotos,
+        labels: IntArray,
+        augment: Augment,
+        seed: Sequence[int],
+        masks: DrawMasks | None = None,
+    ) -> None:
+        self.photos, self.labels, self.augment, self.seed, self.masks = photos, labels, augment, tuple(seed), masks
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         epoch, index, turn = key
-        photo = self.augment(self.photos[index][0], (*self.seed, epoch, index, turn))
-        return torch.from_numpy(np.ascontiguousarray(photo)), torch.from_numpy(self.labels[index])
+        draw = (*self.seed, epoch, index, turn)
+        photo, labels = self.photos[index][0], self.labels[index]
+        if self.masks is not None:
+            photo, labels = self.masks(photo, labels, index, draw)
+        photo = self.augment(photo, draw)
+        return torch.from_numpy(np.ascontiguousarray(photo)), torch.from_numpy(labels)
 
 
 class PlainPhotos(Dataset[tuple[Tensor, ...]]):
@@ -93,14 +105,18 @@ def train_loader(
     seed: Sequence[int],
     workers: int,
     pin: bool = False,
+    masks: DrawMasks | None = None,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """A source of epochs: set `batches.epoch`, then iterate.
+
+    Args:
+        masks: draws masks before `augment`, and says so in the labels.
 
     Yields:
         (photos uint8 (batch, h, w, 3), labels int64 (batch, heads)).
     """
     return DataLoader(
-        TrainPhotos(photos, labels, augment, seed),
+        TrainPhotos(photos, labels, augment, seed, masks),
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of, read_labelled
 from ensemble.recipes.reading import load_recipe
 from folds.data.decode import read_photo
+from folds.data.labels import MASKS
 from folds.explore.exploration import Exploration, examples, photo_caption
 from folds.explore.exploration import explore as look
 from folds.explore.page import GENERATOR, OURS, write_exploration
@@ -59,6 +62,9 @@ def explore(
     replaced = folder.is_dir() and any(folder.iterdir())
     with replacing_folder(folder) as build:
         exploration = look(found, per_class, seed, workers or -1, part_of(on_progress, "opening photos"))
-        photos = [(photo_caption(found, i), read_photo(found.root / found.files[i])) for i in examples(exploration)]
-        write_exploration(build, exploration, augment_sheets(shown, photos, seed), shown.name, workers or -1)
+        chosen = examples(exploration)
+        photos = [(photo_caption(found, i), read_photo(found.root / found.files[i])) for i in chosen]
+        without_mask = np.flatnonzero(found.labels[0][chosen] == MASKS.index("not wear")).tolist()
+        sheets = augment_sheets(shown, photos, seed, without_mask)
+        write_exploration(build, exploration, sheets, shown.name, workers or -1)
     return Explored(exploration, folder, replaced)

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from ensemble.recipes.ages import Ages
 from ensemble.recipes.augmentation import Entry, expand
 from ensemble.recipes.loss import Loss
+from ensemble.recipes.masks import Masks
 from ensemble.recipes.strict import Strict
 from ensemble.recipes.tasks import Predicts, Target, merge_of
 from folds.data.labels import AGE_CUTS, SHOTS
@@ -81,6 +82,7 @@ class TaskRecipe(Strict):
     decode: Literal["reduced", "full"] = "reduced"  # large JPEGs, at 1/2, 1/4 or 1/8 where resize allows it
     resize: Size = (512, 384)
     crop: Size | None = None  # of the centre; "none" takes back an extended recipe's
+    masks: Masks = Masks()  # type: ignore[call-arg]
     augment: tuple[Entry, ...] = ()
     batch_size: int = Field(32, ge=2, le=4096)
     drop_last: bool = True  # leave out an epoch's last batch where it is not full
@@ -139,6 +141,17 @@ class TaskRecipe(Strict):
         if whole and any(h > whole[0] or w > whole[1] for h, w in sizes):
             raise ValueError(f"photos are {list(whole)} and can only become smaller")
         return sizes
+
+    @field_validator("masks")
+    @classmethod
+    def _faces_in_crop(cls, masks: Masks, info: ValidationInfo) -> Masks:
+        resize, crop = info.data.get("resize"), info.data.get("crop")
+        if masks.prob and not masks.detect and resize and crop:
+            try:
+                masks.face.cropped(resize, crop)
+            except ValueError:
+                raise ValueError(f"the crop {list(crop)} cuts off the eyes, mouth or middle of `face`") from None
+        return masks
 
     @field_validator("mix")
     @classmethod

@@ -129,6 +129,24 @@ def training_labels(target: Target, data: TrainData, in_years: bool = False) -> 
     return _columns(target, mask, gender, age_band(data.years, target.cuts), len(target.merge))
 
 
+def with_mask(target: Target, labels: IntArray, mask: int, in_years: bool = False) -> IntArray:
+    """The labels of one photo as if its mask were another; a copy.
+
+    Args:
+        labels: int64 (heads,), a row of `training_labels`.
+        mask: 0..2.
+        in_years: as of `training_labels`.
+    """
+    others = len(GENDERS) * (OLDEST + 1 if in_years else len(target.merge))  # labels of a mask state
+    changed = labels.copy()
+    for column, head in enumerate(target.heads):
+        if head.part == "mask":
+            changed[column] = mask
+        if head.part == "class":
+            changed[column] = mask * others + changed[column] % others
+    return changed
+
+
 def true_labels(target: Target, data: TrainData) -> IntArray:
     """Label of each photo for each head as it is scored, whatever bins were trained.
 

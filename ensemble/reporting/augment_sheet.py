@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from ensemble.data.augment import Augment, always, build, faults
+from ensemble.data.faces import detection_faults
+from ensemble.data.masks import NOT_WEAR, WEAR, DrawMasks
 from ensemble.recipes.augmentation import Entry, SomeOf, transforms_in
 from ensemble.recipes.schema import Recipe, TaskRecipe
 from folds.data.decode import Pixels, resize_and_crop
@@ -25,22 +27,25 @@ def check_augmentation(recipe: Recipe) -> None:
     problems = [
         f"tasks.{names[0]}.{fault}"
         for names, task in _alike(recipe)
-        for fault in faults(task.augment, task.crop or task.resize)
+        for fault in faults(task.augment, task.crop or task.resize) + detection_faults(task.masks)
     ]
     refuse(problems, f"the recipe '{recipe.name}' can't be used")
 
 
-def augment_sheets(recipe: Recipe, photos: Sequence[tuple[str, Pixels]], seed: int) -> list[Sheet]:
+def augment_sheets(
+    recipe: Recipe, photos: Sequence[tuple[str, Pixels]], seed: int, without_mask: Collection[int] = ()
+) -> list[Sheet]:
     """A sheet for each list of transforms of a recipe; tasks that share list and photo size share the sheet.
 
-    A row is a photo; its columns are the photo at the task's size, each transform alone with p = 1 (those of a list
-    that is drawn from too), and a few draws of the whole chain.
+    A row is a photo; its columns are the photo at the task's size, a few masks drawn on it where the recipe draws
+    masks, each transform alone with p = 1 (those of a list that is drawn from too), and a few draws of the whole chain.
 
     Args:
         photos: (caption, uint8 (h, w, 3) RGB of any size).
         seed: 0 or more.
+        without_mask: places of the photos of faces without one, the only ones that masks are drawn on.
     """
-    return [_sheet(names, task, photos, seed) for names, task in _alike(recipe)] if photos else []
+    return [_sheet(names, task, photos, seed, without_mask) for names, task in _alike(recipe)] if photos else []
 
 
 def after(augment: Sequence[Entry], photo: Pixels, key: Sequence[int]) -> list[Pixels]:
@@ -56,26 +61,51 @@ def after(augment: Sequence[Entry], photo: Pixels, key: Sequence[int]) -> list[P
     ]
 
 
+def masked(task: TaskRecipe, photo: Pixels, bare: bool, key: Sequence[int]) -> list[Pixels]:
+    """DRAWS masks on a face, the last one worn incorrectly; on a face that wears one, nothing. Each uint8 as `photo`.
+
+    Args:
+        bare: the face wears no mask.
+    """
+    if not task.masks.prob:
+        return []
+    shares = [0.0] * (DRAWS - 1) + [1.0]
+    kinds = [task.masks.model_copy(update={"prob": 1.0, "incorrect": share}) for share in shares]
+    draws = [DrawMasks(task.model_copy(update={"masks": k}), np.array([NOT_WEAR if bare else WEAR])) for k in kinds]
+    labels = np.zeros(len(task.target.heads), np.int64)
+    return [draw(photo, labels, 0, (*key, d))[0] for d, draw in enumerate(draws)]
+
+
 def _alike(recipe: Recipe) -> list[tuple[list[str], TaskRecipe]]:
     groups: dict[str, tuple[list[str], TaskRecipe]] = {}
     for name, task in recipe.tasks.items():
-        groups.setdefault(task.model_dump_json(include={"augment", "resize", "crop"}), ([], task))[0].append(name)
+        shown = task.model_dump_json(include={"masks", "augment", "resize", "crop"})
+        groups.setdefault(shown, ([], task))[0].append(name)
     return list(groups.values())
 
 
-def _sheet(names: Sequence[str], task: TaskRecipe, photos: Sequence[tuple[str, Pixels]], seed: int) -> Sheet:
+def _sheet(
+    names: Sequence[str],
+    task: TaskRecipe,
+    photos: Sequence[tuple[str, Pixels]],
+    seed: int,
+    without_mask: Collection[int],
+) -> Sheet:
     heads = ["before"]
+    if task.masks.prob:
+        heads += [f"mask {d + 1}\np {task.masks.prob:g} without one" for d in range(DRAWS)]
     heads += [head for entry in task.augment for head in _heads(entry)]
     heads += [f"draw {d + 1}" for d in range(DRAWS)]
     cells = []
     for number, (caption, photo) in enumerate(photos):
         before = resize_and_crop(photo, task.resize, task.crop)
         cells.append(Cell(thumbnail(before), caption, f"{_flat(caption)}, before"))
-        for head, picture in zip(heads[1:], after(task.augment, before, (seed, number)), strict=True):
+        masks = masked(task, before, number in without_mask, (seed, number))
+        for head, picture in zip(heads[1:], masks + after(task.augment, before, (seed, number)), strict=True):
             words = f"change {_change(before, picture):.1f}"
             cells.append(Cell(thumbnail(picture), words, f"{_flat(caption)}, {head.splitlines()[0]}"))
     height, width = task.crop or task.resize
-    nothing = "" if task.augment else ", which augments nothing"
+    nothing = "" if task.augment or task.masks.prob else ", which augments nothing"
     title = f"{', '.join(names)}: {width} x {height} pixels{nothing}"
     return Sheet(f"augment-{names[0]}", title, tuple(cells), columns=len(heads), heads=tuple(heads))
 

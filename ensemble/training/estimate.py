@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos, missing_bytes, open_photos
 from ensemble.data.loader import EpochBatches, epoch_batches, train_loader
+from ensemble.data.masks import DrawMasks, draw_masks
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import JobSpec, geometry, learned_rows
 from ensemble.jobs.status import read_status
@@ -153,7 +154,8 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
         start = time.perf_counter() - started
         measured = AutotuneCache(run, recipe.hash, device, hardware.job_threads, keep=False)
         labels = training_labels(recipe.target, data, in_years=recipe.ages.sigma > 0)[rows]
-        train = _train_seconds(whole, model, photos, labels, hardware, measured)
+        masks = draw_masks(recipe, data.labels[0][rows])
+        train = _train_seconds(whole, model, photos, labels, masks, hardware, measured)
         predictor = Predictor(model, (mean, std), device, 2 * recipe.batch_size)
         seen = _predict_seconds(predictor, photos)
         weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
@@ -178,6 +180,7 @@ def _train_seconds(
     model: nn.Module,
     photos: DecodedPhotos,
     labels: IntArray,
+    masks: DrawMasks | None,
     hardware: Hardware,
     measured: AutotuneCache,
 ) -> float:
@@ -185,7 +188,7 @@ def _train_seconds(
     mean, std = normalisation(model)
     batches = EpochBatches(_InOrder(len(photos)), recipe.batch_size, (0,), even=recipe.mix.active)  # type: ignore[arg-type]
     loader = train_loader(
-        photos, labels, batches, Augment(recipe.augment), (0,), hardware.job_workers, device.type == "cuda"
+        photos, labels, batches, Augment(recipe.augment), (0,), hardware.job_workers, device.type == "cuda", masks
     )
     ends: list[float] = []
 

@@ -17,6 +17,7 @@ from torch import nn
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.loader import EpochBatches, epoch_batches, train_loader
+from ensemble.data.masks import draw_masks
 from ensemble.jobs.card import ModelCard
 from ensemble.jobs.history import write_history
 from ensemble.jobs.oof import JobOof, save_job_oof
@@ -106,7 +107,8 @@ class JobRun:
 
     def train(self, trainer: Trainer, batches: EpochBatches, photos: DecodedPhotos, trackers: Trackers) -> None:
         augment, pin = Augment(self.recipe.augment), self.device.type == "cuda"
-        loader = train_loader(photos, self.labels, batches, augment, self.seed, self.spec.workers, pin)
+        masks = draw_masks(self.recipe, self.data.labels[0])
+        loader = train_loader(photos, self.labels, batches, augment, self.seed, self.spec.workers, pin, masks)
         for epoch in range(len(self.history), self.recipe.epochs):
             started = time.perf_counter()
             batches.epoch = epoch

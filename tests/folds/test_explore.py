@@ -306,6 +306,15 @@ def test_a_sheet_shows_each_transform_of_a_draw_alone(tmp_path: Path, faces: lis
         assert len(draws) == DRAWS
 
 
+def test_masks_are_shown_on_faces_without_one(tmp_path: Path, faces: list[tuple[str, Pixels]]) -> None:
+    recipe = load_recipe(str(recipe_file(tmp_path, "masks.prob = 0.25\n[tasks.heads]")))
+    (sheet,) = augment_sheets(recipe, faces, seed=3, without_mask=[1])
+    assert sheet.heads[1 : 1 + DRAWS] == tuple(f"mask {d + 1}\np 0.25 without one" for d in range(DRAWS))
+    for number, row in enumerate(pictures(sheet)):
+        changed = [not np.array_equal(row[0], p) for p in row[1:]]
+        assert changed == [number == 1] * DRAWS + [False] * DRAWS
+
+
 def test_without_transforms_all_cells_are_alike(tmp_path: Path, faces: list[tuple[str, Pixels]]) -> None:
     (sheet,) = augment_sheets(load_recipe(str(recipe_file(tmp_path, "[tasks.heads]"))), faces, seed=3)
     assert "augments nothing" in sheet.title

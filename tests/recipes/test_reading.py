@@ -177,6 +177,10 @@ def test_errors_within_a_draw_of_transforms_have_key_paths(tmp_path: Path) -> No
         ("loss = {class_weights = [0, 0, 0]}", "mask.loss: every class weight is 0"),
         ("loss = {ce = 0, f1 = 1, class_weights = [1, 2, 3]}", "mask.loss: class_weights and label_smoothing go into"),
         ("ema = 1.0", "mask.ema: input should be less than 1"),
+        ("masks = {prob = 2}", "mask.masks.prob: input should be less than or equal to 1"),
+        ("masks = {probs = 0.3}", "mask.masks.probs: unknown key (did you mean 'prob'?)"),
+        ("masks = {face = {mouth = 0.4}}", "mask.masks.face: the mouth (0.4) has to be below the eyes (0.42)"),
+        ("crop = [32, 16]\nmasks = {prob = 0.5, face = {middle = 0.1}}", "mask.masks: the crop [32, 16] cuts off"),
         ("optimizer = {lr = inf}", "mask.optimizer.lr: input should be a finite number"),
     ],
 )

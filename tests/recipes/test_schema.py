@@ -49,6 +49,7 @@ epochs = 1
 """
 KEYS = {
     "perspective": 'augment=[{name="Perspective", args={p=1}}]',
+    "drawn masks": "masks={prob=1.0}",
     "mixup": "mix={mixup=1.0}",
     "cutmix": "mix={cutmix=1.0}",
     "half face": "mix={half_face=true}",

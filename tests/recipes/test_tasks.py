@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.recipes.ages import Ages
-from ensemble.recipes.tasks import Target, bin_names, merge_of, training_labels, true_labels
+from ensemble.recipes.tasks import Predicts, Target, bin_names, merge_of, training_labels, true_labels, with_mask
 from folds.data.labels import age_band
 from folds.data.layout import read_train
 from folds.data.people import TrainData
@@ -53,3 +53,15 @@ def test_training_labels_of_finer_bins_merge_to_the_true_ones(data: TrainData) -
     whole = Target("class18", (21, 30, 46, 60), (0, 0, 1, 1, 2))
     merged = np.array(whole.heads[0].merge)[training_labels(whole, data)[:, 0]]
     assert np.array_equal(merged, data.classes)
+
+
+@pytest.mark.parametrize("in_years", [False, True])
+@pytest.mark.parametrize("predicts", ["mask", "gender", "age", "heads", "class18"])
+def test_another_mask_changes_the_mask_and_nothing_else(data: TrainData, predicts: Predicts, in_years: bool) -> None:
+    target = Target(predicts, *FIVE)
+    labels = training_labels(target, data, in_years).reshape(-1, 7, len(target.heads))
+    for person in labels[::7]:
+        normal = person[6]
+        assert np.array_equal(with_mask(target, normal, 0, in_years), person[0]), "as on the photos with a mask"
+        assert np.array_equal(with_mask(target, normal, 1, in_years), person[5])
+        assert np.array_equal(with_mask(target, normal, 2, in_years), normal)

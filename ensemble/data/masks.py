@@ -1,0 +1,70 @@
+"""Masks drawn on training photos of faces without one: the photo and its labels change together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ensemble.data.faces import Face, find_face
+from ensemble.data.mask_drawing import draw_mask
+from ensemble.recipes.masks import FaceTemplate
+from ensemble.recipes.schema import TaskRecipe
+from ensemble.recipes.tasks import with_mask
+from folds.data.decode import Pixels
+from folds.data.labels import MASKS, IntArray
+
+WEAR, INCORRECT, NOT_WEAR = range(len(MASKS))
+STREAM = 2  # of a key; augmentation draws from 0 and 1
+
+
+class DrawMasks:
+    """Draws from (seed, epoch, photo), as `Augment` does, and from no other stream."""
+
+    def __init__(self, recipe: TaskRecipe, states: IntArray) -> None:
+        self.masks, self.target, self.states = recipe.masks, recipe.target, states
+        self.face, self.in_years = recipe.masks.face, recipe.ages.sigma > 0
+        if recipe.crop and not recipe.masks.detect:
+            self.face = self.face.cropped(recipe.resize, recipe.crop)
+
+    def __call__(self, photo: Pixels, labels: IntArray, index: int, key: Sequence[int]) -> tuple[Pixels, IntArray]:
+        """A mask on some photos of faces without one; all others as they are.
+
+        Where a mask lies that somebody wears is not known, so nothing is drawn over it; nor where a face is to be
+        found and is not.
+
+        Args:
+            photo: uint8 (h, w, 3) RGB, after resize and crop; not changed.
+            labels: int64 (heads,) as the task is trained; not changed.
+            index: of the photo in `states`.
+            key: non-negative integers, e.g. (seed, task, fold, epoch, photo).
+
+        Returns:
+            (photo uint8 (h, w, 3), labels int64 (heads,)).
+        """
+        if self.states[index] != NOT_WEAR:
+            return photo, labels
+        rng = np.random.default_rng(np.random.SeedSequence(list(key), spawn_key=(STREAM,)))
+        if rng.random() >= self.masks.prob:
+            return photo, labels
+        face = find_face(photo) if self.masks.detect else face_on(photo, self.face)
+        if face is None:
+            return photo, labels
+        state = INCORRECT if rng.random() < self.masks.incorrect else WEAR
+        drawn = draw_mask(photo, face, state == WEAR, rng)
+        return drawn, with_mask(self.target, labels, state, self.in_years)
+
+
+def draw_masks(recipe: TaskRecipe, states: IntArray) -> DrawMasks | None:
+    """What the recipe's key `masks` asks for; None where that is nothing.
+
+    Args:
+        states: int64 (photos,), the mask label of each photo.
+    """
+    return DrawMasks(recipe, states) if recipe.masks.prob else None
+
+
+def face_on(photo: Pixels, template: FaceTemplate) -> Face:
+    """Where a photo's face is by the template."""
+    height, width = photo.shape[:2]
+    return Face(template.middle * width, template.eyes * height, template.mouth * height, template.width * width)
