@@ -13,23 +13,26 @@ from folds.errors import MaskensError, did_you_mean, refuse
 from folds.files import sha256_of_lines
 
 if TYPE_CHECKING:
+    from folds.data.merges import Merge
     from folds.data.people import Fix
 
 from folds.data.people import EXTENSIONS, OLDEST, EvalData, Person, TrainData, fingerprint_of
 from folds.data.table import LINE, read_table
 
 
-def read_train(root: Path, fixes: Sequence[Fix] = ()) -> TrainData:
-    """Read train/train.csv, list every person's photos, and put the labels right.
+def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = ()) -> TrainData:
+    """Read train/train.csv, list every person's photos, and put labels and people right.
 
     Args:
         fixes: of `folds.data.fixes.read_fixes`.
+        merges: of `folds.data.merges.read_merges`.
 
     Raises:
         MaskensError: no such folder, an unusable CSV, or any inconsistency between the rows and the
-            photo folders; all of them are listed together, with row and file. Or fixes that don't fit.
+            photo folders; all of them are listed together, with row and file. Or fixes or merges that don't fit.
     """
     from folds.data.fixes import apply_fixes  # here, because it reads its lists with `read_table`
+    from folds.data.merges import apply_merges
 
     _need_folder(root)
     table = root / "train" / "train.csv"
@@ -69,7 +72,7 @@ def read_train(root: Path, fixes: Sequence[Fix] = ()) -> TrainData:
         "Mend them and run again.",
     )
     people.sort(key=lambda p: p.path)
-    return apply_fixes(TrainData(root, tuple(people), fingerprint_of(people)), fixes)
+    return apply_merges(apply_fixes(TrainData(root, tuple(people), fingerprint_of(people)), fixes), merges)
 
 
 def read_eval(root: Path) -> EvalData:
