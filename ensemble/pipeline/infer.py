@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ensemble.decision.decide import Rule, decide
 from ensemble.decision.members import Ensemble, load_ensembles
 from ensemble.decision.submission import SubmissionCheck, align, check_submission, write_submission
@@ -30,7 +32,7 @@ from ensemble.pipeline.inputs import (
 from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.tta_views import Tta
 from folds.data.labels import IntArray
-from folds.data.layout import read_eval
+from folds.data.layout import read_eval, read_eval_people
 from folds.data.people import EvalData
 from folds.errors import MaskensError
 from folds.files import must_be_writable
@@ -50,6 +52,8 @@ class InferOptions:
         decision: joint, the best of the 18 classes; hard, part by part; vote, one vote a run; None is joint, with
             `votes` vote.
         votes: other submissions of the same photos.
+        person_column: column of eval/info.csv that says who is on a photo: a person's photos are decided together, by
+            the joint decision, and without early exit; None decides each photo by itself.
         tuned: with what `tune` fitted, if it fits.
         precision: auto: 16 bits where that is faster and the logits agree.
         compile: the models first, with torch.compile.
@@ -65,6 +69,7 @@ class InferOptions:
     tta: Tta | None = None
     decision: Rule | None = None
     votes: Sequence[Folder] = ()
+    person_column: str | None = None
     tuned: bool = True
     precision: PrecisionOption = "fp32"
     compile: bool = False
@@ -91,6 +96,7 @@ class InferencePlan:
     used: str  # models, photos, views and tuning in words
     rule: Rule
     votes: tuple[IntArray, ...]  # of other submissions, each (photos,)
+    person: IntArray | None  # (photos,), equal for photos that are decided together; None: each by itself
     settings: InferenceSettings
     path: Path  # the CSV
     logits_file: Path
@@ -124,9 +130,12 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
     if options.votes and options.decision not in (None, "vote"):
         raise MaskensError(f"--vote and --decision {options.decision} exclude each other.")
     rule: Rule = "vote" if options.votes else options.decision or "joint"
+    if options.person_column and rule != "joint":
+        raise MaskensError("--person-column needs --decision joint, which decides a person's photos together.")
     named = load_runs(runs)
     first = named[0]
     data = read_eval(Path(options.data or first.data))
+    person = read_eval_people(data, options.person_column) if options.person_column else None
     path = Path(options.out) if options.out else file_of(named, "submission.csv")
     logits_file = path.with_suffix(".logits.npz") if options.out else file_of(named, "eval.npz")
     must_be_writable(path)
@@ -140,6 +149,10 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         used, recipes, fitted = weighted_runs(used, recipes, fitted)
     ensembles = load_ensembles(used, recipes, fitted, options.allow_missing)
     words = applied.without(*WITHOUT.get(rule, ())) if rule == "hard" or len(used) > 1 else applied.words
+    if person is not None:
+        words += (
+            f", photos of each of {len(np.unique(person))} people together ({options.person_column}), no early exit"
+        )
     models = sum(len(e.members) for e in ensembles)
     return InferencePlan(
         runs=tuple(named),
@@ -149,12 +162,13 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         used=f"{models} models, {len(data.ids)} photos, views: {fitted.tta}, {words}",
         rule=rule,
         votes=votes,
+        person=person,
         settings=InferenceSettings(
             tta=fitted.tta,
             hardware=Hardware(choose_device(options.device), options.workers),
             cache=cache_folder(options.cache, first.folder),
             engine=EngineOptions(options.precision, options.compile),
-            early_exit=fitted if options.early_exit and rule == "joint" else None,
+            early_exit=fitted if options.early_exit and rule == "joint" and person is None else None,
             partial=logits_file.with_suffix(".partial.npz"),
         ),
         path=path,
@@ -170,7 +184,8 @@ def run_inference(plan: InferencePlan, on_progress: OnProgress | None = None) ->
     """
     decoding, predicting = part_of(on_progress, "decoding"), part_of(on_progress, "predicting")
     prediction = predict_photos(plan.ensembles, plan.data.photos, plan.settings, decoding, predicting)
-    decided = decide(prediction.joints, plan.fitted.weights, plan.fitted.offsets, plan.rule, plan.votes)
+    fitted = plan.fitted
+    decided = decide(prediction.joints, fitted.weights, fitted.offsets, plan.rule, plan.votes, plan.person)
     save_logits(plan.logits_file, plan.data, plan.ensembles, prediction, plan.fitted.tta)
     earlier = write_submission(plan.path, plan.data.ids, decided.classes)
     check = check_submission(plan.path, plan.data.ids, plan.runs[0].class_photos)

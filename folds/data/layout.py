@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from folds.data.labels import GENDERS, SHOT_MASK, SHOTS
+import numpy as np
+
+from folds.data.labels import GENDERS, SHOT_MASK, SHOTS, IntArray
 from folds.errors import MaskensError, did_you_mean, refuse
 from folds.files import sha256_of_lines
 
@@ -108,6 +110,27 @@ def read_eval(root: Path) -> EvalData:
         "Mend them and run again.",
     )
     return EvalData(root, tuple(seen), sha256_of_lines(f"{i}\t{sizes[i]}" for i in seen))
+
+
+def read_eval_people(data: EvalData, column: str) -> IntArray:
+    """Who is on each photo to predict, by a column of eval/info.csv.
+
+    Returns:
+        int64 (photos,), in the order of `data.ids`, equal for photos of one person, 0..people-1.
+
+    Raises:
+        MaskensError: no such column, one that names no people, or rows where it is empty (listed together).
+    """
+    if column in ("ImageID", "ans"):
+        raise MaskensError(f"the column '{column}' of info.csv does not say who is on a photo.")
+    table = data.root / "eval" / "info.csv"
+    rows = read_table(table, ("ImageID", column))
+    refuse(
+        [f"info.csv row {row[LINE]}: '{column}' of '{row['ImageID']}' is empty" for row in rows if not row[column]],
+        f"{table} does not name the person on every photo",
+        "Fill them in; a person of a single photo may have any name of its own.",
+    )
+    return np.unique([row[column] for row in rows], return_inverse=True)[1].astype(np.int64)
 
 
 def _need_folder(root: Path) -> None:
