@@ -48,6 +48,13 @@ def infer(
             help="Column of eval/info.csv that says who is on a photo: gender and age are decided once a person.",
         ),
     ] = None,
+    group_photos: Annotated[
+        bool,
+        typer.Option(
+            "--group-photos",
+            help="The same, but the models find out who is on a photo: decisions then depend on the other photos.",
+        ),
+    ] = False,
     untuned: UntunedOption = False,
     precision: Annotated[
         Literal["fp32", "bf16", "fp16", "auto"],
@@ -96,6 +103,7 @@ def infer(
         decision=decision,
         votes=[*(votes or []), *(more or [])],
         person_column=person_column,
+        group_photos=group_photos,
         tuned=not untuned,
         precision=precision,
         compile=compile_models,
