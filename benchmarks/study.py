@@ -156,8 +156,8 @@ def drawn(folder: Path, tta: Tta, epoch: Epoch) -> dict[str, FloatArray]:
     """Macro F1 of the whole and of each part: float64 (1 + draws,), everybody first."""
     blend = load_blend([load_run(folder)], None, epoch)
     data, decision = blend.data, blend.decide(blend.plain(tta))
-    ids, first = np.unique([p.id for p in data.people], return_index=True)
-    person = np.searchsorted(ids, np.array([p.id for p in data.people])[data.photo_person[blend.rows]])
+    ids, first = np.unique([p.group for p in data.people], return_index=True)
+    person = np.searchsorted(ids, np.array([p.group for p in data.people])[data.photo_person[blend.rows]])
     weights = draw_people(strata(data.people)[first])
     confusions = person_confusions(data.classes[blend.rows], decision.classes, person)
     return {part: f1.mean(axis=1) for part, f1 in drawn_parts(weights, confusions).items()}

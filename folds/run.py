@@ -14,6 +14,7 @@ from typing import Any
 from folds.data.fixes import apply_fixes, fixed_people, fixes_csv, read_fixes
 from folds.data.labels import IntArray
 from folds.data.layout import read_train
+from folds.data.merges import apply_merges, kept_merges, merged_csv
 from folds.data.people import Fix, TrainData, class_counts
 from folds.errors import MaskensError, refuse
 from folds.files import replace_keeping, set_aside, sha256, write_json
@@ -60,6 +61,7 @@ class Run:
     class_photos: tuple[int, ...]  # photos of each class in training, the prior that submissions are held against
     fixes: AppliedFixes = AppliedFixes()
     recipe_hash: str = ""
+    merged_hash: str = ""  # sha256 of merged.csv; "" if no ids are merged
     created: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -70,6 +72,10 @@ class Run:
     @property
     def fixes_file(self) -> Path:
         return self.folder / "fixes.csv"
+
+    @property
+    def merged_file(self) -> Path:
+        return self.folder / "merged.csv"
 
     @property
     def recipe_file(self) -> Path:
@@ -102,7 +108,7 @@ def library_versions() -> dict[str, str]:
 
 
 def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int) -> tuple[Run, str]:
-    """Write folds.csv, run.json and, if labels are fixed, fixes.csv.
+    """Write folds.csv, run.json and, if labels are fixed or ids merged, fixes.csv and merged.csv.
 
     Returns:
         (run, note): the note says what happened to folds and fixes that were there before ("" if there were none).
@@ -111,7 +117,7 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         MaskensError: if the folder holds something else, or models trained on other folds or labels.
     """
     refuse_foreign(folder)
-    text, fixes = folds_csv(data, folds), _applied(data)
+    text, fixes, merged = folds_csv(data, folds), _applied(data), merged_csv(data)
     run = Run(
         folder,
         str(data.root.resolve()),
@@ -121,6 +127,7 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         seed,
         tuple(class_counts(data)),
         fixes,
+        merged_hash=sha256(merged) if merged else "",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         versions=library_versions(),
     )
@@ -139,6 +146,11 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
                 "worthless. Name another run folder with --run DIR, and for the same split of people "
                 f"--folds-file {old.folds_file}; or delete this one."
             )
+        elif run.jobs_on_disk() and old.merged_hash != run.merged_hash:
+            raise MaskensError(
+                f"{folder} has models trained with other ids merged, which would become worthless. Name another run "
+                "folder with --run DIR, or delete this one."
+            )
         elif run.jobs_on_disk():
             raise MaskensError(
                 f"{folder} has models trained on other folds (k={old.k}, seed {old.seed}); new folds would make "
@@ -151,9 +163,9 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         aside = replace_keeping(run.folds_file, text)
         if aside:
             note = f"{kept} {aside}"
-    aside = _put(run.fixes_file, fixes_csv(data.fixes))
-    if aside:
-        note = "\n".join(filter(None, (note, f"the earlier fixes are kept as {aside}")))
+    for what, file, content in (("fixes", run.fixes_file, fixes_csv(data.fixes)), ("merges", run.merged_file, merged)):
+        if aside := _put(file, content):
+            note = "\n".join(filter(None, (note, f"the earlier {what} are kept as {aside}")))
     return run, note
 
 
@@ -240,7 +252,9 @@ def kept_fixes(run: Run) -> tuple[Fix, ...]:
 
 
 def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, IntArray]:
-    """The run's data, labels fixed as they were, and folds, refused if any is not what the run was started with.
+    """The run's data, labels fixed and ids merged as they were, and folds.
+
+    Any is refused if it is not what the run was started with.
 
     Args:
         data_folder: where the data are now, if they were moved; else where they were.
@@ -249,14 +263,14 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
         (data, folds): folds int64 (people,).
 
     Raises:
-        MaskensError: data missing or changed since `maskens folds`, folds.csv or fixes.csv edited.
+        MaskensError: data missing or changed since `maskens folds`, folds.csv, fixes.csv or merged.csv edited.
     """
     data = read_train(data_folder or Path(run.data))
-    fixes = kept_fixes(run)
+    fixes, merges = kept_fixes(run), kept_merges(run.merged_file, run.merged_hash)
     changed = f"the data in {data.root} changed since `maskens folds` made {run.folder}"
     advice = "Put the data back, or start a new run: maskens folds --run NEW_DIR"
     try:
-        data = apply_fixes(data, fixes)
+        data = apply_merges(apply_fixes(data, fixes), merges)
     except MaskensError as error:  # they did fit once
         raise MaskensError(f"{changed}: {error}\n{advice}") from error
     if data.fingerprint != run.fingerprint:

@@ -17,6 +17,7 @@ from ensemble.commands.options import (
     WorkersOption,
 )
 from ensemble.commands.terminal import make_console, note, progress_bars, say
+from folds.errors import SHOWN
 
 
 def folds(
@@ -28,6 +29,18 @@ def folds(
         typer.Option("--folds-file", metavar="CSV", help="Your own folds (columns path, fold), checked like ours."),
     ] = None,
     fixes: FixesOption = None,
+    merge: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--merge",
+            metavar="CSV",
+            help="Ids that are one person (columns a, b); may be repeated. The run remembers them; none drops them.",
+        ),
+    ] = None,
+    merge_duplicates: Annotated[
+        bool,
+        typer.Option("--merge-duplicates", help="Open every photo; ids with nearly the same photo become one person."),
+    ] = False,
     check_photos: Annotated[
         bool,
         typer.Option("--check-photos", help="Open every photo: unreadable ones, near-duplicates across people."),
@@ -41,9 +54,11 @@ def folds(
     """Split the people into folds, no person in two, every class in each.
 
     Example:  maskens folds --k 5 --check-photos
+    Example:  maskens folds --merge same.csv
     """
     from ensemble.pipeline.split import make_folds
     from folds.data.fixes import describe_fixes
+    from folds.data.merges import merged_people
     from folds.data.people import label_conflicts, repeated_ids
     from folds.splitting.folds_table import folds_table
 
@@ -56,6 +71,8 @@ def folds(
             seed=seed,
             folds_file=folds_file,
             fixes=fixes or (),
+            merge=merge or (),
+            merge_duplicates=merge_duplicates,
             check_photos=check_photos,
             workers=workers,
             on_progress=on_progress,
@@ -66,6 +83,13 @@ def folds(
     console.print(folds_table(made.data, made.folds, made.k))
     for i in repeated_ids(made.data.people):
         say(console, f"note: id {i} has more than one folder; they are one person and share a fold", "dim")
+    merged = merged_people(made.data)
+    if made.newly_merged:
+        say(console, f"{made.newly_merged} pairs of photos are nearly the same: their ids are one person now")
+    for ids in [*merged.values()][:SHOWN]:
+        say(console, f"merged: ids {', '.join(ids)} are one person")
+    if len(merged) > SHOWN:
+        say(console, f"merged: ... and {len(merged) - SHOWN} more people, see {made.run.merged_file}")
     note(console, label_conflicts(made.data), "warning")
     if made.data.fixes:
         say(console, f"fixes: {describe_fixes(made.data)} from {', '.join(made.run.fixes.sources)}")

@@ -40,6 +40,21 @@ def infer(
         list[Path] | None,
         typer.Option("--vote", metavar="CSV...", help="Other submissions of the same photos that vote with the runs."),
     ] = None,
+    person_column: Annotated[
+        str | None,
+        typer.Option(
+            "--person-column",
+            metavar="NAME",
+            help="Column of eval/info.csv that says who is on a photo: gender and age are decided once a person.",
+        ),
+    ] = None,
+    group_photos: Annotated[
+        bool,
+        typer.Option(
+            "--group-photos",
+            help="The same, but the models find out who is on a photo: decisions then depend on the other photos.",
+        ),
+    ] = False,
     untuned: UntunedOption = False,
     precision: Annotated[
         Literal["fp32", "bf16", "fp16", "auto"],
@@ -73,6 +88,7 @@ def infer(
     file and each run has a vote; ties go to the most probable class.
 
     Example:  maskens infer --tta flip
+    Example:  maskens infer --person-column person
     """
     if more and not votes:
         raise MaskensError(f"unexpected argument '{more[0]}'. Other submissions are named with --vote.")
@@ -86,6 +102,8 @@ def infer(
         tta=tta,
         decision=decision,
         votes=[*(votes or []), *(more or [])],
+        person_column=person_column,
+        group_photos=group_photos,
         tuned=not untuned,
         precision=precision,
         compile=compile_models,

@@ -58,6 +58,6 @@ def epoch_photos(recipe: Sampler, cuts: tuple[int, ...], data: TrainData, rows: 
     Args:
         cuts: age cuts in whole years whose bins `balance = "age"` evens out.
     """
-    ids = np.unique([p.id for p in data.people], return_inverse=True)[1]
+    ids = np.unique([p.group for p in data.people], return_inverse=True)[1]
     group = data.classes if recipe.balance == "class" else age_band(data.years, cuts)
     return EpochPhotos(rows, ids[data.photo_person][rows], group[rows], recipe)

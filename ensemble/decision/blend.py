@@ -73,8 +73,8 @@ class Blend:
 
     @functools.cached_property
     def person(self) -> IntArray:
-        """int64 (photos,), 0..people-1, by id: who is on two folders is one person."""
-        ids = np.array([p.id for p in self.data.people])[self.data.photo_person[self.rows]]
+        """int64 (photos,), 0..people-1: who is on two folders or under merged ids is one person."""
+        ids = np.array([p.group for p in self.data.people])[self.data.photo_person[self.rows]]
         return np.unique(ids, return_inverse=True)[1].astype(np.int64)
 
     @functools.cached_property

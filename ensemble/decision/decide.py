@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ensemble.decision.joint import blend
+from ensemble.decision.persons import share_gender_and_age
 from folds.data.labels import AGES, CLASSES, GENDERS, MASKS, AnyFloatArray, FloatArray, IntArray, encode
 
 Rule = Literal["joint", "hard", "vote"]
@@ -29,6 +30,7 @@ def decide(
     offsets: Sequence[float] = (0.0,) * CLASSES,
     rule: Rule = "joint",
     votes: Sequence[IntArray] = (),
+    person: IntArray | None = None,
 ) -> Decision:
     """Blend the runs and decide.
 
@@ -39,8 +41,12 @@ def decide(
         rule: joint, the best of the 18 classes; hard, part by part, without offsets; vote, each run one vote by its
             own joint decision, with the offsets if it is the only one.
         votes: further votes, each int64 (photos,); they need `vote`.
+        person: int64 (photos,), equal for photos of one person, which are decided together by the joint rule; None
+            decides each photo by itself.
     """
     log_p = blend(joints, weights)
+    if person is not None:
+        log_p = share_gender_and_age(log_p, person)
     moved = log_p + np.array(offsets)
     if rule == "vote":
         runs = [moved] if len(joints) == 1 else list(joints)

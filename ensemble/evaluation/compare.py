@@ -103,7 +103,7 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
         shared = np.intersect1d(shared, other.blend.rows)
     if not len(shared):
         raise MaskensError("the runs have no photo in common that each predicted out-of-fold; train the same folds.")
-    ids = np.unique([p.id for p in first.data.people], return_inverse=True)[1]
+    ids = np.unique([p.group for p in first.data.people], return_inverse=True)[1]
     person = np.unique(ids[first.data.photo_person[shared]], return_inverse=True)[1]
     decisions = [c.classes[np.searchsorted(c.blend.rows, shared)] for c in compared]
     short = [c.run.folder.resolve().name for c in compared]

@@ -10,6 +10,7 @@ import numpy as np
 
 from ensemble.decision.blend import Blend, at_epoch
 from ensemble.decision.decide import Decision, decide_hard, most_probable, vote
+from ensemble.decision.persons import share_gender_and_age
 from ensemble.decision.tuning import Applied, Tuning, read_nested
 from ensemble.jobs.oof import Epoch
 from ensemble.metrics.bootstrap import (
@@ -136,6 +137,7 @@ def _alternatives(blend: Blend, tta: Tta, plain: Decision) -> dict[str, IntArray
         for views in its.sets:
             found.setdefault(f"{epoch}, {_views_in_words(views)}", its.decide(its.plain(views)).classes)
     found["part by part"] = decide_hard(plain.log_probabilities)
+    found["a person's photos together"] = most_probable(share_gender_and_age(plain.log_probabilities, blend.person))
     if len(blend.runs) > 1:
         alone = [most_probable(joint) for joint in blend.joints(blend.plain(tta))]
         found |= {f"{member.name} alone": classes for member, classes in zip(blend.runs, alone, strict=True)}

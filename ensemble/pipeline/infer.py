@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ensemble.decision.decide import Rule, decide
 from ensemble.decision.members import Ensemble, load_ensembles
@@ -13,6 +16,7 @@ from ensemble.decision.tuning import Fitted, StepName, apply_tuning, weighted_ru
 from ensemble.inference.estimate import estimate_inference
 from ensemble.inference.infer import infer as predict_photos
 from ensemble.inference.infer import save_logits
+from ensemble.inference.person_finder import PersonFinder, person_finder
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.engine import EngineOptions
@@ -30,7 +34,7 @@ from ensemble.pipeline.inputs import (
 from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.tta_views import Tta
 from folds.data.labels import IntArray
-from folds.data.layout import read_eval
+from folds.data.layout import read_eval, read_eval_people
 from folds.data.people import EvalData
 from folds.errors import MaskensError
 from folds.files import must_be_writable
@@ -50,6 +54,10 @@ class InferOptions:
         decision: joint, the best of the 18 classes; hard, part by part; vote, one vote a run; None is joint, with
             `votes` vote.
         votes: other submissions of the same photos.
+        person_column: column of eval/info.csv that says who is on a photo: a person's photos are decided together, by
+            the joint decision, and without early exit; None decides each photo by itself.
+        group_photos: find out from the photos themselves who is on them, and decide as with `person_column`; if people
+            of the training data can't be told apart well enough, each photo is decided by itself.
         tuned: with what `tune` fitted, if it fits.
         precision: auto: 16 bits where that is faster and the logits agree.
         compile: the models first, with torch.compile.
@@ -65,6 +73,8 @@ class InferOptions:
     tta: Tta | None = None
     decision: Rule | None = None
     votes: Sequence[Folder] = ()
+    person_column: str | None = None
+    group_photos: bool = False
     tuned: bool = True
     precision: PrecisionOption = "fp32"
     compile: bool = False
@@ -91,6 +101,8 @@ class InferencePlan:
     used: str  # models, photos, views and tuning in words
     rule: Rule
     votes: tuple[IntArray, ...]  # of other submissions, each (photos,)
+    person: IntArray | None  # (photos,), equal for photos that are decided together; None: each by itself
+    finder: PersonFinder | None  # who finds out who is on them; None: nobody
     settings: InferenceSettings
     path: Path  # the CSV
     logits_file: Path
@@ -124,9 +136,15 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
     if options.votes and options.decision not in (None, "vote"):
         raise MaskensError(f"--vote and --decision {options.decision} exclude each other.")
     rule: Rule = "vote" if options.votes else options.decision or "joint"
+    if options.person_column and options.group_photos:
+        raise MaskensError("--person-column and --group-photos exclude each other: one says who is on a photo.")
+    if (options.person_column or options.group_photos) and rule != "joint":
+        named_by = "--person-column" if options.person_column else "--group-photos"
+        raise MaskensError(f"{named_by} needs --decision joint, which decides a person's photos together.")
     named = load_runs(runs)
     first = named[0]
     data = read_eval(Path(options.data or first.data))
+    person = read_eval_people(data, options.person_column) if options.person_column else None
     path = Path(options.out) if options.out else file_of(named, "submission.csv")
     logits_file = path.with_suffix(".logits.npz") if options.out else file_of(named, "eval.npz")
     must_be_writable(path)
@@ -139,7 +157,12 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
     if rule != "vote":
         used, recipes, fitted = weighted_runs(used, recipes, fitted)
     ensembles = load_ensembles(used, recipes, fitted, options.allow_missing)
+    finder = person_finder(first, ensembles, len(data.ids), data.root) if options.group_photos else None
     words = applied.without(*WITHOUT.get(rule, ())) if rule == "hard" or len(used) > 1 else applied.words
+    if person is not None:
+        words += (
+            f", photos of each of {len(np.unique(person))} people together ({options.person_column}), no early exit"
+        )
     models = sum(len(e.members) for e in ensembles)
     return InferencePlan(
         runs=tuple(named),
@@ -149,12 +172,14 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         used=f"{models} models, {len(data.ids)} photos, views: {fitted.tta}, {words}",
         rule=rule,
         votes=votes,
+        person=person,
+        finder=finder,
         settings=InferenceSettings(
             tta=fitted.tta,
             hardware=Hardware(choose_device(options.device), options.workers),
             cache=cache_folder(options.cache, first.folder),
             engine=EngineOptions(options.precision, options.compile),
-            early_exit=fitted if options.early_exit and rule == "joint" else None,
+            early_exit=fitted if options.early_exit and rule == "joint" and person is None else None,
             partial=logits_file.with_suffix(".partial.npz"),
         ),
         path=path,
@@ -169,12 +194,31 @@ def run_inference(plan: InferencePlan, on_progress: OnProgress | None = None) ->
         MaskensError: a photo that can't be read, a model that gives no numbers, a full disk.
     """
     decoding, predicting = part_of(on_progress, "decoding"), part_of(on_progress, "predicting")
-    prediction = predict_photos(plan.ensembles, plan.data.photos, plan.settings, decoding, predicting)
-    decided = decide(prediction.joints, plan.fitted.weights, plan.fitted.offsets, plan.rule, plan.votes)
+    settings, person, found = plan.settings, plan.person, list[str]()
+    if plan.finder:
+        person, found = _find_people(plan, plan.finder, on_progress)
+        settings = settings if person is None else dataclasses.replace(settings, early_exit=None)
+    prediction = predict_photos(plan.ensembles, plan.data.photos, settings, decoding, predicting)
+    fitted = plan.fitted
+    decided = decide(prediction.joints, fitted.weights, fitted.offsets, plan.rule, plan.votes, person)
     save_logits(plan.logits_file, plan.data, plan.ensembles, prediction, plan.fitted.tta)
     earlier = write_submission(plan.path, plan.data.ids, decided.classes)
     check = check_submission(plan.path, plan.data.ids, plan.runs[0].class_photos)
-    return Inferred(decided.classes, check, plan.path, earlier, tuple(prediction.notes))
+    return Inferred(decided.classes, check, plan.path, earlier, (*found, *prediction.notes))
+
+
+def _find_people(
+    plan: InferencePlan, finder: PersonFinder, on_progress: OnProgress | None
+) -> tuple[IntArray | None, list[str]]:
+    """(who is on each photo, or None if that can't be told well enough; what came of it, a line each)."""
+    photos = plan.data.photos
+    fitting, grouping_photos = part_of(on_progress, "telling people apart"), part_of(on_progress, "grouping")
+    grouping = finder.fit(len(photos.files), plan.settings, fitting)
+    if not grouping.worth_it:
+        return None, [grouping.words]
+    person = finder.group(photos, grouping, plan.settings, grouping_photos)
+    counts = f"{len(photos.files)} photos are decided as {len(np.unique(person))} people, without early exit"
+    return person, [f"{counts}: {grouping.words}"]
 
 
 def infer(

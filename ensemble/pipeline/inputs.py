@@ -7,6 +7,7 @@ from pathlib import Path
 
 from folds.data.fixes import read_fixes
 from folds.data.layout import read_train
+from folds.data.merges import kept_merges, read_merges
 from folds.data.people import TrainData
 from folds.errors import MaskensError
 from folds.run import Run, kept_fixes, load_run, remembered
@@ -39,19 +40,22 @@ def cache_folder(cache: Folder | None, run: Path) -> Path | None:
 
 
 def read_labelled(
-    run: Folder, data: Folder | None, fixes: Sequence[str], seed: int | None
+    run: Folder, data: Folder | None, fixes: Sequence[str], seed: int | None, merge: Sequence[str] = ()
 ) -> tuple[Run | None, TrainData, int]:
     """The labelled photos before there are folds, or as a run remembers them.
 
     Args:
         fixes: lists of label fixes; empty takes the run's own.
+        merge: lists of ids that are one person; empty takes the run's own.
 
     Returns:
-        (the run if there is one yet, its data with fixed labels, the seed).
+        (the run if there is one yet, its data with fixed labels and merged ids, the seed).
     """
     before = remembered(Path(run))
     chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
-    found = read_train(Path(data or (before.data if before else "data")), chosen)
+    kept = kept_merges(before.merged_file, before.merged_hash) if before and not merge else ()
+    merges = read_merges(merge) if merge else kept
+    found = read_train(Path(data or (before.data if before else "data")), chosen, merges)
     return before, found, seed if seed is not None else before.seed if before else DEFAULT_SEED
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of, read_labelled
 from folds.data.labels import IntArray
+from folds.data.merges import apply_merges
 from folds.data.people import TrainData
 from folds.errors import refuse
 from folds.run import Run, kept_folds, refuse_foreign, start_run
@@ -25,6 +26,7 @@ class Folds:
     k: int
     note: str  # what happened to folds that were there before, "" if there were none
     near_duplicates: tuple[str, ...] | None  # pairs of photos of two people, in words; None if nobody looked
+    newly_merged: int = 0  # pairs of photos by which ids were found to be one person
 
 
 def make_folds(
@@ -35,6 +37,8 @@ def make_folds(
     seed: int | None = None,
     folds_file: Folder | None = None,
     fixes: Sequence[str] = (),
+    merge: Sequence[Folder] = (),
+    merge_duplicates: bool = False,
     check_photos: bool = False,
     workers: int | None = None,
     on_progress: OnProgress | None = None,
@@ -47,6 +51,9 @@ def make_folds(
         seed: None takes the run's, at first 42.
         folds_file: a CSV with the columns path and fold in place of a split by maskens.
         fixes: lists of label fixes, shipped names or CSV files; empty takes the run's, ("none",) drops them.
+        merge: CSV files with the columns a and b, two ids that are one person; empty takes the run's, ("none",) drops
+            them.
+        merge_duplicates: check the photos, and make ids with nearly the same photo one person.
         check_photos: open every photo, refuse unreadable ones and look for near-duplicates across people.
         workers: threads that open photos; None takes all cores.
 
@@ -55,23 +62,39 @@ def make_folds(
     """
     folder = Path(run)
     refuse_foreign(folder)
-    before, found, seed = read_labelled(folder, data, fixes, seed)
-    assigned = None
+    before, found, seed = read_labelled(folder, data, fixes, seed, [str(m) for m in merge])
+    assigned, split_k = _split(found, before, k, seed, folds_file)  # refused, if it is, before a photo is opened
+    pairs, merged = None, 0
+    if check_photos or merge_duplicates:
+        from folds.explore.duplicates import describe, same_people
+
+        duplicates = _near_duplicates(found, workers, on_progress)
+        if merge_duplicates and duplicates:
+            found, merged, duplicates = apply_merges(found, same_people(found, duplicates)), len(duplicates), ()
+            assigned, split_k = _split(found, before, k, seed, folds_file)
+        pairs = tuple(describe(duplicates, found.root))
+    started, note = start_run(folder, found, assigned, split_k, seed)
+    return Folds(started, found, assigned, split_k, note, pairs, merged)
+
+
+def _split(
+    data: TrainData, before: Run | None, k: int | None, seed: int, folds_file: Folder | None
+) -> tuple[IntArray, int]:
+    """(folds, k): the user's own, else the run's if they are asked for again, else new ones."""
     if folds_file:
-        assigned, k = read_folds(Path(folds_file), found)
-    elif before and (k or before.k, seed) == (before.k, before.seed):
-        assigned, k = kept_folds(before, found), before.k
+        return read_folds(Path(folds_file), data)
+    if before and (k or before.k, seed) == (before.k, before.seed):
+        kept = kept_folds(before, data)
+        return (split_people(data, before.k, seed) if kept is None else kept), before.k
     k = k or (before.k if before else 5)
-    if assigned is None:
-        assigned = split_people(found, k, seed)
-    pairs = _checked(found, workers, on_progress) if check_photos else None
-    started, note = start_run(folder, found, assigned, k, seed)
-    return Folds(started, found, assigned, k, note, pairs)
+    return split_people(data, k, seed), k
 
 
-def _checked(data: TrainData, workers: int | None, on_progress: OnProgress | None) -> tuple[str, ...]:
-    from folds.explore.duplicates import check_photos, describe
+def _near_duplicates(
+    data: TrainData, workers: int | None, on_progress: OnProgress | None
+) -> tuple[tuple[str, str, int], ...]:
+    from folds.explore.duplicates import check_photos
 
     found = check_photos(data, workers or -1, part_of(on_progress, "opening photos"))
     refuse(found.unreadable, f"photos in {data.root} can't be used", "Replace them and run again.")
-    return tuple(describe(found.duplicates, data.root))
+    return found.duplicates

@@ -85,7 +85,7 @@ def apply_fixes(data: TrainData, fixes: Sequence[Fix]) -> TrainData:
         people[fix.path] = _fixed(people[fix.path], fix)
     fixed = tuple(people[p.path] for p in data.people)
     in_order = sorted([*data.fixes, *map(_normal, found)], key=lambda f: (f.path, f.field, f.photo))
-    return TrainData(data.root, fixed, fingerprint_of(fixed), tuple(in_order))
+    return dataclasses.replace(data, people=fixed, fingerprint=fingerprint_of(fixed), fixes=tuple(in_order))
 
 
 def fixes_csv(fixes: Sequence[Fix]) -> str:
@@ -94,9 +94,9 @@ def fixes_csv(fixes: Sequence[Fix]) -> str:
 
 
 def fixed_people(data: TrainData) -> int:
-    """People (ids, so a double folder counts once) with a fixed label."""
+    """People (a double folder counts once) with a fixed label."""
     paths = {f.path for f in data.fixes}
-    return len({p.id for p in data.people if p.path in paths})
+    return len({p.group for p in data.people if p.path in paths})
 
 
 def describe_fixes(data: TrainData) -> str:

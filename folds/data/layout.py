@@ -8,28 +8,33 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from folds.data.labels import GENDERS, SHOT_MASK, SHOTS
+import numpy as np
+
+from folds.data.labels import GENDERS, SHOT_MASK, SHOTS, IntArray
 from folds.errors import MaskensError, did_you_mean, refuse
 from folds.files import sha256_of_lines
 
 if TYPE_CHECKING:
+    from folds.data.merges import Merge
     from folds.data.people import Fix
 
 from folds.data.people import EXTENSIONS, OLDEST, EvalData, Person, TrainData, fingerprint_of
 from folds.data.table import LINE, read_table
 
 
-def read_train(root: Path, fixes: Sequence[Fix] = ()) -> TrainData:
-    """Read train/train.csv, list every person's photos, and put the labels right.
+def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = ()) -> TrainData:
+    """Read train/train.csv, list every person's photos, and put labels and people right.
 
     Args:
         fixes: of `folds.data.fixes.read_fixes`.
+        merges: of `folds.data.merges.read_merges`.
 
     Raises:
         MaskensError: no such folder, an unusable CSV, or any inconsistency between the rows and the
-            photo folders; all of them are listed together, with row and file. Or fixes that don't fit.
+            photo folders; all of them are listed together, with row and file. Or fixes or merges that don't fit.
     """
     from folds.data.fixes import apply_fixes  # here, because it reads its lists with `read_table`
+    from folds.data.merges import apply_merges
 
     _need_folder(root)
     table = root / "train" / "train.csv"
@@ -69,7 +74,7 @@ def read_train(root: Path, fixes: Sequence[Fix] = ()) -> TrainData:
         "Mend them and run again.",
     )
     people.sort(key=lambda p: p.path)
-    return apply_fixes(TrainData(root, tuple(people), fingerprint_of(people)), fixes)
+    return apply_merges(apply_fixes(TrainData(root, tuple(people), fingerprint_of(people)), fixes), merges)
 
 
 def read_eval(root: Path) -> EvalData:
@@ -105,6 +110,27 @@ def read_eval(root: Path) -> EvalData:
         "Mend them and run again.",
     )
     return EvalData(root, tuple(seen), sha256_of_lines(f"{i}\t{sizes[i]}" for i in seen))
+
+
+def read_eval_people(data: EvalData, column: str) -> IntArray:
+    """Who is on each photo to predict, by a column of eval/info.csv.
+
+    Returns:
+        int64 (photos,), in the order of `data.ids`, equal for photos of one person, 0..people-1.
+
+    Raises:
+        MaskensError: no such column, one that names no people, or rows where it is empty (listed together).
+    """
+    if column in ("ImageID", "ans"):
+        raise MaskensError(f"the column '{column}' of info.csv does not say who is on a photo.")
+    table = data.root / "eval" / "info.csv"
+    rows = read_table(table, ("ImageID", column))
+    refuse(
+        [f"info.csv row {row[LINE]}: '{column}' of '{row['ImageID']}' is empty" for row in rows if not row[column]],
+        f"{table} does not name the person on every photo",
+        "Fill them in; a person of a single photo may have any name of its own.",
+    )
+    return np.unique([row[column] for row in rows], return_inverse=True)[1].astype(np.int64)
 
 
 def _need_folder(root: Path) -> None:

@@ -21,7 +21,7 @@ AS_NAMED = tuple(SHOT_MASK[s] for s in SHOTS)  # the masks of a person without f
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One row of train.csv: a folder of seven photos. Two rows with the same `id` are one person."""
+    """One row of train.csv: a folder of seven photos. Two rows with the same `group` are one person."""
 
     path: str
     id: str
@@ -30,6 +30,12 @@ class Person:
     photos: tuple[str, ...]  # file names in the order of SHOTS
     bytes: tuple[int, ...]  # their sizes
     masks: tuple[int, ...] = AS_NAMED  # their mask labels
+    merged_into: str = ""  # the id that the person goes by, if that is another: two ids turned out to be one person
+
+    @property
+    def group(self) -> str:
+        """Equal for all rows of a person, merged ids too: the unit of folds, draws and intervals."""
+        return self.merged_into or self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,7 @@ def label_conflicts(data: TrainData) -> list[str]:
     """People whose rows disagree on gender: usually a label error, never a reason to split them."""
     genders: dict[str, set[int]] = {}
     for person in data.people:
-        genders.setdefault(person.id, set()).add(person.gender)
+        genders.setdefault(person.group, set()).add(person.gender)
     return [f"id {i} is male in one row and female in another" for i, g in genders.items() if len(g) > 1]
 
 
@@ -143,6 +149,7 @@ def fingerprint_of(people: Sequence[Person]) -> str:
         f"{p.path}\t{p.id}\t{p.gender}\t{p.age}\t"
         + "\t".join(f"{n}:{b}" for n, b in zip(p.photos, p.bytes, strict=True))
         + (f"\tmasks {p.masks}" if p.masks != AS_NAMED else "")  # only then: earlier runs have no masks in theirs
+        + (f"\tmerged {p.merged_into}" if p.merged_into else "")
         for p in people
     )
     return sha256_of_lines(lines)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from folds.data.decode import Pixels, Progress, in_threads, read_photo
+from folds.data.merges import Merge
 from folds.data.people import TrainData
 from folds.errors import MaskensError
 
@@ -62,8 +63,8 @@ def check_photos(data: TrainData, workers: int, on_progress: Progress | None = N
             readable[i] = False
         else:
             hashes[i] = result
-    ids = np.array([data.people[p].id for p in data.photo_person])
-    pairs = near_duplicates(hashes[readable], ids[readable])
+    people = np.array([data.people[p].group for p in data.photo_person])
+    pairs = near_duplicates(hashes[readable], people[readable])
     kept = [f for f, ok in zip(files, readable, strict=True) if ok]
     return PhotoCheck(tuple(problems), tuple((kept[a], kept[b], bits) for a, b, bits in pairs))
 
@@ -90,6 +91,12 @@ def near_duplicates(
             if a < b and people[start + a] != people[start + b]:
                 found.append((int(start + a), int(start + b), int(bits[a, b])))
     return sorted(found, key=lambda pair: (pair[2], pair[0], pair[1]))
+
+
+def same_people(data: TrainData, duplicates: Sequence[tuple[str, str, int]]) -> tuple[Merge, ...]:
+    """The ids of the two photos of each pair, as one person."""
+    ids = dict(zip(data.files, (data.people[p].id for p in data.photo_person), strict=True))
+    return tuple(Merge(ids[a], ids[b], f"{a} ~ {b}") for a, b, _ in duplicates)
 
 
 def describe(duplicates: Sequence[tuple[str, str, int]], root: Path, shown: int = 10) -> list[str]:

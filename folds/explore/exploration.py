@@ -78,8 +78,8 @@ class Exploration:
 
     @property
     def class_people(self) -> list[int]:
-        """People (distinct ids) of each of the 18 classes."""
-        ids = np.array([p.id for p in self.data.people])[self.data.photo_person]
+        """People of each of the 18 classes."""
+        ids = np.array([p.group for p in self.data.people])[self.data.photo_person]
         return [len(set(ids[self.data.classes == c])) for c in range(CLASSES)]
 
 
@@ -94,7 +94,7 @@ def explore(
     """
     drawn = draw_photos(data, per_class, seed)
     measures, thumbs = measure(data, workers, {i for photos in drawn for i in photos}, on_progress)
-    ids = np.array([p.id for p in data.people])[data.photo_person]
+    ids = np.array([p.group for p in data.people])[data.photo_person]
     kept = np.flatnonzero(measures.readable)
     pairs = near_duplicates(measures.hashes[kept], ids[kept])
     duplicates = tuple((int(kept[a]), int(kept[b]), bits) for a, b, bits in pairs)
@@ -153,8 +153,8 @@ def draw_photos(data: TrainData, per_class: int, seed: int) -> tuple[tuple[int, 
         seen: Counter[str] = Counter()
         turns = []
         for person in data.photo_person[photos]:
-            turns.append(seen[data.people[person].id])
-            seen[data.people[person].id] += 1
+            turns.append(seen[data.people[person].group])
+            seen[data.people[person].group] += 1
         order = np.argsort(turns, kind="stable")[:per_class]
         drawn.append(tuple(int(i) for i in photos[order]))
     return tuple(drawn)
@@ -168,7 +168,7 @@ def examples(found: Exploration) -> list[int]:
     chosen: dict[str, int] = {}
     for mask, gender in ((0, 0), (1, 1), (2, 0), (0, 1)):
         for i in order[(masks[order] == mask) & (genders[order] == gender)]:
-            person = data.people[data.photo_person[i]].id
+            person = data.people[data.photo_person[i]].group
             if person not in chosen:
                 chosen[person] = int(i)
                 break

@@ -69,7 +69,7 @@ def write_exploration(folder: Path, found: Exploration, augmented: Sequence[Shee
         groups=group_rows(found),
         bands=AGES,
         cuts=AGE_CUTS,
-        people=len({p.id for p in found.data.people}),
+        people=len({p.group for p in found.data.people}),
         kinds=kind_rows(found),
         sizes=size_rows(found),
         extremes=extreme_cells(found),
@@ -94,13 +94,13 @@ def class_rows(found: Exploration) -> list[ClassRow]:
 
 
 def group_rows(found: Exploration) -> list[GroupRow]:
-    """People (distinct ids) and photos per gender x age band, a row a gender, the last row for both."""
+    """People and photos per gender x age band, a row a gender, the last row for both."""
     people = found.data.people
     bands = age_band([p.age for p in people]).tolist()
 
     def count(genders: Sequence[int], band: int | None) -> tuple[int, int]:
         inside = [p for p, b in zip(people, bands, strict=True) if p.gender in genders and band in (None, b)]
-        return len({p.id for p in inside}), sum(len(p.photos) for p in inside)
+        return len({p.group for p in inside}), sum(len(p.photos) for p in inside)
 
     kinds = [(name, [number]) for number, name in enumerate(GENDERS)] + [("both", list(range(len(GENDERS))))]
     return [GroupRow(n, tuple(count(g, b) for b in range(len(AGES))), count(g, None)) for n, g in kinds]
@@ -108,7 +108,7 @@ def group_rows(found: Exploration) -> list[GroupRow]:
 
 def people_years(found: Exploration) -> list[list[int]]:
     """Ages of the people of each gender; who is on two folders counts once, unless at two ages."""
-    everyone = sorted({(p.id, p.gender, p.age) for p in found.data.people})
+    everyone = sorted({(p.group, p.gender, p.age) for p in found.data.people})
     return [[age for _, g, age in everyone if g == gender] for gender in range(len(GENDERS))]
 
 

@@ -35,7 +35,7 @@ def group_table(found: Exploration) -> Table:
 def summary_lines(found: Exploration) -> list[str]:
     """What the photos are, a line a fact."""
     mean, spread = found.measures.colour
-    people, rows = len({p.id for p in found.data.people}), len(found.data.people)
+    people, rows = len({p.group for p in found.data.people}), len(found.data.people)
     colour = ", ".join(f"{n} {m:.0f} ± {s:.0f}" for n, m, s in zip(("red", "green", "blue"), mean, spread, strict=True))
     return [
         f"{found.data.root}: {people} people on {rows} folders, {len(found.data.files)} photos",

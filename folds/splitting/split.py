@@ -29,9 +29,9 @@ def largest_k(people: Sequence[Person]) -> tuple[int, str]:
     """The most folds in which every class can be everywhere, and what sets the limit: a stratum, or, if a fix
     left some of its people without a photo of a mask state, both ("incorrect, male >=60").
     """
-    having = Counter((m, s) for m, s, _ in {(m, s, p.id) for p, s in _with_strata(people) for m in p.masks})
+    having = Counter((m, s) for m, s, _ in {(m, s, p.group) for p, s in _with_strata(people) for m in p.masks})
     least, mask, rarest = min((having[m, s], m, s) for m in range(len(MASKS)) for s in range(len(STRATA)))
-    in_stratum = len({p.id for p, s in _with_strata(people) if s == rarest})
+    in_stratum = len({p.group for p, s in _with_strata(people) if s == rarest})
     return least, STRATA[rarest] if least == in_stratum else f"{MASKS[mask]}, {STRATA[rarest]}"
 
 
@@ -40,7 +40,7 @@ def _with_strata(people: Sequence[Person]) -> list[tuple[Person, int]]:
 
 
 def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
-    """Split people into `k` folds: groups = id, strata = gender x age band.
+    """Split people into `k` folds: groups = people, strata = gender x age band.
 
     Independent of the order of the rows of train.csv, because `data.people` is sorted.
 
@@ -59,7 +59,7 @@ def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
             f"--k {k}: every fold needs each gender, age band and mask state, but there "
             f"{'is' if possible == 1 else 'are'} only {possible} '{rarest}'. {hint}"
         )
-    folds = split([p.id for p in data.people], strata(data.people), k, seed)
+    folds = split([p.group for p in data.people], strata(data.people), k, seed)
     check_folds(data, folds, k)
     return folds
 
@@ -98,8 +98,9 @@ def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
     for person, fold in zip(data.people, folds.tolist(), strict=True):
         if not 0 <= fold < k:
             problems.append(f"{person.path}: fold {fold} is not in 0..{k - 1}")
-        elif home.setdefault(person.id, fold) != fold:
-            problems.append(f"{person.path}: id {person.id} is in fold {home[person.id]} and in fold {fold} (a leak)")
+        elif home.setdefault(person.group, fold) != fold:
+            who = f"id {person.id}" + (f", one person with id {person.group}," if person.merged_into else "")
+            problems.append(f"{person.path}: {who} is in fold {home[person.group]} and in fold {fold} (a leak)")
     per_fold = photos_per_class_and_fold(data, folds, k)
     for fold in range(k):
         if not per_fold[:, fold].any():
@@ -127,17 +128,19 @@ def photos_per_class_and_fold(data: TrainData, folds: IntArray, k: int) -> IntAr
 def folds_csv(data: TrainData, folds: IntArray) -> str:
     """The text of folds.csv: one row per row of train.csv, sorted by path.
 
-    Where masks are fixed, a last column names those of the photos of these people; so the hash of the file, to which
-    models are bound, follows all labels.
+    Where ids are merged, a column `person` names the id that each goes by; where masks are fixed, a last column names
+    those of the photos of these people. So the hash of the file, to which models are bound, follows both.
     """
     rows = [
         (p.path, p.id, fold, GENDERS[p.gender], p.age, len(p.photos), sum(p.bytes), STRATA[s])
         for (p, s), fold in zip(_with_strata(data.people), folds.tolist(), strict=True)
     ]
-    if all(p.masks == AS_NAMED for p in data.people):
-        return csv_text(COLUMNS, rows)
-    masks = ["" if p.masks == AS_NAMED else "/".join(MASKS[m] for m in p.masks) for p in data.people]
-    return csv_text((*COLUMNS, "masks"), [(*row, m) for row, m in zip(rows, masks, strict=True)])
+    more = {}
+    if any(p.merged_into for p in data.people):
+        more["person"] = [p.group for p in data.people]
+    if any(p.masks != AS_NAMED for p in data.people):
+        more["masks"] = ["" if p.masks == AS_NAMED else "/".join(MASKS[m] for m in p.masks) for p in data.people]
+    return csv_text((*COLUMNS, *more), [(*row, *cells) for row, *cells in zip(rows, *more.values(), strict=True)])
 
 
 def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
@@ -192,10 +195,10 @@ def what_changed(path: Path, data: TrainData) -> list[str]:
 
 
 def people_per_stratum_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
-    """int64 (6, k): people (ids, so a double folder counts once) of each stratum in each fold."""
+    """int64 (6, k): people (a double folder counts once) of each stratum in each fold."""
     counts = np.zeros((len(STRATA), k), dtype=np.int64)
     unique = Counter(
-        (s, f, p.id) for s, f, p in zip(strata(data.people).tolist(), folds.tolist(), data.people, strict=True)
+        (s, f, p.group) for s, f, p in zip(strata(data.people).tolist(), folds.tolist(), data.people, strict=True)
     )
     for stratum, fold, _ in unique:
         counts[stratum, fold] += 1

@@ -1,0 +1,101 @@
+"""Inference that decides a person's photos together."""
+
+from __future__ import annotations
+
+import csv
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_command import maskens, refused
+
+from ensemble.decision import grouping
+from ensemble.decision.submission import read_answers
+from ensemble.inference import person_finder
+from folds.data.labels import decode
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "run-0.4.zip"  # tiny models, 42 photos to predict
+INFER = ("infer", "--run", "run", "--cache", "none")
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished run whose info.csv says in `person` who is on a photo, five photos each, and in `own` nobody twice."""
+    with zipfile.ZipFile(FIXTURE) as archive:
+        archive.extractall(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with Path("data/eval/info.csv").open() as file:
+        ids = [row["ImageID"] for row in csv.DictReader(file)]
+    rows = [f"{i},0,p{n * 5 % 9},own{n}\n" for n, i in enumerate(ids)]
+    Path("data/eval/info.csv").write_text("ImageID,ans,person,own\n" + "".join(rows))
+    return tmp_path
+
+
+def test_a_person_has_one_gender_and_age(job: Path) -> None:
+    told = maskens(*INFER, "--person-column", "person", "--out", "together.csv")
+    assert told.code == 0, told.err
+    assert "photos of each of 9 people together (person), no early exit" in " ".join(told.out.split())
+    _, gender, age = decode(read_answers(Path("together.csv"))[1])
+    person = np.arange(42) * 5 % 9
+    assert all(len({*zip(gender[person == p], age[person == p], strict=True)}) == 1 for p in range(9))
+    with np.load("together.logits.npz") as logits:
+        assert not any(np.isnan(logits[name]).any() for name in logits.files if name.startswith("logits/"))
+
+
+def test_people_of_one_photo_are_decided_as_without_it(job: Path) -> None:
+    assert maskens(*INFER, "--person-column", "own", "--out", "alone.csv").code == 0
+    assert Path("alone.csv").read_bytes() == Path("before.csv").read_bytes()
+
+
+def test_what_names_no_person_is_refused_before_anything_is_written(job: Path) -> None:
+    refused(maskens(*INFER, "--person-column", "persn"), "lacks the column 'persn' (did you mean 'person'?)")
+    refused(maskens(*INFER, "--person-column", "ans"), "'ans' of info.csv does not say who is on a photo")
+    for rule in (("--decision", "hard"), ("--decision", "vote"), ("--vote", "before.csv")):
+        refused(maskens(*INFER, "--person-column", "person", *rule), "--person-column needs --decision joint")
+    file = Path("data/eval/info.csv")
+    file.write_text(file.read_text().replace(",p1,", ",,"))
+    refused(maskens(*INFER, "--person-column", "person"), "does not name the person on every photo", "info.csv row")
+    assert not Path("run/submission.csv").exists()
+
+
+GROUP = (*INFER, "--group-photos")
+
+
+def test_people_who_cannot_be_told_apart_are_decided_photo_by_photo(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(person_finder, "FEWEST", 5)
+    monkeypatch.setattr(grouping, "WORTH", 1.1)  # as drawn faces are told apart easily
+    told = maskens(*GROUP, "--out", "alone.csv")
+    assert told.code == 0, told.err
+    assert "photos are not grouped, as that is worth too little" in told.out
+    assert Path("alone.csv").read_bytes() == Path("before.csv").read_bytes()
+
+
+def test_found_people_have_one_gender_and_age(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(person_finder, "FEWEST", 5)
+    monkeypatch.setattr(grouping, "PRECISION", 0.5)  # as ten known people can't show more
+    monkeypatch.setattr(grouping, "WORTH", 0)
+    photos = sorted(Path("data/eval/images").iterdir())
+    for n, photo in enumerate(photos):
+        photo.write_bytes(photos[n % 6].read_bytes())  # so that there are six people, seven times the same photo each
+    told = [maskens(*GROUP, "--out", f"{n}.csv", "--workers", n) for n in (0, 1)]
+    assert all(t.code == 0 for t in told), told
+    number = re.search(r"42 photos are decided as (\d) people, without early exit: of pairs put together", told[0].out)
+    assert number and 1 <= int(number[1]) <= 6
+    assert "on 3 people not used to fit" in told[0].out
+    assert Path("0.csv").read_bytes() == Path("1.csv").read_bytes()
+    classes = read_answers(Path("0.csv"))[1]
+    _, gender, age = decode(classes)
+    assert len({*zip(gender, age, strict=True)}) <= int(number[1])
+
+
+def test_what_cannot_be_grouped_is_refused_before_anything_is_computed(
+    job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused(maskens(*GROUP), "models of fold 0 never saw, at least 20; there are 5")
+    refused(maskens(*GROUP, "--person-column", "person"), "--person-column and --group-photos exclude each other")
+    refused(maskens(*GROUP, "--decision", "hard"), "--group-photos needs --decision joint")
+    monkeypatch.setattr(person_finder, "LARGEST", 41)
+    refused(maskens(*GROUP), "for 42: at most 41 can be grouped", "--person-column")
+    assert not Path("run/submission.csv").exists()

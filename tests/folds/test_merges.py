@@ -1,0 +1,204 @@
+"""Two ids that are one person: given as a list or found by their photos, and remembered by the run."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MakeData
+from hypothesis import given
+from hypothesis import strategies as st
+from run_command import maskens, refused
+
+from ensemble.data.sampling import epoch_photos
+from ensemble.recipes.schema import Sampler
+from folds.data.layout import read_train
+from folds.data.merges import Merge, apply_merges, merged_csv, merged_people, read_merges
+from folds.data.people import Person, TrainData, fingerprint_of
+from folds.errors import MaskensError
+from folds.run import load_data, load_run
+from folds.splitting.split import check_folds, folds_csv, make_folds, people_per_stratum_and_fold
+
+RUN = Path("run")
+A, B = "000001", "000007"  # of the generated people, alike in gender and age band
+
+
+def people(count: int) -> TrainData:
+    rows = tuple(Person(f"p{n}", str(n), n % 2, (20, 40, 65)[n // 2 % 3], ("x",) * 7, (n,) * 7) for n in range(count))
+    return TrainData(Path("data"), rows, fingerprint_of(rows))
+
+
+class TestApply:
+    @given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)).filter(lambda p: p[0] != p[1]), max_size=12))
+    def test_whoever_is_connected_is_one_person_by_the_smallest_id(self, pairs: list[tuple[int, int]]) -> None:
+        data = apply_merges(people(12), [Merge(str(a), str(b)) for a, b in pairs])
+        wanted = list(range(12))
+        for _ in pairs:
+            for a, b in pairs:
+                wanted = [min(wanted[a], wanted[b], key=str) if w in (wanted[a], wanted[b]) else w for w in wanted]
+        assert [p.group for p in data.people] == list(map(str, wanted))
+        assert [p.id for p in data.people] == [str(n) for n in range(12)], "the id stays"
+
+    def test_without_merges_nothing_changes(self) -> None:
+        data = people(12)
+        assert apply_merges(data, []) is data
+        assert merged_csv(data) == ""
+        assert folds_csv(data, np.zeros(12, dtype=np.int64)).startswith(
+            "path,id,fold,gender,age,photos,bytes,stratum\n"
+        )
+
+    def test_the_fingerprint_follows_who_is_one_person_and_not_how_it_was_said(self) -> None:
+        chain = apply_merges(people(12), [Merge("1", "7"), Merge("7", "9")])
+        star = apply_merges(apply_merges(people(12), [Merge("9", "1")]), [Merge("9", "7")])
+        assert chain == star
+        assert chain.fingerprint != people(12).fingerprint
+        assert chain.photos.fingerprint == people(12).photos.fingerprint, "decoded photos are kept"
+        assert merged_people(chain) == {"1": ("1", "7", "9")}
+
+    def test_all_wrong_rows_are_told_with_their_numbers(self, tmp_path: Path) -> None:
+        file = tmp_path / "same.csv"
+        file.write_text("a,b\n1,7\n1,77\n3,3\n,1\n")
+        with pytest.raises(MaskensError) as caught:
+            apply_merges(people(12), read_merges([str(file)]))
+        text = str(caught.value)
+        assert f"{file} row 3: b '77' is not in train.csv (did you mean '7'?)" in text
+        assert f"{file} row 4: a and b are both '3'" in text
+        assert f"{file} row 5: a '' is not in train.csv" in text
+        assert "row 2" not in text
+
+
+class TestSplit:
+    def test_a_merged_person_is_in_one_fold_and_counts_once(self) -> None:
+        data = apply_merges(people(24), [Merge("0", "1"), Merge("1", "13")])
+        folds = make_folds(data, 3, 5)
+        assert len({folds[n] for n in (0, 1, 13)}) == 1
+        assert people_per_stratum_and_fold(data, folds, 3).sum() == 23, "who is in two strata counts in both"
+
+    def test_folds_that_split_a_merged_person_are_refused(self) -> None:
+        plain = people(24)
+        folds = np.arange(24, dtype=np.int64) // 6 % 2
+        check_folds(plain, folds, 2)
+        with pytest.raises(MaskensError, match=r"p6: id 6, one person with id 0, is in fold 0 and in fold 1"):
+            check_folds(apply_merges(plain, [Merge("0", "6")]), folds, 2)
+
+    def test_few_photos_a_person_are_few_of_a_merged_one(self) -> None:
+        data = apply_merges(people(12), [Merge("1", "7")])
+        assert epoch_photos(Sampler(photos_per_person=2), (30, 60), data, np.arange(84)).pool == 22
+
+
+@pytest.fixture
+def folds(make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """`maskens folds --run run` in a folder with 30 people; it returns what was said."""
+    monkeypatch.chdir(tmp_path)
+    make_data(tmp_path / "data", people=30)
+    Path("same.csv").write_text(f"a,b\n{B},{A}\n")
+
+    def call(*words: str) -> str:
+        outcome = maskens("folds", "--run", "run", *words)
+        assert outcome.code == 0, outcome.err
+        return outcome.out
+
+    return call
+
+
+def groups() -> set[str]:
+    return {p.group for p in load_data(load_run(RUN))[0].people}
+
+
+TOLD = f"merged: ids {A}, {B} are one person"
+
+
+class TestRun:
+    def test_a_list_is_told_saved_and_seen_by_later_steps(self, folds: Callable[..., str]) -> None:
+        assert TOLD in folds("--k", "2", "--merge", "same.csv")
+        assert (RUN / "merged.csv").read_text() == f"a,b\n{A},{B}\n"
+        with (RUN / "folds.csv").open() as file:
+            rows = {r["id"]: r for r in csv.DictReader(file)}
+        assert (rows[B]["person"], rows[B]["fold"]) == (A, rows[A]["fold"])
+        assert len(rows) == 30
+        assert groups() == {f"{n:06d}" for n in range(30)} - {B}
+
+    def test_the_run_remembers_it_and_none_drops_it(self, folds: Callable[..., str]) -> None:
+        folds("--k", "2")
+        plain = (RUN / "folds.csv").read_bytes()
+        folds("--merge", "same.csv")
+        Path("same.csv").unlink()
+        run, out = load_run(RUN), folds()
+        assert TOLD in out
+        assert "the same folds were there already" in out
+        assert load_run(RUN) == run
+        assert TOLD in folds("--k", "3"), "with other folds too"
+        out = folds("--k", "2", "--merge", "none")
+        assert "merged: " not in out
+        assert "the earlier merges are kept as run/merged.1.csv" in out
+        assert not (RUN / "merged.csv").exists()
+        assert (RUN / "folds.csv").read_bytes() == plain
+
+    def test_a_run_from_before_there_were_merges_goes_on(self, folds: Callable[..., str]) -> None:
+        folds("--k", "2")
+        file = RUN / "run.json"
+        record = json.loads(file.read_text())
+        del record["merged_hash"]
+        file.write_text(json.dumps(record))
+        assert "the same folds were there already" in folds()
+        assert len(groups()) == 30
+
+    def test_other_merges_are_refused_once_models_are_there(self, folds: Callable[..., str]) -> None:
+        folds("--k", "2")
+        (RUN / "mask" / "fold0").mkdir(parents=True)
+        (RUN / "mask" / "fold0" / "model.safetensors").touch()
+        before = (RUN / "folds.csv").read_bytes()
+        refused(
+            maskens("folds", "--run", "run", "--merge", "same.csv"), "models trained with other ids merged", "--run"
+        )
+        assert (RUN / "folds.csv").read_bytes() == before
+        assert not (RUN / "merged.csv").exists()
+
+    def test_an_edited_or_lost_file_is_refused(self, folds: Callable[..., str]) -> None:
+        folds("--k", "2", "--merge", "same.csv")
+        (RUN / "merged.csv").write_text(f"a,b\n{A},000002\n")
+        refused(maskens("train", "--run", "run", "--recipe", "demo"), "merged.csv was edited", "--merge")
+        (RUN / "merged.csv").unlink()
+        refused(maskens("folds", "--run", "run"), "merged.csv is missing", "--merge")
+        assert TOLD in folds("--merge", "same.csv")
+
+    def test_unknown_ids_are_refused_before_anything_is_written(self, folds: Callable[..., str]) -> None:
+        Path("wrong.csv").write_text(f"a,b\n{A},7\n")
+        refused(maskens("folds", "--run", "run", "--merge", "wrong.csv"), "wrong.csv row 2: b '7' is not in train.csv")
+        refused(maskens("folds", "--run", "run", "--merge", "none", "--merge", "same.csv"), "can't go together")
+        assert not RUN.exists()
+
+
+class TestDuplicates:
+    def copy_a_photo(self) -> None:
+        for a, b in ((A, B), (B, "000013")):
+            source, target = (next(Path("data/train/images").glob(f"{i}_*")) / "mask1.jpg" for i in (a, b))
+            target.write_bytes(source.read_bytes())
+
+    def test_ids_with_the_same_photo_become_one_person(self, folds: Callable[..., str]) -> None:
+        self.copy_a_photo()
+        assert "nearly the same photo of two people" in folds("--k", "2", "--check-photos")
+        out = folds("--k", "2", "--merge-duplicates")
+        assert f"merged: ids {A}, {B}, 000013 are one person" in out
+        assert "nearly the same photo of two people" not in out
+        data, assigned = load_data(load_run(RUN))
+        assert len({int(f) for p, f in zip(data.people, assigned, strict=True) if p.id in (A, B, "000013")}) == 1
+        assert "nearly the same photo of two people" not in folds("--check-photos"), "it is remembered"
+
+    def test_what_is_found_joins_what_was_given(self, folds: Callable[..., str]) -> None:
+        Path("more.csv").write_text(f"a,b\n000000,{B}\n")
+        self.copy_a_photo()
+        out = folds("--k", "2", "--merge", "more.csv", "--merge-duplicates")
+        assert f"merged: ids 000000, {A}, {B}, 000013 are one person" in out
+
+    def test_without_duplicates_the_run_is_as_without_the_option(self, folds: Callable[..., str]) -> None:
+        folds("--k", "2")
+        before = (RUN / "folds.csv").read_bytes()
+        assert "the same folds were there already" in folds("--merge-duplicates")
+        assert (RUN / "folds.csv").read_bytes() == before
+        assert not (RUN / "merged.csv").exists()
+        assert read_train(Path("data")).fingerprint == load_run(RUN).fingerprint
