@@ -73,6 +73,7 @@ def infer(
     file and each run has a vote; ties go to the most probable class.
 
     Example:  maskens infer --tta flip
+    Example:  maskens infer --tta mine.toml, which says: views = ["identity", "hflip scale=1.1"]
     """
     if more and not votes:
         raise MaskensError(f"unexpected argument '{more[0]}'. Other submissions are named with --vote.")

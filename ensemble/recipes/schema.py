@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ensemble.recipes.tasks import Predicts, Target, merge_of
+from ensemble.recipes.tta_sets import OofSets, OwnSets, oof_views
 from folds.data.labels import AGE_CUTS, AGES, SHOTS
 from folds.errors import MaskensError, did_you_mean
 from folds.files import sha256
@@ -232,11 +233,18 @@ def _target(predicts: Predicts, ages: Ages) -> Target:
 
 
 class Recipe(_Strict):
-    """The tasks of a run."""
+    """The tasks of a run, and in which views its models are shown photos."""
 
     name: str
     description: str = ""
+    tta: OwnSets = {}  # sets of views of one's own
+    oof_tta: OofSets = ("flip",)  # sets whose views out-of-fold logits are kept in, beside those of flip
     tasks: dict[str, TaskRecipe]
+
+    @property
+    def oof_views(self) -> tuple[str, ...]:
+        """The views that out-of-fold logits are kept in; no part of `hash`, as they change nothing that is learned."""
+        return oof_views(self.oof_tta, self.tta)
 
     @property
     def text(self) -> str:
