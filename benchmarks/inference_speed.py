@@ -137,7 +137,10 @@ def limit(setting: Setting, folded: bool) -> float:
             photos = setting.photos(member)
             parts = [range(s, min(s + BATCH, len(photos))) for s in range(0, len(photos), BATCH)]
             batches = (torch.from_numpy(np.stack([photos[i][0] for i in part])) for part in parts)
-            ready[key] = [stack_views(to_input(b, card.mean, card.std, setting.device), VIEWS["flip"]) for b in batches]
+            ready[key] = [
+                stack_views(to_input(b, card.mean, card.std, setting.device), VIEWS["flip"], (card.mean, card.std))
+                for b in batches
+            ]
         if folded:
             model = fold_conv_bn(model, ready[key][0][:8])[0]
         with torch.inference_mode():

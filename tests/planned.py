@@ -10,6 +10,7 @@ import numpy as np
 from ensemble.jobs.oof import JobOof, save_job_oof
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
+from ensemble.recipes.tta_views import VIEWS
 from folds.data.people import TrainData
 from folds.run import Run, start_run
 from folds.splitting.split import make_folds
@@ -34,6 +35,7 @@ def plan_run(
     seed: int | None = None,
     k: int = 2,
     trained: Sequence[int] | None = None,
+    views: tuple[str, ...] = VIEWS["flip"],
 ) -> Run:
     """Write a run that says this of the people of its trained folds.
 
@@ -42,16 +44,17 @@ def plan_run(
         split_seed: the seed of the folds.
         seed: the run's own, by default that of the folds.
         trained: the folds that are there, by default all.
+        views: the names of the views.
     """
     folds = make_folds(data, k, seed=split_seed)
     resolved = parse_recipe(recipe, "planned")
     run = bind_recipe(start_run(folder, data, folds, k, seed=split_seed if seed is None else seed)[0], resolved)
     for task, values in (logits if isinstance(logits, Mapping) else {"class18": logits}).items():
-        views = np.broadcast_to(values, (2, *values.shape[-2:])).astype(np.float32)
+        shown = np.broadcast_to(values, (len(views), *values.shape[-2:])).astype(np.float32)
         for fold in range(k) if trained is None else trained:
             rows = np.flatnonzero(folds[data.photo_person] == fold)
             record = {"task_hash": resolved.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold}
-            oof = JobOof(np.array(data.files)[rows], views[:, rows], views[:, rows])
+            oof = JobOof(np.array(data.files)[rows], shown[:, rows], shown[:, rows], views)
             save_job_oof(run.job_folder(task, fold) / "oof.npz", oof, record)
     return run
 

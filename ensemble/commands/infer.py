@@ -89,6 +89,7 @@ def infer(
 
     Example:  maskens infer --tta flip
     Example:  maskens infer --person-column person
+    Example:  maskens infer --tta mine.toml, which says: views = ["identity", "hflip scale=1.1"]
     """
     if more and not votes:
         raise MaskensError(f"unexpected argument '{more[0]}'. Other submissions are named with --vote.")

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ensemble.recipes.tta_views import VIEWS, Tta
-from folds.errors import did_you_mean
 
 
 class TrackerName(StrEnum):
@@ -76,25 +75,23 @@ SetOption = Annotated[
 ]
 
 
-def _tta(name: Tta | None) -> Tta | None:
-    if name is not None and name not in VIEWS:
-        raise typer.BadParameter(f"'{name}' is none of {', '.join(VIEWS)}{did_you_mean(name, VIEWS)}.")
-    return name
-
+_SETS = " ".join(f"{name}: {', '.join(views)}." for name, views in VIEWS.items())
 
 TtaOption = Annotated[
     Tta | None,
     typer.Option(
         "--tta",
-        metavar="|".join(VIEWS),
-        callback=_tta,
-        help="Views of test-time augmentation, averaged. none: the photo as it is. flip: also mirrored left to right. "
-        "By default as tuned, else flip.",
+        metavar="NAME|FILE",
+        help=f"Views of test-time augmentation. {_SETS} Or a set of the recipe, or a TOML file with one "
+        "(docs/tta.md). By default as tuned, else flip.",
         show_default=False,
     ),
 ]
 ViewsOption = Annotated[
-    Tta, typer.Option("--tta", metavar="|".join(VIEWS), callback=_tta, help="Views of the out-of-fold logits.")
+    Tta,
+    typer.Option(
+        "--tta", metavar="NAME|FILE", help=f"Views of the out-of-fold logits: {', '.join(VIEWS)}, or one's own."
+    ),
 ]
 EpochOption = Annotated[Literal["best", "last"], typer.Option("--epoch", help="Each job's best epoch, or its last.")]
 MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")]

@@ -13,6 +13,7 @@ from ensemble.commands.terminal import make_console, note, progress_bars, run_op
 
 class StepChoice(StrEnum):
     views = "views"
+    view_weights = "view-weights"
     temperatures = "temperatures"
     offsets = "offsets"
 
@@ -20,7 +21,7 @@ class StepChoice(StrEnum):
 def tune(
     step: Annotated[
         list[StepChoice] | None,
-        typer.Option("--step", help="Only these; may be repeated. By default all three."),
+        typer.Option("--step", help="Only these; may be repeated. By default all but view-weights."),
     ] = None,
     blend: Annotated[
         bool, typer.Option("--blend", help="Fit the weights of several runs by greedy selection; else they are equal.")
@@ -32,8 +33,8 @@ def tune(
 ) -> None:
     """Fit the decision on out-of-fold logits; what is worth more than noise is kept and used by infer.
 
-    Views, a temperature of each fold and head, offsets of the classes, weights of the runs. Each is scored by
-    cross-validation over people: on people that it was not fitted on.
+    The set of views, a weight for each of them, a temperature of each fold and head, offsets of the classes, weights of
+    the runs. Each is scored by cross-validation over people: on people that it was not fitted on.
 
     Example:  maskens tune --run runs/default --run runs/heads --blend
     """

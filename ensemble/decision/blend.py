@@ -18,7 +18,9 @@ from ensemble.metrics.scores import macro_f1
 from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target
-from ensemble.recipes.tta_views import VIEWS, Tta, views_of
+from ensemble.recipes.tta_choice import find_set
+from ensemble.recipes.tta_sets import TtaSet, as_set, known_sets
+from ensemble.recipes.tta_views import Tta
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError
@@ -47,10 +49,16 @@ class RunOof:
     def targets(self) -> dict[str, Target]:
         return {name: task.target for name, task in self.recipe.tasks.items()}
 
-    def mean_logits(self, task: str, tta: Tta) -> FloatArray:
+    def mean_logits(self, task: str, tta: Tta | TtaSet) -> FloatArray:
         """float64 (photos, width): the mean over a set's views. Raises MaskensError where a job lacks one."""
-        found = select_views(self.logits[task], self.views, views_of(tta))
+        found, weights = self.view_logits(task, tta), as_set(tta).weights
+        if weights:
+            return np.asarray(np.average(found, axis=0, weights=weights))
         return np.asarray(found.mean(axis=0, dtype=np.float64))
+
+    def view_logits(self, task: str, tta: Tta | TtaSet) -> Logits:
+        """float32 (views, photos, width): of a set's views. Raises MaskensError where a job lacks one."""
+        return select_views(self.logits[task], self.views, as_set(tta).views)
 
 
 @dataclass(frozen=True)
@@ -86,25 +94,44 @@ class Blend:
 
     def joints(self, fitted: Fitted) -> FloatArray:
         """float64 (runs, photos, 18): each run's log probabilities, its logits divided by its temperatures."""
-        found = []
+        found, tta = [], fitted.tta_set
         for member, tuned in zip(self.runs, fitted.runs, strict=True):
             logits = {}
             for task in member.logits:
-                mean = member.mean_logits(task, fitted.tta)
+                merged = member.mean_logits if tta.merge == "mean" else member.view_logits
+                values = merged(task, tta).astype(np.float64)
                 if task in tuned.temperatures:
-                    mean /= column_temperatures(tuned.temperatures[task], member.targets[task])[self.fold]
-                logits[task] = mean
-            found.append(joint_log_probabilities(logits, member.targets))
+                    values /= column_temperatures(tuned.temperatures[task], member.targets[task])[self.fold]
+                logits[task] = values
+            found.append(joint_log_probabilities(logits, member.targets, tta))
         return np.stack(found)
+
+    @functools.cached_property
+    def known_sets(self) -> dict[Tta, TtaSet]:
+        """The shipped sets of views and those of the runs' recipes."""
+        return known_sets(member.recipe.tta for member in self.runs)
+
+    @property
+    def views(self) -> list[str]:
+        """The views that every run's logits are there for."""
+        return [view for view in self.runs[0].views if all(view in m.views for m in self.runs)]
 
     @property
     def sets(self) -> list[Tta]:
         """The sets of views that every run's logits are there for."""
-        return [tta for tta, views in VIEWS.items() if all(set(views) <= set(m.views) for m in self.runs)]
+        return [name for name, tta in self.known_sets.items() if set(tta.views) <= set(self.views)]
 
-    def plain(self, tta: Tta) -> Fitted:
-        """Nothing fitted: mean of the runs, no temperatures, no offsets."""
-        return Fitted(tta=tta, runs=tuple(member.untuned for member in self.runs))
+    def plain(self, tta: Tta, views: TtaSet | None = None) -> Fitted:
+        """Nothing fitted: mean of the runs, no temperatures, no offsets.
+
+        Args:
+            views: what `tta` means; None is the set of that name, or in that file.
+
+        Raises:
+            MaskensError: there is no such set.
+        """
+        name, found = (tta, views) if views else find_set(tta, self.known_sets)
+        return Fitted(tta=name, views=found, runs=tuple(member.untuned for member in self.runs))
 
     def decide(self, fitted: Fitted) -> Decision:
         """What the whole ensemble says."""

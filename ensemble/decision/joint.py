@@ -9,24 +9,50 @@ import numpy.typing as npt
 from scipy.special import log_softmax
 
 from ensemble.metrics.heads import divisors, head_log_probabilities
-from ensemble.recipes.tasks import ONLY_GENDER, Target
+from ensemble.recipes.tasks import ONLY_GENDER, Head, Target
+from ensemble.recipes.tta_sets import SETS, TtaSet
 from folds.data.labels import CLASSES, AnyFloatArray
 
+FLIP = SETS["flip"]  # what is merged where nothing else is said: the mean, of views that all weigh alike
 
-def mean_logits(logits: AnyFloatArray, temperatures: AnyFloatArray | None = None) -> npt.NDArray[np.float64]:
+
+def mean_logits(
+    logits: AnyFloatArray, temperatures: AnyFloatArray | None = None, weights: Sequence[float] = ()
+) -> npt.NDArray[np.float64]:
     """Mean over folds and views, each fold's logits divided by its temperatures first.
 
     Args:
         logits: float (folds, views, photos, width).
         temperatures: float (folds, width), from `column_temperatures`; None is 1.
+        weights: of the views; empty weighs all alike.
 
     Returns:
         float64 (photos, width).
     """
-    mean = np.asarray(logits, dtype=np.float64).mean(axis=1)
+    values = np.asarray(logits, dtype=np.float64)
+    mean = np.average(values, axis=1, weights=weights) if weights else values.mean(axis=1)
     if temperatures is not None:
         mean = mean / temperatures[:, None]
     return np.asarray(mean.mean(axis=0))
+
+
+def merged_log_probabilities(logits: AnyFloatArray, head: Head, tta: TtaSet) -> npt.NDArray[np.float64]:
+    """Log probabilities of a head's labels, merged over views: their mean (`gmean`: the geometric mean of the
+    probabilities) or their largest (`max`), each row normalised.
+
+    ttach merges logits, whose roots are NaN below 0 and whose largest depends on a constant that no probability does.
+
+    Args:
+        logits: float (views, photos, width of the task); or (photos, width), whose views are merged already.
+
+    Returns:
+        float64 (photos, labels).
+    """
+    if logits.ndim == 2:
+        return head_log_probabilities(logits, head)
+    each = np.stack([head_log_probabilities(view, head) for view in logits])
+    merged = each.max(axis=0) if tta.merge == "max" else np.average(each, axis=0, weights=tta.weights or None)
+    return np.asarray(log_softmax(merged, axis=1), dtype=np.float64)
 
 
 def column_temperatures(temperatures: Sequence[Sequence[float]], target: Target) -> npt.NDArray[np.float64]:
@@ -43,7 +69,7 @@ def column_temperatures(temperatures: Sequence[Sequence[float]], target: Target)
 
 
 def joint_log_probabilities(
-    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, Target]
+    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, Target], tta: TtaSet = FLIP
 ) -> npt.NDArray[np.float64]:
     """Log probability of each of the 18 classes: log p(mask) + log p(gender) + log p(age | gender).
 
@@ -51,8 +77,9 @@ def joint_log_probabilities(
     product of the parts, where a run has both, are averaged in the same way. Each row is normalised.
 
     Args:
-        logits: task -> float (photos, width of the task).
+        logits: task -> float (photos, width of the task), or (views, photos, width) to be merged head by head.
         targets: task -> what it predicts; together they must determine all 18 classes.
+        tta: how the views are merged.
 
     Returns:
         float64 (photos, 18), rows summing to 1 after exp.
@@ -60,11 +87,11 @@ def joint_log_probabilities(
     Raises:
         ValueError: if a part of the class is predicted by no task.
     """
-    return np.asarray(log_softmax(joint_scores(logits, targets), axis=1), dtype=np.float64)
+    return np.asarray(log_softmax(joint_scores(logits, targets, tta=tta), axis=1), dtype=np.float64)
 
 
 def joint_scores(
-    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, Target], missing: float = -np.inf
+    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, Target], missing: float = -np.inf, tta: TtaSet = FLIP
 ) -> npt.NDArray[np.float64]:
     """`joint_log_probabilities` before each row is normalised.
 
@@ -72,6 +99,7 @@ def joint_scores(
         logits: NaN where a photo was not shown to the task's models.
         missing: log probability used where no model predicted: -inf excludes those classes, 0 makes their scores upper
             bounds.
+        tta: how the views are merged, if there are any left.
 
     Returns:
         float64 (photos, 18).
@@ -80,7 +108,7 @@ def joint_scores(
     for task, values in logits.items():
         kind = targets[task].predicts
         for head in targets[task].heads:
-            part = head_log_probabilities(values, head)
+            part = merged_log_probabilities(values, head, tta)
             part = np.where(np.isnan(part), missing, part)
             if head.part == "age":
                 genders = [ONLY_GENDER[kind]] if kind in ONLY_GENDER else [0, 1]

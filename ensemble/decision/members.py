@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
-from ensemble.decision.joint import column_temperatures, joint_scores, mean_logits
+from ensemble.decision.joint import FLIP, column_temperatures, joint_scores, mean_logits
 from ensemble.decision.tuning import Fitted
 from ensemble.jobs.card import ModelCard, read_card
 from ensemble.jobs.oof import Logits, job_names
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target
+from ensemble.recipes.tta_sets import TtaSet
 from folds.errors import MaskensError, refuse
 from folds.run import Run
 
@@ -38,6 +39,7 @@ class Ensemble:
 
     members: tuple[Member, ...]
     temperatures: Mapping[str, Sequence[Sequence[float]]]  # task -> (folds of the run, heads); empty if untuned
+    tta: TtaSet = FLIP  # how its views are merged
 
     @property
     def targets(self) -> dict[str, Target]:
@@ -56,7 +58,7 @@ class Ensemble:
     def scores(
         self, logits: Mapping[str, Logits], only: int | None = None, missing: float = -np.inf
     ) -> npt.NDArray[np.float64]:
-        """`joint_scores` of the mean of the logits over folds and views.
+        """`joint_scores` of the mean of the logits over folds and, unless they are merged otherwise, views.
 
         Args:
             logits: task -> float32 (folds, views, photos, width), NaN where a photo was not shown.
@@ -68,9 +70,13 @@ class Ensemble:
         means = {}
         for task, values in logits.items():
             chosen = [n for n, fold in enumerate(self.folds(task)) if only in (None, fold)]
-            scale = self.scale(task)
-            means[task] = mean_logits(values[chosen], None if scale is None else scale[chosen])
-        return joint_scores(means, self.targets, missing)
+            whole = self.scale(task)
+            scale = None if whole is None else whole[chosen]
+            if self.tta.merge == "mean":
+                means[task] = mean_logits(values[chosen], scale, self.tta.weights)
+            else:
+                means[task] = np.stack([mean_logits(view[:, None], scale) for view in values[chosen].swapaxes(0, 1)])
+        return joint_scores(means, self.targets, missing, self.tta)
 
     def joint(self, logits: Mapping[str, Logits], only: int | None = None) -> npt.NDArray[np.float64]:
         """`scores`, normalised to log probabilities."""
@@ -137,6 +143,6 @@ def load_ensembles(
 ) -> list[Ensemble]:
     """The trained models of several runs and the temperatures fitted for them. Raises as `members`."""
     return [
-        Ensemble(tuple(members(run, recipe, allow_missing)), tuned.temperatures)
+        Ensemble(tuple(members(run, recipe, allow_missing)), tuned.temperatures, fitted.tta_set)
         for run, recipe, tuned in zip(runs, recipes, fitted.runs, strict=True)
     ]

@@ -17,6 +17,7 @@ from ensemble.decision.tuning import Fitted, Step, StepName, Tuning
 from ensemble.metrics.bootstrap import Interval, draw_people, drawn_f1, interval, person_confusions
 from ensemble.metrics.scores import macro_f1
 from ensemble.recipes.tasks import learns_from, true_labels
+from ensemble.recipes.tta_sets import TtaSet
 from ensemble.recipes.tta_views import Tta
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.errors import MaskensError
@@ -37,9 +38,11 @@ def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = 
         tried = [blend.plain(tta) for tta in blend.sets]
         scores = [macro_f1(truth, blend.decide(t).classes[photos], CLASSES) for t in tried]
         fitted = tried[int(np.argmax(scores))]
+    if "view-weights" in steps:
+        fitted = fitted.model_copy(update={"view_weights": _view_weights(blend, fitted, photos)})
     if "temperatures" in steps:
         runs = [
-            tuned.model_copy(update={"temperatures": _temperatures(blend, number, photos, fitted.tta)})
+            tuned.model_copy(update={"temperatures": _temperatures(blend, number, photos, fitted.tta_set)})
             for number, tuned in enumerate(fitted.runs)
         ]
         fitted = fitted.model_copy(update={"runs": tuple(runs)})
@@ -54,7 +57,17 @@ def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = 
     return fitted
 
 
-def _temperatures(blend: Blend, number: int, photos: IntArray, tta: Tta) -> dict[str, tuple[tuple[float, ...], ...]]:
+def _view_weights(blend: Blend, plain: Fitted, photos: IntArray) -> tuple[float, ...]:
+    """A weight for each view by greedy selection, as runs are weighed; none where there is nothing to weigh."""
+    views = plain.tta_set.views
+    if len(views) == 1 or plain.tta_set.merge == "max":
+        return ()
+    alone = [plain.model_copy(update={"view_weights": tuple(row)}) for row in np.eye(len(views)).tolist()]
+    joints = np.stack([blend.decide(view).log_probabilities[photos] for view in alone])
+    return greedy_weights(joints, blend.truth[photos])
+
+
+def _temperatures(blend: Blend, number: int, photos: IntArray, tta: TtaSet) -> dict[str, tuple[tuple[float, ...], ...]]:
     """task -> (folds, heads), each fitted on the photos that the task learns from.
 
     A fold without such photos, whose models may be used all the same, gets the geometric mean of the others.
@@ -199,6 +212,10 @@ def _scorer(blend: Blend) -> Callable[[Decision], tuple[FloatArray, FloatArray]]
 def _words(fitted: Fitted, name: StepName) -> str:
     if name == "views":
         return fitted.tta
+    if name == "view-weights":
+        tta = fitted.tta_set
+        weighed = zip(tta.views, tta.weights, strict=True) if fitted.view_weights else ()
+        return ", ".join(f"{view} {weight:.2f}" for view, weight in weighed) or "nothing to weigh"
     if name == "weights":
         return ", ".join(f"{r.run} {r.weight:.2f}" for r in fitted.runs)
     if name == "temperatures":

@@ -15,13 +15,15 @@ from ensemble.decision.decide import Decision
 from ensemble.jobs.oof import oof_hash
 from ensemble.metrics.bootstrap import Interval
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.tta_views import Tta, views_of
+from ensemble.recipes.tta_choice import find_set
+from ensemble.recipes.tta_sets import TtaSet, as_set, known_sets
+from ensemble.recipes.tta_views import Tta
 from folds.data.labels import CLASSES
 from folds.errors import MaskensError
 from folds.files import replace_keeping, save_npz, sha256
 from folds.run import Run
 
-StepName = Literal["views", "temperatures", "weights", "offsets"]
+StepName = Literal["views", "view-weights", "temperatures", "weights", "offsets"]
 
 NONE = (0.0,) * CLASSES
 
@@ -44,9 +46,17 @@ class RunTuning(_Strict):
 class Fitted(_Strict):
     """All that is fitted on out-of-fold logits; without anything fitted, the plain ensemble: the mean of the runs."""
 
-    tta: Tta
+    tta: Tta  # the name of the views
+    views: TtaSet | None = None  # what that name meant; files of maskens 0.5 don't say, and then it ships
+    view_weights: tuple[float, ...] = ()  # one a view; empty if they are not fitted
     runs: tuple[RunTuning, ...]
     offsets: tuple[float, ...] = NONE  # of the classes' log probabilities
+
+    @property
+    def tta_set(self) -> TtaSet:
+        """The views that count, and how they are merged."""
+        whole = self.views or as_set(self.tta)
+        return whole.weighed(self.view_weights) if self.view_weights else whole
 
     @property
     def weights(self) -> npt.NDArray[np.float64]:
@@ -186,22 +196,22 @@ def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None
     """The tuning of these runs if there is one, it is wanted, and it gained more than noise; else none.
 
     Args:
-        tta: the views to use; a tuning for others is left out. None takes the tuning's, else flip.
+        tta: name or file of the views to use; a tuning for others is left out. None takes the tuning's, else flip.
         tuned: False leaves it out.
 
     Raises:
         MaskensError: no such views, or as `kept_tuning`.
     """
-    views_of(tta or "flip")
+    name, views = find_set(tta or "flip", known_sets(recipe.tta for recipe in recipes))
     untuned = tuple(untuned_run(run, recipe) for run, recipe in zip(runs, recipes, strict=True))
-    plain = Fitted(tta=tta or "flip", runs=untuned)
+    plain = Fitted(tta=name, views=views, runs=untuned)
     found = kept_tuning([run.folder for run in runs], untuned) if tuned else None
     if not found:
         return Applied(plain, None, None, "untuned")
     tuning, path = found
     if not tuning.kept:
         return Applied(plain, None, None, f"untuned: {path} found no gain beyond noise")
-    if tta not in (None, tuning.fitted.tta):
+    if tta is not None and views != (tuning.fitted.views or as_set(tuning.fitted.tta)):
         return Applied(plain, None, None, f"untuned: {path} is for --tta {tuning.fitted.tta}")
     return Applied(tuning.fitted, tuning, path, f"tuned: {tuning.words} ({path})")
 

@@ -11,7 +11,7 @@ import numpy as np
 from ensemble.decision.blend import Blend, at_epoch
 from ensemble.decision.decide import Decision, decide_hard, most_probable, vote
 from ensemble.decision.persons import share_gender_and_age
-from ensemble.decision.tuning import Applied, Tuning, read_nested
+from ensemble.decision.tuning import Applied, Fitted, Tuning, read_nested
 from ensemble.jobs.oof import Epoch
 from ensemble.metrics.bootstrap import (
     SCORED_PARTS,
@@ -24,7 +24,8 @@ from ensemble.metrics.bootstrap import (
 )
 from ensemble.metrics.scores import Score, score, score_record, task_scores
 from ensemble.recipes.tasks import learns_from, true_labels
-from ensemble.recipes.tta_views import Tta, views_of
+from ensemble.recipes.tta_sets import TtaSet
+from ensemble.recipes.tta_views import IDENTITY, Tta
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.files import save_npz
 
@@ -37,6 +38,17 @@ class Setting:
     f1: Interval
     accuracy: float
     gain: Interval  # in macro F1, against the first
+
+
+@dataclass(frozen=True)
+class ViewScore:
+    """One view by itself, or a set of them merged."""
+
+    name: str
+    is_set: bool
+    passes: int  # forward passes of each model a photo
+    f1: Interval
+    gain: Interval  # in macro F1, against the photo as it is
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,7 @@ class Evaluation:
     tasks: dict[str, tuple[float, float]]  # task -> (macro F1, accuracy) on the photos it learns from
     folds: list[FoldScore]
     settings: list[Setting]
+    views: list[ViewScore]  # untuned
     people: int
     tuning: Tuning | None
     notes: tuple[str, ...]
@@ -76,8 +89,8 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
     Raises:
         MaskensError: a tuning whose log probabilities are missing.
     """
-    tta = applied.fitted.tta
-    plain = blend.decide(blend.plain(tta))
+    tta, untuned = applied.fitted.tta, blend.plain(applied.fitted.tta, applied.fitted.views)
+    plain = blend.decide(untuned)
     decision = plain
     if applied.tuning and applied.path:
         decision = read_nested(applied.path, [blend.data.files[i] for i in blend.rows])
@@ -85,7 +98,7 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
     decided = decision.classes
     confusions = person_confusions(blend.truth, decided, blend.person)
     parts = drawn_parts(draws.weights, confusions)
-    alternatives = _alternatives(blend, tta, plain)
+    alternatives = _alternatives(blend, untuned, plain)
     if applied.tuning:
         alternatives["tuned"] = decided
     return Evaluation(
@@ -95,9 +108,10 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
         f1={part: interval(found.mean(axis=1)) for part, found in parts.items()},
         accuracy=interval(draws.accuracy(decided)),
         class_f1=[interval(parts[SCORED_PARTS[0]][:, c]) for c in range(CLASSES)],
-        tasks=_task_scores(blend, tta),
+        tasks=_task_scores(blend, applied.fitted.tta_set),
         folds=_fold_scores(blend, decided),
         settings=[draws.setting(name, classes, plain.classes) for name, classes in alternatives.items()],
+        views=_view_scores(blend, draws),
         people=len(blend.stratum),
         tuning=applied.tuning,
         notes=blend.notes,
@@ -129,9 +143,21 @@ def _views_in_words(tta: Tta) -> str:
     return "no TTA" if tta == "none" else tta
 
 
-def _alternatives(blend: Blend, tta: Tta, plain: Decision) -> dict[str, IntArray]:
+def _view_scores(blend: Blend, draws: _Draws) -> list[ViewScore]:
+    """Each view that out-of-fold logits are kept in, and each set that they suffice for."""
+    every, single = TtaSet(views=tuple(blend.views)), np.eye(len(blend.views)).tolist()
+    fits = {name: blend.plain(name, every.weighed(tuple(row))) for name, row in zip(blend.views, single, strict=True)}
+    fits |= {name: blend.plain(name) for name in blend.sets if name != "none"}
+    f1 = {name: draws.f1(blend.decide(fitted).classes) for name, fitted in fits.items()}
+    return [
+        ViewScore(n, n in blend.sets, len(fits[n].tta_set.views), interval(f1[n]), interval(f1[n] - f1[IDENTITY]))
+        for n in fits
+    ]
+
+
+def _alternatives(blend: Blend, untuned: Fitted, plain: Decision) -> dict[str, IntArray]:
     """Name -> decision of everything that needs no fitting, the plain ensemble first."""
-    found = {f"{blend.epoch}, {_views_in_words(tta)}": plain.classes}
+    found = {f"{blend.epoch}, {_views_in_words(untuned.tta)}": plain.classes}
     both = {e: blend if e == blend.epoch else at_epoch(blend, e) for e in get_args(Epoch)}
     for epoch, its in both.items():
         for views in its.sets:
@@ -139,13 +165,13 @@ def _alternatives(blend: Blend, tta: Tta, plain: Decision) -> dict[str, IntArray
     found["part by part"] = decide_hard(plain.log_probabilities)
     found["a person's photos together"] = most_probable(share_gender_and_age(plain.log_probabilities, blend.person))
     if len(blend.runs) > 1:
-        alone = [most_probable(joint) for joint in blend.joints(blend.plain(tta))]
+        alone = [most_probable(joint) for joint in blend.joints(untuned)]
         found |= {f"{member.name} alone": classes for member, classes in zip(blend.runs, alone, strict=True)}
         found["hard vote"] = vote(np.stack(alone), plain.log_probabilities)
     return found
 
 
-def _task_scores(blend: Blend, tta: Tta) -> dict[str, tuple[float, float]]:
+def _task_scores(blend: Blend, tta: TtaSet) -> dict[str, tuple[float, float]]:
     found = {}
     for member in blend.runs:
         for name, target in member.targets.items():
@@ -166,11 +192,11 @@ def _fold_scores(blend: Blend, decided: IntArray) -> list[FoldScore]:
     return found
 
 
-def save_oof(blend: Blend, evaluation: Evaluation, tta: Tta) -> None:
+def save_oof(blend: Blend, evaluation: Evaluation, tta: TtaSet) -> None:
     """Replace oof.npz of a run: its pooled logits, mean over the views, and the log probabilities as used."""
     (member,) = blend.runs
     arrays: dict[str, object] = {f"logits/{t}": member.mean_logits(t, tta).astype(np.float32) for t in member.logits}
-    record = {"views": views_of(tta), "epoch": blend.epoch, "used": evaluation.used}
+    record = {"views": tta.views, "epoch": blend.epoch, "used": evaluation.used}
     record |= {"recipe_hash": member.recipe.hash, "folds_hash": member.run.folds_hash}
     files = [blend.data.files[i] for i in blend.rows]
     arrays |= {"files": files, "fold": blend.fold, "log_probabilities": evaluation.decision.log_probabilities}
@@ -191,6 +217,7 @@ def evaluation_record(found: Evaluation) -> dict[str, Any]:
         "tasks": {name: {"macro_f1": f1, "accuracy": a} for name, (f1, a) in found.tasks.items()},
         "folds": [asdict(fold) for fold in found.folds],
         "settings": [asdict(setting) for setting in found.settings],
+        "views": [asdict(view) for view in found.views],
         "tuning": found.tuning.model_dump(mode="json", exclude={"fitted"}) if found.tuning else None,
         "notes": list(found.notes),
     }

@@ -9,7 +9,7 @@ from typing import Any
 
 from ensemble.decision.members import Member
 from ensemble.recipes.tasks import ONLY_GENDER, Head, Part, Predicts
-from ensemble.recipes.tta_views import VIEWS, Tta
+from ensemble.recipes.tta_sets import TtaSet
 from folds.data.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS
 from folds.files import write_json
 from folds.pages.html import SYSTEM_FILES, refuse_file, refuse_strange_files
@@ -21,8 +21,8 @@ LABELS: dict[Part, Sequence[str]] = {"mask": MASKS, "gender": GENDERS, "age": AG
 WORDS = {
     "class": FORMULA,
     "input": "photos: uint8 (batch, height, width, 3), RGB, resized and cropped; normalisation, folds and views are "
-    "inside. logits: float32 (batch, width), their mean over folds and views; of an ordinal or regression head of ages "
-    "the log probabilities of its bins",
+    "inside. logits: float32 (batch, width), their mean over folds and views, weighed where there are view_weights; of "
+    "an ordinal or regression head of ages the log probabilities of its bins",
     "decoding": "full: the whole photo; reduced: a JPEG at the smallest of 1/2, 1/4, 1/8 of its size at which neither "
     "side is below resize (Pillow's Image.draft, libjpeg's scale), all else whole; then turn upright by EXIF, convert "
     "to RGB",
@@ -36,14 +36,15 @@ WORDS = {
 """What a consumer can't read from shapes; goes into each file and into decision.json."""
 
 
-def task_record(members: Sequence[Member], tta: Tta) -> dict[str, Any]:
+def task_record(members: Sequence[Member], tta: TtaSet) -> dict[str, Any]:
     """What decision.json and the metadata of its ONNX file say of a task, in plain JSON types."""
     task, card = members[0].task, members[0].card
     return {
         "file": f"{task}.onnx",
         "predicts": card.predicts,
         "folds": [m.fold for m in members],
-        "views": list(VIEWS[tta]),
+        "views": list(tta.views),
+        **({"view_weights": list(tta.weights)} if tta.weights else {}),
         "decode": "reduced" if card.reduced else "full",
         "resize": list(card.resize),
         "crop": list(card.crop) if card.crop else None,

@@ -25,7 +25,7 @@ from ensemble.models.precision import PrecisionChoice
 from ensemble.models.tta import stack_views, unstack_views
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.tta_views import VIEWS
+from ensemble.recipes.tta_sets import as_set
 from folds.data.decode import Progress
 from folds.data.labels import GENDERS, IntArray
 from folds.errors import MaskensError
@@ -63,7 +63,7 @@ class EnsemblePredictor:
 
     def __init__(self, ensembles: Sequence[Ensemble], photos: DecodedPhotos, settings: InferenceSettings) -> None:
         self.ensembles, self.photos, self.settings = ensembles, photos, settings
-        self.views = VIEWS[settings.tta]
+        self.views = as_set(settings.tta).views
         self.device = torch.device(settings.hardware.device)
         self.members = [m for ensemble in ensembles for m in ensemble.members]
         shape = (len(self.views), len(photos))
@@ -201,7 +201,9 @@ class _Inputs:
         key = (card.geometry, card.mean, card.std)
         if key not in self._made:
             photos = self._photos[card.geometry]
-            self._made[key] = stack_views(to_input(photos, card.mean, card.std, self._device), self._views)
+            normalisation = card.mean, card.std
+            x = to_input(photos, *normalisation, self._device)
+            self._made[key] = stack_views(x, self._views, normalisation)
         if places is None:
             return self._made[key]
         count = len(self._made[key]) // len(self._views)

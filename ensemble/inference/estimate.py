@@ -21,7 +21,7 @@ from ensemble.models.process import configure_process
 from ensemble.models.tta import stack_views
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.tta_views import VIEWS
+from ensemble.recipes.tta_sets import as_set
 from folds.data.people import PhotoSet
 
 EVALUATED = 0.6  # share of the photos that age models of one gender see
@@ -36,7 +36,7 @@ def estimate_inference(
     Raises:
         MaskensError: a photo of the probe that can't be read, a damaged checkpoint.
     """
-    hardware, views = settings.hardware, VIEWS[settings.tta]
+    hardware, views = settings.hardware, as_set(settings.tta).views
     device = torch.device(hardware.device)
     configure_process(hardware.job_threads)
     count = len(photos.files)
@@ -52,7 +52,8 @@ def estimate_inference(
             decoded = open_photos(some, [shape], Path(scratch), hardware.decoding_threads)
             decode = max(decode, (time.perf_counter() - started) / probed)
             (batch,) = next(iter(plain_batches(decoded, range(probed), probed, 0)))
-            x = stack_views(to_input(batch, member.card.mean, member.card.std, device), views)
+            normalisation = member.card.mean, member.card.std
+            x = stack_views(to_input(batch, *normalisation, device), views, normalisation)
             started = time.perf_counter()
             engine = fast_engine(load_checkpoint(member.path, device)[0], x, settings.engine, BATCH)
             load = time.perf_counter() - started

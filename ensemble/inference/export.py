@@ -29,7 +29,8 @@ from ensemble.models.inputs import to_input
 from ensemble.models.process import configure_process
 from ensemble.models.tta import apply_view, stack_views
 from ensemble.recipes.geometry import Geometry
-from ensemble.recipes.tta_views import VIEWS, Tta
+from ensemble.recipes.tta_sets import TtaSet, as_set
+from ensemble.recipes.tta_views import Tta
 from folds.data.decode import Pixels, Progress
 from folds.data.labels import AnyFloatArray
 from folds.data.people import EvalData
@@ -73,7 +74,7 @@ class TaskEnsemble(nn.Module):
     """
 
     def __init__(
-        self, models: Sequence[nn.Module], cards: Sequence[ModelCard], tta: Tta, temperatures: AnyFloatArray | None
+        self, models: Sequence[nn.Module], cards: Sequence[ModelCard], tta: TtaSet, temperatures: AnyFloatArray | None
     ) -> None:
         super().__init__()
         self.models = nn.ModuleList(models)
@@ -81,15 +82,18 @@ class TaskEnsemble(nn.Module):
         self.temperatures = None if temperatures is None else [torch.tensor(t, dtype=torch.float) for t in temperatures]
 
     def forward(self, photos: Tensor) -> Tensor:
-        views = VIEWS[self.tta]
+        views, weights = self.tta.views, self.tta.weights
         found = []
         for index, (model, card) in enumerate(zip(self.models, self.cards, strict=True)):
             x = to_input(photos, card.mean, card.std, CPU)
             # the views as one batch: the graph then holds each model once, and is traced in half the time
-            logits = model(stack_views(x, views)).float()
+            logits = model(stack_views(x, views, (card.mean, card.std))).float()
             found.append(logits if self.temperatures is None else logits / self.temperatures[index])
-        mean = torch.unflatten(torch.stack(found), 1, (len(views), -1)).mean((0, 1))
-        return to_bin_logits(mean, self.cards[0].target.heads)
+        each = torch.unflatten(torch.stack(found), 1, (len(views), -1))  # (folds, views, batch, width)
+        if not weights:
+            return to_bin_logits(each.mean((0, 1)), self.cards[0].target.heads)
+        shares = torch.tensor([weight / sum(weights) for weight in weights])
+        return to_bin_logits((each.mean(0) * shares.view(-1, 1, 1)).sum(0), self.cards[0].target.heads)
 
 
 def check_extra() -> None:
@@ -112,7 +116,7 @@ def export(
     ensemble: Ensemble,
     data: EvalData,
     folder: Path,
-    tta: Tta,
+    tta: Tta | TtaSet,
     offsets: Sequence[float],
     photos: int,
     tolerance: float,
@@ -123,6 +127,7 @@ def export(
 
     Args:
         ensemble: its temperatures go into the graphs.
+        tta: the name of a shipped set of views, or a set; they go into the graphs, too.
         offsets: (18,), of the classes' log probabilities; they go into decision.json.
         photos: how many of the data's photos both are shown, spread evenly.
         tolerance: largest absolute difference of a logit that is let pass.
@@ -130,10 +135,17 @@ def export(
         on_progress: called with (tasks done, tasks in all).
 
     Raises:
-        MaskensError: a model that can't be exported or differs by more than the tolerance, an unreadable photo, a
-            folder that can't be written or holds other files. Nothing is left behind then.
+        MaskensError: views that are not merged by their mean, a model that can't be exported or differs by more than
+            the tolerance, an unreadable photo, a folder that can't be written or holds other files. Nothing is left
+            behind then.
     """
     refuse_foreign_export(folder)
+    views = as_set(tta)
+    if views.merge != "mean":
+        raise MaskensError(
+            f"the views are merged by '{views.merge}', and an exported graph gives the mean of their logits: "
+            "choose another --tta, or leave out what was tuned: --untuned"
+        )
     configure_process(threads)
     targets = {task: target.in_bins for task, target in ensemble.targets.items()}
     by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
@@ -144,8 +156,8 @@ def export(
         (build / "timm").mkdir()
         for done, (task, found) in enumerate(by_task.items(), start=1):
             path, inputs = build / f"{task}.onnx", shown[shapes[task]]
-            record = task_record(found, tta)
-            ours[task] = _write_graph(path, found, record, tta, ensemble.scale(task), inputs)
+            record = task_record(found, views)
+            ours[task] = _write_graph(path, found, record, views, ensemble.scale(task), inputs)
             theirs[task] = _run_graph(path, inputs, threads)
             difference = float(np.abs(ours[task] - theirs[task]).max())
             if not difference <= tolerance:  # nor may it be NaN
@@ -159,13 +171,13 @@ def export(
             differing = int(np.logical_or.reduce([a != b for a, b in pairs]).sum())
             height, width, _ = shapes[task].shape
             exported.append(
-                ExportedTask(task, tuple(record["folds"]), VIEWS[tta], (height, width), size, difference, differing)
+                ExportedTask(task, tuple(record["folds"]), views.views, (height, width), size, difference, differing)
             )
             for member, copy in zip(found, record["timm"], strict=True):
                 shutil.copyfile(member.path, build / copy["file"])
             if on_progress:
                 on_progress(done, len(by_task))
-        write_decision(build, {t: task_record(found, tta) for t, found in by_task.items()}, offsets)
+        write_decision(build, {t: task_record(found, views) for t, found in by_task.items()}, offsets)
     classes = [most_probable(joint_log_probabilities(logits, targets) + np.array(offsets)) for logits in (ours, theirs)]
     return Export(tuple(exported), len(classes[0]), int((classes[0] != classes[1]).sum()))
 
@@ -190,7 +202,7 @@ def _write_graph(
     path: Path,
     members: Sequence[Member],
     record: Mapping[str, Any],
-    tta: Tta,
+    tta: TtaSet,
     temperatures: AnyFloatArray | None,
     photos: Pixels,
 ) -> npt.NDArray[np.float64]:
@@ -200,7 +212,8 @@ def _write_graph(
     for index, (model, card) in enumerate(loaded):
         engine = InferenceEngine(model, len(photos))
         inputs = [to_input(torch.from_numpy(b), card.mean, card.std, CPU) for b in _batches(photos)]
-        logits = torch.stack([torch.cat([engine.logits(apply_view(x, view)) for x in inputs]) for view in VIEWS[tta]])
+        batches = [[apply_view(x, view, (card.mean, card.std)) for x in inputs] for view in tta.views]
+        logits = torch.stack([torch.cat([engine.logits(x) for x in of_view]) for of_view in batches])
         views.append(logits.numpy() / (1 if temperatures is None else temperatures[index]))
     whole = TaskEnsemble([model for model, _ in loaded], [card for _, card in loaded], tta, temperatures).eval()
     try:
@@ -227,7 +240,7 @@ def _write_graph(
         node.metadata_props.clear()  # stack traces with paths of this machine, as many bytes as a small model
     weights = sum(t.numel() * t.element_size() for t in whole.state_dict().values())
     program.save(path, external_data=weights > SINGLE_FILE)
-    return bin_logits(mean_logits(np.stack(views)), members[0].card.target.heads)
+    return bin_logits(mean_logits(np.stack(views), weights=tta.weights), members[0].card.target.heads)
 
 
 def _run_graph(path: Path, photos: Pixels, threads: int) -> npt.NDArray[np.float64]:

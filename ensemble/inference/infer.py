@@ -21,7 +21,8 @@ from ensemble.jobs.oof import Logits
 from ensemble.models.precision import PrecisionChoice
 from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.tta_views import Tta, views_of
+from ensemble.recipes.tta_sets import TtaSet, as_set
+from ensemble.recipes.tta_views import Tta
 from folds.data.decode import Progress
 from folds.data.people import EvalData, PhotoSet
 from folds.files import save_npz
@@ -117,7 +118,8 @@ def _identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: Inferen
     temperatures = [{task: [list(f) for f in folds] for task, folds in e.temperatures.items()} for e in ensembles]
     rule = settings.early_exit
     decision = [rule.weights.tolist(), list(rule.offsets), temperatures] if rule else None
-    return [photos.fingerprint, files, settings.tta, settings.hardware.device, asdict(settings.engine), decision]
+    views = as_set(settings.tta).model_dump(mode="json")
+    return [photos.fingerprint, files, views, settings.hardware.device, asdict(settings.engine), decision]
 
 
 def _evaluated(predictor: EnsemblePredictor) -> float:
@@ -130,7 +132,9 @@ def _evaluated(predictor: EnsemblePredictor) -> float:
     return float(np.mean(shares)) if shares else 1.0
 
 
-def save_logits(path: Path, data: EvalData, ensembles: Sequence[Ensemble], prediction: Prediction, tta: Tta) -> None:
+def save_logits(
+    path: Path, data: EvalData, ensembles: Sequence[Ensemble], prediction: Prediction, tta: Tta | TtaSet
+) -> None:
     """Replace the logits behind a submission: image ids, and `logits/<task>` float32 (folds, views, photos, width);
     of several runs `run0/logits/<task>` and so on. They are NaN where a photo was not shown to a model."""
     several = len(ensembles) > 1
@@ -140,6 +144,6 @@ def save_logits(path: Path, data: EvalData, ensembles: Sequence[Ensemble], predi
         prefix = f"run{number}/" if several else ""
         arrays |= {f"{prefix}logits/{task}": values for task, values in logits.items()}
         folds |= {f"{prefix}{task}": ensemble.folds(task) for task in logits}
-    record = {"fingerprint": data.fingerprint, "views": views_of(tta), "folds": folds}
+    record = {"fingerprint": data.fingerprint, "views": as_set(tta).views, "folds": folds}
     record |= {"runs": [str(e.members[0].path.parent.parent.parent) for e in ensembles]}
     save_npz(path, arrays | {"record": json.dumps(record)})

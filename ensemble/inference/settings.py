@@ -8,6 +8,7 @@ from pathlib import Path
 from ensemble.decision.tuning import Fitted
 from ensemble.jobs.hardware import Hardware
 from ensemble.models.engine import AS_TRAINED, EngineOptions
+from ensemble.recipes.tta_sets import TtaSet
 from ensemble.recipes.tta_views import Tta
 
 
@@ -15,7 +16,7 @@ from ensemble.recipes.tta_views import Tta
 class InferenceSettings:
     """All that an inference does the same for every photo."""
 
-    tta: Tta
+    tta: Tta | TtaSet  # the name of a shipped set of views, or a set
     hardware: Hardware
     cache: Path | None = None  # folder of decoded photos; None decodes at each access
     engine: EngineOptions = AS_TRAINED

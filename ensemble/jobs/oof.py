@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.tta_views import ALL_VIEWS
+from ensemble.recipes.tta_views import VIEWS
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError, refuse
@@ -31,7 +31,7 @@ class JobOof:
     files: npt.NDArray[np.str_]  # (photos,), paths below the data folder
     best: Logits  # (views, photos, width)
     last: Logits
-    views: tuple[str, ...] = ALL_VIEWS
+    views: tuple[str, ...] = VIEWS["flip"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,15 @@ def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOof:
             f"{path} comes from another {', '.join(wrong)} than this run's; train that job again with --restart"
         )
     return oof
+
+
+def kept_views(path: Path) -> tuple[str, ...]:
+    """The views of a job's out-of-fold logits; none if they can't be read."""
+    try:
+        with np.load(path) as z:
+            return tuple(z["views"].tolist())
+    except Exception:
+        return ()
 
 
 def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[tuple[str, int]]]:
@@ -134,7 +143,8 @@ def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: li
                 problems.append(f"{path} holds logits that are not finite")
             jobs[task, fold] = oof, place[found]
     refuse(problems, "the out-of-fold logits can't be used", "Train those jobs again with --restart.")
-    views = tuple(v for v in ALL_VIEWS if all(v in oof.views for oof, _ in jobs.values()))
+    first = next(iter(jobs.values()))[0]
+    views = tuple(v for v in first.views if all(v in oof.views for oof, _ in jobs.values()))
     pooled: dict[str, Logits] = {}
     for (task, _), (oof, places) in jobs.items():
         logits = select_views(oof.best if epoch == "best" else oof.last, oof.views, views)
@@ -157,6 +167,6 @@ def select_views(logits: Logits, there: Sequence[str], wanted: Sequence[str]) ->
     if missing:
         raise MaskensError(
             f"the out-of-fold logits have no view {', '.join(missing)}, only {', '.join(there)}: choose another --tta, "
-            "or train again with --restart"
+            "or name the set in oof_tta of the recipe and train again with --restart"
         )
     return logits[[list(there).index(v) for v in wanted]]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from ensemble.jobs.completion import is_done
 from ensemble.jobs.locks import lock_jobs
+from ensemble.jobs.oof import kept_views
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
 from folds.errors import MaskensError
@@ -49,7 +50,9 @@ def reuse_jobs(specs: Sequence[JobSpec], source: Run) -> int:
 def _done_alike(spec: JobSpec, source: Run, versions: Mapping[str, str]) -> bool:
     theirs = read_status(source, spec.task, spec.fold).record.get("versions", {})
     there = dataclasses.replace(spec, run=source)
-    return is_done(there) and all(theirs.get(name) == versions[name] for name in DECISIVE)
+    kept = kept_views(source.job_folder(spec.task, spec.fold) / "oof.npz")
+    same = all(theirs.get(name) == versions[name] for name in DECISIVE)
+    return is_done(there) and same and set(spec.recipe.oof_views) <= set(kept)
 
 
 def _copy(spec: JobSpec, source: Run) -> None:

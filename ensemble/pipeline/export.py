@@ -63,7 +63,7 @@ def export(
         ensemble,
         found,
         folder,
-        fitted.tta,
+        fitted.tta_set,
         fitted.offsets,
         photos,
         tolerance,

@@ -50,7 +50,7 @@ class InferOptions:
     """How eval photos are predicted; the defaults are those of `maskens infer` without options.
 
     Attributes:
-        tta: views; None takes those that were tuned, else flip.
+        tta: name or TOML file of the views; None takes those that were tuned, else flip.
         decision: joint, the best of the 18 classes; hard, part by part; vote, one vote a run; None is joint, with
             `votes` vote.
         votes: other submissions of the same photos.
@@ -175,7 +175,7 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         person=person,
         finder=finder,
         settings=InferenceSettings(
-            tta=fitted.tta,
+            tta=fitted.tta_set,
             hardware=Hardware(choose_device(options.device), options.workers),
             cache=cache_folder(options.cache, first.folder),
             engine=EngineOptions(options.precision, options.compile),
@@ -201,7 +201,7 @@ def run_inference(plan: InferencePlan, on_progress: OnProgress | None = None) ->
     prediction = predict_photos(plan.ensembles, plan.data.photos, settings, decoding, predicting)
     fitted = plan.fitted
     decided = decide(prediction.joints, fitted.weights, fitted.offsets, plan.rule, plan.votes, person)
-    save_logits(plan.logits_file, plan.data, plan.ensembles, prediction, plan.fitted.tta)
+    save_logits(plan.logits_file, plan.data, plan.ensembles, prediction, plan.fitted.tta_set)
     earlier = write_submission(plan.path, plan.data.ids, decided.classes)
     check = check_submission(plan.path, plan.data.ids, plan.runs[0].class_photos)
     return Inferred(decided.classes, check, plan.path, earlier, (*found, *prediction.notes))

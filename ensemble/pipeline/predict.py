@@ -73,7 +73,7 @@ def predict(
     aspect = training_aspect(used[0]) or height / width
     distorted = distorted_photos(found, aspect, hardware.decoding_threads, part_of(on_progress, "opening"))
     predicting = part_of(on_progress, "predicting")
-    settings = InferenceSettings(fitted.tta, hardware)
+    settings = InferenceSettings(fitted.tta_set, hardware)
     prediction = predict_photos(ensembles, found, settings, on_predict=predicting)
     records = prediction_records(found.files, photo_predictions(ensembles, prediction, fitted), distorted)
     models = sum(len(e.members) for e in ensembles)

@@ -13,6 +13,7 @@ from ensemble.jobs.oof import Epoch
 from ensemble.metrics.scores import Score
 from ensemble.metrics.scores import score as score_classes
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, load_runs
+from ensemble.recipes.tta_sets import TtaSet
 from ensemble.recipes.tta_views import Tta
 from folds.runs import file_of
 
@@ -23,7 +24,7 @@ class Scored:
 
     blend: Blend
     evaluation: Evaluation
-    tta: Tta  # the views it uses
+    tta: TtaSet  # the views it uses
 
     @property
     def runs(self) -> list[str]:
@@ -54,7 +55,7 @@ def score(
     Args:
         runs: several on the same folds count as one ensemble.
         data: where the data are now, if they were moved.
-        tta: views; None takes those that were tuned, else flip.
+        tta: name or TOML file of the views; None takes those that were tuned, else flip.
         epoch: best or last of each job.
         tuned: with what `tune` fitted, if it fits.
 
@@ -73,7 +74,7 @@ def evaluate_runs(runs: Folders, data: Folder | None, tta: Tta | None, epoch: Ep
     found, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
     # a tuning belongs to the best epochs, whose models there are
     applied = apply_tuning(found, recipes, tta, tuned and epoch == "best")
-    return Scored(blend, evaluate(blend, applied), applied.fitted.tta)
+    return Scored(blend, evaluate(blend, applied), applied.fitted.tta_set)
 
 
 def score_submission(truth: Folder, submission: Folder | None = None, runs: Folders = DEFAULT_RUN) -> ScoredSubmission:

@@ -14,6 +14,8 @@ from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, l
 from folds.errors import MaskensError
 from folds.files import must_be_writable
 
+ASKED_FOR = ("view-weights", "weights")  # steps that are no part of a tuning unless they are named
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -37,7 +39,7 @@ def tune(
     """Fit views, temperatures, offsets and weights; what is worth more than noise is kept and used by `infer`.
 
     Args:
-        steps: views, temperatures, offsets; None is all three.
+        steps: views, view-weights, temperatures, offsets; None is all but view-weights.
         weigh_runs: also weigh several runs by greedy selection; else they weigh alike.
         keep_all: keep what is fitted even if its gain is noise.
 
@@ -47,7 +49,7 @@ def tune(
     found = load_runs(runs)
     if weigh_runs and len(found) == 1:
         raise MaskensError("--blend weighs several runs: --run A --run B --blend.")
-    wanted = {*(steps or (s for s in STEPS if s != "weights")), *(["weights"] if weigh_runs else [])}
+    wanted = {*(steps or (s for s in STEPS if s not in ASKED_FOR)), *(["weights"] if weigh_runs else [])}
     blend = load_blend(found, Path(data) if data else None, "best")
     path = found[0].folder / tuning_file([member.untuned for member in blend.runs])
     must_be_writable(path)

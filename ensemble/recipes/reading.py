@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from ensemble.recipes.augmentation import ENTRIES, Transform, transforms_in
 from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.recipes.tasks import KINDS, undetermined
+from ensemble.recipes.tta_sets import TtaSet
 from folds.errors import MaskensError, did_you_mean, refuse
 
 Tree = dict[str, Any]
@@ -69,7 +70,7 @@ def _parsed(text: str, name: str, where: str, changes: Sequence[str], build_tran
     try:
         recipe, problems = Recipe.model_validate({"name": name} | tree), []
     except ValidationError as error:
-        recipe, problems = None, [_readable(e) for e in error.errors()]
+        recipe, problems = None, [readable_error(e) for e in error.errors()]
     tables = tree["tasks"]
     kinds = [kind for kind in KINDS if any(table.get("predicts") == kind for table in tables.values())]
     if all(table.get("predicts") in KINDS for table in tables.values()):
@@ -241,9 +242,14 @@ def _transform_problems(tables: dict[str, Tree], build: BuildTransform) -> list[
     return problems
 
 
-def _readable(error: Any) -> str:
-    """`tasks.mask.optimizer.learning_rate: unknown key (did you mean 'lr'?)`"""
-    path = [str(p) for p in error["loc"]]
+def readable_error(error: Any, above: Sequence[str] = ()) -> str:
+    """`tasks.mask.optimizer.learning_rate: unknown key (did you mean 'lr'?)`
+
+    Args:
+        error: one of pydantic's `ValidationError.errors()`.
+        above: where in a recipe the model is that was validated.
+    """
+    path = [*above, *(str(p) for p in error["loc"])]
     where = ".".join(p for p in path if p not in ENTRIES) or "recipe"
     if error["type"] == "extra_forbidden":
         return f"{where}: unknown key{did_you_mean(path[-1], _keys_at(path[:-1]))}"
@@ -258,7 +264,9 @@ def _readable(error: Any) -> str:
 def _keys_at(path: Sequence[str]) -> list[str]:
     """The keys that are allowed at a place in a recipe."""
     model: type[BaseModel] = Recipe
-    if len(path) >= 2:
+    if len(path) >= 2 and path[0] == "tta":
+        model = TtaSet
+    elif len(path) >= 2:
         model = TaskRecipe
         for step in path[2:]:
             field = model.model_fields.get(step)

@@ -68,7 +68,8 @@ def resolve_recipe(
         if start is not None and not change.weights and change.pretrained:
             recipe = _weights_of(start, recipe)
     recipe = with_weights(recipe, change.weights, change.pretrained)
-    if before is not None and recipe.hash != before.hash and run.jobs_on_disk():
+    alike = before is None or (recipe.hash, recipe.oof_views) == (before.hash, before.oof_views)
+    if before is not None and not alike and run.jobs_on_disk():
         refuse(
             differences(before, recipe)[:8],
             f"{run.folder} has models of the recipe '{before.name}', and this one differs",
@@ -80,12 +81,17 @@ def resolve_recipe(
 
 def bind_recipe(run: Run, recipe: Recipe) -> Run:
     """Write recipe.toml and its hash into the run, if they are not there yet."""
-    if run.recipe_hash == recipe.hash:
+    if run.recipe_hash == recipe.hash and _views(run_recipe(run)) == _views(recipe):
         return run
     write_text(run.recipe_file, recipe.text)
     bound = dataclasses.replace(run, recipe_hash=recipe.hash)
     save_run(bound)
     return bound
+
+
+def _views(recipe: Recipe) -> tuple[object, ...]:
+    """What a recipe's hash leaves out."""
+    return recipe.tta, recipe.oof_tta
 
 
 def _weights_of(before: Recipe, recipe: Recipe) -> Recipe:

@@ -14,6 +14,7 @@ from ensemble.recipes.loss import Loss
 from ensemble.recipes.masks import Masks
 from ensemble.recipes.strict import Strict
 from ensemble.recipes.tasks import Predicts, Target, merge_of
+from ensemble.recipes.tta_sets import OofSets, OwnSets, oof_views
 from folds.data.labels import AGE_CUTS, SHOTS
 from folds.files import sha256
 
@@ -200,11 +201,18 @@ def _target(predicts: Predicts, ages: Ages) -> Target:
 
 
 class Recipe(Strict):
-    """The tasks of a run."""
+    """The tasks of a run, and in which views its models are shown photos."""
 
     name: str
     description: str = ""
+    tta: OwnSets = Field({})  # sets of views of one's own
+    oof_tta: OofSets = ("flip",)  # sets whose views out-of-fold logits are kept in, beside those of flip
     tasks: dict[str, TaskRecipe]
+
+    @property
+    def oof_views(self) -> tuple[str, ...]:
+        """The views that out-of-fold logits are kept in; no part of `hash`, as they change nothing that is learned."""
+        return oof_views(self.oof_tta, self.tta)
 
     @property
     def text(self) -> str:

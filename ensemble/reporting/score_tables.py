@@ -63,7 +63,8 @@ def evaluation_tables(found: Evaluation) -> list[Table]:
         f1, accuracy = [f.f1 for f in found.folds], [f.accuracy for f in found.folds]
         folds.add_section()
         folds.add_row("spread", "", "", f"+-{stdev(f1):.4f}", f"+-{stdev(accuracy):.4f}")
-    return [class_table(found.score, found.class_f1), _whole_table(found), folds, _settings_table(found)]
+    last = [_views_table(found), _settings_table(found)]
+    return [class_table(found.score, found.class_f1), _whole_table(found), folds, *last]
 
 
 def _whole_table(found: Evaluation) -> Table:
@@ -77,6 +78,20 @@ def _whole_table(found: Evaluation) -> Table:
         table.add_row(f"{part}, as decided", f"{found.f1[part]:.4f}", accuracy, end_section=number == len(parts))
     for name, (f1, accuracy_of) in found.tasks.items():
         table.add_row(Text(f"task {name}"), f"{f1:.4f}", f"{accuracy_of:.4f}")
+    return table
+
+
+def _views_table(found: Evaluation) -> Table:
+    table = new_table("test-time augmentation, untuned")
+    table.add_column("", overflow="fold")
+    table.add_column("passes", justify="right")
+    for name in ("macro F1 (95 % over people)", "against the photo as it is", ""):
+        table.add_column(name, no_wrap=True)
+    views = [v for v in found.views if not v.is_set]
+    for number, v in enumerate([*views, *(v for v in found.views if v.is_set)], start=1):
+        gain = (f"{v.gain:+.3f}", v.gain.significance) if number > 1 else ("", "")
+        name = f"--tta {v.name}" if v.is_set else v.name
+        table.add_row(Text(name), str(v.passes), f"{v.f1:.4f}", *gain, end_section=number == len(views))
     return table
 
 

@@ -32,7 +32,7 @@ from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import learns_from, training_labels
-from ensemble.recipes.tta_views import ALL_VIEWS, VIEWS
+from ensemble.recipes.tta_views import VIEWS
 from ensemble.training.trainer import Trainer
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
@@ -235,7 +235,7 @@ def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, re
     valid = int((held_out & learns_from(recipe.predicts, data)).sum())
     begun = not restart and (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()
     epochs = recipe.epochs - (read_status(spec.run, spec.task, spec.fold).epoch if begun else 0)
-    last = 2 * len(ALL_VIEWS) * int(held_out.sum()) * cost.predict  # the best and the last epoch
+    last = 2 * len(spec.recipe.oof_views) * int(held_out.sum()) * cost.predict  # the best and the last epoch
     seconds = cost.start + epochs * (photos * cost.train + valid * cost.predict) + last
     return JobEstimate(spec.task, spec.fold, photos, epochs, seconds)
 

@@ -31,7 +31,7 @@ from ensemble.models.inputs import normalisation, to_device
 from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import learns_from, training_labels, true_labels
-from ensemble.recipes.tta_views import ALL_VIEWS, VIEWS
+from ensemble.recipes.tta_views import VIEWS
 from ensemble.training.losses import task_loss
 from ensemble.training.resume import load_last, save_last
 from ensemble.training.targets import bin_counts, soft_targets, target_tables
@@ -159,15 +159,15 @@ class JobRun:
     def predict_held_out(self, model: nn.Module, photos: DecodedPhotos) -> None:
         """Out-of-fold logits of the best and of the last epoch, each view kept."""
         self.report(state="predicting", seconds_left=None)
-        predictor, rows = self.predictor(model), self.oof_rows
-        last = predictor.logits(photos, rows, ALL_VIEWS)
+        predictor, rows, views = self.predictor(model), self.oof_rows, self.spec.recipe.oof_views
+        last = predictor.logits(photos, rows, views)
         best_f1 = [h["f1"] for h in self.history]
         best = last
         if best_f1.index(max(best_f1)) != len(best_f1) - 1:
             load_weights(self.folder / "model.safetensors", model)
-            best = predictor.logits(photos, rows, ALL_VIEWS)
+            best = predictor.logits(photos, rows, views)
         files = np.array(self.data.files)[rows]
-        save_job_oof(self.folder / "oof.npz", JobOof(files, best, last), self.record())
+        save_job_oof(self.folder / "oof.npz", JobOof(files, best, last, views), self.record())
 
     def predictor(self, model: nn.Module) -> Predictor:
         workers = 0 if self.spec.cache else self.spec.workers  # reading the cache is no work

@@ -12,6 +12,7 @@ from run_command import maskens, refused
 
 import cli
 from ensemble.recipes.reading import load_recipe, shipped
+from ensemble.recipes.tta_views import VIEWS
 
 
 def test_quiet_prints_nothing_and_the_environment_sets_options(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,9 +49,15 @@ def test_a_command_takes_the_shared_options_that_it_uses_and_no_other(command: s
 
 
 @pytest.mark.parametrize("command", ["infer", "score", "audit", "export", "predict"])
-def test_unknown_views_are_refused_with_those_there_are(command: str) -> None:
-    photo = ["photo.jpg"] if command == "predict" else []
-    refused(maskens(command, *photo, "--tta", "flp"), "'flp' is none of none, flip (did you mean 'flip'?)")
+def test_unknown_views_are_refused_with_those_there_are(there: Path, command: str) -> None:
+    photo = ["data/eval/images"] if command == "predict" else []
+    refused(maskens(command, *photo, "--tta", "flp"), "--tta flp: there are none, flip, ", "(did you mean 'flip'?)")
+
+
+def test_the_help_of_infer_lists_every_set_with_its_views() -> None:
+    shown = " ".join(maskens("infer", "--help").out.replace("│", " ").split())
+    for name, views in VIEWS.items():
+        assert f"{name}: {', '.join(views)}." in shown
 
 
 def test_an_option_that_a_command_does_not_use_is_refused() -> None:

@@ -16,7 +16,11 @@ from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted, RunTuning
 from ensemble.jobs.card import ModelCard
 from ensemble.recipes.tasks import ONLY_GENDER, Predicts, Target
+from ensemble.recipes.tta_sets import SETS as TTA_SETS
+from ensemble.recipes.tta_sets import Merge, TtaSet
 
+FLIP = TTA_SETS["flip"]
+MERGES: tuple[Merge, ...] = ("gmean", "max")
 FOUR: tuple[Predicts, ...] = ("mask", "gender", "male-age", "female-age")
 SETS: list[tuple[Predicts, ...]] = [
     FOUR,
@@ -27,7 +31,9 @@ SETS: list[tuple[Predicts, ...]] = [
 ]
 
 
-def an_ensemble(tasks: tuple[Predicts, ...], folds: int, temperatures: dict[str, list[list[float]]]) -> Ensemble:
+def an_ensemble(
+    tasks: tuple[Predicts, ...], folds: int, temperatures: dict[str, list[list[float]]], tta: TtaSet = FLIP
+) -> Ensemble:
     def card(task: Predicts, fold: int) -> ModelCard:
         return ModelCard(
             model="",
@@ -51,7 +57,7 @@ def an_ensemble(tasks: tuple[Predicts, ...], folds: int, temperatures: dict[str,
         )
 
     found = [Member(t, f, Path(), card(t, f)) for t in tasks for f in range(folds)]
-    return Ensemble(tuple(found), temperatures)
+    return Ensemble(tuple(found), temperatures, tta)
 
 
 def fitted(weights: list[float], offsets: list[float]) -> Fitted:
@@ -66,14 +72,17 @@ def fitted(weights: list[float], offsets: list[float]) -> Fitted:
     st.sampled_from([0.3, 2.0, 12.0]),
     st.sampled_from([0.0, 1.0]),
     st.booleans(),
+    st.sampled_from(
+        [FLIP, TtaSet(views=FLIP.views, weights=(3, 1)), *(TtaSet(views=FLIP.views, merge=m) for m in MERGES)]
+    ),
 )
 def test_random_logits_get_the_class_that_everybody_asked_would_give(
-    kinds: list[tuple[Predicts, ...]], seed: int, spread: float, tuned: float, warm: bool
+    kinds: list[tuple[Predicts, ...]], seed: int, spread: float, tuned: float, warm: bool, tta: TtaSet
 ) -> None:
     """Whoever is not evaluated holds NaN; the others' say alone must give the same class."""
     rng, photos, folds = np.random.default_rng(seed), 60, 2
     heats = {t: rng.uniform(0.5, 3, (folds, len(Target(t).heads))).tolist() for t in FOUR} if warm else {}
-    ensembles = [an_ensemble(k, folds, {t: h for t, h in heats.items() if t in k}) for k in kinds]
+    ensembles = [an_ensemble(k, folds, {t: h for t, h in heats.items() if t in k}, tta) for k in kinds]
     full = [
         {t: rng.normal(0, spread, (folds, 2, photos, Target(t).width)).astype(np.float32) for t in k} for k in kinds
     ]

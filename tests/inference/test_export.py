@@ -40,6 +40,7 @@ from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.inputs import to_input
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
+from ensemble.recipes.tta_sets import TtaSet
 from ensemble.training.job import run_job
 from folds.data.layout import read_eval, read_train
 from folds.data.people import EvalData
@@ -230,6 +231,18 @@ def test_large_weights_lie_beside_the_graph(setting: Setting, tmp_path: Path, mo
     expected = bin_logits(mean_logits(identity), setting.ensemble.targets["parts"].heads)
     np.testing.assert_allclose(logits, expected, atol=1e-5)
     assert "parts.onnx.data" in json.loads((tmp_path / "out" / "decision.json").read_text())["files"]
+
+
+def test_weighed_views_go_into_the_graph(setting: Setting, tmp_path: Path) -> None:
+    views = ("identity", "hflip scale=0.9", "scale=1.1", "crop_lt=0.8", "multiply=1.2", "add=-0.1")
+    tta = TtaSet(views=views, weights=(3, 1, 1, 1, 2, 1))
+    setting.export(tmp_path / "out", tta=tta)
+    parts = Ensemble(tuple(setting.of("parts")), {})
+    expected = infer([parts], setting.data.photos, InferenceSettings(tta, Hardware("cpu", 0))).logits[0]["parts"]
+    logits = graph_logits(tmp_path / "out" / "parts.onnx", setting.photos("parts"))
+    np.testing.assert_allclose(logits, mean_logits(expected, weights=tta.weights), atol=1e-4)
+    record = json.loads((tmp_path / "out" / "decision.json").read_text())["tasks"]["parts"]
+    assert (record["views"], record["view_weights"]) == (list(views), list(tta.weights))
 
 
 def test_what_differs_too_much_is_not_written(setting: Setting, tmp_path: Path) -> None:

@@ -1,15 +1,22 @@
-"""Views of a photo: mirrored, never upside down, and a mean that is ttach's own."""
+"""Views of a photo: what their names say, of the model's size, never upside down, and a mean that is ttach's own."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import ttach
+from hypothesis import given
+from hypothesis import strategies as st
+from timm import create_model
 from torch import Tensor, nn
 
 from ensemble.models.tta import apply_view, stack_views, unstack_views
-from ensemble.recipes.tta_views import ALL_VIEWS, SETS, VIEWS, views_of
+from ensemble.recipes.tta_views import STEPS, VIEWS, views_of
 from folds.errors import MaskensError
+
+NORMALISATION = ((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
+MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in NORMALISATION)
+ALL = tuple(dict.fromkeys(view for views in VIEWS.values() for view in views))
 
 
 @pytest.fixture
@@ -23,14 +30,18 @@ def x() -> Tensor:
     return torch.rand(5, 3, 12, 10, generator=torch.Generator().manual_seed(1))
 
 
+def shown(x: Tensor, view: str) -> Tensor:
+    return apply_view(x, view, NORMALISATION)
+
+
 def logits(model: nn.Module, x: Tensor, tta: str) -> Tensor:
     with torch.no_grad():
-        return unstack_views(model(stack_views(x, views_of(tta))), views_of(tta))
+        return unstack_views(model(stack_views(x, views_of(tta), NORMALISATION)), views_of(tta))
 
 
 def test_flip_is_the_photo_and_its_mirror_image(model: nn.Module, x: Tensor) -> None:
-    assert torch.equal(apply_view(x, "identity"), x)
-    assert torch.equal(apply_view(x, "hflip"), x.flip(3)), "left to right, never upside down"
+    assert torch.equal(shown(x, "identity"), x)
+    assert torch.equal(shown(x, "hflip"), x.flip(3)), "left to right, never upside down"
     found = logits(model, x, "flip")
     assert found.shape == (2, 5, 3)
     assert not torch.allclose(found[1], found[0])
@@ -47,12 +58,58 @@ def test_none_is_the_photo_alone(model: nn.Module, x: Tensor) -> None:
         assert torch.allclose(logits(model, x, "none")[0], model(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("tta", SETS)
-def test_every_view_can_be_made_and_is_kept_out_of_fold(tta: str, x: Tensor) -> None:
-    for view in VIEWS[tta]:
-        assert apply_view(x, view).shape[:2] == x.shape[:2]
-        assert view in ALL_VIEWS
-    assert ALL_VIEWS[0] == "identity"
+@pytest.mark.parametrize("tta", VIEWS)
+def test_a_shipped_set_shows_the_photo_itself_and_views_that_all_differ(tta: str) -> None:
+    assert views_of(tta)[0] == "identity"
+    larger = torch.rand(1, 3, 40, 30, generator=torch.Generator().manual_seed(2))
+    found = [shown(larger, view) for view in views_of(tta)]
+    assert all(not torch.equal(a, b) for n, a in enumerate(found) for b in found[:n])
+
+
+@given(st.integers(8, 33), st.integers(8, 33), st.sampled_from(sorted(STEPS)), st.floats(0, 1))
+def test_a_view_has_the_photos_size_whatever_that_is(height: int, width: int, step: str, share: float) -> None:
+    x = torch.rand(1, 3, height, width)
+    limits = STEPS[step]
+    view = step if limits is None else f"{step}={limits[0] + share * (limits[1] - limits[0])}"
+    assert shown(x, view).shape == x.shape
+    assert torch.isfinite(shown(x, view)).all()
+
+
+def test_a_vit_takes_every_shipped_view() -> None:
+    vit = create_model("test_vit.r160_in1k", img_size=(64, 48), num_classes=3).eval()
+    with torch.no_grad():
+        assert vit(stack_views(torch.rand(1, 3, 64, 48), ALL, NORMALISATION)).shape == (len(ALL), 3)
+
+
+def test_brightness_is_that_of_the_photo_and_ends_at_white() -> None:
+    pixels = torch.tensor([0.0, 0.2, 0.5, 0.95]).view(1, 1, 2, 2).expand(1, 3, 2, 2)
+    x = (pixels - MEAN) / STD
+    assert torch.allclose(shown(x, "multiply=1.2") * STD + MEAN, (1.2 * pixels).clamp(max=1), atol=1e-6)
+    assert torch.allclose(shown(x, "add=-0.1") * STD + MEAN, (pixels - 0.1).clamp(min=0), atol=1e-6)
+
+
+def test_larger_and_smaller_faces_stay_where_they_are() -> None:
+    x = torch.zeros(1, 3, 40, 40)
+    x[:, :, 14:26, 14:26] = 1  # a face in the middle
+    larger, smaller = shown(x, "scale=1.5"), shown(x, "scale=0.5")
+    assert larger[0, 0].sum() == pytest.approx(1.5**2 * 144, rel=0.1)
+    assert smaller[0, 0].sum() == pytest.approx(0.5**2 * 144, rel=0.1)
+    for found in (larger, smaller):
+        assert torch.allclose(found, found.flip(2), atol=1e-6)
+        assert torch.allclose(found, found.flip(3), atol=1e-6)
+    assert torch.equal(shown(torch.ones(1, 3, 9, 9), "scale=0.5"), torch.ones(1, 3, 9, 9)), "no frame appears"
+
+
+def test_a_crop_is_the_corner_that_it_is_named_for() -> None:
+    x = torch.arange(16.0).view(1, 1, 4, 4).expand(1, 3, 4, 4)
+    for view, rows, columns in (
+        ("crop_lt=0.5", slice(0, 2), slice(0, 2)),
+        ("crop_rt=0.5", slice(0, 2), slice(2, 4)),
+        ("crop_lb=0.5", slice(2, 4), slice(0, 2)),
+        ("crop_rb=0.5", slice(2, 4), slice(2, 4)),
+        ("center_crop=0.5", slice(1, 3), slice(1, 3)),
+    ):
+        assert shown(x, view).mean() == pytest.approx(x[:, :, rows, columns].mean().item()), view
 
 
 def test_an_unknown_set_is_refused_with_those_there_are() -> None:

@@ -1,0 +1,87 @@
+"""The views that a job keeps its out-of-fold logits in are a key of the recipe, and change nothing that is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ensemble.jobs.completion import is_done
+from ensemble.jobs.oof import kept_views, load_job_oof
+from ensemble.jobs.reuse import reuse_jobs
+from ensemble.jobs.spec import JobSpec
+from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe, run_recipe
+from ensemble.recipes.tta_views import VIEWS
+from ensemble.training.job import run_job
+from folds.data.layout import read_train
+from folds.errors import MaskensError
+from folds.run import start_run
+from folds.splitting.split import make_folds
+
+RECIPE = """
+[defaults]
+model = "test_resnet.r160_in1k"
+pretrained = false
+resize = [40, 32]
+epochs = 1
+batch_size = 8
+[tasks.heads]
+"""
+MORE = 'oof_tta = ["mine"]' + RECIPE + '[tta.mine]\nviews = ["identity", "scale=1.1"]\n'
+
+
+@pytest.fixture(scope="module")
+def jobs(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[JobSpec, JobSpec]:
+    """The same job without and with a further view."""
+    root = tmp_path_factory.mktemp("oof-views")
+    data = read_train(make_data(root / "data", people=18))
+    folds = make_folds(data, 2, seed=1)
+    specs = []
+    for name, text in (("plain", RECIPE), ("more", MORE)):
+        recipe = parse_recipe(text, name)
+        run = bind_recipe(start_run(root / name, data, folds, 2, seed=1)[0], recipe)
+        specs.append(JobSpec(run, recipe, "heads", 0, "cpu", 0, 1, None))
+        assert run_job(specs[-1], data, folds) is None
+    return specs[0], specs[1]
+
+
+def file_of(spec: JobSpec, name: str) -> Path:
+    return spec.run.job_folder("heads", 0) / name
+
+
+def test_further_views_are_kept_and_all_else_comes_out_to_the_bit(jobs: tuple[JobSpec, JobSpec]) -> None:
+    plain, more = (load_job_oof(file_of(spec, "oof.npz"), {}) for spec in jobs)
+    assert plain.views == VIEWS["flip"]
+    assert more.views == (*VIEWS["flip"], "scale=1.1")
+    assert np.array_equal(more.best[:2], plain.best)
+    assert np.isfinite(more.best[2]).all() and not np.allclose(more.best[2], more.best[0])
+    assert file_of(jobs[0], "model.safetensors").read_bytes() == file_of(jobs[1], "model.safetensors").read_bytes()
+
+
+def test_a_job_is_taken_over_only_with_the_views_that_are_wanted(jobs: tuple[JobSpec, JobSpec], tmp_path: Path) -> None:
+    plain, more = jobs
+    data = read_train(plain.run.data)
+    folds = make_folds(data, 2, seed=1)
+    for spec, source, taken in ((more, plain, 0), (plain, more, 1)):
+        run = bind_recipe(start_run(tmp_path / spec.run.folder.name, data, folds, 2, seed=1)[0], spec.recipe)
+        assert reuse_jobs([JobSpec(run, spec.recipe, "heads", 0, "cpu", 0, 1, None)], source.run) == taken
+    assert kept_views(tmp_path / "nothing.npz") == ()
+
+
+def test_a_run_with_models_keeps_the_views_it_has(jobs: tuple[JobSpec, JobSpec]) -> None:
+    run = jobs[0].run
+    assert is_done(jobs[0])
+    with pytest.raises(MaskensError, match=r"(?s)this one differs.*oof_tta: \['flip'\], now \['crops'\]"):
+        resolve_recipe(run, RecipeChange(changes=['oof_tta=["crops"]']))
+
+
+def test_before_there_are_models_the_views_may_change(make_data: Callable[..., Path], tmp_path: Path) -> None:
+    data = read_train(make_data(tmp_path / "data", people=18))
+    run = bind_recipe(
+        start_run(tmp_path / "run", data, make_folds(data, 2, seed=1), 2, seed=1)[0], parse_recipe(RECIPE, "r")
+    )
+    bind_recipe(run, resolve_recipe(run, RecipeChange(changes=['oof_tta=["crops"]'])))
+    assert run_recipe(run).oof_views == (*VIEWS["flip"], *VIEWS["crops"][1:])
