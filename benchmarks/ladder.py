@@ -39,16 +39,23 @@ class Rung:
     keys: str = ""  # of [tasks.heads]
 
 
+AUGMENT = """augment = [
+    { name = "HorizontalFlip", args = { p = 0.5 } },
+    { name = "Affine", args = { scale = [0.9, 1.1], translate_percent = [-0.04, 0.04], rotate = [-8, 8], p = 0.7 } },
+    "camera",
+]"""
+YEARS = 'ages = { cuts = "years", sigma = 2 }'
 RUNGS = {
     BASE: Rung("`quick`: three heads, cross-entropy on three age bands", "quick"),
-    "years": Rung("ages in one bin a year", keys='ages = { cuts = "years" }'),
-    "distribution": Rung("a Gaussian of 3 years around the age", keys='ages = { cuts = "years", sigma = 3 }'),
-    "ordinal": Rung("ages by conditional probabilities", keys='ages = { cuts = "years", head = "ordinal" }'),
-    "regression": Rung("ages by mean and spread", keys='ages = { cuts = "years", head = "regression" }'),
+    "years": Rung("ages as a distribution over years, a Gaussian of 2 around the age", keys=YEARS),
+    "ordinal": Rung(
+        "ages by conditional probabilities at every year", keys='ages = { cuts = "years", head = "ordinal" }'
+    ),
+    "regression": Rung("ages by middle and spread", keys='ages = { cuts = "years", head = "regression" }'),
     "adjusted": Rung("logits adjusted by class frequency", keys="loss = { logit_adjustment = 1.0 }"),
-    "layers": Rung("layer-wise learning-rate decay", keys="optimizer = { layer_decay = 0.8 }"),
-    "camera": Rung("augmentation that imitates other cameras", keys='augment = ["camera"]'),
-    "masks": Rung("drawn masks on a fifth of the photos", keys="masks = { prob = 0.2 }"),
+    "layers": Rung("layer-wise learning-rate decay 0.8", keys="optimizer = { layer_decay = 0.8 }"),
+    "camera": Rung("`camera` in place of brightness and hue", keys=AUGMENT),
+    "masks": Rung("masks drawn on three of ten bare faces", keys="masks = { prob = 0.3, detect = true }"),
 }
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from ensemble.recipes.strict import Strict
 
 
-class FaceTemplate(BaseModel):
+class FaceTemplate(Strict):
     """Where a face is on a photo before the crop: shares of the photo's height, or of its width."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     eyes: float = Field(0.42, ge=0, le=1)  # of the height
     mouth: float = Field(0.63, ge=0, le=1)  # of the height
@@ -37,10 +37,8 @@ class FaceTemplate(BaseModel):
         return self
 
 
-class Masks(BaseModel):
+class Masks(Strict):
     """How often training photos of faces without a mask get one drawn, and where their faces are."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     prob: float = Field(0.0, ge=0, le=1)  # that a photo without a mask gets one
     incorrect: float = Field(0.3, ge=0, le=1)  # share of them below the nose or on the chin

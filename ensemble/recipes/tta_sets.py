@@ -6,18 +6,17 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
+from ensemble.recipes.strict import Strict
 from ensemble.recipes.tta_views import IDENTITY, STEPS, VIEWS, Tta, view_name, views_of
 from folds.errors import did_you_mean, refuse
 
 Merge = Literal["mean", "gmean", "max"]
 
 
-class TtaSet(BaseModel):
+class TtaSet(Strict):
     """Views of a photo. `mean` is that of the logits; `gmean` and `max` are of the probabilities of each head."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     views: tuple[Annotated[str, AfterValidator(view_name)], ...]
     merge: Merge = "mean"  # named as in ttach
