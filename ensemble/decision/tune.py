@@ -214,7 +214,8 @@ def _words(fitted: Fitted, name: StepName) -> str:
         return fitted.tta
     if name == "view-weights":
         tta = fitted.tta_set
-        return ", ".join(f"{v} {w:.2f}" for v, w in zip(tta.views, tta.weights, strict=True)) or "nothing to weigh"
+        weighed = zip(tta.views, tta.weights, strict=True) if fitted.view_weights else ()
+        return ", ".join(f"{view} {weight:.2f}" for view, weight in weighed) or "nothing to weigh"
     if name == "weights":
         return ", ".join(f"{r.run} {r.weight:.2f}" for r in fitted.runs)
     if name == "temperatures":
