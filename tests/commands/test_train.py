@@ -125,7 +125,7 @@ def test_all_errors_of_a_recipe_are_told_at_once_before_anything_is_computed(dat
     )
     refused(
         maskens("train", "--recipe", "mine.toml"),
-        "tasks.mask.epoch: unknown key (did you mean 'epochs'?)",
+        "tasks.mask.epoch: unknown key (did you mean 'epochs'",
         "tasks.mask.crop: crop [640, 480] is larger than the photo after resize [64, 48]",
         "tasks.mask.augment.0: albumentations has no transform 'Perspectiv'",
         "tasks.mask.augment.1: CLAHE",

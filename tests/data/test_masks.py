@@ -16,8 +16,9 @@ from ensemble.data.loader import EpochBatches, train_loader
 from ensemble.data.mask_drawing import draw_mask
 from ensemble.data.masks import DrawMasks, draw_masks
 from ensemble.data.sampling import EpochPhotos
+from ensemble.recipes.augmentation import Transform
 from ensemble.recipes.geometry import Geometry
-from ensemble.recipes.schema import Sampler, TaskRecipe, Transform
+from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import Predicts
 from folds.data.labels import decode, encode
 from folds.data.people import PhotoSet

@@ -34,6 +34,7 @@ from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target, true_labels
+from ensemble.recipes.tta_sets import as_set
 from ensemble.training.job import run_job
 from ensemble.training.jobs import train
 from folds.data.labels import IntArray
@@ -424,7 +425,7 @@ def test_evaluation_pools_each_photo_once_and_says_what_is_missing(short: Settin
     whole = evaluate(blend, apply_tuning([short.run], [short.recipe], "none", tuned=False))
     assert whole.score.photos == len(short.data.files)
     assert whole.score.support.tolist() == np.bincount(short.data.classes, minlength=18).tolist()
-    save_oof(blend, whole, "none")
+    save_oof(blend, whole, as_set("none"))
     with np.load(short.run.folder / "oof.npz") as pooled:
         assert pooled["files"].tolist() == short.data.files
         assert np.exp(pooled["log_probabilities"]).sum(axis=1) == pytest.approx(1)
