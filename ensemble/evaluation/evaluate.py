@@ -24,7 +24,7 @@ from ensemble.metrics.bootstrap import (
 )
 from ensemble.metrics.scores import Score, score, score_record, task_scores
 from ensemble.recipes.tasks import learns_from, true_labels
-from ensemble.recipes.tta_sets import TtaSet
+from ensemble.recipes.tta_sets import TtaSet, as_set
 from ensemble.recipes.tta_views import IDENTITY, Tta
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.files import save_npz
@@ -192,11 +192,11 @@ def _fold_scores(blend: Blend, decided: IntArray) -> list[FoldScore]:
     return found
 
 
-def save_oof(blend: Blend, evaluation: Evaluation, tta: TtaSet) -> None:
+def save_oof(blend: Blend, evaluation: Evaluation, tta: Tta | TtaSet) -> None:
     """Replace oof.npz of a run: its pooled logits, mean over the views, and the log probabilities as used."""
     (member,) = blend.runs
     arrays: dict[str, object] = {f"logits/{t}": member.mean_logits(t, tta).astype(np.float32) for t in member.logits}
-    record = {"views": tta.views, "epoch": blend.epoch, "used": evaluation.used}
+    record = {"views": as_set(tta).views, "epoch": blend.epoch, "used": evaluation.used}
     record |= {"recipe_hash": member.recipe.hash, "folds_hash": member.run.folds_hash}
     files = [blend.data.files[i] for i in blend.rows]
     arrays |= {"files": files, "fold": blend.fold, "log_probabilities": evaluation.decision.log_probabilities}
