@@ -23,6 +23,7 @@ from ensemble.commands.export import export
 from ensemble.commands.folds import folds
 from ensemble.commands.infer import infer
 from ensemble.commands.predict import predict
+from ensemble.commands.recommend import recommend
 from ensemble.commands.report import report
 from ensemble.commands.sample import sample
 from ensemble.commands.score import score
@@ -35,6 +36,7 @@ COMMANDS = (
     sample,
     explore,
     folds,
+    recommend,
     train,
     infer,
     predict,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ensemble.pipeline.export import export
     from ensemble.pipeline.infer import InferOptions, infer
     from ensemble.pipeline.predict import predict
+    from ensemble.pipeline.recommend import recommend
     from ensemble.pipeline.report import report
     from ensemble.pipeline.sample import make_sample
     from ensemble.pipeline.score import score, score_submission
@@ -35,6 +36,7 @@ __all__ = [
     "make_folds",
     "make_sample",
     "predict",
+    "recommend",
     "report",
     "score",
     "score_submission",

@@ -25,6 +25,7 @@ OPTIONS = {
     "sample": "seed workers quiet",
     "explore": "run data seed workers quiet",
     "folds": "run data seed workers quiet",
+    "recommend": "run data device workers quiet",
     "train": "run data device workers quiet cache",
     "infer": "run data device workers quiet cache",
     "predict": "run device workers quiet",

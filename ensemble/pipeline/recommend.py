@@ -1,0 +1,125 @@
+"""A recipe for this data, this machine and a time budget."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of, read_labelled
+from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.schema import Recipe
+from ensemble.reporting.recommend_lines import choice_lines, data_line, machine_line, measured_line
+from ensemble.training.recommend import BASE, CANDIDATES, Choice, Measured, choose, measure, recipe_text
+from folds.data.people import TrainData
+from folds.errors import MaskensError
+from folds.files import must_be_writable, write_text
+from folds.run import Run
+from folds.splitting.split import largest_k
+
+FOLDS = 5
+HEADER = "# Written by `maskens recommend`; docs/recipes.md says what each key means.\n"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to train, and why."""
+
+    choice: Choice
+    measured: tuple[Measured, ...]  # the largest first
+    recipe: Recipe
+    path: Path  # its TOML file
+    why: tuple[str, ...]  # lines
+    next: tuple[str, ...]  # the commands that train it
+
+
+def recommend(
+    data: Folder | None = None,
+    run: Folder = DEFAULT_RUN,
+    *,
+    hours: float = 1.0,
+    out: Folder = "recommended.toml",
+    device: str = "auto",
+    workers: int | None = None,
+    on_progress: OnProgress | None = None,
+) -> Recommendation:
+    """Time a few models here, choose what fits into the budget, and write it as a recipe that extends a shipped one.
+
+    Args:
+        data: the data folder; None takes the run's, at first `data`.
+        run: whose data and number of folds are taken, if it is there; it stays as it is.
+        hours: for training all folds.
+        out: the TOML file.
+        device: auto, cpu or cuda.
+        workers: threads and processes that load photos; None lets maskens choose.
+        on_progress: told of the candidates that are timed.
+
+    Raises:
+        MaskensError: data that don't fit together or are too few for two folds, no time, a file that is there already
+            and says otherwise.
+    """
+    if not (math.isfinite(hours) and hours > 0):
+        raise MaskensError(f"--hours {hours:g}: give the hours that training may take, like 1 or 0.5.")
+    path = Path(out)
+    _refuse_unusable(path)
+    before, found, _ = read_labelled(run, data, (), None)
+    hardware = Hardware(choose_device(device), workers)
+    k, budget = _folds(found, before), 3600 * hours
+    measured = measure(found, hardware, k, budget, Path(run), part_of(on_progress, "timing models"))
+    choice = choose(measured, len(found.files), k, budget)
+    place = f"{hardware.cores} CPU cores" if hardware.device == "cpu" else "a GPU"
+    description = (
+        f"{BASE[hardware.device]} for {len(found.files)} photos and {hours:g} h on {place}, in {choice.k} folds"
+    )
+    text = HEADER + recipe_text(hardware.device, choice.candidate, choice, description)
+    why = [
+        data_line(found),
+        machine_line(hardware),
+        *(measured_line(m, len(found.files), k) for m in measured),
+        *choice_lines(choice, measured, len(CANDIDATES[hardware.device]), k, budget),
+    ]
+    recipe = parse_recipe(text, path.stem)
+    _write(path, text)
+    return Recommendation(
+        choice, measured, recipe, path, tuple(why), _next(choice, before, path, data, Path(run), device)
+    )
+
+
+def _folds(data: TrainData, before: Run | None) -> int:
+    """The run's number of folds, else as many as the rarest people allow, up to FOLDS."""
+    if before:
+        return before.k
+    possible, rarest = largest_k(data.people)
+    if possible < 2:
+        raise MaskensError(
+            f"there are too few '{rarest}' for two folds ({possible}); no recipe can be scored on these."
+        )
+    return min(FOLDS, possible)
+
+
+def _refuse_unusable(path: Path) -> None:
+    """Refuse, before anything is timed, a file that can't become the recipe."""
+    if path.suffix != ".toml":
+        raise MaskensError(f"--out {path}: a recipe is a .toml file.")
+    must_be_writable(path)
+    if path.exists() and not path.read_bytes().startswith(HEADER.encode()):
+        raise MaskensError(f"{path} is there already, and not by `maskens recommend`; name another file with --out.")
+
+
+def _write(path: Path, text: str) -> None:
+    if path.exists() and path.read_bytes() != text.encode():
+        raise MaskensError(
+            f"{path} is there already and says otherwise. Remove it, or name another file with --out for this:\n{text}"
+        )
+    write_text(path, text)
+
+
+def _next(
+    choice: Choice, before: Run | None, path: Path, data: Folder | None, run: Path, device: str
+) -> tuple[str, ...]:
+    split = before is None or before.k != choice.k
+    where = f"--run {run}" + (f" --data {data}" if data else "")
+    train = f"maskens train {f'--run {run}' if split else where} --recipe {path} --fold 0..{choice.k - 1}"
+    train += "" if device == "auto" else f" --device {device}"
+    return (*([f"maskens folds {where} --k {choice.k}"] if split else []), train)

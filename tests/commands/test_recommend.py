@@ -1,0 +1,76 @@
+"""maskens recommend, as a user runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from run_command import maskens, refused
+
+import ensemble.training.recommend
+from ensemble.recipes.reading import load_recipe
+from ensemble.training.estimate import Cost
+from ensemble.training.recommend import Candidate
+
+FAST = Cost(decode=0.0, train=1e-3, predict=1e-4, start=0.0, weights=1, memory=1)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model is fast, and none is built."""
+    monkeypatch.setattr(ensemble.training.recommend, "probe", lambda *_: FAST)
+
+
+@pytest.mark.usefixtures("data", "timed")
+def test_the_recipe_is_written_with_its_reasons_and_the_commands_that_train_it() -> None:
+    outcome = maskens("recommend", "--device", "cpu")
+    assert outcome.code == 0, outcome
+    assert "18 people, 126 photos; the rarest class is 'incorrect, male, <30': 3 photos of 3 people" in outcome.out
+    assert "chosen: tf_efficientnet_lite2.in1k on 224x168, epochs 4, folds 3" in outcome.out
+    assert "next: maskens folds --run runs/default --k 3" in outcome.out
+    train = "maskens train --run runs/default --recipe recommended.toml --fold 0..2 --device cpu"
+    assert f"next: {train}" in outcome.out
+    recipe = load_recipe("recommended.toml").tasks["heads"]
+    assert (recipe.epochs, recipe.resize) == (4, (224, 168))
+    assert recipe.loss == load_recipe("quick").tasks["heads"].loss
+    assert not Path("runs").exists(), "nothing else is written"
+    assert maskens("folds", "--k", 3).code == 0
+    outcome = maskens("recommend", "--device", "cpu")
+    assert outcome.code == 0, "the same recipe again is no change"
+    assert "next: maskens folds" not in outcome.out, "the run has these folds"
+
+
+@pytest.mark.usefixtures("data", "timed")
+def test_a_file_that_is_there_is_kept() -> None:
+    assert maskens("recommend", "--device", "cpu").code == 0
+    before = Path("recommended.toml").read_text()
+    refused(maskens("recommend", "--device", "cpu", "--hours", "0.0001"), "there already and says otherwise")
+    assert Path("recommended.toml").read_text() == before
+    Path("mine.toml").write_text("mine")
+    refused(maskens("recommend", "--out", "mine.toml"), "mine.toml is there already", "--out")
+    refused(maskens("recommend", "--out", "mine.txt"), "a recipe is a .toml file")
+    refused(maskens("recommend", "--hours", "0"), "--hours 0: give the hours that training may take")
+
+
+@pytest.mark.usefixtures("data", "timed")
+def test_too_little_time_is_said_and_the_least_is_recommended() -> None:
+    outcome = maskens("recommend", "--device", "cpu", "--hours", "0.00001", "--run", "r", "--data", "data")
+    assert outcome.code == 0, outcome
+    assert "an epoch shows 1 of a person's 7 photos" in outcome.out
+    assert "nothing here is quicker" in outcome.out
+    assert "next: maskens folds --run r --data data --k 3" in outcome.out
+    assert load_recipe("recommended.toml").tasks["heads"].sampler.photos_per_person == 1
+
+
+@pytest.mark.usefixtures("data")
+def test_a_recommendation_can_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = Candidate("test_resnet.r160_in1k", (32, 24))
+    monkeypatch.setattr(ensemble.training.recommend, "CANDIDATES", {"cpu": (tiny,)})
+    monkeypatch.setattr("ensemble.pipeline.recommend.CANDIDATES", {"cpu": (tiny,)})
+    outcome = maskens("recommend", "--device", "cpu", "--out", "tiny.toml")
+    assert "why: the largest of all candidates" in outcome.out, outcome
+    *_, folds, train = (line.removeprefix("next: ") for line in outcome.out.splitlines())
+    for command in (folds, f"{train} --no-pretrained --set tasks.heads.epochs=1"):
+        outcome = maskens(*command.split()[1:])
+        assert outcome.code == 0, outcome
+    assert "next: maskens infer" in outcome.out
