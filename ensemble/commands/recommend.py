@@ -19,7 +19,7 @@ from ensemble.commands.terminal import make_console, progress_bars, say
 
 
 def recommend(
-    hours: Annotated[float, typer.Option("--hours", help="What training all folds may take.")] = 1.0,
+    hours: Annotated[float, typer.Option("--hours", help="Hours that training all folds may take.")] = 1.0,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The recipe, a TOML file.")] = Path(
         "recommended.toml"
     ),

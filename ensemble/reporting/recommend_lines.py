@@ -65,7 +65,7 @@ def choice_lines(choice: Choice, measured: Sequence[Measured], candidates: int, 
     elif choice.candidate == measured[0].candidate:
         lines.append("why: the largest of all candidates, and there is time for it")
     else:
-        lines.append(f"why: the largest with time for {ENOUGH} epochs, which counts for more than further epochs")
+        lines.append(f"why: the largest with time for {ENOUGH} epochs; spare time goes into a larger model first")
     if choice.epochs == MOST:
         lines.append(f"no more than {MOST} epochs: a person's photos resemble each other, and models overfit")
     if choice.photos_per_person < len(SHOTS):

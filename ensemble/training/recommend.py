@@ -18,7 +18,7 @@ from folds.data.labels import SHOTS
 from folds.data.people import TrainData
 from folds.errors import MaskensError
 
-ENOUGH = 2  # epochs: where a larger candidate has time for these, it beats more epochs of a smaller one
+ENOUGH = 2  # epochs: a larger candidate with time for these is preferred to more epochs of a smaller one
 MOST = 4  # epochs: the photos of one person resemble each other, and models overfit; benchmarks/README.md
 FEW_FOLDS = 3
 TASK = "heads"  # of the recipes that are extended
