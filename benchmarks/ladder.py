@@ -101,14 +101,17 @@ def run_folder(out: Path, name: str, seed: int) -> Path:
 
 def print_table(out: Path) -> None:
     """Every finished rung against the rung that it extends, on the same draws of people."""
-    runs = {name: sorted(p for p in out.glob(f"{name}-[0-9]*") if finished(p)) for name in RUNGS}
+    runs = {
+        name: sorted(p for p in out.glob(f"{name}-[0-9]*") if finished(p) and (p / "submission.csv").exists())
+        for name in RUNGS
+    }
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     print("| rung | added | seeds | macro F1 | against | mask, gender, age | new people | against | minutes a run |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, found in runs.items():
         if not found:
             continue
-        before = runs.get(RUNGS[name].to, [])
+        before = [] if name == BASE else runs[RUNGS[name].to]
         cells = [name, RUNGS[name].what, str(len(found))]
         for scores in (out_of_fold, new_people):
             own = together([scores(run, out) for run in found])
