@@ -55,6 +55,14 @@ RUNGS = {
     "adjusted": Rung("logits adjusted by class frequency", keys="loss = { logit_adjustment = 1.0 }"),
     "layers": Rung("layer-wise learning-rate decay 0.8", keys="optimizer = { layer_decay = 0.8 }"),
     "camera": Rung("`camera` in place of brightness and hue", keys=AUGMENT),
+    "best": Rung(
+        "`best`: 4 epochs, CutMix on half of the batches", keys="epochs = 4\nmix = { cutmix = 1.0, prob = 0.5 }"
+    ),
+    "everything": Rung(
+        "adjusted, layers and camera together, averaged weights",
+        "best",
+        "ema = 0.99\nloss = { logit_adjustment = 1.0 }\noptimizer = { layer_decay = 0.8 }\n" + AUGMENT,
+    ),
     "masks": Rung("masks drawn on three of ten bare faces", keys="masks = { prob = 0.3, detect = true }"),
 }
 
