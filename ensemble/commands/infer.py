@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from ensemble.commands.infer_options import (
+    DecisionOption,
+    GroupPhotosOption,
+    PersonColumnOption,
+    PrecisionOption,
+    SubmissionOption,
+    VoteOption,
+)
 from ensemble.commands.options import (
     DEFAULT_RUNS,
     CacheOption,
@@ -27,43 +35,13 @@ from folds.errors import MaskensError
 def infer(
     more: Annotated[list[Path] | None, typer.Argument(metavar="CSV", hidden=True)] = None,
     tta: TtaOption = None,
-    decision: Annotated[
-        Literal["joint", "hard", "vote"] | None,
-        typer.Option(
-            "--decision",
-            help="joint: the best of the 18 classes. hard: mask, gender, then age by itself. vote: one vote a run. "
-            "By default joint, with --vote vote.",
-            show_default=False,
-        ),
-    ] = None,
-    votes: Annotated[
-        list[Path] | None,
-        typer.Option("--vote", metavar="CSV...", help="Other submissions of the same photos that vote with the runs."),
-    ] = None,
-    person_column: Annotated[
-        str | None,
-        typer.Option(
-            "--person-column",
-            metavar="NAME",
-            help="Column of eval/info.csv that says who is on a photo: gender and age are decided once a person.",
-        ),
-    ] = None,
-    group_photos: Annotated[
-        bool,
-        typer.Option(
-            "--group-photos",
-            help="The same, but the models find out who is on a photo: decisions then depend on the other photos.",
-        ),
-    ] = False,
+    decision: DecisionOption = None,
+    votes: VoteOption = None,
+    person_column: PersonColumnOption = None,
+    group_photos: GroupPhotosOption = False,
     untuned: UntunedOption = False,
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16", "auto"],
-        typer.Option("--precision", help="Of the arithmetic. auto: 16 bits where that is faster and the logits agree."),
-    ] = "fp32",
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="The CSV; by default submission.csv in the run. Logits beside it."),
-    ] = None,
+    precision: PrecisionOption = "fp32",
+    out: SubmissionOption = None,
     compile_models: Annotated[
         bool, typer.Option("--compile", help="Compile the models first (torch.compile): pays for many photos.")
     ] = False,

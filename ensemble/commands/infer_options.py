@@ -1,0 +1,45 @@
+"""Options of infer alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+DecisionOption = Annotated[
+    Literal["joint", "hard", "vote"] | None,
+    typer.Option(
+        "--decision",
+        help="joint: the best of the 18 classes. hard: mask, gender, then age by itself. vote: one vote a run. "
+        "By default joint, with --vote vote.",
+        show_default=False,
+    ),
+]
+VoteOption = Annotated[
+    list[Path] | None,
+    typer.Option("--vote", metavar="CSV...", help="Other submissions of the same photos that vote with the runs."),
+]
+PersonColumnOption = Annotated[
+    str | None,
+    typer.Option(
+        "--person-column",
+        metavar="NAME",
+        help="Column of eval/info.csv that says who is on a photo: gender and age are decided once a person.",
+    ),
+]
+GroupPhotosOption = Annotated[
+    bool,
+    typer.Option(
+        "--group-photos",
+        help="The same, but the models find out who is on a photo: decisions then depend on the other photos.",
+    ),
+]
+PrecisionOption = Annotated[
+    Literal["fp32", "bf16", "fp16", "auto"],
+    typer.Option("--precision", help="Of the arithmetic. auto: 16 bits where that is faster and the logits agree."),
+]
+SubmissionOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="The CSV; by default submission.csv in the run. Logits beside it."),
+]
