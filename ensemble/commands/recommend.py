@@ -43,6 +43,8 @@ def recommend(
     for line in found.why:
         say(console, line)
     say(console, "measured on a few batches, with nothing else running", "dim")
+    if found.earlier:
+        say(console, f"the earlier file is kept as {found.earlier}")
     say(console, f"saved: {found.path}")
     for command in found.next:
         say(console, f"next: {command}", "dim")

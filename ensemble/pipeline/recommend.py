@@ -14,7 +14,7 @@ from ensemble.reporting.recommend_lines import choice_lines, data_line, machine_
 from ensemble.training.recommend import BASE, CANDIDATES, Choice, Measured, choose, measure, recipe_text
 from folds.data.people import TrainData
 from folds.errors import MaskensError
-from folds.files import must_be_writable, write_text
+from folds.files import must_be_writable, replace_keeping
 from folds.run import Run
 from folds.splitting.split import largest_k
 
@@ -30,6 +30,7 @@ class Recommendation:
     measured: tuple[Measured, ...]  # the largest first
     recipe: Recipe
     path: Path  # its TOML file
+    earlier: Path | None  # where an earlier recommendation is kept
     why: tuple[str, ...]  # lines
     next: tuple[str, ...]  # the commands that train it
 
@@ -57,7 +58,7 @@ def recommend(
 
     Raises:
         MaskensError: data that don't fit together or are too few for two folds, no time, a file that is there already
-            and says otherwise.
+            and is not a recommendation.
     """
     if not (math.isfinite(hours) and hours > 0):
         raise MaskensError(f"--hours {hours:g}: give the hours that training may take, like 1 or 0.5.")
@@ -80,10 +81,9 @@ def recommend(
         *choice_lines(choice, measured, len(CANDIDATES[hardware.device]), k, budget),
     ]
     recipe = parse_recipe(text, path.stem)
-    _write(path, text)
-    return Recommendation(
-        choice, measured, recipe, path, tuple(why), _next(choice, before, path, data, Path(run), device)
-    )
+    earlier = replace_keeping(path, text)
+    commands = _next(choice, before, path, data, Path(run), device)
+    return Recommendation(choice, measured, recipe, path, earlier, tuple(why), commands)
 
 
 def _folds(data: TrainData, before: Run | None) -> int:
@@ -107,17 +107,11 @@ def _refuse_unusable(path: Path) -> None:
         raise MaskensError(f"{path} is there already, and not by `maskens recommend`; name another file with --out.")
 
 
-def _write(path: Path, text: str) -> None:
-    if path.exists() and path.read_bytes() != text.encode():
-        raise MaskensError(
-            f"{path} is there already and says otherwise. Remove it, or name another file with --out for this:\n{text}"
-        )
-    write_text(path, text)
-
-
 def _next(
     choice: Choice, before: Run | None, path: Path, data: Folder | None, run: Path, device: str
 ) -> tuple[str, ...]:
+    if before and before.jobs_on_disk():  # it belongs to another recipe
+        data, run, before = data or before.data, Path("NEW_RUN"), None
     split = before is None or before.k != choice.k
     where = f"--run {run}" + (f" --data {data}" if data else "")
     train = f"maskens train {f'--run {run}' if split else where} --recipe {path} --fold 0..{choice.k - 1}"

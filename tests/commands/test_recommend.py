@@ -44,12 +44,24 @@ def test_the_recipe_is_written_with_its_reasons_and_the_commands_that_train_it()
 def test_a_file_that_is_there_is_kept() -> None:
     assert maskens("recommend", "--device", "cpu").code == 0
     before = Path("recommended.toml").read_text()
-    refused(maskens("recommend", "--device", "cpu", "--hours", "0.0001"), "there already and says otherwise")
-    assert Path("recommended.toml").read_text() == before
+    again = maskens("recommend", "--device", "cpu", "--hours", "0.0001")
+    assert "the earlier file is kept as recommended.1.toml" in again.out, again
+    assert Path("recommended.1.toml").read_text() == before != Path("recommended.toml").read_text()
     Path("mine.toml").write_text("mine")
     refused(maskens("recommend", "--out", "mine.toml"), "mine.toml is there already", "--out")
     refused(maskens("recommend", "--out", "mine.txt"), "a recipe is a .toml file")
     refused(maskens("recommend", "--hours", "0"), "--hours 0: give the hours that training may take")
+
+
+@pytest.mark.usefixtures("data", "timed")
+def test_a_run_with_models_of_another_recipe_is_left_alone() -> None:
+    assert maskens("folds", "--k", 3).code == 0
+    job = Path("runs/default/mask/fold0")
+    job.mkdir(parents=True)
+    (job / "last.pt").touch()
+    outcome = maskens("recommend", "--device", "cpu")
+    assert "next: maskens folds --run NEW_RUN --data " in outcome.out
+    assert "next: maskens train --run NEW_RUN --recipe recommended.toml --fold 0..2" in outcome.out
 
 
 @pytest.mark.usefixtures("data", "timed")
