@@ -25,7 +25,7 @@ SMALL = {
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole job, with the commands as a user types them; done by the first test process that needs it."""
     base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # never one of an earlier session
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # never one of earlier tests
     folder = shared / "demo"
     with FileLock(shared / "demo.lock"):
         if not (shared / "demo.done").exists():
