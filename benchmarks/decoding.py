@@ -23,7 +23,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ensemble.data.cache import load_resized, open_photos
+from ensemble.data.cache import open_photos
+from ensemble.data.load import load_photo
 from ensemble.recipes.geometry import Geometry
 from folds.data.decode import Pixels, read_photo
 from folds.data.layout import read_train
@@ -59,7 +60,7 @@ def speed(root: Path, files: list[str], geometry: Geometry) -> float:
     """Photos a second, one after the other."""
     started = time.perf_counter()
     for file in files:
-        load_resized(root / file, [geometry])
+        load_photo(root / file, [geometry])
     return len(files) / (time.perf_counter() - started)
 
 
@@ -89,7 +90,7 @@ def report(name: str, root: Path, files: list[str], sees: tuple[int, int], round
         (filling(root, files, full, 1), filling(root, files, reduced, 1), filling(root, files, reduced, 2))
         for _ in range(rounds)
     ]
-    plain, ours = ([load_resized(root / f, [g])[0] for f in files] for g in (full, reduced))
+    plain, ours = ([load_photo(root / f, [g]).sizes[0] for f in files] for g in (full, reduced))
     height, width, _ = read_photo(root / files[0]).shape
     columns = [f"{statistics.median(v):.0f} ({min(v):.0f}-{max(v):.0f})" for v in zip(*speeds, strict=True)]
     columns.append(f"{statistics.median([r / f for f, r in speeds]):.2f}")

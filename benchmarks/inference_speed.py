@@ -39,6 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 
 import ensemble.data.cache
 from ensemble.data.cache import DecodedPhotos
+from ensemble.data.load import LoadedPhoto
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member, load_ensembles
 from ensemble.decision.tuning import Fitted, apply_tuning
@@ -185,13 +186,13 @@ WAYS: dict[str, Callable[[Setting], object]] = {
 def one(way: str, setting: Setting, out: Path) -> None:
     """Go one way and leave its time, the photos opened, the logits and the classes."""
     opened: Counter[str] = Counter()
-    plain = ensemble.data.cache.load_resized
+    plain = ensemble.data.cache.load_photo
 
-    def counting(path: Path, geometries: Sequence[Geometry]) -> tuple[np.ndarray, ...]:
+    def counting(path: Path, geometries: Sequence[Geometry]) -> LoadedPhoto:
         opened[path.name] += 1
         return plain(path, geometries)
 
-    ensemble.data.cache.load_resized = counting
+    ensemble.data.cache.load_photo = counting
     if way.startswith(("limit", "maskens")):
         configure_process(setting.hardware.job_threads)
     else:

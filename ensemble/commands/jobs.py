@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ensemble.commands.terminal import fail, progress_bars, say
+from ensemble.commands.terminal import fail, note, progress_bars, say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +44,8 @@ def run_jobs(console: Console, plan: TrainingPlan) -> None:
     from ensemble.training.tracking import where_to_look
 
     with progress_bars(console) as on_progress:
-        prepare(plan, on_progress)
+        said = prepare(plan, on_progress)
+    note(console, [said] if said else [])
     for line in where_to_look(plan.trackers, plan.run.folder):
         say(console, f"next, while it trains: {line}", "dim")
     with jobs_display(console, f"maskens train, {plan.run.folder}, recipe {plan.recipe.name}") as display:

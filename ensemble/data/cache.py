@@ -11,26 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from ensemble.data.load import LoadedPhoto, load_photo, refuse_without_detector
 from ensemble.data.pixel_file import PixelFile, create
 from ensemble.recipes.geometry import Geometry
-from folds.data.decode import Pixels, Progress, in_threads, read_photo, read_sizes, resize_and_crop
+from folds.data.decode import Pixels, Progress, in_threads, read_photo
 from folds.data.people import PhotoSet
 from folds.errors import MaskensError, refuse
-from folds.files import sha256
+from folds.files import replacing, sha256
 
 BUILDING = ".building-"
 SPARE = 64 * 2**20  # bytes of disk to leave free
-
-
-def load_resized(path: Path, geometries: Sequence[Geometry]) -> tuple[Pixels, ...]:
-    """A photo in each geometry, uint8 (height, width, 3); the file is read once.
-
-    Raises:
-        MaskensError: it can't be read.
-    """
-    photos = read_sizes(path, [g.resize if g.reduced else None for g in geometries])
-    return tuple(resize_and_crop(photo, g.resize, g.crop) for photo, g in zip(photos, geometries, strict=True))
 
 
 class DecodedPhotos:
@@ -42,6 +34,7 @@ class DecodedPhotos:
     def __init__(self, photos: PhotoSet, geometries: Sequence[Geometry], cached: Sequence[Path] | None = None) -> None:
         self.photos, self.geometries, self.cached = photos, tuple(geometries), cached
         self._open: list[PixelFile] | None = None
+        self._faces: npt.NDArray[np.bool_] | None = None
 
     @property
     def files(self) -> Sequence[str]:
@@ -56,17 +49,39 @@ class DecodedPhotos:
         Raises:
             MaskensError: it can't be read.
         """
+        return self.load(index).sizes
+
+    def load(self, index: int) -> LoadedPhoto:
+        """The photo in each geometry, and whether its face was found.
+
+        Raises:
+            MaskensError: it can't be read.
+        """
         if self.cached is None:
-            return load_resized(self.photos.root / self.files[index], self.geometries)
+            return load_photo(self.photos.root / self.files[index], self.geometries)
         try:
             if self._open is None:
                 self._open = [PixelFile(path) for path in self.cached]
-            return tuple(file[index] for file in self._open)
+            return LoadedPhoto(tuple(file[index] for file in self._open), bool(self.faces[index]))
         except (OSError, ValueError) as error:
             raise MaskensError(f"the photo cache is gone or damaged ({error}): run again, it is made anew") from error
 
+    @property
+    def faces(self) -> npt.NDArray[np.bool_]:
+        """Of cached photos, (photos,): False where a face was to be cut out and none was found.
+
+        Raises:
+            OSError, ValueError: the cache is gone or damaged.
+        """
+        if self._faces is None:
+            self._faces = np.ones(len(self), np.bool_)
+            for geometry, path in zip(self.geometries, self.cached or (), strict=True):
+                if geometry.crop == "face":
+                    self._faces &= np.load(_faces_file(path), allow_pickle=False)
+        return self._faces
+
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": None}
+        return self.__dict__ | {"_open": None, "_faces": None}
 
 
 def open_photos(
@@ -86,6 +101,7 @@ def open_photos(
     Raises:
         MaskensError: photos that can't be read (all listed), or too little disk (with figures).
     """
+    refuse_without_detector(geometries)
     if cache is None:
         return DecodedPhotos(photos, geometries)
     missing = _missing(photos, geometries, cache)
@@ -102,7 +118,7 @@ def missing_bytes(photos: PhotoSet, geometries: Sequence[Geometry], cache: Path 
 
 def _missing(photos: PhotoSet, geometries: Sequence[Geometry], cache: Path) -> dict[Geometry, Path]:
     files = {g: _file(cache, photos, g) for g in geometries}
-    return {g: file for g, file in files.items() if not _complete(file, (len(photos.files), *g.shape))}
+    return {g: file for g, file in files.items() if not _complete(file, g, len(photos.files))}
 
 
 def _file(cache: Path, photos: PhotoSet, geometry: Geometry) -> Path:
@@ -110,9 +126,15 @@ def _file(cache: Path, photos: PhotoSet, geometry: Geometry) -> Path:
     return cache / f"{height}x{width}-{sha256(f'{photos.fingerprint} {geometry} v1')[:16]}.npy"
 
 
-def _complete(path: Path, shape: tuple[int, ...]) -> bool:
+def _faces_file(path: Path) -> Path:
+    """Beside photos of faces cut out: on which of them one was found, bool (photos,)."""
+    return path.with_suffix(".faces.npy")
+
+
+def _complete(path: Path, geometry: Geometry, photos: int) -> bool:
     try:
-        return PixelFile(path).shape == shape
+        whole = PixelFile(path).shape == (photos, *geometry.shape)
+        return whole and (geometry.crop != "face" or len(np.load(_faces_file(path), allow_pickle=False)) == photos)
     except (OSError, ValueError):
         return False
 
@@ -133,15 +155,19 @@ def _build(
             )
         scratch = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
         building = [create(scratch / p.name, (len(photos.files), *g.shape)) for g, p in targets.items()]
+        faces = np.ones(len(photos.files), np.bool_)
 
         def one(index: int) -> None:
-            sizes = load_resized(photos.root / photos.files[index], list(targets))
+            sizes, faces[index] = load_photo(photos.root / photos.files[index], list(targets))
             for file, photo in zip(building, sizes, strict=True):
                 file[index] = photo
 
         _each_photo(one, photos, workers, on_progress)
-        for file, path in zip(building, targets.values(), strict=True):
+        for file, (geometry, path) in zip(building, targets.items(), strict=True):
             file.flush()
+            if geometry.crop == "face":
+                with replacing(_faces_file(path)) as handle:
+                    np.save(handle, faces)
             os.replace(file.path, path)
     except OSError as error:
         raise MaskensError(f"can't write the photo cache in {cache}: {error.strerror or error}") from error
@@ -150,17 +176,29 @@ def _build(
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def check_readable(photos: PhotoSet, workers: int, on_progress: Progress | None = None) -> None:
-    """Decode every photo and keep none.
+def check_readable(
+    photos: PhotoSet, geometries: Sequence[Geometry], workers: int, on_progress: Progress | None = None
+) -> npt.NDArray[np.bool_]:
+    """Decode every photo, in whole beside its geometries, and keep none.
+
+    Returns:
+        bool (photos,): False where a face was to be cut out and none was found.
 
     Raises:
         MaskensError: photos that can't be read, all listed.
     """
+    refuse_without_detector(geometries)
+    faces = np.ones(len(photos.files), np.bool_)
+    cut = [g for g in geometries if g.crop == "face"]
 
     def one(index: int) -> None:
-        read_photo(photos.root / photos.files[index])
+        path = photos.root / photos.files[index]
+        read_photo(path)
+        if cut:
+            faces[index] = load_photo(path, cut).face
 
     _each_photo(one, photos, workers, on_progress)
+    return faces
 
 
 def _each_photo(function: Callable[[int], None], photos: PhotoSet, workers: int, on_progress: Progress | None) -> None:

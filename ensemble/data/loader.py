@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -87,14 +88,22 @@ class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.ascontiguousarray(photo)), torch.from_numpy(labels)
 
 
-class PlainPhotos(Dataset[tuple[Tensor, ...]]):
-    """index -> the photo as it is, uint8 (h, w, 3), in each geometry."""
+class PhotoBatch(NamedTuple):
+    """Photos as they are."""
+
+    photos: tuple[Tensor, ...]  # for each geometry uint8 (batch, h, w, 3)
+    faces: Tensor  # bool (batch,): False where a face was to be cut out and none was found
+
+
+class PlainPhotos(Dataset[PhotoBatch]):
+    """index -> the photo as it is, as an entry of a batch."""
 
     def __init__(self, photos: DecodedPhotos) -> None:
         self.photos = photos
 
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        return tuple(torch.from_numpy(p) for p in self.photos[index])
+    def __getitem__(self, index: int) -> PhotoBatch:
+        sizes, face = self.photos.load(index)
+        return PhotoBatch(tuple(torch.from_numpy(p) for p in sizes), torch.tensor(face))
 
 
 def train_loader(
@@ -129,19 +138,16 @@ def train_loader(
 
 def plain_batches(
     photos: DecodedPhotos, indices: Sequence[int], batch_size: int, workers: int, pin: bool = False
-) -> Iterator[tuple[Tensor, ...]]:
+) -> Iterator[PhotoBatch]:
     """The photos at `indices`, in that order.
 
     Args:
         pin: put batches into memory from which a GPU copies faster.
 
-    Yields:
-        For each geometry uint8 (batch, h, w, 3).
-
     Raises:
         MaskensError: a photo that can't be read.
     """
-    loader: DataLoader[tuple[Tensor, ...]] = DataLoader(
+    loader: DataLoader[PhotoBatch] = DataLoader(
         PlainPhotos(photos),
         batch_size=batch_size,
         sampler=indices,

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.data.fabric import Picture, Plane, fabric, smooth_noise
-from ensemble.data.faces import Face
 from ensemble.data.mask_styles import STYLES, MaskStyle
 from folds.data.decode import Pixels
+from folds.data.faces import Face
 
 Points = npt.NDArray[np.float64]  # (n, 2): x, y
 

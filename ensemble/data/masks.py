@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ensemble.data.faces import Face, find_face
 from ensemble.data.mask_drawing import draw_mask
 from ensemble.recipes.masks import FaceTemplate
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import with_mask
 from folds.data.decode import Pixels
+from folds.data.faces import Face, detector_fault, find_face
 from folds.data.labels import MASKS, IntArray
 
 WEAR, INCORRECT, NOT_WEAR = range(len(MASKS))
@@ -24,7 +24,7 @@ class DrawMasks:
     def __init__(self, recipe: TaskRecipe, states: IntArray) -> None:
         self.masks, self.target, self.states = recipe.masks, recipe.target, states
         self.face, self.in_years = recipe.masks.face, recipe.ages.sigma > 0
-        if recipe.crop and not recipe.masks.detect:
+        if isinstance(recipe.crop, tuple) and not recipe.masks.detect:
             self.face = self.face.cropped(recipe.resize, recipe.crop)
 
     def __call__(self, photo: Pixels, labels: IntArray, index: int, key: Sequence[int]) -> tuple[Pixels, IntArray]:
@@ -68,3 +68,13 @@ def face_on(photo: Pixels, template: FaceTemplate) -> Face:
     """Where a photo's face is by the template."""
     height, width = photo.shape[:2]
     return Face(template.middle * width, template.eyes * height, template.mouth * height, template.width * width)
+
+
+def detection_faults(task: TaskRecipe) -> list[str]:
+    """Why faces that a task wants found can't be; empty if nothing."""
+    masks = bool(task.masks.prob and task.masks.detect)
+    fault = detector_fault() if masks or task.crop == "face" else ""
+    if not fault:
+        return []
+    found = [f"masks.detect: {fault}; or leave detect out and say where faces are with masks.face"] if masks else []
+    return found + ([f"crop: {fault}; or crop the centre"] if task.crop == "face" else [])

@@ -10,6 +10,7 @@ from typing import Any
 from ensemble.decision.members import Member
 from ensemble.recipes.tasks import ONLY_GENDER, Head, Part, Predicts
 from ensemble.recipes.tta_sets import TtaSet
+from folds.data.faces import AROUND, SEARCHED
 from folds.data.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS
 from folds.files import write_json
 from folds.pages.html import SYSTEM_FILES, refuse_file, refuse_strange_files
@@ -24,10 +25,13 @@ WORDS = {
     "inside. logits: float32 (batch, width), their mean over folds and views, weighed where there are view_weights; of "
     "an ordinal or regression head of ages the log probabilities of its bins",
     "decoding": "full: the whole photo; reduced: a JPEG at the smallest of 1/2, 1/4, 1/8 of its size at which neither "
-    "side is below resize (Pillow's Image.draft, libjpeg's scale), all else whole; then turn upright by EXIF, convert "
-    "to RGB",
+    "side is below resize, twice resize where crop is face (Pillow's Image.draft, libjpeg's scale), all else whole; "
+    "then turn upright by EXIF, convert to RGB",
     "resizing": "resize to (height, width), where it shrinks both ways by averaging over areas (OpenCV's INTER_AREA), "
-    "else bilinear (INTER_LINEAR); then cut the centre",
+    "else bilinear (INTER_LINEAR); then cut the centre. Where crop is face, first cut out the face, then resize. The "
+    f"face is MTCNN's largest box, found on the photo at {SEARCHED} pixels across if it is wider; cut out is "
+    f"{AROUND:g} times its height, or what {AROUND:g} times its width asks for if that is more, in the ratio of "
+    "resize, moved into the photo and made smaller to fit; the whole photo where no face is found",
     "rule": "log softmax over the columns of each head; add up the probabilities of columns that merge to one label; "
     "take the mean of a factor's log probabilities over the heads that give it; "
     "log p(mask) + log p(gender) + log p(age of that gender) for each class, averaged with the factor class where "
@@ -47,7 +51,7 @@ def task_record(members: Sequence[Member], tta: TtaSet) -> dict[str, Any]:
         **({"view_weights": list(tta.weights)} if tta.weights else {}),
         "decode": "reduced" if card.reduced else "full",
         "resize": list(card.resize),
-        "crop": list(card.crop) if card.crop else None,
+        "crop": list(card.crop) if isinstance(card.crop, tuple) else card.crop,
         "age_cuts": list(card.cuts),
         "age_merge": list(card.merge),
         "age_head": card.age_head,

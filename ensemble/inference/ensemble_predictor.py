@@ -72,6 +72,7 @@ class EnsemblePredictor:
         self.precisions: dict[int, PrecisionChoice] = {}
         self.compile_seconds = 0.0
         self.notes: list[str] = []  # of the engines
+        self.without_face = np.zeros(len(photos), np.bool_)  # of those predicted now: it was to be cut out
         self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass
 
     def run(self, kept: InferenceCheckpoint, on_predict: Progress | None) -> int:
@@ -119,8 +120,9 @@ class EnsemblePredictor:
         pin = self.device.type == "cuda"
         try:
             for batch in plain_batches(self.photos, range(start, total), size, self.settings.workers, pin=pin):
-                rows = slice(start, start + len(batch[0]))
-                inputs = _Inputs(batch, self.photos.geometries, self.views, self.device)
+                rows = slice(start, start + len(batch.faces))
+                self.without_face[rows] = ~batch.faces.numpy()
+                inputs = _Inputs(batch.photos, self.photos.geometries, self.views, self.device)
                 if start == first:
                     self._prepare(group, inputs)
                 self._predict_batch(group, early_exit, inputs, rows)

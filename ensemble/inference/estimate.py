@@ -51,7 +51,7 @@ def estimate_inference(
             started = time.perf_counter()
             decoded = open_photos(some, [shape], Path(scratch), hardware.decoding_threads)
             decode = max(decode, (time.perf_counter() - started) / probed)
-            (batch,) = next(iter(plain_batches(decoded, range(probed), probed, 0)))
+            batch = next(iter(plain_batches(decoded, range(probed), probed, 0))).photos[0]
             normalisation = member.card.mean, member.card.std
             x = stack_views(to_input(batch, *normalisation, device), views, normalisation)
             started = time.perf_counter()

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ensemble.data.cache import load_resized
+from ensemble.data.load import load_photo, refuse_without_detector
 from ensemble.decision.decide import most_probable
 from ensemble.decision.joint import joint_log_probabilities, mean_logits
 from ensemble.decision.members import Ensemble, Member
@@ -151,6 +151,7 @@ def export(
     targets = {task: target.in_bins for task, target in ensemble.targets.items()}
     by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
     shapes = {task: found[0].card.geometry for task, found in by_task.items()}
+    refuse_without_detector(shapes.values())
     shown = _sample(data, photos, list(shapes.values()))
     exported, ours, theirs = [], {}, {}
     with replacing_folder(folder) as build:
@@ -197,7 +198,7 @@ def _sample(data: EvalData, photos: int, shapes: Sequence[Geometry]) -> dict[Geo
     """Photos spread evenly over the data, each opened once: geometry -> uint8 (photos, height, width, 3)."""
     rows = np.linspace(0, len(data.ids) - 1, min(photos, len(data.ids))).round().astype(int)
     distinct = list(dict.fromkeys(shapes))
-    shown = [load_resized(data.root / data.photos.files[row], distinct) for row in rows]
+    shown = [load_photo(data.root / data.photos.files[row], distinct).sizes for row in rows]
     return {shape: np.stack(photos) for shape, photos in zip(distinct, zip(*shown, strict=True), strict=True)}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.data.cache import open_photos
+from ensemble.data.load import no_face_note
 from ensemble.decision.members import Ensemble
 from ensemble.inference.ensemble_predictor import EnsemblePredictor
 from ensemble.inference.partial import InferenceCheckpoint
@@ -39,6 +40,7 @@ class Prediction:
     engine_notes: tuple[str, ...] = ()  # what could not be made faster
     resumed: int = 0  # photos that an interrupted inference had done
     warning: str = ""
+    without_face: int = 0  # of the photos predicted now, those of which no face could be cut out
     evaluated: float | None = None  # share of the photos that age models of one gender evaluated; None: all
 
     @property
@@ -46,6 +48,8 @@ class Prediction:
         """What was out of the ordinary, a line each."""
         lines = [f"{self.resumed} photos were done before the interruption"] if self.resumed else []
         lines += [self.warning] if self.warning else []
+        if self.without_face:
+            lines.append(no_face_note(self.without_face, self.joints.shape[1] - self.resumed))
         if self.compile_seconds:
             lines.append(f"compiled in {self.compile_seconds:.0f} s")
         lines += [
@@ -108,6 +112,7 @@ def infer(
         tuple(predictor.notes),
         resumed,
         kept.note,
+        int(predictor.without_face.sum()),
         _evaluated(predictor) if settings.early_exit else None,
     )
 

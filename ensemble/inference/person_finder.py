@@ -63,7 +63,7 @@ class PersonFinder:
         models = [load_checkpoint(m.path, device)[0] for m in self.members]
         total, found = len(decoded), list[npt.NDArray[np.float32]]()
         for number, batch in enumerate(plain_batches(decoded, range(total), BATCH, settings.workers)):
-            shown = dict(zip(geometries, batch, strict=True))
+            shown = dict(zip(geometries, batch.photos, strict=True))
             parts = [
                 embed(model, to_input(shown[m.card.geometry], m.card.mean, m.card.std, device))
                 for m, model in zip(self.members, models, strict=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import safetensors
 
-from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.geometry import Crop, Geometry
 from ensemble.recipes.tasks import AgeHead, Part, Predicts, Target
 from folds.errors import MaskensError, first_line
 
@@ -29,7 +29,7 @@ class ModelCard:
     fold: int
     k: int
     resize: tuple[int, int]
-    crop: tuple[int, int] | None
+    crop: Crop | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     labels: dict[Part, list[str]]  # part -> names of its classes, in the order of its bins
@@ -62,8 +62,8 @@ def read_card(path: Path) -> ModelCard:
         if metadata["maskens"] != FORMAT:
             raise ValueError(f"its format is {metadata['maskens']}, not {FORMAT}")
         record = json.loads(metadata["card"])
-        pairs = {k: tuple(record[k]) if record[k] else None for k in ("resize", "crop", "mean", "std", "cuts", "merge")}
-        return ModelCard(**record | pairs)
+        tuples = {k: tuple(v) for k, v in record.items() if isinstance(v, list)}
+        return ModelCard(**record | tuples)
     except FileNotFoundError:
         raise MaskensError(f"there is no checkpoint {path}") from None
     except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:

@@ -40,6 +40,6 @@ class Predictor:
         pin = self.device.type == "cuda"
         found = []
         for batch in plain_batches(photos, rows.tolist(), self.batch_size, self.workers, pin):
-            x = to_input(batch[0], *self.normalisation, self.device)
+            x = to_input(batch.photos[0], *self.normalisation, self.device)
             found.append(torch.stack([engine.logits(apply_view(x, view, self.normalisation)).cpu() for view in views]))
         return torch.cat(found, dim=1).numpy()

@@ -10,9 +10,8 @@ import numpy as np
 
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of, read_labelled
 from ensemble.recipes.reading import load_recipe
-from folds.data.decode import read_photo
 from folds.data.labels import MASKS
-from folds.explore.exploration import Exploration, examples, photo_caption
+from folds.explore.exploration import Exploration, a_few_each, examples, photos_of
 from folds.explore.exploration import explore as look
 from folds.explore.page import GENERATOR, OURS, write_exploration
 from folds.pages.html import refuse_foreign_page, replacing_folder
@@ -56,6 +55,7 @@ def explore(
     refuse_foreign_page(folder, GENERATOR, OURS)
 
     from ensemble.reporting.augment_sheet import augment_sheets, check_augmentation  # albumentations takes its time
+    from ensemble.reporting.face_sheet import face_sheets
 
     shown = load_recipe(recipe)
     check_augmentation(shown)
@@ -63,8 +63,9 @@ def explore(
     with replacing_folder(folder) as build:
         exploration = look(found, per_class, seed, workers or -1, part_of(on_progress, "opening photos"))
         chosen = examples(exploration)
-        photos = [(photo_caption(found, i), read_photo(found.root / found.files[i])) for i in chosen]
+        photos = photos_of(found, chosen)
+        faces = face_sheets(shown, photos_of(found, a_few_each(exploration)))
         without_mask = np.flatnonzero(found.labels[0][chosen] == MASKS.index("not wear")).tolist()
         sheets = augment_sheets(shown, photos, seed, without_mask)
-        write_exploration(build, exploration, sheets, shown.name, workers or -1)
+        write_exploration(build, exploration, sheets, faces, shown.name, workers or -1)
     return Explored(exploration, folder, replaced)

@@ -157,14 +157,18 @@ def reuse_finished(planned: TrainingPlan) -> tuple[TrainingPlan, int]:
     return dataclasses.replace(planned, todo=tuple(unfinished(planned.todo)), source=None), copied
 
 
-def prepare(planned: TrainingPlan, on_progress: OnProgress | None = None) -> None:
+def prepare(planned: TrainingPlan, on_progress: OnProgress | None = None) -> str:
     """Decode the photos once for all jobs, and write the recipe into the run.
+
+    Returns:
+        What to say of photos of which no face could be cut out; "" if nothing.
 
     Raises:
         MaskensError: a photo that can't be read, a full disk.
     """
-    fill_cache(planned.todo, planned.data, planned.hardware, part_of(on_progress, "decoding photos"))
+    said = fill_cache(planned.todo, planned.data, planned.hardware, part_of(on_progress, "decoding photos"))
     bind_recipe(planned.run, planned.recipe)
+    return said
 
 
 def run_plan(planned: TrainingPlan, display: JobsDisplay | None = None) -> Trained:

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ensemble.recipes.ages import Ages
 from ensemble.recipes.augmentation import Entry, expand
+from ensemble.recipes.geometry import cropped_size
 from ensemble.recipes.loss import Loss
 from ensemble.recipes.masks import Masks
 from ensemble.recipes.strict import Strict
@@ -82,7 +83,7 @@ class TaskRecipe(Strict):
     weights_sha256: str = ""  # of that file; filled in when it is first read
     decode: Literal["reduced", "full"] = "reduced"  # large JPEGs, at 1/2, 1/4 or 1/8 where resize allows it
     resize: Size = (512, 384)
-    crop: Size | None = None  # of the centre; "none" takes back an extended recipe's
+    crop: Size | Literal["face"] | None = None  # of the centre; "none" takes back an extended recipe's
     masks: Masks = Masks()  # type: ignore[call-arg]
     augment: tuple[Entry, ...] = ()
     batch_size: int = Field(32, ge=2, le=4096)
@@ -109,9 +110,9 @@ class TaskRecipe(Strict):
 
     @field_validator("crop")
     @classmethod
-    def _crop_fits(cls, crop: Size | None, info: ValidationInfo) -> Size | None:
+    def _crop_fits(cls, crop: Size | str | None, info: ValidationInfo) -> Size | str | None:
         resize = info.data.get("resize")
-        if crop and resize and (crop[0] > resize[0] or crop[1] > resize[1]):
+        if isinstance(crop, tuple) and resize and (crop[0] > resize[0] or crop[1] > resize[1]):
             raise ValueError(f"crop {list(crop)} is larger than the photo after resize {list(resize)}")
         return crop
 
@@ -138,7 +139,7 @@ class TaskRecipe(Strict):
     @field_validator("sizes")
     @classmethod
     def _shrunk(cls, sizes: tuple[Size, ...], info: ValidationInfo) -> tuple[Size, ...]:
-        whole = info.data.get("crop") or info.data.get("resize")
+        whole = cropped_size(info.data["resize"], info.data["crop"]) if {"resize", "crop"} <= info.data.keys() else None
         if whole and any(h > whole[0] or w > whole[1] for h, w in sizes):
             raise ValueError(f"photos are {list(whole)} and can only become smaller")
         return sizes
@@ -147,6 +148,8 @@ class TaskRecipe(Strict):
     @classmethod
     def _faces_in_crop(cls, masks: Masks, info: ValidationInfo) -> Masks:
         resize, crop = info.data.get("resize"), info.data.get("crop")
+        if masks.prob and not masks.detect and crop == "face":
+            raise ValueError("where faces are on crops around them has to be found: set detect = true")
         if masks.prob and not masks.detect and resize and crop:
             try:
                 masks.face.cropped(resize, crop)
@@ -173,7 +176,7 @@ class TaskRecipe(Strict):
     @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of what the model sees."""
-        return self.crop or self.resize
+        return cropped_size(self.resize, self.crop)
 
     @property
     def target(self) -> Target:

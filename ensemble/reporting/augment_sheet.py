@@ -7,11 +7,12 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from ensemble.data.augment import Augment, always, build, faults
-from ensemble.data.faces import detection_faults
-from ensemble.data.masks import NOT_WEAR, WEAR, DrawMasks
+from ensemble.data.load import resize
+from ensemble.data.masks import NOT_WEAR, WEAR, DrawMasks, detection_faults
+from ensemble.jobs.spec import geometry
 from ensemble.recipes.augmentation import Entry, SomeOf, transforms_in
 from ensemble.recipes.schema import Recipe, TaskRecipe
-from folds.data.decode import Pixels, resize_and_crop
+from folds.data.decode import Pixels
 from folds.errors import refuse
 from folds.pages.contact_sheet import Cell, Sheet, thumbnail
 
@@ -27,7 +28,7 @@ def check_augmentation(recipe: Recipe) -> None:
     problems = [
         f"tasks.{names[0]}.{fault}"
         for names, task in _alike(recipe)
-        for fault in faults(task.augment, task.crop or task.resize) + detection_faults(task.masks)
+        for fault in faults(task.augment, task.input_size) + detection_faults(task)
     ]
     refuse(problems, f"the recipe '{recipe.name}' can't be used")
 
@@ -98,13 +99,13 @@ def _sheet(
     heads += [f"draw {d + 1}" for d in range(DRAWS)]
     cells = []
     for number, (caption, photo) in enumerate(photos):
-        before = resize_and_crop(photo, task.resize, task.crop)
+        before, _ = resize(photo, geometry(task))
         cells.append(Cell(thumbnail(before), caption, f"{_flat(caption)}, before"))
         masks = masked(task, before, number in without_mask, (seed, number))
         for head, picture in zip(heads[1:], masks + after(task.augment, before, (seed, number)), strict=True):
             words = f"change {_change(before, picture):.1f}"
             cells.append(Cell(thumbnail(picture), words, f"{_flat(caption)}, {head.splitlines()[0]}"))
-    height, width = task.crop or task.resize
+    height, width = task.input_size
     nothing = "" if task.augment or task.masks.prob else ", which augments nothing"
     title = f"{', '.join(names)}: {width} x {height} pixels{nothing}"
     return Sheet(f"augment-{names[0]}", title, tuple(cells), columns=len(heads), heads=tuple(heads))

@@ -13,6 +13,7 @@ import joblib
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from ensemble.data.cache import check_readable, open_photos
+from ensemble.data.load import no_face_note
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.spec import JobSpec, geometry
@@ -30,13 +31,21 @@ class JobsDisplay(Protocol):
     def update(self, statuses: Sequence[JobStatus]) -> None: ...
 
 
-def fill_cache(specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on_progress: Progress | None) -> None:
-    """Decode the photos, once for all jobs; without a cache just to refuse unreadable ones here."""
-    if specs and specs[0].cache is None:
-        check_readable(data.photos, hardware.decoding_threads, on_progress)
-    elif specs:
-        wanted = list(dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs))
-        open_photos(data.photos, wanted, specs[0].cache, hardware.decoding_threads, on_progress)
+def fill_cache(specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on_progress: Progress | None) -> str:
+    """Decode the photos, once for all jobs; without a cache just to refuse unreadable ones here.
+
+    Returns:
+        What to say of photos of which no face could be cut out; "" if nothing.
+    """
+    if not specs:
+        return ""
+    wanted, threads = list(dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs)), hardware.decoding_threads
+    if specs[0].cache is None:
+        faces = check_readable(data.photos, wanted, threads, on_progress)
+    else:
+        faces = open_photos(data.photos, wanted, specs[0].cache, threads, on_progress).faces
+    without = int((~faces).sum())
+    return no_face_note(without, len(faces)) if without else ""
 
 
 def train(

@@ -8,7 +8,7 @@ import torch
 from timm.optim import list_optimizers
 
 from ensemble.data.augment import faults
-from ensemble.data.faces import detection_faults
+from ensemble.data.masks import detection_faults
 from ensemble.models.create import create
 from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.training.backbone import backbone
@@ -50,7 +50,7 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (),
             }
         )
         if key not in checked:
-            checked[key] = faults(task.augment, task.input_size) + detection_faults(task.masks)
+            checked[key] = faults(task.augment, task.input_size) + detection_faults(task)
             checked[key] += _model_faults(task, name not in begun)
             problems += [f"tasks.{name}: {p}" for p in checked[key]]
         if device == "cpu" and task.precision == "fp16":

@@ -164,7 +164,7 @@ def recipe_text(device: str, candidate: Candidate, choice: Choice | None = None,
     base: Recipe = load_recipe(BASE[device])
     task = base.tasks[TASK]
     keys: dict[str, Any] = {"model": candidate.model, "resize": list(candidate.size)}
-    if task.crop:
+    if isinstance(task.crop, tuple):
         sides = zip(task.crop, candidate.size, task.resize, strict=True)
         keys["crop"] = [round(crop * side / whole) for crop, side, whole in sides]
     if choice:

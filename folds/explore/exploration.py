@@ -175,6 +175,21 @@ def examples(found: Exploration) -> list[int]:
     return list(chosen.values())
 
 
+def a_few_each(found: Exploration, photos: int = 2) -> list[int]:
+    """A few readable photos of each class, from those on its contact sheet."""
+    readable = found.measures.readable
+    return [i for drawn in found.drawn for i in [d for d in drawn if readable[d]][:photos]]
+
+
+def photos_of(data: TrainData, chosen: Iterable[int]) -> list[tuple[str, Pixels]]:
+    """(caption, uint8 (h, w, 3) RGB) of each photo.
+
+    Raises:
+        MaskensError: one can't be read.
+    """
+    return [(photo_caption(data, i), read_photo(data.root / data.files[i])) for i in chosen]
+
+
 def measure(
     data: TrainData, workers: int, keep: set[int], on_progress: Progress | None = None
 ) -> tuple[Measures, dict[int, Pixels]]:

@@ -18,7 +18,7 @@ from folds.pages.contact_sheet import Cell, Sheet, save
 from folds.pages.html import render, write_page
 
 GENERATOR = "maskens explore"
-OURS = re.compile(r"index\.html|(ages|class-\d\d|duplicates|labels|augment-[\w-]+)\.png")
+OURS = re.compile(r"index\.html|(ages|class-\d\d|duplicates|labels|(augment|faces)-[\w-]+)\.png")
 SIZES_SHOWN = 8
 
 
@@ -41,11 +41,14 @@ class GroupRow:
     total: tuple[int, int]
 
 
-def write_exploration(folder: Path, found: Exploration, augmented: Sequence[Sheet], recipe: str, workers: int) -> None:
+def write_exploration(
+    folder: Path, found: Exploration, augmented: Sequence[Sheet], faces: Sequence[Sheet], recipe: str, workers: int
+) -> None:
     """Write the page and its pictures into an empty folder.
 
     Args:
         augmented: sheets with `heads` that show what a recipe's transforms do.
+        faces: sheets of photos with the faces that a recipe cuts out.
         recipe: its name.
         workers: threads that draw.
 
@@ -57,7 +60,7 @@ def write_exploration(folder: Path, found: Exploration, augmented: Sequence[Shee
     with replacing(folder / "ages.png") as handle:
         handle.write(light)
     classes, pairs, labels = class_sheets(found), pair_sheet(found), label_sheet(found)
-    sheets = [*classes, *(s for s in (pairs, labels) if s.cells), *augmented]
+    sheets = [*classes, *(s for s in (pairs, labels) if s.cells), *augmented, *faces]
     joblib.Parallel(n_jobs=workers, prefer="threads")(joblib.delayed(save)(folder, s) for s in sheets)
     html = render(
         "explore.html",
@@ -79,6 +82,7 @@ def write_exploration(folder: Path, found: Exploration, augmented: Sequence[Shee
         pairs=pairs,
         labels=labels,
         augmented=augmented,
+        faces=faces,
         recipe=recipe,
     )
     write_page(folder, html)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import ensemble.data.cache
+import ensemble.data.load
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.recipes.geometry import Geometry
 from folds.data.decode import Pixels, read_photo, read_sizes, resize_and_crop
@@ -65,7 +65,7 @@ def test_each_file_is_read_once_for_all_geometries(
         read[path.name] += 1
         return read_sizes(path, at_least)
 
-    monkeypatch.setattr(ensemble.data.cache, "read_sizes", counting)
+    monkeypatch.setattr(ensemble.data.load, "read_sizes", counting)
     for _ in range(2 if cached else 1):  # a second opening finds the cache
         photos = open_photos(
             PhotoSet(root, FILES, "print"), [SMALL, CROPPED], tmp_path / "cache" if cached else None, workers=1

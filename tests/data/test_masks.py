@@ -11,7 +11,6 @@ import torch
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos
-from ensemble.data.faces import Face
 from ensemble.data.loader import EpochBatches, train_loader
 from ensemble.data.mask_drawing import draw_mask
 from ensemble.data.masks import DrawMasks, draw_masks
@@ -20,6 +19,7 @@ from ensemble.recipes.augmentation import Transform
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import Predicts
+from folds.data.faces import Face
 from folds.data.labels import decode, encode
 from folds.data.people import PhotoSet
 

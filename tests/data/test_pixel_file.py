@@ -77,7 +77,7 @@ def test_batches_hold_the_right_photos_whatever_the_number_of_workers(path: Path
     photos = DecodedPhotos(PhotoSet(path.parent, [""] * SHAPE[0], ""), [Geometry(SHAPE[1:3])], [path])
     assert np.array_equal(photos[3][0], photo(3))
     rows = np.random.default_rng(1).permutation(SHAPE[0])
-    found = np.concatenate([batch[0].numpy() for batch in plain_batches(photos, rows.tolist(), 32, workers)])
+    found = np.concatenate([batch.photos[0].numpy() for batch in plain_batches(photos, rows.tolist(), 32, workers)])
     assert np.array_equal(found, np.stack([photo(i) for i in rows]))
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 import cli
 import ensemble.decision.members
 import ensemble.inference.export
-from ensemble.data.cache import load_resized
+from ensemble.data.load import load_photo
 from ensemble.decision.decide import decide
 from ensemble.decision.joint import mean_logits
 from ensemble.decision.members import Ensemble, Member, members
@@ -91,7 +91,7 @@ class Setting:
 
     def photos(self, task: str) -> npt.NDArray[np.uint8]:
         card = self.of(task)[0].card
-        return np.stack([load_resized(self.data.root / f, [card.geometry])[0] for f in self.data.photos.files])
+        return np.stack([load_photo(self.data.root / f, [card.geometry]).sizes[0] for f in self.data.photos.files])
 
     def export(self, folder: Path, **other: Any) -> Export:
         """The smallest whole ensemble: one model, as most of an export's time goes with their number."""

