@@ -93,7 +93,7 @@ def task_loss(
         heads: where each head's logits and targets lie.
         logits: float (batch, width).
         targets: float (batch, bins of all heads): for each head a distribution over its classes (one-hot if certain).
-        counts: of each head, float (bins,), photos of each class that are learned from; without them there is
+        counts: of each head, float (bins,), photos of each bin that are learned from; without them there is
             neither logit adjustment nor class balancing, as in validation.
         log_variances: float (heads,), by which heads are weighed: exp(-s) of the head's loss, plus s/2 so that no
             weight vanishes (Kendall et al. 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses").
@@ -119,13 +119,29 @@ def _head_batch(own: Loss, head: Head, logits: Tensor, targets: Tensor, counts: 
     smooth = truth * (1 - own.label_smoothing) + own.label_smoothing / len(head.merge)
     found = adjusted = head_to_bin_logits(logits[:, head.columns].float(), head)
     weights = torch.tensor(own.class_weights, device=logits.device) if own.class_weights else None
+    if counts is not None:
+        counts = label_counts(counts, head)
     if counts is not None and own.class_balanced:
-        weights = effective_weights(counts, own.class_balanced)
+        weights = effective_weights(counts, own.class_balanced)[list(head.merge)]
     if weights is not None:
         weights = weights / weights.mean()  # so that they leave the loss's size, and its share in the mix, alone
     if counts is not None and own.logit_adjustment:
-        adjusted = found + own.logit_adjustment * log_prior(counts)
+        adjusted = found + own.logit_adjustment * log_prior(counts)[list(head.merge)]
     return HeadBatch(found, adjusted, truth, smooth, weights, own.gamma)
+
+
+def label_counts(counts: Tensor, head: Head) -> Tensor:
+    """Photos of each label from those of each bin: it is labels that are scored, so it is they that are evened out,
+    and the bins of one keep their proportions.
+
+    Args:
+        counts: float (bins,).
+
+    Returns:
+        float (labels,).
+    """
+    labels = torch.tensor(head.merge, device=counts.device)
+    return counts.new_zeros(int(labels.max()) + 1).index_add(0, labels, counts)
 
 
 def log_prior(counts: Tensor) -> Tensor:

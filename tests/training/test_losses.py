@@ -232,3 +232,18 @@ def test_class_balancing_weighs_the_rare_more_between_evenly_and_by_inverse_coun
     order = np.argsort(n)
     assert (np.diff(weights.numpy()[order]) <= 1e-12).all(), "the more photos, the less weight"
     assert (weights.numpy() >= 1 / n - 1e-9).all()
+
+
+def test_bands_are_evened_out_however_finely_ages_are_learned() -> None:
+    """Five bins in three bands: a band's bins share its prior and its weight."""
+    (head,) = Target("age", (20, 30, 45, 60), (0, 0, 1, 1, 2)).heads
+    counts = [torch.tensor([10.0, 50.0, 20.0, 15.0, 5.0])]
+    logits, targets = torch.randn(4, 5, generator=torch.Generator().manual_seed(2)), torch.eye(5)[[0, 2, 3, 4]]
+    prior = torch.tensor([0.6, 0.6, 0.35, 0.35, 0.05]).log()
+    adjusted = task_loss(Loss(ce=1, logit_adjustment=1.0), (head,), logits, targets, counts)
+    assert float(adjusted) == pytest.approx(float(F.cross_entropy(logits + prior, targets)), rel=1e-5)
+    n = torch.tensor([60.0, 60.0, 35.0, 35.0, 5.0])
+    weights = 0.1 / (1 - 0.9**n)
+    balanced = task_loss(Loss(ce=1, class_balanced=0.9), (head,), logits, targets, counts)
+    expected = F.cross_entropy(logits, targets, weights / weights.mean())
+    assert float(balanced) == pytest.approx(float(expected), rel=1e-5)
