@@ -51,6 +51,7 @@ def audit(
     from ensemble.pipeline.audit import audit as audit_run
     from ensemble.reporting.audit_page import SUSPECTS
     from ensemble.reporting.photo_tables import suspects_table
+    from folds.explore.merge_candidates import FILE
     from folds.pages.html import INDEX
 
     console = make_console(quiet)
@@ -69,6 +70,15 @@ def audit(
     found, folder = done.audit, done.folder
     if done.note:
         say(console, done.note, "yellow")
+    if done.candidates:
+        pairs = f"{len(done.candidates)} pairs of ids" if len(done.candidates) > 1 else "a pair of ids"
+        say(console, f"warning: {pairs} may be one person: nearly the same photo, see {folder / FILE}", "yellow")
+        say(
+            console,
+            f"next: look at them, copy the rows that show one person to same.csv, then  maskens folds --run NEW --data "
+            f"{found.data.root} --merge same.csv",
+            "dim",
+        )
     views = f"{epoch} epochs, views: {tta}"
     if not found.suspects:
         say(console, f"no suspects: no label of {len(found.people)} people is unlikely ({views})", "bold")

@@ -46,6 +46,7 @@ def explore(
     """
     from ensemble.pipeline.explore import explore as explore_data
     from folds.data.fixes import describe_fixes
+    from folds.explore.merge_candidates import FILE
     from folds.explore.summary import class_table, group_table, summary_lines, warning_lines
 
     console = make_console(quiet)
@@ -68,6 +69,13 @@ def explore(
         say(console, line)
     for line in warning_lines(found):
         say(console, line, "yellow")
+    if found.candidates:
+        say(
+            console,
+            f"next: look at them, copy the rows of {done.folder / FILE} that show one person to same.csv, then  "
+            "maskens folds --merge same.csv",
+            "dim",
+        )
     if found.data.fixes:
         say(console, f"shown with label fixes: {describe_fixes(found.data)}")
     if done.replaced:

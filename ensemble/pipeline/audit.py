@@ -13,6 +13,7 @@ from ensemble.jobs.oof import Epoch
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of
 from ensemble.recipes.tta_views import Tta
 from ensemble.reporting.audit_page import refuse_to_replace, write_audit
+from folds.explore.merge_candidates import MergeCandidate, portrait_candidates
 from folds.pages.html import replacing_folder
 from folds.run import Run, load_run
 
@@ -22,6 +23,7 @@ class Audited:
     """What was found and where it lies."""
 
     audit: Audit
+    candidates: tuple[MergeCandidate, ...]  # ids that may be one person
     run: Run
     folder: Path
     note: str  # what limits the findings, "" if nothing does
@@ -57,7 +59,10 @@ def audit(
     found, decision = blend.data, blend.decide(blend.plain(tta))
     suspects = find_suspects(found, blend.rows, decision.log_probabilities, tuple(fields) or tuple(NAMES))
     note = "; ".join(blend.notes)
+    candidates = portrait_candidates(found, workers or -1, part_of(on_progress, "looking for people with two ids"))
     with replacing_folder(folder) as build:
         title = f"Likely label errors in {found.root}"
-        write_audit(build, suspects, title, note, top, workers or -1, part_of(on_progress, "opening photos"))
-    return Audited(suspects, loaded, folder, note)
+        write_audit(
+            build, suspects, candidates, title, note, top, workers or -1, part_of(on_progress, "opening photos")
+        )
+    return Audited(suspects, candidates, loaded, folder, note)

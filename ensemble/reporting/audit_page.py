@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import joblib
@@ -12,6 +13,7 @@ from ensemble.evaluation.audit import NAMES, Audit, Suspect, photos_csv, suspect
 from folds.data.decode import Pixels, Progress
 from folds.data.labels import SHOTS
 from folds.errors import MaskensError
+from folds.explore.merge_candidates import FILE, MergeCandidate, candidates_csv, candidates_sheet
 from folds.files import sha256, write_text
 from folds.pages.contact_sheet import Cell, Sheet, save, thumbnails
 from folds.pages.html import INDEX, refuse_foreign_page, render, write_page
@@ -20,7 +22,7 @@ GENERATOR = "maskens audit"
 
 SUSPECTS, PHOTOS = "suspects.csv", "photos.csv"
 
-OURS = re.compile(r"index\.html|(suspects|photos)\.csv|(gender|age|mask)\.png")
+OURS = re.compile(r"index\.html|(suspects|photos|merge-candidates)\.csv|(gender|age|mask|duplicates)\.png")
 LISTED = 200  # suspects in the page's table; suspects.csv has them all
 
 
@@ -39,11 +41,19 @@ def refuse_to_replace(folder: Path) -> None:
 
 
 def write_audit(
-    folder: Path, found: Audit, title: str, note: str, top: int, workers: int, on_progress: Progress | None = None
+    folder: Path,
+    found: Audit,
+    candidates: Sequence[MergeCandidate],
+    title: str,
+    note: str,
+    top: int,
+    workers: int,
+    on_progress: Progress | None = None,
 ) -> None:
     """Write lists, sheets and page into an empty folder.
 
     Args:
+        candidates: ids that may be one person.
         title: of the page.
         note: what limits the findings, "" if nothing does.
         top: most suspects of a field that are shown with their photos.
@@ -55,6 +65,10 @@ def write_audit(
     suspects = suspects_csv(found)
     write_text(folder / SUSPECTS, suspects)
     write_text(folder / PHOTOS, photos_csv(found))
+    pairs = candidates_sheet(found.data, candidates, top, workers=workers)
+    if candidates:
+        write_text(folder / FILE, candidates_csv(found.data, candidates))
+        save(folder, pairs)
     sheets = [s for s in audit_sheets(found, top, workers, on_progress) if s.cells]
     joblib.Parallel(n_jobs=workers, prefer="threads")(joblib.delayed(save)(folder, s) for s in sheets)
     html = render(
@@ -65,6 +79,8 @@ def write_audit(
         found=found,
         ranking=found.suspects[:LISTED],
         sheets=sheets,
+        candidates=candidates,
+        pairs=pairs,
         hash=sha256(suspects),
     )
     write_page(folder, html)

@@ -18,9 +18,10 @@ from folds.data.people import TrainData, repeated_ids
 from folds.data.table import read_table
 from folds.errors import MaskensError
 from folds.explore.duplicates import near_duplicates, perceptual_hash
+from folds.explore.merge_candidates import MergeCandidate, merge_candidates
 from folds.pages.contact_sheet import thumbnail, thumbnails
 
-PAIRS = 24  # near-duplicates that are shown; all are counted
+PAIRS = 24  # people with nearly the same photo that are shown; all are counted
 STAND_OUT = 6  # photos at each end of a measure
 PEOPLE_SHOWN = 24  # of those whose labels disagree
 FOLDER_NAME = re.compile(r"(?P<id>.+)_(?P<gender>male|female)_(?P<race>.+)_(?P<age>\d+)", re.IGNORECASE)
@@ -71,7 +72,7 @@ class Exploration:
     measures: Measures
     extremes: dict[str, list[tuple[int, float]]]  # "darkest", ...: photo and value, at most one a person
     drawn: tuple[tuple[int, ...], ...]  # of each class, the photos on its contact sheet
-    duplicates: tuple[tuple[int, int, int], ...]  # photo, photo of another person, differing bits of 64
+    candidates: tuple[MergeCandidate, ...]  # people with nearly the same photo
     findings: tuple[Finding, ...]
     repeated: tuple[str, ...]  # ids on several folders
     thumbs: dict[int, Pixels]  # photo -> small picture, of those to be shown that can be read
@@ -97,14 +98,14 @@ def explore(
     ids = np.array([p.group for p in data.people])[data.photo_person]
     kept = np.flatnonzero(measures.readable)
     pairs = near_duplicates(measures.hashes[kept], ids[kept])
-    duplicates = tuple((int(kept[a]), int(kept[b]), bits) for a, b, bits in pairs)
+    candidates = merge_candidates(data, [(int(kept[a]), int(kept[b]), bits) for a, b, bits in pairs])
     findings, outliers = tuple(label_findings(data)), extremes(measures, ids)
-    odd = {i for a, b, _ in duplicates[:PAIRS] for i in (a, b)}
+    odd = {photo for c in candidates[:PAIRS] for photo in c.photos}
     odd |= {i for photos in outliers.values() for i, _ in photos}
     odd |= {portrait(p) for p in people_of(findings)}
     thumbs |= _thumbnails(data, sorted(odd - thumbs.keys()), workers)
     repeated = tuple(repeated_ids(data.people))
-    return Exploration(data, seed, measures, outliers, drawn, duplicates, findings, repeated, thumbs)
+    return Exploration(data, seed, measures, outliers, drawn, candidates, findings, repeated, thumbs)
 
 
 def extremes(measures: Measures, ids: npt.NDArray[np.str_]) -> dict[str, list[tuple[int, float]]]:

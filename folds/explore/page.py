@@ -12,13 +12,14 @@ import joblib
 
 from folds.data.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, age_band
 from folds.explore.exploration import PAIRS, Exploration, people_of, photo_caption, portrait
-from folds.files import replacing
+from folds.explore.merge_candidates import FILE, candidates_csv, candidates_sheet
+from folds.files import replacing, write_text
 from folds.pages.charts import age_histogram
 from folds.pages.contact_sheet import Cell, Sheet, save
 from folds.pages.html import render, write_page
 
 GENERATOR = "maskens explore"
-OURS = re.compile(r"index\.html|(ages|class-\d\d|duplicates|labels|(augment|faces)-[\w-]+)\.png")
+OURS = re.compile(r"index\.html|merge-candidates\.csv|(ages|class-\d\d|duplicates|labels|(augment|faces)-[\w-]+)\.png")
 SIZES_SHOWN = 8
 
 
@@ -59,7 +60,10 @@ def write_exploration(
     light, dark = age_histogram(years), age_histogram(years, dark=True)
     with replacing(folder / "ages.png") as handle:
         handle.write(light)
-    classes, pairs, labels = class_sheets(found), pair_sheet(found), label_sheet(found)
+    classes, labels = class_sheets(found), label_sheet(found)
+    pairs = candidates_sheet(found.data, found.candidates, PAIRS, found.thumbs)
+    if found.candidates:
+        write_text(folder / FILE, candidates_csv(found.data, found.candidates))
     sheets = [*classes, *(s for s in (pairs, labels) if s.cells), *augmented, *faces]
     joblib.Parallel(n_jobs=workers, prefer="threads")(joblib.delayed(save)(folder, s) for s in sheets)
     html = render(
@@ -147,17 +151,6 @@ def class_sheets(found: Exploration) -> list[Sheet]:
         )
         for row, drawn in zip(class_rows(found), found.drawn, strict=True)
     ]
-
-
-def pair_sheet(found: Exploration) -> Sheet:
-    """Near-duplicates across people, two neighbours a pair, most alike first."""
-    cells = []
-    for a, b, bits in found.duplicates[:PAIRS]:
-        note = "same bits" if bits == 0 else f"{bits} of 64 bits differ"
-        cells += [_cell(found, photo, f"{photo_caption(found.data, photo)}\n{note}") for photo in (a, b)]
-    shown = min(PAIRS, len(found.duplicates))
-    title = f"nearly the same photo under two people ({shown} of {len(found.duplicates)} pairs)"
-    return Sheet("duplicates", title, tuple(cells), columns=4, group=2)
 
 
 def label_sheet(found: Exploration) -> Sheet:

@@ -47,7 +47,7 @@ def summary_lines(found: Exploration) -> list[str]:
 
 def warning_lines(found: Exploration) -> list[str]:
     """What looks wrong; of each kind the first few and how many there are."""
-    pairs = [f"{found.data.files[a]}  ~  {found.data.files[b]}" for a, b, _ in found.duplicates]
+    pairs = ["  ~  ".join(found.data.files[photo] for photo in c.photos) for c in found.candidates]
     kinds = (
         ("unreadable photos", found.measures.unreadable),
         ("labels that disagree", [f.words for f in found.findings]),

@@ -22,7 +22,9 @@ from ensemble.evaluation.audit import Audit, audit, field_predictions, nearest_y
 from folds.data.fixes import apply_fixes
 from folds.data.labels import SHOTS, age_band, encode
 from folds.data.layout import read_train
+from folds.data.merges import apply_merges, read_merges
 from folds.data.people import Fix, TrainData
+from folds.explore.merge_candidates import portrait_candidates
 from folds.pages.contact_sheet import GAP, LINE, Cell, Sheet, draw
 
 MakeData = Callable[..., Path]
@@ -386,6 +388,31 @@ def test_a_photo_that_can_not_be_read_any_more_leaves_the_rest(make_data: MakeDa
     file.write_bytes(b"x" * file.stat().st_size)
     assert maskens("audit", "--run", run.folder).code == 0
     assert "can't be read" in " ".join((run.folder / "audit" / "index.html").read_text().split())
+
+
+def test_ids_that_may_be_one_person_are_listed_for_merging_until_they_are_merged(
+    make_data: MakeData, tmp_path: Path
+) -> None:
+    root = make_data(tmp_path / "data", people=18)
+    true = read_train(root)
+    photos = [root / "train" / "images" / true.people[n].path / "normal.jpg" for n in (4, 11)]
+    photos[1].write_bytes(photos[0].read_bytes())
+    copied = read_train(root)
+    run = plan_run(tmp_path / "run", copied, predictions(copied))
+    outcome = maskens("audit", "--run", run.folder)
+    folder = run.folder / "audit"
+    assert "a pair of ids may be one person" in outcome.out
+    assert "--merge same.csv" in outcome.out
+    (row,) = rows_of((folder / "merge-candidates.csv").read_text())
+    assert (row["a"], row["b"], row["bits"], row["photos"]) == (true.people[4].id, true.people[11].id, "0", "1")
+    assert (folder / "duplicates.png").exists()
+    assert (folder / "index.html").read_text().count('<div class="pair">') == 1
+    listed = folder / "merge-candidates.csv"
+    made = maskens("folds", "--data", root, "--run", tmp_path / "new", "--k", 2, "--merge", listed)
+    assert made.code == 0, made
+    assert f"ids {row['a']}, {row['b']} are one person" in made.out
+    merged = apply_merges(copied, read_merges([str(listed)]))
+    assert portrait_candidates(merged, 1) == ()
 
 
 def test_a_row_of_a_sheet_has_its_title_above_it_and_a_long_one_widens_the_sheet() -> None:

@@ -25,6 +25,7 @@ from ensemble.reporting.augment_sheet import DRAWS, after, augment_sheets
 from folds.data.decode import Pixels, resize_and_crop
 from folds.data.labels import SHOT_MASK, SHOTS
 from folds.data.layout import read_train
+from folds.data.table import read_table
 from folds.errors import MaskensError
 from folds.explore import page as explore_page
 from folds.explore.exploration import draw_photos, examples, explore
@@ -158,6 +159,9 @@ def test_a_planted_near_duplicate_is_shown_as_a_pair(spoilt: Path, explored: tup
     assert page.figures[start][1].startswith("data:image/jpeg")
     assert f"{one}  ~  {other}" in explored[0].out
     assert "nearly the same photo under two people: 1" in explored[0].out
+    (row,) = read_table(explored[1] / "merge-candidates.csv", ("a", "b", "photos", "photo_a", "photo_b"))
+    assert {(row["a"], row["photo_a"]), (row["b"], row["photo_b"])} == {("000002", one), ("000015", other)}
+    assert "maskens folds --merge same.csv" in explored[0].out
     with Image.open(explored[1] / "duplicates.png") as sheet:
         assert sheet.width > 2 * BOX[0]
 
