@@ -17,6 +17,8 @@ import numpy as np
 
 from folds.errors import MaskensError
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a cell begins that spreadsheets would run
+
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -77,6 +79,27 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     writer.writerow(header)
     writer.writerows(rows)
     return buffer.getvalue()
+
+
+def listing_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """`csv_text` for people, who open it in a spreadsheet: text that would run there as a formula gets an apostrophe in
+    front, as OWASP advises ("CSV Injection"). `as_typed` takes it off again."""
+    return csv_text(header, ([_no_formula(cell) for cell in row] for row in rows))
+
+
+def _no_formula(cell: object) -> object:
+    if not isinstance(cell, str) or not cell.startswith(FORMULA):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
+
+
+def as_typed(cell: str) -> str:
+    """A cell of a list as it was before `listing_text`."""
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
 
 
 def sha256(data: bytes | str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -86,7 +87,15 @@ class Run:
         return self.folder / "submission.csv"
 
     def job_folder(self, task: str, fold: int) -> Path:
-        return self.folder / task / f"fold{fold}"
+        """Where a job's files are.
+
+        Raises:
+            MaskensError: a link leads out of the run's folder, which another's run could use to have files replaced.
+        """
+        found = self.folder / task / f"fold{fold}"
+        if not Path(os.path.realpath(found)).is_relative_to(os.path.realpath(self.folder)):
+            raise MaskensError(f"{found} leads out of the run's folder through a link. Put a folder in its place.")
+        return found
 
     def jobs_on_disk(self) -> list[Path]:
         """Folders of jobs that have something to lose: a whole epoch at least."""

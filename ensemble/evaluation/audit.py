@@ -14,7 +14,7 @@ from ensemble.decision.temperature import fit_temperature, scaled
 from folds.data.fixes import COLUMNS
 from folds.data.labels import AGE_CUTS, AGES, CLASSES, GENDERS, MASKS, SHOTS, FloatArray, IntArray, decode
 from folds.data.people import Person, TrainData
-from folds.files import csv_text
+from folds.files import listing_text
 
 NAMES: dict[str, tuple[str, ...]] = {"gender": GENDERS, "age": AGES, "mask": MASKS}
 MORE_COLUMNS = ("rank", "score", "self_confidence", "margin", "photos_agree")
@@ -249,7 +249,7 @@ def suspects_csv(found: Audit) -> str:
                 old, new = str(s.person.age), str(nearest_year(s.person.age, d.suggested))
             numbers = (f"{v:.4f}" for v in (s.score, d.confidence, d.margin))
             rows.append((s.person.path, d.photo, s.field, old, new, found.reason(s), rank, *numbers, s.agree))
-    return csv_text((*COLUMNS, *MORE_COLUMNS), rows)
+    return listing_text((*COLUMNS, *MORE_COLUMNS), rows)
 
 
 def photos_csv(found: Audit) -> str:
@@ -264,4 +264,4 @@ def photos_csv(found: Audit) -> str:
             cells += [names[v.given[i, shot]], names[v.predicted[i, shot]]]
             cells += [f"{v.confidence[i, shot]:.4f}", f"{v.margin[i, shot]:.4f}"]
         rows.append((found.data.people[found.people[i]].path, SHOTS[shot], *cells))
-    return csv_text(("path", "photo", *columns), rows)
+    return listing_text(("path", "photo", *columns), rows)

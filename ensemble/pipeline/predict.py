@@ -18,7 +18,7 @@ from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.tta_views import Tta
 from folds.data.photo_files import distorted_photos, find_photos, training_aspect
 from folds.errors import MaskensError
-from folds.files import csv_text, json_text, must_be_writable, replace_keeping
+from folds.files import json_text, listing_text, must_be_writable, replace_keeping
 from folds.runs import refuse_other_folds
 
 
@@ -84,4 +84,4 @@ def predict(
 def _kept(path: Path, records: Sequence[dict[str, Any]]) -> Path | None:
     if path.suffix == ".json":
         return replace_keeping(path, json_text(records))
-    return replace_keeping(path, csv_text(list(records[0]), [list(r.values()) for r in records]))
+    return replace_keeping(path, listing_text(list(records[0]), [list(r.values()) for r in records]))

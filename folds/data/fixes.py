@@ -12,7 +12,7 @@ from folds.data.labels import GENDERS, MASKS, SHOTS
 from folds.data.people import OLDEST, Fix, Person, TrainData, fingerprint_of
 from folds.data.table import LINE, read_table
 from folds.errors import SHOWN, MaskensError, did_you_mean, refuse
-from folds.files import csv_text
+from folds.files import as_typed, listing_text
 
 COLUMNS = ("path", "photo", "field", "old", "new", "reason")
 FIELDS: dict[str, tuple[str, ...]] = {"gender": GENDERS, "age": (), "mask": MASKS}  # names; age has years instead
@@ -48,7 +48,9 @@ def _read(name: str) -> list[Fix]:
             f"--fixes {name}: there is no such list{did_you_mean(name, [*known, NONE])}. "
             f"Name {', '.join(known)}, a CSV file with the columns {', '.join(COLUMNS)}, or {NONE}."
         )
-    return [Fix(**{c: row[c] for c in COLUMNS}, source=name, row=row[LINE]) for row in read_table(file, COLUMNS)]
+    return [
+        Fix(**{c: as_typed(row[c]) for c in COLUMNS}, source=name, row=row[LINE]) for row in read_table(file, COLUMNS)
+    ]
 
 
 def apply_fixes(data: TrainData, fixes: Sequence[Fix]) -> TrainData:
@@ -90,7 +92,7 @@ def apply_fixes(data: TrainData, fixes: Sequence[Fix]) -> TrainData:
 
 def fixes_csv(fixes: Sequence[Fix]) -> str:
     """The text that `read_fixes` reads; "" without fixes."""
-    return csv_text(COLUMNS, [[getattr(f, c) for c in COLUMNS] for f in fixes]) if fixes else ""
+    return listing_text(COLUMNS, [[getattr(f, c) for c in COLUMNS] for f in fixes]) if fixes else ""
 
 
 def fixed_people(data: TrainData) -> int:

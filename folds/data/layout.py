@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 from folds.data.people import EXTENSIONS, OLDEST, EvalData, Person, TrainData, fingerprint_of
 from folds.data.table import LINE, read_table
 
+LINKED_OUT = "is a link that leads out of the folder of photos: copy what it leads to"
+
 
 def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = ()) -> TrainData:
     """Read train/train.csv, list every person's photos, and put labels and people right.
@@ -60,10 +62,13 @@ def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = 
         outside = not path or _leaves(path)
         if outside:
             faults.append(f"path '{path}' is not a folder inside {images}")
+        elif not _inside(images / path, images):
+            outside = True
+            faults.append(f"{images / path} {LINKED_OUT}")
         problems += [f"{where}: {fault}" for fault in faults]
         if outside:
             continue
-        photos, faults = _photos_of(images / path)
+        photos, faults = _photos_of(images / path, images)
         problems += [f"{where}: {fault}" for fault in faults]
         if not faults:
             names, sizes = zip(*photos, strict=True)
@@ -87,9 +92,11 @@ def read_eval(root: Path) -> EvalData:
     table = root / "eval" / "info.csv"
     rows = read_table(table, ("ImageID",))
     images = root / "eval" / "images"
-    sizes = {e.name: e.stat().st_size for e in os.scandir(images) if e.is_file()} if images.is_dir() else None
-    if sizes is None:
+    entries = [e for e in os.scandir(images) if e.is_file()] if images.is_dir() else None
+    if entries is None:
         raise MaskensError(f"{images} does not exist: info.csv is there, its photos are not.")
+    sizes = {e.name: e.stat().st_size for e in entries}
+    out = {e.name for e in entries if e.is_symlink() and not _inside(Path(e.path), images)}
     problems: list[str] = []
     seen: dict[str, str] = {}
     for row in rows:
@@ -101,6 +108,8 @@ def read_eval(root: Path) -> EvalData:
             problems.append(
                 f"info.csv row {number}: no photo {images / image}{did_you_mean(image, _same_stem(image, sizes))}"
             )
+        elif image in out:
+            problems.append(f"info.csv row {number}: {images / image} {LINKED_OUT}")
         elif sizes[image] == 0:
             problems.append(f"info.csv row {number}: {images / image} is an empty file")
         seen.setdefault(image, number)
@@ -157,7 +166,14 @@ def _leaves(path: str) -> bool:
     return parts.is_absolute() or ".." in parts.parts or str(parts) == "." or ":" in path
 
 
-def _photos_of(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
+def _inside(path: Path, images: Path) -> bool:
+    """Whether no link below the folder of photos leads out of it. It may be a link itself: who made it chose that."""
+    below = path.relative_to(images).parts
+    linked = any(os.path.islink(images.joinpath(*below[: n + 1])) for n in range(len(below)))
+    return not linked or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(images))
+
+
+def _photos_of(folder: Path, images: Path) -> tuple[list[tuple[str, int]], list[str]]:
     """(name, bytes) of the seven photos in SHOTS order, or what is wrong with the folder."""
     try:
         entries = [e for e in os.scandir(folder) if not e.name.startswith(".")]
@@ -172,6 +188,8 @@ def _photos_of(folder: Path) -> tuple[list[tuple[str, int]], list[str]]:
         if extension.lower() not in EXTENSIONS:
             continue
         size = entry.stat().st_size if entry.is_file() else -1
+        if size >= 0 and entry.is_symlink() and not _inside(Path(entry.path), images):
+            faults.append(f"{folder / entry.name} {LINKED_OUT}")
         if stem not in SHOT_MASK:
             faults.append(f"{folder / entry.name} is none of {', '.join(SHOTS)}{did_you_mean(stem, SHOTS)}")
         elif stem in found:

@@ -10,7 +10,7 @@ from pathlib import Path
 from folds.data.people import TrainData, fingerprint_of
 from folds.data.table import LINE, read_table
 from folds.errors import SHOWN, MaskensError, did_you_mean, refuse
-from folds.files import csv_text, sha256
+from folds.files import as_typed, listing_text, sha256
 
 COLUMNS = ("a", "b")
 NONE = "none"  # in place of a list: no merges
@@ -39,9 +39,8 @@ def read_merges(names: Sequence[str]) -> tuple[Merge, ...]:
         if set(names) != {NONE}:
             raise MaskensError(f"--merge {NONE} drops all merges and can't go together with others.")
         return ()
-    return tuple(
-        Merge(row["a"], row["b"], name, row[LINE]) for name in names for row in read_table(Path(name), COLUMNS)
-    )
+    rows = [(name, row) for name in names for row in read_table(Path(name), COLUMNS)]
+    return tuple(Merge(as_typed(row["a"]), as_typed(row["b"]), name, row[LINE]) for name, row in rows)
 
 
 def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
@@ -109,7 +108,7 @@ def merged_people(data: TrainData) -> Mapping[str, tuple[str, ...]]:
 def merged_csv(data: TrainData) -> str:
     """The text that `read_merges` reads, a row an id that goes by another; "" without merges."""
     rows = [(group, i) for group, ids in merged_people(data).items() for i in ids if i != group]
-    return csv_text(COLUMNS, rows) if rows else ""
+    return listing_text(COLUMNS, rows) if rows else ""
 
 
 def kept_merges(file: Path, expected: str) -> tuple[Merge, ...]:

@@ -13,7 +13,7 @@ from folds.data.merges import COLUMNS
 from folds.data.people import TrainData
 from folds.errors import MaskensError
 from folds.explore.duplicates import near_duplicates, perceptual_hash
-from folds.files import csv_text
+from folds.files import listing_text
 from folds.pages.contact_sheet import Cell, Sheet, thumbnails
 
 FILE, SHEET = "merge-candidates.csv", "duplicates"
@@ -72,7 +72,7 @@ def portrait_candidates(
 def candidates_csv(data: TrainData, candidates: Iterable[MergeCandidate]) -> str:
     """The list as `maskens folds --merge` takes it."""
     rows = [(c.a, c.b, c.bits, c.alike, *(data.files[photo] for photo in c.photos)) for c in candidates]
-    return csv_text((*COLUMNS, "bits", "photos", "photo_a", "photo_b"), rows)
+    return listing_text((*COLUMNS, "bits", "photos", "photo_a", "photo_b"), rows)
 
 
 def candidates_sheet(

@@ -1,0 +1,192 @@
+"""What comes from others, data folders, runs and weights, can neither run code nor reach beyond its folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import MakeData
+from hypothesis import given
+from hypothesis import strategies as st
+from planned import plan_run
+from run_command import maskens, refused
+
+from folds.data.layout import read_eval, read_train
+from folds.files import as_typed, csv_text, listing_text
+
+TINY = ("--set", "tasks.*.epochs=1", "--set", "tasks.*.batch_size=8", "--no-pretrained", "--workers", 0)
+
+
+class Payload:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.mark),)
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Path:
+    """Where a payload that ran would show; that it can is part of the test."""
+    trial = tmp_path / "trial"
+    pickle.loads(pickle.dumps(Payload(trial)))
+    assert trial.exists()
+    return tmp_path / "mark"
+
+
+@pytest.fixture
+def data(make_data: MakeData, tmp_path: Path) -> Path:
+    return make_data(tmp_path / "data", people=12)
+
+
+def folds(data: Path, run: Path) -> None:
+    assert maskens("folds", "--data", data, "--run", run, "--k", 2).code == 0
+
+
+# No pickle is run
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.bin", "weights.safetensors"])
+def test_initial_weights_with_a_payload_are_refused(data: Path, tmp_path: Path, mark: Path, name: str) -> None:
+    folds(data, tmp_path / "run")
+    torch.save({"conv.weight": Payload(mark)}, tmp_path / name)
+    changes = ("--set", "tasks.*.epochs=1", "--workers", 0)
+    outcome = maskens("train", "--run", tmp_path / "run", "--recipe", "demo", "--weights", tmp_path / name, *changes)
+    refused(outcome, name)
+    assert not mark.exists()
+
+
+def test_a_state_to_go_on_from_with_a_payload_is_refused(data: Path, tmp_path: Path, mark: Path) -> None:
+    run = tmp_path / "run"
+    folds(data, run)
+    job = run / "mask" / "fold0"
+    job.mkdir(parents=True)
+    torch.save({"identity": Payload(mark)}, job / "last.pt")
+    outcome = maskens("train", "--run", run, "--recipe", "demo", "--task", "mask", "--fold", 0, *TINY)
+    assert outcome.code == 2, outcome
+    assert "last.pt is damaged" in " ".join(outcome.err.split())
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "oof.npz"])
+def test_what_a_job_left_with_a_payload_is_refused(data: Path, tmp_path: Path, mark: Path, name: str) -> None:
+    run = plan_run(tmp_path / "run", read_train(data), np.zeros((84, 18)))
+    job = run.job_folder("class18", 0)
+    if name == "oof.npz":
+        with np.load(job / name) as kept:
+            arrays = dict(kept)
+        np.savez(job / name, **arrays | {"best": np.array([Payload(mark)], dtype=object)})
+        refused(maskens("score", "--run", run.folder), name)
+    else:
+        (job / name).write_bytes(pickle.dumps(Payload(mark)))
+        refused(maskens("infer", "--run", run.folder, "--allow-missing"), name)
+    assert not mark.exists()
+
+
+# Nothing is read or written beyond its folder
+
+
+@pytest.mark.parametrize("what", ["photo", "folder", "eval photo"])
+def test_links_out_of_the_folder_of_photos_are_refused(data: Path, tmp_path: Path, what: str) -> None:
+    inside = data / ("eval" if what == "eval photo" else "train") / "images"
+    target = sorted(inside.iterdir())[0]
+    if what == "photo":
+        target = sorted(target.iterdir())[0]
+    elsewhere = tmp_path / "elsewhere"
+    shutil.move(target, elsewhere)
+    target.symlink_to(elsewhere)
+    with pytest.raises(Exception, match="is a link that leads out of the folder of photos"):
+        (read_eval if what == "eval photo" else read_train)(data)
+
+
+def test_links_within_and_of_the_folder_of_photos_are_followed(data: Path, tmp_path: Path) -> None:
+    before = read_train(data)
+    images = data / "train" / "images"
+    shutil.move(images, tmp_path / "disk")
+    images.symlink_to(tmp_path / "disk")
+    photo = sorted(sorted(images.iterdir())[0].iterdir())[0]
+    shutil.move(photo, images / "spare.jpg")
+    photo.symlink_to(images / "spare.jpg")
+    assert read_train(data).files == before.files
+
+
+def test_a_job_folder_that_leads_elsewhere_is_refused(data: Path, tmp_path: Path) -> None:
+    run, victim = tmp_path / "run", tmp_path / "victim"
+    folds(data, run)
+    (victim / "fold0").mkdir(parents=True)
+    (victim / "fold0" / "history.csv").write_text("mine")
+    (run / "mask").symlink_to(victim)
+    outcome = maskens("train", "--run", run, "--recipe", "demo", "--task", "mask", "--restart", *TINY)
+    refused(outcome, "leads out of the run's folder")
+    assert (victim / "fold0" / "history.csv").read_text() == "mine"
+    assert os.listdir(victim) == ["fold0"]
+
+
+def test_a_task_can_not_be_named_so_as_to_leave_the_run(data: Path, tmp_path: Path) -> None:
+    folds(data, tmp_path / "run")
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('[tasks."../../victim"]\npredicts = "mask"\nmodel = "test_resnet"\n')
+    refused(maskens("train", "--run", tmp_path / "run", "--recipe", recipe), "a task's name has")
+
+
+# Nothing runs where it is looked at
+
+
+HOSTILE = "<img src=x onerror=alert(1)>&'"
+
+
+def test_names_are_escaped_in_pages(make_data: MakeData, tmp_path: Path) -> None:
+    data = make_data(tmp_path / "data", people=12)
+    table = data / "train" / "train.csv"
+    text = table.read_text()
+    first, second = (line.split(",") for line in text.splitlines()[1:3])
+    for row in (first, second):
+        folder = data / "train" / "images" / row[4]
+        folder.rename(folder.with_name(f"{row[4]}{HOSTILE}"))
+        text = text.replace(row[4], f"{row[4]}{HOSTILE}").replace(f"{row[0]},{row[1]}", f"{HOSTILE}{row[0]},{row[1]}")
+    table.write_text(text)
+    images = data / "train" / "images"
+    copied = (images / f"{first[4]}{HOSTILE}" / "normal.jpg").read_bytes()
+    (images / f"{second[4]}{HOSTILE}" / "normal.jpg").write_bytes(copied)
+    known = read_train(data)
+    run = plan_run(tmp_path / "run", known, np.roll(np.eye(18)[known.classes], 3, axis=1) * 9)
+    pages = []
+    for command in ("explore", "audit", "report"):
+        outcome = maskens(command, "--run", run.folder, *(("--data", data) if command == "explore" else ()))
+        assert outcome.code == 0, outcome
+    pages = [tmp_path / "explore" / "index.html", run.folder / "audit" / "index.html", run.folder / "report.html"]
+    for page in pages:
+        html = page.read_text()
+        assert "<img src=x" not in html, page
+        assert "&lt;img src=x" in html.replace("<wbr>", "") or page.name == "report.html"
+
+
+CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12) | st.sampled_from(
+    ["=1+1", "+cmd", "-2+3", "@SUM(A1)", "\tx", "-0.5", "+7", "'=1", "''", "'"]
+)
+
+
+@given(st.lists(CELLS, min_size=1, max_size=4))
+def test_no_cell_of_a_list_begins_a_formula_and_all_come_back(cells: list[str]) -> None:
+    header = [f"c{n}" for n in range(len(cells))]
+    (_, row) = csv.reader(io.StringIO(listing_text(header, [cells])))
+    for cell in row:
+        assert not cell.startswith(("=", "@", "\t")), cell
+        if cell.startswith(("+", "-")):
+            float(cell)  # a number
+    if not any(cell.startswith("'") for cell in cells):
+        assert [as_typed(cell) for cell in row] == cells
+
+
+def test_a_list_without_formulas_is_a_plain_csv() -> None:
+    rows = [("a/b", 3, -0.5, "-0.5", "it's")]
+    assert listing_text(("path", "n", "x", "y", "z"), rows) == csv_text(("path", "n", "x", "y", "z"), rows)
