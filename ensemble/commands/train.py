@@ -47,6 +47,18 @@ def train(
         Path | None,
         typer.Option("--reuse", metavar="RUN", help="Copy jobs that this run has finished with the same task recipe."),
     ] = None,
+    pseudo: Annotated[
+        Path | None,
+        typer.Option(
+            "--pseudo",
+            metavar="RUN",
+            help="Also learn from the photos to predict that this run is sure of; docs/pseudo.md.",
+        ),
+    ] = None,
+    pseudo_min_p: Annotated[
+        float | None,
+        typer.Option("--pseudo-min-p", metavar="P", help="Least probability of such a label, 0.95 by default."),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what these jobs have done so far.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Jobs at a time.")] = 1,
     track: Annotated[
@@ -88,6 +100,8 @@ def train(
         weights=weights or (),
         pretrained=not no_pretrained,
         reuse=reuse,
+        pseudo=pseudo,
+        pseudo_min_p=pseudo_min_p,
         restart=restart,
         jobs=jobs,
         track=track or (),
@@ -102,6 +116,11 @@ def train(
         finished = len(plan.jobs) - len(plan.todo)
         say(console, f"{finished} of {len(plan.jobs)} jobs are finished already; --restart does them anew")
     note(console, plan.warnings, "warning")
+    if plan.pseudo and plan.todo:
+        from ensemble.reporting.plan_tables import pseudo_line, pseudo_table
+
+        console.print(pseudo_table(plan.pseudo))
+        say(console, pseudo_line(plan.pseudo))
     if dry_run:
         print_estimate(console, plan)
         return

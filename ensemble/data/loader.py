@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -16,13 +16,20 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos
 from ensemble.data.masks import DrawMasks
-from ensemble.data.sampling import EpochPhotos, epoch_photos
+from ensemble.data.sampling import NO_MORE, EpochPhotos, epoch_photos
 from ensemble.recipes.schema import TaskRecipe
+from folds.data.decode import Pixels
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError
 
 Key = tuple[int, int, int]  # (epoch, index, times it came before); workers outlive an epoch, so it travels along
+
+
+class TrainingPhotos(Protocol):
+    """`DecodedPhotos`, or several one after the other."""
+
+    def __getitem__(self, index: int) -> tuple[Pixels, ...]: ...
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -55,13 +62,20 @@ class EpochBatches(Sampler[list[Key]]):
             yield batch
 
 
-def epoch_batches(recipe: TaskRecipe, data: TrainData, rows: IntArray, seed: Sequence[int]) -> EpochBatches:
+def epoch_batches(
+    recipe: TaskRecipe,
+    data: TrainData,
+    rows: IntArray,
+    seed: Sequence[int],
+    more: tuple[IntArray, IntArray] = NO_MORE,
+) -> EpochBatches:
     """The batches of a task's epochs.
 
     Args:
         rows: int64 (n,), the photos to learn from.
+        more: as of `epoch_photos`.
     """
-    photos = epoch_photos(recipe.sampler, recipe.ages.cuts, data, rows)
+    photos = epoch_photos(recipe.sampler, recipe.ages.cuts, data, rows, more)
     return EpochBatches(photos, recipe.batch_size, seed, even=recipe.mix.active, drop_last=recipe.drop_last)
 
 
@@ -70,7 +84,7 @@ class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        photos: DecodedPhotos,
+        photos: TrainingPhotos,
         labels: IntArray,
         augment: Augment,
         seed: Sequence[int],
@@ -107,7 +121,7 @@ class PlainPhotos(Dataset[PhotoBatch]):
 
 
 def train_loader(
-    photos: DecodedPhotos,
+    photos: TrainingPhotos,
     labels: IntArray,
     batches: EpochBatches,
     augment: Augment,

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ensemble.recipes.schema import Sampler
-from folds.data.labels import SHOTS, IntArray, age_band
+from folds.data.labels import SHOTS, IntArray, age_band, decode
 from folds.data.people import TrainData
+
+NO_MORE: tuple[IntArray, IntArray] = np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,27 @@ class EpochPhotos:
         return np.asarray(self.rows[rng.choice(order, size=len(self), p=weights / weights.sum())])
 
 
-def epoch_photos(recipe: Sampler, cuts: tuple[int, ...], data: TrainData, rows: IntArray) -> EpochPhotos:
+def epoch_photos(
+    recipe: Sampler,
+    cuts: tuple[int, ...],
+    data: TrainData,
+    rows: IntArray,
+    more: tuple[IntArray, IntArray] = NO_MORE,
+) -> EpochPhotos:
     """The photos at `rows` as a recipe's sampler draws them.
 
     Args:
         cuts: age cuts in whole years whose bins `balance = "age"` evens out.
+        more: (rows, classes 0..17) of photos beside the data, each int64 (n,): counted on from the data's, and each a
+            person of its own.
     """
     ids = np.unique([p.group for p in data.people], return_inverse=True)[1]
-    group = data.classes if recipe.balance == "class" else age_band(data.years, cuts)
-    return EpochPhotos(rows, ids[data.photo_person][rows], group[rows], recipe)
+    beside, classes = more
+    by_class = recipe.balance == "class"
+    group = data.classes if by_class else age_band(data.years, cuts)
+    return EpochPhotos(
+        np.concatenate([rows, len(data.files) + beside]),
+        np.concatenate([ids[data.photo_person][rows], len(data.people) + beside]),
+        np.concatenate([group[rows], classes if by_class else decode(classes)[2]]),
+        recipe,
+    )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from ensemble.data.cache import open_photos
 from ensemble.data.load import no_face_note
 from ensemble.decision.members import Ensemble
+from ensemble.decision.tuning import Fitted
 from ensemble.inference.ensemble_predictor import EnsemblePredictor
 from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
@@ -22,8 +23,7 @@ from ensemble.jobs.oof import Logits
 from ensemble.models.precision import PrecisionChoice
 from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.tta_sets import TtaSet, as_set
-from ensemble.recipes.tta_views import Tta
+from ensemble.recipes.tta_sets import as_set
 from folds.data.decode import Progress
 from folds.data.people import EvalData, PhotoSet
 from folds.files import save_npz
@@ -138,10 +138,14 @@ def _evaluated(predictor: EnsemblePredictor) -> float:
 
 
 def save_logits(
-    path: Path, data: EvalData, ensembles: Sequence[Ensemble], prediction: Prediction, tta: Tta | TtaSet
+    path: Path, data: EvalData, ensembles: Sequence[Ensemble], prediction: Prediction, fitted: Fitted
 ) -> None:
     """Replace the logits behind a submission: image ids, and `logits/<task>` float32 (folds, views, photos, width);
-    of several runs `run0/logits/<task>` and so on. They are NaN where a photo was not shown to a model."""
+    of several runs `run0/logits/<task>` and so on. They are NaN where a photo was not shown to a model.
+
+    Args:
+        fitted: for these ensembles, in their order.
+    """
     several = len(ensembles) > 1
     arrays: dict[str, Any] = {"ids": np.array(data.ids)}
     folds: dict[str, list[int]] = {}
@@ -149,6 +153,7 @@ def save_logits(
         prefix = f"run{number}/" if several else ""
         arrays |= {f"{prefix}logits/{task}": values for task, values in logits.items()}
         folds |= {f"{prefix}{task}": ensemble.folds(task) for task in logits}
-    record = {"fingerprint": data.fingerprint, "views": as_set(tta).views, "folds": folds}
+    record = {"fingerprint": data.fingerprint, "views": fitted.tta_set.views, "folds": folds}
     record |= {"runs": [str(e.members[0].path.parent.parent.parent) for e in ensembles]}
+    record |= {"oof_hashes": [run.oof_hash for run in fitted.runs]}  # which models these are
     save_npz(path, arrays | {"record": json.dumps(record)})

@@ -11,7 +11,10 @@ from ensemble.jobs.status import read_status
 def is_done(spec: JobSpec) -> bool:
     """Whether a job is finished, with this recipe, seed and folds."""
     status = read_status(spec.run, spec.task, spec.fold)
-    same = all(status.record.get(k) == v for k, v in identity(spec).items())
+    known = identity(spec)
+    same = all(status.record.get(k) == v for k, v in known.items()) and status.record.get("pseudo") == known.get(
+        "pseudo"
+    )
     folder = spec.run.job_folder(spec.task, spec.fold)
     return status.state == "done" and same and (folder / "model.safetensors").exists() and (folder / "oof.npz").exists()
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.pseudo_labels import PseudoLabels
 from ensemble.jobs.spec import JobSpec, learned_rows
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target, training_labels
@@ -42,12 +43,23 @@ def plan(
     cache: Path | None,
     track: tuple[str, ...] = (),
     compile: bool = False,
+    pseudo: PseudoLabels | None = None,
 ) -> list[JobSpec]:
     """One job for each fold and task, fold by fold, so that the first whole fold is ready early."""
     pairs = [(t, f) for f in folds for t in tasks]
     return [
         JobSpec(
-            run, recipe, t, f, hardware.device_of(i), hardware.job_workers, hardware.job_threads, cache, track, compile
+            run,
+            recipe,
+            t,
+            f,
+            hardware.device_of(i),
+            hardware.job_workers,
+            hardware.job_threads,
+            cache,
+            track,
+            compile,
+            pseudo,
         )
         for i, (t, f) in enumerate(pairs)
     ]

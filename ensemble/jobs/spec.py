@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ensemble.jobs.pseudo_labels import PseudoLabels
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.recipes.tasks import learns_from
@@ -30,6 +31,7 @@ class JobSpec:
     cache: Path | None
     track: tuple[str, ...] = ()  # names of trackers
     compile: bool = False  # the model first, for training
+    pseudo: PseudoLabels | None = None
 
 
 def learned_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
@@ -50,10 +52,11 @@ def geometry(task: TaskRecipe) -> Geometry:
 
 def identity(spec: JobSpec) -> dict[str, Any]:
     """What must be equal for two halves of a job to belong together."""
-    return {
+    found = {
         "task_hash": spec.recipe.tasks[spec.task].hash,
         "folds_hash": spec.run.folds_hash,
         "seed": spec.run.seed,
         "task": spec.task,
         "fold": spec.fold,
     }
+    return found | ({"pseudo": spec.pseudo.hash} if spec.pseudo else {})  # earlier jobs know no such key

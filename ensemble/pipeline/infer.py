@@ -201,7 +201,7 @@ def run_inference(plan: InferencePlan, on_progress: OnProgress | None = None) ->
     prediction = predict_photos(plan.ensembles, plan.data.photos, settings, decoding, predicting)
     fitted = plan.fitted
     decided = decide(prediction.joints, fitted.weights, fitted.offsets, plan.rule, plan.votes, person)
-    save_logits(plan.logits_file, plan.data, plan.ensembles, prediction, plan.fitted.tta_set)
+    save_logits(plan.logits_file, plan.data, plan.ensembles, prediction, plan.fitted)
     earlier = write_submission(plan.path, plan.data.ids, decided.classes)
     check = check_submission(plan.path, plan.data.ids, plan.runs[0].class_photos)
     return Inferred(decided.classes, check, plan.path, earlier, (*found, *prediction.notes))

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.data.augment import build
+from ensemble.decision.pseudo_labelling import make_pseudo_labels
 from ensemble.jobs.completion import begun, unfinished
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos, select_tasks
+from ensemble.jobs.pseudo_labels import PseudoLabels, load_pseudo_labels, refuse_other_ages, save_pseudo_labels
 from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.spec import JobSpec
 from ensemble.pipeline.inputs import AUTO_CACHE, DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
@@ -28,6 +30,8 @@ from folds.data.people import TrainData
 from folds.errors import MaskensError
 from folds.run import Run, load_data, load_run
 
+PSEUDO_MIN_P = 0.95
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -41,6 +45,8 @@ class TrainOptions:
         weights: initial weights from files, `FILE` or `TASK=FILE`, in place of the hub.
         pretrained: False starts from random weights.
         reuse: a run whose finished jobs are taken over where the task's recipe is the same.
+        pseudo: a run whose surest labels of the photos to predict are learned from too. A run keeps them.
+        pseudo_min_p: least probability of such a label.
         restart: forget what these jobs have done.
         jobs: at a time.
         track: tensorboard, wandb.
@@ -58,6 +64,8 @@ class TrainOptions:
     weights: Sequence[str] = ()
     pretrained: bool = True
     reuse: Folder | None = None
+    pseudo: Folder | None = None
+    pseudo_min_p: float | None = None
     restart: bool = False
     jobs: int = 1
     track: Sequence[str] = ()
@@ -83,6 +91,7 @@ class TrainingPlan:
     todo: tuple[JobSpec, ...]  # those that are not finished
     hardware: Hardware
     trackers: tuple[str, ...]
+    pseudo: PseudoLabels | None
     source: Run | None  # whose finished jobs are taken over
     restart: bool
     warnings: tuple[str, ...]
@@ -125,7 +134,10 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
     tasks = select_tasks(recipe, options.tasks)
     chosen = range(loaded.k) if options.folds is None else sorted(options.folds)
     cache = cache_folder(options.cache, loaded.folder)
-    jobs = plan(loaded, recipe, tasks, chosen, hardware, cache, trackers, options.compile)
+    pseudo = _pseudo_labels(loaded, data.root, options)
+    if pseudo:
+        refuse_other_ages(recipe, tasks)
+    jobs = plan(loaded, recipe, tasks, chosen, hardware, cache, trackers, options.compile, pseudo)
     todo = jobs if options.restart else unfinished(jobs)
     warnings: list[str] = []
     if todo:
@@ -142,10 +154,34 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
         todo=tuple(todo),
         hardware=hardware,
         trackers=trackers,
+        pseudo=pseudo,
         source=source,
         restart=options.restart,
         warnings=tuple(warnings),
     )
+
+
+def _pseudo_labels(run: Run, root: Path, options: TrainOptions) -> PseudoLabels | None:
+    """Those that are named, or those that the run keeps.
+
+    Raises:
+        MaskensError: others than those that the run's jobs have learned from.
+    """
+    kept = load_pseudo_labels(run, root)
+    if options.pseudo is None:
+        if options.pseudo_min_p is not None:
+            raise MaskensError("--pseudo-min-p goes with --pseudo RUN.")
+        return kept
+    min_p = PSEUDO_MIN_P if options.pseudo_min_p is None else options.pseudo_min_p
+    if not 0.5 < min_p <= 1:
+        raise MaskensError(f"--pseudo-min-p {min_p:g} is not above 0.5: what is less sure is as likely wrong.")
+    named = make_pseudo_labels(load_run(Path(options.pseudo)), run, root, min_p)
+    if run.jobs_on_disk() and named.hash != (kept.hash if kept else ""):
+        raise MaskensError(
+            f"{run.folder} holds models that were trained with {'other' if kept else 'no'} pseudo-labels. "
+            f"Begin a new run: maskens folds --run NEW --folds-file {run.folds_file}"
+        )
+    return named
 
 
 def reuse_finished(planned: TrainingPlan) -> tuple[TrainingPlan, int]:
@@ -166,6 +202,8 @@ def prepare(planned: TrainingPlan, on_progress: OnProgress | None = None) -> str
     Raises:
         MaskensError: a photo that can't be read, a full disk.
     """
+    if planned.pseudo:
+        save_pseudo_labels(planned.run, planned.pseudo)
     said = fill_cache(planned.todo, planned.data, planned.hardware, part_of(on_progress, "decoding photos"))
     bind_recipe(planned.run, planned.recipe)
     return said

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.table import Table
 
+from ensemble.jobs.pseudo_labels import NOT_TAKEN
+from folds.data.labels import CLASS_NAMES, CLASSES
 from folds.pages.tables import new_table
 
 if TYPE_CHECKING:
+    from ensemble.jobs.pseudo_labels import PseudoLabels
     from ensemble.recipes.schema import Recipe
     from ensemble.training.estimate import Estimate
 
@@ -58,3 +62,26 @@ def recipes_table(recipes: Sequence[Recipe]) -> Table:
         sizes = dict.fromkeys("{}x{}".format(*t.input_size) for t in recipe.tasks.values())
         table.add_row(recipe.name, recipe.description, ", ".join(recipe.tasks), ", ".join(sizes))
     return table
+
+
+def pseudo_table(found: PseudoLabels) -> Table:
+    """Photos of each class that each fold learns from beside its own."""
+    table = new_table("pseudo-labels: photos to predict that are learned from")
+    table.add_column("class", no_wrap=True)
+    for fold in range(len(found.classes)):
+        table.add_column(f"fold {fold}", justify="right", no_wrap=True)
+    counts = [np.bincount(labels[labels != NOT_TAKEN], minlength=CLASSES) for labels in found.classes]
+    for number, name in enumerate(CLASS_NAMES):
+        if any(count[number] for count in counts):
+            table.add_row(f"{number:2} {name}", *(str(count[number]) for count in counts))
+    table.add_section()
+    table.add_row("   photos", *(str(count.sum()) for count in counts))
+    return table
+
+
+def pseudo_line(found: PseudoLabels) -> str:
+    """Where they come from."""
+    return (
+        f"{len(found.photos.files)} photos in all, labelled by {found.source} with a probability of {found.min_p:g} or "
+        "more; the labels of a fold come from the models of that fold alone, and none is scored"
+    )

@@ -21,6 +21,7 @@ from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos, missing_bytes, open_photos
 from ensemble.data.loader import EpochBatches, epoch_batches, train_loader
 from ensemble.data.masks import DrawMasks, draw_masks
+from ensemble.data.sampling import NO_MORE
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import JobSpec, geometry, learned_rows
 from ensemble.jobs.status import read_status
@@ -230,7 +231,8 @@ def _peak_memory(device: torch.device) -> int:
 
 def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
     recipe = spec.recipe.tasks[spec.task]
-    photos = epoch_batches(recipe, data, learned_rows(spec, data, folds), (0,)).photos_per_epoch
+    more = spec.pseudo.of(spec.fold, recipe) if spec.pseudo else NO_MORE
+    photos = epoch_batches(recipe, data, learned_rows(spec, data, folds), (0,), more).photos_per_epoch
     held_out = folds[data.photo_person] == spec.fold
     valid = int((held_out & learns_from(recipe.predicts, data)).sum())
     begun = not restart and (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()

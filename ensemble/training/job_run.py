@@ -13,14 +13,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.utils.data import ConcatDataset
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos, open_photos
-from ensemble.data.loader import EpochBatches, epoch_batches, train_loader
+from ensemble.data.loader import EpochBatches, TrainingPhotos, epoch_batches, train_loader
 from ensemble.data.masks import draw_masks
+from ensemble.data.sampling import NO_MORE
 from ensemble.jobs.card import ModelCard
 from ensemble.jobs.history import write_history
 from ensemble.jobs.oof import JobOof, save_job_oof
+from ensemble.jobs.pseudo_labels import class_labels
 from ensemble.jobs.spec import JobSpec, geometry, identity, learned_rows
 from ensemble.jobs.status import JobStatus, write_status
 from ensemble.metrics.scores import task_scores
@@ -37,8 +40,8 @@ from ensemble.training.resume import load_last, save_last
 from ensemble.training.targets import bin_counts, soft_targets, target_tables
 from ensemble.training.tracking import TrackedJob, Trackers
 from ensemble.training.trainer import EpochResult, OnBatch, Trainer
-from folds.data.labels import IntArray
-from folds.data.people import TrainData
+from folds.data.labels import IntArray, decode
+from folds.data.people import PhotoSet, TrainData
 from folds.errors import MaskensError
 from folds.run import library_versions
 
@@ -61,6 +64,12 @@ class JobRun:
         held_out = folds[data.photo_person] == spec.fold
         mine = learns_from(self.recipe.predicts, data)
         self.train_rows = learned_rows(spec, data, folds)
+        self.pseudo = spec.pseudo.of(spec.fold, self.recipe) if spec.pseudo else NO_MORE
+        self.masks = data.labels[0]
+        if spec.pseudo:
+            classes = spec.pseudo.classes[spec.fold]
+            self.labels = np.concatenate([self.labels, class_labels(self.recipe, classes)])
+            self.masks = np.concatenate([self.masks, decode(np.maximum(classes, 0))[0]])
         self.valid_rows = np.flatnonzero(held_out & mine)
         self.oof_rows = np.flatnonzero(held_out)
         self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.recipe.epochs)
@@ -70,14 +79,13 @@ class JobRun:
     def run(self) -> None:
         self.report(record=self.record())
         configure_process(self.spec.threads)
-        geometries = [geometry(self.recipe)]
-        photos = open_photos(self.data.photos, geometries, self.spec.cache, max(1, self.spec.workers))
+        photos = self.open(self.data.photos)
         resumed = load_last(self.folder, identity(self.spec))
         seed_torch(self.seed, 0)
         model = create(self.recipe, initial_weights=resumed is None)
         self.mean, self.std = normalisation(model)
         to_device(model, self.device)
-        batches = epoch_batches(self.recipe, self.data, self.train_rows, self.seed)
+        batches = epoch_batches(self.recipe, self.data, self.train_rows, self.seed, self.pseudo)
         measured = AutotuneCache(self.run_info.folder, self.recipe.hash, self.device, self.spec.threads)
         trainer = Trainer(
             self.recipe,
@@ -89,7 +97,7 @@ class JobRun:
             len(batches),
             measured,
             self.spec.compile,
-            bin_counts(torch.from_numpy(self.labels[self.train_rows]), self.tables),
+            bin_counts(torch.from_numpy(self.labels[batches.photos.rows]), self.tables),
         )
         if resumed is not None:
             trainer.load(resumed["trained"])
@@ -105,10 +113,16 @@ class JobRun:
         (self.folder / "last.pt").unlink(missing_ok=True)
         (self.folder / "error.txt").unlink(missing_ok=True)
 
+    def open(self, photos: PhotoSet) -> DecodedPhotos:
+        return open_photos(photos, [geometry(self.recipe)], self.spec.cache, max(1, self.spec.workers))
+
     def train(self, trainer: Trainer, batches: EpochBatches, photos: DecodedPhotos, trackers: Trackers) -> None:
         augment, pin = Augment(self.recipe.augment), self.device.type == "cuda"
-        masks = draw_masks(self.recipe, self.data.labels[0])
-        loader = train_loader(photos, self.labels, batches, augment, self.seed, self.spec.workers, pin, masks)
+        masks = draw_masks(self.recipe, self.masks)
+        shown: TrainingPhotos = photos
+        if self.spec.pseudo:
+            shown = ConcatDataset([photos, self.open(self.spec.pseudo.photos)])  # type: ignore[list-item]
+        loader = train_loader(shown, self.labels, batches, augment, self.seed, self.spec.workers, pin, masks)
         for epoch in range(len(self.history), self.recipe.epochs):
             started = time.perf_counter()
             batches.epoch = epoch

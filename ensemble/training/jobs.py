@@ -44,6 +44,11 @@ def fill_cache(specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on
         faces = check_readable(data.photos, wanted, threads, on_progress)
     else:
         faces = open_photos(data.photos, wanted, specs[0].cache, threads, on_progress).faces
+    if pseudo := specs[0].pseudo:
+        if specs[0].cache is None:
+            check_readable(pseudo.photos, [], threads)
+        else:
+            open_photos(pseudo.photos, wanted, specs[0].cache, threads)
     without = int((~faces).sum())
     return no_face_note(without, len(faces)) if without else ""
 

@@ -41,7 +41,7 @@ def load_last(folder: Path, identity: Identity) -> dict[str, Any] | None:
     """The state to continue from, or None where there is none.
 
     Raises:
-        MaskensError: damaged, or of another recipe, seed or folds.
+        MaskensError: damaged, or of another recipe, seed or folds, or other pseudo-labels.
     """
     path = folder / "last.pt"
     job = f"--task {identity['task']} --fold {identity['fold']}"
@@ -54,5 +54,5 @@ def load_last(folder: Path, identity: Identity) -> dict[str, Any] | None:
     except Exception as error:
         raise MaskensError(f"{path} is damaged ({type(error).__name__}); {advice}") from error
     if before != identity:
-        raise MaskensError(f"{path} comes from another recipe, seed or folds; {advice}")
+        raise MaskensError(f"{path} comes from another recipe, seed or folds, or other pseudo-labels; {advice}")
     return state

@@ -1,0 +1,230 @@
+"""Learning from the photos to predict, without a score that has seen what it is made of."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import MakeData
+from run_command import maskens, refused
+from scipy.special import log_softmax, softmax
+
+import ensemble
+from ensemble.data.sampling import epoch_photos
+from ensemble.jobs.oof import load_job_oof
+from ensemble.jobs.pseudo_labels import NOT_TAKEN, PseudoLabels, class_labels, load_pseudo_labels
+from ensemble.jobs.status import read_status
+from ensemble.pipeline.train import TrainingPlan, plan_training
+from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.schema import Sampler, TaskRecipe
+from folds.data.labels import CLASSES
+from folds.data.layout import read_train
+from folds.data.people import PhotoSet
+from folds.run import load_run
+
+EVAL = tuple(f"e{n:02d}.jpg" for n in range(18))
+HEADS = """
+[tasks.heads]
+predicts = "heads"
+model = "test_resnet.r160_in1k"
+pretrained = false
+resize = [32, 24]
+batch_size = 16
+epochs = 8
+optimizer = { lr = 1e-2 }
+"""
+
+
+@pytest.fixture(scope="module")
+def source(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that is trained and has predicted; to be read only."""
+    root = tmp_path_factory.mktemp("pseudo")
+    make_data(root / "data", people=24, eval_ids=EVAL)
+    (root / "heads.toml").write_text(HEADS)
+    ensemble.make_folds(root / "data", root / "source", k=2)
+    options = ensemble.TrainOptions(recipe=str(root / "heads.toml"), device="cpu", workers=0)
+    assert not ensemble.train(root / "source", options).failed
+    ensemble.infer(root / "source", ensemble.InferOptions(device="cpu", workers=0))
+    return root / "source"
+
+
+def new_run(source: Path, folder: Path, seed: int = 0) -> Path:
+    if seed:
+        ensemble.make_folds(source.parent / "data", folder, k=2, seed=seed)
+    else:
+        ensemble.make_folds(source.parent / "data", folder, folds_file=source / "folds.csv", seed=load_run(source).seed)
+    return folder
+
+
+def options(source: Path, **more: object) -> ensemble.TrainOptions:
+    named = ensemble.TrainOptions(
+        recipe=str(source.parent / "heads.toml"), changes=["tasks.heads.epochs=1"], device="cpu", workers=0
+    )
+    return dataclasses.replace(named, **more)  # type: ignore[arg-type]
+
+
+def planned(run: Path, source: Path, min_p: float = 0.51) -> TrainingPlan:
+    return plan_training(run, options(source, pseudo=source, pseudo_min_p=min_p))
+
+
+@pytest.fixture(scope="module")
+def learned(source: Path) -> Path:
+    """A run that has learned from pseudo-labels; to be read only."""
+    run = new_run(source, source.parent / "learned")
+    assert not ensemble.train(run, options(source, pseudo=source, pseudo_min_p=0.51)).failed
+    return run
+
+
+def test_a_fold_learns_what_its_own_models_are_sure_of(source: Path, tmp_path: Path) -> None:
+    with np.load(source / "eval.npz") as file:
+        logits = file["logits/heads"].mean(axis=1)
+    found = planned(new_run(source, tmp_path / "run"), source).pseudo
+    assert found is not None
+    place = {file: n for n, file in enumerate(f"eval/images/{i}" for i in EVAL)}
+    rows = [place[file] for file in found.photos.files]
+    sure = np.zeros((2, len(EVAL)), bool)
+    for fold in range(2):
+        mask, gender, age = (
+            log_softmax(logits[fold][:, part], axis=1) for part in (slice(3), slice(3, 5), slice(5, 8))
+        )
+        joint = (mask[:, :, None, None] + gender[:, None, :, None] + age[:, None, None, :]).reshape(-1, CLASSES)
+        sure[fold] = softmax(joint, axis=1).max(axis=1) >= 0.51
+        expected = np.where(sure[fold], joint.argmax(axis=1), NOT_TAKEN)
+        assert found.classes[fold].tolist() == expected[rows].tolist()
+    assert sorted(rows) == np.flatnonzero(sure.any(axis=0)).tolist(), "photos that no fold is sure of are left out"
+
+
+def test_the_photos_count_in_learning_and_in_nothing_else(source: Path, learned: Path) -> None:
+    data, run = read_train(source.parent / "data"), load_run(learned)
+    kept = load_pseudo_labels(run, data.root)
+    assert kept is not None
+    for fold in range(2):
+        oof = load_job_oof(run.job_folder("heads", fold) / "oof.npz", {})
+        assert set(oof.files.tolist()) < set(data.files)
+        assert read_status(run, "heads", fold).record["pseudo"] == kept.hash
+    scored = ensemble.score(learned)
+    assert len(scored.evaluation.decision.classes) == len(data.files)
+    ensemble.infer(learned, ensemble.InferOptions(device="cpu", workers=0))
+
+
+def test_they_change_what_is_learned(source: Path, learned: Path, tmp_path: Path) -> None:
+    plain = new_run(source, tmp_path / "plain")
+    assert not ensemble.train(plain, options(source)).failed
+    oofs = [load_job_oof(run / "heads" / "fold0" / "oof.npz", {}).last for run in (plain, learned)]
+    assert not np.allclose(*oofs)
+
+
+def test_each_is_a_person_of_its_own_beside_the_data(source: Path) -> None:
+    data = read_train(source.parent / "data")
+    more = np.array([3, 5]), np.array([4, 17])
+    found = epoch_photos(Sampler.model_validate({"balance": "class"}), (30, 60), data, np.arange(14), more)
+    assert found.rows.tolist()[-2:] == [len(data.files) + 3, len(data.files) + 5]
+    assert len(set(found.person.tolist())) == 2 + 2
+    assert found.group.tolist()[-2:] == [4, 17]
+    by_age = epoch_photos(Sampler.model_validate({"balance": "age"}), (30, 60), data, np.arange(14), more)
+    assert by_age.group.tolist()[-2:] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("predicts", "labels"),
+    [("heads", [[1, 1, 2]]), ("class18", [[11]]), ("mask", [[1]]), ("female-age", [[2]])],
+)
+def test_a_class_says_all_labels_of_a_task(predicts: str, labels: list[list[int]]) -> None:
+    task = TaskRecipe.model_validate({"predicts": predicts, "model": "m"})
+    assert class_labels(task, np.array([11])).tolist() == labels
+
+
+def test_an_age_model_of_one_gender_learns_from_that_gender() -> None:
+    photos = PhotoSet(Path(), ["a", "b", "c"], "")
+    found = PseudoLabels("", 0.9, "", photos, np.array([[0, 3, NOT_TAKEN]]))
+    male = load_recipe("original").tasks["male-age"]
+    assert [part.tolist() for part in found.of(0, male)] == [[0], [0]]
+    assert [part.tolist() for part in found.of(0, load_recipe("original").tasks["mask"])] == [[0, 1], [0, 3]]
+
+
+# What belongs together
+
+
+def test_a_run_goes_on_with_its_own(learned: Path) -> None:
+    assert maskens("train", "--run", learned).out.startswith("2 of 2 jobs are finished already")
+
+
+def test_others_are_refused_once_there_are_models(source: Path, learned: Path, tmp_path: Path) -> None:
+    outcome = maskens("train", "--run", learned, "--pseudo", source, "--pseudo-min-p", 0.6)
+    kept, other = (planned(new_run(source, tmp_path / f"{p}"), source, p).pseudo for p in (0.51, 0.6))
+    assert kept and other
+    if kept.hash != other.hash:
+        refused(outcome, "trained with other pseudo-labels")
+    refused(maskens("train", "--run", source, "--pseudo", learned), "--pseudo")
+
+
+def test_jobs_with_and_without_are_not_taken_over_for_each_other(source: Path, learned: Path, tmp_path: Path) -> None:
+    plain = new_run(source, tmp_path / "plain")
+    plan, copied = ensemble.pipeline.train.reuse_finished(plan_training(plain, options(source, reuse=learned)))
+    assert (copied, len(plan.todo)) == (0, 2)
+    again = new_run(source, tmp_path / "again")
+    same = options(source, reuse=learned, pseudo=source, pseudo_min_p=0.51)
+    assert ensemble.pipeline.train.reuse_finished(plan_training(again, same))[1] == 2
+
+
+def test_an_edited_list_or_other_photos_are_refused(source: Path, learned: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(learned, copy)
+    text = (copy / "pseudo.csv").read_text()
+    (copy / "pseudo.csv").write_text(text.replace("eval/images/e", "eval/images/f", 1))
+    refused(maskens("train", "--run", copy), "pseudo.csv was edited")
+    (copy / "pseudo.csv").unlink()
+    refused(maskens("train", "--run", copy), "can't be read")
+    shutil.copytree(source.parent / "data", tmp_path / "data")
+    info = tmp_path / "data" / "eval" / "info.csv"
+    info.write_text("\n".join(info.read_text().splitlines()[:-1]) + "\n")
+    refused(maskens("train", "--run", learned, "--data", tmp_path / "data"), "not those that the run's pseudo-labels")
+
+
+def test_what_can_not_label_is_refused(source: Path, tmp_path: Path) -> None:
+    run = new_run(source, tmp_path / "run")
+    call = ("train", "--run", run, "--recipe", source.parent / "heads.toml", "--pseudo")
+    refused(maskens(*call, run), "that is this run itself")
+    refused(maskens(*call, tmp_path / "gone"), "there is no run")
+    refused(maskens(*call, source, "--pseudo-min-p", 0.3), "is not above 0.5")
+    refused(maskens(*call, source, "--pseudo-min-p", 1), "is not that sure of any photo; its surest")
+    refused(maskens(*call, source, "--pseudo-min-p", 0.51, "--set", "tasks.heads.ages.sigma=2"), "other bins")
+    refused(maskens(*call[:-1], "--pseudo-min-p", 0.9), "goes with --pseudo")
+    refused(
+        maskens("train", "--run", new_run(source, tmp_path / "other", seed=5), "--pseudo", source), "it has other folds"
+    )
+    assert not (run / "pseudo.json").exists()
+    assert not (run / "recipe.toml").exists(), "nothing is bound by a refusal"
+
+
+def test_logits_of_models_that_are_gone_are_refused(source: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "source"
+    shutil.copytree(source, copy)
+    run = new_run(source, tmp_path / "run")
+    call = ("train", "--run", run, "--recipe", source.parent / "heads.toml", "--pseudo", copy)
+    oof = copy / "heads" / "fold0" / "oof.npz"
+    kept = load_job_oof(oof, {})
+    with np.load(oof) as file:
+        np.savez(oof, **dict(file) | {"last": kept.last + 1})
+    refused(maskens(*call), "predicted by other models", "maskens infer --run")
+    (copy / "eval.npz").unlink()
+    refused(maskens(*call), "it has predicted no photos", "maskens infer --run")
+
+
+def test_the_dry_run_counts_them_and_writes_nothing(source: Path, tmp_path: Path) -> None:
+    run = new_run(source, tmp_path / "run")
+    call = ("train", "--run", run, "--recipe", source.parent / "heads.toml", "--pseudo", source, "--pseudo-min-p", 0.51)
+    outcome = maskens(*call, "--dry-run", "--workers", 0)
+    assert outcome.code == 0, outcome
+    assert "pseudo-labels" in outcome.out
+    assert sorted(p.name for p in run.iterdir()) == ["folds.csv", "run.json"]
+
+
+def test_comparing_runs_says_which_has_them(source: Path, learned: Path) -> None:
+    outcome = maskens("compare", source, learned)
+    assert "pseudo-labels" in outcome.out
+    assert json.loads((learned / "pseudo.json").read_text())["hash"][:6] in outcome.out
