@@ -70,13 +70,15 @@ def audit(
     found, folder = done.audit, done.folder
     if done.note:
         say(console, done.note, "yellow")
+    earlier = f"--fixes {done.run.fixes_file} " if found.data.fixes else ""
+    merged = f"--merge {done.run.merged_file} " if done.run.merged_hash else ""
     if done.candidates:
         pairs = f"{len(done.candidates)} pairs of ids" if len(done.candidates) > 1 else "a pair of ids"
         say(console, f"warning: {pairs} may be one person: nearly the same photo, see {folder / FILE}", "yellow")
         say(
             console,
-            f"next: look at them, copy the rows that show one person to same.csv, then  maskens folds --run NEW --data "
-            f"{found.data.root} --merge same.csv",
+            "next: look at them, copy the rows that show one person to same.csv, then  "
+            f"maskens folds --run NEW --data {found.data.root} {earlier}{merged}--merge same.csv",
             "dim",
         )
     views = f"{epoch} epochs, views: {tta}"
@@ -88,11 +90,10 @@ def audit(
     counts = ", ".join(f"{n} {name}" for name, n in found.counts.items())
     say(console, f"{len(found.suspects)} suspects ({counts}) among {len(found.people)} people ({views})", "bold")
     say(console, f"saved: {folder / INDEX}, lists and contact sheets beside it")
-    earlier = f"--fixes {done.run.fixes_file} " if found.data.fixes else ""
     say(
         console,
         f"next: look at them, copy the rows of {folder / SUSPECTS} that you believe to mine.csv, then  "
-        f"maskens folds --run NEW --data {found.data.root} --folds-file {done.run.folds_file} {earlier}"
-        "--fixes mine.csv",
+        f"maskens folds --run NEW --data {found.data.root} --folds-file {done.run.folds_file} {merged}"
+        f"{earlier}--fixes mine.csv",
         "dim",
     )

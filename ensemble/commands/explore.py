@@ -46,6 +46,7 @@ def explore(
     """
     from ensemble.pipeline.explore import explore as explore_data
     from folds.data.fixes import describe_fixes
+    from folds.data.merges import merged_people
     from folds.explore.merge_candidates import FILE
     from folds.explore.summary import class_table, group_table, summary_lines, warning_lines
 
@@ -70,10 +71,11 @@ def explore(
     for line in warning_lines(found):
         say(console, line, "yellow")
     if found.candidates:
+        merged = f"--merge {run[0] / 'merged.csv'} " if merged_people(found.data) else ""
         say(
             console,
             f"next: look at them, copy the rows of {done.folder / FILE} that show one person to same.csv, then  "
-            "maskens folds --merge same.csv",
+            f"maskens folds --run {run[0]} --data {found.data.root} {merged}--merge same.csv",
             "dim",
         )
     if found.data.fixes:

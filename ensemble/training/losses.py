@@ -62,7 +62,7 @@ class HeadBatch:
     adjusted: Tensor  # the same with logit adjustment
     targets: Tensor  # float (batch, classes), rows summing to 1
     smooth: Tensor  # the same with label smoothing
-    weights: Tensor | None  # float (classes,), of each class, 1 on average
+    weights: Tensor | None  # float (classes,), of each class, 1 on average over the labels
     gamma: float
 
 
@@ -118,16 +118,17 @@ def _head_batch(own: Loss, head: Head, logits: Tensor, targets: Tensor, counts: 
     truth = targets[:, head.bins]
     smooth = truth * (1 - own.label_smoothing) + own.label_smoothing / len(head.merge)
     found = adjusted = head_to_bin_logits(logits[:, head.columns].float(), head)
-    weights = torch.tensor(own.class_weights, device=logits.device) if own.class_weights else None
-    if counts is not None:
-        counts = label_counts(counts, head)
+    weights = _one_on_average(torch.tensor(own.class_weights, device=logits.device)) if own.class_weights else None
     if counts is not None and own.class_balanced:
-        weights = effective_weights(counts, own.class_balanced)[list(head.merge)]
-    if weights is not None:
-        weights = weights / weights.mean()  # so that they leave the loss's size, and its share in the mix, alone
+        balanced = _one_on_average(effective_weights(label_counts(counts, head), own.class_balanced))
+        weights = balanced[list(head.merge)]
     if counts is not None and own.logit_adjustment:
-        adjusted = found + own.logit_adjustment * log_prior(counts)[list(head.merge)]
+        adjusted = found + own.logit_adjustment * log_prior(label_counts(counts, head))[list(head.merge)]
     return HeadBatch(found, adjusted, truth, smooth, weights, own.gamma)
+
+
+def _one_on_average(weights: Tensor) -> Tensor:
+    return weights / weights.mean()  # so that they leave the loss's size, and its share in the mix, alone
 
 
 def label_counts(counts: Tensor, head: Head) -> Tensor:
@@ -141,7 +142,7 @@ def label_counts(counts: Tensor, head: Head) -> Tensor:
         float (labels,).
     """
     labels = torch.tensor(head.merge, device=counts.device)
-    return counts.new_zeros(int(labels.max()) + 1).index_add(0, labels, counts)
+    return counts.new_zeros(max(head.merge) + 1).index_add(0, labels, counts)
 
 
 def log_prior(counts: Tensor) -> Tensor:

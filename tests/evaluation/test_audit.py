@@ -22,7 +22,7 @@ from ensemble.evaluation.audit import Audit, audit, field_predictions, nearest_y
 from folds.data.fixes import apply_fixes
 from folds.data.labels import SHOTS, age_band, encode
 from folds.data.layout import read_train
-from folds.data.merges import apply_merges, read_merges
+from folds.data.merges import Merge, apply_merges, read_merges
 from folds.data.people import Fix, TrainData
 from folds.explore.merge_candidates import portrait_candidates
 from folds.pages.contact_sheet import GAP, LINE, Cell, Sheet, draw
@@ -413,6 +413,17 @@ def test_ids_that_may_be_one_person_are_listed_for_merging_until_they_are_merged
     assert f"ids {row['a']}, {row['b']} are one person" in made.out
     merged = apply_merges(copied, read_merges([str(listed)]))
     assert portrait_candidates(merged, 1) == ()
+
+
+def test_the_next_command_keeps_what_a_run_has_merged(make_data: MakeData, tmp_path: Path) -> None:
+    root = make_data(tmp_path / "data", people=18)
+    true = read_train(root)
+    photos = [root / "train" / "images" / true.people[n].path / "normal.jpg" for n in (4, 11)]
+    photos[1].write_bytes(photos[0].read_bytes())
+    merged = apply_merges(read_train(root), [Merge(true.people[0].id, true.people[6].id)])
+    run = plan_run(tmp_path / "run", merged, predictions(merged))
+    outcome = maskens("audit", "--run", run.folder)
+    assert f"--merge {run.merged_file} --merge same.csv" in outcome.out
 
 
 def test_a_row_of_a_sheet_has_its_title_above_it_and_a_long_one_widens_the_sheet() -> None:
