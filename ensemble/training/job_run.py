@@ -170,8 +170,7 @@ class JobRun:
         save_job_oof(self.folder / "oof.npz", JobOof(files, best, last, views), self.record())
 
     def predictor(self, model: nn.Module) -> Predictor:
-        workers = 0 if self.spec.cache else self.spec.workers  # reading the cache is no work
-        return Predictor(model, (self.mean, self.std), self.device, 2 * self.recipe.batch_size, workers)
+        return Predictor(model, (self.mean, self.std), self.device, 2 * self.recipe.batch_size, self.spec.workers)
 
     def card(self, epoch: int, f1: float) -> ModelCard:
         r = self.recipe
