@@ -34,7 +34,6 @@ from ensemble.recipes.tasks import learns_from, training_labels, true_labels
 from ensemble.recipes.tta_views import VIEWS
 from ensemble.training.losses import task_loss
 from ensemble.training.resume import load_last, save_last
-from ensemble.training.targets import bin_counts, soft_targets, target_tables
 from ensemble.training.tracking import TrackedJob, Trackers
 from ensemble.training.trainer import EpochResult, OnBatch, Trainer
 from folds.data.labels import IntArray
@@ -56,7 +55,6 @@ class JobRun:
         self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), spec.fold)
         self.target = self.recipe.target
         self.labels = training_labels(self.target, data, in_years=self.recipe.ages.sigma > 0)
-        self.tables = target_tables(self.target, self.recipe.ages.sigma)
         self.truth = true_labels(self.target, data)
         held_out = folds[data.photo_person] == spec.fold
         mine = learns_from(self.recipe.predicts, data)
@@ -89,7 +87,7 @@ class JobRun:
             len(batches),
             measured,
             self.spec.compile,
-            bin_counts(torch.from_numpy(self.labels[self.train_rows]), self.tables),
+            torch.from_numpy(self.labels[self.train_rows]),
         )
         if resumed is not None:
             trainer.load(resumed["trained"])
@@ -119,7 +117,7 @@ class JobRun:
                 raise MaskensError(
                     f"the loss became {result.loss} in epoch {epoch + 1}: lower the learning rate of '{self.spec.task}'"
                 )
-            scores, logits = self.validate(trainer.eval_model, photos)
+            scores, logits = self.validate(trainer, photos)
             seconds = self.status.seconds + time.perf_counter() - started
             self.add_to_history(result, scores, seconds)
             trackers.epoch(self.history[-1], logits)  # before the epoch counts: what is done again is reported again
@@ -142,7 +140,7 @@ class JobRun:
         # last of all: this is what makes the epoch count
         save_last(self.folder, identity(self.spec), trainer.state(), self.history)
 
-    def validate(self, model: nn.Module, photos: DecodedPhotos) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
+    def validate(self, trainer: Trainer, photos: DecodedPhotos) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
         """Over the whole held-out fold at once, without augmentation: macro F1 and accuracy of the true labels,
         and the loss of the labels as they are trained, without what only counts in training: logit adjustment, class
         balancing and learned weights of the heads.
@@ -150,8 +148,8 @@ class JobRun:
         Returns:
             (scores, logits): logits float32 (photos, width).
         """
-        logits = self.predictor(model).logits(photos, self.valid_rows, VIEWS["none"])[0]
-        soft = soft_targets(torch.from_numpy(self.labels[self.valid_rows]), self.tables)
+        logits = self.predictor(trainer.eval_model).logits(photos, self.valid_rows, VIEWS["none"])[0]
+        soft = trainer.targets(torch.from_numpy(self.labels[self.valid_rows])).cpu()
         loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)
         f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])
         return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}, logits
