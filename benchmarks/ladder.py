@@ -57,15 +57,13 @@ RUNGS = {
     "regression": Rung("ages by middle and spread", keys='ages = { cuts = "years", head = "regression" }'),
     "adjusted": Rung("logits adjusted by class frequency", keys="loss = { logit_adjustment = 1.0 }"),
     "layers": Rung("layer-wise learning-rate decay 0.8", keys="optimizer = { layer_decay = 0.8 }"),
-    "larger": Rung("photos of 176x132, 1.9 times the pixels", keys="resize = [176, 132]"),
+    "larger": Rung("`best`: photos of 176x132, 1.9 times the pixels", keys="resize = [176, 132]"),
     "face": Rung("the face cut out", keys='crop = "face"'),
     "camera": Rung("`camera` in place of brightness and hue", keys=AUGMENT),
-    "best": Rung(
-        "`best`: 4 epochs, CutMix on half of the batches", keys="epochs = 4\nmix = { cutmix = 1.0, prob = 0.5 }"
-    ),
+    "longer": Rung("4 epochs, CutMix on half of the batches", keys="epochs = 4\nmix = { cutmix = 1.0, prob = 0.5 }"),
     "everything": Rung(
         "adjusted, layers and camera together, averaged weights",
-        "best",
+        "longer",
         "ema = 0.99\nloss = { logit_adjustment = 1.0 }\noptimizer = { layer_decay = 0.8 }\n" + AUGMENT,
     ),
     "masks": Rung("masks drawn on three of ten bare faces", keys="masks = { prob = 0.3, detect = true }"),

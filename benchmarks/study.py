@@ -158,7 +158,8 @@ def drawn(folder: Path, tta: Tta, epoch: Epoch) -> dict[str, FloatArray]:
     data, decision = blend.data, blend.decide(blend.plain(tta))
     ids, first = np.unique([p.group for p in data.people], return_index=True)
     person = np.searchsorted(ids, np.array([p.group for p in data.people])[data.photo_person[blend.rows]])
-    weights = draw_people(strata(data.people)[first])
+    present, person = np.unique(person, return_inverse=True)  # all, unless some folds are not trained
+    weights = draw_people(strata(data.people)[first][present])
     confusions = person_confusions(data.classes[blend.rows], decision.classes, person)
     return {part: f1.mean(axis=1) for part, f1 in drawn_parts(weights, confusions).items()}
 

@@ -156,11 +156,13 @@ def plain_batches(
     """The photos at `indices`, in that order.
 
     Args:
+        workers: loader processes; none are started where photos come from the cache, as reading it is no work.
         pin: put batches into memory from which a GPU copies faster.
 
     Raises:
         MaskensError: a photo that can't be read.
     """
+    workers = workers if photos.cached is None else 0
     loader: DataLoader[PhotoBatch] = DataLoader(
         PlainPhotos(photos),
         batch_size=batch_size,

@@ -119,7 +119,8 @@ class EnsemblePredictor:
         total = len(self.photos)
         pin = self.device.type == "cuda"
         try:
-            for batch in plain_batches(self.photos, range(start, total), size, self.settings.workers, pin=pin):
+            workers = self.settings.hardware.job_workers
+            for batch in plain_batches(self.photos, range(start, total), size, workers, pin=pin):
                 rows = slice(start, start + len(batch.faces))
                 self.without_face[rows] = ~batch.faces.numpy()
                 inputs = _Inputs(batch.photos, self.photos.geometries, self.views, self.device)

@@ -62,7 +62,7 @@ class PersonFinder:
         decoded = open_photos(photos, geometries, cache, hardware.decoding_threads)
         models = [load_checkpoint(m.path, device)[0] for m in self.members]
         total, found = len(decoded), list[npt.NDArray[np.float32]]()
-        for number, batch in enumerate(plain_batches(decoded, range(total), BATCH, settings.workers)):
+        for number, batch in enumerate(plain_batches(decoded, range(total), BATCH, hardware.job_workers)):
             shown = dict(zip(geometries, batch.photos, strict=True))
             parts = [
                 embed(model, to_input(shown[m.card.geometry], m.card.mean, m.card.std, device))

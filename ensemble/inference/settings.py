@@ -23,8 +23,3 @@ class InferenceSettings:
     early_exit: Fitted | None = None  # what the joint decision rests on: the age models of a gender are evaluated only
     # where they can change it; None evaluates all models on all photos
     partial: Path | None = None  # a file that keeps what was done; interrupted, the same call goes on from it
-
-    @property
-    def workers(self) -> int:
-        """Loader processes: none where photos come from the cache, as reading it is no work."""
-        return 0 if self.cache else self.hardware.job_workers

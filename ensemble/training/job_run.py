@@ -37,7 +37,6 @@ from ensemble.recipes.tasks import learns_from, training_labels, true_labels
 from ensemble.recipes.tta_views import VIEWS
 from ensemble.training.losses import task_loss
 from ensemble.training.resume import load_last, save_last
-from ensemble.training.targets import bin_counts, soft_targets, target_tables
 from ensemble.training.tracking import TrackedJob, Trackers
 from ensemble.training.trainer import EpochResult, OnBatch, Trainer
 from folds.data.labels import IntArray, decode
@@ -59,7 +58,6 @@ class JobRun:
         self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), spec.fold)
         self.target = self.recipe.target
         self.labels = training_labels(self.target, data, in_years=self.recipe.ages.sigma > 0)
-        self.tables = target_tables(self.target, self.recipe.ages.sigma)
         self.truth = true_labels(self.target, data)
         held_out = folds[data.photo_person] == spec.fold
         mine = learns_from(self.recipe.predicts, data)
@@ -97,7 +95,7 @@ class JobRun:
             len(batches),
             measured,
             self.spec.compile,
-            bin_counts(torch.from_numpy(self.labels[batches.photos.rows]), self.tables),
+            torch.from_numpy(self.labels[batches.photos.rows]),
         )
         if resumed is not None:
             trainer.load(resumed["trained"])
@@ -133,7 +131,7 @@ class JobRun:
                 raise MaskensError(
                     f"the loss became {result.loss} in epoch {epoch + 1}: lower the learning rate of '{self.spec.task}'"
                 )
-            scores, logits = self.validate(trainer.eval_model, photos)
+            scores, logits = self.validate(trainer, photos)
             seconds = self.status.seconds + time.perf_counter() - started
             self.add_to_history(result, scores, seconds)
             trackers.epoch(self.history[-1], logits)  # before the epoch counts: what is done again is reported again
@@ -156,7 +154,7 @@ class JobRun:
         # last of all: this is what makes the epoch count
         save_last(self.folder, identity(self.spec), trainer.state(), self.history)
 
-    def validate(self, model: nn.Module, photos: DecodedPhotos) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
+    def validate(self, trainer: Trainer, photos: DecodedPhotos) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
         """Over the whole held-out fold at once, without augmentation: macro F1 and accuracy of the true labels,
         and the loss of the labels as they are trained, without what only counts in training: logit adjustment, class
         balancing and learned weights of the heads.
@@ -164,8 +162,8 @@ class JobRun:
         Returns:
             (scores, logits): logits float32 (photos, width).
         """
-        logits = self.predictor(model).logits(photos, self.valid_rows, VIEWS["none"])[0]
-        soft = soft_targets(torch.from_numpy(self.labels[self.valid_rows]), self.tables)
+        logits = self.predictor(trainer.eval_model).logits(photos, self.valid_rows, VIEWS["none"])[0]
+        soft = trainer.targets(torch.from_numpy(self.labels[self.valid_rows])).cpu()
         loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)
         f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])
         return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}, logits
@@ -184,8 +182,7 @@ class JobRun:
         save_job_oof(self.folder / "oof.npz", JobOof(files, best, last, views), self.record())
 
     def predictor(self, model: nn.Module) -> Predictor:
-        workers = 0 if self.spec.cache else self.spec.workers  # reading the cache is no work
-        return Predictor(model, (self.mean, self.std), self.device, 2 * self.recipe.batch_size, workers)
+        return Predictor(model, (self.mean, self.std), self.device, 2 * self.recipe.batch_size, self.spec.workers)
 
     def card(self, epoch: int, f1: float) -> ModelCard:
         r = self.recipe

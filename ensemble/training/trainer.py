@@ -21,7 +21,7 @@ from ensemble.training.backbone import backbone
 from ensemble.training.epoch_average import EpochAverage
 from ensemble.training.losses import task_loss
 from ensemble.training.optimizer import make_optimizer, make_schedule
-from ensemble.training.targets import soft_targets, target_tables
+from ensemble.training.targets import bin_counts, soft_targets, target_tables
 
 OnBatch = Callable[[int, Callable[[], float], float], None]
 """(batches done, mean loss so far, photos a second), after each batch."""
@@ -54,7 +54,7 @@ class Trainer:
     resumed job goes on alike; its batches go through the plain model, as a compiled one is made for one size.
 
     Args:
-        counts: of each head, photos of each bin that are learned from, as `task_loss` takes them.
+        learned: int64 (photos, heads), the labels of the photos that are learned from: `task_loss` gets their counts.
     """
 
     def __init__(
@@ -68,13 +68,14 @@ class Trainer:
         batches: int,
         measured: AutotuneCache | None = None,
         compile: bool = False,
-        counts: Sequence[Tensor] = (),
+        learned: Tensor | None = None,
     ) -> None:
         self.recipe, self.model, self.mean, self.std = recipe, model, mean, std
         self.device, self.seed, self.batches = device, tuple(seed), batches
         self.heads = recipe.target.heads
-        self.tables = [table.to(device) for table in target_tables(recipe.target, recipe.ages.sigma)]
-        self.counts = [count.to(device) for count in counts]
+        tables = target_tables(recipe.target, recipe.ages.sigma)
+        self.tables = [table.to(device) for table in tables]
+        self.counts = [] if learned is None else [count.to(device) for count in bin_counts(learned, tables)]
         self.optimizer = make_optimizer(model, recipe.optimizer)
         self.log_variances = None
         if recipe.loss.balance == "uncertainty":
@@ -111,6 +112,10 @@ class Trainer:
     @property
     def _epoch_model(self) -> nn.Module:
         return self.ema.module if self.ema else self.model
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """Of photos with these labels, on the device: int64 (n, heads) -> float32 (n, bins of all heads)."""
+        return soft_targets(labels.to(self.device, non_blocking=True), self.tables)
 
     def state(self) -> dict[str, Any]:
         """Plain types and tensors, from which `load` goes on to the same result."""
@@ -202,8 +207,7 @@ class Trainer:
         if smaller:
             x = F.interpolate(x, self.recipe.sizes[epoch], mode="bilinear", antialias=True)
         plain = smaller or self._head_only(epoch, number)
-        truth = soft_targets(labels.to(self.device, non_blocking=True), self.tables)
-        x, truth = mix_batch(self.recipe.mix, x, truth, (*self.seed, epoch, number))
+        x, truth = mix_batch(self.recipe.mix, x, self.targets(labels), (*self.seed, epoch, number))
         with autocast(self.device, self.precision or "fp32"):
             logits = (self.model if plain else self.forward)(x)
         return task_loss(self.recipe.loss, self.heads, logits, truth, self.counts, self.log_variances)

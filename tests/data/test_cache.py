@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import collections
+import multiprocessing
 import os
 import shutil
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from PIL import Image
 
 import ensemble.data.load
 from ensemble.data.cache import DecodedPhotos, open_photos
+from ensemble.data.loader import plain_batches
 from ensemble.recipes.geometry import Geometry
 from folds.data.decode import Pixels, read_photo, read_sizes, resize_and_crop
 from folds.data.people import PhotoSet
@@ -53,6 +55,17 @@ def test_photos_are_what_decoding_and_fitting_give(root: Path, tmp_path: Path, c
         small, cropped = photos[i]
         assert np.array_equal(small, resize_and_crop(whole, (16, 12), None))
         assert np.array_equal(cropped, resize_and_crop(whole, (20, 16), (12, 10)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_photos_without_a_cache_are_decoded_by_as_many_processes_as_asked_for(root: Path, workers: int) -> None:
+    photos = open_photos(PhotoSet(root, FILES, ""), [SMALL], None, 1)
+    found, children = [], 0
+    for batch in plain_batches(photos, range(6), 2, workers):
+        children = max(children, len(multiprocessing.active_children()))
+        found += list(batch.photos[0].numpy())
+    assert children == workers
+    assert np.array_equal(np.stack(found), np.stack([photos[i][0] for i in range(6)]))
 
 
 @pytest.mark.parametrize("cached", [True, False])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cards import model_card
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from ensemble.decision.early_exit import DECIDED, gender_to_evaluate, upper_boun
 from ensemble.decision.joint import blend
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted, RunTuning
-from ensemble.jobs.card import ModelCard
 from ensemble.recipes.tasks import ONLY_GENDER, Predicts, Target
 from ensemble.recipes.tta_sets import SETS as TTA_SETS
 from ensemble.recipes.tta_sets import Merge, TtaSet
@@ -34,29 +34,7 @@ SETS: list[tuple[Predicts, ...]] = [
 def an_ensemble(
     tasks: tuple[Predicts, ...], folds: int, temperatures: dict[str, list[list[float]]], tta: TtaSet = FLIP
 ) -> Ensemble:
-    def card(task: Predicts, fold: int) -> ModelCard:
-        return ModelCard(
-            model="",
-            model_args={},
-            predicts=task,
-            cuts=(30, 60),
-            merge=(0, 1, 2),
-            task=task,
-            fold=fold,
-            k=folds,
-            resize=(8, 8),
-            crop=None,
-            mean=(0, 0, 0),
-            std=(1, 1, 1),
-            labels={},
-            task_hash="",
-            folds_hash="",
-            seed=0,
-            epoch=1,
-            f1=0.0,
-        )
-
-    found = [Member(t, f, Path(), card(t, f)) for t in tasks for f in range(folds)]
+    found = [Member(t, f, Path(), model_card(predicts=t, task=t, fold=f, k=folds)) for t in tasks for f in range(folds)]
     return Ensemble(tuple(found), temperatures, tta)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from cards import model_card
 
 from ensemble.data.cache import DecodedPhotos
 from ensemble.decision.decide import decide
@@ -18,7 +19,6 @@ from ensemble.inference import ensemble_predictor
 from ensemble.inference.infer import Prediction, infer
 from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
-from ensemble.jobs.card import ModelCard
 from ensemble.jobs.hardware import Hardware
 from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
 from ensemble.models.create import create
@@ -84,25 +84,15 @@ def models(data: EvalData, tmp_path_factory: pytest.TempPathFactory) -> Ensemble
             model = create(recipe)
             mean, std = normalisation(model)
             spread_out(model, photos_of(data, recipe.resize), mean, std)
-            card = ModelCard(
+            card = model_card(
                 model=recipe.model,
-                model_args={},
                 predicts=recipe.predicts,
-                cuts=recipe.ages.cuts,
-                merge=recipe.ages.bands,
                 task=task,
                 fold=fold,
                 k=2,
                 resize=recipe.resize,
-                crop=recipe.crop,
                 mean=mean,
                 std=std,
-                labels={},
-                task_hash="",
-                folds_hash="",
-                seed=0,
-                epoch=1,
-                f1=0.0,
             )
             path = root / task / f"fold{fold}" / "model.safetensors"
             save_checkpoint(path, model, card)

@@ -9,8 +9,9 @@ import safetensors
 import safetensors.torch
 import timm
 import torch
+from cards import model_card
 
-from ensemble.jobs.card import ModelCard, read_card
+from ensemble.jobs.card import read_card
 from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
 from ensemble.models.create import create
 from ensemble.models.inputs import normalisation, to_input
@@ -26,36 +27,12 @@ def task(**changes: object) -> TaskRecipe:
     return TaskRecipe.model_validate(values)
 
 
-def card(**changes: object) -> ModelCard:
-    values: dict[str, object] = {
-        "model": "test_resnet.r160_in1k",
-        "model_args": {},
-        "predicts": "gender",
-        "cuts": (30, 60),
-        "merge": (0, 1, 2),
-        "task": "gender",
-        "fold": 1,
-        "k": 5,
-        "resize": (32, 24),
-        "crop": None,
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.25, 0.5),
-        "labels": {"gender": ["male", "female"]},
-        "task_hash": "r",
-        "folds_hash": "f",
-        "seed": 1,
-        "epoch": 2,
-        "f1": 0.5,
-    }
-    return ModelCard(**values | changes)  # type: ignore[arg-type]
-
-
 def test_a_checkpoint_comes_back_with_its_card_and_the_same_logits(tmp_path: Path) -> None:
     model = create(task()).to(memory_format=torch.channels_last).eval()
     file = tmp_path / "gender" / "fold1" / "model.safetensors"
-    save_checkpoint(file, model, card(crop=(16, 16)))
+    save_checkpoint(file, model, model_card(crop=(16, 16)))
     loaded, found = load_checkpoint(file, CPU)
-    assert found == card(crop=(16, 16))
+    assert found == model_card(crop=(16, 16))
     x = torch.rand(2, 3, 32, 24)
     with torch.no_grad():
         assert torch.allclose(loaded(x), model(x), atol=1e-6)
@@ -64,14 +41,14 @@ def test_a_checkpoint_comes_back_with_its_card_and_the_same_logits(tmp_path: Pat
 
 def test_exported_weights_load_in_plain_timm(tmp_path: Path) -> None:
     model = create(task())
-    save_checkpoint(tmp_path / "w.safetensors", model, card())
+    save_checkpoint(tmp_path / "w.safetensors", model, model_card())
     plain = timm.create_model("test_resnet", num_classes=2, checkpoint_path=str(tmp_path / "w.safetensors"))
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), model.state_dict().values(), strict=True))
 
 
 def test_a_card_that_does_not_say_how_photos_were_decoded_means_fully(tmp_path: Path) -> None:
     file = tmp_path / "gender" / "fold1" / "model.safetensors"
-    save_checkpoint(file, create(task()), card(reduced=True))
+    save_checkpoint(file, create(task()), model_card(reduced=True))
     assert read_card(file).geometry == Geometry((32, 24), None, reduced=True)
     with safetensors.safe_open(file, framework="pt") as opened:
         metadata = opened.metadata()
@@ -85,7 +62,7 @@ def test_a_card_that_does_not_say_how_photos_were_decoded_means_fully(tmp_path: 
 @pytest.mark.parametrize("cut", [0, 4, 1000, -10])
 def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path, cut: int) -> None:
     file = tmp_path / "gender" / "fold1" / "model.safetensors"
-    save_checkpoint(file, create(task()), card())
+    save_checkpoint(file, create(task()), model_card())
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(MaskensError, match=r"model\.safetensors is damaged .* --task gender --fold 1 --restart"):
         load_checkpoint(file, CPU)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import json
 import sys
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_runs import DEFAULTS, TinyRun, tiny_run
 from tracked import BOTH, events, history, wandb_history
 
 import cli
@@ -24,58 +24,33 @@ from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
 from ensemble.recipes.geometry import Geometry
-from ensemble.recipes.reading import parse_recipe
-from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.tasks import Target, true_labels
 from ensemble.training.job import run_job
 from ensemble.training.job_run import JobRun
 from ensemble.training.pictures import confusion_matrix, counts, worst_photos
 from ensemble.training.tracking import SCALARS, TensorBoard, check_trackers, run_id
-from folds.data.labels import IntArray
 from folds.data.layout import read_train
-from folds.data.people import TrainData
 from folds.errors import MaskensError
 from folds.pages.contact_sheet import Sheet
-from folds.run import Run, start_run
-from folds.splitting.split import make_folds
 
-RECIPE = """
-[defaults]
-model = "test_resnet.r160_in1k"
-model_args = { drop_rate = 0.2 }
-pretrained = false
-resize = [32, 24]
-batch_size = 16
-epochs = 2
-augment = [{ name = "HorizontalFlip", args = { p = 0.5 } }]
-[tasks.mask]
-[tasks.heads]
-ages = { cuts = [25, 30, 60] }
-"""
+RECIPE = f"{DEFAULTS}[tasks.mask]\n[tasks.heads]\nages = {{ cuts = [25, 30, 60] }}\n"
 
 
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    data: TrainData
-    folds: IntArray
-    run: Run
+def job(setting: TinyRun, name: str, task: str = "mask", fold: int = 0, track: tuple[str, ...] = ()) -> JobSpec:
+    """A job of a run of this name; all runs share a cache."""
+    return setting.elsewhere(name).spec(task, fold, cache=setting.run.folder / "cache", track=track)
 
-    def spec(self, name: str, task: str = "mask", fold: int = 0, track: tuple[str, ...] = ()) -> JobSpec:
-        recipe = parse_recipe(RECIPE, "tiny")
-        run = bind_recipe(dataclasses.replace(self.run, folder=self.run.folder / name), recipe)
-        return JobSpec(run, recipe, task, fold, "cpu", 0, 1, self.run.folder / "cache", track)
 
-    def train(self, spec: JobSpec) -> Path:
-        assert run_job(spec, self.data, self.folds) is None
-        return spec.run.job_folder(spec.task, spec.fold)
+def trained(setting: TinyRun, spec: JobSpec) -> Path:
+    assert run_job(spec, setting.data, setting.folds) is None
+    return spec.run.job_folder(spec.task, spec.fold)
 
 
 @pytest.fixture(scope="module")
-def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Setting:
+def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     root = tmp_path_factory.mktemp("tracking")
     data = read_train(make_data(root / "data", people=24))
-    folds = make_folds(data, 2, seed=1)
-    return Setting(data, folds, start_run(root / "runs", data, folds, 2, seed=1)[0])
+    return tiny_run(root / "run", data, RECIPE, "tasks.*.epochs=2")
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +67,7 @@ def blank_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ensemble.training.pictures, "confusion_matrix", lambda *_: blank)
 
 
-def stop_before_the_second_epoch_counts(setting: Setting, spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def stop_before_the_second_epoch_counts(setting: TinyRun, spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     def save(folder: Path, identity: Any, trained: Any, rows: list[Any]) -> None:
         if len(rows) == 2:
             raise KeyboardInterrupt
@@ -104,8 +79,8 @@ def stop_before_the_second_epoch_counts(setting: Setting, spec: JobSpec, monkeyp
         run_job(spec, setting.data, setting.folds)
 
 
-def test_tensorboard_has_curves_pictures_and_the_recipe(setting: Setting) -> None:
-    folder = setting.train(setting.spec("board", "heads", track=("tensorboard",)))
+def test_tensorboard_has_curves_pictures_and_the_recipe(setting: TinyRun) -> None:
+    folder = trained(setting, job(setting, "board", "heads", track=("tensorboard",)))
     found, rows = events(folder), history(folder)
     tags = found.Tags()
     assert set(tags["scalars"]) == {*SCALARS, "f1/mask", "f1/gender", "f1/age"}
@@ -123,12 +98,12 @@ def test_tensorboard_has_curves_pictures_and_the_recipe(setting: Setting) -> Non
 
 
 @pytest.mark.usefixtures("blank_matrices")
-def test_a_job_that_goes_on_tells_each_epoch_once(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = setting.spec("stopped", track=BOTH)
+def test_a_job_that_goes_on_tells_each_epoch_once(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = job(setting, "stopped", track=BOTH)
     stop_before_the_second_epoch_counts(setting, spec, monkeypatch)
     folder = spec.run.job_folder("mask", 0)
     assert [e.step for e in events(folder).Scalars("f1")] == [1, 2]
-    setting.train(spec)
+    trained(setting, spec)
     found, rows = events(folder), history(folder)
     assert len([*(folder / "tensorboard").iterdir()]) == 2
     for name in ("loss", "f1"):
@@ -144,21 +119,21 @@ def test_a_job_that_goes_on_tells_each_epoch_once(setting: Setting, monkeypatch:
 
 
 @pytest.mark.usefixtures("blank_matrices")
-def test_a_job_begun_anew_forgets_what_was_tracked(setting: Setting) -> None:
-    spec = setting.spec("anew", track=BOTH)
-    folder = setting.train(spec)
+def test_a_job_begun_anew_forgets_what_was_tracked(setting: TinyRun) -> None:
+    spec = job(setting, "anew", track=BOTH)
+    folder = trained(setting, spec)
     (folder / "job.json").unlink()
-    setting.train(spec)
+    trained(setting, spec)
     assert [e.step for e in events(folder).Scalars("f1")] == [1, 2]
     assert [r["step"] for r in wandb_history(folder)[0]] == [1, 2]
 
 
 @pytest.mark.usefixtures("blank_matrices")
-def test_two_jobs_of_one_process_are_two_runs_of_wandb(setting: Setting) -> None:
+def test_two_jobs_of_one_process_are_two_runs_of_wandb(setting: TinyRun) -> None:
     ids = set()
     for fold in (0, 1):
-        spec = setting.spec("wandb", fold=fold, track=("wandb",))
-        folder = setting.train(spec)
+        spec = job(setting, "wandb", fold=fold, track=("wandb",))
+        folder = trained(setting, spec)
         assert read_status(spec.run, "mask", fold).note == ""
         rows, runs = wandb_history(folder)
         assert [r["step"] for r in rows] == [1, 2]
@@ -172,8 +147,8 @@ def test_two_jobs_of_one_process_are_two_runs_of_wandb(setting: Setting) -> None
     assert len(ids) == 2
 
 
-def test_tracking_changes_no_result(setting: Setting) -> None:
-    without, tracked = (setting.train(setting.spec(f"equal{len(t)}", "heads", track=t)) for t in ((), BOTH))
+def test_tracking_changes_no_result(setting: TinyRun) -> None:
+    without, tracked = (trained(setting, job(setting, f"equal{len(t)}", "heads", track=t)) for t in ((), BOTH))
     assert not {p.name for p in without.iterdir()} & set(BOTH)
     logits = [load_job_oof(folder / "oof.npz", {}) for folder in (without, tracked)]
     assert np.array_equal(logits[0].best, logits[1].best)
@@ -186,42 +161,43 @@ def test_tracking_changes_no_result(setting: Setting) -> None:
 @pytest.mark.usefixtures("blank_matrices")
 @pytest.mark.parametrize("where", ["__init__", "epoch", "close"])
 def test_a_tracker_that_fails_leaves_a_note_and_a_finished_job(
-    setting: Setting, where: str, monkeypatch: pytest.MonkeyPatch
+    setting: TinyRun, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(TensorBoard, where, fail)
-    spec = setting.spec(f"fails-{where}", track=BOTH)
-    folder = setting.train(spec)
+    spec = job(setting, f"fails-{where}", track=BOTH)
+    folder = trained(setting, spec)
     status = read_status(spec.run, "mask", 0)
     assert status.state == "done"
     assert status.note == "tracking with tensorboard ended: OSError: [Errno 28] No space left on device"
     assert [r["step"] for r in wandb_history(folder)[0]] == [1, 2], "the other one goes on"
 
 
-def test_pictures_that_fail_end_tracking_and_not_the_job(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_that_fail_end_tracking_and_not_the_job(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ensemble.training.pictures.draw", lambda sheet: 1 / 0)
-    spec = setting.spec("no pictures", track=BOTH)
-    setting.train(spec)
+    spec = job(setting, "no pictures", track=BOTH)
+    trained(setting, spec)
     status = read_status(spec.run, "mask", 0)
     assert (status.state, status.epoch) == ("done", 2)
     assert status.note == "tracking with tensorboard and wandb ended: ZeroDivisionError: division by zero"
 
 
-def test_the_id_of_a_job_is_its_own_and_stays(setting: Setting) -> None:
+def test_the_id_of_a_job_is_its_own_and_stays(setting: TinyRun) -> None:
     def id_of(spec: JobSpec) -> str:
-        job = JobRun(spec, setting.data, setting.folds)
-        return run_id(job.tracked(DecodedPhotos(setting.data.photos, [])))
+        found = JobRun(spec, setting.data, setting.folds)
+        return run_id(found.tracked(DecodedPhotos(setting.data.photos, [])))
 
-    specs = [setting.spec("a"), setting.spec("a", fold=1), setting.spec("a", "heads"), setting.spec("b")]
+    specs = [job(setting, "a"), job(setting, "a", fold=1), job(setting, "a", "heads"), job(setting, "b")]
     assert len({id_of(s) for s in specs}) == 4
-    assert id_of(specs[0]) == id_of(setting.spec("a"))
+    assert id_of(specs[0]) == id_of(job(setting, "a"))
 
 
 def test_a_missing_package_is_refused_before_anything_is_computed(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    setting: TinyRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = (setting.run.folder / "recipe.toml").read_bytes()
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
     arguments = ["train", "--run", str(setting.run.folder), "--recipe", "demo", "--track", "tensorboard"]
@@ -232,7 +208,7 @@ def test_a_missing_package_is_refused_before_anything_is_computed(
     told = capsys.readouterr().err
     assert "--track tensorboard: tensorboard is not installed" in told
     assert "pip install 'maskens[tensorboard]'" in told
-    assert not (setting.run.folder / "recipe.toml").exists()
+    assert (setting.run.folder / "recipe.toml").read_bytes() == before
 
 
 def test_a_folder_of_logs_is_not_taken_for_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,7 +229,7 @@ def test_wandb_without_a_login_is_refused_unless_it_stays_offline(monkeypatch: p
             check_trackers(["wandb"])
 
 
-def test_the_worst_photos_come_in_the_order_of_their_loss(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_worst_photos_come_in_the_order_of_their_loss(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     sheets: list[Sheet] = []
     draw = ensemble.training.pictures.draw
     monkeypatch.setattr(ensemble.training.pictures, "draw", lambda sheet: sheets.append(sheet) or draw(sheet))

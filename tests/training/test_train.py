@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny_runs import DEFAULTS, Silent, TinyRun, tiny_run
 
 import ensemble.models.autotune
 import ensemble.training.job_run
@@ -24,66 +25,22 @@ from ensemble.jobs.completion import is_done, unfinished
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.plan import plan
-from ensemble.jobs.spec import JobSpec
-from ensemble.jobs.status import JobStatus, read_status
+from ensemble.jobs.status import read_status
 from ensemble.metrics.scores import task_scores
 from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.inputs import to_input
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
-from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target, true_labels
 from ensemble.recipes.tta_sets import as_set
 from ensemble.training.job import run_job
 from ensemble.training.jobs import train
-from folds.data.labels import IntArray
 from folds.data.layout import read_train
 from folds.data.people import PhotoSet, TrainData
 from folds.errors import MaskensError
-from folds.run import Run, start_run
-from folds.splitting.split import make_folds
 
-TINY = """
-[defaults]
-model = "test_resnet.r160_in1k"
-model_args = { drop_rate = 0.2 }
-pretrained = false
-resize = [32, 24]
-batch_size = 16
-epochs = 3
-augment = [{ name = "HorizontalFlip", args = { p = 0.5 } }, { name = "RandomBrightnessContrast", args = { p = 0.5 } }]
-optimizer = { lr = 3e-3 }
-[tasks.mask]
-[tasks.gender]
-[tasks.male-age]
-[tasks.female-age]
-"""
-
-
-class Silent:
-    """A view that remembers what it was shown."""
-
-    def __init__(self) -> None:
-        self.shown: list[list[JobStatus]] = []
-
-    def update(self, statuses: list[JobStatus]) -> None:  # type: ignore[override]
-        self.shown.append(list(statuses))
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    data: TrainData
-    folds: IntArray
-    run: Run
-    recipe: Recipe
-
-    def spec(self, task: str = "mask", fold: int = 0, workers: int = 0, cache: Path | None = None) -> JobSpec:
-        return JobSpec(self.run, self.recipe, task, fold, "cpu", workers, 1, cache)
-
-    def elsewhere(self, name: str) -> Setting:
-        run = dataclasses.replace(self.run, folder=self.run.folder.parent / name)
-        return dataclasses.replace(self, run=run)
+TINY = f"{DEFAULTS}[tasks.mask]\n[tasks.gender]\n[tasks.male-age]\n[tasks.female-age]\n"
 
 
 @pytest.fixture(scope="module")
@@ -91,43 +48,36 @@ def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
     return read_train(make_data(tmp_path_factory.mktemp("train") / "data", people=24))
 
 
-def begun(folder: Path, data: TrainData, *changes: str) -> Setting:
-    folds = make_folds(data, 2, seed=1)
-    run, _ = start_run(folder, data, folds, 2, seed=1)
-    recipe = parse_recipe(TINY, "tiny", changes=changes)
-    return Setting(data, folds, bind_recipe(run, recipe), recipe)
+@pytest.fixture
+def setting(data: TrainData, tmp_path: Path) -> TinyRun:
+    return tiny_run(tmp_path / "run", data, TINY)
 
 
 @pytest.fixture
-def setting(data: TrainData, tmp_path: Path) -> Setting:
-    return begun(tmp_path / "run", data)
-
-
-@pytest.fixture
-def short(data: TrainData, tmp_path: Path) -> Setting:
+def short(data: TrainData, tmp_path: Path) -> TinyRun:
     """A run whose jobs have one epoch."""
-    return begun(tmp_path / "short", data, "tasks.*.epochs=1")
+    return tiny_run(tmp_path / "short", data, TINY, "tasks.*.epochs=1")
 
 
 @pytest.fixture(scope="module")
-def whole(data: TrainData, tmp_path_factory: pytest.TempPathFactory) -> Setting:
+def whole(data: TrainData, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     """The same run, its first job trained without anything special; to be read only."""
-    there = begun(tmp_path_factory.mktemp("whole") / "run", data)
+    there = tiny_run(tmp_path_factory.mktemp("whole") / "run", data, TINY)
     assert run_job(there.spec(), data, there.folds) is None
     return there
 
 
-def history(setting: Setting, task: str = "mask", fold: int = 0) -> list[dict[str, str]]:
+def history(setting: TinyRun, task: str = "mask", fold: int = 0) -> list[dict[str, str]]:
     with (setting.run.job_folder(task, fold) / "history.csv").open() as file:
         return [{k: v for k, v in row.items() if k not in ("photos_per_s", "seconds")} for row in csv.DictReader(file)]
 
 
-def result(setting: Setting, task: str = "mask", fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def result(setting: TinyRun, task: str = "mask", fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
     oof = load_job_oof(setting.run.job_folder(task, fold) / "oof.npz", {})
     return oof.best, oof.last
 
 
-def test_a_job_leaves_all_that_is_promised(whole: Setting) -> None:
+def test_a_job_leaves_all_that_is_promised(whole: TinyRun) -> None:
     folder = whole.run.job_folder("mask", 0)
     assert sorted(p.name for p in folder.iterdir()) == ["history.csv", "job.json", "model.safetensors", "oof.npz"]
     rows = history(whole)
@@ -139,7 +89,7 @@ def test_a_job_leaves_all_that_is_promised(whole: Setting) -> None:
     assert is_done(whole.spec())
 
 
-def test_the_checkpoint_is_the_best_epoch_and_the_oof_logits_are_its_own(whole: Setting) -> None:
+def test_the_checkpoint_is_the_best_epoch_and_the_oof_logits_are_its_own(whole: TinyRun) -> None:
     scores = [float(r["f1"]) for r in history(whole)]
     path = whole.run.job_folder("mask", 0) / "model.safetensors"
     model, card = load_checkpoint(path, torch.device("cpu"))
@@ -166,7 +116,7 @@ def test_the_checkpoint_is_the_best_epoch_and_the_oof_logits_are_its_own(whole: 
 
 
 def test_a_run_is_the_same_for_any_number_of_workers_and_with_the_cache(
-    setting: Setting, whole: Setting, tmp_path: Path
+    setting: TinyRun, whole: TinyRun, tmp_path: Path
 ) -> None:
     variants = [("workers", 2, None), ("cached", 0, tmp_path / "cache")]
     for name, workers, cache in variants:
@@ -178,14 +128,14 @@ def test_a_run_is_the_same_for_any_number_of_workers_and_with_the_cache(
         assert np.array_equal(last, result(whole)[1])
 
 
-def with_auto(setting: Setting, name: str) -> Setting:
+def with_auto(setting: TinyRun, name: str) -> TinyRun:
     recipe = parse_recipe(TINY, "tiny", changes=["tasks.*.precision=auto"])
     there = setting.elsewhere(name)
     return dataclasses.replace(there, run=bind_recipe(there.run, recipe), recipe=recipe)
 
 
 def test_the_precision_that_auto_came_to_is_told_recorded_and_that_of_all_folds(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
+    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto, answers = with_auto(setting, "auto"), iter([("bf16", "precision auto: bf16"), ("fp32", "as it happens")])
     monkeypatch.setattr(ensemble.models.autotune, "measure", lambda *_: next(answers))
@@ -198,7 +148,7 @@ def test_the_precision_that_auto_came_to_is_told_recorded_and_that_of_all_folds(
 
 
 def test_auto_that_comes_to_fp32_gives_what_fp32_does(
-    setting: Setting, whole: Setting, monkeypatch: pytest.MonkeyPatch
+    setting: TinyRun, whole: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ensemble.models.autotune, "FASTER", float("inf"))
     auto = with_auto(setting, "auto")
@@ -209,7 +159,7 @@ def test_auto_that_comes_to_fp32_gives_what_fp32_does(
 
 
 def test_a_compiled_job_says_so_and_leaves_a_plain_checkpoint(
-    setting: Setting, whole: Setting, monkeypatch: pytest.MonkeyPatch
+    setting: TinyRun, whole: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ensemble.models.autotune, "COMPILER", "eager")
     there = setting.elsewhere("compiled")
@@ -252,7 +202,7 @@ def test_more_than_the_cores_can_do_is_told_and_threads_stay_what_they_are(monke
     assert "lower --jobs, --workers or OMP_NUM_THREADS" in Hardware("cpu", 0).oversubscription
 
 
-def test_fine_tuning_is_the_same_for_any_number_of_workers(setting: Setting) -> None:
+def test_fine_tuning_is_the_same_for_any_number_of_workers(setting: TinyRun) -> None:
     recipe = parse_recipe(TINY, "tiny", changes=[f"tasks.*.{key}" for key in (*FINE_TUNING, "augment=camera")])
     for name, workers in (("alone", 0), ("two", 2)):
         there = dataclasses.replace(setting.elsewhere(name), recipe=recipe)
@@ -262,7 +212,7 @@ def test_fine_tuning_is_the_same_for_any_number_of_workers(setting: Setting) -> 
     assert np.array_equal(result(alone)[1], result(two)[1])
 
 
-def test_the_mean_of_the_last_epochs_is_the_last_epochs_model(setting: Setting) -> None:
+def test_the_mean_of_the_last_epochs_is_the_last_epochs_model(setting: TinyRun) -> None:
     recipe = parse_recipe(TINY, "tiny", changes=["tasks.*.average_epochs=2"])
     averaged = dataclasses.replace(setting.elsewhere("averaged"), recipe=recipe)
     for each in (setting, averaged):
@@ -276,7 +226,7 @@ def test_the_mean_of_the_last_epochs_is_the_last_epochs_model(setting: Setting) 
     assert not np.allclose(last, result(setting)[1], atol=1e-4)
 
 
-def test_another_seed_gives_another_run(setting: Setting, whole: Setting) -> None:
+def test_another_seed_gives_another_run(setting: TinyRun, whole: TinyRun) -> None:
     other = dataclasses.replace(setting, run=dataclasses.replace(setting.run, folder=setting.run.folder / "x", seed=2))
     assert run_job(other.spec(), setting.data, setting.folds) is None
     assert not np.array_equal(result(whole)[1], result(other)[1])
@@ -288,7 +238,7 @@ FINE_TUNING = ("head_epochs=1.5", "sizes=[[24, 16]]", "average_epochs=2", "optim
 @pytest.mark.parametrize("keys", [(), FINE_TUNING], ids=["plain", "fine-tuning"])
 @pytest.mark.parametrize("epochs_before", [1, 2, 3])
 def test_an_interrupted_job_goes_on_as_if_nothing_had_happened(
-    setting: Setting, epochs_before: int, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    setting: TinyRun, epochs_before: int, keys: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = parse_recipe(TINY, "tiny", changes=[f"tasks.*.{key}" for key in keys])
     setting = dataclasses.replace(setting, recipe=recipe)
@@ -318,7 +268,7 @@ def test_an_interrupted_job_goes_on_as_if_nothing_had_happened(
     assert not (setting.run.job_folder("mask", 0) / "last.pt").exists()
 
 
-def test_a_damaged_or_foreign_resume_file_is_refused_with_the_way_out(setting: Setting) -> None:
+def test_a_damaged_or_foreign_resume_file_is_refused_with_the_way_out(setting: TinyRun) -> None:
     folder = setting.run.job_folder("mask", 0)
     folder.mkdir(parents=True)
     (folder / "last.pt").write_bytes(b"PK half a file")
@@ -338,7 +288,7 @@ def test_a_damaged_or_foreign_resume_file_is_refused_with_the_way_out(setting: S
 
 
 @pytest.mark.parametrize(("task", "gender"), [("male-age", 0), ("female-age", 1)])
-def test_an_age_task_learns_from_one_gender_and_predicts_everybody(setting: Setting, task: str, gender: int) -> None:
+def test_an_age_task_learns_from_one_gender_and_predicts_everybody(setting: TinyRun, task: str, gender: int) -> None:
     job = ensemble.training.job_run.JobRun(setting.spec(task), setting.data, setting.folds)
     genders, held_out = setting.data.labels[1], setting.folds[setting.data.photo_person] == 0
     assert set(genders[job.train_rows]) == set(genders[job.valid_rows]) == {gender}
@@ -347,7 +297,7 @@ def test_an_age_task_learns_from_one_gender_and_predicts_everybody(setting: Sett
     assert job.oof_rows.tolist() == np.flatnonzero(held_out).tolist()
 
 
-def test_a_loss_that_is_no_number_stops_the_job_with_advice(setting: Setting) -> None:
+def test_a_loss_that_is_no_number_stops_the_job_with_advice(setting: TinyRun) -> None:
     wild = setting.recipe.tasks["mask"].model_copy(
         update={"optimizer": setting.recipe.tasks["mask"].optimizer.model_copy(update={"name": "sgd", "lr": 1e30})}
     )
@@ -359,7 +309,7 @@ def test_a_loss_that_is_no_number_stops_the_job_with_advice(setting: Setting) ->
     assert read_status(setting.run, "mask", 0).state == "failed"
 
 
-def test_one_crashing_job_does_not_take_the_others_with_it(short: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_crashing_job_does_not_take_the_others_with_it(short: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     create = ensemble.training.job_run.create
 
     def failing(task: object, **kwargs: object) -> object:
@@ -378,7 +328,7 @@ def test_one_crashing_job_does_not_take_the_others_with_it(short: Setting, monke
     assert [s.state for s in view.shown[-1]] == ["failed", "done"]
 
 
-def test_two_commands_never_train_the_same_job(short: Setting) -> None:
+def test_two_commands_never_train_the_same_job(short: TinyRun) -> None:
     hardware, mine, other = Hardware("cpu", workers=0), short.spec("mask"), short.spec("gender")
     with ensemble.jobs.locks.lock_jobs([mine]):
         with pytest.raises(MaskensError, match="another maskens is training mask fold 0"):
@@ -402,7 +352,7 @@ def test_a_batch_too_large_for_the_gpu_is_predicted_in_halves() -> None:
     assert sizes == [3, 3, 3, 1], "halved until it fits, and kept"
 
 
-def test_finished_jobs_are_not_done_again_but_another_recipes_are(setting: Setting) -> None:
+def test_finished_jobs_are_not_done_again_but_another_recipes_are(setting: TinyRun) -> None:
     hardware = Hardware("cpu", workers=0)
     specs = plan(setting.run, setting.recipe, ["mask"], [0, 1], hardware, None)
     train(specs[:1], setting.data, setting.folds, specs, hardware, Silent())
@@ -411,7 +361,7 @@ def test_finished_jobs_are_not_done_again_but_another_recipes_are(setting: Setti
     assert len(unfinished(plan(setting.run, other, ["mask"], [0, 1], hardware, None))) == 2
 
 
-def test_evaluation_pools_each_photo_once_and_says_what_is_missing(short: Setting) -> None:
+def test_evaluation_pools_each_photo_once_and_says_what_is_missing(short: TinyRun) -> None:
     hardware = Hardware("cpu", workers=0)
     specs = plan(short.run, short.recipe, list(short.recipe.tasks), [0, 1], hardware, None)
     with pytest.raises(MaskensError, match=r"no fold of .* has all of its tasks trained"):
@@ -432,7 +382,7 @@ def test_evaluation_pools_each_photo_once_and_says_what_is_missing(short: Settin
         assert pooled["fold"].tolist() == short.folds[short.data.photo_person].tolist()
 
 
-def test_the_card_of_every_fold_belongs_to_this_run(short: Setting) -> None:
+def test_the_card_of_every_fold_belongs_to_this_run(short: TinyRun) -> None:
     run_job(short.spec("gender", 1), short.data, short.folds)
     card = read_card(short.run.job_folder("gender", 1) / "model.safetensors")
     assert (card.task_hash, card.folds_hash) == (short.recipe.tasks["gender"].hash, short.run.folds_hash)

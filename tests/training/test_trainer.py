@@ -188,12 +188,12 @@ def test_learned_weights_of_heads_go_on_from_a_state_and_are_no_part_of_the_mode
 
 def test_only_training_is_adjusted_for_how_many_photos_there_are() -> None:
     loader = batches(4)
-    counts = [torch.tensor([90.0, 9.0, 1.0])]
+    learned = torch.tensor([0] * 90 + [1] * 9 + [2])[:, None]
     found = {}
     for tau in (0.0, 1.0):
         torch.manual_seed(0)
         model, recipe = Linear(), TaskRecipe.model_validate(PLAIN | {"loss": {"logit_adjustment": tau}})
-        trainer = Trainer(recipe, model, MEAN, STD, CPU, (7,), len(loader), counts=counts)
+        trainer = Trainer(recipe, model, MEAN, STD, CPU, (7,), len(loader), learned=learned)
         trainer.epoch(0, loader, lambda *told: None)
         found[tau] = model.layer.bias.detach()
     assert found[1.0][2] > found[0.0][2], "the rare class is held higher than its share"

@@ -1,0 +1,78 @@
+"""Runs whose models are tiny, so that a job trains in a second."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.status import JobStatus
+from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.run_recipe import bind_recipe
+from ensemble.recipes.schema import Recipe
+from folds.data.labels import IntArray
+from folds.data.people import TrainData
+from folds.run import Run, start_run
+from folds.splitting.split import make_folds
+
+DEFAULTS = """
+[defaults]
+model = "test_resnet.r160_in1k"
+model_args = { drop_rate = 0.2 }
+pretrained = false
+resize = [32, 24]
+batch_size = 16
+epochs = 3
+augment = [{ name = "HorizontalFlip", args = { p = 0.5 } }, { name = "RandomBrightnessContrast", args = { p = 0.5 } }]
+optimizer = { lr = 3e-3 }
+"""
+
+
+class Silent:
+    """A view that remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.shown: list[list[JobStatus]] = []
+
+    def update(self, statuses: list[JobStatus]) -> None:
+        self.shown.append(list(statuses))
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A run and all that its jobs need."""
+
+    data: TrainData
+    folds: IntArray
+    run: Run
+    recipe: Recipe
+
+    def spec(
+        self,
+        task: str = "mask",
+        fold: int = 0,
+        *,
+        workers: int = 0,
+        cache: Path | None = None,
+        track: tuple[str, ...] = (),
+    ) -> JobSpec:
+        """A job on the CPU, with one thread."""
+        return JobSpec(self.run, self.recipe, task, fold, "cpu", workers, 1, cache, track)
+
+    def elsewhere(self, name: str) -> TinyRun:
+        """The same run in the folder of this name beside it."""
+        return dataclasses.replace(self, run=dataclasses.replace(self.run, folder=self.run.folder.parent / name))
+
+
+def tiny_run(folder: Path, data: TrainData, recipe: str, *changes: str) -> TinyRun:
+    """Make two folds and write the run folder.
+
+    Args:
+        recipe: the text of a recipe.
+        changes: as of `--set`.
+    """
+    folds = make_folds(data, 2, seed=1)
+    run, _ = start_run(folder, data, folds, 2, seed=1)
+    resolved = parse_recipe(recipe, "tiny", changes=changes)
+    return TinyRun(data, folds, bind_recipe(run, resolved), resolved)
