@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -37,9 +38,8 @@ from timm.data import create_loader
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-import ensemble.data.cache
 from ensemble.data.cache import DecodedPhotos
-from ensemble.data.load import LoadedPhoto
+from ensemble.data.load import LoadedPhoto, load_photo
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member, load_ensembles
 from ensemble.decision.tuning import Fitted, apply_tuning
@@ -186,13 +186,12 @@ WAYS: dict[str, Callable[[Setting], object]] = {
 def one(way: str, setting: Setting, out: Path) -> None:
     """Go one way and leave its time, the photos opened, the logits and the classes."""
     opened: Counter[str] = Counter()
-    plain = ensemble.data.cache.load_photo
 
     def counting(path: Path, geometries: Sequence[Geometry]) -> LoadedPhoto:
         opened[path.name] += 1
-        return plain(path, geometries)
+        return load_photo(path, geometries)
 
-    ensemble.data.cache.load_photo = counting
+    mock.patch("ensemble.data.cache.load_photo", counting).start()
     if way.startswith(("limit", "maskens")):
         configure_process(setting.hardware.job_threads)
     else:
