@@ -123,8 +123,11 @@ def print_table(out: Path, folds: str) -> None:
     """Every finished rung against the rung that it extends, on the same draws of people."""
     runs = {name: sorted(p for p in out.glob(f"{name}-[0-9]*") if finished(p, folds)) for name in RUNGS}
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    print("| rung | added | seeds | macro F1 | against | mask, gender, age | new people | against | minutes a run |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| rung | added | seeds | macro F1 | against | mask, gender, age | new people | against | unseen masks "
+        "| minutes a run |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for name, found in runs.items():
         if not found:
             continue
@@ -142,6 +145,7 @@ def print_table(out: Path, folds: str) -> None:
             cells.append(gain)
             if scores is out_of_fold:
                 cells.append(", ".join(f"{own[part][0]:.3f}" for part in SCORED_PARTS[1:]))
+        cells.append(f"{np.mean([unseen_masks(run, out) for run in found]):.3f}")
         jobs = [json.loads(f.read_text()) for run in found for f in run.glob("*/fold*/job.json")]
         cells.append(f"{sum(job['seconds'] for job in jobs) / 60 / len(found):.1f}")
         print("|", " | ".join(cells), "|")
@@ -170,9 +174,7 @@ def out_of_fold(run: Path, out: Path) -> dict[str, FloatArray]:
 
 def new_people(run: Path, out: Path) -> dict[str, FloatArray]:
     """Macro F1 of each part on the eval part: float64 (1 + draws,), everybody first."""
-    with (out / "data" / "eval" / "meta.csv").open() as file:
-        rows = {row["ImageID"]: row for row in csv.DictReader(file)}
-    ids, predicted = read_answers(run / "submission.csv")
+    rows, ids, predicted = eval_rows(run, out)
     truth = np.array([int(rows[i]["ans"]) for i in ids], dtype=np.int64)
     person: IntArray = np.unique([rows[i]["id"] for i in ids], return_inverse=True)[1].astype(np.int64)
     _, gender, age = decode(truth)
@@ -180,6 +182,24 @@ def new_people(run: Path, out: Path) -> dict[str, FloatArray]:
     stratum[person] = gender * len(AGES) + age
     found = drawn_parts(draw_people(stratum), person_confusions(truth, predicted, person))
     return {part: f1.mean(axis=1) for part, f1 in found.items()}
+
+
+def unseen_masks(run: Path, out: Path) -> float:
+    """How often the state of the mask is right on new people's photos with a mask of a style that training has not."""
+    rows, ids, predicted = eval_rows(run, out)
+    right = [
+        decode(int(rows[i]["ans"]))[0] == decode(c)[0]
+        for i, c in zip(ids, predicted.tolist(), strict=True)
+        if rows[i]["unseen_style"] == "1"
+    ]
+    return float(np.mean(right))
+
+
+def eval_rows(run: Path, out: Path) -> tuple[dict[str, dict[str, str]], Sequence[str], IntArray]:
+    """(what the eval part's photos are, by id; ids and classes of a run's submission)."""
+    with (out / "data" / "eval" / "meta.csv").open() as file:
+        rows = {row["ImageID"]: row for row in csv.DictReader(file)}
+    return rows, *read_answers(run / "submission.csv")
 
 
 if __name__ == "__main__":
