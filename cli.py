@@ -30,6 +30,7 @@ from ensemble.commands.score import score
 from ensemble.commands.terminal import fail
 from ensemble.commands.train import train
 from ensemble.commands.tune import tune
+from ensemble.commands.verify import verify
 from folds.errors import MaskensError
 
 COMMANDS = (
@@ -45,6 +46,7 @@ COMMANDS = (
     compare,
     audit,
     report,
+    verify,
     check_submission,
     export,
 )

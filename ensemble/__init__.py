@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ensemble.pipeline.submission import check_submission
     from ensemble.pipeline.train import TrainOptions, train
     from ensemble.pipeline.tune import tune
+    from ensemble.pipeline.verify import verify
 
 __all__ = [
     "InferOptions",
@@ -42,6 +43,7 @@ __all__ = [
     "score_submission",
     "train",
     "tune",
+    "verify",
 ]
 
 _MODULES = {

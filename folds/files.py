@@ -107,6 +107,16 @@ def sha256(data: bytes | str) -> str:
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
 
 
+def sha256_of_file(path: Path) -> str:
+    """Hex digest of a file, without reading all of it into memory.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sha256_of_lines(lines: Iterable[str]) -> str:
     """Hex digest of lines joined by newlines, without joining them in memory."""
     digest = hashlib.sha256()

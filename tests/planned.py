@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.jobs.oof import JobOof, save_job_oof
+from ensemble.jobs.status import JobStatus, write_status
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.tta_views import VIEWS
@@ -56,6 +57,7 @@ def plan_run(
             record = {"task_hash": resolved.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold}
             oof = JobOof(np.array(data.files)[rows], shown[:, rows], shown[:, rows], views)
             save_job_oof(run.job_folder(task, fold) / "oof.npz", oof, record)
+            write_status(run, JobStatus(task, fold, "done"))
     return run
 
 

@@ -16,7 +16,7 @@ from ensemble.commands.options import (
     TtaOption,
     UntunedOption,
 )
-from ensemble.commands.terminal import make_console, progress_bars, say
+from ensemble.commands.terminal import make_console, note, progress_bars, say
 
 
 def export(
@@ -57,5 +57,6 @@ def export(
             on_progress=on_progress,
         )
     say(console, done.used)
+    note(console, done.notes, "warning")
     console.print(export_table(done.export))
     say(console, f"saved: {done.folder}")

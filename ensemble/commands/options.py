@@ -33,6 +33,9 @@ RunOption = Annotated[list[Path], _option("run", "Run folder.", metavar="DIR", c
 RunsOption = Annotated[
     list[Path], _option("run", "Run folder; several, on the same folds, are one ensemble.", metavar="DIR")
 ]
+EachRunOption = Annotated[
+    list[Path], _option("run", "Run folder; may be repeated, each is taken by itself.", metavar="DIR")
+]
 DataOption = Annotated[
     Path | None, _option("data", "Data folder. The run remembers it; at first 'data'.", metavar="DIR")
 ]

@@ -70,6 +70,7 @@ def predict(
             rest = f"{len(records) - SHOWN_PHOTOS} more photos"
             say(console, f"... and {rest}{'' if out else ': --out FILE keeps them all'}")
         say(console, done.used)
+    note(console, done.notes, "warning")
     shown = done.distorted[:SHOWN_WARNINGS]
     note(console, (f"{f} has another shape than in training, so it is distorted" for f in shown), "warning")
     if len(done.distorted) > SHOWN_WARNINGS:

@@ -13,6 +13,7 @@ import numpy as np
 from ensemble.decision.decide import Decision, decide, most_probable
 from ensemble.decision.joint import column_temperatures, joint_log_probabilities
 from ensemble.decision.tuning import Fitted, RunTuning, untuned_run
+from ensemble.jobs.checksums import unverified
 from ensemble.jobs.oof import Epoch, Logits, job_names, pool, select_views, trained_folds
 from ensemble.metrics.scores import macro_f1
 from ensemble.recipes.run_recipe import run_recipe
@@ -158,6 +159,7 @@ def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> B
     for run, recipe in zip(runs, recipes, strict=True):
         have, missing = trained_folds(run, recipe)
         trained &= set(have)
+        notes += unverified(run, [(t, f) for t in recipe.tasks for f in have])
         if missing:
             folds_there = ", ".join(map(str, have))
             notes.append(f"{run.folder}: only folds {folds_there} of {run.k} count, without {job_names(missing)}")

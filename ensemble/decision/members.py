@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 from ensemble.decision.joint import FLIP, column_temperatures, joint_scores, mean_logits
 from ensemble.decision.tuning import Fitted
 from ensemble.jobs.card import ModelCard, read_card
+from ensemble.jobs.checksums import unverified, verified_sha256
 from ensemble.jobs.oof import Logits, job_names
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target
@@ -40,6 +41,7 @@ class Ensemble:
     members: tuple[Member, ...]
     temperatures: Mapping[str, Sequence[Sequence[float]]]  # task -> (folds of the run, heads); empty if untuned
     tta: TtaSet = FLIP  # how its views are merged
+    notes: tuple[str, ...] = ()  # what the user should know of the models
 
     @property
     def targets(self) -> dict[str, Target]:
@@ -95,8 +97,8 @@ def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:
     """The trained models of a run, checked against its recipe and folds by their cards.
 
     Raises:
-        MaskensError: jobs that are not trained (unless allowed, and then a task without any), damaged
-            checkpoints, or checkpoints of another recipe or other folds.
+        MaskensError: jobs that are not trained (unless allowed, and then a task without any), checkpoints that are
+            damaged or not as their job left them, or of another recipe or other folds.
     """
     found: list[Member] = []
     missing: list[tuple[str, int]] = []
@@ -109,6 +111,7 @@ def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:
                 missing.append((task, fold))
                 continue
             try:
+                verified_sha256(run, task, fold, "model.safetensors")
                 card = read_card(path)
             except MaskensError as error:
                 problems.append(str(error))
@@ -142,7 +145,9 @@ def load_ensembles(
     runs: Sequence[Run], recipes: Sequence[Recipe], fitted: Fitted, allow_missing: bool
 ) -> list[Ensemble]:
     """The trained models of several runs and the temperatures fitted for them. Raises as `members`."""
-    return [
-        Ensemble(tuple(members(run, recipe, allow_missing)), tuned.temperatures, fitted.tta_set)
-        for run, recipe, tuned in zip(runs, recipes, fitted.runs, strict=True)
-    ]
+    ensembles = []
+    for run, recipe, tuned in zip(runs, recipes, fitted.runs, strict=True):
+        found = tuple(members(run, recipe, allow_missing))
+        notes = tuple(unverified(run, [(m.task, m.fold) for m in found]))
+        ensembles.append(Ensemble(found, tuned.temperatures, fitted.tta_set, notes))
+    return ensembles

@@ -150,7 +150,7 @@ def kept_tuning(folders: Sequence[Path], untuned: Sequence[RunTuning]) -> tuple[
     """
     paths = [p for p in (folder / tuning_file(untuned) for folder in folders) if p.exists()]
     for path in paths:
-        tuning = _read(path)
+        tuning = read_tuning(path)
         theirs = list(tuning.fitted.runs)
         if sorted(r.oof_hash for r in theirs) == sorted(r.oof_hash for r in untuned):
             theirs.sort(key=lambda r: r.oof_hash)
@@ -237,7 +237,8 @@ def read_nested(path: Path, files: Sequence[str]) -> Decision:
     raise MaskensError(f"{beside} does not belong to {path.name} and its photos; tune again")
 
 
-def _read(path: Path) -> Tuning:
+def read_tuning(path: Path) -> Tuning:
+    """What `save_tuning` wrote. Raises MaskensError where it can't be used."""
     try:
         return Tuning.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, ValidationError) as error:

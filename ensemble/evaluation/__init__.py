@@ -1,4 +1,5 @@
-"""What an ensemble is worth on people never seen in training, and which labels its models doubt. No torch.
+"""What an ensemble is worth on people never seen in training, which labels its models doubt, and whether a run is
+intact. No torch.
 
-Public: `evaluate.evaluate`, `compare.compare`, `calibration.calibration`, `audit.audit`.
+Public: `evaluate.evaluate`, `compare.compare`, `calibration.calibration`, `audit.audit`, `verify.verify`.
 """

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from ensemble.data.cache import open_photos
 from ensemble.data.load import no_face_note
+from ensemble.decision.decide import Rule
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import Fitted
 from ensemble.inference.ensemble_predictor import EnsemblePredictor
@@ -25,6 +26,7 @@ from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.tta_sets import as_set
 from folds.data.decode import Progress
+from folds.data.labels import IntArray
 from folds.data.people import EvalData, PhotoSet
 from folds.files import save_npz
 
@@ -138,22 +140,32 @@ def _evaluated(predictor: EnsemblePredictor) -> float:
 
 
 def save_logits(
-    path: Path, data: EvalData, ensembles: Sequence[Ensemble], prediction: Prediction, fitted: Fitted
+    path: Path,
+    data: EvalData,
+    ensembles: Sequence[Ensemble],
+    prediction: Prediction,
+    fitted: Fitted,
+    classes: IntArray,
+    rule: Rule | None,
 ) -> None:
     """Replace the logits behind a submission: image ids, and `logits/<task>` float32 (folds, views, photos, width);
-    of several runs `run0/logits/<task>` and so on. They are NaN where a photo was not shown to a model.
+    of several runs `run0/logits/<task>` and so on. They are NaN where a photo was not shown to a model. Beside them lie
+    the classes that were decided on, and how.
 
     Args:
         fitted: for these ensembles, in their order.
+        classes: int64 (photos,), 0..17.
+        rule: by which the logits became these classes; None where they are not all that was decided by, as with votes.
     """
     several = len(ensembles) > 1
-    arrays: dict[str, Any] = {"ids": np.array(data.ids)}
+    arrays: dict[str, Any] = {"ids": np.array(data.ids), "classes": classes}
     folds: dict[str, list[int]] = {}
     for number, (ensemble, logits) in enumerate(zip(ensembles, prediction.logits, strict=True)):
         prefix = f"run{number}/" if several else ""
         arrays |= {f"{prefix}logits/{task}": values for task, values in logits.items()}
         folds |= {f"{prefix}{task}": ensemble.folds(task) for task in logits}
-    record = {"fingerprint": data.fingerprint, "views": fitted.tta_set.views, "folds": folds}
+    record: dict[str, Any] = {"fingerprint": data.fingerprint, "views": fitted.tta_set.views, "folds": folds}
+    record |= {"rule": rule, "fitted": fitted.model_dump(mode="json")}
     record |= {"runs": [str(e.members[0].path.parent.parent.parent) for e in ensembles]}
     record |= {"oof_hashes": [run.oof_hash for run in fitted.runs]}  # which models these are
     save_npz(path, arrays | {"record": json.dumps(record)})

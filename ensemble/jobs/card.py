@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ensemble.recipes.geometry import Crop, Geometry
 from ensemble.recipes.tasks import AgeHead, Part, Predicts, Target
 from folds.errors import MaskensError, first_line
 
-FORMAT = "1"
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,14 @@ class ModelCard:
         return Target(self.predicts, self.cuts, self.merge, self.age_head)
 
 
+def card_metadata(card: ModelCard) -> dict[str, str]:
+    """The metadata that keep a card in a checkpoint: a single entry with sorted keys.
+
+    safetensors writes several entries in random order, and equal trainings are to give equal files.
+    """
+    return {"maskens": json.dumps({"format": FORMAT, "card": asdict(card)}, sort_keys=True)}
+
+
 def read_card(path: Path) -> ModelCard:
     """The card of a checkpoint without its weights.
 
@@ -58,16 +67,22 @@ def read_card(path: Path) -> ModelCard:
     """
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-        if metadata["maskens"] != FORMAT:
-            raise ValueError(f"its format is {metadata['maskens']}, not {FORMAT}")
-        record = json.loads(metadata["card"])
+            record = _record(file.metadata() or {})
         tuples = {k: tuple(v) for k, v in record.items() if isinstance(v, list)}
         return ModelCard(**record | tuples)
     except FileNotFoundError:
         raise MaskensError(f"there is no checkpoint {path}") from None
     except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
         raise MaskensError(_damaged(path, error)) from error
+
+
+def _record(metadata: Mapping[str, str]) -> dict[str, Any]:
+    if metadata["maskens"] == "1":  # up to maskens 0.5 the card was an entry of its own
+        return dict(json.loads(metadata["card"]))
+    found = json.loads(metadata["maskens"])
+    if found["format"] != FORMAT:
+        raise ValueError(f"its format is {found['format']}, not {FORMAT}")
+    return dict(found["card"])
 
 
 def _damaged(path: Path, error: Exception) -> str:

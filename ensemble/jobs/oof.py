@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.jobs.checksums import verified_sha256
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tta_views import VIEWS
 from folds.data.labels import IntArray
@@ -114,9 +115,15 @@ def job_names(jobs: Sequence[tuple[str, int]], most: int = 6) -> str:
 
 
 def oof_hash(run: Run, recipe: Recipe) -> str:
-    """sha256 over the out-of-fold files of a run's jobs: another once any of them is trained anew."""
-    files = [run.job_folder(t, f) / "oof.npz" for t in recipe.tasks for f in range(run.k)]
-    return sha256("\n".join(sha256(f.read_bytes()) if f.exists() else "-" for f in files))
+    """sha256 over the out-of-fold files of a run's jobs: another once any of them is trained anew.
+
+    Raises:
+        MaskensError: a file is not as its job left it.
+    """
+    jobs = [(t, f) for t in recipe.tasks for f in range(run.k)]
+    there = [(run.job_folder(t, f) / "oof.npz").exists() for t, f in jobs]
+    found = [verified_sha256(run, t, f, "oof.npz") if e else "-" for (t, f), e in zip(jobs, there, strict=True)]
+    return sha256("\n".join(found))
 
 
 def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: list[int], epoch: Epoch) -> PooledOof:

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 
+from ensemble.jobs.checksums import JOB_FILES, verified_sha256
 from ensemble.jobs.completion import is_done
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.oof import kept_views
@@ -32,8 +33,8 @@ def reuse_jobs(specs: Sequence[JobSpec], source: Run) -> int:
         How many jobs were copied.
 
     Raises:
-        MaskensError: `source` is this very run, has other data, folds or seed, or another process is at one
-            of the jobs.
+        MaskensError: `source` is this very run, has other data, folds or seed, or a job whose files are not as
+            it left them; or another process is at one of the jobs.
     """
     if not specs:
         return 0
@@ -42,6 +43,9 @@ def reuse_jobs(specs: Sequence[JobSpec], source: Run) -> int:
     begun, versions = run.jobs_on_disk(), library_versions()
     with lock_jobs(specs):
         alike = [s for s in specs if run.job_folder(s.task, s.fold) not in begun and _done_alike(s, source, versions)]
+        for spec in alike:
+            for name in JOB_FILES:
+                verified_sha256(source, spec.task, spec.fold, name)
         for spec in alike:
             _copy(spec, source)
     return len(alike)

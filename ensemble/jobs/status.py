@@ -31,6 +31,7 @@ class JobStatus:
     error: str = ""
     note: str = ""  # what the user should know though all goes on, e.g. a precision that falls back
     record: dict[str, Any] = field(default_factory=dict)  # what the result came from: hashes, versions, device
+    sha256: dict[str, str] = field(default_factory=dict)  # file -> hex digest, once the job is finished
 
 
 def job_file(run: Run, task: str, fold: int) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 import safetensors
@@ -13,7 +11,7 @@ import timm.data
 import torch
 from torch import nn
 
-from ensemble.jobs.card import FORMAT, ModelCard, _damaged, read_card
+from ensemble.jobs.card import ModelCard, _damaged, card_metadata, read_card
 from ensemble.models.inputs import to_device
 from folds.errors import MaskensError
 from folds.files import replacing
@@ -22,11 +20,11 @@ from folds.files import replacing
 def save_checkpoint(path: Path, model: nn.Module, card: ModelCard) -> None:
     """Replace `path` by the model's weights (safetensors) with its card as metadata, atomically.
 
-    The file also loads in plain timm: its keys are the model's own.
+    Equal weights and cards give equal bytes. The file also loads in plain timm: its keys are the model's own.
     """
     # safetensors wants contiguous tensors; channels_last weights are not
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    data = safetensors.torch.save(tensors, {"format": "pt", "maskens": FORMAT, "card": json.dumps(asdict(card))})
+    data = safetensors.torch.save(tensors, card_metadata(card))
     with replacing(path) as handle:
         handle.write(data)
 

@@ -24,6 +24,7 @@ class Exported:
     export: Export
     folder: Path
     used: str  # models, views and tuning in words
+    notes: tuple[str, ...]  # what the user should know of the models
 
 
 def export(
@@ -70,4 +71,5 @@ def export(
         threads,
         part_of(on_progress, "exporting"),
     )
-    return Exported(done, folder, f"{len(ensemble.members)} models, views: {fitted.tta}, {applied.words}")
+    words = f"{len(ensemble.members)} models, views: {fitted.tta}, {applied.words}"
+    return Exported(done, folder, words, ensemble.notes)

@@ -201,10 +201,12 @@ def run_inference(plan: InferencePlan, on_progress: OnProgress | None = None) ->
     prediction = predict_photos(plan.ensembles, plan.data.photos, settings, decoding, predicting)
     fitted = plan.fitted
     decided = decide(prediction.joints, fitted.weights, fitted.offsets, plan.rule, plan.votes, person)
-    save_logits(plan.logits_file, plan.data, plan.ensembles, prediction, plan.fitted)
+    rule = plan.rule if person is None and not plan.votes else None
+    save_logits(plan.logits_file, plan.data, plan.ensembles, prediction, fitted, decided.classes, rule)
     earlier = write_submission(plan.path, plan.data.ids, decided.classes)
     check = check_submission(plan.path, plan.data.ids, plan.runs[0].class_photos)
-    return Inferred(decided.classes, check, plan.path, earlier, (*found, *prediction.notes))
+    notes = (*(line for e in plan.ensembles for line in e.notes), *found, *prediction.notes)
+    return Inferred(decided.classes, check, plan.path, earlier, notes)
 
 
 def _find_people(

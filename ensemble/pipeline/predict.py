@@ -30,6 +30,7 @@ class Predicted:
     distorted: tuple[str, ...]  # photos of another shape than in training
     used: str  # models, views and tuning in words
     earlier: Path | None  # where an earlier result is kept
+    notes: tuple[str, ...]  # what the user should know of the models
 
 
 def predict(
@@ -78,7 +79,8 @@ def predict(
     records = prediction_records(found.files, photo_predictions(ensembles, prediction, fitted), distorted)
     models = sum(len(e.members) for e in ensembles)
     words = f"{len(records)} photos, {models} models, views: {fitted.tta}, {applied.words}"
-    return Predicted(records, tuple(distorted), words, _kept(path, records) if path else None)
+    notes = tuple(line for e in ensembles for line in e.notes)
+    return Predicted(records, tuple(distorted), words, _kept(path, records) if path else None, notes)
 
 
 def _kept(path: Path, records: Sequence[dict[str, Any]]) -> Path | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import resource
 import shutil
@@ -34,7 +35,7 @@ from ensemble.models.process import configure_process
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import learns_from, training_labels
 from ensemble.recipes.tta_views import VIEWS
-from ensemble.training.trainer import Trainer
+from ensemble.training.trainer import LossNotFinite, Trainer
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
 
@@ -208,7 +209,8 @@ def _train_seconds(
                 if len(ends) > 2 and (ends[-1] - ends[0] > SECONDS or len(ends) > BATCHES):
                     return
 
-    Trainer(recipe, model, mean, std, device, (0,), len(batches), measured).epoch(0, Few(), on_batch)
+    with contextlib.suppress(LossNotFinite):  # a probe's time counts, its loss does not
+        Trainer(recipe, model, mean, std, device, (0,), len(batches), measured).epoch(0, Few(), on_batch)
     return statistics.median(np.diff(ends)) / batches.batch_size
 
 

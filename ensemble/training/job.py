@@ -56,4 +56,6 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
 
 def _finish(spec: JobSpec, state: Any, error: str = "") -> None:
     status = read_status(spec.run, spec.task, spec.fold)
+    if status.state == "done":  # what came after that, such as tidying up, takes nothing away from it
+        return
     write_status(spec.run, dataclasses.replace(status, state=state, error=error, seconds_left=None))

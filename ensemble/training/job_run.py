@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import itertools
 import time
 import zlib
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from ensemble.data.loader import EpochBatches, TrainingPhotos, epoch_batches, tr
 from ensemble.data.masks import draw_masks
 from ensemble.data.sampling import NO_MORE
 from ensemble.jobs.card import ModelCard
+from ensemble.jobs.checksums import job_checksums
 from ensemble.jobs.history import write_history
 from ensemble.jobs.oof import JobOof, save_job_oof
 from ensemble.jobs.pseudo_labels import class_labels
@@ -38,13 +39,14 @@ from ensemble.recipes.tta_views import VIEWS
 from ensemble.training.losses import task_loss
 from ensemble.training.resume import load_last, save_last
 from ensemble.training.tracking import TrackedJob, Trackers
-from ensemble.training.trainer import EpochResult, OnBatch, Trainer
+from ensemble.training.trainer import EpochResult, LossNotFinite, OnBatch, Trainer
 from folds.data.labels import IntArray, decode
 from folds.data.people import PhotoSet, TrainData
 from folds.errors import MaskensError
 from folds.run import library_versions
 
 TICK = 1.0  # seconds between two status files within an epoch
+NAMED = 5  # photos of a batch whose loss is not finite
 
 
 class JobRun:
@@ -102,12 +104,15 @@ class JobRun:
             self.ran = ran(trainer)
             self.history = resumed["history"]
             self.report(seconds=self.history[-1]["seconds"], **self.progress())
+            self.write_epoch(trainer)  # as the interruption may have come before it
         if self.spec.compile:
             self.report(note="compiling the model, which may take minutes")
         with Trackers(self.spec.track, self.tracked(photos), len(self.history)) as trackers:
             self.train(trainer, batches, photos, trackers)
             self.predict_held_out(trainer.eval_model, photos)
-        self.report(state="done", seconds_left=None, note=self.notes(trainer, trackers))
+        # last of all: from here on the files are held against their checksums
+        sha256 = job_checksums(self.run_info, self.spec.task, self.spec.fold)
+        self.report(state="done", seconds_left=None, note=self.notes(trainer, trackers), sha256=sha256)
         (self.folder / "last.pt").unlink(missing_ok=True)
         (self.folder / "error.txt").unlink(missing_ok=True)
 
@@ -125,18 +130,36 @@ class JobRun:
             started = time.perf_counter()
             batches.epoch = epoch
             seed_torch(self.seed, epoch + 1)  # dropout of a resumed run goes on as it would have
-            result = trainer.epoch(epoch, loader, self.reporter(epoch, len(batches), trainer, trackers))
+            try:
+                result = trainer.epoch(epoch, loader, self.reporter(epoch, len(batches), trainer, trackers))
+            except LossNotFinite as error:
+                raise MaskensError(self.not_finite(error, batches)) from error
             self.ran = ran(trainer)
-            if not math.isfinite(result.loss):
-                raise MaskensError(
-                    f"the loss became {result.loss} in epoch {epoch + 1}: lower the learning rate of '{self.spec.task}'"
-                )
             scores, logits = self.validate(trainer, photos)
+            if not np.isfinite(logits).all():  # by the last updates, after a loss that was finite
+                raise MaskensError(f"after epoch {epoch + 1} the model gives no finite logits: {self.lower_rate()}")
             seconds = self.status.seconds + time.perf_counter() - started
             self.add_to_history(result, scores, seconds)
             trackers.epoch(self.history[-1], logits)  # before the epoch counts: what is done again is reported again
-            self.keep(trainer)
+            # first of all the state to go on from: the other files can be written anew from it
+            save_last(self.folder, identity(self.spec), trainer.state(), self.history)
+            self.write_epoch(trainer)
             self.report(seconds=seconds, note=self.notes(trainer, trackers), record=self.record(), **self.progress())
+
+    def not_finite(self, error: LossNotFinite, batches: EpochBatches) -> str:
+        """What to say of a loss that became NaN or infinite, with photos of the first such batch."""
+        keys = next(itertools.islice(batches, error.batch, None))
+        known = [*self.data.files, *(self.spec.pseudo.photos.files if self.spec.pseudo else ())]
+        files = list(dict.fromkeys(known[index] for _, index, _ in keys))
+        more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+        return (
+            f"the loss became {error.loss} in epoch {batches.epoch + 1}, first in batch {error.batch + 1} of "
+            f"{len(batches)} ({', '.join(files[:NAMED])}{more}): {self.lower_rate()}"
+        )
+
+    def lower_rate(self) -> str:
+        kept = f"; what it learned up to epoch {len(self.history)} is kept" if self.history else ""
+        return f"lower the learning rate of '{self.spec.task}'{kept}"
 
     def add_to_history(self, result: EpochResult, scores: dict[str, float], seconds: float) -> None:
         best = max([*(h["f1"] for h in self.history), scores["f1"]])
@@ -145,14 +168,12 @@ class JobRun:
             | {"photos_per_s": result.photos_per_s, "seconds": seconds}
         )
 
-    def keep(self, trainer: Trainer) -> None:
-        """Write what the epoch left: the checkpoint if it is the best so far, the history, the state to go on from."""
+    def write_epoch(self, trainer: Trainer) -> None:
+        """Write what the last finished epoch left: the checkpoint if it is the best so far, and the history."""
         best = self.history[-1]["best_f1"]
         if best not in [h["f1"] for h in self.history[:-1]]:
             save_checkpoint(self.folder / "model.safetensors", trainer.eval_model, self.card(len(self.history), best))
         write_history(self.folder, self.history)
-        # last of all: this is what makes the epoch count
-        save_last(self.folder, identity(self.spec), trainer.state(), self.history)
 
     def validate(self, trainer: Trainer, photos: DecodedPhotos) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
         """Over the whole held-out fold at once, without augmentation: macro F1 and accuracy of the true labels,

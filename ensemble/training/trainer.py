@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,16 @@ from ensemble.training.optimizer import make_optimizer, make_schedule
 from ensemble.training.targets import bin_counts, soft_targets, target_tables
 
 OnBatch = Callable[[int, Callable[[], float], float], None]
-"""(batches done, mean loss so far, photos a second), after each batch."""
+"""(batches done, mean loss so far, photos a second), after each batch. Asking for the loss waits for a GPU, and raises
+LossNotFinite."""
+
+
+class LossNotFinite(Exception):
+    """The loss became NaN or infinite: in `batch`, counted from 0, for the first time in its epoch."""
+
+    def __init__(self, loss: float, batch: int) -> None:
+        super().__init__(f"the loss became {loss} in batch {batch}")
+        self.loss, self.batch = loss, batch
 
 
 class Batches(Protocol):
@@ -149,9 +159,13 @@ class Trainer:
 
         Args:
             epoch: from 0.
+
+        Raises:
+            LossNotFinite: found when the loss is asked for, and at the latest at the end of the epoch.
         """
         self.model.train()
         total = torch.zeros((), device=self.device)
+        finite = torch.zeros((), dtype=torch.int64, device=self.device)  # batches until the total is not
         on_gpu = self.device.type == "cuda"
         first_rate, seen, started = 0.0, 0, time.perf_counter()
         for number, (photos, labels) in enumerate(ahead(loader, self.device) if on_gpu else loader):
@@ -173,9 +187,10 @@ class Trainer:
                 if self.ema:
                     self.ema.update(self.model, step=epoch * self.updates + update + 1)
             total += loss.detach() * len(photos)
+            finite += total.isfinite()
             seen += len(photos)
-            on_batch(number + 1, _mean(total, seen), seen / (time.perf_counter() - started))
-        result = EpochResult(first_rate, total.item() / seen, seen / (time.perf_counter() - started))
+            on_batch(number + 1, _mean(total, finite, seen), seen / (time.perf_counter() - started))
+        result = EpochResult(first_rate, _mean(total, finite, seen)(), seen / (time.perf_counter() - started))
         if self.average:
             self.average.add(epoch, self._epoch_model, self._inputs(loader))
         return result
@@ -229,5 +244,11 @@ def ahead(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Ite
         yield waiting
 
 
-def _mean(total: Tensor, seen: int) -> Callable[[], float]:
-    return lambda: total.item() / seen
+def _mean(total: Tensor, finite: Tensor, seen: int) -> Callable[[], float]:
+    def mean() -> float:
+        found = total.item() / seen
+        if not math.isfinite(found):
+            raise LossNotFinite(found, int(finite))
+        return found
+
+    return mean

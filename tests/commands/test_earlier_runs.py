@@ -35,6 +35,12 @@ def test_its_score_is_the_same(earlier: Path) -> None:
     assert now["macro_f1"] == before["macro_f1"]
 
 
+def test_its_files_match_as_far_as_it_says(earlier: Path) -> None:
+    found = maskens("verify", "--run", "run", "--data", "data")
+    assert found.code == 0, found
+    assert "an earlier version made them, without checksums: mask fold 0" in found.out
+
+
 def test_its_jobs_count_as_finished(earlier: Path) -> None:
     found = maskens("train", "--run", "run")
     assert found.code == 0, found.err

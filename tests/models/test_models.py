@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors
 import safetensors.torch
 import timm
 import torch
@@ -46,17 +46,27 @@ def test_exported_weights_load_in_plain_timm(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), model.state_dict().values(), strict=True))
 
 
-def test_a_card_that_does_not_say_how_photos_were_decoded_means_fully(tmp_path: Path) -> None:
-    file = tmp_path / "gender" / "fold1" / "model.safetensors"
-    save_checkpoint(file, create(task()), model_card(reduced=True))
+def test_equal_weights_and_cards_give_equal_bytes(tmp_path: Path) -> None:
+    model, args = create(task()), {"drop_rate": 0.1, "in_chans": 3}
+    for name, given in (("a", args), ("b", dict(reversed(args.items())))):
+        save_checkpoint(tmp_path / name, model, model_card(model_args=given))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_checkpoints_of_earlier_versions_load(tmp_path: Path) -> None:
+    """Up to 0.5 the card was an entry of its own; that of 0.3 does not say how photos were decoded: fully."""
+    file, model = tmp_path / "gender" / "fold1" / "model.safetensors", create(task())
+    save_checkpoint(file, model, model_card(reduced=True))
     assert read_card(file).geometry == Geometry((32, 24), None, reduced=True)
-    with safetensors.safe_open(file, framework="pt") as opened:
-        metadata = opened.metadata()
-    record = json.loads(metadata["card"])
+    record = dataclasses.asdict(model_card())
     del record["reduced"]
-    weights = safetensors.torch.load_file(file)
-    safetensors.torch.save_file(weights, file, metadata | {"card": json.dumps(record)})
-    assert read_card(file).geometry == Geometry((32, 24), None, reduced=False)
+    metadata = {"format": "pt", "maskens": "1", "card": json.dumps(record)}
+    safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, file, metadata)
+    loaded, found = load_checkpoint(file, CPU)
+    assert (found, found.geometry.reduced) == (model_card(), False)
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("cut", [0, 4, 1000, -10])

@@ -210,6 +210,8 @@ def test_logits_of_models_that_are_gone_are_refused(source: Path, tmp_path: Path
     kept = load_job_oof(oof, {})
     with np.load(oof) as file:
         np.savez(oof, **dict(file) | {"last": kept.last + 1})
+    job = oof.with_name("job.json")  # as if the job had been trained anew
+    job.write_text(json.dumps(json.loads(job.read_text()) | {"sha256": {}}))
     refused(maskens(*call), "predicted by other models", "maskens infer --run")
     (copy / "eval.npz").unlink()
     refused(maskens(*call), "it has predicted no photos", "maskens infer --run")

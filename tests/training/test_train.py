@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +19,13 @@ from tiny_runs import DEFAULTS, Silent, TinyRun, tiny_run
 import ensemble.models.autotune
 import ensemble.training.job_run
 import ensemble.training.jobs
+import ensemble.training.trainer
+from ensemble.data.loader import epoch_batches
 from ensemble.decision.blend import load_blend
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate, save_oof
 from ensemble.jobs.card import read_card
+from ensemble.jobs.checksums import JOB_FILES, verified_sha256
 from ensemble.jobs.completion import is_done, unfinished
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import load_job_oof
@@ -113,6 +118,15 @@ def test_the_checkpoint_is_the_best_epoch_and_the_oof_logits_are_its_own(whole: 
         x = to_input(batch, card.mean, card.std, torch.device("cpu"))
         assert model(x).numpy() == pytest.approx(oof.best[0, :8], abs=1e-4)
         assert model(x.flip(3)).numpy() == pytest.approx(oof.best[1, :8], abs=1e-4)
+
+
+def test_the_same_training_leaves_the_same_bytes(setting: TinyRun, whole: TinyRun) -> None:
+    """But for the seconds and photos a second in history.csv, and what job.json tells of them."""
+    assert run_job(setting.spec(), setting.data, setting.folds) is None
+    ours, theirs = setting.run.job_folder("mask", 0), whole.run.job_folder("mask", 0)
+    for name in ("model.safetensors", "oof.npz"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    assert history(setting) == history(whole)
 
 
 def test_a_run_is_the_same_for_any_number_of_workers_and_with_the_cache(
@@ -268,6 +282,56 @@ def test_an_interrupted_job_goes_on_as_if_nothing_had_happened(
     assert not (setting.run.job_folder("mask", 0) / "last.pt").exists()
 
 
+class Killed(BaseException):
+    """What no handler expects."""
+
+
+def killed_after(writes: int) -> Callable[..., None]:
+    """An os.replace that puts this many files in their place and then ends the process, as far as files can tell."""
+    replace, left = os.replace, writes
+
+    def replace_or_die(*args: Any) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            replace(*args)
+        if left <= 0:
+            raise Killed
+
+    return replace_or_die
+
+
+def test_a_job_goes_on_to_the_same_bytes_wherever_it_was_killed(
+    data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble.training.job_run, "TICK", float("inf"))  # so that the writes are always as many
+    first = tiny_run(tmp_path / "run", data, TINY, "tasks.*.epochs=2")
+    hardware, writes = Hardware("cpu", workers=0), 0
+    whole = first.elsewhere("whole")
+    assert run_job(whole.spec(), whole.data, whole.folds) is None
+    killed = True
+    while killed:
+        there = first.elsewhere(f"killed{writes}")
+        specs, folder = [there.spec()], there.run.job_folder("mask", 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed_after(writes))
+            try:
+                train(specs, there.data, there.folds, specs, hardware, Silent())
+                killed = False
+            except Killed:
+                writes += 1
+        for name in JOB_FILES:
+            assert not (folder / name).exists() or verified_sha256(there.run, "mask", 0, name)
+        if unfinished(specs):
+            assert train(specs, there.data, there.folds, specs, hardware, Silent()) == {}
+        assert is_done(there.spec())
+        assert history(there) == history(whole)
+        for name in JOB_FILES:
+            ours = verified_sha256(there.run, "mask", 0, name)
+            assert ours == verified_sha256(whole.run, "mask", 0, name), f"{name} of a job killed after {writes} writes"
+    assert writes > 2 * 4, "last.pt, model.safetensors, history.csv, job.json of each epoch"
+
+
 def test_a_damaged_or_foreign_resume_file_is_refused_with_the_way_out(setting: TinyRun) -> None:
     folder = setting.run.job_folder("mask", 0)
     folder.mkdir(parents=True)
@@ -304,9 +368,63 @@ def test_a_loss_that_is_no_number_stops_the_job_with_advice(setting: TinyRun) ->
     there = dataclasses.replace(setting, recipe=setting.recipe.model_copy(update={"tasks": {"mask": wild}}))
     failure = run_job(there.spec(), setting.data, setting.folds)
     assert failure is not None
-    assert "the loss became" in failure.message
-    assert "lower the learning rate of 'mask'" in failure.message
+    assert re.match(
+        r"the loss became (nan|inf) in epoch 1, first in batch [1-5] of 5 \((\w+/\w+\.jpg, ){4}\S+\.jpg and 11 more\): "
+        "lower the learning rate of 'mask'$",
+        failure.message.replace("train/images/", ""),
+    ), failure.message
     assert read_status(setting.run, "mask", 0).state == "failed"
+
+
+class NanFrom:
+    """A loss that is NaN from one batch of one epoch on, as `task_loss`; batches of the others are counted only."""
+
+    def __init__(self, batch: int) -> None:
+        self.left, self.loss = batch, ensemble.training.trainer.task_loss
+
+    def __call__(self, *args: Any) -> torch.Tensor:
+        self.left -= 1
+        return self.loss(*args) * (torch.nan if self.left < 0 else 1)
+
+
+@pytest.mark.parametrize("tick", [float("inf"), 0.0], ids=["at the end of the epoch", "as progress is told"])
+def test_a_loss_that_becomes_nan_names_the_batch_and_keeps_what_was_good(
+    setting: TinyRun, whole: TinyRun, tick: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ensemble.training.job_run, "TICK", tick)
+    job = ensemble.training.job_run.JobRun(setting.spec(), setting.data, setting.folds)
+    order = epoch_batches(job.recipe, job.data, job.train_rows, job.seed)
+    order.epoch = 1
+    bad = [setting.data.files[index] for _, index, _ in list(order)[2]]
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble.training.trainer, "task_loss", NanFrom(len(order) + 2))
+        failure = run_job(setting.spec(), setting.data, setting.folds)
+    assert failure is not None
+    assert not failure.crashed
+    assert f"the loss became nan in epoch 2, first in batch 3 of {len(order)} ({', '.join(bad[:5])}" in failure.message
+    assert "what it learned up to epoch 1 is kept" in failure.message
+    folder = setting.run.job_folder("mask", 0)
+    assert sorted(p.name for p in folder.iterdir()) == ["history.csv", "job.json", "last.pt", "model.safetensors"]
+    assert read_card(folder / "model.safetensors").epoch == 1
+
+    assert run_job(setting.spec(), setting.data, setting.folds) is None, "it goes on from the last good epoch"
+    assert history(setting) == history(whole)
+
+
+def test_weights_that_the_last_update_spoils_are_not_kept(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch = ensemble.training.job_run.Trainer.epoch
+
+    def spoil(self: Any, number: int, *args: Any) -> Any:
+        found = epoch(self, number, *args)
+        if number == 1:
+            next(self.model.parameters()).data.fill_(torch.nan)
+        return found
+
+    monkeypatch.setattr(ensemble.training.job_run.Trainer, "epoch", spoil)
+    failure = run_job(setting.spec(), setting.data, setting.folds)
+    assert failure is not None
+    assert "after epoch 2 the model gives no finite logits: lower the learning rate of 'mask'" in failure.message
+    assert [row["epoch"] for row in history(setting)] == ["1"]
 
 
 def test_one_crashing_job_does_not_take_the_others_with_it(short: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:

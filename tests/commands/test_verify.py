@@ -1,0 +1,171 @@
+"""Damage to what a run holds: found where it is read, and by the command verify."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_command import maskens, refused
+
+RUN = Path("runs/default")
+
+
+def flip_a_bit(file: Path) -> None:
+    """In the middle of the file, with its time as before."""
+    content, times = bytearray(file.read_bytes()), file.stat()
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def test_a_flipped_bit_in_a_model_is_refused_before_anything_is_predicted(copy: Path) -> None:
+    file, before = RUN / "gender" / "fold1" / "model.safetensors", (RUN / "submission.csv").read_bytes()
+    flip_a_bit(file)
+    photo = next(Path("data/eval/images").iterdir())
+    for command in (("infer",), ("infer", "--dry-run"), ("predict", photo)):
+        found = maskens(*command)
+        refused(found, f"{file} is damaged or was replaced", "--task gender --fold 1 --restart")
+    assert (RUN / "submission.csv").read_bytes() == before
+
+
+def test_a_flipped_bit_in_out_of_fold_logits_is_refused(copy: Path) -> None:
+    file = RUN / "mask" / "fold2" / "oof.npz"
+    flip_a_bit(file)
+    for command in ("score", "tune", "audit", "report", "infer"):
+        refused(maskens(command), f"{file} is damaged or was replaced", "--task mask --fold 2 --restart")
+
+
+@pytest.mark.parametrize("content", ["", "half {", None])
+def test_a_job_that_nothing_vouches_for_is_used_with_a_word(copy: Path, content: str | None) -> None:
+    file = RUN / "mask" / "fold2" / "job.json"
+    file.write_text(content) if content is not None else file.unlink()
+    for command in ("score", "infer"):
+        found = maskens(command)
+        assert found.code == 0, found
+        assert "job.json of mask fold 2 is missing, damaged or not of a finished job" in found.out
+
+
+def test_damaged_jobs_of_another_run_are_not_taken_over(copy: Path) -> None:
+    assert maskens("folds", "--run", "runs/other", "--k", "3").code == 0
+    flip_a_bit(RUN / "mask" / "fold2" / "oof.npz")
+    refused(
+        maskens("train", "--run", "runs/other", "--reuse", RUN),
+        "is damaged or was replaced",
+        f"--run {RUN} --task mask --fold 2",
+    )
+    assert not list(Path("runs/other").glob("*/fold*/model.safetensors"))
+
+
+def test_job_json_keeps_a_checksum_of_each_file(there: Path) -> None:
+    status = json.loads((RUN / "mask" / "fold0" / "job.json").read_text())
+    assert sorted(status["sha256"]) == ["model.safetensors", "oof.npz"]
+
+
+def test_an_intact_run_matches_and_nothing_is_written(copy: Path) -> None:
+    assert maskens("score").code == 0
+    assert maskens("tune", "--force").code == 0
+    assert maskens("infer").code == 0
+    before = {file: file.stat().st_mtime_ns for file in RUN.rglob("*")}
+    found = maskens("verify")
+    assert found.code == 0, found
+    assert "runs/default: all" in found.out
+    assert "do not match" not in found.out
+    for item in (
+        "data in",
+        "folds.csv",
+        "recipe.toml",
+        "model.safetensors: 12 of 12",
+        "card: 12 of 12",
+        "tuning: 2 of 2",
+    ):
+        assert item in found.out
+    assert "eval.npz: classes from logits" in found.out
+    assert {file: file.stat().st_mtime_ns for file in RUN.rglob("*")} == before
+
+
+def edit_json(file: Path, **changes: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def change_a_class(file: Path) -> None:
+    first, rest = file.read_text().split("\n", 2)[1:]
+    image, answer = first.split(",")
+    file.write_text(f"ImageID,ans\n{image},{(int(answer) + 1) % 18}\n{rest}")
+
+
+def change_logits(file: Path) -> None:
+    with np.load(file) as z:
+        arrays = dict(z)
+    arrays["logits/mask"] = -arrays["logits/mask"]
+    np.savez(file, **arrays)
+
+
+JOB = RUN / "gender" / "fold1"
+DAMAGE: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
+    "a model": (
+        lambda: flip_a_bit(JOB / "model.safetensors"),
+        ("gender/fold1/model.safetensors", "--task gender --fold 1 --restart"),
+    ),
+    "a model that is gone": (
+        lambda: (JOB / "model.safetensors").unlink(),
+        ("gender/fold1/model.safetensors", "missing"),
+    ),
+    "logits": (lambda: flip_a_bit(JOB / "oof.npz"), ("gender/fold1/oof.npz", "--task gender --fold 1 --restart")),
+    "a status that is gone": (lambda: (JOB / "job.json").unlink(), ("gender/fold1/job.json", "missing or damaged")),
+    "a model of another fold": (
+        lambda: (JOB / "model.safetensors").write_bytes((RUN / "gender/fold0/model.safetensors").read_bytes()),
+        ("gender/fold1 card", "fold 1", "fold 0"),
+    ),
+    "a score": (lambda: edit_json(JOB / "job.json", best=0.123), ("gender/fold1 out-of-fold F1", "best 0.1230")),
+    "folds": (lambda: (RUN / "folds.csv").write_text("path,fold\n"), ("folds.csv", "start a new run")),
+    "a recipe": (
+        lambda: (RUN / "recipe.toml").write_text((RUN / "recipe.toml").read_text().replace("epochs = 5", "epochs = 6")),
+        ("recipe.toml", "put runs/default/recipe.toml back"),
+    ),
+    "a class": (
+        lambda: change_a_class(RUN / "submission.csv"),
+        ("submission.csv: as in eval.npz", "1 of 168 classes differ"),
+    ),
+    "eval logits": (lambda: change_logits(RUN / "eval.npz"), ("eval.npz: classes from logits", "classes differ")),
+    "precisions": (lambda: (RUN / "precision.json").write_text("[]"), ("precision.json", "damaged")),
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGE.values(), ids=DAMAGE)
+def test_what_does_not_match_is_named(copy: Path, damage: Callable[[], object], words: tuple[str, ...]) -> None:
+    damage()
+    found = maskens("verify")
+    assert found.code == 1, found
+    assert "checks do not match" in found.out
+    for word in words:
+        assert word in found.out, found.out
+
+
+def test_data_and_tuning_of_another_time_do_not_match(copy: Path) -> None:
+    assert maskens("tune", "--force").code == 0
+    tuning = RUN / "tuning.json"
+    tuning.write_text(tuning.read_text().replace('"oof_hash": "', '"oof_hash": "0'))
+    table = Path("data/train/train.csv")
+    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
+    found = maskens("verify")
+    assert found.code == 1
+    for word in (
+        "data in",
+        "say where they are now with --data",
+        "tuning.json: out-of-fold files",
+        "maskens tune --run",
+    ):
+        assert word in found.out
+    assert "out-of-fold scores can't be recomputed" in found.out
+
+
+def test_an_unfinished_job_is_told_and_not_verified(copy: Path) -> None:
+    for file in ("oof.npz", "job.json"):
+        (JOB / file).unlink()
+    found = maskens("verify")
+    assert "not finished, and not verified: gender fold 1" in found.out
+    refused(maskens("verify", "--run", "data"), "is not a run folder")
