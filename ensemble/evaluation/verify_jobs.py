@@ -56,8 +56,9 @@ def verify_job(
             yield Check(file, f"{name}/{file}", recorded or "a file", there, recorded == there, mend)
     yield _card(folder / "model.safetensors", f"{name} card", expected | {"k": run.k}, status, mend)
     if data is not None and folds is not None:
-        item = f"{name} out-of-fold F1"
-        yield _oof_score(folder / "oof.npz", item, recipe.tasks[task], expected, data, folds, status, mend)
+        yield _oof_score(
+            folder / "oof.npz", f"{name} out-of-fold F1", recipe.tasks[task], expected, data, folds, status, mend
+        )
 
 
 def _identity(run: Run, recipe: Recipe, task: str, fold: int) -> dict[str, Any]:

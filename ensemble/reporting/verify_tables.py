@@ -18,8 +18,7 @@ SHOWN = 16  # characters of a hash or of another value that matches
 def verification_table(found: Verification) -> Table:
     """What matches, a row for each kind of thing, and what does not, a row for each."""
     table = new_table(str(found.run.folder))
-    table.add_column("", overflow="fold")
-    for name in ("expected", "found"):
+    for name in ("item", "expected", "found"):
         table.add_column(name, overflow="fold")
     for kind in dict.fromkeys(check.kind for check in found.checks):
         of_kind = [check for check in found.checks if check.kind == kind]
