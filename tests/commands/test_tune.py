@@ -39,6 +39,8 @@ def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path) -> None:
     assert maskens("tune", "--force", "--step", "offsets").code == 0
     assert "views: flip, untuned\n" in maskens("infer", "--decision", "hard").out, "offsets are not for single parts"
     shutil.copy("runs/default/mask/fold1/oof.npz", "runs/default/mask/fold0/oof.npz")
+    job = Path("runs/default/mask/fold0/job.json")  # as if the job had been trained anew
+    job.write_text(json.dumps(json.loads(job.read_text()) | {"sha256": {}}))
     refused(maskens("infer"), "was fitted on other out-of-fold logits", "maskens tune --run runs/default", "--untuned")
     refused(maskens("tune", "--blend"), "--blend weighs several runs")
     refused(maskens("tune", "--step", "weights"), "'weights' is not one of")
