@@ -106,6 +106,8 @@ class TaskRecipe(Strict):
     @field_validator("crop", mode="before")
     @classmethod
     def _no_crop(cls, crop: Any) -> Any:
+        if isinstance(crop, str) and crop not in ("face", "none"):
+            raise ValueError(f"'{crop}' is neither [height, width] nor 'face' nor 'none'")
         return None if crop == "none" else crop
 
     @field_validator("crop")

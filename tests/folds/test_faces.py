@@ -199,3 +199,10 @@ def test_the_cache_remembers_on_which_photos_a_face_was_found(monkeypatch: pytes
 def test_a_photo_that_is_reduced_keeps_pixels_for_a_face_of_half_its_size(tmp_path: Path) -> None:
     assert Geometry((128, 96), "face").decoded == (256, 192)
     assert Geometry((128, 96), (100, 80)).decoded == (128, 96)
+
+
+def test_a_crop_of_another_name_is_refused_in_one_line() -> None:
+    words = r"tasks.mask.crop: 'fase' is neither \[height, width\] nor 'face' nor 'none'"
+    with pytest.raises(MaskensError, match=words) as e:
+        load_recipe("demo", ["tasks.mask.crop=fase"])
+    assert str(e.value).count("\n") == 1
