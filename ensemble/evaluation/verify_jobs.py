@@ -48,7 +48,8 @@ def verify_job(
         found = status.state if (folder / "job.json").exists() and status.record else "missing or damaged"
         yield Check("job.json", f"{name}/job.json", "a finished job", found, False, mend)
     else:
-        yield same("job.json", f"{name}/job.json", expected | {"fingerprint": run.fingerprint}, status.record, mend)
+        learned = {"fingerprint": run.fingerprint, "pseudo": _pseudo_hash(run)}
+        yield same("job.json", f"{name}/job.json", expected | learned, status.record, mend)
     for file in JOB_FILES:
         there = sha256_of_file(folder / file) if (folder / file).exists() else "missing"
         recorded = status.sha256.get(file, "") if status.state == "done" else ""
@@ -70,6 +71,12 @@ def _identity(run: Run, recipe: Recipe, task: str, fold: int) -> dict[str, Any]:
         "task": task,
         "fold": fold,
     }
+
+
+def _pseudo_hash(run: Run) -> str | None:
+    """As `PseudoLabels.hash` of the run's pseudo-labels; None if it has none."""
+    file = run.folder / "pseudo.csv"
+    return sha256_of_file(file) if file.exists() else None
 
 
 def _card(path: Path, item: str, expected: dict[str, Any], status: JobStatus, mend: str) -> Check:

@@ -150,6 +150,7 @@ def test_an_age_model_of_one_gender_learns_from_that_gender() -> None:
 
 
 def test_a_run_goes_on_with_its_own(learned: Path) -> None:
+    assert maskens("verify", "--run", learned).code == 0
     assert maskens("train", "--run", learned).out.startswith("2 of 2 jobs are finished already")
 
 
@@ -177,7 +178,9 @@ def test_an_edited_list_or_other_photos_are_refused(source: Path, learned: Path,
     text = (copy / "pseudo.csv").read_text()
     (copy / "pseudo.csv").write_text(text.replace("eval/images/e", "eval/images/f", 1))
     refused(maskens("train", "--run", copy), "pseudo.csv was edited")
+    assert maskens("verify", "--run", copy).code == 1
     (copy / "pseudo.csv").unlink()
+    assert maskens("verify", "--run", copy).code == 1
     refused(maskens("train", "--run", copy), "can't be read")
     shutil.copytree(source.parent / "data", tmp_path / "data")
     info = tmp_path / "data" / "eval" / "info.csv"
