@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from folds.data.table import read_table
 from folds.errors import MaskensError, refuse
@@ -39,6 +40,12 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
         "only runs on the same folds can be put together",
         f"Make one with: maskens folds --run NEW_DIR --folds-file {first.folds_file}",
     )
+
+
+def differing(run: Run, other: Run, *names: Literal["data", "folds", "seed"]) -> str:
+    """Which of these two runs don't share, in words: "data and folds"; "" if they share all."""
+    fields = {"data": "fingerprint", "folds": "folds_hash", "seed": "seed"}
+    return " and ".join(name for name in names if getattr(run, fields[name]) != getattr(other, fields[name]))
 
 
 def _assignment(run: Run) -> dict[str, tuple[str, str, str]]:

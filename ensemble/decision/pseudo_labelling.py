@@ -19,6 +19,7 @@ from folds.data.layout import read_eval
 from folds.data.people import EvalData
 from folds.errors import MaskensError
 from folds.run import Run
+from folds.runs import differing
 
 
 def make_pseudo_labels(source: Run, run: Run, root: Path, min_p: float) -> PseudoLabels:
@@ -62,17 +63,10 @@ def make_pseudo_labels(source: Run, run: Run, root: Path, min_p: float) -> Pseud
 def _refuse_unlike(source: Run, run: Run) -> None:
     if source.folder.resolve() == run.folder.resolve():
         raise MaskensError(f"--pseudo {source.folder}: that is this run itself; name one that was trained before.")
-    unlike = [
-        name
-        for name, here, there in (
-            ("data", run.fingerprint, source.fingerprint),
-            ("folds", run.folds_hash, source.folds_hash),
-        )
-        if here != there
-    ]
+    unlike = differing(run, source, "data", "folds")
     if unlike:
         raise MaskensError(
-            f"--pseudo {source.folder}: it has other {' and '.join(unlike)} than {run.folder}, so its models may have "
+            f"--pseudo {source.folder}: it has other {unlike} than {run.folder}, so its models may have "
             f"seen the people that these are validated on. Make the folds from its own: maskens folds --run "
             f"{run.folder} --folds-file {source.folds_file}"
         )

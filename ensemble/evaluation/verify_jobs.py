@@ -12,6 +12,7 @@ from ensemble.evaluation.check import Check, same
 from ensemble.jobs.card import read_card
 from ensemble.jobs.checksums import JOB_FILES, restart_command
 from ensemble.jobs.oof import JobOof, load_job_oof
+from ensemble.jobs.spec import run_identity
 from ensemble.jobs.status import JobStatus, read_status
 from ensemble.metrics.scores import task_scores
 from ensemble.recipes.schema import Recipe, TaskRecipe
@@ -43,7 +44,7 @@ def verify_job(
     """
     folder, status, mend = run.job_folder(task, fold), read_status(run, task, fold), restart_command(run, task, fold)
     name = f"{task}/fold{fold}"
-    expected = _identity(run, recipe, task, fold)
+    expected = run_identity(run, recipe, task, fold)
     if status.state != "done":
         found = status.state if (folder / "job.json").exists() and status.record else "missing or damaged"
         yield Check("job.json", f"{name}/job.json", "a finished job", found, False, mend)
@@ -60,17 +61,6 @@ def verify_job(
         yield _oof_score(
             folder / "oof.npz", f"{name} out-of-fold F1", recipe.tasks[task], expected, data, folds, status, mend
         )
-
-
-def _identity(run: Run, recipe: Recipe, task: str, fold: int) -> dict[str, Any]:
-    """As `jobs.spec.identity`."""
-    return {
-        "task_hash": recipe.tasks[task].hash,
-        "folds_hash": run.folds_hash,
-        "seed": run.seed,
-        "task": task,
-        "fold": fold,
-    }
 
 
 def _pseudo_hash(run: Run) -> str | None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ensemble.recipes.schema import Recipe, TaskRecipe
-from ensemble.recipes.tasks import ONLY_GENDER, PREDICTED_PARTS, merge_of
-from folds.data.labels import AGE_CUTS, CLASSES, IntArray, decode
+from ensemble.recipes.tasks import ONLY_GENDER, PREDICTED_PARTS
+from folds.data.labels import CLASSES, IntArray, decode
 from folds.data.layout import read_eval
 from folds.data.people import PhotoSet
 from folds.data.table import read_table
@@ -40,7 +41,7 @@ class PseudoLabels:
         labelled = zip(self.photos.files, self.classes.T, strict=True)
         return csv_text(header, ((file, *(_written(c) for c in labels)) for file, labels in labelled))
 
-    @property
+    @functools.cached_property
     def hash(self) -> str:
         """sha256 of the photos and their labels."""
         return sha256(self.text)
@@ -59,21 +60,6 @@ def _written(label: np.int64) -> str:
     return "" if label == NOT_TAKEN else str(label)
 
 
-def class_labels(task: TaskRecipe, classes: IntArray) -> IntArray:
-    """The labels of classes for each head of a task that learns ages in the three bands.
-
-    Args:
-        classes: int64 (photos,), 0..17; where it is NOT_TAKEN, the labels mean nothing.
-
-    Returns:
-        int64 (photos, heads).
-    """
-    classes = np.maximum(classes, 0)
-    mask, gender, age = decode(classes)
-    columns: Mapping[str, IntArray] = {"mask": mask, "gender": gender, "age": age, "class": classes}
-    return np.stack([columns[part] for part in PREDICTED_PARTS[task.predicts]], axis=1)
-
-
 def refuse_other_ages(recipe: Recipe, tasks: Sequence[str]) -> None:
     """Refuse tasks that learn ages more finely than a pseudo-label says.
 
@@ -83,10 +69,8 @@ def refuse_other_ages(recipe: Recipe, tasks: Sequence[str]) -> None:
     problems = []
     for name in tasks:
         task = recipe.tasks[name]
-        ages = task.ages
         with_ages = {"age", "class"} & set(PREDICTED_PARTS[task.predicts])
-        plain = (ages.cuts, ages.bands) == (AGE_CUTS, merge_of(AGE_CUTS)) and not ages.sigma
-        if with_ages and not plain:
+        if with_ages and (task.ages.sigma or not task.ages.in_bands):
             problems.append(f"tasks.{name}.ages: learned in other bins than the three bands")
     refuse(problems, "pseudo-labels are one of the 18 classes and say no more of an age than its band", "")
 

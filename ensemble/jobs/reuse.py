@@ -16,6 +16,7 @@ from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
 from folds.errors import MaskensError
 from folds.run import Run, library_versions
+from folds.runs import differing
 
 DECISIVE = ("torch", "timm", "albumentations")  # libraries whose versions decide a result
 
@@ -74,14 +75,6 @@ def _copy(spec: JobSpec, source: Run) -> None:
 def _refuse_unlike(run: Run, source: Run) -> None:
     if source.folder.resolve() == run.folder.resolve():
         raise MaskensError(f"--reuse {source.folder}: that is this run itself; finished jobs are kept anyway.")
-    unlike = [
-        name
-        for name, here, there in (
-            ("data", run.fingerprint, source.fingerprint),
-            ("folds", run.folds_hash, source.folds_hash),
-            ("seed", run.seed, source.seed),
-        )
-        if here != there
-    ]
+    unlike = differing(run, source, "data", "folds", "seed")
     if unlike:
-        raise MaskensError(f"--reuse {source.folder}: it has other {' and '.join(unlike)} than {run.folder}.")
+        raise MaskensError(f"--reuse {source.folder}: it has other {unlike} than {run.folder}.")

@@ -52,11 +52,16 @@ def geometry(task: TaskRecipe) -> Geometry:
 
 def identity(spec: JobSpec) -> dict[str, Any]:
     """What must be equal for two halves of a job to belong together."""
-    found = {
-        "task_hash": spec.recipe.tasks[spec.task].hash,
-        "folds_hash": spec.run.folds_hash,
-        "seed": spec.run.seed,
-        "task": spec.task,
-        "fold": spec.fold,
-    }
+    found = run_identity(spec.run, spec.recipe, spec.task, spec.fold)
     return found | ({"pseudo": spec.pseudo.hash} if spec.pseudo else {})  # earlier jobs know no such key
+
+
+def run_identity(run: Run, recipe: Recipe, task: str, fold: int) -> dict[str, Any]:
+    """What run and recipe alone say of a job's identity."""
+    return {
+        "task_hash": recipe.tasks[task].hash,
+        "folds_hash": run.folds_hash,
+        "seed": run.seed,
+        "task": task,
+        "fold": fold,
+    }

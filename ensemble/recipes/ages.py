@@ -68,3 +68,8 @@ class Ages(Strict):
     def bands(self) -> tuple[int, ...]:
         """The band of each bin."""
         return self.merge or merge_of(self.cuts)
+
+    @property
+    def in_bands(self) -> bool:
+        """Whether the bins are the three bands themselves."""
+        return (self.cuts, self.bands) == (AGE_CUTS, merge_of(AGE_CUTS))

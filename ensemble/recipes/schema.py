@@ -14,9 +14,9 @@ from ensemble.recipes.geometry import cropped_size
 from ensemble.recipes.loss import Loss
 from ensemble.recipes.masks import Masks
 from ensemble.recipes.strict import Strict
-from ensemble.recipes.tasks import Predicts, Target, merge_of
+from ensemble.recipes.tasks import Predicts, Target
 from ensemble.recipes.tta_sets import OofSets, OwnSets, oof_views
-from folds.data.labels import AGE_CUTS, SHOTS
+from folds.data.labels import SHOTS
 from folds.files import sha256
 
 Size = tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]]
@@ -193,8 +193,7 @@ class TaskRecipe(Strict):
         so that a new key leaves the hashes of older recipes as they are. `decode` is the other way round: older
         recipes have none, and their photos were decoded fully.
         """
-        plain = (self.ages.cuts, self.ages.bands) == (AGE_CUTS, merge_of(AGE_CUTS))
-        ages = self.ages.model_copy(update={"merge": () if plain else self.ages.bands})
+        ages = self.ages.model_copy(update={"merge": () if self.ages.in_bands else self.ages.bands})
         known = self.model_copy(update={"weights": "", "ages": ages})
         record = known.model_dump(mode="json", exclude_defaults=True, exclude={"decode"})
         decode = {} if self.decode == "full" else {"decode": self.decode}

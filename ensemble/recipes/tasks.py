@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from folds.data.labels import AGE_CUTS, AGES, GENDERS, MASKS, IntArray, age_band
+from folds.data.labels import AGE_CUTS, AGES, GENDERS, MASKS, IntArray, age_band, decode
 from folds.data.people import OLDEST, TrainData
 
 Part = Literal["mask", "gender", "age", "class"]
@@ -154,6 +154,18 @@ def true_labels(target: Target, data: TrainData) -> IntArray:
         int64 (photos, heads).
     """
     return _columns(target, *data.labels, len(AGES))
+
+
+def class_labels(target: Target, classes: IntArray) -> IntArray:
+    """Label of photos of these classes for each head as it is scored.
+
+    Args:
+        classes: int64 (photos,), 0..17.
+
+    Returns:
+        int64 (photos, heads).
+    """
+    return _columns(target, *decode(classes), len(AGES))
 
 
 def _columns(target: Target, mask: IntArray, gender: IntArray, age: IntArray, ages: int) -> IntArray:

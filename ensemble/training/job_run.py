@@ -24,7 +24,6 @@ from ensemble.jobs.card import ModelCard
 from ensemble.jobs.checksums import job_checksums
 from ensemble.jobs.history import write_history
 from ensemble.jobs.oof import JobOof, save_job_oof
-from ensemble.jobs.pseudo_labels import class_labels
 from ensemble.jobs.spec import JobSpec, geometry, identity, learned_rows
 from ensemble.jobs.status import JobStatus, write_status
 from ensemble.metrics.scores import task_scores
@@ -34,7 +33,7 @@ from ensemble.models.create import create
 from ensemble.models.inputs import normalisation, to_device
 from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
-from ensemble.recipes.tasks import learns_from, training_labels, true_labels
+from ensemble.recipes.tasks import class_labels, learns_from, training_labels, true_labels
 from ensemble.recipes.tta_views import VIEWS
 from ensemble.training.losses import task_loss
 from ensemble.training.resume import load_last, save_last
@@ -67,9 +66,9 @@ class JobRun:
         self.pseudo = spec.pseudo.of(spec.fold, self.recipe) if spec.pseudo else NO_MORE
         self.masks = data.labels[0]
         if spec.pseudo:
-            classes = spec.pseudo.classes[spec.fold]
-            self.labels = np.concatenate([self.labels, class_labels(self.recipe, classes)])
-            self.masks = np.concatenate([self.masks, decode(np.maximum(classes, 0))[0]])
+            classes = np.maximum(spec.pseudo.classes[spec.fold], 0)  # of those not taken, any: they are never shown
+            self.labels = np.concatenate([self.labels, class_labels(self.target, classes)])
+            self.masks = np.concatenate([self.masks, decode(classes)[0]])
         self.valid_rows = np.flatnonzero(held_out & mine)
         self.oof_rows = np.flatnonzero(held_out)
         self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.recipe.epochs)

@@ -16,11 +16,12 @@ from scipy.special import log_softmax, softmax
 import ensemble
 from ensemble.data.sampling import epoch_photos
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.pseudo_labels import NOT_TAKEN, PseudoLabels, class_labels, load_pseudo_labels
+from ensemble.jobs.pseudo_labels import NOT_TAKEN, PseudoLabels, load_pseudo_labels
 from ensemble.jobs.status import read_status
 from ensemble.pipeline.train import TrainingPlan, plan_training
 from ensemble.recipes.reading import load_recipe
 from ensemble.recipes.schema import Sampler, TaskRecipe
+from ensemble.recipes.tasks import class_labels
 from folds.data.labels import CLASSES
 from folds.data.layout import read_train
 from folds.data.people import PhotoSet
@@ -135,7 +136,7 @@ def test_each_is_a_person_of_its_own_beside_the_data(source: Path) -> None:
 )
 def test_a_class_says_all_labels_of_a_task(predicts: str, labels: list[list[int]]) -> None:
     task = TaskRecipe.model_validate({"predicts": predicts, "model": "m"})
-    assert class_labels(task, np.array([11])).tolist() == labels
+    assert class_labels(task.target, np.array([11])).tolist() == labels
 
 
 def test_an_age_model_of_one_gender_learns_from_that_gender() -> None:
