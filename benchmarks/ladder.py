@@ -31,6 +31,8 @@ from folds.run import load_run
 from folds.splitting.ranges import parse_folds
 
 BASE = "quick"
+EPOCHS = 2  # of `quick`
+SINGLE_K = 18  # a single model learns from all people but one in eighteen, whom maskens needs to choose the epoch
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Rung:
     what: str
     to: str = BASE  # the rung that it extends
     keys: str = ""  # of [tasks.heads]
+    single: bool = False  # one model of nearly everybody, for as many photos as all folds of the others together
 
 
 AUGMENT = """augment = [
@@ -58,6 +61,8 @@ RUNGS = {
     "adjusted": Rung("logits adjusted by class frequency", keys="loss = { logit_adjustment = 1.0 }"),
     "layers": Rung("layer-wise learning-rate decay 0.8", keys="optimizer = { layer_decay = 0.8 }"),
     "larger": Rung("`best`: photos of 176x132, 1.9 times the pixels", keys="resize = [176, 132]"),
+    "largest": Rung("photos of 224x168, 1.6 times the pixels again", "larger", "resize = [224, 168]"),
+    "single": Rung("one model in place of one a fold, for as many photos as all of them", "larger", single=True),
     "face": Rung("the face cut out", keys='crop = "face"'),
     "camera": Rung("`camera` in place of brightness and hue", keys=AUGMENT),
     "longer": Rung("4 epochs, CutMix on half of the batches", keys="epochs = 4\nmix = { cutmix = 1.0, prob = 0.5 }"),
@@ -92,19 +97,29 @@ def main() -> None:
 def train(args: argparse.Namespace, name: str, seed: int) -> None:
     """Train and predict what is not there yet."""
     run, rung = run_folder(args.out, name, seed), RUNGS[name]
-    recipe = args.out / f"{name}.toml"
-    base = rung.to if name == BASE else f"{rung.to}.toml"
-    recipe.write_text(f'extends = "{base}"\n[tasks.heads]\n{rung.keys}\n')
+    fold = "0" if rung.single else args.fold
+    recipe = write_recipe(args, name)
     first = run_folder(args.out, BASE, 0)
     if not (first / "folds.csv").exists():
         maskens("folds", "--data", args.out / "data", "--run", first, "--k", args.k, "--seed", 0)
-    if run != first:
+    if rung.single:
+        maskens("folds", "--data", args.out / "data", "--run", run, "--k", SINGLE_K, "--seed", seed)
+    elif run != first:
         folds = ("--folds-file", first / "folds.csv", "--seed", seed)
         maskens("folds", "--data", args.out / "data", "--run", run, *folds)
     weights = args.source / "tf_efficientnet_lite0.in1k.safetensors"
-    maskens("train", "--run", run, "--recipe", recipe, "--weights", weights, "--fold", args.fold, "--yes")
+    maskens("train", "--run", run, "--recipe", recipe, "--weights", weights, "--fold", fold, "--yes")
     if not (run / "submission.csv").exists():
         maskens("infer", "--run", run, "--tta", "flip", "--allow-missing")
+
+
+def write_recipe(args: argparse.Namespace, name: str) -> Path:
+    """Write a rung's recipe, and those that it extends."""
+    rung, recipe = RUNGS[name], args.out / f"{name}.toml"
+    base = rung.to if name == BASE else write_recipe(args, rung.to).name
+    keys = f"epochs = {EPOCHS * (args.k - 1)}" if rung.single else rung.keys
+    recipe.write_text(f'extends = "{base}"\n[tasks.heads]\n{keys}\n')
+    return recipe
 
 
 def run_folder(out: Path, name: str, seed: int) -> Path:
@@ -115,7 +130,8 @@ def finished(folder: Path, folds: str) -> bool:
     """Whether a run has predicted new people, with models of these folds and no others."""
     if not (folder / "submission.csv").exists():
         return False
-    wanted = parse_folds(folds, load_run(folder).k)
+    k = load_run(folder).k
+    wanted = {0} if k == SINGLE_K else set(parse_folds(folds, k))
     return {path.parent.name for path in folder.glob("heads/fold*/oof.npz")} == {f"fold{fold}" for fold in wanted}
 
 
@@ -134,6 +150,9 @@ def print_table(out: Path, folds: str) -> None:
         before = [] if name == BASE else runs[RUNGS[name].to]
         cells = [name, RUNGS[name].what, str(len(found))]
         for scores in (out_of_fold, new_people):
+            if RUNGS[name].single and scores is out_of_fold:
+                cells += ["", "", ""]
+                continue
             own = together([scores(run, out) for run in found])
             f1 = interval(own[SCORED_PARTS[0]])
             cells.append(f"{f1.value:.3f} ({f1.low:.3f} to {f1.high:.3f})")
