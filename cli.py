@@ -51,6 +51,9 @@ COMMANDS = (
     export,
 )
 
+CTRL_C = 128 + signal.SIGINT  # exit codes of what a signal stopped, as shells have them
+TERMINATED = 128 + signal.SIGTERM
+
 app = typer.Typer(
     name="maskens",
     help="Person-grouped folds, one model per fold and task, test-time augmentation, one honest ensemble, one CSV.",
@@ -65,7 +68,8 @@ recipes_app = typer.Typer(help="The recipes that come with maskens.", add_comple
 
 
 def exit_codes(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn what the user can mend into one message and exit code 2, Ctrl-C into 130; a crash exits with 1."""
+    """Turn what the user can mend into one message and exit code 2, Ctrl-C into 130 (`main`: SIGTERM into 143); a
+    crash exits with 1."""
 
     @functools.wraps(command)
     def run(*args: Any, **values: Any) -> None:
@@ -73,8 +77,9 @@ def exit_codes(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **values)
         except MaskensError as error:
             fail(str(error))
-        except KeyboardInterrupt:
-            fail("stopped. What was finished is saved; the same command goes on from there.", code=130)
+        except KeyboardInterrupt as stop:
+            saved = f"Saved: {stop}. The" if str(stop) else "What was finished is saved; the"
+            fail(f"stopped. {saved} same command goes on from there.", code=CTRL_C)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             fail(f"the system refused: {where}{error.strerror or error}")
@@ -91,9 +96,14 @@ recipes_app.command()(exit_codes(recipes.show))
 
 def main() -> None:
     """Entry point of the command `maskens`."""
-    before = signal.signal(signal.SIGTERM, _terminate(os.getpid()))
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, _terminate(os.getpid(), received))
     try:
         sys.exit(app(standalone_mode=False))
+    except SystemExit as end:
+        if received and end.code == CTRL_C:
+            end.code = TERMINATED
+        raise
     except typer.TyperException as error:
         explain(error)
     finally:
@@ -110,13 +120,14 @@ def explain(error: typer.TyperException) -> NoReturn:
     sys.exit(error.exit_code)
 
 
-def _terminate(owner: int) -> Callable[[int, object], None]:
+def _terminate(owner: int, received: list[int]) -> Callable[[int, object], None]:
     """A handler that stops this process as Ctrl-C does. Forked loader processes inherit it and must just end: one that
     goes on after the exception would be waited for."""
 
     def handle(number: int, frame: object) -> None:
         if os.getpid() != owner:
             os._exit(128 + number)
+        received.append(number)
         raise KeyboardInterrupt
 
     return handle

@@ -115,7 +115,8 @@ def train(args: argparse.Namespace, name: str, seed: int) -> None:
 
 def write_recipe(args: argparse.Namespace, name: str) -> Path:
     """Write a rung's recipe, and those that it extends."""
-    rung, recipe = RUNGS[name], args.out / f"{name}.toml"
+    rung = RUNGS[name]
+    recipe: Path = args.out / f"{name}.toml"
     base = rung.to if name == BASE else write_recipe(args, rung.to).name
     keys = f"epochs = {EPOCHS * (args.k - 1)}" if rung.single else rung.keys
     recipe.write_text(f'extends = "{base}"\n[tasks.heads]\n{keys}\n')

@@ -11,6 +11,10 @@ class MaskensError(Exception):
     """Something the user can mend. `cli` prints the message and exits with 2, without a traceback."""
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, where there is more to say than that: what is saved, and how to go on."""
+
+
 def refuse(problems: Sequence[str], headline: str, advice: str = "") -> None:
     """Raise one error that lists all problems together; do nothing if there are none.
 

@@ -35,6 +35,8 @@ class TrainingPhotos(Protocol):
 class EpochBatches(Sampler[list[Key]]):
     """Batches of one epoch in an order drawn from (seed, epoch).
 
+    The next pass leaves out the first `skip` of them, which an interrupted epoch has had.
+
     With `drop_last` a last batch that is not full is left out, unless it is the only one; without, it stays but for a
     single photo, from which batch norm can't learn. `even` is for mixing in pairs.
     """
@@ -47,6 +49,7 @@ class EpochBatches(Sampler[list[Key]]):
         rest = most % self.batch_size
         self.photos_per_epoch = most - rest if drop_last or rest == 1 else most
         self.epoch = 0
+        self.skip = 0
 
     def __len__(self) -> int:
         return -(-self.photos_per_epoch // self.batch_size)
@@ -54,12 +57,14 @@ class EpochBatches(Sampler[list[Key]]):
     def __iter__(self) -> Iterator[list[Key]]:
         order = self.photos.draw(np.random.default_rng([*self.seed, self.epoch])).tolist()
         turns: Counter[int] = Counter()
+        first, self.skip = self.skip * self.batch_size, 0
         for start in range(0, self.photos_per_epoch, self.batch_size):
             batch = []
             for index in order[start : min(start + self.batch_size, self.photos_per_epoch)]:
                 batch.append((self.epoch, index, turns[index]))
                 turns[index] += 1
-            yield batch
+            if start >= first:
+                yield batch
 
 
 def epoch_batches(

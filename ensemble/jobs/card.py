@@ -10,11 +10,14 @@ from typing import Any
 
 import safetensors
 
+from ensemble.jobs.spec import JobSpec
 from ensemble.recipes.geometry import Crop, Geometry
 from ensemble.recipes.tasks import AgeHead, Part, Predicts, Target
 from folds.errors import MaskensError, first_line
 
 FORMAT = 2
+
+Rgb = tuple[float, float, float]
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,8 @@ class ModelCard:
     k: int
     resize: tuple[int, int]
     crop: Crop | None
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Rgb
+    std: Rgb
     labels: dict[Part, list[str]]  # part -> names of its classes, in the order of its bins
     task_hash: str  # of the task's recipe
     folds_hash: str
@@ -49,6 +52,39 @@ class ModelCard:
     @property
     def target(self) -> Target:
         return Target(self.predicts, self.cuts, self.merge, self.age_head)
+
+
+def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], epoch: int, f1: float) -> ModelCard:
+    """The card of what a job has learned.
+
+    Args:
+        normalisation: mean and standard deviation of the model's inputs, of each channel in 0..1.
+        epoch: from 1.
+        f1: macro F1 of the fold that is held out, after that epoch.
+    """
+    recipe, target = spec.recipe.tasks[spec.task], spec.recipe.tasks[spec.task].target
+    return ModelCard(
+        model=recipe.model,
+        model_args=recipe.model_args,
+        predicts=recipe.predicts,
+        task=spec.task,
+        fold=spec.fold,
+        k=spec.run.k,
+        resize=recipe.resize,
+        crop=recipe.crop,
+        reduced=recipe.decode == "reduced",
+        mean=normalisation[0],
+        std=normalisation[1],
+        cuts=recipe.ages.cuts,
+        merge=recipe.ages.bands,
+        age_head=recipe.ages.head,
+        labels=dict(target.names),
+        task_hash=recipe.hash,
+        folds_hash=spec.run.folds_hash,
+        seed=spec.run.seed,
+        epoch=epoch,
+        f1=f1,
+    )
 
 
 def card_metadata(card: ModelCard) -> dict[str, str]:

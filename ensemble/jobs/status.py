@@ -21,6 +21,7 @@ class JobStatus:
     fold: int
     state: State = "waiting"
     epoch: int = 0  # finished epochs
+    batches: int = 0  # of the epoch after these, if what it has learned is saved
     epochs: int = 0
     loss: float | None = None  # of the epoch so far
     f1: float | None = None  # after the last finished epoch

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
+from ensemble.jobs.locks import lock_job_process
 from ensemble.jobs.spec import JobSpec
-from ensemble.jobs.status import read_status, write_status
+from ensemble.jobs.status import State, read_status, write_status
 from ensemble.training.job_run import JobRun
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
@@ -36,7 +36,8 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
         folds: int64 (people,).
     """
     try:
-        JobRun(spec, data, folds).run()
+        with lock_job_process(spec):
+            JobRun(spec, data, folds).run()
         return None
     except MaskensError as error:
         failure = Failure(str(error), crashed=False)
@@ -48,13 +49,14 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
         failure = Failure(f"{type(error).__name__}: {error} (traceback in {path}){hint}", crashed=True)
         write_text(path, traceback.format_exc())
     except BaseException:
-        _finish(spec, "stopped")
+        finish(spec, "stopped")
         raise
-    _finish(spec, "failed", failure.message)
+    finish(spec, "failed", failure.message)
     return failure
 
 
-def _finish(spec: JobSpec, state: Any, error: str = "") -> None:
+def finish(spec: JobSpec, state: State, error: str = "") -> None:
+    """Write a job's last state, unless it is done."""
     status = read_status(spec.run, spec.task, spec.fold)
     if status.state == "done":  # what came after that, such as tidying up, takes nothing away from it
         return

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,13 @@ from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.loader import EpochBatches, TrainingPhotos, epoch_batches, train_loader
 from ensemble.data.masks import draw_masks
 from ensemble.data.sampling import NO_MORE
-from ensemble.jobs.card import ModelCard
+from ensemble.jobs.card import job_card
 from ensemble.jobs.checksums import job_checksums
 from ensemble.jobs.history import write_history
 from ensemble.jobs.oof import JobOof, save_job_oof
 from ensemble.jobs.spec import JobSpec, geometry, identity, learned_rows
 from ensemble.jobs.status import JobStatus, write_status
+from ensemble.jobs.stopping import stop_requests
 from ensemble.metrics.scores import task_scores
 from ensemble.models.autotune import AutotuneCache
 from ensemble.models.checkpoint import load_weights, save_checkpoint
@@ -35,6 +37,7 @@ from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import class_labels, learns_from, training_labels, true_labels
 from ensemble.recipes.tta_views import VIEWS
+from ensemble.training.epoch_progress import EpochProgress, save_within_epoch, seed_torch
 from ensemble.training.losses import task_loss
 from ensemble.training.resume import load_last, save_last
 from ensemble.training.tracking import TrackedJob, Trackers
@@ -79,9 +82,9 @@ class JobRun:
         self.report(record=self.record())
         configure_process(self.spec.threads)
         photos = self.open(self.data.photos)
-        resumed = load_last(self.folder, identity(self.spec))
+        resumed = load_last(self.folder, identity(self.spec)) or {}
         seed_torch(self.seed, 0)
-        model = create(self.recipe, initial_weights=resumed is None)
+        model = create(self.recipe, initial_weights=not resumed)
         self.mean, self.std = normalisation(model)
         to_device(model, self.device)
         batches = epoch_batches(self.recipe, self.data, self.train_rows, self.seed, self.pseudo)
@@ -98,16 +101,12 @@ class JobRun:
             self.spec.compile,
             torch.from_numpy(self.labels[batches.photos.rows]),
         )
-        if resumed is not None:
-            trainer.load(resumed["trained"])
-            self.ran = ran(trainer)
-            self.history = resumed["history"]
-            self.report(seconds=self.history[-1]["seconds"], **self.progress())
-            self.write_epoch(trainer)  # as the interruption may have come before it
+        if resumed:
+            self.go_on(resumed, trainer)
         if self.spec.compile:
             self.report(note="compiling the model, which may take minutes")
         with Trackers(self.spec.track, self.tracked(photos), len(self.history)) as trackers:
-            self.train(trainer, batches, photos, trackers)
+            self.train(trainer, batches, photos, trackers, resumed.get("unfinished"))
             self.predict_held_out(trainer.eval_model, photos)
         # last of all: from here on the files are held against their checksums
         sha256 = job_checksums(self.run_info, self.spec.task, self.spec.fold)
@@ -115,10 +114,27 @@ class JobRun:
         (self.folder / "last.pt").unlink(missing_ok=True)
         (self.folder / "error.txt").unlink(missing_ok=True)
 
+    def go_on(self, resumed: dict[str, Any], trainer: Trainer) -> None:
+        """Take up what an interrupted job left."""
+        trainer.load(resumed["trained"])
+        self.ran = ran(trainer)
+        self.history = resumed["history"]
+        if self.history:
+            self.report(seconds=self.history[-1]["seconds"], **self.progress())
+        if not resumed.get("unfinished"):
+            self.write_epoch(trainer)  # as the interruption may have come before it
+
     def open(self, photos: PhotoSet) -> DecodedPhotos:
         return open_photos(photos, [geometry(self.recipe)], self.spec.cache, max(1, self.spec.workers))
 
-    def train(self, trainer: Trainer, batches: EpochBatches, photos: DecodedPhotos, trackers: Trackers) -> None:
+    def train(
+        self,
+        trainer: Trainer,
+        batches: EpochBatches,
+        photos: DecodedPhotos,
+        trackers: Trackers,
+        unfinished: dict[str, Any] | None,
+    ) -> None:
         augment, pin = Augment(self.recipe.augment), self.device.type == "cuda"
         masks = draw_masks(self.recipe, self.masks)
         shown: TrainingPhotos = photos
@@ -126,11 +142,18 @@ class JobRun:
             shown = ConcatDataset([photos, self.open(self.spec.pseudo.photos)])  # type: ignore[list-item]
         loader = train_loader(shown, self.labels, batches, augment, self.seed, self.spec.workers, pin, masks)
         for epoch in range(len(self.history), self.recipe.epochs):
-            started = time.perf_counter()
             batches.epoch = epoch
             seed_torch(self.seed, epoch + 1)  # dropout of a resumed run goes on as it would have
+            progress = EpochProgress.start(self.device)
+            if unfinished:
+                progress = EpochProgress.go_on(unfinished, self.device)
+            batches.skip, unfinished = progress.batches, None
+            started = time.perf_counter() - progress.seconds
+            on_batch = self.reporter(epoch, len(batches), trainer, trackers)
             try:
-                result = trainer.epoch(epoch, loader, self.reporter(epoch, len(batches), trainer, trackers))
+                with stop_requests() as stop:
+                    on_update = save_within_epoch(functools.partial(self.save_unfinished, trainer), stop, len(batches))
+                    result = trainer.epoch(epoch, loader, on_batch, progress, on_update)
             except LossNotFinite as error:
                 raise MaskensError(self.not_finite(error, batches)) from error
             self.ran = ran(trainer)
@@ -144,6 +167,10 @@ class JobRun:
             save_last(self.folder, identity(self.spec), trainer.state(), self.history)
             self.write_epoch(trainer)
             self.report(seconds=seconds, note=self.notes(trainer, trackers), record=self.record(), **self.progress())
+
+    def save_unfinished(self, trainer: Trainer, progress: EpochProgress) -> None:
+        save_last(self.folder, identity(self.spec), trainer.state(), self.history, progress.state())
+        self.report(batches=progress.batches)
 
     def not_finite(self, error: LossNotFinite, batches: EpochBatches) -> str:
         """What to say of a loss that became NaN or infinite, with photos of the first such batch."""
@@ -171,7 +198,8 @@ class JobRun:
         """Write what the last finished epoch left: the checkpoint if it is the best so far, and the history."""
         best = self.history[-1]["best_f1"]
         if best not in [h["f1"] for h in self.history[:-1]]:
-            save_checkpoint(self.folder / "model.safetensors", trainer.eval_model, self.card(len(self.history), best))
+            card = job_card(self.spec, (self.mean, self.std), len(self.history), best)
+            save_checkpoint(self.folder / "model.safetensors", trainer.eval_model, card)
         write_history(self.folder, self.history)
 
     def validate(self, trainer: Trainer, photos: DecodedPhotos) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
@@ -204,31 +232,6 @@ class JobRun:
     def predictor(self, model: nn.Module) -> Predictor:
         return Predictor(model, (self.mean, self.std), self.device, 2 * self.recipe.batch_size, self.spec.workers)
 
-    def card(self, epoch: int, f1: float) -> ModelCard:
-        r = self.recipe
-        return ModelCard(
-            model=r.model,
-            model_args=r.model_args,
-            predicts=r.predicts,
-            task=self.spec.task,
-            fold=self.spec.fold,
-            k=self.run_info.k,
-            resize=r.resize,
-            crop=r.crop,
-            reduced=r.decode == "reduced",
-            mean=self.mean,
-            std=self.std,
-            cuts=r.ages.cuts,
-            merge=r.ages.bands,
-            age_head=r.ages.head,
-            labels=dict(self.target.names),
-            task_hash=r.hash,
-            folds_hash=self.run_info.folds_hash,
-            seed=self.run_info.seed,
-            epoch=epoch,
-            f1=f1,
-        )
-
     def record(self) -> dict[str, Any]:
         """What decides the result, to be kept with it."""
         return identity(self.spec) | {
@@ -256,6 +259,7 @@ class JobRun:
         return {
             "state": "training",
             "epoch": len(self.history),
+            "batches": 0,
             "loss": done["loss"],
             "f1": done["f1"],
             "best": done["best_f1"],
@@ -292,8 +296,3 @@ class JobRun:
 def ran(trainer: Trainer) -> dict[str, Any]:
     """How the model was run, as far as only the training could tell."""
     return {"precision": trainer.precision, "compiled": trainer.forward is not trainer.model}
-
-
-def seed_torch(seed: Sequence[int], stage: int) -> None:
-    """Seed torch's global stream for one stage of a job: 0 the initial weights, then 1 + epoch."""
-    torch.manual_seed(int(np.random.SeedSequence([*seed, stage]).generate_state(1, np.uint64)[0] >> 1))

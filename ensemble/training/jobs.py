@@ -9,9 +9,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import joblib
-from joblib.externals.loky.process_executor import TerminatedWorkerError
-
 from ensemble.data.cache import check_readable, open_photos
 from ensemble.data.load import no_face_note
 from ensemble.jobs.hardware import Hardware
@@ -19,10 +16,11 @@ from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.spec import JobSpec, geometry
 from ensemble.jobs.status import JobStatus, read_status, write_status
 from ensemble.training.job import Failure, run_job
+from ensemble.training.workers import Workers
 from folds.data.decode import Progress
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
-from folds.errors import MaskensError
+from folds.errors import Stopped
 
 
 class JobsDisplay(Protocol):
@@ -73,9 +71,9 @@ def train(
         (task, fold) -> why, of each job that failed.
 
     Raises:
-        MaskensError: another process is at one of the jobs, or the system killed one.
+        MaskensError: another process is at one of the jobs.
+        Stopped: by Ctrl-C or SIGTERM, once the jobs under way have saved what they have learned.
     """
-    specs = [dataclasses.replace(s, device=hardware.device_of(i)) for i, s in enumerate(specs)]
     with lock_jobs(specs):
         for spec in specs:
             if restart:
@@ -85,16 +83,33 @@ def train(
             write_status(
                 spec.run, dataclasses.replace(before, state="waiting", epochs=epochs, error="", seconds_left=None)
             )
-        with _polling(shown, display):
-            parallel = joblib.Parallel(n_jobs=hardware.jobs, backend="loky" if hardware.jobs > 1 else "sequential")
-            try:
-                failures = parallel(joblib.delayed(run_job)(spec, data, folds) for spec in specs)
-            except TerminatedWorkerError as error:
-                raise MaskensError(
-                    "the system killed the process of a job, most likely for want of memory. Finished epochs are "
-                    "saved; go on with fewer --jobs, fewer --workers or a smaller batch_size."
-                ) from error
+        try:
+            with _polling(shown, display):
+                failures = _run(specs, data, folds, hardware)
+        except KeyboardInterrupt:
+            raise Stopped(_saved([read_status(s.run, s.task, s.fold) for s in specs])) from None
     return {(s.task, s.fold): f for s, f in zip(specs, failures, strict=True) if f}
+
+
+def _run(specs: Sequence[JobSpec], data: TrainData, folds: IntArray, hardware: Hardware) -> list[Failure | None]:
+    if hardware.jobs == 1:
+        return [run_job(dataclasses.replace(s, device=hardware.device_of(0)), data, folds) for s in specs]
+    with Workers(hardware) as workers:
+        return workers.run(specs, data, folds)
+
+
+def _saved(statuses: Sequence[JobStatus]) -> str:
+    """What jobs that were stopped have saved, in words."""
+    done = sum(s.state == "done" for s in statuses)
+    begun = [s for s in statuses if s.state != "done" and (s.epoch or s.batches)]
+    lines = [f"{s.task} fold {s.fold}: {_so_far(s)}" for s in begun]
+    lines += [f"{done} of {len(statuses)} jobs are done"] if done else []
+    return "; ".join(lines) or "no job had learned anything yet"
+
+
+def _so_far(status: JobStatus) -> str:
+    whole = f"{status.epoch} of {status.epochs} epochs"
+    return f"{whole} and {status.batches} batches" if status.batches else whole
 
 
 @contextlib.contextmanager

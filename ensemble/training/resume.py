@@ -1,4 +1,4 @@
-"""The state of a job between two epochs, from which it can go on."""
+"""The state of a job between two epochs, or within one, from which it can go on."""
 
 from __future__ import annotations
 
@@ -20,16 +20,20 @@ def save_last(
     identity: Identity,
     trained: dict[str, Any],
     history: list[dict[str, float]],
+    unfinished: dict[str, Any] | None = None,
 ) -> None:
-    """Replace last.pt by the state after a whole epoch, atomically.
+    """Replace last.pt by the state after a whole epoch, or within one, atomically.
 
     Args:
         trained: state of the trainer; tensors and plain types only, as it must load with `weights_only`.
+        history: of the epochs that are finished.
+        unfinished: what else there is of an epoch that is not; None between two epochs.
     """
     state: dict[str, Any] = {
         "identity": identity,
         "trained": trained,
         "history": history,
+        "unfinished": unfinished,
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)

@@ -20,6 +20,7 @@ from ensemble.models.precision import Precision, autocast
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.backbone import backbone
 from ensemble.training.epoch_average import EpochAverage
+from ensemble.training.epoch_progress import EpochProgress
 from ensemble.training.losses import task_loss
 from ensemble.training.optimizer import make_optimizer, make_schedule
 from ensemble.training.targets import bin_counts, soft_targets, target_tables
@@ -27,6 +28,9 @@ from ensemble.training.targets import bin_counts, soft_targets, target_tables
 OnBatch = Callable[[int, Callable[[], float], float], None]
 """(batches done, mean loss so far, photos a second), after each batch. Asking for the loss waits for a GPU, and raises
 LossNotFinite."""
+
+OnUpdate = Callable[[EpochProgress], None]
+"""After each update of the weights, when the state of the trainer is whole; may end the epoch with an exception."""
 
 
 class LossNotFinite(Exception):
@@ -154,27 +158,34 @@ class Trainer:
         self.scaler = self._scaler()
         self.scaler.load_state_dict(state["scaler"])
 
-    def epoch(self, epoch: int, loader: Batches, on_batch: OnBatch) -> EpochResult:
+    def epoch(
+        self,
+        epoch: int,
+        loader: Batches,
+        on_batch: OnBatch,
+        progress: EpochProgress | None = None,
+        on_update: OnUpdate | None = None,
+    ) -> EpochResult:
         """Train on one epoch's batches.
 
         Args:
             epoch: from 0.
+            progress: of an epoch that was left within and is gone on with; `loader` then begins with its next batch.
 
         Raises:
             LossNotFinite: found when the loss is asked for, and at the latest at the end of the epoch.
         """
         self.model.train()
-        total = torch.zeros((), device=self.device)
-        finite = torch.zeros((), dtype=torch.int64, device=self.device)  # batches until the total is not
+        p = progress or EpochProgress.start(self.device)
+        started = time.perf_counter() - p.seconds
         on_gpu = self.device.type == "cuda"
-        first_rate, seen, started = 0.0, 0, time.perf_counter()
-        for number, (photos, labels) in enumerate(ahead(loader, self.device) if on_gpu else loader):
+        for number, (photos, labels) in enumerate(ahead(loader, self.device) if on_gpu else loader, start=p.batches):
             if not self.ready:
                 started += self._get_ready(photos)
             update, place = divmod(number, self.recipe.accumulate)
             if place == 0:
                 rate = self.set_lr(epoch, update)
-                first_rate = rate if update == 0 else first_rate
+                p.lr = rate if update == 0 else p.lr
                 if self.backbone:
                     self.backbone.freeze(self._head_only(epoch, number))
                 self.optimizer.zero_grad(set_to_none=True)
@@ -186,11 +197,13 @@ class Trainer:
                 self.scaler.update()
                 if self.ema:
                     self.ema.update(self.model, step=epoch * self.updates + update + 1)
-            total += loss.detach() * len(photos)
-            finite += total.isfinite()
-            seen += len(photos)
-            on_batch(number + 1, _mean(total, finite, seen), seen / (time.perf_counter() - started))
-        result = EpochResult(first_rate, _mean(total, finite, seen)(), seen / (time.perf_counter() - started))
+            p.loss += loss.detach() * len(photos)
+            p.finite += p.loss.isfinite()
+            p.batches, p.photos, p.seconds = number + 1, p.photos + len(photos), time.perf_counter() - started
+            on_batch(p.batches, _mean(p), p.photos / p.seconds)
+            if place == group - 1 and on_update:
+                on_update(p)
+        result = EpochResult(p.lr, _mean(p)(), p.photos / p.seconds)
         if self.average:
             self.average.add(epoch, self._epoch_model, self._inputs(loader))
         return result
@@ -244,11 +257,11 @@ def ahead(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Ite
         yield waiting
 
 
-def _mean(total: Tensor, finite: Tensor, seen: int) -> Callable[[], float]:
+def _mean(progress: EpochProgress) -> Callable[[], float]:
     def mean() -> float:
-        found = total.item() / seen
+        found = progress.loss.item() / progress.photos
         if not math.isfinite(found):
-            raise LossNotFinite(found, int(finite))
+            raise LossNotFinite(found, int(progress.finite))
         return found
 
     return mean

@@ -46,4 +46,4 @@ def test_a_forked_process_ends_at_once_and_the_command_itself_is_interrupted(mon
     monkeypatch.setattr(cli, "app", interrupted)
     with pytest.raises(SystemExit) as stopped:
         cli.main()
-    assert (codes, stopped.value.code) == ([128 + signal.SIGTERM], 130)
+    assert (codes, stopped.value.code) == ([128 + signal.SIGTERM], 128 + signal.SIGTERM)

@@ -26,11 +26,13 @@ def test_training_again_has_nothing_left_to_do(there: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, number: signal.Signals) -> None:
-    shutil.rmtree("runs/default/mask/fold0")
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGTERM, 2)])
+def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, number: signal.Signals, jobs: int) -> None:
+    weights = Path("runs/default/mask/fold0/model.safetensors")
+    unbroken = weights.read_bytes()
+    shutil.rmtree(weights.parent)
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli", "train"],
+        [sys.executable, "-m", "cli", "train", "--jobs", str(jobs)],
         env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -43,11 +45,13 @@ def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, number: signa
             break
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert err.startswith("error: stopped.")
-    assert "the same command goes on from there" in err
+    assert "same command goes on from there" in err
+    assert "mask fold 0: " in err
     assert "Traceback" not in err
     assert maskens("train").code == 0
+    assert weights.read_bytes() == unbroken
     assert maskens("score").code == 0
 
 

@@ -1,7 +1,4 @@
-"""Several jobs at a time: they give what they give one after the other, whatever else they do.
-
-In a file of their own, so that the processes of joblib, each of which imports torch, start once for all of them.
-"""
+"""Several jobs at a time: they give what they give one after the other, whatever else they do."""
 
 from __future__ import annotations
 
@@ -10,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from joblib.externals.loky import get_reusable_executor
 from tiny_runs import DEFAULTS, Silent, TinyRun, tiny_run
 from tracked import BOTH, events, wandb_history
 
@@ -44,7 +40,6 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
         patch.setenv("WANDB_MODE", "offline")
         for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
             patch.setenv(name, str(root / name))
-        get_reusable_executor().shutdown(wait=True)  # processes of an earlier test don't know of this environment
         yield tiny_run(root / "run", data, RECIPE, "tasks.*.epochs=2")
 
 

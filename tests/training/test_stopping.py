@@ -1,0 +1,224 @@
+"""Jobs that are stopped or killed: what they had learned is kept, and going on leads to the same bytes."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from run_command import maskens
+from tiny_runs import DEFAULTS, Silent, TinyRun, tiny_run
+from torch import Tensor
+
+import cli
+import ensemble.training.epoch_progress
+from ensemble.jobs.checksums import JOB_FILES
+from ensemble.jobs.completion import is_done
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.locks import lock_job_process, lock_jobs
+from ensemble.jobs.status import read_status
+from ensemble.jobs.stopping import stop_requests
+from ensemble.recipes.reading import parse_recipe
+from ensemble.training.job import run_job
+from ensemble.training.jobs import train
+from ensemble.training.trainer import Trainer
+from folds.data.layout import read_train
+from folds.data.people import TrainData
+from folds.errors import MaskensError, Stopped
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
+
+RECIPE = f"{DEFAULTS}[tasks.mask]\n[tasks.gender]\n[tasks.age]\n"
+KEYS = {
+    "plain": [],
+    "all that has a state": [
+        "ema=0.9",
+        "average_epochs=2",
+        "accumulate=2",
+        "drop_last=false",
+        "head_epochs=0.5",
+        "optimizer.layer_decay=0.8",
+        "mix={cutmix=1.0, prob=0.5}",
+        "sampler={balance='class'}",
+    ],
+}
+ONE = Hardware("cpu", workers=0)
+
+
+@pytest.fixture(scope="module")
+def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> TrainData:
+    return read_train(make_data(tmp_path_factory.mktemp("stopping") / "data", people=24))
+
+
+@pytest.fixture
+def setting(data: TrainData, tmp_path: Path) -> TinyRun:
+    return tiny_run(tmp_path / "run", data, RECIPE)
+
+
+def left_by(setting: TinyRun, task: str = "mask") -> list[object]:
+    """What a job leaves, but for what tells the time."""
+    folder = setting.run.job_folder(task, 0)
+    with (folder / "history.csv").open() as file:
+        rows = [{k: v for k, v in row.items() if k not in ("photos_per_s", "seconds")} for row in csv.DictReader(file)]
+    return [rows, *((folder / name).read_bytes() for name in JOB_FILES)]
+
+
+def interrupted_at(batch: int) -> Callable[..., Tensor]:
+    """A loss that on its way to this batch, counted from 1 over all epochs, gets a Ctrl-C."""
+    loss, left = Trainer._loss, batch
+
+    def compute(self: Trainer, *args: Any) -> Tensor:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss(self, *args)
+
+    return compute
+
+
+@pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS.keys())
+@pytest.mark.parametrize("batch", [1, 4, 5, 8, 11])
+def test_a_job_that_is_stopped_within_an_epoch_goes_on_from_there(
+    setting: TinyRun, batch: int, keys: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = parse_recipe(RECIPE, "tiny", changes=[f"tasks.*.{key}" for key in keys])
+    setting = dataclasses.replace(setting, recipe=recipe)
+    whole = setting.elsewhere("whole")
+    assert run_job(whole.spec(), setting.data, setting.folds) is None
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "_loss", interrupted_at(batch))
+        run_job(setting.spec(), setting.data, setting.folds)
+    status = read_status(setting.run, "mask", 0)
+    updates = 2 if keys else 1
+    batches = status.epoch * (6 if keys else 5) + status.batches
+    assert (status.state, batches) == ("stopped", -(-batch // updates) * updates), "the update is finished first"
+
+    shown = 0
+
+    def count(self: Trainer, *args: Any) -> Tensor:
+        nonlocal shown
+        shown += 1
+        return loss(self, *args)
+
+    loss = Trainer._loss
+    monkeypatch.setattr(Trainer, "_loss", count)
+    assert run_job(setting.spec(), setting.data, setting.folds) is None
+    assert shown == 3 * (6 if keys else 5) - batches, "no batch is done twice"
+    assert left_by(setting) == left_by(whole)
+
+
+def test_a_long_epoch_is_saved_now_and_then(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = setting.elsewhere("whole")
+    assert run_job(whole.spec(), setting.data, setting.folds) is None
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self: Trainer, photos: Tensor, labels: Tensor, epoch: int, number: int) -> Tensor:
+        if (epoch, number) == (1, 3):
+            raise Killed
+        return loss(self, photos, labels, epoch, number)
+
+    loss = Trainer._loss
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ensemble.training.epoch_progress, "SAVE_EVERY", 0)
+        patch.setattr(Trainer, "_loss", killed)
+        run_job(setting.spec(), setting.data, setting.folds)
+    status = read_status(setting.run, "mask", 0)
+    assert (status.epoch, status.batches) == (1, 3)
+    assert run_job(setting.spec(), setting.data, setting.folds) is None
+    assert left_by(setting) == left_by(whole)
+
+
+def test_what_was_saved_is_told(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    specs = [setting.spec("gender"), setting.spec("mask")]
+    with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
+        patch.setattr(Trainer, "_loss", interrupted_at(15 + 7))
+        train(specs, setting.data, setting.folds, specs, ONE, Silent())
+    assert str(stopped.value) == "mask fold 0: 1 of 3 epochs and 2 batches; 1 of 2 jobs are done"
+
+
+def test_a_second_ctrl_c_waits_for_nothing() -> None:
+    with pytest.raises(KeyboardInterrupt), stop_requests() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.made
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the second one goes through at once")
+    with stop_requests() as stop:
+        pass
+    assert not stop.made
+
+
+def test_a_process_that_is_killed_fails_its_job_alone(setting: TinyRun) -> None:
+    specs = [setting.spec("mask"), setting.spec("gender")]
+
+    def kill_one() -> None:
+        """The first process of a job that is at work."""
+        before = set(psutil.Process().children())
+        while not (begun := [s for s in specs if read_status(s.run, s.task, 0).state == "training"]):
+            time.sleep(0.01)
+        holder = next((setting.run.folder / ".locks").glob(f"{begun[0].task}-fold0.process.json"))
+        pid = int(holder.read_text().split('"pid":')[1].split(",")[0])
+        assert psutil.Process(pid) in set(psutil.Process().children()) - before
+        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    many = [dataclasses.replace(s, recipe=parse_recipe(RECIPE, "tiny", changes=["tasks.*.epochs=20"])) for s in specs]
+    failures = train(many, setting.data, setting.folds, many, Hardware("cpu", workers=0, jobs=2), Silent())
+    killer.join()
+    (killed,) = failures
+    assert "the system killed its process, most likely for want of memory" in failures[killed].message
+    states = {s.task: read_status(s.run, s.task, 0).state for s in many}
+    assert states == {killed[0]: "failed", ({"mask", "gender"} - {killed[0]}).pop(): "done"}
+    assert train(many, setting.data, setting.folds, many, ONE, Silent()) == {}
+    assert all(is_done(s) for s in many)
+
+
+def test_processes_end_with_the_command_that_started_them(make_data: Callable[..., Path], tmp_path: Path) -> None:
+    """Else they would go on, unseen, beside those of the next command."""
+    make_data(tmp_path / "data", people=24)
+    maskens("folds", "--data", tmp_path / "data", "--run", tmp_path / "run", "--k", 2)
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("epochs = 3", "epochs = 200"))
+    training = subprocess.Popen(
+        [sys.executable, "-m", "cli", "train", "--run", "run", "--recipe", "tiny.toml", "--jobs", "2", "--yes"],
+        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert training.stdout
+    for line in training.stdout:
+        if "epoch" in line:
+            break
+    processes = psutil.Process(training.pid).children(recursive=True)
+    training.kill()
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert not alive
+    training.communicate()
+
+
+def test_who_is_at_a_job_is_told(setting: TinyRun) -> None:
+    with lock_jobs([setting.spec()]), pytest.raises(MaskensError, match=rf"is training mask fold 0 in \S+ \(process {os.getpid()} on \S+, since "):
+        train([setting.spec()], setting.data, setting.folds, [], ONE, Silent())
+
+
+def test_a_process_that_outlives_its_command_is_waited_for(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    with lock_job_process(setting.spec()), monkeypatch.context() as patch:
+        patch.setattr("ensemble.jobs.locks.ENDING", 0.1)
+        failure = run_job(setting.spec(), setting.data, setting.folds)
+    assert failure
+    assert f"the process (process {os.getpid()} on " in failure.message
+    assert run_job(setting.spec(), setting.data, setting.folds) is None
