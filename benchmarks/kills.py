@@ -4,7 +4,8 @@
 
 Generated photos, a tiny model, 2 folds: folds, train, infer and score, one after the other, in a process that is
 killed (SIGKILL) after a random time, and started again until all is done. Then every file of the run is held against
-that of a run that nobody killed: byte by byte, but for what tells the time (see `compared`). Linux and macOS.
+that of a run that nobody killed: byte by byte, but for what tells the time (see `compared`). Epochs are saved within,
+too, as long ones are. Linux and macOS.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ augment = [{ name = "HorizontalFlip", args = { p = 0.5 } }, { name = "RandomBrig
 """
 TIMES = ("seconds", "photos_per_s", "created")
 SHORTEST = 0.02  # seconds until a kill
+SAVE_EVERY = 0.05  # seconds of an epoch's work that may be lost
 
 
 def main() -> None:
@@ -113,7 +115,8 @@ def preload() -> None:
     import ensemble.pipeline.infer
     import ensemble.pipeline.score
     import ensemble.pipeline.split
-    import ensemble.pipeline.train  # noqa: F401
+    import ensemble.pipeline.train
+    import ensemble.training.job  # noqa: F401
 
 
 def killed_during(todo: Sequence[tuple[str, ...]], folder: Path, after: float) -> str:
@@ -139,7 +142,7 @@ def killed_during(todo: Sequence[tuple[str, ...]], folder: Path, after: float) -
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    return at.read_text()
+    return at.read_text() or "between two commands"
 
 
 def finish(todo: Sequence[tuple[str, ...]], folder: Path) -> None:
@@ -151,7 +154,9 @@ def finish(todo: Sequence[tuple[str, ...]], folder: Path) -> None:
 def run_all(todo: Sequence[tuple[str, ...]], at: Path, said: Path) -> None:
     """In the child: one command after the other, as from the command line."""
     import cli
+    import ensemble.training.epoch_progress
 
+    ensemble.training.epoch_progress.SAVE_EVERY = SAVE_EVERY
     with said.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         for step in todo:
             at.write_text(step[0])

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +34,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        _remove_abandoned(path)
+        owner = f".{path.name}.{_host()}-{os.getpid()}-"
+        descriptor, temporary = tempfile.mkstemp(prefix=owner, suffix=".tmp", dir=path.parent)
         with os.fdopen(descriptor, "wb") as handle:
             yield handle
             handle.flush()
@@ -48,6 +51,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def _host() -> str:
+    return sha256(socket.gethostname())[:8]
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the temporary files for `path` of processes of this machine that were killed."""
+    begins = f".{path.name}.{_host()}-"
+    with os.scandir(path.parent) as entries:
+        left = [e for e in entries if e.name.startswith(begins) and e.name.endswith(".tmp")]
+    if not left:
+        return
+    import psutil  # here, because hardly any write finds one
+
+    for entry in left:
+        owner = entry.name.removeprefix(begins).split("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)
 
 
 def _umask() -> int:

@@ -119,6 +119,7 @@ class JobRun:
         trainer.load(resumed["trained"])
         self.ran = ran(trainer)
         self.history = resumed["history"]
+        self.report(record=self.record())
         if self.history:
             self.report(seconds=self.history[-1]["seconds"], **self.progress())
         if not resumed.get("unfinished"):

@@ -6,11 +6,14 @@ import errno
 import json
 import os
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import folds.files
 from folds.errors import MaskensError
 from folds.files import csv_text, must_be_writable, replace_keeping, replacing, write_json, write_text
 
@@ -68,6 +71,21 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, interruption: 
         raise interruption
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["scores.csv"]
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    target = tmp_path / "scores.csv"
+    code = "import os, sys; from pathlib import Path; from folds.files import replacing\n"
+    code += f"with replacing(Path({str(target)!r})) as handle:\n  handle.write(b'half'); handle.flush(); os._exit(1)"
+    root = Path(folds.files.__file__).parents[1]
+    subprocess.run([sys.executable, "-c", code], check=False, cwd=root)
+    assert [p.suffix for p in tmp_path.iterdir()] == [".tmp"]
+    with replacing(target):
+        write_text(tmp_path / "other.csv", "new")
+        (ours,) = tmp_path.glob(".scores.csv.*")
+        write_text(target, "new")
+        assert ours.exists()
+    assert sorted(os.listdir(tmp_path)) == ["other.csv", "scores.csv"]
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:

@@ -211,7 +211,10 @@ def test_processes_end_with_the_command_that_started_them(make_data: Callable[..
 
 
 def test_who_is_at_a_job_is_told(setting: TinyRun) -> None:
-    with lock_jobs([setting.spec()]), pytest.raises(MaskensError, match=rf"is training mask fold 0 in \S+ \(process {os.getpid()} on \S+, since "):
+    with (
+        lock_jobs([setting.spec()]),
+        pytest.raises(MaskensError, match=rf"is training mask fold 0 in \S+ \(process {os.getpid()} on \S+, since "),
+    ):
         train([setting.spec()], setting.data, setting.folds, [], ONE, Silent())
 
 
