@@ -29,7 +29,7 @@ from ensemble.recipes.geometry import Geometry
 from folds.data.decode import Pixels, read_photo
 from folds.data.layout import read_train
 from folds.data.people import PhotoSet
-from folds.run import library_versions
+from folds.versions import library_versions
 
 CASES = (((384, 288), (128, 96)), ((512, 384), (128, 96)), ((1024, 768), (224, 224)), ((2048, 1536), (512, 384)))
 """(height, width) of photos and of what a model sees."""

@@ -204,7 +204,7 @@ def main() -> None:
     if args.one:
         one(args.one[0], Path(args.one[1]))
         return
-    from folds.run import library_versions
+    from folds.versions import library_versions
 
     names = ("torch", "timm", "numpy", "pillow", "joblib")
     versions = ", ".join(f"{name} {version}" for name, version in library_versions().items() if name in names)

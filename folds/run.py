@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,9 @@ from folds.data.people import Fix, TrainData, class_counts
 from folds.errors import MaskensError, refuse
 from folds.files import replace_keeping, set_aside, sha256, write_json
 from folds.splitting.split import folds_csv, read_folds, what_changed
+from folds.versions import library_versions
 
 FORMAT = 1
-LIBRARIES = (
-    "maskens",
-    "torch",
-    "timm",
-    "albumentations",
-    "ttach",
-    "scikit-learn",
-    "joblib",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-)
 
 
 @dataclass(frozen=True)
@@ -102,18 +89,6 @@ class Run:
         return sorted(
             {p.parent for name in ("last.pt", "model.safetensors") for p in self.folder.glob(f"*/fold*/{name}")}
         )
-
-
-@functools.cache
-def library_versions() -> dict[str, str]:
-    """Installed version of each library that decides a result."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int) -> tuple[Run, str]:
@@ -201,7 +176,11 @@ def refuse_foreign(folder: Path) -> None:
     """Refuse to work in a folder that is neither empty nor a run of ours."""
     if folder.exists() and not folder.is_dir():
         raise MaskensError(f"{folder} is a file, not a run folder. Name another with --run DIR.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").exists():
+    if (
+        folder.is_dir()
+        and any(p for p in folder.iterdir() if not p.name.startswith("."))
+        and not (folder / "run.json").exists()
+    ):
         raise MaskensError(
             f"{folder} is not a run folder: it has files but no run.json. Name another or a new one with --run DIR."
         )
@@ -228,6 +207,16 @@ def load_run(folder: Path) -> Run:
         return Run(folder=folder, **record)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MaskensError(f"{path} can't be used: {error}") from error
+
+
+def refuse_removed(run: Run) -> None:
+    """Refuse to write into a run that is gone: it would come back in parts.
+
+    Raises:
+        MaskensError: its run.json is missing.
+    """
+    if not (run.folder / "run.json").exists():
+        raise MaskensError(f"{run.folder} was removed or moved meanwhile: nothing more is saved there.")
 
 
 def remembered(folder: Path) -> Run | None:

@@ -13,7 +13,7 @@ from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.schema import Recipe
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
-from folds.run import Run, start_run
+from folds.run import Run, save_run, start_run
 from folds.splitting.split import make_folds
 
 DEFAULTS = """
@@ -62,7 +62,9 @@ class TinyRun:
 
     def elsewhere(self, name: str) -> TinyRun:
         """The same run in the folder of this name beside it."""
-        return dataclasses.replace(self, run=dataclasses.replace(self.run, folder=self.run.folder.parent / name))
+        run = dataclasses.replace(self.run, folder=self.run.folder.parent / name)
+        save_run(run)
+        return dataclasses.replace(self, run=run)
 
 
 def tiny_run(folder: Path, data: TrainData, recipe: str, *changes: str) -> TinyRun:

@@ -14,7 +14,7 @@ from folds.data.faces import AROUND, SEARCHED
 from folds.data.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS
 from folds.files import write_json
 from folds.pages.html import SYSTEM_FILES, refuse_file, refuse_strange_files
-from folds.run import library_versions
+from folds.versions import library_versions
 
 DECISION = "decision.json"
 MADE_BY = "maskens export"

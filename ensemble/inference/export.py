@@ -37,7 +37,7 @@ from folds.data.labels import AnyFloatArray
 from folds.data.people import EvalData
 from folds.errors import MaskensError, first_line
 from folds.pages.html import replacing_folder
-from folds.run import library_versions
+from folds.versions import library_versions
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `onnx`
 OPSET = 18  # read by onnxruntime from 1.14 on

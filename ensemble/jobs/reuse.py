@@ -15,8 +15,9 @@ from ensemble.jobs.oof import kept_views
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
 from folds.errors import MaskensError
-from folds.run import Run, library_versions
+from folds.run import Run
 from folds.runs import differing
+from folds.versions import library_versions
 
 DECISIVE = ("torch", "timm", "albumentations")  # libraries whose versions decide a result
 

@@ -17,7 +17,7 @@ from ensemble.jobs.pseudo_labels import pseudo_words
 from ensemble.metrics.scores import macro_f1
 from ensemble.training.pictures import counts
 from folds.data.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, FloatArray, IntArray, age_band
-from folds.run import library_versions
+from folds.versions import library_versions
 
 GROUP = 10  # people that adjacent ages must have between them to be shown by themselves
 NEAR = 2  # years within which an age counts as near a cut

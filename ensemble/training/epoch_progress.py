@@ -34,8 +34,11 @@ class EpochProgress:
         return cls(torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device))
 
     @classmethod
-    def go_on(cls, state: dict[str, Any], device: torch.device) -> EpochProgress:
-        """Of the epoch of a `state`; torch's random streams go on from there, too."""
+    def begin(cls, state: dict[str, Any] | None, device: torch.device) -> EpochProgress:
+        """Of an epoch that goes on from a `state`, from where torch's random streams then go on, too; without one of an
+        epoch that begins."""
+        if state is None:
+            return cls.start(device)
         torch.set_rng_state(state["streams"]["cpu"])
         if device.type == "cuda" and "cuda" in state["streams"]:
             torch.cuda.set_rng_state(state["streams"]["cuda"], device)
@@ -43,7 +46,7 @@ class EpochProgress:
         return cls(**added | {name: added[name].to(device) for name in ("loss", "finite")})
 
     def state(self) -> dict[str, Any]:
-        """Plain types and tensors, from which `go_on` goes on."""
+        """Plain types and tensors, from which `begin` goes on."""
         device = self.loss.device
         on_gpu = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
         return {"progress": dict(vars(self)), "streams": {"cpu": torch.get_rng_state(), **on_gpu}}

@@ -56,7 +56,9 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
 
 
 def finish(spec: JobSpec, state: State, error: str = "") -> None:
-    """Write a job's last state, unless it is done."""
+    """Write a job's last state, unless it is done or its run is gone."""
+    if not (spec.run.folder / "run.json").exists():
+        return
     status = read_status(spec.run, spec.task, spec.fold)
     if status.state == "done":  # what came after that, such as tidying up, takes nothing away from it
         return

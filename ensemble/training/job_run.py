@@ -45,7 +45,8 @@ from ensemble.training.trainer import EpochResult, LossNotFinite, OnBatch, Train
 from folds.data.labels import IntArray, decode
 from folds.data.people import PhotoSet, TrainData
 from folds.errors import MaskensError
-from folds.run import library_versions
+from folds.run import refuse_removed
+from folds.versions import library_versions
 
 TICK = 1.0  # seconds between two status files within an epoch
 NAMED = 5  # photos of a batch whose loss is not finite
@@ -145,15 +146,13 @@ class JobRun:
         for epoch in range(len(self.history), self.recipe.epochs):
             batches.epoch = epoch
             seed_torch(self.seed, epoch + 1)  # dropout of a resumed run goes on as it would have
-            progress = EpochProgress.start(self.device)
-            if unfinished:
-                progress = EpochProgress.go_on(unfinished, self.device)
-            batches.skip, unfinished = progress.batches, None
+            progress, unfinished = EpochProgress.begin(unfinished, self.device), None
+            batches.skip = progress.batches
             started = time.perf_counter() - progress.seconds
             on_batch = self.reporter(epoch, len(batches), trainer, trackers)
             try:
                 with stop_requests() as stop:
-                    on_update = save_within_epoch(functools.partial(self.save_unfinished, trainer), stop, len(batches))
+                    on_update = save_within_epoch(functools.partial(self.save, trainer), stop, len(batches))
                     result = trainer.epoch(epoch, loader, on_batch, progress, on_update)
             except LossNotFinite as error:
                 raise MaskensError(self.not_finite(error, batches)) from error
@@ -164,14 +163,17 @@ class JobRun:
             seconds = self.status.seconds + time.perf_counter() - started
             self.add_to_history(result, scores, seconds)
             trackers.epoch(self.history[-1], logits)  # before the epoch counts: what is done again is reported again
-            # first of all the state to go on from: the other files can be written anew from it
-            save_last(self.folder, identity(self.spec), trainer.state(), self.history)
+            self.save(trainer)  # first of all the state to go on from: the other files can be written anew from it
             self.write_epoch(trainer)
             self.report(seconds=seconds, note=self.notes(trainer, trackers), record=self.record(), **self.progress())
 
-    def save_unfinished(self, trainer: Trainer, progress: EpochProgress) -> None:
-        save_last(self.folder, identity(self.spec), trainer.state(), self.history, progress.state())
-        self.report(batches=progress.batches)
+    def save(self, trainer: Trainer, progress: EpochProgress | None = None) -> None:
+        """Keep what the job goes on from, after an epoch or within one."""
+        refuse_removed(self.run_info)
+        unfinished = progress.state() if progress else None
+        save_last(self.folder, identity(self.spec), trainer.state(), self.history, unfinished)
+        if progress:
+            self.report(batches=progress.batches)
 
     def not_finite(self, error: LossNotFinite, batches: EpochBatches) -> str:
         """What to say of a loss that became NaN or infinite, with photos of the first such batch."""
@@ -290,6 +292,7 @@ class JobRun:
         return on_batch
 
     def report(self, **changes: Any) -> None:
+        refuse_removed(self.run_info)
         self.status = dataclasses.replace(self.status, **changes)
         write_status(self.run_info, self.status)
 

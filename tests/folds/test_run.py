@@ -184,6 +184,11 @@ class TestFolders:
                 attempt()
         assert os.listdir(folder) == ["thesis.txt"]
 
+    def test_a_run_whose_making_was_killed_is_made_anew(self, folder: Path, data: TrainData) -> None:
+        folder.mkdir(parents=True)
+        (folder / ".run.json.1-2-half.tmp").write_text("{")
+        assert start(folder, data)
+
     def test_a_file_in_place_of_the_folder_is_refused(self, tmp_path: Path, data: TrainData) -> None:
         (tmp_path / "run").write_text("x")
         for attempt in (lambda: start(tmp_path / "run", data), lambda: load_run(tmp_path / "run")):

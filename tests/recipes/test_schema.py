@@ -33,8 +33,9 @@ from folds.data.labels import IntArray
 from folds.data.layout import read_train
 from folds.data.people import TrainData
 from folds.errors import MaskensError
-from folds.run import Run, library_versions, start_run
+from folds.run import Run, start_run
 from folds.splitting.split import make_folds
+from folds.versions import library_versions
 
 BASE = """
 [defaults]

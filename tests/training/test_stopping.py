@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import errno
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -225,3 +228,51 @@ def test_a_process_that_outlives_its_command_is_waited_for(setting: TinyRun, mon
     assert failure
     assert f"the process (process {os.getpid()} on " in failure.message
     assert run_job(setting.spec(), setting.data, setting.folds) is None
+
+
+@pytest.mark.parametrize("batch", [3, 7])
+def test_a_run_that_is_removed_meanwhile_does_not_come_back_in_parts(
+    setting: TinyRun, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, left = Trainer._loss, batch
+
+    def remove(self: Trainer, *args: Any) -> Tensor:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            shutil.rmtree(setting.run.folder)
+        return loss(self, *args)
+
+    monkeypatch.setattr(Trainer, "_loss", remove)
+    failure = run_job(setting.spec(), setting.data, setting.folds)
+    assert failure
+    assert failure.message.endswith("was removed or moved meanwhile: nothing more is saved there.")
+    assert not setting.run.folder.exists()
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("writes", [4, 8, 12])
+def test_a_disk_that_takes_no_more_costs_one_message_and_nothing_that_was_there(
+    setting: TinyRun, error: int, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = setting.elsewhere("whole")
+    assert run_job(whole.spec(), setting.data, setting.folds) is None
+    replace, left = os.replace, writes
+
+    def full(source: str, target: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0 and Path(target).name != "job.json":
+            raise OSError(error, os.strerror(error))
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        failure = run_job(setting.spec(), setting.data, setting.folds)
+    assert failure
+    assert not failure.crashed
+    assert re.fullmatch(
+        rf"can't write \S+: {os.strerror(error)}\.( The file that was there is unchanged\.)?", failure.message
+    )
+    assert run_job(setting.spec(), setting.data, setting.folds) is None
+    assert left_by(setting) == left_by(whole)
