@@ -44,8 +44,8 @@ def run_jobs(console: Console, plan: TrainingPlan) -> None:
     from ensemble.training.tracking import where_to_look
 
     with progress_bars(console) as on_progress:
-        said = prepare(plan, on_progress)
-    note(console, [said] if said else [])
+        notes = prepare(plan, on_progress)
+    note(console, notes)
     for line in where_to_look(plan.trackers, plan.run.folder):
         say(console, f"next, while it trains: {line}", "dim")
     with jobs_display(console, f"maskens train, {plan.run.folder}, recipe {plan.recipe.name}") as display:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ensemble.data.cache import DecodedPhotos
 from ensemble.data.mask_drawing import draw_mask
 from ensemble.recipes.masks import FaceTemplate
 from ensemble.recipes.schema import TaskRecipe
@@ -15,6 +16,7 @@ from folds.data.faces import Face, detector_fault, find_face
 from folds.data.labels import MASKS, IntArray
 
 WEAR, INCORRECT, NOT_WEAR = range(len(MASKS))
+SAMPLE = 200  # photos on which faces are looked for beforehand
 STREAM = 2  # of a key; augmentation draws from 0 and 1
 
 
@@ -62,6 +64,24 @@ def draw_masks(recipe: TaskRecipe, states: IntArray) -> DrawMasks | None:
         states: int64 (photos,), the mask label of each photo.
     """
     return DrawMasks(recipe, states) if recipe.masks.prob else None
+
+
+def undetected_note(task: TaskRecipe, photos: DecodedPhotos, states: IntArray) -> str:
+    """What to say of faces that masks are to be drawn on and that are not found, from a sample of photos; "" if none.
+
+    Args:
+        photos: as the task sees them.
+        states: int64 (photos,), the mask label of each photo.
+    """
+    bare = np.flatnonzero(states == NOT_WEAR)
+    if not (task.masks.prob and task.masks.detect and len(bare)):
+        return ""
+    rows = np.unique(bare[np.linspace(0, len(bare) - 1, SAMPLE).astype(np.int64)])
+    missed = sum(find_face(photos[int(row)][0]) is None for row in rows)
+    if not missed:
+        return ""
+    of = f"{len(rows)} photos without a mask" + (f", a sample of {len(bare):,}" if len(rows) < len(bare) else "")
+    return f"masks: no face found on {missed} of {of} ({missed / len(rows):.1%}), where none is drawn"
 
 
 def face_on(photo: Pixels, template: FaceTemplate) -> Face:

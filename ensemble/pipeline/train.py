@@ -193,20 +193,20 @@ def reuse_finished(planned: TrainingPlan) -> tuple[TrainingPlan, int]:
     return dataclasses.replace(planned, todo=tuple(unfinished(planned.todo)), source=None), copied
 
 
-def prepare(planned: TrainingPlan, on_progress: OnProgress | None = None) -> str:
+def prepare(planned: TrainingPlan, on_progress: OnProgress | None = None) -> list[str]:
     """Decode the photos once for all jobs, and write the recipe into the run.
 
     Returns:
-        What to say of photos of which no face could be cut out; "" if nothing.
+        What to say of faces that were to be found and were not.
 
     Raises:
         MaskensError: a photo that can't be read, a full disk.
     """
     if planned.pseudo:
         save_pseudo_labels(planned.run, planned.pseudo)
-    said = fill_cache(planned.todo, planned.data, planned.hardware, part_of(on_progress, "decoding photos"))
+    notes = fill_cache(planned.todo, planned.data, planned.hardware, part_of(on_progress, "decoding photos"))
     bind_recipe(planned.run, planned.recipe)
-    return said
+    return notes
 
 
 def run_plan(planned: TrainingPlan, display: JobsDisplay | None = None) -> Trained:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ensemble.data.cache import check_readable, open_photos
 from ensemble.data.load import no_face_note
+from ensemble.data.masks import undetected_note
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.spec import JobSpec, geometry
@@ -29,15 +30,18 @@ class JobsDisplay(Protocol):
     def update(self, statuses: Sequence[JobStatus]) -> None: ...
 
 
-def fill_cache(specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on_progress: Progress | None) -> str:
+def fill_cache(
+    specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on_progress: Progress | None
+) -> list[str]:
     """Decode the photos, once for all jobs; without a cache just to refuse unreadable ones here.
 
     Returns:
-        What to say of photos of which no face could be cut out; "" if nothing.
+        What to say of faces that were to be found and were not.
     """
     if not specs:
-        return ""
-    wanted, threads = list(dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs)), hardware.decoding_threads
+        return []
+    tasks = {s.task: s.recipe.tasks[s.task] for s in specs}
+    wanted, threads = list(dict.fromkeys(map(geometry, tasks.values()))), hardware.decoding_threads
     if specs[0].cache is None:
         faces = check_readable(data.photos, wanted, threads, on_progress)
     else:
@@ -48,7 +52,11 @@ def fill_cache(specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on
         else:
             open_photos(pseudo.photos, wanted, specs[0].cache, threads)
     without = int((~faces).sum())
-    return no_face_note(without, len(faces)) if without else ""
+    notes = [no_face_note(without, len(faces))] if without else []
+    for task in tasks.values():
+        photos = open_photos(data.photos, [geometry(task)], specs[0].cache, threads)
+        notes.append(undetected_note(task, photos, data.labels[0]))
+    return list(dict.fromkeys(filter(None, notes)))
 
 
 def train(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.data.cache import check_readable, open_photos
+from ensemble.data.cache import DecodedPhotos, check_readable, open_photos
 from ensemble.data.loader import plain_batches
-from ensemble.data.masks import DrawMasks, detection_faults
+from ensemble.data.masks import DrawMasks, detection_faults, undetected_note
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import load_recipe
 from ensemble.recipes.schema import TaskRecipe
@@ -25,6 +26,7 @@ from ensemble.training.preflight import preflight
 from folds.data import faces
 from folds.data.decode import Pixels, resize_and_crop
 from folds.data.faces import Box, Face, around_face, crop_to_face, draw_boxes, find_box, find_face
+from folds.data.layout import read_train
 from folds.data.people import PhotoSet
 from folds.errors import MaskensError
 
@@ -206,3 +208,17 @@ def test_a_crop_of_another_name_is_refused_in_one_line() -> None:
     with pytest.raises(MaskensError, match=words) as e:
         load_recipe("demo", ["tasks.mask.crop=fase"])
     assert str(e.value).count("\n") == 1
+
+
+def test_faces_that_are_missed_for_drawn_masks_are_told_before_training(
+    make_data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = read_train(make_data(tmp_path / "data", people=12))
+    photos = DecodedPhotos(data.photos, [Geometry((128, 96))])
+    monkeypatch.setattr("ensemble.data.masks.SAMPLE", 6)
+    answers = iter([None, "a face"] * 3)
+    monkeypatch.setattr("ensemble.data.masks.find_face", lambda photo: next(answers))
+    told = undetected_note(DETECT, photos, data.labels[0])
+    assert told == "masks: no face found on 3 of 6 photos without a mask, a sample of 12 (50.0%), where none is drawn"
+    monkeypatch.setattr("ensemble.data.masks.find_face", lambda photo: "a face")
+    assert undetected_note(DETECT, photos, data.labels[0]) == ""
