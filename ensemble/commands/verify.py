@@ -23,6 +23,8 @@ def verify(run: EachRunOption = DEFAULT_RUNS, data: DataOption = None, quiet: Qu
     for found in verify_runs(run, data=data):
         console.print(verification_table(found))
         note(console, found.notes)
+        for line in found.made_with:
+            say(console, line, "dim")
         wrong += len(found.wrong)
         if not found.wrong:
             say(console, f"{found.run.folder}: all {len(found.checks)} checks match", "bold")

@@ -15,6 +15,7 @@ from ensemble.decision.members import Ensemble, load_ensembles
 from ensemble.decision.submission import read_answers
 from ensemble.decision.tuning import Fitted, read_tuning
 from ensemble.evaluation.check import Check, same
+from ensemble.evaluation.made_with import made_with
 from ensemble.evaluation.verify_jobs import is_unfinished, verify_job
 from ensemble.jobs.oof import job_names, oof_hash
 from ensemble.jobs.status import read_status
@@ -37,6 +38,7 @@ class Verification:
     run: Run
     checks: tuple[Check, ...]
     notes: tuple[str, ...]  # what could not be held against anything
+    made_with: tuple[str, ...] = ()  # what else decides the digits of its results
 
     @property
     def wrong(self) -> tuple[Check, ...]:
@@ -76,7 +78,7 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
     checks += _precision(run, recipe, jobs)
     checks += _tunings(run, recipe)
     found, said = _submission(run, recipe)
-    return Verification(run, (*checks, *found), (*notes, *said))
+    return Verification(run, (*checks, *found), (*notes, *said), tuple(made_with(run, jobs)))
 
 
 def _own_files(run: Run) -> Iterator[Check]:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from run_command import maskens, refused
 
+from folds.versions import library_versions
+
 RUN = Path("runs/default")
 
 
@@ -169,3 +171,23 @@ def test_an_unfinished_job_is_told_and_not_verified(copy: Path) -> None:
     found = maskens("verify")
     assert "not finished, and not verified: gender fold 1" in found.out
     refused(maskens("verify", "--run", "data"), "is not a run folder")
+
+
+def test_what_moves_the_digits_of_a_result_is_told(copy: Path) -> None:
+    def told() -> str:
+        return " ".join(maskens("verify").out.split())
+
+    ours = library_versions()
+    assert f"the jobs were trained on cpu, with 1 thread each, in fp32, by maskens {ours['maskens']}" in told()
+    job = copy / "runs/default/mask/fold1/job.json"
+    record = json.loads(job.read_text())
+    record["record"] |= {"threads": 7}
+    for name in copy.glob("runs/default/*/fold*/job.json"):
+        status = json.loads(name.read_text())
+        status["record"]["versions"]["timm"] = "0.1"
+        name.write_text(json.dumps(status))
+    record["record"]["versions"]["timm"] = "0.1"
+    job.write_text(json.dumps(record))
+    assert "threads differs: 1 for " in told()
+    assert "; 7 for mask fold 1" in told()
+    assert f"installed are timm {ours['timm']}, which may give other digits" in told()
