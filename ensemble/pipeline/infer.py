@@ -241,21 +241,17 @@ def run_inference(plan: InferencePlan, on_progress: OnProgress | None = None) ->
     write_skipped(plan.path, skipped, plan.data.ids, decided.classes)
     check = check_submission(plan.path, plan.data.ids, plan.runs[0].class_photos)
     notes = (*(line for e in plan.ensembles for line in e.notes), *found, *prediction.notes)
-    warning = _unseen_words(plan, together=person is not None) if skipped else ""
+    warning = _unseen_words(plan) if skipped else ""
     return Inferred(decided.classes, check, plan.path, earlier, notes, skipped, warning)
 
 
-def _unseen_words(plan: InferencePlan, together: bool) -> str:
-    """What to say of photos that could not be read.
-
-    Args:
-        together: a person's photos are.
-    """
+def _unseen_words(plan: InferencePlan) -> str:
+    """What to say of photos that could not be read."""
     skipped = plan.data.skipped_ids
     how = "from the mix of classes in training, not by a model"
     if plan.votes:
         how = "by the votes of the other submissions alone"
-    if together:
+    if plan.person is not None:
         how = "from their person's other photos, where there are any, and from the mix of classes in training"
     count = f"{len(skipped):,} of {len(plan.data.ids):,} photos can't be read and are answered {how}"
     return f"{count}: {named(skipped)}. All are listed in {skipped_file(plan.path)}"

@@ -64,4 +64,4 @@ def readable_again(data: TrainData) -> list[str]:
         except MaskensError:
             return False
 
-    return [file for file in sorted(data.skipped) if readable(file)]
+    return [file for file in data.files if file in data.skipped and readable(file)]
