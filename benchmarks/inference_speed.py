@@ -191,7 +191,8 @@ def one(way: str, setting: Setting, out: Path) -> None:
         opened[path.name] += 1
         return load_photo(path, geometries)
 
-    mock.patch("ensemble.data.cache.load_photo", counting).start()
+    for module in ("cache", "cache_files"):
+        mock.patch(f"ensemble.data.{module}.load_photo", counting).start()
     if way.startswith(("limit", "maskens")):
         configure_process(setting.hardware.job_threads)
     else:

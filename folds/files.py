@@ -181,6 +181,13 @@ def set_aside(path: Path) -> Path:
         raise MaskensError(f"can't rename {path}: {error.strerror or error}.") from error
 
 
+def leave(path: Path, text: str) -> Path | None:
+    """Leave `path` with this text, or without a file if it is empty; returns where another text is kept."""
+    if text:
+        return replace_keeping(path, text)
+    return set_aside(path) if path.exists() else None
+
+
 def _beside(path: Path) -> Path:
     number = 1
     while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():

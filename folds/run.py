@@ -15,8 +15,9 @@ from folds.data.labels import IntArray
 from folds.data.layout import read_train
 from folds.data.merges import apply_merges, kept_merges, merged_csv
 from folds.data.people import Fix, TrainData, class_counts
+from folds.data.skipped import kept_skipped
 from folds.errors import MaskensError, refuse
-from folds.files import replace_keeping, set_aside, sha256, write_json
+from folds.files import leave, replace_keeping, sha256, write_json
 from folds.splitting.split import folds_csv, read_folds, what_changed
 from folds.versions import library_versions
 
@@ -50,6 +51,7 @@ class Run:
     fixes: AppliedFixes = AppliedFixes()
     recipe_hash: str = ""
     merged_hash: str = ""  # sha256 of merged.csv; "" if no ids are merged
+    skipped_hash: str = ""  # of the photos in skipped.csv; "" if none is left out
     created: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -64,6 +66,10 @@ class Run:
     @property
     def merged_file(self) -> Path:
         return self.folder / "merged.csv"
+
+    @property
+    def skipped_file(self) -> Path:
+        return self.folder / "skipped.csv"
 
     @property
     def recipe_file(self) -> Path:
@@ -147,8 +153,10 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         aside = replace_keeping(run.folds_file, text)
         if aside:
             note = f"{kept} {aside}"
-    for what, file, content in (("fixes", run.fixes_file, fixes_csv(data.fixes)), ("merges", run.merged_file, merged)):
-        if aside := _put(file, content):
+    kept_beside = [("fixes", run.fixes_file, fixes_csv(data.fixes)), ("merges", run.merged_file, merged)]
+    kept_beside += [] if run.skipped_hash else [("skipped photos", run.skipped_file, "")]
+    for what, file, content in kept_beside:
+        if aside := leave(file, content):
             note = "\n".join(filter(None, (note, f"the earlier {what} are kept as {aside}")))
     return run, note
 
@@ -157,13 +165,6 @@ def _applied(data: TrainData) -> AppliedFixes:
     text = fixes_csv(data.fixes)
     sources = tuple(sorted({f.source for f in data.fixes}))
     return AppliedFixes(sha256(text) if text else "", len(data.fixes), fixed_people(data), sources)
-
-
-def _put(path: Path, text: str) -> Path | None:
-    """Leave `path` with this text, or without a file if it is empty; returns where another text is kept."""
-    if text:
-        return replace_keeping(path, text)
-    return set_aside(path) if path.exists() else None
 
 
 def save_run(run: Run) -> None:
@@ -250,7 +251,7 @@ def kept_fixes(run: Run) -> tuple[Fix, ...]:
 
 
 def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, IntArray]:
-    """The run's data, labels fixed and ids merged as they were, and folds.
+    """The run's data, labels fixed, ids merged and photos left out as they were, and folds.
 
     Any is refused if it is not what the run was started with.
 
@@ -261,10 +262,12 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
         (data, folds): folds int64 (people,).
 
     Raises:
-        MaskensError: data missing or changed since `maskens folds`, folds.csv, fixes.csv or merged.csv edited.
+        MaskensError: data missing or changed since `maskens folds`, folds.csv, fixes.csv, merged.csv or skipped.csv
+            edited.
     """
     data = read_train(data_folder or Path(run.data))
     fixes, merges = kept_fixes(run), kept_merges(run.merged_file, run.merged_hash)
+    data = dataclasses.replace(data, skipped=kept_skipped(run.skipped_file, run.skipped_hash))
     changed = f"the data in {data.root} changed since `maskens folds` made {run.folder}"
     advice = "Put the data back, or start a new run: maskens folds --run NEW_DIR"
     try:

@@ -42,9 +42,9 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
     )
 
 
-def differing(run: Run, other: Run, *names: Literal["data", "folds", "seed"]) -> str:
+def differing(run: Run, other: Run, *names: Literal["data", "folds", "seed", "skipped photos"]) -> str:
     """Which of these two runs don't share, in words: "data and folds"; "" if they share all."""
-    fields = {"data": "fingerprint", "folds": "folds_hash", "seed": "seed"}
+    fields = {"data": "fingerprint", "folds": "folds_hash", "seed": "seed", "skipped photos": "skipped_hash"}
     return " and ".join(name for name in names if getattr(run, fields[name]) != getattr(other, fields[name]))
 
 

@@ -24,6 +24,7 @@ from ensemble.commands.options import (
     MissingOption,
     QuietOption,
     RunsOption,
+    SkipBadOption,
     TtaOption,
     UntunedOption,
     WorkersOption,
@@ -50,6 +51,7 @@ def infer(
         typer.Option("--no-early-exit", "--ask-all", help="Run all age models on every photo."),
     ] = False,
     allow_missing: MissingOption = False,
+    skip_bad_photos: SkipBadOption = False,
     cache: CacheOption = "",
     dry_run: DryOption = False,
     run: RunsOption = DEFAULT_RUNS,
@@ -67,6 +69,7 @@ def infer(
 
     Example:  maskens infer --tta flip
     Example:  maskens infer --person-column person
+    Example:  maskens infer --skip-bad-photos, which still answers every row of info.csv
     Example:  maskens infer --tta mine.toml, which says: views = ["identity", "hflip scale=1.1"]
     """
     if more and not votes:
@@ -88,6 +91,7 @@ def infer(
         compile=compile_models,
         early_exit=not no_early_exit,
         allow_missing=allow_missing,
+        skip_bad_photos=skip_bad_photos,
         out=out,
         data=data,
         cache=cache,
@@ -97,7 +101,8 @@ def infer(
     plan = plan_inference(run, options)
     say(console, plan.used)
     if dry_run:
-        seconds, disk = plan.estimate()
+        with progress_bars(console) as on_progress:
+            seconds, disk = plan.estimate(on_progress)
         words = f"about {time_words(seconds)}; photo cache {disk / 1e9:.2f} GB more. Nothing was written."
         say(console, words, "bold")
         return
@@ -106,7 +111,7 @@ def infer(
     for line in done.notes:
         say(console, line)
     console.print(submission_table(done.check))
-    note(console, done.check.warnings, "warning")
+    note(console, [*filter(None, [done.warning]), *done.check.warnings], "warning")
     if done.earlier:
         say(console, f"the earlier file is kept as {done.earlier}")
     say(console, f"saved: {done.path}")

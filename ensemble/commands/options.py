@@ -104,4 +104,10 @@ DryOption = Annotated[
         "--dry-run", help="Check everything, time a few batches, estimate time, memory and disk; write nothing."
     ),
 ]
+SkipBadOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-bad-photos", help="Go on without photos that can't be read, and list them; docs/bad-photos.md."
+    ),
+]
 UntunedOption = Annotated[bool, typer.Option("--untuned", help="Leave out what `maskens tune` fitted.")]

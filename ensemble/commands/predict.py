@@ -13,6 +13,7 @@ from ensemble.commands.options import (
     MissingOption,
     QuietOption,
     RunsOption,
+    SkipBadOption,
     TtaOption,
     UntunedOption,
     WorkersOption,
@@ -32,6 +33,7 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     allow_missing: MissingOption = False,
+    skip_bad_photos: SkipBadOption = False,
     run: RunsOption = DEFAULT_RUNS,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
@@ -42,9 +44,11 @@ def predict(
     A photo should show one face about as large as in training: faces are not detected, the whole photo is resized.
 
     Example:  maskens predict holiday/*.jpg --out holiday.csv
+    Example:  maskens predict holiday --skip-bad-photos, which leaves out what can't be read
     """
     from ensemble.pipeline.predict import predict as predict_photos
     from ensemble.reporting.photo_tables import predictions_table
+    from folds.data.skipped import named
     from folds.files import json_text
 
     console = make_console(quiet)
@@ -56,6 +60,7 @@ def predict(
             tuned=not untuned,
             out=out,
             allow_missing=allow_missing,
+            skip_bad_photos=skip_bad_photos,
             device=device,
             workers=workers,
             on_progress=on_progress,
@@ -71,6 +76,9 @@ def predict(
             say(console, f"... and {rest}{'' if out else ': --out FILE keeps them all'}")
         say(console, done.used)
     note(console, done.notes, "warning")
+    if done.skipped:
+        count = f"{len(done.skipped):,} of {len(done.skipped) + len(records):,} photos"
+        note(console, [f"{count} can't be read and are left out: {named(done.skipped)}"], "warning")
     shown = done.distorted[:SHOWN_WARNINGS]
     note(console, (f"{f} has another shape than in training, so it is distorted" for f in shown), "warning")
     if len(done.distorted) > SHOWN_WARNINGS:

@@ -17,10 +17,11 @@ from ensemble.commands.options import (
     QuietOption,
     RunOption,
     SetOption,
+    SkipBadOption,
     TrackerName,
     WorkersOption,
 )
-from ensemble.commands.terminal import make_console, note, say
+from ensemble.commands.terminal import make_console, note, progress_bars, say
 
 
 def train(
@@ -68,6 +69,7 @@ def train(
     compile_models: Annotated[
         bool, typer.Option("--compile", help="Compile each model first (torch.compile): minutes a job, faster epochs.")
     ] = False,
+    skip_bad_photos: SkipBadOption = False,
     cache: CacheOption = "",
     dry_run: DryOption = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Go ahead though it will take long.")] = False,
@@ -80,6 +82,7 @@ def train(
     """Train one model per fold and task; finished jobs are kept, interrupted ones go on.
 
     Example:  maskens train --fold 0..4 --recipe quick --weights tf_efficientnet_lite0.safetensors
+    Example:  maskens train --skip-bad-photos, after which the run leaves out the same photos whenever it goes on
     """
     from folds.splitting.ranges import parse_folds, written_folds
 
@@ -89,7 +92,7 @@ def train(
 
     chosen = parse_folds(fold, load_run(run[0]).k)
 
-    from ensemble.pipeline.train import TrainOptions, plan_training, reuse_finished
+    from ensemble.pipeline.train import TrainOptions, leave_out_bad_photos, plan_training, reuse_finished
 
     console = make_console(quiet)
     options = TrainOptions(
@@ -106,6 +109,7 @@ def train(
         jobs=jobs,
         track=track or (),
         compile=compile_models,
+        skip_bad_photos=skip_bad_photos,
         cache=cache,
         data=data,
         device=device,
@@ -116,6 +120,10 @@ def train(
         finished = len(plan.jobs) - len(plan.todo)
         say(console, f"{finished} of {len(plan.jobs)} jobs are finished already; --restart does them anew")
     note(console, plan.warnings, "warning")
+    with progress_bars(console) as on_progress:
+        plan = leave_out_bad_photos(plan, on_progress, write=not dry_run)
+    if plan.todo:
+        note(console, filter(None, [plan.left_out]), "warning")
     if plan.pseudo and plan.todo:
         from ensemble.reporting.plan_tables import pseudo_line, pseudo_table
 

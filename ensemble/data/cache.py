@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ensemble.data.cache_files import (
+    build,
+    each_photo,
+    faces_file,
+    missing_geometries,
+    pixel_file,
+    reasons,
+    refuse_unreadable,
+)
 from ensemble.data.load import LoadedPhoto, load_photo, refuse_without_detector
-from ensemble.data.pixel_file import PixelFile, create
+from ensemble.data.pixel_file import PixelFile
 from ensemble.recipes.geometry import Geometry
-from folds.data.decode import Pixels, Progress, in_threads, read_photo
+from folds.data.decode import Pixels, Progress, read_photo
 from folds.data.people import PhotoSet
-from folds.errors import MaskensError, refuse
-from folds.files import replacing, sha256
-
-BUILDING = ".building-"
-SPARE = 64 * 2**20  # bytes of disk to leave free
+from folds.data.skipped import read_skipped, skipped_csv
+from folds.errors import MaskensError
+from folds.files import sha256, write_text
 
 
 class DecodedPhotos:
     """Indexable photos, each in one or more geometries: from the cache's files, or decoded at each access.
 
+    Those that `photos` skips are not to be asked for: in the cache they are black.
     Pickles as paths only, so that worker processes share the page cache and not a copy.
     """
 
@@ -77,7 +81,7 @@ class DecodedPhotos:
             self._faces = np.ones(len(self), np.bool_)
             for geometry, path in zip(self.geometries, self.cached or (), strict=True):
                 if geometry.crop == "face":
-                    self._faces &= np.load(_faces_file(path), allow_pickle=False)
+                    self._faces &= np.load(faces_file(path), allow_pickle=False)
         return self._faces
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,81 +103,70 @@ def open_photos(
         workers: decoding threads.
 
     Raises:
-        MaskensError: photos that can't be read (all listed), or too little disk (with figures).
+        MaskensError: photos that can't be read (all listed) and that `photos` does not skip, or too little disk (with
+            figures).
     """
     refuse_without_detector(geometries)
     if cache is None:
         return DecodedPhotos(photos, geometries)
-    missing = _missing(photos, geometries, cache)
+    missing = missing_geometries(photos, geometries, cache)
     if missing:
-        _build(photos, missing, cache, workers, on_progress)
-    return DecodedPhotos(photos, geometries, [_file(cache, photos, g) for g in geometries])
+        build(photos, missing, cache, workers, on_progress)
+    return DecodedPhotos(photos, geometries, [pixel_file(cache, photos, g) for g in geometries])
+
+
+def skip_unreadable(
+    photos: PhotoSet,
+    geometries: Sequence[Geometry],
+    cache: Path | None,
+    workers: int,
+    on_progress: Progress | None = None,
+    write: bool = True,
+) -> PhotoSet:
+    """The photos, with those that can't be read among the skipped ones; `open_photos` takes the others.
+
+    A cache has a list of them beside its files. Those listed are tried again each time, and once one of them can be
+    read, all photos are: nothing that was mended stays out.
+
+    Args:
+        geometries, cache, workers: as of `open_photos`.
+        write: fill the cache on the way, so that each file is read once for both; else all are opened, none is kept.
+
+    Raises:
+        MaskensError: none can be read, or too little disk.
+    """
+    refuse_without_detector(geometries)
+    found = photos.without(_listed(photos, cache)) if cache else photos
+    if cache is None or not write:
+        if cache is None or missing_geometries(found, geometries, cache):
+            found = found.without(reasons(found, _open_all(found, geometries, workers, on_progress)[1]))
+        return found
+    while missing := missing_geometries(found, geometries, cache):  # again, if more can't be read than were listed
+        found = build(found, missing, cache, workers, on_progress, skip=True)
+    if found.skipped:
+        write_text(_list_file(photos, cache), skipped_csv(found.skipped))
+    return found
+
+
+def _list_file(photos: PhotoSet, cache: Path) -> Path:
+    return cache / f"skipped-{sha256(photos.fingerprint)[:16]}.csv"
+
+
+def _listed(photos: PhotoSet, cache: Path) -> dict[str, str]:
+    """file -> why, of the photos that could not be read before, if that is still so of all of them."""
+    try:
+        listed = read_skipped(_list_file(photos, cache))
+    except MaskensError:
+        return {}
+    some = photos.some([row for row, file in enumerate(photos.files) if file in listed])
+    still = _open_all(some, [], workers=1)[1]
+    return {file: listed[file] for file in some.files} if len(still) == int(some.readable.sum()) else {}
 
 
 def missing_bytes(photos: PhotoSet, geometries: Sequence[Geometry], cache: Path | None) -> int:
     """How much larger the cache would become; arguments as of `open_photos`."""
-    missing = _missing(photos, geometries, cache) if cache else {}
+    missing = missing_geometries(photos, geometries, cache) if cache else []
     return sum(len(photos.files) * int(np.prod(g.shape)) for g in missing)
-
-
-def _missing(photos: PhotoSet, geometries: Sequence[Geometry], cache: Path) -> dict[Geometry, Path]:
-    files = {g: _file(cache, photos, g) for g in geometries}
-    return {g: file for g, file in files.items() if not _complete(file, g, len(photos.files))}
-
-
-def _file(cache: Path, photos: PhotoSet, geometry: Geometry) -> Path:
-    height, width, _ = geometry.shape
-    return cache / f"{height}x{width}-{sha256(f'{photos.fingerprint} {geometry} v1')[:16]}.npy"
-
-
-def _faces_file(path: Path) -> Path:
-    """Beside photos of faces cut out: on which of them one was found, bool (photos,)."""
-    return path.with_suffix(".faces.npy")
-
-
-def _complete(path: Path, geometry: Geometry, photos: int) -> bool:
-    try:
-        whole = PixelFile(path).shape == (photos, *geometry.shape)
-        return whole and (geometry.crop != "face" or len(np.load(_faces_file(path), allow_pickle=False)) == photos)
-    except (OSError, ValueError):
-        return False
-
-
-def _build(
-    photos: PhotoSet, targets: dict[Geometry, Path], cache: Path, workers: int, on_progress: Progress | None
-) -> None:
-    needed = sum(len(photos.files) * int(np.prod(g.shape)) for g in targets)
-    scratch: Path | None = None
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        _remove_stale(cache)
-        free = shutil.disk_usage(cache).free
-        if needed + SPARE > free:
-            raise MaskensError(
-                f"the photo cache needs {needed / 1e9:.1f} GB in {cache}, where {free / 1e9:.1f} GB are free. "
-                "Name a larger disk with --cache DIR, or decode at each access with --cache none (slower)."
-            )
-        scratch = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
-        building = [create(scratch / p.name, (len(photos.files), *g.shape)) for g, p in targets.items()]
-        faces = np.ones(len(photos.files), np.bool_)
-
-        def one(index: int) -> None:
-            sizes, faces[index] = load_photo(photos.root / photos.files[index], list(targets))
-            for file, photo in zip(building, sizes, strict=True):
-                file[index] = photo
-
-        _each_photo(one, photos, workers, on_progress)
-        for file, (geometry, path) in zip(building, targets.items(), strict=True):
-            file.flush()
-            if geometry.crop == "face":
-                with replacing(_faces_file(path)) as handle:
-                    np.save(handle, faces)
-            os.replace(file.path, path)
-    except OSError as error:
-        raise MaskensError(f"can't write the photo cache in {cache}: {error.strerror or error}") from error
-    finally:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_readable(
@@ -188,6 +181,15 @@ def check_readable(
         MaskensError: photos that can't be read, all listed.
     """
     refuse_without_detector(geometries)
+    faces, problems = _open_all(photos, geometries, workers, on_progress)
+    refuse_unreadable(photos, problems)
+    return faces
+
+
+def _open_all(
+    photos: PhotoSet, geometries: Sequence[Geometry], workers: int, on_progress: Progress | None = None
+) -> tuple[npt.NDArray[np.bool_], dict[str, str]]:
+    """(as `check_readable`, file -> what is wrong with it)."""
     faces = np.ones(len(photos.files), np.bool_)
     cut = [g for g in geometries if g.crop == "face"]
 
@@ -197,27 +199,4 @@ def check_readable(
         if cut:
             faces[index] = load_photo(path, cut).face
 
-    _each_photo(one, photos, workers, on_progress)
-    return faces
-
-
-def _each_photo(function: Callable[[int], None], photos: PhotoSet, workers: int, on_progress: Progress | None) -> None:
-    """Call a function that decodes the photo of an index for each photo; refuse those that can't be read."""
-
-    def problem(index: int) -> str:
-        try:
-            function(index)
-        except MaskensError as error:
-            return str(error)
-        return ""
-
-    problems = [p for p in in_threads(problem, range(len(photos.files)), workers, on_progress) if p]
-    advice = "Replace them (or take their rows out of the CSV) and run again."
-    refuse(problems, f"photos in {photos.root} can't be used", advice)
-
-
-def _remove_stale(cache: Path) -> None:
-    """What a killed process left half built more than a day ago."""
-    for folder in cache.glob(f"{BUILDING}*"):
-        if time.time() - folder.stat().st_mtime > 24 * 3600:
-            shutil.rmtree(folder, ignore_errors=True)
+    return faces, each_photo(one, photos, workers, on_progress)

@@ -21,6 +21,7 @@ from ensemble.recipes.schema import TaskRecipe
 from folds.data.decode import Pixels
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
+from folds.data.skipped import ADVICE
 from folds.errors import MaskensError
 
 Key = tuple[int, int, int]  # (epoch, index, times it came before); workers outlive an epoch, so it travels along
@@ -181,7 +182,8 @@ def plain_batches(
     try:
         yield from loader
     except MaskensError as error:  # from a worker it comes wrapped in that worker's traceback
-        raise MaskensError(str(error).rsplit("MaskensError: ", 1)[-1].strip()) from None
+        advice = f". {ADVICE}" if photos.cached is None else ""
+        raise MaskensError(str(error).rsplit("MaskensError: ", 1)[-1].strip() + advice) from None
 
 
 def _context(workers: int) -> str | None:

@@ -24,9 +24,10 @@ from ensemble.recipes.tta_sets import TtaSet, as_set, known_sets
 from ensemble.recipes.tta_views import Tta
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.data.people import TrainData
+from folds.data.skipped import left_out_words
 from folds.errors import MaskensError
 from folds.run import Run, load_data
-from folds.runs import refuse_other_folds
+from folds.runs import differing, refuse_other_folds
 from folds.splitting.split import strata
 
 ROUNDS = 25  # of the greedy selection: weights come in steps of 1/25 at the finest
@@ -143,13 +144,17 @@ def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> B
     """Read what runs say out-of-fold on the folds that each of them has trained.
 
     Raises:
-        MaskensError: a run named twice, runs of other photos or folds, no fold that all have trained, files that
-            don't belong together.
+        MaskensError: a run named twice, runs of other photos or folds or that left out others, no fold that all have
+            trained, files that don't belong together.
     """
     refuse_other_folds(runs)
     first = runs[0]
     data, folds = load_data(first, data_folder)
-    notes = [
+    for other in runs[1:]:
+        if unlike := differing(first, other, "skipped photos"):
+            raise MaskensError(f"{other.folder} has other {unlike} than {first.folder}: train both without the same.")
+    notes = [f"{left_out_words(data.skipped, len(data.files))} of {first.folder}"] if data.skipped else []
+    notes += [
         f"{other.folder} has other label fixes; the labels of {first.folder} count"
         for other in runs[1:]
         if other.fixes.hash != first.fixes.hash

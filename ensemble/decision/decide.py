@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from ensemble.decision.joint import blend
 from ensemble.decision.persons import share_gender_and_age
@@ -31,6 +32,7 @@ def decide(
     rule: Rule = "joint",
     votes: Sequence[IntArray] = (),
     person: IntArray | None = None,
+    seen: npt.NDArray[np.bool_] | None = None,
 ) -> Decision:
     """Blend the runs and decide.
 
@@ -43,14 +45,19 @@ def decide(
         votes: further votes, each int64 (photos,); they need `vote`.
         person: int64 (photos,), equal for photos of one person, which are decided together by the joint rule; None
             decides each photo by itself.
+        seen: bool (photos,), False for photos that no model saw: the runs have no vote on them if others have, and a
+            person's other photos decide gender and age. None: all were seen.
     """
     log_p = blend(joints, weights)
     if person is not None:
-        log_p = share_gender_and_age(log_p, person)
+        log_p = share_gender_and_age(log_p, person, seen)
     moved = log_p + np.array(offsets)
     if rule == "vote":
         runs = [moved] if len(joints) == 1 else list(joints)
-        return Decision(log_p, vote(np.stack([*map(most_probable, runs), *votes]), log_p))
+        classes = vote(np.stack([*map(most_probable, runs), *votes]), log_p)
+        if votes and seen is not None:
+            classes = np.where(seen, classes, vote(np.stack(votes), log_p))
+        return Decision(log_p, classes)
     return Decision(log_p, most_probable(moved) if rule == "joint" else decide_hard(log_p))
 
 

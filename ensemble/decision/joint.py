@@ -130,6 +130,18 @@ def joint_scores(
     return np.asarray(np.mean(whole, axis=0), dtype=np.float64)
 
 
+def log_prior(class_photos: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Log probability of each class where no model says anything: its share of the photos.
+
+    Args:
+        class_photos: (18,); a class of none keeps next to nothing, so that its logarithm is a number.
+
+    Returns:
+        float64 (18,).
+    """
+    return np.asarray(log_softmax(np.log(np.maximum(class_photos, 1e-6))), dtype=np.float64)
+
+
 def blend(joints: AnyFloatArray, weights: AnyFloatArray | Sequence[float] | None = None) -> npt.NDArray[np.float64]:
     """Weighted mean of several runs' log probabilities, each row normalised.
 

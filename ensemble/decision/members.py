@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
-from ensemble.decision.joint import FLIP, column_temperatures, joint_scores, mean_logits
+from ensemble.decision.joint import FLIP, column_temperatures, joint_scores, log_prior, mean_logits
 from ensemble.decision.tuning import Fitted
 from ensemble.jobs.card import ModelCard, read_card
 from ensemble.jobs.checksums import unverified, verified_sha256
@@ -18,6 +18,7 @@ from ensemble.jobs.oof import Logits, job_names
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target
 from ensemble.recipes.tta_sets import TtaSet
+from folds.data.labels import CLASSES
 from folds.errors import MaskensError, refuse
 from folds.run import Run
 
@@ -42,6 +43,7 @@ class Ensemble:
     temperatures: Mapping[str, Sequence[Sequence[float]]]  # task -> (folds of the run, heads); empty if untuned
     tta: TtaSet = FLIP  # how its views are merged
     notes: tuple[str, ...] = ()  # what the user should know of the models
+    class_photos: tuple[int, ...] = (1,) * CLASSES  # photos of each class in training: what a photo unseen is taken for
 
     @property
     def targets(self) -> dict[str, Target]:
@@ -81,11 +83,15 @@ class Ensemble:
         return joint_scores(means, self.targets, missing, self.tta)
 
     def joint(self, logits: Mapping[str, Logits], only: int | None = None) -> npt.NDArray[np.float64]:
-        """`scores`, normalised to log probabilities."""
+        """`scores`, normalised to log probabilities; `log_prior` where a photo was shown to no model."""
         photos = next(iter(logits.values())).shape[2]
         blocks = [slice(start, start + BLOCK) for start in range(0, max(1, photos), BLOCK)]
         parts = ({task: values[:, :, rows] for task, values in logits.items()} for rows in blocks)
-        return np.concatenate([log_softmax(self.scores(part, only), axis=1) for part in parts])
+        return np.concatenate([self._log_probabilities(self.scores(part, only)) for part in parts])
+
+    def _log_probabilities(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        unseen = np.isneginf(scores).all(axis=1, keepdims=True)
+        return np.asarray(log_softmax(np.where(unseen, log_prior(self.class_photos), scores), axis=1))
 
     @property
     def complete_folds(self) -> list[int]:
@@ -149,5 +155,5 @@ def load_ensembles(
     for run, recipe, tuned in zip(runs, recipes, fitted.runs, strict=True):
         found = tuple(members(run, recipe, allow_missing))
         notes = tuple(unverified(run, [(m.task, m.fold) for m in found]))
-        ensembles.append(Ensemble(found, tuned.temperatures, fitted.tta_set, notes))
+        ensembles.append(Ensemble(found, tuned.temperatures, fitted.tta_set, notes, run.class_photos))
     return ensembles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 from folds.data.labels import CLASSES, IntArray
 from folds.data.table import LINE, read_table
 from folds.errors import MaskensError, refuse
-from folds.files import csv_text, replace_keeping
+from folds.files import csv_text, leave, listing_text, replace_keeping
 
 HEADER = ("ImageID", "ans")
 FAR = 0.25  # total variation distance from the prior at which a histogram looks wrong
@@ -25,6 +25,27 @@ def write_submission(path: Path, ids: Sequence[str], classes: IntArray) -> Path 
         Where the file that was there before is kept, if it differed.
     """
     return replace_keeping(path, csv_text(HEADER, zip(ids, classes.tolist(), strict=True)))
+
+
+def skipped_file(path: Path) -> Path:
+    """Where the photos of a submission that could not be read are listed: beside it."""
+    return path.with_suffix(".skipped.csv")
+
+
+def skipped_text(skipped: Mapping[str, str], ids: Sequence[str], classes: IntArray) -> str:
+    """A row a photo that could not be read, with what it is answered with; "" if there is none.
+
+    Args:
+        skipped: ImageID -> why.
+        ids, classes: of the submission; int64 (photos,).
+    """
+    rows = [(i, skipped[i], ans) for i, ans in zip(ids, classes.tolist(), strict=True) if i in skipped]
+    return listing_text(("ImageID", "reason", "ans"), rows) if rows else ""
+
+
+def write_skipped(path: Path, skipped: Mapping[str, str], ids: Sequence[str], classes: IntArray) -> None:
+    """List them beside the submission at `path`; without any, there is no such list. An earlier one is kept."""
+    leave(skipped_file(path), skipped_text(skipped, ids, classes))
 
 
 def read_answers(path: Path) -> tuple[list[str], IntArray]:

@@ -22,7 +22,7 @@ MORE_COLUMNS = ("rank", "score", "self_confidence", "margin", "photos_agree")
 
 @dataclass(frozen=True)
 class FieldPredictions:
-    """What the models say of one field of every photo, beside its given label."""
+    """What the models say of one field of every photo, beside its given label; NaN of a photo that is left out."""
 
     given: IntArray  # (people, 7)
     log_p: FloatArray  # (people, 7, labels)
@@ -71,16 +71,12 @@ class Suspect:
     field: str
     doubts: tuple[Doubt, ...]
     agree: int  # photos that find the suggested label likelier themselves
+    of: int  # photos that it is about, but for those that are left out
 
     @property
     def score(self) -> float:
         """How improbable the given label is, 0..1: 1 less its self-confidence, the mean over its photos."""
         return 1 - float(np.mean([d.confidence for d in self.doubts]))
-
-    @property
-    def of(self) -> int:
-        """Photos that it is about."""
-        return len(SHOTS) if self.field != "mask" else len(self.doubts)
 
     @property
     def alone(self) -> bool:
@@ -131,7 +127,9 @@ class Audit:
         elif suspect.field == "mask":
             words = f"{first.photo} looks like '{name}'"
         else:
-            words = f"{'all 7' if suspect.agree == len(SHOTS) else f'{suspect.agree} of 7'} photos look {name}"
+            all_of_them = suspect.agree == suspect.of
+            count = f"all {suspect.of}" if all_of_them else f"{suspect.agree} of {suspect.of}"
+            words = f"{count} photos look {name}"
         if suspect.field == "age":
             words += "; the band is in doubt, not the year"
         again = any((suspect.person.path, d.photo, suspect.field) in self.fixed for d in suspect.doubts)
@@ -149,11 +147,16 @@ def audit(
     after all else. Each folder is weighed by itself, also where two have one id.
 
     Args:
-        rows: int64 (photos,), index in `data.files` of each photo that was predicted; all seven of a person.
+        rows: int64 (photos,), index in `data.files` of each photo that was predicted, ascending; all seven of a person
+            but for those that are left out.
         log_probabilities: float64 (photos, 18), of those photos, by models that never saw the person.
         fields: some of gender, age, mask.
     """
-    people = rows.reshape(-1, len(SHOTS))[:, 0] // len(SHOTS)
+    people = np.unique(rows // len(SHOTS))
+    whole = (people[:, None] * len(SHOTS) + np.arange(len(SHOTS))).reshape(-1)
+    known = np.full((len(whole), CLASSES), np.nan)
+    known[np.searchsorted(whole, rows)] = log_probabilities
+    rows, log_probabilities = whole, known
     predictions = {field: field_predictions(data, rows, log_probabilities, field) for field in NAMES if field in fields}
     persons = [data.people[i] for i in people]
     suspects = [
@@ -176,7 +179,8 @@ def field_predictions(
     which = ("mask", "gender", "age").index(field)
     part, given = decode(np.arange(CLASSES))[which], data.labels[which][rows]
     log_p = np.stack([logsumexp(log_probabilities[:, part == n], axis=1) for n in range(len(NAMES[field]))], axis=1)
-    temperature = fit_temperature(log_p, given) if calibrate else 1.0
+    known = np.isfinite(log_p).all(axis=1)
+    temperature = fit_temperature(log_p[known], given[known]) if calibrate else 1.0
     log_p = scaled(log_p, temperature)
     return FieldPredictions(
         given.reshape(-1, len(SHOTS)), log_p.reshape(-1, len(SHOTS), len(NAMES[field])), temperature
@@ -189,10 +193,10 @@ def person_suspects(found: FieldPredictions, persons: Sequence[Person], field: s
     They are ranked by the mean probability of the given label, not by those odds: one extreme photo moves a mean of
     logarithms more than six others.
     """
-    means = found.odds.mean(axis=1)
+    means, known = np.nanmean(found.odds, axis=1), np.isfinite(found.confidence).sum(axis=1)
     best, odds = means.argmax(axis=1), means.max(axis=1)
     agree = (np.take_along_axis(found.odds, best[:, None, None], axis=2) > 0).sum(axis=(1, 2))
-    confidence, margin = found.confidence.mean(axis=1), found.margin.mean(axis=1)
+    confidence, margin = np.nanmean(found.confidence, axis=1), np.nanmean(found.margin, axis=1)
     return [
         Suspect(
             i,
@@ -200,6 +204,7 @@ def person_suspects(found: FieldPredictions, persons: Sequence[Person], field: s
             field,
             (Doubt("", int(found.given[i, 0]), int(best[i]), float(confidence[i]), float(margin[i])),),
             int(agree[i]),
+            int(known[i]),
         )
         for i in np.flatnonzero(odds > 0).tolist()
     ]
@@ -223,7 +228,7 @@ def mask_suspects(found: FieldPredictions, persons: Sequence[Person]) -> list[Su
             Doubt(SHOTS[s], int(found.given[i, s]), int(n), float(found.confidence[i, s]), float(found.margin[i, s]))
             for s, n in zip(shots, labels, strict=True)
         )
-        return Suspect(i, persons[i], "mask", doubts, len(doubts))
+        return Suspect(i, persons[i], "mask", doubts, len(doubts), len(doubts))
 
     swaps = [
         suspect(i, [first[i], second[i]], [found.given[i, second[i]], found.given[i, first[i]]])
@@ -258,6 +263,8 @@ def photos_csv(found: Audit) -> str:
     lowest = np.min([v.confidence for v in found.fields.values()], axis=0)
     rows = []
     for i, shot in (divmod(int(n), len(SHOTS)) for n in np.argsort(lowest, axis=None, kind="stable")):
+        if np.isnan(lowest[i, shot]):
+            continue
         cells: list[str] = []
         for field, v in found.fields.items():
             names = NAMES[field]

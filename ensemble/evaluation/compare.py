@@ -167,6 +167,7 @@ def _differences(compared: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]
         ("folds", [f"{c.run.k}, split {sha256(c.blend.folds.tobytes())[:6]}" for c in compared]),
         ("labels", [_fixes(c) for c in compared]),
         ("pseudo-labels", [pseudo_words(c.run) for c in compared]),
+        ("photos left out", [f"{len(c.data.skipped):,}" for c in compared]),
     ]
     tasks = list(dict.fromkeys(t for c in compared for t in c.recipe.tasks))
     for task in tasks:

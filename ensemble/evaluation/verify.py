@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import numpy as np
 
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, load_ensembles
-from ensemble.decision.submission import read_answers
+from ensemble.decision.submission import read_answers, skipped_file, skipped_text
 from ensemble.decision.tuning import Fitted, read_tuning
 from ensemble.evaluation.check import Check, same
 from ensemble.evaluation.made_with import made_with
@@ -25,6 +26,7 @@ from folds.data.labels import IntArray
 from folds.data.layout import read_train
 from folds.data.merges import kept_merges
 from folds.data.people import TrainData
+from folds.data.skipped import kept_skipped, left_out_words
 from folds.errors import MaskensError, first_line
 from folds.files import sha256_of_file
 from folds.run import Run, kept_fixes
@@ -55,15 +57,17 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
     checks, notes = [*_own_files(run)], list[str]()
     data, check = _data(run, data_folder)
     checks.append(check)
+    if data and data.skipped:
+        notes.append(left_out_words(data.skipped, len(data.files)))
     folds = None
     if all(c.ok for c in checks) and data is not None:
         folds = read_folds(run.folds_file, data)[0]
     if not run.recipe_hash:
-        return Verification(run, tuple(checks), ("nothing is trained yet",))
+        return Verification(run, tuple(checks), (*notes, "nothing is trained yet"))
     recipe, check = _recipe(run)
     checks.append(check)
     if recipe is None:
-        return Verification(run, tuple(checks), ("without the recipe as it was, nothing else can be verified",))
+        return Verification(run, tuple(checks), (*notes, "without the recipe as it was, nothing else can be verified"))
     if folds is None:
         notes.append("without the run's data and folds, out-of-fold scores can't be recomputed")
     pairs = [(task, fold) for task in recipe.tasks for fold in range(run.k)]
@@ -93,6 +97,14 @@ def _own_files(run: Run) -> Iterator[Check]:
         found = sha256_of_file(file) if file.exists() else ""
         if found or recorded:
             yield Check(file.name, file.name, recorded or "no such file", found or "missing", found == recorded, mend)
+    if run.skipped_hash or run.skipped_file.exists():
+        name, expected = run.skipped_file.name, run.skipped_hash or "no such file"
+        try:
+            kept_skipped(run.skipped_file, run.skipped_hash)
+        except MaskensError as error:
+            yield Check(name, name, expected, first_line(error), False, mend)
+        else:
+            yield Check(name, name, expected, expected, True, mend)
 
 
 def _data(run: Run, folder: Path | None) -> tuple[TrainData | None, Check]:
@@ -100,6 +112,7 @@ def _data(run: Run, folder: Path | None) -> tuple[TrainData | None, Check]:
     mend = "put the data back, say where they are now with --data DIR, or start a new run: maskens folds --run NEW_DIR"
     try:
         data = read_train(where, kept_fixes(run), kept_merges(run.merged_file, run.merged_hash))
+        data = dataclasses.replace(data, skipped=kept_skipped(run.skipped_file, run.skipped_hash))
     except MaskensError as error:
         return None, Check("data", f"data in {where}", run.fingerprint, first_line(error), False, mend)
     ok = data.fingerprint == run.fingerprint
@@ -191,7 +204,7 @@ def _submission(run: Run, recipe: Recipe) -> tuple[list[Check], list[str]]:
     else:
         found = "other photos"
     expected = f"the classes of {photos} photos"
-    checks = [Check(kind, item, expected, found, found == expected, mend)]
+    checks = [Check(kind, item, expected, found, found == expected, mend), *_skipped(run, record, arrays, mend)]
     if record["rule"] is None:
         return checks, ["submission.csv was decided by more than the logits in eval.npz, and not recomputed from them"]
     fitted = Fitted.model_validate(record["fitted"])
@@ -200,6 +213,22 @@ def _submission(run: Run, recipe: Recipe) -> tuple[list[Check], list[str]]:
     except MaskensError:  # which was said of these jobs
         return checks, ["the classes are not recomputed from eval.npz, as its models can't be used"]
     return [*checks, _recomputed(ensemble, fitted, record, arrays, mend)], []
+
+
+def _skipped(run: Run, record: Mapping[str, Any], arrays: Mapping[str, Any], mend: str) -> Iterator[Check]:
+    """That the photos which no model saw are those that could not be read, and are listed beside the submission."""
+    listed, ids, file = record.get("skipped", {}), arrays["ids"].tolist(), skipped_file(run.submission_file)
+    logits = [values for name, values in arrays.items() if "logits/" in name]
+    unseen = np.all([np.isnan(values).all(axis=(0, 1, 3)) for values in logits], axis=0)
+    without = [ids[row] for row in np.flatnonzero(unseen)]
+    if not (listed or without or file.exists()):
+        return
+    expected, found = (f"{len(names)} photos{f', e.g. {names[0]}' if names else ''}" for names in ([*listed], without))
+    yield Check("photos not read", "eval.npz: photos not read", expected, found, [*listed] == without, mend)
+    text = skipped_text(listed, ids, arrays["classes"])
+    same_list = (file.read_text(encoding="utf-8") if file.exists() else "") == text
+    found = expected if same_list else "other photos or classes" if file.exists() else "missing"
+    yield Check(file.name, f"{file.name}: as in eval.npz", expected, found, same_list, mend)
 
 
 def _recomputed(

@@ -49,7 +49,7 @@ def verify_job(
         found = status.state if (folder / "job.json").exists() and status.record else "missing or damaged"
         yield Check("job.json", f"{name}/job.json", "a finished job", found, False, mend)
     else:
-        learned = {"fingerprint": run.fingerprint, "pseudo": _pseudo_hash(run)}
+        learned = {"fingerprint": run.fingerprint, "pseudo": _pseudo_hash(run), "skipped": run.skipped_hash or None}
         yield same("job.json", f"{name}/job.json", expected | learned, status.record, mend)
     for file in JOB_FILES:
         there = sha256_of_file(folder / file) if (folder / file).exists() else "missing"
@@ -104,7 +104,7 @@ def _scores(oof: JobOof, task: TaskRecipe, data: TrainData, held_out: IntArray) 
     """[macro F1 of the best epoch, of the last]; `held_out` is bool (people,)."""
     place = {file: n for n, file in enumerate(data.files)}
     rows = np.array([place.get(str(file), -1) for file in oof.files])
-    if not np.array_equal(np.sort(rows), np.flatnonzero(held_out[data.photo_person])):
+    if not np.array_equal(np.sort(rows), np.flatnonzero(held_out[data.photo_person] & data.photos.readable)):
         raise MaskensError("other photos than those of its fold, each once")
     view = oof.views.index(IDENTITY)
     mine = learns_from(task.predicts, data)[rows]

@@ -55,7 +55,7 @@ def _free_memory(device: torch.device) -> int:
 
 
 class EnsemblePredictor:
-    """Predicts photos with many models; `outputs` is what came of it.
+    """Predicts photos with many models; `outputs` is what came of it, without the photos that are skipped.
 
     Args:
         photos: in the geometries of the models, without repeats.
@@ -66,13 +66,14 @@ class EnsemblePredictor:
         self.views = as_set(settings.tta).views
         self.device = torch.device(settings.hardware.device)
         self.members = [m for ensemble in ensembles for m in ensemble.members]
-        shape = (len(self.views), len(photos))
+        self.rows = np.flatnonzero(photos.photos.readable)  # (photos,): index in `photos` of each that is predicted
+        shape = (len(self.views), len(self.rows))
         self.outputs: list[Logits] = [np.full((*shape, m.card.target.width), np.nan, np.float32) for m in self.members]
         self.engines: dict[int, InferenceEngine] = {}
         self.precisions: dict[int, PrecisionChoice] = {}
         self.compile_seconds = 0.0
         self.notes: list[str] = []  # of the engines
-        self.without_face = np.zeros(len(photos), np.bool_)  # of those predicted now: it was to be cut out
+        self.without_face = np.zeros(len(self.rows), np.bool_)  # of those predicted now: it was to be cut out
         self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass
 
     def run(self, kept: InferenceCheckpoint, on_predict: Progress | None) -> int:
@@ -116,11 +117,11 @@ class EnsemblePredictor:
                 ours[:, :start] = theirs
             self.precisions = dict(enumerate(before.chosen))
         first, size = start, 256 if self.device.type == "cuda" else 2 * BATCH
-        total = len(self.photos)
+        total = len(self.rows)
         pin = self.device.type == "cuda"
         try:
             workers = self.settings.hardware.job_workers
-            for batch in plain_batches(self.photos, range(start, total), size, workers, pin=pin):
+            for batch in plain_batches(self.photos, self.rows[start:].tolist(), size, workers, pin=pin):
                 rows = slice(start, start + len(batch.faces))
                 self.without_face[rows] = ~batch.faces.numpy()
                 inputs = _Inputs(batch.photos, self.photos.geometries, self.views, self.device)
@@ -139,7 +140,7 @@ class EnsemblePredictor:
 
     def _prepare(self, group: Sequence[int], inputs: _Inputs) -> None:
         """Load the models and make them fast; models of one kind share a batch size."""
-        worth = len(self.photos) * len(self.views) >= WORTH_MEASURING * BATCH
+        worth = len(self.rows) * len(self.views) >= WORTH_MEASURING * BATCH
         for number in group:
             member = self.members[number]
             card = member.card

@@ -39,8 +39,9 @@ def estimate_inference(
     hardware, views = settings.hardware, as_set(settings.tta).views
     device = torch.device(hardware.device)
     configure_process(hardware.job_threads)
-    count = len(photos.files)
-    some = photos.some(np.linspace(0, count - 1, min(2 * BATCH, count)).astype(np.int64))
+    rows = np.flatnonzero(photos.readable)
+    count = len(rows)
+    some = photos.some(rows[np.linspace(0, count - 1, min(2 * BATCH, count)).astype(np.int64)])
     probed = len(some.files)
     total, decode = 0.0, 0.0
     shapes: dict[Geometry, None] = {}

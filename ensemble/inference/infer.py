@@ -36,7 +36,7 @@ class Prediction:
     """What the ensembles say of photos."""
 
     joints: npt.NDArray[np.float64]  # (runs, photos, 18), log probabilities
-    logits: list[dict[str, Logits]]  # of each run, task -> (folds, views, photos, width)
+    logits: list[dict[str, Logits]]  # of each run, task -> (folds, views, photos, width), NaN where not shown
     precisions: tuple[PrecisionChoice, ...] = ()  # of each model
     compile_seconds: float = 0.0
     engine_notes: tuple[str, ...] = ()  # what could not be made faster
@@ -44,6 +44,7 @@ class Prediction:
     warning: str = ""
     without_face: int = 0  # of the photos predicted now, those of which no face could be cut out
     evaluated: float | None = None  # share of the photos that age models of one gender evaluated; None: all
+    seen: npt.NDArray[np.bool_] | None = None  # (photos,), False for those that were skipped; None: all were seen
 
     @property
     def notes(self) -> list[str]:
@@ -90,6 +91,7 @@ def infer(
     else as many at a time as fit, with a pass over the photos each.
 
     Args:
+        photos: those that are skipped get no logits, and `log_prior` for log probabilities.
         on_decode: called with (photos decoded, photos in all) while the cache is filled.
         on_predict: called with (photos predicted, photos in all).
 
@@ -104,7 +106,10 @@ def infer(
     kept = InferenceCheckpoint(settings.partial, _identity(ensembles, photos, settings))
     resumed = predictor.run(kept, on_predict)
     kept.forget()
-    logits = predictor.by_task(slice(None))
+    logits = [
+        {task: _spread(values, predictor.rows, len(decoded)) for task, values in found.items()}
+        for found in predictor.by_task(slice(None))
+    ]
     joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
     return Prediction(
         joints,
@@ -116,7 +121,17 @@ def infer(
         kept.note,
         int(predictor.without_face.sum()),
         _evaluated(predictor) if settings.early_exit else None,
+        photos.readable,
     )
+
+
+def _spread(logits: Logits, rows: IntArray, photos: int) -> Logits:
+    """Logits of the photos at `rows` as logits of all `photos`, NaN for the others."""
+    if len(rows) == photos:
+        return logits
+    found = np.full((*logits.shape[:2], photos, logits.shape[3]), np.nan, np.float32)
+    found[:, :, rows] = logits
+    return found
 
 
 def _identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: InferenceSettings) -> list[Any]:
@@ -126,7 +141,8 @@ def _identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: Inferen
     rule = settings.early_exit
     decision = [rule.weights.tolist(), list(rule.offsets), temperatures] if rule else None
     views = as_set(settings.tta).model_dump(mode="json")
-    return [photos.fingerprint, files, views, settings.hardware.device, asdict(settings.engine), decision]
+    what = [photos.fingerprint, *sorted(photos.skipped)]
+    return [what, files, views, settings.hardware.device, asdict(settings.engine), decision]
 
 
 def _evaluated(predictor: EnsemblePredictor) -> float:
@@ -168,4 +184,5 @@ def save_logits(
     record |= {"rule": rule, "fitted": fitted.model_dump(mode="json")}
     record |= {"runs": [str(e.members[0].path.parent.parent.parent) for e in ensembles]}
     record |= {"oof_hashes": [run.oof_hash for run in fitted.runs]}  # which models these are
+    record |= {"skipped": data.skipped_ids}  # shown to no model
     save_npz(path, arrays | {"record": json.dumps(record)})

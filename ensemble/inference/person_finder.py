@@ -50,19 +50,24 @@ class PersonFinder:
     def group(
         self, photos: PhotoSet, grouping: Grouping, settings: InferenceSettings, on_progress: Progress | None = None
     ) -> IntArray:
-        """int64 (photos,), equal for photos that seem to show one person, from 0 up."""
-        return group_photos(self._embeddings(photos, settings.cache, settings, on_progress), grouping.threshold)
+        """int64 (photos,), equal for photos that seem to show one person, from 0 up; of a skipped one it is nobody
+        else's."""
+        found = group_photos(self._embeddings(photos, settings.cache, settings, on_progress), grouping.threshold)
+        person = np.arange(len(photos.files)) + len(found)
+        person[photos.readable] = found
+        return np.unique(person, return_inverse=True)[1].astype(np.int64)
 
     def _embeddings(
         self, photos: PhotoSet, cache: Path | None, settings: InferenceSettings, on_progress: Progress | None
     ) -> npt.NDArray[np.float32]:
-        """float32 (photos, width), of length 1: those of all models side by side."""
+        """float32 (readable photos, width), of length 1: those of all models side by side."""
         hardware, device = settings.hardware, torch.device(settings.hardware.device)
         geometries = list(dict.fromkeys(m.card.geometry for m in self.members))
         decoded = open_photos(photos, geometries, cache, hardware.decoding_threads)
         models = [load_checkpoint(m.path, device)[0] for m in self.members]
-        total, found = len(decoded), list[npt.NDArray[np.float32]]()
-        for number, batch in enumerate(plain_batches(decoded, range(total), BATCH, hardware.job_workers)):
+        rows, found = np.flatnonzero(photos.readable).tolist(), list[npt.NDArray[np.float32]]()
+        total = len(rows)
+        for number, batch in enumerate(plain_batches(decoded, rows, BATCH, hardware.job_workers)):
             shown = dict(zip(geometries, batch.photos, strict=True))
             parts = [
                 embed(model, to_input(shown[m.card.geometry], m.card.mean, m.card.std, device))
@@ -108,5 +113,5 @@ def person_finder(run: Run, ensembles: Sequence[Ensemble], photos: int, moved: P
     chosen = np.random.default_rng([run.seed, fold]).permutation(groups)[:PEOPLE]
     place = {group: n for n, group in enumerate(chosen.tolist())}
     of_row = np.array([place.get(p.group, -1) for p in data.people])[data.photo_person]
-    rows = np.flatnonzero(of_row >= 0)
+    rows = np.flatnonzero((of_row >= 0) & data.photos.readable)
     return PersonFinder(fold, members, data.photos.some(rows), of_row[rows])

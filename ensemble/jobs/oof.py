@@ -127,14 +127,15 @@ def oof_hash(run: Run, recipe: Recipe) -> str:
 
 
 def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: list[int], epoch: Epoch) -> PooledOof:
-    """Put the jobs' out-of-fold logits together: each photo of the folds `trained` exactly once a task.
+    """Put the jobs' out-of-fold logits together: each photo of the folds `trained` exactly once a task, but for those
+    that are left out.
 
     Raises:
         MaskensError: if a job's file is missing, damaged, not finite, or holds other photos than its fold's.
     """
     index = {f: i for i, f in enumerate(data.files)}
-    photo_fold = folds[data.photo_person]
-    rows = np.flatnonzero(np.isin(photo_fold, trained))
+    photo_fold, readable = folds[data.photo_person], data.photos.readable
+    rows = np.flatnonzero(np.isin(photo_fold, trained) & readable)
     place = np.full(len(index), -1)
     place[rows] = np.arange(len(rows))
     jobs = {}
@@ -144,7 +145,7 @@ def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: li
             path = run.job_folder(task, fold) / "oof.npz"
             oof = load_job_oof(path, {"task_hash": recipe.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold})
             found = np.array([index.get(str(f), -1) for f in oof.files])
-            if not np.array_equal(np.sort(found), np.flatnonzero(photo_fold == fold)):
+            if not np.array_equal(np.sort(found), np.flatnonzero((photo_fold == fold) & readable)):
                 problems.append(f"{path} does not hold the photos of fold {fold}, each once")
             elif not np.isfinite(oof.best if epoch == "best" else oof.last).all():
                 problems.append(f"{path} holds logits that are not finite")

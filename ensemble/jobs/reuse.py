@@ -76,6 +76,6 @@ def _copy(spec: JobSpec, source: Run) -> None:
 def _refuse_unlike(run: Run, source: Run) -> None:
     if source.folder.resolve() == run.folder.resolve():
         raise MaskensError(f"--reuse {source.folder}: that is this run itself; finished jobs are kept anyway.")
-    unlike = differing(run, source, "data", "folds", "seed")
+    unlike = differing(run, source, "data", "folds", "seed", "skipped photos")
     if unlike:
         raise MaskensError(f"--reuse {source.folder}: it has other {unlike} than {run.folder}.")

@@ -35,7 +35,8 @@ class JobSpec:
 
 
 def learned_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
-    """int64 (n,): the photos that a job learns from; other folds' people, less those whom the recipe leaves out.
+    """int64 (n,): the photos that a job learns from; other folds' people, less those whom the recipe leaves out, and
+    photos that can't be read.
 
     Args:
         folds: int64 (people,).
@@ -53,7 +54,8 @@ def geometry(task: TaskRecipe) -> Geometry:
 def identity(spec: JobSpec) -> dict[str, Any]:
     """What must be equal for two halves of a job to belong together."""
     found = run_identity(spec.run, spec.recipe, spec.task, spec.fold)
-    return found | ({"pseudo": spec.pseudo.hash} if spec.pseudo else {})  # earlier jobs know no such key
+    found |= {"pseudo": spec.pseudo.hash} if spec.pseudo else {}  # earlier jobs know no such keys
+    return found | ({"skipped": spec.run.skipped_hash} if spec.run.skipped_hash else {})
 
 
 def run_identity(run: Run, recipe: Recipe, task: str, fold: int) -> dict[str, Any]:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from ensemble.data.cache import skip_unreadable
 from ensemble.decision.decide import Rule, decide
 from ensemble.decision.members import Ensemble, load_ensembles
-from ensemble.decision.submission import SubmissionCheck, align, check_submission, write_submission
+from ensemble.decision.submission import (
+    SubmissionCheck,
+    align,
+    check_submission,
+    skipped_file,
+    write_skipped,
+    write_submission,
+)
 from ensemble.decision.tuning import Fitted, StepName, apply_tuning, weighted_runs
 from ensemble.inference.estimate import estimate_inference
 from ensemble.inference.infer import infer as predict_photos
@@ -33,9 +41,11 @@ from ensemble.pipeline.inputs import (
 )
 from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.tta_views import Tta
+from folds.data.decode import Progress
 from folds.data.labels import IntArray
 from folds.data.layout import read_eval, read_eval_people
 from folds.data.people import EvalData
+from folds.data.skipped import named
 from folds.errors import MaskensError
 from folds.files import must_be_writable
 from folds.run import Run
@@ -63,6 +73,7 @@ class InferOptions:
         compile: the models first, with torch.compile.
         early_exit: age models of one gender see a photo only where they can still change its class.
         allow_missing: go ahead though some folds are not trained.
+        skip_bad_photos: answer photos that can't be read by what is known without them; else they are refused.
         out: the CSV; None is submission.csv in the (first) run. Its logits go beside it.
         data: a folder that needs only `eval/`; None is the run's.
         cache: folder of decoded photos, None for none.
@@ -80,6 +91,7 @@ class InferOptions:
     compile: bool = False
     early_exit: bool = True
     allow_missing: bool = False
+    skip_bad_photos: bool = False
     out: Folder | None = None
     data: Folder | None = None
     cache: Folder | None = AUTO_CACHE
@@ -104,12 +116,30 @@ class InferencePlan:
     person: IntArray | None  # (photos,), equal for photos that are decided together; None: each by itself
     finder: PersonFinder | None  # who finds out who is on them; None: nobody
     settings: InferenceSettings
+    skip_bad: bool  # leave out photos that can't be read
     path: Path  # the CSV
     logits_file: Path
 
-    def estimate(self) -> tuple[float, int]:
+    def estimate(self, on_progress: OnProgress | None = None) -> tuple[float, int]:
         """(seconds, bytes of disk for the photo cache) from a short probe that leaves nothing behind."""
-        return estimate_inference(self.ensembles, self.data.photos, self.settings)
+        opening = part_of(on_progress, "opening photos")
+        return estimate_inference(self.ensembles, self.readable(opening, write=False).photos, self.settings)
+
+    def readable(self, on_progress: Progress | None = None, write: bool = True) -> EvalData:
+        """The data, with what can't be read among what is skipped, if that is asked for.
+
+        Args:
+            write: as of `skip_unreadable`.
+
+        Raises:
+            MaskensError: no photo can be read.
+        """
+        if not self.skip_bad:
+            return self.data
+        geometries = list(dict.fromkeys(m.card.geometry for e in self.ensembles for m in e.members))
+        threads = self.settings.hardware.decoding_threads
+        found = skip_unreadable(self.data.photos, geometries, self.settings.cache, threads, on_progress, write)
+        return dataclasses.replace(self.data, skipped=found.skipped)
 
 
 @dataclass(frozen=True)
@@ -121,6 +151,8 @@ class Inferred:
     path: Path
     earlier: Path | None  # where an earlier CSV is kept
     notes: tuple[str, ...]  # what was out of the ordinary
+    skipped: Mapping[str, str]  # ImageID -> why, of photos that could not be read
+    warning: str  # what to say of these, "" if there are none
 
 
 def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_OPTIONS) -> InferencePlan:
@@ -143,7 +175,7 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         raise MaskensError(f"{named_by} needs --decision joint, which decides a person's photos together.")
     named = load_runs(runs)
     first = named[0]
-    data = read_eval(Path(options.data or first.data))
+    data = read_eval(Path(options.data or first.data), options.skip_bad_photos)
     person = read_eval_people(data, options.person_column) if options.person_column else None
     path = Path(options.out) if options.out else file_of(named, "submission.csv")
     logits_file = path.with_suffix(".logits.npz") if options.out else file_of(named, "eval.npz")
@@ -182,6 +214,7 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
             early_exit=fitted if options.early_exit and rule == "joint" and person is None else None,
             partial=logits_file.with_suffix(".partial.npz"),
         ),
+        skip_bad=options.skip_bad_photos,
         path=path,
         logits_file=logits_file,
     )
@@ -194,19 +227,34 @@ def run_inference(plan: InferencePlan, on_progress: OnProgress | None = None) ->
         MaskensError: a photo that can't be read, a model that gives no numbers, a full disk.
     """
     decoding, predicting = part_of(on_progress, "decoding"), part_of(on_progress, "predicting")
+    plan = dataclasses.replace(plan, data=plan.readable(decoding))
     settings, person, found = plan.settings, plan.person, list[str]()
     if plan.finder:
         person, found = _find_people(plan, plan.finder, on_progress)
         settings = settings if person is None else dataclasses.replace(settings, early_exit=None)
     prediction = predict_photos(plan.ensembles, plan.data.photos, settings, decoding, predicting)
     fitted = plan.fitted
-    decided = decide(prediction.joints, fitted.weights, fitted.offsets, plan.rule, plan.votes, person)
+    decided = decide(prediction.joints, fitted.weights, fitted.offsets, plan.rule, plan.votes, person, prediction.seen)
     rule = plan.rule if person is None and not plan.votes else None
     save_logits(plan.logits_file, plan.data, plan.ensembles, prediction, fitted, decided.classes, rule)
-    earlier = write_submission(plan.path, plan.data.ids, decided.classes)
+    earlier, skipped = write_submission(plan.path, plan.data.ids, decided.classes), plan.data.skipped_ids
+    write_skipped(plan.path, skipped, plan.data.ids, decided.classes)
     check = check_submission(plan.path, plan.data.ids, plan.runs[0].class_photos)
     notes = (*(line for e in plan.ensembles for line in e.notes), *found, *prediction.notes)
-    return Inferred(decided.classes, check, plan.path, earlier, notes)
+    warning = _unseen_words(plan) if skipped else ""
+    return Inferred(decided.classes, check, plan.path, earlier, notes, skipped, warning)
+
+
+def _unseen_words(plan: InferencePlan) -> str:
+    """What to say of photos that could not be read."""
+    skipped = plan.data.skipped_ids
+    how = "from the mix of classes in training, not by a model"
+    if plan.votes:
+        how = "by the votes of the other submissions alone"
+    if plan.person is not None:
+        how = "from their person's other photos, where there are any, and from the mix of classes in training"
+    count = f"{len(skipped):,} of {len(plan.data.ids):,} photos can't be read and are answered {how}"
+    return f"{count}: {named(skipped)}. All are listed in {skipped_file(plan.path)}"
 
 
 def _find_people(
@@ -214,8 +262,9 @@ def _find_people(
 ) -> tuple[IntArray | None, list[str]]:
     """(who is on each photo, or None if that can't be told well enough; what came of it, a line each)."""
     photos = plan.data.photos
+    count = int(photos.readable.sum())
     fitting, grouping_photos = part_of(on_progress, "telling people apart"), part_of(on_progress, "grouping")
-    grouping = finder.fit(len(photos.files), plan.settings, fitting)
+    grouping = finder.fit(count, plan.settings, fitting)
     if not grouping.worth_it:
         return None, [grouping.words]
     person = finder.group(photos, grouping, plan.settings, grouping_photos)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning, weighted_runs
@@ -31,6 +33,7 @@ class Predicted:
     used: str  # models, views and tuning in words
     earlier: Path | None  # where an earlier result is kept
     notes: tuple[str, ...]  # what the user should know of the models
+    skipped: Mapping[str, str]  # photo -> why it can't be read; it has no record
 
 
 def predict(
@@ -41,6 +44,7 @@ def predict(
     tuned: bool = True,
     out: Folder | None = None,
     allow_missing: bool = False,
+    skip_bad_photos: bool = False,
     device: str = "auto",
     workers: int | None = None,
     on_progress: OnProgress | None = None,
@@ -51,6 +55,7 @@ def predict(
         photos: files, or folders of them.
         runs: several on the same folds are blended.
         tta, tuned, allow_missing, device, workers: as of `plan_inference`.
+        skip_bad_photos: leave out photos that can't be read; else they are refused.
         out: a .csv or .json file that keeps the result.
 
     Raises:
@@ -72,7 +77,9 @@ def predict(
     complete_folds(ensembles)
     height, width = ensembles[0].members[0].card.resize
     aspect = training_aspect(used[0]) or height / width
-    distorted = distorted_photos(found, aspect, hardware.decoding_threads, part_of(on_progress, "opening"))
+    opening = part_of(on_progress, "opening")
+    opened, distorted = distorted_photos(found, aspect, hardware.decoding_threads, opening, skip_bad_photos)
+    found = found.some(np.flatnonzero(opened.readable))
     predicting = part_of(on_progress, "predicting")
     settings = InferenceSettings(fitted.tta_set, hardware)
     prediction = predict_photos(ensembles, found, settings, on_predict=predicting)
@@ -80,7 +87,8 @@ def predict(
     models = sum(len(e.members) for e in ensembles)
     words = f"{len(records)} photos, {models} models, views: {fitted.tta}, {applied.words}"
     notes = tuple(line for e in ensembles for line in e.notes)
-    return Predicted(records, tuple(distorted), words, _kept(path, records) if path else None, notes)
+    earlier = _kept(path, records) if path else None
+    return Predicted(records, tuple(distorted), words, earlier, notes, opened.skipped)
 
 
 def _kept(path: Path, records: Sequence[dict[str, Any]]) -> Path | None:

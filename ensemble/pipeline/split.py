@@ -96,5 +96,9 @@ def _near_duplicates(
     from folds.explore.duplicates import check_photos
 
     found = check_photos(data, workers or -1, part_of(on_progress, "opening photos"))
-    refuse(found.unreadable, f"photos in {data.root} can't be used", "Replace them and run again.")
+    refuse(
+        found.unreadable,
+        f"photos in {data.root} can't be used",
+        "Replace them, or train without them: maskens train --skip-bad-photos",
+    )
     return found.duplicates

@@ -14,7 +14,7 @@ from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos, select_tasks
 from ensemble.jobs.pseudo_labels import PseudoLabels, load_pseudo_labels, refuse_other_ages, save_pseudo_labels
 from ensemble.jobs.reuse import reuse_jobs
-from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.spec import JobSpec, geometry
 from ensemble.pipeline.inputs import AUTO_CACHE, DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
 from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe
 from ensemble.recipes.schema import Recipe
@@ -24,9 +24,11 @@ from ensemble.training.jobs import JobsDisplay, fill_cache
 from ensemble.training.jobs import train as train_jobs
 from ensemble.training.long_training import long_training
 from ensemble.training.preflight import preflight
+from ensemble.training.skipped_photos import leave_out_unreadable, readable_again
 from ensemble.training.tracking import check_trackers
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
+from folds.data.skipped import left_out_words, named
 from folds.errors import MaskensError
 from folds.run import Run, load_data, load_run
 
@@ -51,6 +53,7 @@ class TrainOptions:
         jobs: at a time.
         track: tensorboard, wandb.
         compile: the models first, with torch.compile.
+        skip_bad_photos: leave out photos that can't be read; else they are refused. A run keeps which they are.
         cache: folder of decoded photos, None for none.
         data: where the data are now, if they were moved.
         device: auto, cpu or cuda.
@@ -70,6 +73,7 @@ class TrainOptions:
     jobs: int = 1
     track: Sequence[str] = ()
     compile: bool = False
+    skip_bad_photos: bool = False
     cache: Folder | None = AUTO_CACHE
     data: Folder | None = None
     device: str = "auto"
@@ -94,7 +98,16 @@ class TrainingPlan:
     pseudo: PseudoLabels | None
     source: Run | None  # whose finished jobs are taken over
     restart: bool
+    skip_bad: bool  # leave out photos that can't be read
     warnings: tuple[str, ...]
+
+    @property
+    def left_out(self) -> str:
+        """What to say of photos that are left out, "" if none is."""
+        if not self.data.skipped:
+            return ""
+        words = left_out_words(self.data.skipped, len(self.data.files))
+        return f"{words}: {named(self.data.skipped)}. All are listed in {self.run.skipped_file}"
 
     def estimate(self, on_progress: OnProgress | None = None) -> Estimate:
         """Time, memory and disk, from a short probe that leaves nothing behind."""
@@ -145,6 +158,9 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
         going_on = set() if options.restart else begun(todo)
         warnings = preflight(recipe, {s.task: 0 for s in todo}, going_on, hardware.device)
         warnings += filter(None, [hardware.oversubscription])
+        if again := readable_again(data) if loaded.jobs_on_disk() else []:
+            count = f"{len(again)} of the photos that are left out can be read now, e.g. {again[0]}"
+            warnings.append(f"{count}; as the run's models never saw them, it goes on without. A new run would not")
     return TrainingPlan(
         run=loaded,
         data=data,
@@ -157,6 +173,7 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
         pseudo=pseudo,
         source=source,
         restart=options.restart,
+        skip_bad=options.skip_bad_photos,
         warnings=tuple(warnings),
     )
 
@@ -182,6 +199,30 @@ def _pseudo_labels(run: Run, root: Path, options: TrainOptions) -> PseudoLabels 
             f"Begin a new run: maskens folds --run NEW --folds-file {run.folds_file}"
         )
     return named
+
+
+def leave_out_bad_photos(
+    planned: TrainingPlan, on_progress: OnProgress | None = None, write: bool = True
+) -> TrainingPlan:
+    """The plan without photos that can't be read, if that was asked for and a job is left to do. The first thing to do
+    with it: whether another run's job is the same depends on it.
+
+    Args:
+        write: fill the cache on the way and have the run remember them; else nothing is written.
+
+    Raises:
+        MaskensError: the run has models that were trained on photos that can't be read now, jobs have nobody left to
+            learn from, or a full disk.
+    """
+    if not (planned.skip_bad and planned.todo):
+        return planned
+    geometries = list(dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in planned.todo))
+    cache, threads = planned.todo[0].cache, planned.hardware.decoding_threads
+    opening = part_of(on_progress, "decoding photos")
+    run, data = leave_out_unreadable(planned.run, planned.data, geometries, cache, threads, opening, write)
+    jobs, todo = (tuple(dataclasses.replace(spec, run=run) for spec in specs) for specs in (planned.jobs, planned.todo))
+    refuse_jobs_without_photos(todo, data, planned.folds)
+    return dataclasses.replace(planned, run=run, data=data, jobs=jobs, todo=todo)
 
 
 def reuse_finished(planned: TrainingPlan) -> tuple[TrainingPlan, int]:
@@ -254,6 +295,6 @@ def train(
     Raises:
         MaskensError: as `plan_training` and `run_plan`.
     """
-    planned, _ = reuse_finished(plan_training(run, options))
+    planned, _ = reuse_finished(leave_out_bad_photos(plan_training(run, options), on_progress))
     prepare(planned, on_progress)
     return run_plan(planned, display)

@@ -175,13 +175,14 @@ def _columns(target: Target, mask: IntArray, gender: IntArray, age: IntArray, ag
 
 
 def learns_from(predicts: Predicts, data: TrainData) -> npt.NDArray[np.bool_]:
-    """bool (photos,): the photos a task learns from and is validated on: one gender's for its age task.
+    """bool (photos,): the photos a task learns from and is validated on: one gender's for its age task, and none that
+    is left out.
 
     Out-of-fold logits are made for all photos all the same: the joint decision weighs both age models.
     """
     only = ONLY_GENDER.get(predicts)
-    gender = data.labels[1]
-    return np.ones(len(gender), dtype=np.bool_) if only is None else gender == only
+    readable = data.photos.readable
+    return readable if only is None else readable & (data.labels[1] == only)
 
 
 def undetermined(kinds: Sequence[Predicts]) -> list[str]:

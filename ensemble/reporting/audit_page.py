@@ -117,6 +117,7 @@ def _cells(found: Audit, suspect: Suspect, thumbs: dict[tuple[int, int], Pixels 
         given = int(predictions.given[row, shot])
         other = in_doubt.get(SHOTS[shot], in_doubt.get("", int(predictions.predicted[row, shot])))
         labels = dict.fromkeys((given, other))
-        words = [f"{names[n]} {np.exp(predictions.log_p[row, shot, n]):.2f}" for n in labels]
+        p = np.exp(predictions.log_p[row, shot])
+        words = [f"{names[n]} {p[n]:.2f}" for n in labels if np.isfinite(p[n])]
         cells.append(Cell(thumbs[row, shot], "\n".join([SHOTS[shot], *words]), f"{suspect.person.path} {SHOTS[shot]}"))
     return cells

@@ -143,7 +143,8 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
     configure_process(hardware.job_threads)
     # what a whole epoch takes: the first ones may cost less
     whole = recipe.model_copy(update={"head_epochs": 0.0, "sizes": (), "average_epochs": 0})
-    rows = np.linspace(0, len(data.files) - 1, BATCHES // 2 * recipe.batch_size).astype(np.int64)
+    readable = np.flatnonzero(data.photos.readable)
+    rows = readable[np.linspace(0, len(readable) - 1, BATCHES // 2 * recipe.batch_size).astype(np.int64)]
     some = data.photos.some(rows)
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()

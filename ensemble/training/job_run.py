@@ -74,7 +74,7 @@ class JobRun:
             self.labels = np.concatenate([self.labels, class_labels(self.target, classes)])
             self.masks = np.concatenate([self.masks, decode(classes)[0]])
         self.valid_rows = np.flatnonzero(held_out & mine)
-        self.oof_rows = np.flatnonzero(held_out)
+        self.oof_rows = np.flatnonzero(held_out & data.photos.readable)
         self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.recipe.epochs)
         self.history: list[dict[str, float]] = []
         self.ran: dict[str, Any] = {}

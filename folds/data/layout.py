@@ -82,8 +82,11 @@ def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = 
     return apply_merges(apply_fixes(TrainData(root, tuple(people), fingerprint_of(people)), fixes), merges)
 
 
-def read_eval(root: Path) -> EvalData:
+def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
     """Read eval/info.csv and check that every photo it names is there, once.
+
+    Args:
+        skip_bad: skip photos whose files are missing or empty.
 
     Raises:
         MaskensError: no such folder, an unusable CSV, or rows without a photo (listed together).
@@ -98,6 +101,7 @@ def read_eval(root: Path) -> EvalData:
     sizes = {e.name: e.stat().st_size for e in entries}
     out = {e.name for e in entries if e.is_symlink() and not _inside(Path(e.path), images)}
     problems: list[str] = []
+    bad: dict[str, str] = {}
     seen: dict[str, str] = {}
     for row in rows:
         number = row[LINE]
@@ -105,20 +109,20 @@ def read_eval(root: Path) -> EvalData:
         if image in seen:
             problems.append(f"info.csv row {number}: ImageID '{image}' is already in row {seen[image]}")
         elif image not in sizes:
-            problems.append(
-                f"info.csv row {number}: no photo {images / image}{did_you_mean(image, _same_stem(image, sizes))}"
-            )
+            near = did_you_mean(image, _same_stem(image, sizes))
+            bad[image] = f"info.csv row {number}: no photo {images / image}{near}"
         elif image in out:
             problems.append(f"info.csv row {number}: {images / image} {LINKED_OUT}")
         elif sizes[image] == 0:
-            problems.append(f"info.csv row {number}: {images / image} is an empty file")
+            bad[image] = f"info.csv row {number}: {images / image} is an empty file"
         seen.setdefault(image, number)
-    refuse(
-        problems,
-        f"{table} and its photos don't fit together ({len(problems)} problems)",
-        "Mend them and run again.",
-    )
-    return EvalData(root, tuple(seen), sha256_of_lines(f"{i}\t{sizes[i]}" for i in seen))
+    advice = "Mend them and run again."
+    if bad and not skip_bad:
+        problems += bad.values()
+        advice += " Or answer without files that are missing or empty: maskens infer --skip-bad-photos"
+    refuse(problems, f"{table} and its photos don't fit together ({len(problems)} problems)", advice)
+    skipped = {f"eval/images/{i}": "is an empty file" if i in sizes else "is missing" for i in bad}
+    return EvalData(root, tuple(seen), sha256_of_lines(f"{i}\t{sizes.get(i, 'missing')}" for i in seen), skipped)
 
 
 def read_eval_people(data: EvalData, column: str) -> IntArray:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from folds.data.labels import CLASSES, SHOT_MASK, SHOTS, IntArray, age_band, encode
+from folds.errors import MaskensError
 from folds.files import sha256_of_lines
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -63,11 +65,30 @@ class PhotoSet:
     root: Path
     files: Sequence[str]  # paths below `root`
     fingerprint: str  # of their names and sizes; names the cache of decoded photos
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # file -> why it can't be read: never opened
+
+    @functools.cached_property
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """bool (photos,): False for those that are skipped."""
+        return np.array([file not in self.skipped for file in self.files], dtype=np.bool_)
 
     def some(self, rows: Sequence[int] | IntArray) -> PhotoSet:
         """Those at `rows`, with a fingerprint of their own."""
         files = [self.files[i] for i in rows]
-        return PhotoSet(self.root, files, sha256_of_lines([self.fingerprint, *files]))
+        skipped = {file: self.skipped[file] for file in files if file in self.skipped}
+        return PhotoSet(self.root, files, sha256_of_lines([self.fingerprint, *files]), skipped)
+
+    def without(self, unreadable: Mapping[str, str]) -> PhotoSet:
+        """The same photos, of which these are skipped, too: file -> why it can't be read.
+
+        Raises:
+            MaskensError: none is left.
+        """
+        skipped = {**self.skipped, **unreadable}
+        if self.files and len(skipped) == len(self.files):
+            file, why = min(skipped.items())
+            raise MaskensError(f"none of the {len(skipped)} photos in {self.root} can be read, e.g. {file}: {why}")
+        return dataclasses.replace(self, skipped=skipped)
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,7 @@ class TrainData:
     people: tuple[Person, ...]
     fingerprint: str  # of labels, file names and file sizes
     fixes: tuple[Fix, ...] = ()  # that the labels follow; whole paths, sorted
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # as of `PhotoSet`
 
     @functools.cached_property
     def photos(self) -> PhotoSet:
@@ -87,7 +109,7 @@ class TrainData:
             for p in self.people
             for name, size in zip(p.photos, p.bytes, strict=True)
         )
-        return PhotoSet(self.root, self.files, sha256_of_lines(lines))
+        return PhotoSet(self.root, self.files, sha256_of_lines(lines), self.skipped)
 
     @property
     def files(self) -> list[str]:
@@ -124,10 +146,17 @@ class EvalData:
     root: Path
     ids: tuple[str, ...]
     fingerprint: str
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # as of `PhotoSet`
 
     @functools.cached_property
     def photos(self) -> PhotoSet:
-        return PhotoSet(self.root, [f"eval/images/{i}" for i in self.ids], self.fingerprint)
+        return PhotoSet(self.root, [f"eval/images/{i}" for i in self.ids], self.fingerprint, self.skipped)
+
+    @property
+    def skipped_ids(self) -> dict[str, str]:
+        """ImageID -> why the photo can't be read, in the order of info.csv."""
+        files = zip(self.ids, self.photos.files, strict=True)
+        return {i: self.skipped[file] for i, file in files if file in self.skipped}
 
 
 def class_counts(data: TrainData) -> list[int]:

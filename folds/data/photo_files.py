@@ -67,17 +67,20 @@ def _below(folder: Path) -> list[str]:
     return found
 
 
-def distorted_photos(photos: PhotoSet, aspect: float, workers: int, on_progress: Progress | None = None) -> list[str]:
+def distorted_photos(
+    photos: PhotoSet, aspect: float, workers: int, on_progress: Progress | None = None, skip_bad: bool = False
+) -> tuple[PhotoSet, list[str]]:
     """Open every photo once.
 
     Args:
         aspect: height / width of the photos that the models were trained on.
+        skip_bad: skip those that can't be read.
 
     Returns:
-        The photos whose shape is so different that bringing them to size distorts them.
+        (the photos, those of them whose shape is so different that bringing them to size distorts them).
 
     Raises:
-        MaskensError: photos that can't be read, all listed.
+        MaskensError: photos that can't be read, all listed; with `skip_bad` only if it is all of them.
     """
 
     def one(file: str) -> float | str:
@@ -87,7 +90,9 @@ def distorted_photos(photos: PhotoSet, aspect: float, workers: int, on_progress:
         except MaskensError as error:
             return str(error)
 
-    results = list(in_threads(one, photos.files, workers, on_progress))
-    refuse([r for r in results if isinstance(r, str)], "photos can't be used", "Leave them out and run again.")
-    both = zip(photos.files, results, strict=True)
-    return [f for f, r in both if isinstance(r, float) and not 1 / ASPECT <= r <= ASPECT]
+    results = dict(zip(photos.files, in_threads(one, photos.files, workers, on_progress), strict=True))
+    bad = {file: found for file, found in results.items() if isinstance(found, str)}
+    if not skip_bad:
+        refuse(list(bad.values()), "photos can't be used", "Leave them out, by name or with --skip-bad-photos.")
+    distorted = [f for f, r in results.items() if isinstance(r, float) and not 1 / ASPECT <= r <= ASPECT]
+    return photos.without({file: why.removeprefix(f"{photos.root / file} ") for file, why in bad.items()}), distorted

@@ -68,6 +68,30 @@ def test_the_order_of_photos_and_the_names_of_people_do_not_matter(
     assert shuffled == pytest.approx(share_gender_and_age(log_p, person)[order], abs=1e-9)
 
 
+@given(PHOTOS, st.integers(0, 10_000))
+def test_what_was_not_seen_takes_from_the_person_and_gives_nothing(
+    found: tuple[np.ndarray, np.ndarray], seed: int
+) -> None:
+    log_p, person = found
+    seen = np.random.default_rng(seed).random(len(log_p)) < 0.6
+    together = share_gender_and_age(log_p, person, seen)
+    assert np.array_equal(together[seen], share_gender_and_age(log_p[seen], person[seen]))
+    assert mask_part(together) == pytest.approx(mask_part(log_p), abs=1e-9)
+    for row in np.flatnonzero(~seen):
+        others = np.flatnonzero(seen & (person == person[row]))
+        if len(others):
+            assert traits(together)[row] == pytest.approx(traits(together)[others[0]], abs=1e-9)
+        else:
+            assert np.array_equal(together[row], log_p[row])
+
+
+def test_runs_have_no_vote_on_what_they_did_not_see() -> None:
+    log_p = np.log(np.full((2, 2, 18), 0.02) + 0.64 * np.eye(18)[0])  # two runs that say 0 of two photos
+    seen, other = np.array([True, False]), np.array([5, 5])
+    assert decide(log_p, rule="vote", votes=[other], seen=seen).classes.tolist() == [0, 5]
+    assert decide(log_p, rule="vote", seen=seen).classes.tolist() == [0, 0], "there is nobody else"
+
+
 def test_ties_go_to_the_lowest_class_as_ever() -> None:
     even = np.full((4, 18), -np.log(18))
     assert most_probable(share_gender_and_age(even, np.array([0, 0, 0, 1]))).tolist() == [0] * 4

@@ -130,6 +130,27 @@ def test_photos_that_contradict_each_other_are_told_and_weigh_less(true: TrainDa
     assert words == ["all 7 photos look male", "4 of 7 photos look male"]
 
 
+def test_photos_that_are_left_out_neither_count_nor_stand_in_a_list(true: TrainData) -> None:
+    """A man labelled a woman of whom five photos are left, one who has none left, and a swap of which half is gone."""
+    people = [i for i, p in enumerate(true.people) if p.gender == 0][:3]
+    wrong = mislabelled(
+        true,
+        *((i, "", "gender", "male", "female") for i in people[:2]),
+        (people[2], "mask1", "mask", "wear", "not wear"),
+        (people[2], "normal", "mask", "not wear", "wear"),
+    )
+    gone = np.zeros(len(true.files), dtype=bool)
+    gone[people[0] * 7 : people[0] * 7 + 2] = gone[people[1] * 7 : people[1] * 7 + 7] = True
+    gone[people[2] * 7 + SHOTS.index("normal")] = True
+    rows = np.flatnonzero(~gone)
+    found = audit(wrong, rows, scaled(predictions(true), 1)[rows])
+    person, mask = found.suspects
+    assert (person.person.path, person.agree, person.of) == (true.people[people[0]].path, 5, 5)
+    assert found.reason(person).endswith("all 5 photos look male")
+    assert (mask.person.path, mask.photos) == (true.people[people[2]].path, "mask1")
+    assert len(rows_of(photos_csv(found))) == len(rows)
+
+
 def test_a_single_photo_that_is_mistaken_makes_no_suspect_of_a_person(true: TrainData) -> None:
     mask, gender, age = (a.copy() for a in true.labels)
     gender[[0, 1]] = 1 - gender[[0, 1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,39 @@ def test_what_another_inference_left_is_not_gone_on_from(models: Ensemble, data:
     with pytest.raises(KeyboardInterrupt):
         run(models, data, partial=partial, on_predict=stop)
     assert run(models, data, partial=partial, early_exit=RULE).resumed == 0
+
+
+@pytest.mark.parametrize("early_exit", [None, RULE])
+def test_photos_that_are_skipped_change_nothing_for_the_others(
+    models: Ensemble, data: EvalData, tmp_path: Path, early_exit: Fitted | None
+) -> None:
+    bad = {data.photos.files[n]: "gone" for n in (0, 5, 149)}
+    good = np.array([file not in bad for file in data.photos.files])
+    found = run(models, dataclasses.replace(data, skipped=bad), early_exit=early_exit)
+    ids = tuple(i for i, readable in zip(data.ids, good, strict=True) if readable)
+    alone = run(models, dataclasses.replace(data, ids=ids), early_exit=early_exit)
+    for task, values in found.logits[0].items():
+        assert values[:, :, good].tobytes() == alone.logits[0][task].tobytes(), task
+        assert np.isnan(values[:, :, ~good]).all()
+    assert found.joints[:, good].tobytes() == alone.joints.tobytes()
+    assert np.exp(found.joints[0, ~good]) == pytest.approx(np.full((3, 18), 1 / 18)), "as nothing says otherwise"
+    assert found.evaluated == alone.evaluated
+    assert found.seen is not None and np.array_equal(found.seen, good)
+
+
+def test_what_was_kept_before_a_photo_broke_is_not_gone_on_from(
+    models: Ensemble, data: EvalData, tmp_path: Path
+) -> None:
+    partial, broken = tmp_path / "eval.partial.npz", {data.photos.files[3]: "gone"}
+
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    for skipped, other in (({}, broken), (broken, {})):
+        with pytest.raises(KeyboardInterrupt):
+            run(models, dataclasses.replace(data, skipped=skipped), partial=partial, on_predict=stop)
+        assert partial.exists()
+        assert run(models, dataclasses.replace(data, skipped=other), partial=partial).resumed == 0
 
 
 def test_a_full_disk_stops_no_inference_but_is_told(models: Ensemble, data: EvalData, tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Training photos that can't be read: which they are, and that all jobs of a run leave out the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from ensemble.data.cache import skip_unreadable
+from ensemble.recipes.geometry import Geometry
+from folds.data.decode import Progress, read_photo
+from folds.data.people import TrainData
+from folds.data.skipped import skipped_csv, skipped_hash
+from folds.errors import MaskensError, refuse
+from folds.files import leave
+from folds.run import Run, load_run, save_run
+
+
+def leave_out_unreadable(
+    run: Run,
+    data: TrainData,
+    geometries: Sequence[Geometry],
+    cache: Path | None,
+    workers: int,
+    on_progress: Progress | None = None,
+    write: bool = True,
+) -> tuple[Run, TrainData]:
+    """Find the photos that can't be read, and have the run remember them. Once it has models, they stay the same.
+
+    Args:
+        geometries, cache, workers: as of `skip_unreadable`.
+        write: fill the cache on the way and write into the run; else nothing is written.
+
+    Returns:
+        (run, data), which know what is left out.
+
+    Raises:
+        MaskensError: the run has models and others can't be read now than when these were trained; or none can be read.
+    """
+    fixed = bool(run.jobs_on_disk())
+    photos = data.photos if fixed else dataclasses.replace(data.photos, skipped={})
+    found = skip_unreadable(photos, geometries, cache, workers, on_progress, write).skipped
+    if found.keys() == data.skipped.keys():
+        return run, data
+    if fixed:
+        refuse(
+            [f"{file} {why}" for file, why in sorted(found.items()) if file not in data.skipped],
+            f"photos can't be read now that {run.folder} does not leave out, and it has models already",
+            "Put them back as they were, or start a new run: maskens folds --run NEW_DIR",
+        )
+    which = skipped_hash(found)
+    if write:
+        leave(run.skipped_file, skipped_csv(found) if found else "")
+        save_run(dataclasses.replace(load_run(run.folder), skipped_hash=which))  # as others may have written into it
+    return dataclasses.replace(run, skipped_hash=which), dataclasses.replace(data, skipped=found)
+
+
+def readable_again(data: TrainData) -> list[str]:
+    """Photos that are left out and can be read by now."""
+
+    def readable(file: str) -> bool:
+        try:
+            return len(read_photo(data.root / file)) > 0
+        except MaskensError:
+            return False
+
+    return [file for file in data.files if file in data.skipped and readable(file)]

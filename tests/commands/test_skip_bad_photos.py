@@ -1,0 +1,324 @@
+"""--skip-bad-photos: training without the photos that can't be read, and an answer for each of them all the same."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import shutil
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_command import Outcome, maskens, refused
+
+from ensemble.decision import grouping
+from ensemble.decision.submission import read_answers
+from ensemble.inference import person_finder
+from folds.data.labels import decode
+from folds.run import load_run
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "run-0.4.zip"  # tiny models, 42 photos to predict
+INFER = ("infer", "--run", "run", "--device", "cpu")
+SKIP = "--skip-bad-photos"
+RUN = Path("runs/default")
+
+
+def cut_off(file: Path) -> None:
+    """The second half is zeros; the size stays."""
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2].ljust(len(content), b"\0"))
+
+
+def done(outcome: Outcome) -> str:
+    """What a command that went well said, as one line."""
+    assert outcome.code == 0, outcome
+    return " ".join(outcome.out.split())
+
+
+@pytest.fixture
+def bad(data: Path) -> list[str]:
+    """Two training photos that can't be read; the folds are made and a recipe lies there."""
+    Path("mine.toml").write_text(
+        "[defaults]\nmodel = 'test_resnet.r160_in1k'\npretrained = false\nresize = [32, 24]\nepochs = 1\n"
+        "[tasks.heads]\n"
+    )
+    people = sorted((data / "train" / "images").iterdir())
+    files = [people[0] / "mask2.jpg", people[4] / "normal.jpg"]
+    cut_off(files[0])
+    files[1].write_text("no photo")
+    done(maskens("folds", "--k", "2"))
+    return [str(file.relative_to(data)) for file in files]
+
+
+TRAIN = ("train", "--recipe", "mine.toml", "--device", "cpu")
+LEFT_OUT = "2 of 126 labelled photos can't be read and are left out"
+
+
+def test_a_run_leaves_out_the_same_photos_from_its_first_job_to_its_report(
+    bad: list[str], charts_not_rendered: None
+) -> None:
+    refused(maskens(*TRAIN), *bad, SKIP)
+    looked = done(maskens(*TRAIN, SKIP, "--dry-run"))
+    assert LEFT_OUT in looked
+    assert sorted(p.name for p in RUN.iterdir()) == ["folds.csv", "run.json"]
+    told = done(maskens(*TRAIN, "--fold", "0", SKIP))
+    for words in (f"warning: {LEFT_OUT}: {bad[0]} (can't be read", f"{bad[1]} (is not a photo", "skipped.csv"):
+        assert words in told
+    with (RUN / "skipped.csv").open() as file:
+        assert [row["photo"] for row in csv.DictReader(file)] == bad
+    assert LEFT_OUT in done(maskens("train", "--fold", "1", "--cache", "none")), "the run remembers them"
+    jobs = [RUN / "heads" / f"fold{fold}" for fold in (0, 1)]
+    files = [file for job in jobs for file in np.load(job / "oof.npz")["files"].tolist()]
+    assert len(files) == len({*files}) == 124
+    assert not {*bad} & {*files}
+    kept = {json.loads((job / "job.json").read_text())["record"]["skipped"] for job in jobs}
+    assert kept == {load_run(RUN).skipped_hash}
+    assert "2 of 2 jobs are finished already" in done(maskens("train", SKIP))
+
+    done(maskens("folds", "--k", "2", "--run", "runs/other"))
+    again = done(maskens(*TRAIN, "--run", "runs/other", SKIP, "--reuse", RUN))
+    assert "2 finished jobs are taken" in again
+    assert LEFT_OUT in done(maskens("score"))
+    assert "out-of-fold over 124 photos of 18 people" in done(maskens("score", "--run", RUN, "--run", "runs/other"))
+    for command in (("tune",), ("audit",), ("report", "--photos", 2), ("compare", RUN, "runs/other")):
+        assert LEFT_OUT in done(maskens(*command)), command
+    assert LEFT_OUT in html.unescape((RUN / "report.html").read_text())
+    with (RUN / "audit" / "photos.csv").open() as file:
+        assert sum(1 for _ in csv.DictReader(file)) == 124
+    done(maskens("infer"))
+    verified = done(maskens("verify"))
+    assert LEFT_OUT in verified
+    assert "checks match" in verified
+
+
+def test_once_there_are_models_no_other_photo_is_left_out(bad: list[str], data: Path) -> None:
+    done(maskens(*TRAIN, "--fold", "0", SKIP))
+    third = data / bad[0].replace("mask2", "mask3")
+    intact = third.read_bytes()
+    cut_off(third)
+    shutil.rmtree("runs/.cache")
+    refused(maskens("train", "--fold", "1"), str(third), "can't be read")
+    for cache in ("", "none"):
+        refused(maskens("train", "--fold", "1", SKIP, "--cache", cache), third.name, "it has models already", "new run")
+    third.write_bytes(intact)
+    first = data / bad[0]
+    size = first.stat().st_size
+    first.write_bytes(intact[:-2].ljust(size - 2, b"\0")[: size - 2] + b"\xff\xd9")
+    told = done(maskens("train", "--fold", "1", SKIP))
+    assert f"1 of the photos that are left out can be read now, e.g. {bad[0]}" in told
+    assert LEFT_OUT in told
+    listed = RUN / "skipped.csv"
+    listed.write_text(listed.read_text().replace(bad[1], bad[1].replace("normal", "mask1")))
+    for command in (("train",), ("score",)):
+        refused(maskens(*command), "skipped.csv was edited after it was made", "new run")
+    assert maskens("verify").code == 1
+    listed.unlink()
+    refused(maskens("score"), "skipped.csv is missing")
+
+
+def test_before_there_are_models_the_list_follows_the_photos(bad: list[str], data: Path) -> None:
+    from ensemble.pipeline.train import TrainOptions, leave_out_bad_photos, plan_training
+
+    options = TrainOptions(recipe="mine.toml", skip_bad_photos=True, device="cpu")
+    plan = leave_out_bad_photos(plan_training(RUN, options))
+    assert sorted(plan.data.skipped) == bad
+    assert load_run(RUN).skipped_hash == plan.run.skipped_hash == plan.todo[0].run.skipped_hash != ""
+    third = data / bad[0].replace("mask2", "mask3")
+    cut_off(third)
+    shutil.rmtree("runs/.cache")
+    plan = leave_out_bad_photos(plan_training(RUN, options))
+    assert sorted(plan.data.skipped) == sorted([*bad, str(third.relative_to(data))])
+    (data / bad[1]).write_bytes(b"another size")
+    done(maskens("folds", "--k", "2"))
+    assert not (RUN / "skipped.csv").exists()
+    assert (RUN / "skipped.1.csv").exists()
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A finished run, and the ImageIDs of info.csv, which says in `person` who is on a photo, five photos each."""
+    with zipfile.ZipFile(FIXTURE) as archive:
+        archive.extractall(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with Path("data/eval/info.csv").open() as file:
+        ids = [row["ImageID"] for row in csv.DictReader(file)]
+    write_info(ids)
+    return ids
+
+
+def write_info(ids: Sequence[str]) -> None:
+    rows = [f"{i},0,p{n % 9}\n" for n, i in enumerate(ids)]
+    Path("data/eval/info.csv").write_text("ImageID,ans,person\n" + "".join(rows))
+
+
+def spoil(ids: Sequence[str]) -> None:
+    """Cut off, no photo, empty, gone."""
+    files = [Path("data/eval/images", i) for i in ids]
+    cut_off(files[0])
+    files[1].write_text("no photo")
+    files[2].write_bytes(b"")
+    files[3].unlink()
+
+
+def prior_class() -> int:
+    return int(np.argmax(load_run(Path("run")).class_photos))
+
+
+def listed(file: str) -> list[dict[str, str]]:
+    with Path(file).open() as rows:
+        return list(csv.DictReader(rows))
+
+
+@pytest.mark.parametrize("cache", ["", "none"])
+def test_each_row_has_an_answer_and_the_others_are_as_if_the_bad_were_not_there(job: list[str], cache: str) -> None:
+    bad = [job[n] for n in (3, 17, 18, 40)]
+    shutil.copytree("data", "without")
+    spoil(bad)
+    refused(maskens(*INFER, "--cache", cache), bad[2], bad[3], SKIP)
+    told = done(maskens(*INFER, "--cache", cache, SKIP))
+    assert "4 of 42 photos can't be read and are answered from the mix of classes in training" in told
+    for words in (f"{bad[0]} (can't be read: ", f"{bad[2]} (is an empty file)", "and 1 more", "submission.skipped.csv"):
+        assert words in told
+    good = [i for i in job if i not in bad]
+    Path("without/eval/info.csv").write_text("ImageID,ans\n" + "".join(f"{i},0\n" for i in good))
+    done(maskens(*INFER, "--cache", cache, "--data", "without", "--out", "good.csv"))
+    ids, classes = read_answers(Path("run/submission.csv"))
+    answers = dict(zip(ids, classes.tolist(), strict=True))
+    assert ids == job
+    assert [(i, answers[i]) for i in good] == [
+        (i, int(c)) for i, c in zip(*read_answers(Path("good.csv")), strict=True)
+    ]
+    assert {answers[i] for i in bad} == {prior_class()}
+    rows = listed("run/submission.skipped.csv")
+    assert [(row["ImageID"], int(row["ans"])) for row in rows] == [(i, prior_class()) for i in bad]
+    assert [row["reason"] for row in rows[1:]] == [
+        "is not a photo that can be read", "is an empty file", "is missing",
+    ]  # fmt: skip
+    with np.load("run/eval.npz") as kept, np.load("good.logits.npz") as alone:
+        assert [*json.loads(str(kept["record"]))["skipped"]] == bad
+        place = np.isin(kept["ids"], bad)
+        for name in (n for n in kept.files if n.startswith("logits/")):
+            assert np.isnan(kept[name][:, :, place]).all()
+            assert kept[name][:, :, ~place].tobytes() == alone[name].tobytes()
+    done(maskens("check-submission", "--run", "run"))
+    for part in ("hard", "vote"):
+        done(maskens(*INFER, "--cache", cache, SKIP, "--decision", part, "--out", f"{part}.csv"))
+        found = dict(zip(*read_answers(Path(f"{part}.csv")), strict=True))
+        assert len({found[i] for i in bad}) == 1
+
+
+def test_verify_recomputes_a_submission_with_photos_unseen(job: list[str]) -> None:
+    def checks() -> str:
+        """Of the submission; the run's maskens kept less of its jobs."""
+        lines = maskens("verify", "--run", "run").out.splitlines()
+        return "\n".join(line for line in lines if "eval.npz" in line or "submission" in line)
+
+    spoil([job[n] for n in (3, 17, 18, 40)])
+    done(maskens(*INFER, SKIP))
+    for item in ("eval.npz: photos not read", "submission.skipped.csv: as in eval.npz", "classes from logits"):
+        assert item in checks()
+    assert "differ" not in checks()
+    file = Path("run/submission.skipped.csv")
+    before = file.read_text()
+    file.write_text(before.replace(job[3], job[4]))
+    assert "other photos or classes" in checks()
+    file.write_text(before)
+    with np.load("run/eval.npz") as kept:
+        arrays = dict(kept)
+    for name in (n for n in arrays if n.startswith("logits/")):
+        arrays[name][:, :, 5] = np.nan
+    np.savez("run/eval.npz", **arrays)
+    assert "5 photos, e.g." in checks(), "logits that are lost are not taken for a photo that was not read"
+
+
+def test_without_a_bad_photo_nothing_is_said_and_an_earlier_list_goes(job: list[str]) -> None:
+    assert SKIP in " ".join(maskens("infer", "--help").out.split())
+    Path("mine.skipped.csv").write_text("of before\n")
+    told = done(maskens(*INFER, SKIP, "--out", "mine.csv"))
+    assert "can't be read" not in told
+    assert Path("mine.csv").read_bytes() == Path("before.csv").read_bytes()
+    assert not Path("mine.skipped.csv").exists()
+    assert Path("mine.skipped.1.csv").read_text() == "of before\n"
+
+
+def test_a_cache_of_either_kind_serves_its_own(job: list[str]) -> None:
+    done(maskens(*INFER, "--out", "whole.csv"))
+    cut_off(Path("data/eval/images", job[3]))  # of the same size: the cache has it as it was
+    done(maskens(*INFER, SKIP, "--out", "cached.csv"))
+    assert Path("cached.csv").read_bytes() == Path("whole.csv").read_bytes()
+    assert not Path("cached.skipped.csv").exists()
+    shutil.rmtree(".cache")
+    done(maskens(*INFER, SKIP, "--out", "skipped.csv"))
+    assert [row["ImageID"] for row in listed("skipped.skipped.csv")] == [job[3]]
+    refused(maskens(*INFER, "--out", "refused.csv"), job[3], "can't be read", SKIP)
+    assert "photo cache 0.00 GB more" in done(maskens(*INFER, SKIP, "--dry-run"))
+
+
+def test_a_persons_other_photos_decide_where_they_are_known(job: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    person = np.arange(len(job)) % 9
+    gone = [n for n in range(len(job)) if person[n] == 2]
+    bad = [job[n] for n in (0, 10, *gone)]
+    for image in bad:
+        Path("data/eval/images", image).write_text("no photo")
+    told = done(maskens(*INFER, SKIP, "--person-column", "person", "--out", "together.csv"))
+    assert "answered from their person's other photos, where there are any" in told
+    answers = read_answers(Path("together.csv"))[1]
+    _, gender, age = decode(answers)
+    for n in (0, 10):
+        others = np.flatnonzero(person == person[n])
+        assert len({*zip(gender[others], age[others], strict=True)}) == 1
+    assert {int(answers[n]) for n in gone} == {prior_class()}
+
+    write_info([i for i in job if i not in bad])  # the readable alone, each with the same person as before
+    rows = [f"{i},0,p{person[n]}\n" for n, i in enumerate(job) if i not in bad]
+    Path("data/eval/info.csv").write_text("ImageID,ans,person\n" + "".join(rows))
+    done(maskens(*INFER, "--person-column", "person", "--out", "good.csv"))
+    good = [n for n, i in enumerate(job) if i not in bad]
+    assert read_answers(Path("good.csv"))[1].tolist() == answers[good].tolist()
+
+    write_info(job)
+    monkeypatch.setattr(person_finder, "FEWEST", 5)
+    monkeypatch.setattr(grouping, "PRECISION", 0.5)  # as ten known people can't show more
+    monkeypatch.setattr(grouping, "WORTH", 0)
+    done(maskens(*INFER, SKIP, "--group-photos", "--out", "grouped.csv"))
+    grouped = read_answers(Path("grouped.csv"))[1]
+    assert {int(grouped[job.index(i)]) for i in bad} == {prior_class()}, "who is on them is not known"
+
+
+def test_other_submissions_alone_vote_on_what_was_not_seen(job: list[str]) -> None:
+    Path("data/eval/images", job[3]).write_text("no photo")
+    other = [(i, (prior_class() + 1) % 18) for i in job]
+    Path("other.csv").write_text("ImageID,ans\n" + "".join(f"{i},{c}\n" for i, c in other))
+    told = done(maskens(*INFER, SKIP, "--vote", "other.csv", "--out", "voted.csv"))
+    assert "answered by the votes of the other submissions alone" in told
+    assert listed("voted.skipped.csv")[0]["ans"] == str((prior_class() + 1) % 18)
+
+
+def test_photos_none_of_which_can_be_read_are_refused(job: list[str]) -> None:
+    for image in job:
+        Path("data/eval/images", image).write_text("no photo")
+    for cache in ("", "none"):
+        refused(maskens(*INFER, SKIP, "--cache", cache), "none of the 42 photos", "can be read")
+    assert not Path("run/submission.csv").exists()
+
+
+def test_a_file_that_is_missing_is_never_looked_for_outside(job: list[str]) -> None:
+    write_info([*job[1:], f"../../images/{job[0]}"])
+    Path("images").mkdir()
+    Path("data/eval/images", job[0]).rename(Path("images", job[0]))
+    refused(maskens(*INFER), "no photo", SKIP)
+    done(maskens(*INFER, SKIP, "--out", "mine.csv"))
+    assert listed("mine.skipped.csv")[0]["reason"] == "is missing"
+
+
+def test_predict_leaves_out_what_cannot_be_read(job: list[str]) -> None:
+    bad = Path("data/eval/images", job[3])
+    bad.write_text("no photo")
+    words = ("predict", "data/eval/images", "--run", "run", "--device", "cpu", "--out", "found.csv")
+    refused(maskens(*words), job[3], SKIP)
+    told = done(maskens(*words, SKIP))
+    assert f"1 of 42 photos can't be read and are left out: {bad} (is not a photo that can be read)" in told
+    assert {row["photo"] for row in listed("found.csv")} == {f"data/eval/images/{i}" for i in job if i != job[3]}

@@ -1,0 +1,150 @@
+"""Photos that can't be read and are left out: found, listed, and never mistaken for a complete cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ensemble.data.cache import check_readable, open_photos, skip_unreadable
+from ensemble.data.loader import plain_batches
+from ensemble.recipes.geometry import Geometry
+from folds.data.decode import read_photo, resize_and_crop
+from folds.data.people import PhotoSet
+from folds.data.skipped import kept_skipped, left_out_words, named, skipped_csv, skipped_hash
+from folds.errors import MaskensError
+
+SMALL, LARGE = Geometry((16, 12)), Geometry((20, 16))
+FILES = [f"{i}.png" for i in range(6)]
+CUT, TEXT = FILES[1], FILES[4]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Six photos, of which the second is cut off and the fifth is none."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in FILES:
+        Image.fromarray(rng.integers(0, 256, (30, 22, 3), dtype=np.uint8)).save(folder / name)
+    cut_off(folder / CUT)
+    (folder / TEXT).write_text("no photo")
+    return folder
+
+
+def cut_off(file: Path) -> None:
+    """The second half is zeros; the size stays."""
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2].ljust(len(content), b"\0"))
+
+
+def photos_in(root: Path) -> PhotoSet:
+    return PhotoSet(root, FILES, "print")
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_what_cannot_be_read_is_named_and_the_others_are_as_without_it(
+    root: Path, tmp_path: Path, cached: bool
+) -> None:
+    cache = tmp_path / "cache" if cached else None
+    found = skip_unreadable(photos_in(root), [SMALL, LARGE], cache, workers=2)
+    assert sorted(found.skipped) == [CUT, TEXT]
+    assert found.skipped[TEXT] == "is not a photo that can be read"
+    assert "can't be read: " in found.skipped[CUT]
+    assert str(root) not in "".join(found.skipped.values()), "the reason stays true where data are moved"
+    opened = open_photos(found, [SMALL, LARGE], cache, workers=1)
+    rows = np.flatnonzero(found.readable).tolist()
+    assert rows == [0, 2, 3, 5]
+    small, large = next(iter(plain_batches(opened, rows, 4, 0))).photos
+    for place, row in enumerate(rows):
+        whole = read_photo(root / FILES[row])
+        assert np.array_equal(small[place].numpy(), resize_and_crop(whole, (16, 12), None))
+        assert np.array_equal(large[place].numpy(), resize_and_crop(whole, (20, 16), None))
+    assert check_readable(found, [SMALL], 1).all()
+
+
+def test_a_cache_with_holes_is_not_taken_for_a_complete_one(root: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    found = skip_unreadable(photos_in(root), [SMALL], cache, workers=1)
+    (holes,) = cache.glob("*.npy")
+    assert holes.stem.endswith("-without2")
+    with pytest.raises(MaskensError, match=rf"(?s){CUT}.*{TEXT}.*--skip-bad-photos"):
+        open_photos(photos_in(root), [SMALL], cache, workers=1)
+    for name in (CUT, TEXT):
+        Image.new("RGB", (22, 30), "white").save(root / name)
+    before = open_photos(found, [SMALL], cache, workers=1)
+    assert before[1][0].max() == 0, "black, as it is never shown"
+    assert open_photos(photos_in(root), [SMALL], cache, workers=1)[1][0].min() == 255
+    assert len(list(cache.glob("*.npy"))) == 2
+    assert not skip_unreadable(photos_in(root), [SMALL], cache, workers=1).skipped
+
+
+def test_a_cache_with_holes_is_used_again_and_what_was_mended_since_is_noticed(root: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    told: list[tuple[int, int]] = []
+    first = skip_unreadable(photos_in(root), [SMALL], cache, 1, lambda done, total: told.append((done, total)))
+    assert told[-1] == (6, 6)
+    told.clear()
+    again = skip_unreadable(photos_in(root), [SMALL], cache, 1, lambda done, total: told.append((done, total)))
+    assert (again.skipped, told) == (first.skipped, [])
+    Image.new("RGB", (22, 30), "white").save(root / TEXT)
+    mended = skip_unreadable(photos_in(root), [SMALL], cache, workers=1)
+    assert [*mended.skipped] == [CUT]
+    assert open_photos(mended, [SMALL], cache, workers=1)[4][0].min() == 255
+
+
+def test_a_photo_that_broke_since_joins_the_others(root: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    skip_unreadable(photos_in(root), [SMALL], cache, workers=1)
+    cut_off(root / FILES[0])  # the same size, so that nothing but reading it tells
+    found = skip_unreadable(photos_in(root), [SMALL, LARGE], cache, workers=1)
+    assert sorted(found.skipped) == [FILES[0], CUT, TEXT]
+    assert open_photos(found, [SMALL, LARGE], cache, workers=1)[2][1].any()
+
+
+@pytest.mark.parametrize("damage", ["", "photo,reason\n", "photo,reason\nother.png,gone\n"])
+def test_a_damaged_list_does_no_harm(root: Path, tmp_path: Path, damage: str) -> None:
+    cache = tmp_path / "cache"
+    skip_unreadable(photos_in(root), [SMALL], cache, workers=1)
+    (listed,) = cache.glob("skipped-*.csv")
+    listed.write_text(damage)
+    assert sorted(skip_unreadable(photos_in(root), [SMALL], cache, workers=1).skipped) == [CUT, TEXT]
+
+
+def test_looking_only_writes_nothing(root: Path, tmp_path: Path) -> None:
+    found = skip_unreadable(photos_in(root), [SMALL], tmp_path / "cache", workers=1, write=False)
+    assert sorted(found.skipped) == [CUT, TEXT]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_photos_none_of_which_can_be_read_are_refused(root: Path, tmp_path: Path) -> None:
+    for name in FILES:
+        (root / name).write_text("no photo")
+    for cache in (None, tmp_path / "cache"):
+        with pytest.raises(MaskensError, match=r"none of the 6 photos in .* can be read, e.g. 0.png: is not a photo"):
+            skip_unreadable(photos_in(root), [SMALL], cache, workers=1)
+
+
+def test_some_of_the_photos_skip_those_of_them(root: Path) -> None:
+    some = photos_in(root).without({CUT: "cut"}).some([0, 1])
+    assert (some.readable.tolist(), some.skipped) == ([True, False], {CUT: "cut"})
+    assert not photos_in(root).without({CUT: "cut"}).some([0, 2]).skipped
+
+
+def test_a_list_is_kept_by_which_photos_it_names(tmp_path: Path) -> None:
+    skipped = {"b.jpg": "is gone", "a.jpg": "can't be read: why, indeed"}
+    file = tmp_path / "skipped.csv"
+    file.write_text(skipped_csv(skipped))
+    assert kept_skipped(file, skipped_hash(skipped)) == skipped
+    assert skipped_hash({}) == ""
+    assert kept_skipped(tmp_path / "none.csv", "") == {}
+    for expected in (skipped_hash(["a.jpg"]), ""):
+        with pytest.raises(MaskensError, match="was edited after it was made, or not made by this run"):
+            kept_skipped(file, expected)
+    with pytest.raises(MaskensError, match="is missing"):
+        kept_skipped(tmp_path / "none.csv", skipped_hash(skipped))
+    assert named(skipped) == "a.jpg (can't be read: why, indeed), b.jpg (is gone)"
+    assert named({str(n): "x" for n in range(5)}) == "0 (x), 1 (x), 2 (x), and 2 more"
+    assert left_out_words(skipped, 1234) == "2 of 1,234 labelled photos can't be read and are left out"
