@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ensemble.commands.infer_options import (
+    BudgetOption,
     DecisionOption,
     GroupPhotosOption,
     PersonColumnOption,
@@ -50,6 +51,7 @@ def infer(
         bool,
         typer.Option("--no-early-exit", "--ask-all", help="Run all age models on every photo."),
     ] = False,
+    budget: BudgetOption = "exact",
     allow_missing: MissingOption = False,
     skip_bad_photos: SkipBadOption = False,
     cache: CacheOption = "",
@@ -69,6 +71,7 @@ def infer(
 
     Example:  maskens infer --tta flip
     Example:  maskens infer --person-column person
+    Example:  maskens infer --budget 0.5
     Example:  maskens infer --skip-bad-photos, which still answers every row of info.csv
     Example:  maskens infer --tta mine.toml, which says: views = ["identity", "hflip scale=1.1"]
     """
@@ -90,6 +93,7 @@ def infer(
         precision=precision,
         compile=compile_models,
         early_exit=not no_early_exit,
+        budget=budget,
         allow_missing=allow_missing,
         skip_bad_photos=skip_bad_photos,
         out=out,

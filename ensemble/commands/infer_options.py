@@ -35,6 +35,15 @@ GroupPhotosOption = Annotated[
         help="The same, but the models find out who is on a photo: decisions then depend on the other photos.",
     ),
 ]
+BudgetOption = Annotated[
+    str,
+    typer.Option(
+        "--budget",
+        metavar="exact|SHARE|SECONDSs-per-photo",
+        help="Photos leave the ensemble once their class is unlikely to change: a share of the passes, as 0.5, or of "
+        "time, as 0.2s-per-photo. How many classes that changes is told.",
+    ),
+]
 PrecisionOption = Annotated[
     Literal["fp32", "bf16", "fp16", "auto"],
     typer.Option("--precision", help="Of the arithmetic. auto: 16 bits where that is faster and the logits agree."),

@@ -22,18 +22,40 @@ def mean_logits(
     """Mean over folds and views, each fold's logits divided by its temperatures first.
 
     Args:
-        logits: float (folds, views, photos, width).
+        logits: float (folds, views, photos, width); NaN where a model was not shown that view of a photo, which is then
+            left out.
         temperatures: float (folds, width), from `column_temperatures`; None is 1.
         weights: of the views; empty weighs all alike.
 
     Returns:
-        float64 (photos, width).
+        float64 (photos, width), NaN where no model was shown a photo.
     """
     values = np.asarray(logits, dtype=np.float64)
+    if np.isnan(values).any():
+        return _mean_of_known(values, temperatures, weights)
     mean = np.average(values, axis=1, weights=weights) if weights else values.mean(axis=1)
     if temperatures is not None:
         mean = mean / temperatures[:, None]
     return np.asarray(mean.mean(axis=0))
+
+
+def _mean_of_known(
+    values: npt.NDArray[np.float64], temperatures: AnyFloatArray | None, weights: Sequence[float]
+) -> npt.NDArray[np.float64]:
+    over_views = np.array(weights or [1.0] * values.shape[1])[None, :, None, None]
+    mean = _known_average(values, np.broadcast_to(over_views, values.shape), axis=1)
+    if temperatures is not None:
+        mean = mean / temperatures[:, None]
+    return _known_average(mean, np.ones_like(mean), axis=0)
+
+
+def _known_average(
+    values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], axis: int
+) -> npt.NDArray[np.float64]:
+    known = np.isfinite(values)
+    total = np.where(known, weights, 0).sum(axis=axis)
+    with np.errstate(invalid="ignore"):  # NaN where nothing is known
+        return np.asarray(np.where(known, values * weights, 0).sum(axis=axis) / total)
 
 
 def merged_log_probabilities(logits: AnyFloatArray, head: Head, tta: TtaSet) -> npt.NDArray[np.float64]:

@@ -66,7 +66,7 @@ class EnsemblePredictor:
         self.views = as_set(settings.tta).views
         self.device = torch.device(settings.hardware.device)
         self.members = [m for ensemble in ensembles for m in ensemble.members]
-        self.rows = np.flatnonzero(photos.photos.readable)  # (photos,): index in `photos` of each that is predicted
+        self.rows = self._order(np.flatnonzero(photos.photos.readable))  # index in `photos` of each that is predicted
         shape = (len(self.views), len(self.rows))
         self.outputs: list[Logits] = [np.full((*shape, m.card.target.width), np.nan, np.float32) for m in self.members]
         self.engines: dict[int, InferenceEngine] = {}
@@ -75,6 +75,10 @@ class EnsemblePredictor:
         self.notes: list[str] = []  # of the engines
         self.without_face = np.zeros(len(self.rows), np.bool_)  # of those predicted now: it was to be cut out
         self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass
+
+    def _order(self, rows: IntArray) -> IntArray:
+        """In which order the photos are predicted."""
+        return rows
 
     def run(self, kept: InferenceCheckpoint, on_predict: Progress | None) -> int:
         """Predict all photos, as many models at a time as fit.
@@ -116,7 +120,7 @@ class EnsemblePredictor:
             for ours, theirs in zip(self.outputs, before.outputs, strict=True):
                 ours[:, :start] = theirs
             self.precisions = dict(enumerate(before.chosen))
-        first, size = start, 256 if self.device.type == "cuda" else 2 * BATCH
+        first, size = start, self._photos_together
         total = len(self.rows)
         pin = self.device.type == "cuda"
         try:
@@ -124,7 +128,7 @@ class EnsemblePredictor:
             for batch in plain_batches(self.photos, self.rows[start:].tolist(), size, workers, pin=pin):
                 rows = slice(start, start + len(batch.faces))
                 self.without_face[rows] = ~batch.faces.numpy()
-                inputs = _Inputs(batch.photos, self.photos.geometries, self.views, self.device)
+                inputs = Inputs(batch.photos, self.photos.geometries, self.views, self.device)
                 if start == first:
                     self._prepare(group, inputs)
                 self._predict_batch(group, early_exit, inputs, rows)
@@ -138,7 +142,12 @@ class EnsemblePredictor:
             raise
         return first
 
-    def _prepare(self, group: Sequence[int], inputs: _Inputs) -> None:
+    @property
+    def _photos_together(self) -> int:
+        """How many photos are read at a time."""
+        return 256 if self.device.type == "cuda" else 2 * BATCH
+
+    def _prepare(self, group: Sequence[int], inputs: Inputs) -> None:
         """Load the models and make them fast; models of one kind share a batch size."""
         worth = len(self.rows) * len(self.views) >= WORTH_MEASURING * BATCH
         for number in group:
@@ -162,7 +171,7 @@ class EnsemblePredictor:
             self.precisions.setdefault(number, engine.precision)
             self.compile_seconds += engine.compile_seconds
 
-    def _predict_batch(self, group: Sequence[int], early_exit: Fitted | None, inputs: _Inputs, rows: slice) -> None:
+    def _predict_batch(self, group: Sequence[int], early_exit: Fitted | None, inputs: Inputs, rows: slice) -> None:
         """Predict a batch with the models, or with those that can change a class."""
         only = {n: ONLY_GENDER.get(self.members[n].card.predicts) if early_exit else None for n in group}
         self._forward([(n, None) for n in group if only[n] is None], inputs, rows)
@@ -176,20 +185,24 @@ class EnsemblePredictor:
             for g, places in here.items():
                 evaluated[places, g] = True
 
-    def _forward(self, chosen: Sequence[tuple[int, IntArray | None]], inputs: _Inputs, rows: slice) -> None:
-        """Forward a batch, or those of its photos that are named, through models. A GPU is waited for once."""
-        found = [self.engines[n].logits(inputs.of(self.members[n], places)) for n, places in chosen]
+    def _forward(
+        self, chosen: Sequence[tuple[int, IntArray | None]], inputs: Inputs, rows: slice, view: int | None = None
+    ) -> None:
+        """Forward a batch, or those of its photos that are named, through models, in all views or in one. A GPU is
+        waited for once."""
+        found = [self.engines[n].logits(inputs.of(self.members[n], places, view)) for n, places in chosen]
+        views = slice(None) if view is None else slice(view, view + 1)
         for (number, places), logits in zip(chosen, found, strict=True):
-            values = unstack_views(logits, self.views).cpu().numpy()
+            values = unstack_views(logits, self.views[views]).cpu().numpy()
             if not np.isfinite(values).all():
                 raise MaskensError(
                     f"{self.members[number].path} gives logits that are not finite; "
                     "train that job again with --restart, or predict with --precision fp32"
                 )
-            self.outputs[number][:, rows if places is None else rows.start + places] = values
+            self.outputs[number][views, rows if places is None else rows.start + places] = values
 
 
-class _Inputs:
+class Inputs:
     """A batch as models want it: normalised and in all views, made once for all models that want it alike."""
 
     def __init__(
@@ -199,8 +212,8 @@ class _Inputs:
         self._views, self._device = views, device
         self._made: dict[object, Tensor] = {}
 
-    def of(self, member: Member, places: IntArray | None = None) -> Tensor:
-        """float32 (views * photos, 3, height, width): of all photos, or of those at `places`."""
+    def of(self, member: Member, places: IntArray | None = None, view: int | None = None) -> Tensor:
+        """float32 (views * photos, 3, height, width): of all photos, or of those at `places`; in all views, or one."""
         card = member.card
         key = (card.geometry, card.mean, card.std)
         if key not in self._made:
@@ -208,8 +221,10 @@ class _Inputs:
             normalisation = card.mean, card.std
             x = to_input(photos, *normalisation, self._device)
             self._made[key] = stack_views(x, self._views, normalisation)
-        if places is None:
+        if places is None and view is None:
             return self._made[key]
         count = len(self._made[key]) // len(self._views)
-        wanted = torch.from_numpy(np.concatenate([places + v * count for v in range(len(self._views))]))
+        shown = np.arange(count) if places is None else places
+        views = range(len(self._views)) if view is None else (view,)
+        wanted = torch.from_numpy(np.concatenate([shown + v * count for v in views]))
         return self._made[key][wanted.to(self._device)].contiguous(memory_format=torch.channels_last)

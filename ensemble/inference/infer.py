@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.data.cache import open_photos
+from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.load import no_face_note
 from ensemble.decision.decide import Rule
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import Fitted
+from ensemble.inference.anytime_predictor import AnytimePredictor
 from ensemble.inference.ensemble_predictor import EnsemblePredictor
 from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
@@ -44,6 +45,7 @@ class Prediction:
     warning: str = ""
     without_face: int = 0  # of the photos predicted now, those of which no face could be cut out
     evaluated: float | None = None  # share of the photos that age models of one gender evaluated; None: all
+    budget: str = ""  # what came of it
     seen: npt.NDArray[np.bool_] | None = None  # (photos,), False for those that were skipped; None: all were seen
 
     @property
@@ -60,6 +62,8 @@ class Prediction:
         ]
         if any(c.note or c.precision != "fp32" for c in self.precisions):
             lines.append(self.precision)
+        if self.budget:
+            lines.append(self.budget)
         if self.evaluated is not None and self.evaluated < 1:
             lines.append(
                 f"early exit: age models of one gender ran on {self.evaluated:.0%} of the photos, with the same classes"
@@ -102,7 +106,7 @@ def infer(
     everyone = [m for ensemble in ensembles for m in ensemble.members]
     geometries = list(dict.fromkeys(m.card.geometry for m in everyone))
     decoded = open_photos(photos, geometries, settings.cache, settings.hardware.decoding_threads, on_decode)
-    predictor = EnsemblePredictor(ensembles, decoded, settings)
+    predictor = _predictor(ensembles, decoded, settings)
     kept = InferenceCheckpoint(settings.partial, _identity(ensembles, photos, settings))
     resumed = predictor.run(kept, on_predict)
     kept.forget()
@@ -120,14 +124,21 @@ def infer(
         resumed,
         kept.note,
         int(predictor.without_face.sum()),
-        _evaluated(predictor) if settings.early_exit else None,
+        _evaluated(predictor) if settings.early_exit and not settings.budget else None,
+        predictor.words if isinstance(predictor, AnytimePredictor) else "",
         photos.readable,
     )
 
 
+def _predictor(ensembles: Sequence[Ensemble], photos: DecodedPhotos, settings: InferenceSettings) -> EnsemblePredictor:
+    if settings.budget:
+        return AnytimePredictor(ensembles, photos, settings, settings.budget)
+    return EnsemblePredictor(ensembles, photos, settings)
+
+
 def _spread(logits: Logits, rows: IntArray, photos: int) -> Logits:
     """Logits of the photos at `rows` as logits of all `photos`, NaN for the others."""
-    if len(rows) == photos:
+    if np.array_equal(rows, np.arange(photos)):
         return logits
     found = np.full((*logits.shape[:2], photos, logits.shape[3]), np.nan, np.float32)
     found[:, :, rows] = logits
@@ -141,8 +152,9 @@ def _identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: Inferen
     rule = settings.early_exit
     decision = [rule.weights.tolist(), list(rule.offsets), temperatures] if rule else None
     views = as_set(settings.tta).model_dump(mode="json")
-    what = [photos.fingerprint, *sorted(photos.skipped)]
-    return [what, files, views, settings.hardware.device, asdict(settings.engine), decision]
+    what, budget = [photos.fingerprint, *sorted(photos.skipped)], settings.budget
+    limit = asdict(budget) if budget else None
+    return [what, files, views, settings.hardware.device, asdict(settings.engine), decision, limit]
 
 
 def _evaluated(predictor: EnsemblePredictor) -> float:

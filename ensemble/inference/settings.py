@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ensemble.decision.anytime import Budget
 from ensemble.decision.tuning import Fitted
 from ensemble.jobs.hardware import Hardware
 from ensemble.models.engine import AS_TRAINED, EngineOptions
@@ -22,4 +23,6 @@ class InferenceSettings:
     engine: EngineOptions = AS_TRAINED
     early_exit: Fitted | None = None  # what the joint decision rests on: the age models of a gender are evaluated only
     # where they can change it; None evaluates all models on all photos
+    budget: Budget | None = None  # photos leave the ensemble once their class is unlikely to change; it needs
+    # `early_exit`, for what the decision rests on; None makes all passes that could change one
     partial: Path | None = None  # a file that keeps what was done; interrupted, the same call goes on from it

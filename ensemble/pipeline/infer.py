@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.data.cache import skip_unreadable
+from ensemble.decision.anytime import parse_budget
 from ensemble.decision.decide import Rule, decide
 from ensemble.decision.members import Ensemble, load_ensembles
 from ensemble.decision.submission import (
@@ -21,6 +22,7 @@ from ensemble.decision.submission import (
     write_submission,
 )
 from ensemble.decision.tuning import Fitted, StepName, apply_tuning, weighted_runs
+from ensemble.inference.anytime_predictor import check_budget
 from ensemble.inference.estimate import estimate_inference
 from ensemble.inference.infer import infer as predict_photos
 from ensemble.inference.infer import save_logits
@@ -72,6 +74,8 @@ class InferOptions:
         precision: auto: 16 bits where that is faster and the logits agree.
         compile: the models first, with torch.compile.
         early_exit: age models of one gender see a photo only where they can still change its class.
+        budget: exact, a share of the passes (`.5`) or seconds (`.2s-per-photo`): photos leave the ensemble once their
+            class is unlikely to change. A pass is a view shown to the models of a fold.
         allow_missing: go ahead though some folds are not trained.
         skip_bad_photos: answer photos that can't be read by what is known without them; else they are refused.
         out: the CSV; None is submission.csv in the (first) run. Its logits go beside it.
@@ -90,6 +94,7 @@ class InferOptions:
     precision: PrecisionOption = "fp32"
     compile: bool = False
     early_exit: bool = True
+    budget: str = "exact"
     allow_missing: bool = False
     skip_bad_photos: bool = False
     out: Folder | None = None
@@ -173,6 +178,7 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
     if (options.person_column or options.group_photos) and rule != "joint":
         named_by = "--person-column" if options.person_column else "--group-photos"
         raise MaskensError(f"{named_by} needs --decision joint, which decides a person's photos together.")
+    budget = parse_budget(options.budget)
     named = load_runs(runs)
     first = named[0]
     data = read_eval(Path(options.data or first.data), options.skip_bad_photos)
@@ -189,6 +195,8 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
     if rule != "vote":
         used, recipes, fitted = weighted_runs(used, recipes, fitted)
     ensembles = load_ensembles(used, recipes, fitted, options.allow_missing)
+    if budget:
+        check_budget(ensembles, rule, person is not None or options.group_photos)
     finder = person_finder(first, ensembles, len(data.ids), data.root) if options.group_photos else None
     words = applied.without(*WITHOUT.get(rule, ())) if rule == "hard" or len(used) > 1 else applied.words
     if person is not None:
@@ -211,7 +219,8 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
             hardware=Hardware(choose_device(options.device), options.workers),
             cache=cache_folder(options.cache, first.folder),
             engine=EngineOptions(options.precision, options.compile),
-            early_exit=fitted if options.early_exit and rule == "joint" and person is None else None,
+            early_exit=fitted if (options.early_exit or budget) and rule == "joint" and person is None else None,
+            budget=budget,
             partial=logits_file.with_suffix(".partial.npz"),
         ),
         skip_bad=options.skip_bad_photos,

@@ -1,0 +1,128 @@
+"""Anytime ensemble: a photo leaves once the passes that are left are unlikely to change its class.
+
+A pass shows one view to the models of one fold. The mean of the scores after m of M passes is a sample's from a finite
+population: it differs from the mean of all by a standard deviation in proportion to sqrt(1/m - 1/M) (Cochran 1977,
+"Sampling Techniques", section 2.6). So a photo leaves when its margin, the best score less the second best, exceeds a
+threshold times that. The threshold is chosen on photos that all passes were made for, which also tell how many classes
+that changes; no label is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import betaincinv
+
+from folds.data.labels import IntArray
+from folds.errors import MaskensError
+
+SECONDS = "s-per-photo"
+STEPS = 60  # halvings of the range in which a threshold is looked for
+CONFIDENCE = 0.975
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much of an inference may be made: a share of its passes, or seconds for a photo."""
+
+    share: float | None = None  # of the passes, above 0 and below 1
+    seconds: float | None = None  # a photo, on average
+
+    def __str__(self) -> str:
+        return f"{self.share:g} of the passes" if self.share else f"{self.seconds:g} seconds a photo"
+
+
+def parse_budget(text: str) -> Budget | None:
+    """`exact`, `.5` (half of the passes) or `.2s-per-photo`; None for `exact`, which changes no class.
+
+    Raises:
+        MaskensError: anything else.
+    """
+    if text == "exact":
+        return None
+    seconds = text.endswith(SECONDS)
+    try:
+        number = float(text.removesuffix(SECONDS))
+    except ValueError:
+        number = float("nan")
+    if seconds and 0 < number < float("inf"):
+        return Budget(seconds=number)
+    if not seconds and 0 < number < 1:
+        return Budget(share=number)
+    raise MaskensError(f"--budget {text}: give exact, a share of the passes like 0.5, or 0.2{SECONDS}.")
+
+
+@dataclass(frozen=True)
+class AnytimeRule:
+    """When photos leave, and what that does to the photos that it was chosen on."""
+
+    threshold: float
+    passes: int  # of the whole ensemble
+    share: float  # of the passes that it makes
+    changed: int  # of the photos: classes that differ from those after all passes
+    photos: int
+
+    @property
+    def changed_at_most(self) -> float:
+        """Upper end of the 95 % interval of the share of changed classes (Clopper and Pearson 1934)."""
+        if self.changed == self.photos:
+            return 1.0
+        return float(betaincinv(self.changed + 1, self.photos - self.changed, CONFIDENCE))
+
+    def __str__(self) -> str:
+        share = self.changed / self.photos
+        return f"changes {share:.1%} of the classes (at most {self.changed_at_most:.1%}), of {self.photos} photos"
+
+
+def pass_order(folds: int, views: int) -> list[tuple[int, int]]:
+    """(fold, view) of each pass. A view is shown to all folds before the next, as the models of two folds differ more
+    than two views of one."""
+    return [(fold, view) for view in range(views) for fold in range(folds)]
+
+
+def margins(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The best score less the second best: float (..., 18) -> float64 (...)."""
+    two = np.partition(scores, -2, axis=-1)
+    return np.asarray(two[..., -1] - two[..., -2])
+
+
+def leaves(margin: npt.NDArray[np.float64], done: int, passes: int, threshold: float) -> npt.NDArray[np.bool_]:
+    """Whether photos with these margins leave after so many passes."""
+    return np.asarray(margin > threshold * np.sqrt(1 / done - 1 / passes))
+
+
+def passes_made(margin: npt.NDArray[np.float64], threshold: float) -> IntArray:
+    """How many passes each photo makes.
+
+    Args:
+        margin: float (passes, photos), after each pass.
+
+    Returns:
+        int64 (photos,), from 1 up.
+    """
+    passes = len(margin)
+    left = np.stack([leaves(margin[done - 1], done, passes, threshold) for done in range(1, passes)] + [margin[0] > -1])
+    return np.asarray(left.argmax(axis=0) + 1, dtype=np.int64)
+
+
+def choose_rule(scores: npt.NDArray[np.float64], share: float) -> AnytimeRule:
+    """The rule with the highest threshold that makes no more than a share of the passes.
+
+    Args:
+        scores: float (passes, photos, 18), after each pass, of photos that all passes were made for.
+        share: of the passes, at least that of the first.
+    """
+    margin, best = margins(scores), scores.argmax(axis=-1)
+    passes, photos = margin.shape
+    low, high = 0.0, float(margin.max()) * 2 * passes + 1
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        if passes_made(margin, middle).mean() <= share * passes:
+            low = middle
+        else:
+            high = middle
+    made = passes_made(margin, low)
+    changed = int((best[made - 1, np.arange(photos)] != best[-1]).sum())
+    return AnytimeRule(low, passes, float(made.mean() / passes), changed, photos)

@@ -1,0 +1,85 @@
+"""maskens infer --budget: fewer passes, every row answered, and what that changed is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from run_command import maskens, refused
+
+from ensemble.inference import anytime_predictor
+
+RUN = Path("runs/default")
+
+
+@pytest.fixture(autouse=True)
+def few_photos_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anytime_predictor, "WHOLE", 64)
+
+
+def shown(run: Path = RUN) -> np.ndarray:
+    """Which models were shown which photo: bool (folds, views, photos)."""
+    with np.load(run / "eval.npz") as arrays:
+        return np.isfinite(arrays["logits/mask"][..., 0])
+
+
+def test_passes_are_left_out_and_every_row_is_answered(copy: Path) -> None:
+    done = maskens("infer", "--tta", "flip", "--budget", ".5", "--untuned")
+    assert done.code == 0, done
+    rows = (RUN / "submission.csv").read_text().splitlines()
+    assert len(rows) == 1 + len((copy / "data/eval/info.csv").read_text().splitlines()) - 1
+    told = re.search(r"budget of 0.5 of the passes: (\d+)% of the passes were made, which changes [\d.]+%", done.out)
+    assert told
+    made = shown().reshape(-1, len(rows) - 1).sum(axis=0)
+    assert (made == 6).sum() >= 64, "the first photos are shown to all"
+    assert made.min() >= 1
+    assert int(told[1]) == pytest.approx(100 * made.mean() / 6, abs=1)
+    assert made.mean() < 6
+    verified = maskens("verify")
+    assert verified.code == 0, verified
+
+
+def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert maskens("infer", "--budget", "0.6", "--untuned").code == 0
+    whole = (RUN / "submission.csv").read_bytes(), shown()
+
+    batches = 0
+    predict = anytime_predictor.AnytimePredictor._predict_batch
+
+    def interrupted(*args: object) -> None:
+        nonlocal batches
+        batches += 1
+        if batches == 2:
+            raise KeyboardInterrupt
+        predict(*args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(anytime_predictor.AnytimePredictor, "_predict_batch", interrupted)
+        assert maskens("infer", "--budget", "0.6", "--untuned").code == 130
+    assert (RUN / "eval.partial.npz").exists()
+    done = maskens("infer", "--budget", "0.6", "--untuned")
+    assert "64 photos were done before the interruption" in done.out
+    assert (RUN / "submission.csv").read_bytes() == whole[0]
+    assert np.array_equal(shown(), whole[1])
+
+
+def test_seconds_are_a_budget_too(copy: Path) -> None:
+    done = maskens("infer", "--budget", "1e-9s-per-photo", "--untuned")
+    assert "budget of 1e-09 seconds a photo: " in done.out
+    assert shown()[0, 0].all(), "one pass is made at least"
+    assert not shown()[-1, -1].all()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--budget", "2"), "give exact, a share of the passes"),
+        (("--budget", "0.1"), "less than one of the 6 passes; give at least 0.167"),
+        (("--budget", "0.5", "--tta", "none", "--decision", "hard"), "with --decision joint, each photo by itself"),
+        (("--budget", "0.5", "--group-photos"), "each photo by itself"),
+    ],
+)
+def test_budgets_that_can_t_be_kept_are_refused(there: Path, options: tuple[str, ...], words: str) -> None:
+    refused(maskens("infer", "--untuned", *options), words)
