@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 SHOWN = 20  # a wrong data folder can hold thousands of problems; the first ones and the count are enough
 
@@ -37,6 +38,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
+
+
+def first_fault(error: Any) -> str:
+    """`fixes.labels: Field required`: the first of the errors of pydantic's `ValidationError`."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
 
 def first_line(error: Exception) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from folds.errors import MaskensError
 
+SEAL = "sha256"  # the key of a record's own checksum
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a cell begins that spreadsheets would run
 
 
@@ -93,6 +94,45 @@ def write_json(path: Path, value: Any) -> None:
 def json_text(value: Any) -> str:
     """Indented JSON with a line end."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: it can't be read.
+        ValueError: it is no JSON in UTF-8, or nested deeper than anything that we write.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def sealed(record: Mapping[str, Any], *free: str) -> dict[str, Any]:
+    """A record for JSON with its own sha256, by which `unsealed` tells whether it was edited.
+
+    Args:
+        free: keys that may be edited.
+    """
+    return {**record, SEAL: _seal(record, free)}
+
+
+def unsealed(record: Any, *free: str) -> dict[str, Any]:
+    """What `sealed` was given. Files of maskens 0.5 and before have no seal, and are taken as they are.
+
+    Raises:
+        ValueError: it was edited, or is no record.
+    """
+    if not isinstance(record, dict):
+        raise ValueError("it is no table of keys")
+    if record.get(SEAL, _seal(record, free)) != _seal(record, free):
+        raise ValueError("it was edited or damaged after it was made; put it back as it was")
+    return {key: value for key, value in record.items() if key != SEAL}
+
+
+def _seal(record: Mapping[str, Any], free: Sequence[str]) -> str:
+    return sha256(json.dumps({k: v for k, v in record.items() if k not in (SEAL, *free)}, sort_keys=True))
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

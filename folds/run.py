@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from folds.data.fixes import apply_fixes, fixed_people, fixes_csv, read_fixes
-from folds.data.labels import IntArray
+from folds.data.labels import CLASSES, IntArray
 from folds.data.layout import read_train
 from folds.data.merges import apply_merges, kept_merges, merged_csv
 from folds.data.people import Fix, TrainData, class_counts
 from folds.data.skipped import kept_skipped
-from folds.errors import MaskensError, refuse
-from folds.files import leave, replace_keeping, sha256, write_json
+from folds.errors import MaskensError, first_fault, refuse
+from folds.files import leave, read_json, replace_keeping, sealed, sha256, unsealed, write_json
 from folds.splitting.split import folds_csv, read_folds, what_changed
 from folds.versions import library_versions
 
 FORMAT = 1
+FORBID_EXTRA = {"extra": "forbid"}  # for pydantic, which is imported only where a run is read
 
 
 @dataclass(frozen=True)
 class AppliedFixes:
     """The label fixes of a run; its fixes.csv holds them."""
+
+    __pydantic_config__ = FORBID_EXTRA
 
     hash: str = ""  # sha256 of fixes.csv; "" if there are none
     labels: int = 0
@@ -40,6 +41,8 @@ class AppliedFixes:
 @dataclass(frozen=True)
 class Run:
     """What run.json says. `folder` is not written: a run may be moved."""
+
+    __pydantic_config__ = FORBID_EXTRA
 
     folder: Path
     data: str
@@ -170,7 +173,7 @@ def _applied(data: TrainData) -> AppliedFixes:
 def save_run(run: Run) -> None:
     """Write run.json, atomically."""
     record = {"format": FORMAT} | {k: v for k, v in dataclasses.asdict(run).items() if k != "folder"}
-    write_json(run.folder / "run.json", record)
+    write_json(run.folder / "run.json", sealed(record, "data"))  # which may be moved
 
 
 def refuse_foreign(folder: Path) -> None:
@@ -191,22 +194,26 @@ def load_run(folder: Path) -> Run:
     """Read run.json.
 
     Raises:
-        MaskensError: no run there yet, not a run folder, or a damaged run.json.
+        MaskensError: no run there yet, not a run folder, or a run.json that is damaged or was edited.
     """
     path = folder / "run.json"
     if not path.exists():
         refuse_foreign(folder)
         raise MaskensError(f"there is no run in {folder} yet. Make the folds first: maskens folds --run {folder}")
+    from pydantic import TypeAdapter, ValidationError  # here, because not every command has a run
+
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if record.pop("format") != FORMAT:
+        record = unsealed(read_json(path), "data")
+        if record.pop("format", None) != FORMAT:
             raise ValueError("made by another version of maskens")
-        record["class_photos"] = tuple(record["class_photos"])
-        fixes = record.pop("fixes", None)  # runs made before there were fixes have none
-        if fixes:
-            record["fixes"] = AppliedFixes(**fixes | {"sources": tuple(fixes["sources"])})
-        return Run(folder=folder, **record)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        run = TypeAdapter(Run).validate_python({"folder": folder} | record)
+        photos = run.class_photos
+        if len(photos) != CLASSES or min(photos) < 0 or not 2 <= run.k <= sum(photos):
+            raise ValueError(f"k {run.k} and class_photos {photos} are no folds of photos of {CLASSES} classes")
+        return run
+    except ValidationError as error:
+        raise MaskensError(f"{path} can't be used: {first_fault(error)}") from error
+    except (OSError, ValueError) as error:
         raise MaskensError(f"{path} can't be used: {error}") from error
 
 

@@ -47,7 +47,7 @@ def _complete(path: Path, geometry: Geometry, photos: int) -> bool:
     try:
         whole = PixelFile(path).shape == (photos, *geometry.shape)
         return whole and (geometry.crop != "face" or len(np.load(faces_file(path), allow_pickle=False)) == photos)
-    except (OSError, ValueError):
+    except Exception:  # whatever a damaged file raises: it is made anew
         return False
 
 

@@ -33,7 +33,10 @@ class PixelFile:
         with path.open("rb") as handle:
             if np.lib.format.read_magic(handle) != (1, 0):
                 raise ValueError(f"{path} is not of the .npy version 1.0")
-            self.shape, columns_first, dtype = np.lib.format.read_array_header_1_0(handle)
+            try:
+                self.shape, columns_first, dtype = np.lib.format.read_array_header_1_0(handle)
+            except Exception as error:  # numpy parses it as Python, with all the errors of that
+                raise ValueError(f"{path} has a damaged header") from error
             self._start = handle.tell()
         self._photo = int(np.prod(self.shape[1:]))
         whole = self._start + self.shape[0] * self._photo

@@ -15,6 +15,7 @@ from ensemble.decision.tuning import Fitted
 from ensemble.jobs.card import ModelCard, read_card
 from ensemble.jobs.checksums import unverified, verified_sha256
 from ensemble.jobs.oof import Logits, job_names
+from ensemble.jobs.spec import geometry
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target
 from ensemble.recipes.tta_sets import TtaSet
@@ -122,13 +123,18 @@ def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:
             except MaskensError as error:
                 problems.append(str(error))
                 continue
+            wanted = recipe.tasks[task]
             wrong = [
                 name
                 for name, ours, its in (
-                    ("recipe", recipe.tasks[task].hash, card.task_hash),
+                    ("recipe", wanted.hash, card.task_hash),
+                    ("model", (wanted.model, wanted.model_args), (card.model, card.model_args)),
+                    ("target", wanted.target, card.target),
+                    ("photo size", geometry(wanted), card.geometry),
                     ("folds", run.folds_hash, card.folds_hash),
                     ("task", task, card.task),
                     ("fold", fold, card.fold),
+                    ("seed", run.seed, card.seed),
                 )
                 if ours != its
             ]

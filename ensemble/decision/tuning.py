@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ensemble.decision.decide import Decision
 from ensemble.jobs.oof import oof_hash
@@ -19,8 +19,8 @@ from ensemble.recipes.tta_choice import find_set
 from ensemble.recipes.tta_sets import TtaSet, as_set, known_sets
 from ensemble.recipes.tta_views import Tta
 from folds.data.labels import CLASSES
-from folds.errors import MaskensError
-from folds.files import replace_keeping, save_npz, sha256
+from folds.errors import MaskensError, first_fault
+from folds.files import json_text, read_json, replace_keeping, save_npz, sealed, sha256, unsealed
 from folds.run import Run
 
 StepName = Literal["views", "view-weights", "temperatures", "weights", "offsets"]
@@ -29,7 +29,7 @@ NONE = (0.0,) * CLASSES
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class RunTuning(_Strict):
@@ -39,7 +39,7 @@ class RunTuning(_Strict):
     seed: int
     recipe_hash: str
     oof_hash: str
-    weight: float = 1.0
+    weight: Annotated[float, Field(ge=0)] = 1.0
     temperatures: dict[str, tuple[tuple[float, ...], ...]] = {}  # task -> (folds, heads)
 
 
@@ -50,7 +50,16 @@ class Fitted(_Strict):
     views: TtaSet | None = None  # what that name meant; files of maskens 0.5 don't say, and then it ships
     view_weights: tuple[float, ...] = ()  # one a view; empty if they are not fitted
     runs: tuple[RunTuning, ...]
-    offsets: tuple[float, ...] = NONE  # of the classes' log probabilities
+    offsets: Annotated[tuple[float, ...], Field(min_length=CLASSES, max_length=CLASSES)] = NONE
+    """Of the classes' log probabilities."""
+
+    @model_validator(mode="after")
+    def _usable(self) -> Fitted:
+        if not any(run.weight for run in self.runs):
+            raise ValueError("every run weighs 0")
+        if self.view_weights and len(self.view_weights) != len((self.views or as_set(self.tta)).views):
+            raise ValueError("view_weights: not one a view")
+        return self
 
     @property
     def tta_set(self) -> TtaSet:
@@ -131,7 +140,7 @@ def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Decisi
     Returns:
         Where an earlier, different tuning is kept.
     """
-    text = tuning.model_dump_json(indent=2) + "\n"
+    text = json_text(sealed(tuning.model_dump(mode="json")))
     log_p = nested.log_probabilities.astype(np.float32)
     arrays = {"files": np.array(files), "log_probabilities": log_p, "classes": nested.classes, "of": sha256(text)}
     save_npz(path.with_suffix(".oof.npz"), arrays)
@@ -146,7 +155,7 @@ def kept_tuning(folders: Sequence[Path], untuned: Sequence[RunTuning]) -> tuple[
         untuned: the runs as they are now.
 
     Raises:
-        MaskensError: a damaged file, or one fitted on logits that have changed since.
+        MaskensError: a file that is damaged or was edited, or one fitted on logits that have changed since.
     """
     paths = [p for p in (folder / tuning_file(untuned) for folder in folders) if p.exists()]
     for path in paths:
@@ -229,19 +238,27 @@ def read_nested(path: Path, files: Sequence[str]) -> Decision:
     """
     beside = path.with_suffix(".oof.npz")
     try:
-        with np.load(beside) as z:
-            if str(z["of"]) == sha256(path.read_bytes()) and z["files"].tolist() == list(files):
-                return Decision(z["log_probabilities"].astype(np.float64), z["classes"])
-    except Exception as error:
+        with beside.open("rb") as file, np.load(file) as z:
+            ours = str(z["of"]) == sha256(path.read_bytes()) and z["files"].tolist() == list(files)
+            decision = Decision(z["log_probabilities"].astype(np.float64), z["classes"].astype(np.int64))
+        if ours and not _is_of(decision, len(files)):
+            raise ValueError("its arrays don't fit each other")
+    except Exception as error:  # whatever a damaged archive raises
         raise MaskensError(f"{beside} can't be used ({type(error).__name__}); tune again") from error
-    raise MaskensError(f"{beside} does not belong to {path.name} and its photos; tune again")
+    if not ours:
+        raise MaskensError(f"{beside} does not belong to {path.name} and its photos; tune again")
+    return decision
+
+
+def _is_of(decision: Decision, photos: int) -> bool:
+    classes, shapes = decision.classes, (decision.log_probabilities.shape, decision.classes.shape)
+    return shapes == ((photos, CLASSES), (photos,)) and bool(((classes >= 0) & (classes < CLASSES)).all())
 
 
 def read_tuning(path: Path) -> Tuning:
     """What `save_tuning` wrote. Raises MaskensError where it can't be used."""
     try:
-        return Tuning.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, ValidationError) as error:
-        raise MaskensError(
-            f"{path} can't be used: {str(error).splitlines()[0]}. Tune again, or leave it out: --untuned"
-        ) from error
+        return Tuning.model_validate(unsealed(read_json(path)))
+    except (OSError, ValueError) as error:
+        fault = first_fault(error) if isinstance(error, ValidationError) else str(error)
+        raise MaskensError(f"{path} can't be used: {fault}. Tune again, or leave it out: --untuned") from error

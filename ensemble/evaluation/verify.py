@@ -28,7 +28,7 @@ from folds.data.merges import kept_merges
 from folds.data.people import TrainData
 from folds.data.skipped import kept_skipped, left_out_words
 from folds.errors import MaskensError, first_line
-from folds.files import sha256_of_file
+from folds.files import read_json, sha256_of_file
 from folds.run import Run, kept_fixes
 from folds.splitting.split import read_folds
 
@@ -137,7 +137,7 @@ def _precision(run: Run, recipe: Recipe, jobs: Sequence[tuple[str, int]]) -> Ite
         return
     mend = f"delete {file}: what it holds is measured again"
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = read_json(file)
         measured = {key: entry["precision"] for key, entry in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield Check(file.name, file.name, "measured precisions", f"damaged: {first_line(error)}", False, mend)
@@ -173,7 +173,7 @@ def _tunings(run: Run, recipe: Recipe) -> Iterator[Check]:
 def _nested(path: Path, mend: str) -> Check:
     beside, expected = path.with_suffix(".oof.npz"), sha256_of_file(path)
     try:
-        with np.load(beside) as z:
+        with beside.open("rb") as file, np.load(file) as z:
             found = str(z["of"])
             z["log_probabilities"], z["classes"]
     except Exception as error:  # whatever a damaged archive raises
@@ -189,25 +189,30 @@ def _submission(run: Run, recipe: Recipe) -> tuple[list[Check], list[str]]:
     mend, item = f"maskens infer --run {run.folder}", "submission.csv: as in eval.npz"
     try:
         ids, classes = read_answers(run.submission_file)
-        with np.load(logits_file) as z:
+        with logits_file.open("rb") as file, np.load(file) as z:
             record = json.loads(str(z["record"]))
             arrays = {name: z[name] for name in z.files if name != "record"}
+        fitted = Fitted.model_validate(record["fitted"]) if record.get("rule") else None
+        predicted = arrays["ids"].tolist()
     except Exception as error:  # whatever a damaged archive raises
         return [Check(kind, item, "two readable files", first_line(error), False, mend)], []
     if "classes" not in arrays:
         return [], ["an earlier version wrote eval.npz, so it can't be told whether submission.csv follows from it"]
     decided: IntArray = arrays["classes"]
-    photos, differing = len(decided), 0
-    if ids == arrays["ids"].tolist():
+    photos, differing = decided.size, 0
+    if ids == predicted and classes.shape == decided.shape:
         differing = int((classes != decided).sum())
         found = f"{differing} of {photos} classes differ" if differing else f"the classes of {photos} photos"
     else:
         found = "other photos"
     expected = f"the classes of {photos} photos"
-    checks = [Check(kind, item, expected, found, found == expected, mend), *_skipped(run, record, arrays, mend)]
-    if record["rule"] is None:
+    checks = [Check(kind, item, expected, found, found == expected, mend)]
+    try:
+        checks += _skipped(run, record, arrays, mend)
+    except Exception as error:  # arrays of any shape
+        checks.append(Check("photos not read", "eval.npz: photos not read", "a list", first_line(error), False, mend))
+    if fitted is None:
         return checks, ["submission.csv was decided by more than the logits in eval.npz, and not recomputed from them"]
-    fitted = Fitted.model_validate(record["fitted"])
     try:
         (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=True)
     except MaskensError:  # which was said of these jobs
@@ -234,13 +239,16 @@ def _skipped(run: Run, record: Mapping[str, Any], arrays: Mapping[str, Any], men
 def _recomputed(
     ensemble: Ensemble, fitted: Fitted, record: Mapping[str, Any], arrays: Mapping[str, Any], mend: str
 ) -> Check:
-    kind, item, photos = "eval.npz", "eval.npz: classes from logits", len(arrays["classes"])
+    kind, item, photos = "eval.npz", "eval.npz: classes from logits", arrays["classes"].size
     models = {task: ensemble.folds(task) for task in ensemble.targets}
     if models != record["folds"]:
         return same(kind, f"{item} of these models", record["folds"], models, mend)
-    joint = ensemble.joint({task: arrays[f"logits/{task}"] for task in models})
-    classes = decide(joint[None], fitted.weights, fitted.offsets, record["rule"]).classes
     expected = f"the classes of {photos} photos"
-    differing = int((classes != arrays["classes"]).sum())
+    try:
+        joint = ensemble.joint({task: arrays[f"logits/{task}"] for task in models})
+        classes = decide(joint[None], fitted.weights, fitted.offsets, record["rule"]).classes
+        differing = int((classes != arrays["classes"]).sum())
+    except Exception as error:  # arrays of any shape
+        return Check(kind, item, expected, f"can't be computed: {first_line(error)}", False, mend)
     found = f"{differing} of {photos} classes differ" if differing else expected
     return Check(kind, item, expected, found, not differing, mend)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from ensemble.recipes.tasks import ONLY_GENDER, Head, Part, Predicts
 from ensemble.recipes.tta_sets import TtaSet
 from folds.data.faces import AROUND, SEARCHED
 from folds.data.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS
-from folds.files import write_json
+from folds.files import read_json, write_json
 from folds.pages.html import SYSTEM_FILES, refuse_file, refuse_strange_files
 from folds.versions import library_versions
 
@@ -123,7 +122,7 @@ def refuse_foreign_export(folder: Path) -> None:
 
 def _written(folder: Path) -> set[str]:
     try:
-        record = json.loads((folder / DECISION).read_text(encoding="utf-8"))
+        record = read_json(folder / DECISION)
         return set(record["files"]) if record["made_by"] == MADE_BY else set()
     except (OSError, ValueError, KeyError, TypeError):
         return set()

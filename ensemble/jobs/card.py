@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+from pydantic import ConfigDict, TypeAdapter
 
 from ensemble.jobs.spec import JobSpec
 from ensemble.recipes.geometry import Crop, Geometry
@@ -23,6 +25,8 @@ Rgb = tuple[float, float, float]
 @dataclass(frozen=True)
 class ModelCard:
     """Everything needed to rebuild a model and feed it as in training; saved inside its checkpoint."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     model: str
     model_args: dict[str, Any]
@@ -104,12 +108,16 @@ def read_card(path: Path) -> ModelCard:
     try:
         with safetensors.safe_open(path, framework="np") as file:
             record = _record(file.metadata() or {})
-        tuples = {k: tuple(v) for k, v in record.items() if isinstance(v, list)}
-        return ModelCard(**record | tuples)
+        return _adapter().validate_python(record)
     except FileNotFoundError:
         raise MaskensError(f"there is no checkpoint {path}") from None
-    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise MaskensError(_damaged(path, error)) from error
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[ModelCard]:
+    return TypeAdapter(ModelCard)
 
 
 def _record(metadata: Mapping[str, str]) -> dict[str, Any]:

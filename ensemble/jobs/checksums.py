@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from ensemble.jobs.status import read_status
+from ensemble.jobs.status import JobStatus, read_status
 from folds.errors import MaskensError
 from folds.files import sha256_of_file
 from folds.run import Run
@@ -48,13 +48,18 @@ def verified_sha256(run: Run, task: str, fold: int, name: JobFile) -> str:
 
 def unverified(run: Run, jobs: Iterable[tuple[str, int]]) -> list[str]:
     """A line if some of these jobs have no job.json that says they are finished, so that nothing vouches for them."""
-    unsure = [f"{task} fold {fold}" for task, fold in jobs if read_status(run, task, fold).state != "done"]
+    unsure = [f"{task} fold {fold}" for task, fold in jobs if not _vouches(read_status(run, task, fold))]
     if not unsure:
         return []
     return [
         f"{run.folder}: job.json of {', '.join(unsure)} is missing, damaged or not of a finished job, so whether the "
         "files beside it are whole can't be verified; they are used as they are"
     ]
+
+
+def _vouches(status: JobStatus) -> bool:
+    """Whether a job is finished and has checksums of all its files, or of none as those of maskens 0.5 and before."""
+    return status.state == "done" and status.sha256.keys() in (set(), set(JOB_FILES))
 
 
 def restart_command(run: Run, task: str, fold: int) -> str:

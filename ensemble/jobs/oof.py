@@ -67,9 +67,10 @@ def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOof:
         MaskensError: missing, damaged, or from another recipe or folds.
     """
     try:
-        with np.load(path) as z:
-            record = json.loads(str(z["record"]))
-            oof = JobOof(z["files"], z["best"], z["last"], tuple(z["views"].tolist()))
+        with path.open("rb") as file, np.load(file) as z:
+            record = dict(json.loads(str(z["record"])))
+            oof = JobOof(z["files"], z["best"], z["last"], tuple(map(str, z["views"].tolist())))
+        _refuse_misshapen(oof)
     except FileNotFoundError:
         raise MaskensError(f"{path} is missing; train that job first") from None
     except Exception as error:
@@ -84,10 +85,17 @@ def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOof:
     return oof
 
 
+def _refuse_misshapen(oof: JobOof) -> None:
+    shape = (len(set(oof.views)), *oof.files.shape)
+    for logits in (oof.best, oof.last):
+        if logits.dtype.kind != "f" or logits.ndim != 3 or logits.shape[:2] != shape:
+            raise ValueError(f"logits of {logits.dtype} {logits.shape}, and {shape} views and photos")
+
+
 def kept_views(path: Path) -> tuple[str, ...]:
     """The views of a job's out-of-fold logits; none if they can't be read."""
     try:
-        with np.load(path) as z:
+        with path.open("rb") as file, np.load(file) as z:
             return tuple(z["views"].tolist())
     except Exception:
         return ()
@@ -147,6 +155,8 @@ def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: li
             found = np.array([index.get(str(f), -1) for f in oof.files])
             if not np.array_equal(np.sort(found), np.flatnonzero((photo_fold == fold) & readable)):
                 problems.append(f"{path} does not hold the photos of fold {fold}, each once")
+            elif {oof.best.shape[2], oof.last.shape[2]} != {recipe.tasks[task].target.width}:
+                problems.append(f"{path} holds logits of another width than those of '{task}'")
             elif not np.isfinite(oof.best if epoch == "best" else oof.last).all():
                 problems.append(f"{path} holds logits that are not finite")
             jobs[task, fold] = oof, place[found]

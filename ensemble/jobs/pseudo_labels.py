@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from folds.data.layout import read_eval
 from folds.data.people import PhotoSet
 from folds.data.table import read_table
 from folds.errors import MaskensError, refuse
-from folds.files import csv_text, sha256, write_json, write_text
+from folds.files import csv_text, read_json, sha256, write_json, write_text
 from folds.run import Run
 
 NOT_TAKEN = -1
@@ -88,7 +87,7 @@ def pseudo_words(run: Run) -> str:
     if not file.exists():
         return "none"
     try:
-        record = json.loads(file.read_text())
+        record = read_json(file)
         return f"{record['source']}, p >= {record['min_p']:g}, hash {record['hash'][:6]}"
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MaskensError(f"{file} can't be read ({error}). Put it back, or begin a new run.") from error
@@ -108,7 +107,7 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
         return None
     advice = "Put it back, or begin a new run."
     try:
-        record = json.loads(file.read_text())
+        record = read_json(file)
         source, min_p, fingerprint = record["source"], float(record["min_p"]), record["fingerprint"]
         names = [f"fold{fold}" for fold in range(run.k)]
         rows = read_table(run.folder / "pseudo.csv", ("photo", *names))

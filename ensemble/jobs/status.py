@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import functools
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter
 
 from folds.files import write_json
 from folds.run import Run
@@ -16,6 +18,8 @@ State = Literal["waiting", "starting", "training", "predicting", "done", "stoppe
 @dataclass(frozen=True)
 class JobStatus:
     """State of one job; job.json holds it."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     task: str
     fold: int
@@ -48,6 +52,11 @@ def write_status(run: Run, status: JobStatus) -> None:
 def read_status(run: Run, task: str, fold: int) -> JobStatus:
     """The job's status; `waiting` if it has not begun or its file can't be read."""
     try:
-        return JobStatus(**json.loads(job_file(run, task, fold).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return _adapter().validate_json(job_file(run, task, fold).read_bytes())
+    except (OSError, ValueError):
         return JobStatus(task, fold)
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[JobStatus]:
+    return TypeAdapter(JobStatus)

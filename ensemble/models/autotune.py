@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from ensemble.jobs.locks import one_at_a_time
 from ensemble.models.precision import FASTER, Precision, PrecisionOption, autocast, usable_precision
 from ensemble.models.process import quiet
-from folds.files import write_json
+from folds.files import read_json, write_json
 
 COMPILER = "inductor"  # torch's own
 ROUNDS = 3  # steps timed each way, after one that warms up
@@ -70,7 +69,7 @@ class AutotuneCache:
 
     def _all(self) -> dict[str, Any]:
         try:
-            found = json.loads(self.file.read_text(encoding="utf-8"))
+            found = read_json(self.file)
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}

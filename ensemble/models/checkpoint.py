@@ -38,7 +38,7 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelC
     card = read_card(path)
     try:
         model: nn.Module = timm.create_model(card.model, num_classes=card.target.width, **card.model_args)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # timm and its models may refuse arguments in any way they like
         raise MaskensError(_damaged(path, error)) from error
     load_weights(path, model)
     return to_device(model, device).eval(), card

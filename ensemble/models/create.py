@@ -87,8 +87,9 @@ def _same_weights(task: TaskRecipe) -> None:
     advice = "name the run's initial weights again with --weights FILE"
     try:
         content = Path(task.weights).read_bytes()
-    except OSError as error:
-        raise MaskensError(f"can't read the weights {task.weights} ({error.strerror}); {advice}") from error
+    except (OSError, ValueError) as error:  # a name with zero bytes
+        fault = getattr(error, "strerror", None) or error
+        raise MaskensError(f"can't read the weights {task.weights} ({fault}); {advice}") from error
     if task.weights_sha256 not in ("", sha256(content)):
         raise MaskensError(f"{task.weights} is not the file that this run began with; {advice}")
 

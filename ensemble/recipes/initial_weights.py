@@ -39,5 +39,7 @@ def _known_weights(task: TaskRecipe) -> TaskRecipe:
         return task
     try:
         return task.model_copy(update={"weights_sha256": sha256(Path(task.weights).read_bytes())})
-    except OSError as error:
-        raise MaskensError(f"can't read the weights {task.weights}: {error.strerror}.") from error
+    except (OSError, ValueError) as error:  # a name with zero bytes
+        raise MaskensError(
+            f"can't read the weights {task.weights}: {getattr(error, 'strerror', None) or error}."
+        ) from error

@@ -91,7 +91,7 @@ def _source(name_or_file: str) -> tuple[str, str, str]:
     if path.suffix == ".toml" or path.is_file():
         try:
             return path.read_text(encoding="utf-8"), path.stem, str(path)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:  # no UTF-8, or a name with zero bytes
             raise MaskensError(f"can't read the recipe {path}: {getattr(error, 'strerror', None) or error}") from error
     raise MaskensError(
         f"there is no recipe '{name_or_file}'{did_you_mean(name_or_file, known)}. "
@@ -103,7 +103,7 @@ def _layers(text: str, where: str, depth: int) -> Tree:
     """The tree of a text merged over that of the recipe it extends."""
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; numbers of too many digits give another
         raise MaskensError(f"{where} is not valid TOML: {error}") from error
     _refuse_shapeless(tree, where)
     _weights_beside(tree, Path(where).parent)
@@ -190,7 +190,7 @@ def _set(tree: Tree, change: str) -> None:
         raise MaskensError(f"--set {change}: write KEY=VALUE, like tasks.gender.epochs=5.")
     try:
         value = tomllib.loads(f"v = {text.strip()}")["v"]
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         if text.strip().startswith(("{", "[", '"')):
             raise MaskensError(f"--set {change}: the value is not valid TOML: {error}") from error
         value = text.strip()

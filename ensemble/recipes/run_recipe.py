@@ -24,8 +24,8 @@ def run_recipe(run: Run) -> Recipe:
         raise MaskensError(f"nothing is trained in {run.folder} yet. First: maskens train --run {run.folder}")
     try:
         recipe = parse_recipe(run.recipe_file.read_text(encoding="utf-8"), "recipe", where=str(run.recipe_file))
-    except OSError as error:
-        raise MaskensError(f"can't read {run.recipe_file}: {error.strerror}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise MaskensError(f"can't read {run.recipe_file}: {getattr(error, 'strerror', None) or error}") from error
     if recipe.hash != run.recipe_hash:
         raise MaskensError(
             f"{run.recipe_file} was edited after training began, or a maskens before 0.4 made it. "

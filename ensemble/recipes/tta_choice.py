@@ -40,8 +40,8 @@ def _read(path: Path) -> TtaSet:
         return TtaSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise MaskensError(f"can't read the views {path}: {getattr(error, 'strerror', None) or error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise MaskensError(f"{path} is not valid TOML: {error}") from error
     except ValidationError as error:
         refuse([readable_error(e, ("tta", path.stem)) for e in error.errors()], f"{path} can't be used")
         raise
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; numbers of too many digits give another
+        raise MaskensError(f"{path} is not valid TOML: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ def load_last(folder: Path, identity: Identity) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums, and does not look at them
+            damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(damaged)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         before = state["identity"]
     except Exception as error:

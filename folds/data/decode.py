@@ -29,6 +29,10 @@ Result = TypeVar("Result")
 
 TOGETHER = 8  # photos that a thread is handed at a time: for small ones the handing over would take as long as they do
 
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""What a photo may be, in Pillow's words. Pillow knows some forty more: it would have Ghostscript run a file of
+PostScript, whatever its name, and take lines of text for pixels."""
+
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # 16-bit grey: Pillow's own conversion clips it at 255
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
@@ -70,7 +74,7 @@ def read_sizes(path: Path, at_least: Sequence[tuple[int, int] | None]) -> list[P
         found: dict[tuple[int, int], Pixels] = {}
         sizes = []
         for size in at_least:
-            with Image.open(io.BytesIO(content)) as image:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 if size is not None:
                     _reduce(image, size)
                 sizes.append(image.size)
@@ -78,8 +82,8 @@ def read_sizes(path: Path, at_least: Sequence[tuple[int, int] | None]) -> list[P
                     found[image.size] = _upright_rgb(image)
         return [found[size] for size in sizes]
     except UnidentifiedImageError:
-        raise MaskensError(f"{path} is not a photo that can be read") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise MaskensError(f"{path} is not a photo that can be read ({', '.join(FORMATS)})") from None
+    except Exception as error:  # whatever a damaged file has a decoder raise
         raise MaskensError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
@@ -106,9 +110,9 @@ def photo_format(path: Path) -> tuple[str, str]:
         MaskensError: if the file is missing or not an image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.format or "unknown", image.mode
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # whatever a damaged file has a decoder raise
         raise MaskensError(f"{path} is not a photo that can be read") from error
 
 

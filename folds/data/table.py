@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from folds.errors import MaskensError, did_you_mean
-
-if TYPE_CHECKING:
-    pass
-
+from folds.errors import MaskensError, did_you_mean, refuse
 
 LINE = ""  # the key under which `read_table` gives the line of a row
+
+
+def _without_nul(lines: Iterable[str]) -> Iterator[str]:
+    """Zero bytes are what a crash or another encoding leaves, and no file can be named with them."""
+    for line in lines:
+        if "\0" in line:
+            raise csv.Error("it holds zero bytes")
+        yield line
 
 
 def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     """Rows of a CSV as strings, stripped; extra columns and a byte-order mark do no harm.
 
     Raises:
-        MaskensError: no such file, not UTF-8, empty, or a needed column missing.
+        MaskensError: no such file, not UTF-8, empty, quotes that don't match, a needed column missing or there twice,
+            rows with more cells than there are columns (all listed).
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle, skipinitialspace=True)
+            reader = csv.DictReader(_without_nul(handle), skipinitialspace=True, strict=True)
             columns = [c.strip() for c in reader.fieldnames or []]
             reader.fieldnames = columns
-            rows = [{c: (row[c] or "").strip() for c in columns} | {LINE: str(reader.line_num)} for row in reader]
+            rows, longer = list[dict[str, str]](), list[str]()
+            for row in reader:
+                rows.append({c: (row[c] or "").strip() for c in columns} | {LINE: str(reader.line_num)})
+                if any(cell.strip() for cell in row.get(None, ())):
+                    longer.append(f"row {reader.line_num} has more cells than the header has columns")
     except (FileNotFoundError, NotADirectoryError):
         raise MaskensError(f"{path} does not exist.") from None
     except OSError as error:
@@ -39,6 +47,10 @@ def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     missing = [f"'{c}'{did_you_mean(c, columns)}" for c in needed if c not in columns]
     if missing:
         raise MaskensError(f"{path} lacks the column {', '.join(missing)}; it has {', '.join(columns)}.")
+    twice = [f"'{c}'" for c in needed if columns.count(c) > 1]
+    if twice:
+        raise MaskensError(f"{path} has the column {', '.join(twice)} more than once: leave one of them.")
+    refuse(longer, f"{path} can't be used", "A cell that holds a comma needs quotes around it.")
     if not rows:
         raise MaskensError(f"{path} has a header but no rows.")
     return rows

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from run_command import maskens, refused
 
+from folds.files import sealed
 from folds.versions import library_versions
 
 RUN = Path("runs/default")
@@ -99,10 +100,10 @@ def change_a_class(file: Path) -> None:
     file.write_text(f"ImageID,ans\n{image},{(int(answer) + 1) % 18}\n{rest}")
 
 
-def change_logits(file: Path) -> None:
+def change_array(file: Path, name: str, change: Callable[[np.ndarray], object]) -> None:
     with np.load(file) as z:
         arrays = dict(z)
-    arrays["logits/mask"] = -arrays["logits/mask"]
+    arrays[name] = change(arrays[name])
     np.savez(file, **arrays)
 
 
@@ -132,7 +133,22 @@ DAMAGE: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
         lambda: change_a_class(RUN / "submission.csv"),
         ("submission.csv: as in eval.npz", "1 of 168 classes differ"),
     ),
-    "eval logits": (lambda: change_logits(RUN / "eval.npz"), ("eval.npz: classes from logits", "classes differ")),
+    "eval logits": (
+        lambda: change_array(RUN / "eval.npz", "logits/mask", np.negative),
+        ("eval.npz: classes from logits", "classes differ"),
+    ),
+    "eval logits of fewer photos": (
+        lambda: change_array(RUN / "eval.npz", "logits/mask", lambda a: a[:, :, 1:]),
+        ("eval.npz: classes from logits", "can't be computed"),
+    ),
+    "fewer classes": (
+        lambda: change_array(RUN / "eval.npz", "classes", lambda a: a[1:]),
+        ("submission.csv: as in eval.npz", "other photos"),
+    ),
+    "a decision that can't be": (
+        lambda: change_array(RUN / "eval.npz", "record", lambda a: str(a).replace('"offsets": [', '"offsets": [1, ')),
+        ("submission.csv: as in eval.npz", "two readable files"),
+    ),
     "precisions": (lambda: (RUN / "precision.json").write_text("[]"), ("precision.json", "damaged")),
 }
 
@@ -150,7 +166,9 @@ def test_what_does_not_match_is_named(copy: Path, damage: Callable[[], object], 
 def test_data_and_tuning_of_another_time_do_not_match(copy: Path) -> None:
     assert maskens("tune", "--force").code == 0
     tuning = RUN / "tuning.json"
-    tuning.write_text(tuning.read_text().replace('"oof_hash": "', '"oof_hash": "0'))
+    record = json.loads(tuning.read_text())
+    record["fitted"]["runs"][0]["oof_hash"] = "0" * 64
+    tuning.write_text(json.dumps(sealed(record)))
     table = Path("data/train/train.csv")
     table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
     found = maskens("verify")

@@ -96,6 +96,15 @@ def test_other_arrays_are_refused(tmp_path: Path, content: np.ndarray) -> None:
         PixelFile(tmp_path / "other.npy")
 
 
+def test_a_damaged_header_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "photos.npy", np.zeros((2, 4, 3, 3), np.uint8))
+    content = (tmp_path / "photos.npy").read_bytes()
+    for before, after in ((b"}", b" "), (b"'shape'", b"'shap\\'"), (b"(2, 4", b"(2.5,"), (b"|u1", b"|u\0")):
+        (tmp_path / "photos.npy").write_bytes(content.replace(before, after, 1))
+        with pytest.raises(ValueError, match=r"photos\.npy"):
+            PixelFile(tmp_path / "photos.npy")
+
+
 GROWTH = """
 import sys
 from pathlib import Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -317,3 +318,20 @@ def test_too_few_people_to_tune_are_refused(make_data: Callable[..., Path], tmp_
     blend = blend_of(plan_run(tmp_path / "a", few, noisy(few), trained=[0]))
     with pytest.raises(MaskensError, match="too few people to tune"):
         tune(blend, ["offsets"])
+
+
+def test_an_edited_tuning_is_refused(data: TrainData, tmp_path: Path) -> None:
+    run = plan_run(tmp_path / "a", data, 4 * noisy(data, less=(2, 5), by=1.5))
+    path = saved(blend_of(run), ["offsets"])
+    record = json.loads(path.read_text())
+    record["fitted"]["offsets"][2] += 1
+    path.write_text(json.dumps(record))
+    with pytest.raises(MaskensError, match=r"tuning\.json can't be used: it was edited or damaged"):
+        kept(run)
+    del record["sha256"]  # as maskens 0.5 and before wrote it
+    path.write_text(json.dumps(record))
+    assert kept(run) is not None
+    record["fitted"]["offsets"].append(1)
+    path.write_text(json.dumps(record))
+    with pytest.raises(MaskensError, match=r"tuning\.json can't be used: .*offsets"):
+        kept(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import threading
 import warnings
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from folds.data.decode import Pixels, read_photo, read_sizes, resize_and_crop
+from folds.data.decode import Pixels, photo_format, read_photo, read_sizes, resize_and_crop
 from folds.errors import MaskensError
 
 GREY = np.array([[0, 50, 100], [128, 255, 7]], dtype=np.uint8)
@@ -220,8 +221,40 @@ def test_a_photo_that_is_cut_off_is_refused(tmp_path: Path, name: str, tenths: i
 def test_a_file_that_is_no_photo_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mask1.jpg"
     path.write_bytes(content)
-    with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} is not a photo that can be read$"):
+    with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} is not a photo that can be read \\("):
         read_photo(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n", b"P1\n2 2\n0 1\n1 0\n"],
+    ids=["PostScript", "text that Pillow takes for pixels"],
+)
+def test_formats_that_photos_do_not_come_in_are_not_even_opened(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def started(*args: object, **options: object) -> None:
+        raise AssertionError("Ghostscript was started")
+
+    monkeypatch.setattr("subprocess.Popen", started)
+    path = tmp_path / "mask1.jpg"
+    path.write_bytes(content)
+    for read in (read_photo, photo_format):
+        with pytest.raises(MaskensError, match="is not a photo that can be read"):
+            read(path)
+
+
+@pytest.mark.parametrize("raised", [IndexError, struct.error, EOFError, KeyError, OverflowError])
+def test_whatever_a_decoder_raises_of_a_damaged_photo_is_a_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: type[Exception]
+) -> None:
+    def damaged(image: Image.Image) -> Image.Image:
+        raise raised("what it met")
+
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", damaged)
+    with pytest.raises(MaskensError, match=r"a\.png can't be read: .*what it met"):
+        read_photo(tmp_path / "a.png")
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:

@@ -309,10 +309,30 @@ class TestTable:
         with pytest.raises(MaskensError, match=f"can't read {re.escape(str(tmp_path))}: Is a directory"):
             read_table(tmp_path, ("id",))
 
-    def test_cells_beyond_the_header_are_dropped_and_short_rows_filled(self, tmp_path: Path) -> None:
-        (tmp_path / "t.csv").write_text("a,b\n1,2,3,4\n5\n")
+    def test_empty_cells_beyond_the_header_are_dropped_and_short_rows_filled(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text("a,b\n1,2,, \n5\n")
         rows = read_table(tmp_path / "t.csv", ("b",))
         assert [(r["a"], r["b"]) for r in rows] == [("1", "2"), ("5", "")]
+
+    def test_a_comma_that_moves_cells_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text("id,race,age,path\n1,Asian, South,30,a\n2,Asian,40,b\n")
+        with pytest.raises(MaskensError, match="row 2 has more cells than the header has columns"):
+            read_table(tmp_path / "t.csv", ("age",))
+
+    def test_a_needed_column_that_is_there_twice_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text("a,b,a,b\n1,2,3,4\n")
+        with pytest.raises(MaskensError, match="has the column 'a' more than once"):
+            read_table(tmp_path / "t.csv", ("a",))
+
+    def test_zero_bytes_are_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_bytes(b"path,fold\na,0\n" + bytes(512))
+        with pytest.raises(MaskensError, match="is not a CSV in UTF-8: it holds zero bytes"):
+            read_table(tmp_path / "t.csv", ("path",))
+
+    def test_a_quote_without_its_end_swallows_no_rows(self, tmp_path: Path) -> None:
+        (tmp_path / "t.csv").write_text('ImageID,ans\na.jpg,"0\nb.jpg,0\nc.jpg,0\n')
+        with pytest.raises(MaskensError, match="is not a CSV in UTF-8: unexpected end of data"):
+            read_table(tmp_path / "t.csv", ("ImageID",))
 
 
 class TestEval:

@@ -17,6 +17,7 @@ from folds.data.labels import IntArray
 from folds.data.layout import read_train
 from folds.data.people import TrainData
 from folds.errors import MaskensError
+from folds.files import sealed
 from folds.run import Run, load_data, load_run, refuse_foreign, save_run, start_run
 from folds.splitting.split import make_folds
 
@@ -250,15 +251,40 @@ class TestDamage:
         start(folder, data)
         record = json.loads((folder / "run.json").read_text())
         del record[name]
-        (folder / "run.json").write_text(json.dumps(record))
+        (folder / "run.json").write_text(json.dumps(sealed(record, "data")))
         with pytest.raises(MaskensError, match=rf"run\.json can't be used: .*{name}"):
             load_run(folder)
 
     def test_a_record_of_another_version_is_refused(self, folder: Path, data: TrainData) -> None:
         start(folder, data)
         record = json.loads((folder / "run.json").read_text())
-        (folder / "run.json").write_text(json.dumps(record | {"format": 2}))
+        (folder / "run.json").write_text(json.dumps(sealed(record | {"format": 2}, "data")))
         with pytest.raises(MaskensError, match="made by another version of maskens"):
+            load_run(folder)
+
+    def test_all_but_where_the_data_are_is_refused_edited(self, folder: Path, data: TrainData) -> None:
+        start(folder, data)
+        file = folder / "run.json"
+        record = json.loads(file.read_text())
+        for change in ({"seed": 77}, {"k": 4}, {"class_photos": [9] * 18}, {"created": ""}, {"x": 1}):
+            file.write_text(json.dumps(record | change))
+            with pytest.raises(MaskensError, match=r"run\.json can't be used: it was edited or damaged"):
+                load_run(folder)
+        file.write_text(json.dumps(record | {"data": "elsewhere"}))
+        assert load_run(folder).data == "elsewhere"
+
+    @pytest.mark.parametrize("k", ["two", 10**12, -1, None, [2]])
+    def test_a_number_of_folds_that_can_not_be_is_refused(self, folder: Path, data: TrainData, k: object) -> None:
+        start(folder, data)
+        record = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(sealed(record | {"k": k}, "data")))
+        with pytest.raises(MaskensError, match=r"run\.json can't be used: k"):
+            load_run(folder)
+
+    def test_a_record_nested_without_end_is_refused(self, folder: Path, data: TrainData) -> None:
+        start(folder, data)
+        (folder / "run.json").write_text("[" * 100_000)
+        with pytest.raises(MaskensError, match=r"run\.json can't be used: it is nested too deeply"):
             load_run(folder)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,6 +76,26 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path, cut: int
     save_checkpoint(file, create(task()), model_card())
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(MaskensError, match=r"model\.safetensors is damaged .* --task gender --fold 1 --restart"):
+        load_checkpoint(file, CPU)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"predicts": "genders"}, {"mean": (0.5,)}, {"resize": (32.5, 24)}, {"age_head": 3}, {"model_args": []}],
+    ids=str,
+)
+def test_a_card_with_a_value_that_can_not_be_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = tmp_path / "gender" / "fold1" / "model.safetensors"
+    save_checkpoint(file, create(task()), model_card(**change))
+    with pytest.raises(MaskensError, match=r"model\.safetensors is damaged"):
+        read_card(file)
+
+
+@pytest.mark.parametrize("change", [{"model_args": {"no_such": 1}}, {"model": "no_such"}], ids=str)
+def test_a_card_whose_model_can_not_be_built_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = tmp_path / "gender" / "fold1" / "model.safetensors"
+    save_checkpoint(file, create(task()), model_card(**change))
+    with pytest.raises(MaskensError, match=r"model\.safetensors is damaged"):
         load_checkpoint(file, CPU)
 
 

@@ -346,10 +346,22 @@ def test_the_recipe_of_a_run_is_the_one_it_was_trained_with_or_none(tmp_path: Pa
     run.recipe_file.write_text(text.replace("epochs = 3", "epochs = 4"))
     with pytest.raises(MaskensError, match="was edited after training began"):
         run_recipe(run)
+    run.recipe_file.write_bytes(text.encode("utf-16"))
+    with pytest.raises(MaskensError, match=r"can't read .*recipe\.toml: 'utf-8' codec"):
+        run_recipe(run)
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("", "names no tasks"), ("a = ", "not valid TOML"), ("tasks = 3", "tasks: not a table")]
+    ("text", "words"),
+    [
+        ("", "names no tasks"),
+        ("a = ", "not valid TOML"),
+        ("tasks = 3", "tasks: not a table"),
+        (f"a = {'9' * 5000}", "not valid TOML: Exceeds the limit"),
+        (f"a = {'[' * 100_000}", "not valid TOML: maximum recursion"),
+        ('extends = "a\\u0000.toml"', "can't read the recipe"),
+    ],
+    ids=["nothing", "half a line", "no table", "a number without end", "lists without end", "a name with a zero byte"],
 )
 def test_a_file_that_is_no_recipe_is_refused(text: str, words: str) -> None:
     with pytest.raises(MaskensError, match=words):

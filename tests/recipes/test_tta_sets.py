@@ -94,9 +94,10 @@ def test_a_file_is_a_set_named_by_its_path(tmp_path: Path) -> None:
     file.write_text('vews = ["identity"]')
     with pytest.raises(MaskensError, match=r"(?s)mine\.toml can't be used.*tta\.mine\.views: missing.*mean 'views'"):
         find_set(str(file), SETS)
-    file.write_text("views = [")
-    with pytest.raises(MaskensError, match="is not valid TOML"):
-        find_set(str(file), SETS)
+    for text in ("views = [", f"views = {'9' * 5000}", "views = " + "[" * 100_000):
+        file.write_text(text)
+        with pytest.raises(MaskensError, match="is not valid TOML"):
+            find_set(str(file), SETS)
     with pytest.raises(MaskensError, match="can't read the views"):
         find_set(str(tmp_path / "other.toml"), SETS)
 

@@ -1,0 +1,60 @@
+"""Out-of-fold logits of another shape than their photos and views are refused, not broadcast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import MakeData
+from planned import plan_run
+
+from ensemble.decision.blend import load_blend
+from ensemble.jobs.oof import load_job_oof
+from folds.data.layout import read_train
+from folds.errors import MaskensError
+from folds.run import Run
+
+Arrays = dict[str, Any]
+
+
+@pytest.fixture
+def run(make_data: MakeData, tmp_path: Path) -> Run:
+    return plan_run(tmp_path / "run", read_train(make_data(tmp_path / "data", people=12)), np.zeros((84, 18)))
+
+
+def respoil(file: Path, change: Callable[[Arrays], Arrays]) -> None:
+    with np.load(file) as kept:
+        arrays = dict(kept)
+    np.savez(file, **arrays | change(arrays))
+
+
+CHANGES: dict[str, Callable[[Arrays], Arrays]] = {
+    "two dimensions": lambda a: {"best": a["best"][0]},
+    "a view less": lambda a: {"last": a["last"][:1]},
+    "a photo less": lambda a: {"best": a["best"][:, 1:]},
+    "whole numbers": lambda a: {"best": a["best"].astype(np.int32)},
+    "text": lambda a: {"last": a["last"].astype("U8")},
+    "a view twice": lambda a: {"views": np.array(["identity", "identity"])},
+    "files in a square": lambda a: {"files": a["files"][None]},
+    "a record that is a list": lambda a: {"record": "[1]"},
+    "a record nested without end": lambda a: {"record": "[" * 100_000},
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_misshapen_logits_are_refused(run: Run, what: str) -> None:
+    file = run.job_folder("class18", 0) / "oof.npz"
+    respoil(file, CHANGES[what])
+    with pytest.raises(MaskensError, match=r"oof\.npz is damaged"):
+        load_job_oof(file, {})
+
+
+def test_logits_of_another_width_are_refused(run: Run) -> None:
+    respoil(
+        run.job_folder("class18", 0) / "oof.npz", lambda a: {"best": a["best"][..., :8], "last": a["last"][..., :8]}
+    )
+    with pytest.raises(MaskensError, match="logits of another width than those of 'class18'"):
+        load_blend([run], None, "best")
