@@ -25,7 +25,6 @@ class JobStatus:
     fold: int
     state: State = "waiting"
     epoch: int = 0  # finished epochs
-    batches: int = 0  # of the epoch after these, if what it has learned is saved
     epochs: int = 0
     loss: float | None = None  # of the epoch so far
     f1: float | None = None  # after the last finished epoch
@@ -37,6 +36,7 @@ class JobStatus:
     note: str = ""  # what the user should know though all goes on, e.g. a precision that falls back
     record: dict[str, Any] = field(default_factory=dict)  # what the result came from: hashes, versions, device
     sha256: dict[str, str] = field(default_factory=dict)  # file -> hex digest, once the job is finished
+    batches: int = 0  # of the epoch after the finished ones, if what it has learned is saved
 
 
 def job_file(run: Run, task: str, fold: int) -> Path:

@@ -23,6 +23,7 @@ from folds.run import load_run
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run-0.4.zip"  # tiny models, 42 photos to predict
 INFER = ("infer", "--run", "run", "--device", "cpu")
 SKIP = "--skip-bad-photos"
+NO_PHOTO = "is not a photo that can be read (JPEG, PNG, WEBP, GIF, BMP, TIFF)"
 RUN = Path("runs/default")
 
 
@@ -195,7 +196,7 @@ def test_each_row_has_an_answer_and_the_others_are_as_if_the_bad_were_not_there(
     rows = listed("run/submission.skipped.csv")
     assert [(row["ImageID"], int(row["ans"])) for row in rows] == [(i, prior_class()) for i in bad]
     assert [row["reason"] for row in rows[1:]] == [
-        "is not a photo that can be read", "is an empty file", "is missing",
+        NO_PHOTO, "is an empty file", "is missing",
     ]  # fmt: skip
     with np.load("run/eval.npz") as kept, np.load("good.logits.npz") as alone:
         assert [*json.loads(str(kept["record"]))["skipped"]] == bad
@@ -320,5 +321,5 @@ def test_predict_leaves_out_what_cannot_be_read(job: list[str]) -> None:
     words = ("predict", "data/eval/images", "--run", "run", "--device", "cpu", "--out", "found.csv")
     refused(maskens(*words), job[3], SKIP)
     told = done(maskens(*words, SKIP))
-    assert f"1 of 42 photos can't be read and are left out: {bad} (is not a photo that can be read)" in told
+    assert f"1 of 42 photos can't be read and are left out: {bad} ({NO_PHOTO})" in told
     assert {row["photo"] for row in listed("found.csv")} == {f"data/eval/images/{i}" for i in job if i != job[3]}

@@ -51,7 +51,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_as_without_it(
     cache = tmp_path / "cache" if cached else None
     found = skip_unreadable(photos_in(root), [SMALL, LARGE], cache, workers=2)
     assert sorted(found.skipped) == [CUT, TEXT]
-    assert found.skipped[TEXT] == "is not a photo that can be read"
+    assert found.skipped[TEXT] == "is not a photo that can be read (JPEG, PNG, WEBP, GIF, BMP, TIFF)"
     assert "can't be read: " in found.skipped[CUT]
     assert str(root) not in "".join(found.skipped.values()), "the reason stays true where data are moved"
     opened = open_photos(found, [SMALL, LARGE], cache, workers=1)

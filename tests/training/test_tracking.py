@@ -68,10 +68,10 @@ def blank_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stop_before_the_second_epoch_counts(setting: TinyRun, spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    def save(folder: Path, identity: Any, trained: Any, rows: list[Any]) -> None:
+    def save(folder: Path, identity: Any, trained: Any, rows: list[Any], *within: Any) -> None:
         if len(rows) == 2:
             raise KeyboardInterrupt
-        save_last(folder, identity, trained, rows)
+        save_last(folder, identity, trained, rows, *within)
 
     save_last = ensemble.training.job_run.save_last
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
