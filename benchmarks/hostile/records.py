@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,7 +12,7 @@ from hostile.judge import Ended, Verdict, command, judge
 from hostile.mutations import DEEP, spoiled_text, spoiled_tree
 from hostile.workplace import Workplace
 
-INFORMATION = ("created", "versions", "data")  # of run.json, which decide nothing
+INFORMATION = ("created", "versions", "data", "sha256")  # keys that decide nothing themselves
 UNVERIFIED = "can't be verified"
 
 
@@ -20,10 +21,10 @@ def run_json(rng: Random, place: Workplace) -> Verdict:
     file = place.run / "run.json"
     before = json.loads(file.read_text())
 
-    def changed(after: Any) -> bool:
-        return [_without(before, INFORMATION), _without(after, INFORMATION)] != 2 * [_without(before, INFORMATION)]
+    def changed(after: Any, scoring: bool) -> bool:
+        return bool(_without(after, INFORMATION) != _without(before, INFORMATION))
 
-    return _judged(rng, place, file, place.submission, changed)
+    return _judged(rng, place, file, changed)
 
 
 def job_json(rng: Random, place: Workplace) -> Verdict:
@@ -32,21 +33,32 @@ def job_json(rng: Random, place: Workplace) -> Verdict:
     file = place.run / task / f"fold{fold}" / "job.json"
     before = json.loads(file.read_text())
 
-    def changed(after: Any) -> bool:
-        # without checksums it is as those of maskens 0.5, of which nothing is said
-        return any(_get(before, key) != _get(after, key) for key in ("state", "sha256")) and bool(_get(after, "sha256"))
+    def changed(after: Any, scoring: bool) -> bool:
+        if not _get(after, "sha256"):  # it is as those of maskens 0.5, of which nothing is said
+            return False
+        said = [(_get(status, "state"), _get(status, "sha256")) for status in (before, after)]
+        if scoring:  # which uses no models
+            said = [(state, _get(sha256, "oof.npz")) for state, sha256 in said]
+        return said[0] != said[1]
 
-    return _judged(rng, place, file, place.submission, changed)
+    return _judged(rng, place, file, changed)
 
 
 def tuning_json(rng: Random, place: Workplace) -> Verdict:
     """A tuning.json that says something else is refused: what it holds is applied."""
     file = place.run / "tuning.json"
     before = json.loads(file.read_text())
-    return _judged(rng, place, file, place.submission, lambda after: after != before)
+    return _judged(
+        rng, place, file, lambda after, scoring: _without(after, ("sha256",)) != _without(before, ("sha256",))
+    )
 
 
-def _judged(rng: Random, place: Workplace, file: Path, submission: bytes, changed: Any) -> Verdict:
+def _judged(rng: Random, place: Workplace, file: Path, changed: Callable[[Any, bool], bool]) -> Verdict:
+    """Spoil a file of the run and predict, or score, with it.
+
+    Args:
+        changed: whether what it says now, to scoring or predicting, is something else.
+    """
     spoiled, score = spoiled_json(rng, file.read_text()), place.score
     scoring = rng.random() < 0.4
     out = place.scratch("submission.csv")
@@ -54,7 +66,7 @@ def _judged(rng: Random, place: Workplace, file: Path, submission: bytes, change
         ended = command("score", "--run", place.run, "--json") if scoring else infer(place, out)
 
     def fault() -> str:
-        if not scoring and out.read_bytes() != submission:
+        if not scoring and out.read_bytes() != place.submission:
             return "another submission"
         if scoring and _without(json.loads(ended.out), ("notes",)) != _without(json.loads(score), ("notes",)):
             return "another score"
@@ -62,7 +74,7 @@ def _judged(rng: Random, place: Workplace, file: Path, submission: bytes, change
             after = json.loads(spoiled)
         except (ValueError, RecursionError):
             after = None
-        return "nobody says that it was changed" if changed(after) and UNVERIFIED not in ended.out else ""
+        return "nobody says that it was changed" if changed(after, scoring) and UNVERIFIED not in ended.out else ""
 
     return judge(ended, fault)
 
