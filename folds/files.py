@@ -180,6 +180,16 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_arrays(arrays: Mapping[str, Any]) -> str:
+    """Hex digest of named arrays: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
 def sha256_of_lines(lines: Iterable[str]) -> str:
     """Hex digest of lines joined by newlines, without joining them in memory."""
     digest = hashlib.sha256()

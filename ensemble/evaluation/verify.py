@@ -28,7 +28,7 @@ from folds.data.merges import kept_merges
 from folds.data.people import TrainData
 from folds.data.skipped import kept_skipped, left_out_words
 from folds.errors import MaskensError, first_line
-from folds.files import read_json, sha256_of_file
+from folds.files import read_json, sha256_of_arrays, sha256_of_file
 from folds.run import Run, kept_fixes
 from folds.splitting.split import read_folds
 
@@ -207,6 +207,9 @@ def _submission(run: Run, recipe: Recipe) -> tuple[list[Check], list[str]]:
         found = "other photos"
     expected = f"the classes of {photos} photos"
     checks = [Check(kind, item, expected, found, found == expected, mend)]
+    if written := record.get("sha256"):  # a logit that became NaN would be taken for one that no model gave
+        there = sha256_of_arrays(arrays)
+        checks.append(Check("arrays", "eval.npz: its arrays", written, there, written == there, mend))
     try:
         checks += _skipped(run, record, arrays, mend)
     except Exception as error:  # arrays of any shape

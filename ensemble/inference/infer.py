@@ -29,7 +29,7 @@ from ensemble.recipes.tta_sets import as_set
 from folds.data.decode import Progress
 from folds.data.labels import IntArray
 from folds.data.people import EvalData, PhotoSet
-from folds.files import save_npz
+from folds.files import save_npz, sha256_of_arrays
 
 
 @dataclass(frozen=True)
@@ -197,4 +197,5 @@ def save_logits(
     record |= {"runs": [str(e.members[0].path.parent.parent.parent) for e in ensembles]}
     record |= {"oof_hashes": [run.oof_hash for run in fitted.runs]}  # which models these are
     record |= {"skipped": data.skipped_ids}  # shown to no model
+    record["sha256"] = sha256_of_arrays(arrays)
     save_npz(path, arrays | {"record": json.dumps(record)})

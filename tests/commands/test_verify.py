@@ -209,3 +209,14 @@ def test_what_moves_the_digits_of_a_result_is_told(copy: Path) -> None:
     assert "threads differs: 1 for " in told()
     assert "; 7 for mask fold 1" in told()
     assert f"installed are timm {ours['timm']}, which may give other digits" in told()
+
+
+def test_a_logit_that_became_nan_is_not_taken_for_one_that_was_never_there(copy: Path) -> None:
+    file = RUN / "eval.npz"
+    with np.load(file) as stored:
+        arrays = dict(stored)
+    arrays["logits/mask"][1] = np.nan  # a fold; the classes of the others stay
+    np.savez_compressed(file, **arrays)
+    found = maskens("verify")
+    assert found.code == 1
+    assert "eval.npz: its arrays" in " ".join(found.out.split())
