@@ -25,7 +25,16 @@ def load_photo(path: Path, geometries: Sequence[Geometry]) -> LoadedPhoto:
     Raises:
         MaskensError: it can't be read.
     """
-    photos = read_sizes(path, [g.decoded if g.reduced else None for g in geometries])
+    return in_geometries(read_sizes(path, decoded_sizes(geometries)), geometries)
+
+
+def decoded_sizes(geometries: Sequence[Geometry]) -> list[tuple[int, int] | None]:
+    """At which size a photo is decoded for each geometry: `at_least` of `folds.data.decode.read_sizes`."""
+    return [g.decoded if g.reduced else None for g in geometries]
+
+
+def in_geometries(photos: Sequence[Pixels], geometries: Sequence[Geometry]) -> LoadedPhoto:
+    """A photo that was decoded at `decoded_sizes`, uint8 (h, w, 3) each, in each geometry."""
     found = [resize(photo, g) for photo, g in zip(photos, geometries, strict=True)]
     return LoadedPhoto(tuple(photo for photo, _ in found), all(face for _, face in found))
 

@@ -196,6 +196,12 @@ def _submission(run: Run, recipe: Recipe) -> tuple[list[Check], list[str]]:
         predicted = arrays["ids"].tolist()
     except Exception as error:  # whatever a damaged archive raises
         return [Check(kind, item, "two readable files", first_line(error), False, mend)], []
+    intact = list[Check]()
+    if written := record.get("sha256"):  # a logit that became NaN would be taken for one that no model gave
+        there = sha256_of_arrays(arrays)
+        intact = [Check("arrays", "eval.npz: its arrays", written, there, written == there, mend)]
+    if "classes" not in arrays and intact:
+        return intact, []
     if "classes" not in arrays:
         return [], ["an earlier version wrote eval.npz, so it can't be told whether submission.csv follows from it"]
     decided: IntArray = arrays["classes"]
@@ -206,10 +212,7 @@ def _submission(run: Run, recipe: Recipe) -> tuple[list[Check], list[str]]:
     else:
         found = "other photos"
     expected = f"the classes of {photos} photos"
-    checks = [Check(kind, item, expected, found, found == expected, mend)]
-    if written := record.get("sha256"):  # a logit that became NaN would be taken for one that no model gave
-        there = sha256_of_arrays(arrays)
-        checks.append(Check("arrays", "eval.npz: its arrays", written, there, written == there, mend))
+    checks = [Check(kind, item, expected, found, found == expected, mend), *intact]
     try:
         checks += _skipped(run, record, arrays, mend)
     except Exception as error:  # arrays of any shape

@@ -13,7 +13,8 @@ from ensemble.decision.anytime import AnytimeRule, Budget, choose_rule, leaves, 
 from ensemble.decision.decide import Rule
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import Fitted
-from ensemble.inference.ensemble_predictor import EnsemblePredictor, Inputs
+from ensemble.inference.ensemble_predictor import EnsemblePredictor
+from ensemble.inference.forward import BatchInputs
 from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
 from folds.data.decode import Progress
@@ -95,7 +96,7 @@ class AnytimePredictor(EnsemblePredictor):
     def _order(self, rows: IntArray) -> IntArray:
         return np.random.default_rng(ORDER).permutation(rows)
 
-    def _predict_batch(self, group: Sequence[int], early_exit: Fitted | None, inputs: Inputs, rows: slice) -> None:
+    def _predict_batch(self, group: Sequence[int], early_exit: Fitted | None, inputs: BatchInputs, rows: slice) -> None:
         if early_exit is None or len(group) < len(self.members):
             raise MaskensError("--budget needs all models in memory at a time; leave it out.")
         if self.rule is None and rows.start >= self._whole and self.budget.share:  # an interrupted inference goes on
@@ -121,7 +122,9 @@ class AnytimePredictor(EnsemblePredictor):
             scores.append(self._scores(known, fitted))
         return choose_rule(np.stack(scores), max(share, 1 / len(self.order)))
 
-    def _passes(self, group: Sequence[int], fitted: Fitted, inputs: Inputs, rows: slice, rule: AnytimeRule) -> None:
+    def _passes(
+        self, group: Sequence[int], fitted: Fitted, inputs: BatchInputs, rows: slice, rule: AnytimeRule
+    ) -> None:
         """Pass after pass over the photos that are left."""
         folds = self.ensembles[0].complete_folds
         left = np.arange(rows.stop - rows.start)

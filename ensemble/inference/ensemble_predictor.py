@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import psutil
 import torch
-from torch import Tensor
 
 from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import plain_batches
 from ensemble.decision.early_exit import gender_to_evaluate, upper_bounds
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted
+from ensemble.inference.forward import BatchInputs, by_task, forward
 from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.oof import Logits
 from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.engine import BATCH, InferenceEngine, fast_engine
-from ensemble.models.inputs import to_input
 from ensemble.models.precision import PrecisionChoice
-from ensemble.models.tta import stack_views, unstack_views
-from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.tta_sets import as_set
 from folds.data.decode import Progress
@@ -101,15 +98,8 @@ class EnsemblePredictor:
         return 0
 
     def by_task(self, rows: slice) -> list[dict[str, Logits]]:
-        """Of each run, task -> float32 (folds, views, photos, width), NaN where a photo was not shown."""
-        left = iter(self.outputs)
-        found = []
-        for ensemble in self.ensembles:
-            own: dict[str, list[Logits]] = {}
-            for member in ensemble.members:
-                own.setdefault(member.task, []).append(next(left)[:, rows])
-            found.append({task: np.stack(values) for task, values in own.items()})
-        return found
+        """`forward.by_task` of the photos at `rows`, NaN where a photo was not shown."""
+        return by_task(self.ensembles, [values[:, rows] for values in self.outputs])
 
     def _predict_all(
         self, group: list[int], early_exit: Fitted | None, kept: InferenceCheckpoint, on_predict: Progress | None
@@ -128,7 +118,7 @@ class EnsemblePredictor:
             for batch in plain_batches(self.photos, self.rows[start:].tolist(), size, workers, pin=pin):
                 rows = slice(start, start + len(batch.faces))
                 self.without_face[rows] = ~batch.faces.numpy()
-                inputs = Inputs(batch.photos, self.photos.geometries, self.views, self.device)
+                inputs = BatchInputs(batch.photos, self.photos.geometries, self.views, self.device)
                 if start == first:
                     self._prepare(group, inputs)
                 self._predict_batch(group, early_exit, inputs, rows)
@@ -147,7 +137,7 @@ class EnsemblePredictor:
         """How many photos are read at a time."""
         return 256 if self.device.type == "cuda" else 2 * BATCH
 
-    def _prepare(self, group: Sequence[int], inputs: Inputs) -> None:
+    def _prepare(self, group: Sequence[int], inputs: BatchInputs) -> None:
         """Load the models and make them fast; models of one kind share a batch size."""
         worth = len(self.rows) * len(self.views) >= WORTH_MEASURING * BATCH
         for number in group:
@@ -171,7 +161,7 @@ class EnsemblePredictor:
             self.precisions.setdefault(number, engine.precision)
             self.compile_seconds += engine.compile_seconds
 
-    def _predict_batch(self, group: Sequence[int], early_exit: Fitted | None, inputs: Inputs, rows: slice) -> None:
+    def _predict_batch(self, group: Sequence[int], early_exit: Fitted | None, inputs: BatchInputs, rows: slice) -> None:
         """Predict a batch with the models, or with those that can change a class."""
         only = {n: ONLY_GENDER.get(self.members[n].card.predicts) if early_exit else None for n in group}
         self._forward([(n, None) for n in group if only[n] is None], inputs, rows)
@@ -186,45 +176,11 @@ class EnsemblePredictor:
                 evaluated[places, g] = True
 
     def _forward(
-        self, chosen: Sequence[tuple[int, IntArray | None]], inputs: Inputs, rows: slice, view: int | None = None
+        self, chosen: Sequence[tuple[int, IntArray | None]], inputs: BatchInputs, rows: slice, view: int | None = None
     ) -> None:
         """Forward a batch, or those of its photos that are named, through models, in all views or in one. A GPU is
         waited for once."""
-        found = [self.engines[n].logits(inputs.of(self.members[n], places, view)) for n, places in chosen]
+        found = forward([(self.members[n], self.engines[n], places) for n, places in chosen], inputs, view)
         views = slice(None) if view is None else slice(view, view + 1)
-        for (number, places), logits in zip(chosen, found, strict=True):
-            values = unstack_views(logits, self.views[views]).cpu().numpy()
-            if not np.isfinite(values).all():
-                raise MaskensError(
-                    f"{self.members[number].path} gives logits that are not finite; "
-                    "train that job again with --restart, or predict with --precision fp32"
-                )
+        for (number, places), values in zip(chosen, found, strict=True):
             self.outputs[number][views, rows if places is None else rows.start + places] = values
-
-
-class Inputs:
-    """A batch as models want it: normalised and in all views, made once for all models that want it alike."""
-
-    def __init__(
-        self, batch: Sequence[Tensor], geometries: Sequence[Geometry], views: Sequence[str], device: torch.device
-    ) -> None:
-        self._photos: Mapping[Geometry, Tensor] = dict(zip(geometries, batch, strict=True))
-        self._views, self._device = views, device
-        self._made: dict[object, Tensor] = {}
-
-    def of(self, member: Member, places: IntArray | None = None, view: int | None = None) -> Tensor:
-        """float32 (views * photos, 3, height, width): of all photos, or of those at `places`; in all views, or one."""
-        card = member.card
-        key = (card.geometry, card.mean, card.std)
-        if key not in self._made:
-            photos = self._photos[card.geometry]
-            normalisation = card.mean, card.std
-            x = to_input(photos, *normalisation, self._device)
-            self._made[key] = stack_views(x, self._views, normalisation)
-        if places is None and view is None:
-            return self._made[key]
-        count = len(self._made[key]) // len(self._views)
-        shown = np.arange(count) if places is None else places
-        views = range(len(self._views)) if view is None else (view,)
-        wanted = torch.from_numpy(np.concatenate([shown + v * count for v in views]))
-        return self._made[key][wanted.to(self._device)].contiguous(memory_format=torch.channels_last)

@@ -9,19 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.decision.members import load_ensembles
-from ensemble.decision.tuning import apply_tuning, weighted_runs
 from ensemble.inference.infer import infer as predict_photos
-from ensemble.inference.predictions import complete_folds, photo_predictions, prediction_records
+from ensemble.inference.predictions import photo_predictions, prediction_records
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.pipeline.ensembles import choose_ensembles
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
-from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.tta_views import Tta
-from folds.data.photo_files import distorted_photos, find_photos, training_aspect
+from folds.data.photo_files import distorted_photos, find_photos
 from folds.errors import MaskensError
 from folds.files import json_text, listing_text, must_be_writable, replace_keeping
-from folds.runs import refuse_other_folds
 
 
 @dataclass(frozen=True)
@@ -68,27 +65,19 @@ def predict(
         raise MaskensError(f"--out {path}: name a .csv or a .json file.")
     if path:
         must_be_writable(path)
-    refuse_other_folds(loaded)
     hardware = Hardware(choose_device(device), workers)
-    recipes = [run_recipe(run) for run in loaded]
-    applied = apply_tuning(loaded, recipes, tta, tuned)
-    used, recipes, fitted = weighted_runs(loaded, recipes, applied.fitted)
-    ensembles = load_ensembles(used, recipes, fitted, allow_missing)
-    complete_folds(ensembles)
-    height, width = ensembles[0].members[0].card.resize
-    aspect = training_aspect(used[0]) or height / width
+    chosen = choose_ensembles(loaded, tta, tuned, allow_missing)
     opening = part_of(on_progress, "opening")
-    opened, distorted = distorted_photos(found, aspect, hardware.decoding_threads, opening, skip_bad_photos)
+    opened, distorted = distorted_photos(found, chosen.aspect, hardware.decoding_threads, opening, skip_bad_photos)
     found = found.some(np.flatnonzero(opened.readable))
     predicting = part_of(on_progress, "predicting")
-    settings = InferenceSettings(fitted.tta_set, hardware)
-    prediction = predict_photos(ensembles, found, settings, on_predict=predicting)
-    records = prediction_records(found.files, photo_predictions(ensembles, prediction, fitted), distorted)
-    models = sum(len(e.members) for e in ensembles)
-    words = f"{len(records)} photos, {models} models, views: {fitted.tta}, {applied.words}"
-    notes = tuple(line for e in ensembles for line in e.notes)
+    settings = InferenceSettings(chosen.fitted.tta_set, hardware)
+    prediction = predict_photos(chosen.ensembles, found, settings, on_predict=predicting)
+    predictions = photo_predictions(chosen.ensembles, prediction, chosen.fitted)
+    records = prediction_records(found.files, predictions, distorted)
     earlier = _kept(path, records) if path else None
-    return Predicted(records, tuple(distorted), words, earlier, notes, opened.skipped)
+    used = f"{len(records)} photos, {chosen.words}"
+    return Predicted(records, tuple(distorted), used, earlier, chosen.notes, opened.skipped)
 
 
 def _kept(path: Path, records: Sequence[dict[str, Any]]) -> Path | None:

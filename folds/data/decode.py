@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import cv2
 import joblib
@@ -71,28 +71,71 @@ def read_sizes(path: Path, at_least: Sequence[tuple[int, int] | None]) -> list[P
     """
     try:
         content = path.read_bytes()
+    except OSError as error:
+        raise MaskensError(f"{path} can't be read: {error.strerror or error}") from error
+    return decode_photo(content, str(path), at_least).sizes
+
+
+class DecodedPhoto(NamedTuple):
+    """A photo at some sizes."""
+
+    sizes: list[Pixels]  # each uint8 (height, width, 3), RGB
+    whole: tuple[int, int]  # (height, width) of the upright photo, not reduced
+
+
+def decode_photo(
+    content: bytes,
+    name: str,
+    at_least: Sequence[tuple[int, int] | None],
+    formats: tuple[str, ...] = FORMATS,
+    most_pixels: int | None = None,
+) -> DecodedPhoto:
+    """`read_sizes` of a photo in memory.
+
+    Args:
+        content: of the file.
+        name: what errors call it.
+        at_least: as of `read_sizes`; not empty.
+        formats: in Pillow's words, and no other is read.
+        most_pixels: of the whole photo, above which it is not decoded.
+
+    Raises:
+        MaskensError: as `read_photo`, or it is too large.
+    """
+    try:
         found: dict[tuple[int, int], Pixels] = {}
         sizes = []
         for size in at_least:
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(content), formats=formats) as image:
+                width, height = image.size
+                if most_pixels is not None and width * height > most_pixels:  # its first bytes say so
+                    limit = f"more than {most_pixels / 1e6:g} million pixels are not read"
+                    raise MaskensError(f"{name} is too large: {width} x {height}, and {limit}")
                 if size is not None:
                     _reduce(image, size)
                 sizes.append(image.size)
                 if image.size not in found:
                     found[image.size] = _upright_rgb(image)
-        return [found[size] for size in sizes]
+                    whole = (width, height) if _is_sideways(image) else (height, width)
+        return DecodedPhoto([found[size] for size in sizes], whole)
     except UnidentifiedImageError:
-        raise MaskensError(f"{path} is not a photo that can be read ({', '.join(FORMATS)})") from None
+        raise MaskensError(f"{name} is not a photo that can be read ({', '.join(formats)})") from None
+    except MaskensError:
+        raise
     except Exception as error:  # whatever a damaged file has a decoder raise
-        raise MaskensError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+        raise MaskensError(f"{name} can't be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _reduce(image: Image.Image, at_least: tuple[int, int]) -> None:
     """Let a JPEG that is not decoded yet come smaller."""
     if image.format in ("JPEG", "MPO"):
         height, width = at_least
-        sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS  # the file lies as the sensor saw it
-        image.draft(None, (height, width) if sideways else (width, height))
+        image.draft(None, (height, width) if _is_sideways(image) else (width, height))
+
+
+def _is_sideways(image: Image.Image) -> bool:
+    """Whether the file lies as the sensor saw it. Of a PNG that is not decoded yet, this decodes it."""
+    return image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
 
 
 def _upright_rgb(image: Image.Image) -> Pixels:

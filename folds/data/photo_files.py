@@ -67,6 +67,16 @@ def _below(folder: Path) -> list[str]:
     return found
 
 
+def is_distorted(height: int, width: int, aspect: float) -> bool:
+    """Whether a photo's shape is so different that bringing it to the models' size distorts it.
+
+    Args:
+        height, width: of the photo, in pixels.
+        aspect: height / width of the photos that the models were trained on.
+    """
+    return not 1 / ASPECT <= height / width / aspect <= ASPECT
+
+
 def distorted_photos(
     photos: PhotoSet, aspect: float, workers: int, on_progress: Progress | None = None, skip_bad: bool = False
 ) -> tuple[PhotoSet, list[str]]:
@@ -83,10 +93,10 @@ def distorted_photos(
         MaskensError: photos that can't be read, all listed; with `skip_bad` only if it is all of them.
     """
 
-    def one(file: str) -> float | str:
+    def one(file: str) -> bool | str:
         try:
             height, width, _ = read_photo(photos.root / file).shape
-            return float(height / width / aspect)
+            return is_distorted(height, width, aspect)
         except MaskensError as error:
             return str(error)
 
@@ -94,5 +104,5 @@ def distorted_photos(
     bad = {file: found for file, found in results.items() if isinstance(found, str)}
     if not skip_bad:
         refuse(list(bad.values()), "photos can't be used", "Leave them out, by name or with --skip-bad-photos.")
-    distorted = [f for f, r in results.items() if isinstance(r, float) and not 1 / ASPECT <= r <= ASPECT]
+    distorted = [file for file, found in results.items() if found is True]
     return photos.without({file: why.removeprefix(f"{photos.root / file} ") for file, why in bad.items()}), distorted
