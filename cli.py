@@ -27,6 +27,7 @@ from ensemble.commands.recommend import recommend
 from ensemble.commands.report import report
 from ensemble.commands.sample import sample
 from ensemble.commands.score import score
+from ensemble.commands.serve import serve
 from ensemble.commands.terminal import fail
 from ensemble.commands.train import train
 from ensemble.commands.tune import tune
@@ -41,6 +42,7 @@ COMMANDS = (
     train,
     infer,
     predict,
+    serve,
     score,
     tune,
     compare,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ensemble.pipeline.report import report
     from ensemble.pipeline.sample import make_sample
     from ensemble.pipeline.score import score, score_submission
+    from ensemble.pipeline.serve import ServeOptions, prepare_server, serve
     from ensemble.pipeline.split import make_folds
     from ensemble.pipeline.submission import check_submission
     from ensemble.pipeline.train import TrainOptions, train
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InferOptions",
+    "ServeOptions",
     "TrainOptions",
     "audit",
     "check_submission",
@@ -37,10 +39,12 @@ __all__ = [
     "make_folds",
     "make_sample",
     "predict",
+    "prepare_server",
     "recommend",
     "report",
     "score",
     "score_submission",
+    "serve",
     "train",
     "tune",
     "verify",
@@ -48,10 +52,12 @@ __all__ = [
 
 _MODULES = {
     "InferOptions": "infer",
+    "ServeOptions": "serve",
     "TrainOptions": "train",
     "check_submission": "submission",
     "make_folds": "split",
     "make_sample": "sample",
+    "prepare_server": "serve",
     "score_submission": "score",
 }
 

@@ -25,6 +25,7 @@ ROOMS = (
     "models",
     "training",
     "inference",
+    "serving",
     "reporting",
     "pipeline",
     "commands",

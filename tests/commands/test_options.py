@@ -29,6 +29,7 @@ OPTIONS = {
     "train": "run data device workers quiet cache",
     "infer": "run data device workers quiet cache",
     "predict": "run device workers quiet",
+    "serve": "run device workers quiet",
     "score": "run data quiet",
     "tune": "run data quiet",
     "compare": "data quiet",
@@ -70,6 +71,7 @@ def test_an_option_that_a_command_does_not_use_is_refused() -> None:
     ("words", "code", "shown", "numpy_too"),
     [
         (["--help"], 0, "check-submission", False),
+        (["serve", "--help"], 0, "--max-queue", False),
         (["train", "--nonsense"], 2, "No such option: --nonsense", False),
         (["train", "--fold", "x"], 2, "'x' is not a fold", False),
         (["nonsense"], 2, "No such command 'nonsense'", False),

@@ -1,0 +1,78 @@
+"""From uploads to what `maskens predict` says of photos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ensemble.data.load import decoded_sizes, in_geometries
+from ensemble.inference.predictions import prediction_records
+from ensemble.inference.resident import ResidentEnsemble
+from ensemble.serving.uploads import Upload
+from folds.data.decode import Pixels, decode_photo, resize_and_crop
+from folds.data.photo_files import is_distorted
+from folds.errors import MaskensError
+
+FORMATS = ("JPEG", "PNG", "WEBP")  # what cameras and browsers send; some of Pillow's others start programs
+PICTURE = 240  # pixels of the longer side of a photo shown on a page
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReadPhoto:
+    """An upload, decoded."""
+
+    sizes: tuple[Pixels, ...]  # in the geometries of the models, uint8 (height, width, 3) each
+    distorted: bool
+    picture: Pixels | None  # uint8 (h, w, 3), for a page
+
+
+class PhotoAnswers:
+    """Reads uploads, in any number of threads, and answers them, in one."""
+
+    def __init__(self, models: ResidentEnsemble, aspect: float, megapixels: float) -> None:
+        """
+        Args:
+            aspect: height / width of the photos that the models were trained on.
+            megapixels: above which a photo is refused.
+        """
+        self._models, self._aspect, self._most_pixels = models, aspect, round(megapixels * 1e6)
+
+    def read(self, upload: Upload, picture: bool) -> ReadPhoto:
+        """Decode an upload.
+
+        Args:
+            picture: whether a page is to show it.
+
+        Raises:
+            MaskensError: it can't be read.
+        """
+        wanted = decoded_sizes(self._models.geometries)
+        extra = [(PICTURE, PICTURE)] if picture else []
+        try:
+            photo = decode_photo(upload.content, upload.name, [*wanted, *extra], FORMATS, self._most_pixels)
+            loaded = in_geometries(photo.sizes[: len(wanted)], self._models.geometries)
+            shown = _shrunk(photo.sizes[-1]) if picture else None
+        except MaskensError:
+            raise
+        except Exception as error:  # what decoders raise on bytes that were made to break them is no fixed list
+            raise MaskensError(f"{upload.name} can't be read ({type(error).__name__})") from error
+        return ReadPhoto(loaded.sizes, is_distorted(*photo.whole, self._aspect), shown)
+
+    def answer(self, photos: Sequence[ReadPhoto]) -> list[Record]:
+        """A record a photo, as `prediction_records` makes them; `photo` is its place in the batch.
+
+        Raises:
+            MaskensError: as `ResidentEnsemble.predict`.
+        """
+        places = [str(n) for n in range(len(photos))]
+        distorted = [place for place, photo in zip(places, photos, strict=True) if photo.distorted]
+        return prediction_records(places, self._models.predict([p.sizes for p in photos]), distorted)
+
+
+def _shrunk(photo: Pixels) -> Pixels:
+    height, width = photo.shape[:2]
+    scale = min(1.0, PICTURE / max(height, width))
+    return resize_and_crop(photo, (max(1, round(scale * height)), max(1, round(scale * width))), None)

@@ -1,0 +1,332 @@
+"""What the server answers to requests, good and bad, with stand-ins for the models."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import tempfile
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from html_pages import Page
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from starlette.testclient import TestClient
+from stub_models import StubModels, photo, stub_app
+
+from ensemble.inference.predictions import PhotoPredictions
+from ensemble.serving.limits import Limits
+from ensemble.serving.page import prefers_html
+from folds.data.decode import Pixels
+from folds.errors import MaskensError
+
+ODD = "<b>&\"x'.png"  # a file's name may hold what HTML would take for its own
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"
+
+
+def client_of(limits: Limits | None = None, models: StubModels | None = None, **more: Any) -> TestClient:
+    return TestClient(stub_app(limits, models, **more), raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    with client_of() as client:
+        yield client
+
+
+def form(*photos: tuple[str, bytes]) -> list[tuple[str, tuple[str, bytes, str]]]:
+    return [("photos", (name, content, "image/png")) for name, content in photos]
+
+
+def test_each_photo_of_a_form_is_answered_in_order_under_its_name(client: TestClient) -> None:
+    sent = form(("a.png", photo(3)), ("a.png", photo(16)), ("b.jpg", photo(9, "JPEG")), ("c.webp", photo(5, "WEBP")))
+    answer = client.post("/predict", files=sent)
+    assert answer.status_code == 200
+    assert [(r["photo"], r["class"]) for r in answer.json()][:2] == [("a.png", 3), ("a.png", 16)]
+    assert [r["photo"] for r in answer.json()[2:]] == ["b.jpg", "c.webp"]
+    assert not any(r["distorted"] for r in answer.json())
+
+
+def test_a_body_that_is_no_form_is_one_photo(client: TestClient) -> None:
+    for kind in ({"Content-Type": "image/jpeg"}, {"Content-Type": "application/x-www-form-urlencoded"}, {}):
+        (record,) = client.post("/predict", content=photo(7), headers=kind).json()
+        assert (record["photo"], record["class"]) == ("photo", 7)
+
+
+def test_a_photo_of_another_shape_is_said_to_be_distorted_lying_or_not(client: TestClient) -> None:
+    lying = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stands upright once it is turned
+    Image.new("RGB", (640, 480)).save(lying, "JPEG", exif=exif)
+    sent = form(("wide.png", photo(1, size=(64, 48))), ("lying.jpg", lying.getvalue()))
+    assert [r["distorted"] for r in client.post("/predict", files=sent).json()] == [True, False]
+
+
+def test_requests_at_the_same_time_share_a_batch() -> None:
+    models = StubModels()
+    with client_of(models=models, batch=6, wait=30) as client:
+        found: list[Any] = [None] * 6
+
+        def ask(number: int) -> None:
+            found[number] = client.post("/predict", content=photo(number)).json()
+
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert [f[0]["class"] for f in found] == list(range(6))
+        assert models.batches == [6]  # else they would have waited for half a minute
+        assert 'maskens_batch_photos_bucket{le="4.0"} 0.0' in client.get("/metrics").text
+        assert "maskens_batch_photos_sum 6.0" in client.get("/metrics").text
+
+
+class Held(StubModels):
+    """Answers once it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entered, self.go = threading.Event(), threading.Event()
+
+    def predict(self, photos: Sequence[Sequence[Pixels]]) -> PhotoPredictions:
+        self.entered.set()
+        assert self.go.wait(20)
+        return super().predict(photos)
+
+
+@pytest.mark.parametrize("limits", [Limits(queue=2, photos=2), Limits(requests=2)], ids=["photos", "requests"])
+def test_beyond_the_queue_the_answer_is_to_come_again(limits: Limits) -> None:
+    models = Held()
+    with client_of(limits, models, batch=1) as client:
+        found: list[int] = []
+
+        def ask(photos: int) -> None:
+            sent = form(*(("a.png", photo(n)) for n in range(photos)))
+            found.append(client.post("/predict", files=sent).status_code)
+
+        first = threading.Thread(target=ask, args=(1,))
+        first.start()
+        assert models.entered.wait(20)
+        second = threading.Thread(target=ask, args=(2,))
+        second.start()
+        while "maskens_queue_photos 2.0" not in client.get("/metrics").text:
+            pass
+        third = client.post("/predict", files=form(("a.png", photo(1))))
+        assert (third.status_code, third.headers["Retry-After"]) == (429, "1")
+        assert "ask again" in third.json()["error"]
+        page = client.post("/predict", files=form(("a.png", photo(1))), headers={"Accept": BROWSER})
+        assert (page.status_code, page.headers["Retry-After"]) == (429, "1")
+        models.go.set()
+        first.join(20)
+        second.join(20)
+        assert found == [200, 200]
+        assert client.post("/predict", files=form(("a.png", photo(1)))).status_code == 200
+        assert 'maskens_requests_total{path="/predict",status="429"} 2.0' in client.get("/metrics").text
+
+
+def bomb() -> bytes:
+    """A small PNG that says to be of 12,000 x 12,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 12_000, 12_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+def cut_off() -> bytes:
+    return photo(1, "JPEG", size=(480, 640))[:900]
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n%%EndComments\nshowpage\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"no photo", "is not a photo that can be read"),
+        (b"", "is not a photo that can be read"),
+        (cut_off(), "can't be read: image file is truncated"),
+        (bomb(), "is too large: 12000 x 12000, and more than 50 million pixels are not read"),
+        (EPS, "is not a photo that can be read"),  # Pillow would start Ghostscript
+        (photo(1, "GIF"), "is not a photo that can be read"),
+    ],
+    ids=["text", "empty", "cut off", "bomb", "postscript", "another format"],
+)
+def test_photos_that_can_t_be_read_are_named_with_the_reason(client: TestClient, content: bytes, reason: str) -> None:
+    answer = client.post("/predict", files=form(("good.png", photo(1)), (ODD, content)))
+    assert answer.status_code == 422
+    name = ODD.replace('"', "%22")  # as the client encodes it
+    (bad,) = answer.json()["photos"]
+    assert (answer.json()["error"], bad["photo"]) == ("1 of 2 photos can't be used", name)
+    assert bad["reason"].startswith(reason)
+
+
+def test_a_request_that_is_too_large_is_refused_with_the_photo_at_which_it_became_so() -> None:
+    limits = Limits(megabytes=0.05, megapixels=0.01, photos=2, queue=2)
+    with client_of(limits) as client:
+        large = client.post("/predict", files=form(("a.png", photo(1)), ("large.png", bytes(200_000))))
+        assert (large.status_code, large.json()) == (
+            413,
+            {"error": "large.png is too large: a request may hold 0.05 MB, all its photos together"},
+        )
+        assert client.post("/predict", content=bytes(60_000)).json()["error"].startswith("photo is too large")
+        many = client.post("/predict", files=form(*((f"{n}.png", photo(1)) for n in range(3))))
+        assert (many.status_code, many.json()) == (413, {"error": "2.png is one too many: a request may hold 2 photos"})
+        pixels = client.post("/predict", files=form(("p.png", photo(1, size=(100, 101)))))
+        assert pixels.status_code == 422
+        assert pixels.json()["photos"] == [
+            {"photo": "p.png", "reason": "is too large: 100 x 101, and more than 0.01 million pixels are not read"}
+        ]
+        assert client.post("/predict", files=form(("p.png", photo(1, size=(100, 100))))).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status", "words"),
+    [
+        ("multipart/form-data; boundary=x", b"", 400, "cut off"),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data; name=a", 400, "cut off"),
+        ("multipart/form-data; boundary=x", b"nothing of the kind", 400, "the form can't be read"),
+        ("multipart/form-data", b"--x--", 400, "the form can't be read"),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--',
+            422,
+            "no",
+        ),
+        (
+            "multipart/form-data; boundary=x",
+            b'--x\r\nContent-Disposition: form-data; name="photos"; filename=""\r\n\r\n\r\n--x--',  # none was chosen
+            422,
+            "the request holds no photo",
+        ),
+        ("image/png", b"", 422, "the request holds no photo"),
+    ],
+)
+def test_what_is_no_form_with_photos_is_refused(
+    client: TestClient, kind: str, body: bytes, status: int, words: str
+) -> None:
+    answer = client.post("/predict", content=body, headers={"Content-Type": kind})
+    assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
+
+
+@settings(max_examples=25)
+@given(st.binary(max_size=200), st.sampled_from(["image/png", "multipart/form-data; boundary=x; charset=utf-7"]))
+def test_no_bytes_make_it_fail(client: TestClient, body: bytes, kind: str) -> None:
+    for content in (body, b"--x\r\nContent-Disposition: form-data; filename=" + body + b"\r\n\r\n1\r\n--x--"):
+        answer = client.post("/predict", content=content, headers={"Content-Type": kind})
+        assert answer.status_code in (400, 422), (answer.status_code, answer.text)
+        assert answer.json()["error"]
+
+
+def test_uploads_never_touch_the_disk(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **more: object) -> None:
+        raise AssertionError("a temporary file")
+
+    for name in ("NamedTemporaryFile", "TemporaryFile", "SpooledTemporaryFile", "mkstemp"):
+        monkeypatch.setattr(tempfile, name, refuse)
+    large = photo(1) + bytes(3_000_000)  # decoders leave what follows a photo
+    assert client.post("/predict", files=form(("large.png", large))).status_code == 200
+    assert client.post("/predict", content=large, headers={"Accept": BROWSER}).status_code == 200
+
+
+@pytest.mark.parametrize("error", [MaskensError("/secret gives no numbers"), RuntimeError("/secret")])
+def test_models_that_fail_show_nothing_of_themselves(error: Exception, capfd: pytest.CaptureFixture[str]) -> None:
+    class Failing(StubModels):
+        def predict(self, photos: Sequence[Sequence[Pixels]]) -> PhotoPredictions:
+            raise error
+
+    with client_of(models=Failing()) as client:
+        for _ in range(2):
+            answer = client.post("/predict", content=photo(1))
+            assert answer.status_code == 500
+            assert "its log says why" in answer.text.replace("server's log", "its log")
+            assert "secret" not in answer.text
+        assert client.get("/health").json()["ready"]
+        assert 'maskens_requests_total{path="/predict",status="500"} 2.0' in client.get("/metrics").text
+
+
+def test_a_page_shows_each_photo_with_its_answer_and_escapes_its_name(client: TestClient) -> None:
+    answer = client.post(
+        "/predict", files=form((ODD, photo(4)), ("wide.png", photo(2, size=(640, 100)))), headers={"Accept": BROWSER}
+    )
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    page = Page()
+    page.feed(answer.text)
+    assert not page.open
+    assert "<b>&" not in answer.text.replace("<b>&amp;", "")
+    first, second = page.images
+    assert first["alt"] == ODD.replace('"', "%22")
+    assert first["src"].startswith("data:image/jpeg;base64,")
+    assert (second["width"], second["height"]) == ("240", "38")
+    words = " ".join(answer.text.split())
+    assert "wear, female, 30-59" in words
+    assert words.count("so it is distorted") == 1
+    bad = client.post("/predict", files=form((ODD, b"")), headers={"Accept": BROWSER})
+    assert bad.status_code == 422
+    assert "&lt;b&gt;&amp;%22x&#39;.png: is not a photo that can be read" in bad.text
+
+
+def test_pages_load_nothing_and_run_only_what_is_their_own(client: TestClient) -> None:
+    answers = [client.get("/"), client.get("/"), client.post("/predict", content=photo(1), headers={"Accept": BROWSER})]
+    nonces = set()
+    for answer in answers:
+        policy = answer.headers["Content-Security-Policy"]
+        (nonce,) = set(re.findall(r"'nonce-([^']+)'", policy))
+        nonces.add(nonce)
+        assert re.findall(r"<(?:script|style)([^>]*)>", answer.text) == [f' nonce="{nonce}"'] * 2
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert not re.findall(r"""(?:src|href|action)=["']?(?:https?:)?//""", answer.text)
+        assert not re.findall(r"\son\w+=|\sstyle=", answer.text)  # neither would run
+    assert len(nonces) == 3
+    for answer in (*answers, client.get("/health"), client.get("/nothing"), client.post("/predict", content=b"")):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+def test_health_and_metrics_and_what_there_is_not(client: TestClient) -> None:
+    assert client.get("/health").json() == {"ready": True, "models": 2, "runs": ["run"]}
+    assert client.get("/docs").status_code == 404  # its scripts would come from elsewhere
+    assert client.get("/nothing").json() == {"error": "Not Found"}
+    assert client.get("/predict").status_code == 405
+    assert "/predict" in client.get("/openapi.json").json()["paths"]
+    answer = client.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    for line in (
+        '_requests_total{path="other",status="404"}',
+        "_predict_seconds_bucket{",
+        "_photos_total ",
+        "_queue_photos 0.0",
+    ):
+        assert f"maskens{line}" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("accept", "html"),
+    [
+        ("", False),
+        ("*/*", False),
+        (BROWSER, True),
+        ("application/json", False),
+        ("text/html", True),
+        ("TEXT/HTML; q=0.5, application/json;q=0.4", True),
+        ("text/html;q=0.5, application/*;q=0.9", False),
+        ("text/html;q=x, ;;, q=", False),
+    ],
+)
+def test_html_is_for_those_who_would_rather_have_it(accept: str, html: bool) -> None:
+    assert prefers_html(accept) == html
+
+
+def test_a_queue_too_short_for_a_request_is_refused() -> None:
+    with pytest.raises(MaskensError, match="raise --max-queue or lower --max-photos"):
+        Limits(photos=32, queue=31)

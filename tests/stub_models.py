@@ -1,0 +1,52 @@
+"""Models that answer at once, in the place of trained ones, and the application around them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+from PIL import Image
+from starlette.types import ASGIApp
+
+from ensemble.inference.predictions import PhotoPredictions
+from ensemble.inference.resident import ResidentEnsemble
+from ensemble.recipes.geometry import Geometry
+from ensemble.serving.app import AppSettings, create_app
+from ensemble.serving.limits import Limits
+from ensemble.serving.photos import PhotoAnswers
+from folds.data.decode import Pixels
+from folds.data.labels import CLASSES
+
+
+class StubModels:
+    """The class of a photo is its red value."""
+
+    geometries = (Geometry((32, 24), reduced=True), Geometry((16, 12)))
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def predict(self, photos: Sequence[Sequence[Pixels]]) -> PhotoPredictions:
+        assert all(tuple(size.shape for size in p) == ((32, 24, 3), (16, 12, 3)) for p in photos)
+        self.batches.append(len(photos))
+        classes = np.array([min(CLASSES - 1, int(np.median(sizes[0][..., 0]))) for sizes in photos])
+        probabilities = np.full((len(photos), CLASSES), 0.01)
+        probabilities[np.arange(len(photos)), classes] = 0.83
+        return PhotoPredictions(classes, probabilities, np.full(len(photos), 2), np.full(len(photos), 0.1), 3)
+
+
+def stub_app(
+    limits: Limits | None = None, models: StubModels | None = None, batch: int = 32, wait: float = 0.0
+) -> ASGIApp:
+    limits = limits or Limits()
+    answers = PhotoAnswers(cast(ResidentEnsemble, models or StubModels()), 4 / 3, limits.megapixels)
+    return create_app(answers, AppSettings("2 models", {"models": 2, "runs": ["run"]}, limits, batch, wait))
+
+
+def photo(number: int, kind: str = "PNG", size: tuple[int, int] = (48, 64)) -> bytes:
+    """A photo of this class, of (width, height)."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (number, 100, 100)).save(buffer, kind)
+    return buffer.getvalue()
