@@ -89,7 +89,7 @@ def accepts(url: str) -> bool:
 
 
 def post_and_stop(url: str, photo: bytes, stop: Callable[[], None]) -> tuple[int, bool]:
-    """Have the server stop while a photo waits: (status of its answer, whether new connections were refused)."""
+    """Have the server stop while a photo waits: (status of its answer, whether new connections are refused by then)."""
     until = time.monotonic() + 60
     with connect(url) as connection:
         connection.request("POST", "/predict", body=photo)
