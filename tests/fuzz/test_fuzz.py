@@ -8,7 +8,7 @@ import pytest
 from fuzz import KINDS
 from hostile.workplace import Workplace, make_workplace
 
-INPUTS = 4
+INPUTS = 3
 
 
 @pytest.fixture(scope="module")

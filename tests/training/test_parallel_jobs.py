@@ -53,13 +53,9 @@ def test_parallel_jobs_give_what_sequential_ones_do(setting: TinyRun) -> None:
         assert alone.last == pytest.approx(beside.last, abs=1e-4)
 
 
-def test_parallel_jobs_may_have_loader_processes(setting: TinyRun) -> None:
-    specs = trained(setting, "loaders", ["mask", "gender"], [0], Hardware("cpu", workers=1, jobs=2))
-    assert all(is_done(s) for s in specs)
-
-
-def test_parallel_jobs_are_tracked(setting: TinyRun) -> None:
-    for spec in trained(setting, "tracked", ["mask"], [0, 1], Hardware("cpu", workers=0, jobs=2), BOTH):
+def test_parallel_jobs_may_have_loader_processes_and_are_tracked(setting: TinyRun) -> None:
+    for spec in trained(setting, "tracked", ["mask"], [0, 1], Hardware("cpu", workers=1, jobs=2), BOTH):
+        assert is_done(spec)
         folder = spec.run.job_folder("mask", spec.fold)
         assert read_status(spec.run, "mask", spec.fold).note == ""
         assert [e.step for e in events(folder).Scalars("f1")] == [1, 2]

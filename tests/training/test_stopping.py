@@ -276,3 +276,12 @@ def test_a_disk_that_takes_no_more_costs_one_message_and_nothing_that_was_there(
     )
     assert run_job(setting.spec(), setting.data, setting.folds) is None
     assert left_by(setting) == left_by(whole)
+
+
+def test_twenty_kills_leave_no_trace() -> None:
+    root = Path(__file__).parents[2]
+    soak = [sys.executable, root / "benchmarks" / "kills.py", "--kills", "20"]
+    found = subprocess.run(soak, cwd=root, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout + found.stderr
+    assert "20 kills" in found.stdout
+    assert "0 files differ" in found.stdout
