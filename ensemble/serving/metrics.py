@@ -19,7 +19,7 @@ class Metrics:
         Args:
             batch: photos at most in a batch.
         """
-        disable_created_metrics()  # a second series for each, of no use here
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, of no use here
         self._registry = CollectorRegistry()  # not the global one: a process may hold several servers
         registry = self._registry
         self.requests = Counter(

@@ -52,7 +52,8 @@ def open_port(reserved: socket.socket) -> None:
     try:
         reserved.listen(BACKLOG)
     except OSError as error:
-        raise _refused(*reserved.getsockname()[:2], error) from error
+        host, port = reserved.getsockname()[:2]
+        raise _refused(host, port, error) from error
 
 
 def serve_until_stopped(app: ASGIApp, opened: socket.socket) -> None:
