@@ -39,7 +39,7 @@ from ensemble.pipeline.predict import predict
 from folds.data.layout import read_eval
 from folds.run import load_run
 
-WARM_UP = 2.0  # seconds of load that do not count
+WARM_UP = 5.0  # seconds of load that do not count: torch prepares itself for each new size of a batch
 
 
 @dataclass

@@ -41,7 +41,7 @@ def stub_app(
     limits: Limits | None = None, models: StubModels | None = None, batch: int = 32, wait: float = 0.0
 ) -> ASGIApp:
     limits = limits or Limits()
-    answers = PhotoAnswers(cast(ResidentEnsemble, models or StubModels()), 4 / 3, limits.megapixels)
+    answers = PhotoAnswers(lambda: cast(ResidentEnsemble, models or StubModels()), 4 / 3, limits.megapixels)
     return create_app(answers, AppSettings("2 models", {"models": 2, "runs": ["run"]}, limits, batch, wait))
 
 

@@ -25,7 +25,7 @@ from folds.errors import MaskensError
 class ResidentEnsemble:
     """All models of some runs, loaded and made fast once; what `infer` and `photo_predictions` say of photos.
 
-    Not for two threads at once.
+    Not for two threads at once, and fastest in the thread that made it.
     """
 
     def __init__(self, ensembles: Sequence[Ensemble], fitted: Fitted, hardware: Hardware) -> None:

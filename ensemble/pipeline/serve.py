@@ -77,7 +77,11 @@ def prepare_server(runs: Folders = DEFAULT_RUN, options: ServeOptions | None = N
     chosen = choose_ensembles(load_runs(runs), options.tta, options.tuned, options.allow_missing)
     reserved = reserve_port(options.host, options.port)
     try:  # it is reserved before the models are loaded, so that a port in use is told at once
-        models = ResidentEnsemble(chosen.ensembles, chosen.fitted, hardware)
+        answers = PhotoAnswers(
+            lambda: ResidentEnsemble(chosen.ensembles, chosen.fitted, hardware),
+            chosen.aspect,
+            options.limits.megapixels,
+        )
         open_port(reserved)
     except BaseException:
         reserved.close()
@@ -94,8 +98,8 @@ def prepare_server(runs: Folders = DEFAULT_RUN, options: ServeOptions | None = N
         wait=options.wait_ms / 1000,
         readers=hardware.decoding_threads,
     )
-    app = create_app(PhotoAnswers(models, chosen.aspect, options.limits.megapixels), settings)
-    return Server(app, url_of(reserved), chosen.words, (*chosen.notes, *models.notes), reserved)
+    notes = (*chosen.notes, *answers.notes)
+    return Server(create_app(answers, settings), url_of(reserved), chosen.words, notes, reserved)
 
 
 def serve(runs: Folders = DEFAULT_RUN, options: ServeOptions | None = None) -> None:

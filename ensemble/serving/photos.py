@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +31,28 @@ class ReadPhoto:
 
 
 class PhotoAnswers:
-    """Reads uploads, in any number of threads, and answers them, in one."""
+    """Reads uploads, in any number of threads, and answers them.
 
-    def __init__(self, models: ResidentEnsemble, aspect: float, megapixels: float) -> None:
+    The models live in a thread of their own from the start. OpenMP keeps a pool of threads for every thread that has
+    run torch, and where a second pool is left over, if only from loading, a batch took two to three times as long on
+    two cores.
+    """
+
+    def __init__(self, load: Callable[[], ResidentEnsemble], aspect: float, megapixels: float) -> None:
         """
         Args:
+            load: called once, in that thread; what it raises is raised here.
             aspect: height / width of the photos that the models were trained on.
             megapixels: above which a photo is refused.
         """
-        self._models, self._aspect, self._most_pixels = models, aspect, round(megapixels * 1e6)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="models")
+        self._aspect, self._most_pixels = aspect, round(megapixels * 1e6)
+        self._models = self._thread.submit(load).result()
+
+    @property
+    def notes(self) -> list[str]:
+        """Of the models."""
+        return self._models.notes
 
     def read(self, upload: Upload, picture: bool) -> ReadPhoto:
         """Decode an upload.
@@ -69,7 +83,8 @@ class PhotoAnswers:
         """
         places = [str(n) for n in range(len(photos))]
         distorted = [place for place, photo in zip(places, photos, strict=True) if photo.distorted]
-        return prediction_records(places, self._models.predict([p.sizes for p in photos]), distorted)
+        found = self._thread.submit(self._models.predict, [p.sizes for p in photos]).result()
+        return prediction_records(places, found, distorted)
 
 
 def _shrunk(photo: Pixels) -> Pixels:
