@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.decision.anytime import Budget, choose_rule, margins, pass_order, passes_made
+from ensemble.decision.anytime import Budget, choose_rule, margins, passes_made, scores_after_passes
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, load_ensembles
 from ensemble.decision.tuning import Fitted, apply_tuning
@@ -28,7 +28,6 @@ from ensemble.inference.anytime_predictor import WHOLE
 from ensemble.inference.infer import infer
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
-from ensemble.jobs.oof import Logits
 from ensemble.recipes.run_recipe import run_recipe
 from folds.data.labels import FloatArray
 from folds.data.layout import read_eval
@@ -57,18 +56,6 @@ def main() -> None:
     replay(scores_after_passes(ensemble, logits), args.draws)
     if args.data:
         measure(ensemble, fitted, args.data, args.photos, args.share)
-
-
-def scores_after_passes(ensemble: Ensemble, logits: dict[str, Logits]) -> FloatArray:
-    """float64 (passes, photos, 18)."""
-    folds, views = next(iter(logits.values())).shape[:2]
-    known = {task: np.full_like(values, np.nan) for task, values in logits.items()}
-    found = []
-    for fold, view in pass_order(folds, views):
-        for task, values in logits.items():
-            known[task][fold, view] = values[fold, view]
-        found.append(ensemble.scores(known))
-    return np.stack(found)
 
 
 def replay(scores: FloatArray, draws: int) -> None:

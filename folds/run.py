@@ -217,13 +217,18 @@ def load_run(folder: Path) -> Run:
         raise MaskensError(f"{path} can't be used: {error}") from error
 
 
+def is_removed(run: Run) -> bool:
+    """Whether its folder is gone, or holds no run any more."""
+    return not (run.folder / "run.json").exists()
+
+
 def refuse_removed(run: Run) -> None:
     """Refuse to write into a run that is gone: it would come back in parts.
 
     Raises:
         MaskensError: its run.json is missing.
     """
-    if not (run.folder / "run.json").exists():
+    if is_removed(run):
         raise MaskensError(f"{run.folder} was removed or moved meanwhile: nothing more is saved there.")
 
 

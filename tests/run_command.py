@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +34,12 @@ def maskens(*args: object) -> Outcome:
         except SystemExit as stop:
             code = int(stop.code or 0)
     return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def started(*args: object, **options: Any) -> subprocess.Popen[str]:
+    """A command as a process of its own; the options are Popen's."""
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)}
+    return subprocess.Popen([sys.executable, "-m", "cli", *map(str, args)], env=environment, text=True, **options)
 
 
 def refused(outcome: Outcome, *words: str) -> None:

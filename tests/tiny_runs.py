@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,12 @@ class TinyRun:
         run = dataclasses.replace(self.run, folder=self.run.folder.parent / name)
         save_run(run)
         return dataclasses.replace(self, run=run)
+
+
+def history(setting: TinyRun, task: str = "mask", fold: int = 0) -> list[dict[str, str]]:
+    """A job's history, but for what tells the time."""
+    with (setting.run.job_folder(task, fold) / "history.csv").open() as file:
+        return [{k: v for k, v in row.items() if k not in ("photos_per_s", "seconds")} for row in csv.DictReader(file)]
 
 
 def tiny_run(folder: Path, data: TrainData, recipe: str, *changes: str) -> TinyRun:

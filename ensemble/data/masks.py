@@ -73,7 +73,7 @@ def undetected_note(task: TaskRecipe, photos: DecodedPhotos, states: IntArray) -
         photos: as the task sees them.
         states: int64 (photos,), the mask label of each photo.
     """
-    bare = np.flatnonzero(states == NOT_WEAR)
+    bare = np.flatnonzero((states == NOT_WEAR) & photos.photos.readable)
     if not (task.masks.prob and task.masks.detect and len(bare)):
         return ""
     rows = np.unique(bare[np.linspace(0, len(bare) - 1, SAMPLE).astype(np.int64)])

@@ -9,12 +9,15 @@ that changes; no label is needed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import betaincinv
 
+from ensemble.decision.members import Ensemble
+from ensemble.jobs.oof import Logits
 from folds.data.labels import IntArray
 from folds.errors import MaskensError
 
@@ -80,6 +83,25 @@ def pass_order(folds: int, views: int) -> list[tuple[int, int]]:
     """(fold, view) of each pass. A view is shown to all folds before the next, as the models of two folds differ more
     than two views of one."""
     return [(fold, view) for view in range(views) for fold in range(folds)]
+
+
+def scores_after_passes(ensemble: Ensemble, logits: Mapping[str, Logits]) -> npt.NDArray[np.float64]:
+    """What photos that saw all passes scored after each of them.
+
+    Args:
+        logits: task -> float32 (folds, views, photos, width).
+
+    Returns:
+        float64 (passes, photos, 18), `Ensemble.scores`.
+    """
+    folds, views = next(iter(logits.values())).shape[:2]
+    known = {task: np.full_like(values, np.nan) for task, values in logits.items()}
+    found = []
+    for fold, view in pass_order(folds, views):
+        for task, values in logits.items():
+            known[task][fold, view] = values[fold, view]
+        found.append(ensemble.scores(known))
+    return np.stack(found)
 
 
 def margins(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from ensemble.jobs.card import ModelCard, read_card
 from ensemble.jobs.checksums import unverified, verified_sha256
 from ensemble.jobs.oof import Logits, job_names
 from ensemble.jobs.spec import geometry
+from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target
 from ensemble.recipes.tta_sets import TtaSet
@@ -98,6 +99,11 @@ class Ensemble:
     def complete_folds(self) -> list[int]:
         """The folds of which every task has a model."""
         return sorted(set.intersection(*(set(self.folds(t)) for t in self.targets)))
+
+
+def geometries(models: Iterable[Member]) -> list[Geometry]:
+    """The ways in which photos are shown to these models, each once."""
+    return list(dict.fromkeys(m.card.geometry for m in models))
 
 
 def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:

@@ -19,11 +19,7 @@ def made_with(run: Run, jobs: Sequence[tuple[str, int]]) -> list[str]:
 
     Floating point depends on all of these: with the same, on the same machine, a job gives the same bytes.
     """
-    records = {job: s.record for job in jobs if (s := read_status(run, *job)).state == "done"}
-    if not records:
-        return []
-    by_key = {key: _by_value(records, key) for key in PLACES}
-    by_key |= {name: _by_value(records, name, "versions") for name in library_versions()}
+    by_key = _by_key({job: s.record for job in jobs if (s := read_status(run, *job)).state == "done"})
     common = {key: next(iter(values)) for key, values in by_key.items() if len(values) == 1}
     lines = [f"the jobs were trained {_words(common)}"] if common else []
     for key, values in by_key.items():
@@ -36,15 +32,15 @@ def made_with(run: Run, jobs: Sequence[tuple[str, int]]) -> list[str]:
     return lines
 
 
-def _by_value(
-    records: Mapping[tuple[str, int], Mapping[str, Any]], key: str, inside: str = ""
-) -> dict[str, list[tuple[str, int]]]:
-    """Value of a key -> the jobs that have it; those without are left out."""
-    found: dict[str, list[tuple[str, int]]] = {}
+def _by_key(records: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[str, int]]]]:
+    """PLACES, then libraries -> value -> the jobs that have it; what a job's record does not say is left out."""
+    found: dict[str, dict[str, list[tuple[str, int]]]] = {key: {} for key in (*PLACES, *library_versions())}
     for job, record in records.items():
-        value = (record.get(inside) or {}).get(key) if inside else record.get(key)
-        if value is not None:
-            found.setdefault(str(value), []).append(job)
+        versions = record.get("versions")
+        known = {key: record.get(key) for key in PLACES} | (versions if isinstance(versions, dict) else {})
+        for key, values in found.items():
+            if known.get(key) is not None:
+                values.setdefault(str(known[key]), []).append(job)
     return found
 
 

@@ -200,10 +200,9 @@ def _submission(run: Run, recipe: Recipe) -> tuple[list[Check], list[str]]:
     if written := record.get("sha256"):  # a logit that became NaN would be taken for one that no model gave
         there = sha256_of_arrays(arrays)
         intact = [Check("arrays", "eval.npz: its arrays", written, there, written == there, mend)]
-    if "classes" not in arrays and intact:
-        return intact, []
     if "classes" not in arrays:
-        return [], ["an earlier version wrote eval.npz, so it can't be told whether submission.csv follows from it"]
+        earlier = "an earlier version wrote eval.npz, so it can't be told whether submission.csv follows from it"
+        return intact, [] if intact else [earlier]
     decided: IntArray = arrays["classes"]
     photos, differing = decided.size, 0
     if ids == predicted and classes.shape == decided.shape:

@@ -6,18 +6,15 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from ensemble.data.cache import DecodedPhotos
-from ensemble.decision.anytime import AnytimeRule, Budget, choose_rule, leaves, margins, pass_order
+from ensemble.decision.anytime import AnytimeRule, Budget, choose_rule, leaves, margins, pass_order, scores_after_passes
 from ensemble.decision.decide import Rule
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import Fitted
 from ensemble.inference.ensemble_predictor import EnsemblePredictor
 from ensemble.inference.forward import BatchInputs
-from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
-from folds.data.decode import Progress
 from folds.data.labels import IntArray
 from folds.errors import MaskensError
 
@@ -27,8 +24,8 @@ MEMORY = 256e6  # bytes of pixels to hold at a time: the more photos, the fuller
 ORDER = 0  # seed of the order of the photos: the first ones have to be like all
 
 
-def check_budget(ensembles: Sequence[Ensemble], rule: Rule, together: bool) -> None:
-    """Refuse a budget where passes could not be left out one by one.
+def check_budget(budget: Budget, ensembles: Sequence[Ensemble], rule: Rule, together: bool) -> None:
+    """Refuse a budget of less than one pass, and any where passes could not be left out one by one.
 
     Args:
         together: whether photos of a person are decided together.
@@ -38,16 +35,21 @@ def check_budget(ensembles: Sequence[Ensemble], rule: Rule, together: bool) -> N
     """
     first = ensembles[0]
     folds = first.complete_folds
+    passes = len(folds) * len(first.tta.views)
     reasons = [
         (len(ensembles) > 1, "of one run, not of several"),
         (rule != "joint" or together, "with --decision joint, each photo by itself"),
         (any(first.folds(task) != folds for task in first.targets), "if every task has models of the same folds"),
         (first.tta.merge != "mean", "with views that are merged by their mean"),
-        (len(folds) * len(first.tta.views) < FEWEST, f"of {FEWEST} (folds times views) or more"),
+        (passes < FEWEST, f"of {FEWEST} (folds times views) or more"),
     ]
     problems = [words for wrong, words in reasons if wrong]
     if problems:
         raise MaskensError(f"--budget can leave passes out only {', and '.join(problems)}.")
+    if budget.share and budget.share * passes < 1:
+        raise MaskensError(
+            f"--budget {budget.share:g} is less than one of the {passes} passes; give at least {1 / passes:.3g}."
+        )
 
 
 class AnytimePredictor(EnsemblePredictor):
@@ -66,14 +68,6 @@ class AnytimePredictor(EnsemblePredictor):
         self._seconds = 0.0  # a photo, all passes made
         whole = -(-WHOLE // self._photos_together) * self._photos_together
         self._whole = min(whole, len(self.rows))
-
-    def run(self, kept: InferenceCheckpoint, on_predict: Progress | None) -> int:
-        if self.budget.share and self.budget.share * len(self.order) < 1:
-            raise MaskensError(
-                f"--budget {self.budget.share:g} is less than one of the {len(self.order)} passes; give at least "
-                f"{1 / len(self.order):.3g}."
-            )
-        return super().run(kept, on_predict)
 
     @property
     def share(self) -> float:
@@ -113,14 +107,8 @@ class AnytimePredictor(EnsemblePredictor):
     def _choose(self, fitted: Fitted) -> AnytimeRule:
         """The rule, on the first photos."""
         share = self.budget.share or min(1.0, (self.budget.seconds or 0) / self._seconds)
-        first = slice(0, self._whole)
-        logits, scores = self.by_task(first)[0], []
-        known = {task: np.full_like(values, np.nan) for task, values in logits.items()}
-        for fold, view in self.order:
-            for task, values in logits.items():
-                known[task][fold, view] = values[fold, view]
-            scores.append(self._scores(known, fitted))
-        return choose_rule(np.stack(scores), max(share, 1 / len(self.order)))
+        scores = scores_after_passes(self.ensembles[0], self.by_task(slice(0, self._whole))[0])
+        return choose_rule(scores + np.array(fitted.offsets), max(share, 1 / len(self.order)))
 
     def _passes(
         self, group: Sequence[int], fitted: Fitted, inputs: BatchInputs, rows: slice, rule: AnytimeRule
@@ -134,10 +122,7 @@ class AnytimePredictor(EnsemblePredictor):
             if done == len(self.order):
                 return
             known = {task: values[:, :, left] for task, values in self.by_task(rows)[0].items()}
-            left = left[~leaves(margins(self._scores(known, fitted)), done, len(self.order), rule.threshold)]
+            scores = self.ensembles[0].scores(known) + np.array(fitted.offsets)
+            left = left[~leaves(margins(scores), done, len(self.order), rule.threshold)]
             if not len(left):
                 return
-
-    def _scores(self, logits: dict[str, npt.NDArray[np.float32]], fitted: Fitted) -> npt.NDArray[np.float64]:
-        """On which the joint decision rests."""
-        return np.asarray(self.ensembles[0].scores(logits) + np.array(fitted.offsets))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.load import no_face_note
 from ensemble.decision.decide import Rule
-from ensemble.decision.members import Ensemble
+from ensemble.decision.members import Ensemble, geometries
 from ensemble.decision.tuning import Fitted
 from ensemble.inference.anytime_predictor import AnytimePredictor
 from ensemble.inference.ensemble_predictor import EnsemblePredictor
@@ -104,8 +104,7 @@ def infer(
     """
     configure_process(settings.hardware.job_threads)
     everyone = [m for ensemble in ensembles for m in ensemble.members]
-    geometries = list(dict.fromkeys(m.card.geometry for m in everyone))
-    decoded = open_photos(photos, geometries, settings.cache, settings.hardware.decoding_threads, on_decode)
+    decoded = open_photos(photos, geometries(everyone), settings.cache, settings.hardware.decoding_threads, on_decode)
     predictor = _predictor(ensembles, decoded, settings)
     kept = InferenceCheckpoint(settings.partial, _identity(ensembles, photos, settings))
     resumed = predictor.run(kept, on_predict)

@@ -13,7 +13,7 @@ import torch
 from ensemble.data.cache import open_photos
 from ensemble.data.loader import plain_batches
 from ensemble.decision.grouping import LARGEST, Grouping, fit_grouping, group_photos
-from ensemble.decision.members import Ensemble, Member
+from ensemble.decision.members import Ensemble, Member, geometries
 from ensemble.inference.predictions import complete_folds
 from ensemble.inference.settings import InferenceSettings
 from ensemble.models.checkpoint import load_checkpoint
@@ -62,13 +62,13 @@ class PersonFinder:
     ) -> npt.NDArray[np.float32]:
         """float32 (readable photos, width), of length 1: those of all models side by side."""
         hardware, device = settings.hardware, torch.device(settings.hardware.device)
-        geometries = list(dict.fromkeys(m.card.geometry for m in self.members))
-        decoded = open_photos(photos, geometries, cache, hardware.decoding_threads)
+        wanted = geometries(self.members)
+        decoded = open_photos(photos, wanted, cache, hardware.decoding_threads)
         models = [load_checkpoint(m.path, device)[0] for m in self.members]
         rows, found = np.flatnonzero(photos.readable).tolist(), list[npt.NDArray[np.float32]]()
         total = len(rows)
         for number, batch in enumerate(plain_batches(decoded, rows, BATCH, hardware.job_workers)):
-            shown = dict(zip(geometries, batch.photos, strict=True))
+            shown = dict(zip(wanted, batch.photos, strict=True))
             parts = [
                 embed(model, to_input(shown[m.card.geometry], m.card.mean, m.card.std, device))
                 for m, model in zip(self.members, models, strict=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ensemble.data.load import refuse_without_detector
-from ensemble.decision.members import Ensemble
+from ensemble.decision.members import Ensemble, geometries
 from ensemble.decision.tuning import Fitted
 from ensemble.inference.ensemble_predictor import groups_that_fit
 from ensemble.inference.forward import BatchInputs, by_task, forward
@@ -40,7 +40,7 @@ class ResidentEnsemble:
         self.ensembles, self.fitted, self.views = ensembles, fitted, fitted.tta_set.views
         self.device = torch.device(hardware.device)
         self.members = [m for ensemble in ensembles for m in ensemble.members]
-        self.geometries = list(dict.fromkeys(m.card.geometry for m in self.members))
+        self.geometries = geometries(self.members)
         complete_folds(ensembles)
         refuse_without_detector(self.geometries)
         configure_process(hardware.job_threads)

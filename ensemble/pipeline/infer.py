@@ -12,7 +12,7 @@ import numpy as np
 from ensemble.data.cache import skip_unreadable
 from ensemble.decision.anytime import parse_budget
 from ensemble.decision.decide import Rule, decide
-from ensemble.decision.members import Ensemble, load_ensembles
+from ensemble.decision.members import Ensemble, geometries, load_ensembles
 from ensemble.decision.submission import (
     SubmissionCheck,
     align,
@@ -141,9 +141,9 @@ class InferencePlan:
         """
         if not self.skip_bad:
             return self.data
-        geometries = list(dict.fromkeys(m.card.geometry for e in self.ensembles for m in e.members))
+        wanted = geometries(m for e in self.ensembles for m in e.members)
         threads = self.settings.hardware.decoding_threads
-        found = skip_unreadable(self.data.photos, geometries, self.settings.cache, threads, on_progress, write)
+        found = skip_unreadable(self.data.photos, wanted, self.settings.cache, threads, on_progress, write)
         return dataclasses.replace(self.data, skipped=found.skipped)
 
 
@@ -196,7 +196,7 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         used, recipes, fitted = weighted_runs(used, recipes, fitted)
     ensembles = load_ensembles(used, recipes, fitted, options.allow_missing)
     if budget:
-        check_budget(ensembles, rule, person is not None or options.group_photos)
+        check_budget(budget, ensembles, rule, person is not None or options.group_photos)
     finder = person_finder(first, ensembles, len(data.ids), data.root) if options.group_photos else None
     words = applied.without(*WITHOUT.get(rule, ())) if rule == "hard" or len(used) > 1 else applied.words
     if person is not None:

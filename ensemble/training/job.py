@@ -16,6 +16,7 @@ from folds.data.labels import IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError
 from folds.files import write_text
+from folds.run import is_removed
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
 
 def finish(spec: JobSpec, state: State, error: str = "") -> None:
     """Write a job's last state, unless it is done or its run is gone."""
-    if not (spec.run.folder / "run.json").exists():
+    if is_removed(spec.run):
         return
     status = read_status(spec.run, spec.task, spec.fold)
     if status.state == "done":  # what came after that, such as tidying up, takes nothing away from it

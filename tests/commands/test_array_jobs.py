@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
-from run_command import maskens
+from run_command import maskens, started
+from tiny_runs import DEFAULTS
 
-import cli
-
-RECIPE = """
-[tasks.heads]
-predicts = "heads"
-model = "test_resnet.r160_in1k"
-model_args = { drop_rate = 0.2 }
-pretrained = false
-resize = [32, 24]
-batch_size = 16
-epochs = 2
-"""
+RECIPE = f"{DEFAULTS}[tasks.heads]\nepochs = 2\n"
 FOLDS = range(3)
 FILES = ("model.safetensors", "oof.npz")
 
@@ -37,9 +24,8 @@ def test_an_array_of_processes_leaves_what_one_command_does(data: Path) -> None:
     assert maskens("train", "--run", "one", "--recipe", "mine.toml").code == 0
 
     order = random.Random(1).sample(FOLDS, len(FOLDS))
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)}
-    words = [sys.executable, "-m", "cli", "train", "--run", "array", "--recipe", "mine.toml", "--quiet", "--fold"]
-    jobs = [subprocess.Popen([*words, str(fold)], env=environment) for fold in order]
+    words = ("train", "--run", "array", "--recipe", "mine.toml", "--quiet", "--fold")
+    jobs = [started(*words, fold) for fold in order]
     assert [job.wait(300) for job in jobs] == [0, 0, 0]
     assert left_by("array") == left_by("one")
     assert maskens("verify", "--run", "array").code == 0

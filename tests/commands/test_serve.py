@@ -19,10 +19,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from run_command import Outcome, maskens, refused
+from run_command import Outcome, maskens, refused, started
 from starlette.testclient import TestClient
 
-import cli
 from ensemble.pipeline.serve import ServeOptions, prepare_server
 
 TOLERANCE = 1e-5
@@ -130,13 +129,7 @@ def test_ctrl_c_answers_what_was_accepted(there: Path, monkeypatch: pytest.Monke
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_sigterm_answers_what_was_accepted(there: Path) -> None:
     photo = next(Path("data/eval/images").iterdir()).read_bytes()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli", *map(str, WAITING)],
-        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started(*WAITING, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stdout
         url = ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -14,9 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import timm
-from run_command import maskens, refused
-
-import cli
+from run_command import maskens, refused, started
 
 
 def test_training_again_has_nothing_left_to_do(there: Path) -> None:
@@ -31,12 +28,10 @@ def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, number: signa
     weights = Path("runs/default/mask/fold0/model.safetensors")
     unbroken = weights.read_bytes()
     shutil.rmtree(weights.parent)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "cli", "train", "--jobs", str(jobs)],
-        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)},
+    process = started(
+        *("train", "--jobs", jobs),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
         preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
     )
     assert process.stdout

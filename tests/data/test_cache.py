@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from noise_photos import noise_photos
 from PIL import Image
 
 import ensemble.data.load
@@ -26,12 +27,7 @@ JPEGS = [f"{i}.jpg" for i in range(3)]
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name in FILES:
-        Image.fromarray(rng.integers(0, 256, (30, 22, 3), dtype=np.uint8)).save(folder / name)
-    return folder
+    return noise_photos(tmp_path / "photos", FILES)
 
 
 @pytest.fixture

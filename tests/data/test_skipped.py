@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from noise_photos import noise_photos
 from PIL import Image
 
 from ensemble.data.cache import check_readable, open_photos, skip_unreadable
@@ -24,11 +25,7 @@ CUT, TEXT = FILES[1], FILES[4]
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Six photos, of which the second is cut off and the fifth is none."""
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name in FILES:
-        Image.fromarray(rng.integers(0, 256, (30, 22, 3), dtype=np.uint8)).save(folder / name)
+    folder = noise_photos(tmp_path / "photos", FILES)
     cut_off(folder / CUT)
     (folder / TEXT).write_text("no photo")
     return folder

@@ -222,3 +222,16 @@ def test_faces_that_are_missed_for_drawn_masks_are_told_before_training(
     assert told == "masks: no face found on 3 of 6 photos without a mask, a sample of 12 (50.0%), where none is drawn"
     monkeypatch.setattr("ensemble.data.masks.find_face", lambda photo: "a face")
     assert undetected_note(DETECT, photos, data.labels[0]) == ""
+
+
+def test_no_face_is_looked_for_on_photos_that_are_left_out(
+    make_data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = read_train(make_data(tmp_path / "data", people=12))
+    bare = [file for file, mask in zip(data.files, data.labels[0], strict=True) if mask == 2]
+    for file in bare[:3]:
+        (data.root / file).write_text("no photo")
+    photos = DecodedPhotos(data.photos.without(dict.fromkeys(bare[:3], "is no photo")), [Geometry((128, 96))])
+    monkeypatch.setattr("ensemble.data.masks.find_face", lambda photo: None)
+    told = undetected_note(DETECT, photos, data.labels[0])
+    assert told == "masks: no face found on 9 of 9 photos without a mask (100.0%), where none is drawn"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import errno
 import os
@@ -19,11 +18,10 @@ from typing import Any
 
 import psutil
 import pytest
-from run_command import maskens
-from tiny_runs import DEFAULTS, Silent, TinyRun, tiny_run
+from run_command import maskens, started
+from tiny_runs import DEFAULTS, Silent, TinyRun, history, tiny_run
 from torch import Tensor
 
-import cli
 import ensemble.training.epoch_progress
 from ensemble.jobs.checksums import JOB_FILES
 from ensemble.jobs.completion import is_done
@@ -71,9 +69,7 @@ def setting(data: TrainData, tmp_path: Path) -> TinyRun:
 def left_by(setting: TinyRun, task: str = "mask") -> list[object]:
     """What a job leaves, but for what tells the time."""
     folder = setting.run.job_folder(task, 0)
-    with (folder / "history.csv").open() as file:
-        rows = [{k: v for k, v in row.items() if k not in ("photos_per_s", "seconds")} for row in csv.DictReader(file)]
-    return [rows, *((folder / name).read_bytes() for name in JOB_FILES)]
+    return [history(setting, task), *((folder / name).read_bytes() for name in JOB_FILES)]
 
 
 def interrupted_at(batch: int) -> Callable[..., Tensor]:
@@ -195,13 +191,8 @@ def test_processes_end_with_the_command_that_started_them(make_data: Callable[..
     make_data(tmp_path / "data", people=24)
     maskens("folds", "--data", tmp_path / "data", "--run", tmp_path / "run", "--k", 2)
     (tmp_path / "tiny.toml").write_text(RECIPE.replace("epochs = 3", "epochs = 200"))
-    training = subprocess.Popen(
-        [sys.executable, "-m", "cli", "train", "--run", "run", "--recipe", "tiny.toml", "--jobs", "2", "--yes"],
-        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)},
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    words = ("train", "--run", "run", "--recipe", "tiny.toml", "--jobs", 2, "--yes")
+    training = started(*words, cwd=tmp_path, stdout=subprocess.PIPE)
     assert training.stdout
     for line in training.stdout:
         if "epoch" in line:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_runs import DEFAULTS, Silent, TinyRun, tiny_run
+from tiny_runs import DEFAULTS, Silent, TinyRun, history, tiny_run
 
 import ensemble.models.autotune
 import ensemble.training.job_run
@@ -70,11 +69,6 @@ def whole(data: TrainData, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
     there = tiny_run(tmp_path_factory.mktemp("whole") / "run", data, TINY)
     assert run_job(there.spec(), data, there.folds) is None
     return there
-
-
-def history(setting: TinyRun, task: str = "mask", fold: int = 0) -> list[dict[str, str]]:
-    with (setting.run.job_folder(task, fold) / "history.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in ("photos_per_s", "seconds")} for row in csv.DictReader(file)]
 
 
 def result(setting: TinyRun, task: str = "mask", fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
