@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from ensemble.backends.backend import Backend, Call, WorkerLost, WorkerStopped, run_in_threads
+from ensemble.backends.backend import Backend, Call, WorkerLost, WorkerStopped, call_with_retries, run_in_threads
 from ensemble.backends.choose import open_backend
 from ensemble.data.cache import check_readable, open_photos
 from ensemble.data.load import no_face_note
@@ -118,29 +118,25 @@ def run_with_retries(backend: Backend, spec: JobSpec, data: TrainData, folds: In
     folder, name = spec.run.job_folder(spec.task, spec.fold), f"{spec.task} fold {spec.fold}"
     notes = spec.run.folder / ".locks"
     notes.mkdir(exist_ok=True)
-    message = ""
-    for attempt in range(1 + retries):
-        call = Call(name, run_job, (spec, data, folds), folder / "log.txt", notes, needs=(spec.run.folder, data.root))
-        try:
-            failure: Failure | None = backend.call(call)
-            return failure
-        except MaskensError as error:  # of the node, not of the job
-            message = str(error)
-            break
-        except WorkerStopped:
-            message = "its process was asked to stop; what it had learned is saved"
-            break
-        except WorkerLost as lost:
-            message = f"{lost}. {GOES_ON}"
-            if attempt < retries:
-                note = f"{lost}; goes on, attempt {attempt + 2} of {1 + retries}"
-                write_status(spec.run, dataclasses.replace(_status(spec), state="waiting", note=note))
+
+    def waiting(words: str) -> None:
+        status = read_status(spec.run, spec.task, spec.fold)
+        write_status(spec.run, dataclasses.replace(status, state="waiting", note=words))
+
+    def call() -> Call:
+        return Call(name, run_job, (spec, data, folds), folder / "log.txt", notes, needs=(spec.run.folder, data.root))
+
+    try:
+        failure: Failure | None = call_with_retries(backend, call, retries, waiting)
+        return failure
+    except MaskensError as error:  # of the node, not of the job
+        message = str(error)
+    except WorkerStopped:
+        message = "its process was asked to stop; what it had learned is saved"
+    except WorkerLost as lost:
+        message = f"{lost}. {GOES_ON}"
     finish(spec, "failed", message)
     return Failure(message, crashed=False)
-
-
-def _status(spec: JobSpec) -> JobStatus:
-    return read_status(spec.run, spec.task, spec.fold)
 
 
 def _saved(statuses: Sequence[JobStatus]) -> str:
