@@ -262,7 +262,7 @@ def run_plan(planned: TrainingPlan, display: JobsDisplay | None = None) -> Train
     """
     if not planned.todo:
         return Trained(planned.run, 0, {})
-    failed = train_jobs(
+    failures = train_jobs(
         planned.todo,
         planned.data,
         planned.folds,
@@ -271,6 +271,7 @@ def run_plan(planned: TrainingPlan, display: JobsDisplay | None = None) -> Train
         display or _NoDisplay(),
         planned.restart,
     )
+    failed = {(planned.todo[place].task, planned.todo[place].fold): why for place, why in failures.items()}
     return Trained(planned.run, len(planned.todo) - len(failed), failed)
 
 

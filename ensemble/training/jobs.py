@@ -14,7 +14,7 @@ from ensemble.data.load import no_face_note
 from ensemble.data.masks import undetected_note
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.locks import lock_jobs
-from ensemble.jobs.spec import JobSpec, geometry
+from ensemble.jobs.spec import JobSpec, geometry, job_labels
 from ensemble.jobs.status import JobStatus, read_status, write_status
 from ensemble.training.job import Failure, run_job
 from ensemble.training.workers import Workers
@@ -40,7 +40,7 @@ def fill_cache(
     """
     if not specs:
         return []
-    tasks = {s.task: s.recipe.tasks[s.task] for s in specs}
+    tasks = {s.recipe.tasks[s.task].hash: s.recipe.tasks[s.task] for s in specs}
     wanted, threads = list(dict.fromkeys(map(geometry, tasks.values()))), hardware.decoding_threads
     if specs[0].cache is None:
         faces = check_readable(data.photos, wanted, threads, on_progress)
@@ -67,16 +67,17 @@ def train(
     hardware: Hardware,
     display: JobsDisplay,
     restart: bool = False,
-) -> dict[tuple[str, int], Failure]:
+) -> dict[int, Failure]:
     """Run the jobs, `hardware.jobs` at a time, while a thread polls their status files for the display.
 
     Args:
+        specs: of one run, or of several with the same data and folds.
         folds: int64 (people,).
         shown: the jobs in the display, those already done among them.
         restart: first forget what these jobs have done.
 
     Returns:
-        (task, fold) -> why, of each job that failed.
+        place in `specs` -> why, of each job that failed.
 
     Raises:
         MaskensError: another process is at one of the jobs.
@@ -95,8 +96,8 @@ def train(
             with _polling(shown, display):
                 failures = _run(specs, data, folds, hardware)
         except KeyboardInterrupt:
-            raise Stopped(_saved([read_status(s.run, s.task, s.fold) for s in specs])) from None
-    return {(s.task, s.fold): f for s, f in zip(specs, failures, strict=True) if f}
+            raise Stopped(_saved(specs)) from None
+    return {place: failure for place, failure in enumerate(failures) if failure}
 
 
 def _run(specs: Sequence[JobSpec], data: TrainData, folds: IntArray, hardware: Hardware) -> list[Failure | None]:
@@ -106,11 +107,12 @@ def _run(specs: Sequence[JobSpec], data: TrainData, folds: IntArray, hardware: H
         return workers.run(specs, data, folds)
 
 
-def _saved(statuses: Sequence[JobStatus]) -> str:
+def _saved(specs: Sequence[JobSpec]) -> str:
     """What jobs that were stopped have saved, in words."""
+    statuses = [read_status(s.run, s.task, s.fold) for s in specs]
     done = sum(s.state == "done" for s in statuses)
-    begun = [s for s in statuses if s.state != "done" and (s.epoch or s.batches)]
-    lines = [f"{s.task} fold {s.fold}: {_so_far(s)}" for s in begun]
+    named = zip(job_labels(specs), statuses, strict=True)
+    lines = [f"{label}: {_so_far(s)}" for label, s in named if s.state != "done" and (s.epoch or s.batches)]
     lines += [f"{done} of {len(statuses)} jobs are done"] if done else []
     return "; ".join(lines) or "no job had learned anything yet"
 
