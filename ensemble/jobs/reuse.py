@@ -57,7 +57,8 @@ def reuse_jobs(specs: Sequence[JobSpec], source: Run) -> int:
 def once_each(specs: Sequence[JobSpec]) -> tuple[list[JobSpec], list[JobSpec]]:
     """Of jobs of several runs (the first of each kind, later ones that come out the same and have not begun)."""
     kinds: set[str] = set()
-    first, later = [], []
+    first: list[JobSpec] = []
+    later: list[JobSpec] = []
     for spec in specs:
         begun = (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()
         (later if _kind(spec) in kinds and not begun else first).append(spec)

@@ -66,7 +66,10 @@ def load_sweep(folder: Path) -> Sweep | None:
         record = unsealed(read_json(path))
         if record.pop("format", None) != FORMAT:
             raise ValueError("made by another version of maskens")
-        return _adapter().validate_python({"folder": folder} | record)
+        sweep = _adapter().validate_python({"folder": folder} | record)
+        if any(Path(name).name != name for name in sweep.recipes):
+            raise ValueError("a recipe's name that leads elsewhere")
+        return sweep
     except ValidationError as error:
         raise MaskensError(f"{path} can't be used: {first_fault(error)}") from error
     except (OSError, ValueError) as error:

@@ -71,9 +71,7 @@ def resolve_recipe(
     return recipe
 
 
-def changed_recipe(
-    start: Recipe | None, change: RecipeChange, build_transform: BuildTransform | None = None
-) -> Recipe:
+def changed_recipe(start: Recipe | None, change: RecipeChange, build_transform: BuildTransform | None = None) -> Recipe:
     """The recipe that was named, or the earlier one with what is changed of it.
 
     Args:
