@@ -46,6 +46,7 @@ def sweep(
         typer.Option(
             "--seed",
             metavar="SEEDS",
+            envvar="MASKENS_SEED",
             help="Seeds of initial weights, order and augmentation: 7, 0..2 or 0,2,4. Later ones are added. At first "
             "that of --run.",
         ),

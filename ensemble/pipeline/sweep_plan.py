@@ -175,12 +175,12 @@ def sweep_k(out: Folder = DEFAULT_SWEEP, run: Folder | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _noted(problems: list[str]) -> Iterator[None]:
+def _noted(problems: list[str], where: str = "") -> Iterator[None]:
     """Add what is wrong to the list, in place of raising it."""
     try:
         yield
     except MaskensError as error:
-        problems.append(str(error).replace("\n", "\n    "))
+        problems.append(where + str(error).replace("\n", "\n    "))
 
 
 def _base(before: Sweep | None, named: Folder | None) -> Run:
@@ -212,14 +212,14 @@ def _recipes(before: Sweep | None, options: SweepOptions, problems: list[str]) -
             problems.append(f"--recipe {given}: runs are named by their recipe, and so is --recipe {named[name]}")
             continue
         named[name] = given
-        with _noted(problems):
+        with _noted(problems, f"--recipe {given}: "):
             change = RecipeChange(given, options.changes, options.weights, options.pretrained)
             recipe = changed_recipe(kept.get(name), change, build).model_copy(update={"name": name})
             earlier = found.get(name)
             if before and earlier and not alike(earlier, recipe) and _has_models(before, name):
                 refuse(
                     differences(earlier, recipe)[:8],
-                    f"--recipe {given}: the sweep has models of another recipe of this name",
+                    "the sweep has models of another recipe of this name",
                     "Leave it out to go on with the sweep's own, or give it another name",
                 )
             found[name] = recipe

@@ -61,7 +61,7 @@ def sweep_jobs_table(
                     table.add_row(Text(f"  {s.task}"), *job_cells(s), style=STYLES[s.state])
     if resting:
         others = [s for run in resting for s in of_run[run]]
-        table.add_row(f"{len(resting)} other runs", *_summary(others), style="dim")
+        table.add_row(f"{len(resting)} others", *_summary(others), style="dim")
     notes: dict[str, list[str]] = {}
     for run, s in zip(runs, statuses, strict=True):
         if s.note:
@@ -82,10 +82,10 @@ def _summary(jobs: Sequence[JobStatus]) -> tuple[Text | str, ...]:
 
 def comparison_table(comparison: SweepComparison) -> Table:
     """Out-of-fold macro F1 of each recipe, mean and spread over seeds, and the difference to the first recipe."""
-    table = new_table("out-of-fold macro F1, mean over seeds")
+    table = new_table("out-of-fold macro F1" + (", mean over seeds" if len(comparison.seeds) > 1 else ""))
     table.add_column("", overflow="fold")
-    for name in ("macro F1", f"against {comparison.scores[0].recipe}" if len(comparison.scores) > 1 else "", ""):
-        table.add_column(Text(name), no_wrap=True)
+    for name in ("macro F1", "against the first" if len(comparison.scores) > 1 else "", ""):
+        table.add_column(name, no_wrap=True)
     for number, scores in enumerate(comparison.scores):
         table.add_row(Text(scores.recipe), style="bold")
         for part, f1 in scores.f1.items():
