@@ -117,7 +117,15 @@ def train_sweep(planned: SweepPlan, display: JobsDisplay) -> list[tuple[str, Fai
     if not queue:
         return []
     try:
-        failures = train_jobs(queue, planned.data, planned.folds, planned.shown, planned.hardware, display)
+        failures = train_jobs(
+            queue,
+            planned.data,
+            planned.folds,
+            planned.shown,
+            planned.hardware,
+            display,
+            retries=planned.retries,
+        )
     except Stopped:
         reuse_among(planned.todo, planned.jobs)
         raise

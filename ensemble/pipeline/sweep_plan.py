@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
 from ensemble.jobs.completion import begun, unfinished
-from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.jobs.hardware import BackendName, Hardware
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos
 from ensemble.jobs.reuse import once_each
 from ensemble.jobs.spec import JobSpec
@@ -47,7 +48,7 @@ class SweepOptions:
         seeds: of initial weights, order and augmentation. At first that of `run`.
         folds: None is all, or those that the sweep has.
         jobs: at a time, of all runs together.
-        track, compile, skip_bad_photos, cache, data, device, workers: as of `TrainOptions`.
+        backend, address, retries, track, compile, skip_bad_photos, cache, data, device, workers: as of `TrainOptions`.
     """
 
     run: Folder | None = None
@@ -57,7 +58,10 @@ class SweepOptions:
     pretrained: bool = True
     seeds: Collection[int] = ()
     folds: Collection[int] | None = None
-    jobs: int = 1
+    jobs: int | None = None
+    backend: BackendName | None = None
+    address: str | None = None
+    retries: int = 2
     track: Sequence[str] = ()
     compile: bool = False
     skip_bad_photos: bool = False
@@ -81,6 +85,7 @@ class SweepPlan:
     runs: Mapping[tuple[str, int], Run]  # (recipe, seed) -> run, there already or still to be made
     jobs: tuple[JobSpec, ...]
     hardware: Hardware
+    retries: int  # of a job whose process or node is lost
     skip_bad: bool  # leave out photos that can't be read
     warnings: tuple[str, ...]
 
@@ -135,7 +140,7 @@ def plan_sweep(out: Folder = DEFAULT_SWEEP, options: SweepOptions = DEFAULT_OPTI
     before = load_sweep(folder)
     base = _base(before, options.run)
     data, folds = load_data(base, Path(options.data) if options.data else None)
-    hardware = Hardware(choose_device(options.device), options.workers, options.jobs)
+    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
     trackers = tuple(dict.fromkeys(options.track))
     check_trackers(trackers)
     problems: list[str] = []
@@ -165,8 +170,18 @@ def plan_sweep(out: Folder = DEFAULT_SWEEP, options: SweepOptions = DEFAULT_OPTI
     refuse(problems, f"the sweep {folder} can't be trained")
     if unfinished(jobs):
         warnings += filter(None, [hardware.oversubscription])
-    unique = tuple(dict.fromkeys(warnings))
-    return SweepPlan(sweep, data, folds, recipes, runs, tuple(jobs), hardware, options.skip_bad_photos, unique)
+    return SweepPlan(
+        sweep=sweep,
+        data=data,
+        folds=folds,
+        recipes=recipes,
+        runs=runs,
+        jobs=tuple(jobs),
+        hardware=hardware,
+        retries=options.retries,
+        skip_bad=options.skip_bad_photos,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
 
 
 def sweep_k(out: Folder = DEFAULT_SWEEP, run: Folder | None = None) -> int:
