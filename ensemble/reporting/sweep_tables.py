@@ -82,16 +82,18 @@ def _summary(jobs: Sequence[JobStatus]) -> tuple[Text | str, ...]:
 
 def comparison_table(comparison: SweepComparison) -> Table:
     """Out-of-fold macro F1 of each recipe, mean and spread over seeds, and the difference to the first recipe."""
-    table = new_table("out-of-fold macro F1" + (", mean over seeds" if len(comparison.seeds) > 1 else ""))
+    several = len(comparison.scores) > 1
+    table = new_table("out-of-fold macro F1")
     table.add_column("", overflow="fold")
-    for name in ("macro F1", "against the first" if len(comparison.scores) > 1 else "", ""):
+    for name in ("macro F1", *(("against the first", "") if several else ())):
         table.add_column(name, no_wrap=True)
     for number, scores in enumerate(comparison.scores):
         table.add_row(Text(scores.recipe), style="bold")
         for part, f1 in scores.f1.items():
             gain = scores.gain[part]
-            against = (f"{_spread(gain, '+.3f')} {_range(gain)}", gain.mean.significance) if number else ("", "")
-            table.add_row(f"  {part}", _spread(f1, ".3f"), *against, end_section=part == list(scores.f1)[-1])
+            against = (f"{_spread(gain, '+.3f')} {_range(gain, '+.3f')}", gain.mean.significance) if number else ()
+            mean = _spread(f1, ".3f") if several else f"{_spread(f1, '.3f')} {_range(f1, '.3f')}"
+            table.add_row(f"  {part}", mean, *against, end_section=part == list(scores.f1)[-1])
     return table
 
 
@@ -99,18 +101,19 @@ def _spread(of: OverSeeds, form: str) -> str:
     return f"{of.mean.value:{form}}" + (f" ±{of.deviation:.3f}" if of.deviation is not None else "")
 
 
-def _range(of: OverSeeds) -> str:
-    return f"({of.mean.low:+.3f} to {of.mean.high:+.3f})"
+def _range(of: OverSeeds, form: str) -> str:
+    return f"({of.mean.low:{form}} to {of.mean.high:{form}})"
 
 
 def comparison_line(comparison: SweepComparison) -> str:
     """What was compared, and how to read it."""
     seeds, folds = (", ".join(map(str, numbers)) for numbers in (comparison.seeds, comparison.folds))
     several = len(comparison.seeds) > 1
+    noise = "Within noise: the interval holds 0. 1 of 20 differences looks real by chance. "
     return (
         f"{comparison.photos} photos of {comparison.people} people, folds {folds}, seeds {seeds}. "
-        + ("±: standard deviation over seeds. " if several else "")
-        + f"Intervals (95 %) are over people{' and seeds' if several else ''}. Within noise: the interval holds 0. "
-        + "1 of 20 differences looks real by chance."
-        + ("" if several else " Of one seed: another one moves scores too.")
-    )
+        + ("Mean ± standard deviation over seeds. " if several else "")
+        + f"Intervals (95 %) are over people{' and seeds' if several else ''}. "
+        + (noise if len(comparison.scores) > 1 else "")
+        + ("" if several else "Of one seed: another one moves scores too. ")
+    ).rstrip()
