@@ -109,7 +109,7 @@ def comparison_line(comparison: SweepComparison) -> str:
     """What was compared, and how to read it."""
     seeds, folds = (", ".join(map(str, numbers)) for numbers in (comparison.seeds, comparison.folds))
     several = len(comparison.seeds) > 1
-    noise = "Within noise: the interval holds 0. 1 of 20 differences looks real by chance. "
+    noise = f"Within noise: the interval holds 0. {'At least ' if several else ''}1 of 20 differences looks real by chance. "
     return (
         f"{comparison.photos} photos of {comparison.people} people, folds {folds}, seeds {seeds}. "
         + ("Mean ± standard deviation over seeds. " if several else "")
