@@ -109,11 +109,11 @@ def comparison_line(comparison: SweepComparison) -> str:
     """What was compared, and how to read it."""
     seeds, folds = (", ".join(map(str, numbers)) for numbers in (comparison.seeds, comparison.folds))
     several = len(comparison.seeds) > 1
-    noise = f"Within noise: the interval holds 0. {'At least ' if several else ''}1 of 20 differences looks real by chance. "
+    chance = f"{'At least ' if several else ''}1 of 20 differences looks real by chance. "
     return (
         f"{comparison.photos} photos of {comparison.people} people, folds {folds}, seeds {seeds}. "
         + ("Mean ± standard deviation over seeds. " if several else "")
         + f"Intervals (95 %) are over people{' and seeds' if several else ''}. "
-        + (noise if len(comparison.scores) > 1 else "")
+        + (f"Within noise: the interval holds 0. {chance}" if len(comparison.scores) > 1 else "")
         + ("" if several else "Of one seed: another one moves scores too. ")
     ).rstrip()
