@@ -89,8 +89,9 @@ def compare_recipes(
     photos = people = 0
     for recipe in recipes:
         for seed in seeds:
-            blend = load_blend([runs[recipe, seed]], data_folder, epoch, folds)
-            notes |= dict.fromkeys(blend.notes)
+            run = runs[recipe, seed]
+            blend = load_blend([run], data_folder, epoch, folds)
+            notes |= dict.fromkeys(note.removesuffix(f" of {run.folder}") for note in blend.notes)
             decided = blend.decide(blend.plain(tta)).classes
             confusions = person_confusions(blend.truth, decided, blend.person)
             found = drawn_parts(draw_people(blend.stratum, draws), confusions)

@@ -160,6 +160,22 @@ def test_a_failed_job_is_told_and_the_rest_is_compared(copy: Path, monkeypatch: 
     assert "84 photos of 12 people" in outcome.out
 
 
+def test_photos_that_are_left_out_are_so_in_all_runs(there: Path, tmp_path: Path) -> None:
+    shutil.copytree("data", tmp_path / "data")
+    photo = next((tmp_path / "data" / "train" / "images").glob("*/normal.jpg"))
+    photo.write_bytes(photo.read_bytes()[:300])
+    assert maskens("folds", "--data", tmp_path / "data", "--run", tmp_path / "run", "--k", "2").code == 0
+    words = ("sweep", "--run", tmp_path / "run", "--out", tmp_path / "sweep", "--recipe", "a.toml", "--fold", "0")
+    refused(maskens(*words, "--seed", "0"), "normal.jpg can't be read", "leave them out with --skip-bad-photos")
+    outcome = maskens(*words, "--seed", "0", "--skip-bad-photos")
+    assert outcome.code == 0, outcome.err
+    added = maskens("sweep", "--out", tmp_path / "sweep", "--seed", "1")
+    assert added.code == 0, added.err
+    assert added.out.count("1 of 84 labelled photos can't be read and are left out") == 1
+    first, second = ((tmp_path / "sweep" / f"a-seed{seed}" / "skipped.csv").read_text() for seed in (0, 1))
+    assert first == second
+
+
 def test_a_dry_run_lists_the_matrix_and_writes_nothing(there: Path) -> None:
     outcome = maskens("sweep", "--out", "runs/other", "--recipe", "a.toml", "--seed", "0..4", "--dry-run")
     assert outcome.code == 0, outcome.err
