@@ -51,6 +51,8 @@ class DaskBackend:
         except KilledWorker as error:
             raise WorkerLost("the worker that had it is gone") from error
         except (FutureCancelledError, OSError, TimeoutError) as error:
+            if self._stopping:  # by this process itself
+                raise KeyboardInterrupt from None
             raise WorkerLost("the scheduler is gone") from error
         finally:
             self._under_way.pop(call.token, None)
