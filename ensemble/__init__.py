@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ensemble.pipeline.audit import audit
     from ensemble.pipeline.compare import compare
+    from ensemble.pipeline.distil import DistilOptions, distil
     from ensemble.pipeline.explore import explore
     from ensemble.pipeline.export import export
     from ensemble.pipeline.infer import InferOptions, infer
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
     from ensemble.pipeline.verify import verify
 
 __all__ = [
+    "DistilOptions",
     "InferOptions",
     "ServeOptions",
     "TrainOptions",
     "audit",
     "check_submission",
     "compare",
+    "distil",
     "explore",
     "export",
     "infer",
@@ -51,6 +54,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "DistilOptions": "distil",
     "InferOptions": "infer",
     "ServeOptions": "serve",
     "TrainOptions": "train",

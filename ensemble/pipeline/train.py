@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.data.augment import build
-from ensemble.decision.pseudo_labelling import make_pseudo_labels
+from ensemble.decision.pseudo_labelling import chosen_pseudo_labels
 from ensemble.jobs.completion import begun, unfinished
 from ensemble.jobs.hardware import Hardware, choose_device
-from ensemble.jobs.plan import plan, refuse_jobs_without_photos, select_tasks
-from ensemble.jobs.pseudo_labels import PseudoLabels, load_pseudo_labels, refuse_other_ages, save_pseudo_labels
+from ensemble.jobs.plan import plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
+from ensemble.jobs.pseudo_labels import PseudoLabels, save_pseudo_labels
 from ensemble.jobs.reuse import reuse_jobs
+from ensemble.jobs.soft_targets import SoftTargets, load_soft_targets
 from ensemble.jobs.spec import JobSpec, geometry
 from ensemble.pipeline.inputs import AUTO_CACHE, DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
 from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe
@@ -31,8 +32,6 @@ from folds.data.people import TrainData
 from folds.data.skipped import left_out_words, named
 from folds.errors import MaskensError
 from folds.run import Run, load_data, load_run
-
-PSEUDO_MIN_P = 0.95
 
 
 @dataclass(frozen=True)
@@ -96,6 +95,7 @@ class TrainingPlan:
     hardware: Hardware
     trackers: tuple[str, ...]
     pseudo: PseudoLabels | None
+    soft: SoftTargets | None
     source: Run | None  # whose finished jobs are taken over
     restart: bool
     skip_bad: bool  # leave out photos that can't be read
@@ -136,6 +136,27 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
     """
     loaded = load_run(Path(run))
     data, folds = load_data(loaded, Path(options.data) if options.data else None)
+    return plan_jobs(loaded, data, folds, load_soft_targets(loaded, data), options)
+
+
+def plan_jobs(
+    run: Run,
+    data: TrainData,
+    folds: IntArray,
+    soft: SoftTargets | None,
+    options: TrainOptions,
+    like: Run | None = None,
+) -> TrainingPlan:
+    """As `plan_training`, of a run that need not be written yet.
+
+    Args:
+        folds: int64 (people,).
+        soft: what it learns from; None is the labels.
+        like: a run whose recipe is the start where neither the run nor the options have one.
+
+    Raises:
+        MaskensError: as `plan_training`.
+    """
     hardware = Hardware(choose_device(options.device), options.workers, options.jobs)
     trackers = tuple(dict.fromkeys(options.track))
     check_trackers(trackers)
@@ -143,14 +164,16 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
         raise MaskensError("--reuse and --restart exclude each other: take finished jobs over, or do them anew.")
     source = load_run(Path(options.reuse)) if options.reuse else None
     change = RecipeChange(options.recipe, options.changes, options.weights, options.pretrained)
-    recipe = resolve_recipe(loaded, change, source, build)
+    recipe = resolve_recipe(run, change, source or like, build)
     tasks = select_tasks(recipe, options.tasks)
-    chosen = range(loaded.k) if options.folds is None else sorted(options.folds)
-    cache = cache_folder(options.cache, loaded.folder)
-    pseudo = _pseudo_labels(loaded, data.root, options)
-    if pseudo:
-        refuse_other_ages(recipe, tasks)
-    jobs = plan(loaded, recipe, tasks, chosen, hardware, cache, trackers, options.compile, pseudo)
+    chosen = range(run.k) if options.folds is None else sorted(options.folds)
+    cache = cache_folder(options.cache, run.folder)
+    pseudo = chosen_pseudo_labels(run, data.root, options.pseudo, options.pseudo_min_p)
+    if pseudo and soft:
+        raise MaskensError(f"{run.folder} learns from soft targets, and photos with pseudo-labels have none.")
+    if pseudo or soft:
+        refuse_other_ages(recipe, tasks, "soft targets" if soft else "pseudo-labels")
+    jobs = plan(run, recipe, tasks, chosen, hardware, cache, trackers, options.compile, pseudo, soft)
     todo = jobs if options.restart else unfinished(jobs)
     warnings: list[str] = []
     if todo:
@@ -158,11 +181,11 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
         going_on = set() if options.restart else begun(todo)
         warnings = preflight(recipe, {s.task: 0 for s in todo}, going_on, hardware.device)
         warnings += filter(None, [hardware.oversubscription])
-        if again := readable_again(data) if loaded.jobs_on_disk() else []:
+        if again := readable_again(data) if run.jobs_on_disk() else []:
             count = f"{len(again)} of the photos that are left out can be read now, e.g. {again[0]}"
             warnings.append(f"{count}; as the run's models never saw them, it goes on without. A new run would not")
     return TrainingPlan(
-        run=loaded,
+        run=run,
         data=data,
         folds=folds,
         recipe=recipe,
@@ -171,34 +194,12 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
         hardware=hardware,
         trackers=trackers,
         pseudo=pseudo,
+        soft=soft,
         source=source,
         restart=options.restart,
         skip_bad=options.skip_bad_photos,
         warnings=tuple(warnings),
     )
-
-
-def _pseudo_labels(run: Run, root: Path, options: TrainOptions) -> PseudoLabels | None:
-    """Those that are named, or those that the run keeps.
-
-    Raises:
-        MaskensError: others than those that the run's jobs have learned from.
-    """
-    kept = load_pseudo_labels(run, root)
-    if options.pseudo is None:
-        if options.pseudo_min_p is not None:
-            raise MaskensError("--pseudo-min-p goes with --pseudo RUN.")
-        return kept
-    min_p = PSEUDO_MIN_P if options.pseudo_min_p is None else options.pseudo_min_p
-    if not 0.5 < min_p <= 1:
-        raise MaskensError(f"--pseudo-min-p {min_p:g} is not above 0.5: what is less sure is as likely wrong.")
-    named = make_pseudo_labels(load_run(Path(options.pseudo)), run, root, min_p)
-    if run.jobs_on_disk() and named.hash != (kept.hash if kept else ""):
-        raise MaskensError(
-            f"{run.folder} holds models that were trained with {'other' if kept else 'no'} pseudo-labels. "
-            f"Begin a new run: maskens folds --run NEW --folds-file {run.folds_file}"
-        )
-    return named
 
 
 def leave_out_bad_photos(
