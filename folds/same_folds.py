@@ -24,7 +24,7 @@ def run_like(source: Run, folder: Path, data: TrainData) -> Run:
     Raises:
         MaskensError: the folder holds something else, or a run that differs in one of these.
     """
-    refuse_foreign(folder)
+    refuse_foreign(folder, "--out")
     before = remembered(folder)
     if before is None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -34,7 +34,7 @@ def run_like(source: Run, folder: Path, data: TrainData) -> Run:
         )
     unlike = differing(source, before, "data", "folds", "seed", "label fixes", "merged ids", "skipped photos")
     if unlike:
-        raise MaskensError(f"{folder} is a run with other {unlike} than {source.folder}. Name a new folder.")
+        raise MaskensError(f"{folder} is a run with other {unlike} than {source.folder}. Name a new folder: --out DIR")
     return before
 
 

@@ -79,8 +79,8 @@ def distil(
 ) -> None:
     """Train a student on what a finished ensemble says of people whom its models never saw.
 
-    The student is a run of its own, on the same data and folds; infer, score, export and all others take it. One fold of
-    it is a model that predicts in one pass; all folds give it an out-of-fold score. docs/distil.md.
+    The student is a run of its own, on the same data and folds; infer, score, export and all others take it. One fold
+    of it is a model that predicts in one pass; all folds give it an out-of-fold score. docs/distil.md.
 
     Example:  maskens distil --run runs/default --recipe student.toml --fold 0
     Example:  maskens infer --run runs/default-student --allow-missing --tta none

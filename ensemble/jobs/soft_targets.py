@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
+from ensemble.jobs.status import read_status
 from ensemble.recipes.tasks import ONLY_GENDER, Predicts
 from folds.data.labels import CLASSES, FloatArray, decode
 from folds.data.people import TrainData
@@ -119,15 +120,25 @@ def load_soft_targets(run: Run, data: TrainData) -> SoftTargets | None:
     """As `read_soft_targets`, for the run's data.
 
     Raises:
-        MaskensError: they can't be read, or lack a photo to learn from.
+        MaskensError: they can't be read, lack a photo to learn from, or are gone though models have learned from them.
     """
     found = read_soft_targets(run)
-    if found is not None:
+    if found is None:
+        _refuse_lost(run)
+    else:
         there, files = set(found.files), set(data.files)
         wanted = {file for file in files if file not in data.skipped}
         if not wanted <= there or not there <= files:
             raise MaskensError(f"{run.folder / ARRAYS} is of other photos than those of the run. {ADVICE}")
     return found
+
+
+def _refuse_lost(run: Run) -> None:
+    """Without its soft targets a student would be trained anew, from labels."""
+    for folder in run.jobs_on_disk():
+        task, fold = folder.parent.name, int(folder.name.removeprefix("fold"))
+        if "soft_targets" in read_status(run, task, fold).record:
+            raise MaskensError(f"{run.folder / ARRAYS} is missing, from which {task} fold {fold} has learned. {ADVICE}")
 
 
 def soft_words(run: Run) -> str:

@@ -67,7 +67,7 @@ def plan_distillation(runs: Folders = DEFAULT_RUN, options: DistilOptions = DEFA
     data_folder = Path(options.train.data) if options.train.data else None
     folder = Path(options.out) if options.out else _beside(teachers[0].folder)
     if folder.resolve() in {teacher.folder.resolve() for teacher in teachers}:
-        raise MaskensError(f"--out {folder}: that is the teacher itself. Name a new folder for the student.")
+        raise MaskensError(f"--out {folder}: that is the teacher itself. Name a new folder: --out DIR")
     temperature = TEMPERATURE if options.temperature is None else options.temperature
     alpha = ALPHA if options.alpha is None else options.alpha
     soft, blend = make_soft_targets(teachers, data_folder, options.tta, options.tuned, temperature, alpha)
@@ -88,7 +88,7 @@ def _refuse_other_lessons(student: Run, soft: SoftTargets) -> None:
     kept = read_soft_targets(student)
     if kept is None:
         raise MaskensError(
-            f"{student.folder} holds models that learned from labels alone. Name a new folder for the student: --out DIR"
+            f"{student.folder} holds models that learned from labels alone. Name a new folder: --out DIR"
         )
     if kept.hash != soft.hash:
         raise MaskensError(

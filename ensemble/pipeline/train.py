@@ -168,9 +168,9 @@ def plan_jobs(
     tasks = select_tasks(recipe, options.tasks)
     chosen = range(run.k) if options.folds is None else sorted(options.folds)
     cache = cache_folder(options.cache, run.folder)
+    if soft and options.pseudo:
+        raise MaskensError(f"--pseudo: {run.folder} learns from soft targets, and photos to predict have none.")
     pseudo = chosen_pseudo_labels(run, data.root, options.pseudo, options.pseudo_min_p)
-    if pseudo and soft:
-        raise MaskensError(f"{run.folder} learns from soft targets, and photos with pseudo-labels have none.")
     if pseudo or soft:
         refuse_other_ages(recipe, tasks, "soft targets" if soft else "pseudo-labels")
     jobs = plan(run, recipe, tasks, chosen, hardware, cache, trackers, options.compile, pseudo, soft)
