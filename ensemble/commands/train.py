@@ -10,11 +10,15 @@ import typer
 from ensemble.commands.jobs import confirm_long, print_estimate, print_plan, run_jobs
 from ensemble.commands.options import (
     DEFAULT_RUNS,
+    AddressOption,
+    BackendOption,
     CacheOption,
     DataOption,
     DeviceOption,
     DryOption,
+    JobsOption,
     QuietOption,
+    RetriesOption,
     RunOption,
     SetOption,
     SkipBadOption,
@@ -24,7 +28,6 @@ from ensemble.commands.terminal import make_console, note, progress_bars, say
 from ensemble.commands.train_options import (
     CompileOption,
     FoldOption,
-    JobsOption,
     NoPretrainedOption,
     RestartOption,
     TaskOption,
@@ -67,7 +70,10 @@ def train(
         typer.Option("--pseudo-min-p", metavar="P", help="Least probability of such a label, 0.95 by default."),
     ] = None,
     restart: RestartOption = False,
-    jobs: JobsOption = 1,
+    jobs: JobsOption = None,
+    backend: BackendOption = None,
+    address: AddressOption = None,
+    retries: RetriesOption = 2,
     track: TrackOption = None,
     compile_models: CompileOption = False,
     skip_bad_photos: SkipBadOption = False,
@@ -83,6 +89,7 @@ def train(
     """Train one model per fold and task; finished jobs are kept, interrupted ones go on.
 
     Example:  maskens train --fold 0..4 --recipe quick --weights tf_efficientnet_lite0.safetensors
+    Example:  maskens train --backend dask --address tcp://10.0.0.1:8786; docs/cluster.md
     Example:  maskens train --skip-bad-photos, after which the run leaves out the same photos whenever it goes on
     """
     chosen = chosen_folds(fold, run[0])
@@ -102,6 +109,9 @@ def train(
         pseudo_min_p=pseudo_min_p,
         restart=restart,
         jobs=jobs,
+        backend=backend,
+        address=address,
+        retries=retries,
         track=track or (),
         compile=compile_models,
         skip_bad_photos=skip_bad_photos,

@@ -20,7 +20,6 @@ WeightsOption = Annotated[
 ]
 NoPretrainedOption = Annotated[bool, typer.Option("--no-pretrained", help="Start from random weights.")]
 RestartOption = Annotated[bool, typer.Option("--restart", help="Forget what these jobs have done so far.")]
-JobsOption = Annotated[int, typer.Option("--jobs", min=1, help="Jobs at a time.")]
 TrackOption = Annotated[
     list[TrackerName] | None,
     typer.Option("--track", help="Curves and pictures for TensorBoard, or sent to W&B; may be repeated."),

@@ -11,45 +11,15 @@ from scipy.special import log_softmax
 
 from ensemble.decision.members import Ensemble, members
 from ensemble.jobs.oof import Logits, oof_hash
-from ensemble.jobs.pseudo_labels import NOT_TAKEN, PseudoLabels, load_pseudo_labels
+from ensemble.jobs.pseudo_labels import NOT_TAKEN, PseudoLabels
 from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.schema import Recipe
 from folds.data.labels import IntArray
 from folds.data.layout import read_eval
 from folds.data.people import EvalData
 from folds.errors import MaskensError
-from folds.run import Run, load_run
+from folds.run import Run
 from folds.runs import differing
-
-MIN_P = 0.95
-
-
-def chosen_pseudo_labels(run: Run, root: Path, named: Path | str | None, min_p: float | None) -> PseudoLabels | None:
-    """Those of the run that is named, or those that `run` keeps.
-
-    Args:
-        root: the data folder.
-        named: folder of a run.
-        min_p: as of `make_pseudo_labels`; None is MIN_P.
-
-    Raises:
-        MaskensError: others than those that the run's jobs have learned from.
-    """
-    kept = load_pseudo_labels(run, root)
-    if named is None:
-        if min_p is not None:
-            raise MaskensError("--pseudo-min-p goes with --pseudo RUN.")
-        return kept
-    min_p = MIN_P if min_p is None else min_p
-    if not 0.5 < min_p <= 1:
-        raise MaskensError(f"--pseudo-min-p {min_p:g} is not above 0.5: what is less sure is as likely wrong.")
-    found = make_pseudo_labels(load_run(Path(named)), run, root, min_p)
-    if run.jobs_on_disk() and found.hash != (kept.hash if kept else ""):
-        raise MaskensError(
-            f"{run.folder} holds models that were trained with {'other' if kept else 'no'} pseudo-labels. "
-            f"Begin a new run: maskens folds --run NEW --folds-file {run.folds_file}"
-        )
-    return found
 
 
 def make_pseudo_labels(source: Run, run: Run, root: Path, min_p: float) -> PseudoLabels:

@@ -55,7 +55,7 @@ def plan(
             recipe,
             t,
             f,
-            hardware.device_of(i),
+            hardware.device,
             hardware.job_workers,
             hardware.job_threads,
             cache,
@@ -64,7 +64,7 @@ def plan(
             pseudo,
             soft,
         )
-        for i, (t, f) in enumerate(pairs)
+        for t, f in pairs
     ]
 
 

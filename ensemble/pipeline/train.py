@@ -7,16 +7,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
-from ensemble.decision.pseudo_labelling import chosen_pseudo_labels
 from ensemble.jobs.completion import begun, unfinished
-from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.jobs.hardware import BackendName, Hardware
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
 from ensemble.jobs.pseudo_labels import PseudoLabels, save_pseudo_labels
 from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.soft_targets import SoftTargets, load_soft_targets
 from ensemble.jobs.spec import JobSpec, geometry
 from ensemble.pipeline.inputs import AUTO_CACHE, DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
+from ensemble.pipeline.pseudo_labels import choose_pseudo_labels
 from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.training.estimate import Estimate, estimate_training
@@ -49,7 +50,10 @@ class TrainOptions:
         pseudo: a run whose surest labels of the photos to predict are learned from too. A run keeps them.
         pseudo_min_p: least probability of such a label.
         restart: forget what these jobs have done.
-        jobs: at a time.
+        jobs: at a time; None is one, and on a cluster as many as it takes.
+        backend: sequential, loky, dask or ray; None is this process for one job at a time, else loky.
+        address: of a cluster's scheduler, for dask and ray; None starts workers on this machine.
+        retries: how often a job whose process or node is lost goes on.
         track: tensorboard, wandb.
         compile: the models first, with torch.compile.
         skip_bad_photos: leave out photos that can't be read; else they are refused. A run keeps which they are.
@@ -69,7 +73,10 @@ class TrainOptions:
     pseudo: Folder | None = None
     pseudo_min_p: float | None = None
     restart: bool = False
-    jobs: int = 1
+    jobs: int | None = None
+    backend: BackendName | None = None
+    address: str | None = None
+    retries: int = 2
     track: Sequence[str] = ()
     compile: bool = False
     skip_bad_photos: bool = False
@@ -98,6 +105,7 @@ class TrainingPlan:
     soft: SoftTargets | None
     source: Run | None  # whose finished jobs are taken over
     restart: bool
+    retries: int  # of a job whose process or node is lost
     skip_bad: bool  # leave out photos that can't be read
     warnings: tuple[str, ...]
 
@@ -140,12 +148,7 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
 
 
 def plan_jobs(
-    run: Run,
-    data: TrainData,
-    folds: IntArray,
-    soft: SoftTargets | None,
-    options: TrainOptions,
-    like: Run | None = None,
+    run: Run, data: TrainData, folds: IntArray, soft: SoftTargets | None, options: TrainOptions, like: Run | None = None
 ) -> TrainingPlan:
     """As `plan_training`, of a run that need not be written yet.
 
@@ -157,7 +160,7 @@ def plan_jobs(
     Raises:
         MaskensError: as `plan_training`.
     """
-    hardware = Hardware(choose_device(options.device), options.workers, options.jobs)
+    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
     trackers = tuple(dict.fromkeys(options.track))
     check_trackers(trackers)
     if options.reuse and options.restart:
@@ -170,7 +173,7 @@ def plan_jobs(
     cache = cache_folder(options.cache, run.folder)
     if soft and options.pseudo:
         raise MaskensError(f"--pseudo: {run.folder} learns from soft targets, and photos to predict have none.")
-    pseudo = chosen_pseudo_labels(run, data.root, options.pseudo, options.pseudo_min_p)
+    pseudo = choose_pseudo_labels(run, data.root, options.pseudo, options.pseudo_min_p)
     if pseudo or soft:
         refuse_other_ages(recipe, tasks, "soft targets" if soft else "pseudo-labels")
     jobs = plan(run, recipe, tasks, chosen, hardware, cache, trackers, options.compile, pseudo, soft)
@@ -180,10 +183,7 @@ def plan_jobs(
         refuse_jobs_without_photos(todo, data, folds)
         going_on = set() if options.restart else begun(todo)
         warnings = preflight(recipe, {s.task: 0 for s in todo}, going_on, hardware.device)
-        warnings += filter(None, [hardware.oversubscription])
-        if again := readable_again(data) if run.jobs_on_disk() else []:
-            count = f"{len(again)} of the photos that are left out can be read now, e.g. {again[0]}"
-            warnings.append(f"{count}; as the run's models never saw them, it goes on without. A new run would not")
+        warnings += filter(None, [hardware.oversubscription, readable_again(run, data)])
     return TrainingPlan(
         run=run,
         data=data,
@@ -197,6 +197,7 @@ def plan_jobs(
         soft=soft,
         source=source,
         restart=options.restart,
+        retries=options.retries,
         skip_bad=options.skip_bad_photos,
         warnings=tuple(warnings),
     )
@@ -271,6 +272,7 @@ def run_plan(planned: TrainingPlan, display: JobsDisplay | None = None) -> Train
         planned.hardware,
         display or _NoDisplay(),
         planned.restart,
+        planned.retries,
     )
     return Trained(planned.run, len(planned.todo) - len(failed), failed)
 
