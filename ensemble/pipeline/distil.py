@@ -81,18 +81,19 @@ def _beside(folder: Path) -> Path:
     return folder.with_name(f"{folder.resolve().name}-student")
 
 
+def _has_begun(student: Run) -> bool:
+    """Whether a job of it has, be it in its first epoch in another process."""
+    return any(student.folder.glob("*/fold*/job.json"))
+
+
 def _refuse_other_lessons(student: Run, soft: SoftTargets) -> None:
-    """Refuse a run whose models have learned from something else."""
-    if not student.jobs_on_disk():
-        return
-    kept = read_soft_targets(student)
+    """Refuse a run whose jobs learn from something else."""
+    kept = read_soft_targets(student) if _has_begun(student) else soft
     if kept is None:
-        raise MaskensError(
-            f"{student.folder} holds models that learned from labels alone. Name a new folder: --out DIR"
-        )
+        raise MaskensError(f"{student.folder} has jobs that learn from labels alone. Name a new folder: --out DIR")
     if kept.hash != soft.hash:
         raise MaskensError(
-            f"{student.folder} holds models that learned from other soft targets: {kept.words}; now {soft.words}. "
+            f"{student.folder} has jobs that learn from other soft targets: {kept.words}; now {soft.words}. "
             f"Go on with them: maskens train --run {student.folder}; or name a new folder: --out DIR"
         )
 
@@ -101,7 +102,7 @@ def begin_student(planned: DistilPlan) -> None:
     """Write the student's run and its soft targets."""
     student = planned.training.run
     write_run_like(student, planned.teachers[0])
-    if not student.jobs_on_disk():
+    if not _has_begun(student):
         save_soft_targets(student, planned.soft)
 
 
