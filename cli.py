@@ -29,6 +29,7 @@ from ensemble.commands.report import report
 from ensemble.commands.sample import sample
 from ensemble.commands.score import score
 from ensemble.commands.serve import serve
+from ensemble.commands.sweep import sweep
 from ensemble.commands.terminal import fail
 from ensemble.commands.train import train
 from ensemble.commands.tune import tune
@@ -42,6 +43,7 @@ COMMANDS = (
     recommend,
     train,
     distil,
+    sweep,
     infer,
     predict,
     serve,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ensemble.pipeline.serve import ServeOptions, prepare_server, serve
     from ensemble.pipeline.split import make_folds
     from ensemble.pipeline.submission import check_submission
+    from ensemble.pipeline.sweep import compare_sweep, sweep
+    from ensemble.pipeline.sweep_plan import SweepOptions
     from ensemble.pipeline.train import TrainOptions, train
     from ensemble.pipeline.tune import tune
     from ensemble.pipeline.verify import verify
@@ -31,10 +33,12 @@ __all__ = [
     "DistilOptions",
     "InferOptions",
     "ServeOptions",
+    "SweepOptions",
     "TrainOptions",
     "audit",
     "check_submission",
     "compare",
+    "compare_sweep",
     "distil",
     "explore",
     "export",
@@ -48,6 +52,7 @@ __all__ = [
     "score",
     "score_submission",
     "serve",
+    "sweep",
     "train",
     "tune",
     "verify",
@@ -57,8 +62,10 @@ _MODULES = {
     "DistilOptions": "distil",
     "InferOptions": "infer",
     "ServeOptions": "serve",
+    "SweepOptions": "sweep_plan",
     "TrainOptions": "train",
     "check_submission": "submission",
+    "compare_sweep": "sweep",
     "make_folds": "split",
     "make_sample": "sample",
     "prepare_server": "serve",
