@@ -92,8 +92,8 @@ class DaskBackend:
                 address = self._cluster or self._hardware.address
                 again = self._client is not None
                 self._client = _client(address, RESTARTING if again else ANSWERING)
-                shape = dask_shape(self._client)
-                self._resources = {GPU: 1} if self._hardware.device == "cuda" and shape.gpus else {}
+                if not again and self._hardware.device == "cuda" and dask_shape(self._client).gpus:
+                    self._resources = {GPU: 1}
             return self._client
 
 
