@@ -1,0 +1,209 @@
+"""Simulated, not measured: many jobs on many workers that share one disk and one command.
+
+    python benchmarks/simulate_cluster.py [--measured benchmarks/cluster_measured.json]
+
+FILE is what backends.py and job_io.py leave with --json; the one beside this script is what docs/scale.md is about.
+First the trainings that were measured are simulated, beside what they took. Then 1,000 trainings, and a million photos
+predicted in 1,000 parts, on 8, 64 and 512 workers. `cluster_model.py` says how. Some seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, median, stdev
+from typing import Any
+
+from cluster_model import Cluster, Work, simulate
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """Figures of two cores from benchmarks/README.md (the first three), and what nobody measured."""
+
+    job: float = 582.0  # seconds of a job of `best` on 2,700 people
+    passes: float = 481.0  # a second through EfficientNet-Lite0 on photos of 128x96, decoding and all
+    decoded: float = 1095.0  # photos a second into the cache, by one process
+    faster: float = 10.0  # than these two cores, a GPU
+    photo: float = 22_000.0  # bytes of a JPEG of 384x512; those of 384x288 measured have 12,400
+    failures: float = 0.02  # workers lost, an hour of each
+    worker: float = 0.10  # USD an hour of two cores
+    gpu: float = 1.00  # USD an hour of a GPU with the cores that feed it
+    disk: float = 0.30  # USD a GB and month
+
+
+PHOTOS, TRAINED, EPOCHS = 18_900, 176 * 132 * 3, 2  # of the job of `best`: photos, bytes of each in the cache
+MODEL = 13.6e6  # bytes of its model.safetensors
+MILLION, PARTS, PASSES = 1_000_000, 1_000, 10  # photos; parts of them; passes a photo: five models, flip
+WORKERS = (8, 64, 512)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    beside = Path(__file__).with_name("cluster_measured.json")
+    parser.add_argument("--measured", type=Path, default=beside)
+    for name, text in (("bandwidth", "bytes/s"), ("answers", "operations/s"), ("latency", "seconds")):
+        default = getattr(Cluster, name)
+        parser.add_argument(f"--{name}", type=float, default=default, help=f"of the shared disk, {text}; {default:g}")
+    for name, default in vars(Assumed()).items():
+        parser.add_argument(f"--{name}", type=float, default=default, help=f"{default:g}")
+    args = parser.parse_args()
+    assumed = Assumed(**{name: getattr(args, name) for name in vars(Assumed())})
+    measured = json.loads(args.measured.read_text())
+    print(f"figures of {args.measured.name}; assumed: {assumed}\n")
+    print_check(measured)
+    base = Cluster(
+        1,
+        args.bandwidth,
+        answers=args.answers,
+        latency=args.latency,
+        send=sending(measured),
+        look=measured["job_io"]["look_seconds"],
+        look_operations=measured["job_io"]["counts"]["a look at a status"][0],
+        failures=assumed.failures,
+    )
+    print(f"\nshared disk: {base.bandwidth / 1e6:.0f} MB/s, {base.answers:.0f} operations/s, {base.latency * 1e3:g} ms")
+    print(f"the command: {1e3 * base.send:.1f} ms to send a job, {1e6 * base.look:.0f} µs to look at one\n")
+    gpu = f"{assumed.faster:g} times as fast"
+    slow, fast = (training(measured, assumed, faster) for faster in (1.0, assumed.faster))
+    tables("1,000 jobs of `best` on 2,700 people, workers of two cores", slow, base, assumed.worker, 1000)
+    tables(f"the same on workers {gpu}", fast, base, assumed.gpu, 1000)
+    tables(
+        "a million photos, five models with flip, two cores",
+        inference(measured, assumed, 1),
+        base,
+        assumed.worker,
+        1000,
+    )
+    tables(f"the same on workers {gpu}", inference(measured, assumed, assumed.faster), base, assumed.gpu, 1000)
+    print_changes(fast, inference(measured, assumed, assumed.faster), base, assumed)
+
+
+def sending(measured: dict[str, Any]) -> float:
+    """Seconds that the data of a job add to a call: packing, sending and unpacking them."""
+    calls = measured["backends"]["calls"].values()
+    return float(max(0.001, max(median(found["data"]) - median(found["empty"]) for found in calls)))
+
+
+def training(measured: dict[str, Any], assumed: Assumed, faster: float) -> Work:
+    """1,000 jobs of `best`."""
+    counts, cached = measured["job_io"]["counts"], measured["job_io"]["folders"].get("the cache", [0.0])
+    seconds = assumed.job / faster
+    further = (EPOCHS - 1) * counts["each further epoch"][0]
+    few = max(0.0, counts["a job of one epoch"][0] + further - EPOCHS * cached[0])  # photos are bytes, read ahead
+    by_the_clock = counts["a status file"][0] + 2 * counts["a look for a stop file"][0]
+    return Work(
+        1000,
+        seconds,
+        spread(measured),
+        starting(measured),
+        read=PHOTOS * TRAINED,  # once: later epochs find them in the node's memory
+        written=EPOCHS * MODEL * per_epoch(measured),
+        operations=by_the_clock + few / seconds,
+        save=min(300.0, seconds / EPOCHS),
+        once=PHOTOS / assumed.decoded,
+    )
+
+
+def inference(measured: dict[str, Any], assumed: Assumed, faster: float) -> Work:
+    """A million photos, each part of them decoded by the worker that predicts it."""
+    photos = MILLION / PARTS
+    seconds = photos * PASSES / assumed.passes / faster
+    return Work(
+        PARTS,
+        seconds,
+        spread(measured),
+        starting(measured),
+        read=photos * assumed.photo + PASSES / 2 * MODEL,
+        written=photos * PASSES * 8 * 4,  # logits: 3 + 2 + 3, float32
+        operations=4 * photos / seconds + 2,  # open, look, read, close; a look for a stop file
+        save=seconds,
+    )
+
+
+def spread(measured: dict[str, Any]) -> float:
+    jobs = way(measured, "sequential", 1)["jobs"]
+    return float(stdev(jobs) / fmean(jobs))
+
+
+def starting(measured: dict[str, Any]) -> float:
+    """Seconds of a process on a node until it has imported all."""
+    return float(median(measured["backends"]["calls"]["dask"]["imports"]))
+
+
+def per_epoch(measured: dict[str, Any]) -> float:
+    """Bytes that a job writes in an epoch, as times of its model."""
+    return float(measured["job_io"]["counts"]["each further epoch"][2]) / float(measured["job_io"]["model_bytes"])
+
+
+def way(measured: dict[str, Any], name: str, workers: int) -> dict[str, Any]:
+    found: Sequence[dict[str, Any]] = measured["backends"]["ways"]
+    return next(each for each in found if (each["name"], each["workers"]) == (name, workers))
+
+
+def print_check(measured: dict[str, Any]) -> None:
+    """The trainings that were measured, simulated: jobs take what `sequential` took, all else was measured apart."""
+    alone, command = way(measured, "sequential", 1), measured["backends"]["command"]
+    jobs = len(alone["jobs"])
+    body = (alone["wall"] - command) / jobs
+    print(f"{jobs} jobs of {body:.2f} s\n\n| backend | workers | simulated, s | measured, s | ratio |")
+    print("|---|---|---|---|---|")
+    for found in measured["backends"]["ways"]:
+        if calls := measured["backends"]["calls"].get(found["name"]):
+            once = command + calls["ready"]
+            work = Work(jobs, body, spread(measured), median(calls["imports"]), 0.0, 0.0, 0.0, 0.0, once)
+            stays = found["name"] == "loky"
+            if stays:  # a process imports once, which the calls measured as their longest
+                work = replace(work, start=max(calls["imports"]))
+            cluster = Cluster(found["workers"], send=sending(measured), start_once=stays)
+            wall = simulate(work, cluster).wall
+            cells = (found["name"], str(found["workers"]), f"{wall:.1f}", f"{found['wall']:.1f}")
+            print("|", " | ".join(cells), f"| {wall / found['wall']:.2f} |")
+
+
+def tables(title: str, work: Work, base: Cluster, price: float, looks_at: int) -> None:
+    print(f"**{title}** ({work.jobs:,} jobs of {work.seconds:.0f} s; each reads {work.read / 1e6:.0f} MB, writes")
+    print(f"{work.written / 1e6:.1f} MB, asks for {work.operations:.1f} operations a second)\n")
+    print(HEADS)
+    for workers in WORKERS:
+        print_row(str(workers), work, replace(base, workers=workers, looks_at=looks_at), price)
+    print()
+
+
+COLUMNS = ("workers", "wall", "computing", "largest loss", "MB/s asked", "operations/s asked", "workers lost", "USD")
+HEADS = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
+
+
+def print_row(name: str, work: Work, cluster: Cluster, price: float) -> None:
+    found = simulate(work, cluster)
+    asked = cluster.workers * (work.read + work.written) / (work.start + work.seconds) / 1e6
+    usd = cluster.workers * found.wall / 3600 * price
+    wall = f"{found.wall / 3600:.1f} h" if found.wall > 7200 else f"{found.wall / 60:.1f} min"
+    cells = (name, wall, f"{found.shares['computing']:.0%}", found.bottleneck, f"{asked:,.0f}")
+    print("|", " | ".join([*cells, f"{found.operations:,.0f}", str(found.lost), f"{usd:,.0f}"]), "|")
+
+
+def print_changes(train: Work, infer: Work, base: Cluster, assumed: Assumed) -> None:
+    """The fast workers, 512 of them: one thing changed at a time."""
+    most = replace(base, workers=WORKERS[-1], looks_at=train.jobs)
+    under_way = replace(most, looks_at=most.workers)
+    kept = replace(train, read=train.read * most.workers / train.jobs)
+    serial = replace(infer, once=MILLION / assumed.decoded)
+    print(f"**{most.workers} of the fast workers, with one thing changed**\n\n{HEADS.replace('workers', 'what', 1)}")
+    print_row("training, as above", train, most, assumed.gpu)
+    print_row("each node reads the cache once and keeps it", kept, most, assumed.gpu)
+    print_row("the command looks only at jobs under way", train, under_way, assumed.gpu)
+    print_row("status files every ten seconds", replace(train, operations=train.operations / 10), most, assumed.gpu)
+    print_row("a disk of four times the bandwidth", train, replace(most, bandwidth=4 * most.bandwidth), assumed.gpu)
+    print_row("no worker is lost", train, replace(most, failures=0.0), assumed.gpu)
+    print_row("inference, as above", infer, most, assumed.gpu)
+    print_row("one process decodes all photos first", serial, most, assumed.gpu)
+    hours = assumed.disk * (PHOTOS * TRAINED + MILLION * assumed.photo) / 1e9
+    print(f"\nthe disk itself, photos and caches: about {hours:.0f} USD a month")
+
+
+if __name__ == "__main__":
+    main()
