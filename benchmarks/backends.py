@@ -180,7 +180,7 @@ def calls_that_do_nothing(name: str, calls: int) -> dict[str, Any]:
             return {
                 "ready": ready,
                 "empty": [seconds(os.getpid) for _ in range(calls)],
-                "data": [seconds(id, data) for _ in range(calls)],
+                "data": [seconds(id, data) for _ in range(max(3, calls // 2))],
                 "imports": [seconds(Failure, "", False) for _ in range(max(3, calls // 3))],
             }
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 PHASES = ("starting", "reading", "computing", "writing")
-COMPUTING = PHASES.index("computing")
+STARTING, READING, COMPUTING, WRITING = range(len(PHASES))
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,13 @@ class Work:
     seconds: float  # of computing, mean
     spread: float  # standard deviation of it by the mean
     start: float  # seconds of a process until it has imported all
-    read: float  # bytes
+    read: float  # bytes, by each job
     written: float
     operations: float  # on shared files, a second of computing
     save: float  # seconds of work that a lost worker loses at most
     once: float = 0.0  # seconds before the first job, by the command alone
+    kept: float = 0.0  # bytes that a worker reads before its first job, and keeps in memory
+    at_once: int = 1  # operations that a job waits for at the same time
 
 
 @dataclass(frozen=True)
@@ -101,14 +103,16 @@ def simulate(work: Work, cluster: Cluster, seed: int = 0) -> Result:
             if not queue or sent > now + 1e-9:
                 break
             left[worker], busy[worker], computed[worker] = queue.pop(), True, 0.0
-            if cluster.start_once and started[worker]:
-                left[worker, 0] = 0.0
+            if not started[worker]:
+                left[worker, READING] += work.kept
+            elif cluster.start_once:
+                left[worker, STARTING] = 0.0
             started[worker] = True
             sent = now + send
         phase = np.where(busy, (left > 1e-9).argmax(1), -1)
-        moving, computing = np.isin(phase, (1, 3)), phase == COMPUTING
+        moving, computing = np.isin(phase, (READING, WRITING)), phase == COMPUTING
         asked = computing.sum() * work.operations
-        alone = 1 / (1 + work.operations * cluster.latency)
+        alone = 1 / (1 + work.operations * cluster.latency / work.at_once)
         speed = min(alone, cluster.answers / (asked + look_operations)) if asked else 1.0
         rate = np.where(moving, min(cluster.network, cluster.bandwidth / max(1, moving.sum())), 1.0)
         rate = np.where(computing, speed, rate)

@@ -28,11 +28,11 @@ from typing import Any
 
 from backends import keep
 
-from ensemble.jobs.stopping import stop_file
 from ensemble.backends.paths import pack
 from ensemble.jobs.locks import lock_job_process
 from ensemble.jobs.spec import JobSpec, geometry, learned_rows
 from ensemble.jobs.status import read_status
+from ensemble.jobs.stopping import stop_file
 from ensemble.pipeline.sample import make_sample
 from ensemble.pipeline.split import make_folds
 from ensemble.pipeline.train import TrainOptions, plan_training, prepare

@@ -100,11 +100,12 @@ def training(measured: dict[str, Any], assumed: Assumed, faster: float) -> Work:
         seconds,
         spread(measured),
         starting(measured),
-        read=PHOTOS * TRAINED,  # once: later epochs find them in the node's memory
+        read=0.0,
         written=EPOCHS * MODEL * per_epoch(measured),
         operations=by_the_clock + few / seconds,
         save=min(300.0, seconds / EPOCHS),
         once=PHOTOS / assumed.decoded,
+        kept=PHOTOS * TRAINED,  # one file for all jobs
     )
 
 
@@ -121,6 +122,7 @@ def inference(measured: dict[str, Any], assumed: Assumed, faster: float) -> Work
         written=photos * PASSES * 8 * 4,  # logits: 3 + 2 + 3, float32
         operations=4 * photos / seconds + 2,  # open, look, read, close; a look for a stop file
         save=seconds,
+        at_once=max(2, round(faster)),  # threads that decode
     )
 
 
@@ -135,8 +137,8 @@ def starting(measured: dict[str, Any]) -> float:
 
 
 def per_epoch(measured: dict[str, Any]) -> float:
-    """Bytes that a job writes in an epoch, as times of its model."""
-    return float(measured["job_io"]["counts"]["each further epoch"][2]) / float(measured["job_io"]["model_bytes"])
+    """Bytes that a job writes in an epoch that is its best so far, as times of its model."""
+    return float(measured["job_io"]["counts"]["a job of one epoch"][2]) / float(measured["job_io"]["model_bytes"])
 
 
 def way(measured: dict[str, Any], name: str, workers: int) -> dict[str, Any]:
@@ -165,8 +167,9 @@ def print_check(measured: dict[str, Any]) -> None:
 
 
 def tables(title: str, work: Work, base: Cluster, price: float, looks_at: int) -> None:
-    print(f"**{title}** ({work.jobs:,} jobs of {work.seconds:.0f} s; each reads {work.read / 1e6:.0f} MB, writes")
-    print(f"{work.written / 1e6:.1f} MB, asks for {work.operations:.1f} operations a second)\n")
+    print(f"**{title}** ({work.jobs:,} jobs of {work.seconds:.0f} s; each reads {work.read / 1e6:.0f} MB and writes")
+    print(f"{work.written / 1e6:.1f} MB, a worker reads {work.kept / 1e6:,.0f} MB before its first; each asks for")
+    print(f"{work.operations:.1f} operations a second)\n")
     print(HEADS)
     for workers in WORKERS:
         print_row(str(workers), work, replace(base, workers=workers, looks_at=looks_at), price)
@@ -179,7 +182,8 @@ HEADS = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}"
 
 def print_row(name: str, work: Work, cluster: Cluster, price: float) -> None:
     found = simulate(work, cluster)
-    asked = cluster.workers * (work.read + work.written) / (work.start + work.seconds) / 1e6
+    reads = work.read + work.kept * min(1.0, cluster.workers / work.jobs)
+    asked = cluster.workers * (reads + work.written) / (work.start + work.seconds) / 1e6
     usd = cluster.workers * found.wall / 3600 * price
     wall = f"{found.wall / 3600:.1f} h" if found.wall > 7200 else f"{found.wall / 60:.1f} min"
     cells = (name, wall, f"{found.shares['computing']:.0%}", found.bottleneck, f"{asked:,.0f}")
@@ -190,18 +194,19 @@ def print_changes(train: Work, infer: Work, base: Cluster, assumed: Assumed) -> 
     """The fast workers, 512 of them: one thing changed at a time."""
     most = replace(base, workers=WORKERS[-1], looks_at=train.jobs)
     under_way = replace(most, looks_at=most.workers)
-    kept = replace(train, read=train.read * most.workers / train.jobs)
+    forgets = replace(train, kept=0.0, read=EPOCHS * train.kept)
     serial = replace(infer, once=MILLION / assumed.decoded)
     print(f"**{most.workers} of the fast workers, with one thing changed**\n\n{HEADS.replace('workers', 'what', 1)}")
     print_row("training, as above", train, most, assumed.gpu)
-    print_row("each node reads the cache once and keeps it", kept, most, assumed.gpu)
+    print_row("nodes whose memory does not hold the cache", forgets, most, assumed.gpu)
+    print_row("the cache on each node's own disk beforehand", replace(train, kept=0.0), most, assumed.gpu)
     print_row("the command looks only at jobs under way", train, under_way, assumed.gpu)
     print_row("status files every ten seconds", replace(train, operations=train.operations / 10), most, assumed.gpu)
     print_row("a disk of four times the bandwidth", train, replace(most, bandwidth=4 * most.bandwidth), assumed.gpu)
     print_row("no worker is lost", train, replace(most, failures=0.0), assumed.gpu)
     print_row("inference, as above", infer, most, assumed.gpu)
     print_row("one process decodes all photos first", serial, most, assumed.gpu)
-    hours = assumed.disk * (PHOTOS * TRAINED + MILLION * assumed.photo) / 1e9
+    hours = assumed.disk * (train.kept + MILLION * assumed.photo) / 1e9
     print(f"\nthe disk itself, photos and caches: about {hours:.0f} USD a month")
 
 
