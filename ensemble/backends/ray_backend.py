@@ -42,7 +42,6 @@ class RayBackend:
             num_cpus=self._hardware.job_threads + self._hardware.job_workers,
             num_gpus=1 if self._hardware.device == "cuda" else 0,
             max_retries=0,
-            scheduling_strategy="SPREAD",
         )
         self._under_way[call.token] = call
         try:
