@@ -28,6 +28,7 @@ from ensemble.commands.report import report
 from ensemble.commands.sample import sample
 from ensemble.commands.score import score
 from ensemble.commands.serve import serve
+from ensemble.commands.sweep import sweep
 from ensemble.commands.terminal import fail
 from ensemble.commands.train import train
 from ensemble.commands.tune import tune
@@ -40,6 +41,7 @@ COMMANDS = (
     folds,
     recommend,
     train,
+    sweep,
     infer,
     predict,
     serve,

@@ -4,7 +4,7 @@
 
 FILE is what backends.py and job_io.py leave with --json; the one beside this script is what docs/scale.md is about.
 First the trainings that were measured are simulated, beside what they took. Then 1,000 trainings, and a million photos
-predicted in 1,000 parts, on 8, 64 and 512 workers. `cluster_model.py` says how. Some seconds.
+predicted in shards, on 8, 64 and 512 workers. `cluster_model.py` says how. Some seconds.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from cluster_model import Cluster, Work, simulate
+
+from ensemble.inference.shards import EACH, LARGEST, SMALLEST
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Assumed:
 
 PHOTOS, TRAINED, EPOCHS = 18_900, 176 * 132 * 3, 2  # of the job of `best`: photos, bytes of each in the cache
 MODEL = 13.6e6  # bytes of its model.safetensors
-MILLION, PARTS, PASSES = 1_000_000, 1_000, 10  # photos; parts of them; passes a photo: five models, flip
+MILLION, PASSES, SHOWN = 1_000_000, 10, 128 * 96 * 3  # photos; passes a photo: five models, flip; bytes in the cache
+OPENING, DECODERS = 4, 2  # operations to open and read a photo's file; threads of the command that do
 WORKERS = (8, 64, 512)
 
 
@@ -67,19 +70,35 @@ def main() -> None:
     )
     print(f"\nshared disk: {base.bandwidth / 1e6:.0f} MB/s, {base.answers:.0f} operations/s, {base.latency * 1e3:g} ms")
     print(f"the command: {1e3 * base.send:.1f} ms to send a job, {1e6 * base.look:.0f} µs to look at one\n")
-    gpu = f"{assumed.faster:g} times as fast"
-    slow, fast = (training(measured, assumed, faster) for faster in (1.0, assumed.faster))
-    tables("1,000 jobs of `best` on 2,700 people, workers of two cores", slow, base, assumed.worker, 1000)
-    tables(f"the same on workers {gpu}", fast, base, assumed.gpu, 1000)
-    tables(
-        "a million photos, five models with flip, two cores",
-        inference(measured, assumed, 1),
-        base,
-        assumed.worker,
-        1000,
+    for faster, price, kind in ((1.0, assumed.worker, "two cores"), (assumed.faster, assumed.gpu, "a GPU")):
+        train = training(measured, assumed, faster)
+        looking = replace(base, looks_at=train.jobs)
+        rows = [(str(n), train, replace(looking, workers=n)) for n in WORKERS]
+        print_table(f"1,000 jobs of `best`, workers with {kind}: {train.seconds:.0f} s a job", rows, price)
+        shards = {n: inference(measured, assumed, faster, n, base.latency) for n in WORKERS}
+        rows = [(str(n), work, replace(base, workers=n)) for n, work in shards.items()]
+        rows += [(f"{n}, --cache none", decoding_apart(work, assumed), at) for (n, work, at) in rows]
+        print_table(f"a million photos, workers with {kind}", rows, price)
+    most = replace(looking, workers=WORKERS[-1])
+    print_table(
+        f"1,000 jobs on {most.workers} workers with a GPU, with one thing changed", changes(train, most), assumed.gpu
     )
-    tables(f"the same on workers {gpu}", inference(measured, assumed, assumed.faster), base, assumed.gpu, 1000)
-    print_changes(fast, inference(measured, assumed, assumed.faster), base, assumed)
+    monthly = assumed.disk * (train.kept + MILLION * (assumed.photo + SHOWN)) / 1e9
+    print(f"the disk itself, photos and caches: about {monthly:.0f} USD a month")
+
+
+def changes(train: Work, most: Cluster) -> list[tuple[str, Work, Cluster]]:
+    """What could be done about it, one thing at a time."""
+    return [
+        ("as above", train, most),
+        ("nodes whose memory does not hold the cache", replace(train, kept=0.0, read=EPOCHS * train.kept), most),
+        ("the cache on each node's own disk beforehand", replace(train, kept=0.0), most),
+        ("a disk of four times the bandwidth", train, replace(most, bandwidth=4 * most.bandwidth)),
+        ("status files every ten seconds", replace(train, operations=train.operations / 10), most),
+        ("the command looks only at jobs under way", train, replace(most, looks_at=most.workers)),
+        ("jobs of ten minutes", replace(train, seconds=600.0), most),
+        ("no worker is lost", train, replace(most, failures=0.0)),
+    ]
 
 
 def sending(measured: dict[str, Any]) -> float:
@@ -109,21 +128,30 @@ def training(measured: dict[str, Any], assumed: Assumed, faster: float) -> Work:
     )
 
 
-def inference(measured: dict[str, Any], assumed: Assumed, faster: float) -> Work:
-    """A million photos, each part of them decoded by the worker that predicts it."""
-    photos = MILLION / PARTS
+def inference(measured: dict[str, Any], assumed: Assumed, faster: float, workers: int, latency: float) -> Work:
+    """A million photos in shards, as `maskens infer --jobs` makes them: the command decodes all of them first."""
+    photos = min(max(MILLION / (EACH * workers), SMALLEST), LARGEST)
     seconds = photos * PASSES / assumed.passes / faster
+    decoding = MILLION / DECODERS * (DECODERS / assumed.decoded + OPENING * latency)
     return Work(
-        PARTS,
+        round(MILLION / photos),
         seconds,
         spread(measured),
         starting(measured),
-        read=photos * assumed.photo + PASSES / 2 * MODEL,
+        read=photos * SHOWN + PASSES / 2 * MODEL,
         written=photos * PASSES * 8 * 4,  # logits: 3 + 2 + 3, float32
-        operations=4 * photos / seconds + 2,  # open, look, read, close; a look for a stop file
+        operations=photos / seconds + 2,  # a photo from the cache; looks for a stop file
         save=seconds,
-        at_once=max(2, round(faster)),  # threads that decode
+        once=decoding,
+        at_once=max(2, round(faster)),  # threads that read
     )
+
+
+def decoding_apart(work: Work, assumed: Assumed) -> Work:
+    """The same with `--cache none`: each worker decodes its own photos while it predicts."""
+    photos = MILLION / work.jobs
+    operations = OPENING * photos / work.seconds + 2
+    return replace(work, once=0.0, read=photos * assumed.photo + PASSES / 2 * MODEL, operations=operations)
 
 
 def spread(measured: dict[str, Any]) -> float:
@@ -166,14 +194,11 @@ def print_check(measured: dict[str, Any]) -> None:
             print("|", " | ".join(cells), f"| {wall / found['wall']:.2f} |")
 
 
-def tables(title: str, work: Work, base: Cluster, price: float, looks_at: int) -> None:
-    print(f"**{title}** ({work.jobs:,} jobs of {work.seconds:.0f} s; each reads {work.read / 1e6:.0f} MB and writes")
-    print(f"{work.written / 1e6:.1f} MB, a worker reads {work.kept / 1e6:,.0f} MB before its first; each asks for")
-    print(f"{work.operations:.1f} operations a second)\n")
-    print(HEADS)
-    for workers in WORKERS:
-        print_row(str(workers), work, replace(base, workers=workers, looks_at=looks_at), price)
-    print()
+def print_table(title: str, rows: Sequence[tuple[str, Work, Cluster]], price: float) -> None:
+    print(f"**{title}**\n\n{HEADS}")
+    for name, work, cluster in rows:
+        print_row(name, work, cluster, price)
+    print(flush=True)
 
 
 COLUMNS = ("workers", "wall", "computing", "largest loss", "MB/s asked", "operations/s asked", "workers lost", "USD")
@@ -188,26 +213,6 @@ def print_row(name: str, work: Work, cluster: Cluster, price: float) -> None:
     wall = f"{found.wall / 3600:.1f} h" if found.wall > 7200 else f"{found.wall / 60:.1f} min"
     cells = (name, wall, f"{found.shares['computing']:.0%}", found.bottleneck, f"{asked:,.0f}")
     print("|", " | ".join([*cells, f"{found.operations:,.0f}", str(found.lost), f"{usd:,.0f}"]), "|")
-
-
-def print_changes(train: Work, infer: Work, base: Cluster, assumed: Assumed) -> None:
-    """The fast workers, 512 of them: one thing changed at a time."""
-    most = replace(base, workers=WORKERS[-1], looks_at=train.jobs)
-    under_way = replace(most, looks_at=most.workers)
-    forgets = replace(train, kept=0.0, read=EPOCHS * train.kept)
-    serial = replace(infer, once=MILLION / assumed.decoded)
-    print(f"**{most.workers} of the fast workers, with one thing changed**\n\n{HEADS.replace('workers', 'what', 1)}")
-    print_row("training, as above", train, most, assumed.gpu)
-    print_row("nodes whose memory does not hold the cache", forgets, most, assumed.gpu)
-    print_row("the cache on each node's own disk beforehand", replace(train, kept=0.0), most, assumed.gpu)
-    print_row("the command looks only at jobs under way", train, under_way, assumed.gpu)
-    print_row("status files every ten seconds", replace(train, operations=train.operations / 10), most, assumed.gpu)
-    print_row("a disk of four times the bandwidth", train, replace(most, bandwidth=4 * most.bandwidth), assumed.gpu)
-    print_row("no worker is lost", train, replace(most, failures=0.0), assumed.gpu)
-    print_row("inference, as above", infer, most, assumed.gpu)
-    print_row("one process decodes all photos first", serial, most, assumed.gpu)
-    hours = assumed.disk * (train.kept + MILLION * assumed.photo) / 1e9
-    print(f"\nthe disk itself, photos and caches: about {hours:.0f} USD a month")
 
 
 if __name__ == "__main__":

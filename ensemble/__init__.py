@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from ensemble.pipeline.serve import ServeOptions, prepare_server, serve
     from ensemble.pipeline.split import make_folds
     from ensemble.pipeline.submission import check_submission
+    from ensemble.pipeline.sweep import compare_sweep, sweep
+    from ensemble.pipeline.sweep_plan import SweepOptions
     from ensemble.pipeline.train import TrainOptions, train
     from ensemble.pipeline.tune import tune
     from ensemble.pipeline.verify import verify
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
 __all__ = [
     "InferOptions",
     "ServeOptions",
+    "SweepOptions",
     "TrainOptions",
     "audit",
     "check_submission",
     "compare",
+    "compare_sweep",
     "explore",
     "export",
     "infer",
@@ -45,6 +49,7 @@ __all__ = [
     "score",
     "score_submission",
     "serve",
+    "sweep",
     "train",
     "tune",
     "verify",
@@ -53,8 +58,10 @@ __all__ = [
 _MODULES = {
     "InferOptions": "infer",
     "ServeOptions": "serve",
+    "SweepOptions": "sweep_plan",
     "TrainOptions": "train",
     "check_submission": "submission",
+    "compare_sweep": "sweep",
     "make_folds": "split",
     "make_sample": "sample",
     "prepare_server": "serve",

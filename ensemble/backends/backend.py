@@ -50,6 +50,7 @@ class Backend(Protocol):
         Raises:
             WorkerLost: its process is gone.
             WorkerStopped: its process was asked to stop by another.
+            KeyboardInterrupt: the command itself is interrupted.
             Exception: what the function raises.
         """
         ...
@@ -71,6 +72,30 @@ class SequentialBackend:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None: ...
+
+
+def call_with_retries(
+    backend: Backend, make: Callable[[], Call], retries: int, on_retry: Callable[[str], object] = lambda words: None
+) -> Any:
+    """Call until the call comes to its end: its process may be lost so many times, as nothing is wrong with it then.
+
+    Args:
+        make: a call, anew for each attempt.
+        on_retry: told why there is another attempt.
+
+    Raises:
+        WorkerLost: it was lost once more.
+        Exception: as of `Backend.call`.
+    """
+    attempt = 1
+    while True:
+        try:
+            return backend.call(make())
+        except WorkerLost as lost:
+            attempt += 1
+            if attempt > 1 + retries:
+                raise
+            on_retry(f"{lost}; goes on, attempt {attempt} of {1 + retries}")
 
 
 def run_in_threads(work: Callable[[Item], Any], items: Sequence[Item], slots: int) -> list[Any]:

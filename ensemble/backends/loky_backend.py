@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import signal
+import warnings
 from concurrent.futures import Future, wait
 from types import TracebackType
 from typing import Any
@@ -12,8 +14,11 @@ from typing import Any
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
 from ensemble.backends.backend import STOPPING, Call, WorkerLost, WorkerStopped
-from ensemble.backends.child import end_with_parent, thread_environment
+from ensemble.backends.child import end_with_parent, interruptions_not_for_children, thread_environment
 from ensemble.jobs.hardware import Hardware, visible_gpus
+
+# loky renews a process whose memory has grown, and warns of that
+warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
 
 KILLED = "the system killed its process, most likely for want of memory"
 
@@ -56,29 +61,35 @@ class _Worker:
     def __init__(self, gpu: str | None, threads: int) -> None:
         self.environment = thread_environment(threads) | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         self._executor: ProcessPoolExecutor | None = None
-        self._pid = 0
         self._job: Future[Any] | None = None
+        self._stopping = False
 
     def call(self, call: Call) -> Any:
         try:
-            if self._executor is None:
-                self._start()
-            assert self._executor is not None
-            self._job = self._executor.submit(_run, os.getpid(), call)
+            self._executor = self._executor or ProcessPoolExecutor(
+                1, initializer=end_with_parent, initargs=(os.getpid(),), env=self.environment
+            )
+            with interruptions_not_for_children():
+                self._job = self._executor.submit(_run, os.getpid(), call)
             return self._job.result()
         except BrokenProcessPool as error:
             self.close()
+            if self._stopping:
+                raise KeyboardInterrupt from None
             raise WorkerLost(_cause(error)) from error
         except KeyboardInterrupt:
-            if self._job is None or not self._job.done():
+            if self._stopping or self._job is None or not self._job.done():
                 raise  # it is this process that is interrupted, not the one of the call
             raise WorkerStopped from None
 
     def stop(self) -> Future[Any] | None:
         """Ask the call to save its work and stop; returns it, None if there is none."""
+        self._stopping = True
         if self._job is None or self._job.done():
             return None
-        os.kill(self._pid, signal.SIGTERM)
+        for process in list(self._executor._processes) if self._executor else []:  # loky has no other way to tell
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
         return self._job
 
     def close(self) -> None:
@@ -86,12 +97,6 @@ class _Worker:
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown(wait=True, kill_workers=True)
-
-    def _start(self) -> None:
-        self._executor = ProcessPoolExecutor(
-            1, initializer=end_with_parent, initargs=(os.getpid(),), env=self.environment
-        )
-        self._pid = self._executor.submit(os.getpid).result()
 
 
 def _run(parent: int, call: Call) -> Any:

@@ -50,6 +50,11 @@ class Hardware:
     node_cores: int | None = None  # that a job has on its node; None: its share of this machine's
 
     @property
+    def several_processes(self) -> bool:
+        """Whether work may go to other processes than this one."""
+        return self.jobs > 1 or self.backend not in (None, "sequential")
+
+    @property
     def cores(self) -> int:
         return int(joblib.cpu_count())  # heeds affinity and container limits
 

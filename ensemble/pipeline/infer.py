@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ensemble.backends.choose import choose_hardware
 from ensemble.data.cache import skip_unreadable
 from ensemble.decision.anytime import parse_budget
 from ensemble.decision.decide import Rule, decide
@@ -28,7 +29,7 @@ from ensemble.inference.infer import infer as predict_photos
 from ensemble.inference.infer import save_logits
 from ensemble.inference.person_finder import PersonFinder, person_finder
 from ensemble.inference.settings import InferenceSettings
-from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.jobs.hardware import BackendName
 from ensemble.models.engine import EngineOptions
 from ensemble.models.precision import PrecisionOption
 from ensemble.pipeline.inputs import (
@@ -83,6 +84,11 @@ class InferOptions:
         cache: folder of decoded photos, None for none.
         device: auto, cpu or cuda.
         workers: loader processes; no result depends on it.
+        jobs: processes at a time, each of which predicts a shard of the photos; None is one, and on a cluster as many
+            as it takes.
+        backend: sequential, loky, dask or ray; None is this process for one job at a time, else loky.
+        address: of a cluster's scheduler, for dask and ray; None starts workers on this machine.
+        retries: how often a shard whose process or node is lost is done anew.
     """
 
     tta: Tta | None = None
@@ -102,6 +108,10 @@ class InferOptions:
     cache: Folder | None = AUTO_CACHE
     device: str = "auto"
     workers: int | None = None
+    jobs: int | None = None
+    backend: BackendName | None = None
+    address: str | None = None
+    retries: int = 2
 
 
 DEFAULT_OPTIONS = InferOptions()
@@ -179,6 +189,9 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         named_by = "--person-column" if options.person_column else "--group-photos"
         raise MaskensError(f"{named_by} needs --decision joint, which decides a person's photos together.")
     budget = parse_budget(options.budget)
+    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
+    if budget and hardware.several_processes:
+        raise MaskensError("--budget is kept by one process: leave out --jobs and --backend.")
     named = load_runs(runs)
     first = named[0]
     data = read_eval(Path(options.data or first.data), options.skip_bad_photos)
@@ -216,12 +229,14 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         finder=finder,
         settings=InferenceSettings(
             tta=fitted.tta_set,
-            hardware=Hardware(choose_device(options.device), options.workers),
+            hardware=hardware,
             cache=cache_folder(options.cache, first.folder),
             engine=EngineOptions(options.precision, options.compile),
             early_exit=fitted if (options.early_exit or budget) and rule == "joint" and person is None else None,
             budget=budget,
             partial=logits_file.with_suffix(".partial.npz"),
+            shards=logits_file.with_suffix(".shards"),
+            retries=options.retries,
         ),
         skip_bad=options.skip_bad_photos,
         path=path,
