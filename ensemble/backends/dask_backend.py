@@ -16,7 +16,6 @@ from distributed import Client, KilledWorker, LocalCluster
 from distributed.client import FutureCancelledError
 
 from ensemble.backends.backend import STOPPING, Call, WorkerLost
-from ensemble.backends.child import interruptions_not_for_children
 from ensemble.backends.node_process import pack_call, run_on_node, stop_all
 from ensemble.backends.shape import Shape
 from ensemble.jobs.hardware import Hardware
@@ -28,8 +27,8 @@ GPU = "GPU"  # the resource that workers with one declare
 
 
 class DaskBackend:
-    """Each call is a task: Dask gives it to a worker that is free. Without an address, the workers are processes of
-    this machine."""
+    """Each call is a task: Dask gives it to a worker that is free. Without an address, the workers are in this
+    process."""
 
     def __init__(self, hardware: Hardware) -> None:
         self.slots, self._hardware = hardware.jobs, hardware
@@ -51,6 +50,8 @@ class DaskBackend:
         except KilledWorker as error:
             raise WorkerLost("the worker that had it is gone") from error
         except (FutureCancelledError, OSError, TimeoutError) as error:
+            if self._stopping:  # by this process itself
+                raise KeyboardInterrupt from None
             raise WorkerLost("the scheduler is gone") from error
         finally:
             self._under_way.pop(call.token, None)
@@ -59,10 +60,14 @@ class DaskBackend:
     def __enter__(self) -> DaskBackend:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         if self._hardware.address is None:
-            with interruptions_not_for_children():
-                self._cluster = LocalCluster(
-                    n_workers=self.slots, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
-                )
+            # threads will do, as each call has a process of its own
+            self._cluster = LocalCluster(
+                n_workers=self.slots,
+                threads_per_worker=1,
+                processes=False,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
         self._connected()
         return self
 
