@@ -18,6 +18,7 @@ from distributed.client import FutureCancelledError
 from ensemble.backends.backend import STOPPING, Call, WorkerLost
 from ensemble.backends.node_process import pack_call, run_on_node, stop_all
 from ensemble.backends.shape import Shape
+from ensemble.backends.work_process import Children
 from ensemble.jobs.hardware import Hardware
 from folds.errors import MaskensError, first_line
 
@@ -78,6 +79,8 @@ class DaskBackend:
             if each is not None:
                 with contextlib.suppress(Exception):  # one that is gone can't say goodbye
                     each.close(timeout=5)
+        if self._cluster:
+            Children.end()
         self._client = self._cluster = None
 
     def _stop(self) -> None:
