@@ -29,8 +29,9 @@ from ensemble.inference.infer import save_logits
 from ensemble.inference.person_finder import PersonFinder, person_finder
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
-from ensemble.models.engine import EngineOptions
-from ensemble.models.precision import PrecisionOption
+from ensemble.jobs.int8_files import int8_graphs
+from ensemble.models.engine import EngineOption, InferencePrecision
+from ensemble.models.engine_choice import engine_options
 from ensemble.pipeline.inputs import (
     AUTO_CACHE,
     DEFAULT_RUN,
@@ -71,7 +72,9 @@ class InferOptions:
         group_photos: find out from the photos themselves who is on them, and decide as with `person_column`; if people
             of the training data can't be told apart well enough, each photo is decided by itself.
         tuned: with what `tune` fitted, if it fits.
-        precision: auto: 16 bits where that is faster and the logits agree.
+        engine: torch, onnxruntime, openvino, or auto: the fastest whose logits are those of torch. None: torch, for
+            int8 auto.
+        precision: auto: 16 bits where that is faster and the logits agree; int8 where `quantize` found it good enough.
         compile: the models first, with torch.compile.
         early_exit: age models of one gender see a photo only where they can still change its class.
         budget: exact, a share of the passes (`.5`) or seconds (`.2s-per-photo`): photos leave the ensemble once their
@@ -91,7 +94,8 @@ class InferOptions:
     person_column: str | None = None
     group_photos: bool = False
     tuned: bool = True
-    precision: PrecisionOption = "fp32"
+    engine: EngineOption | None = None
+    precision: InferencePrecision = "fp32"
     compile: bool = False
     early_exit: bool = True
     budget: str = "exact"
@@ -178,7 +182,8 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
     if (options.person_column or options.group_photos) and rule != "joint":
         named_by = "--person-column" if options.person_column else "--group-photos"
         raise MaskensError(f"{named_by} needs --decision joint, which decides a person's photos together.")
-    budget = parse_budget(options.budget)
+    budget, device = parse_budget(options.budget), choose_device(options.device)
+    engine = engine_options(options.engine, options.precision, options.compile, device)
     named = load_runs(runs)
     first = named[0]
     data = read_eval(Path(options.data or first.data), options.skip_bad_photos)
@@ -203,22 +208,23 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         words += (
             f", photos of each of {len(np.unique(person))} people together ({options.person_column}), no early exit"
         )
-    models = sum(len(e.members) for e in ensembles)
+    jobs = [(run, m.task, m.fold) for run, e in zip(used, ensembles, strict=True) for m in e.members]
     return InferencePlan(
         runs=tuple(named),
         data=data,
         ensembles=tuple(ensembles),
         fitted=fitted,
-        used=f"{models} models, {len(data.ids)} photos, views: {fitted.tta}, {words}",
+        used=f"{len(jobs)} models, {len(data.ids)} photos, views: {fitted.tta}, {words}",
         rule=rule,
         votes=votes,
         person=person,
         finder=finder,
         settings=InferenceSettings(
             tta=fitted.tta_set,
-            hardware=Hardware(choose_device(options.device), options.workers),
+            hardware=Hardware(device, options.workers),
             cache=cache_folder(options.cache, first.folder),
-            engine=EngineOptions(options.precision, options.compile),
+            engine=engine,
+            int8=int8_graphs(jobs) if engine.precision == "int8" else {},
             early_exit=fitted if (options.early_exit or budget) and rule == "joint" and person is None else None,
             budget=budget,
             partial=logits_file.with_suffix(".partial.npz"),
