@@ -30,6 +30,7 @@ from folds.data.labels import GENDERS, IntArray
 from folds.errors import MaskensError
 
 WORTH_MEASURING = 50  # times the usual batch: from then on a faster batch size repays being looked for
+NOT_INT8 = "no int8, as that lowers out-of-fold macro F1 by more than the bound of `maskens quantize`"
 SHARE = 0.5  # of the free memory, for models
 
 
@@ -168,6 +169,8 @@ class EnsemblePredictor:
             self._fastest.setdefault(kind, engine.precision)
             self.engines[number] = engine
             self.notes += engine.notes
+            if self.settings.engine.precision == "int8" and not int8:
+                self.notes.append(NOT_INT8)
             self.precisions.setdefault(number, engine.precision)
             self.compile_seconds += engine.compile_seconds
 

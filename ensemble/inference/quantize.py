@@ -33,6 +33,7 @@ from ensemble.metrics.scores import macro_f1, task_scores
 from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.conv_bn import fold_conv_bn
 from ensemble.models.engine import BATCH, CHECKED, LARGEST, InferenceEngine
+from ensemble.models.inputs import to_input
 from ensemble.models.int8 import quantize_graph
 from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.models.precision import EngineName
@@ -72,11 +73,19 @@ class QuantizedModel:
 
 @dataclass(frozen=True)
 class EnsembleScore:
-    """The run's models by one engine, in int8 where that is accepted and in fp32 elsewhere."""
+    """The run's models together, some of them in int8."""
 
-    engine: EngineName
     f1: float  # macro over the 18 classes, out-of-fold
     changed: int  # photos of another class than in fp32
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What int8 by one engine does to the ensemble."""
+
+    engine: EngineName
+    accepted: EnsembleScore  # those models in int8 that may be; they were chosen on these photos
+    every: EnsembleScore  # all models in int8
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ class Quantization:
     models: tuple[QuantizedModel, ...]
     f1: float  # of the whole in fp32: macro over the 18 classes, out-of-fold, untuned
     photos: int
-    ensemble: tuple[EnsembleScore, ...]
+    ensemble: tuple[EngineResult, ...]
 
 
 def quantize(
@@ -149,14 +158,13 @@ class _Job:
         photos = torch.from_numpy(np.stack([shown[row][0] for row in self._calibration_rows()]))
         x = to_input(photos, card.mean, card.std, CPU)
         try:
-            with torch.inference_mode():
-                graph = quantize_graph(graphs.of(fold_conv_bn(model, x[:CHECKED])[0], x), x)
+            graph = quantize_graph(graphs.of(fold_conv_bn(model, x[:CHECKED])[0], x), x)
         except Exception as error:  # exporter and quantizer may refuse an architecture in any way they like
             raise MaskensError(f"{where}: {card.model} can't be quantized: {first_line(error)}") from error
         logits = {engine: self._predict(engine, graph, shown) for engine in self.settings.engines}
         with replacing(self.folder / GRAPH) as file:
             file.write(graph)
-        save_npz(self.folder / LOGITS, logits)
+        save_npz(self.folder / LOGITS, {str(engine): values for engine, values in logits.items()})
         return Int8Record(
             checkpoint=sha256_of_file(member.path),
             calibration=self.settings.calibration,
@@ -165,7 +173,7 @@ class _Job:
             photos=len(self.rows),
             bound=self.settings.bound,
             engines={engine: self._score(values) for engine, values in logits.items()},
-            sha256={name: sha256_of_file(self.folder / name) for name in (GRAPH, LOGITS)},
+            files={name: sha256_of_file(self.folder / name) for name in (GRAPH, LOGITS)},
             versions=self._versions,
         )
 
@@ -220,7 +228,7 @@ def _whole(
     logits: Mapping[tuple[str, int], Mapping[EngineName, Logits]],
     settings: QuantizeSettings,
 ) -> Quantization:
-    """The ensemble in fp32, and by each engine with the int8 models that are accepted."""
+    """The ensemble in fp32, and by each engine with models in int8."""
     member, views = blend.runs[0], settings.tta.views
     exact = {task: select_views(values, member.views, views) for task, values in member.logits.items()}
 
@@ -228,12 +236,16 @@ def _whole(
         oof = dataclasses.replace(member, logits=values, views=views)
         return dataclasses.replace(blend, runs=(oof,)).decide(blend.plain("", settings.tta)).classes
 
-    before, found = classes(exact), []
-    for engine in settings.engines:
+    def score(engine: EngineName, chosen: Sequence[QuantizedModel]) -> EnsembleScore:
         values = {task: each.copy() for task, each in exact.items()}
-        for model in models:
-            if engine in model.record.accepted:
-                values[model.task][:, blend.fold == model.fold] = logits[model.task, model.fold][engine]
+        for model in chosen:
+            values[model.task][:, blend.fold == model.fold] = logits[model.task, model.fold][engine]
         after = classes(values)
-        found.append(EnsembleScore(engine, macro_f1(blend.truth, after, CLASSES), int((after != before).sum())))
-    return Quantization(tuple(models), macro_f1(blend.truth, before, CLASSES), len(before), tuple(found))
+        return EnsembleScore(macro_f1(blend.truth, after, CLASSES), int((after != before).sum()))
+
+    before = classes(exact)
+    results = []
+    for engine in settings.engines:
+        accepted = [model for model in models if engine in model.record.accepted]
+        results.append(EngineResult(engine, score(engine, accepted), score(engine, models)))
+    return Quantization(tuple(models), macro_f1(blend.truth, before, CLASSES), len(before), tuple(results))

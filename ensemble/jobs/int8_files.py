@@ -40,7 +40,7 @@ class Int8Record:
     photos: int  # of that fold
     bound: float  # largest drop of `f1` with which it is used
     engines: dict[str, EngineScore] = field(default_factory=dict)
-    sha256: dict[str, str] = field(default_factory=dict)  # file -> hex digest
+    files: dict[str, str] = field(default_factory=dict)  # file -> sha256
     versions: dict[str, str] = field(default_factory=dict)  # of the libraries
 
     def drop(self, engine: str) -> float:
@@ -90,7 +90,7 @@ def read_int8_record(run: Run, task: str, fold: int) -> Int8Record | None:
         return None
     try:
         record = _adapter().validate_python(unsealed(read_json(folder / RECORD)))
-        changed = [name for name, digest in record.sha256.items() if sha256_of_file(folder / name) != digest]
+        changed = [name for name, digest in record.files.items() if sha256_of_file(folder / name) != digest]
     except (OSError, ValueError) as error:
         raise MaskensError(f"{folder} can't be used ({error}). {again(run)}") from error
     if changed:
@@ -117,7 +117,7 @@ def int8_graphs(jobs: Sequence[tuple[Run, str, int]]) -> dict[Path, Int8Graph]:
         if record.accepted:
             engines = {engine: record.engines[engine].difference for engine in record.accepted}
             path = int8_folder(run, task, fold) / GRAPH
-            found[run.job_folder(task, fold) / "model.safetensors"] = Int8Graph(path, record.sha256[GRAPH], engines)
+            found[run.job_folder(task, fold) / "model.safetensors"] = Int8Graph(path, record.files[GRAPH], engines)
     return found
 
 

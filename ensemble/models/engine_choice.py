@@ -36,7 +36,6 @@ from folds.errors import MaskensError, first_line
 FP32_TOLERANCE = 1e-3  # largest difference of a logit, of the largest logit if that is above 1
 INT8_TOLERANCE = 2.0  # times the largest difference that was seen when the int8 model was measured
 ROUNDS = 3  # in which engines are timed
-NOT_INT8 = "in int8 they lose more macro F1 out-of-fold than the bound of `maskens quantize`: fp32"
 NO_ENGINE = "--precision int8 needs an engine. Install: pip install 'maskens[onnx]' or 'maskens[openvino]'"
 
 Way = tuple[EngineName, EnginePrecision]
@@ -82,9 +81,9 @@ def choose_engine(
 ) -> InferenceEngine:
     """The engine that is asked for; of `auto` the fastest on a first batch. 16 bits have to be FASTER than 32.
 
-    An engine that does not take the model, or whose logits are not those of torch in fp32, leaves it to torch, with a
-    note. In int8 a model predicts only where that was measured to be good enough; else, and where it does not predict
-    as it was measured to, in fp32.
+    In int8 a model predicts only where that was measured to be good enough; else, and where the logits of int8 or bf16
+    are too far from those of torch in fp32, the engine predicts in fp32. An engine that does not take the model, or whose
+    logits in fp32 are others, leaves it to torch. All with a note.
 
     Args:
         model: in eval mode, in channels_last memory, on the CPU unless torch is asked for.
@@ -108,8 +107,6 @@ def choose_engine(
     best = found[0]
     if auto or len(found) > 1:
         best = _fastest(found, x, fast_engine(model, x, EngineOptions(), batch))
-    if options.precision == "int8" and not int8:
-        trial.notes.append(NOT_INT8)
     best.notes = tuple(dict.fromkeys([*trial.notes, *best.notes]))
     return best
 
@@ -118,9 +115,11 @@ def _ways(names: Sequence[EngineName], precision: InferencePrecision, int8: Int8
     """What to try: the first list of which something works is enough."""
     if precision == "int8":
         yield [(name, "int8") for name in names if int8 and name in int8.engines]
-        precision = "fp32"
-    wanted: tuple[EnginePrecision, ...] = ("fp32", "bf16") if precision == "auto" else (precision,)
-    yield [(name, p) for name in names for p in wanted if p in PRECISIONS[name]]
+    else:
+        wanted: tuple[EnginePrecision, ...] = ("fp32", "bf16") if precision == "auto" else (precision,)
+        yield [(name, p) for name in names for p in wanted if p in PRECISIONS[name]]
+    if precision not in ("fp32", "auto"):
+        yield [(name, "fp32") for name in names]
 
 
 def _fastest(engines: list[InferenceEngine], x: Tensor, torch_fp32: InferenceEngine) -> InferenceEngine:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from ensemble.models.onnx_graph import INPUT
@@ -57,9 +57,9 @@ class _Calibration:
     """A `CalibrationDataReader`, which is onnxruntime's name for it."""
 
     def __init__(self, photos: Tensor) -> None:
-        self._batches: Iterator[npt.NDArray[np.float32]] = (part.contiguous().numpy() for part in photos.split(BATCH))
+        self._batches = iter(torch.split(photos, BATCH))
 
     def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
         """The next batch; None after the last."""
         batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch}
+        return None if batch is None else {INPUT: batch.contiguous().numpy()}
