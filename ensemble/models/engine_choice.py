@@ -82,8 +82,8 @@ def choose_engine(
     """The engine that is asked for; of `auto` the fastest on a first batch. 16 bits have to be FASTER than 32.
 
     In int8 a model predicts only where that was measured to be good enough; else, and where the logits of int8 or bf16
-    are too far from those of torch in fp32, the engine predicts in fp32. An engine that does not take the model, or whose
-    logits in fp32 are others, leaves it to torch. All with a note.
+    are too far from those of torch in fp32, the engine predicts in fp32. An engine that does not take the model, or
+    whose logits in fp32 are others, leaves it to torch. All with a note.
 
     Args:
         model: in eval mode, in channels_last memory, on the CPU unless torch is asked for.
