@@ -21,6 +21,7 @@ ROOMS = (
     "metrics",
     "decision",
     "evaluation",
+    "backends",
     "data",
     "models",
     "training",

@@ -19,12 +19,16 @@ from ensemble.commands.infer_options import (
 )
 from ensemble.commands.options import (
     DEFAULT_RUNS,
+    AddressOption,
+    BackendOption,
     CacheOption,
     DataOption,
     DeviceOption,
     DryOption,
+    JobsOption,
     MissingOption,
     QuietOption,
+    RetriesOption,
     RunsOption,
     SkipBadOption,
     TtaOption,
@@ -62,6 +66,10 @@ def infer(
     data: DataOption = None,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,
+    jobs: JobsOption = None,
+    backend: BackendOption = None,
+    address: AddressOption = None,
+    retries: RetriesOption = 2,
     quiet: QuietOption = False,
 ) -> None:
     """Predict the eval photos with every fold's models and write ImageID,ans.
@@ -75,6 +83,7 @@ def infer(
     Example:  maskens infer --person-column person
     Example:  maskens infer --budget 0.5
     Example:  maskens infer --engine auto --precision auto
+    Example:  maskens infer --jobs 8 --backend dask --address tcp://10.0.0.1:8786
     Example:  maskens infer --skip-bad-photos, which still answers every row of info.csv
     Example:  maskens infer --tta mine.toml, which says: views = ["identity", "hflip scale=1.1"]
     """
@@ -105,6 +114,10 @@ def infer(
         cache=cache,
         device=device,
         workers=workers,
+        jobs=jobs,
+        backend=backend,
+        address=address,
+        retries=retries,
     )
     plan = plan_inference(run, options)
     say(console, plan.used)

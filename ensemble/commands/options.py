@@ -52,6 +52,28 @@ DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], _option("device", "Wher
 WorkersOption = Annotated[
     int | None, _option("workers", "Processes or threads that load photos; no result depends on it.", min=0, max=256)
 ]
+JobsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", min=1, help="Jobs at a time: 1, or on a cluster as many as it takes at a time.", show_default=False
+    ),
+]
+BackendOption = Annotated[
+    Literal["sequential", "loky", "dask", "ray"] | None,
+    _option(
+        "backend",
+        "Where jobs run, with the same result: sequential in this process, loky beside it (if --jobs is above 1), "
+        "dask and ray on a cluster.",
+        show_default=False,
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    _option("address", "Scheduler of the cluster; without it, workers of dask or ray are started here.", metavar="URL"),
+]
+RetriesOption = Annotated[
+    int, typer.Option("--retries", min=0, help="How often a job whose process or node is lost goes on.")
+]
 QuietOption = Annotated[bool, _option("quiet", "Print errors only.", short=("-q",))]
 CacheOption = Annotated[
     str,

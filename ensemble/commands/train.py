@@ -10,11 +10,15 @@ import typer
 from ensemble.commands.jobs import confirm_long, print_estimate, run_jobs
 from ensemble.commands.options import (
     DEFAULT_RUNS,
+    AddressOption,
+    BackendOption,
     CacheOption,
     DataOption,
     DeviceOption,
     DryOption,
+    JobsOption,
     QuietOption,
+    RetriesOption,
     RunOption,
     SetOption,
     SkipBadOption,
@@ -61,7 +65,10 @@ def train(
         typer.Option("--pseudo-min-p", metavar="P", help="Least probability of such a label, 0.95 by default."),
     ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Forget what these jobs have done so far.")] = False,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Jobs at a time.")] = 1,
+    jobs: JobsOption = None,
+    backend: BackendOption = None,
+    address: AddressOption = None,
+    retries: RetriesOption = 2,
     track: Annotated[
         list[TrackerName] | None,
         typer.Option("--track", help="Curves and pictures for TensorBoard, or sent to W&B; may be repeated."),
@@ -82,6 +89,7 @@ def train(
     """Train one model per fold and task; finished jobs are kept, interrupted ones go on.
 
     Example:  maskens train --fold 0..4 --recipe quick --weights tf_efficientnet_lite0.safetensors
+    Example:  maskens train --backend dask --address tcp://10.0.0.1:8786; docs/cluster.md
     Example:  maskens train --skip-bad-photos, after which the run leaves out the same photos whenever it goes on
     """
     from folds.splitting.ranges import parse_folds, written_folds
@@ -107,6 +115,9 @@ def train(
         pseudo_min_p=pseudo_min_p,
         restart=restart,
         jobs=jobs,
+        backend=backend,
+        address=address,
+        retries=retries,
         track=track or (),
         compile=compile_models,
         skip_bad_photos=skip_bad_photos,

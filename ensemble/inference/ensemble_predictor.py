@@ -59,18 +59,28 @@ class EnsemblePredictor:
 
     Args:
         photos: in the geometries of the models, without repeats.
+        rows: int64 (n,), those that are predicted; None for all that can be read.
+        chosen: in which precision and by which engine each model predicts, if that is known.
     """
 
-    def __init__(self, ensembles: Sequence[Ensemble], photos: DecodedPhotos, settings: InferenceSettings) -> None:
+    def __init__(
+        self,
+        ensembles: Sequence[Ensemble],
+        photos: DecodedPhotos,
+        settings: InferenceSettings,
+        rows: IntArray | None = None,
+        chosen: Sequence[PrecisionChoice] = (),
+    ) -> None:
         self.ensembles, self.photos, self.settings = ensembles, photos, settings
         self.views = as_set(settings.tta).views
         self.device = torch.device(settings.hardware.device)
         self.members = [m for ensemble in ensembles for m in ensemble.members]
-        self.rows = self._order(np.flatnonzero(photos.photos.readable))  # index in `photos` of each that is predicted
+        wanted = np.flatnonzero(photos.photos.readable) if rows is None else rows
+        self.rows = self._order(wanted)  # index in `photos` of each that is predicted
         shape = (len(self.views), len(self.rows))
         self.outputs: list[Logits] = [np.full((*shape, m.card.target.width), np.nan, np.float32) for m in self.members]
         self.engines: dict[int, InferenceEngine] = {}
-        self.precisions: dict[int, PrecisionChoice] = {}
+        self.precisions: dict[int, PrecisionChoice] = dict(enumerate(chosen))
         self.compile_seconds = 0.0
         self.notes: list[str] = []  # of the engines
         self.without_face = np.zeros(len(self.rows), np.bool_)  # of those predicted now: it was to be cut out
@@ -175,12 +185,12 @@ class EnsemblePredictor:
             self.compile_seconds += engine.compile_seconds
 
     def _refuse_another(self, before: PrecisionChoice, now: PrecisionChoice) -> None:
-        """Halves of an inference that were made in other ways don't belong together."""
+        """Photos of one inference are predicted in one way, after an interruption and on other nodes too."""
         ways = [f"{choice.engine} in {choice.precision}" for choice in (before, now)]
         if ways[0] != ways[1]:
             raise MaskensError(
-                f"an interrupted inference predicted with {ways[0]}, and this one would go on with {ways[1]}: install "
-                f"what it had, or delete {self.settings.partial} to begin anew"
+                f"other photos were predicted with {ways[0]}, and these would be with {ways[1]}: install here what "
+                f"there was then, or delete what the interrupted inference left ({self.settings.partial})"
             )
 
     def _predict_batch(self, group: Sequence[int], early_exit: Fitted | None, inputs: BatchInputs, rows: slice) -> None:

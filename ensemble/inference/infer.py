@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.data.cache import DecodedPhotos, open_photos
+from ensemble.data.cache import open_photos
 from ensemble.data.load import no_face_note
 from ensemble.decision.decide import Rule
-from ensemble.decision.members import Ensemble, geometries
+from ensemble.decision.members import Ensemble, Member, geometries
 from ensemble.decision.tuning import Fitted
-from ensemble.inference.anytime_predictor import AnytimePredictor
-from ensemble.inference.ensemble_predictor import EnsemblePredictor
+from ensemble.inference.forward import by_task
 from ensemble.inference.partial import InferenceCheckpoint
+from ensemble.inference.predicted import Predicted, predict
 from ensemble.inference.settings import InferenceSettings
+from ensemble.inference.shards import predict_in_shards
 from ensemble.jobs.oof import Logits
 from ensemble.models.precision import PrecisionChoice
-from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.tta_sets import as_set
 from folds.data.decode import Progress
@@ -104,37 +104,31 @@ def infer(
     Raises:
         MaskensError: as `EnsemblePredictor.run`.
     """
-    configure_process(settings.hardware.job_threads)
     everyone = [m for ensemble in ensembles for m in ensemble.members]
     decoded = open_photos(photos, geometries(everyone), settings.cache, settings.hardware.decoding_threads, on_decode)
-    predictor = _predictor(ensembles, decoded, settings)
-    kept = InferenceCheckpoint(settings.partial, _identity(ensembles, photos, settings))
-    resumed = predictor.run(kept, on_predict)
-    kept.forget()
+    identity = _identity(ensembles, photos, settings)
+    if settings.hardware.several_processes:
+        shown = predict_in_shards(ensembles, decoded, settings, identity, on_predict)
+    else:
+        shown = predict(ensembles, decoded, settings, InferenceCheckpoint(settings.partial, identity), on_predict)
     logits = [
-        {task: _spread(values, predictor.rows, len(decoded)) for task, values in found.items()}
-        for found in predictor.by_task(slice(None))
+        {task: _spread(values, shown.rows, len(decoded)) for task, values in found.items()}
+        for found in by_task(ensembles, shown.outputs)
     ]
     joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
     return Prediction(
         joints,
         logits,
-        tuple(predictor.precisions[n] for n in range(len(everyone))),
-        predictor.compile_seconds,
-        tuple(predictor.notes),
-        resumed,
-        kept.note,
-        int(predictor.without_face.sum()),
-        _evaluated(predictor) if settings.early_exit and not settings.budget else None,
-        predictor.words if isinstance(predictor, AnytimePredictor) else "",
+        shown.chosen,
+        shown.compile_seconds,
+        shown.notes,
+        shown.resumed,
+        shown.warning,
+        shown.without_face,
+        _evaluated(everyone, shown) if settings.early_exit and not settings.budget else None,
+        shown.budget,
         photos.readable,
     )
-
-
-def _predictor(ensembles: Sequence[Ensemble], photos: DecodedPhotos, settings: InferenceSettings) -> EnsemblePredictor:
-    if settings.budget:
-        return AnytimePredictor(ensembles, photos, settings, settings.budget)
-    return EnsemblePredictor(ensembles, photos, settings)
 
 
 def _spread(logits: Logits, rows: IntArray, photos: int) -> Logits:
@@ -159,11 +153,11 @@ def _identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: Inferen
     return [what, files, views, settings.hardware.device, asdict(settings.engine), int8, decision, limit]
 
 
-def _evaluated(predictor: EnsemblePredictor) -> float:
+def _evaluated(members: Sequence[Member], shown: Predicted) -> float:
     """The share of photos that the age models of one gender evaluated; 1 without such models."""
     shares = [
         float(np.isfinite(values[0, :, 0]).mean())
-        for values, member in zip(predictor.outputs, predictor.members, strict=True)
+        for values, member in zip(shown.outputs, members, strict=True)
         if member.card.predicts in ONLY_GENDER
     ]
     return float(np.mean(shares)) if shares else 1.0

@@ -29,3 +29,5 @@ class InferenceSettings:
     budget: Budget | None = None  # photos leave the ensemble once their class is unlikely to change; it needs
     # `early_exit`, for what the decision rests on; None makes all passes that could change one
     partial: Path | None = None  # a file that keeps what was done; interrupted, the same call goes on from it
+    shards: Path | None = None  # folder, with several processes: what each has done; where it is interrupted, likewise
+    retries: int = 0  # how often a shard whose process or node is lost is done anew

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Literal
 
 import joblib
 
 from folds.errors import MaskensError
+
+BackendName = Literal["sequential", "loky", "dask", "ray"]
 
 
 def choose_device(name: str) -> str:
@@ -25,6 +28,16 @@ def choose_device(name: str) -> str:
     return name
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named:
+        return [name.strip() for name in named.split(",")]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
 @dataclass(frozen=True)
 class Hardware:
     """Where and how wide jobs run."""
@@ -32,6 +45,14 @@ class Hardware:
     device: str  # cpu, cuda
     workers: int | None  # loader processes a job; None lets maskens choose
     jobs: int = 1  # jobs at a time
+    backend: BackendName | None = None  # None: this process for one job at a time, else processes beside it
+    address: str | None = None  # of a cluster's scheduler
+    node_cores: int | None = None  # that a job has on its node; None: its share of this machine's
+
+    @property
+    def several_processes(self) -> bool:
+        """Whether work may go to other processes than this one."""
+        return self.jobs > 1 or self.backend not in (None, "sequential")
 
     @property
     def cores(self) -> int:
@@ -57,6 +78,8 @@ class Hardware:
     def oversubscription(self) -> str:
         """What to say where jobs and their loader processes want more cores than there are, else ""."""
         wanted = self.jobs * (self.job_threads + self.job_workers)
+        if self.address:
+            return ""  # the cluster's own scheduler sees to that
         least = 2 if self.device == "cuda" else 1  # one of the two waits for the GPU, most of the time
         if wanted <= max(self.cores, least):
             return ""
@@ -68,7 +91,7 @@ class Hardware:
 
     @property
     def _share(self) -> int:
-        return max(1, self.cores // self.jobs)
+        return self.node_cores or max(1, self.cores // self.jobs)
 
     @property
     def _gpu_workers(self) -> int:
@@ -78,11 +101,3 @@ class Hardware:
     def decoding_threads(self) -> int:
         """Threads that decode photos for the cache."""
         return self.workers or self.cores
-
-    def device_of(self, number: int) -> str:
-        """GPUs are assigned in turn, one a job."""
-        import torch
-
-        if self.device == "cuda" and torch.cuda.device_count() > 1:
-            return f"cuda:{number % torch.cuda.device_count()}"
-        return self.device

@@ -1,22 +1,53 @@
-"""Locks between processes: two commands may share a run, never a job."""
+"""Locks between processes: two commands may share a run, never a job.
+
+A lock is the system's own and is gone with its process, but a shared file system may keep it from other nodes. So the
+process that does a job's work also claims it, in a file: the last claim counts, and who finds another's writes no more.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import errno
 import os
 import socket
 import time
+import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
 from folds.errors import MaskensError
-from folds.files import write_json
+from folds.files import read_json, write_json
+
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}  # what file systems without locks answer
 
 ENDING = 120.0  # seconds in which a process whose command was killed saves its work and ends
+
+
+class TakenOver(MaskensError):
+    """Another process has claimed the job."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A process's claim on a job."""
+
+    lock: Path
+    token: str
+
+    def refuse_taken_over(self) -> None:
+        """Refuse to go on with a job that is another's by now.
+
+        Raises:
+            TakenOver: naming the other process.
+        """
+        if _read(self.lock).get("token") != self.token:
+            raise TakenOver(f"another process has taken the job over{_holder(self.lock)}; nothing more is saved here.")
 
 
 @contextlib.contextmanager
@@ -31,7 +62,7 @@ def lock_jobs(specs: Sequence[JobSpec]) -> Iterator[None]:
         for spec in specs:
             path = _file(spec.run.folder, _name(spec))
             try:
-                stack.enter_context(FileLock(path, timeout=0))
+                _hold(stack, path, 0)
             except Timeout:
                 raise MaskensError(
                     f"another maskens is training {spec.task} fold {spec.fold} in {spec.run.folder}{_holder(path)}. "
@@ -42,26 +73,28 @@ def lock_jobs(specs: Sequence[JobSpec]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def lock_job_process(spec: JobSpec) -> Iterator[None]:
-    """Hold the lock of the process that does a job's work: one that outlives its command is waited for.
+def lock_job_process(spec: JobSpec) -> Iterator[Claim]:
+    """Hold the lock of the process that does a job's work, and claim the job. A process that outlives its command is
+    waited for; on a cluster's node, where it would go on to the end of its job, it is asked to stop.
 
     Raises:
         MaskensError: it does not end.
     """
     path = _file(spec.run.folder, f"{_name(spec)}.process")
-    try:
-        lock = FileLock(path, timeout=ENDING)
-        lock.acquire()
-    except Timeout:
-        raise MaskensError(
-            f"the process{_holder(path)} of an earlier maskens, which is gone, is still at {spec.task} fold "
-            f"{spec.fold}: end it and run again."
-        ) from None
-    try:
-        _sign(path)
-        yield
-    finally:
-        lock.release()
+    with contextlib.ExitStack() as stack:
+        try:
+            try:
+                _hold(stack, path, 0)
+            except Timeout:
+                if call := _read(path).get("call"):
+                    stop_file(path.parent, call).touch()
+                _hold(stack, path, ENDING)
+        except Timeout:
+            raise MaskensError(
+                f"the process{_holder(path)} of an earlier maskens, which is gone, is still at {spec.task} fold "
+                f"{spec.fold}: end it and run again."
+            ) from None
+        yield Claim(path, _sign(path))
 
 
 @contextlib.contextmanager
@@ -72,8 +105,24 @@ def one_at_a_time(run: Path, name: str) -> Iterator[None]:
         run: folder of the run.
         name: of what is done meanwhile.
     """
-    with FileLock(_file(run, name), timeout=-1):
+    with contextlib.ExitStack() as stack:
+        _hold(stack, _file(run, name), -1)
         yield
+
+
+def _hold(stack: contextlib.ExitStack, path: Path, seconds: float) -> None:
+    """Hold a lock until the stack ends; a file system without locks does without.
+
+    Raises:
+        Timeout: another process holds it.
+    """
+    try:
+        stack.enter_context(FileLock(path, timeout=seconds))
+    except NotImplementedError:
+        return
+    except OSError as error:
+        if error.errno not in WITHOUT_LOCKS:
+            raise
 
 
 def _name(spec: JobSpec) -> str:
@@ -90,15 +139,26 @@ def _signature(lock: Path) -> Path:
     return lock.with_name(f"{lock.name}.json")
 
 
-def _sign(lock: Path) -> None:
-    """Say beside a lock who holds it."""
-    write_json(_signature(lock), {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime()})
+def _sign(lock: Path) -> str:
+    """Say beside a lock who holds it; returns what tells this holder from all others."""
+    token = uuid.uuid4().hex
+    who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime(), "token": token}
+    write_json(_signature(lock), who | {"call": os.environ.get(CALL_VARIABLE, "")})
+    return token
+
+
+def _read(lock: Path) -> dict[str, Any]:
+    """Who holds a lock, as far as that is known."""
+    try:
+        found = read_json(_signature(lock))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _holder(lock: Path) -> str:
     """` (process 12 on host, since ...)`, as far as that is known."""
-    try:
-        who = json.loads(_signature(lock).read_text(encoding="utf-8"))
-        return f" (process {who['pid']} on {who['host']}, since {who['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    match _read(lock):
+        case {"pid": pid, "host": host, "since": since}:
+            return f" (process {pid} on {host}, since {since})"
+    return ""

@@ -53,7 +53,7 @@ def plan(
             recipe,
             t,
             f,
-            hardware.device_of(i),
+            hardware.device,
             hardware.job_workers,
             hardware.job_threads,
             cache,
@@ -61,7 +61,7 @@ def plan(
             compile,
             pseudo,
         )
-        for i, (t, f) in enumerate(pairs)
+        for t, f in pairs
     ]
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while work is under way that should be saved first."""
+"""Ctrl-C and SIGTERM while work is under way that should be saved first, and files that ask for the same."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CALL_VARIABLE = "MASKENS_CALL"  # of the environment of a process on a cluster's node: what its stop file is named after
+
+
+def stop_file(folder: Path, call: str) -> Path:
+    """Once it is there, the process of a call on a cluster's node is asked to save its work and to end."""
+    return folder / f"{call}.stop"
 
 
 class StopRequest:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ensemble.backends.choose import choose_hardware
 from ensemble.data.cache import skip_unreadable
 from ensemble.decision.anytime import parse_budget
 from ensemble.decision.decide import Rule, decide
@@ -17,7 +18,7 @@ from ensemble.decision.submission import (
     SubmissionCheck,
     align,
     check_submission,
-    skipped_file,
+    unseen_words,
     write_skipped,
     write_submission,
 )
@@ -28,7 +29,7 @@ from ensemble.inference.infer import infer as predict_photos
 from ensemble.inference.infer import save_logits
 from ensemble.inference.person_finder import PersonFinder, person_finder
 from ensemble.inference.settings import InferenceSettings
-from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.jobs.hardware import BackendName
 from ensemble.jobs.int8_files import int8_graphs
 from ensemble.models.engine import EngineOption, InferencePrecision
 from ensemble.models.engine_choice import engine_options
@@ -48,7 +49,6 @@ from folds.data.decode import Progress
 from folds.data.labels import IntArray
 from folds.data.layout import read_eval, read_eval_people
 from folds.data.people import EvalData
-from folds.data.skipped import named
 from folds.errors import MaskensError
 from folds.files import must_be_writable
 from folds.run import Run
@@ -86,6 +86,11 @@ class InferOptions:
         cache: folder of decoded photos, None for none.
         device: auto, cpu or cuda.
         workers: loader processes; no result depends on it.
+        jobs: processes at a time, each of which predicts a shard of the photos; None is one, and on a cluster as many
+            as it takes.
+        backend: sequential, loky, dask or ray; None is this process for one job at a time, else loky.
+        address: of a cluster's scheduler, for dask and ray; None starts workers on this machine.
+        retries: how often a shard whose process or node is lost is done anew.
     """
 
     tta: Tta | None = None
@@ -106,6 +111,10 @@ class InferOptions:
     cache: Folder | None = AUTO_CACHE
     device: str = "auto"
     workers: int | None = None
+    jobs: int | None = None
+    backend: BackendName | None = None
+    address: str | None = None
+    retries: int = 2
 
 
 DEFAULT_OPTIONS = InferOptions()
@@ -182,8 +191,11 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
     if (options.person_column or options.group_photos) and rule != "joint":
         named_by = "--person-column" if options.person_column else "--group-photos"
         raise MaskensError(f"{named_by} needs --decision joint, which decides a person's photos together.")
-    budget, device = parse_budget(options.budget), choose_device(options.device)
-    engine = engine_options(options.engine, options.precision, options.compile, device)
+    budget = parse_budget(options.budget)
+    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
+    engine = engine_options(options.engine, options.precision, options.compile, hardware.device)
+    if budget and hardware.several_processes:
+        raise MaskensError("--budget is kept by one process: leave out --jobs and --backend.")
     named = load_runs(runs)
     first = named[0]
     data = read_eval(Path(options.data or first.data), options.skip_bad_photos)
@@ -221,13 +233,15 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         finder=finder,
         settings=InferenceSettings(
             tta=fitted.tta_set,
-            hardware=Hardware(device, options.workers),
+            hardware=hardware,
             cache=cache_folder(options.cache, first.folder),
             engine=engine,
             int8=int8_graphs(jobs) if engine.precision == "int8" else {},
             early_exit=fitted if (options.early_exit or budget) and rule == "joint" and person is None else None,
             budget=budget,
             partial=logits_file.with_suffix(".partial.npz"),
+            shards=logits_file.with_suffix(".shards"),
+            retries=options.retries,
         ),
         skip_bad=options.skip_bad_photos,
         path=path,
@@ -256,20 +270,8 @@ def run_inference(plan: InferencePlan, on_progress: OnProgress | None = None) ->
     write_skipped(plan.path, skipped, plan.data.ids, decided.classes)
     check = check_submission(plan.path, plan.data.ids, plan.runs[0].class_photos)
     notes = (*(line for e in plan.ensembles for line in e.notes), *found, *prediction.notes)
-    warning = _unseen_words(plan) if skipped else ""
+    warning = unseen_words(plan.path, skipped, len(plan.data.ids), bool(plan.votes), plan.person is not None)
     return Inferred(decided.classes, check, plan.path, earlier, notes, skipped, warning)
-
-
-def _unseen_words(plan: InferencePlan) -> str:
-    """What to say of photos that could not be read."""
-    skipped = plan.data.skipped_ids
-    how = "from the mix of classes in training, not by a model"
-    if plan.votes:
-        how = "by the votes of the other submissions alone"
-    if plan.person is not None:
-        how = "from their person's other photos, where there are any, and from the mix of classes in training"
-    count = f"{len(skipped):,} of {len(plan.data.ids):,} photos can't be read and are answered {how}"
-    return f"{count}: {named(skipped)}. All are listed in {skipped_file(plan.path)}"
 
 
 def _find_people(

@@ -7,15 +7,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
-from ensemble.decision.pseudo_labelling import make_pseudo_labels
 from ensemble.jobs.completion import begun, unfinished
-from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.jobs.hardware import BackendName, Hardware
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos, select_tasks
-from ensemble.jobs.pseudo_labels import PseudoLabels, load_pseudo_labels, refuse_other_ages, save_pseudo_labels
+from ensemble.jobs.pseudo_labels import PseudoLabels, refuse_other_ages, save_pseudo_labels
 from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.spec import JobSpec, geometry
 from ensemble.pipeline.inputs import AUTO_CACHE, DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
+from ensemble.pipeline.pseudo_labels import choose_pseudo_labels
 from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.training.estimate import Estimate, estimate_training
@@ -31,8 +32,6 @@ from folds.data.people import TrainData
 from folds.data.skipped import left_out_words, named
 from folds.errors import MaskensError
 from folds.run import Run, load_data, load_run
-
-PSEUDO_MIN_P = 0.95
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,10 @@ class TrainOptions:
         pseudo: a run whose surest labels of the photos to predict are learned from too. A run keeps them.
         pseudo_min_p: least probability of such a label.
         restart: forget what these jobs have done.
-        jobs: at a time.
+        jobs: at a time; None is one, and on a cluster as many as it takes.
+        backend: sequential, loky, dask or ray; None is this process for one job at a time, else loky.
+        address: of a cluster's scheduler, for dask and ray; None starts workers on this machine.
+        retries: how often a job whose process or node is lost goes on.
         track: tensorboard, wandb.
         compile: the models first, with torch.compile.
         skip_bad_photos: leave out photos that can't be read; else they are refused. A run keeps which they are.
@@ -70,7 +72,10 @@ class TrainOptions:
     pseudo: Folder | None = None
     pseudo_min_p: float | None = None
     restart: bool = False
-    jobs: int = 1
+    jobs: int | None = None
+    backend: BackendName | None = None
+    address: str | None = None
+    retries: int = 2
     track: Sequence[str] = ()
     compile: bool = False
     skip_bad_photos: bool = False
@@ -98,6 +103,7 @@ class TrainingPlan:
     pseudo: PseudoLabels | None
     source: Run | None  # whose finished jobs are taken over
     restart: bool
+    retries: int  # of a job whose process or node is lost
     skip_bad: bool  # leave out photos that can't be read
     warnings: tuple[str, ...]
 
@@ -136,7 +142,7 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
     """
     loaded = load_run(Path(run))
     data, folds = load_data(loaded, Path(options.data) if options.data else None)
-    hardware = Hardware(choose_device(options.device), options.workers, options.jobs)
+    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
     trackers = tuple(dict.fromkeys(options.track))
     check_trackers(trackers)
     if options.reuse and options.restart:
@@ -147,7 +153,7 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
     tasks = select_tasks(recipe, options.tasks)
     chosen = range(loaded.k) if options.folds is None else sorted(options.folds)
     cache = cache_folder(options.cache, loaded.folder)
-    pseudo = _pseudo_labels(loaded, data.root, options)
+    pseudo = choose_pseudo_labels(loaded, data.root, options.pseudo, options.pseudo_min_p)
     if pseudo:
         refuse_other_ages(recipe, tasks)
     jobs = plan(loaded, recipe, tasks, chosen, hardware, cache, trackers, options.compile, pseudo)
@@ -173,32 +179,10 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
         pseudo=pseudo,
         source=source,
         restart=options.restart,
+        retries=options.retries,
         skip_bad=options.skip_bad_photos,
         warnings=tuple(warnings),
     )
-
-
-def _pseudo_labels(run: Run, root: Path, options: TrainOptions) -> PseudoLabels | None:
-    """Those that are named, or those that the run keeps.
-
-    Raises:
-        MaskensError: others than those that the run's jobs have learned from.
-    """
-    kept = load_pseudo_labels(run, root)
-    if options.pseudo is None:
-        if options.pseudo_min_p is not None:
-            raise MaskensError("--pseudo-min-p goes with --pseudo RUN.")
-        return kept
-    min_p = PSEUDO_MIN_P if options.pseudo_min_p is None else options.pseudo_min_p
-    if not 0.5 < min_p <= 1:
-        raise MaskensError(f"--pseudo-min-p {min_p:g} is not above 0.5: what is less sure is as likely wrong.")
-    named = make_pseudo_labels(load_run(Path(options.pseudo)), run, root, min_p)
-    if run.jobs_on_disk() and named.hash != (kept.hash if kept else ""):
-        raise MaskensError(
-            f"{run.folder} holds models that were trained with {'other' if kept else 'no'} pseudo-labels. "
-            f"Begin a new run: maskens folds --run NEW --folds-file {run.folds_file}"
-        )
-    return named
 
 
 def leave_out_bad_photos(
@@ -270,6 +254,7 @@ def run_plan(planned: TrainingPlan, display: JobsDisplay | None = None) -> Train
         planned.hardware,
         display or _NoDisplay(),
         planned.restart,
+        planned.retries,
     )
     return Trained(planned.run, len(planned.todo) - len(failed), failed)
 

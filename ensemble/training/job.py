@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ensemble.jobs.locks import lock_job_process
+from ensemble.jobs.locks import TakenOver, lock_job_process
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import State, read_status, write_status
 from ensemble.training.job_run import JobRun
@@ -37,9 +37,11 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
         folds: int64 (people,).
     """
     try:
-        with lock_job_process(spec):
-            JobRun(spec, data, folds).run()
+        with lock_job_process(spec) as claim:
+            JobRun(spec, data, folds, claim).run()
         return None
+    except TakenOver as error:  # what the job does now is the other's to say
+        return Failure(str(error), crashed=False)
     except MaskensError as error:
         failure = Failure(str(error), crashed=False)
     except torch.OutOfMemoryError:

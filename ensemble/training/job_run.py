@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import time
 import zlib
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from ensemble.data.sampling import NO_MORE
 from ensemble.jobs.card import job_card
 from ensemble.jobs.checksums import job_checksums
 from ensemble.jobs.history import write_history
+from ensemble.jobs.locks import Claim
 from ensemble.jobs.oof import JobOof, save_job_oof
 from ensemble.jobs.spec import JobSpec, geometry, identity, learned_rows
 from ensemble.jobs.status import JobStatus, write_status
@@ -37,6 +37,7 @@ from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import class_labels, learns_from, training_labels, true_labels
 from ensemble.recipes.tta_views import VIEWS
+from ensemble.training.diverged import not_finite
 from ensemble.training.epoch_progress import EpochProgress, save_within_epoch, seed_torch
 from ensemble.training.losses import task_loss
 from ensemble.training.resume import load_last, save_last
@@ -49,14 +50,18 @@ from folds.run import refuse_removed
 from folds.versions import library_versions
 
 TICK = 1.0  # seconds between two status files within an epoch
-NAMED = 5  # photos of a batch whose loss is not finite
 
 
 class JobRun:
     """A job at work: trains the model of one task on all folds but one, then predicts that one."""
 
-    def __init__(self, spec: JobSpec, data: TrainData, folds: IntArray) -> None:
-        self.spec, self.data = spec, data
+    def __init__(self, spec: JobSpec, data: TrainData, folds: IntArray, claim: Claim | None = None) -> None:
+        """
+        Args:
+            folds: int64 (people,).
+            claim: on the job; nothing is saved any more once another process has made its own.
+        """
+        self.spec, self.data, self.claim = spec, data, claim
         self.run_info, self.recipe = spec.run, spec.recipe.tasks[spec.task]
         self.folder = spec.run.job_folder(spec.task, spec.fold)
         self.device = torch.device(spec.device)
@@ -155,7 +160,8 @@ class JobRun:
                     on_update = save_within_epoch(functools.partial(self.save, trainer), stop, len(batches))
                     result = trainer.epoch(epoch, loader, on_batch, progress, on_update)
             except LossNotFinite as error:
-                raise MaskensError(self.not_finite(error, batches)) from error
+                known = [*self.data.files, *(self.spec.pseudo.photos.files if self.spec.pseudo else ())]
+                raise MaskensError(f"{not_finite(error, batches, known)}: {self.lower_rate()}") from error
             self.ran = ran(trainer)
             scores, logits = self.validate(trainer, photos)
             if not np.isfinite(logits).all():  # by the last updates, after a loss that was finite
@@ -169,22 +175,11 @@ class JobRun:
 
     def save(self, trainer: Trainer, progress: EpochProgress | None = None) -> None:
         """Keep what the job goes on from, after an epoch or within one."""
-        refuse_removed(self.run_info)
+        self.refuse_lost()
         unfinished = progress.state() if progress else None
         save_last(self.folder, identity(self.spec), trainer.state(), self.history, unfinished)
         if progress:
             self.report(batches=progress.batches)
-
-    def not_finite(self, error: LossNotFinite, batches: EpochBatches) -> str:
-        """What to say of a loss that became NaN or infinite, with photos of the first such batch."""
-        keys = next(itertools.islice(batches, error.batch, None))
-        known = [*self.data.files, *(self.spec.pseudo.photos.files if self.spec.pseudo else ())]
-        files = list(dict.fromkeys(known[index] for _, index, _ in keys))
-        more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-        return (
-            f"the loss became {error.loss} in epoch {batches.epoch + 1}, first in batch {error.batch + 1} of "
-            f"{len(batches)} ({', '.join(files[:NAMED])}{more}): {self.lower_rate()}"
-        )
 
     def lower_rate(self) -> str:
         kept = f"; what it learned up to epoch {len(self.history)} is kept" if self.history else ""
@@ -291,8 +286,14 @@ class JobRun:
 
         return on_batch
 
-    def report(self, **changes: Any) -> None:
+    def refuse_lost(self) -> None:
+        """Write nothing for a run that is removed, or a job that another process has taken over."""
         refuse_removed(self.run_info)
+        if self.claim:
+            self.claim.refuse_taken_over()
+
+    def report(self, **changes: Any) -> None:
+        self.refuse_lost()
         self.status = dataclasses.replace(self.status, **changes)
         write_status(self.run_info, self.status)
 

@@ -9,6 +9,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from ensemble.backends.backend import Backend, Call, WorkerLost, WorkerStopped, call_with_retries, run_in_threads
+from ensemble.backends.choose import open_backend
 from ensemble.data.cache import check_readable, open_photos
 from ensemble.data.load import no_face_note
 from ensemble.data.masks import undetected_note
@@ -16,12 +18,16 @@ from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.spec import JobSpec, geometry
 from ensemble.jobs.status import JobStatus, read_status, write_status
-from ensemble.training.job import Failure, run_job
-from ensemble.training.workers import Workers
+from ensemble.training.job import Failure, finish, run_job
 from folds.data.decode import Progress
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
-from folds.errors import Stopped
+from folds.errors import MaskensError, Stopped
+
+GOES_ON = (
+    "What it had saved is kept; the same command goes on from there, best with fewer --jobs, fewer --workers or a "
+    "smaller batch_size if it was for want of memory."
+)
 
 
 class JobsDisplay(Protocol):
@@ -67,6 +73,7 @@ def train(
     hardware: Hardware,
     display: JobsDisplay,
     restart: bool = False,
+    retries: int = 0,
 ) -> dict[tuple[str, int], Failure]:
     """Run the jobs, `hardware.jobs` at a time, while a thread polls their status files for the display.
 
@@ -74,6 +81,7 @@ def train(
         folds: int64 (people,).
         shown: the jobs in the display, those already done among them.
         restart: first forget what these jobs have done.
+        retries: how often a job whose process or node is lost goes on, from what it had saved.
 
     Returns:
         (task, fold) -> why, of each job that failed.
@@ -92,18 +100,43 @@ def train(
                 spec.run, dataclasses.replace(before, state="waiting", epochs=epochs, error="", seconds_left=None)
             )
         try:
-            with _polling(shown, display):
-                failures = _run(specs, data, folds, hardware)
+            with _polling(shown, display), open_backend(hardware) as backend:
+                failures = run_in_threads(
+                    lambda spec: run_with_retries(backend, spec, data, folds, retries), specs, backend.slots
+                )
         except KeyboardInterrupt:
             raise Stopped(_saved([read_status(s.run, s.task, s.fold) for s in specs])) from None
     return {(s.task, s.fold): f for s, f in zip(specs, failures, strict=True) if f}
 
 
-def _run(specs: Sequence[JobSpec], data: TrainData, folds: IntArray, hardware: Hardware) -> list[Failure | None]:
-    if hardware.jobs == 1:
-        return [run_job(dataclasses.replace(s, device=hardware.device_of(0)), data, folds) for s in specs]
-    with Workers(hardware) as workers:
-        return workers.run(specs, data, folds)
+def run_with_retries(backend: Backend, spec: JobSpec, data: TrainData, folds: IntArray, retries: int) -> Failure | None:
+    """Run one job on a backend. Its process may be lost so many times, as there is nothing wrong with the job then.
+
+    Args:
+        folds: int64 (people,).
+    """
+    folder, name = spec.run.job_folder(spec.task, spec.fold), f"{spec.task} fold {spec.fold}"
+    notes = spec.run.folder / ".locks"
+    notes.mkdir(exist_ok=True)
+
+    def waiting(words: str) -> None:
+        status = read_status(spec.run, spec.task, spec.fold)
+        write_status(spec.run, dataclasses.replace(status, state="waiting", note=words))
+
+    def call() -> Call:
+        return Call(name, run_job, (spec, data, folds), folder / "log.txt", notes, needs=(spec.run.folder, data.root))
+
+    try:
+        failure: Failure | None = call_with_retries(backend, call, retries, waiting)
+        return failure
+    except MaskensError as error:  # of the node, not of the job
+        message = str(error)
+    except WorkerStopped:
+        message = "its process was asked to stop; what it had learned is saved"
+    except WorkerLost as lost:
+        message = f"{lost}. {GOES_ON}"
+    finish(spec, "failed", message)
+    return Failure(message, crashed=False)
 
 
 def _saved(statuses: Sequence[JobStatus]) -> str:

@@ -278,9 +278,7 @@ def test_bf16_is_told_with_the_largest_difference(models: Ensemble, data: EvalDa
 
 def test_an_interrupted_inference_does_not_go_on_by_another_engine(models: Ensemble, data: EvalData) -> None:
     predictor = EnsemblePredictor([models], photos_of(data, (32, 24)), InferenceSettings("flip", CPU))
-    with pytest.raises(
-        MaskensError, match="predicted with openvino in int8, and this one would"
-    ):
+    with pytest.raises(MaskensError, match="predicted with openvino in int8, and these would be with torch in fp32"):
         predictor._refuse_another(PrecisionChoice("int8", 0.1, "", "openvino"), PrecisionChoice("fp32", 0.0, ""))
 
 

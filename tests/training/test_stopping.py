@@ -160,7 +160,8 @@ def test_a_second_ctrl_c_waits_for_nothing() -> None:
     assert not stop.made
 
 
-def test_a_process_that_is_killed_fails_its_job_alone(setting: TinyRun) -> None:
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_process_that_is_killed_goes_on_or_fails_its_job_alone(setting: TinyRun, retries: int) -> None:
     specs = [setting.spec("mask"), setting.spec("gender")]
 
     def kill_one() -> None:
@@ -176,8 +177,14 @@ def test_a_process_that_is_killed_fails_its_job_alone(setting: TinyRun) -> None:
     killer = threading.Thread(target=kill_one)
     killer.start()
     many = [dataclasses.replace(s, recipe=parse_recipe(RECIPE, "tiny", changes=["tasks.*.epochs=20"])) for s in specs]
-    failures = train(many, setting.data, setting.folds, many, Hardware("cpu", workers=0, jobs=2), Silent())
+    two, view = Hardware("cpu", workers=0, jobs=2), Silent()
+    failures = train(many, setting.data, setting.folds, many, two, view, retries=retries)
     killer.join()
+    if retries:
+        assert failures == {}
+        notes = {status.note for shown in view.shown for status in shown}
+        assert any("killed its process, most likely for want of memory; goes on, attempt 2 of 2" in n for n in notes)
+        return
     (killed,) = failures
     assert "the system killed its process, most likely for want of memory" in failures[killed].message
     states = {s.task: read_status(s.run, s.task, 0).state for s in many}

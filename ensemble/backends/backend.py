@@ -1,0 +1,108 @@
+"""What every backend does: call a function somewhere, and say so when the place was lost."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import joblib
+
+Item = TypeVar("Item")
+
+STOPPING = 60.0  # seconds that a call which is to stop has for saving its work
+
+
+class WorkerLost(Exception):
+    """The process or the node of a call is gone; nothing is wrong with the call itself. The message says what is known,
+    and ends without a full stop."""
+
+
+class WorkerStopped(Exception):
+    """The process of a call was asked to stop, by somebody else than its command."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function of an importable module and its arguments, all of which can be pickled."""
+
+    name: str  # for people: `mask fold 0`
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    log: Path  # what a process on another node prints, its traceback above all
+    notes: Path  # folder for what nodes are told and tell; log and notes lie on storage that all nodes share
+    needs: tuple[Path, ...] = ()  # folders that must be there on the node
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)  # of this one attempt
+
+
+class Backend(Protocol):
+    """A context in which calls run. At its end the processes end; if that is an interruption, the calls under way are
+    first asked to save their work."""
+
+    slots: int  # calls at a time
+
+    def call(self, call: Call) -> Any:
+        """Run a call and return its result; from as many threads at a time as there are slots.
+
+        Raises:
+            WorkerLost: its process is gone.
+            WorkerStopped: its process was asked to stop by another.
+            Exception: what the function raises.
+        """
+        ...
+
+    def __enter__(self) -> Backend: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None: ...
+
+
+class SequentialBackend:
+    """One call after the other, in this process."""
+
+    slots = 1
+
+    def call(self, call: Call) -> Any:
+        return call.function(*call.args)
+
+    def __enter__(self) -> SequentialBackend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None: ...
+
+
+def call_with_retries(
+    backend: Backend, make: Callable[[], Call], retries: int, on_retry: Callable[[str], object] = lambda words: None
+) -> Any:
+    """Call until the call comes to its end: its process may be lost so many times, as nothing is wrong with it then.
+
+    Args:
+        make: a call, anew for each attempt.
+        on_retry: told why there is another attempt.
+
+    Raises:
+        WorkerLost: it was lost once more.
+        Exception: as of `Backend.call`.
+    """
+    attempt = 1
+    while True:
+        try:
+            return backend.call(make())
+        except WorkerLost as lost:
+            attempt += 1
+            if attempt > 1 + retries:
+                raise
+            on_retry(f"{lost}; goes on, attempt {attempt} of {1 + retries}")
+
+
+def run_in_threads(work: Callable[[Item], Any], items: Sequence[Item], slots: int) -> list[Any]:
+    """`work` for each item, in this thread if there is one slot, else in so many, each of which waits for a backend.
+
+    Returns:
+        The results in the order of `items`.
+    """
+    if slots == 1:
+        return [work(item) for item in items]
+    return list(joblib.Parallel(n_jobs=slots, backend="threading")(joblib.delayed(work)(item) for item in items))

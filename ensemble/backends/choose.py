@@ -1,0 +1,90 @@
+"""Which backend, and what it offers."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from ensemble.backends.backend import Backend, SequentialBackend
+from ensemble.backends.shape import Shape
+from ensemble.jobs.hardware import BackendName, Hardware, choose_device
+from folds.errors import MaskensError
+
+PACKAGES = {"dask": "distributed", "ray": "ray"}  # backend -> the package it needs, in the extra of its name
+
+
+def choose_hardware(
+    device: str,
+    workers: int | None,
+    jobs: int | None = None,
+    backend: BackendName | None = None,
+    address: str | None = None,
+) -> Hardware:
+    """Where jobs will run, asking the cluster if there is one.
+
+    Args:
+        device: auto, cpu or cuda.
+        workers: loader processes a job; None lets maskens choose.
+        jobs: at a time; None: one here, on a cluster as many as it takes.
+        address: of a cluster's scheduler.
+
+    Raises:
+        MaskensError: options that don't go together, a package that is not installed, a cluster that does not answer or
+            has too little, cuda asked for and not to be had.
+    """
+    if address and backend not in PACKAGES:
+        raise MaskensError("--address goes with --backend dask or --backend ray.")
+    if backend == "sequential" and (jobs or 1) > 1:
+        raise MaskensError(f"--backend sequential runs one job at a time, not {jobs}: take loky, dask or ray.")
+    _check_installed(backend)
+    if address is None:
+        chosen = choose_device(device)
+        if backend == "dask" and chosen == "cuda":
+            raise MaskensError(
+                "--backend dask without --address gives no job a GPU of its own: take --backend loky, which does the "
+                "same on this machine, or --device cpu."
+            )
+        return Hardware(chosen, workers, jobs or 1, backend)
+    shape = _shape(backend, address, jobs, device)
+    if device == "cuda" and backend == "ray" and not shape.gpus:
+        raise MaskensError(f"--device cuda: no node of the Ray cluster at {address} has a GPU. Use --device cpu.")
+    on_gpus = device == "cuda" or (device == "auto" and shape.gpus > 0)
+    at_a_time = jobs or (min(shape.slots, shape.gpus) if on_gpus and shape.gpus else shape.slots)
+    return Hardware("cuda" if on_gpus else "cpu", workers, at_a_time, backend, address, shape.cores)
+
+
+def open_backend(hardware: Hardware) -> Backend:
+    """The backend that was chosen, to be entered."""
+    name = hardware.backend or ("loky" if hardware.jobs > 1 else "sequential")
+    if name == "loky":
+        from ensemble.backends.loky_backend import LokyBackend
+
+        return LokyBackend(hardware)
+    if name == "dask":
+        from ensemble.backends.dask_backend import DaskBackend
+
+        return DaskBackend(hardware)
+    if name == "ray":
+        from ensemble.backends.ray_backend import RayBackend
+
+        return RayBackend(hardware)
+    return SequentialBackend()
+
+
+def _check_installed(backend: BackendName | None) -> None:
+    package = PACKAGES.get(backend or "")
+    if package and importlib.util.find_spec(package) is None:
+        raise MaskensError(
+            f"--backend {backend} needs {package}, which is not installed. Install: pip install 'maskens[{backend}]'"
+        )
+
+
+def _shape(backend: BackendName | None, address: str, jobs: int | None, device: str) -> Shape:
+    if backend == "dask":
+        from ensemble.backends.dask_backend import dask_client, dask_shape
+
+        with dask_client(address) as client:
+            return dask_shape(client)
+    from ensemble.backends.ray_backend import connected, ray_shape
+
+    with connected(address):
+        return ray_shape(jobs, {"cpu": False, "cuda": True}.get(device))

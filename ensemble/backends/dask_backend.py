@@ -1,0 +1,141 @@
+"""Workers of a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import joblib
+from dask import config
+from distributed import Client, KilledWorker, LocalCluster
+from distributed.client import FutureCancelledError
+
+from ensemble.backends.backend import STOPPING, Call, WorkerLost
+from ensemble.backends.node_process import pack_call, run_on_node, stop_all
+from ensemble.backends.shape import Shape
+from ensemble.jobs.hardware import Hardware
+from folds.errors import MaskensError, first_line
+
+ANSWERING = 30.0  # seconds in which a scheduler must answer
+RESTARTING = 300.0  # in which one that is gone may come back
+GPU = "GPU"  # the resource that workers with one declare
+
+
+class DaskBackend:
+    """Each call is a task: Dask gives it to a worker that is free. Without an address, the workers are processes of
+    this machine."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self.slots, self._hardware = hardware.jobs, hardware
+        self._resources: dict[str, float] = {}
+        self._client: Client | None = None
+        self._cluster: LocalCluster | None = None
+        self._under_way: dict[str, Call] = {}
+        self._lock = threading.Lock()
+
+    def call(self, call: Call) -> Any:
+        packed = pack_call(call, self._hardware.job_threads)
+        try:
+            client = self._connected()
+            key = f"{call.name} {call.token}"
+            future = client.submit(run_on_node, packed, key=key, pure=False, resources=self._resources, retries=0)
+            self._under_way[call.token] = call
+            outcome = future.result()
+        except KilledWorker as error:
+            raise WorkerLost("the worker that had it is gone") from error
+        except (FutureCancelledError, OSError, TimeoutError) as error:
+            raise WorkerLost("the scheduler is gone") from error
+        finally:
+            self._under_way.pop(call.token, None)
+        return outcome.result()
+
+    def __enter__(self) -> DaskBackend:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        if self._hardware.address is None:
+            with _interruptions_not_for_children():
+                self._cluster = LocalCluster(
+                    n_workers=self.slots, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
+                )
+        self._connected()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        if kind and issubclass(kind, KeyboardInterrupt):
+            self._stop()
+        for each in (self._client, self._cluster):
+            if each is not None:
+                with contextlib.suppress(Exception):  # one that is gone can't say goodbye
+                    each.close(timeout=5)
+        self._client = self._cluster = None
+
+    def _stop(self) -> None:
+        """Have all calls save their work; waits until they have."""
+        stop_all(list(self._under_way.values()), STOPPING)
+
+    def _connected(self) -> Client:
+        """A client whose scheduler is there, or will be soon."""
+        with self._lock:
+            if self._client is None or self._client.status != "running":
+                address = self._cluster or self._hardware.address
+                again = self._client is not None
+                self._client = _client(address, RESTARTING if again else ANSWERING)
+                shape = dask_shape(self._client)
+                self._resources = {GPU: 1} if self._hardware.device == "cuda" and shape.gpus else {}
+            return self._client
+
+
+@contextlib.contextmanager
+def _interruptions_not_for_children() -> Iterator[None]:
+    """Processes started within, and by threads started within, get no Ctrl-C of the terminal: a worker would end and
+    leave its call to die."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _client(address: str | LocalCluster | None, seconds: float) -> Client:
+    with config.set({"distributed.comm.timeouts.connect": f"{seconds}s"}):
+        return Client(address, timeout=seconds, set_as_default=False)
+
+
+@contextlib.contextmanager
+def dask_client(address: str) -> Iterator[Client]:
+    """A client for as long as the block takes.
+
+    Raises:
+        MaskensError: no scheduler answers at the address, or it has no workers.
+    """
+    try:
+        client = _client(address, ANSWERING)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise MaskensError(
+            f"--address {address}: no Dask scheduler answers there ({first_line(error)}). "
+            "Start one with: dask scheduler"
+        ) from error
+    try:
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            raise MaskensError(
+                f"--address {address}: the scheduler has no workers. Start some with: dask worker {address}"
+            )
+        yield client
+    finally:
+        client.close()
+
+
+def dask_shape(client: Client) -> Shape:
+    """How many calls the workers take at a time, and with how many cores each."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    slots = Counter[str]()
+    for worker in workers.values():
+        slots[worker["host"]] += worker["nthreads"]
+    cores = {workers[name]["host"]: count for name, count in client.run(joblib.cpu_count).items() if name in workers}
+    gpus = sum(int(worker["resources"].get(GPU, 0)) for worker in workers.values())
+    return Shape(sum(slots.values()), gpus, min(max(1, cores[host] // slots[host]) for host in cores))

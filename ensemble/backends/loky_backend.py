@@ -1,0 +1,111 @@
+"""Processes of this machine, so that what happens to one call happens to no other."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import warnings
+from concurrent.futures import Future, wait
+from types import TracebackType
+from typing import Any
+
+from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
+
+from ensemble.backends.backend import STOPPING, Call, WorkerLost, WorkerStopped
+from ensemble.backends.child import end_with_parent, thread_environment
+from ensemble.jobs.hardware import Hardware, visible_gpus
+
+# loky renews a process whose memory has grown, and warns of that
+warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
+
+KILLED = "the system killed its process, most likely for want of memory"
+
+
+class LokyBackend:
+    """One process for each call at a time, each with a GPU of its own: the next call takes the one that is free."""
+
+    def __init__(self, hardware: Hardware) -> None:
+        self.slots = hardware.jobs
+        gpus = visible_gpus() if hardware.device == "cuda" else []
+        own = [gpus[n % len(gpus)] if len(gpus) > 1 else None for n in range(hardware.jobs)]
+        self._all = [_Worker(gpu, hardware.job_threads) for gpu in own]
+        self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+        for worker in self._all:
+            self._free.put(worker)
+
+    def call(self, call: Call) -> Any:
+        worker = self._free.get()
+        try:
+            return worker.call(call)
+        finally:
+            self._free.put(worker)
+
+    def __enter__(self) -> LokyBackend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        """A second interruption waits for nothing."""
+        try:
+            if kind and issubclass(kind, KeyboardInterrupt):
+                wait([job for worker in self._all if (job := worker.stop())], STOPPING)
+        finally:
+            for worker in self._all:
+                worker.close()
+
+
+class _Worker:
+    """A process, started with its first call and again after one that it did not survive."""
+
+    def __init__(self, gpu: str | None, threads: int) -> None:
+        self.environment = thread_environment(threads) | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+        self._executor: ProcessPoolExecutor | None = None
+        self._job: Future[Any] | None = None
+
+    def call(self, call: Call) -> Any:
+        try:
+            self._executor = self._executor or ProcessPoolExecutor(
+                1, initializer=end_with_parent, initargs=(os.getpid(),), env=self.environment
+            )
+            self._job = self._executor.submit(_run, os.getpid(), call)
+            return self._job.result()
+        except BrokenProcessPool as error:
+            self.close()
+            raise WorkerLost(_cause(error)) from error
+        except KeyboardInterrupt:
+            if self._job is None or not self._job.done():
+                raise  # it is this process that is interrupted, not the one of the call
+            raise WorkerStopped from None
+
+    def stop(self) -> Future[Any] | None:
+        """Ask the call to save its work and stop; returns it, None if there is none."""
+        if self._job is None or self._job.done():
+            return None
+        for process in list(self._executor._processes) if self._executor else []:  # loky has no other way to tell
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+        return self._job
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown(wait=True, kill_workers=True)
+
+
+def _run(parent: int, call: Call) -> Any:
+    """In the process. Once stopped for want of a parent it ends, as nobody is left to tell it."""
+    try:
+        return call.function(*call.args)
+    except KeyboardInterrupt:
+        if os.getppid() != parent:
+            os._exit(1)
+        raise
+
+
+def _cause(error: BrokenProcessPool) -> str:
+    if "SIGKILL" in str(error):
+        return KILLED
+    codes = str(error).rsplit("exit codes of the workers are", 1)[-1].strip(" {}.")
+    return f"its process ended without a word ({codes})"

@@ -1,0 +1,14 @@
+"""What a cluster offers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How many calls a cluster takes at a time, and what each of them has."""
+
+    slots: int
+    gpus: int  # of all nodes
+    cores: int  # of a node, for each call

@@ -1,0 +1,108 @@
+"""A call on a cluster's node, as a scheduler's worker runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ensemble.backends.backend import Call, WorkerLost, WorkerStopped
+from ensemble.backends.node_process import NodeCall, Outcome, pack_call, run_on_node, started_file, stop_all
+from ensemble.backends.paths import VARIABLE, pack
+from folds.errors import MaskensError
+from folds.files import write_text
+
+
+@pytest.fixture
+def call(tmp_path: Path) -> Callable[..., Call]:
+    def make(function: Callable[..., Any], *args: Any, needs: tuple[Path, ...] = ()) -> Call:
+        return Call("a call", function, args, tmp_path / "log.txt", tmp_path, needs)
+
+    return make
+
+
+def result(call: Call) -> Any:
+    return run_on_node(pack_call(call, 1)).result()
+
+
+def test_a_call_runs_in_a_process_of_its_own(call: Callable[..., Call], tmp_path: Path) -> None:
+    assert result(call(os.getpid)) != os.getpid()
+    assert result(call(os.getenv, "OMP_NUM_THREADS")) == "1"
+    assert socket.gethostname() in (tmp_path / "log.txt").read_text()
+    assert list(tmp_path.glob("*.st*")) == [], "nothing is left of it but its log"
+
+
+def test_what_a_function_raises_is_raised_and_its_traceback_is_in_the_log(
+    call: Callable[..., Call], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="could not convert"):
+        result(call(float, "many"))
+    assert "Traceback" in (tmp_path / "log.txt").read_text()
+    with pytest.raises(MaskensError, match="can't write"):
+        result(call(write_text, tmp_path, "a folder is no file"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_process_that_is_killed_is_told(call: Callable[..., Call], number: signal.Signals) -> None:
+    with pytest.raises(WorkerLost, match=f"was killed by {number.name}; see .*log.txt"):
+        result(call(signal.raise_signal, number))
+
+
+def test_a_call_is_asked_to_stop_wherever_it_is(call: Callable[..., Call], tmp_path: Path) -> None:
+    sleeping = call(time.sleep, 60)
+    found: list[Outcome] = []
+    node = threading.Thread(target=lambda: found.append(run_on_node(pack_call(sleeping, 1))))
+    node.start()
+    while not started_file(tmp_path, sleeping.token).exists():
+        time.sleep(0.01)
+    time.sleep(0.5)  # the process, too, has to have begun
+    stop_all([sleeping], 30)
+    node.join()
+    with pytest.raises(WorkerStopped):
+        found[0].result()
+    assert list(tmp_path.glob("*.st*")) == []
+
+
+def test_a_scheduler_that_starts_a_call_again_is_told_that_it_was_lost(
+    call: Callable[..., Call], tmp_path: Path
+) -> None:
+    """So that how often a job goes on is counted in one place."""
+    again = call(os.getpid)
+    started_file(tmp_path, again.token).touch()
+    with pytest.raises(WorkerLost, match="the worker that had it is gone"):
+        result(again)
+
+
+def test_paths_become_those_of_the_node(
+    call: Callable[..., Call], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "run").mkdir(parents=True)
+    monkeypatch.setenv(VARIABLE, f"/nowhere/data=/elsewhere{os.pathsep}/nowhere={tmp_path / 'here'}")
+    assert result(call(os.listdir, Path("/nowhere"), needs=(Path("/nowhere/run"),))) == ["run"]
+    monkeypatch.chdir(tmp_path)
+    assert result(call(os.listdir, Path("here"))) == ["run"], "a node's working folder is another"
+
+
+def test_a_folder_that_is_missing_on_a_node_is_one_message_that_names_both(
+    call: Callable[..., Call], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = call(os.getpid, needs=(tmp_path, tmp_path / "data"))
+    with pytest.raises(MaskensError, match=rf"node {socket.gethostname()}: {tmp_path}/data is not there. Mount it, or"):
+        result(gone)
+    monkeypatch.setenv(VARIABLE, "data:/mnt/data")
+    with pytest.raises(MaskensError, match=rf"{VARIABLE} holds 'data', which is not /path/there=/path/here"):
+        result(gone)
+
+
+def test_a_node_with_another_maskens_is_refused(call: Callable[..., Call], tmp_path: Path) -> None:
+    node = NodeCall("a call", tmp_path / "log.txt", tmp_path, (), "token", 1, "0.0", pack((os.getpid, ())))
+    with pytest.raises(MaskensError, match=r"has maskens .*, the command that started the job 0.0: install the same"):
+        run_on_node(pack(dataclasses.replace(node))).result()
