@@ -41,6 +41,7 @@ from ensemble.decision.blend import load_blend
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Member, geometries, load_ensembles
 from ensemble.decision.tuning import apply_tuning
+from ensemble.inference.anytime_predictor import WHOLE
 from ensemble.inference.ensemble_predictor import EnsemblePredictor
 from ensemble.inference.infer import infer
 from ensemble.inference.settings import InferenceSettings
@@ -196,6 +197,10 @@ def main() -> None:
         for way in (*LOOPS, *ENGINES):
             if "student" in way and not args.student:
                 left_out[way] = "no --student"
+            if "budget" in way and len(setting.data.files) <= 2 * WHOLE:
+                left_out[way] = (
+                    f"a budget is chosen on {WHOLE} photos, which see all passes: give --photos 1400 or more"
+                )
             if way in left_out:
                 continue
             more = ["--way", way, *(["--no-oof"] if args.no_oof or number else [])]
