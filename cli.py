@@ -29,6 +29,7 @@ from ensemble.commands.report import report
 from ensemble.commands.sample import sample
 from ensemble.commands.score import score
 from ensemble.commands.serve import serve
+from ensemble.commands.sweep import sweep
 from ensemble.commands.terminal import fail
 from ensemble.commands.train import train
 from ensemble.commands.tune import tune
@@ -41,6 +42,7 @@ COMMANDS = (
     folds,
     recommend,
     train,
+    sweep,
     infer,
     predict,
     serve,

@@ -198,9 +198,7 @@ def main() -> None:
             if "student" in way and not args.student:
                 left_out[way] = "no --student"
             if "budget" in way and len(setting.data.files) <= 2 * WHOLE:
-                left_out[way] = (
-                    f"a budget is chosen on {WHOLE} photos, which see all passes: give --photos 1400 or more"
-                )
+                left_out[way] = f"its rule is chosen on {WHOLE} photos, which see all passes: --photos 1400 or more"
             if way in left_out:
                 continue
             more = ["--way", way, *(["--no-oof"] if args.no_oof or number else [])]

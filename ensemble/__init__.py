@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ensemble.pipeline.serve import ServeOptions, prepare_server, serve
     from ensemble.pipeline.split import make_folds
     from ensemble.pipeline.submission import check_submission
+    from ensemble.pipeline.sweep import compare_sweep, sweep
+    from ensemble.pipeline.sweep_plan import SweepOptions
     from ensemble.pipeline.train import TrainOptions, train
     from ensemble.pipeline.tune import tune
     from ensemble.pipeline.verify import verify
@@ -30,10 +32,12 @@ if TYPE_CHECKING:
 __all__ = [
     "InferOptions",
     "ServeOptions",
+    "SweepOptions",
     "TrainOptions",
     "audit",
     "check_submission",
     "compare",
+    "compare_sweep",
     "explore",
     "export",
     "infer",
@@ -47,6 +51,7 @@ __all__ = [
     "score",
     "score_submission",
     "serve",
+    "sweep",
     "train",
     "tune",
     "verify",
@@ -55,8 +60,10 @@ __all__ = [
 _MODULES = {
     "InferOptions": "infer",
     "ServeOptions": "serve",
+    "SweepOptions": "sweep_plan",
     "TrainOptions": "train",
     "check_submission": "submission",
+    "compare_sweep": "sweep",
     "make_folds": "split",
     "make_sample": "sample",
     "prepare_server": "serve",

@@ -50,6 +50,7 @@ class Backend(Protocol):
         Raises:
             WorkerLost: its process is gone.
             WorkerStopped: its process was asked to stop by another.
+            KeyboardInterrupt: the command itself is interrupted.
             Exception: what the function raises.
         """
         ...

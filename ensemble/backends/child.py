@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -13,6 +15,20 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 def thread_environment(threads: int) -> dict[str, str]:
     """What keeps a process to so many threads, whichever library does its arithmetic."""
     return dict.fromkeys(THREAD_VARIABLES, str(threads))
+
+
+@contextlib.contextmanager
+def interruptions_not_for_children() -> Iterator[None]:
+    """Processes started within, and by threads started within, get no Ctrl-C of the terminal: it is for the command,
+    which asks them to stop."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows has no such thing
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with_parent(parent: int) -> None:
@@ -30,5 +46,5 @@ def end_with_parent(parent: int) -> None:
         assert main
         signal.pthread_kill(main, signal.SIGTERM)  # if it waits for work, only a signal of its own wakes it
 
-    if hasattr(signal, "pthread_kill"):  # Windows has no such thing
+    if hasattr(signal, "pthread_kill"):
         threading.Thread(target=follow, daemon=True).start()

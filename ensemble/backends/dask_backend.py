@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from distributed import Client, KilledWorker, LocalCluster
 from distributed.client import FutureCancelledError
 
 from ensemble.backends.backend import STOPPING, Call, WorkerLost
+from ensemble.backends.child import interruptions_not_for_children
 from ensemble.backends.node_process import pack_call, run_on_node, stop_all
 from ensemble.backends.shape import Shape
 from ensemble.jobs.hardware import Hardware
@@ -37,6 +37,7 @@ class DaskBackend:
         self._client: Client | None = None
         self._cluster: LocalCluster | None = None
         self._under_way: dict[str, Call] = {}
+        self._stopping = False
         self._lock = threading.Lock()
 
     def call(self, call: Call) -> Any:
@@ -53,12 +54,12 @@ class DaskBackend:
             raise WorkerLost("the scheduler is gone") from error
         finally:
             self._under_way.pop(call.token, None)
-        return outcome.result()
+        return outcome.result(self._stopping)
 
     def __enter__(self) -> DaskBackend:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         if self._hardware.address is None:
-            with _interruptions_not_for_children():
+            with interruptions_not_for_children():
                 self._cluster = LocalCluster(
                     n_workers=self.slots, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
                 )
@@ -76,6 +77,7 @@ class DaskBackend:
 
     def _stop(self) -> None:
         """Have all calls save their work; waits until they have."""
+        self._stopping = True
         stop_all(list(self._under_way.values()), STOPPING)
 
     def _connected(self) -> Client:
@@ -88,17 +90,6 @@ class DaskBackend:
                 shape = dask_shape(self._client)
                 self._resources = {GPU: 1} if self._hardware.device == "cuda" and shape.gpus else {}
             return self._client
-
-
-@contextlib.contextmanager
-def _interruptions_not_for_children() -> Iterator[None]:
-    """Processes started within, and by threads started within, get no Ctrl-C of the terminal: a worker would end and
-    leave its call to die."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _client(address: str | LocalCluster | None, seconds: float) -> Client:

@@ -14,7 +14,7 @@ from typing import Any
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
 from ensemble.backends.backend import STOPPING, Call, WorkerLost, WorkerStopped
-from ensemble.backends.child import end_with_parent, thread_environment
+from ensemble.backends.child import end_with_parent, interruptions_not_for_children, thread_environment
 from ensemble.jobs.hardware import Hardware, visible_gpus
 
 # loky renews a process whose memory has grown, and warns of that
@@ -62,24 +62,29 @@ class _Worker:
         self.environment = thread_environment(threads) | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         self._executor: ProcessPoolExecutor | None = None
         self._job: Future[Any] | None = None
+        self._stopping = False
 
     def call(self, call: Call) -> Any:
         try:
             self._executor = self._executor or ProcessPoolExecutor(
                 1, initializer=end_with_parent, initargs=(os.getpid(),), env=self.environment
             )
-            self._job = self._executor.submit(_run, os.getpid(), call)
+            with interruptions_not_for_children():
+                self._job = self._executor.submit(_run, os.getpid(), call)
             return self._job.result()
         except BrokenProcessPool as error:
             self.close()
+            if self._stopping:
+                raise KeyboardInterrupt from None
             raise WorkerLost(_cause(error)) from error
         except KeyboardInterrupt:
-            if self._job is None or not self._job.done():
+            if self._stopping or self._job is None or not self._job.done():
                 raise  # it is this process that is interrupted, not the one of the call
             raise WorkerStopped from None
 
     def stop(self) -> Future[Any] | None:
         """Ask the call to save its work and stop; returns it, None if there is none."""
+        self._stopping = True
         if self._job is None or self._job.done():
             return None
         for process in list(self._executor._processes) if self._executor else []:  # loky has no other way to tell

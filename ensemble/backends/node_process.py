@@ -40,8 +40,11 @@ class Outcome:
     state: Literal["returned", "raised", "lost", "stopped"]
     value: Any = None  # what it returned or raised; how its process was lost
 
-    def result(self) -> Any:
+    def result(self, stopping: bool = False) -> Any:
         """The call's result.
+
+        Args:
+            stopping: the command itself has asked all calls to stop.
 
         Raises:
             WorkerLost, WorkerStopped, Exception: as of `Backend.call`.
@@ -50,6 +53,8 @@ class Outcome:
             return self.value
         if self.state == "raised":
             raise self.value
+        if stopping:
+            raise KeyboardInterrupt
         raise WorkerLost(self.value) if self.state == "lost" else WorkerStopped
 
 

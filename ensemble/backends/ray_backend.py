@@ -34,6 +34,7 @@ class RayBackend:
         self.slots, self._hardware = hardware.jobs, hardware
         self._context = contextlib.ExitStack()
         self._under_way: dict[str, Call] = {}
+        self._stopping = False
 
     def call(self, call: Call) -> Any:
         packed = pack_call(call, self._hardware.job_threads)
@@ -52,7 +53,7 @@ class RayBackend:
             raise WorkerLost(f"the worker that had it is gone ({type(error).__name__})") from error
         finally:
             self._under_way.pop(call.token, None)
-        return outcome.result()
+        return outcome.result(self._stopping)
 
     def __enter__(self) -> RayBackend:
         hardware = self._hardware
@@ -64,6 +65,7 @@ class RayBackend:
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         try:
             if kind and issubclass(kind, KeyboardInterrupt):
+                self._stopping = True
                 stop_all(list(self._under_way.values()), STOPPING)
         finally:
             self._context.close()

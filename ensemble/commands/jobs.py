@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,10 +12,12 @@ from ensemble.commands.terminal import fail, note, progress_bars, say
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ensemble.pipeline.sweep_plan import SweepPlan
     from ensemble.pipeline.train import TrainingPlan
+    from ensemble.training.job import Failure
 
 
-def print_estimate(console: Console, plan: TrainingPlan) -> None:
+def print_estimate(console: Console, plan: TrainingPlan | SweepPlan) -> None:
     """Print jobs, time, memory and disk; nothing if no job is left."""
     from ensemble.reporting.plan_tables import estimate_lines, estimate_table
 
@@ -28,7 +31,7 @@ def print_estimate(console: Console, plan: TrainingPlan) -> None:
     say(console, "measured on a few batches, with nothing else running; nothing was written", "dim")
 
 
-def confirm_long(console: Console, plan: TrainingPlan) -> None:
+def confirm_long(console: Console, plan: TrainingPlan | SweepPlan) -> None:
     """Ask on a terminal before hours of work; refuse elsewhere."""
     message = plan.long()
     if message and not console.is_terminal:
@@ -50,7 +53,18 @@ def run_jobs(console: Console, plan: TrainingPlan) -> None:
         say(console, f"next, while it trains: {line}", "dim")
     with jobs_display(console, f"maskens train, {plan.run.folder}, recipe {plan.recipe.name}") as display:
         trained = run_plan(plan, display)
-    if trained.failed:
-        lines = [f"  - {task} fold {fold}: {failure.message}" for (task, fold), failure in trained.failed.items()]
-        crashed = any(failure.crashed for failure in trained.failed.values())
-        fail("\n".join([f"{len(lines)} of {len(plan.todo)} jobs failed:", *lines]), code=1 if crashed else 2)
+    failed = [(f"{task} fold {fold}", failure) for (task, fold), failure in trained.failed.items()]
+    fail_jobs(failed, len(plan.todo))
+
+
+def fail_jobs(failed: Sequence[tuple[str, Failure]], jobs: int) -> None:
+    """End with exit code 1 or 2 if a job failed, and say which and why.
+
+    Args:
+        failed: what each is called, and why.
+        jobs: how many there were.
+    """
+    if failed:
+        lines = [f"  - {label}: {failure.message}" for label, failure in failed]
+        crashed = any(failure.crashed for _, failure in failed)
+        fail("\n".join([f"{len(lines)} of {jobs} jobs failed:", *lines]), code=1 if crashed else 2)

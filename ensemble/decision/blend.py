@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,8 +140,13 @@ class Blend:
         return decide(self.joints(fitted), fitted.weights, fitted.offsets)
 
 
-def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> Blend:
+def load_blend(
+    runs: Sequence[Run], data_folder: Path | None, epoch: Epoch, only: Collection[int] | None = None
+) -> Blend:
     """Read what runs say out-of-fold on the folds that each of them has trained.
+
+    Args:
+        only: these of the folds; None is all.
 
     Raises:
         MaskensError: a run named twice, runs of other photos or folds or that left out others, no fold that all have
@@ -160,12 +165,12 @@ def load_blend(runs: Sequence[Run], data_folder: Path | None, epoch: Epoch) -> B
         if other.fixes.hash != first.fixes.hash
     ]
     recipes = [run_recipe(run) for run in runs]
-    trained = set(range(first.k))
+    trained = set(range(first.k) if only is None else only)
     for run, recipe in zip(runs, recipes, strict=True):
         have, missing = trained_folds(run, recipe)
         trained &= set(have)
-        notes += unverified(run, [(t, f) for t in recipe.tasks for f in have])
-        if missing:
+        notes += unverified(run, [(t, f) for t in recipe.tasks for f in have if only is None or f in only])
+        if missing and only is None:
             folds_there = ", ".join(map(str, have))
             notes.append(f"{run.folder}: only folds {folds_there} of {run.k} count, without {job_names(missing)}")
     if not trained:

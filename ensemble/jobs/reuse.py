@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ from ensemble.jobs.checksums import JOB_FILES, verified_sha256
 from ensemble.jobs.completion import is_done
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.oof import kept_views
-from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.spec import JobSpec, identity
 from ensemble.jobs.status import read_status
 from folds.errors import MaskensError
 from folds.run import Run
@@ -51,6 +52,33 @@ def reuse_jobs(specs: Sequence[JobSpec], source: Run) -> int:
         for spec in alike:
             _copy(spec, source)
     return len(alike)
+
+
+def once_each(specs: Sequence[JobSpec]) -> tuple[list[JobSpec], list[JobSpec]]:
+    """Of jobs of several runs (the first of each kind, later ones that come out the same and have not begun)."""
+    kinds: set[str] = set()
+    first: list[JobSpec] = []
+    later: list[JobSpec] = []
+    for spec in specs:
+        begun = (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()
+        (later if _kind(spec) in kinds and not begun else first).append(spec)
+        kinds.add(_kind(spec))
+    return first, later
+
+
+def reuse_among(todo: Sequence[JobSpec], jobs: Sequence[JobSpec]) -> int:
+    """Copy jobs that another run among those of `jobs` has finished; as `reuse_jobs`, for jobs of several runs."""
+    copied = 0
+    for folder in dict.fromkeys(s.run.folder for s in todo):
+        mine = [s for s in todo if s.run.folder == folder]
+        kinds = set(map(_kind, mine))
+        sources = {s.run.folder: s.run for s in jobs if s.run.folder != folder and _kind(s) in kinds and is_done(s)}
+        copied += sum(reuse_jobs(mine, source) for source in sources.values())
+    return copied
+
+
+def _kind(spec: JobSpec) -> str:
+    return json.dumps([identity(spec), spec.recipe.oof_views])
 
 
 def _done_alike(spec: JobSpec, source: Run, versions: Mapping[str, str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,12 @@ class JobSpec:
     track: tuple[str, ...] = ()  # names of trackers
     compile: bool = False  # the model first, for training
     pseudo: PseudoLabels | None = None
+
+
+def job_labels(specs: Sequence[JobSpec]) -> list[str]:
+    """`mask fold 0` of each job; where they are of several runs, with the folder's name in front."""
+    several = len({s.run.folder for s in specs}) > 1
+    return [f"{s.run.folder.name} {s.task} fold {s.fold}" if several else f"{s.task} fold {s.fold}" for s in specs]
 
 
 def learned_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:

@@ -21,7 +21,7 @@ from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recip
 from ensemble.recipes.schema import Recipe
 from ensemble.training.estimate import Estimate, estimate_training
 from ensemble.training.job import Failure
-from ensemble.training.jobs import JobsDisplay, fill_cache
+from ensemble.training.jobs import JobsDisplay, NoDisplay, fill_cache
 from ensemble.training.jobs import train as train_jobs
 from ensemble.training.long_training import long_training
 from ensemble.training.preflight import preflight
@@ -246,22 +246,18 @@ def run_plan(planned: TrainingPlan, display: JobsDisplay | None = None) -> Train
     """
     if not planned.todo:
         return Trained(planned.run, 0, {})
-    failed = train_jobs(
+    failures = train_jobs(
         planned.todo,
         planned.data,
         planned.folds,
         planned.jobs,
         planned.hardware,
-        display or _NoDisplay(),
+        display or NoDisplay(),
         planned.restart,
         planned.retries,
     )
+    failed = {(planned.todo[place].task, planned.todo[place].fold): why for place, why in failures.items()}
     return Trained(planned.run, len(planned.todo) - len(failed), failed)
-
-
-class _NoDisplay:
-    def update(self, statuses: object) -> None:
-        pass
 
 
 def train(

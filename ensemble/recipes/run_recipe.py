@@ -60,16 +60,8 @@ def resolve_recipe(
         MaskensError: unknown or invalid recipe, or another one than the run's models were trained with.
     """
     before = run_recipe(run) if run.recipe_hash else None
-    start = before or (run_recipe(reused) if reused else None)
-    if start is not None and change.recipe is None:
-        recipe = parse_recipe(start.text, start.name, changes=change.changes) if change.changes else start
-    else:
-        recipe = load_recipe(change.recipe or "original", change.changes, build_transform)
-        if start is not None and not change.weights and change.pretrained:
-            recipe = _weights_of(start, recipe)
-    recipe = with_weights(recipe, change.weights, change.pretrained)
-    alike = before is None or (recipe.hash, recipe.oof_views) == (before.hash, before.oof_views)
-    if before is not None and not alike and run.jobs_on_disk():
+    recipe = changed_recipe(before or (run_recipe(reused) if reused else None), change, build_transform)
+    if before is not None and not alike(before, recipe) and run.jobs_on_disk():
         refuse(
             differences(before, recipe)[:8],
             f"{run.folder} has models of the recipe '{before.name}', and this one differs",
@@ -77,6 +69,29 @@ def resolve_recipe(
             "or start another run with --run DIR.",
         )
     return recipe
+
+
+def changed_recipe(start: Recipe | None, change: RecipeChange, build_transform: BuildTransform | None = None) -> Recipe:
+    """The recipe that was named, or the earlier one with what is changed of it.
+
+    Args:
+        start: the earlier one. Its local weights stay in force where none are named.
+
+    Raises:
+        MaskensError: unknown or invalid recipe.
+    """
+    if start is not None and change.recipe is None:
+        recipe = parse_recipe(start.text, start.name, changes=change.changes) if change.changes else start
+    else:
+        recipe = load_recipe(change.recipe or "original", change.changes, build_transform)
+        if start is not None and not change.weights and change.pretrained:
+            recipe = _weights_of(start, recipe)
+    return with_weights(recipe, change.weights, change.pretrained)
+
+
+def alike(a: Recipe, b: Recipe) -> bool:
+    """Whether jobs of both leave the same."""
+    return (a.hash, a.oof_views) == (b.hash, b.oof_views)
 
 
 def bind_recipe(run: Run, recipe: Recipe) -> Run:

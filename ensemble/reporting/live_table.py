@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -23,6 +23,7 @@ STYLES = {
     "failed": "bold red",
 }
 
+COLUMNS = ("fold", "state", "epoch", "loss", "macro F1", "best", "photos/s", "left")  # after the task
 AROUND = 6  # lines of the table that are not rows: title, borders, header, summary
 
 
@@ -39,44 +40,56 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
+def job_cells(s: JobStatus) -> tuple[str, ...]:
+    """What a row says of a job, of the columns after its task."""
+    return (
+        str(s.fold),
+        s.state,
+        f"{s.epoch}/{s.epochs}",
+        _number(s.loss, ".4f"),
+        _number(s.f1, ".4f"),
+        _number(s.best, ".4f"),
+        _number(s.photos_per_s, ".0f"),
+        duration(s.seconds_left or None),
+    )
+
+
+def mean_best(statuses: Sequence[JobStatus]) -> str:
+    """The mean of their best macro F1."""
+    best = [s.best for s in statuses if s.best is not None]
+    return f"{sum(best) / len(best):.4f}" if best else ""
+
+
 def jobs_table(statuses: Sequence[JobStatus], title: str = "", height: int | None = None) -> Table:
     """One row a job. Where `height` lines are too few, finished and waiting jobs share a row each."""
     table = Table(title=Text(title), title_justify="left")  # not as markup: it may hold a path
     table.add_column("task")
-    for name in ("fold", "state", "epoch", "loss", "macro F1", "best", "photos/s", "left"):
+    for name in COLUMNS:
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     folded = {"done", "waiting"} if height is not None and len(statuses) > height - AROUND else set()
     for state in ("done", "waiting"):
         hidden = [s for s in statuses if s.state == state]
         if state in folded and hidden:
-            best = [s.best for s in hidden if s.best is not None]
-            mean = f"{sum(best) / len(best):.4f}" if state == "done" and best else ""
+            mean = mean_best(hidden) if state == "done" else ""
             table.add_row(f"{len(hidden)} jobs", "", state, "", "", "", mean, "", "", style=STYLES[state])
     for s in statuses:
         if s.state not in folded:
-            table.add_row(
-                s.task,
-                str(s.fold),
-                s.state,
-                f"{s.epoch}/{s.epochs}",
-                _number(s.loss, ".4f"),
-                _number(s.f1, ".4f"),
-                _number(s.best, ".4f"),
-                _number(s.photos_per_s, ".0f"),
-                duration(s.seconds_left or None),
-                style=STYLES[s.state],
-            )
+            table.add_row(s.task, *job_cells(s), style=STYLES[s.state])
     notes = dict.fromkeys(f"{s.task} fold {s.fold}: {s.note}" for s in statuses if s.note)
     if notes:
         table.caption, table.caption_justify = Text("\n".join(notes), style="yellow"), "left"
     return table
 
 
+JobsTable = Callable[[Sequence[JobStatus], str, int | None], Table]
+"""Jobs, a title and the terminal's lines -> a table that fits; None for as many lines as it takes."""
+
+
 class LiveJobs:
     """The table, redrawn in place."""
 
-    def __init__(self, console: Console, title: str) -> None:
-        self.console, self.title, self.started = console, title, time.perf_counter()
+    def __init__(self, console: Console, title: str, table: JobsTable = jobs_table) -> None:
+        self.console, self.title, self.table, self.started = console, title, table, time.perf_counter()
         self.live = Live(console=console, auto_refresh=False)
 
     def __enter__(self) -> LiveJobs:
@@ -92,15 +105,15 @@ class LiveJobs:
         done = sum(s.state == "done" for s in statuses)
         title = f"{self.title}: {done} of {len(statuses)} jobs done, {duration(time.perf_counter() - self.started)}"
         over = all(s.state in ("done", "failed", "stopped", "waiting") for s in statuses)
-        self.live.update(jobs_table(statuses, title, None if over else self.console.height), refresh=True)
+        self.live.update(self.table(statuses, title, None if over else self.console.height), refresh=True)
 
 
 class PlainJobs:
     """One line for each finished epoch and each change of state, for logs."""
 
-    def __init__(self, console: Console, title: str) -> None:
-        self.console = console
-        self.before: dict[tuple[str, int], JobStatus] = {}
+    def __init__(self, console: Console, title: str, labels: Sequence[str] = ()) -> None:
+        self.console, self.labels = console, labels
+        self.before: dict[str, JobStatus] = {}
         self._line(title)
 
     def _line(self, text: str) -> None:
@@ -115,23 +128,29 @@ class PlainJobs:
         pass
 
     def update(self, statuses: Sequence[JobStatus]) -> None:
-        for s in statuses:
-            key = (s.task, s.fold)
-            old = self.before.get(key)
-            self.before[key] = s
+        for label, s in zip(self.labels or [f"{s.task} fold {s.fold}" for s in statuses], statuses, strict=True):
+            old = self.before.get(label)
+            self.before[label] = s
             if old is not None and s.epoch > old.epoch:
                 left = f"  {duration(s.seconds_left)} left" if s.seconds_left else ""
                 self._line(
-                    f"{s.task} fold {s.fold}: epoch {s.epoch}/{s.epochs}  loss {_number(s.loss, '.4f')}  "
+                    f"{label}: epoch {s.epoch}/{s.epochs}  loss {_number(s.loss, '.4f')}  "
                     f"macro F1 {_number(s.f1, '.4f')}  best {_number(s.best, '.4f')}  "
                     f"{_number(s.photos_per_s, '.0f')} photos/s{left}"
                 )
             if s.note and s.note != (old.note if old else ""):
-                self._line(f"{s.task} fold {s.fold}: {s.note}")
+                self._line(f"{label}: {s.note}")
             if old is not None and s.state != old.state and s.state in ("done", "failed", "stopped"):
-                self._line(f"{s.task} fold {s.fold}: {s.state}{': ' + s.error if s.error else ''}")
+                self._line(f"{label}: {s.state}{': ' + s.error if s.error else ''}")
 
 
-def jobs_display(console: Console, title: str) -> LiveJobs | PlainJobs:
-    """A live table on a terminal; rich would show only its last state elsewhere, so plain lines there."""
-    return LiveJobs(console, title) if console.is_terminal else PlainJobs(console, title)
+def jobs_display(
+    console: Console, title: str, labels: Sequence[str] = (), table: JobsTable = jobs_table
+) -> LiveJobs | PlainJobs:
+    """A live table on a terminal; rich would show only its last state elsewhere, so plain lines there.
+
+    Args:
+        labels: what lines call the jobs; by default task and fold.
+        table: what the live table is made by.
+    """
+    return LiveJobs(console, title, table) if console.is_terminal else PlainJobs(console, title, labels)

@@ -19,19 +19,21 @@ if TYPE_CHECKING:
 
 
 def estimate_table(found: Estimate) -> Table:
-    """The jobs left to do, a row a task, with what a short probe says of each."""
+    """The jobs left to do, a row a task, with what a short probe says of each. Tasks of several recipes are named with
+    theirs."""
     table = new_table("jobs left to do")
     table.add_column("task", no_wrap=True)
     for name in ("folds", "epochs", "photos an epoch", "photos/s", "a job", "MB"):
         table.add_column(name, justify="right", no_wrap=True)
-    for task, cost in found.costs.items():
-        jobs = [j for j in found.jobs if j.task == task]
+    several = len({recipe for recipe, _ in found.costs}) > 1
+    for (recipe, task), cost in found.costs.items():
+        jobs = [j for j in found.jobs if (j.recipe, j.task) == (recipe, task)]
         mean = sum(j.seconds for j in jobs) / len(jobs)
         epochs = ", ".join(dict.fromkeys(str(j.epochs) for j in jobs))
         photos = f"{sum(j.photos for j in jobs) / len(jobs):.0f}"
-        folds = ",".join(str(j.fold) for j in jobs)
+        folds = ",".join(dict.fromkeys(str(j.fold) for j in jobs))
         cells = (folds, epochs, photos, f"{1 / cost.train:.0f}", time_words(mean), f"{cost.weights / 1e6:.0f}")
-        table.add_row(task, *cells)
+        table.add_row(f"{recipe}: {task}" if several else task, *cells)
     return table
 
 

@@ -59,6 +59,7 @@ class Cost:
 class JobEstimate:
     """One job that is left to do."""
 
+    recipe: str
     task: str
     fold: int
     photos: int  # an epoch
@@ -71,7 +72,7 @@ class Estimate:
     """What is to be expected."""
 
     jobs: tuple[JobEstimate, ...]
-    costs: dict[str, Cost]  # task -> cost
+    costs: dict[tuple[str, str], Cost]  # (recipe, task) -> cost
     decode: float  # seconds for what the cache lacks
     seconds: float  # in all
     memory: int  # bytes, all jobs at a time
@@ -91,6 +92,7 @@ def estimate_training(
     """Time each task's model on a few batches of the real photos and count what is left to do.
 
     Args:
+        specs: of one run, or of several with the same data and folds, whose recipes have names of their own.
         folds: int64 (people,).
         restart: jobs start over.
         on_task: called with (tasks probed, tasks in all).
@@ -98,23 +100,22 @@ def estimate_training(
     Raises:
         MaskensError: a photo of the probe that can't be read.
     """
-    tasks = list(dict.fromkeys(s.task for s in specs))
-    costs: dict[str, Cost] = {}
+    tasks = {(s.recipe.name, s.task): s.recipe.tasks[s.task] for s in specs}
+    costs: dict[tuple[str, str], Cost] = {}
     alike: dict[str, Cost] = {}
-    for number, task in enumerate(tasks, start=1):
-        recipe = specs[0].recipe.tasks[task]
+    for number, (task, recipe) in enumerate(tasks.items(), start=1):
         key = recipe.model_copy(update={"predicts": "age", "epochs": 1}).model_dump_json(exclude={"ages", "loss"})
         if key not in alike:
             alike[key] = probe(recipe, data, hardware, specs[0].run.folder)
         costs[task] = alike[key]
         if on_task:
             on_task(number, len(tasks))
-    jobs = tuple(job_estimate(spec, costs[spec.task], data, folds, restart) for spec in specs)
+    jobs = tuple(job_estimate(spec, costs[spec.recipe.name, spec.task], data, folds, restart) for spec in specs)
     shapes = dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs)
     cache = specs[0].cache
     lacking = missing_bytes(data.photos, list(shapes), cache)
     decode = len(data.files) * max(c.decode for c in costs.values()) if lacking else 0.0
-    weights = [costs[j.task].weights for j in jobs]
+    weights = [costs[j.recipe, j.task].weights for j in jobs]
     memory = max(c.memory for c in costs.values()) * min(hardware.jobs, len(jobs))
     disk = sum(weights) + 3 * sum(sorted(weights)[-hardware.jobs :])  # last.pt: the model and Adam's two moments
     free = shutil.disk_usage(_existing(specs[0].run.folder)).free
@@ -242,7 +243,7 @@ def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, re
     epochs = recipe.epochs - (read_status(spec.run, spec.task, spec.fold).epoch if begun else 0)
     last = 2 * len(spec.recipe.oof_views) * int(held_out.sum()) * cost.predict  # the best and the last epoch
     seconds = cost.start + epochs * (photos * cost.train + valid * cost.predict) + last
-    return JobEstimate(spec.task, spec.fold, photos, epochs, seconds)
+    return JobEstimate(spec.recipe.name, spec.task, spec.fold, photos, epochs, seconds)
 
 
 def _existing(folder: Path) -> Path:

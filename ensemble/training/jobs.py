@@ -16,7 +16,7 @@ from ensemble.data.load import no_face_note
 from ensemble.data.masks import undetected_note
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.locks import lock_jobs
-from ensemble.jobs.spec import JobSpec, geometry
+from ensemble.jobs.spec import JobSpec, geometry, job_labels
 from ensemble.jobs.status import JobStatus, read_status, write_status
 from ensemble.training.job import Failure, finish, run_job
 from folds.data.decode import Progress
@@ -36,6 +36,13 @@ class JobsDisplay(Protocol):
     def update(self, statuses: Sequence[JobStatus]) -> None: ...
 
 
+class NoDisplay:
+    """Shows nothing."""
+
+    def update(self, statuses: Sequence[JobStatus]) -> None:
+        pass
+
+
 def fill_cache(
     specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on_progress: Progress | None
 ) -> list[str]:
@@ -46,7 +53,7 @@ def fill_cache(
     """
     if not specs:
         return []
-    tasks = {s.task: s.recipe.tasks[s.task] for s in specs}
+    tasks = {s.recipe.tasks[s.task].hash: s.recipe.tasks[s.task] for s in specs}
     wanted, threads = list(dict.fromkeys(map(geometry, tasks.values()))), hardware.decoding_threads
     if specs[0].cache is None:
         faces = check_readable(data.photos, wanted, threads, on_progress)
@@ -74,17 +81,18 @@ def train(
     display: JobsDisplay,
     restart: bool = False,
     retries: int = 0,
-) -> dict[tuple[str, int], Failure]:
+) -> dict[int, Failure]:
     """Run the jobs, `hardware.jobs` at a time, while a thread polls their status files for the display.
 
     Args:
+        specs: of one run, or of several with the same data and folds.
         folds: int64 (people,).
         shown: the jobs in the display, those already done among them.
         restart: first forget what these jobs have done.
         retries: how often a job whose process or node is lost goes on, from what it had saved.
 
     Returns:
-        (task, fold) -> why, of each job that failed.
+        place in `specs` -> why, of each job that failed.
 
     Raises:
         MaskensError: another process is at one of the jobs.
@@ -105,8 +113,8 @@ def train(
                     lambda spec: run_with_retries(backend, spec, data, folds, retries), specs, backend.slots
                 )
         except KeyboardInterrupt:
-            raise Stopped(_saved([read_status(s.run, s.task, s.fold) for s in specs])) from None
-    return {(s.task, s.fold): f for s, f in zip(specs, failures, strict=True) if f}
+            raise Stopped(_saved(specs)) from None
+    return {place: failure for place, failure in enumerate(failures) if failure}
 
 
 def run_with_retries(backend: Backend, spec: JobSpec, data: TrainData, folds: IntArray, retries: int) -> Failure | None:
@@ -139,11 +147,12 @@ def run_with_retries(backend: Backend, spec: JobSpec, data: TrainData, folds: In
     return Failure(message, crashed=False)
 
 
-def _saved(statuses: Sequence[JobStatus]) -> str:
+def _saved(specs: Sequence[JobSpec]) -> str:
     """What jobs that were stopped have saved, in words."""
+    statuses = [read_status(s.run, s.task, s.fold) for s in specs]
     done = sum(s.state == "done" for s in statuses)
-    begun = [s for s in statuses if s.state != "done" and (s.epoch or s.batches)]
-    lines = [f"{s.task} fold {s.fold}: {_so_far(s)}" for s in begun]
+    named = zip(job_labels(specs), statuses, strict=True)
+    lines = [f"{label}: {_so_far(s)}" for label, s in named if s.state != "done" and (s.epoch or s.batches)]
     lines += [f"{done} of {len(statuses)} jobs are done"] if done else []
     return "; ".join(lines) or "no job had learned anything yet"
 

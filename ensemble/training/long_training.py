@@ -35,14 +35,13 @@ def long_training(
     """
     if hardware.device != "cpu" or not todo:
         return None
-    tasks = {s.task: s.recipe.tasks[s.task] for s in todo}
+    tasks = {s.recipe.tasks[s.task].hash: s.recipe.tasks[s.task] for s in todo}
 
     def seconds(each: Callable[[TaskRecipe], float]) -> float:
         """In all, where a task's model trains for so many seconds a photo; predicting takes a third."""
-        costs = {name: Cost(0, each(task), each(task) / 3, 0, 0, 0) for name, task in tasks.items()}
-        return total_wall_time(
-            [job_estimate(s, costs[s.task], data, folds, restart).seconds for s in todo], hardware.jobs
-        )
+        costs = {known: Cost(0, each(task), each(task) / 3, 0, 0, 0) for known, task in tasks.items()}
+        jobs = [job_estimate(s, costs[s.recipe.tasks[s.task].hash], data, folds, restart) for s in todo]
+        return total_wall_time([job.seconds for job in jobs], hardware.jobs)
 
     if seconds(lambda task: SLOWEST * math.prod(task.input_size)) < LONG:
         return None
@@ -55,17 +54,18 @@ def long_training(
             measured[key] = _step_seconds(task)
         return measured[key]
 
-    return long_words(seconds(once), todo[0].recipe.name)
+    return long_words(seconds(once), list(dict.fromkeys(s.recipe.name for s in todo)))
 
 
-def long_words(seconds: float, recipe: str, limit: float = LONG) -> str | None:
+def long_words(seconds: float, recipes: Sequence[str], limit: float = LONG) -> str | None:
     """The message for a training of so many seconds on a CPU, None below the limit."""
     if seconds < limit:
         return None
     hours = seconds / 3600
     words = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
-    instead = "" if recipe == "quick" else "The recipe for such a machine: --recipe quick (in a new run). "
-    return f"the recipe '{recipe}' would train for about {words} here, without a GPU. {instead}To go on: --yes"
+    what = f"{'recipe' if len(recipes) == 1 else 'recipes'} {', '.join(map(repr, recipes))}"
+    instead = "" if "quick" in recipes else "The recipe for such a machine: --recipe quick (in a new run). "
+    return f"the {what} would train for about {words} here, without a GPU. {instead}To go on: --yes"
 
 
 def _step_seconds(task: TaskRecipe) -> float:

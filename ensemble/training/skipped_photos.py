@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ensemble.data.cache import skip_unreadable
@@ -48,11 +48,20 @@ def leave_out_unreadable(
             f"photos can't be read now that {run.folder} does not leave out, and it has models already",
             "Put them back as they were, or start a new run: maskens folds --run NEW_DIR",
         )
-    which = skipped_hash(found)
     if write:
-        leave(run.skipped_file, skipped_csv(found) if found else "")
-        save_run(dataclasses.replace(load_run(run.folder), skipped_hash=which))  # as others may have written into it
-    return dataclasses.replace(run, skipped_hash=which), dataclasses.replace(data, skipped=found)
+        remember_skipped(run, found)
+    return dataclasses.replace(run, skipped_hash=skipped_hash(found)), dataclasses.replace(data, skipped=found)
+
+
+def remember_skipped(run: Run, skipped: Mapping[str, str]) -> None:
+    """Write into a run which photos it leaves out.
+
+    Args:
+        skipped: file -> why it can't be read.
+    """
+    leave(run.skipped_file, skipped_csv(skipped) if skipped else "")
+    kept = load_run(run.folder)  # as others may have written into it
+    save_run(dataclasses.replace(kept, skipped_hash=skipped_hash(skipped)))
 
 
 def readable_again(data: TrainData) -> list[str]:

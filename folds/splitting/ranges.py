@@ -1,4 +1,4 @@
-"""`--fold 0..4`: what a user types for a set of folds."""
+"""`--fold 0..4`, `--seed 0..2`: what a user types for a set of folds or seeds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from folds.errors import MaskensError
 
 _ITEM = re.compile(r"(\d{1,18})(?:\.\.(\d{1,18}))?")
+LARGEST_SEED = 2**32 - 1
+MOST_SEEDS = 100
 
 
 def parse_folds(text: str, k: int) -> list[int]:
@@ -34,13 +36,32 @@ def written_folds(text: str) -> list[tuple[int, int]]:
     """
     if text.strip().lower() == "all":
         return []
+    return _written(text, "--fold", "a fold. Write 3, 0..4, 0,2,4 or all.")
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds named by `3`, `0..2` (both ends count) or `0,2,4`; sorted, each once.
+
+    Raises:
+        MaskensError: unreadable, backwards, too large, or more than 100.
+    """
+    written = _written(text, "--seed", "a seed. Write 3, 0..2 or 0,2,4.")
+    if max(last for _, last in written) > LARGEST_SEED:
+        raise MaskensError(f"--seed {text}: a seed is at most {LARGEST_SEED}.")
+    if (count := sum(last - first + 1 for first, last in written)) > MOST_SEEDS:
+        raise MaskensError(f"--seed {text}: these are {count} seeds; {MOST_SEEDS} are the most.")
+    return sorted({seed for first, last in written for seed in range(first, last + 1)})
+
+
+def _written(text: str, option: str, wanted: str) -> list[tuple[int, int]]:
+    """(first, last) of each item."""
     written = []
     for item in text.split(","):
         match = _ITEM.fullmatch(item.strip())
         if match is None:
-            raise MaskensError(f"--fold {text}: '{item.strip()}' is not a fold. Write 3, 0..4, 0,2,4 or all.")
+            raise MaskensError(f"{option} {text}: '{item.strip()}' is not {wanted}")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
-            raise MaskensError(f"--fold {text}: {first}..{last} runs backwards. Write {last}..{first}.")
+            raise MaskensError(f"{option} {text}: {first}..{last} runs backwards. Write {last}..{first}.")
         written.append((first, last))
     return written

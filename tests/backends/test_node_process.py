@@ -29,6 +29,11 @@ def call(tmp_path: Path) -> Callable[..., Call]:
     return make
 
 
+def touch_and_sleep(file: Path) -> None:
+    file.touch()
+    time.sleep(60)
+
+
 def result(call: Call) -> Any:
     return run_on_node(pack_call(call, 1)).result()
 
@@ -57,13 +62,12 @@ def test_a_process_that_is_killed_is_told(call: Callable[..., Call], number: sig
 
 
 def test_a_call_is_asked_to_stop_wherever_it_is(call: Callable[..., Call], tmp_path: Path) -> None:
-    sleeping = call(time.sleep, 60)
+    sleeping = call(touch_and_sleep, tmp_path / "begun")
     found: list[Outcome] = []
     node = threading.Thread(target=lambda: found.append(run_on_node(pack_call(sleeping, 1))))
     node.start()
-    while not started_file(tmp_path, sleeping.token).exists():
+    while not (tmp_path / "begun").exists():
         time.sleep(0.01)
-    time.sleep(0.5)  # the process, too, has to have begun
     stop_all([sleeping], 30)
     node.join()
     with pytest.raises(WorkerStopped):

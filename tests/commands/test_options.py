@@ -27,6 +27,7 @@ OPTIONS = {
     "folds": "run data seed workers quiet",
     "recommend": "run data device workers quiet",
     "train": "run data device workers quiet cache",
+    "sweep": "run data seed device workers quiet cache",
     "infer": "run data device workers quiet cache",
     "predict": "run device workers quiet",
     "serve": "run device workers quiet",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folds.errors import MaskensError
-from folds.splitting.ranges import parse_folds, written_folds
+from folds.splitting.ranges import parse_folds, parse_seeds, written_folds
 
 
 @st.composite
@@ -89,3 +89,10 @@ def test_any_text_gives_folds_of_the_run_or_a_refusal(text: str) -> None:
     else:
         assert folds == sorted(set(folds))
         assert set(folds) <= {0, 1, 2, 3}
+
+
+def test_seeds_are_named_as_folds_are() -> None:
+    assert parse_seeds("7,0..2,1") == [0, 1, 2, 7]
+    for text in ("all", "-1", "2..0", "4294967296", "0..100"):
+        with pytest.raises(MaskensError, match="--seed " + re.escape(text)):
+            parse_seeds(text)

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from ensemble.jobs.status import JobStatus
 from ensemble.reporting.live_table import LiveJobs, PlainJobs, duration, jobs_display, jobs_table
+from ensemble.reporting.sweep_tables import sweep_jobs_table
 
 
 def jobs(done: int, training: int, waiting: int) -> list[JobStatus]:
@@ -88,3 +89,27 @@ def test_the_view_depends_on_whether_there_is_a_terminal() -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(None, ""), (0, "0:00"), (65.4, "1:05"), (7389, "2:03:09")])
 def test_durations(seconds: float | None, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+def test_a_sweep_shows_its_runs_and_the_jobs_at_work_in_as_many_lines_as_there_are() -> None:
+    runs = [f"quick-seed{n // 5}" for n in range(100)]
+    many = [*jobs(6, 2, 92)]
+    whole = text(sweep_jobs_table(runs, many))
+    lines = [line.split() for line in whole.splitlines()]
+    assert ["quick-seed0", "5/5", "done", "0.8000"] in lines
+    assert ["quick-seed1", "1/5", "0.8000"] in lines
+    assert whole.count("training") == 2
+    assert all(run in whole for run in runs)
+    short = text(sweep_jobs_table(runs, many, "sweep", height=20))
+    assert len(short.splitlines()) <= 20
+    assert "19 others" in short
+    assert short.count("training") == 2
+
+
+def test_jobs_of_several_runs_are_told_apart_in_a_log() -> None:
+    console = Console(file=io.StringIO(), width=60)
+    view = PlainJobs(console, "sweep", ["a-seed0 mask fold 0", "b-seed0 mask fold 0"])
+    both = [*jobs(0, 1, 0), *jobs(0, 1, 0)]
+    view.update(both)
+    view.update([both[0], dataclasses.replace(both[1], state="done")])
+    assert console.file.getvalue().splitlines() == ["sweep", "b-seed0 mask fold 0: done"]  # type: ignore[attr-defined]

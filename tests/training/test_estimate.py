@@ -102,11 +102,11 @@ def test_a_long_training_without_a_gpu_is_told_with_the_way_out(
 
 
 def test_a_long_training_is_told_in_hours_or_days() -> None:
-    assert long_words(3599, "original") is None
-    message = long_words(20 * 24 * 3600, "original") or ""
+    assert long_words(3599, ["original"]) is None
+    message = long_words(20 * 24 * 3600, ["original"]) or ""
     assert all(words in message for words in ("'original'", "about 20 days", "--recipe quick", "--yes"))
-    assert "about 5 hours" in (long_words(5 * 3600, "mine") or "")
-    assert "--recipe" not in (long_words(5 * 3600, "quick") or "")
+    assert "about 5 hours" in (long_words(5 * 3600, ["mine"]) or "")
+    assert "--recipe" not in (long_words(5 * 3600, ["quick"]) or "")
 
 
 def test_the_probe_finds_costs_that_are_costs(data: TrainData, tmp_path: Path) -> None:
