@@ -10,6 +10,7 @@ import typer
 from ensemble.commands.infer_options import (
     BudgetOption,
     DecisionOption,
+    EngineOption,
     GroupPhotosOption,
     PersonColumnOption,
     PrecisionOption,
@@ -46,6 +47,7 @@ def infer(
     person_column: PersonColumnOption = None,
     group_photos: GroupPhotosOption = False,
     untuned: UntunedOption = False,
+    engine: EngineOption = None,
     precision: PrecisionOption = "fp32",
     out: SubmissionOption = None,
     compile_models: Annotated[
@@ -80,6 +82,7 @@ def infer(
     Example:  maskens infer --tta flip
     Example:  maskens infer --person-column person
     Example:  maskens infer --budget 0.5
+    Example:  maskens infer --engine auto --precision auto
     Example:  maskens infer --jobs 8 --backend dask --address tcp://10.0.0.1:8786
     Example:  maskens infer --skip-bad-photos, which still answers every row of info.csv
     Example:  maskens infer --tta mine.toml, which says: views = ["identity", "hflip scale=1.1"]
@@ -99,6 +102,7 @@ def infer(
         person_column=person_column,
         group_photos=group_photos,
         tuned=not untuned,
+        engine=engine,
         precision=precision,
         compile=compile_models,
         early_exit=not no_early_exit,

@@ -44,9 +44,22 @@ BudgetOption = Annotated[
         "time, as 0.2s-per-photo. How many classes that changes is told.",
     ),
 ]
+EngineOption = Annotated[
+    Literal["torch", "onnxruntime", "openvino", "auto"] | None,
+    typer.Option(
+        "--engine",
+        help="What runs the models on a CPU. onnxruntime and openvino are extras. auto: the fastest one whose logits "
+        "agree with torch's. By default torch, with int8 auto.",
+        show_default=False,
+    ),
+]
 PrecisionOption = Annotated[
-    Literal["fp32", "bf16", "fp16", "auto"],
-    typer.Option("--precision", help="Of the arithmetic. auto: 16 bits where that is faster and the logits agree."),
+    Literal["fp32", "bf16", "fp16", "int8", "auto"],
+    typer.Option(
+        "--precision",
+        help="Of the arithmetic. auto: 16 bits where that is faster and the logits agree. int8: after `maskens "
+        "quantize`, where that found it good enough.",
+    ),
 ]
 SubmissionOption = Annotated[
     Path | None,

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from folds.data.labels import CLASSES, IntArray
+from folds.data.skipped import named
 from folds.data.table import LINE, read_table
 from folds.errors import MaskensError, refuse
 from folds.files import csv_text, leave, listing_text, replace_keeping
@@ -30,6 +31,27 @@ def write_submission(path: Path, ids: Sequence[str], classes: IntArray) -> Path 
 def skipped_file(path: Path) -> Path:
     """Where the photos of a submission that could not be read are listed: beside it."""
     return path.with_suffix(".skipped.csv")
+
+
+def unseen_words(path: Path, skipped: Mapping[str, str], photos: int, votes: bool, together: bool) -> str:
+    """What to say of photos that could not be read; "" if there are none.
+
+    Args:
+        path: of the submission.
+        skipped: ImageID -> why.
+        photos: all there are.
+        votes: whether other submissions voted.
+        together: whether a person's photos were decided together.
+    """
+    if not skipped:
+        return ""
+    how = "from the mix of classes in training, not by a model"
+    if votes:
+        how = "by the votes of the other submissions alone"
+    if together:
+        how = "from their person's other photos, where there are any, and from the mix of classes in training"
+    count = f"{len(skipped):,} of {photos:,} photos can't be read and are answered {how}"
+    return f"{count}: {named(skipped)}. All are listed in {skipped_file(path)}"
 
 
 def skipped_text(skipped: Mapping[str, str], ids: Sequence[str], classes: IntArray) -> str:

@@ -19,7 +19,9 @@ from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.oof import Logits
 from ensemble.models.checkpoint import load_checkpoint
-from ensemble.models.engine import BATCH, InferenceEngine, fast_engine
+from ensemble.models.engine import BATCH, InferenceEngine
+from ensemble.models.engine_choice import choose_engine
+from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.models.precision import PrecisionChoice
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.tta_sets import as_set
@@ -28,6 +30,7 @@ from folds.data.labels import GENDERS, IntArray
 from folds.errors import MaskensError
 
 WORTH_MEASURING = 50  # times the usual batch: from then on a faster batch size repays being looked for
+NOT_INT8 = "no int8, as that lowers out-of-fold macro F1 by more than the bound of `maskens quantize`"
 SHARE = 0.5  # of the free memory, for models
 
 
@@ -57,7 +60,7 @@ class EnsemblePredictor:
     Args:
         photos: in the geometries of the models, without repeats.
         rows: int64 (n,), those that are predicted; None for all that can be read.
-        chosen: in which precision each model predicts, if that is known.
+        chosen: in which precision and by which engine each model predicts, if that is known.
     """
 
     def __init__(
@@ -81,7 +84,9 @@ class EnsemblePredictor:
         self.compile_seconds = 0.0
         self.notes: list[str] = []  # of the engines
         self.without_face = np.zeros(len(self.rows), np.bool_)  # of those predicted now: it was to be cut out
-        self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass
+        self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass of torch
+        self._fastest: dict[str, PrecisionChoice] = {}  # kind of model -> what was fastest for the first of it
+        self._graphs = OnnxGraphs()
 
     def _order(self, rows: IntArray) -> IntArray:
         """In which order the photos are predicted."""
@@ -148,28 +153,45 @@ class EnsemblePredictor:
         return 256 if self.device.type == "cuda" else 2 * BATCH
 
     def _prepare(self, group: Sequence[int], inputs: BatchInputs) -> None:
-        """Load the models and make them fast; models of one kind share a batch size."""
+        """Load the models and make them fast; models of one kind share a batch size and the engine."""
         worth = len(self.rows) * len(self.views) >= WORTH_MEASURING * BATCH
         for number in group:
             member = self.members[number]
-            card = member.card
-            kind = f"{card.model} {card.model_args} {card.geometry}"
+            card, int8 = member.card, self.settings.int8.get(member.path)
+            kind = f"{card.model} {card.model_args} {card.geometry} {sorted(int8.engines) if int8 else ''}"
             size = self._batches.get(kind, 0 if worth else BATCH)
             options = self.settings.engine
-            if number in self.precisions:  # an interrupted inference goes on as it began
-                options = dataclasses.replace(options, precision=self.precisions[number].precision)
+            # an interrupted inference goes on as it began
+            known = self.precisions.get(number, self._fastest.get(kind) if options.engine == "auto" else None)
+            if known:
+                options = dataclasses.replace(options, precision=known.precision, engine=known.engine)
             model = load_checkpoint(member.path, self.device)[0]
             try:
-                engine = fast_engine(model, inputs.of(member), options, size)
+                engine = choose_engine(model, inputs.of(member), options, size, self._graphs, int8)
             except torch.OutOfMemoryError:
                 raise MaskensError(
                     "the GPU's memory is too small for the models; use --device cpu, or --precision fp16"
                 ) from None
-            self._batches[kind] = engine.batch
+            if number in self.precisions:
+                self._refuse_another(self.precisions[number], engine.precision)
+            if engine.precision.engine == "torch":
+                self._batches[kind] = engine.batch
+            self._fastest.setdefault(kind, engine.precision)
             self.engines[number] = engine
             self.notes += engine.notes
+            if self.settings.engine.precision == "int8" and not int8:
+                self.notes.append(NOT_INT8)
             self.precisions.setdefault(number, engine.precision)
             self.compile_seconds += engine.compile_seconds
+
+    def _refuse_another(self, before: PrecisionChoice, now: PrecisionChoice) -> None:
+        """Photos of one inference are predicted in one way, after an interruption and on other nodes too."""
+        ways = [f"{choice.engine} in {choice.precision}" for choice in (before, now)]
+        if ways[0] != ways[1]:
+            raise MaskensError(
+                f"other photos were predicted with {ways[0]}, and these would be with {ways[1]}: install here what "
+                f"there was then, or delete what the interrupted inference left ({self.settings.partial})"
+            )
 
     def _predict_batch(self, group: Sequence[int], early_exit: Fitted | None, inputs: BatchInputs, rows: slice) -> None:
         """Predict a batch with the models, or with those that can change a class."""

@@ -15,8 +15,10 @@ from ensemble.data.loader import plain_batches
 from ensemble.decision.members import Ensemble
 from ensemble.inference.settings import InferenceSettings
 from ensemble.models.checkpoint import load_checkpoint
-from ensemble.models.engine import BATCH, fast_engine
+from ensemble.models.engine import BATCH
+from ensemble.models.engine_choice import choose_engine
 from ensemble.models.inputs import to_input
+from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.models.process import configure_process
 from ensemble.models.tta import stack_views
 from ensemble.recipes.geometry import Geometry
@@ -56,7 +58,8 @@ def estimate_inference(
             normalisation = member.card.mean, member.card.std
             x = stack_views(to_input(batch, *normalisation, device), views, normalisation)
             started = time.perf_counter()
-            engine = fast_engine(load_checkpoint(member.path, device)[0], x, settings.engine, BATCH)
+            model, int8 = load_checkpoint(member.path, device)[0], settings.int8.get(member.path)
+            engine = choose_engine(model, x, settings.engine, BATCH, OnnxGraphs(), int8)
             load = time.perf_counter() - started
             each = min(_seconds(lambda: engine.logits(x).cpu()) for _ in range(2)) / probed  # noqa: B023
             share = EVALUATED if settings.early_exit and member.card.predicts in ONLY_GENDER else 1.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.heads import to_bin_logits
 from ensemble.models.inputs import to_input
+from ensemble.models.onnx_graph import OPSET
 from ensemble.models.process import configure_process
 from ensemble.models.tta import apply_view, stack_views
 from ensemble.recipes.geometry import Geometry
@@ -40,7 +40,6 @@ from folds.pages.html import replacing_folder
 from folds.versions import library_versions
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `onnx`
-OPSET = 18  # read by onnxruntime from 1.14 on
 SINGLE_FILE = 1_500_000_000  # bytes; larger weights go into `<name>.onnx.data`, as protobuf ends at 2 GiB
 LARGEST_BATCH = 8  # in which photos are verified: a batch of 8 in two views already takes b3 more than a GB
 CPU = torch.device("cpu")
@@ -95,22 +94,6 @@ class TaskEnsemble(nn.Module):
             return to_bin_logits(each.mean((0, 1)), self.cards[0].target.heads)
         shares = torch.tensor([weight / sum(weights) for weight in weights])
         return to_bin_logits((each.mean(0) * shares.view(-1, 1, 1)).sum(0), self.cards[0].target.heads)
-
-
-def check_extra() -> None:
-    """Find out now whether ONNX files can be made and run.
-
-    Raises:
-        MaskensError: packages of the extra are not installed.
-    """
-    specs = {name: importlib.util.find_spec(name) for name in NEEDED}
-    # without an origin it is a mere folder of that name, such as an earlier export's
-    missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]
-    if missing:
-        raise MaskensError(
-            f"export needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
-            "Install: pip install 'maskens[onnx]'"
-        )
 
 
 def export(

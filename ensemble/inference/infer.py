@@ -60,7 +60,7 @@ class Prediction:
         lines += [
             f"{count} of {len(self.precisions)} models: {note}" for note, count in Counter(self.engine_notes).items()
         ]
-        if any(c.note or c.precision != "fp32" for c in self.precisions):
+        if any(c.note or c.precision != "fp32" or c.engine != "torch" or c.speedup for c in self.precisions):
             lines.append(self.precision)
         if self.budget:
             lines.append(self.budget)
@@ -72,14 +72,16 @@ class Prediction:
 
     @property
     def precision(self) -> str:
-        """In which precision the models predicted, in words."""
-        counts = Counter(c.precision for c in self.precisions)
+        """In which precision, by which engine the models predicted, in words."""
+        others = any(c.engine != "torch" or c.speedup for c in self.precisions)
+        counts = Counter(f"{c.engine} in {c.precision}" if others else c.precision for c in self.precisions)
         words = ", ".join(f"{name} for {count} of {len(self.precisions)} models" for name, count in counts.items())
-        if set(counts) == {"fp32"}:
-            return "; ".join(dict.fromkeys([words, *(c.note for c in self.precisions if c.note)]))
-        largest = max(c.difference for c in self.precisions)
-        notes = dict.fromkeys(c.note for c in self.precisions if c.note)
-        return "; ".join([f"{words}, largest difference of a logit to fp32 {largest:.2g} on a first batch", *notes])
+        if set(counts) != {"fp32"}:
+            largest = max(c.difference for c in self.precisions)
+            words += f", largest difference of a logit to fp32 {largest:.2g} on a first batch"
+        if measured := [c.speedup for c in self.precisions if c.speedup]:
+            words += f", {np.mean(measured):.1f} times as fast as torch in fp32"
+        return "; ".join(dict.fromkeys([words, *(c.note for c in self.precisions if c.note)]))
 
 
 def infer(
@@ -145,9 +147,10 @@ def _identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: Inferen
     rule = settings.early_exit
     decision = [rule.weights.tolist(), list(rule.offsets), temperatures] if rule else None
     views = as_set(settings.tta).model_dump(mode="json")
+    int8 = sorted((str(path), graph.sha256) for path, graph in settings.int8.items())
     what, budget = [photos.fingerprint, *sorted(photos.skipped)], settings.budget
     limit = asdict(budget) if budget else None
-    return [what, files, views, settings.hardware.device, asdict(settings.engine), decision, limit]
+    return [what, files, views, settings.hardware.device, asdict(settings.engine), int8, decision, limit]
 
 
 def _evaluated(members: Sequence[Member], shown: Predicted) -> float:

@@ -66,7 +66,7 @@ def predict_in_shards(
 
     if left:
         with open_backend(settings.hardware) as backend:
-            if settings.engine.precision == "auto":  # the first chooses for all
+            if settings.engine.precision == "auto" or settings.engine.engine != "torch":  # the first chooses for all
                 run(left.pop(0))
                 work.chosen = _loaded(work, shards).chosen
             run_in_threads(run, left, backend.slots)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from ensemble.models.autotune import Forward, compile_model
 from ensemble.models.conv_bn import fold_conv_bn
 from ensemble.models.precision import (
     FP32,
+    EngineName,
     PrecisionChoice,
     PrecisionOption,
     autocast,
@@ -30,12 +32,23 @@ GAIN = 1.03  # how many times faster twice the batch must be
 CHECKED = 4  # photos on which a folded model is held against the model as it was trained
 
 
+EngineOption = Literal[EngineName, "auto"]
+
+InferencePrecision = Literal[PrecisionOption, "int8"]
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """How the models predict."""
 
-    precision: PrecisionOption = "fp32"
-    compile: bool = False
+    precision: InferencePrecision = "fp32"
+    compile: bool = False  # by torch
+    engine: EngineOption = "torch"
+
+    @property
+    def torch_precision(self) -> PrecisionOption:
+        """What torch predicts in: it has no int8 here."""
+        return "fp32" if self.precision == "int8" else self.precision
 
 
 AS_TRAINED = EngineOptions()
@@ -44,13 +57,13 @@ AS_TRAINED = EngineOptions()
 class InferenceEngine:
     """A model that predicts: the one place where batches become logits, in training and inference alike."""
 
-    def __init__(self, model: nn.Module, batch: int, precision: PrecisionChoice = FP32) -> None:
+    def __init__(self, model: Forward, batch: int, precision: PrecisionChoice = FP32) -> None:
         """
         Args:
-            model: in eval mode, in channels_last memory.
+            model: in eval mode, in channels_last memory; or another engine's.
             batch: photos in one forward pass.
         """
-        self.model: Forward = model
+        self.model = model
         self.batch, self.precision = batch, precision
         self.fixed_size = False  # whether a batch of another size would be compiled anew
         self.notes: tuple[str, ...] = ()  # what could not be made faster, and why
@@ -85,7 +98,7 @@ class InferenceEngine:
 
 
 def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int) -> InferenceEngine:
-    """An engine that gives the same answer sooner: batch norms folded, batch size by measurement, compiled if asked.
+    """Torch, that gives the same answer sooner: batch norms folded, batch size by measurement, compiled if asked.
 
     Args:
         model: in eval mode, in channels_last memory.
@@ -93,7 +106,7 @@ def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int)
         batch: photos in one forward pass; 0 measures which number is fastest.
     """
     folded, note = fold_conv_bn(model, x[:CHECKED])
-    engine = InferenceEngine(folded, batch or BATCH, choose_precision(folded, x[:BATCH], options.precision))
+    engine = InferenceEngine(folded, batch or BATCH, choose_precision(folded, x[:BATCH], options.torch_precision))
     if not batch:
         precision = engine.precision.precision
         engine.batch = fastest_batch(len(x), lambda size: forward_seconds(folded, x[:size], precision)[1])

@@ -15,14 +15,19 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 PrecisionOption = Literal["fp32", "bf16", "fp16", "auto"]
 
+EngineName = Literal["torch", "onnxruntime", "openvino"]
+
+EnginePrecision = Literal[Precision, "int8"]
+"""What some engine computes in."""
+
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCE = 0.05  # of the largest logit
 FASTER = 1.1  # how many times, before auto takes 16 bits
 
 
-def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
-    """The context in which a model's forward pass runs."""
-    if precision == "fp32":
+def autocast(device: torch.device, precision: EnginePrecision) -> contextlib.AbstractContextManager[object]:
+    """The context in which a model's forward pass runs. It is nothing to engines other than torch."""
+    if precision not in TYPES:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=TYPES[precision])
 
@@ -66,9 +71,11 @@ def usable_precision(model: nn.Module, x: Tensor, wanted: Precision) -> tuple[Pr
 class PrecisionChoice:
     """How a model will predict, and what that does to its logits."""
 
-    precision: Precision
+    precision: EnginePrecision
     difference: float  # largest of a logit against fp32, on the batch that was tried
     note: str  # why it is not the precision asked for
+    engine: EngineName = "torch"
+    speedup: float = 0.0  # how many times as fast as torch in fp32, on that batch; 0 if that was not measured
 
 
 FP32 = PrecisionChoice("fp32", 0.0, "")
@@ -101,7 +108,7 @@ def choose_precision(
     return PrecisionChoice(precision, float((rough - exact).abs().max()), "")
 
 
-def forward_seconds(model: nn.Module, x: Tensor, precision: Precision, rounds: int = 2) -> tuple[Tensor, float]:
+def forward_seconds(model: nn.Module, x: Tensor, precision: EnginePrecision, rounds: int = 2) -> tuple[Tensor, float]:
     """(logits float32, the shortest of a few forward passes in seconds), after one that warms up."""
 
     def forward() -> Tensor:

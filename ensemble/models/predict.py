@@ -37,9 +37,26 @@ class Predictor:
             MaskensError: a photo that can't be read, or not even one fits into the GPU's memory.
         """
         engine = InferenceEngine(self.model.eval(), self.batch_size)
-        pin = self.device.type == "cuda"
-        found = []
-        for batch in plain_batches(photos, rows.tolist(), self.batch_size, self.workers, pin):
-            x = to_input(batch.photos[0], *self.normalisation, self.device)
-            found.append(torch.stack([engine.logits(apply_view(x, view, self.normalisation)).cpu() for view in views]))
-        return torch.cat(found, dim=1).numpy()
+        return view_logits(engine, self.normalisation, self.device, photos, rows, views, self.batch_size, self.workers)
+
+
+def view_logits(
+    engine: InferenceEngine,
+    normalisation: Normalisation,
+    device: torch.device,
+    photos: DecodedPhotos,
+    rows: IntArray,
+    views: tuple[str, ...],
+    batch_size: int,
+    workers: int = 0,
+) -> npt.NDArray[np.float32]:
+    """Logits by an engine of the photos at `rows`, which are read `batch_size` at a time.
+
+    Returns, raises:
+        As `Predictor.logits`.
+    """
+    found = []
+    for batch in plain_batches(photos, rows.tolist(), batch_size, workers, pin=device.type == "cuda"):
+        x = to_input(batch.photos[0], *normalisation, device)
+        found.append(torch.stack([engine.logits(apply_view(x, view, normalisation)).cpu() for view in views]))
+    return torch.cat(found, dim=1).numpy()

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning
-from ensemble.inference.export import Export, check_extra
+from ensemble.inference.export import NEEDED, Export
 from ensemble.inference.export import export as export_ensemble
 from ensemble.jobs.hardware import Hardware
+from ensemble.models.onnx_graph import refuse_without
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of
 from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.tta_views import Tta
@@ -51,7 +52,7 @@ def export(
     Raises:
         MaskensError: the extra is not installed, models are missing, or the logits differ.
     """
-    check_extra()
+    refuse_without(NEEDED, "onnx", "export")
     loaded = load_run(Path(run))
     found = read_eval(Path(data or loaded.data))
     folder = Path(out) if out else loaded.folder / "onnx"

@@ -18,7 +18,7 @@ from ensemble.decision.submission import (
     SubmissionCheck,
     align,
     check_submission,
-    skipped_file,
+    unseen_words,
     write_skipped,
     write_submission,
 )
@@ -30,8 +30,9 @@ from ensemble.inference.infer import save_logits
 from ensemble.inference.person_finder import PersonFinder, person_finder
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import BackendName
-from ensemble.models.engine import EngineOptions
-from ensemble.models.precision import PrecisionOption
+from ensemble.jobs.int8_files import int8_graphs
+from ensemble.models.engine import EngineOption, InferencePrecision
+from ensemble.models.engine_choice import engine_options
 from ensemble.pipeline.inputs import (
     AUTO_CACHE,
     DEFAULT_RUN,
@@ -48,7 +49,6 @@ from folds.data.decode import Progress
 from folds.data.labels import IntArray
 from folds.data.layout import read_eval, read_eval_people
 from folds.data.people import EvalData
-from folds.data.skipped import named
 from folds.errors import MaskensError
 from folds.files import must_be_writable
 from folds.run import Run
@@ -72,7 +72,9 @@ class InferOptions:
         group_photos: find out from the photos themselves who is on them, and decide as with `person_column`; if people
             of the training data can't be told apart well enough, each photo is decided by itself.
         tuned: with what `tune` fitted, if it fits.
-        precision: auto: 16 bits where that is faster and the logits agree.
+        engine: torch, onnxruntime, openvino, or auto: the fastest whose logits are those of torch. None: torch, for
+            int8 auto.
+        precision: auto: 16 bits where that is faster and the logits agree; int8 where `quantize` found it good enough.
         compile: the models first, with torch.compile.
         early_exit: age models of one gender see a photo only where they can still change its class.
         budget: exact, a share of the passes (`.5`) or seconds (`.2s-per-photo`): photos leave the ensemble once their
@@ -97,7 +99,8 @@ class InferOptions:
     person_column: str | None = None
     group_photos: bool = False
     tuned: bool = True
-    precision: PrecisionOption = "fp32"
+    engine: EngineOption | None = None
+    precision: InferencePrecision = "fp32"
     compile: bool = False
     early_exit: bool = True
     budget: str = "exact"
@@ -190,6 +193,7 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         raise MaskensError(f"{named_by} needs --decision joint, which decides a person's photos together.")
     budget = parse_budget(options.budget)
     hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
+    engine = engine_options(options.engine, options.precision, options.compile, hardware.device)
     if budget and hardware.several_processes:
         raise MaskensError("--budget is kept by one process: leave out --jobs and --backend.")
     named = load_runs(runs)
@@ -216,13 +220,13 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         words += (
             f", photos of each of {len(np.unique(person))} people together ({options.person_column}), no early exit"
         )
-    models = sum(len(e.members) for e in ensembles)
+    jobs = [(run, m.task, m.fold) for run, e in zip(used, ensembles, strict=True) for m in e.members]
     return InferencePlan(
         runs=tuple(named),
         data=data,
         ensembles=tuple(ensembles),
         fitted=fitted,
-        used=f"{models} models, {len(data.ids)} photos, views: {fitted.tta}, {words}",
+        used=f"{len(jobs)} models, {len(data.ids)} photos, views: {fitted.tta}, {words}",
         rule=rule,
         votes=votes,
         person=person,
@@ -231,7 +235,8 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
             tta=fitted.tta_set,
             hardware=hardware,
             cache=cache_folder(options.cache, first.folder),
-            engine=EngineOptions(options.precision, options.compile),
+            engine=engine,
+            int8=int8_graphs(jobs) if engine.precision == "int8" else {},
             early_exit=fitted if (options.early_exit or budget) and rule == "joint" and person is None else None,
             budget=budget,
             partial=logits_file.with_suffix(".partial.npz"),
@@ -265,20 +270,8 @@ def run_inference(plan: InferencePlan, on_progress: OnProgress | None = None) ->
     write_skipped(plan.path, skipped, plan.data.ids, decided.classes)
     check = check_submission(plan.path, plan.data.ids, plan.runs[0].class_photos)
     notes = (*(line for e in plan.ensembles for line in e.notes), *found, *prediction.notes)
-    warning = _unseen_words(plan) if skipped else ""
+    warning = unseen_words(plan.path, skipped, len(plan.data.ids), bool(plan.votes), plan.person is not None)
     return Inferred(decided.classes, check, plan.path, earlier, notes, skipped, warning)
-
-
-def _unseen_words(plan: InferencePlan) -> str:
-    """What to say of photos that could not be read."""
-    skipped = plan.data.skipped_ids
-    how = "from the mix of classes in training, not by a model"
-    if plan.votes:
-        how = "by the votes of the other submissions alone"
-    if plan.person is not None:
-        how = "from their person's other photos, where there are any, and from the mix of classes in training"
-    count = f"{len(skipped):,} of {len(plan.data.ids):,} photos can't be read and are answered {how}"
-    return f"{count}: {named(skipped)}. All are listed in {skipped_file(plan.path)}"
 
 
 def _find_people(

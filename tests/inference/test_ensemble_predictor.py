@@ -17,6 +17,7 @@ from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted, RunTuning
 from ensemble.inference import ensemble_predictor
+from ensemble.inference.ensemble_predictor import EnsemblePredictor
 from ensemble.inference.infer import Prediction, infer
 from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
@@ -273,3 +274,18 @@ def test_a_model_that_gives_no_numbers_is_named(models: Ensemble, data: EvalData
 def test_bf16_is_told_with_the_largest_difference(models: Ensemble, data: EvalData) -> None:
     found = run(models, data, engine=EngineOptions("bf16"))
     assert any("bf16 for" in note and "largest difference" in note for note in found.notes)
+
+
+def test_an_interrupted_inference_does_not_go_on_by_another_engine(models: Ensemble, data: EvalData) -> None:
+    predictor = EnsemblePredictor([models], photos_of(data, (32, 24)), InferenceSettings("flip", CPU))
+    with pytest.raises(MaskensError, match="predicted with openvino in int8, and these would be with torch in fp32"):
+        predictor._refuse_another(PrecisionChoice("int8", 0.1, "", "openvino"), PrecisionChoice("fp32", 0.0, ""))
+
+
+def test_engine_and_speed_are_told() -> None:
+    chosen = (PrecisionChoice("fp32", 1e-5, "", "openvino", 2.9), PrecisionChoice("fp32", 0.0, "", "torch", 1.0))
+    (line,) = Prediction(np.zeros((1, 1, 18)), [], chosen).notes
+    assert line == (
+        "openvino in fp32 for 1 of 2 models, torch in fp32 for 1 of 2 models, largest difference of a logit to fp32 "
+        "1e-05 on a first batch, 1.9 times as fast as torch in fp32"
+    )

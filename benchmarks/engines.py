@@ -1,0 +1,261 @@
+"""The whole ensemble by each engine and precision, beside what one would write instead.
+
+    python benchmarks/engines.py --run RUN [--student RUN2] [--photos 420] [--rounds 1] [--no-oof]
+
+Every way predicts the same eval photos in the views of flip, in a process of its own, in turns. All read photos that
+are decoded already, from one cache: engines are compared here, not decoding. `per-checkpoint loop` and `ttach loop` are
+those of inference_speed.py, one pass over the photos for each checkpoint, without loader processes.
+
+`ready` is what comes before the first batch (loading, folding, conversion, checks, choosing), once a run; photos/s is
+what comes after. `by CPU time` is the ratio of process times instead of wall times, which other work on the machine
+moves less. Logits, and classes after the mean over models and views, are held against torch in fp32.
+
+Out-of-fold macro F1 over the 18 classes is measured: each model predicts the photos of its held-out fold, by the engine
+and in the precision that `infer` would choose for it. With a budget there are no passes to leave out then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from inference_speed import Setting, timm_way, ttach_way
+
+from ensemble.data.cache import DecodedPhotos, open_photos
+from ensemble.decision.anytime import Budget
+from ensemble.decision.blend import load_blend
+from ensemble.decision.decide import decide
+from ensemble.decision.members import Member, geometries, load_ensembles
+from ensemble.decision.tuning import apply_tuning
+from ensemble.inference.anytime_predictor import WHOLE
+from ensemble.inference.ensemble_predictor import EnsemblePredictor
+from ensemble.inference.infer import infer
+from ensemble.inference.settings import InferenceSettings
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.int8_files import int8_graphs
+from ensemble.metrics.scores import macro_f1
+from ensemble.models.checkpoint import load_checkpoint
+from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions
+from ensemble.models.engine_choice import choose_engine, engine_options
+from ensemble.models.inputs import to_input
+from ensemble.models.onnx_graph import OnnxGraphs
+from ensemble.models.predict import view_logits
+from ensemble.models.process import configure_process
+from ensemble.recipes.run_recipe import run_recipe
+from ensemble.recipes.tta_views import VIEWS
+from folds.data.labels import CLASSES
+from folds.data.layout import read_eval
+from folds.errors import MaskensError
+from folds.run import Run, load_run
+
+CPU = torch.device("cpu")
+LOOPS: dict[str, Callable[[Setting, int], dict[str, np.ndarray]]] = {
+    "per-checkpoint loop": timm_way,
+    "ttach loop": ttach_way,
+}
+ENGINES: dict[str, EngineOptions] = {
+    "maskens, torch fp32": AS_TRAINED,
+    "torch bf16": EngineOptions("bf16"),
+    "onnxruntime fp32": EngineOptions("fp32", engine="onnxruntime"),
+    "openvino fp32": EngineOptions("fp32", engine="openvino"),
+    "openvino bf16": EngineOptions("bf16", engine="openvino"),
+    "onnxruntime int8": EngineOptions("int8", engine="onnxruntime"),
+    "openvino int8": EngineOptions("int8", engine="openvino"),
+    "torch fp32, --budget .5": AS_TRAINED,
+    "openvino bf16, --budget .5": EngineOptions("bf16", engine="openvino"),
+    "student, torch fp32": AS_TRAINED,
+    "student, openvino bf16": EngineOptions("bf16", engine="openvino"),
+}
+FIRST, BASE = "per-checkpoint loop", "maskens, torch fp32"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cached(Setting):
+    """A setting whose photos are decoded already."""
+
+    cache: Path = Path()
+    run: Run | None = None
+
+    def photos(self, member: Member) -> DecodedPhotos:
+        return open_photos(self.data, [member.card.geometry], self.cache, 2)
+
+
+def one(way: str, setting: Cached, oof: bool, out: Path) -> None:
+    """Go one way and leave what came of it."""
+    arrays: dict[str, Any] = {}
+    if way in LOOPS:
+        torch.set_num_threads(setting.hardware.job_threads)
+        wall, cpu = time.perf_counter(), time.process_time()
+        logits = LOOPS[way](setting, 0)
+        arrays |= {"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "ready": 0.0}
+        by_task: dict[str, list[np.ndarray]] = {}
+        for m in setting.ensemble.members:
+            by_task.setdefault(m.task, []).append(logits[f"{m.task} {m.fold}"])
+        joint = setting.ensemble.joint({t: np.stack(v)[:, None].astype(np.float32) for t, v in by_task.items()})[None]
+    else:
+        joint, logits = _maskens(way, setting, arrays, oof)
+    arrays["classes"] = decide(joint, setting.fitted.weights, setting.fitted.offsets).classes
+    arrays |= {f"logits {name}": values for name, values in logits.items()}
+    np.savez(out, **arrays)
+
+
+def _maskens(way: str, setting: Cached, arrays: dict[str, Any], oof: bool) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    wanted = ENGINES[way]
+    assert setting.run is not None
+    engine = engine_options(wanted.engine, wanted.precision, False, "cpu")
+    jobs = [(setting.run, m.task, m.fold) for m in setting.ensemble.members]
+    int8 = int8_graphs(jobs) if engine.precision == "int8" else {}
+    budget = Budget(share=0.5) if "budget" in way else None
+    early = setting.fitted if budget else None
+    settings = InferenceSettings("flip", setting.hardware, setting.cache, engine, int8, early, budget)
+    ready = [0.0, 0.0]
+    prepare = EnsemblePredictor._prepare
+
+    def timed(*arguments: Any) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        prepare(*arguments)
+        ready[:] = time.perf_counter() - wall, time.process_time() - cpu
+
+    configure_process(setting.hardware.job_threads)
+    with mock.patch.object(EnsemblePredictor, "_prepare", timed):
+        wall, cpu = time.perf_counter(), time.process_time()
+        found = infer([setting.ensemble], setting.data, settings)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    arrays |= {"seconds": wall - ready[0], "cpu": cpu - ready[1], "ready": ready[0], "notes": found.precision}
+    if oof and budget is None:
+        arrays["f1"] = _out_of_fold(setting, settings)
+    logits = {
+        f"{task} {fold}": values[place].mean(axis=0)
+        for task, values in found.logits[0].items()
+        for place, fold in enumerate(setting.ensemble.folds(task))
+    }
+    return found.joints, {} if "student" in way else logits
+
+
+def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
+    """Macro F1 over the 18 classes of the models that `infer` would predict with, each on its held-out fold."""
+    assert setting.run is not None
+    blend = load_blend([setting.run], None, "best")
+    (own,) = blend.runs
+    views, graphs = VIEWS["flip"], OnnxGraphs()
+    logits = {task: np.full((2, len(blend.rows), t.width), np.nan, np.float32) for task, t in own.targets.items()}
+    for member in setting.ensemble.members:
+        card, mine = member.card, blend.fold == member.fold
+        photos = open_photos(blend.data.photos, [card.geometry], setting.cache, 2)
+        model = load_checkpoint(member.path, CPU)[0]
+        first = np.stack([photos[row][0] for row in blend.rows[mine][:BATCH]])
+        x = to_input(torch.from_numpy(first), card.mean, card.std, CPU)
+        engine = choose_engine(model, x, settings.engine, BATCH, graphs, settings.int8.get(member.path))
+        args = (engine, (card.mean, card.std), CPU, photos, blend.rows[mine], views, 2 * BATCH)
+        logits[member.task][:, mine] = view_logits(*args)
+    whole = dataclasses.replace(blend, runs=(dataclasses.replace(own, logits=logits, views=views),))
+    return macro_f1(blend.truth, whole.decide(whole.plain("flip")).classes, CLASSES)
+
+
+def _setting(run: Run, args: argparse.Namespace) -> Cached:
+    recipe, whole = run_recipe(run), read_eval(Path(args.data or run.data))
+    fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
+    (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=False)
+    part = whole.photos.some(np.linspace(0, len(whole.ids) - 1, min(args.photos, len(whole.ids))).astype(np.int64))
+    return Cached(ensemble, fitted, part, Hardware("cpu", None), Path(args.cache or run.folder.parent / ".cache"), run)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--student", type=Path, help="A run that learned from this one.")
+    parser.add_argument("--data", type=Path, help="Where the eval photos are; by default the run's data.")
+    parser.add_argument("--photos", type=int, default=420)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--no-oof", action="store_true", help="Without out-of-fold scores.")
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.way:
+        run = load_run(args.student if "student" in args.way else args.run)
+        return one(args.way, _setting(run, args), not args.no_oof, args.out)
+    setting = _setting(load_run(args.run), args)
+    open_photos(setting.data, geometries(setting.ensemble.members), setting.cache, 2)
+    found: dict[str, list[dict[str, Any]]] = {}
+    left_out: dict[str, str] = {}
+    for number in range(args.rounds):
+        for way in (*LOOPS, *ENGINES):
+            if "student" in way and not args.student:
+                left_out[way] = "no --student"
+            if "budget" in way and len(setting.data.files) <= 2 * WHOLE:
+                left_out[way] = f"its rule is chosen on {WHOLE} photos, which see all passes: --photos 1400 or more"
+            if way in left_out:
+                continue
+            more = ["--way", way, *(["--no-oof"] if args.no_oof or number else [])]
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "out.npz"
+                command = [sys.executable, __file__, *sys.argv[1:], *more, "--out", str(out)]
+                done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+                if done.returncode:
+                    left_out[way] = done.stderr.strip().splitlines()[-1]
+                    continue
+                with np.load(out) as z:
+                    found.setdefault(way, []).append(dict(z))
+            print(f"{way}: {found[way][-1]['seconds']:.1f} s", file=sys.stderr)
+    _table(found, left_out, setting)
+    return None
+
+
+def _table(found: dict[str, list[dict[str, Any]]], left_out: dict[str, str], setting: Cached) -> None:
+    first, photos = setting.ensemble.members[0].card, len(setting.data.files)
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "onnxruntime", "openvino"))
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {setting.hardware.job_threads} threads, {versions}")
+    print(f"load of the machine at the end: {os.getloadavg()[1]:.1f}")
+    print(
+        f"{len(setting.ensemble.members)} models ({first.model}, {first.crop or first.resize}), {photos} photos, flip\n"
+    )
+    print("| way | ready, s | photos/s | ratio | by CPU time | logits differ by | classes changed | out-of-fold F1 |")
+    print("|---|---|---|---|---|---|---|---|")
+    base = found[BASE][0]
+    for way, rounds in found.items():
+        ratios = [
+            statistics.median(float(a[key]) / float(b[key]) for a, b in zip(found[FIRST], rounds, strict=True))
+            for key in ("seconds", "cpu")
+        ]
+        speed = photos / statistics.median(float(r["seconds"]) for r in rounds)
+        keys = [key for key in rounds[0] if key.startswith("logits")]
+        seen = [float(np.nanmax(np.abs(rounds[0][key] - base[key]))) for key in keys]
+        changed = int((rounds[0]["classes"] != base["classes"]).sum())
+        f1 = f"{float(rounds[0]['f1']):.4f}" if "f1" in rounds[0] else "-"
+        cells = [f"{statistics.median(float(r['ready']) for r in rounds):.0f}", f"{speed:.1f}"]
+        cells += [f"{r:.2f}" for r in ratios] + [f"{max(seen):.1e}" if seen else "-", f"{changed} of {photos}", f1]
+        print(f"| {way} | {' | '.join(cells)} |")
+    for way, reason in left_out.items():
+        print(f"\nleft out: {way}: {reason}")
+    for way, rounds in found.items():
+        if "notes" in rounds[0]:
+            print(f"\n{way}: {rounds[0]['notes']}")
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MaskensError as error:
+        sys.exit(str(error))

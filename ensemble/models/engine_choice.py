@@ -1,0 +1,186 @@
+"""Which engine a model predicts with: the one asked for or the fastest, where its logits are those of torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ensemble.jobs.int8_files import Int8Graph
+from ensemble.models.conv_bn import fold_conv_bn
+from ensemble.models.engine import (
+    BATCH,
+    CHECKED,
+    LARGEST,
+    EngineOption,
+    EngineOptions,
+    InferenceEngine,
+    InferencePrecision,
+    fast_engine,
+)
+from ensemble.models.onnx_graph import OnnxGraphs
+from ensemble.models.precision import (
+    FASTER,
+    TOLERANCE,
+    TYPES,
+    EngineName,
+    EnginePrecision,
+    PrecisionChoice,
+    shortest,
+)
+from ensemble.models.runtimes import PRECISIONS, compile_graph, installed_engines, refuse_without_engine
+from folds.errors import MaskensError, first_line
+
+FP32_TOLERANCE = 1e-3  # largest difference of a logit, of the largest logit if that is above 1
+INT8_TOLERANCE = 2.0  # times the largest difference that was seen when the int8 model was measured
+ROUNDS = 3  # in which engines are timed
+NO_ENGINE = "--precision int8 needs an engine. Install: pip install 'maskens[onnx]' or 'maskens[openvino]'"
+
+Way = tuple[EngineName, EnginePrecision]
+
+
+def engine_options(
+    engine: EngineOption | None, precision: InferencePrecision, compile_models: bool, device: str
+) -> EngineOptions:
+    """How the models are to predict, checked.
+
+    Args:
+        engine: None is torch; for int8, which torch does not do here, auto.
+
+    Raises:
+        MaskensError: options that exclude each other, or an engine that is not installed.
+    """
+    engine = engine or ("auto" if precision == "int8" else "torch")
+    if engine == "auto" and device != "cpu" and precision != "int8":
+        engine = "torch"  # the others run on the CPU
+    if device != "cpu" and engine != "torch":
+        wanted = f"--precision {precision}" if precision == "int8" else f"--engine {engine}"
+        raise MaskensError(f"{wanted} runs on the CPU only: leave it out, or add --device cpu.")
+    if compile_models and engine != "torch":
+        raise MaskensError(f"--compile is for torch: leave it out, or --engine {engine}.")
+    if engine != "auto":
+        does = PRECISIONS[engine]
+        if precision not in (*does, "auto"):
+            others = ", ".join(name for name in PRECISIONS if precision in PRECISIONS[name])
+            raise MaskensError(f"--engine {engine} predicts in {', '.join(does)}, not in {precision}, as {others} can.")
+        refuse_without_engine(engine)
+    elif precision == "int8" and len(installed_engines()) == 1:
+        raise MaskensError(NO_ENGINE)
+    return EngineOptions(precision, compile_models, engine)
+
+
+def choose_engine(
+    model: nn.Module,
+    x: Tensor,
+    options: EngineOptions,
+    batch: int,
+    graphs: OnnxGraphs,
+    int8: Int8Graph | None = None,
+) -> InferenceEngine:
+    """The engine that is asked for; of `auto` the fastest on a first batch. 16 bits have to be FASTER than 32.
+
+    In int8 a model predicts only where that was measured to be good enough; else, and where the logits of int8 or bf16
+    are too far from those of torch in fp32, the engine predicts in fp32. An engine that does not take the model, or
+    whose logits in fp32 are others, leaves it to torch. All with a note.
+
+    Args:
+        model: in eval mode, in channels_last memory, on the CPU unless torch is asked for.
+        x: float32 (n, 3, height, width), real photos on the model's device.
+        batch: photos in one forward pass of torch; 0 measures which number is fastest.
+        graphs: of the models so far.
+        int8: the model quantized, if it may be used.
+    """
+    if options.engine == "torch":
+        return fast_engine(model, x, options, batch)
+    trial = _Trial(model, x, graphs, int8)
+    auto = options.engine == "auto"
+    names = [n for n in installed_engines() if n != "torch"] if options.engine == "auto" else [options.engine]
+    found: list[InferenceEngine] = []
+    for ways in _ways(names, options.precision, int8):
+        found = [engine for way in ways if (engine := trial.of(*way))]
+        if found:
+            break
+    if not found or (auto and found[0].precision.precision != "int8"):
+        found.append(fast_engine(model, x, options, batch))
+    best = found[0]
+    if auto or len(found) > 1:
+        best = _fastest(found, x, fast_engine(model, x, EngineOptions(), batch))
+    best.notes = tuple(dict.fromkeys([*trial.notes, *best.notes]))
+    return best
+
+
+def _ways(names: Sequence[EngineName], precision: InferencePrecision, int8: Int8Graph | None) -> Iterator[list[Way]]:
+    """What to try: the first list of which something works is enough."""
+    if precision == "int8":
+        yield [(name, "int8") for name in names if int8 and name in int8.engines]
+    else:
+        wanted: tuple[EnginePrecision, ...] = ("fp32", "bf16") if precision == "auto" else (precision,)
+        yield [(name, p) for name in names for p in wanted if p in PRECISIONS[name]]
+    if precision not in ("fp32", "auto"):
+        yield [(name, "fp32") for name in names]
+
+
+def _fastest(engines: list[InferenceEngine], x: Tensor, torch_fp32: InferenceEngine) -> InferenceEngine:
+    """By the clock, in turns, as the machine may have other work now and then."""
+    times = {id(engine): float("inf") for engine in (*engines, torch_fp32)}
+    for _ in range(ROUNDS):
+        for engine in (*engines, torch_fp32):
+            times[id(engine)] = min(times[id(engine)], shortest(lambda: engine.logits(x), 1))  # noqa: B023
+
+    def cost(engine: InferenceEngine) -> float:
+        return times[id(engine)] * (FASTER if engine.precision.precision in TYPES else 1)
+
+    best = min(engines, key=cost)
+    best.precision = dataclasses.replace(best.precision, speedup=times[id(torch_fp32)] / times[id(best)])
+    return best
+
+
+class _Trial:
+    """Engines of one model, each held against torch."""
+
+    def __init__(self, model: nn.Module, x: Tensor, graphs: OnnxGraphs, int8: Int8Graph | None) -> None:
+        self.folded, note = fold_conv_bn(model, x[:CHECKED])
+        self.x, self.graphs, self.int8 = x, graphs, int8
+        self.first = x[:BATCH]
+        self.notes = [note] if note else []
+        with torch.inference_mode():
+            self.exact: Tensor = model(self.first).float()
+
+    def of(self, name: EngineName, precision: EnginePrecision) -> InferenceEngine | None:
+        """The engine, if its logits are right; else a note why not."""
+        problem = ""
+        for anew in (False, True):  # a graph that was traced of another model may not be this one's
+            try:
+                engine = self._engine(name, precision, anew)
+            except Exception as error:  # exporter and engines may refuse a model in any way they like
+                problem = f"engine {name} does not take it ({first_line(error)})"
+            else:
+                if engine.precision.difference <= self._limit(name, precision):  # nor may it be NaN
+                    return engine
+                problem = f"engine {name} moves a logit by {engine.precision.difference:.2g} in {precision}"
+            if precision == "int8":
+                break
+        self.notes.append(f"{problem}: not used")
+        return None
+
+    def _engine(self, name: EngineName, precision: EnginePrecision, anew: bool) -> InferenceEngine:
+        if precision == "int8" and self.int8:
+            graph = self.int8.path.read_bytes()
+        else:
+            graph = self.graphs.of(self.folded, self.x, anew)
+        height, width = self.x.shape[2:]
+        forward = compile_graph(name, graph, (height, width), precision, torch.get_num_threads())
+        engine = InferenceEngine(forward, LARGEST)
+        difference = float((engine.logits(self.first) - self.exact).abs().max())
+        engine.precision = PrecisionChoice(precision, difference, "", name)
+        return engine
+
+    def _limit(self, name: EngineName, precision: EnginePrecision) -> float:
+        scale = float(self.exact.abs().max())
+        if precision == "fp32":
+            return FP32_TOLERANCE * max(1.0, scale)
+        if precision == "int8" and self.int8:
+            return INT8_TOLERANCE * self.int8.engines[name]
+        return TOLERANCE * scale

@@ -1,0 +1,97 @@
+"""Models as ONNX graphs, for the engines that run one."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ensemble.models.process import quiet
+from folds.errors import MaskensError
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 18  # read by onnxruntime from 1.14 on
+INPUT, OUTPUT = "photos", "logits"
+
+
+def refuse_without(packages: Sequence[str], extra: str, what: str) -> None:
+    """Find out now whether the packages of an extra are installed.
+
+    Raises:
+        MaskensError: some are not.
+    """
+    specs = {name: importlib.util.find_spec(name) for name in packages}
+    # without an origin it is a mere folder of that name, such as an earlier export's
+    missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]
+    if missing:
+        raise MaskensError(
+            f"{what} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
+            f"Install: pip install 'maskens[{extra}]'"
+        )
+
+
+class OnnxGraphs:
+    """Graphs of models. Tracing takes seconds, so models that differ in their weights alone share what was traced."""
+
+    def __init__(self) -> None:
+        self._traced: dict[str, ModelProto] = {}
+
+    def of(self, model: nn.Module, x: Tensor, anew: bool = False) -> bytes:
+        """The graph of a model: float32 `photos` (batch, 3, height, width) -> float32 `logits` (batch, width).
+
+        A shared graph rests on models that print alike being alike but for their weights. That has to be checked on
+        photos.
+
+        Args:
+            model: in eval mode, on the CPU.
+            x: float32 (batch, 3, height, width) of the height and width that the graph is for.
+            anew: trace this very model.
+
+        Raises:
+            Exception: an architecture may defy tracing in any way it likes.
+        """
+        kind = f"{model} {tuple(x.shape[1:])}"
+        found = None if anew or kind not in self._traced else _with_weights(self._traced[kind], model)
+        if found is None:
+            found = self._traced[kind] = _trace(model, x)
+        return bytes(found.SerializeToString())
+
+
+def _trace(model: nn.Module, x: Tensor) -> ModelProto:
+    photos = x[:1].expand(2, -1, -1, -1).contiguous()
+    with quiet():
+        program = torch.onnx.export(
+            model,
+            (photos,),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces with paths of this machine, as many bytes as a small model
+    return program.model_proto
+
+
+def _with_weights(graph: ModelProto, model: nn.Module) -> ModelProto | None:
+    """The graph with another model's weights; None if it does not hold all of them as they are."""
+    from onnx import numpy_helper
+
+    state = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
+    found = type(graph)()
+    found.CopyFrom(graph)
+    own = {tensor.name: tensor for tensor in found.graph.initializer}
+    for name, value in state.items():
+        if name not in own or tuple(own[name].dims) != tuple(value.shape):
+            return None
+        own[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value.numpy()), name))
+    return found

@@ -1,0 +1,179 @@
+"""Engines other than torch: the same logits, or torch itself with a note."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from ensemble.jobs.int8_files import Int8Graph
+from ensemble.models import engine_choice, onnx_graph, runtimes
+from ensemble.models.engine import EngineOptions
+from ensemble.models.engine_choice import choose_engine, engine_options
+from ensemble.models.int8 import quantize_graph
+from ensemble.models.onnx_graph import OnnxGraphs
+from folds.errors import MaskensError
+
+X = torch.randn(37, 3, 32, 32, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=torch.channels_last)
+OTHERS = ("onnxruntime", "openvino")
+
+
+def tiny(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    model: nn.Module = timm.create_model("test_resnet", num_classes=3)
+    for module in model.modules():  # as after training
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.bias, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    return tiny(0)
+
+
+@pytest.fixture(scope="module")
+def graphs() -> OnnxGraphs:
+    return OnnxGraphs()
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("engine", OTHERS)
+def test_logits_are_those_of_torch(engine: str, seed: int, graphs: OnnxGraphs, monkeypatch: pytest.MonkeyPatch) -> None:
+    if graphs._traced:
+        monkeypatch.setattr(onnx_graph, "_trace", None)  # tracing takes seconds: once for models that are alike
+    model = tiny(seed)
+    found = choose_engine(model, X, EngineOptions(engine=engine), 8, graphs)  # type: ignore[arg-type]
+    assert (found.precision.engine, found.notes) == (engine, ())
+    with torch.no_grad():
+        for count in (37, 8, 1):
+            assert torch.allclose(found.logits(X[:count]), model(X[:count]), atol=1e-4)
+
+
+class Scaled(nn.Module):
+    """Prints alike whatever the factor is."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor, self.layer = factor, nn.Conv2d(3, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * self.layer(x).mean((2, 3))  # type: ignore[no-any-return]
+
+
+def test_models_that_only_look_alike_do_not_share_a_graph() -> None:
+    graphs, options = OnnxGraphs(), EngineOptions(engine="onnxruntime")
+    for factor in (1.0, -3.0):
+        model = Scaled(factor).eval()
+        found = choose_engine(model, X, options, 8, graphs)
+        with torch.no_grad():
+            assert torch.allclose(found.logits(X), model(X), atol=1e-4)
+        assert found.precision.engine == "onnxruntime"
+
+
+def test_an_engine_with_other_logits_is_not_used(
+    model: nn.Module, graphs: OnnxGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_choice, "compile_graph", lambda *args: lambda x: model(x) + 0.1)
+    monkeypatch.setattr(OnnxGraphs, "of", lambda *args: b"")
+    found = choose_engine(model, X, EngineOptions(engine="openvino"), 8, graphs)
+    assert found.precision.engine == "torch"
+    assert found.notes == ("engine openvino moves a logit by 0.1 in fp32: not used",)
+    with torch.no_grad():
+        assert torch.allclose(found.logits(X), model(X), atol=1e-5)
+
+
+def test_what_an_engine_does_not_take_is_left_to_torch(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> bytes:
+        raise RuntimeError("no such operator\nand more")
+
+    monkeypatch.setattr(OnnxGraphs, "of", refuse)
+    found = choose_engine(model, X, EngineOptions(engine="onnxruntime"), 8, OnnxGraphs())
+    assert found.precision.engine == "torch"
+    assert found.notes == ("engine onnxruntime does not take it (no such operator): not used",)
+
+
+def fakes(model: nn.Module, monkeypatch: pytest.MonkeyPatch, error: dict[tuple[str, str], float]) -> None:
+    """Engines that are so far from torch, the faster the later they come."""
+
+    def compiled(engine: str, graph: bytes, size: object, precision: str, threads: int) -> Callable[[Tensor], Tensor]:
+        def forward(x: Tensor) -> Tensor:
+            time.sleep(0.02 * (len(error) - list(error).index((engine, precision))))
+            return model(x) + error[engine, precision]  # type: ignore[no-any-return]
+
+        return forward
+
+    monkeypatch.setattr(OnnxGraphs, "of", lambda *args: b"")
+    monkeypatch.setattr(engine_choice, "compile_graph", compiled)
+
+
+def test_auto_takes_the_fastest_that_agrees(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes(model, monkeypatch, {("onnxruntime", "fp32"): 0.0, ("openvino", "fp32"): 5.0})
+    slow = engine_choice.fast_engine
+
+    def torch_engine(*args: object) -> object:
+        engine = slow(*args)  # type: ignore[arg-type]
+        plain = engine.model
+        engine.model = lambda x: (time.sleep(0.2), plain(x))[1]
+        return engine
+
+    monkeypatch.setattr(engine_choice, "fast_engine", torch_engine)
+    found = choose_engine(model, X, EngineOptions(engine="auto"), 64, OnnxGraphs())
+    assert found.precision.engine == "onnxruntime", "openvino is faster and wrong"
+    assert found.precision.speedup > 2
+    assert found.notes == ("engine openvino moves a logit by 5 in fp32: not used",)
+
+
+@pytest.mark.parametrize(("error", "precision"), [(0.3, "int8"), (0.5, "fp32")])
+def test_int8_that_is_not_as_it_was_measured_gives_way_to_fp32(
+    error: float, precision: str, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes(model, monkeypatch, {("openvino", "fp32"): 0.0, ("openvino", "int8"): error})
+    path = tmp_path / "model.onnx"
+    path.touch()
+    options = EngineOptions("int8", engine="openvino")
+    found = choose_engine(model, X, options, 8, OnnxGraphs(), Int8Graph(path, "", {"openvino": 0.2}))
+    assert (found.precision.engine, found.precision.precision) == ("openvino", precision)
+    unmeasured = choose_engine(model, X, options, 8, OnnxGraphs(), Int8Graph(path, "", {"onnxruntime": 0.2}))
+    assert unmeasured.precision.precision == "fp32"
+
+
+def test_a_quantized_model_is_near_and_alike_by_both_engines(model: nn.Module, graphs: OnnxGraphs) -> None:
+    graph = quantize_graph(graphs.of(model, X), X)
+    found = [runtimes.compile_graph(engine, graph, (32, 32), "int8", 2)(X) for engine in OTHERS]  # type: ignore[arg-type]
+    with torch.no_grad():
+        exact = model(X)
+    spread = float(exact.std())
+    assert 0 < float((found[0] - exact).abs().max()) < 0.3 * spread
+    assert float((found[0] - found[1]).abs().max()) < 0.3 * spread
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("onnxruntime", "bf16", False, "cpu"), "predicts in fp32, int8, not in bf16, as torch, openvino can"),
+        (("torch", "int8", False, "cpu"), "not in int8, as onnxruntime, openvino can"),
+        (("openvino", "fp32", True, "cpu"), "--compile is for torch"),
+        (("openvino", "fp32", False, "cuda"), "--engine openvino runs on the CPU only"),
+        ((None, "int8", False, "cuda"), "--precision int8 runs on the CPU only"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(arguments: tuple[object, ...], words: str) -> None:
+    with pytest.raises(MaskensError, match=words):
+        engine_options(*arguments)  # type: ignore[arg-type]
+
+
+def test_an_engine_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_graph.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MaskensError, match=r"openvino.*Install: pip install 'maskens\[openvino\]'"):
+        engine_options("openvino", "fp32", False, "cpu")
+    with pytest.raises(MaskensError, match=r"needs an engine"):
+        engine_options(None, "int8", False, "cpu")
+    assert engine_options(None, "fp32", False, "cpu") == EngineOptions()
+    assert runtimes.installed_engines() == ["torch"]
