@@ -71,6 +71,7 @@ def soak(folder: Path, backend: str, cluster: DaskCluster | RayCluster, kills: i
     while found.kills.total() < kills:
         run = folder / f"run{found.runs}"
         finish(folder, "folds", "--data", folder / "data", "--k", FOLDS, "--run", run)
+        cluster.mend()  # workers end some time after their scheduler
         words = ("train", "--run", run, "--recipe", folder / "tiny.toml", "--backend", backend, "--jobs", 2)
         command = start(folder, *words, "--address", cluster.address, "--retries", 20)
         while command.poll() is None:
@@ -85,9 +86,12 @@ def soak(folder: Path, backend: str, cluster: DaskCluster | RayCluster, kills: i
             if victim == "command":
                 command.kill()
                 command.wait()
+                cluster.mend()
                 command = start(folder, *words, "--address", cluster.address, "--retries", 20)
             else:
                 cluster.kill("scheduler" if victim == "scheduler" else "worker")
+                if victim == "scheduler":
+                    time.sleep(2)  # so that its workers end
                 cluster.mend()
             after = finished(run)
             found.twice += sum(after.get(fold) != state for fold, state in before.items())
@@ -96,7 +100,8 @@ def soak(folder: Path, backend: str, cluster: DaskCluster | RayCluster, kills: i
         found.lost += FOLDS - len(done)
         found.differing += sum(left_by(run, fold) != left_by(folder / "whole", fold) for fold in done)
         if command.returncode:
-            print((folder / "said").read_text()[-3000:], file=sys.stderr)
+            print((folder / "said").read_text()[-500:], file=sys.stderr)
+            break
     return found
 
 

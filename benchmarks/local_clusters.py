@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+from distributed import Client
+
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
 Part = Literal["worker", "scheduler"]
@@ -40,12 +42,14 @@ class DaskCluster:
             self.workers.pop(0).wait()
 
     def mend(self) -> None:
-        """Start what is missing."""
+        """Start what is missing, and wait until a scheduler knows its workers."""
         if self.scheduler.poll() is not None:
             self._start_scheduler()
         self.workers = [worker for worker in self.workers if worker.poll() is None]
         while len(self.workers) < self.size:
             self.workers.append(self._start("worker", self.address, "--nthreads", "1", "--no-nanny"))
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=60)
 
     def _start_scheduler(self) -> None:
         self.scheduler = self._start("scheduler", "--port", str(self.port))
