@@ -18,6 +18,7 @@ from ensemble.commands import recipes
 from ensemble.commands.audit import audit
 from ensemble.commands.check_submission import check_submission
 from ensemble.commands.compare import compare
+from ensemble.commands.distil import distil
 from ensemble.commands.explore import explore
 from ensemble.commands.export import export
 from ensemble.commands.folds import folds
@@ -42,6 +43,7 @@ COMMANDS = (
     folds,
     recommend,
     train,
+    distil,
     sweep,
     infer,
     predict,

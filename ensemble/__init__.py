@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ensemble.pipeline.audit import audit
     from ensemble.pipeline.compare import compare
+    from ensemble.pipeline.distil import DistilOptions, distil
     from ensemble.pipeline.explore import explore
     from ensemble.pipeline.export import export
     from ensemble.pipeline.infer import InferOptions, infer
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ensemble.pipeline.verify import verify
 
 __all__ = [
+    "DistilOptions",
     "InferOptions",
     "ServeOptions",
     "SweepOptions",
@@ -38,6 +40,7 @@ __all__ = [
     "check_submission",
     "compare",
     "compare_sweep",
+    "distil",
     "explore",
     "export",
     "infer",
@@ -58,6 +61,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "DistilOptions": "distil",
     "InferOptions": "infer",
     "ServeOptions": "serve",
     "SweepOptions": "sweep_plan",

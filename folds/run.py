@@ -176,17 +176,17 @@ def save_run(run: Run) -> None:
     write_json(run.folder / "run.json", sealed(record, "data"))  # which may be moved
 
 
-def refuse_foreign(folder: Path) -> None:
-    """Refuse to work in a folder that is neither empty nor a run of ours."""
+def refuse_foreign(folder: Path, option: str = "--run") -> None:
+    """Refuse to work in a folder that is neither empty nor a run of ours, and that `option` named."""
     if folder.exists() and not folder.is_dir():
-        raise MaskensError(f"{folder} is a file, not a run folder. Name another with --run DIR.")
+        raise MaskensError(f"{folder} is a file, not a run folder. Name another with {option} DIR.")
     if (
         folder.is_dir()
         and any(p for p in folder.iterdir() if not p.name.startswith("."))
         and not (folder / "run.json").exists()
     ):
         raise MaskensError(
-            f"{folder} is not a run folder: it has files but no run.json. Name another or a new one with --run DIR."
+            f"{folder} is not a run folder: it has files but no run.json. Name another or a new one with {option} DIR."
         )
 
 

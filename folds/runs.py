@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 from folds.data.table import read_table
 from folds.errors import MaskensError, refuse
 from folds.run import Run
+
+Shared = Literal["data", "folds", "seed", "label fixes", "merged ids", "skipped photos"]
+
+SHARED: dict[Shared, Callable[[Run], object]] = {
+    "data": lambda run: run.fingerprint,
+    "folds": lambda run: run.folds_hash,
+    "seed": lambda run: run.seed,
+    "label fixes": lambda run: run.fixes.hash,
+    "merged ids": lambda run: run.merged_hash,
+    "skipped photos": lambda run: run.skipped_hash,
+}
 
 
 def file_of(runs: Sequence[Run], name: str) -> Path:
@@ -42,10 +53,9 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
     )
 
 
-def differing(run: Run, other: Run, *names: Literal["data", "folds", "seed", "skipped photos"]) -> str:
+def differing(run: Run, other: Run, *names: Shared) -> str:
     """Which of these two runs don't share, in words: "data and folds"; "" if they share all."""
-    fields = {"data": "fingerprint", "folds": "folds_hash", "seed": "seed", "skipped photos": "skipped_hash"}
-    return " and ".join(name for name in names if getattr(run, fields[name]) != getattr(other, fields[name]))
+    return " and ".join(name for name in names if SHARED[name](run) != SHARED[name](other))
 
 
 def _assignment(run: Run) -> dict[str, tuple[str, str, str]]:

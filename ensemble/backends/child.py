@@ -32,12 +32,14 @@ def interruptions_not_for_children() -> Iterator[None]:
 
 
 def end_with_parent(parent: int) -> None:
-    """In the process, first of all: SIGTERM interrupts as Ctrl-C does, and without its parent it gets one.
+    """In the process, first of all: SIGTERM interrupts as Ctrl-C does, and without its parent it gets one. The
+    terminal's Ctrl-C is for its command alone.
 
     Args:
         parent: process id.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow() -> None:
         while os.getppid() == parent:

@@ -16,9 +16,9 @@ from distributed import Client, KilledWorker, LocalCluster
 from distributed.client import FutureCancelledError
 
 from ensemble.backends.backend import STOPPING, Call, WorkerLost
-from ensemble.backends.child import interruptions_not_for_children
 from ensemble.backends.node_process import pack_call, run_on_node, stop_all
 from ensemble.backends.shape import Shape
+from ensemble.backends.work_process import Children
 from ensemble.jobs.hardware import Hardware
 from folds.errors import MaskensError, first_line
 
@@ -28,8 +28,8 @@ GPU = "GPU"  # the resource that workers with one declare
 
 
 class DaskBackend:
-    """Each call is a task: Dask gives it to a worker that is free. Without an address, the workers are processes of
-    this machine."""
+    """Each call is a task: Dask gives it to a worker that is free. Without an address, the workers are in this
+    process."""
 
     def __init__(self, hardware: Hardware) -> None:
         self.slots, self._hardware = hardware.jobs, hardware
@@ -51,6 +51,8 @@ class DaskBackend:
         except KilledWorker as error:
             raise WorkerLost("the worker that had it is gone") from error
         except (FutureCancelledError, OSError, TimeoutError) as error:
+            if self._stopping:  # by this process itself
+                raise KeyboardInterrupt from None
             raise WorkerLost("the scheduler is gone") from error
         finally:
             self._under_way.pop(call.token, None)
@@ -59,10 +61,14 @@ class DaskBackend:
     def __enter__(self) -> DaskBackend:
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         if self._hardware.address is None:
-            with interruptions_not_for_children():
-                self._cluster = LocalCluster(
-                    n_workers=self.slots, threads_per_worker=1, dashboard_address=None, silence_logs=logging.CRITICAL
-                )
+            # threads will do, as each call has a process of its own
+            self._cluster = LocalCluster(
+                n_workers=self.slots,
+                threads_per_worker=1,
+                processes=False,
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
         self._connected()
         return self
 
@@ -73,6 +79,8 @@ class DaskBackend:
             if each is not None:
                 with contextlib.suppress(Exception):  # one that is gone can't say goodbye
                     each.close(timeout=5)
+        if self._cluster:
+            Children.end()
         self._client = self._cluster = None
 
     def _stop(self) -> None:
@@ -87,8 +95,8 @@ class DaskBackend:
                 address = self._cluster or self._hardware.address
                 again = self._client is not None
                 self._client = _client(address, RESTARTING if again else ANSWERING)
-                shape = dask_shape(self._client)
-                self._resources = {GPU: 1} if self._hardware.device == "cuda" and shape.gpus else {}
+                if not again and self._hardware.device == "cuda" and dask_shape(self._client).gpus:
+                    self._resources = {GPU: 1}
             return self._client
 
 

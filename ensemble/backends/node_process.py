@@ -1,4 +1,4 @@
-"""A call on a cluster's node: in a process of its own, so that nothing of a scheduler's worker gets in its way.
+"""A call on a cluster's node: in a process beside the scheduler's worker, of which then nothing gets in its way.
 
 A worker may run several tasks as threads, which share torch's random streams; it may be daemonic, and then has no
 children of its own; and a crash would take it along.
@@ -7,55 +7,23 @@ children of its own; and a crash would take it along.
 from __future__ import annotations
 
 import contextlib
-import faulthandler
-import os
 import pickle
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
-from ensemble.backends.backend import Call, WorkerLost, WorkerStopped
-from ensemble.backends.child import end_with_parent, thread_environment
+from ensemble.backends.backend import Call
 from ensemble.backends.paths import pack, refuse_missing
-from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
+from ensemble.backends.work_process import STOPPED, Children, Outcome, portable
+from ensemble.jobs.stopping import stop_file
 from folds.errors import MaskensError
 from folds.versions import library_versions
 
 LOOK = 0.5  # seconds between two looks at whether it is to stop
-STOPPED = 143  # exit code: by SIGTERM
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a call on a node."""
-
-    state: Literal["returned", "raised", "lost", "stopped"]
-    value: Any = None  # what it returned or raised; how its process was lost
-
-    def result(self, stopping: bool = False) -> Any:
-        """The call's result.
-
-        Args:
-            stopping: the command itself has asked all calls to stop.
-
-        Raises:
-            WorkerLost, WorkerStopped, Exception: as of `Backend.call`.
-        """
-        if self.state == "returned":
-            return self.value
-        if self.state == "raised":
-            raise self.value
-        if stopping:
-            raise KeyboardInterrupt
-        raise WorkerLost(self.value) if self.state == "lost" else WorkerStopped
 
 
 @dataclass(frozen=True)
@@ -116,7 +84,7 @@ def run_on_node(packed: bytes) -> Outcome:
             started.unlink(missing_ok=True)
             stop_file(call.notes, call.token).unlink(missing_ok=True)
     except Exception as error:
-        return Outcome("raised", _portable(error))
+        return Outcome("raised", portable(error))
 
 
 def _check(call: NodeCall) -> None:
@@ -131,61 +99,26 @@ def _check(call: NodeCall) -> None:
 
 def _run_process(call: NodeCall) -> Outcome:
     call.log.parent.mkdir(parents=True, exist_ok=True)
-    paths = os.pathsep.join(filter(None, sys.path))
-    environment = os.environ | thread_environment(call.threads) | {"PYTHONPATH": paths, CALL_VARIABLE: call.token}
-    with tempfile.TemporaryDirectory(prefix="maskens-") as folder, call.log.open("ab") as log:
-        log.write(f"{time.ctime()}: {call.name} on {socket.gethostname()}\n".encode())
-        log.flush()
+    with call.log.open("a") as log:
+        log.write(f"{time.ctime()}: {call.name} on {socket.gethostname()}\n")
+    with tempfile.TemporaryDirectory(prefix="maskens-") as folder:
         answer = Path(folder) / "outcome"
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import main; main()", str(answer)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            start_new_session=True,  # Ctrl-C on a terminal is for the command, which asks to stop
-        )
-        assert process.stdin
-        with contextlib.suppress(BrokenPipeError), process.stdin:
-            process.stdin.write(call.work)
+        child = Children.take(call.threads)
+        if not child.send(str(call.log), call.token, str(answer), call.work):  # it has ended for want of work
+            child.end()
+            child = Children.start(call.threads)
+            child.send(str(call.log), call.token, str(answer), call.work)
         asked = False
-        while process.poll() is None:
+        while not child.has_answered(LOOK):
             if not asked and stop_file(call.notes, call.token).exists():
-                process.terminate()
+                child.process.terminate()
                 asked = True
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(LOOK)
         if answer.exists():
+            Children.give_back(child)
             outcome: Outcome = pickle.loads(answer.read_bytes())
             return outcome
-    code = process.returncode
+    code = child.end()
     if code == STOPPED:
         return Outcome("stopped")
     words = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     return Outcome("lost", f"its process on {socket.gethostname()} {words}; see {call.log}")
-
-
-def _portable(error: Exception) -> Exception:
-    """The error, if it can be pickled; else another with its text."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
-
-
-def main() -> None:
-    """In the process."""
-    end_with_parent(os.getppid())
-    faulthandler.enable()  # where a library crashes goes into the log
-    try:
-        function, args = pickle.load(sys.stdin.buffer)
-        outcome = Outcome("returned", function(*args))
-    except KeyboardInterrupt:
-        sys.exit(STOPPED)
-    except MaskensError as error:
-        outcome = Outcome("raised", error)
-    except Exception as error:
-        traceback.print_exc()
-        outcome = Outcome("raised", _portable(error))
-    Path(sys.argv[1]).write_bytes(pickle.dumps(outcome))

@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from ensemble.training.job import Failure
 
 
+def print_plan(console: Console, plan: TrainingPlan) -> None:
+    """Say what is finished already, and what the user should know before the rest."""
+    if len(plan.todo) < len(plan.jobs):
+        finished = len(plan.jobs) - len(plan.todo)
+        say(console, f"{finished} of {len(plan.jobs)} jobs are finished already; --restart does them anew")
+    note(console, plan.warnings, "warning")
+
+
 def print_estimate(console: Console, plan: TrainingPlan | SweepPlan) -> None:
     """Print jobs, time, memory and disk; nothing if no job is left."""
     from ensemble.reporting.plan_tables import estimate_lines, estimate_table

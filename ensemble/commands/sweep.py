@@ -22,11 +22,17 @@ from ensemble.commands.options import (
     RetriesOption,
     SetOption,
     SkipBadOption,
-    TrackerName,
     ViewsOption,
     WorkersOption,
 )
 from ensemble.commands.terminal import make_console, note, progress_bars, say
+from ensemble.commands.train_options import (
+    CompileOption,
+    NoPretrainedOption,
+    TrackOption,
+    WeightsOption,
+    YesOption,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,11 +78,8 @@ def sweep(
         ),
     ] = None,
     change: SetOption = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option("--weights", metavar="[TASK=]FILE", help="Initial weights from a file, not from the hub."),
-    ] = None,
-    no_pretrained: Annotated[bool, typer.Option("--no-pretrained", help="Start from random weights.")] = False,
+    weights: WeightsOption = None,
+    no_pretrained: NoPretrainedOption = False,
     jobs: JobsOption = None,
     backend: BackendOption = None,
     address: AddressOption = None,
@@ -84,17 +87,12 @@ def sweep(
     compare: Annotated[bool, typer.Option("--compare", help="Train nothing: compare what is finished.")] = False,
     tta: ViewsOption = "flip",
     epoch: EpochOption = "best",
-    track: Annotated[
-        list[TrackerName] | None,
-        typer.Option("--track", help="Curves and pictures for TensorBoard, or sent to W&B; may be repeated."),
-    ] = None,
-    compile_models: Annotated[
-        bool, typer.Option("--compile", help="Compile each model first (torch.compile): minutes a job, faster epochs.")
-    ] = False,
+    track: TrackOption = None,
+    compile_models: CompileOption = False,
     skip_bad_photos: SkipBadOption = False,
     cache: CacheOption = "",
     dry_run: DryOption = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Go ahead though it will take long.")] = False,
+    yes: YesOption = False,
     data: DataOption = None,
     device: DeviceOption = "auto",
     workers: WorkersOption = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble.commands.jobs import confirm_long, print_estimate, run_jobs
+from ensemble.commands.jobs import confirm_long, print_estimate, print_plan, run_jobs
 from ensemble.commands.options import (
     DEFAULT_RUNS,
     AddressOption,
@@ -22,17 +22,25 @@ from ensemble.commands.options import (
     RunOption,
     SetOption,
     SkipBadOption,
-    TrackerName,
     WorkersOption,
 )
 from ensemble.commands.terminal import make_console, note, progress_bars, say
+from ensemble.commands.train_options import (
+    CompileOption,
+    FoldOption,
+    NoPretrainedOption,
+    RestartOption,
+    TaskOption,
+    TrackOption,
+    WeightsOption,
+    YesOption,
+    chosen_folds,
+)
 
 
 def train(
-    fold: Annotated[str, typer.Option("--fold", metavar="FOLDS", help="3, 0..4, 0,2,4 or all.")] = "all",
-    task: Annotated[
-        list[str] | None, typer.Option("--task", help="Only these tasks of the recipe; may be repeated.")
-    ] = None,
+    fold: FoldOption = "all",
+    task: TaskOption = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -43,11 +51,8 @@ def train(
         ),
     ] = None,
     change: SetOption = None,
-    weights: Annotated[
-        list[str] | None,
-        typer.Option("--weights", metavar="[TASK=]FILE", help="Initial weights from a file, not from the hub."),
-    ] = None,
-    no_pretrained: Annotated[bool, typer.Option("--no-pretrained", help="Start from random weights.")] = False,
+    weights: WeightsOption = None,
+    no_pretrained: NoPretrainedOption = False,
     reuse: Annotated[
         Path | None,
         typer.Option("--reuse", metavar="RUN", help="Copy jobs that this run has finished with the same task recipe."),
@@ -64,22 +69,17 @@ def train(
         float | None,
         typer.Option("--pseudo-min-p", metavar="P", help="Least probability of such a label, 0.95 by default."),
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Forget what these jobs have done so far.")] = False,
+    restart: RestartOption = False,
     jobs: JobsOption = None,
     backend: BackendOption = None,
     address: AddressOption = None,
     retries: RetriesOption = 2,
-    track: Annotated[
-        list[TrackerName] | None,
-        typer.Option("--track", help="Curves and pictures for TensorBoard, or sent to W&B; may be repeated."),
-    ] = None,
-    compile_models: Annotated[
-        bool, typer.Option("--compile", help="Compile each model first (torch.compile): minutes a job, faster epochs.")
-    ] = False,
+    track: TrackOption = None,
+    compile_models: CompileOption = False,
     skip_bad_photos: SkipBadOption = False,
     cache: CacheOption = "",
     dry_run: DryOption = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Go ahead though it will take long.")] = False,
+    yes: YesOption = False,
     run: RunOption = DEFAULT_RUNS,
     data: DataOption = None,
     device: DeviceOption = "auto",
@@ -92,13 +92,7 @@ def train(
     Example:  maskens train --backend dask --address tcp://10.0.0.1:8786; docs/cluster.md
     Example:  maskens train --skip-bad-photos, after which the run leaves out the same photos whenever it goes on
     """
-    from folds.splitting.ranges import parse_folds, written_folds
-
-    written_folds(fold)  # a malformed value is refused before slow imports
-
-    from folds.run import load_run
-
-    chosen = parse_folds(fold, load_run(run[0]).k)
+    chosen = chosen_folds(fold, run[0])
 
     from ensemble.pipeline.train import TrainOptions, leave_out_bad_photos, plan_training, reuse_finished
 
@@ -127,10 +121,7 @@ def train(
         workers=workers,
     )
     plan = plan_training(run[0], options)
-    if len(plan.todo) < len(plan.jobs):
-        finished = len(plan.jobs) - len(plan.todo)
-        say(console, f"{finished} of {len(plan.jobs)} jobs are finished already; --restart does them anew")
-    note(console, plan.warnings, "warning")
+    print_plan(console, plan)
     with progress_bars(console) as on_progress:
         plan = leave_out_bad_photos(plan, on_progress, write=not dry_run)
     if plan.todo:
@@ -140,6 +131,8 @@ def train(
 
         console.print(pseudo_table(plan.pseudo))
         say(console, pseudo_line(plan.pseudo))
+    if plan.soft and plan.todo:
+        say(console, f"soft targets {plan.soft.words}")
     if dry_run:
         print_estimate(console, plan)
         return

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos
-from ensemble.data.masks import DrawMasks
+from ensemble.data.masks import DrawMasks, Taught
 from ensemble.data.sampling import NO_MORE, EpochPhotos, epoch_photos
 from ensemble.recipes.schema import TaskRecipe
 from folds.data.decode import Pixels
@@ -86,12 +86,12 @@ def epoch_batches(
 
 
 class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
-    """Key -> augmented photo uint8 (h, w, 3) and its labels int64 (heads,)."""
+    """Key -> augmented photo uint8 (h, w, 3) and its labels int64 (heads,), or its soft target float32 (18,)."""
 
     def __init__(
         self,
         photos: TrainingPhotos,
-        labels: IntArray,
+        labels: Taught,
         augment: Augment,
         seed: Sequence[int],
         masks: DrawMasks | None = None,
@@ -128,7 +128,7 @@ class PlainPhotos(Dataset[PhotoBatch]):
 
 def train_loader(
     photos: TrainingPhotos,
-    labels: IntArray,
+    labels: Taught,
     batches: EpochBatches,
     augment: Augment,
     seed: Sequence[int],
@@ -139,10 +139,11 @@ def train_loader(
     """A source of epochs: set `batches.epoch`, then iterate.
 
     Args:
+        labels: int64 (photos, heads), or soft targets float32 (photos, 18).
         masks: draws masks before `augment`, and says so in the labels.
 
     Yields:
-        (photos uint8 (batch, h, w, 3), labels int64 (batch, heads)).
+        (photos uint8 (batch, h, w, 3), labels (batch, heads) or (batch, 18)).
     """
     return DataLoader(
         TrainPhotos(photos, labels, augment, seed, masks),

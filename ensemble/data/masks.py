@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ensemble.data.cache import DecodedPhotos
 from ensemble.data.mask_drawing import draw_mask
+from ensemble.jobs.soft_targets import soft_with_mask
 from ensemble.recipes.masks import FaceTemplate
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import with_mask
@@ -17,19 +20,24 @@ from folds.data.labels import MASKS, IntArray
 
 WEAR, INCORRECT, NOT_WEAR = range(len(MASKS))
 SAMPLE = 200  # photos on which faces are looked for beforehand
+Taught = npt.NDArray[Any]  # what comes with a photo to learn from: labels, or a soft target
 STREAM = 2  # of a key; augmentation draws from 0 and 1
 
 
 class DrawMasks:
-    """Draws from (seed, epoch, photo), as `Augment` does, and from no other stream."""
+    """Draws from (seed, epoch, photo), as `Augment` does, and from no other stream.
 
-    def __init__(self, recipe: TaskRecipe, states: IntArray) -> None:
+    Args:
+        soft: what comes with a photo is a soft target and no labels.
+    """
+
+    def __init__(self, recipe: TaskRecipe, states: IntArray, soft: bool = False) -> None:
         self.masks, self.target, self.states = recipe.masks, recipe.target, states
-        self.face, self.in_years = recipe.masks.face, recipe.ages.sigma > 0
+        self.face, self.in_years, self.soft = recipe.masks.face, recipe.ages.sigma > 0, soft
         if isinstance(recipe.crop, tuple) and not recipe.masks.detect:
             self.face = self.face.cropped(recipe.resize, recipe.crop)
 
-    def __call__(self, photo: Pixels, labels: IntArray, index: int, key: Sequence[int]) -> tuple[Pixels, IntArray]:
+    def __call__(self, photo: Pixels, labels: Taught, index: int, key: Sequence[int]) -> tuple[Pixels, Taught]:
         """A mask on some photos of faces without one; all others as they are.
 
         Where a mask lies that somebody wears is not known, so nothing is drawn over it; nor where a face is to be
@@ -37,12 +45,12 @@ class DrawMasks:
 
         Args:
             photo: uint8 (h, w, 3) RGB, after resize and crop; not changed.
-            labels: int64 (heads,) as the task is trained; not changed.
+            labels: int64 (heads,) as the task is trained, or soft a float32 (18,); not changed.
             index: of the photo in `states`.
             key: non-negative integers, e.g. (seed, task, fold, epoch, photo).
 
         Returns:
-            (photo uint8 (h, w, 3), labels int64 (heads,)).
+            (photo uint8 (h, w, 3), labels as they were given).
         """
         if self.states[index] != NOT_WEAR:
             return photo, labels
@@ -54,16 +62,20 @@ class DrawMasks:
             return photo, labels
         state = INCORRECT if rng.random() < self.masks.incorrect else WEAR
         drawn = draw_mask(photo, face, state == WEAR, rng)
-        return drawn, with_mask(self.target, labels, state, self.in_years)
+        return drawn, self._with_mask(labels, state)
+
+    def _with_mask(self, labels: Taught, state: int) -> Taught:
+        return soft_with_mask(labels, state) if self.soft else with_mask(self.target, labels, state, self.in_years)
 
 
-def draw_masks(recipe: TaskRecipe, states: IntArray) -> DrawMasks | None:
+def draw_masks(recipe: TaskRecipe, states: IntArray, soft: bool = False) -> DrawMasks | None:
     """What the recipe's key `masks` asks for; None where that is nothing.
 
     Args:
         states: int64 (photos,), the mask label of each photo.
+        soft: as of `DrawMasks`.
     """
-    return DrawMasks(recipe, states) if recipe.masks.prob else None
+    return DrawMasks(recipe, states, soft) if recipe.masks.prob else None
 
 
 def undetected_note(task: TaskRecipe, photos: DecodedPhotos, states: IntArray) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from ensemble.decision.blend import Blend, load_blend
 from ensemble.jobs.oof import Epoch
 from ensemble.jobs.pseudo_labels import pseudo_words
+from ensemble.jobs.soft_targets import soft_words
 from ensemble.metrics.bootstrap import (
     DRAWS,
     SCORED_PARTS,
@@ -167,6 +168,7 @@ def _differences(compared: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]
         ("folds", [f"{c.run.k}, split {sha256(c.blend.folds.tobytes())[:6]}" for c in compared]),
         ("labels", [_fixes(c) for c in compared]),
         ("pseudo-labels", [pseudo_words(c.run) for c in compared]),
+        ("soft targets", [soft_words(c.run) for c in compared]),
         ("photos left out", [f"{len(c.data.skipped):,}" for c in compared]),
     ]
     tasks = list(dict.fromkeys(t for c in compared for t in c.recipe.tasks))

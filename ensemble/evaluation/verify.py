@@ -20,6 +20,7 @@ from ensemble.evaluation.made_with import made_with
 from ensemble.evaluation.verify_jobs import is_unfinished, verify_job
 from ensemble.jobs.int8_files import read_int8_record
 from ensemble.jobs.oof import job_names, oof_hash
+from ensemble.jobs.soft_targets import ARRAYS, read_soft_targets
 from ensemble.jobs.status import read_status
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Recipe
@@ -78,6 +79,7 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
         notes.append(f"not finished, and not verified: {job_names(unfinished)}")
     if old := [job for job in jobs if (s := read_status(run, *job)).state == "done" and not s.sha256]:
         notes.append(f"an earlier version made them, without checksums: {job_names(old)}")
+    checks += _soft_targets(run)
     for job in jobs:
         checks += verify_job(run, recipe, *job, data, folds)
     checks += _precision(run, recipe, jobs)
@@ -130,6 +132,18 @@ def _recipe(run: Run) -> tuple[Recipe | None, Check]:
         return None, Check("recipe", name, run.recipe_hash, first_line(error), False, mend)
     ok = recipe.hash == run.recipe_hash
     return recipe if ok else None, Check("recipe", name, run.recipe_hash, recipe.hash, ok, mend)
+
+
+def _soft_targets(run: Run) -> Iterator[Check]:
+    """That what a student learns from is as it was made."""
+    name, mend = ARRAYS, "put soft_targets.npz and soft_targets.json back as they were"
+    try:
+        found = read_soft_targets(run)
+    except MaskensError as error:
+        yield Check(name, name, "soft targets", first_line(error), False, mend)
+    else:
+        if found:
+            yield Check(name, name, found.hash, found.hash, True, mend)
 
 
 def _precision(run: Run, recipe: Recipe, jobs: Sequence[tuple[str, int]]) -> Iterator[Check]:

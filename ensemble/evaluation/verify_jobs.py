@@ -12,6 +12,7 @@ from ensemble.evaluation.check import Check, same
 from ensemble.jobs.card import read_card
 from ensemble.jobs.checksums import JOB_FILES, restart_command
 from ensemble.jobs.oof import JobOof, load_job_oof
+from ensemble.jobs.soft_targets import read_soft_targets
 from ensemble.jobs.spec import run_identity
 from ensemble.jobs.status import JobStatus, read_status
 from ensemble.metrics.scores import task_scores
@@ -50,6 +51,7 @@ def verify_job(
         yield Check("job.json", f"{name}/job.json", "a finished job", found, False, mend)
     else:
         learned = {"fingerprint": run.fingerprint, "pseudo": _pseudo_hash(run), "skipped": run.skipped_hash or None}
+        learned |= _soft_targets(run)
         yield same("job.json", f"{name}/job.json", expected | learned, status.record, mend)
     for file in JOB_FILES:
         there = sha256_of_file(folder / file) if (folder / file).exists() else "missing"
@@ -67,6 +69,15 @@ def _pseudo_hash(run: Run) -> str | None:
     """As `PseudoLabels.hash` of the run's pseudo-labels; None if it has none."""
     file = run.folder / "pseudo.csv"
     return sha256_of_file(file) if file.exists() else None
+
+
+def _soft_targets(run: Run) -> dict[str, str | None]:
+    """The hash of the run's soft targets; nothing where they can't be read, of which a check of the run tells."""
+    try:
+        found = read_soft_targets(run)
+    except MaskensError:
+        return {}
+    return {"soft_targets": found.hash if found else None}
 
 
 def _card(path: Path, item: str, expected: dict[str, Any], status: JobStatus, mend: str) -> Check:

@@ -12,7 +12,7 @@ def is_done(spec: JobSpec) -> bool:
     """Whether a job is finished, with this recipe, seed and folds."""
     status = read_status(spec.run, spec.task, spec.fold)
     known = identity(spec)
-    same = all(status.record.get(k) == known.get(k) for k in {*known, "pseudo", "skipped"})
+    same = all(status.record.get(k) == known.get(k) for k in {*known, "pseudo", "soft_targets", "skipped"})
     folder = spec.run.job_folder(spec.task, spec.fold)
     return status.state == "done" and same and (folder / "model.safetensors").exists() and (folder / "oof.npz").exists()
 

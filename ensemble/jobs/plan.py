@@ -9,9 +9,10 @@ import numpy as np
 
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.pseudo_labels import PseudoLabels
+from ensemble.jobs.soft_targets import SoftTargets
 from ensemble.jobs.spec import JobSpec, learned_rows
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.tasks import Target, training_labels
+from ensemble.recipes.tasks import PREDICTED_PARTS, Target, training_labels
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError, did_you_mean, refuse
@@ -44,6 +45,7 @@ def plan(
     track: tuple[str, ...] = (),
     compile: bool = False,
     pseudo: PseudoLabels | None = None,
+    soft: SoftTargets | None = None,
 ) -> list[JobSpec]:
     """One job for each fold and task, fold by fold, so that the first whole fold is ready early."""
     pairs = [(t, f) for f in folds for t in tasks]
@@ -60,9 +62,28 @@ def plan(
             track,
             compile,
             pseudo,
+            soft,
         )
         for t, f in pairs
     ]
+
+
+def refuse_other_ages(recipe: Recipe, tasks: Sequence[str], what: str) -> None:
+    """Refuse tasks that learn ages more finely than one of the 18 classes says.
+
+    Args:
+        what: it is that they would learn from, and that is of these classes.
+
+    Raises:
+        MaskensError: naming them.
+    """
+    problems = []
+    for name in tasks:
+        task = recipe.tasks[name]
+        with_ages = {"age", "class"} & set(PREDICTED_PARTS[task.predicts])
+        if with_ages and (task.ages.sigma or not task.ages.in_bands):
+            problems.append(f"tasks.{name}.ages: learned in other bins than the three bands")
+    refuse(problems, f"{what} are of the 18 classes, which say no more of an age than its band", "")
 
 
 def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds: IntArray) -> None:

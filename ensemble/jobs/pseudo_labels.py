@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ensemble.recipes.schema import Recipe, TaskRecipe
-from ensemble.recipes.tasks import ONLY_GENDER, PREDICTED_PARTS
+from ensemble.recipes.schema import TaskRecipe
+from ensemble.recipes.tasks import ONLY_GENDER
 from folds.data.labels import CLASSES, IntArray, decode
 from folds.data.layout import read_eval
 from folds.data.people import PhotoSet
 from folds.data.table import read_table
-from folds.errors import MaskensError, refuse
+from folds.errors import MaskensError
 from folds.files import csv_text, read_json, sha256, write_json, write_text
 from folds.run import Run
 
@@ -57,21 +56,6 @@ class PseudoLabels:
 
 def _written(label: np.int64) -> str:
     return "" if label == NOT_TAKEN else str(label)
-
-
-def refuse_other_ages(recipe: Recipe, tasks: Sequence[str]) -> None:
-    """Refuse tasks that learn ages more finely than a pseudo-label says.
-
-    Raises:
-        MaskensError: naming them.
-    """
-    problems = []
-    for name in tasks:
-        task = recipe.tasks[name]
-        with_ages = {"age", "class"} & set(PREDICTED_PARTS[task.predicts])
-        if with_ages and (task.ages.sigma or not task.ages.in_bands):
-            problems.append(f"tasks.{name}.ages: learned in other bins than the three bands")
-    refuse(problems, "pseudo-labels are one of the 18 classes and say no more of an age than its band", "")
 
 
 def save_pseudo_labels(run: Run, pseudo: PseudoLabels) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.jobs.pseudo_labels import PseudoLabels
+from ensemble.jobs.soft_targets import SoftTargets
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.recipes.tasks import learns_from
@@ -33,6 +34,7 @@ class JobSpec:
     track: tuple[str, ...] = ()  # names of trackers
     compile: bool = False  # the model first, for training
     pseudo: PseudoLabels | None = None
+    soft: SoftTargets | None = None
 
 
 def job_labels(specs: Sequence[JobSpec]) -> list[str]:
@@ -62,6 +64,7 @@ def identity(spec: JobSpec) -> dict[str, Any]:
     """What must be equal for two halves of a job to belong together."""
     found = run_identity(spec.run, spec.recipe, spec.task, spec.fold)
     found |= {"pseudo": spec.pseudo.hash} if spec.pseudo else {}  # earlier jobs know no such keys
+    found |= {"soft_targets": spec.soft.hash} if spec.soft else {}
     return found | ({"skipped": spec.run.skipped_hash} if spec.run.skipped_hash else {})
 
 

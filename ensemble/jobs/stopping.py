@@ -40,17 +40,18 @@ def stop_requests() -> Iterator[StopRequest]:
     """Within the block signals are noted and interrupt nothing, so that it can end where its work is whole.
 
     At its end they do what they would have done, which is to interrupt. In another thread than the main one, where
-    Python takes no handlers, they do so at once.
+    Python takes no handlers, they do so at once. Those that the process ignores stay ignored.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = [signal.signal(number, request.note) for number in SIGNALS]
+    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    before = [signal.signal(number, request.note) for number in heeded]
     try:
         yield request
     finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
+        for number, handler in zip(heeded, before, strict=True):
             signal.signal(number, handler)
         if request.made:
             signal.raise_signal(request.number)

@@ -11,9 +11,10 @@ from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
 from ensemble.jobs.completion import begun, unfinished
 from ensemble.jobs.hardware import BackendName, Hardware
-from ensemble.jobs.plan import plan, refuse_jobs_without_photos, select_tasks
-from ensemble.jobs.pseudo_labels import PseudoLabels, refuse_other_ages, save_pseudo_labels
+from ensemble.jobs.plan import plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
+from ensemble.jobs.pseudo_labels import PseudoLabels, save_pseudo_labels
 from ensemble.jobs.reuse import reuse_jobs
+from ensemble.jobs.soft_targets import SoftTargets, load_soft_targets
 from ensemble.jobs.spec import JobSpec, geometry
 from ensemble.pipeline.inputs import AUTO_CACHE, DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
 from ensemble.pipeline.pseudo_labels import choose_pseudo_labels
@@ -101,6 +102,7 @@ class TrainingPlan:
     hardware: Hardware
     trackers: tuple[str, ...]
     pseudo: PseudoLabels | None
+    soft: SoftTargets | None
     source: Run | None  # whose finished jobs are taken over
     restart: bool
     retries: int  # of a job whose process or node is lost
@@ -142,6 +144,22 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
     """
     loaded = load_run(Path(run))
     data, folds = load_data(loaded, Path(options.data) if options.data else None)
+    return plan_jobs(loaded, data, folds, load_soft_targets(loaded, data), options)
+
+
+def plan_jobs(
+    run: Run, data: TrainData, folds: IntArray, soft: SoftTargets | None, options: TrainOptions, like: Run | None = None
+) -> TrainingPlan:
+    """As `plan_training`, of a run that need not be written yet.
+
+    Args:
+        folds: int64 (people,).
+        soft: what it learns from; None is the labels.
+        like: a run whose recipe is the start where neither the run nor the options have one.
+
+    Raises:
+        MaskensError: as `plan_training`.
+    """
     hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
     trackers = tuple(dict.fromkeys(options.track))
     check_trackers(trackers)
@@ -149,26 +167,25 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
         raise MaskensError("--reuse and --restart exclude each other: take finished jobs over, or do them anew.")
     source = load_run(Path(options.reuse)) if options.reuse else None
     change = RecipeChange(options.recipe, options.changes, options.weights, options.pretrained)
-    recipe = resolve_recipe(loaded, change, source, build)
+    recipe = resolve_recipe(run, change, source or like, build)
     tasks = select_tasks(recipe, options.tasks)
-    chosen = range(loaded.k) if options.folds is None else sorted(options.folds)
-    cache = cache_folder(options.cache, loaded.folder)
-    pseudo = choose_pseudo_labels(loaded, data.root, options.pseudo, options.pseudo_min_p)
-    if pseudo:
-        refuse_other_ages(recipe, tasks)
-    jobs = plan(loaded, recipe, tasks, chosen, hardware, cache, trackers, options.compile, pseudo)
+    chosen = range(run.k) if options.folds is None else sorted(options.folds)
+    cache = cache_folder(options.cache, run.folder)
+    if soft and options.pseudo:
+        raise MaskensError(f"--pseudo: {run.folder} learns from soft targets, and photos to predict have none.")
+    pseudo = choose_pseudo_labels(run, data.root, options.pseudo, options.pseudo_min_p)
+    if pseudo or soft:
+        refuse_other_ages(recipe, tasks, "soft targets" if soft else "pseudo-labels")
+    jobs = plan(run, recipe, tasks, chosen, hardware, cache, trackers, options.compile, pseudo, soft)
     todo = jobs if options.restart else unfinished(jobs)
     warnings: list[str] = []
     if todo:
         refuse_jobs_without_photos(todo, data, folds)
         going_on = set() if options.restart else begun(todo)
         warnings = preflight(recipe, {s.task: 0 for s in todo}, going_on, hardware.device)
-        warnings += filter(None, [hardware.oversubscription])
-        if again := readable_again(data) if loaded.jobs_on_disk() else []:
-            count = f"{len(again)} of the photos that are left out can be read now, e.g. {again[0]}"
-            warnings.append(f"{count}; as the run's models never saw them, it goes on without. A new run would not")
+        warnings += filter(None, [hardware.oversubscription, readable_again(run, data)])
     return TrainingPlan(
-        run=loaded,
+        run=run,
         data=data,
         folds=folds,
         recipe=recipe,
@@ -177,6 +194,7 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
         hardware=hardware,
         trackers=trackers,
         pseudo=pseudo,
+        soft=soft,
         source=source,
         restart=options.restart,
         retries=options.retries,

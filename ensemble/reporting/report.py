@@ -14,6 +14,7 @@ from ensemble.evaluation.calibration import Calibration, PartPredictions, calibr
 from ensemble.evaluation.evaluate import Evaluation
 from ensemble.jobs.history import JobCurves, read_curves
 from ensemble.jobs.pseudo_labels import pseudo_words
+from ensemble.jobs.soft_targets import soft_words
 from ensemble.metrics.scores import macro_f1
 from ensemble.training.pictures import counts
 from folds.data.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, FloatArray, IntArray, age_band
@@ -251,6 +252,7 @@ def run_facts(member: RunOof) -> RunFacts:
         ("data fingerprint", run.fingerprint),
         ("label fixes", str(run.fixes)),
         ("pseudo-labels", pseudo_words(run)),
+        ("soft targets", soft_words(run)),
         ("folds", f"{run.k}, hash {run.folds_hash}"),
         ("seed", str(run.seed)),
         ("recipe", f"{member.recipe.name}, hash {member.recipe.hash}"),

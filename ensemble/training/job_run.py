@@ -17,15 +17,13 @@ from torch.utils.data import ConcatDataset
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos, open_photos
-from ensemble.data.loader import EpochBatches, TrainingPhotos, epoch_batches, train_loader
-from ensemble.data.masks import draw_masks
-from ensemble.data.sampling import NO_MORE
+from ensemble.data.loader import EpochBatches, TrainingPhotos, train_loader
 from ensemble.jobs.card import job_card
 from ensemble.jobs.checksums import job_checksums
 from ensemble.jobs.history import write_history
 from ensemble.jobs.locks import Claim
 from ensemble.jobs.oof import JobOof, save_job_oof
-from ensemble.jobs.spec import JobSpec, geometry, identity, learned_rows
+from ensemble.jobs.spec import JobSpec, geometry, identity
 from ensemble.jobs.status import JobStatus, write_status
 from ensemble.jobs.stopping import stop_requests
 from ensemble.metrics.scores import task_scores
@@ -35,15 +33,16 @@ from ensemble.models.create import create
 from ensemble.models.inputs import normalisation, to_device
 from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
-from ensemble.recipes.tasks import class_labels, learns_from, training_labels, true_labels
+from ensemble.recipes.tasks import learns_from, true_labels
 from ensemble.recipes.tta_views import VIEWS
 from ensemble.training.diverged import not_finite
 from ensemble.training.epoch_progress import EpochProgress, save_within_epoch, seed_torch
+from ensemble.training.learning_set import learning_set
 from ensemble.training.losses import task_loss
 from ensemble.training.resume import load_last, save_last
 from ensemble.training.tracking import TrackedJob, Trackers
 from ensemble.training.trainer import EpochResult, LossNotFinite, OnBatch, Trainer
-from folds.data.labels import IntArray, decode
+from folds.data.labels import IntArray
 from folds.data.people import PhotoSet, TrainData
 from folds.errors import MaskensError
 from folds.run import refuse_removed
@@ -67,17 +66,10 @@ class JobRun:
         self.device = torch.device(spec.device)
         self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), spec.fold)
         self.target = self.recipe.target
-        self.labels = training_labels(self.target, data, in_years=self.recipe.ages.sigma > 0)
+        self.learned = learning_set(spec, data, folds)
         self.truth = true_labels(self.target, data)
         held_out = folds[data.photo_person] == spec.fold
         mine = learns_from(self.recipe.predicts, data)
-        self.train_rows = learned_rows(spec, data, folds)
-        self.pseudo = spec.pseudo.of(spec.fold, self.recipe) if spec.pseudo else NO_MORE
-        self.masks = data.labels[0]
-        if spec.pseudo:
-            classes = np.maximum(spec.pseudo.classes[spec.fold], 0)  # of those not taken, any: they are never shown
-            self.labels = np.concatenate([self.labels, class_labels(self.target, classes)])
-            self.masks = np.concatenate([self.masks, decode(classes)[0]])
         self.valid_rows = np.flatnonzero(held_out & mine)
         self.oof_rows = np.flatnonzero(held_out & data.photos.readable)
         self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.recipe.epochs)
@@ -93,7 +85,7 @@ class JobRun:
         model = create(self.recipe, initial_weights=not resumed)
         self.mean, self.std = normalisation(model)
         to_device(model, self.device)
-        batches = epoch_batches(self.recipe, self.data, self.train_rows, self.seed, self.pseudo)
+        batches = self.learned.batches(self.seed)
         measured = AutotuneCache(self.run_info.folder, self.recipe.hash, self.device, self.spec.threads)
         trainer = Trainer(
             self.recipe,
@@ -105,7 +97,7 @@ class JobRun:
             len(batches),
             measured,
             self.spec.compile,
-            torch.from_numpy(self.labels[batches.photos.rows]),
+            torch.from_numpy(self.learned.labels[batches.photos.rows]),
         )
         if resumed:
             self.go_on(resumed, trainer)
@@ -143,11 +135,11 @@ class JobRun:
         unfinished: dict[str, Any] | None,
     ) -> None:
         augment, pin = Augment(self.recipe.augment), self.device.type == "cuda"
-        masks = draw_masks(self.recipe, self.masks)
+        masks = self.learned.draw_masks()
         shown: TrainingPhotos = photos
         if self.spec.pseudo:
             shown = ConcatDataset([photos, self.open(self.spec.pseudo.photos)])  # type: ignore[list-item]
-        loader = train_loader(shown, self.labels, batches, augment, self.seed, self.spec.workers, pin, masks)
+        loader = train_loader(shown, self.learned.taught, batches, augment, self.seed, self.spec.workers, pin, masks)
         for epoch in range(len(self.history), self.recipe.epochs):
             batches.epoch = epoch
             seed_torch(self.seed, epoch + 1)  # dropout of a resumed run goes on as it would have
@@ -160,8 +152,8 @@ class JobRun:
                     on_update = save_within_epoch(functools.partial(self.save, trainer), stop, len(batches))
                     result = trainer.epoch(epoch, loader, on_batch, progress, on_update)
             except LossNotFinite as error:
-                known = [*self.data.files, *(self.spec.pseudo.photos.files if self.spec.pseudo else ())]
-                raise MaskensError(f"{not_finite(error, batches, known)}: {self.lower_rate()}") from error
+                where = not_finite(error, batches, self.learned.files)
+                raise MaskensError(f"{where}: {self.lower_rate()}") from error
             self.ran = ran(trainer)
             scores, logits = self.validate(trainer, photos)
             if not np.isfinite(logits).all():  # by the last updates, after a loss that was finite
@@ -209,7 +201,7 @@ class JobRun:
             (scores, logits): logits float32 (photos, width).
         """
         logits = self.predictor(trainer.eval_model).logits(photos, self.valid_rows, VIEWS["none"])[0]
-        soft = trainer.targets(torch.from_numpy(self.labels[self.valid_rows])).cpu()
+        soft = trainer.targets(torch.from_numpy(self.learned.labels[self.valid_rows])).cpu()
         loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)
         f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])
         return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}, logits

@@ -46,7 +46,7 @@ def load_last(folder: Path, identity: Identity) -> dict[str, Any] | None:
     """The state to continue from, or None where there is none.
 
     Raises:
-        MaskensError: damaged, or of another recipe, seed or folds, or other pseudo-labels.
+        MaskensError: damaged, or of another recipe, seed or folds, or other pseudo-labels or soft targets.
     """
     path = folder / "last.pt"
     job = f"--task {identity['task']} --fold {identity['fold']}"
@@ -63,5 +63,6 @@ def load_last(folder: Path, identity: Identity) -> dict[str, Any] | None:
     except Exception as error:
         raise MaskensError(f"{path} is damaged ({type(error).__name__}); {advice}") from error
     if before != identity:
-        raise MaskensError(f"{path} comes from another recipe, seed or folds, or other pseudo-labels; {advice}")
+        others = "another recipe, seed or folds, or other pseudo-labels or soft targets"
+        raise MaskensError(f"{path} comes from {others}; {advice}")
     return state

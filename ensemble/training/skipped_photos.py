@@ -64,13 +64,19 @@ def remember_skipped(run: Run, skipped: Mapping[str, str]) -> None:
     save_run(dataclasses.replace(kept, skipped_hash=skipped_hash(skipped)))
 
 
-def readable_again(data: TrainData) -> list[str]:
-    """Photos that are left out and can be read by now."""
+def readable_again(run: Run, data: TrainData) -> str:
+    """What to say of photos that the run's models left out and that can be read by now; "" if there are none."""
+    again = (
+        [file for file in data.files if file in data.skipped and _readable(data, file)] if run.jobs_on_disk() else []
+    )
+    if not again:
+        return ""
+    count = f"{len(again)} of the photos that are left out can be read now, e.g. {again[0]}"
+    return f"{count}; as the run's models never saw them, it goes on without. A new run would not"
 
-    def readable(file: str) -> bool:
-        try:
-            return len(read_photo(data.root / file)) > 0
-        except MaskensError:
-            return False
 
-    return [file for file in data.files if file in data.skipped and readable(file)]
+def _readable(data: TrainData, file: str) -> bool:
+    try:
+        return len(read_photo(data.root / file)) > 0
+    except MaskensError:
+        return False

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ensemble.recipes.tasks import Target
+from ensemble.recipes.tasks import Target, class_labels
+from folds.data.labels import CLASSES
 from folds.data.people import OLDEST
 
 
@@ -54,6 +56,15 @@ def soft_targets(labels: Tensor, tables: Sequence[Tensor]) -> Tensor:
         tables: of `target_tables`.
     """
     return torch.cat([table[labels[:, i]] for i, table in enumerate(tables)], dim=1)
+
+
+def class_table(target: Target) -> Tensor:
+    """Probabilities of the 18 classes, multiplied by it, become those of each head: float32 (18, bins of all heads).
+
+    Bins have to be the three bands.
+    """
+    labels = torch.from_numpy(class_labels(target, np.arange(CLASSES)))
+    return soft_targets(labels, target_tables(target))
 
 
 def bin_counts(labels: Tensor, tables: Sequence[Tensor]) -> list[Tensor]:

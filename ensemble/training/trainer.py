@@ -23,7 +23,7 @@ from ensemble.training.epoch_average import EpochAverage
 from ensemble.training.epoch_progress import EpochProgress
 from ensemble.training.losses import task_loss
 from ensemble.training.optimizer import make_optimizer, make_schedule
-from ensemble.training.targets import bin_counts, soft_targets, target_tables
+from ensemble.training.targets import bin_counts, class_table, soft_targets, target_tables
 
 OnBatch = Callable[[int, Callable[[], float], float], None]
 """(batches done, mean loss so far, photos a second), after each batch. Asking for the loss waits for a GPU, and raises
@@ -42,7 +42,7 @@ class LossNotFinite(Exception):
 
 
 class Batches(Protocol):
-    """(photos uint8 (batch, h, w, 3), labels int64 (batch, heads)), as often as `len` says."""
+    """(photos uint8 (batch, h, w, 3), labels as of `Trainer.targets`), as often as `len` says."""
 
     def __len__(self) -> int: ...
 
@@ -89,6 +89,7 @@ class Trainer:
         self.heads = recipe.target.heads
         tables = target_tables(recipe.target, recipe.ages.sigma)
         self.tables = [table.to(device) for table in tables]
+        self.class_table = class_table(recipe.target).to(device)
         self.counts = [] if learned is None else [count.to(device) for count in bin_counts(learned, tables)]
         self.optimizer = make_optimizer(model, recipe.optimizer)
         self.log_variances = None
@@ -128,7 +129,10 @@ class Trainer:
         return self.ema.module if self.ema else self.model
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Of photos with these labels, on the device: int64 (n, heads) -> float32 (n, bins of all heads)."""
+        """Of photos with these labels, on the device: int64 (n, heads), or of a student float32 (n, 18), probabilities
+        of the classes -> float32 (n, bins of all heads)."""
+        if labels.is_floating_point():
+            return labels.to(self.device, non_blocking=True) @ self.class_table
         return soft_targets(labels.to(self.device, non_blocking=True), self.tables)
 
     def state(self) -> dict[str, Any]:

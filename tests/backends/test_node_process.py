@@ -8,15 +8,16 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ensemble.backends.backend import Call, WorkerLost, WorkerStopped
-from ensemble.backends.node_process import NodeCall, Outcome, pack_call, run_on_node, started_file, stop_all
+from ensemble.backends.node_process import NodeCall, pack_call, run_on_node, started_file, stop_all
 from ensemble.backends.paths import VARIABLE, pack
+from ensemble.backends.work_process import Children, Outcome
 from folds.errors import MaskensError
 from folds.files import write_text
 
@@ -27,6 +28,12 @@ def call(tmp_path: Path) -> Callable[..., Call]:
         return Call("a call", function, args, tmp_path / "log.txt", tmp_path, needs)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    yield
+    Children.end()
 
 
 def touch_and_sleep(file: Path) -> None:
@@ -43,6 +50,16 @@ def test_a_call_runs_in_a_process_of_its_own(call: Callable[..., Call], tmp_path
     assert result(call(os.getenv, "OMP_NUM_THREADS")) == "1"
     assert socket.gethostname() in (tmp_path / "log.txt").read_text()
     assert list(tmp_path.glob("*.st*")) == [], "nothing is left of it but its log"
+
+
+def test_a_process_is_kept_for_the_next_call_of_as_many_threads(call: Callable[..., Call], tmp_path: Path) -> None:
+    """Importing torch anew for each job would take seconds."""
+    first = result(call(os.getpid))
+    assert result(call(os.getpid)) == first
+    assert run_on_node(pack_call(call(os.getpid), 2)).result() != first
+    os.kill(first, signal.SIGKILL)
+    time.sleep(0.1)
+    assert result(call(os.getpid)) != first
 
 
 def test_what_a_function_raises_is_raised_and_its_traceback_is_in_the_log(

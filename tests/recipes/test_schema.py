@@ -132,7 +132,7 @@ def test_each_key_changes_what_is_learned(setting: Setting, plain: np.ndarray, k
 def test_ages_left_out_are_not_learned_from_but_predicted_and_scored(setting: Setting) -> None:
     spec = setting.trained("some left out", "tasks.age.ages.leave_out=[30, 31, 60]")
     job = JobRun(spec, setting.data, setting.folds)
-    assert not np.isin(setting.data.years[job.train_rows], [30, 31, 60]).any()
+    assert not np.isin(setting.data.years[job.learned.rows], [30, 31, 60]).any()
     assert np.isin(setting.data.years[job.valid_rows], [30, 31, 60]).any()
     everybody = setting.folds[setting.data.photo_person] == 0
     assert np.array_equal(job.valid_rows, np.flatnonzero(everybody))
@@ -155,7 +155,7 @@ def test_each_key_of_single_heads_changes_what_is_learned(setting: Setting, key:
 def test_other_age_bins_are_scored_on_the_true_labels(setting: Setting, cuts: str) -> None:
     spec = setting.trained(f"cuts {cuts}", f"tasks.age.ages.cuts={cuts}")
     job = JobRun(spec, setting.data, setting.folds)
-    assert job.labels.max() == cuts.count(",") + 1
+    assert job.learned.labels.max() == cuts.count(",") + 1
     assert np.array_equal(job.truth[:, 0], setting.data.labels[2])
     both = [setting.trained(f"cuts {cuts}", f"tasks.age.ages.cuts={cuts}", task=t) for t in ("mask", "gender")]
     run = bind_recipe(spec.run, both[0].recipe)

@@ -19,7 +19,6 @@ import ensemble.models.autotune
 import ensemble.training.job_run
 import ensemble.training.jobs
 import ensemble.training.trainer
-from ensemble.data.loader import epoch_batches
 from ensemble.decision.blend import load_blend
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate, save_oof
@@ -349,8 +348,8 @@ def test_a_damaged_or_foreign_resume_file_is_refused_with_the_way_out(setting: T
 def test_an_age_task_learns_from_one_gender_and_predicts_everybody(setting: TinyRun, task: str, gender: int) -> None:
     job = ensemble.training.job_run.JobRun(setting.spec(task), setting.data, setting.folds)
     genders, held_out = setting.data.labels[1], setting.folds[setting.data.photo_person] == 0
-    assert set(genders[job.train_rows]) == set(genders[job.valid_rows]) == {gender}
-    assert not held_out[job.train_rows].any()
+    assert set(genders[job.learned.rows]) == set(genders[job.valid_rows]) == {gender}
+    assert not held_out[job.learned.rows].any()
     assert held_out[job.valid_rows].all()
     assert job.oof_rows.tolist() == np.flatnonzero(held_out).tolist()
 
@@ -387,7 +386,7 @@ def test_a_loss_that_becomes_nan_names_the_batch_and_keeps_what_was_good(
 ) -> None:
     monkeypatch.setattr(ensemble.training.job_run, "TICK", tick)
     job = ensemble.training.job_run.JobRun(setting.spec(), setting.data, setting.folds)
-    order = epoch_batches(job.recipe, job.data, job.train_rows, job.seed)
+    order = job.learned.batches(job.seed)
     order.epoch = 1
     bad = [setting.data.files[index] for _, index, _ in list(order)[2]]
     with monkeypatch.context() as patch:

@@ -1,0 +1,203 @@
+"""Jobs on each backend against a shell loop of the same jobs, and what a backend adds to a job.
+
+    python benchmarks/backends.py [--workers 1 2] [--json benchmarks/cluster_measured.json]
+
+Generated photos, the tiny model of the recipe `demo`, 4 tasks x 5 folds of one epoch: 20 jobs of a second or so, one
+thread each. Each way trains them in a run of its own with the same photo cache, filled beforehand: a shell loop of
+`maskens train --task T --fold K`, one `maskens train --backend sequential`, and loky, Dask and Ray with so many workers
+on this machine. All runs must come out equal, byte for byte.
+
+Then, backend by backend, calls of functions that do nothing: the time from the start of the backend to its first
+answer, a call, a call that carries the labels and paths of 18,900 photos as a job does, and one whose process also
+imports the training code. About eight minutes on two idle cores; --tasks 1 trains five jobs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from startup import fake_data
+
+ROOT = Path(__file__).resolve().parent.parent
+TASKS = ("mask", "gender", "male-age", "female-age")
+BACKENDS = ("loky", "dask", "ray")
+RESULTS = ("model.safetensors", "oof.npz")
+PEOPLE = 2700  # of the calls that carry data
+MINUTE = 60.0
+QUIET = ["--quiet", "--device", "cpu", "--workers", "0"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=len(TASKS), choices=range(1, len(TASKS) + 1))
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--people", type=int, default=60, help="of the generated photos, 7 each")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
+    parser.add_argument("--calls", type=int, default=10, help="of each kind that do nothing")
+    parser.add_argument("--json", type=Path, help="where to leave the figures for simulate_cluster.py")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    if args.one:
+        print(json.dumps(calls_that_do_nothing(args.one, args.calls)))
+        return
+    tasks = TASKS[: args.tasks]
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{len(tasks) * args.folds} jobs, OMP_NUM_THREADS {os.environ['OMP_NUM_THREADS']}\n", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        trained = trainings(Path(folder), tasks, args.folds, args.people, args.backends, args.workers)
+    calls = {name: calls_in_a_child(name, args.calls) for name in args.backends}
+    print_calls(calls)
+    if args.json:
+        keep(args.json, "backends", trained | {"calls": calls})
+
+
+def keep(path: Path, name: str, found: dict[str, Any]) -> None:
+    """Put figures into a JSON file beside those of other scripts."""
+    others = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(others | {name: found}, indent=2) + "\n")
+
+
+def trainings(
+    root: Path, tasks: tuple[str, ...], folds: int, people: int, backends: list[str], workers: list[int]
+) -> dict[str, Any]:
+    """Train the same jobs in each way, print a row for each; returns the rows and the seconds of a command by itself.
+
+    Raises:
+        SystemExit: a run has other bytes than the first.
+    """
+    maskens("sample", root / "data", "--people", people, "--size", "96x128", "--quiet")
+    split(root, "warm", folds)
+    train_all(root, "warm", tasks[:1], "--fold", 0)  # fills the cache; Python's bytecode and the disk are warm too
+    print("| way | workers | wall, s | of the shell loop | training itself, s, sum over the jobs |")
+    print("|---|---|---|---|---|", flush=True)
+    ways: list[dict[str, Any]] = []
+
+    def way(name: str, workers: int, train: Callable[[str], None]) -> None:
+        run = f"{name.replace(' ', '-')}-{workers}"
+        split(root, run, folds)
+        started = time.perf_counter()
+        train(run)
+        wall = time.perf_counter() - started
+        jobs = [json.loads(path.read_text())["seconds"] for path in sorted((root / "runs" / run).glob("*/*/job.json"))]
+        ways.append({"name": name, "workers": workers, "wall": wall, "jobs": jobs})
+        ratio = wall / ways[0]["wall"]
+        print(f"| {name} | {workers} | {wall:.1f} | {ratio:.2f} | {sum(jobs):.1f} |", flush=True)
+        refuse_different(root / "runs", run, tasks, folds)
+
+    way("shell loop", 1, lambda run: shell_loop(root, run, tasks, folds))
+    way("sequential", 1, lambda run: train_all(root, run, tasks))
+    started = time.perf_counter()
+    train_all(root, "sequential-1", tasks)
+    idle = time.perf_counter() - started
+    for backend in backends:
+        for number in workers:
+            way(backend, number, lambda run: train_all(root, run, tasks, "--backend", backend, "--jobs", number))  # noqa: B023
+    print(f"\nevery run: the same {len(tasks) * folds * len(RESULTS)} files ({', '.join(RESULTS)}), byte for byte")
+    print(f"a command whose jobs are all done takes {idle:.1f} s\n")
+    return {"ways": ways, "command": idle}
+
+
+def split(root: Path, run: str, folds: int) -> None:
+    maskens("folds", "--data", root / "data", "--run", root / "runs" / run, "--k", folds, "--quiet")
+
+
+def command(root: Path, run: str) -> list[str]:
+    chosen = ["--recipe", "demo", "--set", "tasks.*.epochs=1", "--run", str(root / "runs" / run)]
+    return [sys.executable, "-m", "cli", "train", *chosen, *QUIET]
+
+
+def train_all(root: Path, run: str, tasks: tuple[str, ...], *options: object) -> None:
+    run_process([*command(root, run), *(f"--task={task}" for task in tasks), *map(str, options)])
+
+
+def shell_loop(root: Path, run: str, tasks: tuple[str, ...], folds: int) -> None:
+    """One process a job, one after the other."""
+    one = f'{shlex.join(command(root, run))} --task "$task" --fold "$fold" || exit 1'
+    numbers = " ".join(map(str, range(folds)))
+    run_process(["sh", "-c", f"for task in {' '.join(tasks)}; do for fold in {numbers}; do {one}; done; done"])
+
+
+def refuse_different(runs: Path, run: str, tasks: tuple[str, ...], folds: int) -> None:
+    for file in (f"{task}/fold{fold}/{name}" for task in tasks for fold in range(folds) for name in RESULTS):
+        if (runs / run / file).read_bytes() != (runs / "shell-loop-1" / file).read_bytes():
+            sys.exit(f"{run}: {file} is not that of the shell loop")
+
+
+def maskens(*words: object) -> None:
+    run_process([sys.executable, "-m", "cli", *map(str, words)])
+
+
+def run_process(words: list[str]) -> str:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return done.stdout
+
+
+def calls_in_a_child(name: str, calls: int) -> dict[str, Any]:
+    """`calls_that_do_nothing`, in a process that no other backend has touched."""
+    words = [sys.executable, __file__, "--one", name, "--calls", str(calls)]
+    found: dict[str, Any] = json.loads(run_process(words).splitlines()[-1])
+    return found
+
+
+def calls_that_do_nothing(name: str, calls: int) -> dict[str, Any]:
+    """Seconds of calls on one worker of a backend on this machine, one after the other."""
+    from ensemble.backends.backend import Call
+    from ensemble.backends.choose import choose_hardware, open_backend
+    from ensemble.training.job import Failure
+    from folds.data.layout import read_train
+
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        fake_data(folder / "data", PEOPLE)
+        data = read_train(folder / "data")
+        started = time.perf_counter()
+
+        def seconds(function: Callable[..., Any], *args: Any) -> float:
+            before = time.perf_counter()
+            backend.call(Call("nothing", function, args, folder / "log.txt", folder))
+            return time.perf_counter() - before
+
+        with open_backend(choose_hardware("cpu", 0, 1, name)) as backend:  # type: ignore[arg-type]
+            seconds(os.getpid)
+            ready = time.perf_counter() - started
+            return {
+                "ready": ready,
+                "empty": [seconds(os.getpid) for _ in range(calls)],
+                "data": [seconds(id, data) for _ in range(max(3, calls // 2))],
+                "imports": [seconds(Failure, "", False) for _ in range(max(3, calls // 3))],
+            }
+
+
+def print_calls(calls: dict[str, dict[str, Any]]) -> None:
+    heads = "first answer, s", "a call, s", "carrying data, s", "of a minute", "importing the training code, s"
+    print("| backend, one worker |", " | ".join(heads), "|\n|---|---|---|---|---|---|")
+    for name, found in calls.items():
+        empty, data, imports = (_spread(found[key]) for key in ("empty", "data", "imports"))
+        share = statistics.median(found["data"]) / MINUTE
+        print(f"| {name} | {found['ready']:.2f} | {empty} | {data} | {share:.1%} | {imports} |")
+    print("\nmedian (min-max)")
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f})"
+
+
+if __name__ == "__main__":
+    main()

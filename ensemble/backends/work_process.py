@@ -1,0 +1,165 @@
+"""Processes beside a scheduler's worker that run one call after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import itertools
+import os
+import pickle
+import select
+import subprocess
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from ensemble.backends.backend import WorkerLost, WorkerStopped
+from ensemble.backends.child import end_with_parent, thread_environment
+from ensemble.jobs.stopping import CALL_VARIABLE
+from folds.errors import MaskensError
+
+IDLE = 60.0  # seconds after which a process without work ends
+STOPPED = 143  # exit code: by SIGTERM
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a call on a node."""
+
+    state: Literal["returned", "raised", "lost", "stopped"]
+    value: Any = None  # what it returned or raised; how its process was lost
+
+    def result(self, stopping: bool = False) -> Any:
+        """The call's result.
+
+        Args:
+            stopping: the command itself has asked all calls to stop.
+
+        Raises:
+            WorkerLost, WorkerStopped, Exception: as of `Backend.call`.
+        """
+        if self.state == "returned":
+            return self.value
+        if self.state == "raised":
+            raise self.value
+        if stopping:
+            raise KeyboardInterrupt
+        raise WorkerLost(self.value) if self.state == "lost" else WorkerStopped
+
+
+class Children:
+    """Processes of this scheduler's worker, kept for a while after a call: importing torch anew takes seconds."""
+
+    _idle: ClassVar[dict[int, list[Child]]] = {}  # by their number of threads
+    _lock = threading.Lock()
+
+    @classmethod
+    def take(cls, threads: int) -> Child:
+        """One that waits for work, or a new one."""
+        with cls._lock:
+            waiting = cls._idle.get(threads)
+            return waiting.pop() if waiting else cls.start(threads)
+
+    @classmethod
+    def start(cls, threads: int) -> Child:
+        return Child(threads)
+
+    @classmethod
+    def give_back(cls, child: Child) -> None:
+        with cls._lock:
+            cls._idle.setdefault(child.threads, []).append(child)
+
+    @classmethod
+    def end(cls) -> None:
+        """End those that wait."""
+        with cls._lock:
+            for child in itertools.chain.from_iterable(cls._idle.values()):
+                child.end()
+            cls._idle.clear()
+
+
+class Child:
+    """A process that runs one call after the other."""
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        paths = os.pathsep.join(filter(None, sys.path))
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", f"from {__name__} import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | thread_environment(threads) | {"PYTHONPATH": paths},
+            start_new_session=True,  # Ctrl-C on a terminal is for the command, which asks to stop
+        )
+
+    def send(self, *message: object) -> bool:
+        """Hand a call over; False if the process is gone."""
+        assert self.process.stdin
+        if self.process.poll() is not None:
+            return False
+        try:
+            self.process.stdin.write(pickle.dumps(message))
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            return False
+        return True
+
+    def has_answered(self, seconds: float) -> bool:
+        """Whether the call is over, or the process, within so many seconds."""
+        assert self.process.stdout
+        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
+        if ready:
+            self.process.stdout.read(1)  # what `main` writes; nothing at its end
+        return bool(ready)
+
+    def end(self) -> int:
+        """Its exit code, once it has ended for want of more work, or by itself."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        return self.process.wait()
+
+
+def main() -> None:
+    """In the process: run what is handed over, one call after the other, until nothing comes any more."""
+    end_with_parent(os.getppid())
+    faulthandler.enable()  # where a library crashes goes into the log
+    answers = os.dup(1)
+    try:
+        while select.select([sys.stdin], [], [], IDLE)[0]:
+            log, token, answer, work = pickle.load(sys.stdin.buffer)
+            with Path(log).open("ab") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            os.environ[CALL_VARIABLE] = token
+            Path(answer).write_bytes(pickle.dumps(_outcome(work)))
+            sys.stdout.flush()
+            os.write(answers, b".")
+    except EOFError:  # the worker needs it no more
+        return
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
+
+
+def _outcome(work: bytes) -> Outcome:
+    try:
+        function, args = pickle.loads(work)
+        return Outcome("returned", function(*args))
+    except MaskensError as error:
+        return Outcome("raised", error)
+    except Exception as error:
+        traceback.print_exc()
+        return Outcome("raised", portable(error))
+
+
+def portable(error: Exception) -> Exception:
+    """The error, if it can be pickled; else another with its text."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

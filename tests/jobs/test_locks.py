@@ -1,0 +1,79 @@
+"""Locks and claims on jobs, on file systems that have the one or only the other."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_runs import DEFAULTS, TinyRun, tiny_run
+from torch import Tensor
+
+from ensemble.jobs.locks import TakenOver, lock_job_process, lock_jobs
+from ensemble.jobs.status import read_status
+from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
+from ensemble.training.job import run_job
+from ensemble.training.trainer import Trainer
+from folds.data.layout import read_train
+from folds.errors import MaskensError
+from folds.files import read_json, write_json
+
+RECIPE = f"{DEFAULTS}[tasks.heads]\n"
+
+
+@pytest.fixture
+def setting(make_data: Callable[..., Path], tmp_path: Path) -> TinyRun:
+    return tiny_run(tmp_path / "run", read_train(make_data(tmp_path / "data", people=24)), RECIPE)
+
+
+def without_locks(*args: Any) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+def test_a_file_system_without_locks_does_without(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    with lock_jobs([setting.spec("heads")]), lock_job_process(setting.spec("heads")) as claim:
+        claim.refuse_taken_over()
+
+
+def test_the_last_claim_counts(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    spec = setting.spec("heads")
+    with lock_job_process(spec) as first, lock_job_process(spec) as second:
+        second.refuse_taken_over()
+        with pytest.raises(TakenOver, match=rf"taken the job over \(process {os.getpid()} on .*\); nothing more is"):
+            first.refuse_taken_over()
+
+
+def test_a_job_that_is_taken_over_writes_no_more(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, loss, batches = setting.spec("heads"), Trainer._loss, 0
+    signature = setting.run.folder / ".locks" / "heads-fold0.process.json"
+
+    def taken_over(self: Trainer, *args: Any) -> Tensor:
+        nonlocal batches
+        batches += 1
+        if batches == 7:
+            write_json(signature, read_json(signature) | {"token": "another's", "host": "node7"})
+        return loss(self, *args)
+
+    monkeypatch.setattr(Trainer, "_loss", taken_over)
+    failure = run_job(spec, setting.data, setting.folds)
+    assert failure and "another process has taken the job over (process" in failure.message
+    status = read_status(setting.run, "heads", 0)
+    assert (status.state, status.epoch, status.error) == ("training", 1, "")
+
+
+def test_a_process_on_a_node_that_outlives_its_command_is_asked_to_stop(
+    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scheduler's worker would go on with it to the end of the job."""
+    spec = setting.spec("heads")
+    monkeypatch.setenv(CALL_VARIABLE, "call1")
+    monkeypatch.setattr("ensemble.jobs.locks.ENDING", 0.1)
+    with lock_job_process(spec), pytest.raises(MaskensError, match="is still at heads fold 0"), lock_job_process(spec):
+        pass
+    assert stop_file(setting.run.folder / ".locks", "call1").exists()
