@@ -24,6 +24,7 @@ from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
 from folds.errors import MaskensError
 from folds.files import read_json, write_json
 
+OTHER_FILES = 512  # that a process may have open besides
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}  # what file systems without locks answer
 
 ENDING = 120.0  # seconds in which a process whose command was killed saves its work and ends
@@ -58,6 +59,7 @@ def lock_jobs(specs: Sequence[JobSpec]) -> Iterator[None]:
     Raises:
         MaskensError: another process is at one of the jobs.
     """
+    _allow_open_files(len(specs))
     with contextlib.ExitStack() as stack:
         for spec in specs:
             path = _file(spec.run.folder, _name(spec))
@@ -70,6 +72,17 @@ def lock_jobs(specs: Sequence[JobSpec]) -> Iterator[None]:
                 ) from None
             _sign(path)
         yield
+
+
+def _allow_open_files(locks: int) -> None:
+    """A lock is an open file, and a sweep may have more than the 1,024 that a process usually may open."""
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = locks + OTHER_FILES
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,16 @@ def test_a_file_system_without_locks_does_without(setting: TinyRun, monkeypatch:
     monkeypatch.setattr(fcntl, "flock", without_locks)
     with lock_jobs([setting.spec("heads")]), lock_job_process(setting.spec("heads")) as claim:
         claim.refuse_taken_over()
+
+
+def test_more_jobs_than_a_process_usually_may_open_files_for(setting: TinyRun) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    try:
+        with lock_jobs([setting.spec("heads", fold) for fold in range(300)]):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_the_last_claim_counts(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
