@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import timm
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ensemble.models import autotune, engine
 from ensemble.models.autotune import Forward
-from ensemble.models.cuda_graph import Recorder, record, recorder_for
+from ensemble.models.cuda_graph import Recorder, capture_graph, record, recorder_for
 from ensemble.models.engine import EngineOptions, InferenceEngine, fast_engine
 from ensemble.models.precision import EnginePrecision
 
@@ -27,7 +28,7 @@ class Slow(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.model = timm.create_model("test_vit", num_classes=3, img_size=32).eval()
-        self.pause = 0.01
+        self.pause = 0.03
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
@@ -198,3 +199,49 @@ def test_16_bits_are_recorded_as_such(made: Callable[..., InferenceEngine]) -> N
     assert found.recorded is not None and asked == ["bf16"]
     plain = InferenceEngine(Slow().model, BATCH, found.precision)
     assert torch.allclose(found.logits(X[:BATCH]), plain.logits(X[:BATCH]), atol=1e-3)
+
+
+def test_a_recording_that_fails_half_way_gives_the_stream_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for torch.cuda: what is queued after a failure has to go where it went before."""
+    current = ["main"]
+    passes: list[str] = []
+
+    class Stream:
+        def wait_stream(self, other: object) -> None: ...
+
+    @contextlib.contextmanager
+    def stream(chosen: object) -> Iterator[None]:
+        before = current[0]
+        current[0] = "side"
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    class Graph:
+        """As torch's: it enters a stream of its own, and does not leave it where the recording can't be ended."""
+
+        def __init__(self, graph: object, pool: object, capture_error_mode: str) -> None: ...
+
+        def __enter__(self) -> None:
+            current[0] = "recording"
+
+        def __exit__(self, *error: object) -> None:
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    def run() -> Tensor:
+        passes.append(current[0])
+        return X
+
+    for name, stand_in in {
+        "CUDAGraph": object,
+        "Stream": Stream,
+        "current_stream": Stream,
+        "stream": stream,
+        "graph": Graph,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    with pytest.raises(RuntimeError, match="previous error"):
+        capture_graph(run)
+    assert passes == ["side", "side", "side", "recording"], "warmed up beside the main stream"
+    assert current == ["main"]
