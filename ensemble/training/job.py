@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from ensemble.jobs.completion import is_done
 from ensemble.jobs.locks import TakenOver, lock_job_process
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import State, read_status, write_status
@@ -28,7 +29,7 @@ class Failure:
 
 
 def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
-    """Train, or continue, one job to its end; on failure say so in its status too.
+    """Train, or continue, one job to its end, unless it is done; on failure say so in its status too.
 
     A crash of one job does not take the others with it. Ctrl-C passes through, after the status says
     `stopped`.
@@ -38,7 +39,8 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
     """
     try:
         with lock_job_process(spec) as claim:
-            JobRun(spec, data, folds, claim).run()
+            if not is_done(spec):  # by a process whose worker was lost before it could say so
+                JobRun(spec, data, folds, claim).run()
         return None
     except TakenOver as error:  # what the job does now is the other's to say
         return Failure(str(error), crashed=False)

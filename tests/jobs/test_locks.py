@@ -78,6 +78,16 @@ def test_a_job_that_is_taken_over_writes_no_more(setting: TinyRun, monkeypatch: 
     assert (status.state, status.epoch, status.error) == ("training", 1, "")
 
 
+def test_a_job_that_is_done_is_not_done_again(setting: TinyRun) -> None:
+    """Its worker may have been lost before it could say so."""
+    spec = setting.spec("heads")
+    model = setting.run.job_folder("heads", 0) / "model.safetensors"
+    assert run_job(spec, setting.data, setting.folds) is None
+    before = model.stat().st_mtime_ns
+    assert run_job(spec, setting.data, setting.folds) is None
+    assert model.stat().st_mtime_ns == before
+
+
 def test_a_process_on_a_node_that_outlives_its_command_is_asked_to_stop(
     setting: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
