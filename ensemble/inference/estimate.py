@@ -66,7 +66,21 @@ def estimate_inference(
             alike = sum(m.task == member.task for e in ensembles for m in e.members if member in e.members)
             total += alike * (load + count * share * each)
     lacking = missing_bytes(photos, list(shapes), settings.cache)
-    return total + (count * decode if lacking or settings.cache is None else 0), lacking
+    decoding = count * decode if lacking or settings.cache is None else 0.0
+    return seconds_in_all(total, decoding, settings), lacking
+
+
+def seconds_in_all(predicting: float, decoding: float, settings: InferenceSettings) -> float:
+    """Seconds that both take: a cache is filled before the first batch, but without one loader processes decode while
+    a GPU works.
+
+    Args:
+        decoding: seconds by all decoding threads.
+    """
+    hardware = settings.hardware
+    if settings.cache is not None or hardware.device == "cpu" or not hardware.job_workers:
+        return predicting + decoding
+    return max(predicting, decoding * max(1.0, hardware.decoding_threads / hardware.job_workers))
 
 
 def _seconds(what: Callable[[], object]) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ensemble.decision.members import Ensemble, Member
+from ensemble.inference.look_ahead import Upload
 from ensemble.jobs.oof import Logits
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.inputs import to_input
@@ -29,36 +30,49 @@ class BatchInputs:
             batch: for each geometry uint8 (photos, height, width, 3).
         """
         self.views = views
-        self._photos: Mapping[Geometry, Tensor] = dict(zip(geometries, batch, strict=True))
+        self._geometries = geometries
+        self._upload = Upload(batch, device)
+        self._photos: Mapping[Geometry, Tensor] = {}
         self._device = device
         self._made: dict[object, Tensor] = {}
 
     def of(self, member: Member, places: IntArray | None = None, view: int | None = None) -> Tensor:
         """float32 (views * photos, 3, height, width): of all photos, or of those at `places`; in all views, or one."""
-        card = member.card
-        key = (card.geometry, card.mean, card.std)
-        if key not in self._made:
-            photos = self._photos[card.geometry]
-            normalisation = card.mean, card.std
-            x = to_input(photos, *normalisation, self._device)
-            self._made[key] = stack_views(x, self.views, normalisation)
+        made = self.made(member)
         if places is None and view is None:
-            return self._made[key]
-        count = len(self._made[key]) // len(self.views)
+            return made
+        count = len(made) // len(self.views)
         shown = np.arange(count) if places is None else places
         views = range(len(self.views)) if view is None else (view,)
         wanted = torch.from_numpy(np.concatenate([shown + v * count for v in views]))
-        return self._made[key][wanted.to(self._device)].contiguous(memory_format=torch.channels_last)
+        if self._device.type == "cuda":
+            wanted = wanted.pin_memory()  # else the copy waits for all that the GPU has to do
+        return made[wanted.to(self._device, non_blocking=True)].contiguous(memory_format=torch.channels_last)
+
+    def made(self, member: Member) -> Tensor:
+        """As `of`, of all photos in all views."""
+        card = member.card
+        key = (card.geometry, card.mean, card.std)
+        if key not in self._made:
+            self._photos = self._photos or dict(zip(self._geometries, self._upload.arrived(), strict=True))
+            normalisation = card.mean, card.std
+            x = to_input(self._photos[card.geometry], *normalisation, self._device)
+            self._made[key] = stack_views(x, self.views, normalisation)
+        return self._made[key]
 
 
 def forward(
-    chosen: Sequence[tuple[Member, InferenceEngine, IntArray | None]], inputs: BatchInputs, view: int | None = None
+    chosen: Sequence[tuple[Member, InferenceEngine, IntArray | None]],
+    inputs: BatchInputs,
+    view: int | None = None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> list[Logits]:
     """Forward a batch through models. A GPU is waited for once.
 
     Args:
         chosen: models, each with the places of the photos in the batch that it sees; None for all.
         view: the one view that is shown; None for all.
+        meanwhile: called once a GPU has all its work.
 
     Returns:
         Of each model float32 (views, photos that it saw, width).
@@ -66,7 +80,10 @@ def forward(
     Raises:
         MaskensError: a model gives no numbers, or not even one photo fits into the GPU's memory.
     """
+    for member, _, _ in chosen:
+        inputs.made(member)  # first, as what it copies to a GPU would wait for the models before it
     found = [engine.logits(inputs.of(member, places, view)) for member, engine, places in chosen]
+    meanwhile()
     views = inputs.views if view is None else inputs.views[view : view + 1]
     arrays = [unstack_views(logits, views).cpu().numpy() for logits in found]
     for (member, _, _), values in zip(chosen, arrays, strict=True):

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +108,9 @@ def choose_precision(
     return PrecisionChoice(precision, float((rough - exact).abs().max()), "")
 
 
-def forward_seconds(model: nn.Module, x: Tensor, precision: EnginePrecision, rounds: int = 2) -> tuple[Tensor, float]:
+def forward_seconds(
+    model: Callable[[Tensor], Any], x: Tensor, precision: EnginePrecision, rounds: int = 2
+) -> tuple[Tensor, float]:
     """(logits float32, the shortest of a few forward passes in seconds), after one that warms up."""
 
     def forward() -> Tensor:
