@@ -33,10 +33,14 @@ class DaskCluster:
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def kill(self, part: Part = "worker") -> None:
-        """Kill the first worker, or the scheduler, without a word."""
+        """Kill the first worker, or the scheduler and those of its workers that don't end by themselves."""
         if part == "scheduler":
             self.scheduler.kill()
-            self.scheduler.wait()
+            for process in (self.scheduler, *self.workers):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(3)
+                process.kill()
+                process.wait()
         else:
             self.workers[0].kill()
             self.workers.pop(0).wait()

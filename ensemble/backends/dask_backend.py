@@ -59,7 +59,8 @@ class DaskBackend:
         return outcome.result(self._stopping)
 
     def __enter__(self) -> DaskBackend:
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        for name in ("distributed", "distributed.client"):  # what it says of lost workers is told in other words
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         if self._hardware.address is None:
             # threads will do, as each call has a process of its own
             self._cluster = LocalCluster(
