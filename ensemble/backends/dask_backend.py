@@ -121,10 +121,12 @@ def dask_client(address: str) -> Iterator[Client]:
             "Start one with: dask scheduler"
         ) from error
     try:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
+        try:
+            client.wait_for_workers(1, timeout=ANSWERING)  # they may be about to start
+        except TimeoutError:
             raise MaskensError(
                 f"--address {address}: the scheduler has no workers. Start some with: dask worker {address}"
-            )
+            ) from None
         yield client
     finally:
         client.close()
