@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -23,6 +24,7 @@ from folds.errors import MaskensError, first_line
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports to its makers
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a later default, of which it warns
 os.environ.setdefault("RAY_worker_niceness", "0")  # of a Ray started here; else all others come first
+ANSWERING = 30.0  # seconds in which a head must answer
 OBJECTS = 100_000_000  # bytes of memory for objects, of which hardly any are made
 
 
@@ -86,6 +88,7 @@ def connected(address: str | None, local: dict[str, Any] | None = None) -> Itera
         return
     with _handlers_kept():
         try:
+            _reach(address)
             ray.init(
                 address=address or "local",
                 include_dashboard=None if address else False,
@@ -102,6 +105,17 @@ def connected(address: str | None, local: dict[str, Any] | None = None) -> Itera
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str | None) -> None:
+    """Find out whether anything answers there: Ray itself would try for many minutes.
+
+    Raises:
+        OSError: nothing does.
+    """
+    host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=ANSWERING).close()
 
 
 @contextlib.contextmanager

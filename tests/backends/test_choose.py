@@ -32,6 +32,11 @@ def test_options_that_do_not_go_together_are_one_message(run: None) -> None:
         "--address here: no Dask scheduler answers there",
         "Start one with: dask scheduler",
     )
+    refused(
+        maskens("train", "--recipe", "demo", "--backend", "ray", "--address", "127.0.0.1:1"),
+        "--address 127.0.0.1:1: no Ray cluster answers there (",
+        "Start one with: ray start --head",
+    )
     assert not Path("runs/default/recipe.toml").exists()
 
 
