@@ -169,7 +169,8 @@ def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
 def _setting(run: Run, args: argparse.Namespace) -> Cached:
     recipe, whole = run_recipe(run), read_eval(Path(args.data or run.data))
     fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
-    (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=False)
+    # a student may be one model of one fold
+    (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=args.way is not None and "student" in args.way)
     part = whole.photos.some(np.linspace(0, len(whole.ids) - 1, min(args.photos, len(whole.ids))).astype(np.int64))
     return Cached(ensemble, fitted, part, Hardware("cpu", None), Path(args.cache or run.folder.parent / ".cache"), run)
 
@@ -182,19 +183,26 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=420)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--no-oof", action="store_true", help="Without out-of-fold scores.")
+    parser.add_argument(
+        "--only", action="append", help="These ways of the table; the loop and torch fp32 have to be among them."
+    )
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:
         run = load_run(args.student if "student" in args.way else args.run)
-        return one(args.way, _setting(run, args), not args.no_oof, args.out)
+        setting = _setting(run, args)
+        complete = all(len(setting.ensemble.folds(task)) == run.k for task in setting.ensemble.targets)
+        return one(args.way, setting, complete and not args.no_oof, args.out)
     setting = _setting(load_run(args.run), args)
     open_photos(setting.data, geometries(setting.ensemble.members), setting.cache, 2)
     found: dict[str, list[dict[str, Any]]] = {}
     left_out: dict[str, str] = {}
     for number in range(args.rounds):
         for way in (*LOOPS, *ENGINES):
+            if args.only and way not in args.only:
+                continue
             if "student" in way and not args.student:
                 left_out[way] = "no --student"
             if "budget" in way and len(setting.data.files) <= 2 * WHOLE:
