@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ensemble.backends.backend import Call
 from ensemble.backends.paths import pack, refuse_missing
-from ensemble.backends.work_process import STOPPED, Children, Outcome, portable
+from ensemble.backends.work_process import STOPPED, Child, Children, Outcome, portable
 from ensemble.jobs.stopping import stop_file
 from folds.errors import MaskensError
 from folds.versions import library_versions
@@ -106,7 +106,7 @@ def _run_process(call: NodeCall) -> Outcome:
         child = Children.take(call.threads)
         if not child.send(str(call.log), call.token, str(answer), call.work):  # it has ended for want of work
             child.end()
-            child = Children.start(call.threads)
+            child = Child(call.threads)
             child.send(str(call.log), call.token, str(answer), call.work)
         asked = False
         while not child.has_answered(LOOK):

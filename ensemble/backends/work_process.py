@@ -61,11 +61,7 @@ class Children:
         """One that waits for work, or a new one."""
         with cls._lock:
             waiting = cls._idle.get(threads)
-            return waiting.pop() if waiting else cls.start(threads)
-
-    @classmethod
-    def start(cls, threads: int) -> Child:
-        return Child(threads)
+            return waiting.pop() if waiting else Child(threads)
 
     @classmethod
     def give_back(cls, child: Child) -> None:

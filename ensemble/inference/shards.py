@@ -52,9 +52,9 @@ def predict_in_shards(
     size = _size(settings.shards, identity, len(rows), settings.hardware.jobs)
     work = _Work(ensembles, photos, settings, identity)
     shards = [rows[start : start + size] for start in range(0, len(rows), size)]
-    before = [shard for shard in shards if work.load(shard)]
     left = [shard for shard in shards if not work.load(shard)]
-    done, lock = sum(map(len, before)), threading.Lock()
+    before = len(rows) - sum(map(len, left))
+    done, lock = before, threading.Lock()
 
     def run(shard: IntArray) -> None:
         nonlocal done
@@ -70,7 +70,7 @@ def predict_in_shards(
                 run(left.pop(0))
                 work.chosen = _loaded(work, shards).chosen
             run_in_threads(run, left, backend.slots)
-    found = _merged([_loaded(work, [shard]) for shard in shards], sum(map(len, before)))
+    found = _merged([_loaded(work, [shard]) for shard in shards], before)
     shutil.rmtree(settings.shards, ignore_errors=True)
     return found
 
@@ -106,21 +106,18 @@ class _Work:
         return self.folder / f"{shard[0]}-{shard[-1]}.npz"
 
     def run(self, backend: Backend, shard: IntArray) -> None:
-        file, photos = self.file(shard), self.photos.photos
+        file, photos, name = self.file(shard), self.photos.photos, f"photos {shard[0] + 1} to {shard[-1] + 1}"
         runs = {m.path.parent.parent.parent for e in self.ensembles for m in e.members}
 
         def call() -> Call:
             args = (self.ensembles, photos, self.settings, shard, self.chosen, file, self.identity)
             needs = (self.folder, photos.root, *sorted(runs))
-            name = f"photos {shard[0] + 1} to {shard[-1] + 1}"
             return Call(name, _predict_shard, args, file.with_suffix(".log"), self.folder, needs)
 
         try:
             call_with_retries(backend, call, self.retries)
         except WorkerLost as lost:
-            raise MaskensError(
-                f"photos {shard[0] + 1} to {shard[-1] + 1}: {lost}. The others are kept; the same command goes on."
-            ) from lost
+            raise MaskensError(f"{name}: {lost}. The others are kept; the same command goes on.") from lost
 
     def load(self, shard: IntArray) -> Predicted | None:
         """What a shard left; None if nothing, or nothing that fits."""
