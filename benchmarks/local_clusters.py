@@ -32,6 +32,11 @@ class DaskCluster:
         self.address = f"tcp://127.0.0.1:{self.port}"
         self.workers: list[subprocess.Popen[bytes]] = []
 
+    @property
+    def victim(self) -> int:
+        """Process id of the worker that `kill` would kill."""
+        return self.workers[0].pid
+
     def kill(self, part: Part = "worker") -> None:
         """Kill the first worker, or the scheduler and those of its workers that don't end by themselves."""
         if part == "scheduler":
@@ -97,6 +102,12 @@ class RayCluster:
         self._cluster: Any = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
         self._small = small
         self.address: str = self._cluster.address
+
+    @property
+    def victim(self) -> int:
+        """Process id of the node that `kill` would kill."""
+        raylet: int = self._node.all_processes["raylet"][0].process.pid
+        return raylet
 
     def kill(self, part: Part = "worker") -> None:
         """Kill the second node."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 from local_clusters import ENVIRONMENT, DaskCluster, RayCluster
 from tiny_runs import DEFAULTS, Silent, TinyRun, tiny_run
@@ -14,8 +15,9 @@ from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import JobStatus
 from ensemble.training.jobs import train
 from folds.data.layout import read_train
+from folds.files import read_json
 
-RECIPE = f"{DEFAULTS}[tasks.heads]\n"
+RECIPE = f"{DEFAULTS}[tasks.heads]\nepochs = 20  # so that both train for a while, one beside the other\n"
 
 
 @pytest.fixture(scope="module")
@@ -43,17 +45,23 @@ def expected(setting: TinyRun) -> list[bytes]:
 
 
 class Killing(Silent):
-    """Kills a node, once, when a job has finished an epoch."""
+    """Kills a part of a cluster, once, while a job that has finished an epoch trains there."""
 
-    def __init__(self, kill: Callable[[], object]) -> None:
+    def __init__(self, cluster: DaskCluster | RayCluster, there: TinyRun) -> None:
         super().__init__()
-        self.kill, self.killed = kill, False
+        self.cluster, self.locks, self.killed = cluster, there.run.folder / ".locks", False
 
     def update(self, statuses: list[JobStatus]) -> None:
         super().update(statuses)
-        if not self.killed and any(status.epoch for status in statuses):
+        under_way = [status for status in statuses if status.epoch and status.state == "training"]
+        if not self.killed and any(self._is_on_victim(status) for status in under_way):
+            self.cluster.kill()
             self.killed = True
-            self.kill()
+
+    def _is_on_victim(self, status: JobStatus) -> bool:
+        claim = read_json(self.locks / f"{status.task}-fold{status.fold}.process.json")
+        parents = psutil.Process(claim["pid"]).parents()
+        return self.cluster.victim in [process.pid for process in parents]
 
 
 def begun_again(there: TinyRun) -> bool:
@@ -66,12 +74,18 @@ def on_cluster(backend: BackendName, address: str) -> Hardware:
     return Hardware("cpu", 0, 2, backend, address, 1)
 
 
+def survives(setting: TinyRun, expected: list[bytes], name: BackendName, cluster: DaskCluster | RayCluster) -> None:
+    there = setting.elsewhere(name)
+    display = Killing(cluster, there)
+    assert trained(setting, name, on_cluster(name, cluster.address), display, retries=2) == expected
+    assert display.killed
+    assert begun_again(there)
+
+
 def test_a_dask_worker_that_dies_costs_no_job(setting: TinyRun, expected: list[bytes], tmp_path: Path) -> None:
     with DaskCluster(tmp_path) as cluster:
-        display = Killing(cluster.kill)
-        assert trained(setting, "dask", on_cluster("dask", cluster.address), display, retries=2) == expected
+        survives(setting, expected, "dask", cluster)
         assert len(cluster.workers) == 1
-    assert begun_again(setting.elsewhere("dask"))
 
 
 def test_a_ray_node_that_dies_costs_no_job(setting: TinyRun, expected: list[bytes]) -> None:
@@ -79,6 +93,4 @@ def test_a_ray_node_that_dies_costs_no_job(setting: TinyRun, expected: list[byte
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         with RayCluster() as cluster:
-            display = Killing(cluster.kill)
-            assert trained(setting, "ray", on_cluster("ray", cluster.address), display, retries=2) == expected
-    assert begun_again(setting.elsewhere("ray"))
+            survives(setting, expected, "ray", cluster)
