@@ -47,7 +47,7 @@ class Claim:
         Raises:
             TakenOver: naming the other process.
         """
-        if _read(self.lock).get("token") != self.token:
+        if _read(self.lock).get("token", self.token) != self.token:  # a file that can't be read says nothing of others
             raise TakenOver(f"another process has taken the job over{_holder(self.lock)}; nothing more is saved here.")
 
 

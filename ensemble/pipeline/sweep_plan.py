@@ -11,12 +11,13 @@ from pathlib import Path
 from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
 from ensemble.jobs.completion import begun, unfinished
-from ensemble.jobs.hardware import BackendName, Hardware
+from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos
 from ensemble.jobs.reuse import once_each
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.sweep import Sweep, load_sweep
-from ensemble.pipeline.inputs import AUTO_CACHE, DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
+from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
+from ensemble.pipeline.job_options import JobOptions
 from ensemble.recipes.reading import parse_recipe, shipped
 from ensemble.recipes.run_recipe import RecipeChange, alike, changed_recipe, differences, run_recipe
 from ensemble.recipes.schema import Recipe
@@ -34,41 +35,24 @@ DEFAULT_SWEEP = Path("runs/sweep")
 
 
 @dataclass(frozen=True)
-class SweepOptions:
+class SweepOptions(JobOptions):
     """What a sweep trains and how; the defaults are those of `maskens sweep` without options.
 
-    What is named of recipes, seeds and folds is added to what the sweep has already.
+    What is named of recipes, seeds and folds is added to what the sweep has already. Changes and weights are for the
+    recipes named with them.
 
     Attributes:
         run: whose folds, label fixes, merged ids and photos left out all runs share; None takes the sweep's own, at
             first `runs/default`.
         recipes: names or files; the first of all is what the others are compared with.
-        changes: keys of every recipe named now, `tasks.*.epochs=5`.
-        weights, pretrained: initial weights of these recipes, as of `TrainOptions`.
         seeds: of initial weights, order and augmentation. At first that of `run`.
         folds: None is all, or those that the sweep has.
-        jobs: at a time, of all runs together.
-        backend, address, retries, track, compile, skip_bad_photos, cache, data, device, workers: as of `TrainOptions`.
     """
 
     run: Folder | None = None
     recipes: Sequence[str] = ()
-    changes: Sequence[str] = ()
-    weights: Sequence[str] = ()
-    pretrained: bool = True
     seeds: Collection[int] = ()
     folds: Collection[int] | None = None
-    jobs: int | None = None
-    backend: BackendName | None = None
-    address: str | None = None
-    retries: int = 2
-    track: Sequence[str] = ()
-    compile: bool = False
-    skip_bad_photos: bool = False
-    cache: Folder | None = AUTO_CACHE
-    data: Folder | None = None
-    device: str = "auto"
-    workers: int | None = None
 
 
 DEFAULT_OPTIONS = SweepOptions()

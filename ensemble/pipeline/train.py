@@ -10,13 +10,14 @@ from pathlib import Path
 from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
 from ensemble.jobs.completion import begun, unfinished
-from ensemble.jobs.hardware import BackendName, Hardware
+from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
 from ensemble.jobs.pseudo_labels import PseudoLabels, save_pseudo_labels
 from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.soft_targets import SoftTargets, load_soft_targets
 from ensemble.jobs.spec import JobSpec, geometry
-from ensemble.pipeline.inputs import AUTO_CACHE, DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
+from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
+from ensemble.pipeline.job_options import JobOptions
 from ensemble.pipeline.pseudo_labels import choose_pseudo_labels
 from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe
 from ensemble.recipes.schema import Recipe
@@ -36,54 +37,26 @@ from folds.run import Run, load_data, load_run
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(JobOptions):
     """What is trained and how; the defaults are those of `maskens train` without options.
 
     Attributes:
         folds: None is all.
         tasks: of the recipe; empty is all.
         recipe: name or file; None takes the run's, at first `original`.
-        changes: keys of the recipe, `tasks.gender.epochs=5`.
-        weights: initial weights from files, `FILE` or `TASK=FILE`, in place of the hub.
-        pretrained: False starts from random weights.
         reuse: a run whose finished jobs are taken over where the task's recipe is the same.
         pseudo: a run whose surest labels of the photos to predict are learned from too. A run keeps them.
         pseudo_min_p: least probability of such a label.
         restart: forget what these jobs have done.
-        jobs: at a time; None is one, and on a cluster as many as it takes.
-        backend: sequential, loky, dask or ray; None is this process for one job at a time, else loky.
-        address: of a cluster's scheduler, for dask and ray; None starts workers on this machine.
-        retries: how often a job whose process or node is lost goes on.
-        track: tensorboard, wandb.
-        compile: the models first, with torch.compile.
-        skip_bad_photos: leave out photos that can't be read; else they are refused. A run keeps which they are.
-        cache: folder of decoded photos, None for none.
-        data: where the data are now, if they were moved.
-        device: auto, cpu or cuda.
-        workers: loader processes of a job; no result depends on it.
     """
 
     folds: Collection[int] | None = None
     tasks: Sequence[str] = ()
     recipe: str | None = None
-    changes: Sequence[str] = ()
-    weights: Sequence[str] = ()
-    pretrained: bool = True
     reuse: Folder | None = None
     pseudo: Folder | None = None
     pseudo_min_p: float | None = None
     restart: bool = False
-    jobs: int | None = None
-    backend: BackendName | None = None
-    address: str | None = None
-    retries: int = 2
-    track: Sequence[str] = ()
-    compile: bool = False
-    skip_bad_photos: bool = False
-    cache: Folder | None = AUTO_CACHE
-    data: Folder | None = None
-    device: str = "auto"
-    workers: int | None = None
 
 
 DEFAULT_OPTIONS = TrainOptions()

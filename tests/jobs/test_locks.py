@@ -60,6 +60,13 @@ def test_the_last_claim_counts(setting: TinyRun, monkeypatch: pytest.MonkeyPatch
             first.refuse_taken_over()
 
 
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda file: file.write_text("{")], ids=["deleted", "half written"])
+def test_a_claim_that_cannot_be_read_is_nobody_elses(setting: TinyRun, spoil: Callable[[Path], object]) -> None:
+    with lock_job_process(setting.spec("heads")) as claim:
+        spoil(setting.run.folder / ".locks" / "heads-fold0.process.json")
+        claim.refuse_taken_over()
+
+
 def test_a_job_that_is_taken_over_writes_no_more(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, loss, batches = setting.spec("heads"), Trainer._loss, 0
     signature = setting.run.folder / ".locks" / "heads-fold0.process.json"
