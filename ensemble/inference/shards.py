@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import threading
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from ensemble.backends.backend import Backend, Call, WorkerLost, call_with_retri
 from ensemble.backends.choose import open_backend
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.decision.members import Ensemble, geometries
+from ensemble.inference.output_files import read_outputs, save_outputs
 from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.predicted import Predicted, predict
 from ensemble.inference.settings import InferenceSettings
@@ -24,7 +24,7 @@ from folds.data.decode import Progress
 from folds.data.labels import IntArray
 from folds.data.people import PhotoSet
 from folds.errors import MaskensError
-from folds.files import json_text, read_json, save_npz, sha256, write_json
+from folds.files import json_text, read_json, sha256, write_json
 
 EACH = 4  # shards for each process, so that none waits long for the last
 SMALLEST, LARGEST = 256, 8192  # photos of a shard: loading the models has to pay, and little may be lost
@@ -121,19 +121,11 @@ class _Work:
 
     def load(self, shard: IntArray) -> Predicted | None:
         """What a shard left; None if nothing, or nothing that fits."""
-        file = self.file(shard)
-        if not file.exists():
+        found = read_outputs(self.file(shard), self.identity)
+        if found is None:
             return None
-        try:
-            with file.open("rb") as opened, np.load(opened) as z:
-                record = json.loads(str(z["record"]))
-                if record.pop("identity") != self.identity:
-                    return None
-                outputs = [z[f"model{n}"] for n in range(record.pop("models"))]
-        except Exception:  # half a file helps nobody: the shard is done anew
-            return None
-        chosen = tuple(PrecisionChoice(**c) for c in record.pop("chosen"))
-        return Predicted(shard, outputs, chosen, record.pop("compile_seconds"), tuple(record.pop("notes")), **record)
+        notes = tuple(found.record["notes"])
+        return Predicted(shard, found.outputs, found.chosen, **found.record | {"notes": notes})
 
 
 def _predict_shard(
@@ -150,10 +142,8 @@ def _predict_shard(
     opened = open_photos(photos, geometries(members), settings.cache, settings.hardware.decoding_threads)
     kept = InferenceCheckpoint(file.with_suffix(".partial.npz"), [identity, int(shard[0]), int(shard[-1])])
     found = predict(ensembles, opened, settings, kept, rows=shard, chosen=chosen)
-    record = {"identity": identity, "models": len(members), "notes": found.notes, "without_face": found.without_face}
-    record |= {"chosen": [dataclasses.asdict(c) for c in found.chosen], "compile_seconds": found.compile_seconds}
-    arrays: dict[str, Any] = {f"model{n}": values for n, values in enumerate(found.outputs)}
-    save_npz(file, arrays | {"record": json.dumps(record)})
+    record = {name: getattr(found, name) for name in ("compile_seconds", "notes", "without_face")}
+    save_outputs(file, identity, found.outputs, found.chosen, **record)
 
 
 def _loaded(work: _Work, shards: Sequence[IntArray]) -> Predicted:

@@ -235,7 +235,7 @@ def test_a_full_disk_stops_no_inference_but_is_told(models: Ensemble, data: Eval
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ensemble.inference.partial.EVERY", -1.0)
-        patch.setattr("ensemble.inference.partial.save_npz", full)
+        patch.setattr("ensemble.inference.output_files.save_npz", full)
         found = run(models, data, partial=tmp_path / "eval.partial.npz")
     assert np.isfinite(found.joints).all()
     assert "progress could not be saved" in found.notes[0]
