@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ensemble.jobs.status import learned_from
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import ONLY_GENDER
 from folds.data.labels import CLASSES, IntArray, decode
@@ -86,10 +87,11 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
     Raises:
         MaskensError: they were edited or are gone, or the photos to predict have changed.
     """
-    file = run.folder / "pseudo.json"
+    file, advice = run.folder / "pseudo.json", "Put it back, or begin a new run."
     if not file.exists():
+        if jobs := learned_from(run, "pseudo"):  # which would be trained anew, from the labels alone
+            raise MaskensError(f"{file} is missing, from which {jobs[0]} has learned. {advice}")
         return None
-    advice = "Put it back, or begin a new run."
     try:
         record = read_json(file)
         source, min_p, fingerprint = record["source"], float(record["min_p"]), record["fingerprint"]

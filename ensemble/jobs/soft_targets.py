@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
-from ensemble.jobs.status import read_status
+from ensemble.jobs.status import learned_from
 from ensemble.recipes.tasks import ONLY_GENDER, Predicts
 from folds.data.labels import CLASSES, FloatArray, decode
 from folds.data.people import TrainData
@@ -135,10 +135,8 @@ def load_soft_targets(run: Run, data: TrainData) -> SoftTargets | None:
 
 def _refuse_lost(run: Run) -> None:
     """Without its soft targets a student would be trained anew, from labels."""
-    for folder in run.jobs_on_disk():
-        task, fold = folder.parent.name, int(folder.name.removeprefix("fold"))
-        if "soft_targets" in read_status(run, task, fold).record:
-            raise MaskensError(f"{run.folder / ARRAYS} is missing, from which {task} fold {fold} has learned. {ADVICE}")
+    if jobs := learned_from(run, "soft_targets"):
+        raise MaskensError(f"{run.folder / ARRAYS} is missing, from which {jobs[0]} has learned. {ADVICE}")
 
 
 def soft_words(run: Run) -> str:

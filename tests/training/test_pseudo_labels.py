@@ -183,6 +183,8 @@ def test_an_edited_list_or_other_photos_are_refused(source: Path, learned: Path,
     (copy / "pseudo.csv").unlink()
     assert maskens("verify", "--run", copy).code == 1
     refused(maskens("train", "--run", copy), "can't be read")
+    (copy / "pseudo.json").unlink()
+    refused(maskens("train", "--run", copy), "pseudo.json is missing, from which heads fold 0 has learned")
     shutil.copytree(source.parent / "data", tmp_path / "data")
     info = tmp_path / "data" / "eval" / "info.csv"
     info.write_text("\n".join(info.read_text().splitlines()[:-1]) + "\n")
