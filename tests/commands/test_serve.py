@@ -7,6 +7,7 @@ import http.client
 import importlib.util
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -94,6 +95,9 @@ def post_and_stop(url: str, photo: bytes, stop: Callable[[], None]) -> tuple[int
         connection.request("POST", "/predict", body=photo)
         while "maskens_queue_photos 1.0" not in get(url, "/metrics"):
             assert time.monotonic() < until
+            if select.select([connection.sock], [], [], 0)[0]:  # a slow machine has not looked in time: once more
+                connection.getresponse().read()
+                connection.request("POST", "/predict", body=photo)
         stop()
         while accepts(url):
             assert time.monotonic() < until
