@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,8 @@ import numpy as np
 from rich.table import Table
 
 from ensemble.jobs.pseudo_labels import NOT_TAKEN
-from folds.data.labels import CLASS_NAMES, CLASSES
-from folds.pages.tables import new_table
+from folds.data.labels import CLASS_NAMES, CLASSES, IntArray
+from folds.pages.tables import PerFold, fold_columns, fold_counts, new_table
 
 if TYPE_CHECKING:
     from ensemble.jobs.pseudo_labels import PseudoLabels
@@ -66,18 +67,22 @@ def recipes_table(recipes: Sequence[Recipe]) -> Table:
     return table
 
 
-def pseudo_table(found: PseudoLabels) -> Table:
+def pseudo_table(found: PseudoLabels) -> PerFold:
     """Photos of each class that each fold learns from beside its own."""
+    taken = [np.bincount(labels[labels != NOT_TAKEN], minlength=CLASSES) for labels in found.classes]
+    return PerFold(functools.partial(_pseudo_table, np.array(taken)))
+
+
+def _pseudo_table(counts: IntArray, each: bool) -> Table:
     table = new_table("pseudo-labels: photos to predict that are learned from")
     table.add_column("class", no_wrap=True)
-    for fold in range(len(found.classes)):
-        table.add_column(f"fold {fold}", justify="right", no_wrap=True)
-    counts = [np.bincount(labels[labels != NOT_TAKEN], minlength=CLASSES) for labels in found.classes]
+    for name in fold_columns(len(counts), each):
+        table.add_column(name, justify="right")
     for number, name in enumerate(CLASS_NAMES):
-        if any(count[number] for count in counts):
-            table.add_row(f"{number:2} {name}", *(str(count[number]) for count in counts))
+        if counts[:, number].any():
+            table.add_row(f"{number:2} {name}", *fold_counts(counts[:, number].tolist(), each))
     table.add_section()
-    table.add_row("   photos", *(str(count.sum()) for count in counts))
+    table.add_row("   photos", *fold_counts(counts.sum(axis=1).tolist(), each))
     return table
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+MANY = 6  # folds; more have names of two lines
 
 
 def new_table(title: str = "", left: Sequence[str] = (), right: Sequence[str] = ()) -> Table:
@@ -31,3 +36,32 @@ def table_of_classes(title: str, right: Sequence[str] = ()) -> Table:
     for name in right:
         table.add_column(name, justify="right")
     return table
+
+
+def fold_columns(k: int, each: bool) -> list[str]:
+    """Names of columns of counts: one for each fold, or of the folds with the fewest and the most."""
+    if not each:
+        return ["fewest in a fold", "most"]
+    gap = " " if k <= MANY else "\n"
+    return [f"fold{gap}{fold}" for fold in range(k)]
+
+
+def fold_counts(counts: Sequence[int], each: bool) -> list[str]:
+    """Counts in each fold for `fold_columns`."""
+    return [str(count) for count in (counts if each else (min(counts), max(counts)))]
+
+
+@dataclass(frozen=True)
+class PerFold:
+    """A table with a column a fold, where the terminal is wide enough for them.
+
+    Attributes:
+        table: makes it, of each fold or of the fewest and the most.
+    """
+
+    table: Callable[[bool], Table]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        whole = self.table(True)
+        fits = Measurement.get(console, options.update(width=10_000), whole).minimum <= options.max_width
+        yield whole if fits else self.table(False)

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import functools
+
 from rich.table import Table
 
 from folds.data.labels import CLASS_NAMES, IntArray
 from folds.data.people import TrainData
-from folds.pages.tables import table_of_classes
+from folds.pages.tables import PerFold, fold_columns, fold_counts, table_of_classes
 from folds.splitting.split import STRATA, people_per_stratum_and_fold, photos_per_class_and_fold
 
 
-def folds_table(data: TrainData, folds: IntArray, k: int) -> Table:
+def folds_table(data: TrainData, folds: IntArray, k: int) -> PerFold:
     """People per stratum and photos per class, a column a fold."""
-    table = table_of_classes("people and photos per class and fold")
-    for fold in range(k):
-        table.add_column(f"fold {fold}", justify="right")
-    table.add_column("all", justify="right")
     people = people_per_stratum_and_fold(data, folds, k)
     photos = photos_per_class_and_fold(data, folds, k)
+    return PerFold(functools.partial(_table, people, photos))
+
+
+def _table(people: IntArray, photos: IntArray, each: bool) -> Table:
+    table = table_of_classes("people and photos per class and fold")
+    for name in (*fold_columns(people.shape[1], each), "all"):
+        table.add_column(name, justify="right")
+
+    def add(number: str, name: str, counts: IntArray, style: str = "", end: bool = False) -> None:
+        figures = (*fold_counts(counts.tolist(), each), str(counts.sum()))
+        table.add_row(number, name, *figures, style=style, end_section=end)
+
     for name, row in zip(STRATA, people, strict=True):
-        table.add_row("", f"people, {name}", *map(str, row), str(row.sum()))
-    table.add_row("", "people", *map(str, people.sum(axis=0)), str(people.sum()), style="bold", end_section=True)
+        add("", f"people, {name}", row)
+    add("", "people", people.sum(axis=0), "bold", end=True)
     for number, (name, row) in enumerate(zip(CLASS_NAMES, photos, strict=True)):
-        table.add_row(str(number), name, *map(str, row), str(row.sum()), end_section=number == len(CLASS_NAMES) - 1)
-    table.add_row("", "photos", *map(str, photos.sum(axis=0)), str(photos.sum()), style="bold")
+        add(str(number), name, row, end=number == len(CLASS_NAMES) - 1)
+    add("", "photos", photos.sum(axis=0), "bold")
     return table
