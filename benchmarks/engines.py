@@ -117,7 +117,7 @@ def _maskens(way: str, setting: Cached, arrays: dict[str, Any], oof: bool) -> tu
     wanted = ENGINES[way]
     assert setting.run is not None
     engine = engine_options(wanted.engine, wanted.precision, False, "cpu")
-    jobs = [(setting.run, m.task, m.fold) for m in setting.ensemble.members]
+    jobs = [(setting.run, m.task, m.fold, True) for m in setting.ensemble.members]
     int8 = int8_graphs(jobs) if engine.precision == "int8" else {}
     budget = Budget(share=0.5) if "budget" in way else None
     early = setting.fitted if budget else None

@@ -52,4 +52,5 @@ def quantize(
     for line in quantize_lines(done.found, bound):
         say(console, line)
     say(console, f"saved: {done.folder}")
-    say(console, f"next: maskens infer{run_options(run)} --precision int8", "dim")
+    missing = "" if done.complete else " --allow-missing"
+    say(console, f"next: maskens infer{run_options(run)}{missing} --precision int8", "dim")

@@ -20,6 +20,7 @@ from ensemble.evaluation.made_with import made_with
 from ensemble.evaluation.verify_jobs import is_unfinished, verify_job
 from ensemble.jobs.int8_files import read_int8_record
 from ensemble.jobs.oof import job_names, oof_hash
+from ensemble.jobs.pseudo_labels import load_pseudo_labels
 from ensemble.jobs.soft_targets import ARRAYS, read_soft_targets
 from ensemble.jobs.status import read_status
 from ensemble.recipes.reading import parse_recipe
@@ -79,7 +80,7 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
         notes.append(f"not finished, and not verified: {job_names(unfinished)}")
     if old := [job for job in jobs if (s := read_status(run, *job)).state == "done" and not s.sha256]:
         notes.append(f"an earlier version made them, without checksums: {job_names(old)}")
-    checks += _soft_targets(run)
+    checks += [*_soft_targets(run), *_pseudo_labels(run, data.root if data else Path(run.data))]
     for job in jobs:
         checks += verify_job(run, recipe, *job, data, folds)
     checks += _precision(run, recipe, jobs)
@@ -141,6 +142,18 @@ def _soft_targets(run: Run) -> Iterator[Check]:
         found = read_soft_targets(run)
     except MaskensError as error:
         yield Check(name, name, "soft targets", first_line(error), False, mend)
+    else:
+        if found:
+            yield Check(name, name, found.hash, found.hash, True, mend)
+
+
+def _pseudo_labels(run: Run, root: Path) -> Iterator[Check]:
+    """That the pseudo-labels that jobs learn from are as they were made."""
+    name, mend = "pseudo.csv", "put pseudo.csv and pseudo.json back as they were"
+    try:
+        found = load_pseudo_labels(run, root)
+    except MaskensError as error:
+        yield Check(name, name, "pseudo-labels", first_line(error), False, mend)
     else:
         if found:
             yield Check(name, name, found.hash, found.hash, True, mend)

@@ -50,8 +50,8 @@ def verify_job(
         found = status.state if (folder / "job.json").exists() and status.record else "missing or damaged"
         yield Check("job.json", f"{name}/job.json", "a finished job", found, False, mend)
     else:
-        learned = {"fingerprint": run.fingerprint, "pseudo": _pseudo_hash(run), "skipped": run.skipped_hash or None}
-        learned |= _soft_targets(run)
+        learned = {"fingerprint": run.fingerprint, "skipped": run.skipped_hash or None}
+        learned |= _pseudo_labels(run) | _soft_targets(run)
         yield same("job.json", f"{name}/job.json", expected | learned, status.record, mend)
     for file in JOB_FILES:
         there = sha256_of_file(folder / file) if (folder / file).exists() else "missing"
@@ -65,10 +65,13 @@ def verify_job(
         )
 
 
-def _pseudo_hash(run: Run) -> str | None:
-    """As `PseudoLabels.hash` of the run's pseudo-labels; None if it has none."""
-    file = run.folder / "pseudo.csv"
-    return sha256_of_file(file) if file.exists() else None
+def _pseudo_labels(run: Run) -> dict[str, str | None]:
+    """As `PseudoLabels.hash` of the run's pseudo-labels; nothing where one of their files is gone, of which a check of
+    the run tells."""
+    there = [run.folder / name for name in ("pseudo.csv", "pseudo.json")]
+    if any(file.exists() for file in there) != all(file.exists() for file in there):
+        return {}
+    return {"pseudo": sha256_of_file(there[0]) if there[0].exists() else None}
 
 
 def _soft_targets(run: Run) -> dict[str, str | None]:

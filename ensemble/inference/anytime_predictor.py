@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -46,9 +47,10 @@ def check_budget(budget: Budget, ensembles: Sequence[Ensemble], rule: Rule, toge
     problems = [words for wrong, words in reasons if wrong]
     if problems:
         raise MaskensError(f"--budget can leave passes out only {', and '.join(problems)}.")
+    least = math.ceil(1000 / passes) / 1000
     if budget.share and budget.share * passes < 1:
         raise MaskensError(
-            f"--budget {budget.share:g} is less than one of the {passes} passes; give at least {1 / passes:.3g}."
+            f"--budget {budget.share:g} is less than one of the {passes} passes; give at least {least:g}."
         )
 
 
@@ -80,6 +82,9 @@ class AnytimePredictor(EnsemblePredictor):
         """What the budget came to."""
         if self.rule is None:
             return ""
+        if self._whole == len(self.rows):
+            why = f"the rule is chosen on the first {WHOLE} photos, and there are {self._whole}"
+            return f"budget of {self.budget}: all passes were made, so no class changes: {why}"
         return f"budget of {self.budget}: {self.share:.0%} of the passes were made, which {self.rule}"
 
     @property

@@ -21,7 +21,7 @@ from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.oof import Logits
 from ensemble.models.checkpoint import load_checkpoint
-from ensemble.models.engine import BATCH, InferenceEngine
+from ensemble.models.engine import BATCH, EngineOptions, InferenceEngine
 from ensemble.models.engine_choice import choose_engine
 from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.models.precision import PrecisionChoice
@@ -32,7 +32,7 @@ from folds.data.labels import GENDERS, IntArray
 from folds.errors import MaskensError
 
 WORTH_MEASURING = 50  # times the usual batch: from then on a faster batch size repays being looked for
-NOT_INT8 = "no int8, as that lowers out-of-fold macro F1 by more than the bound of `maskens quantize`"
+NO_INT8 = "no int8 with {engine}: it costs more macro F1 than the bound of `maskens quantize`, or was not measured"
 SHARE = 0.5  # of the free memory, for models
 
 
@@ -172,10 +172,11 @@ class EnsemblePredictor:
             kind = f"{card.model} {card.model_args} {card.geometry} {sorted(int8.engines) if int8 else ''}"
             size = self._batches.get(kind, 0 if worth else BATCH)
             options = self.settings.engine
-            # an interrupted inference goes on as it began
-            known = self.precisions.get(number, self._fastest.get(kind) if options.engine == "auto" else None)
-            if known:
-                options = dataclasses.replace(options, precision=known.precision, engine=known.engine)
+            if known := self.precisions.get(number):  # an interrupted inference goes on as it began
+                options = EngineOptions(known.precision, options.compile, known.engine, chosen_before=True)
+            elif options.engine == "auto" and (first := self._fastest.get(kind)):
+                precision = first.precision if options.precision == "auto" else options.precision
+                options = dataclasses.replace(options, precision=precision, engine=first.engine)
             model = load_checkpoint(member.path, self.device)[0]
             try:
                 engine = choose_engine(model, inputs.of(member), options, size, self._graphs, int8)
@@ -187,11 +188,13 @@ class EnsemblePredictor:
                 self._refuse_another(self.precisions[number], engine.precision)
             if engine.precision.engine == "torch":
                 self._batches[kind] = engine.batch
-            self._fastest.setdefault(kind, engine.precision)
+            if self.settings.engine.precision in ("auto", engine.precision.precision):  # else it is this model's own
+                self._fastest.setdefault(kind, engine.precision)
             self.engines[number] = engine
             self.notes += engine.notes
-            if self.settings.engine.precision == "int8" and not int8:
-                self.notes.append(NOT_INT8)
+            name = engine.precision.engine
+            if self.settings.engine.precision == "int8" and not (int8 and name in int8.engines):
+                self.notes.append(NO_INT8.format(engine=name))
             self.precisions.setdefault(number, engine.precision)
             self.compile_seconds += engine.compile_seconds
 
@@ -201,7 +204,7 @@ class EnsemblePredictor:
         if ways[0] != ways[1]:
             raise MaskensError(
                 f"other photos were predicted with {ways[0]}, and these would be with {ways[1]}: install here what "
-                f"there was then, or delete what the interrupted inference left ({self.settings.partial})"
+                "there was then, or delete what that inference left beside its CSV (*.partial.npz or *.shards)"
             )
 
     def _predict_batch(self, group: Sequence[int], early_exit: Fitted | None, inputs: BatchInputs, rows: slice) -> None:

@@ -161,7 +161,7 @@ class _Job:
             graph = quantize_graph(graphs.of(fold_conv_bn(model, x[:CHECKED])[0], x), x)
         except Exception as error:  # exporter and quantizer may refuse an architecture in any way they like
             raise MaskensError(f"{where}: {card.model} can't be quantized: {first_line(error)}") from error
-        logits = {engine: self._predict(engine, graph, shown) for engine in self.settings.engines}
+        logits = self._by_each_engine(graph, shown)
         with replacing(self.folder / GRAPH) as file:
             file.write(graph)
         save_npz(self.folder / LOGITS, {str(engine): values for engine, values in logits.items()})
@@ -176,6 +176,21 @@ class _Job:
             files={name: sha256_of_file(self.folder / name) for name in (GRAPH, LOGITS)},
             versions=self._versions,
         )
+
+    def _by_each_engine(self, graph: bytes, shown: DecodedPhotos) -> dict[EngineName, Logits]:
+        """What each engine says of the held-out fold."""
+        found = {}
+        for engine in self.settings.engines:
+            try:
+                found[engine] = self._predict(engine, graph, shown)
+            except MaskensError:  # of a photo
+                raise
+            except Exception as error:  # an engine may fail to load, or refuse a model, in any way it likes
+                where = f"{self.member.task} fold {self.member.fold}"
+                raise MaskensError(
+                    f"{where}: engine {engine} does not take it ({first_line(error)}). Mend or uninstall that engine."
+                ) from error
+        return found
 
     def logits(self) -> dict[EngineName, Logits]:
         """What is kept of the int8 model: engine -> float32 (views, photos, width)."""

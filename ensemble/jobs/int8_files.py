@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -100,16 +100,21 @@ def read_int8_record(run: Run, task: str, fold: int) -> Int8Record | None:
     return record
 
 
-def int8_graphs(jobs: Sequence[tuple[Run, str, int]]) -> dict[Path, Int8Graph]:
-    """Checkpoint -> its int8 model, of these jobs (run, task, fold) those that may be used.
+def int8_graphs(jobs: Iterable[tuple[Run, str, int, bool]]) -> dict[Path, Int8Graph]:
+    """Checkpoint -> its int8 model, of these jobs those that may be used.
+
+    Args:
+        jobs: (run, task, fold, whether it has to be quantized: a fold that lacks a task can't be measured).
 
     Raises:
-        MaskensError: some were not quantized, or as of `read_int8_record`.
+        MaskensError: some that are needed were not quantized, or as of `read_int8_record`.
     """
     found = {}
-    for run, task, fold in jobs:
+    for run, task, fold, needed in jobs:
         record = read_int8_record(run, task, fold)
         if record is None:
+            if not needed:
+                continue
             raise MaskensError(
                 f"--precision int8: {task} fold {fold} of {run.folder} is not quantized yet. "
                 f"First: maskens quantize --run {run.folder}"

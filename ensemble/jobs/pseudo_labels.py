@@ -89,8 +89,9 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
     """
     file, advice = run.folder / "pseudo.json", "Put it back, or begin a new run."
     if not file.exists():
-        if jobs := learned_from(run, "pseudo"):  # which would be trained anew, from the labels alone
-            raise MaskensError(f"{file} is missing, from which {jobs[0]} has learned. {advice}")
+        jobs = learned_from(run, "pseudo")  # which would be trained anew, from the labels alone
+        if jobs or file.with_suffix(".csv").exists():
+            raise MaskensError(f"{file} is missing{f', from which {jobs[0]} has learned' if jobs else ''}. {advice}")
         return None
     try:
         record = read_json(file)

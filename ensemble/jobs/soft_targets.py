@@ -124,7 +124,7 @@ def load_soft_targets(run: Run, data: TrainData) -> SoftTargets | None:
     """
     found = read_soft_targets(run)
     if found is None:
-        _refuse_lost(run)
+        refuse_lost(run)
     else:
         there, files = set(found.files), set(data.files)
         wanted = {file for file in files if file not in data.skipped}
@@ -133,8 +133,12 @@ def load_soft_targets(run: Run, data: TrainData) -> SoftTargets | None:
     return found
 
 
-def _refuse_lost(run: Run) -> None:
-    """Without its soft targets a student would be trained anew, from labels."""
+def refuse_lost(run: Run) -> None:
+    """Without its soft targets a student would be trained anew, from labels.
+
+    Raises:
+        MaskensError: a job has learned from some.
+    """
     if jobs := learned_from(run, "soft_targets"):
         raise MaskensError(f"{run.folder / ARRAYS} is missing, from which {jobs[0]} has learned. {ADVICE}")
 

@@ -14,6 +14,7 @@ from ensemble.models.conv_bn import fold_conv_bn
 from ensemble.models.cuda_graph import recorded_if_faster, recorder_for
 from ensemble.models.precision import (
     FP32,
+    TOLERANCE,
     EngineName,
     PrecisionChoice,
     PrecisionOption,
@@ -26,6 +27,8 @@ from folds.errors import MaskensError
 BATCH = 32  # photos in one forward pass, where it is not worth measuring
 
 SMALLEST, LARGEST = 8, 512
+
+ANY = 1e30  # times the largest logit
 
 GAIN = 1.03  # how many times faster twice the batch must be
 
@@ -47,6 +50,7 @@ class EngineOptions:
     precision: InferencePrecision = "fp32"
     compile: bool = False  # by torch
     engine: EngineOption = "torch"
+    chosen_before: bool = False  # on other photos of the same inference: only numbers are asked for
 
     @property
     def torch_precision(self) -> PrecisionOption:
@@ -120,7 +124,9 @@ def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int)
         batch: photos in one forward pass; 0 measures which number is fastest.
     """
     folded, note = fold_conv_bn(model, x[:CHECKED])
-    engine = InferenceEngine(folded, batch or BATCH, choose_precision(folded, x[:BATCH], options.torch_precision))
+    tolerance = ANY if options.chosen_before else TOLERANCE
+    chosen = choose_precision(folded, x[:BATCH], options.torch_precision, tolerance=tolerance)
+    engine = InferenceEngine(folded, batch or BATCH, chosen)
     if not batch:
         precision = engine.precision.precision
         engine.batch = fastest_batch(len(x), lambda size: forward_seconds(folded, x[:size], precision)[1])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ from folds.errors import MaskensError, first_line
 FP32_TOLERANCE = 1e-3  # largest difference of a logit, of the largest logit if that is above 1
 INT8_TOLERANCE = 2.0  # times the largest difference that was seen when the int8 model was measured
 ROUNDS = 3  # in which engines are timed
+NONE_INSTALLED = "torch is the only engine here; pip install 'maskens[onnx]' or 'maskens[openvino]' for others"
 NO_ENGINE = "--precision int8 needs an engine. Install: pip install 'maskens[onnx]' or 'maskens[openvino]'"
 
 Way = tuple[EngineName, EnginePrecision]
@@ -94,21 +96,33 @@ def choose_engine(
     """
     if options.engine == "torch":
         return fast_engine(model, x, options, batch)
-    trial = _Trial(model, x, graphs, int8)
     auto = options.engine == "auto"
     names = [n for n in installed_engines() if n != "torch"] if options.engine == "auto" else [options.engine]
-    found: list[InferenceEngine] = []
-    for ways in _ways(names, options.precision, int8):
-        found = [engine for way in ways if (engine := trial.of(*way))]
-        if found:
-            break
-    if not found or (auto and found[0].precision.precision != "int8"):
-        found.append(fast_engine(model, x, options, batch))
+    if not names:
+        engine = fast_engine(model, x, options, batch)
+        engine.notes = (*engine.notes, NONE_INSTALLED)
+        return engine
+    trial = _Trial(model, x, graphs, int8, options.chosen_before)
+    found = _first_that_work(trial, names, options, lambda: fast_engine(model, x, options, batch))
     best = found[0]
     if auto or len(found) > 1:
         best = _fastest(found, x, fast_engine(model, x, EngineOptions(), batch))
     best.notes = tuple(dict.fromkeys([*trial.notes, *best.notes]))
     return best
+
+
+def _first_that_work(
+    trial: _Trial, names: Sequence[EngineName], options: EngineOptions, in_torch: Callable[[], InferenceEngine]
+) -> list[InferenceEngine]:
+    """The engines whose logits are right in the precision asked for; if there are none, in fp32; else torch."""
+    found: list[InferenceEngine] = []
+    for number, ways in enumerate(_ways(names, options.precision, trial.int8)):
+        found = [engine for way in ways if (engine := trial.of(*way))]
+        if number == 0 and options.engine == "auto" and options.precision != "int8":
+            found.append(in_torch())
+        if found:
+            break
+    return found or [in_torch()]
 
 
 def _ways(names: Sequence[EngineName], precision: InferencePrecision, int8: Int8Graph | None) -> Iterator[list[Way]]:
@@ -140,9 +154,11 @@ def _fastest(engines: list[InferenceEngine], x: Tensor, torch_fp32: InferenceEng
 class _Trial:
     """Engines of one model, each held against torch."""
 
-    def __init__(self, model: nn.Module, x: Tensor, graphs: OnnxGraphs, int8: Int8Graph | None) -> None:
+    def __init__(
+        self, model: nn.Module, x: Tensor, graphs: OnnxGraphs, int8: Int8Graph | None, chosen_before: bool
+    ) -> None:
         self.folded, note = fold_conv_bn(model, x[:CHECKED])
-        self.x, self.graphs, self.int8 = x, graphs, int8
+        self.x, self.graphs, self.int8, self.chosen_before = x, graphs, int8, chosen_before
         self.first = x[:BATCH]
         self.notes = [note] if note else []
         with torch.inference_mode():
@@ -178,6 +194,8 @@ class _Trial:
         return engine
 
     def _limit(self, name: EngineName, precision: EnginePrecision) -> float:
+        if self.chosen_before:
+            return math.inf
         scale = float(self.exact.abs().max())
         if precision == "fp32":
             return FP32_TOLERANCE * max(1.0, scale)

@@ -32,14 +32,17 @@ def autocast(device: torch.device, precision: EnginePrecision) -> contextlib.Abs
     return torch.autocast(device.type, dtype=TYPES[precision])
 
 
-def usable_precision(model: nn.Module, x: Tensor, wanted: Precision) -> tuple[Precision, str]:
+def usable_precision(
+    model: nn.Module, x: Tensor, wanted: Precision, tolerance: float = TOLERANCE
+) -> tuple[Precision, str]:
     """The precision asked for if the model stands it, else fp32 with the reason.
 
-    Both ways predict one real batch; they must be finite and agree to 5 % of the largest logit. The model
+    Both ways predict one real batch; they must be finite and agree to a share of the largest logit. The model
     is in eval mode meanwhile, so that nothing of it changes.
 
     Args:
         x: float32 (batch, 3, height, width), on the model's device.
+        tolerance: that share.
 
     Returns:
         (precision, message): the message is "" if all is well.
@@ -62,7 +65,7 @@ def usable_precision(model: nn.Module, x: Tensor, wanted: Precision) -> tuple[Pr
     if not bool(rough.isfinite().all()):
         return "fp32", f"precision {wanted} falls back to fp32: its logits overflow"
     difference, scale = float((rough - exact).abs().max()), float(exact.abs().max())
-    if not difference <= TOLERANCE * scale:
+    if not difference <= tolerance * scale:
         return "fp32", f"precision {wanted} falls back to fp32: its logits differ by {difference:.2g} of {scale:.2g}"
     return wanted, ""
 
@@ -83,7 +86,11 @@ Benchmark = Callable[[nn.Module, Tensor, Precision], tuple[Tensor, float]]
 
 
 def choose_precision(
-    model: nn.Module, x: Tensor, wanted: PrecisionOption, benchmark: Benchmark | None = None
+    model: nn.Module,
+    x: Tensor,
+    wanted: PrecisionOption,
+    benchmark: Benchmark | None = None,
+    tolerance: float = TOLERANCE,
 ) -> PrecisionChoice:
     """The precision to predict in, tried on one real batch.
 
@@ -93,12 +100,13 @@ def choose_precision(
         model: in eval mode.
         x: float32 (batch, 3, height, width), on the model's device.
         benchmark: as `forward_seconds`, which it is by default.
+        tolerance: as of `usable_precision`.
     """
     benchmark = benchmark or forward_seconds
     if wanted == "fp32":
         return FP32
     small: Precision = wanted if wanted != "auto" else "fp16" if x.device.type == "cuda" else "bf16"
-    precision, note = usable_precision(model, x, small)
+    precision, note = usable_precision(model, x, small, tolerance)
     if precision == "fp32":
         return PrecisionChoice(precision, 0.0, note)
     exact, slow = benchmark(model, x, "fp32")

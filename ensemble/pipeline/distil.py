@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ensemble.decision.distillation import make_soft_targets
-from ensemble.jobs.soft_targets import SoftTargets, read_soft_targets, save_soft_targets
+from ensemble.jobs.soft_targets import SoftTargets, read_soft_targets, refuse_lost, save_soft_targets
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs
 from ensemble.pipeline.train import Trained, TrainingPlan, TrainOptions, plan_jobs, prepare, run_plan
 from ensemble.recipes.tta_views import Tta
@@ -78,7 +78,9 @@ def plan_distillation(runs: Folders = DEFAULT_RUN, options: DistilOptions = DEFA
 
 
 def _beside(folder: Path) -> Path:
-    return folder.with_name(f"{folder.resolve().name}-student")
+    whole = folder.resolve()
+    found = whole.with_name(f"{whole.name}-student")
+    return found if folder.name in ("", "..") else folder.with_name(found.name)  # as it was named, if it has a name
 
 
 def _has_begun(student: Run) -> bool:
@@ -90,6 +92,7 @@ def _refuse_other_lessons(student: Run, soft: SoftTargets) -> None:
     """Refuse a run whose jobs learn from something else."""
     kept = read_soft_targets(student) if _has_begun(student) else soft
     if kept is None:
+        refuse_lost(student)
         raise MaskensError(f"{student.folder} has jobs that learn from labels alone. Name a new folder: --out DIR")
     if kept.hash != soft.hash:
         raise MaskensError(

@@ -220,7 +220,8 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         words += (
             f", photos of each of {len(np.unique(person))} people together ({options.person_column}), no early exit"
         )
-    jobs = [(run, m.task, m.fold) for run, e in zip(used, ensembles, strict=True) for m in e.members]
+    pairs = zip(used, ensembles, strict=True)
+    jobs = [(run, m.task, m.fold, m.fold in e.complete_folds) for run, e in pairs for m in e.members]
     return InferencePlan(
         runs=tuple(named),
         data=data,

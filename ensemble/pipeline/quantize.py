@@ -30,6 +30,7 @@ class Quantized:
     folder: Path
     used: str  # in words
     notes: tuple[str, ...]  # what the user should know of the run
+    complete: bool  # every model of the run is trained
 
 
 def quantize(
@@ -76,4 +77,5 @@ def quantize(
     with one_at_a_time(loaded.folder, "int8"):
         done = quantize_models(blend, found, settings, part_of(on_progress, "quantizing"))
     words = f"{len(found)} models, views: {views.tta}, {', '.join(settings.engines)}"
-    return Quantized(done, loaded.folder / "int8", words, blend.notes)
+    complete = len(found) == loaded.k * len(recipe.tasks)
+    return Quantized(done, loaded.folder / "int8", words, blend.notes, complete)

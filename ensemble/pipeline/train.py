@@ -147,6 +147,8 @@ def plan_jobs(
     if soft and options.pseudo:
         raise MaskensError(f"--pseudo: {run.folder} learns from soft targets, and photos to predict have none.")
     pseudo = choose_pseudo_labels(run, data.root, options.pseudo, options.pseudo_min_p)
+    if soft and pseudo:
+        raise MaskensError(f"{run.folder} keeps pseudo-labels, and a student has none. Name a new folder: --out DIR")
     if pseudo or soft:
         refuse_other_ages(recipe, tasks, "soft targets" if soft else "pseudo-labels")
     jobs = plan(run, recipe, tasks, chosen, hardware, cache, trackers, options.compile, pseudo, soft)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ class Limits:
     upload_seconds: float = 60  # for a request to come in
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.megabytes) and math.isfinite(self.megapixels)):
+            raise MaskensError("--max-mb and --max-megapixels need a number: else a photo could take all memory")
         if self.queue < self.photos:
             raise MaskensError(
                 f"a queue of {self.queue} photos has no room for a request of {self.photos}: "

@@ -5,6 +5,7 @@ The form is parsed here and not by the web framework, whose own way writes large
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from ensemble.serving.limits import Limits, Refused
 
 UNNAMED = "photo"
 LONGEST_NAME = 255  # characters
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # of a bad form its sender is told
 
 
 @dataclass(frozen=True)

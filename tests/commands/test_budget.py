@@ -65,6 +65,15 @@ def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypat
     assert np.array_equal(shown(), whole[1])
 
 
+def test_where_few_photos_see_all_passes_no_class_changes(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anytime_predictor, "WHOLE", 512)
+    assert maskens("infer", "--untuned").code == 0
+    whole = (RUN / "submission.csv").read_bytes()
+    done = maskens("infer", "--budget", "0.5", "--untuned")
+    assert "all passes were made, so no class changes: the rule is chosen on the first 512 photos" in done.out
+    assert (RUN / "submission.csv").read_bytes() == whole
+
+
 def test_seconds_are_a_budget_too(copy: Path) -> None:
     done = maskens("infer", "--budget", "1e-9s-per-photo", "--untuned")
     assert "budget of 1e-09 seconds a photo: " in done.out
@@ -77,6 +86,7 @@ def test_seconds_are_a_budget_too(copy: Path) -> None:
     [
         (("--budget", "2"), "give exact, a share of the passes"),
         (("--budget", "0.1"), "less than one of the 6 passes; give at least 0.167"),
+        (("--budget", "0.333", "--tta", "none"), "less than one of the 3 passes; give at least 0.334"),
         (("--budget", "0.5", "--tta", "none", "--decision", "hard"), "with --decision joint, each photo by itself"),
         (("--budget", "0.5", "--group-photos"), "each photo by itself"),
     ],

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from run_command import maskens, refused
 
+from ensemble.jobs.int8_files import int8_graphs
 from ensemble.models import int8
+from folds.errors import MaskensError
+from folds.run import load_run
 
 RUN = Path("runs/default")
 JOB = RUN / "int8" / "mask" / "fold0"
@@ -70,6 +73,14 @@ def test_models_are_quantized_measured_and_used(one_fold: Path, monkeypatch: pyt
     (RUN / "mask" / "fold0" / "job.json").unlink()  # so that nothing else tells
     shutil.copyfile(RUN / "male-age" / "fold0" / "model.safetensors", checkpoint)
     assert "another checkpoint of mask fold 0" in " ".join(maskens("verify").out.split())
+
+
+def test_a_fold_that_lacks_a_task_can_not_be_measured_and_needs_no_int8(there: Path) -> None:
+    """`quantize` leaves it out, so it must not be asked for."""
+    run = load_run(RUN)
+    assert int8_graphs([(run, "mask", 1, False)]) == {}
+    with pytest.raises(MaskensError, match="mask fold 1 of runs/default is not quantized yet"):
+        int8_graphs([(run, "mask", 1, True)])
 
 
 def scores(engine: str) -> list[tuple[Path, dict[str, float]]]:

@@ -144,6 +144,33 @@ def test_int8_that_is_not_as_it_was_measured_gives_way_to_fp32(
     assert unmeasured.precision.precision == "fp32"
 
 
+@pytest.mark.parametrize(("error", "precision"), [(0.5, "int8"), (float("nan"), "fp32")])
+def test_what_was_chosen_on_other_photos_has_to_give_numbers_alone(
+    error: float, precision: str, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of an inference whose first photos differ a little more is no other inference."""
+    fakes(model, monkeypatch, {("openvino", "fp32"): 0.0, ("openvino", "int8"): error})
+    path = tmp_path / "model.onnx"
+    path.touch()
+    options = EngineOptions("int8", engine="openvino", chosen_before=True)
+    found = choose_engine(model, X, options, 8, OnnxGraphs(), Int8Graph(path, "", {"openvino": 0.2}))
+    assert found.precision.precision == precision
+
+
+def test_auto_keeps_to_the_precision_that_is_asked_for(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    fakes(model, monkeypatch, {("onnxruntime", "fp32"): 0.0, ("openvino", "fp32"): 0.0, ("openvino", "bf16"): 100.0})
+    for asked in ("fp16", "bf16"):
+        found = choose_engine(model, X, EngineOptions(asked, engine="auto"), 8, OnnxGraphs())  # type: ignore[arg-type]
+        assert (found.precision.engine, found.precision.precision) == ("torch", asked)
+
+
+def test_auto_without_other_engines_says_so(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_choice, "installed_engines", lambda: ["torch"])
+    found = choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs())
+    assert found.precision.engine == "torch"
+    assert any("pip install 'maskens[onnx]'" in note for note in found.notes)
+
+
 def test_a_quantized_model_is_near_and_alike_by_both_engines(model: nn.Module, graphs: OnnxGraphs) -> None:
     graph = quantize_graph(graphs.of(model, X), X)
     found = [runtimes.compile_graph(engine, graph, (32, 32), "int8", 2)(X) for engine in OTHERS]  # type: ignore[arg-type]

@@ -330,3 +330,9 @@ def test_html_is_for_those_who_would_rather_have_it(accept: str, html: bool) -> 
 def test_a_queue_too_short_for_a_request_is_refused() -> None:
     with pytest.raises(MaskensError, match="raise --max-queue or lower --max-photos"):
         Limits(photos=32, queue=31)
+
+
+@pytest.mark.parametrize("endless", ["megabytes", "megapixels"])
+def test_a_limit_has_to_be_a_number(endless: str) -> None:
+    with pytest.raises(MaskensError, match="--max-mb and --max-megapixels need a number"):
+        Limits(**{endless: float("inf")})  # type: ignore[arg-type]

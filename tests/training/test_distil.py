@@ -27,6 +27,7 @@ from ensemble.training.targets import class_table
 from folds.data.labels import CLASSES, decode
 from folds.data.layout import read_train
 from folds.data.people import TrainData
+from folds.errors import MaskensError
 from folds.run import Run, load_run
 from folds.splitting.split import read_folds
 
@@ -240,7 +241,7 @@ def test_jobs_that_learned_otherwise_do_not_mix(root: Path, student: Path, tmp_p
     refused(maskens("train", "--run", student, "--pseudo", root / "teacher"), "learns from soft targets")
 
 
-def test_soft_targets_that_are_edited_or_gone_are_refused(student: Path, tmp_path: Path) -> None:
+def test_soft_targets_that_are_edited_or_gone_are_refused(root: Path, student: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(student, copy)
     record, arrays = copy / "soft_targets.json", copy / "soft_targets.npz"
@@ -258,7 +259,23 @@ def test_soft_targets_that_are_edited_or_gone_are_refused(student: Path, tmp_pat
     refused(maskens("train", "--run", copy), "can't be read")
     record.unlink()
     refused(maskens("train", "--run", copy), "is missing, from which heads fold 0 has learned")
+    again = maskens("distil", "--run", root / "teacher", "--out", copy, "--recipe", root / "student.toml")
+    refused(again, "is missing, from which heads fold 0 has learned")
     assert maskens("verify", "--run", copy).code == 1
+
+
+def test_a_student_lies_beside_its_teacher_however_that_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = ensemble.TrainOptions(recipe=str(root / "student.toml"), device="cpu", data=root / "data")
+    for inside, name in (("teacher", "."), ("data/eval", "../../teacher"), ("data", "../teacher/")):
+        monkeypatch.chdir(root / inside)
+        plan = plan_distillation(name, ensemble.DistilOptions(train=recipe))
+        assert plan.training.run.folder.resolve() == (root / "teacher-student").resolve()
+
+
+def test_a_run_with_pseudo_labels_is_no_student(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ensemble.pipeline.train.choose_pseudo_labels", lambda *_: object())
+    with pytest.raises(MaskensError, match=r"keeps pseudo-labels, and a student has none\. Name a new folder: --out"):
+        planned(root, tmp_path / "student")
 
 
 def test_what_can_not_teach_or_learn_is_refused_before_anything_is_written(root: Path, tmp_path: Path) -> None:

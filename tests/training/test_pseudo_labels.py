@@ -185,6 +185,9 @@ def test_an_edited_list_or_other_photos_are_refused(source: Path, learned: Path,
     refused(maskens("train", "--run", copy), "can't be read")
     (copy / "pseudo.json").unlink()
     refused(maskens("train", "--run", copy), "pseudo.json is missing, from which heads fold 0 has learned")
+    verified = maskens("verify", "--run", copy)
+    assert verified.code == 1
+    assert "put pseudo.csv and pseudo.json back as they were" in verified.out
     shutil.copytree(source.parent / "data", tmp_path / "data")
     info = tmp_path / "data" / "eval" / "info.csv"
     info.write_text("\n".join(info.read_text().splitlines()[:-1]) + "\n")
