@@ -1,4 +1,4 @@
-"""Workers, nodes, schedulers and commands killed while a cluster trains: is a job lost, or done twice?
+"""Workers, nodes, schedulers, heads and commands killed while a cluster trains: is a job lost, or done twice?
 
     python benchmarks/cluster_kills.py --backend dask --kills 30
     python benchmarks/cluster_kills.py --backend ray --kills 12
@@ -72,10 +72,12 @@ def soak(folder: Path, backend: str, cluster: DaskCluster | RayCluster, kills: i
         run = folder / f"run{found.runs}"
         finish(folder, "folds", "--data", folder / "data", "--k", FOLDS, "--run", run)
         cluster.mend()
-        words = ("train", "--run", run, "--recipe", folder / "tiny.toml", "--backend", backend, "--jobs", 2)
-        command = start(folder, *words, "--address", cluster.address, "--retries", 20)
+        where = ("--backend", backend, "--jobs", 2, "--retries", 20)
+        words = ("train", "--run", run, "--recipe", folder / "tiny.toml", *where)
+        command = start(folder, *words, "--address", cluster.address)
         while command.poll() is None:
-            victim = str(rng.choice(["command", *cluster.parts]))
+            place = int(rng.integers(1 + len(cluster.parts)))
+            victim = cluster.parts[place - 1] if place else "command"
             until = time.monotonic() + rng.uniform(1, LONGEST)
             while command.poll() is None and time.monotonic() < until:
                 time.sleep(0.05)
@@ -85,11 +87,13 @@ def soak(folder: Path, backend: str, cluster: DaskCluster | RayCluster, kills: i
             found.kills[victim] += 1
             if victim == "command":
                 command.kill()
-                command.wait()
-                cluster.mend()
-                command = start(folder, *words, "--address", cluster.address, "--retries", 20)
             else:
-                cluster.kill("scheduler" if victim == "scheduler" else "worker")
+                cluster.kill(victim)
+            if victim in ("command", "head"):  # without Ray's head it ends by itself
+                command.wait(120)
+                cluster.mend()
+                command = start(folder, *words, "--address", cluster.address)
+            else:
                 cluster.mend()
             after = finished(run)
             found.twice += sum(after.get(fold) != state for fold, state in before.items())

@@ -16,7 +16,7 @@ from distributed import Client
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "RAY_worker_niceness": "0"}
-Part = Literal["worker", "scheduler"]
+Part = Literal["worker", "scheduler", "head"]
 
 
 class DaskCluster:
@@ -91,17 +91,17 @@ class DaskCluster:
 class RayCluster:
     """A head and one more node of one core each, each with processes of its own; a context."""
 
-    parts: tuple[Part, ...] = ("worker",)  # a cluster without its head is none
+    parts: tuple[Part, ...] = ("worker", "head")
 
     def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
         os.environ.update(ENVIRONMENT)  # nodes inherit it
         self._node: Any = None
-        small = {"num_cpus": 1, "object_store_memory": 80_000_000}
-        self._cluster: Any = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
-        self._small = small
-        self.address: str = self._cluster.address
+        self._cluster: Any = None
+
+    @property
+    def address(self) -> str:
+        """Of the head, another one after it was killed."""
+        return str(self._cluster.address)
 
     @property
     def victim(self) -> int:
@@ -110,13 +110,22 @@ class RayCluster:
         return raylet
 
     def kill(self, part: Part = "worker") -> None:
-        """Kill the second node."""
-        self._cluster.remove_node(self._node, allow_graceful=False)
+        """Kill the second node, or the head, without which a cluster is none."""
+        node = self._cluster.head_node if part == "head" else self._node
+        self._cluster.remove_node(node, allow_graceful=False)
+        if part == "head":
+            self._cluster.shutdown()
+            self._cluster = None
         self._node = None
 
     def mend(self) -> None:
-        """Start the second node if it is missing."""
-        self._node = self._node or self._cluster.add_node(**self._small)
+        """Start what is missing."""
+        from ray.cluster_utils import Cluster
+
+        small = {"num_cpus": 1, "object_store_memory": 80_000_000}
+        if self._cluster is None:
+            self._cluster = Cluster(initialize_head=True, head_node_args=small | {"include_dashboard": False})
+        self._node = self._node or self._cluster.add_node(**small)
 
     def __enter__(self) -> RayCluster:
         self.mend()

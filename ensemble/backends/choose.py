@@ -49,7 +49,15 @@ def choose_hardware(
         raise MaskensError(f"--device cuda: no node of the Ray cluster at {address} has a GPU. Use --device cpu.")
     on_gpus = device == "cuda" or (device == "auto" and shape.gpus > 0)
     at_a_time = jobs or (min(shape.slots, shape.gpus) if on_gpus and shape.gpus else shape.slots)
-    return Hardware("cuda" if on_gpus else "cpu", workers, at_a_time, backend, address, shape.cores)
+    hardware = Hardware("cuda" if on_gpus else "cpu", workers, at_a_time, backend, address, shape.cores)
+    wanted = hardware.job_threads + hardware.job_workers
+    if shape.largest is not None and wanted > shape.largest:
+        raise MaskensError(
+            f"--address {address}: a job wants {wanted} CPUs, {hardware.job_threads} for threads and "
+            f"{hardware.job_workers} for loader processes, and the largest node has {shape.largest}. "
+            "Lower --workers or OMP_NUM_THREADS."
+        )
+    return hardware
 
 
 def open_backend(hardware: Hardware) -> Backend:
@@ -87,4 +95,4 @@ def _shape(backend: BackendName | None, address: str, jobs: int | None, device: 
     from ensemble.backends.ray_backend import connected, ray_shape
 
     with connected(address):
-        return ray_shape(jobs, {"cpu": False, "cuda": True}.get(device))
+        return ray_shape(address, jobs, {"cpu": False, "cuda": True}.get(device))

@@ -16,7 +16,7 @@ from distributed import Client, KilledWorker, LocalCluster
 from distributed.client import FutureCancelledError
 
 from ensemble.backends.backend import STOPPING, Call, WorkerLost
-from ensemble.backends.node_process import pack_call, run_on_node, stop_all
+from ensemble.backends.node_process import cant_run, packed_call, run_on_node, stop_all
 from ensemble.backends.shape import Shape
 from ensemble.backends.work_process import Children
 from ensemble.jobs.hardware import Hardware
@@ -37,23 +37,27 @@ class DaskBackend:
         self._client: Client | None = None
         self._cluster: LocalCluster | None = None
         self._under_way: dict[str, Call] = {}
-        self._stopping = False
+        self._stopping = self._gone = False
         self._lock = threading.Lock()
 
     def call(self, call: Call) -> Any:
-        packed = pack_call(call, self._hardware.job_threads)
         try:
-            client = self._connected()
-            key = f"{call.name} {call.token}"
-            future = client.submit(run_on_node, packed, key=key, pure=False, resources=self._resources, retries=0)
-            self._under_way[call.token] = call
-            outcome = future.result()
+            with packed_call(call, self._hardware.job_threads) as packed:
+                client = self._connected()
+                key = f"{call.name} {call.token}"
+                future = client.submit(run_on_node, packed, key=key, pure=False, resources=self._resources, retries=0)
+                self._under_way[call.token] = call
+                outcome = future.result()
+        except MaskensError:
+            raise
         except KilledWorker as error:
             raise WorkerLost("the worker that had it is gone") from error
         except (FutureCancelledError, OSError, TimeoutError) as error:
             if self._stopping:  # by this process itself
                 raise KeyboardInterrupt from None
             raise WorkerLost("the scheduler is gone") from error
+        except Exception as error:  # `run_on_node` raises nothing
+            raise cant_run(error) from error
         finally:
             self._under_way.pop(call.token, None)
         return outcome.result(self._stopping)
@@ -74,7 +78,7 @@ class DaskBackend:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        if kind and issubclass(kind, KeyboardInterrupt):
+        if kind:
             self._stop()
         for each in (self._client, self._cluster):
             if each is not None:
@@ -90,15 +94,31 @@ class DaskBackend:
         stop_all(list(self._under_way.values()), STOPPING)
 
     def _connected(self) -> Client:
-        """A client whose scheduler is there, or will be soon."""
+        """A client whose scheduler is there, or will be soon.
+
+        Raises:
+            MaskensError: it does not come back.
+        """
         with self._lock:
+            if self._gone:
+                raise self._lost()
             if self._client is None or self._client.status != "running":
                 address = self._cluster or self._hardware.address
                 again = self._client is not None
-                self._client = _client(address, RESTARTING if again else ANSWERING)
+                try:
+                    self._client = _client(address, RESTARTING if again else ANSWERING)
+                except (OSError, TimeoutError) as error:
+                    self._gone = True
+                    raise self._lost() from error
                 if not again and self._hardware.device == "cuda" and dask_shape(self._client).gpus:
                     self._resources = {GPU: 1}
             return self._client
+
+    def _lost(self) -> MaskensError:
+        return MaskensError(
+            f"no Dask scheduler has answered at {self._hardware.address} for {RESTARTING / 60:.0f} minutes. What was "
+            "saved is kept; the same command goes on from there"
+        )
 
 
 def _client(address: str | LocalCluster | None, seconds: float) -> Client:

@@ -12,7 +12,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from ensemble.jobs.stopping import stop_file
 from folds.errors import MaskensError
 from folds.versions import library_versions
 
+LATE = 5.0  # seconds after which a file is to be seen on other nodes
 LOOK = 0.5  # seconds between two looks at whether it is to stop
 
 
@@ -40,14 +41,25 @@ class NodeCall:
     work: bytes  # function and arguments
 
 
-def pack_call(call: Call, threads: int) -> bytes:
-    """A call as `run_on_node` takes it.
+@contextlib.contextmanager
+def packed_call(call: Call, threads: int) -> Iterator[bytes]:
+    """A call as `run_on_node` takes it. A file marks its folder of notes meanwhile, by which a node knows it.
 
     Args:
         threads: of its arithmetic.
     """
     work, version = pack((call.function, call.args)), library_versions()["maskens"]
-    return pack(NodeCall(call.name, call.log, call.notes, call.needs, call.token, threads, version, work))
+    mark = marking_file(call.notes, call.token)
+    mark.touch()
+    try:
+        yield pack(NodeCall(call.name, call.log, call.notes, call.needs, call.token, threads, version, work))
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def marking_file(notes: Path, token: str) -> Path:
+    """There for as long as a call is handed out."""
+    return notes / f"{token}.call"
 
 
 def stop_all(calls: Sequence[Call], seconds: float) -> None:
@@ -67,6 +79,12 @@ def started_file(notes: Path, token: str) -> Path:
     return notes / f"{token}.started"
 
 
+def cant_run(error: Exception) -> MaskensError:
+    """What to say of a node where `run_on_node`, which raises nothing itself, could not even begin."""
+    last = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    return MaskensError(f"a node can't run maskens ({last}). Install the same maskens and Python there")
+
+
 def run_on_node(packed: bytes) -> Outcome:
     """Run a packed call in a process of its own on this node, to its end. Raises nothing."""
     try:
@@ -83,6 +101,9 @@ def run_on_node(packed: bytes) -> Outcome:
         finally:
             started.unlink(missing_ok=True)
             stop_file(call.notes, call.token).unlink(missing_ok=True)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return Outcome("raised", MaskensError(f"node {socket.gethostname()}: {reason}"))
     except Exception as error:
         return Outcome("raised", portable(error))
 
@@ -95,6 +116,14 @@ def _check(call: NodeCall) -> None:
             "install the same there."
         )
     refuse_missing(call.needs)
+    mark, until = marking_file(call.notes, call.token), time.monotonic() + LATE
+    while not mark.exists():
+        if time.monotonic() > until:
+            raise MaskensError(
+                f"node {socket.gethostname()}: {call.notes} is there, but it is not the folder of that name that the "
+                "command has: both have to be on a disk that they share."
+            )
+        time.sleep(0.1)
 
 
 def _run_process(call: NodeCall) -> Outcome:

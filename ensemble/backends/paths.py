@@ -11,7 +11,8 @@ from typing import Any
 
 from folds.errors import MaskensError
 
-VARIABLE = "MASKENS_PATHS"  # of a node's environment: /there=/here, several with os.pathsep between
+VARIABLE = "MASKENS_PATHS"  # of a node's environment: PAIR, several with os.pathsep between
+PAIR = "/path/of/the/command=/path/on/this/node"
 
 
 class _Pickler(pickle.Pickler):
@@ -41,7 +42,8 @@ def node_path(path: str) -> Path:
         there, equals, here = item.partition("=")
         if not (equals and os.path.isabs(there) and os.path.isabs(here)):
             raise MaskensError(
-                f"node {socket.gethostname()}: {VARIABLE} holds {item!r}, which is not /path/there=/path/here."
+                f"node {socket.gethostname()}: {VARIABLE} holds {item!r}, which is not {PAIR} (several are "
+                f"separated by {os.pathsep})."
             )
         pairs.append((Path(there), Path(here)))
     for source, target in sorted(pairs, key=lambda pair: -len(pair[0].parts)):  # the most exact one first
@@ -62,5 +64,5 @@ def refuse_missing(folders: tuple[Path, ...]) -> None:
         raise MaskensError(
             f"node {socket.gethostname()}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there"
             f"{f' (with {VARIABLE}={known})' if known else ''}. Mount it, or start the node's worker with "
-            f"{VARIABLE}=/path/here=/path/there, where the node has it elsewhere."
+            f"{VARIABLE}={PAIR}, where the node has it elsewhere."
         )

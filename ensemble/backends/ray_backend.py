@@ -8,16 +8,18 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayError, RaySystemError, RayTaskError
 
 from ensemble.backends.backend import STOPPING, Call, WorkerLost
-from ensemble.backends.node_process import pack_call, run_on_node, stop_all
+from ensemble.backends.node_process import cant_run, packed_call, run_on_node, stop_all
 from ensemble.backends.shape import Shape
+from ensemble.backends.work_process import Outcome
 from ensemble.jobs.hardware import Hardware
 from folds.errors import MaskensError, first_line
 
@@ -25,6 +27,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports to its 
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a later default, of which it warns
 os.environ.setdefault("RAY_worker_niceness", "0")  # of a Ray started here; else all others come first
 ANSWERING = 30.0  # seconds in which a head must answer
+RESTARTING = 20.0  # in which one that does not may do so again
+LOOK = 2.0  # seconds between two looks at it
 OBJECTS = 100_000_000  # bytes of memory for objects, of which hardly any are made
 
 
@@ -36,37 +40,69 @@ class RayBackend:
         self.slots, self._hardware = hardware.jobs, hardware
         self._context = contextlib.ExitStack()
         self._under_way: dict[str, Call] = {}
-        self._stopping = False
+        self._stopping = self._gone = False
+        self._lock = threading.Lock()
+        self.head, self._seen = "", time.monotonic()  # its address, and when it last answered
+        self._run_on_node: Any = None
 
     def call(self, call: Call) -> Any:
-        packed = pack_call(call, self._hardware.job_threads)
-        task = ray.remote(run_on_node).options(
-            name=call.name,
-            num_cpus=self._hardware.job_threads + self._hardware.job_workers,
-            num_gpus=1 if self._hardware.device == "cuda" else 0,
-            max_retries=0,
-        )
+        cpus = self._hardware.job_threads + self._hardware.job_workers
+        gpus = 1 if self._hardware.device == "cuda" else 0
+        task = self._run_on_node.options(name=call.name, num_cpus=cpus, num_gpus=gpus, max_retries=0)
         self._under_way[call.token] = call
         try:
-            outcome = ray.get(task.remote(packed))
-        except RayTaskError:
-            raise
+            with packed_call(call, self._hardware.job_threads) as packed:
+                self.look_at_head()
+                outcome = self._wait_for(task.remote(packed))
+        except (RayTaskError, RaySystemError) as error:  # `run_on_node` raises nothing
+            raise cant_run(error) from error
         except RayError as error:
             raise WorkerLost(f"the worker that had it is gone ({type(error).__name__})") from error
         finally:
             self._under_way.pop(call.token, None)
         return outcome.result(self._stopping)
 
+    def _wait_for(self, task: Any) -> Outcome:
+        while True:
+            try:
+                found: Outcome = ray.get(task, timeout=LOOK)
+                return found
+            except GetTimeoutError:
+                self.look_at_head()
+
+    def look_at_head(self) -> None:
+        """Ray itself would wait for a head that is gone, and after a minute end this process without a word.
+
+        Raises:
+            MaskensError: it is gone.
+        """
+        with self._lock:
+            until = time.monotonic() + RESTARTING
+            while not self._gone and time.monotonic() - self._seen > LOOK:
+                try:
+                    reach(self.head, RESTARTING / 4)
+                    self._seen = time.monotonic()
+                except OSError:
+                    self._gone = time.monotonic() > until
+                    time.sleep(LOOK)
+            if self._gone:
+                raise MaskensError(
+                    f"the head of the Ray cluster at {self.head} is gone. What was saved is kept; the same command "
+                    "goes on from there"
+                )
+
     def __enter__(self) -> RayBackend:
         hardware = self._hardware
         cores = self.slots * (hardware.job_threads + hardware.job_workers)
         local = None if hardware.address else {"num_cpus": cores, "object_store_memory": OBJECTS}
         self._context.enter_context(connected(hardware.address, local))
+        self.head = ray.get_runtime_context().gcs_address
+        self._run_on_node = ray.remote(run_on_node)  # once, as Ray sends each that is made to its head
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         try:
-            if kind and issubclass(kind, KeyboardInterrupt):
+            if kind:
                 self._stopping = True
                 stop_all(list(self._under_way.values()), STOPPING)
         finally:
@@ -88,7 +124,7 @@ def connected(address: str | None, local: dict[str, Any] | None = None) -> Itera
         return
     with _handlers_kept():
         try:
-            _reach(address)
+            reach(address)
             ray.init(
                 address=address or "local",
                 include_dashboard=None if address else False,
@@ -101,21 +137,22 @@ def connected(address: str | None, local: dict[str, Any] | None = None) -> Itera
                 f"--address {address}: no Ray cluster answers there ({first_line(error)}). "
                 "Start one with: ray start --head"
             ) from error
+    ray._private.worker._worker_logs_enabled = False  # else pages of what a node died of are printed
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _reach(address: str | None) -> None:
-    """Find out whether anything answers there: Ray itself would try for many minutes.
+def reach(address: str | None, seconds: float = ANSWERING) -> None:
+    """Find out whether anything answers there, as Ray itself would try for many minutes.
 
     Raises:
         OSError: nothing does.
     """
     host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
     if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=ANSWERING).close()
+        socket.create_connection((host, int(port)), timeout=seconds).close()
 
 
 @contextlib.contextmanager
@@ -131,15 +168,27 @@ def _handlers_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def ray_shape(jobs: int | None, on_gpus: bool | None) -> Shape:
+def ray_shape(address: str, jobs: int | None, on_gpus: bool | None) -> Shape:
     """What the cluster that is connected takes at a time: a call for each GPU, else one for each node.
 
     Args:
+        address: for what is said.
         jobs: calls at a time, if they are given.
         on_gpus: whether calls want one; None: if there are any.
+
+    Raises:
+        MaskensError: no node has a core for calls, and none comes soon.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    until = time.monotonic() + ANSWERING
+    while not (nodes := [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) >= 1]):
+        if time.monotonic() > until:
+            raise MaskensError(
+                f"--address {address}: no node of the Ray cluster has CPUs. "
+                f"Start one with: ray start --address {address}"
+            )
+        time.sleep(0.5)
     gpus = int(sum(node.get("GPU", 0) for node in nodes))
-    wanted = jobs or (gpus if on_gpus is not False and gpus else len(nodes))
-    cores = min(int(node.get("CPU", 0)) for node in nodes if node.get("CPU", 0))
-    return Shape(wanted, gpus, max(1, cores // -(-wanted // len(nodes))))
+    wants_gpus = on_gpus is not False and gpus > 0
+    wanted = jobs or (gpus if wants_gpus else len(nodes))
+    cores = [int(node["CPU"]) for node in nodes if not wants_gpus or node.get("GPU", 0)]
+    return Shape(wanted, gpus, max(1, min(cores) // -(-wanted // len(cores))), max(cores))

@@ -12,3 +12,4 @@ class Shape:
     slots: int
     gpus: int  # of all nodes
     cores: int  # of a node, for each call
+    largest: int | None = None  # cores of the largest node, where calls that want more would wait for ever

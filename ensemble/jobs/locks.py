@@ -68,7 +68,7 @@ def lock_jobs(specs: Sequence[JobSpec]) -> Iterator[None]:
             except Timeout:
                 raise MaskensError(
                     f"another maskens is training {spec.task} fold {spec.fold} in {spec.run.folder}{_holder(path)}. "
-                    "Wait for it, or leave that job out with --fold and --task."
+                    "Wait for it, or train other folds or tasks meanwhile."
                 ) from None
             _sign(path)
         yield

@@ -185,10 +185,10 @@ def _noted(problems: list[str], where: str = "") -> Iterator[None]:
 def _base(before: Sweep | None, named: Folder | None) -> Run:
     """The run whose folds all others have: the one named, or one of the sweep's own."""
     there = [run for pair in before.pairs if (run := remembered(before.run_folder(*pair)))] if before else []
-    if before is None or (named is None and not there):
-        return load_run(Path(named or DEFAULT_RUN))
-    base = load_run(Path(named)) if named else there[0]
-    if (base.fingerprint, base.folds_hash) != (before.fingerprint, before.folds_hash):
+    if before and not (named or there or remembered(DEFAULT_RUN)):
+        raise MaskensError(f"{before.folder} has no run yet. Name the one whose folds it is to have: --run DIR")
+    base = there[0] if there and not named else load_run(Path(named or DEFAULT_RUN))
+    if before and (base.fingerprint, base.folds_hash) != (before.fingerprint, before.folds_hash):
         raise MaskensError(
             f"{base.folder} has other data or folds than the sweep {before.folder}. Leave --run out to go on with the "
             "sweep's own folds, or start another sweep with --out DIR."

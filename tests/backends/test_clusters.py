@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,11 +12,13 @@ import pytest
 from local_clusters import ENVIRONMENT, DaskCluster, RayCluster
 from tiny_runs import DEFAULTS, Silent, TinyRun, tiny_run
 
+from ensemble.backends.choose import choose_hardware
 from ensemble.jobs.hardware import BackendName, Hardware
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import JobStatus
 from ensemble.training.jobs import train
 from folds.data.layout import read_train
+from folds.errors import MaskensError
 from folds.files import read_json
 
 RECIPE = f"{DEFAULTS}[tasks.heads]\nepochs = 20  # so that both train for a while, one beside the other\n"
@@ -94,3 +98,21 @@ def test_a_ray_node_that_dies_costs_no_job(setting: TinyRun, expected: list[byte
             patch.setenv(name, value)
         with RayCluster() as cluster:
             survives(setting, expected, "ray", cluster)
+            with pytest.raises(MaskensError, match=r"a job wants 3 CPUs, 1 for threads and 2 for loader processes"):
+                choose_hardware("cpu", 2, 1, "ray", cluster.address)
+
+
+def test_a_ray_head_that_is_gone_ends_the_command_and_not_ray_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ensemble.backends import ray_backend
+
+    monkeypatch.setattr(ray_backend, "LOOK", 0.01)
+    monkeypatch.setattr(ray_backend, "RESTARTING", 0.1)
+    backend = ray_backend.RayBackend(on_cluster("ray", ""))
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        backend.head = f"127.0.0.1:{head.getsockname()[1]}"
+        time.sleep(0.02)
+        backend.look_at_head()
+    time.sleep(0.02)
+    for _ in range(2):
+        with pytest.raises(MaskensError, match=r"the head of the Ray cluster at 127.0.0.1:\d+ is gone"):
+            backend.look_at_head()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -14,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from ensemble.backends import node_process
 from ensemble.backends.backend import Call, WorkerLost, WorkerStopped
-from ensemble.backends.node_process import NodeCall, pack_call, run_on_node, started_file, stop_all
+from ensemble.backends.node_process import NodeCall, cant_run, packed_call, run_on_node, started_file, stop_all
 from ensemble.backends.paths import VARIABLE, pack
 from ensemble.backends.work_process import Children, Outcome
 from folds.errors import MaskensError
@@ -41,8 +43,13 @@ def touch_and_sleep(file: Path) -> None:
     time.sleep(60)
 
 
+def outcome(call: Call, threads: int = 1) -> Outcome:
+    with packed_call(call, threads) as packed:
+        return run_on_node(packed)
+
+
 def result(call: Call) -> Any:
-    return run_on_node(pack_call(call, 1)).result()
+    return outcome(call).result()
 
 
 def test_a_call_runs_in_a_process_of_its_own(call: Callable[..., Call], tmp_path: Path) -> None:
@@ -56,7 +63,7 @@ def test_a_process_is_kept_for_the_next_call_of_as_many_threads(call: Callable[.
     """Importing torch anew for each job would take seconds."""
     first = result(call(os.getpid))
     assert result(call(os.getpid)) == first
-    assert run_on_node(pack_call(call(os.getpid), 2)).result() != first
+    assert outcome(call(os.getpid), threads=2).result() != first
     os.kill(first, signal.SIGKILL)
     time.sleep(0.1)
     assert result(call(os.getpid)) != first
@@ -81,7 +88,7 @@ def test_a_process_that_is_killed_is_told(call: Callable[..., Call], number: sig
 def test_a_call_is_asked_to_stop_wherever_it_is(call: Callable[..., Call], tmp_path: Path) -> None:
     sleeping = call(touch_and_sleep, tmp_path / "begun")
     found: list[Outcome] = []
-    node = threading.Thread(target=lambda: found.append(run_on_node(pack_call(sleeping, 1))))
+    node = threading.Thread(target=lambda: found.append(outcome(sleeping)))
     node.start()
     while not (tmp_path / "begun").exists():
         time.sleep(0.01)
@@ -119,8 +126,31 @@ def test_a_folder_that_is_missing_on_a_node_is_one_message_that_names_both(
     with pytest.raises(MaskensError, match=rf"node {socket.gethostname()}: {tmp_path}/data is not there. Mount it, or"):
         result(gone)
     monkeypatch.setenv(VARIABLE, "data:/mnt/data")
-    with pytest.raises(MaskensError, match=rf"{VARIABLE} holds 'data', which is not /path/there=/path/here"):
+    with pytest.raises(MaskensError, match=rf"{VARIABLE} holds 'data', which is not /path/of/the/command=/path/on"):
         result(gone)
+
+
+def test_a_folder_that_only_has_the_same_name_is_not_taken_for_the_commands(
+    call: Callable[..., Call], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy on the node's own disk, say: the command would wait for results that lie there."""
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    monkeypatch.setattr(node_process, "LATE", 0.2)
+    monkeypatch.setenv(VARIABLE, f"{tmp_path}={tmp_path / 'copy'}")
+    with pytest.raises(MaskensError, match=rf"node {socket.gethostname()}: .*/copy is there, but it is not the folder"):
+        result(call(os.getpid))
+
+
+def test_what_the_system_refuses_on_a_node_is_told_with_its_name(call: Callable[..., Call], tmp_path: Path) -> None:
+    (tmp_path / "log.txt").mkdir()
+    with pytest.raises(MaskensError, match=rf"node {socket.gethostname()}: .*log.txt: Is a directory"):
+        result(call(os.getpid))
+
+
+def test_a_node_that_can_t_even_begin_is_told_in_a_line() -> None:
+    error = RuntimeError("Traceback\n  many lines\nModuleNotFoundError: No module named 'ensemble'\n")
+    told = "a node can't run maskens (ModuleNotFoundError: No module named 'ensemble'). Install the same"
+    assert str(cant_run(error)).startswith(told)
 
 
 def test_a_node_with_another_maskens_is_refused(call: Callable[..., Call], tmp_path: Path) -> None:
