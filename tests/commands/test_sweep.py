@@ -211,6 +211,14 @@ def test_everything_that_is_wrong_is_said_at_once(there: Path) -> None:
     assert not Path("runs/new").exists()
 
 
+def test_a_sweep_that_was_killed_before_its_first_run_asks_for_the_folds(copy: Path) -> None:
+    for folder in Path("runs/sweep").glob("*-seed*"):
+        shutil.rmtree(folder)
+    Path("runs/default").rename("runs/mine")
+    refused(maskens("sweep", "--dry-run"), "runs/sweep has no run yet. Name the one whose folds it")
+    assert maskens("sweep", "--dry-run", "--run", "runs/mine").code == 0
+
+
 def test_a_run_or_record_that_does_not_belong_is_refused(copy: Path) -> None:
     shutil.copytree("runs/sweep/a-seed1", "runs/sweep/a-seed5")
     refused(maskens("sweep", "--seed", "5"), "a-seed5 does not belong to this sweep: - its seed is 1")
