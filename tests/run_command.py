@@ -23,11 +23,11 @@ class Outcome:
     err: str
 
 
-def maskens(*args: object) -> Outcome:
-    """Run a command, with lines as wide as they like."""
+def maskens(*args: object, columns: int = 200) -> Outcome:
+    """Run a command, on a terminal that is so wide."""
     out, err, code = io.StringIO(), io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setenv("COLUMNS", "200")
+        patch.setenv("COLUMNS", str(columns))
         patch.setattr(sys, "argv", ["maskens", *map(str, args)])
         try:
             cli.main()

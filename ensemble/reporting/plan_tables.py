@@ -11,7 +11,8 @@ from rich.table import Table
 
 from ensemble.jobs.pseudo_labels import NOT_TAKEN
 from folds.data.labels import CLASS_NAMES, CLASSES, IntArray
-from folds.pages.tables import PerFold, fold_columns, fold_counts, new_table
+from folds.pages.tables import WideOrNarrow, fold_columns, fold_counts, new_table
+from folds.splitting.ranges import in_short
 
 if TYPE_CHECKING:
     from ensemble.jobs.pseudo_labels import PseudoLabels
@@ -32,7 +33,7 @@ def estimate_table(found: Estimate) -> Table:
         mean = sum(j.seconds for j in jobs) / len(jobs)
         epochs = ", ".join(dict.fromkeys(str(j.epochs) for j in jobs))
         photos = f"{sum(j.photos for j in jobs) / len(jobs):.0f}"
-        folds = ",".join(dict.fromkeys(str(j.fold) for j in jobs))
+        folds = in_short(j.fold for j in jobs)
         cells = (folds, epochs, photos, f"{1 / cost.train:.0f}", time_words(mean), f"{cost.weights / 1e6:.0f}")
         table.add_row(f"{recipe}: {task}" if several else task, *cells)
     return table
@@ -67,10 +68,10 @@ def recipes_table(recipes: Sequence[Recipe]) -> Table:
     return table
 
 
-def pseudo_table(found: PseudoLabels) -> PerFold:
+def pseudo_table(found: PseudoLabels) -> WideOrNarrow:
     """Photos of each class that each fold learns from beside its own."""
     taken = [np.bincount(labels[labels != NOT_TAKEN], minlength=CLASSES) for labels in found.classes]
-    return PerFold(functools.partial(_pseudo_table, np.array(taken)))
+    return WideOrNarrow(functools.partial(_pseudo_table, np.array(taken)))
 
 
 def _pseudo_table(counts: IntArray, each: bool) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from statistics import stdev
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from ensemble.metrics.scores import Score
 from folds.data.labels import CLASS_NAMES
-from folds.pages.tables import new_table, table_of_classes
+from folds.pages.tables import WideOrNarrow, new_table, table_of_classes
 
 if TYPE_CHECKING:
     from ensemble.decision.tuning import Tuning
@@ -19,9 +20,14 @@ if TYPE_CHECKING:
     from ensemble.metrics.bootstrap import Interval
 
 
-def class_table(score: Score, intervals: Sequence[Interval] = ()) -> Table:
+def class_table(score: Score, intervals: Sequence[Interval] = ()) -> WideOrNarrow:
     """Precision, recall and F1 of each of the 18 classes, with the interval of the F1 where it is known."""
-    table = table_of_classes("per class", ("photos", "predicted", "precision", "recall", "F1"))
+    return WideOrNarrow(functools.partial(_class_table, score, intervals))
+
+
+def _class_table(score: Score, intervals: Sequence[Interval], wide: bool) -> Table:
+    long = ("predicted", "precision", "recall") if wide else ("pre-\ndicted", "preci-\nsion", "re-\ncall")
+    table = table_of_classes("per class", ("photos", *long, "F1"))
     if intervals:
         table.add_column("95 %", no_wrap=True)
     for number, name in enumerate(CLASS_NAMES):
@@ -52,7 +58,7 @@ def parts_table(score: Score, tasks: dict[str, tuple[float, float]]) -> Table:
     return table
 
 
-def evaluation_tables(found: Evaluation) -> list[Table]:
+def evaluation_tables(found: Evaluation) -> list[Table | WideOrNarrow]:
     """Per class; as a whole, per part and task; per fold; and what each way to decide gives."""
     folds = new_table("per fold")
     for name in ("fold", "people", "photos", "macro F1", "accuracy"):
@@ -63,8 +69,8 @@ def evaluation_tables(found: Evaluation) -> list[Table]:
         f1, accuracy = [f.f1 for f in found.folds], [f.accuracy for f in found.folds]
         folds.add_section()
         folds.add_row("spread", "", "", f"+-{stdev(f1):.4f}", f"+-{stdev(accuracy):.4f}")
-    last = [_views_table(found), _settings_table(found)]
-    return [class_table(found.score, found.class_f1), _whole_table(found), folds, *last]
+    views = WideOrNarrow(functools.partial(_views_table, found))
+    return [class_table(found.score, found.class_f1), _whole_table(found), folds, views, _settings_table(found)]
 
 
 def _whole_table(found: Evaluation) -> Table:
@@ -81,17 +87,19 @@ def _whole_table(found: Evaluation) -> Table:
     return table
 
 
-def _views_table(found: Evaluation) -> Table:
+def _views_table(found: Evaluation, wide: bool) -> Table:
     table = new_table("test-time augmentation, untuned")
     table.add_column("", overflow="fold")
-    table.add_column("passes", justify="right")
-    for name in ("macro F1 (95 % over people)", "against the photo as it is", ""):
+    table.add_column("passes", justify="right", no_wrap=True)
+    whole, gained = ("macro F1 (95 % over people)", "against the photo as it is") if wide else ("macro F1", "gain")
+    for name in (whole, gained, ""):
         table.add_column(name, no_wrap=True)
     views = [v for v in found.views if not v.is_set]
     for number, v in enumerate([*views, *(v for v in found.views if v.is_set)], start=1):
+        f1 = f"{v.f1:.4f}" if wide else f"{v.f1.value:.4f}"
         gain = (f"{v.gain:+.3f}", v.gain.significance) if number > 1 else ("", "")
         name = f"--tta {v.name}" if v.is_set else v.name
-        table.add_row(Text(name), str(v.passes), f"{v.f1:.4f}", *gain, end_section=number == len(views))
+        table.add_row(Text(name), str(v.passes), f1, *gain, end_section=number == len(views))
     return table
 
 

@@ -52,16 +52,16 @@ def fold_counts(counts: Sequence[int], each: bool) -> list[str]:
 
 
 @dataclass(frozen=True)
-class PerFold:
-    """A table with a column a fold, where the terminal is wide enough for them.
+class WideOrNarrow:
+    """The wide form of a table, where the terminal is wide enough for it, else the narrow one.
 
     Attributes:
-        table: makes it, of each fold or of the fewest and the most.
+        table: makes it: wide if True.
     """
 
     table: Callable[[bool], Table]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         whole = self.table(True)
-        fits = Measurement.get(console, options.update(width=10_000), whole).minimum <= options.max_width
+        fits = Measurement.get(console, options.update(width=10_000), whole).maximum <= options.max_width
         yield whole if fits else self.table(False)

@@ -8,15 +8,15 @@ from rich.table import Table
 
 from folds.data.labels import CLASS_NAMES, IntArray
 from folds.data.people import TrainData
-from folds.pages.tables import PerFold, fold_columns, fold_counts, table_of_classes
+from folds.pages.tables import WideOrNarrow, fold_columns, fold_counts, table_of_classes
 from folds.splitting.split import STRATA, people_per_stratum_and_fold, photos_per_class_and_fold
 
 
-def folds_table(data: TrainData, folds: IntArray, k: int) -> PerFold:
+def folds_table(data: TrainData, folds: IntArray, k: int) -> WideOrNarrow:
     """People per stratum and photos per class, a column a fold."""
     people = people_per_stratum_and_fold(data, folds, k)
     photos = photos_per_class_and_fold(data, folds, k)
-    return PerFold(functools.partial(_table, people, photos))
+    return WideOrNarrow(functools.partial(_table, people, photos))
 
 
 def _table(people: IntArray, photos: IntArray, each: bool) -> Table:

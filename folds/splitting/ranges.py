@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from folds.errors import MaskensError
 
@@ -37,6 +38,17 @@ def written_folds(text: str) -> list[tuple[int, int]]:
     if text.strip().lower() == "all":
         return []
     return _written(text, "--fold", "a fold. Write 3, 0..4, 0,2,4 or all.")
+
+
+def in_short(numbers: Iterable[int]) -> str:
+    """What `parse_folds` would read as these: `0..4` or `0..1,4`."""
+    items: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if items and items[-1][1] == number - 1:
+            items[-1][1] = number
+        else:
+            items.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}..{last}" for first, last in items)
 
 
 def parse_seeds(text: str) -> list[int]:

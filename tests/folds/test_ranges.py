@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folds.errors import MaskensError
-from folds.splitting.ranges import parse_folds, parse_seeds, written_folds
+from folds.splitting.ranges import in_short, parse_folds, parse_seeds, written_folds
 
 
 @st.composite
@@ -96,3 +96,12 @@ def test_seeds_are_named_as_folds_are() -> None:
     for text in ("all", "-1", "2..0", "4294967296", "0..100"):
         with pytest.raises(MaskensError, match="--seed " + re.escape(text)):
             parse_seeds(text)
+
+
+@given(st.sets(st.integers(0, 30), min_size=1))
+def test_folds_in_short_are_read_as_these(folds: set[int]) -> None:
+    assert parse_folds(in_short(folds), 31) == sorted(folds)
+
+
+def test_folds_that_follow_each_other_are_a_range() -> None:
+    assert in_short([0, 1, 2, 4, 6, 7]) == "0..2,4,6..7"
