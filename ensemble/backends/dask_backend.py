@@ -37,7 +37,8 @@ class DaskBackend:
         self._client: Client | None = None
         self._cluster: LocalCluster | None = None
         self._under_way: dict[str, Call] = {}
-        self._stopping = self._gone = False
+        self._stopping = False
+        self._gone = ""  # what is said of a scheduler that does not come back
         self._lock = threading.Lock()
 
     def call(self, call: Call) -> Any:
@@ -57,6 +58,8 @@ class DaskBackend:
                 raise KeyboardInterrupt from None
             raise WorkerLost("the scheduler is gone") from error
         except Exception as error:  # `run_on_node` raises nothing
+            if self._stopping:
+                raise KeyboardInterrupt from None
             raise cant_run(error) from error
         finally:
             self._under_way.pop(call.token, None)
@@ -101,24 +104,22 @@ class DaskBackend:
         """
         with self._lock:
             if self._gone:
-                raise self._lost()
+                raise MaskensError(self._gone)
             if self._client is None or self._client.status != "running":
                 address = self._cluster or self._hardware.address
                 again = self._client is not None
+                seconds = RESTARTING if again else ANSWERING
                 try:
-                    self._client = _client(address, RESTARTING if again else ANSWERING)
+                    self._client = _client(address, seconds)
                 except (OSError, TimeoutError) as error:
-                    self._gone = True
-                    raise self._lost() from error
+                    self._gone = (
+                        f"no Dask scheduler has answered at {self._hardware.address} for {seconds:.0f} s. "
+                        "What was saved is kept; the same command goes on from there"
+                    )
+                    raise MaskensError(self._gone) from error
                 if not again and self._hardware.device == "cuda" and dask_shape(self._client).gpus:
                     self._resources = {GPU: 1}
             return self._client
-
-    def _lost(self) -> MaskensError:
-        return MaskensError(
-            f"no Dask scheduler has answered at {self._hardware.address} for {RESTARTING / 60:.0f} minutes. What was "
-            "saved is kept; the same command goes on from there"
-        )
 
 
 def _client(address: str | LocalCluster | None, seconds: float) -> Client:

@@ -47,10 +47,16 @@ def packed_call(call: Call, threads: int) -> Iterator[bytes]:
 
     Args:
         threads: of its arithmetic.
+
+    Raises:
+        MaskensError: the disk does not take it.
     """
     work, version = pack((call.function, call.args)), library_versions()["maskens"]
     mark = marking_file(call.notes, call.token)
-    mark.touch()
+    try:
+        mark.touch()
+    except OSError as error:
+        raise MaskensError(f"can't write {mark}: {error.strerror}") from error
     try:
         yield pack(NodeCall(call.name, call.log, call.notes, call.needs, call.token, threads, version, work))
     finally:
