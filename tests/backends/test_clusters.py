@@ -64,7 +64,10 @@ class Killing(Silent):
 
     def _is_on_victim(self, status: JobStatus) -> bool:
         claim = read_json(self.locks / f"{status.task}-fold{status.fold}.process.json")
-        parents = psutil.Process(claim["pid"]).parents()
+        try:
+            parents = psutil.Process(claim["pid"]).parents()
+        except psutil.NoSuchProcess:  # it has ended meanwhile
+            return False
         return self.cluster.victim in [process.pid for process in parents]
 
 
