@@ -2,7 +2,7 @@
 
     python benchmarks/head_init.py --data DIR --weights tf_efficientnet_lite0.in1k.safetensors
 
-DIR is a data folder (for the figures in README.md, the one that real_photos.py builds). Both jobs differ in
+DIR is a data folder, such as the one that real_photos.py builds. Both jobs differ in
 nothing but the classifier's first weights. About three minutes on two cores with 600 people.
 """
 

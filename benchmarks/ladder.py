@@ -141,7 +141,7 @@ def print_table(out: Path, folds: str) -> None:
     runs = {name: sorted(p for p in out.glob(f"{name}-[0-9]*") if finished(p, folds)) for name in RUNGS}
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     print(
-        "| rung | added | seeds | macro F1 | against | mask, gender, age | new people | against | unseen masks "
+        "| variant | added | seeds | macro F1 | against | mask, gender, age | new people | against | unseen masks "
         "| minutes a run |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")

@@ -13,7 +13,6 @@ from ensemble.commands.options import (
     FixesOption,
     QuietOption,
     RunOption,
-    SeedOption,
     WorkersOption,
 )
 from ensemble.commands.terminal import make_console, progress_bars, say
@@ -36,7 +35,16 @@ def explore(
     fixes: FixesOption = None,
     run: RunOption = DEFAULT_RUNS,
     data: DataOption = None,
-    seed: SeedOption = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            envvar="MASKENS_SEED",
+            min=0,
+            max=2**32 - 1,
+            help="Seed of the photos and augmentations shown; by default that of the run, else 42.",
+        ),
+    ] = None,
     workers: WorkersOption = None,
     quiet: QuietOption = False,
 ) -> None:

@@ -41,7 +41,8 @@ def predict(
 ) -> None:
     """Classify any photos: mask, gender and age band with their probabilities, and whether the folds agree.
 
-    A photo should show one face about as large as in training: faces are not detected, the whole photo is resized.
+    A photo should show one face about as large as in training: the whole photo is resized, unless the recipe says
+    crop = "face".
 
     Example:  maskens predict holiday/*.jpg --out holiday.csv
     Example:  maskens predict holiday --skip-bad-photos, which leaves out what can't be read
