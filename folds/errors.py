@@ -40,6 +40,18 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
 
 
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that is nearest, "" if none is near."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), "")
+
+
+def counted(problems: Sequence[str]) -> str:
+    """`1 problem`, `9 problems`."""
+    return f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+
+
 def first_fault(error: Any) -> str:
     """`fixes.labels: Field required`: the first of the errors of pydantic's `ValidationError`."""
     first = error.errors()[0]

@@ -19,15 +19,19 @@ def make_console(quiet: bool = False, stderr: bool = False) -> Console:
     return Console(quiet=quiet, stderr=stderr)
 
 
-def say(console: Console, message: str, style: str | None = None) -> None:
-    """A line that is neither broken nor read as markup or emoji: it may hold a path."""
-    console.print(message, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
+def say(console: Console, message: str, style: str | None = None, wrap: bool = False) -> None:
+    """A line that is not read as markup or emoji: it may hold a path.
+
+    Args:
+        wrap: break it between words; else it is not broken, so that a command in it can be copied.
+    """
+    console.print(message, style=style, markup=False, emoji=False, highlight=False, soft_wrap=not wrap)
 
 
 def note(console: Console, notes: Iterable[str], kind: str = "note") -> None:
-    """A yellow line each."""
+    """A yellow line each, on a terminal broken between words."""
     for line in notes:
-        say(console, f"{kind}: {line}", "yellow")
+        say(console, f"{kind}: {line}", "yellow", wrap=console.is_terminal)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:

@@ -15,6 +15,7 @@ from ensemble.decision.joint import column_temperatures, joint_log_probabilities
 from ensemble.decision.tuning import Fitted, RunTuning, untuned_run
 from ensemble.jobs.checksums import unverified
 from ensemble.jobs.oof import Epoch, Logits, job_names, pool, select_views, trained_folds
+from ensemble.metrics.bootstrap import few_people
 from ensemble.metrics.scores import macro_f1
 from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.schema import Recipe
@@ -28,6 +29,7 @@ from folds.data.skipped import left_out_words
 from folds.errors import MaskensError
 from folds.run import Run, load_data
 from folds.runs import differing, refuse_other_folds
+from folds.splitting.ranges import in_short
 from folds.splitting.split import strata
 
 ROUNDS = 25  # of the greedy selection: weights come in steps of 1/25 at the finest
@@ -171,8 +173,8 @@ def load_blend(
         trained &= set(have)
         notes += unverified(run, [(t, f) for t in recipe.tasks for f in have if only is None or f in only])
         if missing and only is None:
-            folds_there = ", ".join(map(str, have))
-            notes.append(f"{run.folder}: only folds {folds_there} of {run.k} count, without {job_names(missing)}")
+            there = f"{in_short(have)} of 0..{run.k - 1}" if have else "none"
+            notes.append(f"{run.folder}: folds that count: {there}; not trained: {job_names(missing)}")
     if not trained:
         raise MaskensError("the runs have no fold in common that each has trained; train the same folds.")
     untuned = [
@@ -183,7 +185,9 @@ def load_blend(
         RunOof(run, recipe, plain, found.logits, found.views)
         for run, recipe, plain, found in zip(runs, recipes, untuned, pooled, strict=True)
     )
-    return Blend(members, data, folds, epoch, tuple(sorted(trained)), pooled[0].rows, pooled[0].fold, tuple(notes))
+    blend = Blend(members, data, folds, epoch, tuple(sorted(trained)), pooled[0].rows, pooled[0].fold, tuple(notes))
+    few = few_people(blend.stratum)
+    return dataclasses.replace(blend, notes=(*notes, few)) if few else blend
 
 
 def at_epoch(blend: Blend, epoch: Epoch) -> Blend:

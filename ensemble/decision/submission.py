@@ -11,7 +11,7 @@ import numpy as np
 from folds.data.labels import CLASSES, IntArray
 from folds.data.skipped import named
 from folds.data.table import LINE, read_table
-from folds.errors import MaskensError, refuse
+from folds.errors import MaskensError, counted, refuse
 from folds.files import csv_text, leave, listing_text, replace_keeping
 
 HEADER = ("ImageID", "ans")
@@ -89,7 +89,7 @@ def read_answers(path: Path) -> tuple[list[str], IntArray]:
         if not 0 <= value < CLASSES:
             problems.append(f"row {number}: ans '{row['ans']}' is not a class in 0..{CLASSES - 1}")
         classes.append(value)
-    refuse(problems, f"{path} is not usable ({len(problems)} problems)")
+    refuse(problems, f"{path} is not usable ({counted(problems)})")
     return [r["ImageID"] for r in rows], np.array(classes, dtype=np.int64)
 
 

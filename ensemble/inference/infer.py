@@ -66,7 +66,7 @@ class Prediction:
             lines.append(self.budget)
         if self.evaluated is not None and self.evaluated < 1:
             lines.append(
-                f"early exit: age models of one gender ran on {self.evaluated:.0%} of the photos, with the same classes"
+                f"early exit: age models of one gender made {self.evaluated:.0%} of their passes, with the same classes"
             )
         return lines
 

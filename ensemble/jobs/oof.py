@@ -119,7 +119,8 @@ def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[tuple[str, 
 
 def job_names(jobs: Sequence[tuple[str, int]], most: int = 6) -> str:
     """(task, fold) pairs in words, the first few of them."""
-    return ", ".join(f"{t} fold {f}" for t, f in jobs[:most]) + (", ..." if len(jobs) > most else "")
+    more = f" and {len(jobs) - most} more" if len(jobs) > most else ""
+    return ", ".join(f"{t} fold {f}" for t, f in jobs[:most]) + more
 
 
 def oof_hash(run: Run, recipe: Recipe) -> str:

@@ -11,6 +11,7 @@ from folds.data.labels import CLASSES, FloatArray, IntArray, decode
 
 SCORED_PARTS = ("18 classes", "mask", "gender", "age")
 DRAWS = 2000
+FEW = 3  # people of a gender and age band
 SEED = 0  # of the draws: the same people for every run, so that runs can be compared draw by draw
 
 
@@ -33,9 +34,23 @@ class Interval:
     @property
     def significance(self) -> str:
         """Of a difference, in words."""
-        if self.low == self.high == 0:
-            return "equal"
+        if self.low == self.high:
+            return "too few people" if self.value else "equal"  # every draw is the same
         return "within noise" if self.within_noise else "better" if self.value > 0 else "worse"
+
+
+def few_people(stratum: IntArray) -> str:
+    """What to say of intervals where draws of people within a stratum hardly differ, else "": those of n people spread
+    by sqrt((n - 1) / n) of what they should.
+
+    Args:
+        stratum: int64 (people,).
+    """
+    least = int(np.unique(stratum, return_counts=True)[1].min())
+    if least > FEW:
+        return ""
+    people = "person" if least == 1 else "people"
+    return f"a gender and age band has {least} {people} only: intervals over people are too narrow"
 
 
 def person_confusions(truth: IntArray, predicted: IntArray, person: IntArray) -> npt.NDArray[np.float32]:

@@ -10,6 +10,7 @@ import timm.data
 import torch
 from torch import nn
 
+from ensemble.models.process import quiet
 from ensemble.recipes.schema import TaskRecipe
 from folds.errors import MaskensError, did_you_mean, first_line
 from folds.files import sha256
@@ -42,13 +43,14 @@ def create(task: TaskRecipe, initial_weights: bool = True) -> nn.Module:
 
 
 def _build(task: TaskRecipe, pretrained: bool) -> nn.Module:
-    model: nn.Module = timm.create_model(
-        task.model,
-        pretrained=pretrained,
-        num_classes=task.target.width,
-        pretrained_cfg_overlay={"file": task.weights} if task.weights else None,
-        **task.model_args,
-    )
+    with quiet():  # timm names all layers that weights of another model leave out
+        model: nn.Module = timm.create_model(
+            task.model,
+            pretrained=pretrained,
+            num_classes=task.target.width,
+            pretrained_cfg_overlay={"file": task.weights} if task.weights else None,
+            **task.model_args,
+        )
     return model
 
 

@@ -14,7 +14,6 @@ from ensemble.models.conv_bn import fold_conv_bn
 from ensemble.models.cuda_graph import recorded_if_faster, recorder_for
 from ensemble.models.precision import (
     FP32,
-    TOLERANCE,
     EngineName,
     PrecisionChoice,
     PrecisionOption,
@@ -27,8 +26,6 @@ from folds.errors import MaskensError
 BATCH = 32  # photos in one forward pass, where it is not worth measuring
 
 SMALLEST, LARGEST = 8, 512
-
-ANY = 1e30  # times the largest logit
 
 GAIN = 1.03  # how many times faster twice the batch must be
 
@@ -124,8 +121,7 @@ def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int)
         batch: photos in one forward pass; 0 measures which number is fastest.
     """
     folded, note = fold_conv_bn(model, x[:CHECKED])
-    tolerance = ANY if options.chosen_before else TOLERANCE
-    chosen = choose_precision(folded, x[:BATCH], options.torch_precision, tolerance=tolerance)
+    chosen = choose_precision(folded, x[:BATCH], options.torch_precision, any_difference=options.chosen_before)
     engine = InferenceEngine(folded, batch or BATCH, chosen)
     if not batch:
         precision = engine.precision.precision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,16 +34,16 @@ def autocast(device: torch.device, precision: EnginePrecision) -> contextlib.Abs
 
 
 def usable_precision(
-    model: nn.Module, x: Tensor, wanted: Precision, tolerance: float = TOLERANCE
+    model: nn.Module, x: Tensor, wanted: Precision, any_difference: bool = False
 ) -> tuple[Precision, str]:
     """The precision asked for if the model stands it, else fp32 with the reason.
 
-    Both ways predict one real batch; they must be finite and agree to a share of the largest logit. The model
+    Both ways predict one real batch; they must be finite and agree to 5 % of the largest logit. The model
     is in eval mode meanwhile, so that nothing of it changes.
 
     Args:
         x: float32 (batch, 3, height, width), on the model's device.
-        tolerance: that share.
+        any_difference: they need not agree.
 
     Returns:
         (precision, message): the message is "" if all is well.
@@ -65,7 +66,7 @@ def usable_precision(
     if not bool(rough.isfinite().all()):
         return "fp32", f"precision {wanted} falls back to fp32: its logits overflow"
     difference, scale = float((rough - exact).abs().max()), float(exact.abs().max())
-    if not difference <= tolerance * scale:
+    if not difference <= (math.inf if any_difference else TOLERANCE * scale):
         return "fp32", f"precision {wanted} falls back to fp32: its logits differ by {difference:.2g} of {scale:.2g}"
     return wanted, ""
 
@@ -90,7 +91,7 @@ def choose_precision(
     x: Tensor,
     wanted: PrecisionOption,
     benchmark: Benchmark | None = None,
-    tolerance: float = TOLERANCE,
+    any_difference: bool = False,
 ) -> PrecisionChoice:
     """The precision to predict in, tried on one real batch.
 
@@ -100,13 +101,13 @@ def choose_precision(
         model: in eval mode.
         x: float32 (batch, 3, height, width), on the model's device.
         benchmark: as `forward_seconds`, which it is by default.
-        tolerance: as of `usable_precision`.
+        any_difference: as of `usable_precision`.
     """
     benchmark = benchmark or forward_seconds
     if wanted == "fp32":
         return FP32
     small: Precision = wanted if wanted != "auto" else "fp16" if x.device.type == "cuda" else "bf16"
-    precision, note = usable_precision(model, x, small, tolerance)
+    precision, note = usable_precision(model, x, small, any_difference)
     if precision == "fp32":
         return PrecisionChoice(precision, 0.0, note)
     exact, slow = benchmark(model, x, "fp32")

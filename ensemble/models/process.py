@@ -37,7 +37,7 @@ def configure_process(threads: int) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what the compiler warns of, which is its own ways and not the user's."""
+    """Without what a library warns of, which is its own ways and not the user's."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -15,6 +15,7 @@ from ensemble.metrics.scores import score as score_classes
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, load_runs
 from ensemble.recipes.tta_sets import TtaSet
 from ensemble.recipes.tta_views import Tta
+from folds.errors import MaskensError
 from folds.runs import file_of
 
 
@@ -88,4 +89,10 @@ def score_submission(truth: Folder, submission: Folder | None = None, runs: Fold
     """
     path = Path(submission) if submission else file_of(load_runs(runs), "submission.csv")
     ids, predicted = read_answers(path)
-    return ScoredSubmission(score_classes(align(Path(truth), ids), predicted), path)
+    answers = align(Path(truth), ids)
+    if len(answers) > 1 and (answers == answers[0]).all():
+        raise MaskensError(
+            f"--truth {truth}: every answer is class {answers[0]}, as in an info.csv, which has places for answers in "
+            "place of them. Name the file that has the answers."
+        )
+    return ScoredSubmission(score_classes(answers, predicted), path)

@@ -83,10 +83,11 @@ def _split(
     """(folds, k): the user's own, else the run's if they are asked for again, else new ones."""
     if folds_file:
         return read_folds(Path(folds_file), data)
-    if before and (k or before.k, seed) == (before.k, before.seed):
+    if before and (before.k if k is None else k, seed) == (before.k, before.seed):
         kept = kept_folds(before, data)
         return (split_people(data, before.k, seed) if kept is None else kept), before.k
-    k = k or (before.k if before else 5)
+    if k is None:
+        k = before.k if before else 5
     return split_people(data, k, seed), k
 
 
@@ -99,6 +100,6 @@ def _near_duplicates(
     refuse(
         found.unreadable,
         f"photos in {data.root} can't be used",
-        "Replace them, or train without them: maskens train --skip-bad-photos",
+        "Replace them, or leave them out: make the folds without --check-photos, then maskens train --skip-bad-photos",
     )
     return found.duplicates

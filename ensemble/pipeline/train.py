@@ -88,7 +88,7 @@ class TrainingPlan:
         if not self.data.skipped:
             return ""
         words = left_out_words(self.data.skipped, len(self.data.files))
-        return f"{words}: {named(self.data.skipped)}. All are listed in {self.run.skipped_file}"
+        return f"{words}: {named(self.data.skipped)}. {self.run.skipped_file} lists them all"
 
     def estimate(self, on_progress: OnProgress | None = None) -> Estimate:
         """Time, memory and disk, from a short probe that leaves nothing behind."""

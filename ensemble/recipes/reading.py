@@ -77,9 +77,23 @@ def _parsed(text: str, name: str, where: str, changes: Sequence[str], build_tran
         problems += [f"tasks: they don't determine all 18 classes; nothing predicts {g}" for g in undetermined(kinds)]
     if build_transform:
         problems += _transform_problems(tables, build_transform)
-    refuse(problems, f"{where} can't be used")
+    refuse(_told_once(problems, list(tables)), f"{where} can't be used")
     assert recipe is not None
     return recipe
+
+
+def _told_once(problems: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    """Problems that every task has, as one of `[defaults]` is, in one line each."""
+    if len(tasks) == 1:
+        return list(problems)
+    starts = {f"tasks.{task}." for task in tasks}
+    of_all: dict[str, None] = {}
+    for problem in problems:
+        start = next((s for s in starts if problem.startswith(s)), None)
+        rest = problem.removeprefix(start) if start else ""
+        everywhere = start and all(f"{s}{rest}" in problems for s in starts)
+        of_all[f"tasks.*.{rest}" if everywhere else problem] = None
+    return list(of_all)
 
 
 def _source(name_or_file: str) -> tuple[str, str, str]:

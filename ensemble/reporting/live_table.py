@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ensemble.jobs.status import JobStatus
+from folds.pages.tables import new_table
 
 STYLES = {
     "waiting": "dim",
@@ -62,8 +63,7 @@ def mean_best(statuses: Sequence[JobStatus]) -> str:
 
 def jobs_table(statuses: Sequence[JobStatus], title: str = "", height: int | None = None) -> Table:
     """One row a job. Where `height` lines are too few, finished and waiting jobs share a row each."""
-    table = Table(title=Text(title), title_justify="left")  # not as markup: it may hold a path
-    table.add_column("task")
+    table = new_table(title, left=["task"])
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     folded = {"done", "waiting"} if height is not None and len(statuses) > height - AROUND else set()
@@ -103,8 +103,8 @@ class LiveJobs:
 
     def update(self, statuses: Sequence[JobStatus]) -> None:
         done = sum(s.state == "done" for s in statuses)
-        title = f"{self.title}: {done} of {len(statuses)} jobs done, {duration(time.perf_counter() - self.started)}"
-        over = all(s.state in ("done", "failed", "stopped", "waiting") for s in statuses)
+        title = f"{self.title}: {done} of {len(statuses)} jobs done in {duration(time.perf_counter() - self.started)}"
+        over = all(s.state in ("done", "failed") for s in statuses)
         self.live.update(self.table(statuses, title, None if over else self.console.height), refresh=True)
 
 

@@ -38,7 +38,7 @@ def quantize_lines(found: Quantization, bound: float) -> list[str]:
         lines.append(
             f"{whole.engine}: {accepted} of {len(found.models)} models drop by {bound:g} or less and will predict in "
             f"int8. Out-of-fold macro F1 over the 18 classes: {found.f1:.4f} in fp32, "
-            f"{_against(whole.accepted, found)} so, {_against(whole.every, found)} with every model in int8"
+            f"{_against(whole.accepted, found)} with these in int8, {_against(whole.every, found)} with all in int8"
         )
     if before := sum(model.before for model in found.models):
         lines.append(f"{before} of {len(found.models)} models were quantized before and not measured again")

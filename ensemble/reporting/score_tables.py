@@ -68,7 +68,7 @@ def evaluation_tables(found: Evaluation) -> list[Table | WideOrNarrow]:
     if len(found.folds) > 1:
         f1, accuracy = [f.f1 for f in found.folds], [f.accuracy for f in found.folds]
         folds.add_section()
-        folds.add_row("spread", "", "", f"+-{stdev(f1):.4f}", f"+-{stdev(accuracy):.4f}")
+        folds.add_row("spread", "", "", f"±{stdev(f1):.4f}", f"±{stdev(accuracy):.4f}")
     views = WideOrNarrow(functools.partial(_views_table, found))
     return [class_table(found.score, found.class_f1), _whole_table(found), folds, views, _settings_table(found)]
 

@@ -29,7 +29,9 @@ def verification_table(found: Verification) -> Table:
             table.add_row(Text(f"{kind}: {len(good)} of {len(of_kind)}"), "as recorded", "ok")
         for check in of_kind:
             if not check.ok:
-                table.add_row(Text(check.item), Text(check.expected), Text(check.found), style="bold red")
+                values = (check.expected, check.found)
+                expected, got = map(_short, values) if check.expected[:SHOWN] != check.found[:SHOWN] else values
+                table.add_row(Text(check.item), Text(expected), Text(got), style="bold red")
     return table
 
 

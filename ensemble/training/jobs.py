@@ -153,7 +153,7 @@ def _saved(specs: Sequence[JobSpec]) -> str:
     done = sum(s.state == "done" for s in statuses)
     named = zip(job_labels(specs), statuses, strict=True)
     lines = [f"{label}: {_so_far(s)}" for label, s in named if s.state != "done" and (s.epoch or s.batches)]
-    lines += [f"{done} of {len(statuses)} jobs are done"] if done else []
+    lines += [f"{done} of the {len(statuses)} jobs that were left are done"] if done else []
     return "; ".join(lines) or "no job had learned anything yet"
 
 

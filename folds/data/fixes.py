@@ -11,7 +11,7 @@ from pathlib import Path
 from folds.data.labels import GENDERS, MASKS, SHOTS
 from folds.data.people import OLDEST, Fix, Person, TrainData, fingerprint_of
 from folds.data.table import LINE, read_table
-from folds.errors import SHOWN, MaskensError, did_you_mean, refuse
+from folds.errors import SHOWN, MaskensError, counted, did_you_mean, refuse
 from folds.files import as_typed, listing_text
 
 COLUMNS = ("path", "photo", "field", "old", "new", "reason")
@@ -80,7 +80,7 @@ def apply_fixes(data: TrainData, fixes: Sequence[Fix]) -> TrainData:
         found.append(dataclasses.replace(fix, path=path))
     refuse(
         problems,
-        f"these fixes don't fit the data in {data.root} ({len(problems)} problems)",
+        f"these fixes don't fit the data in {data.root} ({counted(problems)})",
         "Mend the list, or go on without it: --fixes none.",
     )
     for fix in found:

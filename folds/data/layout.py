@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from folds.data.labels import GENDERS, SHOT_MASK, SHOTS, IntArray
-from folds.errors import MaskensError, did_you_mean, refuse
+from folds.errors import MaskensError, counted, did_you_mean, refuse
 from folds.files import sha256_of_lines
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = 
             people.append(Person(path, person_id, gender, age, names, sizes))
     refuse(
         problems,
-        f"{table} and its photos don't fit together ({len(problems)} problems)",
+        f"{table} and its photos don't fit together ({counted(problems)})",
         "Mend them and run again.",
     )
     people.sort(key=lambda p: p.path)
@@ -120,7 +120,7 @@ def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
     if bad and not skip_bad:
         problems += bad.values()
         advice += " Or answer without files that are missing or empty: maskens infer --skip-bad-photos"
-    refuse(problems, f"{table} and its photos don't fit together ({len(problems)} problems)", advice)
+    refuse(problems, f"{table} and its photos don't fit together ({counted(problems)})", advice)
     skipped = {f"eval/images/{i}": "is an empty file" if i in sizes else "is missing" for i in bad}
     return EvalData(root, tuple(seen), sha256_of_lines(f"{i}\t{sizes.get(i, 'missing')}" for i in seen), skipped)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from folds.data.people import TrainData, fingerprint_of
 from folds.data.table import LINE, read_table
-from folds.errors import SHOWN, MaskensError, did_you_mean, refuse
+from folds.errors import SHOWN, MaskensError, counted, did_you_mean, refuse
 from folds.files import as_typed, listing_text, sha256
 
 COLUMNS = ("a", "b")
@@ -69,7 +69,7 @@ def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
         problems += [f"{m.source} row {m.row}: {fault}" for fault in faults]
     refuse(
         problems,
-        f"these merges don't fit the data in {data.root} ({len(problems)} problems)",
+        f"these merges don't fit the data in {data.root} ({counted(problems)})",
         "Mend the list, or go on without it: --merge none.",
     )
     pairs = {(place[m.a], place[m.b]) for m in merges} | {(place[p.id], place[p.group]) for p in data.people}

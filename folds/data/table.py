@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from folds.errors import MaskensError, did_you_mean, refuse
+from folds.errors import MaskensError, nearest, refuse
 
 LINE = ""  # the key under which `read_table` gives the line of a row
 
@@ -44,9 +44,8 @@ def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
         raise MaskensError(f"{path} is not a CSV in UTF-8: {error}") from error
     if not columns:
         raise MaskensError(f"{path} is empty: it needs a header with the columns {', '.join(needed)}.")
-    missing = [f"'{c}'{did_you_mean(c, columns)}" for c in needed if c not in columns]
-    if missing:
-        raise MaskensError(f"{path} lacks the column {', '.join(missing)}; it has {', '.join(columns)}.")
+    if missing := [c for c in needed if c not in columns]:
+        raise MaskensError(_lacks(path, missing, columns))
     twice = [f"'{c}'" for c in needed if columns.count(c) > 1]
     if twice:
         raise MaskensError(f"{path} has the column {', '.join(twice)} more than once: leave one of them.")
@@ -54,3 +53,13 @@ def read_table(path: Path, needed: Sequence[str]) -> list[dict[str, str]]:
     if not rows:
         raise MaskensError(f"{path} has a header but no rows.")
     return rows
+
+
+def _lacks(path: Path, missing: Sequence[str], columns: Sequence[str]) -> str:
+    for name, sign in (("semicolons", ";"), ("tabs", "\t")):
+        if len(columns) == 1 and sign in columns[0]:
+            return f"{path}: its columns are separated by {name}. Save it with commas between them."
+    words = "column" if len(missing) == 1 else "columns"
+    near = [(c, found) for c in missing if (found := nearest(c, columns))]
+    mend = "".join(f" Nearest to '{wanted}' is '{found}'." for wanted, found in near)
+    return f"{path} lacks the {words} {', '.join(map(repr, missing))}; it has {', '.join(columns)}.{mend}"

@@ -194,6 +194,12 @@ def what_changed(path: Path, data: TrainData) -> list[str]:
     return lines
 
 
+def people_per_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
+    """int64 (k,): people in each fold; who has several folders, or ages in two bands, counts once."""
+    unique = {(fold, p.group) for fold, p in zip(folds.tolist(), data.people, strict=True)}
+    return np.bincount([fold for fold, _ in unique], minlength=k).astype(np.int64)
+
+
 def people_per_stratum_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
     """int64 (6, k): people (a double folder counts once) of each stratum in each fold."""
     counts = np.zeros((len(STRATA), k), dtype=np.int64)

@@ -20,6 +20,12 @@ def test_a_run_without_a_finished_epoch_may_still_change_its_mind(data: Path) ->
     assert "fold 0..1" in maskens("folds", "--seed", "7").out, "with another seed too"
 
 
+def test_no_folds_are_not_five(data: Path) -> None:
+    refused(maskens("folds", "--k", "0"), "--k 0")
+    assert maskens("folds", "--k", "3").code == 0
+    refused(maskens("folds", "--k", "0"), "--k 0")
+
+
 def test_no_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     refused(maskens("folds"), "there is no data folder data", "--data DIR", "maskens sample data")

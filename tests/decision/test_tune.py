@@ -273,7 +273,7 @@ def test_runs_that_don_t_belong_together_are_refused(
     half = plan_run(tmp_path / "d", data, noisy(data), trained=[1])
     found = blend_of(a, half)
     assert (found.trained, set(found.fold)) == ((1,), {1})
-    assert found.notes == (f"{half.folder}: only folds 1 of 2 count, without class18 fold 0",)
+    assert found.notes == (f"{half.folder}: folds that count: 1 of 0..1; not trained: class18 fold 0",)
     with pytest.raises(MaskensError, match="no fold in common"):
         blend_of(half, plan_run(tmp_path / "e", data, noisy(data), trained=[0]))
 

@@ -390,7 +390,7 @@ def test_folds_that_are_not_trained_are_told_and_none_is_refused(true: TrainData
     run = plan_run(tmp_path / "run", wrong, predictions(true), trained=(1,))
     outcome = maskens("audit", "--run", run.folder)
     assert outcome.code == 0, outcome
-    assert "only folds 1 of 2 count, without class18 fold 0" in outcome.out
+    assert "folds that count: 1 of 0..1; not trained: class18 fold 0" in outcome.out
     assert "among 18 people" in outcome.out
     half = rows_of((run.folder / "audit" / "photos.csv").read_text())
     assert len(half) == 18 * 7

@@ -292,9 +292,10 @@ class TestTable:
             (b"id,gender,race,age,path\n\n\n", r"train\.csv has a header but no rows\."),
             (
                 b"id,gender,race,age,pth\n1,male,x,3,a\n",
-                r"lacks the column 'path' \(did you mean 'pth'\?\); it has id,",
+                r"lacks the column 'path'; it has id,.*\. Nearest to 'path' is 'pth'\.",
             ),
-            (b"ID,gender,age\n1,male,3\n", r"lacks the column 'id'.*, 'path'; it has ID, gender, age\."),
+            (b"ID,gender,age\n1,male,3\n", r"lacks the columns 'id', 'path'; it has ID, gender, age\."),
+            (b"id;gender;age;path\n1;male;3;a\n", r"its columns are separated by semicolons\. Save it with commas"),
             ("id,gender,age,path\n1,männlich,3,a\n".encode("latin-1"), r"train\.csv is not a CSV in UTF-8"),
             ("id,gender,age,path\n1,male,3,a\n".encode("utf-16"), r"train\.csv is not a CSV in UTF-8"),
         ],
@@ -391,7 +392,7 @@ class TestEval:
             read_eval(tmp_path)
         (tmp_path / "eval").mkdir()
         (tmp_path / "eval" / "info.csv").write_text("ImageId,ans\nb.jpg,0\n")
-        with pytest.raises(MaskensError, match=r"lacks the column 'ImageID' \(did you mean 'ImageId'\?\)"):
+        with pytest.raises(MaskensError, match=r"lacks the column 'ImageID'; .* Nearest to 'ImageID' is 'ImageId'"):
             read_eval(tmp_path)
         (tmp_path / "eval" / "info.csv").write_text("ImageID,ans\nb.jpg,0\n")
         with pytest.raises(MaskensError, match=r"eval/images does not exist"):

@@ -24,6 +24,7 @@ from folds.splitting.split import (
     folds_csv,
     largest_k,
     make_folds,
+    people_per_fold,
     people_per_stratum_and_fold,
     photos_per_class_and_fold,
     read_folds,
@@ -276,7 +277,7 @@ class TestOwnFolds:
         with pytest.raises(MaskensError, match=r"mine\.csv does not exist"):
             read_folds(tmp_path / "mine.csv", self.data)
         (tmp_path / "mine.csv").write_text("path,folds\np0000,1\n")
-        with pytest.raises(MaskensError, match=r"lacks the column 'fold' \(did you mean 'folds'\?\)"):
+        with pytest.raises(MaskensError, match=r"lacks the column 'fold'; .* Nearest to 'fold' is 'folds'\."):
             read_folds(tmp_path / "mine.csv", self.data)
 
 
@@ -305,3 +306,10 @@ def test_changes_are_named_person_by_person(tmp_path: Path) -> None:
         "p0001: its photo files have another size",
     ]
     assert not re.search("p000[345]", " ".join(lines))
+
+
+def test_who_is_in_two_age_bands_is_one_person_of_a_fold() -> None:
+    data = train_data([("1", 0, 29), ("1", 0, 30), ("2", 1, 40), ("3", 1, 41)])
+    folds = np.array([0, 0, 1, 1])
+    assert people_per_fold(data, folds, 2).tolist() == [1, 2]
+    assert people_per_stratum_and_fold(data, folds, 2).sum(axis=0).tolist() == [2, 2]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from ensemble.metrics.bootstrap import Interval, draw_people, drawn_f1, interval, person_confusions
+from ensemble.metrics.bootstrap import Interval, draw_people, drawn_f1, few_people, interval, person_confusions
 from folds.data.labels import decode
 
 CLASSES = np.arange(18)
@@ -66,3 +66,14 @@ def test_a_difference_is_noise_where_its_interval_holds_none_at_all() -> None:
     assert Interval(0.0, 0.0, 0.0).within_noise
     assert not Interval(0.02, 0.01, 0.03).within_noise
     assert not Interval(-0.02, -0.03, -0.01).within_noise
+
+
+def test_of_a_person_alone_no_interval_says_better() -> None:
+    """Every draw of it is the same."""
+    alone = np.arange(6)
+    assert draw_people(alone, draws=9).min() == 1
+    assert interval(np.full(10, 0.1)).significance == "too few people"
+    assert interval(np.zeros(10)).significance == "equal"
+    assert "a gender and age band has 1 person only" in few_people(alone)
+    assert "has 3 people only" in few_people(np.repeat([0, 1], [9, 3]))
+    assert few_people(np.repeat([0, 1], [9, 4])) == ""

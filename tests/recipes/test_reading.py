@@ -484,3 +484,12 @@ def test_a_head_takes_from_its_task_what_it_does_not_say_itself() -> None:
     assert written_out.hash == recipe.hash
     changed = parse_recipe(recipe.text, "mine", changes=["tasks.mask.loss.ce=1"])
     assert changed.tasks["mask"].loss.of("age").ce == 1, "also in a recipe that is written out"
+
+
+def test_what_is_wrong_with_the_defaults_is_told_once() -> None:
+    with pytest.raises(MaskensError) as caught:
+        parse_recipe('extends = "original"\n[defaults]\noota = 1\n[tasks.mask]\nepoch = 2\n', "mine")
+    message = str(caught.value)
+    assert message.count("oota") == 1
+    assert "tasks.*.oota: unknown key" in message
+    assert "tasks.mask.epoch: unknown key" in message

@@ -324,7 +324,7 @@ def test_folds_that_are_not_trained_are_told(run: Run, tmp_path: Path) -> None:
     assert maskens("report", "--run", tmp_path / "part").code == 0
     text = (tmp_path / "part" / "report.html").read_text()
     page = parse(tmp_path / "part" / "report.html")
-    assert "only folds 0 of 2 count, without class18 fold 1" in text
+    assert "folds that count: 0 of 0..1; not trained: class18 fold 1" in text
     assert "<b>1</b><span>models: 1 of 2 folds</span>" in text
     assert "No history of class18 fold 1" in page.words["curves"]
 

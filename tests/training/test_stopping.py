@@ -146,7 +146,7 @@ def test_what_was_saved_is_told(setting: TinyRun, monkeypatch: pytest.MonkeyPatc
     with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
         patch.setattr(Trainer, "_loss", interrupted_at(15 + 7))
         train(specs, setting.data, setting.folds, specs, ONE, Silent())
-    assert str(stopped.value) == "mask fold 0: 1 of 3 epochs and 2 batches; 1 of 2 jobs are done"
+    assert str(stopped.value) == "mask fold 0: 1 of 3 epochs and 2 batches; 1 of the 2 jobs that were left are done"
 
 
 def test_a_second_ctrl_c_waits_for_nothing() -> None:
