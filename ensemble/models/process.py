@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -46,3 +47,27 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+class _SignalStack(ctypes.Structure):
+    """stack_t of Linux's signal.h."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def signal_stack_kept() -> Iterator[None]:
+    """The stack on which this thread handles signals is the same afterwards (sigaltstack(2)).
+
+    OpenVINO gives a thread one with room for the processor's registers and nothing else, where the processor has AMX.
+    Python's handler of the next Ctrl-C does not fit onto it, and the process would end by SIGSEGV.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    swap, before = ctypes.CDLL(None).sigaltstack, _SignalStack()
+    swap(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        swap(ctypes.byref(before), None)

@@ -18,6 +18,7 @@ from torch import Tensor
 from ensemble.models.autotune import Forward
 from ensemble.models.onnx_graph import INPUT, OUTPUT, refuse_without
 from ensemble.models.precision import EngineName, EnginePrecision
+from ensemble.models.process import signal_stack_kept
 from folds.errors import MaskensError
 
 PART = 8  # photos in one forward pass
@@ -70,7 +71,8 @@ def compile_graph(
     """
     if engine == "onnxruntime":
         return _onnxruntime(graph, threads)
-    return _openvino(graph, size, "bf16" if precision == "bf16" else "f32", threads)
+    with signal_stack_kept():
+        return _openvino(graph, size, "bf16" if precision == "bf16" else "f32", threads)
 
 
 def _onnxruntime(graph: bytes, threads: int) -> Forward:

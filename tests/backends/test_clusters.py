@@ -100,9 +100,9 @@ def test_a_ray_node_that_dies_costs_no_job(setting: TinyRun, expected: list[byte
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
         with RayCluster() as cluster:
-            survives(setting, expected, "ray", cluster)
             with pytest.raises(MaskensError, match=r"a job wants 3 CPUs, 1 for threads and 2 for loader processes"):
                 choose_hardware("cpu", 2, 1, "ray", cluster.address)
+            survives(setting, expected, "ray", cluster)
 
 
 def test_a_ray_head_that_is_gone_ends_the_command_and_not_ray_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

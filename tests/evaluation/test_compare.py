@@ -95,7 +95,7 @@ def test_only_photos_that_every_run_predicted_count(data: TrainData, tmp_path: P
     (b.job_folder("class18", 0) / "oof.npz").unlink()
     comparison = found(a, b)
     assert comparison.photos == 36 * 7 // 2
-    assert comparison.notes == [f"{b.folder}: folds that count: 1 of 0..1; not trained: class18 fold 0"]
+    assert comparison.notes[0] == f"{b.folder}: folds that count: 1 of 0..1; not trained: class18 fold 0"
     (a.job_folder("class18", 1) / "oof.npz").unlink()
     with pytest.raises(MaskensError, match="no photo in common"):
         found(a, b)

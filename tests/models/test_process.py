@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from ensemble.models import process
-from ensemble.models.process import configure_process
+from ensemble.models.process import _SignalStack, configure_process, signal_stack_kept
 
 FAULTS = """
 import os, resource, torch
@@ -55,3 +56,21 @@ def test_a_c_library_without_mallopt_is_no_error(monkeypatch: pytest.MonkeyPatch
     before = torch.get_num_threads()
     configure_process(before)
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sigaltstack")
+def test_a_library_that_moves_the_stack_for_signals_does_not_move_it_for_good() -> None:
+    """On one that is too small, the next Ctrl-C would end the process by SIGSEGV."""
+    swap = ctypes.CDLL(None).sigaltstack
+
+    def now() -> tuple[int | None, int, int]:
+        found = _SignalStack()
+        swap(None, ctypes.byref(found))
+        return found.start, found.flags, found.size
+
+    before, room = now(), ctypes.create_string_buffer(1 << 16)
+    with signal_stack_kept():
+        moved = _SignalStack(ctypes.cast(room, ctypes.c_void_p), 0, 1 << 16)
+        assert swap(ctypes.byref(moved), None) == 0
+        assert now()[0] == ctypes.addressof(room)
+    assert now() == before

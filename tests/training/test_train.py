@@ -480,7 +480,7 @@ def test_evaluation_pools_each_photo_once_and_says_what_is_missing(short: TinyRu
     train(specs[:5], short.data, short.folds, specs, hardware, Silent())
     partly = load_blend([short.run], None, "best")
     assert partly.trained == (0,)
-    assert "without gender fold 1, male-age fold 1, female-age fold 1" in partly.notes[0]
+    assert "not trained: gender fold 1, male-age fold 1, female-age fold 1" in partly.notes[0]
     train(specs[5:], short.data, short.folds, specs, hardware, Silent())
     blend = load_blend([short.run], None, "last")
     whole = evaluate(blend, apply_tuning([short.run], [short.recipe], "none", tuned=False))
