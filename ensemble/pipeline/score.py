@@ -92,7 +92,7 @@ def score_submission(truth: Folder, submission: Folder | None = None, runs: Fold
     answers = align(Path(truth), ids)
     if len(answers) > 1 and (answers == answers[0]).all():
         raise MaskensError(
-            f"--truth {truth}: every answer is class {answers[0]}, as in an info.csv, which has places for answers in "
-            "place of them. Name the file that has the answers."
+            f"--truth {truth}: every answer is class {answers[0]}, as in an info.csv, which holds placeholders. "
+            "Name the file that has the answers."
         )
     return ScoredSubmission(score_classes(answers, predicted), path)
