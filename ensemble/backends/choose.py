@@ -50,10 +50,9 @@ def choose_hardware(
     on_gpus = device == "cuda" or (device == "auto" and shape.gpus > 0)
     at_a_time = jobs or (min(shape.slots, shape.gpus) if on_gpus and shape.gpus else shape.slots)
     hardware = Hardware("cuda" if on_gpus else "cpu", workers, at_a_time, backend, address, shape.cores)
-    wanted = hardware.job_threads + hardware.job_workers
-    if shape.largest is not None and wanted > shape.largest:
+    if shape.largest is not None and hardware.job_cores > shape.largest:
         raise MaskensError(
-            f"--address {address}: a job wants {wanted} CPUs, {hardware.job_threads} for threads and "
+            f"--address {address}: a job wants {hardware.job_cores} CPUs, {hardware.job_threads} for threads and "
             f"{hardware.job_workers} for loader processes, and the largest node has {shape.largest}. "
             "Lower --workers or OMP_NUM_THREADS."
         )

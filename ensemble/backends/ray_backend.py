@@ -46,8 +46,7 @@ class RayBackend:
         self._run_on_node: Any = None
 
     def call(self, call: Call) -> Any:
-        cpus = self._hardware.job_threads + self._hardware.job_workers
-        gpus = 1 if self._hardware.device == "cuda" else 0
+        cpus, gpus = self._hardware.job_cores, 1 if self._hardware.device == "cuda" else 0
         task = self._run_on_node.options(name=call.name, num_cpus=cpus, num_gpus=gpus, max_retries=0)
         self._under_way[call.token] = call
         try:
@@ -93,7 +92,7 @@ class RayBackend:
 
     def __enter__(self) -> RayBackend:
         hardware = self._hardware
-        cores = self.slots * (hardware.job_threads + hardware.job_workers)
+        cores = self.slots * hardware.job_cores
         local = None if hardware.address else {"num_cpus": cores, "object_store_memory": OBJECTS}
         self._context.enter_context(connected(hardware.address, local))
         self.head = ray.get_runtime_context().gcs_address

@@ -14,6 +14,7 @@ from ensemble.commands.options import (
     QuietOption,
     RunOption,
     WorkersOption,
+    seed_option,
 )
 from ensemble.commands.terminal import make_console, progress_bars, say
 
@@ -36,14 +37,7 @@ def explore(
     run: RunOption = DEFAULT_RUNS,
     data: DataOption = None,
     seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed",
-            envvar="MASKENS_SEED",
-            min=0,
-            max=2**32 - 1,
-            help="Seed of the photos and augmentations shown; by default that of the run, else 42.",
-        ),
+        int | None, seed_option("Seed of the photos and augmentations shown; by default that of the run, else 42.")
     ] = None,
     workers: WorkersOption = None,
     quiet: QuietOption = False,

@@ -39,13 +39,17 @@ EachRunOption = Annotated[
 DataOption = Annotated[
     Path | None, _option("data", "Data folder. The run remembers it; at first 'data'.", metavar="DIR")
 ]
+
+
+def seed_option(help: str) -> Any:
+    """--seed, for what a command draws by it."""
+    return _option("seed", help, min=0, max=2**32 - 1)
+
+
 SeedOption = Annotated[
     int | None,
-    _option(
-        "seed",
-        "Random seed of folds, batch order, augmentation and initial weights. The run remembers it; at first 42.",
-        min=0,
-        max=2**32 - 1,
+    seed_option(
+        "Random seed of folds, batch order, augmentation and initial weights. The run remembers it; at first 42."
     ),
 ]
 DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], _option("device", "Where models run.")]

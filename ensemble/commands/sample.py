@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble.commands.options import QuietOption, WorkersOption
+from ensemble.commands.options import QuietOption, WorkersOption, seed_option
 from ensemble.commands.terminal import make_console, progress_bars, say
 
 
@@ -15,16 +15,7 @@ def sample(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     people: Annotated[int, typer.Option("--people", help="People with labels; a third as many more to predict.")] = 90,
     size: Annotated[str, typer.Option("--size", metavar="WxH", help="Photo size in pixels.")] = "384x512",
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed",
-            envvar="MASKENS_SEED",
-            min=0,
-            max=2**32 - 1,
-            help="Seed of the drawn people; 42 by default.",
-        ),
-    ] = None,
+    seed: Annotated[int | None, seed_option("Seed of the drawn people; 42 by default.")] = None,
     workers: WorkersOption = None,
     quiet: QuietOption = False,
 ) -> None:

@@ -75,9 +75,14 @@ class Hardware:
         return max(1, self._share - (0 if self.device == "cpu" else self._gpu_workers))
 
     @property
+    def job_cores(self) -> int:
+        """What a job keeps busy: its threads and its loader processes."""
+        return self.job_threads + self.job_workers
+
+    @property
     def oversubscription(self) -> str:
         """What to say where jobs and their loader processes want more cores than there are, else ""."""
-        wanted = self.jobs * (self.job_threads + self.job_workers)
+        wanted = self.jobs * self.job_cores
         if self.address:
             return ""  # the cluster's own scheduler sees to that
         least = 2 if self.device == "cuda" else 1  # one of the two waits for the GPU, most of the time
