@@ -19,6 +19,7 @@ import numpy as np
 from folds.errors import MaskensError
 
 SEAL = "sha256"  # the key of a record's own checksum
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a cell begins that spreadsheets would run
 
 
@@ -163,6 +164,11 @@ def _no_formula(cell: object) -> object:
 def as_typed(cell: str) -> str:
     """A cell of a list as it was before `listing_text`."""
     return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
+
+
+def lfs_fault(start: bytes) -> str:
+    """What is wrong with a file that starts with these bytes, if it is a pointer of Git LFS; "" if it is none."""
+    return "it is a Git LFS pointer, not the file itself. Fetch it with: git lfs pull" * start.startswith(LFS_POINTER)
 
 
 def sha256(data: bytes | str) -> str:
