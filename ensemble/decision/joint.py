@@ -95,8 +95,9 @@ def joint_log_probabilities(
 ) -> npt.NDArray[np.float64]:
     """Log probability of each of the 18 classes: log p(mask) + log p(gender) + log p(age | gender).
 
-    A part that several tasks predict is the mean of their log probabilities; `class18` tasks and the
-    product of the parts, where a run has both, are averaged in the same way. Each row is normalised.
+    A part that several tasks predict is the mean of their log probabilities, normalised: else tasks that disagree
+    about the ages of one gender would lower p(gender). `class18` tasks and the product of the parts, where a run has
+    both, are averaged in the same way. Each row is normalised.
 
     Args:
         logits: task -> float (photos, width of the task), or (views, photos, width) to be merged head by head.
@@ -119,8 +120,8 @@ def joint_scores(
 
     Args:
         logits: NaN where a photo was not shown to the task's models.
-        missing: log probability used where no model predicted: -inf excludes those classes, 0 makes their scores upper
-            bounds.
+        missing: log probability of a part where any of its tasks did not predict: -inf excludes those classes, 0 makes
+            their scores upper bounds.
         tta: how the views are merged, if there are any left.
 
     Returns:
@@ -131,14 +132,14 @@ def joint_scores(
         kind = targets[task].predicts
         for head in targets[task].heads:
             part = merged_log_probabilities(values, head, tta)
-            part = np.where(np.isnan(part), missing, part)
             if head.part == "age":
                 genders = [ONLY_GENDER[kind]] if kind in ONLY_GENDER else [0, 1]
                 for gender in genders:
                     sources.setdefault(("age", gender), []).append(part)
             else:
                 sources.setdefault((head.part, 0), []).append(part)
-    parts = {name: np.mean(found, axis=0) for name, found in sources.items()}
+    parts = {name: log_softmax(np.mean(found, axis=0), axis=1) for name, found in sources.items()}
+    parts = {name: np.where(np.isnan(part), missing, part) for name, part in parts.items()}
     whole = [parts[("class", 0)]] if ("class", 0) in parts else []
     factors = [("mask", 0), ("gender", 0), ("age", 0), ("age", 1)]
     if all(f in parts for f in factors):

@@ -32,7 +32,7 @@ WORDS = {
     f"{AROUND:g} times its height, or what {AROUND:g} times its width asks for if that is more, in the ratio of "
     "resize, moved into the photo and made smaller to fit; the whole photo where no face is found",
     "rule": "log softmax over the columns of each head; add up the probabilities of columns that merge to one label; "
-    "take the mean of a factor's log probabilities over the heads that give it; "
+    "take the mean of a factor's log probabilities over the heads that give it, and log softmax again; "
     "log p(mask) + log p(gender) + log p(age of that gender) for each class, averaged with the factor class where "
     "both are there; log softmax over the 18, plus class_offsets if there are any; the largest wins",
 }

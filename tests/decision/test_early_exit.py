@@ -26,6 +26,7 @@ SETS: list[tuple[Predicts, ...]] = [
     FOUR,
     ("heads", "male-age", "female-age"),
     ("mask", "gender", "age", "female-age"),
+    ("heads", "age", *FOUR),
     ("class18", *FOUR),
     ("heads",),
 ]

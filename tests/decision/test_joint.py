@@ -78,6 +78,38 @@ def test_two_tasks_of_one_kind_are_averaged() -> None:
     assert np.array_equal(most_probable(joint), np.argmax(_log_softmax(a) + _log_softmax(b), axis=1))
 
 
+COLUMNS = {"mask": slice(0, 3), "gender": slice(3, 5)}  # of the logits of `heads`
+
+
+@given(
+    st.lists(st.sampled_from(["mask", "gender", "age", "male-age", "female-age", "heads"]), min_size=1, max_size=7),
+    st.booleans(),
+    st.integers(0, 10_000),
+    st.sampled_from([0.1, 1.0, 8.0]),
+)
+def test_mask_and_gender_are_as_probable_as_their_own_models_say_whatever_tasks_there_are(
+    kinds: list[Predicts], whole: bool, seed: int, spread: float
+) -> None:
+    """Tasks that disagree about the ages of one gender must not move p(gender)."""
+    rng = np.random.default_rng(seed)
+    named = dict(enumerate([*kinds, *FOUR_KINDS]))
+    targets = {str(n): Target(kind) for n, kind in named.items()}
+    values = {n: rng.normal(0, spread, (4, target.width)) for n, target in targets.items()}
+    joint = joint_log_probabilities(values, targets)
+    p = np.exp(joint).reshape(-1, 3, 2, 3)
+    for part, found in (("mask", p.sum(axis=(2, 3))), ("gender", p.sum(axis=(1, 3)))):
+        own = [
+            values[n] if t.predicts == part else values[n][:, COLUMNS[part]]
+            for n, t in targets.items()
+            if t.predicts in (part, "heads")
+        ]
+        assert found == pytest.approx(np.exp(_log_softmax(np.mean(own, axis=0))))
+    if whole:
+        eighteen = rng.normal(0, spread, (4, 18))
+        both = joint_log_probabilities(values | {"c": eighteen}, targets | {"c": Target("class18")})
+        assert both == pytest.approx(_log_softmax((_log_softmax(eighteen) + joint) / 2)), "each has the same say"
+
+
 def _log_softmax(values: np.ndarray) -> np.ndarray:
     return values - np.log(np.exp(values).sum(axis=1, keepdims=True))
 
