@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from ensemble.recipes.schema import Optimizer, Schedule
@@ -52,20 +52,16 @@ def make_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Schedule, epochs: int, updates: int) -> SetLr:
-    """The learning rate as a function of time alone, so that a resumed run needs no state of it.
-
-    `cosine` follows timm's CosineLRScheduler per update, with a linear warm-up; `cosine_warm_restarts`
-    follows torch's scheduler of that name (Loshchilov & Hutter 2017), stepped once an epoch. A group with an
-    `lr_scale` learns at that share of the rate, its floor included.
+    """Sets `learning_rate` for every group. A group with an `lr_scale` gets that fraction of the rate, floor included.
 
     Args:
         epochs: length of the run.
         updates: optimizer steps in an epoch.
     """
-    base_rate = _base_rate(float(optimizer.defaults["lr"]), recipe, epochs, updates)
+    base = float(optimizer.defaults["lr"])
 
     def set_lr(epoch: int, update: int) -> float:
-        rate = base_rate(epoch, update)
+        rate = learning_rate(recipe, base, epochs, updates, epoch, update)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         return rate
@@ -73,37 +69,32 @@ def make_schedule(optimizer: torch.optim.Optimizer, recipe: Schedule, epochs: in
     return set_lr
 
 
-def _base_rate(lr: float, recipe: Schedule, epochs: int, updates: int) -> SetLr:
-    """The rate without any group's scale. The schedulers move a stand-in: torch's know nothing of `lr_scale`."""
-    stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=lr)
+def learning_rate(recipe: Schedule, base: float, epochs: int, updates: int, epoch: int, update: int) -> float:
+    """The rate of one update, in closed form: no state, so that a job that resumes anywhere has the same rates.
 
-    def rate() -> float:
-        return float(stand_in.param_groups[0]["lr"])
+    `cosine` is that of timm's CosineLRScheduler, per update, with a linear warm-up; `cosine_warm_restarts` that of
+    torch's scheduler of that name (Loshchilov & Hutter 2017), per epoch.
 
+    Args:
+        base: the optimizer's rate.
+        epochs: length of the run.
+        updates: optimizer steps in an epoch.
+        epoch: from 0.
+        update: within the epoch, from 0.
+    """
     if recipe.name == "cosine":
-        cosine = CosineLRScheduler(
-            stand_in,
-            t_initial=epochs * updates,
-            lr_min=recipe.lr_min,
-            warmup_t=round(recipe.warmup_epochs * updates),
-            warmup_lr_init=recipe.lr_min,
-            t_in_epochs=False,
-        )
-
-        def per_update(epoch: int, update: int) -> float:
-            cosine.step_update(epoch * updates + update)
-            return rate()
-
-        return per_update
+        done, warmup = epoch * updates + update, round(recipe.warmup_epochs * updates)
+        if done < warmup:
+            return recipe.lr_min + (base - recipe.lr_min) * done / warmup
+        return _cosine(base, recipe.lr_min, min(1.0, done / (epochs * updates)))
     if recipe.name == "cosine_warm_restarts":
-        restarts = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
-            stand_in, T_0=recipe.T_0, T_mult=recipe.T_mult, eta_min=recipe.eta_min
-        )
+        left, cycle = epoch, recipe.T_0
+        while left >= cycle:
+            left, cycle = left - cycle, cycle * recipe.T_mult
+        return _cosine(base, recipe.eta_min, left / cycle)
+    return base
 
-        def per_epoch(epoch: int, update: int) -> float:
-            if update == 0:
-                restarts.step(epoch)
-            return rate()
 
-        return per_epoch
-    return lambda epoch, update: lr
+def _cosine(high: float, low: float, progress: float) -> float:
+    """From `high` at progress 0 to `low` at 1."""
+    return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import os
 import re
 import shutil
@@ -13,8 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import psutil
 import pytest
@@ -30,6 +32,7 @@ from ensemble.jobs.locks import lock_job_process, lock_jobs
 from ensemble.jobs.status import read_status
 from ensemble.jobs.stopping import stop_requests
 from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.schema import Sampler, Schedule
 from ensemble.training.job import run_job
 from ensemble.training.jobs import train
 from ensemble.training.trainer import Trainer
@@ -41,8 +44,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
 RECIPE = f"{DEFAULTS}[tasks.mask]\n[tasks.gender]\n[tasks.age]\n"
 KEYS = {
-    "plain": [],
-    "all that has a state": [
+    "plain": (),
+    "all that has a state": (
         "ema=0.9",
         "average_epochs=2",
         "accumulate=2",
@@ -51,8 +54,24 @@ KEYS = {
         "optimizer.layer_decay=0.8",
         "mix={cutmix=1.0, prob=0.5}",
         "sampler={balance='class'}",
-    ],
+    ),
 }
+SCHEDULES = [
+    f"schedule={{name='{name}', T_0=2, T_mult=2, eta_min=1e-6, warmup_epochs=0.5, lr_min=1e-6}}"
+    for name in get_args(Schedule.model_fields["name"].annotation)
+]
+SAMPLERS = [
+    *(f"sampler={{balance='{balance}'}}" for balance in get_args(Sampler.model_fields["balance"].annotation)),
+    "sampler={photos_per_person=4, fraction=1.5}",
+    "sampler={fraction=0.8}",
+]
+MIXES = [
+    "mix={}",
+    *(f"mix={{{kind}}}" for kind in ("mixup=1.0", "cutmix=1.0", "mixup=1.0, cutmix=1.0", "half_face=true")),
+]
+AVERAGES = ["ema=0.0", "ema=0.9"]
+# each of them once at least, and no two rows alike
+ROWS = list(zip(*(islice(cycle(kind), len(MIXES)) for kind in (SCHEDULES, SAMPLERS, MIXES, AVERAGES)), strict=True))
 ONE = Hardware("cpu", workers=0)
 
 
@@ -86,36 +105,69 @@ def interrupted_at(batch: int) -> Callable[..., Tensor]:
     return compute
 
 
+def counted(patch: pytest.MonkeyPatch) -> list[None]:
+    """An entry for each batch that is learned from, from now on."""
+    loss, shown = Trainer._loss, list[None]()
+
+    def compute(self: Trainer, *args: Any) -> Tensor:
+        shown.append(None)
+        return loss(self, *args)
+
+    patch.setattr(Trainer, "_loss", compute)
+    return shown
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    data: TrainData, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[tuple[str, ...]], tuple[list[object], int]]:
+    """(what a job with these keys leaves that nothing stopped, batches an epoch)."""
+
+    @functools.cache
+    def train_whole(keys: tuple[str, ...]) -> tuple[list[object], int]:
+        setting = tiny_run(tmp_path_factory.mktemp("unbroken") / "run", data, RECIPE, *(f"tasks.*.{k}" for k in keys))
+        with pytest.MonkeyPatch.context() as patch:
+            shown = counted(patch)
+            assert run_job(setting.spec(), setting.data, setting.folds) is None
+        return left_by(setting), len(shown) // 3
+
+    return train_whole
+
+
+def resumed_alike(
+    setting: TinyRun, keys: tuple[str, ...], batch: int, whole: tuple[list[object], int], patch: pytest.MonkeyPatch
+) -> None:
+    """A job that is stopped at this batch, counted from 1 over all epochs, resumes there and ends as if it had not."""
+    recipe = parse_recipe(RECIPE, "tiny", changes=[f"tasks.*.{key}" for key in keys])
+    setting = dataclasses.replace(setting, recipe=recipe)
+    left, an_epoch = whole
+    with patch.context() as stopping, pytest.raises(KeyboardInterrupt):
+        stopping.setattr(Trainer, "_loss", interrupted_at(batch))
+        run_job(setting.spec(), setting.data, setting.folds)
+    status = read_status(setting.run, "mask", 0)
+    updates = recipe.tasks["mask"].accumulate
+    batches = status.epoch * an_epoch + status.batches
+    assert (status.state, batches) == ("stopped", -(-batch // updates) * updates), "the update is finished first"
+    shown = counted(patch)
+    assert run_job(setting.spec(), setting.data, setting.folds) is None
+    assert len(shown) == 3 * an_epoch - batches, "no batch is done twice"
+    assert left_by(setting) == left
+
+
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS.keys())
 @pytest.mark.parametrize("batch", [1, 4, 5, 8, 11])
 def test_a_job_that_is_stopped_within_an_epoch_goes_on_from_there(
-    setting: TinyRun, batch: int, keys: list[str], monkeypatch: pytest.MonkeyPatch
+    setting: TinyRun, batch: int, keys: tuple[str, ...], unbroken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = parse_recipe(RECIPE, "tiny", changes=[f"tasks.*.{key}" for key in keys])
-    setting = dataclasses.replace(setting, recipe=recipe)
-    whole = setting.elsewhere("whole")
-    assert run_job(whole.spec(), setting.data, setting.folds) is None
+    resumed_alike(setting, keys, batch, unbroken(keys), monkeypatch)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_loss", interrupted_at(batch))
-        run_job(setting.spec(), setting.data, setting.folds)
-    status = read_status(setting.run, "mask", 0)
-    updates = 2 if keys else 1
-    batches = status.epoch * (6 if keys else 5) + status.batches
-    assert (status.state, batches) == ("stopped", -(-batch // updates) * updates), "the update is finished first"
 
-    shown = 0
-
-    def count(self: Trainer, *args: Any) -> Tensor:
-        nonlocal shown
-        shown += 1
-        return loss(self, *args)
-
-    loss = Trainer._loss
-    monkeypatch.setattr(Trainer, "_loss", count)
-    assert run_job(setting.spec(), setting.data, setting.folds) is None
-    assert shown == 3 * (6 if keys else 5) - batches, "no batch is done twice"
-    assert left_by(setting) == left_by(whole)
+@pytest.mark.parametrize("keys", ROWS, ids=range(len(ROWS)))
+def test_resuming_within_an_epoch_leads_to_the_same_bytes_for_every_schedule_sampler_mix_and_average(
+    setting: TinyRun, keys: tuple[str, ...], unbroken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = unbroken(keys)
+    resumed_alike(setting, keys, whole[1] + 3, whole, monkeypatch)
 
 
 def test_a_long_epoch_is_saved_now_and_then(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
