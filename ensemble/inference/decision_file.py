@@ -25,7 +25,8 @@ WORDS = {
     "an ordinal or regression head of ages the log probabilities of its bins",
     "decoding": "full: the whole photo; reduced: a JPEG at the smallest of 1/2, 1/4, 1/8 of its size at which neither "
     "side is below resize, twice resize where crop is face (Pillow's Image.draft, libjpeg's scale), all else whole; "
-    "then turn upright by EXIF, convert to RGB",
+    "then turn upright by the EXIF orientation, as it is where EXIF is damaged; 16-bit grey divided by 257, "
+    "transparency dropped, convert to RGB",
     "resizing": "resize to (height, width), where it shrinks both ways by averaging over areas (OpenCV's INTER_AREA), "
     "else bilinear (INTER_LINEAR); then cut the centre. Where crop is face, first cut out the face, then resize. The "
     f"face is MTCNN's largest box, found on the photo at {SEARCHED} pixels across if it is wider; cut out is "

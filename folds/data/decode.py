@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -12,11 +13,13 @@ import cv2
 import joblib
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
 from folds.errors import MaskensError
 
 warnings.filterwarnings("ignore", module="PIL")
+# Pillow would look for a resolution in EXIF while it opens a JPEG, and refuse the photo for a damaged one.
+JpegImagePlugin.JpegImageFile._read_dpi_from_exif = lambda self: None  # type: ignore[method-assign]
 
 
 Pixels = npt.NDArray[np.uint8]
@@ -35,7 +38,21 @@ PostScript, whatever its name, and take lines of text for pixels."""
 
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # 16-bit grey: Pillow's own conversion clips it at 255
 
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns a photo of an EXIF orientation upright; 5 to 8 swap height and width."""
+
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+
+_PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of an interlaced PNG: first column, first row, step between columns, between rows."""
 
 
 def read_photo(path: Path) -> Pixels:
@@ -115,8 +132,11 @@ def decode_photo(
                     _reduce(image, size)
                 sizes.append(image.size)
                 if image.size not in found:
+                    image.load()
+                    if image.format == "PNG":
+                        _refuse_short_png(content, image)
                     found[image.size] = _upright_rgb(image)
-                    whole = (width, height) if _is_sideways(image) else (height, width)
+                    whole = (width, height) if _orientation(image) >= 5 else (height, width)
         return DecodedPhoto([found[size] for size in sizes], whole)
     except UnidentifiedImageError:
         raise MaskensError(f"{name} is not a photo that can be read ({', '.join(formats)})") from None
@@ -130,20 +150,54 @@ def _reduce(image: Image.Image, at_least: tuple[int, int]) -> None:
     """Let a JPEG that is not decoded yet come smaller."""
     if image.format in ("JPEG", "MPO"):
         height, width = at_least
-        image.draft(None, (height, width) if _is_sideways(image) else (width, height))
+        image.draft(None, (height, width) if _orientation(image) >= 5 else (width, height))
 
 
-def _is_sideways(image: Image.Image) -> bool:
-    """Whether the file lies as the sensor saw it. Of a PNG that is not decoded yet, this decodes it."""
-    return image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+def _orientation(image: Image.Image) -> int:
+    """1 to 8; 1 where EXIF has none that can be read. Of a PNG that is not decoded yet, this decodes it."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+        return int(found) if found in _UPRIGHT else 1
+    except Exception:  # whatever damaged EXIF has Pillow raise: the pixels may still be good
+        return 1
 
 
 def _upright_rgb(image: Image.Image) -> Pixels:
-    upright = ImageOps.exif_transpose(image)
+    """Not by Pillow's exif_transpose, which writes the other EXIF fields anew and fails on some."""
+    turn = _UPRIGHT.get(_orientation(image))
+    upright = image if turn is None else image.transpose(turn)
     if upright.mode in _DEEP:
         grey = np.asarray(upright, dtype=np.float64) / 257
         return np.repeat(np.clip(grey, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
     return np.array(upright.convert("RGB"), dtype=np.uint8)
+
+
+def _refuse_short_png(content: bytes, image: Image.Image) -> None:
+    """Refuse a PNG that lacks rows: where the compressed data end between two rows, Pillow leaves the others black.
+
+    Raises:
+        OSError: rows are missing, or the file ends before its last chunk.
+    """
+    data, kind, at = [], b"", 8
+    while kind != b"IEND":
+        end, kind = at + 12 + int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
+        if len(content) < end:
+            raise OSError("image file is truncated")
+        if kind == b"IDAT":
+            data.append(content[at + 8 : end - 4])
+        at = end
+    width, height = image.size
+    interlaced = content[28] == 1
+    if not interlaced and np.asarray(image.crop((0, height - 1, width, height))).any():
+        return  # the last row is there, and so are the others
+    bits = content[24] * _PNG_CHANNELS[content[25]]
+    passes = _PNG_PASSES if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
+    expected = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
+    stream, compressed = zlib.decompressobj(), b"".join(data)
+    pieces = (compressed[start : start + 65536] for start in range(0, len(compressed), 65536))
+    if sum(len(stream.decompress(piece)) for piece in pieces) < expected:
+        raise OSError("image file is truncated")
 
 
 def photo_format(path: Path) -> tuple[str, str]:

@@ -6,6 +6,7 @@ import re
 import struct
 import threading
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,62 @@ def test_every_pixel_goes_where_the_orientation_says(tmp_path: Path, orientation
     exif[ORIENTATION] = orientation
     photo = read_back(Image.fromarray(pixels), tmp_path / "a.png", "RGB", exif=exif)
     np.testing.assert_array_equal(photo, upright(pixels))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        struct.pack("<HHIf", 0x9204, 11, 1, float("nan")),
+        struct.pack("<HHIi", 0x0128, 9, 1, -5),
+        struct.pack("<HHII", 0x011A, 5, 0, 0),  # a resolution without a value
+        struct.pack("<HHII", 0x8769, 4, 1, 0xFFFFFFFF),  # more fields, beyond the end
+        struct.pack("<HHII", 0x9999, 77, 1 << 31, 1 << 31),
+    ],
+    ids=["NaN", "signed", "no value", "pointer", "unknown type"],
+)
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_an_odd_field_in_exif_neither_fails_a_photo_nor_hides_its_orientation(
+    tmp_path: Path, field: bytes, name: str
+) -> None:
+    fields = struct.pack("<HHII", ORIENTATION, 3, 1, 6) + field
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + fields + bytes(4)
+    Image.fromarray(smooth(24, 40)).save(tmp_path / name, exif=exif)
+    photo = read_photo(tmp_path / name)
+    assert np.abs(photo - np.rot90(smooth(24, 40).astype(int), -1)).mean() < 4
+
+
+@pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0nothing of the kind", b"Exif\0\0II*\0\xff\xff\xff\xff"])
+def test_a_photo_whose_exif_can_not_be_read_is_taken_as_it_lies(tmp_path: Path, exif: bytes) -> None:
+    Image.fromarray(smooth(24, 40)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_photo(tmp_path / "a.jpg").shape == (24, 40, 3)
+
+
+def png(rows: bytes, width: int, height: int, interlaced: bool) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, interlaced)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(*c) for c in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    )
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("grey", [0, 9])
+def test_a_png_whose_data_end_early_is_refused_wherever_they_end(tmp_path: Path, interlaced: bool, grey: int) -> None:
+    path, width, height = tmp_path / "a.png", 11, 7
+    passes = [(2, 1), (1, 1), (3, 1), (3, 2), (6, 2), (5, 4), (11, 3)] if interlaced else [(width, height)]
+    rows = b"".join((b"\0" + bytes([grey]) * columns) * count for columns, count in passes)
+    path.write_bytes(whole := png(rows, width, height, interlaced))
+    np.testing.assert_array_equal(read_photo(path), np.full((height, width, 3), grey))
+    path.write_bytes(whole + b"what a camera adds")
+    assert read_photo(path).shape == (height, width, 3)
+    for content in [png(rows[:n], width, height, interlaced) for n in range(len(rows))] + [
+        whole[:n] for n in range(len(whole))
+    ]:
+        path.write_bytes(content)
+        with pytest.raises(MaskensError, match=r"a\.png"):
+            read_photo(path)
 
 
 def smooth(height: int, width: int) -> Pixels:
@@ -252,7 +309,7 @@ def test_whatever_a_decoder_raises_of_a_damaged_photo_is_a_refusal(
         raise raised("what it met")
 
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    monkeypatch.setattr("PIL.ImageOps.exif_transpose", damaged)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", damaged)
     with pytest.raises(MaskensError, match=r"a\.png can't be read: .*what it met"):
         read_photo(tmp_path / "a.png")
 

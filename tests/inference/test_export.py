@@ -7,6 +7,7 @@ import importlib.util
 import json
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,6 +39,7 @@ from ensemble.jobs.spec import JobSpec
 from ensemble.metrics.heads import bin_logits
 from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.inputs import to_input
+from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.tta_sets import TtaSet
@@ -181,9 +183,60 @@ def test_a_graph_says_what_it_is_and_not_where_it_was_made(setting: Setting) -> 
         assert str(folder).encode() not in file.read_bytes()
 
 
-def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Setting, tmp_path: Path) -> None:
+def example_of_the_docs() -> str:
     text = (Path(cli.__file__).parent / "docs" / "export.md").read_text()
-    example = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+
+
+def files_of_every_kind(folder: Path) -> list[Path]:
+    """120 x 90 pixels each, which 40 x 32 reduces, and one lying down for each orientation."""
+    rng = np.random.default_rng(0)
+    colours = Image.fromarray(rng.integers(0, 256, (120, 90, 3), dtype=np.uint8))
+    deep = Image.fromarray(rng.integers(0, 65536, (120, 90), dtype=np.uint16))
+    alpha = Image.fromarray(rng.integers(0, 256, (120, 90), dtype=np.uint8))
+    images = {
+        "colour.jpg": colours,
+        "colour.webp": colours,
+        "colour.bmp": colours,
+        "colour.tif": colours,
+        "colour.gif": colours,
+        "grey.png": colours.convert("L"),
+        "grey.jpg": colours.convert("L"),
+        "deep.png": deep,
+        "deep.tif": deep,
+        "palette.png": colours.quantize(16),
+        "bit.png": colours.convert("1"),
+        "cmyk.jpg": colours.convert("CMYK"),
+        "rgba.png": Image.merge("RGBA", (*colours.split(), alpha)),
+        "rgba.webp": Image.merge("RGBA", (*colours.split(), alpha)),
+        "la.png": Image.merge("LA", (colours.convert("L"), alpha)),
+    }
+    for name, image in images.items():
+        image.save(folder / name)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for suffix in ("jpg", "png", "tif"):
+            images[f"turned{orientation}.{suffix}"] = colours
+            colours.save(folder / f"turned{orientation}.{suffix}", exif=exif)
+        fields = struct.pack("<HHII", 0x0112, 3, 1, orientation) + struct.pack("<HHIf", 0x9204, 11, 1, float("nan"))
+        images[f"odd{orientation}.jpg"] = colours
+        colours.save(folder / f"odd{orientation}.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\2\0" + fields + bytes(4))
+    return [folder / name for name in images]
+
+
+def test_the_example_of_the_docs_reads_every_kind_of_file_as_predict_does(tmp_path: Path) -> None:
+    example: dict[str, Any] = {}
+    exec(example_of_the_docs().partition("\nfolder, paths")[0], example)
+    for path in files_of_every_kind(tmp_path):
+        for reduced in (True, False):
+            card = Geometry((40, 32), (35, 26), reduced)
+            theirs = example["read"](path, "reduced" if reduced else "full", [40, 32], [35, 26])
+            np.testing.assert_array_equal(theirs, load_photo(path, [card]).sizes[0], err_msg=path.name)
+
+
+def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Setting, tmp_path: Path) -> None:
+    example = example_of_the_docs()
     assert set(re.findall(r"^(?:import|from) (\w+)", example, re.MULTILINE)) == {
         "json",
         "sys",
@@ -193,7 +246,7 @@ def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Setting, tm
         "onnxruntime",
         "PIL",
     }
-    assert len(example.splitlines()) < 60
+    assert len(example.splitlines()) < 75
     (tmp_path / "classify.py").write_text(example)
     files = [str(setting.data.root / f) for f in setting.data.photos.files]
     command = [sys.executable, "-I", str(tmp_path / "classify.py"), str(setting.folder), *files]
