@@ -71,6 +71,8 @@ class Loss(Strict):
             return "class_balanced goes into ce and focal, and both are 0"
         if self.class_balanced and self.class_weights:
             return "class_balanced are class_weights too: keep one of them"
+        if self.class_balanced and self.logit_adjustment:
+            return "class_balanced and logit_adjustment both correct for how frequent classes are: keep one of them"
         if self.logit_adjustment and not self.ce:
             return "logit_adjustment goes into ce, which is 0"
         return ""
@@ -84,8 +86,12 @@ class Loss(Strict):
         """The weight of a head among the others."""
         return self.heads[part].weight if part in self.heads else 1.0
 
-    def fault_with(self, target: Target) -> str:
-        """What does not fit a task that predicts `target`, in words; "" if nothing."""
+    def fault_with(self, target: Target, evened: str = "none") -> str:
+        """What does not fit a task that predicts `target`, in words; "" if nothing.
+
+        Args:
+            evened: what the sampler evens out: none, class or age.
+        """
         kind, heads = target.predicts, target.heads
         parts = [head.part for head in heads]
         if strange := [part for part in self.heads if part not in parts]:
@@ -103,6 +109,12 @@ class Loss(Strict):
             given, bins = len(own.class_weights), len(head.merge)
             if given not in (0, bins):
                 return f"{where}{given} class_weights, but '{name}' has {bins} classes"
+            correcting = [key for key in ("class_balanced", "logit_adjustment") if getattr(own, key)]
+            if correcting and (evened == "class" or (evened == "age" and head.part in ("age", "class"))):
+                return (
+                    f"{where}{correcting[0]} corrects for how frequent classes are, and sampler.balance = '{evened}' "
+                    "evens them out already: keep one of them"
+                )
             unfit = [key for key in _SOFTMAX_ONLY if getattr(own, key)]
             if head.kind != "softmax" and unfit:
                 return (

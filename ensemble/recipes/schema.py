@@ -169,8 +169,10 @@ class TaskRecipe(Strict):
     @field_validator("loss")
     @classmethod
     def _fits_the_heads(cls, loss: Loss, info: ValidationInfo) -> Loss:
-        if {"predicts", "ages"} <= info.data.keys():
-            fault = loss.fault_with(_target(info.data["predicts"], info.data["ages"]))
+        if {"predicts", "ages", "sampler"} <= info.data.keys():
+            sampler = info.data["sampler"]
+            evened = sampler.balance if sampler.strength else "none"
+            fault = loss.fault_with(_target(info.data["predicts"], info.data["ages"]), evened)
             if fault:
                 raise ValueError(fault)
         return loss

@@ -62,7 +62,7 @@ class HeadBatch:
     adjusted: Tensor  # the same with logit adjustment
     targets: Tensor  # float (batch, classes), rows summing to 1
     smooth: Tensor  # the same with label smoothing
-    weights: Tensor | None  # float (classes,), of each class, 1 on average over the labels
+    weights: Tensor | None  # float (classes,), of each class
     gamma: float
 
 
@@ -120,8 +120,7 @@ def _head_batch(own: Loss, head: Head, logits: Tensor, targets: Tensor, counts: 
     found = adjusted = head_to_bin_logits(logits[:, head.columns].float(), head)
     weights = _one_on_average(torch.tensor(own.class_weights, device=logits.device)) if own.class_weights else None
     if counts is not None and own.class_balanced:
-        balanced = _one_on_average(effective_weights(label_counts(counts, head), own.class_balanced))
-        weights = balanced[list(head.merge)]
+        weights = class_balanced_weights(label_counts(counts, head), own.class_balanced)[list(head.merge)]
     if counts is not None and own.logit_adjustment:
         adjusted = found + own.logit_adjustment * log_prior(label_counts(counts, head))[list(head.merge)]
     return HeadBatch(found, adjusted, truth, smooth, weights, own.gamma)
@@ -154,6 +153,16 @@ def log_prior(counts: Tensor) -> Tensor:
     """
     seen = counts.clamp(min=1)
     return (seen / seen.sum()).log()
+
+
+def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
+    """`effective_weights` scaled to 1 on average over the photos, so that they leave the size of the loss unchanged.
+
+    Args:
+        counts: float (classes,), photos of each class.
+    """
+    weights = effective_weights(counts, beta)
+    return weights * counts.sum() / (weights * counts).sum()
 
 
 def effective_weights(counts: Tensor, beta: float) -> Tensor:

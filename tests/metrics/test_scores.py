@@ -42,10 +42,24 @@ def test_parts_are_scored_on_their_own() -> None:
     assert parts["gender"][1] == parts["age"][1] == pytest.approx(2 / 3)
 
 
-def test_a_tasks_score_is_the_mean_over_its_heads() -> None:
+def test_a_task_with_three_heads_is_scored_by_the_18_classes() -> None:
+    """Two models that are as good head by head: what counts is whether all three heads of a photo are right."""
     labels = np.array([[0, 0, 0], [1, 1, 1], [2, 0, 2]])
-    logits = np.zeros((3, 8), dtype=np.float32)
-    logits[[0, 1, 2], labels[:, 0]] = 1
-    logits[[0, 1, 2], 3 + labels[:, 1]] = 1
-    logits[[0, 1, 2], 5 + (labels[:, 2] + 1) % 3] = 1  # age always wrong
-    assert task_scores(Target("heads"), logits, labels) == pytest.approx((2 / 3, 2 / 3))
+    same, spread = labels.copy(), labels.copy()
+    same[0] = [1, 1, 1]  # all three wrong on one photo
+    spread[[0, 1, 2], [0, 1, 2]] = [1, 0, 0]  # one wrong on each
+    found = {}
+    for name, decided in (("same", same), ("spread", spread)):
+        logits = np.zeros((3, 8), dtype=np.float32)
+        for column, head in enumerate(Target("heads").heads):
+            logits[[0, 1, 2], head.columns.start + decided[:, column]] = 1
+        found[name] = task_scores(Target("heads"), logits, labels)
+        whole = score(encode(*labels.T), encode(*decided.T))
+        assert found[name] == pytest.approx((whole.f1, whole.accuracy))
+    assert found["same"] == pytest.approx(((2 / 3 + 1) / 18, 2 / 3))
+    assert found["spread"] == (0, 0)
+
+
+def test_a_task_with_one_head_is_scored_by_its_own_labels() -> None:
+    logits = np.eye(3, dtype=np.float32)
+    assert task_scores(Target("mask"), logits, np.array([[0], [1], [0]])) == pytest.approx(((2 / 3 + 1) / 3, 2 / 3))

@@ -174,6 +174,15 @@ def test_errors_within_a_draw_of_transforms_have_key_paths(tmp_path: Path) -> No
         ("loss = {balance = 'uncertainty'}", "mask.loss: balance weighs heads against each other, and 'mask' has one"),
         ("loss = {ce = 0, f1 = 1, logit_adjustment = 1}", "mask.loss: logit_adjustment goes into ce, which is 0"),
         ("loss = {class_balanced = 0.9, class_weights = [1, 2, 3]}", "class_balanced are class_weights too: keep one"),
+        ("loss = {class_balanced = 0.9, logit_adjustment = 1}", "mask.loss: class_balanced and logit_adjustment both"),
+        (
+            "sampler = {balance = 'class'}\nloss = {logit_adjustment = 1}",
+            "mask.loss: logit_adjustment corrects for how frequent classes are, and sampler.balance = 'class' evens",
+        ),
+        (
+            "predicts = 'heads'\nsampler = {balance = 'age'}\nloss = {heads = {age = {class_balanced = 0.9}}}",
+            "mask.loss: heads.age: class_balanced corrects for how frequent classes are, and sampler.balance = 'age'",
+        ),
         ("loss = {class_weights = [0, 0, 0]}", "mask.loss: every class weight is 0"),
         ("loss = {ce = 0, f1 = 1, class_weights = [1, 2, 3]}", "mask.loss: class_weights and label_smoothing go into"),
         ("ema = 1.0", "mask.ema: input should be less than 1"),
@@ -188,6 +197,14 @@ def test_what_can_not_be_meant_is_refused(keys: str, words: str) -> None:
     with pytest.raises(MaskensError) as caught:
         parse_recipe(TINY.replace("[tasks.mask]", f"[tasks.mask]\n{keys}"), "mine")
     assert f"tasks.{words}" in str(caught.value) or words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "keys", ["sampler = {balance = 'age'}", "sampler = {balance = 'class', strength = 0}", "sampler = {fraction = 0.5}"]
+)
+def test_logits_may_be_adjusted_where_the_sampler_leaves_the_classes_as_they_are(keys: str) -> None:
+    text = TINY.replace("[tasks.mask]", f"[tasks.mask]\n{keys}\nloss = {{logit_adjustment = 1}}")
+    assert parse_recipe(text, "mine").tasks["mask"].loss.logit_adjustment == 1
 
 
 def test_tasks_that_leave_a_class_open_are_refused() -> None:

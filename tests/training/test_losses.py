@@ -11,7 +11,7 @@ from ensemble.metrics.heads import head_decisions
 from ensemble.recipes.ages import Ages
 from ensemble.recipes.loss import Loss
 from ensemble.recipes.tasks import AgeHead, Target
-from ensemble.training.losses import effective_weights, focal, one_hot, soft_macro_f1, task_loss
+from ensemble.training.losses import class_balanced_weights, effective_weights, focal, one_hot, soft_macro_f1, task_loss
 from ensemble.training.targets import soft_targets, target_tables
 from folds.data.labels import age_band
 
@@ -234,6 +234,19 @@ def test_class_balancing_weighs_the_rare_more_between_evenly_and_by_inverse_coun
     assert (weights.numpy() >= 1 / n - 1e-9).all()
 
 
+def test_class_balanced_weights_are_one_on_average_over_the_photos() -> None:
+    """Else cross-entropy shrinks beside other terms and heads: most photos are of frequent classes."""
+    counts = torch.tensor([1800.0, 360.0, 360.0])
+    labels = torch.arange(3).repeat_interleave(counts.long())[:, None]
+    logits, targets = torch.zeros(len(labels), 3), one_hot(labels, MASK)
+    plain = task_loss(Loss(), MASK, logits, targets)
+    balanced = task_loss(Loss(class_balanced=0.999), MASK, logits, targets, [counts])
+    assert float(balanced) == pytest.approx(float(plain), rel=1e-5)
+    empty = class_balanced_weights(torch.tensor([90.0, 10.0, 0.0]), 0.99)
+    assert float(empty @ torch.tensor([0.9, 0.1, 0.0])) == pytest.approx(1)
+    assert empty.isfinite().all()
+
+
 def test_bands_are_evened_out_however_finely_ages_are_learned() -> None:
     """Five bins in three bands: a band's bins share its prior and its weight."""
     (head,) = Target("age", (20, 30, 45, 60), (0, 0, 1, 1, 2)).heads
@@ -243,7 +256,7 @@ def test_bands_are_evened_out_however_finely_ages_are_learned() -> None:
     adjusted = task_loss(Loss(ce=1, logit_adjustment=1.0), (head,), logits, targets, counts)
     assert float(adjusted) == pytest.approx(float(F.cross_entropy(logits + prior, targets)), rel=1e-5)
     weights = 0.1 / (1 - 0.9 ** torch.tensor([60.0, 35.0, 5.0]))
-    weights = (weights / weights.mean())[[0, 0, 1, 1, 2]]  # those that three bands would have
+    weights = (weights / (weights @ torch.tensor([0.6, 0.35, 0.05])))[[0, 0, 1, 1, 2]]  # as three bands would have
     balanced = task_loss(Loss(ce=1, class_balanced=0.9), (head,), logits, targets, counts)
     expected = F.cross_entropy(logits, targets, weights)
     assert float(balanced) == pytest.approx(float(expected), rel=1e-5)
