@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ensemble.decision.decide import Decision
 from ensemble.jobs.oof import oof_hash
+from ensemble.jobs.pseudo_labels import LABELS as PSEUDO_LABELS
+from ensemble.jobs.soft_targets import RECORD as SOFT_TARGETS
 from ensemble.metrics.bootstrap import Interval
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tta_choice import find_set
@@ -20,7 +22,7 @@ from ensemble.recipes.tta_sets import TtaSet, as_set, known_sets
 from ensemble.recipes.tta_views import Tta
 from folds.data.labels import CLASSES
 from folds.errors import MaskensError, first_fault
-from folds.files import json_text, read_json, replace_keeping, save_npz, sealed, sha256, unsealed
+from folds.files import json_text, read_json, replace_keeping, save_npz, sealed, sha256, sha256_of_file, unsealed
 from folds.run import Run
 
 StepName = Literal["views", "view-weights", "temperatures", "weights", "offsets"]
@@ -35,9 +37,8 @@ class _Strict(BaseModel):
 class RunTuning(_Strict):
     """One run, and what was fitted for it."""
 
-    run: str  # its folder, to be read by people; seed and hashes say which it is
-    seed: int
-    recipe_hash: str
+    run: str  # its folder, to be read by people; the hashes identify it
+    made_of: str
     oof_hash: str
     weight: Annotated[float, Field(ge=0)] = 1.0
     temperatures: dict[str, tuple[tuple[float, ...], ...]] = {}  # task -> (folds, heads)
@@ -127,7 +128,7 @@ def tuning_file(untuned: Sequence[RunTuning]) -> str:
     """Name of the file that keeps the tuning of these runs, in whatever order: it lies in the first of them."""
     if len(untuned) == 1:
         return "tuning.json"
-    return f"blend-{sha256(repr(sorted((r.recipe_hash, r.seed) for r in untuned)))[:8]}.json"
+    return f"blend-{sha256(repr(sorted(r.made_of for r in untuned)))[:8]}.json"
 
 
 def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Decision) -> Path | None:
@@ -227,7 +228,19 @@ def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None
 
 def untuned_run(run: Run, recipe: Recipe) -> RunTuning:
     """A run with nothing fitted."""
-    return RunTuning(run=str(run.folder), seed=run.seed, recipe_hash=recipe.hash, oof_hash=oof_hash(run, recipe))
+    return RunTuning(run=str(run.folder), made_of=made_of(run, recipe), oof_hash=oof_hash(run, recipe))
+
+
+def made_of(run: Run, recipe: Recipe) -> str:
+    """sha256 of all that a run's jobs are trained from: a student and its twin without teachers differ in it."""
+    beside = [run.folder / name for name in (SOFT_TARGETS, PSEUDO_LABELS)]
+    given = [
+        run.fixes.hash,
+        run.merged_hash,
+        run.skipped_hash,
+        *(sha256_of_file(f) if f.exists() else "" for f in beside),
+    ]
+    return sha256(repr([recipe.hash, run.seed, run.folds_hash, run.fingerprint, *given]))
 
 
 def read_nested(path: Path, files: Sequence[str]) -> Decision:

@@ -14,7 +14,7 @@ import numpy as np
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, load_ensembles
 from ensemble.decision.submission import read_answers, skipped_file, skipped_text
-from ensemble.decision.tuning import Fitted, read_tuning
+from ensemble.decision.tuning import Fitted, made_of, read_tuning
 from ensemble.evaluation.check import Check, same
 from ensemble.evaluation.made_with import made_with
 from ensemble.evaluation.verify_jobs import is_unfinished, verify_job
@@ -203,10 +203,8 @@ def _tunings(run: Run, recipe: Recipe) -> Iterator[Check]:
         except MaskensError as error:
             yield Check("tuning", path.name, "a tuning", first_line(error), False, mend)
             continue
-        for fitted in tuning.fitted.runs:
-            if (fitted.seed, fitted.recipe_hash) == (run.seed, recipe.hash):
-                ok = fitted.oof_hash == now
-                yield Check("tuning", f"{path.name}: out-of-fold files", fitted.oof_hash, now, ok, mend)
+        if theirs := [fitted.oof_hash for fitted in tuning.fitted.runs if fitted.made_of == made_of(run, recipe)]:
+            yield Check("tuning", f"{path.name}: out-of-fold files", theirs[0], now, now in theirs, mend)
         yield _nested(path, mend)
 
 

@@ -20,6 +20,7 @@ from folds.files import csv_text, read_json, sha256, write_json, write_text
 from folds.run import Run
 
 NOT_TAKEN = -1
+LABELS = "pseudo.csv"
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def _written(label: np.int64) -> str:
 
 def save_pseudo_labels(run: Run, pseudo: PseudoLabels) -> None:
     """Write pseudo.csv and pseudo.json into a run."""
-    write_text(run.folder / "pseudo.csv", pseudo.text)
+    write_text(run.folder / LABELS, pseudo.text)
     record = {"source": pseudo.source, "min_p": pseudo.min_p, "fingerprint": pseudo.fingerprint, "hash": pseudo.hash}
     write_json(run.folder / "pseudo.json", record)
 
@@ -97,7 +98,7 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
         record = read_json(file)
         source, min_p, fingerprint = record["source"], float(record["min_p"]), record["fingerprint"]
         names = [f"fold{fold}" for fold in range(run.k)]
-        rows = read_table(run.folder / "pseudo.csv", ("photo", *names))
+        rows = read_table(run.folder / LABELS, ("photo", *names))
         classes = np.array([[int(row[n] or NOT_TAKEN) for n in names] for row in rows], dtype=np.int64).T
     except (OSError, ValueError, KeyError, TypeError, MaskensError) as error:
         raise MaskensError(f"the pseudo-labels of {run.folder} can't be read ({error}). {advice}") from error
@@ -109,5 +110,5 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
     photos = data.photos.some([place[row["photo"]] for row in rows]) if known else data.photos
     found = PseudoLabels(source, min_p, fingerprint, photos, classes)
     if not known or found.hash != record.get("hash"):
-        raise MaskensError(f"{run.folder / 'pseudo.csv'} was edited after it was made. {advice}")
+        raise MaskensError(f"{run.folder / LABELS} was edited after it was made. {advice}")
     return found

@@ -40,7 +40,7 @@ def an_ensemble(
 
 
 def fitted(weights: list[float], offsets: list[float]) -> Fitted:
-    runs = tuple(RunTuning(run=str(n), seed=0, recipe_hash="", oof_hash="", weight=w) for n, w in enumerate(weights))
+    runs = tuple(RunTuning(run=str(n), made_of="", oof_hash="", weight=w) for n, w in enumerate(weights))
     return Fitted(tta="flip", runs=runs, offsets=tuple(offsets))
 
 

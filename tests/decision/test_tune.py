@@ -29,6 +29,7 @@ from ensemble.decision.tuning import (
     weighted_runs,
 )
 from ensemble.evaluation.evaluate import evaluate, evaluation_record
+from ensemble.evaluation.verify import verify
 from ensemble.metrics.bootstrap import SCORED_PARTS
 from ensemble.metrics.scores import macro_f1
 from ensemble.recipes.run_recipe import run_recipe
@@ -203,6 +204,20 @@ def test_blends_of_one_run_with_several_others_are_kept_apart(data: TrainData, t
     assert kept(a, c)
     with pytest.raises(MaskensError, match="a job was trained since"):
         kept(a, b)
+
+
+@pytest.mark.parametrize("beside", ["soft_targets.json", "pseudo.csv"])
+def test_a_twin_with_other_teachers_is_another_run(data: TrainData, tmp_path: Path, beside: str) -> None:
+    """The recipe, seed and folds are the same; what the jobs are trained from is not."""
+    a, b, c = (plan_run(tmp_path / n, data, noisy(data, i)) for i, n in enumerate("abc"))
+    for run, text in ((b, "of a"), (c, "of d")):
+        (run.folder / beside).write_text(text)
+    paths = [saved(blend_of(a, twin), ["weights"]) for twin in (b, c)]
+    assert paths[0] != paths[1]
+    assert kept(a, b) != kept(a, c)
+    found = [check for check in verify(a).checks if check.kind == "tuning"]
+    assert len(found) == 4, "of each blend, its logits and its predictions"
+    assert all(check.ok for check in found)
 
 
 def test_runs_of_weight_0_need_not_be_asked(data: TrainData, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ resize = [40, 32]
 """
 IDS = [f"p{n:03}.jpg" for n in range(150)]
 CPU, DEVICE = Hardware("cpu", 0), torch.device("cpu")
-RUN = RunTuning(run="r", seed=0, recipe_hash="", oof_hash="")
+RUN = RunTuning(run="r", made_of="", oof_hash="")
 RULE = Fitted(tta="flip", runs=(RUN,), offsets=tuple(0.2 * (c % 5) for c in range(18)))
 
 

@@ -253,7 +253,7 @@ def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Setting, tm
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     told = [int(line.split("\t")[1]) for line in done.stdout.splitlines()]
-    share = RunTuning(run="", seed=1, recipe_hash="", oof_hash="", temperatures=TEMPERATURES)
+    share = RunTuning(run="", made_of="", oof_hash="", temperatures=TEMPERATURES)
     fitted = Fitted(tta="flip", runs=(share,), offsets=OFFSETS)
     assert told == decide(setting.prediction.joints, fitted.weights, fitted.offsets).classes.tolist()
     assert len(set(told)) > 1
