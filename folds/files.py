@@ -1,84 +1,23 @@
-"""Writing files so that no crash, full disk or second run loses what was there."""
+"""What files hold: text, JSON, CSV, arrays, checksums; all written as of `folds/replacing.py`."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import hashlib
 import io
 import json
-import os
-import socket
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from folds.errors import MaskensError
+from folds.replacing import replacing, sync
 
 SEAL = "sha256"  # the key of a record's own checksum
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a cell begins that spreadsheets would run
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` only when the block ends well.
-
-    The bytes go to a temporary file in the same folder and are renamed over `path` at the end, so that
-    a reader sees the old file or the new one, never half of one, and a full disk leaves the old one.
-
-    Raises:
-        MaskensError: if the system refuses to write (no permission, no space), with its reason.
-    """
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
-        owner = f".{path.name}.{_host()}-{os.getpid()}-"
-        descriptor, temporary = tempfile.mkstemp(prefix=owner, suffix=".tmp", dir=path.parent)
-        with os.fdopen(descriptor, "wb") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
-    except OSError as error:
-        kept = " The file that was there is unchanged." if path.exists() else ""
-        raise MaskensError(f"can't write {path}: {error.strerror or error}.{kept}") from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-
-
-def _host() -> str:
-    return sha256(socket.gethostname())[:8]
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files for `path` of processes of this machine that were killed."""
-    begins = f".{path.name}.{_host()}-"
-    with os.scandir(path.parent) as entries:
-        left = [e for e in entries if e.name.startswith(begins) and e.name.endswith(".tmp")]
-    if not left:
-        return
-    import psutil  # here, because hardly any write finds one
-
-    for entry in left:
-        owner = entry.name.removeprefix(begins).split("-")[0]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            with contextlib.suppress(OSError):
-                os.unlink(entry.path)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def write_text(path: Path, text: str) -> None:
@@ -213,13 +152,14 @@ def replace_keeping(path: Path, text: str) -> Path | None:
     if not path.exists() or path.read_bytes() == text.encode():
         write_text(path, text)
         return None
-    aside = _beside(path)
-    with replacing(aside) as handle:
-        handle.write(path.read_bytes())
+    aside, before = _beside(path), path.read_bytes()
     try:
+        with replacing(aside) as handle:
+            handle.write(before)
         write_text(path, text)
     except MaskensError:
-        aside.unlink()  # the earlier file is still in its place
+        if path.read_bytes() == before:  # the earlier file is still in its place
+            aside.unlink(missing_ok=True)
         raise
     return aside
 
@@ -232,7 +172,9 @@ def set_aside(path: Path) -> Path:
     """
     aside = _beside(path)
     try:
-        return path.rename(aside)
+        moved = path.rename(aside)
+        sync(path.parent)
+        return moved
     except OSError as error:
         raise MaskensError(f"can't rename {path}: {error.strerror or error}.") from error
 
@@ -249,22 +191,6 @@ def _beside(path: Path) -> Path:
     while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
         number += 1
     return aside
-
-
-def must_be_writable(path: Path) -> None:
-    """Find out now whether `path` can be written later.
-
-    Raises:
-        MaskensError: it is a folder, or the system would refuse.
-    """
-    if path.is_dir():
-        raise MaskensError(f"{path} is a folder; name a file.")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise MaskensError(f"can't write {path}: {error.strerror or error}.") from error
 
 
 def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from folds.data.people import TrainData
 from folds.errors import MaskensError
-from folds.files import replacing
+from folds.replacing import replacing
 from folds.run import Run, refuse_foreign, remembered, save_run
 from folds.runs import differing
 from folds.versions import library_versions

@@ -6,7 +6,6 @@ The rest of a face belongs to the person alone, so that folds over photos instea
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from folds.data.labels import AGE_CUTS, AGES, GENDERS, SHOT_MASK, SHOTS, encode
 from folds.errors import MaskensError, refuse
 from folds.files import csv_text, sha256, write_text
+from folds.replacing import scratch_beside
 
 Pixels = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]  # (n, 2): x right of the middle, y from the top
@@ -97,9 +97,8 @@ def write_sample(
     try:
         _check(folder, people, hidden, size, seed, jobs)
         target = folder.resolve()  # a link to an empty folder is filled, not replaced
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            build = Path(scratch) / "data"  # inside, because the scratch folder itself is private to the user
+        with scratch_beside(target) as scratch:
+            build = scratch / "data"  # inside, because the scratch folder itself is private to the user
             sitters = [_sitter(index, people, seed) for index in range(people + hidden)]
             _write_tables(build, sitters[:people], sitters[people:], seed)
             for done, (file, photo) in enumerate(_drawn(sitters, size, seed, jobs), start=1):

@@ -18,7 +18,8 @@ from folds.data.decode import Progress, in_threads
 from folds.data.people import PhotoSet
 from folds.data.skipped import ADVICE
 from folds.errors import MaskensError, refuse
-from folds.files import replacing, sha256
+from folds.files import sha256
+from folds.replacing import replacing
 
 BUILDING = ".building-"
 SPARE = 64 * 2**20  # bytes of disk to leave free

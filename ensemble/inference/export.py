@@ -36,7 +36,7 @@ from folds.data.decode import Pixels, Progress
 from folds.data.labels import AnyFloatArray
 from folds.data.people import EvalData
 from folds.errors import MaskensError, first_line
-from folds.pages.html import replacing_folder
+from folds.replacing import replacing_folder
 from folds.versions import library_versions
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `onnx`

@@ -44,7 +44,8 @@ from ensemble.recipes.tta_sets import TtaSet
 from folds.data.decode import Progress
 from folds.data.labels import CLASSES, IntArray
 from folds.errors import MaskensError, first_line
-from folds.files import replacing, save_npz, sha256_of_file
+from folds.files import save_npz, sha256_of_file
+from folds.replacing import replacing
 
 CPU = torch.device("cpu")
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 
 from ensemble.jobs.checksums import JOB_FILES, verified_sha256
@@ -16,6 +14,7 @@ from ensemble.jobs.oof import kept_views
 from ensemble.jobs.spec import JobSpec, identity
 from ensemble.jobs.status import read_status
 from folds.errors import MaskensError
+from folds.replacing import replacing_folder
 from folds.run import Run
 from folds.runs import differing
 from folds.versions import library_versions
@@ -90,15 +89,14 @@ def _done_alike(spec: JobSpec, source: Run, versions: Mapping[str, str]) -> bool
 
 
 def _copy(spec: JobSpec, source: Run) -> None:
-    folder = spec.run.job_folder(spec.task, spec.fold)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = tempfile.mkdtemp(prefix=".taking-", dir=folder.parent)
-    try:
-        shutil.copytree(source.job_folder(spec.task, spec.fold), scratch, dirs_exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    theirs = source.job_folder(spec.task, spec.fold)
+    with replacing_folder(spec.run.job_folder(spec.task, spec.fold)) as build:
+        for path in sorted(theirs.rglob("*")):
+            copy = build / path.relative_to(theirs)
+            if path.is_dir():
+                copy.mkdir()
+            else:  # without its mode, which some file systems refuse to set
+                shutil.copyfile(path, copy)
 
 
 def _refuse_unlike(run: Run, source: Run) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from ensemble.jobs.card import ModelCard, _damaged, card_metadata, read_card
 from ensemble.models.inputs import to_device
 from folds.errors import MaskensError
-from folds.files import replacing
+from folds.replacing import replacing
 
 
 def save_checkpoint(path: Path, model: nn.Module, card: ModelCard) -> None:

@@ -14,7 +14,7 @@ from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of
 from ensemble.recipes.tta_views import Tta
 from ensemble.reporting.audit_page import refuse_to_replace, write_audit
 from folds.explore.merge_candidates import MergeCandidate, portrait_candidates
-from folds.pages.html import replacing_folder
+from folds.replacing import replacing_folder
 from folds.run import Run, load_run
 
 

@@ -14,7 +14,8 @@ from folds.data.labels import MASKS
 from folds.explore.exploration import Exploration, a_few_each, examples, photos_of
 from folds.explore.exploration import explore as look
 from folds.explore.page import GENERATOR, OURS, write_exploration
-from folds.pages.html import refuse_foreign_page, replacing_folder
+from folds.pages.html import refuse_foreign_page
+from folds.replacing import replacing_folder
 
 
 @dataclass(frozen=True)

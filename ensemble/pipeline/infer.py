@@ -50,7 +50,7 @@ from folds.data.labels import IntArray
 from folds.data.layout import read_eval, read_eval_people
 from folds.data.people import EvalData
 from folds.errors import MaskensError
-from folds.files import must_be_writable
+from folds.replacing import must_be_writable
 from folds.run import Run
 from folds.runs import file_of, refuse_other_folds
 

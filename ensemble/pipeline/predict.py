@@ -18,7 +18,8 @@ from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, l
 from ensemble.recipes.tta_views import Tta
 from folds.data.photo_files import distorted_photos, find_photos
 from folds.errors import MaskensError
-from folds.files import json_text, listing_text, must_be_writable, replace_keeping
+from folds.files import json_text, listing_text, replace_keeping
+from folds.replacing import must_be_writable
 
 
 @dataclass(frozen=True)

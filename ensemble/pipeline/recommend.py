@@ -14,7 +14,8 @@ from ensemble.reporting.recommend_lines import choice_lines, data_line, machine_
 from ensemble.training.recommend import BASE, CANDIDATES, Choice, Measured, choose, measure, recipe_text
 from folds.data.people import TrainData
 from folds.errors import MaskensError
-from folds.files import must_be_writable, replace_keeping
+from folds.files import replace_keeping
+from folds.replacing import must_be_writable
 from folds.run import Run
 from folds.splitting.split import largest_k
 

@@ -12,7 +12,7 @@ from ensemble.decision.tune import tune as fit_steps
 from ensemble.decision.tuning import Tuning, save_tuning, tuning_file
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
 from folds.errors import MaskensError
-from folds.files import must_be_writable
+from folds.replacing import must_be_writable
 
 ASKED_FOR = ("view-weights", "weights")  # steps that are no part of a tuning unless they are named
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from folds.errors import MaskensError
-from folds.files import replacing
+from folds.replacing import replacing
 
 Identity = dict[str, Any]
 """What must be equal for two halves of a job to belong together: hashes, seed, `task` and `fold`."""

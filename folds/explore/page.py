@@ -13,10 +13,11 @@ import joblib
 from folds.data.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, age_band
 from folds.explore.exploration import PAIRS, Exploration, people_of, photo_caption, portrait
 from folds.explore.merge_candidates import FILE, candidates_csv, candidates_sheet
-from folds.files import replacing, write_text
+from folds.files import write_text
 from folds.pages.charts import age_histogram
 from folds.pages.contact_sheet import Cell, Sheet, save
 from folds.pages.html import render, write_page
+from folds.replacing import replacing
 
 GENERATOR = "maskens explore"
 OURS = re.compile(r"index\.html|merge-candidates\.csv|(ages|class-\d\d|duplicates|labels|(augment|faces)-[\w-]+)\.png")

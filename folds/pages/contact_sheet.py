@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from folds.data.decode import Pixels, Progress, in_threads, read_photo
 from folds.errors import MaskensError
-from folds.files import replacing
+from folds.replacing import replacing
 
 BOX = (150, 200)  # width, height of a picture on a sheet, in pixels
 GAP = 12

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import io
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,36 +119,6 @@ def made_by(page: Path, generator: str) -> bool:
             return f'<meta name="generator" content="{generator}">' in file.read(HEAD)
     except OSError:
         return False
-
-
-@contextlib.contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder`, and of all that is in it, when the block ends well.
-
-    It lies beside `folder` while it is filled, so that a reader finds the old one or the new one, and whatever
-    stops the work leaves the old one.
-
-    Raises:
-        MaskensError: if the system refuses to write, with its reason.
-    """
-    target = folder.resolve()  # what a link names is replaced, not the link
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            build, old = Path(scratch) / "new", Path(scratch) / "old"  # inside: the scratch folder is private
-            build.mkdir()
-            yield build
-            if target.exists():
-                target.rename(old)
-            try:
-                build.rename(target)
-            except OSError:
-                if old.exists():
-                    old.rename(target)
-                raise
-    except OSError as error:
-        kept = " What was there is unchanged." if folder.exists() else ""
-        raise MaskensError(f"can't write {folder}: {error.strerror or error}.{kept}") from error
 
 
 def write_page(folder: Path, html: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -15,7 +16,8 @@ import pytest
 
 import folds.files
 from folds.errors import MaskensError
-from folds.files import csv_text, must_be_writable, replace_keeping, replacing, write_json, write_text
+from folds.files import csv_text, replace_keeping, write_json, write_text
+from folds.replacing import must_be_writable, replacing, replacing_folder
 
 
 def full_disk(*_: object) -> None:
@@ -73,12 +75,17 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, interruption: 
     assert os.listdir(tmp_path) == ["scores.csv"]
 
 
+def killed_in(code: str) -> None:
+    """Run code in a process that ends there and then."""
+    head = "import os; from pathlib import Path; from folds.replacing import replacing, replacing_folder\n"
+    root = Path(folds.files.__file__).parents[1]
+    ended = subprocess.run([sys.executable, "-c", head + code], check=False, cwd=root)
+    assert ended.returncode == 9
+
+
 def test_what_a_killed_process_left_half_written_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
     target = tmp_path / "scores.csv"
-    code = "import os, sys; from pathlib import Path; from folds.files import replacing\n"
-    code += f"with replacing(Path({str(target)!r})) as handle:\n  handle.write(b'half'); handle.flush(); os._exit(1)"
-    root = Path(folds.files.__file__).parents[1]
-    subprocess.run([sys.executable, "-c", code], check=False, cwd=root)
+    killed_in(f"with replacing(Path({str(target)!r})) as handle:\n  handle.write(b'half'); handle.flush(); os._exit(9)")
     assert [p.suffix for p in tmp_path.iterdir()] == [".tmp"]
     with replacing(target):
         write_text(tmp_path / "other.csv", "new")
@@ -86,6 +93,60 @@ def test_what_a_killed_process_left_half_written_is_removed_and_what_a_living_on
         write_text(target, "new")
         assert ours.exists()
     assert sorted(os.listdir(tmp_path)) == ["other.csv", "scores.csv"]
+
+
+@pytest.mark.parametrize("moved_aside", [False, True], ids=["while it is filled", "between the two renames"])
+def test_a_folder_that_a_killed_process_left_is_removed_and_the_earlier_one_is_there(
+    tmp_path: Path, moved_aside: bool
+) -> None:
+    target = tmp_path / "onnx"
+    with replacing_folder(target) as build:
+        write_text(build / "a.txt", "old")
+    kill = "os._exit(9)" if not moved_aside else "real = Path.rename; Path.rename = fail"
+    killed_in(
+        "renames = []\n"
+        "def fail(self, to):\n  renames.append(to)\n  if len(renames) == 2: os._exit(9)\n  return real(self, to)\n"
+        f"with replacing_folder(Path({str(target)!r})) as build:\n  (build / 'a.txt').write_text('half'); {kill}"
+    )
+    assert len(os.listdir(tmp_path)) == (1 if moved_aside else 2), "it is beside, hidden"
+    with pytest.raises(ZeroDivisionError), replacing_folder(target) as build:
+        assert build.parent.parent == tmp_path
+        assert len([p for p in tmp_path.iterdir() if p.name.startswith(".")]) == 1, "ours alone"
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == ["onnx"]
+    assert (target / "a.txt").read_text() == "old"
+
+
+def test_a_power_loss_does_not_take_what_was_reported_as_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[Path] = []
+
+    def keep(descriptor: int) -> None:
+        node = os.fstat(descriptor).st_ino
+        kept.extend(p for p in (tmp_path, *tmp_path.rglob("*")) if p.stat().st_ino == node)
+
+    monkeypatch.setattr(os, "fsync", keep)
+    write_text(tmp_path / "run" / "job.json", "x")
+    assert kept[0] == tmp_path, "the new folder's name"
+    assert kept[1].suffix == ".tmp"
+    assert kept[2:] == [tmp_path / "run"], "the new name"
+    with replacing_folder(tmp_path / "onnx") as build:
+        (build / "graph").write_bytes(b"x")
+        kept.clear()
+    assert (kept[0].name, kept[-1]) == ("graph", tmp_path)
+
+
+@pytest.mark.parametrize(("error", "told"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_disk_that_fails_to_keep_a_name_is_told_and_one_that_never_can_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, told: bool
+) -> None:
+    def cant(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "fsync", cant)
+    with pytest.raises(MaskensError, match=r"can't write .*a\.csv: .*error\.$") if told else contextlib.nullcontext():
+        write_text(tmp_path / "a.csv", "x")
+    assert os.listdir(tmp_path) == ["a.csv"]
 
 
 def test_a_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -107,11 +168,18 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("umask")
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
-def test_files_get_the_mode_that_the_umask_allows(tmp_path: Path, mask: int, mode: int) -> None:
+def test_files_get_the_mode_that_the_umask_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: int, mode: int
+) -> None:
     os.umask(mask)
-    write_text(tmp_path / "note.txt", "x")
+    with monkeypatch.context() as patch:  # threads share the umask, and some file systems refuse chmod
+        for forbidden in ("umask", "chmod", "fchmod"):
+            patch.setattr(os, forbidden, pytest.fail)
+        write_text(tmp_path / "note.txt", "x")
+        with replacing_folder(tmp_path / "folder"):
+            pass
     assert stat.S_IMODE((tmp_path / "note.txt").stat().st_mode) == mode
-    assert os.umask(mask) == mask
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~mask
 
 
 def test_earlier_files_are_kept_under_the_next_free_number(tmp_path: Path) -> None:
