@@ -29,6 +29,8 @@ from ensemble.recipes.tta_views import IDENTITY, Tta
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.files import save_npz
 
+FEW_PEOPLE = 10  # of a class; below that the percentile interval over people covers less than it claims
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -77,6 +79,7 @@ class Evaluation:
     settings: list[Setting]
     views: list[ViewScore]  # untuned
     people: int
+    class_people: IntArray  # (18,): people with a photo of each class
     tuning: Tuning | None
     notes: tuple[str, ...]
 
@@ -98,6 +101,7 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
     decided = decision.classes
     confusions = person_confusions(blend.truth, decided, blend.person)
     parts = drawn_parts(draws.weights, confusions)
+    class_people = np.array([len(np.unique(blend.person[blend.truth == c])) for c in range(CLASSES)])
     alternatives = _alternatives(blend, untuned, plain)
     if applied.tuning:
         alternatives["tuned"] = decided
@@ -113,9 +117,19 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
         settings=[draws.setting(name, classes, plain.classes) for name, classes in alternatives.items()],
         views=_view_scores(blend, draws),
         people=len(blend.stratum),
+        class_people=class_people,
         tuning=applied.tuning,
-        notes=blend.notes,
+        notes=(*blend.notes, *_few_people(class_people)),
     )
+
+
+def _few_people(class_people: IntArray) -> list[str]:
+    few = [f"{c} ({n})" for c, n in enumerate(class_people.tolist()) if n < FEW_PEOPLE]
+    if not few:
+        return []
+    noun = "class" if len(few) == 1 else "classes"
+    words = f"fewer than {FEW_PEOPLE} people in {noun} {', '.join(few)}: their F1 and intervals are unreliable"
+    return [f"{words}, and each counts as much in macro F1 as any other class"]
 
 
 class _Draws:
@@ -209,6 +223,7 @@ def evaluation_record(found: Evaluation) -> dict[str, Any]:
     return {
         "used": found.used,
         "people": found.people,
+        "class_people": found.class_people.tolist(),
         "macro_f1": asdict(found.f1[SCORED_PARTS[0]]),
         "accuracy_interval": asdict(found.accuracy),
         "parts_macro_f1": {part: asdict(f1) for part, f1 in found.f1.items()},

@@ -20,23 +20,24 @@ if TYPE_CHECKING:
     from ensemble.metrics.bootstrap import Interval
 
 
-def class_table(score: Score, intervals: Sequence[Interval] = ()) -> WideOrNarrow:
-    """Precision, recall and F1 of each of the 18 classes, with the interval of the F1 where it is known."""
-    return WideOrNarrow(functools.partial(_class_table, score, intervals))
+def class_table(score: Score, intervals: Sequence[Interval] = (), people: Sequence[int] = ()) -> WideOrNarrow:
+    """Precision, recall and F1 of each of the 18 classes, with the interval of the F1 and its people where known."""
+    return WideOrNarrow(functools.partial(_class_table, score, intervals, people))
 
 
-def _class_table(score: Score, intervals: Sequence[Interval], wide: bool) -> Table:
-    long = ("predicted", "precision", "recall") if wide else ("pre-\ndicted", "preci-\nsion", "re-\ncall")
-    table = table_of_classes("per class", ("photos", *long, "F1"))
+def _class_table(score: Score, intervals: Sequence[Interval], people: Sequence[int], wide: bool) -> Table:
+    counts = {"people": list(people)} if people else {}
+    counts |= {"photos": score.support.tolist()} | ({"predicted": score.predicted.tolist()} if wide else {})
+    long = ("precision", "recall") if wide else ("preci-\nsion", "re-\ncall")
+    table = table_of_classes("F1 per class", (*counts, *long, "F1"))
     if intervals:
         table.add_column("95 %", no_wrap=True)
     for number, name in enumerate(CLASS_NAMES):
-        counts = (str(score.support[number]), str(score.predicted[number]))
         weak = score.per_class[number, 2] < score.f1 / 2
         table.add_row(
             str(number),
             name,
-            *counts,
+            *(str(numbers[number]) for numbers in counts.values()),
             *(f"{v:.3f}" for v in score.per_class[number]),
             *(f"{i.low:.2f}-{i.high:.2f}" for i in intervals[number : number + 1]),
             style="yellow" if weak else None,
@@ -70,7 +71,8 @@ def evaluation_tables(found: Evaluation) -> list[Table | WideOrNarrow]:
         folds.add_section()
         folds.add_row("spread", "", "", f"±{stdev(f1):.4f}", f"±{stdev(accuracy):.4f}")
     views = WideOrNarrow(functools.partial(_views_table, found))
-    return [class_table(found.score, found.class_f1), _whole_table(found), folds, views, _settings_table(found)]
+    classes = class_table(found.score, found.class_f1, found.class_people.tolist())
+    return [classes, _whole_table(found), folds, views, _settings_table(found)]
 
 
 def _whole_table(found: Evaluation) -> Table:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
+import numpy as np
+from conftest import MakeData
+from planned import plan_errors
 from run_command import maskens, refused
+
+from folds.data.layout import read_train
 
 
 def test_places_for_answers_are_not_answers(there: Path, tmp_path: Path) -> None:
@@ -15,3 +22,24 @@ def test_places_for_answers_are_not_answers(there: Path, tmp_path: Path) -> None
     submission = ("--submission", answers)
     refused(maskens("score", "--truth", places, *submission), "every answer is class 0", "that has the answers")
     assert "macro F1 1.0000" in maskens("score", "--truth", answers, *submission).out
+
+
+def test_people_stand_beside_photos_of_each_class_and_few_of_them_are_warned_of(
+    make_data: MakeData, tmp_path: Path
+) -> None:
+    data = read_train(make_data(tmp_path / "data", people=59))
+    run = plan_errors(tmp_path / "run", data, 0.2)
+    outcome = maskens("score", "--run", run.folder)
+    assert outcome.code == 0, outcome
+    people = [len({data.people[i].group for i in data.photo_person[data.classes == c]}) for c in range(18)]
+    photos = np.bincount(data.classes, minlength=18).tolist()
+    printed = re.findall(r"^ +(\d+) +\w+ ?\w*, \w+, \S+ +(\d+) +(\d+) ", outcome.out, re.MULTILINE)
+    assert [tuple(map(int, row)) for row in printed] == list(zip(range(18), people, photos, strict=True))
+    few = [f"{c} ({n})" for c, n in enumerate(people) if n < 10]
+    assert 0 < len(few) < 18
+    assert f"fewer than 10 people in classes {', '.join(few)}" in " ".join(outcome.out.split())
+    report = maskens("report", "--run", run.folder, "--photos", 0)
+    assert report.code == 0, report
+    page = (run.folder / "report.html").read_text()
+    assert f"fewer than 10 people in classes {', '.join(few)}" in page
+    assert json.loads(maskens("score", "--run", run.folder, "--json").out)["class_people"] == people
