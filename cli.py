@@ -31,7 +31,7 @@ from ensemble.commands.sample import sample
 from ensemble.commands.score import score
 from ensemble.commands.serve import serve
 from ensemble.commands.sweep import sweep
-from ensemble.commands.terminal import fail
+from ensemble.commands.terminal import fail, print_anything
 from ensemble.commands.train import train
 from ensemble.commands.tune import tune
 from ensemble.commands.verify import verify
@@ -104,6 +104,7 @@ recipes_app.command()(exit_codes(recipes.show))
 
 def main() -> None:
     """Entry point of the command `maskens`."""
+    print_anything()
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, _terminate(os.getpid(), received))
     try:

@@ -125,6 +125,16 @@ def sha256_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_text(path: Path) -> str:
+    """Hex digest of a text file, the same with `\\n` and with the `\\r\\n` that Git on Windows makes of it; "" if there
+    is no file.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    return sha256(path.read_bytes().replace(b"\r\n", b"\n")) if path.exists() else ""
+
+
 def sha256_of_arrays(arrays: Mapping[str, Any]) -> str:
     """Hex digest of named arrays: names, types, shapes and values."""
     digest = hashlib.sha256()

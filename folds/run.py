@@ -15,7 +15,7 @@ from folds.data.merges import apply_merges, kept_merges, merged_csv
 from folds.data.people import Fix, TrainData, class_counts
 from folds.data.skipped import kept_skipped
 from folds.errors import MaskensError, first_fault, refuse
-from folds.files import leave, read_json, replace_keeping, sealed, sha256, unsealed, write_json
+from folds.files import leave, read_json, replace_keeping, sealed, sha256, sha256_of_text, unsealed, write_json
 from folds.splitting.split import folds_csv, read_folds, what_changed
 from folds.versions import library_versions
 
@@ -152,7 +152,7 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         else:
             kept = f"the earlier folds (k={old.k}, seed {old.seed}) are kept as"
     save_run(run)  # first: if the disk is full after it, the next start mends folds.csv and fixes.csv
-    if not run.folds_file.exists() or sha256(run.folds_file.read_bytes()) != run.folds_hash:
+    if sha256_of_text(run.folds_file) != run.folds_hash:
         aside = replace_keeping(run.folds_file, text)
         if aside:
             note = f"{kept} {aside}"
@@ -239,7 +239,7 @@ def remembered(folder: Path) -> Run | None:
 
 def kept_folds(run: Run, data: TrainData) -> IntArray | None:
     """The run's folds, if these are still its data and folds.csv is as it was made; else None."""
-    intact = run.folds_file.exists() and sha256(run.folds_file.read_bytes()) == run.folds_hash
+    intact = sha256_of_text(run.folds_file) == run.folds_hash
     return read_folds(run.folds_file, data)[0] if intact and data.fingerprint == run.fingerprint else None
 
 
@@ -250,7 +250,7 @@ def kept_fixes(run: Run) -> tuple[Fix, ...]:
         MaskensError: fixes.csv is missing or not as it was made.
     """
     file = run.fixes_file
-    if (sha256(file.read_bytes()) if file.exists() else "") == run.fixes.hash:
+    if sha256_of_text(file) == run.fixes.hash:
         return read_fixes([str(file)]) if run.fixes.hash else ()
     again = " ".join(f"--fixes {s}" for s in run.fixes.sources or ("none",))
     back = f"maskens folds --run {run.folder} {again}"
@@ -293,7 +293,7 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
         raise MaskensError(
             f"{run.folds_file} is missing. Make the folds again in a new run: maskens folds --run NEW_DIR"
         )
-    if sha256(run.folds_file.read_bytes()) != run.folds_hash:
+    if sha256_of_text(run.folds_file) != run.folds_hash:
         raise MaskensError(
             f"{run.folds_file} was edited after it was made. To use your own folds, give them to a new run: "
             f"maskens folds --run NEW_DIR --folds-file {run.folds_file}"

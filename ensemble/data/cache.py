@@ -62,7 +62,7 @@ class DecodedPhotos:
             MaskensError: it can't be read.
         """
         if self.cached is None:
-            return load_photo(self.photos.root / self.files[index], self.geometries)
+            return load_photo(self.photos.path(self.files[index]), self.geometries)
         try:
             if self._open is None:
                 self._open = [PixelFile(path) for path in self.cached]
@@ -194,7 +194,7 @@ def _open_all(
     cut = [g for g in geometries if g.crop == "face"]
 
     def one(index: int) -> None:
-        path = photos.root / photos.files[index]
+        path = photos.path(photos.files[index])
         read_photo(path)
         if cut:
             faces[index] = load_photo(path, cut).face

@@ -84,7 +84,7 @@ def build(
         faces = np.ones(len(photos.files), np.bool_)
 
         def one(index: int) -> None:
-            sizes, faces[index] = load_photo(photos.root / photos.files[index], targets)
+            sizes, faces[index] = load_photo(photos.path(photos.files[index]), targets)
             for file, photo in zip(building, sizes, strict=True):
                 file[index] = photo
 
@@ -132,7 +132,7 @@ def refuse_unreadable(photos: PhotoSet, problems: dict[str, str]) -> None:
 
 def reasons(photos: PhotoSet, problems: dict[str, str]) -> dict[str, str]:
     """file -> why it can't be read, without its path, which may become another."""
-    return {file: wrong.removeprefix(f"{photos.root / file} ") for file, wrong in problems.items()}
+    return {file: wrong.removeprefix(f"{photos.path(file)} ") for file, wrong in problems.items()}
 
 
 def _remove_stale(cache: Path) -> None:

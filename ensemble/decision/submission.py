@@ -10,7 +10,7 @@ import numpy as np
 
 from folds.data.labels import CLASSES, IntArray
 from folds.data.skipped import named
-from folds.data.table import LINE, read_table
+from folds.data.table import LINE, composed, read_table, whole_number
 from folds.errors import MaskensError, counted, refuse
 from folds.files import csv_text, leave, listing_text, replace_keeping
 
@@ -70,13 +70,16 @@ def write_skipped(path: Path, skipped: Mapping[str, str], ids: Sequence[str], cl
     leave(skipped_file(path), skipped_text(skipped, ids, classes))
 
 
-def read_answers(path: Path) -> tuple[list[str], IntArray]:
+def read_answers(path: Path, exact: bool = False) -> tuple[list[str], IntArray]:
     """ImageID and class of each row of a submission or an answers file.
+
+    Args:
+        exact: refuse what a leaderboard may, as of `read_table`, and classes like `1.0`.
 
     Raises:
         MaskensError: unusable CSV; rows whose class is not a whole number in 0..17, or repeated ids, listed.
     """
-    rows = read_table(path, HEADER)
+    rows = read_table(path, HEADER, exact, as_written=True)
     problems = []
     seen: dict[str, str] = {}
     classes = []
@@ -85,21 +88,29 @@ def read_answers(path: Path) -> tuple[list[str], IntArray]:
         if row["ImageID"] in seen:
             problems.append(f"row {number}: ImageID '{row['ImageID']}' is already in row {seen[row['ImageID']]}")
         seen.setdefault(row["ImageID"], number)
-        value = int(row["ans"]) if row["ans"].isdecimal() and len(row["ans"]) <= 2 else -1
+        value = whole_number(row["ans"])
         if not 0 <= value < CLASSES:
             problems.append(f"row {number}: ans '{row['ans']}' is not a class in 0..{CLASSES - 1}")
         classes.append(value)
+    decimal = [row for row in rows if "." in row["ans"] and whole_number(row["ans"]) >= 0]
+    if exact and decimal:
+        example = f"{len(decimal)} answers are decimal numbers, like '{decimal[0]['ans']}' in row {decimal[0][LINE]}"
+        problems.append(f"{example}: write whole numbers (in pandas: frame['ans'].astype(int))")
     refuse(problems, f"{path} is not usable ({counted(problems)})")
     return [r["ImageID"] for r in rows], np.array(classes, dtype=np.int64)
 
 
-def align(path: Path, ids: Sequence[str]) -> IntArray:
+def align(path: Path, ids: Sequence[str], exact: bool = False) -> IntArray:
     """Classes of a file of answers in the order of `ids`, whatever its own order.
+
+    Args:
+        exact: as of `read_answers`.
 
     Raises:
         MaskensError: if the file does not hold exactly these ids.
     """
-    found, classes = read_answers(path)
+    found, classes = read_answers(path, exact)
+    ids, found = ([composed(i) for i in names] for names in (ids, found))
     place = {i: n for n, i in enumerate(found)}
     missing = [i for i in ids if i not in place]
     extra = place.keys() - set(ids)
@@ -132,7 +143,7 @@ def check_submission(path: Path, ids: Sequence[str], class_photos: Sequence[int]
     Raises:
         MaskensError: if a leaderboard would refuse or misread the file.
     """
-    found, classes = read_answers(path)
+    found, classes = read_answers(path, exact=True)
     if found != list(ids):
         missing, extra = set(ids) - set(found), set(found) - set(ids)
         problems = [f"{len(missing)} photos of info.csv have no row, e.g. {min(missing)}"] if missing else []

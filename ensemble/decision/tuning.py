@@ -22,7 +22,17 @@ from ensemble.recipes.tta_sets import TtaSet, as_set, known_sets
 from ensemble.recipes.tta_views import Tta
 from folds.data.labels import CLASSES
 from folds.errors import MaskensError, first_fault
-from folds.files import json_text, read_json, replace_keeping, save_npz, sealed, sha256, sha256_of_file, unsealed
+from folds.files import (
+    json_text,
+    read_json,
+    replace_keeping,
+    save_npz,
+    sealed,
+    sha256,
+    sha256_of_file,
+    sha256_of_text,
+    unsealed,
+)
 from folds.run import Run
 
 StepName = Literal["views", "view-weights", "temperatures", "weights", "offsets"]
@@ -252,7 +262,7 @@ def read_nested(path: Path, files: Sequence[str]) -> Decision:
     beside = path.with_suffix(".oof.npz")
     try:
         with beside.open("rb") as file, np.load(file) as z:
-            ours = str(z["of"]) == sha256(path.read_bytes()) and z["files"].tolist() == list(files)
+            ours = str(z["of"]) == sha256_of_text(path) and z["files"].tolist() == list(files)
             decision = Decision(z["log_probabilities"].astype(np.float64), z["classes"].astype(np.int64))
         if ours and not _is_of(decision, len(files)):
             raise ValueError("its arrays don't fit each other")

@@ -31,7 +31,7 @@ from folds.data.merges import kept_merges
 from folds.data.people import TrainData
 from folds.data.skipped import kept_skipped, left_out_words
 from folds.errors import MaskensError, first_line
-from folds.files import read_json, sha256_of_arrays, sha256_of_file
+from folds.files import read_json, sha256_of_arrays, sha256_of_text
 from folds.run import Run, kept_fixes
 from folds.splitting.split import read_folds
 
@@ -99,7 +99,7 @@ def _own_files(run: Run) -> Iterator[Check]:
         (run.merged_file, run.merged_hash),
     )
     for file, recorded in files:
-        found = sha256_of_file(file) if file.exists() else ""
+        found = sha256_of_text(file)
         if found or recorded:
             yield Check(file.name, file.name, recorded or "no such file", found or "missing", found == recorded, mend)
     if run.skipped_hash or run.skipped_file.exists():
@@ -209,7 +209,7 @@ def _tunings(run: Run, recipe: Recipe) -> Iterator[Check]:
 
 
 def _nested(path: Path, mend: str) -> Check:
-    beside, expected = path.with_suffix(".oof.npz"), sha256_of_file(path)
+    beside, expected = path.with_suffix(".oof.npz"), sha256_of_text(path)
     try:
         with beside.open("rb") as file, np.load(file) as z:
             found = str(z["of"])

@@ -22,7 +22,7 @@ from ensemble.recipes.tta_views import IDENTITY
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError, first_line
-from folds.files import sha256_of_file
+from folds.files import sha256_of_file, sha256_of_text
 from folds.run import Run
 
 NEAR = 1e-3  # of an F1: batches of other photos move the last digits of logits, and a photo may lie on the edge
@@ -71,7 +71,7 @@ def _pseudo_labels(run: Run) -> dict[str, str | None]:
     there = [run.folder / name for name in ("pseudo.csv", "pseudo.json")]
     if any(file.exists() for file in there) != all(file.exists() for file in there):
         return {}
-    return {"pseudo": sha256_of_file(there[0]) if there[0].exists() else None}
+    return {"pseudo": sha256_of_text(there[0]) or None}
 
 
 def _soft_targets(run: Run) -> dict[str, str | None]:

@@ -181,7 +181,7 @@ def _sample(data: EvalData, photos: int, shapes: Sequence[Geometry]) -> dict[Geo
     """Photos spread evenly over the data, each opened once: geometry -> uint8 (photos, height, width, 3)."""
     rows = np.linspace(0, len(data.ids) - 1, min(photos, len(data.ids))).round().astype(int)
     distinct = list(dict.fromkeys(shapes))
-    shown = [load_photo(data.root / data.photos.files[row], distinct).sizes for row in rows]
+    shown = [load_photo(data.photos.path(data.photos.files[row]), distinct).sizes for row in rows]
     return {shape: np.stack(photos) for shape, photos in zip(distinct, zip(*shown, strict=True), strict=True)}
 
 

@@ -98,7 +98,7 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
         record = read_json(file)
         source, min_p, fingerprint = record["source"], float(record["min_p"]), record["fingerprint"]
         names = [f"fold{fold}" for fold in range(run.k)]
-        rows = read_table(run.folder / LABELS, ("photo", *names))
+        rows = read_table(run.folder / LABELS, ("photo", *names), as_written=True)
         classes = np.array([[int(row[n] or NOT_TAKEN) for n in names] for row in rows], dtype=np.int64).T
     except (OSError, ValueError, KeyError, TypeError, MaskensError) as error:
         raise MaskensError(f"the pseudo-labels of {run.folder} can't be read ({error}). {advice}") from error

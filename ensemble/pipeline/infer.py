@@ -207,7 +207,7 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
     refuse_other_folds(named)
     used, recipes = named, [run_recipe(run) for run in named]
     applied = apply_tuning(used, recipes, options.tta, options.tuned)
-    votes = tuple(align(Path(file), data.ids) for file in options.votes)
+    votes = tuple(align(Path(file), data.ids, exact=True) for file in options.votes)
     fitted = applied.fitted
     if rule != "vote":
         used, recipes, fitted = weighted_runs(used, recipes, fitted)

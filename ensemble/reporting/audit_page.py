@@ -14,7 +14,7 @@ from folds.data.decode import Pixels, Progress
 from folds.data.labels import SHOTS
 from folds.errors import MaskensError
 from folds.explore.merge_candidates import FILE, MergeCandidate, candidates_csv, candidates_sheet
-from folds.files import sha256, write_text
+from folds.files import sha256, sha256_of_text, write_text
 from folds.pages.contact_sheet import Cell, Sheet, save, thumbnails
 from folds.pages.html import INDEX, refuse_foreign_page, render, write_page
 
@@ -34,7 +34,7 @@ def refuse_to_replace(folder: Path) -> None:
     """
     refuse_foreign_page(folder, GENERATOR, OURS)
     mine = folder / SUSPECTS
-    if mine.exists() and sha256(mine.read_bytes()) not in (folder / INDEX).read_text(errors="replace"):
+    if mine.exists() and sha256_of_text(mine) not in (folder / INDEX).read_text(errors="replace"):
         raise MaskensError(
             f"{mine} was edited since it was made and would be replaced. Move it, or name another with --out DIR."
         )
@@ -92,7 +92,7 @@ def audit_sheets(found: Audit, top: int, workers: int, on_progress: Progress | N
     rows = sorted({s.row for listed in chosen.values() for _, s in listed})
     data, files = found.data, found.data.files
     photos = [int(found.people[row]) * len(SHOTS) + shot for row in rows for shot in range(len(SHOTS))]
-    pictures = thumbnails([data.root / files[i] for i in photos], workers, on_progress)
+    pictures = thumbnails([data.photos.path(files[i]) for i in photos], workers, on_progress)
     thumbs = dict(zip(((row, shot) for row in rows for shot in range(len(SHOTS))), pictures, strict=True))
     return [
         Sheet(

@@ -69,7 +69,7 @@ def photo_cells(
 ) -> list[Cell]:
     """Each photo small, with what it is, what it was taken as and how sure that was; no picture if it can't be read."""
     data = report.blend.data
-    paths = [data.root / data.files[photo.row] for photo in shown]
+    paths = [data.photos.path(data.files[photo.row]) for photo in shown]
     pictures = in_threads(partial(_small, box=BOX), paths, workers, on_progress)
     cells = []
     for photo, picture in zip(shown, pictures, strict=True):

@@ -77,6 +77,6 @@ def readable_again(run: Run, data: TrainData) -> str:
 
 def _readable(data: TrainData, file: str) -> bool:
     try:
-        return len(read_photo(data.root / file)) > 0
+        return len(read_photo(data.photos.path(file))) > 0
     except MaskensError:
         return False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from folds.data.labels import GENDERS, MASKS, SHOTS
 from folds.data.people import OLDEST, Fix, Person, TrainData, fingerprint_of
-from folds.data.table import LINE, read_table
+from folds.data.table import LINE, read_table, whole_number, with_zeros
 from folds.errors import SHOWN, MaskensError, counted, did_you_mean, refuse
 from folds.files import as_typed, listing_text
 
@@ -140,7 +140,7 @@ def _label_faults(fix: Fix, person: Person) -> list[str]:
 
 def _folder(path: str, people: Mapping[str, Person], suggest: bool) -> tuple[str, str]:
     """(the one folder that a path or pattern fits, "") or ("", what is wrong). Suggesting takes its time."""
-    if path in people:
+    if (path := with_zeros(path, people)) in people:
         return path, ""
     if "*" not in path:
         return "", f"path '{path}' is not in train.csv{did_you_mean(path, people) if suggest else ''}"
@@ -157,7 +157,7 @@ def _folder(path: str, people: Mapping[str, Person], suggest: bool) -> tuple[str
 def _value(field: str, text: str) -> int:
     """The label or the years that a cell names; -1 if it names none."""
     if field == "age":
-        return int(text) if text.isdecimal() and len(text) <= 3 and int(text) <= OLDEST else -1
+        return years if (years := whole_number(text)) <= OLDEST else -1
     names = FIELDS[field]
     return names.index(text.lower()) if text.lower() in names else -1
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from folds.data.merges import Merge
     from folds.data.people import Fix
 
-from folds.data.people import EXTENSIONS, OLDEST, EvalData, Person, TrainData, fingerprint_of
-from folds.data.table import LINE, read_table
+from folds.data.people import EXTENSIONS, OLDEST, EvalData, Person, TrainData, fingerprint_of, on_disk
+from folds.data.table import LINE, composed, read_table, whole_number, with_zeros
 
 LINKED_OUT = "is a link that leads out of the folder of photos: copy what it leads to"
 
@@ -44,13 +44,14 @@ def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = 
     images = root / "train" / "images"
     if not images.is_dir():
         raise MaskensError(f"{images} does not exist: train.csv is there, its photo folders are not.")
+    folders = os.listdir(images)
     problems: list[str] = []
     seen: dict[str, str] = {}
     people: list[Person] = []
     for row in rows:
         number = row[LINE]
         where = f"train.csv row {number}"
-        person_id, path = row["id"], row["path"]
+        person_id, path = row["id"], with_zeros(row["path"], folders)
         folder = str(PurePosixPath(path))  # a, a/ and ./a are one folder
         if folder in seen:
             problems.append(f"{where}: path '{path}' is already in row {seen[folder]}")
@@ -62,13 +63,13 @@ def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = 
         outside = not path or _leaves(path)
         if outside:
             faults.append(f"path '{path}' is not a folder inside {images}")
-        elif not _inside(images / path, images):
+        elif not _inside(on_disk(images, path), images):
             outside = True
             faults.append(f"{images / path} {LINKED_OUT}")
         problems += [f"{where}: {fault}" for fault in faults]
         if outside:
             continue
-        photos, faults = _photos_of(images / path, images)
+        photos, faults = _photos_of(on_disk(images, path), images)
         problems += [f"{where}: {fault}" for fault in faults]
         if not faults:
             names, sizes = zip(*photos, strict=True)
@@ -93,27 +94,27 @@ def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
     """
     _need_folder(root)
     table = root / "eval" / "info.csv"
-    rows = read_table(table, ("ImageID",))
+    rows = read_table(table, ("ImageID",), as_written=True)
     images = root / "eval" / "images"
     entries = [e for e in os.scandir(images) if e.is_file()] if images.is_dir() else None
     if entries is None:
         raise MaskensError(f"{images} does not exist: info.csv is there, its photos are not.")
-    sizes = {e.name: e.stat().st_size for e in entries}
-    out = {e.name for e in entries if e.is_symlink() and not _inside(Path(e.path), images)}
+    sizes = {composed(e.name): e.stat().st_size for e in entries}
+    out = {composed(e.name) for e in entries if e.is_symlink() and not _inside(Path(e.path), images)}
     problems: list[str] = []
     bad: dict[str, str] = {}
     seen: dict[str, str] = {}
     for row in rows:
         number = row[LINE]
-        image = row["ImageID"]
+        image, name = row["ImageID"], composed(row["ImageID"])
         if image in seen:
             problems.append(f"info.csv row {number}: ImageID '{image}' is already in row {seen[image]}")
-        elif image not in sizes:
-            near = did_you_mean(image, _same_stem(image, sizes))
+        elif name not in sizes:
+            near = did_you_mean(name, _same_stem(name, sizes))
             bad[image] = f"info.csv row {number}: no photo {images / image}{near}"
-        elif image in out:
+        elif name in out:
             problems.append(f"info.csv row {number}: {images / image} {LINKED_OUT}")
-        elif sizes[image] == 0:
+        elif sizes[name] == 0:
             bad[image] = f"info.csv row {number}: {images / image} is an empty file"
         seen.setdefault(image, number)
     advice = "Mend them and run again."
@@ -121,8 +122,10 @@ def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
         problems += bad.values()
         advice += " Or answer without files that are missing or empty: maskens infer --skip-bad-photos"
     refuse(problems, f"{table} and its photos don't fit together ({counted(problems)})", advice)
-    skipped = {f"eval/images/{i}": "is an empty file" if i in sizes else "is missing" for i in bad}
-    return EvalData(root, tuple(seen), sha256_of_lines(f"{i}\t{sizes.get(i, 'missing')}" for i in seen), skipped)
+    skipped = {f"eval/images/{i}": "is an empty file" if composed(i) in sizes else "is missing" for i in bad}
+    return EvalData(
+        root, tuple(seen), sha256_of_lines(f"{i}\t{sizes.get(composed(i), 'missing')}" for i in seen), skipped
+    )
 
 
 def read_eval_people(data: EvalData, column: str) -> IntArray:
@@ -159,7 +162,7 @@ def _labels(row: dict[str, str]) -> tuple[int, int, list[str]]:
     gender = row["gender"].lower()
     if gender not in GENDERS:
         faults.append(f"gender '{row['gender']}' is neither male nor female{did_you_mean(gender, GENDERS)}")
-    age = int(row["age"]) if row["age"].isdecimal() and len(row["age"]) <= 3 else -1
+    age = whole_number(row["age"])
     if not 0 <= age <= OLDEST:
         faults.append(f"age '{row['age']}' is not a whole number of years between 0 and {OLDEST}")
     return GENDERS.index(gender) if gender in GENDERS else -1, age, faults

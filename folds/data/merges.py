@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from folds.data.people import TrainData, fingerprint_of
-from folds.data.table import LINE, read_table
+from folds.data.table import LINE, read_table, with_zeros
 from folds.errors import SHOWN, MaskensError, counted, did_you_mean, refuse
-from folds.files import as_typed, listing_text, sha256
+from folds.files import as_typed, listing_text, sha256_of_text
 
 COLUMNS = ("a", "b")
 NONE = "none"  # in place of a list: no merges
@@ -59,6 +59,7 @@ def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
     ids = sorted({p.id for p in data.people})
     place = {i: n for n, i in enumerate(ids)}
     problems = list[str]()
+    merges = [dataclasses.replace(m, a=with_zeros(m.a, place), b=with_zeros(m.b, place)) for m in merges]
     for m in merges:
         faults = [
             f"{column} '{i}' is not in train.csv{did_you_mean(i, ids) if len(problems) < SHOWN else ''}"
@@ -120,7 +121,7 @@ def kept_merges(file: Path, expected: str) -> tuple[Merge, ...]:
     Raises:
         MaskensError: the file is missing or not as it was made.
     """
-    if (sha256(file.read_bytes()) if file.exists() else "") == expected:
+    if sha256_of_text(file) == expected:
         return read_merges([str(file)]) if expected else ()
     wrong = "is missing" if not file.exists() else "was edited after it was made, or not made by this run"
     raise MaskensError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,10 @@ class PhotoSet:
     files: Sequence[str]  # paths below `root`
     fingerprint: str  # of their names and sizes; names the cache of decoded photos
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # file -> why it can't be read: never opened
+
+    def path(self, file: str) -> Path:
+        """Where one of them lies."""
+        return on_disk(self.root, file)
 
     @functools.cached_property
     def readable(self) -> npt.NDArray[np.bool_]:
@@ -157,6 +162,15 @@ class EvalData:
         """ImageID -> why the photo can't be read, in the order of info.csv."""
         files = zip(self.ids, self.photos.files, strict=True)
         return {i: self.skipped[file] for i, file in files if file in self.skipped}
+
+
+def on_disk(root: Path, file: str) -> Path:
+    """Where a file of a CSV lies below `root`: its name may have the other Unicode form there (see `composed`)."""
+    path = root / file
+    if file.isascii() or path.exists():
+        return path
+    forms = (root / unicodedata.normalize(form, file) for form in ("NFC", "NFD"))
+    return next((p for p in forms if p.exists()), path)
 
 
 def class_counts(data: TrainData) -> list[int]:

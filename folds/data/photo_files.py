@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from folds.data.decode import Progress, in_threads, read_photo
-from folds.data.people import EXTENSIONS, PhotoSet
+from folds.data.people import EXTENSIONS, PhotoSet, on_disk
 from folds.data.table import read_table
 from folds.errors import MaskensError, refuse
 from folds.run import Run
@@ -53,7 +53,7 @@ def training_aspect(run: Run) -> float | None:
     """Height / width of a photo that a run was trained on; None if its data are not at hand."""
     with contextlib.suppress(MaskensError, OSError, IndexError):
         row = read_table(run.folds_file, ("path",))[0]
-        files = _below(Path(run.data) / "train" / "images" / row["path"])
+        files = _below(on_disk(Path(run.data), f"train/images/{row['path']}"))
         height, width, _ = read_photo(Path(sorted(files)[0])).shape
         return float(height / width)
     return None
@@ -95,7 +95,7 @@ def distorted_photos(
 
     def one(file: str) -> bool | str:
         try:
-            height, width, _ = read_photo(photos.root / file).shape
+            height, width, _ = read_photo(photos.path(file)).shape
             return is_distorted(height, width, aspect)
         except MaskensError as error:
             return str(error)
@@ -105,4 +105,4 @@ def distorted_photos(
     if not skip_bad:
         refuse(list(bad.values()), "photos can't be used", "Leave them out, by name or with --skip-bad-photos.")
     distorted = [file for file, found in results.items() if found is True]
-    return photos.without({file: why.removeprefix(f"{photos.root / file} ") for file, why in bad.items()}), distorted
+    return photos.without({file: why.removeprefix(f"{photos.path(file)} ") for file, why in bad.items()}), distorted

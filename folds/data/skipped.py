@@ -26,7 +26,7 @@ def read_skipped(path: Path) -> dict[str, str]:
     Raises:
         MaskensError: no such file, or an unusable one.
     """
-    return {as_typed(row["photo"]): row["reason"] for row in read_table(path, COLUMNS)}
+    return {as_typed(row["photo"]): row["reason"] for row in read_table(path, COLUMNS, as_written=True)}
 
 
 def skipped_hash(files: Iterable[str]) -> str:

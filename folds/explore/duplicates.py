@@ -50,7 +50,7 @@ def check_photos(data: TrainData, workers: int, on_progress: Progress | None = N
 
     def one(file: str) -> np.uint64 | str:
         try:
-            return perceptual_hash(read_photo(data.root / file))
+            return perceptual_hash(read_photo(data.photos.path(file)))
         except MaskensError as error:
             return str(error)
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from folds.data.decode import Pixels, Progress, in_threads, photo_format, read_photo
 from folds.data.labels import CLASSES, GENDERS, SHOTS, FloatArray, age_band
 from folds.data.people import TrainData, repeated_ids
-from folds.data.table import read_table
+from folds.data.table import read_table, with_zeros
 from folds.errors import MaskensError
 from folds.explore.duplicates import near_duplicates, perceptual_hash
 from folds.explore.merge_candidates import MergeCandidate, merge_candidates
@@ -188,7 +188,7 @@ def photos_of(data: TrainData, chosen: Iterable[int]) -> list[tuple[str, Pixels]
     Raises:
         MaskensError: one can't be read.
     """
-    return [(photo_caption(data, i), read_photo(data.root / data.files[i])) for i in chosen]
+    return [(photo_caption(data, i), read_photo(data.photos.path(data.files[i]))) for i in chosen]
 
 
 def measure(
@@ -213,7 +213,7 @@ def measure(
     thumbs: dict[int, Pixels] = {}
 
     def one(i: int) -> tuple[tuple[int, int], FloatArray, np.uint64, str, Pixels | None] | str:
-        path = data.root / files[i]
+        path = data.photos.path(files[i])
         try:
             photo = read_photo(path)
             kind = ", ".join((path.suffix.lower(), *photo_format(path)))
@@ -243,7 +243,7 @@ def _moments(photo: Pixels) -> FloatArray:
 
 def _thumbnails(data: TrainData, photos: Sequence[int], workers: int) -> dict[int, Pixels]:
     files = data.files
-    pictures = thumbnails([data.root / files[i] for i in photos], workers)
+    pictures = thumbnails([data.photos.path(files[i]) for i in photos], workers)
     return {i: picture for i, picture in zip(photos, pictures, strict=True) if picture is not None}
 
 
@@ -278,8 +278,13 @@ def _folder_names(data: TrainData) -> list[Finding]:
         if not name or person.path in fixed:
             continue
         says = {k: v.lower() for k, v in name.groupdict().items()} | {"id": name["id"], "age": str(int(name["age"]))}
-        race = races[person.path].lower() or says["race"]
-        row = {"id": person.id, "gender": GENDERS[person.gender], "race": race, "age": str(person.age)}
+        race = races.get(person.path, "").lower() or says["race"]
+        row = {
+            "id": with_zeros(person.id, [name["id"]]),
+            "gender": GENDERS[person.gender],
+            "race": race,
+            "age": str(person.age),
+        }
         differ = [f"{key} {row[key]}" for key in says if says[key] != row[key]]
         if differ:
             found.append(Finding(f"folder {person.path}: train.csv says {', '.join(differ)}", (i,)))

@@ -57,7 +57,7 @@ def portrait_candidates(
 
     def one(photo: int) -> np.uint64 | None:
         try:
-            return perceptual_hash(read_photo(data.root / data.files[photo]))
+            return perceptual_hash(read_photo(data.photos.path(data.files[photo])))
         except MaskensError:
             return None
 
@@ -93,7 +93,7 @@ def candidates_sheet(
     pictures = (
         [thumbs.get(photo) for photo in chosen]
         if thumbs is not None
-        else thumbnails([data.root / data.files[photo] for photo in chosen], workers)
+        else thumbnails([data.photos.path(data.files[photo]) for photo in chosen], workers)
     )
     notes = [note for c in candidates[:shown] for note in [_note(c)] * 2]
     cells = tuple(_cell(data, *of) for of in zip(chosen, pictures, notes, strict=True))

@@ -11,8 +11,8 @@ import numpy as np
 
 from folds.data.labels import AGES, CLASSES, GENDERS, MASKS, IntArray, age_band
 from folds.data.people import AS_NAMED, Person, TrainData
-from folds.data.table import LINE, read_table
-from folds.errors import MaskensError, refuse
+from folds.data.table import LINE, read_table, whole_number, with_zeros
+from folds.errors import SHOWN, MaskensError, did_you_mean, refuse
 from folds.files import csv_text
 
 COLUMNS = ("path", "id", "fold", "gender", "age", "photos", "bytes", "stratum")
@@ -153,20 +153,20 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
         MaskensError: rows that are not people of the data, people without a row, folds that leak.
     """
     rows = read_table(path, ("path", "fold"))
-    problems = []
+    problems = list[str]()
     wanted = {p.path for p in data.people}
     assigned: dict[str, int] = {}
     for row in rows:
-        number = row[LINE]
-        if row["path"] not in wanted:
-            problems.append(f"row {number}: '{row['path']}' is not in train.csv")
-        elif row["path"] in assigned:
-            problems.append(f"row {number}: '{row['path']}' is there twice")
-        elif not row["fold"].isdecimal() or len(row["fold"]) > 18:
+        number, name, fold = row[LINE], with_zeros(row["path"], wanted), whole_number(row["fold"])
+        if name not in wanted:
+            near = did_you_mean(name, wanted) if len(problems) < SHOWN else ""
+            problems.append(f"row {number}: '{name}' is not in train.csv{near}")
+        elif name in assigned:
+            problems.append(f"row {number}: '{name}' is there twice")
+        elif fold < 0:
             problems.append(f"row {number}: fold '{row['fold']}' is not a number from 0 up")
-        else:
-            assigned[row["path"]] = int(row["fold"])
-    problems += [f"'{p}' has no row" for p in sorted(wanted - {r["path"] for r in rows})]
+        assigned.setdefault(name, fold)
+    problems += [f"'{p}' has no row" for p in sorted(wanted - assigned.keys())]
     refuse(problems, f"{path} does not fit the data in {data.root}")
     k = max(assigned.values()) + 1
     if k < 2:
@@ -187,7 +187,9 @@ def what_changed(path: Path, data: TrainData) -> list[str]:
     for name in sorted(now.keys() & before.keys()):
         person, row = now[name], before[name]
         present = (person.id, GENDERS[person.gender], str(person.age))
-        if present != (row["id"], row["gender"], row["age"]):
+        if person.id.isdecimal() and with_zeros(person.id, [row["id"]]) != person.id:
+            lines.append(f"{name}: id is {person.id}, was {row['id']} (a spreadsheet drops zeros: save ids as text)")
+        elif present != (row["id"], row["gender"], row["age"]):
             lines.append(f"{name}: id, gender or age differ from what folds.csv recorded")
         elif str(sum(person.bytes)) != row["bytes"]:
             lines.append(f"{name}: its photo files have another size")

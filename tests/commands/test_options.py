@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from run_command import maskens, refused
 
 import cli
+from ensemble.commands.terminal import make_console, print_anything, say
 from ensemble.recipes.reading import load_recipe, shipped
 from ensemble.recipes.tta_views import VIEWS
 
@@ -104,6 +106,21 @@ def test_a_wrong_option_is_told_with_the_usage_and_as_it_was_typed() -> None:
     refused(maskens("train", "--ford", "1"), "Usage: maskens train", "'maskens train --help'", "--ford", "--fold")
     refused(maskens("[red]:car:"), "Usage: maskens [OPTIONS]", "No such command '[red]:car:'")
     refused(maskens("train", "--fold", "[red]:car:"), "error: --fold [red]:car:: '[red]:car:' is not a fold")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"), [("ascii", "0.9 +- 0.1 \\ud55c\\uae00 \\udcff"), ("cp949", "0.9 ± 0.1 한글 \\udcff")]
+)
+def test_what_a_pipe_has_no_character_for_is_replaced(
+    encoding: str, printed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    print_anything()
+    console = make_console()
+    say(console, "0.9 ± 0.1 한글 \udcff")
+    sys.stdout.seek(0)
+    assert sys.stdout.buffer.read().decode(encoding).strip() == printed
 
 
 def test_the_bare_command_shows_its_help_and_no_error() -> None:

@@ -57,15 +57,44 @@ def test_a_strange_mix_of_classes_is_warned_about(tmp_path: Path) -> None:
         ("ImageID,ans\nc.jpg,1\na.jpg,1\nb.jpg,1\nx.jpg,1\n", "1 rows are not in info.csv, e.g. x.jpg"),
         ("ImageID,ans\na.jpg,1\nc.jpg,1\nb.jpg,1\n", "not in the order of info.csv, from row 2 on"),
         ("ImageID,ans\nc.jpg,18\na.jpg,-1\nb.jpg,\n", r"row 2: ans '18'[\s\S]*row 3: ans '-1'[\s\S]*row 4: ans ''"),
-        ("ImageID,ans\nc.jpg,1.0\na.jpg,1\nb.jpg,1\n", "row 2: ans '1.0' is not a class"),
+        ("ImageID,ans\nc.jpg,1.0\na.jpg,1\nb.jpg,1\n", "like '1.0' in row 2"),
         ("ImageID,ans\nc.jpg,1\nc.jpg,1\nb.jpg,1\n", "row 3: ImageID 'c.jpg' is already in row 2"),
-        ("ImageID,answer\nc.jpg,1\n", "lacks the column 'ans'"),
+        ("ImageID,answer\nc.jpg,1\n", "has the columns ImageID,answer, expected ImageID,ans in this order"),
         ("", "is empty"),
     ],
 )
 def test_a_broken_file_is_refused(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(MaskensError, match=words):
         check_submission(write(tmp_path / "s.csv", text), IDS, EVEN)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b",ImageID,ans\n0,c.jpg,1\n", "has the columns '',ImageID,ans, expected ImageID,ans in this .*index=False"),
+        (b"ans,ImageID\n1,c.jpg\n", "has the columns ans,ImageID, expected ImageID,ans in this order"),
+        (b"ImageID,ans,p\nc.jpg,1,0.5\n", "has the columns ImageID,ans,p, expected ImageID,ans"),
+        (b"ImageID, ans\nc.jpg,1\n", "has the columns ImageID,' ans', expected ImageID,ans"),
+        (b"imageid,ans\nc.jpg,1\n", "has the columns imageid,ans, expected ImageID,ans"),
+        (b"ImageID;ans\nc.jpg;1\n", "has the columns ImageID;ans, expected ImageID,ans"),
+        (b"sep=,\nImageID,ans\nc.jpg,1\n", "row 1 is 'sep=,', expected the columns ImageID,ans"),
+        ("ImageID,ans\nc.jpg,1\n".encode("utf-16"), "is in utf-16, expected UTF-8"),
+        (b"ImageID,ans\nc.jpg ,1\n", "row 2: ImageID 'c.jpg ' has spaces around it"),
+        (b"ImageID,ans\nc.jpg,1.0\n", r"1 answers are decimal numbers, like '1.0' in row 2: .*astype\(int\)"),
+    ],
+)
+def test_what_a_leaderboard_may_misread_is_refused_with_what_was_found(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    file = tmp_path / "s.csv"
+    file.write_bytes(content)
+    with pytest.raises(MaskensError, match=words):
+        check_submission(file, ["c.jpg"], EVEN)
+
+
+def test_answers_may_be_decimal_numbers_and_have_more_columns(tmp_path: Path) -> None:
+    file = write(tmp_path / "truth.csv", "person,ImageID,ans\n1,a.jpg,5.0\n1,b.jpg,6.0\n2,c.jpg,7.0\n")
+    assert align(file, ["c.jpg", "a.jpg", "b.jpg"]).tolist() == [7, 5, 6]
 
 
 def test_answers_are_matched_by_id_whatever_their_order(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -295,9 +296,14 @@ class TestTable:
                 r"lacks the column 'path'; it has id,.*\. Nearest to 'path' is 'pth'\.",
             ),
             (b"ID,gender,age\n1,male,3\n", r"lacks the columns 'id', 'path'; it has ID, gender, age\."),
-            (b"id;gender;age;path\n1;male;3;a\n", r"its columns are separated by semicolons\. Save it with commas"),
-            ("id,gender,age,path\n1,männlich,3,a\n".encode("latin-1"), r"train\.csv is not a CSV in UTF-8"),
-            ("id,gender,age,path\n1,male,3,a\n".encode("utf-16"), r"train\.csv is not a CSV in UTF-8"),
+            (b"id;gender;age\n1;male;3\n", r"lacks the column 'path'; it has id, gender, age\."),
+            (
+                "id,gender,age,path\n1,männlich,3,a\n".encode("latin-1"),
+                r"train\.csv is not a CSV in UTF-8: row 2 holds the byte 0xe4\. Save it as 'CSV UTF-8'",
+            ),
+            ("id,gender,age,path\n1,male,3,éé\n".encode("latin-1"), r"row 2 holds the byte 0xe9"),
+            ("id,gender,age,path\n1,male,3,a\n".encode("utf-16-le"), r"it holds zero bytes\. Save it as 'CSV UTF-8'"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer"),
         ],
     )
     def test_an_unusable_table_is_refused(self, tmp_path: Path, content: bytes, message: str) -> None:
@@ -305,6 +311,46 @@ class TestTable:
         (tmp_path / "train" / "train.csv").write_bytes(content)
         with pytest.raises(MaskensError, match=message):
             read_train(tmp_path)
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "utf-16"])
+    @pytest.mark.parametrize("separator", [",", ";", "\t"])
+    @pytest.mark.parametrize("first", ["", "sep={}\r\n"])
+    def test_what_spreadsheets_save_is_read(self, two: Path, encoding: str, separator: str, first: str) -> None:
+        rows = ["id,gender,race,age,path", "1,male,동양인,29.0,a", "2,female,동양인,60.0,b"]
+        text = "\r\n".join(row.replace(",", separator) for row in rows) + "\r\n"
+        (two / "train" / "train.csv").write_bytes((first.format(separator) + text).encode(encoding))
+        assert [(p.path, p.id, p.gender, p.age) for p in read_train(two).people] == [
+            ("a", "1", 0, 29),
+            ("b", "2", 1, 60),
+        ]
+
+    def test_rows_are_counted_with_the_line_that_names_the_separator(self, two: Path) -> None:
+        write_train(two, HEADER, "1,x,Asian,29,a", header="sep=,")
+        assert "train.csv row 3: gender 'x'" in complaint(two)
+
+    @pytest.mark.parametrize(("csv", "disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+    def test_a_korean_name_is_found_in_the_other_unicode_form(
+        self, tmp_path: Path, make_data: MakeData, csv: str, disk: str
+    ) -> None:
+        data = make_data(tmp_path, people=6, eval_ids=("얼굴.jpg", "b.jpg"))
+        (first, *_), photo = sorted(data.glob("train/images/*")), data / "eval/images/얼굴.jpg"
+        korean = f"{first.name}_한글"
+        first.rename(first.with_name(unicodedata.normalize(disk, korean)))
+        photo.rename(photo.with_name(unicodedata.normalize(disk, photo.name)))
+        for table, old, new in (("train/train.csv", first.name, korean), ("eval/info.csv", "얼굴.jpg", "얼굴.jpg")):
+            text = (data / table).read_text().replace(old, new)
+            (data / table).write_text(unicodedata.normalize(csv, text))
+        train, evaluation = read_train(data), read_eval(data)
+        assert train.people[0].path == korean  # so that folds and fingerprint are those of a copy on Linux
+        assert evaluation.ids == (unicodedata.normalize(csv, "얼굴.jpg"), "b.jpg")  # as the leaderboard has them
+        for photos in (train.photos, evaluation.photos):
+            assert all(photos.path(file).is_file() for file in photos.files)
+
+    def test_a_numbered_folder_is_found_though_a_spreadsheet_dropped_its_zeros(self, tmp_path: Path) -> None:
+        add_person(tmp_path, "000016")
+        assert [p.path for p in read_train(write_train(tmp_path, "16,male,Asian,29,16")).people] == ["000016"]
+        add_person(tmp_path, "016")
+        assert "no folder" in complaint(tmp_path)
 
     def test_a_folder_in_place_of_the_table_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(MaskensError, match=f"can't read {re.escape(str(tmp_path))}: Is a directory"):

@@ -167,10 +167,14 @@ class TestRun:
         assert TOLD in folds("--merge", "same.csv")
 
     def test_unknown_ids_are_refused_before_anything_is_written(self, folds: Callable[..., str]) -> None:
-        Path("wrong.csv").write_text(f"a,b\n{A},7\n")
-        refused(maskens("folds", "--run", "run", "--merge", "wrong.csv"), "wrong.csv row 2: b '7' is not in train.csv")
+        Path("wrong.csv").write_text(f"a,b\n{A},70\n")
+        refused(maskens("folds", "--run", "run", "--merge", "wrong.csv"), "wrong.csv row 2: b '70' is not in train.csv")
         refused(maskens("folds", "--run", "run", "--merge", "none", "--merge", "same.csv"), "can't go together")
         assert not RUN.exists()
+
+    def test_ids_whose_zeros_a_spreadsheet_dropped_are_found(self, folds: Callable[..., str]) -> None:
+        Path("excel.csv").write_text(f"a,b\n{int(A)},{int(B)}\n")
+        assert TOLD in folds("--k", "4", "--merge", "excel.csv")
 
 
 class TestDuplicates:

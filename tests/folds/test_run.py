@@ -338,9 +338,16 @@ class TestChangedData:
 
     def test_edited_folds_are_refused_with_the_way_to_use_them(self, folder: Path, data: TrainData) -> None:
         run, _, _ = start(folder, data)
-        run.folds_file.write_bytes(run.folds_file.read_bytes().replace(b"\n", b"\r\n"))
+        text = run.folds_file.read_text()
+        run.folds_file.write_text(text.replace(",0,", ",1,", 1))
         with pytest.raises(MaskensError, match=r"folds\.csv was edited .*--folds-file .*folds\.csv"):
             load_data(run)
+
+    def test_line_ends_that_git_changed_are_no_edit(self, folder: Path, data: TrainData) -> None:
+        run = start(folder, data)[0]
+        folds = load_data(run)[1]
+        run.folds_file.write_bytes(run.folds_file.read_bytes().replace(b"\n", b"\r\n"))
+        assert load_data(run)[1].tolist() == folds.tolist()
 
     def test_missing_folds_are_refused(self, folder: Path, data: TrainData) -> None:
         run, _, _ = start(folder, data)

@@ -232,7 +232,7 @@ class TestOwnFolds:
             ({"stranger": "0"}, r"row 20: 'stranger' is not in train\.csv"),
             ({"p0000": "one"}, r"row 2: fold 'one' is not a number from 0 up"),
             ({"p0000": "-1"}, r"row 2: fold '-1' is not a number from 0 up"),
-            ({"p0000": "0.0"}, r"row 2: fold '0\.0' is not a number from 0 up"),
+            ({"p0000": "0.5"}, r"row 2: fold '0\.5' is not a number from 0 up"),
             ({"p0000": ""}, r"row 2: fold '' is not a number from 0 up"),
         ],
     )
