@@ -23,6 +23,7 @@ pretrained = false
 resize = [32, 24]
 """
 CLASS18 = f"{_DEFAULTS}[tasks.class18]\n"
+SOFT_F1 = f"{CLASS18}loss = {{ ce = 0.3, f1 = 0.7 }}\n"
 HEADS = f"{_DEFAULTS}[tasks.heads]\n"
 
 

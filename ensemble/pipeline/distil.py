@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from ensemble.decision.distillation import make_soft_targets
 from ensemble.jobs.soft_targets import SoftTargets, read_soft_targets, refuse_lost, save_soft_targets
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs
 from ensemble.pipeline.train import Trained, TrainingPlan, TrainOptions, plan_jobs, prepare, run_plan
+from ensemble.recipes.loss import soft_f1_warnings
 from ensemble.recipes.tta_views import Tta
 from ensemble.training.jobs import JobsDisplay
 from folds.errors import MaskensError
@@ -74,6 +76,10 @@ def plan_distillation(runs: Folders = DEFAULT_RUN, options: DistilOptions = DEFA
     student = run_like(teachers[0], folder, blend.data)
     _refuse_other_lessons(student, soft)
     training = plan_jobs(student, blend.data, blend.folds, soft, options.train, like=teachers[0])
+    tasks = list(dict.fromkeys(task for member in blend.runs for task in member.recipe.soft_f1_tasks))
+    if training.todo:
+        warned = soft_f1_warnings(tasks, "the ensemble is less sure than the soft targets that it gives")
+        training = dataclasses.replace(training, warnings=(*training.warnings, *warned))
     return DistilPlan(tuple(teachers), soft, training)
 
 

@@ -23,7 +23,7 @@ from ensemble.recipes.run_recipe import RecipeChange, alike, changed_recipe, dif
 from ensemble.recipes.schema import Recipe
 from ensemble.training.estimate import Estimate, estimate_training
 from ensemble.training.long_training import long_training
-from ensemble.training.preflight import preflight
+from ensemble.training.preflight import job_warnings, preflight
 from ensemble.training.tracking import check_trackers
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
@@ -150,6 +150,7 @@ def plan_sweep(out: Folder = DEFAULT_SWEEP, options: SweepOptions = DEFAULT_OPTI
                 refuse_jobs_without_photos([s for s in todo if s.run.seed == todo[0].run.seed], data, folds)
             with _noted(problems):
                 warnings += preflight(recipe, {s.task: 0 for s in todo}, begun(todo), hardware.device)
+                warnings += job_warnings(todo, data, folds)
         jobs += mine
     refuse(problems, f"the sweep {folder} can't be trained")
     if unfinished(jobs):

@@ -19,14 +19,15 @@ from ensemble.jobs.spec import JobSpec, geometry
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
 from ensemble.pipeline.job_options import JobOptions
 from ensemble.pipeline.pseudo_labels import choose_pseudo_labels
-from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe
+from ensemble.recipes.loss import soft_f1_warnings
+from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe, run_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.training.estimate import Estimate, estimate_training
 from ensemble.training.job import Failure
 from ensemble.training.jobs import JobsDisplay, NoDisplay, fill_cache
 from ensemble.training.jobs import train as train_jobs
 from ensemble.training.long_training import long_training
-from ensemble.training.preflight import preflight
+from ensemble.training.preflight import job_warnings, preflight
 from ensemble.training.skipped_photos import leave_out_unreadable, readable_again
 from ensemble.training.tracking import check_trackers
 from folds.data.labels import IntArray
@@ -156,8 +157,11 @@ def plan_jobs(
     warnings: list[str] = []
     if todo:
         refuse_jobs_without_photos(todo, data, folds)
+        sources = run_recipe(load_run(Path(options.pseudo))).soft_f1_tasks if options.pseudo else []
         going_on = set() if options.restart else begun(todo)
         warnings = preflight(recipe, {s.task: 0 for s in todo}, going_on, hardware.device)
+        warnings += job_warnings(todo, data, folds)
+        warnings += soft_f1_warnings(sources, f"{options.pseudo} is less sure of its pseudo-labels than it looks")
         warnings += filter(None, [hardware.oversubscription, readable_again(run, data)])
     return TrainingPlan(
         run=run,

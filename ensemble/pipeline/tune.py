@@ -11,6 +11,7 @@ from ensemble.decision.tune import STEPS
 from ensemble.decision.tune import tune as fit_steps
 from ensemble.decision.tuning import Tuning, save_tuning, tuning_file
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
+from ensemble.recipes.loss import soft_f1_warnings
 from folds.errors import MaskensError
 from folds.replacing import must_be_writable
 
@@ -56,4 +57,6 @@ def tune(
     chosen = [s for s in STEPS if s in wanted]
     tuning, nested = fit_steps(blend, chosen, keep_all, on_step=part_of(on_progress, "fitting"))
     earlier = save_tuning(path, tuning, [blend.data.files[i] for i in blend.rows], nested)
-    return Tuned(tuning, path, earlier, blend.notes)
+    improper = [task for member in blend.runs for task in member.recipe.soft_f1_tasks if "temperatures" in chosen]
+    warned = soft_f1_warnings(improper, "a temperature corrects its probabilities on average only")
+    return Tuned(tuning, path, earlier, (*blend.notes, *warned))

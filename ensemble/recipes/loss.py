@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -123,6 +124,20 @@ class Loss(Strict):
                     f"{' in loss.heads.age' if several else ''}"
                 )
         return ""
+
+
+def soft_f1_warnings(tasks: Sequence[str], so: str) -> list[str]:
+    """What to say where probabilities count of tasks that learn soft F1; nothing without such tasks.
+
+    Args:
+        so: what follows there.
+    """
+    if not tasks:
+        return []
+    return [
+        f"loss.f1 of {', '.join(tasks)} is not a proper loss: with ce 0.3 and f1 0.7 a true frequency of 0.80 is "
+        f"learned as a probability of 0.91, so {so}; set loss.f1 = 0 and loss.ce = 1 (docs/recipes.md)"
+    ]
 
 
 _SOFTMAX_ONLY = ("f1", "focal", "label_smoothing", "logit_adjustment")

@@ -99,7 +99,7 @@ class TaskRecipe(Strict):
     loss: Loss = Loss()  # type: ignore[call-arg]
     optimizer: Optimizer = Optimizer()  # type: ignore[call-arg]
     schedule: Schedule = Schedule()  # type: ignore[call-arg]
-    ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights; 0 is off
+    ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights, per update; 0 is off
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
 
     # field by field, so that one wrong key does not hide what another says
@@ -188,6 +188,11 @@ class TaskRecipe(Strict):
         return _target(self.predicts, self.ages)
 
     @property
+    def soft_f1(self) -> bool:
+        """Whether a head's loss has the term f1."""
+        return any(self.loss.of(head.part).f1 for head in self.target.heads)
+
+    @property
     def hash(self) -> str:
         """sha256 of all that decides a job's result but data, folds, seed and the task's name.
 
@@ -219,6 +224,11 @@ class Recipe(Strict):
     def oof_views(self) -> tuple[str, ...]:
         """The views that out-of-fold logits are kept in; no part of `hash`, as they change nothing that is learned."""
         return oof_views(self.oof_tta, self.tta)
+
+    @property
+    def soft_f1_tasks(self) -> list[str]:
+        """The tasks that learn soft F1, after which probabilities are too sure."""
+        return [name for name, task in self.tasks.items() if task.soft_f1]
 
     @property
     def text(self) -> str:

@@ -47,6 +47,7 @@ def estimate_lines(found: Estimate, jobs: int) -> list[str]:
         f"memory about {found.memory / 1e9:.1f} GB",
         f"disk: models {found.disk / 1e9:.2f} GB, photo cache {found.cache / 1e9:.2f} GB more; "
         f"{found.free / 1e9:.1f} GB are free",
+        *found.averages,
     ]
 
 

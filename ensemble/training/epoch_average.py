@@ -1,4 +1,4 @@
-"""The mean of a job's last epochs."""
+"""Averaged weights: a running mean over updates, and the mean of a job's last epochs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,28 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, update_bn
+
+
+def ema_decay(decay: float, update: int) -> float:
+    """The decay with which the weights after an update go into the running mean.
+
+    It is corrected for the start as Adam's moments are (Kingma & Ba 2015): the mean always holds the weights of all
+    updates so far in the proportions 1, decay, decay^2, ... from the last one back, and never the initial ones. So it
+    has the same meaning in a job of 100 updates and of 100,000.
+
+    Args:
+        decay: of the recipe, 0 to 1.
+        update: of the job, from 1; of the first one it is 0.
+    """
+    return decay * (1 - decay ** (update - 1)) / (1 - decay**update)
+
+
+def ema_words(decay: float, updates: int) -> str:
+    """Over how much of a job of so many updates the running mean reaches."""
+    return (
+        f"averages over about the last {min(1 / (1 - decay), updates):,.0f} of {updates:,} updates "
+        f"(effective decay {ema_decay(decay, updates):.5g} at the end)"
+    )
 
 
 class EpochAverage:

@@ -35,6 +35,7 @@ from ensemble.models.process import configure_process
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import learns_from, training_labels
 from ensemble.recipes.tta_views import VIEWS
+from ensemble.training.epoch_average import ema_words
 from ensemble.training.trainer import LossNotFinite, Trainer
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
@@ -79,6 +80,7 @@ class Estimate:
     cache: int  # bytes of disk for what the cache lacks
     disk: int  # bytes of disk for models and what is kept while they train
     free: int  # bytes of disk that are free
+    averages: tuple[str, ...]  # what `ema` means in these jobs, a line for each task that has one
 
 
 def estimate_training(
@@ -120,7 +122,11 @@ def estimate_training(
     disk = sum(weights) + 3 * sum(sorted(weights)[-hardware.jobs :])  # last.pt: the model and Adam's two moments
     free = shutil.disk_usage(_existing(specs[0].run.folder)).free
     seconds = decode + total_wall_time([j.seconds for j in jobs], hardware.jobs)
-    return Estimate(jobs, costs, decode, seconds, memory, lacking, disk, free)
+    averages = []
+    for spec in {(s.recipe.name, s.task): s for s in specs}.values():
+        if decay := spec.recipe.tasks[spec.task].ema:
+            averages.append(f"tasks.{spec.task}.ema {decay:g} {ema_words(decay, job_updates(spec, data, folds))}")
+    return Estimate(jobs, costs, decode, seconds, memory, lacking, disk, free, tuple(averages))
 
 
 def total_wall_time(seconds: Sequence[float], at_a_time: int) -> float:
@@ -235,8 +241,7 @@ def _peak_memory(device: torch.device) -> int:
 
 def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
     recipe = spec.recipe.tasks[spec.task]
-    more = spec.pseudo.of(spec.fold, recipe) if spec.pseudo else NO_MORE
-    photos = epoch_batches(recipe, data, learned_rows(spec, data, folds), (0,), more).photos_per_epoch
+    photos = _job_batches(spec, data, folds).photos_per_epoch
     held_out = folds[data.photo_person] == spec.fold
     valid = int((held_out & learns_from(recipe.predicts, data)).sum())
     begun = not restart and (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()
@@ -244,6 +249,22 @@ def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, re
     last = 2 * len(spec.recipe.oof_views) * int(held_out.sum()) * cost.predict  # the best and the last epoch
     seconds = cost.start + epochs * (photos * cost.train + valid * cost.predict) + last
     return JobEstimate(spec.recipe.name, spec.task, spec.fold, photos, epochs, seconds)
+
+
+def job_updates(spec: JobSpec, data: TrainData, folds: IntArray) -> int:
+    """Updates of the weights in all epochs of a job.
+
+    Args:
+        folds: int64 (people,).
+    """
+    recipe = spec.recipe.tasks[spec.task]
+    return recipe.epochs * -(-len(_job_batches(spec, data, folds)) // recipe.accumulate)
+
+
+def _job_batches(spec: JobSpec, data: TrainData, folds: IntArray) -> EpochBatches:
+    recipe = spec.recipe.tasks[spec.task]
+    more = spec.pseudo.of(spec.fold, recipe) if spec.pseudo else NO_MORE
+    return epoch_batches(recipe, data, learned_rows(spec, data, folds), (0,), more)
 
 
 def _existing(folder: Path) -> Path:

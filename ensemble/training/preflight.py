@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from timm.optim import list_optimizers
 
 from ensemble.data.augment import faults
 from ensemble.data.masks import detection_faults
+from ensemble.jobs.spec import JobSpec
 from ensemble.models.create import create
+from ensemble.recipes.loss import soft_f1_warnings
 from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.training.backbone import backbone
+from ensemble.training.epoch_average import ema_words
+from ensemble.training.estimate import job_updates
 from ensemble.training.losses import one_hot, task_loss
 from ensemble.training.optimizer import make_optimizer
+from folds.data.labels import IntArray
+from folds.data.people import TrainData
 from folds.errors import MaskensError, did_you_mean, first_line, refuse
 
 
@@ -61,6 +67,8 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (),
                 f"tasks.{name}.schedule.eta_min {schedule.eta_min:g} is above lr {task.optimizer.lr:g}: "
                 "the learning rate will rise from epoch to epoch and drop at each restart"
             )
+        if task.mix.active and task.soft_f1:
+            warnings += soft_f1_warnings([name], "the shares of photos that are mixed are not what is learned")
         if task.head_epochs and not task.pretrained:
             warnings.append(
                 f"tasks.{name}.head_epochs {task.head_epochs:g}: without initial weights (pretrained = false) "
@@ -73,6 +81,28 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (),
             )
     refuse(problems, f"the recipe '{recipe.name}' can't be trained here")
     return warnings
+
+
+def job_warnings(todo: Sequence[JobSpec], data: TrainData, folds: IntArray) -> list[str]:
+    """What is allowed but hardly meant of what these jobs of one run learn from.
+
+    Args:
+        folds: int64 (people,).
+    """
+    found = []
+    for spec in {s.task: s for s in todo}.values():
+        recipe, updates = spec.recipe.tasks[spec.task], job_updates(spec, data, folds)
+        if recipe.ema and 1 / (1 - recipe.ema) > updates / 2:
+            found.append(
+                f"tasks.{spec.task}.ema {recipe.ema:g} {ema_words(recipe.ema, updates)}: early weights count nearly as "
+                f"much as the last ones; ema = {max(0.5, 1 - 10 / updates):.3g} averages over a tenth of the job"
+            )
+    improper = [t for t in dict.fromkeys(s.task for s in todo) if todo[0].recipe.tasks[t].soft_f1]
+    if any(s.soft for s in todo):
+        found += soft_f1_warnings(improper, "the student is surer than the ensemble that it learns from")
+    if any(s.pseudo for s in todo):
+        found += soft_f1_warnings(improper, "what is uncertain in pseudo-labels is learned as certain")
+    return found
 
 
 def _model_faults(task: TaskRecipe, initial_weights: bool) -> list[str]:

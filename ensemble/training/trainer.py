@@ -19,7 +19,7 @@ from ensemble.models.inputs import to_input
 from ensemble.models.precision import Precision, autocast
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.backbone import backbone
-from ensemble.training.epoch_average import EpochAverage
+from ensemble.training.epoch_average import EpochAverage, ema_decay
 from ensemble.training.epoch_progress import EpochProgress
 from ensemble.training.losses import task_loss
 from ensemble.training.optimizer import make_optimizer, make_schedule
@@ -61,8 +61,7 @@ class EpochResult:
 class Trainer:
     """A model in training.
 
-    The averaged weights (`ema`) are those of timm's ModelEmaV3 with warm-up: at first they follow the model
-    closely, so that short trainings gain from them too.
+    The averaged weights (`ema`) are those of timm's ModelEmaV3 with the decay of `ema_decay`.
 
     What differs in the first epochs, the classifier alone and smaller photos, depends on the time alone, so that a
     resumed job goes on alike; its batches go through the plain model, as a compiled one is made for one size.
@@ -99,7 +98,7 @@ class Trainer:
         self.updates = -(-batches // recipe.accumulate)
         self.set_lr = make_schedule(self.optimizer, recipe.schedule, recipe.epochs, self.updates)
         self.backbone = backbone(model) if recipe.head_epochs else None
-        self.ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        self.ema = ModelEmaV3(model) if recipe.ema else None
         last = recipe.average_epochs
         self.average = EpochAverage(model, recipe.epochs, last) if last else None
         self.measured, self.compile = measured, compile
@@ -200,7 +199,8 @@ class Trainer:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
                 if self.ema:
-                    self.ema.update(self.model, step=epoch * self.updates + update + 1)
+                    self.ema.decay = ema_decay(self.recipe.ema, epoch * self.updates + update + 1)
+                    self.ema.update(self.model)
             p.loss += loss.detach() * len(photos)
             p.finite += p.loss.isfinite()
             p.batches, p.photos, p.seconds = number + 1, p.photos + len(photos), time.perf_counter() - started

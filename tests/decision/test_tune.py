@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planned import HEADS, plan_run
+from planned import HEADS, SOFT_F1, plan_run
 from scipy.special import log_softmax
 
 from ensemble.decision.blend import Blend, greedy_weights, load_blend
@@ -32,6 +32,7 @@ from ensemble.evaluation.evaluate import evaluate, evaluation_record
 from ensemble.evaluation.verify import verify
 from ensemble.metrics.bootstrap import SCORED_PARTS
 from ensemble.metrics.scores import macro_f1
+from ensemble.pipeline.tune import tune as tune_runs
 from ensemble.recipes.run_recipe import run_recipe
 from folds.data.labels import decode
 from folds.data.layout import read_train
@@ -350,3 +351,11 @@ def test_an_edited_tuning_is_refused(data: TrainData, tmp_path: Path) -> None:
     path.write_text(json.dumps(record))
     with pytest.raises(MaskensError, match=r"tuning\.json can't be used: .*offsets"):
         kept(run)
+
+
+def test_temperatures_of_models_that_learned_soft_f1_are_warned_of(data: TrainData, tmp_path: Path) -> None:
+    proper = plan_run(tmp_path / "ce", data, noisy(data))
+    improper = plan_run(tmp_path / "f1", data, noisy(data), recipe=SOFT_F1)
+    assert not any("loss.f1" in note for note in tune_runs(proper.folder, steps=["temperatures"]).notes)
+    assert any("loss.f1 of class18" in note for note in tune_runs(improper.folder, steps=["temperatures"]).notes)
+    assert not any("loss.f1" in note for note in tune_runs(improper.folder, steps=["offsets"]).notes)

@@ -9,9 +9,10 @@ import pytest
 from ensemble.data.augment import build
 from ensemble.models.create import create
 from ensemble.recipes.initial_weights import with_weights
+from ensemble.recipes.loss import Loss
 from ensemble.recipes.reading import load_recipe, parse_recipe, shipped
 from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, differences, resolve_recipe, run_recipe
-from ensemble.recipes.schema import Recipe, TaskRecipe
+from ensemble.recipes.schema import Mix, Recipe, TaskRecipe
 from ensemble.recipes.tasks import undetermined
 from ensemble.training.preflight import preflight
 from folds.errors import MaskensError
@@ -465,6 +466,18 @@ def test_preflight_lists_every_fault_of_model_transform_and_optimizer() -> None:
     optimizer = tiny().tasks["mask"].optimizer.model_copy(update={"name": "adamm"})
     with pytest.raises(MaskensError, match="adamm"):
         preflight(tiny(optimizer=optimizer), ["mask"])
+
+
+def test_soft_f1_of_mixed_photos_is_warned_of() -> None:
+    soft_f1, mixed = Loss(ce=0.3, f1=0.7), Mix(mixup=1.0)
+    (warning,) = preflight(tiny(loss=soft_f1, mix=mixed), ["mask"])
+    assert "loss.f1 of mask is not a proper loss" in warning
+    assert preflight(tiny(loss=soft_f1), ["mask"]) == preflight(tiny(mix=mixed), ["mask"]) == []
+
+
+def test_shipped_recipes_do_not_mix_photos_with_soft_f1() -> None:
+    tasks = {f"{name} {n}": t for name in shipped() for n, t in load_recipe(name).tasks.items()}
+    assert [name for name, task in tasks.items() if task.mix.active and task.soft_f1] == []
 
 
 def test_preflight_refuses_what_a_model_does_not_take() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MakeData
-from planned import HEADS, plan_run
+from planned import HEADS, SOFT_F1, plan_run
 from run_command import maskens, refused
 from scipy.special import log_softmax, softmax
 
@@ -182,6 +182,21 @@ def test_several_runs_teach_together(root: Path, tmp_path: Path) -> None:
     mean = log_softmax(np.mean([said(load_run(run), data) for run in runs], axis=0), axis=1)
     np.testing.assert_allclose(soft.log_probabilities, mean, atol=1e-4)
     assert soft.passes == 2 * 2 * 2
+
+
+def test_soft_f1_is_warned_of_where_probabilities_are_what_is_learned(root: Path, tmp_path: Path) -> None:
+    assert planned(root, tmp_path / "s").training.warnings == ()
+    training = dataclasses.replace(
+        TRAIN, recipe=str(root / "student.toml"), changes=["tasks.heads.loss={ce=0.3, heads={age={f1=0.7}}}"]
+    )
+    (warning,) = plan_distillation(root / "unsure", options(root, tmp_path / "s", train=training)).training.warnings
+    assert "loss.f1 of heads" in warning
+    assert "the student is surer" in warning
+    data = read_train(root / "data")
+    plan_run(tmp_path / "f1", data, said(load_run(root / "unsure"), data), recipe=SOFT_F1)
+    (warning,) = plan_distillation(tmp_path / "f1", options(root, tmp_path / "s")).training.warnings
+    assert "loss.f1 of class18" in warning
+    assert "the ensemble is less sure" in warning
 
 
 # What belongs together

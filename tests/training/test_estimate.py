@@ -25,6 +25,7 @@ from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import parse_recipe
 from ensemble.training.estimate import Cost, estimate_training, total_wall_time
 from ensemble.training.long_training import long_training, long_words
+from ensemble.training.preflight import job_warnings
 from folds.data.layout import read_train
 from folds.data.people import TrainData
 from folds.run import Run, start_run
@@ -81,6 +82,22 @@ def test_each_jobs_photos_and_epochs_are_counted(data: TrainData, run: Run, monk
     assert found.memory == 2 * 10**9
     assert found.disk == 8 * 10**6 + 2 * 3 * 10**6
     assert found.seconds == pytest.approx(found.decode + total_wall_time([j.seconds for j in found.jobs], 2))
+
+
+def test_an_average_that_is_too_long_for_its_job_is_warned_of(data: TrainData, run: Run) -> None:
+    folds = make_folds(data, 2, seed=1)
+
+    def warned(*changes: str) -> list[str]:
+        recipe = parse_recipe(RECIPE, "tiny", changes=changes)
+        return job_warnings(plan(run, recipe, ["mask"], [0, 1], Hardware("cpu", 0), None), data, folds)
+
+    (warning,) = warned("tasks.mask.ema=0.998")
+    assert "tasks.mask.ema 0.998" in warning
+    assert "of 15 updates" in warning, "3 epochs of 5 batches"
+    assert "ema = 0.5 " in warning
+    assert "ema = 0.9 " in warned("tasks.mask.ema=0.998", "tasks.mask.epochs=20")[0]
+    assert "of 9 updates" in warned("tasks.mask.ema=0.998", "tasks.mask.accumulate=2")[0]
+    assert warned("tasks.mask.ema=0.9", "tasks.mask.epochs=20") == warned() == []
 
 
 def test_a_long_training_without_a_gpu_is_told_with_the_way_out(
@@ -154,8 +171,11 @@ def test_a_dry_run_writes_nothing_and_counts_only_what_is_left(data: TrainData, 
 
     train = ("train", "--run", run.folder, "--recipe", recipe, "--device", "cpu")
     before = everything()
-    outcome = maskens(*train, "--dry-run", "--jobs", 2, "--set", "tasks.*.precision=auto", "--compile")
+    outcome = maskens(
+        *train, "--dry-run", "--jobs", 2, "--set", "tasks.*.precision=auto", "--compile", "--set", "tasks.mask.ema=0.5"
+    )
     assert outcome.code == 0, outcome
+    assert "tasks.mask.ema 0.5 averages over about the last 2 of 5 updates (effective decay 0.48387" in outcome.out
     assert "6 jobs, 2 at a time: about" in outcome.out
     assert everything() == before
     assert maskens(*train, "--task", "mask").code == 0

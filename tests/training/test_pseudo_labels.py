@@ -239,3 +239,11 @@ def test_comparing_runs_says_which_has_them(source: Path, learned: Path) -> None
     outcome = maskens("compare", source, learned)
     assert "pseudo-labels" in outcome.out
     assert json.loads((learned / "pseudo.json").read_text())["hash"][:6] in outcome.out
+
+
+def test_soft_f1_is_warned_of_with_pseudo_labels(source: Path, tmp_path: Path) -> None:
+    run = new_run(source, tmp_path / "run")
+    assert not any("loss.f1" in w for w in planned(run, source).warnings)
+    changes = ["tasks.heads.epochs=1", "tasks.heads.loss={ce=0.3, f1=0.7}"]
+    found = plan_training(run, options(source, pseudo=source, pseudo_min_p=0.51, changes=changes)).warnings
+    assert any("loss.f1 of heads" in w and "pseudo-labels" in w for w in found)

@@ -14,6 +14,7 @@ from ensemble.models.inputs import to_input
 from ensemble.models.precision import usable_precision
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.backbone import backbone
+from ensemble.training.epoch_average import ema_decay
 from ensemble.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -85,14 +86,20 @@ def test_a_last_group_that_is_not_full_counts_whole() -> None:
     assert torch.allclose(alone.model.layer.weight.grad, gradient, atol=1e-5)  # type: ignore[arg-type]
 
 
-def test_averaged_weights_are_timms_running_mean_with_warm_up() -> None:
+def test_averaged_weights_are_the_mean_of_all_updates_in_the_powers_of_the_decay() -> None:
     trainer, steps = trained(batches(4, 6), ema=0.6)
-    average = steps[0]  # the first update is taken as it is
-    for step, weights in enumerate(steps[1:], start=2):
-        decay = min(0.6, 1 - (1 + step - 1) ** (-2 / 3))
-        average = average * decay + weights * (1 - decay)
+    shares = 0.6 ** torch.arange(5, -1, -1.0)
+    average = (shares[:, None, None] * torch.stack(steps)).sum(dim=0) / shares.sum()
     assert torch.allclose(trainer.eval_model.layer.weight, average, atol=1e-6)
     assert not torch.allclose(trainer.model.layer.weight, average, atol=1e-4)
+
+
+def test_the_decay_of_averaged_weights_means_what_it_says_in_a_short_job() -> None:
+    """1,417 updates are six epochs of a fold; a warm-up that follows the model more closely makes all of them alike."""
+    found = [ema_decay(decay, 1417) for decay in (0.9, 0.99, 0.998, 0.999, 0.9999)]
+    assert found[:3] == pytest.approx([0.9, 0.99, 0.998], abs=2e-4)
+    assert all(b - a > 3e-4 for a, b in pairwise(found))
+    assert ema_decay(0.9999, 1) == 0, "the initial weights are never part of it"
 
 
 def test_without_averaging_the_model_itself_is_kept() -> None:
