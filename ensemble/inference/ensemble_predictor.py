@@ -166,10 +166,11 @@ class EnsemblePredictor:
     def _prepare(self, group: Sequence[int], inputs: BatchInputs) -> None:
         """Load the models and make them fast; models of one kind share a batch size and the engine."""
         worth = len(self.rows) * len(self.views) >= WORTH_MEASURING * BATCH
+        passes = int(self.photos.photos.readable.sum()) * len(self.views)  # of all shards, which do as the first
+        kinds = {n: self._kind(self.members[n]) for n in group}
         for number in group:
-            member = self.members[number]
-            card, int8 = member.card, self.settings.int8.get(member.path)
-            kind = f"{card.model} {card.model_args} {card.geometry} {sorted(int8.engines) if int8 else ''}"
+            member, kind = self.members[number], kinds[number]
+            int8 = self.settings.int8.get(member.path)
             size = self._batches.get(kind, 0 if worth else BATCH)
             options = self.settings.engine
             if known := self.precisions.get(number):  # an interrupted inference goes on as it began
@@ -179,7 +180,8 @@ class EnsemblePredictor:
                 options = dataclasses.replace(options, precision=precision, engine=first.engine)
             model = load_checkpoint(member.path, self.device)[0]
             try:
-                engine = choose_engine(model, inputs.of(member), options, size, self._graphs, int8)
+                alike = list(kinds.values()).count(kind)
+                engine = choose_engine(model, inputs.of(member), options, size, self._graphs, int8, passes, alike)
             except torch.OutOfMemoryError:
                 raise MaskensError(
                     "the GPU's memory is too small for the models; use --device cpu, or --precision fp16"
@@ -197,6 +199,11 @@ class EnsemblePredictor:
                 self.notes.append(NO_INT8.format(engine=name))
             self.precisions.setdefault(number, engine.precision)
             self.compile_seconds += engine.compile_seconds
+
+    def _kind(self, member: Member) -> str:
+        """The same for models that are equally fast."""
+        card, int8 = member.card, self.settings.int8.get(member.path)
+        return f"{card.model} {card.model_args} {card.geometry} {sorted(int8.engines) if int8 else ''}"
 
     def _refuse_another(self, before: PrecisionChoice, now: PrecisionChoice) -> None:
         """Photos of one inference are predicted in one way, after an interruption and on other nodes too."""

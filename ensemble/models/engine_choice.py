@@ -37,6 +37,11 @@ from folds.errors import MaskensError, first_line
 FP32_TOLERANCE = 1e-3  # largest difference of a logit, of the largest logit if that is above 1
 INT8_TOLERANCE = 2.0  # times the largest difference that was seen when the int8 model was measured
 ROUNDS = 3  # in which engines are timed
+SETUP = 10.0  # seconds to trace a model and compile it for the engines, on two cores
+REPAID = 0.05  # of torch's time for all photos, which probing may take at most: it may find nothing faster
+NOT_PROBED = (
+    "engine auto is torch here: trying others would take about {seconds:.0f} s, torch {torch:.0f} s for all photos"
+)
 NONE_INSTALLED = "torch is the only engine here; pip install 'maskens[onnx]' or 'maskens[openvino]' for others"
 NO_ENGINE = "--precision int8 needs an engine. Install: pip install 'maskens[onnx]' or 'maskens[openvino]'"
 
@@ -80,8 +85,11 @@ def choose_engine(
     batch: int,
     graphs: OnnxGraphs,
     int8: Int8Graph | None = None,
+    passes: float = math.inf,
+    models: int = 1,
 ) -> InferenceEngine:
-    """The engine that is asked for; of `auto` the fastest on a first batch. 16 bits have to be FASTER than 32.
+    """The engine that is asked for; of `auto` the fastest on a first batch, or torch where trying the others costs more
+    than the photos can repay. 16 bits have to be FASTER than 32.
 
     In int8 a model predicts only where that was measured to be good enough; else, and where the logits of int8 or bf16
     are too far from those of torch in fp32, the engine predicts in fp32. An engine that does not take the model, or
@@ -93,6 +101,8 @@ def choose_engine(
         batch: photos in one forward pass of torch; 0 measures which number is fastest.
         graphs: of the models so far.
         int8: the model quantized, if it may be used.
+        passes: photos times views that each model will see.
+        models: that will take the same engine.
     """
     if options.engine == "torch":
         return fast_engine(model, x, options, batch)
@@ -102,6 +112,10 @@ def choose_engine(
         engine = fast_engine(model, x, options, batch)
         engine.notes = (*engine.notes, NONE_INSTALLED)
         return engine
+    if auto and options.precision != "int8" and (why := _not_repaid(model, x, len(names), passes, models)):
+        engine = fast_engine(model, x, options, batch)
+        engine.notes = (*engine.notes, why)
+        return engine
     trial = _Trial(model, x, graphs, int8, options.chosen_before)
     found = _first_that_work(trial, names, options, lambda: fast_engine(model, x, options, batch))
     best = found[0]
@@ -109,6 +123,17 @@ def choose_engine(
         best = _fastest(found, x, fast_engine(model, x, EngineOptions(), batch))
     best.notes = tuple(dict.fromkeys([*trial.notes, *best.notes]))
     return best
+
+
+def _not_repaid(model: nn.Module, x: Tensor, engines: int, passes: float, models: int) -> str:
+    """Why the engines are not tried, by the clock of one batch; empty if they are."""
+    if math.isinf(passes):
+        return ""
+    first = x[:BATCH]
+    each = shortest(lambda: InferenceEngine(model, BATCH).logits(first), 2) / len(first)
+    probing = SETUP * models + each * ROUNDS * len(x) * (engines + 2)
+    torch_alone = each * passes * models
+    return "" if probing <= REPAID * torch_alone else NOT_PROBED.format(seconds=probing, torch=torch_alone)
 
 
 def _first_that_work(

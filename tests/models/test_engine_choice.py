@@ -164,6 +164,22 @@ def test_auto_keeps_to_the_precision_that_is_asked_for(model: nn.Module, monkeyp
         assert (found.precision.engine, found.precision.precision) == ("torch", asked)
 
 
+def test_auto_tries_no_other_engine_where_the_photos_do_not_repay_it(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fakes(model, monkeypatch, {("onnxruntime", "fp32"): 0.0, ("openvino", "fp32"): 0.0})
+    tried: list[object] = []
+    compiled = engine_choice.compile_graph
+    monkeypatch.setattr(engine_choice, "compile_graph", lambda *args: (tried.append(args), compiled(*args))[1])
+    found = choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs(), passes=400, models=5)
+    assert (found.precision.engine, tried) == ("torch", [])
+    assert "engine auto is torch here" in found.notes[-1]
+    choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs(), passes=100_000_000, models=5)
+    assert tried
+    named = choose_engine(model, X, EngineOptions(engine="onnxruntime"), 8, OnnxGraphs(), passes=400)
+    assert named.precision.engine == "onnxruntime", "it was asked for"
+
+
 def test_auto_without_other_engines_says_so(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_choice, "installed_engines", lambda: ["torch"])
     found = choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs())
