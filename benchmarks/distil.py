@@ -1,4 +1,4 @@
-"""Is one student as good as the ensemble that taught it? And is its out-of-fold score honest?
+"""Is one student as good as the ensemble that taught it? And does its out-of-fold score hold on new people?
 
     python benchmarks/distil.py --run TEACHER --source ../shared/bench --out DIR
 
@@ -88,7 +88,7 @@ def main() -> None:
     teacher = load_run(args.run)
     weights = args.source / "tf_efficientnet_lite0.in1k.safetensors"
     shared = ("--recipe", recipe, "--weights", weights, "--fold", args.fold, "--jobs", args.jobs, "--yes")
-    soft = ("--alpha", args.alpha, "--temperature", args.temperature, "--untuned")
+    soft = ("--alpha", args.alpha, "--temperature", args.temperature)
     student, plain = args.out / "student", args.out / "plain"
     maskens("distil", "--run", args.run, "--out", student, *soft, *shared)
     same = ("--folds-file", teacher.folds_file, "--seed", teacher.seed)

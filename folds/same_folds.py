@@ -15,8 +15,8 @@ from folds.versions import library_versions
 
 
 def run_like(source: Run, folder: Path, data: TrainData) -> Run:
-    """The run in `folder`, on the data, folds, seed, label fixes, merged ids and photos left out of `source`; a new one
-    if there is none yet. Nothing is written.
+    """The run in `folder`, on the data, folds, seed, label fixes and merged ids of `source`; a new one, without the
+    photos that `source` skips, if there is none yet. Nothing is written.
 
     Args:
         data: of `source`, where they are now.
@@ -32,7 +32,7 @@ def run_like(source: Run, folder: Path, data: TrainData) -> Run:
         return dataclasses.replace(
             source, folder=folder, data=where, recipe_hash="", created=now, versions=library_versions()
         )
-    unlike = differing(source, before, "data", "folds", "seed", "label fixes", "merged ids", "skipped photos")
+    unlike = differing(source, before, "data", "folds", "seed", "label fixes", "merged ids")
     if unlike:
         raise MaskensError(f"{folder} is a run with other {unlike} than {source.folder}. Name a new folder: --out DIR")
     return before

@@ -21,11 +21,11 @@ from ensemble.commands.options import (
     RetriesOption,
     RunsOption,
     SetOption,
+    SkipBadOption,
     TtaOption,
-    UntunedOption,
     WorkersOption,
 )
-from ensemble.commands.terminal import make_console, say
+from ensemble.commands.terminal import make_console, note, progress_bars, say
 from ensemble.commands.train_options import (
     CompileOption,
     FoldOption,
@@ -45,7 +45,7 @@ def distil(
         typer.Option(
             "--recipe",
             metavar="NAME|FILE",
-            help="The student's: a shipped recipe or a TOML file. Its run remembers it; at first the ensemble's own.",
+            help="The student's: a shipped recipe or a TOML file. Default: the ensemble's own; stored in its run.",
         ),
     ] = None,
     out: Annotated[
@@ -61,7 +61,6 @@ def distil(
         typer.Option("--alpha", metavar="A", help="The ensemble's share of a target, the label has the rest; 0.5."),
     ] = None,
     tta: TtaOption = None,
-    untuned: UntunedOption = False,
     fold: FoldOption = "all",
     task: TaskOption = None,
     change: SetOption = None,
@@ -74,6 +73,7 @@ def distil(
     retries: RetriesOption = 2,
     track: TrackOption = None,
     compile_models: CompileOption = False,
+    skip_bad_photos: SkipBadOption = False,
     cache: CacheOption = "",
     dry_run: DryOption = False,
     yes: YesOption = False,
@@ -83,7 +83,7 @@ def distil(
     workers: WorkersOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Train a student on what a finished ensemble says of people whom its models never saw.
+    """Train a student on the predictions of an ensemble: fold k learns from the ensemble's models of fold k.
 
     The student is a run of its own, on the same data and folds; infer, score, export and all others take it. One fold
     of it is a model that predicts in one pass; all folds give it an out-of-fold score. docs/distil.md.
@@ -95,7 +95,7 @@ def distil(
     chosen = chosen_folds(fold, run[0])
 
     from ensemble.pipeline.distil import DistilOptions, begin_student, plan_distillation, trained_models
-    from ensemble.pipeline.train import TrainOptions
+    from ensemble.pipeline.train import TrainOptions, leave_out_bad_photos
 
     console = make_console(quiet)
     training = TrainOptions(
@@ -112,23 +112,28 @@ def distil(
         retries=retries,
         track=track or (),
         compile=compile_models,
+        skip_bad_photos=skip_bad_photos,
         cache=cache,
         data=data,
         device=device,
         workers=workers,
     )
-    options = DistilOptions(out, temperature, alpha, tta, not untuned, training)
+    options = DistilOptions(out, temperature, alpha, tta, training)
     planned = plan_distillation(run, options)
     plan = planned.training
     say(console, f"student {plan.run.folder}, soft targets {planned.soft.words}")
     print_plan(console, plan)
     if dry_run:
+        with progress_bars(console) as on_progress:
+            plan = leave_out_bad_photos(plan, on_progress, write=False)
         print_estimate(console, plan)
         return
     if plan.todo:
         if not yes:
             confirm_long(console, plan)
-        begin_student(planned)
+        with progress_bars(console) as on_progress:
+            plan = begin_student(planned, on_progress)
+        note(console, filter(None, [plan.left_out]), "warning")
         run_jobs(console, plan)
     models, complete = trained_models(planned)
     options_then = " --tta none" if complete else " --allow-missing --tta none"

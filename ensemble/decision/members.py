@@ -106,8 +106,11 @@ def geometries(models: Iterable[Member]) -> list[Geometry]:
     return list(dict.fromkeys(m.card.geometry for m in models))
 
 
-def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:
+def members(run: Run, recipe: Recipe, allow_missing: bool, only: int | None = None) -> list[Member]:
     """The trained models of a run, checked against its recipe and folds by their cards.
+
+    Args:
+        only: those of this fold; None is all.
 
     Raises:
         MaskensError: jobs that are not trained (unless allowed, and then a task without any), checkpoints that are
@@ -117,7 +120,7 @@ def members(run: Run, recipe: Recipe, allow_missing: bool) -> list[Member]:
     missing: list[tuple[str, int]] = []
     problems: list[str] = []
     for task in recipe.tasks:
-        for fold in range(run.k):
+        for fold in range(run.k) if only is None else [only]:
             folder = run.job_folder(task, fold)
             path = folder / "model.safetensors"
             if not (folder / "oof.npz").exists() or not path.exists():

@@ -21,7 +21,7 @@ from ensemble.evaluation.verify_jobs import is_unfinished, verify_job
 from ensemble.jobs.int8_files import read_int8_record
 from ensemble.jobs.oof import job_names, oof_hash
 from ensemble.jobs.pseudo_labels import load_pseudo_labels
-from ensemble.jobs.soft_targets import ARRAYS, read_soft_targets
+from ensemble.jobs.soft_targets import RECORD, read_soft_targets
 from ensemble.jobs.status import read_status
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Recipe
@@ -137,7 +137,7 @@ def _recipe(run: Run) -> tuple[Recipe | None, Check]:
 
 def _soft_targets(run: Run) -> Iterator[Check]:
     """That what a student learns from is as it was made."""
-    name, mend = ARRAYS, "put soft_targets.npz and soft_targets.json back as they were"
+    name, mend = RECORD, "put soft_targets.json and soft_targets/ back as they were"
     try:
         found = read_soft_targets(run)
     except MaskensError as error:

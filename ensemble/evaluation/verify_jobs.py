@@ -51,7 +51,7 @@ def verify_job(
         yield Check("job.json", f"{name}/job.json", "a finished job", found, False, mend)
     else:
         learned = {"fingerprint": run.fingerprint, "skipped": run.skipped_hash or None}
-        learned |= _pseudo_labels(run) | _soft_targets(run)
+        learned |= _pseudo_labels(run) | _soft_targets(run, fold)
         yield same("job.json", f"{name}/job.json", expected | learned, status.record, mend)
     for file in JOB_FILES:
         there = sha256_of_file(folder / file) if (folder / file).exists() else "missing"
@@ -74,13 +74,13 @@ def _pseudo_labels(run: Run) -> dict[str, str | None]:
     return {"pseudo": sha256_of_text(there[0]) or None}
 
 
-def _soft_targets(run: Run) -> dict[str, str | None]:
-    """The hash of the run's soft targets; nothing where they can't be read, of which a check of the run tells."""
+def _soft_targets(run: Run, fold: int) -> dict[str, str | None]:
+    """The hash of a fold's soft targets; nothing where they can't be read, of which a check of the run tells."""
     try:
         found = read_soft_targets(run)
     except MaskensError:
         return {}
-    return {"soft_targets": found.hash if found else None}
+    return {"soft_targets": found.fold_hash(fold) if found else None}
 
 
 def _card(path: Path, item: str, expected: dict[str, Any], status: JobStatus, mend: str) -> Check:

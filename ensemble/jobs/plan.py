@@ -62,7 +62,7 @@ def plan(
             track,
             compile,
             pseudo,
-            soft,
+            soft.only(f) if soft else None,
         )
         for t, f in pairs
     ]

@@ -90,7 +90,7 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
     """
     file, advice = run.folder / "pseudo.json", "Put it back, or begin a new run."
     if not file.exists():
-        jobs = learned_from(run, "pseudo")  # which would be trained anew, from the labels alone
+        jobs = [job for job, _ in learned_from(run, "pseudo")]  # which would be trained anew, from the labels alone
         if jobs or file.with_suffix(".csv").exists():
             raise MaskensError(f"{file} is missing{f', from which {jobs[0]} has learned' if jobs else ''}. {advice}")
         return None

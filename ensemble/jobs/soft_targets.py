@@ -1,9 +1,12 @@
-"""Soft targets of a run: what the ensemble that teaches it says out-of-fold of each photo to learn from."""
+"""Soft targets of a run: what the ensemble that teaches it predicts for the photos that it learns from."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
@@ -12,54 +15,80 @@ from scipy.special import log_softmax
 
 from ensemble.jobs.status import learned_from
 from ensemble.recipes.tasks import ONLY_GENDER, Predicts
-from folds.data.labels import CLASSES, FloatArray, decode
+from folds.data.labels import CLASSES, FloatArray, IntArray, decode
 from folds.data.people import TrainData
 from folds.errors import MaskensError
 from folds.files import read_json, save_npz, sealed, sha256, sha256_of_arrays, unsealed, write_json
 from folds.run import Run
 
-ARRAYS, RECORD = "soft_targets.npz", "soft_targets.json"
+FOLDER, RECORD = "soft_targets", "soft_targets.json"
 ADVICE = "Put it back, or begin a new run: maskens distil --out NEW_DIR"
 
 
 @dataclass(frozen=True)
-class SoftTargets:
-    """What teachers say of each photo, each of them out-of-fold: no model that had a say saw the photo's person."""
+class FoldTargets:
+    """What the teachers' models of one fold predict for the photos of all other folds: models and student alike have
+    never seen the people of that fold, so none of their labels reaches the student that is scored on them."""
 
-    teachers: tuple[str, ...]  # folders of their runs
-    used: str  # how they decide, in words
-    oof_hashes: tuple[str, ...]  # of their out-of-fold files
-    passes: int  # through a model that they make for a photo
+    models: tuple[str, ...]  # sha256 of each model
     files: tuple[str, ...]  # of the photos
     log_probabilities: npt.NDArray[np.float32]  # (photos, 18), the ensemble's own
-    temperature: float  # by which they are divided before they are learned
-    alpha: float  # share of the teachers in a target, the rest is the label's
 
     @functools.cached_property
     def hash(self) -> str:
-        """sha256 of all that decides what is learned."""
-        arrays = {"files": np.array(self.files), "log_probabilities": self.log_probabilities}
-        return sha256(f"{sha256_of_arrays(arrays)} {self.temperature!r} {self.alpha!r}")
+        """sha256 of all of it."""
+        return sha256_of_arrays(
+            {"models": np.array(self.models), "files": np.array(self.files), "log_p": self.log_probabilities}
+        )
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """Who teaches a run and how, and what each of its folds is taught."""
+
+    teachers: tuple[str, ...]  # folders of their runs
+    made_of: tuple[str, ...]  # what the models of each are trained from, as of `decision.tuning.made_of`
+    views: str  # the name of the set, for people
+    views_hash: str
+    passes: int  # through a model that the whole ensemble makes for a new photo
+    temperature: float  # by which the log probabilities are divided before they are learned
+    alpha: float  # share of the teachers in a target, the rest is the label's
+    folds: Mapping[int, FoldTargets] = field(default_factory=dict)  # those that are predicted already
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """sha256 of all that decides what is learned, but for the predictions of each fold."""
+        return sha256(repr((self.made_of, self.views_hash, self.temperature, self.alpha)))
+
+    def fold_hash(self, fold: int) -> str:
+        """sha256 of all that decides what a fold's jobs learn; "" while it is not predicted."""
+        return sha256(f"{self.hash} {self.folds[fold].hash}") if fold in self.folds else ""
 
     @property
     def words(self) -> str:
         """What they are, for people who compare runs."""
-        return f"of {', '.join(self.teachers)} ({self.used}), temperature {self.temperature:g}, alpha {self.alpha:g}"
+        teachers = f"{', '.join(self.teachers)} ({self.views}, untuned, fold k by its models of fold k)"
+        return f"of {teachers}, temperature {self.temperature:g}, alpha {self.alpha:g}"
 
-    def of(self, predicts: Predicts, data: TrainData) -> FloatArray:
-        """The targets of a task: (1 - alpha) * label + alpha * the teachers' probabilities at the temperature.
+    def only(self, fold: int) -> SoftTargets:
+        """What a job of this fold needs of it."""
+        return dataclasses.replace(self, folds={f: taught for f, taught in self.folds.items() if f == fold})
+
+    def of(self, fold: int, predicts: Predicts, data: TrainData) -> FloatArray:
+        """The targets of a job: (1 - alpha) * label + alpha * the teachers' probabilities at the temperature.
 
         A task that learns from one gender gets the probabilities given that gender, which its label says.
 
         Returns:
-            float64 (photos of the data, 18), rows summing to 1; NaN where a photo that is left out has none.
+            float64 (photos of the data, 18), rows summing to 1; NaN for photos of the fold's own people.
         """
-        logits = self.log_probabilities.astype(np.float64) / self.temperature
+        taught = self.folds[fold]
+        logits = taught.log_probabilities.astype(np.float64) / self.temperature
         if predicts in ONLY_GENDER:
             logits[:, decode(np.arange(CLASSES))[1] != ONLY_GENDER[predicts]] = -np.inf
         found = np.full((len(data.files), CLASSES), np.nan)
         place = {file: n for n, file in enumerate(data.files)}
-        found[[place[file] for file in self.files]] = np.exp(log_softmax(logits, axis=1))
+        found[[place[file] for file in taught.files]] = np.exp(log_softmax(logits, axis=1))
         return np.asarray((1 - self.alpha) * np.eye(CLASSES)[data.classes] + self.alpha * found)
 
 
@@ -76,12 +105,33 @@ def soft_with_mask(targets: npt.NDArray[np.float32], mask: int) -> npt.NDArray[n
     return changed.reshape(-1)
 
 
+def taught_rows(data: TrainData, folds: IntArray, fold: int) -> IntArray:
+    """int64 (n,): the photos whose soft targets a fold's jobs may need: those of other folds' people that can be read.
+
+    Args:
+        folds: int64 (people,).
+    """
+    return np.flatnonzero((folds[data.photo_person] != fold) & data.photos.readable)
+
+
+def _file(run: Run, fold: int) -> Path:
+    return run.folder / FOLDER / f"fold{fold}.npz"
+
+
 def save_soft_targets(run: Run, soft: SoftTargets) -> None:
-    """Write soft_targets.npz and soft_targets.json into a run."""
-    save_npz(run.folder / ARRAYS, {"files": np.array(soft.files), "log_probabilities": soft.log_probabilities})
-    record = {"teachers": soft.teachers, "used": soft.used, "oof_hashes": soft.oof_hashes, "passes": soft.passes}
-    record |= {"temperature": soft.temperature, "alpha": soft.alpha, "hash": soft.hash}
+    """Write soft_targets.json into a run, and remove predictions that the soft targets don't have."""
+    record = {f.name: getattr(soft, f.name) for f in dataclasses.fields(soft) if f.name != "folds"}
+    for fold in set(range(run.k)) - soft.folds.keys():
+        _file(run, fold).unlink(missing_ok=True)
     write_json(run.folder / RECORD, sealed(record))
+
+
+def save_fold_targets(run: Run, soft: SoftTargets, fold: int) -> None:
+    """Write what a fold is taught into soft_targets/."""
+    taught = soft.folds[fold]
+    arrays = {"models": np.array(taught.models), "files": np.array(taught.files), "hash": soft.fold_hash(fold)}
+    _file(run, fold).parent.mkdir(exist_ok=True)
+    save_npz(_file(run, fold), arrays | {"log_probabilities": taught.log_probabilities})
 
 
 def read_soft_targets(run: Run) -> SoftTargets | None:
@@ -90,57 +140,82 @@ def read_soft_targets(run: Run) -> SoftTargets | None:
     Raises:
         MaskensError: they were edited, are damaged or are gone.
     """
-    file, arrays = run.folder / RECORD, run.folder / ARRAYS
-    if not file.exists() and not arrays.exists():
+    path = run.folder / RECORD
+    there = [fold for fold in range(run.k) if _file(run, fold).exists()]
+    if not path.exists() and not there:
         return None
     try:
-        record = unsealed(read_json(file))
-        with arrays.open("rb") as handle, np.load(handle, allow_pickle=False) as z:
-            files, log_p = tuple(map(str, z["files"].tolist())), np.asarray(z["log_probabilities"])
-        found = SoftTargets(
-            teachers=tuple(record["teachers"]),
-            used=record["used"],
-            oof_hashes=tuple(record["oof_hashes"]),
-            passes=int(record["passes"]),
-            files=files,
-            log_probabilities=log_p,
-            temperature=float(record["temperature"]),
-            alpha=float(record["alpha"]),
-        )
-        recorded = record["hash"]
+        record = unsealed(read_json(path))
+        for name in ("teachers", "made_of"):
+            record[name] = tuple(record[name])
+        soft = SoftTargets(**record)
+        for fold in there:
+            path = _file(run, fold)
+            taught, recorded = _read_fold(path)
+            soft = dataclasses.replace(soft, folds={**soft.folds, fold: taught})
+            if recorded != soft.fold_hash(fold):
+                raise MaskensError(f"{path} was edited after it was made. {ADVICE}")
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-        raise MaskensError(f"the soft targets of {run.folder} can't be read ({reason}). {ADVICE}") from error
-    if found.hash != recorded or log_p.shape != (len(files), CLASSES):
-        raise MaskensError(f"{arrays} was edited after it was made. {ADVICE}")
-    return found
+        raise MaskensError(f"the soft targets of {run.folder}: {path} can't be read ({reason}). {ADVICE}") from error
+    return soft
 
 
-def load_soft_targets(run: Run, data: TrainData) -> SoftTargets | None:
+def _read_fold(path: Path) -> tuple[FoldTargets, str]:
+    """(what a fold is taught, the hash that it had when it was written)."""
+    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as z:
+        models, files = (tuple(map(str, z[name].tolist())) for name in ("models", "files"))
+        log_p, recorded = np.asarray(z["log_probabilities"]), str(z["hash"])
+    if log_p.shape != (len(files), CLASSES):
+        raise ValueError(f"log probabilities of {log_p.shape}, and {len(files)} photos")
+    return FoldTargets(models, files, log_p), recorded
+
+
+def load_soft_targets(run: Run, data: TrainData, folds: IntArray) -> SoftTargets | None:
     """As `read_soft_targets`, for the run's data.
+
+    Args:
+        folds: int64 (people,).
 
     Raises:
         MaskensError: they can't be read, lack a photo to learn from, or are gone though models have learned from them.
     """
     found = read_soft_targets(run)
-    if found is None:
-        refuse_lost(run)
-    else:
-        there, files = set(found.files), set(data.files)
-        wanted = {file for file in files if file not in data.skipped}
-        if not wanted <= there or not there <= files:
-            raise MaskensError(f"{run.folder / ARRAYS} is of other photos than those of the run. {ADVICE}")
+    refuse_lost(run, found)
+    for fold, taught in found.folds.items() if found else ():
+        wanted = {data.files[row] for row in taught_rows(data, folds, fold)}
+        held_out = {file for file, person in zip(data.files, data.photo_person, strict=True) if folds[person] == fold}
+        there = set(taught.files)
+        if not (wanted <= there <= set(data.files) and not there & held_out):
+            raise MaskensError(f"{_file(run, fold)} is of other photos than those that fold {fold} learns. {ADVICE}")
     return found
 
 
-def refuse_lost(run: Run) -> None:
+def refuse_lost(run: Run, soft: SoftTargets | None) -> None:
     """Without its soft targets a student would be trained anew, from labels.
 
     Raises:
-        MaskensError: a job has learned from some.
+        MaskensError: a job has learned from some that are not there.
     """
-    if jobs := learned_from(run, "soft_targets"):
-        raise MaskensError(f"{run.folder / ARRAYS} is missing, from which {jobs[0]} has learned. {ADVICE}")
+    there = soft.folds if soft else {}
+    for job, fold in learned_from(run, "soft_targets"):
+        if fold not in there:
+            raise MaskensError(f"{_file(run, fold)} is missing, from which {job} has learned. {ADVICE}")
+
+
+def refuse_untaught(run: Run, soft: SoftTargets, folds: set[int]) -> None:
+    """Refuse folds whose soft targets are not predicted yet, which only `maskens distil` does.
+
+    Raises:
+        MaskensError: naming them and the command.
+    """
+    if missing := sorted(folds - soft.folds.keys()):
+        written = ",".join(map(str, missing))
+        teachers = " ".join(f"--run {teacher}" for teacher in soft.teachers)
+        raise MaskensError(
+            f"{run.folder} has no soft targets of fold {written} yet. Make them and train: maskens distil {teachers} "
+            f"--out {run.folder} --fold {written} --temperature {soft.temperature:g} --alpha {soft.alpha:g}"
+        )
 
 
 def soft_words(run: Run) -> str:

@@ -34,7 +34,7 @@ class JobSpec:
     track: tuple[str, ...] = ()  # names of trackers
     compile: bool = False  # the model first, for training
     pseudo: PseudoLabels | None = None
-    soft: SoftTargets | None = None
+    soft: SoftTargets | None = None  # of its fold
 
 
 def job_labels(specs: Sequence[JobSpec]) -> list[str]:
@@ -64,7 +64,7 @@ def identity(spec: JobSpec) -> dict[str, Any]:
     """What must be equal for two halves of a job to belong together."""
     found = run_identity(spec.run, spec.recipe, spec.task, spec.fold)
     found |= {"pseudo": spec.pseudo.hash} if spec.pseudo else {}  # earlier jobs know no such keys
-    found |= {"soft_targets": spec.soft.hash} if spec.soft else {}
+    found |= {"soft_targets": spec.soft.fold_hash(spec.fold)} if spec.soft else {}
     return found | ({"skipped": spec.run.skipped_hash} if spec.run.skipped_hash else {})
 
 

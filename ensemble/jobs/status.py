@@ -57,10 +57,11 @@ def read_status(run: Run, task: str, fold: int) -> JobStatus:
         return JobStatus(task, fold)
 
 
-def learned_from(run: Run, key: str) -> list[str]:
-    """The jobs, in words, whose record has the key: of pseudo-labels or soft targets that they have learned from."""
+def learned_from(run: Run, key: str) -> list[tuple[str, int]]:
+    """The jobs whose record has the key, of pseudo-labels or soft targets that they have learned from: each in words,
+    and its fold."""
     jobs = [(folder.parent.name, int(folder.name.removeprefix("fold"))) for folder in run.jobs_on_disk()]
-    return [f"{task} fold {fold}" for task, fold in jobs if key in read_status(run, task, fold).record]
+    return [(f"{task} fold {fold}", fold) for task, fold in jobs if key in read_status(run, task, fold).record]
 
 
 @functools.cache

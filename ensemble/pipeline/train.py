@@ -14,7 +14,7 @@ from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
 from ensemble.jobs.pseudo_labels import PseudoLabels, save_pseudo_labels
 from ensemble.jobs.reuse import reuse_jobs
-from ensemble.jobs.soft_targets import SoftTargets, load_soft_targets
+from ensemble.jobs.soft_targets import SoftTargets, load_soft_targets, refuse_untaught
 from ensemble.jobs.spec import JobSpec, geometry
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
 from ensemble.pipeline.job_options import JobOptions
@@ -118,7 +118,11 @@ def plan_training(run: Folder = DEFAULT_RUN, options: TrainOptions = DEFAULT_OPT
     """
     loaded = load_run(Path(run))
     data, folds = load_data(loaded, Path(options.data) if options.data else None)
-    return plan_jobs(loaded, data, folds, load_soft_targets(loaded, data), options)
+    soft = load_soft_targets(loaded, data, folds)
+    planned = plan_jobs(loaded, data, folds, soft, options)
+    if soft:
+        refuse_untaught(loaded, soft, {spec.fold for spec in planned.todo})
+    return planned
 
 
 def plan_jobs(

@@ -13,7 +13,7 @@ from ensemble.data.sampling import NO_MORE
 from ensemble.jobs.spec import JobSpec, learned_rows
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import class_labels, training_labels
-from folds.data.labels import IntArray, decode
+from folds.data.labels import CLASSES, IntArray, decode
 from folds.data.people import TrainData
 
 
@@ -59,6 +59,6 @@ def learning_set(spec: JobSpec, data: TrainData, folds: IntArray) -> LearningSet
         files += spec.pseudo.photos.files
     soft = None
     if spec.soft:
-        soft = np.full((len(data.files), spec.soft.log_probabilities.shape[1]), np.nan, dtype=np.float32)
-        soft[rows] = spec.soft.of(recipe.predicts, data)[rows]
+        soft = np.full((len(data.files), CLASSES), np.nan, dtype=np.float32)
+        soft[rows] = spec.soft.of(spec.fold, recipe.predicts, data)[rows]
     return LearningSet(recipe, data, rows, more, labels, states, soft, files)

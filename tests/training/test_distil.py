@@ -1,35 +1,47 @@
-"""A student that learns what an ensemble says of people whom its models never saw."""
+"""A student that learns what the models of an ensemble predict, fold by fold."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import MakeData
-from planned import HEADS, SOFT_F1, plan_run
+from planned import plan_run
 from run_command import maskens, refused
 from scipy.special import log_softmax, softmax
 
 import ensemble
+from ensemble.data.cache import open_photos
 from ensemble.data.masks import DrawMasks
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.soft_targets import SoftTargets, load_soft_targets, read_soft_targets, soft_with_mask
+from ensemble.jobs.soft_targets import (
+    FoldTargets,
+    SoftTargets,
+    read_soft_targets,
+    save_fold_targets,
+    soft_with_mask,
+    taught_rows,
+)
 from ensemble.jobs.status import read_status
+from ensemble.models.checkpoint import load_checkpoint
+from ensemble.models.inputs import to_input
 from ensemble.pipeline.distil import DistilPlan, begin_student, plan_distillation
-from ensemble.pipeline.train import plan_training, reuse_finished
+from ensemble.pipeline.train import TrainingPlan, plan_training, reuse_finished
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.learning_set import LearningSet, learning_set
 from ensemble.training.targets import class_table
-from folds.data.labels import CLASSES, decode
+from folds.data.fixes import read_fixes
+from folds.data.labels import CLASSES, GENDERS, decode
 from folds.data.layout import read_train
 from folds.data.people import TrainData
 from folds.errors import MaskensError
 from folds.run import Run, load_run
-from folds.splitting.split import read_folds
+from folds.splitting.split import make_folds, read_folds
 
 STUDENT = """
 [tasks.heads]
@@ -41,18 +53,30 @@ batch_size = 16
 epochs = 6
 optimizer = { lr = 1e-2 }
 """
+TEACHER = """
+[tasks.class18]
+model = "test_resnet.r160_in1k"
+pretrained = false
+resize = [32, 24]
+batch_size = 16
+epochs = 1
+optimizer = { lr = 1e-2 }
+"""
 TRAIN = ensemble.TrainOptions(device="cpu", workers=0)
+SOFT = SoftTargets(("t",), ("r",), "flip", "", 1, 1.0, 0.5)
 
 
 @pytest.fixture(scope="module")
 def root(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder, a student's recipe, and a teacher that takes every mask for the next; to be read only."""
+    """A data folder, a student's recipe, and two teachers of one model a fold; to be read only."""
     folder = tmp_path_factory.mktemp("distil")
     make_data(folder / "data", people=24)
     (folder / "student.toml").write_text(STUDENT)
-    data = read_train(folder / "data")
-    plan_run(folder / "teacher", data, np.eye(18)[(data.classes + 6) % 18] * 6)
-    plan_run(folder / "unsure", data, np.random.default_rng(3).normal(size=(2, len(data.files), CLASSES)))
+    (folder / "teacher.toml").write_text(TEACHER)
+    ensemble.make_folds(folder / "data", folder / "teacher", k=2, seed=1)
+    ensemble.make_folds(folder / "data", folder / "second", folds_file=folder / "teacher" / "folds.csv", seed=2)
+    for name in ("teacher", "second"):
+        ensemble.train(folder / name, dataclasses.replace(TRAIN, recipe=str(folder / "teacher.toml")))
     return folder
 
 
@@ -69,63 +93,130 @@ def options(root: Path, out: Path, **more: object) -> ensemble.DistilOptions:
     return dataclasses.replace(ensemble.DistilOptions(out, train=training), **more)  # type: ignore[arg-type]
 
 
-def planned(root: Path, out: Path, teacher: str = "unsure", **more: object) -> DistilPlan:
+def planned(root: Path, out: Path, teacher: str = "teacher", **more: object) -> DistilPlan:
     return plan_distillation(root / teacher, options(root, out, **more))
 
 
-def lessons(plan: DistilPlan, fold: int) -> LearningSet:
-    training = plan.training
+def lessons(training: TrainingPlan, fold: int) -> LearningSet:
     return learning_set(training.jobs[fold], training.data, training.folds)
 
 
-def said(run: Run, data: TrainData) -> np.ndarray:
-    """Log probabilities of a planned run of class18: the mean of its views' logits, each fold's of its own people."""
-    found = np.full((len(data.files), CLASSES), np.nan)
-    place = {file: n for n, file in enumerate(data.files)}
-    for fold in range(run.k):
-        oof = load_job_oof(run.job_folder("class18", fold) / "oof.npz", {})
-        found[[place[f] for f in oof.files]] = log_softmax(oof.best.mean(axis=0, dtype=np.float64), axis=1)
-    return found
+def predicted(run: Run, data: TrainData, fold: int) -> np.ndarray:
+    """Log probabilities of every photo by the run's model of one fold, in two views, made with torch and timm alone."""
+    model, card = load_checkpoint(run.job_folder("class18", fold) / "model.safetensors", torch.device("cpu"))
+    photos = open_photos(data.photos, [card.geometry], None, 1)
+    x = to_input(
+        torch.from_numpy(np.stack([photos[n][0] for n in range(len(data.files))])),
+        card.mean,
+        card.std,
+        torch.device("cpu"),
+    )
+    with torch.inference_mode():
+        logits = (model.eval()(x) + model(x.flip(3))) / 2
+    return np.asarray(log_softmax(logits.double().numpy(), axis=1))
 
 
 # What is learned
 
 
-def test_targets_are_the_out_of_fold_probabilities_mixed_with_the_label(root: Path, tmp_path: Path) -> None:
-    plan = planned(root, tmp_path / "s", alpha=0.3, temperature=2.0)
-    data = plan.training.data
-    expected = 0.7 * np.eye(18)[data.classes] + 0.3 * softmax(said(load_run(root / "unsure"), data) / 2, axis=1)
+def test_a_fold_learns_from_the_teachers_model_of_that_fold_mixed_with_the_label(root: Path, tmp_path: Path) -> None:
+    training = begin_student(planned(root, tmp_path / "s", alpha=0.3, temperature=2.0))
+    data, folds = training.data, training.folds
     for fold in range(2):
-        found = lessons(plan, fold)
-        np.testing.assert_allclose(found.taught[found.rows], expected[found.rows], atol=1e-6)
-
-
-def test_a_fold_is_taught_nothing_of_its_own_people(root: Path, tmp_path: Path) -> None:
-    plan = planned(root, tmp_path / "s")
-    data, folds = plan.training.data, plan.training.folds
-    for fold in range(2):
-        found = lessons(plan, fold)
+        found = lessons(training, fold)
+        said = predicted(load_run(root / "teacher"), data, fold)
+        expected = 0.7 * np.eye(18)[data.classes] + 0.3 * softmax(said / 2, axis=1)
+        np.testing.assert_allclose(found.taught[found.rows], expected[found.rows], atol=1e-5)
         held_out = folds[data.photo_person] == fold
         assert not held_out[found.rows].any()
         assert np.isnan(found.taught[held_out]).all(), "a target that is shown all the same makes the loss NaN"
-    copy = tmp_path / "other"
-    shutil.copytree(root / "unsure", copy)
-    path = copy / "class18" / "fold0" / "oof.npz"
-    with np.load(path) as file:
-        arrays = dict(file)
-    np.savez(path, **arrays | {"best": arrays["best"][..., ::-1]})
-    other = plan_distillation(copy, options(root, tmp_path / "s"))
-    assert np.array_equal(lessons(other, 0).taught, lessons(plan, 0).taught, equal_nan=True)
-    assert not np.array_equal(lessons(other, 1).taught, lessons(plan, 1).taught, equal_nan=True)
+
+
+def test_labels_of_the_people_that_a_student_is_scored_on_change_nothing_in_it(root: Path, tmp_path: Path) -> None:
+    """Two teachers and their students, all alike but for the labels of the people of fold 0."""
+    data = read_train(root / "data")
+    folds = read_folds(root / "teacher" / "folds.csv", data)[0]
+    rows = ["path,photo,field,old,new,reason"]
+    for person in (p for p, fold in zip(data.people, folds, strict=True) if fold == 0):
+        rows.append(f"{person.path},,gender,{GENDERS[person.gender]},{GENDERS[1 - person.gender]},")
+    (tmp_path / "fixes.csv").write_text("\n".join(rows) + "\n")
+    found = []
+    for name, fixes in (("as-given", []), ("changed", [str(tmp_path / "fixes.csv")])):
+        teacher = tmp_path / name
+        file = root / "teacher" / "folds.csv"
+        ensemble.make_folds(root / "data", teacher, folds_file=file, seed=1, fixes=fixes)
+        first = dataclasses.replace(TRAIN, recipe=str(root / "teacher.toml"), folds=[0])
+        assert ensemble.train(teacher, first).trained == 1
+        out = tmp_path / f"{name}-student"
+        chosen = options(root, out)
+        done = ensemble.distil(
+            teacher,
+            dataclasses.replace(
+                chosen, train=dataclasses.replace(chosen.train, folds=[0], changes=["tasks.heads.epochs=1"])
+            ),
+        )
+        assert done.trained == 1, "a teacher needs no other fold"
+        soft = read_soft_targets(load_run(out))
+        assert soft and list(soft.folds) == [0]
+        labels = read_train(root / "data", read_fixes(fixes) if fixes else ()).classes
+        oof = load_job_oof(out / "heads" / "fold0" / "oof.npz", {})
+        found.append((labels, soft.folds[0].files, soft.folds[0].log_probabilities, oof.last))
+    (labels, *ours), (other_labels, *theirs) = found
+    assert not np.array_equal(labels, other_labels)
+    for mine, its in zip(ours, theirs, strict=True):
+        assert np.array_equal(mine, its)
+
+
+def ridge(x: np.ndarray, rows: np.ndarray, male: np.ndarray) -> np.ndarray:
+    """p(male) of every photo by a linear model of some, with as many features as people: it remembers its labels."""
+    inner = x[rows].T @ x[rows] + 10 * np.eye(x.shape[1])
+    return np.clip(x @ np.linalg.solve(inner, x[rows].T @ (male[rows] - 0.5)) + 0.5, 0.01, 0.99)
+
+
+def student_accuracy(data: TrainData, folds: np.ndarray, x: np.ndarray, teachers: Sequence[np.ndarray]) -> float:
+    """Out-of-fold accuracy in the gender of linear students, of which fold k learns what teachers[k] says."""
+    mask, gender, age = data.labels
+    right = []
+    for fold, p_male in enumerate(teachers):
+        rows = taught_rows(data, folds, fold)
+        log_p = np.full((len(rows), 3, 2, 3), -np.inf)
+        for g, p in enumerate((p_male[rows], 1 - p_male[rows])):
+            log_p[np.arange(len(rows)), mask[rows], g, age[rows]] = np.log(p)
+        taught = FoldTargets(("",), tuple(data.files[row] for row in rows), log_p.reshape(-1, CLASSES))
+        soft = dataclasses.replace(SOFT, alpha=1.0, folds={fold: taught}).of(fold, "gender", data)
+        says = ridge(x, rows, soft[:, decode(np.arange(CLASSES))[1] == 0].sum(axis=1)) > 0.5
+        held_out = folds[data.photo_person] == fold
+        right.append(says[held_out] == (gender[held_out] == 0))
+    return float(np.concatenate(right).mean())
+
+
+def test_a_student_of_permuted_labels_is_at_chance_out_of_fold(make_data: MakeData, tmp_path: Path) -> None:
+    data = read_train(make_data(tmp_path / "data", people=60))
+    folds = make_folds(data, 5, seed=0)
+    honest, leaky = [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        genders = rng.permutation([p.gender for p in data.people])
+        people = [dataclasses.replace(p, gender=int(g)) for p, g in zip(data.people, genders, strict=True)]
+        shuffled = dataclasses.replace(data, people=tuple(people))
+        x = rng.normal(size=(60, 60))[data.photo_person]
+        male = (shuffled.labels[1] == 0).astype(float)
+        teachers = [ridge(x, taught_rows(data, folds, fold), male) for fold in range(5)]
+        honest.append(student_accuracy(shuffled, folds, x, teachers))
+        out_of_fold = np.choose(folds[data.photo_person], teachers)
+        leaky.append(student_accuracy(shuffled, folds, x, [out_of_fold] * 5))
+    assert abs(np.mean(honest) - 0.5) < 0.06
+    assert np.mean(leaky) > 0.6, "this test would not see the leak of out-of-fold predictions"
 
 
 @pytest.mark.parametrize("predicts", ["mask", "gender", "age", "heads", "class18", "male-age", "female-age"])
 def test_every_task_learns_its_part_of_the_18_probabilities(predicts: str, root: Path) -> None:
     data = read_train(root / "data")
     log_p = log_softmax(np.random.default_rng(0).normal(size=(len(data.files), CLASSES)) * 3, axis=1)
-    soft = SoftTargets(("t",), "", ("",), 1, tuple(data.files), log_p.astype(np.float32), 1.0, 1.0)
+    taught = FoldTargets(("",), tuple(data.files), log_p.astype(np.float32))
+    soft = dataclasses.replace(SOFT, alpha=1.0, folds={0: taught})
     task = TaskRecipe.model_validate({"predicts": predicts, "model": "m"})
-    found = soft.of(task.predicts, data) @ class_table(task.target).double().numpy()
+    found = soft.of(0, task.predicts, data) @ class_table(task.target).double().numpy()
     cube = np.exp(log_p).reshape(-1, 3, 2, 3)
     given = {g: cube[:, :, n].sum(axis=1) / cube[:, :, n].sum(axis=(1, 2))[:, None] for n, g in enumerate("mf")}
     mask, gender, age = cube.sum(axis=(2, 3)), cube.sum(axis=(1, 3)), cube.sum(axis=(1, 2))
@@ -148,10 +239,20 @@ def test_a_drawn_mask_is_known_and_leaves_gender_and_age_as_taught() -> None:
     assert any(np.array_equal(changed, soft_with_mask(target, state)) for state in (0, 1))
 
 
-def test_a_student_says_what_its_teacher_says(root: Path, student: Path) -> None:
+def test_a_student_says_what_its_teacher_says(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a teacher that takes every mask for the next."""
     data = read_train(root / "data")
+
+    def wrong(plan: DistilPlan, training: TrainingPlan, fold: int, *_: object) -> FoldTargets:
+        rows = taught_rows(data, training.folds, fold)
+        log_p = log_softmax(np.eye(18)[(data.classes[rows] + 6) % 18] * 6, axis=1)
+        return FoldTargets(("",), tuple(data.files[row] for row in rows), log_p.astype(np.float32))
+
+    monkeypatch.setattr("ensemble.pipeline.distil._taught", wrong)
+    run = tmp_path / "student"
+    ensemble.distil(root / "teacher", options(root, run, alpha=1.0))
     place = {file: n for n, file in enumerate(data.files)}
-    oofs = [load_job_oof(student / "heads" / f"fold{fold}" / "oof.npz", {}) for fold in range(2)]
+    oofs = [load_job_oof(run / "heads" / f"fold{fold}" / "oof.npz", {}) for fold in range(2)]
     rows = np.array([place[f] for oof in oofs for f in oof.files.tolist()])
     logits = np.concatenate([oof.last.mean(axis=0) for oof in oofs])  # the best epoch is that of the true labels
     mask, gender, _ = (labels[rows] for labels in data.labels)
@@ -161,27 +262,36 @@ def test_a_student_says_what_its_teacher_says(root: Path, student: Path) -> None
     assert np.mean(logits[:, 3:5].argmax(axis=1) == gender) > 0.8
 
 
-def test_a_tuned_ensemble_teaches_each_person_by_a_tuning_of_others(root: Path, tmp_path: Path) -> None:
-    data = read_train(root / "data")
-    wrong = np.random.default_rng(0).random(len(data.files)) < 0.4
-    logits = np.eye(18)[np.where(wrong, (data.classes + 6) % 18, data.classes)] * 30
-    run = plan_run(tmp_path / "run", data, logits)
-    assert "temperatures" in ensemble.tune(run.folder).tuning.kept
-    kept = ensemble.score(run.folder).evaluation.decision.log_probabilities
-    tuned = plan_distillation(run.folder, options(root, tmp_path / "s")).soft
-    np.testing.assert_allclose(tuned.log_probabilities, kept, atol=1e-5)
-    assert "tuned: temperatures" in tuned.used
-    plain = plan_distillation(run.folder, options(root, tmp_path / "s", tuned=False)).soft
-    np.testing.assert_allclose(plain.log_probabilities, log_softmax(logits, axis=1), atol=1e-4)
-
-
 def test_several_runs_teach_together(root: Path, tmp_path: Path) -> None:
-    runs = [root / "teacher", root / "unsure"]
-    soft = plan_distillation(runs, options(root, tmp_path / "s")).soft
-    data = read_train(root / "data")
-    mean = log_softmax(np.mean([said(load_run(run), data) for run in runs], axis=0), axis=1)
-    np.testing.assert_allclose(soft.log_probabilities, mean, atol=1e-4)
-    assert soft.passes == 2 * 2 * 2
+    runs = [root / "teacher", root / "second"]
+    chosen = options(root, tmp_path / "s")
+    plan = plan_distillation(runs, dataclasses.replace(chosen, train=dataclasses.replace(chosen.train, folds=[1])))
+    soft = begin_student(plan).soft
+    assert soft and soft.passes == 2 * 2 * 2 and list(soft.folds) == [1]
+    data = plan.training.data
+    mean = log_softmax(np.mean([predicted(load_run(run), data, 1) for run in runs], axis=0), axis=1)
+    rows = taught_rows(data, plan.training.folds, 1)
+    np.testing.assert_allclose(soft.folds[1].log_probabilities, mean[rows], atol=1e-4)
+
+
+def test_photos_that_became_unreadable_are_left_out_where_that_is_asked_for(root: Path, tmp_path: Path) -> None:
+    """Of the teacher's models all photos were read; the same call goes on without the one that is damaged."""
+    data, out = tmp_path / "data", tmp_path / "student"
+    shutil.copytree(root / "data", data)
+    damaged = next(iter(sorted((data / "train" / "images").glob("*/mask1.jpg"))))
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    call = ["distil", "--run", root / "teacher", "--recipe", root / "student.toml", "--out", out, "--data", data]
+    call += ["--workers", 0, "--device", "cpu", "--cache", "none", "--set", "tasks.heads.epochs=1"]
+    refused(maskens(*call, "--fold", 0), "mask1.jpg", "--skip-bad-photos")
+    outcome = maskens(*call, "--fold", 0, "--skip-bad-photos")
+    assert outcome.code == 0, outcome
+    assert "mask1.jpg" in (out / "skipped.csv").read_text()
+    done = ensemble.distil(
+        root / "teacher",
+        ensemble.DistilOptions(out, train=dataclasses.replace(TRAIN, data=data, cache="none", skip_bad_photos=True)),
+    )
+    assert (done.trained, done.failed) == (1, {})
+    assert maskens("score", "--run", out, "--data", data).code == 0
 
 
 def test_soft_f1_is_warned_of_where_probabilities_are_what_is_learned(root: Path, tmp_path: Path) -> None:
@@ -189,12 +299,14 @@ def test_soft_f1_is_warned_of_where_probabilities_are_what_is_learned(root: Path
     training = dataclasses.replace(
         TRAIN, recipe=str(root / "student.toml"), changes=["tasks.heads.loss={ce=0.3, heads={age={f1=0.7}}}"]
     )
-    (warning,) = plan_distillation(root / "unsure", options(root, tmp_path / "s", train=training)).training.warnings
+    (warning,) = plan_distillation(root / "teacher", options(root, tmp_path / "s", train=training)).training.warnings
     assert "loss.f1 of heads" in warning
     assert "the student is surer" in warning
-    data = read_train(root / "data")
-    plan_run(tmp_path / "f1", data, said(load_run(root / "unsure"), data), recipe=SOFT_F1)
-    (warning,) = plan_distillation(tmp_path / "f1", options(root, tmp_path / "s")).training.warnings
+    ensemble.make_folds(root / "data", tmp_path / "f1", k=2)
+    learns = dataclasses.replace(TRAIN, recipe=str(root / "teacher.toml"), folds=[0])
+    ensemble.train(tmp_path / "f1", dataclasses.replace(learns, changes=["tasks.class18.loss={ce=0.3, f1=0.7}"]))
+    first = dataclasses.replace(TRAIN, recipe=str(root / "student.toml"), folds=[0])
+    (warning,) = plan_distillation(tmp_path / "f1", options(root, tmp_path / "s", train=first)).training.warnings
     assert "loss.f1 of class18" in warning
     assert "the ensemble is less sure" in warning
 
@@ -208,7 +320,7 @@ def test_a_student_is_a_run_like_any(root: Path, student: Path) -> None:
     data = read_train(root / "data")
     assert np.array_equal(read_folds(run.folds_file, data)[0], read_folds(teacher.folds_file, data)[0])
     kept = read_soft_targets(run)
-    assert kept and read_status(run, "heads", 0).record["soft_targets"] == kept.hash
+    assert kept and read_status(run, "heads", 0).record["soft_targets"] == kept.fold_hash(0)
     assert "2 of 2 jobs are finished already" in maskens("train", "--run", student).out
     assert maskens("verify", "--run", student).code == 0
     assert kept.hash[:6] in maskens("compare", root / "teacher", student).out
@@ -237,9 +349,27 @@ def test_one_fold_is_a_model_and_the_others_may_follow(root: Path, student: Path
     assert np.array_equal(*again)
     predicted = ensemble.infer(out, ensemble.InferOptions(tta="none", allow_missing=True, device="cpu", workers=0))
     assert len(predicted.classes)
-    plan = plan_training(out, TRAIN)
-    assert [spec.fold for spec in plan.todo] == [1]
-    assert plan.soft and plan.soft.hash == load_soft_targets(load_run(student), plan.data).hash  # type: ignore[union-attr]
+    refused(maskens("train", "--run", out), "no soft targets of fold 1 yet", f"--out {out} --fold 1", "--alpha 1")
+    plan = plan_distillation(root / "teacher", options(root, out, alpha=1.0))
+    assert ([spec.fold for spec in plan.training.todo], list(plan.untaught)) == ([1], [1])
+    kept, whole = (read_soft_targets(load_run(run)) for run in (out, student))
+    assert kept and whole and kept.fold_hash(0) == whole.fold_hash(0)
+    begin_student(plan)
+    assert [spec.fold for spec in plan_training(out, TRAIN).todo] == [1]
+
+
+def test_a_fold_whose_teacher_was_trained_again_since_is_taught_again_or_refused(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "student"
+    soft = begin_student(planned(root, out)).soft
+    assert soft and not planned(root, out).untaught
+    earlier = dataclasses.replace(soft, folds={0: dataclasses.replace(soft.folds[0], models=("another model",))})
+    save_fold_targets(load_run(out), earlier, 0)
+    assert list(planned(root, out).untaught) == [0]
+    job = load_run(out).job_folder("heads", 0) / "job.json"
+    job.parent.mkdir(parents=True)
+    job.touch()
+    with pytest.raises(MaskensError, match="heads fold 0 learns from models that were trained again since"):
+        planned(root, out)
 
 
 def test_jobs_that_learned_otherwise_do_not_mix(root: Path, student: Path, tmp_path: Path) -> None:
@@ -259,21 +389,23 @@ def test_jobs_that_learned_otherwise_do_not_mix(root: Path, student: Path, tmp_p
 def test_soft_targets_that_are_edited_or_gone_are_refused(root: Path, student: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(student, copy)
-    record, arrays = copy / "soft_targets.json", copy / "soft_targets.npz"
+    record, arrays = copy / "soft_targets.json", copy / "soft_targets" / "fold0.npz"
     text = record.read_text()
     record.write_text(text.replace('"alpha": 1.0', '"alpha": 0.9'))
     refused(maskens("train", "--run", copy), "edited or damaged after it was made")
     assert maskens("verify", "--run", copy).code == 1
     record.write_text(text)
     with np.load(arrays) as file:
-        np.savez(arrays, files=file["files"], log_probabilities=file["log_probabilities"] * 2)
-    refused(maskens("train", "--run", copy), "soft_targets.npz was edited")
+        np.savez(arrays, **dict(file) | {"log_probabilities": file["log_probabilities"] * 2})
+    refused(maskens("train", "--run", copy), "fold0.npz was edited")
     arrays.write_bytes(arrays.read_bytes()[:500])
-    refused(maskens("train", "--run", copy), "can't be read")
+    refused(maskens("train", "--run", copy), "fold0.npz can't be read")
     arrays.unlink()
-    refused(maskens("train", "--run", copy), "can't be read")
+    refused(maskens("train", "--run", copy), "fold0.npz is missing, from which heads fold 0 has learned")
     record.unlink()
-    refused(maskens("train", "--run", copy), "is missing, from which heads fold 0 has learned")
+    refused(maskens("train", "--run", copy), "soft_targets.json can't be read")
+    shutil.rmtree(copy / "soft_targets")
+    refused(maskens("train", "--run", copy), "fold0.npz is missing, from which heads fold 0 has learned")
     again = maskens("distil", "--run", root / "teacher", "--out", copy, "--recipe", root / "student.toml")
     refused(again, "is missing, from which heads fold 0 has learned")
     assert maskens("verify", "--run", copy).code == 1
@@ -297,12 +429,12 @@ def test_what_can_not_teach_or_learn_is_refused_before_anything_is_written(root:
     data, out = read_train(root / "data"), tmp_path / "out"
     call = ("distil", "--recipe", root / "student.toml", "--out", out, "--run")
     half = plan_run(tmp_path / "half", data, np.eye(18)[data.classes], k=4, trained=[0, 2])
-    refused(maskens(*call, half.folder), "class18 fold 1, class18 fold 3", f"train --run {half.folder} --fold 1,3")
+    refused(maskens(*call, half.folder, "--fold", "1..3"), "class18 fold 1", f"train --run {half.folder} --fold 1,3")
     refused(maskens(*call, tmp_path / "gone"), "there is no run")
     refused(maskens(*call, root / "teacher", "--alpha", 0), "--alpha 0")
     refused(maskens(*call, root / "teacher", "--alpha", 1.5), "--alpha 1.5")
     refused(maskens(*call, root / "teacher", "--temperature", 0), "--temperature 0")
-    refused(maskens(*call, root / "teacher", "--tta", "crops"), "have no view")
+    refused(maskens(*call, root / "teacher", "--tta", "crop"), "--tta crop")
     refused(maskens(*call, root / "teacher", "--set", "tasks.heads.ages.sigma=2"), "soft targets", "other bins")
     refused(maskens(*call, root / "teacher", "--out", root / "teacher"), "that is the teacher itself")
     refused(maskens(*call, root / "teacher", "--out", root / "data"), "not a run folder", "--out DIR")
@@ -324,12 +456,13 @@ def test_label_fixes_and_recipe_of_the_teacher_are_the_students(root: Path, tmp_
     fixes = tmp_path / "fixes.csv"
     path = read_train(root / "data").people[0].path
     fixes.write_text(f"path,photo,field,old,new,reason\n{path},,age,{path.rsplit('_', 1)[1]},45,\n")
-    data = ensemble.make_folds(root / "data", tmp_path / "fixed", k=2, fixes=[str(fixes)]).data
-    teacher = plan_run(tmp_path / "fixed", data, {"heads": np.zeros((len(data.files), 8))}, recipe=HEADS)
+    ensemble.make_folds(root / "data", tmp_path / "fixed", k=2, fixes=[str(fixes)])
+    ensemble.train(tmp_path / "fixed", dataclasses.replace(TRAIN, recipe=str(root / "teacher.toml")))
+    teacher = load_run(tmp_path / "fixed")
     assert teacher.fixes.hash
     plan = plan_distillation(teacher.folder, ensemble.DistilOptions(train=TRAIN))
     assert plan.training.run.folder == tmp_path / "fixed-student"
-    assert plan.training.recipe.tasks.keys() == {"heads"}
+    assert plan.training.recipe.tasks.keys() == {"class18"}
     begin_student(plan)
     again = plan_training(plan.training.run.folder, dataclasses.replace(TRAIN, recipe=str(root / "student.toml")))
     assert again.run.fixes.hash == teacher.fixes.hash
