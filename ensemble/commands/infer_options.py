@@ -28,13 +28,6 @@ PersonColumnOption = Annotated[
         help="Column of eval/info.csv that says who is on a photo: gender and age are decided once a person.",
     ),
 ]
-GroupPhotosOption = Annotated[
-    bool,
-    typer.Option(
-        "--group-photos",
-        help="The same, but the models find out who is on a photo: decisions then depend on the other photos.",
-    ),
-]
 BudgetOption = Annotated[
     str,
     typer.Option(

@@ -27,7 +27,6 @@ from ensemble.inference.anytime_predictor import check_budget
 from ensemble.inference.estimate import estimate_inference
 from ensemble.inference.infer import infer as predict_photos
 from ensemble.inference.infer import save_logits
-from ensemble.inference.person_finder import PersonFinder, person_finder
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import BackendName
 from ensemble.jobs.int8_files import int8_graphs
@@ -69,8 +68,6 @@ class InferOptions:
         votes: other submissions of the same photos.
         person_column: column of eval/info.csv that says who is on a photo: a person's photos are decided together, by
             the joint decision, and without early exit; None decides each photo by itself.
-        group_photos: find out from the photos themselves who is on them, and decide as with `person_column`; if people
-            of the training data can't be told apart well enough, each photo is decided by itself.
         tuned: with what `tune` fitted, if it fits.
         engine: torch, onnxruntime, openvino, or auto: the fastest whose logits are those of torch. None: torch, for
             int8 auto.
@@ -97,7 +94,6 @@ class InferOptions:
     decision: Rule | None = None
     votes: Sequence[Folder] = ()
     person_column: str | None = None
-    group_photos: bool = False
     tuned: bool = True
     engine: EngineOption | None = None
     precision: InferencePrecision = "fp32"
@@ -132,7 +128,6 @@ class InferencePlan:
     rule: Rule
     votes: tuple[IntArray, ...]  # of other submissions, each (photos,)
     person: IntArray | None  # (photos,), equal for photos that are decided together; None: each by itself
-    finder: PersonFinder | None  # who finds out who is on them; None: nobody
     settings: InferenceSettings
     skip_bad: bool  # leave out photos that can't be read
     path: Path  # the CSV
@@ -186,11 +181,8 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
     if options.votes and options.decision not in (None, "vote"):
         raise MaskensError(f"--vote and --decision {options.decision} exclude each other.")
     rule: Rule = "vote" if options.votes else options.decision or "joint"
-    if options.person_column and options.group_photos:
-        raise MaskensError("--person-column and --group-photos exclude each other: one says who is on a photo.")
-    if (options.person_column or options.group_photos) and rule != "joint":
-        named_by = "--person-column" if options.person_column else "--group-photos"
-        raise MaskensError(f"{named_by} needs --decision joint, which decides a person's photos together.")
+    if options.person_column and rule != "joint":
+        raise MaskensError("--person-column needs --decision joint, which decides a person's photos together.")
     budget = parse_budget(options.budget)
     hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
     engine = engine_options(options.engine, options.precision, options.compile, hardware.device)
@@ -213,8 +205,7 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         used, recipes, fitted = weighted_runs(used, recipes, fitted)
     ensembles = load_ensembles(used, recipes, fitted, options.allow_missing)
     if budget:
-        check_budget(budget, ensembles, rule, person is not None or options.group_photos)
-    finder = person_finder(first, ensembles, len(data.ids), data.root) if options.group_photos else None
+        check_budget(budget, ensembles, rule, person is not None)
     words = applied.without(*WITHOUT.get(rule, ())) if rule == "hard" or len(used) > 1 else applied.words
     if person is not None:
         words += (
@@ -231,7 +222,6 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         rule=rule,
         votes=votes,
         person=person,
-        finder=finder,
         settings=InferenceSettings(
             tta=fitted.tta_set,
             hardware=hardware,
@@ -258,36 +248,17 @@ def run_inference(plan: InferencePlan, on_progress: OnProgress | None = None) ->
     """
     decoding, predicting = part_of(on_progress, "decoding"), part_of(on_progress, "predicting")
     plan = dataclasses.replace(plan, data=plan.readable(decoding))
-    settings, person, found = plan.settings, plan.person, list[str]()
-    if plan.finder:
-        person, found = _find_people(plan, plan.finder, on_progress)
-        settings = settings if person is None else dataclasses.replace(settings, early_exit=None)
-    prediction = predict_photos(plan.ensembles, plan.data.photos, settings, decoding, predicting)
-    fitted = plan.fitted
+    prediction = predict_photos(plan.ensembles, plan.data.photos, plan.settings, decoding, predicting)
+    fitted, person = plan.fitted, plan.person
     decided = decide(prediction.joints, fitted.weights, fitted.offsets, plan.rule, plan.votes, person, prediction.seen)
     rule = plan.rule if person is None and not plan.votes else None
     save_logits(plan.logits_file, plan.data, plan.ensembles, prediction, fitted, decided.classes, rule)
     earlier, skipped = write_submission(plan.path, plan.data.ids, decided.classes), plan.data.skipped_ids
     write_skipped(plan.path, skipped, plan.data.ids, decided.classes)
     check = check_submission(plan.path, plan.data.ids, plan.runs[0].class_photos)
-    notes = (*(line for e in plan.ensembles for line in e.notes), *found, *prediction.notes)
+    notes = (*(line for e in plan.ensembles for line in e.notes), *prediction.notes)
     warning = unseen_words(plan.path, skipped, len(plan.data.ids), bool(plan.votes), plan.person is not None)
     return Inferred(decided.classes, check, plan.path, earlier, notes, skipped, warning)
-
-
-def _find_people(
-    plan: InferencePlan, finder: PersonFinder, on_progress: OnProgress | None
-) -> tuple[IntArray | None, list[str]]:
-    """(who is on each photo, or None if that can't be told well enough; what came of it, a line each)."""
-    photos = plan.data.photos
-    count = int(photos.readable.sum())
-    fitting, grouping_photos = part_of(on_progress, "telling people apart"), part_of(on_progress, "grouping")
-    grouping = finder.fit(count, plan.settings, fitting)
-    if not grouping.worth_it:
-        return None, [grouping.words]
-    person = finder.group(photos, grouping, plan.settings, grouping_photos)
-    counts = f"{len(photos.files)} photos are decided as {len(np.unique(person))} people, without early exit"
-    return person, [f"{counts}: {grouping.words}"]
 
 
 def infer(

@@ -88,7 +88,6 @@ def test_seconds_are_a_budget_too(copy: Path) -> None:
         (("--budget", "0.1"), "less than one of the 6 passes; give at least 0.167"),
         (("--budget", "0.333", "--tta", "none"), "less than one of the 3 passes; give at least 0.334"),
         (("--budget", "0.5", "--tta", "none", "--decision", "hard"), "with --decision joint, each photo by itself"),
-        (("--budget", "0.5", "--group-photos"), "each photo by itself"),
     ],
 )
 def test_budgets_that_can_t_be_kept_are_refused(there: Path, options: tuple[str, ...], words: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 import zipfile
 from pathlib import Path
 
@@ -11,9 +10,7 @@ import numpy as np
 import pytest
 from run_command import maskens, refused
 
-from ensemble.decision import grouping
 from ensemble.decision.submission import read_answers
-from ensemble.inference import person_finder
 from folds.data.labels import decode
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "run-0.4.zip"  # tiny models, 42 photos to predict
@@ -58,45 +55,4 @@ def test_what_names_no_person_is_refused_before_anything_is_written(job: Path) -
     file = Path("data/eval/info.csv")
     file.write_text(file.read_text().replace(",p1,", ",,"))
     refused(maskens(*INFER, "--person-column", "person"), "does not name the person on every photo", "info.csv row")
-    assert not Path("run/submission.csv").exists()
-
-
-GROUP = (*INFER, "--group-photos")
-
-
-def test_people_who_cannot_be_told_apart_are_decided_photo_by_photo(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(person_finder, "FEWEST", 5)
-    monkeypatch.setattr(grouping, "WORTH", 1.1)  # as drawn faces are told apart easily
-    told = maskens(*GROUP, "--out", "alone.csv")
-    assert told.code == 0, told.err
-    assert "photos are not grouped, as that is worth too little" in told.out
-    assert Path("alone.csv").read_bytes() == Path("before.csv").read_bytes()
-
-
-def test_found_people_have_one_gender_and_age(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(person_finder, "FEWEST", 5)
-    monkeypatch.setattr(grouping, "PRECISION", 0.5)  # as ten known people can't show more
-    monkeypatch.setattr(grouping, "WORTH", 0)
-    photos = sorted(Path("data/eval/images").iterdir())
-    for n, photo in enumerate(photos):
-        photo.write_bytes(photos[n % 6].read_bytes())  # so that there are six people, seven times the same photo each
-    told = [maskens(*GROUP, "--out", f"{n}.csv", "--workers", n) for n in (0, 1)]
-    assert all(t.code == 0 for t in told), told
-    number = re.search(r"42 photos are decided as (\d) people, without early exit: of pairs put together", told[0].out)
-    assert number and 1 <= int(number[1]) <= 6
-    assert "on 3 people not used to fit" in told[0].out
-    assert Path("0.csv").read_bytes() == Path("1.csv").read_bytes()
-    classes = read_answers(Path("0.csv"))[1]
-    _, gender, age = decode(classes)
-    assert len({*zip(gender, age, strict=True)}) <= int(number[1])
-
-
-def test_what_cannot_be_grouped_is_refused_before_anything_is_computed(
-    job: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    refused(maskens(*GROUP), "models of fold 0 never saw, at least 20; there are 5")
-    refused(maskens(*GROUP, "--person-column", "person"), "--person-column and --group-photos exclude each other")
-    refused(maskens(*GROUP, "--decision", "hard"), "--group-photos needs --decision joint")
-    monkeypatch.setattr(person_finder, "LARGEST", 41)
-    refused(maskens(*GROUP), "for 42: at most 41 can be grouped", "--person-column")
     assert not Path("run/submission.csv").exists()

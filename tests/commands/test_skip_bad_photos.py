@@ -14,9 +14,7 @@ import numpy as np
 import pytest
 from run_command import Outcome, maskens, refused
 
-from ensemble.decision import grouping
 from ensemble.decision.submission import read_answers
-from ensemble.inference import person_finder
 from folds.data.labels import decode
 from folds.run import load_run
 
@@ -258,7 +256,7 @@ def test_a_cache_of_either_kind_serves_its_own(job: list[str]) -> None:
     assert "photo cache 0.00 GB more" in done(maskens(*INFER, SKIP, "--dry-run"))
 
 
-def test_a_persons_other_photos_decide_where_they_are_known(job: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_persons_other_photos_decide_where_they_are_known(job: list[str]) -> None:
     person = np.arange(len(job)) % 9
     gone = [n for n in range(len(job)) if person[n] == 2]
     bad = [job[n] for n in (0, 10, *gone)]
@@ -279,14 +277,6 @@ def test_a_persons_other_photos_decide_where_they_are_known(job: list[str], monk
     done(maskens(*INFER, "--person-column", "person", "--out", "good.csv"))
     good = [n for n, i in enumerate(job) if i not in bad]
     assert read_answers(Path("good.csv"))[1].tolist() == answers[good].tolist()
-
-    write_info(job)
-    monkeypatch.setattr(person_finder, "FEWEST", 5)
-    monkeypatch.setattr(grouping, "PRECISION", 0.5)  # as ten known people can't show more
-    monkeypatch.setattr(grouping, "WORTH", 0)
-    done(maskens(*INFER, SKIP, "--group-photos", "--out", "grouped.csv"))
-    grouped = read_answers(Path("grouped.csv"))[1]
-    assert {int(grouped[job.index(i)]) for i in bad} == {prior_class()}, "who is on them is not known"
 
 
 def test_other_submissions_alone_vote_on_what_was_not_seen(job: list[str]) -> None:
