@@ -4,8 +4,8 @@
 
 Every way predicts the same eval photos with the same checkpoints in the views of flip, in a process of its own, in
 turns; timm's and ttach's loops are those of inference_speed.py, with as many loader processes as maskens would take.
-Seconds are from the first checkpoint's loading to the last logit, decoding included; `graphs` is how many of the models
-predict by a CUDA graph. `over timm` is the ratio of times within a round, its median over the rounds.
+Seconds are from the first checkpoint's loading to the last logit, decoding included. `over timm` is
+the ratio of times within a round, its median over the rounds.
 
 The GPU's busy share is nvidia-smi's utilization.gpu, the share of time in which some kernel ran: asked four times a
 second, mean over the way (nan where it does not say). Without a GPU it is the CPU time of the process and its loaders
@@ -32,7 +32,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import psutil
@@ -43,14 +42,12 @@ from ensemble.data.cache import open_photos
 from ensemble.data.loader import plain_batches
 from ensemble.decision.members import geometries, load_ensembles
 from ensemble.decision.tuning import apply_tuning
-from ensemble.inference.ensemble_predictor import EnsemblePredictor
 from ensemble.inference.forward import BatchInputs
 from ensemble.inference.infer import infer
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
-from ensemble.models import engine as engine_module
 from ensemble.models.checkpoint import load_checkpoint
-from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions, fast_engine
+from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions, InferenceEngine, fast_engine
 from ensemble.models.process import configure_process
 from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.tta_views import VIEWS
@@ -66,13 +63,10 @@ class Way:
     """A way of maskens."""
 
     options: EngineOptions = AS_TRAINED
-    graphs: bool = False
     cache: bool = True
 
     def missing(self, device: str, compiling: bool) -> str:
         """Why it can't be gone, or ""."""
-        if self.graphs and device == "cpu":
-            return "CUDA graphs need a GPU"
         if not self.cache and device == "cpu":
             return "loader processes would take the model's cores on a CPU"
         return "--no-compile" if self.options.compile and not compiling else ""
@@ -80,11 +74,9 @@ class Way:
 
 LOOPS: dict[str, Callable[[Setting, int], dict[str, np.ndarray]]] = {"timm's loop": timm_way, "ttach's loop": ttach_way}
 WAYS = {
-    "maskens, fp32, no graphs": Way(),
-    "maskens, fp32": Way(graphs=True),
-    "maskens, fp32, --cache none": Way(graphs=True, cache=False),
-    "maskens, --precision auto, no graphs": Way(EngineOptions("auto")),
-    "maskens, --precision auto": Way(EngineOptions("auto"), graphs=True),
+    "maskens, fp32": Way(),
+    "maskens, fp32, --cache none": Way(cache=False),
+    "maskens, --precision auto": Way(EngineOptions("auto")),
     "maskens, --compile": Way(EngineOptions(compile=True)),
     "maskens, --precision auto --compile": Way(EngineOptions("auto", compile=True)),
 }
@@ -126,20 +118,9 @@ class Busy:
                 self._samples.append(float(said))
 
 
-def maskens(setting: Setting, way: Way) -> tuple[dict[str, np.ndarray], int, str]:
-    """(logits of each model, how many predict by a graph, what was out of the ordinary)."""
-    graphs = 0
-    prepare = EnsemblePredictor._prepare
-
-    def counting(predictor: EnsemblePredictor, *arguments: object) -> None:
-        nonlocal graphs
-        prepare(predictor, *arguments)  # type: ignore[arg-type]
-        graphs += sum(e.recorded is not None for e in predictor.engines.values())
-
-    with tempfile.TemporaryDirectory() as cache, contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(EnsemblePredictor, "_prepare", counting))
-        if not way.graphs:
-            stack.enter_context(mock.patch.object(engine_module, "recorder_for", lambda device: None))
+def maskens(setting: Setting, way: Way) -> tuple[dict[str, np.ndarray], str]:
+    """(logits of each model, what was out of the ordinary)."""
+    with tempfile.TemporaryDirectory() as cache:
         settings = InferenceSettings("flip", setting.hardware, Path(cache) if way.cache else None, way.options)
         found = infer([setting.ensemble], setting.data, settings)
     logits = {
@@ -147,12 +128,12 @@ def maskens(setting: Setting, way: Way) -> tuple[dict[str, np.ndarray], int, str
         for task, values in found.logits[0].items()
         for place, fold in enumerate(setting.ensemble.folds(task))
     }
-    return logits, graphs, "; ".join(found.notes)
+    return logits, "; ".join(found.notes)
 
 
 def one(name: str, setting: Setting, out: Path) -> None:
     """Go one way and leave its time, how busy it kept the machine, and the logits."""
-    busy, graphs, notes = Busy(setting.hardware.device), 0, ""
+    busy, notes = Busy(setting.hardware.device), ""
     configure = torch.set_num_threads if name in LOOPS else configure_process
     configure(setting.hardware.job_threads)
     if setting.hardware.device == "cuda":
@@ -162,10 +143,10 @@ def one(name: str, setting: Setting, out: Path) -> None:
         if name in LOOPS:
             logits = LOOPS[name](setting, setting.hardware.job_workers)
         else:
-            logits, graphs, notes = maskens(setting, WAYS[name])
+            logits, notes = maskens(setting, WAYS[name])
         seconds = time.perf_counter() - began
     arrays = {f"logits {key}": values for key, values in logits.items()}
-    np.savez(out, seconds=seconds, busy=busy.share, graphs=graphs, notes=notes, **arrays)  # type: ignore[arg-type]
+    np.savez(out, seconds=seconds, busy=busy.share, notes=notes, **arrays)  # type: ignore[arg-type]
 
 
 def split(setting: Setting) -> dict[str, float]:
@@ -183,7 +164,7 @@ def split(setting: Setting) -> dict[str, float]:
         found[step] += time.perf_counter() - began
 
     members = setting.ensemble.members
-    engines: list[engine_module.InferenceEngine] = []
+    engines: list[InferenceEngine] = []
     with tempfile.TemporaryDirectory() as cache:
         with timed("decode"):
             photos = open_photos(setting.data, geometries(members), Path(cache), hardware.decoding_threads)
@@ -247,8 +228,8 @@ def main() -> None:
     print(f"{chip}, {setting.hardware.job_threads} threads, {setting.hardware.job_workers} loader processes, ", end="")
     print(f"{psutil.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}")
     print(f"{len(ensemble.members)} models ({card.model}, {card.crop or card.resize}), {count} photos, flip\n")
-    print(f"| way | photos/s, median (min-max) | over timm | {device} busy | graphs | logits differ by |")
-    print("|---|---|---|---|---|---|")
+    print(f"| way | photos/s, median (min-max) | over timm | {device} busy | logits differ by |")
+    print("|---|---|---|---|---|")
     for way in ways:
         speeds = sorted(count / float(f[way]["seconds"]) for f in found)
         ratio = statistics.median(float(f[TIMM]["seconds"]) / float(f[way]["seconds"]) for f in found)
@@ -257,7 +238,7 @@ def main() -> None:
         differ = max(float(np.abs(found[0][way][key] - found[0][TIMM][key]).max()) for key in keys)
         print(
             f"| {way} | {statistics.median(speeds):.1f} ({speeds[0]:.1f}-{speeds[-1]:.1f}) | {ratio:.2f} | {busy:.0%} "
-            f"| {int(found[0][way]['graphs'])} | {differ:.1e} |"
+            f"| {differ:.1e} |"
         )
     print("\n".join(f"\nleft out: {name} ({why})" for name, why in left_out.items()))
     for way in ways:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import psutil
@@ -16,7 +16,6 @@ from ensemble.decision.early_exit import gender_to_evaluate, upper_bounds
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted
 from ensemble.inference.forward import BatchInputs, by_task, forward
-from ensemble.inference.look_ahead import LookAhead
 from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.oof import Logits
@@ -89,7 +88,6 @@ class EnsemblePredictor:
         self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass of torch
         self._fastest: dict[str, PrecisionChoice] = {}  # kind of model -> what was fastest for the first of it
         self._graphs = OnnxGraphs()
-        self._meanwhile: Callable[[], object] = lambda: None  # what to do while a GPU works
 
     def _order(self, rows: IntArray) -> IntArray:
         """In which order the photos are predicted."""
@@ -129,10 +127,8 @@ class EnsemblePredictor:
                 ours[:, :start] = theirs
             self.precisions = dict(enumerate(before.chosen))
         first, total = start, len(self.rows)
-        batches = LookAhead(self._inputs(start))
-        self._meanwhile = batches.fetch
         try:
-            for faces, inputs in batches:
+            for faces, inputs in self._inputs(start):
                 rows = slice(start, start + len(faces))
                 self.without_face[rows] = ~faces.numpy()
                 if start == first:
@@ -146,13 +142,11 @@ class EnsemblePredictor:
             if start > first:
                 kept.save(start, self.outputs, [self.precisions[n] for n in group], now=True)
             raise
-        finally:
-            self._meanwhile = lambda: None  # a loader's processes end with it
         return first
 
     def _inputs(self, start: int) -> Iterator[tuple[Tensor, BatchInputs]]:
-        """Batches from this row on: where a face was found, bool (photos,), and the photos on their way to the
-        device."""
+        """Batches from this row on: where a face was found, bool (photos,), and the photos as
+        inputs."""
         rows, workers = self.rows[start:].tolist(), self.settings.hardware.job_workers
         pin = self.device.type == "cuda"
         for batch in plain_batches(self.photos, rows, self._photos_together, workers, pin=pin):
@@ -231,11 +225,8 @@ class EnsemblePredictor:
     def _forward(
         self, chosen: Sequence[tuple[int, IntArray | None]], inputs: BatchInputs, rows: slice, view: int | None = None
     ) -> None:
-        """Forward a batch, or those of its photos that are named, through models, in all views or in one. A GPU is
-        waited for once, and the next batch is read meanwhile."""
-        found = forward(
-            [(self.members[n], self.engines[n], places) for n, places in chosen], inputs, view, self._meanwhile
-        )
+        """Forward a batch, or those of its photos that are named, through models, in all views or in one."""
+        found = forward([(self.members[n], self.engines[n], places) for n, places in chosen], inputs, view)
         views = slice(None) if view is None else slice(view, view + 1)
         for (number, places), values in zip(chosen, found, strict=True):
             self.outputs[number][views, rows if places is None else rows.start + places] = values

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ensemble.decision.members import Ensemble, Member
-from ensemble.inference.look_ahead import Upload
 from ensemble.jobs.oof import Logits
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.inputs import to_input
@@ -30,9 +29,7 @@ class BatchInputs:
             batch: for each geometry uint8 (photos, height, width, 3).
         """
         self.views = views
-        self._geometries = geometries
-        self._upload = Upload(batch, device)
-        self._photos: Mapping[Geometry, Tensor] = {}
+        self._photos = dict(zip(geometries, batch, strict=True))
         self._device = device
         self._made: dict[object, Tensor] = {}
 
@@ -54,7 +51,6 @@ class BatchInputs:
         card = member.card
         key = (card.geometry, card.mean, card.std)
         if key not in self._made:
-            self._photos = self._photos or dict(zip(self._geometries, self._upload.arrived(), strict=True))
             normalisation = card.mean, card.std
             x = to_input(self._photos[card.geometry], *normalisation, self._device)
             self._made[key] = stack_views(x, self.views, normalisation)
@@ -65,14 +61,12 @@ def forward(
     chosen: Sequence[tuple[Member, InferenceEngine, IntArray | None]],
     inputs: BatchInputs,
     view: int | None = None,
-    meanwhile: Callable[[], object] = lambda: None,
 ) -> list[Logits]:
     """Forward a batch through models. A GPU is waited for once.
 
     Args:
         chosen: models, each with the places of the photos in the batch that it sees; None for all.
         view: the one view that is shown; None for all.
-        meanwhile: called once a GPU has all its work.
 
     Returns:
         Of each model float32 (views, photos that it saw, width).
@@ -83,7 +77,6 @@ def forward(
     for member, _, _ in chosen:
         inputs.made(member)  # first, as what it copies to a GPU would wait for the models before it
     found = [engine.logits(inputs.of(member, places, view)) for member, engine, places in chosen]
-    meanwhile()
     views = inputs.views if view is None else inputs.views[view : view + 1]
     arrays = [unstack_views(logits, views).cpu().numpy() for logits in found]
     for (member, _, _), values in zip(chosen, arrays, strict=True):

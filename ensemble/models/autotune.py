@@ -122,13 +122,17 @@ def step_seconds(model: nn.Module, x: Tensor, *ways: Precision) -> tuple[float, 
     return tuple(min(found[way][1:]) for way in ways)
 
 
-def compile_model(model: nn.Module, trial: Callable[[Forward], object]) -> tuple[Forward, float, str]:
+def compile_model(
+    model: nn.Module, trial: Callable[[Forward], object], predicts: bool = False
+) -> tuple[Forward, float, str]:
     """The model compiled, or itself where that fails.
 
     Compiled and plain model share their weights, so that checkpoints and averages of the plain one stay what they are.
 
     Args:
         trial: runs the compiled model once, on what it will be given.
+        predicts: on a GPU torch then replays the passes as CUDA graphs (`mode="reduce-overhead"`; experimental: not
+            tried on a GPU).
 
     Returns:
         (model, seconds that it took, why it is not compiled).
@@ -136,7 +140,11 @@ def compile_model(model: nn.Module, trial: Callable[[Forward], object]) -> tuple
     began = time.perf_counter()
     try:
         with quiet():
-            faster: Forward = torch.compile(model, backend=COMPILER, dynamic=False)
+            if predicts and next(model.parameters()).device.type == "cuda":
+                graphed = torch.compile(model, mode="reduce-overhead", dynamic=False)
+                faster: Forward = lambda x: graphed(x).clone()  # noqa: E731 -- the next pass overwrites its output
+            else:
+                faster = torch.compile(model, backend=COMPILER, dynamic=False)
             trial(faster)
     except torch.OutOfMemoryError:
         raise

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ensemble.models.autotune import Forward, compile_model
 from ensemble.models.conv_bn import fold_conv_bn
-from ensemble.models.cuda_graph import recorded_if_faster, recorder_for
 from ensemble.models.precision import (
     FP32,
     EngineName,
@@ -29,8 +28,6 @@ SMALLEST, LARGEST = 8, 512
 
 GAIN = 1.03  # how many times faster twice the batch must be
 
-
-FILLED = 0.5  # of a batch: a smaller rest is not filled up for a recorded model
 
 CHECKED = 4  # photos on which a folded model is held against the model as it was trained
 
@@ -69,7 +66,6 @@ class InferenceEngine:
         """
         self.model = model
         self.batch, self.precision = batch, precision
-        self.recorded: Forward | None = None  # the model as a CUDA graph, for whole batches
         self.fixed_size = False  # whether a batch of another size would be compiled anew
         self.notes: tuple[str, ...] = ()  # what could not be made faster, and why
         self.compile_seconds = 0.0
@@ -89,31 +85,21 @@ class InferenceEngine:
         full = self.filled_up(x) if self.fixed_size else x
         try:
             with torch.inference_mode(), autocast(x.device, self.precision.precision):
-                return torch.cat([self._pass(part).float() for part in torch.split(full, self.batch)])[: len(x)]
+                return torch.cat([self.model(part).float() for part in torch.split(full, self.batch)])[: len(x)]
         except torch.OutOfMemoryError:
             if self.batch == 1:
                 raise MaskensError("the GPU's memory is too small for one photo; use --device cpu") from None
-        self.recorded = None  # it takes whole batches only, and has memory of its own
         torch.cuda.empty_cache()
         self.batch = -(-self.batch // 2)
         return self.logits(x)
 
-    def _pass(self, part: Tensor) -> Tensor:
-        """Logits of at most a batch."""
-        if self.recorded is not None and len(part) >= FILLED * self.batch:
-            found: Tensor = self.recorded(self.filled_up(part))
-            return found[: len(part)]
-        logits: Tensor = self.model(part)
-        return logits
-
     def filled_up(self, x: Tensor) -> Tensor:
-        """With copies of its first photo up to whole batches: others would be compiled or recorded anew."""
+        """With copies of its first photo up to whole batches: others would be compiled anew."""
         return torch.cat([x, x[:1].expand(-len(x) % self.batch, -1, -1, -1)])
 
 
 def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int) -> InferenceEngine:
-    """Torch, that gives the same answer sooner: batch norms folded, batch size by measurement, compiled if asked,
-    else on a GPU as a CUDA graph where that is faster.
+    """Torch, that gives the same answer sooner: batch norms folded, batch size by measurement, compiled if asked.
 
     Args:
         model: in eval mode, in channels_last memory.
@@ -134,16 +120,9 @@ def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int)
             with torch.inference_mode(), autocast(x.device, engine.precision.precision):
                 forward(whole)
 
-        engine.model, engine.compile_seconds, failure = compile_model(folded, trial)
+        engine.model, engine.compile_seconds, failure = compile_model(folded, trial, predicts=True)
         engine.fixed_size = not failure
         notes.append(failure and f"not compiled, predicts as without --compile: {failure}")
-    recorder = recorder_for(x.device)
-    if recorder is not None and not engine.fixed_size:
-        whole = engine.filled_up(x[: engine.batch])
-        engine.recorded, note = recorded_if_faster(folded, whole, engine.precision.precision, recorder)
-        if engine.recorded is None:
-            torch.cuda.empty_cache()
-        notes.append(note)
     engine.notes = tuple(filter(None, notes))
     return engine
 

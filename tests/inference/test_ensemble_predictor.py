@@ -17,15 +17,12 @@ from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted, RunTuning
 from ensemble.inference import ensemble_predictor
-from ensemble.inference import forward as forward_module
 from ensemble.inference.ensemble_predictor import EnsemblePredictor
 from ensemble.inference.estimate import seconds_in_all
 from ensemble.inference.infer import Prediction, infer
 from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware
-from ensemble.models import engine as engine_module
-from ensemble.models.autotune import Forward
 from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
 from ensemble.models.create import create
 from ensemble.models.engine import EngineOptions, InferenceEngine
@@ -293,51 +290,6 @@ def test_engine_and_speed_are_told() -> None:
         "openvino in fp32 for 1 of 2 models, torch in fp32 for 1 of 2 models, largest difference of a logit to fp32 "
         "1e-05 on a first batch, 1.9 times as fast as torch in fp32"
     )
-
-
-def test_models_that_replay_a_recording_say_what_they_would_say_without(
-    models: Ensemble, data: EvalData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The recorder is a stand-in for CUDA graphs; it takes the recorded shape only, as they do."""
-    replays: list[int] = []
-
-    def recorder(model: Forward, x: torch.Tensor, precision: str) -> Forward:
-        def recorded(photos: torch.Tensor) -> Any:
-            assert photos.shape == x.shape
-            replays.append(len(photos))
-            return model(photos)
-
-        return recorded
-
-    plain = run(models, data, early_exit=RULE)
-    monkeypatch.setattr(engine_module, "recorder_for", lambda device: recorder)
-    monkeypatch.setattr(engine_module, "recorded_if_faster", lambda model, x, p, r: (r(model, x, p), ""))
-    found = run(models, data, early_exit=RULE)
-    assert replays
-    assert found.joints == pytest.approx(plain.joints, abs=1e-4)
-    assert (classes_of(found) == classes_of(plain)).all()
-
-
-def test_the_next_batch_is_read_before_the_last_ones_logits_are_waited_for(
-    models: Ensemble, data: EvalData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    events: list[str] = []
-    batches, unstack = ensemble_predictor.plain_batches, forward_module.unstack_views
-
-    def reading(*arguments: Any, **more: Any) -> Any:
-        for batch in batches(*arguments, **more):
-            events.append("read")
-            yield batch
-
-    def waiting(*arguments: Any) -> Any:
-        events.append("wait")
-        return unstack(*arguments)
-
-    monkeypatch.setattr(ensemble_predictor, "plain_batches", reading)
-    monkeypatch.setattr(forward_module, "unstack_views", waiting)
-    run(models, data)
-    wait = ["wait"] * len(models.members)
-    assert events == ["read", "read", *wait, "read", *wait, *wait], "150 photos are three batches"
 
 
 def test_a_photo_that_breaks_the_next_batch_leaves_this_one_done(models: Ensemble, data: EvalData) -> None:
