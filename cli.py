@@ -24,7 +24,6 @@ from ensemble.commands.export import export
 from ensemble.commands.folds import folds
 from ensemble.commands.infer import infer
 from ensemble.commands.predict import predict
-from ensemble.commands.quantize import quantize
 from ensemble.commands.recommend import recommend
 from ensemble.commands.report import report
 from ensemble.commands.sample import sample
@@ -50,7 +49,6 @@ COMMANDS = (
     serve,
     score,
     tune,
-    quantize,
     compare,
     audit,
     report,

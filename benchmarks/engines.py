@@ -46,7 +46,6 @@ from ensemble.inference.ensemble_predictor import EnsemblePredictor
 from ensemble.inference.infer import infer
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.int8_files import int8_graphs
 from ensemble.metrics.scores import macro_f1
 from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions
@@ -73,8 +72,6 @@ ENGINES: dict[str, EngineOptions] = {
     "onnxruntime fp32": EngineOptions("fp32", engine="onnxruntime"),
     "openvino fp32": EngineOptions("fp32", engine="openvino"),
     "openvino bf16": EngineOptions("bf16", engine="openvino"),
-    "onnxruntime int8": EngineOptions("int8", engine="onnxruntime"),
-    "openvino int8": EngineOptions("int8", engine="openvino"),
     "torch fp32, --budget .5": AS_TRAINED,
     "openvino bf16, --budget .5": EngineOptions("bf16", engine="openvino"),
     "student, torch fp32": AS_TRAINED,
@@ -117,11 +114,9 @@ def _maskens(way: str, setting: Cached, arrays: dict[str, Any], oof: bool) -> tu
     wanted = ENGINES[way]
     assert setting.run is not None
     engine = engine_options(wanted.engine, wanted.precision, False, "cpu")
-    jobs = [(setting.run, m.task, m.fold, True) for m in setting.ensemble.members]
-    int8 = int8_graphs(jobs) if engine.precision == "int8" else {}
     budget = Budget(share=0.5) if "budget" in way else None
     early = setting.fitted if budget else None
-    settings = InferenceSettings("flip", setting.hardware, setting.cache, engine, int8, early, budget)
+    settings = InferenceSettings("flip", setting.hardware, setting.cache, engine, early, budget)
     ready = [0.0, 0.0]
     prepare = EnsemblePredictor._prepare
 
@@ -159,7 +154,7 @@ def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
         model = load_checkpoint(member.path, CPU)[0]
         first = np.stack([photos[row][0] for row in blend.rows[mine][:BATCH]])
         x = to_input(torch.from_numpy(first), card.mean, card.std, CPU)
-        engine = choose_engine(model, x, settings.engine, BATCH, graphs, settings.int8.get(member.path))
+        engine = choose_engine(model, x, settings.engine, BATCH, graphs)
         args = (engine, (card.mean, card.std), CPU, photos, blend.rows[mine], views, 2 * BATCH)
         logits[member.task][:, mine] = view_logits(*args)
     whole = dataclasses.replace(blend, runs=(dataclasses.replace(own, logits=logits, views=views),))

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ensemble.pipeline.export import export
     from ensemble.pipeline.infer import InferOptions, infer
     from ensemble.pipeline.predict import predict
-    from ensemble.pipeline.quantize import quantize
     from ensemble.pipeline.recommend import recommend
     from ensemble.pipeline.report import report
     from ensemble.pipeline.sample import make_sample
@@ -48,7 +47,6 @@ __all__ = [
     "make_sample",
     "predict",
     "prepare_server",
-    "quantize",
     "recommend",
     "report",
     "score",

@@ -45,7 +45,7 @@ def infer(
     votes: VoteOption = None,
     person_column: PersonColumnOption = None,
     untuned: UntunedOption = False,
-    engine: EngineOption = None,
+    engine: EngineOption = "torch",
     precision: PrecisionOption = "fp32",
     out: SubmissionOption = None,
     compile_models: Annotated[

@@ -38,21 +38,16 @@ BudgetOption = Annotated[
     ),
 ]
 EngineOption = Annotated[
-    Literal["torch", "onnxruntime", "openvino", "auto"] | None,
+    Literal["torch", "onnxruntime", "openvino", "auto"],
     typer.Option(
         "--engine",
         help="What runs the models on a CPU. onnxruntime and openvino are extras. auto: the fastest one whose logits "
-        "agree with torch's. By default torch, with int8 auto.",
-        show_default=False,
+        "agree with torch's.",
     ),
 ]
 PrecisionOption = Annotated[
-    Literal["fp32", "bf16", "fp16", "int8", "auto"],
-    typer.Option(
-        "--precision",
-        help="Of the arithmetic. auto: 16 bits where that is faster and the logits agree. int8: after `maskens "
-        "quantize`, where that found it good enough.",
-    ),
+    Literal["fp32", "bf16", "fp16", "auto"],
+    typer.Option("--precision", help="Of the arithmetic. auto: 16 bits where that is faster and the logits agree."),
 ]
 SubmissionOption = Annotated[
     Path | None,

@@ -18,7 +18,6 @@ from ensemble.decision.tuning import Fitted, made_of, read_tuning
 from ensemble.evaluation.check import Check, same
 from ensemble.evaluation.made_with import made_with
 from ensemble.evaluation.verify_jobs import is_unfinished, verify_job
-from ensemble.jobs.int8_files import read_int8_record
 from ensemble.jobs.oof import job_names, oof_hash
 from ensemble.jobs.pseudo_labels import load_pseudo_labels
 from ensemble.jobs.soft_targets import RECORD, read_soft_targets
@@ -84,7 +83,6 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
     for job in jobs:
         checks += verify_job(run, recipe, *job, data, folds)
     checks += _precision(run, recipe, jobs)
-    checks += _int8(run, jobs)
     checks += _tunings(run, recipe)
     found, said = _submission(run, recipe)
     return Verification(run, (*checks, *found), (*notes, *said), tuple(made_with(run, jobs)))
@@ -177,17 +175,6 @@ def _precision(run: Run, recipe: Recipe, jobs: Sequence[tuple[str, int]]) -> Ite
         found = read_status(run, task, fold).record.get("precision")
         if wanted.precision == "auto" and its and found:
             yield Check(file.name, f"{task}/fold{fold} precision", " or ".join(its), found, found in its, mend)
-
-
-def _int8(run: Run, jobs: Sequence[tuple[str, int]]) -> Iterator[Check]:
-    """That int8 models are as `quantize` left them, and of the checkpoints that there are."""
-    for task, fold in jobs:
-        item, expected = f"int8/{task}/fold{fold}", "as it was measured"
-        try:
-            if read_int8_record(run, task, fold):
-                yield Check("int8", item, expected, expected, True, "")
-        except MaskensError as error:
-            yield Check("int8", item, expected, first_line(error), False, f"maskens quantize --run {run.folder}")
 
 
 def _tunings(run: Run, recipe: Recipe) -> Iterator[Check]:

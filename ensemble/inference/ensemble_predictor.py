@@ -31,7 +31,6 @@ from folds.data.labels import GENDERS, IntArray
 from folds.errors import MaskensError
 
 WORTH_MEASURING = 50  # times the usual batch: from then on a faster batch size repays being looked for
-NO_INT8 = "no int8 with {engine}: it costs more macro F1 than the bound of `maskens quantize`, or was not measured"
 SHARE = 0.5  # of the free memory, for models
 
 
@@ -164,7 +163,6 @@ class EnsemblePredictor:
         kinds = {n: self._kind(self.members[n]) for n in group}
         for number in group:
             member, kind = self.members[number], kinds[number]
-            int8 = self.settings.int8.get(member.path)
             size = self._batches.get(kind, 0 if worth else BATCH)
             options = self.settings.engine
             if known := self.precisions.get(number):  # an interrupted inference goes on as it began
@@ -175,7 +173,7 @@ class EnsemblePredictor:
             model = load_checkpoint(member.path, self.device)[0]
             try:
                 alike = list(kinds.values()).count(kind)
-                engine = choose_engine(model, inputs.of(member), options, size, self._graphs, int8, passes, alike)
+                engine = choose_engine(model, inputs.of(member), options, size, self._graphs, passes, alike)
             except torch.OutOfMemoryError:
                 raise MaskensError(
                     "the GPU's memory is too small for the models; use --device cpu, or --precision fp16"
@@ -188,16 +186,13 @@ class EnsemblePredictor:
                 self._fastest.setdefault(kind, engine.precision)
             self.engines[number] = engine
             self.notes += engine.notes
-            name = engine.precision.engine
-            if self.settings.engine.precision == "int8" and not (int8 and name in int8.engines):
-                self.notes.append(NO_INT8.format(engine=name))
             self.precisions.setdefault(number, engine.precision)
             self.compile_seconds += engine.compile_seconds
 
     def _kind(self, member: Member) -> str:
         """The same for models that are equally fast."""
-        card, int8 = member.card, self.settings.int8.get(member.path)
-        return f"{card.model} {card.model_args} {card.geometry} {sorted(int8.engines) if int8 else ''}"
+        card = member.card
+        return f"{card.model} {card.model_args} {card.geometry}"
 
     def _refuse_another(self, before: PrecisionChoice, now: PrecisionChoice) -> None:
         """Photos of one inference are predicted in one way, after an interruption and on other nodes too."""

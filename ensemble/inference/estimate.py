@@ -58,10 +58,10 @@ def estimate_inference(
             normalisation = member.card.mean, member.card.std
             x = stack_views(to_input(batch, *normalisation, device), views, normalisation)
             started = time.perf_counter()
-            model, int8 = load_checkpoint(member.path, device)[0], settings.int8.get(member.path)
+            model = load_checkpoint(member.path, device)[0]
             alike = sum(m.task == member.task for e in ensembles for m in e.members if member in e.members)
             passes = count * len(views)
-            engine = choose_engine(model, x, settings.engine, BATCH, OnnxGraphs(), int8, passes, alike)
+            engine = choose_engine(model, x, settings.engine, BATCH, OnnxGraphs(), passes, alike)
             load = time.perf_counter() - started
             each = min(_seconds(lambda: engine.logits(x).cpu()) for _ in range(2)) / probed  # noqa: B023
             share = EVALUATED if settings.early_exit and member.card.predicts in ONLY_GENDER else 1.0

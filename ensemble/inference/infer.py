@@ -147,10 +147,9 @@ def _identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: Inferen
     rule = settings.early_exit
     decision = [rule.weights.tolist(), list(rule.offsets), temperatures] if rule else None
     views = as_set(settings.tta).model_dump(mode="json")
-    int8 = sorted((str(path), graph.sha256) for path, graph in settings.int8.items())
     what, budget = [photos.fingerprint, *sorted(photos.skipped)], settings.budget
     limit = asdict(budget) if budget else None
-    return [what, files, views, settings.hardware.device, asdict(settings.engine), int8, decision, limit]
+    return [what, files, views, settings.hardware.device, asdict(settings.engine), decision, limit]
 
 
 def _evaluated(members: Sequence[Member], shown: Predicted) -> float:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.decision.anytime import Budget
 from ensemble.decision.tuning import Fitted
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.int8_files import Int8Graph
 from ensemble.models.engine import AS_TRAINED, EngineOptions
 from ensemble.recipes.tta_sets import TtaSet
 from ensemble.recipes.tta_views import Tta
@@ -23,7 +21,6 @@ class InferenceSettings:
     hardware: Hardware
     cache: Path | None = None  # folder of decoded photos; None decodes at each access
     engine: EngineOptions = AS_TRAINED
-    int8: Mapping[Path, Int8Graph] = field(default_factory=dict)  # checkpoint -> its int8 model, where it may be used
     early_exit: Fitted | None = None  # what the joint decision rests on: the age models of a gender are evaluated only
     # where they can change it; None evaluates all models on all photos
     budget: Budget | None = None  # photos leave the ensemble once their class is unlikely to change; it needs

@@ -34,22 +34,15 @@ CHECKED = 4  # photos on which a folded model is held against the model as it wa
 
 EngineOption = Literal[EngineName, "auto"]
 
-InferencePrecision = Literal[PrecisionOption, "int8"]
-
 
 @dataclass(frozen=True)
 class EngineOptions:
     """How the models predict."""
 
-    precision: InferencePrecision = "fp32"
+    precision: PrecisionOption = "fp32"
     compile: bool = False  # by torch
     engine: EngineOption = "torch"
     chosen_before: bool = False  # on other photos of the same inference: only numbers are asked for
-
-    @property
-    def torch_precision(self) -> PrecisionOption:
-        """What torch predicts in: it has no int8 here."""
-        return "fp32" if self.precision == "int8" else self.precision
 
 
 AS_TRAINED = EngineOptions()
@@ -107,7 +100,7 @@ def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int)
         batch: photos in one forward pass; 0 measures which number is fastest.
     """
     folded, note = fold_conv_bn(model, x[:CHECKED])
-    chosen = choose_precision(folded, x[:BATCH], options.torch_precision, any_difference=options.chosen_before)
+    chosen = choose_precision(folded, x[:BATCH], options.precision, any_difference=options.chosen_before)
     engine = InferenceEngine(folded, batch or BATCH, chosen)
     if not batch:
         precision = engine.precision.precision

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ensemble.jobs.int8_files import Int8Graph
 from ensemble.models.conv_bn import fold_conv_bn
 from ensemble.models.engine import (
     BATCH,
@@ -18,7 +17,6 @@ from ensemble.models.engine import (
     EngineOption,
     EngineOptions,
     InferenceEngine,
-    InferencePrecision,
     fast_engine,
 )
 from ensemble.models.onnx_graph import OnnxGraphs
@@ -27,15 +25,15 @@ from ensemble.models.precision import (
     TOLERANCE,
     TYPES,
     EngineName,
-    EnginePrecision,
+    Precision,
     PrecisionChoice,
+    PrecisionOption,
     shortest,
 )
 from ensemble.models.runtimes import PRECISIONS, compile_graph, installed_engines, refuse_without_engine
 from folds.errors import MaskensError, first_line
 
 FP32_TOLERANCE = 1e-3  # largest difference of a logit, of the largest logit if that is above 1
-INT8_TOLERANCE = 2.0  # times the largest difference that was seen when the int8 model was measured
 ROUNDS = 3  # in which engines are timed
 SETUP = 10.0  # seconds to trace a model and compile it for the engines, on two cores
 REPAID = 0.05  # of torch's time for all photos, which probing may take at most: it may find nothing faster
@@ -43,28 +41,22 @@ NOT_PROBED = (
     "engine auto is torch here: trying others would take about {seconds:.0f} s, torch {torch:.0f} s for all photos"
 )
 NONE_INSTALLED = "torch is the only engine here; pip install 'maskens[onnx]' or 'maskens[openvino]' for others"
-NO_ENGINE = "--precision int8 needs an engine. Install: pip install 'maskens[onnx]' or 'maskens[openvino]'"
 
-Way = tuple[EngineName, EnginePrecision]
+Way = tuple[EngineName, Precision]
 
 
 def engine_options(
-    engine: EngineOption | None, precision: InferencePrecision, compile_models: bool, device: str
+    engine: EngineOption, precision: PrecisionOption, compile_models: bool, device: str
 ) -> EngineOptions:
     """How the models are to predict, checked.
-
-    Args:
-        engine: None is torch; for int8, which torch does not do here, auto.
 
     Raises:
         MaskensError: options that exclude each other, or an engine that is not installed.
     """
-    engine = engine or ("auto" if precision == "int8" else "torch")
-    if engine == "auto" and device != "cpu" and precision != "int8":
+    if engine == "auto" and device != "cpu":
         engine = "torch"  # the others run on the CPU
     if device != "cpu" and engine != "torch":
-        wanted = f"--precision {precision}" if precision == "int8" else f"--engine {engine}"
-        raise MaskensError(f"{wanted} runs on the CPU only: leave it out, or add --device cpu.")
+        raise MaskensError(f"--engine {engine} runs on the CPU only: leave it out, or add --device cpu.")
     if compile_models and engine != "torch":
         raise MaskensError(f"--compile is for torch: leave it out, or --engine {engine}.")
     if engine != "auto":
@@ -73,8 +65,6 @@ def engine_options(
             others = ", ".join(name for name in PRECISIONS if precision in PRECISIONS[name])
             raise MaskensError(f"--engine {engine} predicts in {', '.join(does)}, not in {precision}, as {others} can.")
         refuse_without_engine(engine)
-    elif precision == "int8" and len(installed_engines()) == 1:
-        raise MaskensError(NO_ENGINE)
     return EngineOptions(precision, compile_models, engine)
 
 
@@ -84,23 +74,20 @@ def choose_engine(
     options: EngineOptions,
     batch: int,
     graphs: OnnxGraphs,
-    int8: Int8Graph | None = None,
     passes: float = math.inf,
     models: int = 1,
 ) -> InferenceEngine:
     """The engine that is asked for; of `auto` the fastest on a first batch, or torch where trying the others costs more
     than the photos can repay. 16 bits have to be FASTER than 32.
 
-    In int8 a model predicts only where that was measured to be good enough; else, and where the logits of int8 or bf16
-    are too far from those of torch in fp32, the engine predicts in fp32. An engine that does not take the model, or
-    whose logits in fp32 are others, leaves it to torch. All with a note.
+    Where the logits of bf16 are too far from those of torch in fp32, the engine predicts in fp32. An engine that does
+    not take the model, or whose logits in fp32 are others, leaves it to torch. All with a note.
 
     Args:
         model: in eval mode, in channels_last memory, on the CPU unless torch is asked for.
         x: float32 (n, 3, height, width), real photos on the model's device.
         batch: photos in one forward pass of torch; 0 measures which number is fastest.
         graphs: of the models so far.
-        int8: the model quantized, if it may be used.
         passes: photos times views that each model will see.
         models: that will take the same engine.
     """
@@ -112,11 +99,11 @@ def choose_engine(
         engine = fast_engine(model, x, options, batch)
         engine.notes = (*engine.notes, NONE_INSTALLED)
         return engine
-    if auto and options.precision != "int8" and (why := _not_repaid(model, x, len(names), passes, models)):
+    if auto and (why := _not_repaid(model, x, len(names), passes, models)):
         engine = fast_engine(model, x, options, batch)
         engine.notes = (*engine.notes, why)
         return engine
-    trial = _Trial(model, x, graphs, int8, options.chosen_before)
+    trial = _Trial(model, x, graphs, options.chosen_before)
     found = _first_that_work(trial, names, options, lambda: fast_engine(model, x, options, batch))
     best = found[0]
     if auto or len(found) > 1:
@@ -141,22 +128,19 @@ def _first_that_work(
 ) -> list[InferenceEngine]:
     """The engines whose logits are right in the precision asked for; if there are none, in fp32; else torch."""
     found: list[InferenceEngine] = []
-    for number, ways in enumerate(_ways(names, options.precision, trial.int8)):
+    for number, ways in enumerate(_ways(names, options.precision)):
         found = [engine for way in ways if (engine := trial.of(*way))]
-        if number == 0 and options.engine == "auto" and options.precision != "int8":
+        if number == 0 and options.engine == "auto":
             found.append(in_torch())
         if found:
             break
     return found or [in_torch()]
 
 
-def _ways(names: Sequence[EngineName], precision: InferencePrecision, int8: Int8Graph | None) -> Iterator[list[Way]]:
+def _ways(names: Sequence[EngineName], precision: PrecisionOption) -> Iterator[list[Way]]:
     """What to try: the first list of which something works is enough."""
-    if precision == "int8":
-        yield [(name, "int8") for name in names if int8 and name in int8.engines]
-    else:
-        wanted: tuple[EnginePrecision, ...] = ("fp32", "bf16") if precision == "auto" else (precision,)
-        yield [(name, p) for name in names for p in wanted if p in PRECISIONS[name]]
+    wanted: tuple[Precision, ...] = ("fp32", "bf16") if precision == "auto" else (precision,)
+    yield [(name, p) for name in names for p in wanted if p in PRECISIONS[name]]
     if precision not in ("fp32", "auto"):
         yield [(name, "fp32") for name in names]
 
@@ -179,17 +163,15 @@ def _fastest(engines: list[InferenceEngine], x: Tensor, torch_fp32: InferenceEng
 class _Trial:
     """Engines of one model, each held against torch."""
 
-    def __init__(
-        self, model: nn.Module, x: Tensor, graphs: OnnxGraphs, int8: Int8Graph | None, chosen_before: bool
-    ) -> None:
+    def __init__(self, model: nn.Module, x: Tensor, graphs: OnnxGraphs, chosen_before: bool) -> None:
         self.folded, note = fold_conv_bn(model, x[:CHECKED])
-        self.x, self.graphs, self.int8, self.chosen_before = x, graphs, int8, chosen_before
+        self.x, self.graphs, self.chosen_before = x, graphs, chosen_before
         self.first = x[:BATCH]
         self.notes = [note] if note else []
         with torch.inference_mode():
             self.exact: Tensor = model(self.first).float()
 
-    def of(self, name: EngineName, precision: EnginePrecision) -> InferenceEngine | None:
+    def of(self, name: EngineName, precision: Precision) -> InferenceEngine | None:
         """The engine, if its logits are right; else a note why not."""
         problem = ""
         for anew in (False, True):  # a graph that was traced of another model may not be this one's
@@ -198,19 +180,14 @@ class _Trial:
             except Exception as error:  # exporter and engines may refuse a model in any way they like
                 problem = f"engine {name} does not take it ({first_line(error)})"
             else:
-                if engine.precision.difference <= self._limit(name, precision):  # nor may it be NaN
+                if engine.precision.difference <= self._limit(precision):  # nor may it be NaN
                     return engine
                 problem = f"engine {name} moves a logit by {engine.precision.difference:.2g} in {precision}"
-            if precision == "int8":
-                break
         self.notes.append(f"{problem}: not used")
         return None
 
-    def _engine(self, name: EngineName, precision: EnginePrecision, anew: bool) -> InferenceEngine:
-        if precision == "int8" and self.int8:
-            graph = self.int8.path.read_bytes()
-        else:
-            graph = self.graphs.of(self.folded, self.x, anew)
+    def _engine(self, name: EngineName, precision: Precision, anew: bool) -> InferenceEngine:
+        graph = self.graphs.of(self.folded, self.x, anew)
         height, width = self.x.shape[2:]
         forward = compile_graph(name, graph, (height, width), precision, torch.get_num_threads())
         engine = InferenceEngine(forward, LARGEST)
@@ -218,12 +195,8 @@ class _Trial:
         engine.precision = PrecisionChoice(precision, difference, "", name)
         return engine
 
-    def _limit(self, name: EngineName, precision: EnginePrecision) -> float:
+    def _limit(self, precision: Precision) -> float:
         if self.chosen_before:
             return math.inf
         scale = float(self.exact.abs().max())
-        if precision == "fp32":
-            return FP32_TOLERANCE * max(1.0, scale)
-        if precision == "int8" and self.int8:
-            return INT8_TOLERANCE * self.int8.engines[name]
-        return TOLERANCE * scale
+        return FP32_TOLERANCE * max(1.0, scale) if precision == "fp32" else TOLERANCE * scale

@@ -18,15 +18,12 @@ PrecisionOption = Literal["fp32", "bf16", "fp16", "auto"]
 
 EngineName = Literal["torch", "onnxruntime", "openvino"]
 
-EnginePrecision = Literal[Precision, "int8"]
-"""What some engine computes in."""
-
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCE = 0.05  # of the largest logit
 FASTER = 1.1  # how many times, before auto takes 16 bits
 
 
-def autocast(device: torch.device, precision: EnginePrecision) -> contextlib.AbstractContextManager[object]:
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
     """The context in which a model's forward pass runs. It is nothing to engines other than torch."""
     if precision not in TYPES:
         return contextlib.nullcontext()
@@ -75,7 +72,7 @@ def usable_precision(
 class PrecisionChoice:
     """How a model will predict, and what that does to its logits."""
 
-    precision: EnginePrecision
+    precision: Precision
     difference: float  # largest of a logit against fp32, on the batch that was tried
     note: str  # why it is not the precision asked for
     engine: EngineName = "torch"
@@ -118,7 +115,7 @@ def choose_precision(
 
 
 def forward_seconds(
-    model: Callable[[Tensor], Any], x: Tensor, precision: EnginePrecision, rounds: int = 2
+    model: Callable[[Tensor], Any], x: Tensor, precision: Precision, rounds: int = 2
 ) -> tuple[Tensor, float]:
     """(logits float32, the shortest of a few forward passes in seconds), after one that warms up."""
 

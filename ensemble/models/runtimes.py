@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ensemble.models.autotune import Forward
 from ensemble.models.onnx_graph import INPUT, OUTPUT, refuse_without
-from ensemble.models.precision import EngineName, EnginePrecision
+from ensemble.models.precision import EngineName, Precision
 from ensemble.models.process import signal_stack_kept
 from folds.errors import MaskensError
 
@@ -29,10 +29,10 @@ NEEDED: dict[EngineName, tuple[str, ...]] = {
     "openvino": (*EXPORT, "openvino"),
 }
 EXTRAS: dict[EngineName, str] = {"torch": "", "onnxruntime": "onnx", "openvino": "openvino"}
-PRECISIONS: dict[EngineName, tuple[EnginePrecision, ...]] = {
+PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
     "torch": ("fp32", "bf16", "fp16"),
-    "onnxruntime": ("fp32", "int8"),
-    "openvino": ("fp32", "bf16", "int8"),
+    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "bf16"),
 }
 """What each engine computes in."""
 
@@ -55,13 +55,13 @@ def installed_engines() -> list[EngineName]:
 
 
 def compile_graph(
-    engine: EngineName, graph: bytes, size: tuple[int, int], precision: EnginePrecision, threads: int
+    engine: EngineName, graph: bytes, size: tuple[int, int], precision: Precision, threads: int
 ) -> Forward:
-    """A graph of `OnnxGraphs`, or one that was quantized, as an engine's model.
+    """A graph of `OnnxGraphs` as an engine's model.
 
     Args:
         size: (height, width) of its photos.
-        precision: one of the engine's PRECISIONS; int8 is what a quantized graph is in.
+        precision: one of the engine's PRECISIONS.
 
     Returns:
         float32 (batch, 3, height, width), on the CPU -> float32 (batch, width).
@@ -102,7 +102,6 @@ def _openvino(graph: bytes, size: tuple[int, int], precision: str, threads: int)
 
     core = openvino.Core()
     model = core.read_model(graph)
-    # of a quantized graph whose batch is open OpenVINO 2026.4 computes other logits than of one whose batch is known
     model.reshape([PART, 3, *size])
     options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads, "INFERENCE_PRECISION_HINT": precision}
     queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", options), threads)

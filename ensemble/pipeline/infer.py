@@ -29,9 +29,9 @@ from ensemble.inference.infer import infer as predict_photos
 from ensemble.inference.infer import save_logits
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import BackendName
-from ensemble.jobs.int8_files import int8_graphs
-from ensemble.models.engine import EngineOption, InferencePrecision
+from ensemble.models.engine import EngineOption
 from ensemble.models.engine_choice import engine_options
+from ensemble.models.precision import PrecisionOption
 from ensemble.pipeline.inputs import (
     AUTO_CACHE,
     DEFAULT_RUN,
@@ -69,9 +69,8 @@ class InferOptions:
         person_column: column of eval/info.csv that says who is on a photo: a person's photos are decided together, by
             the joint decision, and without early exit; None decides each photo by itself.
         tuned: with what `tune` fitted, if it fits.
-        engine: torch, onnxruntime, openvino, or auto: the fastest whose logits are those of torch. None: torch, for
-            int8 auto.
-        precision: auto: 16 bits where that is faster and the logits agree; int8 where `quantize` found it good enough.
+        engine: torch, onnxruntime, openvino, or auto: the fastest whose logits are those of torch.
+        precision: auto: 16 bits where that is faster and the logits agree.
         compile: the models first, with torch.compile.
         early_exit: age models of one gender see a photo only where they can still change its class.
         budget: exact, a share of the passes (`.5`) or seconds (`.2s-per-photo`): photos leave the ensemble once their
@@ -95,8 +94,8 @@ class InferOptions:
     votes: Sequence[Folder] = ()
     person_column: str | None = None
     tuned: bool = True
-    engine: EngineOption | None = None
-    precision: InferencePrecision = "fp32"
+    engine: EngineOption = "torch"
+    precision: PrecisionOption = "fp32"
     compile: bool = False
     early_exit: bool = True
     budget: str = "exact"
@@ -211,14 +210,13 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         words += (
             f", photos of each of {len(np.unique(person))} people together ({options.person_column}), no early exit"
         )
-    pairs = zip(used, ensembles, strict=True)
-    jobs = [(run, m.task, m.fold, m.fold in e.complete_folds) for run, e in pairs for m in e.members]
+    models = sum(len(e.members) for e in ensembles)
     return InferencePlan(
         runs=tuple(named),
         data=data,
         ensembles=tuple(ensembles),
         fitted=fitted,
-        used=f"{len(jobs)} models, {len(data.ids)} photos, views: {fitted.tta}, {words}",
+        used=f"{models} models, {len(data.ids)} photos, views: {fitted.tta}, {words}",
         rule=rule,
         votes=votes,
         person=person,
@@ -227,7 +225,6 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
             hardware=hardware,
             cache=cache_folder(options.cache, first.folder),
             engine=engine,
-            int8=int8_graphs(jobs) if engine.precision == "int8" else {},
             early_exit=fitted if (options.early_exit or budget) and rule == "joint" and person is None else None,
             budget=budget,
             partial=logits_file.with_suffix(".partial.npz"),

@@ -279,8 +279,8 @@ def test_bf16_is_told_with_the_largest_difference(models: Ensemble, data: EvalDa
 
 def test_an_interrupted_inference_does_not_go_on_by_another_engine(models: Ensemble, data: EvalData) -> None:
     predictor = EnsemblePredictor([models], photos_of(data, (32, 24)), InferenceSettings("flip", CPU))
-    with pytest.raises(MaskensError, match="predicted with openvino in int8, and these would be with torch in fp32"):
-        predictor._refuse_another(PrecisionChoice("int8", 0.1, "", "openvino"), PrecisionChoice("fp32", 0.0, ""))
+    with pytest.raises(MaskensError, match="predicted with openvino in bf16, and these would be with torch in fp32"):
+        predictor._refuse_another(PrecisionChoice("bf16", 0.1, "", "openvino"), PrecisionChoice("fp32", 0.0, ""))
 
 
 def test_engine_and_speed_are_told() -> None:

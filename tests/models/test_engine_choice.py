@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
-from ensemble.jobs.int8_files import Int8Graph
 from ensemble.models import engine_choice, onnx_graph, runtimes
 from ensemble.models.engine import EngineOptions
 from ensemble.models.engine_choice import choose_engine, engine_options
-from ensemble.models.int8 import quantize_graph
 from ensemble.models.onnx_graph import OnnxGraphs
 from folds.errors import MaskensError
 
@@ -130,31 +127,23 @@ def test_auto_takes_the_fastest_that_agrees(model: nn.Module, monkeypatch: pytes
     assert found.notes == ("engine openvino moves a logit by 5 in fp32: not used",)
 
 
-@pytest.mark.parametrize(("error", "precision"), [(0.3, "int8"), (0.5, "fp32")])
-def test_int8_that_is_not_as_it_was_measured_gives_way_to_fp32(
-    error: float, precision: str, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("error", "precision"), [(0.001, "bf16"), (5.0, "fp32")])
+def test_bf16_that_moves_logits_too_far_gives_way_to_fp32(
+    error: float, precision: str, model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fakes(model, monkeypatch, {("openvino", "fp32"): 0.0, ("openvino", "int8"): error})
-    path = tmp_path / "model.onnx"
-    path.touch()
-    options = EngineOptions("int8", engine="openvino")
-    found = choose_engine(model, X, options, 8, OnnxGraphs(), Int8Graph(path, "", {"openvino": 0.2}))
+    fakes(model, monkeypatch, {("openvino", "fp32"): 0.0, ("openvino", "bf16"): error})
+    found = choose_engine(model, X, EngineOptions("bf16", engine="openvino"), 8, OnnxGraphs())
     assert (found.precision.engine, found.precision.precision) == ("openvino", precision)
-    unmeasured = choose_engine(model, X, options, 8, OnnxGraphs(), Int8Graph(path, "", {"onnxruntime": 0.2}))
-    assert unmeasured.precision.precision == "fp32"
 
 
-@pytest.mark.parametrize(("error", "precision"), [(0.5, "int8"), (float("nan"), "fp32")])
+@pytest.mark.parametrize(("error", "precision"), [(5.0, "bf16"), (float("nan"), "fp32")])
 def test_what_was_chosen_on_other_photos_has_to_give_numbers_alone(
-    error: float, precision: str, model: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: float, precision: str, model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part of an inference whose first photos differ a little more is no other inference."""
-    fakes(model, monkeypatch, {("openvino", "fp32"): 0.0, ("openvino", "int8"): error})
-    path = tmp_path / "model.onnx"
-    path.touch()
-    options = EngineOptions("int8", engine="openvino", chosen_before=True)
-    found = choose_engine(model, X, options, 8, OnnxGraphs(), Int8Graph(path, "", {"openvino": 0.2}))
-    assert found.precision.precision == precision
+    fakes(model, monkeypatch, {("openvino", "fp32"): 0.0, ("openvino", "bf16"): error})
+    options = EngineOptions("bf16", engine="openvino", chosen_before=True)
+    assert choose_engine(model, X, options, 8, OnnxGraphs()).precision.precision == precision
 
 
 def test_auto_keeps_to_the_precision_that_is_asked_for(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,24 +176,13 @@ def test_auto_without_other_engines_says_so(model: nn.Module, monkeypatch: pytes
     assert any("pip install 'maskens[onnx]'" in note for note in found.notes)
 
 
-def test_a_quantized_model_is_near_and_alike_by_both_engines(model: nn.Module, graphs: OnnxGraphs) -> None:
-    graph = quantize_graph(graphs.of(model, X), X)
-    found = [runtimes.compile_graph(engine, graph, (32, 32), "int8", 2)(X) for engine in OTHERS]  # type: ignore[arg-type]
-    with torch.no_grad():
-        exact = model(X)
-    spread = float(exact.std())
-    assert 0 < float((found[0] - exact).abs().max()) < 0.3 * spread
-    assert float((found[0] - found[1]).abs().max()) < 0.3 * spread
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("onnxruntime", "bf16", False, "cpu"), "predicts in fp32, int8, not in bf16, as torch, openvino can"),
-        (("torch", "int8", False, "cpu"), "not in int8, as onnxruntime, openvino can"),
+        (("onnxruntime", "bf16", False, "cpu"), "predicts in fp32, not in bf16, as torch, openvino can"),
+        (("openvino", "fp16", False, "cpu"), "not in fp16, as torch can"),
         (("openvino", "fp32", True, "cpu"), "--compile is for torch"),
         (("openvino", "fp32", False, "cuda"), "--engine openvino runs on the CPU only"),
-        ((None, "int8", False, "cuda"), "--precision int8 runs on the CPU only"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(arguments: tuple[object, ...], words: str) -> None:
@@ -216,7 +194,5 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
     monkeypatch.setattr(onnx_graph.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MaskensError, match=r"openvino.*Install: pip install 'maskens\[openvino\]'"):
         engine_options("openvino", "fp32", False, "cpu")
-    with pytest.raises(MaskensError, match=r"needs an engine"):
-        engine_options(None, "int8", False, "cpu")
-    assert engine_options(None, "fp32", False, "cpu") == EngineOptions()
+    assert engine_options("torch", "fp32", False, "cpu") == EngineOptions()
     assert runtimes.installed_engines() == ["torch"]
