@@ -162,7 +162,7 @@ def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
 
 
 def _setting(run: Run, args: argparse.Namespace) -> Cached:
-    recipe, whole = run_recipe(run), read_eval(Path(args.data or run.data))
+    recipe, whole = run_recipe(run), read_eval(run.data_folder(args.data))
     fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
     # a student may be one model of one fold
     (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=args.way is not None and "student" in args.way)

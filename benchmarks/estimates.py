@@ -66,7 +66,7 @@ def training(folder: Path, data: Path, k: int, recipe: str, weights: list[str]) 
 def inference(folder: Path) -> tuple[float, float, float]:
     """As `training`."""
     run = load_run(folder)
-    recipe, data, cache = run_recipe(run), read_eval(Path(run.data)), folder / "cache"
+    recipe, data, cache = run_recipe(run), read_eval(run.data_folder()), folder / "cache"
     fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
     started = time.perf_counter()
     settings = InferenceSettings("flip", Hardware("cpu", None), cache)

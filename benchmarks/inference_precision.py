@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     args = parser.parse_args()
     run = load_run(args.run)
-    recipe, data = run_recipe(run), read_eval(Path(run.data))
+    recipe, data = run_recipe(run), read_eval(run.data_folder())
     fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
     ensembles = load_ensembles([run], [recipe], fitted, allow_missing=False)
     hardware = Hardware(choose_device("auto"), None)

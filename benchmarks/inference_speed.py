@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     run = load_run(args.run)
-    recipe, whole = run_recipe(run), read_eval(Path(run.data))
+    recipe, whole = run_recipe(run), read_eval(run.data_folder())
     fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
     (members,) = load_ensembles([run], [recipe], fitted, allow_missing=False)
     part = whole.photos.some(range(min(args.photos, len(whole.ids))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 SHOWN = 20  # a wrong data folder can hold thousands of problems; the first ones and the count are enough
@@ -38,6 +39,31 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     return f" (did you mean {' or '.join(repr(n) for n in near)}?)" if near else ""
+
+
+def did_you_mean_folder(named: Path, holds: str) -> str:
+    """As `did_you_mean`, for a path that does not lead to the folder that holds a file: it is above or in the path, or
+    has nearly its name.
+
+    Args:
+        holds: the file, as `run.json`.
+    """
+    import os  # with difflib, where something went wrong already
+    import unicodedata
+
+    path = Path(os.path.abspath(named))
+    try:
+        below = sorted(path.iterdir()) if path.is_dir() else []
+        beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    except OSError:
+        return ""
+    right = [p for p in (*path.parents[:3], *below) if (p / holds).is_file()]
+    if not right and not path.exists():
+        alike = {unicodedata.normalize("NFC", p.name): p for p in beside if p != path and (p / holds).is_file()}
+        near = nearest(unicodedata.normalize("NFC", path.name), alike)
+        right = [alike[near]] if near else []
+    shown = [p if named.is_absolute() else os.path.relpath(p) for p in right[:3]]
+    return f" (did you mean {' or '.join(repr(str(p)) for p in shown)}?)" if shown else ""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

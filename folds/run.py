@@ -10,11 +10,11 @@ from pathlib import Path
 
 from folds.data.fixes import apply_fixes, fixed_people, fixes_csv, read_fixes
 from folds.data.labels import CLASSES, IntArray
-from folds.data.layout import read_train
+from folds.data.layout import place_of, read_train, remembered_place
 from folds.data.merges import apply_merges, kept_merges, merged_csv
 from folds.data.people import Fix, TrainData, class_counts
 from folds.data.skipped import kept_skipped
-from folds.errors import MaskensError, first_fault, refuse
+from folds.errors import MaskensError, did_you_mean_folder, first_fault, refuse
 from folds.files import leave, read_json, replace_keeping, sealed, sha256, sha256_of_text, unsealed, write_json
 from folds.splitting.split import folds_csv, read_folds, what_changed
 from folds.versions import library_versions
@@ -45,7 +45,7 @@ class Run:
     __pydantic_config__ = FORBID_EXTRA
 
     folder: Path
-    data: str
+    data: str  # relative to `folder` if it was named relative, so that both can be copied together
     fingerprint: str
     folds_hash: str
     k: int
@@ -57,6 +57,10 @@ class Run:
     skipped_hash: str = ""  # of the photos in skipped.csv; "" if none is left out
     created: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def data_folder(self, named: Path | str | None = None) -> Path:
+        """Where its data are: as named, else where it remembers. Raises MaskensError: nothing is there."""
+        return Path(named) if named else remembered_place(self.data, self.folder)
 
     @property
     def folds_file(self) -> Path:
@@ -113,7 +117,7 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
     text, fixes, merged = folds_csv(data, folds), _applied(data), merged_csv(data)
     run = Run(
         folder,
-        str(data.root.resolve()),
+        place_of(data.root, folder),
         data.fingerprint,
         sha256(text),
         k,
@@ -129,25 +133,19 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         old = load_run(folder)
         if old.fixes.hash == fixes.hash:
             run = dataclasses.replace(run, fixes=old.fixes)  # which knows where they came from at first
-        same = (old.folds_hash, old.seed, old.fingerprint) == (run.folds_hash, run.seed, run.fingerprint)
-        if same:
+        if (old.folds_hash, old.seed, old.fingerprint) == (run.folds_hash, run.seed, run.fingerprint):
             run, note = dataclasses.replace(old, data=run.data, fixes=run.fixes), "the same folds were there already"
             kept = "the same folds are back; an edited folds.csv is kept as"
-        elif run.jobs_on_disk() and old.fixes.hash != fixes.hash:
-            raise MaskensError(
-                f"{folder} has models trained with other label fixes ({old.fixes}; now {fixes}), which would become "
-                "worthless. Name another run folder with --run DIR, and for the same split of people "
-                f"--folds-file {old.folds_file}; or delete this one."
-            )
-        elif run.jobs_on_disk() and old.merged_hash != run.merged_hash:
-            raise MaskensError(
-                f"{folder} has models trained with other ids merged, which would become worthless. Name another run "
-                "folder with --run DIR, or delete this one."
-            )
         elif run.jobs_on_disk():
+            trained, split = f"on other folds (k={old.k}, seed {old.seed})", ""
+            if old.fixes.hash != fixes.hash:
+                trained = f"with other label fixes ({old.fixes}; now {fixes})"
+                split = f", and for the same split of people --folds-file {old.folds_file}"
+            elif old.merged_hash != run.merged_hash:
+                trained = "with other ids merged"
             raise MaskensError(
-                f"{folder} has models trained on other folds (k={old.k}, seed {old.seed}); new folds would make "
-                "them worthless. Name another run folder with --run DIR, or delete this one."
+                f"{folder} has models trained {trained}, which would become worthless. Name another run folder with "
+                f"--run DIR{split}; or delete this one."
             )
         else:
             kept = f"the earlier folds (k={old.k}, seed {old.seed}) are kept as"
@@ -179,14 +177,17 @@ def save_run(run: Run) -> None:
 def refuse_foreign(folder: Path, option: str = "--run") -> None:
     """Refuse to work in a folder that is neither empty nor a run of ours, and that `option` named."""
     if folder.exists() and not folder.is_dir():
-        raise MaskensError(f"{folder} is a file, not a run folder. Name another with {option} DIR.")
+        raise MaskensError(
+            f"{folder} is a file, not a run folder{did_you_mean_folder(folder, 'run.json')}. Name another: {option} DIR"
+        )
     if (
         folder.is_dir()
         and any(p for p in folder.iterdir() if not p.name.startswith("."))
         and not (folder / "run.json").exists()
     ):
         raise MaskensError(
-            f"{folder} is not a run folder: it has files but no run.json. Name another or a new one with {option} DIR."
+            f"{folder} is not a run folder: it has files but no run.json{did_you_mean_folder(folder, 'run.json')}. "
+            f"Name another or a new one with {option} DIR."
         )
 
 
@@ -199,7 +200,8 @@ def load_run(folder: Path) -> Run:
     path = folder / "run.json"
     if not path.exists():
         refuse_foreign(folder)
-        raise MaskensError(f"there is no run in {folder} yet. Make the folds first: maskens folds --run {folder}")
+        near = did_you_mean_folder(folder, "run.json")
+        raise MaskensError(f"there is no run in {folder} yet{near}. Make the folds first: maskens folds --run {folder}")
     from pydantic import TypeAdapter, ValidationError  # here, because not every command has a run
 
     try:
@@ -277,7 +279,7 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
         MaskensError: data missing or changed since `maskens folds`, folds.csv, fixes.csv, merged.csv or skipped.csv
             edited.
     """
-    data = read_train(data_folder or Path(run.data))
+    data = read_train(run.data_folder(data_folder))
     fixes, merges = kept_fixes(run), kept_merges(run.merged_file, run.merged_hash)
     data = dataclasses.replace(data, skipped=kept_skipped(run.skipped_file, run.skipped_hash))
     changed = f"the data in {data.root} changed since `maskens folds` made {run.folder}"

@@ -6,6 +6,7 @@ import dataclasses
 from datetime import UTC, datetime
 from pathlib import Path
 
+from folds.data.layout import place_of
 from folds.data.people import TrainData
 from folds.errors import MaskensError
 from folds.replacing import replacing
@@ -28,9 +29,13 @@ def run_like(source: Run, folder: Path, data: TrainData) -> Run:
     before = remembered(folder)
     if before is None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        where = str(data.root.resolve())
         return dataclasses.replace(
-            source, folder=folder, data=where, recipe_hash="", created=now, versions=library_versions()
+            source,
+            folder=folder,
+            data=place_of(data.root, folder),
+            recipe_hash="",
+            created=now,
+            versions=library_versions(),
         )
     unlike = differing(source, before, "data", "folds", "seed", "label fixes", "merged ids")
     if unlike:

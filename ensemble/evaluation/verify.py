@@ -79,7 +79,7 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
         notes.append(f"not finished, and not verified: {job_names(unfinished)}")
     if old := [job for job in jobs if (s := read_status(run, *job)).state == "done" and not s.sha256]:
         notes.append(f"an earlier version made them, without checksums: {job_names(old)}")
-    checks += [*_soft_targets(run), *_pseudo_labels(run, data.root if data else Path(run.data))]
+    checks += [*_soft_targets(run), *_pseudo_labels(run, data.root if data else data_folder or run.folder / run.data)]
     for job in jobs:
         checks += verify_job(run, recipe, *job, data, folds)
     checks += _precision(run, recipe, jobs)
@@ -90,7 +90,7 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
 
 def _own_files(run: Run) -> Iterator[Check]:
     """Those whose sha256 run.json has."""
-    mend = f"put the file back, or start a new run: maskens folds --run NEW_DIR --data {run.data}"
+    mend = "put the file back, or start a new run: maskens folds --run NEW_DIR --data DIR"
     files = (
         (run.folds_file, run.folds_hash),
         (run.fixes_file, run.fixes.hash),
@@ -111,10 +111,12 @@ def _own_files(run: Run) -> Iterator[Check]:
 
 
 def _data(run: Run, folder: Path | None) -> tuple[TrainData | None, Check]:
-    where = folder or Path(run.data)
+    where = folder or run.folder / run.data
     mend = "put the data back, say where they are now with --data DIR, or start a new run: maskens folds --run NEW_DIR"
     try:
-        data = read_train(where, kept_fixes(run), kept_merges(run.merged_file, run.merged_hash))
+        data = read_train(
+            where := run.data_folder(folder), kept_fixes(run), kept_merges(run.merged_file, run.merged_hash)
+        )
         data = dataclasses.replace(data, skipped=kept_skipped(run.skipped_file, run.skipped_hash))
     except MaskensError as error:
         return None, Check("data", f"data in {where}", run.fingerprint, first_line(error), False, mend)

@@ -54,7 +54,7 @@ def export(
     """
     refuse_without(NEEDED, "onnx", "export")
     loaded = load_run(Path(run))
-    found = read_eval(Path(data or loaded.data))
+    found = read_eval(loaded.data_folder(data))
     folder = Path(out) if out else loaded.folder / "onnx"
     recipe = run_recipe(loaded)
     applied = apply_tuning([loaded], [recipe], tta, tuned)

@@ -189,7 +189,7 @@ def plan_inference(runs: Folders = DEFAULT_RUN, options: InferOptions = DEFAULT_
         raise MaskensError("--budget is kept by one process: leave out --jobs and --backend.")
     named = load_runs(runs)
     first = named[0]
-    data = read_eval(Path(options.data or first.data), options.skip_bad_photos)
+    data = read_eval(first.data_folder(options.data), options.skip_bad_photos)
     person = read_eval_people(data, options.person_column) if options.person_column else None
     path = Path(options.out) if options.out else file_of(named, "submission.csv")
     logits_file = path.with_suffix(".logits.npz") if options.out else file_of(named, "eval.npz")

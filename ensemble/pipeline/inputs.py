@@ -55,7 +55,7 @@ def read_labelled(
     chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
     kept = kept_merges(before.merged_file, before.merged_hash) if before and not merge else ()
     merges = read_merges(merge) if merge else kept
-    found = read_train(Path(data or (before.data if before else "data")), chosen, merges)
+    found = read_train(before.data_folder(data) if before else Path(data or "data"), chosen, merges)
     return before, found, seed if seed is not None else before.seed if before else DEFAULT_SEED
 
 

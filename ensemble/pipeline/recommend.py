@@ -112,7 +112,7 @@ def _next(
     choice: Choice, before: Run | None, path: Path, data: Folder | None, run: Path, device: str
 ) -> tuple[str, ...]:
     if before and before.jobs_on_disk():  # it belongs to another recipe
-        data, run, before = data or before.data, Path("NEW_RUN"), None
+        data, run, before = before.data_folder(data), Path("NEW_RUN"), None
     split = before is None or before.k != choice.k
     where = f"--run {run}" + (f" --data {data}" if data else "")
     train = f"maskens train {f'--run {run}' if split else where} --recipe {path} --fold 0..{choice.k - 1}"

@@ -32,6 +32,6 @@ def check_submission(
         MaskensError: rows missing, too many or out of order, a class out of range.
     """
     loaded = load_run(Path(run))
-    found = read_eval(Path(data or loaded.data), skip_bad=True)
+    found = read_eval(loaded.data_folder(data), skip_bad=True)
     path = Path(submission) if submission else loaded.submission_file
     return CheckedSubmission(check_file(path, found.ids, loaded.class_photos), path)

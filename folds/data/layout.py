@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from folds.data.labels import GENDERS, SHOT_MASK, SHOTS, IntArray
-from folds.errors import MaskensError, counted, did_you_mean, refuse
+from folds.errors import MaskensError, counted, did_you_mean, did_you_mean_folder, refuse
 from folds.files import sha256_of_lines
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = 
     from folds.data.fixes import apply_fixes  # here, because it reads its lists with `read_table`
     from folds.data.merges import apply_merges
 
-    _need_folder(root)
+    _need_folder(root, "train/train.csv")
     table = root / "train" / "train.csv"
     rows = read_table(table, ("id", "gender", "age", "path"))
     images = root / "train" / "images"
@@ -92,7 +92,7 @@ def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
     Raises:
         MaskensError: no such folder, an unusable CSV, or rows without a photo (listed together).
     """
-    _need_folder(root)
+    _need_folder(root, "eval/info.csv")
     table = root / "eval" / "info.csv"
     rows = read_table(table, ("ImageID",), as_written=True)
     images = root / "eval" / "images"
@@ -149,11 +149,37 @@ def read_eval_people(data: EvalData, column: str) -> IntArray:
     return np.unique([row[column] for row in rows], return_inverse=True)[1].astype(np.int64)
 
 
-def _need_folder(root: Path) -> None:
+def place_of(data: Path, run: Path) -> str:
+    """How a run folder remembers where its data are: relative to itself if they were named relative to the working
+    folder, so that both can be copied together."""
+    return str(data.resolve()) if data.is_absolute() else os.path.relpath(data, run.resolve())
+
+
+def remembered_place(place: str, run: Path) -> Path:
+    """Where the data of a run folder are, by `place_of`.
+
+    Raises:
+        MaskensError: nothing is there.
+    """
+    data = Path(place) if os.path.isabs(place) else Path(os.path.relpath(run.resolve() / place))
+    if data.exists():
+        return data
+    raise MaskensError(
+        f"{run} remembers its data in {data}, where nothing is. Name where they are now with --data DIR; "
+        f"to have it remembered: maskens folds --run {run} --data DIR"
+    )
+
+
+def _need_folder(root: Path, table: str) -> None:
+    if (root / table).is_file():
+        return
+    near = did_you_mean_folder(root, table)
+    if near and root.exists():
+        raise MaskensError(f"{root} is no data folder: it holds no {table}{near}.")
     if not root.is_dir():
+        sample = "" if near else f", or make a generated one: maskens sample {root} --people 90"
         raise MaskensError(
-            f"there is no data folder {root}. Name yours with --data DIR (or MASKENS_DATA), "
-            f"or make a generated one: maskens sample {root} --people 90"
+            f"there is no data folder {root}{near}. Name yours with --data DIR (or MASKENS_DATA){sample}"
         )
 
 

@@ -53,7 +53,7 @@ def training_aspect(run: Run) -> float | None:
     """Height / width of a photo that a run was trained on; None if its data are not at hand."""
     with contextlib.suppress(MaskensError, OSError, IndexError):
         row = read_table(run.folds_file, ("path",))[0]
-        files = _below(on_disk(Path(run.data), f"train/images/{row['path']}"))
+        files = _below(on_disk(run.data_folder(), f"train/images/{row['path']}"))
         height, width, _ = read_photo(Path(sorted(files)[0])).shape
         return float(height / width)
     return None

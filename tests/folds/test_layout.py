@@ -274,6 +274,21 @@ class TestTrainRefusals:
             with pytest.raises(MaskensError, match=r"no data folder .*nowhere.*--data.*maskens sample .*nowhere"):
                 read(tmp_path / "nowhere")
 
+    @pytest.mark.parametrize(
+        "named", ["data/train", "data/train/images", "data/eval", "data/train/train.csv", ".", "dta", "한글"]
+    )
+    def test_a_path_near_the_data_folder_is_answered_with_it(
+        self, named: str, tmp_path: Path, make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        right = unicodedata.normalize("NFD", named) if named == "한글" else "data"
+        make_data(tmp_path / "photos" / right, people=6)
+        monkeypatch.chdir(tmp_path / "photos")
+        for read in (read_train, read_eval):
+            with pytest.raises(MaskensError) as refused:
+                read(Path(named))
+            assert f"(did you mean '{right}'?)" in str(refused.value)
+            assert "maskens sample" not in str(refused.value)
+
     def test_no_table_and_no_photo_folders_are_named(self, tmp_path: Path) -> None:
         with pytest.raises(MaskensError, match=r"train\.csv does not exist"):
             read_train(tmp_path)

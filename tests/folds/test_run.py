@@ -65,11 +65,35 @@ def test_a_run_and_its_data_may_be_moved(folder: Path, data: TrainData, tmp_path
     _, _, folds = start(folder, data)
     run = load_run(folder.rename(tmp_path / "moved"))
     elsewhere = data.root.rename(tmp_path / "elsewhere")
-    with pytest.raises(MaskensError, match="no data folder"):
+    with pytest.raises(MaskensError, match=f"remembers its data in {data.root}, .*--data DIR"):
         load_data(run)
     again, again_folds = load_data(run, elsewhere)
     assert again.root == elsewhere
     np.testing.assert_array_equal(again_folds, folds)
+
+
+def test_a_run_copied_with_its_data_reads_the_copy(
+    tmp_path: Path, make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_data(tmp_path / "here" / "data", people=18)
+    monkeypatch.chdir(tmp_path / "here")
+    start(Path("runs/first"), read_train(Path("data")))
+    shutil.copytree(tmp_path / "here", tmp_path / "there")
+    for folder, root in (("runs/first", "data"), ("../there/runs/first", "../there/data")):
+        assert load_data(load_run(Path(folder)))[0].root == Path(root)
+    shutil.copytree("runs/first", "alone/without/data")
+    with pytest.raises(MaskensError, match=r"remembers its data in alone/data, where nothing is.*--data DIR"):
+        load_data(load_run(Path("alone/without/data")))
+
+
+@pytest.mark.parametrize("named", ["runs", "runs/first/mask", "runs/first/run.json", "runs/fisrt"])
+def test_a_path_near_a_run_is_answered_with_the_run(
+    named: str, tmp_path: Path, data: TrainData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one_epoch(start(Path("runs/first"), data)[0].job_folder("mask", 0))
+    with pytest.raises(MaskensError, match=r"\(did you mean 'runs/first'\?\)"):
+        load_run(Path(named))
 
 
 def test_what_was_added_to_a_run_is_kept(folder: Path, data: TrainData) -> None:
@@ -333,7 +357,7 @@ class TestChangedData:
     def test_missing_data_say_how_to_name_them(self, folder: Path, data: TrainData) -> None:
         run, _, _ = start(folder, data)
         shutil.rmtree(data.root)
-        with pytest.raises(MaskensError, match=r"no data folder .*--data DIR"):
+        with pytest.raises(MaskensError, match=rf"remembers its data in {data.root}, where nothing is.*--data DIR"):
             load_data(run)
 
     def test_edited_folds_are_refused_with_the_way_to_use_them(self, folder: Path, data: TrainData) -> None:

@@ -65,7 +65,7 @@ def test_further_views_are_kept_and_all_else_comes_out_to_the_bit(jobs: tuple[Jo
 
 def test_a_job_is_taken_over_only_with_the_views_that_are_wanted(jobs: tuple[JobSpec, JobSpec], tmp_path: Path) -> None:
     plain, more = jobs
-    data = read_train(Path(plain.run.data))
+    data = read_train(plain.run.data_folder())
     folds = make_folds(data, 2, seed=1)
     for spec, source, taken in ((more, plain, 0), (plain, more, 1)):
         run = bind_recipe(start_run(tmp_path / spec.run.folder.name, data, folds, 2, seed=1)[0], spec.recipe)
