@@ -33,7 +33,7 @@ def tune(
 ) -> None:
     """Fit the decision on out-of-fold logits; what is worth more than noise is kept and used by infer.
 
-    The set of views, a weight for each of them, a temperature of each fold and head, offsets of the classes, weights of
+    The set of views, a weight for each of them, a temperature of each head, offsets of the classes, weights of
     the runs. Each is scored by cross-validation over people: on people that it was not fitted on.
 
     Example:  maskens tune --run runs/default --run runs/heads --blend

@@ -105,7 +105,7 @@ class Blend:
                 merged = member.mean_logits if tta.merge == "mean" else member.view_logits
                 values = merged(task, tta).astype(np.float64)
                 if task in tuned.temperatures:
-                    values /= column_temperatures(tuned.temperatures[task], member.targets[task])[self.fold]
+                    values /= column_temperatures(tuned.temperatures[task], member.targets[task])
                 logits[task] = values
             found.append(joint_log_probabilities(logits, member.targets, tta))
         return np.stack(found)

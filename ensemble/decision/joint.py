@@ -19,12 +19,12 @@ FLIP = SETS["flip"]  # what is merged where nothing else is said: the mean, of v
 def mean_logits(
     logits: AnyFloatArray, temperatures: AnyFloatArray | None = None, weights: Sequence[float] = ()
 ) -> npt.NDArray[np.float64]:
-    """Mean over folds and views, each fold's logits divided by its temperatures first.
+    """Mean over folds and views, divided by the temperatures.
 
     Args:
         logits: float (folds, views, photos, width); NaN where a model was not shown that view of a photo, which is then
             left out.
-        temperatures: float (folds, width), from `column_temperatures`; None is 1.
+        temperatures: float (width,), from `column_temperatures`; None is 1.
         weights: of the views; empty weighs all alike.
 
     Returns:
@@ -32,20 +32,15 @@ def mean_logits(
     """
     values = np.asarray(logits, dtype=np.float64)
     if np.isnan(values).any():
-        return _mean_of_known(values, temperatures, weights)
-    mean = np.average(values, axis=1, weights=weights) if weights else values.mean(axis=1)
-    if temperatures is not None:
-        mean = mean / temperatures[:, None]
-    return np.asarray(mean.mean(axis=0))
+        mean = _mean_of_known(values, weights)
+    else:
+        mean = (np.average(values, axis=1, weights=weights) if weights else values.mean(axis=1)).mean(axis=0)
+    return mean if temperatures is None else mean / temperatures
 
 
-def _mean_of_known(
-    values: npt.NDArray[np.float64], temperatures: AnyFloatArray | None, weights: Sequence[float]
-) -> npt.NDArray[np.float64]:
+def _mean_of_known(values: npt.NDArray[np.float64], weights: Sequence[float]) -> npt.NDArray[np.float64]:
     over_views = np.array(weights or [1.0] * values.shape[1])[None, :, None, None]
     mean = _known_average(values, np.broadcast_to(over_views, values.shape), axis=1)
-    if temperatures is not None:
-        mean = mean / temperatures[:, None]
     return _known_average(mean, np.ones_like(mean), axis=0)
 
 
@@ -77,17 +72,9 @@ def merged_log_probabilities(logits: AnyFloatArray, head: Head, tta: TtaSet) -> 
     return np.asarray(log_softmax(merged, axis=1), dtype=np.float64)
 
 
-def column_temperatures(temperatures: Sequence[Sequence[float]], target: Target) -> npt.NDArray[np.float64]:
-    """By what each logit is divided, from a temperature of each head.
-
-    Args:
-        temperatures: (folds, heads).
-
-    Returns:
-        float64 (folds, width).
-    """
-    found = [np.concatenate([divisors(h, t) for h, t in zip(target.heads, fold, strict=True)]) for fold in temperatures]
-    return np.array(found, dtype=np.float64).reshape(-1, target.width)
+def column_temperatures(temperatures: Sequence[float], target: Target) -> npt.NDArray[np.float64]:
+    """By what each logit is divided, float64 (width,), from a temperature of each head."""
+    return np.concatenate([divisors(h, t) for h, t in zip(target.heads, temperatures, strict=True)])
 
 
 def joint_log_probabilities(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,10 +42,11 @@ class Ensemble:
     """The models of one run, in the order of task and fold, and what was fitted for them."""
 
     members: tuple[Member, ...]
-    temperatures: Mapping[str, Sequence[Sequence[float]]]  # task -> (folds of the run, heads); empty if untuned
+    temperatures: Mapping[str, Sequence[float]]  # task -> of each head, for the mean of the folds; empty if untuned
     tta: TtaSet = FLIP  # how its views are merged
     notes: tuple[str, ...] = ()  # what the user should know of the models
     class_photos: tuple[int, ...] = (1,) * CLASSES  # photos of each class in training: what a photo unseen is taken for
+    of_one_fold: Mapping[str, Sequence[float]] = field(default_factory=dict)  # temperatures of a fold's models alone
 
     @property
     def targets(self) -> dict[str, Target]:
@@ -55,11 +56,11 @@ class Ensemble:
         """The folds whose model there is, in the order of the logits."""
         return [m.fold for m in self.members if m.task == task]
 
-    def scale(self, task: str) -> npt.NDArray[np.float64] | None:
-        """float64 (folds, width): by what a task's logits are divided, in the order of `folds`; None if by nothing."""
-        if task not in self.temperatures:
-            return None
-        return column_temperatures(self.temperatures[task], self.targets[task])[self.folds(task)]
+    def scale(self, task: str, alone: bool = False) -> npt.NDArray[np.float64] | None:
+        """float64 (width,): by what the mean of a task's logits over folds is divided, or those of one fold alone;
+        None if by nothing."""
+        found = self.of_one_fold if alone else self.temperatures
+        return column_temperatures(found[task], self.targets[task]) if task in found else None
 
     def scores(
         self, logits: Mapping[str, Logits], only: int | None = None, missing: float = -np.inf
@@ -76,8 +77,7 @@ class Ensemble:
         means = {}
         for task, values in logits.items():
             chosen = [n for n, fold in enumerate(self.folds(task)) if only in (None, fold)]
-            whole = self.scale(task)
-            scale = None if whole is None else whole[chosen]
+            scale = self.scale(task, alone=only is not None)
             if self.tta.merge == "mean":
                 means[task] = mean_logits(values[chosen], scale, self.tta.weights)
             else:
@@ -170,5 +170,6 @@ def load_ensembles(
     for run, recipe, tuned in zip(runs, recipes, fitted.runs, strict=True):
         found = tuple(members(run, recipe, allow_missing))
         notes = tuple(unverified(run, [(m.task, m.fold) for m in found]))
-        ensembles.append(Ensemble(found, tuned.temperatures, fitted.tta_set, notes, run.class_photos))
+        means, alone = tuned.mean_temperatures, tuned.temperatures
+        ensembles.append(Ensemble(found, means, fitted.tta_set, notes, run.class_photos, alone))
     return ensembles

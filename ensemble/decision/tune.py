@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import get_args
@@ -9,29 +10,32 @@ from typing import get_args
 import numpy as np
 from sklearn.model_selection import StratifiedKFold
 
-from ensemble.decision.blend import Blend, greedy_weights
+from ensemble.decision.blend import Blend, RunOof, greedy_weights
 from ensemble.decision.decide import Decision
 from ensemble.decision.offsets import fit_offsets
-from ensemble.decision.temperature import fit_temperature
-from ensemble.decision.tuning import Fitted, Step, StepName, Tuning
+from ensemble.decision.temperature import fit_temperature, temperature_of_mean, worth_scaling
+from ensemble.decision.tuning import Fitted, Step, StepName, Tuning, temperature_words
+from ensemble.jobs.oof import select_views, trained_folds
 from ensemble.metrics.bootstrap import Interval, draw_people, drawn_f1, interval, person_confusions
 from ensemble.metrics.scores import macro_f1
-from ensemble.recipes.tasks import learns_from, true_labels
+from ensemble.recipes.tasks import ONLY_GENDER, Target, learns_from, true_labels
 from ensemble.recipes.tta_sets import TtaSet
 from ensemble.recipes.tta_views import Tta
-from folds.data.labels import CLASSES, FloatArray, IntArray
+from folds.data.labels import CLASSES, FloatArray, IntArray, decode
 from folds.errors import MaskensError
 
 OUTER_SPLITS = 5  # of the nested cross-validation
+PREDICTED = 100  # photos from which the temperature of a mean is measured
 STEPS: tuple[StepName, ...] = get_args(StepName)
 
 
-def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = "flip") -> Fitted:
+def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = "flip", force: bool = False) -> Fitted:
     """Fit the steps asked for, one on top of the other.
 
     Args:
         photos: int64 (n,), on which photos of the blend.
         tta: the views where they are not chosen.
+        force: keep the temperature of each head; else only of those whose log loss it lowers by more than noise.
     """
     fitted, truth = blend.plain(tta), blend.truth[photos]
     if "views" in steps:
@@ -42,7 +46,7 @@ def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = 
         fitted = fitted.model_copy(update={"view_weights": _view_weights(blend, fitted, photos)})
     if "temperatures" in steps:
         runs = [
-            tuned.model_copy(update={"temperatures": _temperatures(blend, number, photos, fitted.tta_set)})
+            tuned.model_copy(update={"temperatures": _temperatures(blend, number, photos, fitted.tta_set, force)})
             for number, tuned in enumerate(fitted.runs)
         ]
         fitted = fitted.model_copy(update={"runs": tuple(runs)})
@@ -67,34 +71,70 @@ def _view_weights(blend: Blend, plain: Fitted, photos: IntArray) -> tuple[float,
     return greedy_weights(joints, blend.truth[photos])
 
 
-def _temperatures(blend: Blend, number: int, photos: IntArray, tta: TtaSet) -> dict[str, tuple[tuple[float, ...], ...]]:
-    """task -> (folds, heads), each fitted on the photos that the task learns from.
+def _temperatures(
+    blend: Blend, number: int, photos: IntArray, tta: TtaSet, force: bool
+) -> dict[str, tuple[float, ...]]:
+    """task -> of each head, fitted over all folds on the photos that the task learns from; 1 where it is not worth it.
 
-    A fold without such photos, whose models may be used all the same, gets the geometric mean of the others.
+    One for all folds: a fold without errors would be scaled to certainty and outvote the others in their mean.
     """
     member, found = blend.runs[number], {}
     for task, target in member.targets.items():
         mine = learns_from(target.predicts, blend.data)[blend.rows][photos]
-        truth = true_labels(target, blend.data)[blend.rows][photos]
-        logits = member.mean_logits(task, tta)[photos]
-        folds = [mine & (blend.fold[photos] == fold) for fold in range(member.run.k)]
-        fitted = np.array(
-            [
-                [fit_temperature(logits[r][:, h.columns], truth[r, i], h) for i, h in enumerate(target.heads)]
-                for r in folds
-            ]
+        rows = photos[mine]
+        truth, logits = true_labels(target, blend.data)[blend.rows][rows], member.mean_logits(task, tta)[rows]
+        heads = [(logits[:, head.columns], truth[:, n], head) for n, head in enumerate(target.heads)]
+        found[task] = tuple(
+            fit_temperature(*head) if force or worth_scaling(*head, blend.person[rows], blend.stratum) else 1.0
+            for head in heads
         )
-        known = np.array([rows.any() for rows in folds])
-        fitted[~known] = np.exp(np.log(fitted[known]).mean(axis=0)) if known.any() else 1
-        found[task] = tuple(map(tuple, fitted.tolist()))
     return found
 
 
-def nested(blend: Blend, steps: Collection[StepName], tta: Tta = "flip") -> tuple[Decision, int]:
-    """What a tuning that was fitted on other people says of each photo.
+def with_mean_temperatures(blend: Blend, fitted: Fitted) -> Fitted:
+    """The same with temperatures for the mean of all folds' logits, which new photos are decided by.
 
-    The people are split into parts anew, across the folds of the run: a fold's temperature can only be fitted on
-    that fold's own photos.
+    They are measured on the photos that `infer` predicted with these models; see `temperature_of_mean`.
+    """
+    runs = []
+    for member, tuned in zip(blend.runs, fitted.runs, strict=True):
+        means, measured = tuned.temperatures, True
+        if means and len(trained_folds(member.run, member.recipe)[0]) > 1:
+            predicted = _predicted(member, fitted.tta_set)
+            means = {task: _of_mean(found, member.targets[task], predicted.get(task)) for task, found in means.items()}
+            measured = all(task in predicted or max(found) <= 1 for task, found in tuned.temperatures.items())
+        runs.append(tuned.model_copy(update={"mean_temperatures": means, "mean_measured": measured}))
+    return fitted.model_copy(update={"runs": tuple(runs)})
+
+
+def _of_mean(single: Sequence[float], target: Target, logits: FloatArray | None) -> tuple[float, ...]:
+    heads = zip(single, target.heads, strict=True)
+    return tuple(temperature_of_mean(t, h, None if logits is None else logits[:, :, h.columns]) for t, h in heads)
+
+
+def _predicted(member: RunOof, tta: TtaSet) -> dict[str, FloatArray]:
+    """task -> float (folds, photos, width), the mean over views, of the photos that `infer` showed to all models there
+    are now; of a task for one gender those decided to be of it. Without tasks of too few photos."""
+    try:
+        with np.load(member.run.folder / "eval.npz", allow_pickle=False) as file:
+            record = json.loads(str(file["record"]))
+            if record["oof_hashes"] != [member.untuned.oof_hash]:
+                return {}
+            gender = decode(file["classes"])[1]
+            found: dict[str, FloatArray] = {}
+            for task, target in member.targets.items():
+                views = select_views(file[f"logits/{task}"].swapaxes(0, 1), record["views"], tta.views)
+                logits = np.average(views, axis=0, weights=tta.weights or None).astype(np.float64)
+                rows = np.isfinite(logits).all(axis=(0, 2)) & (gender == ONLY_GENDER.get(target.predicts, gender))
+                if rows.sum() >= PREDICTED:
+                    found[task] = logits[:, rows]
+            return found
+    except Exception:  # not predicted, with other views, of several runs, or damaged in whatever way
+        return {}
+
+
+def nested(blend: Blend, steps: Collection[StepName], tta: Tta = "flip", force: bool = False) -> tuple[Decision, int]:
+    """What a tuning that was fitted on other people says of each photo, the people split into parts anew.
 
     Returns:
         (decision, number of parts).
@@ -108,7 +148,7 @@ def nested(blend: Blend, steps: Collection[StepName], tta: Tta = "flip") -> tupl
     log_p, classes = np.empty((len(blend.rows), CLASSES)), np.empty(len(blend.rows), dtype=np.int64)
     splits = StratifiedKFold(parts, shuffle=True, random_state=blend.runs[0].run.seed)
     for others, held_out in splits.split(blend.stratum, blend.stratum):
-        fitted = fit(blend, np.flatnonzero(np.isin(blend.person, others)), steps, tta)
+        fitted = fit(blend, np.flatnonzero(np.isin(blend.person, others)), steps, tta, force)
         mine = np.isin(blend.person, held_out)
         decision = blend.decide(fitted)
         log_p[mine], classes[mine] = decision.log_probabilities[mine], decision.classes[mine]
@@ -144,8 +184,8 @@ def tune(
     tried_steps, parts = list[Step](), OUTER_SPLITS
     for number, name in enumerate(steps, start=1):
         before, names = known[kept], (*kept, name)
-        found, parts = nested(blend, names, tta)
-        known[names] = tried = _Tried(fit(blend, everybody, names, tta), found, *score(found))
+        found, parts = nested(blend, names, tta, force)
+        known[names] = tried = _Tried(fit(blend, everybody, names, tta, force), found, *score(found))
         gain, loss_gain = interval(tried.f1 - before.f1), interval(before.loss - tried.loss)
         worth = loss_gain.low > 0 and gain.high >= 0 if name == "temperatures" else gain.low > 0
         tried_steps.append(
@@ -173,7 +213,7 @@ def tune(
         dropped, kept = dropped or total(), ()
     last = known[kept]
     return Tuning(
-        fitted=last.fitted,
+        fitted=with_mean_temperatures(blend, last.fitted),
         steps=tuple(s.model_copy(update={"kept": s.name in kept}) for s in tried_steps),
         untuned=interval(known[()].f1),
         tuned=interval(last.f1),
@@ -219,6 +259,5 @@ def _words(fitted: Fitted, name: StepName) -> str:
     if name == "weights":
         return ", ".join(f"{r.run} {r.weight:.2f}" for r in fitted.runs)
     if name == "temperatures":
-        found = [t for r in fitted.runs for folds in r.temperatures.values() for heads in folds for t in heads]
-        return f"{min(found):.2f} to {max(found):.2f}"
+        return temperature_words([run.temperatures for run in fitted.runs])
     return f"{min(fitted.offsets):+.2f} to {max(fitted.offsets):+.2f}"

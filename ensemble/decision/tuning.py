@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,7 +51,9 @@ class RunTuning(_Strict):
     made_of: str
     oof_hash: str
     weight: Annotated[float, Field(ge=0)] = 1.0
-    temperatures: dict[str, tuple[tuple[float, ...], ...]] = {}  # task -> (folds, heads)
+    temperatures: dict[str, tuple[float, ...]] = {}  # task -> of each head, for the models of one fold
+    mean_temperatures: dict[str, tuple[float, ...]] = {}  # the same for the mean of all folds
+    mean_measured: bool = True  # else those of the mean are at most 1
 
 
 class Fitted(_Strict):
@@ -124,6 +126,15 @@ class Tuning(_Strict):
     def summary(self) -> list[str]:
         """What it is worth, a line each."""
         lines = [f"{s.name}: {s.what}" for s in self.steps if s.kept]
+        if any(run.temperatures for run in self.fitted.runs):
+            means = temperature_words([run.mean_temperatures for run in self.fitted.runs])
+            lines.append(f"temperatures of the mean of all folds: {means}")
+        lines += [
+            f"{run.run}: temperatures above 1 are for single folds only, as the mean of all folds may need none. "
+            f"To fit its own: maskens infer --run {run.run}, then tune again"
+            for run in self.fitted.runs
+            if not run.mean_measured
+        ]
         lines.append(f"macro F1 {self.untuned:.4f} untuned")
         if self.kept:
             lines.append(f"macro F1 {self.tuned:.4f} tuned, {self.gain:+.4f}: {self.gain.significance}")
@@ -132,6 +143,13 @@ class Tuning(_Strict):
                 f"steps that were worth it one by one gain {self.dropped:+.4f} together: {self.dropped.significance}"
             )
         return [*lines, f"applied: {self.words if self.kept else 'nothing, no gain in macro F1 is more than noise'}"]
+
+
+def temperature_words(of_runs: Sequence[Mapping[str, Sequence[float]]]) -> str:
+    """The temperatures of each task's heads, run by run."""
+    return "; ".join(
+        ", ".join(f"{task} {'/'.join(f'{t:.2f}' for t in heads)}" for task, heads in found.items()) for found in of_runs
+    )
 
 
 def tuning_file(untuned: Sequence[RunTuning]) -> str:

@@ -79,21 +79,20 @@ class TaskEnsemble(nn.Module):
         super().__init__()
         self.models = nn.ModuleList(models)
         self.cards, self.tta = cards, tta
-        self.temperatures = None if temperatures is None else [torch.tensor(t, dtype=torch.float) for t in temperatures]
+        self.temperatures = None if temperatures is None else torch.tensor(temperatures, dtype=torch.float)
 
     def forward(self, photos: Tensor) -> Tensor:
-        views, weights = self.tta.views, self.tta.weights
+        views, weights = self.tta.views, self.tta.weights or [1.0] * len(self.tta.views)
         found = []
-        for index, (model, card) in enumerate(zip(self.models, self.cards, strict=True)):
+        for model, card in zip(self.models, self.cards, strict=True):
             x = to_input(photos, card.mean, card.std, CPU)
             # the views as one batch: the graph then holds each model once, and is traced in half the time
-            logits = model(stack_views(x, views, (card.mean, card.std))).float()
-            found.append(logits if self.temperatures is None else logits / self.temperatures[index])
+            found.append(model(stack_views(x, views, (card.mean, card.std))).float())
         each = torch.unflatten(torch.stack(found), 1, (len(views), -1))  # (folds, views, batch, width)
-        if not weights:
-            return to_bin_logits(each.mean((0, 1)), self.cards[0].target.heads)
         shares = torch.tensor([weight / sum(weights) for weight in weights])
-        return to_bin_logits((each.mean(0) * shares.view(-1, 1, 1)).sum(0), self.cards[0].target.heads)
+        mean = (each.mean(0) * shares.view(-1, 1, 1)).sum(0)
+        mean = mean if self.temperatures is None else mean / self.temperatures
+        return to_bin_logits(mean, self.cards[0].target.heads)
 
 
 def export(
@@ -204,12 +203,12 @@ def _write_graph(
     """Write a task's graph with its metadata; returns torch's own logits of the bins, float64 (photos, bins)."""
     loaded = [load_checkpoint(m.path, CPU) for m in members]
     views = []  # as `infer` makes them
-    for index, (model, card) in enumerate(loaded):
+    for model, card in loaded:
         engine = InferenceEngine(model, len(photos))
         inputs = [to_input(torch.from_numpy(b), card.mean, card.std, CPU) for b in _batches(photos)]
         batches = [[apply_view(x, view, (card.mean, card.std)) for x in inputs] for view in tta.views]
         logits = torch.stack([torch.cat([engine.logits(x) for x in of_view]) for of_view in batches])
-        views.append(logits.numpy() / (1 if temperatures is None else temperatures[index]))
+        views.append(logits.numpy())
     whole = TaskEnsemble([model for model, _ in loaded], [card for _, card in loaded], tta, temperatures).eval()
     try:
         # The older exporter (dynamo=False) applies to_input's in-place arithmetic on constants twice, so that every
@@ -235,7 +234,7 @@ def _write_graph(
         node.metadata_props.clear()  # stack traces with paths of this machine, as many bytes as a small model
     weights = sum(t.numel() * t.element_size() for t in whole.state_dict().values())
     program.save(path, external_data=weights > SINGLE_FILE)
-    return bin_logits(mean_logits(np.stack(views), weights=tta.weights), members[0].card.target.heads)
+    return bin_logits(mean_logits(np.stack(views), temperatures, tta.weights), members[0].card.target.heads)
 
 
 def _run_graph(path: Path, photos: Pixels, threads: int) -> npt.NDArray[np.float64]:

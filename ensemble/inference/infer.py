@@ -143,7 +143,7 @@ def _spread(logits: Logits, rows: IntArray, photos: int) -> Logits:
 def _identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: InferenceSettings) -> list[Any]:
     """All that the logits of an inference depend on, in plain types."""
     files = [(str(m.path), m.path.stat().st_size, m.path.stat().st_mtime_ns) for e in ensembles for m in e.members]
-    temperatures = [{task: [list(f) for f in folds] for task, folds in e.temperatures.items()} for e in ensembles]
+    temperatures = [{task: list(found) for task, found in e.temperatures.items()} for e in ensembles]
     rule = settings.early_exit
     decision = [rule.weights.tolist(), list(rule.offsets), temperatures] if rule else None
     views = as_set(settings.tta).model_dump(mode="json")

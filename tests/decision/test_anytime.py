@@ -103,14 +103,14 @@ def test_no_change_seen_is_not_none_for_certain() -> None:
 def test_a_mean_leaves_out_what_was_not_shown(seed: int, scaled: bool, weighed: bool) -> None:
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(3, 2, 5, 4))
-    temperatures = rng.uniform(0.5, 2, (3, 4)) if scaled else None
+    temperatures = rng.uniform(0.5, 2, 4) if scaled else None
     weights = (0.3, 0.7) if weighed else ()
     partly = logits.copy()
     partly[2, :, 0] = np.nan  # a fold
     partly[:, 1, 1] = np.nan  # a view
     partly[:, :, 2] = np.nan  # the photo
     found = mean_logits(partly, temperatures, weights)
-    without = mean_logits(logits[:2, :, :1], None if temperatures is None else temperatures[:2], weights)
+    without = mean_logits(logits[:2, :, :1], temperatures, weights)
     assert found[0] == pytest.approx(without[0])
     assert found[1] == pytest.approx(mean_logits(logits[:, :1, 1:2], temperatures)[0])
     assert np.isnan(found[2]).all()

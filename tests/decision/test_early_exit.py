@@ -33,7 +33,7 @@ SETS: list[tuple[Predicts, ...]] = [
 
 
 def an_ensemble(
-    tasks: tuple[Predicts, ...], folds: int, temperatures: dict[str, list[list[float]]], tta: TtaSet = FLIP
+    tasks: tuple[Predicts, ...], folds: int, temperatures: dict[str, list[float]], tta: TtaSet = FLIP
 ) -> Ensemble:
     found = [Member(t, f, Path(), model_card(predicts=t, task=t, fold=f, k=folds)) for t in tasks for f in range(folds)]
     return Ensemble(tuple(found), temperatures, tta)
@@ -60,7 +60,7 @@ def test_random_logits_get_the_class_that_everybody_asked_would_give(
 ) -> None:
     """Whoever is not evaluated holds NaN; the others' say alone must give the same class."""
     rng, photos, folds = np.random.default_rng(seed), 60, 2
-    heats = {t: rng.uniform(0.5, 3, (folds, len(Target(t).heads))).tolist() for t in FOUR} if warm else {}
+    heats = {t: rng.uniform(0.5, 3, len(Target(t).heads)).tolist() for t in FOUR} if warm else {}
     ensembles = [an_ensemble(k, folds, {t: h for t, h in heats.items() if t in k}, tta) for k in kinds]
     full = [
         {t: rng.normal(0, spread, (folds, 2, photos, Target(t).width)).astype(np.float32) for t in k} for k in kinds

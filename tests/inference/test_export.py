@@ -75,7 +75,7 @@ predicts = "class18"
 """Every way to the 18 classes: parts, an age model of one gender, all at once; all kinds of age heads; two sizes."""
 
 
-TEMPERATURES = {"male-age": ((2.0,), (0.7,)), "parts": ((0.5, 2.0, 1.0), (3.0, 1.0, 0.7)), "whole": ((2.0,), (1.5,))}
+TEMPERATURES = {"male-age": (2.0,), "parts": (0.5, 2.0, 0.7), "whole": (1.5,)}
 OFFSETS = tuple(0.1 * (c % 3) + 0.19 * (c == 0) for c in range(18))  # so that photos differ in their class
 
 
