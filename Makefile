@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test setup clean
+.PHONY: demo test test-oldest setup clean
 
 demo: setup
 	@test -d demo/data || $(BIN)/maskens sample demo/data --people 90 --size 192x256
@@ -22,6 +22,16 @@ test: setup
 	$(BIN)/mypy
 	$(BIN)/pytest
 
+# The core, without extras, with the oldest versions that pyproject.toml allows.
+test-oldest: .venv-oldest/ready
+	.venv-oldest/bin/pytest tests/test_security.py tests/models/test_models.py tests/recipes tests/training/test_train.py
+
+.venv-oldest/ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e . \
+		pytest pytest-xdist hypothesis
+	touch $@
+
 setup: .venv/ready
 
 .venv/ready: pyproject.toml constraints.txt
@@ -30,4 +40,4 @@ setup: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv .venv-oldest demo build *.egg-info

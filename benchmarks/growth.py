@@ -179,6 +179,7 @@ def _read(root: Path) -> Callable[[], None]:
         task_hash="",
         folds_hash="",
         seed=0,
+        people="",
         epoch=1,
         f1=0.0,
         reduced=True,

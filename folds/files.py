@@ -110,6 +110,15 @@ def lfs_fault(start: bytes) -> str:
     return "it is a Git LFS pointer, not the file itself. Fetch it with: git lfs pull" * start.startswith(LFS_POINTER)
 
 
+def lfs_pointer(path: Path) -> str:
+    """`lfs_fault` of a file; "" if it can't be read."""
+    try:
+        with path.open("rb") as file:
+            return lfs_fault(file.read(len(LFS_POINTER)))
+    except OSError:
+        return ""
+
+
 def sha256(data: bytes | str) -> str:
     """Hex digest of bytes or of a string's UTF-8."""
     return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()

@@ -26,6 +26,7 @@ def model_card(**changes: Any) -> ModelCard:
         "task_hash": "r",
         "folds_hash": "f",
         "seed": 1,
+        "people": "",
         "epoch": 2,
         "f1": 0.5,
     }

@@ -6,19 +6,27 @@ import csv
 import io
 import os
 import pickle
+import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from cards import model_card
 from conftest import MakeData
 from hypothesis import given
 from hypothesis import strategies as st
 from planned import plan_run
 from run_command import maskens, refused
 
+import cli
+from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
+from ensemble.models.create import create
+from ensemble.recipes.reading import parse_recipe
 from folds.data.layout import read_eval, read_train
+from folds.errors import MaskensError
 from folds.files import as_typed, csv_text, listing_text
 
 TINY = ("--set", "tasks.*.epochs=1", "--set", "tasks.*.batch_size=8", "--no-pretrained", "--workers", 0)
@@ -65,6 +73,59 @@ def test_initial_weights_with_a_payload_are_refused(data: Path, tmp_path: Path, 
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    "argument",
+    [
+        'checkpoint_path = "{file}"',
+        'pretrained_cfg = {{ file = "{file}" }}',
+        'pretrained_cfg_overlay = {{ file = "{file}" }}',
+        'cache_dir = "{file}"',
+        'pretrained_cfg = "r160_in1k"',
+        'act_layer = "{file}"',
+        "features_only = true",
+    ],
+)
+def test_a_model_of_a_recipe_or_checkpoint_names_no_file(data: Path, tmp_path: Path, mark: Path, argument: str) -> None:
+    """timm would unpickle some of these."""
+    folds(data, tmp_path / "run")
+    torch.save({"conv.weight": Payload(mark)}, tmp_path / "evil.pth")
+    given = argument.format(file=tmp_path / "evil.pth")
+    change = f"tasks.mask.model_args={{ {given} }}"
+    for words in (("--dry-run",), ("--task", "mask", "--fold", 0)):
+        run = ("train", "--run", tmp_path / "run", "--recipe", "demo", "--set", change)
+        refused(maskens(*run, *words, *TINY), "tasks.mask.model_args", given.split(" ")[0])
+    file = tmp_path / "gender" / "fold1" / "model.safetensors"
+    model = create(parse_recipe('[tasks.class18]\nmodel = "test_resnet"\npretrained = false', "t").tasks["class18"])
+    save_checkpoint(file, model, model_card(model_args=tomllib.loads(given)))
+    with pytest.raises(MaskensError, match="damaged or not one of maskens'"):
+        load_checkpoint(file, torch.device("cpu"))
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("model", ["local-dir:{}", "hf-hub:someone/model", "{}/model"])
+def test_a_model_comes_from_timms_registry_alone(data: Path, tmp_path: Path, model: str) -> None:
+    folds(data, tmp_path / "run")
+    change = f"tasks.mask.model={model.format(tmp_path)}"
+    outcome = maskens("train", "--run", tmp_path / "run", "--recipe", "demo", "--set", change, "--dry-run", *TINY)
+    refused(outcome, "tasks.mask.model: needs a name from timm")
+
+
+@pytest.mark.parametrize("depth", [100, 400, 1500, 20_000])
+def test_a_recipe_nested_deeply_is_refused_in_one_line(data: Path, tmp_path: Path, depth: int) -> None:
+    folds(data, tmp_path / "run")
+    deep = "[" * depth + "]" * depth
+    for number, text in enumerate(
+        (f"model_args = {{ channels = {deep} }}", f"optimizer = {{ args = {{ a = {deep} }} }}")
+    ):
+        recipe = tmp_path / f"deep{number}.toml"
+        recipe.write_text(f'extends = "demo"\n[tasks.mask]\n{text}\n')
+        refused(maskens("train", "--run", tmp_path / "run", "--recipe", recipe, "--dry-run", *TINY), "deep")
+    change = f"tasks.*.optimizer.args={{a={deep}}}"
+    refused(
+        maskens("train", "--run", tmp_path / "run", "--recipe", "demo", "--set", change, "--dry-run", *TINY), "--set"
+    )
+
+
 def test_a_state_to_go_on_from_with_a_payload_is_refused(data: Path, tmp_path: Path, mark: Path) -> None:
     run = tmp_path / "run"
     folds(data, run)
@@ -90,6 +151,19 @@ def test_what_a_job_left_with_a_payload_is_refused(data: Path, tmp_path: Path, m
         (job / name).write_bytes(pickle.dumps(Payload(mark)))
         refused(maskens("infer", "--run", run.folder, "--allow-missing"), name)
     assert not mark.exists()
+
+
+def test_every_floor_of_a_dependency_is_the_version_that_the_oldest_environment_tests() -> None:
+    root = Path(cli.__file__).parent
+    floors = {}
+    for line in tomllib.loads((root / "pyproject.toml").read_text())["project"]["dependencies"]:
+        name, version = re.split(">=|==", line.split(",")[0].split(";")[0])
+        floors[name] = version
+    tested = dict(line.split("==") for line in (root / "constraints-oldest.txt").read_text().splitlines()[1:])
+    assert floors.keys() == tested.keys()
+    for name, floor in floors.items():
+        assert f"{tested[name]}.".startswith(f"{floor}."), name
+    assert tuple(map(int, tested["timm"].split("."))) >= (1, 0, 26)  # earlier ones unpickle whatever a file holds
 
 
 # Nothing is read or written beyond its folder

@@ -16,7 +16,11 @@ TaskOption = Annotated[
 ]
 WeightsOption = Annotated[
     list[str] | None,
-    typer.Option("--weights", metavar="[TASK=]FILE", help="Initial weights from a file, not from the hub."),
+    typer.Option(
+        "--weights",
+        metavar="[TASK=]FILE|RUN",
+        help="Initial weights from a file, or fold by fold from another run. Default: from the hub.",
+    ),
 ]
 NoPretrainedOption = Annotated[bool, typer.Option("--no-pretrained", help="Start from random weights.")]
 RestartOption = Annotated[bool, typer.Option("--restart", help="Forget what these jobs have done so far.")]

@@ -13,9 +13,11 @@ import safetensors
 from pydantic import ConfigDict, TypeAdapter
 
 from ensemble.jobs.spec import JobSpec
+from ensemble.recipes.architecture import ModelArgs, ModelName
 from ensemble.recipes.geometry import Crop, Geometry
 from ensemble.recipes.tasks import AgeHead, Part, Predicts, Target
 from folds.errors import MaskensError, first_line
+from folds.files import lfs_pointer
 
 FORMAT = 2
 
@@ -28,8 +30,8 @@ class ModelCard:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    model: str
-    model_args: dict[str, Any]
+    model: ModelName
+    model_args: ModelArgs
     predicts: Predicts
     cuts: tuple[int, ...]  # of the ages, in whole years
     merge: tuple[int, ...]  # age bin -> band
@@ -44,6 +46,7 @@ class ModelCard:
     task_hash: str  # of the task's recipe
     folds_hash: str
     seed: int
+    people: str  # whom it was trained on: `person_key` of each row of train.csv, sorted and joined
     epoch: int
     f1: float
     age_head: AgeHead = "softmax"  # the only one there was up to maskens 0.5
@@ -58,11 +61,12 @@ class ModelCard:
         return Target(self.predicts, self.cuts, self.merge, self.age_head)
 
 
-def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], epoch: int, f1: float) -> ModelCard:
+def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: int, f1: float) -> ModelCard:
     """The card of what a job has learned.
 
     Args:
         normalisation: mean and standard deviation of the model's inputs, of each channel in 0..1.
+        people: as in the card.
         epoch: from 1.
         f1: macro F1 of the fold that is held out, after that epoch.
     """
@@ -86,6 +90,7 @@ def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], epoch: int, f1: floa
         task_hash=recipe.hash,
         folds_hash=spec.run.folds_hash,
         seed=spec.run.seed,
+        people=people,
         epoch=epoch,
         f1=f1,
     )
@@ -131,7 +136,7 @@ def _record(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 def _damaged(path: Path, error: Exception) -> str:
     return (
-        f"the checkpoint {path} is damaged or not one of maskens' ({first_line(error)}). "
+        f"the checkpoint {path} is damaged or not one of maskens' ({lfs_pointer(path) or first_line(error)}). "
         f"Train that job again: maskens train --run {path.parent.parent.parent} "
         f"--task {path.parent.parent.name} --fold {path.parent.name.removeprefix('fold')} --restart"
     )

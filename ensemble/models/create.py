@@ -2,66 +2,88 @@
 
 from __future__ import annotations
 
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import timm.data
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ensemble.models.process import quiet
+from ensemble.models.weights_file import read_weights
 from ensemble.recipes.schema import TaskRecipe
-from folds.errors import MaskensError, did_you_mean, first_line
-from folds.files import sha256
+from folds.errors import MaskensError, did_you_mean, first_line, refuse
+
+ANSWERING = 4.0  # seconds in which the hub must answer
 
 
-def create(task: TaskRecipe, initial_weights: bool = True) -> nn.Module:
+def create(task: TaskRecipe, initial_weights: bool = True, notes: list[str] | None = None) -> nn.Module:
     """A timm model with one logit a class of the task.
 
     Args:
         initial_weights: load the recipe's weights (hub or file); False when a checkpoint follows.
+        notes: what to report of a file of weights is added to these.
 
     Raises:
         MaskensError: unknown model (near names suggested), weights that are not to be had or don't fit.
     """
     from_file = initial_weights and bool(task.weights)
-    if from_file:
-        _same_weights(task)
+    if initial_weights and task.pretrained and not from_file:
+        refuse_unreachable([task.model])
     try:
-        if initial_weights and task.pretrained and not from_file:
-            _reach_hub(task.model)
         with torch.random.fork_rng(devices=[], enabled=from_file):
-            model = _build(task, initial_weights and (task.pretrained or from_file))
+            model = _build(task, initial_weights and task.pretrained and not from_file)
     except Exception as error:
         raise MaskensError(_why(task, error)) from error
     if from_file:
-        _refuse_unfilled(task, model)
+        model = _filled(task, model, notes)
     if initial_weights:
         _reset_new_head(model, task.target.width)
     return model
 
 
-def _build(task: TaskRecipe, pretrained: bool) -> nn.Module:
+def _build(task: TaskRecipe, pretrained: bool, state: dict[str, Tensor] | None = None) -> nn.Module:
     with quiet():  # timm names all layers that weights of another model leave out
         model: nn.Module = timm.create_model(
             task.model,
             pretrained=pretrained,
             num_classes=task.target.width,
-            pretrained_cfg_overlay={"file": task.weights} if task.weights else None,
+            pretrained_cfg_overlay={"state_dict": state} if state else None,
             **task.model_args,
         )
     return model
 
 
-def _refuse_unfilled(task: TaskRecipe, model: Any) -> None:
+def _filled(task: TaskRecipe, blank: Any, notes: list[str] | None) -> nn.Module:
+    """The model with the weights of the task's file. timm itself never opens the file.
+
+    Args:
+        blank: the model without them.
+    """
+    state, note = read_weights(Path(task.weights), task.weights_sha256, blank.state_dict().keys())
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model: Any = _build(task, True, state)
+    except Exception as error:
+        raise MaskensError(f"the weights {task.weights} don't fit {task.model}: {first_line(error)}") from error
+    model.pretrained_cfg.pop("state_dict", None)  # else it stays in memory
+    _refuse_unfilled(task, model, blank)
+    if note and notes is not None:
+        notes.append(note)
+    return model  # type: ignore[no-any-return]
+
+
+def _refuse_unfilled(task: TaskRecipe, model: Any, blank: nn.Module) -> None:
     """Refuse a file that leaves layers at their random start: timm is not strict when the head is new.
 
     Layers are compared with those of a model from the same random numbers and no file, because timm may
     rename a file's keys as it loads them.
     """
-    with torch.random.fork_rng(devices=[]):
-        blank = _build(task, pretrained=False)
     heads = model.pretrained_cfg["classifier"]
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     start = dict(blank.named_parameters())
@@ -85,27 +107,50 @@ def _reset_new_head(model: Any, classes: int) -> None:
         head.reset_parameters()
 
 
-def _same_weights(task: TaskRecipe) -> None:
-    advice = "name the run's initial weights again with --weights FILE"
-    try:
-        content = Path(task.weights).read_bytes()
-    except (OSError, ValueError) as error:  # a name with zero bytes
-        fault = getattr(error, "strerror", None) or error
-        raise MaskensError(f"can't read the weights {task.weights} ({fault}); {advice}") from error
-    if task.weights_sha256 not in ("", sha256(content)):
-        raise MaskensError(f"{task.weights} is not the file that this run began with; {advice}")
+def refuse_unreachable(models: Sequence[str], advice: str = "") -> None:
+    """Refuse at once where weights are neither in the hub's cache nor to be had: a download would retry for a minute.
 
-
-def _reach_hub(model: str) -> None:
-    """Fail at once where the hub is out of reach; the download itself would first retry for a minute."""
+    Raises:
+        MaskensError: naming all models whose weights are missing, and where the files are.
+    """
     import huggingface_hub
+    from huggingface_hub import constants
 
-    config = timm.get_pretrained_cfg(model)
-    if config is None or not config.hf_hub_id:
-        return
     names = ("model.safetensors", "pytorch_model.bin")
-    if not any(isinstance(huggingface_hub.try_to_load_from_cache(config.hf_hub_id, n), str) for n in names):
-        huggingface_hub.HfApi().model_info(config.hf_hub_id, timeout=10)
+    missing: dict[str, str] = {}
+    for model in models:
+        config = timm.get_pretrained_cfg(model) if timm.is_model(model.partition(".")[0]) else None
+        hub = config.hf_hub_id if config else None
+        if hub and not any(isinstance(huggingface_hub.try_to_load_from_cache(hub, n), str) for n in names):
+            missing[model] = f"{constants.ENDPOINT}/{hub}/resolve/main/model.safetensors"
+    if missing and not _answers(constants.ENDPOINT, constants.HF_HUB_OFFLINE):
+        refuse(
+            [f"{model}: {url}" for model, url in missing.items()],
+            f"the hub can't be reached, and these ImageNet weights are not in {constants.HF_HUB_CACHE}",
+            f"{advice}Fetch a file on another machine and name it with --weights FILE (or TASK=FILE), or start from "
+            "random weights with --no-pretrained",
+        )
+
+
+def _answers(address: str, offline: bool) -> bool:
+    """Whether anything answers there within a few seconds; looking up its name alone may take longer than that."""
+    if offline:
+        return False
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=ANSWERING).close()
+        except urllib.error.HTTPError:  # an answer, too
+            pass
+        except (OSError, ValueError):
+            return
+        answered.set()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(2 * ANSWERING)
+    return answered.is_set()
 
 
 def _why(task: TaskRecipe, error: Exception) -> str:
@@ -115,31 +160,4 @@ def _why(task: TaskRecipe, error: Exception) -> str:
     tags = [m.partition(".")[2] for m in timm.list_pretrained(f"{name}.*")]
     if tag and tag not in tags:
         return f"timm has no weights '{tag}' for {name}; it has {', '.join(tags) or 'none'}"
-    if task.weights:
-        return f"the weights {task.weights} don't fit {task.model}: {first_line(error)}"
-    if task.pretrained and _is_offline(error):
-        return (
-            f"the ImageNet weights of {task.model} are not on this machine and the hub can't be reached. "
-            "Give a local file with --weights FILE, or start from random weights with --no-pretrained"
-        )
     return f"{task.model} can't be built: {first_line(error)}"
-
-
-def _is_offline(error: BaseException | None) -> bool:
-    while error is not None:
-        module = type(error).__module__.split(".")[0]
-        if module in (
-            "huggingface_hub",
-            "httpx",
-            "httpx2",
-            "httpcore",
-            "httpcore2",
-            "requests",
-            "urllib",
-            "urllib3",
-        ):
-            return True
-        if isinstance(error, (ConnectionError, TimeoutError)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

@@ -15,7 +15,7 @@ class JobOptions:
 
     Attributes:
         changes: keys of the recipe, `tasks.gender.epochs=5`.
-        weights: initial weights from files, `FILE` or `TASK=FILE`, in place of the hub.
+        weights: initial weights in place of the hub's: `FILE`, `TASK=FILE`, or a run, from which fold k takes fold k.
         pretrained: False starts from random weights.
         jobs: at a time; None is one, and on a cluster as many as it takes.
         backend: sequential, loky, dask or ray; None is this process for one job at a time, else loky.

@@ -14,6 +14,7 @@ from ensemble.jobs.completion import begun, unfinished
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos
 from ensemble.jobs.reuse import once_each
+from ensemble.jobs.seen_people import refuse_leaking_weights
 from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.sweep import Sweep, load_sweep
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
@@ -148,6 +149,8 @@ def plan_sweep(out: Folder = DEFAULT_SWEEP, options: SweepOptions = DEFAULT_OPTI
         if todo := unfinished(mine):
             with _noted(problems):
                 refuse_jobs_without_photos([s for s in todo if s.run.seed == todo[0].run.seed], data, folds)
+            with _noted(problems):
+                refuse_leaking_weights(todo, data, folds)
             with _noted(problems):
                 warnings += preflight(recipe, {s.task: 0 for s in todo}, begun(todo), hardware.device)
                 warnings += job_warnings(todo, data, folds)

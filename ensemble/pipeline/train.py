@@ -14,6 +14,7 @@ from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
 from ensemble.jobs.pseudo_labels import PseudoLabels, save_pseudo_labels
 from ensemble.jobs.reuse import reuse_jobs
+from ensemble.jobs.seen_people import refuse_leaking_weights
 from ensemble.jobs.soft_targets import SoftTargets, load_soft_targets, refuse_untaught
 from ensemble.jobs.spec import JobSpec, geometry
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
@@ -161,6 +162,7 @@ def plan_jobs(
     warnings: list[str] = []
     if todo:
         refuse_jobs_without_photos(todo, data, folds)
+        refuse_leaking_weights(todo, data, folds)
         sources = run_recipe(load_run(Path(options.pseudo))).soft_f1_tasks if options.pseudo else []
         going_on = set() if options.restart else begun(todo)
         warnings = preflight(recipe, {s.task: 0 for s in todo}, going_on, hardware.device)

@@ -13,7 +13,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from ensemble.recipes.augmentation import ENTRIES, Transform, transforms_in
-from ensemble.recipes.schema import Recipe, TaskRecipe
+from ensemble.recipes.schema import FOLD, Recipe, TaskRecipe
 from ensemble.recipes.tasks import KINDS, undetermined
 from ensemble.recipes.tta_sets import TtaSet
 from folds.errors import MaskensError, did_you_mean, refuse
@@ -23,6 +23,7 @@ BuildTransform = Callable[[Transform], object]
 """Raises ValueError for a transform that is unknown or takes other arguments."""
 
 DEEPEST = 8  # recipes that extend one another
+DEEPEST_TABLE = 20  # tables and lists in one another
 
 
 def shipped() -> dict[str, str]:
@@ -116,8 +117,8 @@ def _source(name_or_file: str) -> tuple[str, str, str]:
 def _layers(text: str, where: str, depth: int) -> Tree:
     """The tree of a text merged over that of the recipe it extends."""
     try:
-        tree = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; numbers of too many digits give another
+        tree = _toml(text)
+    except ValueError as error:
         raise MaskensError(f"{where} is not valid TOML: {error}") from error
     _refuse_shapeless(tree, where)
     _weights_beside(tree, Path(where).parent)
@@ -142,6 +143,20 @@ def _layers(text: str, where: str, depth: int) -> Tree:
     return _merge(below, tree)
 
 
+def _toml(text: str) -> Tree:
+    """Parsed TOML. Raises ValueError if it is invalid, or nested deeper than any recipe is."""
+    fault = f"it is nested more than {DEEPEST_TABLE} deep"
+    try:
+        level: list[Any] = [found := tomllib.loads(text)]
+    except RecursionError:
+        raise ValueError(fault) from None
+    for _ in range(DEEPEST_TABLE):
+        inner = [v for node in level for v in (node.values() if isinstance(node, dict) else node)]
+        if not (level := [v for v in inner if isinstance(v, dict | list)]):
+            return found
+    raise ValueError(fault)
+
+
 def _refuse_shapeless(tree: Tree, where: str) -> None:
     """Refuse what has the wrong shape to be merged."""
     without = tree.get("without", [])
@@ -157,10 +172,10 @@ def _refuse_shapeless(tree: Tree, where: str) -> None:
 
 
 def _weights_beside(tree: Tree, folder: Path) -> None:
-    """Make the path of weights that lie beside the recipe independent of where maskens is called."""
+    """Make the path of weights, a file or a run, that lie beside the recipe independent of where maskens is called."""
     for table in [tree.get("defaults", {}), *tree.get("tasks", {}).values()]:
         weights = table.get("weights")
-        if isinstance(weights, str) and weights and (folder / weights).is_file():
+        if isinstance(weights, str) and weights and (folder / weights.replace(FOLD, "0")).exists():
             table["weights"] = str((folder / weights).resolve())
 
 
@@ -203,8 +218,8 @@ def _set(tree: Tree, change: str) -> None:
     if not equals or not all(path):
         raise MaskensError(f"--set {change}: write KEY=VALUE, like tasks.gender.epochs=5.")
     try:
-        value = tomllib.loads(f"v = {text.strip()}")["v"]
-    except (ValueError, RecursionError) as error:
+        value = _toml(f"v = {text.strip()}")["v"]
+    except ValueError as error:
         if text.strip().startswith(("{", "[", '"')):
             raise MaskensError(f"--set {change}: the value is not valid TOML: {error}") from error
         value = text.strip()

@@ -9,6 +9,7 @@ import tomli_w
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from ensemble.recipes.ages import Ages
+from ensemble.recipes.architecture import ModelArgs, ModelName
 from ensemble.recipes.augmentation import Entry, expand
 from ensemble.recipes.geometry import cropped_size
 from ensemble.recipes.loss import Loss
@@ -17,7 +18,10 @@ from ensemble.recipes.strict import Strict
 from ensemble.recipes.tasks import Predicts, Target
 from ensemble.recipes.tta_sets import OofSets, OwnSets, oof_views
 from folds.data.labels import SHOTS
+from folds.errors import MaskensError
 from folds.files import sha256
+
+FOLD = "{fold}"  # in the path of weights
 
 Size = tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]]
 
@@ -76,11 +80,11 @@ class TaskRecipe(Strict):
     """How the models of one task are built and trained. Sizes are (height, width) in pixels."""
 
     predicts: Predicts
-    model: str
-    model_args: dict[str, Any] = Field({})
+    model: ModelName
+    model_args: ModelArgs = Field({})
     pretrained: bool = True
-    weights: str = ""  # a local file in place of the hub
-    weights_sha256: str = ""  # of that file; filled in when it is first read
+    weights: str = ""  # a local file in place of the hub; with {fold} in its path, one for each fold
+    weights_sha256: str = ""  # of that file, or of each fold's, with commas between; filled in when it is first read
     decode: Literal["reduced", "full"] = "reduced"  # large JPEGs, at 1/2, 1/4 or 1/8 where resize allows it
     resize: Size = (512, 384)
     crop: Size | Literal["face"] | None = None  # of the centre; "none" takes back an extended recipe's
@@ -186,6 +190,24 @@ class TaskRecipe(Strict):
     def target(self) -> Target:
         """What the task's model predicts."""
         return _target(self.predicts, self.ages)
+
+    def of_fold(self, fold: int) -> TaskRecipe:
+        """The task with the initial weights of one fold, where each fold has a file of its own.
+
+        Raises:
+            MaskensError: there is none for this fold.
+        """
+        if FOLD not in self.weights:
+            return self
+        hashes = self.weights_sha256.split(",")
+        if fold >= len(hashes):
+            raise MaskensError(
+                f"the weights {self.weights} are those of {len(hashes)} folds, and there is none for fold {fold}. Name "
+                "a run with the same folds, or one file: --weights FILE"
+            )
+        return self.model_copy(
+            update={"weights": self.weights.replace(FOLD, str(fold)), "weights_sha256": hashes[fold]}
+        )
 
     @property
     def soft_f1(self) -> bool:

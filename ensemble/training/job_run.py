@@ -23,6 +23,7 @@ from ensemble.jobs.checksums import job_checksums
 from ensemble.jobs.history import write_history
 from ensemble.jobs.locks import Claim
 from ensemble.jobs.oof import JobOof, save_job_oof
+from ensemble.jobs.seen_people import trained_on
 from ensemble.jobs.spec import JobSpec, geometry, identity
 from ensemble.jobs.status import JobStatus, write_status
 from ensemble.jobs.stopping import stop_requests
@@ -67,6 +68,7 @@ class JobRun:
         self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), spec.fold)
         self.target = self.recipe.target
         self.learned = learning_set(spec, data, folds)
+        self.people = trained_on(spec, data, folds)
         self.truth = true_labels(self.target, data)
         held_out = folds[data.photo_person] == spec.fold
         mine = learns_from(self.recipe.predicts, data)
@@ -82,7 +84,7 @@ class JobRun:
         photos = self.open(self.data.photos)
         resumed = load_last(self.folder, identity(self.spec)) or {}
         seed_torch(self.seed, 0)
-        model = create(self.recipe, initial_weights=not resumed)
+        model = create(self.recipe.of_fold(self.spec.fold), initial_weights=not resumed)
         self.mean, self.std = normalisation(model)
         to_device(model, self.device)
         batches = self.learned.batches(self.seed)
@@ -188,7 +190,7 @@ class JobRun:
         """Write what the last finished epoch left: the checkpoint if it is the best so far, and the history."""
         best = self.history[-1]["best_f1"]
         if best not in [h["f1"] for h in self.history[:-1]]:
-            card = job_card(self.spec, (self.mean, self.std), len(self.history), best)
+            card = job_card(self.spec, (self.mean, self.std), self.people, len(self.history), best)
             save_checkpoint(self.folder / "model.safetensors", trainer.eval_model, card)
         write_history(self.folder, self.history)
 

@@ -10,7 +10,7 @@ from timm.optim import list_optimizers
 from ensemble.data.augment import faults
 from ensemble.data.masks import detection_faults
 from ensemble.jobs.spec import JobSpec
-from ensemble.models.create import create
+from ensemble.models.create import create, refuse_unreachable
 from ensemble.recipes.loss import soft_f1_warnings
 from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.training.backbone import backbone
@@ -36,11 +36,14 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (),
     Raises:
         MaskensError: everything that would fail later, all at once.
     """
+    tasks = list(tasks)
+    fresh = [recipe.tasks[name] for name in tasks if name not in begun]
+    refuse_unreachable([t.model for t in fresh if t.pretrained and not t.weights], _without_gpu(recipe, device))
     problems: list[str] = []
     warnings: list[str] = []
     checked: dict[str, list[str]] = {}
     for name in tasks:
-        task = recipe.tasks[name]
+        task = recipe.tasks[name].of_fold(0)
         key = f"{task.target.width} " + task.model_copy(update={"epochs": 1}).model_dump_json(
             exclude={
                 "predicts",
@@ -57,7 +60,7 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (),
         )
         if key not in checked:
             checked[key] = faults(task.augment, task.input_size) + detection_faults(task)
-            checked[key] += _model_faults(task, name not in begun)
+            checked[key] += _model_faults(task, name not in begun, warnings)
             problems += [f"tasks.{name}: {p}" for p in checked[key]]
         if device == "cpu" and task.precision == "fp16":
             warnings.append(f"tasks.{name}.precision fp16: a CPU may be many times slower with it than with fp32")
@@ -105,10 +108,17 @@ def job_warnings(todo: Sequence[JobSpec], data: TrainData, folds: IntArray) -> l
     return found
 
 
-def _model_faults(task: TaskRecipe, initial_weights: bool) -> list[str]:
+def _without_gpu(recipe: Recipe, device: str) -> str:
+    """What to try on a machine without a GPU in place of a recipe that is made for one."""
+    if device != "cpu" or "wants a GPU" not in recipe.description:
+        return ""
+    return f"The recipe '{recipe.name}' also wants a GPU, and there is none here: take --recipe quick --weights FILE.\n"
+
+
+def _model_faults(task: TaskRecipe, initial_weights: bool, warnings: list[str]) -> list[str]:
     size = task.input_size
     try:
-        model = create(task, initial_weights).eval()
+        model = create(task, initial_weights, warnings).eval()
         with torch.inference_mode():
             for size in (*dict.fromkeys(task.sizes), task.input_size):
                 logits = model(torch.zeros(1, 3, *size))

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import safetensors.torch
@@ -81,7 +86,14 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path, cut: int
 
 @pytest.mark.parametrize(
     "change",
-    [{"predicts": "genders"}, {"mean": (0.5,)}, {"resize": (32.5, 24)}, {"age_head": 3}, {"model_args": []}],
+    [
+        {"predicts": "genders"},
+        {"mean": (0.5,)},
+        {"resize": (32.5, 24)},
+        {"age_head": 3},
+        {"model_args": []},
+        {"model": "local-dir:x"},
+    ],
     ids=str,
 )
 def test_a_card_with_a_value_that_can_not_be_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -91,7 +103,7 @@ def test_a_card_with_a_value_that_can_not_be_is_refused(tmp_path: Path, change: 
         read_card(file)
 
 
-@pytest.mark.parametrize("change", [{"model_args": {"no_such": 1}}, {"model": "no_such"}], ids=str)
+@pytest.mark.parametrize("change", [{"model_args": {"cardinality": 7}}, {"model": "no_such"}], ids=str)
 def test_a_card_whose_model_can_not_be_built_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
     file = tmp_path / "gender" / "fold1" / "model.safetensors"
     save_checkpoint(file, create(task()), model_card(**change))
@@ -134,20 +146,85 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MaskensError, match=r"the weights .*w\.safetensors don't fit test_resnet"):
         create(task(pretrained=True, weights=str(tmp_path / "w.safetensors")))
     (tmp_path / "half.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:5000])
-    with pytest.raises(MaskensError, match=r"the weights .*half\.safetensors don't fit"):
+    with pytest.raises(MaskensError, match=r"the weights .*half\.safetensors can't be read"):
         create(task(pretrained=True, weights=str(tmp_path / "half.safetensors")))
 
 
-def test_without_a_hub_the_message_names_both_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import huggingface_hub
+def donor() -> dict[str, torch.Tensor]:
+    return {k: v.clone() for k, v in create(task()).state_dict().items() if not k.startswith("fc.")}
 
-    def unreachable(*args: object, **kwargs: object) -> None:
-        raise ConnectionError("no route to the hub")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", unreachable)
+@pytest.mark.parametrize(
+    "prefix",
+    ["module.", "_orig_mod.", "model.", "backbone.", "module.model.", "_orig_mod.module.", "model.backbone._orig_mod."],
+)
+def test_weights_that_a_wrapper_has_prefixed_are_loaded_and_the_prefix_named(tmp_path: Path, prefix: str) -> None:
+    weights, notes = donor(), list[str]()
+    safetensors.torch.save_file({prefix + k: v for k, v in weights.items()}, tmp_path / "w.safetensors")
+    model = create(task(pretrained=True, weights=str(tmp_path / "w.safetensors")), notes=notes)
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in weights.items())
+    assert "model" not in prefix or any("prefix" in note for note in notes)  # torch's own wrappers are no news
+
+
+@pytest.mark.parametrize(
+    ("shape", "word"),
+    [
+        (lambda plain, averaged: {"state_dict": plain, "state_dict_ema": averaged, "epoch": 3}, "'state_dict_ema' is"),
+        (lambda plain, averaged: {"model": plain, "model_ema": averaged}, "'model_ema' is used, not 'model'"),
+        (lambda plain, averaged: {"model": averaged, "optimizer": {"state": {0: plain}}}, "'model' is used"),
+        (lambda plain, averaged: {"state_dict": averaged, "best_f1": torch.ones(1)}, "'state_dict' is used"),
+        (lambda plain, averaged: {"model_ema": {"module": averaged}}, "'model_ema.module' is used"),
+        (lambda plain, averaged: {"network_7": averaged, "args": argparse.Namespace(lr=1)}, "'network_7' is used"),
+    ],
+)
+def test_of_several_sets_of_weights_in_a_file_the_averaged_one_is_taken_and_named(
+    tmp_path: Path, shape: Callable[..., object], word: str
+) -> None:
+    plain, notes = donor(), list[str]()
+    averaged = {k: v + 1 if v.is_floating_point() else v for k, v in plain.items()}
+    torch.save(shape(plain, averaged), tmp_path / "w.pth")
+    model = create(task(pretrained=True, weights=str(tmp_path / "w.pth")), notes=notes)
+    assert all(torch.equal(model.state_dict()[k], v) for k, v in averaged.items())
+    assert len(notes) == 1
+    assert word in notes[0]
+
+
+def test_a_file_that_is_no_set_of_weights_is_named_as_what_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "w.pth"
+
+    def message() -> str:
+        with pytest.raises(MaskensError, match=r"the weights .*w\.pth") as error:
+            create(task(pretrained=True, weights=str(file)))
+        assert "weights_only" not in str(error.value)
+        return str(error.value)
+
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert "Git LFS pointer" in message()
+    torch.save(create(task()), file)
+    assert "torch.save(model.state_dict(), FILE)" in message()
+    torch.save({"student": donor(), "teacher": donor()}, file)
+    assert "'student', 'teacher'" in message()
+    torch.save({"epoch": 3}, file)
+    assert "no table of named tensors" in message()
+    file.write_bytes(b"PK\x03\x04 and no more")
+    message()
+
+
+def test_missing_weights_are_named_at_once_with_where_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
-    with pytest.raises(MaskensError, match=r"hub can't be reached.*--weights FILE.*--no-pretrained"):
+    with pytest.raises(MaskensError, match=r"(?s)timm/test_resnet\.r160_in1k/resolve.*--weights FILE.*--no-pretrained"):
         create(task(pretrained=True))
+
+
+def test_a_hub_that_never_answers_is_given_up_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr("ensemble.models.create.ANSWERING", 0.2)
+        monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
+        with pytest.raises(MaskensError, match="hub can't be reached"):
+            create(task(pretrained=True))
 
 
 def test_a_model_knows_its_normalisation() -> None:

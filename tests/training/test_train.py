@@ -6,12 +6,14 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from tiny_runs import DEFAULTS, Silent, TinyRun, history, tiny_run
 
@@ -28,11 +30,13 @@ from ensemble.jobs.completion import is_done, unfinished
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.plan import plan
+from ensemble.jobs.seen_people import person_key, refuse_leaking_weights
 from ensemble.jobs.status import read_status
 from ensemble.metrics.scores import task_scores
 from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.inputs import to_input
+from ensemble.recipes.initial_weights import with_weights
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.tasks import Target, true_labels
@@ -42,6 +46,7 @@ from ensemble.training.jobs import train
 from folds.data.layout import read_train
 from folds.data.people import PhotoSet, TrainData
 from folds.errors import MaskensError
+from folds.splitting.split import make_folds
 
 TINY = f"{DEFAULTS}[tasks.mask]\n[tasks.gender]\n[tasks.male-age]\n[tasks.female-age]\n"
 
@@ -498,3 +503,55 @@ def test_the_card_of_every_fold_belongs_to_this_run(short: TinyRun) -> None:
     card = read_card(short.run.job_folder("gender", 1) / "model.safetensors")
     assert (card.task_hash, card.folds_hash) == (short.recipe.tasks["gender"].hash, short.run.folds_hash)
     assert (card.task, card.fold, card.k, card.resize, card.crop) == ("gender", 1, 2, (32, 24), None)
+
+
+# Initial weights from other trainings
+
+
+def test_a_run_as_initial_weights_gives_each_fold_those_of_the_same_fold(short: TinyRun) -> None:
+    """The learning rate is too small to move any weight far."""
+    for fold in (0, 1):
+        assert run_job(short.spec(fold=fold), short.data, short.folds) is None
+    start = parse_recipe(TINY, "tiny", changes=["tasks.*.epochs=1", "tasks.*.optimizer.lr=1e-12"])
+    with pytest.raises(MaskensError, match="has not finished fold 0, 1 of gender"):
+        with_weights(start, [f"gender={short.run.folder}"], pretrained=True)
+    there = short.elsewhere("next")
+    recipe = with_weights(start, [f"mask={short.run.folder}"], pretrained=True)
+    there = dataclasses.replace(there, recipe=recipe, run=bind_recipe(there.run, recipe))
+    specs = [there.spec(fold=fold) for fold in (0, 1)]
+    refuse_leaking_weights(specs, there.data, there.folds)
+    for spec in specs:
+        assert run_job(spec, there.data, there.folds) is None
+        before, after = (
+            safetensors.torch.load_file(run.job_folder("mask", spec.fold) / "model.safetensors")
+            for run in (short.run, there.run)
+        )
+        assert torch.allclose(before["layer1.0.conv1.weight"], after["layer1.0.conv1.weight"], atol=1e-6)
+        other = safetensors.torch.load_file(short.run.job_folder("mask", 1 - spec.fold) / "model.safetensors")
+        assert not torch.allclose(other["layer1.0.conv1.weight"], after["layer1.0.conv1.weight"], atol=1e-6)
+
+
+def test_initial_weights_that_were_trained_on_a_folds_people_are_refused_for_it(short: TinyRun, tmp_path: Path) -> None:
+    assert run_job(short.spec(fold=0), short.data, short.folds) is None
+    file = tmp_path / "renamed.safetensors"
+    shutil.copy(short.run.job_folder("mask", 0) / "model.safetensors", file)
+    recipe = with_weights(short.recipe, [f"mask={file}"], pretrained=True)
+    there = dataclasses.replace(short, recipe=recipe)
+    refuse_leaking_weights([there.spec(fold=0), there.spec("gender", 1)], there.data, there.folds)
+    with pytest.raises(MaskensError, match=r"tasks\.mask: .*renamed\.safetensors was trained on 12 people of fold 1\n"):
+        refuse_leaking_weights([there.spec(fold=0), there.spec(fold=1)], there.data, there.folds)
+    # other folds of the same people, and the same people under other labels
+    mixed = make_folds(short.data, 2, seed=5)
+    with pytest.raises(MaskensError, match=r"people of fold 0, 1\n"):
+        refuse_leaking_weights([there.spec(fold=0), there.spec(fold=1)], there.data, mixed)
+    older = tuple(dataclasses.replace(p, age=p.age + 1) for p in short.data.people)
+    with pytest.raises(MaskensError, match="people of fold 1"):
+        refuse_leaking_weights([there.spec(fold=1)], dataclasses.replace(short.data, people=older), there.folds)
+    # a model that went through a second training has still seen the people of the first
+    assert run_job(there.spec(fold=0), short.data, mixed) is None
+    card = read_card(short.run.job_folder("mask", 0) / "model.safetensors")
+    learned = {person_key(p) for p, fold in zip(short.data.people, short.folds, strict=True) if fold != 0}
+    assert all(key in card.people for key in learned)
+    # other people are nobody that it has seen
+    others = tuple(dataclasses.replace(p, path=f"{p.path}x") for p in short.data.people)
+    refuse_leaking_weights([there.spec(fold=1)], dataclasses.replace(short.data, people=others), there.folds)
