@@ -30,7 +30,7 @@ class Predicted:
     distorted: tuple[str, ...]  # photos of another shape than in training
     used: str  # models, views and tuning in words
     earlier: Path | None  # where an earlier result is kept
-    notes: tuple[str, ...]  # what the user should know of the models
+    notes: tuple[str, ...]  # other files in the folders, and what the user should know of the models
     skipped: Mapping[str, str]  # photo -> why it can't be read; it has no record
 
 
@@ -60,7 +60,7 @@ def predict(
         MaskensError: photos that can't be read, models missing, runs of other folds.
     """
     loaded = load_runs(runs)
-    found = find_photos([Path(photos)] if isinstance(photos, (str, Path)) else [Path(p) for p in photos])
+    found, others = find_photos([Path(photos)] if isinstance(photos, (str, Path)) else [Path(p) for p in photos])
     path = Path(out) if out else None
     if path and path.suffix not in (".csv", ".json"):
         raise MaskensError(f"--out {path}: name a .csv or a .json file.")
@@ -78,7 +78,7 @@ def predict(
     records = prediction_records(found.files, predictions, distorted)
     earlier = _kept(path, records) if path else None
     used = f"{len(records)} photos, {chosen.words}"
-    return Predicted(records, tuple(distorted), used, earlier, chosen.notes, opened.skipped)
+    return Predicted(records, tuple(distorted), used, earlier, (*others, *chosen.notes), opened.skipped)
 
 
 def _kept(path: Path, records: Sequence[dict[str, Any]]) -> Path | None:

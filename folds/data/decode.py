@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, JpegImagePlugin, UnidentifiedImageError
 
 from folds.errors import MaskensError
+from folds.files import lfs_fault
 
 warnings.filterwarnings("ignore", module="PIL")
 # Pillow would look for a resolution in EXIF while it opens a JPEG, and refuse the photo for a damaged one.
@@ -35,6 +36,9 @@ TOGETHER = 8  # photos that a thread is handed at a time: for small ones the han
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What a photo may be, in Pillow's words. Pillow knows some forty more: it would have Ghostscript run a file of
 PostScript, whatever its name, and take lines of text for pixels."""
+
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""What files of these formats are called, in lower case."""
 
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # 16-bit grey: Pillow's own conversion clips it at 255
 
@@ -139,6 +143,8 @@ def decode_photo(
                     whole = (width, height) if _orientation(image) >= 5 else (height, width)
         return DecodedPhoto([found[size] for size in sizes], whole)
     except UnidentifiedImageError:
+        if fault := lfs_fault(content):
+            raise MaskensError(f"{name} can't be read: {fault}") from None
         raise MaskensError(f"{name} is not a photo that can be read ({', '.join(formats)})") from None
     except MaskensError:
         raise

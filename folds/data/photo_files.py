@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from folds.data.decode import Progress, in_threads, read_photo
-from folds.data.people import EXTENSIONS, PhotoSet, on_disk
+from folds.data.decode import SUFFIXES, Progress, in_threads, read_photo
+from folds.data.people import PhotoSet, on_disk
 from folds.data.table import read_table
 from folds.errors import MaskensError, refuse
 from folds.run import Run
@@ -16,29 +17,36 @@ from folds.run import Run
 ASPECT = 1.25  # how many times flatter or steeper than the models' photos before it is worth a word
 
 
-def find_photos(named: Sequence[Path]) -> PhotoSet:
-    """The photos named, and those in the folders named and below them, each once, hidden files left out.
+def find_photos(named: Sequence[Path]) -> tuple[PhotoSet, tuple[str, ...]]:
+    """The photos named, and those in the folders named and below them, each once, without hidden files.
 
     Their files are as the user would name them; the fingerprint is empty, as nothing of them is cached.
+
+    Returns:
+        (the photos, a note on the other files in the folders if there are any).
 
     Raises:
         MaskensError: what does not exist, and folders without a photo, all listed.
     """
     found: dict[str, None] = {}
+    others: Counter[str] = Counter()
     problems = []
     for path in named:
         if path.is_dir():
-            inside = sorted(_below(path))
+            inside, rest = _below(path)
             if not inside:
-                problems.append(f"{path} holds no photo ({', '.join(EXTENSIONS)})")
-            found |= dict.fromkeys(inside)
+                holds = f"; it holds {_counted(rest)}" if rest else ""
+                problems.append(f"{path} holds no photo ({', '.join(SUFFIXES)}){holds}")
+            found |= dict.fromkeys(sorted(inside))
+            others += rest
         elif path.exists():
             found[str(path)] = None
         else:
             problems.append(f"{path} does not exist")
     problems += [f"{f!a} has a name that is not UTF-8: rename it" for f in found if not _is_text(f)]
     refuse(problems, "these can't be predicted")
-    return PhotoSet(Path(), tuple(found), "")
+    note = f"skipped in folders: {_counted(others)}. Photos end in {', '.join(SUFFIXES)}"
+    return PhotoSet(Path(), tuple(found), ""), (note,) if others else ()
 
 
 def _is_text(name: str) -> bool:
@@ -53,18 +61,29 @@ def training_aspect(run: Run) -> float | None:
     """Height / width of a photo that a run was trained on; None if its data are not at hand."""
     with contextlib.suppress(MaskensError, OSError, IndexError):
         row = read_table(run.folds_file, ("path",))[0]
-        files = _below(on_disk(run.data_folder(), f"train/images/{row['path']}"))
+        files, _ = _below(on_disk(run.data_folder(), f"train/images/{row['path']}"))
         height, width, _ = read_photo(Path(sorted(files)[0])).shape
         return float(height / width)
     return None
 
 
-def _below(folder: Path) -> list[str]:
-    found = []
+def _below(folder: Path) -> tuple[list[str], Counter[str]]:
+    """(photos in a folder and below it, how many other files by suffix), without hidden ones and what macOS zips."""
+    found: list[str] = []
+    others: Counter[str] = Counter()
     for where, folders, names in os.walk(folder):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        found += [str(Path(where) / n) for n in names if n.lower().endswith(EXTENSIONS) and not n.startswith(".")]
-    return found
+        folders[:] = [f for f in folders if not f.startswith(".") and f != "__MACOSX"]
+        for name in (n for n in names if not n.startswith(".")):
+            suffix = Path(name).suffix.lower()
+            if suffix in SUFFIXES:
+                found.append(str(Path(where) / name))
+            else:
+                others[suffix or "without a suffix"] += 1
+    return found, others
+
+
+def _counted(others: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items(), key=lambda o: (-o[1], o[0])))
 
 
 def is_distorted(height: int, width: int, aspect: float) -> bool:

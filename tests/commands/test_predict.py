@@ -40,12 +40,31 @@ def test_photos_anywhere_are_predicted_as_the_eval_photos_are(there: Path, tmp_p
     }
 
 
+def test_a_folder_gives_every_format_that_is_read_and_a_count_of_the_rest(there: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    (folder / "__MACOSX").mkdir(parents=True)
+    names = ["a.jpg", "b.JPEG", "c.png", "d.webp", "e.bmp", "f.tif", "g.TIFF", "h.gif", "i.jfif"]
+    for name in names:
+        Image.new("RGB", (48, 64), (90, 40, 10)).save(folder / name, "JPEG" if name == "i.jfif" else None)
+    for name in ("n.heic", "m.HEIC", "notes.txt", "README", "._a.jpg", ".DS_Store", "__MACOSX/a.jpg"):
+        (folder / name).write_bytes(b"")
+    outcome = maskens("predict", folder, "--json")
+    assert outcome.code == 0, outcome
+    assert [Path(r["photo"]).name for r in json.loads(outcome.out)] == sorted(names)
+    assert "2 .heic, 1 .txt, 1 without a suffix" in " ".join(outcome.err.split())
+    for name in names:
+        (folder / name).unlink()
+    refused(maskens("predict", folder), "holds no photo", "2 .heic")
+
+
 def test_photos_that_can_t_be_predicted_are_refused(there: Path, tmp_path: Path) -> None:
     image = next(iter(Path("data/eval/images").iterdir()))
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.jpg").write_bytes(image.read_bytes()[:300])
     refused(maskens("predict", tmp_path / "none.jpg", tmp_path / "empty"), "none.jpg does not exist", "holds no photo")
     refused(maskens("predict", image, tmp_path / "bad.jpg"), "bad.jpg")
+    (tmp_path / "lfs.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    refused(maskens("predict", tmp_path / "lfs.png"), "lfs.png can't be read", "Git LFS pointer")
     refused(maskens("predict", image, "--out", tmp_path / "x.txt"), "name a .csv or a .json file")
     refused(maskens("predict"), "PHOTO|DIR")
     shutil.copy(image, os.fsencode(tmp_path / "empty") + b"/\xff.jpg")
