@@ -38,11 +38,17 @@ class StubModels:
 
 
 def stub_app(
-    limits: Limits | None = None, models: StubModels | None = None, batch: int = 32, wait: float = 0.0
+    limits: Limits | None = None,
+    models: StubModels | None = None,
+    batch: int = 32,
+    wait: float = 0.0,
+    hosts: Sequence[str] = (),
 ) -> ASGIApp:
     limits = limits or Limits()
     answers = PhotoAnswers(lambda: cast(ResidentEnsemble, models or StubModels()), 4 / 3, limits.megapixels)
-    return create_app(answers, AppSettings("2 models", {"models": 2, "runs": ["run"]}, limits, batch, wait))
+    return create_app(
+        answers, AppSettings("2 models", {"models": 2, "runs": ["run"]}, limits, batch, wait, hosts=hosts)
+    )
 
 
 def photo(number: int, kind: str = "PNG", size: tuple[int, int] = (48, 64)) -> bytes:

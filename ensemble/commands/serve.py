@@ -26,6 +26,12 @@ LIMITS = Limits()
 def serve(
     host: Annotated[str, typer.Option("--host", help="Address to answer on; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host", metavar="NAME", help="Another host name to answer for; * is any. May be repeated."
+        ),
+    ] = None,
     tta: TtaOption = None,
     untuned: UntunedOption = False,
     allow_missing: MissingOption = False,
@@ -69,6 +75,7 @@ def serve(
         workers=workers,
         limits=limits,
         wait_ms=wait_ms,
+        allow_hosts=tuple(allow_host or ()),
     )
     try:
         server = prepare_server(run, options)

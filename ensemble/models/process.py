@@ -36,6 +36,12 @@ def configure_process(threads: int) -> None:
         mallopt(M_TRIM_THRESHOLD, NEVER)
 
 
+def give_back_memory() -> None:
+    """Give freed memory, which malloc keeps after `configure_process`, back to the system."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without what a library warns of, which is its own ways and not the user's."""

@@ -28,6 +28,7 @@ class ServeOptions:
         workers: threads that decode photos; no result depends on it.
         limits: beyond which a request is refused.
         wait_ms: how long a photo waits for others to be answered with.
+        allow_hosts: names beside this machine's that a request may give as its host; "*" is any.
     """
 
     host: str = "127.0.0.1"
@@ -39,6 +40,7 @@ class ServeOptions:
     workers: int | None = None
     limits: Limits = field(default_factory=Limits)
     wait_ms: float = 5
+    allow_hosts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def prepare_server(runs: Folders = DEFAULT_RUN, options: ServeOptions | None = N
         limits=options.limits,
         wait=options.wait_ms / 1000,
         readers=hardware.decoding_threads,
+        hosts=(options.host, *options.allow_hosts),
     )
     notes = (*chosen.notes, *answers.notes)
     return Server(create_app(answers, settings), url_of(reserved), chosen.words, notes, reserved)

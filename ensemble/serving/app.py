@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from starlette.datastructures import MutableHeaders
+from fastapi.responses import PlainTextResponse
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ensemble.serving.batching import Batcher
 from ensemble.serving.limits import Limits, Refused
 from ensemble.serving.metrics import CONTENT_TYPE, Metrics
-from ensemble.serving.page import Page, page, prefers_html
+from ensemble.serving.page import PARTS, Page, page, prefers_html
 from ensemble.serving.photos import ReadPhoto, Record
 from ensemble.serving.predicting import Answers, Predicting
+from folds.data.labels import CLASS_NAMES, CLASSES
 from folds.files import json_text
+from folds.versions import library_versions
 
 PATHS = ("/", "/predict", "/health", "/metrics", "/openapi.json")
 HEADERS = {
@@ -30,21 +34,74 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+NUMBERS = {"type": "number", "minimum": 0, "maximum": 1}
+RECORD = {
+    "type": "object",
+    "description": "What the ensemble predicts of a photo.",
+    "properties": {
+        "photo": {"type": "string", "description": "its name in the form"},
+        "class": {"type": "integer", "minimum": 0, "maximum": CLASSES - 1},
+        "name": {"type": "string", "enum": list(CLASS_NAMES)},
+        "p": NUMBERS,
+        **{part: {"type": "string", "enum": list(labels)} for part, labels in PARTS},
+        **{f"p {part} {label}": NUMBERS for part, labels in PARTS for label in labels},
+        "folds": {"type": "integer"},
+        "folds_agree": {"type": "integer"},
+        "disagreement": NUMBERS,
+        "distorted": {"type": "boolean", "description": "whether its shape is unlike that of the training photos"},
+    },
+}
+RECORD["required"] = list(RECORD["properties"])
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {"type": "string"},
+        "photos": {
+            "type": "array",
+            "description": "the photos at fault",
+            "items": {"type": "object", "properties": {"photo": {"type": "string"}, "reason": {"type": "string"}}},
+        },
+    },
+}
+HEALTH = {
+    "type": "object",
+    "required": ["ready", "models"],
+    "properties": {
+        "ready": {"type": "boolean"},
+        "models": {"type": "integer"},
+        "runs": {"type": "array", "items": {"type": "string"}},
+        "views": {"type": "string"},
+        "tuning": {"type": "string"},
+    },
+}
+HTML = {"text/html": {"schema": {"type": "string"}}}
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+PHOTOS = {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+FORM = {"schema": {"type": "object", "required": ["photos"], "properties": {"photos": PHOTOS}}}
 BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"photos": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        },
+        "content": {"multipart/form-data": FORM, "image/jpeg": BINARY, "image/png": BINARY, "image/webp": BINARY},
     }
 }
 """What POST /predict takes, in the words of OpenAPI."""
+
+
+def _answers(good: Mapping[str, Any], html: bool = False, **failures: str) -> dict[int | str, dict[str, Any]]:
+    """The answers of a path, in the words of OpenAPI.
+
+    Args:
+        good: content of the answer 200.
+        html: whether a browser gets its errors as a page.
+        failures: status, after a letter -> when it is the answer.
+    """
+    content = {"application/json": {"schema": ERROR}, **(HTML if html else {})}
+    failures = {"s421": "the Host header names another server", "s500": "the server failed", **failures}
+    told: dict[int | str, dict[str, Any]] = {
+        int(status[1:]): {"description": why, "content": content} for status, why in failures.items()
+    }
+    return {200: {"description": "answered", "content": good}} | told
 
 
 @dataclass(frozen=True)
@@ -57,6 +114,7 @@ class AppSettings:
     batch: int = 32  # photos at most that the models see together
     wait: float = 0.005  # seconds that a photo waits for others
     readers: int = 1  # threads that decode photos
+    hosts: Sequence[str] = ()  # names that a Host header may give beside this machine's; "*" is any
 
 
 def create_app(answers: Answers, settings: AppSettings) -> ASGIApp:
@@ -81,7 +139,8 @@ def create_app(answers: Answers, settings: AppSettings) -> ASGIApp:
         readers.shutdown()
 
     # The pages /docs and /redoc would load scripts from elsewhere.
-    app = FastAPI(title="maskens", docs_url=None, redoc_url=None, lifespan=lifespan)
+    version = library_versions()["maskens"]
+    app = FastAPI(title="maskens", version=version, docs_url=None, redoc_url=None, lifespan=lifespan)
 
     async def page_of(
         status: int = 200,
@@ -91,7 +150,18 @@ def create_app(answers: Answers, settings: AppSettings) -> ASGIApp:
         made = await run_in_threadpool(page, settings.about, settings.limits, answered or (), refused)
         return _html(made, status, refused.headers if refused else None)
 
-    @app.post("/predict", openapi_extra=BODY)
+    records = {"application/json": {"schema": {"type": "array", "items": RECORD}}, **HTML}
+    photo_answers = _answers(
+        records,
+        html=True,
+        s400="the form can't be read",
+        s408="the photos took too long to come in",
+        s413="too many bytes or photos",
+        s422="there is no photo, or photos can't be used",
+        s429="too many photos are waiting",
+    )
+
+    @app.post("/predict", openapi_extra=BODY, responses=photo_answers)
     async def predict(request: Request) -> Response:
         """What `maskens predict --json` prints of the same photos; a page, if the client would rather have HTML."""
         html = prefers_html(request.headers.get("accept", ""))
@@ -107,12 +177,17 @@ def create_app(answers: Answers, settings: AppSettings) -> ASGIApp:
         metrics.photos.inc(len(answered))
         return await page_of(answered=answered) if html else _json([record for record, _ in answered])
 
-    @app.get("/health")
+    health_answers = _answers({"application/json": {"schema": HEALTH}})
+    health_answers[503] = health_answers[200] | {"description": "no photo is answered"}
+
+    @app.get("/health", responses=health_answers)
     async def health() -> Response:
         """Whether photos are answered, and by which models."""
         return _json({"ready": batcher.alive, **settings.health}, 200 if batcher.alive else 503)
 
-    @app.get("/metrics")
+    text = {"text/plain": {"schema": {"type": "string"}}}
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses=_answers(text))
     async def metrics_text() -> Response:
         """Counts and times, for Prometheus."""
         return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -129,7 +204,7 @@ def create_app(answers: Answers, settings: AppSettings) -> ASGIApp:
     async def failed(request: Request, error: Exception) -> Response:
         return _json({"error": "the server failed; its log says why"}, 500)
 
-    return _Observed(app, metrics)
+    return _Observed(_KnownHosts(app, settings.hosts), metrics)
 
 
 def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -138,6 +213,34 @@ def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 
 def _html(made: Page, status: int, headers: Mapping[str, str] | None) -> Response:
     return Response(made.html, status, {"Content-Security-Policy": made.policy, **(headers or {})}, "text/html")
+
+
+class _KnownHosts:
+    """Refuses other hosts' names: a page of another site may have its own name lead here and read the answers (DNS
+    rebinding). The address that a connection came to is known, whatever it is."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app, self._hosts = app, {"localhost", "127.0.0.1", "::1", *(_host_name(h) for h in hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            named, server = Headers(scope=scope).get("host"), scope.get("server") or ("", None)
+            known = self._hosts | {_host_name(server[0])}
+            if named is not None and "*" not in known and _host_name(named) not in known:
+                error = f"this server is not {named}: --allow-host names the hosts that it answers for"
+                await _json({"error": error}, 421)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _host_name(host: str) -> str:
+    """The name or address in a Host header, without port and brackets."""
+    inside = re.fullmatch(r"\[(.*)\](:\d*)?", host)
+    if inside:
+        host = inside[1]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    return host.lower().rstrip(".")
 
 
 class _Observed:
@@ -150,6 +253,8 @@ class _Observed:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # as GET; the server leaves the body out
+            scope = {**scope, "method": "GET"}
         started, path = time.perf_counter(), scope["path"]
 
         async def watched(message: Message) -> None:

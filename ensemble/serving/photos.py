@@ -10,12 +10,14 @@ from typing import Any
 from ensemble.data.load import decoded_sizes, in_geometries
 from ensemble.inference.predictions import prediction_records
 from ensemble.inference.resident import ResidentEnsemble
+from ensemble.models.process import give_back_memory
 from ensemble.serving.uploads import Upload
 from folds.data.decode import Pixels, decode_photo, resize_and_crop
 from folds.data.photo_files import is_distorted
 from folds.errors import MaskensError
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # what cameras and browsers send; some of Pillow's others start programs
+LARGE = 4_000_000  # pixels from which on the memory of decoding is given back
 PICTURE = 240  # pixels of the longer side of a photo shown on a page
 
 Record = dict[str, Any]
@@ -63,17 +65,28 @@ class PhotoAnswers:
         Raises:
             MaskensError: it can't be read.
         """
-        wanted = decoded_sizes(self._models.geometries)
-        extra = [(PICTURE, PICTURE)] if picture else []
+        large = True
         try:
-            photo = decode_photo(upload.content, upload.name, [*wanted, *extra], FORMATS, self._most_pixels)
-            loaded = in_geometries(photo.sizes[: len(wanted)], self._models.geometries)
-            shown = _shrunk(photo.sizes[-1]) if picture else None
+            photo, pixels = self._decoded(upload, picture)
+            large = pixels > LARGE
+            return photo
         except MaskensError:
             raise
         except Exception as error:  # what decoders raise on bytes that were made to break them is no fixed list
             raise MaskensError(f"{upload.name} can't be read ({type(error).__name__})") from error
-        return ReadPhoto(loaded.sizes, is_distorted(*photo.whole, self._aspect), shown)
+        finally:
+            if large:
+                give_back_memory()
+
+    def _decoded(self, upload: Upload, picture: bool) -> tuple[ReadPhoto, int]:
+        """The photo, and how many pixels it has whole."""
+        wanted = decoded_sizes(self._models.geometries)
+        extra = [(PICTURE, PICTURE)] if picture else []
+        photo = decode_photo(upload.content, upload.name, [*wanted, *extra], FORMATS, self._most_pixels)
+        loaded = in_geometries(photo.sizes[: len(wanted)], self._models.geometries)
+        shown = _shrunk(photo.sizes[-1]) if picture else None
+        height, width = photo.whole
+        return ReadPhoto(loaded.sizes, is_distorted(height, width, self._aspect), shown), height * width
 
     def answer(self, photos: Sequence[ReadPhoto]) -> list[Record]:
         """A record a photo, as `prediction_records` makes them; `photo` is its place in the batch.

@@ -67,7 +67,7 @@ class Predicting:
     async def _upload(self, request: Request) -> list[Upload]:
         try:
             async with asyncio.timeout(self._limits.upload_seconds):
-                return await read_uploads(request.headers.get("content-type", ""), request.stream(), self._limits)
+                return await read_uploads(request, self._limits)
         except TimeoutError:
             raise Refused(408, "the photos took too long to come in") from None
         except ClientDisconnect:

@@ -175,7 +175,7 @@ def _upright_rgb(image: Image.Image) -> Pixels:
     if upright.mode in _DEEP:
         grey = np.asarray(upright, dtype=np.float64) / 257
         return np.repeat(np.clip(grey, 0, 255).round().astype(np.uint8)[..., None], 3, axis=2)
-    return np.array(upright.convert("RGB"), dtype=np.uint8)
+    return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"), dtype=np.uint8)
 
 
 def _refuse_short_png(content: bytes, image: Image.Image) -> None:

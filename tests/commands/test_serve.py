@@ -33,7 +33,7 @@ TOLERANCE = 1e-5
 def test_photos_are_answered_as_predict_answers_them(there: Path, tta: str | None) -> None:
     photos = sorted(Path("data/eval/images").iterdir())[:9]
     expected = json.loads(maskens("predict", *photos, "--json", *(["--tta", tta] if tta else [])).out)
-    server = prepare_server("runs/default", ServeOptions(port=0, tta=tta, wait_ms=50))
+    server = prepare_server("runs/default", ServeOptions(port=0, tta=tta, wait_ms=50, allow_hosts=("faces.example",)))
     found: dict[int, Any] = {}
     with TestClient(server.app) as client:
 
@@ -48,6 +48,8 @@ def test_photos_are_answered_as_predict_answers_them(there: Path, tta: str | Non
         records = [record for first in (0, 3, 6) for record in found[first]]
         (alone,) = client.post("/predict", content=photos[0].read_bytes()).json()
         assert client.get("/health").json()["models"] == 12
+        for host, status in (("faces.example", 200), ("127.0.0.1", 200), ("evil.example", 421)):
+            assert client.get("/health", headers={"Host": host}).status_code == status
     server.opened.close()
     assert [list(r) for r in records] == [list(r) for r in expected]
     for ours, theirs in zip([alone | {"photo": str(photos[0])}, *records], [expected[0], *expected], strict=True):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import io
+import os
 import re
+import socket
 import struct
 import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +26,10 @@ from starlette.testclient import TestClient
 from stub_models import StubModels, photo, stub_app
 
 from ensemble.inference.predictions import PhotoPredictions
+from ensemble.models.process import configure_process
 from ensemble.serving.limits import Limits
 from ensemble.serving.page import prefers_html
+from ensemble.serving.server import open_port, reserve_port, server_of
 from folds.data.decode import Pixels
 from folds.errors import MaskensError
 
@@ -169,17 +177,17 @@ def test_photos_that_can_t_be_read_are_named_with_the_reason(client: TestClient,
     assert bad["reason"].startswith(reason)
 
 
-def test_a_request_that_is_too_large_is_refused_with_the_photo_at_which_it_became_so() -> None:
+def test_a_request_that_is_too_large_is_refused_with_the_limit() -> None:
     limits = Limits(megabytes=0.05, megapixels=0.01, photos=2, queue=2)
     with client_of(limits) as client:
         large = client.post("/predict", files=form(("a.png", photo(1)), ("large.png", bytes(200_000))))
         assert (large.status_code, large.json()) == (
             413,
-            {"error": "large.png is too large: a request may hold 0.05 MB, all its photos together"},
+            {"error": "the request is too large: it may hold 0.05 MB, all its photos together"},
         )
-        assert client.post("/predict", content=bytes(60_000)).json()["error"].startswith("photo is too large")
+        assert client.post("/predict", content=bytes(60_000)).json()["error"].startswith("the request is too large")
         many = client.post("/predict", files=form(*((f"{n}.png", photo(1)) for n in range(3))))
-        assert (many.status_code, many.json()) == (413, {"error": "2.png is one too many: a request may hold 2 photos"})
+        assert (many.status_code, many.json()) == (413, {"error": "too many photos: a request may hold 2"})
         pixels = client.post("/predict", files=form(("p.png", photo(1, size=(100, 101)))))
         assert pixels.status_code == 422
         assert pixels.json()["photos"] == [
@@ -230,7 +238,7 @@ def test_uploads_never_touch_the_disk(client: TestClient, monkeypatch: pytest.Mo
     def refuse(*arguments: object, **more: object) -> None:
         raise AssertionError("a temporary file")
 
-    for name in ("NamedTemporaryFile", "TemporaryFile", "SpooledTemporaryFile", "mkstemp"):
+    for name in ("NamedTemporaryFile", "TemporaryFile", "mkstemp"):
         monkeypatch.setattr(tempfile, name, refuse)
     large = photo(1) + bytes(3_000_000)  # decoders leave what follows a photo
     assert client.post("/predict", files=form(("large.png", large))).status_code == 200
@@ -291,6 +299,111 @@ def test_pages_load_nothing_and_run_only_what_is_their_own(client: TestClient) -
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Cache-Control"] == "no-store"
         assert answer.headers["Content-Security-Policy"].startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:8000", 200),
+        ("localhost", 200),
+        ("LOCALHOST.:80", 200),
+        ("[::1]:8000", 200),
+        ("::1", 200),
+        ("testserver", 200),  # the address that the connection came to
+        ("faces.example", 200),  # --allow-host
+        ("evil.example", 421),
+        ("localhost.evil.example", 421),
+        ("127.0.0.1.evil.example:8000", 421),
+        ("evil.example:127.0.0.1", 421),
+        ("[::1].evil.example", 421),
+        ("", 421),
+    ],
+)
+def test_a_page_elsewhere_can_not_lead_its_own_name_here(host: str, status: int) -> None:
+    with client_of(hosts=["Faces.example"]) as client:
+        for answer in (
+            client.get("/", headers={"Host": host}),
+            client.post("/predict", content=photo(1), headers={"Host": host}),
+        ):
+            assert answer.status_code == status
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert status == 200 or "--allow-host" in answer.json()["error"]
+    with client_of(hosts=["*"]) as client:
+        assert client.get("/health", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics", "/openapi.json"])
+def test_head_answers_as_get_without_a_body(client: TestClient, path: str) -> None:
+    head, get = client.head(path), client.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["Content-Type"] == get.headers["Content-Type"]
+    assert client.head("/predict").status_code == 405
+
+
+def test_the_description_for_machines_names_every_answer(client: TestClient) -> None:
+    told = client.get("/openapi.json").json()
+    assert told["info"]["version"] == importlib.metadata.version("maskens")
+    answers = told["paths"]["/predict"]["post"]["responses"]
+    assert set(answers) == {"200", "400", "408", "413", "421", "422", "429", "500"}
+    (record,) = client.post("/predict", content=photo(7)).json()
+    schema = answers["200"]["content"]["application/json"]["schema"]["items"]
+    assert set(record) == set(schema["required"])
+    for key, value in record.items():
+        expected = schema["properties"][key]
+        kinds = {"string": str, "integer": int, "number": float, "boolean": bool}
+        assert isinstance(value, kinds[expected["type"]]), key
+        assert value in expected.get("enum", [value]), key
+    assert list(told["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
+    assert set(told["paths"]["/health"]["get"]["responses"]) == {"200", "421", "500", "503"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory as Linux tells it")
+def test_a_large_photo_does_not_keep_its_memory() -> None:
+    configure_process(1)  # as for models: malloc keeps what was freed
+    large = io.BytesIO()
+    Image.new("RGB", (5000, 5000), (3, 3, 3)).save(large, "PNG", compress_level=1)
+
+    def megabytes() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+
+    with client_of() as client:
+        client.post("/predict", content=photo(1))
+        before = megabytes()
+        assert client.post("/predict", content=large.getvalue()).status_code == 200
+        assert megabytes() - before < 40
+
+
+def test_a_sender_that_takes_too_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ensemble.serving.server.HEADER_SECONDS", 0.5)
+    monkeypatch.setattr("ensemble.serving.server.BODY_SECONDS", 0.5)
+    reserved = reserve_port("127.0.0.1", 0)
+    open_port(reserved)
+    server = server_of(stub_app())
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [reserved]})
+    thread.start()
+    try:
+        first = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+        for sent in (b"", first, first + b"\r\n" + first, first + b"Content-Length: 99\r\n\r\n"):
+            with socket.create_connection(reserved.getsockname(), timeout=20) as connection:
+                connection.sendall(sent)
+                answer, until = b"", time.monotonic() + 20
+                with contextlib.suppress(ConnectionError):  # it is reset where bytes come after its end
+                    while chunk := connection.recv(65536):
+                        answer += chunk
+                        connection.sendall(b"X")  # a byte now and then does not buy time
+                        assert time.monotonic() < until
+                assert (b"200 OK" in answer) == (b"\r\n\r\n" in sent)
+        with socket.create_connection(reserved.getsockname(), timeout=20) as connection:
+            for _ in range(2):  # a connection that waits between two requests stays
+                connection.sendall(first + b"\r\n")
+                answer = b""
+                while not answer.endswith(b"}\n"):
+                    assert (chunk := connection.recv(65536))
+                    answer += chunk
+                time.sleep(1)
+    finally:
+        server.should_exit = True
+        thread.join(20)
 
 
 def test_health_and_metrics_and_what_there_is_not(client: TestClient) -> None:
