@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -121,17 +122,17 @@ def connected(address: str | None, local: dict[str, Any] | None = None) -> Itera
     if ray.is_initialized():  # by whoever calls us
         yield
         return
+    started = {} if address else {"include_dashboard": False, "_temp_dir": temporary_folder(), **(local or {})}
     with _handlers_kept():
         try:
             reach(address)
-            ray.init(
-                address=address or "local",
-                include_dashboard=None if address else False,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-                **(local or {}),
-            )
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **started)
         except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+            if not address:
+                raise MaskensError(
+                    f"Ray can't be started here, with its files in {temporary_folder()} ({first_line(error)}). "
+                    "RAY_TMPDIR names another folder."
+                ) from error
             raise MaskensError(
                 f"--address {address}: no Ray cluster answers there ({first_line(error)}). "
                 "Start one with: ray start --head"
@@ -141,6 +142,12 @@ def connected(address: str | None, local: dict[str, Any] | None = None) -> Itera
         yield
     finally:
         ray.shutdown()
+
+
+def temporary_folder() -> str:
+    """Where a Ray started here keeps its sockets and logs: its default, /tmp/ray, belongs to who came first."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return os.environ.get("RAY_TMPDIR") or f"{tempfile.gettempdir()}/ray-{user}"
 
 
 def reach(address: str | None, seconds: float = ANSWERING) -> None:

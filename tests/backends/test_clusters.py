@@ -21,6 +21,17 @@ from folds.data.layout import read_train
 from folds.errors import MaskensError
 from folds.files import read_json
 
+def test_a_temporary_folder_that_ray_can_not_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ensemble.backends.ray_backend import connected, temporary_folder
+
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    assert Path(temporary_folder()).name != "ray", "which is of the user who started Ray first"
+    (tmp_path / "taken").touch()
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / "taken"))
+    with pytest.raises(MaskensError, match=r"Ray can't be started here.*/taken .*RAY_TMPDIR"), connected(None):
+        pass
+
+
 RECIPE = f"{DEFAULTS}[tasks.heads]\nepochs = 20  # so that both train for a while, one beside the other\n"
 
 
