@@ -21,6 +21,7 @@ from folds.data.layout import read_train
 from folds.errors import MaskensError
 from folds.files import read_json
 
+
 def test_a_temporary_folder_that_ray_can_not_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ensemble.backends.ray_backend import connected, temporary_folder
 
