@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
@@ -55,3 +56,18 @@ class Page(HTMLParser):
         if "figcaption" in self.open:
             alt, src, caption = self.figures[-1]
             self.figures[-1] = (alt, src, caption + data)
+
+
+def assert_accessible(html: str) -> None:
+    """A main landmark, headers with a scope, areas that scroll that a keyboard reaches, each with its own name."""
+    assert html.count("<main>") == 1
+    heads = re.findall(r"<th\b[^>]*>(.*?)</th>", html)
+    assert heads
+    assert all(heads), "no empty headers"
+    assert "<th>" not in html
+    assert len(re.findall(r"<th\b[^>]* scope=", html)) == len(re.findall(r"<th\b", html))
+    areas = re.findall(r'<div class="scroll"([^>]*)>', html)
+    names = [re.fullmatch(r' tabindex="0" role="region" aria-label="([^"]+)"', area) for area in areas]
+    assert areas
+    assert all(names)
+    assert len({name[1] for name in names if name}) == len(areas)

@@ -75,8 +75,9 @@ class Suspect:
 
     @property
     def score(self) -> float:
-        """How improbable the given label is, 0..1: 1 less its self-confidence, the mean over its photos."""
-        return 1 - float(np.mean([d.confidence for d in self.doubts]))
+        """How improbable the given label is, 0..1: 1 minus its self-confidence, the mean over its photos; half of that
+        if it is `alone`."""
+        return (1 - float(np.mean([d.confidence for d in self.doubts]))) * (0.5 if self.alone else 1)
 
     @property
     def alone(self) -> bool:
@@ -143,8 +144,8 @@ def audit(
 
     Self-confidence and margin are those of confident learning (Northcutt et al. 2021, "Confident learning: estimating
     uncertainty in dataset labels"). What a person's seven photos share is weighed over all seven: models err on
-    single photos, wrong labels contradict all of them. A photo's mask that no other photo would take in exchange comes
-    after all else. Each folder is weighed by itself, also where two have one id.
+    single photos, wrong labels contradict all of them. The score of a photo's mask that no other photo would take in
+    exchange counts half. Each folder is weighed by itself, also where two have one id.
 
     Args:
         rows: int64 (photos,), index in `data.files` of each photo that was predicted, ascending; all seven of a person
@@ -164,7 +165,7 @@ def audit(
         for f, v in predictions.items()
         for s in (mask_suspects(v, persons) if f == "mask" else person_suspects(v, persons, f))
     ]
-    suspects.sort(key=lambda s: (s.alone, -s.score, s.person.path, s.field, s.photos))
+    suspects.sort(key=lambda s: (-s.score, s.person.path, s.field, s.photos))
     return Audit(data, people, predictions, tuple(suspects))
 
 

@@ -22,7 +22,7 @@ GENERATOR = "maskens audit"
 
 SUSPECTS, PHOTOS = "suspects.csv", "photos.csv"
 
-OURS = re.compile(r"index\.html|(suspects|photos|merge-candidates)\.csv|(gender|age|mask|duplicates)\.png")
+OURS = re.compile(r"index\.html|(suspects|photos|merge-candidates)\.csv|(gender|age|mask|duplicates)(-\d+)?\.jpg")
 LISTED = 200  # suspects in the page's table; suspects.csv has them all
 
 
@@ -97,7 +97,7 @@ def audit_sheets(found: Audit, top: int, workers: int, on_progress: Progress | N
     return [
         Sheet(
             field,
-            f"{field}: {len(listed)} of {found.counts[field]} suspects, most suspicious first",
+            f"{field}: {len(listed)} of {found.counts[field]} suspects, highest score first",
             tuple(cell for _, s in listed for cell in _cells(found, s, thumbs)),
             columns=len(SHOTS),
             titles=tuple(

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from ensemble.evaluation.calibration import Calibration
 from ensemble.jobs.history import CURVES, JobCurves
-from ensemble.metrics.bootstrap import Interval
 from ensemble.reporting.report import AgeErrors
-from folds.data.labels import AGE_CUTS, MASKS, IntArray, decode
+from folds.data.labels import AGE_CUTS
 from folds.pages.charts import BARS, DARK, LIGHT, png, style_axes
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ DPI = 200
 WIDTH = 7.0  # inches
 COLOURS = (*BARS, "#2f9e77", "#a06cc0", "#c08a1e", "#3fa3bd", "#8a93a2")  # tell apart on either background
 LINES = ("-", "--", ":")  # once the colours are used up
-ASIDE = (1.0, 0.95, 1.055)  # by mask: the last two have one photo a person each, so their classes are of one size
 
 
 @dataclass(frozen=True)
@@ -70,48 +68,6 @@ def _style_axes(panel: Axes, look: Look) -> None:
         label.set_fontsize(9)
 
 
-def class_chart(class_f1: Sequence[Interval], support: IntArray) -> Chart:
-    """F1 of each class with its interval against its photos; a class without photos is left out.
-
-    Args:
-        support: int64 (18,), true photos of each class.
-    """
-    some = [c for c in range(len(support)) if support[c]]
-    mask = decode(range(len(support)))[0]
-
-    def draw(figure: Figure, look: Look) -> None:
-        panel = figure.subplots()
-        for number, name in enumerate(MASKS):
-            mine = [c for c in some if mask[c] == number]
-            x = [support[c] * ASIDE[number] for c in mine]
-            f1 = [class_f1[c] for c in mine]
-            error = [[max(0.0, i.value - i.low) for i in f1], [max(0.0, i.high - i.value) for i in f1]]
-            colour = COLOURS[number]
-            panel.errorbar(x, [i.value for i in f1], error, fmt="none", ecolor=colour, elinewidth=1, alpha=0.65)
-            panel.scatter(x, [i.value for i in f1], s=115, color=colour, label=name, zorder=3, linewidths=0)
-            for c, place, i in zip(mine, x, f1, strict=True):
-                panel.text(place, i.value, f"{c}", color="white", fontsize=7, ha="center", va="center", zorder=4)
-        panel.set(xscale="log", ylim=(-0.04, 1.04), xlabel="photos of the class", ylabel="F1")
-        _round_ticks(panel, [int(support[c]) for c in some])
-        _style_axes(panel, look)
-        panel.grid(axis="y", color=look["faint"], alpha=0.25, linewidth=0.6)
-        _legend(figure, panel, look)
-
-    return _both(4.2, draw)
-
-
-def _round_ticks(panel: Axes, values: Sequence[int]) -> None:
-    """Whole numbers on a logarithmic axis, not powers of ten."""
-    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
-
-    low, high = min(values) / 1.25, max(values) * 1.25
-    steps = [m * 10**e for e in range(7) for m in (1, 2, 5)]
-    panel.set_xlim(low, high)
-    panel.xaxis.set_major_locator(FixedLocator([s for s in steps if low <= s <= high]))
-    panel.xaxis.set_major_formatter(ScalarFormatter())
-    panel.xaxis.set_minor_locator(NullLocator())
-
-
 def reliability_chart(found: Sequence[Calibration]) -> Chart:
     """Accuracy against confidence, a panel a part; the bars at the foot are the shares of the photos."""
 
@@ -133,7 +89,7 @@ def reliability_chart(found: Sequence[Calibration]) -> Chart:
 
 
 def age_chart(found: Sequence[AgeErrors]) -> Chart:
-    """How the age band of each age was decided: right, taken as younger, taken as older; a panel a gender."""
+    """How the age band of each age was predicted: right, too young, too old; a panel a gender."""
 
     def draw(figure: Figure, look: Look) -> None:
         panels = figure.subplots(len(found), 1, sharex=True, squeeze=False)[:, 0]
@@ -141,14 +97,17 @@ def age_chart(found: Sequence[AgeErrors]) -> Chart:
             middle = [(g.first + g.last) / 2 for g in errors.groups]
             width = [g.last - g.first + 0.86 for g in errors.groups]
             foot = [0.0] * len(middle)
-            for name, colour in (("right", COLOURS[0]), ("younger", COLOURS[4]), ("older", COLOURS[1])):
+            for name, label, colour in (
+                ("right", "right", COLOURS[0]),
+                ("younger", "too young", COLOURS[4]),
+                ("older", "too old", COLOURS[1]),
+            ):
                 shares = [getattr(g, name) for g in errors.groups]
-                label = name if name == "right" else f"taken as {name}"
                 panel.bar(middle, shares, width, bottom=foot, color=colour, label=label)
                 foot = [a + b for a, b in zip(foot, shares, strict=True)]
             for cut in AGE_CUTS:
                 panel.axvline(cut - 0.5, color=look["ink"], linestyle="--", linewidth=1)
-            panel.set(ylim=(0, 1), ylabel=f"{errors.gender},\nshare of photos")
+            panel.set(ylim=(0, 1), ylabel=f"{errors.gender},\nfraction of photos")
             panel.margins(x=0.01)
             _style_axes(panel, look)
         panels[-1].set_xlabel("age in years", fontsize=9, color=look["ink"])
@@ -158,10 +117,10 @@ def age_chart(found: Sequence[AgeErrors]) -> Chart:
 
 
 def curves_chart(jobs: Sequence[JobCurves]) -> Chart:
-    """Loss, loss on the held-out fold and its macro F1 by epoch: a row a task, a line a fold, a dot the best epoch."""
+    """Losses of training and validation and macro F1 by epoch: a row a task, a line a fold, a dot the best epoch."""
     tasks = list(dict.fromkeys(job.task for job in jobs))
     folds = sorted({job.fold for job in jobs})
-    names = {"loss": "training loss", "val_loss": "held-out loss", "f1": "held-out macro F1"}
+    names = {"loss": "training loss", "val_loss": "validation loss", "f1": "validation macro F1"}
 
     def draw(figure: Figure, look: Look) -> None:
         from matplotlib.ticker import MaxNLocator

@@ -22,7 +22,7 @@ from folds.explore.merge_candidates import MergeCandidate, merge_candidates
 from folds.pages.contact_sheet import thumbnail, thumbnails
 
 PAIRS = 24  # people with nearly the same photo that are shown; all are counted
-STAND_OUT = 6  # photos at each end of a measure
+STAND_OUT = 7  # photos at each end of a measure: a row of the page
 PEOPLE_SHOWN = 24  # of those whose labels disagree
 FOLDER_NAME = re.compile(r"(?P<id>.+)_(?P<gender>male|female)_(?P<race>.+)_(?P<age>\d+)", re.IGNORECASE)
 

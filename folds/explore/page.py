@@ -20,8 +20,12 @@ from folds.pages.html import render, write_page
 from folds.replacing import replacing
 
 GENERATOR = "maskens explore"
-OURS = re.compile(r"index\.html|merge-candidates\.csv|(ages|class-\d\d|duplicates|labels|(augment|faces)-[\w-]+)\.png")
+OURS = re.compile(
+    r"index\.html|merge-candidates\.csv|ages\.png|(class-\d\d|duplicates|labels|(augment|faces)-[\w-]+)(-\d+)?\.jpg"
+)
 SIZES_SHOWN = 8
+NEAR = 2  # years within which an age counts as near a cut
+NAMED = 5  # ids of a footnote
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class GroupRow:
     name: str
     bands: tuple[tuple[int, int], ...]
     total: tuple[int, int]
+
+    @property
+    def mark(self) -> str:
+        """*" where the people of the bands are more than the total, which `in_several` explains; else ""."""
+        return " *" if sum(people for people, _ in self.bands) != self.total[0] else ""
 
 
 def write_exploration(
@@ -75,6 +84,8 @@ def write_exploration(
         measures=found.measures,
         classes=class_rows(found),
         groups=group_rows(found),
+        several=in_several(found),
+        findings=findings(found),
         bands=AGES,
         cuts=AGE_CUTS,
         people=len({p.group for p in found.data.people}),
@@ -91,6 +102,26 @@ def write_exploration(
         recipe=recipe,
     )
     write_page(folder, html)
+
+
+def findings(found: Exploration) -> dict[str, str]:
+    """What each section shows, in a sentence."""
+    rows, years = class_rows(found), [p.age for p in found.data.people]
+    rarest, most = min(rows, key=lambda r: r.photos), max(rows, key=lambda r: r.photos)
+    near = sum(min(abs(year - cut + 0.5) for cut in AGE_CUTS) < NEAR for year in years)
+    (size, photos), *others = size_rows(found) or [("no readable photo", 0)]
+    pairs, odd = len(found.candidates), len(found.findings)
+    return {
+        "classes": f"The rarest class is {rarest.number} ({rarest.name}): {rarest.photos} photos of {rarest.people} "
+        f"people; the largest is {most.number} ({most.name}): {most.photos} photos.",
+        "ages": f"Ages range from {min(years)} to {max(years)}; {near} of {len(years)} labels are within {NEAR} years "
+        "of a cut.",
+        "files": f"{photos} of {int(found.measures.readable.sum())} readable photos are {size} pixels."
+        if others
+        else f"All readable photos are {size} pixels.",
+        "labels": f"{odd} {'conflict' if odd == 1 else 'conflicts'} between rows of train.csv or with folder names.",
+        "duplicates": f"{pairs} {'pair' if pairs == 1 else 'pairs'} of people with nearly the same photo.",
+    }
 
 
 def class_rows(found: Exploration) -> list[ClassRow]:
@@ -113,6 +144,20 @@ def group_rows(found: Exploration) -> list[GroupRow]:
 
     kinds = [(name, [number]) for number, name in enumerate(GENDERS)] + [("both", list(range(len(GENDERS))))]
     return [GroupRow(n, tuple(count(g, b) for b in range(len(AGES))), count(g, None)) for n, g in kinds]
+
+
+def in_several(found: Exploration) -> str:
+    """A footnote on people who count in several groups of `group_rows`, "" if nobody does."""
+    groups: dict[str, set[tuple[int, int]]] = {}
+    bands = age_band([p.age for p in found.data.people]).tolist()
+    for person, band in zip(found.data.people, bands, strict=True):
+        groups.setdefault(person.group, set()).add((person.gender, band))
+    several = sorted(group for group, mine in groups.items() if len(mine) > 1)
+    if not several:
+        return ""
+    ids = ", ".join(several[:NAMED]) + (" ..." if len(several) > NAMED else "")
+    people = f"{len(several)} people have" if len(several) > 1 else "1 person has"
+    return f"* {people} labels in several groups: counted in each, but once in the totals. Ids: {ids}"
 
 
 def people_years(found: Exploration) -> list[list[int]]:

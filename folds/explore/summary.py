@@ -8,7 +8,7 @@ from rich.table import Table
 
 from folds.data.labels import AGES
 from folds.explore.exploration import Exploration
-from folds.explore.page import class_rows, group_rows, kind_rows, size_rows
+from folds.explore.page import class_rows, group_rows, in_several, kind_rows, size_rows
 from folds.pages.tables import new_table, table_of_classes
 
 LISTED = 5  # problems of a kind; the page has them all
@@ -16,7 +16,7 @@ LISTED = 5  # problems of a kind; the page has them all
 
 def class_table(found: Exploration) -> Table:
     """People and photos per class, rarest first."""
-    table = table_of_classes("classes, rarest first", ["people", "photos"])
+    table = table_of_classes("people and photos per class, rarest first", ["people", "photos"])
     for row in sorted(class_rows(found), key=lambda r: (r.photos, r.number)):
         table.add_row(str(row.number), row.name, str(row.people), str(row.photos))
     return table
@@ -24,11 +24,11 @@ def class_table(found: Exploration) -> Table:
 
 def group_table(found: Exploration) -> Table:
     """People per gender and age band."""
-    table = new_table("people")
+    table = new_table("people per gender and age band")
     for name in ("", *AGES, "all"):
         table.add_column(name, justify="right" if name else "left", no_wrap=True)
     for row in group_rows(found):
-        table.add_row(row.name, *(str(people) for people, _ in (*row.bands, row.total)))
+        table.add_row(row.name + row.mark, *(str(people) for people, _ in (*row.bands, row.total)))
     return table
 
 
@@ -37,7 +37,9 @@ def summary_lines(found: Exploration) -> list[str]:
     mean, spread = found.measures.colour
     people, rows = len({p.group for p in found.data.people}), len(found.data.people)
     colour = ", ".join(f"{n} {m:.0f} ± {s:.0f}" for n, m, s in zip(("red", "green", "blue"), mean, spread, strict=True))
+    footnote = in_several(found)
     return [
+        *([footnote] if footnote else []),
         f"{found.data.root}: {people} people on {rows} folders, {len(found.data.files)} photos",
         f"sizes (width x height): {_counts(size_rows(found))}",
         f"formats: {_counts(kind_rows(found))}",

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from html_pages import assert_accessible
 from PIL import Image
 from planned import plan_run
 from run_command import maskens
@@ -25,7 +26,7 @@ from folds.data.layout import read_train
 from folds.data.merges import Merge, apply_merges, read_merges
 from folds.data.people import Fix, TrainData
 from folds.explore.merge_candidates import portrait_candidates
-from folds.pages.contact_sheet import GAP, LINE, Cell, Sheet, draw
+from folds.pages.contact_sheet import BOX, GAP, LINE, Cell, Sheet, draw
 
 MakeData = Callable[..., Path]
 
@@ -84,11 +85,12 @@ def test_exactly_the_planted_errors_are_found_with_the_labels_that_mend_them(tru
     rows = rows_of(suspects_csv(judged(wrong, predictions(true))))
     assert {(r["path"], r["photo"], r["field"], r["new"]) for r in rows} == mending
     assert [int(r["rank"]) for r in rows] == sorted(int(r["rank"]) for r in rows)
-    *others, last = rows
-    scores = [float(r["score"]) for r in others]
-    assert scores == sorted(scores, reverse=True)
+    scores = [float(r["score"]) for r in rows]
+    assert scores == sorted(scores, reverse=True), "one order, that of the score"
+    last = rows[-1]
     assert last["photos_agree"] == "1", "a mask that no other photo would take in exchange is hardly a wrong label"
-    assert float(last["score"]) > scores[-1] > 0.5
+    assert float(last["score"]) == pytest.approx((1 - float(last["self_confidence"])) / 2, abs=1e-4)
+    assert scores[-1] < 0.5 < scores[-2]
     assert all(float(r["self_confidence"]) < 0.5 and float(r["margin"]) < 0 for r in rows)
 
 
@@ -323,18 +325,19 @@ def test_the_page_and_its_sheets(audited: tuple[Path, TrainData, str]) -> None:
     run, true, out = audited
     folder = run / "audit"
     assert sorted(p.name for p in folder.iterdir()) == [
-        "age.png",
-        "gender.png",
+        "age.jpg",
+        "gender.jpg",
         "index.html",
         "photos.csv",
         "suspects.csv",
     ]
     page = (folder / "index.html").read_text()
+    assert_accessible(page)
     assert page.count("<figure>") == 3 * 7
     assert 'src="http' not in page
     assert "all 7 photos" in page
-    with Image.open(folder / "gender.png") as one, Image.open(folder / "age.png") as two:
-        assert two.width >= 7 * 150
+    with Image.open(folder / "gender.jpg") as one, Image.open(folder / "age.jpg") as two:
+        assert two.width >= 7 * BOX[0]
         assert two.height > 1.5 * one.height, "a row a person"
     table = [line for line in out.splitlines() if "7 of 7" in line]
     assert len(table) == 3
@@ -347,9 +350,9 @@ def test_an_audit_replaces_its_own_folder_but_no_list_that_was_worked_on(true: T
     run = plan_run(tmp_path / "run", wrong, predictions(true))
     call = ("audit", "--run", run.folder, "--out", tmp_path / "out", "--top", 1)
     assert maskens(*call).code == 0
-    assert (tmp_path / "out" / "mask.png").exists()
+    assert (tmp_path / "out" / "mask.jpg").exists()
     assert maskens(*call, "--field", "gender").code == 0
-    assert not (tmp_path / "out" / "mask.png").exists()
+    assert not (tmp_path / "out" / "mask.jpg").exists()
     mine = tmp_path / "out" / "suspects.csv"
     mine.write_text("".join(mine.read_text().splitlines(keepends=True)[:1]))
     before = mine.read_text()
@@ -426,7 +429,7 @@ def test_ids_that_may_be_one_person_are_listed_for_merging_until_they_are_merged
     assert "--merge same.csv" in outcome.out
     (row,) = rows_of((folder / "merge-candidates.csv").read_text())
     assert (row["a"], row["b"], row["bits"], row["photos"]) == (true.people[4].id, true.people[11].id, "0", "1")
-    assert (folder / "duplicates.png").exists()
+    assert (folder / "duplicates.jpg").exists()
     assert (folder / "index.html").read_text().count('<div class="pair">') == 1
     listed = folder / "merge-candidates.csv"
     made = maskens("folds", "--data", root, "--run", tmp_path / "new", "--k", 2, "--merge", listed)

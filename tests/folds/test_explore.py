@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MakeData
-from html_pages import Page
+from html_pages import Page, assert_accessible
 from PIL import Image
 from run_command import Outcome, maskens, refused
 
@@ -22,7 +22,7 @@ import cli
 from ensemble.recipes.augmentation import Transform
 from ensemble.recipes.reading import load_recipe
 from ensemble.reporting.augment_sheet import DRAWS, after, augment_sheets
-from folds.data.decode import Pixels, resize_and_crop
+from folds.data.decode import Pixels, read_photo, resize_and_crop
 from folds.data.labels import SHOT_MASK, SHOTS
 from folds.data.layout import read_train
 from folds.data.table import read_table
@@ -30,7 +30,8 @@ from folds.errors import MaskensError
 from folds.explore import page as explore_page
 from folds.explore.exploration import draw_photos, examples, explore
 from folds.pages.charts import age_histogram
-from folds.pages.contact_sheet import BOX, GAP, Cell, Sheet, draw
+from folds.pages.contact_sheet import BOX, GAP, ROWS, Cell, Sheet, draw, save
+from folds.sample import write_sample
 
 ODD = '000004_male_<b>&"x"_60'  # a folder's name may hold what HTML would take for its own
 
@@ -109,10 +110,15 @@ def test_people_and_photos_per_class_and_group(spoilt: Path, explored: tuple[Out
     assert [(int(r[0]), int(r[2]), int(r[3])) for r in classes[1:-1]] == [
         (c, len(people[c]), photos[c]) for c in range(18)
     ]
-    assert classes[-1][1:4] == ["all", "17", "126"]
+    assert classes[-1][2:4] == ["17", "126"]
     female = [f"{len(people[c])} / {photos[c] + photos[c + 6] + photos[c + 12]}" for c in (3, 4, 5)]
     assert groups[2][:4] == ["female", *female]
-    assert groups[3] == ["both", "6 / 42", "6 / 42", "6 / 42", "17 / 126"]  # 000001 is in two bands
+    assert groups[3] == ["both *", "6 / 42", "6 / 42", "6 / 42", "17 / 126"]  # 000001 is in two bands
+    footnote = "* 1 person has labels in several groups: counted in each, but once in the totals. Ids: 000001"
+    assert footnote in page.words["classes"]
+    assert footnote in explored[0].out
+    assert classes[-1][1] == "all †"
+    assert "† Each person is in three classes" in page.words["classes"]
     printed = re.findall(r"^ +(\d+) +\w+ ?\w*, \w+, \S+ +(\d+) +(\d+) *$", explored[0].out, re.MULTILINE)
     assert sorted(printed, key=lambda r: int(r[0])) == [
         (str(c), str(len(people[c])), str(photos[c])) for c in range(18)
@@ -146,7 +152,7 @@ def test_photos_that_stand_out_lead_their_lists_and_no_person_fills_one(spoilt: 
     assert found.extremes["darkest"][0][1] == pytest.approx(grey.mean(), abs=0.5)
     for photos in found.extremes.values():
         ids = [found.data.people[found.data.photo_person[i]].id for i, _ in photos]
-        assert len(ids) == len(set(ids)) == 6
+        assert len(ids) == len(set(ids)) == 7
     assert f"{grey.mean():.0f}: {dark.split('/')[2]}/\nmask1.jpg" in page.words["colour"]
 
 
@@ -156,13 +162,13 @@ def test_a_planted_near_duplicate_is_shown_as_a_pair(spoilt: Path, explored: tup
     assert text.count('<div class="pair">') == 1
     alts = [alt for alt, *_ in page.figures]
     start = next(i for i, alt in enumerate(alts) if alt.startswith(one) and alts[i + 1].startswith(other))
-    assert page.figures[start][1].startswith("data:image/jpeg")
+    assert page.figures[start][1].startswith("data:image/webp")
     assert f"{one}  ~  {other}" in explored[0].out
     assert "nearly the same photo under two people: 1" in explored[0].out
     (row,) = read_table(explored[1] / "merge-candidates.csv", ("a", "b", "photos", "photo_a", "photo_b"))
     assert {(row["a"], row["photo_a"]), (row["b"], row["photo_b"])} == {("000002", one), ("000015", other)}
     assert re.search(rf"maskens folds --run \S+ --data {re.escape(str(spoilt))} --merge same.csv", explored[0].out)
-    with Image.open(explored[1] / "duplicates.png") as sheet:
+    with Image.open(explored[1] / "duplicates.jpg") as sheet:
         assert sheet.width > 2 * BOX[0]
 
 
@@ -178,7 +184,7 @@ def test_labels_that_disagree_are_named_and_shown(explored: tuple[Outcome, Path]
         assert words in explored[0].out
     assert "labels that disagree: 5" in explored[0].out  # the fifth: folder 000009 now has id 000001
     assert any(caption.startswith(f"{ODD}\nid 000004, female") for *_, caption in page.figures)
-    assert (explored[1] / "labels.png").exists()
+    assert (explored[1] / "labels.jpg").exists()
 
 
 def test_fixed_labels_are_those_that_are_shown(make_data: MakeData, tmp_path: Path) -> None:
@@ -205,7 +211,7 @@ def test_an_unreadable_photo_is_listed_and_the_rest_goes_on(
     assert broken in explored[0].out
     text = (explored[1] / "index.html").read_text()
     assert len(re.findall(r'<span class="none" role="img"', text)) == 1  # its class has 3 photos, all are shown
-    assert len(list(explored[1].glob("class-*.png"))) == 18
+    assert len(list(explored[1].glob("class-*.jpg"))) == 18
 
 
 def test_the_page_needs_nothing_else(explored: tuple[Outcome, Path], page: Page) -> None:
@@ -213,6 +219,7 @@ def test_the_page_needs_nothing_else(explored: tuple[Outcome, Path], page: Page)
     assert not re.search(r"https?:|url\(|@import|//[a-z]", re.sub(r"data:image/\w+;base64,[\w+/=]+", "", text))
     assert not {"script", "link", "iframe", "base"} & page.tags
     assert all(i["src"].startswith("data:image/") and i["alt"] for i in page.images)
+    assert_accessible(text)
     assert "data:image/png" in next(i["src"] for i in page.images if "Histogram" in i["alt"])
 
 
@@ -241,7 +248,7 @@ def test_the_same_seed_draws_the_same_sheets(spoilt: Path, explored: tuple[Outco
     assert sorted(p.name for p in (tmp_path / "same").iterdir()) == names
     for name in names:
         assert (tmp_path / "same" / name).read_bytes() == (explored[1] / name).read_bytes(), name
-    assert (tmp_path / "other" / "class-00.png").read_bytes() != (explored[1] / "class-00.png").read_bytes()
+    assert (tmp_path / "other" / "class-00.jpg").read_bytes() != (explored[1] / "class-00.jpg").read_bytes()
     assert (tmp_path / "other" / "ages.png").read_bytes() == (explored[1] / "ages.png").read_bytes()
 
 
@@ -357,11 +364,11 @@ def test_a_second_run_replaces_the_first_as_a_whole(make_data: MakeData, tmp_pat
     first = maskens(*call)
     folder = tmp_path / "runs" / "explore"
     assert "was replaced" not in first.out
-    assert (folder / "duplicates.png").exists()
+    assert (folder / "duplicates.jpg").exists()
     copy.write_bytes(before)
     second = maskens(*call)
     assert f"the earlier page in {folder} was replaced" in second.out
-    assert not (folder / "duplicates.png").exists()
+    assert not (folder / "duplicates.jpg").exists()
     assert "nearly the same photo" not in second.out
     assert [p.name for p in folder.parent.iterdir()] == ["explore"], "nothing is left beside it"
 
@@ -473,6 +480,22 @@ def test_a_contact_sheet_puts_each_picture_and_its_words_in_its_own_place() -> N
     assert (below[:, : GAP + BOX[0]] < 255).any(), "the caption"
     assert (below[:, GAP + BOX[0] + 2 :] == 255).all(), "does not run into its neighbour"
     assert (sheet[rows[-1] + 60, left] != 255).any(), "a grey field for what can't be read"
+
+
+def test_a_long_sheet_goes_on_in_the_next_file(tmp_path: Path) -> None:
+    cells = tuple(Cell(np.full((20, 15, 3), n % 250, np.uint8), "") for n in range(2 * ROWS + 1))
+    save(tmp_path, Sheet("gender", "suspects", cells, columns=1, titles=tuple(map(str, range(len(cells))))))
+    heights = {file.name: read_photo(file).shape[0] for file in tmp_path.iterdir()}
+    assert sorted(heights) == ["gender-2.jpg", "gender-3.jpg", "gender.jpg"]
+    assert heights["gender.jpg"] == heights["gender-2.jpg"] > 100 * heights["gender-3.jpg"]
+
+
+def test_a_photo_takes_little_room_on_page_and_sheet(tmp_path: Path) -> None:
+    write_sample(tmp_path / "data", people=12, eval_people=6, size=(192, 256))
+    assert maskens("explore", "--data", tmp_path / "data", "--out", tmp_path / "out", "--recipe", "demo").code == 0
+    sheets = list((tmp_path / "out").glob("class-*.jpg"))
+    assert sum(sheet.stat().st_size for sheet in sheets) < 5_000 * 12 * 7
+    assert (tmp_path / "out" / "index.html").stat().st_size < 8_000 * 12 * 7
 
 
 def test_the_histogram_has_a_light_and_a_dark_look_and_takes_an_empty_gender() -> None:

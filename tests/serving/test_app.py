@@ -272,7 +272,7 @@ def test_a_page_shows_each_photo_with_its_answer_and_escapes_its_name(client: Te
     assert "<b>&" not in answer.text.replace("<b>&amp;", "")
     first, second = page.images
     assert first["alt"] == ODD.replace('"', "%22")
-    assert first["src"].startswith("data:image/jpeg;base64,")
+    assert first["src"].startswith("data:image/webp;base64,")
     assert (second["width"], second["height"]) == ("240", "38")
     words = " ".join(answer.text.split())
     assert "wear, female, 30-59" in words
