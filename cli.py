@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -73,6 +73,23 @@ app = typer.Typer(
 recipes_app = typer.Typer(help="The recipes that come with maskens.", add_completion=False)
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from folds.versions import library_versions
+
+        typer.echo(f"maskens {library_versions()['maskens']}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 def exit_codes(command: Callable[..., None]) -> Callable[..., None]:
     """Turn what the user can mend into one message and exit code 2, Ctrl-C into 130 (`main`: SIGTERM into 143); a
     crash exits with 1."""
@@ -106,7 +123,7 @@ def main() -> None:
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, _terminate(os.getpid(), received))
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(prog_name="maskens", standalone_mode=False))
     except SystemExit as end:
         if received and end.code == CTRL_C:
             end.code = TERMINATED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,11 @@ def refuse(problems: Sequence[str], headline: str, advice: str = "") -> None:
     if advice:
         lines.append(advice)
     raise MaskensError("\n".join(lines))
+
+
+def typed(path: object) -> str:
+    """A path as it is typed in a shell: quoted, if it holds spaces or other signs."""
+    return shlex.quote(str(path))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from folds.data.layout import place_of, read_train, remembered_place
 from folds.data.merges import apply_merges, kept_merges, merged_csv
 from folds.data.people import Fix, TrainData, class_counts
 from folds.data.skipped import kept_skipped
-from folds.errors import MaskensError, did_you_mean_folder, first_fault, refuse
+from folds.errors import MaskensError, did_you_mean_folder, first_fault, refuse, typed
 from folds.files import leave, read_json, replace_keeping, sealed, sha256, sha256_of_text, unsealed, write_json
 from folds.splitting.split import folds_csv, read_folds, what_changed
 from folds.versions import library_versions
@@ -140,7 +140,7 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
             trained, split = f"on other folds (k={old.k}, seed {old.seed})", ""
             if old.fixes.hash != fixes.hash:
                 trained = f"with other label fixes ({old.fixes}; now {fixes})"
-                split = f", and for the same split of people --folds-file {old.folds_file}"
+                split = f", and for the same split of people --folds-file {typed(old.folds_file)}"
             elif old.merged_hash != run.merged_hash:
                 trained = "with other ids merged"
             raise MaskensError(
@@ -201,7 +201,8 @@ def load_run(folder: Path) -> Run:
     if not path.exists():
         refuse_foreign(folder)
         near = did_you_mean_folder(folder, "run.json")
-        raise MaskensError(f"there is no run in {folder} yet{near}. Make the folds first: maskens folds --run {folder}")
+        first = f"Make the folds first: maskens folds --run {typed(folder)}"
+        raise MaskensError(f"there is no run in {folder} yet{near}. {first}")
     from pydantic import TypeAdapter, ValidationError  # here, because not every command has a run
 
     try:
@@ -254,13 +255,13 @@ def kept_fixes(run: Run) -> tuple[Fix, ...]:
     file = run.fixes_file
     if sha256_of_text(file) == run.fixes.hash:
         return read_fixes([str(file)]) if run.fixes.hash else ()
-    again = " ".join(f"--fixes {s}" for s in run.fixes.sources or ("none",))
-    back = f"maskens folds --run {run.folder} {again}"
+    again = " ".join(f"--fixes {typed(s)}" for s in run.fixes.sources or ("none",))
+    back = f"maskens folds --run {typed(run.folder)} {again}"
     if not file.exists():
         raise MaskensError(f"{file} is missing. Bring it back: {back}")
     raise MaskensError(
         f"{file} {'was edited after it was made' if run.fixes.hash else 'was not made by this run'}. To use it, give "
-        f"it to a new run: maskens folds --run NEW_DIR --fixes {file}. To go on without it: {back}"
+        f"it to a new run: maskens folds --run NEW_DIR --fixes {typed(file)}. To go on without it: {back}"
     )
 
 
@@ -298,6 +299,6 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
     if sha256_of_text(run.folds_file) != run.folds_hash:
         raise MaskensError(
             f"{run.folds_file} was edited after it was made. To use your own folds, give them to a new run: "
-            f"maskens folds --run NEW_DIR --folds-file {run.folds_file}"
+            f"maskens folds --run NEW_DIR --folds-file {typed(run.folds_file)}"
         )
     return data, read_folds(run.folds_file, data)[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from folds.data.table import read_table
-from folds.errors import MaskensError, refuse
+from folds.errors import MaskensError, refuse, typed
 from folds.run import Run
 
 Shared = Literal["data", "folds", "seed", "label fixes", "merged ids", "skipped photos"]
@@ -49,7 +49,7 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
     refuse(
         problems,
         "only runs on the same folds can be put together",
-        f"Make one with: maskens folds --run NEW_DIR --folds-file {first.folds_file}",
+        f"Make one with: maskens folds --run NEW_DIR --folds-file {typed(first.folds_file)}",
     )
 
 

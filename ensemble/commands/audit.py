@@ -18,6 +18,7 @@ from ensemble.commands.options import (
     WorkersOption,
 )
 from ensemble.commands.terminal import make_console, progress_bars, say
+from folds.errors import typed
 
 
 class FieldChoice(StrEnum):
@@ -70,15 +71,15 @@ def audit(
     found, folder = done.audit, done.folder
     if done.note:
         say(console, done.note, "yellow")
-    earlier = f"--fixes {done.run.fixes_file} " if found.data.fixes else ""
-    merged = f"--merge {done.run.merged_file} " if done.run.merged_hash else ""
+    earlier = f"--fixes {typed(done.run.fixes_file)} " if found.data.fixes else ""
+    merged = f"--merge {typed(done.run.merged_file)} " if done.run.merged_hash else ""
     if done.candidates:
         pairs = f"{len(done.candidates)} pairs of ids" if len(done.candidates) > 1 else "a pair of ids"
         say(console, f"warning: {pairs} may be one person: nearly the same photo, see {folder / FILE}", "yellow")
         say(
             console,
             "next: look at them, copy the rows that show one person to same.csv, then  "
-            f"maskens folds --run NEW --data {found.data.root} {earlier}{merged}--merge same.csv",
+            f"maskens folds --run NEW --data {typed(found.data.root)} {earlier}{merged}--merge same.csv",
             "dim",
         )
     views = f"{epoch} epochs, views: {tta}"
@@ -93,7 +94,7 @@ def audit(
     say(
         console,
         f"next: look at them, copy the rows of {folder / SUSPECTS} that you believe to mine.csv, then  "
-        f"maskens folds --run NEW --data {found.data.root} --folds-file {done.run.folds_file} {merged}"
+        f"maskens folds --run NEW --data {typed(found.data.root)} --folds-file {typed(done.run.folds_file)} {merged}"
         f"{earlier}--fixes mine.csv",
         "dim",
     )

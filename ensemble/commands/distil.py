@@ -37,6 +37,7 @@ from ensemble.commands.train_options import (
     YesOption,
     chosen_folds,
 )
+from folds.errors import typed
 
 
 def distil(
@@ -138,4 +139,4 @@ def distil(
     models, complete = trained_models(planned)
     options_then = " --tta none" if complete else " --allow-missing --tta none"
     passes = f"{models} {'pass' if models == 1 else 'passes'} a photo, the ensemble makes {planned.soft.passes}"
-    say(console, f"next: maskens infer --run {plan.run.folder}{options_then}   # {passes}", "dim")
+    say(console, f"next: maskens infer --run {typed(plan.run.folder)}{options_then}   # {passes}", "dim")

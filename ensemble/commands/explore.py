@@ -17,6 +17,7 @@ from ensemble.commands.options import (
     seed_option,
 )
 from ensemble.commands.terminal import make_console, progress_bars, say
+from folds.errors import typed
 
 
 def explore(
@@ -73,11 +74,11 @@ def explore(
     for line in warning_lines(found):
         say(console, line, "yellow")
     if found.candidates:
-        merged = f"--merge {run[0] / 'merged.csv'} " if merged_people(found.data) else ""
+        merged = f"--merge {typed(run[0] / 'merged.csv')} " if merged_people(found.data) else ""
         say(
             console,
             f"next: look at them, copy the rows of {done.folder / FILE} that show one person to same.csv, then  "
-            f"maskens folds --run {run[0]} --data {found.data.root} {merged}--merge same.csv",
+            f"maskens folds --run {typed(run[0])} --data {typed(found.data.root)} {merged}--merge same.csv",
             "dim",
         )
     if found.data.fixes:

@@ -17,7 +17,7 @@ from ensemble.commands.options import (
     WorkersOption,
 )
 from ensemble.commands.terminal import make_console, note, progress_bars, say
-from folds.errors import SHOWN
+from folds.errors import SHOWN, typed
 
 
 def folds(
@@ -96,4 +96,4 @@ def folds(
     if made.note:
         say(console, made.note)
     say(console, f"saved: {made.run.folds_file}")
-    say(console, f"next: maskens train --run {made.run.folder} --fold 0..{made.k - 1}", "dim")
+    say(console, f"next: maskens train --run {typed(made.run.folder)} --fold 0..{made.k - 1}", "dim")

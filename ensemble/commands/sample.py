@@ -9,6 +9,7 @@ import typer
 
 from ensemble.commands.options import QuietOption, WorkersOption, seed_option
 from ensemble.commands.terminal import make_console, progress_bars, say
+from folds.errors import typed
 
 
 def sample(
@@ -39,4 +40,4 @@ def sample(
     )
     most = made.train_people // 6  # people of each gender and age band
     few = "" if most >= 5 else f" --k {most}" if most >= 2 else " (too few people for folds: --people 12 at least)"
-    say(console, f"next: maskens folds --data {made.folder}{few}", "dim")
+    say(console, f"next: maskens folds --data {typed(made.folder)}{few}", "dim")

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from folds.errors import typed
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -64,7 +66,7 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 def run_options(runs: Sequence[Path]) -> str:
     """The runs as they are typed."""
-    return "".join(f" --run {run}" for run in runs)
+    return "".join(f" --run {typed(run)}" for run in runs)
 
 
 @contextlib.contextmanager

@@ -36,6 +36,7 @@ from ensemble.commands.train_options import (
     YesOption,
     chosen_folds,
 )
+from folds.errors import typed
 
 
 def train(
@@ -143,4 +144,4 @@ def train(
         if not yes:
             confirm_long(console, plan)
         run_jobs(console, plan)
-    say(console, f"next: maskens infer --run {run[0]}", "dim")
+    say(console, f"next: maskens infer --run {typed(run[0])}", "dim")

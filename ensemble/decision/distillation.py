@@ -12,7 +12,7 @@ from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.tta_choice import find_set
 from ensemble.recipes.tta_sets import TtaSet, known_sets
 from ensemble.recipes.tta_views import Tta
-from folds.errors import MaskensError
+from folds.errors import MaskensError, typed
 from folds.files import sha256
 from folds.run import Run
 
@@ -77,5 +77,5 @@ def refuse_unfinished(runs: Sequence[Run], folds: Collection[int]) -> None:
             written = ",".join(str(fold) for fold in sorted({fold for _, fold in missing}))
             raise MaskensError(
                 f"{run.folder} can't teach fold {written} yet, whose models are not trained: {job_names(missing, 8)}. "
-                f"Train them: maskens train --run {run.folder} --fold {written}"
+                f"Train them: maskens train --run {typed(run.folder)} --fold {written}"
             )

@@ -21,7 +21,7 @@ from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target
 from ensemble.recipes.tta_sets import TtaSet
 from folds.data.labels import CLASSES
-from folds.errors import MaskensError, refuse
+from folds.errors import MaskensError, refuse, typed
 from folds.run import Run
 
 BLOCK = 2**14  # photos whose scores are worked out at a time: what that takes beside its result does not grow
@@ -157,7 +157,7 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, only: int | None = No
         hint = "" if without else " Or predict with the folds that are there: --allow-missing."
         raise MaskensError(
             f"{len(missing)} of {len(recipe.tasks) * run.k} models are not trained yet: {job_names(missing, 8)}. "
-            f"Train them: maskens train --run {run.folder} --fold {folds}.{hint}"
+            f"Train them: maskens train --run {typed(run.folder)} --fold {folds}.{hint}"
         )
     return found
 

@@ -17,7 +17,7 @@ from ensemble.recipes.schema import Recipe
 from folds.data.labels import IntArray
 from folds.data.layout import read_eval
 from folds.data.people import EvalData
-from folds.errors import MaskensError
+from folds.errors import MaskensError, typed
 from folds.run import Run
 from folds.runs import differing
 
@@ -68,7 +68,7 @@ def _refuse_unlike(source: Run, run: Run) -> None:
         raise MaskensError(
             f"--pseudo {source.folder}: it has other {unlike} than {run.folder}, so its models may have "
             f"seen the people that these are validated on. Make the folds from its own: maskens folds --run "
-            f"{run.folder} --folds-file {source.folds_file}"
+            f"{typed(run.folder)} --folds-file {typed(source.folds_file)}"
         )
 
 
@@ -78,7 +78,7 @@ def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData
     Raises:
         MaskensError: there are none, or they are of other photos or folds.
     """
-    path, again = source.folder / "eval.npz", f"Predict them: maskens infer --run {source.folder}"
+    path, again = source.folder / "eval.npz", f"Predict them: maskens infer --run {typed(source.folder)}"
     try:
         with np.load(path, allow_pickle=False) as file:
             record = json.loads(str(file["record"]))

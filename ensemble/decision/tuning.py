@@ -21,7 +21,7 @@ from ensemble.recipes.tta_choice import find_set
 from ensemble.recipes.tta_sets import TtaSet, as_set, known_sets
 from ensemble.recipes.tta_views import Tta
 from folds.data.labels import CLASSES
-from folds.errors import MaskensError, first_fault
+from folds.errors import MaskensError, first_fault, typed
 from folds.files import (
     json_text,
     read_json,
@@ -131,7 +131,7 @@ class Tuning(_Strict):
             lines.append(f"temperatures of the mean of all folds: {means}")
         lines += [
             f"{run.run}: temperatures above 1 are for single folds only, as the mean of all folds may need none. "
-            f"To fit its own: maskens infer --run {run.run}, then tune again"
+            f"To fit its own: maskens infer --run {typed(run.run)}, then tune again"
             for run in self.fitted.runs
             if not run.mean_measured
         ]
@@ -196,7 +196,7 @@ def kept_tuning(folders: Sequence[Path], untuned: Sequence[RunTuning]) -> tuple[
             fitted = tuning.fitted.model_copy(update={"runs": tuple(theirs[i] for i in order)})
             return tuning.model_copy(update={"fitted": fitted}), path
     if paths:
-        named = " ".join(f"--run {folder}" for folder in folders)
+        named = " ".join(f"--run {typed(folder)}" for folder in folders)
         raise MaskensError(
             f"{paths[0]} was fitted on other out-of-fold logits: a job was trained since. "
             f"Tune again: maskens tune {named}{' --blend' if len(folders) > 1 else ''}; or leave it out: --untuned"

@@ -26,7 +26,7 @@ from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tta_views import Tta
 from folds.data.labels import CLASSES, FloatArray, IntArray
 from folds.data.people import TrainData
-from folds.errors import MaskensError
+from folds.errors import MaskensError, typed
 from folds.files import sha256
 from folds.run import Run, load_run
 from folds.splitting.split import strata
@@ -122,7 +122,7 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
     if any(not np.array_equal(c.blend.folds, first.blend.folds) for c in compared):
         notes.append(
             "the people were split into other folds, which alone moves scores; for the same split use "
-            f"maskens folds --folds-file {first.run.folds_file}"
+            f"maskens folds --folds-file {typed(first.run.folds_file)}"
         )
     lengths = {frozenset(t.epochs for t in c.recipe.tasks.values()) for c in compared}
     if epoch == "best" and len(lengths) > 1:

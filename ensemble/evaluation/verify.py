@@ -29,7 +29,7 @@ from folds.data.layout import read_train
 from folds.data.merges import kept_merges
 from folds.data.people import TrainData
 from folds.data.skipped import kept_skipped, left_out_words
-from folds.errors import MaskensError, first_line
+from folds.errors import MaskensError, first_line, typed
 from folds.files import read_json, sha256_of_arrays, sha256_of_text
 from folds.run import Run, kept_fixes
 from folds.splitting.split import read_folds
@@ -186,7 +186,9 @@ def _tunings(run: Run, recipe: Recipe) -> Iterator[Check]:
     except MaskensError:  # which was said of that job
         now = "damaged files"
     for path in sorted([*run.folder.glob("tuning.json"), *run.folder.glob("blend-*.json")]):
-        mend = f"maskens tune --run {run.folder}" if path.name == "tuning.json" else "tune the blended runs again"
+        mend = (
+            f"maskens tune --run {typed(run.folder)}" if path.name == "tuning.json" else "tune the blended runs again"
+        )
         try:
             tuning = read_tuning(path)
         except MaskensError as error:
@@ -213,7 +215,7 @@ def _submission(run: Run, recipe: Recipe) -> tuple[list[Check], list[str]]:
     logits_file, kind = run.folder / "eval.npz", "submission.csv"
     if not (run.submission_file.exists() and logits_file.exists()):
         return [], []
-    mend, item = f"maskens infer --run {run.folder}", "submission.csv: as in eval.npz"
+    mend, item = f"maskens infer --run {typed(run.folder)}", "submission.csv: as in eval.npz"
     try:
         ids, classes = read_answers(run.submission_file)
         with logits_file.open("rb") as file, np.load(file) as z:

@@ -16,7 +16,7 @@ from ensemble.jobs.spec import JobSpec
 from ensemble.recipes.architecture import ModelArgs, ModelName
 from ensemble.recipes.geometry import Crop, Geometry
 from ensemble.recipes.tasks import AgeHead, Part, Predicts, Target
-from folds.errors import MaskensError, first_line
+from folds.errors import MaskensError, first_line, typed
 from folds.files import lfs_pointer
 
 FORMAT = 2
@@ -137,6 +137,6 @@ def _record(metadata: Mapping[str, str]) -> dict[str, Any]:
 def _damaged(path: Path, error: Exception) -> str:
     return (
         f"the checkpoint {path} is damaged or not one of maskens' ({lfs_pointer(path) or first_line(error)}). "
-        f"Train that job again: maskens train --run {path.parent.parent.parent} "
+        f"Train that job again: maskens train --run {typed(path.parent.parent.parent)} "
         f"--task {path.parent.parent.name} --fold {path.parent.name.removeprefix('fold')} --restart"
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from ensemble.jobs.status import JobStatus, read_status
-from folds.errors import MaskensError
+from folds.errors import MaskensError, typed
 from folds.files import sha256_of_file
 from folds.run import Run
 
@@ -64,4 +64,4 @@ def _vouches(status: JobStatus) -> bool:
 
 def restart_command(run: Run, task: str, fold: int) -> str:
     """What trains a job again."""
-    return f"maskens train --run {run.folder} --task {task} --fold {fold} --restart"
+    return f"maskens train --run {typed(run.folder)} --task {task} --fold {fold} --restart"

@@ -16,7 +16,7 @@ from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tta_views import VIEWS
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
-from folds.errors import MaskensError, refuse
+from folds.errors import MaskensError, refuse, typed
 from folds.files import save_npz, sha256
 from folds.run import Run
 
@@ -112,7 +112,7 @@ def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[tuple[str, 
     if not trained:
         raise MaskensError(
             f"no fold of {run.folder} has all of its tasks trained yet. "
-            f"First: maskens train --run {run.folder} --fold 0"
+            f"First: maskens train --run {typed(run.folder)} --fold 0"
         )
     return trained, missing
 

@@ -17,7 +17,7 @@ from ensemble.jobs.status import learned_from
 from ensemble.recipes.tasks import ONLY_GENDER, Predicts
 from folds.data.labels import CLASSES, FloatArray, IntArray, decode
 from folds.data.people import TrainData
-from folds.errors import MaskensError
+from folds.errors import MaskensError, typed
 from folds.files import read_json, save_npz, sealed, sha256, sha256_of_arrays, unsealed, write_json
 from folds.run import Run
 
@@ -211,10 +211,10 @@ def refuse_untaught(run: Run, soft: SoftTargets, folds: set[int]) -> None:
     """
     if missing := sorted(folds - soft.folds.keys()):
         written = ",".join(map(str, missing))
-        teachers = " ".join(f"--run {teacher}" for teacher in soft.teachers)
+        teachers = " ".join(f"--run {typed(teacher)}" for teacher in soft.teachers)
         raise MaskensError(
             f"{run.folder} has no soft targets of fold {written} yet. Make them and train: maskens distil {teachers} "
-            f"--out {run.folder} --fold {written} --temperature {soft.temperature:g} --alpha {soft.alpha:g}"
+            f"--out {typed(run.folder)} --fold {written} --temperature {soft.temperature:g} --alpha {soft.alpha:g}"
         )
 
 

@@ -44,7 +44,7 @@ from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.tta_sets import TtaSet
 from ensemble.recipes.tta_views import Tta
 from ensemble.training.jobs import JobsDisplay
-from folds.errors import MaskensError
+from folds.errors import MaskensError, typed
 from folds.run import Run, load_data
 from folds.runs import refuse_other_folds
 from folds.same_folds import run_like, write_run_like
@@ -167,7 +167,7 @@ def _refuse_other_lessons(student: Run, soft: SoftTargets, kept: SoftTargets | N
     if kept.hash != soft.hash:
         raise MaskensError(
             f"{student.folder} has jobs that learn from other soft targets: {kept.words}; now {soft.words}. "
-            f"Continue training: maskens train --run {student.folder}; or name a new folder: --out DIR"
+            f"Continue training: maskens train --run {typed(student.folder)}; or name a new folder: --out DIR"
         )
     return kept
 

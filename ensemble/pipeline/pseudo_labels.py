@@ -7,7 +7,7 @@ from pathlib import Path
 from ensemble.decision.pseudo_labelling import make_pseudo_labels
 from ensemble.jobs.pseudo_labels import PseudoLabels, load_pseudo_labels
 from ensemble.pipeline.inputs import Folder
-from folds.errors import MaskensError
+from folds.errors import MaskensError, typed
 from folds.run import Run, load_run
 
 PSEUDO_MIN_P = 0.95
@@ -36,6 +36,6 @@ def choose_pseudo_labels(run: Run, root: Path, teacher: Folder | None, least: fl
     if run.jobs_on_disk() and named.hash != (kept.hash if kept else ""):
         raise MaskensError(
             f"{run.folder} holds models that were trained with {'other' if kept else 'no'} pseudo-labels. "
-            f"Begin a new run: maskens folds --run NEW --folds-file {run.folds_file}"
+            f"Begin a new run: maskens folds --run NEW --folds-file {typed(run.folds_file)}"
         )
     return named

@@ -13,7 +13,7 @@ from ensemble.recipes.schema import Recipe
 from ensemble.reporting.recommend_lines import choice_lines, data_line, machine_line, measured_line
 from ensemble.training.recommend import BASE, CANDIDATES, Choice, Measured, choose, measure, recipe_text
 from folds.data.people import TrainData
-from folds.errors import MaskensError
+from folds.errors import MaskensError, typed
 from folds.files import replace_keeping
 from folds.replacing import must_be_writable
 from folds.run import Run
@@ -114,7 +114,7 @@ def _next(
     if before and before.jobs_on_disk():  # it belongs to another recipe
         data, run, before = before.data_folder(data), Path("NEW_RUN"), None
     split = before is None or before.k != choice.k
-    where = f"--run {run}" + (f" --data {data}" if data else "")
-    train = f"maskens train {f'--run {run}' if split else where} --recipe {path} --fold 0..{choice.k - 1}"
+    where = f"--run {typed(run)}" + (f" --data {typed(data)}" if data else "")
+    train = f"maskens train {f'--run {typed(run)}' if split else where} --recipe {typed(path)} --fold 0..{choice.k - 1}"
     train += "" if device == "auto" else f" --device {device}"
     return (*([f"maskens folds {where} --k {choice.k}"] if split else []), train)

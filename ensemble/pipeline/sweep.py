@@ -21,7 +21,7 @@ from ensemble.training.job import Failure
 from ensemble.training.jobs import JobsDisplay, NoDisplay, fill_cache
 from ensemble.training.jobs import train as train_jobs
 from ensemble.training.skipped_photos import leave_out_unreadable, remember_skipped
-from folds.errors import MaskensError, Stopped
+from folds.errors import MaskensError, Stopped, typed
 from folds.files import json_text, listing_text, write_text
 from folds.run import Run, load_run, remembered, start_run
 
@@ -152,7 +152,7 @@ def compare_sweep(
     """
     sweep = load_sweep(Path(out))
     if sweep is None:
-        raise MaskensError(f"there is no sweep in {out} yet. Begin one: maskens sweep --out {out} --recipe NAME")
+        raise MaskensError(f"there is no sweep in {out} yet. Begin one: maskens sweep --out {typed(out)} --recipe NAME")
     runs = {pair: run for pair in sweep.pairs if (run := remembered(sweep.run_folder(*pair)))}
     found = compare_recipes(runs, Path(data) if data else None, tta, epoch)
     if found is None:

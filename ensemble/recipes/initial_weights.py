@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ensemble.recipes.reading import load_recipe
 from ensemble.recipes.schema import FOLD, Recipe, TaskRecipe
-from folds.errors import MaskensError, did_you_mean
+from folds.errors import MaskensError, did_you_mean, typed
 from folds.files import sha256_of_file
 from folds.run import load_run
 
@@ -71,7 +71,7 @@ def _files_of_run(run: Path, name: str, task: TaskRecipe) -> str:
     if missing:
         raise MaskensError(
             f"tasks.{name}.weights {run}: it has not finished fold {', '.join(map(str, missing))} of {name}. Train it "
-            f"first: maskens train --run {run} --task {name}"
+            f"first: maskens train --run {typed(run)} --task {name}"
         )
     return str(run / name / f"fold{FOLD}" / "model.safetensors")
 

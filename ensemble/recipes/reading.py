@@ -281,12 +281,13 @@ def readable_error(error: Any, above: Sequence[str] = ()) -> str:
     path = [*above, *(str(p) for p in error["loc"])]
     where = ".".join(p for p in path if p not in ENTRIES) or "recipe"
     if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key{did_you_mean(path[-1], _keys_at(path[:-1]))}"
+        task = "tasks.*." * (where in TaskRecipe.model_fields) or "tasks." * (where in KINDS)
+        near = f" (did you mean {task}{where}?)" if task else did_you_mean(path[-1], _keys_at(path[:-1]))
+        return f"{where}: unknown key{near}"
     if error["type"] == "missing":
         return f"{where}: missing"
     message = error["msg"].removeprefix("Value error, ")
-    given = error.get("input")
-    shown = f" (it is {given!r})" if isinstance(given, (str, int, float, bool, list)) else ""
+    shown = f" (it is {given!r})" if isinstance(given := error.get("input"), (str, int, float, bool, list)) else ""
     return f"{where}: {message[0].lower()}{message[1:]}{shown}"
 
 

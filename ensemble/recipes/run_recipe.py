@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ensemble.recipes.initial_weights import with_weights
 from ensemble.recipes.reading import BuildTransform, load_recipe, parse_recipe
 from ensemble.recipes.schema import Recipe
-from folds.errors import MaskensError, refuse
+from folds.errors import MaskensError, refuse, typed
 from folds.files import write_text
 from folds.run import Run, save_run
 
@@ -21,7 +21,7 @@ def run_recipe(run: Run) -> Recipe:
         MaskensError: nothing was trained yet, or recipe.toml was edited since.
     """
     if not run.recipe_hash:
-        raise MaskensError(f"nothing is trained in {run.folder} yet. First: maskens train --run {run.folder}")
+        raise MaskensError(f"nothing is trained in {run.folder} yet. First: maskens train --run {typed(run.folder)}")
     try:
         recipe = parse_recipe(run.recipe_file.read_text(encoding="utf-8"), "recipe", where=str(run.recipe_file))
     except (OSError, UnicodeDecodeError) as error:
@@ -30,7 +30,7 @@ def run_recipe(run: Run) -> Recipe:
         raise MaskensError(
             f"{run.recipe_file} was edited after training began, or a maskens before 0.4 made it. "
             "Put it back, or give it to a new run: "
-            f"maskens train --run NEW_DIR --recipe {run.recipe_file}"
+            f"maskens train --run NEW_DIR --recipe {typed(run.recipe_file)}"
         )
     return recipe
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -40,7 +44,10 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
     try:
         with lock_job_process(spec) as claim:
             if not is_done(spec):  # by a process whose worker was lost before it could say so
-                JobRun(spec, data, folds, claim).run()
+                with _warnings_in(spec.run.job_folder(spec.task, spec.fold) / "log.txt") as log:
+                    JobRun(spec, data, folds, claim).run()
+                if log.warned:
+                    _note(spec, f"libraries warn: {log.warned} (all in {log.baseFilename})")
         return None
     except TakenOver as error:  # what the job does now is the other's to say
         return Failure(str(error), crashed=False)
@@ -58,6 +65,38 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
         raise
     finish(spec, "failed", failure.message)
     return failure
+
+
+class _Log(logging.FileHandler):
+    """A file of warnings that remembers the first one."""
+
+    warned = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.warned = self.warned or record.getMessage().rpartition("Warning: ")[2].partition("\n")[0]
+        super().emit(record)
+
+
+@contextlib.contextmanager
+def _warnings_in(path: Path) -> Iterator[_Log]:
+    """Write what libraries warn of, by `warnings` or `logging`, to a file: on the terminal it would break the table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = _Log(path, delay=True, encoding="utf-8")
+    log.setLevel(logging.WARNING)
+    log.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(log)
+    try:
+        yield log
+    finally:
+        logging.getLogger().removeHandler(log)
+        logging.captureWarnings(False)
+        log.close()
+
+
+def _note(spec: JobSpec, words: str) -> None:
+    status = read_status(spec.run, spec.task, spec.fold)
+    write_status(spec.run, dataclasses.replace(status, note="; ".join(filter(None, (status.note, words)))))
 
 
 def finish(spec: JobSpec, state: State, error: str = "") -> None:

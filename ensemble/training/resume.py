@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from folds.errors import MaskensError
+from folds.errors import MaskensError, typed
 from folds.replacing import replacing
 
 Identity = dict[str, Any]
@@ -50,7 +50,7 @@ def load_last(folder: Path, identity: Identity) -> dict[str, Any] | None:
     """
     path = folder / "last.pt"
     job = f"--task {identity['task']} --fold {identity['fold']}"
-    advice = f"start this job over: maskens train --run {folder.parent.parent} {job} --restart"
+    advice = f"start this job over: maskens train --run {typed(folder.parent.parent)} {job} --restart"
     if not path.exists():
         return None
     try:

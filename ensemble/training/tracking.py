@@ -21,7 +21,7 @@ from ensemble.recipes.tasks import Target
 from ensemble.training.pictures import validation_pictures
 from folds.data.decode import Pixels
 from folds.data.labels import IntArray
-from folds.errors import MaskensError, first_line
+from folds.errors import MaskensError, first_line, typed
 from folds.files import sha256
 from folds.run import Run
 
@@ -238,9 +238,9 @@ def _log_in() -> None:
 
 def where_to_look(names: Sequence[str], run: Path) -> list[str]:
     """How to see what is tracked, a line a tracker."""
-    offline = f"what was kept offline is sent by: wandb sync {run}/*/fold*/wandb/offline-run-*"
+    offline = f"what was kept offline is sent by: wandb sync {typed(run)}/*/fold*/wandb/offline-run-*"
     wandb = f"W&B project {_project()}, group {run.resolve().name}; {offline}"
-    lines = {"tensorboard": f"tensorboard --logdir {run}", "wandb": wandb}
+    lines = {"tensorboard": f"tensorboard --logdir {typed(run)}", "wandb": wandb}
     return [lines[name] for name in names]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from folds.data.labels import GENDERS, SHOT_MASK, SHOTS, IntArray
-from folds.errors import MaskensError, counted, did_you_mean, did_you_mean_folder, refuse
+from folds.errors import MaskensError, counted, did_you_mean, did_you_mean_folder, refuse, typed
 from folds.files import sha256_of_lines
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def remembered_place(place: str, run: Path) -> Path:
         return data
     raise MaskensError(
         f"{run} remembers its data in {data}, where nothing is. Name where they are now with --data DIR; "
-        f"to have it remembered: maskens folds --run {run} --data DIR"
+        f"to have it remembered: maskens folds --run {typed(run)} --data DIR"
     )
 
 
@@ -177,7 +177,7 @@ def _need_folder(root: Path, table: str) -> None:
     if near and root.exists():
         raise MaskensError(f"{root} is no data folder: it holds no {table}{near}.")
     if not root.is_dir():
-        sample = "" if near else f", or make a generated one: maskens sample {root} --people 90"
+        sample = "" if near else f", or make a generated one: maskens sample {typed(root)} --people 90"
         raise MaskensError(
             f"there is no data folder {root}{near}. Name yours with --data DIR (or MASKENS_DATA){sample}"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from folds.data.people import TrainData, fingerprint_of
 from folds.data.table import LINE, read_table, with_zeros
-from folds.errors import SHOWN, MaskensError, counted, did_you_mean, refuse
+from folds.errors import SHOWN, MaskensError, counted, did_you_mean, refuse, typed
 from folds.files import as_typed, listing_text, sha256_of_text
 
 COLUMNS = ("a", "b")
@@ -125,6 +125,7 @@ def kept_merges(file: Path, expected: str) -> tuple[Merge, ...]:
         return read_merges([str(file)]) if expected else ()
     wrong = "is missing" if not file.exists() else "was edited after it was made, or not made by this run"
     raise MaskensError(
-        f"{file} {wrong}. Name the merged ids again: maskens folds --run {file.parent} --merge FILE (or --merge none); "
+        f"{file} {wrong}. Name the merged ids again: maskens folds --run {typed(file.parent)} "
+        "--merge FILE (or --merge none); "
         "or, where models were trained, put the file back."
     )

@@ -15,6 +15,7 @@ import cli
 from ensemble.commands.terminal import make_console, print_anything, say
 from ensemble.recipes.reading import load_recipe, shipped
 from ensemble.recipes.tta_views import VIEWS
+from folds.versions import library_versions
 
 
 def test_quiet_prints_nothing_and_the_environment_sets_options(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,6 +78,7 @@ def test_an_option_that_a_command_does_not_use_is_refused() -> None:
         (["serve", "--help"], 0, "--max-queue", False),
         (["train", "--nonsense"], 2, "No such option: --nonsense", False),
         (["train", "--fold", "x"], 2, "'x' is not a fold", False),
+        (["--version"], 0, f"maskens {library_versions()['maskens']}", False),
         (["nonsense"], 2, "No such command 'nonsense'", False),
         (["folds", "--k", "7"], 2, "The largest k that works is 3", True),
     ],
@@ -121,6 +123,12 @@ def test_what_a_pipe_has_no_character_for_is_replaced(
     say(console, "0.9 ± 0.1 한글 \udcff")
     sys.stdout.seek(0)
     assert sys.stdout.buffer.read().decode(encoding).strip() == printed
+
+
+def test_commands_that_are_to_be_copied_quote_paths_with_spaces(data: Path) -> None:
+    assert "next: maskens train --run 'my runs/a' --fold 0..2" in maskens("folds", "--run", "my runs/a", "--k", "3").out
+    refused(maskens("score", "--run", "my runs/a"), "First: maskens train --run 'my runs/a'")
+    refused(maskens("train", "--run", "my runs/b"), "maskens folds --run 'my runs/b'")
 
 
 def test_the_bare_command_shows_its_help_and_no_error() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -442,6 +444,27 @@ def test_one_crashing_job_does_not_take_the_others_with_it(short: TinyRun, monke
     assert failures[0].crashed
     assert "out of luck" in (short.run.job_folder("gender", 0) / "error.txt").read_text()
     assert [s.state for s in view.shown[-1]] == ["failed", "done"]
+
+
+def test_what_libraries_warn_of_is_in_the_jobs_log_and_not_on_the_terminal(
+    short: TinyRun, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    real = ensemble.training.trainer.Trainer.epoch
+
+    def warning(self: Any, *args: Any, **values: Any) -> Any:
+        warnings.warn("the rate has no effect", UserWarning, stacklevel=2)
+        logging.getLogger("timm").warning("the model was renamed")
+        return real(self, *args, **values)
+
+    monkeypatch.setattr(ensemble.training.trainer.Trainer, "epoch", warning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert run_job(short.spec("mask"), short.data, short.folds) is None
+    log = short.run.job_folder("mask", 0) / "log.txt"
+    assert "the rate has no effect" in log.read_text()
+    assert "timm: the model was renamed" in log.read_text()
+    assert capfd.readouterr().err == ""
+    assert read_status(short.run, "mask", 0).note.endswith(f"libraries warn: the rate has no effect (all in {log})")
 
 
 def test_two_commands_never_train_the_same_job(short: TinyRun) -> None:
