@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ensemble.pipeline.recommend import recommend
     from ensemble.pipeline.report import report
     from ensemble.pipeline.sample import make_sample
-    from ensemble.pipeline.score import score, score_submission
+    from ensemble.pipeline.score import score, score_submission, score_submissions
     from ensemble.pipeline.serve import ServeOptions, prepare_server, serve
     from ensemble.pipeline.split import make_folds
     from ensemble.pipeline.submission import check_submission
@@ -51,6 +51,7 @@ __all__ = [
     "report",
     "score",
     "score_submission",
+    "score_submissions",
     "serve",
     "sweep",
     "train",
@@ -70,6 +71,7 @@ _MODULES = {
     "make_sample": "sample",
     "prepare_server": "serve",
     "score_submission": "score",
+    "score_submissions": "score",
 }
 
 

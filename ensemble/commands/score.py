@@ -26,8 +26,20 @@ def score(
         typer.Option("--truth", metavar="CSV", help="Score a submission against these answers (ImageID,ans)."),
     ] = None,
     submission: Annotated[
-        Path | None,
-        typer.Option("--submission", metavar="CSV", help="With --truth: the file to score; by default the run's."),
+        list[Path] | None,
+        typer.Option(
+            "--submission",
+            metavar="CSV",
+            help="With --truth: the file to score; repeat it to compare files. Default: the run's.",
+        ),
+    ] = None,
+    person_column: Annotated[
+        str | None,
+        typer.Option(
+            "--person-column",
+            metavar="NAME",
+            help="With --truth: its column that says who is on a photo; intervals are then over people, not photos.",
+        ),
     ] = None,
     tta: TtaOption = None,
     epoch: EpochOption = "best",
@@ -43,10 +55,11 @@ def score(
 
     Example:  maskens score --run runs/default --run runs/heads
     """
-    if submission and not truth:
-        raise MaskensError("--submission needs --truth CSV, the answers to score it against.")
+    if (submission or person_column) and not truth:
+        named = "--submission" if submission else "--person-column"
+        raise MaskensError(f"{named} needs --truth CSV, the answers to score against.")
     if truth:
-        _score_submission(truth, submission, run, as_json, quiet)
+        _score_submissions(truth, submission or [], person_column, run, as_json, quiet)
         return
 
     from ensemble.evaluation.evaluate import evaluation_record
@@ -67,19 +80,28 @@ def score(
         say(console, line, "bold")
 
 
-def _score_submission(truth: Path, submission: Path | None, run: list[Path], as_json: bool, quiet: bool) -> None:
-    from ensemble.metrics.scores import score_record
-    from ensemble.pipeline.score import score_submission
-    from ensemble.reporting.score_tables import class_table, parts_table
+def _score_submissions(
+    truth: Path, submissions: list[Path], person_column: str | None, run: list[Path], as_json: bool, quiet: bool
+) -> None:
+    from ensemble.evaluation.answers import answers_record
+    from ensemble.pipeline.score import score_submission, score_submissions
+    from ensemble.reporting.score_tables import answers_lines, class_table, parts_table
     from folds.files import json_text
 
-    done = score_submission(truth, submission, run)
-    found = done.score
+    if submissions:
+        done = score_submissions(truth, submissions, person_column)
+    else:
+        done = [score_submission(truth, None, run, person_column)]
     if as_json:
-        typer.echo(json_text(score_record(found)), nl=False)
+        records = [answers_record(found) for found in done]
+        several = {"submissions": [{"file": str(d.path)} | r for d, r in zip(done, records, strict=True)]}
+        typer.echo(json_text(several if len(done) > 1 else records[0]), nl=False)
         return
     console = make_console(quiet)
-    console.print(class_table(found))
-    console.print(parts_table(found, {}))
-    words = f"over {found.photos} photos ({done.path} against {truth})"
-    say(console, f"macro F1 {found.f1:.4f}, accuracy {found.accuracy:.4f} {words}", "bold")
+    if len(done) == 1:
+        console.print(class_table(done[0].score, done[0].class_f1))
+        console.print(parts_table(done[0].score, {}))
+    note(console, list(dict.fromkeys(f"{d.path}: {d.score.absent_words}" for d in done if d.score.absent)))
+    for found in done:
+        for line in answers_lines(found, str(found.path), str(truth), str(done[0].path)):
+            say(console, line, "bold")

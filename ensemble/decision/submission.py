@@ -122,6 +122,23 @@ def align(path: Path, ids: Sequence[str], exact: bool = False) -> IntArray:
     return classes[[place[i] for i in ids]]
 
 
+def read_people(path: Path, column: str, ids: Sequence[str]) -> IntArray:
+    """Who is on each photo, by a column of a file of answers that `align` has read.
+
+    Returns:
+        int64 (photos,), in the order of `ids`, equal for photos of one person, 0..people-1.
+
+    Raises:
+        MaskensError: no such column, one that names no people, or rows where it is empty, listed.
+    """
+    if column in HEADER:
+        raise MaskensError(f"--person-column {column}: that column of {path} does not say who is on a photo.")
+    people = {row["ImageID"]: row for row in read_table(path, ("ImageID", column), as_written=True)}
+    empty = [f"row {row[LINE]}: '{column}' of '{name}' is empty" for name, row in people.items() if not row[column]]
+    refuse(empty, f"{path} does not name the person on every photo")
+    return np.unique([people[i][column] for i in ids], return_inverse=True)[1].astype(np.int64)
+
+
 @dataclass(frozen=True)
 class SubmissionCheck:
     """What a submission looks like beside the training set."""

@@ -102,13 +102,13 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
     confusions = person_confusions(blend.truth, decided, blend.person)
     parts = drawn_parts(draws.weights, confusions)
     class_people = np.array([len(np.unique(blend.person[blend.truth == c])) for c in range(CLASSES)])
-    alternatives = _alternatives(blend, untuned, plain)
+    alternatives, whole = _alternatives(blend, untuned, plain), score(blend.truth, decided)
     if applied.tuning:
         alternatives["tuned"] = decided
     return Evaluation(
         used=f"{blend.epoch} epochs, {tta}, {applied.words}",
         decision=decision,
-        score=score(blend.truth, decided),
+        score=whole,
         f1={part: interval(found.mean(axis=1)) for part, found in parts.items()},
         accuracy=interval(draws.accuracy(decided)),
         class_f1=[interval(parts[SCORED_PARTS[0]][:, c]) for c in range(CLASSES)],
@@ -119,12 +119,12 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
         people=len(blend.stratum),
         class_people=class_people,
         tuning=applied.tuning,
-        notes=(*blend.notes, *_few_people(class_people)),
+        notes=(*blend.notes, *filter(None, [whole.absent_words]), *_few_people(class_people)),
     )
 
 
 def _few_people(class_people: IntArray) -> list[str]:
-    few = [f"{c} ({n})" for c, n in enumerate(class_people.tolist()) if n < FEW_PEOPLE]
+    few = [f"{c} ({n})" for c, n in enumerate(class_people.tolist()) if 0 < n < FEW_PEOPLE]
     if not few:
         return []
     noun = "class" if len(few) == 1 else "classes"

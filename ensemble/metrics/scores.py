@@ -26,6 +26,27 @@ class Score:
     predicted: IntArray  # (18,)
     parts: dict[str, tuple[float, float]]  # mask, gender, age -> (macro F1, accuracy)
 
+    @property
+    def absent(self) -> list[int]:
+        """Classes that no photo truly is of: each counts as F1 = 0 in `f1`."""
+        return np.flatnonzero(self.support == 0).tolist()
+
+    @property
+    def f1_present(self) -> float:
+        """Macro F1 over the classes that some photo truly is of."""
+        return float(self.per_class[self.support > 0, 2].mean())
+
+    @property
+    def absent_words(self) -> str:
+        """What to say of absent classes; "" if there are none."""
+        absent, present = self.absent, CLASSES - len(self.absent)
+        noun = "class" if len(absent) == 1 else "classes"
+        names = ", ".join(map(str, absent))
+        words = (
+            f"no photo is of {noun} {names}, which count as F1 = 0 in the macro F1 over all {CLASSES}: {self.f1:.4f}"
+        )
+        return f"{words}; over the {present} with photos {self.f1_present:.4f}" if absent else ""
+
 
 def macro_f1(truth: IntArray, predicted: IntArray, classes: int) -> float:
     """Macro F1 over the labels 0..classes-1, whichever occur; a class never seen nor predicted counts 0.
@@ -67,6 +88,8 @@ def score_record(found: Score) -> dict[str, Any]:
     return {
         "photos": found.photos,
         "macro_f1": found.f1,
+        "macro_f1_present": found.f1_present,
+        "absent_classes": found.absent,
         "accuracy": found.accuracy,
         "parts": {name: {"macro_f1": f1, "accuracy": a} for name, (f1, a) in found.parts.items()},
         "classes": [

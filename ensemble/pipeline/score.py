@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.decision.blend import Blend, load_blend
-from ensemble.decision.submission import align, read_answers
+from ensemble.decision.submission import align, read_answers, read_people
 from ensemble.decision.tuning import apply_tuning
+from ensemble.evaluation.answers import AnswersScore, score_answers
 from ensemble.evaluation.evaluate import Evaluation, evaluate, save_oof
 from ensemble.jobs.oof import Epoch
-from ensemble.metrics.scores import Score
-from ensemble.metrics.scores import score as score_classes
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, load_runs
 from ensemble.recipes.tta_sets import TtaSet
 from ensemble.recipes.tta_views import Tta
@@ -34,10 +34,9 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class ScoredSubmission:
-    """A CSV held against answers."""
+class ScoredSubmission(AnswersScore):
+    """A CSV scored against answers."""
 
-    score: Score
     path: Path
 
 
@@ -78,21 +77,44 @@ def evaluate_runs(runs: Folders, data: Folder | None, tta: Tta | None, epoch: Ep
     return Scored(blend, evaluate(blend, applied), applied.fitted.tta_set)
 
 
-def score_submission(truth: Folder, submission: Folder | None = None, runs: Folders = DEFAULT_RUN) -> ScoredSubmission:
-    """Score a submission against answers (ImageID,ans).
+def score_submission(
+    truth: Folder, submission: Folder | None = None, runs: Folders = DEFAULT_RUN, person_column: str | None = None
+) -> ScoredSubmission:
+    """Score a submission against answers (ImageID,ans), with 95 % intervals.
 
     Args:
         submission: the CSV; None takes the run's.
+        person_column: of the answers, who is on a photo: the intervals are over people, else over photos.
 
     Raises:
         MaskensError: a file that can't be used, or other photos in one than in the other.
     """
     path = Path(submission) if submission else file_of(load_runs(runs), "submission.csv")
-    ids, predicted = read_answers(path)
-    answers = align(Path(truth), ids)
-    if len(answers) > 1 and (answers == answers[0]).all():
+    return score_submissions(truth, [path], person_column)[0]
+
+
+def score_submissions(
+    truth: Folder, submissions: Sequence[Folder], person_column: str | None = None
+) -> list[ScoredSubmission]:
+    """Score submissions against answers, each with its gain against the first on the same draws.
+
+    Args:
+        person_column: of the answers, who is on a photo: the intervals are over people, else over photos.
+
+    Raises:
+        MaskensError: a file that can't be used, or other photos in one than in the other.
+    """
+    paths, answers_file = [Path(file) for file in submissions], Path(truth)
+    ids, first = read_answers(paths[0])
+    answers = align(answers_file, ids)
+    if answers_file.name == "info.csv" and len(answers) > 1 and (answers == answers[0]).all():
         raise MaskensError(
-            f"--truth {truth}: every answer is class {answers[0]}, as in an info.csv, which holds placeholders. "
-            "Name the file that has the answers."
+            f"--truth {truth}: every answer is class {answers[0]}, as in an info.csv that holds placeholders. "
+            "Name the file that has the answers; if these are, rename it."
         )
-    return ScoredSubmission(score_classes(answers, predicted), path)
+    predicted = [first, *(align(path, ids) for path in paths[1:])]
+    person = read_people(answers_file, person_column, ids) if person_column else None
+    return [
+        ScoredSubmission(**vars(found), path=path)
+        for found, path in zip(score_answers(answers, predicted, person), paths, strict=True)
+    ]

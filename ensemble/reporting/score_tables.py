@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ensemble.metrics.scores import Score
-from folds.data.labels import CLASS_NAMES
+from folds.data.labels import CLASS_NAMES, CLASSES
 from folds.pages.tables import WideOrNarrow, new_table, table_of_classes
 
 if TYPE_CHECKING:
     from ensemble.decision.tuning import Tuning
+    from ensemble.evaluation.answers import AnswersScore
     from ensemble.evaluation.evaluate import Evaluation
     from ensemble.metrics.bootstrap import Interval
 
@@ -123,6 +124,22 @@ def headline(found: Evaluation, runs: Sequence[str]) -> list[str]:
         f"macro F1 {whole:.4f}, accuracy {found.accuracy:.4f}",
         f"out-of-fold over {found.score.photos} photos of {found.people} people ({' + '.join(runs)}, {found.used})",
     ]
+
+
+def answers_lines(found: AnswersScore, name: str, truth: str, first: str) -> list[str]:
+    """What a submission is worth against answers, a line each; `first` is what its gain is against."""
+    drawn = f"{found.people} people" if found.people else "photos as if each were of another person"
+    lines = [
+        f"macro F1 {found.f1:.4f}, accuracy {found.accuracy:.4f}",
+        f"over {found.score.photos} photos ({name} against {truth}); 95 % intervals over {drawn}",
+    ]
+    if found.score.absent:
+        lines.insert(
+            1, f"macro F1 {found.f1_present:.4f} over the {CLASSES - len(found.score.absent)} classes with answers"
+        )
+    if found.gain:
+        lines.append(f"against {first}: macro F1 {found.gain:+.4f}, {found.gain.significance}")
+    return lines
 
 
 def steps_table(tuning: Tuning) -> Table:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import MakeData
 from planned import plan_errors
 from run_command import maskens, refused
+from sklearn.metrics import f1_score
 
 from folds.data.layout import read_train
 
@@ -43,3 +46,72 @@ def test_people_stand_beside_photos_of_each_class_and_few_of_them_are_warned_of(
     page = (run.folder / "report.html").read_text()
     assert f"fewer than 10 people in classes {', '.join(few)}" in page
     assert json.loads(maskens("score", "--run", run.folder, "--json").out)["class_people"] == people
+
+
+def write(file: Path, classes: Sequence[int], people: Sequence[str] = ()) -> Path:
+    rows = [f"{n}.jpg,{c}" + (f",{people[n]}" if people else "") for n, c in enumerate(classes)]
+    file.write_text("\n".join(["ImageID,ans" + (",who" if people else ""), *rows]) + "\n")
+    return file
+
+
+def test_honest_answers_may_all_be_of_one_class(there: Path, tmp_path: Path) -> None:
+    truth, submission = write(tmp_path / "a.csv", [3] * 10), write(tmp_path / "s.csv", [3] * 8 + [4] * 2)
+    found = maskens("score", "--truth", truth, "--submission", submission)
+    assert found.code == 0, found
+    assert "accuracy 0.8000" in found.out
+    assert "0.8889" in found.out, "F1 of the one class with answers"
+
+
+def test_absent_classes_are_named_and_both_figures_given(there: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.arange(160) % 16
+    predicted = np.where(rng.random(160) < 0.8, truth, rng.permutation(truth))
+    answers, file = write(tmp_path / "a.csv", truth), write(tmp_path / "s.csv", predicted)
+    found = maskens("score", "--truth", answers, "--submission", file)
+    present = f1_score(truth, predicted, average="macro")
+    assert "no photo is of classes 16, 17" in found.out
+    assert f"{present * 16 / 18:.4f}" in found.out
+    assert f"{present:.4f}" in found.out
+    assert "over photos" in found.out
+    record = json.loads(maskens("score", "--truth", answers, "--submission", file, "--json").out)
+    assert record["absent_classes"] == [16, 17]
+    assert record["macro_f1_present"] == pytest.approx(present)
+    assert record["intervals"]["macro_f1"]["low"] < record["macro_f1"] < record["intervals"]["macro_f1"]["high"]
+
+
+def test_intervals_are_over_the_people_that_a_column_names(there: Path, tmp_path: Path) -> None:
+    """All photos of a person stand or fall together, so that fewer people than photos say less."""
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(90), 8)
+    truth = person % 18
+    predicted = np.where((rng.random(90) < 0.7)[person], truth, (truth + 1) % 18)
+    answers = write(tmp_path / "a.csv", truth, [f"p{p}" for p in person])
+    files = ("--truth", answers, "--submission", write(tmp_path / "s.csv", predicted), "--json")
+    by_photo, by_person = (json.loads(maskens("score", *files, *more).out) for more in ((), ("--person-column", "who")))
+    assert by_person["people"] == 90
+    assert by_photo["people"] is None
+    widths = [r["intervals"]["accuracy"]["high"] - r["intervals"]["accuracy"]["low"] for r in (by_photo, by_person)]
+    assert widths[1] > 2 * widths[0]
+    refused(maskens("score", *files, "--person-column", "whom"), str(answers), "whom")
+    refused(maskens("score", *files, "--person-column", "ans"), "does not say who")
+    refused(maskens("score", "--person-column", "who"), "--person-column needs --truth")
+
+
+def test_two_submissions_are_compared_on_the_same_draws(there: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.arange(720) % 18
+    worse = np.where(rng.random(720) < 0.7, truth, (truth + 1) % 18)
+    better = np.where(rng.random(720) < 0.2, truth, worse)
+    answers, a, b = (write(tmp_path / f"{n}.csv", c) for n, c in (("t", truth), ("a", worse), ("b", better)))
+    files = ("--truth", answers, "--submission", a, "--submission", b)
+    found = maskens("score", *files)
+    assert "better" in found.out
+    first, second = json.loads(maskens("score", *files, "--json").out)["submissions"]
+    assert (first["file"], second["file"]) == (str(a), str(b))
+    assert "gain" not in first
+    gain = second["gain"]
+    assert gain["value"] == pytest.approx(second["macro_f1"] - first["macro_f1"], abs=1e-6)
+    apart = second["intervals"]["macro_f1"]
+    assert gain["high"] - gain["low"] < 0.8 * (apart["high"] - apart["low"]), "draws that are shared cancel"
+    short = write(tmp_path / "c.csv", truth[:-1])
+    refused(maskens("score", *files, "--submission", short), str(short), "other photos")
