@@ -120,6 +120,8 @@ recipes_app.command()(exit_codes(recipes.show))
 def main() -> None:
     """Entry point of the command `maskens`."""
     print_anything()
+    if os.path.expanduser("~") == "~":  # a user id without an entry, and no HOME: libraries would make a folder "~"
+        os.environ["HOME"] = "/"
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, _terminate(os.getpid(), received))
     try:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from ensemble.decision.tuning import Fitted
 from ensemble.inference.forward import BatchInputs, by_task, forward
 from ensemble.inference.partial import InferenceCheckpoint
 from ensemble.inference.settings import InferenceSettings
+from ensemble.jobs.hardware import free_memory
 from ensemble.jobs.oof import Logits
 from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.engine import BATCH, EngineOptions, InferenceEngine
@@ -51,7 +51,7 @@ def groups_that_fit(members: Sequence[Member], device: torch.device) -> list[lis
 
 def _free_memory(device: torch.device) -> int:
     """Bytes."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
 
 
 class EnsemblePredictor:

@@ -1,14 +1,24 @@
-"""Device, cores, threads and loader processes."""
+"""Device, cores, memory, threads and loader processes."""
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import joblib
+import psutil
 
 from folds.errors import MaskensError
+
+GPU_FILES = "/dev/nvidia[0-9]*"  # of NVIDIA's driver on Linux
+CGROUPS = {  # version of Linux's control groups -> (folder, files of the limit and of what is used, page cache in stat)
+    1: ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+}
 
 BackendName = Literal["sequential", "loky", "dask", "ray"]
 
@@ -26,6 +36,58 @@ def choose_device(name: str) -> str:
     if name == "cuda" and not torch.cuda.is_available():
         raise MaskensError("--device cuda: torch sees no CUDA device here. Use --device cpu or auto.")
     return name
+
+
+def unused_gpu(asked: str, hardware: Hardware) -> str:
+    """What to say where this machine has a GPU that torch can't use, so that `auto` became the CPU; else "".
+
+    Args:
+        asked: auto, cpu or cuda.
+    """
+    import torch
+
+    files = glob.glob(GPU_FILES)
+    if asked != "auto" or hardware.device != "cpu" or hardware.address or not files:
+        return ""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):  # hidden on purpose
+        return ""
+    found = f"there is a GPU ({files[0]}), but torch {torch.__version__}"
+    if torch.version.cuda is None:
+        why = "is built for CPUs only: install one with CUDA (https://pytorch.org/get-started/locally)"
+    else:
+        why = f"can't use it: compare its CUDA {torch.version.cuda} with the driver's (nvidia-smi)"
+    return f"{found} {why}. Everything runs on the CPU; --device cpu says that this is meant"
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Bytes that are left: of this machine, or of the container where its limit is lower (cgroups v1 and v2).
+
+    Args:
+        root: of the file system, where Linux's `proc` and `sys` are.
+    """
+    found = [int(psutil.virtual_memory().available)]
+    with contextlib.suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            version = 1 if "memory" in controllers.split(",") else 2
+            if version == 2 and controllers:
+                continue
+            folder, *names = CGROUPS[version]
+            base = root / folder
+            inner = base / group.lstrip("/")
+            # a limit holds for all groups within; in a container the path may be the host's, and the root its own
+            for level in (inner, *inner.parents):
+                if level.is_relative_to(base):
+                    with contextlib.suppress(OSError, ValueError, KeyError):
+                        found.append(_left_in_group(level, *names))
+    return max(0, min(found))
+
+
+def _left_in_group(folder: Path, limit: str, used: str, cached: str) -> int:
+    """Raises OSError, ValueError or KeyError where there is no limit."""
+    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    in_use = int((folder / used).read_text()) - int(stat[cached])  # the page cache is given back when memory is short
+    return int((folder / limit).read_text()) - in_use
 
 
 def visible_gpus() -> list[str]:

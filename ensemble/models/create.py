@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import urllib.error
 import urllib.request
@@ -160,4 +161,23 @@ def _why(task: TaskRecipe, error: Exception) -> str:
     tags = [m.partition(".")[2] for m in timm.list_pretrained(f"{name}.*")]
     if tag and tag not in tags:
         return f"timm has no weights '{tag}' for {name}; it has {', '.join(tags) or 'none'}"
+    if task.pretrained and (refused := _not_stored(error)):
+        from huggingface_hub import constants
+
+        return (
+            f"the hub's weights of {task.model} can't be stored in {constants.HF_HUB_CACHE} ({refused}). Name another "
+            "folder with the environment variable HF_HOME, or give a local file with --weights FILE"
+        )
     return f"{task.model} can't be built: {first_line(error)}"
+
+
+def _not_stored(error: BaseException | None) -> str:
+    """Why the system let a file not be written, "" if that is not what happened."""
+    while error is not None:
+        if isinstance(error, OSError) and (
+            error.errno in (errno.EROFS, errno.ENOSPC)
+            or (error.filename and error.errno in (errno.EACCES, errno.EPERM))  # without a name it is a connection
+        ):
+            return error.strerror or str(error)
+        error = error.__cause__ or error.__context__
+    return ""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.jobs.hardware import Hardware, choose_device, unused_gpu
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of, read_labelled
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Recipe
@@ -78,6 +78,7 @@ def recommend(
     why = [
         data_line(found),
         machine_line(hardware),
+        *filter(None, [unused_gpu(device, hardware)]),
         *(measured_line(m, len(found.files), k) for m in measured),
         *choice_lines(choice, measured, len(CANDIDATES[hardware.device]), k, budget),
     ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
 from ensemble.jobs.completion import begun, unfinished
-from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.hardware import Hardware, unused_gpu
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos
 from ensemble.jobs.reuse import once_each
 from ensemble.jobs.seen_people import refuse_leaking_weights
@@ -157,7 +157,7 @@ def plan_sweep(out: Folder = DEFAULT_SWEEP, options: SweepOptions = DEFAULT_OPTI
         jobs += mine
     refuse(problems, f"the sweep {folder} can't be trained")
     if unfinished(jobs):
-        warnings += filter(None, [hardware.oversubscription])
+        warnings += filter(None, [unused_gpu(options.device, hardware), hardware.oversubscription])
     return SweepPlan(
         sweep=sweep,
         data=data,

@@ -10,7 +10,7 @@ from pathlib import Path
 from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
 from ensemble.jobs.completion import begun, unfinished
-from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.hardware import Hardware, unused_gpu
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
 from ensemble.jobs.pseudo_labels import PseudoLabels, save_pseudo_labels
 from ensemble.jobs.reuse import reuse_jobs
@@ -168,7 +168,9 @@ def plan_jobs(
         warnings = preflight(recipe, {s.task: 0 for s in todo}, going_on, hardware.device)
         warnings += job_warnings(todo, data, folds)
         warnings += soft_f1_warnings(sources, f"{options.pseudo} is less sure of its pseudo-labels than it looks")
-        warnings += filter(None, [hardware.oversubscription, readable_again(run, data)])
+        warnings += filter(
+            None, [unused_gpu(options.device, hardware), hardware.oversubscription, readable_again(run, data)]
+        )
     return TrainingPlan(
         run=run,
         data=data,

@@ -44,11 +44,18 @@ def estimate_lines(found: Estimate, jobs: int) -> list[str]:
     return [
         f"{len(found.jobs)} jobs, {jobs} at a time: about {time_words(found.seconds)}"
         + (f", of which {time_words(found.decode)} for decoding photos" if found.decode else ""),
-        f"memory about {found.memory / 1e9:.1f} GB",
+        f"memory about {found.memory / 1e9:.1f} GB" + _room_words(found),
         f"disk: models {found.disk / 1e9:.2f} GB, photo cache {found.cache / 1e9:.2f} GB more; "
         f"{found.free / 1e9:.1f} GB are free",
         *found.averages,
     ]
+
+
+def _room_words(found: Estimate) -> str:
+    if found.room is None:
+        return ""
+    free = f", {found.room / 1e9:.1f} GB are free"
+    return free + (": jobs may be killed; lower --jobs or batch_size" if found.memory > found.room else "")
 
 
 def time_words(seconds: float) -> str:

@@ -23,7 +23,7 @@ from ensemble.data.cache import DecodedPhotos, missing_bytes, open_photos
 from ensemble.data.loader import EpochBatches, epoch_batches, train_loader
 from ensemble.data.masks import DrawMasks, draw_masks
 from ensemble.data.sampling import NO_MORE
-from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.hardware import Hardware, free_memory
 from ensemble.jobs.spec import JobSpec, geometry, learned_rows
 from ensemble.jobs.status import read_status
 from ensemble.models.autotune import AutotuneCache
@@ -80,6 +80,7 @@ class Estimate:
     cache: int  # bytes of disk for what the cache lacks
     disk: int  # bytes of disk for models and what is kept while they train
     free: int  # bytes of disk that are free
+    room: int | None  # bytes of memory that jobs may take here; None on a GPU or a cluster
     averages: tuple[str, ...]  # what `ema` means in these jobs, a line for each task that has one
 
 
@@ -102,6 +103,7 @@ def estimate_training(
     Raises:
         MaskensError: a photo of the probe that can't be read.
     """
+    room = None if hardware.device != "cpu" or hardware.address else free_memory()  # before the probe takes its own
     tasks = {(s.recipe.name, s.task): s.recipe.tasks[s.task] for s in specs}
     costs: dict[tuple[str, str], Cost] = {}
     alike: dict[str, Cost] = {}
@@ -126,7 +128,7 @@ def estimate_training(
     for spec in {(s.recipe.name, s.task): s for s in specs}.values():
         if decay := spec.recipe.tasks[spec.task].ema:
             averages.append(f"tasks.{spec.task}.ema {decay:g} {ema_words(decay, job_updates(spec, data, folds))}")
-    return Estimate(jobs, costs, decode, seconds, memory, lacking, disk, free, tuple(averages))
+    return Estimate(jobs, costs, decode, seconds, memory, lacking, disk, free, room, tuple(averages))
 
 
 def total_wall_time(seconds: Sequence[float], at_a_time: int) -> float:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
 import json
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -214,6 +216,19 @@ def test_missing_weights_are_named_at_once_with_where_to_get_them(monkeypatch: p
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
     with pytest.raises(MaskensError, match=r"(?s)timm/test_resnet\.r160_in1k/resolve.*--weights FILE.*--no-pretrained"):
+        create(task(pretrained=True))
+
+
+def test_a_hub_cache_that_takes_no_files_is_named_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = huggingface_hub.constants.HF_HUB_CACHE
+
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", cache)
+
+    monkeypatch.setattr("ensemble.models.create.refuse_unreachable", lambda models: None)
+    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", refuse)
+    words = rf"can't be stored in {re.escape(cache)} \(Permission denied\).*HF_HOME.*--weights FILE"
+    with pytest.raises(MaskensError, match=words):
         create(task(pretrained=True))
 
 
