@@ -34,7 +34,7 @@ def pixel_file(cache: Path, photos: PhotoSet, geometry: Geometry) -> Path:
     """Where photos of a geometry lie. The name says which of them are skipped and black in it, so that a cache with
     holes is never taken for a whole one, nor for one with other holes."""
     height, width, _ = geometry.shape
-    of = "\n".join([f"{photos.fingerprint} {geometry} v1", *sorted(photos.skipped)])
+    of = "\n".join([f"{photos.version} {geometry} v1", *sorted(photos.skipped)])
     without = f"-without{len(photos.skipped)}" if photos.skipped else ""
     return cache / f"{height}x{width}-{sha256(of)[:16]}{without}.npy"
 

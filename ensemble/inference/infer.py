@@ -147,7 +147,7 @@ def _identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: Inferen
     rule = settings.early_exit
     decision = [rule.weights.tolist(), list(rule.offsets), temperatures] if rule else None
     views = as_set(settings.tta).model_dump(mode="json")
-    what, budget = [photos.fingerprint, *sorted(photos.skipped)], settings.budget
+    what, budget = [photos.version, *sorted(photos.skipped)], settings.budget
     limit = asdict(budget) if budget else None
     return [what, files, views, settings.hardware.device, asdict(settings.engine), decision, limit]
 

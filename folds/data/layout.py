@@ -72,8 +72,8 @@ def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = 
         photos, faults = _photos_of(on_disk(images, path), images)
         problems += [f"{where}: {fault}" for fault in faults]
         if not faults:
-            names, sizes = zip(*photos, strict=True)
-            people.append(Person(path, person_id, gender, age, names, sizes))
+            names, sizes, changed = zip(*photos, strict=True)
+            people.append(Person(path, person_id, gender, age, names, sizes, changed=changed))
     refuse(
         problems,
         f"{table} and its photos don't fit together ({counted(problems)})",
@@ -100,6 +100,7 @@ def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
     if entries is None:
         raise MaskensError(f"{images} does not exist: info.csv is there, its photos are not.")
     sizes = {composed(e.name): e.stat().st_size for e in entries}
+    times = {composed(e.name): e.stat().st_mtime_ns for e in entries}
     out = {composed(e.name) for e in entries if e.is_symlink() and not _inside(Path(e.path), images)}
     problems: list[str] = []
     bad: dict[str, str] = {}
@@ -123,9 +124,8 @@ def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
         advice += " Or answer without files that are missing or empty: maskens infer --skip-bad-photos"
     refuse(problems, f"{table} and its photos don't fit together ({counted(problems)})", advice)
     skipped = {f"eval/images/{i}": "is an empty file" if composed(i) in sizes else "is missing" for i in bad}
-    return EvalData(
-        root, tuple(seen), sha256_of_lines(f"{i}\t{sizes.get(composed(i), 'missing')}" for i in seen), skipped
-    )
+    fingerprint = sha256_of_lines(f"{i}\t{sizes.get(composed(i), 'missing')}" for i in seen)
+    return EvalData(root, tuple(seen), fingerprint, skipped, tuple(times.get(composed(i), 0) for i in seen))
 
 
 def read_eval_people(data: EvalData, column: str) -> IntArray:
@@ -206,21 +206,21 @@ def _inside(path: Path, images: Path) -> bool:
     return not linked or Path(os.path.realpath(path)).is_relative_to(os.path.realpath(images))
 
 
-def _photos_of(folder: Path, images: Path) -> tuple[list[tuple[str, int]], list[str]]:
-    """(name, bytes) of the seven photos in SHOTS order, or what is wrong with the folder."""
+def _photos_of(folder: Path, images: Path) -> tuple[list[tuple[str, int, int]], list[str]]:
+    """(name, bytes, time of change) of the seven photos in SHOTS order, or what is wrong with the folder."""
     try:
         entries = [e for e in os.scandir(folder) if not e.name.startswith(".")]
     except (FileNotFoundError, NotADirectoryError):
         return [], [f"no folder {folder}"]
     except OSError as error:
         return [], [f"can't read {folder}: {error.strerror}"]
-    found: dict[str, tuple[str, int]] = {}
+    found: dict[str, tuple[str, int, int]] = {}
     faults = []
     for entry in sorted(entries, key=lambda e: e.name):
         stem, extension = os.path.splitext(entry.name)
         if extension.lower() not in EXTENSIONS:
             continue
-        size = entry.stat().st_size if entry.is_file() else -1
+        size, changed = (entry.stat().st_size, entry.stat().st_mtime_ns) if entry.is_file() else (-1, 0)
         if size >= 0 and entry.is_symlink() and not _inside(Path(entry.path), images):
             faults.append(f"{folder / entry.name} {LINKED_OUT}")
         if stem not in SHOT_MASK:
@@ -231,7 +231,9 @@ def _photos_of(folder: Path, images: Path) -> tuple[list[tuple[str, int]], list[
             faults.append(f"{folder / entry.name} is not a file, or a link to none")
         elif size == 0:
             faults.append(f"{folder / entry.name} is an empty file")
-        found.setdefault(stem, (sys.intern(entry.name), size))  # most people's photos have the same seven names
+        found.setdefault(
+            stem, (sys.intern(entry.name), size, changed)
+        )  # most people's photos have the same seven names
     missing = [s for s in SHOTS if s not in found]
     if missing:
         faults.append(f"{folder} lacks the photo {', '.join(missing)} (.jpg, .jpeg or .png)")

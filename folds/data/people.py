@@ -33,6 +33,7 @@ class Person:
     photos: tuple[str, ...]  # file names in the order of SHOTS
     bytes: tuple[int, ...]  # their sizes
     masks: tuple[int, ...] = AS_NAMED  # their mask labels
+    changed: tuple[int, ...] = dataclasses.field(default=(), compare=False)  # when they were, as of `PhotoSet`
     merged_into: str = ""  # the id that the person goes by, if that is another: two ids turned out to be one person
 
     @property
@@ -65,8 +66,15 @@ class PhotoSet:
 
     root: Path
     files: Sequence[str]  # paths below `root`
-    fingerprint: str  # of their names and sizes; names the cache of decoded photos
+    fingerprint: str  # of their names and sizes, the same for every copy
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # file -> why it can't be read: never opened
+    changed: Sequence[int] = ()  # when each was last changed, ns since 1970; empty if unknown
+
+    @functools.cached_property
+    def version(self) -> str:
+        """sha256 of names, sizes and times: names what is kept of the pixels, as a photo may be replaced by one of the
+        same size."""
+        return sha256_of_lines([self.fingerprint, *map(str, self.changed)])
 
     def path(self, file: str) -> Path:
         """Where one of them lies."""
@@ -81,7 +89,8 @@ class PhotoSet:
         """Those at `rows`, with a fingerprint of their own."""
         files = [self.files[i] for i in rows]
         skipped = {file: self.skipped[file] for file in files if file in self.skipped}
-        return PhotoSet(self.root, files, sha256_of_lines([self.fingerprint, *files]), skipped)
+        changed = [self.changed[i] for i in rows] if self.changed else ()
+        return PhotoSet(self.root, files, sha256_of_lines([self.fingerprint, *files]), skipped, changed)
 
     def without(self, unreadable: Mapping[str, str]) -> PhotoSet:
         """The same photos, of which these are skipped, too: file -> why it can't be read.
@@ -114,7 +123,8 @@ class TrainData:
             for p in self.people
             for name, size in zip(p.photos, p.bytes, strict=True)
         )
-        return PhotoSet(self.root, self.files, sha256_of_lines(lines), self.skipped)
+        changed = [time for p in self.people for time in p.changed]
+        return PhotoSet(self.root, self.files, sha256_of_lines(lines), self.skipped, changed)
 
     @property
     def files(self) -> list[str]:
@@ -152,10 +162,12 @@ class EvalData:
     ids: tuple[str, ...]
     fingerprint: str
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # as of `PhotoSet`
+    changed: tuple[int, ...] = ()  # as of `PhotoSet`
 
     @functools.cached_property
     def photos(self) -> PhotoSet:
-        return PhotoSet(self.root, [f"eval/images/{i}" for i in self.ids], self.fingerprint, self.skipped)
+        files = [f"eval/images/{i}" for i in self.ids]
+        return PhotoSet(self.root, files, self.fingerprint, self.skipped, self.changed)
 
     @property
     def skipped_ids(self) -> dict[str, str]:

@@ -4,11 +4,12 @@ import collections
 import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import MakeData
 from noise_photos import noise_photos
 from PIL import Image
 
@@ -17,7 +18,8 @@ from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.loader import plain_batches
 from ensemble.recipes.geometry import Geometry
 from folds.data.decode import Pixels, read_photo, read_sizes, resize_and_crop
-from folds.data.people import PhotoSet
+from folds.data.layout import read_eval, read_train
+from folds.data.people import EvalData, PhotoSet, TrainData
 from folds.errors import MaskensError
 
 SMALL, CROPPED = Geometry((16, 12)), Geometry((20, 16), (12, 10))
@@ -129,6 +131,25 @@ def test_other_photos_have_another_cache(root: Path, tmp_path: Path) -> None:
     Image.fromarray(255 - read_photo(root / FILES[0])).save(root / FILES[0])
     after = open_photos(PhotoSet(root, FILES, "after"), [SMALL], tmp_path / "cache", workers=1)[0][0]
     assert not np.array_equal(before, after)
+
+
+def test_a_photo_replaced_by_one_of_the_same_size_is_decoded_anew(tmp_path: Path, make_data: MakeData) -> None:
+    data = make_data(tmp_path / "data", people=6)
+
+    def pixels(read: Callable[[Path], TrainData | EvalData], some: bool = False) -> np.ndarray:
+        photos = read(data).photos
+        return open_photos(photos.some([0]) if some else photos, [SMALL], tmp_path / "cache", workers=1)[0][0]
+
+    for read in (read_train, read_eval):
+        before, photos = (pixels(read), pixels(read, some=True)), read(data).photos
+        file = photos.path(photos.files[0])
+        other = Image.fromarray(255 - read_photo(file))
+        size = file.stat().st_size
+        other.save(file, quality=20)
+        file.write_bytes(file.read_bytes().ljust(size, b"\0"))
+        assert read(data).photos.fingerprint == photos.fingerprint
+        assert not np.array_equal(before[0], pixels(read))
+        assert not np.array_equal(before[1], pixels(read, some=True))
 
 
 @pytest.mark.parametrize("length", [0, 5, 100, 200, -1])
