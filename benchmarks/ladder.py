@@ -4,9 +4,10 @@
 
 Needs the real-photo benchmark (its builder and weights lie in --source). Each rung extends the one that it names and
 shows its models the same number of photos, so that the training minutes are alike where the model and the photos' size
-are. All seeds share the folds. F1 is out-of-fold with flip; its interval is over people and seeds together: each draw
-takes people and, with replacement, seeds. `new people` is the eval part, predicted by the ensembles of the same runs.
-Run again, it goes on where it stopped; `--only RUNG` trains some, the table is of all that are finished. With many
+are. All seeds share the folds. F1 is out-of-fold with flip; its interval is over people and seeds together, drawn as
+`maskens sweep` draws them; a rung is compared on the seeds that it shares with the one it extends. `new people` is the
+eval part, predicted by the ensembles of the same runs.
+Run again, it resumes where it stopped; `--only RUNG` trains some, the table is of all that are finished. With many
 people one fold tells as much as all folds of few, in less time: `--train-people 2700 --k 5 --fold 0`.
 """
 
@@ -25,7 +26,8 @@ import numpy as np
 from study import build_data, drawn, maskens
 
 from ensemble.decision.submission import read_answers
-from ensemble.metrics.bootstrap import SCORED_PARTS, draw_people, drawn_parts, interval, person_confusions
+from ensemble.evaluation.sweep import over_seeds
+from ensemble.metrics.bootstrap import SCORED_PARTS, draw_people, drawn_parts, person_confusions
 from folds.data.labels import AGES, FloatArray, IntArray, decode
 from folds.run import load_run
 from folds.splitting.ranges import parse_folds
@@ -138,7 +140,10 @@ def finished(folder: Path, folds: str) -> bool:
 
 def print_table(out: Path, folds: str) -> None:
     """Every finished rung against the rung that it extends, on the same draws of people."""
-    runs = {name: sorted(p for p in out.glob(f"{name}-[0-9]*") if finished(p, folds)) for name in RUNGS}
+    runs = {
+        name: {int(p.name.rpartition("-")[2]): p for p in sorted(out.glob(f"{name}-[0-9]*")) if finished(p, folds)}
+        for name in RUNGS
+    }
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     print(
         "| variant | added | seeds | macro F1 | against | mask, gender, age | new people | against | unseen masks "
@@ -148,44 +153,29 @@ def print_table(out: Path, folds: str) -> None:
     for name, found in runs.items():
         if not found:
             continue
-        before = [] if name == BASE else runs[RUNGS[name].to]
+        before = {} if name == BASE else runs[RUNGS[name].to]
         cells = [name, RUNGS[name].what, str(len(found))]
         for scores in (out_of_fold, new_people):
             if RUNGS[name].single and scores is out_of_fold:
                 cells += ["", "", ""]
                 continue
-            own = together([scores(run, out) for run in found])
-            f1 = interval(own[SCORED_PARTS[0]])
+            own = {seed: scores(run, out) for seed, run in found.items()}
+            f1 = over_seeds(np.stack([s[SCORED_PARTS[0]] for s in own.values()])).mean
             cells.append(f"{f1.value:.3f} ({f1.low:.3f} to {f1.high:.3f})")
             gain = ""
-            if before:
-                base = together([scores(run, out) for run in before], stream=1)
-                g = interval(own[SCORED_PARTS[0]] - base[SCORED_PARTS[0]])
-                gain = f"{g:+.3f} {g.significance}"
+            if shared := [seed for seed in found if seed in before]:  # the same seeds of both, as in a sweep
+                base = {seed: scores(before[seed], out) for seed in shared}
+                g = over_seeds(np.stack([own[s][SCORED_PARTS[0]] - base[s][SCORED_PARTS[0]] for s in shared])).mean
+                gain = f"{g:+.3f} {g.significance if len(shared) > 1 else g.of_one_seed}"
             cells.append(gain)
             if scores is out_of_fold:
-                cells.append(", ".join(f"{own[part][0]:.3f}" for part in SCORED_PARTS[1:]))
-        cells.append(f"{np.mean([unseen_masks(run, out) for run in found]):.3f}")
-        jobs = [json.loads(f.read_text()) for run in found for f in run.glob("*/fold*/job.json")]
+                cells.append(
+                    ", ".join(f"{np.mean([s[part][0] for s in own.values()]):.3f}" for part in SCORED_PARTS[1:])
+                )
+        cells.append(f"{np.mean([unseen_masks(run, out) for run in found.values()]):.3f}")
+        jobs = [json.loads(f.read_text()) for run in found.values() for f in run.glob("*/fold*/job.json")]
         cells.append(f"{sum(job['seconds'] for job in jobs) / 60 / len(found):.1f}")
         print("|", " | ".join(cells), "|")
-
-
-def together(seeds: Sequence[dict[str, FloatArray]], stream: int = 0) -> dict[str, FloatArray]:
-    """The mean over seeds of each draw of people, the seeds drawn with replacement; the first entry is of all seeds.
-
-    Args:
-        seeds: of each seed, part -> float64 (1 + draws,).
-        stream: runs that are compared draw their seeds from different streams.
-    """
-    found = {}
-    for part in seeds[0]:
-        values = np.stack([s[part] for s in seeds])
-        chosen = np.random.default_rng(stream).integers(len(seeds), size=(len(seeds), values.shape[1]))
-        mean = np.take_along_axis(values, chosen, axis=0).mean(axis=0)
-        mean[0] = values[:, 0].mean()
-        found[part] = mean
-    return found
 
 
 def out_of_fold(run: Path, out: Path) -> dict[str, FloatArray]:

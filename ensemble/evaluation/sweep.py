@@ -107,8 +107,8 @@ def compare_recipes(
         scores.append(
             RecipeScores(
                 recipe,
-                {part: _over_seeds(values) for part, values in f1.items()},
-                {part: _over_seeds(values) for part, values in gain.items()},
+                {part: over_seeds(values) for part, values in f1.items()},
+                {part: over_seeds(values) for part, values in gain.items()},
             )
         )
     return SweepComparison(tuple(scores), seeds, folds, photos, people, (*_left_out(runs, recipes), *notes))
@@ -171,8 +171,12 @@ def _left_out(runs: Runs, recipes: Sequence[str]) -> list[str]:
     return [f"{recipe} is left out: it has finished no fold" for recipe in without]
 
 
-def _over_seeds(drawn: FloatArray) -> OverSeeds:
-    """Args: drawn, float64 (seeds, 1 + draws), everybody first."""
+def over_seeds(drawn: FloatArray) -> OverSeeds:
+    """A score, or a difference of scores, over people and seeds.
+
+    Args:
+        drawn: float64 (seeds, 1 + draws of people), everybody first.
+    """
     count, draws = drawn.shape[0], drawn.shape[1] - 1
     chosen = np.random.default_rng(SEED).integers(count, size=(max(1, count - 1), draws))
     means = np.take_along_axis(drawn[:, 1:], chosen, axis=0).mean(axis=0)

@@ -38,6 +38,12 @@ class Interval:
             return "too few people" if self.value else "equal"  # every draw is the same
         return "within noise" if self.within_noise else "better" if self.value > 0 else "worse"
 
+    @property
+    def of_one_seed(self) -> str:
+        """`significance` of a difference between trainings with one seed each, which another seed may turn round."""
+        words = self.significance
+        return f"{words} on these people, one seed each" if words in ("better", "worse") else words
+
 
 def few_people(stratum: IntArray) -> str:
     """What to say of intervals where draws of people within a stratum hardly differ, else "": those of n people spread

@@ -32,12 +32,12 @@ def scores_table(section: Section) -> Table:
     table.add_column("", overflow="fold")
     table.add_column("macro F1", no_wrap=True)
     table.add_column("against the first run", no_wrap=True)
-    table.add_column("", no_wrap=True)
+    table.add_column("", min_width=12)
     for number, run in enumerate(section.scores):
         table.add_row(Text(run.name), style="bold")
         for part, f1 in run.f1.items():
             gain = run.gain[part]
-            gain_cells = ("", "") if number == 0 else (f"{gain:+.3f}", gain.significance)
+            gain_cells = ("", "") if number == 0 else (f"{gain:+.3f}", gain.of_one_seed)
             table.add_row(f"  {part}", f"{f1:.3f}", *gain_cells, end_section=part == list(run.f1)[-1])
     return table
 

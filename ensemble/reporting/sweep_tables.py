@@ -86,12 +86,13 @@ def comparison_table(comparison: SweepComparison) -> Table:
     table = new_table("out-of-fold macro F1")
     table.add_column("", overflow="fold")
     for name in ("macro F1", *(("against the first", "") if several else ())):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name, no_wrap=bool(name), min_width=None if name else 12)
     for number, scores in enumerate(comparison.scores):
         table.add_row(Text(scores.recipe), style="bold")
         for part, f1 in scores.f1.items():
             gain = scores.gain[part]
-            against = (f"{_spread(gain, '+.3f')} {_range(gain, '+.3f')}", gain.mean.significance) if number else ()
+            words = gain.mean.significance if len(comparison.seeds) > 1 else gain.mean.of_one_seed
+            against = (f"{_spread(gain, '+.3f')} {_range(gain, '+.3f')}", words) if number else ()
             mean = _spread(f1, ".3f") if several else f"{_spread(f1, '.3f')} {_range(f1, '.3f')}"
             table.add_row(f"  {part}", mean, *against, end_section=part == list(scores.f1)[-1])
     return table

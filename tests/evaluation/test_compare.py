@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from planned import CLASS18, plan_errors
+from run_command import maskens
 
 from ensemble.evaluation.compare import Comparison, compare
 from ensemble.metrics.scores import macro_f1
@@ -41,6 +42,9 @@ def test_a_large_difference_is_told_from_noise_and_a_small_one_is_not(data: Trai
     assert alike.gain["18 classes"].within_noise
     assert better.f1["18 classes"].value > base.f1["18 classes"].value
     assert better.f1["gender"].value == pytest.approx(1), "only the mask is wrong"
+    printed = " ".join(maskens("compare", *(run.folder for run in runs)).out.split())
+    assert "better on these people, one seed each" in printed
+    assert "within noise on these" not in printed
 
 
 def test_the_scores_are_those_of_scikit_learn(data: TrainData, tmp_path: Path) -> None:
