@@ -59,14 +59,14 @@ def sealed(record: Mapping[str, Any], *free: str) -> dict[str, Any]:
 
 
 def unsealed(record: Any, *free: str) -> dict[str, Any]:
-    """What `sealed` was given. Files of maskens 0.5 and before have no seal, and are taken as they are.
+    """What `sealed` was given.
 
     Raises:
         ValueError: it was edited, or is no record.
     """
     if not isinstance(record, dict):
         raise ValueError("it is no table of keys")
-    if record.get(SEAL, _seal(record, free)) != _seal(record, free):
+    if record.get(SEAL) != _seal(record, free):
         raise ValueError("it was edited or damaged after it was made; put it back as it was")
     return {key: value for key, value in record.items() if key != SEAL}
 

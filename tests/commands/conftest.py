@@ -50,6 +50,40 @@ def _whole_job(folder: Path) -> None:
             assert outcome.code == 0, outcome
 
 
+@pytest.fixture(scope="session")
+def few(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the finished job as `run`, the first 42 of its photos to predict, and its answers as before.csv."""
+    folder = tmp_path_factory.mktemp("few")
+    shutil.copytree(demo / "runs" / "default", folder / "run")
+    shutil.copytree(demo / "data", folder / "data", ignore=shutil.ignore_patterns("images"))
+    (folder / "data" / "train" / "images").symlink_to(demo / "data" / "train" / "images")
+    info = folder / "data" / "eval" / "info.csv"
+    head, *rows = info.read_text().splitlines()[:43]
+    info.write_text("\n".join([head, *rows, ""]))
+    (folder / "data" / "eval" / "images").mkdir()
+    for row in rows:
+        name = row.partition(",")[0]
+        shutil.copy(demo / "data" / "eval" / "images" / name, folder / "data" / "eval" / "images")
+    for file in ("submission.csv", "eval.npz"):
+        (folder / "run" / file).unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        outcome = maskens("infer", "--run", "run", "--data", "data", "--out", "before.csv", "--cache", "none")
+        assert outcome.code == 0, outcome
+    return folder
+
+
+@pytest.fixture
+def few_copied(few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of `few` to spoil, as the working folder."""
+    copied = tmp_path / "few"
+    shutil.copytree(few, copied, symlinks=True)
+    run = copied / "run" / "run.json"
+    run.write_text(json.dumps(json.loads(run.read_text()) | {"data": str(copied / "data")}))
+    monkeypatch.chdir(copied)
+    return copied
+
+
 @pytest.fixture
 def there(demo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The finished job as the working folder, to be read only."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +12,17 @@ from run_command import maskens, refused
 from ensemble.decision.submission import read_answers
 from folds.data.labels import decode
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "run-0.4.zip"  # tiny models, 42 photos to predict
 INFER = ("infer", "--run", "run", "--cache", "none")
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def job(few_copied: Path) -> Path:
     """A finished run whose info.csv says in `person` who is on a photo, five photos each, and in `own` nobody twice."""
-    with zipfile.ZipFile(FIXTURE) as archive:
-        archive.extractall(tmp_path)
-    monkeypatch.chdir(tmp_path)
     with Path("data/eval/info.csv").open() as file:
         ids = [row["ImageID"] for row in csv.DictReader(file)]
     rows = [f"{i},0,p{n * 5 % 9},own{n}\n" for n, i in enumerate(ids)]
     Path("data/eval/info.csv").write_text("ImageID,ans,person,own\n" + "".join(rows))
-    return tmp_path
+    return few_copied
 
 
 def test_a_person_has_one_gender_and_age(job: Path) -> None:

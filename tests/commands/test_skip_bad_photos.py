@@ -6,7 +6,6 @@ import csv
 import html
 import json
 import shutil
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from ensemble.decision.submission import read_answers
 from folds.data.labels import decode
 from folds.run import load_run
 
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "run-0.4.zip"  # tiny models, 42 photos to predict
 INFER = ("infer", "--run", "run", "--device", "cpu")
 SKIP = "--skip-bad-photos"
 NO_PHOTO = "is not a photo that can be read (JPEG, PNG, WEBP, GIF, BMP, TIFF)"
@@ -137,11 +135,8 @@ def test_before_there_are_models_the_list_follows_the_photos(bad: list[str], dat
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def job(few_copied: Path) -> list[str]:
     """A finished run, and the ImageIDs of info.csv, which says in `person` who is on a photo, five photos each."""
-    with zipfile.ZipFile(FIXTURE) as archive:
-        archive.extractall(tmp_path)
-    monkeypatch.chdir(tmp_path)
     with Path("data/eval/info.csv").open() as file:
         ids = [row["ImageID"] for row in csv.DictReader(file)]
     write_info(ids)
