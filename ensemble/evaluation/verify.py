@@ -77,8 +77,6 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
     jobs = [job for job in pairs if job not in unfinished]
     if unfinished:
         notes.append(f"not finished, and not verified: {job_names(unfinished)}")
-    if old := [job for job in jobs if (s := read_status(run, *job)).state == "done" and not s.sha256]:
-        notes.append(f"an earlier version made them, without checksums: {job_names(old)}")
     checks += [*_soft_targets(run), *_pseudo_labels(run, data.root if data else data_folder or run.folder / run.data)]
     for job in jobs:
         checks += verify_job(run, recipe, *job, data, folds)
@@ -225,13 +223,11 @@ def _submission(run: Run, recipe: Recipe) -> tuple[list[Check], list[str]]:
         predicted = arrays["ids"].tolist()
     except Exception as error:  # whatever a damaged archive raises
         return [Check(kind, item, "two readable files", first_line(error), False, mend)], []
-    intact = list[Check]()
-    if written := record.get("sha256"):  # a logit that became NaN would be taken for one that no model gave
-        there = sha256_of_arrays(arrays)
-        intact = [Check("arrays", "eval.npz: its arrays", written, there, written == there, mend)]
+    # a logit that became NaN would be taken for one that no model gave
+    written, there = str(record.get("sha256")), sha256_of_arrays(arrays)
+    intact = [Check("arrays", "eval.npz: its arrays", written, there, written == there, mend)]
     if "classes" not in arrays:
-        earlier = "an earlier version wrote eval.npz, so it can't be told whether submission.csv follows from it"
-        return intact, [] if intact else [earlier]
+        return intact, []
     decided: IntArray = arrays["classes"]
     photos, differing = decided.size, 0
     if ids == predicted and classes.shape == decided.shape:

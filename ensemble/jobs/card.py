@@ -19,7 +19,7 @@ from ensemble.recipes.tasks import AgeHead, Part, Predicts, Target
 from folds.errors import MaskensError, first_line, typed
 from folds.files import lfs_pointer
 
-FORMAT = 2
+FORMAT = 1
 
 Rgb = tuple[float, float, float]
 

@@ -28,7 +28,7 @@ def run_recipe(run: Run) -> Recipe:
         raise MaskensError(f"can't read {run.recipe_file}: {getattr(error, 'strerror', None) or error}") from error
     if recipe.hash != run.recipe_hash:
         raise MaskensError(
-            f"{run.recipe_file} was edited after training began, or a maskens before 0.4 made it. "
+            f"{run.recipe_file} was edited after training began. "
             "Put it back, or give it to a new run: "
             f"maskens train --run NEW_DIR --recipe {typed(run.recipe_file)}"
         )
