@@ -126,8 +126,6 @@ def _adapter() -> TypeAdapter[ModelCard]:
 
 
 def _record(metadata: Mapping[str, str]) -> dict[str, Any]:
-    if metadata["maskens"] == "1":  # up to maskens 0.5 the card was an entry of its own
-        return dict(json.loads(metadata["card"]))
     found = json.loads(metadata["maskens"])
     if found["format"] != FORMAT:
         raise ValueError(f"its format is {found['format']}, not {FORMAT}")
