@@ -122,6 +122,7 @@ def main() -> None:
     print_anything()
     if os.path.expanduser("~") == "~":  # a user id without an entry, and no HOME: libraries would make a folder "~"
         os.environ["HOME"] = "/"
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes started import nothing from the working folder
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, _terminate(os.getpid(), received))
     try:

@@ -5,16 +5,42 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import ensemble
+
+SAFE_PATH = "PYTHONSAFEPATH"  # keeps the working folder out of the modules' path, as python -P
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def thread_environment(threads: int) -> dict[str, str]:
-    """What keeps a process to so many threads, whichever library does its arithmetic."""
-    return dict.fromkeys(THREAD_VARIABLES, str(threads))
+def child_environment(threads: int) -> dict[str, str]:
+    """What keeps a process to so many threads, whichever library does its arithmetic, and to our modules: else a file
+    `random.py` or `ensemble.py` in the working folder would be imported in place of the module of that name."""
+    return dict.fromkeys(THREAD_VARIABLES, str(threads)) | {SAFE_PATH: "1"}
+
+
+@contextlib.contextmanager
+def safe_path() -> Iterator[None]:
+    """Processes started meanwhile, those of libraries too, import nothing from the working folder."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
+
+
+def import_path() -> str:
+    """Where this process finds modules, for PYTHONPATH of one that is to find the same ones, wherever it starts."""
+    ours = str(Path(ensemble.__file__).resolve().parents[1])
+    return os.pathsep.join(dict.fromkeys([*filter(None, sys.path), ours]))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
 from ensemble.backends.backend import STOPPING, Call, WorkerLost, WorkerStopped
-from ensemble.backends.child import end_with_parent, interruptions_not_for_children, thread_environment
+from ensemble.backends.child import child_environment, end_with_parent, interruptions_not_for_children, safe_path
 from ensemble.jobs.hardware import Hardware, visible_gpus
 
 # loky renews a process whose memory has grown, and warns of that
@@ -27,7 +27,7 @@ class LokyBackend:
     """One process for each call at a time, each with a GPU of its own: the next call takes the one that is free."""
 
     def __init__(self, hardware: Hardware) -> None:
-        self.slots = hardware.jobs
+        self.slots, self._context = hardware.jobs, contextlib.ExitStack()
         gpus = visible_gpus() if hardware.device == "cuda" else []
         own = [gpus[n % len(gpus)] if len(gpus) > 1 else None for n in range(hardware.jobs)]
         self._all = [_Worker(gpu, hardware.job_threads) for gpu in own]
@@ -43,6 +43,7 @@ class LokyBackend:
             self._free.put(worker)
 
     def __enter__(self) -> LokyBackend:
+        self._context.enter_context(safe_path())  # loky starts processes of its own beside those of calls
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -53,13 +54,14 @@ class LokyBackend:
         finally:
             for worker in self._all:
                 worker.close()
+            self._context.close()
 
 
 class _Worker:
     """A process, started with its first call and again after one that it did not survive."""
 
     def __init__(self, gpu: str | None, threads: int) -> None:
-        self.environment = thread_environment(threads) | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
+        self.environment = child_environment(threads) | ({"CUDA_VISIBLE_DEVICES": gpu} if gpu else {})
         self._executor: ProcessPoolExecutor | None = None
         self._job: Future[Any] | None = None
         self._stopping = False

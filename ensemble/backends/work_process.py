@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ensemble.backends.backend import WorkerLost, WorkerStopped
-from ensemble.backends.child import end_with_parent, thread_environment
+from ensemble.backends.child import child_environment, end_with_parent, import_path
 from ensemble.jobs.stopping import CALL_VARIABLE
 from folds.errors import MaskensError
 
@@ -82,12 +82,11 @@ class Child:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        paths = os.pathsep.join(filter(None, sys.path))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", f"from {__name__} import main; main()"],
+            [sys.executable, "-P", "-c", f"from {__name__} import main; main()"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | thread_environment(threads) | {"PYTHONPATH": paths},
+            env=os.environ | child_environment(threads) | {"PYTHONPATH": import_path()},
             start_new_session=True,  # Ctrl-C on a terminal is for the command, which asks to stop
         )
 

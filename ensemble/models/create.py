@@ -120,10 +120,9 @@ def refuse_unreachable(models: Sequence[str], advice: str = "") -> None:
     names = ("model.safetensors", "pytorch_model.bin")
     missing: dict[str, str] = {}
     for model in models:
-        config = timm.get_pretrained_cfg(model) if timm.is_model(model.partition(".")[0]) else None
-        hub = config.hf_hub_id if config else None
+        hub = _hub_id(model)
         if hub and not any(isinstance(huggingface_hub.try_to_load_from_cache(hub, n), str) for n in names):
-            missing[model] = f"{constants.ENDPOINT}/{hub}/resolve/main/model.safetensors"
+            missing[model] = weights_address(model)
     if missing and not _answers(constants.ENDPOINT, constants.HF_HUB_OFFLINE):
         refuse(
             [f"{model}: {url}" for model, url in missing.items()],
@@ -131,6 +130,18 @@ def refuse_unreachable(models: Sequence[str], advice: str = "") -> None:
             f"{advice}Fetch a file on another machine and name it with --weights FILE (or TASK=FILE), or start from "
             "random weights with --no-pretrained",
         )
+
+
+def weights_address(model: str) -> str:
+    """Where the hub has the file of a model's ImageNet weights."""
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{_hub_id(model)}/resolve/main/model.safetensors"
+
+
+def _hub_id(model: str) -> str | None:
+    config = timm.get_pretrained_cfg(model) if timm.is_model(model.partition(".")[0]) else None
+    return config.hf_hub_id if config else None
 
 
 def _answers(address: str, offline: bool) -> bool:

@@ -16,7 +16,7 @@ def with_weights(recipe: Recipe, weights: Sequence[str], pretrained: bool) -> Re
     """The recipe with its initial weights from local files or runs (`FILE`, `RUN`, `TASK=FILE` or `TASK=RUN`) or none.
 
     A run gives fold k the weights of its own fold k, so that no model starts from one that has seen the people whom it
-    is scored on. Without a task it is for those whose model it has trained.
+    is scored on. Without a task it is for all that it has trained with the same model.
 
     Raises:
         MaskensError: both asked for, an unknown task, a missing file, or a run without the task, its model or a fold.
@@ -35,9 +35,11 @@ def with_weights(recipe: Recipe, weights: Sequence[str], pretrained: bool) -> Re
         names, path = [task] if task else [*recipe.tasks], Path(file).resolve()
         if not task and path.is_dir():
             theirs = _trained_recipe(path)
-            names = [name for name in names if not _unlike(name, recipe.tasks[name], theirs)]
+            begun = [name for name in names if any(path.glob(f"{name}/fold*/oof.npz"))]
+            names = [name for name in begun if not _unlike(name, recipe.tasks[name], theirs)]
             if not names:
-                raise MaskensError(f"--weights {item}: {_unlike(*next(iter(recipe.tasks.items())), theirs)}.")
+                why = "; ".join(_unlike(name, recipe.tasks[name], theirs) for name in begun)
+                raise MaskensError(f"--weights {item}: {why or f'it has trained no task of {recipe.name}'}.")
         for name in names:
             changes[name] = {"pretrained": True, "weights": str(path), "weights_sha256": ""}
     tasks = {name: _known_weights(name, task.model_copy(update=changes[name])) for name, task in recipe.tasks.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import resource
 import shutil
 import statistics
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -237,6 +237,10 @@ def _predict_seconds(predictor: Predictor, photos: DecodedPhotos) -> float:
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit  # psutil knows no peak on Linux
 

@@ -10,8 +10,9 @@ from timm.optim import list_optimizers
 from ensemble.data.augment import faults
 from ensemble.data.masks import detection_faults
 from ensemble.jobs.spec import JobSpec
-from ensemble.models.create import create, refuse_unreachable
+from ensemble.models.create import create, refuse_unreachable, weights_address
 from ensemble.recipes.loss import soft_f1_warnings
+from ensemble.recipes.reading import load_recipe
 from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.training.backbone import backbone
 from ensemble.training.epoch_average import ema_words
@@ -112,7 +113,11 @@ def _without_gpu(recipe: Recipe, device: str) -> str:
     """What to try on a machine without a GPU in place of a recipe that is made for one."""
     if device != "cpu" or "wants a GPU" not in recipe.description:
         return ""
-    return f"The recipe '{recipe.name}' also wants a GPU, and there is none here: take --recipe quick --weights FILE.\n"
+    quick = "; ".join(weights_address(task.model) for task in load_recipe("quick").tasks.values())
+    return (
+        f"The recipe '{recipe.name}' also wants a GPU, and there is none here: take --recipe quick --weights FILE, "
+        f"with the file {quick}\n"
+    )
 
 
 def _model_faults(task: TaskRecipe, initial_weights: bool, warnings: list[str]) -> list[str]:

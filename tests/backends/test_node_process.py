@@ -17,9 +17,11 @@ import pytest
 
 from ensemble.backends import node_process
 from ensemble.backends.backend import Call, WorkerLost, WorkerStopped
+from ensemble.backends.loky_backend import LokyBackend
 from ensemble.backends.node_process import NodeCall, cant_run, packed_call, run_on_node, started_file, stop_all
 from ensemble.backends.paths import VARIABLE, pack
 from ensemble.backends.work_process import Children, Outcome
+from ensemble.jobs.hardware import Hardware
 from folds.errors import MaskensError
 from folds.files import write_text
 
@@ -50,6 +52,20 @@ def outcome(call: Call, threads: int = 1) -> Outcome:
 
 def result(call: Call) -> Any:
     return outcome(call).result()
+
+
+@pytest.mark.parametrize("backend", ["node", "loky"])
+def test_files_in_the_working_folder_are_not_taken_for_modules(
+    call: Callable[..., Call], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    for name in ("ensemble", "folds", "random", "torch", "joblib", "pickle"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    monkeypatch.chdir(tmp_path)
+    if backend == "node":
+        assert result(call(os.getpid)) != os.getpid()
+    else:
+        with LokyBackend(Hardware("cpu", 0, jobs=1)) as loky:
+            assert loky.call(call(os.getpid)) != os.getpid()
 
 
 def test_a_call_runs_in_a_process_of_its_own(call: Callable[..., Call], tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from ensemble.models.checkpoint import load_checkpoint
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.inputs import to_input
 from ensemble.recipes.initial_weights import with_weights
-from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.reading import load_recipe, parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.tasks import Target, true_labels
 from ensemble.recipes.tta_sets import as_set
@@ -538,6 +538,18 @@ def test_a_run_as_initial_weights_gives_each_fold_those_of_the_same_fold(short: 
     start = parse_recipe(TINY, "tiny", changes=["tasks.*.epochs=1", "tasks.*.optimizer.lr=1e-12"])
     with pytest.raises(MaskensError, match="has not finished fold 0, 1 of gender"):
         with_weights(start, [f"gender={short.run.folder}"], pretrained=True)
+    named = with_weights(start, [str(short.run.folder)], pretrained=True)
+    assert [name for name, task in named.tasks.items() if task.weights] == ["mask"]
+    other = parse_recipe(TINY, "tiny", changes=["tasks.*.model=test_vit"])
+    with pytest.raises(MaskensError, match=r"its model of 'mask' is test_resnet\.r160_in1k, and here it is test_vit"):
+        with_weights(other, [str(short.run.folder)], pretrained=True)
+    mine = short.run.folder.parent / "mine.toml"
+    mine.write_text(TINY.replace("[tasks.mask]", '[tasks.mask]\nweights = "short"'))
+    in_recipe = with_weights(load_recipe(str(mine)), [], pretrained=True).tasks["mask"]
+    assert (in_recipe.weights, in_recipe.weights_sha256) == (
+        named.tasks["mask"].weights,
+        named.tasks["mask"].weights_sha256,
+    )
     there = short.elsewhere("next")
     recipe = with_weights(start, [f"mask={short.run.folder}"], pretrained=True)
     there = dataclasses.replace(there, recipe=recipe, run=bind_recipe(there.run, recipe))
