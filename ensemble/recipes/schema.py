@@ -219,14 +219,11 @@ class TaskRecipe(Strict):
         """sha256 of all that decides a job's result but data, folds, seed and the task's name.
 
         Where the weights lie does not count: what they are does. Keys at their default don't count either,
-        so that a new key leaves the hashes of older recipes as they are. `decode` is the other way round: older
-        recipes have none, and their photos were decoded fully.
+        so that a new key leaves the hashes of older recipes as they are.
         """
         ages = self.ages.model_copy(update={"merge": () if self.ages.in_bands else self.ages.bands})
         known = self.model_copy(update={"weights": "", "ages": ages})
-        record = known.model_dump(mode="json", exclude_defaults=True, exclude={"decode"})
-        decode = {} if self.decode == "full" else {"decode": self.decode}
-        return sha256(json.dumps(record | decode, sort_keys=True))
+        return sha256(json.dumps(known.model_dump(mode="json", exclude_defaults=True), sort_keys=True))
 
 
 def _target(predicts: Predicts, ages: Ages) -> Target:

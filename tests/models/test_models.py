@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import errno
-import json
 import re
 import socket
 from collections.abc import Callable
@@ -23,7 +21,6 @@ from ensemble.jobs.card import read_card
 from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
 from ensemble.models.create import create
 from ensemble.models.inputs import normalisation, to_input
-from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.schema import TaskRecipe
 from folds.errors import MaskensError
 
@@ -59,22 +56,6 @@ def test_equal_weights_and_cards_give_equal_bytes(tmp_path: Path) -> None:
     for name, given in (("a", args), ("b", dict(reversed(args.items())))):
         save_checkpoint(tmp_path / name, model, model_card(model_args=given))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-
-
-def test_checkpoints_of_earlier_versions_load(tmp_path: Path) -> None:
-    """Up to 0.5 the card was an entry of its own; that of 0.3 does not say how photos were decoded: fully."""
-    file, model = tmp_path / "gender" / "fold1" / "model.safetensors", create(task())
-    save_checkpoint(file, model, model_card(reduced=True))
-    assert read_card(file).geometry == Geometry((32, 24), None, reduced=True)
-    record = dataclasses.asdict(model_card())
-    del record["reduced"]
-    metadata = {"format": "pt", "maskens": "1", "card": json.dumps(record)}
-    safetensors.torch.save_file({k: v.contiguous() for k, v in model.state_dict().items()}, file, metadata)
-    loaded, found = load_checkpoint(file, CPU)
-    assert (found, found.geometry.reduced) == (model_card(), False)
-    assert all(
-        torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values(), strict=True)
-    )
 
 
 @pytest.mark.parametrize("cut", [0, 4, 1000, -10])
