@@ -18,16 +18,18 @@ from cards import model_card
 from conftest import MakeData
 from hypothesis import given
 from hypothesis import strategies as st
-from planned import plan_run
+from planned import CLASS18, plan_run
 from run_command import maskens, refused
 
 import cli
+from ensemble.commands.terminal import make_console
 from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
 from ensemble.models.create import create
 from ensemble.recipes.reading import parse_recipe
 from folds.data.layout import read_eval, read_train
 from folds.errors import MaskensError
 from folds.files import as_typed, csv_text, listing_text
+from folds.pages.tables import new_table
 
 TINY = ("--set", "tasks.*.epochs=1", "--set", "tasks.*.batch_size=8", "--no-pretrained", "--workers", 0)
 
@@ -215,10 +217,10 @@ def test_a_task_can_not_be_named_so_as_to_leave_the_run(data: Path, tmp_path: Pa
 # Nothing runs where it is looked at
 
 
-HOSTILE = "<img src=x onerror=alert(1)>&'"
+HOSTILE = "<img src=x onerror=alert(1)>&'[red]"
 
 
-def test_names_are_escaped_in_pages(make_data: MakeData, tmp_path: Path) -> None:
+def test_names_are_escaped_in_pages_and_lists(make_data: MakeData, tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", people=12)
     table = data / "train" / "train.csv"
     text = table.read_text()
@@ -226,14 +228,16 @@ def test_names_are_escaped_in_pages(make_data: MakeData, tmp_path: Path) -> None
     for row in (first, second):
         folder = data / "train" / "images" / row[4]
         folder.rename(folder.with_name(f"{row[4]}{HOSTILE}"))
-        text = text.replace(row[4], f"{row[4]}{HOSTILE}").replace(f"{row[0]},{row[1]}", f"{HOSTILE}{row[0]},{row[1]}")
+        text = text.replace(row[4], f"{row[4]}{HOSTILE}").replace(
+            f"{row[0]},{row[1]}", f"=1+1{HOSTILE}{row[0]},{row[1]}"
+        )
     table.write_text(text)
     images = data / "train" / "images"
     copied = (images / f"{first[4]}{HOSTILE}" / "normal.jpg").read_bytes()
     (images / f"{second[4]}{HOSTILE}" / "normal.jpg").write_bytes(copied)
     known = read_train(data)
-    run = plan_run(tmp_path / "run", known, np.roll(np.eye(18)[known.classes], 3, axis=1) * 9)
-    pages = []
+    recipe = f'description = "{HOSTILE}"\n{CLASS18}'
+    run = plan_run(tmp_path / "run", known, np.roll(np.eye(18)[known.classes], 3, axis=1) * 9, recipe=recipe)
     for command in ("explore", "audit", "report"):
         outcome = maskens(command, "--run", run.folder, *(("--data", data) if command == "explore" else ()))
         assert outcome.code == 0, outcome
@@ -241,7 +245,19 @@ def test_names_are_escaped_in_pages(make_data: MakeData, tmp_path: Path) -> None
     for page in pages:
         html = page.read_text()
         assert "<img src=x" not in html, page
-        assert "&lt;img src=x" in html.replace("<wbr>", "") or page.name == "report.html"
+        assert "&lt;img src=x" in html.replace("<wbr>", "")
+    for listed in (tmp_path / "explore" / "merge-candidates.csv", *run.folder.glob("audit/*.csv")):
+        cells = [cell for row in csv.reader(io.StringIO(listed.read_text())) for cell in row]
+        assert any(HOSTILE in cell for cell in cells)
+        assert not any(cell.startswith("=") for cell in cells), listed
+
+
+def test_no_markup_is_read_from_a_table_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "[/bold] [red]x :smile:"
+    table = new_table("", left=["recipe"])
+    table.add_row(words)
+    make_console().print(table)
+    assert words in capsys.readouterr().out
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12) | st.sampled_from(

@@ -35,10 +35,10 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def make_console(quiet: bool = False, stderr: bool = False) -> Console:
-    """A console; a quiet one prints nothing."""
+    """A console that reads no markup or emoji in what it prints: names may hold either; a quiet one prints nothing."""
     from rich.console import Console
 
-    return Console(quiet=quiet, stderr=stderr)
+    return Console(quiet=quiet, stderr=stderr, markup=False, emoji=False)
 
 
 def say(console: Console, message: str, style: str | None = None, wrap: bool = False) -> None:
