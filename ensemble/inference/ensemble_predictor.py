@@ -86,6 +86,7 @@ class EnsemblePredictor:
         self.without_face = np.zeros(len(self.rows), np.bool_)  # of those predicted now: it was to be cut out
         self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass of torch
         self._fastest: dict[str, PrecisionChoice] = {}  # kind of model -> what was fastest for the first of it
+        self._why: dict[str, tuple[str, ...]] = {}  # kind of model -> notes on what was chosen
         self._graphs = OnnxGraphs()
 
     def _order(self, rows: IntArray) -> IntArray:
@@ -185,7 +186,8 @@ class EnsemblePredictor:
             if self.settings.engine.precision in ("auto", engine.precision.precision):  # else it is this model's own
                 self._fastest.setdefault(kind, engine.precision)
             self.engines[number] = engine
-            self.notes += engine.notes
+            why = self._why.setdefault(kind, engine.notes) if self.settings.engine.engine == "auto" else ()
+            self.notes += engine.notes or why  # a choice for all models of a kind has the first one's reasons
             self.precisions.setdefault(number, engine.precision)
             self.compile_seconds += engine.compile_seconds
 

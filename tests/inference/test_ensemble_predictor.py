@@ -277,6 +277,13 @@ def test_bf16_is_told_with_the_largest_difference(models: Ensemble, data: EvalDa
     assert any("bf16 for" in note and "largest difference" in note for note in found.notes)
 
 
+def test_few_photos_are_left_to_torch_by_auto_which_says_so_of_every_model(models: Ensemble, data: EvalData) -> None:
+    found = run(models, data, engine=EngineOptions(engine="auto"))
+    assert {choice.engine for choice in found.precisions} == {"torch"}
+    said = [int(note.split()[0]) for note in found.notes if "engine auto is torch here" in note]
+    assert sum(said) == len(models.members)
+
+
 def test_an_interrupted_inference_does_not_go_on_by_another_engine(models: Ensemble, data: EvalData) -> None:
     predictor = EnsemblePredictor([models], photos_of(data, (32, 24)), InferenceSettings("flip", CPU))
     with pytest.raises(MaskensError, match="predicted with openvino in bf16, and these would be with torch in fp32"):
