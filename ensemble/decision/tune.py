@@ -16,6 +16,7 @@ from ensemble.decision.offsets import fit_offsets
 from ensemble.decision.temperature import fit_temperature, temperature_of_mean, worth_scaling
 from ensemble.decision.tuning import Fitted, Step, StepName, Tuning, temperature_words
 from ensemble.jobs.oof import select_views, trained_folds
+from ensemble.jobs.pseudo_labels import LABELS as PSEUDO_LABELS
 from ensemble.metrics.bootstrap import Interval, draw_people, drawn_f1, interval, person_confusions
 from ensemble.metrics.scores import macro_f1
 from ensemble.recipes.tasks import ONLY_GENDER, Target, learns_from, true_labels
@@ -100,9 +101,10 @@ def with_mean_temperatures(blend: Blend, fitted: Fitted) -> Fitted:
     for member, tuned in zip(blend.runs, fitted.runs, strict=True):
         means, measured = tuned.temperatures, True
         if means and len(trained_folds(member.run, member.recipe)[0]) > 1:
-            predicted = _predicted(member, fitted.tta_set)
+            seen = (member.run.folder / PSEUDO_LABELS).exists()  # by models that were trained on photos to predict
+            predicted = {} if seen else _predicted(member, fitted.tta_set)
             means = {task: _of_mean(found, member.targets[task], predicted.get(task)) for task, found in means.items()}
-            measured = all(task in predicted or max(found) <= 1 for task, found in tuned.temperatures.items())
+            measured = seen or all(task in predicted or max(found) <= 1 for task, found in tuned.temperatures.items())
         runs.append(tuned.model_copy(update={"mean_temperatures": means, "mean_measured": measured}))
     return fitted.model_copy(update={"runs": tuple(runs)})
 

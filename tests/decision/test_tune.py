@@ -161,6 +161,11 @@ def test_the_mean_of_the_folds_has_temperatures_of_its_own(data: TrainData, tmp_
     assert single / 2 <= of_mean < 0.7 * single
     assert measured.tuned == unmeasured.tuned, "single models are scored out-of-fold"
     assert "tune again" not in "\n".join(measured.summary)
+    (run.folder / "pseudo.csv").write_text("photo,fold0,fold1\n")
+    assert tune(blend_of(run), ["temperatures"])[0].fitted.runs[0].mean_temperatures == {"class18": (1.0,)}, (
+        "models that were trained on these photos agree on them"
+    )
+    (run.folder / "pseudo.csv").unlink()
     predicted(run, new, data.classes, oof_hashes=["of other models"])
     assert tune(blend_of(run), ["temperatures"])[0] == unmeasured
     alone = plan_run(tmp_path / "b", data, 4 * noisy(data), trained=[1])
