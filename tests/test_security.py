@@ -168,6 +168,16 @@ def test_every_floor_of_a_dependency_is_the_version_that_the_oldest_environment_
     assert tuple(map(int, tested["timm"].split("."))) >= (1, 0, 26)  # earlier ones unpickle whatever a file holds
 
 
+def test_predictions_with_a_payload_are_not_loaded(data: Path, tmp_path: Path, mark: Path) -> None:
+    run = plan_run(tmp_path / "run", read_train(data), np.zeros((84, 18)))
+    run.submission_file.write_text("ImageID,ans\na.jpg,3\n")
+    np.savez(run.folder / "eval.npz", record=np.array([Payload(mark)], dtype=object))
+    outcome = maskens("verify", "--run", run.folder)
+    assert outcome.code == 1, outcome
+    assert "eval.npz" in outcome.out
+    assert not mark.exists()
+
+
 # Nothing is read or written beyond its folder
 
 

@@ -17,7 +17,7 @@ from ensemble.recipes.tta_views import VIEWS
 from folds.data.labels import IntArray
 from folds.data.people import TrainData
 from folds.errors import MaskensError, refuse, typed
-from folds.files import save_npz, sha256
+from folds.files import lfs_pointer, save_npz, sha256
 from folds.run import Run
 
 Epoch = Literal["best", "last"]
@@ -75,7 +75,7 @@ def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOof:
         raise MaskensError(f"{path} is missing; train that job first") from None
     except Exception as error:
         raise MaskensError(
-            f"{path} is damaged ({type(error).__name__}); train that job again with --restart"
+            f"{path} is damaged ({lfs_pointer(path) or type(error).__name__}); train that job again with --restart"
         ) from error
     wrong = [k for k, v in expected.items() if record.get(k) != v]
     if wrong:

@@ -179,6 +179,11 @@ def _why(task: TaskRecipe, error: Exception) -> str:
             f"the hub's weights of {task.model} can't be stored in {constants.HF_HUB_CACHE} ({refused}). Name another "
             "folder with the environment variable HF_HOME, or give a local file with --weights FILE"
         )
+    if task.pretrained and isinstance(error, OSError):
+        return (
+            f"the weights of {task.model} can't be fetched ({first_line(error)}). Name a file with --weights FILE, "
+            f"{weights_address(task.model)}, or start from random weights with --no-pretrained"
+        )
     return f"{task.model} can't be built: {first_line(error)}"
 
 

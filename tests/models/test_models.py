@@ -10,6 +10,7 @@ from typing import Any
 
 import huggingface_hub
 import huggingface_hub.constants
+import huggingface_hub.errors
 import numpy as np
 import pytest
 import safetensors.torch
@@ -210,6 +211,16 @@ def test_a_hub_cache_that_takes_no_files_is_named_with_the_ways_out(monkeypatch:
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", refuse)
     words = rf"can't be stored in {re.escape(cache)} \(Permission denied\).*HF_HOME.*--weights FILE"
     with pytest.raises(MaskensError, match=words):
+        create(task(pretrained=True))
+
+
+def test_a_download_that_breaks_off_is_one_message_with_both_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("the connection was lost")
+
+    monkeypatch.setattr("ensemble.models.create.refuse_unreachable", lambda *args: None)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", broken)
+    with pytest.raises(MaskensError, match=r"can't be fetched.*--weights FILE.*--no-pretrained"):
         create(task(pretrained=True))
 
 

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
+import huggingface_hub.constants
 import pytest
 
 from ensemble.data.augment import build
@@ -430,6 +432,25 @@ def test_weights_count_by_what_they_are_not_where_they_lie(tmp_path: Path) -> No
     (tmp_path / "a").unlink()
     with pytest.raises(MaskensError, match="name the run's initial weights again with --weights FILE"):
         create(a.tasks["mask"])
+
+
+def test_a_recipe_for_a_gpu_and_the_hub_is_refused_at_once_where_both_are_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
+    monkeypatch.setattr("timm.create_model", None)  # no model is built first
+    recipe = load_recipe("original")
+    with pytest.raises(MaskensError) as error:
+        preflight(recipe, recipe.tasks, device="cpu")
+    message = str(error.value)
+    for task in recipe.tasks.values():
+        assert f"timm/{task.model}/resolve/main/model.safetensors" in message
+    assert "wants a GPU" in message
+    assert "--recipe quick --weights FILE, with the file https://huggingface.co/timm/tf_efficientnet_lite0" in message
+    with pytest.raises(MaskensError) as error:
+        preflight(recipe, recipe.tasks, device="cuda")
+    assert "wants a GPU" not in str(error.value)
 
 
 def tiny(**changes: object) -> Recipe:
