@@ -127,8 +127,7 @@ def _scores(oof: JobOof, task: TaskRecipe, data: TrainData, held_out: IntArray, 
     view = oof.views.index(IDENTITY)
     mine = learns_from(task.predicts, data)[rows]
     truth = true_labels(task.target, data)[rows]
-    half = np.full(len(data.people), -1)
-    half[held_out] = people_halves([p for p, held in zip(data.people, held_out, strict=True) if held], seed)
+    half = people_halves(data.people, held_out, seed)
     plain = oof.logits[:, view][:, mine]
     chosen = half_epochs(task.target, plain, truth[mine], oof.half[mine])
     if not np.array_equal(half[data.photo_person[rows]], oof.half) or chosen != oof.half_epochs:

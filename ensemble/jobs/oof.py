@@ -47,14 +47,22 @@ class JobOof:
         return np.asarray(np.where(self.half[:, None] == 0, first, second))
 
 
-def people_halves(people: Sequence[Person], seed: Sequence[int]) -> IntArray:
-    """int64 (people,): 0 or 1, at random; equal for all rows of a person, and each stratum is split evenly."""
+def people_halves(everyone: Sequence[Person], held_out: npt.NDArray[np.bool_], seed: Sequence[int]) -> IntArray:
+    """int64 (people,): 0 or 1, at random; equal for all rows of a person, and each stratum is split evenly.
+
+    Args:
+        held_out: bool (people,), the people of a fold; the others get -1.
+        seed: of the run, and the fold.
+    """
+    people = [p for p, held in zip(everyone, held_out, strict=True) if held]
     groups, first, row = np.unique([p.group for p in people], return_index=True, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(groups))
     order = order[np.argsort(strata(people)[first][order], kind="stable")]
     half = np.empty(len(groups), dtype=np.int64)
     half[order] = np.arange(len(groups)) % 2
-    return np.asarray(half[row])
+    found = np.full(len(everyone), -1)
+    found[held_out] = half[row]
+    return found
 
 
 @dataclass(frozen=True)

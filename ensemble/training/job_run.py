@@ -73,9 +73,7 @@ class JobRun:
         self.valid_rows = np.flatnonzero(held_out & mine)
         self.oof_rows = np.flatnonzero(held_out & data.photos.readable)
         self.valid = mine[self.oof_rows]  # those of them that are scored
-        half = np.full(len(folds), -1)
-        here = np.flatnonzero(folds == spec.fold)
-        half[here] = people_halves([data.people[n] for n in here], (spec.run.seed, spec.fold))  # alike for all tasks
+        half = people_halves(data.people, folds == spec.fold, (spec.run.seed, spec.fold))  # alike for all tasks
         self.half = half[data.photo_person[self.oof_rows]]
         self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.recipe.epochs)
         self.history: list[dict[str, float]] = []
@@ -210,7 +208,9 @@ class JobRun:
         Returns:
             (scores, logits): logits float32 (views, photos, width), of all photos of the fold.
         """
-        every = self.predictor(trainer).logits(photos, self.oof_rows, self.spec.recipe.oof_views)
+        normalised, batch, workers = (self.mean, self.std), 2 * self.recipe.batch_size, self.spec.workers
+        predictor = Predictor(trainer.eval_model, normalised, self.device, batch, workers)
+        every = predictor.logits(photos, self.oof_rows, self.spec.recipe.oof_views)
         logits = self.validated(every)
         soft = trainer.targets(torch.from_numpy(self.learned.labels[self.valid_rows])).cpu()
         loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)
@@ -230,10 +230,6 @@ class JobRun:
         files, views = np.array(self.data.files)[self.oof_rows], self.spec.recipe.oof_views
         oof = JobOof(files, np.stack(self.logits), f1.index(max(f1)), self.half, chosen, views)
         save_job_oof(self.folder / "oof.npz", oof, self.record())
-
-    def predictor(self, trainer: Trainer) -> Predictor:
-        normalised, batch = (self.mean, self.std), 2 * self.recipe.batch_size
-        return Predictor(trainer.eval_model, normalised, self.device, batch, self.spec.workers)
 
     def record(self) -> dict[str, Any]:
         """What decides the result, to be kept with it."""
