@@ -62,11 +62,8 @@ def plan_run(
         for fold in range(k) if trained is None else trained:
             rows = np.flatnonzero(folds[data.photo_person] == fold)
             record = {"task_hash": resolved.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold}
-            half = np.zeros(len(folds), dtype=np.int64)
-            half[folds == fold] = people_halves(
-                [data.people[n] for n in np.flatnonzero(folds == fold)], (run.seed, fold)
-            )
-            half, truth = half[data.photo_person[rows]], true_labels(target, data)[rows]
+            half = people_halves(data.people, folds == fold, (run.seed, fold))[data.photo_person[rows]]
+            truth = true_labels(target, data)[rows]
             its = shown[:, :, rows].astype(np.float32)
             best, chosen = 0, (0, 0)
             if epochs:

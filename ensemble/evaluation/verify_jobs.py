@@ -127,7 +127,7 @@ def _scores(oof: JobOof, task: TaskRecipe, data: TrainData, held_out: IntArray, 
     view = oof.views.index(IDENTITY)
     mine = learns_from(task.predicts, data)[rows]
     truth = true_labels(task.target, data)[rows]
-    half = people_halves(data.people, held_out, seed)
+    half = people_halves(data.people, held_out.astype(np.bool_), seed)
     plain = oof.logits[:, view][:, mine]
     chosen = half_epochs(task.target, plain, truth[mine], oof.half[mine])
     if not np.array_equal(half[data.photo_person[rows]], oof.half) or chosen != oof.half_epochs:

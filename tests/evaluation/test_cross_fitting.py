@@ -53,12 +53,16 @@ def test_noise_scores_at_chance_cross_fitted_and_above_it_at_its_best_epoch(data
 
 
 def test_a_person_is_in_one_half_and_each_stratum_in_both(data: TrainData) -> None:
-    half = people_halves([*data.people, *data.people], (1, 0))
+    twice = [*data.people, *data.people]
+    held_out = np.arange(len(twice)) != 0
+    half = people_halves(twice, held_out, (1, 0))
+    assert half[0] == -1
+    half[0] = half[len(data.people)]
     assert np.array_equal(half[: len(data.people)], half[len(data.people) :]), "two folders of one id are one person"
     for stratum in range(6):
         mine = half[: len(data.people)][strata(data.people) == stratum]
         assert abs(int((mine == 0).sum()) - int((mine == 1).sum())) <= 1
-    assert not np.array_equal(half, people_halves([*data.people, *data.people], (2, 0)))
+    assert not np.array_equal(half[1:], people_halves(twice, held_out, (2, 0))[1:])
 
 
 def test_a_photo_is_predicted_by_the_best_epoch_on_the_other_half(data: TrainData, tmp_path: Path) -> None:
