@@ -30,6 +30,8 @@ from folds.data.layout import read_eval, read_train
 from folds.errors import MaskensError
 from folds.files import as_typed, csv_text, listing_text
 from folds.pages.tables import new_table
+from folds.run import load_data, load_run
+from folds.splitting.split import read_folds
 
 TINY = ("--set", "tasks.*.epochs=1", "--set", "tasks.*.batch_size=8", "--no-pretrained", "--workers", 0)
 
@@ -268,6 +270,25 @@ def test_no_markup_is_read_from_a_table_in_the_terminal(capsys: pytest.CaptureFi
     table.add_row(words)
     make_console().print(table)
     assert words in capsys.readouterr().out
+
+
+def test_ids_and_folders_that_spreadsheets_would_run_are_no_formulas_in_a_runs_lists(
+    make_data: MakeData, tmp_path: Path
+) -> None:
+    data = make_data(tmp_path / "data", people=12)
+    table, images = data / "train" / "train.csv", data / "train" / "images"
+    for folder in sorted(images.iterdir()):
+        folder.rename(folder.with_name(f"=1+1_{folder.name}"))
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    evil = [rows[0], *([f"@SUM({r[0]})", *r[1:4], f"=1+1_{r[4]}"] for r in rows[1:])]
+    table.write_text("\n".join(map(",".join, evil)))
+    folds(data, tmp_path / "run")
+    made = load_run(tmp_path / "run")
+    known, assigned = load_data(made)
+    cells = [cell for row in csv.reader(io.StringIO(made.folds_file.read_text())) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "@"))]
+    assert "'=1+1_000000_male_Asian_18" in cells
+    assert read_folds(made.folds_file, known)[0].tolist() == assigned.tolist()
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12) | st.sampled_from(

@@ -12,6 +12,7 @@ from folds.data.decode import SUFFIXES, Progress, in_threads, read_photo
 from folds.data.people import PhotoSet, on_disk
 from folds.data.table import read_table
 from folds.errors import MaskensError, refuse
+from folds.files import as_typed
 from folds.run import Run
 
 ASPECT = 1.25  # how many times flatter or steeper than the models' photos before it is worth a word
@@ -61,7 +62,7 @@ def training_aspect(run: Run) -> float | None:
     """Height / width of a photo that a run was trained on; None if its data are not at hand."""
     with contextlib.suppress(MaskensError, OSError, IndexError):
         row = read_table(run.folds_file, ("path",))[0]
-        files, _ = _below(on_disk(run.data_folder(), f"train/images/{row['path']}"))
+        files, _ = _below(on_disk(run.data_folder(), f"train/images/{as_typed(row['path'])}"))
         height, width, _ = read_photo(Path(sorted(files)[0])).shape
         return float(height / width)
     return None
