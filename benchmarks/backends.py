@@ -1,6 +1,6 @@
 """Jobs on each backend against a shell loop of the same jobs, and what a backend adds to a job.
 
-    python benchmarks/backends.py [--workers 1 2] [--json benchmarks/cluster_measured.json]
+    python benchmarks/backends.py [--workers 1 2]
 
 Generated photos, the tiny model of the recipe `demo`, 4 tasks x 5 folds of one epoch: 20 jobs of a second or so, one
 thread each. Each way trains them in a run of its own with the same photo cache, filled beforehand: a shell loop of
@@ -47,7 +47,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--calls", type=int, default=10, help="of each kind that do nothing")
-    parser.add_argument("--json", type=Path, help="where to leave the figures for simulate_cluster.py")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -58,23 +57,14 @@ def main() -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"{len(tasks) * args.folds} jobs, OMP_NUM_THREADS {os.environ['OMP_NUM_THREADS']}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        trained = trainings(Path(folder), tasks, args.folds, args.people, args.backends, args.workers)
-    calls = {name: calls_in_a_child(name, args.calls) for name in args.backends}
-    print_calls(calls)
-    if args.json:
-        keep(args.json, "backends", trained | {"calls": calls})
-
-
-def keep(path: Path, name: str, found: dict[str, Any]) -> None:
-    """Put figures into a JSON file beside those of other scripts."""
-    others = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(others | {name: found}, indent=2) + "\n")
+        trainings(Path(folder), tasks, args.folds, args.people, args.backends, args.workers)
+    print_calls({name: calls_in_a_child(name, args.calls) for name in args.backends})
 
 
 def trainings(
     root: Path, tasks: tuple[str, ...], folds: int, people: int, backends: list[str], workers: list[int]
-) -> dict[str, Any]:
-    """Train the same jobs in each way, print a row for each; returns the rows and the seconds of a command by itself.
+) -> None:
+    """Train the same jobs in each way and print a row for each.
 
     Raises:
         SystemExit: a run has other bytes than the first.
@@ -84,18 +74,17 @@ def trainings(
     train_all(root, "warm", tasks[:1], "--fold", 0)  # fills the cache; Python's bytecode and the disk are warm too
     print("| way | workers | wall, s | of the shell loop | training itself, s, sum over the jobs |")
     print("|---|---|---|---|---|", flush=True)
-    ways: list[dict[str, Any]] = []
+    walls: list[float] = []
 
     def way(name: str, workers: int, train: Callable[[str], None]) -> None:
         run = f"{name.replace(' ', '-')}-{workers}"
         split(root, run, folds)
         started = time.perf_counter()
         train(run)
-        wall = time.perf_counter() - started
+        walls.append(time.perf_counter() - started)
         jobs = [json.loads(path.read_text())["seconds"] for path in sorted((root / "runs" / run).glob("*/*/job.json"))]
-        ways.append({"name": name, "workers": workers, "wall": wall, "jobs": jobs})
-        ratio = wall / ways[0]["wall"]
-        print(f"| {name} | {workers} | {wall:.1f} | {ratio:.2f} | {sum(jobs):.1f} |", flush=True)
+        ratio = walls[-1] / walls[0]
+        print(f"| {name} | {workers} | {walls[-1]:.1f} | {ratio:.2f} | {sum(jobs):.1f} |", flush=True)
         refuse_different(root / "runs", run, tasks, folds)
 
     way("shell loop", 1, lambda run: shell_loop(root, run, tasks, folds))
@@ -108,7 +97,6 @@ def trainings(
             way(backend, number, lambda run: train_all(root, run, tasks, "--backend", backend, "--jobs", number))  # noqa: B023
     print(f"\nevery run: the same {len(tasks) * folds * len(RESULTS)} files ({', '.join(RESULTS)}), byte for byte")
     print(f"a command whose jobs are all done takes {idle:.1f} s\n")
-    return {"ways": ways, "command": idle}
 
 
 def split(root: Path, run: str, folds: int) -> None:

@@ -11,8 +11,8 @@ Every way predicts the same photos with the same checkpoints, threads and views 
 - maskens: photos decoded into a cache made anew, then all models; `routed`: age models only where they matter
 
 The first two have the loader processes with which they are faster, and the C library's own allocator, as they come;
-the limit and maskens keep large blocks (see allocator.py). Times are from the first checkpoint's loading to the last
-logit, without Python's start; the limit's are of the forward passes alone.
+the limit and maskens keep large blocks, as `configure_process` has it. Times are from the first checkpoint's loading to
+the last logit, without Python's start; the limit's are of the forward passes alone.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def _reset_new_head(model: Any, classes: int) -> None:
     """Give a new classifier torch's default initial weights.
 
     timm starts EfficientNets' with a spread of 1/sqrt(classes), not 1/sqrt(features): with 2 or 3 classes
-    the first logits are wild, and a short training starts by undoing that (benchmarks/head_init.py compares).
+    the first logits are wild, and a short training starts by undoing that.
     """
     head = model.get_classifier() if hasattr(model, "get_classifier") else None
     if isinstance(head, nn.Linear) and model.pretrained_cfg.get("num_classes") != classes:

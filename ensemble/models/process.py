@@ -22,8 +22,8 @@ def configure_process(threads: int) -> None:
 
     OpenCV is kept to one thread, because it would use all cores in each of several jobs. glibc's malloc is kept from
     giving large blocks back to the system after each layer, which costs a page fault for every 4 KiB when the next
-    layer asks for them again (mallopt(3); PyTorch's performance tuning guide names allocators for the same reason;
-    benchmarks/allocator.py compares). Other C libraries lack mallopt and stay as they are.
+    layer asks for them again (mallopt(3); PyTorch's performance tuning guide names allocators for the same reason).
+    Other C libraries lack mallopt and stay as they are.
 
     Args:
         threads: for torch's arithmetic.
