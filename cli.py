@@ -5,10 +5,14 @@ Each command is a module of ensemble/commands. Heavy libraries are imported insi
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import os
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
@@ -30,11 +34,12 @@ from ensemble.commands.sample import sample
 from ensemble.commands.score import score
 from ensemble.commands.serve import serve
 from ensemble.commands.sweep import sweep
-from ensemble.commands.terminal import fail, print_anything
+from ensemble.commands.terminal import discard_if_broken, fail, print_anything
 from ensemble.commands.train import train
 from ensemble.commands.tune import tune
 from ensemble.commands.verify import verify
-from folds.errors import MaskensError
+from ensemble.jobs.stopping import Interruption
+from folds.errors import MaskensError, first_line
 
 COMMANDS = (
     sample,
@@ -58,7 +63,13 @@ COMMANDS = (
 )
 
 CTRL_C = 128 + signal.SIGINT  # exit codes of what a signal stopped, as shells have them
-TERMINATED = 128 + signal.SIGTERM
+NO_MEMORY = ("failed to map segment", "annot allocate memory")  # of the dynamic linker, and of others
+BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows has not
+REFUSED = {  # what a system says of itself, whatever the file; any other OSError without a file is a fault of ours
+    *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE),
+    *(errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT),
+}
+LEAST_MEMORY = 1_000_000_000  # bytes of address space, with fewer of which numpy's OpenBLAS waits without end
 
 app = typer.Typer(
     name="maskens",
@@ -90,31 +101,43 @@ def _options(
     pass
 
 
-def exit_codes(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn what the user can mend into one message and exit code 2, Ctrl-C into 130 (`main`: SIGTERM into 143); a
-    crash exits with 1."""
+class Passed(Exception):
+    """What typer would take for itself, on its way to `main`."""
+
+    def __init__(self, error: Exception | KeyboardInterrupt) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def passing(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose errors reach `main`."""
 
     @functools.wraps(command)
     def run(*args: Any, **values: Any) -> None:
         try:
+            refuse_small_memory()
             command(*args, **values)
-        except MaskensError as error:
-            fail(str(error))
-        except KeyboardInterrupt as stop:
-            saved = f"Saved: {stop}. The" if str(stop) else "What was finished is saved; the"
-            fail(f"stopped. {saved} same command goes on from there.", code=CTRL_C)
-        except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            fail(f"the system refused: {where}{error.strerror or error}")
+        except (KeyboardInterrupt, EOFError, OSError) as error:
+            raise Passed(error) from error
 
     return run
 
 
+def refuse_small_memory() -> None:
+    """Refuse a limit of memory under which nothing can be imported."""
+    with contextlib.suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if 0 <= limit < LEAST_MEMORY:
+            raise MaskensError(f"the memory limit of {limit / 1e6:.0f} MB (ulimit -v) is too small for any command")
+
+
 for command in COMMANDS:
-    app.command(name=command.__name__.replace("_", "-"))(exit_codes(command))
+    app.command(name=command.__name__.replace("_", "-"))(passing(command))
 app.add_typer(recipes_app, name="recipes")
-recipes_app.callback(invoke_without_command=True)(exit_codes(recipes.list_recipes))
-recipes_app.command()(exit_codes(recipes.show))
+recipes_app.callback(invoke_without_command=True)(passing(recipes.list_recipes))
+recipes_app.command()(passing(recipes.show))
 
 
 def main() -> None:
@@ -123,18 +146,81 @@ def main() -> None:
     if os.path.expanduser("~") == "~":  # a user id without an entry, and no HOME: libraries would make a folder "~"
         os.environ["HOME"] = "/"
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # processes started import nothing from the working folder
-    received: list[int] = []
-    before = signal.signal(signal.SIGTERM, _terminate(os.getpid(), received))
+    stop = Interruption()
+    stop.install()
     try:
-        sys.exit(app(prog_name="maskens", standalone_mode=False))
-    except SystemExit as end:
-        if received and end.code == CTRL_C:
-            end.code = TERMINATED
-        raise
-    except typer.TyperException as error:
-        explain(error)
+        code = run(stop)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        stop.restore()
+    sys.exit(code)
+
+
+def run(stop: Interruption) -> Any:
+    """Run the command that was typed; its exit code."""
+    try:
+        code = app(prog_name="maskens", standalone_mode=False)
+        if code == CTRL_C:  # typer's word for an interruption outside of the command itself
+            raise KeyboardInterrupt
+        sys.stdout.flush()
+        number = stop.settle()
+    except SystemExit as end:
+        number, code = stop.settle(), end.code
+    except (Exception, KeyboardInterrupt) as error:
+        number = stop.settle()
+        try:
+            say_why(error.error if isinstance(error, Passed) else error, number)
+        except SystemExit as end:
+            code = end.code
+    return 128 + number if number and code == CTRL_C else code
+
+
+def say_why(error: Exception | KeyboardInterrupt, number: int) -> NoReturn:
+    """One message on what ended a command, and its exit code: 2 for what the user can mend, 1 for a fault of ours.
+
+    Args:
+        number: of the signal that has stopped it, 0 if none has.
+    """
+    if number or isinstance(error, KeyboardInterrupt):  # an import that is interrupted may end in any error
+        found = saved(error)
+        fail(f"stopped. {found or 'What was finished is saved; the'} same command goes on from there.", code=CTRL_C)
+    if isinstance(error, typer.TyperException):
+        explain(error)
+    if isinstance(error, MaskensError):
+        fail(str(error))
+    if isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        fail(f"there is not enough memory ({first_line(error)}): free some, or raise its limit (ulimit -v)")
+    if isinstance(error, OSError):
+        if broken := discard_if_broken(sys.stdout):
+            if broken.errno == errno.EPIPE:  # its reader has seen enough
+                sys.exit(BROKEN_PIPE)
+            fail(f"can't write to the standard output: {broken.strerror or broken}")
+        if error.filename or error.errno in REFUSED:
+            where = f"{error.filename}: " if error.filename else ""
+            fail(f"the system refused: {where}{error.strerror or error}")
+    if isinstance(error, EOFError):
+        fail("the question was not answered, so nothing was done: --yes goes ahead without it")
+    fail(f"maskens has a fault ({type(error).__name__}: {first_line(error)}). {kept_traceback(error)}", code=1)
+
+
+def saved(error: BaseException | None) -> str:
+    """What the interruption that led to an error says of what is saved."""
+    while error:
+        if isinstance(error, KeyboardInterrupt) and str(error):
+            return f"Saved: {error}. The"
+        error = error.__context__
+    return ""
+
+
+def kept_traceback(error: BaseException) -> str:
+    """Where the traceback is, or the traceback where no file takes it."""
+    text = "".join(traceback.format_exception(error))
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="maskens-", suffix=".log")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        return f"Its traceback:\n{text}"
+    return f"Its traceback: {path}"
 
 
 def explain(error: typer.TyperException) -> NoReturn:
@@ -145,19 +231,6 @@ def explain(error: typer.TyperException) -> NoReturn:
         error.message = error.message.replace("Value error, ", "")
         rich_format_error(error)  # type: ignore[arg-type]
     sys.exit(error.exit_code)
-
-
-def _terminate(owner: int, received: list[int]) -> Callable[[int, object], None]:
-    """A handler that stops this process as Ctrl-C does. Forked loader processes inherit it and must just end: one that
-    goes on after the exception would be waited for."""
-
-    def handle(number: int, frame: object) -> None:
-        if os.getpid() != owner:
-            os._exit(128 + number)
-        received.append(number)
-        raise KeyboardInterrupt
-
-    return handle
 
 
 if __name__ == "__main__":

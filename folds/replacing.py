@@ -172,3 +172,12 @@ def must_be_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise MaskensError(f"can't write {path}: {error.strerror or error}.") from error
+
+
+def still_there(path: Path) -> str:
+    """Remove a file that is needed no more; what to say where the system refuses, "" where it is gone."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        return f"can't remove {path} ({error.strerror}); it is of an earlier attempt, delete it"
+    return ""

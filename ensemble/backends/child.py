@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ensemble
+from ensemble.jobs.stopping import SIGNALS, Interruption
 
+interruption = Interruption()  # of this process's work, to be settled when that has ended
 SAFE_PATH = "PYTHONSAFEPATH"  # keeps the working folder out of the modules' path, as python -P
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -58,14 +60,15 @@ def interruptions_not_for_children() -> Iterator[None]:
 
 
 def end_with_parent(parent: int) -> None:
-    """In the process, first of all: SIGTERM interrupts as Ctrl-C does, and without its parent it gets one. The
-    terminal's Ctrl-C is for its command alone.
+    """In the process, first of all: SIGTERM interrupts as Ctrl-C does, and without its parent it gets one. What
+    the terminal sends, Ctrl-C and its end, is for its command alone.
 
     Args:
         parent: process id.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in set(SIGNALS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
+    interruption.install([signal.SIGTERM])
 
     def follow() -> None:
         while os.getppid() == parent:

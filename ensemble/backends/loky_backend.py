@@ -14,7 +14,13 @@ from typing import Any
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
 from ensemble.backends.backend import STOPPING, Call, WorkerLost, WorkerStopped
-from ensemble.backends.child import child_environment, end_with_parent, interruptions_not_for_children, safe_path
+from ensemble.backends.child import (
+    child_environment,
+    end_with_parent,
+    interruption,
+    interruptions_not_for_children,
+    safe_path,
+)
 from ensemble.jobs.hardware import Hardware, visible_gpus
 
 # loky renews a process whose memory has grown, and warns of that
@@ -109,6 +115,8 @@ def _run(parent: int, call: Call) -> Any:
         if os.getppid() != parent:
             os._exit(1)
         raise
+    finally:
+        interruption.settle()
 
 
 def _cause(error: BrokenProcessPool) -> str:

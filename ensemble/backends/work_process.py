@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ensemble.backends.backend import WorkerLost, WorkerStopped
-from ensemble.backends.child import child_environment, end_with_parent, import_path
+from ensemble.backends.child import child_environment, end_with_parent, import_path, interruption
 from ensemble.jobs.stopping import CALL_VARIABLE
 from folds.errors import MaskensError
 
@@ -137,6 +137,7 @@ def main() -> None:
     except EOFError:  # the worker needs it no more
         return
     except KeyboardInterrupt:
+        interruption.settle()
         sys.exit(STOPPED)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -41,11 +42,16 @@ def print_estimate(console: Console, plan: TrainingPlan | SweepPlan) -> None:
 
 def confirm_long(console: Console, plan: TrainingPlan | SweepPlan) -> None:
     """Ask on a terminal before hours of work; refuse elsewhere."""
-    message = plan.long()
+    with console.status("timing a batch of each model") if console.is_terminal else contextlib.nullcontext():
+        message = plan.long()
     if message and not console.is_terminal:
         fail(message)
-    if message and not typer.confirm(f"{message}\nGo ahead?"):
-        raise typer.Exit(2)
+    try:
+        if message and not typer.confirm(f"{message}\nGo ahead?"):
+            raise typer.Exit(2)
+    except typer.Abort as abort:
+        typer.echo()  # the message gets a line of its own
+        raise abort.__context__ or abort from None  # Ctrl-C, or Ctrl-D, which says neither yes nor no
 
 
 def run_jobs(console: Console, plan: TrainingPlan) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import errno
 import io
+import os
+import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from folds.errors import typed
 
@@ -38,7 +41,11 @@ def make_console(quiet: bool = False, stderr: bool = False) -> Console:
     """A console that reads no markup or emoji in what it prints: names may hold either; a quiet one prints nothing."""
     from rich.console import Console
 
-    return Console(quiet=quiet, stderr=stderr, markup=False, emoji=False)
+    class Broken(Console):
+        def on_broken_pipe(self) -> None:
+            raise  # `cli` knows what to do; rich would exit
+
+    return Broken(quiet=quiet, stderr=stderr, markup=False, emoji=False)
 
 
 def say(console: Console, message: str, style: str | None = None, wrap: bool = False) -> None:
@@ -59,9 +66,33 @@ def note(console: Console, notes: Iterable[str], kind: str = "note") -> None:
 def fail(message: str, code: int = 2) -> NoReturn:
     """One message on stderr, and the end."""
     console = make_console(stderr=True)
-    console.print("error:", style="bold red", emoji=False, highlight=False, end=" ")
-    say(console, message)
+    with contextlib.suppress(OSError):  # a terminal that was closed
+        console.print("error:", style="bold red", emoji=False, highlight=False, end=" ")
+        say(console, message)
+    discard_if_broken(sys.stderr)
     sys.exit(code)
+
+
+def discard_if_broken(stream: TextIO) -> OSError | None:
+    """If a stream takes no more, why; what is left for it is then lost, so that the interpreter doesn't fail for it."""
+    try:
+        stream.flush()
+        if _has_no_reader(stream):  # an unbuffered one has nothing to flush
+            raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):  # a stream without a file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return error
+    return None
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    """Whether a stream is a pipe that nobody reads any more."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows; a stream without a file
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
+    return False
 
 
 def run_options(runs: Sequence[Path]) -> str:

@@ -2,19 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from ensemble.jobs.card import read_card
+from ensemble.jobs.checksums import JOB_FILES, job_checksums, restart_command
+from ensemble.jobs.history import last_row
+from ensemble.jobs.oof import read_job_oof
 from ensemble.jobs.spec import JobSpec, identity
-from ensemble.jobs.status import read_status
+from ensemble.jobs.status import JobStatus, job_file, read_status, write_status
+from folds.errors import MaskensError, first_line, refuse
+
+MAY_DIFFER = {"pseudo", "soft_targets", "skipped"}  # keys of a job's identity that only some jobs have
 
 
 def is_done(spec: JobSpec) -> bool:
     """Whether a job is finished, with this recipe, seed and folds."""
     status = read_status(spec.run, spec.task, spec.fold)
-    known = identity(spec)
-    same = all(status.record.get(k) == known.get(k) for k in {*known, "pseudo", "soft_targets", "skipped"})
     folder = spec.run.job_folder(spec.task, spec.fold)
-    return status.state == "done" and same and (folder / "model.safetensors").exists() and (folder / "oof.npz").exists()
+    there = all((folder / name).exists() for name in JOB_FILES)
+    return status.state == "done" and _same(spec, status.record) and there
+
+
+def _same(spec: JobSpec, record: Mapping[str, Any]) -> bool:
+    known = identity(spec)
+    return all(record.get(key) == known.get(key) for key in {*known, *MAY_DIFFER})
+
+
+def restore(specs: Sequence[JobSpec]) -> list[str]:
+    """Write a job.json that is damaged or gone anew where the files beside it say that the job is finished.
+
+    Returns:
+        What to say of it.
+
+    Raises:
+        MaskensError: files of a finished job that don't: training would replace them.
+    """
+    notes, problems = [], []
+    for spec in specs:
+        folder, file = spec.run.job_folder(spec.task, spec.fold), job_file(spec.run, spec.task, spec.fold)
+        left = [name for name in JOB_FILES if (folder / name).exists()]
+        if read_status(spec.run, spec.task, spec.fold).state != "unreadable" and (file.exists() or not left):
+            continue
+        if (folder / "last.pt").exists() and "oof.npz" not in left:
+            continue  # unfinished; what it goes on from says whose it is
+        try:
+            if not left:
+                continue
+            write_status(spec.run, _confirmed(spec))
+            notes.append(f"{file} was damaged or gone; it is made anew from the files beside it, which fit this run")
+        except MaskensError as error:
+            again = restart_command(spec.run, spec.task, spec.fold)
+            problems.append(f"{file}: {first_line(error)}. Put it back, or train the job again: {again}")
+    refuse(problems, "finished jobs whose job.json is damaged or gone, and whose other files can't vouch for them")
+    return notes
+
+
+def _confirmed(spec: JobSpec) -> JobStatus:
+    """The status of a finished job, from its files.
+
+    Raises:
+        MaskensError: one of them is missing, damaged or not of this job.
+    """
+    folder = spec.run.job_folder(spec.task, spec.fold)
+    card = read_card(folder / "model.safetensors")
+    _, record = read_job_oof(folder / "oof.npz")
+    known = {key: value for key, value in identity(spec).items() if hasattr(card, key)}
+    if not _same(spec, record) or any(getattr(card, key) != value for key, value in known.items()):
+        raise MaskensError("they are of another recipe, seed or folds")
+    epochs, row = spec.recipe.tasks[spec.task].epochs, last_row(folder)
+    if row.get("epoch") != epochs:
+        raise MaskensError(f"history.csv does not end with epoch {epochs}")
+    sha256 = job_checksums(spec.run, spec.task, spec.fold)
+    return JobStatus(
+        *(spec.task, spec.fold, "done", epochs, epochs),
+        loss=row["loss"],
+        f1=row["f1"],
+        best=card.f1,
+        photos_per_s=row["photos_per_s"],
+        seconds=row["seconds"],
+        record=record,
+        sha256=sha256,
+    )
 
 
 def unfinished(specs: Sequence[JobSpec]) -> list[JobSpec]:

@@ -51,6 +51,15 @@ def write_history(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
     write_text(folder / "history.csv", csv_text(HISTORY, ([f"{row[c]:.6g}" for c in HISTORY] for row in rows)))
 
 
+def last_row(folder: Path) -> dict[str, float]:
+    """The columns of a job's last finished epoch; nothing where its history can't be read."""
+    try:
+        with (folder / "history.csv").open(newline="", encoding="utf-8") as handle:
+            return {column: float(value) for column, value in list(csv.DictReader(handle))[-1].items()}
+    except (OSError, ValueError, TypeError, IndexError):
+        return {}
+
+
 def read_curves(run: Run, recipe: Recipe) -> tuple[list[JobCurves], list[str]]:
     """(the jobs that have finished an epoch, the others and those whose history can't be read)."""
     found, missing = [], []

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter
 from folds.files import write_json
 from folds.run import Run
 
-State = Literal["waiting", "starting", "training", "done", "stopped", "failed"]
+State = Literal["waiting", "starting", "training", "predicting", "done", "stopped", "failed", "unreadable"]
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,13 @@ def write_status(run: Run, status: JobStatus) -> None:
 
 
 def read_status(run: Run, task: str, fold: int) -> JobStatus:
-    """The job's status; `waiting` if it has not begun or its file can't be read."""
+    """The job's status; `waiting` if it has not begun, `unreadable` if its file is damaged."""
     try:
         return _adapter().validate_json(job_file(run, task, fold).read_bytes())
-    except (OSError, ValueError):
+    except FileNotFoundError:
         return JobStatus(task, fold)
+    except (OSError, ValueError):
+        return JobStatus(task, fold, "unreadable")
 
 
 def learned_from(run: Run, key: str) -> list[tuple[str, int]]:

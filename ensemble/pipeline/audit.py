@@ -34,7 +34,7 @@ def audit(
     *,
     data: Folder | None = None,
     tta: Tta = "flip",
-    epoch: Epoch = "cross-fitted",
+    epoch: Epoch = "best",
     fields: Sequence[str] = (),
     top: int = 24,
     out: Folder | None = None,

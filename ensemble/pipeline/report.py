@@ -31,7 +31,7 @@ def report(
     photos: int = 16,
     data: Folder | None = None,
     tta: Tta | None = None,
-    epoch: Epoch = "cross-fitted",
+    epoch: Epoch = "best",
     tuned: bool = True,
     workers: int | None = None,
     on_progress: OnProgress | None = None,

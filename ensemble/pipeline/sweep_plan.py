@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
-from ensemble.jobs.completion import begun, unfinished
+from ensemble.jobs.completion import begun, restore, unfinished
 from ensemble.jobs.hardware import Hardware, unused_gpu
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos
 from ensemble.jobs.reuse import once_each
@@ -146,6 +146,8 @@ def plan_sweep(out: Folder = DEFAULT_SWEEP, options: SweepOptions = DEFAULT_OPTI
                 runs[name, seed] = run
                 cache = cache_folder(options.cache, run.folder)
                 mine += plan(run, recipe, [*recipe.tasks], wanted, hardware, cache, trackers, options.compile)
+        with _noted(problems):
+            warnings += restore(mine)
         if todo := unfinished(mine):
             with _noted(problems):
                 refuse_jobs_without_photos([s for s in todo if s.run.seed == todo[0].run.seed], data, folds)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
-from ensemble.jobs.completion import begun, unfinished
+from ensemble.jobs.completion import begun, restore, unfinished
 from ensemble.jobs.hardware import Hardware, unused_gpu
 from ensemble.jobs.plan import plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
 from ensemble.jobs.pseudo_labels import PseudoLabels, save_pseudo_labels
@@ -158,14 +158,14 @@ def plan_jobs(
     if pseudo or soft:
         refuse_other_ages(recipe, tasks, "soft targets" if soft else "pseudo-labels")
     jobs = plan(run, recipe, tasks, chosen, hardware, cache, trackers, options.compile, pseudo, soft)
+    warnings = [] if options.restart else restore(jobs)
     todo = jobs if options.restart else unfinished(jobs)
-    warnings: list[str] = []
     if todo:
         refuse_jobs_without_photos(todo, data, folds)
         refuse_leaking_weights(todo, data, folds)
         sources = run_recipe(load_run(Path(options.pseudo))).soft_f1_tasks if options.pseudo else []
         going_on = set() if options.restart else begun(todo)
-        warnings = preflight(recipe, {s.task: 0 for s in todo}, going_on, hardware.device)
+        warnings += preflight(recipe, {s.task: 0 for s in todo}, going_on, hardware.device)
         warnings += job_warnings(todo, data, folds)
         warnings += soft_f1_warnings(sources, f"{options.pseudo} is less sure of its pseudo-labels than it looks")
         warnings += filter(

@@ -18,9 +18,11 @@ STYLES = {
     "waiting": "dim",
     "starting": "cyan",
     "training": "bold cyan",
+    "predicting": "cyan",
     "done": "green",
     "stopped": "yellow",
     "failed": "bold red",
+    "unreadable": "bold red",
 }
 
 COLUMNS = ("fold", "state", "epoch", "loss", "macro F1", "best", "photos/s", "left")  # after the task

@@ -171,8 +171,9 @@ def _polling(shown: Sequence[JobSpec], display: JobsDisplay, every: float = 0.25
         display.update([read_status(s.run, s.task, s.fold) for s in shown])
 
     def poll() -> None:
-        while not stop.wait(every):
-            look()
+        with contextlib.suppress(OSError):  # nobody reads any more what is shown: the jobs go on
+            while not stop.wait(every):
+                look()
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()

@@ -1,17 +1,23 @@
-"""SIGTERM stops a command as Ctrl-C does, and ends the processes that it has forked."""
+"""SIGTERM and SIGHUP stop a command as Ctrl-C does, wherever they arrive, and end the processes that it has forked."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
+from typing import IO
 
 import pytest
-from run_command import maskens
+from run_command import maskens, refused, started
 
 import cli
+from ensemble.jobs.stopping import SIGNALS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and forks")
 
@@ -46,9 +52,79 @@ cli.main()
 
 
 def test_a_command_leaves_the_callers_handler_as_it_was() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)]
     maskens("recipes")
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert [signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)] == before
+
+
+SWALLOWED = {
+    "__del__ at import": """
+class Late:
+    def __del__(self):
+        os.kill(os.getpid(), NUMBER)
+Late()
+while time.monotonic() < until: time.sleep(.01)
+""",
+    "a weak reference's callback": """
+def work():
+    class Target: pass
+    target = Target()
+    reference = weakref.ref(target, lambda _: os.kill(os.getpid(), NUMBER))
+    del target
+    while time.monotonic() < until: time.sleep(.01)
+""",
+    "a bare except": """
+def work():
+    try: os.kill(os.getpid(), NUMBER); time.sleep(5)
+    except BaseException: pass
+    while time.monotonic() < until: time.sleep(.01)
+""",
+    "an import that fails for it": """
+os.kill(os.getpid(), NUMBER)
+time.sleep(.3)
+os.kill(os.getpid(), NUMBER)  # the second one does not wait for the import
+""",
+    "work that is saved first": """
+def work():
+    try: os.kill(os.getpid(), NUMBER); time.sleep(5)
+    except BaseException: pass
+    with stop_requests() as stop:
+        while not stop.made and time.monotonic() < until: time.sleep(.01)
+        time.sleep(.5)  # saving
+        print("saved", flush=True)
+""",
+}
+
+
+@pytest.mark.parametrize("code", SWALLOWED.values(), ids=SWALLOWED.keys())
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_stops_a_command_wherever_it_arrives(tmp_path: Path, code: str, name: str) -> None:
+    head = "import os, signal, time, weakref\nfrom ensemble.jobs.stopping import stop_requests\n"
+    head += "until = time.monotonic() + 20\n"
+    (tmp_path / "swallowing.py").write_text(head + code.replace("NUMBER", f"signal.{name}"))
+    (tmp_path / "start.py").write_text(
+        "import cli\n"
+        "def command(**_):\n"
+        "    import swallowing\n"
+        "    swallowing.work()\n"
+        "    return 0\n"
+        "cli.app = command\n"
+        "cli.main()\n"
+    )
+    number = signal.Signals[name]
+    ended = subprocess.run(
+        [sys.executable, tmp_path / "start.py"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(cli.__file__).parent), str(tmp_path)])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+    )
+    assert ended.returncode == 128 + number, ended.stderr
+    assert ended.stderr.startswith("error: stopped. "), ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert ("saved" in ended.stdout) == ("saved" in code)
 
 
 def test_a_forked_process_ends_at_once_and_the_command_itself_is_interrupted() -> None:
@@ -59,3 +135,112 @@ def test_a_forked_process_ends_at_once_and_the_command_itself_is_interrupted() -
     )
     assert ended.stdout.split() == [str(128 + signal.SIGTERM)], ended.stderr
     assert ended.returncode == 128 + signal.SIGTERM
+
+
+ASK = """
+import types
+import cli
+from ensemble.commands.jobs import confirm_long
+from ensemble.commands.terminal import make_console
+
+plan = types.SimpleNamespace(long=lambda: "it would take 3 days")
+cli.app = lambda **_: cli.passing(lambda: confirm_long(make_console(), plan))()
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "code", "words"), [(b"\x03", 130, b"stopped."), (b"\x04", 2, b"--yes")], ids=["c", "d"]
+)
+def test_ctrl_c_and_ctrl_d_at_a_question_are_one_line(tmp_path: Path, key: bytes, code: int, words: bytes) -> None:
+    import pty
+
+    (tmp_path / "ask.py").write_text(ASK)
+    child, terminal = pty.fork()
+    if child == 0:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)}
+        os.execve(sys.executable, [sys.executable, str(tmp_path / "ask.py")], environment)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO at its end
+        while select.select([terminal], [], [], 60)[0] and (part := os.read(terminal, 4096)):
+            shown += part
+            if b"[y/N]: " in shown and key:
+                time.sleep(0.3)  # it comes to read
+                os.write(terminal, key)
+                key = b""
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code, shown
+    _, answer = shown.split(b"[y/N]: ")
+    lines = [line for line in answer.splitlines() if line.strip(b"^CD\b \r")]
+    assert len(lines) == 1, shown
+    assert words in lines[0]
+
+
+def ended(*words: str, stdout: int | IO[str]) -> tuple[int, str]:
+    """Exit code and stderr of a command whose stdout is given."""
+    process = started(*words, stdout=stdout, stderr=subprocess.PIPE)
+    err = process.communicate(timeout=60)[1]
+    return process.returncode, err
+
+
+@pytest.mark.parametrize("words", [("recipes",), ("recipes", "show", "original")], ids=" ".join)
+def test_a_reader_that_has_seen_enough_ends_a_command_in_silence(words: tuple[str, ...]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    assert ended(*words, stdout=writing) == (128 + signal.SIGPIPE, "")
+    os.close(writing)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+@pytest.mark.parametrize("words", [("recipes",), ("recipes", "show", "original")], ids=" ".join)
+def test_a_full_disk_behind_stdout_is_one_message(words: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("w") as full:
+        code, err = ended(*words, stdout=full)
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert "No space left on device" in err
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError("0"), OSError("a library's"), ConnectionResetError(104, "reset")])
+def test_a_fault_of_ours_keeps_its_traceback(fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cli, "app", lambda **_: cli.passing(fail)())
+    outcome = maskens("score")
+    (log,) = tmp_path.glob("maskens-*.log")
+    assert outcome.code == 1
+    assert outcome.err.startswith(f"error: maskens has a fault ({type(fault).__name__}: {fault}). Its traceback: {log}")
+    assert "test_signals.py" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (PermissionError(13, "Permission denied", "a/b.csv"), "the system refused: a/b.csv: Permission denied"),
+        (OSError(28, "No space left on device"), "the system refused: No space left on device"),
+        (ImportError("libtorch.so: failed to map segment from shared object"), "not enough memory"),
+        (MemoryError(), "not enough memory"),
+    ],
+)
+def test_what_the_system_refuses_is_one_message(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", lambda **_: cli.passing(fail)())
+    refused(maskens("score"), words)
+
+
+def test_a_memory_limit_under_which_nothing_starts_is_told() -> None:
+    import resource
+
+    process = started(
+        "folds",
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (600_000_000, 600_000_000)),
+    )
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert err.startswith("error: the memory limit of 600 MB")
+    assert len(err.splitlines()) == 1

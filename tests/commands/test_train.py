@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -23,7 +24,7 @@ def test_training_again_has_nothing_left_to_do(there: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGHUP, 2)])
 def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, number: signal.Signals, jobs: int) -> None:
     weights = Path("runs/default/mask/fold0/model.safetensors")
     unbroken = weights.read_bytes()
@@ -48,6 +49,28 @@ def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, number: signa
     assert maskens("train").code == 0
     assert weights.read_bytes() == unbroken
     assert maskens("score").code == 0
+
+
+def test_a_finished_job_outlives_its_job_json(copy: Path) -> None:
+    folder = Path("runs/default/mask/fold0")
+    weights, status = folder / "model.safetensors", folder / "job.json"
+    before, unbroken = json.loads(status.read_text()), weights.read_bytes()
+    status.write_bytes(status.read_bytes()[:100])
+    outcome = maskens("train")
+    assert outcome.code == 0, outcome
+    assert f"{status} was damaged or gone; it is made anew" in outcome.out
+    assert "12 of 12 jobs are finished already" in outcome.out
+    after = json.loads(status.read_text())
+    assert {k: after[k] for k in ("state", "sha256", "record")} == {k: before[k] for k in ("state", "sha256", "record")}
+    assert after["best"] == before["best"]
+    assert weights.read_bytes() == unbroken
+
+    status.unlink()
+    shutil.copy("runs/default/mask/fold1/model.safetensors", weights)
+    refused(maskens("train"), str(status), "another recipe, seed or folds", "--task mask --fold 0 --restart")
+    assert weights.read_bytes() == Path("runs/default/mask/fold1/model.safetensors").read_bytes(), "nothing is trained"
+    assert maskens("train", "--task", "mask", "--fold", "0", "--restart").code == 0
+    assert weights.read_bytes() == unbroken
 
 
 def test_a_photo_already_cut_before_the_folds_is_refused_before_training(data: Path) -> None:

@@ -30,18 +30,18 @@ DONE = JobStatus("mask", 0, "done", 1, 1, sha256=dict.fromkeys(JOB_FILES, "0"))
     [{"sha256": "x"}, {"record": []}, {"state": "dona"}, {"epoch": "two"}, {"sha256": {"oof.npz": 1}}, {"more": 1}],
     ids=str,
 )
-def test_a_status_with_a_value_that_can_not_be_counts_as_none(run: Run, change: dict[str, object]) -> None:
+def test_a_status_with_a_value_that_can_not_be_is_unreadable(run: Run, change: dict[str, object]) -> None:
     write_status(run, DONE)
     assert read_status(run, "mask", 0) == DONE
     file = job_file(run, "mask", 0)
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    assert read_status(run, "mask", 0) == JobStatus("mask", 0)
+    assert read_status(run, "mask", 0) == JobStatus("mask", 0, "unreadable")
 
 
-def test_a_status_nested_without_end_counts_as_none(run: Run) -> None:
+def test_a_status_nested_without_end_is_unreadable(run: Run) -> None:
     write_status(run, DONE)
     job_file(run, "mask", 0).write_text('{"record": ' + "[" * 100_000)
-    assert read_status(run, "mask", 0) == JobStatus("mask", 0)
+    assert read_status(run, "mask", 0) == JobStatus("mask", 0, "unreadable")
 
 
 def test_a_job_without_the_checksum_of_one_of_its_files_is_told(run: Run) -> None:

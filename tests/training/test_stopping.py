@@ -299,6 +299,28 @@ def test_a_run_that_is_removed_meanwhile_does_not_come_back_in_parts(
     assert not setting.run.folder.exists()
 
 
+def test_a_file_that_can_not_be_removed_fails_no_finished_job(
+    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = setting.run.job_folder("mask", 0)
+    folder.mkdir(parents=True)
+    (folder / "error.txt").write_text("of an earlier attempt")
+
+    def fails(self: Path, missing_ok: bool = False) -> None:
+        if self.name == "error.txt":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        unlink(self, missing_ok)
+
+    unlink = Path.unlink
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fails)
+        assert run_job(setting.spec(), setting.data, setting.folds) is None
+    status = read_status(setting.run, "mask", 0)
+    assert status.state == "done"
+    assert f"can't remove {folder / 'error.txt'} (Input/output error)" in status.note
+    assert (folder / "error.txt").read_text() == "of an earlier attempt"
+
+
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EACCES])
 @pytest.mark.parametrize("writes", [4, 8, 12])
 def test_a_disk_that_takes_no_more_costs_one_message_and_nothing_that_was_there(
