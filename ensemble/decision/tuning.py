@@ -131,7 +131,7 @@ class Tuning(_Strict):
             lines.append(f"temperatures of the mean of all folds: {means}")
         lines += [
             f"{run.run}: temperatures above 1 are for single folds only, as the mean of all folds may need none. "
-            f"To fit its own: maskens infer --run {typed(run.run)}, then tune again"
+            f"To measure its own on 100 predicted photos or more: maskens infer --run {typed(run.run)}, then tune again"
             for run in self.fitted.runs
             if not run.mean_measured
         ]

@@ -45,7 +45,7 @@ class Score:
         words = (
             f"no photo is of {noun} {names}, which count as F1 = 0 in the macro F1 over all {CLASSES}: {self.f1:.4f}"
         )
-        return f"{words}; over the {present} with photos {self.f1_present:.4f}" if absent else ""
+        return f"{words}; over those with photos ({present}) {self.f1_present:.4f}" if absent else ""
 
 
 def macro_f1(truth: IntArray, predicted: IntArray, classes: int) -> float:

@@ -134,9 +134,8 @@ def answers_lines(found: AnswersScore, name: str, truth: str, first: str) -> lis
         f"over {found.score.photos} photos ({name} against {truth}); 95 % intervals over {drawn}",
     ]
     if found.score.absent:
-        lines.insert(
-            1, f"macro F1 {found.f1_present:.4f} over the {CLASSES - len(found.score.absent)} classes with answers"
-        )
+        present = f"{CLASSES - len(found.score.absent)} of {CLASSES}"
+        lines.insert(1, f"macro F1 {found.f1_present:.4f} over classes with answers: {present}")
     if found.gain:
         lines.append(f"against {first}: macro F1 {found.gain:+.4f}, {found.gain.significance}")
     return lines
