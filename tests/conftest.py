@@ -7,6 +7,9 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the cores; read when numpy and torch load
 
 import io
+import shutil
+import signal
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +24,10 @@ from folds.files import csv_text
 MakeData = Callable[..., Path]
 EVAL_IDS = ("b00.jpg", "a01.jpg", "d02.jpg", "c03.jpg", "f04.jpg", "e05.jpg")  # unsorted, as in real life
 
+for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # a script's background jobs ignore some, and so would their children
+    if (number := getattr(signal, name, None)) and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
+
 settings.register_profile("maskens", deadline=None, max_examples=60)
 settings.load_profile("maskens")
 
@@ -31,6 +38,17 @@ def _no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files_go_with_the_tests() -> Iterator[None]:
+    """What libraries put into the system's temporary folder, and leave there when a process is killed."""
+    folder = tempfile.mkdtemp(prefix="maskens-tests-")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

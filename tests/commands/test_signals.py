@@ -119,7 +119,6 @@ def test_a_signal_stops_a_command_wherever_it_arrives(tmp_path: Path, code: str,
         text=True,
         timeout=60,
         check=False,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
     )
     assert ended.returncode == 128 + number, ended.stderr
     assert ended.stderr.startswith("error: stopped. "), ended.stderr
@@ -158,7 +157,6 @@ def test_ctrl_c_and_ctrl_d_at_a_question_are_one_line(tmp_path: Path, key: bytes
     (tmp_path / "ask.py").write_text(ASK)
     child, terminal = pty.fork()
     if child == 0:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)}
         os.execve(sys.executable, [sys.executable, str(tmp_path / "ask.py")], environment)
     shown = b""

@@ -33,7 +33,6 @@ def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, number: signa
         *("train", "--jobs", jobs),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
     )
     assert process.stdout
     for line in process.stdout:
