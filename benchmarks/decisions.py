@@ -2,52 +2,32 @@
 
     python benchmarks/decisions.py --source ../shared/bench --out DIR
 
-Needs the real-photo benchmark (its builder and weights lie in --source). Trains four runs on the same folds, one after
-another, three quarters of an hour on two cores; run again, it goes on where it stopped. DIR may be that of study.py,
-whose runs of the same names are the same.
+Needs the real-photo benchmark (its builder and weights lie in --source). Trains four recipes of ladder.py on the same
+folds, one after another, three quarters of an hour on two cores; run again, it resumes where it stopped.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
-import os
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from study import FIRST, VARIANTS, build_data, maskens
+from ladder import train
+from real_photos import People, build_data, gained, machine, maskens, parse, print_heads
 
 from ensemble.decision.blend import Blend, load_blend
 from ensemble.decision.decide import Decision, decide, decide_hard, vote
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tune import STEPS, tune
 from ensemble.decision.tuning import Fitted
-from ensemble.inference.infer import Prediction
-from ensemble.metrics.bootstrap import draw_people, drawn_f1, interval, person_confusions
-from folds.data.labels import CLASSES, FloatArray, IntArray, decode
+from ensemble.metrics.bootstrap import interval
+from folds.data.labels import FloatArray, IntArray
 from folds.run import load_run
 
 TUNED = 2  # place of the tuning that is kept among the ways
-RUNS = ("heads", "heads-4-cutmix", "class18", "apart")
-FOLDS = 3
-
-
-@dataclass(frozen=True)
-class People:
-    """Photos with their truth, and draws of the people on them."""
-
-    truth: IntArray  # (photos,)
-    person: IntArray  # (photos,), 0..people-1
-    weights: np.ndarray[tuple[int, ...], np.dtype[np.float32]]  # (1 + draws, people)
-
-    def f1(self, classes: IntArray) -> FloatArray:
-        """Macro F1 on each draw, everybody first."""
-        confusions = person_confusions(self.truth, classes, self.person)
-        return np.asarray(drawn_f1(self.weights, confusions, np.arange(CLASSES)).mean(axis=1))
+RUNS = ("quick-0", "longer-0", "class18-0", "apart-0")
 
 
 @dataclass(frozen=True)
@@ -61,63 +41,38 @@ class Way:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, default=Path("../shared/bench"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--train-people", type=int, default=600)
-    parser.add_argument("--eval-people", type=int, default=200)
-    parser.add_argument("--size", default="288x384")
-    parser.add_argument("--jobs", type=int, default=2)
-    args = parser.parse_args()
-    data, weights = args.out / "data", args.source / "tf_efficientnet_lite0.in1k.safetensors"
-    build_data(args.source, data, args.train_people, args.eval_people, args.size)
-    (args.out / "first.toml").write_text(FIRST)
-    for name in RUNS:
-        recipe = args.out / f"{name}.toml"
-        recipe.write_text(f'extends = "first.toml"\n{VARIANTS[name][1]}')
-        run = ("--run", args.out / name)
-        maskens("folds", "--data", data, *run, "--k", FOLDS)
-        maskens("train", *run, "--recipe", recipe, "--weights", weights, "--jobs", args.jobs)
-    logits = args.out / "eval.logits.npz"
+    args = parse(__doc__, eval_people=200, k=3, fold="all").parse_args()
+    data, logits = build_data(args), args.out / "eval.logits.npz"
+    runs = [train(args, name.removesuffix("-0"), 0) for name in RUNS]
     if not logits.exists():
-        runs = [option for name in RUNS for option in ("--run", args.out / name)]
-        maskens("infer", *runs, "--untuned", "--out", args.out / "eval.csv")
+        options = [option for run in runs for option in ("--run", run)]
+        maskens("infer", *options, "--untuned", "--out", args.out / "eval.csv")
     print_table(args.out, data, logits)
 
 
 def print_table(out: Path, data: Path, logits: Path) -> None:
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {FOLDS} folds\n")
-    columns = (
-        "runs",
-        "decided",
-        "out-of-fold",
-        "against flip",
-        "set aside",
-        "against flip",
-        "aside - oof",
-        "log losses",
+    print(f"{machine()}\n")
+    print_heads(
+        *("runs", "decided", "out-of-fold", "against flip", "set aside", "against flip", "aside - oof", "log losses")
     )
-    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
-    aside = eval_people(data, logits)
+    with np.load(logits) as z:
+        aside = People.new(data, z["ids"].tolist())
     differences = []
     tuned: dict[Sequence[str], tuple[FloatArray, FloatArray]] = {}
     for names in [*((name,) for name in RUNS), RUNS]:
         blend = load_blend([load_run(out / name) for name in names], data, "best")
-        inside = People(blend.truth, blend.person, draw_people(blend.stratum))
+        inside = People.held_out(blend)
         found = ways(blend, logits, names, aside.truth)
         both = [(inside.f1(way.oof), aside.f1(way.eval)) for way in found]
         tuned[names] = both[TUNED]
         for way, (oof, its_eval) in zip(found, both, strict=True):
-            first = way is found[0]
-            gains = ["", ""] if first else [told(a - b) for a, b in zip((oof, its_eval), both[0], strict=True)]
-            difference = its_eval[0] - oof[0]
-            differences.append(difference)
+            gains = [gained(a - b) for a, b in zip((oof, its_eval), both[0], strict=True)]
+            differences.append(its_eval[0] - oof[0])
             losses = f"{way.losses[0]:.3f}, {way.losses[1]:.3f}" if way.losses else ""
-            scores = (f"{interval(oof):.3f}", gains[0], f"{interval(its_eval):.3f}", gains[1])
-            cells = (*scores, f"{difference:+.3f}", losses)
-            print(f"| {' + '.join(names)} | {way.name} | {' | '.join(cells)} |")
+            cells = (f"{interval(oof):.3f}", gains[0], f"{interval(its_eval):.3f}", gains[1])
+            print(f"| {' + '.join(names)} | {way.name} | {' | '.join(cells)} | {differences[-1]:+.3f} | {losses} |")
     best = max(((name,) for name in RUNS), key=lambda names: tuned[names][0][0])
-    gains = [told(ours - its) for ours, its in zip(tuned[RUNS], tuned[best], strict=True)]
+    gains = [gained(ours - its) for ours, its in zip(tuned[RUNS], tuned[best], strict=True)]
     print(
         f"\nthe tuned blend against {best[0]}, the best run by itself, tuned: out-of-fold {gains[0]}; aside {gains[1]}"
     )
@@ -132,11 +87,6 @@ def log_loss(decision: Decision, truth: IntArray) -> float:
     return -float(decision.log_probabilities[np.arange(len(truth)), truth].mean())
 
 
-def told(drawn: FloatArray) -> str:
-    gain = interval(drawn)
-    return f"{gain:+.3f} {gain.significance}"
-
-
 def ways(blend: Blend, logits: Path, names: Sequence[str], aside: IntArray) -> list[Way]:
     """Every way to decide that is compared; plain with flip first."""
     plain, single = blend.plain("flip"), blend.plain("none")
@@ -144,10 +94,7 @@ def ways(blend: Blend, logits: Path, names: Sequence[str], aside: IntArray) -> l
     kept, kept_oof = tune(blend, steps)
     forced, forced_oof = tune(blend, steps, force=True)
     fits = [plain, single, kept.fitted, forced.fitted]
-    on_eval = [
-        decide(predicted(blend, logits, names, fitted).joints, fitted.weights, fitted.offsets, "joint")
-        for fitted in fits
-    ]
+    on_eval = [decide(joints(blend, logits, names, f), f.weights, f.offsets, "joint") for f in fits]
     oof = [blend.decide(plain), blend.decide(single), kept_oof, forced_oof]
     losses = [(log_loss(a, blend.truth), log_loss(b, aside)) for a, b in zip(oof, on_eval, strict=True)]
     titles = ["flip", "no TTA", f"tuned, kept: {kept.words}", f"all of {', '.join(steps)}"]
@@ -156,13 +103,13 @@ def ways(blend: Blend, logits: Path, names: Sequence[str], aside: IntArray) -> l
     found.append(Way("flip, part by part", by_part[0], by_part[1]))
     if len(names) > 1:
         votes = vote(blend.joints(plain).argmax(axis=2), oof[0].log_probabilities)
-        on_others = decide(predicted(blend, logits, names, plain).joints, plain.weights, plain.offsets, "vote").classes
+        on_others = decide(joints(blend, logits, names, plain), plain.weights, plain.offsets, "vote").classes
         found.append(Way("flip, hard vote", votes, on_others))
     return found
 
 
-def predicted(blend: Blend, logits: Path, names: Sequence[str], fitted: Fitted) -> Prediction:
-    """What `infer` would say of the people set aside, from logits that were kept."""
+def joints(blend: Blend, logits: Path, names: Sequence[str], fitted: Fitted) -> FloatArray:
+    """What the runs would predict for the people set aside, from logits that were kept: (runs, photos, 18)."""
     views = 1 if fitted.tta == "none" else 2
     ensembles = load_ensembles([m.run for m in blend.runs], [m.recipe for m in blend.runs], fitted, False)
     with np.load(logits) as z:
@@ -171,21 +118,7 @@ def predicted(blend: Blend, logits: Path, names: Sequence[str], fitted: Fitted) 
             {task: z[f"run{order.index(name)}/logits/{task}"][:, :views] for task in e.targets}
             for name, e in zip(names, ensembles, strict=True)
         ]
-    return Prediction(np.stack([e.joint(own) for e, own in zip(ensembles, found, strict=True)]), found)
-
-
-def eval_people(data: Path, logits: Path) -> People:
-    """The people set aside, in the order of the logits."""
-    with (data / "eval" / "meta.csv").open() as file:
-        rows = {row["ImageID"]: row for row in csv.DictReader(file)}
-    with np.load(logits) as z:
-        ids = z["ids"].tolist()
-    truth = np.array([int(rows[i]["ans"]) for i in ids])
-    person = np.unique([rows[i]["id"] for i in ids], return_inverse=True)[1].astype(np.int64)
-    _, gender, age = decode(truth)
-    stratum = np.zeros(int(person.max()) + 1, dtype=np.int64)
-    stratum[person] = gender * 3 + age
-    return People(truth, person, draw_people(stratum))
+    return np.stack([e.joint(own) for e, own in zip(ensembles, found, strict=True)])
 
 
 if __name__ == "__main__":

@@ -2,23 +2,20 @@
 
     python benchmarks/planted_errors.py --source ../shared/bench --out DIR
 
-Needs the real-photo benchmark (its builder and weights lie in --source), or a data folder with --data. In 1.5 % of the
+Needs the real-photo benchmark (its builder and weights lie in --source). In 1.5 % of the
 people each, the gender is flipped, the age moved to another band by 15 years at least, and the masks of two photos
-swapped. Seeded; run again, it goes on where it stopped.
+swapped. Seeded; run again, it resumes where it stopped.
 """
 
 from __future__ import annotations
 
-import argparse
-import os
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from real_photos import build_data, initial_weights, machine, maskens, parse, print_heads
 from sklearn.metrics import average_precision_score
-from study import build_data, maskens
 
 from ensemble.decision.blend import load_blend
 from ensemble.evaluation.audit import NAMES, audit, field_predictions
@@ -99,25 +96,12 @@ def single_photos(data: TrainData, rows: IntArray, log_p: FloatArray) -> list[La
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", type=Path, default=Path("../shared/bench"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", type=Path, help="A data folder that is there already.")
-    parser.add_argument("--train-people", type=int, default=600)
-    parser.add_argument("--size", default="288x384")
-    parser.add_argument("--recipe", default="quick")
-    parser.add_argument("--k", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--share", type=float, default=SHARE)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = parse(__doc__, eval_people=20, recipe="quick", k=3, jobs=2, share=SHARE, seed=0)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    data, run, planted = args.data or args.out / "data", args.out / "run", args.out / "planted.csv"
-    build_data(args.source, data, args.train_people, 20, args.size)
+    data, run, planted = build_data(args), args.out / "run", args.out / "planted.csv"
     if not planted.exists():
         write_text(planted, fixes_csv(plant(read_train(data), args.share, args.seed)))
-    weights = args.source / "tf_efficientnet_lite0.in1k.safetensors"
-    initial = ["--weights", weights] if args.recipe == "quick" else []
+    initial = initial_weights(args) if args.recipe == "quick" else ()
     maskens("folds", "--data", data, "--run", run, "--k", args.k, "--fixes", planted)
     maskens("train", "--run", run, "--recipe", args.recipe, "--jobs", args.jobs, *initial)
     maskens("audit", "--run", run)
@@ -135,11 +119,8 @@ def print_table(folder: Path, planted: Path) -> None:
         "single photos": single_photos(data, blend.rows, log_p),
     }
     possible = {field: len(data.files) if field == "mask" else len(data.people) for field in NAMES}
-    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, {run.k} folds, ", end="")
-    print(f"{len(data.people)} people\n")
-    print(
-        "| labels | planted | ranking | precision at n | recall at 2n | average precision |\n|---|---|---|---|---|---|"
-    )
+    print(f"{machine()}, {run.k} folds, {len(data.people)} people\n")
+    print_heads("labels", "planted", "ranking", "precision at n", "recall at 2n", "average precision")
     for name, fields in [*((f, {f}) for f in NAMES), ("all", set(NAMES))]:
         truth = [label for label in wrong if label[2] in fields]
         candidates = sum(possible[f] for f in fields)
