@@ -12,7 +12,7 @@ from random import Random
 from folds.data.labels import CLASSES, GENDERS, MASKS, SHOT_MASK, SHOTS
 from hostile.judge import Verdict, command, judge
 from hostile.mutations import ODD_TEXTS, spoiled_text
-from hostile.plain_csv import plain_rows
+from hostile.plain_csv import plain_number, plain_rows
 from hostile.workplace import Workplace
 
 Labels = dict[str, tuple[str, int, int, tuple[int, ...]]]  # path -> (id, gender, years, masks)
@@ -53,11 +53,11 @@ def labels_in(content: bytes, folders: set[str]) -> Labels | None:
     found: Labels = {}
     for row in rows or ():
         path, gender, age = row["path"], row["gender"].lower(), row["age"]
-        years = int(age) if age.isdecimal() and len(age) <= 3 else 999
+        years = plain_number(age)
         same = path.rstrip("/").removeprefix("./")
         if same not in folders or same in {p.rstrip("/").removeprefix("./") for p in found}:
             return None
-        if not row["id"] or gender not in GENDERS or years > 120:
+        if not row["id"] or gender not in GENDERS or not 0 <= years <= 120:
             return None
         found[path] = row["id"], GENDERS.index(gender), years, AS_NAMED
     return found or None
@@ -79,12 +79,14 @@ def _fault(run: Path, expected: Labels | None, groups: Mapping[str, str] | None 
         return "what has to be refused was accepted"
     with (run / "folds.csv").open(newline="") as handle:
         rows = list(csv.DictReader(handle))
-    found = {r["path"]: (r["id"], r["gender"], int(r["age"]), _masks(r.get("masks") or "")) for r in rows}
+    found = {
+        _typed(r["path"]): (_typed(r["id"]), r["gender"], int(r["age"]), _masks(r.get("masks") or "")) for r in rows
+    }
     wanted = {path: (i, GENDERS[g], years, masks) for path, (i, g, years, masks) in expected.items()}
     if found != wanted:
         return f"other labels: {found.items() ^ wanted.items()}"
     group = {i: (groups or {}).get(i, i) for i, *_ in expected.values()}
-    pairs = {(group[r["id"]], r["fold"]) for r in rows}
+    pairs = {(group[_typed(r["id"])], r["fold"]) for r in rows}
     return "" if len(pairs) == len(set(group.values())) else "a person is in two folds"
 
 
@@ -125,8 +127,8 @@ def own_folds_csv(rng: Random, place: Workplace) -> Verdict:
         if rows is None or sorted(r["path"] for r in rows) != sorted(people):
             return "rows that are not those of train.csv were accepted"
         with (run / "folds.csv").open(newline="") as handle:
-            found = {r["path"]: r["fold"] for r in csv.DictReader(handle)}
-        wanted = {r["path"]: str(int(r["fold"])) for r in rows}
+            found = {_typed(r["path"]): r["fold"] for r in csv.DictReader(handle)}
+        wanted = {r["path"]: str(plain_number(r["fold"])) for r in rows}
         return _fault(run, people) if found == wanted else f"other folds: {found.items() ^ wanted.items()}"
 
     return judge(ended, fault)
@@ -182,7 +184,7 @@ def fixed(people: Labels, content: bytes) -> Labels | None:
         person, gender, years, masks = found[fitting[0]]
         try:
             if field == "age":
-                before, after, now = int(old), int(new), years
+                before, after, now = plain_number(old), plain_number(new), years
                 years = after
             elif field == "gender":
                 before, after, now = GENDERS.index(old.lower()), GENDERS.index(new.lower()), gender
@@ -241,7 +243,8 @@ def submission_csv(rng: Random, place: Workplace) -> Verdict:
     rows = plain_rows(spoiled, ("ImageID", "ans"))
 
     def fault() -> str:
-        right = rows is not None and [r["ImageID"] for r in rows] == list(place.ids)
+        exact = list(rows[0]) == ["ImageID", "ans"] if rows else False
+        right = exact and rows is not None and [r["ImageID"] for r in rows] == list(place.ids)
         right = right and all(r["ans"].isdecimal() and int(r["ans"]) < CLASSES for r in rows or ())
         return "" if right else "a submission that does not fit was accepted"
 
