@@ -142,13 +142,13 @@ def _people(place: Workplace) -> Labels:
 
 
 def run_folds_csv(rng: Random, place: Workplace) -> Verdict:
-    """The folds.csv of a run, to whose bytes run.json is bound."""
+    """The folds.csv of a run, to whose text run.json is bound, whatever its line ends."""
     file = place.run / "folds.csv"
     before = file.read_bytes()
     spoiled = spoiled_csv(rng, before)
     with place.spoiled(file, spoiled):
         ended = command("score", "--run", place.run, "--json")
-    return judge(ended, lambda: "" if spoiled == before else "an edited folds.csv was accepted")
+    return judge(ended, lambda: "" if spoiled.replace(b"\r\n", b"\n") == before else "an edited folds.csv was accepted")
 
 
 def fixes_csv(rng: Random, place: Workplace) -> Verdict:
@@ -223,8 +223,9 @@ def merges_csv(rng: Random, place: Workplace) -> Verdict:
 
     def fault() -> str:
         rows, group = plain_rows(spoiled, ("a", "b")), {i: i for i in ids}
+        alone = {i.lstrip("0"): i for i in ids if sum(j.lstrip("0") == i.lstrip("0") for j in ids) == 1}
         for row in rows or ():
-            a, b = _typed(row["a"]), _typed(row["b"])
+            a, b = (alone.get(i, i) for i in (_typed(row["a"]), _typed(row["b"])))
             if a not in group or b not in group or a == b:
                 return "ids that are not in train.csv were merged"
             low, high = sorted((group[a], group[b]))
