@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.jobs.oof import JobOof, save_job_oof
+from ensemble.jobs.oof import JobOof, people_halves, save_job_oof
 from ensemble.jobs.status import JobStatus, write_status
+from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
+from ensemble.recipes.tasks import true_labels
 from ensemble.recipes.tta_views import VIEWS
 from folds.data.people import TrainData
 from folds.run import Run, start_run
@@ -38,6 +40,7 @@ def plan_run(
     k: int = 2,
     trained: Sequence[int] | None = None,
     views: tuple[str, ...] = VIEWS["flip"],
+    epochs: Sequence[np.ndarray] = (),
 ) -> Run:
     """Write a run that says this of the people of its trained folds.
 
@@ -47,16 +50,26 @@ def plan_run(
         seed: the run's own, by default that of the folds.
         trained: the folds that are there, by default all.
         views: the names of the views.
+        epochs: logits of the task class18 after each epoch, in place of `logits`; the best epochs are chosen as in
+            training.
     """
     folds = make_folds(data, k, seed=split_seed)
     resolved = parse_recipe(recipe, "planned")
     run = bind_recipe(start_run(folder, data, folds, k, seed=split_seed if seed is None else seed)[0], resolved)
     for task, values in (logits if isinstance(logits, Mapping) else {"class18": logits}).items():
-        shown = np.broadcast_to(values, (len(views), *values.shape[-2:])).astype(np.float32)
+        target = resolved.tasks[task].target
+        shown = np.stack([np.broadcast_to(v, (len(views), *v.shape[-2:])) for v in epochs or [values]])
         for fold in range(k) if trained is None else trained:
             rows = np.flatnonzero(folds[data.photo_person] == fold)
             record = {"task_hash": resolved.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold}
-            oof = JobOof(np.array(data.files)[rows], shown[:, rows], shown[:, rows], views)
+            half = people_halves(data.people, folds == fold, (run.seed, fold))[data.photo_person[rows]]
+            truth = true_labels(target, data)[rows]
+            its = shown[:, :, rows].astype(np.float32)
+            best, chosen = 0, (0, 0)
+            if epochs:
+                best = int(np.argmax([task_scores(target, one[0], truth)[0] for one in its]))
+                chosen = half_epochs(target, its[:, 0], truth, half)
+            oof = JobOof(np.array(data.files)[rows], its, best, half, chosen, views)
             save_job_oof(run.job_folder(task, fold) / "oof.npz", oof, record)
             write_status(run, JobStatus(task, fold, "done"))
     return run

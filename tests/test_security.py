@@ -149,7 +149,7 @@ def test_what_a_job_left_with_a_payload_is_refused(data: Path, tmp_path: Path, m
     if name == "oof.npz":
         with np.load(job / name) as kept:
             arrays = dict(kept)
-        np.savez(job / name, **arrays | {"best": np.array([Payload(mark)], dtype=object)})
+        np.savez(job / name, **arrays | {"logits": np.array([Payload(mark)], dtype=object)})
         refused(maskens("score", "--run", run.folder), name)
     else:
         (job / name).write_bytes(pickle.dumps(Payload(mark)))

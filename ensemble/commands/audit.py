@@ -29,7 +29,7 @@ class FieldChoice(StrEnum):
 
 def audit(
     tta: ViewsOption = "flip",
-    epoch: EpochOption = "best",
+    epoch: EpochOption = "cross-fitted",
     field: Annotated[
         list[FieldChoice] | None, typer.Option("--field", help="Only these labels; may be repeated.")
     ] = None,

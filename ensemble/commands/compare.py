@@ -14,7 +14,7 @@ from ensemble.commands.terminal import make_console, note, say
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, the first to compare with.")],
     tta: ViewsOption = "flip",
-    epoch: EpochOption = "best",
+    epoch: EpochOption = "cross-fitted",
     data: DataOption = None,
     quiet: QuietOption = False,
 ) -> None:

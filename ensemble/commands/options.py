@@ -122,7 +122,10 @@ ViewsOption = Annotated[
         "--tta", metavar="NAME|FILE", help=f"Views of the out-of-fold logits: {', '.join(VIEWS)}, or one's own."
     ),
 ]
-EpochOption = Annotated[Literal["best", "last"], typer.Option("--epoch", help="Each job's best epoch, or its last.")]
+EpochOption = Annotated[
+    Literal["cross-fitted", "best", "last"],
+    typer.Option("--epoch", help="Of each job: cross-fitted (best on the fold's other people), best, or last."),
+]
 MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")]
 DryOption = Annotated[
     bool,

@@ -29,7 +29,7 @@ def report(
         int, typer.Option("--photos", metavar="N", min=0, max=500, help="Worst and most uncertain photos; 0 for none.")
     ] = 16,
     tta: TtaOption = None,
-    epoch: EpochOption = "best",
+    epoch: EpochOption = "cross-fitted",
     untuned: UntunedOption = False,
     run: RunsOption = DEFAULT_RUNS,
     data: DataOption = None,

@@ -42,7 +42,7 @@ def score(
         ),
     ] = None,
     tta: TtaOption = None,
-    epoch: EpochOption = "best",
+    epoch: EpochOption = "cross-fitted",
     untuned: UntunedOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
     run: RunsOption = DEFAULT_RUNS,

@@ -86,7 +86,7 @@ def sweep(
     retries: RetriesOption = 2,
     compare: Annotated[bool, typer.Option("--compare", help="Train nothing: compare what is finished.")] = False,
     tta: ViewsOption = "flip",
-    epoch: EpochOption = "best",
+    epoch: EpochOption = "cross-fitted",
     track: TrackOption = None,
     compile_models: CompileOption = False,
     skip_bad_photos: SkipBadOption = False,

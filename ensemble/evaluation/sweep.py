@@ -65,7 +65,7 @@ class SweepComparison:
 
 
 def compare_recipes(
-    runs: Runs, data_folder: Path | None = None, tta: Tta = "flip", epoch: Epoch = "best", draws: int = DRAWS
+    runs: Runs, data_folder: Path | None = None, tta: Tta = "flip", epoch: Epoch = "cross-fitted", draws: int = DRAWS
 ) -> SweepComparison | None:
     """Compare recipes with the first one.
 

@@ -11,11 +11,11 @@ import numpy as np
 from ensemble.evaluation.check import Check, same
 from ensemble.jobs.card import read_card
 from ensemble.jobs.checksums import JOB_FILES, restart_command
-from ensemble.jobs.oof import JobOof, load_job_oof
+from ensemble.jobs.oof import JobOof, load_job_oof, people_halves
 from ensemble.jobs.soft_targets import read_soft_targets
 from ensemble.jobs.spec import run_identity
 from ensemble.jobs.status import JobStatus, read_status
-from ensemble.metrics.scores import task_scores
+from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.recipes.tasks import learns_from, true_labels
 from ensemble.recipes.tta_views import IDENTITY
@@ -107,15 +107,19 @@ def _oof_score(
     recorded = [status.best, status.f1]
     try:
         oof = load_job_oof(path, {k: expected[k] for k in ("task_hash", "folds_hash", "fold")})
-        found = _scores(oof, task, data, folds == expected["fold"])
+        found = _scores(oof, task, data, folds == expected["fold"], (expected["seed"], expected["fold"]))
     except MaskensError as error:
         return Check(kind, item, _words(recorded), first_line(error), False, mend)
     ok = all(r is None or abs(r - f) <= NEAR for r, f in zip(recorded, found, strict=True))
     return Check(kind, item, _words(recorded), _words(found), ok, mend)
 
 
-def _scores(oof: JobOof, task: TaskRecipe, data: TrainData, held_out: IntArray) -> list[float]:
-    """[macro F1 of the best epoch, of the last]; `held_out` is bool (people,)."""
+def _scores(oof: JobOof, task: TaskRecipe, data: TrainData, held_out: IntArray, seed: tuple[int, int]) -> list[float]:
+    """[macro F1 of the best epoch, of the last]; `held_out` is bool (people,).
+
+    Raises:
+        MaskensError: other photos than the fold's, other halves of its people, or other epochs than are best on these.
+    """
     place = {file: n for n, file in enumerate(data.files)}
     rows = np.array([place.get(str(file), -1) for file in oof.files])
     if not np.array_equal(np.sort(rows), np.flatnonzero(held_out[data.photo_person] & data.photos.readable)):
@@ -123,7 +127,12 @@ def _scores(oof: JobOof, task: TaskRecipe, data: TrainData, held_out: IntArray) 
     view = oof.views.index(IDENTITY)
     mine = learns_from(task.predicts, data)[rows]
     truth = true_labels(task.target, data)[rows]
-    return [task_scores(task.target, logits[view][mine], truth[mine])[0] for logits in (oof.best, oof.last)]
+    half = people_halves(data.people, held_out.astype(np.bool_), seed)
+    plain = oof.logits[:, view][:, mine]
+    chosen = half_epochs(task.target, plain, truth[mine], oof.half[mine])
+    if not np.array_equal(half[data.photo_person[rows]], oof.half) or chosen != oof.half_epochs:
+        raise MaskensError("the epochs of the halves of its people are not the best ones")
+    return [task_scores(task.target, plain[epoch], truth[mine])[0] for epoch in (oof.best_epoch, -1)]
 
 
 def _words(scores: list[Any]) -> str:

@@ -15,24 +15,54 @@ from ensemble.jobs.checksums import verified_sha256
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tta_views import VIEWS
 from folds.data.labels import IntArray
-from folds.data.people import TrainData
+from folds.data.people import Person, TrainData
 from folds.errors import MaskensError, refuse, typed
 from folds.files import lfs_pointer, save_npz, sha256
 from folds.run import Run
+from folds.splitting.split import strata
 
-Epoch = Literal["best", "last"]
+Epoch = Literal["cross-fitted", "best", "last"]
+"""Which epoch of a job predicts a photo. cross-fitted: the best one on the other half of the fold's people, so that the
+epoch that somebody is scored on does not depend on them."""
 
 Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class JobOof:
-    """What one job says of its held-out fold."""
+    """What one job predicts of its held-out fold, after each epoch."""
 
     files: npt.NDArray[np.str_]  # (photos,), paths below the data folder
-    best: Logits  # (views, photos, width)
-    last: Logits
+    logits: Logits  # (epochs, views, photos, width)
+    best_epoch: int  # from 0: the best on all people of the fold, whose model is kept
+    half: IntArray  # (photos,), 0 or 1: in which half of the fold's people each is
+    half_epochs: tuple[int, int]  # the best epoch on each half
     views: tuple[str, ...] = VIEWS["flip"]
+
+    def at(self, epoch: Epoch) -> Logits:
+        """float32 (views, photos, width)."""
+        if epoch != "cross-fitted":
+            return np.asarray(self.logits[self.best_epoch if epoch == "best" else -1])
+        first, second = (self.logits[self.half_epochs[other]] for other in (1, 0))
+        return np.asarray(np.where(self.half[:, None] == 0, first, second))
+
+
+def people_halves(everyone: Sequence[Person], held_out: npt.NDArray[np.bool_], seed: Sequence[int]) -> IntArray:
+    """int64 (people,): 0 or 1, at random; equal for all rows of a person, and each stratum is split evenly.
+
+    Args:
+        held_out: bool (people,), the people of a fold; the others get -1.
+        seed: of the run, and the fold.
+    """
+    people = [p for p, held in zip(everyone, held_out, strict=True) if held]
+    groups, first, row = np.unique([p.group for p in people], return_index=True, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    order = order[np.argsort(strata(people)[first][order], kind="stable")]
+    half = np.empty(len(groups), dtype=np.int64)
+    half[order] = np.arange(len(groups)) % 2
+    found = np.full(len(everyone), -1)
+    found[held_out] = half[row]
+    return found
 
 
 @dataclass(frozen=True)
@@ -50,8 +80,10 @@ def save_job_oof(path: Path, oof: JobOof, record: Mapping[str, Any]) -> None:
     arrays = {
         "files": oof.files,
         "views": np.array(oof.views),
-        "best": oof.best,
-        "last": oof.last,
+        "logits": oof.logits,
+        "best_epoch": oof.best_epoch,
+        "half": oof.half.astype(np.int8),
+        "half_epochs": np.array(oof.half_epochs),
         "record": json.dumps(record),
     }
     save_npz(path, arrays)
@@ -84,7 +116,9 @@ def read_job_oof(path: Path) -> tuple[JobOof, dict[str, Any]]:
     try:
         with path.open("rb") as file, np.load(file) as z:
             record = dict(json.loads(str(z["record"])))
-            oof = JobOof(z["files"], z["best"], z["last"], tuple(map(str, z["views"].tolist())))
+            first, second = map(int, z["half_epochs"])
+            half, views = z["half"].astype(np.int64), tuple(map(str, z["views"].tolist()))
+            oof = JobOof(z["files"], z["logits"], int(z["best_epoch"]), half, (first, second), views)
         _refuse_misshapen(oof)
     except FileNotFoundError:
         raise MaskensError(f"{path} is missing; train that job first") from None
@@ -96,10 +130,12 @@ def read_job_oof(path: Path) -> tuple[JobOof, dict[str, Any]]:
 
 
 def _refuse_misshapen(oof: JobOof) -> None:
-    shape = (len(set(oof.views)), *oof.files.shape)
-    for logits in (oof.best, oof.last):
-        if logits.dtype.kind != "f" or logits.ndim != 3 or logits.shape[:2] != shape:
-            raise ValueError(f"logits of {logits.dtype} {logits.shape}, and {shape} views and photos")
+    logits, shape = oof.logits, (len(set(oof.views)), *oof.files.shape)
+    if logits.dtype.kind != "f" or logits.ndim != 4 or logits.shape[1:3] != shape:
+        raise ValueError(f"logits of {logits.dtype} {logits.shape}, and {shape} views and photos")
+    epochs = {oof.best_epoch, *oof.half_epochs}
+    if oof.half.shape != oof.files.shape or not epochs <= set(range(len(logits))) or not set(oof.half) <= {0, 1}:
+        raise ValueError(f"epochs {sorted(epochs)} of {len(logits)}, and halves of {oof.half.shape} photos")
 
 
 def kept_views(path: Path) -> tuple[str, ...]:
@@ -166,9 +202,9 @@ def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: li
             found = np.array([index.get(str(f), -1) for f in oof.files])
             if not np.array_equal(np.sort(found), np.flatnonzero((photo_fold == fold) & readable)):
                 problems.append(f"{path} does not hold the photos of fold {fold}, each once")
-            elif {oof.best.shape[2], oof.last.shape[2]} != {recipe.tasks[task].target.width}:
+            elif oof.logits.shape[3] != recipe.tasks[task].target.width:
                 problems.append(f"{path} holds logits of another width than those of '{task}'")
-            elif not np.isfinite(oof.best if epoch == "best" else oof.last).all():
+            elif not np.isfinite(oof.at(epoch)).all():
                 problems.append(f"{path} holds logits that are not finite")
             jobs[task, fold] = oof, place[found]
     refuse(problems, "the out-of-fold logits can't be used", "Train those jobs again with --restart.")
@@ -176,7 +212,7 @@ def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: li
     views = tuple(v for v in first.views if all(v in oof.views for oof, _ in jobs.values()))
     pooled: dict[str, Logits] = {}
     for (task, _), (oof, places) in jobs.items():
-        logits = select_views(oof.best if epoch == "best" else oof.last, oof.views, views)
+        logits = select_views(oof.at(epoch), oof.views, views)
         shape = (len(views), len(rows), logits.shape[2])
         pooled.setdefault(task, np.full(shape, np.nan, dtype=np.float32))[:, places] = logits
     return PooledOof(rows, photo_fold[rows], pooled, views)

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter
 from folds.files import write_json
 from folds.run import Run
 
-State = Literal["waiting", "starting", "training", "predicting", "done", "stopped", "failed", "unreadable"]
+State = Literal["waiting", "starting", "training", "done", "stopped", "failed", "unreadable"]
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,21 @@ def head_scores(target: Target, logits: npt.NDArray[np.float32], labels: IntArra
     }
 
 
+def half_epochs(target: Target, logits: npt.NDArray[np.float32], labels: IntArray, half: IntArray) -> tuple[int, int]:
+    """The best epoch on each half of the photos, from 0, the first of several; the last one on a half without photos.
+
+    Args:
+        logits: float32 (epochs, photos, width).
+        labels: as of `head_scores`.
+        half: int64 (photos,), 0 or 1.
+    """
+    found = []
+    for mine in (half == 0, half == 1):
+        f1 = [task_scores(target, its[mine], labels[mine])[0] for its in logits] if mine.any() else []
+        found.append(int(np.argmax(f1)) if f1 else len(logits) - 1)
+    return found[0], found[1]
+
+
 def task_scores(target: Target, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
     """(macro F1, accuracy) of what one task decides: its own labels or, where its heads determine them, the 18 classes.
 

@@ -34,7 +34,7 @@ def audit(
     *,
     data: Folder | None = None,
     tta: Tta = "flip",
-    epoch: Epoch = "best",
+    epoch: Epoch = "cross-fitted",
     fields: Sequence[str] = (),
     top: int = 24,
     out: Folder | None = None,

@@ -11,14 +11,16 @@ from ensemble.pipeline.inputs import Folder, Folders, folders
 from ensemble.recipes.tta_views import Tta
 
 
-def compare(runs: Folders, *, data: Folder | None = None, tta: Tta = "flip", epoch: Epoch = "best") -> Comparison:
+def compare(
+    runs: Folders, *, data: Folder | None = None, tta: Tta = "flip", epoch: Epoch = "cross-fitted"
+) -> Comparison:
     """What differs between runs, and whether it made a difference: out-of-fold F1 with intervals over people.
 
     Args:
         runs: two or more; the others are compared with the first.
         data: where the data are now, if they were moved.
         tta: the views of the out-of-fold logits.
-        epoch: best or last of each job.
+        epoch: of each job.
 
     Raises:
         MaskensError: fewer than two runs, runs of other photos, nothing trained.

@@ -31,7 +31,7 @@ def report(
     photos: int = 16,
     data: Folder | None = None,
     tta: Tta | None = None,
-    epoch: Epoch = "best",
+    epoch: Epoch = "cross-fitted",
     tuned: bool = True,
     workers: int | None = None,
     on_progress: OnProgress | None = None,

@@ -45,7 +45,7 @@ def score(
     *,
     data: Folder | None = None,
     tta: Tta | None = None,
-    epoch: Epoch = "best",
+    epoch: Epoch = "cross-fitted",
     tuned: bool = True,
 ) -> Scored:
     """Macro F1 over the 18 classes on people never seen in training, with 95 % intervals over people.
@@ -56,7 +56,7 @@ def score(
         runs: several on the same folds count as one ensemble.
         data: where the data are now, if they were moved.
         tta: name or TOML file of the views; None takes those that were tuned, else flip.
-        epoch: best or last of each job.
+        epoch: of each job.
         tuned: with what `tune` fitted, if it fits.
 
     Raises:
@@ -72,8 +72,8 @@ def evaluate_runs(runs: Folders, data: Folder | None, tta: Tta | None, epoch: Ep
     """As `score`, without writing anything."""
     blend = load_blend(load_runs(runs), Path(data) if data else None, epoch)
     found, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
-    # a tuning belongs to the best epochs, whose models there are
-    applied = apply_tuning(found, recipes, tta, tuned and epoch == "best")
+    # a tuning is fitted on the cross-fitted epochs, and what it gains is measured on them
+    applied = apply_tuning(found, recipes, tta, tuned and epoch == "cross-fitted")
     return Scored(blend, evaluate(blend, applied), applied.fitted.tta_set)
 
 

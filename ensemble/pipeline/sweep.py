@@ -135,14 +135,14 @@ def train_sweep(planned: SweepPlan, display: JobsDisplay) -> list[tuple[str, Fai
 
 
 def compare_sweep(
-    out: Folder = DEFAULT_SWEEP, *, data: Folder | None = None, tta: Tta = "flip", epoch: Epoch = "best"
+    out: Folder = DEFAULT_SWEEP, *, data: Folder | None = None, tta: Tta = "flip", epoch: Epoch = "cross-fitted"
 ) -> SweepComparison | None:
     """Compare the recipes of a sweep as far as it has come, and write comparison.csv and .json into its folder.
 
     Args:
         data: where the data are now, if they were moved.
         tta: the views of the out-of-fold logits.
-        epoch: best or last of each job.
+        epoch: of each job.
 
     Returns:
         None if there is no fold yet that all recipes have finished with the same seed.

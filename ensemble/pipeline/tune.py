@@ -51,7 +51,7 @@ def tune(
     if weigh_runs and len(found) == 1:
         raise MaskensError("--blend weighs several runs: --run A --run B --blend.")
     wanted = {*(steps or (s for s in STEPS if s not in ASKED_FOR)), *(["weights"] if weigh_runs else [])}
-    blend = load_blend(found, Path(data) if data else None, "best")
+    blend = load_blend(found, Path(data) if data else None, "cross-fitted")
     path = found[0].folder / tuning_file([member.untuned for member in blend.runs])
     must_be_writable(path)
     chosen = [s for s in STEPS if s in wanted]

@@ -18,7 +18,6 @@ STYLES = {
     "waiting": "dim",
     "starting": "cyan",
     "training": "bold cyan",
-    "predicting": "cyan",
     "done": "green",
     "stopped": "yellow",
     "failed": "bold red",

@@ -15,7 +15,7 @@ from folds.pages.tables import new_table
 if TYPE_CHECKING:
     from ensemble.evaluation.sweep import OverSeeds, SweepComparison
 
-ACTIVE = ("starting", "training", "predicting")
+ACTIVE = ("starting", "training")
 
 
 def matrix_table(title: str, rows: Mapping[str, Sequence[int]]) -> Table:

@@ -33,7 +33,7 @@ from ensemble.models.precision import shortest
 from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.recipes.tasks import learns_from, training_labels
+from ensemble.recipes.tasks import training_labels
 from ensemble.recipes.tta_views import VIEWS
 from ensemble.training.epoch_average import ema_words
 from ensemble.training.trainer import LossNotFinite, Trainer
@@ -249,11 +249,10 @@ def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, re
     recipe = spec.recipe.tasks[spec.task]
     photos = _job_batches(spec, data, folds).photos_per_epoch
     held_out = folds[data.photo_person] == spec.fold
-    valid = int((held_out & learns_from(recipe.predicts, data)).sum())
+    predicted = len(spec.recipe.oof_views) * int((held_out & data.photos.readable).sum())  # after each epoch
     begun = not restart and (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()
     epochs = recipe.epochs - (read_status(spec.run, spec.task, spec.fold).epoch if begun else 0)
-    last = 2 * len(spec.recipe.oof_views) * int(held_out.sum()) * cost.predict  # the best and the last epoch
-    seconds = cost.start + epochs * (photos * cost.train + valid * cost.predict) + last
+    seconds = cost.start + epochs * (photos * cost.train + predicted * cost.predict)
     return JobEstimate(spec.recipe.name, spec.task, spec.fold, photos, epochs, seconds)
 
 

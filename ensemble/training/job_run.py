@@ -10,9 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import nn
 from torch.utils.data import ConcatDataset
 
 from ensemble.data.augment import Augment
@@ -22,20 +20,20 @@ from ensemble.jobs.card import job_card
 from ensemble.jobs.checksums import job_checksums
 from ensemble.jobs.history import write_history
 from ensemble.jobs.locks import Claim
-from ensemble.jobs.oof import JobOof, save_job_oof
+from ensemble.jobs.oof import JobOof, Logits, people_halves, save_job_oof
 from ensemble.jobs.seen_people import trained_on
 from ensemble.jobs.spec import JobSpec, geometry, identity
 from ensemble.jobs.status import JobStatus, write_status
 from ensemble.jobs.stopping import stop_requests
-from ensemble.metrics.scores import task_scores
+from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.models.autotune import AutotuneCache
-from ensemble.models.checkpoint import load_weights, save_checkpoint
+from ensemble.models.checkpoint import save_checkpoint
 from ensemble.models.create import create
 from ensemble.models.inputs import normalisation, to_device
 from ensemble.models.predict import Predictor
 from ensemble.models.process import configure_process
 from ensemble.recipes.tasks import learns_from, true_labels
-from ensemble.recipes.tta_views import VIEWS
+from ensemble.recipes.tta_views import IDENTITY
 from ensemble.training.diverged import not_finite
 from ensemble.training.epoch_progress import EpochProgress, save_within_epoch, seed_torch
 from ensemble.training.learning_set import learning_set
@@ -54,7 +52,7 @@ TICK = 1.0  # seconds between two status files within an epoch
 
 
 class JobRun:
-    """A job at work: trains the model of one task on all folds but one, then predicts that one."""
+    """A job at work: trains the model of one task on all folds but one, and predicts that one after each epoch."""
 
     def __init__(self, spec: JobSpec, data: TrainData, folds: IntArray, claim: Claim | None = None) -> None:
         """
@@ -75,8 +73,12 @@ class JobRun:
         mine = learns_from(self.recipe.predicts, data)
         self.valid_rows = np.flatnonzero(held_out & mine)
         self.oof_rows = np.flatnonzero(held_out & data.photos.readable)
+        self.valid = mine[self.oof_rows]  # those of them that are scored
+        half = people_halves(data.people, folds == spec.fold, (spec.run.seed, spec.fold))  # alike for all tasks
+        self.half = half[data.photo_person[self.oof_rows]]
         self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.recipe.epochs)
         self.history: list[dict[str, float]] = []
+        self.logits: list[Logits] = []  # out-of-fold, after each epoch
         self.ran: dict[str, Any] = {}
 
     def run(self) -> None:
@@ -108,7 +110,7 @@ class JobRun:
             self.report(note="compiling the model, which may take minutes")
         with Trackers(self.spec.track, self.tracked(photos), len(self.history)) as trackers:
             self.train(trainer, batches, photos, trackers, resumed.get("unfinished"))
-            self.predict_held_out(trainer.eval_model, photos)
+        self.save_oof()
         # last of all: from here on the files are held against their checksums
         sha256 = job_checksums(self.run_info, self.spec.task, self.spec.fold)
         self.report(state="done", seconds_left=None, note=self.notes(trainer, trackers), sha256=sha256)
@@ -121,6 +123,7 @@ class JobRun:
         trainer.load(resumed["trained"])
         self.ran = ran(trainer)
         self.history = resumed["history"]
+        self.logits = [its.numpy() for its in resumed["logits"]]
         self.report(record=self.record())
         if self.history:
             self.report(seconds=self.history[-1]["seconds"], **self.progress())
@@ -164,7 +167,10 @@ class JobRun:
                 raise MaskensError(f"after epoch {epoch + 1} the model gives no finite logits: {self.lower_rate()}")
             seconds = self.status.seconds + time.perf_counter() - started
             self.add_to_history(result, scores, seconds)
-            trackers.epoch(self.history[-1], logits)  # before the epoch counts: what is done again is reported again
+            self.logits.append(logits)
+            trackers.epoch(
+                self.history[-1], self.validated(logits)
+            )  # before the epoch counts: what is done again is reported again
             self.save(trainer)  # first of all the state to go on from: the other files can be written anew from it
             self.write_epoch(trainer)
             self.report(seconds=seconds, note=self.notes(trainer, trackers), record=self.record(), **self.progress())
@@ -173,7 +179,7 @@ class JobRun:
         """Keep what the job goes on from, after an epoch or within one."""
         self.refuse_lost()
         unfinished = progress.state() if progress else None
-        save_last(self.folder, identity(self.spec), trainer.state(), self.history, unfinished)
+        save_last(self.folder, identity(self.spec), trainer.state(), self.history, unfinished, self.logits)
         if progress:
             self.report(batches=progress.batches)
 
@@ -196,35 +202,35 @@ class JobRun:
             save_checkpoint(self.folder / "model.safetensors", trainer.eval_model, card)
         write_history(self.folder, self.history)
 
-    def validate(self, trainer: Trainer, photos: DecodedPhotos) -> tuple[dict[str, float], npt.NDArray[np.float32]]:
-        """Over the whole held-out fold at once, without augmentation: macro F1 and accuracy of the true labels,
-        and the loss of the labels as they are trained, without what only counts in training: logit adjustment, class
-        balancing and learned weights of the heads.
+    def validate(self, trainer: Trainer, photos: DecodedPhotos) -> tuple[dict[str, float], Logits]:
+        """Predict the held-out fold in all views. Scores are over the whole of it at once, of the photos as they are:
+        macro F1 and accuracy of the true labels, and the loss of the labels as they are trained, without what only
+        counts in training: logit adjustment, class balancing and learned weights of the heads.
 
         Returns:
-            (scores, logits): logits float32 (photos, width).
+            (scores, logits): logits float32 (views, photos, width), of all photos of the fold.
         """
-        logits = self.predictor(trainer.eval_model).logits(photos, self.valid_rows, VIEWS["none"])[0]
+        normalised, batch, workers = (self.mean, self.std), 2 * self.recipe.batch_size, self.spec.workers
+        predictor = Predictor(trainer.eval_model, normalised, self.device, batch, workers)
+        every = predictor.logits(photos, self.oof_rows, self.spec.recipe.oof_views)
+        logits = self.validated(every)
         soft = trainer.targets(torch.from_numpy(self.learned.labels[self.valid_rows])).cpu()
         loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)
         f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])
-        return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}, logits
+        return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}, every
 
-    def predict_held_out(self, model: nn.Module, photos: DecodedPhotos) -> None:
-        """Out-of-fold logits of the best and of the last epoch, each view kept."""
-        self.report(state="predicting", seconds_left=None)
-        predictor, rows, views = self.predictor(model), self.oof_rows, self.spec.recipe.oof_views
-        last = predictor.logits(photos, rows, views)
-        best_f1 = [h["f1"] for h in self.history]
-        best = last
-        if best_f1.index(max(best_f1)) != len(best_f1) - 1:
-            load_weights(self.folder / "model.safetensors", model)
-            best = predictor.logits(photos, rows, views)
-        files = np.array(self.data.files)[rows]
-        save_job_oof(self.folder / "oof.npz", JobOof(files, best, last, views), self.record())
+    def validated(self, logits: Logits) -> Logits:
+        """float32 (photos, width): of the scored photos as they are."""
+        return np.asarray(logits[self.spec.recipe.oof_views.index(IDENTITY)][self.valid])
 
-    def predictor(self, model: nn.Module) -> Predictor:
-        return Predictor(model, (self.mean, self.std), self.device, 2 * self.recipe.batch_size, self.spec.workers)
+    def save_oof(self) -> None:
+        """Keep the out-of-fold logits of each epoch, and which is best on all people of the fold and on each half."""
+        f1 = [h["f1"] for h in self.history]
+        plain = np.stack([self.validated(logits) for logits in self.logits])
+        chosen = half_epochs(self.target, plain, self.truth[self.valid_rows], self.half[self.valid])
+        files, best = np.array(self.data.files)[self.oof_rows], f1.index(max(f1))
+        oof = JobOof(files, np.stack(self.logits), best, self.half, chosen, self.spec.recipe.oof_views)
+        save_job_oof(self.folder / "oof.npz", oof, self.record())
 
     def record(self) -> dict[str, Any]:
         """What decides the result, to be kept with it."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ensemble.jobs.oof import Logits
 from folds.errors import MaskensError, typed
 from folds.replacing import replacing
 
@@ -22,6 +24,7 @@ def save_last(
     trained: dict[str, Any],
     history: list[dict[str, float]],
     unfinished: dict[str, Any] | None = None,
+    logits: Sequence[Logits] = (),
 ) -> None:
     """Replace last.pt by the state after a whole epoch, or within one, atomically.
 
@@ -29,12 +32,14 @@ def save_last(
         trained: state of the trainer; tensors and plain types only, as it must load with `weights_only`.
         history: of the epochs that are finished.
         unfinished: what else there is of an epoch that is not; None between two epochs.
+        logits: out-of-fold, of each finished epoch.
     """
     state: dict[str, Any] = {
         "identity": identity,
         "trained": trained,
         "history": history,
         "unfinished": unfinished,
+        "logits": [torch.from_numpy(its) for its in logits],
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)

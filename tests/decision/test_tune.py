@@ -56,7 +56,7 @@ def noisy(data: TrainData, seed: int = 0, gain: float = 2.5, less: Sequence[int]
 
 
 def blend_of(*runs: Run) -> Blend:
-    return load_blend(runs, None, "best")
+    return load_blend(runs, None, "cross-fitted")
 
 
 def applied_to(blend: Blend, **options: object) -> Applied:
@@ -340,9 +340,9 @@ def test_an_evaluation_tells_the_whole_and_its_parts(data: TrainData, tmp_path: 
     mine = blend.fold == 1
     assert found.folds[1].f1 == pytest.approx(macro_f1(data.classes[mine], decided[mine], 18))
     settings = {s.name: s for s in found.settings}
-    views = ["best, flip", "best, no TTA", "last, no TTA", "last, flip"]
+    views = ["cross-fitted, flip", "cross-fitted, no TTA", "best, no TTA", "best, flip", "last, no TTA", "last, flip"]
     assert list(settings) == [*views, "part by part", "a person's photos together"]
-    assert settings["best, flip"].f1 == found.f1[SCORED_PARTS[0]]
+    assert settings["cross-fitted, flip"].f1 == found.f1[SCORED_PARTS[0]]
     assert settings["last, flip"].gain.significance == "equal"
     record = evaluation_record(found)
     assert record["macro_f1"]["value"] == found.f1[SCORED_PARTS[0]].value
@@ -356,7 +356,7 @@ def test_a_tuned_run_is_scored_by_tunings_fitted_on_others(data: TrainData, tmp_
     assert found.tuning
     assert found.f1[SCORED_PARTS[0]].value == pytest.approx(found.tuning.tuned.value)
     settings = {s.name: s for s in found.settings}
-    assert settings["best, flip"].f1.value == pytest.approx(found.tuning.untuned.value)
+    assert settings["cross-fitted, flip"].f1.value == pytest.approx(found.tuning.untuned.value)
     assert settings["tuned"].f1 == found.f1[SCORED_PARTS[0]]
     assert settings["tuned"].gain.value == pytest.approx(found.tuning.gain.value)
     assert settings["last, flip"].gain.significance == "equal", "untuned ways are held against the untuned one"

@@ -32,11 +32,14 @@ def respoil(file: Path, change: Callable[[Arrays], Arrays]) -> None:
 
 
 CHANGES: dict[str, Callable[[Arrays], Arrays]] = {
-    "two dimensions": lambda a: {"best": a["best"][0]},
-    "a view less": lambda a: {"last": a["last"][:1]},
-    "a photo less": lambda a: {"best": a["best"][:, 1:]},
-    "whole numbers": lambda a: {"best": a["best"].astype(np.int32)},
-    "text": lambda a: {"last": a["last"].astype("U8")},
+    "two dimensions": lambda a: {"logits": a["logits"][0]},
+    "a view less": lambda a: {"logits": a["logits"][:, :1]},
+    "a photo less": lambda a: {"logits": a["logits"][:, :, 1:]},
+    "whole numbers": lambda a: {"logits": a["logits"].astype(np.int32)},
+    "text": lambda a: {"logits": a["logits"].astype("U8")},
+    "an epoch that is not there": lambda a: {"half_epochs": np.array([0, 1])},
+    "three halves": lambda a: {"half": a["half"] + 1},
+    "a half of other photos": lambda a: {"half": a["half"][1:]},
     "a view twice": lambda a: {"views": np.array(["identity", "identity"])},
     "files in a square": lambda a: {"files": a["files"][None]},
     "a record that is a list": lambda a: {"record": "[1]"},
@@ -53,8 +56,6 @@ def test_misshapen_logits_are_refused(run: Run, what: str) -> None:
 
 
 def test_logits_of_another_width_are_refused(run: Run) -> None:
-    respoil(
-        run.job_folder("class18", 0) / "oof.npz", lambda a: {"best": a["best"][..., :8], "last": a["last"][..., :8]}
-    )
+    respoil(run.job_folder("class18", 0) / "oof.npz", lambda a: {"logits": a["logits"][..., :8]})
     with pytest.raises(MaskensError, match="logits of another width than those of 'class18'"):
         load_blend([run], None, "best")

@@ -108,7 +108,7 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
 
 
 def logits(spec: JobSpec) -> np.ndarray:
-    return load_job_oof(spec.run.job_folder(spec.task, spec.fold) / "oof.npz", {}).last
+    return load_job_oof(spec.run.job_folder(spec.task, spec.fold) / "oof.npz", {}).at("last")
 
 
 @pytest.fixture(scope="module")

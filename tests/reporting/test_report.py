@@ -70,7 +70,7 @@ def run(root: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def gathered(run: Run) -> Report:
-    blend = load_blend([run], None, "best")
+    blend = load_blend([run], None, "cross-fitted")
     runs, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
     return gather(blend, evaluate(blend, apply_tuning(runs, recipes, "flip", tuned=False)), photos=12)
 
@@ -256,7 +256,7 @@ def test_the_page_shows_the_figures_of_the_evaluation(path: Path, gathered: Repo
     page, found = parse(path), gathered.found
     settings, parts, folds, classes, *rest = page.tables
     f1 = f"{found.f1['18 classes']:.4f}"
-    assert settings[1][:3] == ["best, flip", f1, f"{found.accuracy.value:.4f}"]
+    assert settings[1][:3] == ["cross-fitted, flip", f1, f"{found.accuracy.value:.4f}"]
     assert [row[0] for row in settings[1:]] == [s.name for s in found.settings]
     assert [row[0] for row in parts[1:]] == ["18 classes", "mask", "gender", "age", "task class18"]
     assert [row[:3] for row in folds[1:]] == [[str(f.fold), str(f.people), str(f.photos)] for f in found.folds]

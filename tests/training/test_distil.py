@@ -160,7 +160,7 @@ def test_labels_of_the_people_that_a_student_is_scored_on_change_nothing_in_it(r
         assert soft and list(soft.folds) == [0]
         labels = read_train(root / "data", read_fixes(fixes) if fixes else ()).classes
         oof = load_job_oof(out / "heads" / "fold0" / "oof.npz", {})
-        found.append((labels, soft.folds[0].files, soft.folds[0].log_probabilities, oof.last))
+        found.append((labels, soft.folds[0].files, soft.folds[0].log_probabilities, oof.at("last")))
     (labels, *ours), (other_labels, *theirs) = found
     assert not np.array_equal(labels, other_labels)
     for mine, its in zip(ours, theirs, strict=True):
@@ -254,7 +254,7 @@ def test_a_student_says_what_its_teacher_says(root: Path, tmp_path: Path, monkey
     place = {file: n for n, file in enumerate(data.files)}
     oofs = [load_job_oof(run / "heads" / f"fold{fold}" / "oof.npz", {}) for fold in range(2)]
     rows = np.array([place[f] for oof in oofs for f in oof.files.tolist()])
-    logits = np.concatenate([oof.last.mean(axis=0) for oof in oofs])  # the best epoch is that of the true labels
+    logits = np.concatenate([oof.at("last").mean(axis=0) for oof in oofs])  # the best epoch is that of the true labels
     mask, gender, _ = (labels[rows] for labels in data.labels)
     says = logits[:, :3].argmax(axis=1)
     assert np.mean(says == (mask + 1) % 3) > 0.6
@@ -345,7 +345,7 @@ def test_one_fold_is_a_model_and_the_others_may_follow(root: Path, student: Path
     assert outcome.code == 0, outcome
     assert f"maskens infer --run {out} --allow-missing --tta none" in outcome.out
     assert "1 pass a photo, the ensemble makes 4" in outcome.out
-    again = [load_job_oof(run / "heads" / "fold0" / "oof.npz", {}).best for run in (student, out)]
+    again = [load_job_oof(run / "heads" / "fold0" / "oof.npz", {}).at("best") for run in (student, out)]
     assert np.array_equal(*again)
     predicted = ensemble.infer(out, ensemble.InferOptions(tta="none", allow_missing=True, device="cpu", workers=0))
     assert len(predicted.classes)

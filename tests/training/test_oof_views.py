@@ -57,8 +57,8 @@ def test_further_views_are_kept_and_all_else_comes_out_to_the_bit(jobs: tuple[Jo
     plain, more = (load_job_oof(file_of(spec, "oof.npz"), {}) for spec in jobs)
     assert plain.views == VIEWS["flip"]
     assert more.views == (*VIEWS["flip"], "scale=1.1")
-    assert np.array_equal(more.best[:2], plain.best)
-    assert np.isfinite(more.best[2]).all() and not np.allclose(more.best[2], more.best[0])
+    assert np.array_equal(more.at("best")[:2], plain.at("best"))
+    assert np.isfinite(more.at("best")[2]).all() and not np.allclose(more.at("best")[2], more.at("best")[0])
     learned, again = (load_file(file_of(spec, "model.safetensors")) for spec in jobs)
     assert all(np.array_equal(learned[name], again[name]) for name in learned)
 

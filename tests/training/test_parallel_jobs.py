@@ -50,7 +50,7 @@ def test_parallel_jobs_give_what_sequential_ones_do(setting: TinyRun) -> None:
     )
     for a, b in zip(one, two, strict=True):
         alone, beside = (load_job_oof(s.run.job_folder(s.task, 0) / "oof.npz", {}) for s in (a, b))
-        assert alone.last == pytest.approx(beside.last, abs=1e-4)
+        assert alone.at("last") == pytest.approx(beside.at("last"), abs=1e-4)
 
 
 def test_parallel_jobs_may_have_loader_processes_and_are_tracked(setting: TinyRun) -> None:

@@ -115,7 +115,7 @@ def test_the_photos_count_in_learning_and_in_nothing_else(source: Path, learned:
 def test_they_change_what_is_learned(source: Path, learned: Path, tmp_path: Path) -> None:
     plain = new_run(source, tmp_path / "plain")
     assert not ensemble.train(plain, options(source)).failed
-    oofs = [load_job_oof(run / "heads" / "fold0" / "oof.npz", {}).last for run in (plain, learned)]
+    oofs = [load_job_oof(run / "heads" / "fold0" / "oof.npz", {}).at("last") for run in (plain, learned)]
     assert not np.allclose(*oofs)
 
 
@@ -218,7 +218,7 @@ def test_logits_of_models_that_are_gone_are_refused(source: Path, tmp_path: Path
     oof = copy / "heads" / "fold0" / "oof.npz"
     kept = load_job_oof(oof, {})
     with np.load(oof) as file:
-        np.savez(oof, **dict(file) | {"last": kept.last + 1})
+        np.savez(oof, **dict(file) | {"logits": kept.logits + 1})
     job = oof.with_name("job.json")  # as if the job had been trained anew
     job.write_text(json.dumps(json.loads(job.read_text()) | {"sha256": {}}))
     refused(maskens(*call), "predicted by other models", "maskens infer --run")

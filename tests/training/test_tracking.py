@@ -153,8 +153,8 @@ def test_tracking_changes_no_result(setting: TinyRun) -> None:
     without, tracked = (trained(setting, job(setting, f"equal{len(t)}", "heads", track=t)) for t in ((), BOTH))
     assert not {p.name for p in without.iterdir()} & set(BOTH)
     logits = [load_job_oof(folder / "oof.npz", {}) for folder in (without, tracked)]
-    assert np.array_equal(logits[0].best, logits[1].best)
-    assert np.array_equal(logits[0].last, logits[1].last)
+    assert np.array_equal(logits[0].at("best"), logits[1].at("best"))
+    assert np.array_equal(logits[0].at("last"), logits[1].at("last"))
     weights = [load_file(folder / "model.safetensors") for folder in (without, tracked)]
     assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
     assert [r["loss"] for r in history(without)] == [r["loss"] for r in history(tracked)]

@@ -79,7 +79,7 @@ def whole(data: TrainData, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
 
 def result(setting: TinyRun, task: str = "mask", fold: int = 0) -> tuple[np.ndarray, np.ndarray]:
     oof = load_job_oof(setting.run.job_folder(task, fold) / "oof.npz", {})
-    return oof.best, oof.last
+    return oof.at("best"), oof.at("last")
 
 
 def test_a_job_leaves_all_that_is_promised(whole: TinyRun) -> None:
@@ -105,8 +105,8 @@ def test_the_checkpoint_is_the_best_epoch_and_the_oof_logits_are_its_own(whole: 
     oof = load_job_oof(path.parent / "oof.npz", {"fold": 0})
     held_out = np.flatnonzero(whole.folds[whole.data.photo_person] == 0)
     assert oof.files.tolist() == [whole.data.files[i] for i in held_out]
-    assert oof.best.shape == (2, len(held_out), 3)
-    f1, _ = task_scores(Target("mask"), oof.best[0], true_labels(Target("mask"), whole.data)[held_out])
+    assert oof.at("best").shape == (2, len(held_out), 3)
+    f1, _ = task_scores(Target("mask"), oof.at("best")[0], true_labels(Target("mask"), whole.data)[held_out])
     assert f1 == pytest.approx(max(scores), abs=1e-5)
 
     from ensemble.data.cache import DecodedPhotos
@@ -116,8 +116,8 @@ def test_the_checkpoint_is_the_best_epoch_and_the_oof_logits_are_its_own(whole: 
     batch = torch.from_numpy(np.stack([photos[i][0] for i in range(8)]))
     with torch.no_grad():
         x = to_input(batch, card.mean, card.std, torch.device("cpu"))
-        assert model(x).numpy() == pytest.approx(oof.best[0, :8], abs=1e-4)
-        assert model(x.flip(3)).numpy() == pytest.approx(oof.best[1, :8], abs=1e-4)
+        assert model(x).numpy() == pytest.approx(oof.at("best")[0, :8], abs=1e-4)
+        assert model(x.flip(3)).numpy() == pytest.approx(oof.at("best")[1, :8], abs=1e-4)
 
 
 def test_the_same_training_leaves_the_same_bytes(setting: TinyRun, whole: TinyRun) -> None:
