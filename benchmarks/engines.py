@@ -1,6 +1,6 @@
 """The whole ensemble by each engine and precision, beside what one would write instead.
 
-    python benchmarks/engines.py --run RUN [--student RUN2] [--photos 420] [--rounds 1] [--no-oof]
+    python benchmarks/engines.py --run RUN [--student RUN2] [--photos 420] [--rounds 3] [--no-oof]
 
 Every way predicts the same eval photos in the views of flip, in a process of its own, in turns. All read photos that
 are decoded already, from one cache: engines are compared here, not decoding. `per-checkpoint loop` and `ttach loop` are
@@ -21,9 +21,7 @@ import dataclasses
 import os
 import platform
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from importlib import metadata
@@ -33,7 +31,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from inference_speed import Setting, timm_way, ttach_way
+from inference_speed import Setting, by_itself, mean_logits, parse, timm_way, ttach_way
 
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.decision.anytime import Budget
@@ -133,12 +131,7 @@ def _maskens(way: str, setting: Cached, arrays: dict[str, Any], oof: bool) -> tu
     arrays |= {"seconds": wall - ready[0], "cpu": cpu - ready[1], "ready": ready[0], "notes": found.precision}
     if oof and budget is None:
         arrays["f1"] = _out_of_fold(setting, settings)
-    logits = {
-        f"{task} {fold}": values[place].mean(axis=0)
-        for task, values in found.logits[0].items()
-        for place, fold in enumerate(setting.ensemble.folds(task))
-    }
-    return found.joints, {} if "student" in way else logits
+    return found.joints, {} if "student" in way else mean_logits(setting, found)
 
 
 def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
@@ -171,19 +164,14 @@ def _setting(run: Run, args: argparse.Namespace) -> Cached:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--student", type=Path, help="A run that learned from this one.")
-    parser.add_argument("--data", type=Path, help="Where the eval photos are; by default the run's data.")
-    parser.add_argument("--photos", type=int, default=420)
-    parser.add_argument("--rounds", type=int, default=1)
+    parser = parse(__doc__, photos=420)
+    parser.add_argument("--student", type=Path, help="a run that was distilled from this one")
+    parser.add_argument("--data", type=Path, help="where the eval photos are; default: the run's data")
     parser.add_argument("--no-oof", action="store_true", help="Without out-of-fold scores.")
     parser.add_argument(
         "--only", action="append", help="These ways of the table; the loop and torch fp32 have to be among them."
     )
     parser.add_argument("--cache", type=Path)
-    parser.add_argument("--way", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.way:
         run = load_run(args.student if "student" in args.way else args.run)
@@ -204,16 +192,12 @@ def main() -> None:
                 left_out[way] = f"its rule is chosen on {WHOLE} photos, which see all passes: --photos 1400 or more"
             if way in left_out:
                 continue
-            more = ["--way", way, *(["--no-oof"] if args.no_oof or number else [])]
-            with tempfile.TemporaryDirectory() as folder:
-                out = Path(folder) / "out.npz"
-                command = [sys.executable, __file__, *sys.argv[1:], *more, "--out", str(out)]
-                done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-                if done.returncode:
-                    left_out[way] = done.stderr.strip().splitlines()[-1]
-                    continue
-                with np.load(out) as z:
-                    found.setdefault(way, []).append(dict(z))
+            more = ["--no-oof"] if number else []
+            try:
+                found.setdefault(way, []).append(by_itself(way, *more))
+            except RuntimeError as error:
+                left_out[way] = str(error)
+                continue
             print(f"{way}: {found[way][-1]['seconds']:.1f} s", file=sys.stderr)
     _table(found, left_out, setting)
     return None

@@ -19,7 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import get_args
 
-from hostile import arrays, photos, recipes, records, tables
+from hostile import photos, recipes, run_files, tables
 from hostile.judge import Result, Verdict
 from hostile.workplace import Workplace, make_workplace
 
@@ -29,24 +29,24 @@ KINDS: Mapping[str, Fuzz] = {
     "train.csv": tables.train_csv,
     "info.csv": tables.info_csv,
     "folds of one's own": tables.own_folds_csv,
-    "folds.csv of a run": tables.run_folds_csv,
+    "folds.csv of a run": run_files.run_folds_csv,
     "fixes": tables.fixes_csv,
     "merged ids": tables.merges_csv,
     "submission": tables.submission_csv,
     "recipe": recipes.recipe,
-    "recipe.toml of a run": recipes.run_recipe,
-    "run.json": records.run_json,
-    "job.json": records.job_json,
-    "tuning.json": records.tuning_json,
-    "model.safetensors": arrays.checkpoint,
-    "model.safetensors, resealed": arrays.resealed_checkpoint,
-    "oof.npz": arrays.job_logits,
-    "oof.npz, resealed": arrays.resealed_logits,
-    "tuning.oof.npz": arrays.tuned_logits,
-    "eval.npz": arrays.eval_logits,
-    "initial weights": arrays.initial_weights,
-    "last.pt": arrays.state_to_go_on_from,
-    "decoded photos": arrays.photo_cache,
+    "recipe.toml of a run": run_files.run_recipe,
+    "run.json": run_files.run_json,
+    "job.json": run_files.job_json,
+    "tuning.json": run_files.tuning_json,
+    "model.safetensors": run_files.checkpoint,
+    "model.safetensors, resealed": run_files.resealed_checkpoint,
+    "oof.npz": run_files.job_logits,
+    "oof.npz, resealed": run_files.resealed_logits,
+    "tuning.oof.npz": run_files.tuned_logits,
+    "eval.npz": run_files.eval_logits,
+    "initial weights": run_files.initial_weights,
+    "last.pt": run_files.interrupted_state,
+    "decoded photos": run_files.photo_cache,
     "photo in order": photos.whole_photo,
     "photo, spoiled": photos.spoiled_photo,
     "decompression bomb": photos.bomb,

@@ -1,4 +1,4 @@
-"""The whole ensemble over the eval photos: maskens beside what one would write instead, and beside the limit.
+"""The whole ensemble over the eval photos: maskens and what one would write instead.
 
     python benchmarks/inference_speed.py --run RUN [--photos 420] [--rounds 3]
 
@@ -7,12 +7,11 @@ Every way predicts the same photos with the same checkpoints, threads and views 
 
 - timm: timm's loader, as its inference.py has it: one pass over the photos for each checkpoint and view
 - ttach: ttach's wrapper around each model, in a loop over torch's DataLoader
-- limit: the models' forward passes alone, on tensors that lie ready; `folded`: with batch norms folded
 - maskens: photos decoded into a cache made anew, then all models; `routed`: age models only where they matter
 
 The first two have the loader processes with which they are faster, and the C library's own allocator, as they come;
-the limit and maskens keep large blocks, as `configure_process` has it. Times are from the first checkpoint's loading to
-the last logit, without Python's start; the limit's are of the forward passes alone.
+maskens keeps large blocks, as `configure_process` has it. Times are from the first checkpoint's loading to the last
+logit, without Python's start.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -35,7 +34,6 @@ import numpy as np
 import torch
 import ttach
 from timm.data import create_loader
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ensemble.data.cache import DecodedPhotos
@@ -43,17 +41,13 @@ from ensemble.data.load import LoadedPhoto, load_photo
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member, load_ensembles
 from ensemble.decision.tuning import Fitted, apply_tuning
-from ensemble.inference.infer import infer
+from ensemble.inference.infer import Prediction, infer
 from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.checkpoint import load_checkpoint
-from ensemble.models.conv_bn import fold_conv_bn
-from ensemble.models.inputs import to_input
 from ensemble.models.process import configure_process
-from ensemble.models.tta import stack_views
 from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.run_recipe import run_recipe
-from ensemble.recipes.tta_views import VIEWS
 from folds.data.layout import read_eval
 from folds.data.people import PhotoSet
 from folds.run import load_run
@@ -74,6 +68,57 @@ class Setting:
 
     def photos(self, member: Member) -> DecodedPhotos:
         return DecodedPhotos(self.data, [member.card.geometry])
+
+
+def setting_of(args: argparse.Namespace, device: str) -> Setting:
+    """The models of `--run`, and the first `--photos` of its eval part."""
+    run = load_run(args.run)
+    recipe, whole = run_recipe(run), read_eval(run.data_folder())
+    fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
+    (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=False)
+    part = whole.photos.some(range(min(args.photos, len(whole.ids))))
+    return Setting(ensemble, fitted, part, Hardware(choose_device(device), None))
+
+
+def parse(doc: str | None, photos: int) -> argparse.ArgumentParser:
+    """A parser with the options of all that compares ways to predict, each in a process of its own."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--photos", type=int, default=photos)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    return parser
+
+
+def by_itself(way: str, *options: str) -> dict[str, np.ndarray]:
+    """What the script leaves when it is called with its own options, these and this way.
+
+    Raises:
+        RuntimeError: it fails; the last line that it wrote.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "out.npz"
+        command = [sys.executable, *sys.argv, *options, "--way", way, "--out", str(out)]
+        done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip().splitlines()[-1])
+        with np.load(out) as z:
+            return dict(z)
+
+
+def mean_logits(setting: Setting, found: Prediction) -> dict[str, np.ndarray]:
+    """Of each model, over its views."""
+    return {
+        f"{task} {fold}": values[place].mean(axis=0)
+        for task, values in found.logits[0].items()
+        for place, fold in enumerate(setting.ensemble.folds(task))
+    }
+
+
+def shown(values: Sequence[float], digits: int) -> str:
+    """median (min-max)"""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
 class OnePhoto(Dataset[tuple[np.ndarray, int]]):
@@ -127,48 +172,13 @@ def ttach_way(setting: Setting, workers: int) -> dict[str, np.ndarray]:
     return found
 
 
-def limit(setting: Setting, folded: bool) -> float:
-    """Seconds of the forward passes alone."""
-    ready: dict[object, list[Tensor]] = {}
-    seconds = 0.0
-    for member in setting.ensemble.members:
-        model, card = load_checkpoint(member.path, setting.device)
-        key = (member.card.geometry, card.mean, card.std)
-        if key not in ready:
-            photos = setting.photos(member)
-            parts = [range(s, min(s + BATCH, len(photos))) for s in range(0, len(photos), BATCH)]
-            batches = (torch.from_numpy(np.stack([photos[i][0] for i in part])) for part in parts)
-            ready[key] = [
-                stack_views(to_input(b, card.mean, card.std, setting.device), VIEWS["flip"], (card.mean, card.std))
-                for b in batches
-            ]
-        if folded:
-            model = fold_conv_bn(model, ready[key][0][:8])[0]
-        with torch.inference_mode():
-            model(ready[key][0]).cpu()  # warms up
-            started = time.perf_counter()
-            for x in ready[key]:
-                for half in x.chunk(2):
-                    model(half).cpu()
-            seconds += time.perf_counter() - started
-    return seconds
-
-
 def maskens(setting: Setting, routed: bool) -> tuple[dict[str, np.ndarray], np.ndarray, float]:
     with tempfile.TemporaryDirectory() as cache:
         early_exit = setting.fitted if routed else None
         settings = InferenceSettings("flip", setting.hardware, Path(cache), early_exit=early_exit)
         found = infer([setting.ensemble], setting.data, settings)
-    logits = {
-        f"{task} {fold}": values[place].mean(axis=0)
-        for task, values in found.logits[0].items()
-        for place, fold in enumerate(setting.ensemble.folds(task))
-    }
-    return (
-        logits,
-        decide(found.joints, setting.fitted.weights, setting.fitted.offsets).classes,
-        1.0 if found.evaluated is None else found.evaluated,
-    )
+    classes = decide(found.joints, setting.fitted.weights, setting.fitted.offsets).classes
+    return mean_logits(setting, found), classes, 1.0 if found.evaluated is None else found.evaluated
 
 
 WAYS: dict[str, Callable[[Setting], object]] = {
@@ -176,8 +186,6 @@ WAYS: dict[str, Callable[[Setting], object]] = {
     "timm, 2 workers": lambda s: timm_way(s, 2),
     "ttach, no workers": lambda s: ttach_way(s, 0),
     "ttach, 2 workers": lambda s: ttach_way(s, 2),
-    "limit": lambda s: limit(s, False),
-    "limit, folded": lambda s: limit(s, True),
     "maskens": lambda s: maskens(s, False),
     "maskens, routed": lambda s: maskens(s, True),
 }
@@ -193,7 +201,7 @@ def one(way: str, setting: Setting, out: Path) -> None:
 
     for module in ("cache", "cache_files"):
         mock.patch(f"ensemble.data.{module}.load_photo", counting).start()
-    if way.startswith(("limit", "maskens")):
+    if way.startswith("maskens"):
         configure_process(setting.hardware.job_threads)
     else:
         torch.set_num_threads(setting.hardware.job_threads)
@@ -201,9 +209,7 @@ def one(way: str, setting: Setting, out: Path) -> None:
     found = WAYS[way](setting)
     seconds = time.perf_counter() - started
     arrays: dict[str, object] = {"opened": sum(opened.values())}
-    if isinstance(found, float):
-        seconds = found
-    elif isinstance(found, tuple):
+    if isinstance(found, tuple):
         logits, arrays["classes"], arrays["asked"] = found
         arrays |= {f"logits {k}": v for k, v in logits.items()}
     elif isinstance(found, dict):
@@ -211,65 +217,37 @@ def one(way: str, setting: Setting, out: Path) -> None:
     np.savez(out, seconds=seconds, **arrays)  # type: ignore[arg-type]
 
 
-def rounds(args: argparse.Namespace, ways: list[str]) -> Iterator[dict[str, dict[str, np.ndarray]]]:
-    for _ in range(args.rounds):
-        found = {}
-        for way in ways:
-            with tempfile.TemporaryDirectory() as folder:
-                out = Path(folder) / "out.npz"
-                more = ["--photos", str(args.photos), "--way", way, "--out", str(out)]
-                subprocess.run([sys.executable, __file__, "--run", str(args.run), *more], check=True)
-                with np.load(out) as z:
-                    found[way] = dict(z)
-        yield found
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--photos", type=int, default=420)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--way", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    run = load_run(args.run)
-    recipe, whole = run_recipe(run), read_eval(run.data_folder())
-    fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
-    (members,) = load_ensembles([run], [recipe], fitted, allow_missing=False)
-    part = whole.photos.some(range(min(args.photos, len(whole.ids))))
-    setting = Setting(members, fitted, part, Hardware(choose_device("auto"), None))
+    args = parse(__doc__, photos=420).parse_args()
+    setting = setting_of(args, "auto")
     if args.way:
-        return one(args.way, setting, args.out)
-    found = list(rounds(args, list(WAYS)))
+        one(args.way, setting, args.out)
+        return
+    found = [{way: by_itself(way) for way in WAYS} for _ in range(args.rounds)]
     median = {w: statistics.median(float(f[w]["seconds"]) for f in found) for w in WAYS}
     fastest = [min((w for w in WAYS if w.startswith(name)), key=median.__getitem__) for name in ("timm", "ttach")]
-    first = members.members[0].card
+    members = setting.ensemble.members
+    first = members[0].card
     print(f"{platform.machine()}, {setting.hardware.device}, {setting.hardware.job_threads} threads, ", end="")
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores")
     print(
-        f"{len(members.members)} models ({first.model}, {first.crop or first.resize}), {len(part.files)} photos, flip\n"
+        f"{len(members)} models ({first.model}, {first.crop or first.resize}), {len(setting.data.files)} photos, flip\n"
     )
     print("| way | seconds, median (min-max) | times maskens | times routed | files opened | logits differ by |")
     print("|---|---|---|---|---|---|")
     ours = found[0]["maskens"]
-    for way in [*fastest, "limit", "limit, folded", "maskens", "maskens, routed"]:
-        seconds = sorted(float(f[way]["seconds"]) for f in found)
+    for way in [*fastest, "maskens", "maskens, routed"]:
+        seconds = [float(f[way]["seconds"]) for f in found]
         ratios = [
-            sorted(float(f[way]["seconds"]) / float(f[us]["seconds"]) for f in found)
+            shown([float(f[way]["seconds"]) / float(f[us]["seconds"]) for f in found], 2)
             for us in ("maskens", "maskens, routed")
         ]
-        told = [f"{statistics.median(r):.2f} ({r[0]:.2f}-{r[-1]:.2f})" for r in ratios]
         keys = [k for k in found[0][way] if k.startswith("logits")]
-        worst = max((float(np.nanmax(np.abs(found[0][way][k] - ours[k]))) for k in keys), default=None)
-        opened = f"{int(found[0][way]['opened'])}" if way in ("maskens", "maskens, routed") or "no w" in way else "-"
-        print(
-            f"| {way} | {statistics.median(seconds):.1f} ({seconds[0]:.1f}-{seconds[-1]:.1f}) | {told[0]} | {told[1]} "
-            f"| {opened} | {'-' if worst is None else f'{worst:.1e}'} |"
-        )
+        worst = max(float(np.nanmax(np.abs(found[0][way][k] - ours[k]))) for k in keys)
+        print(f"| {way} | {shown(seconds, 1)} | {' | '.join(ratios)} | {int(found[0][way]['opened'])} | {worst:.1e} |")
     routed = found[0]["maskens, routed"]
     other = int((routed["classes"] != ours["classes"]).sum())
     print(f"\nrouted: age models of one gender saw {float(routed['asked']):.0%} of the photos; {other} classes differ")
-    return None
 
 
 if __name__ == "__main__":

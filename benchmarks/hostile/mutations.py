@@ -7,6 +7,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+import tomli_w
+
 ODD_TEXTS = (
     *("", " ", "0", "-1", "+1", "1e3", "1.0", "nan", "007", "999", "1" * 40, "none", "null", "*", "?", "%s%n", "{}"),
     *("\u0663\u0660", "\uff11\uff12", "\u00b2", "\ufeff", "\u202e", "e\u0301", "\u00e9", "\u00df", "\U0001f600"),
@@ -86,6 +88,15 @@ def spoiled_tree(rng: Random, tree: Any) -> Any:
         node, key = rng.choice(places)
         _change(rng, node, key, [n[k] for n, k in places])
     return found
+
+
+def spoiled_toml(rng: Random, tree: Any) -> str:
+    """TOML of a spoiled tree."""
+    found = spoiled_tree(rng, tree)
+    try:
+        return tomli_w.dumps(found)
+    except (TypeError, ValueError):  # a spoiled tree may hold what TOML has no word for
+        return repr(found)
 
 
 def _places(node: Any) -> list[tuple[Any, Any]]:

@@ -84,7 +84,7 @@ def photo_to_predict(rng: Random, place: Workplace) -> Verdict:
     name = rng.choice(place.ids)
     out = place.scratch("s.csv")
     content = rng.choice((lambda: _photo(rng)[0], lambda: spoiled_bytes(rng, _photo(rng)[0])))()
-    with place.spoiled(place.data / "eval" / "images" / name, content):
+    with place.spoiled({place.data / "eval" / "images" / name: content}):
         ended = command(
             *("infer", "--run", place.run, "--out", out, "--workers", 0, "--device", "cpu", "--cache", "none"),
         )

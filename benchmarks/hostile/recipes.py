@@ -1,4 +1,4 @@
-"""Recipes: one's own, and the one that a run keeps."""
+"""Recipes of one's own."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
-import tomli_w
-
 from ensemble.recipes.initial_weights import with_weights
 from ensemble.recipes.reading import load_recipe, parse_recipe, shipped
 from hostile.judge import Verdict, command, judge, judge_call
-from hostile.mutations import DEEP, spoiled_text, spoiled_tree
+from hostile.mutations import DEEP, spoiled_text, spoiled_toml
 from hostile.workplace import Workplace
 
 OTHERWISE_WRITTEN = ("augment", "cuts", "crop", "sizes", "extends", "without")  # policies, "years", "none"
@@ -68,7 +66,7 @@ def recipe(rng: Random, place: Workplace) -> Verdict:
     source = rng.choice((RICH, RICH, RICH, EXTENDING, *shipped().values()))
     file = place.scratch("mine.toml")
     if rng.random() < 0.7:
-        file.write_text(_toml(spoiled_tree(rng, tomllib.loads(source))))
+        file.write_text(spoiled_toml(rng, tomllib.loads(source)))
     elif rng.random() < 0.05:
         file.write_text(f"[tasks.mask]\nmodel_args = {{ x = {'[' * DEEP}{']' * DEEP} }}\n")
     else:
@@ -129,22 +127,3 @@ def _same(said: Any, kept: Any) -> bool:
         return bool(said == kept or str(said) == str(kept) or float(said) == float(kept))
     except (TypeError, ValueError):
         return str(said).replace(" ", "T") == str(kept)
-
-
-def _toml(tree: Any) -> str:
-    try:
-        return tomli_w.dumps(tree)
-    except (TypeError, ValueError):  # a spoiled tree may hold what TOML has no word for
-        return repr(tree)
-
-
-def run_recipe(rng: Random, place: Workplace) -> Verdict:
-    """The recipe.toml of a run, to whose content run.json is bound."""
-    file = place.run / "recipe.toml"
-    tree = tomllib.loads(file.read_text())
-    by_tree = rng.random() < 0.5
-    spoiled = _toml(spoiled_tree(rng, tree)).encode() if by_tree else spoiled_text(rng, file.read_text())
-    score = place.score
-    with place.spoiled(file, spoiled):
-        ended = command("score", "--run", place.run, "--json")
-    return judge(ended, lambda: "" if ended.out == score else "an edited recipe gives another score")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -12,7 +14,6 @@ from random import Random
 from folds.data.labels import CLASSES, GENDERS, MASKS, SHOT_MASK, SHOTS
 from hostile.judge import Verdict, command, judge
 from hostile.mutations import ODD_TEXTS, spoiled_text
-from hostile.plain_csv import plain_number, plain_rows
 from hostile.workplace import Workplace
 
 Labels = dict[str, tuple[str, int, int, tuple[int, ...]]]  # path -> (id, gender, years, masks)
@@ -47,6 +48,33 @@ def spoiled_csv(rng: Random, content: bytes) -> bytes:
     return buffer.getvalue().encode()
 
 
+def plain_rows(content: bytes, needed: Sequence[str]) -> list[dict[str, str]] | None:
+    """The rows of a CSV as stripped text, cells that a row lacks empty; None where it has to be refused: not Unicode,
+    quotes that don't match, a needed column missing or there twice, cells without a column, no rows."""
+    try:
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        header = text.lstrip().partition("\n")[0]
+        separator = next((s for s in ",;\t" if s in header), ",")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+        records = [[cell.strip() for cell in row] for row in reader if row]
+    except (UnicodeError, csv.Error):
+        return None
+    if "\0" in text or not records or any(records[0].count(column) != 1 for column in needed):
+        return None
+    columns, *rows = records
+    if not rows or any(any(row[len(columns) :]) for row in rows):
+        return None
+    form = str if "ImageID" in needed else partial(unicodedata.normalize, "NFC")  # ImageIDs are written back
+    padding = [""] * len(columns)
+    return [dict(zip(columns, map(form, row + padding), strict=False)) for row in rows]
+
+
+def plain_number(cell: str) -> int:
+    """A whole number from 0 up, `20` or `20.0`; -1 for another cell."""
+    found = re.fullmatch(r"(\d{1,18})(\.0+)?", cell)
+    return int(found[1]) if found else -1
+
+
 def labels_in(content: bytes, folders: set[str]) -> Labels | None:
     """What a train.csv says of people whose photos are in these folders; None where it has to be refused."""
     rows = plain_rows(content, ("id", "gender", "age", "path"))
@@ -67,7 +95,7 @@ def train_csv(rng: Random, place: Workplace) -> Verdict:
     file = place.data / "train" / "train.csv"
     spoiled = spoiled_csv(rng, file.read_bytes())
     run = place.scratch("run")
-    with place.spoiled(file, spoiled):
+    with place.spoiled({file: spoiled}):
         ended = command("folds", "--data", place.data, "--run", run, "--k", 2, "--quiet")
     folders = {p.name for p in (place.data / "train" / "images").iterdir()}
     return judge(ended, lambda: _fault(run, labels_in(spoiled, folders)))
@@ -101,7 +129,7 @@ def info_csv(rng: Random, place: Workplace) -> Verdict:
     known = dict(line.split(",") for line in place.submission.decode().splitlines())
     rows = plain_rows(spoiled, ["ImageID"])
     expected = None if rows is None else [row["ImageID"] for row in rows]
-    with place.spoiled(file, spoiled):
+    with place.spoiled({file: spoiled}):
         ended = command(
             *("infer", "--run", place.run, "--out", out, "--cache", "none"),
             *("--workers", 0, "--device", "cpu", "--quiet"),
@@ -141,16 +169,6 @@ def _people(place: Workplace) -> Labels:
     return found
 
 
-def run_folds_csv(rng: Random, place: Workplace) -> Verdict:
-    """The folds.csv of a run, to whose text run.json is bound, whatever its line ends."""
-    file = place.run / "folds.csv"
-    before = file.read_bytes()
-    spoiled = spoiled_csv(rng, before)
-    with place.spoiled(file, spoiled):
-        ended = command("score", "--run", place.run, "--json")
-    return judge(ended, lambda: "" if spoiled.replace(b"\r\n", b"\n") == before else "an edited folds.csv was accepted")
-
-
 def fixes_csv(rng: Random, place: Workplace) -> Verdict:
     people = _people(place)
     chosen = rng.sample(sorted(people), 4)
@@ -177,7 +195,7 @@ def fixed(people: Labels, content: bytes) -> Labels | None:
     found, seen = dict(people), set[tuple[str, str, str]]()
     for row in rows or ():
         path, photo, field, old, new = (_typed(row[c]) for c in ("path", "photo", "field", "old", "new"))
-        fitting = [p for p in people if path == p or ("*" in path and _fits(path, p))]
+        fitting = [p for p in people if _fits(path, p)]
         if len(fitting) != 1 or (fitting[0], photo, field) in seen or (field == "mask") != (photo in SHOTS):
             return None
         seen.add((fitting[0], photo, field))
@@ -202,10 +220,7 @@ def fixed(people: Labels, content: bytes) -> Labels | None:
 
 
 def _fits(pattern: str, name: str) -> bool:
-    head, star, tail = pattern.partition("*")
-    if not star:
-        return pattern == name
-    return name.startswith(head) and any(_fits(tail, name[n:]) for n in range(len(head), len(name) + 1))
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name, re.DOTALL) is not None
 
 
 def _typed(cell: str) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from folds.data.layout import read_eval
-from hostile.judge import command
+from hostile.judge import Ended, command
 
 PREDICTED = 10  # photos
 RECIPE = """
@@ -32,6 +33,7 @@ class Workplace:
     """What is spoiled, one file at a time."""
 
     folder: Path
+    before: dict[str, object] = field(default_factory=dict)  # results in order, by how the run is used
 
     @property
     def data(self) -> Path:
@@ -51,16 +53,6 @@ class Workplace:
         """What the run says of them, tuned."""
         return (self.run / "submission.csv").read_bytes()
 
-    @functools.cached_property
-    def score(self) -> str:
-        """What `maskens score` prints of it."""
-        return _must("score", "--run", self.run, "--json")
-
-    @functools.cached_property
-    def untuned_score(self) -> str:
-        """The same, without the tuning."""
-        return _must("score", "--run", self.run, "--json", "--untuned")
-
     def scratch(self, name: str) -> Path:
         """A path in a folder of its own, where nothing is."""
         folder = self.folder / "scratch"
@@ -69,17 +61,45 @@ class Workplace:
         return folder / name
 
     @contextlib.contextmanager
-    def spoiled(self, file: Path, content: bytes | None) -> Iterator[None]:
-        """The file with this content, or without it, and as it was again."""
-        before = file.read_bytes()
+    def spoiled(self, files: Mapping[Path, bytes | None]) -> Iterator[None]:
+        """These files with this content, or without them, and as they were again."""
+        before = {file: file.read_bytes() for file in files}
         try:
-            if content is None:
-                file.unlink()
-            else:
-                file.write_bytes(content)
+            for file, content in files.items():
+                if content is None:
+                    file.unlink()
+                else:
+                    file.write_bytes(content)
             yield
         finally:
-            file.write_bytes(before)
+            for file, content in before.items():
+                file.write_bytes(content)
+
+    def used(self, files: Mapping[Path, bytes | None], how: str) -> tuple[Ended, bool]:
+        """Score (tuned or `untuned`) or `infer` with these files: (what came of it, whether the figures or classes
+        are those of the run in order)."""
+        if how not in self.before:
+            self.before[how] = _figures(_use(self, how).out) if how != "infer" else self.submission
+        with self.spoiled(files):
+            ended = _use(self, how)
+        out = self.folder / "scratch" / "s.csv"
+        found = _figures(ended.out) if how != "infer" else out.read_bytes() if out.exists() else b""
+        return ended, found == self.before[how]
+
+
+def _use(place: Workplace, how: str) -> Ended:
+    out = place.scratch("s.csv")
+    if how == "infer":
+        return command("infer", "--run", place.run, "--out", out, "--workers", 0, "--device", "cpu")
+    return command("score", "--run", place.run, "--json", *(["--untuned"] if how == "untuned" else []))
+
+
+def _figures(text: str) -> object:
+    """What `maskens score --json` prints but for its notes."""
+    try:
+        return {key: value for key, value in json.loads(text).items() if key != "notes"}
+    except ValueError:
+        return text
 
 
 def make_workplace(folder: Path) -> Workplace:
@@ -97,8 +117,7 @@ def make_workplace(folder: Path) -> Workplace:
     return place
 
 
-def _must(*words: object) -> str:
+def _must(*words: object) -> None:
     ended = command(*words)
     if ended.code:
         raise RuntimeError(f"{words[0]} failed: {ended.err}")
-    return ended.out
