@@ -86,7 +86,7 @@ recipes_app = typer.Typer(help="The recipes that come with maskens.", add_comple
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from folds.versions import library_versions
+        from folds.run import library_versions
 
         typer.echo(f"maskens {library_versions()['maskens']}")
         raise typer.Exit

@@ -19,9 +19,9 @@ import numpy as np
 from ensemble.decision.anytime import choose_rule, margins, passes_made, scores_after_passes
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning
-from ensemble.inference.anytime_predictor import WHOLE
+from ensemble.prediction.anytime_predictor import WHOLE
 from ensemble.recipes.run_recipe import run_recipe
-from folds.data.labels import FloatArray
+from folds.labels import FloatArray
 from folds.run import load_run
 
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)

@@ -148,8 +148,8 @@ def calls_that_do_nothing(name: str, calls: int) -> dict[str, Any]:
     """Seconds of calls on one worker of a backend on this machine, one after the other."""
     from ensemble.backends.backend import Call
     from ensemble.backends.choose import choose_hardware, open_backend
-    from ensemble.training.job import Failure
-    from folds.data.layout import read_train
+    from ensemble.training.runner import Failure
+    from folds.layout import read_train
 
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)

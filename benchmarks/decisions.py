@@ -19,11 +19,11 @@ from real_photos import People, build_data, gained, machine, maskens, parse, pri
 
 from ensemble.decision.blend import Blend, load_blend
 from ensemble.decision.decide import Decision, decide, decide_hard, vote
+from ensemble.decision.fitting import STEPS, tune
 from ensemble.decision.members import load_ensembles
-from ensemble.decision.tune import STEPS, tune
 from ensemble.decision.tuning import Fitted
-from ensemble.metrics.bootstrap import interval
-from folds.data.labels import FloatArray, IntArray
+from ensemble.metrics.scores import interval
+from folds.labels import FloatArray, IntArray
 from folds.run import load_run
 
 TUNED = 2  # place of the tuning that is kept among the ways

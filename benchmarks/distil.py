@@ -22,8 +22,8 @@ from real_photos import People, gained, initial_weights, machine, maskens, parse
 from ensemble.decision.blend import load_blend
 from ensemble.decision.decide import most_probable
 from ensemble.decision.members import load_ensembles
-from ensemble.metrics.bootstrap import interval
-from folds.data.labels import FloatArray
+from ensemble.metrics.scores import interval
+from folds.labels import FloatArray
 from folds.run import Run, load_run
 
 STUDENT = 'extends = "quick"\n[tasks.heads]\nepochs = 5\n'

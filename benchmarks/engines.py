@@ -39,24 +39,23 @@ from ensemble.decision.blend import load_blend
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Member, geometries, load_ensembles
 from ensemble.decision.tuning import apply_tuning
-from ensemble.inference.anytime_predictor import WHOLE
-from ensemble.inference.ensemble_predictor import EnsemblePredictor
-from ensemble.inference.infer import infer
-from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware
 from ensemble.metrics.scores import macro_f1
-from ensemble.models.checkpoint import load_checkpoint
+from ensemble.models.build import load_checkpoint, to_input
 from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions
 from ensemble.models.engine_choice import choose_engine, engine_options
-from ensemble.models.inputs import to_input
 from ensemble.models.onnx_graph import OnnxGraphs
-from ensemble.models.predict import view_logits
 from ensemble.models.process import configure_process
+from ensemble.prediction.anytime_predictor import WHOLE
+from ensemble.prediction.infer import infer
+from ensemble.prediction.outputs import InferenceSettings
+from ensemble.prediction.predictor import EnsemblePredictor
 from ensemble.recipes.run_recipe import run_recipe
-from ensemble.recipes.tta_views import VIEWS
-from folds.data.labels import CLASSES
-from folds.data.layout import read_eval
+from ensemble.recipes.views import VIEWS
+from ensemble.training.validation import view_logits
 from folds.errors import MaskensError
+from folds.labels import CLASSES
+from folds.layout import read_eval
 from folds.run import Run, load_run
 
 CPU = torch.device("cpu")

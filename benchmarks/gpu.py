@@ -29,10 +29,10 @@ import numpy as np
 import torch
 from inference_speed import Setting, by_itself, mean_logits, parse, setting_of, shown, timm_way, ttach_way
 
-from ensemble.inference.infer import infer
-from ensemble.inference.settings import InferenceSettings
 from ensemble.models.engine import AS_TRAINED, EngineOptions
 from ensemble.models.process import configure_process
+from ensemble.prediction.infer import infer
+from ensemble.prediction.outputs import InferenceSettings
 
 SAMPLED = 0.25  # seconds between two samples of how busy the GPU is
 TIMM, NO_CACHE = "timm's loop", "maskens, fp32, --cache none"

@@ -36,20 +36,19 @@ import ttach
 from timm.data import create_loader
 from torch.utils.data import DataLoader, Dataset
 
-from ensemble.data.cache import DecodedPhotos
-from ensemble.data.load import LoadedPhoto, load_photo
+from ensemble.data.cache import DecodedPhotos, LoadedPhoto, load_photo
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member, load_ensembles
 from ensemble.decision.tuning import Fitted, apply_tuning
-from ensemble.inference.infer import Prediction, infer
-from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
-from ensemble.models.checkpoint import load_checkpoint
+from ensemble.models.build import load_checkpoint
 from ensemble.models.process import configure_process
-from ensemble.recipes.geometry import Geometry
+from ensemble.prediction.infer import Prediction, infer
+from ensemble.prediction.outputs import InferenceSettings
 from ensemble.recipes.run_recipe import run_recipe
-from folds.data.layout import read_eval
-from folds.data.people import PhotoSet
+from ensemble.recipes.schema import Geometry
+from folds.layout import read_eval
+from folds.people import PhotoSet
 from folds.run import load_run
 
 BATCH = 64

@@ -118,7 +118,7 @@ def preload() -> None:
     import ensemble.pipeline.score
     import ensemble.pipeline.split
     import ensemble.pipeline.train
-    import ensemble.training.job  # noqa: F401
+    import ensemble.training.runner  # noqa: F401
 
 
 def killed_during(todo: Sequence[tuple[str, ...]], folder: Path, after: float) -> str:
@@ -156,9 +156,9 @@ def finish(todo: Sequence[tuple[str, ...]], folder: Path) -> None:
 def run_all(todo: Sequence[tuple[str, ...]], at: Path, said: Path) -> None:
     """In the child: one command after the other, as from the command line."""
     import cli
-    import ensemble.training.epoch_progress
+    import ensemble.training.trainer
 
-    ensemble.training.epoch_progress.SAVE_EVERY = SAVE_EVERY
+    ensemble.training.trainer.SAVE_EVERY = SAVE_EVERY
     with said.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         for step in todo:
             at.write_text(step[0])

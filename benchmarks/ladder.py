@@ -23,12 +23,12 @@ from real_photos import People, build_data, eval_rows, initial_weights, machine,
 
 from ensemble.decision.blend import load_blend
 from ensemble.decision.submission import read_answers
-from ensemble.evaluation.sweep import over_seeds
-from ensemble.metrics.bootstrap import SCORED_PARTS
+from ensemble.evaluation.compare import over_seeds
+from ensemble.metrics.scores import SCORED_PARTS
 from ensemble.recipes.reading import shipped
-from folds.data.labels import FloatArray, decode
+from folds.labels import FloatArray, decode
+from folds.ranges import parse_folds
 from folds.run import load_run
-from folds.splitting.ranges import parse_folds
 
 BASE = "quick"
 SINGLE_K = 18  # a single model learns from all people but one in eighteen, whom maskens needs to choose the epoch

@@ -19,11 +19,11 @@ from sklearn.metrics import average_precision_score
 
 from ensemble.decision.blend import load_blend
 from ensemble.evaluation.audit import NAMES, audit, field_predictions
-from folds.data.fixes import fixes_csv, read_fixes
-from folds.data.labels import GENDERS, MASKS, SHOTS, FloatArray, IntArray, age_band
-from folds.data.layout import read_train
-from folds.data.people import Fix, TrainData
+from folds.corrections import fixes_csv, read_fixes
 from folds.files import write_text
+from folds.labels import GENDERS, MASKS, SHOTS, FloatArray, IntArray, age_band
+from folds.layout import read_train
+from folds.people import Fix, TrainData
 from folds.run import load_run
 
 SHARE = 0.015

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.decision.blend import Blend
-from ensemble.metrics.bootstrap import SCORED_PARTS, draw_people, drawn_parts, interval, person_confusions
-from folds.data.labels import AGES, FloatArray, IntArray, decode
+from ensemble.metrics.scores import SCORED_PARTS, draw_people, drawn_parts, interval, person_confusions
+from folds.labels import AGES, FloatArray, IntArray, decode
 
 
 def parse(doc: str | None, eval_people: int, **options: object) -> argparse.ArgumentParser:

@@ -30,13 +30,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ensemble.data.load import load_photo
-from ensemble.inference.resident import ResidentEnsemble
+from ensemble.data.cache import load_photo
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.engine import BATCH
 from ensemble.pipeline.ensembles import choose_ensembles
 from ensemble.pipeline.predict import predict
-from folds.data.layout import read_eval
+from ensemble.prediction.predictions import ResidentEnsemble
+from folds.layout import read_eval
 from folds.run import load_run
 
 WARM_UP = 5.0  # seconds of load that do not count: torch prepares itself for each new size of a batch

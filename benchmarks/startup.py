@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from folds.data.labels import SHOTS
+from folds.labels import SHOTS
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -3,21 +3,59 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
-from folds.data.fixes import apply_fixes, fixed_people, fixes_csv, read_fixes
-from folds.data.labels import CLASSES, IntArray
-from folds.data.layout import place_of, read_train, remembered_place
-from folds.data.merges import apply_merges, kept_merges, merged_csv
-from folds.data.people import Fix, TrainData, class_counts
-from folds.data.skipped import kept_skipped
+from folds.corrections import apply_fixes, apply_merges, fixed_people, fixes_csv, kept_merges, merged_csv, read_fixes
 from folds.errors import MaskensError, did_you_mean_folder, first_fault, refuse, typed
-from folds.files import leave, read_json, replace_keeping, sealed, sha256, sha256_of_text, unsealed, write_json
-from folds.splitting.split import folds_csv, read_folds, what_changed
-from folds.versions import library_versions
+from folds.files import (
+    leave,
+    read_json,
+    replace_keeping,
+    replacing,
+    sealed,
+    sha256,
+    sha256_of_text,
+    unsealed,
+    write_json,
+)
+from folds.labels import CLASSES, IntArray
+from folds.layout import place_of, read_train, remembered_place
+from folds.people import Fix, TrainData, class_counts, kept_skipped
+from folds.splits import folds_csv, read_folds, what_changed
+from folds.table import read_table
+
+LIBRARIES = (
+    "maskens",
+    "torch",
+    "timm",
+    "albumentations",
+    "ttach",
+    "scikit-learn",
+    "joblib",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+)
+
+
+@functools.cache
+def library_versions() -> dict[str, str]:
+    """Installed version of each library that decides a result."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
 
 FORMAT = 1
 FORBID_EXTRA = {"extra": "forbid"}  # for pydantic, which is imported only where a run is read
@@ -302,3 +340,101 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
             f"maskens folds --run NEW_DIR --folds-file {typed(run.folds_file)}"
         )
     return data, read_folds(run.folds_file, data)[0]
+
+
+Shared = Literal["data", "folds", "seed", "label fixes", "merged ids", "skipped photos"]
+
+SHARED: dict[Shared, Callable[[Run], object]] = {
+    "data": lambda run: run.fingerprint,
+    "folds": lambda run: run.folds_hash,
+    "seed": lambda run: run.seed,
+    "label fixes": lambda run: run.fixes.hash,
+    "merged ids": lambda run: run.merged_hash,
+    "skipped photos": lambda run: run.skipped_hash,
+}
+
+
+def file_of(runs: Sequence[Run], name: str) -> Path:
+    """Where a file of a run, or of several as one ensemble, lies: in the first."""
+    return runs[0].folder / (name if len(runs) == 1 else f"blend-{name}")
+
+
+def refuse_other_folds(runs: Sequence[Run]) -> None:
+    """Refuse runs that can't be one ensemble: named twice, of other photos, or split into other folds.
+
+    Label fixes may differ.
+
+    Raises:
+        MaskensError: which, and how to make a run that can.
+    """
+    first = runs[0]
+    if len({r.folder.resolve() for r in runs}) < len(runs):
+        raise MaskensError("a run is named twice; name each once.")
+    ours = _assignment(first) if len(runs) > 1 else {}
+    problems = []
+    for other in runs[1:]:
+        theirs = _assignment(other)
+        if {p: (b, n) for p, (_, b, n) in theirs.items()} != {p: (b, n) for p, (_, b, n) in ours.items()}:
+            problems.append(f"{other.folder} was made from other photos than {first.folder}")
+        elif theirs != ours:
+            problems.append(f"{other.folder} has other folds than {first.folder}: its models saw people who are judged")
+    refuse(
+        problems,
+        "only runs on the same folds can be put together",
+        f"Make one with: maskens folds --run NEW_DIR --folds-file {typed(first.folds_file)}",
+    )
+
+
+def differing(run: Run, other: Run, *names: Shared) -> str:
+    """Which of these two runs don't share, in words: "data and folds"; "" if they share all."""
+    return " and ".join(name for name in names if SHARED[name](run) != SHARED[name](other))
+
+
+def _assignment(run: Run) -> dict[str, tuple[str, str, str]]:
+    """Of each row of folds.csv (fold, bytes, photos)."""
+    rows = read_table(run.folds_file, ("path", "fold", "bytes", "photos"))
+    return {row["path"]: (row["fold"], row["bytes"], row["photos"]) for row in rows}
+
+
+def run_like(source: Run, folder: Path, data: TrainData) -> Run:
+    """The run in `folder`, on the data, folds, seed, label fixes and merged ids of `source`; a new one, without the
+    photos that `source` skips, if there is none yet. Nothing is written.
+
+    Args:
+        data: of `source`, where they are now.
+
+    Raises:
+        MaskensError: the folder holds something else, or a run that differs in one of these.
+    """
+    refuse_foreign(folder, "--out")
+    before = remembered(folder)
+    if before is None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        return dataclasses.replace(
+            source,
+            folder=folder,
+            data=place_of(data.root, folder),
+            recipe_hash="",
+            created=now,
+            versions=library_versions(),
+        )
+    unlike = differing(source, before, "data", "folds", "seed", "label fixes", "merged ids")
+    if unlike:
+        raise MaskensError(f"{folder} is a run with other {unlike} than {source.folder}. Name a new folder: --out DIR")
+    return before
+
+
+def write_run_like(run: Run, source: Run) -> None:
+    """Write a run of `run_like`, or what is missing of it."""
+    if not (run.folder / "run.json").exists():
+        save_run(run)  # first: if the disk is full after it, the next start writes the rest
+    files = (
+        (source.folds_file, run.folds_file, run.folds_hash),
+        (source.fixes_file, run.fixes_file, run.fixes.hash),
+        (source.merged_file, run.merged_file, run.merged_hash),
+        (source.skipped_file, run.skipped_file, run.skipped_hash),
+    )
+    for theirs, ours, recorded in files:
+        if recorded and not ours.exists():
+            with replacing(ours) as handle:
+                handle.write(theirs.read_bytes())

@@ -15,10 +15,9 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
-from folds.data.labels import AGE_CUTS, AGES, GENDERS, SHOT_MASK, SHOTS, encode
 from folds.errors import MaskensError, refuse
-from folds.files import csv_text, sha256, write_text
-from folds.replacing import scratch_beside
+from folds.files import csv_text, scratch_beside, sha256, write_text
+from folds.labels import AGE_CUTS, AGES, GENDERS, SHOT_MASK, SHOTS, encode
 
 Pixels = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]  # (n, 2): x right of the middle, y from the top

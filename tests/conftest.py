@@ -1,4 +1,4 @@
-"""What the tests share: a small generated data folder in the layout that `folds.data.layout` reads."""
+"""What the tests share: a small generated data folder in the layout that `folds.layout` reads."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from folds.data.labels import AGES, GENDERS, SHOT_MASK
 from folds.files import csv_text
+from folds.labels import AGES, GENDERS, SHOT_MASK
 
 MakeData = Callable[..., Path]
 EVAL_IDS = ("b00.jpg", "a01.jpg", "d02.jpg", "c03.jpg", "f04.jpg", "e05.jpg")  # unsorted, as in real life
@@ -56,7 +56,7 @@ def charts_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
     """The charts of a report are made, but their pixels, most of its time, are not."""
     buffer = io.BytesIO()
     Image.new("RGB", (1, 1)).save(buffer, format="PNG")
-    monkeypatch.setattr("ensemble.reporting.report_charts.png", lambda figure: buffer.getvalue())
+    monkeypatch.setattr("ensemble.reporting.report_page.png", lambda figure: buffer.getvalue())
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.tasks import true_labels
-from ensemble.recipes.tta_views import VIEWS
-from folds.data.people import TrainData
+from ensemble.recipes.views import VIEWS
+from folds.people import TrainData
 from folds.run import Run, start_run
-from folds.splitting.split import make_folds
+from folds.splits import make_folds
 
 _DEFAULTS = """
 [defaults]

@@ -10,14 +10,12 @@ import numpy as np
 from PIL import Image
 from starlette.types import ASGIApp
 
-from ensemble.inference.predictions import PhotoPredictions
-from ensemble.inference.resident import ResidentEnsemble
-from ensemble.recipes.geometry import Geometry
+from ensemble.prediction.predictions import PhotoPredictions, ResidentEnsemble
+from ensemble.recipes.schema import Geometry
 from ensemble.serving.app import AppSettings, create_app
-from ensemble.serving.limits import Limits
-from ensemble.serving.photos import PhotoAnswers
-from folds.data.decode import Pixels
-from folds.data.labels import CLASSES
+from ensemble.serving.requests import Limits, PhotoAnswers
+from folds.labels import CLASSES
+from folds.photos import Pixels
 
 
 class StubModels:

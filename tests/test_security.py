@@ -23,15 +23,14 @@ from run_command import maskens, refused
 
 import cli
 from ensemble.commands.terminal import make_console
-from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
-from ensemble.models.create import create
+from ensemble.models.build import create, load_checkpoint, save_checkpoint
 from ensemble.recipes.reading import parse_recipe
-from folds.data.layout import read_eval, read_train
 from folds.errors import MaskensError
 from folds.files import as_typed, csv_text, listing_text
+from folds.layout import read_eval, read_train
 from folds.pages.tables import new_table
 from folds.run import load_data, load_run
-from folds.splitting.split import read_folds
+from folds.splits import read_folds
 
 TINY = ("--set", "tasks.*.epochs=1", "--set", "tasks.*.batch_size=8", "--no-pretrained", "--workers", 0)
 

@@ -7,15 +7,15 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.job import JobSpec
 from ensemble.jobs.status import JobStatus
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.schema import Recipe
-from folds.data.labels import IntArray
-from folds.data.people import TrainData
+from folds.labels import IntArray
+from folds.people import TrainData
 from folds.run import Run, save_run, start_run
-from folds.splitting.split import make_folds
+from folds.splits import make_folds
 
 DEFAULTS = """
 [defaults]

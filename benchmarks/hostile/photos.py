@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
-from ensemble.data.load import load_photo
-from ensemble.recipes.geometry import Geometry
-from folds.data.decode import read_photo
+from ensemble.data.cache import load_photo
+from ensemble.recipes.schema import Geometry
+from folds.photos import read_photo
 from hostile.judge import Verdict, command, judge, judge_call
 from hostile.mutations import spoiled_bytes
 from hostile.workplace import Workplace

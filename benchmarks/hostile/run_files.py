@@ -15,8 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ensemble.recipes.initial_weights import with_weights
-from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.reading import load_recipe, with_weights
 from folds.files import sha256
 from hostile.judge import Verdict, command, judge, judge_call
 from hostile.mutations import DEEP, spoiled_bytes, spoiled_text, spoiled_toml, spoiled_tree
@@ -269,7 +268,7 @@ def initial_weights(rng: Random, place: Workplace) -> Verdict:
     """A file of initial weights, safetensors or torch's own. What it holds can't be compared with anything."""
     import torch
 
-    from ensemble.models.create import create
+    from ensemble.models.build import create
 
     tensors = safetensors.numpy.load_file(place.run / "mask" / "fold0" / "model.safetensors")
     file, buffer = place.scratch(rng.choice(("weights.safetensors", "weights.pth"))), io.BytesIO()
@@ -286,7 +285,7 @@ def interrupted_state(rng: Random, place: Workplace) -> Verdict:
     """The last.pt of an interrupted job: damaged, it is refused."""
     import torch
 
-    from ensemble.training.resume import load_last, save_last
+    from ensemble.training.trainer import load_last, save_last
 
     folder, identity = place.scratch("fold0"), {"task": "mask", "fold": 0}
     weights = torch.from_numpy(np.random.default_rng(0).random((64, 64)))

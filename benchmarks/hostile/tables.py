@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from folds.data.labels import CLASSES, GENDERS, MASKS, SHOT_MASK, SHOTS
+from folds.labels import CLASSES, GENDERS, MASKS, SHOT_MASK, SHOTS
 from hostile.judge import Verdict, command, judge
 from hostile.mutations import ODD_TEXTS, spoiled_text
 from hostile.workplace import Workplace

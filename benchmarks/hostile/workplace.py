@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from folds.data.layout import read_eval
+from folds.layout import read_eval
 from hostile.judge import Ended, command
 
 PREDICTED = 10  # photos

@@ -11,6 +11,17 @@ from typing import Any, Protocol, TypeVar
 
 import joblib
 
+
+@dataclass(frozen=True)
+class Shape:
+    """How many calls a cluster takes at a time, and what each of them has."""
+
+    slots: int
+    gpus: int  # of all nodes
+    cores: int  # of a node, for each call
+    largest: int | None = None  # cores of the largest node, where calls that want more would wait for ever
+
+
 Item = TypeVar("Item")
 
 STOPPING = 60.0  # seconds that a call which is to stop has for saving its work

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from ensemble.backends.backend import Backend, SequentialBackend
-from ensemble.backends.shape import Shape
+from ensemble.backends.backend import Backend, SequentialBackend, Shape
 from ensemble.jobs.hardware import BackendName, Hardware, choose_device
 from folds.errors import MaskensError
 

@@ -15,9 +15,8 @@ from dask import config
 from distributed import Client, KilledWorker, LocalCluster
 from distributed.client import FutureCancelledError
 
-from ensemble.backends.backend import STOPPING, Call, WorkerLost
+from ensemble.backends.backend import STOPPING, Call, Shape, WorkerLost
 from ensemble.backends.node_process import cant_run, packed_call, run_on_node, stop_all
-from ensemble.backends.shape import Shape
 from ensemble.backends.work_process import Children
 from ensemble.jobs.hardware import Hardware
 from folds.errors import MaskensError, first_line

@@ -14,7 +14,7 @@ from typing import Any
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
 from ensemble.backends.backend import STOPPING, Call, WorkerLost, WorkerStopped
-from ensemble.backends.child import (
+from ensemble.backends.work_process import (
     child_environment,
     end_with_parent,
     interruption,

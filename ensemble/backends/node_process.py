@@ -1,12 +1,10 @@
-"""A call on a cluster's node: in a process beside the scheduler's worker, of which then nothing gets in its way.
-
-A worker may run several tasks as threads, which share torch's random streams; it may be daemonic, and then has no
-children of its own; and a crash would take it along.
-"""
+"""A call on a cluster's node, in a process beside the scheduler's worker, and paths that are others there."""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import pickle
 import signal
 import socket
@@ -14,14 +12,71 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
 from ensemble.backends.backend import Call
-from ensemble.backends.paths import pack, refuse_missing
 from ensemble.backends.work_process import STOPPED, Child, Children, Outcome, portable
 from ensemble.jobs.stopping import stop_file
 from folds.errors import MaskensError
-from folds.versions import library_versions
+from folds.run import library_versions
+
+VARIABLE = "MASKENS_PATHS"  # of a node's environment: PAIR, several with os.pathsep between
+PAIR = "/path/of/the/command=/path/on/this/node"
+
+
+class _Pickler(pickle.Pickler):
+    """Paths travel as absolute ones and become what they are on the node that reads them."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, PurePath):
+            return node_path, (os.path.abspath(value),)
+        return NotImplemented
+
+
+def pack(value: Any) -> bytes:
+    """Pickle for another node; `pickle.loads` there."""
+    buffer = io.BytesIO()
+    _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+    return buffer.getvalue()
+
+
+def node_path(path: str) -> Path:
+    """Where a path of the machine that started a call is on this node, as MASKENS_PATHS says; the same without it.
+
+    Raises:
+        MaskensError: the variable is malformed.
+    """
+    pairs = []
+    for item in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        there, equals, here = item.partition("=")
+        if not (equals and os.path.isabs(there) and os.path.isabs(here)):
+            raise MaskensError(
+                f"node {socket.gethostname()}: {VARIABLE} holds {item!r}, which is not {PAIR} (several are "
+                f"separated by {os.pathsep})."
+            )
+        pairs.append((Path(there), Path(here)))
+    for source, target in sorted(pairs, key=lambda pair: -len(pair[0].parts)):  # the most exact one first
+        if Path(path).is_relative_to(source):
+            return target / Path(path).relative_to(source)
+    return Path(path)
+
+
+def refuse_missing(folders: tuple[Path, ...]) -> None:
+    """Refuse a node on which folders are not there.
+
+    Raises:
+        MaskensError: naming node and folders.
+    """
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        known = os.environ.get(VARIABLE)
+        raise MaskensError(
+            f"node {socket.gethostname()}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there"
+            f"{f' (with {VARIABLE}={known})' if known else ''}. Mount it, or start the node's worker with "
+            f"{VARIABLE}={PAIR}, where the node has it elsewhere."
+        )
+
 
 LATE = 5.0  # seconds after which a file is to be seen on other nodes
 LOOK = 0.5  # seconds between two looks at whether it is to stop

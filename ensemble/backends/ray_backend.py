@@ -17,9 +17,8 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RaySystemError, RayTaskError
 
-from ensemble.backends.backend import STOPPING, Call, WorkerLost
+from ensemble.backends.backend import STOPPING, Call, Shape, WorkerLost
 from ensemble.backends.node_process import cant_run, packed_call, run_on_node, stop_all
-from ensemble.backends.shape import Shape
 from ensemble.backends.work_process import Outcome
 from ensemble.jobs.hardware import Hardware
 from folds.errors import MaskensError, first_line

@@ -51,7 +51,7 @@ def audit(
     """
     from ensemble.pipeline.audit import audit as audit_run
     from ensemble.reporting.audit_page import SUSPECTS
-    from ensemble.reporting.photo_tables import suspects_table
+    from ensemble.reporting.tables import suspects_table
     from folds.explore.merge_candidates import FILE
     from folds.pages.html import INDEX
 

@@ -25,7 +25,7 @@ def check_submission(
     Example:  maskens check-submission runs/default/submission.csv
     """
     from ensemble.pipeline.submission import check_submission as check_file
-    from ensemble.reporting.photo_tables import submission_table
+    from ensemble.reporting.tables import submission_table
 
     console = make_console(quiet)
     done = check_file(submission, run[0], data=data)

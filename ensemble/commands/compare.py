@@ -23,7 +23,7 @@ def compare(
     Example:  maskens compare runs/default runs/heads
     """
     from ensemble.pipeline.compare import compare as compare_runs
-    from ensemble.reporting.compare_tables import class_gain_table, differences_table, scores_table
+    from ensemble.reporting.tables import class_gain_table, differences_table, scores_table
 
     console = make_console(quiet)
     found = compare_runs(runs, data=data, tta=tta, epoch=epoch)

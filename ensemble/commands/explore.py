@@ -48,10 +48,9 @@ def explore(
     Example:  maskens explore --per-class 12
     """
     from ensemble.pipeline.explore import explore as explore_data
-    from folds.data.fixes import describe_fixes
-    from folds.data.merges import merged_people
+    from folds.corrections import describe_fixes, merged_people
     from folds.explore.merge_candidates import FILE
-    from folds.explore.summary import class_table, group_table, summary_lines, warning_lines
+    from folds.explore.page import class_table, group_table, summary_lines, warning_lines
 
     console = make_console(quiet)
     with progress_bars(console) as on_progress:

@@ -41,7 +41,7 @@ def export(
     Example:  maskens export --out faces-onnx
     """
     from ensemble.pipeline.export import export as export_run
-    from ensemble.reporting.photo_tables import export_table
+    from ensemble.reporting.tables import export_table
 
     console = make_console(quiet)
     with progress_bars(console) as on_progress:

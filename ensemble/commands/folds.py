@@ -57,10 +57,9 @@ def folds(
     Example:  maskens folds --merge same.csv
     """
     from ensemble.pipeline.split import make_folds
-    from folds.data.fixes import describe_fixes
-    from folds.data.merges import merged_people
-    from folds.data.people import label_conflicts, repeated_ids
-    from folds.splitting.folds_table import folds_table
+    from folds.corrections import describe_fixes, merged_people
+    from folds.pages.tables import folds_table
+    from folds.people import label_conflicts, repeated_ids
 
     console = make_console(quiet)
     with progress_bars(console) as on_progress:

@@ -89,8 +89,8 @@ def infer(
         raise MaskensError(f"unexpected argument '{more[0]}'. Other submissions are named with --vote.")
 
     from ensemble.pipeline.infer import InferOptions, plan_inference, run_inference
-    from ensemble.reporting.photo_tables import submission_table
     from ensemble.reporting.plan_tables import time_words
+    from ensemble.reporting.tables import submission_table
 
     console = make_console(quiet)
     options = InferOptions(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from ensemble.pipeline.sweep_plan import SweepPlan
     from ensemble.pipeline.train import TrainingPlan
-    from ensemble.training.job import Failure
+    from ensemble.training.runner import Failure
 
 
 def print_plan(console: Console, plan: TrainingPlan) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ensemble.recipes.tta_views import VIEWS, Tta
+from ensemble.recipes.views import VIEWS, Tta
 
 
 class TrackerName(StrEnum):

@@ -48,9 +48,9 @@ def predict(
     Example:  maskens predict holiday --skip-bad-photos, which leaves out what can't be read
     """
     from ensemble.pipeline.predict import predict as predict_photos
-    from ensemble.reporting.photo_tables import predictions_table
-    from folds.data.skipped import named
+    from ensemble.reporting.tables import predictions_table
     from folds.files import json_text
+    from folds.people import named
 
     console = make_console(quiet)
     with progress_bars(console) as on_progress:

@@ -43,7 +43,7 @@ def report(
     Example:  maskens report --run runs/default --photos 24
     """
     from ensemble.pipeline.report import report as write_report
-    from ensemble.reporting.score_tables import headline
+    from ensemble.reporting.tables import headline
 
     console = make_console(quiet)
     with progress_bars(console) as on_progress:

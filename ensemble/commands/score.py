@@ -64,7 +64,7 @@ def score(
 
     from ensemble.evaluation.evaluate import evaluation_record
     from ensemble.pipeline.score import score as score_runs
-    from ensemble.reporting.score_tables import evaluation_tables, headline
+    from ensemble.reporting.tables import evaluation_tables, headline
     from folds.files import json_text
 
     done = score_runs(run, data=data, tta=tta, epoch=epoch, tuned=not untuned)
@@ -83,9 +83,9 @@ def score(
 def _score_submissions(
     truth: Path, submissions: list[Path], person_column: str | None, run: list[Path], as_json: bool, quiet: bool
 ) -> None:
-    from ensemble.evaluation.answers import answers_record
+    from ensemble.evaluation.evaluate import answers_record
     from ensemble.pipeline.score import score_submission, score_submissions
-    from ensemble.reporting.score_tables import answers_lines, class_table, parts_table
+    from ensemble.reporting.tables import answers_lines, class_table, parts_table
     from folds.files import json_text
 
     if submissions:

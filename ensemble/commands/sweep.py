@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from ensemble.jobs.oof import Epoch
     from ensemble.pipeline.sweep_plan import SweepPlan
-    from ensemble.training.job import Failure
+    from ensemble.training.runner import Failure
 
 
 def sweep(
@@ -104,7 +104,7 @@ def sweep(
     Example:  maskens sweep, which goes on with a sweep that was stopped
     Example:  maskens sweep --seed 3..4, which adds two seeds to it
     """
-    from folds.splitting.ranges import parse_folds, parse_seeds, written_folds
+    from folds.ranges import parse_folds, parse_seeds, written_folds
 
     written_folds(fold or "all")  # malformed values are refused before slow imports
     seeds = parse_seeds(seed) if seed else ()
@@ -159,7 +159,7 @@ def sweep(
 
 def print_matrix(console: Console, plan: SweepPlan) -> None:
     """Print which runs and jobs there are, with what is left of them."""
-    from ensemble.reporting.sweep_tables import matrix_table
+    from ensemble.reporting.live_table import matrix_table
 
     seeds, folds = (", ".join(map(str, numbers)) for numbers in (plan.sweep.seeds, plan.sweep.folds))
     console.print(matrix_table(f"{plan.sweep.folder}, seeds {seeds}, folds {folds}", plan.counts()))
@@ -167,10 +167,9 @@ def print_matrix(console: Console, plan: SweepPlan) -> None:
 
 def run_queue(console: Console, plan: SweepPlan) -> list[tuple[str, Failure]]:
     """Train with a live table; returns what failed, by name."""
-    from ensemble.jobs.spec import job_labels
+    from ensemble.jobs.job import job_labels
     from ensemble.pipeline.sweep import decode_photos, train_sweep
-    from ensemble.reporting.live_table import jobs_display
-    from ensemble.reporting.sweep_tables import sweep_jobs_table
+    from ensemble.reporting.live_table import jobs_display, sweep_jobs_table
 
     if not plan.queue:
         return []
@@ -185,7 +184,7 @@ def run_queue(console: Console, plan: SweepPlan) -> list[tuple[str, Failure]]:
 def print_comparison(console: Console, out: Path, data: Path | None, tta: str, epoch: Epoch) -> None:
     """Print what the recipes are worth, as far as the sweep has come."""
     from ensemble.pipeline.sweep import compare_sweep
-    from ensemble.reporting.sweep_tables import comparison_line, comparison_table
+    from ensemble.reporting.live_table import comparison_line, comparison_table
 
     found = compare_sweep(out, data=data, tta=tta, epoch=epoch)
     if found is None:

@@ -40,7 +40,7 @@ def chosen_folds(written: str, run: Path) -> Collection[int]:
     Raises:
         MaskensError: it is malformed, or names folds that the run has not; or there is no run.
     """
-    from folds.splitting.ranges import parse_folds, written_folds
+    from folds.ranges import parse_folds, written_folds
 
     written_folds(written)  # a malformed value is refused before slow imports
 

@@ -39,7 +39,7 @@ def tune(
     Example:  maskens tune --run runs/default --run runs/heads --blend
     """
     from ensemble.pipeline.tune import tune as tune_runs
-    from ensemble.reporting.score_tables import steps_table
+    from ensemble.reporting.tables import steps_table
 
     console = make_console(quiet)
     with progress_bars(console) as on_progress:

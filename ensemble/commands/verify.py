@@ -16,7 +16,7 @@ def verify(run: EachRunOption = DEFAULT_RUNS, data: DataOption = None, quiet: Qu
     Example:  maskens verify --run runs/default --run runs/heads
     """
     from ensemble.pipeline.verify import verify as verify_runs
-    from ensemble.reporting.verify_tables import verification_table
+    from ensemble.reporting.tables import verification_table
 
     console = make_console(quiet)
     wrong = 0

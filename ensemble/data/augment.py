@@ -14,8 +14,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks
 import albumentations as A
 
 from ensemble.recipes.augmentation import Entry, SomeOf, Transform, transforms_in
-from folds.data.decode import Pixels
 from folds.errors import did_you_mean
+from folds.photos import Pixels
 
 NOT_OURS = ("Normalize", "ToFloat", "FromFloat", "ToTensorV2", "ToTensor3D")
 

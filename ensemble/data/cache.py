@@ -2,30 +2,202 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.data.cache_files import (
-    build,
-    each_photo,
-    faces_file,
-    missing_geometries,
-    pixel_file,
-    reasons,
-    refuse_unreadable,
-)
-from ensemble.data.load import LoadedPhoto, load_photo, refuse_without_detector
-from ensemble.data.pixel_file import PixelFile
-from ensemble.recipes.geometry import Geometry
-from folds.data.decode import Pixels, Progress, read_photo
-from folds.data.people import PhotoSet
-from folds.data.skipped import read_skipped, skipped_csv
-from folds.errors import MaskensError
-from folds.files import sha256, write_text
+from ensemble.data.pixel_file import PixelFile, create
+from ensemble.recipes.schema import Geometry
+from folds.errors import MaskensError, refuse
+from folds.faces import crop_to_face, detector_fault
+from folds.files import replacing, sha256, write_text
+from folds.people import ADVICE, PhotoSet, read_skipped, skipped_csv
+from folds.photos import Pixels, Progress, in_threads, read_photo, read_sizes, resize_and_crop
+
+
+class LoadedPhoto(NamedTuple):
+    """A photo in some geometries."""
+
+    sizes: tuple[Pixels, ...]  # uint8 (height, width, 3) each
+    face: bool  # False: a crop around the face was wanted, and none was found
+
+
+def load_photo(path: Path, geometries: Sequence[Geometry]) -> LoadedPhoto:
+    """A photo in each geometry; the file is read once.
+
+    Raises:
+        MaskensError: it can't be read.
+    """
+    return in_geometries(read_sizes(path, decoded_sizes(geometries)), geometries)
+
+
+def decoded_sizes(geometries: Sequence[Geometry]) -> list[tuple[int, int] | None]:
+    """At which size a photo is decoded for each geometry: `at_least` of `folds.photos.read_sizes`."""
+    return [g.decoded if g.reduced else None for g in geometries]
+
+
+def in_geometries(photos: Sequence[Pixels], geometries: Sequence[Geometry]) -> LoadedPhoto:
+    """A photo that was decoded at `decoded_sizes`, uint8 (h, w, 3) each, in each geometry."""
+    found = [resize(photo, g) for photo, g in zip(photos, geometries, strict=True)]
+    return LoadedPhoto(tuple(photo for photo, _ in found), all(face for _, face in found))
+
+
+def resize(photo: Pixels, geometry: Geometry) -> tuple[Pixels, bool]:
+    """A decoded photo, resized and cropped.
+
+    Args:
+        photo: uint8 (h, w, 3) RGB.
+
+    Returns:
+        (uint8 (height, width, 3), False where a face was to be cut out and there is none).
+    """
+    if geometry.crop == "face":
+        return crop_to_face(photo, geometry.resize)
+    return resize_and_crop(photo, geometry.resize, geometry.crop), True
+
+
+def refuse_without_detector(geometries: Iterable[Geometry]) -> None:
+    """Refuse crops around faces where none can be found.
+
+    Raises:
+        MaskensError: with what to install.
+    """
+    fault = detector_fault() if any(g.crop == "face" for g in geometries) else ""
+    if fault:
+        raise MaskensError(f'models are to be shown crops around faces (crop = "face"): {fault}')
+
+
+def no_face_note(without: int, photos: int) -> str:
+    """What to say of photos without a face, where one was to be cut out."""
+    return f"no face found on {without:,} of {photos:,} photos ({without / photos:.1%}): these are resized whole"
+
+
+BUILDING = ".building-"
+SPARE = 64 * 2**20  # bytes of disk to leave free
+
+
+def missing_geometries(photos: PhotoSet, geometries: Sequence[Geometry], cache: Path) -> list[Geometry]:
+    """Those that the cache has no whole file of."""
+    return [g for g in geometries if not _complete(pixel_file(cache, photos, g), g, len(photos.files))]
+
+
+def pixel_file(cache: Path, photos: PhotoSet, geometry: Geometry) -> Path:
+    """Where photos of a geometry lie. The name says which of them are skipped and black in it, so that a cache with
+    holes is never taken for a whole one, nor for one with other holes."""
+    height, width, _ = geometry.shape
+    of = "\n".join([f"{photos.version} {geometry} v1", *sorted(photos.skipped)])
+    without = f"-without{len(photos.skipped)}" if photos.skipped else ""
+    return cache / f"{height}x{width}-{sha256(of)[:16]}{without}.npy"
+
+
+def faces_file(path: Path) -> Path:
+    """Beside photos of faces cut out: on which of them one was found, bool (photos,)."""
+    return path.with_suffix(".faces.npy")
+
+
+def _complete(path: Path, geometry: Geometry, photos: int) -> bool:
+    try:
+        whole = PixelFile(path).shape == (photos, *geometry.shape)
+        return whole and (geometry.crop != "face" or len(np.load(faces_file(path), allow_pickle=False)) == photos)
+    except Exception:  # whatever a damaged file raises: it is made anew
+        return False
+
+
+def build(
+    photos: PhotoSet,
+    targets: Sequence[Geometry],
+    cache: Path,
+    workers: int,
+    on_progress: Progress | None,
+    skip: bool = False,
+) -> PhotoSet:
+    """Write the cache's file of each geometry.
+
+    Args:
+        skip: leave out photos that can't be read, and return the photos with these among the skipped ones.
+
+    Raises:
+        MaskensError: photos that can't be read (all listed; with `skip` only if it is all of them), or too little disk.
+    """
+    needed = sum(len(photos.files) * int(np.prod(g.shape)) for g in targets)
+    scratch: Path | None = None
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        _remove_stale(cache)
+        free = shutil.disk_usage(cache).free
+        if needed + SPARE > free:
+            raise MaskensError(
+                f"the photo cache needs {needed / 1e9:.1f} GB in {cache}, where {free / 1e9:.1f} GB are free. "
+                "Name a larger disk with --cache DIR, or decode at each access with --cache none (slower)."
+            )
+        scratch = Path(tempfile.mkdtemp(prefix=BUILDING, dir=cache))
+        building = [create(scratch / f"{n}.npy", (len(photos.files), *g.shape)) for n, g in enumerate(targets)]
+        faces = np.ones(len(photos.files), np.bool_)
+
+        def one(index: int) -> None:
+            sizes, faces[index] = load_photo(photos.path(photos.files[index]), targets)
+            for file, photo in zip(building, sizes, strict=True):
+                file[index] = photo
+
+        problems = each_photo(one, photos, workers, on_progress)
+        if skip:
+            photos = photos.without(reasons(photos, problems))
+        else:
+            refuse_unreadable(photos, problems)
+        for file, geometry in zip(building, targets, strict=True):
+            file.flush()
+            path = pixel_file(cache, photos, geometry)
+            if geometry.crop == "face":
+                with replacing(faces_file(path)) as handle:
+                    np.save(handle, faces)
+            os.replace(file.path, path)
+        return photos
+    except OSError as error:
+        raise MaskensError(f"can't write the photo cache in {cache}: {error.strerror or error}") from error
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def each_photo(
+    function: Callable[[int], None], photos: PhotoSet, workers: int, on_progress: Progress | None
+) -> dict[str, str]:
+    """Call a function that decodes the photo of an index for each that is not skipped; file -> what was wrong."""
+
+    def problem(index: int) -> str:
+        try:
+            function(index)
+        except MaskensError as error:
+            return str(error)
+        return ""
+
+    rows = np.flatnonzero(photos.readable).tolist()
+    found = zip(rows, in_threads(problem, rows, workers, on_progress), strict=True)
+    return {photos.files[row]: wrong for row, wrong in found if wrong}
+
+
+def refuse_unreadable(photos: PhotoSet, problems: dict[str, str]) -> None:
+    """Refuse what `each_photo` found, if anything. Raises MaskensError with all of it."""
+    refuse(list(problems.values()), f"photos in {photos.root} can't be used", ADVICE)
+
+
+def reasons(photos: PhotoSet, problems: dict[str, str]) -> dict[str, str]:
+    """file -> why it can't be read, without its path, which may become another."""
+    return {file: wrong.removeprefix(f"{photos.path(file)} ") for file, wrong in problems.items()}
+
+
+def _remove_stale(cache: Path) -> None:
+    """What a killed process left half built more than a day ago."""
+    for folder in cache.glob(f"{BUILDING}*"):
+        if time.time() - folder.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class DecodedPhotos:

@@ -10,13 +10,12 @@ import numpy.typing as npt
 
 from ensemble.data.cache import DecodedPhotos
 from ensemble.data.mask_drawing import draw_mask
-from ensemble.jobs.soft_targets import soft_with_mask
-from ensemble.recipes.masks import FaceTemplate
-from ensemble.recipes.schema import TaskRecipe
+from ensemble.jobs.teaching import soft_with_mask
+from ensemble.recipes.schema import FaceTemplate, TaskRecipe
 from ensemble.recipes.tasks import with_mask
-from folds.data.decode import Pixels
-from folds.data.faces import Face, detector_fault, find_face
-from folds.data.labels import MASKS, IntArray
+from folds.faces import Face, detector_fault, find_face
+from folds.labels import MASKS, IntArray
+from folds.photos import Pixels
 
 WEAR, INCORRECT, NOT_WEAR = range(len(MASKS))
 SAMPLE = 200  # photos on which faces are looked for beforehand

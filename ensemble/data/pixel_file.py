@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from folds.data.decode import Pixels
+from folds.photos import Pixels
 
 POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")  # Windows has neither
 

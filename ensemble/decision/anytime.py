@@ -18,8 +18,8 @@ from scipy.special import betaincinv
 
 from ensemble.decision.members import Ensemble
 from ensemble.jobs.oof import Logits
-from folds.data.labels import IntArray
 from folds.errors import MaskensError
+from folds.labels import IntArray
 
 SECONDS = "s-per-photo"
 STEPS = 60  # halvings of the range in which a threshold is looked for

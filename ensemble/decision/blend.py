@@ -13,24 +13,19 @@ import numpy as np
 from ensemble.decision.decide import Decision, decide, most_probable
 from ensemble.decision.joint import column_temperatures, joint_log_probabilities
 from ensemble.decision.tuning import Fitted, RunTuning, untuned_run
-from ensemble.jobs.checksums import unverified
 from ensemble.jobs.oof import Epoch, Logits, job_names, pool, select_views, trained_folds
-from ensemble.metrics.bootstrap import few_people
-from ensemble.metrics.scores import macro_f1
-from ensemble.recipes.run_recipe import run_recipe
+from ensemble.jobs.status import unverified
+from ensemble.metrics.scores import few_people, macro_f1
+from ensemble.recipes.run_recipe import find_set, run_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import Target
-from ensemble.recipes.tta_choice import find_set
-from ensemble.recipes.tta_sets import TtaSet, as_set, known_sets
-from ensemble.recipes.tta_views import Tta
-from folds.data.labels import CLASSES, FloatArray, IntArray
-from folds.data.people import TrainData
-from folds.data.skipped import left_out_words
+from ensemble.recipes.views import Tta, TtaSet, as_set, known_sets
 from folds.errors import MaskensError
-from folds.run import Run, load_data
-from folds.runs import differing, refuse_other_folds
-from folds.splitting.ranges import in_short
-from folds.splitting.split import strata
+from folds.labels import CLASSES, FloatArray, IntArray
+from folds.people import TrainData, left_out_words
+from folds.ranges import in_short
+from folds.run import Run, differing, load_data, refuse_other_folds
+from folds.splits import strata
 
 ROUNDS = 25  # of the greedy selection: weights come in steps of 1/25 at the finest
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import Fitted
 from ensemble.jobs.oof import Logits
-from folds.data.labels import AGES, GENDERS, MASKS, IntArray
+from folds.labels import AGES, GENDERS, MASKS, IntArray
 
 SLACK = 1e-9  # by which a bound must be exceeded: more than rounding can do to a score
 DECIDED = -1

@@ -10,8 +10,8 @@ from scipy.special import log_softmax
 
 from ensemble.metrics.heads import divisors, head_log_probabilities
 from ensemble.recipes.tasks import ONLY_GENDER, Head, Target
-from ensemble.recipes.tta_sets import SETS, TtaSet
-from folds.data.labels import CLASSES, AnyFloatArray
+from ensemble.recipes.views import SETS, TtaSet
+from folds.labels import CLASSES, AnyFloatArray
 
 FLIP = SETS["flip"]  # what is merged where nothing else is said: the mean, of views that all weigh alike
 

@@ -13,15 +13,14 @@ from scipy.special import log_softmax
 from ensemble.decision.joint import FLIP, column_temperatures, joint_scores, log_prior, mean_logits
 from ensemble.decision.tuning import Fitted
 from ensemble.jobs.card import ModelCard, read_card
-from ensemble.jobs.checksums import unverified, verified_sha256
+from ensemble.jobs.job import geometry
 from ensemble.jobs.oof import Logits, job_names
-from ensemble.jobs.spec import geometry
-from ensemble.recipes.geometry import Geometry
-from ensemble.recipes.schema import Recipe
+from ensemble.jobs.status import unverified, verified_sha256
+from ensemble.recipes.schema import Geometry, Recipe
 from ensemble.recipes.tasks import Target
-from ensemble.recipes.tta_sets import TtaSet
-from folds.data.labels import CLASSES
+from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError, refuse, typed
+from folds.labels import CLASSES
 from folds.run import Run
 
 BLOCK = 2**14  # photos whose scores are worked out at a time: what that takes beside its result does not grow

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from folds.data.labels import CLASSES, IntArray
-from folds.data.skipped import named
-from folds.data.table import LINE, composed, read_table, whole_number
 from folds.errors import MaskensError, counted, refuse
 from folds.files import csv_text, leave, listing_text, replace_keeping
+from folds.labels import CLASSES, IntArray
+from folds.people import named
+from folds.table import LINE, composed, read_table, whole_number
 
 HEADER = ("ImageID", "ans")
 FAR = 0.25  # total variation distance from the prior at which a histogram looks wrong

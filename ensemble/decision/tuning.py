@@ -13,14 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ensemble.decision.decide import Decision
 from ensemble.jobs.oof import oof_hash
-from ensemble.jobs.pseudo_labels import LABELS as PSEUDO_LABELS
-from ensemble.jobs.soft_targets import RECORD as SOFT_TARGETS
-from ensemble.metrics.bootstrap import Interval
+from ensemble.jobs.teaching import LABELS as PSEUDO_LABELS
+from ensemble.jobs.teaching import RECORD as SOFT_TARGETS
+from ensemble.metrics.scores import Interval
+from ensemble.recipes.run_recipe import find_set
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.tta_choice import find_set
-from ensemble.recipes.tta_sets import TtaSet, as_set, known_sets
-from ensemble.recipes.tta_views import Tta
-from folds.data.labels import CLASSES
+from ensemble.recipes.views import Tta, TtaSet, as_set, known_sets
 from folds.errors import MaskensError, first_fault, typed
 from folds.files import (
     json_text,
@@ -33,6 +31,7 @@ from folds.files import (
     sha256_of_text,
     unsealed,
 )
+from folds.labels import CLASSES
 from folds.run import Run
 
 StepName = Literal["views", "view-weights", "temperatures", "weights", "offsets"]

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from ensemble.decision.temperature import fit_temperature, scaled
-from folds.data.fixes import COLUMNS
-from folds.data.labels import AGE_CUTS, AGES, CLASSES, GENDERS, MASKS, SHOTS, FloatArray, IntArray, decode
-from folds.data.people import Person, TrainData
+from ensemble.decision.fitting import fit_temperature, scaled
+from folds.corrections import COLUMNS
 from folds.files import listing_text
+from folds.labels import AGE_CUTS, AGES, CLASSES, GENDERS, MASKS, SHOTS, FloatArray, IntArray, decode
+from folds.people import Person, TrainData
 
 NAMES: dict[str, tuple[str, ...]] = {"gender": GENDERS, "age": AGES, "mask": MASKS}
 MORE_COLUMNS = ("rank", "score", "self_confidence", "margin", "photos_agree")
@@ -246,7 +246,7 @@ def nearest_year(age: int, band: int) -> int:
 
 
 def suspects_csv(found: Audit) -> str:
-    """All suspects as a list of fixes (folds/data/fixes.py) with more columns; both rows of a swap share a rank."""
+    """All suspects as a list of fixes (folds/corrections.py) with more columns; both rows of a swap share a rank."""
     rows = []
     for rank, s in enumerate(found.suspects, start=1):
         for d in s.doubts:

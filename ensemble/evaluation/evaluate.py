@@ -1,33 +1,95 @@
-"""What the ensemble is worth: its decision on out-of-fold logits, with intervals over people."""
+"""What the ensemble is worth: its decision on out-of-fold logits, with intervals, and its calibration."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
 import numpy as np
+from scipy.special import logsumexp
 
 from ensemble.decision.blend import Blend, at_epoch
-from ensemble.decision.decide import Decision, decide_hard, most_probable, vote
-from ensemble.decision.persons import share_gender_and_age
+from ensemble.decision.decide import Decision, decide_hard, most_probable, share_gender_and_age, vote
 from ensemble.decision.tuning import Applied, Fitted, Tuning, read_nested
 from ensemble.jobs.oof import Epoch
-from ensemble.metrics.bootstrap import (
+from ensemble.metrics.scores import (
     SCORED_PARTS,
     Interval,
+    Score,
     draw_people,
     drawn_f1,
     drawn_parts,
     interval,
     person_confusions,
+    score,
+    score_record,
+    task_scores,
 )
-from ensemble.metrics.scores import Score, score, score_record, task_scores
 from ensemble.recipes.tasks import learns_from, true_labels
-from ensemble.recipes.tta_sets import TtaSet, as_set
-from ensemble.recipes.tta_views import IDENTITY, Tta
-from folds.data.labels import CLASSES, FloatArray, IntArray
+from ensemble.recipes.views import IDENTITY, Tta, TtaSet, as_set
 from folds.files import save_npz
+from folds.labels import AGES, CLASS_NAMES, CLASSES, GENDERS, MASKS, FloatArray, IntArray, decode
+
+BINS = 10
+
+
+@dataclass(frozen=True)
+class PartPredictions:
+    """One of SCORED_PARTS by itself: the 18 classes, or the mask, gender or age within them."""
+
+    name: str
+    labels: tuple[str, ...]
+    truth: IntArray  # (photos,)
+    decided: IntArray  # (photos,)
+    log_p: FloatArray  # (photos, labels)
+
+
+def part_predictions(truth: IntArray, decision: Decision) -> tuple[PartPredictions, ...]:
+    """The truth, the decision and the (marginal) log probabilities of each of SCORED_PARTS.
+
+    Args:
+        truth: int64 (photos,), 0..17.
+    """
+    joint = decision.log_probabilities
+    cube = joint.reshape(-1, len(MASKS), len(GENDERS), len(AGES))
+    log_p = (joint, *(logsumexp(cube, axis=others) for others in ((2, 3), (1, 3), (1, 2))))
+    labels = (CLASS_NAMES, MASKS, GENDERS, AGES)
+    truths, decisions = (truth, *decode(truth)), (decision.classes, *decode(decision.classes))
+    return tuple(PartPredictions(*part) for part in zip(SCORED_PARTS, labels, truths, decisions, log_p, strict=True))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The bins of a reliability diagram; those without photos are left out."""
+
+    name: str
+    confidence: FloatArray  # (bins,), mean of the bin
+    accuracy: FloatArray  # (bins,)
+    photos: IntArray  # (bins,)
+    ece: float
+    log_loss: float  # in nats
+
+
+def calibration(part: PartPredictions, bins: int = BINS) -> Calibration:
+    """Confidence of the decided label against accuracy, in bins of equal width, and the expected calibration error:
+    the gap between the two, weighted by photos (Guo et al. 2017, "On Calibration of Modern Neural Networks").
+
+    The confidence is the probability of the label that was decided on, which is not always the most probable one.
+    """
+    rows = np.arange(len(part.truth))
+    confidence = np.exp(part.log_p[rows, part.decided])
+    right = part.decided == part.truth
+    number = np.minimum((confidence * bins).astype(np.int64), bins - 1)
+    photos = np.bincount(number, minlength=bins)
+    some = photos > 0
+    sure = np.bincount(number, confidence, bins)[some] / photos[some]
+    accuracy = np.bincount(number, right, bins)[some] / photos[some]
+    ece = float(np.average(np.abs(accuracy - sure), weights=photos[some]))
+    log_loss = float(-part.log_p[rows, part.truth].mean())
+    return Calibration(part.name, sure, accuracy, photos[some].astype(np.int64), ece, log_loss)
+
 
 FEW_PEOPLE = 10  # of a class; below that the percentile interval over people covers less than it claims
 
@@ -236,3 +298,60 @@ def evaluation_record(found: Evaluation) -> dict[str, Any]:
         "tuning": found.tuning.model_dump(mode="json", exclude={"fitted"}) if found.tuning else None,
         "notes": list(found.notes),
     }
+
+
+@dataclass(frozen=True)
+class AnswersScore:
+    """Predicted classes scored against known answers."""
+
+    score: Score
+    f1: Interval  # macro over the 18 classes
+    f1_present: Interval  # macro over the classes with answers
+    accuracy: Interval
+    class_f1: list[Interval]
+    gain: Interval | None  # in macro F1, against the first of several; None of the first
+    people: int | None  # that were drawn for the intervals; None: photos were
+
+
+def score_answers(truth: IntArray, predicted: Sequence[IntArray], person: IntArray | None = None) -> list[AnswersScore]:
+    """Score the predictions of several models of the same photos, on the same draws of people, or of photos.
+
+    Args:
+        truth: int64 (photos,), 0..17.
+        predicted: each int64 (photos,), 0..17.
+        person: int64 (photos,), 0..people-1; None draws photos within their class, as if each were of another person.
+    """
+    unit, band = np.arange(len(truth)) if person is None else person, truth
+    if person is not None:
+        _, gender, age = decode(truth)
+        band = gender * len(AGES) + age
+    stratum = np.zeros(int(unit.max()) + 1, dtype=np.int64)
+    stratum[unit] = band
+    weights, photos = draw_people(stratum), np.bincount(unit).astype(np.float32)
+    found: list[AnswersScore] = []
+    first = np.empty(0)
+    for classes in predicted:
+        f1 = drawn_f1(weights, person_confusions(truth, classes, unit), np.arange(CLASSES))
+        right = np.bincount(unit, classes == truth).astype(np.float32)
+        whole, own = f1.mean(axis=1), score(truth, classes)
+        first = first if found else whole
+        found.append(
+            AnswersScore(
+                score=own,
+                f1=interval(whole),
+                f1_present=interval(f1[:, own.support > 0].mean(axis=1)),
+                accuracy=interval(np.asarray((weights @ right) / (weights @ photos), dtype=np.float64)),
+                class_f1=[interval(f1[:, c]) for c in range(CLASSES)],
+                gain=interval(whole - first) if found else None,
+                people=None if person is None else len(stratum),
+            )
+        )
+    return found
+
+
+def answers_record(found: AnswersScore) -> dict[str, Any]:
+    """A score against answers as plain values for JSON; intervals as {value, low, high}."""
+    intervals = {"macro_f1": found.f1, "macro_f1_present": found.f1_present, "accuracy": found.accuracy}
+    record = score_record(found.score) | {"intervals": {name: asdict(i) for name, i in intervals.items()}}
+    record |= {"class_f1": [asdict(i) for i in found.class_f1], "people": found.people}
+    return record | ({"gain": asdict(found.gain)} if found.gain else {})

@@ -1,4 +1,4 @@
-"""Whether a run folder holds what its commands wrote: each part is recomputed and held against its record."""
+"""Whether a run folder holds what its commands wrote: each part is recomputed and compared with its record."""
 
 from __future__ import annotations
 
@@ -15,24 +15,204 @@ from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, load_ensembles
 from ensemble.decision.submission import read_answers, skipped_file, skipped_text
 from ensemble.decision.tuning import Fitted, made_of, read_tuning
-from ensemble.evaluation.check import Check, same
-from ensemble.evaluation.made_with import made_with
-from ensemble.evaluation.verify_jobs import is_unfinished, verify_job
-from ensemble.jobs.oof import job_names, oof_hash
-from ensemble.jobs.pseudo_labels import load_pseudo_labels
-from ensemble.jobs.soft_targets import RECORD, read_soft_targets
-from ensemble.jobs.status import read_status
+from ensemble.jobs.card import read_card
+from ensemble.jobs.job import run_identity
+from ensemble.jobs.oof import JobOof, job_names, load_job_oof, oof_hash, people_halves
+from ensemble.jobs.status import JOB_FILES, JobStatus, read_status, restart_command
+from ensemble.jobs.teaching import RECORD, load_pseudo_labels, read_soft_targets
+from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.reading import parse_recipe
-from ensemble.recipes.schema import Recipe
-from folds.data.labels import IntArray
-from folds.data.layout import read_train
-from folds.data.merges import kept_merges
-from folds.data.people import TrainData
-from folds.data.skipped import kept_skipped, left_out_words
+from ensemble.recipes.schema import Recipe, TaskRecipe
+from ensemble.recipes.tasks import learns_from, true_labels
+from ensemble.recipes.views import IDENTITY
+from folds.corrections import kept_merges
 from folds.errors import MaskensError, first_line, typed
-from folds.files import read_json, sha256_of_arrays, sha256_of_text
-from folds.run import Run, kept_fixes
-from folds.splitting.split import read_folds
+from folds.files import read_json, sha256_of_arrays, sha256_of_file, sha256_of_text
+from folds.labels import IntArray
+from folds.layout import read_train
+from folds.people import TrainData, kept_skipped, left_out_words
+from folds.run import Run, kept_fixes, library_versions
+from folds.splits import read_folds
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is recorded of one thing, and what was found."""
+
+    kind: str  # the same for all jobs
+    item: str  # the one thing
+    expected: str
+    found: str
+    ok: bool
+    mend: str  # what to do if it is not
+
+
+def same(kind: str, item: str, expected: Mapping[str, Any], found: Mapping[str, Any], mend: str) -> Check:
+    """Compare the entries of `expected` with those of `found`; only what differs is in the words."""
+    wrong = [key for key, value in expected.items() if found.get(key) != value]
+    ours, theirs = (", ".join(f"{k} {values.get(k)}" for k in wrong or expected) for values in (expected, found))
+    return Check(kind, item, ours, theirs, not wrong, mend)
+
+
+PLACES = ("device", "threads", "precision", "compiled")
+
+
+def made_with(run: Run, jobs: Sequence[tuple[str, int]]) -> list[str]:
+    """What finished jobs were trained with, in a line, and in a line each where they differ from one another or from
+    the libraries that are installed.
+
+    Floating point depends on all of these: with the same, on the same machine, a job gives the same bytes.
+    """
+    by_key = _by_key({job: s.record for job in jobs if (s := read_status(run, *job)).state == "done"})
+    common = {key: next(iter(values)) for key, values in by_key.items() if len(values) == 1}
+    lines = [f"the jobs were trained {_words(common)}"] if common else []
+    for key, values in by_key.items():
+        if len(values) > 1:
+            which = "; ".join(f"{value} for {job_names(its)}" for value, its in values.items())
+            lines.append(f"{key} differs: {which}")
+    other = {k: v for k, v in library_versions().items() if k in common and common[k] != v}
+    if other:
+        lines.append(f"installed are {', '.join(f'{k} {v}' for k, v in other.items())}, which may give other digits")
+    return lines
+
+
+def _by_key(records: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[str, int]]]]:
+    """PLACES, then libraries -> value -> the jobs that have it; what a job's record does not say is left out."""
+    found: dict[str, dict[str, list[tuple[str, int]]]] = {key: {} for key in (*PLACES, *library_versions())}
+    for job, record in records.items():
+        versions = record.get("versions")
+        known = {key: record.get(key) for key in PLACES} | (versions if isinstance(versions, dict) else {})
+        for key, values in found.items():
+            if known.get(key) is not None:
+                values.setdefault(str(known[key]), []).append(job)
+    return found
+
+
+def _words(common: Mapping[str, str]) -> str:
+    places = [f"on {common['device']}"] if "device" in common else []
+    if "threads" in common:
+        places.append(f"with {common['threads']} thread{'' if common['threads'] == '1' else 's'} each")
+    if "precision" in common:
+        places.append(f"in {common['precision']}")
+    if common.get("compiled") == "True":
+        places.append("compiled")
+    libraries = ", ".join(f"{key} {value}" for key, value in common.items() if key not in PLACES)
+    return ", ".join([*places, f"by {libraries}"] if libraries else places)
+
+
+NEAR = 1e-3  # of an F1: batches of other photos move the last digits of logits, and a photo may lie on the edge
+
+
+def is_unfinished(run: Run, task: str, fold: int) -> bool:
+    """Whether a job has something left to do. One whose files are all there is finished, even without job.json."""
+    folder = run.job_folder(task, fold)
+    begun = (folder / "last.pt").exists() or not all((folder / name).exists() for name in JOB_FILES)
+    return begun and read_status(run, task, fold).state != "done"
+
+
+def verify_job(
+    run: Run, recipe: Recipe, task: str, fold: int, data: TrainData | None, folds: IntArray | None
+) -> Iterator[Check]:
+    """Hold a finished job's files against job.json, and these against run.json and the recipe.
+
+    Args:
+        data, folds: of the run, to score the out-of-fold logits; None leaves that out. int64 (people,).
+    """
+    folder, status, mend = run.job_folder(task, fold), read_status(run, task, fold), restart_command(run, task, fold)
+    name = f"{task}/fold{fold}"
+    expected = run_identity(run, recipe, task, fold)
+    if status.state != "done":
+        found = status.state if (folder / "job.json").exists() and status.record else "missing or damaged"
+        yield Check("job.json", f"{name}/job.json", "a finished job", found, False, mend)
+    else:
+        learned = {"fingerprint": run.fingerprint, "skipped": run.skipped_hash or None}
+        learned |= _pseudo_labels(run) | _soft_targets(run, fold)
+        yield same("job.json", f"{name}/job.json", expected | learned, status.record, mend)
+    for file in JOB_FILES:
+        there = sha256_of_file(folder / file) if (folder / file).exists() else "missing"
+        recorded = status.sha256.get(file, "") if status.state == "done" else ""
+        if recorded or there == "missing":
+            yield Check(file, f"{name}/{file}", recorded or "a file", there, recorded == there, mend)
+    yield _card(folder / "model.safetensors", f"{name} card", expected | {"k": run.k}, status, mend)
+    if data is not None and folds is not None:
+        yield _oof_score(
+            folder / "oof.npz", f"{name} out-of-fold F1", recipe.tasks[task], expected, data, folds, status, mend
+        )
+
+
+def _pseudo_labels(run: Run) -> dict[str, str | None]:
+    """As `PseudoLabels.hash` of the run's pseudo-labels; nothing where one of their files is gone, of which a check of
+    the run tells."""
+    there = [run.folder / name for name in ("pseudo.csv", "pseudo.json")]
+    if any(file.exists() for file in there) != all(file.exists() for file in there):
+        return {}
+    return {"pseudo": sha256_of_text(there[0]) or None}
+
+
+def _soft_targets(run: Run, fold: int) -> dict[str, str | None]:
+    """The hash of a fold's soft targets; nothing where they can't be read, of which a check of the run tells."""
+    try:
+        found = read_soft_targets(run)
+    except MaskensError:
+        return {}
+    return {"soft_targets": found.fold_hash(fold) if found else None}
+
+
+def _card(path: Path, item: str, expected: dict[str, Any], status: JobStatus, mend: str) -> Check:
+    if status.state == "done":
+        expected = expected | {"f1": status.best}
+    try:
+        return same("card", item, expected, vars(read_card(path)), mend)
+    except MaskensError as error:
+        return Check("card", item, "a checkpoint", first_line(error), False, mend)
+
+
+def _oof_score(
+    path: Path,
+    item: str,
+    task: TaskRecipe,
+    expected: Mapping[str, Any],
+    data: TrainData,
+    folds: IntArray,
+    status: JobStatus,
+    mend: str,
+) -> Check:
+    """Macro F1 of the best and the last epoch from the logits of the photos as they are."""
+    kind = "out-of-fold F1"
+    recorded = [status.best, status.f1]
+    try:
+        oof = load_job_oof(path, {k: expected[k] for k in ("task_hash", "folds_hash", "fold")})
+        found = _scores(oof, task, data, folds == expected["fold"], (expected["seed"], expected["fold"]))
+    except MaskensError as error:
+        return Check(kind, item, _score_words(recorded), first_line(error), False, mend)
+    ok = all(r is None or abs(r - f) <= NEAR for r, f in zip(recorded, found, strict=True))
+    return Check(kind, item, _score_words(recorded), _score_words(found), ok, mend)
+
+
+def _scores(oof: JobOof, task: TaskRecipe, data: TrainData, held_out: IntArray, seed: tuple[int, int]) -> list[float]:
+    """[macro F1 of the best epoch, of the last]; `held_out` is bool (people,).
+
+    Raises:
+        MaskensError: other photos than the fold's, other halves of its people, or other epochs than are best on these.
+    """
+    place = {file: n for n, file in enumerate(data.files)}
+    rows = np.array([place.get(str(file), -1) for file in oof.files])
+    if not np.array_equal(np.sort(rows), np.flatnonzero(held_out[data.photo_person] & data.photos.readable)):
+        raise MaskensError("other photos than those of its fold, each once")
+    view = oof.views.index(IDENTITY)
+    mine = learns_from(task.predicts, data)[rows]
+    truth = true_labels(task.target, data)[rows]
+    half = people_halves(data.people, held_out.astype(np.bool_), seed)
+    plain = oof.logits[:, view][:, mine]
+    chosen = half_epochs(task.target, plain, truth[mine], oof.half[mine])
+    if not np.array_equal(half[data.photo_person[rows]], oof.half) or chosen != oof.half_epochs:
+        raise MaskensError("the epochs of the halves of its people are not the best ones")
+    return [task_scores(task.target, plain[epoch], truth[mine])[0] for epoch in (oof.best_epoch, -1)]
+
+
+def _score_words(scores: list[Any]) -> str:
+    best, last = ("unknown" if score is None else f"{score:.4f}" for score in scores)
+    return f"best {best}, last {last}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +257,10 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
     jobs = [job for job in pairs if job not in unfinished]
     if unfinished:
         notes.append(f"not finished, and not verified: {job_names(unfinished)}")
-    checks += [*_soft_targets(run), *_pseudo_labels(run, data.root if data else data_folder or run.folder / run.data)]
+    checks += [
+        *_check_soft_targets(run),
+        *_check_pseudo_labels(run, data.root if data else data_folder or run.folder / run.data),
+    ]
     for job in jobs:
         checks += verify_job(run, recipe, *job, data, folds)
     checks += _precision(run, recipe, jobs)
@@ -133,7 +316,7 @@ def _recipe(run: Run) -> tuple[Recipe | None, Check]:
     return recipe if ok else None, Check("recipe", name, run.recipe_hash, recipe.hash, ok, mend)
 
 
-def _soft_targets(run: Run) -> Iterator[Check]:
+def _check_soft_targets(run: Run) -> Iterator[Check]:
     """That what a student learns from is as it was made."""
     name, mend = RECORD, "put soft_targets.json and soft_targets/ back as they were"
     try:
@@ -145,7 +328,7 @@ def _soft_targets(run: Run) -> Iterator[Check]:
             yield Check(name, name, found.hash, found.hash, True, mend)
 
 
-def _pseudo_labels(run: Run, root: Path) -> Iterator[Check]:
+def _check_pseudo_labels(run: Run, root: Path) -> Iterator[Check]:
     """That the pseudo-labels that jobs learn from are as they were made."""
     name, mend = "pseudo.csv", "put pseudo.csv and pseudo.json back as they were"
     try:

@@ -12,9 +12,9 @@ from typing import Any
 import safetensors
 from pydantic import ConfigDict, TypeAdapter
 
-from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.job import JobSpec
 from ensemble.recipes.architecture import ModelArgs, ModelName
-from ensemble.recipes.geometry import Crop, Geometry
+from ensemble.recipes.schema import Crop, Geometry
 from ensemble.recipes.tasks import AgeHead, Part, Predicts, Target
 from folds.errors import MaskensError, first_line, typed
 from folds.files import lfs_pointer

@@ -6,11 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ensemble.jobs.card import read_card
-from ensemble.jobs.checksums import JOB_FILES, job_checksums, restart_command
-from ensemble.jobs.history import last_row
-from ensemble.jobs.oof import read_job_oof
-from ensemble.jobs.spec import JobSpec, identity
-from ensemble.jobs.status import JobStatus, job_file, read_status, write_status
+from ensemble.jobs.job import JobSpec, identity
+from ensemble.jobs.oof import last_row, read_job_oof
+from ensemble.jobs.status import (
+    JOB_FILES,
+    JobStatus,
+    job_checksums,
+    job_file,
+    read_status,
+    restart_command,
+    write_status,
+)
 from folds.errors import MaskensError, first_line, refuse
 
 MAY_DIFFER = {"pseudo", "soft_targets", "skipped"}  # keys of a job's identity that only some jobs have

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.job import JobSpec
 from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
 from folds.errors import MaskensError
 from folds.files import read_json, write_json

@@ -1,7 +1,8 @@
-"""Out-of-fold logits: each photo predicted by the models that never saw its person."""
+"""What a job leaves besides its model: out-of-fold logits and the history of its epochs."""
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,15 +12,83 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.jobs.checksums import verified_sha256
+from ensemble.jobs.status import JobStatus, read_status, verified_sha256
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.tta_views import VIEWS
-from folds.data.labels import IntArray
-from folds.data.people import Person, TrainData
+from ensemble.recipes.views import VIEWS
 from folds.errors import MaskensError, refuse, typed
-from folds.files import lfs_pointer, save_npz, sha256
+from folds.files import csv_text, lfs_pointer, save_npz, sha256, write_text
+from folds.labels import FloatArray, IntArray
+from folds.people import Person, TrainData
 from folds.run import Run
-from folds.splitting.split import strata
+from folds.splits import strata
+
+HISTORY = ("epoch", "lr", "loss", "val_loss", "f1", "accuracy", "best_f1", "photos_per_s", "seconds")
+CURVES = ("loss", "val_loss", "f1")  # columns of history.csv
+
+
+@dataclass(frozen=True)
+class JobCurves:
+    """One job's way through its epochs."""
+
+    task: str
+    fold: int
+    status: JobStatus
+    curves: Mapping[str, FloatArray]  # column of history.csv -> (epochs,)
+
+    @property
+    def epochs(self) -> int:
+        return len(self.curves["f1"])
+
+    @property
+    def best(self) -> int:
+        """Number of the best epoch, from 1; of equals the first, whose checkpoint was kept."""
+        return int(self.curves["f1"].argmax()) + 1
+
+    @property
+    def minutes(self) -> float:
+        return float(self.curves["seconds"][-1]) / 60
+
+
+def write_history(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Replace history.csv in a job's folder.
+
+    Args:
+        rows: one an epoch, with the columns HISTORY.
+    """
+    write_text(folder / "history.csv", csv_text(HISTORY, ([f"{row[c]:.6g}" for c in HISTORY] for row in rows)))
+
+
+def last_row(folder: Path) -> dict[str, float]:
+    """The columns of a job's last finished epoch; nothing where its history can't be read."""
+    try:
+        with (folder / "history.csv").open(newline="", encoding="utf-8") as handle:
+            return {column: float(value) for column, value in list(csv.DictReader(handle))[-1].items()}
+    except (OSError, ValueError, TypeError, IndexError):
+        return {}
+
+
+def read_curves(run: Run, recipe: Recipe) -> tuple[list[JobCurves], list[str]]:
+    """(the jobs that have finished an epoch, the others and those whose history can't be read)."""
+    found, missing = [], []
+    for task in recipe.tasks:
+        for fold in range(run.k):
+            curves = _read(run, task, fold)
+            if curves is None:
+                missing.append(f"{task} fold {fold}")
+            else:
+                found.append(JobCurves(task, fold, read_status(run, task, fold), curves))
+    return found, missing
+
+
+def _read(run: Run, task: str, fold: int) -> dict[str, FloatArray] | None:
+    path = run.job_folder(task, fold) / "history.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            rows = list(csv.DictReader(handle))
+        return {c: np.array([float(r[c]) for r in rows]) for c in (*CURVES, "seconds")} if rows else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # it is shown and nothing else: a report does not fail for it
+
 
 Epoch = Literal["cross-fitted", "best", "last"]
 """Which epoch of a job predicts a photo. cross-fitted: the best one on the other half of the fold's people, so that the

@@ -7,17 +7,14 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 
-from ensemble.jobs.checksums import JOB_FILES, verified_sha256
 from ensemble.jobs.completion import is_done
+from ensemble.jobs.job import JobSpec, identity
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.oof import kept_views
-from ensemble.jobs.spec import JobSpec, identity
-from ensemble.jobs.status import read_status
+from ensemble.jobs.status import JOB_FILES, read_status, verified_sha256
 from folds.errors import MaskensError
-from folds.replacing import replacing_folder
-from folds.run import Run
-from folds.runs import differing
-from folds.versions import library_versions
+from folds.files import replacing_folder
+from folds.run import Run, differing, library_versions
 
 DECISIVE = ("torch", "timm", "albumentations")  # libraries whose versions decide a result
 

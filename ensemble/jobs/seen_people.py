@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import safetensors
 
-from ensemble.jobs.spec import JobSpec, learned_rows
-from folds.data.labels import IntArray
-from folds.data.people import Person, TrainData
+from ensemble.jobs.job import JobSpec, learned_rows
 from folds.errors import MaskensError, refuse
 from folds.files import sha256
+from folds.labels import IntArray
+from folds.people import Person, TrainData
 
 KEY = 12  # hex digits
 

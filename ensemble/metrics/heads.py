@@ -26,7 +26,7 @@ import numpy.typing as npt
 from scipy.special import log_expit, log_softmax, logsumexp
 
 from ensemble.recipes.tasks import WIDTHS, Head
-from folds.data.labels import AnyFloatArray, IntArray
+from folds.labels import AnyFloatArray, IntArray
 
 CENTRE, UNIT = 40.0, 20.0  # years
 LOG_SCALES = (-5.0, 5.0)  # between which ln(scale / UNIT) is kept: 0.13 to 3,000 years

@@ -1,26 +1,119 @@
-"""The inference engine: a model that predicts, made as fast as it gets without another answer."""
+"""The inference engine: a model that predicts, with batch norms folded and the batch size measured."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from ensemble.models.autotune import Forward, compile_model
-from ensemble.models.conv_bn import fold_conv_bn
 from ensemble.models.precision import (
     FP32,
     EngineName,
+    Forward,
     PrecisionChoice,
     PrecisionOption,
     autocast,
     choose_precision,
+    compile_model,
     forward_seconds,
 )
-from folds.errors import MaskensError
+from folds.errors import MaskensError, first_line
+
+CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # not their other subclasses: some change their weights as they run
+TOLERANCE = 1e-4  # largest difference of a logit, of the largest logit if that is above 1
+
+
+def fold_conv_bn(model: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
+    """A copy of the model in which each batch norm is part of the convolution that feeds it, where there is one.
+
+    In eval mode a batch norm is a scale and a shift for each channel, and so is the end of a convolution (Jacob et
+    al. 2018, section 3.2). Which convolution feeds which norm is seen by watching one forward pass, as torch's own
+    tracer can't follow all of timm's models. The copy must give the same logits on `x`: where a convolution's output is
+    used twice, say, it does not.
+
+    Args:
+        model: in eval mode.
+        x: float32 (batch, 3, height, width), on the model's device.
+
+    Returns:
+        (the copy, "") or (the model itself, why); without batch norms (the model, "").
+    """
+    if not any(map(_can_go, model.modules())):
+        return model, ""
+    # in whole fp32: the TF32 that cuDNN takes for convolutions rounds to 10 bits, which is above the tolerance
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        exact = model(x)
+        ours = copy.deepcopy(model)
+        try:
+            pairs = _pairs(ours, x[:1])
+            for convolution, norm in pairs:
+                _fold(convolution, norm)
+            _replace_norms(ours, {id(norm) for _, norm in pairs})
+            found = ours(x)
+        except (RuntimeError, AttributeError, TypeError) as error:  # the model looks into its norms, which are gone
+            return model, f"batch norms stay as they are: {first_line(error)}"
+        if not pairs:
+            return model, ""
+        difference, limit = float((found - exact).abs().max()), TOLERANCE * max(1.0, float(exact.abs().max()))
+    if difference <= limit:
+        return ours, ""
+    return model, f"batch norms stay as they are: folded into convolutions they move a logit by {difference:.2g}"
+
+
+def _pairs(model: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+    """Each convolution that runs once and whose output is what a norm, running once, takes in."""
+    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is kept, so that its id is not given again
+    convolutions: list[nn.Conv2d] = []
+    norms: list[tuple[nn.BatchNorm2d, int]] = []
+
+    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(module, nn.BatchNorm2d):
+            norms.append((module, id(inputs[0])))
+        elif isinstance(module, nn.Conv2d):
+            convolutions.append(module)
+            outputs[id(output)] = (module, output)
+
+    watched = [m for m in model.modules() if type(m) in CONVOLUTIONS or _can_go(m)]
+    handles = [m.register_forward_hook(after) for m in watched]
+    try:
+        model(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = [(outputs[source][0], norm) for norm, source in norms if source in outputs]
+    seen = [*map(id, convolutions), *(id(n) for n, _ in norms)]
+    return [(c, n) for c, n in found if seen.count(id(c)) == seen.count(id(n)) == 1]
+
+
+def _can_go(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and not module.training
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """In float64, so that the logits differ by no more than fp32 arithmetic does anyway."""
+    bias, scale, shift = (None if t is None else t.double() for t in (convolution.bias, norm.weight, norm.bias))
+    assert norm.running_mean is not None and norm.running_var is not None  # see _can_go
+    mean, variance = norm.running_mean.double(), norm.running_var.double()
+    weight, new_bias = fuse_conv_bn_weights(convolution.weight.double(), bias, mean, variance, norm.eps, scale, shift)
+    kept = convolution.weight.dtype
+    convolution.weight = nn.Parameter(weight.to(kept, memory_format=torch.channels_last), requires_grad=False)
+    convolution.bias = nn.Parameter(new_bias.to(kept), requires_grad=False)
+
+
+def _replace_norms(model: nn.Module, norms: set[int]) -> None:
+    """Put in the place of each norm what it does besides: timm's norms also activate."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if id(child) in norms:
+                rest = [getattr(child, part) for part in ("drop", "act") if hasattr(child, part)]
+                setattr(module, name, nn.Sequential(*(r for r in rest if not isinstance(r, nn.Identity))))
+
 
 BATCH = 32  # photos in one forward pass, where it is not worth measuring
 

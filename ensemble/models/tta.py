@@ -8,8 +8,8 @@ import torch
 import ttach.functional
 from torch import Tensor
 
-from ensemble.models.inputs import Normalisation
-from ensemble.recipes.tta_views import steps_of
+from ensemble.models.build import Normalisation
+from ensemble.recipes.views import steps_of
 
 
 def apply_view(x: Tensor, view: str, normalisation: Normalisation) -> Tensor:
@@ -17,7 +17,7 @@ def apply_view(x: Tensor, view: str, normalisation: Normalisation) -> Tensor:
 
     Args:
         x: float (batch, 3, height, width), normalised.
-        view: a name of `ensemble.recipes.tta_views`.
+        view: a name of `ensemble.recipes.views`.
         normalisation: of `x`, for the steps that change its brightness.
 
     Returns:

@@ -11,10 +11,10 @@ from ensemble.evaluation.audit import NAMES, Audit
 from ensemble.evaluation.audit import audit as find_suspects
 from ensemble.jobs.oof import Epoch
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of
-from ensemble.recipes.tta_views import Tta
+from ensemble.recipes.views import Tta
 from ensemble.reporting.audit_page import refuse_to_replace, write_audit
 from folds.explore.merge_candidates import MergeCandidate, portrait_candidates
-from folds.replacing import replacing_folder
+from folds.files import replacing_folder
 from folds.run import Run, load_run
 
 

@@ -8,7 +8,7 @@ from ensemble.evaluation.compare import Comparison
 from ensemble.evaluation.compare import compare as compare_runs
 from ensemble.jobs.oof import Epoch
 from ensemble.pipeline.inputs import Folder, Folders, folders
-from ensemble.recipes.tta_views import Tta
+from ensemble.recipes.views import Tta
 
 
 def compare(

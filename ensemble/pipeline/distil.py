@@ -11,16 +11,12 @@ import numpy as np
 
 from ensemble.backends.choose import choose_hardware
 from ensemble.data.cache import open_photos
-from ensemble.decision.distillation import refuse_unfinished, soft_targets_of, teachers_of_fold
 from ensemble.decision.joint import blend
 from ensemble.decision.members import Ensemble, geometries
-from ensemble.inference.forward import by_task
-from ensemble.inference.partial import InferenceCheckpoint
-from ensemble.inference.predicted import predict
-from ensemble.inference.settings import InferenceSettings
-from ensemble.jobs.checksums import verified_sha256
+from ensemble.decision.teaching import refuse_unfinished, soft_targets_of, teachers_of_fold
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.soft_targets import (
+from ensemble.jobs.status import verified_sha256
+from ensemble.jobs.teaching import (
     FoldTargets,
     SoftTargets,
     load_soft_targets,
@@ -39,15 +35,15 @@ from ensemble.pipeline.train import (
     prepare,
     run_plan,
 )
+from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings
+from ensemble.prediction.predicted import predict
+from ensemble.prediction.predictor import by_task
 from ensemble.recipes.loss import soft_f1_warnings
 from ensemble.recipes.run_recipe import run_recipe
-from ensemble.recipes.tta_sets import TtaSet
-from ensemble.recipes.tta_views import Tta
-from ensemble.training.jobs import JobsDisplay
+from ensemble.recipes.views import Tta, TtaSet
+from ensemble.training.queue import JobsDisplay
 from folds.errors import MaskensError, typed
-from folds.run import Run, load_data
-from folds.runs import refuse_other_folds
-from folds.same_folds import run_like, write_run_like
+from folds.run import Run, load_data, refuse_other_folds, run_like, write_run_like
 
 ALPHA, TEMPERATURE = 0.5, 1.0
 

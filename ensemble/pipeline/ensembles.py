@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from ensemble.decision.members import Ensemble, load_ensembles
 from ensemble.decision.tuning import Fitted, apply_tuning, weighted_runs
-from ensemble.inference.predictions import complete_folds
+from ensemble.prediction.predictions import complete_folds
 from ensemble.recipes.run_recipe import run_recipe
-from ensemble.recipes.tta_views import Tta
-from folds.data.photo_files import training_aspect
-from folds.run import Run
-from folds.runs import refuse_other_folds
+from ensemble.recipes.views import Tta
+from folds.photo_files import training_aspect
+from folds.run import Run, refuse_other_folds
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import numpy as np
 
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of, read_labelled
 from ensemble.recipes.reading import load_recipe
-from folds.data.labels import MASKS
 from folds.explore.exploration import Exploration, a_few_each, examples, photos_of
 from folds.explore.exploration import explore as look
 from folds.explore.page import GENERATOR, OURS, write_exploration
+from folds.files import replacing_folder
+from folds.labels import MASKS
 from folds.pages.html import refuse_foreign_page
-from folds.replacing import replacing_folder
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,11 @@ def explore(
     folder = Path(out) if out else Path(run).parent / "explore"
     refuse_foreign_page(folder, GENERATOR, OURS)
 
-    from ensemble.reporting.augment_sheet import augment_sheets, check_augmentation  # albumentations takes its time
-    from ensemble.reporting.face_sheet import face_sheets
+    from ensemble.reporting.sheets import (  # albumentations takes its time
+        augment_sheets,
+        check_augmentation,
+        face_sheets,
+    )
 
     shown = load_recipe(recipe)
     check_augmentation(shown)

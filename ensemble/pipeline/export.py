@@ -7,14 +7,14 @@ from pathlib import Path
 
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning
-from ensemble.inference.export import NEEDED, Export
-from ensemble.inference.export import export as export_ensemble
 from ensemble.jobs.hardware import Hardware
 from ensemble.models.onnx_graph import refuse_without
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of
+from ensemble.prediction.export import NEEDED, Export
+from ensemble.prediction.export import export as export_ensemble
 from ensemble.recipes.run_recipe import run_recipe
-from ensemble.recipes.tta_views import Tta
-from folds.data.layout import read_eval
+from ensemble.recipes.views import Tta
+from folds.layout import read_eval
 from folds.run import load_run
 
 

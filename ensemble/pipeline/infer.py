@@ -23,11 +23,6 @@ from ensemble.decision.submission import (
     write_submission,
 )
 from ensemble.decision.tuning import Fitted, StepName, apply_tuning, weighted_runs
-from ensemble.inference.anytime_predictor import check_budget
-from ensemble.inference.estimate import estimate_inference
-from ensemble.inference.infer import infer as predict_photos
-from ensemble.inference.infer import save_logits
-from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import BackendName
 from ensemble.models.engine import EngineOption
 from ensemble.models.engine_choice import engine_options
@@ -42,16 +37,20 @@ from ensemble.pipeline.inputs import (
     load_runs,
     part_of,
 )
+from ensemble.prediction.anytime_predictor import check_budget
+from ensemble.prediction.estimate import estimate_inference
+from ensemble.prediction.infer import infer as predict_photos
+from ensemble.prediction.infer import save_logits
+from ensemble.prediction.outputs import InferenceSettings
 from ensemble.recipes.run_recipe import run_recipe
-from ensemble.recipes.tta_views import Tta
-from folds.data.decode import Progress
-from folds.data.labels import IntArray
-from folds.data.layout import read_eval, read_eval_people
-from folds.data.people import EvalData
+from ensemble.recipes.views import Tta
 from folds.errors import MaskensError
-from folds.replacing import must_be_writable
-from folds.run import Run
-from folds.runs import file_of, refuse_other_folds
+from folds.files import must_be_writable
+from folds.labels import IntArray
+from folds.layout import read_eval, read_eval_people
+from folds.people import EvalData
+from folds.photos import Progress
+from folds.run import Run, file_of, refuse_other_folds
 
 WITHOUT: dict[Rule, tuple[StepName, ...]] = {"hard": ("offsets",), "vote": ("weights", "offsets")}
 """Steps of a tuning that make no difference to a decision."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from folds.data.fixes import read_fixes
-from folds.data.layout import read_train
-from folds.data.merges import kept_merges, read_merges
-from folds.data.people import TrainData
+from folds.corrections import kept_merges, read_fixes, read_merges
 from folds.errors import MaskensError
+from folds.layout import read_train
+from folds.people import TrainData
 from folds.run import Run, kept_fixes, load_run, remembered
 
 Folder = Path | str

@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.inference.infer import infer as predict_photos
-from ensemble.inference.predictions import photo_predictions, prediction_records
-from ensemble.inference.settings import InferenceSettings
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.pipeline.ensembles import choose_ensembles
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
-from ensemble.recipes.tta_views import Tta
-from folds.data.photo_files import distorted_photos, find_photos
+from ensemble.prediction.infer import infer as predict_photos
+from ensemble.prediction.outputs import InferenceSettings
+from ensemble.prediction.predictions import photo_predictions, prediction_records
+from ensemble.recipes.views import Tta
 from folds.errors import MaskensError
-from folds.files import json_text, listing_text, replace_keeping
-from folds.replacing import must_be_writable
+from folds.files import json_text, listing_text, must_be_writable, replace_keeping
+from folds.photo_files import distorted_photos, find_photos
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ensemble.decision.pseudo_labelling import make_pseudo_labels
-from ensemble.jobs.pseudo_labels import PseudoLabels, load_pseudo_labels
+from ensemble.decision.teaching import make_pseudo_labels
+from ensemble.jobs.teaching import PseudoLabels, load_pseudo_labels
 from ensemble.pipeline.inputs import Folder
 from folds.errors import MaskensError, typed
 from folds.run import Run, load_run

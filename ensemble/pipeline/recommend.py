@@ -12,12 +12,11 @@ from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.reporting.recommend_lines import choice_lines, data_line, machine_line, measured_line
 from ensemble.training.recommend import BASE, CANDIDATES, Choice, Measured, choose, measure, recipe_text
-from folds.data.people import TrainData
 from folds.errors import MaskensError, typed
-from folds.files import replace_keeping
-from folds.replacing import must_be_writable
+from folds.files import must_be_writable, replace_keeping
+from folds.people import TrainData
 from folds.run import Run
-from folds.splitting.split import largest_k
+from folds.splits import largest_k
 
 FOLDS = 5
 HEADER = "# Written by `maskens recommend`; docs/recipes.md says what each key means.\n"

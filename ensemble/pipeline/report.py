@@ -8,11 +8,11 @@ from pathlib import Path
 from ensemble.jobs.oof import Epoch
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
 from ensemble.pipeline.score import Scored, evaluate_runs
-from ensemble.recipes.tta_views import Tta
+from ensemble.recipes.views import Tta
 from ensemble.reporting.report import gather
 from ensemble.reporting.report_page import GENERATOR, report_file, write_report
+from folds.files import must_be_writable
 from folds.pages.html import refuse_foreign_file
-from folds.replacing import must_be_writable
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,12 @@ from pathlib import Path
 from ensemble.decision.blend import Blend, load_blend
 from ensemble.decision.submission import align, read_answers, read_people
 from ensemble.decision.tuning import apply_tuning
-from ensemble.evaluation.answers import AnswersScore, score_answers
-from ensemble.evaluation.evaluate import Evaluation, evaluate, save_oof
+from ensemble.evaluation.evaluate import AnswersScore, Evaluation, evaluate, save_oof, score_answers
 from ensemble.jobs.oof import Epoch
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, load_runs
-from ensemble.recipes.tta_sets import TtaSet
-from ensemble.recipes.tta_views import Tta
+from ensemble.recipes.views import Tta, TtaSet
 from folds.errors import MaskensError
-from folds.runs import file_of
+from folds.run import file_of
 
 
 @dataclass(frozen=True)

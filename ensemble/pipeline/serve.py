@@ -7,12 +7,12 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ensemble.inference.resident import ResidentEnsemble
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.pipeline.ensembles import choose_ensembles
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folders, folders, load_runs
-from ensemble.recipes.tta_views import Tta
-from ensemble.serving.limits import Limits
+from ensemble.prediction.predictions import ResidentEnsemble
+from ensemble.recipes.views import Tta
+from ensemble.serving.requests import Limits
 from folds.errors import MaskensError
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
@@ -72,7 +72,7 @@ def prepare_server(runs: Folders = DEFAULT_RUN, options: ServeOptions | None = N
     options = options or ServeOptions()
     refuse_without_packages()
     from ensemble.serving.app import AppSettings, create_app  # here, as they need the extra
-    from ensemble.serving.photos import PhotoAnswers
+    from ensemble.serving.requests import PhotoAnswers
     from ensemble.serving.server import open_port, reserve_port, url_of
 
     hardware = Hardware(choose_device(options.device), options.workers)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of, read_labelled
-from folds.data.labels import IntArray
-from folds.data.merges import apply_merges
-from folds.data.people import TrainData
+from folds.corrections import apply_merges
 from folds.errors import refuse
+from folds.labels import IntArray
+from folds.people import TrainData
 from folds.run import Run, kept_folds, refuse_foreign, start_run
-from folds.splitting.split import make_folds as split_people
-from folds.splitting.split import read_folds
+from folds.splits import make_folds as split_people
+from folds.splits import read_folds
 
 
 @dataclass(frozen=True)

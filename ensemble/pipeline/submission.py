@@ -8,7 +8,7 @@ from pathlib import Path
 from ensemble.decision.submission import SubmissionCheck
 from ensemble.decision.submission import check_submission as check_file
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder
-from folds.data.layout import read_eval
+from folds.layout import read_eval
 from folds.run import load_run
 
 

@@ -7,20 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble.evaluation.sweep import SweepComparison, compare_recipes, records
+from ensemble.evaluation.compare import SweepComparison, compare_recipes, records
+from ensemble.jobs.job import geometry, refuse_jobs_without_photos
 from ensemble.jobs.oof import Epoch
-from ensemble.jobs.plan import refuse_jobs_without_photos
 from ensemble.jobs.reuse import reuse_among
-from ensemble.jobs.spec import geometry
 from ensemble.jobs.sweep import load_sweep, save_sweep
 from ensemble.pipeline.inputs import Folder, OnProgress, part_of
 from ensemble.pipeline.sweep_plan import DEFAULT_OPTIONS, DEFAULT_SWEEP, SweepOptions, SweepPlan, plan_sweep
 from ensemble.recipes.run_recipe import bind_recipe
-from ensemble.recipes.tta_views import Tta
-from ensemble.training.job import Failure
-from ensemble.training.jobs import JobsDisplay, NoDisplay, fill_cache
-from ensemble.training.jobs import train as train_jobs
-from ensemble.training.skipped_photos import leave_out_unreadable, remember_skipped
+from ensemble.recipes.views import Tta
+from ensemble.training.preflight import leave_out_unreadable, remember_skipped
+from ensemble.training.queue import JobsDisplay, NoDisplay, fill_cache
+from ensemble.training.queue import train as train_jobs
+from ensemble.training.runner import Failure
 from folds.errors import MaskensError, Stopped, typed
 from folds.files import json_text, listing_text, write_text
 from folds.run import Run, load_run, remembered, start_run

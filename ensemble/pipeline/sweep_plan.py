@@ -12,25 +12,22 @@ from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
 from ensemble.jobs.completion import begun, restore, unfinished
 from ensemble.jobs.hardware import Hardware, unused_gpu
-from ensemble.jobs.plan import plan, refuse_jobs_without_photos
+from ensemble.jobs.job import JobSpec, plan, refuse_jobs_without_photos
 from ensemble.jobs.reuse import once_each
 from ensemble.jobs.seen_people import refuse_leaking_weights
-from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.sweep import Sweep, load_sweep
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
 from ensemble.pipeline.job_options import JobOptions
 from ensemble.recipes.reading import parse_recipe, shipped
 from ensemble.recipes.run_recipe import RecipeChange, alike, changed_recipe, differences, run_recipe
 from ensemble.recipes.schema import Recipe
-from ensemble.training.estimate import Estimate, estimate_training
-from ensemble.training.long_training import long_training
+from ensemble.training.cost import Estimate, estimate_training, long_training
 from ensemble.training.preflight import job_warnings, preflight
 from ensemble.training.tracking import check_trackers
-from folds.data.labels import IntArray
-from folds.data.people import TrainData
 from folds.errors import MaskensError, refuse
-from folds.run import Run, load_data, load_run, refuse_foreign, remembered
-from folds.runs import differing
+from folds.labels import IntArray
+from folds.people import TrainData
+from folds.run import Run, differing, load_data, load_run, refuse_foreign, remembered
 
 DEFAULT_SWEEP = Path("runs/sweep")
 

@@ -11,30 +11,25 @@ from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
 from ensemble.jobs.completion import begun, restore, unfinished
 from ensemble.jobs.hardware import Hardware, unused_gpu
-from ensemble.jobs.plan import plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
-from ensemble.jobs.pseudo_labels import PseudoLabels, save_pseudo_labels
+from ensemble.jobs.job import JobSpec, geometry, plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
 from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.seen_people import refuse_leaking_weights
-from ensemble.jobs.soft_targets import SoftTargets, load_soft_targets, refuse_untaught
-from ensemble.jobs.spec import JobSpec, geometry
+from ensemble.jobs.teaching import PseudoLabels, SoftTargets, load_soft_targets, refuse_untaught, save_pseudo_labels
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
 from ensemble.pipeline.job_options import JobOptions
 from ensemble.pipeline.pseudo_labels import choose_pseudo_labels
 from ensemble.recipes.loss import soft_f1_warnings
 from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe, run_recipe
 from ensemble.recipes.schema import Recipe
-from ensemble.training.estimate import Estimate, estimate_training
-from ensemble.training.job import Failure
-from ensemble.training.jobs import JobsDisplay, NoDisplay, fill_cache
-from ensemble.training.jobs import train as train_jobs
-from ensemble.training.long_training import long_training
-from ensemble.training.preflight import job_warnings, preflight
-from ensemble.training.skipped_photos import leave_out_unreadable, readable_again
+from ensemble.training.cost import Estimate, estimate_training, long_training
+from ensemble.training.preflight import job_warnings, leave_out_unreadable, preflight, readable_again
+from ensemble.training.queue import JobsDisplay, NoDisplay, fill_cache
+from ensemble.training.queue import train as train_jobs
+from ensemble.training.runner import Failure
 from ensemble.training.tracking import check_trackers
-from folds.data.labels import IntArray
-from folds.data.people import TrainData
-from folds.data.skipped import left_out_words, named
 from folds.errors import MaskensError
+from folds.labels import IntArray
+from folds.people import TrainData, left_out_words, named
 from folds.run import Run, load_data, load_run
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.decision.blend import load_blend
-from ensemble.decision.tune import STEPS
-from ensemble.decision.tune import tune as fit_steps
+from ensemble.decision.fitting import STEPS
+from ensemble.decision.fitting import tune as fit_steps
 from ensemble.decision.tuning import Tuning, save_tuning, tuning_file
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
 from ensemble.recipes.loss import soft_f1_warnings
 from folds.errors import MaskensError
-from folds.replacing import must_be_writable
+from folds.files import must_be_writable
 
 ASKED_FOR = ("view-weights", "weights")  # steps that are no part of a tuning unless they are named
 

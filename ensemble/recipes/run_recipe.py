@@ -1,15 +1,19 @@
-"""The recipe of a run: choosing it, writing it down, reading it back."""
+"""The recipe of a run and the views that --tta names: choosing them, writing them down, reading them back."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from ensemble.recipes.initial_weights import with_weights
-from ensemble.recipes.reading import BuildTransform, load_recipe, parse_recipe
+from pydantic import ValidationError
+
+from ensemble.recipes.reading import BuildTransform, load_recipe, parse_recipe, readable_error, with_weights
 from ensemble.recipes.schema import Recipe
-from folds.errors import MaskensError, refuse, typed
+from ensemble.recipes.views import Tta, TtaSet
+from folds.errors import MaskensError, did_you_mean, refuse, typed
 from folds.files import write_text
 from folds.run import Run, save_run
 
@@ -133,3 +137,36 @@ def flat(value: object, path: str = "") -> dict[str, object]:
     if isinstance(value, dict):
         return {k: v for key, inner in value.items() for k, v in flat(inner, f"{path}.{key}".strip(".")).items()}
     return {path: value}
+
+
+def find_set(tta: Tta, known: Mapping[Tta, TtaSet]) -> tuple[Tta, TtaSet]:
+    """(name, set) of what --tta names; a file's name is its path.
+
+    Args:
+        tta: a name, or a TOML file that holds what a recipe's table [tta.NAME] does.
+        known: of `known_sets`.
+
+    Raises:
+        MaskensError: there is no such set, or a file that can't be used, with all that is wrong in it.
+    """
+    if tta in known:
+        return tta, known[tta]
+    path = Path(tta)
+    if path.suffix == ".toml" or path.is_file():
+        return tta, _read(path)
+    raise MaskensError(
+        f"--tta {tta}: there are {', '.join(known)}{did_you_mean(tta, known)}; a set of your own is a table "
+        "[tta.NAME] of the recipe, or a .toml file with views = [...]."
+    )
+
+
+def _read(path: Path) -> TtaSet:
+    try:
+        return TtaSet.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError) as error:
+        raise MaskensError(f"can't read the views {path}: {getattr(error, 'strerror', None) or error}") from error
+    except ValidationError as error:
+        refuse([readable_error(e, ("tta", path.stem)) for e in error.errors()], f"{path} can't be used")
+        raise
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError is one; numbers of too many digits give another
+        raise MaskensError(f"{path} is not valid TOML: {error}") from error

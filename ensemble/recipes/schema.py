@@ -3,23 +3,157 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import tomli_w
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ensemble.recipes.ages import Ages
 from ensemble.recipes.architecture import ModelArgs, ModelName
 from ensemble.recipes.augmentation import Entry, expand
-from ensemble.recipes.geometry import cropped_size
 from ensemble.recipes.loss import Loss
-from ensemble.recipes.masks import Masks
 from ensemble.recipes.strict import Strict
-from ensemble.recipes.tasks import Predicts, Target
-from ensemble.recipes.tta_sets import OofSets, OwnSets, oof_views
-from folds.data.labels import SHOTS
+from ensemble.recipes.tasks import AgeHead, Predicts, Target, merge_of
+from ensemble.recipes.views import OofSets, OwnSets, oof_views
 from folds.errors import MaskensError
 from folds.files import sha256
+from folds.labels import AGE_CUTS, AGES, SHOTS
+
+
+class FaceTemplate(Strict):
+    """Where a face is on a photo before the crop: shares of the photo's height, or of its width."""
+
+    eyes: float = Field(0.42, ge=0, le=1)  # of the height
+    mouth: float = Field(0.63, ge=0, le=1)  # of the height
+    middle: float = Field(0.5, ge=0, le=1)  # of the width
+    width: float = Field(0.5, gt=0, le=1)  # of the width, from cheek to cheek
+
+    def cropped(self, resize: tuple[int, int], crop: tuple[int, int]) -> FaceTemplate:
+        """Where the face is on the `crop` of the centre; both sizes are (height, width).
+
+        Raises:
+            ValueError: not on it.
+        """
+        (height, width), (cut_height, cut_width) = resize, crop
+        top, left = (height - cut_height) // 2, (width - cut_width) // 2
+        return FaceTemplate(
+            eyes=(self.eyes * height - top) / cut_height,
+            mouth=(self.mouth * height - top) / cut_height,
+            middle=(self.middle * width - left) / cut_width,
+            width=min(1.0, self.width * width / cut_width),
+        )
+
+    @model_validator(mode="after")
+    def _upright(self) -> FaceTemplate:
+        if self.mouth - self.eyes < 0.05:
+            raise ValueError(f"the mouth ({self.mouth:g}) has to be below the eyes ({self.eyes:g}) by at least 0.05")
+        return self
+
+
+class Masks(Strict):
+    """How often training photos of faces without a mask get one drawn, and where their faces are."""
+
+    prob: float = Field(0.0, ge=0, le=1)  # that a photo without a mask gets one
+    incorrect: float = Field(0.3, ge=0, le=1)  # share of them below the nose or on the chin
+    detect: bool = False  # find each face with a detector, and leave out photos where there is none
+    face: FaceTemplate = FaceTemplate()  # type: ignore[call-arg]
+
+
+Crop = tuple[int, int] | Literal["face"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The fixed steps from a photo to what augmentation and model see; sizes are (height, width).
+
+    Its pixels depend on the photo's file and these alone. A centre is cropped after the photo is resized, a face
+    before.
+    """
+
+    resize: tuple[int, int]
+    crop: Crop | None = None  # "face": around the largest face; the whole photo where there is none
+    reduced: bool = False  # large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, never below `decoded`
+
+    @property
+    def decoded(self) -> tuple[int, int]:
+        """Below which a reduced photo may not be: a face that fills half of its sides is not enlarged."""
+        height, width = self.resize
+        return (2 * height, 2 * width) if self.crop == "face" else self.resize
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (*cropped_size(self.resize, self.crop), 3)
+
+
+def cropped_size(resize: tuple[int, int], crop: Crop | None) -> tuple[int, int]:
+    """(height, width) of what is left after resize and crop."""
+    return resize if crop is None or crop == "face" else crop
+
+
+Years = tuple[Annotated[int, Field(ge=1, le=120)], ...]
+
+ALL_YEARS = tuple(range(16, 81))  # `cuts = "years"`: <16, 16, 17, ..., 79, >=80
+
+
+class Ages(Strict):
+    """How ages are trained: in which bins, and without whom. Scores always count the bands 30 and 60."""
+
+    cuts: Years = AGE_CUTS  # a bin begins at each cut; "years" is one bin a year
+    merge: tuple[int, ...] = Field(
+        (), validate_default=True
+    )  # the band (0, 1, 2) that each bin counts as; empty: that of its oldest age
+    leave_out: Years = ()  # people of these ages are not learned from
+    sigma: float = Field(0.0, ge=0, le=50)  # years by which a target spreads around the person's age; 0 is one bin
+    head: AgeHead = "softmax"
+
+    @field_validator("cuts", mode="before")
+    @classmethod
+    def _each_year(cls, cuts: Any) -> Any:
+        if isinstance(cuts, str) and cuts != "years":
+            raise ValueError('a list of ages, or "years" for one bin a year')
+        return ALL_YEARS if cuts == "years" else cuts
+
+    @field_validator("cuts")
+    @classmethod
+    def _rising(cls, cuts: Years) -> Years:
+        if len(cuts) < 2 or any(a >= b for a, b in pairwise(cuts)):
+            raise ValueError("at least two ages, each above the one before")
+        return cuts
+
+    @field_validator("merge", mode="after")
+    @classmethod
+    def _whole(cls, merge: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        cuts = info.data.get("cuts")
+        if cuts is None:
+            return merge
+        given, merge = merge, merge or merge_of(cuts)
+        if len(merge) != len(cuts) + 1 or sorted(merge) != list(merge) or set(merge) != set(range(len(AGES))):
+            raise ValueError(
+                f"{len(cuts)} cuts make {len(cuts) + 1} bins; each needs a band, rising from 0 to 2 with none left out"
+            )
+        return given
+
+    @field_validator("head")
+    @classmethod
+    def _something_to_regress(cls, head: AgeHead, info: ValidationInfo) -> AgeHead:
+        cuts = info.data.get("cuts")
+        if head == "regression" and cuts and len(cuts) == len(AGE_CUTS):
+            raise ValueError(
+                f'regression learns the age itself, and cuts {list(cuts)} leave only three bands of it: cuts = "years"'
+            )
+        return head
+
+    @property
+    def bands(self) -> tuple[int, ...]:
+        """The band of each bin."""
+        return self.merge or merge_of(self.cuts)
+
+    @property
+    def in_bands(self) -> bool:
+        """Whether the bins are the three bands themselves."""
+        return (self.cuts, self.bands) == (AGE_CUTS, merge_of(AGE_CUTS))
+
 
 FOLD = "{fold}"  # in the path of weights
 

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from folds.data.labels import AGE_CUTS, AGES, GENDERS, MASKS, IntArray, age_band, decode
-from folds.data.people import OLDEST, TrainData
+from folds.labels import AGE_CUTS, AGES, GENDERS, MASKS, IntArray, age_band, decode
+from folds.people import OLDEST, TrainData
 
 Part = Literal["mask", "gender", "age", "class"]
 

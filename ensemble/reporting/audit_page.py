@@ -10,13 +10,13 @@ import joblib
 import numpy as np
 
 from ensemble.evaluation.audit import NAMES, Audit, Suspect, photos_csv, suspects_csv
-from folds.data.decode import Pixels, Progress
-from folds.data.labels import SHOTS
 from folds.errors import MaskensError
 from folds.explore.merge_candidates import FILE, MergeCandidate, candidates_csv, candidates_sheet
 from folds.files import sha256, sha256_of_text, write_text
+from folds.labels import SHOTS
 from folds.pages.contact_sheet import Cell, Sheet, save, thumbnails
 from folds.pages.html import INDEX, refuse_foreign_page, render, write_page
+from folds.photos import Pixels, Progress
 
 GENERATOR = "maskens audit"
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from ensemble.jobs.pseudo_labels import NOT_TAKEN
-from folds.data.labels import CLASS_NAMES, CLASSES, IntArray
+from ensemble.jobs.teaching import NOT_TAKEN
+from folds.labels import CLASS_NAMES, CLASSES, IntArray
 from folds.pages.tables import WideOrNarrow, fold_columns, fold_counts, new_table
-from folds.splitting.ranges import in_short
+from folds.ranges import in_short
 
 if TYPE_CHECKING:
-    from ensemble.jobs.pseudo_labels import PseudoLabels
+    from ensemble.jobs.teaching import PseudoLabels
     from ensemble.recipes.schema import Recipe
-    from ensemble.training.estimate import Estimate
+    from ensemble.training.cost import Estimate
 
 
 def estimate_table(found: Estimate) -> Table:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ensemble.reporting.plan_tables import time_words
-from folds.data.labels import CLASS_NAMES, SHOTS
-from folds.data.people import TrainData, class_counts
+from folds.labels import CLASS_NAMES, SHOTS
+from folds.people import TrainData, class_counts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

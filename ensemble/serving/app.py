@@ -1,11 +1,12 @@
-"""The web application: its paths, and what every answer carries."""
+"""The web application: its paths, its page and its metrics."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,19 +14,118 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import PlainTextResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ensemble.serving.batching import Batcher
-from ensemble.serving.limits import Limits, Refused
-from ensemble.serving.metrics import CONTENT_TYPE, Metrics
-from ensemble.serving.page import PARTS, Page, page, prefers_html
-from ensemble.serving.photos import ReadPhoto, Record
-from ensemble.serving.predicting import Answers, Predicting
-from folds.data.labels import CLASS_NAMES, CLASSES
+from ensemble.serving.requests import Answers, Limits, Predicting, ReadPhoto, Record, Refused
 from folds.files import json_text
-from folds.versions import library_versions
+from folds.labels import AGES, CLASS_NAMES, CLASSES, GENDERS, MASKS
+from folds.pages.html import render
+from folds.run import library_versions
+
+PARTS = (("mask", MASKS), ("gender", GENDERS), ("age", AGES))
+
+
+@dataclass(frozen=True)
+class Page:
+    """HTML and the policy it needs: its own style and script, by a number used once, and pictures inside the text."""
+
+    html: str
+    policy: str
+
+
+def prefers_html(accept: str) -> bool:
+    """Whether an Accept header would rather have HTML than JSON, as those of browsers would."""
+    weights: dict[str, float] = {}
+    for entry in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in entry.split(";"))
+        quality = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+        try:
+            weights[kind] = float(quality)
+        except ValueError:
+            continue
+
+    def weight(kind: str) -> float:
+        return weights.get(kind, weights.get(f"{kind.split('/')[0]}/*", weights.get("*/*", 0.0)))
+
+    return weight("text/html") > weight("application/json")
+
+
+def page(
+    about: str, limits: Limits, answered: Sequence[tuple[Record, ReadPhoto]] = (), refused: Refused | None = None
+) -> Page:
+    """The form, with answers or the reason why there are none.
+
+    Args:
+        about: the models, in words.
+        answered: records with the photos that they are of, `picture` included.
+    """
+    nonce = secrets.token_urlsafe(16)
+    html = render(
+        "serve.html",
+        generator="maskens serve",
+        title="maskens",
+        nonce=nonce,
+        about=about,
+        limits=limits,
+        answers=[_answer(record, photo) for record, photo in answered],
+        refused=refused,
+    )
+    policy = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; img-src data:; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    )
+    return Page(html, policy)
+
+
+def _answer(record: Record, photo: ReadPhoto) -> dict[str, Any]:
+    parts = [(part, [(label, record[f"p {part} {label}"]) for label in labels]) for part, labels in PARTS]
+    return record | {"picture": photo.picture, "parts": parts}
+
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Metrics:
+    """Of one server."""
+
+    def __init__(self, batch: int) -> None:
+        """
+        Args:
+            batch: photos at most in a batch.
+        """
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, of no use here
+        self._registry = CollectorRegistry()  # not the global one: a process may hold several servers
+        registry = self._registry
+        self.requests = Counter(
+            "maskens_requests", "Requests by path and HTTP status.", ["path", "status"], registry=registry
+        )
+        self.seconds = Histogram(
+            "maskens_predict_seconds",
+            "From a POST /predict to its answer, uploading included.",
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.photos = Counter("maskens_photos", "Photos answered.", registry=registry)
+        sizes = [2**n for n in range(batch.bit_length()) if 2**n < batch] + [batch]
+        self.batches = Histogram(
+            "maskens_batch_photos", "Photos that the models saw together.", buckets=sizes, registry=registry
+        )
+        self._queue = Gauge("maskens_queue_photos", "Photos that wait for the models.", registry=registry)
+
+    def watch_queue(self, length: Callable[[], int]) -> None:
+        """Ask for the queue's length whenever the metrics are read."""
+        self._queue.set_function(length)
+
+    def text(self) -> bytes:
+        """All of it, as CONTENT_TYPE."""
+        return generate_latest(self._registry)
+
 
 PATHS = ("/", "/predict", "/health", "/metrics", "/openapi.json")
 HEADERS = {

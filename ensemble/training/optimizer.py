@@ -1,17 +1,54 @@
-"""Optimizer and learning-rate schedule of a task."""
+"""Optimizer, learning-rate schedule, frozen backbone, and the mean of the last epochs."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from ensemble.recipes.schema import Optimizer, Schedule
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What keeps still while only the classifier learns (Kumar et al. 2022, "Fine-tuning can distort pretrained
+    features": a random classifier's first gradients would spoil the features that it is to build on)."""
+
+    weights: tuple[nn.Parameter, ...]
+    norms: tuple[nn.Module, ...]  # batch norms, whose running statistics keep still too
+
+    def freeze(self, frozen: bool) -> None:
+        """Let it keep still or learn; of a model in train mode, which undoes it for the norms."""
+        for weight in self.weights:
+            weight.requires_grad_(not frozen)
+        for norm in self.norms:
+            norm.train(not frozen)
+
+
+def backbone(model: nn.Module) -> Backbone:
+    """The part of a timm model that is no classifier, as far as it learns at all.
+
+    Raises:
+        ValueError: timm doesn't say which layer of it is the classifier.
+    """
+    config: Any = getattr(model, "pretrained_cfg", {})
+    named = config.get("classifier") or ()
+    heads = tuple(f"{head}." for head in ((named,) if isinstance(named, str) else named))
+    parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    weights = [weight for name, weight in parameters.items() if not name.startswith(heads)]
+    if len(weights) in (0, len(parameters)):
+        raise ValueError("timm doesn't say which layer of this model is the classifier")
+    norms = [m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and not f"{name}.".startswith(heads)]
+    return Backbone(tuple(weights), tuple(norms))
+
 
 SetLr = Callable[[int, int], float]
 """(epoch, update within it), both from 0 -> sets the learning rate of all groups and returns the base rate."""
@@ -98,3 +135,69 @@ def learning_rate(recipe: Schedule, base: float, epochs: int, updates: int, epoc
 def _cosine(high: float, low: float, progress: float) -> float:
     """From `high` at progress 0 to `low` at 1."""
     return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def ema_decay(decay: float, update: int) -> float:
+    """The decay with which the weights after an update go into the running mean.
+
+    It is corrected for the start as Adam's moments are (Kingma & Ba 2015): the mean always holds the weights of all
+    updates so far in the proportions 1, decay, decay^2, ... from the last one back, and never the initial ones. So it
+    has the same meaning in a job of 100 updates and of 100,000.
+
+    Args:
+        decay: of the recipe, 0 to 1.
+        update: of the job, from 1; of the first one it is 0.
+    """
+    return decay * (1 - decay ** (update - 1)) / (1 - decay**update)
+
+
+def ema_words(decay: float, updates: int) -> str:
+    """Over how much of a job of so many updates the running mean reaches."""
+    return (
+        f"averages over about the last {min(1 / (1 - decay), updates):,.0f} of {updates:,} updates "
+        f"(effective decay {ema_decay(decay, updates):.5g} at the end)"
+    )
+
+
+class EpochAverage:
+    """The mean of the weights after each of the last epochs (Izmailov et al. 2018, "Averaging weights leads to wider
+    optima"; Wortsman et al. 2022, "Model soups").
+
+    Batch norm's statistics are measured anew and not averaged: those of the epochs belong to other activations than
+    the mean weights make, however far apart the epochs are.
+    """
+
+    def __init__(self, model: nn.Module, epochs: int, last: int) -> None:
+        """
+        Args:
+            epochs: of the job.
+            last: how many of them are averaged.
+        """
+        self.averaged, self.first, self.last = AveragedModel(model), epochs - last, last
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The mean, once its last epoch is over; None before."""
+        whole = int(self.averaged.n_averaged) == self.last
+        return self.averaged.module if whole else None
+
+    def add(self, epoch: int, model: nn.Module, photos: Iterable[Tensor]) -> None:
+        """Take in the weights after an epoch, where they count.
+
+        Args:
+            epoch: from 0.
+            photos: float32 (batch, 3, height, width), as they are learned from; read after the last epoch only.
+        """
+        if epoch < self.first:
+            return
+        self.averaged.update_parameters(model)
+        if self.model is not None:
+            update_bn(photos, self.model)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors from which `load` goes on to the same mean."""
+        return self.averaged.state_dict()
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        self.averaged.load_state_dict(state)

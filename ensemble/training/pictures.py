@@ -13,9 +13,9 @@ from PIL import Image
 from ensemble.data.cache import DecodedPhotos
 from ensemble.metrics.heads import head_decisions, head_log_probabilities
 from ensemble.recipes.tasks import WIDTHS, Target
-from folds.data.decode import Pixels
-from folds.data.labels import IntArray
+from folds.labels import IntArray
 from folds.pages.contact_sheet import Cell, Sheet, draw
+from folds.photos import Pixels
 
 WORST = 16
 DPI = 100

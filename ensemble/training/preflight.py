@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from timm.optim import list_optimizers
 
 from ensemble.data.augment import faults
+from ensemble.data.cache import skip_unreadable
 from ensemble.data.masks import detection_faults
-from ensemble.jobs.spec import JobSpec
-from ensemble.models.create import create, refuse_unreachable, weights_address
+from ensemble.jobs.job import JobSpec
+from ensemble.models.build import create, refuse_unreachable, weights_address
 from ensemble.recipes.loss import soft_f1_warnings
 from ensemble.recipes.reading import load_recipe
-from ensemble.recipes.schema import Recipe, TaskRecipe
-from ensemble.training.backbone import backbone
-from ensemble.training.epoch_average import ema_words
-from ensemble.training.estimate import job_updates
+from ensemble.recipes.schema import Geometry, Recipe, TaskRecipe
+from ensemble.training.cost import job_updates
 from ensemble.training.losses import one_hot, task_loss
-from ensemble.training.optimizer import make_optimizer
-from folds.data.labels import IntArray
-from folds.data.people import TrainData
+from ensemble.training.optimizer import backbone, ema_words, make_optimizer
 from folds.errors import MaskensError, did_you_mean, first_line, refuse
+from folds.files import leave
+from folds.labels import IntArray
+from folds.people import TrainData, skipped_csv, skipped_hash
+from folds.photos import Progress, read_photo
+from folds.run import Run, load_run, save_run
 
 
 def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (), device: str = "") -> list[str]:
@@ -149,3 +153,69 @@ def _model_faults(task: TaskRecipe, initial_weights: bool, warnings: list[str]) 
         near = "" if task.optimizer.name in known else did_you_mean(task.optimizer.name, known)
         return [f"optimizer: {first_line(error)}{near}"]
     return []
+
+
+def leave_out_unreadable(
+    run: Run,
+    data: TrainData,
+    geometries: Sequence[Geometry],
+    cache: Path | None,
+    workers: int,
+    on_progress: Progress | None = None,
+    write: bool = True,
+) -> tuple[Run, TrainData]:
+    """Find the photos that can't be read, and have the run remember them. Once it has models, they stay the same.
+
+    Args:
+        geometries, cache, workers: as of `skip_unreadable`.
+        write: fill the cache on the way and write into the run; else nothing is written.
+
+    Returns:
+        (run, data), which know what is left out.
+
+    Raises:
+        MaskensError: the run has models and others can't be read now than when these were trained; or none can be read.
+    """
+    fixed = bool(run.jobs_on_disk())
+    photos = data.photos if fixed else dataclasses.replace(data.photos, skipped={})
+    found = skip_unreadable(photos, geometries, cache, workers, on_progress, write).skipped
+    if found.keys() == data.skipped.keys():
+        return run, data
+    if fixed:
+        refuse(
+            [f"{file} {why}" for file, why in sorted(found.items()) if file not in data.skipped],
+            f"photos can't be read now that {run.folder} does not leave out, and it has models already",
+            "Put them back as they were, or start a new run: maskens folds --run NEW_DIR",
+        )
+    if write:
+        remember_skipped(run, found)
+    return dataclasses.replace(run, skipped_hash=skipped_hash(found)), dataclasses.replace(data, skipped=found)
+
+
+def remember_skipped(run: Run, skipped: Mapping[str, str]) -> None:
+    """Write into a run which photos it leaves out.
+
+    Args:
+        skipped: file -> why it can't be read.
+    """
+    leave(run.skipped_file, skipped_csv(skipped) if skipped else "")
+    kept = load_run(run.folder)  # as others may have written into it
+    save_run(dataclasses.replace(kept, skipped_hash=skipped_hash(skipped)))
+
+
+def readable_again(run: Run, data: TrainData) -> str:
+    """What to say of photos that the run's models left out and that can be read by now; "" if there are none."""
+    again = (
+        [file for file in data.files if file in data.skipped and _readable(data, file)] if run.jobs_on_disk() else []
+    )
+    if not again:
+        return ""
+    count = f"{len(again)} of the photos that are left out can be read now, e.g. {again[0]}"
+    return f"{count}; as the run's models never saw them, it goes on without. A new run would not"
+
+
+def _readable(data: TrainData, file: str) -> bool:
+    try:
+        return len(read_photo(data.photos.path(file))) > 0
+    except MaskensError:
+        return False

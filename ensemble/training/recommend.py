@@ -13,10 +13,10 @@ import torch
 from ensemble.jobs.hardware import Hardware
 from ensemble.recipes.reading import load_recipe, parse_recipe
 from ensemble.recipes.schema import Recipe
-from ensemble.training.estimate import Cost, probe
-from folds.data.labels import SHOTS
-from folds.data.people import TrainData
+from ensemble.training.cost import Cost, probe
 from folds.errors import MaskensError
+from folds.labels import SHOTS
+from folds.people import TrainData
 
 ENOUGH = 2  # epochs: a larger candidate with time for these is preferred to more epochs of a smaller one
 MOST = 4  # epochs: the photos of one person resemble each other, and models overfit; benchmarks/README.md

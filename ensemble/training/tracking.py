@@ -19,10 +19,10 @@ from ensemble.data.cache import DecodedPhotos
 from ensemble.metrics.scores import head_scores
 from ensemble.recipes.tasks import Target
 from ensemble.training.pictures import validation_pictures
-from folds.data.decode import Pixels
-from folds.data.labels import IntArray
 from folds.errors import MaskensError, first_line, typed
 from folds.files import sha256
+from folds.labels import IntArray
+from folds.photos import Pixels
 from folds.run import Run
 
 SCALARS = ("loss", "val_loss", "f1", "accuracy", "best_f1", "lr", "photos_per_s")  # columns of history.csv

@@ -1,29 +1,110 @@
-"""What one epoch does to a model, and all that moves along with it: optimizer, averaged weights, scaler."""
+"""What one epoch does to a model, and the state from which it resumes, between or within epochs."""
 
 from __future__ import annotations
 
+import io
 import math
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ensemble.data.mixing import mix_batch
-from ensemble.models.autotune import AutotuneCache, Forward, autotune_precision, compile_for_training
-from ensemble.models.inputs import to_input
-from ensemble.models.precision import Precision, autocast
+from ensemble.jobs.oof import Logits
+from ensemble.jobs.stopping import StopRequest
+from ensemble.models.build import to_input
+from ensemble.models.precision import (
+    AutotuneCache,
+    Forward,
+    Precision,
+    autocast,
+    autotune_precision,
+    compile_for_training,
+)
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.training.backbone import backbone
-from ensemble.training.epoch_average import EpochAverage, ema_decay
-from ensemble.training.epoch_progress import EpochProgress
-from ensemble.training.losses import task_loss
-from ensemble.training.optimizer import make_optimizer, make_schedule
-from ensemble.training.targets import bin_counts, class_table, soft_targets, target_tables
+from ensemble.training.losses import bin_counts, class_table, soft_targets, target_tables, task_loss
+from ensemble.training.optimizer import EpochAverage, backbone, ema_decay, make_optimizer, make_schedule
+from folds.errors import MaskensError, typed
+from folds.files import replacing
+
+SAVE_EVERY = 300.0  # seconds of an epoch's work that may be lost
+SAVE_LAST = 60.0  # seconds at its end, as validation comes next, which may take long
+
+
+@dataclass
+class EpochProgress:
+    """What an epoch has added up so far, after a whole number of updates."""
+
+    loss: Tensor  # float32 (), sum over its photos
+    finite: Tensor  # int64 (), batches until that sum is not finite
+    batches: int = 0
+    photos: int = 0
+    lr: float = 0.0  # of its first update
+    seconds: float = 0.0
+
+    @classmethod
+    def start(cls, device: torch.device) -> EpochProgress:
+        """Of an epoch that begins."""
+        return cls(torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device))
+
+    @classmethod
+    def begin(cls, state: dict[str, Any] | None, device: torch.device) -> EpochProgress:
+        """Of an epoch that goes on from a `state`, from where torch's random streams then go on, too; without one of an
+        epoch that begins."""
+        if state is None:
+            return cls.start(device)
+        torch.set_rng_state(state["streams"]["cpu"])
+        if device.type == "cuda" and "cuda" in state["streams"]:
+            torch.cuda.set_rng_state(state["streams"]["cuda"], device)
+        added = state["progress"]
+        return cls(**added | {name: added[name].to(device) for name in ("loss", "finite")})
+
+    def state(self) -> dict[str, Any]:
+        """Plain types and tensors, from which `begin` goes on."""
+        device = self.loss.device
+        on_gpu = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+        return {"progress": dict(vars(self)), "streams": {"cpu": torch.get_rng_state(), **on_gpu}}
+
+
+def seed_torch(seed: Sequence[int], stage: int) -> None:
+    """Seed torch's random streams for one stage of a job: 0 the initial weights, then 1 + epoch."""
+    torch.manual_seed(int(np.random.SeedSequence([*seed, stage]).generate_state(1, np.uint64)[0] >> 1))
+
+
+def save_within_epoch(
+    save: Callable[[EpochProgress], None], stop: StopRequest, batches: int
+) -> Callable[[EpochProgress], None]:
+    """What a trainer calls after each update: saves when much would be lost, and when a signal asks to stop.
+
+    Args:
+        batches: of the whole epoch.
+
+    Raises:
+        KeyboardInterrupt: from the returned function, once what a stop leaves is saved.
+    """
+    saved = time.monotonic()
+
+    def on_update(progress: EpochProgress) -> None:
+        nonlocal saved
+        enough = SAVE_LAST if progress.batches == batches else SAVE_EVERY
+        if not stop.made and time.monotonic() - saved < enough:
+            return
+        if progress.loss.isfinite():  # else what was good stays
+            save(progress)
+            saved = time.monotonic()
+        if stop.made:
+            raise KeyboardInterrupt
+
+    return on_update
+
 
 OnBatch = Callable[[int, Callable[[], float], float], None]
 """(batches done, mean loss so far, photos a second), after each batch. Asking for the loss waits for a GPU, and raises
@@ -269,3 +350,62 @@ def _mean(progress: EpochProgress) -> Callable[[], float]:
         return found
 
     return mean
+
+
+Identity = dict[str, Any]
+"""What must be equal for two halves of a job to belong together: hashes, seed, `task` and `fold`."""
+
+
+def save_last(
+    folder: Path,
+    identity: Identity,
+    trained: dict[str, Any],
+    history: list[dict[str, float]],
+    unfinished: dict[str, Any] | None = None,
+    logits: Sequence[Logits] = (),
+) -> None:
+    """Replace last.pt by the state after a whole epoch, or within one, atomically.
+
+    Args:
+        trained: state of the trainer; tensors and plain types only, as it must load with `weights_only`.
+        history: of the epochs that are finished.
+        unfinished: what else there is of an epoch that is not; None between two epochs.
+        logits: out-of-fold, of each finished epoch.
+    """
+    state: dict[str, Any] = {
+        "identity": identity,
+        "trained": trained,
+        "history": history,
+        "unfinished": unfinished,
+        "logits": [torch.from_numpy(its) for its in logits],
+    }
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    with replacing(folder / "last.pt") as handle:
+        handle.write(buffer.getbuffer())
+
+
+def load_last(folder: Path, identity: Identity) -> dict[str, Any] | None:
+    """The state to continue from, or None where there is none.
+
+    Raises:
+        MaskensError: damaged, or of another recipe, seed or folds, or other pseudo-labels or soft targets.
+    """
+    path = folder / "last.pt"
+    job = f"--task {identity['task']} --fold {identity['fold']}"
+    advice = f"start this job over: maskens train --run {typed(folder.parent.parent)} {job} --restart"
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums, and does not look at them
+            damaged = archive.testzip()
+        if damaged:
+            raise zipfile.BadZipFile(damaged)
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        before = state["identity"]
+    except Exception as error:
+        raise MaskensError(f"{path} is damaged ({type(error).__name__}); {advice}") from error
+    if before != identity:
+        others = "another recipe, seed or folds, or other pseudo-labels or soft targets"
+        raise MaskensError(f"{path} comes from {others}; {advice}")
+    return state

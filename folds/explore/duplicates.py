@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from folds.data.decode import Pixels, Progress, in_threads, read_photo
-from folds.data.merges import Merge
-from folds.data.people import TrainData
+from folds.corrections import Merge
 from folds.errors import MaskensError
+from folds.people import TrainData
+from folds.photos import Pixels, Progress, in_threads, read_photo
 
 NEAR = 3  # bits of 64 that recompression and rescaling may turn
 CHUNK = 2048

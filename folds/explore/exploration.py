@@ -12,14 +12,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from folds.data.decode import Pixels, Progress, in_threads, photo_format, read_photo
-from folds.data.labels import CLASSES, GENDERS, SHOTS, FloatArray, age_band
-from folds.data.people import TrainData, repeated_ids
-from folds.data.table import read_table, with_zeros
 from folds.errors import MaskensError
 from folds.explore.duplicates import near_duplicates, perceptual_hash
 from folds.explore.merge_candidates import MergeCandidate, merge_candidates
+from folds.labels import CLASSES, GENDERS, SHOTS, FloatArray, age_band
 from folds.pages.contact_sheet import thumbnail, thumbnails
+from folds.people import TrainData, repeated_ids
+from folds.photos import Pixels, Progress, in_threads, photo_format, read_photo
+from folds.table import read_table, with_zeros
 
 PAIRS = 24  # people with nearly the same photo that are shown; all are counted
 STAND_OUT = 7  # photos at each end of a measure: a row of the page

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from folds.data.decode import Pixels, Progress, in_threads, read_photo
-from folds.data.labels import SHOTS
-from folds.data.merges import COLUMNS
-from folds.data.people import TrainData
+from folds.corrections import COLUMNS
 from folds.errors import MaskensError
 from folds.explore.duplicates import near_duplicates, perceptual_hash
 from folds.files import listing_text
+from folds.labels import SHOTS
 from folds.pages.contact_sheet import Cell, Sheet, thumbnails
+from folds.people import TrainData
+from folds.photos import Pixels, Progress, in_threads, read_photo
 
 FILE, SHEET = "merge-candidates.csv", "duplicates"
 

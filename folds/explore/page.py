@@ -1,4 +1,4 @@
-"""What `maskens explore` leaves behind: index.html, which needs nothing else, and its pictures as PNG files."""
+"""What `maskens explore` leaves: index.html, its pictures as PNG files, and its summary in the terminal."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
+from rich.table import Table
 
-from folds.data.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, age_band
 from folds.explore.exploration import PAIRS, Exploration, people_of, photo_caption, portrait
 from folds.explore.merge_candidates import FILE, candidates_csv, candidates_sheet
-from folds.files import write_text
+from folds.files import replacing, write_text
+from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, age_band
 from folds.pages.charts import age_histogram
 from folds.pages.contact_sheet import Cell, Sheet, save
 from folds.pages.html import render, write_page
-from folds.replacing import replacing
+from folds.pages.tables import new_table, table_of_classes
 
 GENERATOR = "maskens explore"
 OURS = re.compile(
@@ -215,3 +216,59 @@ def extreme_cells(found: Exploration) -> dict[str, list[Cell]]:
         name: [_cell(found, photo, f"{value:.0f}: {photo_caption(found.data, photo)}") for photo, value in photos]
         for name, photos in found.extremes.items()
     }
+
+
+LISTED = 5  # problems of a kind; the page has them all
+
+
+def class_table(found: Exploration) -> Table:
+    """People and photos per class, rarest first."""
+    table = table_of_classes("people and photos per class, rarest first", ["people", "photos"])
+    for row in sorted(class_rows(found), key=lambda r: (r.photos, r.number)):
+        table.add_row(str(row.number), row.name, str(row.people), str(row.photos))
+    return table
+
+
+def group_table(found: Exploration) -> Table:
+    """People per gender and age band."""
+    table = new_table("people per gender and age band")
+    for name in ("", *AGES, "all"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+    for row in group_rows(found):
+        table.add_row(row.name + row.mark, *(str(people) for people, _ in (*row.bands, row.total)))
+    return table
+
+
+def summary_lines(found: Exploration) -> list[str]:
+    """What the photos are, a line a fact."""
+    mean, spread = found.measures.colour
+    people, rows = len({p.group for p in found.data.people}), len(found.data.people)
+    colour = ", ".join(f"{n} {m:.0f} ± {s:.0f}" for n, m, s in zip(("red", "green", "blue"), mean, spread, strict=True))
+    footnote = in_several(found)
+    return [
+        *([footnote] if footnote else []),
+        f"{found.data.root}: {people} people on {rows} folders, {len(found.data.files)} photos",
+        f"sizes (width x height): {_counts(size_rows(found))}",
+        f"formats: {_counts(kind_rows(found))}",
+        f"colour, mean and spread of 255: {colour}",
+    ]
+
+
+def warning_lines(found: Exploration) -> list[str]:
+    """What looks wrong; of each kind the first few and how many there are."""
+    pairs = ["  ~  ".join(found.data.files[photo] for photo in c.photos) for c in found.candidates]
+    kinds = (
+        ("unreadable photos", found.measures.unreadable),
+        ("labels that disagree", [f.words for f in found.findings]),
+        ("nearly the same photo under two people", pairs),
+    )
+    lines = []
+    for what, items in kinds:
+        if items:
+            rest = [f"... and {len(items) - LISTED} more"] if len(items) > LISTED else []
+            lines.append("\n".join([f"warning: {what}: {len(items)}", *(f"  - {i}" for i in items[:LISTED]), *rest]))
+    return lines
+
+
+def _counts(rows: Sequence[tuple[str, int]]) -> str:
+    return "; ".join(f"{name} ({count})" for name, count in rows) or "none"

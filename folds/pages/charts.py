@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from folds.data.labels import AGE_CUTS, AGES, GENDERS
+from folds.labels import AGE_CUTS, AGES, GENDERS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

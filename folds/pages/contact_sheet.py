@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from folds.data.decode import Pixels, Progress, in_threads, read_photo
 from folds.errors import MaskensError
-from folds.replacing import replacing
+from folds.files import replacing
+from folds.photos import Pixels, Progress, in_threads, read_photo
 
 BOX = (132, 176)  # width, height of a picture on a sheet, in pixels
 GAP = 12

@@ -12,9 +12,9 @@ from typing import Any
 
 from PIL import Image
 
-from folds.data.decode import Pixels
 from folds.errors import MaskensError
 from folds.files import write_text
+from folds.photos import Pixels
 
 INDEX = "index.html"
 SYSTEM_FILES = (".DS_Store", "Thumbs.db")  # which file managers leave behind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,10 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
+
+from folds.labels import CLASS_NAMES, IntArray
+from folds.people import TrainData
+from folds.splits import STRATA, people_per_fold, people_per_stratum_and_fold, photos_per_class_and_fold
 
 MANY = 6  # folds; more have names of two lines
 
@@ -65,3 +70,29 @@ class WideOrNarrow:
         whole = self.table(True)
         fits = Measurement.get(console, options.update(width=10_000), whole).maximum <= options.max_width
         yield whole if fits else self.table(False)
+
+
+def folds_table(data: TrainData, folds: IntArray, k: int) -> WideOrNarrow:
+    """People per stratum and photos per class, a column a fold."""
+    people = people_per_stratum_and_fold(data, folds, k)
+    photos = photos_per_class_and_fold(data, folds, k)
+    everybody = people_per_fold(data, folds, k)
+    return WideOrNarrow(functools.partial(_table, people, everybody, photos))
+
+
+def _table(people: IntArray, everybody: IntArray, photos: IntArray, each: bool) -> Table:
+    table = table_of_classes("people and photos per class and fold")
+    for name in (*fold_columns(people.shape[1], each), "all"):
+        table.add_column(name, justify="right")
+
+    def add(number: str, name: str, counts: IntArray, style: str = "", end: bool = False) -> None:
+        figures = (*fold_counts(counts.tolist(), each), str(counts.sum()))
+        table.add_row(number, name, *figures, style=style, end_section=end)
+
+    for name, row in zip(STRATA, people, strict=True):
+        add("", f"people, {name}", row)
+    add("", "people", everybody, "bold", end=True)
+    for number, (name, row) in enumerate(zip(CLASS_NAMES, photos, strict=True)):
+        add(str(number), name, row, end=number == len(CLASS_NAMES) - 1)
+    add("", "photos", photos.sum(axis=0), "bold")
+    return table

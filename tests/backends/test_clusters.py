@@ -14,12 +14,12 @@ from tiny_runs import DEFAULTS, Silent, TinyRun, tiny_run
 
 from ensemble.backends.choose import choose_hardware
 from ensemble.jobs.hardware import BackendName, Hardware
-from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.job import JobSpec
 from ensemble.jobs.status import JobStatus
-from ensemble.training.jobs import train
-from folds.data.layout import read_train
+from ensemble.training.queue import train
 from folds.errors import MaskensError
 from folds.files import read_json
+from folds.layout import read_train
 
 
 def test_a_temporary_folder_that_ray_can_not_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,16 @@ import pytest
 from ensemble.backends import node_process
 from ensemble.backends.backend import Call, WorkerLost, WorkerStopped
 from ensemble.backends.loky_backend import LokyBackend
-from ensemble.backends.node_process import NodeCall, cant_run, packed_call, run_on_node, started_file, stop_all
-from ensemble.backends.paths import VARIABLE, pack
+from ensemble.backends.node_process import (
+    VARIABLE,
+    NodeCall,
+    cant_run,
+    pack,
+    packed_call,
+    run_on_node,
+    started_file,
+    stop_all,
+)
 from ensemble.backends.work_process import Children, Outcome
 from ensemble.jobs.hardware import Hardware
 from folds.errors import MaskensError

@@ -10,7 +10,7 @@ import pytest
 from run_command import maskens, refused
 
 from ensemble.decision.submission import read_answers
-from folds.data.layout import read_eval
+from folds.layout import read_eval
 
 
 @pytest.mark.usefixtures("charts_not_rendered")

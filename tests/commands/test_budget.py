@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from run_command import maskens, refused
 
-from ensemble.inference import anytime_predictor
+from ensemble.prediction import anytime_predictor
 
 RUN = Path("runs/default")
 

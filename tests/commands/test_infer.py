@@ -17,7 +17,7 @@ from rich.console import Console
 from run_command import maskens, refused
 
 from ensemble.decision.submission import read_answers
-from folds.data.layout import read_eval
+from folds.layout import read_eval
 
 
 def test_the_csv_has_the_rows_of_info_csv_in_order(there: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from run_command import maskens, refused
 
 from ensemble.decision.submission import read_answers
-from folds.data.labels import decode
+from folds.labels import decode
 
 INFER = ("infer", "--run", "run", "--cache", "none")
 

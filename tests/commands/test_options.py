@@ -14,8 +14,8 @@ from run_command import maskens, refused
 import cli
 from ensemble.commands.terminal import make_console, print_anything, say
 from ensemble.recipes.reading import load_recipe, shipped
-from ensemble.recipes.tta_views import VIEWS
-from folds.versions import library_versions
+from ensemble.recipes.views import VIEWS
+from folds.run import library_versions
 
 
 def test_quiet_prints_nothing_and_the_environment_sets_options(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from run_command import maskens, refused
 
 from ensemble.decision.submission import read_answers
-from folds.data.labels import AGES, GENDERS, MASKS
+from folds.labels import AGES, GENDERS, MASKS
 
 
 def test_photos_anywhere_are_predicted_as_the_eval_photos_are(there: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from run_command import maskens, refused
 
 import ensemble.training.recommend
 from ensemble.recipes.reading import load_recipe
-from ensemble.training.estimate import Cost
+from ensemble.training.cost import Cost
 from ensemble.training.recommend import Candidate
 
 FAST = Cost(decode=0.0, train=1e-3, predict=1e-4, start=0.0, weights=1, memory=1)

@@ -14,7 +14,7 @@ from planned import plan_errors
 from run_command import maskens, refused
 from sklearn.metrics import f1_score
 
-from folds.data.layout import read_train
+from folds.layout import read_train
 
 
 def test_places_for_answers_are_not_answers(there: Path, tmp_path: Path) -> None:

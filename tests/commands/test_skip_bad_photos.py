@@ -14,7 +14,7 @@ import pytest
 from run_command import Outcome, maskens, refused
 
 from ensemble.decision.submission import read_answers
-from folds.data.labels import decode
+from folds.labels import decode
 from folds.run import load_run
 
 INFER = ("infer", "--run", "run", "--device", "cpu")

@@ -17,7 +17,7 @@ from tiny_runs import DEFAULTS
 from torch import Tensor
 
 import ensemble
-import ensemble.training.job_run
+import ensemble.training.fit_fold
 from ensemble.training.trainer import Trainer
 from folds.run import load_run
 
@@ -143,14 +143,14 @@ def test_jobs_that_two_recipes_share_are_trained_once(copy: Path) -> None:
 
 
 def test_a_failed_job_is_told_and_the_rest_is_compared(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = ensemble.training.job_run.create
+    create = ensemble.training.fit_fold.create
 
     def failing(task: Any, **kwargs: Any) -> object:
         if task.optimizer.lr == 0.5:
             raise RuntimeError("out of luck")
         return create(task, **kwargs)
 
-    monkeypatch.setattr(ensemble.training.job_run, "create", failing)
+    monkeypatch.setattr(ensemble.training.fit_fold, "create", failing)
     Path("bad.toml").write_text('extends = "a.toml"\n[tasks.heads]\noptimizer = { lr = 0.5 }\n')
     outcome = maskens("sweep", "--recipe", "bad.toml")
     assert outcome.code == 1

@@ -12,7 +12,7 @@ import pytest
 from run_command import maskens, refused
 
 from folds.files import sealed
-from folds.versions import library_versions
+from folds.run import library_versions
 
 RUN = Path("runs/default")
 

@@ -11,7 +11,7 @@ from run_command import maskens, refused
 from ensemble.decision.submission import align, read_answers
 from ensemble.jobs.oof import load_job_oof
 from ensemble.metrics.scores import macro_f1
-from folds.data.layout import read_eval, read_train
+from folds.layout import read_eval, read_train
 
 CHANCE_MARGIN = 0.20
 """How far above a guess by class frequency the macro F1 of the sample set must be. A pipeline

@@ -8,13 +8,11 @@ import torch
 
 from ensemble.data.augment import Augment, always, faults
 from ensemble.data.cache import DecodedPhotos
-from ensemble.data.loader import EpochBatches, train_loader
-from ensemble.data.sampling import EpochPhotos
+from ensemble.data.loader import EpochBatches, EpochPhotos, train_loader
 from ensemble.recipes.augmentation import SomeOf, Transform, policies
-from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import load_recipe, parse_recipe, shipped
-from ensemble.recipes.schema import Sampler
-from folds.data.people import PhotoSet
+from ensemble.recipes.schema import Geometry, Sampler
+from folds.people import PhotoSet
 
 FLIP = Transform(name="HorizontalFlip", args={"p": 0.5})
 VERTICAL = Transform(name="VerticalFlip", args={"p": 0.5})

@@ -13,14 +13,14 @@ from conftest import MakeData
 from noise_photos import noise_photos
 from PIL import Image
 
-import ensemble.data.load
+import ensemble.data.cache
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.loader import plain_batches
-from ensemble.recipes.geometry import Geometry
-from folds.data.decode import Pixels, read_photo, read_sizes, resize_and_crop
-from folds.data.layout import read_eval, read_train
-from folds.data.people import EvalData, PhotoSet, TrainData
+from ensemble.recipes.schema import Geometry
 from folds.errors import MaskensError
+from folds.layout import read_eval, read_train
+from folds.people import EvalData, PhotoSet, TrainData
+from folds.photos import Pixels, read_photo, read_sizes, resize_and_crop
 
 SMALL, CROPPED = Geometry((16, 12)), Geometry((20, 16), (12, 10))
 FILES = [f"{i}.png" for i in range(6)]
@@ -76,7 +76,7 @@ def test_each_file_is_read_once_for_all_geometries(
         read[path.name] += 1
         return read_sizes(path, at_least)
 
-    monkeypatch.setattr(ensemble.data.load, "read_sizes", counting)
+    monkeypatch.setattr(ensemble.data.cache, "read_sizes", counting)
     for _ in range(2 if cached else 1):  # a second opening finds the cache
         photos = open_photos(
             PhotoSet(root, FILES, "print"), [SMALL, CROPPED], tmp_path / "cache" if cached else None, workers=1

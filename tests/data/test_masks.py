@@ -11,17 +11,15 @@ import torch
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos
-from ensemble.data.loader import EpochBatches, train_loader
+from ensemble.data.loader import EpochBatches, EpochPhotos, train_loader
 from ensemble.data.mask_drawing import draw_mask
 from ensemble.data.masks import DrawMasks, draw_masks
-from ensemble.data.sampling import EpochPhotos
 from ensemble.recipes.augmentation import Transform
-from ensemble.recipes.geometry import Geometry
-from ensemble.recipes.schema import Sampler, TaskRecipe
+from ensemble.recipes.schema import Geometry, Sampler, TaskRecipe
 from ensemble.recipes.tasks import Predicts
-from folds.data.faces import Face
-from folds.data.labels import decode, encode
-from folds.data.people import PhotoSet
+from folds.faces import Face
+from folds.labels import decode, encode
+from folds.people import PhotoSet
 
 SIZE = (128, 96)
 FACE = Face(x=48, eyes=54, mouth=81, width=48)

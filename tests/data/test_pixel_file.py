@@ -16,8 +16,8 @@ import ensemble.data.pixel_file
 from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import plain_batches
 from ensemble.data.pixel_file import POSITIONED, PixelFile, create
-from ensemble.recipes.geometry import Geometry
-from folds.data.people import PhotoSet
+from ensemble.recipes.schema import Geometry
+from folds.people import PhotoSet
 
 SHAPE = (400, 4, 3, 3)
 

@@ -6,9 +6,9 @@ from conftest import MakeData
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.data.sampling import EpochPhotos, epoch_photos
+from ensemble.data.loader import EpochPhotos, epoch_photos
 from ensemble.recipes.schema import Sampler
-from folds.data.layout import read_train
+from folds.layout import read_train
 
 PEOPLE, SHOTS = 20, 7
 ROWS = np.arange(100, 100 + PEOPLE * SHOTS)

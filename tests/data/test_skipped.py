@@ -11,11 +11,10 @@ from PIL import Image
 
 from ensemble.data.cache import check_readable, open_photos, skip_unreadable
 from ensemble.data.loader import plain_batches
-from ensemble.recipes.geometry import Geometry
-from folds.data.decode import read_photo, resize_and_crop
-from folds.data.people import PhotoSet
-from folds.data.skipped import kept_skipped, left_out_words, named, skipped_csv, skipped_hash
+from ensemble.recipes.schema import Geometry
 from folds.errors import MaskensError
+from folds.people import PhotoSet, kept_skipped, left_out_words, named, skipped_csv, skipped_hash
+from folds.photos import read_photo, resize_and_crop
 
 SMALL, LARGE = Geometry((16, 12)), Geometry((20, 16))
 FILES = [f"{i}.png" for i in range(6)]

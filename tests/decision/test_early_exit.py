@@ -16,8 +16,8 @@ from ensemble.decision.joint import blend
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import Fitted, RunTuning
 from ensemble.recipes.tasks import ONLY_GENDER, Predicts, Target
-from ensemble.recipes.tta_sets import SETS as TTA_SETS
-from ensemble.recipes.tta_sets import Merge, TtaSet
+from ensemble.recipes.views import SETS as TTA_SETS
+from ensemble.recipes.views import Merge, TtaSet
 
 FLIP = TTA_SETS["flip"]
 MERGES: tuple[Merge, ...] = ("gmean", "max")

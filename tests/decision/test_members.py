@@ -12,11 +12,10 @@ from conftest import MakeData
 from planned import plan_run
 
 from ensemble.decision.members import members
-from ensemble.models.checkpoint import save_checkpoint
-from ensemble.models.create import create
+from ensemble.models.build import create, save_checkpoint
 from ensemble.recipes.run_recipe import run_recipe
-from folds.data.layout import read_train
 from folds.errors import MaskensError
+from folds.layout import read_train
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.decision.decide import most_probable
-from ensemble.decision.offsets import LIMIT, best_step, coordinate_ascent, fit_offsets
+from ensemble.decision.fitting import LIMIT, best_step, coordinate_ascent, fit_offsets
 from ensemble.metrics.scores import macro_f1
 
 

@@ -14,13 +14,12 @@ from planned import HEADS, plan_run
 from scipy.special import log_softmax, logsumexp
 
 from ensemble.decision.blend import load_blend
-from ensemble.decision.decide import decide, most_probable
-from ensemble.decision.persons import share_gender_and_age
+from ensemble.decision.decide import decide, most_probable, share_gender_and_age
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate, evaluation_record
 from ensemble.metrics.scores import macro_f1
-from folds.data.labels import decode
-from folds.data.layout import read_train
+from folds.labels import decode
+from folds.layout import read_train
 
 TOGETHER = "a person's photos together"
 PHOTOS = st.integers(1, 12).flatmap(

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
+from ensemble.decision.fitting import BOUNDS, fit_temperature, scaled, temperature_of_mean, worth_scaling
 from ensemble.decision.joint import column_temperatures, mean_logits
-from ensemble.decision.temperature import BOUNDS, fit_temperature, scaled, temperature_of_mean, worth_scaling
 from ensemble.metrics.heads import head_log_probabilities
 from ensemble.recipes.tasks import AgeHead, Target, merge_of
 

@@ -15,8 +15,7 @@ from scipy.special import log_softmax
 
 from ensemble.decision.blend import Blend, greedy_weights, load_blend
 from ensemble.decision.decide import most_probable
-from ensemble.decision.temperature import fit_temperature
-from ensemble.decision.tune import STEPS, fit, nested, tune
+from ensemble.decision.fitting import STEPS, fit, fit_temperature, nested, tune
 from ensemble.decision.tuning import (
     Applied,
     StepName,
@@ -31,14 +30,13 @@ from ensemble.decision.tuning import (
 )
 from ensemble.evaluation.evaluate import evaluate, evaluation_record
 from ensemble.evaluation.verify import verify
-from ensemble.metrics.bootstrap import SCORED_PARTS
-from ensemble.metrics.scores import macro_f1
+from ensemble.metrics.scores import SCORED_PARTS, macro_f1
 from ensemble.pipeline.tune import tune as tune_runs
 from ensemble.recipes.run_recipe import run_recipe
-from folds.data.labels import decode
-from folds.data.layout import read_train
-from folds.data.people import TrainData
 from folds.errors import MaskensError
+from folds.labels import decode
+from folds.layout import read_train
+from folds.people import TrainData
 from folds.run import Run
 
 
@@ -110,7 +108,7 @@ def test_nobody_is_judged_by_a_tuning_that_saw_them(
         fitted_on.append(photos)
         return blend.plain("flip").model_copy(update={"offsets": tuple(np.eye(18)[len(fitted_on)] * 99)})
 
-    monkeypatch.setattr("ensemble.decision.tune.fit", watching)
+    monkeypatch.setattr("ensemble.decision.fitting.fit", watching)
     decision, parts = nested(blend, ["offsets"])
     assert parts == len(fitted_on) == 5
     for number, photos in enumerate(fitted_on, start=1):

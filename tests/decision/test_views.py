@@ -12,16 +12,16 @@ from planned import CLASS18, plan_run
 from scipy.special import log_softmax, softmax
 
 from ensemble.decision.blend import Blend, load_blend
+from ensemble.decision.fitting import tune
 from ensemble.decision.joint import merged_log_probabilities
-from ensemble.decision.tune import tune
 from ensemble.decision.tuning import Fitted, apply_tuning, save_tuning
 from ensemble.evaluation.evaluate import evaluate, evaluation_record
 from ensemble.metrics.heads import head_log_probabilities
 from ensemble.recipes.tasks import Target
-from ensemble.recipes.tta_sets import Merge, TtaSet, as_set
-from folds.data.layout import read_train
-from folds.data.people import TrainData
+from ensemble.recipes.views import Merge, TtaSet, as_set
 from folds.errors import MaskensError
+from folds.layout import read_train
+from folds.people import TrainData
 
 THREE = ("identity", "hflip", "scale=0.9")
 RECIPE = f"""oof_tta = ["mine"]

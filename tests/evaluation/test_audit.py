@@ -18,15 +18,14 @@ from planned import plan_run
 from run_command import maskens
 
 import cli
-from ensemble.decision.temperature import fit_temperature, scaled
+from ensemble.decision.fitting import fit_temperature, scaled
 from ensemble.evaluation.audit import Audit, audit, field_predictions, nearest_year, photos_csv, suspects_csv
-from folds.data.fixes import apply_fixes
-from folds.data.labels import SHOTS, age_band, encode
-from folds.data.layout import read_train
-from folds.data.merges import Merge, apply_merges, read_merges
-from folds.data.people import Fix, TrainData
+from folds.corrections import Merge, apply_fixes, apply_merges, read_merges
 from folds.explore.merge_candidates import portrait_candidates
+from folds.labels import SHOTS, age_band, encode
+from folds.layout import read_train
 from folds.pages.contact_sheet import BOX, GAP, LINE, Cell, Sheet, draw
+from folds.people import Fix, TrainData
 
 MakeData = Callable[..., Path]
 

@@ -13,10 +13,10 @@ from run_command import maskens
 
 from ensemble.evaluation.compare import Comparison, compare
 from ensemble.metrics.scores import macro_f1
-from folds.data.fixes import read_fixes
-from folds.data.layout import read_train
-from folds.data.people import TrainData
+from folds.corrections import read_fixes
 from folds.errors import MaskensError
+from folds.layout import read_train
+from folds.people import TrainData
 from folds.run import Run
 
 WRONG = 0.35  # share of photos that a run gets wrong

@@ -14,10 +14,10 @@ from run_command import maskens
 from ensemble.decision.blend import Blend, load_blend
 from ensemble.jobs.oof import load_job_oof, people_halves
 from ensemble.metrics.scores import macro_f1
-from folds.data.labels import CLASSES
-from folds.data.layout import read_train
-from folds.data.people import TrainData
-from folds.splitting.split import strata
+from folds.labels import CLASSES
+from folds.layout import read_train
+from folds.people import TrainData
+from folds.splits import strata
 
 EPOCHS = 8
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from planned import plan_errors
 
-from ensemble.evaluation.compare import compare
-from ensemble.evaluation.sweep import SweepComparison, compare_recipes, shared_part
-from folds.data.layout import read_train
-from folds.data.people import TrainData
+from ensemble.evaluation.compare import SweepComparison, compare, compare_recipes, shared_part
+from folds.layout import read_train
+from folds.people import TrainData
 from folds.run import Run
 
 

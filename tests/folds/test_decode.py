@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from folds.data.decode import Pixels, photo_format, read_photo, read_sizes, resize_and_crop
 from folds.errors import MaskensError
+from folds.photos import Pixels, photo_format, read_photo, read_sizes, resize_and_crop
 
 GREY = np.array([[0, 50, 100], [128, 255, 7]], dtype=np.uint8)
 ORIENTATION = 0x0112

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from folds.data.decode import Pixels
-from folds.data.layout import read_train
 from folds.explore import duplicates
 from folds.explore.duplicates import NEAR, check_photos, describe, near_duplicates, perceptual_hash
+from folds.layout import read_train
+from folds.photos import Pixels
 
 
 def texture(seed: int) -> Pixels:

@@ -21,17 +21,17 @@ from run_command import Outcome, maskens, refused
 import cli
 from ensemble.recipes.augmentation import Transform
 from ensemble.recipes.reading import load_recipe
-from ensemble.reporting.augment_sheet import DRAWS, after, augment_sheets
-from folds.data.decode import Pixels, read_photo, resize_and_crop
-from folds.data.labels import SHOT_MASK, SHOTS
-from folds.data.layout import read_train
-from folds.data.table import read_table
+from ensemble.reporting.sheets import DRAWS, after, augment_sheets
 from folds.errors import MaskensError
 from folds.explore import page as explore_page
 from folds.explore.exploration import draw_photos, examples, explore
+from folds.labels import SHOT_MASK, SHOTS
+from folds.layout import read_train
 from folds.pages.charts import age_histogram
 from folds.pages.contact_sheet import BOX, GAP, ROWS, Cell, Sheet, draw, save
+from folds.photos import Pixels, read_photo, resize_and_crop
 from folds.sample import write_sample
+from folds.table import read_table
 
 ODD = '000004_male_<b>&"x"_60'  # a folder's name may hold what HTML would take for its own
 
@@ -455,7 +455,7 @@ def test_help_has_an_example() -> None:
 
 def test_folds_import_no_model_library_and_no_chart_library_before_they_are_needed() -> None:
     code = (
-        "import sys, folds.explore.page, folds.explore.summary, folds.explore.exploration\n"
+        "import sys, folds.explore.page, folds.explore.page, folds.explore.exploration\n"
         "heavy = {'torch', 'albumentations', 'timm', 'matplotlib', 'jinja2'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -18,17 +18,16 @@ from hypothesis import strategies as st
 from ensemble.data.cache import DecodedPhotos, check_readable, open_photos
 from ensemble.data.loader import plain_batches
 from ensemble.data.masks import DrawMasks, detection_faults, undetected_note
-from ensemble.recipes.geometry import Geometry
 from ensemble.recipes.reading import load_recipe
-from ensemble.recipes.schema import TaskRecipe
-from ensemble.reporting.augment_sheet import check_augmentation
+from ensemble.recipes.schema import Geometry, TaskRecipe
+from ensemble.reporting.sheets import check_augmentation
 from ensemble.training.preflight import preflight
-from folds.data import faces
-from folds.data.decode import Pixels, resize_and_crop
-from folds.data.faces import Box, Face, around_face, crop_to_face, draw_boxes, find_box, find_face
-from folds.data.layout import read_train
-from folds.data.people import PhotoSet
+from folds import faces
 from folds.errors import MaskensError
+from folds.faces import Box, Face, around_face, crop_to_face, draw_boxes, find_box, find_face
+from folds.layout import read_train
+from folds.people import PhotoSet
+from folds.photos import Pixels, resize_and_crop
 
 PHOTO = np.full((128, 96, 3), 150, np.uint8)
 DETECT = TaskRecipe.model_validate(

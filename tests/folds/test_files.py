@@ -16,8 +16,7 @@ import pytest
 
 import folds.files
 from folds.errors import MaskensError
-from folds.files import csv_text, replace_keeping, write_json, write_text
-from folds.replacing import must_be_writable, replacing, replacing_folder
+from folds.files import csv_text, must_be_writable, replace_keeping, replacing, replacing_folder, write_json, write_text
 
 
 def full_disk(*_: object) -> None:
@@ -77,7 +76,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, interruption: 
 
 def killed_in(code: str) -> None:
     """Run code in a process that ends there and then."""
-    head = "import os; from pathlib import Path; from folds.replacing import replacing, replacing_folder\n"
+    head = "import os; from pathlib import Path; from folds.files import replacing, replacing_folder\n"
     root = Path(folds.files.__file__).parents[1]
     ended = subprocess.run([sys.executable, "-c", head + code], check=False, cwd=root)
     assert ended.returncode == 9

@@ -17,14 +17,14 @@ import numpy as np
 import pytest
 
 import cli
-from folds.data.fixes import COLUMNS, apply_fixes, describe_fixes, fixes_csv, read_fixes, shipped
-from folds.data.labels import GENDERS, SHOTS
-from folds.data.layout import read_train
-from folds.data.people import Fix, TrainData, class_counts, label_conflicts
+from folds.corrections import COLUMNS, apply_fixes, describe_fixes, fixes_csv, read_fixes, shipped
 from folds.errors import MaskensError
 from folds.files import csv_text, sha256
+from folds.labels import GENDERS, SHOTS
+from folds.layout import read_train
+from folds.people import Fix, TrainData, class_counts, label_conflicts
 from folds.run import load_data, load_run
-from folds.splitting.split import (
+from folds.splits import (
     check_folds,
     folds_csv,
     largest_k,
@@ -366,7 +366,7 @@ class TestShipped:
     def test_they_come_with_the_package(self) -> None:
         assert list(shipped()) == ["core", "disputed"]
         settings = tomllib.loads(Path(cli.__file__).with_name("pyproject.toml").read_text())
-        assert "known_errors/*.csv" in settings["tool"]["setuptools"]["package-data"]["folds.data"]
+        assert "known_errors/*.csv" in settings["tool"]["setuptools"]["package-data"]["folds"]
 
 
 class TestFolds:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from folds.data.layout import read_train
-from folds.data.people import TrainData
-from folds.splitting.folds_table import folds_table
+from folds.layout import read_train
+from folds.pages.tables import folds_table
+from folds.people import TrainData
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folds.data.labels import AGE_CUTS, CLASS_NAMES, CLASSES, SHOT_MASK, SHOTS, age_band, decode, encode
+from folds.labels import AGE_CUTS, CLASS_NAMES, CLASSES, SHOT_MASK, SHOTS, age_band, decode, encode
 
 LABELS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 2)), max_size=30)
 

@@ -14,11 +14,11 @@ from conftest import EVAL_IDS, MakeData
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folds.data.labels import SHOTS
-from folds.data.layout import read_eval, read_train
-from folds.data.people import class_counts, label_conflicts, repeated_ids
-from folds.data.table import read_table
 from folds.errors import MaskensError
+from folds.labels import SHOTS
+from folds.layout import read_eval, read_train
+from folds.people import class_counts, label_conflicts, repeated_ids
+from folds.table import read_table
 
 JPGS = tuple(f"{s}.jpg" for s in SHOTS)
 HEADER = "id,gender,race,age,path"

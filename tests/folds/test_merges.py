@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_command import maskens, refused
 
-from ensemble.data.sampling import epoch_photos
+from ensemble.data.loader import epoch_photos
 from ensemble.recipes.schema import Sampler
-from folds.data.layout import read_train
-from folds.data.merges import Merge, apply_merges, merged_csv, merged_people, read_merges
-from folds.data.people import Person, TrainData, fingerprint_of
+from folds.corrections import Merge, apply_merges, merged_csv, merged_people, read_merges
 from folds.errors import MaskensError
+from folds.layout import read_train
+from folds.people import Person, TrainData, fingerprint_of
 from folds.run import load_data, load_run
-from folds.splitting.split import check_folds, folds_csv, make_folds, people_per_stratum_and_fold
+from folds.splits import check_folds, folds_csv, make_folds, people_per_stratum_and_fold
 
 RUN = Path("run")
 A, B = "000001", "000007"  # of the generated people, alike in gender and age band

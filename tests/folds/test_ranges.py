@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folds.errors import MaskensError
-from folds.splitting.ranges import in_short, parse_folds, parse_seeds, written_folds
+from folds.ranges import in_short, parse_folds, parse_seeds, written_folds
 
 
 @st.composite

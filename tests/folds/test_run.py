@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from conftest import MakeData
 
-from folds.data.labels import IntArray
-from folds.data.layout import read_train
-from folds.data.people import TrainData
 from folds.errors import MaskensError
 from folds.files import sealed
+from folds.labels import IntArray
+from folds.layout import read_train
+from folds.people import TrainData
 from folds.run import Run, load_data, load_run, refuse_foreign, save_run, start_run
-from folds.splitting.split import make_folds
+from folds.splits import make_folds
 
 
 @pytest.fixture

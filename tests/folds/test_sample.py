@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from folds import sample
-from folds.data.labels import decode
-from folds.data.layout import read_eval, read_train
-from folds.data.people import repeated_ids
-from folds.data.table import read_table
 from folds.errors import MaskensError
+from folds.labels import decode
+from folds.layout import read_eval, read_train
+from folds.people import repeated_ids
 from folds.sample import SampleSummary, write_sample
-from folds.splitting.split import make_folds, strata
+from folds.splits import make_folds, strata
+from folds.table import read_table
 
 SIZE = (48, 64)
 

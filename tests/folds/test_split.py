@@ -14,11 +14,11 @@ from conftest import MakeData
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folds.data.labels import SHOTS, IntArray
-from folds.data.layout import read_train
-from folds.data.people import Person, TrainData
 from folds.errors import MaskensError
-from folds.splitting.split import (
+from folds.labels import SHOTS, IntArray
+from folds.layout import read_train
+from folds.people import Person, TrainData
+from folds.splits import (
     STRATA,
     check_folds,
     folds_csv,

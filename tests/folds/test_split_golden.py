@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from folds.splitting.split import split
+from folds.splits import split
 
 GOLDEN = [
     (2, 0, 0, "86d443bd92551da5"),

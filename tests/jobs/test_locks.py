@@ -17,11 +17,11 @@ from torch import Tensor
 from ensemble.jobs.locks import TakenOver, lock_job_process, lock_jobs
 from ensemble.jobs.status import read_status
 from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
-from ensemble.training.job import run_job
+from ensemble.training.runner import run_job
 from ensemble.training.trainer import Trainer
-from folds.data.layout import read_train
 from folds.errors import MaskensError
 from folds.files import read_json, write_json
+from folds.layout import read_train
 
 RECIPE = f"{DEFAULTS}[tasks.heads]\n"
 

@@ -13,8 +13,8 @@ from planned import plan_run
 
 from ensemble.decision.blend import load_blend
 from ensemble.jobs.oof import load_job_oof
-from folds.data.layout import read_train
 from folds.errors import MaskensError
+from folds.layout import read_train
 from folds.run import Run
 
 Arrays = dict[str, Any]

@@ -10,9 +10,8 @@ import pytest
 from conftest import MakeData
 from planned import plan_run
 
-from ensemble.jobs.checksums import JOB_FILES, unverified
-from ensemble.jobs.status import JobStatus, job_file, read_status, write_status
-from folds.data.layout import read_train
+from ensemble.jobs.status import JOB_FILES, JobStatus, job_file, read_status, unverified, write_status
+from folds.layout import read_train
 from folds.run import Run
 
 

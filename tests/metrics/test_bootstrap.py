@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from ensemble.metrics.bootstrap import Interval, draw_people, drawn_f1, few_people, interval, person_confusions
-from folds.data.labels import decode
+from ensemble.metrics.scores import Interval, draw_people, drawn_f1, few_people, interval, person_confusions
+from folds.labels import decode
 
 CLASSES = np.arange(18)
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from ensemble.metrics.heads import bin_log_probabilities, bin_logits, head_log_probabilities
 from ensemble.models.heads import to_bin_logits
-from ensemble.recipes.ages import ALL_YEARS
+from ensemble.recipes.schema import ALL_YEARS
 from ensemble.recipes.tasks import AgeHead, Target, merge_of
-from folds.data.labels import age_band
+from folds.labels import age_band
 
 KINDS: tuple[AgeHead, ...] = ("softmax", "ordinal", "regression")
 CUTS = st.lists(st.integers(1, 110), max_size=6, unique=True).map(lambda more: tuple(sorted({*more, 30, 60})))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from ensemble.metrics.scores import macro_f1, score, task_scores
 from ensemble.recipes.tasks import Target
-from folds.data.labels import encode
+from folds.labels import encode
 
 CLASSES = st.lists(st.tuples(st.integers(0, 17), st.integers(0, 17)), min_size=1, max_size=60)
 

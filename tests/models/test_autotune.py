@@ -10,8 +10,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ensemble.models import autotune as pace
-from ensemble.models.autotune import AutotuneCache, autotune_precision, compile_for_training, measure
+from ensemble.models import precision as pace
+from ensemble.models.precision import AutotuneCache, autotune_precision, compile_for_training, measure
 from ensemble.recipes.schema import Optimizer, TaskRecipe
 from ensemble.training.optimizer import make_optimizer
 from ensemble.training.trainer import Trainer, ahead

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ensemble.models.conv_bn import fold_conv_bn
+from ensemble.models.engine import fold_conv_bn
 
 X = torch.randn(4, 3, 48, 40, generator=torch.Generator().manual_seed(1))
 

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ensemble.models import autotune
+from ensemble.models import precision
 from ensemble.models.engine import EngineOptions, fast_engine, fastest_batch
 from folds.errors import MaskensError
 
@@ -69,7 +69,7 @@ def test_compiled_models_give_the_same_logits_and_tell_the_warm_up(
         compiled.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(autotune, "COMPILER", backend)
+    monkeypatch.setattr(precision, "COMPILER", backend)
     found = fast_engine(model, X, EngineOptions(compile=True), 8)
     with torch.no_grad():
         assert torch.allclose(found.logits(X), model(X), atol=1e-5)
@@ -81,7 +81,7 @@ def test_what_cannot_be_compiled_is_told_in_one_line(model: nn.Module, monkeypat
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
         raise RuntimeError("no C++ compiler found")
 
-    monkeypatch.setattr(autotune, "COMPILER", backend)
+    monkeypatch.setattr(precision, "COMPILER", backend)
     found = fast_engine(model, X, EngineOptions(compile=True), 8)
     assert found.notes == ("not compiled, predicts as without --compile: no C++ compiler found",)
     with torch.no_grad():

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ensemble.models import engine_choice, onnx_graph, runtimes
+from ensemble.models import engine_choice, onnx_graph
 from ensemble.models.engine import EngineOptions
 from ensemble.models.engine_choice import choose_engine, engine_options
 from ensemble.models.onnx_graph import OnnxGraphs
@@ -195,4 +195,4 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
     with pytest.raises(MaskensError, match=r"openvino.*Install: pip install 'maskens\[openvino\]'"):
         engine_options("openvino", "fp32", False, "cpu")
     assert engine_options("torch", "fp32", False, "cpu") == EngineOptions()
-    assert runtimes.installed_engines() == ["torch"]
+    assert engine_choice.installed_engines() == ["torch"]

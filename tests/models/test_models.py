@@ -19,9 +19,7 @@ import torch
 from cards import model_card
 
 from ensemble.jobs.card import read_card
-from ensemble.models.checkpoint import load_checkpoint, save_checkpoint
-from ensemble.models.create import create
-from ensemble.models.inputs import normalisation, to_input
+from ensemble.models.build import create, load_checkpoint, normalisation, save_checkpoint, to_input
 from ensemble.recipes.schema import TaskRecipe
 from folds.errors import MaskensError
 
@@ -207,7 +205,7 @@ def test_a_hub_cache_that_takes_no_files_is_named_with_the_ways_out(monkeypatch:
     def refuse(*args: object, **options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", cache)
 
-    monkeypatch.setattr("ensemble.models.create.refuse_unreachable", lambda models: None)
+    monkeypatch.setattr("ensemble.models.build.refuse_unreachable", lambda models: None)
     monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", refuse)
     words = rf"can't be stored in {re.escape(cache)} \(Permission denied\).*HF_HOME.*--weights FILE"
     with pytest.raises(MaskensError, match=words):
@@ -218,7 +216,7 @@ def test_a_download_that_breaks_off_is_one_message_with_both_ways_out(monkeypatc
     def broken(*args: object, **kwargs: object) -> None:
         raise huggingface_hub.errors.LocalEntryNotFoundError("the connection was lost")
 
-    monkeypatch.setattr("ensemble.models.create.refuse_unreachable", lambda *args: None)
+    monkeypatch.setattr("ensemble.models.build.refuse_unreachable", lambda *args: None)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", broken)
     with pytest.raises(MaskensError, match=r"can't be fetched.*--weights FILE.*--no-pretrained"):
         create(task(pretrained=True))
@@ -228,7 +226,7 @@ def test_a_hub_that_never_answers_is_given_up_within_seconds(monkeypatch: pytest
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setattr("ensemble.models.create.ANSWERING", 0.2)
+        monkeypatch.setattr("ensemble.models.build.ANSWERING", 0.2)
         monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
         with pytest.raises(MaskensError, match="hub can't be reached"):
             create(task(pretrained=True))

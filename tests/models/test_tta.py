@@ -11,7 +11,7 @@ from timm import create_model
 from torch import Tensor, nn
 
 from ensemble.models.tta import apply_view, stack_views, unstack_views
-from ensemble.recipes.tta_views import STEPS, VIEWS, views_of
+from ensemble.recipes.views import STEPS, VIEWS, views_of
 from folds.errors import MaskensError
 
 NORMALISATION = ((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))

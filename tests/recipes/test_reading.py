@@ -9,10 +9,9 @@ import huggingface_hub.constants
 import pytest
 
 from ensemble.data.augment import build
-from ensemble.models.create import create
-from ensemble.recipes.initial_weights import with_weights
+from ensemble.models.build import create
 from ensemble.recipes.loss import Loss
-from ensemble.recipes.reading import load_recipe, parse_recipe, shipped
+from ensemble.recipes.reading import load_recipe, parse_recipe, shipped, with_weights
 from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, differences, resolve_recipe, run_recipe
 from ensemble.recipes.schema import Mix, Recipe, TaskRecipe
 from ensemble.recipes.tasks import undetermined

@@ -17,25 +17,23 @@ from ensemble.evaluation.evaluate import evaluate
 from ensemble.jobs.card import read_card
 from ensemble.jobs.completion import is_done
 from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.job import JobSpec, plan, refuse_jobs_without_photos
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.plan import plan, refuse_jobs_without_photos
 from ensemble.jobs.reuse import reuse_jobs
-from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
 from ensemble.metrics.scores import task_scores
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
-from ensemble.training.job import run_job
-from ensemble.training.job_run import JobRun
-from ensemble.training.jobs import train
-from folds.data.labels import IntArray
-from folds.data.layout import read_train
-from folds.data.people import TrainData
+from ensemble.training.fit_fold import JobRun
+from ensemble.training.queue import train
+from ensemble.training.runner import run_job
 from folds.errors import MaskensError
-from folds.run import Run, start_run
-from folds.splitting.split import make_folds
-from folds.versions import library_versions
+from folds.labels import IntArray
+from folds.layout import read_train
+from folds.people import TrainData
+from folds.run import Run, library_versions, start_run
+from folds.splits import make_folds
 
 BASE = """
 [defaults]

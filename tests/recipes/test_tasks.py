@@ -6,11 +6,11 @@ from conftest import MakeData
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensemble.recipes.ages import Ages
+from ensemble.recipes.schema import Ages
 from ensemble.recipes.tasks import Predicts, Target, bin_names, merge_of, training_labels, true_labels, with_mask
-from folds.data.labels import age_band
-from folds.data.layout import read_train
-from folds.data.people import TrainData
+from folds.labels import age_band
+from folds.layout import read_train
+from folds.people import TrainData
 
 FIVE = ((21, 30, 46, 58), (0, 0, 1, 1, 2))
 

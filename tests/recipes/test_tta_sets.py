@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from ensemble.recipes.reading import load_recipe, parse_recipe
+from ensemble.recipes.run_recipe import find_set
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.tta_choice import find_set
-from ensemble.recipes.tta_sets import SETS, TtaSet, as_set, known_sets
-from ensemble.recipes.tta_views import IDENTITY, VIEWS, view_name
+from ensemble.recipes.views import IDENTITY, SETS, VIEWS, TtaSet, as_set, known_sets, view_name
 from folds.errors import MaskensError
 
 MINE = """

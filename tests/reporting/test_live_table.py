@@ -7,8 +7,7 @@ import pytest
 from rich.console import Console
 
 from ensemble.jobs.status import JobStatus
-from ensemble.reporting.live_table import LiveJobs, PlainJobs, duration, jobs_display, jobs_table
-from ensemble.reporting.sweep_tables import sweep_jobs_table
+from ensemble.reporting.live_table import LiveJobs, PlainJobs, duration, jobs_display, jobs_table, sweep_jobs_table
 
 
 def jobs(done: int, training: int, waiting: int) -> list[JobStatus]:

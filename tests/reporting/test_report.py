@@ -20,16 +20,15 @@ from sklearn.metrics import confusion_matrix, log_loss
 from ensemble.decision.blend import load_blend
 from ensemble.decision.decide import Decision
 from ensemble.decision.tuning import apply_tuning
-from ensemble.evaluation.calibration import PartPredictions, calibration, part_predictions
-from ensemble.evaluation.evaluate import evaluate
-from ensemble.jobs.history import HISTORY, read_curves
+from ensemble.evaluation.evaluate import PartPredictions, calibration, evaluate, part_predictions
+from ensemble.jobs.oof import HISTORY, read_curves
 from ensemble.jobs.status import JobStatus, write_status
 from ensemble.recipes.run_recipe import run_recipe
 from ensemble.reporting.report import Report, age_errors, age_groups, gather, highest
-from ensemble.reporting.report_charts import curves_chart
-from folds.data.labels import age_band, decode
-from folds.data.layout import read_train
+from ensemble.reporting.report_page import curves_chart
 from folds.files import csv_text
+from folds.labels import age_band, decode
+from folds.layout import read_train
 from folds.run import Run
 
 PEOPLE = 36

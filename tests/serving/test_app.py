@@ -25,13 +25,13 @@ from PIL import Image
 from starlette.testclient import TestClient
 from stub_models import StubModels, photo, stub_app
 
-from ensemble.inference.predictions import PhotoPredictions
 from ensemble.models.process import configure_process
-from ensemble.serving.limits import Limits
-from ensemble.serving.page import prefers_html
+from ensemble.prediction.predictions import PhotoPredictions
+from ensemble.serving.app import prefers_html
+from ensemble.serving.requests import Limits
 from ensemble.serving.server import open_port, reserve_port, server_of
-from folds.data.decode import Pixels
 from folds.errors import MaskensError
+from folds.photos import Pixels
 
 ODD = "<b>&\"x'.png"  # a file's name may hold what HTML would take for its own
 BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"

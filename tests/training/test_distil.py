@@ -19,7 +19,8 @@ import ensemble
 from ensemble.data.cache import open_photos
 from ensemble.data.masks import DrawMasks
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.soft_targets import (
+from ensemble.jobs.status import read_status
+from ensemble.jobs.teaching import (
     FoldTargets,
     SoftTargets,
     read_soft_targets,
@@ -27,21 +28,19 @@ from ensemble.jobs.soft_targets import (
     soft_with_mask,
     taught_rows,
 )
-from ensemble.jobs.status import read_status
-from ensemble.models.checkpoint import load_checkpoint
-from ensemble.models.inputs import to_input
+from ensemble.models.build import load_checkpoint, to_input
 from ensemble.pipeline.distil import DistilPlan, begin_student, plan_distillation
 from ensemble.pipeline.train import TrainingPlan, plan_training, reuse_finished
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.training.learning_set import LearningSet, learning_set
-from ensemble.training.targets import class_table
-from folds.data.fixes import read_fixes
-from folds.data.labels import CLASSES, GENDERS, decode
-from folds.data.layout import read_train
-from folds.data.people import TrainData
+from ensemble.training.fit_fold import LearningSet, learning_set
+from ensemble.training.losses import class_table
+from folds.corrections import read_fixes
 from folds.errors import MaskensError
+from folds.labels import CLASSES, GENDERS, decode
+from folds.layout import read_train
+from folds.people import TrainData
 from folds.run import Run, load_run
-from folds.splitting.split import make_folds, read_folds
+from folds.splits import make_folds, read_folds
 
 STUDENT = """
 [tasks.heads]

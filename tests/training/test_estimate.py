@@ -12,24 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_command import maskens
 
-import ensemble.models.autotune
-import ensemble.training.estimate
-import ensemble.training.long_training
+import ensemble.models.precision
+import ensemble.training.cost
 import ensemble.training.trainer
 from ensemble.data.cache import missing_bytes, open_photos
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.plan import plan
-from ensemble.models.autotune import AutotuneCache
-from ensemble.models.precision import autocast
-from ensemble.recipes.geometry import Geometry
+from ensemble.jobs.job import plan
+from ensemble.models.precision import AutotuneCache, autocast
 from ensemble.recipes.reading import parse_recipe
-from ensemble.training.estimate import Cost, estimate_training, total_wall_time
-from ensemble.training.long_training import long_training, long_words
+from ensemble.recipes.schema import Geometry
+from ensemble.training.cost import Cost, estimate_training, long_training, long_words, total_wall_time
 from ensemble.training.preflight import job_warnings
-from folds.data.layout import read_train
-from folds.data.people import TrainData
+from folds.layout import read_train
+from folds.people import TrainData
 from folds.run import Run, start_run
-from folds.splitting.split import make_folds
+from folds.splits import make_folds
 
 RECIPE = """
 [defaults]
@@ -65,7 +62,7 @@ def test_the_wall_time_lies_between_a_perfect_deal_and_one_after_the_other(secon
 
 def test_each_jobs_photos_and_epochs_are_counted(data: TrainData, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     probed = []
-    monkeypatch.setattr(ensemble.training.estimate, "probe", lambda recipe, *_: probed.append(recipe) or COST)
+    monkeypatch.setattr(ensemble.training.cost, "probe", lambda recipe, *_: probed.append(recipe) or COST)
     recipe, folds = parse_recipe(RECIPE, "tiny"), make_folds(data, 2, seed=1)
     hardware = Hardware("cpu", 0, jobs=2)
     specs = plan(run, recipe, list(recipe.tasks), [0, 1], hardware, run.folder.parent / "cache")
@@ -110,7 +107,7 @@ def test_a_long_training_without_a_gpu_is_told_with_the_way_out(
         return long_training(plan(run, recipe, ["mask"], [0], Hardware("cpu", 0), None), data, folds, hardware)
 
     with monkeypatch.context() as patch:  # few and small photos: no model is built
-        patch.setattr(ensemble.training.long_training, "create", lambda *_: pytest.fail("built"))
+        patch.setattr(ensemble.training.cost, "create", lambda *_: pytest.fail("built"))
         assert told(Hardware("cpu", 0)) is None
         assert told(Hardware("cuda", 0), "tasks.*.epochs=10000") is None
     assert long_training([], data, folds, Hardware("cpu", 0)) is None
@@ -128,7 +125,7 @@ def test_a_long_training_is_told_in_hours_or_days() -> None:
 
 def test_the_probe_finds_costs_that_are_costs(data: TrainData, tmp_path: Path) -> None:
     recipe = parse_recipe(RECIPE, "tiny").tasks["mask"]
-    cost = ensemble.training.estimate.probe(recipe, data, Hardware("cpu", 0), tmp_path)
+    cost = ensemble.training.cost.probe(recipe, data, Hardware("cpu", 0), tmp_path)
     assert 0 < cost.predict < cost.train < 1
     assert 0 < cost.decode < 1
     assert cost.weights > 10**5
@@ -141,14 +138,14 @@ def test_the_probe_trains_in_the_precision_that_would_be_used_and_keeps_nothing(
 ) -> None:
     recipe = parse_recipe(RECIPE, "tiny", changes=["tasks.*.precision=auto"]).tasks["mask"]
     measured = AutotuneCache(tmp_path, recipe.hash, torch.device("cpu"), Hardware("cpu", 0).job_threads)
-    monkeypatch.setattr(ensemble.models.autotune, "measure", lambda *_: ("bf16", "measured now"))
+    monkeypatch.setattr(ensemble.models.precision, "measure", lambda *_: ("bf16", "measured now"))
     if kept:
         measured.get_or_measure(lambda: (kept, "measured before"))
     used = []
     monkeypatch.setattr(
         ensemble.training.trainer, "autocast", lambda device, way: used.append(way) or autocast(device, way)
     )
-    ensemble.training.estimate.probe(recipe, data, Hardware("cpu", 0), tmp_path)
+    ensemble.training.cost.probe(recipe, data, Hardware("cpu", 0), tmp_path)
     assert set(used) == {kept or "bf16"}
     assert measured.read() == ((kept, "measured before") if kept else None)
 

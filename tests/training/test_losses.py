@@ -8,12 +8,20 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ensemble.metrics.heads import head_decisions
-from ensemble.recipes.ages import Ages
 from ensemble.recipes.loss import Loss
+from ensemble.recipes.schema import Ages
 from ensemble.recipes.tasks import AgeHead, Target
-from ensemble.training.losses import class_balanced_weights, effective_weights, focal, one_hot, soft_macro_f1, task_loss
-from ensemble.training.targets import soft_targets, target_tables
-from folds.data.labels import age_band
+from ensemble.training.losses import (
+    class_balanced_weights,
+    effective_weights,
+    focal,
+    one_hot,
+    soft_macro_f1,
+    soft_targets,
+    target_tables,
+    task_loss,
+)
+from folds.labels import age_band
 
 MASK, HEADS = Target("mask").heads, Target("heads").heads
 

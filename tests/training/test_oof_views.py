@@ -10,17 +10,17 @@ import pytest
 from safetensors.numpy import load_file
 
 from ensemble.jobs.completion import is_done
+from ensemble.jobs.job import JobSpec
 from ensemble.jobs.oof import kept_views, load_job_oof
 from ensemble.jobs.reuse import reuse_jobs
-from ensemble.jobs.spec import JobSpec
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe, run_recipe
-from ensemble.recipes.tta_views import VIEWS
-from ensemble.training.job import run_job
-from folds.data.layout import read_train
+from ensemble.recipes.views import VIEWS
+from ensemble.training.runner import run_job
 from folds.errors import MaskensError
+from folds.layout import read_train
 from folds.run import start_run
-from folds.splitting.split import make_folds
+from folds.splits import make_folds
 
 RECIPE = """
 [defaults]

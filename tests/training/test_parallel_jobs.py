@@ -12,12 +12,11 @@ from tracked import BOTH, events, wandb_history
 
 from ensemble.jobs.completion import is_done
 from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.job import JobSpec, plan
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.plan import plan
-from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
-from ensemble.training.jobs import train
-from folds.data.layout import read_train
+from ensemble.training.queue import train
+from folds.layout import read_train
 
 RECIPE = f"{DEFAULTS}[tasks.mask]\n[tasks.gender]\n[tasks.age]\n"
 

@@ -14,17 +14,17 @@ from run_command import maskens, refused
 from scipy.special import log_softmax, softmax
 
 import ensemble
-from ensemble.data.sampling import epoch_photos
+from ensemble.data.loader import epoch_photos
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.pseudo_labels import NOT_TAKEN, PseudoLabels, load_pseudo_labels
 from ensemble.jobs.status import read_status
+from ensemble.jobs.teaching import NOT_TAKEN, PseudoLabels, load_pseudo_labels
 from ensemble.pipeline.train import TrainingPlan, plan_training
 from ensemble.recipes.reading import load_recipe
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import class_labels
-from folds.data.labels import CLASSES
-from folds.data.layout import read_train
-from folds.data.people import PhotoSet
+from folds.labels import CLASSES
+from folds.layout import read_train
+from folds.people import PhotoSet
 from folds.run import load_run
 
 EVAL = tuple(f"e{n:02d}.jpg" for n in range(18))

@@ -14,7 +14,7 @@ import ensemble.training.recommend
 from ensemble.jobs.hardware import Hardware
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.training.estimate import Cost
+from ensemble.training.cost import Cost
 from ensemble.training.recommend import (
     CANDIDATES,
     MOST,
@@ -26,9 +26,9 @@ from ensemble.training.recommend import (
     recipe_text,
     training_seconds,
 )
-from folds.data.layout import read_train
-from folds.data.people import TrainData
 from folds.errors import MaskensError
+from folds.layout import read_train
+from folds.people import TrainData
 
 
 def cost(train: float, predict: float = 0.0, start: float = 0.0) -> Cost:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ensemble.training.resume import load_last, save_last
+from ensemble.training.trainer import load_last, save_last
 from folds.errors import MaskensError
 
 IDENTITY = {"task": "mask", "fold": 0}

@@ -24,21 +24,20 @@ from run_command import maskens, started
 from tiny_runs import DEFAULTS, Silent, TinyRun, history, tiny_run
 from torch import Tensor
 
-import ensemble.training.epoch_progress
-from ensemble.jobs.checksums import JOB_FILES
+import ensemble.training.trainer
 from ensemble.jobs.completion import is_done
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.locks import lock_job_process, lock_jobs
-from ensemble.jobs.status import read_status
+from ensemble.jobs.status import JOB_FILES, read_status
 from ensemble.jobs.stopping import stop_requests
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Sampler, Schedule
-from ensemble.training.job import run_job
-from ensemble.training.jobs import train
+from ensemble.training.queue import train
+from ensemble.training.runner import run_job
 from ensemble.training.trainer import Trainer
-from folds.data.layout import read_train
-from folds.data.people import TrainData
 from folds.errors import MaskensError, Stopped
+from folds.layout import read_train
+from folds.people import TrainData
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
@@ -184,7 +183,7 @@ def test_a_long_epoch_is_saved_now_and_then(setting: TinyRun, monkeypatch: pytes
 
     loss = Trainer._loss
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(ensemble.training.epoch_progress, "SAVE_EVERY", 0)
+        patch.setattr(ensemble.training.trainer, "SAVE_EVERY", 0)
         patch.setattr(Trainer, "_loss", killed)
         run_job(setting.spec(), setting.data, setting.folds)
     status = read_status(setting.run, "mask", 0)

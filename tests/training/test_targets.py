@@ -8,13 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from ensemble.recipes.ages import ALL_YEARS
+from ensemble.recipes.schema import ALL_YEARS
 from ensemble.recipes.tasks import Predicts, Target, merge_of, training_labels
-from ensemble.training.losses import one_hot
-from ensemble.training.targets import age_distribution, bin_counts, soft_targets, target_tables
-from folds.data.labels import age_band
-from folds.data.layout import read_train
-from folds.data.people import OLDEST, TrainData
+from ensemble.training.losses import age_distribution, bin_counts, one_hot, soft_targets, target_tables
+from folds.labels import age_band
+from folds.layout import read_train
+from folds.people import OLDEST, TrainData
 
 CUTS = st.lists(st.integers(1, 110), min_size=2, max_size=6, unique=True).map(lambda c: tuple(sorted(c)))
 

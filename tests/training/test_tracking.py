@@ -17,20 +17,20 @@ from tiny_runs import DEFAULTS, TinyRun, tiny_run
 from tracked import BOTH, events, history, wandb_history
 
 import cli
-import ensemble.training.job_run
+import ensemble.training.fit_fold
 import ensemble.training.pictures
 from ensemble.data.cache import DecodedPhotos
+from ensemble.jobs.job import JobSpec
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.status import read_status
-from ensemble.recipes.geometry import Geometry
+from ensemble.recipes.schema import Geometry
 from ensemble.recipes.tasks import Target, true_labels
-from ensemble.training.job import run_job
-from ensemble.training.job_run import JobRun
+from ensemble.training.fit_fold import JobRun
 from ensemble.training.pictures import confusion_matrix, counts, worst_photos
+from ensemble.training.runner import run_job
 from ensemble.training.tracking import SCALARS, TensorBoard, check_trackers, run_id
-from folds.data.layout import read_train
 from folds.errors import MaskensError
+from folds.layout import read_train
 from folds.pages.contact_sheet import Sheet
 
 RECIPE = f"{DEFAULTS}[tasks.mask]\n[tasks.heads]\nages = {{ cuts = [25, 30, 60] }}\n"
@@ -73,9 +73,9 @@ def stop_before_the_second_epoch_counts(setting: TinyRun, spec: JobSpec, monkeyp
             raise KeyboardInterrupt
         save_last(folder, identity, trained, rows, *within)
 
-    save_last = ensemble.training.job_run.save_last
+    save_last = ensemble.training.fit_fold.save_last
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ensemble.training.job_run, "save_last", save)
+        patch.setattr(ensemble.training.fit_fold, "save_last", save)
         run_job(spec, setting.data, setting.folds)
 
 

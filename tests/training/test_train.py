@@ -19,36 +19,33 @@ import safetensors.torch
 import torch
 from tiny_runs import DEFAULTS, Silent, TinyRun, history, tiny_run
 
-import ensemble.models.autotune
-import ensemble.training.job_run
-import ensemble.training.jobs
+import ensemble.models.precision
+import ensemble.training.fit_fold
+import ensemble.training.queue
 import ensemble.training.trainer
 from ensemble.decision.blend import load_blend
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate, save_oof
 from ensemble.jobs.card import read_card
-from ensemble.jobs.checksums import JOB_FILES, verified_sha256
 from ensemble.jobs.completion import is_done, unfinished
 from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.job import plan
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.plan import plan
 from ensemble.jobs.seen_people import person_key, refuse_leaking_weights
-from ensemble.jobs.status import read_status
+from ensemble.jobs.status import JOB_FILES, read_status, verified_sha256
 from ensemble.metrics.scores import task_scores
-from ensemble.models.checkpoint import load_checkpoint
+from ensemble.models.build import load_checkpoint, to_input
 from ensemble.models.engine import InferenceEngine
-from ensemble.models.inputs import to_input
-from ensemble.recipes.initial_weights import with_weights
-from ensemble.recipes.reading import load_recipe, parse_recipe
+from ensemble.recipes.reading import load_recipe, parse_recipe, with_weights
 from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.tasks import Target, true_labels
-from ensemble.recipes.tta_sets import as_set
-from ensemble.training.job import run_job
-from ensemble.training.jobs import train
-from folds.data.layout import read_train
-from folds.data.people import PhotoSet, TrainData
+from ensemble.recipes.views import as_set
+from ensemble.training.queue import train
+from ensemble.training.runner import run_job
 from folds.errors import MaskensError
-from folds.splitting.split import make_folds
+from folds.layout import read_train
+from folds.people import PhotoSet, TrainData
+from folds.splits import make_folds
 
 TINY = f"{DEFAULTS}[tasks.mask]\n[tasks.gender]\n[tasks.male-age]\n[tasks.female-age]\n"
 
@@ -110,7 +107,7 @@ def test_the_checkpoint_is_the_best_epoch_and_the_oof_logits_are_its_own(whole: 
     assert f1 == pytest.approx(max(scores), abs=1e-5)
 
     from ensemble.data.cache import DecodedPhotos
-    from ensemble.recipes.geometry import Geometry
+    from ensemble.recipes.schema import Geometry
 
     photos = DecodedPhotos(PhotoSet(whole.data.root, oof.files.tolist(), ""), [Geometry((32, 24))])
     batch = torch.from_numpy(np.stack([photos[i][0] for i in range(8)]))
@@ -152,7 +149,7 @@ def test_the_precision_that_auto_came_to_is_told_recorded_and_that_of_all_folds(
     setting: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     auto, answers = with_auto(setting, "auto"), iter([("bf16", "precision auto: bf16"), ("fp32", "as it happens")])
-    monkeypatch.setattr(ensemble.models.autotune, "measure", lambda *_: next(answers))
+    monkeypatch.setattr(ensemble.models.precision, "measure", lambda *_: next(answers))
     for fold in (0, 1):
         assert run_job(auto.spec(fold=fold), setting.data, setting.folds) is None
         status = read_status(auto.run, "mask", fold)
@@ -164,7 +161,7 @@ def test_the_precision_that_auto_came_to_is_told_recorded_and_that_of_all_folds(
 def test_auto_that_comes_to_fp32_gives_what_fp32_does(
     setting: TinyRun, whole: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ensemble.models.autotune, "FASTER", float("inf"))
+    monkeypatch.setattr(ensemble.models.precision, "FASTER", float("inf"))
     auto = with_auto(setting, "auto")
     assert run_job(auto.spec(), setting.data, setting.folds) is None
     assert history(auto) == history(whole)
@@ -175,7 +172,7 @@ def test_auto_that_comes_to_fp32_gives_what_fp32_does(
 def test_a_compiled_job_says_so_and_leaves_a_plain_checkpoint(
     setting: TinyRun, whole: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ensemble.models.autotune, "COMPILER", "eager")
+    monkeypatch.setattr(ensemble.models.precision, "COMPILER", "eager")
     there = setting.elsewhere("compiled")
     compiled = plan(there.run, there.recipe, ["mask"], [0], Hardware("cpu", 0), None, compile=True)[0]
     assert run_job(dataclasses.replace(compiled, threads=1), setting.data, setting.folds) is None
@@ -234,7 +231,7 @@ def test_the_mean_of_the_last_epochs_is_the_last_epochs_model(setting: TinyRun) 
     assert history(averaged)[:2] == history(setting)[:2]
     assert history(averaged)[2]["loss"] == history(setting)[2]["loss"]
     _, last = result(averaged)
-    job = ensemble.training.job_run.JobRun(averaged.spec(), setting.data, setting.folds)
+    job = ensemble.training.fit_fold.JobRun(averaged.spec(), setting.data, setting.folds)
     f1, _ = task_scores(Target("mask"), last[0], job.truth[job.oof_rows])
     assert f1 == pytest.approx(float(history(averaged)[2]["f1"]), abs=1e-5), "what is validated is what predicts"
     assert not np.allclose(last, result(setting)[1], atol=1e-4)
@@ -268,9 +265,9 @@ def test_an_interrupted_job_goes_on_as_if_nothing_had_happened(
         if saved == epochs_before:
             raise KeyboardInterrupt
 
-    save_last = ensemble.training.job_run.save_last
+    save_last = ensemble.training.fit_fold.save_last
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ensemble.training.job_run, "save_last", save_then_stop)
+        patch.setattr(ensemble.training.fit_fold, "save_last", save_then_stop)
         run_job(setting.spec(), setting.data, setting.folds)
     assert read_status(setting.run, "mask", 0).state == "stopped"
     assert unfinished([setting.spec()]) == [setting.spec()]
@@ -304,7 +301,7 @@ def killed_after(writes: int) -> Callable[..., None]:
 def test_a_job_goes_on_to_the_same_bytes_wherever_it_was_killed(
     data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ensemble.training.job_run, "TICK", float("inf"))  # so that the writes are always as many
+    monkeypatch.setattr(ensemble.training.fit_fold, "TICK", float("inf"))  # so that the writes are always as many
     first = tiny_run(tmp_path / "run", data, TINY, "tasks.*.epochs=2")
     hardware, writes = Hardware("cpu", workers=0), 0
     whole = first.elsewhere("whole")
@@ -353,7 +350,7 @@ def test_a_damaged_or_foreign_resume_file_is_refused_with_the_way_out(setting: T
 
 @pytest.mark.parametrize(("task", "gender"), [("male-age", 0), ("female-age", 1)])
 def test_an_age_task_learns_from_one_gender_and_predicts_everybody(setting: TinyRun, task: str, gender: int) -> None:
-    job = ensemble.training.job_run.JobRun(setting.spec(task), setting.data, setting.folds)
+    job = ensemble.training.fit_fold.JobRun(setting.spec(task), setting.data, setting.folds)
     genders, held_out = setting.data.labels[1], setting.folds[setting.data.photo_person] == 0
     assert set(genders[job.learned.rows]) == set(genders[job.valid_rows]) == {gender}
     assert not held_out[job.learned.rows].any()
@@ -391,8 +388,8 @@ class NanFrom:
 def test_a_loss_that_becomes_nan_names_the_batch_and_keeps_what_was_good(
     setting: TinyRun, whole: TinyRun, tick: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ensemble.training.job_run, "TICK", tick)
-    job = ensemble.training.job_run.JobRun(setting.spec(), setting.data, setting.folds)
+    monkeypatch.setattr(ensemble.training.fit_fold, "TICK", tick)
+    job = ensemble.training.fit_fold.JobRun(setting.spec(), setting.data, setting.folds)
     order = job.learned.batches(job.seed)
     order.epoch = 1
     bad = [setting.data.files[index] for _, index, _ in list(order)[2]]
@@ -412,7 +409,7 @@ def test_a_loss_that_becomes_nan_names_the_batch_and_keeps_what_was_good(
 
 
 def test_weights_that_the_last_update_spoils_are_not_kept(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    epoch = ensemble.training.job_run.Trainer.epoch
+    epoch = ensemble.training.fit_fold.Trainer.epoch
 
     def spoil(self: Any, number: int, *args: Any) -> Any:
         found = epoch(self, number, *args)
@@ -420,7 +417,7 @@ def test_weights_that_the_last_update_spoils_are_not_kept(setting: TinyRun, monk
             next(self.model.parameters()).data.fill_(torch.nan)
         return found
 
-    monkeypatch.setattr(ensemble.training.job_run.Trainer, "epoch", spoil)
+    monkeypatch.setattr(ensemble.training.fit_fold.Trainer, "epoch", spoil)
     failure = run_job(setting.spec(), setting.data, setting.folds)
     assert failure is not None
     assert "after epoch 2 the model gives no finite logits: lower the learning rate of 'mask'" in failure.message
@@ -428,14 +425,14 @@ def test_weights_that_the_last_update_spoils_are_not_kept(setting: TinyRun, monk
 
 
 def test_one_crashing_job_does_not_take_the_others_with_it(short: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    create = ensemble.training.job_run.create
+    create = ensemble.training.fit_fold.create
 
     def failing(task: object, **kwargs: object) -> object:
         if getattr(task, "predicts", "") == "gender":
             raise RuntimeError("out of luck")
         return create(task, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ensemble.training.job_run, "create", failing)
+    monkeypatch.setattr(ensemble.training.fit_fold, "create", failing)
     hardware = Hardware("cpu", workers=0)
     specs = plan(short.run, short.recipe, ["gender", "mask"], [0], hardware, None)
     view = Silent()

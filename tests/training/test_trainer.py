@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import ensemble.models.autotune
-from ensemble.models.inputs import to_input
+import ensemble.models.precision
+from ensemble.models.build import to_input
 from ensemble.models.precision import usable_precision
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.training.backbone import backbone
-from ensemble.training.epoch_average import ema_decay
+from ensemble.training.optimizer import backbone, ema_decay
 from ensemble.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -279,7 +278,7 @@ def test_the_last_epochs_are_averaged_with_statistics_measured_anew() -> None:
 def test_a_compiled_model_takes_over_where_the_first_epochs_end(
     changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ensemble.models.autotune, "COMPILER", "eager")
+    monkeypatch.setattr(ensemble.models.precision, "COMPILER", "eager")
     loader = [(p.repeat(1, 4, 4, 1), t) for p, t in batches(4, 4)]
     results = []
     for compile in (False, True):

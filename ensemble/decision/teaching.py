@@ -1,0 +1,164 @@
+"""Making soft targets and pseudo-labels from the predictions of a trained ensemble."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from scipy.special import log_softmax
+
+from ensemble.decision.members import Ensemble, members
+from ensemble.decision.tuning import made_of
+from ensemble.jobs.oof import Logits, job_names, oof_hash
+from ensemble.jobs.teaching import NOT_TAKEN, PseudoLabels, SoftTargets
+from ensemble.recipes.run_recipe import find_set, run_recipe
+from ensemble.recipes.schema import Recipe
+from ensemble.recipes.views import Tta, TtaSet, known_sets
+from folds.errors import MaskensError, typed
+from folds.files import sha256
+from folds.labels import IntArray
+from folds.layout import read_eval
+from folds.people import EvalData
+from folds.run import Run, differing
+
+
+def soft_targets_of(
+    runs: Sequence[Run], tta: Tta | None = None, temperature: float = 1.0, alpha: float = 0.5
+) -> tuple[SoftTargets, TtaSet]:
+    """How an ensemble is to teach; nothing is predicted yet.
+
+    Knowledge distillation (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network") has a student
+    match its teacher's softened probabilities softmax(z / T) with its own at the same T, adds the cross-entropy of the
+    label at T = 1, and multiplies the former by T^2, because their gradients shrink as 1 / T^2. Here one target mixes
+    both, (1 - alpha) * label + alpha * p^(1/T), and the student's own probabilities are at T = 1 always. So no T^2 is
+    due; cross-entropy and the focal loss, which are linear in the target, are the same mix of a loss of the label and a
+    loss of the teacher; and at T other than 1 the student learns to be that much less sure or surer. With T = 1 this is
+    the imitation of Lopez-Paz et al. 2016, "Unifying distillation and privileged information".
+
+    Like Hinton's, the teacher has seen the photos that it labels: fold k of the student learns from the teacher's
+    models of fold k, because all others were trained on the labels of the people whom it is scored on. A tuning was
+    fitted on those labels, too, so the ensemble teaches untuned.
+
+    Args:
+        runs: on the same folds; several are one ensemble.
+        tta: name or file of the views; None is flip.
+        temperature: T.
+        alpha: share of the teachers in a target, above 0 and at most 1.
+
+    Returns:
+        (soft targets of no fold, the views).
+
+    Raises:
+        MaskensError: no such views, or a number out of its range.
+    """
+    if not 0 < alpha <= 1:
+        raise MaskensError(f"--alpha {alpha:g}: the ensemble's share of a target lies above 0 and is at most 1.")
+    if not 0.1 <= temperature <= 100:
+        raise MaskensError(
+            f"--temperature {temperature:g}: name a number from 0.1 to 100; 1 leaves the ensemble as it is."
+        )
+    recipes = [run_recipe(run) for run in runs]
+    name, views = find_set(tta or "flip", known_sets(recipe.tta for recipe in recipes))
+    passes = sum(len(recipe.tasks) * run.k for run, recipe in zip(runs, recipes, strict=True)) * len(views.views)
+    teachers = tuple(str(run.folder) for run in runs)
+    made_by = tuple(made_of(run, recipe) for run, recipe in zip(runs, recipes, strict=True))
+    return SoftTargets(teachers, made_by, name, sha256(views.model_dump_json()), passes, temperature, alpha), views
+
+
+def teachers_of_fold(runs: Sequence[Run], views: TtaSet, fold: int) -> list[Ensemble]:
+    """Of each run the models of one fold, untuned. Raises MaskensError as `members`."""
+    return [
+        Ensemble(tuple(members(run, run_recipe(run), False, only=fold)), {}, views, (), run.class_photos)
+        for run in runs
+    ]
+
+
+def refuse_unfinished(runs: Sequence[Run], folds: Collection[int]) -> None:
+    """Refuse folds of a student whose teachers are not trained. Raises MaskensError naming them."""
+    for run in runs:
+        pairs = [(task, fold) for fold in sorted(folds) for task in run_recipe(run).tasks]
+        missing = [job for job in pairs if not (run.job_folder(*job) / "oof.npz").exists()]
+        if missing:
+            written = ",".join(str(fold) for fold in sorted({fold for _, fold in missing}))
+            raise MaskensError(
+                f"{run.folder} can't teach fold {written} yet, whose models are not trained: {job_names(missing, 8)}. "
+                f"Train them: maskens train --run {typed(run.folder)} --fold {written}"
+            )
+
+
+def make_pseudo_labels(source: Run, run: Run, root: Path, min_p: float) -> PseudoLabels:
+    """What `source` is sure of, for each fold by its models of that fold alone (Lee 2013, "Pseudo-Label: The Simple and
+    Efficient Semi-Supervised Learning Method"), the mean over the views of eval.npz, not tuned.
+
+    A photo is taken for its whole class or not at all. Where an early exit left out an age model, its log probabilities
+    count as 0, their upper bound, so that the probability of another class is a lower bound; of a class that rests on
+    it, it is at most 1/2, as those of three bands are the same.
+
+    Args:
+        run: whose jobs are to learn from them.
+        root: the data folder.
+        min_p: least probability of a class, above 0.5 and at most 1.
+
+    Raises:
+        MaskensError: `source` is this run, has other folds or data, is not trained or has not predicted these photos;
+            or it is that sure of none.
+    """
+    _refuse_unlike(source, run)
+    data = read_eval(root)
+    recipe = run_recipe(source)
+    ensemble = Ensemble(tuple(members(source, recipe, allow_missing=False)), {})
+    logits = _eval_logits(source, recipe, ensemble, data)
+    classes = np.full((run.k, len(data.ids)), NOT_TAKEN, dtype=np.int64)
+    surest = 0.0
+    for fold in range(run.k):
+        log_p = log_softmax(ensemble.scores(logits, only=fold, missing=0.0), axis=1)
+        best, p = log_p.argmax(axis=1), np.exp(log_p.max(axis=1))
+        classes[fold, p >= min_p] = best[p >= min_p]
+        surest = max(surest, float(p.max()))
+    taken: IntArray = np.flatnonzero((classes != NOT_TAKEN).any(axis=0))
+    if not len(taken):
+        raise MaskensError(
+            f"--pseudo-min-p {min_p:g}: {source.folder} is not that sure of any photo; its surest class has a "
+            f"probability of {surest:.3f}."
+        )
+    return PseudoLabels(str(source.folder), min_p, data.fingerprint, data.photos.some(taken), classes[:, taken])
+
+
+def _refuse_unlike(source: Run, run: Run) -> None:
+    if source.folder.resolve() == run.folder.resolve():
+        raise MaskensError(f"--pseudo {source.folder}: that is this run itself; name one that was trained before.")
+    unlike = differing(run, source, "data", "folds")
+    if unlike:
+        raise MaskensError(
+            f"--pseudo {source.folder}: it has other {unlike} than {run.folder}, so its models may have "
+            f"seen the people that these are validated on. Make the folds from its own: maskens folds --run "
+            f"{typed(run.folder)} --folds-file {typed(source.folds_file)}"
+        )
+
+
+def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData) -> dict[str, Logits]:
+    """task -> float32 (folds, views, photos, width).
+
+    Raises:
+        MaskensError: there are none, or they are of other photos or folds.
+    """
+    path, again = source.folder / "eval.npz", f"Predict them: maskens infer --run {typed(source.folder)}"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            record = json.loads(str(file["record"]))
+            found = {task: file[f"logits/{task}"] for task in ensemble.targets}
+            same = tuple(file["ids"].tolist()) == data.ids and record["fingerprint"] == data.fingerprint
+            folds = record["folds"]
+    except FileNotFoundError:
+        raise MaskensError(f"--pseudo {source.folder}: it has predicted no photos. {again}") from None
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise MaskensError(f"{path} can't be read, or holds several runs ({error}). {again}") from error
+    if not same:
+        raise MaskensError(f"{path} is of other photos than those in {data.root / 'eval'}. {again}")
+    complete = all(folds.get(task) == ensemble.folds(task) for task in ensemble.targets)
+    if not complete or record.get("oof_hashes") != [oof_hash(source, recipe)]:
+        raise MaskensError(f"{path} was predicted by other models than those there now, or by maskens 0.5. {again}")
+    return found

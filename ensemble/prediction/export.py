@@ -1,0 +1,361 @@
+"""The ensemble of a run as ONNX: one graph a task, checked against torch on photos, and decision.json."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ensemble.data.cache import load_photo, refuse_without_detector
+from ensemble.decision.decide import most_probable
+from ensemble.decision.joint import joint_log_probabilities, mean_logits
+from ensemble.decision.members import Ensemble, Member
+from ensemble.jobs.card import ModelCard
+from ensemble.metrics.heads import bin_logits, head_decisions
+from ensemble.models.build import load_checkpoint, to_input
+from ensemble.models.engine import InferenceEngine
+from ensemble.models.heads import to_bin_logits
+from ensemble.models.onnx_graph import OPSET
+from ensemble.models.process import configure_process
+from ensemble.models.tta import apply_view, stack_views
+from ensemble.recipes.schema import Geometry
+from ensemble.recipes.tasks import ONLY_GENDER, Head, Part, Predicts, Target
+from ensemble.recipes.views import Tta, TtaSet, as_set
+from folds.errors import MaskensError, first_line
+from folds.faces import AROUND, SEARCHED
+from folds.files import read_json, replacing_folder, write_json
+from folds.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS, AnyFloatArray
+from folds.pages.html import SYSTEM_FILES, refuse_file, refuse_strange_files
+from folds.people import EvalData
+from folds.photos import Pixels, Progress
+from folds.run import library_versions
+
+DECISION = "decision.json"
+MADE_BY = "maskens export"
+LABELS: dict[Part, Sequence[str]] = {"mask": MASKS, "gender": GENDERS, "age": AGES, "class": CLASS_NAMES}
+WORDS = {
+    "class": FORMULA,
+    "input": "photos: uint8 (batch, height, width, 3), RGB, resized and cropped; normalisation, folds and views are "
+    "inside. logits: float32 (batch, width), their mean over folds and views, weighed where there are view_weights; of "
+    "an ordinal or regression head of ages the log probabilities of its bins",
+    "decoding": "full: the whole photo; reduced: a JPEG at the smallest of 1/2, 1/4, 1/8 of its size at which neither "
+    "side is below resize, twice resize where crop is face (Pillow's Image.draft, libjpeg's scale), all else whole; "
+    "then turn upright by the EXIF orientation, as it is where EXIF is damaged; 16-bit grey divided by 257, "
+    "transparency dropped, convert to RGB",
+    "resizing": "resize to (height, width), where it shrinks both ways by averaging over areas (OpenCV's INTER_AREA), "
+    "else bilinear (INTER_LINEAR); then cut the centre. Where crop is face, first cut out the face, then resize. The "
+    f"face is MTCNN's largest box, found on the photo at {SEARCHED} pixels across if it is wider; cut out is "
+    f"{AROUND:g} times its height, or what {AROUND:g} times its width asks for if that is more, in the ratio of "
+    "resize, moved into the photo and made smaller to fit; the whole photo where no face is found",
+    "rule": "log softmax over the columns of each head; add up the probabilities of columns that merge to one label; "
+    "take the mean of a factor's log probabilities over the heads that give it, and log softmax again; "
+    "log p(mask) + log p(gender) + log p(age of that gender) for each class, averaged with the factor class where "
+    "both are there; log softmax over the 18, plus class_offsets if there are any; the largest wins",
+}
+"""What a consumer can't read from shapes; goes into each file and into decision.json."""
+
+
+def task_record(members: Sequence[Member], tta: TtaSet) -> dict[str, Any]:
+    """What decision.json and the metadata of its ONNX file say of a task, in plain JSON types."""
+    task, card = members[0].task, members[0].card
+    return {
+        "file": f"{task}.onnx",
+        "predicts": card.predicts,
+        "folds": [m.fold for m in members],
+        "views": list(tta.views),
+        **({"view_weights": list(tta.weights)} if tta.weights else {}),
+        "decode": "reduced" if card.reduced else "full",
+        "resize": list(card.resize),
+        "crop": list(card.crop) if isinstance(card.crop, tuple) else card.crop,
+        "age_cuts": list(card.cuts),
+        "age_merge": list(card.merge),
+        "age_head": card.age_head,
+        "heads": [
+            {
+                "part": head.part,
+                "columns": [head.bins.start, head.bins.stop],
+                "names": card.target.names[head.part],
+                "merge": list(head.merge),
+                "labels": list(LABELS[head.part]),
+                "factors": _factors(card.predicts, head),
+            }
+            for head in card.target.heads
+        ],
+        "task_hash": card.task_hash,
+        "folds_hash": card.folds_hash,
+        "timm": [
+            {
+                "file": f"timm/{task}-fold{m.fold}.safetensors",
+                "model": m.card.model,
+                "num_classes": m.card.target.width,
+                "model_args": m.card.model_args,
+                "mean": list(m.card.mean),
+                "std": list(m.card.std),
+            }
+            for m in members
+        ],
+    }
+
+
+def _factors(predicts: Predicts, head: Head) -> list[str]:
+    """Which terms of the sum over log probabilities a head gives; ages are one for each gender."""
+    if head.part != "age":
+        return [head.part]
+    genders = [GENDERS[ONLY_GENDER[predicts]]] if predicts in ONLY_GENDER else GENDERS
+    return [f"{gender} age" for gender in genders]
+
+
+def write_decision(folder: Path, tasks: Mapping[str, Any], offsets: Sequence[float]) -> None:
+    """Write decision.json, which also lists all files of the folder.
+
+    Args:
+        tasks: task -> its `task_record`.
+        offsets: (18,), of the classes' log probabilities.
+    """
+    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
+    record = {"made_by": MADE_BY, "maskens": library_versions()["maskens"], **WORDS, "classes": CLASS_NAMES}
+    write_json(
+        folder / DECISION,
+        {
+            **record,
+            "class_offsets": list(offsets) if any(offsets) else None,
+            "tasks": tasks,
+            "files": [*files, DECISION],
+        },
+    )
+
+
+def refuse_foreign_export(folder: Path) -> None:
+    """Refuse a folder that writing would do harm to.
+
+    Raises:
+        MaskensError: it is a file, or a folder with anything in it that no export wrote.
+    """
+    refuse_file(folder)
+    files = (p for p in folder.rglob("*") if not p.is_dir() and p.name not in SYSTEM_FILES)
+    refuse_strange_files(folder, sorted({p.relative_to(folder).as_posix() for p in files} - _written(folder)), MADE_BY)
+
+
+def _written(folder: Path) -> set[str]:
+    try:
+        record = read_json(folder / DECISION)
+        return set(record["files"]) if record["made_by"] == MADE_BY else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `onnx`
+SINGLE_FILE = 1_500_000_000  # bytes; larger weights go into `<name>.onnx.data`, as protobuf ends at 2 GiB
+LARGEST_BATCH = 8  # in which photos are verified: a batch of 8 in two views already takes b3 more than a GB
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class ExportedTask:
+    """A task's file, and how it did against torch."""
+
+    task: str
+    folds: tuple[int, ...]
+    views: tuple[str, ...]
+    input: tuple[int, int]  # (height, width)
+    bytes: int  # with external weights
+    difference: float  # largest absolute one of a logit
+    differing: int  # photos of which a head's label differs
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export wrote and how it was verified."""
+
+    tasks: tuple[ExportedTask, ...]
+    photos: int
+    differing: int  # photos of which the class, 0..17, differs
+
+
+class TaskEnsemble(nn.Module):
+    """The models of a task's folds as one: uint8 (batch, height, width, 3) -> float32 (batch, bins).
+
+    Heads that are no softmax over their bins are made one, so that who uses the graph needs no other rule for them.
+    """
+
+    def __init__(
+        self, models: Sequence[nn.Module], cards: Sequence[ModelCard], tta: TtaSet, temperatures: AnyFloatArray | None
+    ) -> None:
+        super().__init__()
+        self.models = nn.ModuleList(models)
+        self.cards, self.tta = cards, tta
+        self.temperatures = None if temperatures is None else torch.tensor(temperatures, dtype=torch.float)
+
+    def forward(self, photos: Tensor) -> Tensor:
+        views, weights = self.tta.views, self.tta.weights or [1.0] * len(self.tta.views)
+        found = []
+        for model, card in zip(self.models, self.cards, strict=True):
+            x = to_input(photos, card.mean, card.std, CPU)
+            # the views as one batch: the graph then holds each model once, and is traced in half the time
+            found.append(model(stack_views(x, views, (card.mean, card.std))).float())
+        each = torch.unflatten(torch.stack(found), 1, (len(views), -1))  # (folds, views, batch, width)
+        shares = torch.tensor([weight / sum(weights) for weight in weights])
+        mean = (each.mean(0) * shares.view(-1, 1, 1)).sum(0)
+        mean = mean if self.temperatures is None else mean / self.temperatures
+        return to_bin_logits(mean, self.cards[0].target.heads)
+
+
+def export(
+    ensemble: Ensemble,
+    data: EvalData,
+    folder: Path,
+    tta: Tta | TtaSet,
+    offsets: Sequence[float],
+    photos: int,
+    tolerance: float,
+    threads: int,
+    on_progress: Progress | None = None,
+) -> Export:
+    """Write the models of a run as ONNX files, once each agrees with torch; `folder` is replaced as a whole.
+
+    Args:
+        ensemble: its temperatures go into the graphs.
+        tta: the name of a shipped set of views, or a set; they go into the graphs, too.
+        offsets: (18,), of the classes' log probabilities; they go into decision.json.
+        photos: how many of the data's photos both are shown, spread evenly.
+        tolerance: largest absolute difference of a logit that is let pass.
+        threads: for torch and onnxruntime.
+        on_progress: called with (tasks done, tasks in all).
+
+    Raises:
+        MaskensError: views that are not merged by their mean, a model that can't be exported or differs by more than
+            the tolerance, an unreadable photo, a folder that can't be written or holds other files. Nothing is left
+            behind then.
+    """
+    refuse_foreign_export(folder)
+    views = as_set(tta)
+    if views.merge != "mean":
+        raise MaskensError(
+            f"the views are merged by '{views.merge}', and an exported graph gives the mean of their logits: "
+            "choose another --tta, or leave out what was tuned: --untuned"
+        )
+    configure_process(threads)
+    targets = {task: target.in_bins for task, target in ensemble.targets.items()}
+    by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
+    shapes = {task: found[0].card.geometry for task, found in by_task.items()}
+    refuse_without_detector(shapes.values())
+    shown = _sample(data, photos, list(shapes.values()))
+    exported, ours, theirs = [], {}, {}
+    with replacing_folder(folder) as build:
+        (build / "timm").mkdir()
+        for done, (task, found) in enumerate(by_task.items(), start=1):
+            path, inputs = build / f"{task}.onnx", shown[shapes[task]]
+            record = task_record(found, views)
+            ours[task] = _write_graph(path, found, record, views, ensemble.scale(task), inputs)
+            theirs[task] = _run_graph(path, inputs, threads)
+            difference = _difference(ours[task], theirs[task], ensemble.targets[task])
+            if not difference <= tolerance:  # nor may it be NaN
+                raise MaskensError(
+                    f"{task}: onnxruntime's logits differ from torch's by up to {difference:.2g} over "
+                    f"{len(inputs)} photos, and --tolerance is {tolerance:g}. Nothing was written to {folder}."
+                )
+            size = sum(p.stat().st_size for p in build.glob(f"{path.name}*"))
+            heads = targets[task].heads
+            pairs = zip(head_decisions(ours[task], heads), head_decisions(theirs[task], heads), strict=True)
+            differing = int(np.logical_or.reduce([a != b for a, b in pairs]).sum())
+            height, width, _ = shapes[task].shape
+            exported.append(
+                ExportedTask(task, tuple(record["folds"]), views.views, (height, width), size, difference, differing)
+            )
+            for member, copy in zip(found, record["timm"], strict=True):
+                shutil.copyfile(member.path, build / copy["file"])
+            if on_progress:
+                on_progress(done, len(by_task))
+        write_decision(build, {t: task_record(found, views) for t, found in by_task.items()}, offsets)
+    classes = [most_probable(joint_log_probabilities(logits, targets) + np.array(offsets)) for logits in (ours, theirs)]
+    return Export(tuple(exported), len(classes[0]), int((classes[0] != classes[1]).sum()))
+
+
+def _difference(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], target: Target) -> float:
+    """The largest absolute difference of a logit. That of a log probability is taken in proportion to its size: one of
+    -500, a bin that is out of the question, carries the rounding of all cuts before it."""
+    found = np.abs(ours - theirs)
+    for head in target.heads:
+        if head.kind != "softmax":
+            found[:, head.bins] /= np.maximum(1, np.abs(ours[:, head.bins]))
+    return float(found.max())
+
+
+def _sample(data: EvalData, photos: int, shapes: Sequence[Geometry]) -> dict[Geometry, Pixels]:
+    """Photos spread evenly over the data, each opened once: geometry -> uint8 (photos, height, width, 3)."""
+    rows = np.linspace(0, len(data.ids) - 1, min(photos, len(data.ids))).round().astype(int)
+    distinct = list(dict.fromkeys(shapes))
+    shown = [load_photo(data.photos.path(data.photos.files[row]), distinct).sizes for row in rows]
+    return {shape: np.stack(photos) for shape, photos in zip(distinct, zip(*shown, strict=True), strict=True)}
+
+
+def _batches(photos: Pixels) -> Iterator[Pixels]:
+    """The photos in batches of 1, 2, 4, 8, 8, ...: a graph that holds for one size only would show."""
+    start, size = 0, 1
+    while start < len(photos):
+        yield photos[start : start + size]
+        start, size = start + size, min(2 * size, LARGEST_BATCH)
+
+
+def _write_graph(
+    path: Path,
+    members: Sequence[Member],
+    record: Mapping[str, Any],
+    tta: TtaSet,
+    temperatures: AnyFloatArray | None,
+    photos: Pixels,
+) -> npt.NDArray[np.float64]:
+    """Write a task's graph with its metadata; returns torch's own logits of the bins, float64 (photos, bins)."""
+    loaded = [load_checkpoint(m.path, CPU) for m in members]
+    views = []  # as `infer` makes them
+    for model, card in loaded:
+        engine = InferenceEngine(model, len(photos))
+        inputs = [to_input(torch.from_numpy(b), card.mean, card.std, CPU) for b in _batches(photos)]
+        batches = [[apply_view(x, view, (card.mean, card.std)) for x in inputs] for view in tta.views]
+        logits = torch.stack([torch.cat([engine.logits(x) for x in of_view]) for of_view in batches])
+        views.append(logits.numpy())
+    whole = TaskEnsemble([model for model, _ in loaded], [card for _, card in loaded], tta, temperatures).eval()
+    try:
+        # The older exporter (dynamo=False) applies to_input's in-place arithmetic on constants twice, so that every
+        # logit is wrong.
+        program = torch.onnx.export(
+            whole,
+            (torch.from_numpy(photos[:1]).expand(2, -1, -1, -1).contiguous(),),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["photos"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    except Exception as error:  # an architecture may defy tracing in any way it likes
+        raise MaskensError(
+            f"{record['file']}: {members[0].card.model} can't be exported: {first_line(error)}"
+        ) from error
+    assert program is not None
+    metadata = {"maskens": library_versions()["maskens"], "task": members[0].task, **WORDS, **record}
+    program.model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces with paths of this machine, as many bytes as a small model
+    weights = sum(t.numel() * t.element_size() for t in whole.state_dict().values())
+    program.save(path, external_data=weights > SINGLE_FILE)
+    return bin_logits(mean_logits(np.stack(views), temperatures, tta.weights), members[0].card.target.heads)
+
+
+def _run_graph(path: Path, photos: Pixels, threads: int) -> npt.NDArray[np.float64]:
+    """Logits of the photos by onnxruntime, float64 (photos, bins)."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    logits = np.concatenate([session.run(["logits"], {"photos": batch})[0] for batch in _batches(photos)])
+    return logits.astype(np.float64)

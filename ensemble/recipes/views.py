@@ -1,0 +1,188 @@
+"""Test-time augmentation: views by name, and the sets of them, shipped or one's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+
+from ensemble.recipes.strict import Strict
+from folds.errors import MaskensError, did_you_mean, refuse
+
+Tta = str  # the name of a set
+IDENTITY = "identity"  # the photo as it is
+
+CROP = (0.5, 1.0)
+STEPS: dict[str, tuple[float, float] | None] = {
+    "hflip": None,
+    "scale": (0.5, 2.0),  # then back to the model's size: the centre is cut out, or the border repeated
+    "center_crop": CROP,  # this share of each side, enlarged to the model's size
+    "crop_lt": CROP,
+    "crop_rt": CROP,
+    "crop_lb": CROP,
+    "crop_rb": CROP,
+    "multiply": (0.5, 2.0),  # brightness, of the photo before it is normalised
+    "add": (-0.5, 0.5),  # the same, as a share of the range from black to white
+}
+"""Step -> the limits of its number, or None if it takes none; a view takes its steps in this order.
+
+Faces are mirrored left to right only: ttach's own `flip_transform` would also show them upside down.
+"""
+
+VIEWS: dict[Tta, tuple[str, ...]] = {
+    "none": (IDENTITY,),
+    "flip": (IDENTITY, "hflip"),
+    "flip+scale": (IDENTITY, "hflip", "scale=0.9", "hflip scale=0.9", "scale=1.1", "hflip scale=1.1"),
+    "flip+light": (IDENTITY, "hflip", "multiply=0.8", "hflip multiply=0.8", "multiply=1.2", "hflip multiply=1.2"),
+    "crops": (IDENTITY, "center_crop=0.9", "crop_lt=0.9", "crop_rt=0.9", "crop_lb=0.9", "crop_rb=0.9"),
+}
+"""Set -> its views. A set added here is a choice of --tta, of a recipe's `oof_tta` and of `maskens tune`."""
+
+
+def steps_of(view: str) -> dict[str, float | None]:
+    """Step -> its number, or None if it takes none, in the order in which they are taken; empty for the photo as it is.
+
+    Raises:
+        ValueError: no view reads so, with what is wrong.
+    """
+    found: dict[str, float | None] = {}
+    for word in [] if view.strip() == IDENTITY else view.split() or [""]:
+        name, equals, text = word.partition("=")
+        if name not in STEPS:
+            near = did_you_mean(name, [*STEPS, IDENTITY])
+            raise ValueError(f"there is no step '{name}'{near}; there are {IDENTITY} by itself, {', '.join(STEPS)}")
+        if name in found:
+            raise ValueError(f"'{name}' is there twice")
+        found[name] = _number(name, equals, text)
+    return {name: found[name] for name in STEPS if name in found}
+
+
+def _number(name: str, equals: str, text: str) -> float | None:
+    limits = STEPS[name]
+    if limits is None:
+        if equals:
+            raise ValueError(f"'{name}' takes no number")
+        return None
+    low, high = limits
+    try:
+        value = float(text)
+    except ValueError:
+        value = high + 1
+    if not low <= value <= high:
+        raise ValueError(f"'{name}' needs a number from {low:g} to {high:g}, like {name}={(low + high) / 2:g}")
+    return value
+
+
+def view_name(view: str) -> str:
+    """The one name of a view, however it is written: `scale=0.90 hflip` is `hflip scale=0.9`.
+
+    Raises:
+        ValueError: as `steps_of`.
+    """
+    return " ".join(n if v is None else f"{n}={v:g}" for n, v in steps_of(view).items()) or IDENTITY
+
+
+def views_of(tta: Tta) -> tuple[str, ...]:
+    """The names of a shipped set's views.
+
+    Raises:
+        MaskensError: no such set.
+    """
+    if tta not in VIEWS:
+        raise MaskensError(f"--tta {tta}: there are {', '.join(VIEWS)}{did_you_mean(tta, VIEWS)}.")
+    return VIEWS[tta]
+
+
+Merge = Literal["mean", "gmean", "max"]
+
+
+class TtaSet(Strict):
+    """Views of a photo. `mean` is that of the logits; `gmean` and `max` are of the probabilities of each head."""
+
+    views: tuple[Annotated[str, AfterValidator(view_name)], ...]
+    merge: Merge = "mean"  # named as in ttach
+    weights: tuple[Annotated[float, Field(ge=0)], ...] = ()  # one a view, only ratios count; empty weighs all alike
+
+    @field_validator("views")
+    @classmethod
+    def _each_once(cls, views: tuple[str, ...]) -> tuple[str, ...]:
+        twice = [view for view in dict.fromkeys(views) if views.count(view) > 1]
+        if twice:
+            raise ValueError(f"more than once: {', '.join(twice)}")
+        if IDENTITY not in views:
+            raise ValueError(f"'{IDENTITY}' is missing: every set shows the photo as it is, too")
+        return views
+
+    @field_validator("weights")
+    @classmethod
+    def _one_a_view(cls, weights: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        views = info.data.get("views")
+        if weights and views is not None and len(weights) != len(views):
+            raise ValueError(f"{len(weights)} weights, but {len(views)} views")
+        if weights and not any(weights):
+            raise ValueError("every weight is 0: no view would count")
+        if weights and info.data.get("merge") == "max":
+            raise ValueError("'max' takes the largest, whatever it weighs")
+        return weights
+
+    def weighed(self, weights: tuple[float, ...]) -> TtaSet:
+        """The set with these weights, without the views that weigh nothing."""
+        counts = [n for n, weight in enumerate(weights) if weight]
+        views = tuple(self.views[n] for n in counts)
+        return self.model_copy(update={"views": views, "weights": tuple(weights[n] for n in counts)})
+
+
+SETS: dict[Tta, TtaSet] = {name: TtaSet(views=views) for name, views in VIEWS.items()}
+
+
+def as_set(tta: Tta | TtaSet) -> TtaSet:
+    """A set, or the shipped one of that name. Raises MaskensError as `views_of`."""
+    return tta if isinstance(tta, TtaSet) else TtaSet(views=views_of(tta))
+
+
+def known_sets(own: Iterable[Mapping[Tta, TtaSet]]) -> dict[Tta, TtaSet]:
+    """The shipped sets and those of several recipes.
+
+    Raises:
+        MaskensError: recipes that mean different sets by one name.
+    """
+    found = dict(SETS)
+    for sets in own:
+        clashing = [f"tta.{n}: {_words(found[n])}, and {_words(s)}" for n, s in sets.items() if found.get(n, s) != s]
+        refuse(clashing, "the runs mean different views by one name", "Name a file instead: --tta FILE.toml.")
+        found |= sets
+    return found
+
+
+def oof_views(names: Iterable[Tta], own: Mapping[Tta, TtaSet]) -> tuple[str, ...]:
+    """The views of these sets, those of flip first: score, tune and compare take flip where nothing else is named."""
+    known = SETS | dict(own)
+    return tuple(dict.fromkeys(view for name in ("flip", *names) for view in known[name].views))
+
+
+def _words(tta: TtaSet) -> str:
+    return f"{tta.merge} of {', '.join(tta.views)}"
+
+
+def _own_names(sets: dict[Tta, TtaSet]) -> dict[Tta, TtaSet]:
+    wrong = [name for name in sets if not re.fullmatch(r"[\w+-]{1,64}", name)]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: a set's name has 1 to 64 letters, digits, +, - and _")
+    taken = [name for name in sets if name in SETS or name in (IDENTITY, *STEPS)]
+    if taken:
+        raise ValueError(f"{', '.join(taken)}: a set or a step that ships has this name; choose another")
+    return sets
+
+
+def _known_names(names: tuple[Tta, ...], info: ValidationInfo) -> tuple[Tta, ...]:
+    known = [*SETS, *info.data.get("tta", names)]  # where the recipe's own sets are wrong, that is said already
+    unknown = [f"'{name}'{did_you_mean(name, known)}" for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: there are {', '.join(known)}")
+    return names
+
+
+OwnSets = Annotated[dict[Tta, TtaSet], AfterValidator(_own_names)]
+OofSets = Annotated[tuple[Tta, ...], AfterValidator(_known_names)]

@@ -1,0 +1,152 @@
+"""Pictures of what a recipe does to photos: augmentation before and after, and faces found."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+
+from ensemble.data.augment import Augment, always, build, faults
+from ensemble.data.cache import resize
+from ensemble.data.masks import NOT_WEAR, WEAR, DrawMasks, detection_faults
+from ensemble.jobs.job import geometry
+from ensemble.recipes.augmentation import Entry, SomeOf, transforms_in
+from ensemble.recipes.schema import Recipe, TaskRecipe
+from folds.errors import refuse
+from folds.faces import draw_boxes
+from folds.pages.contact_sheet import Cell, Sheet, thumbnail
+from folds.photos import Pixels
+
+DRAWS = 4
+
+
+def check_augmentation(recipe: Recipe) -> None:
+    """Try every transform on noise.
+
+    Raises:
+        MaskensError: every transform that is unknown, takes other arguments or changes a photo's size.
+    """
+    problems = [
+        f"tasks.{names[0]}.{fault}"
+        for names, task in _alike(recipe)
+        for fault in faults(task.augment, task.input_size) + detection_faults(task)
+    ]
+    refuse(problems, f"the recipe '{recipe.name}' can't be used")
+
+
+def augment_sheets(
+    recipe: Recipe, photos: Sequence[tuple[str, Pixels]], seed: int, without_mask: Collection[int] = ()
+) -> list[Sheet]:
+    """A sheet for each list of transforms of a recipe; tasks that share list and photo size share the sheet.
+
+    A row is a photo; its columns are the photo at the task's size, a few masks drawn on it where the recipe draws
+    masks, each transform alone with p = 1 (those of a list that is drawn from too), and a few draws of the whole chain.
+
+    Args:
+        photos: (caption, uint8 (h, w, 3) RGB of any size).
+        seed: 0 or more.
+        without_mask: places of the photos of faces without one, the only ones that masks are drawn on.
+    """
+    return [_sheet(names, task, photos, seed, without_mask) for names, task in _alike(recipe)] if photos else []
+
+
+def after(augment: Sequence[Entry], photo: Pixels, key: Sequence[int]) -> list[Pixels]:
+    """Each transform alone, always applied, then DRAWS draws of the chain; each uint8 as `photo`.
+
+    Args:
+        key: non-negative integers; the same key draws the same.
+    """
+    alone = [Augment([always(t)]) for _, t in transforms_in(augment)]
+    chain = Augment(augment)
+    return [a(photo, (*key, i)) for i, a in enumerate(alone)] + [
+        chain(photo, (*key, len(alone) + d)) for d in range(DRAWS)
+    ]
+
+
+def masked(task: TaskRecipe, photo: Pixels, bare: bool, key: Sequence[int]) -> list[Pixels]:
+    """DRAWS masks on a face, the last one worn incorrectly; on a face that wears one, nothing. Each uint8 as `photo`.
+
+    Args:
+        bare: the face wears no mask.
+    """
+    if not task.masks.prob:
+        return []
+    shares = [0.0] * (DRAWS - 1) + [1.0]
+    kinds = [task.masks.model_copy(update={"prob": 1.0, "incorrect": share}) for share in shares]
+    draws = [DrawMasks(task.model_copy(update={"masks": k}), np.array([NOT_WEAR if bare else WEAR])) for k in kinds]
+    labels = np.zeros(len(task.target.heads), np.int64)
+    return [draw(photo, labels, 0, (*key, d))[0] for d, draw in enumerate(draws)]
+
+
+def _alike(recipe: Recipe) -> list[tuple[list[str], TaskRecipe]]:
+    groups: dict[str, tuple[list[str], TaskRecipe]] = {}
+    for name, task in recipe.tasks.items():
+        shown = task.model_dump_json(include={"masks", "augment", "resize", "crop"})
+        groups.setdefault(shown, ([], task))[0].append(name)
+    return list(groups.values())
+
+
+def _sheet(
+    names: Sequence[str],
+    task: TaskRecipe,
+    photos: Sequence[tuple[str, Pixels]],
+    seed: int,
+    without_mask: Collection[int],
+) -> Sheet:
+    heads = ["before"]
+    if task.masks.prob:
+        heads += [f"mask {d + 1}\np {task.masks.prob:g} without one" for d in range(DRAWS)]
+    heads += [head for entry in task.augment for head in _heads(entry)]
+    heads += [f"draw {d + 1}" for d in range(DRAWS)]
+    cells = []
+    for number, (caption, photo) in enumerate(photos):
+        before, _ = resize(photo, geometry(task))
+        cells.append(Cell(thumbnail(before), caption, f"{_flat(caption)}, before"))
+        masks = masked(task, before, number in without_mask, (seed, number))
+        for head, picture in zip(heads[1:], masks + after(task.augment, before, (seed, number)), strict=True):
+            words = f"change {_change(before, picture):.1f}"
+            cells.append(Cell(thumbnail(picture), words, f"{_flat(caption)}, {head.splitlines()[0]}"))
+    height, width = task.input_size
+    nothing = "" if task.augment or task.masks.prob else ", which augments nothing"
+    title = f"{', '.join(names)}: {width} x {height} pixels{nothing}"
+    return Sheet(f"augment-{names[0]}", title, tuple(cells), columns=len(heads), heads=tuple(heads))
+
+
+def _heads(entry: Entry) -> list[str]:
+    """A column's words for each transform of an entry."""
+    if isinstance(entry, SomeOf):
+        return [f"{t.name}\n{entry.some_of} of {len(entry.transforms)} drawn, here alone" for t in entry.transforms]
+    return [f"{entry.name}\np {build(entry).p:g}, here always"]
+
+
+def _change(before: Pixels, picture: Pixels) -> float:
+    """Mean absolute difference of the pixels, 0..255."""
+    return float(np.abs(before.astype(np.int16) - picture).mean())
+
+
+def _flat(caption: str) -> str:
+    return caption.replace("\n", "")
+
+
+def face_sheets(recipe: Recipe, photos: Sequence[tuple[str, Pixels]]) -> list[Sheet]:
+    """A sheet for each shape in which tasks of a recipe cut out faces; none if none does.
+
+    Args:
+        photos: (caption, uint8 (h, w, 3) RGB of any size).
+    """
+    shapes: dict[tuple[int, int], list[str]] = {}
+    for name, task in recipe.tasks.items():
+        if task.crop == "face":
+            shapes.setdefault(task.resize, []).append(name)
+    return [_faces_sheet(names, shape, photos) for shape, names in shapes.items()] if photos else []
+
+
+def _faces_sheet(names: Sequence[str], shape: tuple[int, int], photos: Sequence[tuple[str, Pixels]]) -> Sheet:
+    cells, without = [], 0
+    for caption, photo in photos:
+        drawn, found = draw_boxes(photo, shape)
+        without += not found
+        words = caption if found else f"{caption}\nno face found"
+        cells.append(Cell(thumbnail(drawn), words, words.replace("\n", " ")))
+    title = f"{', '.join(names)}: a face found on {len(photos) - without} of {len(photos)} photos"
+    return Sheet(f"faces-{names[0]}", title, tuple(cells))

@@ -1,0 +1,336 @@
+"""What a training takes on this machine, from a short probe: time, memory, disk."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import math
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+from ensemble.data.augment import Augment
+from ensemble.data.cache import DecodedPhotos, missing_bytes, open_photos
+from ensemble.data.loader import NO_MORE, EpochBatches, epoch_batches, train_loader
+from ensemble.data.masks import DrawMasks, draw_masks
+from ensemble.jobs.hardware import Hardware, free_memory
+from ensemble.jobs.job import JobSpec, geometry, learned_rows
+from ensemble.jobs.status import read_status
+from ensemble.models.build import create, normalisation, to_device
+from ensemble.models.precision import AutotuneCache, shortest
+from ensemble.models.process import configure_process
+from ensemble.recipes.schema import TaskRecipe
+from ensemble.recipes.tasks import training_labels
+from ensemble.recipes.views import VIEWS
+from ensemble.training.optimizer import ema_words
+from ensemble.training.trainer import LossNotFinite, Trainer
+from ensemble.training.validation import Predictor
+from folds.labels import IntArray
+from folds.people import TrainData
+
+SECONDS = 5.0  # for which batches are timed, after one that warms up
+BATCHES = 8  # at most
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one task's model costs here. Times are in seconds a photo."""
+
+    decode: float  # by all decoding_threads together
+    train: float
+    predict: float  # a view
+    start: float  # seconds to build the model
+    weights: int  # bytes
+    memory: int  # bytes of this process, or of the GPU, at its peak
+
+
+@dataclass(frozen=True)
+class JobEstimate:
+    """One job that is left to do."""
+
+    recipe: str
+    task: str
+    fold: int
+    photos: int  # an epoch
+    epochs: int  # left
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is to be expected."""
+
+    jobs: tuple[JobEstimate, ...]
+    costs: dict[tuple[str, str], Cost]  # (recipe, task) -> cost
+    decode: float  # seconds for what the cache lacks
+    seconds: float  # in all
+    memory: int  # bytes, all jobs at a time
+    cache: int  # bytes of disk for what the cache lacks
+    disk: int  # bytes of disk for models and what is kept while they train
+    free: int  # bytes of disk that are free
+    room: int | None  # bytes of memory that jobs may take here; None on a GPU or a cluster
+    averages: tuple[str, ...]  # what `ema` means in these jobs, a line for each task that has one
+
+
+def estimate_training(
+    specs: Sequence[JobSpec],
+    data: TrainData,
+    folds: IntArray,
+    hardware: Hardware,
+    restart: bool,
+    on_task: Callable[[int, int], None] | None = None,
+) -> Estimate:
+    """Time each task's model on a few batches of the real photos and count what is left to do.
+
+    Args:
+        specs: of one run, or of several with the same data and folds, whose recipes have names of their own.
+        folds: int64 (people,).
+        restart: jobs start over.
+        on_task: called with (tasks probed, tasks in all).
+
+    Raises:
+        MaskensError: a photo of the probe that can't be read.
+    """
+    room = None if hardware.device != "cpu" or hardware.address else free_memory()  # before the probe takes its own
+    tasks = {(s.recipe.name, s.task): s.recipe.tasks[s.task] for s in specs}
+    costs: dict[tuple[str, str], Cost] = {}
+    alike: dict[str, Cost] = {}
+    for number, (task, recipe) in enumerate(tasks.items(), start=1):
+        key = recipe.model_copy(update={"predicts": "age", "epochs": 1}).model_dump_json(exclude={"ages", "loss"})
+        if key not in alike:
+            alike[key] = probe(recipe, data, hardware, specs[0].run.folder)
+        costs[task] = alike[key]
+        if on_task:
+            on_task(number, len(tasks))
+    jobs = tuple(job_estimate(spec, costs[spec.recipe.name, spec.task], data, folds, restart) for spec in specs)
+    shapes = dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in specs)
+    cache = specs[0].cache
+    lacking = missing_bytes(data.photos, list(shapes), cache)
+    decode = len(data.files) * max(c.decode for c in costs.values()) if lacking else 0.0
+    weights = [costs[j.recipe, j.task].weights for j in jobs]
+    memory = max(c.memory for c in costs.values()) * min(hardware.jobs, len(jobs))
+    disk = sum(weights) + 3 * sum(sorted(weights)[-hardware.jobs :])  # last.pt: the model and Adam's two moments
+    free = shutil.disk_usage(_existing(specs[0].run.folder)).free
+    seconds = decode + total_wall_time([j.seconds for j in jobs], hardware.jobs)
+    averages = []
+    for spec in {(s.recipe.name, s.task): s for s in specs}.values():
+        if decay := spec.recipe.tasks[spec.task].ema:
+            averages.append(f"tasks.{spec.task}.ema {decay:g} {ema_words(decay, job_updates(spec, data, folds))}")
+    return Estimate(jobs, costs, decode, seconds, memory, lacking, disk, free, room, tuple(averages))
+
+
+def total_wall_time(seconds: Sequence[float], at_a_time: int) -> float:
+    """How long jobs take together, each started as soon as one before it ends."""
+    slots = [0.0] * at_a_time
+    for each in seconds:
+        heapq.heappush(slots, heapq.heappop(slots) + each)
+    return max(slots)
+
+
+def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> Cost:
+    """Build a task's model from nothing, train it for a moment on real photos and let it predict.
+
+    Args:
+        run: its folder, where an earlier training may have found the precision that `auto` stands for.
+
+    Raises:
+        MaskensError: a photo that can't be read.
+    """
+    device = torch.device(hardware.device)
+    configure_process(hardware.job_threads)
+    # what a whole epoch takes: the first ones may cost less
+    whole = recipe.model_copy(update={"head_epochs": 0.0, "sizes": (), "average_epochs": 0})
+    readable = np.flatnonzero(data.photos.readable)
+    rows = readable[np.linspace(0, len(readable) - 1, BATCHES // 2 * recipe.batch_size).astype(np.int64)]
+    some = data.photos.some(rows)
+    with tempfile.TemporaryDirectory() as scratch:
+        started = time.perf_counter()
+        photos = open_photos(some, [geometry(recipe)], Path(scratch), hardware.decoding_threads)
+        decode = (time.perf_counter() - started) / len(rows)
+        started = time.perf_counter()
+        model = create(recipe, initial_weights=False)
+        mean, std = normalisation(model)
+        to_device(model, device)
+        start = time.perf_counter() - started
+        measured = AutotuneCache(run, recipe.hash, device, hardware.job_threads, keep=False)
+        labels = training_labels(recipe.target, data, in_years=recipe.ages.sigma > 0)[rows]
+        masks = draw_masks(recipe, data.labels[0][rows])
+        train = _train_seconds(whole, model, photos, labels, masks, hardware, measured)
+        predictor = Predictor(model, (mean, std), device, 2 * recipe.batch_size)
+        seen = _predict_seconds(predictor, photos)
+        weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
+        return Cost(decode, train, seen, start, weights, _peak_memory(device))
+
+
+@dataclass(frozen=True)
+class _InOrder:
+    """Photos of an epoch that is made of the probe's, twice."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return 2 * self.count
+
+    def draw(self, rng: np.random.Generator) -> IntArray:
+        return np.tile(np.arange(self.count), 2)
+
+
+def _train_seconds(
+    recipe: TaskRecipe,
+    model: nn.Module,
+    photos: DecodedPhotos,
+    labels: IntArray,
+    masks: DrawMasks | None,
+    hardware: Hardware,
+    measured: AutotuneCache,
+) -> float:
+    device = torch.device(hardware.device)
+    mean, std = normalisation(model)
+    batches = EpochBatches(_InOrder(len(photos)), recipe.batch_size, (0,), even=recipe.mix.active)  # type: ignore[arg-type]
+    loader = train_loader(
+        photos, labels, batches, Augment(recipe.augment), (0,), hardware.job_workers, device.type == "cuda", masks
+    )
+    ends: list[float] = []
+
+    def on_batch(*_: object) -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        ends.append(time.perf_counter())
+
+    class Few:
+        def __len__(self) -> int:
+            return len(batches)
+
+        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+            for batch in loader:
+                yield batch
+                if len(ends) > 2 and (ends[-1] - ends[0] > SECONDS or len(ends) > BATCHES):
+                    return
+
+    with contextlib.suppress(LossNotFinite):  # a probe's time counts, its loss does not
+        Trainer(recipe, model, mean, std, device, (0,), len(batches), measured).epoch(0, Few(), on_batch)
+    return statistics.median(np.diff(ends)) / batches.batch_size
+
+
+def _predict_seconds(predictor: Predictor, photos: DecodedPhotos) -> float:
+    rows = np.arange(min(len(photos), predictor.batch_size))
+
+    def run() -> object:
+        return predictor.logits(photos, rows, VIEWS["none"])
+
+    run()  # warms up
+    return shortest(run, rounds=2) / len(rows)
+
+
+def _peak_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit  # psutil knows no peak on Linux
+
+
+def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
+    recipe = spec.recipe.tasks[spec.task]
+    photos = _job_batches(spec, data, folds).photos_per_epoch
+    held_out = folds[data.photo_person] == spec.fold
+    predicted = len(spec.recipe.oof_views) * int((held_out & data.photos.readable).sum())  # after each epoch
+    begun = not restart and (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()
+    epochs = recipe.epochs - (read_status(spec.run, spec.task, spec.fold).epoch if begun else 0)
+    seconds = cost.start + epochs * (photos * cost.train + predicted * cost.predict)
+    return JobEstimate(spec.recipe.name, spec.task, spec.fold, photos, epochs, seconds)
+
+
+def job_updates(spec: JobSpec, data: TrainData, folds: IntArray) -> int:
+    """Updates of the weights in all epochs of a job.
+
+    Args:
+        folds: int64 (people,).
+    """
+    recipe = spec.recipe.tasks[spec.task]
+    return recipe.epochs * -(-len(_job_batches(spec, data, folds)) // recipe.accumulate)
+
+
+def _job_batches(spec: JobSpec, data: TrainData, folds: IntArray) -> EpochBatches:
+    recipe = spec.recipe.tasks[spec.task]
+    more = spec.pseudo.of(spec.fold, recipe) if spec.pseudo else NO_MORE
+    return epoch_batches(recipe, data, learned_rows(spec, data, folds), (0,), more)
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.exists() else _existing(folder.parent)
+
+
+LONG = 3600.0  # seconds of training that are worth a question
+SLOWEST = 1e-4  # seconds a pixel: no model that one would train on a CPU takes longer
+
+
+def long_training(
+    todo: Sequence[JobSpec], data: TrainData, folds: IntArray, hardware: Hardware, restart: bool = False
+) -> str | None:
+    """What to say before jobs that would train for more than an hour on a CPU; None where nothing need be said.
+
+    Takes a few seconds at most, and next to nothing where the photos are few and small: one forward and backward
+    pass of each distinct model on black photos, times photos and epochs.
+
+    Args:
+        folds: int64 (people,).
+        restart: jobs start over, so that no finished epoch counts.
+    """
+    if hardware.device != "cpu" or not todo:
+        return None
+    tasks = {s.recipe.tasks[s.task].hash: s.recipe.tasks[s.task] for s in todo}
+
+    def seconds(each: Callable[[TaskRecipe], float]) -> float:
+        """In all, where a task's model trains for so many seconds a photo; predicting takes a third."""
+        costs = {known: Cost(0, each(task), each(task) / 3, 0, 0, 0) for known, task in tasks.items()}
+        jobs = [job_estimate(s, costs[s.recipe.tasks[s.task].hash], data, folds, restart) for s in todo]
+        return total_wall_time([job.seconds for job in jobs], hardware.jobs)
+
+    if seconds(lambda task: SLOWEST * math.prod(task.input_size)) < LONG:
+        return None
+    configure_process(hardware.job_threads)
+    measured: dict[str, float] = {}
+
+    def once(task: TaskRecipe) -> float:
+        key = f"{task.model} {task.model_args} {task.input_size} {task.batch_size}"
+        if key not in measured:
+            measured[key] = _step_seconds(task)
+        return measured[key]
+
+    return long_words(seconds(once), list(dict.fromkeys(s.recipe.name for s in todo)))
+
+
+def long_words(seconds: float, recipes: Sequence[str], limit: float = LONG) -> str | None:
+    """The message for a training of so many seconds on a CPU, None below the limit."""
+    if seconds < limit:
+        return None
+    hours = seconds / 3600
+    words = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
+    what = f"{'recipe' if len(recipes) == 1 else 'recipes'} {', '.join(map(repr, recipes))}"
+    instead = "" if "quick" in recipes else "The recipe for such a machine: --recipe quick (in a new run). "
+    return f"the {what} would train for about {words} here, without a GPU. {instead}To go on: --yes"
+
+
+def _step_seconds(task: TaskRecipe) -> float:
+    """Seconds a photo of a forward and backward pass: of two photos, which warms up, then of what a second allows."""
+    model, count, found = create(task, initial_weights=False).train(), 2, 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        model(torch.zeros(count, 3, *task.input_size)).square().mean().backward()
+        found = (time.perf_counter() - started) / count
+        count = max(2, min(task.batch_size, int(1 / found)))
+    return found

@@ -1,0 +1,109 @@
+"""Running one job, whatever comes of it: done, stopped, or failed with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ensemble.jobs.completion import is_done
+from ensemble.jobs.job import JobSpec
+from ensemble.jobs.locks import TakenOver, lock_job_process
+from ensemble.jobs.status import State, read_status, write_status
+from ensemble.training.fit_fold import JobRun
+from folds.errors import MaskensError
+from folds.files import write_text
+from folds.labels import IntArray
+from folds.people import TrainData
+from folds.run import is_removed
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job did not end well."""
+
+    message: str
+    crashed: bool  # not the user's to mend; error.txt in the job's folder has the traceback
+
+
+def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
+    """Train, or continue, one job to its end, unless it is done; on failure say so in its status too.
+
+    A crash of one job does not take the others with it. Ctrl-C passes through, after the status says
+    `stopped`.
+
+    Args:
+        folds: int64 (people,).
+    """
+    try:
+        with lock_job_process(spec) as claim:
+            if not is_done(spec):  # by a process whose worker was lost before it could say so
+                with _warnings_in(spec.run.job_folder(spec.task, spec.fold) / "log.txt") as log:
+                    JobRun(spec, data, folds, claim).run()
+                if log.warned:
+                    _note(spec, f"libraries warn: {log.warned} (all in {log.baseFilename})")
+        return None
+    except TakenOver as error:  # what the job does now is the other's to say
+        return Failure(str(error), crashed=False)
+    except MaskensError as error:
+        failure = Failure(str(error), crashed=False)
+    except torch.OutOfMemoryError:
+        failure = Failure(f"the GPU's memory is full: make batch_size of '{spec.task}' smaller", crashed=False)
+    except Exception as error:
+        path = spec.run.job_folder(spec.task, spec.fold) / "error.txt"
+        hint = "; try --workers 0, shared memory may be short" if "Bus error" in str(error) else ""
+        failure = Failure(f"{type(error).__name__}: {error} (traceback in {path}){hint}", crashed=True)
+        write_text(path, traceback.format_exc())
+    except BaseException:
+        finish(spec, "stopped")
+        raise
+    finish(spec, "failed", failure.message)
+    return failure
+
+
+class _Log(logging.FileHandler):
+    """A file of warnings that remembers the first one."""
+
+    warned = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.warned = self.warned or record.getMessage().rpartition("Warning: ")[2].partition("\n")[0]
+        super().emit(record)
+
+
+@contextlib.contextmanager
+def _warnings_in(path: Path) -> Iterator[_Log]:
+    """Write what libraries warn of, by `warnings` or `logging`, to a file: on the terminal it would break the table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = _Log(path, delay=True, encoding="utf-8")
+    log.setLevel(logging.WARNING)
+    log.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(log)
+    try:
+        yield log
+    finally:
+        logging.getLogger().removeHandler(log)
+        logging.captureWarnings(False)
+        log.close()
+
+
+def _note(spec: JobSpec, words: str) -> None:
+    status = read_status(spec.run, spec.task, spec.fold)
+    write_status(spec.run, dataclasses.replace(status, note="; ".join(filter(None, (status.note, words)))))
+
+
+def finish(spec: JobSpec, state: State, error: str = "") -> None:
+    """Write a job's last state, unless it is done or its run is gone."""
+    if is_removed(spec.run):
+        return
+    status = read_status(spec.run, spec.task, spec.fold)
+    if status.state == "done":  # what came after that, such as tidying up, takes nothing away from it
+        return
+    write_status(spec.run, dataclasses.replace(status, state=state, error=error, seconds_left=None))

@@ -1,0 +1,273 @@
+"""What a data folder holds, as frozen dataclasses: people, photos, label corrections, and photos that are skipped."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from folds.errors import MaskensError
+from folds.files import as_typed, listing_text, sha256_of_lines
+from folds.labels import CLASSES, SHOT_MASK, SHOTS, IntArray, age_band, encode
+from folds.table import read_table
+
+COLUMNS = ("photo", "reason")
+NAMED = 3  # photos in a line of the terminal
+
+ADVICE = "Replace them, take their rows out of the CSV, or leave them out with --skip-bad-photos; then run again."
+
+
+def skipped_csv(skipped: Mapping[str, str]) -> str:
+    """A row a photo, sorted: file -> why it can't be read. `read_skipped` reads it."""
+    return listing_text(COLUMNS, sorted(skipped.items()))
+
+
+def read_skipped(path: Path) -> dict[str, str]:
+    """file -> why it can't be read.
+
+    Raises:
+        MaskensError: no such file, or an unusable one.
+    """
+    return {as_typed(row["photo"]): row["reason"] for row in read_table(path, COLUMNS, as_written=True)}
+
+
+def skipped_hash(files: Iterable[str]) -> str:
+    """sha256 of which photos are left out, whatever the reasons; "" if none is."""
+    names = sorted(files)
+    return sha256_of_lines(names) if names else ""
+
+
+def kept_skipped(file: Path, expected: str) -> dict[str, str]:
+    """The photos that a run leaves out, as it keeps them in `file`; empty if there are none.
+
+    Args:
+        expected: their `skipped_hash`.
+
+    Raises:
+        MaskensError: the file is missing or not as it was made.
+    """
+    found = read_skipped(file) if file.exists() else {}
+    if skipped_hash(found) == expected:
+        return found
+    wrong = "is missing" if not found else "was edited after it was made, or not made by this run"
+    raise MaskensError(
+        f"{file} {wrong}: it says which photos the run's models did not learn from. Put it back as it was, or start a "
+        "new run: maskens folds --run NEW_DIR"
+    )
+
+
+def named(skipped: Mapping[str, str]) -> str:
+    """The first few photos, each with why it can't be read, and how many more there are."""
+    first = [f"{file} ({why})" for file, why in sorted(skipped.items())[:NAMED]]
+    more = [f"and {len(skipped) - NAMED} more"] if len(skipped) > NAMED else []
+    return ", ".join([*first, *more])
+
+
+def left_out_words(skipped: Mapping[str, str], photos: int) -> str:
+    """How many of a run's photos are left out, in words."""
+    return f"{len(skipped):,} of {photos:,} labelled photos can't be read and are left out"
+
+
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+OLDEST = 120
+AS_NAMED = tuple(SHOT_MASK[s] for s in SHOTS)  # the masks of a person without fixes
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """One row of train.csv: a folder of seven photos. Two rows with the same `group` are one person."""
+
+    path: str
+    id: str
+    gender: int
+    age: int  # years
+    photos: tuple[str, ...]  # file names in the order of SHOTS
+    bytes: tuple[int, ...]  # their sizes
+    masks: tuple[int, ...] = AS_NAMED  # their mask labels
+    changed: tuple[int, ...] = dataclasses.field(default=(), compare=False)  # when they were, as of `PhotoSet`
+    merged_into: str = ""  # the id that the person goes by, if that is another: two ids turned out to be one person
+
+    @property
+    def group(self) -> str:
+        """Equal for all rows of a person, merged ids too: the unit of folds, draws and intervals."""
+        return self.merged_into or self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """One row of a list of fixes, as text. Where it came from is no part of its identity."""
+
+    path: str  # the person's folder as in train.csv; until it is applied, it may hold a *
+    photo: str  # file stem if the field is mask, else ""
+    field: str  # gender, age or mask
+    old: str
+    new: str
+    reason: str = ""
+    source: str = dataclasses.field(default="", compare=False)  # a shipped name, or a file
+    row: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def where(self) -> str:
+        return f"{self.source} row {self.row}"
+
+
+@dataclass(frozen=True)
+class PhotoSet:
+    """Photo files in a fixed order."""
+
+    root: Path
+    files: Sequence[str]  # paths below `root`
+    fingerprint: str  # of their names and sizes, the same for every copy
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # file -> why it can't be read: never opened
+    changed: Sequence[int] = ()  # when each was last changed, ns since 1970; empty if unknown
+
+    @functools.cached_property
+    def version(self) -> str:
+        """sha256 of names, sizes and times: names what is kept of the pixels, as a photo may be replaced by one of the
+        same size."""
+        return sha256_of_lines([self.fingerprint, *map(str, self.changed)])
+
+    def path(self, file: str) -> Path:
+        """Where one of them lies."""
+        return on_disk(self.root, file)
+
+    @functools.cached_property
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """bool (photos,): False for those that are skipped."""
+        return np.array([file not in self.skipped for file in self.files], dtype=np.bool_)
+
+    def some(self, rows: Sequence[int] | IntArray) -> PhotoSet:
+        """Those at `rows`, with a fingerprint of their own."""
+        files = [self.files[i] for i in rows]
+        skipped = {file: self.skipped[file] for file in files if file in self.skipped}
+        changed = [self.changed[i] for i in rows] if self.changed else ()
+        return PhotoSet(self.root, files, sha256_of_lines([self.fingerprint, *files]), skipped, changed)
+
+    def without(self, unreadable: Mapping[str, str]) -> PhotoSet:
+        """The same photos, of which these are skipped, too: file -> why it can't be read.
+
+        Raises:
+            MaskensError: none is left.
+        """
+        skipped = {**self.skipped, **unreadable}
+        if self.files and len(skipped) == len(self.files):
+            file, why = min(skipped.items())
+            raise MaskensError(f"none of the {len(skipped)} photos in {self.root} can be read, e.g. {file}: {why}")
+        return dataclasses.replace(self, skipped=skipped)
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """The labelled people of a data folder, sorted by `path` whatever the order of the rows."""
+
+    root: Path
+    people: tuple[Person, ...]
+    fingerprint: str  # of labels, file names and file sizes
+    fixes: tuple[Fix, ...] = ()  # that the labels follow; whole paths, sorted
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # as of `PhotoSet`
+
+    @functools.cached_property
+    def photos(self) -> PhotoSet:
+        """Its fingerprint is of file names and sizes alone: the same photos under other labels keep it."""
+        lines = (
+            f"train/images/{p.path}/{name}\t{size}"
+            for p in self.people
+            for name, size in zip(p.photos, p.bytes, strict=True)
+        )
+        changed = [time for p in self.people for time in p.changed]
+        return PhotoSet(self.root, self.files, sha256_of_lines(lines), self.skipped, changed)
+
+    @property
+    def files(self) -> list[str]:
+        """Path of each photo below `root`, person by person in the order of SHOTS; length 7 * people."""
+        return [f"train/images/{p.path}/{name}" for p in self.people for name in p.photos]
+
+    @property
+    def photo_person(self) -> IntArray:
+        """int64 (photos,): index into `people` of each photo."""
+        return np.repeat(np.arange(len(self.people)), len(SHOTS))
+
+    @property
+    def labels(self) -> tuple[IntArray, IntArray, IntArray]:
+        """(mask, gender, age band) of each photo, each int64 (photos,)."""
+        masks = np.array([p.masks for p in self.people], dtype=np.int64).reshape(-1)
+        genders = np.repeat(np.array([p.gender for p in self.people], dtype=np.int64), len(SHOTS))
+        return masks, genders, age_band(self.years)
+
+    @property
+    def years(self) -> IntArray:
+        """int64 (photos,): age in years of the person on each photo."""
+        return np.repeat(np.array([p.age for p in self.people], dtype=np.int64), len(SHOTS))
+
+    @property
+    def classes(self) -> IntArray:
+        """int64 (photos,), 0..17."""
+        return encode(*self.labels)
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """The photos to predict, in the order of info.csv."""
+
+    root: Path
+    ids: tuple[str, ...]
+    fingerprint: str
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # as of `PhotoSet`
+    changed: tuple[int, ...] = ()  # as of `PhotoSet`
+
+    @functools.cached_property
+    def photos(self) -> PhotoSet:
+        files = [f"eval/images/{i}" for i in self.ids]
+        return PhotoSet(self.root, files, self.fingerprint, self.skipped, self.changed)
+
+    @property
+    def skipped_ids(self) -> dict[str, str]:
+        """ImageID -> why the photo can't be read, in the order of info.csv."""
+        files = zip(self.ids, self.photos.files, strict=True)
+        return {i: self.skipped[file] for i, file in files if file in self.skipped}
+
+
+def on_disk(root: Path, file: str) -> Path:
+    """Where a file of a CSV lies below `root`: its name may have the other Unicode form there (see `composed`)."""
+    path = root / file
+    if file.isascii() or path.exists():
+        return path
+    forms = (root / unicodedata.normalize(form, file) for form in ("NFC", "NFD"))
+    return next((p for p in forms if p.exists()), path)
+
+
+def class_counts(data: TrainData) -> list[int]:
+    """Photos of each of the 18 classes."""
+    return [int(n) for n in np.bincount(data.classes, minlength=CLASSES)]
+
+
+def label_conflicts(data: TrainData) -> list[str]:
+    """People whose rows disagree on gender: usually a label error, never a reason to split them."""
+    genders: dict[str, set[int]] = {}
+    for person in data.people:
+        genders.setdefault(person.group, set()).add(person.gender)
+    return [f"id {i} is male in one row and female in another" for i, g in genders.items() if len(g) > 1]
+
+
+def fingerprint_of(people: Sequence[Person]) -> str:
+    """Of labels, file names and file sizes, in the order of `people`."""
+    lines = (
+        f"{p.path}\t{p.id}\t{p.gender}\t{p.age}\t"
+        + "\t".join(f"{n}:{b}" for n, b in zip(p.photos, p.bytes, strict=True))
+        + (f"\tmasks {p.masks}" if p.masks != AS_NAMED else "")  # only then: earlier runs have no masks in theirs
+        + (f"\tmerged {p.merged_into}" if p.merged_into else "")
+        for p in people
+    )
+    return sha256_of_lines(lines)
+
+
+def repeated_ids(people: Sequence[Person]) -> list[str]:
+    """Ids that occur on more than one folder (one person each, kept in one fold)."""
+    return [i for i, n in Counter(p.id for p in people).items() if n > 1]

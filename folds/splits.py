@@ -1,0 +1,213 @@
+"""Person-grouped, stratified folds, and the checks that make a leak impossible rather than unlikely."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from folds.errors import SHOWN, MaskensError, did_you_mean, refuse
+from folds.files import as_typed, listing_text
+from folds.labels import AGES, CLASSES, GENDERS, MASKS, IntArray, age_band
+from folds.people import AS_NAMED, Person, TrainData
+from folds.table import LINE, read_table, whole_number, with_zeros
+
+COLUMNS = ("path", "id", "fold", "gender", "age", "photos", "bytes", "stratum")
+STRATA = tuple(f"{g} {a}" for g in GENDERS for a in AGES)
+
+
+def strata(people: Sequence[Person]) -> IntArray:
+    """int64 (people,), 0..5: gender x age band. The mask state adds nothing: a person has all three, but for fixes."""
+    genders = np.array([p.gender for p in people], dtype=np.int64)
+    return genders * len(AGES) + age_band([p.age for p in people])
+
+
+def largest_k(people: Sequence[Person]) -> tuple[int, str]:
+    """The most folds in which every class can be everywhere, and what sets the limit: a stratum, or, if a fix
+    left some of its people without a photo of a mask state, both ("incorrect, male >=60").
+    """
+    having = Counter((m, s) for m, s, _ in {(m, s, p.group) for p, s in _with_strata(people) for m in p.masks})
+    least, mask, rarest = min((having[m, s], m, s) for m in range(len(MASKS)) for s in range(len(STRATA)))
+    in_stratum = len({p.group for p, s in _with_strata(people) if s == rarest})
+    return least, STRATA[rarest] if least == in_stratum else f"{MASKS[mask]}, {STRATA[rarest]}"
+
+
+def _with_strata(people: Sequence[Person]) -> list[tuple[Person, int]]:
+    return list(zip(people, strata(people).tolist(), strict=True))
+
+
+def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
+    """Split people into `k` folds: groups = people, strata = gender x age band.
+
+    Independent of the order of the rows of train.csv, because `data.people` is sorted.
+
+    Returns:
+        int64 (people,): the fold of each row.
+
+    Raises:
+        MaskensError: if `k` folds can't all hold every class.
+    """
+    possible, rarest = largest_k(data.people)
+    if k < 2:
+        raise MaskensError(f"--k {k}: at least 2 folds are needed, one to train on and one to validate on.")
+    if k > possible:
+        hint = f"The largest k that works is {possible}." if possible >= 2 else "No k works with these people."
+        raise MaskensError(
+            f"--k {k}: every fold needs each gender, age band and mask state, but there "
+            f"{'is' if possible == 1 else 'are'} only {possible} '{rarest}'. {hint}"
+        )
+    folds = split([p.group for p in data.people], strata(data.people), k, seed)
+    check_folds(data, folds, k)
+    return folds
+
+
+def split(groups: Sequence[str], labels: IntArray, k: int, seed: int) -> IntArray:
+    """scikit-learn's StratifiedGroupKFold, shuffled: rows of a group together, each fold with its share of each label.
+
+    Args:
+        groups: (rows,), at least `k` different ones.
+        labels: int64 (rows,).
+        k: number of folds, at least 2.
+        seed: of the shuffle, 0..2**32 - 1.
+
+    Returns:
+        int64 (rows,): the fold of each row, 0..k-1.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold  # here, because it takes a second to import
+
+    folds = np.empty(len(groups), dtype=np.int64)
+    splitter = StratifiedGroupKFold(n_splits=k, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of rare labels: `check_folds` refuses what matters
+        for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(groups)), labels, groups)):
+            folds[held_out] = fold
+    return folds
+
+
+def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
+    """Fail if a person is in two folds or none, a fold is empty, or a class is missing from a fold.
+
+    Raises:
+        MaskensError: naming every breach, and the largest k that works.
+    """
+    problems = []
+    home: dict[str, int] = {}
+    for person, fold in zip(data.people, folds.tolist(), strict=True):
+        if not 0 <= fold < k:
+            problems.append(f"{person.path}: fold {fold} is not in 0..{k - 1}")
+        elif home.setdefault(person.group, fold) != fold:
+            who = f"id {person.id}" + (f", one person with id {person.group}," if person.merged_into else "")
+            problems.append(f"{person.path}: {who} is in fold {home[person.group]} and in fold {fold} (a leak)")
+    per_fold = photos_per_class_and_fold(data, folds, k)
+    for fold in range(k):
+        if not per_fold[:, fold].any():
+            problems.append(f"fold {fold} is empty")
+        elif (absent := np.flatnonzero(per_fold[:, fold] == 0)).size:
+            problems.append(f"fold {fold} has no photo of class {', '.join(map(str, absent))}")
+    largest = largest_k(data.people)[0]
+    otherwise = f"Up to {largest} folds can work here if the people are split otherwise, as with another --seed."
+    refuse(
+        problems,
+        "these folds would not give an honest score",
+        f"The largest k that works here is {largest}." if k > largest else otherwise,
+    )
+
+
+def photos_per_class_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
+    """int64 (18, k): photos of each class in each fold."""
+    counts = np.zeros((CLASSES, k), dtype=np.int64)
+    photo_folds = folds[data.photo_person]
+    valid = (photo_folds >= 0) & (photo_folds < k)
+    np.add.at(counts, (data.classes[valid], photo_folds[valid]), 1)
+    return counts
+
+
+def folds_csv(data: TrainData, folds: IntArray) -> str:
+    """The text of folds.csv: one row per row of train.csv, sorted by path.
+
+    Where ids are merged, a column `person` names the id that each goes by; where masks are fixed, a last column names
+    those of the photos of these people. So the hash of the file, to which models are bound, follows both.
+    """
+    rows = [
+        (p.path, p.id, fold, GENDERS[p.gender], p.age, len(p.photos), sum(p.bytes), STRATA[s])
+        for (p, s), fold in zip(_with_strata(data.people), folds.tolist(), strict=True)
+    ]
+    more = {}
+    if any(p.merged_into for p in data.people):
+        more["person"] = [p.group for p in data.people]
+    if any(p.masks != AS_NAMED for p in data.people):
+        more["masks"] = ["" if p.masks == AS_NAMED else "/".join(MASKS[m] for m in p.masks) for p in data.people]
+    return listing_text((*COLUMNS, *more), [(*row, *cells) for row, *cells in zip(rows, *more.values(), strict=True)])
+
+
+def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
+    """Folds from a CSV with at least the columns `path` and `fold`, ours or the user's own.
+
+    Returns:
+        (folds, k): int64 (people,) in the order of `data.people`, and the number of folds.
+
+    Raises:
+        MaskensError: rows that are not people of the data, people without a row, folds that leak.
+    """
+    rows = read_table(path, ("path", "fold"))
+    problems = list[str]()
+    wanted = {p.path for p in data.people}
+    assigned: dict[str, int] = {}
+    for row in rows:
+        number, name, fold = row[LINE], with_zeros(as_typed(row["path"]), wanted), whole_number(row["fold"])
+        if name not in wanted:
+            near = did_you_mean(name, wanted) if len(problems) < SHOWN else ""
+            problems.append(f"row {number}: '{name}' is not in train.csv{near}")
+        elif name in assigned:
+            problems.append(f"row {number}: '{name}' is there twice")
+        elif fold < 0:
+            problems.append(f"row {number}: fold '{row['fold']}' is not a number from 0 up")
+        assigned.setdefault(name, fold)
+    problems += [f"'{p}' has no row" for p in sorted(wanted - assigned.keys())]
+    refuse(problems, f"{path} does not fit the data in {data.root}")
+    k = max(assigned.values()) + 1
+    if k < 2:
+        raise MaskensError(f"{path} puts everybody into one fold: nobody is left to validate on.")
+    if k > len(assigned):
+        raise MaskensError(f"{path} names fold {k - 1} but has only {len(assigned)} people.")
+    folds = np.array([assigned[p.path] for p in data.people], dtype=np.int64)
+    check_folds(data, folds, k)
+    return folds, k
+
+
+def what_changed(path: Path, data: TrainData) -> list[str]:
+    """People whose rows or photos are not what folds.csv recorded; empty if the difference is finer."""
+    before = {as_typed(r["path"]): r | {"id": as_typed(r["id"])} for r in read_table(path, COLUMNS)}
+    now = {p.path: p for p in data.people}
+    lines = [f"{p} is new" for p in sorted(now.keys() - before.keys())]
+    lines += [f"{p} is gone" for p in sorted(before.keys() - now.keys())]
+    for name in sorted(now.keys() & before.keys()):
+        person, row = now[name], before[name]
+        present = (person.id, GENDERS[person.gender], str(person.age))
+        if person.id.isdecimal() and with_zeros(person.id, [row["id"]]) != person.id:
+            lines.append(f"{name}: id is {person.id}, was {row['id']} (a spreadsheet drops zeros: save ids as text)")
+        elif present != (row["id"], row["gender"], row["age"]):
+            lines.append(f"{name}: id, gender or age differ from what folds.csv recorded")
+        elif str(sum(person.bytes)) != row["bytes"]:
+            lines.append(f"{name}: its photo files have another size")
+    return lines
+
+
+def people_per_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
+    """int64 (k,): people in each fold; who has several folders, or ages in two bands, counts once."""
+    unique = {(fold, p.group) for fold, p in zip(folds.tolist(), data.people, strict=True)}
+    return np.bincount([fold for fold, _ in unique], minlength=k).astype(np.int64)
+
+
+def people_per_stratum_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
+    """int64 (6, k): people (a double folder counts once) of each stratum in each fold."""
+    counts = np.zeros((len(STRATA), k), dtype=np.int64)
+    unique = Counter(
+        (s, f, p.group) for s, f, p in zip(strata(data.people).tolist(), folds.tolist(), data.people, strict=True)
+    )
+    for stratum, fold, _ in unique:
+        counts[stratum, fold] += 1
+    return counts

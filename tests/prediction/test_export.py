@@ -1,0 +1,388 @@
+"""Exported graphs say what the models say, and what lies beside them is enough to decide."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+import timm
+import torch
+from PIL import Image
+
+import cli
+import ensemble.decision.members
+import ensemble.prediction.export
+from ensemble.data.cache import load_photo
+from ensemble.decision.decide import decide
+from ensemble.decision.joint import mean_logits
+from ensemble.decision.members import Ensemble, Member, members
+from ensemble.decision.tuning import Fitted, RunTuning
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.job import JobSpec
+from ensemble.metrics.heads import bin_logits
+from ensemble.models.build import load_checkpoint, to_input
+from ensemble.prediction.export import Export, export
+from ensemble.prediction.infer import Prediction, infer
+from ensemble.prediction.outputs import InferenceSettings
+from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.run_recipe import bind_recipe
+from ensemble.recipes.schema import Geometry
+from ensemble.recipes.views import TtaSet
+from ensemble.training.runner import run_job
+from folds.errors import MaskensError
+from folds.layout import read_eval, read_train
+from folds.people import EvalData
+from folds.run import Run, start_run
+from folds.splits import make_folds
+
+RECIPE = """
+[defaults]
+pretrained = false
+resize = [40, 32]
+batch_size = 16
+epochs = 1
+optimizer = { lr = 3e-3 }
+[tasks.parts]
+model = "test_resnet.r160_in1k"
+model_args = { stem_type = "", avg_down = false }
+predicts = "heads"
+crop = [35, 26]
+ages = { cuts = [21, 30, 46, 58], head = "ordinal" }
+[tasks.male-age]
+ages = { cuts = "years", head = "regression" }
+model = "test_efficientnet.r160_in1k"
+model_args = { drop_rate = 0.2 }
+[tasks.whole]
+model = "test_resnet.r160_in1k"
+model_args = { stem_type = "", avg_down = false }
+predicts = "class18"
+"""
+"""Every way to the 18 classes: parts, an age model of one gender, all at once; all kinds of age heads; two sizes."""
+
+
+TEMPERATURES = {"male-age": (2.0,), "parts": (0.5, 2.0, 0.7), "whole": (1.5,)}
+OFFSETS = tuple(0.1 * (c % 3) + 0.19 * (c == 0) for c in range(18))  # so that photos differ in their class
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    run: Run
+    data: EvalData
+    ensemble: Ensemble
+    prediction: Prediction
+    folder: Path
+    done: Export
+
+    def of(self, task: str) -> list[Member]:
+        return [m for m in self.ensemble.members if m.task == task]
+
+    def photos(self, task: str) -> npt.NDArray[np.uint8]:
+        card = self.of(task)[0].card
+        return np.stack([load_photo(self.data.root / f, [card.geometry]).sizes[0] for f in self.data.photos.files])
+
+    def export(self, folder: Path, **other: Any) -> Export:
+        """The smallest whole ensemble: one model, as most of an export's time goes with their number."""
+        options = {"tta": "none", "offsets": (0.0,) * 18, "photos": 3, "tolerance": 1e-4, "threads": 1} | other
+        return export(Ensemble(tuple(self.of("parts")[:1]), {}), self.data, folder, **options)
+
+
+@pytest.fixture(scope="module")
+def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Setting:
+    """A trained run, its export, and what `infer` says of the same photos."""
+    root = tmp_path_factory.mktemp("export")
+    make_data(root / "data", people=24, size=(64, 48))
+    for name, size, turned in (("a01.jpg", (24, 30), 1), ("d02.jpg", (48, 64), 6)):  # one to enlarge, one lying down
+        exif = Image.Exif()
+        exif[0x0112] = turned
+        file = root / "data" / "eval" / "images" / name
+        Image.open(file).resize(size).save(file, exif=exif)
+    train = read_train(root / "data")
+    folds = make_folds(train, 2, seed=1)
+    recipe = parse_recipe(RECIPE, "tiny")
+    run = bind_recipe(start_run(root / "run", train, folds, 2, seed=1)[0], recipe)
+    for task in recipe.tasks:
+        for fold in range(2):
+            assert run_job(JobSpec(run, recipe, task, fold, "cpu", 0, 1, None), train, folds) is None
+    data = read_eval(root / "data")
+    ensemble = Ensemble(tuple(members(run, recipe, allow_missing=False)), TEMPERATURES)
+    prediction = infer([ensemble], data.photos, InferenceSettings("flip", Hardware("cpu", 0)))
+    done = export(ensemble, data, root / "onnx", "flip", OFFSETS, photos=4, tolerance=1e-4, threads=1)
+    return Setting(run, data, ensemble, prediction, root / "onnx", done)
+
+
+def graph_logits(file: Path, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    logits: npt.NDArray[np.float32] = session.run(["logits"], {"photos": photos})[0]
+    return logits
+
+
+@pytest.mark.parametrize("task", ["parts", "male-age", "whole"])
+def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setting: Setting, task: str) -> None:
+    photos = setting.photos(task)
+    together = graph_logits(setting.folder / f"{task}.onnx", photos)
+    assert together.dtype == np.float32
+    mean = mean_logits(setting.prediction.logits[0][task], setting.ensemble.scale(task))
+    expected = bin_logits(mean, setting.ensemble.targets[task].heads)
+    np.testing.assert_allclose(together, expected, atol=5e-5)
+    one = graph_logits(setting.folder / f"{task}.onnx", photos[3:4])
+    np.testing.assert_allclose(one, together[3:4], atol=1e-5)
+
+
+def test_working_in_blocks_of_photos_changes_no_bit(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = setting.ensemble.joint(setting.prediction.logits[0])
+    monkeypatch.setattr(ensemble.decision.members, "BLOCK", 4)  # of 6 photos
+    assert np.array_equal(setting.ensemble.joint(setting.prediction.logits[0]), whole)
+
+
+def test_the_result_tells_what_was_written_and_verified(setting: Setting) -> None:
+    assert [(t.task, t.folds, t.views, t.input) for t in setting.done.tasks] == [
+        ("parts", (0, 1), ("identity", "hflip"), (35, 26)),
+        ("male-age", (0, 1), ("identity", "hflip"), (40, 32)),
+        ("whole", (0, 1), ("identity", "hflip"), (40, 32)),
+    ]
+    assert (setting.done.photos, setting.done.differing) == (4, 0)
+    for task in setting.done.tasks:
+        assert task.bytes == (setting.folder / f"{task.task}.onnx").stat().st_size
+        assert task.difference < 1e-4
+        assert task.differing == 0
+
+
+def test_a_graph_says_what_it_is_and_not_where_it_was_made(setting: Setting) -> None:
+    file = setting.folder / "parts.onnx"
+    meta = onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map
+    card = setting.of("parts")[0].card
+    assert (meta["task"], meta["predicts"], meta["task_hash"]) == ("parts", "heads", card.task_hash)
+    assert meta["class"] == "class = mask*6 + gender*3 + age"
+    assert [json.loads(meta[k]) for k in ("resize", "crop", "folds")] == [[40, 32], [35, 26], [0, 1]]
+    heads = {h["part"]: h for h in json.loads(meta["heads"])}
+    assert heads["gender"]["columns"] == [3, 5]
+    assert heads["age"]["names"] == ["<21", "21-29", "30-45", "46-57", ">=58"]
+    assert heads["age"]["merge"] == [0, 0, 1, 1, 2]
+    assert heads["age"]["columns"] == [5, 10], "of its bins, whatever the model's own outputs are"
+    assert meta["age_head"] == "ordinal"
+    for folder in (
+        Path(ensemble.prediction.export.__file__).parents[1],
+        Path(torch.__file__).parents[1],
+        setting.folder,
+    ):
+        assert str(folder).encode() not in file.read_bytes()
+
+
+def example_of_the_docs() -> str:
+    text = (Path(cli.__file__).parent / "docs" / "export.md").read_text()
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+
+
+def files_of_every_kind(folder: Path) -> list[Path]:
+    """120 x 90 pixels each, which 40 x 32 reduces, and one lying down for each orientation."""
+    rng = np.random.default_rng(0)
+    colours = Image.fromarray(rng.integers(0, 256, (120, 90, 3), dtype=np.uint8))
+    deep = Image.fromarray(rng.integers(0, 65536, (120, 90), dtype=np.uint16))
+    alpha = Image.fromarray(rng.integers(0, 256, (120, 90), dtype=np.uint8))
+    images = {
+        "colour.jpg": colours,
+        "colour.webp": colours,
+        "colour.bmp": colours,
+        "colour.tif": colours,
+        "colour.gif": colours,
+        "grey.png": colours.convert("L"),
+        "grey.jpg": colours.convert("L"),
+        "deep.png": deep,
+        "deep.tif": deep,
+        "palette.png": colours.quantize(16),
+        "bit.png": colours.convert("1"),
+        "cmyk.jpg": colours.convert("CMYK"),
+        "rgba.png": Image.merge("RGBA", (*colours.split(), alpha)),
+        "rgba.webp": Image.merge("RGBA", (*colours.split(), alpha)),
+        "la.png": Image.merge("LA", (colours.convert("L"), alpha)),
+    }
+    for name, image in images.items():
+        image.save(folder / name)
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        for suffix in ("jpg", "png", "tif"):
+            images[f"turned{orientation}.{suffix}"] = colours
+            colours.save(folder / f"turned{orientation}.{suffix}", exif=exif)
+        fields = struct.pack("<HHII", 0x0112, 3, 1, orientation) + struct.pack("<HHIf", 0x9204, 11, 1, float("nan"))
+        images[f"odd{orientation}.jpg"] = colours
+        colours.save(folder / f"odd{orientation}.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\2\0" + fields + bytes(4))
+    return [folder / name for name in images]
+
+
+def test_the_example_of_the_docs_reads_every_kind_of_file_as_predict_does(tmp_path: Path) -> None:
+    example: dict[str, Any] = {}
+    exec(example_of_the_docs().partition("\nfolder, paths")[0], example)
+    for path in files_of_every_kind(tmp_path):
+        for reduced in (True, False):
+            card = Geometry((40, 32), (35, 26), reduced)
+            theirs = example["read"](path, "reduced" if reduced else "full", [40, 32], [35, 26])
+            np.testing.assert_array_equal(theirs, load_photo(path, [card]).sizes[0], err_msg=path.name)
+
+
+def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Setting, tmp_path: Path) -> None:
+    example = example_of_the_docs()
+    assert set(re.findall(r"^(?:import|from) (\w+)", example, re.MULTILINE)) == {
+        "json",
+        "sys",
+        "pathlib",
+        "cv2",
+        "numpy",
+        "onnxruntime",
+        "PIL",
+    }
+    assert len(example.splitlines()) < 75
+    (tmp_path / "classify.py").write_text(example)
+    files = [str(setting.data.root / f) for f in setting.data.photos.files]
+    command = [sys.executable, "-I", str(tmp_path / "classify.py"), str(setting.folder), *files]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    told = [int(line.split("\t")[1]) for line in done.stdout.splitlines()]
+    share = RunTuning(run="", made_of="", oof_hash="", temperatures=TEMPERATURES)
+    fitted = Fitted(tta="flip", runs=(share,), offsets=OFFSETS)
+    assert told == decide(setting.prediction.joints, fitted.weights, fitted.offsets).classes.tolist()
+    assert len(set(told)) > 1
+
+
+def test_the_weights_load_in_timm(setting: Setting) -> None:
+    record = json.loads((setting.folder / "decision.json").read_text())
+    for member, there in zip(setting.of("male-age"), record["tasks"]["male-age"]["timm"], strict=True):
+        theirs = timm.create_model(
+            there["model"],
+            num_classes=there["num_classes"],
+            checkpoint_path=str(setting.folder / there["file"]),
+            **there["model_args"],
+        ).eval()
+        ours, _ = load_checkpoint(member.path, torch.device("cpu"))
+        x = to_input(torch.from_numpy(setting.photos("male-age")), there["mean"], there["std"], torch.device("cpu"))
+        with torch.inference_mode():
+            torch.testing.assert_close(theirs(x), ours(x))
+
+
+def test_large_weights_lie_beside_the_graph(setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ensemble.prediction.export, "SINGLE_FILE", 0)
+    done = setting.export(tmp_path / "out")
+    assert (tmp_path / "out" / "parts.onnx.data").stat().st_size > (tmp_path / "out" / "parts.onnx").stat().st_size
+    assert done.tasks[0].bytes > (tmp_path / "out" / "parts.onnx.data").stat().st_size
+    identity = setting.prediction.logits[0]["parts"][:1, :1]
+    logits = graph_logits(tmp_path / "out" / "parts.onnx", setting.photos("parts"))
+    expected = bin_logits(mean_logits(identity), setting.ensemble.targets["parts"].heads)
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert "parts.onnx.data" in json.loads((tmp_path / "out" / "decision.json").read_text())["files"]
+
+
+def test_weighed_views_go_into_the_graph(setting: Setting, tmp_path: Path) -> None:
+    views = ("identity", "hflip scale=0.9", "scale=1.1", "crop_lt=0.8", "multiply=1.2", "add=-0.1")
+    tta = TtaSet(views=views, weights=(3, 1, 1, 1, 2, 1))
+    setting.export(tmp_path / "out", tta=tta)
+    parts = Ensemble(tuple(setting.of("parts")[:1]), {})
+    expected = infer([parts], setting.data.photos, InferenceSettings(tta, Hardware("cpu", 0))).logits[0]["parts"]
+    logits = graph_logits(tmp_path / "out" / "parts.onnx", setting.photos("parts"))
+    merged = bin_logits(mean_logits(expected, weights=tta.weights), parts.targets["parts"].heads)
+    np.testing.assert_allclose(logits, merged, atol=1e-4)
+    record = json.loads((tmp_path / "out" / "decision.json").read_text())["tasks"]["parts"]
+    assert (record["views"], record["view_weights"]) == (list(views), list(tta.weights))
+
+
+def test_what_differs_too_much_is_not_written(setting: Setting, tmp_path: Path) -> None:
+    with pytest.raises(MaskensError, match=r"parts: onnxruntime's logits differ .* --tolerance is -1"):
+        setting.export(tmp_path / "out", tolerance=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_an_export_is_replaced(setting: Setting, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(setting.folder, folder)
+    (folder / "timm" / "notes.txt").touch()
+    with pytest.raises(MaskensError, match=r"did not write: timm/notes\.txt"):
+        setting.export(folder)
+    (folder / "timm" / "notes.txt").unlink()
+    setting.export(folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["decision.json", "parts.onnx", "timm"]
+    (folder / "decision.json").unlink()
+    with pytest.raises(MaskensError, match="did not write"):
+        setting.export(folder)
+    with pytest.raises(MaskensError, match="is a file, not a folder"):
+        setting.export(folder / "parts.onnx")
+
+
+# The command.
+
+
+@pytest.fixture
+def maskens(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Run `maskens export` on the run; returns (exit code, all that was printed)."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*args: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["maskens", "export", "--run", str(setting.run.folder), *map(str, args)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out + captured.err
+
+    return call
+
+
+def test_the_command_writes_into_the_run_and_shows_a_table(
+    setting: Setting, maskens: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ensemble.decision.members, "members", lambda *_: setting.of("parts")
+    )  # one graph is enough here
+    code, out = maskens("--tta", "none", "--photos", 2)
+    assert code == 0, out
+    assert re.search(r"parts +0, 1 +identity +35x26 +[\d.]+ +[\d.]+e-\d\d +0", out)
+    assert "onnxruntime against torch, 2 photos" in out
+    assert f"saved: {setting.run.folder / 'onnx'}" in " ".join(out.split())
+    assert (setting.run.folder / "onnx" / "parts.onnx").exists()
+
+
+def test_a_missing_package_is_told_before_anything_is_done(
+    maskens: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+
+    def without(name: str) -> ModuleSpec | None:
+        return None if name == "onnxruntime" else find(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    code, out = maskens("--out", tmp_path / "out", "--data", tmp_path / "none")
+    assert code == 2
+    assert "needs onnxruntime" in out
+    assert "pip install 'maskens[onnx]'" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_models_are_refused_as_infer_does(
+    setting: Setting, maskens: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    job = setting.run.job_folder("parts", 1)
+    job.rename(tmp_path / "aside")
+    try:
+        code, out = maskens("--out", tmp_path / "out")
+    finally:
+        (tmp_path / "aside").rename(job)
+    assert code == 2
+    assert "1 of 6 models are not trained yet: parts fold 1" in out
+    assert "--allow-missing" in out
+    assert not (tmp_path / "out").exists()
