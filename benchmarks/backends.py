@@ -1,15 +1,12 @@
-"""Jobs on each backend against a shell loop of the same jobs, and what a backend adds to a job.
+"""Jobs on each backend against a shell loop of the same jobs.
 
     python benchmarks/backends.py [--workers 1 2]
 
 Generated photos, the tiny model of the recipe `demo`, 4 tasks x 5 folds of one epoch: 20 jobs of a second or so, one
 thread each. Each way trains them in a run of its own with the same photo cache, filled beforehand: a shell loop of
 `maskens train --task T --fold K`, one `maskens train --backend sequential`, and loky, Dask and Ray with so many workers
-on this machine. All runs must come out equal, byte for byte.
-
-Then, backend by backend, calls of functions that do nothing: the time from the start of the backend to its first
-answer, a call, a call that carries the labels and paths of 18,900 photos as a job does, and one whose process also
-imports the training code. About eight minutes on two idle cores; --tasks 1 trains five jobs.
+on this machine. All runs must come out equal, byte for byte. Six minutes on two idle cores;
+--tasks 1 trains five jobs.
 """
 
 from __future__ import annotations
@@ -19,23 +16,17 @@ import json
 import os
 import platform
 import shlex
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from startup import fake_data
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("mask", "gender", "male-age", "female-age")
 BACKENDS = ("loky", "dask", "ray")
 RESULTS = ("model.safetensors", "oof.npz")
-PEOPLE = 2700  # of the calls that carry data
-MINUTE = 60.0
 QUIET = ["--quiet", "--device", "cpu", "--workers", "0"]
 
 
@@ -46,19 +37,13 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=60, help="of the generated photos, 7 each")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
-    parser.add_argument("--calls", type=int, default=10, help="of each kind that do nothing")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    if args.one:
-        print(json.dumps(calls_that_do_nothing(args.one, args.calls)))
-        return
     tasks = TASKS[: args.tasks]
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"{len(tasks) * args.folds} jobs, OMP_NUM_THREADS {os.environ['OMP_NUM_THREADS']}\n", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         trainings(Path(folder), tasks, args.folds, args.people, args.backends, args.workers)
-    print_calls({name: calls_in_a_child(name, args.calls) for name in args.backends})
 
 
 def trainings(
@@ -130,61 +115,10 @@ def maskens(*words: object) -> None:
 
 
 def run_process(words: list[str]) -> str:
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
-    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
+    done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     return done.stdout
-
-
-def calls_in_a_child(name: str, calls: int) -> dict[str, Any]:
-    """`calls_that_do_nothing`, in a process that no other backend has touched."""
-    words = [sys.executable, __file__, "--one", name, "--calls", str(calls)]
-    found: dict[str, Any] = json.loads(run_process(words).splitlines()[-1])
-    return found
-
-
-def calls_that_do_nothing(name: str, calls: int) -> dict[str, Any]:
-    """Seconds of calls on one worker of a backend on this machine, one after the other."""
-    from ensemble.backends.backend import Call
-    from ensemble.backends.choose import choose_hardware, open_backend
-    from ensemble.training.runner import Failure
-    from folds.layout import read_train
-
-    with tempfile.TemporaryDirectory() as text:
-        folder = Path(text)
-        fake_data(folder / "data", PEOPLE)
-        data = read_train(folder / "data")
-        started = time.perf_counter()
-
-        def seconds(function: Callable[..., Any], *args: Any) -> float:
-            before = time.perf_counter()
-            backend.call(Call("nothing", function, args, folder / "log.txt", folder))
-            return time.perf_counter() - before
-
-        with open_backend(choose_hardware("cpu", 0, 1, name)) as backend:  # type: ignore[arg-type]
-            seconds(os.getpid)
-            ready = time.perf_counter() - started
-            return {
-                "ready": ready,
-                "empty": [seconds(os.getpid) for _ in range(calls)],
-                "data": [seconds(id, data) for _ in range(max(3, calls // 2))],
-                "imports": [seconds(Failure, "", False) for _ in range(max(3, calls // 3))],
-            }
-
-
-def print_calls(calls: dict[str, dict[str, Any]]) -> None:
-    heads = "first answer, s", "a call, s", "carrying data, s", "of a minute", "importing the training code, s"
-    print("| backend, one worker |", " | ".join(heads), "|\n|---|---|---|---|---|---|")
-    for name, found in calls.items():
-        empty, data, imports = (_spread(found[key]) for key in ("empty", "data", "imports"))
-        share = statistics.median(found["data"]) / MINUTE
-        print(f"| {name} | {found['ready']:.2f} | {empty} | {data} | {share:.1%} | {imports} |")
-    print("\nmedian (min-max)")
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The whole ensemble by each engine and precision, beside what one would write instead.
 
-    python benchmarks/engines.py --run RUN [--student RUN2] [--photos 420] [--rounds 3] [--no-oof]
+    python benchmarks/engines.py --run RUN [--photos 420] [--rounds 3] [--no-oof]
 
 Every way predicts the same eval photos in the views of flip, in a process of its own, in turns. All read photos that
 are decoded already, from one cache: engines are compared here, not decoding. `per-checkpoint loop` and `ttach loop` are
@@ -71,8 +71,6 @@ ENGINES: dict[str, EngineOptions] = {
     "openvino bf16": EngineOptions("bf16", engine="openvino"),
     "torch fp32, --budget .5": AS_TRAINED,
     "openvino bf16, --budget .5": EngineOptions("bf16", engine="openvino"),
-    "student, torch fp32": AS_TRAINED,
-    "student, openvino bf16": EngineOptions("bf16", engine="openvino"),
 }
 FIRST, BASE = "per-checkpoint loop", "maskens, torch fp32"
 
@@ -130,7 +128,7 @@ def _maskens(way: str, setting: Cached, arrays: dict[str, Any], oof: bool) -> tu
     arrays |= {"seconds": wall - ready[0], "cpu": cpu - ready[1], "ready": ready[0], "notes": found.precision}
     if oof and budget is None:
         arrays["f1"] = _out_of_fold(setting, settings)
-    return found.joints, {} if "student" in way else mean_logits(setting, found)
+    return found.joints, mean_logits(setting, found)
 
 
 def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
@@ -156,15 +154,13 @@ def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
 def _setting(run: Run, args: argparse.Namespace) -> Cached:
     recipe, whole = run_recipe(run), read_eval(run.data_folder(args.data))
     fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
-    # a student may be one model of one fold
-    (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=args.way is not None and "student" in args.way)
+    (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=False)
     part = whole.photos.some(np.linspace(0, len(whole.ids) - 1, min(args.photos, len(whole.ids))).astype(np.int64))
     return Cached(ensemble, fitted, part, Hardware("cpu", None), Path(args.cache or run.folder.parent / ".cache"), run)
 
 
 def main() -> None:
     parser = parse(__doc__, photos=420)
-    parser.add_argument("--student", type=Path, help="a run that was distilled from this one")
     parser.add_argument("--data", type=Path, help="where the eval photos are; default: the run's data")
     parser.add_argument("--no-oof", action="store_true", help="Without out-of-fold scores.")
     parser.add_argument(
@@ -172,12 +168,9 @@ def main() -> None:
     )
     parser.add_argument("--cache", type=Path)
     args = parser.parse_args()
-    if args.way:
-        run = load_run(args.student if "student" in args.way else args.run)
-        setting = _setting(run, args)
-        complete = all(len(setting.ensemble.folds(task)) == run.k for task in setting.ensemble.targets)
-        return one(args.way, setting, complete and not args.no_oof, args.out)
     setting = _setting(load_run(args.run), args)
+    if args.way:
+        return one(args.way, setting, not args.no_oof, args.out)
     open_photos(setting.data, geometries(setting.ensemble.members), setting.cache, 2)
     found: dict[str, list[dict[str, Any]]] = {}
     left_out: dict[str, str] = {}
@@ -185,8 +178,6 @@ def main() -> None:
         for way in (*LOOPS, *ENGINES):
             if args.only and way not in args.only:
                 continue
-            if "student" in way and not args.student:
-                left_out[way] = "no --student"
             if "budget" in way and len(setting.data.files) <= 2 * WHOLE:
                 left_out[way] = f"its rule is chosen on {WHOLE} photos, which see all passes: --photos 1400 or more"
             if way in left_out:

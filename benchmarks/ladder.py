@@ -112,8 +112,7 @@ def write_recipe(args: argparse.Namespace, name: str) -> Path:
         text = quick.replace("[tasks.heads]", "[defaults]") + "".join(f"[tasks.{task}]\n" for task in rung.tasks)
     else:
         base = rung.to if name == BASE else write_recipe(args, rung.to).name
-        epochs = args.k - 1 if rung.single else 0
-        keys = f"epochs = {2 * epochs}" if epochs else rung.keys
+        keys = f"epochs = {2 * (args.k - 1)}" if rung.single else rung.keys  # `quick` has 2 epochs
         text = f'extends = "{base}"\n[tasks.heads]\n{keys}\n'
     recipe.write_text(text)
     return recipe
@@ -178,15 +177,9 @@ def new_people(run: Path) -> dict[str, FloatArray]:
 def unseen_masks(run: Path) -> float:
     """How often the state of the mask is right on new people's photos with a mask of a style that training has not."""
     rows = eval_rows(run.parent / "data")
-    return float(
-        np.mean(
-            [
-                decode(int(rows[i]["ans"]))[0] == decode(c)[0]
-                for i, c in zip(*read_answers(run / "submission.csv"), strict=True)
-                if rows[i]["unseen_style"] == "1"
-            ]
-        )
-    )
+    answers = zip(*read_answers(run / "submission.csv"), strict=True)
+    unseen = [(int(rows[i]["ans"]), c) for i, c in answers if rows[i]["unseen_style"] == "1"]
+    return float(np.mean([decode(truth)[0] == decode(c)[0] for truth, c in unseen]))
 
 
 if __name__ == "__main__":

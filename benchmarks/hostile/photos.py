@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from random import Random
 from typing import Any
 from unittest import mock
@@ -35,15 +35,8 @@ MODES = {
 }
 NEAR = 1.0  # levels of 255 by which pixels may differ from those of Pillow alone
 NEAR_REDUCED = 6.0  # on average, where a large JPEG is decoded at a part of its size
-TURNS: dict[int, Callable[[Pixels], Pixels]] = {
-    2: np.fliplr,
-    3: lambda p: np.rot90(p, 2),
-    4: np.flipud,
-    5: lambda p: np.swapaxes(p, 0, 1),
-    6: lambda p: np.rot90(p, -1),
-    7: lambda p: np.rot90(np.swapaxes(p, 0, 1), 2),
-    8: np.rot90,
-}
+TURNS = ("FLIP_LEFT_RIGHT", "ROTATE_180", "FLIP_TOP_BOTTOM", "TRANSPOSE", "ROTATE_270", "TRANSVERSE", "ROTATE_90")
+ORIENTED: dict[Any, Image.Transpose] = {2 + n: Image.Transpose[turn] for n, turn in enumerate(TURNS)}  # of EXIF
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(x) run\nshowpage\n%%EOF\n"
 NO_PHOTOS = (
     *(b"", b"\0" * 1000, b"hello\n" * 50, b"id,gender\n1,male\n", b"<svg width='8' height='8'/>", POSTSCRIPT),
@@ -68,7 +61,7 @@ def spoiled_photo(rng: Random, place: Workplace) -> Verdict:
 def bomb(rng: Random, place: Workplace) -> Verdict:
     """A small file that declares a huge photo is refused."""
     side = rng.choice((13_500, 20_000, 50_000, 65_500))
-    content = rng.choice((_png_bomb, _jpeg_bomb, _bmp_bomb, _gif_bomb))(side)
+    content = rng.choice((_png_bomb, _jpeg_bomb))(side)
     return _judged(rng, place, content, None, whole=False)
 
 
@@ -175,21 +168,16 @@ def _by_pillow(content: bytes) -> Pixels | None:
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
-            orientation = _orientation(image)
             if image.mode.startswith("I"):
                 grey = np.clip(np.asarray(image).astype(np.float64) / 257, 0, 255).round().astype(np.uint8)
-                pixels = np.stack([grey] * 3, axis=-1)
+                plain = Image.fromarray(np.stack([grey] * 3, axis=-1))
             else:
-                pixels = np.asarray(image.convert("RGB"))
+                plain = image.convert("RGB")
+            with contextlib.suppress(Exception):  # damaged EXIF says nothing
+                turn = ORIENTED.get(image.getexif().get(ExifTags.Base.Orientation))
+                plain = plain if turn is None else plain.transpose(turn)
+            return np.asarray(plain)
     except Exception:
-        return None
-    return TURNS[orientation](pixels) if orientation in TURNS else pixels
-
-
-def _orientation(image: Image.Image) -> Any:
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged EXIF says nothing
         return None
 
 
@@ -208,19 +196,4 @@ def _jpeg_bomb(side: int) -> bytes:
     content = bytearray(buffer.getvalue())
     place = content.index(b"\xff\xc0")
     content[place + 5 : place + 9] = struct.pack(">HH", side, side)
-    return bytes(content)
-
-
-def _bmp_bomb(side: int) -> bytes:
-    header = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 24, 0, 0, 0, 0, 0, 0)
-    return b"BM" + struct.pack("<IHHI", 100, 0, 0, 54) + header + bytes(100)
-
-
-def _gif_bomb(side: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("P", (16, 16)).save(buffer, "GIF")
-    content = bytearray(buffer.getvalue())
-    content[6:10] = struct.pack("<HH", side, side)
-    place = content.index(b",", 13)
-    content[place + 5 : place + 9] = struct.pack("<HH", side, side)
     return bytes(content)
