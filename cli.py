@@ -33,6 +33,7 @@ from ensemble.commands.report import report
 from ensemble.commands.sample import sample
 from ensemble.commands.score import score
 from ensemble.commands.serve import serve
+from ensemble.commands.step import Step
 from ensemble.commands.sweep import sweep
 from ensemble.commands.terminal import discard_if_broken, fail, print_anything
 from ensemble.commands.train import train
@@ -86,9 +87,9 @@ recipes_app = typer.Typer(help="The recipes that come with maskens.", add_comple
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from folds.run import library_versions
+        from importlib.metadata import version as version_of
 
-        typer.echo(f"maskens {library_versions()['maskens']}")
+        typer.echo(f"maskens {version_of('maskens')}")
         raise typer.Exit
 
 
@@ -133,7 +134,8 @@ def refuse_small_memory() -> None:
             raise MaskensError(f"the memory limit of {limit / 1e6:.0f} MB (ulimit -v) is too small for any command")
 
 
-for command in COMMANDS:
+for step in COMMANDS:
+    command = step.command if isinstance(step, Step) else step
     app.command(name=command.__name__.replace("_", "-"))(passing(command))
 app.add_typer(recipes_app, name="recipes")
 recipes_app.callback(invoke_without_command=True)(passing(recipes.list_recipes))

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ensemble.commands.verify import verify
     from ensemble.pipeline.audit import audit
     from ensemble.pipeline.compare import compare
     from ensemble.pipeline.distil import DistilOptions, distil
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from ensemble.pipeline.sweep_plan import SweepOptions
     from ensemble.pipeline.train import TrainOptions, train
     from ensemble.pipeline.tune import tune
-    from ensemble.pipeline.verify import verify
 
 __all__ = [
     "DistilOptions",
@@ -75,7 +75,11 @@ _MODULES = {
 }
 
 
+_STEPS = {"verify"}  # a command and a call from one module of ensemble/commands
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'ensemble' has no attribute '{name}'")
-    return getattr(import_module(f"ensemble.pipeline.{_MODULES.get(name, name)}"), name)
+    layer = "commands" if name in _STEPS else "pipeline"
+    return getattr(import_module(f"ensemble.{layer}.{_MODULES.get(name, name)}"), name)

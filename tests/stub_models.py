@@ -13,7 +13,8 @@ from starlette.types import ASGIApp
 from ensemble.prediction.predictions import PhotoPredictions, ResidentEnsemble
 from ensemble.recipes.schema import Geometry
 from ensemble.serving.app import AppSettings, create_app
-from ensemble.serving.requests import Limits, PhotoAnswers
+from ensemble.serving.limits import Limits
+from ensemble.serving.requests import PhotoAnswers
 from folds.labels import CLASSES
 from folds.photos import Pixels
 

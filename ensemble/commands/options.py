@@ -16,7 +16,7 @@ class TrackerName(StrEnum):
     wandb = "wandb"
 
 
-DEFAULT_RUNS = [Path("runs/default")]
+DEFAULT_RUNS: Any = (Path("runs/default"),)  # a dataclass takes no list as a default; `step` makes it one
 
 
 def _option(name: str, help: str, **more: Any) -> Any:

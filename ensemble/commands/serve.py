@@ -18,7 +18,7 @@ from ensemble.commands.options import (
     WorkersOption,
 )
 from ensemble.commands.terminal import fail, make_console, note, say
-from ensemble.serving.requests import Limits
+from ensemble.serving.limits import Limits
 
 LIMITS = Limits()
 

@@ -11,12 +11,19 @@ import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+import typer
 
 from folds.errors import typed
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from ensemble.jobs.status import JobStatus
+
+OnProgress = Callable[[str, int, int], None]
+"""(what is done, done so far, in all)."""
 
 
 PLAIN = {"±": "+-", "…": "..."}  # what a stream can print that lacks the character
@@ -117,3 +124,66 @@ def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]
             progress.update(bars[what], completed=done, total=total)
 
         yield update
+
+
+class Observer:
+    """What a step reports to while it works. This one is silent; `terminal.Terminal` prints."""
+
+    def say(self, message: str, style: str | None = None, wrap: bool = False) -> None:
+        """A line of text."""
+
+    def note(self, notes: Iterable[str], kind: str = "note") -> None:
+        """What the user should know, a line each."""
+
+    def print(self, *tables: object) -> None:
+        """Tables, or whatever else rich renders."""
+
+    def progress(self) -> contextlib.AbstractContextManager[OnProgress]:
+        """A context whose callback takes how far each part of the work is."""
+        return contextlib.nullcontext(lambda what, done, total: None)
+
+    def jobs(self, title: str) -> contextlib.AbstractContextManager[Any]:
+        """A context whose `update` takes the states of all jobs a few times a second."""
+        return contextlib.nullcontext(_NoDisplay())
+
+    def confirm(self, question: str) -> None:
+        """Ask before hours of work; returns if it may go ahead."""
+
+
+class _NoDisplay:
+    def update(self, statuses: Sequence[JobStatus]) -> None:
+        pass
+
+
+SILENT = Observer()
+
+
+class Terminal(Observer):
+    """Prints what a step reports: live tables and bars on a terminal, plain lines elsewhere."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = make_console(quiet)
+
+    def say(self, message: str, style: str | None = None, wrap: bool = False) -> None:
+        say(self.console, message, style, wrap)
+
+    def note(self, notes: Iterable[str], kind: str = "note") -> None:
+        note(self.console, notes, kind)
+
+    def print(self, *tables: object) -> None:
+        for table in tables:
+            self.console.print(table)
+
+    def progress(self) -> contextlib.AbstractContextManager[OnProgress]:
+        return progress_bars(self.console)
+
+    def jobs(self, title: str) -> contextlib.AbstractContextManager[Any]:
+        from ensemble.reporting.live_table import jobs_display
+
+        return jobs_display(self.console, title)
+
+    def confirm(self, question: str) -> None:
+        if not self.console.is_terminal:
+            fail(question)
+        if not typer.confirm(f"{question}\nGo ahead?"):
+            raise typer.Exit(2)

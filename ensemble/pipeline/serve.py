@@ -12,7 +12,7 @@ from ensemble.pipeline.ensembles import choose_ensembles
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folders, folders, load_runs
 from ensemble.prediction.predictions import ResidentEnsemble
 from ensemble.recipes.views import Tta
-from ensemble.serving.requests import Limits
+from ensemble.serving.limits import Limits
 from folds.errors import MaskensError
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")

@@ -21,7 +21,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ensemble.serving.batching import Batcher
-from ensemble.serving.requests import Answers, Limits, Predicting, ReadPhoto, Record, Refused
+from ensemble.serving.limits import Limits, Refused
+from ensemble.serving.requests import Answers, Predicting, ReadPhoto, Record
 from folds.files import json_text
 from folds.labels import AGES, CLASS_NAMES, CLASSES, GENDERS, MASKS
 from folds.pages.html import render

@@ -28,7 +28,7 @@ from stub_models import StubModels, photo, stub_app
 from ensemble.models.process import configure_process
 from ensemble.prediction.predictions import PhotoPredictions
 from ensemble.serving.app import prefers_html
-from ensemble.serving.requests import Limits
+from ensemble.serving.limits import Limits
 from ensemble.serving.server import open_port, reserve_port, server_of
 from folds.errors import MaskensError
 from folds.photos import Pixels
