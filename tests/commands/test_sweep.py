@@ -49,8 +49,9 @@ def there(swept: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def copy(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it to change; its runs know where the data are."""
+    """A copy of it to change, beside a link to its data."""
     shutil.copytree(swept, tmp_path / "home", ignore=shutil.ignore_patterns("data"))
+    (tmp_path / "home" / "data").symlink_to(swept / "data")
     monkeypatch.chdir(tmp_path / "home")
     return tmp_path / "home"
 
@@ -222,7 +223,7 @@ def test_a_sweep_that_was_killed_before_its_first_run_asks_for_the_folds(copy: P
 def test_a_run_or_record_that_does_not_belong_is_refused(copy: Path) -> None:
     shutil.copytree("runs/sweep/a-seed1", "runs/sweep/a-seed5")
     refused(maskens("sweep", "--seed", "5"), "a-seed5 does not belong to this sweep: - its seed is 1")
-    data = load_run(Path("runs/default")).data
+    data = load_run(Path("runs/default")).data_folder()
     assert maskens("folds", "--run", "runs/else", "--data", data, "--k", "2", "--seed", "3").code == 0
     refused(maskens("sweep", "--run", "runs/else"), "runs/else has other data or folds than the sweep runs/sweep")
     record = json.loads(Path("runs/sweep/sweep.json").read_text())

@@ -34,6 +34,7 @@ from ensemble.metrics.scores import SCORED_PARTS, macro_f1
 from ensemble.pipeline.tune import tune as tune_runs
 from ensemble.recipes.run_recipe import run_recipe
 from folds.errors import MaskensError
+from folds.files import sealed
 from folds.labels import decode
 from folds.layout import read_train
 from folds.people import TrainData
@@ -376,11 +377,12 @@ def test_an_edited_tuning_is_refused(data: TrainData, tmp_path: Path) -> None:
     path.write_text(json.dumps(record))
     with pytest.raises(MaskensError, match=r"tuning\.json can't be used: it was edited or damaged"):
         kept(run)
-    del record["sha256"]  # as maskens 0.5 and before wrote it
+    del record["sha256"]
     path.write_text(json.dumps(record))
-    assert kept(run) is not None
+    with pytest.raises(MaskensError, match=r"tuning\.json can't be used"):
+        kept(run)
     record["fitted"]["offsets"].append(1)
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(sealed(record)))
     with pytest.raises(MaskensError, match=r"tuning\.json can't be used: .*offsets"):
         kept(run)
 

@@ -623,14 +623,6 @@ class TestRun:
         assert masks_of(CROWD[0]) == AS_NAMED
         assert (RUN / "fixes.1.csv").read_bytes() == Path("mine.csv").read_bytes()
 
-    def test_a_run_made_before_there_were_fixes_still_loads(self, folds: Folds) -> None:
-        said(folds("--k", "2"))
-        record = json.loads((RUN / "run.json").read_text())
-        del record["fixes"], record["sha256"]
-        (RUN / "run.json").write_text(json.dumps(record))
-        assert load_data(load_run(RUN))[0].fixes == ()
-        assert "the same folds were there already" in said(folds())
-
     def test_a_damaged_record_is_refused(self, folds: Folds) -> None:
         said(folds("--k", "2", "--fixes", "mine.csv"))
         whole = json.loads((RUN / "run.json").read_text())

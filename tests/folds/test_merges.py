@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,15 +136,6 @@ class TestRun:
         assert "the earlier merges are kept as run/merged.1.csv" in out
         assert not (RUN / "merged.csv").exists()
         assert (RUN / "folds.csv").read_bytes() == plain
-
-    def test_a_run_from_before_there_were_merges_goes_on(self, folds: Callable[..., str]) -> None:
-        folds("--k", "2")
-        file = RUN / "run.json"
-        record = json.loads(file.read_text())
-        del record["merged_hash"], record["sha256"]
-        file.write_text(json.dumps(record))
-        assert "the same folds were there already" in folds()
-        assert len(groups()) == 30
 
     def test_other_merges_are_refused_once_models_are_there(self, folds: Callable[..., str]) -> None:
         folds("--k", "2")
