@@ -14,6 +14,7 @@ from ensemble.jobs.status import (
     job_checksums,
     job_file,
     read_status,
+    remove_leftovers,
     restart_command,
     write_status,
 )
@@ -36,7 +37,8 @@ def _same(spec: JobSpec, record: Mapping[str, Any]) -> bool:
 
 
 def restore(specs: Sequence[JobSpec]) -> list[str]:
-    """Write a job.json that is damaged or gone anew where the files beside it say that the job is finished.
+    """Write a job.json that is damaged or gone anew where the files beside it say that the job is finished, and remove
+    what a finished job needs no more and a crash has left.
 
     Returns:
         What to say of it.
@@ -46,6 +48,9 @@ def restore(specs: Sequence[JobSpec]) -> list[str]:
     """
     notes, problems = [], []
     for spec in specs:
+        if is_done(spec):
+            notes += remove_leftovers(spec.run, spec.task, spec.fold)
+            continue
         folder, file = spec.run.job_folder(spec.task, spec.fold), job_file(spec.run, spec.task, spec.fold)
         left = [name for name in JOB_FILES if (folder / name).exists()]
         if read_status(spec.run, spec.task, spec.fold).state != "unreadable" and (file.exists() or not left):

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from folds.errors import MaskensError, typed
-from folds.files import sha256_of_file, write_json
+from folds.files import sha256_of_file, still_there, write_json
 from folds.run import Run
 
 State = Literal["waiting", "starting", "training", "done", "stopped", "failed", "unreadable"]
@@ -123,6 +123,12 @@ def unverified(run: Run, jobs: Iterable[tuple[str, int]]) -> list[str]:
 def _vouches(status: JobStatus) -> bool:
     """Whether a job is finished and has checksums of all its files, or of none as those of maskens 0.5 and before."""
     return status.state == "done" and status.sha256.keys() in (set(), set(JOB_FILES))
+
+
+def remove_leftovers(run: Run, task: str, fold: int) -> list[str]:
+    """Remove what a job needs no more once it is finished; a line for each file that the system refuses to remove."""
+    folder = run.job_folder(task, fold)
+    return [*filter(None, map(still_there, (folder / "last.pt", folder / "error.txt")))]
 
 
 def restart_command(run: Run, task: str, fold: int) -> str:

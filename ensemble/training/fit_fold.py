@@ -25,7 +25,7 @@ from ensemble.jobs.job import JobSpec, geometry, identity, learned_rows
 from ensemble.jobs.locks import Claim
 from ensemble.jobs.oof import JobOof, Logits, people_halves, save_job_oof, write_history
 from ensemble.jobs.seen_people import trained_on
-from ensemble.jobs.status import JobStatus, job_checksums, write_status
+from ensemble.jobs.status import JobStatus, job_checksums, remove_leftovers, write_status
 from ensemble.jobs.stopping import stop_requests
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.models.build import create, normalisation, save_checkpoint, to_device
@@ -49,7 +49,6 @@ from ensemble.training.trainer import (
 )
 from ensemble.training.validation import Predictor
 from folds.errors import MaskensError
-from folds.files import still_there
 from folds.labels import CLASSES, IntArray, decode
 from folds.people import PhotoSet, TrainData
 from folds.run import library_versions, refuse_removed
@@ -185,8 +184,7 @@ class JobRun:
         # last of all: from here on the files are held against their checksums
         sha256 = job_checksums(self.run_info, self.spec.task, self.spec.fold)
         self.report(state="done", seconds_left=None, note=self.notes(trainer, trackers), sha256=sha256)
-        stale = [*map(still_there, (self.folder / "last.pt", self.folder / "error.txt"))]
-        if any(stale):
+        if stale := remove_leftovers(self.run_info, self.spec.task, self.spec.fold):
             self.report(note="; ".join(filter(None, (self.status.note, *stale))))
 
     def go_on(self, resumed: dict[str, Any], trainer: Trainer) -> None:

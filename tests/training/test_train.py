@@ -27,7 +27,7 @@ from ensemble.decision.blend import load_blend
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate, save_oof
 from ensemble.jobs.card import read_card
-from ensemble.jobs.completion import is_done, unfinished
+from ensemble.jobs.completion import is_done, restore, unfinished
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import plan
 from ensemble.jobs.oof import load_job_oof
@@ -327,6 +327,18 @@ def test_a_job_goes_on_to_the_same_bytes_wherever_it_was_killed(
             ours = verified_sha256(there.run, "mask", 0, name)
             assert ours == verified_sha256(whole.run, "mask", 0, name), f"{name} of a job killed after {writes} writes"
     assert writes > 2 * 4, "last.pt, model.safetensors, history.csv, job.json of each epoch"
+
+
+def test_what_a_kill_left_of_a_finished_job_is_removed_by_the_next_training(whole: TinyRun, setting: TinyRun) -> None:
+    shutil.copytree(whole.run.folder, setting.run.folder, dirs_exist_ok=True)
+    done, begun = setting.spec(), setting.spec(fold=1)
+    left = [s.run.job_folder("mask", s.fold) / name for s in (done, begun) for name in ("last.pt", "error.txt")]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    assert restore([done, begun]) == []
+    assert [path.exists() for path in left] == [False, False, True, True]
+    assert is_done(done)
 
 
 def test_a_damaged_or_foreign_resume_file_is_refused_with_the_way_out(setting: TinyRun) -> None:
