@@ -57,7 +57,7 @@ class Masks(Strict):
     prob: float = Field(0.0, ge=0, le=1)  # that a photo without a mask gets one
     incorrect: float = Field(0.3, ge=0, le=1)  # share of them below the nose or on the chin
     detect: bool = False  # find each face with a detector, and leave out photos where there is none
-    face: FaceTemplate = FaceTemplate()  # type: ignore[call-arg]
+    face: FaceTemplate = FaceTemplate()
 
 
 Crop = tuple[int, int] | Literal["face"]
@@ -222,7 +222,7 @@ class TaskRecipe(Strict):
     decode: Literal["reduced", "full"] = "reduced"  # large JPEGs, at 1/2, 1/4 or 1/8 where resize allows it
     resize: Size = (512, 384)
     crop: Size | Literal["face"] | None = None  # of the centre; "none" takes back an extended recipe's
-    masks: Masks = Masks()  # type: ignore[call-arg]
+    masks: Masks = Masks()
     augment: tuple[Entry, ...] = ()
     batch_size: int = Field(32, ge=2, le=4096)
     drop_last: bool = True  # leave out an epoch's last batch where it is not full
@@ -231,12 +231,12 @@ class TaskRecipe(Strict):
     head_epochs: float = Field(0.0, ge=0)  # at the start, in which only the new classifier learns
     sizes: tuple[Size, ...] = ()  # to which photos are shrunk in the first epochs, one an epoch
     average_epochs: int = Field(0, ge=0)  # at the end, whose mean is the last epoch's model; 0 is off
-    ages: Ages = Ages()  # type: ignore[call-arg]
-    sampler: Sampler = Sampler()  # type: ignore[call-arg]
-    mix: Mix = Mix()  # type: ignore[call-arg]
-    loss: Loss = Loss()  # type: ignore[call-arg]
-    optimizer: Optimizer = Optimizer()  # type: ignore[call-arg]
-    schedule: Schedule = Schedule()  # type: ignore[call-arg]
+    ages: Ages = Ages()
+    sampler: Sampler = Sampler()
+    mix: Mix = Mix()
+    loss: Loss = Loss()
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
     ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights, per update; 0 is off
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
 
