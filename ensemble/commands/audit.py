@@ -10,8 +10,8 @@ import typer
 
 from ensemble.commands.options import (
     DEFAULT_RUNS,
+    CheckpointOption,
     DataOption,
-    EpochOption,
     QuietOption,
     RunOption,
     ViewsOption,
@@ -29,7 +29,7 @@ class FieldChoice(StrEnum):
 
 def audit(
     tta: ViewsOption = "flip",
-    epoch: EpochOption = "cross-fitted",
+    checkpoint: CheckpointOption = "cross-fitted",
     field: Annotated[
         list[FieldChoice] | None, typer.Option("--field", help="Only these labels; may be repeated.")
     ] = None,
@@ -61,7 +61,7 @@ def audit(
             run[0],
             data=data,
             tta=tta,
-            epoch=epoch,
+            checkpoint=checkpoint,
             fields=[f.value for f in field or []],
             top=top,
             out=out,
@@ -82,7 +82,7 @@ def audit(
             f"maskens folds --run NEW --data {typed(found.data.root)} {earlier}{merged}--merge same.csv",
             "dim",
         )
-    views = f"{epoch} epochs, views: {tta}"
+    views = f"{checkpoint} epochs, views: {tta}"
     if not found.suspects:
         say(console, f"no suspects: no label of {len(found.people)} people is unlikely ({views})", "bold")
         say(console, f"saved: {folder / INDEX}, lists and contact sheets beside it")

@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from ensemble.commands.options import DataOption, EpochOption, QuietOption, ViewsOption
+from ensemble.commands.options import CheckpointOption, DataOption, QuietOption, ViewsOption
 from ensemble.commands.terminal import make_console, note, say
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, the first to compare with.")],
     tta: ViewsOption = "flip",
-    epoch: EpochOption = "cross-fitted",
+    checkpoint: CheckpointOption = "cross-fitted",
     data: DataOption = None,
     quiet: QuietOption = False,
 ) -> None:
@@ -26,7 +26,7 @@ def compare(
     from ensemble.reporting.tables import class_gain_table, differences_table, scores_table
 
     console = make_console(quiet)
-    found = compare_runs(runs, data=data, tta=tta, epoch=epoch)
+    found = compare_runs(runs, data=data, tta=tta, checkpoint=checkpoint)
     console.print(differences_table(found))
     for section in found.sections:
         console.print(class_gain_table(section))
@@ -35,7 +35,7 @@ def compare(
     note(console, found.notes)
     say(
         console,
-        f"{found.photos} photos of {found.people} people, {epoch} epochs, views: {tta}. "
+        f"{found.photos} photos of {found.people} people, {checkpoint} epochs, views: {tta}. "
         "Intervals are over people, for these very models: another seed moves scores too. "
         "Within noise: the interval of the difference holds 0. 1 of 20 differences looks real by chance.",
         "dim",

@@ -122,9 +122,11 @@ ViewsOption = Annotated[
         "--tta", metavar="NAME|FILE", help=f"Views of the out-of-fold logits: {', '.join(VIEWS)}, or one's own."
     ),
 ]
-EpochOption = Annotated[
+CheckpointOption = Annotated[
     Literal["cross-fitted", "best", "last"],
-    typer.Option("--epoch", help="Of each job: cross-fitted (best on the fold's other people), best, or last."),
+    typer.Option(
+        "--checkpoint", help="Epoch of each job: cross-fitted (best on the fold's other people), best, or last."
+    ),
 ]
 MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")]
 DryOption = Annotated[

@@ -9,8 +9,8 @@ import typer
 
 from ensemble.commands.options import (
     DEFAULT_RUNS,
+    CheckpointOption,
     DataOption,
-    EpochOption,
     QuietOption,
     RunsOption,
     TtaOption,
@@ -29,7 +29,7 @@ def report(
         int, typer.Option("--photos", metavar="N", min=0, max=500, help="Worst and most uncertain photos; 0 for none.")
     ] = 16,
     tta: TtaOption = None,
-    epoch: EpochOption = "cross-fitted",
+    checkpoint: CheckpointOption = "cross-fitted",
     untuned: UntunedOption = False,
     run: RunsOption = DEFAULT_RUNS,
     data: DataOption = None,
@@ -53,7 +53,7 @@ def report(
             photos=photos,
             data=data,
             tta=tta,
-            epoch=epoch,
+            checkpoint=checkpoint,
             tuned=not untuned,
             workers=workers,
             on_progress=on_progress,

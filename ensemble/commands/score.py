@@ -9,8 +9,8 @@ import typer
 
 from ensemble.commands.options import (
     DEFAULT_RUNS,
+    CheckpointOption,
     DataOption,
-    EpochOption,
     QuietOption,
     RunsOption,
     TtaOption,
@@ -42,7 +42,7 @@ def score(
         ),
     ] = None,
     tta: TtaOption = None,
-    epoch: EpochOption = "cross-fitted",
+    checkpoint: CheckpointOption = "cross-fitted",
     untuned: UntunedOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
     run: RunsOption = DEFAULT_RUNS,
@@ -67,7 +67,7 @@ def score(
     from ensemble.reporting.tables import evaluation_tables, headline
     from folds.files import json_text
 
-    done = score_runs(run, data=data, tta=tta, epoch=epoch, tuned=not untuned)
+    done = score_runs(run, data=data, tta=tta, checkpoint=checkpoint, tuned=not untuned)
     found = done.evaluation
     if as_json:
         typer.echo(json_text(evaluation_record(found)), nl=False)

@@ -13,10 +13,10 @@ from ensemble.commands.options import (
     AddressOption,
     BackendOption,
     CacheOption,
+    CheckpointOption,
     DataOption,
     DeviceOption,
     DryOption,
-    EpochOption,
     JobsOption,
     QuietOption,
     RetriesOption,
@@ -37,7 +37,7 @@ from ensemble.commands.train_options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ensemble.jobs.oof import Epoch
+    from ensemble.jobs.oof import Checkpoint
     from ensemble.pipeline.sweep_plan import SweepPlan
     from ensemble.training.runner import Failure
 
@@ -86,7 +86,7 @@ def sweep(
     retries: RetriesOption = 2,
     compare: Annotated[bool, typer.Option("--compare", help="Train nothing: compare what is finished.")] = False,
     tta: ViewsOption = "flip",
-    epoch: EpochOption = "cross-fitted",
+    checkpoint: CheckpointOption = "cross-fitted",
     track: TrackOption = None,
     compile_models: CompileOption = False,
     skip_bad_photos: SkipBadOption = False,
@@ -110,7 +110,7 @@ def sweep(
     seeds = parse_seeds(seed) if seed else ()
     console = make_console(quiet)
     if compare:
-        print_comparison(console, out, data, tta, epoch)
+        print_comparison(console, out, data, tta, checkpoint)
         return
 
     from ensemble.pipeline.sweep import begin_sweep, leave_out_bad_photos
@@ -153,7 +153,7 @@ def sweep(
     print_matrix(console, plan)
     count = len(plan.queue)
     failed = run_queue(console, plan)
-    print_comparison(console, out, data, tta, epoch)
+    print_comparison(console, out, data, tta, checkpoint)
     fail_jobs(failed, count)
 
 
@@ -181,16 +181,16 @@ def run_queue(console: Console, plan: SweepPlan) -> list[tuple[str, Failure]]:
         return train_sweep(plan, display)
 
 
-def print_comparison(console: Console, out: Path, data: Path | None, tta: str, epoch: Epoch) -> None:
+def print_comparison(console: Console, out: Path, data: Path | None, tta: str, checkpoint: Checkpoint) -> None:
     """Print what the recipes are worth, as far as the sweep has come."""
     from ensemble.pipeline.sweep import compare_sweep
     from ensemble.reporting.live_table import comparison_line, comparison_table
 
-    found = compare_sweep(out, data=data, tta=tta, epoch=epoch)
+    found = compare_sweep(out, data=data, tta=tta, checkpoint=checkpoint)
     if found is None:
         say(console, "nothing to compare yet: no fold is finished by all recipes with the same seed", "yellow")
         return
     console.print(comparison_table(found))
     note(console, found.notes)
-    say(console, f"{comparison_line(found)} {epoch.capitalize()} epochs, views: {tta}.", "dim")
+    say(console, f"{comparison_line(found)} {checkpoint.capitalize()} epochs, views: {tta}.", "dim")
     say(console, f"saved: {out / 'comparison.csv'} and comparison.json, which holds the figures of each seed too")

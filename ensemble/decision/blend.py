@@ -13,7 +13,7 @@ import numpy as np
 from ensemble.decision.decide import Decision, decide, most_probable
 from ensemble.decision.joint import column_temperatures, joint_log_probabilities
 from ensemble.decision.tuning import Fitted, RunTuning, untuned_run
-from ensemble.jobs.oof import Epoch, Logits, job_names, pool, select_views, trained_folds
+from ensemble.jobs.oof import Checkpoint, Logits, job_names, pool, select_views, trained_folds
 from ensemble.jobs.status import unverified
 from ensemble.metrics.scores import few_people, macro_f1
 from ensemble.recipes.run_recipe import find_set, run_recipe
@@ -67,7 +67,7 @@ class Blend:
     runs: tuple[RunOof, ...]
     data: TrainData  # of the first run, whose labels count
     folds: IntArray  # (people,)
-    epoch: Epoch
+    checkpoint: Checkpoint
     trained: tuple[int, ...]  # the folds that count: those with every task of every run trained
     rows: IntArray  # (photos,): index of each photo in TrainData.files
     fold: IntArray  # (photos,)
@@ -138,7 +138,7 @@ class Blend:
 
 
 def load_blend(
-    runs: Sequence[Run], data_folder: Path | None, epoch: Epoch, only: Collection[int] | None = None
+    runs: Sequence[Run], data_folder: Path | None, checkpoint: Checkpoint, only: Collection[int] | None = None
 ) -> Blend:
     """Read what runs say out-of-fold on the folds that each of them has trained.
 
@@ -175,23 +175,27 @@ def load_blend(
     untuned = [
         untuned_run(run, recipe) for run, recipe in zip(runs, recipes, strict=True)
     ]  # before the logits are read
-    pooled = [pool(run, recipe, data, folds, sorted(trained), epoch) for run, recipe in zip(runs, recipes, strict=True)]
+    pooled = [
+        pool(run, recipe, data, folds, sorted(trained), checkpoint) for run, recipe in zip(runs, recipes, strict=True)
+    ]
     members = tuple(
         RunOof(run, recipe, plain, found.logits, found.views)
         for run, recipe, plain, found in zip(runs, recipes, untuned, pooled, strict=True)
     )
-    blend = Blend(members, data, folds, epoch, tuple(sorted(trained)), pooled[0].rows, pooled[0].fold, tuple(notes))
+    blend = Blend(
+        members, data, folds, checkpoint, tuple(sorted(trained)), pooled[0].rows, pooled[0].fold, tuple(notes)
+    )
     few = few_people(blend.stratum)
     return dataclasses.replace(blend, notes=(*notes, few)) if few else blend
 
 
-def at_epoch(blend: Blend, epoch: Epoch) -> Blend:
+def at_checkpoint(blend: Blend, checkpoint: Checkpoint) -> Blend:
     """The same runs, with the logits of another epoch."""
     members = []
     for m in blend.runs:
-        found = pool(m.run, m.recipe, blend.data, blend.folds, [*blend.trained], epoch)
+        found = pool(m.run, m.recipe, blend.data, blend.folds, [*blend.trained], checkpoint)
         members.append(dataclasses.replace(m, logits=found.logits, views=found.views))
-    return dataclasses.replace(blend, runs=tuple(members), epoch=epoch)
+    return dataclasses.replace(blend, runs=tuple(members), checkpoint=checkpoint)
 
 
 def greedy_weights(joints: FloatArray, truth: IntArray) -> tuple[float, ...]:

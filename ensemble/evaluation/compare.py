@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.decision.blend import Blend, load_blend
-from ensemble.jobs.oof import Epoch
+from ensemble.jobs.oof import Checkpoint
 from ensemble.jobs.teaching import pseudo_words, soft_words
 from ensemble.metrics.scores import (
     DRAWS,
@@ -87,7 +87,9 @@ class Comparison:
     notes: list[str]
 
 
-def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epoch, draws: int = DRAWS) -> Comparison:
+def compare(
+    runs: Sequence[Path], data_folder: Path | None, tta: Tta, checkpoint: Checkpoint, draws: int = DRAWS
+) -> Comparison:
     """Score runs on the photos that all of them predicted out-of-fold.
 
     Raises:
@@ -96,7 +98,7 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
     """
     if len(runs) < 2 or len({r.resolve() for r in runs}) < len(runs):
         raise MaskensError("name two runs or more to compare, each once.")
-    compared = [_compared_run(load_run(folder), data_folder, tta, epoch) for folder in runs]
+    compared = [_compared_run(load_run(folder), data_folder, tta, checkpoint) for folder in runs]
     first = compared[0]
     for other in compared[1:]:
         if other.data.photos.fingerprint != first.data.photos.fingerprint:
@@ -126,13 +128,13 @@ def compare(runs: Sequence[Path], data_folder: Path | None, tta: Tta, epoch: Epo
             f"maskens folds --folds-file {typed(first.run.folds_file)}"
         )
     lengths = {frozenset(t.epochs for t in c.recipe.tasks.values()) for c in compared}
-    if epoch == "best" and len(lengths) > 1:
-        notes.append("epochs differ, and more epochs are more chances for a best one; see --epoch last too")
+    if checkpoint == "best" and len(lengths) > 1:
+        notes.append("epochs differ, and more epochs are more chances for a best one; see --checkpoint last too")
     return Comparison(_differences(compared), sections, len(shared), int(person.max()) + 1, notes)
 
 
-def _compared_run(run: Run, data_folder: Path | None, tta: Tta, epoch: Epoch) -> ComparedRun:
-    blend = load_blend([run], data_folder, epoch)
+def _compared_run(run: Run, data_folder: Path | None, tta: Tta, checkpoint: Checkpoint) -> ComparedRun:
+    blend = load_blend([run], data_folder, checkpoint)
     return ComparedRun(blend, blend.decide(blend.plain(tta)).classes)
 
 
@@ -225,7 +227,11 @@ class SweepComparison:
 
 
 def compare_recipes(
-    runs: Runs, data_folder: Path | None = None, tta: Tta = "flip", epoch: Epoch = "cross-fitted", draws: int = DRAWS
+    runs: Runs,
+    data_folder: Path | None = None,
+    tta: Tta = "flip",
+    checkpoint: Checkpoint = "cross-fitted",
+    draws: int = DRAWS,
 ) -> SweepComparison | None:
     """Compare recipes with the first one.
 
@@ -250,7 +256,7 @@ def compare_recipes(
     for recipe in recipes:
         for seed in seeds:
             run = runs[recipe, seed]
-            blend = load_blend([run], data_folder, epoch, folds)
+            blend = load_blend([run], data_folder, checkpoint, folds)
             notes |= dict.fromkeys(note.removesuffix(f" of {run.folder}") for note in blend.notes)
             decided = blend.decide(blend.plain(tta)).classes
             confusions = person_confusions(blend.truth, decided, blend.person)
@@ -258,8 +264,8 @@ def compare_recipes(
             drawn.setdefault(recipe, []).append({part: f1.mean(axis=1) for part, f1 in found.items()})
             photos, people = len(blend.rows), len(blend.stratum)
     lengths = {frozenset(t.epochs for t in run_recipe(runs[recipe, seeds[0]]).tasks.values()) for recipe in recipes}
-    if epoch == "best" and len(lengths) > 1:
-        notes["epochs differ, and more epochs are more chances for a best one; see --epoch last too"] = None
+    if checkpoint == "best" and len(lengths) > 1:
+        notes["epochs differ, and more epochs are more chances for a best one; see --checkpoint last too"] = None
     scores = []
     for recipe in recipes:
         f1 = {part: np.stack([d[part] for d in drawn[recipe]]) for part in SCORED_PARTS}

@@ -10,10 +10,10 @@ from typing import Any, get_args
 import numpy as np
 from scipy.special import logsumexp
 
-from ensemble.decision.blend import Blend, at_epoch
+from ensemble.decision.blend import Blend, at_checkpoint
 from ensemble.decision.decide import Decision, decide_hard, most_probable, share_gender_and_age, vote
 from ensemble.decision.tuning import Applied, Fitted, Tuning, read_nested
-from ensemble.jobs.oof import Epoch
+from ensemble.jobs.oof import Checkpoint
 from ensemble.metrics.scores import (
     SCORED_PARTS,
     Interval,
@@ -168,7 +168,7 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
     if applied.tuning:
         alternatives["tuned"] = decided
     return Evaluation(
-        used=f"{blend.epoch} epochs, {tta}, {applied.words}",
+        used=f"{blend.checkpoint} epochs, {tta}, {applied.words}",
         decision=decision,
         score=whole,
         f1={part: interval(found.mean(axis=1)) for part, found in parts.items()},
@@ -233,11 +233,11 @@ def _view_scores(blend: Blend, draws: _Draws) -> list[ViewScore]:
 
 def _alternatives(blend: Blend, untuned: Fitted, plain: Decision) -> dict[str, IntArray]:
     """Name -> decision of everything that needs no fitting, the plain ensemble first."""
-    found = {f"{blend.epoch}, {_views_in_words(untuned.tta)}": plain.classes}
-    both = {e: blend if e == blend.epoch else at_epoch(blend, e) for e in get_args(Epoch)}
-    for epoch, its in both.items():
+    found = {f"{blend.checkpoint}, {_views_in_words(untuned.tta)}": plain.classes}
+    both = {c: blend if c == blend.checkpoint else at_checkpoint(blend, c) for c in get_args(Checkpoint)}
+    for checkpoint, its in both.items():
         for views in its.sets:
-            found.setdefault(f"{epoch}, {_views_in_words(views)}", its.decide(its.plain(views)).classes)
+            found.setdefault(f"{checkpoint}, {_views_in_words(views)}", its.decide(its.plain(views)).classes)
     found["part by part"] = decide_hard(plain.log_probabilities)
     found["a person's photos together"] = most_probable(share_gender_and_age(plain.log_probabilities, blend.person))
     if len(blend.runs) > 1:
@@ -272,7 +272,7 @@ def save_oof(blend: Blend, evaluation: Evaluation, tta: Tta | TtaSet) -> None:
     """Replace oof.npz of a run: its pooled logits, mean over the views, and the log probabilities as used."""
     (member,) = blend.runs
     arrays: dict[str, object] = {f"logits/{t}": member.mean_logits(t, tta).astype(np.float32) for t in member.logits}
-    record = {"views": as_set(tta).views, "epoch": blend.epoch, "used": evaluation.used}
+    record = {"views": as_set(tta).views, "checkpoint": blend.checkpoint, "used": evaluation.used}
     record |= {"recipe_hash": member.recipe.hash, "folds_hash": member.run.folds_hash}
     files = [blend.data.files[i] for i in blend.rows]
     arrays |= {"files": files, "fold": blend.fold, "log_probabilities": evaluation.decision.log_probabilities}

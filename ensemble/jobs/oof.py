@@ -90,7 +90,7 @@ def _read(run: Run, task: str, fold: int) -> dict[str, FloatArray] | None:
         return None  # it is shown and nothing else: a report does not fail for it
 
 
-Epoch = Literal["cross-fitted", "best", "last"]
+Checkpoint = Literal["cross-fitted", "best", "last"]
 """Which epoch of a job predicts a photo. cross-fitted: the best one on the other half of the fold's people, so that the
 epoch that somebody is scored on does not depend on them."""
 
@@ -108,10 +108,10 @@ class JobOof:
     half_epochs: tuple[int, int]  # the best epoch on each half
     views: tuple[str, ...] = VIEWS["flip"]
 
-    def at(self, epoch: Epoch) -> Logits:
+    def at(self, checkpoint: Checkpoint) -> Logits:
         """float32 (views, photos, width)."""
-        if epoch != "cross-fitted":
-            return np.asarray(self.logits[self.best_epoch if epoch == "best" else -1])
+        if checkpoint != "cross-fitted":
+            return np.asarray(self.logits[self.best_epoch if checkpoint == "best" else -1])
         first, second = (self.logits[self.half_epochs[other]] for other in (1, 0))
         return np.asarray(np.where(self.half[:, None] == 0, first, second))
 
@@ -250,7 +250,9 @@ def oof_hash(run: Run, recipe: Recipe) -> str:
     return sha256("\n".join(found))
 
 
-def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: list[int], epoch: Epoch) -> PooledOof:
+def pool(
+    run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: list[int], checkpoint: Checkpoint
+) -> PooledOof:
     """Put the jobs' out-of-fold logits together: each photo of the folds `trained` exactly once a task, but for those
     that are left out.
 
@@ -273,7 +275,7 @@ def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: li
                 problems.append(f"{path} does not hold the photos of fold {fold}, each once")
             elif oof.logits.shape[3] != recipe.tasks[task].target.width:
                 problems.append(f"{path} holds logits of another width than those of '{task}'")
-            elif not np.isfinite(oof.at(epoch)).all():
+            elif not np.isfinite(oof.at(checkpoint)).all():
                 problems.append(f"{path} holds logits that are not finite")
             jobs[task, fold] = oof, place[found]
     refuse(problems, "the out-of-fold logits can't be used", "Train those jobs again with --restart.")
@@ -281,7 +283,7 @@ def pool(run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: li
     views = tuple(v for v in first.views if all(v in oof.views for oof, _ in jobs.values()))
     pooled: dict[str, Logits] = {}
     for (task, _), (oof, places) in jobs.items():
-        logits = select_views(oof.at(epoch), oof.views, views)
+        logits = select_views(oof.at(checkpoint), oof.views, views)
         shape = (len(views), len(rows), logits.shape[2])
         pooled.setdefault(task, np.full(shape, np.nan, dtype=np.float32))[:, places] = logits
     return PooledOof(rows, photo_fold[rows], pooled, views)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ensemble.decision.blend import load_blend
 from ensemble.evaluation.audit import NAMES, Audit
 from ensemble.evaluation.audit import audit as find_suspects
-from ensemble.jobs.oof import Epoch
+from ensemble.jobs.oof import Checkpoint
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, part_of
 from ensemble.recipes.views import Tta
 from ensemble.reporting.audit_page import refuse_to_replace, write_audit
@@ -34,7 +34,7 @@ def audit(
     *,
     data: Folder | None = None,
     tta: Tta = "flip",
-    epoch: Epoch = "cross-fitted",
+    checkpoint: Checkpoint = "cross-fitted",
     fields: Sequence[str] = (),
     top: int = 24,
     out: Folder | None = None,
@@ -55,7 +55,7 @@ def audit(
     loaded = load_run(Path(run))
     folder = Path(out) if out else loaded.folder / "audit"
     refuse_to_replace(folder)
-    blend = load_blend([loaded], Path(data) if data else None, epoch)
+    blend = load_blend([loaded], Path(data) if data else None, checkpoint)
     found, decision = blend.data, blend.decide(blend.plain(tta))
     suspects = find_suspects(found, blend.rows, decision.log_probabilities, tuple(fields) or tuple(NAMES))
     note = "; ".join(blend.notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble.jobs.oof import Epoch
+from ensemble.jobs.oof import Checkpoint
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
 from ensemble.pipeline.score import Scored, evaluate_runs
 from ensemble.recipes.views import Tta
@@ -31,7 +31,7 @@ def report(
     photos: int = 16,
     data: Folder | None = None,
     tta: Tta | None = None,
-    epoch: Epoch = "cross-fitted",
+    checkpoint: Checkpoint = "cross-fitted",
     tuned: bool = True,
     workers: int | None = None,
     on_progress: OnProgress | None = None,
@@ -39,7 +39,7 @@ def report(
     """Write scores, confusions, calibration, ages, learning curves and photos as one self-contained HTML page.
 
     Args:
-        runs, data, tta, epoch, tuned: as of `score`.
+        runs, data, tta, checkpoint, tuned: as of `score`.
         out: the page; None is report.html in the (first) run.
         photos: worst and most uncertain ones; 0 for none.
         workers: threads that open photos; None takes all cores.
@@ -50,7 +50,7 @@ def report(
     path = Path(out) if out else report_file(load_runs(runs))
     must_be_writable(path)
     refuse_foreign_file(path, GENERATOR)
-    scored = evaluate_runs(runs, data, tta, epoch, tuned)
+    scored = evaluate_runs(runs, data, tta, checkpoint, tuned)
     gathered = gather(scored.blend, scored.evaluation, photos)
     replaced = path.exists()
     write_report(path, gathered, workers or -1, part_of(on_progress, "opening photos"))

@@ -10,7 +10,7 @@ from ensemble.decision.blend import Blend, load_blend
 from ensemble.decision.submission import align, read_answers, read_people
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import AnswersScore, Evaluation, evaluate, save_oof, score_answers
-from ensemble.jobs.oof import Epoch
+from ensemble.jobs.oof import Checkpoint
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, load_runs
 from ensemble.recipes.views import Tta, TtaSet
 from folds.errors import MaskensError
@@ -43,7 +43,7 @@ def score(
     *,
     data: Folder | None = None,
     tta: Tta | None = None,
-    epoch: Epoch = "cross-fitted",
+    checkpoint: Checkpoint = "cross-fitted",
     tuned: bool = True,
 ) -> Scored:
     """Macro F1 over the 18 classes on people never seen in training, with 95 % intervals over people.
@@ -54,24 +54,24 @@ def score(
         runs: several on the same folds count as one ensemble.
         data: where the data are now, if they were moved.
         tta: name or TOML file of the views; None takes those that were tuned, else flip.
-        epoch: of each job.
+        checkpoint: which epoch of each job.
         tuned: with what `tune` fitted, if it fits.
 
     Raises:
         MaskensError: nothing trained, runs that don't belong together.
     """
-    scored = evaluate_runs(runs, data, tta, epoch, tuned)
+    scored = evaluate_runs(runs, data, tta, checkpoint, tuned)
     if len(scored.blend.runs) == 1:
         save_oof(scored.blend, scored.evaluation, scored.tta)
     return scored
 
 
-def evaluate_runs(runs: Folders, data: Folder | None, tta: Tta | None, epoch: Epoch, tuned: bool) -> Scored:
+def evaluate_runs(runs: Folders, data: Folder | None, tta: Tta | None, checkpoint: Checkpoint, tuned: bool) -> Scored:
     """As `score`, without writing anything."""
-    blend = load_blend(load_runs(runs), Path(data) if data else None, epoch)
+    blend = load_blend(load_runs(runs), Path(data) if data else None, checkpoint)
     found, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
     # a tuning is fitted on the cross-fitted epochs, and what it gains is measured on them
-    applied = apply_tuning(found, recipes, tta, tuned and epoch == "cross-fitted")
+    applied = apply_tuning(found, recipes, tta, tuned and checkpoint == "cross-fitted")
     return Scored(blend, evaluate(blend, applied), applied.fitted.tta_set)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ensemble.evaluation.compare import SweepComparison, compare_recipes, records
 from ensemble.jobs.job import geometry, refuse_jobs_without_photos
-from ensemble.jobs.oof import Epoch
+from ensemble.jobs.oof import Checkpoint
 from ensemble.jobs.reuse import reuse_among
 from ensemble.jobs.sweep import load_sweep, save_sweep
 from ensemble.pipeline.inputs import Folder, OnProgress, part_of
@@ -134,14 +134,18 @@ def train_sweep(planned: SweepPlan, display: JobsDisplay) -> list[tuple[str, Fai
 
 
 def compare_sweep(
-    out: Folder = DEFAULT_SWEEP, *, data: Folder | None = None, tta: Tta = "flip", epoch: Epoch = "cross-fitted"
+    out: Folder = DEFAULT_SWEEP,
+    *,
+    data: Folder | None = None,
+    tta: Tta = "flip",
+    checkpoint: Checkpoint = "cross-fitted",
 ) -> SweepComparison | None:
     """Compare the recipes of a sweep as far as it has come, and write comparison.csv and .json into its folder.
 
     Args:
         data: where the data are now, if they were moved.
         tta: the views of the out-of-fold logits.
-        epoch: of each job.
+        checkpoint: which epoch of each job.
 
     Returns:
         None if there is no fold yet that all recipes have finished with the same seed.
@@ -153,12 +157,12 @@ def compare_sweep(
     if sweep is None:
         raise MaskensError(f"there is no sweep in {out} yet. Begin one: maskens sweep --out {typed(out)} --recipe NAME")
     runs = {pair: run for pair in sweep.pairs if (run := remembered(sweep.run_folder(*pair)))}
-    found = compare_recipes(runs, Path(data) if data else None, tta, epoch)
+    found = compare_recipes(runs, Path(data) if data else None, tta, checkpoint)
     if found is None:
         return None
     rows = records(found)
     about = {"seeds": found.seeds, "folds": found.folds, "photos": found.photos, "people": found.people}
-    about |= {"epoch": epoch, "tta": tta, "notes": found.notes, "scores": rows}
+    about |= {"checkpoint": checkpoint, "tta": tta, "notes": found.notes, "scores": rows}
     flat = [{k: v for k, v in row.items() if not k.startswith("seeds_")} for row in rows]
     write_text(sweep.folder / "comparison.json", json_text(about))
     write_text(sweep.folder / "comparison.csv", listing_text(list(flat[0]), [[*row.values()] for row in flat]))

@@ -91,7 +91,7 @@ def test_at_the_end_recipes_are_compared_in_a_table_and_in_files(there: Path) ->
     assert (found["seeds"], found["folds"]) == ([0, 1], [0, 1])
     scores = [ensemble.score(f"runs/sweep/b-seed{seed}").evaluation.f1["18 classes"].value for seed in (0, 1)]
     assert found["scores"][4]["seeds_f1"] == pytest.approx(scores)
-    compared = maskens("sweep", "--compare", "--epoch", "last", "--tta", "none")
+    compared = maskens("sweep", "--compare", "--checkpoint", "last", "--tta", "none")
     assert compared.code == 0
     assert "Last epochs, views: none" in compared.out
 

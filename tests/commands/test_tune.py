@@ -30,7 +30,7 @@ def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path) -> None:
     assert "tuned: views, temperatures, offsets (runs/default/tuning.json)" in outcome.out
     assert "tuned: views, temperatures, offsets" in maskens("score").out
     assert "untuned)" in maskens("score", "--untuned").out
-    assert "untuned)" in maskens("score", "--epoch", "last").out
+    assert "untuned)" in maskens("score", "--checkpoint", "last").out
     assert maskens("infer", "--untuned", "--tta", "flip").code == 0
     assert Path("runs/default/submission.csv").read_text() == plain
     shutil.rmtree("runs/default/mask/fold0")

@@ -89,5 +89,5 @@ def test_score_leads_with_the_cross_fitted_epochs_and_shows_the_others(data: Tra
     settings = {setting["name"]: setting["f1"]["value"] for setting in found["settings"]}
     assert {f"{epoch}, flip": pytest.approx(value) for epoch, value in shown.items()}.items() <= settings.items()
     for epoch in ("best", "last"):
-        other = json.loads(maskens("score", "--run", run.folder, "--epoch", epoch, "--json").out)
+        other = json.loads(maskens("score", "--run", run.folder, "--checkpoint", epoch, "--json").out)
         assert other["macro_f1"]["value"] == pytest.approx(shown[epoch])

@@ -311,7 +311,7 @@ def test_without_photos_nobody_is_shown_or_named(run: Run, tmp_path: Path) -> No
 def test_an_earlier_report_is_replaced_and_anything_else_is_not(path: Path, tmp_path: Path) -> None:
     run = shutil.copytree(path.parent, tmp_path / "run")
     path = run / "report.html"
-    again = maskens("report", "--run", run, "--photos", 0, "--epoch", "last", "--tta", "none")
+    again = maskens("report", "--run", run, "--photos", 0, "--checkpoint", "last", "--tta", "none")
     assert again.code == 0
     assert f"the earlier report in {path} was replaced" in again.out
     assert "last epochs, none, untuned" in path.read_text()
