@@ -24,7 +24,8 @@ Result = TypeVar("Result")
 class Step(Generic[Options, Result]):
     """A step: called from Python with its options, `train("runs/a", fold="0..2")`; `command` is what typer runs.
 
-    Options that are lists take one value too, and paths may be text. Positional values are the options in their order.
+    Options that are lists take one value too, and paths may be text. Positional values are the options in their order,
+    after the one that is named as the first.
     """
 
     def __init__(
@@ -32,20 +33,25 @@ class Step(Generic[Options, Result]):
         options: type[Options],
         do: Callable[[Options, Observer], Result],
         show: Callable[[Result, Options, Terminal], None],
+        first: str = "",
     ) -> None:
         self.options, self.do, self.show = options, do, show
         self.__name__ = do.__name__
         functools.update_wrapper(self, do)
         hints = get_type_hints(options, include_extras=True)
-        self._fields = {field.name: hints[field.name] for field in dataclasses.fields(options)}  # type: ignore[arg-type]
+        names = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]
+        self._fields = {name: hints[name] for name in sorted(names, key=lambda name: name != first)}
 
     def __call__(self, *values: Any, observer: Observer = SILENT, **options: Any) -> Result:
+        return self.do(self.typed(*values, **options), observer)
+
+    def typed(self, *values: Any, **options: Any) -> Options:
+        """The options of a call."""
         given = dict(zip(self._fields, values, strict=False)) | options
         unknown = [name for name in given if name not in self._fields]
         if unknown or len(values) > len(self._fields):
             raise TypeError(f"{self.__name__} takes {', '.join(self._fields)}; not {', '.join(unknown) or values}")
-        typed = {name: _as_typed(self._fields[name], value) for name, value in given.items()}
-        return self.do(self.options(**typed), observer)
+        return self.options(**{name: _as_typed(self._fields[name], value) for name, value in given.items()})
 
     @property
     def command(self) -> Callable[..., None]:
@@ -68,15 +74,16 @@ class Step(Generic[Options, Result]):
 
 
 def step(
-    options: type[Options], show: Callable[[Result, Options, Terminal], None]
+    options: type[Options], show: Callable[[Result, Options, Terminal], None], first: str = ""
 ) -> Callable[[Callable[[Options, Observer], Result]], Step[Options, Result]]:
     """Make a step of the function that does it.
 
     Args:
         options: a frozen dataclass; a field's annotation holds its `typer.Option`.
         show: prints what came of it, and raises `typer.Exit` for an exit code other than 0.
+        first: the option that a Python call takes as its first value, whatever its place in --help.
     """
-    return lambda do: Step(options, do, show)
+    return lambda do: Step(options, do, show, first)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
@@ -86,7 +93,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _as_typed(hint: Any, value: Any) -> Any:
-    """A value from Python as the command line would give it: a list of one for a list, a path for its text."""
+    """A value from Python as the command line would give it: a list of one for a list, a path for its text and the text
+    of a path or number."""
     if get_origin(hint) in (Union, types.UnionType):
         inner = [a for a in get_args(hint) if a is not type(None)]
         return value if value is None or len(inner) != 1 else _as_typed(inner[0], value)
@@ -95,4 +103,6 @@ def _as_typed(hint: Any, value: Any) -> Any:
     if get_origin(hint) is list:
         each = [value] if isinstance(value, (str, Path)) or not isinstance(value, Iterable) else list(value)
         return [_as_typed(get_args(hint)[0], v) for v in each]
+    if hint is str and isinstance(value, (int, Path)):
+        return str(value)
     return Path(value) if hint is Path and isinstance(value, str) else value
