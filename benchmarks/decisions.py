@@ -46,7 +46,7 @@ def main() -> None:
     runs = [train(args, name.removesuffix("-0"), 0) for name in RUNS]
     if not logits.exists():
         options = [option for run in runs for option in ("--run", run)]
-        maskens("infer", *options, "--untuned", "--out", args.out / "eval.csv")
+        maskens("infer", *options, "--no-tuning", "--out", args.out / "eval.csv")
     print_table(args.out, data, logits)
 
 

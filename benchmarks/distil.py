@@ -52,7 +52,7 @@ def main() -> None:
         if name != "teacher":  # there may be more folds than before
             csv.unlink(missing_ok=True)
         if not csv.exists():
-            options = ("--untuned", "--tta", "flip", "--allow-missing", "--cache", args.out / ".cache")
+            options = ("--no-tuning", "--tta", "flip", "--allow-missing", "--cache", args.out / ".cache")
             maskens("infer", "--run", run, "--out", csv, *options)
     print(f"{machine()}; alpha {args.alpha:g}, temperature {args.temperature:g}\n")
     print_table(args.out, teacher, load_run(student), load_run(plain))

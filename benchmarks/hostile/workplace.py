@@ -91,7 +91,7 @@ def _use(place: Workplace, how: str) -> Ended:
     out = place.scratch("s.csv")
     if how == "infer":
         return command("infer", "--run", place.run, "--out", out, "--workers", 0, "--device", "cpu")
-    return command("score", "--run", place.run, "--json", *(["--untuned"] if how == "untuned" else []))
+    return command("score", "--run", place.run, "--json", *(["--no-tuning"] if how == "untuned" else []))
 
 
 def _figures(text: str) -> object:

@@ -11,17 +11,17 @@ from ensemble.commands.options import (
     DEFAULT_RUNS,
     DataOption,
     MissingOption,
+    NoTuningOption,
     QuietOption,
     RunOption,
     TtaOption,
-    UntunedOption,
 )
 from ensemble.commands.terminal import make_console, note, progress_bars, say
 
 
 def export(
     tta: TtaOption = None,
-    untuned: UntunedOption = False,
+    no_tuning: NoTuningOption = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The folder to write; by default onnx in the run.")
     ] = None,
@@ -50,7 +50,7 @@ def export(
             out=out,
             data=data,
             tta=tta,
-            tuned=not untuned,
+            tuned=not no_tuning,
             photos=photos,
             tolerance=tolerance,
             allow_missing=allow_missing,

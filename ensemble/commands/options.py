@@ -141,4 +141,4 @@ SkipBadOption = Annotated[
         "--skip-bad-photos", help="Go on without photos that can't be read, and list them; docs/bad-photos.md."
     ),
 ]
-UntunedOption = Annotated[bool, typer.Option("--untuned", help="Leave out what `maskens tune` fitted.")]
+NoTuningOption = Annotated[bool, typer.Option("--no-tuning", help="Leave out what `maskens tune` fitted.")]

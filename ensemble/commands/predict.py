@@ -11,11 +11,11 @@ from ensemble.commands.options import (
     DEFAULT_RUNS,
     DeviceOption,
     MissingOption,
+    NoTuningOption,
     QuietOption,
     RunsOption,
     SkipBadOption,
     TtaOption,
-    UntunedOption,
     WorkersOption,
 )
 from ensemble.commands.terminal import make_console, note, progress_bars, say
@@ -27,7 +27,7 @@ SHOWN_WARNINGS = 5
 def predict(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO|DIR...", help="Photos, or folders of them.")],
     tta: TtaOption = None,
-    untuned: UntunedOption = False,
+    no_tuning: NoTuningOption = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Keep the result: a .csv or a .json file.")
     ] = None,
@@ -58,7 +58,7 @@ def predict(
             photos,
             run,
             tta=tta,
-            tuned=not untuned,
+            tuned=not no_tuning,
             out=out,
             allow_missing=allow_missing,
             skip_bad_photos=skip_bad_photos,

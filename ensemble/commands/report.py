@@ -11,10 +11,10 @@ from ensemble.commands.options import (
     DEFAULT_RUNS,
     CheckpointOption,
     DataOption,
+    NoTuningOption,
     QuietOption,
     RunsOption,
     TtaOption,
-    UntunedOption,
     WorkersOption,
 )
 from ensemble.commands.terminal import make_console, note, progress_bars, say
@@ -30,7 +30,7 @@ def report(
     ] = 16,
     tta: TtaOption = None,
     checkpoint: CheckpointOption = "cross-fitted",
-    untuned: UntunedOption = False,
+    no_tuning: NoTuningOption = False,
     run: RunsOption = DEFAULT_RUNS,
     data: DataOption = None,
     workers: WorkersOption = None,
@@ -54,7 +54,7 @@ def report(
             data=data,
             tta=tta,
             checkpoint=checkpoint,
-            tuned=not untuned,
+            tuned=not no_tuning,
             workers=workers,
             on_progress=on_progress,
         )

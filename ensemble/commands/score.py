@@ -11,10 +11,10 @@ from ensemble.commands.options import (
     DEFAULT_RUNS,
     CheckpointOption,
     DataOption,
+    NoTuningOption,
     QuietOption,
     RunsOption,
     TtaOption,
-    UntunedOption,
 )
 from ensemble.commands.terminal import make_console, note, say
 from folds.errors import MaskensError
@@ -43,7 +43,7 @@ def score(
     ] = None,
     tta: TtaOption = None,
     checkpoint: CheckpointOption = "cross-fitted",
-    untuned: UntunedOption = False,
+    no_tuning: NoTuningOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
     run: RunsOption = DEFAULT_RUNS,
     data: DataOption = None,
@@ -67,7 +67,7 @@ def score(
     from ensemble.reporting.tables import evaluation_tables, headline
     from folds.files import json_text
 
-    done = score_runs(run, data=data, tta=tta, checkpoint=checkpoint, tuned=not untuned)
+    done = score_runs(run, data=data, tta=tta, checkpoint=checkpoint, tuned=not no_tuning)
     found = done.evaluation
     if as_json:
         typer.echo(json_text(evaluation_record(found)), nl=False)

@@ -11,10 +11,10 @@ from ensemble.commands.options import (
     DEFAULT_RUNS,
     DeviceOption,
     MissingOption,
+    NoTuningOption,
     QuietOption,
     RunsOption,
     TtaOption,
-    UntunedOption,
     WorkersOption,
 )
 from ensemble.commands.terminal import fail, make_console, note, say
@@ -33,7 +33,7 @@ def serve(
         ),
     ] = None,
     tta: TtaOption = None,
-    untuned: UntunedOption = False,
+    no_tuning: NoTuningOption = False,
     allow_missing: MissingOption = False,
     max_mb: Annotated[
         float, typer.Option("--max-mb", min=0.001, help="Of a request, all its photos together.")
@@ -69,7 +69,7 @@ def serve(
         host=host,
         port=port,
         tta=tta,
-        tuned=not untuned,
+        tuned=not no_tuning,
         allow_missing=allow_missing,
         device=device,
         workers=workers,

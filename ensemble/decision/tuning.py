@@ -198,7 +198,7 @@ def kept_tuning(folders: Sequence[Path], untuned: Sequence[RunTuning]) -> tuple[
         named = " ".join(f"--run {typed(folder)}" for folder in folders)
         raise MaskensError(
             f"{paths[0]} was fitted on other out-of-fold logits: a job was trained since. "
-            f"Tune again: maskens tune {named}{' --blend' if len(folders) > 1 else ''}; or leave it out: --untuned"
+            f"Tune again: maskens tune {named}{' --blend' if len(folders) > 1 else ''}; or leave it out: --no-tuning"
         )
     return None
 
@@ -301,4 +301,4 @@ def read_tuning(path: Path) -> Tuning:
         return Tuning.model_validate(unsealed(read_json(path)))
     except (OSError, ValueError) as error:
         fault = first_fault(error) if isinstance(error, ValidationError) else str(error)
-        raise MaskensError(f"{path} can't be used: {fault}. Tune again, or leave it out: --untuned") from error
+        raise MaskensError(f"{path} can't be used: {fault}. Tune again, or leave it out: --no-tuning") from error

@@ -240,7 +240,7 @@ def export(
     if views.merge != "mean":
         raise MaskensError(
             f"the views are merged by '{views.merge}', and an exported graph gives the mean of their logits: "
-            "choose another --tta, or leave out what was tuned: --untuned"
+            "choose another --tta, or leave out what was tuned: --no-tuning"
         )
     configure_process(threads)
     targets = {task: target.in_bins for task, target in ensemble.targets.items()}

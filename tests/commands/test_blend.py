@@ -31,7 +31,7 @@ def test_runs_are_blended_and_voted_on(copy: Path) -> None:
     assert re.search(r"(12|24) models, 168 photos", outcome.out), "a run of weight 0 is not asked"
     assert re.search(r"\(runs/default/blend-[0-9a-f]{8}\.json\)", outcome.out)
     assert Path("runs/default/blend-submission.csv").exists()
-    assert maskens("infer", *both, "--untuned").code == 0
+    assert maskens("infer", *both, "--no-tuning").code == 0
     with np.load("runs/default/blend-eval.npz") as kept:
         assert kept["run1/logits/gender"].shape == (3, len(kept["run1/logits/gender"][0]), 168, 2)
     assert maskens("report", *both, "--photos", "0").code == 0
@@ -39,15 +39,15 @@ def test_runs_are_blended_and_voted_on(copy: Path) -> None:
     ids = read_eval(Path("data")).ids
     for name, number in (("a.csv", 7), ("b.csv", 7), ("c.csv", 3)):
         Path(name).write_text("ImageID,ans\n" + "".join(f"{i},{number}\n" for i in reversed(ids)))
-    outcome = maskens("infer", "--vote", "a.csv", "b.csv", "--out", "voted.csv", "--untuned")
+    outcome = maskens("infer", "--vote", "a.csv", "b.csv", "--out", "voted.csv", "--no-tuning")
     assert outcome.code == 0, outcome
     assert set(read_answers(Path("voted.csv"))[1]) == {7}, "two votes of three, in info.csv's order"
-    assert maskens("infer", "--vote", "b.csv", "--vote", "a.csv", "--out", "again.csv", "--untuned").code == 0
+    assert maskens("infer", "--vote", "b.csv", "--vote", "a.csv", "--out", "again.csv", "--no-tuning").code == 0
     assert Path("again.csv").read_text() == Path("voted.csv").read_text()
-    assert maskens("infer", "--vote", "c.csv", "--out", "tied.csv", "--untuned").code == 0
+    assert maskens("infer", "--vote", "c.csv", "--out", "tied.csv", "--no-tuning").code == 0
     ours, tied = (read_answers(Path(f))[1] for f in ("runs/default/submission.csv", "tied.csv"))
     assert np.array_equal(ours, tied), "one against one: the more probable class"
-    assert maskens("infer", *both, "--decision", "vote", "--untuned", "--out", "x.csv").code == 0
+    assert maskens("infer", *both, "--decision", "vote", "--no-tuning", "--out", "x.csv").code == 0
     Path("a.csv").write_text("ImageID,ans\nnobody.jpg,3\n")
     refused(maskens("infer", "--vote", "a.csv"), "a.csv holds other photos")
     refused(maskens("infer", "stray.csv"), "unexpected argument 'stray.csv'")

@@ -26,7 +26,7 @@ def shown(run: Path = RUN) -> np.ndarray:
 
 
 def test_passes_are_left_out_and_every_row_is_answered(copy: Path) -> None:
-    done = maskens("infer", "--tta", "flip", "--budget", ".5", "--untuned")
+    done = maskens("infer", "--tta", "flip", "--budget", ".5", "--no-tuning")
     assert done.code == 0, done
     rows = (RUN / "submission.csv").read_text().splitlines()
     assert len(rows) == 1 + len((copy / "data/eval/info.csv").read_text().splitlines()) - 1
@@ -42,7 +42,7 @@ def test_passes_are_left_out_and_every_row_is_answered(copy: Path) -> None:
 
 
 def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert maskens("infer", "--budget", "0.6", "--untuned").code == 0
+    assert maskens("infer", "--budget", "0.6", "--no-tuning").code == 0
     whole = (RUN / "submission.csv").read_bytes(), shown()
 
     batches = 0
@@ -57,9 +57,9 @@ def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(anytime_predictor.AnytimePredictor, "_predict_batch", interrupted)
-        assert maskens("infer", "--budget", "0.6", "--untuned").code == 130
+        assert maskens("infer", "--budget", "0.6", "--no-tuning").code == 130
     assert (RUN / "eval.partial.npz").exists()
-    done = maskens("infer", "--budget", "0.6", "--untuned")
+    done = maskens("infer", "--budget", "0.6", "--no-tuning")
     assert "64 photos were done before the interruption" in done.out
     assert (RUN / "submission.csv").read_bytes() == whole[0]
     assert np.array_equal(shown(), whole[1])
@@ -67,15 +67,15 @@ def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypat
 
 def test_where_few_photos_see_all_passes_no_class_changes(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anytime_predictor, "WHOLE", 512)
-    assert maskens("infer", "--untuned").code == 0
+    assert maskens("infer", "--no-tuning").code == 0
     whole = (RUN / "submission.csv").read_bytes()
-    done = maskens("infer", "--budget", "0.5", "--untuned")
+    done = maskens("infer", "--budget", "0.5", "--no-tuning")
     assert "all passes were made, so no class changes: the rule is chosen on the first 512 photos" in done.out
     assert (RUN / "submission.csv").read_bytes() == whole
 
 
 def test_seconds_are_a_budget_too(copy: Path) -> None:
-    done = maskens("infer", "--budget", "1e-9s-per-photo", "--untuned")
+    done = maskens("infer", "--budget", "1e-9s-per-photo", "--no-tuning")
     assert "budget of 1e-09 seconds a photo: " in done.out
     assert shown()[0, 0].all(), "one pass is made at least"
     assert not shown()[-1, -1].all()
@@ -91,4 +91,4 @@ def test_seconds_are_a_budget_too(copy: Path) -> None:
     ],
 )
 def test_budgets_that_can_t_be_kept_are_refused(there: Path, options: tuple[str, ...], words: str) -> None:
-    refused(maskens("infer", "--untuned", *options), words)
+    refused(maskens("infer", "--no-tuning", *options), words)

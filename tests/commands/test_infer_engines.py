@@ -9,7 +9,7 @@ import numpy as np
 from run_command import maskens
 
 RUN = Path("runs/default")
-INFER = ("infer", "--allow-missing", "--untuned", "--tta", "none", "--no-early-exit")
+INFER = ("infer", "--allow-missing", "--no-tuning", "--tta", "none", "--no-early-exit")
 
 
 def logits() -> dict[str, np.ndarray]:

@@ -29,9 +29,9 @@ def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path) -> None:
     outcome = maskens("infer")
     assert "tuned: views, temperatures, offsets (runs/default/tuning.json)" in outcome.out
     assert "tuned: views, temperatures, offsets" in maskens("score").out
-    assert "untuned)" in maskens("score", "--untuned").out
+    assert "untuned)" in maskens("score", "--no-tuning").out
     assert "untuned)" in maskens("score", "--checkpoint", "last").out
-    assert maskens("infer", "--untuned", "--tta", "flip").code == 0
+    assert maskens("infer", "--no-tuning", "--tta", "flip").code == 0
     assert Path("runs/default/submission.csv").read_text() == plain
     shutil.rmtree("runs/default/mask/fold0")
     assert maskens("train").code == 0
@@ -41,6 +41,8 @@ def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path) -> None:
     shutil.copy("runs/default/mask/fold1/oof.npz", "runs/default/mask/fold0/oof.npz")
     job = Path("runs/default/mask/fold0/job.json")  # as if the job had been trained anew
     job.write_text(json.dumps(json.loads(job.read_text()) | {"sha256": {}}))
-    refused(maskens("infer"), "was fitted on other out-of-fold logits", "maskens tune --run runs/default", "--untuned")
+    refused(
+        maskens("infer"), "was fitted on other out-of-fold logits", "maskens tune --run runs/default", "--no-tuning"
+    )
     refused(maskens("tune", "--blend"), "--blend weighs several runs")
     refused(maskens("tune", "--step", "weights"), "'weights' is not one of")

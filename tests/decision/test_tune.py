@@ -208,7 +208,7 @@ def test_a_saved_tuning_comes_back_as_it_was_until_the_logits_change(data: Train
     with pytest.raises(MaskensError, match=r"does not belong to tuning\.json"):
         read_nested(path, files)
     plan_run(tmp_path / "a", data, noisy(data, 9))
-    with pytest.raises(MaskensError, match=r"other out-of-fold logits.*maskens tune --run .*--untuned"):
+    with pytest.raises(MaskensError, match=r"other out-of-fold logits.*maskens tune --run .*--no-tuning"):
         kept(run)
     path.write_text("{}")
     with pytest.raises(MaskensError, match=r"tuning.json can't be used"):
