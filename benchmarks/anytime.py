@@ -19,7 +19,7 @@ import numpy as np
 from ensemble.decision.anytime import choose_rule, margins, passes_made, scores_after_passes
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning
-from ensemble.prediction.anytime_predictor import WHOLE
+from ensemble.prediction.strategies import WHOLE
 from ensemble.recipes.run_recipe import run_recipe
 from folds.labels import FloatArray
 from folds.run import load_run

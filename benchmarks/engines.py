@@ -46,10 +46,10 @@ from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions
 from ensemble.models.engine_choice import choose_engine, engine_options
 from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.models.process import configure_process
-from ensemble.prediction.anytime_predictor import WHOLE
 from ensemble.prediction.infer import infer
 from ensemble.prediction.outputs import InferenceSettings
-from ensemble.prediction.predictor import EnsemblePredictor
+from ensemble.prediction.predictor import Predictor
+from ensemble.prediction.strategies import WHOLE
 from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.views import VIEWS
 from ensemble.training.validation import view_logits
@@ -113,15 +113,15 @@ def _maskens(way: str, setting: Cached, arrays: dict[str, Any], oof: bool) -> tu
     early = setting.fitted if budget else None
     settings = InferenceSettings("flip", setting.hardware, setting.cache, engine, early, budget)
     ready = [0.0, 0.0]
-    prepare = EnsemblePredictor._prepare
+    load = Predictor.load
 
     def timed(*arguments: Any) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
-        prepare(*arguments)
+        load(*arguments)
         ready[:] = time.perf_counter() - wall, time.process_time() - cpu
 
     configure_process(setting.hardware.job_threads)
-    with mock.patch.object(EnsemblePredictor, "_prepare", timed):
+    with mock.patch.object(Predictor, "load", timed):
         wall, cpu = time.perf_counter(), time.process_time()
         found = infer([setting.ensemble], setting.data, settings)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -36,7 +36,7 @@ from ensemble.pipeline.train import (
     run_plan,
 )
 from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings
-from ensemble.prediction.predicted import predict
+from ensemble.prediction.predict import predict
 from ensemble.prediction.predictor import by_task
 from ensemble.recipes.loss import soft_f1_warnings
 from ensemble.recipes.run_recipe import run_recipe
@@ -203,7 +203,7 @@ def _taught(planned: DistilPlan, training: TrainingPlan, fold: int, on_progress:
     photos = open_photos(data.photos, shapes, settings.cache, hardware.decoding_threads, decoding)
     predicting, kept = part_of(on_progress, f"soft targets of fold {fold}"), InferenceCheckpoint(None, None)
     shown = predict(ensembles, photos, settings, kept, predicting, taught_rows(data, training.folds, fold))
-    logits = by_task(ensembles, shown.outputs)
+    logits = by_task(ensembles, shown.logits)
     joints = np.stack([ensemble.joint(found) for ensemble, found in zip(ensembles, logits, strict=True)])
     files = tuple(data.files[row] for row in shown.rows)
     return FoldTargets(_models([*planned.teachers], ensembles), files, blend(joints).astype(np.float32))

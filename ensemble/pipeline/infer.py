@@ -37,11 +37,11 @@ from ensemble.pipeline.inputs import (
     load_runs,
     part_of,
 )
-from ensemble.prediction.anytime_predictor import check_budget
 from ensemble.prediction.estimate import estimate_inference
 from ensemble.prediction.infer import infer as predict_photos
 from ensemble.prediction.infer import save_logits
 from ensemble.prediction.outputs import InferenceSettings
+from ensemble.prediction.strategies import check_budget
 from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.views import Tta
 from folds.errors import MaskensError

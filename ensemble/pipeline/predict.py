@@ -73,7 +73,7 @@ def predict(
     predicting = part_of(on_progress, "predicting")
     settings = InferenceSettings(chosen.fitted.tta_set, hardware)
     prediction = predict_photos(chosen.ensembles, found, settings, on_predict=predicting)
-    predictions = photo_predictions(chosen.ensembles, prediction, chosen.fitted)
+    predictions = photo_predictions(chosen.ensembles, prediction.logits, chosen.fitted)
     records = prediction_records(found.files, predictions, distorted)
     earlier = _kept(path, records) if path else None
     used = f"{len(records)} photos, {chosen.words}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,11 @@ import torch
 from ensemble.data.cache import missing_bytes, open_photos
 from ensemble.data.loader import plain_batches
 from ensemble.decision.members import Ensemble
-from ensemble.models.build import load_checkpoint, to_input
 from ensemble.models.engine import BATCH
-from ensemble.models.engine_choice import choose_engine
-from ensemble.models.onnx_graph import OnnxGraphs
+from ensemble.models.precision import shortest
 from ensemble.models.process import configure_process
-from ensemble.models.tta import stack_views
 from ensemble.prediction.outputs import InferenceSettings
-from ensemble.recipes.schema import Geometry
+from ensemble.prediction.predictor import Predictor
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.views import as_set
 from folds.people import PhotoSet
@@ -38,34 +36,30 @@ def estimate_inference(
         MaskensError: a photo of the probe that can't be read, a damaged checkpoint.
     """
     hardware, views = settings.hardware, as_set(settings.tta).views
-    device = torch.device(hardware.device)
     configure_process(hardware.job_threads)
+    predictor = Predictor(ensembles, views, torch.device(hardware.device), settings.engine)
     rows = np.flatnonzero(photos.readable)
     count = len(rows)
     some = photos.some(rows[np.linspace(0, count - 1, min(2 * BATCH, count)).astype(np.int64)])
     probed = len(some.files)
-    total, decode = 0.0, 0.0
-    shapes: dict[Geometry, None] = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for member in [m for e in ensembles for m in e.members if m.fold == e.folds(m.task)[0]]:
-            shape = member.card.geometry
-            shapes[shape] = None
-            started = time.perf_counter()
-            decoded = open_photos(some, [shape], Path(scratch), hardware.decoding_threads)
-            decode = max(decode, (time.perf_counter() - started) / probed)
-            batch = next(iter(plain_batches(decoded, range(probed), probed, 0))).photos[0]
-            normalisation = member.card.mean, member.card.std
-            x = stack_views(to_input(batch, *normalisation, device), views, normalisation)
-            started = time.perf_counter()
-            model = load_checkpoint(member.path, device)[0]
-            alike = sum(m.task == member.task for e in ensembles for m in e.members if member in e.members)
-            passes = count * len(views)
-            engine = choose_engine(model, x, settings.engine, BATCH, OnnxGraphs(), passes, alike)
-            load = time.perf_counter() - started
-            each = min(_seconds(lambda: engine.logits(x).cpu()) for _ in range(2)) / probed  # noqa: B023
-            share = EVALUATED if settings.early_exit and member.card.predicts in ONLY_GENDER else 1.0
-            total += alike * (load + count * share * each)
-    lacking = missing_bytes(photos, list(shapes), settings.cache)
+        started = time.perf_counter()
+        decoded = open_photos(some, predictor.geometries, Path(scratch), hardware.decoding_threads)
+        decode = (time.perf_counter() - started) / probed
+        inputs = predictor.inputs(next(iter(plain_batches(decoded, range(probed), probed, 0))).photos)
+    total = 0.0
+    alike = Counter(m.path.parent.parent for m in predictor.members)
+    probes = {m.path.parent.parent: n for n, m in reversed(list(enumerate(predictor.members)))}
+    for task, number in probes.items():
+        started = time.perf_counter()
+        predictor.load([number], inputs, count * len(views))
+        load = time.perf_counter() - started
+        each = shortest(lambda: predictor.forward({number: None}, inputs), 2) / probed  # noqa: B023
+        predictor.engines.clear()
+        one_gender = predictor.members[number].card.predicts in ONLY_GENDER
+        share = EVALUATED if settings.early_exit and one_gender else 1.0
+        total += alike[task] * (load + count * share * each)
+    lacking = missing_bytes(photos, predictor.geometries, settings.cache)
     decoding = count * decode if lacking or settings.cache is None else 0.0
     return seconds_in_all(total, decoding, settings), lacking
 
@@ -81,9 +75,3 @@ def seconds_in_all(predicting: float, decoding: float, settings: InferenceSettin
     if settings.cache is not None or hardware.device == "cpu" or not hardware.job_workers:
         return predicting + decoding
     return max(predicting, decoding * max(1.0, hardware.decoding_threads / hardware.job_workers))
-
-
-def _seconds(what: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    what()
-    return time.perf_counter() - started

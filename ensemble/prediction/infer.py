@@ -17,9 +17,8 @@ from ensemble.decision.decide import Rule
 from ensemble.decision.members import Ensemble, Member, geometries
 from ensemble.decision.tuning import Fitted
 from ensemble.jobs.oof import Logits
-from ensemble.models.precision import PrecisionChoice
-from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings
-from ensemble.prediction.predicted import Predicted, predict
+from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, Outputs
+from ensemble.prediction.predict import predict
 from ensemble.prediction.predictor import by_task
 from ensemble.prediction.shards import predict_in_shards
 from ensemble.recipes.tasks import ONLY_GENDER
@@ -36,32 +35,25 @@ class Prediction:
 
     joints: npt.NDArray[np.float64]  # (runs, photos, 18), log probabilities
     logits: list[dict[str, Logits]]  # of each run, task -> (folds, views, photos, width), NaN where not shown
-    precisions: tuple[PrecisionChoice, ...] = ()  # of each model
-    compile_seconds: float = 0.0
-    engine_notes: tuple[str, ...] = ()  # what could not be made faster
-    resumed: int = 0  # photos that an interrupted inference had done
-    warning: str = ""
-    without_face: int = 0  # of the photos predicted now, those of which no face could be cut out
+    outputs: Outputs  # what they are made of, and how
     evaluated: float | None = None  # share of the photos that age models of one gender evaluated; None: all
-    budget: str = ""  # what came of it
     seen: npt.NDArray[np.bool_] | None = None  # (photos,), False for those that were skipped; None: all were seen
 
     @property
     def notes(self) -> list[str]:
         """What was out of the ordinary, a line each."""
-        lines = [f"{self.resumed} photos were done before the interruption"] if self.resumed else []
-        lines += [self.warning] if self.warning else []
-        if self.without_face:
-            lines.append(no_face_note(self.without_face, self.joints.shape[1] - self.resumed))
-        if self.compile_seconds:
-            lines.append(f"compiled in {self.compile_seconds:.0f} s")
-        lines += [
-            f"{count} of {len(self.precisions)} models: {note}" for note, count in Counter(self.engine_notes).items()
-        ]
-        if any(c.note or c.precision != "fp32" or c.engine != "torch" or c.speedup for c in self.precisions):
+        outputs, chosen = self.outputs, self.outputs.chosen
+        lines = [f"{outputs.resumed} photos were done before the interruption"] if outputs.resumed else []
+        lines += [outputs.warning] if outputs.warning else []
+        if outputs.without_face:
+            lines.append(no_face_note(outputs.without_face, self.joints.shape[1] - outputs.resumed))
+        if outputs.compile_seconds:
+            lines.append(f"compiled in {outputs.compile_seconds:.0f} s")
+        lines += [f"{count} of {len(chosen)} models: {note}" for note, count in Counter(outputs.notes).items()]
+        if any(c.note or c.precision != "fp32" or c.engine != "torch" or c.speedup for c in chosen):
             lines.append(self.precision)
-        if self.budget:
-            lines.append(self.budget)
+        if outputs.budget:
+            lines.append(outputs.budget)
         if self.evaluated is not None and self.evaluated < 1:
             lines.append(
                 f"early exit: age models of one gender made {self.evaluated:.0%} of their passes, with the same classes"
@@ -71,15 +63,16 @@ class Prediction:
     @property
     def precision(self) -> str:
         """In which precision, by which engine the models predicted, in words."""
-        others = any(c.engine != "torch" or c.speedup for c in self.precisions)
-        counts = Counter(f"{c.engine} in {c.precision}" if others else c.precision for c in self.precisions)
-        words = ", ".join(f"{name} for {count} of {len(self.precisions)} models" for name, count in counts.items())
+        chosen = self.outputs.chosen
+        others = any(c.engine != "torch" or c.speedup for c in chosen)
+        counts = Counter(f"{c.engine} in {c.precision}" if others else c.precision for c in chosen)
+        words = ", ".join(f"{name} for {count} of {len(chosen)} models" for name, count in counts.items())
         if set(counts) != {"fp32"}:
-            largest = max(c.difference for c in self.precisions)
+            largest = max(c.difference for c in chosen)
             words += f", largest difference of a logit to fp32 {largest:.2g} on a first batch"
-        if measured := [c.speedup for c in self.precisions if c.speedup]:
+        if measured := [c.speedup for c in chosen if c.speedup]:
             words += f", {np.mean(measured):.1f} times as fast as torch in fp32"
-        return "; ".join(dict.fromkeys([words, *(c.note for c in self.precisions if c.note)]))
+        return "; ".join(dict.fromkeys([words, *(c.note for c in chosen if c.note)]))
 
 
 def infer(
@@ -100,33 +93,22 @@ def infer(
         on_predict: called with (photos predicted, photos in all).
 
     Raises:
-        MaskensError: as `EnsemblePredictor.run`.
+        MaskensError: as `predict`.
     """
     everyone = [m for ensemble in ensembles for m in ensemble.members]
     decoded = open_photos(photos, geometries(everyone), settings.cache, settings.hardware.decoding_threads, on_decode)
     identity = _identity(ensembles, photos, settings)
     if settings.hardware.several_processes:
-        shown = predict_in_shards(ensembles, decoded, settings, identity, on_predict)
+        outputs = predict_in_shards(ensembles, decoded, settings, identity, on_predict)
     else:
-        shown = predict(ensembles, decoded, settings, InferenceCheckpoint(settings.partial, identity), on_predict)
+        outputs = predict(ensembles, decoded, settings, InferenceCheckpoint(settings.partial, identity), on_predict)
     logits = [
-        {task: _spread(values, shown.rows, len(decoded)) for task, values in found.items()}
-        for found in by_task(ensembles, shown.outputs)
+        {task: _spread(values, outputs.rows, len(decoded)) for task, values in found.items()}
+        for found in by_task(ensembles, outputs.logits)
     ]
     joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
-    return Prediction(
-        joints,
-        logits,
-        shown.chosen,
-        shown.compile_seconds,
-        shown.notes,
-        shown.resumed,
-        shown.warning,
-        shown.without_face,
-        _evaluated(everyone, shown) if settings.early_exit and not settings.budget else None,
-        shown.budget,
-        photos.readable,
-    )
+    evaluated = _evaluated(everyone, outputs) if settings.early_exit and not settings.budget else None
+    return Prediction(joints, logits, outputs, evaluated, photos.readable)
 
 
 def _spread(logits: Logits, rows: IntArray, photos: int) -> Logits:
@@ -150,11 +132,11 @@ def _identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: Inferen
     return [what, files, views, settings.hardware.device, asdict(settings.engine), decision, limit]
 
 
-def _evaluated(members: Sequence[Member], shown: Predicted) -> float:
+def _evaluated(members: Sequence[Member], outputs: Outputs) -> float:
     """The share of photos that the age models of one gender evaluated; 1 without such models."""
     shares = [
         float(np.isfinite(values[0, :, 0]).mean())
-        for values, member in zip(shown.outputs, members, strict=True)
+        for values, member in zip(outputs.logits, members, strict=True)
         if member.card.predicts in ONLY_GENDER
     ]
     return float(np.mean(shares)) if shares else 1.0

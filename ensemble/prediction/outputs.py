@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,36 +21,41 @@ from ensemble.models.precision import PrecisionChoice
 from ensemble.recipes.views import Tta, TtaSet
 from folds.errors import MaskensError
 from folds.files import json_text, save_npz, sha256
+from folds.labels import IntArray
 
 
 @dataclass(frozen=True)
-class SavedOutputs:
-    """What such a file holds."""
+class Outputs:
+    """What models predicted of photos, and what there is to tell of how."""
 
-    outputs: list[Logits]  # of each model, float32 (views, n, width)
+    rows: IntArray  # (n,), which photos
+    logits: list[Logits]  # of each model, float32 (views, n, width), NaN where a photo was not shown
     chosen: tuple[PrecisionChoice, ...]  # of each model
-    record: dict[str, Any]  # what else was saved
+    compile_seconds: float = 0.0
+    notes: tuple[str, ...] = ()  # what could not be made faster
+    without_face: int = 0  # photos, of those predicted now
+    resumed: int = 0  # photos that were done before
+    warning: str = ""
+    budget: str = ""  # what came of it
 
 
-def save_outputs(
-    path: Path, identity: str, outputs: Sequence[Logits], chosen: Sequence[PrecisionChoice], **record: Any
-) -> None:
-    """Replace the file.
+def save_outputs(path: Path, identity: str, outputs: Outputs) -> None:
+    """Replace the file that keeps outputs.
 
     Args:
         identity: hash of all that the logits depend on.
-        record: what JSON can hold.
 
     Raises:
         MaskensError: it can't be written.
     """
-    known = {"identity": identity, "models": len(outputs), "chosen": [asdict(c) for c in chosen], "record": record}
-    arrays: dict[str, Any] = {f"model{n}": values for n, values in enumerate(outputs)}
-    save_npz(path, arrays | {"known": json.dumps(known)})
+    record = {field.name: getattr(outputs, field.name) for field in dataclasses.fields(outputs)}
+    arrays = {f"model{n}": values for n, values in enumerate(record.pop("logits"))} | {"rows": record.pop("rows")}
+    record["chosen"] = [asdict(c) for c in outputs.chosen]
+    save_npz(path, arrays | {"known": json.dumps({"identity": identity, "record": record})})
 
 
-def read_outputs(path: Path | None, identity: str) -> SavedOutputs | None:
-    """What the file holds; None if there is none, or none of this identity."""
+def read_outputs(path: Path | None, identity: str) -> Outputs | None:
+    """What `save_outputs` wrote; None if there is none, or none of this identity."""
     if path is None or not path.exists():
         return None
     try:
@@ -57,22 +63,15 @@ def read_outputs(path: Path | None, identity: str) -> SavedOutputs | None:
             known = json.loads(str(z["known"]))
             if known["identity"] != identity:
                 return None
-            outputs = [z[f"model{n}"] for n in range(known["models"])]
-            return SavedOutputs(outputs, tuple(PrecisionChoice(**c) for c in known["chosen"]), known["record"])
+            record = known["record"] | {"notes": tuple(known["record"]["notes"])}
+            record["chosen"] = tuple(PrecisionChoice(**c) for c in record["chosen"])
+            logits = [z[f"model{n}"] for n in range(len(record["chosen"]))]
+            return Outputs(rows=z["rows"], logits=logits, **record)
     except Exception:  # half a file helps nobody: the photos are predicted anew
         return None
 
 
 EVERY = 20.0  # seconds between two states
-
-
-@dataclass(frozen=True)
-class State:
-    """The first `done` photos."""
-
-    done: int
-    outputs: list[Logits]  # of each model, (views, done, width)
-    chosen: tuple[PrecisionChoice, ...]
 
 
 class InferenceCheckpoint:
@@ -87,23 +86,17 @@ class InferenceCheckpoint:
         self.note = ""  # why nothing is kept
         self._saved = time.monotonic()
 
-    def load(self) -> State | None:
-        """What there is to go on from; None if nothing, or nothing that fits."""
-        found = read_outputs(self.path, self.identity)
-        return State(found.record["done"], found.outputs, found.chosen) if found else None
+    def load(self) -> Outputs | None:
+        """Of the first photos, what there is to go on from; None if nothing, or nothing that fits."""
+        return read_outputs(self.path, self.identity)
 
-    def save(
-        self,
-        done: int,
-        outputs: Sequence[Logits],
-        chosen: Sequence[PrecisionChoice],
-        now: bool = False,
-    ) -> None:
-        """Keep the first `done` photos, if it is time. Where that fails, as on a full disk, the work itself goes on."""
-        if self.path is None or self.note or done == 0 or not (now or time.monotonic() - self._saved > EVERY):
+    def save(self, outputs: Callable[[], Outputs], now: bool = False) -> None:
+        """Keep those of the first photos, if it is time. Where that fails, as on a full disk, the work itself goes
+        on."""
+        if self.path is None or self.note or not (now or time.monotonic() - self._saved > EVERY):
             return
         try:
-            save_outputs(self.path, self.identity, [values[:, :done] for values in outputs], chosen, done=done)
+            save_outputs(self.path, self.identity, outputs())
         except MaskensError as error:
             self.note = f"progress could not be saved, so an interruption would have lost it: {error}"
         self._saved = time.monotonic()

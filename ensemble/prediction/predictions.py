@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +10,14 @@ import numpy as np
 import torch
 
 from ensemble.data.cache import refuse_without_detector
-from ensemble.decision.decide import decide
-from ensemble.decision.members import Ensemble, geometries
+from ensemble.decision.decide import Decision, decide
+from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import Fitted
 from ensemble.jobs.hardware import Hardware
-from ensemble.models.build import load_checkpoint
-from ensemble.models.engine import AS_TRAINED, BATCH, CHECKED, fast_engine
+from ensemble.jobs.oof import Logits
+from ensemble.models.engine import CHECKED
 from ensemble.models.process import configure_process
-from ensemble.prediction.infer import Prediction
-from ensemble.prediction.predictor import BatchInputs, by_task, forward, groups_that_fit
+from ensemble.prediction.predictor import BatchInputs, Predictor, by_task, groups_that_fit
 from folds.errors import MaskensError
 from folds.labels import AGES, CLASS_NAMES, GENDERS, MASKS, FloatArray, IntArray, decode
 from folds.photos import Pixels
@@ -66,19 +65,26 @@ def complete_folds(ensembles: Sequence[Ensemble]) -> list[int]:
     return folds
 
 
-def photo_predictions(ensembles: Sequence[Ensemble], prediction: Prediction, fitted: Fitted) -> PhotoPredictions:
+def photo_predictions(
+    ensembles: Sequence[Ensemble], logits: Sequence[Mapping[str, Logits]], fitted: Fitted
+) -> PhotoPredictions:
     """Decide, with all folds and with each fold's models by themselves.
 
     The disagreement is the mean total variation distance between a fold's probabilities and the mean of all folds'.
 
+    Args:
+        logits: of each run, task -> float32 (folds, views, photos, width).
+
     Raises:
         MaskensError: as `complete_folds`.
     """
-    decision, folds = decide(prediction.joints, fitted.weights, fitted.offsets), complete_folds(ensembles)
-    alone = []
-    for fold in folds:
-        joints = [e.joint(logits, only=fold) for e, logits in zip(ensembles, prediction.logits, strict=True)]
-        alone.append(decide(np.stack(joints), fitted.weights, fitted.offsets))
+
+    def decided(fold: int | None = None) -> Decision:
+        joints = [e.joint(found, only=fold) for e, found in zip(ensembles, logits, strict=True)]
+        return decide(np.stack(joints), fitted.weights, fitted.offsets)
+
+    folds = complete_folds(ensembles)
+    decision, alone = decided(), [decided(fold) for fold in folds]
     p = np.exp([a.log_probabilities for a in alone])  # (folds, photos, 18)
     decisions = np.stack([a.classes for a in alone])
     return PhotoPredictions(
@@ -128,59 +134,42 @@ class ResidentEnsemble:
             MaskensError: a checkpoint that can't be used, no complete fold, or models that don't fit into memory
                 together.
         """
-        self.ensembles, self.fitted, self.views = ensembles, fitted, fitted.tta_set.views
-        self.device = torch.device(hardware.device)
-        self.members = [m for ensemble in ensembles for m in ensemble.members]
-        self.geometries = geometries(self.members)
+        self.fitted = fitted
+        self._predictor = Predictor(ensembles, fitted.tta_set.views, torch.device(hardware.device))
+        members, self.geometries = self._predictor.members, self._predictor.geometries
         complete_folds(ensembles)
         refuse_without_detector(self.geometries)
         configure_process(hardware.job_threads)
-        if len(groups_that_fit(self.members, self.device)) > 1:
-            size = sum(m.path.stat().st_size for m in self.members) / 1e9
+        if len(groups_that_fit(members, self._predictor.device)) > 1:
+            size = sum(m.path.stat().st_size for m in members) / 1e9
             raise MaskensError(
-                f"{len(self.members)} models of {size:.1f} GB don't fit into the free memory together, and here all "
+                f"{len(members)} models of {size:.1f} GB don't fit into the free memory together, and here all "
                 "of them have to stay there; `maskens predict` and `maskens infer` load as many at a time as fit"
             )
-        stand_ins = BatchInputs(
-            [torch.from_numpy(np.stack(sizes)) for sizes in zip(*_noise(self.shapes), strict=True)],
-            self.geometries,
-            self.views,
-            self.device,
-        )
-        try:
-            self.engines = [
-                fast_engine(load_checkpoint(m.path, self.device)[0], stand_ins.of(m), AS_TRAINED, BATCH)
-                for m in self.members
-            ]
-        except torch.OutOfMemoryError:
-            raise MaskensError("the GPU's memory is too small for the models; use --device cpu") from None
-        self.predict(_noise(self.shapes))  # the first time takes longer than any other
-
-    @property
-    def shapes(self) -> list[tuple[int, int, int]]:
-        """Of a photo in each of `geometries`: (height, width, 3)."""
-        return [g.shape for g in self.geometries]
+        stand_ins = _noise([g.shape for g in self.geometries])
+        self._predictor.load(range(len(members)), self._inputs(stand_ins))
+        self.predict(stand_ins)  # the first time takes longer than any other
 
     @property
     def notes(self) -> list[str]:
         """What could not be made faster, and why."""
-        return list(dict.fromkeys(note for engine in self.engines for note in engine.notes))
+        return list(dict.fromkeys(self._predictor.notes))
 
     def predict(self, photos: Sequence[Sequence[Pixels]]) -> PhotoPredictions:
         """Decide on photos.
 
         Args:
-            photos: not empty; each in all of `geometries`, uint8 of `shapes`.
+            photos: not empty; each in all of `geometries`, uint8 of their shapes.
 
         Raises:
-            MaskensError: as `forward.forward`.
+            MaskensError: as `Predictor.forward`.
         """
-        batch = [torch.from_numpy(np.stack(sizes)) for sizes in zip(*photos, strict=True)]
-        inputs = BatchInputs(batch, self.geometries, self.views, self.device)
-        outputs = forward([(m, engine, None) for m, engine in zip(self.members, self.engines, strict=True)], inputs)
-        logits = by_task(self.ensembles, outputs)
-        joints = np.stack([e.joint(found) for e, found in zip(self.ensembles, logits, strict=True)])
-        return photo_predictions(self.ensembles, Prediction(joints, logits), self.fitted)
+        models = self._predictor
+        outputs = models.forward(dict.fromkeys(models.engines), self._inputs(photos))
+        return photo_predictions(models.ensembles, by_task(models.ensembles, outputs), self.fitted)
+
+    def _inputs(self, photos: Sequence[Sequence[Pixels]]) -> BatchInputs:
+        return self._predictor.inputs([torch.from_numpy(np.stack(s)) for s in zip(*photos, strict=True)])
 
 
 def _noise(shapes: Sequence[tuple[int, int, int]]) -> list[list[Pixels]]:

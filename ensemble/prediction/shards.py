@@ -16,8 +16,8 @@ from ensemble.backends.choose import open_backend
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.decision.members import Ensemble, geometries
 from ensemble.models.precision import PrecisionChoice
-from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, read_outputs, save_outputs
-from ensemble.prediction.predicted import Predicted, predict
+from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, Outputs, read_outputs, save_outputs
+from ensemble.prediction.predict import predict
 from folds.errors import MaskensError
 from folds.files import json_text, read_json, sha256, write_json
 from folds.labels import IntArray
@@ -34,7 +34,7 @@ def predict_in_shards(
     settings: InferenceSettings,
     identity: Any,
     on_predict: Progress | None = None,
-) -> Predicted:
+) -> Outputs:
     """Predict photos with every model, shards of them at a time; shards that were done before are kept.
 
     Args:
@@ -42,7 +42,7 @@ def predict_in_shards(
         on_predict: called with (photos predicted, photos in all), from one thread at a time.
 
     Raises:
-        MaskensError: as `EnsemblePredictor.run`, or a shard whose process was lost too often.
+        MaskensError: as `predict`, or a shard whose process was lost too often.
     """
     if settings.shards is None:
         raise ValueError("shards need a folder")
@@ -50,15 +50,16 @@ def predict_in_shards(
     size = _size(settings.shards, identity, len(rows), settings.hardware.jobs)
     work = _Work(ensembles, photos, settings, identity)
     shards = [rows[start : start + size] for start in range(0, len(rows), size)]
-    left = [shard for shard in shards if not work.load(shard)]
-    before = len(rows) - sum(map(len, left))
+    found = {n: outputs for n, shard in enumerate(shards) if (outputs := work.load(shard))}
+    left = [n for n in range(len(shards)) if n not in found]
+    before = sum(len(outputs.rows) for outputs in found.values())
     done, lock = before, threading.Lock()
 
-    def run(shard: IntArray) -> None:
+    def run(number: int) -> None:
         nonlocal done
-        work.run(backend, shard)
+        found[number] = work.run(backend, shards[number])
         with lock:
-            done += len(shard)
+            done += len(shards[number])
             if on_predict:
                 on_predict(done, len(rows))
 
@@ -66,11 +67,10 @@ def predict_in_shards(
         with open_backend(settings.hardware) as backend:
             if settings.engine.precision == "auto" or settings.engine.engine != "torch":  # the first chooses for all
                 run(left.pop(0))
-                work.chosen = _loaded(work, shards).chosen
+                work.chosen = found[min(found)].chosen
             run_in_threads(run, left, backend.slots)
-    found = _merged([_loaded(work, [shard]) for shard in shards], before)
     shutil.rmtree(settings.shards, ignore_errors=True)
-    return found
+    return _merged([found[n] for n in range(len(shards))], before)
 
 
 def _size(folder: Path, identity: Any, photos: int, jobs: int) -> int:
@@ -103,7 +103,8 @@ class _Work:
     def file(self, shard: IntArray) -> Path:
         return self.folder / f"{shard[0]}-{shard[-1]}.npz"
 
-    def run(self, backend: Backend, shard: IntArray) -> None:
+    def run(self, backend: Backend, shard: IntArray) -> Outputs:
+        """Have a shard predicted by another process, which leaves a file."""
         file, photos, name = self.file(shard), self.photos.photos, f"photos {shard[0] + 1} to {shard[-1] + 1}"
         runs = {m.path.parent.parent.parent for e in self.ensembles for m in e.members}
 
@@ -117,13 +118,13 @@ class _Work:
         except WorkerLost as lost:
             raise MaskensError(f"{name}: {lost}. The others are kept; the same command goes on.") from lost
 
-    def load(self, shard: IntArray) -> Predicted | None:
+        if found := self.load(shard):
+            return found
+        raise MaskensError(f"{file} is gone or damaged: run the same command again.")
+
+    def load(self, shard: IntArray) -> Outputs | None:
         """What a shard left; None if nothing, or nothing that fits."""
-        found = read_outputs(self.file(shard), self.identity)
-        if found is None:
-            return None
-        notes = tuple(found.record["notes"])
-        return Predicted(shard, found.outputs, found.chosen, **found.record | {"notes": notes})
+        return read_outputs(self.file(shard), self.identity)
 
 
 def _predict_shard(
@@ -139,25 +140,15 @@ def _predict_shard(
     members = [m for ensemble in ensembles for m in ensemble.members]
     opened = open_photos(photos, geometries(members), settings.cache, settings.hardware.decoding_threads)
     kept = InferenceCheckpoint(file.with_suffix(".partial.npz"), [identity, int(shard[0]), int(shard[-1])])
-    found = predict(ensembles, opened, settings, kept, rows=shard, chosen=chosen)
-    record = {name: getattr(found, name) for name in ("compile_seconds", "notes", "without_face")}
-    save_outputs(file, identity, found.outputs, found.chosen, **record)
+    save_outputs(file, identity, predict(ensembles, opened, settings, kept, rows=shard, chosen=chosen))
 
 
-def _loaded(work: _Work, shards: Sequence[IntArray]) -> Predicted:
-    """The first of these shards that is there."""
-    for shard in shards:
-        if found := work.load(shard):
-            return found
-    raise MaskensError(f"{work.file(shards[0])} is gone or damaged: run the same command again.")
-
-
-def _merged(parts: Sequence[Predicted], resumed: int) -> Predicted:
+def _merged(parts: Sequence[Outputs], resumed: int) -> Outputs:
     """Shards in their order as one."""
     first = parts[0]
-    return Predicted(
+    return Outputs(
         np.concatenate([part.rows for part in parts]),
-        [np.concatenate(same, axis=1) for same in zip(*(part.outputs for part in parts), strict=True)],
+        [np.concatenate(same, axis=1) for same in zip(*(part.logits for part in parts), strict=True)],
         first.chosen,
         max(part.compile_seconds for part in parts),
         first.notes,

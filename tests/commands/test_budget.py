@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from run_command import maskens, refused
 
-from ensemble.prediction import anytime_predictor
+from ensemble.prediction import strategies
 
 RUN = Path("runs/default")
 
 
 @pytest.fixture(autouse=True)
 def few_photos_decide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(anytime_predictor, "WHOLE", 64)
+    monkeypatch.setattr(strategies, "WHOLE", 64)
 
 
 def shown(run: Path = RUN) -> np.ndarray:
@@ -46,7 +46,7 @@ def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypat
     whole = (RUN / "submission.csv").read_bytes(), shown()
 
     batches = 0
-    predict = anytime_predictor.AnytimePredictor._predict_batch
+    predict = strategies.WithinBudget.__call__
 
     def interrupted(*args: object) -> None:
         nonlocal batches
@@ -56,7 +56,7 @@ def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypat
         predict(*args)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(anytime_predictor.AnytimePredictor, "_predict_batch", interrupted)
+        patch.setattr(strategies.WithinBudget, "__call__", interrupted)
         assert maskens("infer", "--budget", "0.6", "--no-tuning").code == 130
     assert (RUN / "eval.partial.npz").exists()
     done = maskens("infer", "--budget", "0.6", "--no-tuning")
@@ -66,7 +66,7 @@ def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypat
 
 
 def test_where_few_photos_see_all_passes_no_class_changes(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(anytime_predictor, "WHOLE", 512)
+    monkeypatch.setattr(strategies, "WHOLE", 512)
     assert maskens("infer", "--no-tuning").code == 0
     whole = (RUN / "submission.csv").read_bytes()
     done = maskens("infer", "--budget", "0.5", "--no-tuning")

@@ -23,8 +23,8 @@ from ensemble.models.precision import PrecisionChoice
 from ensemble.prediction import predictor
 from ensemble.prediction.estimate import seconds_in_all
 from ensemble.prediction.infer import Prediction, infer
-from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings
-from ensemble.prediction.predictor import EnsemblePredictor
+from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, Outputs
+from ensemble.prediction.predictor import refuse_another_way
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Geometry
 from ensemble.recipes.tasks import ONLY_GENDER
@@ -170,7 +170,7 @@ def test_an_interrupted_inference_goes_on_where_it_was(
     plain_logits = InferenceEngine.logits
     monkeypatch.setattr(InferenceEngine, "logits", lambda self, x: shown.append(len(x)) or plain_logits(self, x))
     found = run(models, data, early_exit=early_exit, partial=partial)
-    assert found.resumed == 128 and "128 photos were done" in found.notes[0]
+    assert found.outputs.resumed == 128 and "128 photos were done" in found.notes[0]
     assert max(shown) == 2 * (150 - 128), "two views of the photos that are left"
     monkeypatch.undo()
     whole = run(models, data, early_exit=early_exit)
@@ -187,7 +187,7 @@ def test_what_another_inference_left_is_not_gone_on_from(models: Ensemble, data:
 
     with pytest.raises(KeyboardInterrupt):
         run(models, data, partial=partial, on_predict=stop)
-    assert run(models, data, partial=partial, early_exit=RULE).resumed == 0
+    assert run(models, data, partial=partial, early_exit=RULE).outputs.resumed == 0
 
 
 @pytest.mark.parametrize("early_exit", [None, RULE])
@@ -220,7 +220,7 @@ def test_what_was_kept_before_a_photo_broke_is_not_gone_on_from(
         with pytest.raises(KeyboardInterrupt):
             run(models, dataclasses.replace(data, skipped=skipped), partial=partial, on_predict=stop)
         assert partial.exists()
-        assert run(models, dataclasses.replace(data, skipped=other), partial=partial).resumed == 0
+        assert run(models, dataclasses.replace(data, skipped=other), partial=partial).outputs.resumed == 0
 
 
 def test_a_full_disk_stops_no_inference_but_is_told(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
@@ -243,17 +243,18 @@ def test_half_a_state_is_no_state(content: bytes, tmp_path: Path) -> None:
 
 
 def test_a_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, outputs = tmp_path / "eval.partial.npz", [np.arange(12, dtype=np.float32).reshape(2, 3, 2)]
+    path, logits = tmp_path / "eval.partial.npz", [np.arange(12, dtype=np.float32).reshape(2, 3, 2)]
+    outputs = Outputs(np.array([5, 7, 9]), logits, (PrecisionChoice("bf16", 0.5, ""),), notes=("slow",))
     clock = [0.0]
     monkeypatch.setattr("ensemble.prediction.outputs.time.monotonic", lambda: clock[0])
     partial = InferenceCheckpoint(path, "x")
-    partial.save(2, outputs, [PrecisionChoice("bf16", 0.5, "")])
+    partial.save(lambda: outputs)
     assert not path.exists(), "too soon"
     clock[0] = 3600.0
-    partial.save(2, outputs, [PrecisionChoice("bf16", 0.5, "")])
+    partial.save(lambda: outputs)
     state = InferenceCheckpoint(path, "x").load()
-    assert state is not None and state.done == 2 and state.chosen == (PrecisionChoice("bf16", 0.5, ""),)
-    assert np.array_equal(state.outputs[0], outputs[0][:, :2])
+    assert state is not None and (state.chosen, state.notes) == (outputs.chosen, outputs.notes)
+    assert np.array_equal(state.rows, outputs.rows) and np.array_equal(state.logits[0], logits[0])
     assert InferenceCheckpoint(path, "y").load() is None
 
 
@@ -276,20 +277,19 @@ def test_bf16_is_told_with_the_largest_difference(models: Ensemble, data: EvalDa
 
 def test_few_photos_are_left_to_torch_by_auto_which_says_so_of_every_model(models: Ensemble, data: EvalData) -> None:
     found = run(models, data, engine=EngineOptions(engine="auto"))
-    assert {choice.engine for choice in found.precisions} == {"torch"}
+    assert {choice.engine for choice in found.outputs.chosen} == {"torch"}
     said = [int(note.split()[0]) for note in found.notes if "engine auto is torch here" in note]
     assert sum(said) == len(models.members)
 
 
-def test_an_interrupted_inference_does_not_go_on_by_another_engine(models: Ensemble, data: EvalData) -> None:
-    predictor = EnsemblePredictor([models], photos_of(data, (32, 24)), InferenceSettings("flip", CPU))
+def test_an_interrupted_inference_does_not_go_on_by_another_engine() -> None:
     with pytest.raises(MaskensError, match="predicted with openvino in bf16, and these would be with torch in fp32"):
-        predictor._refuse_another(PrecisionChoice("bf16", 0.1, "", "openvino"), PrecisionChoice("fp32", 0.0, ""))
+        refuse_another_way(PrecisionChoice("bf16", 0.1, "", "openvino"), PrecisionChoice("fp32", 0.0, ""))
 
 
 def test_engine_and_speed_are_told() -> None:
     chosen = (PrecisionChoice("fp32", 1e-5, "", "openvino", 2.9), PrecisionChoice("fp32", 0.0, "", "torch", 1.0))
-    (line,) = Prediction(np.zeros((1, 1, 18)), [], chosen).notes
+    (line,) = Prediction(np.zeros((1, 1, 18)), [], Outputs(np.arange(1), [], chosen)).notes
     assert line == (
         "openvino in fp32 for 1 of 2 models, torch in fp32 for 1 of 2 models, largest difference of a logit to fp32 "
         "1e-05 on a first batch, 1.9 times as fast as torch in fp32"

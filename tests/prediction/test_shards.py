@@ -154,4 +154,4 @@ def test_one_way_of_predicting_is_chosen_for_all_shards(
 ) -> None:
     small()
     found = predicted(models, data, tmp_path / "shards", engine=EngineOptions("auto"))
-    assert len(found.precisions) == len(models.members)
+    assert len(found.outputs.chosen) == len(models.members)

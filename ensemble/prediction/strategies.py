@@ -1,0 +1,166 @@
+"""Which models see which photos: all, those that can change a class, or as many as a budget allows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from ensemble.decision.anytime import AnytimeRule, Budget, choose_rule, leaves, margins, pass_order, scores_after_passes
+from ensemble.decision.decide import Rule
+from ensemble.decision.early_exit import gender_to_evaluate, upper_bounds
+from ensemble.decision.members import Ensemble
+from ensemble.decision.tuning import Fitted
+from ensemble.jobs.oof import Logits
+from ensemble.prediction.predictor import Batch
+from ensemble.recipes.schema import Geometry
+from ensemble.recipes.tasks import ONLY_GENDER
+from folds.errors import MaskensError
+from folds.labels import GENDERS, IntArray
+
+WHOLE = 512  # photos that all passes are made for, to choose the rule on
+FEWEST = 3  # passes
+MEMORY = 256e6  # bytes of pixels to hold at a time: the more photos, the fuller the batches of those that are left
+ORDER = 0  # seed of the order of the photos: the first ones have to be like all
+
+
+class Strategy:
+    """All models see all photos."""
+
+    def order(self, rows: IntArray) -> IntArray:
+        """In which order photos are predicted."""
+        return rows
+
+    def batch_size(self, usual: int) -> int:
+        """How many photos are read at a time."""
+        return usual
+
+    def __call__(self, batch: Batch) -> None:
+        """Show a batch to the models that are loaded."""
+        batch.show(dict.fromkeys(batch.predictor.engines))
+
+    def words(self, outputs: Sequence[Logits]) -> str:
+        """What it came to, after the last batch; "" if there is nothing to tell."""
+        return ""
+
+
+class EarlyExit(Strategy):
+    """The age models of a gender see only the photos of which they can change the class.
+
+    Args:
+        fitted: what the joint decision rests on.
+    """
+
+    def __init__(self, fitted: Fitted) -> None:
+        self.fitted = fitted
+
+    def __call__(self, batch: Batch) -> None:
+        models = batch.predictor
+        only = {n: ONLY_GENDER.get(models.members[n].card.predicts) for n in models.engines}
+        batch.show({n: None for n, gender in only.items() if gender is None})
+        evaluated = np.array([[g not in only.values() for g in range(len(GENDERS))]] * len(batch))
+        for _ in GENDERS:
+            gender = gender_to_evaluate(upper_bounds(models.ensembles, batch.by_task(), self.fitted), evaluated)
+            here = {g: np.flatnonzero(gender == g) for g in range(len(GENDERS))}
+            batch.show({n: here[g] for n, g in only.items() if g is not None and len(here[g])})
+            for g, places in here.items():
+                evaluated[places, g] = True
+
+
+def check_budget(budget: Budget, ensembles: Sequence[Ensemble], rule: Rule, together: bool) -> None:
+    """Refuse a budget of less than one pass, and any where passes could not be left out one by one.
+
+    Args:
+        together: whether photos of a person are decided together.
+
+    Raises:
+        MaskensError: with the reason.
+    """
+    first = ensembles[0]
+    folds = first.complete_folds
+    passes = len(folds) * len(first.tta.views)
+    reasons = [
+        (len(ensembles) > 1, "of one run, not of several"),
+        (rule != "joint" or together, "with --decision joint, each photo by itself"),
+        (any(first.folds(task) != folds for task in first.targets), "if every task has models of the same folds"),
+        (first.tta.merge != "mean", "with views that are merged by their mean"),
+        (passes < FEWEST, f"of {FEWEST} (folds times views) or more"),
+    ]
+    problems = [words for wrong, words in reasons if wrong]
+    if problems:
+        raise MaskensError(f"--budget can leave passes out only {', and '.join(problems)}.")
+    least = math.ceil(1000 / passes) / 1000
+    if budget.share and budget.share * passes < 1:
+        raise MaskensError(
+            f"--budget {budget.share:g} is less than one of the {passes} passes; give at least {least:g}."
+        )
+
+
+class WithinBudget(Strategy):
+    """Makes all passes for the first photos, chooses a rule on them, and lets the others leave by it.
+
+    The photos come in random order, so that the first are a sample of all.
+
+    Args:
+        fitted: what the joint decision rests on.
+        geometries: in which photos are shown.
+        photos: how many there are.
+    """
+
+    def __init__(
+        self, budget: Budget, fitted: Fitted, ensemble: Ensemble, geometries: Sequence[Geometry], photos: int
+    ) -> None:
+        self.budget, self.ensemble, self.offsets = budget, ensemble, np.array(fitted.offsets)
+        self.rule: AnytimeRule | None = None
+        views, pixels = len(ensemble.tta.views), sum(int(np.prod(g.shape)) for g in geometries)
+        self.passes = pass_order(len(ensemble.complete_folds), views)
+        self._together = int(np.clip(MEMORY / (4 * pixels * views), 64, WHOLE))
+        self._photos, self._whole = photos, min(-(-WHOLE // self._together) * self._together, photos)
+
+    def order(self, rows: IntArray) -> IntArray:
+        return np.random.default_rng(ORDER).permutation(rows)
+
+    def batch_size(self, usual: int) -> int:
+        return self._together
+
+    def words(self, outputs: Sequence[Logits]) -> str:
+        if self.rule is None:
+            return ""
+        if self._whole == self._photos:
+            why = f"the rule is chosen on the first {WHOLE} photos, and there are {self._whole}"
+            return f"budget of {self.budget}: all passes were made, so no class changes: {why}"
+        share = float(np.mean([np.isfinite(values[:, :, 0]).mean() for values in outputs]))
+        return f"budget of {self.budget}: {share:.0%} of the passes were made, which {self.rule}"
+
+    def __call__(self, batch: Batch) -> None:
+        if self.rule is None and batch.rows.start >= self._whole and self.budget.share:  # an interrupted inference
+            self.rule = self._choose(batch, self.budget.share)
+        if self.rule is not None:
+            self._show(batch, self.rule)
+            return
+        began = time.perf_counter()
+        super().__call__(batch)
+        seconds = (time.perf_counter() - began) / len(batch)  # a photo, all passes made
+        if batch.rows.stop >= self._whole:
+            self.rule = self._choose(batch, self.budget.share or min(1.0, (self.budget.seconds or 0) / seconds))
+
+    def _choose(self, batch: Batch, share: float) -> AnytimeRule:
+        """The rule, on the first photos."""
+        scores = scores_after_passes(self.ensemble, batch.by_task(slice(0, self._whole))[0])
+        return choose_rule(scores + self.offsets, max(share, 1 / len(self.passes)))
+
+    def _show(self, batch: Batch, rule: AnytimeRule) -> None:
+        """Pass after pass over the photos that are left."""
+        folds, models = self.ensemble.complete_folds, batch.predictor
+        left = np.arange(len(batch))
+        for done, (fold, view) in enumerate(self.passes, start=1):
+            batch.show({n: left for n in models.engines if models.members[n].fold == folds[fold]}, view)
+            if done == len(self.passes):
+                return
+            known = {task: values[:, :, left] for task, values in batch.by_task()[0].items()}
+            scores = self.ensemble.scores(known) + self.offsets
+            left = left[~leaves(margins(scores), done, len(self.passes), rule.threshold)]
+            if not len(left):
+                return
