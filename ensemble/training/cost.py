@@ -250,8 +250,18 @@ def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, re
     predicted = len(spec.recipe.oof_views) * int((held_out & data.photos.readable).sum())  # after each epoch
     begun = not restart and (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()
     epochs = recipe.epochs - (read_status(spec.run, spec.task, spec.fold).epoch if begun else 0)
-    seconds = cost.start + epochs * (photos * cost.train + predicted * cost.predict)
+    seconds = job_seconds(cost, photos, predicted, epochs)
     return JobEstimate(spec.recipe.name, spec.task, spec.fold, photos, epochs, seconds)
+
+
+def job_seconds(cost: Cost, shown: float, predicted: float, epochs: int) -> float:
+    """Seconds of a job: building its model, and epochs that train on photos and then predict the held-out fold.
+
+    Args:
+        shown: photos that an epoch trains on.
+        predicted: photos of the held-out fold, each counted once for each view.
+    """
+    return cost.start + epochs * (shown * cost.train + predicted * cost.predict)
 
 
 def job_updates(spec: JobSpec, data: TrainData, folds: IntArray) -> int:

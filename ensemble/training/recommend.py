@@ -13,7 +13,8 @@ import torch
 from ensemble.jobs.hardware import Hardware
 from ensemble.recipes.reading import load_recipe, parse_recipe
 from ensemble.recipes.schema import Recipe
-from ensemble.training.cost import Cost, probe
+from ensemble.recipes.views import VIEWS
+from ensemble.training.cost import Cost, job_seconds, probe
 from folds.errors import MaskensError
 from folds.labels import SHOTS
 from folds.people import TrainData
@@ -81,10 +82,9 @@ def training_seconds(cost: Cost, photos: int, k: int, epochs: int, photos_per_pe
     Args:
         photos: labelled photos in all folds.
     """
-    shown = photos * (k - 1) * photos_per_person / len(SHOTS)
-    out_of_fold = 4 * photos * cost.predict  # the best and the last epoch, each with the mirror image
-    each_epoch = shown * cost.train + photos * cost.predict
-    return photos * cost.decode + k * cost.start + epochs * each_epoch + out_of_fold
+    shown = photos * (k - 1) / k * photos_per_person / len(SHOTS)
+    predicted = len(VIEWS["flip"]) * photos / k
+    return photos * cost.decode + k * job_seconds(cost, shown, predicted, epochs)
 
 
 def epochs_within(cost: Cost, photos: int, k: int, budget: float) -> int:
