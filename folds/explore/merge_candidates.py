@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from folds.corrections import COLUMNS
+from folds.corrections import MERGE_COLUMNS
 from folds.errors import MaskensError
 from folds.explore.duplicates import near_duplicates, perceptual_hash
 from folds.files import listing_text
@@ -72,7 +72,7 @@ def portrait_candidates(
 def candidates_csv(data: TrainData, candidates: Iterable[MergeCandidate]) -> str:
     """The list as `maskens folds --merge` takes it."""
     rows = [(c.a, c.b, c.bits, c.alike, *(data.files[photo] for photo in c.photos)) for c in candidates]
-    return listing_text((*COLUMNS, "bits", "photos", "photo_a", "photo_b"), rows)
+    return listing_text((*MERGE_COLUMNS, "bits", "photos", "photo_a", "photo_b"), rows)
 
 
 def candidates_sheet(
