@@ -116,9 +116,10 @@ def preload() -> None:
     """Import all that the commands do, so that a child that is killed has worked and not imported."""
     import ensemble.pipeline.infer
     import ensemble.pipeline.score
-    import ensemble.pipeline.split
     import ensemble.pipeline.train
     import ensemble.training.runner  # noqa: F401
+    import folds.pages.tables
+    import folds.run  # noqa: F401
 
 
 def killed_during(todo: Sequence[tuple[str, ...]], folder: Path, after: float) -> str:

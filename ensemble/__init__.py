@@ -9,20 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ensemble.commands.explore import explore
+    from ensemble.commands.folds import folds
+    from ensemble.commands.recommend import recommend
+    from ensemble.commands.sample import sample
     from ensemble.commands.verify import verify
     from ensemble.pipeline.audit import audit
     from ensemble.pipeline.compare import compare
     from ensemble.pipeline.distil import DistilOptions, distil
-    from ensemble.pipeline.explore import explore
     from ensemble.pipeline.export import export
     from ensemble.pipeline.infer import InferOptions, infer
     from ensemble.pipeline.predict import predict
-    from ensemble.pipeline.recommend import recommend
     from ensemble.pipeline.report import report
-    from ensemble.pipeline.sample import make_sample
     from ensemble.pipeline.score import score, score_submission, score_submissions
     from ensemble.pipeline.serve import ServeOptions, prepare_server, serve
-    from ensemble.pipeline.split import make_folds
     from ensemble.pipeline.submission import check_submission
     from ensemble.pipeline.sweep import compare_sweep, sweep
     from ensemble.pipeline.sweep_plan import SweepOptions
@@ -42,13 +42,13 @@ __all__ = [
     "distil",
     "explore",
     "export",
+    "folds",
     "infer",
-    "make_folds",
-    "make_sample",
     "predict",
     "prepare_server",
     "recommend",
     "report",
+    "sample",
     "score",
     "score_submission",
     "score_submissions",
@@ -67,15 +67,19 @@ _MODULES = {
     "TrainOptions": "train",
     "check_submission": "submission",
     "compare_sweep": "sweep",
-    "make_folds": "split",
-    "make_sample": "sample",
     "prepare_server": "serve",
     "score_submission": "score",
     "score_submissions": "score",
 }
 
 
-_STEPS = {"verify"}  # a command and a call from one module of ensemble/commands
+_STEPS = {
+    "explore",
+    "folds",
+    "recommend",
+    "sample",
+    "verify",
+}  # a command and a call from one module of ensemble/commands
 
 
 def __getattr__(name: str) -> Any:

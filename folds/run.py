@@ -12,7 +12,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from folds.corrections import apply_fixes, apply_merges, fixed_people, fixes_csv, kept_merges, merged_csv, read_fixes
+from folds.corrections import (
+    apply_fixes,
+    apply_merges,
+    fixed_people,
+    fixes_csv,
+    kept_merges,
+    merged_csv,
+    read_fixes,
+    read_merges,
+)
 from folds.errors import MaskensError, did_you_mean_folder, first_fault, refuse, typed
 from folds.files import (
     leave,
@@ -301,6 +310,29 @@ def kept_fixes(run: Run) -> tuple[Fix, ...]:
         f"{file} {'was edited after it was made' if run.fixes.hash else 'was not made by this run'}. To use it, give "
         f"it to a new run: maskens folds --run NEW_DIR --fixes {typed(file)}. To go on without it: {back}"
     )
+
+
+def read_labelled(
+    folder: Path, data_folder: Path | None, fixes: Sequence[str], seed: int | None, merge: Sequence[str] = ()
+) -> tuple[Run | None, TrainData, int]:
+    """The labelled photos before there are folds, or as a run remembers them.
+
+    Args:
+        folder: of the run, which may not be there yet.
+        data_folder: None takes the run's, at first `data`.
+        fixes: lists of label fixes; empty takes the run's own.
+        seed: None takes the run's, at first 42.
+        merge: lists of ids that are one person; empty takes the run's own.
+
+    Returns:
+        (the run if there is one yet, its data with fixed labels and merged ids, the seed).
+    """
+    before = remembered(folder)
+    chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
+    kept = kept_merges(before.merged_file, before.merged_hash) if before and not merge else ()
+    merges = read_merges(merge) if merge else kept
+    found = read_train(before.data_folder(data_folder) if before else data_folder or Path("data"), chosen, merges)
+    return before, found, seed if seed is not None else before.seed if before else 42
 
 
 def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, IntArray]:

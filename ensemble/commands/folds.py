@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,19 +18,28 @@ from ensemble.commands.options import (
     SeedOption,
     WorkersOption,
 )
-from ensemble.commands.terminal import make_console, note, progress_bars, say
-from folds.errors import SHOWN, typed
+from ensemble.commands.step import step
+from ensemble.commands.terminal import Observer, Terminal
+from folds.errors import SHOWN, refuse, typed
+
+if TYPE_CHECKING:
+    from folds.labels import IntArray
+    from folds.people import TrainData
+    from folds.run import Run
 
 
-def folds(
+@dataclass(frozen=True)
+class Options:
+    """How many folds or which, of which data, with which corrections."""
+
     k: Annotated[
         int | None, typer.Option("--k", help="Number of folds. The run remembers it; at first 5.", show_default=False)
-    ] = None,
+    ] = None
     folds_file: Annotated[
         Path | None,
         typer.Option("--folds-file", metavar="CSV", help="Your own folds (columns path, fold), checked like ours."),
-    ] = None,
-    fixes: FixesOption = None,
+    ] = None
+    fixes: FixesOption = None
     merge: Annotated[
         list[Path] | None,
         typer.Option(
@@ -36,63 +47,114 @@ def folds(
             metavar="CSV",
             help="Ids that are one person (columns a, b); may be repeated. The run remembers them; none drops them.",
         ),
-    ] = None,
+    ] = None
     merge_duplicates: Annotated[
         bool,
         typer.Option("--merge-duplicates", help="Open every photo; ids with nearly the same photo become one person."),
-    ] = False,
+    ] = False
     check_photos: Annotated[
         bool,
         typer.Option("--check-photos", help="Open every photo: unreadable ones, near-duplicates across people."),
-    ] = False,
-    run: RunOption = DEFAULT_RUNS,
-    data: DataOption = None,
-    seed: SeedOption = None,
-    workers: WorkersOption = None,
-    quiet: QuietOption = False,
-) -> None:
-    """Split the people into folds, no person in two, every class in each.
+    ] = False
+    run: RunOption = DEFAULT_RUNS
+    data: DataOption = None
+    seed: SeedOption = None
+    workers: WorkersOption = None
+    quiet: QuietOption = False
 
-    Example:  maskens folds --k 5 --check-photos
-    Example:  maskens folds --merge same.csv
-    """
-    from ensemble.pipeline.split import make_folds
+
+@dataclass(frozen=True)
+class Folds:
+    """A run and the folds it begins with."""
+
+    run: Run
+    data: TrainData
+    folds: IntArray  # (people,), 0..k-1
+    k: int
+    note: str  # what happened to folds that were there before, "" if there were none
+    near_duplicates: tuple[str, ...] | None  # pairs of photos of two people, in words; None if nobody looked
+    newly_merged: int  # pairs of photos by which ids were found to be one person
+
+
+def _print(made: Folds, options: Options, terminal: Terminal) -> None:
     from folds.corrections import describe_fixes, merged_people
     from folds.pages.tables import folds_table
     from folds.people import label_conflicts, repeated_ids
 
-    console = make_console(quiet)
-    with progress_bars(console) as on_progress:
-        made = make_folds(
-            data,
-            run[0],
-            k=k,
-            seed=seed,
-            folds_file=folds_file,
-            fixes=fixes or (),
-            merge=merge or (),
-            merge_duplicates=merge_duplicates,
-            check_photos=check_photos,
-            workers=workers,
-            on_progress=on_progress,
-        )
     if made.near_duplicates is not None:
-        say(console, f"all {len(made.data.files)} photos can be read")
-        note(console, (f"nearly the same photo of two people: {pair}" for pair in made.near_duplicates), "warning")
-    console.print(folds_table(made.data, made.folds, made.k))
+        terminal.say(f"all {len(made.data.files)} photos can be read")
+        terminal.note((f"nearly the same photo of two people: {pair}" for pair in made.near_duplicates), "warning")
+    terminal.print(folds_table(made.data, made.folds, made.k))
     for i in repeated_ids(made.data.people):
-        say(console, f"note: id {i} has more than one folder; they are one person and share a fold", "dim")
+        terminal.say(f"note: id {i} has more than one folder; they are one person and share a fold", "dim")
     merged = merged_people(made.data)
     if made.newly_merged:
-        say(console, f"{made.newly_merged} pairs of photos are nearly the same: their ids are one person now")
+        terminal.say(f"{made.newly_merged} pairs of photos are nearly the same: their ids are one person now")
     for ids in [*merged.values()][:SHOWN]:
-        say(console, f"merged: ids {', '.join(ids)} are one person")
+        terminal.say(f"merged: ids {', '.join(ids)} are one person")
     if len(merged) > SHOWN:
-        say(console, f"merged: ... and {len(merged) - SHOWN} more people, see {made.run.merged_file}")
-    note(console, label_conflicts(made.data), "warning")
+        terminal.say(f"merged: ... and {len(merged) - SHOWN} more people, see {made.run.merged_file}")
+    terminal.note(label_conflicts(made.data), "warning")
     if made.data.fixes:
-        say(console, f"fixes: {describe_fixes(made.data)} from {', '.join(made.run.fixes.sources)}")
+        terminal.say(f"fixes: {describe_fixes(made.data)} from {', '.join(made.run.fixes.sources)}")
     if made.note:
-        say(console, made.note)
-    say(console, f"saved: {made.run.folds_file}")
-    say(console, f"next: maskens train --run {typed(made.run.folder)} --fold 0..{made.k - 1}", "dim")
+        terminal.say(made.note)
+    terminal.say(f"saved: {made.run.folds_file}")
+    terminal.say(f"next: maskens train --run {typed(made.run.folder)} --fold 0..{made.k - 1}", "dim")
+
+
+@step(Options, show=_print)
+def folds(options: Options, observer: Observer) -> Folds:
+    """Split the people into folds, no person in two, every class in each.
+
+    Example:  maskens folds --k 5 --check-photos
+    Example:  maskens folds --merge same.csv
+    \f
+    Raises:
+        MaskensError: data that don't fit together, folds that leak or lack a class, a run with models of other folds.
+    """
+    from folds.corrections import apply_merges
+    from folds.run import read_labelled, refuse_foreign, start_run
+
+    folder = options.run[0]
+    refuse_foreign(folder)
+    merge = [str(file) for file in options.merge or ()]
+    before, data, seed = read_labelled(folder, options.data, options.fixes or (), options.seed, merge)
+    assigned, k = _split(data, before, seed, options)  # refused, if it is, before a photo is opened
+    pairs, newly_merged = None, 0
+    if options.check_photos or options.merge_duplicates:
+        from folds.explore.duplicates import describe, same_people
+
+        duplicates = _near_duplicates(data, options.workers, observer)
+        if options.merge_duplicates and duplicates:
+            data, newly_merged = apply_merges(data, same_people(data, duplicates)), len(duplicates)
+            duplicates = ()
+            assigned, k = _split(data, before, seed, options)
+        pairs = tuple(describe(duplicates, data.root))
+    run, note = start_run(folder, data, assigned, k, seed)
+    return Folds(run, data, assigned, k, note, pairs, newly_merged)
+
+
+def _split(data: TrainData, before: Run | None, seed: int, options: Options) -> tuple[IntArray, int]:
+    """(folds, k): the user's own, else the run's if they are asked for again, else new ones."""
+    from folds.run import kept_folds
+    from folds.splits import make_folds, read_folds
+
+    if options.folds_file:
+        return read_folds(options.folds_file, data)
+    k = options.k if options.k is not None else before.k if before else 5
+    kept = kept_folds(before, data) if before and (k, seed) == (before.k, before.seed) else None
+    return (make_folds(data, k, seed) if kept is None else kept), k
+
+
+def _near_duplicates(data: TrainData, workers: int | None, observer: Observer) -> tuple[tuple[str, str, int], ...]:
+    from folds.explore.duplicates import check_photos
+
+    with observer.progress() as on_progress:
+        found = check_photos(data, workers or -1, partial(on_progress, "opening photos"))
+    refuse(
+        found.unreadable,
+        f"photos in {data.root} can't be used",
+        "Replace them, or leave them out: make the folds without --check-photos, then maskens train --skip-bad-photos",
+    )
+    return found.duplicates

@@ -78,7 +78,6 @@ def test_too_little_time_is_said_and_the_least_is_recommended() -> None:
 def test_a_recommendation_can_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = Candidate("test_resnet.r160_in1k", (32, 24))
     monkeypatch.setattr(ensemble.training.recommend, "CANDIDATES", {"cpu": (tiny,)})
-    monkeypatch.setattr("ensemble.pipeline.recommend.CANDIDATES", {"cpu": (tiny,)})
     outcome = maskens("recommend", "--device", "cpu", "--out", "tiny.toml")
     assert "why: the largest of all candidates" in outcome.out, outcome
     *_, folds, train = (line.removeprefix("next: ") for line in outcome.out.splitlines())
