@@ -11,7 +11,7 @@ from pathlib import Path
 from folds.errors import MaskensError, refuse
 from folds.files import as_typed
 from folds.people import PhotoSet, on_disk
-from folds.photos import SUFFIXES, Progress, in_threads, read_photo
+from folds.photos import SUFFIXES, read_photo
 from folds.run import Run
 from folds.table import read_table
 
@@ -95,34 +95,3 @@ def is_distorted(height: int, width: int, aspect: float) -> bool:
         aspect: height / width of the photos that the models were trained on.
     """
     return not 1 / ASPECT <= height / width / aspect <= ASPECT
-
-
-def distorted_photos(
-    photos: PhotoSet, aspect: float, workers: int, on_progress: Progress | None = None, skip_bad: bool = False
-) -> tuple[PhotoSet, list[str]]:
-    """Open every photo once.
-
-    Args:
-        aspect: height / width of the photos that the models were trained on.
-        skip_bad: skip those that can't be read.
-
-    Returns:
-        (the photos, those of them whose shape is so different that bringing them to size distorts them).
-
-    Raises:
-        MaskensError: photos that can't be read, all listed; with `skip_bad` only if it is all of them.
-    """
-
-    def one(file: str) -> bool | str:
-        try:
-            height, width, _ = read_photo(photos.path(file)).shape
-            return is_distorted(height, width, aspect)
-        except MaskensError as error:
-            return str(error)
-
-    results = dict(zip(photos.files, in_threads(one, photos.files, workers, on_progress), strict=True))
-    bad = {file: found for file, found in results.items() if isinstance(found, str)}
-    if not skip_bad:
-        refuse(list(bad.values()), "photos can't be used", "Leave them out, by name or with --skip-bad-photos.")
-    distorted = [file for file, found in results.items() if found is True]
-    return photos.without({file: why.removeprefix(f"{photos.path(file)} ") for file, why in bad.items()}), distorted

@@ -90,11 +90,7 @@ def read_sizes(path: Path, at_least: Sequence[tuple[int, int] | None]) -> list[P
     Raises:
         MaskensError: as `read_photo`.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise MaskensError(f"{path} can't be read: {error.strerror or error}") from error
-    return decode_photo(content, str(path), at_least).sizes
+    return decode_file(path, at_least).sizes
 
 
 class DecodedPhoto(NamedTuple):
@@ -102,6 +98,15 @@ class DecodedPhoto(NamedTuple):
 
     sizes: list[Pixels]  # each uint8 (height, width, 3), RGB
     whole: tuple[int, int]  # (height, width) of the upright photo, not reduced
+
+
+def decode_file(path: Path, at_least: Sequence[tuple[int, int] | None]) -> DecodedPhoto:
+    """`decode_photo` of a file. Raises MaskensError as `read_photo`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise MaskensError(f"{path} can't be read: {error.strerror or error}") from error
+    return decode_photo(content, str(path), at_least)
 
 
 def decode_photo(

@@ -7,18 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.pipeline.ensembles import choose_ensembles
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, Folders, OnProgress, load_runs, part_of
-from ensemble.prediction.infer import infer as predict_photos
-from ensemble.prediction.outputs import InferenceSettings
-from ensemble.prediction.predictions import photo_predictions, prediction_records
+from ensemble.prediction.predictions import predict_files
 from ensemble.recipes.views import Tta
 from folds.errors import MaskensError
 from folds.files import json_text, listing_text, must_be_writable, replace_keeping
-from folds.photo_files import distorted_photos, find_photos
+from folds.photo_files import find_photos
 
 
 @dataclass(frozen=True)
@@ -67,17 +63,13 @@ def predict(
         must_be_writable(path)
     hardware = Hardware(choose_device(device), workers)
     chosen = choose_ensembles(loaded, tta, tuned, allow_missing)
-    opening = part_of(on_progress, "opening")
-    opened, distorted = distorted_photos(found, chosen.aspect, hardware.decoding_threads, opening, skip_bad_photos)
-    found = found.some(np.flatnonzero(opened.readable))
     predicting = part_of(on_progress, "predicting")
-    settings = InferenceSettings(chosen.fitted.tta_set, hardware)
-    prediction = predict_photos(chosen.ensembles, found, settings, on_predict=predicting)
-    predictions = photo_predictions(chosen.ensembles, prediction.logits, chosen.fitted)
-    records = prediction_records(found.files, predictions, distorted)
+    args = (chosen.ensembles, chosen.fitted, found, hardware, chosen.aspect, skip_bad_photos, predicting)
+    predicted, records = predict_files(*args)
+    distorted = tuple(r["photo"] for r in records if r["distorted"])
     earlier = _kept(path, records) if path else None
     used = f"{len(records)} photos, {chosen.words}"
-    return Predicted(records, tuple(distorted), used, earlier, (*others, *chosen.notes), opened.skipped)
+    return Predicted(records, distorted, used, earlier, (*others, *chosen.notes), predicted.skipped)
 
 
 def _kept(path: Path, records: Sequence[dict[str, Any]]) -> Path | None:

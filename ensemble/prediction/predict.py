@@ -12,18 +12,15 @@ from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import plain_batches
 from ensemble.decision.members import Ensemble
 from ensemble.jobs.oof import Logits
-from ensemble.models.engine import BATCH
 from ensemble.models.precision import PrecisionChoice
 from ensemble.models.process import configure_process
 from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, Outputs
-from ensemble.prediction.predictor import Batch, Predictor, groups_that_fit
+from ensemble.prediction.predictor import Batch, Predictor, batch_size, groups_that_fit, worth_measuring
 from ensemble.prediction.strategies import EarlyExit, Strategy, WithinBudget
 from ensemble.recipes.views import as_set
 from folds.errors import MaskensError
 from folds.labels import IntArray
 from folds.photos import Progress
-
-WORTH_MEASURING = 50  # times the usual batch: from then on a faster batch size repays being looked for
 
 
 def predict(
@@ -58,7 +55,7 @@ def predict(
         if settings.budget:
             raise MaskensError("--budget needs all models in memory at a time; leave it out.")
         strategy, kept = Strategy(), InferenceCheckpoint(None, None)
-    rows, together = strategy.order(rows), strategy.batch_size(256 if on_gpu else 2 * BATCH)
+    rows, together = strategy.order(rows), strategy.batch_size(batch_size(predictor.device))
     outputs: list[Logits] = [np.full((len(views), len(rows), m.card.target.width), np.nan, np.float32) for m in members]
     before = kept.load()
     first = len(before.rows) if before else 0
@@ -66,7 +63,6 @@ def predict(
         for ours, theirs in zip(outputs, before.logits, strict=True):
             ours[:, :first] = theirs
         predictor.precisions = dict(enumerate(before.chosen))
-    measure_batch = len(rows) * len(views) >= WORTH_MEASURING * BATCH
     passes = int(photos.photos.readable.sum()) * len(views)  # of all shards, which do as the first
     done, without_face = first, 0
 
@@ -88,7 +84,7 @@ def predict(
             for batch in plain_batches(photos, rows[first:].tolist(), together, hardware.job_workers, pin=on_gpu):
                 inputs = predictor.inputs(batch.photos)
                 if not predictor.engines:
-                    predictor.load(group, inputs, passes, measure_batch)
+                    predictor.load(group, inputs, passes, worth_measuring(len(rows) * len(views)))
                 strategy(Batch(predictor, inputs, outputs, slice(done, done + len(batch.faces))))
                 done += len(batch.faces)
                 without_face += int((~batch.faces).sum())

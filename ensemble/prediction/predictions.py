@@ -1,4 +1,4 @@
-"""Predictions of single photos with their confidence, and models that stay in memory for them."""
+"""Predictions of photos from anywhere with their confidence, and models that stay in memory for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ensemble.data.cache import refuse_without_detector
+from ensemble.data.cache import decoded_sizes, in_geometries, refuse_without_detector
 from ensemble.decision.decide import Decision, decide
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import Fitted
@@ -17,10 +17,20 @@ from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import Logits
 from ensemble.models.engine import CHECKED
 from ensemble.models.process import configure_process
-from ensemble.prediction.predictor import BatchInputs, Predictor, by_task, groups_that_fit
-from folds.errors import MaskensError
+from ensemble.prediction.predictor import (
+    BatchInputs,
+    Predictor,
+    as_batch,
+    batch_size,
+    by_task,
+    groups_that_fit,
+    worth_measuring,
+)
+from folds.errors import MaskensError, refuse
 from folds.labels import AGES, CLASS_NAMES, GENDERS, MASKS, FloatArray, IntArray, decode
-from folds.photos import Pixels
+from folds.people import PhotoSet
+from folds.photo_files import is_distorted
+from folds.photos import Pixels, Progress, decode_file, in_threads
 
 
 @dataclass(frozen=True)
@@ -119,6 +129,73 @@ def prediction_records(
     return records
 
 
+def predict_files(
+    ensembles: Sequence[Ensemble],
+    fitted: Fitted,
+    photos: PhotoSet,
+    hardware: Hardware,
+    aspect: float,
+    skip_bad: bool = False,
+    on_predict: Progress | None = None,
+) -> tuple[PhotoSet, list[dict[str, Any]]]:
+    """Decide on photos from anywhere. Each is decoded once; where the models don't fit into memory together, once for
+    as many as fit.
+
+    Args:
+        fitted: for these ensembles, in their order.
+        aspect: height / width of the photos that the models were trained on.
+        skip_bad: skip photos that can't be read.
+        on_predict: called with (photos predicted, photos in all).
+
+    Returns:
+        (the photos, with those that can't be read among the skipped ones; `prediction_records` of the others).
+
+    Raises:
+        MaskensError: photos that can't be read, all listed; with `skip_bad` only if it is all of them. As `Predictor`.
+    """
+    predictor = Predictor(ensembles, fitted.tta_set.views, torch.device(hardware.device))
+    refuse_without_detector(predictor.geometries)
+    configure_process(hardware.job_threads)
+    count, views = len(photos.files), len(predictor.views)
+    outputs = [np.full((views, count, m.card.target.width), np.nan, np.float32) for m in predictor.members]
+    problems: dict[str, str] = {}
+    distorted: set[str] = set()
+
+    def read(file: str) -> Sequence[Pixels] | None:
+        try:
+            photo = decode_file(photos.path(file), decoded_sizes(predictor.geometries))
+            if is_distorted(*photo.whole, aspect):
+                distorted.add(file)
+            return in_geometries(photo.sizes, predictor.geometries).sizes
+        except MaskensError as error:
+            problems[file] = str(error)
+            return None
+
+    together = batch_size(predictor.device)
+    for group in groups_that_fit(predictor.members, predictor.device):
+        predictor.engines.clear()
+        for start in range(0, count, together):
+            files = photos.files[start : start + together]
+            found = list(in_threads(read, files, hardware.decoding_threads))
+            shown = [n for n, photo in enumerate(found) if photo is not None]
+            if shown and (skip_bad or not problems):  # else there is only the list of problems to complete
+                inputs = predictor.inputs(as_batch([photo for photo in found if photo is not None]))
+                if not predictor.engines:
+                    predictor.load(group, inputs, measure_batch=worth_measuring(count * views))
+                logits = predictor.forward(dict.fromkeys(group), inputs)
+                for number, values in zip(group, logits, strict=True):
+                    outputs[number][:, [start + n for n in shown]] = values
+            if on_predict:
+                on_predict(start + len(files), count)
+        if not skip_bad:
+            wrong = [problems[file] for file in photos.files if file in problems]
+            refuse(wrong, "photos can't be used", "Leave them out, by name or with --skip-bad-photos.")
+    photos = photos.without({file: why.removeprefix(f"{photos.path(file)} ") for file, why in problems.items()})
+    found_of = by_task(ensembles, [values[:, photos.readable] for values in outputs])
+    files = [file for file in photos.files if file not in problems]
+    return photos, prediction_records(files, photo_predictions(ensembles, found_of, fitted), distorted)
+
+
 class ResidentEnsemble:
     """All models of some runs, loaded and made fast once; what `infer` and `photo_predictions` say of photos.
 
@@ -169,7 +246,7 @@ class ResidentEnsemble:
         return photo_predictions(models.ensembles, by_task(models.ensembles, outputs), self.fitted)
 
     def _inputs(self, photos: Sequence[Sequence[Pixels]]) -> BatchInputs:
-        return self._predictor.inputs([torch.from_numpy(np.stack(s)) for s in zip(*photos, strict=True)])
+        return self._predictor.inputs(as_batch(photos))
 
 
 def _noise(shapes: Sequence[tuple[int, int, int]]) -> list[list[Pixels]]:

@@ -23,6 +23,7 @@ from ensemble.models.tta import stack_views, unstack_views
 from ensemble.recipes.schema import Geometry
 from folds.errors import MaskensError
 from folds.labels import IntArray
+from folds.photos import Pixels
 
 
 class BatchInputs:
@@ -62,6 +63,24 @@ class BatchInputs:
             x = to_input(self._photos[card.geometry], *normalisation, self._device)
             self._made[key] = stack_views(x, self.views, normalisation)
         return self._made[key]
+
+
+WORTH_MEASURING = 50  # times the usual batch: from then on a faster batch size repays being looked for
+
+
+def worth_measuring(passes: int) -> bool:
+    """Whether the fastest size of a forward pass repays being looked for."""
+    return passes >= WORTH_MEASURING * BATCH
+
+
+def batch_size(device: torch.device) -> int:
+    """How many photos to read at a time."""
+    return 256 if device.type == "cuda" else 2 * BATCH
+
+
+def as_batch(photos: Sequence[Sequence[Pixels]]) -> list[Tensor]:
+    """Photos, each in some geometries, as for each geometry uint8 (photos, height, width, 3)."""
+    return [torch.from_numpy(np.stack(sizes)) for sizes in zip(*photos, strict=True)]
 
 
 class Predictor:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from run_command import maskens, refused
 
+import folds.photos
 from ensemble.decision.submission import read_answers
 from folds.labels import AGES, GENDERS, MASKS
 
@@ -71,3 +72,22 @@ def test_photos_that_can_t_be_predicted_are_refused(there: Path, tmp_path: Path)
     refused(maskens("predict", tmp_path / "empty"), "has a name that is not UTF-8: rename it")
     Image.new("RGB", (300, 100)).save(tmp_path / "wide.png")
     assert "wide.png has another shape than in training" in maskens("predict", tmp_path / "wide.png").out
+
+
+def test_each_photo_is_decoded_once_and_all_that_can_t_be_read_are_listed(
+    there: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    decode = folds.photos.decode_photo
+    monkeypatch.setattr(
+        folds.photos, "decode_photo", lambda content, name, *more: decoded.append(name) or decode(content, name, *more)
+    )
+    images = sorted(Path("data/eval/images").iterdir())[:70]  # more than are read at a time
+    for number, image in enumerate(images):
+        broken = image.read_bytes()[: 300 if number in (0, 69) else None]
+        (tmp_path / f"{number:02}.jpg").write_bytes(broken)
+    refused(maskens("predict", tmp_path), "00.jpg", "69.jpg", "--skip-bad-photos")
+    decoded.clear()
+    told = json.loads(maskens("predict", tmp_path, "--skip-bad-photos", "--json").out)
+    assert [Path(r["photo"]).name for r in told] == [f"{number:02}.jpg" for number in range(1, 69)]
+    assert sorted(name for name in decoded if str(tmp_path) in name) == sorted(map(str, tmp_path.iterdir()))
