@@ -87,7 +87,7 @@ def _print(done: Explored, options: Options, terminal: Terminal) -> None:
     terminal.say(f"saved: {done.folder / 'index.html'} and its pictures beside it")
 
 
-@step(Options, show=_print)
+@step(Options, show=_print, first="data")
 def explore(options: Options, observer: Observer) -> Explored:
     """Look at the data before any training: counts, contact sheets, odd photos and labels, augmentation.
 

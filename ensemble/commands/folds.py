@@ -103,7 +103,7 @@ def _print(made: Folds, options: Options, terminal: Terminal) -> None:
     terminal.say(f"next: maskens train --run {typed(made.run.folder)} --fold 0..{made.k - 1}", "dim")
 
 
-@step(Options, show=_print)
+@step(Options, show=_print, first="data")
 def folds(options: Options, observer: Observer) -> Folds:
     """Split the people into folds, no person in two, every class in each.
 

@@ -73,7 +73,7 @@ def _print(found: Recommendation, options: Options, terminal: Terminal) -> None:
         terminal.say(f"next: {command}", "dim")
 
 
-@step(Options, show=_print)
+@step(Options, show=_print, first="data")
 def recommend(options: Options, observer: Observer) -> Recommendation:
     """Time a few models on this machine and write a recipe that fits the data and the time there is.
 
