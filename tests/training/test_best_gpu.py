@@ -16,7 +16,7 @@ SMALL = {"model": "test_convnext.r160_in1k", "resize": "[32, 32]", "batch_size":
 
 def test_a_small_model_of_its_family_is_trained_in_all_its_ways(make_data: MakeData, tmp_path: Path) -> None:
     save_file(timm.create_model(SMALL["model"]).state_dict(), tmp_path / "convnext.safetensors")
-    ensemble.folds(make_data(tmp_path / "data", people=12), tmp_path / "run", k=2)
+    ensemble.folds(make_data(tmp_path / "data", people=12), run=tmp_path / "run", k=2)
     changes = [f"tasks.heads.{key}={value}" for key, value in SMALL.items()]
     weights = [str(tmp_path / "convnext.safetensors")]
     options = ensemble.TrainOptions([0], recipe="best-gpu", changes=changes, weights=weights, device="cpu", workers=0)

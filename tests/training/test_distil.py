@@ -72,8 +72,8 @@ def root(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_data(folder / "data", people=24)
     (folder / "student.toml").write_text(STUDENT)
     (folder / "teacher.toml").write_text(TEACHER)
-    ensemble.folds(folder / "data", folder / "teacher", k=2, seed=1)
-    ensemble.folds(folder / "data", folder / "second", folds_file=folder / "teacher" / "folds.csv", seed=2)
+    ensemble.folds(folder / "data", run=folder / "teacher", k=2, seed=1)
+    ensemble.folds(folder / "data", run=folder / "second", folds_file=folder / "teacher" / "folds.csv", seed=2)
     for name in ("teacher", "second"):
         ensemble.train(folder / name, dataclasses.replace(TRAIN, recipe=str(folder / "teacher.toml")))
     return folder
@@ -143,7 +143,7 @@ def test_labels_of_the_people_that_a_student_is_scored_on_change_nothing_in_it(r
     for name, fixes in (("as-given", []), ("changed", [str(tmp_path / "fixes.csv")])):
         teacher = tmp_path / name
         file = root / "teacher" / "folds.csv"
-        ensemble.folds(root / "data", teacher, folds_file=file, seed=1, fixes=fixes)
+        ensemble.folds(root / "data", run=teacher, folds_file=file, seed=1, fixes=fixes)
         first = dataclasses.replace(TRAIN, recipe=str(root / "teacher.toml"), folds=[0])
         assert ensemble.train(teacher, first).trained == 1
         out = tmp_path / f"{name}-student"
@@ -301,7 +301,7 @@ def test_soft_f1_is_warned_of_where_probabilities_are_what_is_learned(root: Path
     (warning,) = plan_distillation(root / "teacher", options(root, tmp_path / "s", train=training)).training.warnings
     assert "loss.f1 of heads" in warning
     assert "the student is surer" in warning
-    ensemble.folds(root / "data", tmp_path / "f1", k=2)
+    ensemble.folds(root / "data", run=tmp_path / "f1", k=2)
     learns = dataclasses.replace(TRAIN, recipe=str(root / "teacher.toml"), folds=[0])
     ensemble.train(tmp_path / "f1", dataclasses.replace(learns, changes=["tasks.class18.loss={ce=0.3, f1=0.7}"]))
     first = dataclasses.replace(TRAIN, recipe=str(root / "student.toml"), folds=[0])
@@ -457,7 +457,7 @@ def test_label_fixes_and_recipe_of_the_teacher_are_the_students(root: Path, tmp_
     fixes = tmp_path / "fixes.csv"
     path = read_train(root / "data").people[0].path
     fixes.write_text(f"path,photo,field,old,new,reason\n{path},,age,{path.rsplit('_', 1)[1]},45,\n")
-    ensemble.folds(root / "data", tmp_path / "fixed", k=2, fixes=[str(fixes)])
+    ensemble.folds(root / "data", run=tmp_path / "fixed", k=2, fixes=[str(fixes)])
     ensemble.train(tmp_path / "fixed", dataclasses.replace(TRAIN, recipe=str(root / "teacher.toml")))
     teacher = load_run(tmp_path / "fixed")
     assert teacher.fixes.hash

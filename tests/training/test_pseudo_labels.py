@@ -46,7 +46,7 @@ def source(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Pat
     root = tmp_path_factory.mktemp("pseudo")
     make_data(root / "data", people=24, eval_ids=EVAL)
     (root / "heads.toml").write_text(HEADS)
-    ensemble.folds(root / "data", root / "source", k=2)
+    ensemble.folds(root / "data", run=root / "source", k=2)
     options = ensemble.TrainOptions(recipe=str(root / "heads.toml"), device="cpu", workers=0)
     assert not ensemble.train(root / "source", options).failed
     ensemble.infer(root / "source", ensemble.InferOptions(device="cpu", workers=0))
@@ -55,7 +55,7 @@ def source(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def new_run(source: Path, folder: Path, seed: int = 0) -> Path:
     if seed:
-        ensemble.folds(source.parent / "data", folder, k=2, seed=seed)
+        ensemble.folds(source.parent / "data", run=folder, k=2, seed=seed)
     else:
         ensemble.folds(
             data=source.parent / "data", run=folder, folds_file=source / "folds.csv", seed=load_run(source).seed
