@@ -67,6 +67,8 @@ def library_versions() -> dict[str, str]:
 
 
 FORMAT = 1
+RUN_FILE = "run.json"
+MODEL, OOF, LAST = "model.safetensors", "oof.npz", "last.pt"  # of a job; the other names are in `ensemble.jobs.job`
 FORBID_EXTRA = {"extra": "forbid"}  # for pydantic, which is imported only where a run is read
 
 
@@ -103,11 +105,15 @@ class Run:
     merged_hash: str = ""  # sha256 of merged.csv; "" if no ids are merged
     skipped_hash: str = ""  # of the photos in skipped.csv; "" if none is left out
     created: str = ""
-    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
     def data_folder(self, named: Path | str | None = None) -> Path:
         """Where its data are: as named, else where it remembers. Raises MaskensError: nothing is there."""
         return Path(named) if named else remembered_place(self.data, self.folder)
+
+    @property
+    def record_file(self) -> Path:
+        return self.folder / RUN_FILE
 
     @property
     def folds_file(self) -> Path:
@@ -146,9 +152,7 @@ class Run:
 
     def jobs_on_disk(self) -> list[Path]:
         """Folders of jobs that have something to lose: a whole epoch at least."""
-        return sorted(
-            {p.parent for name in ("last.pt", "model.safetensors") for p in self.folder.glob(f"*/fold*/{name}")}
-        )
+        return sorted({p.parent for name in (LAST, MODEL) for p in self.folder.glob(f"*/fold*/{name}")})
 
 
 def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int) -> tuple[Run, str]:
@@ -176,7 +180,7 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         versions=library_versions(),
     )
     note = kept = ""
-    if (folder / "run.json").exists():
+    if has_run(folder):
         old = load_run(folder)
         if old.fixes.hash == fixes.hash:
             run = dataclasses.replace(run, fixes=old.fixes)  # which knows where they came from at first
@@ -218,22 +222,18 @@ def _applied(data: TrainData) -> AppliedFixes:
 def save_run(run: Run) -> None:
     """Write run.json, atomically."""
     record = {"format": FORMAT} | {k: v for k, v in dataclasses.asdict(run).items() if k != "folder"}
-    write_json(run.folder / "run.json", sealed(record, "data"))  # which may be moved
+    write_json(run.record_file, sealed(record, "data"))  # which may be moved
 
 
 def refuse_foreign(folder: Path, option: str = "--run") -> None:
     """Refuse to work in a folder that is neither empty nor a run of ours, and that `option` named."""
     if folder.exists() and not folder.is_dir():
         raise MaskensError(
-            f"{folder} is a file, not a run folder{did_you_mean_folder(folder, 'run.json')}. Name another: {option} DIR"
+            f"{folder} is a file, not a run folder{did_you_mean_folder(folder, RUN_FILE)}. Name another: {option} DIR"
         )
-    if (
-        folder.is_dir()
-        and any(p for p in folder.iterdir() if not p.name.startswith("."))
-        and not (folder / "run.json").exists()
-    ):
+    if folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")) and not has_run(folder):
         raise MaskensError(
-            f"{folder} is not a run folder: it has files but no run.json{did_you_mean_folder(folder, 'run.json')}. "
+            f"{folder} is not a run folder: it has files but no run.json{did_you_mean_folder(folder, RUN_FILE)}. "
             f"Name another or a new one with {option} DIR."
         )
 
@@ -244,10 +244,10 @@ def load_run(folder: Path) -> Run:
     Raises:
         MaskensError: no run there yet, not a run folder, or a run.json that is damaged or was edited.
     """
-    path = folder / "run.json"
+    path = folder / RUN_FILE
     if not path.exists():
         refuse_foreign(folder)
-        near = did_you_mean_folder(folder, "run.json")
+        near = did_you_mean_folder(folder, RUN_FILE)
         first = f"Make the folds first: maskens folds --run {typed(folder)}"
         raise MaskensError(f"there is no run in {folder} yet{near}. {first}")
     from pydantic import TypeAdapter, ValidationError  # here, because not every command has a run
@@ -267,9 +267,14 @@ def load_run(folder: Path) -> Run:
         raise MaskensError(f"{path} can't be used: {error}") from error
 
 
+def has_run(folder: Path) -> bool:
+    """Whether there is a run in a folder."""
+    return (folder / RUN_FILE).exists()
+
+
 def is_removed(run: Run) -> bool:
     """Whether its folder is gone, or holds no run any more."""
-    return not (run.folder / "run.json").exists()
+    return not has_run(run.folder)
 
 
 def refuse_removed(run: Run) -> None:
@@ -284,7 +289,7 @@ def refuse_removed(run: Run) -> None:
 
 def remembered(folder: Path) -> Run | None:
     """The run in a folder, or None if there is none yet."""
-    return load_run(folder) if (folder / "run.json").exists() else None
+    return load_run(folder) if has_run(folder) else None
 
 
 def kept_folds(run: Run, data: TrainData) -> IntArray | None:
@@ -458,7 +463,7 @@ def run_like(source: Run, folder: Path, data: TrainData) -> Run:
 
 def write_run_like(run: Run, source: Run) -> None:
     """Write a run of `run_like`, or what is missing of it."""
-    if not (run.folder / "run.json").exists():
+    if is_removed(run):
         save_run(run)  # first: if the disk is full after it, the next start writes the rest
     files = (
         (source.folds_file, run.folds_file, run.folds_hash),

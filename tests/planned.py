@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.oof import JobOof, people_halves, save_job_oof
-from ensemble.jobs.status import JobStatus, write_status
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe

@@ -7,8 +7,8 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from ensemble.jobs.job import JobSpec
-from ensemble.jobs.status import JobStatus
+from ensemble.jobs.job import JobStatus
+from ensemble.jobs.spec import JobSpec
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.schema import Recipe

@@ -7,6 +7,7 @@ import json
 import math
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,8 +16,10 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ensemble.jobs.job import Job
 from ensemble.recipes.reading import load_recipe, with_weights
 from folds.files import sha256
+from folds.run import load_run
 from hostile.judge import Verdict, command, judge, judge_call
 from hostile.mutations import DEEP, spoiled_bytes, spoiled_text, spoiled_toml, spoiled_tree
 from hostile.tables import spoiled_csv
@@ -287,13 +290,14 @@ def interrupted_state(rng: Random, place: Workplace) -> Verdict:
 
     from ensemble.training.trainer import load_last, save_last
 
-    folder, identity = place.scratch("fold0"), {"task": "mask", "fold": 0}
+    job = Job(replace(load_run(place.run), folder=place.scratch("run")), "mask", 0)
+    identity = {"task": "mask", "fold": 0}
     weights = torch.from_numpy(np.random.default_rng(0).random((64, 64)))
-    save_last(folder, identity, {"weights": weights}, [{"f1": 0.5}])
-    (folder / "last.pt").write_bytes(spoiled_bytes(rng, (folder / "last.pt").read_bytes()))
+    save_last(job, identity, {"weights": weights}, [{"f1": 0.5}])
+    job.last.write_bytes(spoiled_bytes(rng, job.last.read_bytes()))
 
     def fault(state: dict[str, Any] | None) -> str:
         same = state and torch.equal(state["trained"]["weights"], weights) and state["history"] == [{"f1": 0.5}]
         return "" if same else "a job would resume from another state"
 
-    return judge_call(lambda: load_last(folder, identity), fault)
+    return judge_call(lambda: load_last(job, identity), fault)

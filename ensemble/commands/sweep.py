@@ -167,7 +167,7 @@ def print_matrix(console: Console, plan: SweepPlan) -> None:
 
 def run_queue(console: Console, plan: SweepPlan) -> list[tuple[str, Failure]]:
     """Train with a live table; returns what failed, by name."""
-    from ensemble.jobs.job import job_labels
+    from ensemble.jobs.spec import job_labels
     from ensemble.pipeline.sweep import decode_photos, train_sweep
     from ensemble.reporting.live_table import jobs_display, sweep_jobs_table
 

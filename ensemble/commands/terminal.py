@@ -20,7 +20,7 @@ from folds.errors import typed
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ensemble.jobs.status import JobStatus
+    from ensemble.jobs.job import JobStatus
 
 OnProgress = Callable[[str, int, int], None]
 """(what is done, done so far, in all)."""

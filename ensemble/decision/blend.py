@@ -13,8 +13,8 @@ import numpy as np
 from ensemble.decision.decide import Decision, decide, most_probable
 from ensemble.decision.joint import column_temperatures, joint_log_probabilities
 from ensemble.decision.tuning import Fitted, RunTuning, untuned_run
-from ensemble.jobs.oof import Checkpoint, Logits, job_names, pool, select_views, trained_folds
-from ensemble.jobs.status import unverified
+from ensemble.jobs.job import job_names, jobs_of, unverified
+from ensemble.jobs.oof import Checkpoint, Logits, pool, select_views, trained_folds
 from ensemble.metrics.scores import few_people, macro_f1
 from ensemble.recipes.run_recipe import find_set, run_recipe
 from ensemble.recipes.schema import Recipe
@@ -166,7 +166,7 @@ def load_blend(
     for run, recipe in zip(runs, recipes, strict=True):
         have, missing = trained_folds(run, recipe)
         trained &= set(have)
-        notes += unverified(run, [(t, f) for t in recipe.tasks for f in have if only is None or f in only])
+        notes += unverified(run, jobs_of(run, recipe.tasks, [f for f in have if only is None or f in only]))
         if missing and only is None:
             there = f"{in_short(have)} of 0..{run.k - 1}" if have else "none"
             notes.append(f"{run.folder}: folds that count: {there}; not trained: {job_names(missing)}")

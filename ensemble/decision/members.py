@@ -13,15 +13,15 @@ from scipy.special import log_softmax
 from ensemble.decision.joint import FLIP, column_temperatures, joint_scores, log_prior, mean_logits
 from ensemble.decision.tuning import Fitted
 from ensemble.jobs.card import ModelCard, read_card
-from ensemble.jobs.job import geometry
-from ensemble.jobs.oof import Logits, job_names
-from ensemble.jobs.status import unverified, verified_sha256
+from ensemble.jobs.job import Job, job_names, unverified
+from ensemble.jobs.oof import Logits
+from ensemble.jobs.spec import geometry
 from ensemble.recipes.schema import Geometry, Recipe
 from ensemble.recipes.tasks import Target
 from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError, refuse, typed
 from folds.labels import CLASSES
-from folds.run import Run
+from folds.run import MODEL, Run
 
 BLOCK = 2**14  # photos whose scores are worked out at a time: what that takes beside its result does not grow
 
@@ -116,17 +116,17 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, only: int | None = No
             damaged or not as their job left them, or of another recipe or other folds.
     """
     found: list[Member] = []
-    missing: list[tuple[str, int]] = []
+    missing: list[Job] = []
     problems: list[str] = []
     for task in recipe.tasks:
         for fold in range(run.k) if only is None else [only]:
-            folder = run.job_folder(task, fold)
-            path = folder / "model.safetensors"
-            if not (folder / "oof.npz").exists() or not path.exists():
-                missing.append((task, fold))
+            job = Job(run, task, fold)
+            path = job.model
+            if not job.complete:
+                missing.append(job)
                 continue
             try:
-                verified_sha256(run, task, fold, "model.safetensors")
+                job.verified_sha256(MODEL)
                 card = read_card(path)
             except MaskensError as error:
                 problems.append(str(error))
@@ -152,7 +152,7 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, only: int | None = No
     refuse(problems, "the trained models can't all be used")
     without = [t for t in recipe.tasks if t not in {m.task for m in found}]
     if without or (missing and not allow_missing):
-        folds = ",".join(str(f) for f in sorted({f for _, f in missing}))
+        folds = ",".join(str(f) for f in sorted({job.fold for job in missing}))
         hint = "" if without else " Or predict with the folds that are there: --allow-missing."
         raise MaskensError(
             f"{len(missing)} of {len(recipe.tasks) * run.k} models are not trained yet: {job_names(missing, 8)}. "
@@ -168,7 +168,7 @@ def load_ensembles(
     ensembles = []
     for run, recipe, tuned in zip(runs, recipes, fitted.runs, strict=True):
         found = tuple(members(run, recipe, allow_missing))
-        notes = tuple(unverified(run, [(m.task, m.fold) for m in found]))
+        notes = tuple(unverified(run, [Job(run, m.task, m.fold) for m in found]))
         means, alone = tuned.mean_temperatures, tuned.temperatures
         ensembles.append(Ensemble(found, means, fitted.tta_set, notes, run.class_photos, alone))
     return ensembles

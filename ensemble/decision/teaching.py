@@ -12,7 +12,8 @@ from scipy.special import log_softmax
 
 from ensemble.decision.members import Ensemble, members
 from ensemble.decision.tuning import made_of
-from ensemble.jobs.oof import Logits, job_names, oof_hash
+from ensemble.jobs.job import Job, job_names
+from ensemble.jobs.oof import Logits, oof_hash
 from ensemble.jobs.teaching import NOT_TAKEN, PseudoLabels, SoftTargets
 from ensemble.recipes.run_recipe import find_set, run_recipe
 from ensemble.recipes.schema import Recipe
@@ -79,10 +80,10 @@ def teachers_of_fold(runs: Sequence[Run], views: TtaSet, fold: int) -> list[Ense
 def refuse_unfinished(runs: Sequence[Run], folds: Collection[int]) -> None:
     """Refuse folds of a student whose teachers are not trained. Raises MaskensError naming them."""
     for run in runs:
-        pairs = [(task, fold) for fold in sorted(folds) for task in run_recipe(run).tasks]
-        missing = [job for job in pairs if not (run.job_folder(*job) / "oof.npz").exists()]
+        jobs = [Job(run, task, fold) for fold in sorted(folds) for task in run_recipe(run).tasks]
+        missing = [job for job in jobs if not job.trained]
         if missing:
-            written = ",".join(str(fold) for fold in sorted({fold for _, fold in missing}))
+            written = ",".join(str(fold) for fold in sorted({job.fold for job in missing}))
             raise MaskensError(
                 f"{run.folder} can't teach fold {written} yet, whose models are not trained: {job_names(missing, 8)}. "
                 f"Train them: maskens train --run {typed(run.folder)} --fold {written}"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.decision.blend import Blend, load_blend
-from ensemble.jobs.oof import Checkpoint
+from ensemble.jobs.oof import Checkpoint, whole_folds
 from ensemble.jobs.teaching import pseudo_words, soft_words
 from ensemble.metrics.scores import (
     DRAWS,
@@ -245,7 +245,7 @@ def compare_recipes(
     Raises:
         MaskensError: files that don't belong together.
     """
-    finished = {pair: _whole_folds(run) for pair, run in runs.items()}
+    finished = {pair: whole_folds(run, run_recipe(run))[0] if run.recipe_hash else [] for pair, run in runs.items()}
     recipes = [r for r in dict.fromkeys(r for r, _ in runs) if any(finished[pair] for pair in runs if pair[0] == r)]
     seeds, folds = shared_part({pair: have for pair, have in finished.items() if pair[0] in recipes})
     if not folds:
@@ -322,14 +322,6 @@ def shared_part(finished: Mapping[tuple[str, int], Collection[int]]) -> tuple[tu
 
     folds = max(candidates, key=lambda folds: (len(folds) * len(having(folds)), len(folds)))
     return tuple(having(folds)), tuple(sorted(folds))
-
-
-def _whole_folds(run: Run) -> list[int]:
-    """Those of which every task is finished."""
-    if not run.recipe_hash:
-        return []
-    tasks = run_recipe(run).tasks
-    return [f for f in range(run.k) if all((run.job_folder(task, f) / "oof.npz").exists() for task in tasks)]
 
 
 def _left_out(runs: Runs, recipes: Sequence[str]) -> list[str]:

@@ -16,9 +16,9 @@ from ensemble.decision.members import Ensemble, load_ensembles
 from ensemble.decision.submission import read_answers, skipped_file, skipped_text
 from ensemble.decision.tuning import Fitted, made_of, read_tuning
 from ensemble.jobs.card import read_card
-from ensemble.jobs.job import run_identity
-from ensemble.jobs.oof import JobOof, job_names, load_job_oof, oof_hash, people_halves
-from ensemble.jobs.status import JOB_FILES, JobStatus, read_status, restart_command
+from ensemble.jobs.job import JOB_FILES, Job, JobStatus, job_names, jobs_of
+from ensemble.jobs.oof import JobOof, load_job_oof, oof_hash, people_halves
+from ensemble.jobs.spec import run_identity
 from ensemble.jobs.teaching import RECORD, load_pseudo_labels, read_soft_targets
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.reading import parse_recipe
@@ -27,7 +27,7 @@ from ensemble.recipes.tasks import learns_from, true_labels
 from ensemble.recipes.views import IDENTITY
 from folds.corrections import kept_merges
 from folds.errors import MaskensError, first_line, typed
-from folds.files import read_json, sha256_of_arrays, sha256_of_file, sha256_of_text
+from folds.files import read_json, sha256_of_arrays, sha256_of_text
 from folds.labels import IntArray
 from folds.layout import read_train
 from folds.people import TrainData, kept_skipped, left_out_words
@@ -57,13 +57,13 @@ def same(kind: str, item: str, expected: Mapping[str, Any], found: Mapping[str, 
 PLACES = ("device", "threads", "precision", "compiled")
 
 
-def made_with(run: Run, jobs: Sequence[tuple[str, int]]) -> list[str]:
+def made_with(jobs: Sequence[Job]) -> list[str]:
     """What finished jobs were trained with, in a line, and in a line each where they differ from one another or from
     the libraries that are installed.
 
     Floating point depends on all of these: with the same, on the same machine, a job gives the same bytes.
     """
-    by_key = _by_key({job: s.record for job in jobs if (s := read_status(run, *job)).state == "done"})
+    by_key = _by_key({job: s.record for job in jobs if (s := job.status()).state == "done"})
     common = {key: next(iter(values)) for key, values in by_key.items() if len(values) == 1}
     lines = [f"the jobs were trained {_words(common)}"] if common else []
     for key, values in by_key.items():
@@ -76,9 +76,9 @@ def made_with(run: Run, jobs: Sequence[tuple[str, int]]) -> list[str]:
     return lines
 
 
-def _by_key(records: Mapping[tuple[str, int], Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[str, int]]]]:
+def _by_key(records: Mapping[Job, Mapping[str, Any]]) -> dict[str, dict[str, list[Job]]]:
     """PLACES, then libraries -> value -> the jobs that have it; what a job's record does not say is left out."""
-    found: dict[str, dict[str, list[tuple[str, int]]]] = {key: {} for key in (*PLACES, *library_versions())}
+    found: dict[str, dict[str, list[Job]]] = {key: {} for key in (*PLACES, *library_versions())}
     for job, record in records.items():
         versions = record.get("versions")
         known = {key: record.get(key) for key in PLACES} | (versions if isinstance(versions, dict) else {})
@@ -103,41 +103,31 @@ def _words(common: Mapping[str, str]) -> str:
 NEAR = 1e-3  # of an F1: batches of other photos move the last digits of logits, and a photo may lie on the edge
 
 
-def is_unfinished(run: Run, task: str, fold: int) -> bool:
-    """Whether a job has something left to do. One whose files are all there is finished, even without job.json."""
-    folder = run.job_folder(task, fold)
-    begun = (folder / "last.pt").exists() or not all((folder / name).exists() for name in JOB_FILES)
-    return begun and read_status(run, task, fold).state != "done"
-
-
-def verify_job(
-    run: Run, recipe: Recipe, task: str, fold: int, data: TrainData | None, folds: IntArray | None
-) -> Iterator[Check]:
+def verify_job(job: Job, recipe: Recipe, data: TrainData | None, folds: IntArray | None) -> Iterator[Check]:
     """Hold a finished job's files against job.json, and these against run.json and the recipe.
 
     Args:
         data, folds: of the run, to score the out-of-fold logits; None leaves that out. int64 (people,).
     """
-    folder, status, mend = run.job_folder(task, fold), read_status(run, task, fold), restart_command(run, task, fold)
-    name = f"{task}/fold{fold}"
-    expected = run_identity(run, recipe, task, fold)
+    run, status, mend, name = job.run, job.status(), job.restart_command, f"{job.task}/fold{job.fold}"
+    expected = run_identity(run, recipe, job.task, job.fold)
     if status.state != "done":
-        found = status.state if (folder / "job.json").exists() and status.record else "missing or damaged"
+        found = status.state if job.status_file.exists() and status.record else "missing or damaged"
         yield Check("job.json", f"{name}/job.json", "a finished job", found, False, mend)
     else:
         learned = {"fingerprint": run.fingerprint, "skipped": run.skipped_hash or None}
-        learned |= _pseudo_labels(run) | _soft_targets(run, fold)
+        learned |= _pseudo_labels(run) | _soft_targets(run, job.fold)
         yield same("job.json", f"{name}/job.json", expected | learned, status.record, mend)
+    current = job.checksums()
     for file in JOB_FILES:
-        there = sha256_of_file(folder / file) if (folder / file).exists() else "missing"
+        there = current.get(file, "missing")
         recorded = status.sha256.get(file, "") if status.state == "done" else ""
         if recorded or there == "missing":
             yield Check(file, f"{name}/{file}", recorded or "a file", there, recorded == there, mend)
-    yield _card(folder / "model.safetensors", f"{name} card", expected | {"k": run.k}, status, mend)
+    yield _card(job.model, f"{name} card", expected | {"k": run.k}, status, mend)
     if data is not None and folds is not None:
-        yield _oof_score(
-            folder / "oof.npz", f"{name} out-of-fold F1", recipe.tasks[task], expected, data, folds, status, mend
-        )
+        task = recipe.tasks[job.task]
+        yield _oof_score(job.oof, f"{name} out-of-fold F1", task, expected, data, folds, status, mend)
 
 
 def _pseudo_labels(run: Run) -> dict[str, str | None]:
@@ -252,9 +242,9 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
         return Verification(run, tuple(checks), (*notes, "without the recipe as it was, nothing else can be verified"))
     if folds is None:
         notes.append("without the run's data and folds, out-of-fold scores can't be recomputed")
-    pairs = [(task, fold) for task in recipe.tasks for fold in range(run.k)]
-    unfinished = [job for job in pairs if is_unfinished(run, *job)]
-    jobs = [job for job in pairs if job not in unfinished]
+    every = jobs_of(run, recipe.tasks)
+    unfinished = [job for job in every if job.unfinished]
+    jobs = [job for job in every if job not in unfinished]
     if unfinished:
         notes.append(f"not finished, and not verified: {job_names(unfinished)}")
     checks += [
@@ -262,11 +252,11 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
         *_check_pseudo_labels(run, data.root if data else data_folder or run.folder / run.data),
     ]
     for job in jobs:
-        checks += verify_job(run, recipe, *job, data, folds)
+        checks += verify_job(job, recipe, data, folds)
     checks += _precision(run, recipe, jobs)
     checks += _tunings(run, recipe)
     found, said = _submission(run, recipe)
-    return Verification(run, (*checks, *found), (*notes, *said), tuple(made_with(run, jobs)))
+    return Verification(run, (*checks, *found), (*notes, *said), tuple(made_with(jobs)))
 
 
 def _own_files(run: Run) -> Iterator[Check]:
@@ -340,7 +330,7 @@ def _check_pseudo_labels(run: Run, root: Path) -> Iterator[Check]:
             yield Check(name, name, found.hash, found.hash, True, mend)
 
 
-def _precision(run: Run, recipe: Recipe, jobs: Sequence[tuple[str, int]]) -> Iterator[Check]:
+def _precision(run: Run, recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Check]:
     """That jobs were trained in a precision that was measured for their task."""
     file = run.folder / "precision.json"
     if not file.exists():
@@ -352,12 +342,12 @@ def _precision(run: Run, recipe: Recipe, jobs: Sequence[tuple[str, int]]) -> Ite
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         yield Check(file.name, file.name, "measured precisions", f"damaged: {first_line(error)}", False, mend)
         return
-    for task, fold in jobs:
-        wanted = recipe.tasks[task]
+    for job in jobs:
+        wanted = recipe.tasks[job.task]
         its = sorted({value for key, value in measured.items() if key.startswith(wanted.hash)})
-        found = read_status(run, task, fold).record.get("precision")
+        found = job.status().record.get("precision")
         if wanted.precision == "auto" and its and found:
-            yield Check(file.name, f"{task}/fold{fold} precision", " or ".join(its), found, found in its, mend)
+            yield Check(file.name, f"{job.task}/fold{job.fold} precision", " or ".join(its), found, found in its, mend)
 
 
 def _tunings(run: Run, recipe: Recipe) -> Iterator[Check]:

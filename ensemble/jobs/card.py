@@ -12,7 +12,7 @@ from typing import Any
 import safetensors
 from pydantic import ConfigDict, TypeAdapter
 
-from ensemble.jobs.job import JobSpec
+from ensemble.jobs.spec import JobSpec
 from ensemble.recipes.architecture import ModelArgs, ModelName
 from ensemble.recipes.schema import Crop, Geometry
 from ensemble.recipes.tasks import AgeHead, Part, Predicts, Target

@@ -1,167 +1,191 @@
-"""A job, one task and one fold: its specification, its files, and whether it is finished."""
+"""A job, one task and one fold of a run: its files, what job.json says of it, and the checksums of what it leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
+from pydantic import ConfigDict, TypeAdapter
 
-from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.teaching import PseudoLabels, SoftTargets
-from ensemble.recipes.schema import Geometry, Recipe, TaskRecipe
-from ensemble.recipes.tasks import PREDICTED_PARTS, Target, learns_from, training_labels
-from folds.errors import MaskensError, did_you_mean, refuse
-from folds.labels import IntArray
-from folds.people import TrainData
-from folds.run import Run
+from folds.errors import MaskensError, typed
+from folds.files import sha256_of_file, still_there, write_json
+from folds.run import LAST, MODEL, OOF, Run
+
+State = Literal["waiting", "starting", "training", "done", "stopped", "failed", "unreadable"]
+STATUS = "job.json"
+JOB_FILES = (MODEL, OOF)  # of a finished job; job.json has their checksums
 
 
 @dataclass(frozen=True)
-class JobSpec:
-    """What one job needs to know; plain and small, so that it travels to any backend."""
+class JobStatus:
+    """State of one job; job.json holds it, which the parent polls on any backend."""
 
-    run: Run
-    recipe: Recipe
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     task: str
     fold: int
-    device: str
-    workers: int
-    threads: int
-    cache: Path | None
-    track: tuple[str, ...] = ()  # names of trackers
-    compile: bool = False  # the model first, for training
-    pseudo: PseudoLabels | None = None
-    soft: SoftTargets | None = None  # of its fold
+    state: State = "waiting"
+    epoch: int = 0  # finished epochs
+    epochs: int = 0
+    loss: float | None = None  # of the epoch so far
+    f1: float | None = None  # after the last finished epoch
+    best: float | None = None
+    photos_per_s: float | None = None
+    seconds_left: float | None = None
+    seconds: float = 0.0  # training time so far, over all resumes
+    error: str = ""
+    note: str = ""  # what the user should know though all goes on, e.g. a precision that falls back
+    record: dict[str, Any] = field(default_factory=dict)  # what the result came from: hashes, versions, device
+    sha256: dict[str, str] = field(default_factory=dict)  # file -> hex digest, once the job is finished
+    batches: int = 0  # of the epoch after the finished ones, if what it has learned is saved
 
 
-def job_labels(specs: Sequence[JobSpec]) -> list[str]:
-    """`mask fold 0` of each job; where they are of several runs, with the folder's name in front."""
-    several = len({s.run.folder for s in specs}) > 1
-    return [f"{s.run.folder.name} {s.task} fold {s.fold}" if several else f"{s.task} fold {s.fold}" for s in specs]
+@dataclass(frozen=True)
+class Job:
+    """One task and one fold of a run: where its files are, and what they say of its state."""
 
+    run: Run
+    task: str
+    fold: int
 
-def learned_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
-    """int64 (n,): the photos that a job learns from; other folds' people, less those whom the recipe leaves out, and
-    photos that can't be read.
+    def __str__(self) -> str:
+        return f"{self.task} fold {self.fold}"
 
-    Args:
-        folds: int64 (people,).
-    """
-    task = spec.recipe.tasks[spec.task]
-    elsewhere = folds[data.photo_person] != spec.fold
-    return np.flatnonzero(elsewhere & learns_from(task.predicts, data) & ~np.isin(data.years, task.ages.leave_out))
+    @property
+    def folder(self) -> Path:
+        """Raises MaskensError as `Run.job_folder`."""
+        return self.run.job_folder(self.task, self.fold)
 
+    @property
+    def model(self) -> Path:
+        return self.folder / MODEL
 
-def geometry(task: TaskRecipe) -> Geometry:
-    """The fixed steps of a task's photos."""
-    return Geometry(task.resize, task.crop, task.decode == "reduced")
+    @property
+    def oof(self) -> Path:
+        return self.folder / OOF
 
+    @property
+    def last(self) -> Path:
+        """What an interrupted job resumes from."""
+        return self.folder / LAST
 
-def identity(spec: JobSpec) -> dict[str, Any]:
-    """What must be equal for two halves of a job to belong together."""
-    found = run_identity(spec.run, spec.recipe, spec.task, spec.fold)
-    found |= {"pseudo": spec.pseudo.hash} if spec.pseudo else {}  # earlier jobs know no such keys
-    found |= {"soft_targets": spec.soft.fold_hash(spec.fold)} if spec.soft else {}
-    return found | ({"skipped": spec.run.skipped_hash} if spec.run.skipped_hash else {})
+    @property
+    def status_file(self) -> Path:
+        return self.folder / STATUS
 
+    @property
+    def history(self) -> Path:
+        return self.folder / "history.csv"
 
-def run_identity(run: Run, recipe: Recipe, task: str, fold: int) -> dict[str, Any]:
-    """What run and recipe alone say of a job's identity."""
-    return {
-        "task_hash": recipe.tasks[task].hash,
-        "folds_hash": run.folds_hash,
-        "seed": run.seed,
-        "task": task,
-        "fold": fold,
-    }
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
 
+    @property
+    def error(self) -> Path:
+        return self.folder / "error.txt"
 
-def select_tasks(recipe: Recipe, asked: Sequence[str]) -> list[str]:
-    """The tasks named, in the recipe's order; all if none is.
+    @property
+    def resumable(self) -> bool:
+        """Whether a whole epoch, or a part of one, is saved to continue from."""
+        return self.last.exists()
 
-    Raises:
-        MaskensError: a task that the recipe has not.
-    """
-    names = [n for item in asked for n in item.split(",")]
-    for name in names:
-        if name not in recipe.tasks:
+    @property
+    def trained(self) -> bool:
+        """Whether it was trained to its end: its out-of-fold logits are written last."""
+        return self.oof.exists()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all files of a finished job are there."""
+        return self.model.exists() and self.oof.exists()
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it has something left to do. One whose files are all there is finished, even without job.json."""
+        return (self.resumable or not self.complete) and self.status().state != "done"
+
+    def status(self) -> JobStatus:
+        """What job.json says; `waiting` if the job has not begun, `unreadable` if the file is damaged."""
+        try:
+            return _adapter().validate_json(self.status_file.read_bytes())
+        except FileNotFoundError:
+            return JobStatus(self.task, self.fold)
+        except (OSError, ValueError):
+            return JobStatus(self.task, self.fold, "unreadable")
+
+    def checksums(self) -> dict[str, str]:
+        """sha256 of each of its files as they are now; those that are missing are left out."""
+        return {name: sha256_of_file(self.folder / name) for name in JOB_FILES if (self.folder / name).exists()}
+
+    def verified_sha256(self, name: str) -> str:
+        """The sha256 of one of its files, which must be there and as the job left it, as far as job.json tells.
+
+        Only a finished job has checksums: while it is at work its files are replaced one by one.
+
+        Raises:
+            MaskensError: the file is another.
+        """
+        path, status = self.folder / name, self.status()
+        found, expected = sha256_of_file(path), status.sha256.get(name, "") if status.state == "done" else ""
+        if expected not in ("", found):
             raise MaskensError(
-                f"--task {name}: the recipe '{recipe.name}' has no such task{did_you_mean(name, recipe.tasks)}; "
-                f"it has {', '.join(recipe.tasks)}."
+                f"{path} is damaged or was replaced: its sha256 is {found}, and job.json beside it says {expected}. "
+                f"Put the file back, or train that job again: {self.restart_command}"
             )
-    return [t for t in recipe.tasks if not names or t in names]
+        return found
+
+    def remove_leftovers(self) -> list[str]:
+        """Remove what it needs no more once it is finished; a line for each file that the system refuses to remove."""
+        return [*filter(None, map(still_there, (self.last, self.error)))]
+
+    @property
+    def restart_command(self) -> str:
+        """What trains it again."""
+        return f"maskens train --run {typed(self.run.folder)} --task {self.task} --fold {self.fold} --restart"
 
 
-def plan(
-    run: Run,
-    recipe: Recipe,
-    tasks: Sequence[str],
-    folds: Sequence[int],
-    hardware: Hardware,
-    cache: Path | None,
-    track: tuple[str, ...] = (),
-    compile: bool = False,
-    pseudo: PseudoLabels | None = None,
-    soft: SoftTargets | None = None,
-) -> list[JobSpec]:
-    """One job for each fold and task, fold by fold, so that the first whole fold is ready early."""
-    pairs = [(t, f) for f in folds for t in tasks]
+def write_status(run: Run, status: JobStatus) -> None:
+    """Replace the job's status file, atomically."""
+    write_json(Job(run, status.task, status.fold).status_file, asdict(status))
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[JobStatus]:
+    return TypeAdapter(JobStatus)
+
+
+def jobs_of(run: Run, tasks: Iterable[str], folds: Iterable[int] | None = None) -> list[Job]:
+    """The jobs of these tasks and folds, task by task; all folds if none are named."""
+    return [Job(run, task, fold) for task in tasks for fold in (range(run.k) if folds is None else folds)]
+
+
+def job_names(jobs: Sequence[Job], most: int = 6) -> str:
+    """Jobs in words, the first few of them."""
+    more = f" and {len(jobs) - most} more" if len(jobs) > most else ""
+    return ", ".join(map(str, jobs[:most])) + more
+
+
+def learned_from(run: Run, key: str) -> list[Job]:
+    """The jobs whose record has the key, of pseudo-labels or soft targets that they have learned from."""
+    jobs = [Job(run, f.parent.name, int(f.name.removeprefix("fold"))) for f in run.jobs_on_disk()]
+    return [job for job in jobs if key in job.status().record]
+
+
+def unverified(run: Run, jobs: Iterable[Job]) -> list[str]:
+    """A line if some of these jobs have no job.json that says they are finished, so that nothing vouches for them."""
+    unsure = [str(job) for job in jobs if not _vouches(job.status())]
+    if not unsure:
+        return []
     return [
-        JobSpec(
-            run,
-            recipe,
-            t,
-            f,
-            hardware.device,
-            hardware.job_workers,
-            hardware.job_threads,
-            cache,
-            track,
-            compile,
-            pseudo,
-            soft.only(f) if soft else None,
-        )
-        for t, f in pairs
+        f"{run.folder}: job.json of {', '.join(unsure)} is missing, damaged or not of a finished job, so whether the "
+        "files beside it are whole can't be verified; they are used as they are"
     ]
 
 
-def refuse_other_ages(recipe: Recipe, tasks: Sequence[str], what: str) -> None:
-    """Refuse tasks that learn ages more finely than one of the 18 classes says.
-
-    Args:
-        what: it is that they would learn from, and that is of these classes.
-
-    Raises:
-        MaskensError: naming them.
-    """
-    problems = []
-    for name in tasks:
-        task = recipe.tasks[name]
-        with_ages = {"age", "class"} & set(PREDICTED_PARTS[task.predicts])
-        if with_ages and (task.ages.sigma or not task.ages.in_bands):
-            problems.append(f"tasks.{name}.ages: learned in other bins than the three bands")
-    refuse(problems, f"{what} are of the 18 classes, which say no more of an age than its band", "")
-
-
-def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds: IntArray) -> None:
-    """Refuse jobs whose recipe leaves nobody to learn from, or nobody of a label that they are to predict.
-
-    Args:
-        folds: int64 (people,).
-
-    Raises:
-        MaskensError: naming them.
-    """
-    idle = []
-    for spec in specs:
-        rows, target = learned_rows(spec, data, folds), spec.recipe.tasks[spec.task].target
-        labels = training_labels(target, data)[rows]
-        for head, learned in zip(target.heads, labels.T, strict=True):
-            names, merge = Target(target.predicts).names[head.part], np.array(head.merge)
-            missing = [names[i] for i in sorted(set(merge) - set(merge[learned]))]
-            if missing:
-                idle.append(f"{spec.task} fold {spec.fold}: {head.part} {', '.join(missing)}")
-    refuse(idle, "these jobs have nobody to learn from", "See ages.leave_out and ages.cuts of these tasks.")
+def _vouches(status: JobStatus) -> bool:
+    """Whether a job is finished and has checksums of all its files, or of none."""
+    return status.state == "done" and status.sha256.keys() in (set(), set(JOB_FILES))

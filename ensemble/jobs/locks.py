@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from ensemble.jobs.job import JobSpec
+from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
 from folds.errors import MaskensError
 from folds.files import read_json, write_json
@@ -67,7 +67,7 @@ def lock_jobs(specs: Sequence[JobSpec]) -> Iterator[None]:
                 _hold(stack, path, 0)
             except Timeout:
                 raise MaskensError(
-                    f"another maskens is training {spec.task} fold {spec.fold} in {spec.run.folder}{_holder(path)}. "
+                    f"another maskens is training {spec.job} in {spec.run.folder}{_holder(path)}. "
                     "Wait for it, or train other folds or tasks meanwhile."
                 ) from None
             _sign(path)

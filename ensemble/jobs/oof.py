@@ -12,14 +12,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.jobs.status import JobStatus, read_status, verified_sha256
+from ensemble.jobs.job import Job, JobStatus, jobs_of
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import VIEWS
 from folds.errors import MaskensError, refuse, typed
 from folds.files import csv_text, lfs_pointer, save_npz, sha256, write_text
 from folds.labels import FloatArray, IntArray
 from folds.people import Person, TrainData
-from folds.run import Run
+from folds.run import OOF, Run
 from folds.splits import strata
 
 HISTORY = ("epoch", "lr", "loss", "val_loss", "f1", "accuracy", "best_f1", "photos_per_s", "seconds")
@@ -49,19 +49,19 @@ class JobCurves:
         return float(self.curves["seconds"][-1]) / 60
 
 
-def write_history(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Replace history.csv in a job's folder.
+def write_history(job: Job, rows: Sequence[Mapping[str, float]]) -> None:
+    """Replace a job's history.csv.
 
     Args:
         rows: one an epoch, with the columns HISTORY.
     """
-    write_text(folder / "history.csv", csv_text(HISTORY, ([f"{row[c]:.6g}" for c in HISTORY] for row in rows)))
+    write_text(job.history, csv_text(HISTORY, ([f"{row[c]:.6g}" for c in HISTORY] for row in rows)))
 
 
-def last_row(folder: Path) -> dict[str, float]:
+def last_row(job: Job) -> dict[str, float]:
     """The columns of a job's last finished epoch; nothing where its history can't be read."""
     try:
-        with (folder / "history.csv").open(newline="", encoding="utf-8") as handle:
+        with job.history.open(newline="", encoding="utf-8") as handle:
             return {column: float(value) for column, value in list(csv.DictReader(handle))[-1].items()}
     except (OSError, ValueError, TypeError, IndexError):
         return {}
@@ -70,18 +70,16 @@ def last_row(folder: Path) -> dict[str, float]:
 def read_curves(run: Run, recipe: Recipe) -> tuple[list[JobCurves], list[str]]:
     """(the jobs that have finished an epoch, the others and those whose history can't be read)."""
     found, missing = [], []
-    for task in recipe.tasks:
-        for fold in range(run.k):
-            curves = _read(run, task, fold)
-            if curves is None:
-                missing.append(f"{task} fold {fold}")
-            else:
-                found.append(JobCurves(task, fold, read_status(run, task, fold), curves))
+    for job in jobs_of(run, recipe.tasks):
+        curves = _read(job.history)
+        if curves is None:
+            missing.append(str(job))
+        else:
+            found.append(JobCurves(job.task, job.fold, job.status(), curves))
     return found, missing
 
 
-def _read(run: Run, task: str, fold: int) -> dict[str, FloatArray] | None:
-    path = run.job_folder(task, fold) / "history.csv"
+def _read(path: Path) -> dict[str, FloatArray] | None:
     try:
         with path.open(newline="", encoding="utf-8") as handle:
             rows = list(csv.DictReader(handle))
@@ -216,14 +214,19 @@ def kept_views(path: Path) -> tuple[str, ...]:
         return ()
 
 
-def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[tuple[str, int]]]:
-    """(the folds of which every task is trained, the jobs that are not).
+def whole_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[Job]]:
+    """(the folds of which every task is trained, the jobs that are not)."""
+    missing = [job for job in jobs_of(run, recipe.tasks) if not job.trained]
+    return [f for f in range(run.k) if f not in {job.fold for job in missing}], missing
+
+
+def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[Job]]:
+    """As `whole_folds`.
 
     Raises:
         MaskensError: there is no such fold yet.
     """
-    missing = [(t, f) for t in recipe.tasks for f in range(run.k) if not (run.job_folder(t, f) / "oof.npz").exists()]
-    trained = [f for f in range(run.k) if f not in {fold for _, fold in missing}]
+    trained, missing = whole_folds(run, recipe)
     if not trained:
         raise MaskensError(
             f"no fold of {run.folder} has all of its tasks trained yet. "
@@ -232,22 +235,14 @@ def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[tuple[str, 
     return trained, missing
 
 
-def job_names(jobs: Sequence[tuple[str, int]], most: int = 6) -> str:
-    """(task, fold) pairs in words, the first few of them."""
-    more = f" and {len(jobs) - most} more" if len(jobs) > most else ""
-    return ", ".join(f"{t} fold {f}" for t, f in jobs[:most]) + more
-
-
 def oof_hash(run: Run, recipe: Recipe) -> str:
     """sha256 over the out-of-fold files of a run's jobs: another once any of them is trained anew.
 
     Raises:
         MaskensError: a file is not as its job left it.
     """
-    jobs = [(t, f) for t in recipe.tasks for f in range(run.k)]
-    there = [(run.job_folder(t, f) / "oof.npz").exists() for t, f in jobs]
-    found = [verified_sha256(run, t, f, "oof.npz") if e else "-" for (t, f), e in zip(jobs, there, strict=True)]
-    return sha256("\n".join(found))
+    jobs = jobs_of(run, recipe.tasks)
+    return sha256("\n".join(job.verified_sha256(OOF) if job.trained else "-" for job in jobs))
 
 
 def pool(
@@ -268,7 +263,7 @@ def pool(
     problems: list[str] = []
     for task in recipe.tasks:
         for fold in trained:
-            path = run.job_folder(task, fold) / "oof.npz"
+            path = Job(run, task, fold).oof
             oof = load_job_oof(path, {"task_hash": recipe.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold})
             found = np.array([index.get(str(f), -1) for f in oof.files])
             if not np.array_equal(np.sort(found), np.flatnonzero((photo_fold == fold) & readable)):

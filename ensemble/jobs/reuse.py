@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 
 from ensemble.jobs.completion import is_done
-from ensemble.jobs.job import JobSpec, identity
+from ensemble.jobs.job import JOB_FILES, Job
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.oof import kept_views
-from ensemble.jobs.status import JOB_FILES, read_status, verified_sha256
+from ensemble.jobs.spec import JobSpec, identity
 from folds.errors import MaskensError
 from folds.files import replacing_folder
 from folds.run import Run, differing, library_versions
@@ -41,10 +41,10 @@ def reuse_jobs(specs: Sequence[JobSpec], source: Run) -> int:
     _refuse_unlike(run, source)
     begun, versions = run.jobs_on_disk(), library_versions()
     with lock_jobs(specs):
-        alike = [s for s in specs if run.job_folder(s.task, s.fold) not in begun and _done_alike(s, source, versions)]
+        alike = [s for s in specs if s.job.folder not in begun and _done_alike(s, source, versions)]
         for spec in alike:
             for name in JOB_FILES:
-                verified_sha256(source, spec.task, spec.fold, name)
+                Job(source, spec.task, spec.fold).verified_sha256(name)
         for spec in alike:
             _copy(spec, source)
     return len(alike)
@@ -56,8 +56,7 @@ def once_each(specs: Sequence[JobSpec]) -> tuple[list[JobSpec], list[JobSpec]]:
     first: list[JobSpec] = []
     later: list[JobSpec] = []
     for spec in specs:
-        begun = (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()
-        (later if _kind(spec) in kinds and not begun else first).append(spec)
+        (later if _kind(spec) in kinds and not spec.job.resumable else first).append(spec)
         kinds.add(_kind(spec))
     return first, later
 
@@ -78,16 +77,15 @@ def _kind(spec: JobSpec) -> str:
 
 
 def _done_alike(spec: JobSpec, source: Run, versions: Mapping[str, str]) -> bool:
-    theirs = read_status(source, spec.task, spec.fold).record.get("versions", {})
     there = dataclasses.replace(spec, run=source)
-    kept = kept_views(source.job_folder(spec.task, spec.fold) / "oof.npz")
+    theirs = there.job.status().record.get("versions", {})
     same = all(theirs.get(name) == versions[name] for name in DECISIVE)
-    return is_done(there) and same and set(spec.recipe.oof_views) <= set(kept)
+    return is_done(there) and same and set(spec.recipe.oof_views) <= set(kept_views(there.job.oof))
 
 
 def _copy(spec: JobSpec, source: Run) -> None:
-    theirs = source.job_folder(spec.task, spec.fold)
-    with replacing_folder(spec.run.job_folder(spec.task, spec.fold)) as build:
+    theirs = Job(source, spec.task, spec.fold).folder
+    with replacing_folder(spec.job.folder) as build:
         for path in sorted(theirs.rglob("*")):
             copy = build / path.relative_to(theirs)
             if path.is_dir():

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import safetensors
 
-from ensemble.jobs.job import JobSpec, learned_rows
+from ensemble.jobs.spec import JobSpec, learned_rows
 from folds.errors import MaskensError, refuse
 from folds.files import sha256
 from folds.labels import IntArray

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from folds.errors import MaskensError, first_fault
 from folds.files import read_json, sealed, unsealed, write_json
+from folds.run import has_run
 
 FORMAT = 1
 
@@ -58,7 +59,7 @@ def load_sweep(folder: Path) -> Sweep | None:
     path = sweep_file(folder)
     if folder.exists() and not folder.is_dir():
         raise MaskensError(f"{folder} is a file. Name another folder for the sweep with --out DIR.")
-    if (folder / "run.json").exists():
+    if has_run(folder):
         raise MaskensError(f"{folder} is a run folder. Name another folder for the sweep with --out DIR.")
     if not path.exists():
         return None

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
-from ensemble.jobs.status import learned_from
+from ensemble.jobs.job import learned_from
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import ONLY_GENDER, Predicts
 from folds.errors import MaskensError, typed
@@ -105,7 +105,7 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
     """
     file, advice = run.folder / "pseudo.json", "Put it back, or begin a new run."
     if not file.exists():
-        jobs = [job for job, _ in learned_from(run, "pseudo")]  # which would be trained anew, from the labels alone
+        jobs = learned_from(run, "pseudo")  # which would be trained anew, from the labels alone
         if jobs or file.with_suffix(".csv").exists():
             raise MaskensError(f"{file} is missing{f', from which {jobs[0]} has learned' if jobs else ''}. {advice}")
         return None
@@ -306,9 +306,9 @@ def refuse_lost(run: Run, soft: SoftTargets | None) -> None:
         MaskensError: a job has learned from some that are not there.
     """
     there = soft.folds if soft else {}
-    for job, fold in learned_from(run, "soft_targets"):
-        if fold not in there:
-            raise MaskensError(f"{_file(run, fold)} is missing, from which {job} has learned. {ADVICE}")
+    for job in learned_from(run, "soft_targets"):
+        if job.fold not in there:
+            raise MaskensError(f"{_file(run, job.fold)} is missing, from which {job} has learned. {ADVICE}")
 
 
 def refuse_untaught(run: Run, soft: SoftTargets, folds: set[int]) -> None:

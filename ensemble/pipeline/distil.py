@@ -15,7 +15,7 @@ from ensemble.decision.joint import blend
 from ensemble.decision.members import Ensemble, geometries
 from ensemble.decision.teaching import refuse_unfinished, soft_targets_of, teachers_of_fold
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.status import verified_sha256
+from ensemble.jobs.job import STATUS, Job, jobs_of
 from ensemble.jobs.teaching import (
     FoldTargets,
     SoftTargets,
@@ -43,7 +43,7 @@ from ensemble.recipes.run_recipe import run_recipe
 from ensemble.recipes.views import Tta, TtaSet
 from ensemble.training.queue import JobsDisplay
 from folds.errors import MaskensError, typed
-from folds.run import Run, load_data, refuse_other_folds, run_like, write_run_like
+from folds.run import MODEL, Run, has_run, load_data, refuse_other_folds, run_like, write_run_like
 
 ALPHA, TEMPERATURE = 0.5, 1.0
 
@@ -105,7 +105,7 @@ def plan_distillation(runs: Folders = DEFAULT_RUN, options: DistilOptions = DEFA
     soft, views = soft_targets_of(teachers, options.tta, temperature, alpha)
     data, folds = load_data(teachers[0], data_folder)
     student = run_like(teachers[0], folder, data)
-    if (folder / "run.json").exists():
+    if has_run(folder):
         data, folds = load_data(student, data_folder)  # it may skip photos that became unreadable since
     if _has_begun(student):
         soft = _refuse_other_lessons(student, soft, load_soft_targets(student, data, folds))
@@ -122,7 +122,7 @@ def plan_distillation(runs: Folders = DEFAULT_RUN, options: DistilOptions = DEFA
         if fold not in soft.folds or soft.folds[fold].models != _models(teachers, found)
     }
     for fold in untaught.keys() & soft.folds.keys():
-        if jobs := [spec for spec in training.todo if spec.fold == fold and _begun(student, spec.task, fold)]:
+        if jobs := [spec for spec in training.todo if spec.fold == fold and spec.job.status_file.exists()]:
             raise MaskensError(
                 f"{student.folder}: {jobs[0].task} fold {fold} learns from models that were trained again since. "
                 "Name a new folder: --out DIR"
@@ -138,7 +138,7 @@ def plan_distillation(runs: Folders = DEFAULT_RUN, options: DistilOptions = DEFA
 def _models(teachers: list[Run], ensembles: list[Ensemble]) -> tuple[str, ...]:
     """sha256 of each model."""
     pairs = [(run, m) for run, ensemble in zip(teachers, ensembles, strict=True) for m in ensemble.members]
-    return tuple(verified_sha256(run, m.task, m.fold, "model.safetensors") for run, m in pairs)
+    return tuple(Job(run, m.task, m.fold).verified_sha256(MODEL) for run, m in pairs)
 
 
 def _beside(folder: Path) -> Path:
@@ -147,13 +147,9 @@ def _beside(folder: Path) -> Path:
     return found if folder.name in ("", "..") else folder.with_name(found.name)  # as it was named, if it has a name
 
 
-def _begun(student: Run, task: str, fold: int) -> bool:
-    return (student.job_folder(task, fold) / "job.json").exists()
-
-
 def _has_begun(student: Run) -> bool:
     """Whether any job of it has, be it in its first epoch in another process."""
-    return any(student.folder.glob("*/fold*/job.json"))
+    return any(student.folder.glob(f"*/fold*/{STATUS}"))
 
 
 def _refuse_other_lessons(student: Run, soft: SoftTargets, kept: SoftTargets | None) -> SoftTargets:
@@ -212,7 +208,7 @@ def _taught(planned: DistilPlan, training: TrainingPlan, fold: int, on_progress:
 def trained_models(planned: DistilPlan) -> tuple[int, bool]:
     """(how many models the student has, whether these are all)."""
     run, recipe = planned.training.run, planned.training.recipe
-    there = [(run.job_folder(task, fold) / "oof.npz").exists() for task in recipe.tasks for fold in range(run.k)]
+    there = [job.trained for job in jobs_of(run, recipe.tasks)]
     return sum(there), all(there)
 
 

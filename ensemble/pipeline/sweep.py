@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ensemble.evaluation.compare import SweepComparison, compare_recipes, records
-from ensemble.jobs.job import geometry, refuse_jobs_without_photos
 from ensemble.jobs.oof import Checkpoint
 from ensemble.jobs.reuse import reuse_among
+from ensemble.jobs.spec import geometry, refuse_jobs_without_photos
 from ensemble.jobs.sweep import load_sweep, save_sweep
 from ensemble.pipeline.inputs import Folder, OnProgress, part_of
 from ensemble.pipeline.sweep_plan import DEFAULT_OPTIONS, DEFAULT_SWEEP, SweepOptions, SweepPlan, plan_sweep

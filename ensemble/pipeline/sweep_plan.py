@@ -12,9 +12,9 @@ from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
 from ensemble.jobs.completion import begun, restore, unfinished
 from ensemble.jobs.hardware import Hardware, unused_gpu
-from ensemble.jobs.job import JobSpec, plan, refuse_jobs_without_photos
 from ensemble.jobs.reuse import once_each
 from ensemble.jobs.seen_people import refuse_leaking_weights
+from ensemble.jobs.spec import JobSpec, plan, refuse_jobs_without_photos
 from ensemble.jobs.sweep import Sweep, load_sweep
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
 from ensemble.pipeline.job_options import JobOptions

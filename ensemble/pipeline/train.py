@@ -11,9 +11,9 @@ from ensemble.backends.choose import choose_hardware
 from ensemble.data.augment import build
 from ensemble.jobs.completion import begun, restore, unfinished
 from ensemble.jobs.hardware import Hardware, unused_gpu
-from ensemble.jobs.job import JobSpec, geometry, plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
 from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.seen_people import refuse_leaking_weights
+from ensemble.jobs.spec import JobSpec, geometry, plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
 from ensemble.jobs.teaching import PseudoLabels, SoftTargets, load_soft_targets, refuse_untaught, save_pseudo_labels
 from ensemble.pipeline.inputs import DEFAULT_RUN, Folder, OnProgress, cache_folder, part_of
 from ensemble.pipeline.job_options import JobOptions

@@ -18,7 +18,7 @@ from ensemble.recipes.tasks import KINDS, undetermined
 from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError, did_you_mean, refuse, typed
 from folds.files import sha256_of_file
-from folds.run import load_run
+from folds.run import MODEL, OOF, load_run
 
 Tree = dict[str, Any]
 BuildTransform = Callable[[Transform], object]
@@ -330,7 +330,7 @@ def with_weights(recipe: Recipe, weights: Sequence[str], pretrained: bool) -> Re
         names, path = [task] if task else [*recipe.tasks], Path(file).resolve()
         if not task and path.is_dir():
             theirs = _trained_recipe(path)
-            begun = [name for name in names if any(path.glob(f"{name}/fold*/oof.npz"))]
+            begun = [name for name in names if any(path.glob(f"{name}/fold*/{OOF}"))]
             names = [name for name in begun if not _unlike(name, recipe.tasks[name], theirs)]
             if not names:
                 why = "; ".join(_unlike(name, recipe.tasks[name], theirs) for name in begun)
@@ -364,13 +364,13 @@ def _files_of_run(run: Path, name: str, task: TaskRecipe) -> str:
     theirs = _trained_recipe(run)
     if why := _unlike(name, task, theirs):
         raise MaskensError(f"tasks.{name}.weights {run}: {why}.")
-    missing = [k for k in range(load_run(run).k) if not (run / name / f"fold{k}" / "oof.npz").exists()]
+    missing = [k for k in range(load_run(run).k) if not (run / name / f"fold{k}" / OOF).exists()]
     if missing:
         raise MaskensError(
             f"tasks.{name}.weights {run}: it has not finished fold {', '.join(map(str, missing))} of {name}. Train it "
             f"first: maskens train --run {typed(run)} --task {name}"
         )
-    return str(run / name / f"fold{FOLD}" / "model.safetensors")
+    return str(run / name / f"fold{FOLD}" / MODEL)
 
 
 def _trained_recipe(run: Path) -> Recipe:

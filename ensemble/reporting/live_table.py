@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ensemble.jobs.status import JobStatus
+from ensemble.jobs.job import JobStatus
 from folds.pages.tables import new_table
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from ensemble.data.augment import Augment, always, build, faults
 from ensemble.data.cache import resize
 from ensemble.data.masks import NOT_WEAR, WEAR, DrawMasks, detection_faults
-from ensemble.jobs.job import geometry
+from ensemble.jobs.spec import geometry
 from ensemble.recipes.augmentation import Entry, SomeOf, transforms_in
 from ensemble.recipes.schema import Recipe, TaskRecipe
 from folds.errors import refuse

@@ -24,8 +24,7 @@ from ensemble.data.cache import DecodedPhotos, missing_bytes, open_photos
 from ensemble.data.loader import NO_MORE, EpochBatches, epoch_batches, train_loader
 from ensemble.data.masks import DrawMasks, draw_masks
 from ensemble.jobs.hardware import Hardware, free_memory
-from ensemble.jobs.job import JobSpec, geometry, learned_rows
-from ensemble.jobs.status import read_status
+from ensemble.jobs.spec import JobSpec, geometry, learned_rows
 from ensemble.models.build import create, normalisation, to_device
 from ensemble.models.precision import AutotuneCache, shortest
 from ensemble.models.process import configure_process
@@ -248,8 +247,8 @@ def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, re
     photos = _job_batches(spec, data, folds).photos_per_epoch
     held_out = folds[data.photo_person] == spec.fold
     predicted = len(spec.recipe.oof_views) * int((held_out & data.photos.readable).sum())  # after each epoch
-    begun = not restart and (spec.run.job_folder(spec.task, spec.fold) / "last.pt").exists()
-    epochs = recipe.epochs - (read_status(spec.run, spec.task, spec.fold).epoch if begun else 0)
+    begun = not restart and spec.job.resumable
+    epochs = recipe.epochs - (spec.job.status().epoch if begun else 0)
     seconds = job_seconds(cost, photos, predicted, epochs)
     return JobEstimate(spec.recipe.name, spec.task, spec.fold, photos, epochs, seconds)
 

@@ -21,11 +21,11 @@ from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.loader import NO_MORE, EpochBatches, TrainingPhotos, epoch_batches, train_loader
 from ensemble.data.masks import DrawMasks, draw_masks
 from ensemble.jobs.card import job_card
-from ensemble.jobs.job import JobSpec, geometry, identity, learned_rows
+from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import Claim
 from ensemble.jobs.oof import JobOof, Logits, people_halves, save_job_oof, write_history
 from ensemble.jobs.seen_people import trained_on
-from ensemble.jobs.status import JobStatus, job_checksums, remove_leftovers, write_status
+from ensemble.jobs.spec import JobSpec, geometry, identity, learned_rows
 from ensemble.jobs.stopping import stop_requests
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.models.build import create, normalisation, save_checkpoint, to_device
@@ -131,8 +131,7 @@ class JobRun:
             claim: on the job; nothing is saved any more once another process has made its own.
         """
         self.spec, self.data, self.claim = spec, data, claim
-        self.run_info, self.recipe = spec.run, spec.recipe.tasks[spec.task]
-        self.folder = spec.run.job_folder(spec.task, spec.fold)
+        self.run_info, self.job, self.recipe = spec.run, spec.job, spec.recipe.tasks[spec.task]
         self.device = torch.device(spec.device)
         self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), spec.fold)
         self.target = self.recipe.target
@@ -155,7 +154,7 @@ class JobRun:
         self.report(record=self.record())
         configure_process(self.spec.threads)
         photos = self.open(self.data.photos)
-        resumed = load_last(self.folder, identity(self.spec)) or {}
+        resumed = load_last(self.job, identity(self.spec)) or {}
         seed_torch(self.seed, 0)
         model = create(self.recipe.of_fold(self.spec.fold), initial_weights=not resumed)
         self.mean, self.std = normalisation(model)
@@ -182,9 +181,9 @@ class JobRun:
             self.train(trainer, batches, photos, trackers, resumed.get("unfinished"))
         self.save_oof()
         # last of all: from here on the files are held against their checksums
-        sha256 = job_checksums(self.run_info, self.spec.task, self.spec.fold)
+        sha256 = self.job.checksums()
         self.report(state="done", seconds_left=None, note=self.notes(trainer, trackers), sha256=sha256)
-        if stale := remove_leftovers(self.run_info, self.spec.task, self.spec.fold):
+        if stale := self.job.remove_leftovers():
             self.report(note="; ".join(filter(None, (self.status.note, *stale))))
 
     def go_on(self, resumed: dict[str, Any], trainer: Trainer) -> None:
@@ -248,7 +247,7 @@ class JobRun:
         """Keep what the job goes on from, after an epoch or within one."""
         self.refuse_lost()
         unfinished = progress.state() if progress else None
-        save_last(self.folder, identity(self.spec), trainer.state(), self.history, unfinished, self.logits)
+        save_last(self.job, identity(self.spec), trainer.state(), self.history, unfinished, self.logits)
         if progress:
             self.report(batches=progress.batches)
 
@@ -268,8 +267,8 @@ class JobRun:
         best = self.history[-1]["best_f1"]
         if best not in [h["f1"] for h in self.history[:-1]]:
             card = job_card(self.spec, (self.mean, self.std), self.people, len(self.history), best)
-            save_checkpoint(self.folder / "model.safetensors", trainer.eval_model, card)
-        write_history(self.folder, self.history)
+            save_checkpoint(self.job.model, trainer.eval_model, card)
+        write_history(self.job, self.history)
 
     def validate(self, trainer: Trainer, photos: DecodedPhotos) -> tuple[dict[str, float], Logits]:
         """Predict the held-out fold in all views. Scores are over the whole of it at once, of the photos as they are:
@@ -299,7 +298,7 @@ class JobRun:
         chosen = half_epochs(self.target, plain, self.truth[self.valid_rows], self.half[self.valid])
         files, best = np.array(self.data.files)[self.oof_rows], f1.index(max(f1))
         oof = JobOof(files, np.stack(self.logits), best, self.half, chosen, self.spec.recipe.oof_views)
-        save_job_oof(self.folder / "oof.npz", oof, self.record())
+        save_job_oof(self.job.oof, oof, self.record())
 
     def record(self) -> dict[str, Any]:
         """What decides the result, to be kept with it."""

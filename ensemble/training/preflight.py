@@ -12,7 +12,7 @@ from timm.optim import list_optimizers
 from ensemble.data.augment import faults
 from ensemble.data.cache import skip_unreadable
 from ensemble.data.masks import detection_faults
-from ensemble.jobs.job import JobSpec
+from ensemble.jobs.spec import JobSpec
 from ensemble.models.build import create, refuse_unreachable, weights_address
 from ensemble.recipes.loss import soft_f1_warnings
 from ensemble.recipes.reading import load_recipe

@@ -14,9 +14,9 @@ from ensemble.backends.choose import open_backend
 from ensemble.data.cache import check_readable, no_face_note, open_photos
 from ensemble.data.masks import undetected_note
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.job import JobSpec, geometry, job_labels
+from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import lock_jobs
-from ensemble.jobs.status import JobStatus, read_status, write_status
+from ensemble.jobs.spec import JobSpec, geometry, job_labels
 from ensemble.training.runner import Failure, finish, run_job
 from folds.errors import MaskensError, Stopped
 from folds.labels import IntArray
@@ -100,8 +100,8 @@ def train(
     with lock_jobs(specs):
         for spec in specs:
             if restart:
-                shutil.rmtree(spec.run.job_folder(spec.task, spec.fold), ignore_errors=True)
-            before = read_status(spec.run, spec.task, spec.fold)
+                shutil.rmtree(spec.job.folder, ignore_errors=True)
+            before = spec.job.status()
             epochs = spec.recipe.tasks[spec.task].epochs
             write_status(
                 spec.run, dataclasses.replace(before, state="waiting", epochs=epochs, error="", seconds_left=None)
@@ -122,16 +122,16 @@ def run_with_retries(backend: Backend, spec: JobSpec, data: TrainData, folds: In
     Args:
         folds: int64 (people,).
     """
-    folder, name = spec.run.job_folder(spec.task, spec.fold), f"{spec.task} fold {spec.fold}"
+    name, log = str(spec.job), spec.job.log
     notes = spec.run.folder / ".locks"
     notes.mkdir(exist_ok=True)
 
     def waiting(words: str) -> None:
-        status = read_status(spec.run, spec.task, spec.fold)
+        status = spec.job.status()
         write_status(spec.run, dataclasses.replace(status, state="waiting", note=words))
 
     def call() -> Call:
-        return Call(name, run_job, (spec, data, folds), folder / "log.txt", notes, needs=(spec.run.folder, data.root))
+        return Call(name, run_job, (spec, data, folds), log, notes, needs=(spec.run.folder, data.root))
 
     try:
         failure: Failure | None = call_with_retries(backend, call, retries, waiting)
@@ -148,7 +148,7 @@ def run_with_retries(backend: Backend, spec: JobSpec, data: TrainData, folds: In
 
 def _saved(specs: Sequence[JobSpec]) -> str:
     """What jobs that were stopped have saved, in words."""
-    statuses = [read_status(s.run, s.task, s.fold) for s in specs]
+    statuses = [s.job.status() for s in specs]
     done = sum(s.state == "done" for s in statuses)
     named = zip(job_labels(specs), statuses, strict=True)
     lines = [f"{label}: {_so_far(s)}" for label, s in named if s.state != "done" and (s.epoch or s.batches)]
@@ -167,7 +167,7 @@ def _polling(shown: Sequence[JobSpec], display: JobsDisplay, every: float = 0.25
     stop = threading.Event()
 
     def look() -> None:
-        display.update([read_status(s.run, s.task, s.fold) for s in shown])
+        display.update([s.job.status() for s in shown])
 
     def poll() -> None:
         with contextlib.suppress(OSError):  # nobody reads any more what is shown: the jobs go on

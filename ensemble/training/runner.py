@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from ensemble.jobs.completion import is_done
-from ensemble.jobs.job import JobSpec
+from ensemble.jobs.job import State, write_status
 from ensemble.jobs.locks import TakenOver, lock_job_process
-from ensemble.jobs.status import State, read_status, write_status
+from ensemble.jobs.spec import JobSpec
 from ensemble.training.fit_fold import JobRun
 from folds.errors import MaskensError
 from folds.files import write_text
@@ -44,7 +44,7 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
     try:
         with lock_job_process(spec) as claim:
             if not is_done(spec):  # by a process whose worker was lost before it could say so
-                with _warnings_in(spec.run.job_folder(spec.task, spec.fold) / "log.txt") as log:
+                with _warnings_in(spec.job.log) as log:
                     JobRun(spec, data, folds, claim).run()
                 if log.warned:
                     _note(spec, f"libraries warn: {log.warned} (all in {log.baseFilename})")
@@ -56,7 +56,7 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
     except torch.OutOfMemoryError:
         failure = Failure(f"the GPU's memory is full: make batch_size of '{spec.task}' smaller", crashed=False)
     except Exception as error:
-        path = spec.run.job_folder(spec.task, spec.fold) / "error.txt"
+        path = spec.job.error
         hint = "; try --workers 0, shared memory may be short" if "Bus error" in str(error) else ""
         failure = Failure(f"{type(error).__name__}: {error} (traceback in {path}){hint}", crashed=True)
         write_text(path, traceback.format_exc())
@@ -95,7 +95,7 @@ def _warnings_in(path: Path) -> Iterator[_Log]:
 
 
 def _note(spec: JobSpec, words: str) -> None:
-    status = read_status(spec.run, spec.task, spec.fold)
+    status = spec.job.status()
     write_status(spec.run, dataclasses.replace(status, note="; ".join(filter(None, (status.note, words)))))
 
 
@@ -103,7 +103,7 @@ def finish(spec: JobSpec, state: State, error: str = "") -> None:
     """Write a job's last state, unless it is done or its run is gone."""
     if is_removed(spec.run):
         return
-    status = read_status(spec.run, spec.task, spec.fold)
+    status = spec.job.status()
     if status.state == "done":  # what came after that, such as tidying up, takes nothing away from it
         return
     write_status(spec.run, dataclasses.replace(status, state=state, error=error, seconds_left=None))

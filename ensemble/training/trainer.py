@@ -8,7 +8,6 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ensemble.data.mixing import mix_batch
+from ensemble.jobs.job import Job
 from ensemble.jobs.oof import Logits
 from ensemble.jobs.stopping import StopRequest
 from ensemble.models.build import to_input
@@ -32,7 +32,7 @@ from ensemble.models.precision import (
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.losses import bin_counts, class_table, soft_targets, target_tables, task_loss
 from ensemble.training.optimizer import EpochAverage, backbone, ema_decay, make_optimizer, make_schedule
-from folds.errors import MaskensError, typed
+from folds.errors import MaskensError
 from folds.files import replacing
 
 SAVE_EVERY = 300.0  # seconds of an epoch's work that may be lost
@@ -357,7 +357,7 @@ Identity = dict[str, Any]
 
 
 def save_last(
-    folder: Path,
+    job: Job,
     identity: Identity,
     trained: dict[str, Any],
     history: list[dict[str, float]],
@@ -381,19 +381,17 @@ def save_last(
     }
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    with replacing(folder / "last.pt") as handle:
+    with replacing(job.last) as handle:
         handle.write(buffer.getbuffer())
 
 
-def load_last(folder: Path, identity: Identity) -> dict[str, Any] | None:
+def load_last(job: Job, identity: Identity) -> dict[str, Any] | None:
     """The state to continue from, or None where there is none.
 
     Raises:
         MaskensError: damaged, or of another recipe, seed or folds, or other pseudo-labels or soft targets.
     """
-    path = folder / "last.pt"
-    job = f"--task {identity['task']} --fold {identity['fold']}"
-    advice = f"start this job over: maskens train --run {typed(folder.parent.parent)} {job} --restart"
+    path, advice = job.last, f"start this job over: {job.restart_command}"
     if not path.exists():
         return None
     try:

@@ -14,8 +14,8 @@ from tiny_runs import DEFAULTS, Silent, TinyRun, tiny_run
 
 from ensemble.backends.choose import choose_hardware
 from ensemble.jobs.hardware import BackendName, Hardware
-from ensemble.jobs.job import JobSpec
-from ensemble.jobs.status import JobStatus
+from ensemble.jobs.job import JobStatus
+from ensemble.jobs.spec import JobSpec
 from ensemble.training.queue import train
 from folds.errors import MaskensError
 from folds.files import read_json

@@ -14,8 +14,8 @@ import pytest
 from tiny_runs import DEFAULTS, TinyRun, tiny_run
 from torch import Tensor
 
+from ensemble.jobs.job import Job
 from ensemble.jobs.locks import TakenOver, lock_job_process, lock_jobs
-from ensemble.jobs.status import read_status
 from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
 from ensemble.training.runner import run_job
 from ensemble.training.trainer import Trainer
@@ -81,7 +81,7 @@ def test_a_job_that_is_taken_over_writes_no_more(setting: TinyRun, monkeypatch: 
     monkeypatch.setattr(Trainer, "_loss", taken_over)
     failure = run_job(spec, setting.data, setting.folds)
     assert failure and "another process has taken the job over (process" in failure.message
-    status = read_status(setting.run, "heads", 0)
+    status = Job(setting.run, "heads", 0).status()
     assert (status.state, status.epoch, status.error) == ("training", 1, "")
 
 

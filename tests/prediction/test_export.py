@@ -32,7 +32,7 @@ from ensemble.decision.joint import mean_logits
 from ensemble.decision.members import Ensemble, Member, members
 from ensemble.decision.tuning import Fitted, RunTuning
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.job import JobSpec
+from ensemble.jobs.spec import JobSpec
 from ensemble.metrics.heads import bin_logits
 from ensemble.models.build import load_checkpoint, to_input
 from ensemble.prediction.export import Export, export

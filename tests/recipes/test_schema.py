@@ -17,11 +17,11 @@ from ensemble.evaluation.evaluate import evaluate
 from ensemble.jobs.card import read_card
 from ensemble.jobs.completion import is_done
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.job import JobSpec, plan, refuse_jobs_without_photos
+from ensemble.jobs.job import Job
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.reuse import reuse_jobs
-from ensemble.jobs.status import read_status
+from ensemble.jobs.spec import JobSpec, plan, refuse_jobs_without_photos
 from ensemble.metrics.scores import task_scores
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
@@ -124,7 +124,7 @@ def test_each_key_changes_what_is_learned(setting: Setting, plain: np.ndarray, k
     found = logits(spec)
     assert np.isfinite(found).all()
     assert found.shape != plain.shape or not np.allclose(found, plain, atol=1e-5)
-    assert read_status(spec.run, "age", 0).note == ""
+    assert Job(spec.run, "age", 0).status().note == ""
 
 
 def test_ages_left_out_are_not_learned_from_but_predicted_and_scored(setting: Setting) -> None:
@@ -182,7 +182,7 @@ def test_a_precision_that_falls_back_is_told_in_the_jobs_status(
 ) -> None:
     monkeypatch.setattr("ensemble.models.precision.TOLERANCE", -1.0)
     spec = setting.trained("fp16", "tasks.age.precision=fp16")
-    note = read_status(spec.run, "age", 0).note
+    note = Job(spec.run, "age", 0).status().note
     assert note.startswith("precision fp16 falls back to fp32: its logits differ by")
 
 

@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from ensemble.jobs.status import JobStatus
+from ensemble.jobs.job import JobStatus
 from ensemble.reporting.live_table import LiveJobs, PlainJobs, duration, jobs_display, jobs_table, sweep_jobs_table
 
 

@@ -21,8 +21,8 @@ from ensemble.decision.blend import load_blend
 from ensemble.decision.decide import Decision
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import PartPredictions, calibration, evaluate, part_predictions
+from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.oof import HISTORY, read_curves
-from ensemble.jobs.status import JobStatus, write_status
 from ensemble.recipes.run_recipe import run_recipe
 from ensemble.reporting.report import Report, age_errors, age_groups, gather, highest
 from ensemble.reporting.report_page import curves_chart

@@ -18,8 +18,8 @@ from scipy.special import log_softmax, softmax
 import ensemble
 from ensemble.data.cache import open_photos
 from ensemble.data.masks import DrawMasks
+from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.status import read_status
 from ensemble.jobs.teaching import (
     FoldTargets,
     SoftTargets,
@@ -319,7 +319,7 @@ def test_a_student_is_a_run_like_any(root: Path, student: Path) -> None:
     data = read_train(root / "data")
     assert np.array_equal(read_folds(run.folds_file, data)[0], read_folds(teacher.folds_file, data)[0])
     kept = read_soft_targets(run)
-    assert kept and read_status(run, "heads", 0).record["soft_targets"] == kept.fold_hash(0)
+    assert kept and Job(run, "heads", 0).status().record["soft_targets"] == kept.fold_hash(0)
     assert "2 of 2 jobs are finished already" in maskens("train", "--run", student).out
     assert maskens("verify", "--run", student).code == 0
     assert kept.hash[:6] in maskens("compare", root / "teacher", student).out

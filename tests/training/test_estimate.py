@@ -17,7 +17,7 @@ import ensemble.training.cost
 import ensemble.training.trainer
 from ensemble.data.cache import missing_bytes, open_photos
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.job import plan
+from ensemble.jobs.spec import plan
 from ensemble.models.precision import AutotuneCache, autocast
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Geometry

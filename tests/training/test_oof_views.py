@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from ensemble.jobs.completion import is_done
-from ensemble.jobs.job import JobSpec
 from ensemble.jobs.oof import kept_views, load_job_oof
 from ensemble.jobs.reuse import reuse_jobs
+from ensemble.jobs.spec import JobSpec
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe, run_recipe
 from ensemble.recipes.views import VIEWS

@@ -12,9 +12,8 @@ from tracked import BOTH, events, wandb_history
 
 from ensemble.jobs.completion import is_done
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.job import JobSpec, plan
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.status import read_status
+from ensemble.jobs.spec import JobSpec, plan
 from ensemble.training.queue import train
 from folds.layout import read_train
 
@@ -56,6 +55,6 @@ def test_parallel_jobs_may_have_loader_processes_and_are_tracked(setting: TinyRu
     for spec in trained(setting, "tracked", ["mask"], [0, 1], Hardware("cpu", workers=1, jobs=2), BOTH):
         assert is_done(spec)
         folder = spec.run.job_folder("mask", spec.fold)
-        assert read_status(spec.run, "mask", spec.fold).note == ""
+        assert spec.job.status().note == ""
         assert [e.step for e in events(folder).Scalars("f1")] == [1, 2]
         assert [r["step"] for r in wandb_history(folder)[0]] == [1, 2]

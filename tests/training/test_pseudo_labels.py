@@ -15,8 +15,8 @@ from scipy.special import log_softmax, softmax
 
 import ensemble
 from ensemble.data.loader import epoch_photos
+from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.status import read_status
 from ensemble.jobs.teaching import NOT_TAKEN, PseudoLabels, load_pseudo_labels
 from ensemble.pipeline.train import TrainingPlan, plan_training
 from ensemble.recipes.reading import load_recipe
@@ -108,7 +108,7 @@ def test_the_photos_count_in_learning_and_in_nothing_else(source: Path, learned:
     for fold in range(2):
         oof = load_job_oof(run.job_folder("heads", fold) / "oof.npz", {})
         assert set(oof.files.tolist()) < set(data.files)
-        assert read_status(run, "heads", fold).record["pseudo"] == kept.hash
+        assert Job(run, "heads", fold).status().record["pseudo"] == kept.hash
     scored = ensemble.score(learned)
     assert len(scored.evaluation.decision.classes) == len(data.files)
     ensemble.infer(learned, ensemble.InferOptions(device="cpu", workers=0))

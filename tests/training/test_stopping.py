@@ -27,8 +27,8 @@ from torch import Tensor
 import ensemble.training.trainer
 from ensemble.jobs.completion import is_done
 from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.job import JOB_FILES, Job
 from ensemble.jobs.locks import lock_job_process, lock_jobs
-from ensemble.jobs.status import JOB_FILES, read_status
 from ensemble.jobs.stopping import stop_requests
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Sampler, Schedule
@@ -143,7 +143,7 @@ def resumed_alike(
     with patch.context() as stopping, pytest.raises(KeyboardInterrupt):
         stopping.setattr(Trainer, "_loss", interrupted_at(batch))
         run_job(setting.spec(), setting.data, setting.folds)
-    status = read_status(setting.run, "mask", 0)
+    status = Job(setting.run, "mask", 0).status()
     updates = recipe.tasks["mask"].accumulate
     batches = status.epoch * an_epoch + status.batches
     assert (status.state, batches) == ("stopped", -(-batch // updates) * updates), "the update is finished first"
@@ -186,7 +186,7 @@ def test_a_long_epoch_is_saved_now_and_then(setting: TinyRun, monkeypatch: pytes
         patch.setattr(ensemble.training.trainer, "SAVE_EVERY", 0)
         patch.setattr(Trainer, "_loss", killed)
         run_job(setting.spec(), setting.data, setting.folds)
-    status = read_status(setting.run, "mask", 0)
+    status = Job(setting.run, "mask", 0).status()
     assert (status.epoch, status.batches) == (1, 3)
     assert run_job(setting.spec(), setting.data, setting.folds) is None
     assert left_by(setting) == left_by(whole)
@@ -218,7 +218,7 @@ def test_a_process_that_is_killed_goes_on_or_fails_its_job_alone(setting: TinyRu
     def kill_one() -> None:
         """The first process of a job that is at work."""
         before = set(psutil.Process().children())
-        while not (begun := [s for s in specs if read_status(s.run, s.task, 0).state == "training"]):
+        while not (begun := [s for s in specs if s.job.status().state == "training"]):
             time.sleep(0.01)
         holder = next((setting.run.folder / ".locks").glob(f"{begun[0].task}-fold0.process.json"))
         pid = int(holder.read_text().split('"pid":')[1].split(",")[0])
@@ -238,7 +238,7 @@ def test_a_process_that_is_killed_goes_on_or_fails_its_job_alone(setting: TinyRu
         return
     (killed,) = failures
     assert "the system killed its process, most likely for want of memory" in failures[killed].message
-    assert [read_status(s.run, s.task, 0).state for s in (many[killed], many[1 - killed])] == ["failed", "done"]
+    assert [s.job.status().state for s in (many[killed], many[1 - killed])] == ["failed", "done"]
     assert train(many, setting.data, setting.folds, many, ONE, Silent()) == {}
     assert all(is_done(s) for s in many)
 
@@ -314,7 +314,7 @@ def test_a_file_that_can_not_be_removed_fails_no_finished_job(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", fails)
         assert run_job(setting.spec(), setting.data, setting.folds) is None
-    status = read_status(setting.run, "mask", 0)
+    status = Job(setting.run, "mask", 0).status()
     assert status.state == "done"
     assert f"can't remove {folder / 'error.txt'} (Input/output error)" in status.note
     assert (folder / "error.txt").read_text() == "of an earlier attempt"

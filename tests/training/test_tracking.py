@@ -20,9 +20,9 @@ import cli
 import ensemble.training.fit_fold
 import ensemble.training.pictures
 from ensemble.data.cache import DecodedPhotos
-from ensemble.jobs.job import JobSpec
+from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.status import read_status
+from ensemble.jobs.spec import JobSpec
 from ensemble.recipes.schema import Geometry
 from ensemble.recipes.tasks import Target, true_labels
 from ensemble.training.fit_fold import JobRun
@@ -68,10 +68,10 @@ def blank_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stop_before_the_second_epoch_counts(setting: TinyRun, spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    def save(folder: Path, identity: Any, trained: Any, rows: list[Any], *within: Any) -> None:
+    def save(job: Job, identity: Any, trained: Any, rows: list[Any], *within: Any) -> None:
         if len(rows) == 2:
             raise KeyboardInterrupt
-        save_last(folder, identity, trained, rows, *within)
+        save_last(job, identity, trained, rows, *within)
 
     save_last = ensemble.training.fit_fold.save_last
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -136,7 +136,7 @@ def test_two_jobs_of_one_process_are_two_runs_of_wandb(setting: TinyRun) -> None
     for fold in (0, 1):
         spec = job(setting, "wandb", fold=fold, track=("wandb",))
         folder = trained(setting, spec)
-        assert read_status(spec.run, "mask", fold).note == ""
+        assert Job(spec.run, "mask", fold).status().note == ""
         rows, runs = wandb_history(folder)
         assert [r["step"] for r in rows] == [1, 2]
         assert rows[-1]["f1"] == pytest.approx(history(folder)[-1]["f1"], rel=1e-4)
@@ -171,7 +171,7 @@ def test_a_tracker_that_fails_leaves_a_note_and_a_finished_job(
     monkeypatch.setattr(TensorBoard, where, fail)
     spec = job(setting, f"fails-{where}", track=BOTH)
     folder = trained(setting, spec)
-    status = read_status(spec.run, "mask", 0)
+    status = Job(spec.run, "mask", 0).status()
     assert status.state == "done"
     assert status.note == "tracking with tensorboard ended: OSError: [Errno 28] No space left on device"
     assert [r["step"] for r in wandb_history(folder)[0]] == [1, 2], "the other one goes on"
@@ -181,7 +181,7 @@ def test_pictures_that_fail_end_tracking_and_not_the_job(setting: TinyRun, monke
     monkeypatch.setattr("ensemble.training.pictures.draw", lambda sheet: 1 / 0)
     spec = job(setting, "no pictures", track=BOTH)
     trained(setting, spec)
-    status = read_status(spec.run, "mask", 0)
+    status = Job(spec.run, "mask", 0).status()
     assert (status.state, status.epoch) == ("done", 2)
     assert status.note == "tracking with tensorboard and wandb ended: ZeroDivisionError: division by zero"
 

@@ -29,10 +29,10 @@ from ensemble.evaluation.evaluate import evaluate, save_oof
 from ensemble.jobs.card import read_card
 from ensemble.jobs.completion import is_done, restore, unfinished
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.job import plan
+from ensemble.jobs.job import JOB_FILES, Job
 from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.seen_people import person_key, refuse_leaking_weights
-from ensemble.jobs.status import JOB_FILES, read_status, verified_sha256
+from ensemble.jobs.spec import plan
 from ensemble.metrics.scores import task_scores
 from ensemble.models.build import load_checkpoint, to_input
 from ensemble.models.engine import InferenceEngine
@@ -84,7 +84,7 @@ def test_a_job_leaves_all_that_is_promised(whole: TinyRun) -> None:
     assert sorted(p.name for p in folder.iterdir()) == ["history.csv", "job.json", "model.safetensors", "oof.npz"]
     rows = history(whole)
     assert [r["epoch"] for r in rows] == ["1", "2", "3"]
-    status = read_status(whole.run, "mask", 0)
+    status = Job(whole.run, "mask", 0).status()
     assert (status.state, status.epoch, status.error) == ("done", 3, "")
     assert status.record["task_hash"] == whole.recipe.tasks["mask"].hash
     assert status.record["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -152,7 +152,7 @@ def test_the_precision_that_auto_came_to_is_told_recorded_and_that_of_all_folds(
     monkeypatch.setattr(ensemble.models.precision, "measure", lambda *_: next(answers))
     for fold in (0, 1):
         assert run_job(auto.spec(fold=fold), setting.data, setting.folds) is None
-        status = read_status(auto.run, "mask", fold)
+        status = Job(auto.run, "mask", fold).status()
         assert (status.note, status.record["precision"]) == ("precision auto: bf16", "bf16")
     kept = json.loads((auto.run.folder / "precision.json").read_text())
     assert [v["precision"] for v in kept.values()] == ["bf16"]
@@ -166,7 +166,7 @@ def test_auto_that_comes_to_fp32_gives_what_fp32_does(
     assert run_job(auto.spec(), setting.data, setting.folds) is None
     assert history(auto) == history(whole)
     assert np.array_equal(result(auto)[1], result(whole)[1])
-    assert read_status(auto.run, "mask", 0).record["precision"] == "fp32"
+    assert Job(auto.run, "mask", 0).status().record["precision"] == "fp32"
 
 
 def test_a_compiled_job_says_so_and_leaves_a_plain_checkpoint(
@@ -176,9 +176,9 @@ def test_a_compiled_job_says_so_and_leaves_a_plain_checkpoint(
     there = setting.elsewhere("compiled")
     compiled = plan(there.run, there.recipe, ["mask"], [0], Hardware("cpu", 0), None, compile=True)[0]
     assert run_job(dataclasses.replace(compiled, threads=1), setting.data, setting.folds) is None
-    status = read_status(there.run, "mask", 0)
+    status = Job(there.run, "mask", 0).status()
     assert re.fullmatch(r"compiled in \d+ s", status.note)
-    assert (read_status(whole.run, "mask", 0).record["compiled"], status.record["compiled"]) == (False, True)
+    assert (Job(whole.run, "mask", 0).status().record["compiled"], status.record["compiled"]) == (False, True)
     assert is_done(setting.elsewhere("compiled").spec()), "how it was computed is no part of what it is"
     assert np.array_equal(result(there)[1], result(whole)[1])
     load_checkpoint(there.run.job_folder("mask", 0) / "model.safetensors", torch.device("cpu"))
@@ -269,7 +269,7 @@ def test_an_interrupted_job_goes_on_as_if_nothing_had_happened(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(ensemble.training.fit_fold, "save_last", save_then_stop)
         run_job(setting.spec(), setting.data, setting.folds)
-    assert read_status(setting.run, "mask", 0).state == "stopped"
+    assert Job(setting.run, "mask", 0).status().state == "stopped"
     assert unfinished([setting.spec()]) == [setting.spec()]
 
     assert run_job(setting.spec(), setting.data, setting.folds) is None
@@ -309,7 +309,7 @@ def test_a_job_goes_on_to_the_same_bytes_wherever_it_was_killed(
     killed = True
     while killed:
         there = first.elsewhere(f"killed{writes}")
-        specs, folder = [there.spec()], there.run.job_folder("mask", 0)
+        specs = [there.spec()]
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", killed_after(writes))
             try:
@@ -317,15 +317,16 @@ def test_a_job_goes_on_to_the_same_bytes_wherever_it_was_killed(
                 killed = False
             except Killed:
                 writes += 1
+        job = specs[0].job
         for name in JOB_FILES:
-            assert not (folder / name).exists() or verified_sha256(there.run, "mask", 0, name)
+            assert not (job.folder / name).exists() or job.verified_sha256(name)
         if unfinished(specs):
             assert train(specs, there.data, there.folds, specs, hardware, Silent()) == {}
         assert is_done(there.spec())
         assert history(there) == history(whole)
         for name in JOB_FILES:
-            ours = verified_sha256(there.run, "mask", 0, name)
-            assert ours == verified_sha256(whole.run, "mask", 0, name), f"{name} of a job killed after {writes} writes"
+            theirs = whole.spec().job.verified_sha256(name)
+            assert job.verified_sha256(name) == theirs, f"{name} of a job killed after {writes} writes"
     assert writes > 2 * 4, "last.pt, model.safetensors, history.csv, job.json of each epoch"
 
 
@@ -382,7 +383,7 @@ def test_a_loss_that_is_no_number_stops_the_job_with_advice(setting: TinyRun) ->
         "lower the learning rate of 'mask'$",
         failure.message.replace("train/images/", ""),
     ), failure.message
-    assert read_status(setting.run, "mask", 0).state == "failed"
+    assert Job(setting.run, "mask", 0).status().state == "failed"
 
 
 class NanFrom:
@@ -473,7 +474,7 @@ def test_what_libraries_warn_of_is_in_the_jobs_log_and_not_on_the_terminal(
     assert "the rate has no effect" in log.read_text()
     assert "timm: the model was renamed" in log.read_text()
     assert capfd.readouterr().err == ""
-    assert read_status(short.run, "mask", 0).note.endswith(f"libraries warn: the rate has no effect (all in {log})")
+    assert Job(short.run, "mask", 0).status().note.endswith(f"libraries warn: the rate has no effect (all in {log})")
 
 
 def test_two_commands_never_train_the_same_job(short: TinyRun) -> None:

@@ -10,7 +10,7 @@ import pytest
 from conftest import MakeData
 from planned import plan_run
 
-from ensemble.jobs.status import JOB_FILES, JobStatus, job_file, read_status, unverified, write_status
+from ensemble.jobs.job import JOB_FILES, Job, JobStatus, unverified, write_status
 from folds.layout import read_train
 from folds.run import Run
 
@@ -31,19 +31,19 @@ DONE = JobStatus("mask", 0, "done", 1, 1, sha256=dict.fromkeys(JOB_FILES, "0"))
 )
 def test_a_status_with_a_value_that_can_not_be_is_unreadable(run: Run, change: dict[str, object]) -> None:
     write_status(run, DONE)
-    assert read_status(run, "mask", 0) == DONE
-    file = job_file(run, "mask", 0)
+    assert Job(run, "mask", 0).status() == DONE
+    file = Job(run, "mask", 0).status_file
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    assert read_status(run, "mask", 0) == JobStatus("mask", 0, "unreadable")
+    assert Job(run, "mask", 0).status() == JobStatus("mask", 0, "unreadable")
 
 
 def test_a_status_nested_without_end_is_unreadable(run: Run) -> None:
     write_status(run, DONE)
-    job_file(run, "mask", 0).write_text('{"record": ' + "[" * 100_000)
-    assert read_status(run, "mask", 0) == JobStatus("mask", 0, "unreadable")
+    Job(run, "mask", 0).status_file.write_text('{"record": ' + "[" * 100_000)
+    assert Job(run, "mask", 0).status() == JobStatus("mask", 0, "unreadable")
 
 
 def test_a_job_without_the_checksum_of_one_of_its_files_is_told(run: Run) -> None:
     for sha256, told in ((DONE.sha256, False), ({}, False), ({"oof.npz": "0"}, True), ({"oof.npy": "0"}, True)):
         write_status(run, dataclasses.replace(DONE, sha256=sha256))
-        assert bool(unverified(run, [("mask", 0)])) == told, sha256
+        assert bool(unverified(run, [Job(run, "mask", 0)])) == told, sha256
