@@ -22,11 +22,11 @@ from ensemble.models.precision import (
     choose_precision,
     compile_model,
     forward_seconds,
+    largest_difference,
 )
 from folds.errors import MaskensError, first_line
 
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # not their other subclasses: some change their weights as they run
-TOLERANCE = 1e-4  # largest difference of a logit, of the largest logit if that is above 1
 
 
 def fold_conv_bn(model: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
@@ -60,8 +60,8 @@ def fold_conv_bn(model: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
             return model, f"batch norms stay as they are: {first_line(error)}"
         if not pairs:
             return model, ""
-        difference, limit = float((found - exact).abs().max()), TOLERANCE * max(1.0, float(exact.abs().max()))
-    if difference <= limit:
+        difference = float((found - exact).abs().max())
+    if difference <= largest_difference(exact, "folded"):
         return ours, ""
     return model, f"batch norms stay as they are: folded into convolutions they move a logit by {difference:.2g}"
 

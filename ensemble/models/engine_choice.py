@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,43 +27,45 @@ from ensemble.models.engine import (
 from ensemble.models.onnx_graph import INPUT, OUTPUT, OnnxGraphs, refuse_without
 from ensemble.models.precision import (
     FASTER,
-    TOLERANCE,
     TYPES,
     EngineName,
     Forward,
     Precision,
     PrecisionChoice,
     PrecisionOption,
+    largest_difference,
     shortest,
 )
 from ensemble.models.process import signal_stack_kept
 from folds.errors import MaskensError, first_line
 
 PART = 8  # photos in one forward pass
-EXPORT = ("onnx", "onnxscript")  # torch's exporter is written in the second
-NEEDED: dict[EngineName, tuple[str, ...]] = {
-    "torch": (),
-    "onnxruntime": (*EXPORT, "onnxruntime"),
-    "openvino": (*EXPORT, "openvino"),
+
+
+class Engine(NamedTuple):
+    """What an engine computes in, and what it needs."""
+
+    precisions: tuple[Precision, ...]
+    packages: tuple[str, ...] = ()  # torch's exporter is written in onnxscript
+    extra: str = ""
+
+
+ENGINES: dict[EngineName, Engine] = {
+    "torch": Engine(("fp32", "bf16", "fp16")),
+    "onnxruntime": Engine(("fp32",), ("onnx", "onnxscript", "onnxruntime"), "onnx"),
+    "openvino": Engine(("fp32", "bf16"), ("onnx", "onnxscript", "openvino"), "openvino"),
 }
-EXTRAS: dict[EngineName, str] = {"torch": "", "onnxruntime": "onnx", "openvino": "openvino"}
-PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
-    "torch": ("fp32", "bf16", "fp16"),
-    "onnxruntime": ("fp32",),
-    "openvino": ("fp32", "bf16"),
-}
-"""What each engine computes in."""
 
 
 def refuse_without_engine(engine: EngineName) -> None:
     """Find out now whether an engine is installed. Raises MaskensError if it is not, and how to install it."""
-    refuse_without(NEEDED[engine], EXTRAS[engine], f"--engine {engine}")
+    refuse_without(ENGINES[engine].packages, ENGINES[engine].extra, f"--engine {engine}")
 
 
 def installed_engines() -> list[EngineName]:
     """Torch, and the others that are there."""
     found = []
-    for engine in NEEDED:
+    for engine in ENGINES:
         try:
             refuse_without_engine(engine)
         except MaskensError:
@@ -79,7 +81,7 @@ def compile_graph(
 
     Args:
         size: (height, width) of its photos.
-        precision: one of the engine's PRECISIONS.
+        precision: one of the engine's.
 
     Returns:
         float32 (batch, 3, height, width), on the CPU -> float32 (batch, width).
@@ -142,7 +144,6 @@ def _parts(x: Tensor) -> list[npt.NDArray[np.float32]]:
     return [photos[start : start + PART] for start in range(0, len(photos), PART)]
 
 
-FP32_TOLERANCE = 1e-3  # largest difference of a logit, of the largest logit if that is above 1
 ROUNDS = 3  # in which engines are timed
 SETUP = 10.0  # seconds to trace a model and compile it for the engines, on two cores
 REPAID = 0.05  # of torch's time for all photos, which probing may take at most: it may find nothing faster
@@ -150,8 +151,6 @@ NOT_PROBED = (
     "engine auto is torch here: trying others would take about {seconds:.0f} s, torch {torch:.0f} s for all photos"
 )
 NONE_INSTALLED = "torch is the only engine here; pip install 'maskens[onnx]' or 'maskens[openvino]' for others"
-
-Way = tuple[EngineName, Precision]
 
 
 def engine_options(
@@ -169,9 +168,9 @@ def engine_options(
     if compile_models and engine != "torch":
         raise MaskensError(f"--compile is for torch: leave it out, or --engine {engine}.")
     if engine != "auto":
-        does = PRECISIONS[engine]
+        does = ENGINES[engine].precisions
         if precision not in (*does, "auto"):
-            others = ", ".join(name for name in PRECISIONS if precision in PRECISIONS[name])
+            others = ", ".join(name for name, other in ENGINES.items() if precision in other.precisions)
             raise MaskensError(f"--engine {engine} predicts in {', '.join(does)}, not in {precision}, as {others} can.")
         refuse_without_engine(engine)
     return EngineOptions(precision, compile_models, engine)
@@ -200,21 +199,26 @@ def choose_engine(
         passes: photos times views that each model will see.
         models: that will take the same engine.
     """
+
+    def in_torch(*notes: str) -> InferenceEngine:
+        engine = fast_engine(model, x, options, batch)
+        engine.notes = (*engine.notes, *notes)
+        return engine
+
     if options.engine == "torch":
-        return fast_engine(model, x, options, batch)
+        return in_torch()
     auto = options.engine == "auto"
     names = [n for n in installed_engines() if n != "torch"] if options.engine == "auto" else [options.engine]
-    if not names:
-        engine = fast_engine(model, x, options, batch)
-        engine.notes = (*engine.notes, NONE_INSTALLED)
-        return engine
-    if auto and (why := _not_repaid(model, x, len(names), passes, models)):
-        engine = fast_engine(model, x, options, batch)
-        engine.notes = (*engine.notes, why)
-        return engine
+    if auto and (why := _not_repaid(model, x, len(names), passes, models) if names else NONE_INSTALLED):
+        return in_torch(why)
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if options.precision == "auto" else (options.precision,)
     trial = _Trial(model, x, graphs, options.chosen_before)
-    found = _first_that_work(trial, names, options, lambda: fast_engine(model, x, options, batch))
-    best = found[0]
+    found = trial.engines(names, precisions)
+    if auto:
+        found.append(in_torch())
+    elif not found and "fp32" not in precisions:
+        found = trial.engines(names, ("fp32",))
+    best = (found or [in_torch()])[0]
     if auto or len(found) > 1:
         best = _fastest(found, x, fast_engine(model, x, EngineOptions(), batch))
     best.notes = tuple(dict.fromkeys([*trial.notes, *best.notes]))
@@ -230,28 +234,6 @@ def _not_repaid(model: nn.Module, x: Tensor, engines: int, passes: float, models
     probing = SETUP * models + each * ROUNDS * len(x) * (engines + 2)
     torch_alone = each * passes * models
     return "" if probing <= REPAID * torch_alone else NOT_PROBED.format(seconds=probing, torch=torch_alone)
-
-
-def _first_that_work(
-    trial: _Trial, names: Sequence[EngineName], options: EngineOptions, in_torch: Callable[[], InferenceEngine]
-) -> list[InferenceEngine]:
-    """The engines whose logits are right in the precision asked for; if there are none, in fp32; else torch."""
-    found: list[InferenceEngine] = []
-    for number, ways in enumerate(_ways(names, options.precision)):
-        found = [engine for way in ways if (engine := trial.of(*way))]
-        if number == 0 and options.engine == "auto":
-            found.append(in_torch())
-        if found:
-            break
-    return found or [in_torch()]
-
-
-def _ways(names: Sequence[EngineName], precision: PrecisionOption) -> Iterator[list[Way]]:
-    """What to try: the first list of which something works is enough."""
-    wanted: tuple[Precision, ...] = ("fp32", "bf16") if precision == "auto" else (precision,)
-    yield [(name, p) for name in names for p in wanted if p in PRECISIONS[name]]
-    if precision not in ("fp32", "auto"):
-        yield [(name, "fp32") for name in names]
 
 
 def _fastest(engines: list[InferenceEngine], x: Tensor, torch_fp32: InferenceEngine) -> InferenceEngine:
@@ -280,32 +262,26 @@ class _Trial:
         with torch.inference_mode():
             self.exact: Tensor = model(self.first).float()
 
-    def of(self, name: EngineName, precision: Precision) -> InferenceEngine | None:
-        """The engine, if its logits are right; else a note why not."""
+    def engines(self, names: Sequence[EngineName], precisions: Sequence[Precision]) -> list[InferenceEngine]:
+        """Those whose logits are right; of the others a note why they are not used."""
+        ways = [(name, p) for name in names for p in precisions if p in ENGINES[name].precisions]
+        return [engine for way in ways if (engine := self._engine(*way))]
+
+    def _engine(self, name: EngineName, precision: Precision) -> InferenceEngine | None:
+        height, width = self.x.shape[2:]
         problem = ""
         for anew in (False, True):  # a graph that was traced of another model may not be this one's
             try:
-                engine = self._engine(name, precision, anew)
+                graph = self.graphs.of(self.folded, self.x, anew)
+                forward = compile_graph(name, graph, (height, width), precision, torch.get_num_threads())
+                engine = InferenceEngine(forward, LARGEST)
+                difference = float((engine.logits(self.first) - self.exact).abs().max())
             except Exception as error:  # exporter and engines may refuse a model in any way they like
                 problem = f"engine {name} does not take it ({first_line(error)})"
-            else:
-                if engine.precision.difference <= self._limit(precision):  # nor may it be NaN
-                    return engine
-                problem = f"engine {name} moves a logit by {engine.precision.difference:.2g} in {precision}"
+                continue
+            if difference <= (math.inf if self.chosen_before else largest_difference(self.exact, precision)):  # not NaN
+                engine.precision = PrecisionChoice(precision, difference, "", name)
+                return engine
+            problem = f"engine {name} moves a logit by {difference:.2g} in {precision}"
         self.notes.append(f"{problem}: not used")
         return None
-
-    def _engine(self, name: EngineName, precision: Precision, anew: bool) -> InferenceEngine:
-        graph = self.graphs.of(self.folded, self.x, anew)
-        height, width = self.x.shape[2:]
-        forward = compile_graph(name, graph, (height, width), precision, torch.get_num_threads())
-        engine = InferenceEngine(forward, LARGEST)
-        difference = float((engine.logits(self.first) - self.exact).abs().max())
-        engine.precision = PrecisionChoice(precision, difference, "", name)
-        return engine
-
-    def _limit(self, precision: Precision) -> float:
-        if self.chosen_before:
-            return math.inf
-        scale = float(self.exact.abs().max())
-        return FP32_TOLERANCE * max(1.0, scale) if precision == "fp32" else TOLERANCE * scale

@@ -15,6 +15,7 @@ from folds.errors import MaskensError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+    from torch.onnx import ONNXProgram
 
 OPSET = 18  # read by onnxruntime from 1.14 on
 INPUT, OUTPUT = "photos", "logits"
@@ -59,13 +60,23 @@ class OnnxGraphs:
         kind = f"{model} {tuple(x.shape[1:])}"
         found = None if anew or kind not in self._traced else _with_weights(self._traced[kind], model)
         if found is None:
-            found = self._traced[kind] = _trace(model, x)
+            found = self._traced[kind] = trace(model, x).model_proto
         return bytes(found.SerializeToString())
 
 
-def _trace(model: nn.Module, x: Tensor) -> ModelProto:
+def trace(model: nn.Module, x: Tensor) -> ONNXProgram:
+    """A model as an ONNX program `photos` -> `logits`, for batches of any size.
+
+    Args:
+        x: (n, ...), of which the first photo is traced.
+
+    Raises:
+        Exception: as `OnnxGraphs.of`.
+    """
     photos = x[:1].expand(2, -1, -1, -1).contiguous()
     with quiet():
+        # The older exporter (dynamo=False) applies to_input's in-place arithmetic on constants twice, so that every
+        # logit is wrong.
         program = torch.onnx.export(
             model,
             (photos,),
@@ -79,7 +90,7 @@ def _trace(model: nn.Module, x: Tensor) -> ModelProto:
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces with paths of this machine, as many bytes as a small model
-    return program.model_proto
+    return program
 
 
 def _with_weights(graph: ModelProto, model: nn.Module) -> ModelProto | None:

@@ -23,7 +23,7 @@ from ensemble.metrics.heads import bin_logits, head_decisions
 from ensemble.models.build import load_checkpoint, to_input
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.heads import to_bin_logits
-from ensemble.models.onnx_graph import OPSET
+from ensemble.models.onnx_graph import trace
 from ensemble.models.process import configure_process
 from ensemble.models.tta import apply_view, stack_views
 from ensemble.recipes.schema import Geometry
@@ -324,27 +324,13 @@ def _write_graph(
         views.append(logits.numpy())
     whole = TaskEnsemble([model for model, _ in loaded], [card for _, card in loaded], tta, temperatures).eval()
     try:
-        # The older exporter (dynamo=False) applies to_input's in-place arithmetic on constants twice, so that every
-        # logit is wrong.
-        program = torch.onnx.export(
-            whole,
-            (torch.from_numpy(photos[:1]).expand(2, -1, -1, -1).contiguous(),),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=["photos"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-        )
+        program = trace(whole, torch.from_numpy(photos))
     except Exception as error:  # an architecture may defy tracing in any way it likes
         raise MaskensError(
             f"{record['file']}: {members[0].card.model} can't be exported: {first_line(error)}"
         ) from error
-    assert program is not None
     metadata = {"maskens": library_versions()["maskens"], "task": members[0].task, **WORDS, **record}
     program.model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
-    for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # stack traces with paths of this machine, as many bytes as a small model
     weights = sum(t.numel() * t.element_size() for t in whole.state_dict().values())
     program.save(path, external_data=weights > SINGLE_FILE)
     return bin_logits(mean_logits(np.stack(views), temperatures, tta.weights), members[0].card.target.heads)

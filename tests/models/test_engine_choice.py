@@ -44,7 +44,7 @@ def graphs() -> OnnxGraphs:
 @pytest.mark.parametrize("engine", OTHERS)
 def test_logits_are_those_of_torch(engine: str, seed: int, graphs: OnnxGraphs, monkeypatch: pytest.MonkeyPatch) -> None:
     if graphs._traced:
-        monkeypatch.setattr(onnx_graph, "_trace", None)  # tracing takes seconds: once for models that are alike
+        monkeypatch.setattr(onnx_graph, "trace", None)  # tracing takes seconds: once for models that are alike
     model = tiny(seed)
     found = choose_engine(model, X, EngineOptions(engine=engine), 8, graphs)  # type: ignore[arg-type]
     assert (found.precision.engine, found.notes) == (engine, ())
