@@ -63,7 +63,7 @@ def print_table(out: Path, data: Path, logits: Path) -> None:
         blend = load_blend([load_run(out / name) for name in names], data, "best")
         inside = People.held_out(blend)
         found = ways(blend, logits, names, aside.truth)
-        both = [(inside.f1(way.oof), aside.f1(way.eval)) for way in found]
+        both = [(inside.macro_f1(way.oof), aside.macro_f1(way.eval)) for way in found]
         tuned[names] = both[TUNED]
         for way, (oof, its_eval) in zip(found, both, strict=True):
             gains = [gained(a - b) for a, b in zip((oof, its_eval), both[0], strict=True)]

@@ -64,8 +64,8 @@ def on_new_people(run: Run, logits: Path, people: People, views: int) -> tuple[F
     (ensemble,) = load_ensembles([run], [blend.runs[0].recipe], blend.plain(TTA[views]), allow_missing=True)
     with np.load(logits) as z:
         found = {task: z[f"logits/{task}"][:, :views] for task in ensemble.targets}
-    each = {f: people.f1(most_probable(ensemble.joint(found, f))) for f in ensemble.complete_folds}
-    return people.f1(most_probable(ensemble.joint(found))), each
+    each = {f: people.macro_f1(most_probable(ensemble.joint(found, f))) for f in ensemble.complete_folds}
+    return people.macro_f1(most_probable(ensemble.joint(found))), each
 
 
 def print_table(out: Path, teacher: Run, student: Run, plain: Run) -> None:
@@ -75,7 +75,7 @@ def print_table(out: Path, teacher: Run, student: Run, plain: Run) -> None:
     with np.load(out / "teacher.logits.npz") as z:
         aside = People.new(Path(teacher.data), z["ids"].tolist())
     oof = {
-        (name, views): inside.f1(most_probable(joint))
+        (name, views): inside.macro_f1(most_probable(joint))
         for views, tta in TTA.items()
         for name, joint in zip(runs, blend.joints(blend.plain(tta)), strict=True)
     }

@@ -165,13 +165,13 @@ def print_table(out: Path, folds: str) -> None:
 def out_of_fold(run: Path) -> dict[str, FloatArray]:
     """Macro F1 of each part: float64 (1 + draws,), everybody first."""
     blend = load_blend([load_run(run)], None, "best")
-    return People.held_out(blend).parts(blend.decide(blend.plain("flip")).classes)
+    return People.held_out(blend).macro_parts(blend.decide(blend.plain("flip")).classes)
 
 
 def new_people(run: Path) -> dict[str, FloatArray]:
     """The same on the eval part."""
     ids, classes = read_answers(run / "submission.csv")
-    return People.new(run.parent / "data", ids).parts(classes)
+    return People.new(run.parent / "data", ids).macro_parts(classes)
 
 
 def unseen_masks(run: Path) -> float:

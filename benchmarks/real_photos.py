@@ -9,14 +9,12 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from ensemble.decision.blend import Blend
-from ensemble.metrics.scores import SCORED_PARTS, draw_people, drawn_parts, interval, person_confusions
+from ensemble.metrics.scores import Draws, interval
 from folds.labels import AGES, FloatArray, IntArray, decode
 
 
@@ -67,18 +65,13 @@ def gained(drawn: FloatArray) -> str:
     return f"{gain:+.3f} {gain.significance}"
 
 
-@dataclass(frozen=True)
-class People:
+class People(Draws):
     """Photos with their truth, and draws of the people on them."""
-
-    truth: IntArray  # (photos,)
-    person: IntArray  # (photos,), 0..people-1
-    weights: npt.NDArray[np.float32]  # (1 + draws, people)
 
     @staticmethod
     def held_out(blend: Blend) -> People:
         """Those that the folds of runs hold out."""
-        return People(blend.truth, blend.person, draw_people(blend.stratum))
+        return People(blend.truth, blend.person, blend.stratum)
 
     @staticmethod
     def new(data: Path, ids: Sequence[str]) -> People:
@@ -89,16 +82,11 @@ class People:
         _, gender, age = decode(truth)
         stratum = np.zeros(int(person.max()) + 1, dtype=np.int64)
         stratum[person] = gender * len(AGES) + age
-        return People(truth, person, draw_people(stratum))
+        return People(truth, person, stratum)
 
-    def parts(self, classes: IntArray) -> dict[str, FloatArray]:
+    def macro_parts(self, classes: IntArray) -> dict[str, FloatArray]:
         """Macro F1 of the whole and of each part: float64 (1 + draws,), everybody first."""
-        confusions = person_confusions(self.truth, classes, self.person)
-        return {part: f1.mean(axis=1) for part, f1 in drawn_parts(self.weights, confusions).items()}
-
-    def f1(self, classes: IntArray) -> FloatArray:
-        """Macro F1 over the 18 classes on each draw, everybody first."""
-        return self.parts(classes)[SCORED_PARTS[0]]
+        return {part: f1.mean(axis=1) for part, f1 in self.parts(classes).items()}
 
 
 def eval_rows(data: Path) -> dict[str, dict[str, str]]:

@@ -9,25 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ensemble.commands.audit import audit
+    from ensemble.commands.check_submission import check_submission
+    from ensemble.commands.compare import compare
     from ensemble.commands.explore import explore
     from ensemble.commands.folds import folds
     from ensemble.commands.recommend import recommend
+    from ensemble.commands.report import report
     from ensemble.commands.sample import sample
+    from ensemble.commands.score import score
+    from ensemble.commands.tune import tune
     from ensemble.commands.verify import verify
-    from ensemble.pipeline.audit import audit
-    from ensemble.pipeline.compare import compare
     from ensemble.pipeline.distil import DistilOptions, distil
     from ensemble.pipeline.export import export
     from ensemble.pipeline.infer import InferOptions, infer
     from ensemble.pipeline.predict import predict
-    from ensemble.pipeline.report import report
-    from ensemble.pipeline.score import score, score_submission, score_submissions
     from ensemble.pipeline.serve import ServeOptions, prepare_server, serve
-    from ensemble.pipeline.submission import check_submission
     from ensemble.pipeline.sweep import compare_sweep, sweep
     from ensemble.pipeline.sweep_plan import SweepOptions
     from ensemble.pipeline.train import TrainOptions, train
-    from ensemble.pipeline.tune import tune
 
 __all__ = [
     "DistilOptions",
@@ -50,8 +50,6 @@ __all__ = [
     "report",
     "sample",
     "score",
-    "score_submission",
-    "score_submissions",
     "serve",
     "sweep",
     "train",
@@ -65,19 +63,22 @@ _MODULES = {
     "ServeOptions": "serve",
     "SweepOptions": "sweep_plan",
     "TrainOptions": "train",
-    "check_submission": "submission",
     "compare_sweep": "sweep",
     "prepare_server": "serve",
-    "score_submission": "score",
-    "score_submissions": "score",
 }
 
 
 _STEPS = {
+    "audit",
+    "check_submission",
+    "compare",
     "explore",
     "folds",
     "recommend",
+    "report",
     "sample",
+    "score",
+    "tune",
     "verify",
 }  # a command and a call from one module of ensemble/commands
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -17,53 +18,76 @@ from ensemble.commands.options import (
     TtaOption,
     WorkersOption,
 )
-from ensemble.commands.terminal import make_console, note, progress_bars, say
+from ensemble.commands.score import Scored, evaluate_runs
+from ensemble.commands.step import step
+from ensemble.commands.terminal import Observer, Terminal
 
 
-def report(
+@dataclass(frozen=True)
+class Options:
+    """What the page shows, of which runs."""
+
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="The page; by default report.html in the (first) run."),
-    ] = None,
+    ] = None
     photos: Annotated[
         int, typer.Option("--photos", metavar="N", min=0, max=500, help="Worst and most uncertain photos; 0 for none.")
-    ] = 16,
-    tta: TtaOption = None,
-    checkpoint: CheckpointOption = "cross-fitted",
-    no_tuning: NoTuningOption = False,
-    run: RunsOption = DEFAULT_RUNS,
-    data: DataOption = None,
-    workers: WorkersOption = None,
-    quiet: QuietOption = False,
-) -> None:
+    ] = 16
+    tta: TtaOption = None
+    checkpoint: CheckpointOption = "cross-fitted"
+    no_tuning: NoTuningOption = False
+    run: RunsOption = DEFAULT_RUNS
+    data: DataOption = None
+    workers: WorkersOption = None
+    quiet: QuietOption = False
+
+
+@dataclass(frozen=True)
+class Reported:
+    """The score and the page that shows it."""
+
+    scored: Scored
+    path: Path
+    replaced: bool  # an earlier report
+
+
+def _print(done: Reported, options: Options, terminal: Terminal) -> None:
+    from ensemble.reporting.tables import headline
+
+    terminal.note(done.scored.evaluation.notes)
+    for line in headline(done.scored.evaluation, done.scored.runs):
+        terminal.say(line, "bold")
+    if done.replaced:
+        terminal.say(f"the earlier report in {done.path} was replaced")
+    if options.photos:
+        terminal.say("it shows photos of people; share it with care, or leave them out: --photos 0")
+    terminal.say(f"saved: {done.path}")
+
+
+@step(Options, show=_print, first="run")
+def report(options: Options, observer: Observer) -> Reported:
     """One page on what the ensemble is worth and where it errs: scores, confusions, calibration, ages, photos.
 
     Several runs on the same folds are shown as one ensemble.
 
     Example:  maskens report --run runs/default --photos 24
+    \f
+    Raises:
+        MaskensError: nothing trained, runs that don't belong together, or a file that is not a report's to replace.
     """
-    from ensemble.pipeline.report import report as write_report
-    from ensemble.reporting.tables import headline
+    from ensemble.pipeline.inputs import load_runs, part_of
+    from ensemble.reporting.report import gather
+    from ensemble.reporting.report_page import GENERATOR, report_file, write_report
+    from folds.files import must_be_writable
+    from folds.pages.html import refuse_foreign_file
 
-    console = make_console(quiet)
-    with progress_bars(console) as on_progress:
-        done = write_report(
-            run,
-            out=out,
-            photos=photos,
-            data=data,
-            tta=tta,
-            checkpoint=checkpoint,
-            tuned=not no_tuning,
-            workers=workers,
-            on_progress=on_progress,
-        )
-    found = done.scored.evaluation
-    note(console, found.notes)
-    for line in headline(found, done.scored.runs):
-        say(console, line, "bold")
-    if done.replaced:
-        say(console, f"the earlier report in {done.path} was replaced")
-    if photos:
-        say(console, "it shows photos of people; share it with care, or leave them out: --photos 0")
-    say(console, f"saved: {done.path}")
+    path = options.out or report_file(load_runs(options.run))
+    must_be_writable(path)
+    refuse_foreign_file(path, GENERATOR)
+    scored = evaluate_runs(options.run, options.data, options.tta, options.checkpoint, not options.no_tuning)
+    gathered = gather(scored.blend, scored.evaluation, options.photos)
+    replaced = path.exists()
+    with observer.progress() as on_progress:
+        write_report(path, gathered, options.workers or -1, part_of(on_progress, "opening photos"))
+    return Reported(scored, path, replaced)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,15 +18,25 @@ from ensemble.commands.options import (
     RunsOption,
     TtaOption,
 )
-from ensemble.commands.terminal import make_console, note, say
+from ensemble.commands.step import step
+from ensemble.commands.terminal import Observer, Terminal
 from folds.errors import MaskensError
 
+if TYPE_CHECKING:
+    from ensemble.decision.blend import Blend
+    from ensemble.evaluation.evaluate import Evaluation, SubmissionScore
+    from ensemble.jobs.oof import Checkpoint
+    from ensemble.recipes.views import Tta, TtaSet
 
-def score(
+
+@dataclass(frozen=True)
+class Options:
+    """Which runs are scored, and how they decide; or which submissions, against which answers."""
+
     truth: Annotated[
         Path | None,
         typer.Option("--truth", metavar="CSV", help="Score a submission against these answers (ImageID,ans)."),
-    ] = None,
+    ] = None
     submission: Annotated[
         list[Path] | None,
         typer.Option(
@@ -32,7 +44,7 @@ def score(
             metavar="CSV",
             help="With --truth: the file to score; repeat it to compare files. Default: the run's.",
         ),
-    ] = None,
+    ] = None
     person_column: Annotated[
         str | None,
         typer.Option(
@@ -40,68 +52,118 @@ def score(
             metavar="NAME",
             help="With --truth: its column that says who is on a photo; intervals are then over people, not photos.",
         ),
-    ] = None,
-    tta: TtaOption = None,
-    checkpoint: CheckpointOption = "cross-fitted",
-    no_tuning: NoTuningOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False,
-    run: RunsOption = DEFAULT_RUNS,
-    data: DataOption = None,
-    quiet: QuietOption = False,
-) -> None:
+    ] = None
+    tta: TtaOption = None
+    checkpoint: CheckpointOption = "cross-fitted"
+    no_tuning: NoTuningOption = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON instead.")] = False
+    run: RunsOption = DEFAULT_RUNS
+    data: DataOption = None
+    quiet: QuietOption = False
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The ensemble and what it is worth out-of-fold."""
+
+    blend: Blend
+    evaluation: Evaluation
+    tta: TtaSet  # the views it uses
+
+    @property
+    def runs(self) -> list[str]:
+        """Their folders."""
+        return [member.name for member in self.blend.runs]
+
+
+def _print(done: Scored | tuple[SubmissionScore, ...], options: Options, terminal: Terminal) -> None:
+    from ensemble.evaluation.evaluate import evaluation_record
+    from ensemble.reporting.tables import evaluation_tables, headline
+    from folds.files import json_text
+
+    if not isinstance(done, Scored):
+        _print_submissions(done, options, terminal)
+    elif options.as_json:
+        typer.echo(json_text(evaluation_record(done.evaluation)), nl=False)
+    else:
+        terminal.note(done.evaluation.notes)
+        terminal.print(*evaluation_tables(done.evaluation))
+        for line in headline(done.evaluation, done.runs):
+            terminal.say(line, "bold")
+
+
+def _print_submissions(done: tuple[SubmissionScore, ...], options: Options, terminal: Terminal) -> None:
+    from ensemble.evaluation.evaluate import submission_record
+    from ensemble.reporting.tables import class_table, parts_table, submission_lines
+    from folds.files import json_text
+
+    if options.as_json:
+        records = [submission_record(found) for found in done]
+        several = {"submissions": [{"file": str(d.path)} | r for d, r in zip(done, records, strict=True)]}
+        typer.echo(json_text(several if len(done) > 1 else records[0]), nl=False)
+        return
+    if len(done) == 1:
+        terminal.print(class_table(done[0].score, done[0].class_f1), parts_table(done[0].score, {}))
+    terminal.note(dict.fromkeys(f"{d.path}: {d.score.absent_words}" for d in done if d.score.absent))
+    for found in done:
+        for line in submission_lines(found, str(options.truth), str(done[0].path)):
+            terminal.say(line, "bold")
+
+
+@step(Options, show=_print, first="run")
+def score(options: Options, observer: Observer) -> Scored | tuple[SubmissionScore, ...]:
     """What the ensemble is worth on people never seen in training: out-of-fold, or against --truth.
 
     Several runs on the same folds are scored as one ensemble.
 
     Example:  maskens score --run runs/default --run runs/heads
+    \f
+    A single run's pooled out-of-fold logits are kept as its oof.npz. No torch is needed.
+
+    Returns:
+        The ensemble with its scores; with `truth`, those of each submission.
+
+    Raises:
+        MaskensError: nothing trained, runs that don't belong together; a file that can't be used, or other photos in
+            a submission than in the answers.
     """
-    if (submission or person_column) and not truth:
-        named = "--submission" if submission else "--person-column"
+    from ensemble.evaluation.evaluate import save_oof, score_submissions
+    from ensemble.pipeline.inputs import load_runs
+    from folds.run import file_of
+
+    if (options.submission or options.person_column) and not options.truth:
+        named = "--submission" if options.submission else "--person-column"
         raise MaskensError(f"{named} needs --truth CSV, the answers to score against.")
-    if truth:
-        _score_submissions(truth, submission or [], person_column, run, as_json, quiet)
-        return
-
-    from ensemble.evaluation.evaluate import evaluation_record
-    from ensemble.pipeline.score import score as score_runs
-    from ensemble.reporting.tables import evaluation_tables, headline
-    from folds.files import json_text
-
-    done = score_runs(run, data=data, tta=tta, checkpoint=checkpoint, tuned=not no_tuning)
-    found = done.evaluation
-    if as_json:
-        typer.echo(json_text(evaluation_record(found)), nl=False)
-        return
-    console = make_console(quiet)
-    note(console, found.notes)
-    for table in evaluation_tables(found):
-        console.print(table)
-    for line in headline(found, done.runs):
-        say(console, line, "bold")
+    if options.truth:
+        files = options.submission or [file_of(load_runs(options.run), "submission.csv")]
+        return score_submissions(options.truth, files, options.person_column)
+    scored = evaluate_runs(options.run, options.data, options.tta, options.checkpoint, not options.no_tuning)
+    if len(scored.blend.runs) == 1:
+        save_oof(scored.blend, scored.evaluation, scored.tta)
+    return scored
 
 
-def _score_submissions(
-    truth: Path, submissions: list[Path], person_column: str | None, run: list[Path], as_json: bool, quiet: bool
-) -> None:
-    from ensemble.evaluation.evaluate import answers_record
-    from ensemble.pipeline.score import score_submission, score_submissions
-    from ensemble.reporting.tables import answers_lines, class_table, parts_table
-    from folds.files import json_text
+def evaluate_runs(
+    runs: Sequence[Path], data: Path | None, tta: Tta | None, checkpoint: Checkpoint, tuned: bool
+) -> Scored:
+    """What runs are worth as one ensemble, out-of-fold. Nothing is written.
 
-    if submissions:
-        done = score_submissions(truth, submissions, person_column)
-    else:
-        done = [score_submission(truth, None, run, person_column)]
-    if as_json:
-        records = [answers_record(found) for found in done]
-        several = {"submissions": [{"file": str(d.path)} | r for d, r in zip(done, records, strict=True)]}
-        typer.echo(json_text(several if len(done) > 1 else records[0]), nl=False)
-        return
-    console = make_console(quiet)
-    if len(done) == 1:
-        console.print(class_table(done[0].score, done[0].class_f1))
-        console.print(parts_table(done[0].score, {}))
-    note(console, list(dict.fromkeys(f"{d.path}: {d.score.absent_words}" for d in done if d.score.absent)))
-    for found in done:
-        for line in answers_lines(found, str(found.path), str(truth), str(done[0].path)):
-            say(console, line, "bold")
+    Args:
+        data: where the data are now, if they were moved.
+        tta: name or TOML file of the views; None takes those that were tuned, else flip.
+        checkpoint: which epoch of each job.
+        tuned: with what `tune` fitted, if it fits.
+
+    Raises:
+        MaskensError: nothing trained, runs that don't belong together.
+    """
+    from ensemble.decision.blend import load_blend
+    from ensemble.decision.tuning import apply_tuning
+    from ensemble.evaluation.evaluate import evaluate
+    from ensemble.pipeline.inputs import load_runs
+
+    blend = load_blend(load_runs(runs), data, checkpoint)
+    found, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
+    # a tuning is fitted on the cross-fitted epochs, and what it gains is measured on them
+    applied = apply_tuning(found, recipes, tta, tuned and checkpoint == "cross-fitted")
+    return Scored(blend, evaluate(blend, applied), applied.fitted.tta_set)

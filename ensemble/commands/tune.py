@@ -2,60 +2,94 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ensemble.commands.options import DEFAULT_RUNS, DataOption, QuietOption, RunsOption
-from ensemble.commands.terminal import make_console, note, progress_bars, run_options, say
+from ensemble.commands.step import step
+from ensemble.commands.terminal import Observer, Terminal, run_options
+from folds.errors import MaskensError
+
+if TYPE_CHECKING:
+    from ensemble.decision.tuning import Tuning
+
+ASKED_FOR = ("view-weights", "weights")  # steps that are no part of a tuning unless they are named
 
 
-class StepChoice(StrEnum):
-    views = "views"
-    view_weights = "view-weights"
-    temperatures = "temperatures"
-    offsets = "offsets"
+@dataclass(frozen=True)
+class Options:
+    """What is fitted, for which runs."""
 
-
-def tune(
     step: Annotated[
-        list[StepChoice] | None,
+        list[Literal["views", "view-weights", "temperatures", "offsets"]] | None,
         typer.Option("--step", help="Only these; may be repeated. By default all but view-weights."),
-    ] = None,
+    ] = None
     blend: Annotated[
         bool, typer.Option("--blend", help="Fit the weights of several runs by greedy selection; else they are equal.")
-    ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Keep what is fitted even if its gain is noise.")] = False,
-    run: RunsOption = DEFAULT_RUNS,
-    data: DataOption = None,
-    quiet: QuietOption = False,
-) -> None:
+    ] = False
+    force: Annotated[bool, typer.Option("--force", help="Keep what is fitted even if its gain is noise.")] = False
+    run: RunsOption = DEFAULT_RUNS
+    data: DataOption = None
+    quiet: QuietOption = False
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was fitted and kept."""
+
+    tuning: Tuning
+    path: Path
+    earlier: Path | None  # where an earlier tuning is kept
+    notes: tuple[str, ...]
+
+
+def _print(done: Tuned, options: Options, terminal: Terminal) -> None:
+    from ensemble.reporting.tables import steps_table
+
+    terminal.note(done.notes)
+    terminal.print(steps_table(done.tuning))
+    for line in done.tuning.summary:
+        terminal.say(line, "bold")
+    if done.earlier:
+        terminal.say(f"the earlier tuning is kept as {done.earlier}")
+    terminal.say(f"saved: {done.path}")
+    terminal.say(f"next: maskens infer{run_options(options.run)}", "dim")
+
+
+@step(Options, show=_print, first="run")
+def tune(options: Options, observer: Observer) -> Tuned:
     """Fit the decision on out-of-fold logits; what is worth more than noise is kept and used by infer.
 
     The set of views, a weight for each of them, a temperature of each head, offsets of the classes, weights of
     the runs. Each is scored by cross-validation over people: on people that it was not fitted on.
 
     Example:  maskens tune --run runs/default --run runs/heads --blend
+    \f
+    Raises:
+        MaskensError: one run to be weighed, too few people, nothing trained.
     """
-    from ensemble.pipeline.tune import tune as tune_runs
-    from ensemble.reporting.tables import steps_table
+    from ensemble.decision.blend import load_blend
+    from ensemble.decision.fitting import STEPS
+    from ensemble.decision.fitting import tune as fit_steps
+    from ensemble.decision.tuning import save_tuning, tuning_file
+    from ensemble.pipeline.inputs import load_runs, part_of
+    from ensemble.recipes.loss import soft_f1_warnings
+    from folds.files import must_be_writable
 
-    console = make_console(quiet)
-    with progress_bars(console) as on_progress:
-        done = tune_runs(
-            run,
-            data=data,
-            steps=[s.value for s in step] if step else None,
-            weigh_runs=blend,
-            keep_all=force,
-            on_progress=on_progress,
-        )
-    note(console, done.notes)
-    console.print(steps_table(done.tuning))
-    for line in done.tuning.summary:
-        say(console, line, "bold")
-    if done.earlier:
-        say(console, f"the earlier tuning is kept as {done.earlier}")
-    say(console, f"saved: {done.path}")
-    say(console, f"next: maskens infer{run_options(run)}", "dim")
+    runs = load_runs(options.run)
+    if options.blend and len(runs) == 1:
+        raise MaskensError("--blend weighs several runs: --run A --run B --blend.")
+    wanted = {*(options.step or (s for s in STEPS if s not in ASKED_FOR)), *(["weights"] if options.blend else [])}
+    blend = load_blend(runs, options.data, "cross-fitted")
+    path = runs[0].folder / tuning_file([member.untuned for member in blend.runs])
+    must_be_writable(path)
+    chosen = [s for s in STEPS if s in wanted]
+    with observer.progress() as on_progress:
+        tuning, nested = fit_steps(blend, chosen, options.force, on_step=part_of(on_progress, "fitting"))
+    earlier = save_tuning(path, tuning, [blend.data.files[i] for i in blend.rows], nested)
+    improper = [task for member in blend.runs for task in member.recipe.soft_f1_tasks if "temperatures" in chosen]
+    warned = soft_f1_warnings(improper, "a temperature corrects its probabilities on average only")
+    return Tuned(tuning, path, earlier, (*blend.notes, *warned))

@@ -19,7 +19,7 @@ from ensemble.decision.tuning import Fitted, Step, StepName, Tuning, temperature
 from ensemble.jobs.oof import select_views, trained_folds
 from ensemble.jobs.teaching import LABELS as PSEUDO_LABELS
 from ensemble.metrics.heads import bin_log_probabilities, divisors
-from ensemble.metrics.scores import Interval, draw_people, drawn_f1, interval, macro_f1, person_confusions
+from ensemble.metrics.scores import Draws, Interval, draw_people, interval, macro_f1
 from ensemble.recipes.tasks import ONLY_GENDER, Head, Target, learns_from, true_labels
 from ensemble.recipes.views import Tta, TtaSet
 from folds.errors import MaskensError
@@ -440,14 +440,10 @@ class _Tried:
 
 def _scorer(blend: Blend) -> Callable[[Decision], tuple[FloatArray, FloatArray]]:
     """A function to (macro F1, mean log loss) on each draw of people, everybody first."""
-    weights = draw_people(blend.stratum)
-    photos = weights @ np.bincount(blend.person).astype(np.float32)
+    draws, photos = Draws(blend.truth, blend.person, blend.stratum), np.arange(len(blend.rows))
 
     def score(found: Decision) -> tuple[FloatArray, FloatArray]:
-        confusions = person_confusions(blend.truth, found.classes, blend.person)
-        losses = -found.log_probabilities[np.arange(len(blend.rows)), blend.truth]
-        loss = weights @ np.bincount(blend.person, losses).astype(np.float32) / photos
-        return drawn_f1(weights, confusions, np.arange(CLASSES)).mean(axis=1), loss.astype(np.float64)
+        return draws.macro_f1(found.classes), draws.mean(-found.log_probabilities[photos, blend.truth])
 
     return score
 

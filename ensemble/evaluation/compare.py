@@ -16,11 +16,9 @@ from ensemble.metrics.scores import (
     DRAWS,
     SCORED_PARTS,
     SEED,
+    Draws,
     Interval,
-    draw_people,
-    drawn_parts,
     interval,
-    person_confusions,
 )
 from ensemble.recipes.run_recipe import flat, run_recipe
 from ensemble.recipes.schema import Recipe
@@ -117,9 +115,8 @@ def compare(
     for labels, contestant in _label_sets(compared):
         stratum = np.zeros(int(person.max()) + 1, dtype=np.int64)
         stratum[person] = strata(contestant.data.people)[contestant.data.photo_person[shared]]
-        weights = draw_people(stratum, draws)
-        truth = contestant.data.classes[shared]
-        f1 = [drawn_parts(weights, person_confusions(truth, decided, person)) for decided in decisions]
+        drawn = Draws(contestant.data.classes[shared], person, stratum, draws)
+        f1 = [drawn.parts(decided) for decided in decisions]
         sections.append(Section(labels, [_scores(name, own, f1[0]) for name, own in zip(names, f1, strict=True)]))
     notes = [line for c in compared for line in c.blend.notes]
     if any(not np.array_equal(c.blend.folds, first.blend.folds) for c in compared):
@@ -259,8 +256,7 @@ def compare_recipes(
             blend = load_blend([run], data_folder, checkpoint, folds)
             notes |= dict.fromkeys(note.removesuffix(f" of {run.folder}") for note in blend.notes)
             decided = blend.decide(blend.plain(tta)).classes
-            confusions = person_confusions(blend.truth, decided, blend.person)
-            found = drawn_parts(draw_people(blend.stratum, draws), confusions)
+            found = Draws(blend.truth, blend.person, blend.stratum, draws).parts(decided)
             drawn.setdefault(recipe, []).append({part: f1.mean(axis=1) for part, f1 in found.items()})
             photos, people = len(blend.rows), len(blend.stratum)
     lengths = {frozenset(t.epochs for t in run_recipe(runs[recipe, seeds[0]]).tasks.values()) for recipe in recipes}

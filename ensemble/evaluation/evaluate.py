@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
@@ -12,23 +13,22 @@ from scipy.special import logsumexp
 
 from ensemble.decision.blend import Blend, at_checkpoint
 from ensemble.decision.decide import Decision, decide_hard, most_probable, share_gender_and_age, vote
+from ensemble.decision.submission import align, read_answers, read_people
 from ensemble.decision.tuning import Applied, Fitted, Tuning, read_nested
 from ensemble.jobs.oof import Checkpoint
 from ensemble.metrics.scores import (
     SCORED_PARTS,
+    Draws,
     Interval,
     Score,
-    draw_people,
-    drawn_f1,
-    drawn_parts,
     interval,
-    person_confusions,
     score,
     score_record,
     task_scores,
 )
 from ensemble.recipes.tasks import learns_from, true_labels
 from ensemble.recipes.views import IDENTITY, Tta, TtaSet, as_set
+from folds.errors import MaskensError
 from folds.files import save_npz
 from folds.labels import AGES, CLASS_NAMES, CLASSES, GENDERS, MASKS, FloatArray, IntArray, decode
 
@@ -159,10 +159,9 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
     decision = plain
     if applied.tuning and applied.path:
         decision = read_nested(applied.path, [blend.data.files[i] for i in blend.rows])
-    draws = _Draws(blend)
+    draws = Draws(blend.truth, blend.person, blend.stratum)
     decided = decision.classes
-    confusions = person_confusions(blend.truth, decided, blend.person)
-    parts = drawn_parts(draws.weights, confusions)
+    parts, first = draws.parts(decided), draws.macro_f1(plain.classes)
     class_people = np.array([len(np.unique(blend.person[blend.truth == c])) for c in range(CLASSES)])
     alternatives, whole = _alternatives(blend, untuned, plain), score(blend.truth, decided)
     if applied.tuning:
@@ -172,11 +171,11 @@ def evaluate(blend: Blend, applied: Applied) -> Evaluation:
         decision=decision,
         score=whole,
         f1={part: interval(found.mean(axis=1)) for part, found in parts.items()},
-        accuracy=interval(draws.accuracy(decided)),
+        accuracy=interval(draws.mean(decided == blend.truth)),
         class_f1=[interval(parts[SCORED_PARTS[0]][:, c]) for c in range(CLASSES)],
         tasks=_task_scores(blend, applied.fitted.tta_set),
         folds=_fold_scores(blend, decided),
-        settings=[draws.setting(name, classes, plain.classes) for name, classes in alternatives.items()],
+        settings=[_setting(draws, name, classes, first) for name, classes in alternatives.items()],
         views=_view_scores(blend, draws),
         people=len(blend.stratum),
         class_people=class_people,
@@ -194,37 +193,21 @@ def _few_people(class_people: IntArray) -> list[str]:
     return [f"{words}, and each counts as much in macro F1 as any other class"]
 
 
-class _Draws:
-    """The same draws of people for everything that is compared."""
-
-    def __init__(self, blend: Blend) -> None:
-        self.truth, self.person = blend.truth, blend.person
-        self.weights = draw_people(blend.stratum)
-
-    def f1(self, decided: IntArray) -> FloatArray:
-        confusions = person_confusions(self.truth, decided, self.person)
-        return np.asarray(drawn_f1(self.weights, confusions, np.arange(CLASSES)).mean(axis=1))
-
-    def accuracy(self, decided: IntArray) -> FloatArray:
-        right = np.bincount(self.person, decided == self.truth).astype(np.float32)
-        photos = np.bincount(self.person).astype(np.float32)
-        return np.asarray((self.weights @ right) / (self.weights @ photos), dtype=np.float64)
-
-    def setting(self, name: str, decided: IntArray, first: IntArray) -> Setting:
-        f1 = self.f1(decided)
-        return Setting(name, interval(f1), float((decided == self.truth).mean()), interval(f1 - self.f1(first)))
+def _setting(draws: Draws, name: str, decided: IntArray, first: FloatArray) -> Setting:
+    f1 = draws.macro_f1(decided)
+    return Setting(name, interval(f1), float((decided == draws.truth).mean()), interval(f1 - first))
 
 
 def _views_in_words(tta: Tta) -> str:
     return "no TTA" if tta == "none" else tta
 
 
-def _view_scores(blend: Blend, draws: _Draws) -> list[ViewScore]:
+def _view_scores(blend: Blend, draws: Draws) -> list[ViewScore]:
     """Each view that out-of-fold logits are kept in, and each set that they suffice for."""
     every, single = TtaSet(views=tuple(blend.views)), np.eye(len(blend.views)).tolist()
     fits = {name: blend.plain(name, every.weighed(tuple(row))) for name, row in zip(blend.views, single, strict=True)}
     fits |= {name: blend.plain(name) for name in blend.sets if name != "none"}
-    f1 = {name: draws.f1(blend.decide(fitted).classes) for name, fitted in fits.items()}
+    f1 = {name: draws.macro_f1(blend.decide(fitted).classes) for name, fitted in fits.items()}
     return [
         ViewScore(n, n in blend.sets, len(fits[n].tta_set.views), interval(f1[n]), interval(f1[n] - f1[IDENTITY]))
         for n in fits
@@ -301,9 +284,10 @@ def evaluation_record(found: Evaluation) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class AnswersScore:
-    """Predicted classes scored against known answers."""
+class SubmissionScore:
+    """A submission scored against answers."""
 
+    path: Path
     score: Score
     f1: Interval  # macro over the 18 classes
     f1_present: Interval  # macro over the classes with answers
@@ -313,43 +297,56 @@ class AnswersScore:
     people: int | None  # that were drawn for the intervals; None: photos were
 
 
-def score_answers(truth: IntArray, predicted: Sequence[IntArray], person: IntArray | None = None) -> list[AnswersScore]:
-    """Score the predictions of several models of the same photos, on the same draws of people, or of photos.
+def score_submissions(
+    answers: Path, submissions: Sequence[Path], person_column: str | None = None
+) -> tuple[SubmissionScore, ...]:
+    """Score submissions against answers (ImageID,ans), all on the same draws of people, or of photos.
 
     Args:
-        truth: int64 (photos,), 0..17.
-        predicted: each int64 (photos,), 0..17.
-        person: int64 (photos,), 0..people-1; None draws photos within their class, as if each were of another person.
+        person_column: of the answers, who is on a photo; None draws photos within their class, as if each were of
+            another person.
+
+    Raises:
+        MaskensError: a file that can't be used, or other photos in one than in the other.
     """
-    unit, band = np.arange(len(truth)) if person is None else person, truth
-    if person is not None:
+    ids, first = read_answers(submissions[0])
+    truth = align(answers, ids)
+    if answers.name == "info.csv" and len(truth) > 1 and (truth == truth[0]).all():
+        raise MaskensError(
+            f"--truth {answers}: every answer is class {truth[0]}, as in an info.csv that holds placeholders. "
+            "Name the file that has the answers; if these are, rename it."
+        )
+    predicted = [first, *(align(path, ids) for path in submissions[1:])]
+    unit, band = np.arange(len(truth)), truth
+    if person_column:
+        unit = read_people(answers, person_column, ids)
         _, gender, age = decode(truth)
         band = gender * len(AGES) + age
     stratum = np.zeros(int(unit.max()) + 1, dtype=np.int64)
     stratum[unit] = band
-    weights, photos = draw_people(stratum), np.bincount(unit).astype(np.float32)
-    found: list[AnswersScore] = []
-    first = np.empty(0)
-    for classes in predicted:
-        f1 = drawn_f1(weights, person_confusions(truth, classes, unit), np.arange(CLASSES))
-        right = np.bincount(unit, classes == truth).astype(np.float32)
+    draws = Draws(truth, unit, stratum)
+    found: list[SubmissionScore] = []
+    before = np.empty(0)
+    for path, classes in zip(submissions, predicted, strict=True):
+        f1 = draws.class_f1(classes)
         whole, own = f1.mean(axis=1), score(truth, classes)
-        first = first if found else whole
+        before = before if found else whole
         found.append(
-            AnswersScore(
+            SubmissionScore(
+                path=path,
                 score=own,
                 f1=interval(whole),
                 f1_present=interval(f1[:, own.support > 0].mean(axis=1)),
-                accuracy=interval(np.asarray((weights @ right) / (weights @ photos), dtype=np.float64)),
+                accuracy=interval(draws.mean(classes == truth)),
                 class_f1=[interval(f1[:, c]) for c in range(CLASSES)],
-                gain=interval(whole - first) if found else None,
-                people=None if person is None else len(stratum),
+                gain=interval(whole - before) if found else None,
+                people=len(stratum) if person_column else None,
             )
         )
-    return found
+    return tuple(found)
 
 
-def answers_record(found: AnswersScore) -> dict[str, Any]:
+def submission_record(found: SubmissionScore) -> dict[str, Any]:
     """A score against answers as plain values for JSON; intervals as {value, low, high}."""
     intervals = {"macro_f1": found.f1, "macro_f1_present": found.f1_present, "accuracy": found.accuracy}
     record = score_record(found.score) | {"intervals": {name: asdict(i) for name, i in intervals.items()}}

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from ensemble.metrics.heads import head_decisions
 from ensemble.recipes.tasks import WIDTHS, Part, Target
-from folds.labels import CLASS_NAMES, CLASSES, FloatArray, IntArray, decode, encode
+from folds.labels import CLASS_NAMES, CLASSES, AnyFloatArray, FloatArray, IntArray, decode, encode
 
 SCORED_PARTS = ("18 classes", "mask", "gender", "age")
 DRAWS = 2000
@@ -121,11 +121,40 @@ def drawn_f1(weights: npt.NDArray[np.float32], confusions: npt.NDArray[np.float3
     return np.asarray(2 * right / np.maximum(either, 1))
 
 
-def drawn_parts(weights: npt.NDArray[np.float32], confusions: npt.NDArray[np.float32]) -> dict[str, FloatArray]:
-    """F1 of each label of each of SCORED_PARTS in each draw; arguments as of `drawn_f1`, arrays as it returns."""
-    classes = np.arange(CLASSES)
-    groups = zip(SCORED_PARTS, (classes, *decode(classes)), strict=True)
-    return {part: drawn_f1(weights, confusions, group) for part, group in groups}
+class Draws:
+    """Photos scored on draws of their people: the same draws for everything that is compared.
+
+    Each method returns a figure of everybody first, then one of each draw.
+    """
+
+    def __init__(self, truth: IntArray, person: IntArray, stratum: IntArray, draws: int = DRAWS) -> None:
+        """
+        Args:
+            truth: int64 (photos,), 0..17.
+            person: int64 (photos,), 0..people-1.
+            stratum: int64 (people,), within which people are drawn.
+        """
+        self.truth, self.person, self.weights = truth, person, draw_people(stratum, draws)
+        self.photos = self.weights @ np.bincount(person).astype(np.float32)
+
+    def class_f1(self, classes: IntArray) -> FloatArray:
+        """F1 of each class, float64 (1 + draws, 18), of the classes decided, int64 (photos,)."""
+        return drawn_f1(self.weights, person_confusions(self.truth, classes, self.person), np.arange(CLASSES))
+
+    def macro_f1(self, classes: IntArray) -> FloatArray:
+        """Macro F1 over the 18 classes, float64 (1 + draws,)."""
+        return np.asarray(self.class_f1(classes).mean(axis=1))
+
+    def parts(self, classes: IntArray) -> dict[str, FloatArray]:
+        """F1 of each label of each of SCORED_PARTS, float64 (1 + draws, labels)."""
+        confusions, every = person_confusions(self.truth, classes, self.person), np.arange(CLASSES)
+        groups = zip(SCORED_PARTS, (every, *decode(every)), strict=True)
+        return {part: drawn_f1(self.weights, confusions, group) for part, group in groups}
+
+    def mean(self, values: npt.NDArray[np.bool_] | AnyFloatArray) -> FloatArray:
+        """Mean over the photos of a value of each, (photos,): float64 (1 + draws,)."""
+        summed = self.weights @ np.bincount(self.person, values).astype(np.float32)
+        return np.asarray(summed / self.photos, dtype=np.float64)
 
 
 def interval(drawn: FloatArray) -> Interval:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ensemble.decision.tuning import Tuning
     from ensemble.evaluation.audit import Audit
     from ensemble.evaluation.compare import Comparison, Section
-    from ensemble.evaluation.evaluate import AnswersScore, Evaluation
+    from ensemble.evaluation.evaluate import Evaluation, SubmissionScore
     from ensemble.evaluation.verify import Verification
     from ensemble.metrics.scores import Interval
     from ensemble.prediction.export import Export
@@ -223,12 +223,12 @@ def headline(found: Evaluation, runs: Sequence[str]) -> list[str]:
     ]
 
 
-def answers_lines(found: AnswersScore, name: str, truth: str, first: str) -> list[str]:
+def submission_lines(found: SubmissionScore, truth: str, first: str) -> list[str]:
     """What a submission is worth against answers, a line each; `first` is what its gain is against."""
     drawn = f"{found.people} people" if found.people else "photos as if each were of another person"
     lines = [
         f"macro F1 {found.f1:.4f}, accuracy {found.accuracy:.4f}",
-        f"over {found.score.photos} photos ({name} against {truth}); 95 % intervals over {drawn}",
+        f"over {found.score.photos} photos ({found.path} against {truth}); 95 % intervals over {drawn}",
     ]
     if found.score.absent:
         present = f"{CLASSES - len(found.score.absent)} of {CLASSES}"

@@ -13,6 +13,7 @@ import pytest
 from planned import HEADS, SOFT_F1, plan_run
 from scipy.special import log_softmax
 
+from ensemble.commands.tune import tune as tune_runs
 from ensemble.decision.blend import Blend, greedy_weights, load_blend
 from ensemble.decision.decide import most_probable
 from ensemble.decision.fitting import STEPS, fit, fit_temperature, nested, tune
@@ -31,7 +32,6 @@ from ensemble.decision.tuning import (
 from ensemble.evaluation.evaluate import evaluate, evaluation_record
 from ensemble.evaluation.verify import verify
 from ensemble.metrics.scores import SCORED_PARTS, macro_f1
-from ensemble.pipeline.tune import tune as tune_runs
 from ensemble.recipes.run_recipe import run_recipe
 from folds.errors import MaskensError
 from folds.files import sealed
@@ -390,6 +390,6 @@ def test_an_edited_tuning_is_refused(data: TrainData, tmp_path: Path) -> None:
 def test_temperatures_of_models_that_learned_soft_f1_are_warned_of(data: TrainData, tmp_path: Path) -> None:
     proper = plan_run(tmp_path / "ce", data, noisy(data))
     improper = plan_run(tmp_path / "f1", data, noisy(data), recipe=SOFT_F1)
-    assert not any("loss.f1" in note for note in tune_runs(proper.folder, steps=["temperatures"]).notes)
-    assert any("loss.f1 of class18" in note for note in tune_runs(improper.folder, steps=["temperatures"]).notes)
-    assert not any("loss.f1" in note for note in tune_runs(improper.folder, steps=["offsets"]).notes)
+    assert not any("loss.f1" in note for note in tune_runs(proper.folder, step="temperatures").notes)
+    assert any("loss.f1 of class18" in note for note in tune_runs(improper.folder, step="temperatures").notes)
+    assert not any("loss.f1" in note for note in tune_runs(improper.folder, step="offsets").notes)
