@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     from folds.run import Run
 
 
+class FieldChoice(StrEnum):
+    gender = "gender"
+    age = "age"
+    mask = "mask"
+
+
 @dataclass(frozen=True)
 class Options:
     """Whose labels are looked at, and what is shown of them."""
@@ -34,7 +41,7 @@ class Options:
     tta: ViewsOption = "flip"
     checkpoint: CheckpointOption = "cross-fitted"
     field: Annotated[
-        list[Literal["gender", "age", "mask"]] | None,
+        list[FieldChoice] | None,
         typer.Option("--field", help="Only these labels; may be repeated."),
     ] = None
     top: Annotated[

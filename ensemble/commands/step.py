@@ -12,10 +12,12 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ensemble.commands.terminal import SILENT, Observer, Terminal
+from folds.errors import MaskensError
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
@@ -51,7 +53,7 @@ class Step(Generic[Options, Result]):
         unknown = [name for name in given if name not in self._fields]
         if unknown or len(values) > len(self._fields):
             raise TypeError(f"{self.__name__} takes {', '.join(self._fields)}; not {', '.join(unknown) or values}")
-        return self.options(**{name: _as_typed(self._fields[name], value) for name, value in given.items()})
+        return self.options(**{name: _as_typed(name, self._fields[name], value) for name, value in given.items()})
 
     @property
     def command(self) -> Callable[..., None]:
@@ -92,17 +94,25 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return inspect.Parameter.empty
 
 
-def _as_typed(hint: Any, value: Any) -> Any:
+def _as_typed(name: str, hint: Any, value: Any) -> Any:
     """A value from Python as the command line would give it: a list of one for a list, a path for its text and the text
-    of a path or number."""
+    of a path or number.
+
+    Raises:
+        MaskensError: it is none of an option's choices.
+    """
     if get_origin(hint) in (Union, types.UnionType):
         inner = [a for a in get_args(hint) if a is not type(None)]
-        return value if value is None or len(inner) != 1 else _as_typed(inner[0], value)
+        return value if value is None or len(inner) != 1 else _as_typed(name, inner[0], value)
     if hasattr(hint, "__metadata__"):
-        return _as_typed(get_args(hint)[0], value)
+        return _as_typed(name, get_args(hint)[0], value)
     if get_origin(hint) is list:
         each = [value] if isinstance(value, (str, Path)) or not isinstance(value, Iterable) else list(value)
-        return [_as_typed(get_args(hint)[0], v) for v in each]
+        return [_as_typed(name, get_args(hint)[0], v) for v in each]
+    if get_origin(hint) is Literal or (isinstance(hint, type) and issubclass(hint, StrEnum)):
+        choices = get_args(hint) or tuple(hint)
+        if value not in choices:
+            raise MaskensError(f"{name}={value!r} is none of {', '.join(map(str, choices))}.")
     if hint is str and isinstance(value, (int, Path)):
         return str(value)
     return Path(value) if hint is Path and isinstance(value, str) else value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,12 +20,19 @@ if TYPE_CHECKING:
 ASKED_FOR = ("view-weights", "weights")  # steps that are no part of a tuning unless they are named
 
 
+class StepChoice(StrEnum):
+    views = "views"
+    view_weights = "view-weights"
+    temperatures = "temperatures"
+    offsets = "offsets"
+
+
 @dataclass(frozen=True)
 class Options:
     """What is fitted, for which runs."""
 
     step: Annotated[
-        list[Literal["views", "view-weights", "temperatures", "offsets"]] | None,
+        list[StepChoice] | None,
         typer.Option("--step", help="Only these; may be repeated. By default all but view-weights."),
     ] = None
     blend: Annotated[
