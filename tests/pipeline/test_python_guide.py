@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import cli
 import ensemble
+from folds.errors import MaskensError
 
 GUIDE = Path(cli.__file__).parent / "docs" / "python.md"
 
@@ -40,3 +42,16 @@ def test_importing_the_package_is_quick() -> None:
 def test_an_unknown_step_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trane'"):
         _ = ensemble.trane
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ensemble.score("runs/a", checkpoint="lst"), "checkpoint='lst' is none of cross-fitted, best, last"),
+        (lambda: ensemble.tune("runs/a", step=["views", "offset"]), "step='offset' is none of views, view-weights"),
+        (lambda: ensemble.score("runs/a", submission="s.csv"), "--submission needs --truth CSV"),
+    ],
+)
+def test_a_call_refuses_what_its_command_refuses(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(MaskensError, match=message):
+        call()
