@@ -231,6 +231,10 @@ def explain(error: typer.TyperException) -> NoReturn:
 
     if error.format_message():  # a command without any argument has shown its help
         error.message = error.message.replace("Value error, ", "")
+        context = getattr(error, "ctx", None)
+        repeated = [p.opts[0] for p in context.command.params if getattr(p, "multiple", False)] if context else []
+        if "unexpected extra argument" in error.message and repeated:
+            error.message += f". To give several values, repeat the option: {', '.join(repeated)}."
         rich_format_error(error)  # type: ignore[arg-type]
     sys.exit(error.exit_code)
 

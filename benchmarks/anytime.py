@@ -2,9 +2,9 @@
 
     python benchmarks/anytime.py --run RUN --logits FILE.logits.npz
 
-`--logits` is what `maskens infer` left beside a CSV, all passes made, by models of this run. The rule of `--budget` is
-chosen on photos of these, as it would be, and applied to the others: how many passes they make, and how many of their
-classes differ from those after all passes. Medians over several draws of the photos that the rule is chosen on.
+`--logits` is what `maskens infer` left beside a CSV, all passes made, by models of this run. The rule of `--max-passes`
+is chosen on photos of these, as it would be, and applied to the others: how many passes they make, and how many of
+their classes differ from those after all passes. Medians over several draws of the photos that the rule is chosen on.
 engines.py measures the time that a budget saves.
 """
 

@@ -69,8 +69,8 @@ ENGINES: dict[str, EngineOptions] = {
     "onnxruntime fp32": EngineOptions("fp32", engine="onnxruntime"),
     "openvino fp32": EngineOptions("fp32", engine="openvino"),
     "openvino bf16": EngineOptions("bf16", engine="openvino"),
-    "torch fp32, --budget .5": AS_TRAINED,
-    "openvino bf16, --budget .5": EngineOptions("bf16", engine="openvino"),
+    "torch fp32, --max-passes .5": AS_TRAINED,
+    "openvino bf16, --max-passes .5": EngineOptions("bf16", engine="openvino"),
 }
 FIRST, BASE = "per-checkpoint loop", "maskens, torch fp32"
 
@@ -109,7 +109,7 @@ def _maskens(way: str, setting: Cached, arrays: dict[str, Any], oof: bool) -> tu
     wanted = ENGINES[way]
     assert setting.run is not None
     engine = engine_options(wanted.engine, wanted.precision, False, "cpu")
-    budget = Budget(share=0.5) if "budget" in way else None
+    budget = Budget(share=0.5) if "--max-passes" in way else None
     early = setting.fitted if budget else None
     settings = InferenceSettings("flip", setting.hardware, setting.cache, engine, early, budget)
     ready = [0.0, 0.0]
@@ -178,7 +178,7 @@ def main() -> None:
         for way in (*LOOPS, *ENGINES):
             if args.only and way not in args.only:
                 continue
-            if "budget" in way and len(setting.data.files) <= 2 * WHOLE:
+            if "--max-passes" in way and len(setting.data.files) <= 2 * WHOLE:
                 left_out[way] = f"its rule is chosen on {WHOLE} photos, which see all passes: --photos 1400 or more"
             if way in left_out:
                 continue

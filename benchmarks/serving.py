@@ -30,11 +30,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from ensemble.commands.predict import choose_ensembles, predict
 from ensemble.data.cache import load_photo
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.engine import BATCH
-from ensemble.pipeline.ensembles import choose_ensembles
-from ensemble.pipeline.predict import predict
 from ensemble.prediction.predictions import ResidentEnsemble
 from folds.layout import read_eval
 from folds.run import load_run
@@ -128,7 +127,7 @@ def without_server(run: Path, files: Sequence[Path], device: str) -> list[tuple[
     started = time.perf_counter()
     predict(files, run, device=device)
     rows = [("`predict`", len(files) / (time.perf_counter() - started))]
-    chosen = choose_ensembles([load_run(run)], None, True, False)
+    chosen = choose_ensembles([run], None, True, False)
     models = ResidentEnsemble(chosen.ensembles, chosen.fitted, Hardware(choose_device(device), None))
     decoded = [load_photo(f, models.geometries).sizes for f in files]
     for size in (BATCH, 1):

@@ -13,26 +13,24 @@ if TYPE_CHECKING:
     from ensemble.commands.check_submission import check_submission
     from ensemble.commands.compare import compare
     from ensemble.commands.explore import explore
+    from ensemble.commands.export import export
     from ensemble.commands.folds import folds
+    from ensemble.commands.infer import infer
+    from ensemble.commands.predict import predict
     from ensemble.commands.recommend import recommend
     from ensemble.commands.report import report
     from ensemble.commands.sample import sample
     from ensemble.commands.score import score
+    from ensemble.commands.serve import serve
     from ensemble.commands.tune import tune
     from ensemble.commands.verify import verify
     from ensemble.pipeline.distil import DistilOptions, distil
-    from ensemble.pipeline.export import export
-    from ensemble.pipeline.infer import InferOptions, infer
-    from ensemble.pipeline.predict import predict
-    from ensemble.pipeline.serve import ServeOptions, prepare_server, serve
     from ensemble.pipeline.sweep import compare_sweep, sweep
     from ensemble.pipeline.sweep_plan import SweepOptions
     from ensemble.pipeline.train import TrainOptions, train
 
 __all__ = [
     "DistilOptions",
-    "InferOptions",
-    "ServeOptions",
     "SweepOptions",
     "TrainOptions",
     "audit",
@@ -45,7 +43,6 @@ __all__ = [
     "folds",
     "infer",
     "predict",
-    "prepare_server",
     "recommend",
     "report",
     "sample",
@@ -59,12 +56,9 @@ __all__ = [
 
 _MODULES = {
     "DistilOptions": "distil",
-    "InferOptions": "infer",
-    "ServeOptions": "serve",
     "SweepOptions": "sweep_plan",
     "TrainOptions": "train",
     "compare_sweep": "sweep",
-    "prepare_server": "serve",
 }
 
 
@@ -73,11 +67,15 @@ _STEPS = {
     "check_submission",
     "compare",
     "explore",
+    "export",
     "folds",
+    "infer",
+    "predict",
     "recommend",
     "report",
     "sample",
     "score",
+    "serve",
     "tune",
     "verify",
 }  # a command and a call from one module of ensemble/commands

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,47 +18,91 @@ from ensemble.commands.options import (
     RunOption,
     TtaOption,
 )
-from ensemble.commands.terminal import make_console, note, progress_bars, say
+from ensemble.commands.step import step
+from ensemble.commands.terminal import Observer, Terminal
+
+if TYPE_CHECKING:
+    from ensemble.prediction.export import Export
 
 
-def export(
-    tta: TtaOption = None,
-    no_tuning: NoTuningOption = False,
+@dataclass(frozen=True)
+class Options:
+    """Which run is exported, where to, and how it is verified."""
+
+    tta: TtaOption = None
+    no_tuning: NoTuningOption = False
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="The folder to write; by default onnx in the run.")
-    ] = None,
+    ] = None
     photos: Annotated[
         int, typer.Option("--photos", min=1, help="Eval photos on which onnxruntime is compared with torch.")
-    ] = 32,
+    ] = 32
     tolerance: Annotated[
         float, typer.Option("--tolerance", min=0, help="Largest absolute difference of a logit that is accepted.")
-    ] = 1e-3,
-    allow_missing: MissingOption = False,
-    run: RunOption = DEFAULT_RUNS,
-    data: DataOption = None,
-    quiet: QuietOption = False,
-) -> None:
+    ] = 1e-3
+    allow_missing: MissingOption = False
+    run: RunOption = DEFAULT_RUNS
+    data: DataOption = None
+    quiet: QuietOption = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written and where."""
+
+    export: Export
+    folder: Path
+    used: str  # models, views and tuning in words
+    notes: tuple[str, ...]  # what the user should know of the models
+
+
+def _print(done: Exported, options: Options, terminal: Terminal) -> None:
+    from ensemble.reporting.tables import export_table
+
+    terminal.say(done.used)
+    terminal.note(done.notes, "warning")
+    terminal.print(export_table(done.export))
+    terminal.say(f"saved: {done.folder}")
+
+
+@step(Options, show=_print, first="run")
+def export(options: Options, observer: Observer) -> Exported:
     """Write the ensemble as ONNX, one file a task, verified on photos; always on the CPU.
 
     Example:  maskens export --out faces-onnx
+    \f
+    Raises:
+        MaskensError: the extra is not installed, models are missing, or the logits differ.
     """
-    from ensemble.pipeline.export import export as export_run
-    from ensemble.reporting.tables import export_table
+    from ensemble.decision.members import load_ensembles
+    from ensemble.decision.tuning import apply_tuning
+    from ensemble.jobs.hardware import Hardware
+    from ensemble.models.onnx_graph import refuse_without
+    from ensemble.prediction.export import NEEDED
+    from ensemble.prediction.export import export as export_ensemble
+    from ensemble.recipes.run_recipe import run_recipe
+    from folds.layout import read_eval
+    from folds.run import load_run
 
-    console = make_console(quiet)
-    with progress_bars(console) as on_progress:
-        done = export_run(
-            run[0],
-            out=out,
-            data=data,
-            tta=tta,
-            tuned=not no_tuning,
-            photos=photos,
-            tolerance=tolerance,
-            allow_missing=allow_missing,
-            on_progress=on_progress,
+    refuse_without(NEEDED, "onnx", "export")
+    run = load_run(options.run[0])
+    data = read_eval(run.data_folder(options.data))
+    folder = options.out or run.folder / "onnx"
+    recipe = run_recipe(run)
+    applied = apply_tuning([run], [recipe], options.tta, not options.no_tuning)
+    fitted = applied.fitted
+    (ensemble,) = load_ensembles([run], [recipe], fitted, options.allow_missing)
+    with observer.progress() as tell:
+        done = export_ensemble(
+            ensemble,
+            data,
+            folder,
+            fitted.tta_set,
+            fitted.offsets,
+            options.photos,
+            options.tolerance,
+            Hardware("cpu", None).job_threads,
+            partial(tell, "exporting"),
         )
-    say(console, done.used)
-    note(console, done.notes, "warning")
-    console.print(export_table(done.export))
-    say(console, f"saved: {done.folder}")
+    words = f"{len(ensemble.members)} models, views: {fitted.tta}, {applied.words}"
+    return Exported(done, folder, words, ensemble.notes)

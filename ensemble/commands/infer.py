@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ensemble.commands.infer_options import (
-    BudgetOption,
-    DecisionOption,
-    EngineOption,
-    PersonColumnOption,
-    PrecisionOption,
-    SubmissionOption,
-    VoteOption,
-)
 from ensemble.commands.options import (
     DEFAULT_RUNS,
     AddressOption,
@@ -34,103 +29,307 @@ from ensemble.commands.options import (
     TtaOption,
     WorkersOption,
 )
-from ensemble.commands.terminal import make_console, note, progress_bars, run_options, say
+from ensemble.commands.step import step
+from ensemble.commands.terminal import Observer, Terminal, run_options
 from folds.errors import MaskensError
 
+if TYPE_CHECKING:
+    from ensemble.decision.decide import Rule
+    from ensemble.decision.members import Ensemble
+    from ensemble.decision.submission import SubmissionCheck
+    from ensemble.decision.tuning import Fitted, StepName
+    from ensemble.prediction.outputs import InferenceSettings
+    from folds.labels import IntArray
+    from folds.people import EvalData
+    from folds.photos import Progress
+    from folds.run import Run
 
-def infer(
-    more: Annotated[list[Path] | None, typer.Argument(metavar="CSV", hidden=True)] = None,
-    tta: TtaOption = None,
-    decision: DecisionOption = None,
-    votes: VoteOption = None,
-    person_column: PersonColumnOption = None,
-    no_tuning: NoTuningOption = False,
-    engine: EngineOption = "torch",
-    precision: PrecisionOption = "fp32",
-    out: SubmissionOption = None,
-    compile_models: Annotated[
+WITHOUT: dict[Rule, tuple[StepName, ...]] = {"hard": ("offsets",), "vote": ("weights", "offsets")}
+"""Steps of a tuning that make no difference to a decision."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which models predict which photos, how, and where the CSV goes."""
+
+    tta: TtaOption = None
+    decision: Annotated[
+        Literal["joint", "hard", "vote"] | None,
+        typer.Option(
+            "--decision",
+            help="joint: the best of the 18 classes. hard: mask, gender, then age by itself. vote: one vote a run. "
+            "By default joint, with --vote vote.",
+            show_default=False,
+        ),
+    ] = None
+    vote: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--vote",
+            metavar="CSV",
+            help="Another submission of the same photos that votes with the runs; may be repeated.",
+        ),
+    ] = None
+    person_column: Annotated[
+        str | None,
+        typer.Option(
+            "--person-column",
+            metavar="NAME",
+            help="Column of eval/info.csv that says who is on a photo: gender and age are decided once a person.",
+        ),
+    ] = None
+    no_tuning: NoTuningOption = False
+    engine: Annotated[
+        Literal["torch", "onnxruntime", "openvino", "auto"],
+        typer.Option(
+            "--engine",
+            help="What runs the models on a CPU. onnxruntime and openvino are extras. auto: the fastest one whose "
+            "logits agree with torch's.",
+        ),
+    ] = "torch"
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16", "auto"],
+        typer.Option("--precision", help="Of the arithmetic. auto: 16 bits where that is faster and the logits agree."),
+    ] = "fp32"
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="The CSV; by default submission.csv in the run. Logits beside it."),
+    ] = None
+    compile: Annotated[
         bool, typer.Option("--compile", help="Compile the models first (torch.compile): pays for many photos.")
-    ] = False,
+    ] = False
     no_early_exit: Annotated[
-        bool,
-        typer.Option("--no-early-exit", "--ask-all", help="Run all age models on every photo."),
-    ] = False,
-    budget: BudgetOption = "exact",
-    allow_missing: MissingOption = False,
-    skip_bad_photos: SkipBadOption = False,
-    cache: CacheOption = "",
-    dry_run: DryOption = False,
-    run: RunsOption = DEFAULT_RUNS,
-    data: DataOption = None,
-    device: DeviceOption = "auto",
-    workers: WorkersOption = None,
-    jobs: JobsOption = None,
-    backend: BackendOption = None,
-    address: AddressOption = None,
-    retries: RetriesOption = 2,
-    quiet: QuietOption = False,
-) -> None:
+        bool, typer.Option("--no-early-exit", "--ask-all", help="Run all age models on every photo.")
+    ] = False
+    max_passes: Annotated[
+        str,
+        typer.Option(
+            "--max-passes",
+            metavar="all|FRACTION",
+            help="Fraction of forward passes to make, as .5: photos leave the ensemble once their class is unlikely to "
+            "change. Reports how many classes that changes.",
+        ),
+    ] = "all"
+    max_seconds_per_photo: Annotated[
+        float | None,
+        typer.Option("--max-seconds-per-photo", metavar="SECONDS", help="As --max-passes, within an average time."),
+    ] = None
+    allow_missing: MissingOption = False
+    skip_bad_photos: SkipBadOption = False
+    cache: CacheOption = ""
+    dry_run: DryOption = False
+    run: RunsOption = DEFAULT_RUNS
+    data: DataOption = None
+    device: DeviceOption = "auto"
+    workers: WorkersOption = None
+    jobs: JobsOption = None
+    backend: BackendOption = None
+    address: AddressOption = None
+    retries: RetriesOption = 2
+    quiet: QuietOption = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a dry run has found."""
+
+    seconds: float
+    disk: int  # bytes more of the photo cache
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """A submission and how it came about."""
+
+    classes: IntArray  # (photos,), 0..17, in the order of info.csv
+    check: SubmissionCheck
+    path: Path
+    earlier: Path | None  # where an earlier CSV is kept
+    notes: tuple[str, ...]  # what was out of the ordinary
+    skipped: Mapping[str, str]  # ImageID -> why, of photos that could not be read
+    warning: str  # what to say of these, "" if there are none
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that an inference needs, checked, before the first photo is opened."""
+
+    runs: list[Run]
+    data: EvalData
+    ensembles: list[Ensemble]
+    fitted: Fitted
+    used: str  # models, photos, views and tuning in words
+    rule: Rule
+    votes: tuple[IntArray, ...]  # of other submissions, each (photos,)
+    person: IntArray | None  # (photos,), equal for photos that are decided together; None: each by itself
+    settings: InferenceSettings
+    path: Path  # the CSV
+    logits_file: Path
+
+
+def _print(done: Inferred | Estimate, options: Options, terminal: Terminal) -> None:
+    from ensemble.reporting.plan_tables import time_words
+    from ensemble.reporting.tables import submission_table
+
+    if isinstance(done, Estimate):
+        words = f"about {time_words(done.seconds)}; photo cache {done.disk / 1e9:.2f} GB more. Nothing was written."
+        terminal.say(words, "bold")
+        return
+    for line in done.notes:
+        terminal.say(line)
+    terminal.print(submission_table(done.check))
+    terminal.note([*filter(None, [done.warning]), *done.check.warnings], "warning")
+    if done.earlier:
+        terminal.say(f"the earlier file is kept as {done.earlier}")
+    terminal.say(f"saved: {done.path}")
+    terminal.say(f"next: maskens score{run_options(options.run)}", "dim")
+
+
+@step(Options, show=_print, first="run")
+def infer(options: Options, observer: Observer) -> Inferred | Estimate:
     """Predict the eval photos with every fold's models and write ImageID,ans.
 
     `--data DIR` may name another data folder that has only eval/.
 
-    Several runs are averaged, equally or with the weights of `maskens tune --blend`. With `--vote a.csv b.csv` each
-    file and each run has a vote; ties go to the most probable class.
+    Several runs are averaged, equally or with the weights of `maskens tune --blend`. With `--vote a.csv --vote b.csv`
+    each file and each run has a vote; ties go to the most probable class.
 
     Example:  maskens infer --tta flip
     Example:  maskens infer --person-column person
-    Example:  maskens infer --budget 0.5
+    Example:  maskens infer --max-passes .5
     Example:  maskens infer --engine auto --precision auto
     Example:  maskens infer --jobs 8 --backend dask --address tcp://10.0.0.1:8786
     Example:  maskens infer --skip-bad-photos, which still answers every row of info.csv
     Example:  maskens infer --tta mine.toml, which says: views = ["identity", "hflip scale=1.1"]
+    \f
+    Interrupted, the same call resumes.
+
+    Returns:
+        The submission; with `dry_run` an estimate.
+
+    Raises:
+        MaskensError: models missing or damaged, runs of other folds, votes of other photos, a photo that can't be read,
+            a model that gives no numbers, a file that can't be written, a full disk.
     """
-    if more and not votes:
-        raise MaskensError(f"unexpected argument '{more[0]}'. Other submissions are named with --vote.")
+    from ensemble.decision.decide import decide
+    from ensemble.decision.submission import check_submission, unseen_words, write_skipped, write_submission
+    from ensemble.prediction.estimate import estimate_inference
+    from ensemble.prediction.infer import infer as predict_photos
+    from ensemble.prediction.infer import save_logits
 
-    from ensemble.pipeline.infer import InferOptions, plan_inference, run_inference
-    from ensemble.reporting.plan_tables import time_words
-    from ensemble.reporting.tables import submission_table
-
-    console = make_console(quiet)
-    options = InferOptions(
-        tta=tta,
-        decision=decision,
-        votes=[*(votes or []), *(more or [])],
-        person_column=person_column,
-        tuned=not no_tuning,
-        engine=engine,
-        precision=precision,
-        compile=compile_models,
-        early_exit=not no_early_exit,
-        budget=budget,
-        allow_missing=allow_missing,
-        skip_bad_photos=skip_bad_photos,
-        out=out,
-        data=data,
-        cache=cache,
-        device=device,
-        workers=workers,
-        jobs=jobs,
-        backend=backend,
-        address=address,
-        retries=retries,
+    plan = _plan(options)
+    observer.say(plan.used)
+    ensembles, fitted, settings = plan.ensembles, plan.fitted, plan.settings
+    with observer.progress() as tell:
+        if options.dry_run:
+            data = _readable(plan, options, partial(tell, "opening photos"))
+            return Estimate(*estimate_inference(ensembles, data.photos, settings))
+        decoding = partial(tell, "decoding")
+        data = _readable(plan, options, decoding)
+        prediction = predict_photos(ensembles, data.photos, settings, decoding, partial(tell, "predicting"))
+    decided = decide(
+        prediction.joints, fitted.weights, fitted.offsets, plan.rule, plan.votes, plan.person, prediction.seen
     )
-    plan = plan_inference(run, options)
-    say(console, plan.used)
-    if dry_run:
-        with progress_bars(console) as on_progress:
-            seconds, disk = plan.estimate(on_progress)
-        words = f"about {time_words(seconds)}; photo cache {disk / 1e9:.2f} GB more. Nothing was written."
-        say(console, words, "bold")
-        return
-    with progress_bars(console) as on_progress:
-        done = run_inference(plan, on_progress)
-    for line in done.notes:
-        say(console, line)
-    console.print(submission_table(done.check))
-    note(console, [*filter(None, [done.warning]), *done.check.warnings], "warning")
-    if done.earlier:
-        say(console, f"the earlier file is kept as {done.earlier}")
-    say(console, f"saved: {done.path}")
-    say(console, f"next: maskens score{run_options(run)}", "dim")
+    rule = plan.rule if plan.person is None and not plan.votes else None
+    save_logits(plan.logits_file, data, ensembles, prediction, fitted, decided.classes, rule)
+    earlier = write_submission(plan.path, data.ids, decided.classes)
+    write_skipped(plan.path, data.skipped_ids, data.ids, decided.classes)
+    return Inferred(
+        classes=decided.classes,
+        check=check_submission(plan.path, data.ids, plan.runs[0].class_photos),
+        path=plan.path,
+        earlier=earlier,
+        notes=(*(line for e in ensembles for line in e.notes), *prediction.notes),
+        skipped=data.skipped_ids,
+        warning=unseen_words(plan.path, data.skipped_ids, len(data.ids), bool(plan.votes), plan.person is not None),
+    )
+
+
+def _readable(plan: _Plan, options: Options, on_progress: Progress) -> EvalData:
+    """The data, with what can't be read among what is skipped, if that is asked for; a dry run writes nothing."""
+    from ensemble.data.cache import skip_unreadable
+    from ensemble.decision.members import geometries
+
+    if not options.skip_bad_photos:
+        return plan.data
+    wanted = geometries(m for e in plan.ensembles for m in e.members)
+    threads = plan.settings.hardware.decoding_threads
+    write = not options.dry_run
+    found = skip_unreadable(plan.data.photos, wanted, plan.settings.cache, threads, on_progress, write)
+    return dataclasses.replace(plan.data, skipped=found.skipped)
+
+
+def _plan(options: Options) -> _Plan:
+    import numpy as np
+
+    from ensemble.backends.choose import choose_hardware
+    from ensemble.decision.anytime import choose_budget
+    from ensemble.decision.members import load_ensembles
+    from ensemble.decision.submission import align
+    from ensemble.decision.tuning import apply_tuning, weighted_runs
+    from ensemble.models.engine_choice import engine_options
+    from ensemble.pipeline.inputs import cache_folder
+    from ensemble.prediction.outputs import InferenceSettings
+    from ensemble.prediction.strategies import check_budget
+    from ensemble.recipes.run_recipe import run_recipe
+    from folds.files import must_be_writable
+    from folds.layout import read_eval, read_eval_people
+    from folds.run import file_of, load_run, refuse_other_folds
+
+    if options.vote and options.decision not in (None, "vote"):
+        raise MaskensError(f"--vote and --decision {options.decision} exclude each other.")
+    rule: Rule = "vote" if options.vote else options.decision or "joint"
+    if options.person_column and rule != "joint":
+        raise MaskensError("--person-column needs --decision joint, which decides a person's photos together.")
+    budget = choose_budget(options.max_passes, options.max_seconds_per_photo)
+    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
+    engine = engine_options(options.engine, options.precision, options.compile, hardware.device)
+    if budget and hardware.several_processes:
+        raise MaskensError(f"{budget.option} is kept by one process: leave out --jobs and --backend.")
+    named = [load_run(run) for run in options.run]
+    first = named[0]
+    data = read_eval(first.data_folder(options.data), options.skip_bad_photos)
+    person = read_eval_people(data, options.person_column) if options.person_column else None
+    path = options.out or file_of(named, "submission.csv")
+    logits_file = path.with_suffix(".logits.npz") if options.out else file_of(named, "eval.npz")
+    must_be_writable(path)
+    must_be_writable(logits_file)
+    refuse_other_folds(named)
+    used, recipes = named, [run_recipe(run) for run in named]
+    applied = apply_tuning(used, recipes, options.tta, not options.no_tuning)
+    votes = tuple(align(file, data.ids, exact=True) for file in options.vote or [])
+    fitted = applied.fitted
+    if rule != "vote":
+        used, recipes, fitted = weighted_runs(used, recipes, fitted)
+    ensembles = load_ensembles(used, recipes, fitted, options.allow_missing)
+    if budget:
+        check_budget(budget, ensembles, rule, person is not None)
+    words = applied.without(*WITHOUT.get(rule, ())) if rule == "hard" or len(used) > 1 else applied.words
+    if person is not None:
+        people = len(np.unique(person))
+        words += f", photos of each of {people} people together ({options.person_column}), no early exit"
+    models = sum(len(e.members) for e in ensembles)
+    early_exit = (budget or not options.no_early_exit) and rule == "joint" and person is None
+    return _Plan(
+        runs=named,
+        data=data,
+        ensembles=ensembles,
+        fitted=fitted,
+        used=f"{models} models, {len(data.ids)} photos, views: {fitted.tta}, {words}",
+        rule=rule,
+        votes=votes,
+        person=person,
+        settings=InferenceSettings(
+            tta=fitted.tta_set,
+            hardware=hardware,
+            cache=cache_folder(options.cache, first.folder),
+            engine=engine,
+            early_exit=fitted if early_exit else None,
+            budget=budget,
+            partial=logits_file.with_suffix(".partial.npz"),
+            shards=logits_file.with_suffix(".shards"),
+            retries=options.retries,
+        ),
+        path=path,
+        logits_file=logits_file,
+    )

@@ -21,7 +21,6 @@ from ensemble.jobs.oof import Logits
 from folds.errors import MaskensError
 from folds.labels import IntArray
 
-SECONDS = "s-per-photo"
 STEPS = 60  # halvings of the range in which a threshold is looked for
 CONFIDENCE = 0.975
 
@@ -36,25 +35,35 @@ class Budget:
     def __str__(self) -> str:
         return f"{self.share:g} of the passes" if self.share else f"{self.seconds:g} seconds a photo"
 
+    @property
+    def option(self) -> str:
+        """As it is typed."""
+        return f"--max-passes {self.share:g}" if self.share else f"--max-seconds-per-photo {self.seconds:g}"
 
-def parse_budget(text: str) -> Budget | None:
-    """`exact`, `.5` (half of the passes) or `.2s-per-photo`; None for `exact`, which changes no class.
+
+def choose_budget(max_passes: str | float, max_seconds: float | None) -> Budget | None:
+    """The budget that two options name; None makes all passes.
+
+    Args:
+        max_passes: `all`, or a fraction of the forward passes: `.5`.
+        max_seconds: a photo.
 
     Raises:
-        MaskensError: anything else.
+        MaskensError: both are given, or a number that is no budget.
     """
-    if text == "exact":
-        return None
-    seconds = text.endswith(SECONDS)
+    if max_seconds is not None and not 0 < max_seconds < float("inf"):
+        raise MaskensError(f"--max-seconds-per-photo {max_seconds:g}: give a number above 0, like 0.2.")
+    if max_passes == "all":
+        return None if max_seconds is None else Budget(seconds=max_seconds)
     try:
-        number = float(text.removesuffix(SECONDS))
+        share = float(max_passes)
     except ValueError:
-        number = float("nan")
-    if seconds and 0 < number < float("inf"):
-        return Budget(seconds=number)
-    if not seconds and 0 < number < 1:
-        return Budget(share=number)
-    raise MaskensError(f"--budget {text}: give exact, a share of the passes like 0.5, or 0.2{SECONDS}.")
+        share = float("nan")
+    if not 0 < share < 1:
+        raise MaskensError(f"--max-passes {max_passes}: give all, or a fraction of the forward passes like 0.5.")
+    if max_seconds is not None:
+        raise MaskensError("--max-passes and --max-seconds-per-photo exclude each other.")
+    return Budget(share=share)
 
 
 @dataclass(frozen=True)

@@ -90,12 +90,10 @@ def check_budget(budget: Budget, ensembles: Sequence[Ensemble], rule: Rule, toge
     ]
     problems = [words for wrong, words in reasons if wrong]
     if problems:
-        raise MaskensError(f"--budget can leave passes out only {', and '.join(problems)}.")
+        raise MaskensError(f"{budget.option} can leave passes out only {', and '.join(problems)}.")
     least = math.ceil(1000 / passes) / 1000
     if budget.share and budget.share * passes < 1:
-        raise MaskensError(
-            f"--budget {budget.share:g} is less than one of the {passes} passes; give at least {least:g}."
-        )
+        raise MaskensError(f"{budget.option} is less than one of the {passes} passes; give at least {least:g}.")
 
 
 class WithinBudget(Strategy):

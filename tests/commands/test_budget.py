@@ -1,4 +1,4 @@
-"""maskens infer --budget: fewer passes, every row answered, and what that changed is told."""
+"""maskens infer --max-passes: fewer passes, every row answered, and what that changed is told."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def shown(run: Path = RUN) -> np.ndarray:
 
 
 def test_passes_are_left_out_and_every_row_is_answered(copy: Path) -> None:
-    done = maskens("infer", "--tta", "flip", "--budget", ".5", "--no-tuning")
+    done = maskens("infer", "--tta", "flip", "--max-passes", ".5", "--no-tuning")
     assert done.code == 0, done
     rows = (RUN / "submission.csv").read_text().splitlines()
     assert len(rows) == 1 + len((copy / "data/eval/info.csv").read_text().splitlines()) - 1
@@ -42,7 +42,7 @@ def test_passes_are_left_out_and_every_row_is_answered(copy: Path) -> None:
 
 
 def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert maskens("infer", "--budget", "0.6", "--no-tuning").code == 0
+    assert maskens("infer", "--max-passes", "0.6", "--no-tuning").code == 0
     whole = (RUN / "submission.csv").read_bytes(), shown()
 
     batches = 0
@@ -57,9 +57,9 @@ def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(strategies.WithinBudget, "__call__", interrupted)
-        assert maskens("infer", "--budget", "0.6", "--no-tuning").code == 130
+        assert maskens("infer", "--max-passes", "0.6", "--no-tuning").code == 130
     assert (RUN / "eval.partial.npz").exists()
-    done = maskens("infer", "--budget", "0.6", "--no-tuning")
+    done = maskens("infer", "--max-passes", "0.6", "--no-tuning")
     assert "64 photos were done before the interruption" in done.out
     assert (RUN / "submission.csv").read_bytes() == whole[0]
     assert np.array_equal(shown(), whole[1])
@@ -69,13 +69,13 @@ def test_where_few_photos_see_all_passes_no_class_changes(copy: Path, monkeypatc
     monkeypatch.setattr(strategies, "WHOLE", 512)
     assert maskens("infer", "--no-tuning").code == 0
     whole = (RUN / "submission.csv").read_bytes()
-    done = maskens("infer", "--budget", "0.5", "--no-tuning")
+    done = maskens("infer", "--max-passes", "0.5", "--no-tuning")
     assert "all passes were made, so no class changes: the rule is chosen on the first 512 photos" in done.out
     assert (RUN / "submission.csv").read_bytes() == whole
 
 
 def test_seconds_are_a_budget_too(copy: Path) -> None:
-    done = maskens("infer", "--budget", "1e-9s-per-photo", "--no-tuning")
+    done = maskens("infer", "--max-seconds-per-photo", "1e-9", "--no-tuning")
     assert "budget of 1e-09 seconds a photo: " in done.out
     assert shown()[0, 0].all(), "one pass is made at least"
     assert not shown()[-1, -1].all()
@@ -84,10 +84,12 @@ def test_seconds_are_a_budget_too(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--budget", "2"), "give exact, a share of the passes"),
-        (("--budget", "0.1"), "less than one of the 6 passes; give at least 0.167"),
-        (("--budget", "0.333", "--tta", "none"), "less than one of the 3 passes; give at least 0.334"),
-        (("--budget", "0.5", "--tta", "none", "--decision", "hard"), "with --decision joint, each photo by itself"),
+        (("--max-passes", "2"), "--max-passes 2: give all, or a fraction"),
+        (("--max-passes", "0.1"), "--max-passes 0.1 is less than one of the 6 passes; give at least 0.167"),
+        (("--max-passes", "0.333", "--tta", "none"), "less than one of the 3 passes; give at least 0.334"),
+        (("--max-passes", "0.5", "--max-seconds-per-photo", "1"), "exclude each other"),
+        (("--max-passes", "0.5", "--jobs", "2"), "--max-passes 0.5 is kept by one process: leave out --jobs"),
+        (("--max-passes", "0.5", "--tta", "none", "--decision", "hard"), "with --decision joint, each photo by itself"),
     ],
 )
 def test_budgets_that_can_t_be_kept_are_refused(there: Path, options: tuple[str, ...], words: str) -> None:

@@ -66,7 +66,7 @@ def test_early_exit_gives_the_same_csv(there: Path, tmp_path: Path) -> None:
 def test_a_stopped_inference_says_how_to_go_on_and_does(there: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ensemble.commands.infer.progress_bars", _stops_at_128)
+        patch.setattr("ensemble.commands.terminal.progress_bars", _stops_at_128)
         stopped = maskens("infer", "--out", out)
     assert (stopped.code, out.exists()) == (130, False)
     assert "the same command goes on from there" in stopped.err

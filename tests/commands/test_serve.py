@@ -23,7 +23,8 @@ import pytest
 from run_command import Outcome, maskens, refused, started
 from starlette.testclient import TestClient
 
-from ensemble.pipeline.serve import ServeOptions, prepare_server
+import ensemble
+from ensemble.commands.serve import Server
 
 TOLERANCE = 1e-5
 """Of a probability: the last digits of a logit depend on how many photos are in a batch."""
@@ -33,7 +34,7 @@ TOLERANCE = 1e-5
 def test_photos_are_answered_as_predict_answers_them(there: Path, tta: str | None) -> None:
     photos = sorted(Path("data/eval/images").iterdir())[:9]
     expected = json.loads(maskens("predict", *photos, "--json", *(["--tta", tta] if tta else [])).out)
-    server = prepare_server("runs/default", ServeOptions(port=0, tta=tta, wait_ms=50, allow_hosts=("faces.example",)))
+    server = ensemble.serve("runs/default", port=0, tta=tta, wait_ms=50, allow_host="faces.example")
     found: dict[int, Any] = {}
     with TestClient(server.app) as client:
 
@@ -113,16 +114,16 @@ def test_ctrl_c_answers_what_was_accepted(there: Path, monkeypatch: pytest.Monke
     photo = next(Path("data/eval/images").iterdir()).read_bytes()
     found: list[tuple[int, bool]] = []
 
-    def prepared(*arguments: Any) -> Any:
-        server = prepare_server(*arguments)
+    run = Server.run
 
+    def asked(server: Server) -> None:
         def ask_and_stop() -> None:
             found.append(post_and_stop(server.url, photo, lambda: os.kill(os.getpid(), signal.SIGINT)))
 
         threading.Thread(target=ask_and_stop, daemon=True).start()
-        return server
+        run(server)
 
-    monkeypatch.setattr("ensemble.pipeline.serve.prepare_server", prepared)
+    monkeypatch.setattr(Server, "run", asked)
     outcome = maskens(*WAITING)
     until = time.monotonic() + 20
     while not found and time.monotonic() < until:

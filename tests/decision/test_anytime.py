@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from ensemble.decision.anytime import (
     AnytimeRule,
     Budget,
+    choose_budget,
     choose_rule,
     leaves,
     margins,
-    parse_budget,
     pass_order,
     passes_made,
 )
@@ -30,17 +30,33 @@ def scores(seed: int, passes: int, photos: int, spread: float = 2.0) -> np.ndarr
 
 
 @pytest.mark.parametrize(
-    ("text", "budget"),
-    [(".5", Budget(share=0.5)), ("0.2s-per-photo", Budget(seconds=0.2)), ("exact", None)],
+    ("max_passes", "max_seconds", "budget"),
+    [
+        (".5", None, Budget(share=0.5)),
+        (0.5, None, Budget(share=0.5)),
+        ("all", 0.2, Budget(seconds=0.2)),
+        ("all", None, None),
+    ],
 )
-def test_budgets_are_read(text: str, budget: Budget | None) -> None:
-    assert parse_budget(text) == budget
+def test_budgets_are_read(max_passes: str | float, max_seconds: float | None, budget: Budget | None) -> None:
+    assert choose_budget(max_passes, max_seconds) == budget
 
 
-@pytest.mark.parametrize("text", ["", "0", "1", "1.5", "-0.1", "nan", "half", "0s-per-photo", "infs-per-photo", "50%"])
-def test_other_budgets_are_refused(text: str) -> None:
-    with pytest.raises(MaskensError, match="give exact, a share of the passes"):
-        parse_budget(text)
+@pytest.mark.parametrize("max_passes", ["", "0", "1", "1.5", "-0.1", "nan", "half", "0.2s", "50%"])
+def test_other_shares_of_passes_are_refused(max_passes: str) -> None:
+    with pytest.raises(MaskensError, match=f"--max-passes {max_passes}: give all, or a fraction"):
+        choose_budget(max_passes, None)
+
+
+@pytest.mark.parametrize("max_seconds", [0, -1, float("nan"), float("inf")])
+def test_seconds_that_are_no_time_are_refused(max_seconds: float) -> None:
+    with pytest.raises(MaskensError, match=r"--max-seconds-per-photo .*: give a number above 0"):
+        choose_budget("all", max_seconds)
+
+
+def test_passes_and_seconds_exclude_each_other() -> None:
+    with pytest.raises(MaskensError, match="--max-passes and --max-seconds-per-photo exclude each other"):
+        choose_budget("0.5", 0.2)
 
 
 @given(st.integers(2, 5), st.integers(1, 4))

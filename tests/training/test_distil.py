@@ -16,6 +16,7 @@ from run_command import maskens, refused
 from scipy.special import log_softmax, softmax
 
 import ensemble
+from ensemble.commands.infer import Inferred
 from ensemble.data.cache import open_photos
 from ensemble.data.masks import DrawMasks
 from ensemble.jobs.job import Job
@@ -323,7 +324,7 @@ def test_a_student_is_a_run_like_any(root: Path, student: Path) -> None:
     assert "2 of 2 jobs are finished already" in maskens("train", "--run", student).out
     assert maskens("verify", "--run", student).code == 0
     assert kept.hash[:6] in maskens("compare", root / "teacher", student).out
-    ensemble.infer(student, ensemble.InferOptions(device="cpu", workers=0))
+    ensemble.infer(student, device="cpu", workers=0)
 
 
 def test_one_fold_is_a_model_and_the_others_may_follow(root: Path, student: Path, tmp_path: Path) -> None:
@@ -346,7 +347,8 @@ def test_one_fold_is_a_model_and_the_others_may_follow(root: Path, student: Path
     assert "1 pass a photo, the ensemble makes 4" in outcome.out
     again = [load_job_oof(run / "heads" / "fold0" / "oof.npz", {}).at("best") for run in (student, out)]
     assert np.array_equal(*again)
-    predicted = ensemble.infer(out, ensemble.InferOptions(tta="none", allow_missing=True, device="cpu", workers=0))
+    predicted = ensemble.infer(out, tta="none", allow_missing=True, device="cpu", workers=0)
+    assert isinstance(predicted, Inferred)
     assert len(predicted.classes)
     refused(maskens("train", "--run", out), "no soft targets of fold 1 yet", f"--out {out} --fold 1", "--alpha 1")
     plan = plan_distillation(root / "teacher", options(root, out, alpha=1.0))

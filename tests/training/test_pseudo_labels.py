@@ -49,7 +49,7 @@ def source(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Pat
     ensemble.folds(root / "data", run=root / "source", k=2)
     options = ensemble.TrainOptions(recipe=str(root / "heads.toml"), device="cpu", workers=0)
     assert not ensemble.train(root / "source", options).failed
-    ensemble.infer(root / "source", ensemble.InferOptions(device="cpu", workers=0))
+    ensemble.infer(root / "source", device="cpu", workers=0)
     return root / "source"
 
 
@@ -111,7 +111,7 @@ def test_the_photos_count_in_learning_and_in_nothing_else(source: Path, learned:
         assert Job(run, "heads", fold).status().record["pseudo"] == kept.hash
     scored = ensemble.score(learned)
     assert len(scored.evaluation.decision.classes) == len(data.files)
-    ensemble.infer(learned, ensemble.InferOptions(device="cpu", workers=0))
+    ensemble.infer(learned, device="cpu", workers=0)
 
 
 def test_they_change_what_is_learned(source: Path, learned: Path, tmp_path: Path) -> None:
