@@ -53,7 +53,7 @@ def predict(
     groups = groups_that_fit(members, predictor.device)
     if len(groups) > 1:  # without early exit, which needs all models at hand, and without a state to go on from
         if settings.budget:
-            raise MaskensError("--budget needs all models in memory at a time; leave it out.")
+            raise MaskensError(f"{settings.budget.option} needs all models in memory at a time; leave it out.")
         strategy, kept = Strategy(), InferenceCheckpoint(None, None)
     rows, together = strategy.order(rows), strategy.batch_size(batch_size(predictor.device))
     outputs: list[Logits] = [np.full((len(views), len(rows), m.card.target.width), np.nan, np.float32) for m in members]
