@@ -145,7 +145,7 @@ def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
         first = np.stack([photos[row][0] for row in blend.rows[mine][:BATCH]])
         x = to_input(torch.from_numpy(first), card.mean, card.std, CPU)
         engine = choose_engine(model, x, settings.engine, BATCH, graphs)
-        args = (engine, (card.mean, card.std), CPU, photos, blend.rows[mine], views, 2 * BATCH)
+        args = (engine, (card.mean, card.std), CPU, photos, blend.rows[mine], views)
         logits[member.task][:, mine] = view_logits(*args)
     whole = dataclasses.replace(blend, runs=(dataclasses.replace(own, logits=logits, views=views),))
     return macro_f1(blend.truth, whole.decide(whole.plain("flip")).classes, CLASSES)

@@ -26,6 +26,7 @@ from ensemble.data.masks import DrawMasks, draw_masks
 from ensemble.jobs.hardware import Hardware, free_memory
 from ensemble.jobs.spec import JobSpec, geometry, learned_rows
 from ensemble.models.build import create, normalisation, to_device
+from ensemble.models.engine import InferenceEngine
 from ensemble.models.precision import AutotuneCache, shortest
 from ensemble.models.process import configure_process
 from ensemble.recipes.schema import TaskRecipe
@@ -33,7 +34,7 @@ from ensemble.recipes.tasks import training_labels
 from ensemble.recipes.views import VIEWS
 from ensemble.training.optimizer import ema_words
 from ensemble.training.trainer import LossNotFinite, Trainer
-from ensemble.training.validation import Predictor
+from ensemble.training.validation import view_logits
 from folds.labels import IntArray
 from folds.people import TrainData
 
@@ -165,8 +166,14 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
         labels = training_labels(recipe.target, data, in_years=recipe.ages.sigma > 0)[rows]
         masks = draw_masks(recipe, data.labels[0][rows])
         train = _train_seconds(whole, model, photos, labels, masks, hardware, measured)
-        predictor = Predictor(model, (mean, std), device, 2 * recipe.batch_size)
-        seen = _predict_seconds(predictor, photos)
+        engine = InferenceEngine(model.eval(), 2 * recipe.batch_size)
+        rows = np.arange(min(len(photos), engine.batch))
+
+        def predict() -> object:
+            return view_logits(engine, (mean, std), device, photos, rows, VIEWS["none"])
+
+        predict()  # warms up
+        seen = shortest(predict, rounds=2) / len(rows)
         weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
         return Cost(decode, train, seen, start, weights, _peak_memory(device))
 
@@ -219,16 +226,6 @@ def _train_seconds(
     with contextlib.suppress(LossNotFinite):  # a probe's time counts, its loss does not
         Trainer(recipe, model, mean, std, device, (0,), len(batches), measured).epoch(0, Few(), on_batch)
     return statistics.median(np.diff(ends)) / batches.batch_size
-
-
-def _predict_seconds(predictor: Predictor, photos: DecodedPhotos) -> float:
-    rows = np.arange(min(len(photos), predictor.batch_size))
-
-    def run() -> object:
-        return predictor.logits(photos, rows, VIEWS["none"])
-
-    run()  # warms up
-    return shortest(run, rounds=2) / len(rows)
 
 
 def _peak_memory(device: torch.device) -> int:

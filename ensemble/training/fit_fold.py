@@ -29,6 +29,7 @@ from ensemble.jobs.spec import JobSpec, geometry, identity, learned_rows
 from ensemble.jobs.stopping import stop_requests
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.models.build import create, normalisation, save_checkpoint, to_device
+from ensemble.models.engine import InferenceEngine
 from ensemble.models.precision import AutotuneCache
 from ensemble.models.process import configure_process
 from ensemble.recipes.schema import TaskRecipe
@@ -47,7 +48,7 @@ from ensemble.training.trainer import (
     save_within_epoch,
     seed_torch,
 )
-from ensemble.training.validation import Predictor
+from ensemble.training.validation import view_logits
 from folds.errors import MaskensError
 from folds.labels import CLASSES, IntArray, decode
 from folds.people import PhotoSet, TrainData
@@ -278,9 +279,9 @@ class JobRun:
         Returns:
             (scores, logits): logits float32 (views, photos, width), of all photos of the fold.
         """
-        normalised, batch, workers = (self.mean, self.std), 2 * self.recipe.batch_size, self.spec.workers
-        predictor = Predictor(trainer.eval_model, normalised, self.device, batch, workers)
-        every = predictor.logits(photos, self.oof_rows, self.spec.recipe.oof_views)
+        engine = InferenceEngine(trainer.eval_model.eval(), 2 * self.recipe.batch_size)
+        normalised, views = (self.mean, self.std), self.spec.recipe.oof_views
+        every = view_logits(engine, normalised, self.device, photos, self.oof_rows, views, self.spec.workers)
         logits = self.validated(every)
         soft = trainer.targets(torch.from_numpy(self.learned.labels[self.valid_rows])).cpu()
         loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)

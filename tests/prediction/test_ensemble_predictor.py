@@ -29,7 +29,7 @@ from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Geometry
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.views import VIEWS
-from ensemble.training.validation import Predictor
+from ensemble.training.validation import view_logits
 from folds.errors import MaskensError
 from folds.labels import IntArray
 from folds.layout import read_eval
@@ -65,9 +65,8 @@ def photos_of(data: EvalData, size: tuple[int, int]) -> DecodedPhotos:
 
 def spread_out(model: Any, photos: DecodedPhotos, mean: Any, std: Any) -> None:
     """Give each logit a mean of 0 and a spread of 2 over the photos."""
-    logits = Predictor(to_device(model, DEVICE), (mean, std), DEVICE, 50).logits(photos, np.arange(50), VIEWS["none"])[
-        0
-    ]
+    args = ((mean, std), DEVICE, photos, np.arange(50), VIEWS["none"])
+    logits = view_logits(InferenceEngine(to_device(model, DEVICE).eval(), 50), *args)[0]
     head, scale = model.get_classifier(), torch.from_numpy(2 / logits.std(axis=0))
     with torch.no_grad():
         head.bias.copy_((head.bias - torch.from_numpy(logits.mean(axis=0))) * scale)
@@ -106,8 +105,9 @@ def plain(models: Ensemble, data: EvalData) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {}
     for member in models.members:
         model, card = load_checkpoint(member.path, DEVICE)
-        predictor = Predictor(model, (card.mean, card.std), DEVICE, 50)
-        values = predictor.logits(photos_of(data, card.resize), np.arange(len(data.ids)), VIEWS["flip"])
+        photos, rows = photos_of(data, card.resize), np.arange(len(data.ids))
+        engine = InferenceEngine(model, 50)
+        values = view_logits(engine, (card.mean, card.std), DEVICE, photos, rows, VIEWS["flip"])
         found.setdefault(member.task, []).append(values)
     return {task: np.stack(values) for task, values in found.items()}
 
