@@ -94,15 +94,10 @@ class PrecisionChoice:
 
 
 FP32 = PrecisionChoice("fp32", 0.0, "")
-Benchmark = Callable[[nn.Module, Tensor, Precision], tuple[Tensor, float]]
 
 
 def choose_precision(
-    model: nn.Module,
-    x: Tensor,
-    wanted: PrecisionOption,
-    benchmark: Benchmark | None = None,
-    any_difference: bool = False,
+    model: nn.Module, x: Tensor, wanted: PrecisionOption, any_difference: bool = False
 ) -> PrecisionChoice:
     """The precision to predict in, tried on one real batch.
 
@@ -111,18 +106,16 @@ def choose_precision(
     Args:
         model: in eval mode.
         x: float32 (batch, 3, height, width), on the model's device.
-        benchmark: as `forward_seconds`, which it is by default.
         any_difference: as of `usable_precision`.
     """
-    benchmark = benchmark or forward_seconds
     if wanted == "fp32":
         return FP32
     small: Precision = wanted if wanted != "auto" else "fp16" if x.device.type == "cuda" else "bf16"
     precision, note = usable_precision(model, x, small, any_difference)
     if precision == "fp32":
         return PrecisionChoice(precision, 0.0, note)
-    exact, slow = benchmark(model, x, "fp32")
-    rough, fast = benchmark(model, x, precision)
+    exact, slow = forward_seconds(model, x, "fp32")
+    rough, fast = forward_seconds(model, x, precision)
     if wanted == "auto" and slow < FASTER * fast:
         return PrecisionChoice("fp32", 0.0, "")
     return PrecisionChoice(precision, float((rough - exact).abs().max()), "")
