@@ -67,7 +67,7 @@ def library_versions() -> dict[str, str]:
 
 
 FORMAT = 1
-RUN_FILE = "run.json"
+RUN_FILE, RECIPE, PRECISION = "run.json", "recipe.toml", "precision.json"
 MODEL, OOF, LAST = "model.safetensors", "oof.npz", "last.pt"  # of a job; the other names are in `ensemble.jobs.job`
 FORBID_EXTRA = {"extra": "forbid"}  # for pydantic, which is imported only where a run is read
 
@@ -133,11 +133,44 @@ class Run:
 
     @property
     def recipe_file(self) -> Path:
-        return self.folder / "recipe.toml"
+        return self.folder / RECIPE
 
     @property
     def submission_file(self) -> Path:
         return self.folder / "submission.csv"
+
+    @property
+    def eval_file(self) -> Path:
+        """Logits of the photos to predict."""
+        return self.folder / "eval.npz"
+
+    @property
+    def oof_file(self) -> Path:
+        """Pooled out-of-fold logits."""
+        return self.folder / OOF
+
+    @property
+    def report_file(self) -> Path:
+        return self.folder / "report.html"
+
+    @property
+    def precision_file(self) -> Path:
+        return self.folder / PRECISION
+
+    @property
+    def pseudo_file(self) -> Path:
+        return self.folder / "pseudo.csv"
+
+    @property
+    def pseudo_record(self) -> Path:
+        return self.folder / "pseudo.json"
+
+    @property
+    def soft_record(self) -> Path:
+        return self.folder / "soft_targets.json"
+
+    def soft_file(self, fold: int) -> Path:
+        return self.folder / "soft_targets" / f"fold{fold}.npz"
 
     def job_folder(self, task: str, fold: int) -> Path:
         """Where a job's files are.
@@ -391,9 +424,10 @@ SHARED: dict[Shared, Callable[[Run], object]] = {
 }
 
 
-def file_of(runs: Sequence[Run], name: str) -> Path:
+def file_of(runs: Sequence[Run], file: Callable[[Run], Path]) -> Path:
     """Where a file of a run, or of several as one ensemble, lies: in the first."""
-    return runs[0].folder / (name if len(runs) == 1 else f"blend-{name}")
+    path = file(runs[0])
+    return path if len(runs) == 1 else path.with_name(f"blend-{path.name}")
 
 
 def refuse_other_folds(runs: Sequence[Run]) -> None:

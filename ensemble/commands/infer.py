@@ -290,8 +290,8 @@ def _plan(options: Options) -> _Plan:
     first = named[0]
     data = read_eval(first.data_folder(options.data), options.skip_bad_photos)
     person = read_eval_people(data, options.person_column) if options.person_column else None
-    path = options.out or file_of(named, "submission.csv")
-    logits_file = path.with_suffix(".logits.npz") if options.out else file_of(named, "eval.npz")
+    path = options.out or file_of(named, lambda run: run.submission_file)
+    logits_file = path.with_suffix(".logits.npz") if options.out else file_of(named, lambda run: run.eval_file)
     must_be_writable(path)
     must_be_writable(logits_file)
     refuse_other_folds(named)

@@ -135,7 +135,7 @@ def score(options: Options, observer: Observer) -> Scored | tuple[SubmissionScor
         named = "--submission" if options.submission else "--person-column"
         raise MaskensError(f"{named} needs --truth CSV, the answers to score against.")
     if options.truth:
-        files = options.submission or [file_of(load_runs(options.run), "submission.csv")]
+        files = options.submission or [file_of(load_runs(options.run), lambda run: run.submission_file)]
         return score_submissions(options.truth, files, options.person_column)
     scored = evaluate_runs(options.run, options.data, options.tta, options.checkpoint, not options.no_tuning)
     if len(scored.blend.runs) == 1:

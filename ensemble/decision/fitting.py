@@ -17,7 +17,6 @@ from ensemble.decision.blend import Blend, RunOof, greedy_weights
 from ensemble.decision.decide import Decision
 from ensemble.decision.tuning import Fitted, Step, StepName, Tuning, temperature_words
 from ensemble.jobs.oof import select_views, trained_folds
-from ensemble.jobs.teaching import LABELS as PSEUDO_LABELS
 from ensemble.metrics.heads import bin_log_probabilities, divisors
 from ensemble.metrics.scores import Draws, Interval, draw_people, interval, macro_f1
 from ensemble.recipes.tasks import ONLY_GENDER, Head, Target, learns_from, true_labels
@@ -302,7 +301,7 @@ def with_mean_temperatures(blend: Blend, fitted: Fitted) -> Fitted:
     for member, tuned in zip(blend.runs, fitted.runs, strict=True):
         means, measured = tuned.temperatures, True
         if means and len(trained_folds(member.run, member.recipe)[0]) > 1:
-            seen = (member.run.folder / PSEUDO_LABELS).exists()  # by models that were trained on photos to predict
+            seen = member.run.pseudo_file.exists()  # by models that were trained on photos to predict
             predicted = {} if seen else _predicted(member, fitted.tta_set)
             means = {task: _of_mean(found, member.targets[task], predicted.get(task)) for task, found in means.items()}
             measured = seen or all(task in predicted or max(found) <= 1 for task, found in tuned.temperatures.items())
@@ -319,7 +318,7 @@ def _predicted(member: RunOof, tta: TtaSet) -> dict[str, FloatArray]:
     """task -> float (folds, photos, width), the mean over views, of the photos that `infer` showed to all models there
     are now; of a task for one gender those decided to be of it. Without tasks of too few photos."""
     try:
-        with np.load(member.run.folder / "eval.npz", allow_pickle=False) as file:
+        with np.load(member.run.eval_file, allow_pickle=False) as file:
             record = json.loads(str(file["record"]))
             if record["oof_hashes"] != [member.untuned.oof_hash]:
                 return {}

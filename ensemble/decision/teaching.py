@@ -146,7 +146,7 @@ def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData
     Raises:
         MaskensError: there are none, or they are of other photos or folds.
     """
-    path, again = source.folder / "eval.npz", f"Predict them: maskens infer --run {typed(source.folder)}"
+    path, again = source.eval_file, f"Predict them: maskens infer --run {typed(source.folder)}"
     try:
         with np.load(path, allow_pickle=False) as file:
             record = json.loads(str(file["record"]))

@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from ensemble.decision.decide import Decision
 from ensemble.jobs.oof import oof_hash
-from ensemble.jobs.teaching import LABELS as PSEUDO_LABELS
-from ensemble.jobs.teaching import RECORD as SOFT_TARGETS
 from ensemble.metrics.scores import Interval
 from ensemble.recipes.run_recipe import find_set
 from ensemble.recipes.schema import Recipe
@@ -36,6 +34,7 @@ from folds.run import Run
 
 StepName = Literal["views", "view-weights", "temperatures", "weights", "offsets"]
 
+TUNING, BLEND = "tuning.json", "blend-{}.json"  # of one run, of several
 NONE = (0.0,) * CLASSES
 
 
@@ -154,8 +153,8 @@ def temperature_words(of_runs: Sequence[Mapping[str, Sequence[float]]]) -> str:
 def tuning_file(untuned: Sequence[RunTuning]) -> str:
     """Name of the file that keeps the tuning of these runs, in whatever order: it lies in the first of them."""
     if len(untuned) == 1:
-        return "tuning.json"
-    return f"blend-{sha256(repr(sorted(r.made_of for r in untuned)))[:8]}.json"
+        return TUNING
+    return BLEND.format(sha256(repr(sorted(r.made_of for r in untuned)))[:8])
 
 
 def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Decision) -> Path | None:
@@ -260,7 +259,7 @@ def untuned_run(run: Run, recipe: Recipe) -> RunTuning:
 
 def made_of(run: Run, recipe: Recipe) -> str:
     """sha256 of all that a run's jobs are trained from: a student and its twin without teachers differ in it."""
-    beside = [run.folder / name for name in (SOFT_TARGETS, PSEUDO_LABELS)]
+    beside = (run.soft_record, run.pseudo_file)
     given = [
         run.fixes.hash,
         run.merged_hash,

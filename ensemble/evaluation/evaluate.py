@@ -260,7 +260,7 @@ def save_oof(blend: Blend, evaluation: Evaluation, tta: Tta | TtaSet) -> None:
     files = [blend.data.files[i] for i in blend.rows]
     arrays |= {"files": files, "fold": blend.fold, "log_probabilities": evaluation.decision.log_probabilities}
     arrays["classes"] = evaluation.decision.classes
-    save_npz(member.run.folder / "oof.npz", arrays | {"record": json.dumps(record)})
+    save_npz(member.run.oof_file, arrays | {"record": json.dumps(record)})
 
 
 def evaluation_record(found: Evaluation) -> dict[str, Any]:

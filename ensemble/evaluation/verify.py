@@ -14,12 +14,12 @@ import numpy as np
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, load_ensembles
 from ensemble.decision.submission import read_answers, skipped_file, skipped_text
-from ensemble.decision.tuning import Fitted, made_of, read_tuning
+from ensemble.decision.tuning import BLEND, TUNING, Fitted, made_of, read_tuning
 from ensemble.jobs.card import read_card
-from ensemble.jobs.job import JOB_FILES, Job, JobStatus, job_names, jobs_of
+from ensemble.jobs.job import JOB_FILES, STATUS, Job, JobStatus, job_names, jobs_of
 from ensemble.jobs.oof import JobOof, load_job_oof, oof_hash, people_halves
 from ensemble.jobs.spec import run_identity
-from ensemble.jobs.teaching import RECORD, load_pseudo_labels, read_soft_targets
+from ensemble.jobs.teaching import load_pseudo_labels, read_soft_targets
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Recipe, TaskRecipe
@@ -113,11 +113,11 @@ def verify_job(job: Job, recipe: Recipe, data: TrainData | None, folds: IntArray
     expected = run_identity(run, recipe, job.task, job.fold)
     if status.state != "done":
         found = status.state if job.status_file.exists() and status.record else "missing or damaged"
-        yield Check("job.json", f"{name}/job.json", "a finished job", found, False, mend)
+        yield Check(STATUS, f"{name}/{STATUS}", "a finished job", found, False, mend)
     else:
         learned = {"fingerprint": run.fingerprint, "skipped": run.skipped_hash or None}
         learned |= _pseudo_labels(run) | _soft_targets(run, job.fold)
-        yield same("job.json", f"{name}/job.json", expected | learned, status.record, mend)
+        yield same(STATUS, f"{name}/{STATUS}", expected | learned, status.record, mend)
     current = job.checksums()
     for file in JOB_FILES:
         there = current.get(file, "missing")
@@ -133,7 +133,7 @@ def verify_job(job: Job, recipe: Recipe, data: TrainData | None, folds: IntArray
 def _pseudo_labels(run: Run) -> dict[str, str | None]:
     """As `PseudoLabels.hash` of the run's pseudo-labels; nothing where one of their files is gone, of which a check of
     the run tells."""
-    there = [run.folder / name for name in ("pseudo.csv", "pseudo.json")]
+    there = [run.pseudo_file, run.pseudo_record]
     if any(file.exists() for file in there) != all(file.exists() for file in there):
         return {}
     return {"pseudo": sha256_of_text(there[0]) or None}
@@ -308,7 +308,7 @@ def _recipe(run: Run) -> tuple[Recipe | None, Check]:
 
 def _check_soft_targets(run: Run) -> Iterator[Check]:
     """That what a student learns from is as it was made."""
-    name, mend = RECORD, "put soft_targets.json and soft_targets/ back as they were"
+    name, mend = run.soft_record.name, "put soft_targets.json and soft_targets/ back as they were"
     try:
         found = read_soft_targets(run)
     except MaskensError as error:
@@ -320,7 +320,8 @@ def _check_soft_targets(run: Run) -> Iterator[Check]:
 
 def _check_pseudo_labels(run: Run, root: Path) -> Iterator[Check]:
     """That the pseudo-labels that jobs learn from are as they were made."""
-    name, mend = "pseudo.csv", "put pseudo.csv and pseudo.json back as they were"
+    name, record = run.pseudo_file.name, run.pseudo_record.name
+    mend = f"put {name} and {record} back as they were"
     try:
         found = load_pseudo_labels(run, root)
     except MaskensError as error:
@@ -332,7 +333,7 @@ def _check_pseudo_labels(run: Run, root: Path) -> Iterator[Check]:
 
 def _precision(run: Run, recipe: Recipe, jobs: Sequence[Job]) -> Iterator[Check]:
     """That jobs were trained in a precision that was measured for their task."""
-    file = run.folder / "precision.json"
+    file = run.precision_file
     if not file.exists():
         return
     mend = f"delete {file}: what it holds is measured again"
@@ -356,10 +357,8 @@ def _tunings(run: Run, recipe: Recipe) -> Iterator[Check]:
         now = oof_hash(run, recipe)
     except MaskensError:  # which was said of that job
         now = "damaged files"
-    for path in sorted([*run.folder.glob("tuning.json"), *run.folder.glob("blend-*.json")]):
-        mend = (
-            f"maskens tune --run {typed(run.folder)}" if path.name == "tuning.json" else "tune the blended runs again"
-        )
+    for path in sorted([*run.folder.glob(TUNING), *run.folder.glob(BLEND.format("*"))]):
+        mend = f"maskens tune --run {typed(run.folder)}" if path.name == TUNING else "tune the blended runs again"
         try:
             tuning = read_tuning(path)
         except MaskensError as error:
@@ -383,7 +382,7 @@ def _nested(path: Path, mend: str) -> Check:
 
 def _submission(run: Run, recipe: Recipe) -> tuple[list[Check], list[str]]:
     """That submission.csv says what was decided, and that this follows from the logits."""
-    logits_file, kind = run.folder / "eval.npz", "submission.csv"
+    logits_file, kind = run.eval_file, "submission.csv"
     if not (run.submission_file.exists() and logits_file.exists()):
         return [], []
     mend, item = f"maskens infer --run {typed(run.folder)}", "submission.csv: as in eval.npz"

@@ -142,10 +142,15 @@ def _name(spec: JobSpec) -> str:
     return f"{spec.task}-fold{spec.fold}"
 
 
+def lock_folder(run: Path) -> Path:
+    """Where locks and notes of a run's processes lie; it is made."""
+    folder = run / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def _file(run: Path, name: str) -> Path:
-    path = run / ".locks" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return lock_folder(run) / name
 
 
 def _signature(lock: Path) -> Path:

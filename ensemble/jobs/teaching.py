@@ -35,7 +35,6 @@ from folds.run import Run
 from folds.table import read_table
 
 NOT_TAKEN = -1
-LABELS = "pseudo.csv"
 
 
 @dataclass(frozen=True)
@@ -77,14 +76,14 @@ def _written(label: np.int64) -> str:
 
 def save_pseudo_labels(run: Run, pseudo: PseudoLabels) -> None:
     """Write pseudo.csv and pseudo.json into a run."""
-    write_text(run.folder / LABELS, pseudo.text)
+    write_text(run.pseudo_file, pseudo.text)
     record = {"source": pseudo.source, "min_p": pseudo.min_p, "fingerprint": pseudo.fingerprint, "hash": pseudo.hash}
-    write_json(run.folder / "pseudo.json", record)
+    write_json(run.pseudo_record, record)
 
 
 def pseudo_words(run: Run) -> str:
     """Where a run's pseudo-labels come from, for people who compare runs."""
-    file = run.folder / "pseudo.json"
+    file = run.pseudo_record
     if not file.exists():
         return "none"
     try:
@@ -103,17 +102,17 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
     Raises:
         MaskensError: they were edited or are gone, or the photos to predict have changed.
     """
-    file, advice = run.folder / "pseudo.json", "Put it back, or begin a new run."
+    file, advice = run.pseudo_record, "Put it back, or begin a new run."
     if not file.exists():
         jobs = learned_from(run, "pseudo")  # which would be trained anew, from the labels alone
-        if jobs or file.with_suffix(".csv").exists():
+        if jobs or run.pseudo_file.exists():
             raise MaskensError(f"{file} is missing{f', from which {jobs[0]} has learned' if jobs else ''}. {advice}")
         return None
     try:
         record = read_json(file)
         source, min_p, fingerprint = record["source"], float(record["min_p"]), record["fingerprint"]
         names = [f"fold{fold}" for fold in range(run.k)]
-        rows = read_table(run.folder / LABELS, ("photo", *names), as_written=True)
+        rows = read_table(run.pseudo_file, ("photo", *names), as_written=True)
         classes = np.array([[int(row[n] or NOT_TAKEN) for n in names] for row in rows], dtype=np.int64).T
     except (OSError, ValueError, KeyError, TypeError, MaskensError) as error:
         raise MaskensError(f"the pseudo-labels of {run.folder} can't be read ({error}). {advice}") from error
@@ -125,11 +124,10 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
     photos = data.photos.some([place[row["photo"]] for row in rows]) if known else data.photos
     found = PseudoLabels(source, min_p, fingerprint, photos, classes)
     if not known or found.hash != record.get("hash"):
-        raise MaskensError(f"{run.folder / LABELS} was edited after it was made. {advice}")
+        raise MaskensError(f"{run.pseudo_file} was edited after it was made. {advice}")
     return found
 
 
-FOLDER, RECORD = "soft_targets", "soft_targets.json"
 ADVICE = "Put it back, or begin a new run: maskens distil --out NEW_DIR"
 
 
@@ -222,24 +220,20 @@ def taught_rows(data: TrainData, folds: IntArray, fold: int) -> IntArray:
     return np.flatnonzero((folds[data.photo_person] != fold) & data.photos.readable)
 
 
-def _file(run: Run, fold: int) -> Path:
-    return run.folder / FOLDER / f"fold{fold}.npz"
-
-
 def save_soft_targets(run: Run, soft: SoftTargets) -> None:
     """Write soft_targets.json into a run, and remove predictions that the soft targets don't have."""
     record = {f.name: getattr(soft, f.name) for f in dataclasses.fields(soft) if f.name != "folds"}
     for fold in set(range(run.k)) - soft.folds.keys():
-        _file(run, fold).unlink(missing_ok=True)
-    write_json(run.folder / RECORD, sealed(record))
+        run.soft_file(fold).unlink(missing_ok=True)
+    write_json(run.soft_record, sealed(record))
 
 
 def save_fold_targets(run: Run, soft: SoftTargets, fold: int) -> None:
     """Write what a fold is taught into soft_targets/."""
     taught = soft.folds[fold]
     arrays = {"models": np.array(taught.models), "files": np.array(taught.files), "hash": soft.fold_hash(fold)}
-    _file(run, fold).parent.mkdir(exist_ok=True)
-    save_npz(_file(run, fold), arrays | {"log_probabilities": taught.log_probabilities})
+    run.soft_file(fold).parent.mkdir(exist_ok=True)
+    save_npz(run.soft_file(fold), arrays | {"log_probabilities": taught.log_probabilities})
 
 
 def read_soft_targets(run: Run) -> SoftTargets | None:
@@ -248,8 +242,8 @@ def read_soft_targets(run: Run) -> SoftTargets | None:
     Raises:
         MaskensError: they were edited, are damaged or are gone.
     """
-    path = run.folder / RECORD
-    there = [fold for fold in range(run.k) if _file(run, fold).exists()]
+    path = run.soft_record
+    there = [fold for fold in range(run.k) if run.soft_file(fold).exists()]
     if not path.exists() and not there:
         return None
     try:
@@ -258,7 +252,7 @@ def read_soft_targets(run: Run) -> SoftTargets | None:
             record[name] = tuple(record[name])
         soft = SoftTargets(**record)
         for fold in there:
-            path = _file(run, fold)
+            path = run.soft_file(fold)
             taught, recorded = _read_fold(path)
             soft = dataclasses.replace(soft, folds={**soft.folds, fold: taught})
             if recorded != soft.fold_hash(fold):
@@ -295,7 +289,7 @@ def load_soft_targets(run: Run, data: TrainData, folds: IntArray) -> SoftTargets
         held_out = {file for file, person in zip(data.files, data.photo_person, strict=True) if folds[person] == fold}
         there = set(taught.files)
         if not (wanted <= there <= set(data.files) and not there & held_out):
-            raise MaskensError(f"{_file(run, fold)} is of other photos than those that fold {fold} learns. {ADVICE}")
+            raise MaskensError(f"{run.soft_file(fold)} is of other photos than those that fold {fold} learns. {ADVICE}")
     return found
 
 
@@ -308,7 +302,7 @@ def refuse_lost(run: Run, soft: SoftTargets | None) -> None:
     there = soft.folds if soft else {}
     for job in learned_from(run, "soft_targets"):
         if job.fold not in there:
-            raise MaskensError(f"{_file(run, job.fold)} is missing, from which {job} has learned. {ADVICE}")
+            raise MaskensError(f"{run.soft_file(job.fold)} is missing, from which {job} has learned. {ADVICE}")
 
 
 def refuse_untaught(run: Run, soft: SoftTargets, folds: set[int]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ensemble.jobs.locks import one_at_a_time
 from ensemble.models.process import quiet
 from folds.files import read_json, write_json
+from folds.run import PRECISION
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -168,7 +169,7 @@ class AutotuneCache:
 
     @property
     def file(self) -> Path:
-        return self.run / "precision.json"
+        return self.run / PRECISION
 
     @property
     def key(self) -> str:

@@ -248,8 +248,8 @@ def _run_of(sweep: Sweep, base: Run, name: str, seed: int, recipe: Recipe) -> Ru
     faults = [f"it has other {other}"] if other else []
     faults += ["it has other label fixes"] if run.fixes.hash != base.fixes.hash else []
     faults += [f"its seed is {run.seed}"] if run.seed != seed else []
-    faults += ["it has pseudo-labels"] if (folder / "pseudo.json").exists() else []
-    faults += ["it is a student, with soft targets"] if (folder / "soft_targets.json").exists() else []
+    faults += ["it has pseudo-labels"] if run.pseudo_record.exists() else []
+    faults += ["it is a student, with soft targets"] if run.soft_record.exists() else []
     if run.recipe_hash and run.jobs_on_disk() and not alike(theirs := run_recipe(run), recipe):
         faults += differences(theirs, recipe)[:8]
     refuse(faults, f"{folder} does not belong to this sweep", "Move it away, or choose another --out DIR")

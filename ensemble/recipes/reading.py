@@ -18,7 +18,7 @@ from ensemble.recipes.tasks import KINDS, undetermined
 from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError, did_you_mean, refuse, typed
 from folds.files import sha256_of_file
-from folds.run import MODEL, OOF, load_run
+from folds.run import MODEL, OOF, RECIPE, load_run
 
 Tree = dict[str, Any]
 BuildTransform = Callable[[Transform], object]
@@ -374,9 +374,9 @@ def _files_of_run(run: Path, name: str, task: TaskRecipe) -> str:
 
 
 def _trained_recipe(run: Path) -> Recipe:
-    if not (run / "recipe.toml").exists():
+    if not (run / RECIPE).exists():
         raise MaskensError(f"the weights {run} are a folder, but not that of a trained run. Name a file or such a run.")
-    return load_recipe(str(run / "recipe.toml"))
+    return load_recipe(str(run / RECIPE))
 
 
 def _unlike(name: str, task: TaskRecipe, theirs: Recipe) -> str:

@@ -166,7 +166,7 @@ WELL_CALIBRATED = 0.02  # least gap of mean confidence and accuracy that is call
 
 def report_file(runs: Sequence[Run]) -> Path:
     """Where a report lies unless it is said otherwise: in the first run."""
-    return file_of(runs, "report.html")
+    return file_of(runs, lambda run: run.report_file)
 
 
 def write_report(path: Path, report: Report, workers: int, on_progress: Progress | None = None) -> None:

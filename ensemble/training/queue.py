@@ -15,7 +15,7 @@ from ensemble.data.cache import check_readable, no_face_note, open_photos
 from ensemble.data.masks import undetected_note
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import JobStatus, write_status
-from ensemble.jobs.locks import lock_jobs
+from ensemble.jobs.locks import lock_folder, lock_jobs
 from ensemble.jobs.spec import JobSpec, geometry, job_labels
 from ensemble.training.runner import Failure, finish, run_job
 from folds.errors import MaskensError, Stopped
@@ -123,8 +123,7 @@ def run_with_retries(backend: Backend, spec: JobSpec, data: TrainData, folds: In
         folds: int64 (people,).
     """
     name, log = str(spec.job), spec.job.log
-    notes = spec.run.folder / ".locks"
-    notes.mkdir(exist_ok=True)
+    notes = lock_folder(spec.run.folder)
 
     def waiting(words: str) -> None:
         status = spec.job.status()
