@@ -114,8 +114,8 @@ def steps(folder: Path, name: str) -> list[tuple[str, ...]]:
 
 def preload() -> None:
     """Import all that the commands do, so that a child that is killed has worked and not imported."""
+    import ensemble.commands.train
     import ensemble.evaluation.evaluate
-    import ensemble.pipeline.train
     import ensemble.prediction.infer
     import ensemble.training.runner  # noqa: F401
     import folds.pages.tables

@@ -142,3 +142,27 @@ SkipBadOption = Annotated[
     ),
 ]
 NoTuningOption = Annotated[bool, typer.Option("--no-tuning", help="Leave out what `maskens tune` fitted.")]
+
+# Of train, distil and sweep.
+FoldOption = Annotated[str, typer.Option("--fold", metavar="FOLDS", help="3, 0..4, 0,2,4 or all.")]
+TaskOption = Annotated[
+    list[str] | None, typer.Option("--task", help="Only these tasks of the recipe; may be repeated.")
+]
+WeightsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--weights",
+        metavar="[TASK=]FILE|RUN",
+        help="Initial weights from a file, or fold by fold from another run. Default: from the hub.",
+    ),
+]
+NoPretrainedOption = Annotated[bool, typer.Option("--no-pretrained", help="Start from random weights.")]
+RestartOption = Annotated[bool, typer.Option("--restart", help="Forget what these jobs have done so far.")]
+TrackOption = Annotated[
+    list[TrackerName] | None,
+    typer.Option("--track", help="Curves and pictures for TensorBoard, or sent to W&B; may be repeated."),
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Compile each model first (torch.compile): minutes a job, faster epochs.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Go ahead though it will take long.")]

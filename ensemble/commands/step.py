@@ -95,8 +95,8 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def _as_typed(name: str, hint: Any, value: Any) -> Any:
-    """A value from Python as the command line would give it: a list of one for a list, a path for its text and the text
-    of a path or number.
+    """A value from Python as the command line would give it: a list of one for a list, a path for its text, the text of
+    a path or number, a fraction for a whole number.
 
     Raises:
         MaskensError: it is none of an option's choices.
@@ -113,6 +113,8 @@ def _as_typed(name: str, hint: Any, value: Any) -> Any:
         choices = get_args(hint) or tuple(hint)
         if value not in choices:
             raise MaskensError(f"{name}={value!r} is none of {', '.join(map(str, choices))}.")
+    if hint is float and isinstance(value, int):
+        return float(value)
     if hint is str and isinstance(value, (int, Path)):
         return str(value)
     return Path(value) if hint is Path and isinstance(value, str) else value

@@ -1,48 +1,58 @@
-"""maskens sweep."""
+"""maskens sweep: several recipes with several seeds on the same folds, as one queue, compared at the end."""
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ensemble.commands.jobs import confirm_long, fail_jobs, print_estimate
 from ensemble.commands.options import (
+    DEFAULT_RUNS,
     AddressOption,
     BackendOption,
     CacheOption,
     CheckpointOption,
+    CompileOption,
     DataOption,
     DeviceOption,
     DryOption,
     JobsOption,
+    NoPretrainedOption,
     QuietOption,
     RetriesOption,
     SetOption,
     SkipBadOption,
-    ViewsOption,
-    WorkersOption,
-)
-from ensemble.commands.terminal import make_console, note, progress_bars, say
-from ensemble.commands.train_options import (
-    CompileOption,
-    NoPretrainedOption,
     TrackOption,
+    ViewsOption,
     WeightsOption,
+    WorkersOption,
     YesOption,
 )
+from ensemble.commands.step import step
+from ensemble.commands.terminal import Observer, Terminal
+from ensemble.commands.train import Plan, carry_out, fail_jobs, leave_out_bad_photos, print_estimate
+from folds.errors import MaskensError, refuse, typed
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from ensemble.jobs.oof import Checkpoint
-    from ensemble.pipeline.sweep_plan import SweepPlan
+    from ensemble.evaluation.compare import SweepComparison
+    from ensemble.jobs.spec import JobSpec
+    from ensemble.jobs.sweep import Sweep
+    from ensemble.recipes.schema import Recipe
+    from ensemble.training.cost import Estimate
     from ensemble.training.runner import Failure
+    from folds.run import Run
 
 
-def sweep(
+@dataclass(frozen=True)
+class Options:
+    """What a sweep trains and how. What is named of recipes, seeds and folds is added to what the sweep has already;
+    changes and weights are for the recipes named with them."""
+
     recipe: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,7 +60,7 @@ def sweep(
             metavar="NAME|FILE",
             help="Recipe to train, may be repeated; the others are compared with the first. Later ones are added.",
         ),
-    ] = None,
+    ] = None
     seed: Annotated[
         str | None,
         typer.Option(
@@ -60,14 +70,14 @@ def sweep(
             help="Seeds of initial weights, order and augmentation: 7, 0..2 or 0,2,4. Later ones are added. At first "
             "that of --run.",
         ),
-    ] = None,
+    ] = None
     fold: Annotated[
         str | None,
         typer.Option("--fold", metavar="FOLDS", help="3, 0..4, 0,2,4 or all. Later ones are added. At first all."),
-    ] = None,
+    ] = None
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="The sweep's folder. A run in it is RECIPE-seedN.")
-    ] = Path("runs/sweep"),
+    ] = Path("runs/sweep")
     run: Annotated[
         Path | None,
         typer.Option(
@@ -76,121 +86,346 @@ def sweep(
             envvar="MASKENS_RUN",
             help="Run whose folds all runs of the sweep have, at first runs/default. The sweep remembers them.",
         ),
-    ] = None,
-    change: SetOption = None,
-    weights: WeightsOption = None,
-    no_pretrained: NoPretrainedOption = False,
-    jobs: JobsOption = None,
-    backend: BackendOption = None,
-    address: AddressOption = None,
-    retries: RetriesOption = 2,
-    compare: Annotated[bool, typer.Option("--compare", help="Train nothing: compare what is finished.")] = False,
-    tta: ViewsOption = "flip",
-    checkpoint: CheckpointOption = "cross-fitted",
-    track: TrackOption = None,
-    compile_models: CompileOption = False,
-    skip_bad_photos: SkipBadOption = False,
-    cache: CacheOption = "",
-    dry_run: DryOption = False,
-    yes: YesOption = False,
-    data: DataOption = None,
-    device: DeviceOption = "auto",
-    workers: WorkersOption = None,
-    quiet: QuietOption = False,
-) -> None:
+    ] = None
+    change: SetOption = None
+    weights: WeightsOption = None
+    no_pretrained: NoPretrainedOption = False
+    jobs: JobsOption = None
+    backend: BackendOption = None
+    address: AddressOption = None
+    retries: RetriesOption = 2
+    compare: Annotated[bool, typer.Option("--compare", help="Train nothing: compare what is finished.")] = False
+    tta: ViewsOption = "flip"
+    checkpoint: CheckpointOption = "cross-fitted"
+    track: TrackOption = None
+    compile_models: CompileOption = False
+    skip_bad_photos: SkipBadOption = False
+    cache: CacheOption = ""
+    dry_run: DryOption = False
+    yes: YesOption = False
+    data: DataOption = None
+    device: DeviceOption = "auto"
+    workers: WorkersOption = None
+    quiet: QuietOption = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepPlan(Plan):
+    """The jobs of a sweep. Those to do come fold by fold, so that whenever it is stopped all recipes and seeds have
+    about the same folds, by which they can be compared."""
+
+    sweep: Sweep
+    recipes: Mapping[str, Recipe]
+
+    @property
+    def runs(self) -> dict[tuple[str, int], Run]:
+        """(recipe, seed) -> run, there already or still to be made."""
+        return {(s.recipe.name, s.run.seed): s.run for s in self.jobs}
+
+    def counts(self) -> dict[str, tuple[int, ...]]:
+        """recipe -> its runs and jobs, and of the jobs those done, to be trained, and shared with another recipe."""
+        from ensemble.jobs.reuse import once_each
+
+        queue, shared = once_each(self.todo)
+
+        def count(specs: Sequence[JobSpec], name: str) -> int:
+            return sum(s.recipe.name == name for s in specs)
+
+        found: dict[str, tuple[int, ...]] = {}
+        for name in self.recipes:
+            jobs, train, twice = count(self.jobs, name), count(queue, name), count(shared, name)
+            found[name] = (len(self.sweep.seeds), jobs, jobs - train - twice, train, twice)
+        return found
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What became of a sweep."""
+
+    trained: int  # jobs
+    failed: Mapping[str, Failure]  # by what each is called
+    comparison: SweepComparison | None  # None if there is no fold that all recipes have finished
+    estimate: Estimate | None = None  # of a dry run, if a job is left to do
+
+
+def plan_sweep(options: Options) -> SweepPlan:
+    """Check all that a sweep needs, and list its jobs. Nothing is written.
+
+    Raises:
+        MaskensError: everything that would fail later, all at once.
+    """
+    from ensemble.backends.choose import choose_hardware
+    from ensemble.jobs.completion import begun, restore, unfinished
+    from ensemble.jobs.hardware import unused_gpu
+    from ensemble.jobs.seen_people import refuse_leaking_weights
+    from ensemble.jobs.spec import plan, refuse_jobs_without_photos
+    from ensemble.jobs.sweep import Sweep, load_sweep
+    from ensemble.pipeline.inputs import cache_folder
+    from ensemble.training.preflight import job_warnings, preflight
+    from ensemble.training.tracking import check_trackers
+    from folds.ranges import parse_folds, parse_seeds
+    from folds.run import load_data
+
+    folder = options.out
+    before = load_sweep(folder)
+    base = _base(before, options.run)
+    data, folds = load_data(base, options.data)
+    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
+    trackers = tuple(dict.fromkeys(options.track or ()))
+    check_trackers(trackers)
+    problems: list[str] = []
+    recipes = _recipes(before, options, problems)
+    asked = parse_seeds(options.seed) if options.seed else ()
+    seeds = tuple(dict.fromkeys([*(before.seeds if before else ()), *asked])) or (base.seed,)
+    kept = before.folds if before else ()
+    wanted = sorted({*kept, *parse_folds(options.fold, base.k)}) if options.fold else [*kept] or [*range(base.k)]
+    texts = {name: recipe.text for name, recipe in recipes.items()}
+    sweep = Sweep(folder, base.fingerprint, base.folds_hash, texts, seeds, tuple(wanted))
+    jobs: list[JobSpec] = []
+    warnings: list[str] = []
+    for name, recipe in recipes.items():
+        mine = []
+        for seed in seeds:
+            with _noted(problems):
+                run = _run_of(sweep, base, name, seed, recipe)
+                cache = cache_folder(options.cache, run.folder)
+                mine += plan(run, recipe, [*recipe.tasks], wanted, hardware, cache, trackers, options.compile_models)
+        with _noted(problems):
+            warnings += restore(mine)
+        if left := unfinished(mine):
+            with _noted(problems):
+                refuse_jobs_without_photos([s for s in left if s.run.seed == left[0].run.seed], data, folds)
+            with _noted(problems):
+                refuse_leaking_weights(left, data, folds)
+            with _noted(problems):
+                warnings += preflight(recipe, {s.task: 0 for s in left}, begun(left), hardware.device)
+                warnings += job_warnings(left, data, folds)
+        jobs += mine
+    refuse(problems, f"the sweep {folder} can't be trained")
+    place = {pair: number for number, pair in enumerate((seed, name) for seed in seeds for name in recipes)}
+    todo = sorted(unfinished(jobs), key=lambda s: (s.fold, place[s.run.seed, s.recipe.name]))
+    if todo:
+        warnings += filter(None, [unused_gpu(options.device, hardware), hardware.oversubscription])
+    return SweepPlan(
+        sweep=sweep,
+        data=data,
+        folds=folds,
+        recipes=recipes,
+        jobs=tuple(jobs),
+        todo=tuple(todo),
+        hardware=hardware,
+        retries=options.retries,
+        skip_bad=options.skip_bad_photos,
+        warnings=tuple(dict.fromkeys(warnings)),
+    )
+
+
+@contextlib.contextmanager
+def _noted(problems: list[str], where: str = "") -> Iterator[None]:
+    """Add what is wrong to the list, in place of raising it."""
+    try:
+        yield
+    except MaskensError as error:
+        problems.append(where + str(error).replace("\n", "\n    "))
+
+
+def _base(before: Sweep | None, named: Path | None) -> Run:
+    """The run whose folds all others have: the one named, or one of the sweep's own."""
+    from folds.run import load_run, remembered
+
+    first: Path = DEFAULT_RUNS[0]
+    there = [run for pair in before.pairs if (run := remembered(before.run_folder(*pair)))] if before else []
+    if before and not (named or there or remembered(first)):
+        raise MaskensError(f"{before.folder} has no run yet. Name the one whose folds it is to have: --run DIR")
+    base = there[0] if there and not named else load_run(named or first)
+    if before and (base.fingerprint, base.folds_hash) != (before.fingerprint, before.folds_hash):
+        raise MaskensError(
+            f"{base.folder} has other data or folds than the sweep {before.folder}. Leave --run out to go on with the "
+            "sweep's own folds, or start another sweep with --out DIR."
+        )
+    return base
+
+
+def _recipes(before: Sweep | None, options: Options, problems: list[str]) -> dict[str, Recipe]:
+    """Those that the sweep has and those that are named, by name."""
+    from ensemble.data.augment import build
+    from ensemble.recipes.reading import parse_recipe, shipped
+    from ensemble.recipes.run_recipe import RecipeChange, alike, changed_recipe, differences
+
+    asked, changes, weights = options.recipe or (), options.change or (), options.weights or ()
+    found = {name: parse_recipe(text, name) for name, text in (before.recipes if before else {}).items()}
+    kept = dict(found)
+    if not asked and (changes or weights or options.no_pretrained):
+        problems.append("--set and the weights' options go with --recipe: they are for the recipes named with them")
+    if not asked and before is None:
+        problems.append("name what to train, like --recipe quick --recipe mine.toml")
+    named: dict[str, str] = {}  # name -> as it was given
+    for given in asked:
+        name = given if given in shipped() else Path(given).stem
+        if name in named:
+            problems.append(f"--recipe {given}: runs are named by their recipe, and so is --recipe {named[name]}")
+            continue
+        named[name] = given
+        with _noted(problems, f"--recipe {given}: "):
+            change = RecipeChange(given, changes, weights, not options.no_pretrained)
+            recipe = changed_recipe(kept.get(name), change, build).model_copy(update={"name": name})
+            earlier = found.get(name)
+            if before and earlier and not alike(earlier, recipe) and _has_models(before, name):
+                refuse(
+                    differences(earlier, recipe)[:8],
+                    "the sweep has models of another recipe of this name",
+                    "Leave it out to go on with the sweep's own, or give it another name",
+                )
+            found[name] = recipe
+    return found
+
+
+def _has_models(sweep: Sweep, recipe: str) -> bool:
+    from folds.run import remembered
+
+    runs = [remembered(sweep.run_folder(recipe, seed)) for seed in sweep.seeds]
+    return any(run.jobs_on_disk() for run in runs if run)
+
+
+def _run_of(sweep: Sweep, base: Run, name: str, seed: int, recipe: Recipe) -> Run:
+    """The run of a recipe and a seed, as it is or as it will be.
+
+    Raises:
+        MaskensError: what is there does not belong to the sweep.
+    """
+    from ensemble.recipes.run_recipe import alike, differences, run_recipe
+    from folds.run import differing, refuse_foreign, remembered
+
+    folder = sweep.run_folder(name, seed)
+    refuse_foreign(folder)
+    run = remembered(folder)
+    if run is None:
+        return dataclasses.replace(base, folder=folder, seed=seed, recipe_hash="")
+    other = differing(run, base, "data", "folds", "skipped photos")
+    faults = [f"it has other {other}"] if other else []
+    faults += ["it has other label fixes"] if run.fixes.hash != base.fixes.hash else []
+    faults += [f"its seed is {run.seed}"] if run.seed != seed else []
+    faults += ["it has pseudo-labels"] if run.pseudo_record.exists() else []
+    faults += ["it is a student, with soft targets"] if run.soft_record.exists() else []
+    if run.recipe_hash and run.jobs_on_disk() and not alike(theirs := run_recipe(run), recipe):
+        faults += differences(theirs, recipe)[:8]
+    refuse(faults, f"{folder} does not belong to this sweep", "Move it away, or choose another --out DIR")
+    return run
+
+
+def begin_sweep(plan: SweepPlan, observer: Observer) -> SweepPlan:
+    """Write down what the sweep is, make its runs, leave out photos that can't be read if that was asked for, and take
+    over jobs that another of its runs has finished."""
+    from ensemble.jobs.completion import unfinished
+    from ensemble.jobs.reuse import reuse_among
+    from ensemble.jobs.sweep import save_sweep
+    from ensemble.recipes.run_recipe import bind_recipe
+    from ensemble.training.preflight import remember_skipped
+    from folds.run import load_run, remembered, start_run
+
+    save_sweep(plan.sweep)
+    runs: dict[Path, Run] = {}
+    for (recipe, seed), run in plan.runs.items():
+        if not remembered(run.folder):
+            made, _ = start_run(run.folder, plan.data, plan.folds, run.k, seed)
+            if plan.data.skipped:
+                remember_skipped(made, plan.data.skipped)
+        runs[run.folder] = bind_recipe(load_run(run.folder), plan.recipes[recipe])
+    plan = plan.with_jobs(lambda spec: dataclasses.replace(spec, run=runs[spec.run.folder]))
+    plan = leave_out_bad_photos(plan, observer)
+    if taken := reuse_among(plan.todo, plan.jobs):
+        observer.say(f"{taken} finished jobs are taken over from another run of the sweep")
+    plan = dataclasses.replace(plan, todo=tuple(unfinished(plan.todo)))
+    _print_matrix(plan, observer)
+    return plan
+
+
+def _print_matrix(plan: SweepPlan, observer: Observer) -> None:
+    """Print which runs and jobs there are, with what is left of them."""
+    from ensemble.reporting.live_table import matrix_table
+
+    seeds, folds = (", ".join(map(str, numbers)) for numbers in (plan.sweep.seeds, plan.sweep.folds))
+    observer.print(matrix_table(f"{plan.sweep.folder}, seeds {seeds}, folds {folds}", plan.counts()))
+
+
+def _compare(options: Options) -> SweepComparison | None:
+    """Compare the recipes of a sweep as far as it has come, and write comparison.csv and .json into its folder.
+
+    Returns:
+        None if there is no fold yet that all recipes have finished with the same seed.
+
+    Raises:
+        MaskensError: no sweep there, or files that don't belong together.
+    """
+    from ensemble.evaluation.compare import compare_recipes, records
+    from ensemble.jobs.sweep import load_sweep
+    from folds.files import json_text, listing_text, write_text
+    from folds.run import remembered
+
+    out, tta, checkpoint = options.out, options.tta, options.checkpoint
+    sweep = load_sweep(out)
+    if sweep is None:
+        raise MaskensError(f"there is no sweep in {out} yet. Begin one: maskens sweep --out {typed(out)} --recipe NAME")
+    runs = {pair: run for pair in sweep.pairs if (run := remembered(sweep.run_folder(*pair)))}
+    found = compare_recipes(runs, options.data, tta, checkpoint)
+    if found is None:
+        return None
+    rows = records(found)
+    about = {"seeds": found.seeds, "folds": found.folds, "photos": found.photos, "people": found.people}
+    about |= {"checkpoint": checkpoint, "tta": tta, "notes": found.notes, "scores": rows}
+    flat = [{k: v for k, v in row.items() if not k.startswith("seeds_")} for row in rows]
+    write_text(sweep.folder / "comparison.json", json_text(about))
+    write_text(sweep.folder / "comparison.csv", listing_text(list(flat[0]), [[*row.values()] for row in flat]))
+    return found
+
+
+def _print(swept: Swept, options: Options, terminal: Terminal) -> None:
+    """Print what the recipes are worth, as far as the sweep has come."""
+    if swept.estimate:
+        print_estimate(terminal, swept.estimate)
+    if options.dry_run and not options.compare:
+        return
+    from ensemble.reporting.live_table import comparison_line, comparison_table
+
+    if found := swept.comparison:
+        out, epoch = options.out, options.checkpoint.capitalize()
+        terminal.print(comparison_table(found))
+        terminal.note(found.notes)
+        terminal.say(f"{comparison_line(found)} {epoch} epochs, views: {options.tta}.", "dim")
+        terminal.say(f"saved: {out / 'comparison.csv'} and comparison.json, which holds the figures of each seed too")
+    else:
+        terminal.say("nothing to compare yet: no fold is finished by all recipes with the same seed", "yellow")
+    fail_jobs(swept.failed, swept.trained + len(swept.failed))
+
+
+@step(Options, show=_print, first="out")
+def sweep(options: Options, observer: Observer) -> Swept:
     """Train several recipes with several seeds on the same folds, as one queue, and compare them.
 
     Example:  maskens sweep --recipe quick --recipe mine.toml --seed 0..2 --fold all --jobs 2
     Example:  maskens sweep, which goes on with a sweep that was stopped
     Example:  maskens sweep --seed 3..4, which adds two seeds to it
+    \f
+    Returns:
+        How many jobs were trained, which failed and why, and the comparison; of a dry run the estimate.
+
+    Raises:
+        MaskensError: as `plan_sweep` and `train.carry_out`.
     """
-    from folds.ranges import parse_folds, parse_seeds, written_folds
+    from folds.ranges import parse_seeds, written_folds
 
-    written_folds(fold or "all")  # malformed values are refused before slow imports
-    seeds = parse_seeds(seed) if seed else ()
-    console = make_console(quiet)
-    if compare:
-        print_comparison(console, out, data, tta, checkpoint)
-        return
-
-    from ensemble.pipeline.sweep import begin_sweep, leave_out_bad_photos
-    from ensemble.pipeline.sweep_plan import SweepOptions, plan_sweep, sweep_k
-
-    options = SweepOptions(
-        run=run,
-        recipes=recipe or (),
-        changes=change or (),
-        weights=weights or (),
-        pretrained=not no_pretrained,
-        seeds=seeds,
-        folds=parse_folds(fold, sweep_k(out, run)) if fold else None,
-        jobs=jobs,
-        backend=backend,
-        address=address,
-        retries=retries,
-        track=track or (),
-        compile=compile_models,
-        skip_bad_photos=skip_bad_photos,
-        cache=cache,
-        data=data,
-        device=device,
-        workers=workers,
-    )
-    plan = plan_sweep(out, options)
-    note(console, plan.warnings, "warning")
-    if dry_run:
-        with progress_bars(console) as on_progress:
-            plan = leave_out_bad_photos(plan, on_progress, write=False)
-        print_matrix(console, plan)
-        print_estimate(console, plan)
-        return
-    if plan.queue and not yes:
-        confirm_long(console, plan)
-    with progress_bars(console) as on_progress:
-        plan, taken = begin_sweep(plan, on_progress)
-    if taken:
-        say(console, f"{taken} finished jobs are taken over from another run of the sweep")
-    print_matrix(console, plan)
-    count = len(plan.queue)
-    failed = run_queue(console, plan)
-    print_comparison(console, out, data, tta, checkpoint)
-    fail_jobs(failed, count)
-
-
-def print_matrix(console: Console, plan: SweepPlan) -> None:
-    """Print which runs and jobs there are, with what is left of them."""
-    from ensemble.reporting.live_table import matrix_table
-
-    seeds, folds = (", ".join(map(str, numbers)) for numbers in (plan.sweep.seeds, plan.sweep.folds))
-    console.print(matrix_table(f"{plan.sweep.folder}, seeds {seeds}, folds {folds}", plan.counts()))
-
-
-def run_queue(console: Console, plan: SweepPlan) -> list[tuple[str, Failure]]:
-    """Train with a live table; returns what failed, by name."""
-    from ensemble.jobs.spec import job_labels
-    from ensemble.pipeline.sweep import decode_photos, train_sweep
-    from ensemble.reporting.live_table import jobs_display, sweep_jobs_table
-
-    if not plan.queue:
-        return []
-    with progress_bars(console) as on_progress:
-        notes = decode_photos(plan, on_progress)
-    note(console, notes)
-    table = functools.partial(sweep_jobs_table, [s.run.folder.name for s in plan.shown])
-    with jobs_display(console, f"maskens sweep, {plan.sweep.folder}", job_labels(plan.shown), table) as display:
-        return train_sweep(plan, display)
-
-
-def print_comparison(console: Console, out: Path, data: Path | None, tta: str, checkpoint: Checkpoint) -> None:
-    """Print what the recipes are worth, as far as the sweep has come."""
-    from ensemble.pipeline.sweep import compare_sweep
-    from ensemble.reporting.live_table import comparison_line, comparison_table
-
-    found = compare_sweep(out, data=data, tta=tta, checkpoint=checkpoint)
-    if found is None:
-        say(console, "nothing to compare yet: no fold is finished by all recipes with the same seed", "yellow")
-        return
-    console.print(comparison_table(found))
-    note(console, found.notes)
-    say(console, f"{comparison_line(found)} {checkpoint.capitalize()} epochs, views: {tta}.", "dim")
-    say(console, f"saved: {out / 'comparison.csv'} and comparison.json, which holds the figures of each seed too")
+    written_folds(options.fold or "all")  # malformed values are refused before slow imports
+    if options.seed:
+        parse_seeds(options.seed)
+    if options.compare:
+        return Swept(0, {}, _compare(options))
+    plan = plan_sweep(options)
+    observer.note(plan.warnings, "warning")
+    if options.dry_run:
+        plan = leave_out_bad_photos(plan, observer, write=False)
+        _print_matrix(plan, observer)
+        return Swept(0, {}, None, plan.estimate(observer))
+    title = f"maskens sweep, {plan.sweep.folder}"
+    plan, failures = carry_out(plan, title, options.yes, observer, lambda plan: begin_sweep(plan, observer))
+    failed = {f"{s.run.folder.name} {s.task} fold {s.fold}": failure for s, failure in failures}
+    return Swept(len(plan.queue) - len(failed), failed, _compare(options))

@@ -142,12 +142,21 @@ class Observer:
         """A context whose callback takes how far each part of the work is."""
         return contextlib.nullcontext(lambda what, done, total: None)
 
-    def jobs(self, title: str) -> contextlib.AbstractContextManager[Any]:
-        """A context whose `update` takes the states of all jobs a few times a second."""
+    def jobs(self, title: str, runs: Sequence[str] = ()) -> contextlib.AbstractContextManager[Any]:
+        """A context whose `update` takes the states of all jobs a few times a second.
+
+        Args:
+            runs: the run of each job, where they are of several.
+        """
         return contextlib.nullcontext(_NoDisplay())
 
-    def confirm(self, question: str) -> None:
-        """Ask before hours of work; returns if it may go ahead."""
+    def confirm(self, question: Callable[[], str], meanwhile: str) -> None:
+        """Ask before hours of work; returns if it may go ahead.
+
+        Args:
+            question: finds what there is to ask, "" for nothing.
+            meanwhile: what it does for that.
+        """
 
 
 class _NoDisplay:
@@ -177,13 +186,19 @@ class Terminal(Observer):
     def progress(self) -> contextlib.AbstractContextManager[OnProgress]:
         return progress_bars(self.console)
 
-    def jobs(self, title: str) -> contextlib.AbstractContextManager[Any]:
+    def jobs(self, title: str, runs: Sequence[str] = ()) -> contextlib.AbstractContextManager[Any]:
         from ensemble.reporting.live_table import jobs_display
 
-        return jobs_display(self.console, title)
+        return jobs_display(self.console, title, runs)
 
-    def confirm(self, question: str) -> None:
-        if not self.console.is_terminal:
-            fail(question)
-        if not typer.confirm(f"{question}\nGo ahead?"):
-            raise typer.Exit(2)
+    def confirm(self, question: Callable[[], str], meanwhile: str) -> None:
+        with self.console.status(meanwhile) if self.console.is_terminal else contextlib.nullcontext():
+            asked = question()
+        if asked and not self.console.is_terminal:
+            fail(asked)
+        try:
+            if asked and not typer.confirm(f"{asked}\nGo ahead?"):
+                raise typer.Exit(2)
+        except typer.Abort as abort:
+            typer.echo()  # the message gets a line of its own
+            raise abort.__context__ or abort from None  # Ctrl-C, or Ctrl-D, which says neither yes nor no

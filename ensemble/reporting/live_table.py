@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -116,8 +117,8 @@ class LiveJobs:
 class PlainJobs:
     """One line for each finished epoch and each change of state, for logs."""
 
-    def __init__(self, console: Console, title: str, labels: Sequence[str] = ()) -> None:
-        self.console, self.labels = console, labels
+    def __init__(self, console: Console, title: str, runs: Sequence[str] = ()) -> None:
+        self.console, self.runs = console, runs
         self.before: dict[str, JobStatus] = {}
         self._line(title)
 
@@ -133,7 +134,8 @@ class PlainJobs:
         pass
 
     def update(self, statuses: Sequence[JobStatus]) -> None:
-        for label, s in zip(self.labels or [f"{s.task} fold {s.fold}" for s in statuses], statuses, strict=True):
+        for run, s in zip(self.runs or [""] * len(statuses), statuses, strict=True):
+            label = f"{run} {s.task} fold {s.fold}".lstrip()
             old = self.before.get(label)
             self.before[label] = s
             if old is not None and s.epoch > old.epoch:
@@ -149,16 +151,15 @@ class PlainJobs:
                 self._line(f"{label}: {s.state}{': ' + s.error if s.error else ''}")
 
 
-def jobs_display(
-    console: Console, title: str, labels: Sequence[str] = (), table: JobsTable = jobs_table
-) -> LiveJobs | PlainJobs:
+def jobs_display(console: Console, title: str, runs: Sequence[str] = ()) -> LiveJobs | PlainJobs:
     """A live table on a terminal; rich would show only its last state elsewhere, so plain lines there.
 
     Args:
-        labels: what lines call the jobs; by default task and fold.
-        table: what the live table is made by.
+        runs: the run of each job, where they are of several.
     """
-    return LiveJobs(console, title, table) if console.is_terminal else PlainJobs(console, title, labels)
+    if console.is_terminal:
+        return LiveJobs(console, title, functools.partial(sweep_jobs_table, runs) if runs else jobs_table)
+    return PlainJobs(console, title, runs)
 
 
 ACTIVE = ("starting", "training")

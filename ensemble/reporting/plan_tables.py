@@ -39,10 +39,10 @@ def estimate_table(found: Estimate) -> Table:
     return table
 
 
-def estimate_lines(found: Estimate, jobs: int) -> list[str]:
+def estimate_lines(found: Estimate) -> list[str]:
     """The totals, a line each."""
     return [
-        f"{len(found.jobs)} jobs, {jobs} at a time: about {time_words(found.seconds)}"
+        f"{len(found.jobs)} jobs, {found.at_a_time} at a time: about {time_words(found.seconds)}"
         + (f", of which {time_words(found.decode)} for decoding photos" if found.decode else ""),
         f"memory about {found.memory / 1e9:.1f} GB" + _room_words(found),
         f"disk: models {found.disk / 1e9:.2f} GB, photo cache {found.cache / 1e9:.2f} GB more; "

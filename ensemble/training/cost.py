@@ -74,6 +74,7 @@ class Estimate:
     costs: dict[tuple[str, str], Cost]  # (recipe, task) -> cost
     decode: float  # seconds for what the cache lacks
     seconds: float  # in all
+    at_a_time: int  # jobs
     memory: int  # bytes, all jobs at a time
     cache: int  # bytes of disk for what the cache lacks
     disk: int  # bytes of disk for models and what is kept while they train
@@ -126,7 +127,7 @@ def estimate_training(
     for spec in {(s.recipe.name, s.task): s for s in specs}.values():
         if decay := spec.recipe.tasks[spec.task].ema:
             averages.append(f"tasks.{spec.task}.ema {decay:g} {ema_words(decay, job_updates(spec, data, folds))}")
-    return Estimate(jobs, costs, decode, seconds, memory, lacking, disk, free, room, tuple(averages))
+    return Estimate(jobs, costs, decode, seconds, hardware.jobs, memory, lacking, disk, free, room, tuple(averages))
 
 
 def total_wall_time(seconds: Sequence[float], at_a_time: int) -> float:

@@ -137,13 +137,10 @@ def test_a_forked_process_ends_at_once_and_the_command_itself_is_interrupted() -
 
 
 ASK = """
-import types
 import cli
-from ensemble.commands.jobs import confirm_long
-from ensemble.commands.terminal import make_console
+from ensemble.commands.terminal import Terminal
 
-plan = types.SimpleNamespace(long=lambda: "it would take 3 days")
-cli.app = lambda **_: cli.passing(lambda: confirm_long(make_console(), plan))()
+cli.app = lambda **_: cli.passing(lambda: Terminal().confirm(lambda: "it would take 3 days", "timing"))()
 cli.main()
 """
 

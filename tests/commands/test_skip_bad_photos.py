@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from run_command import Outcome, maskens, refused
 
+import ensemble
 from ensemble.decision.submission import read_answers
 from folds.labels import decode
 from folds.run import load_run
@@ -117,16 +118,16 @@ def test_once_there_are_models_no_other_photo_is_left_out(bad: list[str], data: 
 
 
 def test_before_there_are_models_the_list_follows_the_photos(bad: list[str], data: Path) -> None:
-    from ensemble.pipeline.train import TrainOptions, leave_out_bad_photos, plan_training
+    from ensemble.commands.train import leave_out_bad_photos, plan_training
 
-    options = TrainOptions(recipe="mine.toml", skip_bad_photos=True, device="cpu")
-    plan = leave_out_bad_photos(plan_training(RUN, options))
+    options = ensemble.train.typed(RUN, recipe="mine.toml", skip_bad_photos=True, device="cpu")
+    plan = leave_out_bad_photos(plan_training(options))
     assert sorted(plan.data.skipped) == bad
     assert load_run(RUN).skipped_hash == plan.run.skipped_hash == plan.todo[0].run.skipped_hash != ""
     third = data / bad[0].replace("mask2", "mask3")
     cut_off(third)
     shutil.rmtree("runs/.cache")
-    plan = leave_out_bad_photos(plan_training(RUN, options))
+    plan = leave_out_bad_photos(plan_training(options))
     assert sorted(plan.data.skipped) == sorted([*bad, str(third.relative_to(data))])
     (data / bad[1]).write_bytes(b"another size")
     done(maskens("folds", "--k", "2"))

@@ -107,7 +107,7 @@ def test_a_sweep_shows_its_runs_and_the_jobs_at_work_in_as_many_lines_as_there_a
 
 def test_jobs_of_several_runs_are_told_apart_in_a_log() -> None:
     console = Console(file=io.StringIO(), width=60)
-    view = PlainJobs(console, "sweep", ["a-seed0 mask fold 0", "b-seed0 mask fold 0"])
+    view = PlainJobs(console, "sweep", ["a-seed0", "b-seed0"])
     both = [*jobs(0, 1, 0), *jobs(0, 1, 0)]
     view.update(both)
     view.update([both[0], dataclasses.replace(both[1], state="done")])

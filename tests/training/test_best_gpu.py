@@ -19,8 +19,8 @@ def test_a_small_model_of_its_family_is_trained_in_all_its_ways(make_data: MakeD
     ensemble.folds(make_data(tmp_path / "data", people=12), run=tmp_path / "run", k=2)
     changes = [f"tasks.heads.{key}={value}" for key, value in SMALL.items()]
     weights = [str(tmp_path / "convnext.safetensors")]
-    options = ensemble.TrainOptions([0], recipe="best-gpu", changes=changes, weights=weights, device="cpu", workers=0)
-    assert not ensemble.train(tmp_path / "run", options).failed
+    options = {"recipe": "best-gpu", "change": changes, "weights": weights, "device": "cpu", "workers": 0}
+    assert not ensemble.train(tmp_path / "run", fold=0, **options).failed
 
 
 def test_its_own_model_is_one_that_timm_has_weights_of() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from run_command import maskens, refused
 from scipy.special import log_softmax, softmax
 
 import ensemble
+from ensemble.commands.distil import DistilPlan, begin_student, plan_distillation
 from ensemble.commands.infer import Inferred
+from ensemble.commands.train import TrainingPlan, plan_training, reuse_finished
 from ensemble.data.cache import open_photos
 from ensemble.data.masks import DrawMasks
 from ensemble.jobs.job import Job
@@ -30,8 +33,6 @@ from ensemble.jobs.teaching import (
     taught_rows,
 )
 from ensemble.models.build import load_checkpoint, to_input
-from ensemble.pipeline.distil import DistilPlan, begin_student, plan_distillation
-from ensemble.pipeline.train import TrainingPlan, plan_training, reuse_finished
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.fit_fold import LearningSet, learning_set
 from ensemble.training.losses import class_table
@@ -62,7 +63,7 @@ batch_size = 16
 epochs = 1
 optimizer = { lr = 1e-2 }
 """
-TRAIN = ensemble.TrainOptions(device="cpu", workers=0)
+CPU: dict[str, Any] = {"device": "cpu", "workers": 0}
 SOFT = SoftTargets(("t",), ("r",), "flip", "", 1, 1.0, 0.5)
 
 
@@ -76,25 +77,25 @@ def root(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ensemble.folds(folder / "data", run=folder / "teacher", k=2, seed=1)
     ensemble.folds(folder / "data", run=folder / "second", folds_file=folder / "teacher" / "folds.csv", seed=2)
     for name in ("teacher", "second"):
-        ensemble.train(folder / name, dataclasses.replace(TRAIN, recipe=str(folder / "teacher.toml")))
+        ensemble.train(folder / name, recipe=folder / "teacher.toml", **CPU)
     return folder
 
 
 @pytest.fixture(scope="module")
 def student(root: Path) -> Path:
     """Both folds, of the teacher alone; to be read only."""
-    done = ensemble.distil(root / "teacher", options(root, root / "student", alpha=1.0))
+    done = ensemble.distil(root / "teacher", out=root / "student", alpha=1, **student_options(root))
     assert (done.trained, done.failed) == (2, {})
     return root / "student"
 
 
-def options(root: Path, out: Path, **more: object) -> ensemble.DistilOptions:
-    training = dataclasses.replace(TRAIN, recipe=str(root / "student.toml"))
-    return dataclasses.replace(ensemble.DistilOptions(out, train=training), **more)  # type: ignore[arg-type]
+def student_options(root: Path) -> dict[str, Any]:
+    return CPU | {"recipe": root / "student.toml"}
 
 
-def planned(root: Path, out: Path, teacher: str = "teacher", **more: object) -> DistilPlan:
-    return plan_distillation(root / teacher, options(root, out, **more))
+def planned(root: Path, out: Path, *teachers: Path, **more: object) -> DistilPlan:
+    options = student_options(root) | {"out": out} | more
+    return plan_distillation(ensemble.distil.typed(teachers or root / "teacher", **options))
 
 
 def lessons(training: TrainingPlan, fold: int) -> LearningSet:
@@ -145,16 +146,9 @@ def test_labels_of_the_people_that_a_student_is_scored_on_change_nothing_in_it(r
         teacher = tmp_path / name
         file = root / "teacher" / "folds.csv"
         ensemble.folds(root / "data", run=teacher, folds_file=file, seed=1, fixes=fixes)
-        first = dataclasses.replace(TRAIN, recipe=str(root / "teacher.toml"), folds=[0])
-        assert ensemble.train(teacher, first).trained == 1
+        assert ensemble.train(teacher, recipe=root / "teacher.toml", fold=0, **CPU).trained == 1
         out = tmp_path / f"{name}-student"
-        chosen = options(root, out)
-        done = ensemble.distil(
-            teacher,
-            dataclasses.replace(
-                chosen, train=dataclasses.replace(chosen.train, folds=[0], changes=["tasks.heads.epochs=1"])
-            ),
-        )
+        done = ensemble.distil(teacher, out=out, fold=0, change="tasks.heads.epochs=1", **student_options(root))
         assert done.trained == 1, "a teacher needs no other fold"
         soft = read_soft_targets(load_run(out))
         assert soft and list(soft.folds) == [0]
@@ -248,9 +242,9 @@ def test_a_student_says_what_its_teacher_says(root: Path, tmp_path: Path, monkey
         log_p = log_softmax(np.eye(18)[(data.classes[rows] + 6) % 18] * 6, axis=1)
         return FoldTargets(("",), tuple(data.files[row] for row in rows), log_p.astype(np.float32))
 
-    monkeypatch.setattr("ensemble.pipeline.distil._taught", wrong)
+    monkeypatch.setattr("ensemble.commands.distil._taught", wrong)
     run = tmp_path / "student"
-    ensemble.distil(root / "teacher", options(root, run, alpha=1.0))
+    ensemble.distil(root / "teacher", out=run, alpha=1, **student_options(root))
     place = {file: n for n, file in enumerate(data.files)}
     oofs = [load_job_oof(run / "heads" / f"fold{fold}" / "oof.npz", {}) for fold in range(2)]
     rows = np.array([place[f] for oof in oofs for f in oof.files.tolist()])
@@ -264,8 +258,7 @@ def test_a_student_says_what_its_teacher_says(root: Path, tmp_path: Path, monkey
 
 def test_several_runs_teach_together(root: Path, tmp_path: Path) -> None:
     runs = [root / "teacher", root / "second"]
-    chosen = options(root, tmp_path / "s")
-    plan = plan_distillation(runs, dataclasses.replace(chosen, train=dataclasses.replace(chosen.train, folds=[1])))
+    plan = planned(root, tmp_path / "s", *runs, fold=1)
     soft = begin_student(plan).soft
     assert soft and soft.passes == 2 * 2 * 2 and list(soft.folds) == [1]
     data = plan.training.data
@@ -286,27 +279,21 @@ def test_photos_that_became_unreadable_are_left_out_where_that_is_asked_for(root
     outcome = maskens(*call, "--fold", 0, "--skip-bad-photos")
     assert outcome.code == 0, outcome
     assert "mask1.jpg" in (out / "skipped.csv").read_text()
-    done = ensemble.distil(
-        root / "teacher",
-        ensemble.DistilOptions(out, train=dataclasses.replace(TRAIN, data=data, cache="none", skip_bad_photos=True)),
-    )
+    done = ensemble.distil(root / "teacher", out=out, data=data, cache="none", skip_bad_photos=True, **CPU)
     assert (done.trained, done.failed) == (1, {})
     assert maskens("score", "--run", out, "--data", data).code == 0
 
 
 def test_soft_f1_is_warned_of_where_probabilities_are_what_is_learned(root: Path, tmp_path: Path) -> None:
     assert planned(root, tmp_path / "s").training.warnings == ()
-    training = dataclasses.replace(
-        TRAIN, recipe=str(root / "student.toml"), changes=["tasks.heads.loss={ce=0.3, heads={age={f1=0.7}}}"]
-    )
-    (warning,) = plan_distillation(root / "teacher", options(root, tmp_path / "s", train=training)).training.warnings
+    change = "tasks.heads.loss={ce=0.3, heads={age={f1=0.7}}}"
+    (warning,) = planned(root, tmp_path / "s", change=change).training.warnings
     assert "loss.f1 of heads" in warning
     assert "the student is surer" in warning
     ensemble.folds(root / "data", run=tmp_path / "f1", k=2)
-    learns = dataclasses.replace(TRAIN, recipe=str(root / "teacher.toml"), folds=[0])
-    ensemble.train(tmp_path / "f1", dataclasses.replace(learns, changes=["tasks.class18.loss={ce=0.3, f1=0.7}"]))
-    first = dataclasses.replace(TRAIN, recipe=str(root / "student.toml"), folds=[0])
-    (warning,) = plan_distillation(tmp_path / "f1", options(root, tmp_path / "s", train=first)).training.warnings
+    change = "tasks.class18.loss={ce=0.3, f1=0.7}"
+    ensemble.train(tmp_path / "f1", recipe=root / "teacher.toml", fold=0, change=change, **CPU)
+    (warning,) = planned(root, tmp_path / "s", tmp_path / "f1", fold=0).training.warnings
     assert "loss.f1 of class18" in warning
     assert "the ensemble is less sure" in warning
 
@@ -351,12 +338,12 @@ def test_one_fold_is_a_model_and_the_others_may_follow(root: Path, student: Path
     assert isinstance(predicted, Inferred)
     assert len(predicted.classes)
     refused(maskens("train", "--run", out), "no soft targets of fold 1 yet", f"--out {out} --fold 1", "--alpha 1")
-    plan = plan_distillation(root / "teacher", options(root, out, alpha=1.0))
+    plan = planned(root, out, alpha=1.0)
     assert ([spec.fold for spec in plan.training.todo], list(plan.untaught)) == ([1], [1])
     kept, whole = (read_soft_targets(load_run(run)) for run in (out, student))
     assert kept and whole and kept.fold_hash(0) == whole.fold_hash(0)
     begin_student(plan)
-    assert [spec.fold for spec in plan_training(out, TRAIN).todo] == [1]
+    assert [spec.fold for spec in plan_training(ensemble.train.typed(out, **CPU)).todo] == [1]
 
 
 def test_a_fold_whose_teacher_was_trained_again_since_is_taught_again_or_refused(root: Path, tmp_path: Path) -> None:
@@ -380,8 +367,8 @@ def test_jobs_that_learned_otherwise_do_not_mix(root: Path, student: Path, tmp_p
     plain = ensemble.folds(
         data=root / "data", run=tmp_path / "plain", folds_file=root / "teacher" / "folds.csv", seed=1
     )
-    training = dataclasses.replace(TRAIN, recipe=str(root / "student.toml"), changes=["tasks.heads.epochs=1"])
-    plan, copied = reuse_finished(plan_training(plain.run.folder, dataclasses.replace(training, reuse=student)))
+    training = student_options(root) | {"change": "tasks.heads.epochs=1", "reuse": student}
+    plan, copied = reuse_finished(plan_training(ensemble.train.typed(plain.run.folder, **training)), load_run(student))
     assert (copied, len(plan.todo)) == (0, 2)
     (plain.run.job_folder("heads", 0)).mkdir(parents=True)
     (plain.run.job_folder("heads", 0) / "job.json").touch()
@@ -415,15 +402,14 @@ def test_soft_targets_that_are_edited_or_gone_are_refused(root: Path, student: P
 
 
 def test_a_student_lies_beside_its_teacher_however_that_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = ensemble.TrainOptions(recipe=str(root / "student.toml"), device="cpu", data=root / "data")
     for inside, name in (("teacher", "."), ("data/eval", "../../teacher"), ("data", "../teacher/")):
         monkeypatch.chdir(root / inside)
-        plan = plan_distillation(name, ensemble.DistilOptions(train=recipe))
+        plan = plan_distillation(ensemble.distil.typed(name, data=root / "data", **student_options(root)))
         assert plan.training.run.folder.resolve() == (root / "teacher-student").resolve()
 
 
 def test_a_run_with_pseudo_labels_is_no_student(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ensemble.pipeline.train.choose_pseudo_labels", lambda *_: object())
+    monkeypatch.setattr("ensemble.commands.train.choose_pseudo_labels", lambda *_: object())
     with pytest.raises(MaskensError, match=r"keeps pseudo-labels, and a student has none\. Name a new folder: --out"):
         planned(root, tmp_path / "student")
 
@@ -460,14 +446,14 @@ def test_label_fixes_and_recipe_of_the_teacher_are_the_students(root: Path, tmp_
     path = read_train(root / "data").people[0].path
     fixes.write_text(f"path,photo,field,old,new,reason\n{path},,age,{path.rsplit('_', 1)[1]},45,\n")
     ensemble.folds(root / "data", run=tmp_path / "fixed", k=2, fixes=[str(fixes)])
-    ensemble.train(tmp_path / "fixed", dataclasses.replace(TRAIN, recipe=str(root / "teacher.toml")))
+    ensemble.train(tmp_path / "fixed", recipe=root / "teacher.toml", **CPU)
     teacher = load_run(tmp_path / "fixed")
     assert teacher.fixes.hash
-    plan = plan_distillation(teacher.folder, ensemble.DistilOptions(train=TRAIN))
+    plan = plan_distillation(ensemble.distil.typed(teacher.folder, **CPU))
     assert plan.training.run.folder == tmp_path / "fixed-student"
     assert plan.training.recipe.tasks.keys() == {"class18"}
     begin_student(plan)
-    again = plan_training(plan.training.run.folder, dataclasses.replace(TRAIN, recipe=str(root / "student.toml")))
+    again = plan_training(ensemble.train.typed(plan.training.run.folder, **student_options(root)))
     assert again.run.fixes.hash == teacher.fixes.hash
     assert again.soft and again.soft.hash == plan.soft.hash
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +14,11 @@ from run_command import maskens, refused
 from scipy.special import log_softmax, softmax
 
 import ensemble
+from ensemble.commands.train import TrainingPlan, plan_training, reuse_finished
 from ensemble.data.loader import epoch_photos
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.teaching import NOT_TAKEN, PseudoLabels, load_pseudo_labels
-from ensemble.pipeline.train import TrainingPlan, plan_training
 from ensemble.recipes.reading import load_recipe
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import class_labels
@@ -47,8 +47,7 @@ def source(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Pat
     make_data(root / "data", people=24, eval_ids=EVAL)
     (root / "heads.toml").write_text(HEADS)
     ensemble.folds(root / "data", run=root / "source", k=2)
-    options = ensemble.TrainOptions(recipe=str(root / "heads.toml"), device="cpu", workers=0)
-    assert not ensemble.train(root / "source", options).failed
+    assert not ensemble.train(root / "source", recipe=root / "heads.toml", device="cpu", workers=0).failed
     ensemble.infer(root / "source", device="cpu", workers=0)
     return root / "source"
 
@@ -63,22 +62,20 @@ def new_run(source: Path, folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def options(source: Path, **more: object) -> ensemble.TrainOptions:
-    named = ensemble.TrainOptions(
-        recipe=str(source.parent / "heads.toml"), changes=["tasks.heads.epochs=1"], device="cpu", workers=0
-    )
-    return dataclasses.replace(named, **more)  # type: ignore[arg-type]
+def options(source: Path, **more: object) -> dict[str, Any]:
+    named = {"recipe": source.parent / "heads.toml", "change": "tasks.heads.epochs=1", "device": "cpu", "workers": 0}
+    return named | more
 
 
-def planned(run: Path, source: Path, min_p: float = 0.51) -> TrainingPlan:
-    return plan_training(run, options(source, pseudo=source, pseudo_min_p=min_p))
+def planned(run: Path, source: Path, min_p: float = 0.51, **more: object) -> TrainingPlan:
+    return plan_training(ensemble.train.typed(run, **options(source, pseudo=source, pseudo_min_p=min_p, **more)))
 
 
 @pytest.fixture(scope="module")
 def learned(source: Path) -> Path:
     """A run that has learned from pseudo-labels; to be read only."""
     run = new_run(source, source.parent / "learned")
-    assert not ensemble.train(run, options(source, pseudo=source, pseudo_min_p=0.51)).failed
+    assert not ensemble.train(run, **options(source, pseudo=source, pseudo_min_p=0.51)).failed
     return run
 
 
@@ -116,7 +113,7 @@ def test_the_photos_count_in_learning_and_in_nothing_else(source: Path, learned:
 
 def test_they_change_what_is_learned(source: Path, learned: Path, tmp_path: Path) -> None:
     plain = new_run(source, tmp_path / "plain")
-    assert not ensemble.train(plain, options(source)).failed
+    assert not ensemble.train(plain, **options(source)).failed
     oofs = [load_job_oof(run / "heads" / "fold0" / "oof.npz", {}).at("last") for run in (plain, learned)]
     assert not np.allclose(*oofs)
 
@@ -168,11 +165,11 @@ def test_others_are_refused_once_there_are_models(source: Path, learned: Path, t
 
 def test_jobs_with_and_without_are_not_taken_over_for_each_other(source: Path, learned: Path, tmp_path: Path) -> None:
     plain = new_run(source, tmp_path / "plain")
-    plan, copied = ensemble.pipeline.train.reuse_finished(plan_training(plain, options(source, reuse=learned)))
+    plan = plan_training(ensemble.train.typed(plain, **options(source, reuse=learned)))
+    plan, copied = reuse_finished(plan, load_run(learned))
     assert (copied, len(plan.todo)) == (0, 2)
     again = new_run(source, tmp_path / "again")
-    same = options(source, reuse=learned, pseudo=source, pseudo_min_p=0.51)
-    assert ensemble.pipeline.train.reuse_finished(plan_training(again, same))[1] == 2
+    assert reuse_finished(planned(again, source, reuse=learned), load_run(learned))[1] == 2
 
 
 def test_an_edited_list_or_other_photos_are_refused(source: Path, learned: Path, tmp_path: Path) -> None:
@@ -247,5 +244,5 @@ def test_soft_f1_is_warned_of_with_pseudo_labels(source: Path, tmp_path: Path) -
     run = new_run(source, tmp_path / "run")
     assert not any("loss.f1" in w for w in planned(run, source).warnings)
     changes = ["tasks.heads.epochs=1", "tasks.heads.loss={ce=0.3, f1=0.7}"]
-    found = plan_training(run, options(source, pseudo=source, pseudo_min_p=0.51, changes=changes)).warnings
+    found = planned(run, source, change=changes).warnings
     assert any("loss.f1 of heads" in w and "pseudo-labels" in w for w in found)
