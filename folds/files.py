@@ -13,13 +13,15 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from folds.errors import MaskensError
+from folds.errors import MaskensError, first_fault
+
+T = TypeVar("T")
 
 OLD = "old"  # in the temporary folder for a folder that is being replaced: what was there
 CANT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}  # answers of file systems without it
@@ -187,6 +189,7 @@ def still_there(path: Path) -> str:
     return ""
 
 
+RECORD_FORMAT = 1
 SEAL = "sha256"  # the key of a record's own checksum
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a cell begins that spreadsheets would run
@@ -239,12 +242,67 @@ def unsealed(record: Any, *free: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError("it is no table of keys")
     if record.get(SEAL) != _seal(record, free):
-        raise ValueError("it was edited or damaged after it was made; put it back as it was")
+        raise ValueError("it was edited or damaged after it was made")
     return {key: value for key, value in record.items() if key != SEAL}
 
 
 def _seal(record: Mapping[str, Any], free: Sequence[str]) -> str:
     return sha256(json.dumps({k: v for k, v in record.items() if k not in (SEAL, *free)}, sort_keys=True))
+
+
+def record_text(value: Any, *free: str, without: Collection[str] = ()) -> str:
+    """A dataclass or pydantic model as JSON with the format's number and its own checksum, for `read_record`.
+
+    Args:
+        free: fields that may be edited.
+        without: fields that are not written.
+    """
+    from pydantic import TypeAdapter  # here, because not every command has a record
+
+    fields = TypeAdapter(type(value)).dump_python(value, mode="json", exclude=set(without))
+    return json_text(sealed({"format": RECORD_FORMAT} | fields, *free))
+
+
+def write_record(path: Path, value: Any, *free: str, without: Collection[str] = ()) -> None:
+    """Replace `path` with `record_text`, atomically."""
+    write_text(path, record_text(value, *free, without=without))
+
+
+def read_record(
+    path: Path,
+    kind: type[T],
+    *free: str,
+    advice: str = "Put it back as it was.",
+    check: Callable[[T], None] = lambda value: None,
+    **given: Any,
+) -> T:
+    """What `write_record` was given.
+
+    Args:
+        free: as of `record_text`.
+        advice: what to do about a record that can't be used.
+        check: raises ValueError for values that can't be.
+        given: fields that are not written.
+
+    Raises:
+        MaskensError: it can't be read, was edited, is of another version, or holds values that can't be.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        record = unsealed(read_json(path), *free)
+        if record.pop("format", None) != RECORD_FORMAT:
+            raise ValueError("made by another version of maskens")
+        value = TypeAdapter(kind).validate_python(record | given)
+        check(value)
+        return value
+    except OSError as error:
+        fault = error.strerror or str(error)
+    except ValidationError as error:
+        fault = first_fault(error)
+    except ValueError as error:
+        fault = str(error)
+    raise MaskensError(f"{path} can't be used: {fault}. {advice}")
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

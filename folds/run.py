@@ -22,18 +22,8 @@ from folds.corrections import (
     read_fixes,
     read_merges,
 )
-from folds.errors import MaskensError, did_you_mean_folder, first_fault, refuse, typed
-from folds.files import (
-    leave,
-    read_json,
-    replace_keeping,
-    replacing,
-    sealed,
-    sha256,
-    sha256_of_text,
-    unsealed,
-    write_json,
-)
+from folds.errors import MaskensError, did_you_mean_folder, refuse, typed
+from folds.files import leave, read_record, replace_keeping, replacing, sha256, sha256_of_text, write_record
 from folds.labels import CLASSES, IntArray
 from folds.layout import place_of, read_train, remembered_place
 from folds.people import Fix, TrainData, class_counts, kept_skipped
@@ -66,7 +56,6 @@ def library_versions() -> dict[str, str]:
     return found
 
 
-FORMAT = 1
 RUN_FILE, RECIPE, PRECISION = "run.json", "recipe.toml", "precision.json"
 MODEL, OOF, LAST = "model.safetensors", "oof.npz", "last.pt"  # of a job; the other names are in `ensemble.jobs.job`
 FORBID_EXTRA = {"extra": "forbid"}  # for pydantic, which is imported only where a run is read
@@ -254,8 +243,7 @@ def _applied(data: TrainData) -> AppliedFixes:
 
 def save_run(run: Run) -> None:
     """Write run.json, atomically."""
-    record = {"format": FORMAT} | {k: v for k, v in dataclasses.asdict(run).items() if k != "folder"}
-    write_json(run.record_file, sealed(record, "data"))  # which may be moved
+    write_record(run.record_file, run, "data", without=("folder",))  # both may be moved
 
 
 def refuse_foreign(folder: Path, option: str = "--run") -> None:
@@ -283,21 +271,13 @@ def load_run(folder: Path) -> Run:
         near = did_you_mean_folder(folder, RUN_FILE)
         first = f"Make the folds first: maskens folds --run {typed(folder)}"
         raise MaskensError(f"there is no run in {folder} yet{near}. {first}")
-    from pydantic import TypeAdapter, ValidationError  # here, because not every command has a run
+    return read_record(path, Run, "data", check=_refuse_impossible, folder=folder)
 
-    try:
-        record = unsealed(read_json(path), "data")
-        if record.pop("format", None) != FORMAT:
-            raise ValueError("made by another version of maskens")
-        run = TypeAdapter(Run).validate_python({"folder": folder} | record)
-        photos = run.class_photos
-        if len(photos) != CLASSES or min(photos) < 0 or not 2 <= run.k <= sum(photos):
-            raise ValueError(f"k {run.k} and class_photos {photos} are no folds of photos of {CLASSES} classes")
-        return run
-    except ValidationError as error:
-        raise MaskensError(f"{path} can't be used: {first_fault(error)}") from error
-    except (OSError, ValueError) as error:
-        raise MaskensError(f"{path} can't be used: {error}") from error
+
+def _refuse_impossible(run: Run) -> None:
+    photos = run.class_photos
+    if len(photos) != CLASSES or min(photos) < 0 or not 2 <= run.k <= sum(photos):
+        raise ValueError(f"k {run.k} and class_photos {photos} are no folds of photos of {CLASSES} classes")
 
 
 def has_run(folder: Path) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ensemble.decision.decide import Decision
 from ensemble.jobs.oof import oof_hash
@@ -17,18 +17,8 @@ from ensemble.metrics.scores import Interval
 from ensemble.recipes.run_recipe import find_set
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import Tta, TtaSet, as_set, known_sets
-from folds.errors import MaskensError, first_fault, typed
-from folds.files import (
-    json_text,
-    read_json,
-    replace_keeping,
-    save_npz,
-    sealed,
-    sha256,
-    sha256_of_file,
-    sha256_of_text,
-    unsealed,
-)
+from folds.errors import MaskensError, typed
+from folds.files import read_record, record_text, replace_keeping, save_npz, sha256, sha256_of_file, sha256_of_text
 from folds.labels import CLASSES
 from folds.run import Run
 
@@ -99,7 +89,6 @@ class Step(_Strict):
 class Tuning(_Strict):
     """The contents of tuning.json or, of several runs, blend-*.json."""
 
-    format: Literal[1] = 1
     fitted: Fitted  # what was kept of the steps, on everybody
     steps: tuple[Step, ...]
     untuned: Interval  # macro F1
@@ -167,7 +156,7 @@ def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Decisi
     Returns:
         Where an earlier, different tuning is kept.
     """
-    text = json_text(sealed(tuning.model_dump(mode="json")))
+    text = record_text(tuning)
     log_p = nested.log_probabilities.astype(np.float32)
     arrays = {"files": np.array(files), "log_probabilities": log_p, "classes": nested.classes, "of": sha256(text)}
     save_npz(path.with_suffix(".oof.npz"), arrays)
@@ -296,8 +285,4 @@ def _is_of(decision: Decision, photos: int) -> bool:
 
 def read_tuning(path: Path) -> Tuning:
     """What `save_tuning` wrote. Raises MaskensError where it can't be used."""
-    try:
-        return Tuning.model_validate(unsealed(read_json(path)))
-    except (OSError, ValueError) as error:
-        fault = first_fault(error) if isinstance(error, ValidationError) else str(error)
-        raise MaskensError(f"{path} can't be used: {fault}. Tune again, or leave it out: --no-tuning") from error
+    return read_record(path, Tuning, advice="Tune again, or leave it out: --no-tuning")

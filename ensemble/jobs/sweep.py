@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict
 
-from folds.errors import MaskensError, first_fault
-from folds.files import read_json, sealed, unsealed, write_json
+from folds.errors import MaskensError
+from folds.files import read_record, write_record
 from folds.run import has_run
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,7 @@ def sweep_file(folder: Path) -> Path:
 
 def save_sweep(sweep: Sweep) -> None:
     """Write sweep.json, atomically."""
-    record = {"format": FORMAT} | {k: v for k, v in asdict(sweep).items() if k != "folder"}
-    write_json(sweep_file(sweep.folder), sealed(record))
+    write_record(sweep_file(sweep.folder), sweep, without=("folder",))
 
 
 def load_sweep(folder: Path) -> Sweep | None:
@@ -61,22 +57,9 @@ def load_sweep(folder: Path) -> Sweep | None:
         raise MaskensError(f"{folder} is a file. Name another folder for the sweep with --out DIR.")
     if has_run(folder):
         raise MaskensError(f"{folder} is a run folder. Name another folder for the sweep with --out DIR.")
-    if not path.exists():
-        return None
-    try:
-        record = unsealed(read_json(path))
-        if record.pop("format", None) != FORMAT:
-            raise ValueError("made by another version of maskens")
-        sweep = _adapter().validate_python({"folder": folder} | record)
-        if any(Path(name).name != name for name in sweep.recipes):
-            raise ValueError("a recipe's name that leads elsewhere")
-        return sweep
-    except ValidationError as error:
-        raise MaskensError(f"{path} can't be used: {first_fault(error)}") from error
-    except (OSError, ValueError) as error:
-        raise MaskensError(f"{path} can't be used: {error}") from error
+    return read_record(path, Sweep, check=_refuse_leading_elsewhere, folder=folder) if path.exists() else None
 
 
-@functools.cache
-def _adapter() -> TypeAdapter[Sweep]:
-    return TypeAdapter(Sweep)
+def _refuse_leading_elsewhere(sweep: Sweep) -> None:
+    if any(Path(name).name != name for name in sweep.recipes):
+        raise ValueError("a recipe's name that leads elsewhere")

@@ -11,6 +11,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ConfigDict
 from scipy.special import log_softmax
 
 from ensemble.jobs.job import learned_from
@@ -19,13 +20,11 @@ from ensemble.recipes.tasks import ONLY_GENDER, Predicts
 from folds.errors import MaskensError, typed
 from folds.files import (
     csv_text,
-    read_json,
+    read_record,
     save_npz,
-    sealed,
     sha256,
     sha256_of_arrays,
-    unsealed,
-    write_json,
+    write_record,
     write_text,
 )
 from folds.labels import CLASSES, FloatArray, IntArray, decode
@@ -35,6 +34,19 @@ from folds.run import Run
 from folds.table import read_table
 
 NOT_TAKEN = -1
+PUT_BACK = "Put it back, or begin a new run."
+
+
+@dataclass(frozen=True)
+class PseudoRecord:
+    """What pseudo.json holds: where the labels in pseudo.csv come from."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    source: str  # folder of the other run
+    min_p: float  # least probability of a class
+    fingerprint: str  # of all the photos in info.csv
+    hash: str  # of the labels
 
 
 @dataclass(frozen=True)
@@ -77,20 +89,16 @@ def _written(label: np.int64) -> str:
 def save_pseudo_labels(run: Run, pseudo: PseudoLabels) -> None:
     """Write pseudo.csv and pseudo.json into a run."""
     write_text(run.pseudo_file, pseudo.text)
-    record = {"source": pseudo.source, "min_p": pseudo.min_p, "fingerprint": pseudo.fingerprint, "hash": pseudo.hash}
-    write_json(run.pseudo_record, record)
+    record = PseudoRecord(pseudo.source, pseudo.min_p, pseudo.fingerprint, pseudo.hash)
+    write_record(run.pseudo_record, record)
 
 
 def pseudo_words(run: Run) -> str:
     """Where a run's pseudo-labels come from, for people who compare runs."""
-    file = run.pseudo_record
-    if not file.exists():
+    if not run.pseudo_record.exists():
         return "none"
-    try:
-        record = read_json(file)
-        return f"{record['source']}, p >= {record['min_p']:g}, hash {record['hash'][:6]}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MaskensError(f"{file} can't be read ({error}). Put it back, or begin a new run.") from error
+    record = read_record(run.pseudo_record, PseudoRecord, advice=PUT_BACK)
+    return f"{record.source}, p >= {record.min_p:g}, hash {record.hash[:6]}"
 
 
 def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
@@ -102,28 +110,27 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
     Raises:
         MaskensError: they were edited or are gone, or the photos to predict have changed.
     """
-    file, advice = run.pseudo_record, "Put it back, or begin a new run."
+    file, advice = run.pseudo_record, PUT_BACK
     if not file.exists():
         jobs = learned_from(run, "pseudo")  # which would be trained anew, from the labels alone
         if jobs or run.pseudo_file.exists():
             raise MaskensError(f"{file} is missing{f', from which {jobs[0]} has learned' if jobs else ''}. {advice}")
         return None
+    record = read_record(file, PseudoRecord, advice=advice)
     try:
-        record = read_json(file)
-        source, min_p, fingerprint = record["source"], float(record["min_p"]), record["fingerprint"]
         names = [f"fold{fold}" for fold in range(run.k)]
         rows = read_table(run.pseudo_file, ("photo", *names), as_written=True)
         classes = np.array([[int(row[n] or NOT_TAKEN) for n in names] for row in rows], dtype=np.int64).T
     except (OSError, ValueError, KeyError, TypeError, MaskensError) as error:
         raise MaskensError(f"the pseudo-labels of {run.folder} can't be read ({error}). {advice}") from error
     data = read_eval(root)
-    if data.fingerprint != fingerprint:
+    if data.fingerprint != record.fingerprint:
         raise MaskensError(f"the photos in {root / 'eval'} are not those that the run's pseudo-labels are of. {advice}")
     place = {file: n for n, file in enumerate(data.photos.files)}
     known = all(row["photo"] in place for row in rows) and classes.min() >= NOT_TAKEN and classes.max() < CLASSES
     photos = data.photos.some([place[row["photo"]] for row in rows]) if known else data.photos
-    found = PseudoLabels(source, min_p, fingerprint, photos, classes)
-    if not known or found.hash != record.get("hash"):
+    found = PseudoLabels(record.source, record.min_p, record.fingerprint, photos, classes)
+    if not known or found.hash != record.hash:
         raise MaskensError(f"{run.pseudo_file} was edited after it was made. {advice}")
     return found
 
@@ -135,6 +142,8 @@ ADVICE = "Put it back, or begin a new run: maskens distil --out NEW_DIR"
 class FoldTargets:
     """What the teachers' models of one fold predict for the photos of all other folds: models and student alike have
     never seen the people of that fold, so none of their labels reaches the student that is scored on them."""
+
+    __pydantic_config__ = ConfigDict(arbitrary_types_allowed=True)
 
     models: tuple[str, ...]  # sha256 of each model
     files: tuple[str, ...]  # of the photos
@@ -222,10 +231,9 @@ def taught_rows(data: TrainData, folds: IntArray, fold: int) -> IntArray:
 
 def save_soft_targets(run: Run, soft: SoftTargets) -> None:
     """Write soft_targets.json into a run, and remove predictions that the soft targets don't have."""
-    record = {f.name: getattr(soft, f.name) for f in dataclasses.fields(soft) if f.name != "folds"}
     for fold in set(range(run.k)) - soft.folds.keys():
         run.soft_file(fold).unlink(missing_ok=True)
-    write_json(run.soft_record, sealed(record))
+    write_record(run.soft_record, soft, without=("folds",))
 
 
 def save_fold_targets(run: Run, soft: SoftTargets, fold: int) -> None:
@@ -246,11 +254,8 @@ def read_soft_targets(run: Run) -> SoftTargets | None:
     there = [fold for fold in range(run.k) if run.soft_file(fold).exists()]
     if not path.exists() and not there:
         return None
+    soft = read_record(path, SoftTargets, advice=ADVICE)
     try:
-        record = unsealed(read_json(path))
-        for name in ("teachers", "made_of"):
-            record[name] = tuple(record[name])
-        soft = SoftTargets(**record)
         for fold in there:
             path = run.soft_file(fold)
             taught, recorded = _read_fold(path)

@@ -393,7 +393,7 @@ def test_soft_targets_that_are_edited_or_gone_are_refused(root: Path, student: P
     arrays.unlink()
     refused(maskens("train", "--run", copy), "fold0.npz is missing, from which heads fold 0 has learned")
     record.unlink()
-    refused(maskens("train", "--run", copy), "soft_targets.json can't be read")
+    refused(maskens("train", "--run", copy), "soft_targets.json can't be used")
     shutil.rmtree(copy / "soft_targets")
     refused(maskens("train", "--run", copy), "fold0.npz is missing, from which heads fold 0 has learned")
     again = maskens("distil", "--run", root / "teacher", "--out", copy, "--recipe", root / "student.toml")

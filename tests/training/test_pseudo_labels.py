@@ -175,6 +175,11 @@ def test_jobs_with_and_without_are_not_taken_over_for_each_other(source: Path, l
 def test_an_edited_list_or_other_photos_are_refused(source: Path, learned: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(learned, copy)
+    record = copy / "pseudo.json"
+    text = record.read_text()
+    record.write_text(text.replace('"min_p": 0.51', '"min_p": 0.52'))
+    refused(maskens("train", "--run", copy), "pseudo.json can't be used: it was edited or damaged")
+    record.write_text(text)
     text = (copy / "pseudo.csv").read_text()
     (copy / "pseudo.csv").write_text(text.replace("eval/images/e", "eval/images/f", 1))
     refused(maskens("train", "--run", copy), "pseudo.csv was edited")
