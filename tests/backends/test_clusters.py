@@ -33,7 +33,7 @@ def test_a_temporary_folder_that_ray_can_not_use_is_named(tmp_path: Path, monkey
         pass
 
 
-RECIPE = f"{DEFAULTS}[tasks.heads]\nepochs = 20  # so that both train for a while, one beside the other\n"
+RECIPE = f"{DEFAULTS}[tasks.heads]\nepochs = 8  # so that both train for a while, one beside the other\n"
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ def test_training_again_has_nothing_left_to_do(there: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 2), (signal.SIGHUP, 2)])
+@pytest.mark.parametrize(("number", "jobs"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
 def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, number: signal.Signals, jobs: int) -> None:
     weights = Path("runs/default/mask/fold0/model.safetensors")
     unbroken = weights.read_bytes()

@@ -41,20 +41,14 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
         yield tiny_run(root / "run", data, RECIPE, "tasks.*.epochs=2")
 
 
-def test_parallel_jobs_give_what_sequential_ones_do(setting: TinyRun) -> None:
-    one, two = (
-        trained(setting, name, ["mask", "gender"], [0], Hardware("cpu", workers=0, jobs=jobs))
-        for name, jobs in (("one", 1), ("two", 2))
-    )
+def test_parallel_jobs_with_loader_processes_and_trackers_give_what_sequential_ones_do(setting: TinyRun) -> None:
+    one = trained(setting, "one", ["mask"], [0, 1], Hardware("cpu", workers=0))
+    two = trained(setting, "two", ["mask"], [0, 1], Hardware("cpu", workers=1, jobs=2), BOTH)
     for a, b in zip(one, two, strict=True):
-        alone, beside = (load_job_oof(s.run.job_folder(s.task, 0) / "oof.npz", {}) for s in (a, b))
+        alone, beside = (load_job_oof(s.run.job_folder(s.task, s.fold) / "oof.npz", {}) for s in (a, b))
         assert alone.at("last") == pytest.approx(beside.at("last"), abs=1e-4)
-
-
-def test_parallel_jobs_may_have_loader_processes_and_are_tracked(setting: TinyRun) -> None:
-    for spec in trained(setting, "tracked", ["mask"], [0, 1], Hardware("cpu", workers=1, jobs=2), BOTH):
-        assert is_done(spec)
-        folder = spec.run.job_folder("mask", spec.fold)
-        assert spec.job.status().note == ""
+        assert is_done(b)
+        assert b.job.status().note == ""
+        folder = b.run.job_folder("mask", b.fold)
         assert [e.step for e in events(folder).Scalars("f1")] == [1, 2]
         assert [r["step"] for r in wandb_history(folder)[0]] == [1, 2]
