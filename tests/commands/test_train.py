@@ -29,11 +29,7 @@ def test_a_stopped_training_says_how_to_go_on_and_does(copy: Path, number: signa
     weights = Path("runs/default/mask/fold0/model.safetensors")
     unbroken = weights.read_bytes()
     shutil.rmtree(weights.parent)
-    process = started(
-        *("train", "--jobs", jobs),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = started(*("train", "--jobs", jobs), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
     for line in process.stdout:
         if "epoch" in line:

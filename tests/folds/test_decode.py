@@ -112,13 +112,7 @@ def test_a_photo_taken_sideways_is_turned_upright(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("orientation", "upright"),
-    [
-        (1, lambda p: p),
-        (2, np.fliplr),
-        (3, lambda p: np.rot90(p, 2)),
-        (6, lambda p: np.rot90(p, -1)),
-        (8, np.rot90),
-    ],
+    [(1, lambda p: p), (2, np.fliplr), (3, lambda p: np.rot90(p, 2)), (6, lambda p: np.rot90(p, -1)), (8, np.rot90)],
 )
 def test_every_pixel_goes_where_the_orientation_says(tmp_path: Path, orientation: int, upright: Any) -> None:
     pixels = noise(6, 4)

@@ -108,11 +108,7 @@ def test_a_missing_detector_is_told_where_models_want_faces_cut_out(
 PHOTOS = st.tuples(st.integers(20, 900), st.integers(20, 900))
 SHAPES = st.tuples(st.integers(16, 500), st.integers(16, 500))
 BOXES = st.builds(
-    Box,
-    left=st.floats(-50, 900),
-    top=st.floats(-50, 900),
-    width=st.floats(5, 600),
-    height=st.floats(5, 600),
+    Box, left=st.floats(-50, 900), top=st.floats(-50, 900), width=st.floats(5, 600), height=st.floats(5, 600)
 )
 
 

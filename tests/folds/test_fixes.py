@@ -117,17 +117,7 @@ class TestLabels:
         assert strata(plain.people).tolist() == [0, 4, 2, 2]
         assert strata(data.people).tolist() == [3, 5, 2, 2]
         counts = dict(enumerate(class_counts(data)))
-        assert {c: n for c, n in counts.items() if n} == {
-            3: 5,
-            9: 1,
-            15: 1,
-            5: 5,
-            11: 1,
-            17: 1,
-            2: 11,
-            8: 1,
-            14: 2,
-        }
+        assert {c: n for c, n in counts.items() if n} == {3: 5, 9: 1, 15: 1, 5: 5, 11: 1, 17: 1, 2: 11, 8: 1, 14: 2}
         people = people_per_stratum_and_fold(data, np.zeros(4, dtype=np.int64), 1)
         assert people.ravel().tolist() == [0, 0, 1, 1, 0, 1], "003 has two folders"
 

@@ -136,10 +136,7 @@ def test_errors_within_a_draw_of_transforms_have_key_paths(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        (
-            "augment = ['camra']",
-            "mask.augment: there is no policy 'camra' (did you mean 'camera'?); there are camera",
-        ),
+        ("augment = ['camra']", "mask.augment: there is no policy 'camra' (did you mean 'camera'?); there are camera"),
         ("augment = [{some_of = 2, transforms = [{name = 'CLAHE'}]}]", "augment.0.some_of: there are 1 transforms to"),
         ("loss = {class_weights = [1, 2]}", "mask.loss: 2 class_weights, but 'mask' has 3 classes"),
         ("predicts = 'heads'\nloss = {class_weights = [1, 2, 3]}", "need a task with one head; 'heads' has 3"),

@@ -130,8 +130,7 @@ def test_each_is_a_person_of_its_own_beside_the_data(source: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("predicts", "labels"),
-    [("heads", [[1, 1, 2]]), ("class18", [[11]]), ("mask", [[1]]), ("female-age", [[2]])],
+    ("predicts", "labels"), [("heads", [[1, 1, 2]]), ("class18", [[11]]), ("mask", [[1]]), ("female-age", [[2]])]
 )
 def test_a_class_says_all_labels_of_a_task(predicts: str, labels: list[list[int]]) -> None:
     task = TaskRecipe.model_validate({"predicts": predicts, "model": "m"})
