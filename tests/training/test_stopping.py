@@ -155,12 +155,13 @@ def resumed_alike(
     assert left_by(setting) == left
 
 
-@pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS.keys())
-@pytest.mark.parametrize("batch", [1, 4, 5, 8, 11])
+@pytest.mark.parametrize(
+    ("batch", "keys"), [(1, "plain"), (5, "plain"), (11, "plain"), *((n, "all that has a state") for n in (4, 5, 8))]
+)
 def test_a_job_that_is_stopped_within_an_epoch_goes_on_from_there(
-    setting: TinyRun, batch: int, keys: tuple[str, ...], unbroken: Any, monkeypatch: pytest.MonkeyPatch
+    setting: TinyRun, batch: int, keys: str, unbroken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resumed_alike(setting, keys, batch, unbroken(keys), monkeypatch)
+    resumed_alike(setting, KEYS[keys], batch, unbroken(KEYS[keys]), monkeypatch)
 
 
 @pytest.mark.parametrize("keys", ROWS, ids=range(len(ROWS)))
@@ -171,10 +172,7 @@ def test_resuming_within_an_epoch_leads_to_the_same_bytes_for_every_schedule_sam
     resumed_alike(setting, keys, whole[1] + 3, whole, monkeypatch)
 
 
-def test_a_long_epoch_is_saved_now_and_then(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = setting.elsewhere("whole")
-    assert run_job(whole.spec(), setting.data, setting.folds) is None
-
+def test_a_long_epoch_is_saved_now_and_then(setting: TinyRun, unbroken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
         pass
 
@@ -191,7 +189,7 @@ def test_a_long_epoch_is_saved_now_and_then(setting: TinyRun, monkeypatch: pytes
     status = Job(setting.run, "mask", 0).status()
     assert (status.epoch, status.batches) == (1, 3)
     assert run_job(setting.spec(), setting.data, setting.folds) is None
-    assert left_by(setting) == left_by(whole)
+    assert left_by(setting) == unbroken(())[0]
 
 
 def test_what_was_saved_is_told(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,13 +319,10 @@ def test_a_file_that_can_not_be_removed_fails_no_finished_job(
     assert (folder / "error.txt").read_text() == "of an earlier attempt"
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-@pytest.mark.parametrize("writes", [4, 8, 12])
+@pytest.mark.parametrize(("error", "writes"), [(errno.ENOSPC, 4), (errno.EROFS, 8), (errno.EACCES, 12)])
 def test_a_disk_that_takes_no_more_costs_one_message_and_nothing_that_was_there(
-    setting: TinyRun, error: int, writes: int, monkeypatch: pytest.MonkeyPatch
+    setting: TinyRun, error: int, writes: int, unbroken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = setting.elsewhere("whole")
-    assert run_job(whole.spec(), setting.data, setting.folds) is None
     replace, left = os.replace, writes
 
     def full(source: str, target: str) -> None:
@@ -346,7 +341,7 @@ def test_a_disk_that_takes_no_more_costs_one_message_and_nothing_that_was_there(
         rf"can't write \S+: {os.strerror(error)}\.( The file that was there is unchanged\.)?", failure.message
     )
     assert run_job(setting.spec(), setting.data, setting.folds) is None
-    assert left_by(setting) == left_by(whole)
+    assert left_by(setting) == unbroken(())[0]
 
 
 def test_kills_leave_no_trace() -> None:

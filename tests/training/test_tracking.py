@@ -53,11 +53,15 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     return tiny_run(root / "run", data, RECIPE, "tasks.*.epochs=2")
 
 
+def stay_offline(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    patch.setenv("WANDB_MODE", "offline")
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        patch.setenv(name, str(folder / name))
+
+
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / name))
+    stay_offline(monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -79,8 +83,16 @@ def stop_before_the_second_epoch_counts(setting: TinyRun, spec: JobSpec, monkeyp
         run_job(spec, setting.data, setting.folds)
 
 
-def test_tensorboard_has_curves_pictures_and_the_recipe(setting: TinyRun) -> None:
-    folder = trained(setting, job(setting, "board", "heads", track=("tensorboard",)))
+@pytest.fixture(scope="module")
+def tracked(setting: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A job of which both trackers are told; to be read only."""
+    with pytest.MonkeyPatch.context() as patch:
+        stay_offline(patch, tmp_path_factory.mktemp("wandb"))
+        return trained(setting, job(setting, "tracked", "heads", track=BOTH))
+
+
+def test_tensorboard_has_curves_pictures_and_the_recipe(setting: TinyRun, tracked: Path) -> None:
+    folder = tracked
     found, rows = events(folder), history(folder)
     tags = found.Tags()
     assert set(tags["scalars"]) == {*SCALARS, "f1/mask", "f1/gender", "f1/age"}
@@ -149,8 +161,8 @@ def test_two_jobs_of_one_process_are_two_runs_of_wandb(setting: TinyRun) -> None
     assert len(ids) == 2
 
 
-def test_tracking_changes_no_result(setting: TinyRun) -> None:
-    without, tracked = (trained(setting, job(setting, f"equal{len(t)}", "heads", track=t)) for t in ((), BOTH))
+def test_tracking_changes_no_result(setting: TinyRun, tracked: Path) -> None:
+    without = trained(setting, job(setting, "untracked", "heads"))
     assert not {p.name for p in without.iterdir()} & set(BOTH)
     logits = [load_job_oof(folder / "oof.npz", {}) for folder in (without, tracked)]
     assert np.array_equal(logits[0].at("best"), logits[1].at("best"))
