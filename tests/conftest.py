@@ -28,7 +28,7 @@ for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # a script's background jobs ignor
     if (number := getattr(signal, name, None)) and signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL)
 
-settings.register_profile("maskens", deadline=None, max_examples=60)
+settings.register_profile("maskens", deadline=None, max_examples=30)
 settings.load_profile("maskens")
 
 

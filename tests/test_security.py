@@ -231,6 +231,7 @@ def test_a_task_can_not_be_named_so_as_to_leave_the_run(data: Path, tmp_path: Pa
 HOSTILE = "<img src=x onerror=alert(1)>&'[red]"
 
 
+@pytest.mark.usefixtures("charts_not_rendered")
 def test_names_are_escaped_in_pages_and_lists(make_data: MakeData, tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", people=12)
     table = data / "train" / "train.csv"

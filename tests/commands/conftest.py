@@ -15,7 +15,7 @@ from run_command import maskens
 SMALL = {
     "model_args": "{channels=[8,16,24,32], stem_width=8}",
     "resize": "[32,24]",
-    "epochs": "5",
+    "epochs": "3",
     "optimizer.lr": "2e-2",
 }
 """The recipe `demo`, smaller still."""

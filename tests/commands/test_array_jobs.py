@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 from run_command import maskens, started
 from tiny_runs import DEFAULTS
 
 RECIPE = f"{DEFAULTS}[tasks.heads]\nepochs = 2\n"
-FOLDS = range(3)
+FOLDS = range(2)
 FILES = ("model.safetensors", "oof.npz")
 
 
@@ -23,10 +22,9 @@ def test_an_array_of_processes_leaves_what_one_command_does(data: Path) -> None:
         assert maskens("folds", "--run", run, "--k", len(FOLDS)).code == 0
     assert maskens("train", "--run", "one", "--recipe", "mine.toml").code == 0
 
-    order = random.Random(6).sample(FOLDS, len(FOLDS))
     words = ("train", "--run", "array", "--recipe", "mine.toml", "--quiet", "--fold")
-    jobs = [started(*words, fold) for fold in order]
-    assert [job.wait(300) for job in jobs] == [0, 0, 0]
+    jobs = [started(*words, fold) for fold in reversed(FOLDS)]
+    assert [job.wait(300) for job in jobs] == [0, 0]
     assert left_by("array") == left_by("one")
     assert maskens("verify", "--run", "array").code == 0
     assert maskens("infer", "--run", "array").code == 0
