@@ -59,6 +59,14 @@ def data(make_data: MakeData, tmp_path: Path) -> Path:
     return make_data(tmp_path / "data", people=12)
 
 
+@pytest.fixture(scope="module")
+def bare(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with folds alone; to be read only."""
+    root = tmp_path_factory.mktemp("bare")
+    folds(make_data(root / "data", people=12), root / "run")
+    return root / "run"
+
+
 def folds(data: Path, run: Path) -> None:
     assert maskens("folds", "--data", data, "--run", run, "--k", 2).code == 0
 
@@ -67,11 +75,10 @@ def folds(data: Path, run: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.bin", "weights.safetensors"])
-def test_initial_weights_with_a_payload_are_refused(data: Path, tmp_path: Path, mark: Path, name: str) -> None:
-    folds(data, tmp_path / "run")
+def test_initial_weights_with_a_payload_are_refused(bare: Path, tmp_path: Path, mark: Path, name: str) -> None:
     torch.save({"conv.weight": Payload(mark)}, tmp_path / name)
     changes = ("--set", "tasks.*.epochs=1", "--workers", 0)
-    outcome = maskens("train", "--run", tmp_path / "run", "--recipe", "demo", "--weights", tmp_path / name, *changes)
+    outcome = maskens("train", "--run", bare, "--recipe", "demo", "--weights", tmp_path / name, *changes)
     refused(outcome, name)
     assert not mark.exists()
 
@@ -88,14 +95,13 @@ def test_initial_weights_with_a_payload_are_refused(data: Path, tmp_path: Path, 
         "features_only = true",
     ],
 )
-def test_a_model_of_a_recipe_or_checkpoint_names_no_file(data: Path, tmp_path: Path, mark: Path, argument: str) -> None:
+def test_a_model_of_a_recipe_or_checkpoint_names_no_file(bare: Path, tmp_path: Path, mark: Path, argument: str) -> None:
     """timm would unpickle some of these."""
-    folds(data, tmp_path / "run")
     torch.save({"conv.weight": Payload(mark)}, tmp_path / "evil.pth")
     given = argument.format(file=tmp_path / "evil.pth")
     change = f"tasks.mask.model_args={{ {given} }}"
     for words in (("--dry-run",), ("--task", "mask", "--fold", 0)):
-        run = ("train", "--run", tmp_path / "run", "--recipe", "demo", "--set", change)
+        run = ("train", "--run", bare, "--recipe", "demo", "--set", change)
         refused(maskens(*run, *words, *TINY), "tasks.mask.model_args", given.split(" ")[0])
     file = tmp_path / "gender" / "fold1" / "model.safetensors"
     model = create(parse_recipe('[tasks.class18]\nmodel = "test_resnet"\npretrained = false', "t").tasks["class18"])
@@ -106,27 +112,23 @@ def test_a_model_of_a_recipe_or_checkpoint_names_no_file(data: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("model", ["local-dir:{}", "hf-hub:someone/model", "{}/model"])
-def test_a_model_comes_from_timms_registry_alone(data: Path, tmp_path: Path, model: str) -> None:
-    folds(data, tmp_path / "run")
+def test_a_model_comes_from_timms_registry_alone(bare: Path, tmp_path: Path, model: str) -> None:
     change = f"tasks.mask.model={model.format(tmp_path)}"
-    outcome = maskens("train", "--run", tmp_path / "run", "--recipe", "demo", "--set", change, "--dry-run", *TINY)
+    outcome = maskens("train", "--run", bare, "--recipe", "demo", "--set", change, "--dry-run", *TINY)
     refused(outcome, "tasks.mask.model: needs a name from timm")
 
 
 @pytest.mark.parametrize("depth", [100, 400, 1500, 20_000])
-def test_a_recipe_nested_deeply_is_refused_in_one_line(data: Path, tmp_path: Path, depth: int) -> None:
-    folds(data, tmp_path / "run")
+def test_a_recipe_nested_deeply_is_refused_in_one_line(bare: Path, tmp_path: Path, depth: int) -> None:
     deep = "[" * depth + "]" * depth
     for number, text in enumerate(
         (f"model_args = {{ channels = {deep} }}", f"optimizer = {{ args = {{ a = {deep} }} }}")
     ):
         recipe = tmp_path / f"deep{number}.toml"
         recipe.write_text(f'extends = "demo"\n[tasks.mask]\n{text}\n')
-        refused(maskens("train", "--run", tmp_path / "run", "--recipe", recipe, "--dry-run", *TINY), "deep")
+        refused(maskens("train", "--run", bare, "--recipe", recipe, "--dry-run", *TINY), "deep")
     change = f"tasks.*.optimizer.args={{a={deep}}}"
-    refused(
-        maskens("train", "--run", tmp_path / "run", "--recipe", "demo", "--set", change, "--dry-run", *TINY), "--set"
-    )
+    refused(maskens("train", "--run", bare, "--recipe", "demo", "--set", change, "--dry-run", *TINY), "--set")
 
 
 def test_a_state_to_go_on_from_with_a_payload_is_refused(data: Path, tmp_path: Path, mark: Path) -> None:
