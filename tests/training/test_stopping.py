@@ -217,12 +217,13 @@ def test_a_process_that_is_killed_goes_on_and_at_the_last_attempt_fails_its_job_
     def kill_twice() -> None:
         """The first process of a job that is at work, and the one that goes on with the job."""
         killed: list[int] = []
+        until = time.monotonic() + 120
         while not (begun := [s for s in specs if s.job.status().state == "training"]):
             time.sleep(0.01)
         holder = setting.run.folder / ".locks" / f"{begun[0].task}-fold0.process.json"
-        while len(killed) < 2:
+        while len(killed) < 2 and time.monotonic() < until:
             time.sleep(0.01)
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, psutil.Error):
                 pid = json.loads(holder.read_text())["pid"]
                 if pid not in killed and psutil.Process(pid) in psutil.Process().children():
                     os.kill(pid, signal.SIGKILL)
