@@ -37,6 +37,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _whole_job(folder: Path) -> None:
     settings = [word for key, value in SMALL.items() for word in ("--set", f"tasks.*.{key}={value}")]
+    settings += ["--set", "tasks.mask.epochs=5"]  # the hardest one
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for words in (

@@ -118,7 +118,7 @@ def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path) -> No
     outcome = maskens("compare", "runs/default", "runs/other")
     assert outcome.code == 0, outcome
     shown = "\n".join(line.rstrip() for line in outcome.out.splitlines())
-    assert re.search(r"tasks\.mask\.epochs +3 +1\n", shown)
+    assert re.search(r"tasks\.mask\.epochs +5 +1\n", shown)
     first, second = shown.split(" default\n")[-1].split(" other\n")
     gender = [re.search(r"gender +([\d.]+ \(.*?\))", part)[1] for part in (first, second)]  # type: ignore[index]
     assert gender[0] == gender[1]
