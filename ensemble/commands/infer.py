@@ -212,7 +212,7 @@ def infer(options: Options, observer: Observer) -> Inferred | Estimate:
             a model that gives no numbers, a file that can't be written, a full disk.
     """
     from ensemble.decision.decide import decide
-    from ensemble.decision.submission import check_submission, unseen_words, write_skipped, write_submission
+    from ensemble.decision.submission import class_mix, unseen_words, write_skipped, write_submission
     from ensemble.prediction.estimate import estimate_inference
     from ensemble.prediction.infer import infer as predict_photos
     from ensemble.prediction.infer import save_logits
@@ -236,7 +236,7 @@ def infer(options: Options, observer: Observer) -> Inferred | Estimate:
     write_skipped(plan.path, data.skipped_ids, data.ids, decided.classes)
     return Inferred(
         classes=decided.classes,
-        check=check_submission(plan.path, data.ids, plan.runs[0].class_photos),
+        check=class_mix(decided.classes, plan.runs[0].class_photos),
         path=plan.path,
         earlier=earlier,
         notes=(*(line for e in ensembles for line in e.notes), *prediction.notes),

@@ -169,12 +169,17 @@ def check_submission(path: Path, ids: Sequence[str], class_photos: Sequence[int]
             first = next(n for n, (a, b) in enumerate(zip(found, ids, strict=True)) if a != b)
             problems = [f"the rows are not in the order of info.csv, from row {first + 2} on"]
         refuse(problems, f"{path} does not fit info.csv", "Write it again: maskens infer")
+    return class_mix(classes, class_photos)
+
+
+def class_mix(classes: IntArray, class_photos: Sequence[int] | None) -> SubmissionCheck:
+    """The classes of a submission beside the training set; `class_photos` as of `check_submission`."""
     histogram = np.bincount(classes, minlength=CLASSES).astype(np.int64)
     if class_photos is None:
-        return SubmissionCheck(len(found), histogram, None, None, ())
+        return SubmissionCheck(len(classes), histogram, None, None, ())
     prior = np.array(class_photos) / sum(class_photos)
-    expected = prior * len(found)
-    distance = float(np.abs(histogram / len(found) - prior).sum() / 2)
+    expected = prior * len(classes)
+    distance = float(np.abs(histogram / len(classes) - prior).sum() / 2)
     warnings = []
     if distance > FAR:
         warnings.append(
@@ -184,4 +189,4 @@ def check_submission(path: Path, ids: Sequence[str], class_photos: Sequence[int]
     absent = [str(c) for c in range(CLASSES) if histogram[c] == 0 and expected[c] >= EXPECTED]
     if absent:
         warnings.append(f"no photo at all is of class {', '.join(absent)}")
-    return SubmissionCheck(len(found), histogram, expected.round().astype(np.int64), distance, tuple(warnings))
+    return SubmissionCheck(len(classes), histogram, expected.round().astype(np.int64), distance, tuple(warnings))
