@@ -18,49 +18,31 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+import ensemble
 from ensemble.commands import recipes
-from ensemble.commands.audit import audit
-from ensemble.commands.check_submission import check_submission
-from ensemble.commands.compare import compare
-from ensemble.commands.distil import distil
-from ensemble.commands.explore import explore
-from ensemble.commands.export import export
-from ensemble.commands.folds import folds
-from ensemble.commands.infer import infer
-from ensemble.commands.predict import predict
-from ensemble.commands.recommend import recommend
-from ensemble.commands.report import report
-from ensemble.commands.sample import sample
-from ensemble.commands.score import score
-from ensemble.commands.serve import serve
-from ensemble.commands.step import Step
-from ensemble.commands.sweep import sweep
 from ensemble.commands.terminal import discard_if_broken, fail, print_anything
-from ensemble.commands.train import train
-from ensemble.commands.tune import tune
-from ensemble.commands.verify import verify
 from ensemble.jobs.stopping import Interruption
 from folds.errors import MaskensError, first_line
 
 COMMANDS = (
-    sample,
-    explore,
-    folds,
-    recommend,
-    train,
-    distil,
-    sweep,
-    infer,
-    predict,
-    serve,
-    score,
-    tune,
-    compare,
-    audit,
-    report,
-    verify,
-    check_submission,
-    export,
+    ensemble.sample,
+    ensemble.explore,
+    ensemble.folds,
+    ensemble.recommend,
+    ensemble.train,
+    ensemble.distil,
+    ensemble.sweep,
+    ensemble.infer,
+    ensemble.predict,
+    ensemble.serve,
+    ensemble.score,
+    ensemble.tune,
+    ensemble.compare,
+    ensemble.audit,
+    ensemble.report,
+    ensemble.verify,
+    ensemble.check_submission,
+    ensemble.export,
 )
 
 CTRL_C = 128 + signal.SIGINT  # exit codes of what a signal stopped, as shells have them
@@ -135,8 +117,7 @@ def refuse_small_memory() -> None:
 
 
 for step in COMMANDS:
-    command = step.command if isinstance(step, Step) else step
-    app.command(name=command.__name__.replace("_", "-"))(passing(command))
+    app.command(name=step.__name__.replace("_", "-"))(passing(step.command))
 app.add_typer(recipes_app, name="recipes")
 recipes_app.callback(invoke_without_command=True)(passing(recipes.list_recipes))
 recipes_app.command()(passing(recipes.show))

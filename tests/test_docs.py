@@ -19,3 +19,9 @@ def test_tables_of_recipes_are_toml_and_links_lead_somewhere(page: Path) -> None
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if not target.startswith(("http:", "https:", "#", "mailto:")):
             assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_modules_that_are_named_are_there(page: Path) -> None:
+    for name in re.findall(r"`((?:ensemble|folds|tests)/[\w./]+)`", page.read_text()):
+        assert (ROOT / name).exists(), name

@@ -1,1 +1,1 @@
-"""The commands: each parses its options, calls one function of the library, and prints."""
+"""The steps of the pipeline, a module each: a command and a Python call from one dataclass of options."""

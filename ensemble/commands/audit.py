@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,7 +117,6 @@ def audit(options: Options, observer: Observer) -> Audited:
     from ensemble.decision.blend import load_blend
     from ensemble.evaluation.audit import NAMES
     from ensemble.evaluation.audit import audit as find_suspects
-    from ensemble.pipeline.inputs import part_of
     from ensemble.reporting.audit_page import refuse_to_replace, write_audit
     from folds.explore.merge_candidates import portrait_candidates
     from folds.files import replacing_folder
@@ -130,8 +130,8 @@ def audit(options: Options, observer: Observer) -> Audited:
     suspects = find_suspects(data, blend.rows, decision.log_probabilities, options.field or tuple(NAMES))
     note, title = "; ".join(blend.notes), f"Likely label errors in {data.root}"
     with observer.progress() as on_progress:
-        candidates = portrait_candidates(data, workers, part_of(on_progress, "looking for people with two ids"))
+        candidates = portrait_candidates(data, workers, partial(on_progress, "looking for people with two ids"))
         with replacing_folder(folder) as build:
-            opened = part_of(on_progress, "opening photos")
+            opened = partial(on_progress, "opening photos")
             write_audit(build, suspects, candidates, title, note, options.top, workers, opened)
     return Audited(suspects, candidates, run, folder, note)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -244,7 +245,6 @@ def _taught(planned: DistilPlan, training: TrainingPlan, fold: int, on_progress:
     from ensemble.decision.joint import blend
     from ensemble.decision.members import geometries
     from ensemble.jobs.teaching import FoldTargets, taught_rows
-    from ensemble.pipeline.inputs import part_of
     from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings
     from ensemble.prediction.predict import predict
     from ensemble.prediction.predictor import by_task
@@ -252,9 +252,9 @@ def _taught(planned: DistilPlan, training: TrainingPlan, fold: int, on_progress:
     ensembles, data, hardware = planned.untaught[fold], training.data, planned.hardware
     settings = InferenceSettings(planned.views, hardware, training.todo[0].cache)
     shapes = geometries(m for ensemble in ensembles for m in ensemble.members)
-    decoding = part_of(on_progress, "decoding photos")
+    decoding = partial(on_progress, "decoding photos")
     photos = open_photos(data.photos, shapes, settings.cache, hardware.decoding_threads, decoding)
-    predicting, kept = part_of(on_progress, f"soft targets of fold {fold}"), InferenceCheckpoint(None, None)
+    predicting, kept = partial(on_progress, f"soft targets of fold {fold}"), InferenceCheckpoint(None, None)
     shown = predict(ensembles, photos, settings, kept, predicting, taught_rows(data, training.folds, fold))
     logits = by_task(ensembles, shown.logits)
     joints = np.stack([ensemble.joint(found) for ensemble, found in zip(ensembles, logits, strict=True)])

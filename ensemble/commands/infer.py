@@ -28,6 +28,7 @@ from ensemble.commands.options import (
     SkipBadOption,
     TtaOption,
     WorkersOption,
+    cache_folder,
 )
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal, run_options
@@ -268,7 +269,6 @@ def _plan(options: Options) -> _Plan:
     from ensemble.decision.submission import align
     from ensemble.decision.tuning import apply_tuning, weighted_runs
     from ensemble.models.engine_choice import engine_options
-    from ensemble.pipeline.inputs import cache_folder
     from ensemble.prediction.outputs import InferenceSettings
     from ensemble.prediction.strategies import check_budget
     from ensemble.recipes.run_recipe import run_recipe

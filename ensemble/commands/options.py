@@ -88,6 +88,13 @@ CacheOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def cache_folder(cache: str, run: Path) -> Path | None:
+    """The folder that --cache names, "" if it is not given; None decodes each time."""
+    return None if cache == "none" else Path(cache) if cache else run.parent / ".cache"
+
+
 FixesOption = Annotated[
     list[str] | None,
     typer.Option(

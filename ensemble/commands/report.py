@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -76,18 +77,18 @@ def report(options: Options, observer: Observer) -> Reported:
     Raises:
         MaskensError: nothing trained, runs that don't belong together, or a file that is not a report's to replace.
     """
-    from ensemble.pipeline.inputs import load_runs, part_of
     from ensemble.reporting.report import gather
     from ensemble.reporting.report_page import GENERATOR, report_file, write_report
     from folds.files import must_be_writable
     from folds.pages.html import refuse_foreign_file
+    from folds.run import load_run
 
-    path = options.out or report_file(load_runs(options.run))
+    path = options.out or report_file([load_run(folder) for folder in options.run])
     must_be_writable(path)
     refuse_foreign_file(path, GENERATOR)
     scored = evaluate_runs(options.run, options.data, options.tta, options.checkpoint, not options.no_tuning)
     gathered = gather(scored.blend, scored.evaluation, options.photos)
     replaced = path.exists()
     with observer.progress() as on_progress:
-        write_report(path, gathered, options.workers or -1, part_of(on_progress, "opening photos"))
+        write_report(path, gathered, options.workers or -1, partial(on_progress, "opening photos"))
     return Reported(scored, path, replaced)

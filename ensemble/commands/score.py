@@ -128,14 +128,15 @@ def score(options: Options, observer: Observer) -> Scored | tuple[SubmissionScor
             a submission than in the answers.
     """
     from ensemble.evaluation.evaluate import save_oof, score_submissions
-    from ensemble.pipeline.inputs import load_runs
-    from folds.run import file_of
+    from folds.run import file_of, load_run
 
     if (options.submission or options.person_column) and not options.truth:
         named = "--submission" if options.submission else "--person-column"
         raise MaskensError(f"{named} needs --truth CSV, the answers to score against.")
     if options.truth:
-        files = options.submission or [file_of(load_runs(options.run), lambda run: run.submission_file)]
+        files = options.submission or [
+            file_of([load_run(folder) for folder in options.run], lambda run: run.submission_file)
+        ]
         return score_submissions(options.truth, files, options.person_column)
     scored = evaluate_runs(options.run, options.data, options.tta, options.checkpoint, not options.no_tuning)
     if len(scored.blend.runs) == 1:
@@ -160,9 +161,9 @@ def evaluate_runs(
     from ensemble.decision.blend import load_blend
     from ensemble.decision.tuning import apply_tuning
     from ensemble.evaluation.evaluate import evaluate
-    from ensemble.pipeline.inputs import load_runs
+    from folds.run import load_run
 
-    blend = load_blend(load_runs(runs), data, checkpoint)
+    blend = load_blend([load_run(folder) for folder in runs], data, checkpoint)
     found, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
     # a tuning is fitted on the cross-fitted epochs, and what it gains is measured on them
     applied = apply_tuning(found, recipes, tta, tuned and checkpoint == "cross-fitted")

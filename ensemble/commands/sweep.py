@@ -32,6 +32,7 @@ from ensemble.commands.options import (
     WeightsOption,
     WorkersOption,
     YesOption,
+    cache_folder,
 )
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
@@ -160,7 +161,6 @@ def plan_sweep(options: Options) -> SweepPlan:
     from ensemble.jobs.seen_people import refuse_leaking_weights
     from ensemble.jobs.spec import plan, refuse_jobs_without_photos
     from ensemble.jobs.sweep import Sweep, load_sweep
-    from ensemble.pipeline.inputs import cache_folder
     from ensemble.training.preflight import job_warnings, preflight
     from ensemble.training.tracking import check_trackers
     from folds.ranges import parse_folds, parse_seeds

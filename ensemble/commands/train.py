@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
@@ -33,6 +34,7 @@ from ensemble.commands.options import (
     WeightsOption,
     WorkersOption,
     YesOption,
+    cache_folder,
 )
 from ensemble.commands.step import step
 from ensemble.commands.terminal import SILENT, Observer, Terminal, fail
@@ -146,13 +148,12 @@ class Plan:
 
     def estimate(self, observer: Observer = SILENT) -> Estimate | None:
         """Time, memory and disk, from a short probe that leaves nothing behind; None if there is nothing to do."""
-        from ensemble.pipeline.inputs import part_of
         from ensemble.training.cost import estimate_training
 
         if not self.todo:
             return None
         with observer.progress() as on_progress:
-            probing = part_of(on_progress, "probing")
+            probing = partial(on_progress, "probing")
             return estimate_training(self.queue, self.data, self.folds, self.hardware, self.restart, probing)
 
 
@@ -235,7 +236,6 @@ def plan_jobs(
     from ensemble.jobs.hardware import unused_gpu
     from ensemble.jobs.seen_people import refuse_leaking_weights
     from ensemble.jobs.spec import plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
-    from ensemble.pipeline.inputs import cache_folder
     from ensemble.recipes.loss import soft_f1_warnings
     from ensemble.recipes.run_recipe import RecipeChange, resolve_recipe, run_recipe
     from ensemble.training.preflight import job_warnings, preflight, readable_again
@@ -341,7 +341,6 @@ def leave_out_bad_photos(plan: AnyPlan, observer: Observer = SILENT, write: bool
             learn from, or a full disk.
     """
     from ensemble.jobs.spec import geometry, refuse_jobs_without_photos
-    from ensemble.pipeline.inputs import part_of
     from ensemble.training.preflight import leave_out_unreadable, remember_skipped
 
     if not (plan.skip_bad and plan.todo):
@@ -351,7 +350,7 @@ def leave_out_bad_photos(plan: AnyPlan, observer: Observer = SILENT, write: bool
     first = next((run for run in runs if run.jobs_on_disk()), runs[0])
     cache, threads = plan.todo[0].cache, plan.hardware.decoding_threads
     with observer.progress() as on_progress:
-        opening = part_of(on_progress, "decoding photos")
+        opening = partial(on_progress, "decoding photos")
         known, data = leave_out_unreadable(first, plan.data, geometries, cache, threads, opening, write)
     for run in runs:
         if write and run is not first and run.skipped_hash != known.skipped_hash:
@@ -393,7 +392,6 @@ def carry_out(
         Stopped: by Ctrl-C or SIGTERM, once the jobs under way have saved what they have learned.
     """
     from ensemble.jobs.reuse import reuse_among
-    from ensemble.pipeline.inputs import part_of
     from ensemble.recipes.run_recipe import bind_recipe
     from ensemble.training.queue import fill_cache
     from ensemble.training.queue import train as train_jobs
@@ -406,7 +404,7 @@ def carry_out(
     if not queue:
         return plan, []
     with observer.progress() as on_progress:
-        notes = fill_cache(queue, plan.data, plan.hardware, part_of(on_progress, "decoding photos"))
+        notes = fill_cache(queue, plan.data, plan.hardware, partial(on_progress, "decoding photos"))
     observer.note(notes)
     for spec in {s.run.folder: s for s in plan.jobs}.values():
         bind_recipe(spec.run, spec.recipe)

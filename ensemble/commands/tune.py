@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,11 +84,11 @@ def tune(options: Options, observer: Observer) -> Tuned:
     from ensemble.decision.fitting import STEPS
     from ensemble.decision.fitting import tune as fit_steps
     from ensemble.decision.tuning import save_tuning, tuning_file
-    from ensemble.pipeline.inputs import load_runs, part_of
     from ensemble.recipes.loss import soft_f1_warnings
     from folds.files import must_be_writable
+    from folds.run import load_run
 
-    runs = load_runs(options.run)
+    runs = [load_run(folder) for folder in options.run]
     if options.blend and len(runs) == 1:
         raise MaskensError("--blend weighs several runs: --run A --run B --blend.")
     wanted = {*(options.step or (s for s in STEPS if s not in ASKED_FOR)), *(["weights"] if options.blend else [])}
@@ -96,7 +97,7 @@ def tune(options: Options, observer: Observer) -> Tuned:
     must_be_writable(path)
     chosen = [s for s in STEPS if s in wanted]
     with observer.progress() as on_progress:
-        tuning, nested = fit_steps(blend, chosen, options.force, on_step=part_of(on_progress, "fitting"))
+        tuning, nested = fit_steps(blend, chosen, options.force, on_step=partial(on_progress, "fitting"))
     earlier = save_tuning(path, tuning, [blend.data.files[i] for i in blend.rows], nested)
     improper = [task for member in blend.runs for task in member.recipe.soft_f1_tasks if "temperatures" in chosen]
     warned = soft_f1_warnings(improper, "a temperature corrects its probabilities on average only")
