@@ -17,11 +17,11 @@ import numpy as np
 from ladder import train
 from real_photos import People, build_data, gained, machine, maskens, parse, print_heads
 
-from ensemble.decision.blend import Blend, load_blend
+from ensemble.decision.blend import OofEnsemble, load_oof_ensemble
 from ensemble.decision.decide import Decision, decide, decide_hard, vote
 from ensemble.decision.fitting import STEPS, tune
 from ensemble.decision.members import load_ensembles
-from ensemble.decision.tuning import Fitted
+from ensemble.decision.tuning import DecisionParams
 from ensemble.metrics.scores import interval
 from folds.labels import FloatArray, IntArray
 from folds.run import load_run
@@ -60,7 +60,7 @@ def print_table(out: Path, data: Path, logits: Path) -> None:
     differences = []
     tuned: dict[Sequence[str], tuple[FloatArray, FloatArray]] = {}
     for names in [*((name,) for name in RUNS), RUNS]:
-        blend = load_blend([load_run(out / name) for name in names], data, "best")
+        blend = load_oof_ensemble([load_run(out / name) for name in names], data, "best")
         inside = People.held_out(blend)
         found = ways(blend, logits, names, aside.truth)
         both = [(inside.macro_f1(way.oof), aside.macro_f1(way.eval)) for way in found]
@@ -87,14 +87,14 @@ def log_loss(decision: Decision, truth: IntArray) -> float:
     return -float(decision.log_probabilities[np.arange(len(truth)), truth].mean())
 
 
-def ways(blend: Blend, logits: Path, names: Sequence[str], aside: IntArray) -> list[Way]:
+def ways(blend: OofEnsemble, logits: Path, names: Sequence[str], aside: IntArray) -> list[Way]:
     """Every way to decide that is compared; plain with flip first."""
     plain, single = blend.plain("flip"), blend.plain("none")
     steps = [s for s in STEPS if s != "weights" or len(names) > 1]
     kept, kept_oof = tune(blend, steps)
     forced, forced_oof = tune(blend, steps, force=True)
     fits = [plain, single, kept.fitted, forced.fitted]
-    on_eval = [decide(joints(blend, logits, names, f), f.weights, f.offsets, "joint") for f in fits]
+    on_eval = [decide(class_log_probs(blend, logits, names, f), f.weights, f.offsets, "joint") for f in fits]
     oof = [blend.decide(plain), blend.decide(single), kept_oof, forced_oof]
     losses = [(log_loss(a, blend.truth), log_loss(b, aside)) for a, b in zip(oof, on_eval, strict=True)]
     titles = ["flip", "no TTA", f"tuned, kept: {kept.words}", f"all of {', '.join(steps)}"]
@@ -102,13 +102,13 @@ def ways(blend: Blend, logits: Path, names: Sequence[str], aside: IntArray) -> l
     by_part = [decide_hard(decision.log_probabilities) for decision in (oof[0], on_eval[0])]
     found.append(Way("flip, part by part", by_part[0], by_part[1]))
     if len(names) > 1:
-        votes = vote(blend.joints(plain).argmax(axis=2), oof[0].log_probabilities)
-        on_others = decide(joints(blend, logits, names, plain), plain.weights, plain.offsets, "vote").classes
+        votes = vote(blend.class_log_probs(plain).argmax(axis=2), oof[0].log_probabilities)
+        on_others = decide(class_log_probs(blend, logits, names, plain), plain.weights, plain.offsets, "vote").classes
         found.append(Way("flip, hard vote", votes, on_others))
     return found
 
 
-def joints(blend: Blend, logits: Path, names: Sequence[str], fitted: Fitted) -> FloatArray:
+def class_log_probs(blend: OofEnsemble, logits: Path, names: Sequence[str], fitted: DecisionParams) -> FloatArray:
     """What the runs would predict for the people set aside, from logits that were kept: (runs, photos, 18)."""
     views = 1 if fitted.tta == "none" else 2
     ensembles = load_ensembles([m.run for m in blend.runs], [m.recipe for m in blend.runs], fitted, False)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from real_photos import People, gained, initial_weights, machine, maskens, parse, print_heads
 
-from ensemble.decision.blend import load_blend
+from ensemble.decision.blend import load_oof_ensemble
 from ensemble.decision.decide import most_probable
 from ensemble.decision.members import load_ensembles
 from ensemble.metrics.scores import interval
@@ -60,7 +60,7 @@ def main() -> None:
 
 def on_new_people(run: Run, logits: Path, people: People, views: int) -> tuple[FloatArray, dict[int, FloatArray]]:
     """(macro F1 of all models together, of each fold's by itself), on each draw of people, everybody first."""
-    blend = load_blend([run], None, "best")
+    blend = load_oof_ensemble([run], None, "best")
     (ensemble,) = load_ensembles([run], [blend.runs[0].recipe], blend.plain(TTA[views]), allow_missing=True)
     with np.load(logits) as z:
         found = {task: z[f"logits/{task}"][:, :views] for task in ensemble.targets}
@@ -70,14 +70,14 @@ def on_new_people(run: Run, logits: Path, people: People, views: int) -> tuple[F
 
 def print_table(out: Path, teacher: Run, student: Run, plain: Run) -> None:
     runs = {"teacher": teacher, "student": student, "plain": plain}
-    blend = load_blend(list(runs.values()), None, "best")
+    blend = load_oof_ensemble(list(runs.values()), None, "best")
     inside, count = People.held_out(blend), len(list(blend.trained))
     with np.load(out / "teacher.logits.npz") as z:
         aside = People.new(Path(teacher.data), z["ids"].tolist())
     oof = {
         (name, views): inside.macro_f1(most_probable(joint))
         for views, tta in TTA.items()
-        for name, joint in zip(runs, blend.joints(blend.plain(tta)), strict=True)
+        for name, joint in zip(runs, blend.class_log_probs(blend.plain(tta)), strict=True)
     }
     new = {
         (name, views): on_new_people(run, out / f"{name}.logits.npz", aside, views)

@@ -31,13 +31,13 @@ from unittest import mock
 
 import numpy as np
 import torch
-from inference_speed import Setting, by_itself, mean_logits, parse, timm_way, ttach_way
+from inference_speed import DecisionVariant, by_itself, mean_logits, parse, timm_way, ttach_way
 
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.decision.anytime import Budget
-from ensemble.decision.blend import load_blend
+from ensemble.decision.blend import load_oof_ensemble
 from ensemble.decision.decide import decide
-from ensemble.decision.members import Member, geometries, load_ensembles
+from ensemble.decision.members import Member, load_ensembles, preprocessings
 from ensemble.decision.tuning import apply_tuning
 from ensemble.jobs.hardware import Hardware
 from ensemble.metrics.scores import macro_f1
@@ -59,7 +59,7 @@ from folds.layout import read_eval
 from folds.run import Run, load_run
 
 CPU = torch.device("cpu")
-LOOPS: dict[str, Callable[[Setting, int], dict[str, np.ndarray]]] = {
+LOOPS: dict[str, Callable[[DecisionVariant, int], dict[str, np.ndarray]]] = {
     "per-checkpoint loop": timm_way,
     "ttach loop": ttach_way,
 }
@@ -76,14 +76,14 @@ FIRST, BASE = "per-checkpoint loop", "maskens, torch fp32"
 
 
 @dataclasses.dataclass(frozen=True)
-class Cached(Setting):
+class Cached(DecisionVariant):
     """A setting whose photos are decoded already."""
 
     cache: Path = Path()
     run: Run | None = None
 
     def photos(self, member: Member) -> DecodedPhotos:
-        return open_photos(self.data, [member.card.geometry], self.cache, 2)
+        return open_photos(self.data, [member.card.preprocessing], self.cache, 2)
 
 
 def one(way: str, setting: Cached, oof: bool, out: Path) -> None:
@@ -128,19 +128,19 @@ def _maskens(way: str, setting: Cached, arrays: dict[str, Any], oof: bool) -> tu
     arrays |= {"seconds": wall - ready[0], "cpu": cpu - ready[1], "ready": ready[0], "notes": found.precision}
     if oof and budget is None:
         arrays["f1"] = _out_of_fold(setting, settings)
-    return found.joints, mean_logits(setting, found)
+    return found.class_log_probs, mean_logits(setting, found)
 
 
 def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
     """Macro F1 over the 18 classes of the models that `infer` would predict with, each on its held-out fold."""
     assert setting.run is not None
-    blend = load_blend([setting.run], None, "best")
+    blend = load_oof_ensemble([setting.run], None, "best")
     (own,) = blend.runs
     views, graphs = VIEWS["flip"], OnnxGraphs()
     logits = {task: np.full((2, len(blend.rows), t.width), np.nan, np.float32) for task, t in own.targets.items()}
     for member in setting.ensemble.members:
         card, mine = member.card, blend.fold == member.fold
-        photos = open_photos(blend.data.photos, [card.geometry], setting.cache, 2)
+        photos = open_photos(blend.data.photos, [card.preprocessing], setting.cache, 2)
         model = load_checkpoint(member.path, CPU)[0]
         first = np.stack([photos[row][0] for row in blend.rows[mine][:BATCH]])
         x = to_input(torch.from_numpy(first), card.mean, card.std, CPU)
@@ -171,7 +171,7 @@ def main() -> None:
     setting = _setting(load_run(args.run), args)
     if args.way:
         return one(args.way, setting, not args.no_oof, args.out)
-    open_photos(setting.data, geometries(setting.ensemble.members), setting.cache, 2)
+    open_photos(setting.data, preprocessings(setting.ensemble.members), setting.cache, 2)
     found: dict[str, list[dict[str, Any]]] = {}
     left_out: dict[str, str] = {}
     for number in range(args.rounds):

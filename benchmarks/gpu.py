@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from inference_speed import Setting, by_itself, mean_logits, parse, setting_of, shown, timm_way, ttach_way
+from inference_speed import DecisionVariant, by_itself, mean_logits, parse, setting_of, shown, timm_way, ttach_way
 
 from ensemble.models.engine import AS_TRAINED, EngineOptions
 from ensemble.models.process import configure_process
@@ -36,7 +36,7 @@ from ensemble.prediction.outputs import InferenceSettings
 
 SAMPLED = 0.25  # seconds between two samples of how busy the GPU is
 TIMM, NO_CACHE = "timm's loop", "maskens, fp32, --cache none"
-LOOPS: dict[str, Callable[[Setting, int], dict[str, np.ndarray]]] = {TIMM: timm_way, "ttach's loop": ttach_way}
+LOOPS: dict[str, Callable[[DecisionVariant, int], dict[str, np.ndarray]]] = {TIMM: timm_way, "ttach's loop": ttach_way}
 WAYS = {
     "maskens, fp32": AS_TRAINED,
     NO_CACHE: AS_TRAINED,
@@ -68,7 +68,7 @@ def busy(samples: list[float]) -> Iterator[None]:
         sampler.join()
 
 
-def one(name: str, setting: Setting, out: Path) -> None:
+def one(name: str, setting: DecisionVariant, out: Path) -> None:
     """Go one way and leave its time, how busy it kept the GPU, and the logits."""
     samples, notes = list[float](), ""
     configure = torch.set_num_threads if name in LOOPS else configure_process

@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader, Dataset
 from ensemble.data.cache import DecodedPhotos
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member, load_ensembles
-from ensemble.decision.tuning import Fitted, apply_tuning
+from ensemble.decision.tuning import DecisionParams, apply_tuning
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.build import load_checkpoint
 from ensemble.models.process import configure_process
@@ -52,9 +52,9 @@ BATCH = 64
 
 
 @dataclass(frozen=True)
-class Setting:
+class DecisionVariant:
     ensemble: Ensemble
-    fitted: Fitted
+    fitted: DecisionParams
     data: PhotoSet  # the first photos of an eval part
     hardware: Hardware
 
@@ -63,17 +63,17 @@ class Setting:
         return torch.device(self.hardware.device)
 
     def photos(self, member: Member) -> DecodedPhotos:
-        return DecodedPhotos(self.data, [member.card.geometry])
+        return DecodedPhotos(self.data, [member.card.preprocessing])
 
 
-def setting_of(args: argparse.Namespace, device: str) -> Setting:
+def setting_of(args: argparse.Namespace, device: str) -> DecisionVariant:
     """The models of `--run`, and the first `--photos` of its eval part."""
     run = load_run(args.run)
     recipe, whole = run_recipe(run), read_eval(run.data_folder())
     fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
     (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=False)
     part = whole.photos.some(range(min(args.photos, len(whole.ids))))
-    return Setting(ensemble, fitted, part, Hardware(choose_device(device), None))
+    return DecisionVariant(ensemble, fitted, part, Hardware(choose_device(device), None))
 
 
 def parse(doc: str | None, photos: int) -> argparse.ArgumentParser:
@@ -103,7 +103,7 @@ def by_itself(way: str, *options: str) -> dict[str, np.ndarray]:
             return dict(z)
 
 
-def mean_logits(setting: Setting, found: Prediction) -> dict[str, np.ndarray]:
+def mean_logits(setting: DecisionVariant, found: Prediction) -> dict[str, np.ndarray]:
     """Of each model, over its views."""
     return {
         f"{task} {fold}": values[place].mean(axis=0)
@@ -132,7 +132,7 @@ class OnePhoto(Dataset[tuple[np.ndarray, int]]):
         return np.ascontiguousarray((photo[:, ::-1] if self.mirrored else photo).transpose(2, 0, 1)), 0
 
 
-def timm_way(setting: Setting, workers: int) -> dict[str, np.ndarray]:
+def timm_way(setting: DecisionVariant, workers: int) -> dict[str, np.ndarray]:
     found = {}
     for member in setting.ensemble.members:
         views = []
@@ -154,7 +154,7 @@ def timm_way(setting: Setting, workers: int) -> dict[str, np.ndarray]:
     return found
 
 
-def ttach_way(setting: Setting, workers: int) -> dict[str, np.ndarray]:
+def ttach_way(setting: DecisionVariant, workers: int) -> dict[str, np.ndarray]:
     found = {}
     for member in setting.ensemble.members:
         model, card = load_checkpoint(member.path, setting.device)
@@ -168,16 +168,16 @@ def ttach_way(setting: Setting, workers: int) -> dict[str, np.ndarray]:
     return found
 
 
-def maskens(setting: Setting, routed: bool) -> tuple[dict[str, np.ndarray], np.ndarray, float]:
+def maskens(setting: DecisionVariant, routed: bool) -> tuple[dict[str, np.ndarray], np.ndarray, float]:
     with tempfile.TemporaryDirectory() as cache:
         early_exit = setting.fitted if routed else None
         settings = InferenceSettings("flip", setting.hardware, Path(cache), early_exit=early_exit)
         found = infer([setting.ensemble], setting.data, settings)
-    classes = decide(found.joints, setting.fitted.weights, setting.fitted.offsets).classes
+    classes = decide(found.class_log_probs, setting.fitted.weights, setting.fitted.offsets).classes
     return mean_logits(setting, found), classes, 1.0 if found.evaluated is None else found.evaluated
 
 
-WAYS: dict[str, Callable[[Setting], object]] = {
+WAYS: dict[str, Callable[[DecisionVariant], object]] = {
     "timm, no workers": lambda s: timm_way(s, 0),
     "timm, 2 workers": lambda s: timm_way(s, 2),
     "ttach, no workers": lambda s: ttach_way(s, 0),
@@ -187,7 +187,7 @@ WAYS: dict[str, Callable[[Setting], object]] = {
 }
 
 
-def one(way: str, setting: Setting, out: Path) -> None:
+def one(way: str, setting: DecisionVariant, out: Path) -> None:
     """Go one way and leave its time, the logits and the classes."""
     if way.startswith("maskens"):
         configure_process(setting.hardware.job_threads)

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from real_photos import People, build_data, eval_rows, initial_weights, machine, maskens, parse, print_heads
 
-from ensemble.decision.blend import load_blend
+from ensemble.decision.blend import load_oof_ensemble
 from ensemble.decision.submission import read_answers
 from ensemble.evaluation.compare import over_seeds
 from ensemble.metrics.scores import SCORED_PARTS
@@ -164,7 +164,7 @@ def print_table(out: Path, folds: str) -> None:
 
 def out_of_fold(run: Path) -> dict[str, FloatArray]:
     """Macro F1 of each part: float64 (1 + draws,), everybody first."""
-    blend = load_blend([load_run(run)], None, "best")
+    blend = load_oof_ensemble([load_run(run)], None, "best")
     return People.held_out(blend).macro_parts(blend.decide(blend.plain("flip")).classes)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from real_photos import build_data, initial_weights, machine, maskens, parse, print_heads
 from sklearn.metrics import average_precision_score
 
-from ensemble.decision.blend import load_blend
+from ensemble.decision.blend import load_oof_ensemble
 from ensemble.evaluation.audit import NAMES, audit, field_predictions
 from folds.corrections import fixes_csv, read_fixes
 from folds.files import write_text
@@ -111,7 +111,7 @@ def main() -> None:
 def print_table(folder: Path, planted: Path) -> None:
     """The audit beside the plain ranking and chance, a row a field."""
     run = load_run(folder)
-    blend = load_blend([run], None, "best")
+    blend = load_oof_ensemble([run], None, "best")
     data, log_p = blend.data, blend.decide(blend.plain("flip")).log_probabilities
     wrong = [(f.path, f.photo, f.field) for f in read_fixes([str(planted)])]
     rankings = {

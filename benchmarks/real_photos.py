@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.decision.blend import Blend
+from ensemble.decision.blend import OofEnsemble
 from ensemble.metrics.scores import Draws, interval
 from folds.labels import AGES, FloatArray, IntArray, decode
 
@@ -69,7 +69,7 @@ class People(Draws):
     """Photos with their truth, and draws of the people on them."""
 
     @staticmethod
-    def held_out(blend: Blend) -> People:
+    def held_out(blend: OofEnsemble) -> People:
         """Those that the folds of runs hold out."""
         return People(blend.truth, blend.person, blend.stratum)
 

@@ -129,7 +129,7 @@ def without_server(run: Path, files: Sequence[Path], device: str) -> list[tuple[
     rows = [("`predict`", len(files) / (time.perf_counter() - started))]
     chosen = choose_ensembles([run], None, True, False)
     models = ResidentEnsemble(chosen.ensembles, chosen.fitted, Hardware(choose_device(device), None))
-    decoded = [load_photo(f, models.geometries).sizes for f in files]
+    decoded = [load_photo(f, models.preprocessings).sizes for f in files]
     for size in (BATCH, 1):
         parts = [decoded[s : s + size] for s in range(0, len(decoded), size)]
         models.predict(parts[0])  # warms up

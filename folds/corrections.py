@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from folds.errors import SHOWN, MaskensError, counted, did_you_mean, refuse, typed
-from folds.files import as_typed, listing_text, sha256_of_text
+from folds.files import safe_csv, sha256_of_text, unescape_cell
 from folds.labels import GENDERS, MASKS, SHOTS
 from folds.people import OLDEST, Fix, Person, TrainData, fingerprint_of
 from folds.table import LINE, read_table, whole_number, with_zeros
@@ -50,7 +50,8 @@ def _read(name: str) -> list[Fix]:
             f"Name {', '.join(known)}, a CSV file with the columns {', '.join(COLUMNS)}, or {NONE}."
         )
     return [
-        Fix(**{c: as_typed(row[c]) for c in COLUMNS}, source=name, row=row[LINE]) for row in read_table(file, COLUMNS)
+        Fix(**{c: unescape_cell(row[c]) for c in COLUMNS}, source=name, row=row[LINE])
+        for row in read_table(file, COLUMNS)
     ]
 
 
@@ -93,7 +94,7 @@ def apply_fixes(data: TrainData, fixes: Sequence[Fix]) -> TrainData:
 
 def fixes_csv(fixes: Sequence[Fix]) -> str:
     """The text that `read_fixes` reads; "" without fixes."""
-    return listing_text(COLUMNS, [[getattr(f, c) for c in COLUMNS] for f in fixes]) if fixes else ""
+    return safe_csv(COLUMNS, [[getattr(f, c) for c in COLUMNS] for f in fixes]) if fixes else ""
 
 
 def fixed_people(data: TrainData) -> int:
@@ -213,7 +214,7 @@ def read_merges(names: Sequence[str]) -> tuple[Merge, ...]:
             raise MaskensError(f"--merge {NONE} drops all merges and can't go together with others.")
         return ()
     rows = [(name, row) for name in names for row in read_table(Path(name), MERGE_COLUMNS)]
-    return tuple(Merge(as_typed(row["a"]), as_typed(row["b"]), name, row[LINE]) for name, row in rows)
+    return tuple(Merge(unescape_cell(row["a"]), unescape_cell(row["b"]), name, row[LINE]) for name, row in rows)
 
 
 def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
@@ -282,7 +283,7 @@ def merged_people(data: TrainData) -> Mapping[str, tuple[str, ...]]:
 def merged_csv(data: TrainData) -> str:
     """The text that `read_merges` reads, a row an id that goes by another; "" without merges."""
     rows = [(group, i) for group, ids in merged_people(data).items() for i in ids if i != group]
-    return listing_text(MERGE_COLUMNS, rows) if rows else ""
+    return safe_csv(MERGE_COLUMNS, rows) if rows else ""
 
 
 def kept_merges(file: Path, expected: str) -> tuple[Merge, ...]:

@@ -314,9 +314,9 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return buffer.getvalue()
 
 
-def listing_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def safe_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """`csv_text` for people, who open it in a spreadsheet: text that would run there as a formula gets an apostrophe in
-    front, as OWASP advises ("CSV Injection"). `as_typed` takes it off again."""
+    front, as OWASP advises ("CSV Injection"). `unescape_cell` takes it off again."""
     return csv_text(header, ([_no_formula(cell) for cell in row] for row in rows))
 
 
@@ -330,8 +330,8 @@ def _no_formula(cell: object) -> object:
     return cell
 
 
-def as_typed(cell: str) -> str:
-    """A cell of a list as it was before `listing_text`."""
+def unescape_cell(cell: str) -> str:
+    """A cell of a list as it was before `safe_csv`."""
     return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
 
 
@@ -428,7 +428,7 @@ def set_aside(path: Path) -> Path:
         raise MaskensError(f"can't rename {path}: {error.strerror or error}.") from error
 
 
-def leave(path: Path, text: str) -> Path | None:
+def write_or_set_aside(path: Path, text: str) -> Path | None:
     """Leave `path` with this text, or without a file if it is empty; returns where another text is kept."""
     if text:
         return replace_keeping(path, text)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from folds.errors import MaskensError
-from folds.files import as_typed, listing_text, sha256_of_lines
+from folds.files import safe_csv, sha256_of_lines, unescape_cell
 from folds.labels import CLASSES, SHOT_MASK, SHOTS, IntArray, age_band, encode
 from folds.table import read_table
 
@@ -26,7 +26,7 @@ ADVICE = "Replace them, take their rows out of the CSV, or leave them out with -
 
 def skipped_csv(skipped: Mapping[str, str]) -> str:
     """A row a photo, sorted: file -> why it can't be read. `read_skipped` reads it."""
-    return listing_text(COLUMNS, sorted(skipped.items()))
+    return safe_csv(COLUMNS, sorted(skipped.items()))
 
 
 def read_skipped(path: Path) -> dict[str, str]:
@@ -35,7 +35,7 @@ def read_skipped(path: Path) -> dict[str, str]:
     Raises:
         MaskensError: no such file, or an unusable one.
     """
-    return {as_typed(row["photo"]): row["reason"] for row in read_table(path, COLUMNS, as_written=True)}
+    return {unescape_cell(row["photo"]): row["reason"] for row in read_table(path, COLUMNS, as_written=True)}
 
 
 def skipped_hash(files: Iterable[str]) -> str:

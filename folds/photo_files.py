@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from folds.errors import MaskensError, refuse
-from folds.files import as_typed
+from folds.files import unescape_cell
 from folds.people import PhotoSet, on_disk
 from folds.photos import SUFFIXES, read_photo
 from folds.run import Run
@@ -62,7 +62,7 @@ def training_aspect(run: Run) -> float | None:
     """Height / width of a photo that a run was trained on; None if its data are not at hand."""
     with contextlib.suppress(MaskensError, OSError, IndexError):
         row = read_table(run.folds_file, ("path",))[0]
-        files, _ = _below(on_disk(run.data_folder(), f"train/images/{as_typed(row['path'])}"))
+        files, _ = _below(on_disk(run.data_folder(), f"train/images/{unescape_cell(row['path'])}"))
         height, width, _ = read_photo(Path(sorted(files)[0])).shape
         return float(height / width)
     return None

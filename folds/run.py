@@ -23,7 +23,15 @@ from folds.corrections import (
     read_merges,
 )
 from folds.errors import MaskensError, did_you_mean_folder, refuse, typed
-from folds.files import leave, read_record, replace_keeping, replacing, sha256, sha256_of_text, write_record
+from folds.files import (
+    read_record,
+    replace_keeping,
+    replacing,
+    sha256,
+    sha256_of_text,
+    write_or_set_aside,
+    write_record,
+)
 from folds.labels import CLASSES, IntArray
 from folds.layout import place_of, read_train, remembered_place
 from folds.people import Fix, TrainData, class_counts, kept_skipped
@@ -230,7 +238,7 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
     kept_beside = [("fixes", run.fixes_file, fixes_csv(data.fixes)), ("merges", run.merged_file, merged)]
     kept_beside += [] if run.skipped_hash else [("skipped photos", run.skipped_file, "")]
     for what, file, content in kept_beside:
-        if aside := leave(file, content):
+        if aside := write_or_set_aside(file, content):
             note = "\n".join(filter(None, (note, f"the earlier {what} are kept as {aside}")))
     return run, note
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from folds.errors import SHOWN, MaskensError, did_you_mean, refuse
-from folds.files import as_typed, listing_text
+from folds.files import safe_csv, unescape_cell
 from folds.labels import AGES, CLASSES, GENDERS, MASKS, IntArray, age_band
 from folds.people import AS_NAMED, Person, TrainData
 from folds.table import LINE, read_table, whole_number, with_zeros
@@ -140,7 +140,7 @@ def folds_csv(data: TrainData, folds: IntArray) -> str:
         more["person"] = [p.group for p in data.people]
     if any(p.masks != AS_NAMED for p in data.people):
         more["masks"] = ["" if p.masks == AS_NAMED else "/".join(MASKS[m] for m in p.masks) for p in data.people]
-    return listing_text((*COLUMNS, *more), [(*row, *cells) for row, *cells in zip(rows, *more.values(), strict=True)])
+    return safe_csv((*COLUMNS, *more), [(*row, *cells) for row, *cells in zip(rows, *more.values(), strict=True)])
 
 
 def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
@@ -157,7 +157,7 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
     wanted = {p.path for p in data.people}
     assigned: dict[str, int] = {}
     for row in rows:
-        number, name, fold = row[LINE], with_zeros(as_typed(row["path"]), wanted), whole_number(row["fold"])
+        number, name, fold = row[LINE], with_zeros(unescape_cell(row["path"]), wanted), whole_number(row["fold"])
         if name not in wanted:
             near = did_you_mean(name, wanted) if len(problems) < SHOWN else ""
             problems.append(f"row {number}: '{name}' is not in train.csv{near}")
@@ -180,7 +180,7 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
 
 def what_changed(path: Path, data: TrainData) -> list[str]:
     """People whose rows or photos are not what folds.csv recorded; empty if the difference is finer."""
-    before = {as_typed(r["path"]): r | {"id": as_typed(r["id"])} for r in read_table(path, COLUMNS)}
+    before = {unescape_cell(r["path"]): r | {"id": unescape_cell(r["id"])} for r in read_table(path, COLUMNS)}
     now = {p.path: p for p in data.people}
     lines = [f"{p} is new" for p in sorted(now.keys() - before.keys())]
     lines += [f"{p} is gone" for p in sorted(before.keys() - now.keys())]

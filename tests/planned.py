@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ensemble.jobs.job import JobStatus, write_status
-from ensemble.jobs.oof import JobOof, people_halves, save_job_oof
+from ensemble.jobs.oof import JobOofLogits, people_halves, save_job_oof
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
@@ -69,7 +69,7 @@ def plan_run(
             if epochs:
                 best = int(np.argmax([task_scores(target, one[0], truth)[0] for one in its]))
                 chosen = half_epochs(target, its[:, 0], truth, half)
-            oof = JobOof(np.array(data.files)[rows], its, best, half, chosen, views)
+            oof = JobOofLogits(np.array(data.files)[rows], its, best, half, chosen, views)
             save_job_oof(run.job_folder(task, fold) / "oof.npz", oof, record)
             write_status(run, JobStatus(task, fold, "done"))
     return run

@@ -11,7 +11,7 @@ from PIL import Image
 from starlette.types import ASGIApp
 
 from ensemble.prediction.predictions import PhotoPredictions, ResidentEnsemble
-from ensemble.recipes.schema import Geometry
+from ensemble.recipes.schema import Preprocessing
 from ensemble.serving.app import AppSettings, create_app
 from ensemble.serving.limits import Limits
 from ensemble.serving.requests import PhotoAnswers
@@ -22,7 +22,7 @@ from folds.photos import Pixels
 class StubModels:
     """The class of a photo is its red value."""
 
-    geometries = (Geometry((32, 24), reduced=True), Geometry((16, 12)))
+    preprocessings = (Preprocessing((32, 24), reduced=True), Preprocessing((16, 12)))
 
     def __init__(self) -> None:
         self.batches: list[int] = []

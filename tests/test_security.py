@@ -26,7 +26,7 @@ from ensemble.commands.terminal import make_console
 from ensemble.models.build import create, load_checkpoint, save_checkpoint
 from ensemble.recipes.reading import parse_recipe
 from folds.errors import MaskensError
-from folds.files import as_typed, csv_text, listing_text
+from folds.files import csv_text, safe_csv, unescape_cell
 from folds.layout import read_eval, read_train
 from folds.pages.tables import new_table
 from folds.run import load_data, load_run
@@ -301,15 +301,15 @@ CELLS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12) | s
 @given(st.lists(CELLS, min_size=1, max_size=4))
 def test_no_cell_of_a_list_begins_a_formula_and_all_come_back(cells: list[str]) -> None:
     header = [f"c{n}" for n in range(len(cells))]
-    (_, row) = csv.reader(io.StringIO(listing_text(header, [cells])))
+    (_, row) = csv.reader(io.StringIO(safe_csv(header, [cells])))
     for cell in row:
         assert not cell.startswith(("=", "@", "\t")), cell
         if cell.startswith(("+", "-")):
             float(cell)  # a number
     if not any(cell.startswith("'") for cell in cells):
-        assert [as_typed(cell) for cell in row] == cells
+        assert [unescape_cell(cell) for cell in row] == cells
 
 
 def test_a_list_without_formulas_is_a_plain_csv() -> None:
     rows = [("a/b", 3, -0.5, "-0.5", "it's")]
-    assert listing_text(("path", "n", "x", "y", "z"), rows) == csv_text(("path", "n", "x", "y", "z"), rows)
+    assert safe_csv(("path", "n", "x", "y", "z"), rows) == csv_text(("path", "n", "x", "y", "z"), rows)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from ensemble.data.cache import load_photo
-from ensemble.recipes.schema import Geometry
+from ensemble.recipes.schema import Preprocessing
 from folds.photos import read_photo
 from hostile.judge import Verdict, command, judge, judge_call
 from hostile.mutations import spoiled_bytes
@@ -101,19 +101,19 @@ def _judged(rng: Random, place: Workplace, content: bytes, expected: Pixels | No
     if verdict.result in ("traceback", "wrong"):
         return verdict
     size = rng.choice(((32, 24), (24, 32), (128, 96)))
-    geometry = Geometry(size, rng.choice((None, (16, 16))), reduced=rng.random() < 0.7)
-    plain = Geometry(geometry.resize, geometry.crop)
+    preprocessing = Preprocessing(size, rng.choice((None, (16, 16))), reduced=rng.random() < 0.7)
+    plain = Preprocessing(preprocessing.resize, preprocessing.crop)
 
     def fault(found: Any) -> str:
         if verdict.result == "refused":
             return "read in a size, and refused in whole"
         (pixels,), (reference,) = found.sizes, load_photo(file, [plain]).sizes
-        if pixels.shape != geometry.shape:
+        if pixels.shape != preprocessing.shape:
             return f"it comes as {pixels.shape}"
         far = np.abs(pixels.astype(float) - reference).mean()
         return f"{far:.1f} levels from what it is in whole" if far > NEAR_REDUCED else ""
 
-    sized = judge_call(lambda: load_photo(file, [geometry]), fault)
+    sized = judge_call(lambda: load_photo(file, [preprocessing]), fault)
     return sized if sized.result in ("traceback", "wrong") else verdict
 
 

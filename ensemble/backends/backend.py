@@ -13,7 +13,7 @@ import joblib
 
 
 @dataclass(frozen=True)
-class Shape:
+class ClusterCapacity:
     """How many calls a cluster takes at a time, and what each of them has."""
 
     slots: int

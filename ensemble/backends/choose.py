@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from ensemble.backends.backend import Backend, SequentialBackend, Shape
+from ensemble.backends.backend import Backend, ClusterCapacity, SequentialBackend
 from ensemble.jobs.hardware import BackendName, Hardware, choose_device
 from folds.errors import MaskensError
 
@@ -84,7 +84,7 @@ def _check_installed(backend: BackendName | None) -> None:
         )
 
 
-def _shape(backend: BackendName | None, address: str, jobs: int | None, device: str) -> Shape:
+def _shape(backend: BackendName | None, address: str, jobs: int | None, device: str) -> ClusterCapacity:
     if backend == "dask":
         from ensemble.backends.dask_backend import dask_client, dask_shape
 

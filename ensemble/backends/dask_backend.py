@@ -15,9 +15,9 @@ from dask import config
 from distributed import Client, KilledWorker, LocalCluster
 from distributed.client import FutureCancelledError
 
-from ensemble.backends.backend import STOPPING, Call, Shape, WorkerLost
+from ensemble.backends.backend import STOPPING, Call, ClusterCapacity, WorkerLost
 from ensemble.backends.node_process import cant_run, packed_call, run_on_node, stop_all
-from ensemble.backends.work_process import Children
+from ensemble.backends.work_process import WorkerPool
 from ensemble.jobs.hardware import Hardware
 from folds.errors import MaskensError, first_line
 
@@ -87,7 +87,7 @@ class DaskBackend:
                 with contextlib.suppress(Exception):  # one that is gone can't say goodbye
                     each.close(timeout=5)
         if self._cluster:
-            Children.end()
+            WorkerPool.end()
         self._client = self._cluster = None
 
     def _stop(self) -> None:
@@ -152,7 +152,7 @@ def dask_client(address: str) -> Iterator[Client]:
         client.close()
 
 
-def dask_shape(client: Client) -> Shape:
+def dask_shape(client: Client) -> ClusterCapacity:
     """How many calls the workers take at a time, and with how many cores each."""
     workers = client.scheduler_info(n_workers=-1)["workers"]
     slots = Counter[str]()
@@ -160,4 +160,4 @@ def dask_shape(client: Client) -> Shape:
         slots[worker["host"]] += worker["nthreads"]
     cores = {workers[name]["host"]: count for name, count in client.run(joblib.cpu_count).items() if name in workers}
     gpus = sum(int(worker["resources"].get(GPU, 0)) for worker in workers.values())
-    return Shape(sum(slots.values()), gpus, min(max(1, cores[host] // slots[host]) for host in cores))
+    return ClusterCapacity(sum(slots.values()), gpus, min(max(1, cores[host] // slots[host]) for host in cores))

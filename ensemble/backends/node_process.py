@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ensemble.backends.backend import Call
-from ensemble.backends.work_process import STOPPED, Child, Children, Outcome, portable
+from ensemble.backends.work_process import STOPPED, Outcome, Worker, WorkerPool, portable
 from ensemble.jobs.stopping import stop_file
 from folds.errors import MaskensError
 from folds.run import library_versions
@@ -193,10 +193,10 @@ def _run_process(call: NodeCall) -> Outcome:
         log.write(f"{time.ctime()}: {call.name} on {socket.gethostname()}\n")
     with tempfile.TemporaryDirectory(prefix="maskens-") as folder:
         answer = Path(folder) / "outcome"
-        child = Children.take(call.threads)
+        child = WorkerPool.take(call.threads)
         if not child.send(str(call.log), call.token, str(answer), call.work):  # it has ended for want of work
             child.end()
-            child = Child(call.threads)
+            child = Worker(call.threads)
             child.send(str(call.log), call.token, str(answer), call.work)
         asked = False
         while not child.has_answered(LOOK):
@@ -204,7 +204,7 @@ def _run_process(call: NodeCall) -> Outcome:
                 child.process.terminate()
                 asked = True
         if answer.exists():
-            Children.give_back(child)
+            WorkerPool.give_back(child)
             outcome: Outcome = pickle.loads(answer.read_bytes())
             return outcome
     code = child.end()

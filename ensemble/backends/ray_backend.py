@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RaySystemError, RayTaskError
 
-from ensemble.backends.backend import STOPPING, Call, Shape, WorkerLost
+from ensemble.backends.backend import STOPPING, Call, ClusterCapacity, WorkerLost
 from ensemble.backends.node_process import cant_run, packed_call, run_on_node, stop_all
 from ensemble.backends.work_process import Outcome
 from ensemble.jobs.hardware import Hardware
@@ -173,7 +173,7 @@ def _handlers_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def ray_shape(address: str, jobs: int | None, on_gpus: bool | None) -> Shape:
+def ray_shape(address: str, jobs: int | None, on_gpus: bool | None) -> ClusterCapacity:
     """What the cluster that is connected takes at a time: a call for each GPU, else one for each node.
 
     Args:
@@ -196,4 +196,4 @@ def ray_shape(address: str, jobs: int | None, on_gpus: bool | None) -> Shape:
     wants_gpus = on_gpus is not False and gpus > 0
     wanted = jobs or (gpus if wants_gpus else len(nodes))
     cores = [int(node["CPU"]) for node in nodes if not wants_gpus or node.get("GPU", 0)]
-    return Shape(wanted, gpus, max(1, min(cores) // -(-wanted // len(cores))), max(cores))
+    return ClusterCapacity(wanted, gpus, max(1, min(cores) // -(-wanted // len(cores))), max(cores))

@@ -120,21 +120,21 @@ class Outcome:
         raise WorkerLost(self.value) if self.state == "lost" else WorkerStopped
 
 
-class Children:
+class WorkerPool:
     """Processes of this scheduler's worker, kept for a while after a call: importing torch anew takes seconds."""
 
-    _idle: ClassVar[dict[int, list[Child]]] = {}  # by their number of threads
+    _idle: ClassVar[dict[int, list[Worker]]] = {}  # by their number of threads
     _lock = threading.Lock()
 
     @classmethod
-    def take(cls, threads: int) -> Child:
+    def take(cls, threads: int) -> Worker:
         """One that waits for work, or a new one."""
         with cls._lock:
             waiting = cls._idle.get(threads)
-            return waiting.pop() if waiting else Child(threads)
+            return waiting.pop() if waiting else Worker(threads)
 
     @classmethod
-    def give_back(cls, child: Child) -> None:
+    def give_back(cls, child: Worker) -> None:
         with cls._lock:
             cls._idle.setdefault(child.threads, []).append(child)
 
@@ -147,7 +147,7 @@ class Children:
             cls._idle.clear()
 
 
-class Child:
+class Worker:
     """A process that runs one call after the other."""
 
     def __init__(self, threads: int) -> None:

@@ -114,7 +114,7 @@ def audit(options: Options, observer: Observer) -> Audited:
     Raises:
         MaskensError: nothing trained, or a folder that is not an audit's to replace.
     """
-    from ensemble.decision.blend import load_blend
+    from ensemble.decision.blend import load_oof_ensemble
     from ensemble.evaluation.audit import NAMES
     from ensemble.evaluation.audit import audit as find_suspects
     from ensemble.reporting.audit_page import refuse_to_replace, write_audit
@@ -125,7 +125,7 @@ def audit(options: Options, observer: Observer) -> Audited:
     run, workers = load_run(options.run[0]), options.workers or -1
     folder = options.out or run.folder / "audit"
     refuse_to_replace(folder)
-    blend = load_blend([run], options.data, options.checkpoint)
+    blend = load_oof_ensemble([run], options.data, options.checkpoint)
     data, decision = blend.data, blend.decide(blend.plain(options.tta))
     suspects = find_suspects(data, blend.rows, decision.log_probabilities, options.field or tuple(NAMES))
     note, title = "; ".join(blend.notes), f"Likely label errors in {data.root}"

@@ -243,7 +243,7 @@ def _taught(planned: DistilPlan, training: TrainingPlan, fold: int, on_progress:
 
     from ensemble.data.cache import open_photos
     from ensemble.decision.joint import blend
-    from ensemble.decision.members import geometries
+    from ensemble.decision.members import preprocessings
     from ensemble.jobs.teaching import FoldTargets, taught_rows
     from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings
     from ensemble.prediction.predict import predict
@@ -251,15 +251,15 @@ def _taught(planned: DistilPlan, training: TrainingPlan, fold: int, on_progress:
 
     ensembles, data, hardware = planned.untaught[fold], training.data, planned.hardware
     settings = InferenceSettings(planned.views, hardware, training.todo[0].cache)
-    shapes = geometries(m for ensemble in ensembles for m in ensemble.members)
+    shapes = preprocessings(m for ensemble in ensembles for m in ensemble.members)
     decoding = partial(on_progress, "decoding photos")
     photos = open_photos(data.photos, shapes, settings.cache, hardware.decoding_threads, decoding)
     predicting, kept = partial(on_progress, f"soft targets of fold {fold}"), InferenceCheckpoint(None, None)
     shown = predict(ensembles, photos, settings, kept, predicting, taught_rows(data, training.folds, fold))
     logits = by_task(ensembles, shown.logits)
-    joints = np.stack([ensemble.joint(found) for ensemble, found in zip(ensembles, logits, strict=True)])
+    class_log_probs = np.stack([ensemble.joint(found) for ensemble, found in zip(ensembles, logits, strict=True)])
     files = tuple(data.files[row] for row in shown.rows)
-    return FoldTargets(_models(planned.teachers, ensembles), files, blend(joints).astype(np.float32))
+    return FoldTargets(_models(planned.teachers, ensembles), files, blend(class_log_probs).astype(np.float32))
 
 
 def _print(trained: Trained, options: Options, terminal: Terminal) -> None:

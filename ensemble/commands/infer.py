@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ensemble.decision.decide import Rule
     from ensemble.decision.members import Ensemble
     from ensemble.decision.submission import SubmissionCheck
-    from ensemble.decision.tuning import Fitted, StepName
+    from ensemble.decision.tuning import DecisionParams, StepName
     from ensemble.prediction.outputs import InferenceSettings
     from folds.labels import IntArray
     from folds.people import EvalData
@@ -158,7 +158,7 @@ class _Plan:
     runs: list[Run]
     data: EvalData
     ensembles: list[Ensemble]
-    fitted: Fitted
+    fitted: DecisionParams
     used: str  # models, photos, views and tuning in words
     rule: Rule
     votes: tuple[IntArray, ...]  # of other submissions, each (photos,)
@@ -229,7 +229,7 @@ def infer(options: Options, observer: Observer) -> Inferred | Estimate:
         data = _readable(plan, options, decoding)
         prediction = predict_photos(ensembles, data.photos, settings, decoding, partial(tell, "predicting"))
     decided = decide(
-        prediction.joints, fitted.weights, fitted.offsets, plan.rule, plan.votes, plan.person, prediction.seen
+        prediction.class_log_probs, fitted.weights, fitted.offsets, plan.rule, plan.votes, plan.person, prediction.seen
     )
     rule = plan.rule if plan.person is None and not plan.votes else None
     save_logits(plan.logits_file, data, ensembles, prediction, fitted, decided.classes, rule)
@@ -249,11 +249,11 @@ def infer(options: Options, observer: Observer) -> Inferred | Estimate:
 def _readable(plan: _Plan, options: Options, on_progress: Progress) -> EvalData:
     """The data, with what can't be read among what is skipped, if that is asked for; a dry run writes nothing."""
     from ensemble.data.cache import skip_unreadable
-    from ensemble.decision.members import geometries
+    from ensemble.decision.members import preprocessings
 
     if not options.skip_bad_photos:
         return plan.data
-    wanted = geometries(m for e in plan.ensembles for m in e.members)
+    wanted = preprocessings(m for e in plan.ensembles for m in e.members)
     threads = plan.settings.hardware.decoding_threads
     write = not options.dry_run
     found = skip_unreadable(plan.data.photos, wanted, plan.settings.cache, threads, on_progress, write)

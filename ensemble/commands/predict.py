@@ -27,7 +27,7 @@ from folds.errors import MaskensError
 
 if TYPE_CHECKING:
     from ensemble.decision.members import Ensemble
-    from ensemble.decision.tuning import Fitted
+    from ensemble.decision.tuning import DecisionParams
     from ensemble.recipes.views import Tta
 
 SHOWN_PHOTOS = 40  # rows of the table
@@ -136,11 +136,11 @@ def predict(options: Options, observer: Observer) -> Predicted:
 
 
 def _kept(path: Path, records: Sequence[dict[str, Any]]) -> Path | None:
-    from folds.files import json_text, listing_text, replace_keeping
+    from folds.files import json_text, replace_keeping, safe_csv
 
     if path.suffix == ".json":
         return replace_keeping(path, json_text(records))
-    return replace_keeping(path, listing_text(list(records[0]), [list(r.values()) for r in records]))
+    return replace_keeping(path, safe_csv(list(records[0]), [list(r.values()) for r in records]))
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class ChosenEnsembles:
     """Which models predict photos from anywhere, and how."""
 
     ensembles: list[Ensemble]
-    fitted: Fitted  # for these ensembles, in their order
+    fitted: DecisionParams  # for these ensembles, in their order
     aspect: float  # height / width of the photos that the models were trained on
     tuning: str  # in words
 

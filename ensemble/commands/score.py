@@ -23,7 +23,7 @@ from ensemble.commands.terminal import Observer, Terminal
 from folds.errors import MaskensError
 
 if TYPE_CHECKING:
-    from ensemble.decision.blend import Blend
+    from ensemble.decision.blend import OofEnsemble
     from ensemble.evaluation.evaluate import Evaluation, SubmissionScore
     from ensemble.jobs.oof import Checkpoint
     from ensemble.recipes.views import Tta, TtaSet
@@ -66,7 +66,7 @@ class Options:
 class Scored:
     """The ensemble and what it is worth out-of-fold."""
 
-    blend: Blend
+    blend: OofEnsemble
     evaluation: Evaluation
     tta: TtaSet  # the views it uses
 
@@ -158,12 +158,12 @@ def evaluate_runs(
     Raises:
         MaskensError: nothing trained, runs that don't belong together.
     """
-    from ensemble.decision.blend import load_blend
+    from ensemble.decision.blend import load_oof_ensemble
     from ensemble.decision.tuning import apply_tuning
     from ensemble.evaluation.evaluate import evaluate
     from folds.run import load_run
 
-    blend = load_blend([load_run(folder) for folder in runs], data, checkpoint)
+    blend = load_oof_ensemble([load_run(folder) for folder in runs], data, checkpoint)
     found, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
     # a tuning is fitted on the cross-fitted epochs, and what it gains is measured on them
     applied = apply_tuning(found, recipes, tta, tuned and checkpoint == "cross-fitted")

@@ -359,7 +359,7 @@ def _compare(options: Options) -> SweepComparison | None:
     """
     from ensemble.evaluation.compare import compare_recipes, records
     from ensemble.jobs.sweep import load_sweep
-    from folds.files import json_text, listing_text, write_text
+    from folds.files import json_text, safe_csv, write_text
     from folds.run import remembered
 
     out, tta, checkpoint = options.out, options.tta, options.checkpoint
@@ -375,7 +375,7 @@ def _compare(options: Options) -> SweepComparison | None:
     about |= {"checkpoint": checkpoint, "tta": tta, "notes": found.notes, "scores": rows}
     flat = [{k: v for k, v in row.items() if not k.startswith("seeds_")} for row in rows]
     write_text(sweep.folder / "comparison.json", json_text(about))
-    write_text(sweep.folder / "comparison.csv", listing_text(list(flat[0]), [[*row.values()] for row in flat]))
+    write_text(sweep.folder / "comparison.csv", safe_csv(list(flat[0]), [[*row.values()] for row in flat]))
     return found
 
 

@@ -340,18 +340,18 @@ def leave_out_bad_photos(plan: AnyPlan, observer: Observer = SILENT, write: bool
         MaskensError: a run has models that were trained on photos that can't be read now, jobs have nobody left to
             learn from, or a full disk.
     """
-    from ensemble.jobs.spec import geometry, refuse_jobs_without_photos
+    from ensemble.jobs.spec import preprocessing, refuse_jobs_without_photos
     from ensemble.training.preflight import leave_out_unreadable, remember_skipped
 
     if not (plan.skip_bad and plan.todo):
         return plan
-    geometries = list(dict.fromkeys(geometry(s.recipe.tasks[s.task]) for s in plan.todo))
+    preprocessings = list(dict.fromkeys(preprocessing(s.recipe.tasks[s.task]) for s in plan.todo))
     runs = [*{s.run.folder: s.run for s in plan.jobs}.values()]
     first = next((run for run in runs if run.jobs_on_disk()), runs[0])
     cache, threads = plan.todo[0].cache, plan.hardware.decoding_threads
     with observer.progress() as on_progress:
         opening = partial(on_progress, "decoding photos")
-        known, data = leave_out_unreadable(first, plan.data, geometries, cache, threads, opening, write)
+        known, data = leave_out_unreadable(first, plan.data, preprocessings, cache, threads, opening, write)
     for run in runs:
         if write and run is not first and run.skipped_hash != known.skipped_hash:
             remember_skipped(run, data.skipped)

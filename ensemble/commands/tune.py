@@ -80,7 +80,7 @@ def tune(options: Options, observer: Observer) -> Tuned:
     Raises:
         MaskensError: one run to be weighed, too few people, nothing trained.
     """
-    from ensemble.decision.blend import load_blend
+    from ensemble.decision.blend import load_oof_ensemble
     from ensemble.decision.fitting import STEPS
     from ensemble.decision.fitting import tune as fit_steps
     from ensemble.decision.tuning import save_tuning, tuning_file
@@ -92,7 +92,7 @@ def tune(options: Options, observer: Observer) -> Tuned:
     if options.blend and len(runs) == 1:
         raise MaskensError("--blend weighs several runs: --run A --run B --blend.")
     wanted = {*(options.step or (s for s in STEPS if s not in ASKED_FOR)), *(["weights"] if options.blend else [])}
-    blend = load_blend(runs, options.data, "cross-fitted")
+    blend = load_oof_ensemble(runs, options.data, "cross-fitted")
     path = runs[0].folder / tuning_file([member.untuned for member in blend.runs])
     must_be_writable(path)
     chosen = [s for s in STEPS if s in wanted]

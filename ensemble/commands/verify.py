@@ -30,7 +30,7 @@ def _print(verified: tuple[Verification, ...], options: Options, terminal: Termi
     for found in verified:
         terminal.print(verification_table(found))
         terminal.note(found.notes)
-        for line in found.made_with:
+        for line in found.environment:
             terminal.say(line, "dim")
         if not found.wrong:
             terminal.say(f"{found.run.folder}: all {len(found.checks)} checks match", "bold")

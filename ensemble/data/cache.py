@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.data.pixel_file import PixelFile, create
-from ensemble.recipes.schema import Geometry
+from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError, refuse
 from folds.faces import crop_to_face, detector_fault
 from folds.files import replacing, sha256, write_text
@@ -23,33 +23,33 @@ from folds.photos import Pixels, Progress, in_threads, read_photo, read_sizes, r
 
 
 class LoadedPhoto(NamedTuple):
-    """A photo in some geometries."""
+    """A photo in some preprocessings."""
 
     sizes: tuple[Pixels, ...]  # uint8 (height, width, 3) each
     face: bool  # False: a crop around the face was wanted, and none was found
 
 
-def load_photo(path: Path, geometries: Sequence[Geometry]) -> LoadedPhoto:
-    """A photo in each geometry; the file is read once.
+def load_photo(path: Path, preprocessings: Sequence[Preprocessing]) -> LoadedPhoto:
+    """A photo in each preprocessing; the file is read once.
 
     Raises:
         MaskensError: it can't be read.
     """
-    return in_geometries(read_sizes(path, decoded_sizes(geometries)), geometries)
+    return in_preprocessings(read_sizes(path, decoded_sizes(preprocessings)), preprocessings)
 
 
-def decoded_sizes(geometries: Sequence[Geometry]) -> list[tuple[int, int] | None]:
-    """At which size a photo is decoded for each geometry: `at_least` of `folds.photos.read_sizes`."""
-    return [g.decoded if g.reduced else None for g in geometries]
+def decoded_sizes(preprocessings: Sequence[Preprocessing]) -> list[tuple[int, int] | None]:
+    """At which size a photo is decoded for each preprocessing: `at_least` of `folds.photos.read_sizes`."""
+    return [g.decoded if g.reduced else None for g in preprocessings]
 
 
-def in_geometries(photos: Sequence[Pixels], geometries: Sequence[Geometry]) -> LoadedPhoto:
-    """A photo that was decoded at `decoded_sizes`, uint8 (h, w, 3) each, in each geometry."""
-    found = [resize(photo, g) for photo, g in zip(photos, geometries, strict=True)]
+def in_preprocessings(photos: Sequence[Pixels], preprocessings: Sequence[Preprocessing]) -> LoadedPhoto:
+    """A photo that was decoded at `decoded_sizes`, uint8 (h, w, 3) each, in each preprocessing."""
+    found = [resize(photo, g) for photo, g in zip(photos, preprocessings, strict=True)]
     return LoadedPhoto(tuple(photo for photo, _ in found), all(face for _, face in found))
 
 
-def resize(photo: Pixels, geometry: Geometry) -> tuple[Pixels, bool]:
+def resize(photo: Pixels, preprocessing: Preprocessing) -> tuple[Pixels, bool]:
     """A decoded photo, resized and cropped.
 
     Args:
@@ -58,18 +58,18 @@ def resize(photo: Pixels, geometry: Geometry) -> tuple[Pixels, bool]:
     Returns:
         (uint8 (height, width, 3), False where a face was to be cut out and there is none).
     """
-    if geometry.crop == "face":
-        return crop_to_face(photo, geometry.resize)
-    return resize_and_crop(photo, geometry.resize, geometry.crop), True
+    if preprocessing.crop == "face":
+        return crop_to_face(photo, preprocessing.resize)
+    return resize_and_crop(photo, preprocessing.resize, preprocessing.crop), True
 
 
-def refuse_without_detector(geometries: Iterable[Geometry]) -> None:
+def refuse_without_detector(preprocessings: Iterable[Preprocessing]) -> None:
     """Refuse crops around faces where none can be found.
 
     Raises:
         MaskensError: with what to install.
     """
-    fault = detector_fault() if any(g.crop == "face" for g in geometries) else ""
+    fault = detector_fault() if any(g.crop == "face" for g in preprocessings) else ""
     if fault:
         raise MaskensError(f'models are to be shown crops around faces (crop = "face"): {fault}')
 
@@ -83,16 +83,18 @@ BUILDING = ".building-"
 SPARE = 64 * 2**20  # bytes of disk to leave free
 
 
-def missing_geometries(photos: PhotoSet, geometries: Sequence[Geometry], cache: Path) -> list[Geometry]:
+def missing_preprocessings(
+    photos: PhotoSet, preprocessings: Sequence[Preprocessing], cache: Path
+) -> list[Preprocessing]:
     """Those that the cache has no whole file of."""
-    return [g for g in geometries if not _complete(pixel_file(cache, photos, g), g, len(photos.files))]
+    return [g for g in preprocessings if not _complete(pixel_file(cache, photos, g), g, len(photos.files))]
 
 
-def pixel_file(cache: Path, photos: PhotoSet, geometry: Geometry) -> Path:
-    """Where photos of a geometry lie. The name says which of them are skipped and black in it, so that a cache with
-    holes is never taken for a whole one, nor for one with other holes."""
-    height, width, _ = geometry.shape
-    of = "\n".join([f"{photos.version} {geometry} v1", *sorted(photos.skipped)])
+def pixel_file(cache: Path, photos: PhotoSet, preprocessing: Preprocessing) -> Path:
+    """Where photos of one preprocessing lie. The name says which of them are skipped and black in it, so that a cache
+    with holes is never taken for a whole one, nor for one with other holes."""
+    height, width, _ = preprocessing.shape
+    of = "\n".join([f"{photos.version} {preprocessing} v1", *sorted(photos.skipped)])
     without = f"-without{len(photos.skipped)}" if photos.skipped else ""
     return cache / f"{height}x{width}-{sha256(of)[:16]}{without}.npy"
 
@@ -102,23 +104,23 @@ def faces_file(path: Path) -> Path:
     return path.with_suffix(".faces.npy")
 
 
-def _complete(path: Path, geometry: Geometry, photos: int) -> bool:
+def _complete(path: Path, preprocessing: Preprocessing, photos: int) -> bool:
     try:
-        whole = PixelFile(path).shape == (photos, *geometry.shape)
-        return whole and (geometry.crop != "face" or len(np.load(faces_file(path), allow_pickle=False)) == photos)
+        whole = PixelFile(path).shape == (photos, *preprocessing.shape)
+        return whole and (preprocessing.crop != "face" or len(np.load(faces_file(path), allow_pickle=False)) == photos)
     except Exception:  # whatever a damaged file raises: it is made anew
         return False
 
 
 def build(
     photos: PhotoSet,
-    targets: Sequence[Geometry],
+    targets: Sequence[Preprocessing],
     cache: Path,
     workers: int,
     on_progress: Progress | None,
     skip: bool = False,
 ) -> PhotoSet:
-    """Write the cache's file of each geometry.
+    """Write the cache's file of each preprocessing.
 
     Args:
         skip: leave out photos that can't be read, and return the photos with these among the skipped ones.
@@ -151,10 +153,10 @@ def build(
             photos = photos.without(reasons(photos, problems))
         else:
             refuse_unreadable(photos, problems)
-        for file, geometry in zip(building, targets, strict=True):
+        for file, preprocessing in zip(building, targets, strict=True):
             file.flush()
-            path = pixel_file(cache, photos, geometry)
-            if geometry.crop == "face":
+            path = pixel_file(cache, photos, preprocessing)
+            if preprocessing.crop == "face":
                 with replacing(faces_file(path)) as handle:
                     np.save(handle, faces)
             os.replace(file.path, path)
@@ -201,14 +203,16 @@ def _remove_stale(cache: Path) -> None:
 
 
 class DecodedPhotos:
-    """Indexable photos, each in one or more geometries: from the cache's files, or decoded at each access.
+    """Indexable photos, each in one or more preprocessings: from the cache's files, or decoded at each access.
 
     Those that `photos` skips are not to be asked for: in the cache they are black.
     Pickles as paths only, so that worker processes share the page cache and not a copy.
     """
 
-    def __init__(self, photos: PhotoSet, geometries: Sequence[Geometry], cached: Sequence[Path] | None = None) -> None:
-        self.photos, self.geometries, self.cached = photos, tuple(geometries), cached
+    def __init__(
+        self, photos: PhotoSet, preprocessings: Sequence[Preprocessing], cached: Sequence[Path] | None = None
+    ) -> None:
+        self.photos, self.preprocessings, self.cached = photos, tuple(preprocessings), cached
         self._open: list[PixelFile] | None = None
         self._faces: npt.NDArray[np.bool_] | None = None
 
@@ -220,7 +224,7 @@ class DecodedPhotos:
         return len(self.photos.files)
 
     def __getitem__(self, index: int) -> tuple[Pixels, ...]:
-        """The photo in each geometry, uint8 (height, width, 3).
+        """The photo in each preprocessing, uint8 (height, width, 3).
 
         Raises:
             MaskensError: it can't be read.
@@ -228,13 +232,13 @@ class DecodedPhotos:
         return self.load(index).sizes
 
     def load(self, index: int) -> LoadedPhoto:
-        """The photo in each geometry, and whether its face was found.
+        """The photo in each preprocessing, and whether its face was found.
 
         Raises:
             MaskensError: it can't be read.
         """
         if self.cached is None:
-            return load_photo(self.photos.path(self.files[index]), self.geometries)
+            return load_photo(self.photos.path(self.files[index]), self.preprocessings)
         try:
             if self._open is None:
                 self._open = [PixelFile(path) for path in self.cached]
@@ -251,8 +255,8 @@ class DecodedPhotos:
         """
         if self._faces is None:
             self._faces = np.ones(len(self), np.bool_)
-            for geometry, path in zip(self.geometries, self.cached or (), strict=True):
-                if geometry.crop == "face":
+            for preprocessing, path in zip(self.preprocessings, self.cached or (), strict=True):
+                if preprocessing.crop == "face":
                     self._faces &= np.load(faces_file(path), allow_pickle=False)
         return self._faces
 
@@ -262,15 +266,15 @@ class DecodedPhotos:
 
 def open_photos(
     photos: PhotoSet,
-    geometries: Sequence[Geometry],
+    preprocessings: Sequence[Preprocessing],
     cache: Path | None,
     workers: int,
     on_progress: Progress | None = None,
 ) -> DecodedPhotos:
-    """The photos in each geometry; what the cache lacks is decoded now, each file read once for all.
+    """The photos in each preprocessing; what the cache lacks is decoded now, each file read once for all.
 
     Args:
-        geometries: without repeats.
+        preprocessings: without repeats.
         cache: folder of the decoded photos; None decodes at each access instead.
         workers: decoding threads.
 
@@ -278,18 +282,18 @@ def open_photos(
         MaskensError: photos that can't be read (all listed) and that `photos` does not skip, or too little disk (with
             figures).
     """
-    refuse_without_detector(geometries)
+    refuse_without_detector(preprocessings)
     if cache is None:
-        return DecodedPhotos(photos, geometries)
-    missing = missing_geometries(photos, geometries, cache)
+        return DecodedPhotos(photos, preprocessings)
+    missing = missing_preprocessings(photos, preprocessings, cache)
     if missing:
         build(photos, missing, cache, workers, on_progress)
-    return DecodedPhotos(photos, geometries, [pixel_file(cache, photos, g) for g in geometries])
+    return DecodedPhotos(photos, preprocessings, [pixel_file(cache, photos, g) for g in preprocessings])
 
 
 def skip_unreadable(
     photos: PhotoSet,
-    geometries: Sequence[Geometry],
+    preprocessings: Sequence[Preprocessing],
     cache: Path | None,
     workers: int,
     on_progress: Progress | None = None,
@@ -301,19 +305,21 @@ def skip_unreadable(
     read, all photos are: nothing that was mended stays out.
 
     Args:
-        geometries, cache, workers: as of `open_photos`.
+        preprocessings, cache, workers: as of `open_photos`.
         write: fill the cache on the way, so that each file is read once for both; else all are opened, none is kept.
 
     Raises:
         MaskensError: none can be read, or too little disk.
     """
-    refuse_without_detector(geometries)
+    refuse_without_detector(preprocessings)
     found = photos.without(_listed(photos, cache)) if cache else photos
     if cache is None or not write:
-        if cache is None or missing_geometries(found, geometries, cache):
-            found = found.without(reasons(found, _open_all(found, geometries, workers, on_progress)[1]))
+        if cache is None or missing_preprocessings(found, preprocessings, cache):
+            found = found.without(reasons(found, _open_all(found, preprocessings, workers, on_progress)[1]))
         return found
-    while missing := missing_geometries(found, geometries, cache):  # again, if more can't be read than were listed
+    while missing := missing_preprocessings(
+        found, preprocessings, cache
+    ):  # again, if more can't be read than were listed
         found = build(found, missing, cache, workers, on_progress, skip=True)
     if found.skipped:
         write_text(_list_file(photos, cache), skipped_csv(found.skipped))
@@ -335,16 +341,16 @@ def _listed(photos: PhotoSet, cache: Path) -> dict[str, str]:
     return {file: listed[file] for file in some.files} if len(still) == int(some.readable.sum()) else {}
 
 
-def missing_bytes(photos: PhotoSet, geometries: Sequence[Geometry], cache: Path | None) -> int:
+def missing_bytes(photos: PhotoSet, preprocessings: Sequence[Preprocessing], cache: Path | None) -> int:
     """How much larger the cache would become; arguments as of `open_photos`."""
-    missing = missing_geometries(photos, geometries, cache) if cache else []
+    missing = missing_preprocessings(photos, preprocessings, cache) if cache else []
     return sum(len(photos.files) * int(np.prod(g.shape)) for g in missing)
 
 
 def check_readable(
-    photos: PhotoSet, geometries: Sequence[Geometry], workers: int, on_progress: Progress | None = None
+    photos: PhotoSet, preprocessings: Sequence[Preprocessing], workers: int, on_progress: Progress | None = None
 ) -> npt.NDArray[np.bool_]:
-    """Decode every photo, in whole beside its geometries, and keep none.
+    """Decode every photo, in whole besides its preprocessings, and keep none.
 
     Returns:
         bool (photos,): False where a face was to be cut out and none was found.
@@ -352,18 +358,18 @@ def check_readable(
     Raises:
         MaskensError: photos that can't be read, all listed.
     """
-    refuse_without_detector(geometries)
-    faces, problems = _open_all(photos, geometries, workers, on_progress)
+    refuse_without_detector(preprocessings)
+    faces, problems = _open_all(photos, preprocessings, workers, on_progress)
     refuse_unreadable(photos, problems)
     return faces
 
 
 def _open_all(
-    photos: PhotoSet, geometries: Sequence[Geometry], workers: int, on_progress: Progress | None = None
+    photos: PhotoSet, preprocessings: Sequence[Preprocessing], workers: int, on_progress: Progress | None = None
 ) -> tuple[npt.NDArray[np.bool_], dict[str, str]]:
     """(as `check_readable`, file -> what is wrong with it)."""
     faces = np.ones(len(photos.files), np.bool_)
-    cut = [g for g in geometries if g.crop == "face"]
+    cut = [g for g in preprocessings if g.crop == "face"]
 
     def one(index: int) -> None:
         path = photos.path(photos.files[index])

@@ -17,7 +17,7 @@ from torch.utils.data import Sampler as TorchSampler
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos
-from ensemble.data.masks import DrawMasks, Taught
+from ensemble.data.masks import DrawMasks, TargetArray
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from folds.errors import MaskensError
 from folds.labels import SHOTS, IntArray, age_band, decode
@@ -161,7 +161,7 @@ class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
     def __init__(
         self,
         photos: TrainingPhotos,
-        labels: Taught,
+        labels: TargetArray,
         augment: Augment,
         seed: Sequence[int],
         masks: DrawMasks | None = None,
@@ -181,7 +181,7 @@ class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
 class PhotoBatch(NamedTuple):
     """Photos as they are."""
 
-    photos: tuple[Tensor, ...]  # for each geometry uint8 (batch, h, w, 3)
+    photos: tuple[Tensor, ...]  # for each preprocessing uint8 (batch, h, w, 3)
     faces: Tensor  # bool (batch,): False where a face was to be cut out and none was found
 
 
@@ -198,7 +198,7 @@ class PlainPhotos(Dataset[PhotoBatch]):
 
 def train_loader(
     photos: TrainingPhotos,
-    labels: Taught,
+    labels: TargetArray,
     batches: EpochBatches,
     augment: Augment,
     seed: Sequence[int],

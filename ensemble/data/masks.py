@@ -19,7 +19,7 @@ from folds.photos import Pixels
 
 WEAR, INCORRECT, NOT_WEAR = range(len(MASKS))
 SAMPLE = 200  # photos on which faces are looked for beforehand
-Taught = npt.NDArray[Any]  # what comes with a photo to learn from: labels, or a soft target
+TargetArray = npt.NDArray[Any]  # what comes with a photo to learn from: labels, or a soft target
 STREAM = 2  # of a key; augmentation draws from 0 and 1
 
 
@@ -36,7 +36,9 @@ class DrawMasks:
         if isinstance(recipe.crop, tuple) and not recipe.masks.detect:
             self.face = self.face.cropped(recipe.resize, recipe.crop)
 
-    def __call__(self, photo: Pixels, labels: Taught, index: int, key: Sequence[int]) -> tuple[Pixels, Taught]:
+    def __call__(
+        self, photo: Pixels, labels: TargetArray, index: int, key: Sequence[int]
+    ) -> tuple[Pixels, TargetArray]:
         """A mask on some photos of faces without one; all others as they are.
 
         Where a mask lies that somebody wears is not known, so nothing is drawn over it; nor where a face is to be
@@ -63,7 +65,7 @@ class DrawMasks:
         drawn = draw_mask(photo, face, state == WEAR, rng)
         return drawn, self._with_mask(labels, state)
 
-    def _with_mask(self, labels: Taught, state: int) -> Taught:
+    def _with_mask(self, labels: TargetArray, state: int) -> TargetArray:
         return soft_with_mask(labels, state) if self.soft else with_mask(self.target, labels, state, self.in_years)
 
 

@@ -12,13 +12,13 @@ import numpy as np
 
 from ensemble.decision.decide import Decision, decide, most_probable
 from ensemble.decision.joint import column_temperatures, joint_log_probabilities
-from ensemble.decision.tuning import Fitted, RunTuning, untuned_run
+from ensemble.decision.tuning import DecisionParams, RunTuning, untuned_run
 from ensemble.jobs.job import job_names, jobs_of, unverified
 from ensemble.jobs.oof import Checkpoint, Logits, pool, select_views, trained_folds
 from ensemble.metrics.scores import few_people, macro_f1
 from ensemble.recipes.run_recipe import find_set, run_recipe
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.tasks import Target
+from ensemble.recipes.tasks import OutputSpec
 from ensemble.recipes.views import Tta, TtaSet, as_set, known_sets
 from folds.errors import MaskensError
 from folds.labels import CLASSES, FloatArray, IntArray
@@ -31,7 +31,7 @@ ROUNDS = 25  # of the greedy selection: weights come in steps of 1/25 at the fin
 
 
 @dataclass(frozen=True)
-class RunOof:
+class RunOofLogits:
     """What one run says out-of-fold."""
 
     run: Run
@@ -45,7 +45,7 @@ class RunOof:
         return str(self.run.folder)
 
     @property
-    def targets(self) -> dict[str, Target]:
+    def targets(self) -> dict[str, OutputSpec]:
         return {name: task.target for name, task in self.recipe.tasks.items()}
 
     def mean_logits(self, task: str, tta: Tta | TtaSet) -> FloatArray:
@@ -61,10 +61,10 @@ class RunOof:
 
 
 @dataclass(frozen=True)
-class Blend:
+class OofEnsemble:
     """One run or more, and the photos that each of them predicted out-of-fold."""
 
-    runs: tuple[RunOof, ...]
+    runs: tuple[RunOofLogits, ...]
     data: TrainData  # of the first run, whose labels count
     folds: IntArray  # (people,)
     checkpoint: Checkpoint
@@ -91,7 +91,7 @@ class Blend:
         found[self.person] = strata(self.data.people)[self.data.photo_person[self.rows]]
         return found
 
-    def joints(self, fitted: Fitted) -> FloatArray:
+    def class_log_probs(self, fitted: DecisionParams) -> FloatArray:
         """float64 (runs, photos, 18): each run's log probabilities, its logits divided by its temperatures."""
         found, tta = [], fitted.tta_set
         for member, tuned in zip(self.runs, fitted.runs, strict=True):
@@ -120,7 +120,7 @@ class Blend:
         """The sets of views that every run's logits are there for."""
         return [name for name, tta in self.known_sets.items() if set(tta.views) <= set(self.views)]
 
-    def plain(self, tta: Tta, views: TtaSet | None = None) -> Fitted:
+    def plain(self, tta: Tta, views: TtaSet | None = None) -> DecisionParams:
         """Nothing fitted: mean of the runs, no temperatures, no offsets.
 
         Args:
@@ -130,16 +130,16 @@ class Blend:
             MaskensError: there is no such set.
         """
         name, found = (tta, views) if views else find_set(tta, self.known_sets)
-        return Fitted(tta=name, views=found, runs=tuple(member.untuned for member in self.runs))
+        return DecisionParams(tta=name, views=found, runs=tuple(member.untuned for member in self.runs))
 
-    def decide(self, fitted: Fitted) -> Decision:
+    def decide(self, fitted: DecisionParams) -> Decision:
         """What the whole ensemble says."""
-        return decide(self.joints(fitted), fitted.weights, fitted.offsets)
+        return decide(self.class_log_probs(fitted), fitted.weights, fitted.offsets)
 
 
-def load_blend(
+def load_oof_ensemble(
     runs: Sequence[Run], data_folder: Path | None, checkpoint: Checkpoint, only: Collection[int] | None = None
-) -> Blend:
+) -> OofEnsemble:
     """Read what runs say out-of-fold on the folds that each of them has trained.
 
     Args:
@@ -179,17 +179,17 @@ def load_blend(
         pool(run, recipe, data, folds, sorted(trained), checkpoint) for run, recipe in zip(runs, recipes, strict=True)
     ]
     members = tuple(
-        RunOof(run, recipe, plain, found.logits, found.views)
+        RunOofLogits(run, recipe, plain, found.logits, found.views)
         for run, recipe, plain, found in zip(runs, recipes, untuned, pooled, strict=True)
     )
-    blend = Blend(
+    blend = OofEnsemble(
         members, data, folds, checkpoint, tuple(sorted(trained)), pooled[0].rows, pooled[0].fold, tuple(notes)
     )
     few = few_people(blend.stratum)
     return dataclasses.replace(blend, notes=(*notes, few)) if few else blend
 
 
-def at_checkpoint(blend: Blend, checkpoint: Checkpoint) -> Blend:
+def at_checkpoint(blend: OofEnsemble, checkpoint: Checkpoint) -> OofEnsemble:
     """The same runs, with the logits of another epoch."""
     members = []
     for m in blend.runs:
@@ -198,7 +198,7 @@ def at_checkpoint(blend: Blend, checkpoint: Checkpoint) -> Blend:
     return dataclasses.replace(blend, runs=tuple(members), checkpoint=checkpoint)
 
 
-def greedy_weights(joints: FloatArray, truth: IntArray) -> tuple[float, ...]:
+def greedy_weights(class_log_probs: FloatArray, truth: IntArray) -> tuple[float, ...]:
     """Weights of the runs by greedy selection with replacement (Caruana et al. 2004, "Ensemble Selection from
     Libraries of Models").
 
@@ -206,20 +206,20 @@ def greedy_weights(joints: FloatArray, truth: IntArray) -> tuple[float, ...]:
     a run already selected. The best of all rounds counts, ties go to the earliest.
 
     Args:
-        joints: float64 (runs, photos, 18), log probabilities.
+        class_log_probs: float64 (runs, photos, 18), log probabilities.
         truth: int64 (photos,).
 
     Returns:
         (runs,), summing to 1.
     """
-    counts = np.zeros(len(joints), dtype=np.int64)
-    total = np.zeros(joints.shape[1:])
+    counts = np.zeros(len(class_log_probs), dtype=np.int64)
+    total = np.zeros(class_log_probs.shape[1:])
     best, best_f1 = counts, -1.0
     for _ in range(ROUNDS):
-        f1 = [round(macro_f1(truth, most_probable(total + joint), CLASSES), 6) for joint in joints]
-        chosen = max(range(len(joints)), key=lambda i: (f1[i], counts[i] > 0, -i))
-        counts = counts + np.eye(len(joints), dtype=np.int64)[chosen]
-        total = total + joints[chosen]
+        f1 = [round(macro_f1(truth, most_probable(total + joint), CLASSES), 6) for joint in class_log_probs]
+        chosen = max(range(len(class_log_probs)), key=lambda i: (f1[i], counts[i] > 0, -i))
+        counts = counts + np.eye(len(class_log_probs), dtype=np.int64)[chosen]
+        total = total + class_log_probs[chosen]
         if f1[chosen] > best_f1:
             best, best_f1 = counts, f1[chosen]
     return tuple((best / best.sum()).tolist())

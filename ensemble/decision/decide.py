@@ -56,7 +56,7 @@ class Decision:
 
 
 def decide(
-    joints: FloatArray,
+    class_log_probs: FloatArray,
     weights: AnyFloatArray | Sequence[float] | None = None,
     offsets: Sequence[float] = (0.0,) * CLASSES,
     rule: Rule = "joint",
@@ -67,7 +67,7 @@ def decide(
     """Blend the runs and decide.
 
     Args:
-        joints: float64 (runs, photos, 18), each run's log probabilities.
+        class_log_probs: float64 (runs, photos, 18), each run's log probabilities.
         weights: float (runs,), not negative; None weighs all alike.
         offsets: (18,), of the classes' log probabilities.
         rule: joint, the best of the 18 classes; hard, part by part, without offsets; vote, each run one vote by its
@@ -78,12 +78,12 @@ def decide(
         seen: bool (photos,), False for photos that no model saw: the runs have no vote on them if others have, and a
             person's other photos decide gender and age. None: all were seen.
     """
-    log_p = blend(joints, weights)
+    log_p = blend(class_log_probs, weights)
     if person is not None:
         log_p = share_gender_and_age(log_p, person, seen)
     moved = log_p + np.array(offsets)
     if rule == "vote":
-        runs = [moved] if len(joints) == 1 else list(joints)
+        runs = [moved] if len(class_log_probs) == 1 else list(class_log_probs)
         classes = vote(np.stack([*map(most_probable, runs), *votes]), log_p)
         if votes and seen is not None:
             classes = np.where(seen, classes, vote(np.stack(votes), log_p))

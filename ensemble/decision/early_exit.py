@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.decision.members import Ensemble
-from ensemble.decision.tuning import Fitted
+from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.oof import Logits
 from folds.labels import AGES, GENDERS, MASKS, IntArray
 
@@ -22,7 +22,7 @@ DECIDED = -1
 
 
 def upper_bounds(
-    ensembles: Sequence[Ensemble], logits: Sequence[Mapping[str, Logits]], fitted: Fitted
+    ensembles: Sequence[Ensemble], logits: Sequence[Mapping[str, Logits]], fitted: DecisionParams
 ) -> npt.NDArray[np.float64]:
     """Upper bounds of the blended scores on which the joint decision rests, exact where all models predicted.
 

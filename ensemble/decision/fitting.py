@@ -13,13 +13,13 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.model_selection import StratifiedKFold
 
-from ensemble.decision.blend import Blend, RunOof, greedy_weights
+from ensemble.decision.blend import OofEnsemble, RunOofLogits, greedy_weights
 from ensemble.decision.decide import Decision
-from ensemble.decision.tuning import Fitted, Step, StepName, Tuning, temperature_words
+from ensemble.decision.tuning import DecisionParams, Step, StepName, Tuning, temperature_words
 from ensemble.jobs.oof import select_views, trained_folds
 from ensemble.metrics.heads import bin_log_probabilities, divisors
 from ensemble.metrics.scores import Draws, Interval, draw_people, interval, macro_f1
-from ensemble.recipes.tasks import ONLY_GENDER, Head, Target, learns_from, true_labels
+from ensemble.recipes.tasks import ONLY_GENDER, Head, OutputSpec, training_mask, true_labels
 from ensemble.recipes.views import Tta, TtaSet
 from folds.errors import MaskensError
 from folds.labels import CLASSES, AnyFloatArray, FloatArray, IntArray, decode
@@ -230,7 +230,9 @@ PREDICTED = 100  # photos from which the temperature of a mean is measured
 STEPS: tuple[StepName, ...] = get_args(StepName)
 
 
-def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = "flip", force: bool = False) -> Fitted:
+def fit(
+    blend: OofEnsemble, photos: IntArray, steps: Collection[StepName], tta: Tta = "flip", force: bool = False
+) -> DecisionParams:
     """Fit the steps asked for, one on top of the other.
 
     Args:
@@ -252,7 +254,7 @@ def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = 
         ]
         fitted = fitted.model_copy(update={"runs": tuple(runs)})
     if "weights" in steps:
-        weights = greedy_weights(blend.joints(fitted)[:, photos], truth)
+        weights = greedy_weights(blend.class_log_probs(fitted)[:, photos], truth)
         runs = [r.model_copy(update={"weight": w}) for r, w in zip(fitted.runs, weights, strict=True)]
         fitted = fitted.model_copy(update={"runs": tuple(runs)})
     if "offsets" in steps:
@@ -262,18 +264,18 @@ def fit(blend: Blend, photos: IntArray, steps: Collection[StepName], tta: Tta = 
     return fitted
 
 
-def _view_weights(blend: Blend, plain: Fitted, photos: IntArray) -> tuple[float, ...]:
+def _view_weights(blend: OofEnsemble, plain: DecisionParams, photos: IntArray) -> tuple[float, ...]:
     """A weight for each view by greedy selection, as runs are weighed; none where there is nothing to weigh."""
     views = plain.tta_set.views
     if len(views) == 1 or plain.tta_set.merge == "max":
         return ()
     alone = [plain.model_copy(update={"view_weights": tuple(row)}) for row in np.eye(len(views)).tolist()]
-    joints = np.stack([blend.decide(view).log_probabilities[photos] for view in alone])
-    return greedy_weights(joints, blend.truth[photos])
+    class_log_probs = np.stack([blend.decide(view).log_probabilities[photos] for view in alone])
+    return greedy_weights(class_log_probs, blend.truth[photos])
 
 
 def _temperatures(
-    blend: Blend, number: int, photos: IntArray, tta: TtaSet, force: bool
+    blend: OofEnsemble, number: int, photos: IntArray, tta: TtaSet, force: bool
 ) -> dict[str, tuple[float, ...]]:
     """task -> of each head, fitted over all folds on the photos that the task learns from; 1 where it is not worth it.
 
@@ -281,7 +283,7 @@ def _temperatures(
     """
     member, found = blend.runs[number], {}
     for task, target in member.targets.items():
-        mine = learns_from(target.predicts, blend.data)[blend.rows][photos]
+        mine = training_mask(target.predicts, blend.data)[blend.rows][photos]
         rows = photos[mine]
         truth, logits = true_labels(target, blend.data)[blend.rows][rows], member.mean_logits(task, tta)[rows]
         heads = [(logits[:, head.columns], truth[:, n], head) for n, head in enumerate(target.heads)]
@@ -292,7 +294,7 @@ def _temperatures(
     return found
 
 
-def with_mean_temperatures(blend: Blend, fitted: Fitted) -> Fitted:
+def with_mean_temperatures(blend: OofEnsemble, fitted: DecisionParams) -> DecisionParams:
     """The same with temperatures for the mean of all folds' logits, which new photos are decided by.
 
     They are measured on the photos that `infer` predicted with these models; see `temperature_of_mean`.
@@ -309,12 +311,12 @@ def with_mean_temperatures(blend: Blend, fitted: Fitted) -> Fitted:
     return fitted.model_copy(update={"runs": tuple(runs)})
 
 
-def _of_mean(single: Sequence[float], target: Target, logits: FloatArray | None) -> tuple[float, ...]:
+def _of_mean(single: Sequence[float], target: OutputSpec, logits: FloatArray | None) -> tuple[float, ...]:
     heads = zip(single, target.heads, strict=True)
     return tuple(temperature_of_mean(t, h, None if logits is None else logits[:, :, h.columns]) for t, h in heads)
 
 
-def _predicted(member: RunOof, tta: TtaSet) -> dict[str, FloatArray]:
+def _predicted(member: RunOofLogits, tta: TtaSet) -> dict[str, FloatArray]:
     """task -> float (folds, photos, width), the mean over views, of the photos that `infer` showed to all models there
     are now; of a task for one gender those decided to be of it. Without tasks of too few photos."""
     try:
@@ -335,7 +337,9 @@ def _predicted(member: RunOof, tta: TtaSet) -> dict[str, FloatArray]:
         return {}
 
 
-def nested(blend: Blend, steps: Collection[StepName], tta: Tta = "flip", force: bool = False) -> tuple[Decision, int]:
+def nested(
+    blend: OofEnsemble, steps: Collection[StepName], tta: Tta = "flip", force: bool = False
+) -> tuple[Decision, int]:
     """What a tuning that was fitted on other people says of each photo, the people split into parts anew.
 
     Returns:
@@ -358,7 +362,7 @@ def nested(blend: Blend, steps: Collection[StepName], tta: Tta = "flip", force: 
 
 
 def tune(
-    blend: Blend,
+    blend: OofEnsemble,
     steps: Sequence[StepName],
     force: bool = False,
     tta: Tta = "flip",
@@ -431,13 +435,13 @@ def tune(
 class _Tried:
     """Some steps of tuning, and what they are worth on each draw of people."""
 
-    fitted: Fitted  # on everybody
+    fitted: DecisionParams  # on everybody
     decision: Decision  # of people it was not fitted on
     f1: FloatArray
     loss: FloatArray
 
 
-def _scorer(blend: Blend) -> Callable[[Decision], tuple[FloatArray, FloatArray]]:
+def _scorer(blend: OofEnsemble) -> Callable[[Decision], tuple[FloatArray, FloatArray]]:
     """A function to (macro F1, mean log loss) on each draw of people, everybody first."""
     draws, photos = Draws(blend.truth, blend.person, blend.stratum), np.arange(len(blend.rows))
 
@@ -447,7 +451,7 @@ def _scorer(blend: Blend) -> Callable[[Decision], tuple[FloatArray, FloatArray]]
     return score
 
 
-def _words(fitted: Fitted, name: StepName) -> str:
+def _words(fitted: DecisionParams, name: StepName) -> str:
     if name == "views":
         return fitted.tta
     if name == "view-weights":

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.special import log_softmax
 
 from ensemble.metrics.heads import divisors, head_log_probabilities
-from ensemble.recipes.tasks import ONLY_GENDER, Head, Target
+from ensemble.recipes.tasks import ONLY_GENDER, Head, OutputSpec
 from ensemble.recipes.views import SETS, TtaSet
 from folds.labels import CLASSES, AnyFloatArray
 
@@ -72,13 +72,13 @@ def merged_log_probabilities(logits: AnyFloatArray, head: Head, tta: TtaSet) -> 
     return np.asarray(log_softmax(merged, axis=1), dtype=np.float64)
 
 
-def column_temperatures(temperatures: Sequence[float], target: Target) -> npt.NDArray[np.float64]:
+def column_temperatures(temperatures: Sequence[float], target: OutputSpec) -> npt.NDArray[np.float64]:
     """By what each logit is divided, float64 (width,), from a temperature of each head."""
     return np.concatenate([divisors(h, t) for h, t in zip(target.heads, temperatures, strict=True)])
 
 
 def joint_log_probabilities(
-    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, Target], tta: TtaSet = FLIP
+    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, OutputSpec], tta: TtaSet = FLIP
 ) -> npt.NDArray[np.float64]:
     """Log probability of each of the 18 classes: log p(mask) + log p(gender) + log p(age | gender).
 
@@ -101,7 +101,7 @@ def joint_log_probabilities(
 
 
 def joint_scores(
-    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, Target], missing: float = -np.inf, tta: TtaSet = FLIP
+    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, OutputSpec], missing: float = -np.inf, tta: TtaSet = FLIP
 ) -> npt.NDArray[np.float64]:
     """`joint_log_probabilities` before each row is normalised.
 
@@ -152,14 +152,16 @@ def log_prior(class_photos: Sequence[int]) -> npt.NDArray[np.float64]:
     return np.asarray(log_softmax(np.log(np.maximum(class_photos, 1e-6))), dtype=np.float64)
 
 
-def blend(joints: AnyFloatArray, weights: AnyFloatArray | Sequence[float] | None = None) -> npt.NDArray[np.float64]:
+def blend(
+    class_log_probs: AnyFloatArray, weights: AnyFloatArray | Sequence[float] | None = None
+) -> npt.NDArray[np.float64]:
     """Weighted mean of several runs' log probabilities, each row normalised.
 
     Args:
-        joints: float (runs, photos, 18), log probabilities.
+        class_log_probs: float (runs, photos, 18), log probabilities.
         weights: float (runs,), not negative; None weighs all alike.
 
     Returns:
         float64 (photos, 18), log probabilities.
     """
-    return np.asarray(log_softmax(np.average(joints, axis=0, weights=weights), axis=1), dtype=np.float64)
+    return np.asarray(log_softmax(np.average(class_log_probs, axis=0, weights=weights), axis=1), dtype=np.float64)

@@ -11,13 +11,13 @@ import numpy.typing as npt
 from scipy.special import log_softmax
 
 from ensemble.decision.joint import FLIP, column_temperatures, joint_scores, log_prior, mean_logits
-from ensemble.decision.tuning import Fitted
+from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.card import ModelCard, read_card
 from ensemble.jobs.job import Job, job_names, unverified
 from ensemble.jobs.oof import Logits
-from ensemble.jobs.spec import geometry
-from ensemble.recipes.schema import Geometry, Recipe
-from ensemble.recipes.tasks import Target
+from ensemble.jobs.spec import preprocessing
+from ensemble.recipes.schema import Preprocessing, Recipe
+from ensemble.recipes.tasks import OutputSpec
 from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError, refuse, typed
 from folds.labels import CLASSES
@@ -48,7 +48,7 @@ class Ensemble:
     of_one_fold: Mapping[str, Sequence[float]] = field(default_factory=dict)  # temperatures of a fold's models alone
 
     @property
-    def targets(self) -> dict[str, Target]:
+    def targets(self) -> dict[str, OutputSpec]:
         return {m.task: m.card.target for m in self.members}
 
     def folds(self, task: str) -> list[int]:
@@ -100,9 +100,9 @@ class Ensemble:
         return sorted(set.intersection(*(set(self.folds(t)) for t in self.targets)))
 
 
-def geometries(models: Iterable[Member]) -> list[Geometry]:
+def preprocessings(models: Iterable[Member]) -> list[Preprocessing]:
     """The ways in which photos are shown to these models, each once."""
-    return list(dict.fromkeys(m.card.geometry for m in models))
+    return list(dict.fromkeys(m.card.preprocessing for m in models))
 
 
 def members(run: Run, recipe: Recipe, allow_missing: bool, only: int | None = None) -> list[Member]:
@@ -138,7 +138,7 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, only: int | None = No
                     ("recipe", wanted.hash, card.task_hash),
                     ("model", (wanted.model, wanted.model_args), (card.model, card.model_args)),
                     ("target", wanted.target, card.target),
-                    ("photo size", geometry(wanted), card.geometry),
+                    ("photo size", preprocessing(wanted), card.preprocessing),
                     ("folds", run.folds_hash, card.folds_hash),
                     ("task", task, card.task),
                     ("fold", fold, card.fold),
@@ -162,7 +162,7 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, only: int | None = No
 
 
 def load_ensembles(
-    runs: Sequence[Run], recipes: Sequence[Recipe], fitted: Fitted, allow_missing: bool
+    runs: Sequence[Run], recipes: Sequence[Recipe], fitted: DecisionParams, allow_missing: bool
 ) -> list[Ensemble]:
     """The trained models of several runs and the temperatures fitted for them. Raises as `members`."""
     ensembles = []

@@ -44,7 +44,7 @@ class RunTuning(_Strict):
     mean_measured: bool = True  # else those of the mean are at most 1
 
 
-class Fitted(_Strict):
+class DecisionParams(_Strict):
     """All that is fitted on out-of-fold logits; without anything fitted, the plain ensemble: the mean of the runs."""
 
     tta: Tta  # the name of the views
@@ -55,7 +55,7 @@ class Fitted(_Strict):
     """Of the classes' log probabilities."""
 
     @model_validator(mode="after")
-    def _usable(self) -> Fitted:
+    def _usable(self) -> DecisionParams:
         if not any(run.weight for run in self.runs):
             raise ValueError("every run weighs 0")
         if self.view_weights and len(self.view_weights) != len((self.views or as_set(self.tta)).views):
@@ -89,7 +89,7 @@ class Step(_Strict):
 class Tuning(_Strict):
     """The contents of tuning.json or, of several runs, blend-*.json."""
 
-    fitted: Fitted  # what was kept of the steps, on everybody
+    fitted: DecisionParams  # what was kept of the steps, on everybody
     steps: tuple[Step, ...]
     untuned: Interval  # macro F1
     tuned: Interval
@@ -192,10 +192,10 @@ def kept_tuning(folders: Sequence[Path], untuned: Sequence[RunTuning]) -> tuple[
 
 
 @dataclass(frozen=True)
-class Applied:
+class ActiveTuning:
     """What is used of what was fitted."""
 
-    fitted: Fitted
+    fitted: DecisionParams
     tuning: Tuning | None  # None if nothing is tuned
     path: Path | None
     words: str
@@ -209,15 +209,15 @@ class Applied:
 
 
 def weighted_runs(
-    runs: Sequence[Run], recipes: Sequence[Recipe], fitted: Fitted
-) -> tuple[list[Run], list[Recipe], Fitted]:
+    runs: Sequence[Run], recipes: Sequence[Recipe], fitted: DecisionParams
+) -> tuple[list[Run], list[Recipe], DecisionParams]:
     """The runs whose weight is not 0, with what was fitted for them: the others are left out."""
     chosen = [n for n, run in enumerate(fitted.runs) if run.weight]
     left = fitted.model_copy(update={"runs": tuple(fitted.runs[n] for n in chosen)})
     return [runs[n] for n in chosen], [recipes[n] for n in chosen], left
 
 
-def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None, tuned: bool = True) -> Applied:
+def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None, tuned: bool = True) -> ActiveTuning:
     """The tuning of these runs if there is one, it is wanted, and it gained more than noise; else none.
 
     Args:
@@ -229,16 +229,16 @@ def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None
     """
     name, views = find_set(tta or "flip", known_sets(recipe.tta for recipe in recipes))
     untuned = tuple(untuned_run(run, recipe) for run, recipe in zip(runs, recipes, strict=True))
-    plain = Fitted(tta=name, views=views, runs=untuned)
+    plain = DecisionParams(tta=name, views=views, runs=untuned)
     found = kept_tuning([run.folder for run in runs], untuned) if tuned else None
     if not found:
-        return Applied(plain, None, None, "untuned")
+        return ActiveTuning(plain, None, None, "untuned")
     tuning, path = found
     if not tuning.kept:
-        return Applied(plain, None, None, f"untuned: {path} found no gain beyond noise")
+        return ActiveTuning(plain, None, None, f"untuned: {path} found no gain beyond noise")
     if tta is not None and views != (tuning.fitted.views or as_set(tuning.fitted.tta)):
-        return Applied(plain, None, None, f"untuned: {path} is for --tta {tuning.fitted.tta}")
-    return Applied(tuning.fitted, tuning, path, f"tuned: {tuning.words} ({path})")
+        return ActiveTuning(plain, None, None, f"untuned: {path} is for --tta {tuning.fitted.tta}")
+    return ActiveTuning(tuning.fitted, tuning, path, f"tuned: {tuning.words} ({path})")
 
 
 def untuned_run(run: Run, recipe: Recipe) -> RunTuning:

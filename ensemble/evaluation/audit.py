@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 from ensemble.decision.fitting import fit_temperature, scaled
 from folds.corrections import COLUMNS
-from folds.files import listing_text
+from folds.files import safe_csv
 from folds.labels import AGE_CUTS, AGES, CLASSES, GENDERS, MASKS, SHOTS, FloatArray, IntArray, decode
 from folds.people import Person, TrainData
 
@@ -52,7 +52,7 @@ class FieldPredictions:
 
 
 @dataclass(frozen=True)
-class Doubt:
+class PhotoIssue:
     """One label that may be wrong: a row of suspects.csv."""
 
     photo: str  # file stem if the field is mask, else ""
@@ -63,13 +63,13 @@ class Doubt:
 
 
 @dataclass(frozen=True)
-class Suspect:
+class LabelIssue:
     """Labels that are right or wrong together: a person's gender or age, one photo's mask, or two that are swapped."""
 
     row: int  # of the predictions
     person: Person
     field: str
-    doubts: tuple[Doubt, ...]
+    doubts: tuple[PhotoIssue, ...]
     agree: int  # photos that find the suggested label likelier themselves
     of: int  # photos that it is about, but for those that are left out
 
@@ -106,7 +106,7 @@ class Audit:
     data: TrainData
     people: IntArray  # (people,): index into data.people of each row of the predictions
     fields: dict[str, FieldPredictions]  # of the fields asked for
-    suspects: tuple[Suspect, ...]
+    suspects: tuple[LabelIssue, ...]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -119,7 +119,7 @@ class Audit:
         """(path, photo, field) of the labels that the run has mended."""
         return {(f.path, f.photo, f.field) for f in self.data.fixes}
 
-    def reason(self, suspect: Suspect) -> str:
+    def reason(self, suspect: LabelIssue) -> str:
         """Why a suspect is one, in words."""
         first = suspect.doubts[0]
         name = NAMES[suspect.field][first.suggested]
@@ -188,7 +188,7 @@ def field_predictions(
     )
 
 
-def person_suspects(found: FieldPredictions, persons: Sequence[Person], field: str) -> list[Suspect]:
+def person_suspects(found: FieldPredictions, persons: Sequence[Person], field: str) -> list[LabelIssue]:
     """People whose seven photos together, by the mean of their log odds, prefer another gender or age band.
 
     They are ranked by the mean probability of the given label, not by those odds: one extreme photo moves a mean of
@@ -199,11 +199,11 @@ def person_suspects(found: FieldPredictions, persons: Sequence[Person], field: s
     agree = (np.take_along_axis(found.odds, best[:, None, None], axis=2) > 0).sum(axis=(1, 2))
     confidence, margin = np.nanmean(found.confidence, axis=1), np.nanmean(found.margin, axis=1)
     return [
-        Suspect(
+        LabelIssue(
             i,
             persons[i],
             field,
-            (Doubt("", int(found.given[i, 0]), int(best[i]), float(confidence[i]), float(margin[i])),),
+            (PhotoIssue("", int(found.given[i, 0]), int(best[i]), float(confidence[i]), float(margin[i])),),
             int(agree[i]),
             int(known[i]),
         )
@@ -211,7 +211,7 @@ def person_suspects(found: FieldPredictions, persons: Sequence[Person], field: s
     ]
 
 
-def mask_suspects(found: FieldPredictions, persons: Sequence[Person]) -> list[Suspect]:
+def mask_suspects(found: FieldPredictions, persons: Sequence[Person]) -> list[LabelIssue]:
     """Each person's best swap of two masks, if both photos' log odds favour it, and the single photos in no swap."""
     odds, people = found.odds, np.arange(len(found.given))
     square = (len(people), len(SHOTS), len(SHOTS))
@@ -224,12 +224,14 @@ def mask_suspects(found: FieldPredictions, persons: Sequence[Person]) -> list[Su
     alone = odds.max(axis=2) > 0
     alone[people[swapped], first[swapped]] = alone[people[swapped], second[swapped]] = False
 
-    def suspect(i: int, shots: Sequence[int], labels: Sequence[int]) -> Suspect:
+    def suspect(i: int, shots: Sequence[int], labels: Sequence[int]) -> LabelIssue:
         doubts = tuple(
-            Doubt(SHOTS[s], int(found.given[i, s]), int(n), float(found.confidence[i, s]), float(found.margin[i, s]))
+            PhotoIssue(
+                SHOTS[s], int(found.given[i, s]), int(n), float(found.confidence[i, s]), float(found.margin[i, s])
+            )
             for s, n in zip(shots, labels, strict=True)
         )
-        return Suspect(i, persons[i], "mask", doubts, len(doubts), len(doubts))
+        return LabelIssue(i, persons[i], "mask", doubts, len(doubts), len(doubts))
 
     swaps = [
         suspect(i, [first[i], second[i]], [found.given[i, second[i]], found.given[i, first[i]]])
@@ -255,7 +257,7 @@ def suspects_csv(found: Audit) -> str:
                 old, new = str(s.person.age), str(nearest_year(s.person.age, d.suggested))
             numbers = (f"{v:.4f}" for v in (s.score, d.confidence, d.margin))
             rows.append((s.person.path, d.photo, s.field, old, new, found.reason(s), rank, *numbers, s.agree))
-    return listing_text((*COLUMNS, *MORE_COLUMNS), rows)
+    return safe_csv((*COLUMNS, *MORE_COLUMNS), rows)
 
 
 def photos_csv(found: Audit) -> str:
@@ -272,4 +274,4 @@ def photos_csv(found: Audit) -> str:
             cells += [names[v.given[i, shot]], names[v.predicted[i, shot]]]
             cells += [f"{v.confidence[i, shot]:.4f}", f"{v.margin[i, shot]:.4f}"]
         rows.append((found.data.people[found.people[i]].path, SHOTS[shot], *cells))
-    return listing_text(("path", "photo", *columns), rows)
+    return safe_csv(("path", "photo", *columns), rows)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ensemble.decision.blend import Blend, load_blend
+from ensemble.decision.blend import OofEnsemble, load_oof_ensemble
 from ensemble.jobs.oof import Checkpoint, whole_folds
 from ensemble.jobs.teaching import pseudo_words, soft_words
 from ensemble.metrics.scores import (
@@ -35,7 +35,7 @@ from folds.splits import strata
 class ComparedRun:
     """One run, as far as it is compared."""
 
-    blend: Blend  # of this run alone
+    blend: OofEnsemble  # of this run alone
     classes: IntArray  # (photos,), decided
 
     @property
@@ -131,7 +131,7 @@ def compare(
 
 
 def _compared_run(run: Run, data_folder: Path | None, tta: Tta, checkpoint: Checkpoint) -> ComparedRun:
-    blend = load_blend([run], data_folder, checkpoint)
+    blend = load_oof_ensemble([run], data_folder, checkpoint)
     return ComparedRun(blend, blend.decide(blend.plain(tta)).classes)
 
 
@@ -253,7 +253,7 @@ def compare_recipes(
     for recipe in recipes:
         for seed in seeds:
             run = runs[recipe, seed]
-            blend = load_blend([run], data_folder, checkpoint, folds)
+            blend = load_oof_ensemble([run], data_folder, checkpoint, folds)
             notes |= dict.fromkeys(note.removesuffix(f" of {run.folder}") for note in blend.notes)
             decided = blend.decide(blend.plain(tta)).classes
             found = Draws(blend.truth, blend.person, blend.stratum, draws).parts(decided)

@@ -11,10 +11,10 @@ from typing import Any, get_args
 import numpy as np
 from scipy.special import logsumexp
 
-from ensemble.decision.blend import Blend, at_checkpoint
+from ensemble.decision.blend import OofEnsemble, at_checkpoint
 from ensemble.decision.decide import Decision, decide_hard, most_probable, share_gender_and_age, vote
 from ensemble.decision.submission import align, read_answers, read_people
-from ensemble.decision.tuning import Applied, Fitted, Tuning, read_nested
+from ensemble.decision.tuning import ActiveTuning, DecisionParams, Tuning, read_nested
 from ensemble.jobs.oof import Checkpoint
 from ensemble.metrics.scores import (
     SCORED_PARTS,
@@ -26,7 +26,7 @@ from ensemble.metrics.scores import (
     score_record,
     task_scores,
 )
-from ensemble.recipes.tasks import learns_from, true_labels
+from ensemble.recipes.tasks import training_mask, true_labels
 from ensemble.recipes.views import IDENTITY, Tta, TtaSet, as_set
 from folds.errors import MaskensError
 from folds.files import save_npz
@@ -95,7 +95,7 @@ FEW_PEOPLE = 10  # of a class; below that the percentile interval over people co
 
 
 @dataclass(frozen=True)
-class Setting:
+class DecisionVariant:
     """A way to decide; the first of several is that of a plain, untuned ensemble."""
 
     name: str
@@ -138,7 +138,7 @@ class Evaluation:
     class_f1: list[Interval]
     tasks: dict[str, tuple[float, float]]  # task -> (macro F1, accuracy) on the photos it learns from
     folds: list[FoldScore]
-    settings: list[Setting]
+    settings: list[DecisionVariant]
     views: list[ViewScore]  # untuned
     people: int
     class_people: IntArray  # (18,): people with a photo of each class
@@ -146,7 +146,7 @@ class Evaluation:
     notes: tuple[str, ...]
 
 
-def evaluate(blend: Blend, applied: Applied) -> Evaluation:
+def evaluate(blend: OofEnsemble, applied: ActiveTuning) -> Evaluation:
     """Score a run, or several as one ensemble, once over all photos.
 
     Where a tuning is applied, each photo is decided by one that was fitted on other people.
@@ -193,16 +193,16 @@ def _few_people(class_people: IntArray) -> list[str]:
     return [f"{words}, and each counts as much in macro F1 as any other class"]
 
 
-def _setting(draws: Draws, name: str, decided: IntArray, first: FloatArray) -> Setting:
+def _setting(draws: Draws, name: str, decided: IntArray, first: FloatArray) -> DecisionVariant:
     f1 = draws.macro_f1(decided)
-    return Setting(name, interval(f1), float((decided == draws.truth).mean()), interval(f1 - first))
+    return DecisionVariant(name, interval(f1), float((decided == draws.truth).mean()), interval(f1 - first))
 
 
 def _views_in_words(tta: Tta) -> str:
     return "no TTA" if tta == "none" else tta
 
 
-def _view_scores(blend: Blend, draws: Draws) -> list[ViewScore]:
+def _view_scores(blend: OofEnsemble, draws: Draws) -> list[ViewScore]:
     """Each view that out-of-fold logits are kept in, and each set that they suffice for."""
     every, single = TtaSet(views=tuple(blend.views)), np.eye(len(blend.views)).tolist()
     fits = {name: blend.plain(name, every.weighed(tuple(row))) for name, row in zip(blend.views, single, strict=True)}
@@ -214,7 +214,7 @@ def _view_scores(blend: Blend, draws: Draws) -> list[ViewScore]:
     ]
 
 
-def _alternatives(blend: Blend, untuned: Fitted, plain: Decision) -> dict[str, IntArray]:
+def _alternatives(blend: OofEnsemble, untuned: DecisionParams, plain: Decision) -> dict[str, IntArray]:
     """Name -> decision of everything that needs no fitting, the plain ensemble first."""
     found = {f"{blend.checkpoint}, {_views_in_words(untuned.tta)}": plain.classes}
     both = {c: blend if c == blend.checkpoint else at_checkpoint(blend, c) for c in get_args(Checkpoint)}
@@ -224,17 +224,17 @@ def _alternatives(blend: Blend, untuned: Fitted, plain: Decision) -> dict[str, I
     found["part by part"] = decide_hard(plain.log_probabilities)
     found["a person's photos together"] = most_probable(share_gender_and_age(plain.log_probabilities, blend.person))
     if len(blend.runs) > 1:
-        alone = [most_probable(joint) for joint in blend.joints(untuned)]
+        alone = [most_probable(joint) for joint in blend.class_log_probs(untuned)]
         found |= {f"{member.name} alone": classes for member, classes in zip(blend.runs, alone, strict=True)}
         found["hard vote"] = vote(np.stack(alone), plain.log_probabilities)
     return found
 
 
-def _task_scores(blend: Blend, tta: TtaSet) -> dict[str, tuple[float, float]]:
+def _task_scores(blend: OofEnsemble, tta: TtaSet) -> dict[str, tuple[float, float]]:
     found = {}
     for member in blend.runs:
         for name, target in member.targets.items():
-            mine = learns_from(target.predicts, blend.data)[blend.rows]
+            mine = training_mask(target.predicts, blend.data)[blend.rows]
             truth = true_labels(target, blend.data)[blend.rows]
             logits = member.mean_logits(name, tta).astype(np.float32)
             key = name if len(blend.runs) == 1 else f"{member.name}: {name}"
@@ -242,7 +242,7 @@ def _task_scores(blend: Blend, tta: TtaSet) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _fold_scores(blend: Blend, decided: IntArray) -> list[FoldScore]:
+def _fold_scores(blend: OofEnsemble, decided: IntArray) -> list[FoldScore]:
     found = []
     for fold in blend.trained:
         mine = blend.fold == fold
@@ -251,7 +251,7 @@ def _fold_scores(blend: Blend, decided: IntArray) -> list[FoldScore]:
     return found
 
 
-def save_oof(blend: Blend, evaluation: Evaluation, tta: Tta | TtaSet) -> None:
+def save_oof(blend: OofEnsemble, evaluation: Evaluation, tta: Tta | TtaSet) -> None:
     """Replace oof.npz of a run: its pooled logits, mean over the views, and the log probabilities as used."""
     (member,) = blend.runs
     arrays: dict[str, object] = {f"logits/{t}": member.mean_logits(t, tta).astype(np.float32) for t in member.logits}

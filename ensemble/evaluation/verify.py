@@ -14,16 +14,16 @@ import numpy as np
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, load_ensembles
 from ensemble.decision.submission import read_answers, skipped_file, skipped_text
-from ensemble.decision.tuning import BLEND, TUNING, Fitted, made_of, read_tuning
+from ensemble.decision.tuning import BLEND, TUNING, DecisionParams, made_of, read_tuning
 from ensemble.jobs.card import read_card
 from ensemble.jobs.job import JOB_FILES, STATUS, Job, JobStatus, job_names, jobs_of
-from ensemble.jobs.oof import JobOof, load_job_oof, oof_hash, people_halves
+from ensemble.jobs.oof import JobOofLogits, load_job_oof, oof_hash, people_halves
 from ensemble.jobs.spec import run_identity
 from ensemble.jobs.teaching import load_pseudo_labels, read_soft_targets
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Recipe, TaskRecipe
-from ensemble.recipes.tasks import learns_from, true_labels
+from ensemble.recipes.tasks import training_mask, true_labels
 from ensemble.recipes.views import IDENTITY
 from folds.corrections import kept_merges
 from folds.errors import MaskensError, first_line, typed
@@ -57,7 +57,7 @@ def same(kind: str, item: str, expected: Mapping[str, Any], found: Mapping[str, 
 PLACES = ("device", "threads", "precision", "compiled")
 
 
-def made_with(jobs: Sequence[Job]) -> list[str]:
+def environment(jobs: Sequence[Job]) -> list[str]:
     """What finished jobs were trained with, in a line, and in a line each where they differ from one another or from
     the libraries that are installed.
 
@@ -179,7 +179,9 @@ def _oof_score(
     return Check(kind, item, _score_words(recorded), _score_words(found), ok, mend)
 
 
-def _scores(oof: JobOof, task: TaskRecipe, data: TrainData, held_out: IntArray, seed: tuple[int, int]) -> list[float]:
+def _scores(
+    oof: JobOofLogits, task: TaskRecipe, data: TrainData, held_out: IntArray, seed: tuple[int, int]
+) -> list[float]:
     """[macro F1 of the best epoch, of the last]; `held_out` is bool (people,).
 
     Raises:
@@ -190,7 +192,7 @@ def _scores(oof: JobOof, task: TaskRecipe, data: TrainData, held_out: IntArray, 
     if not np.array_equal(np.sort(rows), np.flatnonzero(held_out[data.photo_person] & data.photos.readable)):
         raise MaskensError("other photos than those of its fold, each once")
     view = oof.views.index(IDENTITY)
-    mine = learns_from(task.predicts, data)[rows]
+    mine = training_mask(task.predicts, data)[rows]
     truth = true_labels(task.target, data)[rows]
     half = people_halves(data.people, held_out.astype(np.bool_), seed)
     plain = oof.logits[:, view][:, mine]
@@ -212,7 +214,7 @@ class Verification:
     run: Run
     checks: tuple[Check, ...]
     notes: tuple[str, ...]  # what could not be held against anything
-    made_with: tuple[str, ...] = ()  # what else decides the digits of its results
+    environment: tuple[str, ...] = ()  # what else decides the digits of its results
 
     @property
     def wrong(self) -> tuple[Check, ...]:
@@ -256,7 +258,7 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
     checks += _precision(run, recipe, jobs)
     checks += _tunings(run, recipe)
     found, said = _submission(run, recipe)
-    return Verification(run, (*checks, *found), (*notes, *said), tuple(made_with(jobs)))
+    return Verification(run, (*checks, *found), (*notes, *said), tuple(environment(jobs)))
 
 
 def _own_files(run: Run) -> Iterator[Check]:
@@ -391,7 +393,7 @@ def _submission(run: Run, recipe: Recipe) -> tuple[list[Check], list[str]]:
         with logits_file.open("rb") as file, np.load(file) as z:
             record = json.loads(str(z["record"]))
             arrays = {name: z[name] for name in z.files if name != "record"}
-        fitted = Fitted.model_validate(record["fitted"]) if record.get("rule") else None
+        fitted = DecisionParams.model_validate(record["fitted"]) if record.get("rule") else None
         predicted = arrays["ids"].tolist()
     except Exception as error:  # whatever a damaged archive raises
         return [Check(kind, item, "two readable files", first_line(error), False, mend)], []
@@ -439,7 +441,7 @@ def _skipped(run: Run, record: Mapping[str, Any], arrays: Mapping[str, Any], men
 
 
 def _recomputed(
-    ensemble: Ensemble, fitted: Fitted, record: Mapping[str, Any], arrays: Mapping[str, Any], mend: str
+    ensemble: Ensemble, fitted: DecisionParams, record: Mapping[str, Any], arrays: Mapping[str, Any], mend: str
 ) -> Check:
     kind, item, photos = "eval.npz", "eval.npz: classes from logits", arrays["classes"].size
     models = {task: ensemble.folds(task) for task in ensemble.targets}

@@ -14,8 +14,8 @@ from pydantic import ConfigDict, TypeAdapter
 
 from ensemble.jobs.spec import JobSpec
 from ensemble.recipes.architecture import ModelArgs, ModelName
-from ensemble.recipes.schema import Crop, Geometry
-from ensemble.recipes.tasks import AgeHead, Part, Predicts, Target
+from ensemble.recipes.schema import Crop, Preprocessing
+from ensemble.recipes.tasks import AgeHead, OutputSpec, Part, Predicts
 from folds.errors import MaskensError, first_line, typed
 from folds.files import lfs_pointer
 
@@ -53,12 +53,12 @@ class ModelCard:
     reduced: bool = False  # how its photos were decoded; cards of maskens 0.3 don't say, and then it was fully
 
     @property
-    def geometry(self) -> Geometry:
-        return Geometry(self.resize, self.crop, self.reduced)
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing(self.resize, self.crop, self.reduced)
 
     @property
-    def target(self) -> Target:
-        return Target(self.predicts, self.cuts, self.merge, self.age_head)
+    def target(self) -> OutputSpec:
+        return OutputSpec(self.predicts, self.cuts, self.merge, self.age_head)
 
 
 def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: int, f1: float) -> ModelCard:

@@ -96,7 +96,7 @@ Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class JobOof:
+class JobOofLogits:
     """What one job predicts of its held-out fold, after each epoch."""
 
     files: npt.NDArray[np.str_]  # (photos,), paths below the data folder
@@ -133,7 +133,7 @@ def people_halves(everyone: Sequence[Person], held_out: npt.NDArray[np.bool_], s
 
 
 @dataclass(frozen=True)
-class PooledOof:
+class PooledOofLogits:
     """Out-of-fold logits of a run over the photos of its trained folds."""
 
     rows: IntArray  # (photos,): index of each photo in TrainData.files
@@ -142,7 +142,7 @@ class PooledOof:
     views: tuple[str, ...]  # those that every job has
 
 
-def save_job_oof(path: Path, oof: JobOof, record: Mapping[str, Any]) -> None:
+def save_job_oof(path: Path, oof: JobOofLogits, record: Mapping[str, Any]) -> None:
     """Write a job's out-of-fold logits and what they came from."""
     arrays = {
         "files": oof.files,
@@ -156,7 +156,7 @@ def save_job_oof(path: Path, oof: JobOof, record: Mapping[str, Any]) -> None:
     save_npz(path, arrays)
 
 
-def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOof:
+def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOofLogits:
     """Read a job's out-of-fold logits.
 
     Args:
@@ -174,7 +174,7 @@ def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOof:
     return oof
 
 
-def read_job_oof(path: Path) -> tuple[JobOof, dict[str, Any]]:
+def read_job_oof(path: Path) -> tuple[JobOofLogits, dict[str, Any]]:
     """A job's out-of-fold logits and what they came from.
 
     Raises:
@@ -185,7 +185,7 @@ def read_job_oof(path: Path) -> tuple[JobOof, dict[str, Any]]:
             record = dict(json.loads(str(z["record"])))
             first, second = map(int, z["half_epochs"])
             half, views = z["half"].astype(np.int64), tuple(map(str, z["views"].tolist()))
-            oof = JobOof(z["files"], z["logits"], int(z["best_epoch"]), half, (first, second), views)
+            oof = JobOofLogits(z["files"], z["logits"], int(z["best_epoch"]), half, (first, second), views)
         _refuse_misshapen(oof)
     except FileNotFoundError:
         raise MaskensError(f"{path} is missing; train that job first") from None
@@ -196,7 +196,7 @@ def read_job_oof(path: Path) -> tuple[JobOof, dict[str, Any]]:
     return oof, record
 
 
-def _refuse_misshapen(oof: JobOof) -> None:
+def _refuse_misshapen(oof: JobOofLogits) -> None:
     logits, shape = oof.logits, (len(set(oof.views)), *oof.files.shape)
     if logits.dtype.kind != "f" or logits.ndim != 4 or logits.shape[1:3] != shape:
         raise ValueError(f"logits of {logits.dtype} {logits.shape}, and {shape} views and photos")
@@ -247,7 +247,7 @@ def oof_hash(run: Run, recipe: Recipe) -> str:
 
 def pool(
     run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: list[int], checkpoint: Checkpoint
-) -> PooledOof:
+) -> PooledOofLogits:
     """Put the jobs' out-of-fold logits together: each photo of the folds `trained` exactly once a task, but for those
     that are left out.
 
@@ -281,7 +281,7 @@ def pool(
         logits = select_views(oof.at(checkpoint), oof.views, views)
         shape = (len(views), len(rows), logits.shape[2])
         pooled.setdefault(task, np.full(shape, np.nan, dtype=np.float32))[:, places] = logits
-    return PooledOof(rows, photo_fold[rows], pooled, views)
+    return PooledOofLogits(rows, photo_fold[rows], pooled, views)
 
 
 def select_views(logits: Logits, there: Sequence[str], wanted: Sequence[str]) -> Logits:

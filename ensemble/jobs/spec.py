@@ -12,8 +12,8 @@ import numpy as np
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import Job
 from ensemble.jobs.teaching import PseudoLabels, SoftTargets
-from ensemble.recipes.schema import Geometry, Recipe, TaskRecipe
-from ensemble.recipes.tasks import PREDICTED_PARTS, Target, learns_from, training_labels
+from ensemble.recipes.schema import Preprocessing, Recipe, TaskRecipe
+from ensemble.recipes.tasks import PREDICTED_PARTS, OutputSpec, training_labels, training_mask
 from folds.errors import MaskensError, did_you_mean, refuse
 from folds.labels import IntArray
 from folds.people import TrainData
@@ -57,12 +57,12 @@ def learned_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
     """
     task = spec.recipe.tasks[spec.task]
     elsewhere = folds[data.photo_person] != spec.fold
-    return np.flatnonzero(elsewhere & learns_from(task.predicts, data) & ~np.isin(data.years, task.ages.leave_out))
+    return np.flatnonzero(elsewhere & training_mask(task.predicts, data) & ~np.isin(data.years, task.ages.leave_out))
 
 
-def geometry(task: TaskRecipe) -> Geometry:
+def preprocessing(task: TaskRecipe) -> Preprocessing:
     """The fixed steps of a task's photos."""
-    return Geometry(task.resize, task.crop, task.decode == "reduced")
+    return Preprocessing(task.resize, task.crop, task.decode == "reduced")
 
 
 def identity(spec: JobSpec) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds:
         rows, target = learned_rows(spec, data, folds), spec.recipe.tasks[spec.task].target
         labels = training_labels(target, data)[rows]
         for head, learned in zip(target.heads, labels.T, strict=True):
-            names, merge = Target(target.predicts).names[head.part], np.array(head.merge)
+            names, merge = OutputSpec(target.predicts).names[head.part], np.array(head.merge)
             missing = [names[i] for i in sorted(set(merge) - set(merge[learned]))]
             if missing:
                 idle.append(f"{spec.job}: {head.part} {', '.join(missing)}")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from ensemble.metrics.heads import head_decisions
-from ensemble.recipes.tasks import WIDTHS, Part, Target
+from ensemble.recipes.tasks import WIDTHS, OutputSpec, Part
 from folds.labels import CLASS_NAMES, CLASSES, AnyFloatArray, FloatArray, IntArray, decode, encode
 
 SCORED_PARTS = ("18 classes", "mask", "gender", "age")
@@ -249,7 +249,9 @@ def score_record(found: Score) -> dict[str, Any]:
     }
 
 
-def head_scores(target: Target, logits: npt.NDArray[np.float32], labels: IntArray) -> dict[Part, tuple[float, float]]:
+def head_scores(
+    target: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray
+) -> dict[Part, tuple[float, float]]:
     """(macro F1, accuracy) of each head of one task.
 
     Args:
@@ -263,7 +265,9 @@ def head_scores(target: Target, logits: npt.NDArray[np.float32], labels: IntArra
     }
 
 
-def half_epochs(target: Target, logits: npt.NDArray[np.float32], labels: IntArray, half: IntArray) -> tuple[int, int]:
+def half_epochs(
+    target: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray, half: IntArray
+) -> tuple[int, int]:
     """The best epoch on each half of the photos, from 0, the first of several; the last one on a half without photos.
 
     Args:
@@ -278,7 +282,7 @@ def half_epochs(target: Target, logits: npt.NDArray[np.float32], labels: IntArra
     return found[0], found[1]
 
 
-def task_scores(target: Target, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
+def task_scores(target: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
     """(macro F1, accuracy) of what one task decides: its own labels or, where its heads determine them, the 18 classes.
 
     So the best epoch of a task with three heads is that of the score which counts in the end. Arguments as of

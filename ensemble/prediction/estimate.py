@@ -44,7 +44,7 @@ def estimate_inference(
     probed = len(some.files)
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
-        decoded = open_photos(some, predictor.geometries, Path(scratch), hardware.decoding_threads)
+        decoded = open_photos(some, predictor.preprocessings, Path(scratch), hardware.decoding_threads)
         decode = (time.perf_counter() - started) / probed
         inputs = predictor.inputs(next(iter(plain_batches(decoded, range(probed), probed, 0))).photos)
     total = 0.0
@@ -59,7 +59,7 @@ def estimate_inference(
         one_gender = predictor.members[number].card.predicts in ONLY_GENDER
         share = EVALUATED if settings.early_exit and one_gender else 1.0
         total += alike[task] * (load + count * share * each)
-    lacking = missing_bytes(photos, predictor.geometries, settings.cache)
+    lacking = missing_bytes(photos, predictor.preprocessings, settings.cache)
     decoding = count * decode if lacking or settings.cache is None else 0.0
     return seconds_in_all(total, decoding, settings), lacking
 

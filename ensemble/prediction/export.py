@@ -26,8 +26,8 @@ from ensemble.models.heads import to_bin_logits
 from ensemble.models.onnx_graph import trace
 from ensemble.models.process import configure_process
 from ensemble.models.tta import apply_view, stack_views
-from ensemble.recipes.schema import Geometry
-from ensemble.recipes.tasks import ONLY_GENDER, Head, Part, Predicts, Target
+from ensemble.recipes.schema import Preprocessing
+from ensemble.recipes.tasks import ONLY_GENDER, Head, OutputSpec, Part, Predicts
 from ensemble.recipes.views import Tta, TtaSet, as_set
 from folds.errors import MaskensError, first_line
 from folds.faces import AROUND, SEARCHED
@@ -245,7 +245,7 @@ def export(
     configure_process(threads)
     targets = {task: target.in_bins for task, target in ensemble.targets.items()}
     by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
-    shapes = {task: found[0].card.geometry for task, found in by_task.items()}
+    shapes = {task: found[0].card.preprocessing for task, found in by_task.items()}
     refuse_without_detector(shapes.values())
     shown = _sample(data, photos, list(shapes.values()))
     exported, ours, theirs = [], {}, {}
@@ -279,7 +279,7 @@ def export(
     return Export(tuple(exported), len(classes[0]), int((classes[0] != classes[1]).sum()))
 
 
-def _difference(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], target: Target) -> float:
+def _difference(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], target: OutputSpec) -> float:
     """The largest absolute difference of a logit. That of a log probability is taken in proportion to its size: one of
     -500, a bin that is out of the question, carries the rounding of all cuts before it."""
     found = np.abs(ours - theirs)
@@ -289,8 +289,8 @@ def _difference(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], 
     return float(found.max())
 
 
-def _sample(data: EvalData, photos: int, shapes: Sequence[Geometry]) -> dict[Geometry, Pixels]:
-    """Photos spread evenly over the data, each opened once: geometry -> uint8 (photos, height, width, 3)."""
+def _sample(data: EvalData, photos: int, shapes: Sequence[Preprocessing]) -> dict[Preprocessing, Pixels]:
+    """Photos spread evenly over the data, each opened once: preprocessing -> uint8 (photos, height, width, 3)."""
     rows = np.linspace(0, len(data.ids) - 1, min(photos, len(data.ids))).round().astype(int)
     distinct = list(dict.fromkeys(shapes))
     shown = [load_photo(data.photos.path(data.photos.files[row]), distinct).sizes for row in rows]

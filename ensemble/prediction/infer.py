@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from ensemble.data.cache import no_face_note, open_photos
 from ensemble.decision.decide import Rule
-from ensemble.decision.members import Ensemble, Member, geometries
-from ensemble.decision.tuning import Fitted
+from ensemble.decision.members import Ensemble, Member, preprocessings
+from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.oof import Logits
 from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, Outputs
 from ensemble.prediction.predict import predict
@@ -33,7 +33,7 @@ from folds.photos import Progress
 class Prediction:
     """What the ensembles say of photos."""
 
-    joints: npt.NDArray[np.float64]  # (runs, photos, 18), log probabilities
+    class_log_probs: npt.NDArray[np.float64]  # (runs, photos, 18), log probabilities
     logits: list[dict[str, Logits]]  # of each run, task -> (folds, views, photos, width), NaN where not shown
     outputs: Outputs  # what they are made of, and how
     evaluated: float | None = None  # share of the photos that age models of one gender evaluated; None: all
@@ -46,7 +46,7 @@ class Prediction:
         lines = [f"{outputs.resumed} photos were done before the interruption"] if outputs.resumed else []
         lines += [outputs.warning] if outputs.warning else []
         if outputs.without_face:
-            lines.append(no_face_note(outputs.without_face, self.joints.shape[1] - outputs.resumed))
+            lines.append(no_face_note(outputs.without_face, self.class_log_probs.shape[1] - outputs.resumed))
         if outputs.compile_seconds:
             lines.append(f"compiled in {outputs.compile_seconds:.0f} s")
         lines += [f"{count} of {len(chosen)} models: {note}" for note, count in Counter(outputs.notes).items()]
@@ -96,7 +96,9 @@ def infer(
         MaskensError: as `predict`.
     """
     everyone = [m for ensemble in ensembles for m in ensemble.members]
-    decoded = open_photos(photos, geometries(everyone), settings.cache, settings.hardware.decoding_threads, on_decode)
+    decoded = open_photos(
+        photos, preprocessings(everyone), settings.cache, settings.hardware.decoding_threads, on_decode
+    )
     identity = _identity(ensembles, photos, settings)
     if settings.hardware.several_processes:
         outputs = predict_in_shards(ensembles, decoded, settings, identity, on_predict)
@@ -106,9 +108,9 @@ def infer(
         {task: _spread(values, outputs.rows, len(decoded)) for task, values in found.items()}
         for found in by_task(ensembles, outputs.logits)
     ]
-    joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
+    class_log_probs = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
     evaluated = _evaluated(everyone, outputs) if settings.early_exit and not settings.budget else None
-    return Prediction(joints, logits, outputs, evaluated, photos.readable)
+    return Prediction(class_log_probs, logits, outputs, evaluated, photos.readable)
 
 
 def _spread(logits: Logits, rows: IntArray, photos: int) -> Logits:
@@ -147,7 +149,7 @@ def save_logits(
     data: EvalData,
     ensembles: Sequence[Ensemble],
     prediction: Prediction,
-    fitted: Fitted,
+    fitted: DecisionParams,
     classes: IntArray,
     rule: Rule | None,
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ensemble.decision.anytime import Budget
-from ensemble.decision.tuning import Fitted
+from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import Logits
 from ensemble.models.engine import AS_TRAINED, EngineOptions
@@ -115,7 +115,9 @@ class InferenceSettings:
     hardware: Hardware
     cache: Path | None = None  # folder of decoded photos; None decodes at each access
     engine: EngineOptions = AS_TRAINED
-    early_exit: Fitted | None = None  # what the joint decision rests on: the age models of a gender are evaluated only
+    early_exit: DecisionParams | None = (
+        None  # what the joint decision rests on: the age models of a gender are evaluated only
+    )
     # where they can change it; None evaluates all models on all photos
     budget: Budget | None = None  # photos leave the ensemble once their class is unlikely to change; it needs
     # `early_exit`, for what the decision rests on; None makes all passes that could change one

@@ -35,7 +35,7 @@ def predict(
     """Predict photos with every model, as many models at a time as fit into memory.
 
     Args:
-        photos: in the geometries of the models, without repeats.
+        photos: in the preprocessings of the models, without repeats.
         kept: where to go on from, and what an interruption leaves.
         on_predict: called with (photos predicted, photos in all).
         rows: int64 (n,), which photos; None for all that can be read.
@@ -106,4 +106,4 @@ def _strategy(
         return Strategy()
     if settings.budget is None:
         return EarlyExit(settings.early_exit)
-    return WithinBudget(settings.budget, settings.early_exit, ensembles[0], photos.geometries, count)
+    return WithinBudget(settings.budget, settings.early_exit, ensembles[0], photos.preprocessings, count)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ensemble.data.cache import decoded_sizes, in_geometries, refuse_without_detector
+from ensemble.data.cache import decoded_sizes, in_preprocessings, refuse_without_detector
 from ensemble.decision.decide import Decision, decide
 from ensemble.decision.members import Ensemble
-from ensemble.decision.tuning import Fitted
+from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import Logits
 from ensemble.models.engine import CHECKED
@@ -76,7 +76,7 @@ def complete_folds(ensembles: Sequence[Ensemble]) -> list[int]:
 
 
 def photo_predictions(
-    ensembles: Sequence[Ensemble], logits: Sequence[Mapping[str, Logits]], fitted: Fitted
+    ensembles: Sequence[Ensemble], logits: Sequence[Mapping[str, Logits]], fitted: DecisionParams
 ) -> PhotoPredictions:
     """Decide, with all folds and with each fold's models by themselves.
 
@@ -90,8 +90,8 @@ def photo_predictions(
     """
 
     def decided(fold: int | None = None) -> Decision:
-        joints = [e.joint(found, only=fold) for e, found in zip(ensembles, logits, strict=True)]
-        return decide(np.stack(joints), fitted.weights, fitted.offsets)
+        class_log_probs = [e.joint(found, only=fold) for e, found in zip(ensembles, logits, strict=True)]
+        return decide(np.stack(class_log_probs), fitted.weights, fitted.offsets)
 
     folds = complete_folds(ensembles)
     decision, alone = decided(), [decided(fold) for fold in folds]
@@ -131,7 +131,7 @@ def prediction_records(
 
 def predict_files(
     ensembles: Sequence[Ensemble],
-    fitted: Fitted,
+    fitted: DecisionParams,
     photos: PhotoSet,
     hardware: Hardware,
     aspect: float,
@@ -154,7 +154,7 @@ def predict_files(
         MaskensError: photos that can't be read, all listed; with `skip_bad` only if it is all of them. As `Predictor`.
     """
     predictor = Predictor(ensembles, fitted.tta_set.views, torch.device(hardware.device))
-    refuse_without_detector(predictor.geometries)
+    refuse_without_detector(predictor.preprocessings)
     configure_process(hardware.job_threads)
     count, views = len(photos.files), len(predictor.views)
     outputs = [np.full((views, count, m.card.target.width), np.nan, np.float32) for m in predictor.members]
@@ -163,10 +163,10 @@ def predict_files(
 
     def read(file: str) -> Sequence[Pixels] | None:
         try:
-            photo = decode_file(photos.path(file), decoded_sizes(predictor.geometries))
+            photo = decode_file(photos.path(file), decoded_sizes(predictor.preprocessings))
             if is_distorted(*photo.whole, aspect):
                 distorted.add(file)
-            return in_geometries(photo.sizes, predictor.geometries).sizes
+            return in_preprocessings(photo.sizes, predictor.preprocessings).sizes
         except MaskensError as error:
             problems[file] = str(error)
             return None
@@ -202,7 +202,7 @@ class ResidentEnsemble:
     Not for two threads at once, and fastest in the thread that made it.
     """
 
-    def __init__(self, ensembles: Sequence[Ensemble], fitted: Fitted, hardware: Hardware) -> None:
+    def __init__(self, ensembles: Sequence[Ensemble], fitted: DecisionParams, hardware: Hardware) -> None:
         """
         Args:
             fitted: for these ensembles, in their order.
@@ -213,9 +213,9 @@ class ResidentEnsemble:
         """
         self.fitted = fitted
         self._predictor = Predictor(ensembles, fitted.tta_set.views, torch.device(hardware.device))
-        members, self.geometries = self._predictor.members, self._predictor.geometries
+        members, self.preprocessings = self._predictor.members, self._predictor.preprocessings
         complete_folds(ensembles)
-        refuse_without_detector(self.geometries)
+        refuse_without_detector(self.preprocessings)
         configure_process(hardware.job_threads)
         if len(groups_that_fit(members, self._predictor.device)) > 1:
             size = sum(m.path.stat().st_size for m in members) / 1e9
@@ -223,7 +223,7 @@ class ResidentEnsemble:
                 f"{len(members)} models of {size:.1f} GB don't fit into the free memory together, and here all "
                 "of them have to stay there; `maskens predict` and `maskens infer` load as many at a time as fit"
             )
-        stand_ins = _noise([g.shape for g in self.geometries])
+        stand_ins = _noise([g.shape for g in self.preprocessings])
         self._predictor.load(range(len(members)), self._inputs(stand_ins))
         self.predict(stand_ins)  # the first time takes longer than any other
 
@@ -236,7 +236,7 @@ class ResidentEnsemble:
         """Decide on photos.
 
         Args:
-            photos: not empty; each in all of `geometries`, uint8 of their shapes.
+            photos: not empty; each in all of `preprocessings`, uint8 of their shapes.
 
         Raises:
             MaskensError: as `Predictor.forward`.

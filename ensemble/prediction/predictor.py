@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensemble.decision.members import Ensemble, Member, geometries
+from ensemble.decision.members import Ensemble, Member, preprocessings
 from ensemble.jobs.hardware import free_memory
 from ensemble.jobs.oof import Logits
 from ensemble.models.build import load_checkpoint, to_input
@@ -20,7 +20,7 @@ from ensemble.models.engine_choice import choose_engine
 from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.models.precision import PrecisionChoice
 from ensemble.models.tta import stack_views, unstack_views
-from ensemble.recipes.schema import Geometry
+from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError
 from folds.labels import IntArray
 from folds.photos import Pixels
@@ -30,14 +30,18 @@ class BatchInputs:
     """A batch as models want it: normalised and in all views, made once for all models that want it alike."""
 
     def __init__(
-        self, batch: Sequence[Tensor], geometries: Sequence[Geometry], views: Sequence[str], device: torch.device
+        self,
+        batch: Sequence[Tensor],
+        preprocessings: Sequence[Preprocessing],
+        views: Sequence[str],
+        device: torch.device,
     ) -> None:
         """
         Args:
-            batch: for each geometry uint8 (photos, height, width, 3).
+            batch: for each preprocessing uint8 (photos, height, width, 3).
         """
         self.views = views
-        self._photos = dict(zip(geometries, batch, strict=True))
+        self._photos = dict(zip(preprocessings, batch, strict=True))
         self._device = device
         self._made: dict[object, Tensor] = {}
 
@@ -57,10 +61,10 @@ class BatchInputs:
     def made(self, member: Member) -> Tensor:
         """As `of`, of all photos in all views."""
         card = member.card
-        key = (card.geometry, card.mean, card.std)
+        key = (card.preprocessing, card.mean, card.std)
         if key not in self._made:
             normalisation = card.mean, card.std
-            x = to_input(self._photos[card.geometry], *normalisation, self._device)
+            x = to_input(self._photos[card.preprocessing], *normalisation, self._device)
             self._made[key] = stack_views(x, self.views, normalisation)
         return self._made[key]
 
@@ -79,7 +83,7 @@ def batch_size(device: torch.device) -> int:
 
 
 def as_batch(photos: Sequence[Sequence[Pixels]]) -> list[Tensor]:
-    """Photos, each in some geometries, as for each geometry uint8 (photos, height, width, 3)."""
+    """Photos, each in some preprocessings, as for each preprocessing uint8 (photos, height, width, 3)."""
     return [torch.from_numpy(np.stack(sizes)) for sizes in zip(*photos, strict=True)]
 
 
@@ -102,20 +106,22 @@ class Predictor:
     ) -> None:
         self.ensembles, self.views, self.device, self.options = ensembles, views, device, options
         self.members = [m for ensemble in ensembles for m in ensemble.members]
-        self.geometries = geometries(self.members)
+        self.preprocessings = preprocessings(self.members)
         self.engines: dict[int, InferenceEngine] = {}  # number of the model -> it, of those that are loaded
         self.precisions: dict[int, PrecisionChoice] = dict(enumerate(chosen))
         self.compile_seconds = 0.0
         self.notes: list[str] = []  # of the engines
-        self._kinds = [f"{m.card.model} {m.card.model_args} {m.card.geometry}" for m in self.members]  # equally fast
+        self._kinds = [
+            f"{m.card.model} {m.card.model_args} {m.card.preprocessing}" for m in self.members
+        ]  # equally fast
         self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass of torch
         self._fastest: dict[str, PrecisionChoice] = {}  # kind of model -> what was fastest for the first of it
         self._why: dict[str, tuple[str, ...]] = {}  # kind of model -> notes on what was chosen
         self._graphs = OnnxGraphs()
 
     def inputs(self, photos: Sequence[Tensor]) -> BatchInputs:
-        """A batch, for each of `geometries` uint8 (photos, height, width, 3)."""
-        return BatchInputs(photos, self.geometries, self.views, self.device)
+        """A batch, for each of `preprocessings` uint8 (photos, height, width, 3)."""
+        return BatchInputs(photos, self.preprocessings, self.views, self.device)
 
     def load(
         self, models: Sequence[int], inputs: BatchInputs, passes: float = math.inf, measure_batch: bool = False

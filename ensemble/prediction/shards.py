@@ -14,7 +14,7 @@ import numpy as np
 from ensemble.backends.backend import Backend, Call, WorkerLost, call_with_retries, run_in_threads
 from ensemble.backends.choose import open_backend
 from ensemble.data.cache import DecodedPhotos, open_photos
-from ensemble.decision.members import Ensemble, geometries
+from ensemble.decision.members import Ensemble, preprocessings
 from ensemble.models.precision import PrecisionChoice
 from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, Outputs, read_outputs, save_outputs
 from ensemble.prediction.predict import predict
@@ -138,7 +138,7 @@ def _predict_shard(
 ) -> None:
     """In a process of its own: predict a shard and leave what came of it in its file."""
     members = [m for ensemble in ensembles for m in ensemble.members]
-    opened = open_photos(photos, geometries(members), settings.cache, settings.hardware.decoding_threads)
+    opened = open_photos(photos, preprocessings(members), settings.cache, settings.hardware.decoding_threads)
     kept = InferenceCheckpoint(file.with_suffix(".partial.npz"), [identity, int(shard[0]), int(shard[-1])])
     save_outputs(file, identity, predict(ensembles, opened, settings, kept, rows=shard, chosen=chosen))
 

@@ -12,10 +12,10 @@ from ensemble.decision.anytime import AnytimeRule, Budget, choose_rule, leaves, 
 from ensemble.decision.decide import Rule
 from ensemble.decision.early_exit import gender_to_evaluate, upper_bounds
 from ensemble.decision.members import Ensemble
-from ensemble.decision.tuning import Fitted
+from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.oof import Logits
 from ensemble.prediction.predictor import Batch
-from ensemble.recipes.schema import Geometry
+from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import ONLY_GENDER
 from folds.errors import MaskensError
 from folds.labels import GENDERS, IntArray
@@ -53,7 +53,7 @@ class EarlyExit(Strategy):
         fitted: what the joint decision rests on.
     """
 
-    def __init__(self, fitted: Fitted) -> None:
+    def __init__(self, fitted: DecisionParams) -> None:
         self.fitted = fitted
 
     def __call__(self, batch: Batch) -> None:
@@ -103,16 +103,21 @@ class WithinBudget(Strategy):
 
     Args:
         fitted: what the joint decision rests on.
-        geometries: in which photos are shown.
+        preprocessings: in which photos are shown.
         photos: how many there are.
     """
 
     def __init__(
-        self, budget: Budget, fitted: Fitted, ensemble: Ensemble, geometries: Sequence[Geometry], photos: int
+        self,
+        budget: Budget,
+        fitted: DecisionParams,
+        ensemble: Ensemble,
+        preprocessings: Sequence[Preprocessing],
+        photos: int,
     ) -> None:
         self.budget, self.ensemble, self.offsets = budget, ensemble, np.array(fitted.offsets)
         self.rule: AnytimeRule | None = None
-        views, pixels = len(ensemble.tta.views), sum(int(np.prod(g.shape)) for g in geometries)
+        views, pixels = len(ensemble.tta.views), sum(int(np.prod(g.shape)) for g in preprocessings)
         self.passes = pass_order(len(ensemble.complete_folds), views)
         self._together = int(np.clip(MEMORY / (4 * pixels * views), 64, WHOLE))
         self._photos, self._whole = photos, min(-(-WHOLE // self._together) * self._together, photos)

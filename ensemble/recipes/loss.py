@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ensemble.recipes.strict import Strict
-from ensemble.recipes.tasks import Part, Target
+from ensemble.recipes.tasks import OutputSpec, Part
 
 ClassWeights = tuple[Annotated[float, Field(ge=0)], ...]
 
@@ -87,7 +87,7 @@ class Loss(Strict):
         """The weight of a head among the others."""
         return self.heads[part].weight if part in self.heads else 1.0
 
-    def fault_with(self, target: Target, evened: str = "none") -> str:
+    def fault_with(self, target: OutputSpec, evened: str = "none") -> str:
         """What does not fit a task that predicts `target`, in words; "" if nothing.
 
         Args:

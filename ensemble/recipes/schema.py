@@ -14,7 +14,7 @@ from ensemble.recipes.architecture import ModelArgs, ModelName
 from ensemble.recipes.augmentation import Entry, expand
 from ensemble.recipes.loss import Loss
 from ensemble.recipes.strict import Strict
-from ensemble.recipes.tasks import AgeHead, Predicts, Target, merge_of
+from ensemble.recipes.tasks import AgeHead, OutputSpec, Predicts, merge_of
 from ensemble.recipes.views import OofSets, OwnSets, oof_views
 from folds.errors import MaskensError
 from folds.files import sha256
@@ -64,7 +64,7 @@ Crop = tuple[int, int] | Literal["face"]
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Preprocessing:
     """The fixed steps from a photo to what augmentation and model see; sizes are (height, width).
 
     Its pixels depend on the photo's file and these alone. A centre is cropped after the photo is resized, a face
@@ -321,7 +321,7 @@ class TaskRecipe(Strict):
         return cropped_size(self.resize, self.crop)
 
     @property
-    def target(self) -> Target:
+    def target(self) -> OutputSpec:
         """What the task's model predicts."""
         return _target(self.predicts, self.ages)
 
@@ -360,8 +360,8 @@ class TaskRecipe(Strict):
         return sha256(json.dumps(known.model_dump(mode="json", exclude_defaults=True), sort_keys=True))
 
 
-def _target(predicts: Predicts, ages: Ages) -> Target:
-    return Target(predicts, ages.cuts, ages.bands, ages.head)
+def _target(predicts: Predicts, ages: Ages) -> OutputSpec:
+    return OutputSpec(predicts, ages.cuts, ages.bands, ages.head)
 
 
 class Recipe(Strict):

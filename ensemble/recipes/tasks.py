@@ -56,7 +56,7 @@ class Head:
 
 
 @dataclass(frozen=True)
-class Target:
+class OutputSpec:
     """What a task's model predicts. Ages may be *trained* in other bins than they are scored in.
 
     `cuts` are whole years; bin b holds the ages from cuts[b-1] to cuts[b] - 1, and counts as band merge[b].
@@ -87,7 +87,7 @@ class Target:
         return tuple(found)
 
     @property
-    def in_bins(self) -> Target:
+    def in_bins(self) -> OutputSpec:
         """The same where each head's logits are those of its bins, as `heads.bin_logits` makes them."""
         return replace(self, age_head="softmax")
 
@@ -117,7 +117,7 @@ def merge_of(cuts: Sequence[int]) -> tuple[int, ...]:
     return (*(int(b) for b in age_band([c - 1 for c in cuts])), len(AGES) - 1)
 
 
-def training_labels(target: Target, data: TrainData, in_years: bool = False) -> IntArray:
+def training_labels(target: OutputSpec, data: TrainData, in_years: bool = False) -> IntArray:
     """Label of each photo for each head, ages in the target's own bins or in whole years.
 
     Returns:
@@ -129,7 +129,7 @@ def training_labels(target: Target, data: TrainData, in_years: bool = False) -> 
     return _columns(target, mask, gender, age_band(data.years, target.cuts), len(target.merge))
 
 
-def with_mask(target: Target, labels: IntArray, mask: int, in_years: bool = False) -> IntArray:
+def with_mask(target: OutputSpec, labels: IntArray, mask: int, in_years: bool = False) -> IntArray:
     """The labels of one photo as if its mask were another; a copy.
 
     Args:
@@ -147,7 +147,7 @@ def with_mask(target: Target, labels: IntArray, mask: int, in_years: bool = Fals
     return changed
 
 
-def true_labels(target: Target, data: TrainData) -> IntArray:
+def true_labels(target: OutputSpec, data: TrainData) -> IntArray:
     """Label of each photo for each head as it is scored, whatever bins were trained.
 
     Returns:
@@ -156,7 +156,7 @@ def true_labels(target: Target, data: TrainData) -> IntArray:
     return _columns(target, *data.labels, len(AGES))
 
 
-def class_labels(target: Target, classes: IntArray) -> IntArray:
+def class_labels(target: OutputSpec, classes: IntArray) -> IntArray:
     """Label of photos of these classes for each head as it is scored.
 
     Args:
@@ -168,13 +168,13 @@ def class_labels(target: Target, classes: IntArray) -> IntArray:
     return _columns(target, *decode(classes), len(AGES))
 
 
-def _columns(target: Target, mask: IntArray, gender: IntArray, age: IntArray, ages: int) -> IntArray:
+def _columns(target: OutputSpec, mask: IntArray, gender: IntArray, age: IntArray, ages: int) -> IntArray:
     classes = (mask * len(GENDERS) + gender) * ages + age
     columns: dict[Part, IntArray] = {"mask": mask, "gender": gender, "age": age, "class": classes}
     return np.stack([columns[p] for p in PREDICTED_PARTS[target.predicts]], axis=1)
 
 
-def learns_from(predicts: Predicts, data: TrainData) -> npt.NDArray[np.bool_]:
+def training_mask(predicts: Predicts, data: TrainData) -> npt.NDArray[np.bool_]:
     """bool (photos,): the photos a task learns from and is validated on: one gender's for its age task, and none that
     is left out.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 
-from ensemble.evaluation.audit import NAMES, Audit, Suspect, photos_csv, suspects_csv
+from ensemble.evaluation.audit import NAMES, Audit, LabelIssue, photos_csv, suspects_csv
 from folds.errors import MaskensError
 from folds.explore.merge_candidates import FILE, MergeCandidate, candidates_csv, candidates_sheet
 from folds.files import sha256, sha256_of_text, write_text
@@ -108,7 +108,7 @@ def audit_sheets(found: Audit, top: int, workers: int, on_progress: Progress | N
     ]
 
 
-def _cells(found: Audit, suspect: Suspect, thumbs: dict[tuple[int, int], Pixels | None]) -> list[Cell]:
+def _cells(found: Audit, suspect: LabelIssue, thumbs: dict[tuple[int, int], Pixels | None]) -> list[Cell]:
     """The person's photos, each with the probabilities of its given label and of the one that speaks against it."""
     predictions, names, row = found.fields[suspect.field], NAMES[suspect.field], suspect.row
     in_doubt = {d.photo: d.suggested for d in suspect.doubts}

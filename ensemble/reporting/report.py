@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ensemble.decision.blend import Blend, RunOof
+from ensemble.decision.blend import OofEnsemble, RunOofLogits
 from ensemble.evaluation.evaluate import Calibration, Evaluation, PartPredictions, calibration, part_predictions
 from ensemble.jobs.oof import JobCurves, read_curves
 from ensemble.jobs.teaching import pseudo_words, soft_words
@@ -93,7 +93,7 @@ class RunFacts:
 class Report:
     """All that is on the page, photos not yet opened."""
 
-    blend: Blend
+    blend: OofEnsemble
     found: Evaluation
     confusions: list[Confusion]
     calibrations: list[Calibration]
@@ -107,7 +107,7 @@ class Report:
         return len(self.blend.trained) * sum(len(member.recipe.tasks) for member in self.blend.runs)
 
 
-def gather(blend: Blend, found: Evaluation, photos: int) -> Report:
+def gather(blend: OofEnsemble, found: Evaluation, photos: int) -> Report:
     """Put a report together.
 
     Args:
@@ -133,7 +133,7 @@ def confusion(part: PartPredictions) -> Confusion:
     return Confusion(part.name, part.labels, counts(part.truth, part.decided, len(part.labels)))
 
 
-def age_errors(blend: Blend, decided: IntArray) -> list[AgeErrors]:
+def age_errors(blend: OofEnsemble, decided: IntArray) -> list[AgeErrors]:
     """How the age band was decided, for each gender that has photos.
 
     Args:
@@ -196,7 +196,7 @@ def age_groups(years: IntArray, decided: IntArray, person: IntArray, least: int 
     return found
 
 
-def photos_to_show(blend: Blend, found: Evaluation, most: int) -> tuple[list[ShownPhoto], list[ShownPhoto]]:
+def photos_to_show(blend: OofEnsemble, found: Evaluation, most: int) -> tuple[list[ShownPhoto], list[ShownPhoto]]:
     """(the photos with the highest loss of their true class, those with the highest entropy), worst first."""
     log_p = found.decision.log_probabilities
     rows = np.arange(len(log_p))
@@ -240,7 +240,7 @@ def highest(values: FloatArray, person: IntArray, most: int, each: int = EACH) -
     return found
 
 
-def run_facts(member: RunOof) -> RunFacts:
+def run_facts(member: RunOofLogits) -> RunFacts:
     """What run.json, the jobs and the recipe of a run say."""
     run = member.run
     curves, without = read_curves(run, member.recipe)

@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from ensemble.data.cache import decoded_sizes, in_geometries
+from ensemble.data.cache import decoded_sizes, in_preprocessings
 from ensemble.models.process import give_back_memory
 from ensemble.prediction.predictions import ResidentEnsemble, prediction_records
 from ensemble.serving.batching import Batcher, QueueFull
@@ -109,7 +109,7 @@ Record = dict[str, Any]
 class ReadPhoto:
     """An upload, decoded."""
 
-    sizes: tuple[Pixels, ...]  # in the geometries of the models, uint8 (height, width, 3) each
+    sizes: tuple[Pixels, ...]  # in the preprocessings of the models, uint8 (height, width, 3) each
     distorted: bool
     picture: Pixels | None  # uint8 (h, w, 3), for a page
 
@@ -162,10 +162,10 @@ class PhotoAnswers:
 
     def _decoded(self, upload: Upload, picture: bool) -> tuple[ReadPhoto, int]:
         """The photo, and how many pixels it has whole."""
-        wanted = decoded_sizes(self._models.geometries)
+        wanted = decoded_sizes(self._models.preprocessings)
         extra = [(PICTURE, PICTURE)] if picture else []
         photo = decode_photo(upload.content, upload.name, [*wanted, *extra], FORMATS, self._most_pixels)
-        loaded = in_geometries(photo.sizes[: len(wanted)], self._models.geometries)
+        loaded = in_preprocessings(photo.sizes[: len(wanted)], self._models.preprocessings)
         shown = _shrunk(photo.sizes[-1]) if picture else None
         height, width = photo.whole
         return ReadPhoto(loaded.sizes, is_distorted(height, width, self._aspect), shown), height * width

@@ -23,9 +23,9 @@ from ensemble.data.masks import DrawMasks, draw_masks
 from ensemble.jobs.card import job_card
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import Claim
-from ensemble.jobs.oof import JobOof, Logits, people_halves, save_job_oof, write_history
+from ensemble.jobs.oof import JobOofLogits, Logits, people_halves, save_job_oof, write_history
 from ensemble.jobs.seen_people import trained_on
-from ensemble.jobs.spec import JobSpec, geometry, identity, learned_rows
+from ensemble.jobs.spec import JobSpec, identity, learned_rows, preprocessing
 from ensemble.jobs.stopping import stop_requests
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.models.build import create, normalisation, save_checkpoint, to_device
@@ -33,7 +33,7 @@ from ensemble.models.engine import InferenceEngine
 from ensemble.models.precision import AutotuneCache
 from ensemble.models.process import configure_process
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.recipes.tasks import class_labels, learns_from, training_labels, true_labels
+from ensemble.recipes.tasks import class_labels, training_labels, training_mask, true_labels
 from ensemble.recipes.views import IDENTITY
 from ensemble.training.losses import task_loss
 from ensemble.training.tracking import TrackedJob, Trackers
@@ -140,7 +140,7 @@ class JobRun:
         self.people = trained_on(spec, data, folds)
         self.truth = true_labels(self.target, data)
         held_out = folds[data.photo_person] == spec.fold
-        mine = learns_from(self.recipe.predicts, data)
+        mine = training_mask(self.recipe.predicts, data)
         self.valid_rows = np.flatnonzero(held_out & mine)
         self.oof_rows = np.flatnonzero(held_out & data.photos.readable)
         self.valid = mine[self.oof_rows]  # those of them that are scored
@@ -200,7 +200,7 @@ class JobRun:
             self.write_epoch(trainer)  # as the interruption may have come before it
 
     def open(self, photos: PhotoSet) -> DecodedPhotos:
-        return open_photos(photos, [geometry(self.recipe)], self.spec.cache, max(1, self.spec.workers))
+        return open_photos(photos, [preprocessing(self.recipe)], self.spec.cache, max(1, self.spec.workers))
 
     def train(
         self,
@@ -298,7 +298,7 @@ class JobRun:
         plain = np.stack([self.validated(logits) for logits in self.logits])
         chosen = half_epochs(self.target, plain, self.truth[self.valid_rows], self.half[self.valid])
         files, best = np.array(self.data.files)[self.oof_rows], f1.index(max(f1))
-        oof = JobOof(files, np.stack(self.logits), best, self.half, chosen, self.spec.recipe.oof_views)
+        oof = JobOofLogits(files, np.stack(self.logits), best, self.half, chosen, self.spec.recipe.oof_views)
         save_job_oof(self.job.oof, oof, self.record())
 
     def record(self) -> dict[str, Any]:

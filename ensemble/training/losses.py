@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from ensemble.models.heads import head_to_bin_logits
 from ensemble.recipes.loss import Loss
-from ensemble.recipes.tasks import Head, Target, class_labels
+from ensemble.recipes.tasks import Head, OutputSpec, class_labels
 from folds.labels import CLASSES
 from folds.people import OLDEST
 
 
-def target_tables(target: Target, sigma: float = 0.0) -> list[Tensor]:
+def target_tables(target: OutputSpec, sigma: float = 0.0) -> list[Tensor]:
     """Of each head, label -> distribution over its bins: float32 (labels, bins).
 
     Args:
@@ -62,7 +62,7 @@ def soft_targets(labels: Tensor, tables: Sequence[Tensor]) -> Tensor:
     return torch.cat([table[labels[:, i]] for i, table in enumerate(tables)], dim=1)
 
 
-def class_table(target: Target) -> Tensor:
+def class_table(target: OutputSpec) -> Tensor:
     """Probabilities of the 18 classes, multiplied by it, become those of each head: float32 (18, bins of all heads).
 
     Bins have to be the three bands.

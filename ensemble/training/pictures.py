@@ -12,7 +12,7 @@ from PIL import Image
 
 from ensemble.data.cache import DecodedPhotos
 from ensemble.metrics.heads import head_decisions, head_log_probabilities
-from ensemble.recipes.tasks import WIDTHS, Target
+from ensemble.recipes.tasks import WIDTHS, OutputSpec
 from folds.labels import IntArray
 from folds.pages.contact_sheet import Cell, Sheet, draw
 from folds.photos import Pixels
@@ -25,12 +25,12 @@ def validation_pictures(
     title: str,
     photos: DecodedPhotos,
     rows: IntArray,
-    target: Target,
+    target: OutputSpec,
     logits: npt.NDArray[np.float32],
     truth: IntArray,
 ) -> dict[str, Pixels]:
     """`confusion/<part>` for each head of a task, and `worst`; arguments as of `worst_photos`."""
-    names = Target(target.predicts).names  # of the scoring bands, whatever bins were trained
+    names = OutputSpec(target.predicts).names  # of the scoring bands, whatever bins were trained
     found = {}
     for i, (head, decided) in enumerate(zip(target.heads, head_decisions(logits, target.heads), strict=True)):
         matrix = counts(truth[:, i], decided, WIDTHS[head.part])
@@ -84,7 +84,7 @@ def worst_photos(
     title: str,
     photos: DecodedPhotos,
     rows: IntArray,
-    target: Target,
+    target: OutputSpec,
     logits: npt.NDArray[np.float32],
     truth: IntArray,
     most: int = WORST,
@@ -101,7 +101,7 @@ def worst_photos(
     """
     log_p = [head_log_probabilities(logits, head) for head in target.heads]
     losses = -np.sum([np.take_along_axis(p, truth[:, [i]], axis=1)[:, 0] for i, p in enumerate(log_p)], axis=0)
-    names = [*Target(target.predicts).names.values()]  # of the scoring bands, whatever bins were trained
+    names = [*OutputSpec(target.predicts).names.values()]  # of the scoring bands, whatever bins were trained
     cells = []
     for place in np.argsort(-losses, kind="stable")[:most]:
         true = ", ".join(n[label] for n, label in zip(names, truth[place], strict=True))

@@ -16,12 +16,12 @@ from ensemble.jobs.spec import JobSpec
 from ensemble.models.build import create, refuse_unreachable, weights_address
 from ensemble.recipes.loss import soft_f1_warnings
 from ensemble.recipes.reading import load_recipe
-from ensemble.recipes.schema import Geometry, Recipe, TaskRecipe
+from ensemble.recipes.schema import Preprocessing, Recipe, TaskRecipe
 from ensemble.training.cost import job_updates
 from ensemble.training.losses import one_hot, task_loss
 from ensemble.training.optimizer import backbone, ema_words, make_optimizer
 from folds.errors import MaskensError, did_you_mean, first_line, refuse
-from folds.files import leave
+from folds.files import write_or_set_aside
 from folds.labels import IntArray
 from folds.people import TrainData, skipped_csv, skipped_hash
 from folds.photos import Progress, read_photo
@@ -158,7 +158,7 @@ def _model_faults(task: TaskRecipe, initial_weights: bool, warnings: list[str]) 
 def leave_out_unreadable(
     run: Run,
     data: TrainData,
-    geometries: Sequence[Geometry],
+    preprocessings: Sequence[Preprocessing],
     cache: Path | None,
     workers: int,
     on_progress: Progress | None = None,
@@ -167,7 +167,7 @@ def leave_out_unreadable(
     """Find the photos that can't be read, and have the run remember them. Once it has models, they stay the same.
 
     Args:
-        geometries, cache, workers: as of `skip_unreadable`.
+        preprocessings, cache, workers: as of `skip_unreadable`.
         write: fill the cache on the way and write into the run; else nothing is written.
 
     Returns:
@@ -178,7 +178,7 @@ def leave_out_unreadable(
     """
     fixed = bool(run.jobs_on_disk())
     photos = data.photos if fixed else dataclasses.replace(data.photos, skipped={})
-    found = skip_unreadable(photos, geometries, cache, workers, on_progress, write).skipped
+    found = skip_unreadable(photos, preprocessings, cache, workers, on_progress, write).skipped
     if found.keys() == data.skipped.keys():
         return run, data
     if fixed:
@@ -198,7 +198,7 @@ def remember_skipped(run: Run, skipped: Mapping[str, str]) -> None:
     Args:
         skipped: file -> why it can't be read.
     """
-    leave(run.skipped_file, skipped_csv(skipped) if skipped else "")
+    write_or_set_aside(run.skipped_file, skipped_csv(skipped) if skipped else "")
     kept = load_run(run.folder)  # as others may have written into it
     save_run(dataclasses.replace(kept, skipped_hash=skipped_hash(skipped)))
 

@@ -17,7 +17,7 @@ import tomli_w
 
 from ensemble.data.cache import DecodedPhotos
 from ensemble.metrics.scores import head_scores
-from ensemble.recipes.tasks import Target
+from ensemble.recipes.tasks import OutputSpec
 from ensemble.training.pictures import validation_pictures
 from folds.errors import MaskensError, first_line, typed
 from folds.files import sha256
@@ -35,7 +35,7 @@ class TrackedJob:
     run: Run
     task: str
     fold: int
-    target: Target
+    target: OutputSpec
     config: Mapping[str, Any]  # plain types without None: the task's recipe, hashes, seed, versions
     photos: DecodedPhotos
     rows: IntArray  # int64 (n,): the photos that are validated

@@ -10,7 +10,7 @@ import numpy as np
 from folds.corrections import MERGE_COLUMNS
 from folds.errors import MaskensError
 from folds.explore.duplicates import near_duplicates, perceptual_hash
-from folds.files import listing_text
+from folds.files import safe_csv
 from folds.labels import SHOTS
 from folds.pages.contact_sheet import Cell, Sheet, thumbnails
 from folds.people import TrainData
@@ -72,7 +72,7 @@ def portrait_candidates(
 def candidates_csv(data: TrainData, candidates: Iterable[MergeCandidate]) -> str:
     """The list as `maskens folds --merge` takes it."""
     rows = [(c.a, c.b, c.bits, c.alike, *(data.files[photo] for photo in c.photos)) for c in candidates]
-    return listing_text((*MERGE_COLUMNS, "bits", "photos", "photo_a", "photo_b"), rows)
+    return safe_csv((*MERGE_COLUMNS, "bits", "photos", "photo_a", "photo_b"), rows)
 
 
 def candidates_sheet(

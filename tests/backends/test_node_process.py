@@ -28,7 +28,7 @@ from ensemble.backends.node_process import (
     started_file,
     stop_all,
 )
-from ensemble.backends.work_process import Children, Outcome
+from ensemble.backends.work_process import Outcome, WorkerPool
 from ensemble.jobs.hardware import Hardware
 from folds.errors import MaskensError
 from folds.files import write_text
@@ -45,7 +45,7 @@ def call(tmp_path: Path) -> Callable[..., Call]:
 @pytest.fixture(autouse=True)
 def _no_process_is_left() -> Iterator[None]:
     yield
-    Children.end()
+    WorkerPool.end()
 
 
 def touch_and_sleep(file: Path) -> None:

@@ -11,7 +11,7 @@ from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import EpochBatches, EpochPhotos, train_loader
 from ensemble.recipes.augmentation import SomeOf, Transform, policies
 from ensemble.recipes.reading import load_recipe, parse_recipe, shipped
-from ensemble.recipes.schema import Geometry, Sampler
+from ensemble.recipes.schema import Preprocessing, Sampler
 from folds.people import PhotoSet
 
 FLIP = Transform(name="HorizontalFlip", args={"p": 0.5})
@@ -72,7 +72,7 @@ def test_without_transforms_the_photo_stays() -> None:
 def photos(tmp_path: Path) -> DecodedPhotos:
     values = np.random.default_rng(0).integers(0, 256, (20, 16, 12, 3), dtype=np.uint8)
     np.save(tmp_path / "photos.npy", values)
-    return DecodedPhotos(PhotoSet(tmp_path, [""] * 20, ""), [Geometry((16, 12))], [tmp_path / "photos.npy"])
+    return DecodedPhotos(PhotoSet(tmp_path, [""] * 20, ""), [Preprocessing((16, 12))], [tmp_path / "photos.npy"])
 
 
 def every(rows: np.ndarray) -> EpochPhotos:

@@ -16,13 +16,13 @@ from PIL import Image
 import ensemble.data.cache
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.loader import plain_batches
-from ensemble.recipes.schema import Geometry
+from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError
 from folds.layout import read_eval, read_train
 from folds.people import EvalData, PhotoSet, TrainData
 from folds.photos import Pixels, read_photo, read_sizes, resize_and_crop
 
-SMALL, CROPPED = Geometry((16, 12)), Geometry((20, 16), (12, 10))
+SMALL, CROPPED = Preprocessing((16, 12)), Preprocessing((20, 16), (12, 10))
 FILES = [f"{i}.png" for i in range(6)]
 JPEGS = [f"{i}.jpg" for i in range(3)]
 
@@ -87,15 +87,19 @@ def test_each_file_is_read_once_for_all_geometries(
 
 @pytest.mark.parametrize("cached", [True, False])
 def test_pixels_depend_on_photo_and_geometry_alone(jpegs: Path, tmp_path: Path, cached: bool) -> None:
-    def shown(*geometries: Geometry) -> list[tuple[Pixels, ...]]:
+    def shown(*preprocessings: Preprocessing) -> list[tuple[Pixels, ...]]:
         cache = tmp_path / f"cache{len(list(tmp_path.iterdir()))}" if cached else None
-        photos = open_photos(PhotoSet(jpegs, JPEGS, "print"), geometries, cache, workers=2)
+        photos = open_photos(PhotoSet(jpegs, JPEGS, "print"), preprocessings, cache, workers=2)
         return [photos[i] for i in range(len(JPEGS))]
 
-    large, small, exact = Geometry((70, 50), None, True), Geometry((16, 12), (12, 12), True), Geometry((16, 12))
+    large, small, exact = (
+        Preprocessing((70, 50), None, True),
+        Preprocessing((16, 12), (12, 12), True),
+        Preprocessing((16, 12)),
+    )
     together = shown(large, small, exact)
-    for number, geometry in enumerate((large, small, exact)):
-        for photos, alone in zip(together, shown(geometry), strict=True):
+    for number, preprocessing in enumerate((large, small, exact)):
+        for photos, alone in zip(together, shown(preprocessing), strict=True):
             assert np.array_equal(photos[number], alone[0])
     whole, half, eighth = ([read_sizes(jpegs / f, [s])[0] for f in JPEGS] for s in (None, (70, 50), (16, 12)))
     assert [p.shape[:2] for p in (whole[0], half[0], eighth[0])] == [(150, 110), (75, 55), (19, 14)]
@@ -108,8 +112,8 @@ def test_pixels_depend_on_photo_and_geometry_alone(jpegs: Path, tmp_path: Path, 
 def test_reduced_and_full_decoding_have_a_cache_each(jpegs: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     for reduced in (False, True, False, True):
-        geometry = Geometry((16, 12), None, reduced)
-        (photo,) = open_photos(PhotoSet(jpegs, JPEGS, "print"), [geometry], cache, workers=1)[0]
+        preprocessing = Preprocessing((16, 12), None, reduced)
+        (photo,) = open_photos(PhotoSet(jpegs, JPEGS, "print"), [preprocessing], cache, workers=1)[0]
         (least,) = [(16, 12) if reduced else None]
         assert np.array_equal(photo, resize_and_crop(read_sizes(jpegs / JPEGS[0], [least])[0], (16, 12), None))
     assert len(list(cache.glob("*.npy"))) == 2

@@ -15,7 +15,7 @@ from ensemble.data.loader import EpochBatches, EpochPhotos, train_loader
 from ensemble.data.mask_drawing import draw_mask
 from ensemble.data.masks import DrawMasks, draw_masks
 from ensemble.recipes.augmentation import Transform
-from ensemble.recipes.schema import Geometry, Sampler, TaskRecipe
+from ensemble.recipes.schema import Preprocessing, Sampler, TaskRecipe
 from ensemble.recipes.tasks import Predicts
 from folds.faces import Face
 from folds.labels import decode, encode
@@ -149,7 +149,7 @@ def test_the_template_moves_the_mask_and_follows_the_crop() -> None:
 @pytest.fixture
 def photos(tmp_path: Path) -> DecodedPhotos:
     np.save(tmp_path / "photos.npy", np.random.default_rng(0).integers(0, 256, (21, 64, 48, 3), dtype=np.uint8))
-    return DecodedPhotos(PhotoSet(tmp_path, [""] * 21, ""), [Geometry((64, 48))], [tmp_path / "photos.npy"])
+    return DecodedPhotos(PhotoSet(tmp_path, [""] * 21, ""), [Preprocessing((64, 48))], [tmp_path / "photos.npy"])
 
 
 def epochs(photos: DecodedPhotos, masks: DrawMasks | None, workers: int = 0) -> list[torch.Tensor]:

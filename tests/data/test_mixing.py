@@ -6,10 +6,10 @@ import torch
 
 from ensemble.data.mixing import mix_batch
 from ensemble.recipes.schema import Mix
-from ensemble.recipes.tasks import Target
+from ensemble.recipes.tasks import OutputSpec
 from ensemble.training.losses import one_hot
 
-HEADS = Target("heads").heads
+HEADS = OutputSpec("heads").heads
 BATCH, HEIGHT, WIDTH = 6, 16, 12
 
 

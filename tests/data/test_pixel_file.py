@@ -16,7 +16,7 @@ import ensemble.data.pixel_file
 from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import plain_batches
 from ensemble.data.pixel_file import POSITIONED, PixelFile, create
-from ensemble.recipes.schema import Geometry
+from ensemble.recipes.schema import Preprocessing
 from folds.people import PhotoSet
 
 SHAPE = (400, 4, 3, 3)
@@ -66,14 +66,14 @@ def _read(photos: DecodedPhotos, seed: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="jobs' workers are forked on Linux alone")
 def test_forked_processes_that_share_an_open_file_read_the_right_photos(path: Path) -> None:
-    photos = DecodedPhotos(PhotoSet(path.parent, [""] * SHAPE[0], ""), [Geometry(SHAPE[1:3])], [path])
+    photos = DecodedPhotos(PhotoSet(path.parent, [""] * SHAPE[0], ""), [Preprocessing(SHAPE[1:3])], [path])
     assert np.array_equal(photos[3][0], photo(3))  # open before the fork
     with multiprocessing.get_context("fork").Pool(6) as pool:
         assert all(pool.starmap(_read, [(photos, seed) for seed in range(12)]))
 
 
 def test_batches_hold_the_right_photos_and_no_process_is_started_for_them(path: Path) -> None:
-    photos = DecodedPhotos(PhotoSet(path.parent, [""] * SHAPE[0], ""), [Geometry(SHAPE[1:3])], [path])
+    photos = DecodedPhotos(PhotoSet(path.parent, [""] * SHAPE[0], ""), [Preprocessing(SHAPE[1:3])], [path])
     assert np.array_equal(photos[3][0], photo(3))
     rows = np.random.default_rng(1).permutation(SHAPE[0])
     found = []
@@ -84,7 +84,7 @@ def test_batches_hold_the_right_photos_and_no_process_is_started_for_them(path: 
 
 
 def test_open_photos_travel_as_their_path(path: Path) -> None:
-    photos = DecodedPhotos(PhotoSet(path.parent, [""] * SHAPE[0], ""), [Geometry(SHAPE[1:3])], [path])
+    photos = DecodedPhotos(PhotoSet(path.parent, [""] * SHAPE[0], ""), [Preprocessing(SHAPE[1:3])], [path])
     assert np.array_equal(photos[3][0], photo(3))
     assert np.array_equal(pickle.loads(pickle.dumps(photos))[5][0], photo(5))
 

@@ -11,12 +11,12 @@ from PIL import Image
 
 from ensemble.data.cache import check_readable, open_photos, skip_unreadable
 from ensemble.data.loader import plain_batches
-from ensemble.recipes.schema import Geometry
+from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError
 from folds.people import PhotoSet, kept_skipped, left_out_words, named, skipped_csv, skipped_hash
 from folds.photos import read_photo, resize_and_crop
 
-SMALL, LARGE = Geometry((16, 12)), Geometry((20, 16))
+SMALL, LARGE = Preprocessing((16, 12)), Preprocessing((20, 16))
 FILES = [f"{i}.png" for i in range(6)]
 CUT, TEXT = FILES[1], FILES[4]
 

@@ -14,8 +14,8 @@ from ensemble.decision.decide import most_probable
 from ensemble.decision.early_exit import DECIDED, gender_to_evaluate, upper_bounds
 from ensemble.decision.joint import blend
 from ensemble.decision.members import Ensemble, Member
-from ensemble.decision.tuning import Fitted, RunTuning
-from ensemble.recipes.tasks import ONLY_GENDER, Predicts, Target
+from ensemble.decision.tuning import DecisionParams, RunTuning
+from ensemble.recipes.tasks import ONLY_GENDER, OutputSpec, Predicts
 from ensemble.recipes.views import SETS as TTA_SETS
 from ensemble.recipes.views import Merge, TtaSet
 
@@ -39,9 +39,9 @@ def an_ensemble(
     return Ensemble(tuple(found), temperatures, tta)
 
 
-def fitted(weights: list[float], offsets: list[float]) -> Fitted:
+def fitted(weights: list[float], offsets: list[float]) -> DecisionParams:
     runs = tuple(RunTuning(run=str(n), made_of="", oof_hash="", weight=w) for n, w in enumerate(weights))
-    return Fitted(tta="flip", runs=runs, offsets=tuple(offsets))
+    return DecisionParams(tta="flip", runs=runs, offsets=tuple(offsets))
 
 
 @settings(max_examples=150, deadline=None)
@@ -60,10 +60,10 @@ def test_random_logits_get_the_class_that_everybody_asked_would_give(
 ) -> None:
     """Whoever is not evaluated holds NaN; the others' say alone must give the same class."""
     rng, photos, folds = np.random.default_rng(seed), 60, 2
-    heats = {t: rng.uniform(0.5, 3, len(Target(t).heads)).tolist() for t in FOUR} if warm else {}
+    heats = {t: rng.uniform(0.5, 3, len(OutputSpec(t).heads)).tolist() for t in FOUR} if warm else {}
     ensembles = [an_ensemble(k, folds, {t: h for t, h in heats.items() if t in k}, tta) for k in kinds]
     full = [
-        {t: rng.normal(0, spread, (folds, 2, photos, Target(t).width)).astype(np.float32) for t in k} for k in kinds
+        {t: rng.normal(0, spread, (folds, 2, photos, OutputSpec(t).width)).astype(np.float32) for t in k} for k in kinds
     ]
     rule = fitted(rng.uniform(0.2, 1, len(kinds)).tolist(), (tuned * rng.normal(0, 1, 18)).tolist())
     seen = [{t: np.where(t in ONLY_GENDER, np.nan, v).astype(np.float32) for t, v in logits.items()} for logits in full]
@@ -81,8 +81,8 @@ def test_random_logits_get_the_class_that_everybody_asked_would_give(
     assert rounds <= 2
 
     def classes(logits: list[dict[str, np.ndarray]]) -> np.ndarray:
-        joints = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
-        return most_probable(blend(joints, rule.weights) + np.array(rule.offsets))
+        class_log_probs = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
+        return most_probable(blend(class_log_probs, rule.weights) + np.array(rule.offsets))
 
     assert (classes(seen) == classes(full)).all()
 

@@ -12,12 +12,12 @@ from ensemble.decision.decide import decide_hard, most_probable, vote
 from ensemble.decision.joint import blend, column_temperatures, joint_log_probabilities, mean_logits
 from ensemble.jobs.oof import select_views
 from ensemble.metrics.heads import head_log_probabilities
-from ensemble.recipes.tasks import Predicts, Target
+from ensemble.recipes.tasks import OutputSpec, Predicts
 from folds.errors import MaskensError
 
 LOGITS = st.floats(-30, 30, width=32)
 FOUR_KINDS: tuple[Predicts, ...] = ("mask", "gender", "male-age", "female-age")
-FOUR = {kind: Target(kind) for kind in FOUR_KINDS}
+FOUR = {kind: OutputSpec(kind) for kind in FOUR_KINDS}
 
 
 def softmax(row: list[float]) -> list[float]:
@@ -59,22 +59,24 @@ def test_joint_probability_is_the_product_of_the_parts(
 
 @given(logits(3, 8))
 def test_one_model_with_eight_outputs_decides_as_three_models_would(values: np.ndarray) -> None:
-    one = joint_log_probabilities({"heads": values}, {"heads": Target("heads")})
+    one = joint_log_probabilities({"heads": values}, {"heads": OutputSpec("heads")})
     split = {"mask": values[:, :3], "gender": values[:, 3:5], "age": values[:, 5:]}
-    three = joint_log_probabilities(split, {"mask": Target("mask"), "gender": Target("gender"), "age": Target("age")})
+    three = joint_log_probabilities(
+        split, {"mask": OutputSpec("mask"), "gender": OutputSpec("gender"), "age": OutputSpec("age")}
+    )
     assert one == pytest.approx(three)
 
 
 @given(logits(3, 18))
 def test_eighteen_logits_decide_by_their_maximum(values: np.ndarray) -> None:
-    joint = joint_log_probabilities({"class18": values}, {"class18": Target("class18")})
+    joint = joint_log_probabilities({"class18": values}, {"class18": OutputSpec("class18")})
     assert np.take_along_axis(joint, most_probable(values)[:, None], 1)[:, 0] == pytest.approx(joint.max(axis=1))
 
 
 def test_two_tasks_of_one_kind_are_averaged() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 5, 18)).astype(np.float32)
-    joint = joint_log_probabilities({"a": a, "b": b}, {"a": Target("class18"), "b": Target("class18")})
+    joint = joint_log_probabilities({"a": a, "b": b}, {"a": OutputSpec("class18"), "b": OutputSpec("class18")})
     assert np.array_equal(most_probable(joint), np.argmax(_log_softmax(a) + _log_softmax(b), axis=1))
 
 
@@ -93,7 +95,7 @@ def test_mask_and_gender_are_as_probable_as_their_own_models_say_whatever_tasks_
     """Tasks that disagree about the ages of one gender must not move p(gender)."""
     rng = np.random.default_rng(seed)
     named = dict(enumerate([*kinds, *FOUR_KINDS]))
-    targets = {str(n): Target(kind) for n, kind in named.items()}
+    targets = {str(n): OutputSpec(kind) for n, kind in named.items()}
     values = {n: rng.normal(0, spread, (4, target.width)) for n, target in targets.items()}
     joint = joint_log_probabilities(values, targets)
     p = np.exp(joint).reshape(-1, 3, 2, 3)
@@ -106,7 +108,7 @@ def test_mask_and_gender_are_as_probable_as_their_own_models_say_whatever_tasks_
         assert found == pytest.approx(np.exp(_log_softmax(np.mean(own, axis=0))))
     if whole:
         eighteen = rng.normal(0, spread, (4, 18))
-        both = joint_log_probabilities(values | {"c": eighteen}, targets | {"c": Target("class18")})
+        both = joint_log_probabilities(values | {"c": eighteen}, targets | {"c": OutputSpec("class18")})
         assert both == pytest.approx(_log_softmax((_log_softmax(eighteen) + joint) / 2)), "each has the same say"
 
 
@@ -116,7 +118,7 @@ def _log_softmax(values: np.ndarray) -> np.ndarray:
 
 def test_an_undetermined_part_is_an_error() -> None:
     with pytest.raises(ValueError, match="no task predicts gender, age"):
-        joint_log_probabilities({"mask": np.zeros((1, 3))}, {"mask": Target("mask")})
+        joint_log_probabilities({"mask": np.zeros((1, 3))}, {"mask": OutputSpec("mask")})
 
 
 def test_the_joint_decision_can_differ_from_routing_by_gender() -> None:
@@ -137,13 +139,13 @@ def test_the_joint_decision_can_differ_from_routing_by_gender() -> None:
     ("kind", "columns"), [("mask", 3), ("gender", 2), ("male-age", 3), ("heads", 8), ("class18", 18)]
 )
 def test_heads_tile_the_logits(kind: Predicts, columns: int) -> None:
-    covered = [i for h in Target(kind).heads for i in range(h.columns.start, h.columns.stop)]
-    assert covered == list(range(columns)) == list(range(Target(kind).width))
+    covered = [i for h in OutputSpec(kind).heads for i in range(h.columns.start, h.columns.stop)]
+    assert covered == list(range(columns)) == list(range(OutputSpec(kind).width))
 
 
 @given(logits(5, 5))
 def test_finer_age_bins_add_up_their_probabilities(values: np.ndarray) -> None:
-    target = Target("age", (21, 30, 46, 58), (0, 0, 1, 1, 2))
+    target = OutputSpec("age", (21, 30, 46, 58), (0, 0, 1, 1, 2))
     found = np.exp(head_log_probabilities(values, target.heads[0]))
     for n in range(5):
         p = softmax(values[n].tolist())
@@ -153,16 +155,16 @@ def test_finer_age_bins_add_up_their_probabilities(values: np.ndarray) -> None:
 @given(logits(3, 10))
 def test_heads_with_finer_ages_decide_as_three_tasks_do(values: np.ndarray) -> None:
     cuts, merge = (21, 30, 46, 58), (0, 0, 1, 1, 2)
-    one = joint_log_probabilities({"h": values}, {"h": Target("heads", cuts, merge)})
+    one = joint_log_probabilities({"h": values}, {"h": OutputSpec("heads", cuts, merge)})
     split = {"mask": values[:, :3], "gender": values[:, 3:5], "age": values[:, 5:]}
     three = joint_log_probabilities(
-        split, {"mask": Target("mask"), "gender": Target("gender"), "age": Target("age", cuts, merge)}
+        split, {"mask": OutputSpec("mask"), "gender": OutputSpec("gender"), "age": OutputSpec("age", cuts, merge)}
     )
     assert np.allclose(one, three)
 
 
 def test_eighteen_classes_with_finer_ages_become_eighteen() -> None:
-    target = Target("class18", (21, 30, 46, 58), (0, 0, 1, 1, 2))
+    target = OutputSpec("class18", (21, 30, 46, 58), (0, 0, 1, 1, 2))
     assert target.width == 30
     values = np.full((1, 30), -9.0)
     values[0, 5 * 5 + 3] = 9.0  # not wear, female, 46-57
@@ -176,7 +178,7 @@ def test_the_mean_of_the_folds_is_divided_by_the_temperature_of_each_head(
     values: np.ndarray, temperatures: list[float]
 ) -> None:
     both = np.stack([values, values[::-1]])[:, None]
-    found = mean_logits(both, column_temperatures(temperatures, Target("heads")))
+    found = mean_logits(both, column_temperatures(temperatures, OutputSpec("heads")))
     for photo in range(4):
         for column in range(8):
             head = 0 if column < 3 else 1 if column < 5 else 2

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from planned import HEADS, plan_run
 from scipy.special import log_softmax, logsumexp
 
-from ensemble.decision.blend import load_blend
+from ensemble.decision.blend import load_oof_ensemble
 from ensemble.decision.decide import decide, most_probable, share_gender_and_age
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate, evaluation_record
@@ -114,7 +114,7 @@ def test_a_score_tells_what_it_would_gain(make_data: Callable[..., Path], tmp_pa
     mask, gender, age = decode(data.classes)
     truth = np.concatenate([np.eye(n)[part] for n, part in ((3, mask), (2, gender), (3, age))], axis=1)
     run = plan_run(tmp_path / "run", data, {"heads": 2 * truth + rng.normal(size=truth.shape)}, recipe=HEADS)
-    blend = load_blend([run], None, "best")
+    blend = load_oof_ensemble([run], None, "best")
     found = evaluate(blend, apply_tuning([run], [blend.runs[0].recipe], None))
     plain, together = found.settings[0], next(s for s in found.settings if s.name == TOGETHER)
     log_p = share_gender_and_age(found.decision.log_probabilities, blend.person)

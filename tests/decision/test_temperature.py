@@ -9,7 +9,7 @@ from scipy.special import softmax
 from ensemble.decision.fitting import BOUNDS, fit_temperature, scaled, temperature_of_mean, worth_scaling
 from ensemble.decision.joint import column_temperatures, mean_logits
 from ensemble.metrics.heads import head_log_probabilities
-from ensemble.recipes.tasks import AgeHead, Target, merge_of
+from ensemble.recipes.tasks import AgeHead, OutputSpec, merge_of
 
 
 def drawn(temperature: float, columns: int = 3, photos: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -29,7 +29,7 @@ def test_the_temperature_that_labels_were_drawn_at_is_found(temperature: float) 
 def test_columns_that_count_for_one_label_are_added_up() -> None:
     """Labels drawn in five bins, known by their band only."""
     logits, bins = drawn(2.0, columns=5)
-    head = Target("age", (21, 30, 46, 58), (0, 0, 1, 1, 2)).heads[0]
+    head = OutputSpec("age", (21, 30, 46, 58), (0, 0, 1, 1, 2)).heads[0]
     assert fit_temperature(logits, np.array(head.merge)[bins], head) == pytest.approx(2.0, rel=0.06)
 
 
@@ -50,7 +50,7 @@ def test_nobody_to_learn_from_leaves_the_logits_as_they_are() -> None:
 def test_the_temperature_of_other_heads_is_found_too(kind: AgeHead, temperature: float) -> None:
     """Bands drawn from a head's probabilities, whose logits are then taken to another temperature."""
     cuts = tuple(range(16, 81))
-    target = Target("age", cuts, merge_of(cuts), kind)
+    target = OutputSpec("age", cuts, merge_of(cuts), kind)
     head, rng = target.heads[0], np.random.default_rng(0)
     middle = np.array([0.3, -1.0]) if kind == "regression" else np.full(head.width, 3.0)
     logits = rng.normal(middle, 0.5, (20_000, head.width))
@@ -63,7 +63,7 @@ def test_the_temperature_of_other_heads_is_found_too(kind: AgeHead, temperature:
 
 
 def test_a_temperature_leaves_the_middle_of_a_regression_and_widens_it() -> None:
-    target = Target("age", (30, 45, 60), (0, 1, 1, 2), "regression")
+    target = OutputSpec("age", (30, 45, 60), (0, 1, 1, 2), "regression")
     logits = np.array([[0.25, -1.5]])  # 45 years, the middle of band 1
 
     def band(temperature: float) -> np.ndarray:
@@ -81,7 +81,7 @@ def test_logits_that_are_always_right_are_not_scaled_to_certainty() -> None:
 
 
 def test_a_head_that_is_calibrated_keeps_its_logits() -> None:
-    person, head = np.arange(1000) // 5, Target("mask").heads[0]
+    person, head = np.arange(1000) // 5, OutputSpec("mask").heads[0]
     stratum = np.arange(200) % 6
     for temperature, worth in ((1.0, False), (1.6, True)):
         logits, truth = drawn(temperature, photos=1000)
@@ -110,7 +110,7 @@ def log_loss_and_ece(logits: np.ndarray, truth: np.ndarray) -> tuple[float, floa
 @pytest.mark.parametrize("gain", [0.6, 1.0, 2.0])
 def test_the_mean_of_models_is_better_calibrated_with_a_temperature_of_its_own(noise: float, gain: float) -> None:
     """Fitted as by `tune`: labels are known of photos that one model saw, and the photos that all saw have none."""
-    head = Target("mask").heads[0]
+    head = OutputSpec("mask").heads[0]
     (alone,), labels = models_of_one_truth(30_000, 1, noise, gain, 1)
     single = fit_temperature(alone, labels)
     new, _ = models_of_one_truth(10_000, 5, noise, gain, 2)

@@ -14,11 +14,11 @@ from planned import HEADS, SOFT_F1, plan_run
 from scipy.special import log_softmax
 
 from ensemble.commands.tune import tune as tune_runs
-from ensemble.decision.blend import Blend, greedy_weights, load_blend
+from ensemble.decision.blend import OofEnsemble, greedy_weights, load_oof_ensemble
 from ensemble.decision.decide import most_probable
 from ensemble.decision.fitting import STEPS, fit, fit_temperature, nested, tune
 from ensemble.decision.tuning import (
-    Applied,
+    ActiveTuning,
     StepName,
     Tuning,
     apply_tuning,
@@ -54,11 +54,11 @@ def noisy(data: TrainData, seed: int = 0, gain: float = 2.5, less: Sequence[int]
     return logits
 
 
-def blend_of(*runs: Run) -> Blend:
-    return load_blend(runs, None, "cross-fitted")
+def blend_of(*runs: Run) -> OofEnsemble:
+    return load_oof_ensemble(runs, None, "cross-fitted")
 
 
-def applied_to(blend: Blend, **options: object) -> Applied:
+def applied_to(blend: OofEnsemble, **options: object) -> ActiveTuning:
     runs, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
     return apply_tuning(runs, recipes, **{"tta": None} | options)  # type: ignore[arg-type]
 
@@ -68,7 +68,7 @@ def kept(*runs: Run) -> Tuning | None:
     return found[0] if found else None
 
 
-def saved(blend: Blend, steps: Sequence[StepName]) -> Path:
+def saved(blend: OofEnsemble, steps: Sequence[StepName]) -> Path:
     tuning, decision = tune(blend, steps)
     path = blend.runs[0].run.folder / tuning_file([m.untuned for m in blend.runs])
     save_tuning(path, tuning, [blend.data.files[i] for i in blend.rows], decision)
@@ -105,7 +105,7 @@ def test_nobody_is_judged_by_a_tuning_that_saw_them(
     blend = blend_of(plan_run(tmp_path / "a", data, noisy(data)))
     fitted_on: list[np.ndarray] = []
 
-    def watching(blend: Blend, photos: np.ndarray, *rest: object) -> object:
+    def watching(blend: OofEnsemble, photos: np.ndarray, *rest: object) -> object:
         fitted_on.append(photos)
         return blend.plain("flip").model_copy(update={"offsets": tuple(np.eye(18)[len(fitted_on)] * 99)})
 
@@ -173,7 +173,7 @@ def test_the_mean_of_the_folds_has_temperatures_of_its_own(data: TrainData, tmp_
 
 
 def test_views_that_there_are_not_are_refused(data: TrainData, tmp_path: Path) -> None:
-    blend = load_blend([plan_run(tmp_path / "run", data, np.zeros((len(data.files), 18)))], None, "best")
+    blend = load_oof_ensemble([plan_run(tmp_path / "run", data, np.zeros((len(data.files), 18)))], None, "best")
     with pytest.raises(MaskensError, match="--tta flp: there are none, flip"):
         applied_to(blend, tta="flp")
 
@@ -274,13 +274,15 @@ def test_logits_that_are_no_numbers_are_refused(data: TrainData, tmp_path: Path)
 
 def test_the_greedy_selection_finds_who_is_worth_asking(data: TrainData) -> None:
     good, other, useless = (noisy(data, seed, gain) for seed, gain in ((1, 2.0), (2, 2.0), (3, 0.0)))
-    joints = log_softmax(np.stack([useless, good, other]), axis=2)
-    weights = np.array(greedy_weights(joints, data.classes))
+    class_log_probs = log_softmax(np.stack([useless, good, other]), axis=2)
+    weights = np.array(greedy_weights(class_log_probs, data.classes))
     assert weights.sum() == pytest.approx(1)
     assert weights[0] < 0.2 < min(weights[1:])
-    blended = most_probable(np.average(joints, axis=0, weights=weights))
-    assert macro_f1(data.classes, blended, 18) > max(macro_f1(data.classes, most_probable(j), 18) for j in joints)
-    assert greedy_weights(joints[[1, 1]], data.classes) == (1.0, 0.0), "of equals the first"
+    blended = most_probable(np.average(class_log_probs, axis=0, weights=weights))
+    assert macro_f1(data.classes, blended, 18) > max(
+        macro_f1(data.classes, most_probable(j), 18) for j in class_log_probs
+    )
+    assert greedy_weights(class_log_probs[[1, 1]], data.classes) == (1.0, 0.0), "of equals the first"
 
 
 def test_runs_of_different_tasks_are_one_ensemble(data: TrainData, tmp_path: Path) -> None:
@@ -290,7 +292,7 @@ def test_runs_of_different_tasks_are_one_ensemble(data: TrainData, tmp_path: Pat
     b = plan_run(tmp_path / "b", data, {"heads": parts}, recipe=HEADS)
     blend = blend_of(a, b)
     plain = blend.plain("flip")
-    mean = log_softmax(blend.joints(plain).mean(axis=0), axis=1)
+    mean = log_softmax(blend.class_log_probs(plain).mean(axis=0), axis=1)
     assert blend.decide(plain).log_probabilities == pytest.approx(mean)
     found = evaluate(blend, applied_to(blend))
     names = [s.name for s in found.settings]

@@ -11,13 +11,13 @@ import pytest
 from planned import CLASS18, plan_run
 from scipy.special import log_softmax, softmax
 
-from ensemble.decision.blend import Blend, load_blend
+from ensemble.decision.blend import OofEnsemble, load_oof_ensemble
 from ensemble.decision.fitting import tune
 from ensemble.decision.joint import merged_log_probabilities
-from ensemble.decision.tuning import Fitted, apply_tuning, save_tuning
+from ensemble.decision.tuning import DecisionParams, apply_tuning, save_tuning
 from ensemble.evaluation.evaluate import evaluate, evaluation_record
 from ensemble.metrics.heads import head_log_probabilities
-from ensemble.recipes.tasks import Target
+from ensemble.recipes.tasks import OutputSpec
 from ensemble.recipes.views import Merge, TtaSet, as_set
 from folds.errors import MaskensError
 from folds.layout import read_train
@@ -44,13 +44,13 @@ def noisy(data: TrainData, seed: int, gain: float) -> np.ndarray:
 
 
 @pytest.fixture
-def blend(data: TrainData, tmp_path: Path) -> Blend:
+def blend(data: TrainData, tmp_path: Path) -> OofEnsemble:
     """A run whose third view is worth more than the others."""
     views = np.stack([noisy(data, 1, 2.0), noisy(data, 2, 2.0), noisy(data, 3, 3.5)])
-    return load_blend([plan_run(tmp_path / "a", data, views, recipe=RECIPE, views=THREE)], None, "best")
+    return load_oof_ensemble([plan_run(tmp_path / "a", data, views, recipe=RECIPE, views=THREE)], None, "best")
 
 
-def merged(logits: np.ndarray, merge: Merge, target: Target) -> np.ndarray:
+def merged(logits: np.ndarray, merge: Merge, target: OutputSpec) -> np.ndarray:
     return merged_log_probabilities(logits, target.heads[0], TtaSet(views=("identity", "hflip"), merge=merge))
 
 
@@ -58,26 +58,26 @@ def test_gmean_is_of_probabilities_and_never_nan(data: TrainData) -> None:
     logits = np.random.default_rng(0).normal(0, 5, (2, 7, 3))  # below 0, too
     p = softmax(logits, axis=2)
     geometric = np.sqrt(p[0] * p[1])
-    found = np.exp(merged(logits, "gmean", Target("mask")))
+    found = np.exp(merged(logits, "gmean", OutputSpec("mask")))
     assert found == pytest.approx(geometric / geometric.sum(axis=1, keepdims=True))
-    mean = np.exp(head_log_probabilities(logits.mean(axis=0), Target("mask").heads[0]))
+    mean = np.exp(head_log_probabilities(logits.mean(axis=0), OutputSpec("mask").heads[0]))
     assert found == pytest.approx(mean), "of a softmax the mean of the logits is the geometric mean"
-    finer = Target("age", (21, 30, 46, 58), (0, 0, 1, 1, 2))
+    finer = OutputSpec("age", (21, 30, 46, 58), (0, 0, 1, 1, 2))
     bins = np.random.default_rng(1).normal(0, 5, (2, 7, 5))
     assert merged(bins, "gmean", finer) != pytest.approx(head_log_probabilities(bins.mean(axis=0), finer.heads[0]))
 
 
 def test_max_takes_the_largest_probability_whatever_constant_a_models_logits_have() -> None:
     logits = np.random.default_rng(0).normal(0, 2, (2, 7, 3))
-    found = merged(logits, "max", Target("mask"))
+    found = merged(logits, "max", OutputSpec("mask"))
     assert found == pytest.approx(
         np.log(softmax(logits, axis=2).max(axis=0))
         - np.log(softmax(logits, axis=2).max(axis=0).sum(axis=1, keepdims=True))
     )
-    assert merged(logits + np.array([100, 0])[:, None, None], "max", Target("mask")) == pytest.approx(found)
+    assert merged(logits + np.array([100, 0])[:, None, None], "max", OutputSpec("mask")) == pytest.approx(found)
 
 
-def test_sets_of_the_recipe_are_scored_with_each_view_and_what_it_costs(blend: Blend) -> None:
+def test_sets_of_the_recipe_are_scored_with_each_view_and_what_it_costs(blend: OofEnsemble) -> None:
     assert blend.sets == ["none", "flip", "mine", "best-of"]
     applied = apply_tuning([blend.runs[0].run], [blend.runs[0].recipe], None)
     found = {v.name: v for v in evaluate(blend, applied).views}
@@ -89,15 +89,15 @@ def test_sets_of_the_recipe_are_scored_with_each_view_and_what_it_costs(blend: B
     assert {v["name"] for v in evaluation_record(evaluate(blend, applied))["views"]} == set(found)
 
 
-def test_runs_side_by_side_use_the_views_that_both_have(data: TrainData, blend: Blend, tmp_path: Path) -> None:
+def test_runs_side_by_side_use_the_views_that_both_have(data: TrainData, blend: OofEnsemble, tmp_path: Path) -> None:
     other = plan_run(tmp_path / "b", data, noisy(data, 4, 2.0))
-    both = load_blend([blend.runs[0].run, other], None, "best")
+    both = load_oof_ensemble([blend.runs[0].run, other], None, "best")
     assert both.sets == ["none", "flip"]
     with pytest.raises(MaskensError, match=r"no view scale=0\.9.*choose another --tta, or name the set in oof_tta"):
         both.decide(both.plain("mine"))
 
 
-def test_the_set_and_its_weights_are_tuned_kept_and_applied(blend: Blend) -> None:
+def test_the_set_and_its_weights_are_tuned_kept_and_applied(blend: OofEnsemble) -> None:
     tuning, nested = tune(blend, ["views", "view-weights", "offsets"])
     assert tuning.kept[0] == "views"
     assert tuning.fitted.tta in ("mine", "best-of")
@@ -114,7 +114,7 @@ def test_the_set_and_its_weights_are_tuned_kept_and_applied(blend: Blend) -> Non
     assert evaluate(blend, applied).settings[-1].name == "tuned"
 
 
-def test_a_view_that_knows_more_weighs_more(blend: Blend) -> None:
+def test_a_view_that_knows_more_weighs_more(blend: OofEnsemble) -> None:
     tuning, _ = tune(blend, ["view-weights"], force=True, tta="mine")
     weights = dict(zip(tuning.fitted.tta_set.views, tuning.fitted.tta_set.weights, strict=True))
     assert max(weights, key=weights.__getitem__) == "scale=0.9"
@@ -124,8 +124,8 @@ def test_a_view_that_knows_more_weighs_more(blend: Blend) -> None:
     assert blend.decide(tuning.fitted).log_probabilities == pytest.approx(log_softmax(mean, axis=1))
 
 
-def test_what_an_earlier_version_tuned_still_holds(blend: Blend) -> None:
+def test_what_an_earlier_version_tuned_still_holds(blend: OofEnsemble) -> None:
     tuning, _ = tune(blend, ["temperatures"])
     record = json.loads(tuning.fitted.model_dump_json())
     del record["views"], record["view_weights"]  # maskens 0.5 had neither
-    assert Fitted.model_validate(record).tta_set == as_set("flip") == tuning.fitted.tta_set
+    assert DecisionParams.model_validate(record).tta_set == as_set("flip") == tuning.fitted.tta_set

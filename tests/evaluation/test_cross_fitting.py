@@ -11,7 +11,7 @@ from conftest import MakeData
 from planned import plan_run
 from run_command import maskens
 
-from ensemble.decision.blend import Blend, load_blend
+from ensemble.decision.blend import OofEnsemble, load_oof_ensemble
 from ensemble.jobs.oof import load_job_oof, people_halves
 from ensemble.metrics.scores import macro_f1
 from folds.labels import CLASSES
@@ -34,7 +34,7 @@ def noise(data: TrainData, seed: int) -> list[np.ndarray]:
     return list(people + 0.3 * rng.normal(size=people.shape))
 
 
-def f1(blend: Blend) -> float:
+def f1(blend: OofEnsemble) -> float:
     return macro_f1(blend.truth, blend.decide(blend.plain("flip")).classes, CLASSES)
 
 
@@ -44,8 +44,8 @@ def test_noise_scores_at_chance_cross_fitted_and_above_it_at_its_best_epoch(data
         epochs = noise(data, seed)
         run = plan_run(tmp_path / str(seed), data, epochs[0], epochs=epochs, split_seed=seed)
         chance = np.mean([macro_f1(data.classes, logits.argmax(axis=1), CLASSES) for logits in epochs])
-        best.append(f1(load_blend([run], None, "best")) - chance)
-        crossed.append(f1(load_blend([run], None, "cross-fitted")) - chance)
+        best.append(f1(load_oof_ensemble([run], None, "best")) - chance)
+        crossed.append(f1(load_oof_ensemble([run], None, "cross-fitted")) - chance)
     error = np.std(crossed) / np.sqrt(len(crossed))
     assert error < 0.005
     assert abs(np.mean(crossed)) < 3 * error
@@ -81,7 +81,7 @@ def test_a_photo_is_predicted_by_the_best_epoch_on_the_other_half(data: TrainDat
 
 def test_score_leads_with_the_cross_fitted_epochs_and_shows_the_others(data: TrainData, tmp_path: Path) -> None:
     run = plan_run(tmp_path / "run", data, noise(data, 0)[0], epochs=noise(data, 0))
-    shown = {epoch: f1(load_blend([run], None, epoch)) for epoch in ("cross-fitted", "best", "last")}
+    shown = {epoch: f1(load_oof_ensemble([run], None, epoch)) for epoch in ("cross-fitted", "best", "last")}
     assert len(set(shown.values())) == 3
     found = json.loads(maskens("score", "--run", run.folder, "--json").out)
     assert found["used"].startswith("cross-fitted epochs, flip")

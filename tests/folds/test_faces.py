@@ -19,7 +19,7 @@ from ensemble.data.cache import DecodedPhotos, check_readable, open_photos
 from ensemble.data.loader import plain_batches
 from ensemble.data.masks import DrawMasks, detection_faults, undetected_note
 from ensemble.recipes.reading import load_recipe
-from ensemble.recipes.schema import Geometry, TaskRecipe
+from ensemble.recipes.schema import Preprocessing, TaskRecipe
 from ensemble.reporting.sheets import check_augmentation
 from ensemble.training.preflight import preflight
 from folds import faces
@@ -102,7 +102,7 @@ def test_a_missing_detector_is_told_where_models_want_faces_cut_out(
     with pytest.raises(MaskensError, match=r"(?s)tasks.mask: crop: .*pip install 'maskens\[faces\]'"):
         preflight(load_recipe("demo", ["tasks.mask.crop=face"]), ["mask"])
     with pytest.raises(MaskensError, match=r"pip install 'maskens\[faces\]'"):
-        open_photos(PhotoSet(tmp_path, ["a.jpg"], ""), [Geometry((32, 24), "face")], None, 1)
+        open_photos(PhotoSet(tmp_path, ["a.jpg"], ""), [Preprocessing((32, 24), "face")], None, 1)
 
 
 PHOTOS = st.tuples(st.integers(20, 900), st.integers(20, 900))
@@ -181,21 +181,21 @@ def test_the_cache_remembers_on_which_photos_a_face_was_found(monkeypatch: pytes
     shown = [face((40, 40), (56, 40), 60, (30, 30, 30, 40))]
     detector = SimpleNamespace(detect_faces=lambda photo: shown if photo.mean() < 100 else [])
     monkeypatch.setattr(faces, "_detector", lambda smallest: detector)
-    geometries = [Geometry((32, 24)), Geometry((32, 24), "face", reduced=True)]
-    plain = open_photos(PhotoSet(tmp_path, names, ""), geometries, None, 1)
+    preprocessings = [Preprocessing((32, 24)), Preprocessing((32, 24), "face", reduced=True)]
+    plain = open_photos(PhotoSet(tmp_path, names, ""), preprocessings, None, 1)
     for _ in range(2):  # built, then read
-        cached = open_photos(PhotoSet(tmp_path, names, ""), geometries, tmp_path / "cache", 2)
+        cached = open_photos(PhotoSet(tmp_path, names, ""), preprocessings, tmp_path / "cache", 2)
         assert cached.faces.tolist() == [True, False, True]
         (batch,) = plain_batches(cached, range(3), 3, 0)
         assert batch.faces.tolist() == [True, False, True]
         for n in range(3):
             assert all(np.array_equal(a, b) for a, b in zip(cached[n], plain[n], strict=True))
-    assert check_readable(PhotoSet(tmp_path, names, ""), geometries[:1], 1).all(), "no face is looked for"
+    assert check_readable(PhotoSet(tmp_path, names, ""), preprocessings[:1], 1).all(), "no face is looked for"
 
 
 def test_a_photo_that_is_reduced_keeps_pixels_for_a_face_of_half_its_size(tmp_path: Path) -> None:
-    assert Geometry((128, 96), "face").decoded == (256, 192)
-    assert Geometry((128, 96), (100, 80)).decoded == (128, 96)
+    assert Preprocessing((128, 96), "face").decoded == (256, 192)
+    assert Preprocessing((128, 96), (100, 80)).decoded == (128, 96)
 
 
 def test_a_crop_of_another_name_is_refused_in_one_line() -> None:
@@ -209,7 +209,7 @@ def test_faces_that_are_missed_for_drawn_masks_are_told_before_training(
     make_data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = read_train(make_data(tmp_path / "data", people=12))
-    photos = DecodedPhotos(data.photos, [Geometry((128, 96))])
+    photos = DecodedPhotos(data.photos, [Preprocessing((128, 96))])
     monkeypatch.setattr("ensemble.data.masks.SAMPLE", 6)
     answers = iter([None, "a face"] * 3)
     monkeypatch.setattr("ensemble.data.masks.find_face", lambda photo: next(answers))
@@ -226,7 +226,7 @@ def test_no_face_is_looked_for_on_photos_that_are_left_out(
     bare = [file for file, mask in zip(data.files, data.labels[0], strict=True) if mask == 2]
     for file in bare[:3]:
         (data.root / file).write_text("no photo")
-    photos = DecodedPhotos(data.photos.without(dict.fromkeys(bare[:3], "is no photo")), [Geometry((128, 96))])
+    photos = DecodedPhotos(data.photos.without(dict.fromkeys(bare[:3], "is no photo")), [Preprocessing((128, 96))])
     monkeypatch.setattr("ensemble.data.masks.find_face", lambda photo: None)
     told = undetected_note(DETECT, photos, data.labels[0])
     assert told == "masks: no face found on 9 of 9 photos without a mask (100.0%), where none is drawn"

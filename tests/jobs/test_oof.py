@@ -11,7 +11,7 @@ import pytest
 from conftest import MakeData
 from planned import plan_run
 
-from ensemble.decision.blend import load_blend
+from ensemble.decision.blend import load_oof_ensemble
 from ensemble.jobs.oof import load_job_oof
 from folds.errors import MaskensError
 from folds.layout import read_train
@@ -58,4 +58,4 @@ def test_misshapen_logits_are_refused(run: Run, what: str) -> None:
 def test_logits_of_another_width_are_refused(run: Run) -> None:
     respoil(run.job_folder("class18", 0) / "oof.npz", lambda a: {"logits": a["logits"][..., :8]})
     with pytest.raises(MaskensError, match="logits of another width than those of 'class18'"):
-        load_blend([run], None, "best")
+        load_oof_ensemble([run], None, "best")

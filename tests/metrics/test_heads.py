@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ensemble.metrics.heads import bin_log_probabilities, bin_logits, head_log_probabilities
 from ensemble.models.heads import to_bin_logits
 from ensemble.recipes.schema import ALL_YEARS
-from ensemble.recipes.tasks import AgeHead, Target, merge_of
+from ensemble.recipes.tasks import AgeHead, OutputSpec, merge_of
 from folds.labels import age_band
 
 KINDS: tuple[AgeHead, ...] = ("softmax", "ordinal", "regression")
@@ -19,11 +19,11 @@ CUTS = st.lists(st.integers(1, 110), max_size=6, unique=True).map(lambda more: t
 SEEDS = st.integers(0, 10_000)
 
 
-def age(kind: AgeHead, cuts: tuple[int, ...] = ALL_YEARS) -> Target:
-    return Target("age", cuts, merge_of(cuts), kind)
+def age(kind: AgeHead, cuts: tuple[int, ...] = ALL_YEARS) -> OutputSpec:
+    return OutputSpec("age", cuts, merge_of(cuts), kind)
 
 
-def drawn(target: Target, seed: int, spread: float = 3.0, photos: int = 4) -> np.ndarray:
+def drawn(target: OutputSpec, seed: int, spread: float = 3.0, photos: int = 4) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, spread, (photos, target.width))
 
 
@@ -93,7 +93,7 @@ def test_a_regression_is_the_logistic_distribution_between_the_cuts(middle: floa
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cuts", [(30, 60), (21, 30, 46, 58), ALL_YEARS])
 def test_torch_says_what_numpy_does_with_finite_gradients(kind: AgeHead, cuts: tuple[int, ...]) -> None:
-    target = Target("heads", cuts, merge_of(cuts), kind)
+    target = OutputSpec("heads", cuts, merge_of(cuts), kind)
     for spread in (1.0, 30.0):
         logits = drawn(target, 0, spread).astype(np.float32)
         theirs = torch.from_numpy(logits).requires_grad_()
@@ -106,7 +106,7 @@ def test_torch_says_what_numpy_does_with_finite_gradients(kind: AgeHead, cuts: t
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_of_bins_decide_as_the_heads_own(kind: AgeHead) -> None:
-    target = Target("heads", ALL_YEARS, merge_of(ALL_YEARS), kind)
+    target = OutputSpec("heads", ALL_YEARS, merge_of(ALL_YEARS), kind)
     logits = drawn(target, 1)
     same = bin_logits(logits, target.heads)
     for head, plain in zip(target.heads, target.in_bins.heads, strict=True):

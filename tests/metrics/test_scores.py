@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.metrics.scores import macro_f1, score, task_scores
-from ensemble.recipes.tasks import Target
+from ensemble.recipes.tasks import OutputSpec
 from folds.labels import encode
 
 CLASSES = st.lists(st.tuples(st.integers(0, 17), st.integers(0, 17)), min_size=1, max_size=60)
@@ -51,9 +51,9 @@ def test_a_task_with_three_heads_is_scored_by_the_18_classes() -> None:
     found = {}
     for name, decided in (("same", same), ("spread", spread)):
         logits = np.zeros((3, 8), dtype=np.float32)
-        for column, head in enumerate(Target("heads").heads):
+        for column, head in enumerate(OutputSpec("heads").heads):
             logits[[0, 1, 2], head.columns.start + decided[:, column]] = 1
-        found[name] = task_scores(Target("heads"), logits, labels)
+        found[name] = task_scores(OutputSpec("heads"), logits, labels)
         whole = score(encode(*labels.T), encode(*decided.T))
         assert found[name] == pytest.approx((whole.f1, whole.accuracy))
     assert found["same"] == pytest.approx(((2 / 3 + 1) / 18, 2 / 3))
@@ -62,4 +62,4 @@ def test_a_task_with_three_heads_is_scored_by_the_18_classes() -> None:
 
 def test_a_task_with_one_head_is_scored_by_its_own_labels() -> None:
     logits = np.eye(3, dtype=np.float32)
-    assert task_scores(Target("mask"), logits, np.array([[0], [1], [0]])) == pytest.approx(((2 / 3 + 1) / 3, 2 / 3))
+    assert task_scores(OutputSpec("mask"), logits, np.array([[0], [1], [0]])) == pytest.approx(((2 / 3 + 1) / 3, 2 / 3))

@@ -15,7 +15,7 @@ from cards import model_card
 from ensemble.data.cache import DecodedPhotos
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member
-from ensemble.decision.tuning import Fitted, RunTuning
+from ensemble.decision.tuning import DecisionParams, RunTuning
 from ensemble.jobs.hardware import Hardware
 from ensemble.models.build import create, load_checkpoint, normalisation, save_checkpoint, to_device
 from ensemble.models.engine import EngineOptions, InferenceEngine
@@ -26,7 +26,7 @@ from ensemble.prediction.infer import Prediction, infer
 from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, Outputs
 from ensemble.prediction.predictor import refuse_another_way
 from ensemble.recipes.reading import parse_recipe
-from ensemble.recipes.schema import Geometry
+from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.views import VIEWS
 from ensemble.training.validation import view_logits
@@ -51,7 +51,7 @@ resize = [40, 32]
 IDS = [f"p{n:03}.jpg" for n in range(150)]
 CPU, DEVICE = Hardware("cpu", 0), torch.device("cpu")
 RUN = RunTuning(run="r", made_of="", oof_hash="")
-RULE = Fitted(tta="flip", runs=(RUN,), offsets=tuple(0.2 * (c % 5) for c in range(18)))
+RULE = DecisionParams(tta="flip", runs=(RUN,), offsets=tuple(0.2 * (c % 5) for c in range(18)))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
 
 
 def photos_of(data: EvalData, size: tuple[int, int]) -> DecodedPhotos:
-    return DecodedPhotos(data.photos, [Geometry(size)])
+    return DecodedPhotos(data.photos, [Preprocessing(size)])
 
 
 def spread_out(model: Any, photos: DecodedPhotos, mean: Any, std: Any) -> None:
@@ -117,7 +117,7 @@ def run(models: Ensemble, data: EvalData, on_predict: Progress | None = None, **
 
 
 def classes_of(found: Prediction) -> IntArray:
-    return decide(found.joints, RULE.weights, RULE.offsets).classes
+    return decide(found.class_log_probs, RULE.weights, RULE.offsets).classes
 
 
 def test_all_models_at_once_say_what_each_says_by_itself(
@@ -156,7 +156,7 @@ def test_models_that_do_not_fit_together_take_turns(
 
 @pytest.mark.parametrize("early_exit", [None, RULE])
 def test_an_interrupted_inference_goes_on_where_it_was(
-    models: Ensemble, data: EvalData, tmp_path: Path, early_exit: Fitted | None, monkeypatch: pytest.MonkeyPatch
+    models: Ensemble, data: EvalData, tmp_path: Path, early_exit: DecisionParams | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(done: int, total: int) -> None:
         if done > 100:
@@ -192,7 +192,7 @@ def test_what_another_inference_left_is_not_gone_on_from(models: Ensemble, data:
 
 @pytest.mark.parametrize("early_exit", [None, RULE])
 def test_photos_that_are_skipped_change_nothing_for_the_others(
-    models: Ensemble, data: EvalData, tmp_path: Path, early_exit: Fitted | None
+    models: Ensemble, data: EvalData, tmp_path: Path, early_exit: DecisionParams | None
 ) -> None:
     bad = {data.photos.files[n]: "gone" for n in (0, 5, 149)}
     good = np.array([file not in bad for file in data.photos.files])
@@ -202,8 +202,10 @@ def test_photos_that_are_skipped_change_nothing_for_the_others(
     for task, values in found.logits[0].items():
         assert values[:, :, good].tobytes() == alone.logits[0][task].tobytes(), task
         assert np.isnan(values[:, :, ~good]).all()
-    assert found.joints[:, good].tobytes() == alone.joints.tobytes()
-    assert np.exp(found.joints[0, ~good]) == pytest.approx(np.full((3, 18), 1 / 18)), "as nothing says otherwise"
+    assert found.class_log_probs[:, good].tobytes() == alone.class_log_probs.tobytes()
+    assert np.exp(found.class_log_probs[0, ~good]) == pytest.approx(np.full((3, 18), 1 / 18)), (
+        "as nothing says otherwise"
+    )
     assert found.evaluated == alone.evaluated
     assert found.seen is not None and np.array_equal(found.seen, good)
 
@@ -231,7 +233,7 @@ def test_a_full_disk_stops_no_inference_but_is_told(models: Ensemble, data: Eval
         patch.setattr("ensemble.prediction.outputs.EVERY", -1.0)
         patch.setattr("ensemble.prediction.outputs.save_npz", full)
         found = run(models, data, partial=tmp_path / "eval.partial.npz")
-    assert np.isfinite(found.joints).all()
+    assert np.isfinite(found.class_log_probs).all()
     assert "progress could not be saved" in found.notes[0]
 
 

@@ -30,7 +30,7 @@ from ensemble.data.cache import load_photo
 from ensemble.decision.decide import decide
 from ensemble.decision.joint import mean_logits
 from ensemble.decision.members import Ensemble, Member, members
-from ensemble.decision.tuning import Fitted, RunTuning
+from ensemble.decision.tuning import DecisionParams, RunTuning
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import JobSpec
 from ensemble.metrics.heads import bin_logits
@@ -40,7 +40,7 @@ from ensemble.prediction.infer import Prediction, infer
 from ensemble.prediction.outputs import InferenceSettings
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.run_recipe import bind_recipe
-from ensemble.recipes.schema import Geometry
+from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.views import TtaSet
 from ensemble.training.runner import run_job
 from folds.errors import MaskensError
@@ -79,7 +79,7 @@ OFFSETS = tuple(0.1 * (c % 3) + 0.19 * (c == 0) for c in range(18))  # so that p
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class DecisionVariant:
     run: Run
     data: EvalData
     ensemble: Ensemble
@@ -92,7 +92,7 @@ class Setting:
 
     def photos(self, task: str) -> npt.NDArray[np.uint8]:
         card = self.of(task)[0].card
-        return np.stack([load_photo(self.data.root / f, [card.geometry]).sizes[0] for f in self.data.photos.files])
+        return np.stack([load_photo(self.data.root / f, [card.preprocessing]).sizes[0] for f in self.data.photos.files])
 
     def export(self, folder: Path, **other: Any) -> Export:
         """The smallest whole ensemble: one model, as most of an export's time goes with their number."""
@@ -101,7 +101,7 @@ class Setting:
 
 
 @pytest.fixture(scope="module")
-def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Setting:
+def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> DecisionVariant:
     """A trained run, its export, and what `infer` says of the same photos."""
     root = tmp_path_factory.mktemp("export")
     make_data(root / "data", people=24, size=(64, 48))
@@ -121,7 +121,7 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     ensemble = Ensemble(tuple(members(run, recipe, allow_missing=False)), TEMPERATURES)
     prediction = infer([ensemble], data.photos, InferenceSettings("flip", Hardware("cpu", 0)))
     done = export(ensemble, data, root / "onnx", "flip", OFFSETS, photos=4, tolerance=1e-4, threads=1)
-    return Setting(run, data, ensemble, prediction, root / "onnx", done)
+    return DecisionVariant(run, data, ensemble, prediction, root / "onnx", done)
 
 
 def graph_logits(file: Path, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -131,7 +131,7 @@ def graph_logits(file: Path, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.fl
 
 
 @pytest.mark.parametrize("task", ["parts", "male-age", "whole"])
-def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setting: Setting, task: str) -> None:
+def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setting: DecisionVariant, task: str) -> None:
     photos = setting.photos(task)
     together = graph_logits(setting.folder / f"{task}.onnx", photos)
     assert together.dtype == np.float32
@@ -142,13 +142,13 @@ def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setti
     np.testing.assert_allclose(one, together[3:4], atol=1e-5)
 
 
-def test_working_in_blocks_of_photos_changes_no_bit(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_working_in_blocks_of_photos_changes_no_bit(setting: DecisionVariant, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = setting.ensemble.joint(setting.prediction.logits[0])
     monkeypatch.setattr(ensemble.decision.members, "BLOCK", 4)  # of 6 photos
     assert np.array_equal(setting.ensemble.joint(setting.prediction.logits[0]), whole)
 
 
-def test_the_result_tells_what_was_written_and_verified(setting: Setting) -> None:
+def test_the_result_tells_what_was_written_and_verified(setting: DecisionVariant) -> None:
     assert [(t.task, t.folds, t.views, t.input) for t in setting.done.tasks] == [
         ("parts", (0, 1), ("identity", "hflip"), (35, 26)),
         ("male-age", (0, 1), ("identity", "hflip"), (40, 32)),
@@ -161,7 +161,7 @@ def test_the_result_tells_what_was_written_and_verified(setting: Setting) -> Non
         assert task.differing == 0
 
 
-def test_a_graph_says_what_it_is_and_not_where_it_was_made(setting: Setting) -> None:
+def test_a_graph_says_what_it_is_and_not_where_it_was_made(setting: DecisionVariant) -> None:
     file = setting.folder / "parts.onnx"
     meta = onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map
     card = setting.of("parts")[0].card
@@ -229,12 +229,12 @@ def test_the_example_of_the_docs_reads_every_kind_of_file_as_predict_does(tmp_pa
     exec(example_of_the_docs().partition("\nfolder, paths")[0], example)
     for path in files_of_every_kind(tmp_path):
         for reduced in (True, False):
-            card = Geometry((40, 32), (35, 26), reduced)
+            card = Preprocessing((40, 32), (35, 26), reduced)
             theirs = example["read"](path, "reduced" if reduced else "full", [40, 32], [35, 26])
             np.testing.assert_array_equal(theirs, load_photo(path, [card]).sizes[0], err_msg=path.name)
 
 
-def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Setting, tmp_path: Path) -> None:
+def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: DecisionVariant, tmp_path: Path) -> None:
     example = example_of_the_docs()
     assert set(re.findall(r"^(?:import|from) (\w+)", example, re.MULTILINE)) == {
         "json",
@@ -253,12 +253,12 @@ def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Setting, tm
     assert done.returncode == 0, done.stderr
     told = [int(line.split("\t")[1]) for line in done.stdout.splitlines()]
     share = RunTuning(run="", made_of="", oof_hash="", temperatures=TEMPERATURES)
-    fitted = Fitted(tta="flip", runs=(share,), offsets=OFFSETS)
-    assert told == decide(setting.prediction.joints, fitted.weights, fitted.offsets).classes.tolist()
+    fitted = DecisionParams(tta="flip", runs=(share,), offsets=OFFSETS)
+    assert told == decide(setting.prediction.class_log_probs, fitted.weights, fitted.offsets).classes.tolist()
     assert len(set(told)) > 1
 
 
-def test_the_weights_load_in_timm(setting: Setting) -> None:
+def test_the_weights_load_in_timm(setting: DecisionVariant) -> None:
     record = json.loads((setting.folder / "decision.json").read_text())
     for member, there in zip(setting.of("male-age"), record["tasks"]["male-age"]["timm"], strict=True):
         theirs = timm.create_model(
@@ -274,7 +274,7 @@ def test_the_weights_load_in_timm(setting: Setting) -> None:
 
 
 def test_only_an_export_is_replaced_also_by_large_weights_and_weighed_views(
-    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setting: DecisionVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "out"
     shutil.copytree(setting.folder, folder)
@@ -307,7 +307,7 @@ def test_only_an_export_is_replaced_also_by_large_weights_and_weighed_views(
         setting.export(folder / "parts.onnx")
 
 
-def test_what_differs_too_much_is_not_written(setting: Setting, tmp_path: Path) -> None:
+def test_what_differs_too_much_is_not_written(setting: DecisionVariant, tmp_path: Path) -> None:
     with pytest.raises(MaskensError, match=r"parts: onnxruntime's logits differ .* --tolerance is -1"):
         setting.export(tmp_path / "out", tolerance=-1)
     assert list(tmp_path.iterdir()) == []
@@ -318,7 +318,7 @@ def test_what_differs_too_much_is_not_written(setting: Setting, tmp_path: Path) 
 
 @pytest.fixture
 def maskens(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    setting: DecisionVariant, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
     """Run `maskens export` on the run; returns (exit code, all that was printed)."""
     monkeypatch.setenv("COLUMNS", "200")
@@ -337,7 +337,7 @@ def maskens(
 
 
 def test_the_command_writes_into_the_run_and_shows_a_table(
-    setting: Setting, maskens: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    setting: DecisionVariant, maskens: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         ensemble.decision.members, "members", lambda *_: setting.of("parts")[:1]
@@ -367,7 +367,7 @@ def test_a_missing_package_is_told_before_anything_is_done(
 
 
 def test_missing_models_are_refused_as_infer_does(
-    setting: Setting, maskens: Callable[..., tuple[int, str]], tmp_path: Path
+    setting: DecisionVariant, maskens: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     job = setting.run.job_folder("parts", 1)
     job.rename(tmp_path / "aside")

@@ -12,7 +12,7 @@ import pytest
 
 import ensemble.jobs.reuse
 import ensemble.models.precision
-from ensemble.decision.blend import load_blend
+from ensemble.decision.blend import load_oof_ensemble
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate
 from ensemble.jobs.card import read_card
@@ -84,7 +84,7 @@ KEYS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class DecisionVariant:
     data: TrainData
     folds: IntArray
     run: Run
@@ -99,11 +99,11 @@ class Setting:
 
 
 @pytest.fixture(scope="module")
-def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Setting:
+def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> DecisionVariant:
     root = tmp_path_factory.mktemp("keys")
     data = read_train(make_data(root / "data", people=24))
     folds = make_folds(data, 2, seed=1)
-    return Setting(data, folds, start_run(root / "runs", data, folds, 2, seed=1)[0])
+    return DecisionVariant(data, folds, start_run(root / "runs", data, folds, 2, seed=1)[0])
 
 
 def logits(spec: JobSpec) -> np.ndarray:
@@ -111,16 +111,16 @@ def logits(spec: JobSpec) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def plain(setting: Setting) -> np.ndarray:
+def plain(setting: DecisionVariant) -> np.ndarray:
     return logits(setting.trained("plain"))
 
 
-def test_the_same_recipe_gives_the_same_logits(setting: Setting, plain: np.ndarray) -> None:
+def test_the_same_recipe_gives_the_same_logits(setting: DecisionVariant, plain: np.ndarray) -> None:
     assert np.array_equal(logits(setting.trained("again")), plain)
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_each_key_changes_what_is_learned(setting: Setting, plain: np.ndarray, key: str) -> None:
+def test_each_key_changes_what_is_learned(setting: DecisionVariant, plain: np.ndarray, key: str) -> None:
     spec = setting.trained(key, f"tasks.age.{KEYS[key]}")
     found = logits(spec)
     assert np.isfinite(found).all()
@@ -128,7 +128,7 @@ def test_each_key_changes_what_is_learned(setting: Setting, plain: np.ndarray, k
     assert Job(spec.run, "age", 0).status().note == ""
 
 
-def test_ages_left_out_are_not_learned_from_but_predicted_and_scored(setting: Setting) -> None:
+def test_ages_left_out_are_not_learned_from_but_predicted_and_scored(setting: DecisionVariant) -> None:
     spec = setting.trained("some left out", "tasks.age.ages.leave_out=[30, 31, 60]")
     job = JobRun(spec, setting.data, setting.folds)
     assert not np.isin(setting.data.years[job.learned.rows], [30, 31, 60]).any()
@@ -138,33 +138,33 @@ def test_ages_left_out_are_not_learned_from_but_predicted_and_scored(setting: Se
 
 
 @pytest.mark.parametrize("key", ["logit_adjustment=1", "class_balanced=0.9"])
-def test_what_counts_photos_knows_the_five_masks_to_each_other_state(setting: Setting, key: str) -> None:
+def test_what_counts_photos_knows_the_five_masks_to_each_other_state(setting: DecisionVariant, key: str) -> None:
     plain = logits(setting.trained("masks", task="mask"))
     found = logits(setting.trained(f"masks {key}", f"tasks.mask.loss.{key}", task="mask"))
     assert (found - plain)[..., 1:].mean() > (found - plain)[..., 0].mean() + 1e-3
 
 
 @pytest.mark.parametrize("key", ["loss.heads.age.weight=3", 'loss.balance="uncertainty"', "loss.heads.mask.f1=1"])
-def test_each_key_of_single_heads_changes_what_is_learned(setting: Setting, key: str) -> None:
+def test_each_key_of_single_heads_changes_what_is_learned(setting: DecisionVariant, key: str) -> None:
     plain = logits(setting.trained("three heads", "tasks.age.predicts=heads"))
     assert not np.allclose(logits(setting.trained(key[-9:], "tasks.age.predicts=heads", f"tasks.age.{key}")), plain)
 
 
 @pytest.mark.parametrize("cuts", ["[30, 58]", "[21, 30, 46, 58]"])
-def test_other_age_bins_are_scored_on_the_true_labels(setting: Setting, cuts: str) -> None:
+def test_other_age_bins_are_scored_on_the_true_labels(setting: DecisionVariant, cuts: str) -> None:
     spec = setting.trained(f"cuts {cuts}", f"tasks.age.ages.cuts={cuts}")
     job = JobRun(spec, setting.data, setting.folds)
     assert job.learned.labels.max() == cuts.count(",") + 1
     assert np.array_equal(job.truth[:, 0], setting.data.labels[2])
     both = [setting.trained(f"cuts {cuts}", f"tasks.age.ages.cuts={cuts}", task=t) for t in ("mask", "gender")]
     run = bind_recipe(spec.run, both[0].recipe)
-    found = evaluate(load_blend([run], None, "last"), apply_tuning([run], [both[0].recipe], "none", tuned=False))
+    found = evaluate(load_oof_ensemble([run], None, "last"), apply_tuning([run], [both[0].recipe], "none", tuned=False))
     truth = setting.data.classes[setting.folds[setting.data.photo_person] == 0]
     assert np.array_equal(found.score.support, np.bincount(truth, minlength=18))
 
 
 @pytest.mark.parametrize("head", ["softmax", "ordinal", "regression"])
-def test_ages_in_years_are_scored_in_bands_by_any_head(setting: Setting, head: str) -> None:
+def test_ages_in_years_are_scored_in_bands_by_any_head(setting: DecisionVariant, head: str) -> None:
     """With spread targets and mixed photos; its card alone tells what its logits mean."""
     ages = f"tasks.age.ages={{cuts='years', head='{head}', sigma=2}}"
     spec = setting.trained(f"years {head}", ages, "tasks.age.mix.cutmix=1", task="age")
@@ -179,7 +179,7 @@ def test_ages_in_years_are_scored_in_bands_by_any_head(setting: Setting, head: s
 
 
 def test_a_precision_that_falls_back_is_told_in_the_jobs_status(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
+    setting: DecisionVariant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ensemble.models.precision.TOLERANCES, "fp16", -1.0)
     spec = setting.trained("fp16", "tasks.age.precision=fp16")
@@ -188,7 +188,7 @@ def test_a_precision_that_falls_back_is_told_in_the_jobs_status(
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"])
-def test_any_architecture_serves_any_task(setting: Setting, model: str) -> None:
+def test_any_architecture_serves_any_task(setting: DecisionVariant, model: str) -> None:
     changes = [f"tasks.age.model={model}", "tasks.age.predicts=heads", "tasks.age.resize=[32, 32]"]
     if model == "test_vit":
         changes.append("tasks.age.model_args={dynamic_img_size=true}")
@@ -197,7 +197,7 @@ def test_any_architecture_serves_any_task(setting: Setting, model: str) -> None:
 
 
 def test_finished_jobs_of_another_run_are_taken_over_where_nothing_differs(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
+    setting: DecisionVariant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hardware = Hardware("cpu", workers=0)
     source = setting.trained("source", task="mask")
@@ -217,7 +217,7 @@ def test_finished_jobs_of_another_run_are_taken_over_where_nothing_differs(
     assert reuse_jobs(specs, source.run) == 0, "what is there stays"
 
 
-def test_jobs_of_an_unlike_run_are_not_taken_over(setting: Setting, tmp_path: Path) -> None:
+def test_jobs_of_an_unlike_run_are_not_taken_over(setting: DecisionVariant, tmp_path: Path) -> None:
     spec = setting.trained("plain")
     with pytest.raises(MaskensError, match="that is this run itself"):
         reuse_jobs([spec], spec.run)
@@ -226,7 +226,7 @@ def test_jobs_of_an_unlike_run_are_not_taken_over(setting: Setting, tmp_path: Pa
         reuse_jobs([spec], other)
 
 
-def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:
+def test_architectures_of_one_part_are_averaged(setting: DecisionVariant) -> None:
     zoo = BASE.replace("[tasks.mask]\n[tasks.gender]\n[tasks.age]\n", "predicts = 'heads'\n") + (
         "[tasks.one]\n[tasks.two]\nmodel = 'test_efficientnet'\n"
     )
@@ -240,12 +240,12 @@ def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:
         def update(self, statuses: object) -> None: ...
 
     assert train(specs, setting.data, setting.folds, specs, hardware, Silent()) == {}
-    found = evaluate(load_blend([run], None, "best"), apply_tuning([run], [recipe], "flip", True))
+    found = evaluate(load_oof_ensemble([run], None, "best"), apply_tuning([run], [recipe], "flip", True))
     assert set(found.tasks) == {"one", "two"}
     assert found.score.photos == 84
 
 
-def test_a_recipe_that_leaves_nobody_to_learn_from_is_refused(setting: Setting) -> None:
+def test_a_recipe_that_leaves_nobody_to_learn_from_is_refused(setting: DecisionVariant) -> None:
     few = parse_recipe(BASE, "few", changes=[f"tasks.age.ages.leave_out={list(range(60, 100))}"])
     with pytest.raises(MaskensError, match=r"age fold 0: age >=60\n"):
         refuse_jobs_without_photos(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.recipes.schema import Ages
-from ensemble.recipes.tasks import Predicts, Target, bin_names, merge_of, training_labels, true_labels, with_mask
+from ensemble.recipes.tasks import OutputSpec, Predicts, bin_names, merge_of, training_labels, true_labels, with_mask
 from folds.labels import age_band
 from folds.layout import read_train
 from folds.people import TrainData
@@ -23,8 +23,8 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_data: MakeData) -> Train
 def test_the_origins_five_bins_merge_to_three() -> None:
     assert Ages.model_validate({"cuts": [21, 30, 46, 58]}).bands == (0, 0, 1, 1, 2)
     assert bin_names((21, 30, 46, 58)) == ["<21", "21-29", "30-45", "46-57", ">=58"]
-    assert Target("heads", *FIVE).width == 3 + 2 + 5
-    assert Target("heads", *FIVE).names["age"] == ["<21", "21-29", "30-45", "46-57", ">=58"]
+    assert OutputSpec("heads", *FIVE).width == 3 + 2 + 5
+    assert OutputSpec("heads", *FIVE).names["age"] == ["<21", "21-29", "30-45", "46-57", ">=58"]
 
 
 @given(st.lists(st.integers(1, 110), min_size=1, max_size=5, unique=True), st.integers(0, 110))
@@ -36,21 +36,21 @@ def test_a_bin_counts_as_the_band_of_its_oldest_age(extra: list[int], years: int
 
 
 def test_training_on_other_cuts_leaves_the_true_labels_alone(data: TrainData) -> None:
-    lowered = Target("age", (30, 58), (0, 1, 2))
+    lowered = OutputSpec("age", (30, 58), (0, 1, 2))
     trained, true = training_labels(lowered, data)[:, 0], true_labels(lowered, data)[:, 0]
     years = data.years
     assert np.array_equal(true, age_band(years))
     assert set(years[trained != true]) == {58, 59} & set(years)
     assert {58, 59} & set(years)
-    assert np.array_equal(true_labels(Target("class18", *FIVE), data)[:, 0], data.classes)
+    assert np.array_equal(true_labels(OutputSpec("class18", *FIVE), data)[:, 0], data.classes)
 
 
 def test_training_labels_of_finer_bins_merge_to_the_true_ones(data: TrainData) -> None:
-    target = Target("heads", (21, 30, 46, 60), (0, 0, 1, 1, 2))
+    target = OutputSpec("heads", (21, 30, 46, 60), (0, 0, 1, 1, 2))
     trained, true = training_labels(target, data), true_labels(target, data)
     for column, head in enumerate(target.heads):
         assert np.array_equal(np.array(head.merge)[trained[:, column]], true[:, column])
-    whole = Target("class18", (21, 30, 46, 60), (0, 0, 1, 1, 2))
+    whole = OutputSpec("class18", (21, 30, 46, 60), (0, 0, 1, 1, 2))
     merged = np.array(whole.heads[0].merge)[training_labels(whole, data)[:, 0]]
     assert np.array_equal(merged, data.classes)
 
@@ -58,7 +58,7 @@ def test_training_labels_of_finer_bins_merge_to_the_true_ones(data: TrainData) -
 @pytest.mark.parametrize("in_years", [False, True])
 @pytest.mark.parametrize("predicts", ["mask", "gender", "age", "heads", "class18"])
 def test_another_mask_changes_the_mask_and_nothing_else(data: TrainData, predicts: Predicts, in_years: bool) -> None:
-    target = Target(predicts, *FIVE)
+    target = OutputSpec(predicts, *FIVE)
     labels = training_labels(target, data, in_years).reshape(-1, 7, len(target.heads))
     for person in labels[::7]:
         normal = person[6]

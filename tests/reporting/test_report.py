@@ -17,7 +17,7 @@ from planned import plan_errors
 from run_command import maskens, refused
 from sklearn.metrics import confusion_matrix, log_loss
 
-from ensemble.decision.blend import load_blend
+from ensemble.decision.blend import load_oof_ensemble
 from ensemble.decision.decide import Decision
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import PartPredictions, calibration, evaluate, part_predictions
@@ -69,7 +69,7 @@ def run(root: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def gathered(run: Run) -> Report:
-    blend = load_blend([run], None, "cross-fitted")
+    blend = load_oof_ensemble([run], None, "cross-fitted")
     runs, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
     return gather(blend, evaluate(blend, apply_tuning(runs, recipes, "flip", tuned=False)), photos=12)
 

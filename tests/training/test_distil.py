@@ -105,7 +105,7 @@ def lessons(training: TrainingPlan, fold: int) -> LearningSet:
 def predicted(run: Run, data: TrainData, fold: int) -> np.ndarray:
     """Log probabilities of every photo by the run's model of one fold, in two views, made with torch and timm alone."""
     model, card = load_checkpoint(run.job_folder("class18", fold) / "model.safetensors", torch.device("cpu"))
-    photos = open_photos(data.photos, [card.geometry], None, 1)
+    photos = open_photos(data.photos, [card.preprocessing], None, 1)
     x = to_input(
         torch.from_numpy(np.stack([photos[n][0] for n in range(len(data.files))])),
         card.mean,

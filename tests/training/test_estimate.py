@@ -20,7 +20,7 @@ from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import plan
 from ensemble.models.precision import AutotuneCache, autocast
 from ensemble.recipes.reading import parse_recipe
-from ensemble.recipes.schema import Geometry
+from ensemble.recipes.schema import Preprocessing
 from ensemble.training.cost import Cost, estimate_training, long_training, long_words, total_wall_time
 from ensemble.training.preflight import job_warnings
 from folds.layout import read_train
@@ -151,7 +151,7 @@ def test_the_probe_trains_in_the_precision_that_would_be_used_and_keeps_nothing(
 
 
 def test_what_the_cache_has_is_not_counted(data: TrainData, tmp_path: Path) -> None:
-    small, large = Geometry((16, 12)), Geometry((32, 24))
+    small, large = Preprocessing((16, 12)), Preprocessing((32, 24))
     assert missing_bytes(data.photos, [small, large], tmp_path) == 168 * 3 * (16 * 12 + 32 * 24)
     open_photos(data.photos, [small], tmp_path, 1)
     assert missing_bytes(data.photos, [small, large], tmp_path) == 168 * 3 * 32 * 24

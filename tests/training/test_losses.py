@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ensemble.metrics.heads import head_decisions
 from ensemble.recipes.loss import Loss
 from ensemble.recipes.schema import Ages
-from ensemble.recipes.tasks import AgeHead, Target
+from ensemble.recipes.tasks import AgeHead, OutputSpec
 from ensemble.training.losses import (
     class_balanced_weights,
     effective_weights,
@@ -23,7 +23,7 @@ from ensemble.training.losses import (
 )
 from folds.labels import age_band
 
-MASK, HEADS = Target("mask").heads, Target("heads").heads
+MASK, HEADS = OutputSpec("mask").heads, OutputSpec("heads").heads
 
 
 def plain_soft_f1(logits: np.ndarray, targets: np.ndarray) -> float:
@@ -144,7 +144,7 @@ YEARS = Ages.model_validate({"cuts": "years"})
 def test_an_ordinal_head_learns_by_binary_cross_entropy_on_conditional_subsets() -> None:
     """CORN's loss: cut k is learned from those who have reached cut k - 1."""
     cuts, photos = (21, 30, 46, 58), 40
-    head = Target("age", cuts, (0, 0, 1, 1, 2), "ordinal").heads[0]
+    head = OutputSpec("age", cuts, (0, 0, 1, 1, 2), "ordinal").heads[0]
     generator = torch.Generator().manual_seed(0)
     logits, labels = (
         torch.randn(photos, 4, generator=generator),
@@ -161,7 +161,7 @@ def test_an_ordinal_head_learns_by_binary_cross_entropy_on_conditional_subsets()
 @pytest.mark.parametrize("kind", ["softmax", "ordinal", "regression"])
 def test_each_kind_of_age_head_learns_the_age(kind: AgeHead) -> None:
     """Straight from one input that is the age; also from targets that are spread."""
-    target = Target("age", YEARS.cuts, YEARS.bands, kind)
+    target = OutputSpec("age", YEARS.cuts, YEARS.bands, kind)
     years = torch.arange(18, 75)
     bins = torch.from_numpy(age_band(years.numpy(), YEARS.cuts))[:, None]
     for sigma in (0.0, 2.0):
@@ -188,7 +188,7 @@ def test_heads_have_their_own_terms_and_weights() -> None:
 
     def one(head: int, own: Loss) -> float:
         columns = HEADS[head].columns
-        alone = Target(("mask", "gender", "age")[head])  # type: ignore[arg-type]
+        alone = OutputSpec(("mask", "gender", "age")[head])  # type: ignore[arg-type]
         return float(task_loss(own, alone.heads, logits[:, columns], targets[:, columns]))
 
     age = Loss(ce=0.5, f1=0.25, class_weights=(1, 1, 4))
@@ -257,7 +257,7 @@ def test_class_balanced_weights_are_one_on_average_over_the_photos() -> None:
 
 def test_bands_are_evened_out_however_finely_ages_are_learned() -> None:
     """Five bins in three bands: a band's bins share its prior and its weight."""
-    (head,) = Target("age", (20, 30, 45, 60), (0, 0, 1, 1, 2)).heads
+    (head,) = OutputSpec("age", (20, 30, 45, 60), (0, 0, 1, 1, 2)).heads
     counts = [torch.tensor([10.0, 50.0, 20.0, 15.0, 5.0])]
     logits, targets = torch.randn(4, 5, generator=torch.Generator().manual_seed(2)), torch.eye(5)[[0, 2, 3, 4]]
     prior = torch.tensor([0.6, 0.6, 0.35, 0.35, 0.05]).log()

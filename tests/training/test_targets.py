@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from ensemble.recipes.schema import ALL_YEARS
-from ensemble.recipes.tasks import Predicts, Target, merge_of, training_labels
+from ensemble.recipes.tasks import OutputSpec, Predicts, merge_of, training_labels
 from ensemble.training.losses import age_distribution, bin_counts, one_hot, soft_targets, target_tables
 from folds.labels import age_band
 from folds.layout import read_train
@@ -52,7 +52,7 @@ def test_a_wider_spread_leaves_less_at_the_age_itself() -> None:
 def test_spread_targets_of_any_task_become_its_certain_ones(
     data: TrainData, kind: Predicts, cuts: tuple[int, ...]
 ) -> None:
-    target = Target(kind, cuts, merge_of(cuts))
+    target = OutputSpec(kind, cuts, merge_of(cuts))
     certain = one_hot(torch.from_numpy(training_labels(target, data)), target.heads)
     assert torch.equal(soft_targets(torch.from_numpy(training_labels(target, data)), target_tables(target)), certain)
     in_years = torch.from_numpy(training_labels(target, data, in_years=True))
@@ -63,7 +63,7 @@ def test_spread_targets_of_any_task_become_its_certain_ones(
 
 
 def test_photos_are_counted_by_what_is_learned_of_them(data: TrainData) -> None:
-    target = Target("heads", (21, 30, 46, 58), (0, 0, 1, 1, 2))
+    target = OutputSpec("heads", (21, 30, 46, 58), (0, 0, 1, 1, 2))
     labels = training_labels(target, data)
     for found, column, head in zip(
         bin_counts(torch.from_numpy(labels), target_tables(target)), labels.T, target.heads, strict=True

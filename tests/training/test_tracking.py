@@ -23,8 +23,8 @@ from ensemble.data.cache import DecodedPhotos
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.spec import JobSpec
-from ensemble.recipes.schema import Geometry
-from ensemble.recipes.tasks import Target, true_labels
+from ensemble.recipes.schema import Preprocessing
+from ensemble.recipes.tasks import OutputSpec, true_labels
 from ensemble.training.fit_fold import JobRun
 from ensemble.training.pictures import confusion_matrix, counts, worst_photos
 from ensemble.training.runner import run_job
@@ -247,7 +247,7 @@ def test_the_worst_photos_come_in_the_order_of_their_loss(setting: TinyRun, monk
     sheets: list[Sheet] = []
     draw = ensemble.training.pictures.draw
     monkeypatch.setattr(ensemble.training.pictures, "draw", lambda sheet: sheets.append(sheet) or draw(sheet))
-    target = Target("heads", (25, 30, 60), (0, 0, 1, 2))  # in finer bins than are scored
+    target = OutputSpec("heads", (25, 30, 60), (0, 0, 1, 2))  # in finer bins than are scored
     rows = np.arange(7, 28)
     truth = true_labels(target, setting.data)[rows]
     logits = np.full((21, 9), -20, dtype=np.float32)
@@ -256,7 +256,7 @@ def test_the_worst_photos_come_in_the_order_of_their_loss(setting: TinyRun, monk
         logits[np.arange(21), columns] = 20
     logits[4, 3:5] = logits[4, [4, 3]]  # the wrong gender
     logits[9, 0:3] = 0  # no idea of the mask
-    photos = DecodedPhotos(setting.data.photos, [Geometry((32, 24))])
+    photos = DecodedPhotos(setting.data.photos, [Preprocessing((32, 24))])
     picture = worst_photos("title", photos, rows, target, logits, truth, most=3)
     assert picture.dtype == np.uint8
     assert picture.ndim == 3

@@ -23,7 +23,7 @@ import ensemble.models.precision
 import ensemble.training.fit_fold
 import ensemble.training.queue
 import ensemble.training.trainer
-from ensemble.decision.blend import load_blend
+from ensemble.decision.blend import load_oof_ensemble
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate, save_oof
 from ensemble.jobs.card import read_card
@@ -38,7 +38,7 @@ from ensemble.models.build import load_checkpoint, to_input
 from ensemble.models.engine import InferenceEngine
 from ensemble.recipes.reading import load_recipe, parse_recipe, with_weights
 from ensemble.recipes.run_recipe import bind_recipe
-from ensemble.recipes.tasks import Target, true_labels
+from ensemble.recipes.tasks import OutputSpec, true_labels
 from ensemble.recipes.views import as_set
 from ensemble.training.queue import train
 from ensemble.training.runner import run_job
@@ -103,13 +103,13 @@ def test_the_checkpoint_is_the_best_epoch_and_the_oof_logits_are_its_own(whole: 
     held_out = np.flatnonzero(whole.folds[whole.data.photo_person] == 0)
     assert oof.files.tolist() == [whole.data.files[i] for i in held_out]
     assert oof.at("best").shape == (2, len(held_out), 3)
-    f1, _ = task_scores(Target("mask"), oof.at("best")[0], true_labels(Target("mask"), whole.data)[held_out])
+    f1, _ = task_scores(OutputSpec("mask"), oof.at("best")[0], true_labels(OutputSpec("mask"), whole.data)[held_out])
     assert f1 == pytest.approx(max(scores), abs=1e-5)
 
     from ensemble.data.cache import DecodedPhotos
-    from ensemble.recipes.schema import Geometry
+    from ensemble.recipes.schema import Preprocessing
 
-    photos = DecodedPhotos(PhotoSet(whole.data.root, oof.files.tolist(), ""), [Geometry((32, 24))])
+    photos = DecodedPhotos(PhotoSet(whole.data.root, oof.files.tolist(), ""), [Preprocessing((32, 24))])
     batch = torch.from_numpy(np.stack([photos[i][0] for i in range(8)]))
     with torch.no_grad():
         x = to_input(batch, card.mean, card.std, torch.device("cpu"))
@@ -231,7 +231,7 @@ def test_the_mean_of_the_last_epochs_is_the_last_epochs_model(setting: TinyRun, 
     assert history(averaged)[2]["loss"] == history(whole)[2]["loss"]
     _, last = result(averaged)
     job = ensemble.training.fit_fold.JobRun(averaged.spec(), setting.data, setting.folds)
-    f1, _ = task_scores(Target("mask"), last[0], job.truth[job.oof_rows])
+    f1, _ = task_scores(OutputSpec("mask"), last[0], job.truth[job.oof_rows])
     assert f1 == pytest.approx(float(history(averaged)[2]["f1"]), abs=1e-5), "what is validated is what predicts"
     assert not np.allclose(last, result(whole)[1], atol=1e-4)
 
@@ -513,13 +513,13 @@ def test_evaluation_pools_each_photo_once_and_says_what_is_missing(short: TinyRu
     hardware = Hardware("cpu", workers=0)
     specs = plan(short.run, short.recipe, list(short.recipe.tasks), [0, 1], hardware, None)
     with pytest.raises(MaskensError, match=r"no fold of .* has all of its tasks trained"):
-        load_blend([short.run], None, "best")
+        load_oof_ensemble([short.run], None, "best")
     train(specs[:5], short.data, short.folds, specs, hardware, Silent())
-    partly = load_blend([short.run], None, "best")
+    partly = load_oof_ensemble([short.run], None, "best")
     assert partly.trained == (0,)
     assert "not trained: gender fold 1, male-age fold 1, female-age fold 1" in partly.notes[0]
     train(specs[5:], short.data, short.folds, specs, hardware, Silent())
-    blend = load_blend([short.run], None, "last")
+    blend = load_oof_ensemble([short.run], None, "last")
     whole = evaluate(blend, apply_tuning([short.run], [short.recipe], "none", tuned=False))
     assert whole.score.photos == len(short.data.files)
     assert whole.score.support.tolist() == np.bincount(short.data.classes, minlength=18).tolist()
