@@ -35,13 +35,6 @@ class JobsDisplay(Protocol):
     def update(self, statuses: Sequence[JobStatus]) -> None: ...
 
 
-class NoDisplay:
-    """Shows nothing."""
-
-    def update(self, statuses: Sequence[JobStatus]) -> None:
-        pass
-
-
 def fill_cache(
     specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on_progress: Progress | None
 ) -> list[str]:
