@@ -22,7 +22,7 @@ from ensemble.decision.tuning import apply_tuning
 from ensemble.prediction.strategies import WHOLE
 from ensemble.recipes.run_recipe import run_recipe
 from folds.labels import FloatArray
-from folds.run import load_run
+from folds.run_folder import load_run
 
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 

@@ -24,7 +24,7 @@ from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import DecisionParams
 from ensemble.metrics.scores import interval
 from folds.labels import FloatArray, IntArray
-from folds.run import load_run
+from folds.run_folder import load_run
 
 TUNED = 2  # place of the tuning that is kept among the ways
 RUNS = ("quick-0", "longer-0", "class18-0", "apart-0")

@@ -24,7 +24,7 @@ from ensemble.decision.decide import most_probable
 from ensemble.decision.members import load_ensembles
 from ensemble.metrics.scores import interval
 from folds.labels import FloatArray
-from folds.run import Run, load_run
+from folds.run_folder import Run, load_run
 
 STUDENT = 'extends = "quick"\n[tasks.heads]\nepochs = 5\n'
 TTA = {1: "none", 2: "flip"}  # views -> their name

@@ -56,7 +56,7 @@ from ensemble.training.validation import view_logits
 from folds.errors import MaskensError
 from folds.labels import CLASSES
 from folds.layout import read_eval
-from folds.run import Run, load_run
+from folds.run_folder import Run, load_run
 
 CPU = torch.device("cpu")
 LOOPS: dict[str, Callable[[DecisionVariant, int], dict[str, np.ndarray]]] = {

@@ -46,7 +46,7 @@ from ensemble.prediction.outputs import InferenceSettings
 from ensemble.recipes.run_recipe import run_recipe
 from folds.layout import read_eval
 from folds.people import PhotoSet
-from folds.run import load_run
+from folds.run_folder import load_run
 
 BATCH = 64
 

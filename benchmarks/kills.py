@@ -119,7 +119,7 @@ def preload() -> None:
     import ensemble.prediction.infer
     import ensemble.training.runner  # noqa: F401
     import folds.pages.tables
-    import folds.run  # noqa: F401
+    import folds.run_folder  # noqa: F401
 
 
 def killed_during(todo: Sequence[tuple[str, ...]], folder: Path, after: float) -> str:

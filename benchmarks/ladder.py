@@ -28,7 +28,7 @@ from ensemble.metrics.scores import SCORED_PARTS
 from ensemble.recipes.reading import shipped
 from folds.labels import FloatArray, decode
 from folds.ranges import parse_folds
-from folds.run import load_run
+from folds.run_folder import load_run
 
 BASE = "quick"
 SINGLE_K = 18  # a single model learns from all people but one in eighteen, whom maskens needs to choose the epoch

@@ -24,7 +24,7 @@ from folds.files import write_text
 from folds.labels import GENDERS, MASKS, SHOTS, FloatArray, IntArray, age_band
 from folds.layout import read_train
 from folds.people import Fix, TrainData
-from folds.run import load_run
+from folds.run_folder import load_run
 
 SHARE = 0.015
 FAR = 15  # years

@@ -36,7 +36,7 @@ from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.engine import BATCH
 from ensemble.prediction.predictions import ResidentEnsemble
 from folds.layout import read_eval
-from folds.run import load_run
+from folds.run_folder import load_run
 
 WARM_UP = 5.0  # seconds of load that do not count: torch prepares itself for each new size of a batch
 

@@ -12,7 +12,7 @@ from folds.errors import MaskensError, refuse
 from folds.files import unescape_cell
 from folds.people import PhotoSet, on_disk
 from folds.photos import SUFFIXES, read_photo
-from folds.run import Run
+from folds.run_folder import Run
 from folds.table import read_table
 
 ASPECT = 1.25  # how many times flatter or steeper than the models' photos before it is worth a word

@@ -15,7 +15,7 @@ from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.tasks import true_labels
 from ensemble.recipes.views import VIEWS
 from folds.people import TrainData
-from folds.run import Run, start_run
+from folds.run_folder import Run, start_run
 from folds.splits import make_folds
 
 _DEFAULTS = """

@@ -14,7 +14,7 @@ from ensemble.recipes.run_recipe import bind_recipe
 from ensemble.recipes.schema import Recipe
 from folds.labels import IntArray
 from folds.people import TrainData
-from folds.run import Run, save_run, start_run
+from folds.run_folder import Run, save_run, start_run
 from folds.splits import make_folds
 
 DEFAULTS = """

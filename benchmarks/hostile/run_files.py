@@ -19,7 +19,7 @@ import safetensors.numpy
 from ensemble.jobs.job import Job
 from ensemble.recipes.reading import load_recipe, with_weights
 from folds.files import sha256
-from folds.run import load_run
+from folds.run_folder import load_run
 from hostile.judge import Verdict, command, judge, judge_call
 from hostile.mutations import DEEP, spoiled_bytes, spoiled_text, spoiled_toml, spoiled_tree
 from hostile.tables import spoiled_csv

@@ -19,7 +19,7 @@ from ensemble.backends.backend import Call
 from ensemble.backends.work_process import STOPPED, Outcome, Worker, WorkerPool, portable
 from ensemble.jobs.stopping import stop_file
 from folds.errors import MaskensError
-from folds.run import library_versions
+from folds.run_folder import library_versions
 
 VARIABLE = "MASKENS_PATHS"  # of a node's environment: PAIR, several with os.pathsep between
 PAIR = "/path/of/the/command=/path/on/this/node"

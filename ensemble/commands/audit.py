@@ -26,7 +26,7 @@ from folds.errors import typed
 if TYPE_CHECKING:
     from ensemble.evaluation.audit import Audit
     from folds.explore.merge_candidates import MergeCandidate
-    from folds.run import Run
+    from folds.run_folder import Run
 
 
 class FieldChoice(StrEnum):
@@ -120,7 +120,7 @@ def audit(options: Options, observer: Observer) -> Audited:
     from ensemble.reporting.audit_page import refuse_to_replace, write_audit
     from folds.explore.merge_candidates import portrait_candidates
     from folds.files import replacing_folder
-    from folds.run import load_run
+    from folds.run_folder import load_run
 
     run, workers = load_run(options.run[0]), options.workers or -1
     folder = options.out or run.folder / "audit"

@@ -59,7 +59,7 @@ def check_submission(options: Options, observer: Observer) -> CheckedSubmission:
     """
     from ensemble.decision.submission import check_submission as check_file
     from folds.layout import read_eval
-    from folds.run import load_run
+    from folds.run_folder import load_run
 
     run = load_run(options.run[0])
     found = read_eval(run.data_folder(options.data), skip_bad=True)

@@ -53,9 +53,9 @@ from folds.errors import MaskensError, typed
 if TYPE_CHECKING:
     from ensemble.decision.members import Ensemble
     from ensemble.jobs.hardware import Hardware
-    from ensemble.jobs.teaching import FoldTargets, SoftTargets
+    from ensemble.jobs.soft_targets import FoldTargets, SoftTargets
     from ensemble.recipes.views import TtaSet
-    from folds.run import Run
+    from folds.run_folder import Run
 
 ALPHA, TEMPERATURE = 0.5, 1.0
 
@@ -128,11 +128,11 @@ def plan_distillation(options: Options) -> DistilPlan:
             run that has learned from something else.
     """
     from ensemble.backends.choose import choose_hardware
-    from ensemble.decision.teaching import refuse_unfinished, soft_targets_of, teachers_of_fold
-    from ensemble.jobs.teaching import load_soft_targets, read_soft_targets
+    from ensemble.decision.distillation import refuse_unfinished, soft_targets_of, teachers_of_fold
+    from ensemble.jobs.soft_targets import load_soft_targets, read_soft_targets
     from ensemble.recipes.loss import soft_f1_warnings
     from ensemble.recipes.run_recipe import run_recipe
-    from folds.run import has_run, load_data, load_run, refuse_other_folds, run_like
+    from folds.run_folder import has_run, load_data, load_run, refuse_other_folds, run_like
 
     teachers = [load_run(run) for run in options.run]
     folder = options.out or _beside(teachers[0].folder)
@@ -179,7 +179,7 @@ def plan_distillation(options: Options) -> DistilPlan:
 def _models(teachers: Sequence[Run], ensembles: list[Ensemble]) -> tuple[str, ...]:
     """sha256 of each model."""
     from ensemble.jobs.job import Job
-    from folds.run import MODEL
+    from folds.run_folder import MODEL
 
     pairs = [(run, m) for run, ensemble in zip(teachers, ensembles, strict=True) for m in ensemble.members]
     return tuple(Job(run, m.task, m.fold).verified_sha256(MODEL) for run, m in pairs)
@@ -219,8 +219,8 @@ def begin_student(planned: DistilPlan, observer: Observer = SILENT) -> TrainingP
     Raises:
         MaskensError: as `leave_out_bad_photos`; a photo that can't be read, a model that gives no numbers.
     """
-    from ensemble.jobs.teaching import save_fold_targets, save_soft_targets
-    from folds.run import write_run_like
+    from ensemble.jobs.soft_targets import save_fold_targets, save_soft_targets
+    from folds.run_folder import write_run_like
 
     student = planned.training.run
     write_run_like(student, planned.teachers[0])
@@ -244,7 +244,7 @@ def _taught(planned: DistilPlan, training: TrainingPlan, fold: int, on_progress:
     from ensemble.data.cache import open_photos
     from ensemble.decision.joint import blend
     from ensemble.decision.members import preprocessings
-    from ensemble.jobs.teaching import FoldTargets, taught_rows
+    from ensemble.jobs.soft_targets import FoldTargets, taught_rows
     from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings
     from ensemble.prediction.predict import predict
     from ensemble.prediction.predictor import by_task
@@ -267,9 +267,9 @@ def _print(trained: Trained, options: Options, terminal: Terminal) -> None:
     if options.dry_run:
         return
     from ensemble.jobs.job import jobs_of
-    from ensemble.jobs.teaching import read_soft_targets
+    from ensemble.jobs.soft_targets import read_soft_targets
     from ensemble.recipes.run_recipe import run_recipe
-    from folds.run import load_run
+    from folds.run_folder import load_run
 
     run = load_run(trained.run.folder)
     soft, tasks = read_soft_targets(run), run_recipe(run).tasks

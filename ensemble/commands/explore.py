@@ -105,7 +105,7 @@ def explore(options: Options, observer: Observer) -> Explored:
     from folds.files import replacing_folder
     from folds.labels import MASKS
     from folds.pages.html import refuse_foreign_page
-    from folds.run import read_labelled
+    from folds.run_folder import read_labelled
 
     _, data, seed = read_labelled(options.run[0], options.data, options.fixes or (), options.seed)
     folder = options.out or options.run[0].parent / "explore"

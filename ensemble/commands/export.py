@@ -82,7 +82,7 @@ def export(options: Options, observer: Observer) -> Exported:
     from ensemble.prediction.export import export as export_ensemble
     from ensemble.recipes.run_recipe import run_recipe
     from folds.layout import read_eval
-    from folds.run import load_run
+    from folds.run_folder import load_run
 
     refuse_without(NEEDED, "onnx", "export")
     run = load_run(options.run[0])

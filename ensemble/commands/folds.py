@@ -25,7 +25,7 @@ from folds.errors import SHOWN, refuse, typed
 if TYPE_CHECKING:
     from folds.labels import IntArray
     from folds.people import TrainData
-    from folds.run import Run
+    from folds.run_folder import Run
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def folds(options: Options, observer: Observer) -> Folds:
         MaskensError: data that don't fit together, folds that leak or lack a class, a run with models of other folds.
     """
     from folds.corrections import apply_merges
-    from folds.run import read_labelled, refuse_foreign, start_run
+    from folds.run_folder import read_labelled, refuse_foreign, start_run
 
     folder = options.run[0]
     refuse_foreign(folder)
@@ -137,7 +137,7 @@ def folds(options: Options, observer: Observer) -> Folds:
 
 def _split(data: TrainData, before: Run | None, seed: int, options: Options) -> tuple[IntArray, int]:
     """(folds, k): the user's own, else the run's if they are asked for again, else new ones."""
-    from folds.run import kept_folds
+    from folds.run_folder import kept_folds
     from folds.splits import make_folds, read_folds
 
     if options.folds_file:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from folds.labels import IntArray
     from folds.people import EvalData
     from folds.photos import Progress
-    from folds.run import Run
+    from folds.run_folder import Run
 
 WITHOUT: dict[Rule, tuple[StepName, ...]] = {"hard": ("offsets",), "vote": ("weights", "offsets")}
 """Steps of a tuning that make no difference to a decision."""
@@ -274,7 +274,7 @@ def _plan(options: Options) -> _Plan:
     from ensemble.recipes.run_recipe import run_recipe
     from folds.files import must_be_writable
     from folds.layout import read_eval, read_eval_people
-    from folds.run import file_of, load_run, refuse_other_folds
+    from folds.run_folder import file_of, load_run, refuse_other_folds
 
     if options.vote and options.decision not in (None, "vote"):
         raise MaskensError(f"--vote and --decision {options.decision} exclude each other.")

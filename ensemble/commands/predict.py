@@ -182,7 +182,7 @@ def choose_ensembles(folders: Sequence[Path], tta: Tta | None, tuned: bool, allo
     from ensemble.prediction.predictions import complete_folds
     from ensemble.recipes.run_recipe import run_recipe
     from folds.photo_files import training_aspect
-    from folds.run import load_run, refuse_other_folds
+    from folds.run_folder import load_run, refuse_other_folds
 
     runs = [load_run(folder) for folder in folders]
     refuse_other_folds(runs)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ensemble.recipes.schema import Recipe
     from ensemble.training.recommend import Choice, Measured
     from folds.people import TrainData
-    from folds.run import Run
+    from folds.run_folder import Run
 
 FOLDS = 5
 HEADER = "# Written by `maskens recommend`; docs/recipes.md says what each key means.\n"
@@ -93,7 +93,7 @@ def recommend(options: Options, observer: Observer) -> Recommendation:
     from ensemble.recipes.reading import parse_recipe
     from ensemble.training.recommend import BASE, choose, measure, recipe_text
     from folds.files import replace_keeping
-    from folds.run import read_labelled
+    from folds.run_folder import read_labelled
 
     before, data, _ = read_labelled(options.run[0], options.data, (), None)
     hardware = Hardware(choose_device(options.device), options.workers)

@@ -81,7 +81,7 @@ def report(options: Options, observer: Observer) -> Reported:
     from ensemble.reporting.report_page import GENERATOR, report_file, write_report
     from folds.files import must_be_writable
     from folds.pages.html import refuse_foreign_file
-    from folds.run import load_run
+    from folds.run_folder import load_run
 
     path = options.out or report_file([load_run(folder) for folder in options.run])
     must_be_writable(path)

@@ -128,7 +128,7 @@ def score(options: Options, observer: Observer) -> Scored | tuple[SubmissionScor
             a submission than in the answers.
     """
     from ensemble.evaluation.evaluate import save_oof, score_submissions
-    from folds.run import file_of, load_run
+    from folds.run_folder import file_of, load_run
 
     if (options.submission or options.person_column) and not options.truth:
         named = "--submission" if options.submission else "--person-column"
@@ -161,7 +161,7 @@ def evaluate_runs(
     from ensemble.decision.blend import load_oof_ensemble
     from ensemble.decision.tuning import apply_tuning
     from ensemble.evaluation.evaluate import evaluate
-    from folds.run import load_run
+    from folds.run_folder import load_run
 
     blend = load_oof_ensemble([load_run(folder) for folder in runs], data, checkpoint)
     found, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from ensemble.recipes.schema import Recipe
     from ensemble.training.cost import Estimate
     from ensemble.training.runner import Failure
-    from folds.run import Run
+    from folds.run_folder import Run
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def plan_sweep(options: Options) -> SweepPlan:
     from ensemble.training.preflight import job_warnings, preflight
     from ensemble.training.tracking import check_trackers
     from folds.ranges import parse_folds, parse_seeds
-    from folds.run import load_data
+    from folds.run_folder import load_data
 
     folder = options.out
     before = load_sweep(folder)
@@ -231,7 +231,7 @@ def _noted(problems: list[str], where: str = "") -> Iterator[None]:
 
 def _base(before: Sweep | None, named: Path | None) -> Run:
     """The run whose folds all others have: the one named, or one of the sweep's own."""
-    from folds.run import load_run, remembered
+    from folds.run_folder import load_run, remembered
 
     first: Path = DEFAULT_RUNS[0]
     there = [run for pair in before.pairs if (run := remembered(before.run_folder(*pair)))] if before else []
@@ -281,7 +281,7 @@ def _recipes(before: Sweep | None, options: Options, problems: list[str]) -> dic
 
 
 def _has_models(sweep: Sweep, recipe: str) -> bool:
-    from folds.run import remembered
+    from folds.run_folder import remembered
 
     runs = [remembered(sweep.run_folder(recipe, seed)) for seed in sweep.seeds]
     return any(run.jobs_on_disk() for run in runs if run)
@@ -294,7 +294,7 @@ def _run_of(sweep: Sweep, base: Run, name: str, seed: int, recipe: Recipe) -> Ru
         MaskensError: what is there does not belong to the sweep.
     """
     from ensemble.recipes.run_recipe import alike, differences, run_recipe
-    from folds.run import differing, refuse_foreign, remembered
+    from folds.run_folder import differing, refuse_foreign, remembered
 
     folder = sweep.run_folder(name, seed)
     refuse_foreign(folder)
@@ -321,7 +321,7 @@ def begin_sweep(plan: SweepPlan, observer: Observer) -> SweepPlan:
     from ensemble.jobs.sweep import save_sweep
     from ensemble.recipes.run_recipe import bind_recipe
     from ensemble.training.preflight import remember_skipped
-    from folds.run import load_run, remembered, start_run
+    from folds.run_folder import load_run, remembered, start_run
 
     save_sweep(plan.sweep)
     runs: dict[Path, Run] = {}
@@ -360,7 +360,7 @@ def _compare(options: Options) -> SweepComparison | None:
     from ensemble.evaluation.compare import compare_recipes, records
     from ensemble.jobs.sweep import load_sweep
     from folds.files import json_text, safe_csv, write_text
-    from folds.run import remembered
+    from folds.run_folder import remembered
 
     out, tta, checkpoint = options.out, options.tta, options.checkpoint
     sweep = load_sweep(out)

@@ -42,14 +42,14 @@ from folds.errors import MaskensError, typed
 
 if TYPE_CHECKING:
     from ensemble.jobs.hardware import Hardware
+    from ensemble.jobs.soft_targets import PseudoLabels, SoftTargets
     from ensemble.jobs.spec import JobSpec
-    from ensemble.jobs.teaching import PseudoLabels, SoftTargets
     from ensemble.recipes.schema import Recipe
     from ensemble.training.cost import Estimate
     from ensemble.training.runner import Failure
     from folds.labels import IntArray
     from folds.people import TrainData
-    from folds.run import Run
+    from folds.run_folder import Run
 
 PSEUDO_MIN_P = 0.95
 
@@ -205,8 +205,8 @@ def plan_training(options: Options) -> TrainingPlan:
     Raises:
         MaskensError: everything that would fail later, all at once.
     """
-    from ensemble.jobs.teaching import load_soft_targets, refuse_untaught
-    from folds.run import load_data, load_run
+    from ensemble.jobs.soft_targets import load_soft_targets, refuse_untaught
+    from folds.run_folder import load_data, load_run
 
     run = load_run(options.run[0])
     data, folds = load_data(run, options.data)
@@ -241,7 +241,7 @@ def plan_jobs(
     from ensemble.training.preflight import job_warnings, preflight, readable_again
     from ensemble.training.tracking import check_trackers
     from folds.ranges import parse_folds
-    from folds.run import load_run
+    from folds.run_folder import load_run
 
     chosen = parse_folds(options.fold, run.k)
     hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
@@ -300,9 +300,9 @@ def choose_pseudo_labels(run: Run, root: Path, teacher: Path | None, least: floa
     Raises:
         MaskensError: others than those that the run's jobs have learned from.
     """
-    from ensemble.decision.teaching import make_pseudo_labels
-    from ensemble.jobs.teaching import load_pseudo_labels
-    from folds.run import load_run
+    from ensemble.decision.distillation import make_pseudo_labels
+    from ensemble.jobs.soft_targets import load_pseudo_labels
+    from folds.run_folder import load_run
 
     kept = load_pseudo_labels(run, root)
     if teacher is None:
@@ -425,7 +425,7 @@ def train_run(
     plan: TrainingPlan, yes: bool, observer: Observer, begin: Callable[[TrainingPlan], TrainingPlan] | None = None
 ) -> Trained:
     """As `carry_out`, for the jobs of one run."""
-    from ensemble.jobs.teaching import save_pseudo_labels
+    from ensemble.jobs.soft_targets import save_pseudo_labels
     from ensemble.training.tracking import where_to_look
 
     def begin_training(plan: TrainingPlan) -> TrainingPlan:
@@ -500,7 +500,7 @@ def train(options: Options, observer: Observer) -> Trained:
     written_folds(options.fold)  # a malformed value is refused before slow imports
 
     from ensemble.reporting.plan_tables import pseudo_line, pseudo_table
-    from folds.run import load_run
+    from folds.run_folder import load_run
 
     plan = plan_training(options)
     announce(plan, observer)

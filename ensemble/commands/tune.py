@@ -86,7 +86,7 @@ def tune(options: Options, observer: Observer) -> Tuned:
     from ensemble.decision.tuning import save_tuning, tuning_file
     from ensemble.recipes.loss import soft_f1_warnings
     from folds.files import must_be_writable
-    from folds.run import load_run
+    from folds.run_folder import load_run
 
     runs = [load_run(folder) for folder in options.run]
     if options.blend and len(runs) == 1:

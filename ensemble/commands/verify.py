@@ -57,6 +57,6 @@ def verify(options: Options, observer: Observer) -> tuple[Verification, ...]:
         MaskensError: a folder that is no run, or a run.json that can't be read.
     """
     from ensemble.evaluation.verify import verify as verify_run
-    from folds.run import load_run
+    from folds.run_folder import load_run
 
     return tuple(verify_run(load_run(run), options.data) for run in options.run)

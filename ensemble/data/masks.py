@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from ensemble.data.cache import DecodedPhotos
 from ensemble.data.mask_drawing import draw_mask
-from ensemble.jobs.teaching import soft_with_mask
+from ensemble.jobs.soft_targets import soft_with_mask
 from ensemble.recipes.schema import FaceTemplate, TaskRecipe
 from ensemble.recipes.tasks import with_mask
 from folds.faces import Face, detector_fault, find_face

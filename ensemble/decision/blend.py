@@ -24,7 +24,7 @@ from folds.errors import MaskensError
 from folds.labels import CLASSES, FloatArray, IntArray
 from folds.people import TrainData, left_out_words
 from folds.ranges import in_short
-from folds.run import Run, differing, load_data, refuse_other_folds
+from folds.run_folder import Run, differing, load_data, refuse_other_folds
 from folds.splits import strata
 
 ROUNDS = 25  # of the greedy selection: weights come in steps of 1/25 at the finest

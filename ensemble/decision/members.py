@@ -21,7 +21,7 @@ from ensemble.recipes.tasks import OutputSpec
 from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError, refuse, typed
 from folds.labels import CLASSES
-from folds.run import MODEL, Run
+from folds.run_folder import MODEL, Run
 
 BLOCK = 2**14  # photos whose scores are worked out at a time: what that takes beside its result does not grow
 

@@ -20,7 +20,7 @@ from ensemble.recipes.views import Tta, TtaSet, as_set, known_sets
 from folds.errors import MaskensError, typed
 from folds.files import read_record, record_text, replace_keeping, save_npz, sha256, sha256_of_file, sha256_of_text
 from folds.labels import CLASSES
-from folds.run import Run
+from folds.run_folder import Run
 
 StepName = Literal["views", "view-weights", "temperatures", "weights", "offsets"]
 

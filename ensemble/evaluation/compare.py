@@ -11,7 +11,7 @@ import numpy as np
 
 from ensemble.decision.blend import OofEnsemble, load_oof_ensemble
 from ensemble.jobs.oof import Checkpoint, whole_folds
-from ensemble.jobs.teaching import pseudo_words, soft_words
+from ensemble.jobs.soft_targets import pseudo_words, soft_words
 from ensemble.metrics.scores import (
     DRAWS,
     SCORED_PARTS,
@@ -27,7 +27,7 @@ from folds.errors import MaskensError, typed
 from folds.files import sha256
 from folds.labels import CLASSES, FloatArray, IntArray
 from folds.people import TrainData
-from folds.run import Run, load_run
+from folds.run_folder import Run, load_run
 from folds.splits import strata
 
 

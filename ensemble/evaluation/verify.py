@@ -18,8 +18,8 @@ from ensemble.decision.tuning import BLEND, TUNING, DecisionParams, made_of, rea
 from ensemble.jobs.card import read_card
 from ensemble.jobs.job import JOB_FILES, STATUS, Job, JobStatus, job_names, jobs_of
 from ensemble.jobs.oof import JobOofLogits, load_job_oof, oof_hash, people_halves
+from ensemble.jobs.soft_targets import load_pseudo_labels, read_soft_targets
 from ensemble.jobs.spec import run_identity
-from ensemble.jobs.teaching import load_pseudo_labels, read_soft_targets
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.reading import parse_recipe
 from ensemble.recipes.schema import Recipe, TaskRecipe
@@ -31,7 +31,7 @@ from folds.files import read_json, sha256_of_arrays, sha256_of_text
 from folds.labels import IntArray
 from folds.layout import read_train
 from folds.people import TrainData, kept_skipped, left_out_words
-from folds.run import Run, kept_fixes, library_versions
+from folds.run_folder import Run, kept_fixes, library_versions
 from folds.splits import read_folds
 
 

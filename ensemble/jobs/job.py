@@ -12,7 +12,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from folds.errors import MaskensError, typed
 from folds.files import sha256_of_file, still_there, write_json
-from folds.run import LAST, MODEL, OOF, Run
+from folds.run_folder import LAST, MODEL, OOF, Run
 
 State = Literal["waiting", "starting", "training", "done", "stopped", "failed", "unreadable"]
 STATUS = "job.json"

@@ -19,7 +19,7 @@ from folds.errors import MaskensError, refuse, typed
 from folds.files import csv_text, lfs_pointer, save_npz, sha256, write_text
 from folds.labels import FloatArray, IntArray
 from folds.people import Person, TrainData
-from folds.run import OOF, Run
+from folds.run_folder import OOF, Run
 from folds.splits import strata
 
 HISTORY = ("epoch", "lr", "loss", "val_loss", "f1", "accuracy", "best_f1", "photos_per_s", "seconds")

@@ -14,7 +14,7 @@ from ensemble.jobs.oof import kept_views
 from ensemble.jobs.spec import JobSpec, identity
 from folds.errors import MaskensError
 from folds.files import replacing_folder
-from folds.run import Run, differing, library_versions
+from folds.run_folder import Run, differing, library_versions
 
 DECISIVE = ("torch", "timm", "albumentations")  # libraries whose versions decide a result
 

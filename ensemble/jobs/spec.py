@@ -11,13 +11,13 @@ import numpy as np
 
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import Job
-from ensemble.jobs.teaching import PseudoLabels, SoftTargets
+from ensemble.jobs.soft_targets import PseudoLabels, SoftTargets
 from ensemble.recipes.schema import Preprocessing, Recipe, TaskRecipe
 from ensemble.recipes.tasks import PREDICTED_PARTS, OutputSpec, training_labels, training_mask
 from folds.errors import MaskensError, did_you_mean, refuse
 from folds.labels import IntArray
 from folds.people import TrainData
-from folds.run import Run
+from folds.run_folder import Run
 
 
 @dataclass(frozen=True)

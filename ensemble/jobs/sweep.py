@@ -10,7 +10,7 @@ from pydantic import ConfigDict
 
 from folds.errors import MaskensError
 from folds.files import read_record, write_record
-from folds.run import has_run
+from folds.run_folder import has_run
 
 
 @dataclass(frozen=True)

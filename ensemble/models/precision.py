@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ensemble.jobs.locks import one_at_a_time
 from ensemble.models.process import quiet
 from folds.files import read_json, write_json
-from folds.run import PRECISION
+from folds.run_folder import PRECISION
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -36,7 +36,7 @@ from folds.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS, AnyFloatArr
 from folds.pages.html import SYSTEM_FILES, refuse_file, refuse_strange_files
 from folds.people import EvalData
 from folds.photos import Pixels, Progress
-from folds.run import library_versions
+from folds.run_folder import library_versions
 
 DECISION = "decision.json"
 MADE_BY = "maskens export"

@@ -18,7 +18,7 @@ from ensemble.recipes.tasks import KINDS, undetermined
 from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError, did_you_mean, refuse, typed
 from folds.files import sha256_of_file
-from folds.run import MODEL, OOF, RECIPE, load_run
+from folds.run_folder import MODEL, OOF, RECIPE, load_run
 
 Tree = dict[str, Any]
 BuildTransform = Callable[[Transform], object]

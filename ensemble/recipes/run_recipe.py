@@ -15,7 +15,7 @@ from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import Tta, TtaSet
 from folds.errors import MaskensError, did_you_mean, refuse, typed
 from folds.files import write_text
-from folds.run import Run, save_run
+from folds.run_folder import Run, save_run
 
 
 def run_recipe(run: Run) -> Recipe:

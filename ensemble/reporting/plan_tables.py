@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.table import Table
 
-from ensemble.jobs.teaching import NOT_TAKEN
+from ensemble.jobs.soft_targets import NOT_TAKEN
 from folds.labels import CLASS_NAMES, CLASSES, IntArray
 from folds.pages.tables import WideOrNarrow, fold_columns, fold_counts, new_table
 from folds.ranges import in_short
 
 if TYPE_CHECKING:
-    from ensemble.jobs.teaching import PseudoLabels
+    from ensemble.jobs.soft_targets import PseudoLabels
     from ensemble.recipes.schema import Recipe
     from ensemble.training.cost import Estimate
 

@@ -12,11 +12,11 @@ import numpy as np
 from ensemble.decision.blend import OofEnsemble, RunOofLogits
 from ensemble.evaluation.evaluate import Calibration, Evaluation, PartPredictions, calibration, part_predictions
 from ensemble.jobs.oof import JobCurves, read_curves
-from ensemble.jobs.teaching import pseudo_words, soft_words
+from ensemble.jobs.soft_targets import pseudo_words, soft_words
 from ensemble.metrics.scores import macro_f1
 from ensemble.training.pictures import counts
 from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, FloatArray, IntArray, age_band
-from folds.run import library_versions
+from folds.run_folder import library_versions
 
 GROUP = 10  # people that adjacent ages must have between them to be shown by themselves
 NEAR = 2  # years within which an age counts as near a cut

@@ -21,7 +21,7 @@ from folds.pages.charts import BARS, DARK, LIGHT, png, style_axes
 from folds.pages.contact_sheet import Cell, thumbnail
 from folds.pages.html import render
 from folds.photos import Pixels, Progress, in_threads, read_photo
-from folds.run import Run, file_of
+from folds.run_folder import Run, file_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

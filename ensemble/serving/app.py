@@ -26,7 +26,7 @@ from ensemble.serving.requests import Answers, Predicting, ReadPhoto, Record
 from folds.files import json_text
 from folds.labels import AGES, CLASS_NAMES, CLASSES, GENDERS, MASKS
 from folds.pages.html import render
-from folds.run import library_versions
+from folds.run_folder import library_versions
 
 PARTS = (("mask", MASKS), ("gender", GENDERS), ("age", AGES))
 

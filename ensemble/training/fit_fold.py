@@ -52,7 +52,7 @@ from ensemble.training.validation import view_logits
 from folds.errors import MaskensError
 from folds.labels import CLASSES, IntArray, decode
 from folds.people import PhotoSet, TrainData
-from folds.run import library_versions, refuse_removed
+from folds.run_folder import library_versions, refuse_removed
 
 NAMED = 5  # photos of the batch
 

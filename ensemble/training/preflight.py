@@ -25,7 +25,7 @@ from folds.files import write_or_set_aside
 from folds.labels import IntArray
 from folds.people import TrainData, skipped_csv, skipped_hash
 from folds.photos import Progress, read_photo
-from folds.run import Run, load_run, save_run
+from folds.run_folder import Run, load_run, save_run
 
 
 def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (), device: str = "") -> list[str]:

@@ -21,7 +21,7 @@ from folds.errors import MaskensError
 from folds.files import write_text
 from folds.labels import IntArray
 from folds.people import TrainData
-from folds.run import is_removed
+from folds.run_folder import is_removed
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from folds.errors import MaskensError, first_line, typed
 from folds.files import sha256
 from folds.labels import IntArray
 from folds.photos import Pixels
-from folds.run import Run
+from folds.run_folder import Run
 
 SCALARS = ("loss", "val_loss", "f1", "accuracy", "best_f1", "lr", "photos_per_s")  # columns of history.csv
 

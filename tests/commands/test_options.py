@@ -15,7 +15,7 @@ import cli
 from ensemble.commands.terminal import make_console, print_anything, say
 from ensemble.recipes.reading import load_recipe, shipped
 from ensemble.recipes.views import VIEWS
-from folds.run import library_versions
+from folds.run_folder import library_versions
 
 
 def test_quiet_prints_nothing_and_the_environment_sets_options(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from run_command import Outcome, maskens, refused
 import ensemble
 from ensemble.decision.submission import read_answers
 from folds.labels import decode
-from folds.run import load_run
+from folds.run_folder import load_run
 
 INFER = ("infer", "--run", "run", "--device", "cpu")
 SKIP = "--skip-bad-photos"

@@ -19,7 +19,7 @@ from torch import Tensor
 import ensemble
 import ensemble.training.fit_fold
 from ensemble.training.trainer import Trainer
-from folds.run import load_run
+from folds.run_folder import load_run
 
 ROWS = [(recipe, part) for recipe in ("a", "b") for part in ("18 classes", "mask", "gender", "age")]
 

@@ -12,7 +12,7 @@ import pytest
 from run_command import maskens, refused
 
 from folds.files import sealed
-from folds.run import library_versions
+from folds.run_folder import library_versions
 
 RUN = Path("runs/default")
 

@@ -38,7 +38,7 @@ from folds.files import sealed
 from folds.labels import decode
 from folds.layout import read_train
 from folds.people import TrainData
-from folds.run import Run
+from folds.run_folder import Run
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from folds.corrections import read_fixes
 from folds.errors import MaskensError
 from folds.layout import read_train
 from folds.people import TrainData
-from folds.run import Run
+from folds.run_folder import Run
 
 WRONG = 0.35  # share of photos that a run gets wrong
 

@@ -11,7 +11,7 @@ from planned import plan_errors
 from ensemble.evaluation.compare import SweepComparison, compare, compare_recipes, shared_part
 from folds.layout import read_train
 from folds.people import TrainData
-from folds.run import Run
+from folds.run_folder import Run
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from folds.files import csv_text, sha256
 from folds.labels import GENDERS, SHOTS
 from folds.layout import read_train
 from folds.people import Fix, TrainData, class_counts, label_conflicts
-from folds.run import load_data, load_run
+from folds.run_folder import load_data, load_run
 from folds.splits import (
     check_folds,
     folds_csv,

@@ -19,7 +19,7 @@ from folds.corrections import Merge, apply_merges, merged_csv, merged_people, re
 from folds.errors import MaskensError
 from folds.layout import read_train
 from folds.people import Person, TrainData, fingerprint_of
-from folds.run import load_data, load_run
+from folds.run_folder import load_data, load_run
 from folds.splits import check_folds, folds_csv, make_folds, people_per_stratum_and_fold
 
 RUN = Path("run")

@@ -18,7 +18,7 @@ from folds.files import sealed
 from folds.labels import IntArray
 from folds.layout import read_train
 from folds.people import TrainData
-from folds.run import Run, load_data, load_run, refuse_foreign, save_run, start_run
+from folds.run_folder import Run, load_data, load_run, refuse_foreign, save_run, start_run
 from folds.splits import make_folds
 
 

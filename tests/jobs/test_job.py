@@ -12,7 +12,7 @@ from planned import plan_run
 
 from ensemble.jobs.job import JOB_FILES, Job, JobStatus, unverified, write_status
 from folds.layout import read_train
-from folds.run import Run
+from folds.run_folder import Run
 
 
 @pytest.fixture(scope="module")

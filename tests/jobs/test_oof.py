@@ -15,7 +15,7 @@ from ensemble.decision.blend import load_oof_ensemble
 from ensemble.jobs.oof import load_job_oof
 from folds.errors import MaskensError
 from folds.layout import read_train
-from folds.run import Run
+from folds.run_folder import Run
 
 Arrays = dict[str, Any]
 

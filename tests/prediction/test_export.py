@@ -46,7 +46,7 @@ from ensemble.training.runner import run_job
 from folds.errors import MaskensError
 from folds.layout import read_eval, read_train
 from folds.people import EvalData
-from folds.run import Run, start_run
+from folds.run_folder import Run, start_run
 from folds.splits import make_folds
 
 RECIPE = """

@@ -17,7 +17,7 @@ from ensemble.recipes.schema import Mix, Recipe, TaskRecipe
 from ensemble.recipes.tasks import undetermined
 from ensemble.training.preflight import preflight
 from folds.errors import MaskensError
-from folds.run import Run
+from folds.run_folder import Run
 
 TINY = """
 [defaults]

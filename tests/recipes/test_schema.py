@@ -33,7 +33,7 @@ from folds.errors import MaskensError
 from folds.labels import IntArray
 from folds.layout import read_train
 from folds.people import TrainData
-from folds.run import Run, library_versions, start_run
+from folds.run_folder import Run, library_versions, start_run
 from folds.splits import make_folds
 
 BASE = """

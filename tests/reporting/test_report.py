@@ -29,7 +29,7 @@ from ensemble.reporting.report_page import curves_chart
 from folds.files import csv_text
 from folds.labels import age_band, decode
 from folds.layout import read_train
-from folds.run import Run
+from folds.run_folder import Run
 
 PEOPLE = 36
 ODD = '000004_male_<b>&"x"_60'  # a folder's name may hold what HTML would take for its own

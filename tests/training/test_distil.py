@@ -24,7 +24,7 @@ from ensemble.data.cache import open_photos
 from ensemble.data.masks import DrawMasks
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.teaching import (
+from ensemble.jobs.soft_targets import (
     FoldTargets,
     SoftTargets,
     read_soft_targets,
@@ -41,7 +41,7 @@ from folds.errors import MaskensError
 from folds.labels import CLASSES, GENDERS, decode
 from folds.layout import read_train
 from folds.people import TrainData
-from folds.run import Run, load_run
+from folds.run_folder import Run, load_run
 from folds.splits import make_folds, read_folds
 
 STUDENT = """

@@ -25,7 +25,7 @@ from ensemble.training.cost import Cost, estimate_training, long_training, long_
 from ensemble.training.preflight import job_warnings
 from folds.layout import read_train
 from folds.people import TrainData
-from folds.run import Run, start_run
+from folds.run_folder import Run, start_run
 from folds.splits import make_folds
 
 RECIPE = """

@@ -19,7 +19,7 @@ from ensemble.recipes.views import VIEWS
 from ensemble.training.runner import run_job
 from folds.errors import MaskensError
 from folds.layout import read_train
-from folds.run import start_run
+from folds.run_folder import start_run
 from folds.splits import make_folds
 
 RECIPE = """

@@ -18,14 +18,14 @@ from ensemble.commands.train import TrainingPlan, plan_training, reuse_finished
 from ensemble.data.loader import epoch_photos
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.teaching import NOT_TAKEN, PseudoLabels, load_pseudo_labels
+from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, load_pseudo_labels
 from ensemble.recipes.reading import load_recipe
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import class_labels
 from folds.labels import CLASSES
 from folds.layout import read_train
 from folds.people import PhotoSet
-from folds.run import load_run
+from folds.run_folder import load_run
 
 EVAL = tuple(f"e{n:02d}.jpg" for n in range(18))
 HEADS = """

@@ -10,7 +10,7 @@ import torch
 from ensemble.jobs.job import Job
 from ensemble.training.trainer import load_last, save_last
 from folds.errors import MaskensError
-from folds.run import Run
+from folds.run_folder import Run
 
 IDENTITY = {"task": "mask", "fold": 0}
 

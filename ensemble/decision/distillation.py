@@ -14,7 +14,7 @@ from ensemble.decision.members import Ensemble, members
 from ensemble.decision.tuning import made_of
 from ensemble.jobs.job import Job, job_names
 from ensemble.jobs.oof import Logits, oof_hash
-from ensemble.jobs.teaching import NOT_TAKEN, PseudoLabels, SoftTargets
+from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, SoftTargets
 from ensemble.recipes.run_recipe import find_set, run_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import Tta, TtaSet, known_sets
@@ -23,7 +23,7 @@ from folds.files import sha256
 from folds.labels import IntArray
 from folds.layout import read_eval
 from folds.people import EvalData
-from folds.run import Run, differing
+from folds.run_folder import Run, differing
 
 
 def soft_targets_of(

@@ -30,7 +30,7 @@ from folds.files import (
 from folds.labels import CLASSES, FloatArray, IntArray, decode
 from folds.layout import read_eval
 from folds.people import PhotoSet, TrainData
-from folds.run import Run
+from folds.run_folder import Run
 from folds.table import read_table
 
 NOT_TAKEN = -1
