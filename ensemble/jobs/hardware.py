@@ -53,7 +53,7 @@ def unused_gpu(asked: str, hardware: Hardware) -> str:
         return ""
     found = f"there is a GPU ({files[0]}), but torch {torch.__version__}"
     if torch.version.cuda is None:
-        why = "is built for CPUs only: install one with CUDA (https://pytorch.org/get-started/locally)"
+        why = "is built for CPUs only: install a torch built for CUDA"
     else:
         why = f"can't use it: compare its CUDA {torch.version.cuda} with the driver's (nvidia-smi)"
     return f"{found} {why}. Everything runs on the CPU; --device cpu says that this is meant"
