@@ -64,12 +64,6 @@ def say(console: Console, message: str, style: str | None = None, wrap: bool = F
     console.print(message, style=style, markup=False, emoji=False, highlight=False, soft_wrap=not wrap)
 
 
-def note(console: Console, notes: Iterable[str], kind: str = "note") -> None:
-    """A yellow line each, on a terminal broken between words."""
-    for line in notes:
-        say(console, f"{kind}: {line}", "yellow", wrap=console.is_terminal)
-
-
 def fail(message: str, code: int = 2) -> NoReturn:
     """One message on stderr, and the end."""
     console = make_console(stderr=True)
@@ -105,25 +99,6 @@ def _has_no_reader(stream: TextIO) -> bool:
 def run_options(runs: Sequence[Path]) -> str:
     """The runs as they are typed."""
     return "".join(f" --run {typed(run)}" for run in runs)
-
-
-@contextlib.contextmanager
-def progress_bars(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each thing that its callback is told of as (what, done, in all); none where there is no terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-    from rich.progress import TimeElapsedColumn as Elapsed
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        bars: dict[str, TaskID] = {}
-
-        def update(what: str, done: int, total: int) -> None:
-            if what not in bars:
-                bars[what] = progress.add_task(what, total=total)
-            progress.update(bars[what], completed=done, total=total)
-
-        yield update
 
 
 class Observer:
@@ -177,14 +152,29 @@ class Terminal(Observer):
         say(self.console, message, style, wrap)
 
     def note(self, notes: Iterable[str], kind: str = "note") -> None:
-        note(self.console, notes, kind)
+        for line in notes:  # yellow, on a terminal broken between words
+            self.say(f"{kind}: {line}", "yellow", wrap=self.console.is_terminal)
 
     def print(self, *tables: object) -> None:
         for table in tables:
             self.console.print(table)
 
-    def progress(self) -> contextlib.AbstractContextManager[OnProgress]:
-        return progress_bars(self.console)
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[OnProgress]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+        from rich.progress import TimeElapsedColumn as Elapsed
+        from rich.progress import TimeRemainingColumn as Remaining
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Elapsed(), Remaining())
+        with Progress(*columns, console=self.console, disable=not self.console.is_terminal) as progress:
+            bars: dict[str, TaskID] = {}
+
+            def update(what: str, done: int, total: int) -> None:
+                if what not in bars:
+                    bars[what] = progress.add_task(what, total=total)
+                progress.update(bars[what], completed=done, total=total)
+
+            yield update
 
     def jobs(self, title: str, runs: Sequence[str] = ()) -> contextlib.AbstractContextManager[Any]:
         from ensemble.reporting.live_table import jobs_display
