@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from run_command import maskens, refused
 
+from ensemble.commands.terminal import Terminal
 from ensemble.decision.submission import read_answers
 from folds.layout import read_eval
 
@@ -66,7 +66,7 @@ def test_early_exit_gives_the_same_csv(there: Path, tmp_path: Path) -> None:
 def test_a_stopped_inference_says_how_to_go_on_and_does(there: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ensemble.commands.terminal.progress_bars", _stops_at_128)
+        patch.setattr("ensemble.commands.terminal.Terminal.progress", _stops_at_128)
         stopped = maskens("infer", "--out", out)
     assert (stopped.code, out.exists()) == (130, False)
     assert "the same command goes on from there" in stopped.err
@@ -77,7 +77,7 @@ def test_a_stopped_inference_says_how_to_go_on_and_does(there: Path, tmp_path: P
 
 
 @contextlib.contextmanager
-def _stops_at_128(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+def _stops_at_128(terminal: Terminal) -> Iterator[Callable[[str, int, int], None]]:
     def on_progress(what: str, done: int, total: int) -> None:
         if what == "predicting" and done >= 128:
             raise KeyboardInterrupt
