@@ -45,7 +45,7 @@ from ensemble.models.build import load_checkpoint, to_input
 from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions
 from ensemble.models.engine_choice import choose_engine, engine_options
 from ensemble.models.onnx_graph import OnnxGraphs
-from ensemble.models.process import configure_process
+from ensemble.models.runtime import configure_process
 from ensemble.prediction.infer import infer
 from ensemble.prediction.outputs import InferenceSettings
 from ensemble.prediction.predictor import Predictor

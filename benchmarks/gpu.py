@@ -30,7 +30,7 @@ import torch
 from inference_speed import DecisionVariant, by_itself, mean_logits, parse, setting_of, shown, timm_way, ttach_way
 
 from ensemble.models.engine import AS_TRAINED, EngineOptions
-from ensemble.models.process import configure_process
+from ensemble.models.runtime import configure_process
 from ensemble.prediction.infer import infer
 from ensemble.prediction.outputs import InferenceSettings
 

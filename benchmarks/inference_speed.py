@@ -40,7 +40,7 @@ from ensemble.decision.members import Ensemble, Member, load_ensembles
 from ensemble.decision.tuning import DecisionParams, apply_tuning
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.build import load_checkpoint
-from ensemble.models.process import configure_process
+from ensemble.models.runtime import configure_process
 from ensemble.prediction.infer import Prediction, infer
 from ensemble.prediction.outputs import InferenceSettings
 from ensemble.recipes.run_recipe import run_recipe

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import threading
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -18,31 +16,31 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.jobs.card import ModelCard, _damaged, card_metadata, read_card
-from ensemble.models.process import quiet
+from ensemble.models.runtime import quiet
 from ensemble.models.weights_file import read_weights
 from ensemble.recipes.schema import TaskRecipe
 from folds.errors import MaskensError, did_you_mean, first_line, refuse
 from folds.files import replacing
 
-
-def to_device(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on its device in channels_last memory, the order in which photos come: faster for
-    convolutions on CPU and GPU alike."""
-    return model.to(device).to(memory_format=torch.channels_last)
-
-
 Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
 """(mean, std) per RGB channel on a 0..1 scale."""
 
+ANSWERING = 4.0  # seconds in which the hub must answer
+
+
+def to_device(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on its device in channels_last memory, the order of photos: faster convolutions on CPU and GPU."""
+    return model.to(device).to(memory_format=torch.channels_last)
+
 
 def normalisation(model: nn.Module) -> Normalisation:
-    """(mean, std) per RGB channel on a 0..1 scale, as the model's weights were trained with."""
+    """What the model's weights were trained with."""
     config = timm.data.resolve_model_data_config(model)
     return tuple(config["mean"]), tuple(config["std"])
 
 
 def to_input(photos: Tensor, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
-    """Photos as the model wants them; the arithmetic runs on the device.
+    """Photos as a model's input; the arithmetic runs on the device.
 
     Args:
         photos: uint8 (batch, height, width, 3).
@@ -77,114 +75,82 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelC
     card = read_card(path)
     try:
         model: nn.Module = timm.create_model(card.model, num_classes=card.target.width, **card.model_args)
+        model.load_state_dict(safetensors.torch.load_file(path))
     except Exception as error:  # timm and its models may refuse arguments in any way they like
         raise MaskensError(_damaged(path, error)) from error
-    load_weights(path, model)
     return to_device(model, device).eval(), card
-
-
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Put a checkpoint's weights into a model.
-
-    Raises:
-        MaskensError: missing, damaged, or of another model.
-    """
-    try:
-        model.load_state_dict(safetensors.torch.load_file(path))
-    except (OSError, safetensors.SafetensorError, RuntimeError, ValueError) as error:
-        raise MaskensError(_damaged(path, error)) from error
-
-
-ANSWERING = 4.0  # seconds in which the hub must answer
 
 
 def create(task: TaskRecipe, initial_weights: bool = True, notes: list[str] | None = None) -> nn.Module:
     """A timm model with one logit a class of the task.
 
+    A new classifier gets torch's default initial weights. timm starts EfficientNets' with a spread of 1/sqrt(classes),
+    not 1/sqrt(features): with 2 or 3 classes the first logits are wild, and a short training starts by undoing that.
+
     Args:
         initial_weights: load the recipe's weights (hub or file); False when a checkpoint follows.
-        notes: what to report of a file of weights is added to these.
+        notes: a note on a file of weights is added to these.
 
     Raises:
-        MaskensError: unknown model (near names suggested), weights that are not to be had or don't fit.
+        MaskensError: unknown model (near names suggested), weights that are unavailable or don't fit.
     """
     from_file = initial_weights and bool(task.weights)
-    if initial_weights and task.pretrained and not from_file:
+    from_hub = initial_weights and task.pretrained and not from_file
+    if from_hub:
         refuse_unreachable([task.model])
     try:
         with torch.random.fork_rng(devices=[], enabled=from_file):
-            model = _build(task, initial_weights and task.pretrained and not from_file)
+            model: Any = _build(task, from_hub)
     except Exception as error:
         raise MaskensError(_why(task, error)) from error
     if from_file:
         model = _filled(task, model, notes)
     if initial_weights:
-        _reset_new_head(model, task.target.width)
-    return model
+        head = model.get_classifier() if hasattr(model, "get_classifier") else None
+        if isinstance(head, nn.Linear) and model.pretrained_cfg.get("num_classes") != task.target.width:
+            head.reset_parameters()
+    return model  # type: ignore[no-any-return]
 
 
-def _build(task: TaskRecipe, pretrained: bool, state: dict[str, Tensor] | None = None) -> nn.Module:
-    with quiet():  # timm names all layers that weights of another model leave out
-        model: nn.Module = timm.create_model(
+def _build(task: TaskRecipe, pretrained: bool, state: dict[str, Tensor] | None = None) -> Any:
+    with quiet():  # timm names all layers that are missing in weights of another model
+        return timm.create_model(
             task.model,
             pretrained=pretrained,
             num_classes=task.target.width,
             pretrained_cfg_overlay={"state_dict": state} if state else None,
             **task.model_args,
         )
-    return model
 
 
-def _filled(task: TaskRecipe, blank: Any, notes: list[str] | None) -> nn.Module:
+def _filled(task: TaskRecipe, blank: nn.Module, notes: list[str] | None) -> Any:
     """The model with the weights of the task's file. timm itself never opens the file.
 
-    Args:
-        blank: the model without them.
+    timm is not strict when the head is new, so layers are compared with those of `blank`, the model from the same
+    random numbers and no file: none may be left at its random start. timm may rename a file's keys.
     """
     state, note = read_weights(Path(task.weights), task.weights_sha256, blank.state_dict().keys())
+    unfit = f"the weights {task.weights} don't fit {task.model}:"
     try:
         with torch.random.fork_rng(devices=[]):
-            model: Any = _build(task, True, state)
+            model = _build(task, True, state)
     except Exception as error:
-        raise MaskensError(f"the weights {task.weights} don't fit {task.model}: {first_line(error)}") from error
+        raise MaskensError(f"{unfit} {first_line(error)}") from error
     model.pretrained_cfg.pop("state_dict", None)  # else it stays in memory
-    _refuse_unfilled(task, model, blank)
-    if note and notes is not None:
-        notes.append(note)
-    return model  # type: ignore[no-any-return]
-
-
-def _refuse_unfilled(task: TaskRecipe, model: Any, blank: nn.Module) -> None:
-    """Refuse a file that leaves layers at their random start: timm is not strict when the head is new.
-
-    Layers are compared with those of a model from the same random numbers and no file, because timm may
-    rename a file's keys as it loads them.
-    """
     heads = model.pretrained_cfg["classifier"]
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
     start = dict(blank.named_parameters())
     weights = {n: w for n, w in model.named_parameters() if w.ndim > 1 and not n.startswith(heads)}
     unfilled = [n for n, w in weights.items() if torch.equal(w, start[n])]
     if unfilled:
-        raise MaskensError(
-            f"the weights {task.weights} don't fit {task.model}: they leave {len(unfilled)} of {len(weights)} "
-            f"layers empty, e.g. {unfilled[0]}"
-        )
-
-
-def _reset_new_head(model: Any, classes: int) -> None:
-    """Give a new classifier torch's default initial weights.
-
-    timm starts EfficientNets' with a spread of 1/sqrt(classes), not 1/sqrt(features): with 2 or 3 classes
-    the first logits are wild, and a short training starts by undoing that.
-    """
-    head = model.get_classifier() if hasattr(model, "get_classifier") else None
-    if isinstance(head, nn.Linear) and model.pretrained_cfg.get("num_classes") != classes:
-        head.reset_parameters()
+        raise MaskensError(f"{unfit} {len(unfilled)} of {len(weights)} layers are missing, e.g. {unfilled[0]}")
+    if note and notes is not None:
+        notes.append(note)
+    return model
 
 
 def refuse_unreachable(models: Sequence[str], advice: str = "") -> None:
-    """Refuse at once where weights are neither in the hub's cache nor to be had: a download would retry for a minute.
+    """Refuse now where weights are neither in the hub's cache nor reachable: a download would retry for a minute.
 
     Raises:
         MaskensError: naming all models whose weights are missing, and where the files are.
@@ -198,7 +164,7 @@ def refuse_unreachable(models: Sequence[str], advice: str = "") -> None:
         hub = _hub_id(model)
         if hub and not any(isinstance(huggingface_hub.try_to_load_from_cache(hub, n), str) for n in names):
             missing[model] = weights_address(model)
-    if missing and not _answers(constants.ENDPOINT, constants.HF_HUB_OFFLINE):
+    if missing and (constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT)):
         refuse(
             [f"{model}: {url}" for model, url in missing.items()],
             f"the hub can't be reached, and these ImageNet weights are not in {constants.HF_HUB_CACHE}",
@@ -208,7 +174,7 @@ def refuse_unreachable(models: Sequence[str], advice: str = "") -> None:
 
 
 def weights_address(model: str) -> str:
-    """Where the hub has the file of a model's ImageNet weights."""
+    """URL of a model's ImageNet weights on the hub."""
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{_hub_id(model)}/resolve/main/model.safetensors"
@@ -219,25 +185,14 @@ def _hub_id(model: str) -> str | None:
     return config.hf_hub_id if config else None
 
 
-def _answers(address: str, offline: bool) -> bool:
-    """Whether anything answers there within a few seconds; looking up its name alone may take longer than that."""
-    if offline:
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=ANSWERING).close()
+    except urllib.error.HTTPError:  # an answer, too
+        return True
+    except (OSError, ValueError):
         return False
-    answered = threading.Event()
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=ANSWERING).close()
-        except urllib.error.HTTPError:  # an answer, too
-            pass
-        except (OSError, ValueError):
-            return
-        answered.set()
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(2 * ANSWERING)
-    return answered.is_set()
+    return True
 
 
 def _why(task: TaskRecipe, error: Exception) -> str:
@@ -247,28 +202,12 @@ def _why(task: TaskRecipe, error: Exception) -> str:
     tags = [m.partition(".")[2] for m in timm.list_pretrained(f"{name}.*")]
     if tag and tag not in tags:
         return f"timm has no weights '{tag}' for {name}; it has {', '.join(tags) or 'none'}"
-    if task.pretrained and (refused := _not_stored(error)):
+    if task.pretrained and isinstance(error, OSError):
         from huggingface_hub import constants
 
         return (
-            f"the hub's weights of {task.model} can't be stored in {constants.HF_HUB_CACHE} ({refused}). Name another "
-            "folder with the environment variable HF_HOME, or give a local file with --weights FILE"
-        )
-    if task.pretrained and isinstance(error, OSError):
-        return (
-            f"the weights of {task.model} can't be fetched ({first_line(error)}). Name a file with --weights FILE, "
+            f"the weights of {task.model} can't be fetched into {constants.HF_HUB_CACHE} ({first_line(error)}). Name "
+            f"another folder with the environment variable HF_HOME or a file with --weights FILE, "
             f"{weights_address(task.model)}, or start from random weights with --no-pretrained"
         )
     return f"{task.model} can't be built: {first_line(error)}"
-
-
-def _not_stored(error: BaseException | None) -> str:
-    """Why the system let a file not be written, "" if that is not what happened."""
-    while error is not None:
-        if isinstance(error, OSError) and (
-            error.errno in (errno.EROFS, errno.ENOSPC)
-            or (error.filename and error.errno in (errno.EACCES, errno.EPERM))  # without a name it is a connection
-        ):
-            return error.strerror or str(error)
-        error = error.__cause__ or error.__context__
-    return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -27,15 +28,21 @@ from ensemble.models.precision import (
 from folds.errors import MaskensError, first_line
 
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # not their other subclasses: some change their weights as they run
+BATCH = 32  # photos in one forward pass, where measuring is not worth it
+SMALLEST, LARGEST = 8, 512
+GAIN = 1.03  # minimum speed-up of a doubled batch
+CHECKED = 4  # photos on which a folded model is compared with the model as it was trained
+
+EngineOption = Literal[EngineName, "auto"]
 
 
 def fold_conv_bn(model: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
     """A copy of the model in which each batch norm is part of the convolution that feeds it, where there is one.
 
-    In eval mode a batch norm is a scale and a shift for each channel, and so is the end of a convolution (Jacob et
-    al. 2018, section 3.2). Which convolution feeds which norm is seen by watching one forward pass, as torch's own
-    tracer can't follow all of timm's models. The copy must give the same logits on `x`: where a convolution's output is
-    used twice, say, it does not.
+    In eval mode a batch norm is a scale and a shift of each channel, and so is the end of a convolution (Jacob et al.
+    2018, section 3.2). One forward pass shows which convolution feeds which norm, as torch's own tracer can't follow
+    all of timm's models. The copy must give the same logits on `x`; it doesn't where a convolution's output is used
+    twice.
 
     Args:
         model: in eval mode.
@@ -44,7 +51,7 @@ def fold_conv_bn(model: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
     Returns:
         (the copy, "") or (the model itself, why); without batch norms (the model, "").
     """
-    if not any(map(_can_go, model.modules())):
+    if not any(map(_foldable, model.modules())):
         return model, ""
     # in whole fp32: the TF32 that cuDNN takes for convolutions rounds to 10 bits, which is above the tolerance
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -54,9 +61,14 @@ def fold_conv_bn(model: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
             pairs = _pairs(ours, x[:1])
             for convolution, norm in pairs:
                 _fold(convolution, norm)
-            _replace_norms(ours, {id(norm) for _, norm in pairs})
+            norms = {id(norm) for _, norm in pairs}
+            for module in list(ours.modules()):
+                for name, child in module.named_children():
+                    if id(child) in norms:  # timm's norms also activate
+                        rest = [getattr(child, part) for part in ("drop", "act") if hasattr(child, part)]
+                        setattr(module, name, nn.Sequential(*(r for r in rest if not isinstance(r, nn.Identity))))
             found = ours(x)
-        except (RuntimeError, AttributeError, TypeError) as error:  # the model looks into its norms, which are gone
+        except (RuntimeError, AttributeError, TypeError) as error:  # the model reads attributes of a removed norm
             return model, f"batch norms stay as they are: {first_line(error)}"
         if not pairs:
             return model, ""
@@ -66,20 +78,24 @@ def fold_conv_bn(model: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
     return model, f"batch norms stay as they are: folded into convolutions they move a logit by {difference:.2g}"
 
 
+def _foldable(module: nn.Module) -> bool:
+    return isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and not module.training
+
+
 def _pairs(model: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each convolution that runs once and whose output is what a norm, running once, takes in."""
+    """Each convolution that runs once and whose output a norm, running once, takes in."""
     outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is kept, so that its id is not given again
-    convolutions: list[nn.Conv2d] = []
     norms: list[tuple[nn.BatchNorm2d, int]] = []
+    runs: Counter[nn.Module] = Counter()
 
     def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        runs[module] += 1
         if isinstance(module, nn.BatchNorm2d):
             norms.append((module, id(inputs[0])))
         elif isinstance(module, nn.Conv2d):
-            convolutions.append(module)
             outputs[id(output)] = (module, output)
 
-    watched = [m for m in model.modules() if type(m) in CONVOLUTIONS or _can_go(m)]
+    watched = [m for m in model.modules() if type(m) in CONVOLUTIONS or _foldable(m)]
     handles = [m.register_forward_hook(after) for m in watched]
     try:
         model(x)
@@ -87,45 +103,18 @@ def _pairs(model: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]
         for handle in handles:
             handle.remove()
     found = [(outputs[source][0], norm) for norm, source in norms if source in outputs]
-    seen = [*map(id, convolutions), *(id(n) for n, _ in norms)]
-    return [(c, n) for c, n in found if seen.count(id(c)) == seen.count(id(n)) == 1]
-
-
-def _can_go(module: nn.Module) -> bool:
-    return isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and not module.training
+    return [(convolution, norm) for convolution, norm in found if runs[convolution] == runs[norm] == 1]
 
 
 def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
     """In float64, so that the logits differ by no more than fp32 arithmetic does anyway."""
     bias, scale, shift = (None if t is None else t.double() for t in (convolution.bias, norm.weight, norm.bias))
-    assert norm.running_mean is not None and norm.running_var is not None  # see _can_go
+    assert norm.running_mean is not None and norm.running_var is not None  # see _foldable
     mean, variance = norm.running_mean.double(), norm.running_var.double()
     weight, new_bias = fuse_conv_bn_weights(convolution.weight.double(), bias, mean, variance, norm.eps, scale, shift)
     kept = convolution.weight.dtype
     convolution.weight = nn.Parameter(weight.to(kept, memory_format=torch.channels_last), requires_grad=False)
     convolution.bias = nn.Parameter(new_bias.to(kept), requires_grad=False)
-
-
-def _replace_norms(model: nn.Module, norms: set[int]) -> None:
-    """Put in the place of each norm what it does besides: timm's norms also activate."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if id(child) in norms:
-                rest = [getattr(child, part) for part in ("drop", "act") if hasattr(child, part)]
-                setattr(module, name, nn.Sequential(*(r for r in rest if not isinstance(r, nn.Identity))))
-
-
-BATCH = 32  # photos in one forward pass, where it is not worth measuring
-
-SMALLEST, LARGEST = 8, 512
-
-GAIN = 1.03  # how many times faster twice the batch must be
-
-
-CHECKED = 4  # photos on which a folded model is held against the model as it was trained
-
-
-EngineOption = Literal[EngineName, "auto"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +124,7 @@ class EngineOptions:
     precision: PrecisionOption = "fp32"
     compile: bool = False  # by torch
     engine: EngineOption = "torch"
-    chosen_before: bool = False  # on other photos of the same inference: only numbers are asked for
+    chosen_before: bool = False  # on other photos of the same inference: logits need only be finite
 
 
 AS_TRAINED = EngineOptions()
@@ -150,14 +139,13 @@ class InferenceEngine:
             model: in eval mode, in channels_last memory; or another engine's.
             batch: photos in one forward pass.
         """
-        self.model = model
-        self.batch, self.precision = batch, precision
-        self.fixed_size = False  # whether a batch of another size would be compiled anew
+        self.model, self.batch, self.precision = model, batch, precision
+        self.fixed_size = False  # compiled for this batch size: others would be compiled anew
         self.notes: tuple[str, ...] = ()  # what could not be made faster, and why
         self.compile_seconds = 0.0
 
     def logits(self, x: Tensor) -> Tensor:
-        """Forward passes of `batch` photos each, of half as many from where the GPU's memory was too small on.
+        """Forward passes of `batch` photos each; half as many from where the GPU runs out of memory.
 
         Args:
             x: float32 (n, 3, height, width), on the model's device.
@@ -168,7 +156,7 @@ class InferenceEngine:
         Raises:
             MaskensError: not even one photo fits.
         """
-        full = self.filled_up(x) if self.fixed_size else x
+        full = self.padded(x) if self.fixed_size else x
         try:
             with torch.inference_mode(), autocast(x.device, self.precision.precision):
                 return torch.cat([self.model(part).float() for part in torch.split(full, self.batch)])[: len(x)]
@@ -179,13 +167,13 @@ class InferenceEngine:
         self.batch = -(-self.batch // 2)
         return self.logits(x)
 
-    def filled_up(self, x: Tensor) -> Tensor:
-        """With copies of its first photo up to whole batches: others would be compiled anew."""
+    def padded(self, x: Tensor) -> Tensor:
+        """Whole batches: copies of the first photo fill the last one."""
         return torch.cat([x, x[:1].expand(-len(x) % self.batch, -1, -1, -1)])
 
 
 def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int) -> InferenceEngine:
-    """Torch, that gives the same answer sooner: batch norms folded, batch size by measurement, compiled if asked.
+    """Torch with the same logits, faster: batch norms folded, batch size by measurement, compiled if asked.
 
     Args:
         model: in eval mode, in channels_last memory.
@@ -194,30 +182,29 @@ def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int)
     """
     folded, note = fold_conv_bn(model, x[:CHECKED])
     chosen = choose_precision(folded, x[:BATCH], options.precision, any_difference=options.chosen_before)
-    engine = InferenceEngine(folded, batch or BATCH, chosen)
+    engine = InferenceEngine(folded, batch, chosen)
     if not batch:
-        precision = engine.precision.precision
-        engine.batch = fastest_batch(len(x), lambda size: forward_seconds(folded, x[:size], precision)[1])
-    notes = [note]
+        engine.batch = fastest_batch(len(x), lambda size: forward_seconds(folded, x[:size], chosen.precision))
+    failure = ""
     if options.compile:
-        whole = engine.filled_up(x[:1])
+        whole = engine.padded(x[:1])
 
         def trial(forward: Forward) -> None:
-            with torch.inference_mode(), autocast(x.device, engine.precision.precision):
+            with torch.inference_mode(), autocast(x.device, chosen.precision):
                 forward(whole)
 
-        engine.model, engine.compile_seconds, failure = compile_model(folded, trial, predicts=True)
+        engine.model, engine.compile_seconds, failure = compile_model(folded, trial)
         engine.fixed_size = not failure
-        notes.append(failure and f"not compiled, predicts as without --compile: {failure}")
-    engine.notes = tuple(filter(None, notes))
+    failure = failure and f"not compiled, predicts as without --compile: {failure}"
+    engine.notes = tuple(filter(None, (note, failure)))
     return engine
 
 
 def fastest_batch(photos: int, seconds: Callable[[int], float]) -> int:
-    """Double the batch for as long as that pays.
+    """Double the batch while that pays.
 
     Args:
-        photos: that there are to measure with.
+        photos: available for measuring.
         seconds: of a forward pass of so many photos; may raise torch.OutOfMemoryError.
     """
     best, speed = SMALLEST, 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -36,10 +37,13 @@ from ensemble.models.precision import (
     largest_difference,
     shortest,
 )
-from ensemble.models.process import signal_stack_kept
+from ensemble.models.runtime import signal_stack_kept
 from folds.errors import MaskensError, first_line
 
-PART = 8  # photos in one forward pass
+PART = 8  # photos in one forward pass of onnxruntime and OpenVINO
+ROUNDS = 3  # in which engines are timed
+SETUP = 10.0  # seconds to trace a model and compile it for the engines, on two cores
+REPAID = 0.05  # of torch's time for all photos: what probing may take at most, as it may find nothing faster
 
 
 class Engine(NamedTuple):
@@ -57,34 +61,169 @@ ENGINES: dict[EngineName, Engine] = {
 }
 
 
-def refuse_without_engine(engine: EngineName) -> None:
-    """Find out now whether an engine is installed. Raises MaskensError if it is not, and how to install it."""
+def engine_options(
+    engine: EngineOption, precision: PrecisionOption, compile_models: bool, device: str
+) -> EngineOptions:
+    """How the models are to predict, checked.
+
+    Raises:
+        MaskensError: options that exclude each other, or an engine that is not installed.
+    """
+    if engine == "auto" and device != "cpu":
+        engine = "torch"  # the others run on the CPU
+    if device != "cpu" and engine != "torch":
+        raise MaskensError(f"--engine {engine} runs on the CPU only. Omit it, or add --device cpu.")
+    if compile_models and engine != "torch":
+        raise MaskensError(f"--compile needs torch. Omit it, or --engine {engine}.")
+    if engine != "auto":
+        does = ENGINES[engine].precisions
+        if precision not in (*does, "auto"):
+            others = ", ".join(name for name, other in ENGINES.items() if precision in other.precisions)
+            raise MaskensError(f"--engine {engine} predicts in {', '.join(does)}, not in {precision}; {others} can.")
+        _refuse_without_engine(engine)
+    return EngineOptions(precision, compile_models, engine)
+
+
+def _refuse_without_engine(engine: EngineName) -> None:
     refuse_without(ENGINES[engine].packages, ENGINES[engine].extra, f"--engine {engine}")
 
 
 def installed_engines() -> list[EngineName]:
-    """Torch, and the others that are there."""
+    """Torch, and the others that are installed."""
     found = []
     for engine in ENGINES:
-        try:
-            refuse_without_engine(engine)
-        except MaskensError:
-            continue
-        found.append(engine)
+        with contextlib.suppress(MaskensError):
+            _refuse_without_engine(engine)
+            found.append(engine)
     return found
+
+
+def choose_engine(
+    model: nn.Module,
+    x: Tensor,
+    options: EngineOptions,
+    batch: int,
+    graphs: OnnxGraphs,
+    passes: float = math.inf,
+    models: int = 1,
+) -> InferenceEngine:
+    """The engine asked for; of `auto` the fastest on a first batch, or torch where trying the others costs more than
+    the photos can repay. 16 bits have to be FASTER than 32.
+
+    Where bf16 logits are too far from those of torch in fp32, the engine predicts in fp32. Torch replaces an engine
+    that does not take the model or whose fp32 logits differ. Notes report it.
+
+    Args:
+        model: in eval mode, in channels_last memory, on the CPU unless torch is asked for.
+        x: float32 (n, 3, height, width), real photos on the model's device.
+        batch: photos in one forward pass of torch; 0 measures which number is fastest.
+        graphs: of the models so far.
+        passes: photos times views that each model will see.
+        models: that will take the same engine.
+    """
+    auto, notes, why = options.engine == "auto", [], ""
+    names = [n for n in installed_engines() if n != "torch"] if options.engine == "auto" else [options.engine]
+    if auto and not names:
+        why = "torch is the only engine here; pip install 'maskens[onnx]' or 'maskens[openvino]' for others"
+    elif auto:
+        why = _not_repaid(model, x, len(names), passes, models)
+    if why or options.engine == "torch":
+        engine = fast_engine(model, x, options, batch)
+        engine.notes = (*engine.notes, *filter(None, [why]))
+        return engine
+    folded, note = fold_conv_bn(model, x[:CHECKED])
+    notes.append(note)
+    with torch.inference_mode():
+        exact: Tensor = model(x[:BATCH]).float()
+
+    def usable(precisions: Sequence[Precision]) -> list[InferenceEngine]:
+        found = []
+        for name in names:
+            for precision in [p for p in precisions if p in ENGINES[name].precisions]:
+                limit = math.inf if options.chosen_before else largest_difference(exact, precision)
+                engine = _other_engine(name, precision, folded, x, exact, limit, graphs)
+                if isinstance(engine, InferenceEngine):
+                    found.append(engine)
+                else:
+                    notes.append(f"{engine}: not used")
+        return found
+
+    precisions: tuple[Precision, ...] = ("fp32", "bf16") if options.precision == "auto" else (options.precision,)
+    engines = usable(precisions) or ([] if auto or "fp32" in precisions else usable(("fp32",)))
+    if auto or not engines:
+        engines.append(fast_engine(model, x, options, batch))
+    best = engines[0]
+    if auto or len(engines) > 1:
+        best = _fastest(engines, x, fast_engine(model, x, EngineOptions(), batch))
+    best.notes = tuple(filter(None, dict.fromkeys([*notes, *best.notes])))
+    return best
+
+
+def _not_repaid(model: nn.Module, x: Tensor, engines: int, passes: float, models: int) -> str:
+    """Why other engines are not tried, by the time of one batch; empty if they are."""
+    if math.isinf(passes):
+        return ""
+    first = x[:BATCH]
+    each = shortest(lambda: InferenceEngine(model, BATCH).logits(first), 2) / len(first)
+    probing = SETUP * models + each * ROUNDS * len(x) * (engines + 2)
+    alone = each * passes * models
+    if probing <= REPAID * alone:
+        return ""
+    return (
+        f"engine auto is torch here: trying others would take about {probing:.0f} s, torch {alone:.0f} s for all photos"
+    )
+
+
+def _other_engine(
+    name: EngineName,
+    precision: Precision,
+    folded: nn.Module,
+    x: Tensor,
+    exact: Tensor,
+    limit: float,
+    graphs: OnnxGraphs,
+) -> InferenceEngine | str:
+    """The engine, or why its logits of the first photos are not `exact` up to `limit`."""
+    problem = ""
+    for anew in (False, True):  # a graph traced of another model may not be this one's
+        try:
+            graph = graphs.of(folded, x, anew)
+            forward = compile_graph(name, graph, (x.shape[2], x.shape[3]), precision, torch.get_num_threads())
+            engine = InferenceEngine(forward, LARGEST)
+            difference = float((engine.logits(x[: len(exact)]) - exact).abs().max())
+        except Exception as error:  # exporter and engines may refuse a model in any way they like
+            problem = f"engine {name} does not take it ({first_line(error)})"
+            continue
+        if difference <= limit:  # not NaN
+            engine.precision = PrecisionChoice(precision, difference, "", name)
+            return engine
+        problem = f"engine {name} moves a logit by {difference:.2g} in {precision}"
+    return problem
+
+
+def _fastest(engines: list[InferenceEngine], x: Tensor, torch_fp32: InferenceEngine) -> InferenceEngine:
+    """By time, in turns, as the machine may have other work now and then."""
+    times = {id(engine): float("inf") for engine in (*engines, torch_fp32)}
+    for _ in range(ROUNDS):
+        for engine in (*engines, torch_fp32):
+            times[id(engine)] = min(times[id(engine)], shortest(lambda: engine.logits(x), 1))  # noqa: B023
+
+    def cost(engine: InferenceEngine) -> float:
+        return times[id(engine)] * (FASTER if engine.precision.precision in TYPES else 1)
+
+    best = min(engines, key=cost)
+    best.precision = dataclasses.replace(best.precision, speedup=times[id(torch_fp32)] / times[id(best)])
+    return best
 
 
 def compile_graph(
     engine: EngineName, graph: bytes, size: tuple[int, int], precision: Precision, threads: int
 ) -> Forward:
-    """A graph of `OnnxGraphs` as an engine's model.
+    """A graph of `OnnxGraphs` as an engine's model: float32 (batch, 3, height, width), on the CPU -> (batch, width).
 
     Args:
         size: (height, width) of its photos.
         precision: one of the engine's.
-
-    Returns:
-        float32 (batch, 3, height, width), on the CPU -> float32 (batch, width).
 
     Raises:
         Exception: whatever the engine raises on a graph that it does not take.
@@ -142,146 +281,3 @@ def _openvino(graph: bytes, size: tuple[int, int], precision: str, threads: int)
 def _parts(x: Tensor) -> list[npt.NDArray[np.float32]]:
     photos = x.contiguous().numpy()
     return [photos[start : start + PART] for start in range(0, len(photos), PART)]
-
-
-ROUNDS = 3  # in which engines are timed
-SETUP = 10.0  # seconds to trace a model and compile it for the engines, on two cores
-REPAID = 0.05  # of torch's time for all photos, which probing may take at most: it may find nothing faster
-NOT_PROBED = (
-    "engine auto is torch here: trying others would take about {seconds:.0f} s, torch {torch:.0f} s for all photos"
-)
-NONE_INSTALLED = "torch is the only engine here; pip install 'maskens[onnx]' or 'maskens[openvino]' for others"
-
-
-def engine_options(
-    engine: EngineOption, precision: PrecisionOption, compile_models: bool, device: str
-) -> EngineOptions:
-    """How the models are to predict, checked.
-
-    Raises:
-        MaskensError: options that exclude each other, or an engine that is not installed.
-    """
-    if engine == "auto" and device != "cpu":
-        engine = "torch"  # the others run on the CPU
-    if device != "cpu" and engine != "torch":
-        raise MaskensError(f"--engine {engine} runs on the CPU only: leave it out, or add --device cpu.")
-    if compile_models and engine != "torch":
-        raise MaskensError(f"--compile is for torch: leave it out, or --engine {engine}.")
-    if engine != "auto":
-        does = ENGINES[engine].precisions
-        if precision not in (*does, "auto"):
-            others = ", ".join(name for name, other in ENGINES.items() if precision in other.precisions)
-            raise MaskensError(f"--engine {engine} predicts in {', '.join(does)}, not in {precision}, as {others} can.")
-        refuse_without_engine(engine)
-    return EngineOptions(precision, compile_models, engine)
-
-
-def choose_engine(
-    model: nn.Module,
-    x: Tensor,
-    options: EngineOptions,
-    batch: int,
-    graphs: OnnxGraphs,
-    passes: float = math.inf,
-    models: int = 1,
-) -> InferenceEngine:
-    """The engine that is asked for; of `auto` the fastest on a first batch, or torch where trying the others costs more
-    than the photos can repay. 16 bits have to be FASTER than 32.
-
-    Where the logits of bf16 are too far from those of torch in fp32, the engine predicts in fp32. An engine that does
-    not take the model, or whose logits in fp32 are others, leaves it to torch. All with a note.
-
-    Args:
-        model: in eval mode, in channels_last memory, on the CPU unless torch is asked for.
-        x: float32 (n, 3, height, width), real photos on the model's device.
-        batch: photos in one forward pass of torch; 0 measures which number is fastest.
-        graphs: of the models so far.
-        passes: photos times views that each model will see.
-        models: that will take the same engine.
-    """
-
-    def in_torch(*notes: str) -> InferenceEngine:
-        engine = fast_engine(model, x, options, batch)
-        engine.notes = (*engine.notes, *notes)
-        return engine
-
-    if options.engine == "torch":
-        return in_torch()
-    auto = options.engine == "auto"
-    names = [n for n in installed_engines() if n != "torch"] if options.engine == "auto" else [options.engine]
-    if auto and (why := _not_repaid(model, x, len(names), passes, models) if names else NONE_INSTALLED):
-        return in_torch(why)
-    precisions: tuple[Precision, ...] = ("fp32", "bf16") if options.precision == "auto" else (options.precision,)
-    trial = _Trial(model, x, graphs, options.chosen_before)
-    found = trial.engines(names, precisions)
-    if auto:
-        found.append(in_torch())
-    elif not found and "fp32" not in precisions:
-        found = trial.engines(names, ("fp32",))
-    best = (found or [in_torch()])[0]
-    if auto or len(found) > 1:
-        best = _fastest(found, x, fast_engine(model, x, EngineOptions(), batch))
-    best.notes = tuple(dict.fromkeys([*trial.notes, *best.notes]))
-    return best
-
-
-def _not_repaid(model: nn.Module, x: Tensor, engines: int, passes: float, models: int) -> str:
-    """Why the engines are not tried, by the clock of one batch; empty if they are."""
-    if math.isinf(passes):
-        return ""
-    first = x[:BATCH]
-    each = shortest(lambda: InferenceEngine(model, BATCH).logits(first), 2) / len(first)
-    probing = SETUP * models + each * ROUNDS * len(x) * (engines + 2)
-    torch_alone = each * passes * models
-    return "" if probing <= REPAID * torch_alone else NOT_PROBED.format(seconds=probing, torch=torch_alone)
-
-
-def _fastest(engines: list[InferenceEngine], x: Tensor, torch_fp32: InferenceEngine) -> InferenceEngine:
-    """By the clock, in turns, as the machine may have other work now and then."""
-    times = {id(engine): float("inf") for engine in (*engines, torch_fp32)}
-    for _ in range(ROUNDS):
-        for engine in (*engines, torch_fp32):
-            times[id(engine)] = min(times[id(engine)], shortest(lambda: engine.logits(x), 1))  # noqa: B023
-
-    def cost(engine: InferenceEngine) -> float:
-        return times[id(engine)] * (FASTER if engine.precision.precision in TYPES else 1)
-
-    best = min(engines, key=cost)
-    best.precision = dataclasses.replace(best.precision, speedup=times[id(torch_fp32)] / times[id(best)])
-    return best
-
-
-class _Trial:
-    """Engines of one model, each held against torch."""
-
-    def __init__(self, model: nn.Module, x: Tensor, graphs: OnnxGraphs, chosen_before: bool) -> None:
-        self.folded, note = fold_conv_bn(model, x[:CHECKED])
-        self.x, self.graphs, self.chosen_before = x, graphs, chosen_before
-        self.first = x[:BATCH]
-        self.notes = [note] if note else []
-        with torch.inference_mode():
-            self.exact: Tensor = model(self.first).float()
-
-    def engines(self, names: Sequence[EngineName], precisions: Sequence[Precision]) -> list[InferenceEngine]:
-        """Those whose logits are right; of the others a note why they are not used."""
-        ways = [(name, p) for name in names for p in precisions if p in ENGINES[name].precisions]
-        return [engine for way in ways if (engine := self._engine(*way))]
-
-    def _engine(self, name: EngineName, precision: Precision) -> InferenceEngine | None:
-        height, width = self.x.shape[2:]
-        problem = ""
-        for anew in (False, True):  # a graph that was traced of another model may not be this one's
-            try:
-                graph = self.graphs.of(self.folded, self.x, anew)
-                forward = compile_graph(name, graph, (height, width), precision, torch.get_num_threads())
-                engine = InferenceEngine(forward, LARGEST)
-                difference = float((engine.logits(self.first) - self.exact).abs().max())
-            except Exception as error:  # exporter and engines may refuse a model in any way they like
-                problem = f"engine {name} does not take it ({first_line(error)})"
-                continue
-            if difference <= (math.inf if self.chosen_before else largest_difference(self.exact, precision)):  # not NaN
-                engine.precision = PrecisionChoice(precision, difference, "", name)
-                return engine
-            problem = f"engine {name} moves a logit by {difference:.2g} in {precision}"
-        self.notes.append(f"{problem}: not used")
-        return None

@@ -1,4 +1,4 @@
-"""What the logits of each kind of head mean, in torch: `ensemble.metrics.heads` with a gradient."""
+"""Logits of each kind of head as logits of bins: `ensemble.metrics.heads` in torch, with a gradient."""
 
 from __future__ import annotations
 
@@ -13,14 +13,7 @@ from ensemble.recipes.tasks import Head
 
 
 def head_to_bin_logits(logits: Tensor, head: Head) -> Tensor:
-    """Logits of a head's bins: a softmax head's as they are, of other kinds the bins' log probabilities.
-
-    Args:
-        logits: float (photos, logits of the head).
-
-    Returns:
-        float (photos, bins); their softmax are the probabilities.
-    """
+    """float (photos, logits of the head) -> float (photos, bins), whose softmax are the probabilities."""
     if head.kind == "softmax":
         return logits
     none = torch.zeros_like(logits[:, :1])
@@ -39,14 +32,7 @@ def head_to_bin_logits(logits: Tensor, head: Head) -> Tensor:
 
 
 def to_bin_logits(logits: Tensor, heads: Sequence[Head]) -> Tensor:
-    """The logits of a task whose heads are all softmax over their bins, with the same probabilities.
-
-    Args:
-        logits: float (photos, width).
-
-    Returns:
-        float (photos, bins of all heads).
-    """
+    """float (photos, width) of a task -> float (photos, bins of all heads), as of `head_to_bin_logits`."""
     if all(head.kind == "softmax" for head in heads):
         return logits
     return torch.cat([head_to_bin_logits(logits[:, head.columns], head) for head in heads], dim=1)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ensemble.models.process import quiet
+from ensemble.models.runtime import quiet
 from folds.errors import MaskensError
 
 if TYPE_CHECKING:
@@ -22,23 +22,16 @@ INPUT, OUTPUT = "photos", "logits"
 
 
 def refuse_without(packages: Sequence[str], extra: str, what: str) -> None:
-    """Find out now whether the packages of an extra are installed.
-
-    Raises:
-        MaskensError: some are not.
-    """
+    """Refuse to go further without the packages of an extra. Raises MaskensError."""
     specs = {name: importlib.util.find_spec(name) for name in packages}
     # without an origin it is a mere folder of that name, such as an earlier export's
     missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]
     if missing:
-        raise MaskensError(
-            f"{what} needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed. "
-            f"Install: pip install 'maskens[{extra}]'"
-        )
+        raise MaskensError(f"{what} needs {', '.join(missing)}. Install: pip install 'maskens[{extra}]'")
 
 
 class OnnxGraphs:
-    """Graphs of models. Tracing takes seconds, so models that differ in their weights alone share what was traced."""
+    """Graphs of models. Tracing takes seconds, so models that differ only in their weights share what was traced."""
 
     def __init__(self) -> None:
         self._traced: dict[str, ModelProto] = {}
@@ -46,8 +39,7 @@ class OnnxGraphs:
     def of(self, model: nn.Module, x: Tensor, anew: bool = False) -> bytes:
         """The graph of a model: float32 `photos` (batch, 3, height, width) -> float32 `logits` (batch, width).
 
-        A shared graph rests on models that print alike being alike but for their weights. That has to be checked on
-        photos.
+        Models that print alike share a graph. The caller checks its logits on photos.
 
         Args:
             model: in eval mode, on the CPU.
@@ -73,13 +65,11 @@ def trace(model: nn.Module, x: Tensor) -> ONNXProgram:
     Raises:
         Exception: as `OnnxGraphs.of`.
     """
-    photos = x[:1].expand(2, -1, -1, -1).contiguous()
     with quiet():
-        # The older exporter (dynamo=False) applies to_input's in-place arithmetic on constants twice, so that every
-        # logit is wrong.
+        # The older exporter (dynamo=False) applies to_input's in-place arithmetic on constants twice: wrong logits.
         program = torch.onnx.export(
             model,
-            (photos,),
+            (x[:1].expand(2, -1, -1, -1).contiguous(),),
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT],
@@ -97,11 +87,12 @@ def _with_weights(graph: ModelProto, model: nn.Module) -> ModelProto | None:
     """The graph with another model's weights; None if it does not hold all of them as they are."""
     from onnx import numpy_helper
 
-    state = {name: value for name, value in model.state_dict().items() if value.is_floating_point()}
     found = type(graph)()
     found.CopyFrom(graph)
     own = {tensor.name: tensor for tensor in found.graph.initializer}
-    for name, value in state.items():
+    for name, value in model.state_dict().items():
+        if not value.is_floating_point():
+            continue
         if name not in own or tuple(own[name].dims) != tuple(value.shape):
             return None
         own[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value.numpy()), name))

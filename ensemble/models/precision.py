@@ -15,53 +15,66 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.jobs.locks import one_at_a_time
-from ensemble.models.process import quiet
+from ensemble.models.runtime import quiet
 from folds.files import read_json, write_json
 from folds.run_folder import PRECISION
 
 Precision = Literal["fp32", "bf16", "fp16"]
-
 PrecisionOption = Literal["fp32", "bf16", "fp16", "auto"]
-
 EngineName = Literal["torch", "onnxruntime", "openvino"]
+
+Forward = Callable[[Tensor], Any]
+"""photos -> logits: a model, or what torch.compile or another engine makes of it."""
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCES = {"folded": 1e-4, "fp32": 1e-3, "bf16": 0.05, "fp16": 0.05}
-"""How far a logit may be from that of the model as it was trained, as a share of the largest logit, which counts as 1
-or more but for 16 bits: with folded batch norms, by another engine, in 16 bits."""
-FASTER = 1.1  # how many times, before auto takes 16 bits
+"""How far a logit may be from that of the model as it was trained, as a fraction of the largest logit (at least 1, but
+for 16 bits): with folded batch norms, by another engine, in 16 bits."""
+FASTER = 1.1  # minimum speed-up for which auto takes 16 bits
+COMPILER = "inductor"  # torch's own
+ROUNDS = 3  # training steps timed for each precision, after one that warms up
+LONGEST = 10.0  # seconds after which fewer will do
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
-    """The context in which a model's forward pass runs. It is nothing to engines other than torch."""
+    """The context of a forward pass; engines other than torch ignore it."""
     if precision not in TYPES:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=TYPES[precision])
 
 
 def largest_difference(exact: Tensor, way: str) -> float:
-    """By which logits may differ from `exact`, those of the model as it was trained; `way` is a key of TOLERANCES."""
+    """By how much logits may differ from `exact`, those of the model as trained; `way` is a key of TOLERANCES."""
     scale = float(exact.abs().max())
     return TOLERANCES[way] * (scale if way in TYPES else max(1.0, scale))
 
 
-def usable_precision(
-    model: nn.Module, x: Tensor, wanted: Precision, any_difference: bool = False
-) -> tuple[Precision, str]:
-    """The precision asked for if the model stands it, else fp32 with the reason.
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """How a model predicts, and what that does to its logits."""
 
-    Both ways predict one real batch; they must be finite and agree to 5 % of the largest logit. The model
-    is in eval mode meanwhile, so that nothing of it changes.
+    precision: Precision
+    difference: float  # largest of a logit from fp32, on the batch that was tried
+    note: str  # why it is not the precision asked for
+    engine: EngineName = "torch"
+    speedup: float = 0.0  # relative to torch in fp32, on that batch; 0 if not measured
+
+
+FP32 = PrecisionChoice("fp32", 0.0, "")
+
+
+def usable_precision(model: nn.Module, x: Tensor, wanted: Precision, any_difference: bool = False) -> PrecisionChoice:
+    """The precision asked for, or fp32 with the reason.
+
+    Logits of one real batch must be finite and agree with fp32 to 5 % of the largest. The model is in eval mode
+    meanwhile, so that nothing of it changes.
 
     Args:
         x: float32 (batch, 3, height, width), on the model's device.
-        any_difference: they need not agree.
-
-    Returns:
-        (precision, message): the message is "" if all is well.
+        any_difference: they need only be finite.
     """
     if wanted == "fp32":
-        return wanted, ""
+        return FP32
     training = model.training
     model.eval()
     try:
@@ -72,29 +85,17 @@ def usable_precision(
     except torch.OutOfMemoryError:
         raise  # fp32 needs more still
     except RuntimeError as error:  # a layer without a kernel for this type
-        return "fp32", f"precision {wanted} falls back to fp32: {str(error).splitlines()[0]}"
+        return PrecisionChoice("fp32", 0.0, f"precision {wanted} falls back to fp32: {str(error).splitlines()[0]}")
     finally:
         model.train(training)
-    if not bool(rough.isfinite().all()):
-        return "fp32", f"precision {wanted} falls back to fp32: its logits overflow"
     difference, scale = float((rough - exact).abs().max()), float(exact.abs().max())
-    if not difference <= (math.inf if any_difference else largest_difference(exact, wanted)):
-        return "fp32", f"precision {wanted} falls back to fp32: its logits differ by {difference:.2g} of {scale:.2g}"
-    return wanted, ""
-
-
-@dataclass(frozen=True)
-class PrecisionChoice:
-    """How a model will predict, and what that does to its logits."""
-
-    precision: Precision
-    difference: float  # largest of a logit against fp32, on the batch that was tried
-    note: str  # why it is not the precision asked for
-    engine: EngineName = "torch"
-    speedup: float = 0.0  # how many times as fast as torch in fp32, on that batch; 0 if that was not measured
-
-
-FP32 = PrecisionChoice("fp32", 0.0, "")
+    if not bool(rough.isfinite().all()):
+        why = "overflow"
+    elif not difference <= (math.inf if any_difference else largest_difference(exact, wanted)):
+        why = f"differ by {difference:.2g} of {scale:.2g}"
+    else:
+        return PrecisionChoice(wanted, difference, "")
+    return PrecisionChoice("fp32", 0.0, f"precision {wanted} falls back to fp32: its logits {why}")
 
 
 def choose_precision(
@@ -102,38 +103,29 @@ def choose_precision(
 ) -> PrecisionChoice:
     """The precision to predict in, tried on one real batch.
 
-    `auto` is bf16 (on a GPU fp16) where the model stands it and is FASTER with it, else fp32.
+    `auto` is bf16 (on a GPU fp16) if it is usable and at least FASTER times as fast as fp32, else fp32.
 
     Args:
         model: in eval mode.
-        x: float32 (batch, 3, height, width), on the model's device.
-        any_difference: as of `usable_precision`.
+        x, any_difference: as of `usable_precision`.
     """
-    if wanted == "fp32":
-        return FP32
     small: Precision = wanted if wanted != "auto" else "fp16" if x.device.type == "cuda" else "bf16"
-    precision, note = usable_precision(model, x, small, any_difference)
-    if precision == "fp32":
-        return PrecisionChoice(precision, 0.0, note)
-    exact, slow = forward_seconds(model, x, "fp32")
-    rough, fast = forward_seconds(model, x, precision)
-    if wanted == "auto" and slow < FASTER * fast:
-        return PrecisionChoice("fp32", 0.0, "")
-    return PrecisionChoice(precision, float((rough - exact).abs().max()), "")
+    chosen = usable_precision(model, x, small, any_difference)
+    if wanted != "auto" or chosen.precision == "fp32":
+        return chosen
+    slow, fast = (forward_seconds(model, x, way) for way in ("fp32", small))
+    return FP32 if slow < FASTER * fast else chosen
 
 
-def forward_seconds(
-    model: Callable[[Tensor], Any], x: Tensor, precision: Precision, rounds: int = 2
-) -> tuple[Tensor, float]:
-    """(logits float32, the shortest of a few forward passes in seconds), after one that warms up."""
+def forward_seconds(model: Forward, x: Tensor, precision: Precision) -> float:
+    """Seconds of the faster of two forward passes, after one that warms up."""
 
-    def forward() -> Tensor:
+    def forward() -> object:
         with torch.inference_mode(), autocast(x.device, precision):
-            logits: Tensor = model(x).float().cpu()  # waits for a GPU
-            return logits
+            return model(x).float().cpu()  # waits for a GPU
 
-    logits = forward()
-    return logits, shortest(forward, rounds)
+    forward()
+    return shortest(forward, 2)
 
 
 def shortest(run: Callable[[], object], rounds: int) -> float:
@@ -146,20 +138,13 @@ def shortest(run: Callable[[], object], rounds: int) -> float:
     return min(times)
 
 
-COMPILER = "inductor"  # torch's own
-ROUNDS = 3  # steps timed each way, after one that warms up
-LONGEST = 10.0  # seconds after which fewer will do
-
-Forward = Callable[[Tensor], Any]
-"""photos -> logits: a model, or what torch.compile makes of it."""
-
 Autotuned = tuple[Precision, str]
 """(precision, what the user should know of it)."""
 
 
 @dataclass(frozen=True)
 class AutotuneCache:
-    """What `auto` came to before in a run, for one task on one kind of machine: so all folds of it compute alike."""
+    """What `auto` came to before in a run, for one task on one kind of machine, so that all folds compute alike."""
 
     run: Path  # folder
     task_hash: str
@@ -178,14 +163,14 @@ class AutotuneCache:
         return f"{self.task_hash}, {platform.machine()} {chip}, {self.threads} threads, torch {torch.__version__}"
 
     def read(self) -> Autotuned | None:
-        """What was measured, or None where nothing was or the file can't be read."""
+        """What was measured; None where nothing was or the file can't be read."""
         match self._all().get(self.key):
             case {"precision": "fp32" | "bf16" | "fp16" as precision, "note": str(note)}:
                 return precision, note
         return None
 
     def get_or_measure(self, measure: Callable[[], Autotuned]) -> Autotuned:
-        """What was measured, by this job or by one that came before it; others wait meanwhile."""
+        """What was measured, by this job or by one before it; others wait meanwhile."""
         if not self.keep:
             return self.read() or measure()
         with one_at_a_time(self.run, "precision"):
@@ -211,23 +196,24 @@ def autotune_precision(
     Args:
         model: in train mode.
         x: float32 (batch, 3, height, width), on the model's device.
-        measured: where `auto` looks for an earlier answer and leaves its own; None measures anew.
+        measured: where `auto` finds an earlier answer and stores its own; None measures anew.
     """
     if wanted != "auto":
-        return usable_precision(model, x, wanted)
+        usable = usable_precision(model, x, wanted)
+        return usable.precision, usable.note
     return measured.get_or_measure(lambda: measure(model, x)) if measured else measure(model, x)
 
 
 def measure(model: nn.Module, x: Tensor) -> Autotuned:
-    """bf16 (fp16 on a GPU without it) if the logits agree and a step is at least FASTER times as fast, else fp32.
+    """bf16 (fp16 on a GPU without it) if it is usable and a step is at least FASTER times as fast, else fp32.
 
     Arguments as of `autotune_precision`.
     """
     weak_gpu = x.device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     small: Precision = "fp16" if weak_gpu else "bf16"
-    usable, note = usable_precision(model, x, small)
-    if usable == "fp32":
-        return usable, note
+    usable = usable_precision(model, x, small)
+    if usable.precision == "fp32":
+        return "fp32", usable.note
     exact, rough = step_seconds(model, x, "fp32", small)
     gain = exact / rough
     if gain < FASTER:
@@ -240,7 +226,9 @@ def step_seconds(model: nn.Module, x: Tensor, *ways: Precision) -> tuple[float, 
     found: dict[Precision, list[float]] = {way: [] for way in ways}
     began = time.perf_counter()
     with unchanged(model, x.device):
-        while len(found[ways[-1]]) <= ROUNDS and (len(found[ways[-1]]) < 2 or time.perf_counter() - began < LONGEST):
+        for done in range(1 + ROUNDS):
+            if done >= 2 and time.perf_counter() - began > LONGEST:
+                break
             for way in ways:
                 started = time.perf_counter()
                 _step(model, model, x, way)
@@ -250,29 +238,21 @@ def step_seconds(model: nn.Module, x: Tensor, *ways: Precision) -> tuple[float, 
     return tuple(min(found[way][1:]) for way in ways)
 
 
-def compile_model(
-    model: nn.Module, trial: Callable[[Forward], object], predicts: bool = False
-) -> tuple[Forward, float, str]:
+def compile_model(model: nn.Module, trial: Callable[[Forward], object]) -> tuple[Forward, float, str]:
     """The model compiled, or itself where that fails.
 
-    Compiled and plain model share their weights, so that checkpoints and averages of the plain one stay what they are.
+    Compiled and plain model share their weights, so checkpoints and averages of the plain one stay valid.
 
     Args:
         trial: runs the compiled model once, on what it will be given.
-        predicts: on a GPU torch then replays the passes as CUDA graphs (`mode="reduce-overhead"`; experimental: not
-            tried on a GPU).
 
     Returns:
-        (model, seconds that it took, why it is not compiled).
+        (model, seconds of the compilation, why it is not compiled).
     """
     began = time.perf_counter()
     try:
         with quiet():
-            if predicts and next(model.parameters()).device.type == "cuda":
-                graphed = torch.compile(model, mode="reduce-overhead", dynamic=False)
-                faster: Forward = lambda x: graphed(x).clone()  # noqa: E731 -- the next pass overwrites its output
-            else:
-                faster = torch.compile(model, backend=COMPILER, dynamic=False)
+            faster: Forward = torch.compile(model, backend=COMPILER, dynamic=False)
             trial(faster)
     except torch.OutOfMemoryError:
         raise
@@ -290,9 +270,10 @@ def compile_for_training(model: nn.Module, x: Tensor, precision: Precision) -> t
     torch._dynamo.reset()  # it would give up after a few models of one process
     with unchanged(model, x.device):
         faster, seconds, failure = compile_model(model, lambda forward: _step(forward, model, x, precision))
-    if failure:
-        return model, f"not compiled, trains as without --compile: {failure}"
-    return faster, f"compiled in {seconds:.0f} s"
+    return (
+        faster,
+        f"not compiled, trains as without --compile: {failure}" if failure else f"compiled in {seconds:.0f} s",
+    )
 
 
 def _step(forward: Forward, model: nn.Module, x: Tensor, precision: Precision) -> None:
@@ -304,7 +285,7 @@ def _step(forward: Forward, model: nn.Module, x: Tensor, precision: Precision) -
 
 @contextlib.contextmanager
 def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Steps within leave no trace: batch norm's statistics and the random streams are as before, gradients gone."""
+    """Restore batch norms' statistics and the random streams after steps within, and drop gradients."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:

@@ -13,15 +13,12 @@ from ensemble.recipes.views import steps_of
 
 
 def apply_view(x: Tensor, view: str, normalisation: Normalisation) -> Tensor:
-    """A batch in one view. Its logits are those of the photo: no view changes the class.
+    """A batch in one view, of the same size.
 
     Args:
         x: float (batch, 3, height, width), normalised.
         view: a name of `ensemble.recipes.views`.
         normalisation: of `x`, for the steps that change its brightness.
-
-    Returns:
-        As `x`, of the same size: a ViT takes no other.
     """
     for step, number in steps_of(view).items():
         x = _step(x, step, number, normalisation)
@@ -33,26 +30,19 @@ def _step(x: Tensor, step: str, number: float | None, normalisation: Normalisati
         return _ttach(step, x)
     height, width = x.shape[2:]
     if step == "scale":
-        return _to_size(_ttach(step, x, number, interpolation="bilinear"), height, width)
+        x = _ttach(step, x, number, interpolation="bilinear")
+        if x.shape[2] >= height and x.shape[3] >= width:
+            return _ttach("center_crop", x, height, width)
+        # the border is repeated, as black would be another photo
+        top, left = (height - x.shape[2]) // 2, (width - x.shape[3]) // 2
+        sides = (left, width - x.shape[3] - left, top, height - x.shape[2] - top)
+        return torch.nn.functional.pad(x, sides, mode="replicate")
     if step in ("multiply", "add"):
-        return _on_pixels(step, x, number, normalisation)
-    share = [max(1, round(number * side)) for side in (height, width)]
-    return _ttach("resize", _ttach(step, x, *share), (height, width), interpolation="bilinear")
-
-
-def _to_size(x: Tensor, height: int, width: int) -> Tensor:
-    """Larger photos lose their border, smaller ones have it repeated, as black would be another photo."""
-    if x.shape[2] >= height and x.shape[3] >= width:
-        return _ttach("center_crop", x, height, width)
-    top, left = (height - x.shape[2]) // 2, (width - x.shape[3]) // 2
-    sides = (left, width - x.shape[3] - left, top, height - x.shape[2] - top)
-    return torch.nn.functional.pad(x, sides, mode="replicate")
-
-
-def _on_pixels(step: str, x: Tensor, number: float, normalisation: Normalisation) -> Tensor:
-    """Brightness is that of the photo, 0 to 1: of the normalised one, `multiply` would change the contrast."""
-    mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype).view(1, 3, 1, 1) for v in normalisation)
-    return (_ttach(step, x * std + mean, number).clamp(0, 1) - mean) / std
+        # on pixels of 0 to 1: on normalised ones, `multiply` would change the contrast
+        mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype).view(1, 3, 1, 1) for v in normalisation)
+        return (_ttach(step, x * std + mean, number).clamp(0, 1) - mean) / std
+    size = [max(1, round(number * side)) for side in (height, width)]
+    return _ttach("resize", _ttach(step, x, *size), (height, width), interpolation="bilinear")
 
 
 def _ttach(name: str, x: Tensor, *arguments: object, **more: object) -> Tensor:
@@ -61,14 +51,11 @@ def _ttach(name: str, x: Tensor, *arguments: object, **more: object) -> Tensor:
 
 
 def stack_views(x: Tensor, views: Sequence[str], normalisation: Normalisation) -> Tensor:
-    """All views of a batch, one after the other.
+    """All views of a batch, (views * batch, 3, height, width): all photos in the first view, then in the second, ...
 
     Args:
         x: float (batch, 3, height, width), normalised.
         normalisation: of `x`.
-
-    Returns:
-        As `x`, (views * batch, 3, height, width): all photos in the first view, then all in the second.
     """
     return torch.cat([apply_view(x, view, normalisation) for view in views])
 

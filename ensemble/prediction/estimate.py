@@ -16,7 +16,7 @@ from ensemble.data.loader import plain_batches
 from ensemble.decision.members import Ensemble
 from ensemble.models.engine import BATCH
 from ensemble.models.precision import shortest
-from ensemble.models.process import configure_process
+from ensemble.models.runtime import configure_process
 from ensemble.prediction.outputs import InferenceSettings
 from ensemble.prediction.predictor import Predictor
 from ensemble.recipes.tasks import ONLY_GENDER

@@ -24,7 +24,7 @@ from ensemble.models.build import load_checkpoint, to_input
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.heads import to_bin_logits
 from ensemble.models.onnx_graph import trace
-from ensemble.models.process import configure_process
+from ensemble.models.runtime import configure_process
 from ensemble.models.tta import apply_view, stack_views
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import ONLY_GENDER, Head, OutputSpec, Part, Predicts

@@ -13,7 +13,7 @@ from ensemble.data.loader import plain_batches
 from ensemble.decision.members import Ensemble
 from ensemble.jobs.oof import Logits
 from ensemble.models.precision import PrecisionChoice
-from ensemble.models.process import configure_process
+from ensemble.models.runtime import configure_process
 from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, Outputs
 from ensemble.prediction.predictor import Batch, Predictor, batch_size, groups_that_fit, worth_measuring
 from ensemble.prediction.strategies import EarlyExit, Strategy, WithinBudget

@@ -16,7 +16,7 @@ from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import Logits
 from ensemble.models.engine import CHECKED
-from ensemble.models.process import configure_process
+from ensemble.models.runtime import configure_process
 from ensemble.prediction.predictor import (
     BatchInputs,
     Predictor,

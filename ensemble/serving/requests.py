@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
 from ensemble.data.cache import decoded_sizes, in_preprocessings
-from ensemble.models.process import give_back_memory
+from ensemble.models.runtime import give_back_memory
 from ensemble.prediction.predictions import ResidentEnsemble, prediction_records
 from ensemble.serving.batching import Batcher, QueueFull
 from ensemble.serving.limits import Limits, Refused, busy

@@ -28,7 +28,7 @@ from ensemble.jobs.spec import JobSpec, learned_rows, preprocessing
 from ensemble.models.build import create, normalisation, to_device
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.precision import AutotuneCache, shortest
-from ensemble.models.process import configure_process
+from ensemble.models.runtime import configure_process
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import training_labels
 from ensemble.recipes.views import VIEWS

@@ -31,7 +31,7 @@ from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.models.build import create, normalisation, save_checkpoint, to_device
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.precision import AutotuneCache
-from ensemble.models.process import configure_process
+from ensemble.models.runtime import configure_process
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import class_labels, training_labels, training_mask, true_labels
 from ensemble.recipes.views import IDENTITY

@@ -179,9 +179,9 @@ def test_auto_without_other_engines_says_so(model: nn.Module, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("onnxruntime", "bf16", False, "cpu"), "predicts in fp32, not in bf16, as torch, openvino can"),
-        (("openvino", "fp16", False, "cpu"), "not in fp16, as torch can"),
-        (("openvino", "fp32", True, "cpu"), "--compile is for torch"),
+        (("onnxruntime", "bf16", False, "cpu"), "predicts in fp32, not in bf16; torch, openvino can"),
+        (("openvino", "fp16", False, "cpu"), "not in fp16; torch can"),
+        (("openvino", "fp32", True, "cpu"), "--compile needs torch"),
         (("openvino", "fp32", False, "cuda"), "--engine openvino runs on the CPU only"),
     ],
 )

@@ -53,5 +53,5 @@ def test_auto_takes_16_bits_only_if_they_are_faster(
     model: nn.Module, fast: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = {"fp32": 1.0, "bf16": fast}
-    monkeypatch.setattr(precision, "forward_seconds", lambda model, x, way: (x, seconds[way]))
+    monkeypatch.setattr(precision, "forward_seconds", lambda model, x, way: seconds[way])
     assert choose_precision(model, X, "auto").precision == expected

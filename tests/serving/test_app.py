@@ -25,7 +25,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 from stub_models import StubModels, photo, stub_app
 
-from ensemble.models.process import configure_process
+from ensemble.models.runtime import configure_process
 from ensemble.prediction.predictions import PhotoPredictions
 from ensemble.serving.app import prefers_html
 from ensemble.serving.limits import Limits

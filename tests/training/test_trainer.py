@@ -130,13 +130,11 @@ class Cancelling(Linear):
 def test_a_model_that_does_not_stand_16_bits_falls_back_with_the_reason() -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 3, 8, 6)
-    assert usable_precision(Linear(), x, "fp16") == ("fp16", "")
-    precision, note = usable_precision(Overflowing(), x, "fp16")
-    assert precision == "fp32"
-    assert note == "precision fp16 falls back to fp32: its logits overflow"
-    precision, note = usable_precision(Cancelling(), x, "bf16")
-    assert precision == "fp32"
-    assert "its logits differ by" in note
+    assert usable_precision(Linear(), x, "fp16").precision == "fp16"
+    for model, precision, why in ((Overflowing(), "fp16", "overflow"), (Cancelling(), "bf16", "differ by")):
+        found = usable_precision(model, x, precision)  # type: ignore[arg-type]
+        assert found.precision == "fp32"
+        assert f"{precision} falls back to fp32: its logits {why}" in found.note
 
 
 def test_the_check_changes_nothing_of_the_model() -> None:

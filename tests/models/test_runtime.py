@@ -10,12 +10,12 @@ import cv2
 import pytest
 import torch
 
-from ensemble.models import process
-from ensemble.models.process import _SignalStack, configure_process, signal_stack_kept
+from ensemble.models import runtime
+from ensemble.models.runtime import SignalStack, configure_process, signal_stack_kept
 
 FAULTS = """
 import os, resource, torch
-from ensemble.models.process import configure_process
+from ensemble.models.runtime import configure_process
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
@@ -52,7 +52,7 @@ def test_large_blocks_stay_in_the_process() -> None:
 
 
 def test_a_c_library_without_mallopt_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process.ctypes, "CDLL", lambda name: object())
+    monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: object())
     before = torch.get_num_threads()
     configure_process(before)
     assert torch.get_num_threads() == before
@@ -64,13 +64,13 @@ def test_a_library_that_moves_the_stack_for_signals_does_not_move_it_for_good() 
     swap = ctypes.CDLL(None).sigaltstack
 
     def now() -> tuple[int | None, int, int]:
-        found = _SignalStack()
+        found = SignalStack()
         swap(None, ctypes.byref(found))
         return found.start, found.flags, found.size
 
     before, room = now(), ctypes.create_string_buffer(1 << 16)
     with signal_stack_kept():
-        moved = _SignalStack(ctypes.cast(room, ctypes.c_void_p), 0, 1 << 16)
+        moved = SignalStack(ctypes.cast(room, ctypes.c_void_p), 0, 1 << 16)
         assert swap(ctypes.byref(moved), None) == 0
         assert now()[0] == ctypes.addressof(room)
     assert now() == before
