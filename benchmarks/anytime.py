@@ -20,7 +20,7 @@ from ensemble.decision.anytime import choose_rule, margins, passes_made, scores_
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning
 from ensemble.prediction.strategies import WHOLE
-from ensemble.recipes.run_recipe import run_recipe
+from ensemble.recipes.recipe_file import run_recipe
 from folds.labels import FloatArray
 from folds.run_folder import load_run
 

@@ -50,7 +50,7 @@ from ensemble.prediction.infer import infer
 from ensemble.prediction.outputs import InferenceSettings
 from ensemble.prediction.predictor import Predictor
 from ensemble.prediction.strategies import WHOLE
-from ensemble.recipes.run_recipe import run_recipe
+from ensemble.recipes.recipe_file import run_recipe
 from ensemble.recipes.views import VIEWS
 from ensemble.training.validation import view_logits
 from folds.errors import MaskensError

@@ -43,7 +43,7 @@ from ensemble.models.build import load_checkpoint
 from ensemble.models.runtime import configure_process
 from ensemble.prediction.infer import Prediction, infer
 from ensemble.prediction.outputs import InferenceSettings
-from ensemble.recipes.run_recipe import run_recipe
+from ensemble.recipes.recipe_file import run_recipe
 from folds.layout import read_eval
 from folds.people import PhotoSet
 from folds.run_folder import load_run

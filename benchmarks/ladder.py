@@ -25,7 +25,7 @@ from ensemble.decision.blend import load_oof_ensemble
 from ensemble.decision.submission import read_answers
 from ensemble.evaluation.compare import over_seeds
 from ensemble.metrics.scores import SCORED_PARTS
-from ensemble.recipes.reading import shipped
+from ensemble.recipes.schema import shipped
 from folds.labels import FloatArray, decode
 from folds.ranges import parse_folds
 from folds.run_folder import load_run

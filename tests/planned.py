@@ -10,8 +10,7 @@ import numpy as np
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.oof import JobOofLogits, people_halves, save_job_oof
 from ensemble.metrics.scores import half_epochs, task_scores
-from ensemble.recipes.reading import parse_recipe
-from ensemble.recipes.run_recipe import bind_recipe
+from ensemble.recipes.recipe_file import bind_recipe, parse_recipe
 from ensemble.recipes.tasks import true_labels
 from ensemble.recipes.views import VIEWS
 from folds.people import TrainData

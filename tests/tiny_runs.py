@@ -9,8 +9,7 @@ from pathlib import Path
 
 from ensemble.jobs.job import JobStatus
 from ensemble.jobs.spec import JobSpec
-from ensemble.recipes.reading import parse_recipe
-from ensemble.recipes.run_recipe import bind_recipe
+from ensemble.recipes.recipe_file import bind_recipe, parse_recipe
 from ensemble.recipes.schema import Recipe
 from folds.labels import IntArray
 from folds.people import TrainData

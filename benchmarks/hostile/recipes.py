@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
-from ensemble.recipes.reading import load_recipe, parse_recipe, shipped, with_weights
+from ensemble.recipes.recipe_file import load_recipe, parse_recipe, with_weights
+from ensemble.recipes.schema import shipped
 from hostile.judge import Verdict, command, judge, judge_call
 from hostile.mutations import DEEP, spoiled_text, spoiled_toml
 from hostile.workplace import Workplace

@@ -17,7 +17,7 @@ import safetensors
 import safetensors.numpy
 
 from ensemble.jobs.job import Job
-from ensemble.recipes.reading import load_recipe, with_weights
+from ensemble.recipes.recipe_file import load_recipe, with_weights
 from folds.files import sha256
 from folds.run_folder import load_run
 from hostile.judge import Verdict, command, judge, judge_call

@@ -130,8 +130,8 @@ def plan_distillation(options: Options) -> DistilPlan:
     from ensemble.backends.choose import choose_hardware
     from ensemble.decision.distillation import refuse_unfinished, soft_targets_of, teachers_of_fold
     from ensemble.jobs.soft_targets import load_soft_targets, read_soft_targets
-    from ensemble.recipes.loss import soft_f1_warnings
-    from ensemble.recipes.run_recipe import run_recipe
+    from ensemble.recipes.recipe_file import run_recipe
+    from ensemble.recipes.schema import soft_f1_warnings
     from folds.run_folder import has_run, load_data, load_run, refuse_other_folds, run_like
 
     teachers = [load_run(run) for run in options.run]
@@ -268,7 +268,7 @@ def _print(trained: Trained, options: Options, terminal: Terminal) -> None:
         return
     from ensemble.jobs.job import jobs_of
     from ensemble.jobs.soft_targets import read_soft_targets
-    from ensemble.recipes.run_recipe import run_recipe
+    from ensemble.recipes.recipe_file import run_recipe
     from folds.run_folder import load_run
 
     run = load_run(trained.run.folder)

@@ -98,7 +98,7 @@ def explore(options: Options, observer: Observer) -> Explored:
     """
     import numpy as np
 
-    from ensemble.recipes.reading import load_recipe
+    from ensemble.recipes.recipe_file import load_recipe
     from folds.explore.exploration import a_few_each, examples, photos_of
     from folds.explore.exploration import explore as look
     from folds.explore.page import GENERATOR, OURS, write_exploration

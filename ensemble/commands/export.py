@@ -80,7 +80,7 @@ def export(options: Options, observer: Observer) -> Exported:
     from ensemble.models.onnx_graph import refuse_without
     from ensemble.prediction.export import NEEDED
     from ensemble.prediction.export import export as export_ensemble
-    from ensemble.recipes.run_recipe import run_recipe
+    from ensemble.recipes.recipe_file import run_recipe
     from folds.layout import read_eval
     from folds.run_folder import load_run
 

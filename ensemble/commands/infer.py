@@ -271,7 +271,7 @@ def _plan(options: Options) -> _Plan:
     from ensemble.models.engine_choice import engine_options
     from ensemble.prediction.outputs import InferenceSettings
     from ensemble.prediction.strategies import check_budget
-    from ensemble.recipes.run_recipe import run_recipe
+    from ensemble.recipes.recipe_file import run_recipe
     from folds.files import must_be_writable
     from folds.layout import read_eval, read_eval_people
     from folds.run_folder import file_of, load_run, refuse_other_folds

@@ -180,7 +180,7 @@ def choose_ensembles(folders: Sequence[Path], tta: Tta | None, tuned: bool, allo
     from ensemble.decision.members import load_ensembles
     from ensemble.decision.tuning import apply_tuning, weighted_runs
     from ensemble.prediction.predictions import complete_folds
-    from ensemble.recipes.run_recipe import run_recipe
+    from ensemble.recipes.recipe_file import run_recipe
     from folds.photo_files import training_aspect
     from folds.run_folder import load_run, refuse_other_folds
 

@@ -16,7 +16,8 @@ def list_recipes(context: typer.Context) -> None:
     Example:  maskens recipes show quick
     """
     if context.invoked_subcommand is None:
-        from ensemble.recipes.reading import load_recipe, shipped
+        from ensemble.recipes.recipe_file import load_recipe
+        from ensemble.recipes.schema import shipped
         from ensemble.reporting.plan_tables import recipes_table
 
         make_console().print(recipes_table([load_recipe(name) for name in shipped()]))
@@ -30,7 +31,9 @@ def show(
 
     Example:  maskens recipes show quick --set tasks.heads.epochs=5 --set 'tasks.*.augment=camera' > mine.toml
     """
-    from ensemble.data.augment import build
-    from ensemble.recipes.reading import load_recipe
+    from ensemble.recipes.recipe_file import load_recipe
+    from ensemble.reporting.sheets import check_augmentation
 
-    typer.echo(load_recipe(name, change or [], build_transform=build).text, nl=False)
+    recipe = load_recipe(name, change or [])
+    check_augmentation(recipe)
+    typer.echo(recipe.text, nl=False)

@@ -90,7 +90,7 @@ def recommend(options: Options, observer: Observer) -> Recommendation:
     _refuse_unusable(options.out)
 
     from ensemble.jobs.hardware import Hardware, choose_device
-    from ensemble.recipes.reading import parse_recipe
+    from ensemble.recipes.recipe_file import parse_recipe
     from ensemble.training.recommend import BASE, choose, measure, recipe_text
     from folds.files import replace_keeping
     from folds.run_folder import read_labelled

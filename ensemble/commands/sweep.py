@@ -248,9 +248,8 @@ def _base(before: Sweep | None, named: Path | None) -> Run:
 
 def _recipes(before: Sweep | None, options: Options, problems: list[str]) -> dict[str, Recipe]:
     """Those that the sweep has and those that are named, by name."""
-    from ensemble.data.augment import build
-    from ensemble.recipes.reading import parse_recipe, shipped
-    from ensemble.recipes.run_recipe import RecipeChange, alike, changed_recipe, differences
+    from ensemble.recipes.recipe_file import alike, changed_recipe, differences, parse_recipe
+    from ensemble.recipes.schema import shipped
 
     asked, changes, weights = options.recipe or (), options.change or (), options.weights or ()
     found = {name: parse_recipe(text, name) for name, text in (before.recipes if before else {}).items()}
@@ -267,8 +266,8 @@ def _recipes(before: Sweep | None, options: Options, problems: list[str]) -> dic
             continue
         named[name] = given
         with _noted(problems, f"--recipe {given}: "):
-            change = RecipeChange(given, changes, weights, not options.no_pretrained)
-            recipe = changed_recipe(kept.get(name), change, build).model_copy(update={"name": name})
+            recipe = changed_recipe(kept.get(name), given, changes, weights, not options.no_pretrained)
+            recipe = recipe.model_copy(update={"name": name})
             earlier = found.get(name)
             if before and earlier and not alike(earlier, recipe) and _has_models(before, name):
                 refuse(
@@ -293,7 +292,7 @@ def _run_of(sweep: Sweep, base: Run, name: str, seed: int, recipe: Recipe) -> Ru
     Raises:
         MaskensError: what is there does not belong to the sweep.
     """
-    from ensemble.recipes.run_recipe import alike, differences, run_recipe
+    from ensemble.recipes.recipe_file import alike, differences, run_recipe
     from folds.run_folder import differing, refuse_foreign, remembered
 
     folder = sweep.run_folder(name, seed)
@@ -319,7 +318,7 @@ def begin_sweep(plan: SweepPlan, observer: Observer) -> SweepPlan:
     from ensemble.jobs.completion import unfinished
     from ensemble.jobs.reuse import reuse_among
     from ensemble.jobs.sweep import save_sweep
-    from ensemble.recipes.run_recipe import bind_recipe
+    from ensemble.recipes.recipe_file import bind_recipe
     from ensemble.training.preflight import remember_skipped
     from folds.run_folder import load_run, remembered, start_run
 

@@ -231,13 +231,12 @@ def plan_jobs(
         MaskensError: as `plan_training`.
     """
     from ensemble.backends.choose import choose_hardware
-    from ensemble.data.augment import build
     from ensemble.jobs.completion import begun, restore, unfinished
     from ensemble.jobs.hardware import unused_gpu
     from ensemble.jobs.seen_people import refuse_leaking_weights
     from ensemble.jobs.spec import plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
-    from ensemble.recipes.loss import soft_f1_warnings
-    from ensemble.recipes.run_recipe import RecipeChange, resolve_recipe, run_recipe
+    from ensemble.recipes.recipe_file import resolve_recipe, run_recipe
+    from ensemble.recipes.schema import soft_f1_warnings
     from ensemble.training.preflight import job_warnings, preflight, readable_again
     from ensemble.training.tracking import check_trackers
     from folds.ranges import parse_folds
@@ -250,8 +249,8 @@ def plan_jobs(
     if options.reuse and options.restart:
         raise MaskensError("--reuse and --restart exclude each other: take finished jobs over, or do them anew.")
     source = load_run(options.reuse) if options.reuse else None
-    change = RecipeChange(options.recipe, options.change or (), options.weights or (), not options.no_pretrained)
-    recipe = resolve_recipe(run, change, source or like, build)
+    changes, weights, pretrained = options.change or (), options.weights or (), not options.no_pretrained
+    recipe = resolve_recipe(run, options.recipe, changes, weights, pretrained, source or like)
     tasks = select_tasks(recipe, options.task or ())
     cache = cache_folder(options.cache, run.folder)
     if soft and options.pseudo:
@@ -340,12 +339,12 @@ def leave_out_bad_photos(plan: AnyPlan, observer: Observer = SILENT, write: bool
         MaskensError: a run has models that were trained on photos that can't be read now, jobs have nobody left to
             learn from, or a full disk.
     """
-    from ensemble.jobs.spec import preprocessing, refuse_jobs_without_photos
+    from ensemble.jobs.spec import refuse_jobs_without_photos
     from ensemble.training.preflight import leave_out_unreadable, remember_skipped
 
     if not (plan.skip_bad and plan.todo):
         return plan
-    preprocessings = list(dict.fromkeys(preprocessing(s.recipe.tasks[s.task]) for s in plan.todo))
+    preprocessings = list(dict.fromkeys(s.recipe.tasks[s.task].preprocessing for s in plan.todo))
     runs = [*{s.run.folder: s.run for s in plan.jobs}.values()]
     first = next((run for run in runs if run.jobs_on_disk()), runs[0])
     cache, threads = plan.todo[0].cache, plan.hardware.decoding_threads
@@ -367,7 +366,7 @@ def reuse_finished(plan: TrainingPlan, source: Run) -> tuple[TrainingPlan, int]:
     """Copy the jobs that another run has finished alike; returns (what is left, how many were copied)."""
     from ensemble.jobs.completion import unfinished
     from ensemble.jobs.reuse import reuse_jobs
-    from ensemble.recipes.run_recipe import bind_recipe
+    from ensemble.recipes.recipe_file import bind_recipe
 
     bind_recipe(plan.run, plan.recipe)
     copied = reuse_jobs(plan.todo, source)
@@ -392,7 +391,7 @@ def carry_out(
         Stopped: by Ctrl-C or SIGTERM, once the jobs under way have saved what they have learned.
     """
     from ensemble.jobs.reuse import reuse_among
-    from ensemble.recipes.run_recipe import bind_recipe
+    from ensemble.recipes.recipe_file import bind_recipe
     from ensemble.training.queue import fill_cache
     from ensemble.training.queue import train as train_jobs
     from folds.errors import Stopped

@@ -84,7 +84,7 @@ def tune(options: Options, observer: Observer) -> Tuned:
     from ensemble.decision.fitting import STEPS
     from ensemble.decision.fitting import tune as fit_steps
     from ensemble.decision.tuning import save_tuning, tuning_file
-    from ensemble.recipes.loss import soft_f1_warnings
+    from ensemble.recipes.schema import soft_f1_warnings
     from folds.files import must_be_writable
     from folds.run_folder import load_run
 

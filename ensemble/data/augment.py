@@ -13,7 +13,7 @@ import numpy as np
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else every import asks the network for news
 import albumentations as A
 
-from ensemble.recipes.augmentation import Entry, SomeOf, Transform, transforms_in
+from ensemble.recipes.schema import Entry, SomeOf, Transform, transforms_in
 from folds.errors import did_you_mean
 from folds.photos import Pixels
 

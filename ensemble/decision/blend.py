@@ -16,7 +16,7 @@ from ensemble.decision.tuning import DecisionParams, RunTuning, untuned_run
 from ensemble.jobs.job import job_names, jobs_of, unverified
 from ensemble.jobs.oof import Checkpoint, Logits, pool, select_views, trained_folds
 from ensemble.metrics.scores import few_people, macro_f1
-from ensemble.recipes.run_recipe import find_set, run_recipe
+from ensemble.recipes.recipe_file import find_set, run_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import OutputSpec
 from ensemble.recipes.views import Tta, TtaSet, as_set, known_sets

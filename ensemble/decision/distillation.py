@@ -15,7 +15,7 @@ from ensemble.decision.tuning import made_of
 from ensemble.jobs.job import Job, job_names
 from ensemble.jobs.oof import Logits, oof_hash
 from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, SoftTargets
-from ensemble.recipes.run_recipe import find_set, run_recipe
+from ensemble.recipes.recipe_file import find_set, run_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import Tta, TtaSet, known_sets
 from folds.errors import MaskensError, typed

@@ -15,7 +15,6 @@ from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.card import ModelCard, read_card
 from ensemble.jobs.job import Job, job_names, unverified
 from ensemble.jobs.oof import Logits
-from ensemble.jobs.spec import preprocessing
 from ensemble.recipes.schema import Preprocessing, Recipe
 from ensemble.recipes.tasks import OutputSpec
 from ensemble.recipes.views import TtaSet
@@ -138,7 +137,7 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, only: int | None = No
                     ("recipe", wanted.hash, card.task_hash),
                     ("model", (wanted.model, wanted.model_args), (card.model, card.model_args)),
                     ("target", wanted.target, card.target),
-                    ("photo size", preprocessing(wanted), card.preprocessing),
+                    ("photo size", wanted.preprocessing, card.preprocessing),
                     ("folds", run.folds_hash, card.folds_hash),
                     ("task", task, card.task),
                     ("fold", fold, card.fold),

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ensemble.decision.decide import Decision
 from ensemble.jobs.oof import oof_hash
 from ensemble.metrics.scores import Interval
-from ensemble.recipes.run_recipe import find_set
+from ensemble.recipes.recipe_file import find_set
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import Tta, TtaSet, as_set, known_sets
 from folds.errors import MaskensError, typed

@@ -20,7 +20,7 @@ from ensemble.metrics.scores import (
     Interval,
     interval,
 )
-from ensemble.recipes.run_recipe import flat, run_recipe
+from ensemble.recipes.recipe_file import flat, run_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import Tta
 from folds.errors import MaskensError, typed

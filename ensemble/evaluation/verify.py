@@ -21,7 +21,7 @@ from ensemble.jobs.oof import JobOofLogits, load_job_oof, oof_hash, people_halve
 from ensemble.jobs.soft_targets import load_pseudo_labels, read_soft_targets
 from ensemble.jobs.spec import run_identity
 from ensemble.metrics.scores import half_epochs, task_scores
-from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.recipes.tasks import training_mask, true_labels
 from ensemble.recipes.views import IDENTITY

@@ -12,7 +12,7 @@ import numpy as np
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import Job
 from ensemble.jobs.soft_targets import PseudoLabels, SoftTargets
-from ensemble.recipes.schema import Preprocessing, Recipe, TaskRecipe
+from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import PREDICTED_PARTS, OutputSpec, training_labels, training_mask
 from folds.errors import MaskensError, did_you_mean, refuse
 from folds.labels import IntArray
@@ -58,11 +58,6 @@ def learned_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
     task = spec.recipe.tasks[spec.task]
     elsewhere = folds[data.photo_person] != spec.fold
     return np.flatnonzero(elsewhere & training_mask(task.predicts, data) & ~np.isin(data.years, task.ages.leave_out))
-
-
-def preprocessing(task: TaskRecipe) -> Preprocessing:
-    """The fixed steps of a task's photos."""
-    return Preprocessing(task.resize, task.crop, task.decode == "reduced")
 
 
 def identity(spec: JobSpec) -> dict[str, Any]:

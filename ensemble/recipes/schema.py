@@ -1,32 +1,76 @@
-"""Recipes: what is trained and how, as data. `ensemble.recipes.reading` reads them from TOML."""
+"""The tables and keys of a recipe: what is trained and how, as data. `recipe_file` reads them from TOML."""
 
 from __future__ import annotations
 
 import json
+import tomllib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from ensemble.recipes.architecture import ModelArgs, ModelName
-from ensemble.recipes.augmentation import Entry, expand
-from ensemble.recipes.loss import Loss
-from ensemble.recipes.strict import Strict
-from ensemble.recipes.tasks import AgeHead, OutputSpec, Predicts, merge_of
+from ensemble.recipes.tasks import AgeHead, OutputSpec, Part, Predicts, merge_of, undetermined
 from ensemble.recipes.views import OofSets, OwnSets, oof_views
-from folds.errors import MaskensError
+from folds.errors import MaskensError, did_you_mean
 from folds.files import sha256
 from folds.labels import AGE_CUTS, AGES, SHOTS
 
+Unit = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Size = tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]]
+Years = tuple[Annotated[int, Field(ge=1, le=120)], ...]
+Crop = tuple[int, int] | Literal["face"]
+
+ALL_YEARS = tuple(range(16, 81))  # `cuts = "years"`: <16, 16, 17, ..., 79, >=80
+FOLD = "{fold}"  # in the path of weights
+
+
+class Strict(BaseModel):
+    """A table of a recipe: unknown keys, infinity and NaN are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The fixed steps from a photo to what augmentation and model see; sizes are (height, width).
+
+    Its pixels depend on the photo's file and these alone. A centre is cropped after the photo is resized, a face
+    before.
+    """
+
+    resize: tuple[int, int]
+    crop: Crop | None = None  # "face": around the largest face; the whole photo where there is none
+    reduced: bool = False  # large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, never below `decoded`
+
+    @property
+    def decoded(self) -> tuple[int, int]:
+        """Least size of a reduced photo: a face that fills half of its sides is not enlarged."""
+        height, width = self.resize
+        return (2 * height, 2 * width) if self.crop == "face" else self.resize
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (*cropped_size(self.resize, self.crop), 3)
+
+
+def cropped_size(resize: tuple[int, int], crop: Crop | None) -> tuple[int, int]:
+    """(height, width) after resize and crop."""
+    return resize if crop is None or crop == "face" else crop
+
 
 class FaceTemplate(Strict):
-    """Where a face is on a photo before the crop: shares of the photo's height, or of its width."""
+    """Where a face is on a photo before the crop: fractions of the photo's height or width."""
 
-    eyes: float = Field(0.42, ge=0, le=1)  # of the height
-    mouth: float = Field(0.63, ge=0, le=1)  # of the height
-    middle: float = Field(0.5, ge=0, le=1)  # of the width
+    eyes: Unit = 0.42  # of the height
+    mouth: Unit = 0.63  # of the height
+    middle: Unit = 0.5  # of the width
     width: float = Field(0.5, gt=0, le=1)  # of the width, from cheek to cheek
 
     def cropped(self, resize: tuple[int, int], crop: tuple[int, int]) -> FaceTemplate:
@@ -54,56 +98,18 @@ class FaceTemplate(Strict):
 class Masks(Strict):
     """How often training photos of faces without a mask get one drawn, and where their faces are."""
 
-    prob: float = Field(0.0, ge=0, le=1)  # that a photo without a mask gets one
-    incorrect: float = Field(0.3, ge=0, le=1)  # share of them below the nose or on the chin
-    detect: bool = False  # find each face with a detector, and leave out photos where there is none
+    prob: Unit = 0.0  # that a photo without a mask gets one
+    incorrect: Unit = 0.3  # fraction of them below the nose or on the chin
+    detect: bool = False  # find each face with a detector; photos without one get no mask
     face: FaceTemplate = FaceTemplate()
-
-
-Crop = tuple[int, int] | Literal["face"]
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """The fixed steps from a photo to what augmentation and model see; sizes are (height, width).
-
-    Its pixels depend on the photo's file and these alone. A centre is cropped after the photo is resized, a face
-    before.
-    """
-
-    resize: tuple[int, int]
-    crop: Crop | None = None  # "face": around the largest face; the whole photo where there is none
-    reduced: bool = False  # large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, never below `decoded`
-
-    @property
-    def decoded(self) -> tuple[int, int]:
-        """Below which a reduced photo may not be: a face that fills half of its sides is not enlarged."""
-        height, width = self.resize
-        return (2 * height, 2 * width) if self.crop == "face" else self.resize
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return (*cropped_size(self.resize, self.crop), 3)
-
-
-def cropped_size(resize: tuple[int, int], crop: Crop | None) -> tuple[int, int]:
-    """(height, width) of what is left after resize and crop."""
-    return resize if crop is None or crop == "face" else crop
-
-
-Years = tuple[Annotated[int, Field(ge=1, le=120)], ...]
-
-ALL_YEARS = tuple(range(16, 81))  # `cuts = "years"`: <16, 16, 17, ..., 79, >=80
 
 
 class Ages(Strict):
     """How ages are trained: in which bins, and without whom. Scores always count the bands 30 and 60."""
 
     cuts: Years = AGE_CUTS  # a bin begins at each cut; "years" is one bin a year
-    merge: tuple[int, ...] = Field(
-        (), validate_default=True
-    )  # the band (0, 1, 2) that each bin counts as; empty: that of its oldest age
-    leave_out: Years = ()  # people of these ages are not learned from
+    merge: tuple[int, ...] = Field((), validate_default=True)  # band (0, 1, 2) of each bin; empty: of its oldest age
+    leave_out: Years = ()  # people of these ages are not trained on
     sigma: float = Field(0.0, ge=0, le=50)  # years by which a target spreads around the person's age; 0 is one bin
     head: AgeHead = "softmax"
 
@@ -121,17 +127,13 @@ class Ages(Strict):
             raise ValueError("at least two ages, each above the one before")
         return cuts
 
-    @field_validator("merge", mode="after")
+    @field_validator("merge")
     @classmethod
-    def _whole(cls, merge: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        cuts = info.data.get("cuts")
-        if cuts is None:
-            return merge
-        given, merge = merge, merge or merge_of(cuts)
-        if len(merge) != len(cuts) + 1 or sorted(merge) != list(merge) or set(merge) != set(range(len(AGES))):
-            raise ValueError(
-                f"{len(cuts)} cuts make {len(cuts) + 1} bins; each needs a band, rising from 0 to 2 with none left out"
-            )
+    def _each_band(cls, given: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if cuts := info.data.get("cuts"):
+            merge = given or merge_of(cuts)
+            if len(merge) != len(cuts) + 1 or sorted(merge) != list(merge) or set(merge) != set(range(len(AGES))):
+                raise ValueError(f"{len(cuts)} cuts make {len(cuts) + 1} bins, whose bands have to be 0 to 2, rising")
         return given
 
     @field_validator("head")
@@ -139,9 +141,7 @@ class Ages(Strict):
     def _something_to_regress(cls, head: AgeHead, info: ValidationInfo) -> AgeHead:
         cuts = info.data.get("cuts")
         if head == "regression" and cuts and len(cuts) == len(AGE_CUTS):
-            raise ValueError(
-                f'regression learns the age itself, and cuts {list(cuts)} leave only three bands of it: cuts = "years"'
-            )
+            raise ValueError(f'regression predicts the age itself, and cuts {list(cuts)} are too few: cuts = "years"')
         return head
 
     @property
@@ -155,17 +155,12 @@ class Ages(Strict):
         return (self.cuts, self.bands) == (AGE_CUTS, merge_of(AGE_CUTS))
 
 
-FOLD = "{fold}"  # in the path of weights
-
-Size = tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]]
-
-
 class Optimizer(Strict):
     """A timm optimizer by name. `decay_all` also decays biases and norm weights, as plain torch does."""
 
     name: str = "adamw"
     lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
+    weight_decay: NotNegative = 1e-2
     decay_all: bool = False
     layer_decay: float = Field(1.0, gt=0, le=1)  # of the learning rate, from each layer to the one below; 1 is off
     args: dict[str, Any] = Field({})
@@ -175,11 +170,11 @@ class Schedule(Strict):
     """Learning rate over time. `cosine` is timm's, per update; `cosine_warm_restarts` torch's, per epoch."""
 
     name: Literal["constant", "cosine", "cosine_warm_restarts"] = "cosine"
-    warmup_epochs: float = Field(0.0, ge=0)
-    lr_min: float = Field(0.0, ge=0)
+    warmup_epochs: NotNegative = 0.0
+    lr_min: NotNegative = 0.0
     T_0: int = Field(10, ge=1)
     T_mult: int = Field(1, ge=1)
-    eta_min: float = Field(0.0, ge=0)
+    eta_min: NotNegative = 0.0
 
 
 class Sampler(Strict):
@@ -188,14 +183,14 @@ class Sampler(Strict):
     fraction: float = Field(1.0, gt=0, le=100)  # of the photos there are
     photos_per_person: int = Field(len(SHOTS), ge=1, le=len(SHOTS))  # drawn anew each epoch
     balance: Literal["none", "class", "age"] = "none"  # even out the 18 classes, or the age bins
-    strength: float = Field(1.0, ge=0, le=1)  # 1 evens out fully, 0 not at all
+    strength: Unit = 1.0  # 1 evens out fully, 0 not at all
 
 
 class Mix(Strict):
     """Mixing photos and targets within a batch. `mixup` and `cutmix` are the alpha of their Beta distribution."""
 
-    mixup: float = Field(0.0, ge=0)
-    cutmix: float = Field(0.0, ge=0)
+    mixup: NotNegative = 0.0
+    cutmix: NotNegative = 0.0
     half_face: bool = False  # swap left or right halves
     prob: float = Field(1.0, gt=0, le=1)  # that a batch is mixed
 
@@ -208,6 +203,172 @@ class Mix(Strict):
     @property
     def active(self) -> bool:
         return bool(self.half_face or self.mixup or self.cutmix)
+
+
+class Transform(Strict):
+    """One albumentations transform by name and arguments."""
+
+    name: str
+    args: dict[str, Any] = Field({})
+
+
+class SomeOf(Strict):
+    """So many of a list, drawn anew for each photo without repeats and applied in the list's order, each with its own
+    `p`: as RandAugment (Cubuk et al. 2020) does, and with 1 TrivialAugment (Müller & Hutter 2021)."""
+
+    transforms: tuple[Transform, ...] = Field(min_length=1)
+    some_of: int = Field(ge=1)
+    p: float = Field(1.0, gt=0, le=1)  # that anything is drawn at all
+
+    @field_validator("some_of")
+    @classmethod
+    def _enough(cls, some_of: int, info: ValidationInfo) -> int:
+        transforms = info.data.get("transforms")
+        if transforms and some_of > len(transforms):
+            raise ValueError(f"there are {len(transforms)} transforms to draw from")
+        return some_of
+
+
+def _kind(entry: Any) -> Literal["Transform", "SomeOf"]:
+    draws = entry.keys() & {"some_of", "transforms"} if isinstance(entry, dict) else isinstance(entry, SomeOf)
+    return "SomeOf" if draws else "Transform"
+
+
+Entry = Annotated[
+    Annotated[Transform, Tag("Transform")] | Annotated[SomeOf, Tag("SomeOf")],
+    Discriminator(_kind),
+]
+"""An entry of `augment`."""
+
+ENTRIES: dict[str, type[Strict]] = {"Transform": Transform, "SomeOf": SomeOf}
+"""The kinds of entries by the name that pydantic puts into the paths of their errors."""
+
+
+def shipped(*below: str) -> dict[str, str]:
+    """Name -> TOML text of the recipes that come with maskens, or of what is in a folder below them."""
+    folder = resources.files("ensemble.recipes").joinpath(*below)
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".toml")), key=lambda f: f.name)
+    return {f.name[:-5]: f.read_text("utf-8") for f in files}
+
+
+def policies() -> dict[str, dict[str, Any]]:
+    """Name -> entry of the augmentation policies that come with maskens, as parsed TOML."""
+    return {name: tomllib.loads(text) for name, text in shipped("policies").items()}
+
+
+def transforms_in(augment: Sequence[Entry]) -> Iterator[tuple[str, Transform]]:
+    """(key path within `augment`, transform) of all that may be applied, those to draw from too."""
+    for number, entry in enumerate(augment):
+        if isinstance(entry, Transform):
+            yield str(number), entry
+        else:
+            yield from ((f"{number}.transforms.{place}", inner) for place, inner in enumerate(entry.transforms))
+
+
+ClassWeights = tuple[NotNegative, ...]
+TERMS = ("ce", "f1", "focal")  # of a loss, each with a weight
+
+
+class HeadLoss(Strict):
+    """Keys of one head's loss that differ from its task's."""
+
+    weight: float = Field(1.0, gt=0)  # of the head among the others
+    ce: NotNegative | None = None
+    f1: NotNegative | None = None
+    focal: NotNegative | None = None
+    gamma: NotNegative | None = None
+    label_smoothing: BelowOne | None = None
+    class_weights: ClassWeights | None = None
+    class_balanced: BelowOne | None = None
+    logit_adjustment: NotNegative | None = None
+
+
+class Loss(Strict):
+    """Weights of the loss terms; a task's loss is their weighted sum, added over its heads."""
+
+    ce: NotNegative = 1.0
+    f1: NotNegative = 0.0
+    focal: NotNegative = 0.0
+    gamma: NotNegative = 2.0  # of the focal term
+    label_smoothing: BelowOne = 0.0
+    class_weights: ClassWeights = ()  # one a class, for tasks with one head; only ratios count
+    class_balanced: BelowOne = 0.0  # beta of class weights from counts; 0 is off
+    logit_adjustment: NotNegative = 0.0  # tau; 0 is off
+    heads: dict[Part, HeadLoss] = Field({})
+    balance: Literal["fixed", "uncertainty"] = "fixed"  # of the heads
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Loss:
+        for where, loss in [("", self), *((f"heads.{part}: ", self.of(part)) for part in self.heads)]:
+            in_ce_or_focal = loss.class_weights or loss.class_balanced or loss.label_smoothing
+            faults = {
+                "every weight is 0: nothing would be trained": not any(getattr(loss, term) for term in TERMS),
+                "every class weight is 0: nothing would be trained": loss.class_weights and not any(loss.class_weights),
+                "class_weights, class_balanced and label_smoothing go into ce and focal, and both are 0": (
+                    in_ce_or_focal and not (loss.ce or loss.focal)
+                ),
+                "class_balanced are class_weights too: keep one of them": loss.class_balanced and loss.class_weights,
+                "class_balanced and logit_adjustment both correct class frequencies: keep one of them": (
+                    loss.class_balanced and loss.logit_adjustment
+                ),
+                "logit_adjustment goes into ce, which is 0": loss.logit_adjustment and not loss.ce,
+            }
+            if found := [fault for fault, there in faults.items() if there]:
+                raise ValueError(where + found[0])
+        return self
+
+    def of(self, part: Part) -> Loss:
+        """The terms of one head: its own keys before the task's."""
+        own = self.heads[part].model_dump(exclude_none=True, exclude={"weight"}) if part in self.heads else {}
+        return self.model_copy(update=own | {"heads": {}, "balance": "fixed"})
+
+    def weight_of(self, part: Part) -> float:
+        """The weight of a head among the others."""
+        return self.heads[part].weight if part in self.heads else 1.0
+
+    def refuse_unfit(self, target: OutputSpec, evened: str) -> None:
+        """
+        Args:
+            evened: what the sampler evens out: none, class or age.
+
+        Raises:
+            ValueError: it does not fit a task that predicts `target`.
+        """
+        kind, heads = target.predicts, target.heads
+        parts, several = [head.part for head in heads], len(heads) > 1
+        if strange := [part for part in self.heads if part not in parts]:
+            raise ValueError(f"heads.{strange[0]}: '{kind}' has no such head, only {', '.join(parts)}")
+        if self.balance == "uncertainty" and not several:
+            raise ValueError(f"balance weighs heads against each other, and '{kind}' has one")
+        if self.class_weights and several:
+            raise ValueError(
+                f"class_weights need a task with one head, and '{kind}' has {len(heads)}: use heads.mask.class_weights"
+            )
+        for head in heads:
+            own, where = self.of(head.part), f"heads.{head.part}: " if several else ""
+            if len(own.class_weights) not in (0, len(head.merge)):
+                given, name = len(own.class_weights), head.part if several else kind
+                raise ValueError(f"{where}{given} class_weights, but '{name}' has {len(head.merge)} classes")
+            correcting = [key for key in ("class_balanced", "logit_adjustment") if getattr(own, key)]
+            if correcting and (evened == "class" or (evened == "age" and head.part in ("age", "class"))):
+                raise ValueError(
+                    f"{where}{correcting[0]} corrects class frequencies, and so does sampler.balance = '{evened}': "
+                    "keep one of them"
+                )
+            unfit = [key for key in ("f1", "focal", "label_smoothing", "logit_adjustment") if getattr(own, key)]
+            if head.kind != "softmax" and unfit:
+                raise ValueError(
+                    f"{where}a head '{head.kind}' is trained by its likelihood alone, the term ce: set "
+                    f"{', '.join(unfit)} to 0{' in loss.heads.age' * several}"
+                )
+
+
+def soft_f1_warnings(tasks: Sequence[str], consequence: str) -> list[str]:
+    """A warning for tasks trained with soft F1 where their probabilities count; nothing without such tasks."""
+    return [
+        f"loss.f1 of {', '.join(tasks)} is not a proper loss: with ce 0.3 and f1 0.7 a true frequency of 0.80 is "
+        f"learned as a probability of 0.91, so {consequence}; set loss.f1 = 0 and loss.ce = 1 (docs/recipes.md)"
+    ] * bool(tasks)
 
 
 class TaskRecipe(Strict):
@@ -225,10 +386,10 @@ class TaskRecipe(Strict):
     masks: Masks = Masks()
     augment: tuple[Entry, ...] = ()
     batch_size: int = Field(32, ge=2, le=4096)
-    drop_last: bool = True  # leave out an epoch's last batch where it is not full
+    drop_last: bool = True  # skip an epoch's last batch where it is not full
     accumulate: int = Field(1, ge=1, le=1024)  # batches to one update
     epochs: int = Field(3, ge=1, le=10_000)
-    head_epochs: float = Field(0.0, ge=0)  # at the start, in which only the new classifier learns
+    head_epochs: NotNegative = 0.0  # at the start, in which only the new classifier is trained
     sizes: tuple[Size, ...] = ()  # to which photos are shrunk in the first epochs, one an epoch
     average_epochs: int = Field(0, ge=0)  # at the end, whose mean is the last epoch's model; 0 is off
     ages: Ages = Ages()
@@ -237,10 +398,10 @@ class TaskRecipe(Strict):
     loss: Loss = Loss()
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights, per update; 0 is off
+    ema: BelowOne = 0.0  # decay of the averaged weights, per update; 0 is off
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
 
-    # field by field, so that one wrong key does not hide what another says
+    # field by field, so that one wrong key does not hide what is wrong with another
     @field_validator("crop", mode="before")
     @classmethod
     def _no_crop(cls, crop: Any) -> Any:
@@ -266,7 +427,13 @@ class TaskRecipe(Strict):
     @field_validator("augment", mode="before")
     @classmethod
     def _policies(cls, augment: Any) -> Any:
-        return expand(augment)
+        entries = [augment] if isinstance(augment, str) else augment
+        names = [entry for entry in entries if isinstance(entry, str)] if isinstance(entries, list) else []
+        known = policies() if names else {}
+        if unknown := [name for name in names if name not in known]:
+            near = did_you_mean(unknown[0], known)
+            raise ValueError(f"there is no policy '{unknown[0]}'{near}; there are {', '.join(known)}")
+        return [known[entry] if isinstance(entry, str) else entry for entry in entries] if names else augment
 
     @field_validator("head_epochs", "sizes", "average_epochs")
     @classmethod
@@ -289,7 +456,7 @@ class TaskRecipe(Strict):
     def _faces_in_crop(cls, masks: Masks, info: ValidationInfo) -> Masks:
         resize, crop = info.data.get("resize"), info.data.get("crop")
         if masks.prob and not masks.detect and crop == "face":
-            raise ValueError("where faces are on crops around them has to be found: set detect = true")
+            raise ValueError("a crop around the face needs detect = true")
         if masks.prob and not masks.detect and resize and crop:
             try:
                 masks.face.cropped(resize, crop)
@@ -310,14 +477,17 @@ class TaskRecipe(Strict):
         if {"predicts", "ages", "sampler"} <= info.data.keys():
             sampler = info.data["sampler"]
             evened = sampler.balance if sampler.strength else "none"
-            fault = loss.fault_with(_target(info.data["predicts"], info.data["ages"]), evened)
-            if fault:
-                raise ValueError(fault)
+            loss.refuse_unfit(_target(info.data["predicts"], info.data["ages"]), evened)
         return loss
 
     @property
+    def preprocessing(self) -> Preprocessing:
+        """The fixed steps of its photos."""
+        return Preprocessing(self.resize, self.crop, self.decode == "reduced")
+
+    @property
     def input_size(self) -> tuple[int, int]:
-        """(height, width) of what the model sees."""
+        """(height, width) of the model's inputs."""
         return cropped_size(self.resize, self.crop)
 
     @property
@@ -339,9 +509,8 @@ class TaskRecipe(Strict):
                 f"the weights {self.weights} are those of {len(hashes)} folds, and there is none for fold {fold}. Name "
                 "a run with the same folds, or one file: --weights FILE"
             )
-        return self.model_copy(
-            update={"weights": self.weights.replace(FOLD, str(fold)), "weights_sha256": hashes[fold]}
-        )
+        file = self.weights.replace(FOLD, str(fold))
+        return self.model_copy(update={"weights": file, "weights_sha256": hashes[fold]})
 
     @property
     def soft_f1(self) -> bool:
@@ -352,8 +521,8 @@ class TaskRecipe(Strict):
     def hash(self) -> str:
         """sha256 of all that decides a job's result but data, folds, seed and the task's name.
 
-        Where the weights lie does not count: what they are does. Keys at their default don't count either,
-        so that a new key leaves the hashes of older recipes as they are.
+        Initial weights count by their content, not by their path. Keys at their default don't count, so that a new key
+        leaves the hashes of older recipes as they are.
         """
         ages = self.ages.model_copy(update={"merge": () if self.ages.in_bands else self.ages.bands})
         known = self.model_copy(update={"weights": "", "ages": ages})
@@ -365,22 +534,29 @@ def _target(predicts: Predicts, ages: Ages) -> OutputSpec:
 
 
 class Recipe(Strict):
-    """The tasks of a run, and in which views its models are shown photos."""
+    """The tasks of a run, and the views of its models' out-of-fold logits."""
 
     name: str
     description: str = ""
     tta: OwnSets = Field({})  # sets of views of one's own
     oof_tta: OofSets = ("flip",)  # sets whose views out-of-fold logits are kept in, beside those of flip
-    tasks: dict[str, TaskRecipe]
+    tasks: dict[Annotated[str, Field(pattern=r"^[\w-]{1,64}$")], TaskRecipe]  # their names are folders of a run
+
+    @field_validator("tasks")
+    @classmethod
+    def _all_classes(cls, tasks: dict[str, TaskRecipe]) -> dict[str, TaskRecipe]:
+        if missing := undetermined([task.predicts for task in tasks.values()]):
+            raise ValueError(f"the 18 classes need more tasks: nothing predicts {', '.join(missing)}")
+        return tasks
 
     @property
     def oof_views(self) -> tuple[str, ...]:
-        """The views that out-of-fold logits are kept in; no part of `hash`, as they change nothing that is learned."""
+        """The views that out-of-fold logits are kept in; no part of `hash`, as they change nothing that is trained."""
         return oof_views(self.oof_tta, self.tta)
 
     @property
     def soft_f1_tasks(self) -> list[str]:
-        """The tasks that learn soft F1, after which probabilities are too sure."""
+        """The tasks trained with soft F1, whose probabilities are overconfident."""
         return [name for name, task in self.tasks.items() if task.soft_f1]
 
     @property

@@ -1,4 +1,4 @@
-"""Tasks: which part of the label a model predicts, from whom it learns, and what its logits mean."""
+"""Tasks: which part of the label a model predicts, on which photos it is trained, and what its logits mean."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ KINDS: tuple[Predicts, ...] = get_args(Predicts)
 
 @dataclass(frozen=True)
 class Head:
-    """A part of the label, where its logits lie among the model's outputs, and its bins among a photo's targets.
+    """A part of the label, with the places of its logits among the model's outputs and of its bins among the targets.
 
-    Bins are the classes that are trained: those of the label, unless ages are trained in finer ones.
-    `ensemble.metrics.heads` says what the logits of each kind mean.
+    Bins are the classes that are trained: those of the label, unless ages are trained in finer ones. The logits of each
+    kind are described in `ensemble.metrics.heads`.
     """
 
     part: Part
@@ -112,17 +112,12 @@ def bin_names(cuts: Sequence[int]) -> list[str]:
 
 
 def merge_of(cuts: Sequence[int]) -> tuple[int, ...]:
-    """Band of each bin where a recipe does not say: that of its oldest age, so that a last cut of 58 counts
-    everybody from there on as `>=60`."""
+    """Default band of each bin: that of its oldest age, so that a last cut of 58 counts all from 58 as `>=60`."""
     return (*(int(b) for b in age_band([c - 1 for c in cuts])), len(AGES) - 1)
 
 
 def training_labels(target: OutputSpec, data: TrainData, in_years: bool = False) -> IntArray:
-    """Label of each photo for each head, ages in the target's own bins or in whole years.
-
-    Returns:
-        int64 (photos, heads).
-    """
+    """int64 (photos, heads): labels as they are trained, ages in the target's own bins or in whole years."""
     mask, gender, _ = data.labels
     if in_years:
         return _columns(target, mask, gender, data.years, OLDEST + 1)
@@ -130,12 +125,12 @@ def training_labels(target: OutputSpec, data: TrainData, in_years: bool = False)
 
 
 def with_mask(target: OutputSpec, labels: IntArray, mask: int, in_years: bool = False) -> IntArray:
-    """The labels of one photo as if its mask were another; a copy.
+    """A copy of the labels of one photo, with another mask.
 
     Args:
         labels: int64 (heads,), a row of `training_labels`.
         mask: 0..2.
-        in_years: as of `training_labels`.
+        in_years: whether `labels` have ages in years.
     """
     others = len(GENDERS) * (OLDEST + 1 if in_years else len(target.merge))  # labels of a mask state
     changed = labels.copy()
@@ -148,23 +143,12 @@ def with_mask(target: OutputSpec, labels: IntArray, mask: int, in_years: bool = 
 
 
 def true_labels(target: OutputSpec, data: TrainData) -> IntArray:
-    """Label of each photo for each head as it is scored, whatever bins were trained.
-
-    Returns:
-        int64 (photos, heads).
-    """
+    """int64 (photos, heads): labels as they are scored, whatever bins were trained."""
     return _columns(target, *data.labels, len(AGES))
 
 
 def class_labels(target: OutputSpec, classes: IntArray) -> IntArray:
-    """Label of photos of these classes for each head as it is scored.
-
-    Args:
-        classes: int64 (photos,), 0..17.
-
-    Returns:
-        int64 (photos, heads).
-    """
+    """int64 (photos, heads): labels as they are scored of photos of these classes, int64 (photos,), 0..17."""
     return _columns(target, *decode(classes), len(AGES))
 
 
@@ -175,18 +159,15 @@ def _columns(target: OutputSpec, mask: IntArray, gender: IntArray, age: IntArray
 
 
 def training_mask(predicts: Predicts, data: TrainData) -> npt.NDArray[np.bool_]:
-    """bool (photos,): the photos a task learns from and is validated on: one gender's for its age task, and none that
-    is left out.
-
-    Out-of-fold logits are made for all photos all the same: the joint decision weighs both age models.
-    """
+    """bool (photos,): the photos that a task is trained and validated on: those that can be read, of one gender for its
+    age task. Out-of-fold logits are made for all photos: the joint decision weighs both age models."""
     only = ONLY_GENDER.get(predicts)
     readable = data.photos.readable
     return readable if only is None else readable & (data.labels[1] == only)
 
 
 def undetermined(kinds: Sequence[Predicts]) -> list[str]:
-    """What a set of tasks leaves open of the 18 classes, in words; empty if nothing."""
+    """Which parts of the 18 classes a set of tasks does not predict, and which tasks would."""
     parts = {part for kind in kinds for part in PREDICTED_PARTS[kind] if kind not in ONLY_GENDER}
     if "class" in parts:
         return []

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from ensemble.recipes.strict import Strict
 from folds.errors import MaskensError, did_you_mean, refuse
 
 Tta = str  # the name of a set
@@ -18,13 +18,13 @@ CROP = (0.5, 1.0)
 STEPS: dict[str, tuple[float, float] | None] = {
     "hflip": None,
     "scale": (0.5, 2.0),  # then back to the model's size: the centre is cut out, or the border repeated
-    "center_crop": CROP,  # this share of each side, enlarged to the model's size
+    "center_crop": CROP,  # this fraction of each side, enlarged to the model's size
     "crop_lt": CROP,
     "crop_rt": CROP,
     "crop_lb": CROP,
     "crop_rb": CROP,
     "multiply": (0.5, 2.0),  # brightness, of the photo before it is normalised
-    "add": (-0.5, 0.5),  # the same, as a share of the range from black to white
+    "add": (-0.5, 0.5),  # the same, as a fraction of the range from black to white
 }
 """Step -> the limits of its number, or None if it takes none; a view takes its steps in this order.
 
@@ -45,7 +45,7 @@ def steps_of(view: str) -> dict[str, float | None]:
     """Step -> its number, or None if it takes none, in the order in which they are taken; empty for the photo as it is.
 
     Raises:
-        ValueError: no view reads so, with what is wrong.
+        ValueError: it is not the name of a view.
     """
     found: dict[str, float | None] = {}
     for word in [] if view.strip() == IDENTITY else view.split() or [""]:
@@ -55,21 +55,18 @@ def steps_of(view: str) -> dict[str, float | None]:
             raise ValueError(f"there is no step '{name}'{near}; there are {IDENTITY} by itself, {', '.join(STEPS)}")
         if name in found:
             raise ValueError(f"'{name}' is there twice")
-        found[name] = _number(name, equals, text)
+        limits = STEPS[name]
+        if limits is None and equals:
+            raise ValueError(f"'{name}' takes no number")
+        found[name] = _number(name, text, *limits) if limits else None
     return {name: found[name] for name in STEPS if name in found}
 
 
-def _number(name: str, equals: str, text: str) -> float | None:
-    limits = STEPS[name]
-    if limits is None:
-        if equals:
-            raise ValueError(f"'{name}' takes no number")
-        return None
-    low, high = limits
+def _number(name: str, text: str, low: float, high: float) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = high + 1
+        value = math.nan
     if not low <= value <= high:
         raise ValueError(f"'{name}' needs a number from {low:g} to {high:g}, like {name}={(low + high) / 2:g}")
     return value
@@ -84,22 +81,13 @@ def view_name(view: str) -> str:
     return " ".join(n if v is None else f"{n}={v:g}" for n, v in steps_of(view).items()) or IDENTITY
 
 
-def views_of(tta: Tta) -> tuple[str, ...]:
-    """The names of a shipped set's views.
-
-    Raises:
-        MaskensError: no such set.
-    """
-    if tta not in VIEWS:
-        raise MaskensError(f"--tta {tta}: there are {', '.join(VIEWS)}{did_you_mean(tta, VIEWS)}.")
-    return VIEWS[tta]
-
-
 Merge = Literal["mean", "gmean", "max"]
 
 
-class TtaSet(Strict):
+class TtaSet(BaseModel):
     """Views of a photo. `mean` is that of the logits; `gmean` and `max` are of the probabilities of each head."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     views: tuple[Annotated[str, AfterValidator(view_name)], ...]
     merge: Merge = "mean"  # named as in ttach
@@ -138,8 +126,10 @@ SETS: dict[Tta, TtaSet] = {name: TtaSet(views=views) for name, views in VIEWS.it
 
 
 def as_set(tta: Tta | TtaSet) -> TtaSet:
-    """A set, or the shipped one of that name. Raises MaskensError as `views_of`."""
-    return tta if isinstance(tta, TtaSet) else TtaSet(views=views_of(tta))
+    """A set, or the shipped one of that name. Raises MaskensError: there is none."""
+    if isinstance(tta, str) and tta not in SETS:
+        raise MaskensError(f"--tta {tta}: there are {', '.join(SETS)}{did_you_mean(tta, SETS)}.")
+    return SETS[tta] if isinstance(tta, str) else tta
 
 
 def known_sets(own: Iterable[Mapping[Tta, TtaSet]]) -> dict[Tta, TtaSet]:
@@ -150,7 +140,7 @@ def known_sets(own: Iterable[Mapping[Tta, TtaSet]]) -> dict[Tta, TtaSet]:
     """
     found = dict(SETS)
     for sets in own:
-        clashing = [f"tta.{n}: {_words(found[n])}, and {_words(s)}" for n, s in sets.items() if found.get(n, s) != s]
+        clashing = [f"tta.{n}: {found[n]} and {s}" for n, s in sets.items() if found.get(n, s) != s]
         refuse(clashing, "the runs mean different views by one name", "Name a file instead: --tta FILE.toml.")
         found |= sets
     return found
@@ -162,22 +152,18 @@ def oof_views(names: Iterable[Tta], own: Mapping[Tta, TtaSet]) -> tuple[str, ...
     return tuple(dict.fromkeys(view for name in ("flip", *names) for view in known[name].views))
 
 
-def _words(tta: TtaSet) -> str:
-    return f"{tta.merge} of {', '.join(tta.views)}"
-
-
 def _own_names(sets: dict[Tta, TtaSet]) -> dict[Tta, TtaSet]:
     wrong = [name for name in sets if not re.fullmatch(r"[\w+-]{1,64}", name)]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: a set's name has 1 to 64 letters, digits, +, - and _")
     taken = [name for name in sets if name in SETS or name in (IDENTITY, *STEPS)]
     if taken:
-        raise ValueError(f"{', '.join(taken)}: a set or a step that ships has this name; choose another")
+        raise ValueError(f"{', '.join(taken)}: a shipped set or a step has this name; choose another")
     return sets
 
 
 def _known_names(names: tuple[Tta, ...], info: ValidationInfo) -> tuple[Tta, ...]:
-    known = [*SETS, *info.data.get("tta", names)]  # where the recipe's own sets are wrong, that is said already
+    known = [*SETS, *info.data.get("tta", names)]  # where the recipe's own sets are wrong, that is an error already
     unknown = [f"'{name}'{did_you_mean(name, known)}" for name in names if name not in known]
     if unknown:
         raise ValueError(f"{', '.join(unknown)}: there are {', '.join(known)}")

@@ -24,7 +24,7 @@ from ensemble.data.cache import DecodedPhotos, missing_bytes, open_photos
 from ensemble.data.loader import NO_MORE, EpochBatches, epoch_batches, train_loader
 from ensemble.data.masks import DrawMasks, draw_masks
 from ensemble.jobs.hardware import Hardware, free_memory
-from ensemble.jobs.spec import JobSpec, learned_rows, preprocessing
+from ensemble.jobs.spec import JobSpec, learned_rows
 from ensemble.models.build import create, normalisation, to_device
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.precision import AutotuneCache, shortest
@@ -114,7 +114,7 @@ def estimate_training(
         if on_task:
             on_task(number, len(tasks))
     jobs = tuple(job_estimate(spec, costs[spec.recipe.name, spec.task], data, folds, restart) for spec in specs)
-    shapes = dict.fromkeys(preprocessing(s.recipe.tasks[s.task]) for s in specs)
+    shapes = dict.fromkeys(s.recipe.tasks[s.task].preprocessing for s in specs)
     cache = specs[0].cache
     lacking = missing_bytes(data.photos, list(shapes), cache)
     decode = len(data.files) * max(c.decode for c in costs.values()) if lacking else 0.0
@@ -156,7 +156,7 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
     some = data.photos.some(rows)
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
-        photos = open_photos(some, [preprocessing(recipe)], Path(scratch), hardware.decoding_threads)
+        photos = open_photos(some, [recipe.preprocessing], Path(scratch), hardware.decoding_threads)
         decode = (time.perf_counter() - started) / len(rows)
         started = time.perf_counter()
         model = create(recipe, initial_weights=False)

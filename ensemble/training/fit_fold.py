@@ -25,7 +25,7 @@ from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import Claim
 from ensemble.jobs.oof import JobOofLogits, Logits, people_halves, save_job_oof, write_history
 from ensemble.jobs.seen_people import trained_on
-from ensemble.jobs.spec import JobSpec, identity, learned_rows, preprocessing
+from ensemble.jobs.spec import JobSpec, identity, learned_rows
 from ensemble.jobs.stopping import stop_requests
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.models.build import create, normalisation, save_checkpoint, to_device
@@ -200,7 +200,7 @@ class JobRun:
             self.write_epoch(trainer)  # as the interruption may have come before it
 
     def open(self, photos: PhotoSet) -> DecodedPhotos:
-        return open_photos(photos, [preprocessing(self.recipe)], self.spec.cache, max(1, self.spec.workers))
+        return open_photos(photos, [self.recipe.preprocessing], self.spec.cache, max(1, self.spec.workers))
 
     def train(
         self,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ensemble.models.heads import head_to_bin_logits
-from ensemble.recipes.loss import Loss
+from ensemble.recipes.schema import Loss
 from ensemble.recipes.tasks import Head, OutputSpec, class_labels
 from folds.labels import CLASSES
 from folds.people import OLDEST
@@ -139,7 +139,7 @@ TERMS: dict[str, Callable[[HeadBatch], Tensor]] = {
     "focal": lambda b: focal(b.logits, b.smooth, b.gamma, b.weights),
     "f1": lambda b: soft_macro_f1(b.logits, b.targets),
 }
-"""The terms of a loss; each has a weight of the same name in `ensemble.recipes.loss.Loss`."""
+"""The terms of a loss; each has a weight of the same name in `ensemble.recipes.schema.Loss`."""
 
 
 def task_loss(

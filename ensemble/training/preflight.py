@@ -14,9 +14,8 @@ from ensemble.data.cache import skip_unreadable
 from ensemble.data.masks import detection_faults
 from ensemble.jobs.spec import JobSpec
 from ensemble.models.build import create, refuse_unreachable, weights_address
-from ensemble.recipes.loss import soft_f1_warnings
-from ensemble.recipes.reading import load_recipe
-from ensemble.recipes.schema import Preprocessing, Recipe, TaskRecipe
+from ensemble.recipes.recipe_file import load_recipe
+from ensemble.recipes.schema import Preprocessing, Recipe, TaskRecipe, soft_f1_warnings
 from ensemble.training.cost import job_updates
 from ensemble.training.losses import one_hot, task_loss
 from ensemble.training.optimizer import backbone, ema_words, make_optimizer

@@ -16,7 +16,7 @@ from ensemble.data.masks import undetected_note
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import lock_folder, lock_jobs
-from ensemble.jobs.spec import JobSpec, job_labels, preprocessing
+from ensemble.jobs.spec import JobSpec, job_labels
 from ensemble.training.runner import Failure, finish, run_job
 from folds.errors import MaskensError, Stopped
 from folds.labels import IntArray
@@ -46,7 +46,7 @@ def fill_cache(
     if not specs:
         return []
     tasks = {s.recipe.tasks[s.task].hash: s.recipe.tasks[s.task] for s in specs}
-    wanted, threads = list(dict.fromkeys(map(preprocessing, tasks.values()))), hardware.decoding_threads
+    wanted, threads = list(dict.fromkeys(task.preprocessing for task in tasks.values())), hardware.decoding_threads
     if specs[0].cache is None:
         faces = check_readable(data.photos, wanted, threads, on_progress)
     else:
@@ -59,7 +59,7 @@ def fill_cache(
     without = int((~faces).sum())
     notes = [no_face_note(without, len(faces))] if without else []
     for task in tasks.values():
-        photos = open_photos(data.photos, [preprocessing(task)], specs[0].cache, threads)
+        photos = open_photos(data.photos, [task.preprocessing], specs[0].cache, threads)
         notes.append(undetected_note(task, photos, data.labels[0]))
     return list(dict.fromkeys(filter(None, notes)))
 

@@ -11,7 +11,7 @@ import tomli_w
 import torch
 
 from ensemble.jobs.hardware import Hardware
-from ensemble.recipes.reading import load_recipe, parse_recipe
+from ensemble.recipes.recipe_file import load_recipe, parse_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import VIEWS
 from ensemble.training.cost import Cost, job_seconds, probe

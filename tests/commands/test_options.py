@@ -13,7 +13,8 @@ from run_command import maskens, refused
 
 import cli
 from ensemble.commands.terminal import make_console, print_anything, say
-from ensemble.recipes.reading import load_recipe, shipped
+from ensemble.recipes.recipe_file import load_recipe
+from ensemble.recipes.schema import shipped
 from ensemble.recipes.views import VIEWS
 from folds.run_folder import library_versions
 

@@ -8,7 +8,7 @@ import pytest
 from run_command import maskens, refused
 
 import ensemble.training.recommend
-from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.recipe_file import load_recipe
 from ensemble.training.cost import Cost
 from ensemble.training.recommend import Candidate
 

@@ -9,9 +9,8 @@ import torch
 from ensemble.data.augment import Augment, always, faults
 from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import EpochBatches, EpochPhotos, train_loader
-from ensemble.recipes.augmentation import SomeOf, Transform, policies
-from ensemble.recipes.reading import load_recipe, parse_recipe, shipped
-from ensemble.recipes.schema import Preprocessing, Sampler
+from ensemble.recipes.recipe_file import load_recipe, parse_recipe
+from ensemble.recipes.schema import Preprocessing, Sampler, SomeOf, Transform, policies, shipped
 from folds.people import PhotoSet
 
 FLIP = Transform(name="HorizontalFlip", args={"p": 0.5})

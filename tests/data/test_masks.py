@@ -14,8 +14,7 @@ from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import EpochBatches, EpochPhotos, train_loader
 from ensemble.data.mask_drawing import draw_mask
 from ensemble.data.masks import DrawMasks, draw_masks
-from ensemble.recipes.augmentation import Transform
-from ensemble.recipes.schema import Preprocessing, Sampler, TaskRecipe
+from ensemble.recipes.schema import Preprocessing, Sampler, TaskRecipe, Transform
 from ensemble.recipes.tasks import Predicts
 from folds.faces import Face
 from folds.labels import decode, encode

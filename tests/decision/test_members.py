@@ -13,7 +13,7 @@ from planned import plan_run
 
 from ensemble.decision.members import members
 from ensemble.models.build import create, save_checkpoint
-from ensemble.recipes.run_recipe import run_recipe
+from ensemble.recipes.recipe_file import run_recipe
 from folds.errors import MaskensError
 from folds.layout import read_train
 

@@ -32,7 +32,7 @@ from ensemble.decision.tuning import (
 from ensemble.evaluation.evaluate import evaluate, evaluation_record
 from ensemble.evaluation.verify import verify
 from ensemble.metrics.scores import SCORED_PARTS, macro_f1
-from ensemble.recipes.run_recipe import run_recipe
+from ensemble.recipes.recipe_file import run_recipe
 from folds.errors import MaskensError
 from folds.files import sealed
 from folds.labels import decode

@@ -19,8 +19,8 @@ from PIL import Image
 from run_command import Outcome, maskens, refused
 
 import cli
-from ensemble.recipes.augmentation import Transform
-from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.recipe_file import load_recipe
+from ensemble.recipes.schema import Transform
 from ensemble.reporting.sheets import DRAWS, after, augment_sheets
 from folds.errors import MaskensError
 from folds.explore import page as explore_page

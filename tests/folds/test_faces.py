@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ensemble.data.cache import DecodedPhotos, check_readable, open_photos
 from ensemble.data.loader import plain_batches
 from ensemble.data.masks import DrawMasks, detection_faults, undetected_note
-from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Preprocessing, TaskRecipe
 from ensemble.reporting.sheets import check_augmentation
 from ensemble.training.preflight import preflight

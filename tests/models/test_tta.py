@@ -11,7 +11,7 @@ from timm import create_model
 from torch import Tensor, nn
 
 from ensemble.models.tta import apply_view, stack_views, unstack_views
-from ensemble.recipes.views import STEPS, VIEWS, views_of
+from ensemble.recipes.views import STEPS, VIEWS, as_set
 from folds.errors import MaskensError
 
 NORMALISATION = ((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
@@ -36,7 +36,7 @@ def shown(x: Tensor, view: str) -> Tensor:
 
 def logits(model: nn.Module, x: Tensor, tta: str) -> Tensor:
     with torch.no_grad():
-        return unstack_views(model(stack_views(x, views_of(tta), NORMALISATION)), views_of(tta))
+        return unstack_views(model(stack_views(x, VIEWS[tta], NORMALISATION)), VIEWS[tta])
 
 
 def test_flip_is_the_photo_and_its_mirror_image(model: nn.Module, x: Tensor) -> None:
@@ -60,9 +60,9 @@ def test_none_is_the_photo_alone(model: nn.Module, x: Tensor) -> None:
 
 @pytest.mark.parametrize("tta", VIEWS)
 def test_a_shipped_set_shows_the_photo_itself_and_views_that_all_differ(tta: str) -> None:
-    assert views_of(tta)[0] == "identity"
+    assert VIEWS[tta][0] == "identity"
     larger = torch.rand(1, 3, 40, 30, generator=torch.Generator().manual_seed(2))
-    found = [shown(larger, view) for view in views_of(tta)]
+    found = [shown(larger, view) for view in VIEWS[tta]]
     assert all(not torch.equal(a, b) for n, a in enumerate(found) for b in found[:n])
 
 
@@ -114,4 +114,4 @@ def test_a_crop_is_the_corner_that_it_is_named_for() -> None:
 
 def test_an_unknown_set_is_refused_with_those_there_are() -> None:
     with pytest.raises(MaskensError, match="--tta flipp: there are none, flip"):
-        views_of("flipp")
+        as_set("flipp")

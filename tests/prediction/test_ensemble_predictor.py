@@ -25,7 +25,7 @@ from ensemble.prediction.estimate import seconds_in_all
 from ensemble.prediction.infer import Prediction, infer
 from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, Outputs
 from ensemble.prediction.predictor import refuse_another_way
-from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.views import VIEWS

@@ -38,8 +38,7 @@ from ensemble.models.build import load_checkpoint, to_input
 from ensemble.prediction.export import Export, export
 from ensemble.prediction.infer import Prediction, infer
 from ensemble.prediction.outputs import InferenceSettings
-from ensemble.recipes.reading import parse_recipe
-from ensemble.recipes.run_recipe import bind_recipe
+from ensemble.recipes.recipe_file import bind_recipe, parse_recipe
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.views import TtaSet
 from ensemble.training.runner import run_job

@@ -19,7 +19,7 @@ from ensemble.models.engine import EngineOptions
 from ensemble.prediction import shards
 from ensemble.prediction.infer import Prediction, infer
 from ensemble.prediction.outputs import InferenceSettings
-from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.recipe_file import parse_recipe
 from folds.errors import MaskensError
 from folds.layout import read_eval
 from folds.people import EvalData

@@ -24,8 +24,7 @@ from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.spec import JobSpec, plan, refuse_jobs_without_photos
 from ensemble.metrics.scores import task_scores
-from ensemble.recipes.reading import parse_recipe
-from ensemble.recipes.run_recipe import bind_recipe
+from ensemble.recipes.recipe_file import bind_recipe, parse_recipe
 from ensemble.training.fit_fold import JobRun
 from ensemble.training.queue import train
 from ensemble.training.runner import run_job

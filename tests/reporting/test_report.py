@@ -23,7 +23,7 @@ from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import PartPredictions, calibration, evaluate, part_predictions
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.oof import HISTORY, read_curves
-from ensemble.recipes.run_recipe import run_recipe
+from ensemble.recipes.recipe_file import run_recipe
 from ensemble.reporting.report import Report, age_errors, age_groups, gather, highest
 from ensemble.reporting.report_page import curves_chart
 from folds.files import csv_text

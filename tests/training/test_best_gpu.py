@@ -9,7 +9,7 @@ from conftest import MakeData
 from safetensors.torch import save_file
 
 import ensemble
-from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.recipe_file import load_recipe
 
 SMALL = {"model": "test_convnext.r160_in1k", "resize": "[32, 32]", "batch_size": "16", "epochs": "2"}
 

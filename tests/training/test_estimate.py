@@ -19,7 +19,7 @@ from ensemble.data.cache import missing_bytes, open_photos
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import plan
 from ensemble.models.precision import AutotuneCache, autocast
-from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Preprocessing
 from ensemble.training.cost import Cost, estimate_training, long_training, long_words, total_wall_time
 from ensemble.training.preflight import job_warnings

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ensemble.metrics.heads import head_decisions
-from ensemble.recipes.loss import Loss
-from ensemble.recipes.schema import Ages
+from ensemble.recipes.schema import Ages, Loss
 from ensemble.recipes.tasks import AgeHead, OutputSpec
 from ensemble.training.losses import (
     class_balanced_weights,

@@ -13,8 +13,7 @@ from ensemble.jobs.completion import is_done
 from ensemble.jobs.oof import kept_views, load_job_oof
 from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.spec import JobSpec
-from ensemble.recipes.reading import parse_recipe
-from ensemble.recipes.run_recipe import RecipeChange, bind_recipe, resolve_recipe, run_recipe
+from ensemble.recipes.recipe_file import RecipeChange, bind_recipe, parse_recipe, resolve_recipe, run_recipe
 from ensemble.recipes.views import VIEWS
 from ensemble.training.runner import run_job
 from folds.errors import MaskensError

@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Optimizer, Schedule
 from ensemble.training.optimizer import make_optimizer, make_schedule
 

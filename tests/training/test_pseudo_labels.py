@@ -19,7 +19,7 @@ from ensemble.data.loader import epoch_photos
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, load_pseudo_labels
-from ensemble.recipes.reading import load_recipe
+from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import class_labels
 from folds.labels import CLASSES

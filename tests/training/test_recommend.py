@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import ensemble.training.recommend
 from ensemble.jobs.hardware import Hardware
-from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.cost import Cost
 from ensemble.training.recommend import (

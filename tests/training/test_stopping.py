@@ -32,7 +32,7 @@ from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import JOB_FILES, Job
 from ensemble.jobs.locks import lock_job_process, lock_jobs
 from ensemble.jobs.stopping import stop_requests
-from ensemble.recipes.reading import parse_recipe
+from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Sampler, Schedule
 from ensemble.training.queue import train
 from ensemble.training.runner import run_job

@@ -36,8 +36,7 @@ from ensemble.jobs.spec import plan
 from ensemble.metrics.scores import task_scores
 from ensemble.models.build import load_checkpoint, to_input
 from ensemble.models.engine import InferenceEngine
-from ensemble.recipes.reading import load_recipe, parse_recipe, with_weights
-from ensemble.recipes.run_recipe import bind_recipe
+from ensemble.recipes.recipe_file import bind_recipe, load_recipe, parse_recipe, with_weights
 from ensemble.recipes.tasks import OutputSpec, true_labels
 from ensemble.recipes.views import as_set
 from ensemble.training.queue import train
