@@ -7,6 +7,7 @@ import csv
 import errno
 import hashlib
 import io
+import itertools
 import json
 import os
 import secrets
@@ -19,10 +20,14 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from folds.errors import MaskensError, first_fault
+from folds.errors import MaskensError
 
 T = TypeVar("T")
 
+RECORD_FORMAT = 1
+SEAL = "sha256"  # the key of a record's own checksum
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a cell begins that spreadsheets would run
 OLD = "old"  # in the temporary folder for a folder that is being replaced: what was there
 CANT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}  # answers of file systems without it
 
@@ -40,9 +45,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     temporary: Path | None = None
     renamed = False
     try:
-        make_folder(path.parent)
-        remove_abandoned(path)
-        temporary = path.with_name(f"{temporary_prefix(path)}{secrets.token_hex(4)}.tmp")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(path)
+        temporary = path.with_name(f"{_temporary_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
         with temporary.open("xb") as handle:  # created by the process's umask; tempfile's would need a chmod
             yield handle
             handle.flush()
@@ -94,20 +99,11 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def scratch_beside(path: Path) -> Iterator[Path]:
     """A folder beside `path`, private to the user, that is gone at the end. Raises OSError."""
-    make_folder(path.parent)
-    remove_abandoned(path)
-    with tempfile.TemporaryDirectory(
-        prefix=temporary_prefix(path), suffix=".tmp", dir=path.parent, ignore_cleanup_errors=True
-    ) as scratch:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
+    prefix = f"{_temporary_prefix(path)}{os.getpid()}-"
+    with tempfile.TemporaryDirectory(".tmp", prefix, path.parent, ignore_cleanup_errors=True) as scratch:
         yield Path(scratch)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they outlive a power loss. Raises OSError."""
-    missing = [] if folder.is_dir() else [p for p in (folder, *folder.parents) if not p.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        sync(made.parent)
 
 
 def sync(path: Path) -> None:
@@ -129,31 +125,27 @@ def sync(path: Path) -> None:
             raise
 
 
-def temporary_prefix(path: Path) -> str:
-    """How the names of temporary files and folders for `path` begin; `.tmp` ends them."""
-    return f"{_host_prefix(path)}{os.getpid()}-"
+def _temporary_prefix(path: Path) -> str:
+    """The start of the names of temporary files and folders for `path` on this machine; the process's id follows."""
+    return f".{path.name}.{sha256(socket.gethostname())[:8]}-"
 
 
-def _host_prefix(path: Path) -> str:
-    return f".{path.name}.{hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]}-"
-
-
-def remove_abandoned(path: Path) -> None:
+def _remove_abandoned(path: Path) -> None:
     """Remove the temporary files and folders for `path` of processes of this machine that were killed. A folder that
     such a process had moved aside, and not yet replaced, is put back.
 
     Raises:
         OSError: the folder of `path` can't be read.
     """
-    begins = _host_prefix(path)
+    prefix = _temporary_prefix(path)
     with os.scandir(path.parent) as entries:
-        left = [Path(e.path) for e in entries if e.name.startswith(begins) and e.name.endswith(".tmp")]
+        left = [Path(e.path) for e in entries if e.name.startswith(prefix) and e.name.endswith(".tmp")]
     if not left:
         return
     import psutil  # here, because hardly any write finds one
 
     for entry in left:
-        owner = entry.name.removeprefix(begins).split("-")[0]
+        owner = entry.name.removeprefix(prefix).split("-")[0]
         if owner.isdecimal() and not psutil.pid_exists(int(owner)):
             with contextlib.suppress(OSError):
                 if not entry.is_dir():
@@ -165,7 +157,7 @@ def remove_abandoned(path: Path) -> None:
 
 
 def must_be_writable(path: Path) -> None:
-    """Find out now whether `path` can be written later.
+    """Check now that `path` can be written later.
 
     Raises:
         MaskensError: it is a folder, or the system would refuse.
@@ -173,7 +165,7 @@ def must_be_writable(path: Path) -> None:
     if path.is_dir():
         raise MaskensError(f"{path} is a folder; name a file.")
     try:
-        make_folder(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
@@ -181,18 +173,12 @@ def must_be_writable(path: Path) -> None:
 
 
 def still_there(path: Path) -> str:
-    """Remove a file that is needed no more; what to say where the system refuses, "" where it is gone."""
+    """Remove a file that is needed no more; a warning where the system refuses, "" where it is gone."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         return f"can't remove {path} ({error.strerror}); it is of an earlier attempt, delete it"
     return ""
-
-
-RECORD_FORMAT = 1
-SEAL = "sha256"  # the key of a record's own checksum
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a cell begins that spreadsheets would run
 
 
 def write_text(path: Path, text: str) -> None:
@@ -212,11 +198,11 @@ def json_text(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The value in a JSON file.
 
     Raises:
         OSError: it can't be read.
-        ValueError: it is no JSON in UTF-8, or nested deeper than anything that we write.
+        ValueError: not JSON in UTF-8, or nested too deeply.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -225,29 +211,9 @@ def read_json(path: Path) -> Any:
 
 
 def sealed(record: Mapping[str, Any], *free: str) -> dict[str, Any]:
-    """A record for JSON with its own sha256, by which `unsealed` tells whether it was edited.
-
-    Args:
-        free: keys that may be edited.
-    """
-    return {**record, SEAL: _seal(record, free)}
-
-
-def unsealed(record: Any, *free: str) -> dict[str, Any]:
-    """What `sealed` was given.
-
-    Raises:
-        ValueError: it was edited, or is no record.
-    """
-    if not isinstance(record, dict):
-        raise ValueError("it is no table of keys")
-    if record.get(SEAL) != _seal(record, free):
-        raise ValueError("it was edited or damaged after it was made")
-    return {key: value for key, value in record.items() if key != SEAL}
-
-
-def _seal(record: Mapping[str, Any], free: Sequence[str]) -> str:
-    return sha256(json.dumps({k: v for k, v in record.items() if k not in (SEAL, *free)}, sort_keys=True))
+    """A record for JSON with its own sha256, by which `read_record` notices edits; keys in `free` may be edited."""
+    hashed = {k: v for k, v in record.items() if k not in (SEAL, *free)}
+    return {**record, SEAL: sha256(json.dumps(hashed, sort_keys=True))}
 
 
 def record_text(value: Any, *free: str, without: Collection[str] = ()) -> str:
@@ -276,21 +242,24 @@ def read_record(
     check: Callable[[T], None] = lambda value: None,
     **given: Any,
 ) -> T:
-    """What `write_record` was given.
+    """The dataclass or model that `write_record` wrote.
 
     Args:
         free: as of `record_text`.
         advice: what to do about a record that can't be used.
-        check: raises ValueError for values that can't be.
-        given: fields that are not written.
+        check: raises ValueError for impossible values.
+        given: values of fields that are not written.
 
     Raises:
-        MaskensError: it can't be read, was edited, is of another version, or holds values that can't be.
+        MaskensError: it can't be read, was edited, is of another version, or holds impossible values.
     """
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        record = unsealed(read_json(path), *free)
+        record = read_json(path)
+        if not isinstance(record, dict) or record.get(SEAL) != sealed(record, *free)[SEAL]:
+            raise ValueError("it was edited or damaged after it was made")
+        del record[SEAL]
         if record.pop("format", None) != RECORD_FORMAT:
             raise ValueError("made by another version of maskens")
         value = TypeAdapter(kind).validate_python(record | given)
@@ -299,7 +268,8 @@ def read_record(
     except OSError as error:
         fault = error.strerror or str(error)
     except ValidationError as error:
-        fault = first_fault(error)
+        first = error.errors()[0]
+        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
     except ValueError as error:
         fault = str(error)
     raise MaskensError(f"{path} can't be used: {fault}. {advice}")
@@ -336,7 +306,7 @@ def unescape_cell(cell: str) -> str:
 
 
 def lfs_fault(start: bytes) -> str:
-    """What is wrong with a file that starts with these bytes, if it is a pointer of Git LFS; "" if it is none."""
+    """An error message for a file that starts with these bytes, if it is a pointer of Git LFS; "" if it is none."""
     return "it is a Git LFS pointer, not the file itself. Fetch it with: git lfs pull" * start.startswith(LFS_POINTER)
 
 
@@ -393,53 +363,46 @@ def sha256_of_lines(lines: Iterable[str]) -> str:
 
 
 def replace_keeping(path: Path, text: str) -> Path | None:
-    """Replace `path` as `write_text` does, but keep what was there as `name.1.ext`, `name.2.ext`, ...
+    """Replace `path` as `write_text` does, but keep the earlier file as `name.1.ext`, `name.2.ext`, ...
 
     Returns:
         Where the earlier file is kept; None if there was none, or the same text.
     """
-    if not path.exists() or path.read_bytes() == text.encode():
-        write_text(path, text)
-        return None
-    aside, before = _beside(path), path.read_bytes()
+    before = path.read_bytes() if path.exists() else None
+    aside = None if before in (None, text.encode()) else _free_name(path)
     try:
-        with replacing(aside) as handle:
-            handle.write(before)
+        if aside and before is not None:
+            with replacing(aside) as handle:
+                handle.write(before)
         write_text(path, text)
     except MaskensError:
-        if path.read_bytes() == before:  # the earlier file is still in its place
+        if aside and path.read_bytes() == before:  # the earlier file is still in its place
             aside.unlink(missing_ok=True)
         raise
     return aside
 
 
-def set_aside(path: Path) -> Path:
-    """Rename `path` to the first free of `name.1.ext`, `name.2.ext`, ...; returns where it is now.
+def write_or_set_aside(path: Path, text: str) -> Path | None:
+    """`replace_keeping`, but without a text leave no file: rename it.
 
     Raises:
         MaskensError: if the system refuses.
     """
-    aside = _beside(path)
+    if text:
+        return replace_keeping(path, text)
+    if not path.exists():
+        return None
     try:
-        moved = path.rename(aside)
+        moved = path.rename(_free_name(path))
         sync(path.parent)
         return moved
     except OSError as error:
         raise MaskensError(f"can't rename {path}: {error.strerror or error}.") from error
 
 
-def write_or_set_aside(path: Path, text: str) -> Path | None:
-    """Leave `path` with this text, or without a file if it is empty; returns where another text is kept."""
-    if text:
-        return replace_keeping(path, text)
-    return set_aside(path) if path.exists() else None
-
-
-def _beside(path: Path) -> Path:
-    number = 1
-    while (aside := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
-    return aside
+def _free_name(path: Path) -> Path:
+    numbered = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
+    return next(aside for aside in numbered if not aside.exists())
 
 
 def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:

@@ -1,10 +1,9 @@
-"""What a data folder holds, as frozen dataclasses: people, photos, label corrections, and photos that are skipped."""
+"""What a data folder holds, as frozen dataclasses: people, photos, label fixes, and photos that are skipped."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,15 +17,16 @@ from folds.files import safe_csv, sha256_of_lines, unescape_cell
 from folds.labels import CLASSES, SHOT_MASK, SHOTS, IntArray, age_band, encode
 from folds.table import read_table
 
-COLUMNS = ("photo", "reason")
-NAMED = 3  # photos in a line of the terminal
-
-ADVICE = "Replace them, take their rows out of the CSV, or leave them out with --skip-bad-photos; then run again."
+OLDEST = 120
+AS_NAMED = tuple(SHOT_MASK[s] for s in SHOTS)  # the masks of a person without fixes
+SKIPPED_COLUMNS = ("photo", "reason")
+SKIPPED_SHOWN = 3  # photos in a line of the terminal
+SKIP_ADVICE = "Replace them, remove their rows from the CSV, or skip them with --skip-bad-photos; then run again."
 
 
 def skipped_csv(skipped: Mapping[str, str]) -> str:
     """A row a photo, sorted: file -> why it can't be read. `read_skipped` reads it."""
-    return safe_csv(COLUMNS, sorted(skipped.items()))
+    return safe_csv(SKIPPED_COLUMNS, sorted(skipped.items()))
 
 
 def read_skipped(path: Path) -> dict[str, str]:
@@ -35,49 +35,43 @@ def read_skipped(path: Path) -> dict[str, str]:
     Raises:
         MaskensError: no such file, or an unusable one.
     """
-    return {unescape_cell(row["photo"]): row["reason"] for row in read_table(path, COLUMNS, as_written=True)}
+    return {unescape_cell(row["photo"]): row["reason"] for row in read_table(path, SKIPPED_COLUMNS)}
 
 
 def skipped_hash(files: Iterable[str]) -> str:
-    """sha256 of which photos are left out, whatever the reasons; "" if none is."""
+    """sha256 of which photos are skipped, whatever the reasons; "" if none is."""
     names = sorted(files)
     return sha256_of_lines(names) if names else ""
 
 
 def kept_skipped(file: Path, expected: str) -> dict[str, str]:
-    """The photos that a run leaves out, as it keeps them in `file`; empty if there are none.
+    """The photos that a run skips, as listed in `file`; empty if there are none.
 
     Args:
         expected: their `skipped_hash`.
 
     Raises:
-        MaskensError: the file is missing or not as it was made.
+        MaskensError: the file is missing or was edited.
     """
     found = read_skipped(file) if file.exists() else {}
     if skipped_hash(found) == expected:
         return found
-    wrong = "is missing" if not found else "was edited after it was made, or not made by this run"
     raise MaskensError(
-        f"{file} {wrong}: it says which photos the run's models did not learn from. Put it back as it was, or start a "
-        "new run: maskens folds --run NEW_DIR"
+        f"{file} is missing or was edited. It lists the photos that the run's models skip. "
+        "Put it back as it was, or start a new run: maskens folds --run NEW_DIR"
     )
 
 
-def named(skipped: Mapping[str, str]) -> str:
+def describe_skipped(skipped: Mapping[str, str]) -> str:
     """The first few photos, each with why it can't be read, and how many more there are."""
-    first = [f"{file} ({why})" for file, why in sorted(skipped.items())[:NAMED]]
-    more = [f"and {len(skipped) - NAMED} more"] if len(skipped) > NAMED else []
+    first = [f"{file} ({why})" for file, why in sorted(skipped.items())[:SKIPPED_SHOWN]]
+    more = [f"and {len(skipped) - SKIPPED_SHOWN} more"] if len(skipped) > SKIPPED_SHOWN else []
     return ", ".join([*first, *more])
 
 
-def left_out_words(skipped: Mapping[str, str], photos: int) -> str:
-    """How many of a run's photos are left out, in words."""
-    return f"{len(skipped):,} of {photos:,} labelled photos can't be read and are left out"
-
-
-EXTENSIONS = (".jpg", ".jpeg", ".png")
-OLDEST = 120
-AS_NAMED = tuple(SHOT_MASK[s] for s in SHOTS)  # the masks of a person without fixes
+def count_skipped(skipped: Mapping[str, str], photos: int) -> str:
+    """How many of a run's photos are skipped, for a note."""
+    return f"{len(skipped):,} of {photos:,} labelled photos can't be read and are skipped"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +124,13 @@ class PhotoSet:
 
     @functools.cached_property
     def version(self) -> str:
-        """sha256 of names, sizes and times: names what is kept of the pixels, as a photo may be replaced by one of the
-        same size."""
+        """sha256 of names, sizes and times: the key of cached pixels, as a photo may be replaced by one of the same
+        size."""
         return sha256_of_lines([self.fingerprint, *map(str, self.changed)])
 
     def path(self, file: str) -> Path:
         """Where one of them lies."""
-        return on_disk(self.root, file)
+        return self.root / file
 
     @functools.cached_property
     def readable(self) -> npt.NDArray[np.bool_]:
@@ -234,15 +228,6 @@ class EvalData:
         return {i: self.skipped[file] for i, file in files if file in self.skipped}
 
 
-def on_disk(root: Path, file: str) -> Path:
-    """Where a file of a CSV lies below `root`: its name may have the other Unicode form there (see `composed`)."""
-    path = root / file
-    if file.isascii() or path.exists():
-        return path
-    forms = (root / unicodedata.normalize(form, file) for form in ("NFC", "NFD"))
-    return next((p for p in forms if p.exists()), path)
-
-
 def class_counts(data: TrainData) -> list[int]:
     """Photos of each of the 18 classes."""
     return [int(n) for n in np.bincount(data.classes, minlength=CLASSES)]
@@ -261,7 +246,7 @@ def fingerprint_of(people: Sequence[Person]) -> str:
     lines = (
         f"{p.path}\t{p.id}\t{p.gender}\t{p.age}\t"
         + "\t".join(f"{n}:{b}" for n, b in zip(p.photos, p.bytes, strict=True))
-        + (f"\tmasks {p.masks}" if p.masks != AS_NAMED else "")  # only then: earlier runs have no masks in theirs
+        + (f"\tmasks {p.masks}" if p.masks != AS_NAMED else "")  # only then, so that it is that of the plain data
         + (f"\tmerged {p.merged_into}" if p.merged_into else "")
         for p in people
     )

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from folds.errors import MaskensError, refuse
 from folds.files import unescape_cell
-from folds.people import PhotoSet, on_disk
+from folds.people import PhotoSet
 from folds.photos import SUFFIXES, read_photo
 from folds.run_folder import Run
 from folds.table import read_table
 
-ASPECT = 1.25  # how many times flatter or steeper than the models' photos before it is worth a word
+ASPECT = 1.25  # how many times flatter or steeper than the models' photos before it counts as distorted
 
 
 def find_photos(named: Sequence[Path]) -> tuple[PhotoSet, tuple[str, ...]]:
@@ -30,65 +29,44 @@ def find_photos(named: Sequence[Path]) -> tuple[PhotoSet, tuple[str, ...]]:
         MaskensError: what does not exist, and folders without a photo, all listed.
     """
     found: dict[str, None] = {}
-    others: Counter[str] = Counter()
+    others = 0
     problems = []
     for path in named:
-        if path.is_dir():
-            inside, rest = _below(path)
-            if not inside:
-                holds = f"; it holds {_counted(rest)}" if rest else ""
-                problems.append(f"{path} holds no photo ({', '.join(SUFFIXES)}){holds}")
-            found |= dict.fromkeys(sorted(inside))
-            others += rest
-        elif path.exists():
-            found[str(path)] = None
-        else:
-            problems.append(f"{path} does not exist")
-    problems += [f"{f!a} has a name that is not UTF-8: rename it" for f in found if not _is_text(f)]
+        files = _below(path) if path.is_dir() else [str(path)] if path.exists() else []
+        photos = [f for f in files if not path.is_dir() or Path(f).suffix.lower() in SUFFIXES]
+        others += len(files) - len(photos)
+        found |= dict.fromkeys(photos)
+        if not photos:
+            fault = f"holds no photo ({', '.join(SUFFIXES)})" if path.is_dir() else "does not exist"
+            problems.append(f"{path} {fault}")
+    not_text = [f for f in found if f.encode(errors="replace") != os.fsencode(f)]
+    problems += [f"{f!a} has a name that is not UTF-8: rename it" for f in not_text]
     refuse(problems, "these can't be predicted")
-    note = f"skipped in folders: {_counted(others)}. Photos end in {', '.join(SUFFIXES)}"
+    note = f"skipped {others} other files in the folders. Photos end in {', '.join(SUFFIXES)}"
     return PhotoSet(Path(), tuple(found), ""), (note,) if others else ()
 
 
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def training_aspect(run: Run) -> float | None:
-    """Height / width of a photo that a run was trained on; None if its data are not at hand."""
-    with contextlib.suppress(MaskensError, OSError, IndexError):
+    """Height / width of a photo that a run was trained on; None if its data are missing."""
+    with contextlib.suppress(MaskensError, OSError, StopIteration):
         row = read_table(run.folds_file, ("path",))[0]
-        files, _ = _below(on_disk(run.data_folder(), f"train/images/{unescape_cell(row['path'])}"))
-        height, width, _ = read_photo(Path(sorted(files)[0])).shape
+        files = _below(run.data_folder() / "train" / "images" / unescape_cell(row["path"]))
+        height, width, _ = read_photo(Path(next(f for f in files if f.lower().endswith(SUFFIXES)))).shape
         return float(height / width)
     return None
 
 
-def _below(folder: Path) -> tuple[list[str], Counter[str]]:
-    """(photos in a folder and below it, how many other files by suffix), without hidden ones and what macOS zips."""
+def _below(folder: Path) -> list[str]:
+    """Files in a folder and below it, sorted, without hidden ones and what macOS zips."""
     found: list[str] = []
-    others: Counter[str] = Counter()
     for where, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".") and f != "__MACOSX"]
-        for name in (n for n in names if not n.startswith(".")):
-            suffix = Path(name).suffix.lower()
-            if suffix in SUFFIXES:
-                found.append(str(Path(where) / name))
-            else:
-                others[suffix or "without a suffix"] += 1
-    return found, others
-
-
-def _counted(others: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items(), key=lambda o: (-o[1], o[0])))
+        found += [str(Path(where) / name) for name in names if not name.startswith(".")]
+    return sorted(found)
 
 
 def is_distorted(height: int, width: int, aspect: float) -> bool:
-    """Whether a photo's shape is so different that bringing it to the models' size distorts it.
+    """Whether a photo's shape is so different that resizing it to the models' size distorts it.
 
     Args:
         height, width: of the photo, in pixels.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -24,21 +23,19 @@ JpegImagePlugin.JpegImageFile._read_dpi_from_exif = lambda self: None  # type: i
 
 
 Pixels = npt.NDArray[np.uint8]
-
 Progress = Callable[[int, int], None]  # (photos done, photos in all)
-
 Item = TypeVar("Item")
-
 Result = TypeVar("Result")
 
-TOGETHER = 8  # photos that a thread is handed at a time: for small ones the handing over would take as long as they do
+TOGETHER = 8  # photos per task of a thread: for small ones the overhead of a task would take as long as they do
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What a photo may be, in Pillow's words. Pillow knows some forty more: it would have Ghostscript run a file of
-PostScript, whatever its name, and take lines of text for pixels."""
+"""Pillow's names of the formats read. It knows some forty more: it would have Ghostscript run a file of PostScript,
+whatever its name, and take lines of text for pixels."""
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""What files of these formats are called, in lower case."""
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")  # of these formats
+
+PNG_END = b"IEND\xaeB`\x82"
 
 _DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I")  # 16-bit grey: Pillow's own conversion clips it at 255
 
@@ -53,11 +50,6 @@ _UPRIGHT = {
 }
 """What turns a photo of an EXIF orientation upright; 5 to 8 swap height and width."""
 
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-
-_PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-"""Of an interlaced PNG: first column, first row, step between columns, between rows."""
-
 
 def read_photo(path: Path) -> Pixels:
     """Decode a photo: EXIF rotation applied, grey / RGBA / palette / CMYK / 16-bit turned into RGB.
@@ -71,26 +63,7 @@ def read_photo(path: Path) -> Pixels:
     Raises:
         MaskensError: if the file is missing, not an image, or cut off.
     """
-    return read_sizes(path, [None])[0]
-
-
-def read_sizes(path: Path, at_least: Sequence[tuple[int, int] | None]) -> list[Pixels]:
-    """A photo as `read_photo` gives it, from one reading of the file, for each of several sizes.
-
-    A JPEG that is at least twice as large as asked for comes at 1/2, 1/4 or 1/8 of its size: libjpeg then leaves out
-    the high frequencies of each block of 8x8 pixels and most of its work. What comes for a size does not depend on
-    the other sizes asked for. Other formats come whole.
-
-    Args:
-        at_least: (height, width) of the upright photo, below which neither side may fall; None for the whole photo.
-
-    Returns:
-        For each size uint8 (height, width, 3), RGB; the same array where they need the same.
-
-    Raises:
-        MaskensError: as `read_photo`.
-    """
-    return decode_file(path, at_least).sizes
+    return decode_file(path, [None]).sizes[0]
 
 
 class DecodedPhoto(NamedTuple):
@@ -116,14 +89,22 @@ def decode_photo(
     formats: tuple[str, ...] = FORMATS,
     most_pixels: int | None = None,
 ) -> DecodedPhoto:
-    """`read_sizes` of a photo in memory.
+    """A photo as `read_photo` returns it, for each of several sizes.
+
+    A JPEG at least twice as large as asked for is decoded at 1/2, 1/4 or 1/8 of its size: libjpeg then skips the high
+    frequencies of each block of 8x8 pixels and most of its work. The pixels for a size do not depend on the other sizes
+    asked for. Other formats are decoded whole.
 
     Args:
         content: of the file.
-        name: what errors call it.
-        at_least: as of `read_sizes`; not empty.
-        formats: in Pillow's words, and no other is read.
+        name: for errors.
+        at_least: (height, width) of the upright photo, below which neither side may fall; None for the whole photo. Not
+            empty.
+        formats: of `FORMATS`; no other is read.
         most_pixels: of the whole photo, above which it is not decoded.
+
+    Returns:
+        The same array for sizes that need the same.
 
     Raises:
         MaskensError: as `read_photo`, or it is too large.
@@ -134,16 +115,16 @@ def decode_photo(
         for size in at_least:
             with Image.open(io.BytesIO(content), formats=formats) as image:
                 width, height = image.size
-                if most_pixels is not None and width * height > most_pixels:  # its first bytes say so
+                if most_pixels is not None and width * height > most_pixels:
                     limit = f"more than {most_pixels / 1e6:g} million pixels are not read"
                     raise MaskensError(f"{name} is too large: {width} x {height}, and {limit}")
-                if size is not None:
-                    _reduce(image, size)
+                if size is not None and image.format in ("JPEG", "MPO"):
+                    image.draft(None, size if _orientation(image) >= 5 else size[::-1])
                 sizes.append(image.size)
                 if image.size not in found:
                     image.load()
-                    if image.format == "PNG":
-                        _refuse_short_png(content, image)
+                    if image.format == "PNG" and PNG_END not in content:  # Pillow may leave the missing rows black
+                        raise OSError("image file is truncated")
                     found[image.size] = _upright_rgb(image)
                     whole = (width, height) if _orientation(image) >= 5 else (height, width)
         return DecodedPhoto([found[size] for size in sizes], whole)
@@ -155,13 +136,6 @@ def decode_photo(
         raise
     except Exception as error:  # whatever a damaged file has a decoder raise
         raise MaskensError(f"{name} can't be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _reduce(image: Image.Image, at_least: tuple[int, int]) -> None:
-    """Let a JPEG that is not decoded yet come smaller."""
-    if image.format in ("JPEG", "MPO"):
-        height, width = at_least
-        image.draft(None, (height, width) if _orientation(image) >= 5 else (width, height))
 
 
 def _orientation(image: Image.Image) -> int:
@@ -183,36 +157,8 @@ def _upright_rgb(image: Image.Image) -> Pixels:
     return np.array(upright if upright.mode == "RGB" else upright.convert("RGB"), dtype=np.uint8)
 
 
-def _refuse_short_png(content: bytes, image: Image.Image) -> None:
-    """Refuse a PNG that lacks rows: where the compressed data end between two rows, Pillow leaves the others black.
-
-    Raises:
-        OSError: rows are missing, or the file ends before its last chunk.
-    """
-    data, kind, at = [], b"", 8
-    while kind != b"IEND":
-        end, kind = at + 12 + int.from_bytes(content[at : at + 4]), content[at + 4 : at + 8]
-        if len(content) < end:
-            raise OSError("image file is truncated")
-        if kind == b"IDAT":
-            data.append(content[at + 8 : end - 4])
-        at = end
-    width, height = image.size
-    interlaced = content[28] == 1
-    if not interlaced and np.asarray(image.crop((0, height - 1, width, height))).any():
-        return  # the last row is there, and so are the others
-    bits = content[24] * _PNG_CHANNELS[content[25]]
-    passes = _PNG_PASSES if interlaced else ((0, 0, 1, 1),)
-    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
-    expected = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
-    stream, compressed = zlib.decompressobj(), b"".join(data)
-    pieces = (compressed[start : start + 65536] for start in range(0, len(compressed), 65536))
-    if sum(len(stream.decompress(piece)) for piece in pieces) < expected:
-        raise OSError("image file is truncated")
-
-
 def photo_format(path: Path) -> tuple[str, str]:
-    """Format and colour mode in Pillow's words, ("JPEG", "RGB"), from the first bytes alone, whatever the name says.
+    """Pillow's format and colour mode, ("JPEG", "RGB"), from the first bytes alone, whatever the name.
 
     Raises:
         MaskensError: if the file is missing or not an image.

@@ -10,45 +10,28 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 from folds.corrections import (
+    Merge,
     apply_fixes,
     apply_merges,
     fixed_people,
     fixes_csv,
-    kept_merges,
     merged_csv,
     read_fixes,
     read_merges,
 )
 from folds.errors import MaskensError, did_you_mean_folder, refuse, typed
-from folds.files import (
-    read_record,
-    replace_keeping,
-    replacing,
-    sha256,
-    sha256_of_text,
-    write_or_set_aside,
-    write_record,
-)
+from folds.files import read_record, replacing, sha256, sha256_of_text, write_or_set_aside, write_record
 from folds.labels import CLASSES, IntArray
-from folds.layout import place_of, read_train, remembered_place
+from folds.layout import read_train
 from folds.people import Fix, TrainData, class_counts, kept_skipped
 from folds.splits import folds_csv, read_folds, what_changed
 from folds.table import read_table
 
 LIBRARIES = (
-    "maskens",
-    "torch",
-    "timm",
-    "albumentations",
-    "ttach",
-    "scikit-learn",
-    "joblib",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
+    *("maskens", "torch", "timm", "albumentations", "ttach"),
+    *("scikit-learn", "joblib", "numpy", "opencv-python-headless", "pillow"),
 )
 
 
@@ -84,9 +67,19 @@ class AppliedFixes:
         return f"{self.labels} from {', '.join(self.sources)}" if self.hash else "none"
 
 
+class _File:
+    """A file of the run folder, as a property that is its path."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run, owner: type[Run]) -> Path:
+        return run.folder / self.name
+
+
 @dataclass(frozen=True)
 class Run:
-    """What run.json says. `folder` is not written: a run may be moved."""
+    """The record in run.json, and where the files of a run are. `folder` is not written: a run may be moved."""
 
     __pydantic_config__ = FORBID_EXTRA
 
@@ -96,75 +89,40 @@ class Run:
     folds_hash: str
     k: int
     seed: int
-    class_photos: tuple[int, ...]  # photos of each class in training, the prior that submissions are held against
+    class_photos: tuple[int, ...]  # photos of each class in training, the prior that submissions are compared with
     fixes: AppliedFixes = AppliedFixes()
     recipe_hash: str = ""
     merged_hash: str = ""  # sha256 of merged.csv; "" if no ids are merged
-    skipped_hash: str = ""  # of the photos in skipped.csv; "" if none is left out
+    skipped_hash: str = ""  # of the photos in skipped.csv; "" if none is skipped
     created: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
+    record_file = _File(RUN_FILE)
+    folds_file = _File("folds.csv")
+    fixes_file = _File("fixes.csv")
+    merged_file = _File("merged.csv")
+    skipped_file = _File("skipped.csv")
+    recipe_file = _File(RECIPE)
+    submission_file = _File("submission.csv")
+    eval_file = _File("eval.npz")  # logits of the photos to predict
+    oof_file = _File(OOF)  # pooled out-of-fold logits
+    report_file = _File("report.html")
+    precision_file = _File(PRECISION)
+    pseudo_file = _File("pseudo.csv")
+    pseudo_record = _File("pseudo.json")
+    soft_record = _File("soft_targets.json")
+
     def data_folder(self, named: Path | str | None = None) -> Path:
-        """Where its data are: as named, else where it remembers. Raises MaskensError: nothing is there."""
-        return Path(named) if named else remembered_place(self.data, self.folder)
-
-    @property
-    def record_file(self) -> Path:
-        return self.folder / RUN_FILE
-
-    @property
-    def folds_file(self) -> Path:
-        return self.folder / "folds.csv"
-
-    @property
-    def fixes_file(self) -> Path:
-        return self.folder / "fixes.csv"
-
-    @property
-    def merged_file(self) -> Path:
-        return self.folder / "merged.csv"
-
-    @property
-    def skipped_file(self) -> Path:
-        return self.folder / "skipped.csv"
-
-    @property
-    def recipe_file(self) -> Path:
-        return self.folder / RECIPE
-
-    @property
-    def submission_file(self) -> Path:
-        return self.folder / "submission.csv"
-
-    @property
-    def eval_file(self) -> Path:
-        """Logits of the photos to predict."""
-        return self.folder / "eval.npz"
-
-    @property
-    def oof_file(self) -> Path:
-        """Pooled out-of-fold logits."""
-        return self.folder / OOF
-
-    @property
-    def report_file(self) -> Path:
-        return self.folder / "report.html"
-
-    @property
-    def precision_file(self) -> Path:
-        return self.folder / PRECISION
-
-    @property
-    def pseudo_file(self) -> Path:
-        return self.folder / "pseudo.csv"
-
-    @property
-    def pseudo_record(self) -> Path:
-        return self.folder / "pseudo.json"
-
-    @property
-    def soft_record(self) -> Path:
-        return self.folder / "soft_targets.json"
+        """Where its data are: as named, else as recorded. Raises MaskensError: nothing is there."""
+        if named:
+            return Path(named)
+        data = Path(self.data if os.path.isabs(self.data) else os.path.relpath(self.folder.resolve() / self.data))
+        if not data.exists():
+            raise MaskensError(
+                f"{self.folder} has its data in {data}, where nothing is. Name where they are now with --data DIR; "
+                f"to store that in the run: maskens folds --run {typed(self.folder)} --data DIR"
+            )
+        return data
 
     def soft_file(self, fold: int) -> Path:
         return self.folder / "soft_targets" / f"fold{fold}.npz"
@@ -195,58 +153,59 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         MaskensError: if the folder holds something else, or models trained on other folds or labels.
     """
     refuse_foreign(folder)
-    text, fixes, merged = folds_csv(data, folds), _applied(data), merged_csv(data)
+    folds_text, fixes_text, merged = folds_csv(data, folds), fixes_csv(data.fixes), merged_csv(data)
     run = Run(
         folder,
-        place_of(data.root, folder),
+        _recorded(data.root, folder),
         data.fingerprint,
-        sha256(text),
+        sha256(folds_text),
         k,
         seed,
         tuple(class_counts(data)),
-        fixes,
+        AppliedFixes(
+            sha256(fixes_text) if fixes_text else "",
+            len(data.fixes),
+            fixed_people(data),
+            tuple(sorted({f.source for f in data.fixes})),
+        ),
         merged_hash=sha256(merged) if merged else "",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        created=_now(),
         versions=library_versions(),
     )
-    note = kept = ""
+    notes = []
     if has_run(folder):
         old = load_run(folder)
-        if old.fixes.hash == fixes.hash:
-            run = dataclasses.replace(run, fixes=old.fixes)  # which knows where they came from at first
+        if old.fixes.hash == run.fixes.hash:
+            run = dataclasses.replace(run, fixes=old.fixes)  # with the names of the first lists
         if (old.folds_hash, old.seed, old.fingerprint) == (run.folds_hash, run.seed, run.fingerprint):
-            run, note = dataclasses.replace(old, data=run.data, fixes=run.fixes), "the same folds were there already"
-            kept = "the same folds are back; an edited folds.csv is kept as"
+            run = dataclasses.replace(old, data=run.data, fixes=run.fixes)
+            notes.append("the same folds were there already")
         elif run.jobs_on_disk():
-            trained, split = f"on other folds (k={old.k}, seed {old.seed})", ""
-            if old.fixes.hash != fixes.hash:
-                trained = f"with other label fixes ({old.fixes}; now {fixes})"
-                split = f", and for the same split of people --folds-file {typed(old.folds_file)}"
-            elif old.merged_hash != run.merged_hash:
-                trained = "with other ids merged"
             raise MaskensError(
-                f"{folder} has models trained {trained}, which would become worthless. Name another run folder with "
-                f"--run DIR{split}; or delete this one."
+                f"{folder} has models trained on other {differing(old, run, *SHARED)} (k={old.k}, seed {old.seed}, "
+                f"label fixes: {old.fixes}). Name another run folder with --run DIR, and for the same split of people "
+                f"--folds-file {typed(old.folds_file)}; or delete this one."
             )
-        else:
-            kept = f"the earlier folds (k={old.k}, seed {old.seed}) are kept as"
-    save_run(run)  # first: if the disk is full after it, the next start mends folds.csv and fixes.csv
+    save_run(run)  # first: if the disk is full after it, the next start writes the lists
+    lists = [(run.fixes_file, fixes_text), (run.merged_file, merged)]
     if sha256_of_text(run.folds_file) != run.folds_hash:
-        aside = replace_keeping(run.folds_file, text)
-        if aside:
-            note = f"{kept} {aside}"
-    kept_beside = [("fixes", run.fixes_file, fixes_csv(data.fixes)), ("merges", run.merged_file, merged)]
-    kept_beside += [] if run.skipped_hash else [("skipped photos", run.skipped_file, "")]
-    for what, file, content in kept_beside:
-        if aside := write_or_set_aside(file, content):
-            note = "\n".join(filter(None, (note, f"the earlier {what} are kept as {aside}")))
-    return run, note
+        lists.insert(0, (run.folds_file, folds_text))
+    if not run.skipped_hash:
+        lists.append((run.skipped_file, ""))
+    for file, text in lists:
+        if aside := write_or_set_aside(file, text):
+            notes.append(f"the earlier {file.name} is kept as {aside}")
+    return run, "\n".join(notes)
 
 
-def _applied(data: TrainData) -> AppliedFixes:
-    text = fixes_csv(data.fixes)
-    sources = tuple(sorted({f.source for f in data.fixes}))
-    return AppliedFixes(sha256(text) if text else "", len(data.fixes), fixed_people(data), sources)
+def _recorded(data: Path, folder: Path) -> str:
+    """How a run in `folder` records where its data are: relative to itself if they were named relative to the working
+    folder, so that both can be copied together."""
+    return str(data.resolve()) if data.is_absolute() else os.path.relpath(data, folder.resolve())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def save_run(run: Run) -> None:
@@ -256,13 +215,12 @@ def save_run(run: Run) -> None:
 
 def refuse_foreign(folder: Path, option: str = "--run") -> None:
     """Refuse to work in a folder that is neither empty nor a run of ours, and that `option` named."""
-    if folder.exists() and not folder.is_dir():
+    foreign = folder.exists()
+    if folder.is_dir():
+        foreign = not has_run(folder) and any(not p.name.startswith(".") for p in folder.iterdir())
+    if foreign:
         raise MaskensError(
-            f"{folder} is a file, not a run folder{did_you_mean_folder(folder, RUN_FILE)}. Name another: {option} DIR"
-        )
-    if folder.is_dir() and any(p for p in folder.iterdir() if not p.name.startswith(".")) and not has_run(folder):
-        raise MaskensError(
-            f"{folder} is not a run folder: it has files but no run.json{did_you_mean_folder(folder, RUN_FILE)}. "
+            f"{folder} is not a run folder: it has no run.json{did_you_mean_folder(folder, RUN_FILE)}. "
             f"Name another or a new one with {option} DIR."
         )
 
@@ -293,18 +251,13 @@ def has_run(folder: Path) -> bool:
     return (folder / RUN_FILE).exists()
 
 
-def is_removed(run: Run) -> bool:
-    """Whether its folder is gone, or holds no run any more."""
-    return not has_run(run.folder)
-
-
 def refuse_removed(run: Run) -> None:
     """Refuse to write into a run that is gone: it would come back in parts.
 
     Raises:
         MaskensError: its run.json is missing.
     """
-    if is_removed(run):
+    if not has_run(run.folder):
         raise MaskensError(f"{run.folder} was removed or moved meanwhile: nothing more is saved there.")
 
 
@@ -320,34 +273,36 @@ def kept_folds(run: Run, data: TrainData) -> IntArray | None:
 
 
 def kept_fixes(run: Run) -> tuple[Fix, ...]:
-    """The run's label fixes, empty if it has none.
+    """The run's label fixes, empty if it has none. Raises MaskensError: fixes.csv is missing or was edited."""
+    return read_fixes([str(run.fixes_file)]) if _kept(run.fixes_file, run.fixes.hash, "--fixes") else ()
 
-    Raises:
-        MaskensError: fixes.csv is missing or not as it was made.
-    """
-    file = run.fixes_file
-    if sha256_of_text(file) == run.fixes.hash:
-        return read_fixes([str(file)]) if run.fixes.hash else ()
-    again = " ".join(f"--fixes {typed(s)}" for s in run.fixes.sources or ("none",))
-    back = f"maskens folds --run {typed(run.folder)} {again}"
-    if not file.exists():
-        raise MaskensError(f"{file} is missing. Bring it back: {back}")
-    raise MaskensError(
-        f"{file} {'was edited after it was made' if run.fixes.hash else 'was not made by this run'}. To use it, give "
-        f"it to a new run: maskens folds --run NEW_DIR --fixes {typed(file)}. To go on without it: {back}"
-    )
+
+def kept_merges(run: Run) -> tuple[Merge, ...]:
+    """The run's merged ids, empty if it has none. Raises MaskensError: merged.csv is missing or was edited."""
+    return read_merges([str(run.merged_file)]) if _kept(run.merged_file, run.merged_hash, "--merge") else ()
+
+
+def _kept(file: Path, recorded: str, option: str) -> bool:
+    """Whether a run has this list of corrections, and as it was written."""
+    if sha256_of_text(file) != recorded:
+        run = typed(file.parent)
+        raise MaskensError(
+            f"{file} is missing, was edited or is not of this run. Restore it: maskens folds --run {run} {option} FILE "
+            f"({option} none for no list). To use it as it is: maskens folds --run NEW_DIR {option} {typed(file)}"
+        )
+    return bool(recorded)
 
 
 def read_labelled(
     folder: Path, data_folder: Path | None, fixes: Sequence[str], seed: int | None, merge: Sequence[str] = ()
 ) -> tuple[Run | None, TrainData, int]:
-    """The labelled photos before there are folds, or as a run remembers them.
+    """The labelled photos before there are folds, or as a run has them.
 
     Args:
         folder: of the run, which may not be there yet.
-        data_folder: None takes the run's, at first `data`.
+        data_folder: None takes the run's; default `data`.
         fixes: lists of label fixes; empty takes the run's own.
-        seed: None takes the run's, at first 42.
+        seed: None takes the run's; default 42.
         merge: lists of ids that are one person; empty takes the run's own.
 
     Returns:
@@ -355,16 +310,13 @@ def read_labelled(
     """
     before = remembered(folder)
     chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
-    kept = kept_merges(before.merged_file, before.merged_hash) if before and not merge else ()
-    merges = read_merges(merge) if merge else kept
+    merges = read_merges(merge) if merge else kept_merges(before) if before else ()
     found = read_train(before.data_folder(data_folder) if before else data_folder or Path("data"), chosen, merges)
     return before, found, seed if seed is not None else before.seed if before else 42
 
 
 def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, IntArray]:
-    """The run's data, labels fixed, ids merged and photos left out as they were, and folds.
-
-    Any is refused if it is not what the run was started with.
+    """The run's data, with labels fixed, ids merged and photos skipped, and its folds.
 
     Args:
         data_folder: where the data are now, if they were moved; else where they were.
@@ -377,7 +329,7 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
             edited.
     """
     data = read_train(run.data_folder(data_folder))
-    fixes, merges = kept_fixes(run), kept_merges(run.merged_file, run.merged_hash)
+    fixes, merges = kept_fixes(run), kept_merges(run)
     data = dataclasses.replace(data, skipped=kept_skipped(run.skipped_file, run.skipped_hash))
     changed = f"the data in {data.root} changed since `maskens folds` made {run.folder}"
     advice = "Put the data back, or start a new run: maskens folds --run NEW_DIR"
@@ -388,21 +340,15 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
     if data.fingerprint != run.fingerprint:
         differences = what_changed(run.folds_file, data) or ["some photo files have other names or sizes"]
         refuse(differences, changed, advice)
-    if not run.folds_file.exists():
-        raise MaskensError(
-            f"{run.folds_file} is missing. Make the folds again in a new run: maskens folds --run NEW_DIR"
-        )
     if sha256_of_text(run.folds_file) != run.folds_hash:
         raise MaskensError(
-            f"{run.folds_file} was edited after it was made. To use your own folds, give them to a new run: "
-            f"maskens folds --run NEW_DIR --folds-file {typed(run.folds_file)}"
+            f"{run.folds_file} is missing or was edited. Put it back, or take a new run: maskens folds --run NEW_DIR "
+            f"(with your own folds: --folds-file {typed(run.folds_file)})"
         )
     return data, read_folds(run.folds_file, data)[0]
 
 
-Shared = Literal["data", "folds", "seed", "label fixes", "merged ids", "skipped photos"]
-
-SHARED: dict[Shared, Callable[[Run], object]] = {
+SHARED: dict[str, Callable[[Run], object]] = {
     "data": lambda run: run.fingerprint,
     "folds": lambda run: run.folds_hash,
     "seed": lambda run: run.seed,
@@ -444,8 +390,8 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
     )
 
 
-def differing(run: Run, other: Run, *names: Shared) -> str:
-    """Which of these two runs don't share, in words: "data and folds"; "" if they share all."""
+def differing(run: Run, other: Run, *names: str) -> str:
+    """Which of these two runs don't share, like "data and folds"; "" if they share all."""
     return " and ".join(name for name in names if SHARED[name](run) != SHARED[name](other))
 
 
@@ -468,15 +414,8 @@ def run_like(source: Run, folder: Path, data: TrainData) -> Run:
     refuse_foreign(folder, "--out")
     before = remembered(folder)
     if before is None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        return dataclasses.replace(
-            source,
-            folder=folder,
-            data=place_of(data.root, folder),
-            recipe_hash="",
-            created=now,
-            versions=library_versions(),
-        )
+        new = dataclasses.replace(source, folder=folder, data=_recorded(data.root, folder), recipe_hash="")
+        return dataclasses.replace(new, created=_now(), versions=library_versions())
     unlike = differing(source, before, "data", "folds", "seed", "label fixes", "merged ids")
     if unlike:
         raise MaskensError(f"{folder} is a run with other {unlike} than {source.folder}. Name a new folder: --out DIR")
@@ -485,7 +424,7 @@ def run_like(source: Run, folder: Path, data: TrainData) -> Run:
 
 def write_run_like(run: Run, source: Run) -> None:
     """Write a run of `run_like`, or what is missing of it."""
-    if is_removed(run):
+    if not has_run(run.folder):
         save_run(run)  # first: if the disk is full after it, the next start writes the rest
     files = (
         (source.folds_file, run.folds_file, run.folds_hash),

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from folds.errors import SHOWN, MaskensError, did_you_mean, refuse
+from folds.errors import MaskensError, refuse
 from folds.files import safe_csv, unescape_cell
 from folds.labels import AGES, CLASSES, GENDERS, MASKS, IntArray, age_band
 from folds.people import AS_NAMED, Person, TrainData
-from folds.table import LINE, read_table, whole_number, with_zeros
+from folds.table import LINE, read_table, whole_number
 
 COLUMNS = ("path", "id", "fold", "gender", "age", "photos", "bytes", "stratum")
 STRATA = tuple(f"{g} {a}" for g in GENDERS for a in AGES)
@@ -56,8 +56,8 @@ def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
     if k > possible:
         hint = f"The largest k that works is {possible}." if possible >= 2 else "No k works with these people."
         raise MaskensError(
-            f"--k {k}: every fold needs each gender, age band and mask state, but there "
-            f"{'is' if possible == 1 else 'are'} only {possible} '{rarest}'. {hint}"
+            f"--k {k}: every fold needs each gender, age band and mask state, but only {possible} people are "
+            f"'{rarest}'. {hint}"
         )
     folds = split([p.group for p in data.people], strata(data.people), k, seed)
     check_folds(data, folds, k)
@@ -152,15 +152,13 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
     Raises:
         MaskensError: rows that are not people of the data, people without a row, folds that leak.
     """
-    rows = read_table(path, ("path", "fold"))
     problems = list[str]()
     wanted = {p.path for p in data.people}
     assigned: dict[str, int] = {}
-    for row in rows:
-        number, name, fold = row[LINE], with_zeros(unescape_cell(row["path"]), wanted), whole_number(row["fold"])
+    for row in read_table(path, ("path", "fold")):
+        number, name, fold = row[LINE], unescape_cell(row["path"]), whole_number(row["fold"])
         if name not in wanted:
-            near = did_you_mean(name, wanted) if len(problems) < SHOWN else ""
-            problems.append(f"row {number}: '{name}' is not in train.csv{near}")
+            problems.append(f"row {number}: '{name}' is not in train.csv")
         elif name in assigned:
             problems.append(f"row {number}: '{name}' is there twice")
         elif fold < 0:
@@ -170,7 +168,7 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
     refuse(problems, f"{path} does not fit the data in {data.root}")
     k = max(assigned.values()) + 1
     if k < 2:
-        raise MaskensError(f"{path} puts everybody into one fold: nobody is left to validate on.")
+        raise MaskensError(f"{path} puts everybody into one fold: no fold is left to validate on.")
     if k > len(assigned):
         raise MaskensError(f"{path} names fold {k - 1} but has only {len(assigned)} people.")
     folds = np.array([assigned[p.path] for p in data.people], dtype=np.int64)
@@ -179,7 +177,7 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
 
 
 def what_changed(path: Path, data: TrainData) -> list[str]:
-    """People whose rows or photos are not what folds.csv recorded; empty if the difference is finer."""
+    """People whose rows or photo sizes differ from folds.csv; empty if others differ."""
     before = {unescape_cell(r["path"]): r | {"id": unescape_cell(r["id"])} for r in read_table(path, COLUMNS)}
     now = {p.path: p for p in data.people}
     lines = [f"{p} is new" for p in sorted(now.keys() - before.keys())]
@@ -187,9 +185,7 @@ def what_changed(path: Path, data: TrainData) -> list[str]:
     for name in sorted(now.keys() & before.keys()):
         person, row = now[name], before[name]
         present = (person.id, GENDERS[person.gender], str(person.age))
-        if person.id.isdecimal() and with_zeros(person.id, [row["id"]]) != person.id:
-            lines.append(f"{name}: id is {person.id}, was {row['id']} (a spreadsheet drops zeros: save ids as text)")
-        elif present != (row["id"], row["gender"], row["age"]):
+        if present != (row["id"], row["gender"], row["age"]):
             lines.append(f"{name}: id, gender or age differ from what folds.csv recorded")
         elif str(sum(person.bytes)) != row["bytes"]:
             lines.append(f"{name}: its photo files have another size")

@@ -266,14 +266,14 @@ def _plan(options: Options) -> _Plan:
     from ensemble.backends.choose import choose_hardware
     from ensemble.decision.anytime import choose_budget
     from ensemble.decision.members import load_ensembles
-    from ensemble.decision.submission import align
+    from ensemble.decision.submission import align, read_people
     from ensemble.decision.tuning import apply_tuning, weighted_runs
     from ensemble.models.engine_choice import engine_options
     from ensemble.prediction.outputs import InferenceSettings
     from ensemble.prediction.strategies import check_budget
     from ensemble.recipes.recipe_file import run_recipe
     from folds.files import must_be_writable
-    from folds.layout import read_eval, read_eval_people
+    from folds.layout import read_eval
     from folds.run_folder import file_of, load_run, refuse_other_folds
 
     if options.vote and options.decision not in (None, "vote"):
@@ -289,7 +289,9 @@ def _plan(options: Options) -> _Plan:
     named = [load_run(run) for run in options.run]
     first = named[0]
     data = read_eval(first.data_folder(options.data), options.skip_bad_photos)
-    person = read_eval_people(data, options.person_column) if options.person_column else None
+    person = (
+        read_people(data.root / "eval" / "info.csv", options.person_column, data.ids) if options.person_column else None
+    )
     path = options.out or file_of(named, lambda run: run.submission_file)
     logits_file = path.with_suffix(".logits.npz") if options.out else file_of(named, lambda run: run.eval_file)
     must_be_writable(path)

@@ -68,7 +68,7 @@ class Predicted:
 def _print(done: Predicted, options: Options, terminal: Terminal) -> None:
     from ensemble.reporting.tables import predictions_table
     from folds.files import json_text
-    from folds.people import named
+    from folds.people import describe_skipped
 
     records, out = done.records, options.out
     if options.json:
@@ -83,7 +83,7 @@ def _print(done: Predicted, options: Options, terminal: Terminal) -> None:
     terminal.note(done.notes, "warning")
     if done.skipped:
         count = f"{len(done.skipped):,} of {len(done.skipped) + len(records):,} photos"
-        terminal.note([f"{count} can't be read and are left out: {named(done.skipped)}"], "warning")
+        terminal.note([f"{count} can't be read and are left out: {describe_skipped(done.skipped)}"], "warning")
     shown = done.distorted[:SHOWN_WARNINGS]
     terminal.note((f"{f} has another shape than in training, so it is distorted" for f in shown), "warning")
     if len(done.distorted) > SHOWN_WARNINGS:

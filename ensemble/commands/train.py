@@ -181,12 +181,12 @@ class TrainingPlan(Plan):
     @property
     def left_out(self) -> list[str]:
         """What to say of photos that are left out."""
-        from folds.people import left_out_words, named
+        from folds.people import count_skipped, describe_skipped
 
         if not self.data.skipped:
             return []
-        words = left_out_words(self.data.skipped, len(self.data.files))
-        return [f"{words}: {named(self.data.skipped)}. {self.run.skipped_file} lists them all"]
+        words = count_skipped(self.data.skipped, len(self.data.files))
+        return [f"{words}: {describe_skipped(self.data.skipped)}. {self.run.skipped_file} lists them all"]
 
 
 @dataclass(frozen=True)

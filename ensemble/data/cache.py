@@ -18,8 +18,8 @@ from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError, refuse
 from folds.faces import crop_to_face, detector_fault
 from folds.files import replacing, sha256, write_text
-from folds.people import ADVICE, PhotoSet, read_skipped, skipped_csv
-from folds.photos import Pixels, Progress, in_threads, read_photo, read_sizes, resize_and_crop
+from folds.people import SKIP_ADVICE, PhotoSet, read_skipped, skipped_csv
+from folds.photos import Pixels, Progress, decode_file, in_threads, read_photo, resize_and_crop
 
 
 class LoadedPhoto(NamedTuple):
@@ -35,11 +35,11 @@ def load_photo(path: Path, preprocessings: Sequence[Preprocessing]) -> LoadedPho
     Raises:
         MaskensError: it can't be read.
     """
-    return in_preprocessings(read_sizes(path, decoded_sizes(preprocessings)), preprocessings)
+    return in_preprocessings(decode_file(path, decoded_sizes(preprocessings)).sizes, preprocessings)
 
 
 def decoded_sizes(preprocessings: Sequence[Preprocessing]) -> list[tuple[int, int] | None]:
-    """At which size a photo is decoded for each preprocessing: `at_least` of `folds.photos.read_sizes`."""
+    """At which size a photo is decoded for each preprocessing: `at_least` of `folds.photos.decode_photo`."""
     return [g.decoded if g.reduced else None for g in preprocessings]
 
 
@@ -187,7 +187,7 @@ def each_photo(
 
 def refuse_unreadable(photos: PhotoSet, problems: dict[str, str]) -> None:
     """Refuse what `each_photo` found, if anything. Raises MaskensError with all of it."""
-    refuse(list(problems.values()), f"photos in {photos.root} can't be used", ADVICE)
+    refuse(list(problems.values()), f"photos in {photos.root} can't be used", SKIP_ADVICE)
 
 
 def reasons(photos: PhotoSet, problems: dict[str, str]) -> dict[str, str]:

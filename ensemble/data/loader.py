@@ -21,7 +21,7 @@ from ensemble.data.masks import DrawMasks, TargetArray
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from folds.errors import MaskensError
 from folds.labels import SHOTS, IntArray, age_band, decode
-from folds.people import ADVICE, TrainData
+from folds.people import SKIP_ADVICE, TrainData
 from folds.photos import Pixels
 
 NO_MORE: tuple[IntArray, IntArray] = np.empty(0, np.int64), np.empty(0, np.int64)
@@ -253,7 +253,7 @@ def plain_batches(
     try:
         yield from loader
     except MaskensError as error:  # from a worker it comes wrapped in that worker's traceback
-        advice = f". {ADVICE}" if photos.cached is None else ""
+        advice = f". {SKIP_ADVICE}" if photos.cached is None else ""
         raise MaskensError(str(error).rsplit("MaskensError: ", 1)[-1].strip() + advice) from None
 
 

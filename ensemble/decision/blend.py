@@ -22,7 +22,7 @@ from ensemble.recipes.tasks import OutputSpec
 from ensemble.recipes.views import Tta, TtaSet, as_set, known_sets
 from folds.errors import MaskensError
 from folds.labels import CLASSES, FloatArray, IntArray
-from folds.people import TrainData, left_out_words
+from folds.people import TrainData, count_skipped
 from folds.ranges import in_short
 from folds.run_folder import Run, differing, load_data, refuse_other_folds
 from folds.splits import strata
@@ -155,7 +155,7 @@ def load_oof_ensemble(
     for other in runs[1:]:
         if unlike := differing(first, other, "skipped photos"):
             raise MaskensError(f"{other.folder} has other {unlike} than {first.folder}: train both without the same.")
-    notes = [f"{left_out_words(data.skipped, len(data.files))} of {first.folder}"] if data.skipped else []
+    notes = [f"{count_skipped(data.skipped, len(data.files))} of {first.folder}"] if data.skipped else []
     notes += [
         f"{other.folder} has other label fixes; the labels of {first.folder} count"
         for other in runs[1:]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from folds.errors import MaskensError, counted, refuse
+from folds.errors import MaskensError, refuse
 from folds.files import csv_text, replace_keeping, safe_csv, write_or_set_aside
 from folds.labels import CLASSES, IntArray
-from folds.people import named
-from folds.table import LINE, composed, read_table, whole_number
+from folds.people import describe_skipped
+from folds.table import LINE, read_table, whole_number
 
 HEADER = ("ImageID", "ans")
 FAR = 0.25  # total variation distance from the prior at which a histogram looks wrong
@@ -51,7 +51,7 @@ def unseen_words(path: Path, skipped: Mapping[str, str], photos: int, votes: boo
     if together:
         how = "from their person's other photos, where there are any, and from the mix of classes in training"
     count = f"{len(skipped):,} of {photos:,} photos can't be read and are answered {how}"
-    return f"{count}: {named(skipped)}. All are listed in {skipped_file(path)}"
+    return f"{count}: {describe_skipped(skipped)}. All are listed in {skipped_file(path)}"
 
 
 def skipped_text(skipped: Mapping[str, str], ids: Sequence[str], classes: IntArray) -> str:
@@ -79,7 +79,7 @@ def read_answers(path: Path, exact: bool = False) -> tuple[list[str], IntArray]:
     Raises:
         MaskensError: unusable CSV; rows whose class is not a whole number in 0..17, or repeated ids, listed.
     """
-    rows = read_table(path, HEADER, exact, as_written=True)
+    rows = read_table(path, HEADER, exact)
     problems = []
     seen: dict[str, str] = {}
     classes = []
@@ -96,7 +96,7 @@ def read_answers(path: Path, exact: bool = False) -> tuple[list[str], IntArray]:
     if exact and decimal:
         example = f"{len(decimal)} answers are decimal numbers, like '{decimal[0]['ans']}' in row {decimal[0][LINE]}"
         problems.append(f"{example}: write whole numbers (in pandas: frame['ans'].astype(int))")
-    refuse(problems, f"{path} is not usable ({counted(problems)})")
+    refuse(problems, f"{path} is not usable")
     return [r["ImageID"] for r in rows], np.array(classes, dtype=np.int64)
 
 
@@ -110,7 +110,6 @@ def align(path: Path, ids: Sequence[str], exact: bool = False) -> IntArray:
         MaskensError: if the file does not hold exactly these ids.
     """
     found, classes = read_answers(path, exact)
-    ids, found = ([composed(i) for i in names] for names in (ids, found))
     place = {i: n for n, i in enumerate(found)}
     missing = [i for i in ids if i not in place]
     extra = place.keys() - set(ids)
@@ -123,7 +122,7 @@ def align(path: Path, ids: Sequence[str], exact: bool = False) -> IntArray:
 
 
 def read_people(path: Path, column: str, ids: Sequence[str]) -> IntArray:
-    """Who is on each photo, by a column of a file of answers that `align` has read.
+    """Who is on each photo, by a column of a table that has all of them, as info.csv.
 
     Returns:
         int64 (photos,), in the order of `ids`, equal for photos of one person, 0..people-1.
@@ -133,7 +132,7 @@ def read_people(path: Path, column: str, ids: Sequence[str]) -> IntArray:
     """
     if column in HEADER:
         raise MaskensError(f"--person-column {column}: that column of {path} does not say who is on a photo.")
-    people = {row["ImageID"]: row for row in read_table(path, ("ImageID", column), as_written=True)}
+    people = {row["ImageID"]: row for row in read_table(path, ("ImageID", column))}
     empty = [f"row {row[LINE]}: '{column}' of '{name}' is empty" for name, row in people.items() if not row[column]]
     refuse(empty, f"{path} does not name the person on every photo")
     return np.unique([people[i][column] for i in ids], return_inverse=True)[1].astype(np.int64)

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ensemble.decision.fitting import fit_temperature, scaled
-from folds.corrections import COLUMNS
+from folds.corrections import FIX_COLUMNS
 from folds.files import safe_csv
 from folds.labels import AGE_CUTS, AGES, CLASSES, GENDERS, MASKS, SHOTS, FloatArray, IntArray, decode
 from folds.people import Person, TrainData
@@ -257,7 +257,7 @@ def suspects_csv(found: Audit) -> str:
                 old, new = str(s.person.age), str(nearest_year(s.person.age, d.suggested))
             numbers = (f"{v:.4f}" for v in (s.score, d.confidence, d.margin))
             rows.append((s.person.path, d.photo, s.field, old, new, found.reason(s), rank, *numbers, s.agree))
-    return safe_csv((*COLUMNS, *MORE_COLUMNS), rows)
+    return safe_csv((*FIX_COLUMNS, *MORE_COLUMNS), rows)
 
 
 def photos_csv(found: Audit) -> str:

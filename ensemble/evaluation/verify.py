@@ -25,13 +25,12 @@ from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.recipes.tasks import training_mask, true_labels
 from ensemble.recipes.views import IDENTITY
-from folds.corrections import kept_merges
 from folds.errors import MaskensError, first_line, typed
 from folds.files import read_json, sha256_of_arrays, sha256_of_text
 from folds.labels import IntArray
 from folds.layout import read_train
-from folds.people import TrainData, kept_skipped, left_out_words
-from folds.run_folder import Run, kept_fixes, library_versions
+from folds.people import TrainData, count_skipped, kept_skipped
+from folds.run_folder import Run, kept_fixes, kept_merges, library_versions
 from folds.splits import read_folds
 
 
@@ -232,7 +231,7 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
     data, check = _data(run, data_folder)
     checks.append(check)
     if data and data.skipped:
-        notes.append(left_out_words(data.skipped, len(data.files)))
+        notes.append(count_skipped(data.skipped, len(data.files)))
     folds = None
     if all(c.ok for c in checks) and data is not None:
         folds = read_folds(run.folds_file, data)[0]
@@ -287,9 +286,7 @@ def _data(run: Run, folder: Path | None) -> tuple[TrainData | None, Check]:
     where = folder or run.folder / run.data
     mend = "put the data back, say where they are now with --data DIR, or start a new run: maskens folds --run NEW_DIR"
     try:
-        data = read_train(
-            where := run.data_folder(folder), kept_fixes(run), kept_merges(run.merged_file, run.merged_hash)
-        )
+        data = read_train(where := run.data_folder(folder), kept_fixes(run), kept_merges(run))
         data = dataclasses.replace(data, skipped=kept_skipped(run.skipped_file, run.skipped_hash))
     except MaskensError as error:
         return None, Check("data", f"data in {where}", run.fingerprint, first_line(error), False, mend)

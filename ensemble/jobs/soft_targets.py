@@ -119,7 +119,7 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
     record = read_record(file, PseudoRecord, advice=advice)
     try:
         names = [f"fold{fold}" for fold in range(run.k)]
-        rows = read_table(run.pseudo_file, ("photo", *names), as_written=True)
+        rows = read_table(run.pseudo_file, ("photo", *names))
         classes = np.array([[int(row[n] or NOT_TAKEN) for n in names] for row in rows], dtype=np.int64).T
     except (OSError, ValueError, KeyError, TypeError, MaskensError) as error:
         raise MaskensError(f"the pseudo-labels of {run.folder} can't be read ({error}). {advice}") from error

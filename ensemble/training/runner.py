@@ -21,7 +21,7 @@ from folds.errors import MaskensError
 from folds.files import write_text
 from folds.labels import IntArray
 from folds.people import TrainData
-from folds.run_folder import is_removed
+from folds.run_folder import has_run
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def _note(spec: JobSpec, words: str) -> None:
 
 def finish(spec: JobSpec, state: State, error: str = "") -> None:
     """Write a job's last state, unless it is done or its run is gone."""
-    if is_removed(spec.run):
+    if not has_run(spec.run.folder):
         return
     status = spec.job.status()
     if status.state == "done":  # what came after that, such as tidying up, takes nothing away from it

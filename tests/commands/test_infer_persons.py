@@ -42,8 +42,7 @@ def test_people_of_one_photo_are_decided_as_without_it(job: Path) -> None:
 
 
 def test_what_names_no_person_is_refused_before_anything_is_written(job: Path) -> None:
-    near = "Nearest to 'persn' is 'person'"
-    refused(maskens(*INFER, "--person-column", "persn"), "lacks the column 'persn'; it has", near)
+    refused(maskens(*INFER, "--person-column", "persn"), "lacks the column 'persn' (did you mean 'person'?); it has")
     refused(maskens(*INFER, "--person-column", "ans"), "'ans' of info.csv does not say who is on a photo")
     for rule in (("--decision", "hard"), ("--decision", "vote"), ("--vote", "before.csv")):
         refused(maskens(*INFER, "--person-column", "person", *rule), "--person-column needs --decision joint")

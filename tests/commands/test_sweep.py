@@ -172,7 +172,7 @@ def test_photos_that_are_left_out_are_so_in_all_runs(there: Path, tmp_path: Path
     assert outcome.code == 0, outcome.err
     added = maskens("sweep", "--out", tmp_path / "sweep", "--seed", "1")
     assert added.code == 0, added.err
-    assert added.out.count("1 of 84 labelled photos can't be read and are left out") == 1
+    assert added.out.count("1 of 84 labelled photos can't be read and are skipped") == 1
     first, second = ((tmp_path / "sweep" / f"a-seed{seed}" / "skipped.csv").read_text() for seed in (0, 1))
     assert first == second
 

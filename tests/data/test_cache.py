@@ -20,7 +20,7 @@ from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError
 from folds.layout import read_eval, read_train
 from folds.people import EvalData, PhotoSet, TrainData
-from folds.photos import Pixels, read_photo, read_sizes, resize_and_crop
+from folds.photos import DecodedPhoto, Pixels, decode_file, read_photo, resize_and_crop
 
 SMALL, CROPPED = Preprocessing((16, 12)), Preprocessing((20, 16), (12, 10))
 FILES = [f"{i}.png" for i in range(6)]
@@ -72,11 +72,11 @@ def test_each_file_is_read_once_for_all_geometries(
 ) -> None:
     read: collections.Counter[str] = collections.Counter()
 
-    def counting(path: Path, at_least: Sequence[tuple[int, int] | None]) -> list[Pixels]:
+    def counting(path: Path, at_least: Sequence[tuple[int, int] | None]) -> DecodedPhoto:
         read[path.name] += 1
-        return read_sizes(path, at_least)
+        return decode_file(path, at_least)
 
-    monkeypatch.setattr(ensemble.data.cache, "read_sizes", counting)
+    monkeypatch.setattr(ensemble.data.cache, "decode_file", counting)
     for _ in range(2 if cached else 1):  # a second opening finds the cache
         photos = open_photos(
             PhotoSet(root, FILES, "print"), [SMALL, CROPPED], tmp_path / "cache" if cached else None, workers=1
@@ -101,7 +101,7 @@ def test_pixels_depend_on_photo_and_geometry_alone(jpegs: Path, tmp_path: Path, 
     for number, preprocessing in enumerate((large, small, exact)):
         for photos, alone in zip(together, shown(preprocessing), strict=True):
             assert np.array_equal(photos[number], alone[0])
-    whole, half, eighth = ([read_sizes(jpegs / f, [s])[0] for f in JPEGS] for s in (None, (70, 50), (16, 12)))
+    whole, half, eighth = ([decode_file(jpegs / f, [s]).sizes[0] for f in JPEGS] for s in (None, (70, 50), (16, 12)))
     assert [p.shape[:2] for p in (whole[0], half[0], eighth[0])] == [(150, 110), (75, 55), (19, 14)]
     for i, photos in enumerate(together):
         assert np.array_equal(photos[0], resize_and_crop(half[i], (70, 50), None))
@@ -115,7 +115,7 @@ def test_reduced_and_full_decoding_have_a_cache_each(jpegs: Path, tmp_path: Path
         preprocessing = Preprocessing((16, 12), None, reduced)
         (photo,) = open_photos(PhotoSet(jpegs, JPEGS, "print"), [preprocessing], cache, workers=1)[0]
         (least,) = [(16, 12) if reduced else None]
-        assert np.array_equal(photo, resize_and_crop(read_sizes(jpegs / JPEGS[0], [least])[0], (16, 12), None))
+        assert np.array_equal(photo, resize_and_crop(decode_file(jpegs / JPEGS[0], [least]).sizes[0], (16, 12), None))
     assert len(list(cache.glob("*.npy"))) == 2
 
 

@@ -317,7 +317,7 @@ def test_mask_suspects_are_taken_for_fixes_too(true: TrainData, tmp_path: Path) 
     mine = run.folder / "audit" / "suspects.csv"
     outcome = maskens("folds", "--run", tmp_path / "new", "--data", true.root, "--fixes", mine)
     assert outcome.code == 0, outcome
-    assert "fixes: 2 labels of 1 person (2 mask)" in outcome.out
+    assert "fixes: 2 labels of 1 people (2 mask)" in outcome.out
 
 
 def test_the_page_and_its_sheets(audited: tuple[Path, TrainData, str]) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import random
 import shutil
-import sys
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from run_command import maskens, refused
 
 import cli
-from folds.corrections import COLUMNS, apply_fixes, describe_fixes, fixes_csv, read_fixes, shipped
+from folds.corrections import FIX_COLUMNS, apply_fixes, describe_fixes, fixes_csv, read_fixes, shipped
 from folds.errors import MaskensError
 from folds.files import csv_text, sha256
 from folds.labels import GENDERS, SHOTS
@@ -35,7 +33,7 @@ from folds.splits import (
     strata,
 )
 
-Row = tuple[str, str, str, str, str, str]
+MAN = "001_male_Asian_20"
 PATHS = ("001_male_Asian_20", "002_female_Asian_40", "003_male_Asian_60", "003_male_Asian_61")
 CROWD = tuple(f"9{n:03d}_{GENDERS[n % 2]}_Asian_{(25, 45, 65)[n % 3]}" for n in range(18))  # three of each stratum
 
@@ -55,7 +53,7 @@ def make_tree(root: Path, paths: Sequence[str]) -> Path:
 
 
 def write_list(file: Path, *rows: str) -> str:
-    file.write_text("\n".join([",".join(COLUMNS), *rows, ""]))
+    file.write_text("\n".join([",".join(FIX_COLUMNS), *rows, ""]))
     return str(file)
 
 
@@ -99,14 +97,6 @@ class TestLabels:
         assert of(data, "003_male_Asian_61") == (0, 61, [0, 0, 0, 0, 0, 1, 2])
         assert data.files == read_train(root).files
 
-    def test_two_photos_swapped_swap_their_classes(self, fixed: Apply) -> None:
-        data = fixed(
-            "001_male_Asian_20,incorrect_mask,mask,incorrect,not wear,",
-            "001_male_Asian_20,normal,mask,not wear,incorrect,",
-        )
-        assert of(data, "001_male_Asian_20") == (0, 20, [0, 0, 0, 0, 0, 2, 1])
-        assert data.classes[:7].tolist() == [0, 0, 0, 0, 0, 12, 6]
-
     def test_all_that_is_counted_follows(self, root: Path, fixed: Apply) -> None:
         plain = read_train(root)
         data = fixed(
@@ -126,16 +116,10 @@ class TestLabels:
         assert label_conflicts(half) == ["id 003 is male in one row and female in another"]
         both = fixed("003_male_Asian_60,,gender,male,female,", "003_male_Asian_61,,gender,male,female,")
         assert label_conflicts(both) == []
-        assert describe_fixes(half) == describe_fixes(both).replace("2 ", "1 ").replace("labels", "label")
+        assert describe_fixes(both) == "2 labels of 1 people (2 gender)"
 
-    def test_nothing_on_disk_changes(self, root: Path, tmp_path: Path) -> None:
-        names = [write_list(tmp_path / "mine.csv", "001_male_Asian_20,,gender,male,female,")]
-        before = disk(tmp_path)
-        assert read_train(root, read_fixes(names)).people != read_train(root).people
-        assert disk(tmp_path) == before
-
-    def test_a_pattern_of_many_stars_is_as_soon_refused(self, fixed: Apply) -> None:
-        with pytest.raises(MaskensError, match="fits no folder"):  # after years, if all places were tried
+    def test_a_pattern_of_many_stars_is_refused_at_once(self, fixed: Apply) -> None:
+        with pytest.raises(MaskensError, match="fits 0 folders"):  # after years, if all places were tried
             fixed("*_" * 40 + "*a" * 40 + ",,age,20,21,")
 
     def test_a_pattern_stands_for_the_one_folder_that_it_fits(self, fixed: Apply) -> None:
@@ -147,7 +131,7 @@ class TestLabels:
         root = make_tree(tmp_path / "data", ["a[1]_male_x_20", "a1_male_x_21", "ab_male_x_22"])
         fixes = [Fix(p, "", "age", a, "30") for p, a in (("a[1]*", "20"), ("a1*", "21"))]
         assert [of(read_train(root, fixes), p)[1] for p in ("a[1]_male_x_20", "a1_male_x_21")] == [30, 30]
-        with pytest.raises(MaskensError, match=r"path 'a\?_\*' fits no folder"):
+        with pytest.raises(MaskensError, match=r"path 'a\?_\*' fits 0 folders"):
             read_train(root, [Fix("a?_*", "", "age", "22", "30")])
 
     def test_values_may_be_in_any_case_and_a_reason_is_not_needed(self, fixed: Apply) -> None:
@@ -176,15 +160,6 @@ class TestFingerprint:
         assert len({d.fingerprint for d in each}) == 5
         assert len({d.photos.fingerprint for d in each}) == 1
 
-    def test_that_of_the_photos_follows_names_and_sizes(self, root: Path) -> None:
-        photo = root / "train" / "images" / PATHS[1] / "mask1.jpg"
-        seen = [read_train(root).photos.fingerprint]
-        photo.write_bytes(b"longer")
-        seen.append(read_train(root).photos.fingerprint)
-        photo.rename(photo.with_suffix(".png"))
-        seen.append(read_train(root).photos.fingerprint)
-        assert len(set(seen)) == 3
-
     def test_fixes_in_any_order_and_from_any_number_of_files_are_the_same(self, root: Path, tmp_path: Path) -> None:
         rows = [f"{p},{s},mask,wear,incorrect,{s}" for p in PATHS for s in SHOTS[:3]]
         straight = read_train(root, read_fixes([write_list(tmp_path / "all.csv", *rows)]))
@@ -203,47 +178,33 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("row", "message"),
         [
-            (
-                "001_male_Asian_21,,age,20,21,",
-                "path '001_male_Asian_21' is not in train.csv (did you mean '001_male_As",
-            ),
-            (",,age,20,21,", "path '' is not in train.csv"),
-            ("004_*,,age,20,21,", "path '004_*' fits no folder in train.csv"),
-            ("003_*,,age,60,61,", "path '003_*' fits 2 folders: 003_male_Asian_60, 003_male_Asian_61"),
-            ("00*,,age,60,61,", "fits 4 folders: 001_male_Asian_20, 002_female_Asian_40, 003_male_Asian_60, ..."),
-            ("001_male_Asian_20,,gendr,male,female,", "field 'gendr' is none of gender, age, mask (did you mean 'gen"),
-            ("001_male_Asian_20,,,male,female,", "field '' is none of gender, age, mask"),
-            ("001_male_Asian_20,normal,gender,male,female,", "photo 'normal' is given, but gender is the same on all"),
-            ("001_male_Asian_20,mask1,age,20,21,", "photo 'mask1' is given, but age is the same on all photos: leave"),
-            ("001_male_Asian_20,,mask,wear,incorrect,", "photo '' is none of mask1, mask2"),
-            ("001_male_Asian_20,mask6,mask,wear,incorrect,", "photo 'mask6' is none of mask1, mask2"),
-            ("001_male_Asian_20,mask1.jpg,mask,wear,incorrect,", "photo 'mask1.jpg' is none of mask1, mask2"),
-            ("001_male_Asian_20,,gender,male,femal,", "new 'femal' is none of male, female (did you mean 'female'"),
-            ("001_male_Asian_20,,gender,0,female,", "old '0' is none of male, female"),
-            ("001_male_Asian_20,mask1,mask,wear,worn,", "new 'worn' is none of wear, incorrect, not wear"),
-            ("001_male_Asian_20,,age,20,121,", "new '121' is not a whole number of years between 0 and 120"),
-            ("001_male_Asian_20,,age,20,-1,", "new '-1' is not a whole number of years"),
-            ("001_male_Asian_20,,age,20,20.5,", "new '20.5' is not a whole number of years"),
-            (f"001_male_Asian_20,,age,20,{'9' * 5000},", "is not a whole number of years"),
-            ("001_male_Asian_20,,age,,30,", "old '' is not a whole number of years"),
-            ("001_male_Asian_20,,age,20,020,", "old and new are both '020'"),
-            ("001_male_Asian_20,,gender,male,Male,", "old and new are both 'Male'"),
-            ("001_male_Asian_20,,age,22,30,", "age of '001_male_Asian_20' is '20', not '22'"),
-            ("001_*,,gender,female,male,", "gender of '001_male_Asian_20' is 'male' already: leave the row out"),
-            (
-                "001_male_Asian_20,normal,mask,wear,incorrect,",
-                "mask of '001_male_Asian_20' normal is 'not wear', not 'w",
-            ),
+            ("001_male_Asian_21,,age,20,21,", "path '001_male_Asian_21' fits 0 folders of train.csv"),
+            (",,age,20,21,", "path '' fits 0 folders"),
+            ("003_*,,age,60,61,", "path '003_*' fits 2 folders"),
+            (f"{MAN},,gendr,male,female,", "field 'gendr' is none of gender, age, mask (did you mean 'gen"),
+            (f"{MAN},,,male,female,", "field '' is none of gender, age, mask"),
+            (f"{MAN},normal,gender,male,female,", "photo 'normal' is given, but gender is the same on all"),
+            (f"{MAN},,mask,wear,incorrect,", "photo '' is none of mask1, mask2"),
+            (f"{MAN},mask1.jpg,mask,wear,incorrect,", "photo 'mask1.jpg' is none of mask1, mask2"),
+            (f"{MAN},,gender,male,femal,", "new 'femal' is none of male, female (did you mean 'female'"),
+            (f"{MAN},mask1,mask,wear,worn,", "new 'worn' is none of wear, incorrect, not wear"),
+            (f"{MAN},,age,20,121,", "new '121' is not a whole number of years between 0 and 120"),
+            (f"{MAN},,age,20,-1,", "new '-1' is not a whole number of years"),
+            (f"{MAN},,age,20,{'9' * 5000},", "is not a whole number of years"),
+            (f"{MAN},,age,,30,", "old '' is not a whole number of years"),
+            (f"{MAN},,age,20,020,", "old and new are both '020'"),
+            (f"{MAN},,age,22,30,", f"age of '{MAN}' is '20', not '22'"),
+            ("001_*,,gender,female,male,", f"gender of '{MAN}' is 'male', not 'female'"),
+            (f"{MAN},normal,mask,wear,incorrect,", f"mask of '{MAN}' normal is 'not wear', not 'wear'"),
         ],
     )
     def test_a_row_that_does_not_fit_is_named(self, fixed: Apply, tmp_path: Path, row: str, message: str) -> None:
         with pytest.raises(MaskensError) as refused:
             fixed("003_male_Asian_61,,age,61,62,", "", row)
-        headline, problem, advice = str(refused.value).splitlines()
-        assert headline == f"these fixes don't fit the data in {tmp_path / 'data'} (1 problem):"
+        _, problem, advice = str(refused.value).splitlines()
         assert problem.startswith(f"  - {tmp_path / 'mine.csv'} row 4: ")
         assert message in problem
-        assert advice == "Mend the list, or go on without it: --fixes none."
+        assert "--fixes none" in advice
 
     @pytest.mark.parametrize("again", ["001_male_Asian_20,,gender,male,female,", "001_*,,gender,male,female,why"])
     def test_a_label_fixed_twice_is_refused_within_a_file_and_across_files(
@@ -259,32 +220,15 @@ class TestRefusals:
         with pytest.raises(MaskensError, match=r"is fixed in .*a\.csv row 2 already"):
             apply_fixes(data, read_fixes([b]))
 
-    def test_photos_of_one_person_are_different_labels(self, fixed: Apply) -> None:
-        rows = [f"001_male_Asian_20,{s},mask,wear,incorrect," for s in SHOTS[:5]]
-        assert of(fixed(*rows), "001_male_Asian_20")[2] == [1, 1, 1, 1, 1, 1, 2]
-
     def test_everything_wrong_in_all_files_is_listed_together(self, root: Path, tmp_path: Path) -> None:
         good = "002_female_Asian_40,,age,40,41,"
         a = write_list(tmp_path / "a.csv", good, "nobody,normal,gender,mal,female,", "001_*,,size,1,2,")
         b = write_list(tmp_path / "b.csv", "003_*,,age,60,1000,", good)
-        with pytest.raises(MaskensError) as refused:
-            read_train(root, read_fixes([a, b]))
-        problems = [line.split(str(tmp_path))[1] for line in str(refused.value).splitlines()[1:-1]]
-        assert [p.split(": ")[0] for p in problems] == [
-            "/a.csv row 3",
-            "/a.csv row 3",
-            "/a.csv row 3",
-            "/a.csv row 4",
-            "/b.csv row 2",
-            "/b.csv row 2",
-            "/b.csv row 3",
-        ]
-
-    def test_a_refused_list_leaves_the_data_as_they_were(self, root: Path) -> None:
         data = read_train(root)
-        fixes = [Fix("001_*", "", "age", "20", "30"), Fix("002_*", "", "age", "20", "30")]
-        with pytest.raises(MaskensError):
-            apply_fixes(data, fixes)
+        with pytest.raises(MaskensError) as refused:
+            apply_fixes(data, read_fixes([a, b]))
+        problems = [line.split(str(tmp_path))[1] for line in str(refused.value).splitlines()[1:-1]]
+        assert [p.split(": ")[0] for p in problems] == ["/a.csv row 3", "/a.csv row 4", "/b.csv row 2", "/b.csv row 3"]
         assert data == read_train(root)
 
     def test_an_unknown_list_is_refused_with_the_known_ones(self, tmp_path: Path) -> None:
@@ -293,17 +237,9 @@ class TestRefusals:
         with pytest.raises(MaskensError, match=r"no such list\. Name core, disputed, a CSV file with .*, or none\."):
             read_fixes([str(tmp_path / "gone.csv")])
 
-    def test_an_unusable_file_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "mine.csv").write_text("path,photos,field,old,new,reason\na,,age,1,2,\n")
-        with pytest.raises(MaskensError, match=r"mine\.csv lacks the column 'photo'; .*Nearest to 'photo' is 'photos'"):
-            read_fixes([str(tmp_path / "mine.csv")])
-        write_list(tmp_path / "mine.csv")
-        with pytest.raises(MaskensError, match=r"mine\.csv has a header but no rows"):
-            read_fixes([str(tmp_path / "mine.csv")])
-
     def test_none_stands_alone(self) -> None:
         assert read_fixes(["none"]) == read_fixes([]) == ()
-        with pytest.raises(MaskensError, match="--fixes none drops all fixes and can't go together with others"):
+        with pytest.raises(MaskensError, match=r"--fixes none .* can't be combined"):
             read_fixes(["core", "none"])
 
 
@@ -367,7 +303,7 @@ class TestFolds:
         assert largest_k(read_train(root).people)[0] == 3
         data = read_train(root, [fix])
         assert largest_k(data.people) == (2, "incorrect, female >=60")
-        with pytest.raises(MaskensError, match=r"--k 3: .*mask state, but there are only 2 'incorrect, female >=60'\."):
+        with pytest.raises(MaskensError, match=r"--k 3: .* only 2 people are 'incorrect, female >=60'\."):
             make_folds(data, 3, 0)
         assert [*data.classes].count(11) == 2
         young_woman = next(p for p in CROWD if p.endswith("female_Asian_25"))
@@ -405,14 +341,7 @@ class TestFolds:
 # The command line, and what a run remembers.
 
 
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Folds = Callable[..., Outcome]
+Folds = Callable[..., str]
 RUN = Path("run")
 MINE = [
     f"{CROWD[0]},incorrect_mask,mask,incorrect,not wear,swapped",
@@ -422,36 +351,20 @@ MINE = [
 
 
 @pytest.fixture
-def folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Folds:
+def folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folds:
     """`maskens folds --run run` in a folder with data, mine.csv (3 labels of 2 people) and other.csv (1 label)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MASKENS_RUN", "run")
-    monkeypatch.setenv("COLUMNS", "200")
     make_tree(Path("data"), CROWD)
     write_list(Path("mine.csv"), *MINE)
     write_list(Path("other.csv"), f"{CROWD[2]},,age,{CROWD[2][-2:]},66,")
 
-    def call(*args: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["maskens", "folds", *args])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Outcome(code, *capsys.readouterr())
+    def call(*args: str) -> str:
+        outcome = maskens("folds", *args)
+        assert outcome.code == 0, outcome.err
+        return outcome.out
 
     return call
-
-
-def said(outcome: Outcome) -> str:
-    assert outcome.code == 0, outcome.err
-    return outcome.out
-
-
-def refused(outcome: Outcome) -> str:
-    assert outcome.code == 2, outcome.out
-    assert "Traceback" not in outcome.err
-    return " ".join(outcome.err.split())
 
 
 def trained() -> None:
@@ -471,158 +384,101 @@ LINE = "fixes: 3 labels of 2 people (1 age, 2 mask) from mine.csv"
 
 
 class TestRun:
-    def test_fixes_are_told_saved_and_seen_by_training(self, folds: Folds) -> None:
+    def test_fixes_are_reported_saved_and_seen_by_training(self, folds: Folds) -> None:
         before = disk(Path("data"))
-        assert LINE in said(folds("--k", "2", "--fixes", "mine.csv"))
+        assert LINE in folds("--k", "2", "--fixes", "mine.csv")
         with (RUN / "fixes.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert [r["path"] for r in rows] == [CROWD[0], CROWD[0], CROWD[1]], "patterns are resolved"
-        record = json.loads((RUN / "run.json").read_text())["fixes"]
-        assert record == {
-            "hash": sha256((RUN / "fixes.csv").read_bytes()),
-            "labels": 3,
-            "people": 2,
-            "sources": ["mine.csv"],
-        }
-        assert masks_of(CROWD[0]) == SWAPPED
-        assert of(load_data(load_run(RUN))[0], CROWD[1])[1] == 46
-        assert disk(Path("data")) == before
-
-    def test_several_lists_go_together(self, folds: Folds) -> None:
-        assert "4 labels of 3 people (2 age, 2 mask) from mine.csv, other.csv" in said(
-            folds("--k", "2", "--fixes", "other.csv", "--fixes", "mine.csv")
-        )
-
-    def test_without_fixes_there_is_nothing_of_them(self, folds: Folds) -> None:
-        assert "fixes" not in said(folds("--k", "2"))
-        assert sorted(p.name for p in RUN.iterdir()) == ["folds.csv", "run.json"]
-        assert load_run(RUN).fixes.hash == ""
-
-    def test_the_run_remembers_them_though_the_list_is_gone(self, folds: Folds) -> None:
-        said(folds("--k", "2", "--fixes", "mine.csv"))
-        Path("mine.csv").unlink()
         run = load_run(RUN)
-        again = said(folds())
+        assert run.fixes.hash == sha256((RUN / "fixes.csv").read_bytes())
+        assert run.fixes.sources == ("mine.csv",)
+        assert masks_of(CROWD[0]) == SWAPPED
+        assert of(load_data(run)[0], CROWD[1])[1] == 46
+        Path("mine.csv").unlink()
+        again = folds()
         assert LINE in again
         assert "the same folds were there already" in again
         assert load_run(RUN) == run
-        assert LINE in said(folds("--k", "3")), "with other folds too"
+        assert LINE in folds("--k", "3"), "with other folds too"
         assert masks_of(CROWD[0]) == SWAPPED
+        assert disk(Path("data")) == before
 
-    def test_the_same_deal_with_other_labels(self, folds: Folds) -> None:
-        said(folds("--k", "3", "--seed", "7"))
+    def test_the_same_split_with_other_labels(self, folds: Folds) -> None:
+        folds("--k", "3", "--seed", "7")
         plain, before = load_data(load_run(RUN))
-        out = said(folds("--run", "B", "--fixes", "mine.csv", "--folds-file", "run/folds.csv"))
-        assert LINE in out
+        folds("--run", "B", "--fixes", "mine.csv", "--folds-file", "run/folds.csv")
         data, same = load_data(load_run(Path("B")))
         assert same.tolist() == before.tolist()
         assert data.files == plain.files
         assert np.flatnonzero(data.classes != plain.classes).tolist() == [5, 6], "46 is in the band of 45"
-        assert load_run(Path("B")).folds_hash != load_run(RUN).folds_hash
+        assert load_run(Path("B")).folds_hash != load_run(RUN).folds_hash, "models are bound to this hash"
         assert read_folds(Path("B/folds.csv"), plain)[0].tolist() == before.tolist(), "and back"
 
-    def test_masks_alone_tell_two_runs_of_one_deal_apart(self, folds: Folds) -> None:
-        said(folds("--k", "2"))
-        write_list(Path("masks.csv"), *MINE[:2])
-        said(folds("--run", "B", "--fixes", "masks.csv", "--folds-file", "run/folds.csv"))
-        assert load_run(Path("B")).folds_hash != load_run(RUN).folds_hash, "models are bound to this hash"
-
-    def test_other_fixes_keep_the_earlier_ones_aside(self, folds: Folds) -> None:
-        said(folds("--k", "2", "--fixes", "mine.csv"))
+    def test_other_fixes_or_none_keep_the_earlier_ones_aside(self, folds: Folds) -> None:
+        folds("--k", "2")
+        assert sorted(p.name for p in RUN.iterdir()) == ["folds.csv", "run.json"]
+        plain = (RUN / "folds.csv").read_bytes()
+        assert "4 labels of 3 people" in folds("--fixes", "other.csv", "--fixes", "mine.csv")
         earlier = (RUN / "fixes.csv").read_bytes()
-        out = said(folds("--fixes", "other.csv"))
-        assert "the earlier fixes are kept as run/fixes.1.csv" in out
-        assert "the earlier folds (k=2, seed 42) are kept as run/folds.1.csv" in out
+        assert "kept as run/fixes.1.csv" in folds("--fixes", "other.csv")
         assert (RUN / "fixes.1.csv").read_bytes() == earlier
         assert masks_of(CROWD[0]) == AS_NAMED
-
-    def test_none_drops_them(self, folds: Folds) -> None:
-        said(folds("--k", "2"))
-        plain = {p.name: p.read_bytes() for p in RUN.glob("*.csv")}
-        said(folds("--fixes", "mine.csv"))
-        out = said(folds("--fixes", "none"))
+        out = folds("--fixes", "none")
         assert "fixes: " not in out
-        assert "the earlier fixes are kept as run/fixes.1.csv" in out
+        assert "kept as run/fixes.2.csv" in out
         assert not (RUN / "fixes.csv").exists()
-        assert (RUN / "folds.csv").read_bytes() == plain["folds.csv"]
-        assert masks_of(CROWD[0]) == AS_NAMED
-        assert "fixes" not in said(folds())
+        assert (RUN / "folds.csv").read_bytes() == plain
 
     def test_other_fixes_are_refused_once_models_are_there(self, folds: Folds) -> None:
-        said(folds("--k", "2", "--fixes", "mine.csv"))
+        folds("--k", "2", "--fixes", "mine.csv")
         trained()
         before = disk(RUN)
         for names in (["other.csv"], ["none"], ["mine.csv", "other.csv"]):
-            error = refused(folds(*(part for n in names for part in ("--fixes", n))))
-            assert "run has models trained with other label fixes (3 from mine.csv; now " in error
-            assert "--folds-file run/folds.csv" in error
+            outcome = maskens("folds", *(part for n in names for part in ("--fixes", n)))
+            refused(outcome, "label fixes", "3 from mine.csv", "--folds-file run/folds.csv")
         assert disk(RUN) == before
-        assert "the same folds were there already" in said(folds("--fixes", "mine.csv"))
-        assert "models trained on other folds" in refused(folds("--k", "3"))
-        assert masks_of(CROWD[0]) == SWAPPED
+        assert "the same folds were there already" in folds("--fixes", "mine.csv")
 
-    def test_models_stay_when_the_table_itself_was_mended(self, folds: Folds) -> None:
+    def test_models_stay_when_the_table_itself_was_corrected(self, folds: Folds) -> None:
         write_list(Path("mine.csv"), MINE[2])
-        said(folds("--k", "2", "--fixes", "mine.csv"))
+        folds("--k", "2", "--fixes", "mine.csv")
         trained()
         table = Path("data/train/train.csv")
         table.write_text(table.read_text().replace(f",45,{CROWD[1]}", f",46,{CROWD[1]}"))
-        assert "is '46' already: leave the row out" in refused(folds())
-        with pytest.raises(
-            MaskensError, match=r"(?s)data changed since `maskens folds` made run: .*already.*Put the d"
-        ):
+        refused(maskens("folds"), "is '46', not '45'")
+        with pytest.raises(MaskensError, match=r"(?s)data changed since `maskens folds` made run: .*'46', not '45'"):
             load_data(load_run(RUN))
-        assert "the same folds were there already" in said(folds("--fixes", "none"))
+        assert "the same folds were there already" in folds("--fixes", "none")
         assert load_data(load_run(RUN))[0].fixes == ()
 
     @pytest.mark.parametrize(
-        ("spoil", "message"),
-        [
-            (
-                lambda file: file.unlink(),
-                r"run/fixes\.csv is missing\. Bring it back: maskens folds --run run --fixes m",
-            ),
-            (
-                lambda file: write_list(file, *MINE[:2]),
-                r"run/fixes\.csv was edited after it was made\. To use it, give",
-            ),
-        ],
-        ids=["missing", "edited"],
+        "spoil", [lambda file: file.unlink(), lambda file: write_list(file, *MINE[:2])], ids=["missing", "edited"]
     )
     def test_a_lost_or_edited_file_is_refused_and_comes_back(
-        self, folds: Folds, spoil: Callable[[Path], object], message: str
+        self, folds: Folds, spoil: Callable[[Path], object]
     ) -> None:
-        said(folds("--k", "2", "--fixes", "mine.csv"))
+        folds("--k", "2", "--fixes", "mine.csv")
         trained()
         whole = (RUN / "fixes.csv").read_bytes()
         spoil(RUN / "fixes.csv")
-        with pytest.raises(MaskensError, match=message):
+        with pytest.raises(MaskensError, match=r"run/fixes\.csv is missing, .* maskens folds --run run --fixes"):
             load_data(load_run(RUN))
-        assert "run/fixes.csv" in refused(folds())
-        said(folds("--fixes", "mine.csv"))
+        refused(maskens("folds"), "run/fixes.csv")
+        folds("--fixes", "mine.csv")
         assert (RUN / "fixes.csv").read_bytes() == whole
         assert masks_of(CROWD[0]) == SWAPPED
 
-    def test_a_list_put_into_the_run_by_hand_is_not_passed_over_in_silence(self, folds: Folds) -> None:
-        said(folds("--k", "2"))
+    def test_a_list_put_into_the_run_by_hand_is_not_ignored_silently(self, folds: Folds) -> None:
+        folds("--k", "2")
         shutil.copy("mine.csv", RUN / "fixes.csv")
-        with pytest.raises(MaskensError, match=r"run/fixes\.csv was not made by this run\. .*--fixes none"):
-            load_data(load_run(RUN))
-        assert "--run NEW_DIR --fixes run/fixes.csv" in refused(folds())
-        assert "kept as run/fixes.1.csv" in said(folds("--fixes", "none"))
+        refused(maskens("folds"), "is not of this run", "--run NEW_DIR --fixes run/fixes.csv")
+        assert "kept as run/fixes.1.csv" in folds("--fixes", "none")
         assert masks_of(CROWD[0]) == AS_NAMED
         assert (RUN / "fixes.1.csv").read_bytes() == Path("mine.csv").read_bytes()
 
-    def test_a_damaged_record_is_refused(self, folds: Folds) -> None:
-        said(folds("--k", "2", "--fixes", "mine.csv"))
-        whole = json.loads((RUN / "run.json").read_text())
-        for damage in (3, {"hash": "x"}, whole["fixes"] | {"more": 1}):
-            (RUN / "run.json").write_text(json.dumps(whole | {"fixes": damage}))
-            with pytest.raises(MaskensError, match=r"run\.json can't be used"):
-                load_run(RUN)
-
     def test_wrong_input_writes_nothing(self, folds: Folds) -> None:
-        assert "did you mean 'core'" in refused(folds("--fixes", "cor"))
-        assert "core row 2: path '006359_female_Asian_18' is not in train.csv" in refused(folds("--fixes", "core"))
-        assert "none drops all fixes" in refused(folds("--fixes", "none", "--fixes", "mine.csv"))
+        refused(maskens("folds", "--fixes", "cor"), "did you mean 'core'")
+        refused(maskens("folds", "--fixes", "core"), "core row 2: path '006359_female_Asian_18'")
+        refused(maskens("folds", "--fixes", "none", "--fixes", "mine.csv"), "--fixes none")
         assert not RUN.exists()

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import re
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from conftest import EVAL_IDS, MakeData
-from hypothesis import given
-from hypothesis import strategies as st
 
 from folds.errors import MaskensError
 from folds.labels import SHOTS
@@ -45,6 +41,11 @@ def complaint(root: Path) -> str:
     return str(refused.value)
 
 
+def replaced(photo: Path) -> Path:
+    photo.unlink()
+    return photo
+
+
 @pytest.fixture
 def two(tmp_path: Path) -> Path:
     """Rows 2 and 3: people a and b, nothing wrong."""
@@ -71,11 +72,6 @@ class TestTrain:
         assert bands.tolist() == [0] * 7 + [2] * 7
         assert data.classes.tolist() == [0, 0, 0, 0, 0, 6, 12, 5, 5, 5, 5, 5, 11, 17]
         assert class_counts(data) == [5, 0, 0, 0, 0, 5, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1]
-
-    def test_the_generated_folder_has_every_class_equally(self, tmp_path: Path, make_data: MakeData) -> None:
-        data = read_train(make_data(tmp_path / "data", people=12))
-        assert len(data.people) == 12
-        assert class_counts(data) == [10] * 6 + [2] * 12
 
     def test_extensions_may_be_mixed_in_any_case(self, tmp_path: Path) -> None:
         endings = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG", ".Jpg")
@@ -106,17 +102,14 @@ class TestTrain:
         assert repeated_ids(data.people) == ["7"]
         assert label_conflicts(data) == ["id 7 is male in one row and female in another"]
 
-    def test_gender_is_read_in_any_case_and_agreeing_rows_are_no_conflict(self, tmp_path: Path) -> None:
-        add_person(tmp_path, "a")
-        add_person(tmp_path, "b")
-        data = read_train(write_train(tmp_path, "7,Female,Asian,29,a", "7,FEMALE,Asian,29,b"))
-        assert [p.gender for p in data.people] == [1, 1]
-        assert label_conflicts(data) == []
-
-    def test_a_byte_order_mark_spaces_and_extra_columns_do_no_harm(self, two: Path) -> None:
+    @pytest.mark.parametrize("separator", [",", ";", "\t"])
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+    def test_other_separators_spaces_columns_and_any_case_do_no_harm(
+        self, two: Path, separator: str, encoding: str
+    ) -> None:
         plain = read_train(two)
-        text = "\ufeffpath, note ,age,id, gender\r\na,hello,29,1,male\r\n b ,, 60 ,2, female\r\n"
-        (two / "train" / "train.csv").write_bytes(text.encode())
+        text = "path, note ,age,id, gender\r\na,한글,29.0,1,male\r\n b ,, 60 ,2, FEMALE\r\n"
+        (two / "train" / "train.csv").write_bytes(text.replace(",", separator).encode(encoding))
         assert read_train(two) == plain
 
     def test_quoted_paths_with_commas_are_read(self, tmp_path: Path) -> None:
@@ -124,20 +117,10 @@ class TestTrain:
         data = read_train(write_train(tmp_path, '1,male,Asian,29,"a, the first"'))
         assert data.people[0].path == "a, the first"
 
-    @pytest.mark.parametrize("age", [0, 29, 120])
+    @pytest.mark.parametrize("age", [0, 120])
     def test_the_whole_range_of_ages_is_accepted(self, tmp_path: Path, age: int) -> None:
         add_person(tmp_path, "a")
         assert read_train(write_train(tmp_path, f"1,male,Asian,{age},a")).people[0].age == age
-
-    def test_people_are_the_same_in_any_order_of_the_rows(self, tmp_path: Path, make_data: MakeData) -> None:
-        root = make_data(tmp_path / "data", people=12)
-        first = read_train(root)
-        table = root / "train" / "train.csv"
-        header, *rows = table.read_text().splitlines()
-        for seed in range(3):
-            random.Random(seed).shuffle(rows)
-            table.write_text("\n".join([header, *rows]))
-            assert read_train(root) == first
 
 
 class TestTrainRefusals:
@@ -149,8 +132,6 @@ class TestTrainRefusals:
             ("1,male,Asian,121,a", "age '121' is not a whole number of years between 0 and 120"),
             ("1,male,Asian,-3,a", "age '-3' is not a whole number"),
             ("1,male,Asian,29.5,a", "age '29.5' is not a whole number"),
-            ("1,male,Asian,old,a", "age 'old' is not a whole number"),
-            ("1,male,Asian,,a", "age '' is not a whole number"),
             (",male,Asian,29,a", "id is empty"),
             ("1,male,Asian,29,", "path '' is not a folder inside"),
             ("1,male,Asian,29,.", "path '.' is not a folder inside"),
@@ -161,16 +142,16 @@ class TestTrainRefusals:
             ("1,male,Asian,29,C:/x", "path 'C:/x' is not a folder inside"),
             ("1,male,Asian,29,b", "path 'b' is already in row 2"),
             ("1,male", "age '' is not a whole number"),
+            (f"1,male,Asian,{'9' * 5000},a", "age '9999"),
+            ("1,male,Asian,29,gone", "no folder "),
+            ("1,male,Asian,29,file", "no folder "),
         ],
     )
     def test_a_wrong_row_is_named_with_its_number(self, two: Path, row: str, message: str) -> None:
         add_person(two, "x")
+        (two / "train" / "images" / "file").touch()
         write_train(two, "2,female,Asian,60,b", row)
         assert f"train.csv row 3: {message}" in complaint(two)
-
-    def test_an_age_too_long_for_python_is_refused(self, two: Path) -> None:
-        write_train(two, f"1,male,Asian,{'9' * 5000},a")
-        assert "train.csv row 2: age '9999" in complaint(two)
 
     def test_rows_are_counted_as_an_editor_counts_lines(self, two: Path) -> None:
         write_train(two, "1,male,Asian,29,a", "", "2,femal,Asian,60,b")
@@ -181,55 +162,27 @@ class TestTrainRefusals:
         write_train(two, "1,male,Asian,29,a", f"9,male,Asian,29,{spelling}")
         assert f"train.csv row 3: path '{spelling}' is already in row 2" in complaint(two)
 
-    def test_a_folder_that_is_not_there_is_named(self, two: Path) -> None:
-        write_train(two, "1,male,Asian,29,a", "2,female,Asian,60,gone")
-        assert f"train.csv row 3: no folder {two / 'train' / 'images' / 'gone'}" in complaint(two)
-
-    def test_a_file_in_place_of_the_folder_is_named(self, two: Path) -> None:
-        (two / "train" / "images" / "c").write_bytes(b"x")
-        write_train(two, "1,male,Asian,29,c")
-        assert f"train.csv row 2: no folder {two / 'train' / 'images' / 'c'}" in complaint(two)
-
-    def test_missing_photos_are_named(self, two: Path) -> None:
-        folder = two / "train" / "images" / "a"
-        (folder / "mask3.jpg").unlink()
-        (folder / "normal.jpg").unlink()
-        assert f"train.csv row 2: {folder} lacks the photo mask3, normal (.jpg, .jpeg or .png)" in complaint(two)
-
-    def test_two_files_for_one_shot_are_named(self, two: Path) -> None:
-        folder = two / "train" / "images" / "a"
-        (folder / "mask3.PNG").write_bytes(b"x")
-        assert f"train.csv row 2: {folder} has both mask3.PNG and mask3.jpg: which is 'mask3'?" in complaint(two)
-
-    @pytest.mark.parametrize(("name", "hint"), [("mask6.jpg", "mask"), ("Normal.jpg", "normal"), ("holiday.png", "")])
-    def test_an_unexpected_photo_is_named(self, two: Path, name: str, hint: str) -> None:
+    @pytest.mark.parametrize(
+        ("spoil", "message"),
+        [
+            (lambda folder: (folder / "mask3.jpg").unlink(), "{} lacks the photo mask3 (.jpg, .jpeg or .png)"),
+            (lambda folder: (folder / "mask3.PNG").touch(), "{} has both mask3.PNG and mask3.jpg: which is 'mask3'?"),
+            (
+                lambda folder: (folder / "mask6.jpg").touch(),
+                "{}/mask6.jpg is none of mask1, mask2",
+            ),
+            (lambda folder: (folder / "Normal.jpg").touch(), "normal (did you mean 'normal'?)"),
+            (lambda folder: (folder / "mask5.jpg").write_bytes(b""), "{}/mask5.jpg is an empty file"),
+            (lambda folder: replaced(folder / "mask5.jpg").symlink_to("gone.jpg"), "{}/mask5.jpg is not a file"),
+            (lambda folder: replaced(folder / "mask5.jpg").mkdir(), "{}/mask5.jpg is not a file"),
+        ],
+        ids=["missing", "two", "unexpected", "misspelled", "empty", "link to nowhere", "folder"],
+    )
+    def test_a_wrong_photo_is_named(self, two: Path, spoil: Callable[[Path], object], message: str) -> None:
         folder = two / "train" / "images" / "b"
-        (folder / name).write_bytes(b"x")
-        said = complaint(two)
-        assert f"train.csv row 3: {folder / name} is none of {', '.join(SHOTS)}" in said
-        assert ("did you mean" in said) == bool(hint)
-        assert hint in said
-
-    def test_an_empty_file_is_named(self, two: Path) -> None:
-        photo = two / "train" / "images" / "b" / "mask5.jpg"
-        photo.write_bytes(b"")
-        assert f"train.csv row 3: {photo} is an empty file" in complaint(two)
-
-    def test_a_link_to_nowhere_is_named(self, two: Path) -> None:
-        photo = two / "train" / "images" / "b" / "mask5.jpg"
-        photo.unlink()
-        photo.symlink_to(two / "gone.jpg")
-        said = complaint(two)
-        assert "train.csv row 3" in said
-        assert "mask5" in said
-
-    def test_a_folder_named_like_a_photo_is_no_photo(self, two: Path) -> None:
-        photo = two / "train" / "images" / "b" / "mask5.jpg"
-        photo.unlink()
-        photo.mkdir()
-        said = complaint(two)
-        assert "train.csv row 3" in said
-        assert "mask5" in said
+        spoil(folder)
+        assert message.format(folder) in complaint(two)
+        assert "train.csv row 3" in complaint(two)
 
     def test_everything_wrong_is_listed_together(self, two: Path) -> None:
         images = two / "train" / "images"
@@ -245,8 +198,8 @@ class TestTrainRefusals:
             "4,male,Asian,30,../out",
             "5,male,Asian,30,a",
         )
-        headline, *lines, advice = complaint(two).splitlines()
-        assert headline == f"{two / 'train' / 'train.csv'} and its photos don't fit together (9 problems):"
+        headline, *lines, _ = complaint(two).splitlines()
+        assert headline.startswith(f"{two / 'train' / 'train.csv'} and its photos don't fit together")
         rows = [int(line.split("row ")[1][0]) for line in lines]
         assert rows == [2, 2, 2, 2, 3, 3, 4, 5, 6]
         for part in (
@@ -260,12 +213,10 @@ class TestTrainRefusals:
             "../out",
         ):
             assert sum(part in line for line in lines) == 1
-        assert advice == "Mend them and run again."
 
     def test_hundreds_of_problems_are_counted_and_the_first_ones_shown(self, two: Path) -> None:
         write_train(two, *(f"{n},male,Asian,30,gone{n}" for n in range(300)))
         lines = complaint(two).splitlines()
-        assert "(300 problems)" in lines[0]
         assert len(lines) == 23
         assert lines[-2].strip() == "... and 280 more"
 
@@ -275,18 +226,17 @@ class TestTrainRefusals:
                 read(tmp_path / "nowhere")
 
     @pytest.mark.parametrize(
-        "named", ["data/train", "data/train/images", "data/eval", "data/train/train.csv", ".", "dta", "한글"]
+        "named", ["data/train", "data/train/images", "data/eval", "data/train/train.csv", ".", "dta"]
     )
     def test_a_path_near_the_data_folder_is_answered_with_it(
         self, named: str, tmp_path: Path, make_data: MakeData, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        right = unicodedata.normalize("NFD", named) if named == "한글" else "data"
-        make_data(tmp_path / "photos" / right, people=6)
+        make_data(tmp_path / "photos" / "data", people=6)
         monkeypatch.chdir(tmp_path / "photos")
         for read in (read_train, read_eval):
             with pytest.raises(MaskensError) as refused:
                 read(Path(named))
-            assert f"(did you mean '{right}'?)" in str(refused.value)
+            assert "(did you mean 'data'?)" in str(refused.value)
             assert "maskens sample" not in str(refused.value)
 
     def test_no_table_and_no_photo_folders_are_named(self, tmp_path: Path) -> None:
@@ -308,15 +258,19 @@ class TestTable:
             (b"id,gender,race,age,path\n\n\n", r"train\.csv has a header but no rows\."),
             (
                 b"id,gender,race,age,pth\n1,male,x,3,a\n",
-                r"lacks the column 'path'; it has id,.*\. Nearest to 'path' is 'pth'\.",
+                r"lacks the column 'path' \(did you mean 'pth'\?\); it has id,",
             ),
-            (b"ID,gender,age\n1,male,3\n", r"lacks the columns 'id', 'path'; it has ID, gender, age\."),
+            (b"ID,gender,age\n1,male,3\n", r"lacks the column 'id', 'path'; it has ID, gender, age\."),
             (b"id;gender;age\n1;male;3\n", r"lacks the column 'path'; it has id, gender, age\."),
             (
                 "id,gender,age,path\n1,männlich,3,a\n".encode("latin-1"),
                 r"train\.csv is not a CSV in UTF-8: row 2 holds the byte 0xe4\. Save it as 'CSV UTF-8'",
             ),
-            ("id,gender,age,path\n1,male,3,éé\n".encode("latin-1"), r"row 2 holds the byte 0xe9"),
+            ("id,gender,age,path\n1,male,3,a\n".encode("utf-16"), r"row 1 holds the byte 0xff"),
+            (b"id,gender,age,path\n1,male,3,a\n" + bytes(512), r"it holds zero bytes"),
+            (b'id,gender,age,path\na,"0\n0\n', "is not a CSV in UTF-8: unexpected end of data"),
+            (b"id,race,gender,age,path\n1,Asian, South,male,3,a\n", "row 2 has more cells than the header has columns"),
+            (b"id,gender,age,path,id\n1,male,3,a,2\n", "has the column 'id' more than once"),
             ("id,gender,age,path\n1,male,3,a\n".encode("utf-16-le"), r"it holds zero bytes\. Save it as 'CSV UTF-8'"),
             (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "is a Git LFS pointer"),
         ],
@@ -327,46 +281,6 @@ class TestTable:
         with pytest.raises(MaskensError, match=message):
             read_train(tmp_path)
 
-    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "utf-16"])
-    @pytest.mark.parametrize("separator", [",", ";", "\t"])
-    @pytest.mark.parametrize("first", ["", "sep={}\r\n"])
-    def test_what_spreadsheets_save_is_read(self, two: Path, encoding: str, separator: str, first: str) -> None:
-        rows = ["id,gender,race,age,path", "1,male,동양인,29.0,a", "2,female,동양인,60.0,b"]
-        text = "\r\n".join(row.replace(",", separator) for row in rows) + "\r\n"
-        (two / "train" / "train.csv").write_bytes((first.format(separator) + text).encode(encoding))
-        assert [(p.path, p.id, p.gender, p.age) for p in read_train(two).people] == [
-            ("a", "1", 0, 29),
-            ("b", "2", 1, 60),
-        ]
-
-    def test_rows_are_counted_with_the_line_that_names_the_separator(self, two: Path) -> None:
-        write_train(two, HEADER, "1,x,Asian,29,a", header="sep=,")
-        assert "train.csv row 3: gender 'x'" in complaint(two)
-
-    @pytest.mark.parametrize(("csv", "disk"), [("NFC", "NFD"), ("NFD", "NFC")])
-    def test_a_korean_name_is_found_in_the_other_unicode_form(
-        self, tmp_path: Path, make_data: MakeData, csv: str, disk: str
-    ) -> None:
-        data = make_data(tmp_path, people=6, eval_ids=("얼굴.jpg", "b.jpg"))
-        (first, *_), photo = sorted(data.glob("train/images/*")), data / "eval/images/얼굴.jpg"
-        korean = f"{first.name}_한글"
-        first.rename(first.with_name(unicodedata.normalize(disk, korean)))
-        photo.rename(photo.with_name(unicodedata.normalize(disk, photo.name)))
-        for table, old, new in (("train/train.csv", first.name, korean), ("eval/info.csv", "얼굴.jpg", "얼굴.jpg")):
-            text = (data / table).read_text().replace(old, new)
-            (data / table).write_text(unicodedata.normalize(csv, text))
-        train, evaluation = read_train(data), read_eval(data)
-        assert train.people[0].path == korean  # so that folds and fingerprint are those of a copy on Linux
-        assert evaluation.ids == (unicodedata.normalize(csv, "얼굴.jpg"), "b.jpg")  # as the leaderboard has them
-        for photos in (train.photos, evaluation.photos):
-            assert all(photos.path(file).is_file() for file in photos.files)
-
-    def test_a_numbered_folder_is_found_though_a_spreadsheet_dropped_its_zeros(self, tmp_path: Path) -> None:
-        add_person(tmp_path, "000016")
-        assert [p.path for p in read_train(write_train(tmp_path, "16,male,Asian,29,16")).people] == ["000016"]
-        add_person(tmp_path, "016")
-        assert "no folder" in complaint(tmp_path)
-
     def test_a_folder_in_place_of_the_table_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(MaskensError, match=f"can't read {re.escape(str(tmp_path))}: Is a directory"):
             read_table(tmp_path, ("id",))
@@ -375,26 +289,6 @@ class TestTable:
         (tmp_path / "t.csv").write_text("a,b\n1,2,, \n5\n")
         rows = read_table(tmp_path / "t.csv", ("b",))
         assert [(r["a"], r["b"]) for r in rows] == [("1", "2"), ("5", "")]
-
-    def test_a_comma_that_moves_cells_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "t.csv").write_text("id,race,age,path\n1,Asian, South,30,a\n2,Asian,40,b\n")
-        with pytest.raises(MaskensError, match="row 2 has more cells than the header has columns"):
-            read_table(tmp_path / "t.csv", ("age",))
-
-    def test_a_needed_column_that_is_there_twice_is_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "t.csv").write_text("a,b,a,b\n1,2,3,4\n")
-        with pytest.raises(MaskensError, match="has the column 'a' more than once"):
-            read_table(tmp_path / "t.csv", ("a",))
-
-    def test_zero_bytes_are_refused(self, tmp_path: Path) -> None:
-        (tmp_path / "t.csv").write_bytes(b"path,fold\na,0\n" + bytes(512))
-        with pytest.raises(MaskensError, match="is not a CSV in UTF-8: it holds zero bytes"):
-            read_table(tmp_path / "t.csv", ("path",))
-
-    def test_a_quote_without_its_end_swallows_no_rows(self, tmp_path: Path) -> None:
-        (tmp_path / "t.csv").write_text('ImageID,ans\na.jpg,"0\nb.jpg,0\nc.jpg,0\n')
-        with pytest.raises(MaskensError, match="is not a CSV in UTF-8: unexpected end of data"):
-            read_table(tmp_path / "t.csv", ("ImageID",))
 
 
 class TestEval:
@@ -428,9 +322,8 @@ class TestEval:
             read_eval(root)
         said = str(refused.value)
         images = root / "eval" / "images"
-        assert "info.csv and its photos don't fit together (3 problems)" in said
-        assert f"info.csv row 2: no photo {images / '0123456789.png'} (did you mean '0123456789.jpg'?)" in said
-        assert f"info.csv row 3: no photo {images / 'gone.jpg'}" in said
+        assert f"info.csv row 2: {images / '0123456789.png'} is missing" in said
+        assert f"info.csv row 3: {images / 'gone.jpg'} is missing" in said
         assert "info.csv row 5: ImageID 'other.jpg' is already in row 4" in said
 
     @pytest.mark.parametrize("image", ["../images/b00.jpg", "sub/b00.jpg", "sub"])
@@ -439,7 +332,7 @@ class TestEval:
         (root / "eval" / "images" / "sub").mkdir()
         (root / "eval" / "images" / "sub" / "b00.jpg").write_bytes(b"x")
         (root / "eval" / "info.csv").write_text(f"ImageID\n{image}\n")
-        with pytest.raises(MaskensError, match=r"info\.csv row 2: no photo"):
+        with pytest.raises(MaskensError, match=r"info\.csv row 2: .* is missing"):
             read_eval(root)
 
     def test_an_empty_file_is_named(self, tmp_path: Path, make_data: MakeData) -> None:
@@ -452,33 +345,23 @@ class TestEval:
         with pytest.raises(MaskensError, match=r"info\.csv does not exist"):
             read_eval(tmp_path)
         (tmp_path / "eval").mkdir()
-        (tmp_path / "eval" / "info.csv").write_text("ImageId,ans\nb.jpg,0\n")
-        with pytest.raises(MaskensError, match=r"lacks the column 'ImageID'; .* Nearest to 'ImageID' is 'ImageId'"):
-            read_eval(tmp_path)
         (tmp_path / "eval" / "info.csv").write_text("ImageID,ans\nb.jpg,0\n")
         with pytest.raises(MaskensError, match=r"eval/images does not exist"):
+            read_eval(tmp_path)
+        (tmp_path / "eval" / "images").mkdir()
+        (tmp_path / "eval" / "info.csv").write_text("ImageId,ans\nb.jpg,0\n")
+        with pytest.raises(MaskensError, match=r"lacks the column 'ImageID' \(did you mean 'ImageId'"):
             read_eval(tmp_path)
 
 
 class TestFingerprint:
-    def test_it_does_not_depend_on_where_the_data_are(
+    def test_it_does_not_depend_on_place_or_order_of_rows(
         self, two: Path, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
-        before = read_train(two).fingerprint
+        before = read_train(two)
         moved = two.rename(tmp_path_factory.mktemp("elsewhere") / "data")
-        assert read_train(moved).fingerprint == before
-
-    @given(order=st.permutations(range(4)))
-    def test_it_does_not_depend_on_the_order_of_rows(
-        self, order: list[int], tmp_path_factory: pytest.TempPathFactory
-    ) -> None:
-        root = tmp_path_factory.getbasetemp() / "any_order"
-        rows = [f"{n},male,Asian,{20 + n},p{n}" for n in range(4)]
-        if not root.exists():
-            for n in range(4):
-                add_person(root, f"p{n}")
-        straight = read_train(write_train(root, *rows)).fingerprint
-        assert read_train(write_train(root, *(rows[n] for n in order))).fingerprint == straight
+        after = read_train(write_train(moved, "2,female,Asian,60,b", "1,male,Asian,29,a"))
+        assert (after.fingerprint, after.people) == (before.fingerprint, before.people)
 
     @pytest.mark.parametrize("row", ["1,female,Asian,29,a", "1,male,Asian,30,a", "2,male,Asian,29,a"])
     def test_it_changes_with_a_label(self, two: Path, row: str) -> None:

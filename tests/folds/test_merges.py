@@ -64,7 +64,7 @@ class TestApply:
         with pytest.raises(MaskensError) as caught:
             apply_merges(people(12), read_merges([str(file)]))
         text = str(caught.value)
-        assert f"{file} row 3: b '77' is not in train.csv (did you mean '7'?)" in text
+        assert f"{file} row 3: b '77' is not in train.csv" in text
         assert f"{file} row 4: a and b are both '3'" in text
         assert f"{file} row 5: a '' is not in train.csv" in text
         assert "row 2" not in text
@@ -133,7 +133,7 @@ class TestRun:
         assert TOLD in folds("--k", "3"), "with other folds too"
         out = folds("--k", "2", "--merge", "none")
         assert "merged: " not in out
-        assert "the earlier merges are kept as run/merged.1.csv" in out
+        assert "kept as run/merged.1.csv" in out
         assert not (RUN / "merged.csv").exists()
         assert (RUN / "folds.csv").read_bytes() == plain
 
@@ -142,16 +142,14 @@ class TestRun:
         (RUN / "mask" / "fold0").mkdir(parents=True)
         (RUN / "mask" / "fold0" / "model.safetensors").touch()
         before = (RUN / "folds.csv").read_bytes()
-        refused(
-            maskens("folds", "--run", "run", "--merge", "same.csv"), "models trained with other ids merged", "--run"
-        )
+        refused(maskens("folds", "--run", "run", "--merge", "same.csv"), "merged ids", "--run")
         assert (RUN / "folds.csv").read_bytes() == before
         assert not (RUN / "merged.csv").exists()
 
     def test_an_edited_or_lost_file_is_refused(self, folds: Callable[..., str]) -> None:
         folds("--k", "2", "--merge", "same.csv")
         (RUN / "merged.csv").write_text(f"a,b\n{A},000002\n")
-        refused(maskens("train", "--run", "run", "--recipe", "demo"), "merged.csv was edited", "--merge")
+        refused(maskens("train", "--run", "run", "--recipe", "demo"), "merged.csv is missing, was edited", "--merge")
         (RUN / "merged.csv").unlink()
         refused(maskens("folds", "--run", "run"), "merged.csv is missing", "--merge")
         assert TOLD in folds("--merge", "same.csv")
@@ -159,7 +157,7 @@ class TestRun:
     def test_unknown_ids_are_refused_before_anything_is_written(self, folds: Callable[..., str]) -> None:
         Path("wrong.csv").write_text(f"a,b\n{A},70\n")
         refused(maskens("folds", "--run", "run", "--merge", "wrong.csv"), "wrong.csv row 2: b '70' is not in train.csv")
-        refused(maskens("folds", "--run", "run", "--merge", "none", "--merge", "same.csv"), "can't go together")
+        refused(maskens("folds", "--run", "run", "--merge", "none", "--merge", "same.csv"), "--merge none")
         assert not RUN.exists()
 
     def test_ids_whose_zeros_a_spreadsheet_dropped_are_found(self, folds: Callable[..., str]) -> None:

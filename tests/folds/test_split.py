@@ -138,20 +138,20 @@ def test_strata_follow_gender_and_the_scoring_cuts() -> None:
 def test_too_many_folds_name_the_rarest_people_and_the_largest_k() -> None:
     data = train_data([(str(n), n % 6 // 3, (20, 40, 60)[n % 3]) for n in range(60) if n % 6 != 2 or n < 18])
     make_folds(data, 3, 0)
-    with pytest.raises(MaskensError, match=r"--k 4: .* only 3 'male >=60'\. The largest k that works is 3\.$"):
+    with pytest.raises(MaskensError, match=r"--k 4: .* only 3 people are 'male >=60'\. The largest .* is 3\.$"):
         make_folds(data, 4, 0)
 
 
 def test_a_second_folder_does_not_count_as_a_second_person() -> None:
     rows = [(str(n), n % 6 // 3, (20, 40, 60)[n % 3]) for n in range(12)]
-    with pytest.raises(MaskensError, match=r"--k 3: .* only 2 'male <30'\. The largest k that works is 2\.$"):
+    with pytest.raises(MaskensError, match=r"--k 3: .* only 2 people are 'male <30'\. The largest .* is 2\.$"):
         make_folds(train_data([*rows, *rows]), 3, 0)
 
 
 def test_people_who_allow_no_folds_at_all_are_named() -> None:
-    with pytest.raises(MaskensError, match=r"there is only 1 'male <30'\. No k works with these people\.$"):
+    with pytest.raises(MaskensError, match=r"only 1 people are 'male <30'\. No k works with these people\.$"):
         make_folds(round_robin(6), 2, 0)
-    with pytest.raises(MaskensError, match=r"there are only 0 'female >=60'\. No k works with these people\.$"):
+    with pytest.raises(MaskensError, match=r"only 0 people are 'female >=60'\. No k works with these people\.$"):
         make_folds(train_data([(str(n), n % 5 // 3, (20, 40, 60)[n % 5 % 3]) for n in range(20)]), 2, 0)
 
 
@@ -247,7 +247,7 @@ class TestOwnFolds:
 
     def test_everybody_in_one_fold_is_refused(self, tmp_path: Path) -> None:
         path = self.write(tmp_path, {p.path: "0" for p in self.data.people})
-        with pytest.raises(MaskensError, match="puts everybody into one fold: nobody is left to validate on"):
+        with pytest.raises(MaskensError, match="puts everybody into one fold"):
             read_folds(path, self.data)
 
     def test_an_empty_fold_is_refused(self, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ class TestOwnFolds:
         with pytest.raises(MaskensError, match=r"mine\.csv does not exist"):
             read_folds(tmp_path / "mine.csv", self.data)
         (tmp_path / "mine.csv").write_text("path,folds\np0000,1\n")
-        with pytest.raises(MaskensError, match=r"lacks the column 'fold'; .* Nearest to 'fold' is 'folds'\."):
+        with pytest.raises(MaskensError, match=r"lacks the column 'fold' \(did you mean 'folds'\?\)"):
             read_folds(tmp_path / "mine.csv", self.data)
 
 
