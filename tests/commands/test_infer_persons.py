@@ -43,7 +43,7 @@ def test_people_of_one_photo_are_decided_as_without_it(job: Path) -> None:
 
 def test_what_names_no_person_is_refused_before_anything_is_written(job: Path) -> None:
     refused(maskens(*INFER, "--person-column", "persn"), "lacks the column 'persn' (did you mean 'person'?); it has")
-    refused(maskens(*INFER, "--person-column", "ans"), "'ans' of info.csv does not say who is on a photo")
+    refused(maskens(*INFER, "--person-column", "ans"), "--person-column ans: that column of")
     for rule in (("--decision", "hard"), ("--decision", "vote"), ("--vote", "before.csv")):
         refused(maskens(*INFER, "--person-column", "person", *rule), "--person-column needs --decision joint")
     file = Path("data/eval/info.csv")
