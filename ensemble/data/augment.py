@@ -23,13 +23,18 @@ NOT_OURS = ("Normalize", "ToFloat", "FromFloat", "ToTensorV2", "ToTensor3D")
 class Augment:
     """A chain of transforms that draws from (seed, epoch, photo), never from a global stream.
 
-    albumentations seeds its own stream per process, so that workers repeat one another and a run depends
-    on their number; here each photo is reseeded (one shared stream, else the transforms of a chain that
-    are seeded alike move together).
+    albumentations seeds one stream per process, so that a run depends on the number of workers; here each photo is
+    reseeded. The transforms of a chain share a stream, as those that are seeded alike would move together.
     """
 
     def __init__(self, augment: Sequence[Entry]) -> None:
-        self.chain = A.Compose([_built(entry) for entry in augment], strict=True) if augment else None
+        chain = [
+            A.SomeOf([build(t) for t in entry.transforms], n=entry.some_of, p=entry.p)
+            if isinstance(entry, SomeOf)
+            else build(entry)
+            for entry in augment
+        ]
+        self.chain = A.Compose(chain, strict=True) if chain else None
 
     def __call__(self, photo: Pixels, key: Sequence[int]) -> Pixels:
         """Augment one photo.
@@ -51,47 +56,40 @@ class Augment:
         return np.asarray(self.chain(image=photo)["image"])
 
 
-def _built(entry: Entry) -> Any:
-    if isinstance(entry, SomeOf):
-        return A.SomeOf([build(t) for t in entry.transforms], n=entry.some_of, p=entry.p)
-    return build(entry)
-
-
 def build(transform: Transform) -> Any:
     """The albumentations object of a recipe's transform.
 
     Raises:
         ValueError: unknown name, or an argument it does not take (albumentations itself only warns).
     """
-    if transform.name in NOT_OURS:
-        raise ValueError(f"{transform.name} is left out of recipes: photos are normalised as the model wants it")
-    kind = getattr(A, transform.name, None)
+    name = transform.name
+    if name in NOT_OURS:
+        raise ValueError(f"{name} is not for recipes: photos are normalised as the model expects")
+    kind = getattr(A, name, None)
     if not (isinstance(kind, type) and issubclass(kind, A.BasicTransform)):
         known = [n for n in dir(A) if isinstance(getattr(A, n), type) and issubclass(getattr(A, n), A.BasicTransform)]
-        raise ValueError(f"albumentations has no transform '{transform.name}'{did_you_mean(transform.name, known)}")
+        raise ValueError(f"albumentations has no transform '{name}'{did_you_mean(name, known)}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
             return kind(**transform.args)
-        except Warning as warning:
-            raise ValueError(f"{transform.name}: {warning}") from warning
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{transform.name}: {_short(error)}") from error
+        except (Warning, TypeError, ValueError) as error:
+            raise ValueError(f"{name}: {_short(error)}") from error
 
 
 def faults(augment: Sequence[Entry], size: tuple[int, int]) -> list[str]:
-    """What is wrong with a recipe's transforms for photos of `size` (height, width), in words."""
+    """What is wrong with a recipe's transforms for photos of `size` (height, width)."""
     found = []
+    photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     for path, transform in transforms_in(augment):
         try:
             build(transform)
-            photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
             for draw in range(8):  # some change the size only now and then
                 result = Augment([always(transform)])(photo, (draw,))
                 if result.shape != photo.shape or result.dtype != np.uint8:
                     change = f"uint8 {photo.shape} into {result.dtype} {result.shape}"
                     raise ValueError(f"{transform.name} turns {change}; size and type must stay")
-        except Exception as error:  # whatever a transform objects to is the user's to read
+        except Exception as error:  # a transform may object to anything, in any way
             found.append(f"augment.{path}: {_short(error)}")
     return found
 

@@ -1,4 +1,4 @@
-"""Batches of photos for training and for prediction, the same whatever the number of workers."""
+"""Batches of photos for training, mixed with one another, and for prediction; independent of the number of workers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import torch
+from timm.data import Mixup
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data import Sampler as TorchSampler
@@ -18,7 +19,7 @@ from torch.utils.data import Sampler as TorchSampler
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos
 from ensemble.data.masks import DrawMasks, TargetArray
-from ensemble.recipes.schema import Sampler, TaskRecipe
+from ensemble.recipes.schema import Mix, Sampler, TaskRecipe
 from folds.errors import MaskensError
 from folds.labels import SHOTS, IntArray, age_band, decode
 from folds.people import SKIP_ADVICE, TrainData
@@ -26,10 +27,12 @@ from folds.photos import Pixels
 
 NO_MORE: tuple[IntArray, IntArray] = np.empty(0, np.int64), np.empty(0, np.int64)
 
+Key = tuple[int, int, int]  # (epoch, index, times it came before); workers outlive an epoch, so it travels along
+
 
 @dataclass(frozen=True)
 class EpochPhotos:
-    """Draws the photos of an epoch. All arrays are int64 (photos,), one entry for each photo to learn from."""
+    """Draws the photos of an epoch. All arrays are int64 (photos,), one entry for each training photo."""
 
     rows: IntArray  # index of the photo in the data
     person: IntArray  # equal for photos of one person
@@ -94,22 +97,13 @@ def epoch_photos(
     )
 
 
-Key = tuple[int, int, int]  # (epoch, index, times it came before); workers outlive an epoch, so it travels along
-
-
-class TrainingPhotos(Protocol):
-    """`DecodedPhotos`, or several one after the other."""
-
-    def __getitem__(self, index: int) -> tuple[Pixels, ...]: ...
-
-
 class EpochBatches(TorchSampler[list[Key]]):
     """Batches of one epoch in an order drawn from (seed, epoch).
 
-    The next pass leaves out the first `skip` of them, which an interrupted epoch has had.
+    The next pass skips the first `skip` of them, which an interrupted epoch has had.
 
-    With `drop_last` a last batch that is not full is left out, unless it is the only one; without, it stays but for a
-    single photo, from which batch norm can't learn. `even` is for mixing in pairs.
+    With `drop_last` a last batch that is not full is dropped, unless it is the only one; without, only a single photo
+    is, which batch norm can't train on. `even` is for mixing in pairs.
     """
 
     def __init__(
@@ -126,12 +120,12 @@ class EpochBatches(TorchSampler[list[Key]]):
         return -(-self.photos_per_epoch // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        order = self.photos.draw(np.random.default_rng([*self.seed, self.epoch])).tolist()
+        order = self.photos.draw(np.random.default_rng([*self.seed, self.epoch])).tolist()[: self.photos_per_epoch]
         turns: Counter[int] = Counter()
         first, self.skip = self.skip * self.batch_size, 0
-        for start in range(0, self.photos_per_epoch, self.batch_size):
+        for start in range(0, len(order), self.batch_size):
             batch = []
-            for index in order[start : min(start + self.batch_size, self.photos_per_epoch)]:
+            for index in order[start : start + self.batch_size]:
                 batch.append((self.epoch, index, turns[index]))
                 turns[index] += 1
             if start >= first:
@@ -145,14 +139,15 @@ def epoch_batches(
     seed: Sequence[int],
     more: tuple[IntArray, IntArray] = NO_MORE,
 ) -> EpochBatches:
-    """The batches of a task's epochs.
-
-    Args:
-        rows: int64 (n,), the photos to learn from.
-        more: as of `epoch_photos`.
-    """
+    """The batches of a task's epochs. Arguments as of `epoch_photos`."""
     photos = epoch_photos(recipe.sampler, recipe.ages.cuts, data, rows, more)
     return EpochBatches(photos, recipe.batch_size, seed, even=recipe.mix.active, drop_last=recipe.drop_last)
+
+
+class TrainingPhotos(Protocol):
+    """`DecodedPhotos`, or several one after the other."""
+
+    def __getitem__(self, index: int) -> tuple[Pixels, ...]: ...
 
 
 class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
@@ -178,24 +173,6 @@ class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.ascontiguousarray(photo)), torch.from_numpy(labels)
 
 
-class PhotoBatch(NamedTuple):
-    """Photos as they are."""
-
-    photos: tuple[Tensor, ...]  # for each preprocessing uint8 (batch, h, w, 3)
-    faces: Tensor  # bool (batch,): False where a face was to be cut out and none was found
-
-
-class PlainPhotos(Dataset[PhotoBatch]):
-    """index -> the photo as it is, as an entry of a batch."""
-
-    def __init__(self, photos: DecodedPhotos) -> None:
-        self.photos = photos
-
-    def __getitem__(self, index: int) -> PhotoBatch:
-        sizes, face = self.photos.load(index)
-        return PhotoBatch(tuple(torch.from_numpy(p) for p in sizes), torch.tensor(face))
-
-
 def train_loader(
     photos: TrainingPhotos,
     labels: TargetArray,
@@ -210,7 +187,7 @@ def train_loader(
 
     Args:
         labels: int64 (photos, heads), or soft targets float32 (photos, 18).
-        masks: draws masks before `augment`, and says so in the labels.
+        masks: draws masks before `augment`, and changes the labels with them.
 
     Yields:
         (photos uint8 (batch, h, w, 3), labels (batch, heads) or (batch, 18)).
@@ -218,13 +195,27 @@ def train_loader(
     return DataLoader(
         TrainPhotos(photos, labels, augment, seed, masks),
         batch_sampler=batches,
-        num_workers=workers,
         persistent_workers=workers > 0,
-        multiprocessing_context=_context(workers),
-        worker_init_fn=_quiet_worker,
-        generator=torch.Generator(),  # else each loader takes a number from the stream that dropout draws from
-        pin_memory=pin,
+        **_loading(workers, pin),
     )
+
+
+class PhotoBatch(NamedTuple):
+    """Photos as they are."""
+
+    photos: tuple[Tensor, ...]  # for each preprocessing uint8 (batch, h, w, 3)
+    faces: Tensor  # bool (batch,): False where a crop around the face was wanted and no face was found
+
+
+class PlainPhotos(Dataset[PhotoBatch]):
+    """index -> the photo as it is, as an entry of a batch."""
+
+    def __init__(self, photos: DecodedPhotos) -> None:
+        self.photos = photos
+
+    def __getitem__(self, index: int) -> PhotoBatch:
+        sizes, face = self.photos.load(index)
+        return PhotoBatch(tuple(torch.from_numpy(p) for p in sizes), torch.tensor(face))
 
 
 def plain_batches(
@@ -234,21 +225,14 @@ def plain_batches(
 
     Args:
         workers: loader processes; none are started where photos come from the cache, as reading it is no work.
-        pin: put batches into memory from which a GPU copies faster.
+        pin: use memory from which a GPU copies faster.
 
     Raises:
         MaskensError: a photo that can't be read.
     """
     workers = workers if photos.cached is None else 0
     loader: DataLoader[PhotoBatch] = DataLoader(
-        PlainPhotos(photos),
-        batch_size=batch_size,
-        sampler=indices,
-        num_workers=workers,
-        multiprocessing_context=_context(workers),
-        worker_init_fn=_quiet_worker,
-        generator=torch.Generator(),  # else each loader takes a number from the stream that dropout draws from
-        pin_memory=pin,
+        PlainPhotos(photos), batch_size=batch_size, sampler=indices, **_loading(workers, pin)
     )
     try:
         yield from loader
@@ -257,10 +241,52 @@ def plain_batches(
         raise MaskensError(str(error).rsplit("MaskensError: ", 1)[-1].strip() + advice) from None
 
 
-def _context(workers: int) -> str | None:
-    # joblib's loky process breaks the spawn and forkserver methods; Linux's fork works inside it
-    return "fork" if workers and sys.platform == "linux" else None
+def _loading(workers: int, pin: bool) -> dict[str, Any]:
+    return {
+        "num_workers": workers,
+        # joblib's loky process breaks the spawn and forkserver methods; Linux's fork works inside it
+        "multiprocessing_context": "fork" if workers and sys.platform == "linux" else None,
+        "worker_init_fn": _one_opencv_thread,  # torch limits only its own threads in a worker
+        "generator": torch.Generator(),  # else each loader takes a number from the stream that dropout draws from
+        "pin_memory": pin,
+    }
 
 
-def _quiet_worker(worker: int) -> None:
-    cv2.setNumThreads(0)  # torch limits its own threads in a worker, OpenCV's it does not
+def _one_opencv_thread(worker: int) -> None:
+    cv2.setNumThreads(0)
+
+
+def mix_batch(recipe: Mix, x: Tensor, targets: Tensor, key: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Mixup (Zhang et al. 2018), CutMix (Yun et al. 2019), both timm's, or CutMix by halves of a face.
+
+    Photo i is mixed with photo n-1-i. `half_face` takes the left or the right half of the partner's photo,
+    so that the cut runs along the nose of a centred face.
+
+    Args:
+        x: float (batch, 3, height, width) with an even batch; may be changed in place.
+        targets: float (batch, width), for each head a distribution.
+        key: non-negative integers that the randomness depends on, e.g. (seed, epoch, batch).
+
+    Returns:
+        (x, targets) mixed; as they were if the recipe mixes nothing.
+    """
+    if not recipe.active:
+        return x, targets
+    rng = np.random.default_rng(list(key))
+    if recipe.half_face:
+        if rng.random() >= recipe.prob:
+            return x, targets
+        width = x.shape[3]
+        half = width // 2
+        columns = slice(0, half) if rng.random() < 0.5 else slice(width - half, width)
+        mixed = x.clone()
+        mixed[..., columns] = x.flip(0)[..., columns]
+        share = half / width
+        return mixed, targets * (1 - share) + targets.flip(0) * share
+    before = np.random.get_state()
+    np.random.seed(int(rng.integers(2**32)))  # timm draws from the global stream
+    mixup = Mixup(recipe.mixup, recipe.cutmix, prob=recipe.prob, label_smoothing=0.0, num_classes=len(x))
+    # one class a photo, so that timm's soft targets are the mixing weights
+    mixed, shares = mixup(x, torch.arange(len(x), device=x.device))
+    np.random.set_state(before)
+    return mixed, shares.to(targets.dtype) @ targets

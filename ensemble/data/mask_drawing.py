@@ -6,7 +6,7 @@ import colorsys
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -15,20 +15,25 @@ import numpy.typing as npt
 from folds.faces import Face
 from folds.photos import Pixels
 
-Range = tuple[float, float]
-Outline = tuple[tuple[float, float], ...]
+Plane = npt.NDArray[np.float32]  # (h, w)
+Picture = npt.NDArray[np.float32]  # (h, w, 3), RGB 0..255
+Points = npt.NDArray[np.float64]  # (n, 2): x, y
+
+CORNERS = (4, 5)  # points of `MaskStyle.half` from which the straps go
+SIDE, BELOW = 1.4, 2.75  # how far around a face is drawn, in face coordinates
+TOP = (0.15, 0.36)  # of a mask worn right: on the bridge of the nose
+BARE_NOSE, BARE_MOUTH = (0.76, 0.86), (1.16, 1.3)  # the top of one that leaves the nose or the mouth bare
+FINE = 240  # pixels across a face from which on lines need no finer canvas
+PLAIN_FACE = 150.0  # brightness of a face in plain light, of 255
 
 
 @dataclass(frozen=True)
 class MaskStyle:
-    """A kind of mask, worn right.
+    """A kind of mask, worn right. `often`, `half` and `bottom` are explained in mask_styles.toml."""
 
-    `half` and `bottom` are explained in mask_styles.toml.
-    """
-
-    half: Outline
-    corners: tuple[int, int]  # points of `half` from which the straps go
-    bottom: Range  # height on the face
+    often: float
+    half: list[list[float]]
+    bottom: list[float]  # range of its height on the face
     patterned: float = 0.0  # how often it is not plain
     colours: Literal["medical", "respirator", "any"] = "any"
     pleats: int = 0
@@ -38,130 +43,14 @@ class MaskStyle:
     valve: float = 0.0  # how often it has one
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
 _DATA = tomllib.loads(resources.files("ensemble.data").joinpath("mask_styles.toml").read_text("utf-8"))
-STYLES: dict[str, tuple[float, MaskStyle]] = {
-    name: (table["often"], MaskStyle(**{k: _tuples(v) for k, v in table.items() if k != "often"}))
-    for name, table in _DATA["styles"].items()
-}
-"""Name -> (how often, style)."""
-
-PALETTES: dict[str, tuple[tuple[int, int, int], ...]] = {
-    name: _tuples(colours) for name, colours in _DATA["colours"].items()
-}
-"""RGB of the colours that are sold most; masks of style "any" come in any colour."""
-
-
-Plane = npt.NDArray[np.float32]  # (h, w)
-Picture = npt.NDArray[np.float32]  # (h, w, 3), RGB 0..255
-
-
-def fabric(style: MaskStyle, u: Plane, v: Plane, rng: np.random.Generator) -> Picture:
-    """The cloth of a mask, lit evenly.
-
-    Args:
-        style: decides on the colours, and how often there is a pattern.
-        u, v: float32 (h, w), where each pixel is on the cloth, in half widths of the face.
-
-    Returns:
-        float32 (h, w, 3), RGB 0..255.
-    """
-    base = _colour(style, rng)
-    cloth = np.broadcast_to(base, (*u.shape, 3)).astype(np.float32)
-    if rng.random() < style.patterned:
-        second = _colour(style, rng) if rng.random() < 0.5 else base * rng.uniform(0.4, 0.75)
-        amount = (_stripes, _checks, _dots, _gradient, _print)[rng.integers(5)](u, v, rng)
-        cloth += amount[..., None] * (second.astype(np.float32) - cloth)
-    weave = smooth_noise(u.shape, int(rng.integers(40, 90)), rng) + smooth_noise(u.shape, 6, rng)
-    return np.asarray(cloth * (1 + rng.uniform(0.01, 0.05) * weave[..., None]), dtype=np.float32)
-
-
-def smooth_noise(shape: tuple[int, ...], cells: int, rng: np.random.Generator, stretch: float = 1.0) -> Plane:
-    """Value noise: float32 (h, w), about -1..1.
-
-    Args:
-        cells: blobs from one side to the other.
-        stretch: above 1, blobs are as much wider than high.
-    """
-    coarse = rng.uniform(-1, 1, (max(2, round(cells * stretch)), max(2, int(cells)))).astype(np.float32)
-    return np.asarray(cv2.resize(coarse, shape[1::-1], interpolation=cv2.INTER_CUBIC), dtype=np.float32)
-
-
-def _colour(style: MaskStyle, rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    if style.colours in PALETTES and rng.random() < 0.9:
-        palette = PALETTES[style.colours]
-        return np.asarray(palette[rng.integers(len(palette))] + rng.normal(0, 6, 3)).clip(12, 250)
-    if rng.random() < 0.35:  # much of what is worn is black, white or grey
-        return np.full(3, rng.choice([30, 50, 110, 170, 215, 238])) + rng.normal(0, 5, 3)
-    hue, saturation, value = rng.random(), rng.beta(2, 2.5), rng.uniform(0.2, 0.95)
-    return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
-
-
-def _turned(u: Plane, v: Plane, rng: np.random.Generator) -> tuple[Plane, Plane]:
-    angle = rng.choice([0, np.pi / 2, rng.uniform(0, np.pi)])
-    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    return cos * u + sin * v, cos * v - sin * u
-
-
-def _bands(position: Plane, period: float, share: float, soft: float = 0.08) -> Plane:
-    """1 on bands of `share` of a period, 0 between them."""
-    distance = np.abs((position / period) % 1 - 0.5) * 2
-    return np.asarray(np.clip((share - distance) / soft + 0.5, 0, 1), dtype=np.float32)
-
-
-def _stripes(u: Plane, v: Plane, rng: np.random.Generator) -> Plane:
-    return _bands(_turned(u, v, rng)[0], rng.uniform(0.07, 0.35), rng.uniform(0.2, 0.6))
-
-
-def _checks(u: Plane, v: Plane, rng: np.random.Generator) -> Plane:
-    a, b = _turned(u, v, rng)
-    period, share = rng.uniform(0.1, 0.35), rng.uniform(0.25, 0.6)
-    return np.asarray((_bands(a, period, share) + _bands(b, period, share)) / 2, dtype=np.float32)
-
-
-def _dots(u: Plane, v: Plane, rng: np.random.Generator) -> Plane:
-    period, radius = rng.uniform(0.1, 0.3), rng.uniform(0.15, 0.36)
-    a, b = u / period, v / period
-    a = a + 0.5 * (np.floor(b) % 2)  # every other row is shifted
-    return np.asarray(np.clip((radius - np.hypot(a % 1 - 0.5, b % 1 - 0.5)) / 0.08 + 0.5, 0, 1), dtype=np.float32)
-
-
-def _gradient(u: Plane, v: Plane, rng: np.random.Generator) -> Plane:
-    a = _turned(u, v, rng)[0]
-    return np.asarray(np.clip((a - a.min()) / max(float(np.ptp(a)), 1e-6), 0, 1), dtype=np.float32)
-
-
-def _print(u: Plane, v: Plane, rng: np.random.Generator) -> Plane:
-    """Blots as of camouflage, or scattered leaves."""
-    if rng.random() < 0.5:
-        blots = smooth_noise(u.shape, int(rng.integers(8, 22)), rng)
-        return np.asarray(np.clip((blots - rng.uniform(-0.1, 0.3)) / 0.08, 0, 1), dtype=np.float32)
-    height, width = u.shape
-    canvas = np.zeros(u.shape, np.float32)
-    size = rng.uniform(0.02, 0.06) * width
-    for _ in range(rng.integers(25, 90)):
-        middle = int(rng.integers(width)), int(rng.integers(height))
-        axes = max(1, round(size * rng.uniform(0.5, 1))), max(1, round(size * rng.uniform(0.2, 0.6)))
-        shade = float(rng.uniform(0.3, 1))
-        cv2.ellipse(canvas, middle, axes, float(rng.uniform(0, 180)), 0, 360, shade, -1, cv2.LINE_8)
-    return np.asarray(cv2.GaussianBlur(canvas, (0, 0), max(0.4, 0.004 * width)), dtype=np.float32)
-
-
-Points = npt.NDArray[np.float64]  # (n, 2): x, y
-
-SIDE, BELOW = 1.4, 2.75  # how far around a face is drawn, in face coordinates
-TOP = (0.15, 0.36)  # of a mask worn right: on the bridge of the nose
-BARE_NOSE, BARE_MOUTH = (0.76, 0.86), (1.16, 1.3)  # the top of one that leaves the nose or the mouth bare
-FINE = 240  # pixels across a face from which on lines need no finer canvas
-PLAIN_FACE = 150.0  # brightness of a face in plain light, of 255
+STYLES = [MaskStyle(**table) for table in _DATA["styles"].values()]
+PALETTES: dict[str, list[list[int]]] = _DATA["colours"]
 
 
 @dataclass(frozen=True)
 class Canvas:
-    """The part of a photo that is drawn on, maybe finer than the photo.
+    """The part of a photo that is drawn on, at up to three times the resolution of the photo.
 
     Face coordinates: x is 0 in the middle and 1 at the right cheek, y is 0 at the eyes and 1 at the mouth.
     """
@@ -210,25 +99,30 @@ def draw_mask(photo: Pixels, face: Face, worn: bool, rng: np.random.Generator) -
     Returns:
         uint8 (h, w, 3).
     """
-    canvas = _canvas(photo, face, face.tilt + float(rng.normal(0, 0.025)))
+    unit_x, unit_y = face.width / 2, face.mouth - face.eyes
+    rows = np.clip([np.ceil(face.eyes), face.eyes + BELOW * unit_y], 0, photo.shape[0]).astype(int).tolist()
+    columns = np.clip([face.x - SIDE * unit_x, face.x + SIDE * unit_x], 0, photo.shape[1]).astype(int).tolist()
+    scale = 1 if face.width >= FINE else 2 if face.width >= FINE / 2 else 3
+    canvas = Canvas(slice(*rows), slice(*columns), scale, face, face.tilt + float(rng.normal(0, 0.025)))
     if min(canvas.shape) < 2:
         return photo
-    weights = np.array([often for often, _ in STYLES.values()])
-    style = [s for _, s in STYLES.values()][rng.choice(len(STYLES), p=weights / weights.sum())]
-    top, bottom = _place(style, worn, rng)
-    half = _half_outline(style, top, bottom, rng)
+    weights = np.array([style.often for style in STYLES])
+    style = STYLES[rng.choice(len(STYLES), p=weights / weights.sum())]
+    top, bottom, half = _outline(style, worn, rng)
     below = photo[canvas.rows, canvas.columns]
     x, y = canvas.coordinates()
 
+    filled = np.zeros(canvas.shape, np.uint8)
     outline = _rounded(np.concatenate([half, (half * (-1, 1))[::-1]]))
+    cv2.fillPoly(filled, [canvas.pixels(outline)], 255, cv2.LINE_AA, shift=4)
     soft = canvas.scale * max(0.35, face.width / 300) * rng.uniform(0.7, 1.5)
-    cover = _blurred(_filled(canvas, outline), soft)
+    cover = _blurred(_plane(filled / np.float32(255)), soft)
     u = np.arcsin(np.clip(x / 1.25, -1, 1), dtype=np.float32)
-    stretch = np.float32((face.mouth - face.eyes) / (face.width / 2))
+    stretch = np.float32(unit_y / unit_x)
     t = (y - np.float32(top)) / np.float32(bottom - top)
     light = _light(below, canvas, x, y)
     shade = light * _relief_shade(style, canvas, x, t, cover, rng)
-    cloth = fabric(style, u, y * stretch, rng) * shade[..., None]
+    cloth = _fabric(style, u, y * stretch, rng) * shade[..., None]
     if rng.random() < style.valve:
         _draw_valve(cloth, canvas, top, bottom, shade, rng)
 
@@ -241,63 +135,120 @@ def draw_mask(photo: Pixels, face: Face, worn: bool, rng: np.random.Generator) -
     for layer, over in ((strap_colour, strap), (cloth, cover)):
         colour += over[..., None] * (layer.clip(0, 255) - colour)
         alpha += over * (1 - alpha)
-    return _composed(photo, canvas, colour, alpha)
+
+    size = below.shape[1::-1]
+    covered = np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_AREA))[..., None]
+    above = cv2.resize(colour, size, interpolation=cv2.INTER_AREA)
+    drawn = photo.copy()
+    drawn[canvas.rows, canvas.columns] = np.clip(np.rint(below * (1 - covered) + above), 0, 255)
+    return drawn
 
 
-def _canvas(photo: Pixels, face: Face, tilt: float) -> Canvas:
-    unit_x, unit_y = face.width / 2, face.mouth - face.eyes
-    rows = np.clip([np.ceil(face.eyes), face.eyes + BELOW * unit_y], 0, photo.shape[0]).astype(int).tolist()
-    columns = np.clip([face.x - SIDE * unit_x, face.x + SIDE * unit_x], 0, photo.shape[1]).astype(int).tolist()
-    scale = 1 if face.width >= FINE else 2 if face.width >= FINE / 2 else 3
-    return Canvas(slice(*rows), slice(*columns), scale, face, tilt)
+def _plane(values: npt.ArrayLike) -> Plane:
+    return np.asarray(values, dtype=np.float32)
 
 
-def _place(style: MaskStyle, worn: bool, rng: np.random.Generator) -> tuple[float, float]:
-    """Top and bottom of a mask, heights on the face."""
-    right, bottom = rng.uniform(*TOP), rng.uniform(*style.bottom)
-    if worn:
-        return right, bottom
-    top = rng.uniform(*(BARE_NOSE if rng.random() < 0.5 else BARE_MOUTH))
-    return top, min(bottom + 0.35 * (top - right), BELOW - 0.1)  # below the chin it slips out of sight
+def _blurred(plane: Plane, sigma: float) -> Plane:
+    return _plane(cv2.GaussianBlur(plane, (0, 0), max(sigma, 0.1)))
 
 
-def _jaw(y: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Half width of a face at a height; below the chin, of the neck."""
-    return np.asarray(np.sqrt(np.clip(1 - ((np.asarray(y) - 0.2) / 1.75) ** 2, 0.36, 1)), dtype=np.float64)
+def _noise(shape: tuple[int, ...], cells: int, rng: np.random.Generator, stretch: float = 1.0) -> Plane:
+    """Value noise, about -1..1: `cells` blobs from one side to the other, `stretch` times as wide as high."""
+    coarse = rng.uniform(-1, 1, (max(2, round(cells * stretch)), max(2, int(cells)))).astype(np.float32)
+    return _plane(cv2.resize(coarse, shape[1::-1], interpolation=cv2.INTER_CUBIC))
 
 
-def _half_outline(style: MaskStyle, top: float, bottom: float, rng: np.random.Generator) -> Points:
-    """The right half, as `MaskStyle.half`, in face coordinates: float64 (n, 2)."""
+def _outline(style: MaskStyle, worn: bool, rng: np.random.Generator) -> tuple[float, float, Points]:
+    """Top and bottom of a mask, heights on the face, and its right half in face coordinates."""
+    top, bottom = rng.uniform(*TOP), rng.uniform(style.bottom[0], style.bottom[1])
+    if not worn:
+        right, top = top, rng.uniform(*(BARE_NOSE if rng.random() < 0.5 else BARE_MOUTH))
+        bottom = min(bottom + 0.35 * (top - right), BELOW - 0.1)  # below the chin it slips out of sight
     half = np.array(style.half, dtype=np.float64)
     half[1:-1] += rng.normal(0, 0.012, half[1:-1].shape)
     y = top + half[:, 1] * (bottom - top)
-    return np.stack([half[:, 0] * _jaw(y) * rng.uniform(0.96, 1.06), np.minimum(y, BELOW)], axis=1)
+    jaw = np.sqrt(np.clip(1 - ((y - 0.2) / 1.75) ** 2, 0.36, 1))  # half width of the face; below the chin, of the neck
+    return top, bottom, np.stack([half[:, 0] * jaw * rng.uniform(0.96, 1.06), np.minimum(y, BELOW)], axis=1)
 
 
-def _rounded(polygon: Points, rounds: int = 3) -> Points:
-    """Corners cut off again and again (Chaikin 1974): float64 (n * 2**rounds, 2)."""
-    for _ in range(rounds):
+def _rounded(polygon: Points) -> Points:
+    """Corners cut off three times (Chaikin 1974): float64 (8 * n, 2)."""
+    for _ in range(3):
         ahead = np.roll(polygon, -1, axis=0)
         polygon = np.stack([0.8 * polygon + 0.2 * ahead, 0.2 * polygon + 0.8 * ahead], axis=1).reshape(-1, 2)
     return polygon
 
 
-def _filled(canvas: Canvas, outline: Points) -> Plane:
-    plane = np.zeros(canvas.shape, np.uint8)
-    cv2.fillPoly(plane, [canvas.pixels(outline)], 255, cv2.LINE_AA, shift=4)
-    return _shares(plane)
+def _fabric(style: MaskStyle, u: Plane, v: Plane, rng: np.random.Generator) -> Picture:
+    """The cloth of a mask, lit evenly: float32 (h, w, 3), RGB 0..255.
+
+    Args:
+        u, v: where each pixel is on the cloth, in half widths of the face.
+    """
+    base = _colour(style, rng)
+    cloth = np.broadcast_to(base, (*u.shape, 3)).astype(np.float32)
+    if rng.random() < style.patterned:
+        second = _colour(style, rng) if rng.random() < 0.5 else base * rng.uniform(0.4, 0.75)
+        cloth += _pattern(u, v, rng)[..., None] * (second.astype(np.float32) - cloth)
+    weave = _noise(u.shape, int(rng.integers(40, 90)), rng) + _noise(u.shape, 6, rng)
+    return np.asarray(cloth * (1 + rng.uniform(0.01, 0.05) * weave[..., None]), dtype=np.float32)
 
 
-def _shares(plane: npt.NDArray[np.uint8]) -> Plane:
-    return np.asarray(plane / np.float32(255), dtype=np.float32)
+def _colour(style: MaskStyle, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    if style.colours in PALETTES and rng.random() < 0.9:
+        palette = PALETTES[style.colours]
+        return np.asarray(palette[rng.integers(len(palette))] + rng.normal(0, 6, 3)).clip(12, 250)
+    if rng.random() < 0.35:  # much of what is worn is black, white or grey
+        return np.full(3, rng.choice([30, 50, 110, 170, 215, 238])) + rng.normal(0, 5, 3)
+    hue, saturation, value = rng.random(), rng.beta(2, 2.5), rng.uniform(0.2, 0.95)
+    return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
 
 
-def _blurred(plane: Plane, sigma: float) -> Plane:
-    return np.asarray(cv2.GaussianBlur(plane, (0, 0), max(sigma, 0.1)), dtype=np.float32)
+def _pattern(u: Plane, v: Plane, rng: np.random.Generator) -> Plane:
+    """Where the second colour of a cloth shows, 0..1."""
+    kind = rng.integers(5)
+    if kind == 0:  # stripes
+        return _bands(_turned(u, v, rng)[0], rng.uniform(0.07, 0.35), rng.uniform(0.2, 0.6))
+    if kind == 1:  # checks
+        a, b = _turned(u, v, rng)
+        period, share = rng.uniform(0.1, 0.35), rng.uniform(0.25, 0.6)
+        return _plane((_bands(a, period, share) + _bands(b, period, share)) / 2)
+    if kind == 2:  # dots
+        period, radius = rng.uniform(0.1, 0.3), rng.uniform(0.15, 0.36)
+        down = v / period
+        across = u / period + 0.5 * (np.floor(down) % 2)  # every other row is shifted
+        return _plane(np.clip((radius - np.hypot(across % 1 - 0.5, down % 1 - 0.5)) / 0.08 + 0.5, 0, 1))
+    if kind == 3:  # a gradient
+        along = _turned(u, v, rng)[0]
+        return _plane(np.clip((along - along.min()) / max(float(np.ptp(along)), 1e-6), 0, 1))
+    if rng.random() < 0.5:  # blots as of camouflage
+        blots = _noise(u.shape, int(rng.integers(8, 22)), rng)
+        return _plane(np.clip((blots - rng.uniform(-0.1, 0.3)) / 0.08, 0, 1))
+    height, width = u.shape  # scattered leaves
+    leaves = np.zeros(u.shape, np.float32)
+    size = rng.uniform(0.02, 0.06) * width
+    for _ in range(rng.integers(25, 90)):
+        middle = int(rng.integers(width)), int(rng.integers(height))
+        axes = max(1, round(size * rng.uniform(0.5, 1))), max(1, round(size * rng.uniform(0.2, 0.6)))
+        shade = float(rng.uniform(0.3, 1))
+        cv2.ellipse(leaves, middle, axes, float(rng.uniform(0, 180)), 0, 360, shade, -1, cv2.LINE_8)
+    return _plane(cv2.GaussianBlur(leaves, (0, 0), max(0.4, 0.004 * width)))
+
+
+def _turned(u: Plane, v: Plane, rng: np.random.Generator) -> tuple[Plane, Plane]:
+    angle = rng.choice([0, np.pi / 2, rng.uniform(0, np.pi)])
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return cos * u + sin * v, cos * v - sin * u
+
+
+def _bands(position: Plane, period: float, share: float) -> Plane:
+    """1 on bands of `share` of a period, 0 between them."""
+    distance = np.abs((position / period) % 1 - 0.5) * 2
+    return _plane(np.clip((share - distance) / 0.08 + 0.5, 0, 1))
 
 
 def _light(below: Pixels, canvas: Canvas, x: Plane, y: Plane) -> Plane:
-    """How bright the face is lit: its own brightness, as a plane over the face, float32 (h, w), 1 in plain light."""
+    """Brightness of the face, as a plane over it: float32 (h, w), 1 in plain light."""
     grey = cv2.resize(cv2.cvtColor(below, cv2.COLOR_RGB2GRAY), canvas.shape[::-1]).astype(np.float32)
     inner = (np.abs(x) < 0.7) & (y > 0.1) & (y < 1.3)
     if not inner.any():
@@ -324,7 +275,7 @@ def _relief_shade(
     if style.seam == "horizontal":
         for at in (0.3, 0.66):
             relief -= 0.03 * np.clip((t - 0.12 * x**2 - at + 0.02) / 0.03, 0, 1)
-    creases = smooth_noise(t.shape, int(rng.integers(5, 10)), rng, stretch=rng.uniform(1, 2.5))
+    creases = _noise(t.shape, int(rng.integers(5, 10)), rng, stretch=rng.uniform(1, 2.5))
     relief += rng.uniform(0.005, 0.025) * creases
     relief += 0.02 * _blurred(cover, 0.03 * canvas.unit)  # the hem
     slope_y, slope_x = (np.asarray(g) * canvas.unit for g in np.gradient(_blurred(relief, 0.012 * canvas.unit)))
@@ -344,33 +295,22 @@ def _draw_valve(
     for radius, level in ((0.17, 0.6 * grey), (0.16, grey), (0.11, 0.85 * grey), (0.1, grey)):
         disc = np.zeros(canvas.shape, np.uint8)
         cv2.circle(disc, centre, round(radius * canvas.unit * 16), 255, -1, cv2.LINE_AA, shift=4)
-        over = _shares(disc)[..., None]
+        over = _plane(disc / np.float32(255))[..., None]
         cloth += over * (level * shade[..., None] - cloth)
 
 
 def _straps(style: MaskStyle, canvas: Canvas, half: Points, rng: np.random.Generator) -> Plane:
     """Coverage of the straps, float32 (h, w)."""
-    plane = np.zeros(canvas.shape, np.uint8)
+    drawn = np.zeros(canvas.shape, np.uint8)
     if style.straps == "none":
-        return _shares(plane)
+        return _plane(drawn / np.float32(255))
     ends = ((1.02, 0.2), (1.0, 0.6)) if style.straps == "ears" else ((1.1, 0.08), (1.0, 1.0))
     thick = max(1, round(canvas.unit * rng.uniform(0.02, 0.045)))
-    for corner, end in zip(style.corners, ends, strict=True):
+    for corner, end in zip(CORNERS, ends, strict=True):
         start = half[corner] * (0.96, 1)
         bend = (start + end) / 2 + (0.03, 0.02)
         along = np.linspace(0, 1, 9)[:, None]
         line = (1 - along) ** 2 * start + 2 * along * (1 - along) * bend + along**2 * np.array(end)
         for side in (1, -1):
-            cv2.polylines(plane, [canvas.pixels(line * (side, 1))], False, 255, thick, cv2.LINE_AA, shift=4)
-    return _blurred(_shares(plane), 0.3 * canvas.scale)
-
-
-def _composed(photo: Pixels, canvas: Canvas, colour: Picture, alpha: Plane) -> Pixels:
-    """A layer, its colours times its coverage, laid over the photo: uint8 (h, w, 3)."""
-    below = photo[canvas.rows, canvas.columns]
-    size = below.shape[1::-1]
-    over = np.asarray(cv2.resize(alpha, size, interpolation=cv2.INTER_AREA))[..., None]
-    layer = cv2.resize(colour, size, interpolation=cv2.INTER_AREA)
-    drawn = photo.copy()
-    drawn[canvas.rows, canvas.columns] = np.clip(np.rint(below * (1 - over) + layer), 0, 255)
-    return drawn
+            cv2.polylines(drawn, [canvas.pixels(line * (side, 1))], False, 255, thick, cv2.LINE_AA, shift=4)
+    return _blurred(_plane(drawn / np.float32(255)), 0.3 * canvas.scale)

@@ -11,45 +11,32 @@ import numpy as np
 
 from folds.photos import Pixels
 
-POSITIONED = hasattr(os, "preadv") and hasattr(os, "pwrite")  # Windows has neither
-
 
 class PixelFile:
     """uint8 (photos, height, width, 3) on disk, indexable by photo.
 
-    Each photo is read and written with a call that names its place. Processes and threads then share the system's
-    page cache and no position, and no process holds more than the photo at hand: pages of a memory map count as
-    memory of every process that has touched them. Where the system has no such calls, it is a memory map all the same.
+    Reads and writes name their place in the file, so that processes and threads share the system's page cache but no
+    file position. Pages of a memory map would count as memory of every process that has touched them.
     """
 
     def __init__(self, path: Path, writable: bool = False) -> None:
-        """Open a file that `create` made.
+        """Open a file that `create_pixel_file` made.
 
         Raises:
             OSError: it can't be opened.
-            ValueError: it is cut off, or not such a file.
+            ValueError, EOFError: it is cut off, or not such a file.
         """
         self.path = path
-        with path.open("rb") as handle:
-            if np.lib.format.read_magic(handle) != (1, 0):
-                raise ValueError(f"{path} is not of the .npy version 1.0")
-            try:
-                self.shape, columns_first, dtype = np.lib.format.read_array_header_1_0(handle)
-            except Exception as error:  # numpy parses it as Python, with all the errors of that
-                raise ValueError(f"{path} has a damaged header") from error
-            self._start = handle.tell()
-        self._photo = int(np.prod(self.shape[1:]))
-        whole = self._start + self.shape[0] * self._photo
-        if columns_first or dtype != np.uint8 or len(self.shape) != 4 or path.stat().st_size != whole:
-            raise ValueError(f"{path} does not hold photos of uint8, or not all of them")
-        if not POSITIONED:
-            self._map = np.load(path, mmap_mode="r+" if writable else "r")
-            return
+        mapped = np.load(path, mmap_mode="r")  # checks header and length; no page of it is read
+        if mapped.ndim != 4 or mapped.dtype != np.uint8 or not mapped.flags.c_contiguous:
+            raise ValueError(f"{path} does not hold photos of uint8")
+        self.shape: tuple[int, ...] = mapped.shape
+        self._start, self._photo = int(mapped.offset), int(np.prod(self.shape[1:]))
         self._file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
 
     def __len__(self) -> int:
-        return int(self.shape[0])
+        return self.shape[0]
 
     def __getitem__(self, index: int) -> Pixels:
         """The photo, uint8 (height, width, 3), in memory of its own.
@@ -57,8 +44,6 @@ class PixelFile:
         Raises:
             OSError: it can't be read.
         """
-        if not POSITIONED:
-            return np.array(self._map[index])
         photo = np.empty(self.shape[1:], np.uint8)
         if os.preadv(self._file, [photo.data], self._place(index)) != self._photo:
             raise OSError(errno.EIO, f"{self.path} has become shorter")
@@ -67,34 +52,27 @@ class PixelFile:
     def __setitem__(self, index: int, photo: Pixels) -> None:
         if photo.shape != self.shape[1:] or photo.dtype != np.uint8:
             raise ValueError(f"a photo of {photo.dtype} {photo.shape} is not one of uint8 {self.shape[1:]}")
-        if not POSITIONED:
-            self._map[index] = photo
-        elif os.pwrite(self._file, np.ascontiguousarray(photo).data, self._place(index)) != self._photo:
+        if os.pwrite(self._file, np.ascontiguousarray(photo).data, self._place(index)) != self._photo:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def flush(self) -> None:
-        """Bring to the disk what was written."""
-        if POSITIONED:
-            os.fsync(self._file)
-        else:
-            self._map.flush()
+        """Write to the disk what is still in memory."""
+        os.fsync(self._file)
 
     def _place(self, index: int) -> int:
         if not 0 <= index < len(self):
             raise IndexError(f"photo {index} of {len(self)}")
-        return self._start + int(index) * self._photo
+        return self._start + index * self._photo
 
 
-def create(path: Path, shape: tuple[int, int, int, int]) -> PixelFile:
-    """A new file whose disk space is taken at once where the system can: running out of it later would be worse.
+def create_pixel_file(path: Path, shape: tuple[int, int, int, int]) -> PixelFile:
+    """A new file whose disk space is taken at once, where the system can: running out of it later would be worse.
 
     Args:
         shape: (photos, height, width, 3).
     """
-    with path.open("xb") as handle:
-        np.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        start, size = handle.tell(), int(np.prod(shape))
-        handle.truncate(start + size)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle.fileno(), 0, start + size)
-    return PixelFile(path, writable=True)
+    np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    file = PixelFile(path, writable=True)
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file._file, 0, path.stat().st_size)
+    return file

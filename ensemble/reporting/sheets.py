@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from ensemble.data.augment import Augment, always, build, faults
-from ensemble.data.cache import resize
+from ensemble.data.cache import in_preprocessings
 from ensemble.data.masks import NOT_WEAR, WEAR, DrawMasks, detection_faults
 from ensemble.recipes.schema import Entry, Recipe, SomeOf, TaskRecipe, transforms_in
 from folds.errors import refuse
@@ -98,7 +98,7 @@ def _sheet(
     heads += [f"draw {d + 1}" for d in range(DRAWS)]
     cells = []
     for number, (caption, photo) in enumerate(photos):
-        before, _ = resize(photo, task.preprocessing)
+        (before,) = in_preprocessings([photo], [task.preprocessing]).sizes
         cells.append(Cell(thumbnail(before), caption, f"{_flat(caption)}, before"))
         masks = masked(task, before, number in without_mask, (seed, number))
         for head, picture in zip(heads[1:], masks + after(task.augment, before, (seed, number)), strict=True):

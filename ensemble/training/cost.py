@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos, missing_bytes, open_photos
 from ensemble.data.loader import NO_MORE, EpochBatches, epoch_batches, train_loader
-from ensemble.data.masks import DrawMasks, draw_masks
+from ensemble.data.masks import DrawMasks
 from ensemble.jobs.hardware import Hardware, free_memory
 from ensemble.jobs.spec import JobSpec, learned_rows
 from ensemble.models.build import create, normalisation, to_device
@@ -165,7 +165,7 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
         start = time.perf_counter() - started
         measured = AutotuneCache(run, recipe.hash, device, hardware.job_threads, keep=False)
         labels = training_labels(recipe.target, data, in_years=recipe.ages.sigma > 0)[rows]
-        masks = draw_masks(recipe, data.labels[0][rows])
+        masks = DrawMasks(recipe, data.labels[0][rows])
         train = _train_seconds(whole, model, photos, labels, masks, hardware, measured)
         engine = InferenceEngine(model.eval(), 2 * recipe.batch_size)
         rows = np.arange(min(len(photos), engine.batch))
@@ -197,7 +197,7 @@ def _train_seconds(
     model: nn.Module,
     photos: DecodedPhotos,
     labels: IntArray,
-    masks: DrawMasks | None,
+    masks: DrawMasks,
     hardware: Hardware,
     measured: AutotuneCache,
 ) -> float:

@@ -19,7 +19,7 @@ from torch.utils.data import ConcatDataset
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.loader import NO_MORE, EpochBatches, TrainingPhotos, epoch_batches, train_loader
-from ensemble.data.masks import DrawMasks, draw_masks
+from ensemble.data.masks import DrawMasks
 from ensemble.jobs.card import job_card
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import Claim
@@ -93,8 +93,8 @@ class LearningSet:
     def batches(self, seed: tuple[int, ...]) -> EpochBatches:
         return epoch_batches(self.recipe, self.data, self.rows, seed, self.more)
 
-    def draw_masks(self) -> DrawMasks | None:
-        return draw_masks(self.recipe, self.states, self.soft is not None)
+    def draw_masks(self) -> DrawMasks:
+        return DrawMasks(self.recipe, self.states, self.soft is not None)
 
 
 def learning_set(spec: JobSpec, data: TrainData, folds: IntArray) -> LearningSet:

@@ -16,7 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ensemble.data.mixing import mix_batch
+from ensemble.data.loader import mix_batch
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import Logits
 from ensemble.jobs.stopping import StopRequest

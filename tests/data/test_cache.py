@@ -124,9 +124,9 @@ def test_a_cache_that_loses_its_end_while_it_is_read_says_so(root: Path, tmp_pat
     assert photos[5][0].shape == (16, 12, 3)
     (file,) = (tmp_path / "cache").glob("*.npy")
     os.truncate(file, file.stat().st_size - 1)
-    with pytest.raises(MaskensError, match=r"photo cache is gone or damaged.*run again"):
+    with pytest.raises(MaskensError, match=r"photo cache is missing or damaged.*run again"):
         photos[5]
-    with pytest.raises(MaskensError, match=r"photo cache is gone or damaged.*run again"):
+    with pytest.raises(MaskensError, match=r"photo cache is missing or damaged.*run again"):
         DecodedPhotos(PhotoSet(root, FILES, ""), [SMALL], [file])[0]
 
 

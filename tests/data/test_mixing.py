@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ensemble.data.mixing import mix_batch
+from ensemble.data.loader import mix_batch
 from ensemble.recipes.schema import Mix
 from ensemble.recipes.tasks import OutputSpec
 from ensemble.training.losses import one_hot
