@@ -46,7 +46,8 @@ def read_fixes(names: Sequence[str]) -> tuple[Fix, ...]:
                 f"Name {', '.join(known)}, a CSV file with the columns {', '.join(FIX_COLUMNS)}, or {NONE}."
             )
         for row in read_table(file, FIX_COLUMNS):
-            found.append(Fix(**{c: unescape_cell(row[c]) for c in FIX_COLUMNS}, source=name, row=row[LINE]))
+            cells = {c: unescape_cell(row[c]) for c in FIX_COLUMNS}
+            found.append(Fix(**cells, source=name, where=f"{name} row {row[LINE]}"))
     return tuple(found)
 
 
@@ -103,17 +104,13 @@ def fixes_csv(fixes: Sequence[Fix]) -> str:
     return safe_csv(FIX_COLUMNS, [[getattr(f, c) for c in FIX_COLUMNS] for f in fixes]) if fixes else ""
 
 
-def fixed_people(data: TrainData) -> int:
-    """People (a double folder counts once) with a fixed label."""
-    paths = {f.path for f in data.fixes}
-    return len({p.group for p in data.people if p.path in paths})
-
-
 def describe_fixes(data: TrainData) -> str:
     """Like "14 labels of 11 people (8 gender, 6 mask)"."""
     counts = Counter(f.field for f in data.fixes)
     fields = ", ".join(f"{counts[f]} {f}" for f in FIELDS if counts[f])
-    return f"{len(data.fixes)} labels of {fixed_people(data)} people ({fields})"
+    paths = {f.path for f in data.fixes}
+    people = {p.group for p in data.people if p.path in paths}  # a double folder counts once
+    return f"{len(data.fixes)} labels of {len(people)} people ({fields})"
 
 
 def _fault(fix: Fix, person: Person) -> str:

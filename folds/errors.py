@@ -20,11 +20,8 @@ class Stopped(KeyboardInterrupt):
 
 
 def refuse(problems: Sequence[str], headline: str, advice: str = "") -> None:
-    """Raise one error that lists all problems together; do nothing if there are none.
-
-    Raises:
-        MaskensError: if `problems` is not empty.
-    """
+    """Raise one error that lists all problems together; do nothing if there are none. Raises MaskensError: if
+    `problems` is not empty."""
     if not problems:
         return
     more = [f"  ... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []

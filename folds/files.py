@@ -42,26 +42,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         MaskensError: if the system refuses to write (no permission, no space), with its reason.
     """
-    temporary: Path | None = None
-    renamed = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         temporary = path.with_name(f"{_temporary_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        with temporary.open("xb") as handle:  # created by the process's umask; tempfile's would need a chmod
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-        renamed = True
+        try:
+            with temporary.open("xb") as handle:  # created by the process's umask; tempfile's would need a chmod
+                yield handle
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
         sync(path.parent)
     except OSError as error:
-        kept = " The file that was there is unchanged." if path.exists() and not renamed else ""
-        raise MaskensError(f"can't write {path}: {error.strerror or error}.{kept}") from error
-    finally:
-        if temporary is not None and not renamed:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        raise MaskensError(f"can't write {path}: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager
@@ -92,8 +87,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
                 raise
             sync(target.parent)
     except OSError as error:
-        kept = " What was there is unchanged." if folder.exists() else ""
-        raise MaskensError(f"can't write {folder}: {error.strerror or error}.{kept}") from error
+        raise MaskensError(f"can't write {folder}: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager
@@ -107,13 +101,8 @@ def scratch_beside(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have the disk keep a file's bytes, or the names in a folder, where the file system can do that.
-
-    Raises:
-        OSError: the disk fails.
-    """
-    if os.name == "nt":  # it opens no folder
-        return
+    """Have the disk keep a file's bytes, or the names in a folder, where the file system can do that. Raises OSError:
+    the disk fails."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -157,11 +146,7 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def must_be_writable(path: Path) -> None:
-    """Check now that `path` can be written later.
-
-    Raises:
-        MaskensError: it is a folder, or the system would refuse.
-    """
+    """Check now that `path` can be written later. Raises MaskensError: it is a folder, or the system would refuse."""
     if path.is_dir():
         raise MaskensError(f"{path} is a folder; name a file.")
     try:
@@ -325,11 +310,7 @@ def sha256(data: bytes | str) -> str:
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hex digest of a file, without reading all of it into memory.
-
-    Raises:
-        OSError: it can't be read.
-    """
+    """Hex digest of a file, without reading all of it into memory. Raises OSError: it can't be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -383,11 +364,7 @@ def replace_keeping(path: Path, text: str) -> Path | None:
 
 
 def write_or_set_aside(path: Path, text: str) -> Path | None:
-    """`replace_keeping`, but without a text leave no file: rename it.
-
-    Raises:
-        MaskensError: if the system refuses.
-    """
+    """`replace_keeping`, but without a text leave no file: rename it. Raises MaskensError: if the system refuses."""
     if text:
         return replace_keeping(path, text)
     if not path.exists():

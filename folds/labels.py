@@ -48,11 +48,8 @@ def encode(mask: npt.ArrayLike, gender: npt.ArrayLike, age: npt.ArrayLike) -> In
 
 
 def decode(classes: npt.ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
-    """The inverse of `encode`: (mask, gender, age), each int64 of the input's shape.
-
-    Raises:
-        ValueError: if a class is outside 0..17.
-    """
+    """The inverse of `encode`: (mask, gender, age), each int64 of the input's shape. Raises ValueError: if a class is
+    outside 0..17."""
     c = np.asarray(classes, dtype=np.int64)
     if c.size and (c.min() < 0 or c.max() >= CLASSES):
         raise ValueError(f"class out of range 0..{CLASSES - 1}")

@@ -30,11 +30,7 @@ def skipped_csv(skipped: Mapping[str, str]) -> str:
 
 
 def read_skipped(path: Path) -> dict[str, str]:
-    """file -> why it can't be read.
-
-    Raises:
-        MaskensError: no such file, or an unusable one.
-    """
+    """file -> why it can't be read. Raises MaskensError: no such file, or an unusable one."""
     return {unescape_cell(row["photo"]): row["reason"] for row in read_table(path, SKIPPED_COLUMNS)}
 
 
@@ -105,11 +101,7 @@ class Fix:
     new: str
     reason: str = ""
     source: str = dataclasses.field(default="", compare=False)  # a shipped name, or a file
-    row: str = dataclasses.field(default="", compare=False)
-
-    @property
-    def where(self) -> str:
-        return f"{self.source} row {self.row}"
+    where: str = dataclasses.field(default="", compare=False)  # source and row
 
 
 @dataclass(frozen=True)
@@ -145,11 +137,8 @@ class PhotoSet:
         return PhotoSet(self.root, files, sha256_of_lines([self.fingerprint, *files]), skipped, changed)
 
     def without(self, unreadable: Mapping[str, str]) -> PhotoSet:
-        """The same photos, of which these are skipped, too: file -> why it can't be read.
-
-        Raises:
-            MaskensError: none is left.
-        """
+        """The same photos, of which these are skipped, too: file -> why it can't be read. Raises MaskensError: none is
+        left."""
         skipped = {**self.skipped, **unreadable}
         if self.files and len(skipped) == len(self.files):
             file, why = min(skipped.items())

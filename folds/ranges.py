@@ -1,4 +1,4 @@
-"""`--fold 0..4`, `--seed 0..2`: what a user types for a set of folds or seeds."""
+"""`--fold 0..4`, `--seed 0..2`: sets of folds or seeds as typed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable
 
 from folds.errors import MaskensError
 
-_ITEM = re.compile(r"(\d{1,18})(?:\.\.(\d{1,18}))?")
 LARGEST_SEED = 2**32 - 1
 MOST_SEEDS = 100
 
@@ -30,18 +29,14 @@ def parse_folds(text: str, k: int) -> list[int]:
 
 
 def written_folds(text: str) -> list[tuple[int, int]]:
-    """(first, last) of each item, whatever the run; empty for `all`.
-
-    Raises:
-        MaskensError: unreadable or backwards.
-    """
+    """(first, last) of each item, whatever the run; empty for `all`. Raises MaskensError: unreadable or backwards."""
     if text.strip().lower() == "all":
         return []
     return _written(text, "--fold", "a fold. Write 3, 0..4, 0,2,4 or all.")
 
 
 def in_short(numbers: Iterable[int]) -> str:
-    """What `parse_folds` would read as these: `0..4` or `0..1,4`."""
+    """The inverse of `parse_folds`: `0..4` or `0..1,4`."""
     items: list[list[int]] = []
     for number in sorted(set(numbers)):
         if items and items[-1][1] == number - 1:
@@ -52,16 +47,13 @@ def in_short(numbers: Iterable[int]) -> str:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Seeds named by `3`, `0..2` (both ends count) or `0,2,4`; sorted, each once.
-
-    Raises:
-        MaskensError: unreadable, backwards, too large, or more than 100.
-    """
+    """Seeds named by `3`, `0..2` (both ends count) or `0,2,4`; sorted, each once. Raises MaskensError: unreadable,
+    backwards, too large, or more than 100."""
     written = _written(text, "--seed", "a seed. Write 3, 0..2 or 0,2,4.")
     if max(last for _, last in written) > LARGEST_SEED:
         raise MaskensError(f"--seed {text}: a seed is at most {LARGEST_SEED}.")
     if (count := sum(last - first + 1 for first, last in written)) > MOST_SEEDS:
-        raise MaskensError(f"--seed {text}: these are {count} seeds; {MOST_SEEDS} are the most.")
+        raise MaskensError(f"--seed {text}: these are {count} seeds, at most {MOST_SEEDS} are possible.")
     return sorted({seed for first, last in written for seed in range(first, last + 1)})
 
 
@@ -69,7 +61,7 @@ def _written(text: str, option: str, wanted: str) -> list[tuple[int, int]]:
     """(first, last) of each item."""
     written = []
     for item in text.split(","):
-        match = _ITEM.fullmatch(item.strip())
+        match = re.fullmatch(r"(\d{1,18})(?:\.\.(\d{1,18}))?", item.strip())
         if match is None:
             raise MaskensError(f"{option} {text}: '{item.strip()}' is not {wanted}")
         first, last = int(match[1]), int(match[2] or match[1])

@@ -11,16 +11,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from folds.corrections import (
-    Merge,
-    apply_fixes,
-    apply_merges,
-    fixed_people,
-    fixes_csv,
-    merged_csv,
-    read_fixes,
-    read_merges,
-)
+from folds.corrections import Merge, describe_fixes, fixes_csv, merged_csv, read_fixes, read_merges
 from folds.errors import MaskensError, did_you_mean_folder, refuse, typed
 from folds.files import read_record, replacing, sha256, sha256_of_text, write_or_set_aside, write_record
 from folds.labels import CLASSES, IntArray
@@ -52,21 +43,6 @@ MODEL, OOF, LAST = "model.safetensors", "oof.npz", "last.pt"  # of a job; the ot
 FORBID_EXTRA = {"extra": "forbid"}  # for pydantic, which is imported only where a run is read
 
 
-@dataclass(frozen=True)
-class AppliedFixes:
-    """The label fixes of a run; its fixes.csv holds them."""
-
-    __pydantic_config__ = FORBID_EXTRA
-
-    hash: str = ""  # sha256 of fixes.csv; "" if there are none
-    labels: int = 0
-    people: int = 0
-    sources: tuple[str, ...] = ()  # shipped names and files
-
-    def __str__(self) -> str:
-        return f"{self.labels} from {', '.join(self.sources)}" if self.hash else "none"
-
-
 class _File:
     """A file of the run folder, as a property that is its path."""
 
@@ -90,7 +66,8 @@ class Run:
     k: int
     seed: int
     class_photos: tuple[int, ...]  # photos of each class in training, the prior that submissions are compared with
-    fixes: AppliedFixes = AppliedFixes()
+    fixes: str = "none"  # of which lists, like "14 labels of 11 people (8 gender, 6 mask) from core"
+    fixes_hash: str = ""  # sha256 of fixes.csv; "" if no labels are fixed
     recipe_hash: str = ""
     merged_hash: str = ""  # sha256 of merged.csv; "" if no ids are merged
     skipped_hash: str = ""  # of the photos in skipped.csv; "" if none is skipped
@@ -128,11 +105,8 @@ class Run:
         return self.folder / "soft_targets" / f"fold{fold}.npz"
 
     def job_folder(self, task: str, fold: int) -> Path:
-        """Where a job's files are.
-
-        Raises:
-            MaskensError: a link leads out of the run's folder, which another's run could use to have files replaced.
-        """
+        """Where a job's files are. Raises MaskensError: a link leads out of the run's folder, which another's run could
+        use to have files replaced."""
         found = self.folder / task / f"fold{fold}"
         if not Path(os.path.realpath(found)).is_relative_to(os.path.realpath(self.folder)):
             raise MaskensError(f"{found} leads out of the run's folder through a link. Put a folder in its place.")
@@ -162,12 +136,8 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         k,
         seed,
         tuple(class_counts(data)),
-        AppliedFixes(
-            sha256(fixes_text) if fixes_text else "",
-            len(data.fixes),
-            fixed_people(data),
-            tuple(sorted({f.source for f in data.fixes})),
-        ),
+        f"{describe_fixes(data)} from {', '.join(sorted({f.source for f in data.fixes}))}" if fixes_text else "none",
+        sha256(fixes_text) if fixes_text else "",
         merged_hash=sha256(merged) if merged else "",
         created=_now(),
         versions=library_versions(),
@@ -175,7 +145,7 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
     notes = []
     if has_run(folder):
         old = load_run(folder)
-        if old.fixes.hash == run.fixes.hash:
+        if old.fixes_hash == run.fixes_hash:
             run = dataclasses.replace(run, fixes=old.fixes)  # with the names of the first lists
         if (old.folds_hash, old.seed, old.fingerprint) == (run.folds_hash, run.seed, run.fingerprint):
             run = dataclasses.replace(old, data=run.data, fixes=run.fixes)
@@ -226,11 +196,8 @@ def refuse_foreign(folder: Path, option: str = "--run") -> None:
 
 
 def load_run(folder: Path) -> Run:
-    """Read run.json.
-
-    Raises:
-        MaskensError: no run there yet, not a run folder, or a run.json that is damaged or was edited.
-    """
+    """Read run.json. Raises MaskensError: no run there yet, not a run folder, or a run.json that is damaged or was
+    edited."""
     path = folder / RUN_FILE
     if not path.exists():
         refuse_foreign(folder)
@@ -252,11 +219,7 @@ def has_run(folder: Path) -> bool:
 
 
 def refuse_removed(run: Run) -> None:
-    """Refuse to write into a run that is gone: it would come back in parts.
-
-    Raises:
-        MaskensError: its run.json is missing.
-    """
+    """Raise MaskensError for a run that is gone: what is written now would bring it back in parts."""
     if not has_run(run.folder):
         raise MaskensError(f"{run.folder} was removed or moved meanwhile: nothing more is saved there.")
 
@@ -274,7 +237,7 @@ def kept_folds(run: Run, data: TrainData) -> IntArray | None:
 
 def kept_fixes(run: Run) -> tuple[Fix, ...]:
     """The run's label fixes, empty if it has none. Raises MaskensError: fixes.csv is missing or was edited."""
-    return read_fixes([str(run.fixes_file)]) if _kept(run.fixes_file, run.fixes.hash, "--fixes") else ()
+    return read_fixes([str(run.fixes_file)]) if _kept(run.fixes_file, run.fixes_hash, "--fixes") else ()
 
 
 def kept_merges(run: Run) -> tuple[Merge, ...]:
@@ -319,7 +282,7 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
     """The run's data, with labels fixed, ids merged and photos skipped, and its folds.
 
     Args:
-        data_folder: where the data are now, if they were moved; else where they were.
+        data_folder: where the data are now, if they were moved.
 
     Returns:
         (data, folds): folds int64 (people,).
@@ -328,18 +291,14 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
         MaskensError: data missing or changed since `maskens folds`, folds.csv, fixes.csv, merged.csv or skipped.csv
             edited.
     """
-    data = read_train(run.data_folder(data_folder))
-    fixes, merges = kept_fixes(run), kept_merges(run)
+    data = read_train(run.data_folder(data_folder), kept_fixes(run), kept_merges(run))
     data = dataclasses.replace(data, skipped=kept_skipped(run.skipped_file, run.skipped_hash))
-    changed = f"the data in {data.root} changed since `maskens folds` made {run.folder}"
-    advice = "Put the data back, or start a new run: maskens folds --run NEW_DIR"
-    try:
-        data = apply_merges(apply_fixes(data, fixes), merges)
-    except MaskensError as error:  # they did fit once
-        raise MaskensError(f"{changed}: {error}\n{advice}") from error
     if data.fingerprint != run.fingerprint:
-        differences = what_changed(run.folds_file, data) or ["some photo files have other names or sizes"]
-        refuse(differences, changed, advice)
+        refuse(
+            what_changed(run.folds_file, data) or ["some photo files have other names or sizes"],
+            f"the data in {data.root} changed since `maskens folds` made {run.folder}",
+            "Put the data back, or start a new run: maskens folds --run NEW_DIR",
+        )
     if sha256_of_text(run.folds_file) != run.folds_hash:
         raise MaskensError(
             f"{run.folds_file} is missing or was edited. Put it back, or take a new run: maskens folds --run NEW_DIR "
@@ -352,7 +311,7 @@ SHARED: dict[str, Callable[[Run], object]] = {
     "data": lambda run: run.fingerprint,
     "folds": lambda run: run.folds_hash,
     "seed": lambda run: run.seed,
-    "label fixes": lambda run: run.fixes.hash,
+    "label fixes": lambda run: run.fixes_hash,
     "merged ids": lambda run: run.merged_hash,
     "skipped photos": lambda run: run.skipped_hash,
 }
@@ -375,14 +334,17 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
     first = runs[0]
     if len({r.folder.resolve() for r in runs}) < len(runs):
         raise MaskensError("a run is named twice; name each once.")
-    ours = _assignment(first) if len(runs) > 1 else {}
+    tables = [read_table(run.folds_file, ("path", "fold", "bytes", "photos")) for run in runs if len(runs) > 1]
+    photos = [{row["path"]: (row["bytes"], row["photos"]) for row in table} for table in tables]
+    folds = [{row["path"]: row["fold"] for row in table} for table in tables]
     problems = []
-    for other in runs[1:]:
-        theirs = _assignment(other)
-        if {p: (b, n) for p, (_, b, n) in theirs.items()} != {p: (b, n) for p, (_, b, n) in ours.items()}:
+    for n, other in enumerate(runs[1:], start=1):
+        if photos[n] != photos[0]:
             problems.append(f"{other.folder} was made from other photos than {first.folder}")
-        elif theirs != ours:
-            problems.append(f"{other.folder} has other folds than {first.folder}: its models saw people who are judged")
+        elif folds[n] != folds[0]:
+            problems.append(
+                f"{other.folder} has other folds than {first.folder}: its models saw people it is scored on"
+            )
     refuse(
         problems,
         "only runs on the same folds can be put together",
@@ -393,12 +355,6 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
 def differing(run: Run, other: Run, *names: str) -> str:
     """Which of these two runs don't share, like "data and folds"; "" if they share all."""
     return " and ".join(name for name in names if SHARED[name](run) != SHARED[name](other))
-
-
-def _assignment(run: Run) -> dict[str, tuple[str, str, str]]:
-    """Of each row of folds.csv (fold, bytes, photos)."""
-    rows = read_table(run.folds_file, ("path", "fold", "bytes", "photos"))
-    return {row["path"]: (row["fold"], row["bytes"], row["photos"]) for row in rows}
 
 
 def run_like(source: Run, folder: Path, data: TrainData) -> Run:
@@ -428,7 +384,7 @@ def write_run_like(run: Run, source: Run) -> None:
         save_run(run)  # first: if the disk is full after it, the next start writes the rest
     files = (
         (source.folds_file, run.folds_file, run.folds_hash),
-        (source.fixes_file, run.fixes_file, run.fixes.hash),
+        (source.fixes_file, run.fixes_file, run.fixes_hash),
         (source.merged_file, run.merged_file, run.merged_hash),
         (source.skipped_file, run.skipped_file, run.skipped_hash),
     )

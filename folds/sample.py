@@ -6,7 +6,8 @@ The rest of a face belongs to the person alone, so that folds over photos instea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,8 @@ import numpy.typing as npt
 from folds.errors import MaskensError, refuse
 from folds.files import csv_text, scratch_beside, sha256, write_text
 from folds.labels import AGE_CUTS, AGES, GENDERS, SHOT_MASK, SHOTS, encode
+from folds.photos import Pixels
 
-Pixels = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.float64]  # (n, 2): x right of the middle, y from the top
 Colour = Sequence[float]  # blue, green, red
 Size = tuple[int, int]  # width, height
@@ -82,7 +83,7 @@ def write_sample(
     Args:
         folder: where to; it must not exist, or be empty.
         people: rows of train.csv, at least 6; each gender x age stratum gets `people // 6` or one more.
-        eval_people: people on the eval photos, by default a third of `people` and at least 6.
+        eval_people: people on the eval photos; default: a third of `people`, at least 6.
         size: (width, height) of the photos in pixels, at least 32 x 32.
         seed: 0 or more.
         jobs: threads that draw; -1 for one per core.
@@ -94,35 +95,34 @@ def write_sample(
     hidden = max(STRATA, people // 3) if eval_people is None else eval_people
     summary = SampleSummary(folder, people, people * len(SHOTS), hidden, hidden * len(SHOTS))
     try:
-        _check(folder, people, hidden, size, seed, jobs)
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+        faults = {
+            f"{people} people: at least {STRATA} are needed, one of each gender and age band": people < STRATA,
+            f"{hidden} eval people: at least 1 is needed": hidden < 1,
+            f"photos of {size[0]}x{size[1]} pixels: at least 32x32 are needed": min(size) < 32,
+            f"seed {seed}: at least 0 is needed": seed < 0,
+            "0 jobs: at least 1 is needed, or -1 for one per core": jobs == 0,
+            f"{folder} exists and is not an empty folder: a sample never overwrites anything": taken,
+        }
+        refuse([message for message, wrong in faults.items() if wrong], "can't make this sample")
         target = folder.resolve()  # a link to an empty folder is filled, not replaced
         with scratch_beside(target) as scratch:
             build = scratch / "data"  # inside, because the scratch folder itself is private to the user
             sitters = [_sitter(index, people, seed) for index in range(people + hidden)]
             _write_tables(build, sitters[:people], sitters[people:], seed)
-            for done, (file, photo) in enumerate(_drawn(sitters, size, seed, jobs), start=1):
-                (build / file).parent.mkdir(parents=True, exist_ok=True)
-                (build / file).write_bytes(photo)
-                if on_progress is not None:
-                    on_progress(done, summary.train_photos + summary.eval_photos)
+            draw = joblib.Parallel(n_jobs=jobs, backend="threading")
+            for first in range(0, len(sitters), 16):  # in rounds: when a write fails, no thread is left at work
+                drawn = draw(joblib.delayed(_photos)(s, size, seed) for s in sitters[first : first + 16])
+                for done, (file, photo) in enumerate(itertools.chain(*drawn), start=first * len(SHOTS) + 1):
+                    (build / file).parent.mkdir(parents=True, exist_ok=True)
+                    (build / file).write_bytes(photo)
+                    if on_progress is not None:
+                        on_progress(done, summary.train_photos + summary.eval_photos)
             (build / sitters[2].files[0]).with_name("._mask1.jpg").write_bytes(APPLE_DOUBLE)
             build.rename(target)
     except OSError as error:
         raise MaskensError(f"can't write the sample to {folder}: {error.strerror or error}.") from error
     return summary
-
-
-def _check(folder: Path, people: int, hidden: int, size: Size, seed: int, jobs: int) -> None:
-    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    faults = (
-        (people < STRATA, f"{people} people: at least {STRATA} are needed, one of each gender and age band"),
-        (hidden < 1, f"{hidden} eval people: at least 1 is needed"),
-        (min(size) < 32, f"photos of {size[0]}x{size[1]} pixels: at least 32x32 are needed"),
-        (seed < 0, f"seed {seed}: at least 0 is needed"),
-        (jobs == 0, "0 jobs: at least 1 is needed, or -1 for one per core"),
-        (taken, f"{folder} exists and is not an empty folder: a sample never overwrites anything"),
-    )
-    refuse([message for wrong, message in faults if wrong], "can't make this sample")
 
 
 def _sitter(index: int, people: int, seed: int) -> SamplePerson:
@@ -154,14 +154,6 @@ def _write_tables(root: Path, train: Sequence[SamplePerson], held: Sequence[Samp
     write_text(root / "eval/answers.csv", csv_text(("ImageID", "ans"), answers))
 
 
-def _drawn(sitters: Sequence[SamplePerson], size: Size, seed: int, jobs: int) -> Iterator[tuple[str, bytes]]:
-    # In rounds, and the threads only draw: when a write fails, none of them is left at work.
-    draw = joblib.Parallel(n_jobs=jobs, backend="threading")
-    for first in range(0, len(sitters), 16):
-        for photos in draw(joblib.delayed(_photos)(s, size, seed) for s in sitters[first : first + 16]):
-            yield from photos
-
-
 def _photos(sitter: SamplePerson, size: Size, seed: int) -> list[tuple[str, bytes]]:
     encoded = []
     for number, (mask, file) in enumerate(zip(STATES, sitter.files, strict=True)):
@@ -188,43 +180,26 @@ def _portrait(sitter: SamplePerson, mask: int, rng: np.random.Generator) -> Pixe
     """The drawing of a photo, from back to front: uint8 (HEIGHT, WIDTH, 3), BGR."""
     backdrop = np.array(sitter.colours[3:], dtype=np.uint8)[:, None]
     canvas = np.asarray(cv2.resize(backdrop, (WIDTH, HEIGHT)), dtype=np.uint8)
-    if sitter.gender:
-        _draw_long_hair(canvas, sitter)
-    _draw_body(canvas, sitter)
-    _draw_head(canvas, sitter)
-    _draw_age_lines(canvas, sitter)
-    _draw_eyes(canvas, sitter, rng)
-    _draw_mouth(canvas, sitter, rng)
-    if mask < 2:
-        _draw_mask(canvas, sitter, mask, rng)
-    _draw_short_hair(canvas, sitter)
-    return canvas
+    if sitter.gender:  # long hair
+        reach, colour = sitter.width + 24 + sitter.volume, _mix(sitter.colours[1], BLACK, 0.1)
+        crown = _arc(CENTRE, (reach, sitter.height + sitter.volume), 180, 360)
+        _draw(canvas, colour, [*crown, *_arc(sitter.length - 40, (reach + 4, 40), 0, 180)])
 
-
-def _draw_long_hair(canvas: Pixels, sitter: SamplePerson) -> None:
-    reach, colour = sitter.width + 24 + sitter.volume, _mix(sitter.colours[1], BLACK, 0.1)
-    top = _arc(CENTRE, (reach, sitter.height + sitter.volume), 180, 360)
-    _draw(canvas, colour, [*top, *_arc(sitter.length - 40, (reach + 4, 40), 0, 180)])
-
-
-def _draw_body(canvas: Pixels, sitter: SamplePerson) -> None:
+    # body
     neck, clothes = _mix(sitter.colours[0], BLACK, 0.14), sitter.colours[2]
     _draw(canvas, neck, [(-42, 340), (42, 340), (48, 450), (-48, 450)])
     _draw(canvas, clothes, _arc(540, (205, 118)))
     _draw(canvas, neck, _arc(428, (47, 28)))
     _draw(canvas, _mix(clothes, BLACK, 0.35), _arc(428, (48, 29), 5, 175), 8)  # the collar
 
-
-def _draw_head(canvas: Pixels, sitter: SamplePerson) -> None:
+    # head
     skin, shadow = sitter.colours[0], _mix(sitter.colours[0], BLACK, 0.12)
     _draw(canvas, shadow, _pair(_arc(254, (17, 28), x=sitter.width)))  # ears
     _draw(canvas, skin, _arc(CENTRE, (sitter.width, sitter.height)))
     _draw(canvas, shadow, [(-6, 240), (6, 240), *_arc(NOSE, (20, 10), 0, 180)])
     _draw(canvas, _mix(skin, BLACK, 0.5), _pair(_arc(NOSE + 3, (5, 3), x=9)))
 
-
-def _draw_age_lines(canvas: Pixels, sitter: SamplePerson) -> None:
-    """On the forehead, below the eyes and beside the nose: none, faint or deep."""
+    # lines of age on the forehead, below the eyes and beside the nose: none, faint or deep
     age, crease = sitter.age, _mix(sitter.colours[0], BLACK, 0.14 + 0.18 * sitter.age)
     for number in range((0, 2, 3)[age]):
         _draw(canvas, crease, _arc(194 - 11 * number, (44 - 5 * number, 7), 200, 340), 1 + age)
@@ -232,8 +207,7 @@ def _draw_age_lines(canvas: Pixels, sitter: SamplePerson) -> None:
         _draw(canvas, crease, _pair(_arc(EYES + 8, (19, 7 + 4 * age), 25, 155, x=40)), 1 + age)
         _draw(canvas, crease, _pair([(26, NOSE + 4), (46, MOUTH - 2)]), age)
 
-
-def _draw_eyes(canvas: Pixels, sitter: SamplePerson, rng: np.random.Generator) -> None:
+    # eyes
     eye = _arc(EYES, (19, rng.uniform(8, 12)), x=40)
     _draw(canvas, WHITE, _pair(eye))
     _draw(canvas, BLACK, _pair(_arc(EYES, (8, 8), x=40)))
@@ -241,35 +215,32 @@ def _draw_eyes(canvas: Pixels, sitter: SamplePerson, rng: np.random.Generator) -
     brow = _pair([(20, BROWS + 3), (40, BROWS - 6), (63, BROWS + 2)])
     _draw(canvas, _mix(sitter.colours[1], BLACK, 0.3), brow, 4 if sitter.gender else 9)
 
-
-def _draw_mouth(canvas: Pixels, sitter: SamplePerson, rng: np.random.Generator) -> None:
+    # mouth
     half, smile, lips = rng.uniform(24, 34), rng.uniform(2, 10), LIPS[sitter.gender]
     _draw(canvas, lips, _arc(MOUTH, (half, 7 + 4 * sitter.gender + smile / 4)))
     _draw(canvas, _mix(lips, BLACK, 0.65), _arc(MOUTH - smile, (half - 2, smile), 10, 170), 3)
 
+    if mask < 2:  # over nose and mouth; or, incorrectly, below the nose or on the chin
+        colour = MASKS[rng.integers(len(MASKS))]
+        edge = _mix(colour, (100, 100, 100), 0.45)
+        rise, top = ((22, 272.0), (5, NOSE + 20.0), (3, MOUTH + 20.0))[0 if mask == 0 else rng.integers(1, 3)]
+        top += rng.uniform(-4, 4)
+        bottom = max(CENTRE + sitter.height + 8, top + 66)
+        slope = np.degrees(np.arcsin((top - CENTRE) / (bottom - CENTRE)))
+        jaw = _arc(CENTRE, (sitter.width + 5, bottom - CENTRE), slope, 180 - slope)
+        outline = [*jaw, *_arc(top, (jaw[0, 0], rise), 180, 360)]
+        _draw(canvas, edge, _pair([jaw[0], (sitter.width + 3, CENTRE)]), 4)  # straps
+        _draw(canvas, colour, outline)
+        _draw(canvas, edge, outline, 2)
+        _draw(canvas, edge, _arc(top + 0.4 * (bottom - top), (jaw[0, 0] * 0.7, 7), 0, 180), 2)  # a pleat
 
-def _draw_mask(canvas: Pixels, sitter: SamplePerson, mask: int, rng: np.random.Generator) -> None:
-    """Over nose and mouth; or, incorrectly, below the nose or on the chin."""
-    colour = MASKS[rng.integers(len(MASKS))]
-    edge = _mix(colour, (100, 100, 100), 0.45)
-    rise, top = ((22, 272.0), (5, NOSE + 20.0), (3, MOUTH + 20.0))[0 if mask == 0 else rng.integers(1, 3)]
-    top += rng.uniform(-4, 4)
-    bottom = max(CENTRE + sitter.height + 8, top + 66)
-    slope = np.degrees(np.arcsin((top - CENTRE) / (bottom - CENTRE)))
-    jaw = _arc(CENTRE, (sitter.width + 5, bottom - CENTRE), slope, 180 - slope)
-    outline = [*jaw, *_arc(top, (jaw[0, 0], rise), 180, 360)]
-    _draw(canvas, edge, _pair([jaw[0], (sitter.width + 3, CENTRE)]), 4)  # straps
-    _draw(canvas, colour, outline)
-    _draw(canvas, edge, outline, 2)
-    _draw(canvas, edge, _arc(top + 0.4 * (bottom - top), (jaw[0, 0] * 0.7, 7), 0, 180), 2)  # a pleat
-
-
-def _draw_short_hair(canvas: Pixels, sitter: SamplePerson) -> None:
+    # short hair
     outer = sitter.width + 6 + sitter.volume / 2, sitter.height + sitter.volume
     inner = sitter.width - 5, 80
     _draw(canvas, sitter.colours[1], [*_arc(242, outer, 180, 360), *_arc(242, inner, 360, 180)])
     for share, start, end in ((0.25, 200, 250), (0.45, 255, 325), (0.65, 215, 280), (0.85, 265, 320)):
         _draw(canvas, STRANDS[sitter.age], _arc(242, _mix(inner, outer, share), start, end), 3)
+    return canvas
 
 
 def _arc(y: float, radii: Sequence[float], start: float = 0, end: float = 360, x: float = 0) -> Points:

@@ -88,11 +88,8 @@ def split(groups: Sequence[str], labels: IntArray, k: int, seed: int) -> IntArra
 
 
 def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
-    """Fail if a person is in two folds or none, a fold is empty, or a class is missing from a fold.
-
-    Raises:
-        MaskensError: naming every breach, and the largest k that works.
-    """
+    """Fail if a person is in two folds or none, a fold is empty, or a class is missing from a fold. Raises
+    MaskensError: naming every breach, and the largest k that works."""
     problems = []
     home: dict[str, int] = {}
     for person, fold in zip(data.people, folds.tolist(), strict=True):
@@ -201,9 +198,7 @@ def people_per_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
 def people_per_stratum_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
     """int64 (6, k): people (a double folder counts once) of each stratum in each fold."""
     counts = np.zeros((len(STRATA), k), dtype=np.int64)
-    unique = Counter(
-        (s, f, p.group) for s, f, p in zip(strata(data.people).tolist(), folds.tolist(), data.people, strict=True)
-    )
-    for stratum, fold, _ in unique:
+    rows = zip(strata(data.people).tolist(), folds.tolist(), data.people, strict=True)
+    for stratum, fold, _ in {(s, f, p.group) for s, f, p in rows}:
         counts[stratum, fold] += 1
     return counts

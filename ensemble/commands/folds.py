@@ -77,7 +77,7 @@ class Folds:
 
 
 def _print(made: Folds, options: Options, terminal: Terminal) -> None:
-    from folds.corrections import describe_fixes, merged_people
+    from folds.corrections import merged_people
     from folds.pages.tables import folds_table
     from folds.people import label_conflicts, repeated_ids
 
@@ -96,7 +96,7 @@ def _print(made: Folds, options: Options, terminal: Terminal) -> None:
         terminal.say(f"merged: ... and {len(merged) - SHOWN} more people, see {made.run.merged_file}")
     terminal.note(label_conflicts(made.data), "warning")
     if made.data.fixes:
-        terminal.say(f"fixes: {describe_fixes(made.data)} from {', '.join(made.run.fixes.sources)}")
+        terminal.say(f"fixes: {made.run.fixes}")
     if made.note:
         terminal.say(made.note)
     terminal.say(f"saved: {made.run.folds_file}")

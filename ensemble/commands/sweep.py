@@ -302,7 +302,7 @@ def _run_of(sweep: Sweep, base: Run, name: str, seed: int, recipe: Recipe) -> Ru
         return dataclasses.replace(base, folder=folder, seed=seed, recipe_hash="")
     other = differing(run, base, "data", "folds", "skipped photos")
     faults = [f"it has other {other}"] if other else []
-    faults += ["it has other label fixes"] if run.fixes.hash != base.fixes.hash else []
+    faults += ["it has other label fixes"] if run.fixes_hash != base.fixes_hash else []
     faults += [f"its seed is {run.seed}"] if run.seed != seed else []
     faults += ["it has pseudo-labels"] if run.pseudo_record.exists() else []
     faults += ["it is a student, with soft targets"] if run.soft_record.exists() else []

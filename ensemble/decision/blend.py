@@ -159,7 +159,7 @@ def load_oof_ensemble(
     notes += [
         f"{other.folder} has other label fixes; the labels of {first.folder} count"
         for other in runs[1:]
-        if other.fixes.hash != first.fixes.hash
+        if other.fixes_hash != first.fixes_hash
     ]
     recipes = [run_recipe(run) for run in runs]
     trained = set(range(first.k) if only is None else only)

@@ -250,7 +250,7 @@ def made_of(run: Run, recipe: Recipe) -> str:
     """sha256 of all that a run's jobs are trained from: a student and its twin without teachers differ in it."""
     beside = (run.soft_record, run.pseudo_file)
     given = [
-        run.fixes.hash,
+        run.fixes_hash,
         run.merged_hash,
         run.skipped_hash,
         *(sha256_of_file(f) if f.exists() else "" for f in beside),

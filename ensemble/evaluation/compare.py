@@ -147,8 +147,8 @@ def _label_sets(compared: Sequence[ComparedRun]) -> list[tuple[str, ComparedRun]
 
 
 def _fixes(contestant: ComparedRun) -> str:
-    fixes = contestant.run.fixes
-    return f"{fixes.labels} fixed ({', '.join(fixes.sources)}, {fixes.hash[:6]})" if fixes.labels else "as given"
+    run = contestant.run
+    return f"{run.fixes} ({run.fixes_hash[:6]})" if run.fixes_hash else "as given"
 
 
 def _scores(name: str, own: dict[str, FloatArray], first: dict[str, FloatArray]) -> RunScores:

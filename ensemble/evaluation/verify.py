@@ -265,7 +265,7 @@ def _own_files(run: Run) -> Iterator[Check]:
     mend = "put the file back, or start a new run: maskens folds --run NEW_DIR --data DIR"
     files = (
         (run.folds_file, run.folds_hash),
-        (run.fixes_file, run.fixes.hash),
+        (run.fixes_file, run.fixes_hash),
         (run.merged_file, run.merged_hash),
     )
     for file, recorded in files:

@@ -248,7 +248,7 @@ def run_facts(member: RunOofLogits) -> RunFacts:
     facts = [
         ("data", run.data),
         ("data fingerprint", run.fingerprint),
-        ("label fixes", str(run.fixes)),
+        ("label fixes", run.fixes),
         ("pseudo-labels", pseudo_words(run)),
         ("soft targets", soft_words(run)),
         ("folds", f"{run.k}, hash {run.folds_hash}"),

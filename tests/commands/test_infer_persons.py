@@ -48,5 +48,5 @@ def test_what_names_no_person_is_refused_before_anything_is_written(job: Path) -
         refused(maskens(*INFER, "--person-column", "person", *rule), "--person-column needs --decision joint")
     file = Path("data/eval/info.csv")
     file.write_text(file.read_text().replace(",p1,", ",,"))
-    refused(maskens(*INFER, "--person-column", "person"), "does not name the person on every photo", "info.csv row")
+    refused(maskens(*INFER, "--person-column", "person"), "does not name the person on every photo", "row ")
     assert not Path("run/submission.csv").exists()

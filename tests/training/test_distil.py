@@ -448,13 +448,13 @@ def test_label_fixes_and_recipe_of_the_teacher_are_the_students(root: Path, tmp_
     ensemble.folds(root / "data", run=tmp_path / "fixed", k=2, fixes=[str(fixes)])
     ensemble.train(tmp_path / "fixed", recipe=root / "teacher.toml", **CPU)
     teacher = load_run(tmp_path / "fixed")
-    assert teacher.fixes.hash
+    assert teacher.fixes_hash
     plan = plan_distillation(ensemble.distil.typed(teacher.folder, **CPU))
     assert plan.training.run.folder == tmp_path / "fixed-student"
     assert plan.training.recipe.tasks.keys() == {"class18"}
     begin_student(plan)
     again = plan_training(ensemble.train.typed(plan.training.run.folder, **student_options(root)))
-    assert again.run.fixes.hash == teacher.fixes.hash
+    assert again.run.fixes_hash == teacher.fixes_hash
     assert again.soft and again.soft.hash == plan.soft.hash
 
 
