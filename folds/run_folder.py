@@ -148,7 +148,7 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         if old.fixes_hash == run.fixes_hash:
             run = dataclasses.replace(run, fixes=old.fixes)  # with the names of the first lists
         if (old.folds_hash, old.seed, old.fingerprint) == (run.folds_hash, run.seed, run.fingerprint):
-            run = dataclasses.replace(old, data=run.data, fixes=run.fixes)
+            run = dataclasses.replace(old, data=run.data, fixes=run.fixes, fixes_hash=run.fixes_hash)
             notes.append("the same folds were there already")
         elif run.jobs_on_disk():
             raise MaskensError(

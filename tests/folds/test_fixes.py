@@ -436,7 +436,7 @@ class TestRun:
         before = disk(RUN)
         for names in (["other.csv"], ["none"], ["mine.csv", "other.csv"]):
             outcome = maskens("folds", *(part for n in names for part in ("--fixes", n)))
-            refused(outcome, "label fixes", "3 from mine.csv", "--folds-file run/folds.csv")
+            refused(outcome, "label fixes", "3 labels", "--folds-file run/folds.csv")
         assert disk(RUN) == before
         assert "the same folds were there already" in folds("--fixes", "mine.csv")
 

@@ -170,7 +170,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sample, "_draw_mask", interrupt)
+    monkeypatch.setattr(sample, "_portrait", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_sample(tmp_path / "data", 6, size=SIZE)
     assert list(tmp_path.iterdir()) == []
