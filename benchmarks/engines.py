@@ -46,7 +46,7 @@ from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions
 from ensemble.models.engine_choice import choose_engine, engine_options
 from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.models.runtime import configure_process
-from ensemble.prediction.infer import infer
+from ensemble.prediction.inference import infer
 from ensemble.prediction.outputs import InferenceSettings
 from ensemble.prediction.predictor import Predictor
 from ensemble.prediction.strategies import WHOLE

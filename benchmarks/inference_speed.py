@@ -41,7 +41,7 @@ from ensemble.decision.tuning import DecisionParams, apply_tuning
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.build import load_checkpoint
 from ensemble.models.runtime import configure_process
-from ensemble.prediction.infer import Prediction, infer
+from ensemble.prediction.inference import Prediction, infer
 from ensemble.prediction.outputs import InferenceSettings
 from ensemble.recipes.recipe_file import run_recipe
 from folds.layout import read_eval
@@ -174,7 +174,7 @@ def maskens(setting: DecisionVariant, routed: bool) -> tuple[dict[str, np.ndarra
         settings = InferenceSettings("flip", setting.hardware, Path(cache), early_exit=early_exit)
         found = infer([setting.ensemble], setting.data, settings)
     classes = decide(found.class_log_probs, setting.fitted.weights, setting.fitted.offsets).classes
-    return mean_logits(setting, found), classes, 1.0 if found.evaluated is None else found.evaluated
+    return mean_logits(setting, found), classes, found.evaluated
 
 
 WAYS: dict[str, Callable[[DecisionVariant], object]] = {

@@ -116,7 +116,7 @@ def preload() -> None:
     """Import all that the commands do, so that a child that is killed has worked and not imported."""
     import ensemble.commands.train
     import ensemble.evaluation.evaluate
-    import ensemble.prediction.infer
+    import ensemble.prediction.inference
     import ensemble.training.runner  # noqa: F401
     import folds.pages.tables
     import folds.run_folder  # noqa: F401

@@ -34,7 +34,7 @@ from ensemble.commands.predict import choose_ensembles, predict
 from ensemble.data.cache import load_photo
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.engine import BATCH
-from ensemble.prediction.predictions import ResidentEnsemble
+from ensemble.prediction.records import PhotoClassifier
 from folds.layout import read_eval
 from folds.run_folder import load_run
 
@@ -128,7 +128,7 @@ def without_server(run: Path, files: Sequence[Path], device: str) -> list[tuple[
     predict(files, run, device=device)
     rows = [("`predict`", len(files) / (time.perf_counter() - started))]
     chosen = choose_ensembles([run], None, True, False)
-    models = ResidentEnsemble(chosen.ensembles, chosen.fitted, Hardware(choose_device(device), None))
+    models = PhotoClassifier(chosen.ensembles, chosen.fitted, Hardware(choose_device(device), None))
     decoded = [load_photo(f, models.preprocessings).sizes for f in files]
     for size in (BATCH, 1):
         parts = [decoded[s : s + size] for s in range(0, len(decoded), size)]

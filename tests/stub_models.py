@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 from starlette.types import ASGIApp
 
-from ensemble.prediction.predictions import PhotoPredictions, ResidentEnsemble
+from ensemble.prediction.records import PhotoClassifier, PhotoPredictions
 from ensemble.recipes.schema import Preprocessing
-from ensemble.serving.app import AppSettings, create_app
+from ensemble.serving.app import create_app
 from ensemble.serving.limits import Limits
-from ensemble.serving.requests import PhotoAnswers
+from ensemble.serving.requests import ServedModels
 from folds.labels import CLASSES
 from folds.photos import Pixels
 
@@ -44,10 +44,8 @@ def stub_app(
     hosts: Sequence[str] = (),
 ) -> ASGIApp:
     limits = limits or Limits()
-    answers = PhotoAnswers(lambda: cast(ResidentEnsemble, models or StubModels()), 4 / 3, limits.megapixels)
-    return create_app(
-        answers, AppSettings("2 models", {"models": 2, "runs": ["run"]}, limits, batch, wait, hosts=hosts)
-    )
+    served = ServedModels(lambda: cast(PhotoClassifier, models or StubModels()), 4 / 3, limits.megapixels)
+    return create_app(served, "2 models", {"models": 2, "runs": ["run"]}, limits, batch, wait, hosts=hosts)
 
 
 def photo(number: int, kind: str = "PNG", size: tuple[int, int] = (48, 64)) -> bytes:

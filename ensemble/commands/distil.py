@@ -245,8 +245,7 @@ def _taught(planned: DistilPlan, training: TrainingPlan, fold: int, on_progress:
     from ensemble.decision.joint import blend
     from ensemble.decision.members import preprocessings
     from ensemble.jobs.soft_targets import FoldTargets, taught_rows
-    from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings
-    from ensemble.prediction.predict import predict
+    from ensemble.prediction.outputs import InferenceSettings, predict_photos
     from ensemble.prediction.predictor import by_task
 
     ensembles, data, hardware = planned.untaught[fold], training.data, planned.hardware
@@ -254,8 +253,8 @@ def _taught(planned: DistilPlan, training: TrainingPlan, fold: int, on_progress:
     shapes = preprocessings(m for ensemble in ensembles for m in ensemble.members)
     decoding = partial(on_progress, "decoding photos")
     photos = open_photos(data.photos, shapes, settings.cache, hardware.decoding_threads, decoding)
-    predicting, kept = partial(on_progress, f"soft targets of fold {fold}"), InferenceCheckpoint(None, None)
-    shown = predict(ensembles, photos, settings, kept, predicting, taught_rows(data, training.folds, fold))
+    predicting = partial(on_progress, f"soft targets of fold {fold}")
+    shown = predict_photos(ensembles, photos, settings, predicting, taught_rows(data, training.folds, fold))
     logits = by_task(ensembles, shown.logits)
     class_log_probs = np.stack([ensemble.joint(found) for ensemble, found in zip(ensembles, logits, strict=True)])
     files = tuple(data.files[row] for row in shown.rows)

@@ -32,13 +32,13 @@ class Options:
     tta: TtaOption = None
     no_tuning: NoTuningOption = False
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="The folder to write; by default onnx in the run.")
+        Path | None, typer.Option("--out", metavar="DIR", help="The folder to write. Default: onnx in the run.")
     ] = None
     photos: Annotated[
-        int, typer.Option("--photos", min=1, help="Eval photos on which onnxruntime is compared with torch.")
+        int, typer.Option("--photos", min=1, help="Eval photos on which onnxruntime and torch are compared.")
     ] = 32
     tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, help="Largest absolute difference of a logit that is accepted.")
+        float, typer.Option("--tolerance", min=0, help="Largest accepted absolute difference of a logit.")
     ] = 1e-3
     allow_missing: MissingOption = False
     run: RunOption = DEFAULT_RUNS
@@ -52,7 +52,7 @@ class Exported:
 
     export: Export
     folder: Path
-    used: str  # models, views and tuning in words
+    used: str  # describes models, views and tuning
     notes: tuple[str, ...]  # what the user should know of the models
 
 
@@ -104,5 +104,5 @@ def export(options: Options, observer: Observer) -> Exported:
             Hardware("cpu", None).job_threads,
             partial(tell, "exporting"),
         )
-    words = f"{len(ensemble.members)} models, views: {fitted.tta}, {applied.words}"
-    return Exported(done, folder, words, ensemble.notes)
+    used = f"{len(ensemble.members)} models, views: {fitted.tta}, {applied.words}"
+    return Exported(done, folder, used, ensemble.notes)

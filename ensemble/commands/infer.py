@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from ensemble.prediction.outputs import InferenceSettings
     from folds.labels import IntArray
     from folds.people import EvalData
-    from folds.photos import Progress
     from folds.run_folder import Run
 
 WITHOUT: dict[Rule, tuple[StepName, ...]] = {"hard": ("offsets",), "vote": ("weights", "offsets")}
@@ -59,7 +58,7 @@ class Options:
         typer.Option(
             "--decision",
             help="joint: the best of the 18 classes. hard: mask, gender, then age by itself. vote: one vote a run. "
-            "By default joint, with --vote vote.",
+            "Default: joint; with --vote: vote.",
             show_default=False,
         ),
     ] = None
@@ -68,7 +67,7 @@ class Options:
         typer.Option(
             "--vote",
             metavar="CSV",
-            help="Another submission of the same photos that votes with the runs; may be repeated.",
+            help="Another submission of the same photos, which votes with the runs. May be repeated.",
         ),
     ] = None
     person_column: Annotated[
@@ -76,7 +75,7 @@ class Options:
         typer.Option(
             "--person-column",
             metavar="NAME",
-            help="Column of eval/info.csv that says who is on a photo: gender and age are decided once a person.",
+            help="Column of eval/info.csv with the person on a photo: gender and age are decided once per person.",
         ),
     ] = None
     no_tuning: NoTuningOption = False
@@ -84,20 +83,22 @@ class Options:
         Literal["torch", "onnxruntime", "openvino", "auto"],
         typer.Option(
             "--engine",
-            help="What runs the models on a CPU. onnxruntime and openvino are extras. auto: the fastest one whose "
-            "logits agree with torch's.",
+            help="Engine for models on a CPU; onnxruntime and openvino are extras. auto: the fastest one whose logits "
+            "agree with torch's.",
         ),
     ] = "torch"
     precision: Annotated[
         Literal["fp32", "bf16", "fp16", "auto"],
-        typer.Option("--precision", help="Of the arithmetic. auto: 16 bits where that is faster and the logits agree."),
+        typer.Option("--precision", help="Floating-point type. auto: 16 bits if that is faster and the logits agree."),
     ] = "fp32"
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="The CSV; by default submission.csv in the run. Logits beside it."),
+        typer.Option(
+            "--out", metavar="FILE", help="The CSV; its logits go beside it. Default: submission.csv in the run."
+        ),
     ] = None
     compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the models first (torch.compile): pays for many photos.")
+        bool, typer.Option("--compile", help="Compile the models first (torch.compile): faster for many photos.")
     ] = False
     no_early_exit: Annotated[
         bool, typer.Option("--no-early-exit", "--ask-all", help="Run all age models on every photo.")
@@ -107,13 +108,13 @@ class Options:
         typer.Option(
             "--max-passes",
             metavar="all|FRACTION",
-            help="Fraction of forward passes to make, as .5: photos leave the ensemble once their class is unlikely to "
-            "change. Reports how many classes that changes.",
+            help="Fraction of forward passes, as .5: photos whose class is unlikely to change skip the rest. Reports "
+            "how many classes that changes.",
         ),
     ] = "all"
     max_seconds_per_photo: Annotated[
         float | None,
-        typer.Option("--max-seconds-per-photo", metavar="SECONDS", help="As --max-passes, within an average time."),
+        typer.Option("--max-seconds-per-photo", metavar="SECONDS", help="As --max-passes, as an average time."),
     ] = None
     allow_missing: MissingOption = False
     skip_bad_photos: SkipBadOption = False
@@ -132,10 +133,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a dry run has found."""
+    """What `dry_run` finds."""
 
     seconds: float
-    disk: int  # bytes more of the photo cache
+    disk: int  # bytes by which the photo cache grows
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Inferred:
     earlier: Path | None  # where an earlier CSV is kept
     notes: tuple[str, ...]  # what was out of the ordinary
     skipped: Mapping[str, str]  # ImageID -> why, of photos that could not be read
-    warning: str  # what to say of these, "" if there are none
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class _Plan:
     data: EvalData
     ensembles: list[Ensemble]
     fitted: DecisionParams
-    used: str  # models, photos, views and tuning in words
+    used: str  # describes models, photos, views and tuning
     rule: Rule
     votes: tuple[IntArray, ...]  # of other submissions, each (photos,)
     person: IntArray | None  # (photos,), equal for photos that are decided together; None: each by itself
@@ -179,7 +180,7 @@ def _print(done: Inferred | Estimate, options: Options, terminal: Terminal) -> N
     for line in done.notes:
         terminal.say(line)
     terminal.print(submission_table(done.check))
-    terminal.note([*filter(None, [done.warning]), *done.check.warnings], "warning")
+    terminal.note(done.warnings, "warning")
     if done.earlier:
         terminal.say(f"the earlier file is kept as {done.earlier}")
     terminal.say(f"saved: {done.path}")
@@ -190,74 +191,66 @@ def _print(done: Inferred | Estimate, options: Options, terminal: Terminal) -> N
 def infer(options: Options, observer: Observer) -> Inferred | Estimate:
     """Predict the eval photos with every fold's models and write ImageID,ans.
 
-    `--data DIR` may name another data folder that has only eval/.
-
-    Several runs are averaged, equally or with the weights of `maskens tune --blend`. With `--vote a.csv --vote b.csv`
-    each file and each run has a vote; ties go to the most probable class.
+    `--data DIR` may name another data folder, which needs only eval/. Several runs are averaged, equally or with the
+    weights of `maskens tune --blend`. With `--vote a.csv --vote b.csv` each file and each run has a vote; ties go to
+    the most probable class.
 
     Example:  maskens infer --tta flip
     Example:  maskens infer --person-column person
     Example:  maskens infer --max-passes .5
     Example:  maskens infer --engine auto --precision auto
     Example:  maskens infer --jobs 8 --backend dask --address tcp://10.0.0.1:8786
-    Example:  maskens infer --skip-bad-photos, which still answers every row of info.csv
-    Example:  maskens infer --tta mine.toml, which says: views = ["identity", "hflip scale=1.1"]
+    Example:  maskens infer --skip-bad-photos   # still answers every row of info.csv
+    Example:  maskens infer --tta mine.toml   # with views = ["identity", "hflip scale=1.1"]
     \f
-    Interrupted, the same call resumes.
+    After an interruption, the same call resumes.
 
     Returns:
         The submission; with `dry_run` an estimate.
 
     Raises:
         MaskensError: models missing or damaged, runs of other folds, votes of other photos, a photo that can't be read,
-            a model that gives no numbers, a file that can't be written, a full disk.
+            a model whose logits are not finite, a file that can't be written, a full disk.
     """
+    from ensemble.data.cache import skip_unreadable
     from ensemble.decision.decide import decide
+    from ensemble.decision.members import preprocessings
     from ensemble.decision.submission import class_mix, unseen_words, write_skipped, write_submission
-    from ensemble.prediction.estimate import estimate_inference
-    from ensemble.prediction.infer import infer as predict_photos
-    from ensemble.prediction.infer import save_logits
+    from ensemble.prediction.inference import estimate_inference, save_logits
+    from ensemble.prediction.inference import infer as predict_eval
 
     plan = _plan(options)
     observer.say(plan.used)
-    ensembles, fitted, settings = plan.ensembles, plan.fitted, plan.settings
+    data, ensembles, fitted, settings = plan.data, plan.ensembles, plan.fitted, plan.settings
     with observer.progress() as tell:
+        if options.skip_bad_photos:
+            wanted = preprocessings(m for e in ensembles for m in e.members)
+            opening = partial(tell, "opening photos" if options.dry_run else "decoding")
+            threads, write = settings.hardware.decoding_threads, not options.dry_run
+            found = skip_unreadable(data.photos, wanted, settings.cache, threads, opening, write)
+            data = dataclasses.replace(data, skipped=found.skipped)
         if options.dry_run:
-            data = _readable(plan, options, partial(tell, "opening photos"))
             return Estimate(*estimate_inference(ensembles, data.photos, settings))
-        decoding = partial(tell, "decoding")
-        data = _readable(plan, options, decoding)
-        prediction = predict_photos(ensembles, data.photos, settings, decoding, partial(tell, "predicting"))
-    decided = decide(
-        prediction.class_log_probs, fitted.weights, fitted.offsets, plan.rule, plan.votes, plan.person, prediction.seen
-    )
+        prediction = predict_eval(
+            ensembles, data.photos, settings, partial(tell, "decoding"), partial(tell, "predicting")
+        )
+    log_probs, readable = prediction.class_log_probs, data.photos.readable
+    decided = decide(log_probs, fitted.weights, fitted.offsets, plan.rule, plan.votes, plan.person, readable)
     rule = plan.rule if plan.person is None and not plan.votes else None
     save_logits(plan.logits_file, data, ensembles, prediction, fitted, decided.classes, rule)
     earlier = write_submission(plan.path, data.ids, decided.classes)
     write_skipped(plan.path, data.skipped_ids, data.ids, decided.classes)
+    check = class_mix(decided.classes, plan.runs[0].class_photos)
+    unseen = unseen_words(plan.path, data.skipped_ids, len(data.ids), bool(plan.votes), plan.person is not None)
     return Inferred(
         classes=decided.classes,
-        check=class_mix(decided.classes, plan.runs[0].class_photos),
+        check=check,
         path=plan.path,
         earlier=earlier,
         notes=(*(line for e in ensembles for line in e.notes), *prediction.notes),
         skipped=data.skipped_ids,
-        warning=unseen_words(plan.path, data.skipped_ids, len(data.ids), bool(plan.votes), plan.person is not None),
+        warnings=(*filter(None, [unseen]), *check.warnings),
     )
-
-
-def _readable(plan: _Plan, options: Options, on_progress: Progress) -> EvalData:
-    """The data, with what can't be read among what is skipped, if that is asked for; a dry run writes nothing."""
-    from ensemble.data.cache import skip_unreadable
-    from ensemble.decision.members import preprocessings
-
-    if not options.skip_bad_photos:
-        return plan.data
-    wanted = preprocessings(m for e in plan.ensembles for m in e.members)
-    threads = plan.settings.hardware.decoding_threads
-    write = not options.dry_run
-    found = skip_unreadable(plan.data.photos, wanted, plan.settings.cache, threads, on_progress, write)
-    return dataclasses.replace(plan.data, skipped=found.skipped)
 
 
 def _plan(options: Options) -> _Plan:
@@ -285,7 +278,7 @@ def _plan(options: Options) -> _Plan:
     hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
     engine = engine_options(options.engine, options.precision, options.compile, hardware.device)
     if budget and hardware.several_processes:
-        raise MaskensError(f"{budget.option} is kept by one process: leave out --jobs and --backend.")
+        raise MaskensError(f"{budget.option} needs a single process: drop --jobs and --backend.")
     named = [load_run(run) for run in options.run]
     first = named[0]
     data = read_eval(first.data_folder(options.data), options.skip_bad_photos)
@@ -306,10 +299,10 @@ def _plan(options: Options) -> _Plan:
     ensembles = load_ensembles(used, recipes, fitted, options.allow_missing)
     if budget:
         check_budget(budget, ensembles, rule, person is not None)
-    words = applied.without(*WITHOUT.get(rule, ())) if rule == "hard" or len(used) > 1 else applied.words
+    tuning = applied.without(*WITHOUT.get(rule, ())) if rule == "hard" or len(used) > 1 else applied.words
     if person is not None:
         people = len(np.unique(person))
-        words += f", photos of each of {people} people together ({options.person_column}), no early exit"
+        tuning += f", one gender and age for each of {people} people ({options.person_column}), no early exit"
     models = sum(len(e.members) for e in ensembles)
     early_exit = (budget or not options.no_early_exit) and rule == "joint" and person is None
     return _Plan(
@@ -317,7 +310,7 @@ def _plan(options: Options) -> _Plan:
         data=data,
         ensembles=ensembles,
         fitted=fitted,
-        used=f"{models} models, {len(data.ids)} photos, views: {fitted.tta}, {words}",
+        used=f"{models} models, {len(data.ids)} photos, views: {fitted.tta}, {tuning}",
         rule=rule,
         votes=votes,
         person=person,

@@ -22,7 +22,7 @@ from ensemble.commands.options import (
     WorkersOption,
 )
 from ensemble.commands.step import step
-from ensemble.commands.terminal import Observer, Terminal, make_console
+from ensemble.commands.terminal import Observer, Terminal
 from folds.errors import MaskensError
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from ensemble.recipes.views import Tta
 
 SHOWN_PHOTOS = 40  # rows of the table
-SHOWN_WARNINGS = 5
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Options:
     tta: TtaOption = None
     no_tuning: NoTuningOption = False
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Keep the result: a .csv or a .json file.")
+        Path | None, typer.Option("--out", metavar="FILE", help="Also write the result: a .csv or a .json file.")
     ] = None
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
     allow_missing: MissingOption = False
@@ -55,11 +54,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What the ensemble says of each photo."""
+    """What the ensemble predicts of each photo."""
 
     records: list[dict[str, Any]]  # one a photo: class, parts, their probabilities, how many folds agree
-    distorted: tuple[str, ...]  # photos of another shape than in training
-    used: str  # models, views and tuning in words
+    used: str  # describes models, views and tuning
     earlier: Path | None  # where an earlier result is kept
     notes: tuple[str, ...]  # other files in the folders, and what the user should know of the models
     skipped: Mapping[str, str]  # photo -> why it can't be read; it has no record
@@ -73,21 +71,20 @@ def _print(done: Predicted, options: Options, terminal: Terminal) -> None:
     records, out = done.records, options.out
     if options.json:
         typer.echo(json_text(records), nl=False)
-        terminal.console = make_console(options.quiet, stderr=True)
     else:
         terminal.print(predictions_table(records[:SHOWN_PHOTOS]))
         if len(records) > SHOWN_PHOTOS:
             rest = f"{len(records) - SHOWN_PHOTOS} more photos"
             terminal.say(f"... and {rest}{'' if out else ': --out FILE keeps them all'}")
         terminal.say(done.used)
-    terminal.note(done.notes, "warning")
+    warnings = [*done.notes]
     if done.skipped:
         count = f"{len(done.skipped):,} of {len(done.skipped) + len(records):,} photos"
-        terminal.note([f"{count} can't be read and are left out: {describe_skipped(done.skipped)}"], "warning")
-    shown = done.distorted[:SHOWN_WARNINGS]
-    terminal.note((f"{f} has another shape than in training, so it is distorted" for f in shown), "warning")
-    if len(done.distorted) > SHOWN_WARNINGS:
-        terminal.note([f"so have {len(done.distorted) - SHOWN_WARNINGS} more"], "warning")
+        warnings.append(f"{count} can't be read and are skipped: {describe_skipped(done.skipped)}")
+    if distorted := [str(record["photo"]) for record in records if record["distorted"]]:
+        more = f" and {len(distorted) - 1} more photos" if len(distorted) > 1 else ""
+        warnings.append(f"{distorted[0]}{more}: another shape than in training, so resizing distorts it")
+    terminal.note(warnings, "warning")
     if done.earlier:
         terminal.say(f"the earlier file is kept as {done.earlier}")
     if out:
@@ -98,49 +95,40 @@ def _print(done: Predicted, options: Options, terminal: Terminal) -> None:
 def predict(options: Options, observer: Observer) -> Predicted:
     """Classify any photos: mask, gender and age band with their probabilities, and whether the folds agree.
 
-    A photo should show one face about as large as in training: the whole photo is resized, unless the recipe says
+    A photo should show one face about as large as in training: the whole photo is resized, unless the recipe has
     crop = "face".
 
     Example:  maskens predict holiday/*.jpg --out holiday.csv
-    Example:  maskens predict holiday --skip-bad-photos, which leaves out what can't be read
+    Example:  maskens predict holiday --skip-bad-photos
     \f
     Raises:
         MaskensError: photos that can't be read, models missing, runs of other folds.
     """
     from ensemble.jobs.hardware import Hardware, choose_device
-    from ensemble.prediction.predictions import predict_files
-    from folds.files import must_be_writable
+    from ensemble.prediction.records import predict_files
+    from folds.files import json_text, must_be_writable, replace_keeping, safe_csv
     from folds.photo_files import find_photos
 
-    found, others = find_photos(options.photos)
-    if options.out and options.out.suffix not in (".csv", ".json"):
-        raise MaskensError(f"--out {options.out}: name a .csv or a .json file.")
-    if options.out:
-        must_be_writable(options.out)
+    photos, others = find_photos(options.photos)
+    out = options.out
+    if out and out.suffix not in (".csv", ".json"):
+        raise MaskensError(f"--out {out}: name a .csv or a .json file.")
+    if out:
+        must_be_writable(out)
     hardware = Hardware(choose_device(options.device), options.workers)
     chosen = choose_ensembles(options.run, options.tta, not options.no_tuning, options.allow_missing)
     with observer.progress() as tell:
-        predicted, records = predict_files(
-            chosen.ensembles,
-            chosen.fitted,
-            found,
-            hardware,
-            chosen.aspect,
-            options.skip_bad_photos,
-            partial(tell, "predicting"),
+        predicting = partial(tell, "predicting")
+        records, skipped = predict_files(
+            chosen.ensembles, chosen.fitted, photos, hardware, chosen.aspect, options.skip_bad_photos, predicting
         )
-    distorted = tuple(r["photo"] for r in records if r["distorted"])
-    earlier = _kept(options.out, records) if options.out else None
-    used = f"{len(records)} photos, {chosen.words}"
-    return Predicted(records, distorted, used, earlier, (*others, *chosen.notes), predicted.skipped)
-
-
-def _kept(path: Path, records: Sequence[dict[str, Any]]) -> Path | None:
-    from folds.files import json_text, replace_keeping, safe_csv
-
-    if path.suffix == ".json":
-        return replace_keeping(path, json_text(records))
-    return replace_keeping(path, safe_csv(list(records[0]), [list(r.values()) for r in records]))
+    earlier = None
+    if out:
+        as_json = out.suffix == ".json"
+        text = json_text(records) if as_json else safe_csv(list(records[0]), [list(r.values()) for r in records])
+        earlier = replace_keeping(out, text)
+    used = f"{len(records)} photos, {chosen.description}"
+    return Predicted(records, used, earlier, (*others, *chosen.notes), skipped)
 
 
 @dataclass(frozen=True)
@@ -150,14 +138,14 @@ class ChosenEnsembles:
     ensembles: list[Ensemble]
     fitted: DecisionParams  # for these ensembles, in their order
     aspect: float  # height / width of the photos that the models were trained on
-    tuning: str  # in words
+    tuning: str  # describes it
 
     @property
     def models(self) -> int:
         return sum(len(e.members) for e in self.ensembles)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Models, views and tuning."""
         return f"{self.models} models, views: {self.fitted.tta}, {self.tuning}"
 
@@ -168,7 +156,7 @@ class ChosenEnsembles:
 
 
 def choose_ensembles(folders: Sequence[Path], tta: Tta | None, tuned: bool, allow_missing: bool) -> ChosenEnsembles:
-    """The models of runs that are one ensemble; runs that were tuned to no weight are left out.
+    """The models of runs that are one ensemble; runs that were tuned to no weight are skipped.
 
     Args:
         tta, tuned: as of `apply_tuning`.
@@ -179,7 +167,7 @@ def choose_ensembles(folders: Sequence[Path], tta: Tta | None, tuned: bool, allo
     """
     from ensemble.decision.members import load_ensembles
     from ensemble.decision.tuning import apply_tuning, weighted_runs
-    from ensemble.prediction.predictions import complete_folds
+    from ensemble.prediction.records import complete_folds
     from ensemble.recipes.recipe_file import run_recipe
     from folds.photo_files import training_aspect
     from folds.run_folder import load_run, refuse_other_folds

@@ -61,7 +61,7 @@ class Step(Generic[Options, Result]):
 
         def run(**values: Any) -> None:
             options = self.options(**values)
-            terminal = Terminal(quiet=values.get("quiet", False))
+            terminal = Terminal(values.get("quiet", False), stderr=values.get("json", False))  # stdout is the JSON's
             self.show(self.do(options, terminal), options, terminal)
 
         run.__name__, run.__doc__ = self.__name__, (self.__doc__ or "").partition("\f")[0]

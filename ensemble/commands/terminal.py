@@ -145,8 +145,8 @@ SILENT = Observer()
 class Terminal(Observer):
     """Prints what a step reports: live tables and bars on a terminal, plain lines elsewhere."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.console = make_console(quiet)
+    def __init__(self, quiet: bool = False, stderr: bool = False) -> None:
+        self.console = make_console(quiet, stderr)
 
     def say(self, message: str, style: str | None = None, wrap: bool = False) -> None:
         say(self.console, message, style, wrap)

@@ -1,4 +1,4 @@
-"""Models in memory: a batch of decoded photos becomes logits of each model in each view."""
+"""Models in memory: from a batch of decoded photos to logits of each model in each view."""
 
 from __future__ import annotations
 
@@ -23,11 +23,17 @@ from ensemble.models.tta import stack_views, unstack_views
 from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError
 from folds.labels import IntArray
-from folds.photos import Pixels
+
+SHARE = 0.5  # of the free memory, for models
+WORTH_MEASURING = 50  # usual batches; with more to predict, the fastest batch size is measured
 
 
 class BatchInputs:
-    """A batch as models want it: normalised and in all views, made once for all models that want it alike."""
+    """A batch as models take it: normalised and in all views, made once for all models with the same preprocessing.
+
+    Args:
+        batch: for each preprocessing uint8 (photos, height, width, 3).
+    """
 
     def __init__(
         self,
@@ -36,10 +42,6 @@ class BatchInputs:
         views: Sequence[str],
         device: torch.device,
     ) -> None:
-        """
-        Args:
-            batch: for each preprocessing uint8 (photos, height, width, 3).
-        """
         self.views = views
         self._photos = dict(zip(preprocessings, batch, strict=True))
         self._device = device
@@ -47,7 +49,13 @@ class BatchInputs:
 
     def of(self, member: Member, places: IntArray | None = None, view: int | None = None) -> Tensor:
         """float32 (views * photos, 3, height, width): of all photos, or of those at `places`; in all views, or one."""
-        made = self.made(member)
+        card = member.card
+        key = (card.preprocessing, card.mean, card.std)
+        if key not in self._made:
+            normalisation = card.mean, card.std
+            x = to_input(self._photos[card.preprocessing], *normalisation, self._device)
+            self._made[key] = stack_views(x, self.views, normalisation)
+        made = self._made[key]
         if places is None and view is None:
             return made
         count = len(made) // len(self.views)
@@ -58,42 +66,24 @@ class BatchInputs:
             wanted = wanted.pin_memory()  # else the copy waits for all that the GPU has to do
         return made[wanted.to(self._device, non_blocking=True)].contiguous(memory_format=torch.channels_last)
 
-    def made(self, member: Member) -> Tensor:
-        """As `of`, of all photos in all views."""
-        card = member.card
-        key = (card.preprocessing, card.mean, card.std)
-        if key not in self._made:
-            normalisation = card.mean, card.std
-            x = to_input(self._photos[card.preprocessing], *normalisation, self._device)
-            self._made[key] = stack_views(x, self.views, normalisation)
-        return self._made[key]
-
-
-WORTH_MEASURING = 50  # times the usual batch: from then on a faster batch size repays being looked for
-
-
-def worth_measuring(passes: int) -> bool:
-    """Whether the fastest size of a forward pass repays being looked for."""
-    return passes >= WORTH_MEASURING * BATCH
-
 
 def batch_size(device: torch.device) -> int:
     """How many photos to read at a time."""
     return 256 if device.type == "cuda" else 2 * BATCH
 
 
-def as_batch(photos: Sequence[Sequence[Pixels]]) -> list[Tensor]:
-    """Photos, each in some preprocessings, as for each preprocessing uint8 (photos, height, width, 3)."""
-    return [torch.from_numpy(np.stack(sizes)) for sizes in zip(*photos, strict=True)]
-
-
 class Predictor:
-    """Models in memory, which turn batches of decoded photos into logits of each model in each view.
+    """All models of some runs, which turn batches of decoded photos into logits of each model in each view.
+
+    A model is loaded before its first forward pass. Models that do not fit into memory together are loaded in groups,
+    again for each batch.
 
     Args:
         views: in which the photos are shown.
         options: how the models predict.
-        chosen: in which precision and by which engine each model predicts, if that is known.
+        chosen: precision and engine of each model, if they are known.
+        passes: photos times views that each model will predict.
+        passes_here: those in this process; where they are many, the fastest batch size is measured.
     """
 
     def __init__(
@@ -103,44 +93,49 @@ class Predictor:
         device: torch.device,
         options: EngineOptions = AS_TRAINED,
         chosen: Sequence[PrecisionChoice] = (),
+        passes: float = math.inf,
+        passes_here: int = 0,
     ) -> None:
         self.ensembles, self.views, self.device, self.options = ensembles, views, device, options
         self.members = [m for ensemble in ensembles for m in ensemble.members]
         self.preprocessings = preprocessings(self.members)
+        self.groups = groups_that_fit(self.members, device)
         self.engines: dict[int, InferenceEngine] = {}  # number of the model -> it, of those that are loaded
         self.precisions: dict[int, PrecisionChoice] = dict(enumerate(chosen))
         self.compile_seconds = 0.0
-        self.notes: list[str] = []  # of the engines
-        self._kinds = [
-            f"{m.card.model} {m.card.model_args} {m.card.preprocessing}" for m in self.members
-        ]  # equally fast
+        self._notes: dict[int, tuple[str, ...]] = {}  # of the engines
+        self._passes = passes
+        self._batch = 0 if passes_here >= WORTH_MEASURING * BATCH else BATCH  # 0: to be measured
+        # models of one kind are equally fast
+        self._kinds = [f"{m.card.model} {m.card.model_args} {m.card.preprocessing}" for m in self.members]
         self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass of torch
         self._fastest: dict[str, PrecisionChoice] = {}  # kind of model -> what was fastest for the first of it
         self._why: dict[str, tuple[str, ...]] = {}  # kind of model -> notes on what was chosen
         self._graphs = OnnxGraphs()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be made faster, of each model."""
+        return tuple(note for notes in self._notes.values() for note in notes)
+
     def inputs(self, photos: Sequence[Tensor]) -> BatchInputs:
         """A batch, for each of `preprocessings` uint8 (photos, height, width, 3)."""
         return BatchInputs(photos, self.preprocessings, self.views, self.device)
 
-    def load(
-        self, models: Sequence[int], inputs: BatchInputs, passes: float = math.inf, measure_batch: bool = False
-    ) -> None:
-        """Load models and make them fast; those of one kind share a batch size and the engine.
+    def load(self, models: Sequence[int], inputs: BatchInputs) -> None:
+        """Load models, by their numbers, and optimise them; those of one kind share a batch size and the engine.
 
         Args:
-            inputs: what they are tried on.
-            passes: photos times views that each model will see.
-            measure_batch: look for the fastest size of a forward pass.
+            inputs: what their optimised forms are checked on.
 
         Raises:
-            MaskensError: a damaged checkpoint, too little memory, or another way of predicting than was chosen.
+            MaskensError: a damaged checkpoint, too little memory, or an engine other than the chosen one.
         """
         for number in models:
             member, kind = self.members[number], self._kinds[number]
-            size = self._batches.get(kind, 0 if measure_batch else BATCH)
+            size = self._batches.get(kind, self._batch)
             options = self.options
-            if known := self.precisions.get(number):  # an interrupted inference goes on as it began
+            if known := self.precisions.get(number):  # a resumed inference keeps its engine
                 options = EngineOptions(known.precision, options.compile, known.engine, chosen_before=True)
             elif options.engine == "auto" and (first := self._fastest.get(kind)):
                 precision = first.precision if options.precision == "auto" else options.precision
@@ -148,27 +143,27 @@ class Predictor:
             model = load_checkpoint(member.path, self.device)[0]
             try:
                 alike = self._kinds.count(kind)
-                engine = choose_engine(model, inputs.of(member), options, size, self._graphs, passes, alike)
+                engine = choose_engine(model, inputs.of(member), options, size, self._graphs, self._passes, alike)
             except torch.OutOfMemoryError:
                 raise MaskensError(
-                    "the GPU's memory is too small for the models; use --device cpu, or infer with --precision fp16"
+                    "the models do not fit into the GPU's memory: use --device cpu, or infer with --precision fp16"
                 ) from None
             if known:
-                refuse_another_way(known, engine.precision)
+                refuse_other_engine(known, engine.precision)
             if engine.precision.engine == "torch":
                 self._batches[kind] = engine.batch
             if self.options.precision in ("auto", engine.precision.precision):  # else it is this model's own
                 self._fastest.setdefault(kind, engine.precision)
             self.engines[number] = engine
             why = self._why.setdefault(kind, engine.notes) if self.options.engine == "auto" else ()
-            self.notes += engine.notes or why  # a choice for all models of a kind has the first one's reasons
+            self._notes.setdefault(number, engine.notes or why)  # a kind's later models have the first one's reasons
             self.precisions.setdefault(number, engine.precision)
             self.compile_seconds += engine.compile_seconds
 
     def forward(
         self, places: Mapping[int, IntArray | None], inputs: BatchInputs, view: int | None = None
     ) -> list[Logits]:
-        """Forward a batch through models. A GPU is waited for once.
+        """Forward a batch through models. A GPU is synchronised once for each group of models.
 
         Args:
             places: number of each model -> the places of the photos in the batch that it sees; None for all.
@@ -178,37 +173,70 @@ class Predictor:
             Of each of these models float32 (views, photos that it saw, width).
 
         Raises:
-            MaskensError: a model gives no numbers, or not even one photo fits into the GPU's memory.
+            MaskensError: as `load`; a model gives logits that are not finite, or not even one photo fits into the
+                GPU's memory.
         """
-        members = [self.members[n] for n in places]
-        for member in members:
-            inputs.made(member)  # first, as what it copies to a GPU would wait for the models before it
-        found = [self.engines[n].logits(inputs.of(self.members[n], seen, view)) for n, seen in places.items()]
+        found: dict[int, Logits] = {}
+        for group in self.groups:
+            if places.keys().isdisjoint(group):
+                continue
+            if not self.engines.keys() >= set(group):
+                self.engines.clear()
+                self.load(group, inputs)
+            found |= self._forward_loaded({n: places[n] for n in group if n in places}, inputs, view)
+        return [found[n] for n in places]
+
+    def _forward_loaded(
+        self, places: Mapping[int, IntArray | None], inputs: BatchInputs, view: int | None
+    ) -> dict[int, Logits]:
+        for number in places:
+            inputs.of(self.members[number])  # first, as what it copies to a GPU would wait for the models before it
+        logits = [self.engines[n].logits(inputs.of(self.members[n], seen, view)) for n, seen in places.items()]
         views = self.views if view is None else self.views[view : view + 1]
-        arrays = [unstack_views(logits, views).cpu().numpy() for logits in found]
-        for member, values in zip(members, arrays, strict=True):
+        found = {n: unstack_views(x, views).cpu().numpy() for n, x in zip(places, logits, strict=True)}
+        for number, values in found.items():
             if not np.isfinite(values).all():
                 raise MaskensError(
-                    f"{member.path} gives logits that are not finite; "
+                    f"{self.members[number].path} gives logits that are not finite: "
                     "train that job again with --restart, or predict with --precision fp32"
                 )
-        return arrays
+        return found
 
 
-def refuse_another_way(before: PrecisionChoice, now: PrecisionChoice) -> None:
-    """Photos of one inference are predicted in one way, after an interruption and on other nodes too. Raises
-    MaskensError."""
-    ways = [f"{choice.engine} in {choice.precision}" for choice in (before, now)]
-    if ways[0] != ways[1]:
+def groups_that_fit(members: Sequence[Member], device: torch.device) -> list[list[int]]:
+    """Numbers of the models, in order, as many in a group as fit into memory together."""
+    room = SHARE * _free_memory(device)
+    groups: list[list[int]] = [[]]
+    used = 0.0
+    for number, member in enumerate(members):
+        size = member.path.stat().st_size
+        if groups[-1] and used + size > room:
+            groups.append([])
+            used = 0.0
+        groups[-1].append(number)
+        used += size
+    return groups
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+
+
+def refuse_other_engine(before: PrecisionChoice, now: PrecisionChoice) -> None:
+    """All photos of an inference are predicted by one engine in one precision, after an interruption and on other nodes
+    too. Raises MaskensError."""
+    was, would_be = (f"{choice.engine} in {choice.precision}" for choice in (before, now))
+    if was != would_be:
         raise MaskensError(
-            f"other photos were predicted with {ways[0]}, and these would be with {ways[1]}: install here what "
-            "there was then, or delete what that inference left beside its CSV (*.partial.npz or *.shards)"
+            f"other photos were predicted with {was}, these would be with {would_be}: install the same packages here, "
+            "or delete what that inference left beside its CSV (*.partial.npz or *.shards)"
         )
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of photos of an inference, and what was predicted so far."""
+    """A batch of photos of an inference, and the logits so far."""
 
     predictor: Predictor
     inputs: BatchInputs
@@ -219,7 +247,7 @@ class Batch:
         return int(self.rows.stop - self.rows.start)
 
     def show(self, places: Mapping[int, IntArray | None], view: int | None = None) -> None:
-        """Have models predict. Arguments, raises: as of `Predictor.forward`."""
+        """Forward the batch through models; arguments, raises: as `Predictor.forward`."""
         views = slice(None) if view is None else slice(view, view + 1)
         found = self.predictor.forward(places, self.inputs, view)
         for (number, seen), values in zip(places.items(), found, strict=True):
@@ -244,26 +272,3 @@ def by_task(ensembles: Sequence[Ensemble], outputs: Sequence[Logits]) -> list[di
             own.setdefault(member.task, []).append(next(left))
         found.append({task: np.stack(values) for task, values in own.items()})
     return found
-
-
-SHARE = 0.5  # of the free memory, for models
-
-
-def groups_that_fit(members: Sequence[Member], device: torch.device) -> list[list[int]]:
-    """Indices of the models, in order, as many at a time as memory takes."""
-    room = SHARE * _free_memory(device)
-    groups: list[list[int]] = [[]]
-    used = 0.0
-    for number, member in enumerate(members):
-        size = member.path.stat().st_size
-        if groups[-1] and used + size > room:
-            groups.append([])
-            used = 0.0
-        groups[-1].append(number)
-        used += size
-    return groups
-
-
-def _free_memory(device: torch.device) -> int:
-    """Bytes."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()

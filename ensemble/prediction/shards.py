@@ -1,4 +1,4 @@
-"""Photos predicted by several processes, or on a cluster, a shard at a time: what one process would say of them."""
+"""Logits of many photos by several processes, or on a cluster, a shard of the photos at a time."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ensemble.backends.backend import Backend, Call, WorkerLost, call_with_retries, run_in_threads
+from ensemble.backends.backend import Call, WorkerLost, call_with_retries, run_in_threads
 from ensemble.backends.choose import open_backend
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.decision.members import Ensemble, preprocessings
 from ensemble.models.precision import PrecisionChoice
-from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, Outputs, read_outputs, save_outputs
-from ensemble.prediction.predict import predict
+from ensemble.prediction.outputs import (
+    InferenceCheckpoint,
+    InferenceSettings,
+    Outputs,
+    predict_photos,
+    read_outputs,
+    save_outputs,
+)
 from folds.errors import MaskensError
-from folds.files import json_text, read_json, sha256, write_json
 from folds.labels import IntArray
 from folds.people import PhotoSet
 from folds.photos import Progress
@@ -32,99 +36,61 @@ def predict_in_shards(
     ensembles: Sequence[Ensemble],
     photos: DecodedPhotos,
     settings: InferenceSettings,
-    identity: Any,
+    identity: str,
     on_predict: Progress | None = None,
 ) -> Outputs:
-    """Predict photos with every model, shards of them at a time; shards that were done before are kept.
+    """Predict photos with every model, several shards at a time; finished shards of an interrupted call are kept.
 
     Args:
-        identity: all that the logits depend on.
+        settings: with a folder for the shards.
+        identity: of all that the logits depend on.
         on_predict: called with (photos predicted, photos in all), from one thread at a time.
 
     Raises:
-        MaskensError: as `predict`, or a shard whose process was lost too often.
+        MaskensError: as `predict_photos`; a shard whose worker crashed too often.
     """
-    if settings.shards is None:
-        raise ValueError("shards need a folder")
+    folder = settings.shards
+    assert folder is not None
     rows = np.flatnonzero(photos.photos.readable)
-    size = _size(settings.shards, identity, len(rows), settings.hardware.jobs)
-    work = _Work(ensembles, photos, settings, identity)
-    shards = [rows[start : start + size] for start in range(0, len(rows), size)]
-    found = {n: outputs for n, shard in enumerate(shards) if (outputs := work.load(shard))}
-    left = [n for n in range(len(shards)) if n not in found]
-    before = sum(len(outputs.rows) for outputs in found.values())
-    done, lock = before, threading.Lock()
+    found = [outputs for file in sorted(folder.glob("*.npz")) if (outputs := read_outputs(file, identity))]
+    left = np.setdiff1d(rows, np.concatenate([rows[:0], *(outputs.rows for outputs in found)]))
+    resumed = done = len(rows) - len(left)
+    size = min(max(-(-len(rows) // (EACH * settings.hardware.jobs)), SMALLEST), LARGEST)
+    shards = [left[start : start + size] for start in range(0, len(left), size)]
+    chosen = found[0].chosen if found else ()
+    runs = {m.path.parent.parent.parent for e in ensembles for m in e.members}
+    needs = (folder, photos.photos.root, *sorted(runs))
+    alone, lock = dataclasses.replace(settings, shards=None), threading.Lock()
 
-    def run(number: int) -> None:
+    def run(shard: IntArray) -> None:
         nonlocal done
-        found[number] = work.run(backend, shards[number])
+        name, file = f"photos {shard[0] + 1} to {shard[-1] + 1}", folder / f"{shard[0]}-{shard[-1]}.npz"
+        args = (ensembles, photos.photos, alone, shard, chosen, file, identity)
+        try:
+            call_with_retries(
+                backend,
+                lambda: Call(name, _predict_shard, args, file.with_suffix(".log"), folder, needs),
+                settings.retries,
+            )
+        except WorkerLost as lost:
+            raise MaskensError(f"{name}: {lost}. Finished shards are kept; resume with the same command.") from lost
+        outputs = read_outputs(file, identity)
+        if outputs is None:
+            raise MaskensError(f"{file} is gone or damaged: run the same command again.")
         with lock:
-            done += len(shards[number])
+            found.append(outputs)
+            done += len(shard)
             if on_predict:
                 on_predict(done, len(rows))
 
-    if left:
+    if shards:
         with open_backend(settings.hardware) as backend:
             if settings.engine.precision == "auto" or settings.engine.engine != "torch":  # the first chooses for all
-                run(left.pop(0))
-                work.chosen = found[min(found)].chosen
-            run_in_threads(run, left, backend.slots)
-    shutil.rmtree(settings.shards, ignore_errors=True)
-    return _merged([found[n] for n in range(len(shards))], before)
-
-
-def _size(folder: Path, identity: Any, photos: int, jobs: int) -> int:
-    """Photos of a shard: what an interrupted inference took, or a share of them."""
-    file, what = folder / "shards.json", sha256(json_text(identity))
-    try:
-        match read_json(file):
-            case {"identity": str(known), "size": int(size)} if known == what and size > 0:
-                return size
-    except (OSError, ValueError):
-        pass
+                run(shards.pop(0))
+                chosen = found[0].chosen
+            run_in_threads(run, shards, backend.slots)
     shutil.rmtree(folder, ignore_errors=True)
-    size = min(max(-(-photos // (EACH * jobs)), SMALLEST), LARGEST)
-    write_json(file, {"identity": what, "size": size})
-    return size
-
-
-class _Work:
-    """The shards of one inference, and the files that they leave."""
-
-    def __init__(
-        self, ensembles: Sequence[Ensemble], photos: DecodedPhotos, settings: InferenceSettings, identity: Any
-    ) -> None:
-        assert settings.shards
-        self.ensembles, self.photos, self.identity = ensembles, photos, sha256(json_text(identity))
-        self.folder, self.retries = settings.shards, settings.retries
-        self.settings = dataclasses.replace(settings, shards=None)
-        self.chosen: tuple[PrecisionChoice, ...] = ()
-
-    def file(self, shard: IntArray) -> Path:
-        return self.folder / f"{shard[0]}-{shard[-1]}.npz"
-
-    def run(self, backend: Backend, shard: IntArray) -> Outputs:
-        """Have a shard predicted by another process, which leaves a file."""
-        file, photos, name = self.file(shard), self.photos.photos, f"photos {shard[0] + 1} to {shard[-1] + 1}"
-        runs = {m.path.parent.parent.parent for e in self.ensembles for m in e.members}
-
-        def call() -> Call:
-            args = (self.ensembles, photos, self.settings, shard, self.chosen, file, self.identity)
-            needs = (self.folder, photos.root, *sorted(runs))
-            return Call(name, _predict_shard, args, file.with_suffix(".log"), self.folder, needs)
-
-        try:
-            call_with_retries(backend, call, self.retries)
-        except WorkerLost as lost:
-            raise MaskensError(f"{name}: {lost}. The others are kept; the same command goes on.") from lost
-
-        if found := self.load(shard):
-            return found
-        raise MaskensError(f"{file} is gone or damaged: run the same command again.")
-
-    def load(self, shard: IntArray) -> Outputs | None:
-        """What a shard left; None if nothing, or nothing that fits."""
-        return read_outputs(self.file(shard), self.identity)
+    return _merged(found, resumed)
 
 
 def _predict_shard(
@@ -136,22 +102,23 @@ def _predict_shard(
     file: Path,
     identity: str,
 ) -> None:
-    """In a process of its own: predict a shard and leave what came of it in its file."""
+    """In a process of its own: predict a shard and save its outputs."""
     members = [m for ensemble in ensembles for m in ensemble.members]
     opened = open_photos(photos, preprocessings(members), settings.cache, settings.hardware.decoding_threads)
-    kept = InferenceCheckpoint(file.with_suffix(".partial.npz"), [identity, int(shard[0]), int(shard[-1])])
-    save_outputs(file, identity, predict(ensembles, opened, settings, kept, rows=shard, chosen=chosen))
+    checkpoint = InferenceCheckpoint(file.with_suffix(".partial.npz"), f"{identity} {shard[0]} {shard[-1]}")
+    outputs = predict_photos(ensembles, opened, settings, rows=shard, checkpoint=checkpoint, chosen=chosen)
+    save_outputs(file, identity, outputs)
 
 
-def _merged(parts: Sequence[Outputs], resumed: int) -> Outputs:
-    """Shards in their order as one."""
-    first = parts[0]
+def _merged(shards: Sequence[Outputs], resumed: int) -> Outputs:
+    rows = np.concatenate([shard.rows for shard in shards])
+    order, first = np.argsort(rows), shards[0]
     return Outputs(
-        np.concatenate([part.rows for part in parts]),
-        [np.concatenate(same, axis=1) for same in zip(*(part.logits for part in parts), strict=True)],
+        rows[order],
+        [np.concatenate(same, axis=1)[:, order] for same in zip(*(shard.logits for shard in shards), strict=True)],
         first.chosen,
-        max(part.compile_seconds for part in parts),
+        max(shard.compile_seconds for shard in shards),
         first.notes,
-        sum(part.without_face for part in parts),
+        sum(shard.without_face for shard in shards),
         resumed,
     )

@@ -1,4 +1,4 @@
-"""Which models see which photos: all, those that can change a class, or as many as a budget allows."""
+"""Which models predict which photos: all, those that can change a class, or as many as a budget allows."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from ensemble.recipes.tasks import ONLY_GENDER
 from folds.errors import MaskensError
 from folds.labels import GENDERS, IntArray
 
-WHOLE = 512  # photos that all passes are made for, to choose the rule on
+WHOLE = 512  # photos that make all passes, to choose the rule on
 FEWEST = 3  # passes
 MEMORY = 256e6  # bytes of pixels to hold at a time: the more photos, the fuller the batches of those that are left
-ORDER = 0  # seed of the order of the photos: the first ones have to be like all
 
 
 class Strategy:
-    """All models see all photos."""
+    """All models predict all photos."""
 
     def order(self, rows: IntArray) -> IntArray:
-        """In which order photos are predicted."""
+        """The photos in the order in which they are predicted."""
         return rows
 
     def batch_size(self, usual: int) -> int:
@@ -38,19 +37,19 @@ class Strategy:
         return usual
 
     def __call__(self, batch: Batch) -> None:
-        """Show a batch to the models that are loaded."""
-        batch.show(dict.fromkeys(batch.predictor.engines))
+        """Show a batch to the models."""
+        batch.show(dict.fromkeys(range(len(batch.predictor.members))))
 
-    def words(self, outputs: Sequence[Logits]) -> str:
-        """What it came to, after the last batch; "" if there is nothing to tell."""
+    def describe(self, outputs: Sequence[Logits]) -> str:
+        """What it came to, after the last batch; "" if there is nothing to report."""
         return ""
 
 
 class EarlyExit(Strategy):
-    """The age models of a gender see only the photos of which they can change the class.
+    """The age models of a gender predict only the photos whose class they can change.
 
     Args:
-        fitted: what the joint decision rests on.
+        fitted: of the joint decision.
     """
 
     def __init__(self, fitted: DecisionParams) -> None:
@@ -58,7 +57,7 @@ class EarlyExit(Strategy):
 
     def __call__(self, batch: Batch) -> None:
         models = batch.predictor
-        only = {n: ONLY_GENDER.get(models.members[n].card.predicts) for n in models.engines}
+        only = {n: ONLY_GENDER.get(m.card.predicts) for n, m in enumerate(models.members)}
         batch.show({n: None for n, gender in only.items() if gender is None})
         evaluated = np.array([[g not in only.values() for g in range(len(GENDERS))]] * len(batch))
         for _ in GENDERS:
@@ -70,7 +69,7 @@ class EarlyExit(Strategy):
 
 
 def check_budget(budget: Budget, ensembles: Sequence[Ensemble], rule: Rule, together: bool) -> None:
-    """Refuse a budget of less than one pass, and any where passes could not be left out one by one.
+    """Refuse a budget of less than one pass, and any where passes can't be skipped one by one.
 
     Args:
         together: whether photos of a person are decided together.
@@ -88,21 +87,20 @@ def check_budget(budget: Budget, ensembles: Sequence[Ensemble], rule: Rule, toge
         (first.tta.merge != "mean", "with views that are merged by their mean"),
         (passes < FEWEST, f"of {FEWEST} (folds times views) or more"),
     ]
-    problems = [words for wrong, words in reasons if wrong]
-    if problems:
-        raise MaskensError(f"{budget.option} can leave passes out only {', and '.join(problems)}.")
+    if problems := [needs for wrong, needs in reasons if wrong]:
+        raise MaskensError(f"{budget.option} can skip passes only {', and '.join(problems)}.")
     least = math.ceil(1000 / passes) / 1000
     if budget.share and budget.share * passes < 1:
         raise MaskensError(f"{budget.option} is less than one of the {passes} passes; give at least {least:g}.")
 
 
 class WithinBudget(Strategy):
-    """Makes all passes for the first photos, chooses a rule on them, and lets the others leave by it.
+    """The first photos make all passes, and a rule is chosen on them by which the others leave.
 
-    The photos come in random order, so that the first are a sample of all.
+    Photos come in random order, so that the first are a sample of all.
 
     Args:
-        fitted: what the joint decision rests on.
+        fitted: of the joint decision.
         preprocessings: in which photos are shown.
         photos: how many there are.
     """
@@ -123,19 +121,19 @@ class WithinBudget(Strategy):
         self._photos, self._whole = photos, min(-(-WHOLE // self._together) * self._together, photos)
 
     def order(self, rows: IntArray) -> IntArray:
-        return np.random.default_rng(ORDER).permutation(rows)
+        return np.random.default_rng(0).permutation(rows)
 
     def batch_size(self, usual: int) -> int:
         return self._together
 
-    def words(self, outputs: Sequence[Logits]) -> str:
+    def describe(self, outputs: Sequence[Logits]) -> str:
         if self.rule is None:
             return ""
         if self._whole == self._photos:
-            why = f"the rule is chosen on the first {WHOLE} photos, and there are {self._whole}"
-            return f"budget of {self.budget}: all passes were made, so no class changes: {why}"
+            why = f"the rule needs the first {WHOLE} photos, and there are {self._whole}"
+            return f"budget of {self.budget}: all forward passes made, no class changed: {why}"
         share = float(np.mean([np.isfinite(values[:, :, 0]).mean() for values in outputs]))
-        return f"budget of {self.budget}: {share:.0%} of the passes were made, which {self.rule}"
+        return f"budget of {self.budget}: {share:.0%} of the forward passes made, which {self.rule}"
 
     def __call__(self, batch: Batch) -> None:
         if self.rule is None and batch.rows.start >= self._whole and self.budget.share:  # an interrupted inference
@@ -159,7 +157,7 @@ class WithinBudget(Strategy):
         folds, models = self.ensemble.complete_folds, batch.predictor
         left = np.arange(len(batch))
         for done, (fold, view) in enumerate(self.passes, start=1):
-            batch.show({n: left for n in models.engines if models.members[n].fold == folds[fold]}, view)
+            batch.show({n: left for n, m in enumerate(models.members) if m.fold == folds[fold]}, view)
             if done == len(self.passes):
                 return
             known = {task: values[:, :, left] for task, values in batch.by_task()[0].items()}

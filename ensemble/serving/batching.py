@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -21,93 +21,82 @@ class QueueFull(Exception):
 @dataclass(frozen=True)
 class _Waiting(Generic[Item, Answer]):
     item: Item
-    future: Future[Answer]
-    since: float  # time.monotonic()
+    future: asyncio.Future[Answer]
+    since: float  # time of the event loop
 
 
 class Batcher(Generic[Item, Answer]):
-    """A bounded queue and the one thread that empties it, a batch at a time.
+    """A bounded queue that is emptied a batch at a time; for one event loop.
 
-    A batch is begun when its first item has waited for `wait` seconds, or earlier if it is full. Items that came while
+    A batch starts when its first item has waited for `wait` seconds, or earlier if it is full. Items that came while
     the batch before was answered have waited already, so that under load nobody waits for the clock.
+
+    Args:
+        answer: called in `thread`; what it raises is raised for each item of that batch.
+        thread: runs one call at a time.
+        batch: items at most that are answered together.
+        wait: seconds.
+        room: items at most that wait.
+        on_batch: called with the size of each batch before it is answered.
     """
 
     def __init__(
         self,
         answer: Callable[[list[Item]], Sequence[Answer]],
+        thread: Executor,
         batch: int,
         wait: float,
         room: int,
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
-        """
-        Args:
-            answer: called by the thread alone; what it raises is raised by the future of each item of that batch.
-            batch: items at most that are answered together.
-            wait: seconds.
-            room: items at most that wait.
-            on_batch: called with the size of each batch before it is answered.
-        """
-        self._answer, self._batch, self._wait, self._room, self._on_batch = answer, batch, wait, room, on_batch
+        self._answer, self._thread, self._on_batch = answer, thread, on_batch
+        self._batch, self._wait, self._room = batch, wait, room
         self._queue: deque[_Waiting[Item, Answer]] = deque()
-        self._changed = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._full = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         """Items that wait."""
         return len(self._queue)
 
-    @property
-    def alive(self) -> bool:
-        """Whether it answers."""
-        return self._thread.is_alive()
-
-    def start(self) -> None:
-        """Begin to answer."""
-        self._thread.start()
-
-    def submit(self, items: Sequence[Item]) -> list[Future[Answer]]:
-        """Queue items, all or none.
+    async def answers(self, items: Sequence[Item]) -> list[Answer]:
+        """Queue items, all or none, and wait for their answers.
 
         Raises:
             QueueFull: there is no room for all of them.
         """
-        now = time.monotonic()
-        waiting = [_Waiting[Item, Answer](item, Future(), now) for item in items]
-        with self._changed:
-            if len(self._queue) + len(waiting) > self._room:
-                raise QueueFull
-            self._queue.extend(waiting)
-            self._changed.notify()
-        return [w.future for w in waiting]
+        if len(self._queue) + len(items) > self._room:
+            raise QueueFull
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting[Item, Answer](item, loop.create_future(), loop.time()) for item in items]
+        self._queue.extend(waiting)
+        if len(self._queue) >= self._batch:
+            self._full.set()
+        if self._task is None or self._task.done():
+            self._task = loop.create_task(self._answer_all())
+        return await asyncio.gather(*(w.future for w in waiting))
 
-    def close(self) -> None:
-        """Answer what waits, then end the thread."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join()
-
-    def _work(self) -> None:
-        while batch := self._next_batch():
-            wanted = [w for w in batch if w.future.set_running_or_notify_cancel()]
-            if not wanted:
+    async def _answer_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._queue:
+            left = self._queue[0].since + self._wait - loop.time()
+            if left > 0 and len(self._queue) < self._batch:
+                self._full.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._full.wait(), left)
+            taken = [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
+            batch = [w for w in taken if not w.future.done()]  # a request may have been cancelled
+            if not batch:
                 continue
-            self._on_batch(len(wanted))
+            self._on_batch(len(batch))
             try:
-                answers = self._answer([w.item for w in wanted])
-                for waiting, found in zip(wanted, answers, strict=True):
-                    waiting.future.set_result(found)
-            except Exception as error:  # the thread must outlive it
-                for waiting in wanted:
-                    waiting.future.set_exception(error)
-
-    def _next_batch(self) -> list[_Waiting[Item, Answer]]:
-        """Waits for it; empty at the end."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closing)
-            if self._queue:
-                left = self._queue[0].since + self._wait - time.monotonic()
-                self._changed.wait_for(lambda: len(self._queue) >= self._batch or self._closing, max(0.0, left))
-            return [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
+                answers = await loop.run_in_executor(self._thread, self._answer, [w.item for w in batch])
+                found = list(zip(batch, answers, strict=True))
+            except Exception as error:  # the next batch is answered all the same
+                for waiting in batch:
+                    if not waiting.future.done():
+                        waiting.future.set_exception(error)
+                continue
+            for waiting, answer in found:
+                if not waiting.future.done():
+                    waiting.future.set_result(answer)

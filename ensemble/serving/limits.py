@@ -1,4 +1,4 @@
-"""What a request may ask for, and how it is refused."""
+"""What a request may ask for, and how it is refused. Imports neither torch nor the web framework."""
 
 from __future__ import annotations
 
@@ -23,16 +23,23 @@ class Limits:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.megabytes) and math.isfinite(self.megapixels)):
-            raise MaskensError("--max-mb and --max-megapixels need a number: else a photo could take all memory")
+            raise MaskensError("--max-mb and --max-megapixels need a finite number.")
         if self.queue < self.photos:
             raise MaskensError(
                 f"a queue of {self.queue} photos has no room for a request of {self.photos}: "
-                "raise --max-queue or lower --max-photos"
+                "raise --max-queue or lower --max-photos."
             )
 
 
 class Refused(Exception):
-    """A request gets no answer."""
+    """A request gets no answer.
+
+    Args:
+        status: of HTTP.
+        message: why, for the sender.
+        photos: (name, reason) of each that is at fault.
+        headers: of HTTP.
+    """
 
     def __init__(
         self,
@@ -41,17 +48,5 @@ class Refused(Exception):
         photos: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """
-        Args:
-            status: of HTTP.
-            message: why, for the sender.
-            photos: (name, reason) of each that is at fault.
-            headers: of HTTP.
-        """
         super().__init__(message)
-        self.status, self.message, self.photos, self.headers = status, message, photos, dict(headers or {})
-
-
-def busy() -> Refused:
-    """What is said when there is no room; a batch takes less than a second."""
-    return Refused(429, "too many photos are waiting; ask again in a second", headers={"Retry-After": "1"})
+        self.status, self.message, self.photos, self.headers = status, message, photos, headers

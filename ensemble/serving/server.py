@@ -56,8 +56,8 @@ class TimedProtocol(H11Protocol):
         self.transport.close()
 
 
-def reserve_port(host: str, port: int) -> socket.socket:
-    """A socket that has the port but takes no connections yet.
+def open_port(host: str, port: int) -> socket.socket:
+    """A socket that accepts connections; they wait until `serve_until_stopped` answers them.
 
     Args:
         port: 0 takes any that is free.
@@ -66,36 +66,17 @@ def reserve_port(host: str, port: int) -> socket.socket:
         MaskensError: there is no such host here, or the port can't be had.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        reserved = socket.socket(family, kind, protocol)
-        try:
-            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a server before may linger
-            reserved.bind(address)
-        except OSError:
-            reserved.close()
-            raise
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address, family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
-        raise _refused(host, port, error) from error
-    return reserved
+        reason = getattr(error, "strerror", None) or str(error)
+        raise MaskensError(f"can't serve on {host} port {port}: {reason}. Choose another --host or --port.") from error
 
 
-def url_of(reserved: socket.socket) -> str:
+def url_of(opened: socket.socket) -> str:
     """Where a browser on this machine finds it."""
-    host, port = reserved.getsockname()[:2]
+    host, port = opened.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def open_port(reserved: socket.socket) -> None:
-    """Take connections; they wait until `serve_until_stopped` answers them.
-
-    Raises:
-        MaskensError: another program opened the port meanwhile.
-    """
-    try:
-        reserved.listen(BACKLOG)
-    except OSError as error:
-        host, port = reserved.getsockname()[:2]
-        raise _refused(host, port, error) from error
 
 
 def server_of(app: ASGIApp) -> uvicorn.Server:
@@ -107,7 +88,7 @@ def server_of(app: ASGIApp) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        lifespan="on",
+        lifespan="off",
         ws="none",
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=LAST_ANSWERS,
@@ -119,8 +100,3 @@ def serve_until_stopped(app: ASGIApp, opened: socket.socket) -> None:
     """Answer until Ctrl-C or SIGTERM: then nothing new is accepted, what is under way is answered, and the signal does
     what it would have done before."""
     server_of(app).run(sockets=[opened])
-
-
-def _refused(host: str, port: int, error: Exception) -> MaskensError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return MaskensError(f"can't serve on {host} port {port}: {reason}. Name another with --host or --port.")

@@ -36,7 +36,7 @@ from ensemble.jobs.spec import JobSpec
 from ensemble.metrics.heads import bin_logits
 from ensemble.models.build import load_checkpoint, to_input
 from ensemble.prediction.export import Export, export
-from ensemble.prediction.infer import Prediction, infer
+from ensemble.prediction.inference import Prediction, infer
 from ensemble.prediction.outputs import InferenceSettings
 from ensemble.recipes.recipe_file import bind_recipe, parse_recipe
 from ensemble.recipes.schema import Preprocessing

@@ -17,7 +17,7 @@ from ensemble.jobs.hardware import Hardware
 from ensemble.models.build import create, normalisation, save_checkpoint
 from ensemble.models.engine import EngineOptions
 from ensemble.prediction import shards
-from ensemble.prediction.infer import Prediction, infer
+from ensemble.prediction.inference import Prediction, infer
 from ensemble.prediction.outputs import InferenceSettings
 from ensemble.recipes.recipe_file import parse_recipe
 from folds.errors import MaskensError
@@ -116,12 +116,12 @@ def test_shards_that_were_done_are_kept(
     models: Ensemble, data: EvalData, tmp_path: Path, small: Callable[..., Told]
 ) -> None:
     small(3)
-    with pytest.raises(MaskensError, match=r"photos 17 to 24: the worker .* is gone. The others are kept; the same"):
+    with pytest.raises(MaskensError, match=r"photos 17 to 24: the worker .* is gone. Finished shards are kept; resume"):
         predicted(models, data, tmp_path / "shards")
     backend = small()
     found = predicted(models, data, tmp_path / "shards")
     assert backend.names == ["photos 17 to 24", "photos 25 to 32", "photos 33 to 40"]
-    assert found.notes[0] == "16 photos were done before the interruption"
+    assert found.outputs.resumed == 16
     assert np.array_equal(found.logits[0]["heads"], predicted(models, data, None).logits[0]["heads"])
 
 

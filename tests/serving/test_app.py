@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.metadata
 import io
@@ -23,13 +24,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
+from starlette.types import Message
 from stub_models import StubModels, photo, stub_app
 
 from ensemble.models.runtime import configure_process
-from ensemble.prediction.predictions import PhotoPredictions
-from ensemble.serving.app import prefers_html
+from ensemble.prediction.records import PhotoPredictions
 from ensemble.serving.limits import Limits
-from ensemble.serving.server import open_port, reserve_port, server_of
+from ensemble.serving.server import open_port, server_of
 from folds.errors import MaskensError
 from folds.photos import Pixels
 
@@ -126,7 +127,6 @@ def test_beyond_the_queue_the_answer_is_to_come_again(limits: Limits) -> None:
             pass
         third = client.post("/predict", files=form(("a.png", photo(1))))
         assert (third.status_code, third.headers["Retry-After"]) == (429, "1")
-        assert "ask again" in third.json()["error"]
         page = client.post("/predict", files=form(("a.png", photo(1))), headers={"Accept": BROWSER})
         assert (page.status_code, page.headers["Retry-After"]) == (429, "1")
         models.go.set()
@@ -180,49 +180,53 @@ def test_photos_that_can_t_be_read_are_named_with_the_reason(client: TestClient,
 def test_a_request_that_is_too_large_is_refused_with_the_limit() -> None:
     limits = Limits(megabytes=0.05, megapixels=0.01, photos=2, queue=2)
     with client_of(limits) as client:
-        large = client.post("/predict", files=form(("a.png", photo(1)), ("large.png", bytes(200_000))))
-        assert (large.status_code, large.json()) == (
-            413,
-            {"error": "the request is too large: it may hold 0.05 MB, all its photos together"},
-        )
-        assert client.post("/predict", content=bytes(60_000)).json()["error"].startswith("the request is too large")
+        large = form(("a.png", photo(1)), ("large.png", bytes(200_000)))
+        for answer in (client.post("/predict", files=large), client.post("/predict", content=bytes(60_000))):
+            assert (answer.status_code, "0.05 MB" in answer.json()["error"]) == (413, True)
         many = client.post("/predict", files=form(*((f"{n}.png", photo(1)) for n in range(3))))
-        assert (many.status_code, many.json()) == (413, {"error": "too many photos: a request may hold 2"})
+        assert (many.status_code, "the limit is 2" in many.json()["error"]) == (413, True)
         pixels = client.post("/predict", files=form(("p.png", photo(1, size=(100, 101)))))
         assert pixels.status_code == 422
-        assert pixels.json()["photos"] == [
-            {"photo": "p.png", "reason": "is too large: 100 x 101, and more than 0.01 million pixels are not read"}
-        ]
+        (problem,) = pixels.json()["photos"]
+        assert problem["photo"] == "p.png" and "100 x 101" in problem["reason"]
         assert client.post("/predict", files=form(("p.png", photo(1, size=(100, 100))))).status_code == 200
 
 
+def test_a_slow_upload_is_refused() -> None:
+    sent: list[Message] = []
+
+    async def never() -> Message:
+        await asyncio.sleep(20)
+        return {}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost")]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "query_string": b"", "headers": headers}
+    asyncio.run(stub_app(Limits(upload_seconds=0.01))(scope, never, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 408
+
+
+FORM = "multipart/form-data; boundary=x"
+FIELD = b'--x\r\nContent-Disposition: form-data; name="photos"'
+
+
 @pytest.mark.parametrize(
-    ("kind", "body", "status", "words"),
+    ("kind", "body", "status"),
     [
-        ("multipart/form-data; boundary=x", b"", 400, "cut off"),
-        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data; name=a", 400, "cut off"),
-        ("multipart/form-data; boundary=x", b"nothing of the kind", 400, "the form can't be read"),
-        ("multipart/form-data", b"--x--", 400, "the form can't be read"),
-        (
-            "multipart/form-data; boundary=x",
-            b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--x--',
-            422,
-            "no",
-        ),
-        (
-            "multipart/form-data; boundary=x",
-            b'--x\r\nContent-Disposition: form-data; name="photos"; filename=""\r\n\r\n\r\n--x--',  # none was chosen
-            422,
-            "the request holds no photo",
-        ),
-        ("image/png", b"", 422, "the request holds no photo"),
+        (FORM, b"", 422),
+        (FORM, b"nothing of the kind", 400),
+        ("multipart/form-data", b"--x--", 400),
+        (FORM, FIELD + b"\r\n\r\n1\r\n--x--", 422),
+        (FORM, FIELD + b'; filename=""\r\n\r\n\r\n--x--', 422),  # none was chosen
+        ("image/png", b"", 422),
     ],
 )
-def test_what_is_no_form_with_photos_is_refused(
-    client: TestClient, kind: str, body: bytes, status: int, words: str
-) -> None:
+def test_what_is_no_form_with_photos_is_refused(client: TestClient, kind: str, body: bytes, status: int) -> None:
     answer = client.post("/predict", content=body, headers={"Content-Type": kind})
-    assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
+    words = {400: "the form can't be read", 422: "the request holds no photo"}
+    assert (answer.status_code, words[status] in answer.json()["error"]) == (status, True), answer.text
 
 
 @settings(max_examples=25)
@@ -255,7 +259,7 @@ def test_models_that_fail_show_nothing_of_themselves(error: Exception, capfd: py
         for _ in range(2):
             answer = client.post("/predict", content=photo(1))
             assert answer.status_code == 500
-            assert "its log says why" in answer.text.replace("server's log", "its log")
+            assert "log has the reason" in answer.text
             assert "secret" not in answer.text
         assert client.get("/health").json()["ready"]
         assert 'maskens_requests_total{path="/predict",status="500"} 2.0' in client.get("/metrics").text
@@ -354,7 +358,7 @@ def test_the_description_for_machines_names_every_answer(client: TestClient) -> 
         assert isinstance(value, kinds[expected["type"]]), key
         assert value in expected.get("enum", [value]), key
     assert list(told["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
-    assert set(told["paths"]["/health"]["get"]["responses"]) == {"200", "421", "500", "503"}
+    assert set(told["paths"]["/health"]["get"]["responses"]) == {"200", "421", "500"}
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory as Linux tells it")
@@ -376,15 +380,14 @@ def test_a_large_photo_does_not_keep_its_memory() -> None:
 def test_a_sender_that_takes_too_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ensemble.serving.server.HEADER_SECONDS", 0.5)
     monkeypatch.setattr("ensemble.serving.server.BODY_SECONDS", 0.5)
-    reserved = reserve_port("127.0.0.1", 0)
-    open_port(reserved)
+    opened = open_port("127.0.0.1", 0)
     server = server_of(stub_app())
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [reserved]})
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
     thread.start()
     try:
         first = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
         for sent in (b"", first, first + b"\r\n" + first, first + b"Content-Length: 99\r\n\r\n"):
-            with socket.create_connection(reserved.getsockname(), timeout=20) as connection:
+            with socket.create_connection(opened.getsockname(), timeout=20) as connection:
                 connection.sendall(sent)
                 answer, until = b"", time.monotonic() + 20
                 with contextlib.suppress(ConnectionError):  # it is reset where bytes come after its end
@@ -393,7 +396,7 @@ def test_a_sender_that_takes_too_long_is_cut_off(monkeypatch: pytest.MonkeyPatch
                         connection.sendall(b"X")  # a byte now and then does not buy time
                         assert time.monotonic() < until
                 assert (b"200 OK" in answer) == (b"\r\n\r\n" in sent)
-        with socket.create_connection(reserved.getsockname(), timeout=20) as connection:
+        with socket.create_connection(opened.getsockname(), timeout=20) as connection:
             for _ in range(2):  # a connection that waits between two requests stays
                 connection.sendall(first + b"\r\n")
                 answer = b""
@@ -424,28 +427,16 @@ def test_health_and_metrics_and_what_there_is_not(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("accept", "html"),
-    [
-        ("", False),
-        ("*/*", False),
-        (BROWSER, True),
-        ("application/json", False),
-        ("text/html", True),
-        ("TEXT/HTML; q=0.5, application/json;q=0.4", True),
-        ("text/html;q=0.5, application/*;q=0.9", False),
-        ("text/html;q=x, ;;, q=", False),
-    ],
+    ("accept", "html"), [("", False), ("*/*", False), (BROWSER, True), ("application/json", False), ("TEXT/HTML", True)]
 )
-def test_html_is_for_those_who_would_rather_have_it(accept: str, html: bool) -> None:
-    assert prefers_html(accept) == html
+def test_browsers_get_a_page(client: TestClient, accept: str, html: bool) -> None:
+    answer = client.post("/predict", content=photo(1), headers={"Accept": accept})
+    assert answer.headers["Content-Type"].startswith("text/html") == html
 
 
-def test_a_queue_too_short_for_a_request_is_refused() -> None:
+def test_limits_that_can_not_be_kept_are_refused() -> None:
     with pytest.raises(MaskensError, match="raise --max-queue or lower --max-photos"):
         Limits(photos=32, queue=31)
-
-
-@pytest.mark.parametrize("endless", ["megabytes", "megapixels"])
-def test_a_limit_has_to_be_a_number(endless: str) -> None:
-    with pytest.raises(MaskensError, match="--max-mb and --max-megapixels need a number"):
-        Limits(**{endless: float("inf")})  # type: ignore[arg-type]
+    for limits in ({"megabytes": float("inf")}, {"megapixels": float("inf")}):
+        with pytest.raises(MaskensError, match="--max-mb and --max-megapixels need a finite number"):
+            Limits(**limits)  # type: ignore[arg-type]

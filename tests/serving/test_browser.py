@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from stub_models import photo, stub_app
 
-from ensemble.serving.server import open_port, reserve_port, url_of
+from ensemble.serving.server import open_port, server_of, url_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 ODD = '<img src=x onerror="alert(1)">.png'
@@ -35,12 +34,11 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """Of a server in a thread of this process."""
-    reserved = reserve_port("127.0.0.1", 0)
-    open_port(reserved)
-    server = uvicorn.Server(uvicorn.Config(stub_app(), log_config=None, lifespan="on", ws="none"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [reserved]})
+    opened = open_port("127.0.0.1", 0)
+    server = server_of(stub_app())
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
     thread.start()
-    yield url_of(reserved)
+    yield url_of(opened)
     server.should_exit = True
     thread.join(20)
 

@@ -1,0 +1,218 @@
+"""Records of any photos: classes with their probabilities and whether the folds agree."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ensemble.data.cache import decoded_sizes, in_preprocessings, reasons, refuse_without_detector
+from ensemble.decision.decide import Decision, decide
+from ensemble.decision.members import Ensemble
+from ensemble.decision.tuning import DecisionParams
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.oof import Logits
+from ensemble.models.engine import CHECKED
+from ensemble.models.runtime import configure_process
+from ensemble.prediction.predictor import Predictor, batch_size, by_task
+from folds.errors import MaskensError, refuse
+from folds.labels import AGES, CLASS_NAMES, GENDERS, MASKS, FloatArray, IntArray, decode
+from folds.people import PhotoSet
+from folds.photo_files import is_distorted
+from folds.photos import Pixels, Progress, decode_file, in_threads
+
+PARTS = {"mask": MASKS, "gender": GENDERS, "age": AGES}
+
+
+@dataclass(frozen=True)
+class PhotoPredictions:
+    """The decision on photos and what is behind it."""
+
+    classes: IntArray  # (photos,), 0..17
+    probabilities: FloatArray  # (photos, 18)
+    agree: IntArray  # (photos,), folds whose own decision is the same
+    disagreement: FloatArray  # (photos,), 0..1: how much probability the folds place elsewhere, on average
+    folds: int
+
+
+def complete_folds(ensembles: Sequence[Ensemble]) -> list[int]:
+    """The folds that can predict by themselves: those with a model of every task of every run.
+
+    Raises:
+        MaskensError: there is none.
+    """
+    folds = sorted(set.intersection(*(set(e.complete_folds) for e in ensembles)))
+    if not folds:
+        raise MaskensError("no fold has a model of every task, so that no fold can predict by itself; train one.")
+    return folds
+
+
+def photo_predictions(
+    ensembles: Sequence[Ensemble], logits: Sequence[Mapping[str, Logits]], fitted: DecisionParams
+) -> PhotoPredictions:
+    """Decide, with all folds and with each fold's models by themselves.
+
+    The disagreement is the mean total variation distance between a fold's probabilities and the mean of all folds'.
+
+    Args:
+        logits: of each run, task -> float32 (folds, views, photos, width).
+
+    Raises:
+        MaskensError: as `complete_folds`.
+    """
+
+    def decided(fold: int | None = None) -> Decision:
+        class_log_probs = [e.joint(found, only=fold) for e, found in zip(ensembles, logits, strict=True)]
+        return decide(np.stack(class_log_probs), fitted.weights, fitted.offsets)
+
+    folds = complete_folds(ensembles)
+    decision, alone = decided(), [decided(fold) for fold in folds]
+    p = np.exp([a.log_probabilities for a in alone])  # (folds, photos, 18)
+    decisions = np.stack([a.classes for a in alone])
+    return PhotoPredictions(
+        classes=decision.classes,
+        probabilities=np.exp(decision.log_probabilities),
+        agree=(decisions == decision.classes).sum(axis=0),
+        disagreement=np.abs(p - p.mean(axis=0)).sum(axis=2).mean(axis=0) / 2,
+        folds=len(folds),
+    )
+
+
+def photo_records(
+    files: Sequence[str], found: PhotoPredictions, distorted: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """A flat record a photo, for JSON and CSV alike; probabilities to six places."""
+    parts = dict(zip(PARTS, decode(found.classes), strict=True))
+    cube = found.probabilities.reshape(-1, len(MASKS), len(GENDERS), len(AGES))
+    values = {"mask": cube.sum(axis=(2, 3)), "gender": cube.sum(axis=(1, 3)), "age": cube.sum(axis=(1, 2))}
+    records = []
+    for row, file in enumerate(files):
+        number = int(found.classes[row])
+        record: dict[str, Any] = {"photo": file, "class": number, "name": CLASS_NAMES[number]}
+        record["p"] = round(float(found.probabilities[row, number]), 6)
+        record |= {part: labels[int(parts[part][row])] for part, labels in PARTS.items()}
+        for part, labels in PARTS.items():
+            shares = zip(labels, values[part][row], strict=True)
+            record |= {f"p {part} {label}": round(float(value), 6) for label, value in shares}
+        record |= {"folds": found.folds, "folds_agree": int(found.agree[row])}
+        record |= {"disagreement": round(float(found.disagreement[row]), 6), "distorted": file in distorted}
+        records.append(record)
+    return records
+
+
+class PhotoClassifier:
+    """Decides on decoded photos, a batch at a time, with all models of some runs.
+
+    Not for two threads at once, and fastest in the thread that made it.
+
+    Args:
+        fitted: for these ensembles, in their order.
+        photos: how many there will be; None: any number, so that all models stay in memory, and are loaded now.
+
+    Raises:
+        MaskensError: no complete fold, no face detector where one is needed, or models that do not fit into memory
+            together though they have to.
+    """
+
+    def __init__(
+        self, ensembles: Sequence[Ensemble], fitted: DecisionParams, hardware: Hardware, photos: int | None = None
+    ) -> None:
+        self.fitted, self.device = fitted, torch.device(hardware.device)
+        views = fitted.tta_set.views
+        passes = math.inf if photos is None else photos * len(views)
+        self._predictor = Predictor(
+            ensembles, views, self.device, passes=passes, passes_here=(photos or 0) * len(views)
+        )
+        self.preprocessings = self._predictor.preprocessings
+        complete_folds(ensembles)
+        refuse_without_detector(self.preprocessings)
+        configure_process(hardware.job_threads)
+        if photos is not None:
+            return
+        members = self._predictor.members
+        if len(self._predictor.groups) > 1:
+            size = sum(m.path.stat().st_size for m in members) / 1e9
+            raise MaskensError(
+                f"{len(members)} models of {size:.1f} GB don't fit into the free memory together, and a server needs "
+                "them all: serve fewer runs, or use `maskens predict`, which loads as many at a time as fit."
+            )
+        rng = np.random.default_rng(0)  # stand-ins for photos, enough to check the optimised models on
+        noise = [[rng.integers(0, 256, g.shape, np.uint8) for g in self.preprocessings] for _ in range(CHECKED)]
+        self.predict(noise)  # loads the models; the first time takes longer than any other
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be made faster, and why."""
+        return list(dict.fromkeys(self._predictor.notes))
+
+    def predict(self, photos: Sequence[Sequence[Pixels]]) -> PhotoPredictions:
+        """Decide on photos.
+
+        Args:
+            photos: not empty; each in all of `preprocessings`, uint8 of their shapes.
+
+        Raises:
+            MaskensError: as `Predictor.forward`.
+        """
+        models = self._predictor
+        inputs = models.inputs([torch.from_numpy(np.stack(sizes)) for sizes in zip(*photos, strict=True)])
+        outputs = models.forward(dict.fromkeys(range(len(models.members))), inputs)
+        return photo_predictions(models.ensembles, by_task(models.ensembles, outputs), self.fitted)
+
+
+def predict_files(
+    ensembles: Sequence[Ensemble],
+    fitted: DecisionParams,
+    photos: PhotoSet,
+    hardware: Hardware,
+    aspect: float,
+    skip_bad: bool = False,
+    on_predict: Progress | None = None,
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Decide on photos from anywhere; each is decoded once.
+
+    Args:
+        fitted: for these ensembles, in their order.
+        aspect: height / width of the photos that the models were trained on.
+        skip_bad: skip photos that can't be read.
+        on_predict: called with (photos predicted, photos in all).
+
+    Returns:
+        (`photo_records` of the photos that can be read; file -> why it can't be read, of the others).
+
+    Raises:
+        MaskensError: photos that can't be read, all listed; with `skip_bad` only if it is all of them. As
+            `PhotoClassifier`.
+    """
+    models = PhotoClassifier(ensembles, fitted, hardware, len(photos.files))
+    problems: dict[str, str] = {}
+    distorted: set[str] = set()
+
+    def read(file: str) -> Sequence[Pixels] | None:
+        try:
+            photo = decode_file(photos.path(file), decoded_sizes(models.preprocessings))
+            if is_distorted(*photo.whole, aspect):
+                distorted.add(file)
+            return in_preprocessings(photo.sizes, models.preprocessings).sizes
+        except MaskensError as error:
+            problems[file] = str(error)
+            return None
+
+    records: list[dict[str, Any]] = []
+    size = batch_size(models.device)
+    for start in range(0, len(photos.files), size):
+        files = photos.files[start : start + size]
+        found = zip(files, in_threads(read, files, hardware.decoding_threads), strict=True)
+        shown = {file: sizes for file, sizes in found if sizes is not None}
+        if shown and (skip_bad or not problems):  # else there is only the list of problems to complete
+            records += photo_records(list(shown), models.predict(list(shown.values())), distorted)
+        if on_predict:
+            on_predict(start + len(files), len(photos.files))
+    if not skip_bad:
+        listed = [problems[file] for file in photos.files if file in problems]
+        refuse(listed, "photos can't be used", "Leave them out, by name or with --skip-bad-photos.")
+    return records, dict(photos.without(reasons(photos, problems)).skipped)
