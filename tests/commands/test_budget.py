@@ -30,7 +30,7 @@ def test_passes_are_left_out_and_every_row_is_answered(copy: Path) -> None:
     assert done.code == 0, done
     rows = (RUN / "submission.csv").read_text().splitlines()
     assert len(rows) == 1 + len((copy / "data/eval/info.csv").read_text().splitlines()) - 1
-    told = re.search(r"budget of 0.5 of the passes: (\d+)% of the passes were made, which changes [\d.]+%", done.out)
+    told = re.search(r"budget of 0.5 of the passes: (\d+)% of the forward passes made, which changes [\d.]+%", done.out)
     assert told
     made = shown().reshape(-1, len(rows) - 1).sum(axis=0)
     assert (made == 6).sum() >= 64, "the first photos are shown to all"
@@ -60,7 +60,7 @@ def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypat
         assert maskens("infer", "--max-passes", "0.6", "--no-tuning").code == 130
     assert (RUN / "eval.partial.npz").exists()
     done = maskens("infer", "--max-passes", "0.6", "--no-tuning")
-    assert "64 photos were done before the interruption" in done.out
+    assert "resumed after 64 photos" in done.out
     assert (RUN / "submission.csv").read_bytes() == whole[0]
     assert np.array_equal(shown(), whole[1])
 
@@ -70,7 +70,7 @@ def test_where_few_photos_see_all_passes_no_class_changes(copy: Path, monkeypatc
     assert maskens("infer", "--no-tuning").code == 0
     whole = (RUN / "submission.csv").read_bytes()
     done = maskens("infer", "--max-passes", "0.5", "--no-tuning")
-    assert "all passes were made, so no class changes: the rule is chosen on the first 512 photos" in done.out
+    assert "all forward passes made, no class changed" in done.out
     assert (RUN / "submission.csv").read_bytes() == whole
 
 
@@ -88,7 +88,7 @@ def test_seconds_are_a_budget_too(copy: Path) -> None:
         (("--max-passes", "0.1"), "--max-passes 0.1 is less than one of the 6 passes; give at least 0.167"),
         (("--max-passes", "0.333", "--tta", "none"), "less than one of the 3 passes; give at least 0.334"),
         (("--max-passes", "0.5", "--max-seconds-per-photo", "1"), "exclude each other"),
-        (("--max-passes", "0.5", "--jobs", "2"), "--max-passes 0.5 is kept by one process: leave out --jobs"),
+        (("--max-passes", "0.5", "--jobs", "2"), "--max-passes 0.5 needs a single process: drop --jobs"),
         (("--max-passes", "0.5", "--tta", "none", "--decision", "hard"), "with --decision joint, each photo by itself"),
     ],
 )

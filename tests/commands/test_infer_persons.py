@@ -28,7 +28,7 @@ def job(few_copied: Path) -> Path:
 def test_a_person_has_one_gender_and_age(job: Path) -> None:
     told = maskens(*INFER, "--person-column", "person", "--out", "together.csv")
     assert told.code == 0, told.err
-    assert "photos of each of 9 people together (person), no early exit" in " ".join(told.out.split())
+    assert "one gender and age for each of 9 people (person), no early exit" in " ".join(told.out.split())
     _, gender, age = decode(read_answers(Path("together.csv"))[1])
     person = np.arange(42) * 5 % 9
     assert all(len({*zip(gender[person == p], age[person == p], strict=True)}) == 1 for p in range(9))

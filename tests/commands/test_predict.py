@@ -71,7 +71,7 @@ def test_photos_that_can_t_be_predicted_are_refused(there: Path, tmp_path: Path)
     shutil.copy(image, os.fsencode(tmp_path / "empty") + b"/\xff.jpg")
     refused(maskens("predict", tmp_path / "empty"), "has a name that is not UTF-8: rename it")
     Image.new("RGB", (300, 100)).save(tmp_path / "wide.png")
-    assert "wide.png has another shape than in training" in maskens("predict", tmp_path / "wide.png").out
+    assert "wide.png: another shape than in training" in maskens("predict", tmp_path / "wide.png").out
 
 
 def test_each_photo_is_decoded_once_and_all_that_can_t_be_read_are_listed(

@@ -130,7 +130,7 @@ def test_ctrl_c_answers_what_was_accepted(there: Path, monkeypatch: pytest.Monke
         time.sleep(0.05)
     assert (found, outcome.code) == ([(200, True)], 130)
     assert "12 models, views: flip" in outcome.out
-    assert "stopped. What had been accepted is answered." in outcome.err
+    assert "stopped; all accepted requests were answered." in outcome.err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -148,7 +148,7 @@ def test_sigterm_answers_what_was_accepted(there: Path) -> None:
         assert post_and_stop(url, photo, process.terminate) == (200, True)
         out, err = process.communicate(timeout=60)
         assert Outcome(process.returncode, out, err) == Outcome(
-            143, "", "error: stopped. What had been accepted is answered.\n"
+            143, "", "error: stopped; all accepted requests were answered.\n"
         )
     finally:
         process.kill()

@@ -266,7 +266,7 @@ def test_a_model_that_gives_no_numbers_is_named(models: Ensemble, data: EvalData
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, model, card)
     broken = Ensemble((*models.members[:2], Member(member.task, 0, path, card), *models.members[3:]), {})
-    with pytest.raises(MaskensError, match=r"model.safetensors gives logits that are not finite; train"):
+    with pytest.raises(MaskensError, match=r"model.safetensors gives logits that are not finite: train"):
         run(broken, data)
 
 
@@ -283,7 +283,7 @@ def test_few_photos_are_left_to_torch_by_auto_which_says_so_of_every_model(model
 
 
 def test_an_interrupted_inference_does_not_go_on_by_another_engine() -> None:
-    with pytest.raises(MaskensError, match="predicted with openvino in bf16, and these would be with torch in fp32"):
+    with pytest.raises(MaskensError, match="predicted with openvino in bf16, these would be with torch in fp32"):
         refuse_other_engine(PrecisionChoice("bf16", 0.1, "", "openvino"), PrecisionChoice("fp32", 0.0, ""))
 
 
