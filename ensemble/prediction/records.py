@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ensemble.data.cache import decoded_sizes, in_preprocessings, reasons, refuse_without_detector
+from ensemble.data.cache import decoded_sizes, in_preprocessings, refuse_without_detector
 from ensemble.decision.decide import Decision, decide
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import DecisionParams
@@ -199,7 +199,7 @@ def predict_files(
                 distorted.add(file)
             return in_preprocessings(photo.sizes, models.preprocessings).sizes
         except MaskensError as error:
-            problems[file] = str(error)
+            problems[file] = str(error).removeprefix(f"{photos.path(file)} ")
             return None
 
     records: list[dict[str, Any]] = []
@@ -213,6 +213,6 @@ def predict_files(
         if on_predict:
             on_predict(start + len(files), len(photos.files))
     if not skip_bad:
-        listed = [problems[file] for file in photos.files if file in problems]
+        listed = [f"{photos.path(file)} {problems[file]}" for file in photos.files if file in problems]
         refuse(listed, "photos can't be used", "Leave them out, by name or with --skip-bad-photos.")
-    return records, dict(photos.without(reasons(photos, problems)).skipped)
+    return records, dict(photos.without(problems).skipped)

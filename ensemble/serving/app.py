@@ -80,10 +80,10 @@ class Health(BaseModel):
     tuning: str
 
 
-def _responses(failures: Mapping[int, str] = {}) -> dict[int | str, dict[str, Any]]:
+def _responses(failures: Mapping[int, str] = {}, **more: Any) -> dict[int | str, dict[str, Any]]:
     """Status -> description of a path's failures."""
     common = {421: "the Host header names another server", 500: "the server failed"}
-    return {status: {"description": why, "model": Problem} for status, why in (common | dict(failures)).items()}
+    return {s: {"description": why, "model": Problem, **more} for s, why in (common | dict(failures)).items()}
 
 
 PREDICT_FAILURES = {
@@ -154,7 +154,8 @@ def create_app(
     ) -> Response:
         return await run_in_threadpool(_page, about, limits, status, answered, refused)
 
-    responses = {200: {"content": {"application/json": {"schema": RECORDS}, **HTML}}, **_responses(PREDICT_FAILURES)}
+    responses = _responses(PREDICT_FAILURES, content=HTML)
+    responses[200] = {"content": {"application/json": {"schema": RECORDS}, **HTML}}
 
     @app.post("/predict", openapi_extra={"requestBody": BODY}, responses=responses)
     async def predict(request: Request) -> Response:
