@@ -14,7 +14,7 @@ from folds.errors import MaskensError, did_you_mean, refuse
 from folds.files import safe_csv, unescape_cell
 from folds.labels import GENDERS, MASKS, SHOTS
 from folds.people import OLDEST, Fix, Person, TrainData, fingerprint_of
-from folds.table import LINE, read_table, whole_number
+from folds.table import LINE, find_name, read_table, whole_number
 
 FIX_COLUMNS = ("path", "photo", "field", "old", "new", "reason")
 FIELDS: dict[str, tuple[str, ...]] = {"gender": GENDERS, "age": (), "mask": MASKS}  # names; age has years instead
@@ -72,9 +72,9 @@ def apply_fixes(data: TrainData, fixes: Sequence[Fix]) -> TrainData:
     problems, found = list[str](), list[Fix]()
     seen = {(f.path, f.photo, f.field): f for f in data.fixes}
     for fix in fixes:
-        fitting = [fix.path]
-        if fix.path not in people:
-            pattern = re.sub(r"([\[?])", r"[\1]", fix.path)  # only * is special; many of them don't backtrack
+        fitting = [find_name(fix.path, people)]
+        if fitting[0] not in people:
+            pattern = re.sub(r"([\[?])", r"[\1]", fitting[0])  # only * is special; many of them don't backtrack
             fitting = [p for p in people if fnmatch.fnmatchcase(p, pattern)]
         if len(fitting) != 1:
             problems.append(f"{fix.where}: path '{fix.path}' fits {len(fitting)} folders of train.csv, expected one")
@@ -177,14 +177,13 @@ def read_merges(names: Sequence[str]) -> tuple[Merge, ...]:
         MaskensError: no such file, an unusable CSV, or "none" together with others.
     """
     rows = [(n, row) for n in _lists("--merge", names) for row in read_table(Path(n), MERGE_COLUMNS)]
-    return tuple(Merge(unescape_cell(r["a"]), unescape_cell(r["b"]), f"{n} row {r[LINE]}") for n, r in rows)
+    return tuple(Merge(r["a"], r["b"], f"{n} row {r[LINE]}") for n, r in rows)
 
 
 def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
     """The data with these ids as one person, on top of those that are one already; no merges, the same data.
 
     Merges are transitive: with a-b and b-c, a and c are one person too. The person's group is the smallest of its ids.
-    An id whose leading zeros a spreadsheet dropped is found: `16` is `000016` if no other id is 16.
 
     Returns:
         data whose people have `merged_into`, and a fingerprint that follows it.
@@ -195,9 +194,6 @@ def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
     if not merges:
         return data
     parent = {p.id: p.group for p in data.people}
-    short = {i: i.lstrip("0") or "0" for i in parent if i.isdecimal()}
-    counts = Counter(short.values())
-    whole = {short[i]: i for i in short if counts[short[i]] == 1}
 
     def root(i: str) -> str:
         while parent[i] != i:
@@ -206,7 +202,7 @@ def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
 
     problems = []
     for m in merges:
-        a, b = (i if i in parent else whole.get(i, i) for i in (m.a, m.b))
+        a, b = find_name(m.a, parent), find_name(m.b, parent)
         missing = [f"{m.where}: {c} '{i}' is not in train.csv" for c, i in (("a", a), ("b", b)) if i not in parent]
         problems += missing or ([f"{m.where}: a and b are both '{a}'"] if a == b else [])
         if not missing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import shlex
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -43,11 +44,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def did_you_mean_folder(named: Path, holds: str) -> str:
     """`did_you_mean` for a path to a folder that holds a file, as `run.json`: looks above, below and beside."""
     path = Path(os.path.abspath(named))
-    beside = {p.name: p for p in path.parent.glob("*")} if not path.exists() else {}
+    beside = {unicodedata.normalize("NFC", p.name): p for p in path.parent.glob("*") if not path.exists()}
+    alike = difflib.get_close_matches(unicodedata.normalize("NFC", path.name), beside)
     near = [
         *path.parents[:3],
         *sorted(path.glob("*")),
-        *(beside[n] for n in difflib.get_close_matches(path.name, beside)),
+        *(beside[n] for n in alike),
     ]
     right = [str(p if named.is_absolute() else os.path.relpath(p)) for p in near if (p / holds).is_file()][:3]
     return f" (did you mean {' or '.join(map(repr, right))}?)" if right else ""

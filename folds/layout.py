@@ -11,8 +11,8 @@ from folds.corrections import Merge, apply_fixes, apply_merges
 from folds.errors import MaskensError, did_you_mean, did_you_mean_folder, refuse, typed
 from folds.files import sha256_of_lines
 from folds.labels import GENDERS, SHOTS
-from folds.people import OLDEST, EvalData, Fix, Person, TrainData, fingerprint_of
-from folds.table import LINE, read_table, whole_number
+from folds.people import OLDEST, EvalData, Fix, Person, TrainData, fingerprint_of, on_disk
+from folds.table import LINE, composed, find_name, read_table, whole_number
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 LINKED_OUT = "is a link that leads out of the folder of photos: copy what it leads to"
@@ -32,12 +32,13 @@ def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = 
     table, images = _table_and_images(root, "train/train.csv")
     rows = read_table(table, ("id", "gender", "age", "path"))
     real_images = os.path.realpath(images)
+    folders = {composed(name) for name in os.listdir(images)}
     problems: list[str] = []
     seen: dict[str, str] = {}
     people: list[Person] = []
     for row in rows:
         faults = []
-        path, gender, age = row["path"], row["gender"].lower(), whole_number(row["age"])
+        path, gender, age = find_name(row["path"], folders), row["gender"].lower(), whole_number(row["age"])
         folder = str(PurePosixPath(path))  # a, a/ and ./a are one folder
         parts = PurePosixPath(path.replace("\\", "/"))
         if folder in seen:
@@ -53,15 +54,15 @@ def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = 
         photos = list[tuple[str, int, int]]()
         if parts.is_absolute() or ".." in parts.parts or str(parts) == "." or ":" in path:
             faults.append(f"path '{path}' is not a folder inside {images}")
-        elif _leads_out(images / path, real_images):
+        elif _leads_out(on_disk(images, path), real_images):
             faults.append(f"{images / path} {LINKED_OUT}")
         else:
-            photos, photo_faults = _photos_of(images / path, real_images)
+            photos, photo_faults = _photos_of(on_disk(images, path), real_images)
             faults += photo_faults
         problems += [f"train.csv row {row[LINE]}: {fault}" for fault in faults]
         if not faults:
             names, sizes, changed = zip(*photos, strict=True)
-            people.append(Person(path, row["id"], GENDERS.index(gender), age, names, sizes, changed=changed))
+            people.append(Person(path, composed(row["id"]), GENDERS.index(gender), age, names, sizes, changed=changed))
     refuse(problems, f"{table} and its photos don't fit together", "Correct them and run again.")
     people.sort(key=lambda p: p.path)
     return apply_merges(apply_fixes(TrainData(root, tuple(people), fingerprint_of(people)), fixes), merges)
@@ -79,19 +80,19 @@ def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
     table, images = _table_and_images(root, "eval/info.csv")
     rows = read_table(table, ("ImageID",))
     real_images = os.path.realpath(images)
-    found = {entry.name: entry for entry in os.scandir(images) if entry.is_file()}
+    found = {composed(entry.name): entry for entry in os.scandir(images) if entry.is_file()}
     problems: list[str] = []
     bad: dict[str, str] = {}
     seen: dict[str, str] = {}
     for row in rows:
-        image, fault, entry = row["ImageID"], "", found.get(row["ImageID"])
+        image, fault, entry = row["ImageID"], "", found.get(composed(row["ImageID"]))
         if image in seen:
             problems.append(f"info.csv row {row[LINE]}: ImageID '{image}' is already in row {seen[image]}")
             continue
         seen[image] = row[LINE]
         if entry is None:
             fault = bad[image] = "is missing"
-        elif entry.is_symlink() and _leads_out(images / image, real_images):
+        elif entry.is_symlink() and _leads_out(Path(entry.path), real_images):
             fault = LINKED_OUT
         elif entry.stat().st_size == 0:
             fault = bad[image] = "is an empty file"
@@ -99,7 +100,7 @@ def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
             problems.append(f"info.csv row {row[LINE]}: {images / image} {fault}")
     skip = " Or skip files that are missing or empty: maskens infer --skip-bad-photos" * bool(bad)
     refuse(problems, f"{table} and its photos don't fit together", f"Correct them and run again.{skip}")
-    stats = [found[i].stat() if i in found else None for i in seen]
+    stats = [found[composed(i)].stat() if composed(i) in found else None for i in seen]
     lines = (f"{i}\t{s.st_size if s else 'missing'}" for i, s in zip(seen, stats, strict=True))
     return EvalData(
         root,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -122,7 +123,7 @@ class PhotoSet:
 
     def path(self, file: str) -> Path:
         """Where one of them lies."""
-        return self.root / file
+        return on_disk(self.root, file)
 
     @functools.cached_property
     def readable(self) -> npt.NDArray[np.bool_]:
@@ -215,6 +216,12 @@ class EvalData:
         """ImageID -> why the photo can't be read, in the order of info.csv."""
         files = zip(self.ids, self.photos.files, strict=True)
         return {i: self.skipped[file] for i, file in files if file in self.skipped}
+
+
+def on_disk(root: Path, file: str) -> Path:
+    """Where a file of a CSV lies below `root`: its name may have Unicode's other form there."""
+    forms = (file, unicodedata.normalize("NFC", file), unicodedata.normalize("NFD", file))
+    return next((root / form for form in forms if file.isascii() or (root / form).exists()), root / file)
 
 
 def class_counts(data: TrainData) -> list[int]:

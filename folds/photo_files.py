@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from folds.errors import MaskensError, refuse
 from folds.files import unescape_cell
-from folds.people import PhotoSet
+from folds.people import PhotoSet, on_disk
 from folds.photos import SUFFIXES, read_photo
 from folds.run_folder import Run
 from folds.table import read_table
@@ -29,28 +30,34 @@ def find_photos(named: Sequence[Path]) -> tuple[PhotoSet, tuple[str, ...]]:
         MaskensError: what does not exist, and folders without a photo, all listed.
     """
     found: dict[str, None] = {}
-    others = 0
+    others: Counter[str] = Counter()
     problems = []
     for path in named:
         files = _below(path) if path.is_dir() else [str(path)] if path.exists() else []
         photos = [f for f in files if not path.is_dir() or Path(f).suffix.lower() in SUFFIXES]
-        others += len(files) - len(photos)
         found |= dict.fromkeys(photos)
-        if not photos:
-            fault = f"holds no photo ({', '.join(SUFFIXES)})" if path.is_dir() else "does not exist"
-            problems.append(f"{path} {fault}")
+        rest = Counter(Path(f).suffix.lower() or "without a suffix" for f in files if f not in found)
+        others += rest
+        if not path.exists():
+            problems.append(f"{path} does not exist")
+        elif not photos:
+            problems.append(f"{path} holds no photo ({', '.join(SUFFIXES)}); other files: {_counted(rest) or 'none'}")
     not_text = [f for f in found if f.encode(errors="replace") != os.fsencode(f)]
     problems += [f"{f!a} has a name that is not UTF-8: rename it" for f in not_text]
     refuse(problems, "these can't be predicted")
-    note = f"skipped {others} other files in the folders. Photos end in {', '.join(SUFFIXES)}"
+    note = f"skipped in folders: {_counted(others)}. Photos end in {', '.join(SUFFIXES)}"
     return PhotoSet(Path(), tuple(found), ""), (note,) if others else ()
+
+
+def _counted(others: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(others.items(), key=lambda o: (-o[1], o[0])))
 
 
 def training_aspect(run: Run) -> float | None:
     """Height / width of a photo that a run was trained on; None if its data are missing."""
     with contextlib.suppress(MaskensError, OSError, StopIteration):
         row = read_table(run.folds_file, ("path",))[0]
-        files = _below(run.data_folder() / "train" / "images" / unescape_cell(row["path"]))
+        files = _below(on_disk(run.data_folder(), f"train/images/{unescape_cell(row['path'])}"))
         height, width, _ = read_photo(Path(next(f for f in files if f.lower().endswith(SUFFIXES)))).shape
         return float(height / width)
     return None

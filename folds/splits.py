@@ -13,7 +13,7 @@ from folds.errors import MaskensError, refuse
 from folds.files import safe_csv, unescape_cell
 from folds.labels import AGES, CLASSES, GENDERS, MASKS, IntArray, age_band
 from folds.people import AS_NAMED, Person, TrainData
-from folds.table import LINE, read_table, whole_number
+from folds.table import LINE, find_name, read_table, whole_number
 
 COLUMNS = ("path", "id", "fold", "gender", "age", "photos", "bytes", "stratum")
 STRATA = tuple(f"{g} {a}" for g in GENDERS for a in AGES)
@@ -153,7 +153,7 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
     wanted = {p.path for p in data.people}
     assigned: dict[str, int] = {}
     for row in read_table(path, ("path", "fold")):
-        number, name, fold = row[LINE], unescape_cell(row["path"]), whole_number(row["fold"])
+        number, name, fold = row[LINE], find_name(row["path"], wanted), whole_number(row["fold"])
         if name not in wanted:
             problems.append(f"row {number}: '{name}' is not in train.csv")
         elif name in assigned:
@@ -182,7 +182,9 @@ def what_changed(path: Path, data: TrainData) -> list[str]:
     for name in sorted(now.keys() & before.keys()):
         person, row = now[name], before[name]
         present = (person.id, GENDERS[person.gender], str(person.age))
-        if present != (row["id"], row["gender"], row["age"]):
+        if row["id"] != person.id and find_name(person.id, [row["id"]]) == row["id"]:
+            lines.append(f"{name}: id is {person.id}, was {row['id']} (a spreadsheet drops zeros: save ids as text)")
+        elif present != (row["id"], row["gender"], row["age"]):
             lines.append(f"{name}: id, gender or age differ from what folds.csv recorded")
         elif str(sum(person.bytes)) != row["bytes"]:
             lines.append(f"{name}: its photo files have another size")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -48,10 +49,10 @@ def spoiled_csv(rng: Random, content: bytes) -> bytes:
 
 
 def plain_rows(content: bytes, needed: Sequence[str]) -> list[dict[str, str]] | None:
-    """The rows of a CSV as stripped text, cells that a row lacks empty; None where it has to be refused: not UTF-8,
+    """The rows of a CSV as stripped text, cells that a row lacks empty; None where it has to be refused: not Unicode,
     quotes that don't match, a needed column missing or there twice, cells without a column, no rows."""
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         header = text.lstrip().partition("\n")[0]
         separator = next((s for s in ",;\t" if s in header), ",")
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
@@ -63,8 +64,9 @@ def plain_rows(content: bytes, needed: Sequence[str]) -> list[dict[str, str]] | 
     columns, *rows = records
     if not rows or any(any(row[len(columns) :]) for row in rows):
         return None
+    form = str if "ImageID" in needed else partial(unicodedata.normalize, "NFC")  # ImageIDs are written back
     padding = [""] * len(columns)
-    return [dict(zip(columns, row + padding, strict=False)) for row in rows]
+    return [dict(zip(columns, map(form, row + padding), strict=False)) for row in rows]
 
 
 def plain_number(cell: str) -> int:

@@ -12,7 +12,7 @@ from folds.errors import MaskensError, refuse
 from folds.files import csv_text, replace_keeping, safe_csv, write_or_set_aside
 from folds.labels import CLASSES, IntArray
 from folds.people import describe_skipped
-from folds.table import LINE, read_table, whole_number
+from folds.table import LINE, composed, read_table, whole_number
 
 HEADER = ("ImageID", "ans")
 FAR = 0.25  # total variation distance from the prior at which a histogram looks wrong
@@ -110,6 +110,7 @@ def align(path: Path, ids: Sequence[str], exact: bool = False) -> IntArray:
         MaskensError: if the file does not hold exactly these ids.
     """
     found, classes = read_answers(path, exact)
+    ids, found = ([composed(i) for i in names] for names in (ids, found))
     place = {i: n for n, i in enumerate(found)}
     missing = [i for i in ids if i not in place]
     extra = place.keys() - set(ids)

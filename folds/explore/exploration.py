@@ -19,7 +19,7 @@ from folds.labels import CLASSES, GENDERS, SHOTS, FloatArray, age_band
 from folds.pages.contact_sheet import thumbnail, thumbnails
 from folds.people import TrainData, repeated_ids
 from folds.photos import Pixels, Progress, in_threads, photo_format, read_photo
-from folds.table import read_table
+from folds.table import find_name, read_table
 
 PAIRS = 24  # people with nearly the same photo that are shown; all are counted
 STAND_OUT = 7  # photos at each end of a measure: a row of the page
@@ -280,7 +280,7 @@ def _folder_names(data: TrainData) -> list[Finding]:
         says = {k: v.lower() for k, v in name.groupdict().items()} | {"id": name["id"], "age": str(int(name["age"]))}
         race = races.get(person.path, "").lower() or says["race"]
         row = {
-            "id": person.id,
+            "id": find_name(person.id, [name["id"]]),
             "gender": GENDERS[person.gender],
             "race": race,
             "age": str(person.age),
