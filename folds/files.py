@@ -157,15 +157,6 @@ def must_be_writable(path: Path) -> None:
         raise MaskensError(f"can't write {path}: {error.strerror or error}.") from error
 
 
-def still_there(path: Path) -> str:
-    """Remove a file that is needed no more; a warning where the system refuses, "" where it is gone."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        return f"can't remove {path} ({error.strerror}); it is of an earlier attempt, delete it"
-    return ""
-
-
 def write_text(path: Path, text: str) -> None:
     """Replace `path` with UTF-8 text, atomically. Raises MaskensError as `replacing` does."""
     with replacing(path) as handle:
@@ -201,6 +192,18 @@ def sealed(record: Mapping[str, Any], *free: str) -> dict[str, Any]:
     return {**record, SEAL: sha256(json.dumps(hashed, sort_keys=True))}
 
 
+_adapters: dict[Any, Any] = {}  # to make one takes longer than to read a small record
+
+
+def type_adapter(kind: Any) -> Any:
+    """pydantic's TypeAdapter of a class."""
+    from pydantic import TypeAdapter  # here, because not every command has a record
+
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
+
+
 def record_text(value: Any, *free: str, without: Collection[str] = ()) -> str:
     """A dataclass or pydantic model as JSON with the format's number and its own checksum, for `read_record`.
 
@@ -208,9 +211,7 @@ def record_text(value: Any, *free: str, without: Collection[str] = ()) -> str:
         free: fields that may be edited.
         without: fields that are not written.
     """
-    from pydantic import TypeAdapter  # here, because not every command has a record
-
-    fields = TypeAdapter(type(value)).dump_python(value, mode="json", exclude=set(without))
+    fields = type_adapter(type(value)).dump_python(value, mode="json", exclude=set(without))
     return json_text(sealed({"format": RECORD_FORMAT} | fields, *free))
 
 
@@ -238,7 +239,7 @@ def read_record(
     Raises:
         MaskensError: it can't be read, was edited, is of another version, or holds impossible values.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     try:
         record = read_json(path)
@@ -247,7 +248,7 @@ def read_record(
         del record[SEAL]
         if record.pop("format", None) != RECORD_FORMAT:
             raise ValueError("made by another version of maskens")
-        value = TypeAdapter(kind).validate_python(record | given)
+        value: T = type_adapter(kind).validate_python(record | given)
         check(value)
         return value
     except OSError as error:

@@ -85,7 +85,6 @@ class Run:
     oof_file = _File(OOF)  # pooled out-of-fold logits
     report_file = _File("report.html")
     precision_file = _File(PRECISION)
-    pseudo_file = _File("pseudo.csv")
     pseudo_record = _File("pseudo.json")
     soft_record = _File("soft_targets.json")
 

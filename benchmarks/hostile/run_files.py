@@ -18,7 +18,7 @@ import safetensors.numpy
 
 from ensemble.jobs.job import Job
 from ensemble.recipes.recipe_file import load_recipe, with_weights
-from folds.files import sha256
+from folds.files import sealed, sha256
 from folds.run_folder import load_run
 from hostile.judge import Verdict, command, judge, judge_call
 from hostile.mutations import DEEP, spoiled_bytes, spoiled_text, spoiled_toml, spoiled_tree
@@ -47,7 +47,7 @@ def job_json(rng: Random, place: Workplace) -> Verdict:
     """A job.json that vouches for other files, or for none, is refused or reported."""
 
     def vouched(record: Any, scoring: bool) -> Any:
-        sums = _get(record, "sha256")
+        sums = _get(record, "checksums")
         return _get(record, "state"), _get(sums, "oof.npz") if scoring else sums  # scoring uses no models
 
     task, fold = rng.choice(JOBS)
@@ -189,8 +189,8 @@ def _another(rng: Random, place: Workplace, file: Path) -> bytes:
 def _resealed(place: Workplace, file: Path, content: bytes, how: str, usable: bool) -> Verdict:
     """What comes of a job's file whose checksum was made anew; `usable` if it may be told from none in order."""
     status = json.loads(file.with_name("job.json").read_text())
-    status["sha256"][file.name] = sha256(content)
-    ended, same = place.used({file: content, file.with_name("job.json"): json.dumps(status).encode()}, how)
+    status["checksums"][file.name] = sha256(content)
+    ended, same = place.used({file: content, file.with_name("job.json"): json.dumps(sealed(status)).encode()}, how)
     return judge(ended, lambda: "" if usable or same else f"{file.name} was used, and is not its job's")
 
 

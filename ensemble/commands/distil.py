@@ -204,8 +204,9 @@ def _refuse_other_lessons(student: Run, soft: SoftTargets, kept: SoftTargets | N
         raise MaskensError(f"{student.folder} has jobs that learn from labels alone. Name a new folder: --out DIR")
     if kept.hash != soft.hash:
         raise MaskensError(
-            f"{student.folder} has jobs that learn from other soft targets: {kept.words}; now {soft.words}. "
-            f"Continue training: maskens train --run {typed(student.folder)}; or name a new folder: --out DIR"
+            f"{student.folder} has jobs that learn from other soft targets: {kept.description}; now "
+            f"{soft.description}. Resume with: maskens train --run {typed(student.folder)}; or name a new folder: "
+            "--out DIR"
         )
     return kept
 
@@ -301,7 +302,7 @@ def distil(options: Options, observer: Observer) -> Trained:
     written_folds(options.fold)  # a malformed value is refused before slow imports
     planned = plan_distillation(options)
     plan = planned.training
-    observer.say(f"student {plan.run.folder}, soft targets {planned.soft.words}")
+    observer.say(f"student {plan.run.folder}, soft targets {planned.soft.description}")
     announce(plan, observer)
     if options.dry_run:
         plan = leave_out_bad_photos(plan, observer, write=False)

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import typer
 
@@ -42,11 +42,12 @@ from folds.errors import MaskensError, refuse, typed
 if TYPE_CHECKING:
     from ensemble.evaluation.compare import SweepComparison
     from ensemble.jobs.spec import JobSpec
-    from ensemble.jobs.sweep import Sweep
     from ensemble.recipes.schema import Recipe
     from ensemble.training.cost import Estimate
     from ensemble.training.runner import Failure
     from folds.run_folder import Run
+
+SWEEP = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,49 @@ class Options:
     quiet: QuietOption = False
 
 
+@dataclass(frozen=True)
+class Sweep:
+    """sweep.json: a run for each recipe and seed, all on the same folds. `folder` is not written: it may be moved."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    folder: Path
+    fingerprint: str  # of the data
+    folds_hash: str
+    recipes: dict[str, str]  # name -> TOML with every value; the first is what the others are compared with
+    seeds: tuple[int, ...]
+    folds: tuple[int, ...]  # that are trained
+
+    @property
+    def pairs(self) -> Iterator[tuple[str, int]]:
+        """(recipe, seed) of each run."""
+        return ((recipe, seed) for recipe in self.recipes for seed in self.seeds)
+
+    def run_folder(self, recipe: str, seed: int) -> Path:
+        return self.folder / f"{recipe}-seed{seed}"
+
+
+def load_sweep(folder: Path) -> Sweep | None:
+    """The sweep in a folder, None if there is none yet.
+
+    Raises:
+        MaskensError: a sweep.json that is damaged or was edited, or the folder is a run or no folder.
+    """
+    from folds.files import read_record
+    from folds.run_folder import has_run
+
+    if has_run(folder) or (folder.exists() and not folder.is_dir()):
+        what = "run folder" if folder.is_dir() else "file"
+        raise MaskensError(f"{folder} is a {what}. Name another folder for the sweep with --out DIR.")
+    path = folder / SWEEP
+    return read_record(path, Sweep, check=_refuse_paths, folder=folder) if path.exists() else None
+
+
+def _refuse_paths(sweep: Sweep) -> None:
+    if any(Path(name).name != name for name in sweep.recipes):
+        raise ValueError("a recipe's name is a path")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepPlan(Plan):
     """The jobs of a sweep. Those to do come fold by fold, so that whenever it is stopped all recipes and seeds have
@@ -125,7 +169,7 @@ class SweepPlan(Plan):
 
     def counts(self) -> dict[str, tuple[int, ...]]:
         """recipe -> its runs and jobs, and of the jobs those done, to be trained, and shared with another recipe."""
-        from ensemble.jobs.reuse import once_each
+        from ensemble.jobs.finished import once_each
 
         queue, shared = once_each(self.todo)
 
@@ -156,11 +200,10 @@ def plan_sweep(options: Options) -> SweepPlan:
         MaskensError: everything that would fail later, all at once.
     """
     from ensemble.backends.choose import choose_hardware
-    from ensemble.jobs.completion import begun, restore, unfinished
+    from ensemble.jobs.card import refuse_leaking_weights
+    from ensemble.jobs.finished import begun, restore, unfinished
     from ensemble.jobs.hardware import unused_gpu
-    from ensemble.jobs.seen_people import refuse_leaking_weights
     from ensemble.jobs.spec import plan, refuse_jobs_without_photos
-    from ensemble.jobs.sweep import Sweep, load_sweep
     from ensemble.training.preflight import job_warnings, preflight
     from ensemble.training.tracking import check_trackers
     from folds.ranges import parse_folds, parse_seeds
@@ -315,14 +358,13 @@ def _run_of(sweep: Sweep, base: Run, name: str, seed: int, recipe: Recipe) -> Ru
 def begin_sweep(plan: SweepPlan, observer: Observer) -> SweepPlan:
     """Write down what the sweep is, make its runs, leave out photos that can't be read if that was asked for, and take
     over jobs that another of its runs has finished."""
-    from ensemble.jobs.completion import unfinished
-    from ensemble.jobs.reuse import reuse_among
-    from ensemble.jobs.sweep import save_sweep
+    from ensemble.jobs.finished import reuse_among, unfinished
     from ensemble.recipes.recipe_file import bind_recipe
     from ensemble.training.preflight import remember_skipped
+    from folds.files import write_record
     from folds.run_folder import load_run, remembered, start_run
 
-    save_sweep(plan.sweep)
+    write_record(plan.sweep.folder / SWEEP, plan.sweep, without=("folder",))
     runs: dict[Path, Run] = {}
     for (recipe, seed), run in plan.runs.items():
         if not remembered(run.folder):
@@ -357,7 +399,6 @@ def _compare(options: Options) -> SweepComparison | None:
         MaskensError: no sweep there, or files that don't belong together.
     """
     from ensemble.evaluation.compare import compare_recipes, records
-    from ensemble.jobs.sweep import load_sweep
     from folds.files import json_text, safe_csv, write_text
     from folds.run_folder import remembered
 

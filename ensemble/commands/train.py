@@ -123,14 +123,14 @@ class Plan:
     @property
     def queue(self) -> list[JobSpec]:
         """The jobs to train: of those that come out the same in several runs the first."""
-        from ensemble.jobs.reuse import once_each
+        from ensemble.jobs.finished import once_each
 
         return once_each(self.todo)[0]
 
     @property
     def shown(self) -> list[JobSpec]:
         """The jobs to follow, run by run: all but those that come from another run."""
-        from ensemble.jobs.reuse import once_each
+        from ensemble.jobs.finished import once_each
 
         shared = {(s.run.folder, s.task, s.fold) for s in once_each(self.todo)[1]}
         return [s for s in self.jobs if (s.run.folder, s.task, s.fold) not in shared]
@@ -231,9 +231,9 @@ def plan_jobs(
         MaskensError: as `plan_training`.
     """
     from ensemble.backends.choose import choose_hardware
-    from ensemble.jobs.completion import begun, restore, unfinished
+    from ensemble.jobs.card import refuse_leaking_weights
+    from ensemble.jobs.finished import begun, restore, unfinished
     from ensemble.jobs.hardware import unused_gpu
-    from ensemble.jobs.seen_people import refuse_leaking_weights
     from ensemble.jobs.spec import plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
     from ensemble.recipes.recipe_file import resolve_recipe, run_recipe
     from ensemble.recipes.schema import soft_f1_warnings
@@ -364,8 +364,7 @@ def leave_out_bad_photos(plan: AnyPlan, observer: Observer = SILENT, write: bool
 
 def reuse_finished(plan: TrainingPlan, source: Run) -> tuple[TrainingPlan, int]:
     """Copy the jobs that another run has finished alike; returns (what is left, how many were copied)."""
-    from ensemble.jobs.completion import unfinished
-    from ensemble.jobs.reuse import reuse_jobs
+    from ensemble.jobs.finished import reuse_jobs, unfinished
     from ensemble.recipes.recipe_file import bind_recipe
 
     bind_recipe(plan.run, plan.recipe)
@@ -390,7 +389,7 @@ def carry_out(
         MaskensError: a photo that can't be read, a full disk; another process is at one of the jobs.
         Stopped: by Ctrl-C or SIGTERM, once the jobs under way have saved what they have learned.
     """
-    from ensemble.jobs.reuse import reuse_among
+    from ensemble.jobs.finished import reuse_among
     from ensemble.recipes.recipe_file import bind_recipe
     from ensemble.training.queue import fill_cache
     from ensemble.training.queue import train as train_jobs
@@ -510,7 +509,7 @@ def train(options: Options, observer: Observer) -> Trained:
         observer.print(pseudo_table(plan.pseudo))
         observer.say(pseudo_line(plan.pseudo))
     if plan.soft and plan.todo:
-        observer.say(f"soft targets {plan.soft.words}")
+        observer.say(f"soft targets {plan.soft.description}")
     if options.dry_run:
         return Trained(plan.run, 0, {}, plan.estimate(observer))
     if options.reuse and plan.todo:

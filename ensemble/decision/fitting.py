@@ -303,7 +303,7 @@ def with_mean_temperatures(blend: OofEnsemble, fitted: DecisionParams) -> Decisi
     for member, tuned in zip(blend.runs, fitted.runs, strict=True):
         means, measured = tuned.temperatures, True
         if means and len(trained_folds(member.run, member.recipe)[0]) > 1:
-            seen = member.run.pseudo_file.exists()  # by models that were trained on photos to predict
+            seen = member.run.pseudo_record.exists()  # by models that were trained on photos to predict
             predicted = {} if seen else _predicted(member, fitted.tta_set)
             means = {task: _of_mean(found, member.targets[task], predicted.get(task)) for task, found in means.items()}
             measured = seen or all(task in predicted or max(found) <= 1 for task, found in tuned.temperatures.items())

@@ -248,7 +248,7 @@ def untuned_run(run: Run, recipe: Recipe) -> RunTuning:
 
 def made_of(run: Run, recipe: Recipe) -> str:
     """sha256 of all that a run's jobs are trained from: a student and its twin without teachers differ in it."""
-    beside = (run.soft_record, run.pseudo_file)
+    beside = (run.soft_record, run.pseudo_record)
     given = [
         run.fixes_hash,
         run.merged_hash,

@@ -11,7 +11,7 @@ import numpy as np
 
 from ensemble.decision.blend import OofEnsemble, load_oof_ensemble
 from ensemble.jobs.oof import Checkpoint, whole_folds
-from ensemble.jobs.soft_targets import pseudo_words, soft_words
+from ensemble.jobs.soft_targets import describe_pseudo_labels, describe_soft_targets
 from ensemble.metrics.scores import (
     DRAWS,
     SCORED_PARTS,
@@ -167,8 +167,8 @@ def _differences(compared: Sequence[ComparedRun]) -> list[tuple[str, list[str]]]
         ("seed", [str(c.run.seed) for c in compared]),
         ("folds", [f"{c.run.k}, split {sha256(c.blend.folds.tobytes())[:6]}" for c in compared]),
         ("labels", [_fixes(c) for c in compared]),
-        ("pseudo-labels", [pseudo_words(c.run) for c in compared]),
-        ("soft targets", [soft_words(c.run) for c in compared]),
+        ("pseudo-labels", [describe_pseudo_labels(c.run) for c in compared]),
+        ("soft targets", [describe_soft_targets(c.run) for c in compared]),
         ("photos left out", [f"{len(c.data.skipped):,}" for c in compared]),
     ]
     tasks = list(dict.fromkeys(t for c in compared for t in c.recipe.tasks))

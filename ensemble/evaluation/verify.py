@@ -18,7 +18,7 @@ from ensemble.decision.tuning import BLEND, TUNING, DecisionParams, made_of, rea
 from ensemble.jobs.card import read_card
 from ensemble.jobs.job import JOB_FILES, STATUS, Job, JobStatus, job_names, jobs_of
 from ensemble.jobs.oof import JobOofLogits, load_job_oof, oof_hash, people_halves
-from ensemble.jobs.soft_targets import load_pseudo_labels, read_soft_targets
+from ensemble.jobs.soft_targets import load_pseudo_labels, read_pseudo_record, read_soft_targets
 from ensemble.jobs.spec import run_identity
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.recipe_file import parse_recipe
@@ -115,12 +115,12 @@ def verify_job(job: Job, recipe: Recipe, data: TrainData | None, folds: IntArray
         yield Check(STATUS, f"{name}/{STATUS}", "a finished job", found, False, mend)
     else:
         learned = {"fingerprint": run.fingerprint, "skipped": run.skipped_hash or None}
-        learned |= _pseudo_labels(run) | _soft_targets(run, job.fold)
+        learned |= _lessons(run, job.fold)
         yield same(STATUS, f"{name}/{STATUS}", expected | learned, status.record, mend)
     current = job.checksums()
     for file in JOB_FILES:
         there = current.get(file, "missing")
-        recorded = status.sha256.get(file, "") if status.state == "done" else ""
+        recorded = status.checksums.get(file, "") if status.state == "done" else ""
         if recorded or there == "missing":
             yield Check(file, f"{name}/{file}", recorded or "a file", there, recorded == there, mend)
     yield _card(job.model, f"{name} card", expected | {"k": run.k}, status, mend)
@@ -129,22 +129,13 @@ def verify_job(job: Job, recipe: Recipe, data: TrainData | None, folds: IntArray
         yield _oof_score(job.oof, f"{name} out-of-fold F1", task, expected, data, folds, status, mend)
 
 
-def _pseudo_labels(run: Run) -> dict[str, str | None]:
-    """As `PseudoLabels.hash` of the run's pseudo-labels; nothing where one of their files is gone, of which a check of
-    the run tells."""
-    there = [run.pseudo_file, run.pseudo_record]
-    if any(file.exists() for file in there) != all(file.exists() for file in there):
-        return {}
-    return {"pseudo": sha256_of_text(there[0]) or None}
-
-
-def _soft_targets(run: Run, fold: int) -> dict[str, str | None]:
-    """The hash of a fold's soft targets; nothing where they can't be read, of which a check of the run tells."""
+def _lessons(run: Run, fold: int) -> dict[str, str | None]:
+    """Hashes of a fold's pseudo-labels and soft targets; none where they can't be read, which is a check of the run."""
     try:
-        found = read_soft_targets(run)
+        pseudo, soft = read_pseudo_record(run), read_soft_targets(run)
     except MaskensError:
         return {}
-    return {"soft_targets": found.fold_hash(fold) if found else None}
+    return {"pseudo": pseudo.hash if pseudo else None, "soft_targets": soft.fold_hash(fold) if soft else None}
 
 
 def _card(path: Path, item: str, expected: dict[str, Any], status: JobStatus, mend: str) -> Check:
@@ -319,8 +310,8 @@ def _check_soft_targets(run: Run) -> Iterator[Check]:
 
 def _check_pseudo_labels(run: Run, root: Path) -> Iterator[Check]:
     """That the pseudo-labels that jobs learn from are as they were made."""
-    name, record = run.pseudo_file.name, run.pseudo_record.name
-    mend = f"put {name} and {record} back as they were"
+    name = run.pseudo_record.name
+    mend = f"put {name} back as it was"
     try:
         found = load_pseudo_labels(run, root)
     except MaskensError as error:

@@ -1,25 +1,27 @@
-"""The model card of a checkpoint: all that it takes to rebuild the model and feed it; read without torch."""
+"""The model card of a checkpoint: how to rebuild the model, its inputs, and the people it was trained on. No torch."""
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import safetensors
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict
 
-from ensemble.jobs.spec import JobSpec
+from ensemble.jobs.spec import JobSpec, learned_rows
 from ensemble.recipes.architecture import ModelArgs, ModelName
 from ensemble.recipes.schema import Crop, Preprocessing
 from ensemble.recipes.tasks import AgeHead, OutputSpec, Part, Predicts
-from folds.errors import MaskensError, first_line, typed
-from folds.files import lfs_pointer
+from folds.errors import MaskensError, first_line, refuse, typed
+from folds.files import lfs_pointer, sha256, type_adapter
+from folds.labels import IntArray
+from folds.people import Person, TrainData
 
 FORMAT = 1
+KEY = 12  # hex digits that name a person
 
 Rgb = tuple[float, float, float]
 
@@ -49,8 +51,8 @@ class ModelCard:
     people: str  # whom it was trained on: `person_key` of each row of train.csv, sorted and joined
     epoch: int
     f1: float
-    age_head: AgeHead = "softmax"  # the only one there was up to maskens 0.5
-    reduced: bool = False  # how its photos were decoded; cards of maskens 0.3 don't say, and then it was fully
+    age_head: AgeHead = "softmax"
+    reduced: bool = False  # how its photos were decoded
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -62,15 +64,15 @@ class ModelCard:
 
 
 def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: int, f1: float) -> ModelCard:
-    """The card of what a job has learned.
+    """The card of a job's checkpoint.
 
     Args:
         normalisation: mean and standard deviation of the model's inputs, of each channel in 0..1.
-        people: as in the card.
+        people: `trained_on`.
         epoch: from 1.
-        f1: macro F1 of the fold that is held out, after that epoch.
+        f1: macro F1 of the held-out fold after that epoch.
     """
-    recipe, target = spec.recipe.tasks[spec.task], spec.recipe.tasks[spec.task].target
+    recipe = spec.recipe.tasks[spec.task]
     return ModelCard(
         model=recipe.model,
         model_args=recipe.model_args,
@@ -80,13 +82,13 @@ def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: 
         k=spec.run.k,
         resize=recipe.resize,
         crop=recipe.crop,
-        reduced=recipe.decode == "reduced",
+        reduced=recipe.preprocessing.reduced,
         mean=normalisation[0],
         std=normalisation[1],
         cuts=recipe.ages.cuts,
         merge=recipe.ages.bands,
         age_head=recipe.ages.head,
-        labels=dict(target.names),
+        labels=dict(recipe.target.names),
         task_hash=recipe.hash,
         folds_hash=spec.run.folds_hash,
         seed=spec.run.seed,
@@ -99,7 +101,7 @@ def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: 
 def card_metadata(card: ModelCard) -> dict[str, str]:
     """The metadata that keep a card in a checkpoint: a single entry with sorted keys.
 
-    safetensors writes several entries in random order, and equal trainings are to give equal files.
+    safetensors writes several entries in random order, and equal trainings have to give equal files.
     """
     return {"maskens": json.dumps({"format": FORMAT, "card": asdict(card)}, sort_keys=True)}
 
@@ -111,30 +113,86 @@ def read_card(path: Path) -> ModelCard:
         MaskensError: missing, damaged, or not a checkpoint of ours.
     """
     try:
-        with safetensors.safe_open(path, framework="np") as file:
-            record = _record(file.metadata() or {})
-        return _adapter().validate_python(record)
+        found = json.loads(_metadata(path)["maskens"])
+        if found["format"] != FORMAT:
+            raise ValueError(f"its format is {found['format']}, not {FORMAT}")
+        card: ModelCard = type_adapter(ModelCard).validate_python(dict(found["card"]))
+        return card
     except FileNotFoundError:
         raise MaskensError(f"there is no checkpoint {path}") from None
     except (OSError, safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise MaskensError(_damaged(path, error)) from error
+        raise damaged_checkpoint(path, error) from error
 
 
-@functools.cache
-def _adapter() -> TypeAdapter[ModelCard]:
-    return TypeAdapter(ModelCard)
-
-
-def _record(metadata: Mapping[str, str]) -> dict[str, Any]:
-    found = json.loads(metadata["maskens"])
-    if found["format"] != FORMAT:
-        raise ValueError(f"its format is {found['format']}, not {FORMAT}")
-    return dict(found["card"])
-
-
-def _damaged(path: Path, error: Exception) -> str:
-    return (
+def damaged_checkpoint(path: Path, error: Exception) -> MaskensError:
+    """What to raise of a checkpoint that can't be loaded, with the command that makes it again."""
+    return MaskensError(
         f"the checkpoint {path} is damaged or not one of maskens' ({lfs_pointer(path) or first_line(error)}). "
         f"Train that job again: maskens train --run {typed(path.parent.parent.parent)} "
         f"--task {path.parent.parent.name} --fold {path.parent.name.removeprefix('fold')} --restart"
     )
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Raises FileNotFoundError, OSError or SafetensorError."""
+    with safetensors.safe_open(path, framework="np") as file:
+        return dict(file.metadata() or {})
+
+
+def person_key(person: Person) -> str:
+    """12 hex digits that name a row of train.csv by its folder and its photos' sizes, whatever its labels and fold."""
+    photos = (f"{name}:{size}" for name, size in zip(person.photos, person.bytes, strict=True))
+    return sha256("\t".join([person.path, *photos]))[:KEY]
+
+
+def trained_on(spec: JobSpec, data: TrainData, folds: IntArray) -> str:
+    """For the card of a job: the keys of all people it is trained on, and of those its initial weights were.
+
+    Args:
+        folds: int64 (people,).
+    """
+    people = np.unique(data.photo_person[learned_rows(spec, data, folds)])
+    return "".join(sorted({person_key(data.people[i]) for i in people} | _seen_by_weights(spec)))
+
+
+def refuse_leaking_weights(specs: Sequence[JobSpec], data: TrainData, folds: IntArray) -> None:
+    """Refuse jobs whose initial weights were trained on people of their fold.
+
+    Args:
+        folds: int64 (people,).
+
+    Raises:
+        MaskensError: naming tasks, files and folds.
+    """
+    keys = np.array([person_key(p) for p in data.people])
+    found: dict[tuple[str, str], dict[int, int]] = {}  # (task, weights) -> fold -> people of it
+    for spec in specs:
+        if both := set(keys[folds == spec.fold]) & _seen_by_weights(spec):
+            weights = spec.recipe.tasks[spec.task].of_fold(spec.fold).weights
+            found.setdefault((spec.task, weights), {})[spec.fold] = len(both)
+    problems = [
+        f"tasks.{task}: {weights} was trained on {sum(counts.values())} people of fold "
+        f"{', '.join(map(str, sorted(counts)))}"
+        for (task, weights), counts in found.items()
+    ]
+    advice = (
+        "Give each fold the weights of a run's same fold (--weights RUN, with the same folds), train only folds whose "
+        "people the file was not trained on (--fold), or name other weights"
+    )
+    refuse(problems, "scores would be too high: initial weights were trained on the people who score them", advice)
+
+
+def _seen_by_weights(spec: JobSpec) -> set[str]:
+    """The keys of the people that a job's initial weights were trained on; none for files without a card."""
+    weights = spec.recipe.tasks[spec.task].of_fold(spec.fold).weights
+    try:
+        metadata = _metadata(Path(weights)) if weights else {}
+    except (OSError, safetensors.SafetensorError):
+        return set()
+    if "maskens" not in metadata:
+        return set()
+    try:
+        people = read_card(Path(weights)).people
+    except MaskensError as error:
+        raise MaskensError(f"the people that {weights} was trained on are not known: {error}") from error
+    return {people[i : i + KEY] for i in range(0, len(people), KEY)}

@@ -15,7 +15,7 @@ import psutil
 from folds.errors import MaskensError
 
 GPU_FILES = "/dev/nvidia[0-9]*"  # of NVIDIA's driver on Linux
-CGROUPS = {  # version of Linux's control groups -> (folder, files of the limit and of what is used, page cache in stat)
+CGROUPS = {  # version of Linux's control groups -> folder, files of limit and use, page cache in memory.stat
     1: ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
 }
@@ -27,9 +27,9 @@ def choose_device(name: str) -> str:
     """`auto` becomes cuda where there is one, else cpu.
 
     Raises:
-        MaskensError: cuda asked for and not to be had.
+        MaskensError: cuda asked for and not available.
     """
-    import torch  # here, so that planning jobs needs none of it
+    import torch  # here, so that planning jobs does not import it
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -39,7 +39,7 @@ def choose_device(name: str) -> str:
 
 
 def unused_gpu(asked: str, hardware: Hardware) -> str:
-    """What to say where this machine has a GPU that torch can't use, so that `auto` became the CPU; else "".
+    """A warning where `auto` became the CPU though there is a GPU, which torch can't use; else "".
 
     Args:
         asked: auto, cpu or cuda.
@@ -47,16 +47,15 @@ def unused_gpu(asked: str, hardware: Hardware) -> str:
     import torch
 
     files = glob.glob(GPU_FILES)
-    if asked != "auto" or hardware.device != "cpu" or hardware.address or not files:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    if asked != "auto" or hardware.device != "cpu" or hardware.address or not files or hidden:
         return ""
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):  # hidden on purpose
-        return ""
-    found = f"there is a GPU ({files[0]}), but torch {torch.__version__}"
-    if torch.version.cuda is None:
-        why = "is built for CPUs only: install a torch built for CUDA"
-    else:
+    why = "is built for CPUs only: install a torch built for CUDA"
+    if torch.version.cuda:
         why = f"can't use it: compare its CUDA {torch.version.cuda} with the driver's (nvidia-smi)"
-    return f"{found} {why}. Everything runs on the CPU; --device cpu says that this is meant"
+    return (
+        f"there is a GPU ({files[0]}), but torch {torch.__version__} {why}. Everything runs on the CPU (--device cpu)"
+    )
 
 
 def free_memory(root: Path = Path("/")) -> int:
@@ -65,29 +64,23 @@ def free_memory(root: Path = Path("/")) -> int:
     Args:
         root: of the file system, where Linux's `proc` and `sys` are.
     """
-    found = [int(psutil.virtual_memory().available)]
+    found, lines = [int(psutil.virtual_memory().available)], []
     with contextlib.suppress(OSError):
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, group = line.split(":", 2)
-            version = 1 if "memory" in controllers.split(",") else 2
-            if version == 2 and controllers:
-                continue
-            folder, *names = CGROUPS[version]
-            base = root / folder
-            inner = base / group.lstrip("/")
-            # a limit holds for all groups within; in a container the path may be the host's, and the root its own
-            for level in (inner, *inner.parents):
-                if level.is_relative_to(base):
-                    with contextlib.suppress(OSError, ValueError, KeyError):
-                        found.append(_left_in_group(level, *names))
+        lines = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+    for _, controllers, group in lines:
+        version = 1 if "memory" in controllers.split(",") else 2
+        if version == 2 and controllers:
+            continue
+        folder, limit, used, cached = CGROUPS[version]
+        base = root / folder
+        inner = base / group.lstrip("/")
+        # a limit holds for all groups within; in a container the path may be the host's, and the root its own
+        for level in (inner, *inner.parents):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # no limit
+                stat = dict(line.split() for line in (level / "memory.stat").read_text().splitlines())
+                left = int((level / limit).read_text()) - int((level / used).read_text())
+                found.append(left + int(stat[cached]))  # the page cache is given back when memory is short
     return max(0, min(found))
-
-
-def _left_in_group(folder: Path, limit: str, used: str, cached: str) -> int:
-    """Raises OSError, ValueError or KeyError where there is no limit."""
-    stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    in_use = int((folder / used).read_text()) - int(stat[cached])  # the page cache is given back when memory is short
-    return int((folder / limit).read_text()) - in_use
 
 
 def visible_gpus() -> list[str]:
@@ -113,7 +106,7 @@ class Hardware:
 
     @property
     def several_processes(self) -> bool:
-        """Whether work may go to other processes than this one."""
+        """Whether work may run in other processes than this one."""
         return self.jobs > 1 or self.backend not in (None, "sequential")
 
     @property
@@ -138,22 +131,19 @@ class Hardware:
 
     @property
     def job_cores(self) -> int:
-        """What a job keeps busy: its threads and its loader processes."""
+        """Its threads and its loader processes."""
         return self.job_threads + self.job_workers
 
     @property
     def oversubscription(self) -> str:
-        """What to say where jobs and their loader processes want more cores than there are, else ""."""
+        """A warning where jobs and their loader processes want more cores than there are, else ""."""
         wanted = self.jobs * self.job_cores
-        if self.address:
-            return ""  # the cluster's own scheduler sees to that
         least = 2 if self.device == "cuda" else 1  # one of the two waits for the GPU, most of the time
-        if wanted <= max(self.cores, least):
+        if self.address or wanted <= max(self.cores, least):  # a cluster's scheduler has limits of its own
             return ""
         return (
             f"{self.job_threads} threads and {self.job_workers} loader processes a job, --jobs {self.jobs}: that is "
-            f"{wanted} at work on {self.cores} cores, and they will wait for one another; lower --jobs, --workers or "
-            "OMP_NUM_THREADS"
+            f"{wanted} at work on {self.cores} cores; lower --jobs, --workers or OMP_NUM_THREADS"
         )
 
     @property

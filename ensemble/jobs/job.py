@@ -1,17 +1,16 @@
-"""A job, one task and one fold of a run: its files, what job.json says of it, and the checksums of what it leaves."""
+"""A job, one task and one fold of a run: its files, its status in job.json, and the checksums of its results."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict
 
 from folds.errors import MaskensError, typed
-from folds.files import sha256_of_file, still_there, write_json
+from folds.files import read_record, sha256_of_file, write_record
 from folds.run_folder import LAST, MODEL, OOF, Run
 
 State = Literal["waiting", "starting", "training", "done", "stopped", "failed", "unreadable"]
@@ -37,15 +36,15 @@ class JobStatus:
     seconds_left: float | None = None
     seconds: float = 0.0  # training time so far, over all resumes
     error: str = ""
-    note: str = ""  # what the user should know though all goes on, e.g. a precision that falls back
+    note: str = ""  # a warning, e.g. of a precision that falls back
     record: dict[str, Any] = field(default_factory=dict)  # what the result came from: hashes, versions, device
-    sha256: dict[str, str] = field(default_factory=dict)  # file -> hex digest, once the job is finished
-    batches: int = 0  # of the epoch after the finished ones, if what it has learned is saved
+    checksums: dict[str, str] = field(default_factory=dict)  # file -> sha256, once the job is finished
+    batches: int = 0  # of the epoch after the finished ones, if they are saved
 
 
 @dataclass(frozen=True)
 class Job:
-    """One task and one fold of a run: where its files are, and what they say of its state."""
+    """One task and one fold of a run: where its files are, and its state."""
 
     run: Run
     task: str
@@ -88,9 +87,18 @@ class Job:
     def error(self) -> Path:
         return self.folder / "error.txt"
 
+    def status(self) -> JobStatus:
+        """job.json; `waiting` if the job has not begun, `unreadable` if the file is damaged or was edited."""
+        if not self.status_file.exists():
+            return JobStatus(self.task, self.fold)
+        try:
+            return read_record(self.status_file, JobStatus)
+        except MaskensError:
+            return JobStatus(self.task, self.fold, "unreadable")
+
     @property
     def resumable(self) -> bool:
-        """Whether a whole epoch, or a part of one, is saved to continue from."""
+        """Whether an epoch, or a part of one, is saved."""
         return self.last.exists()
 
     @property
@@ -101,28 +109,19 @@ class Job:
     @property
     def complete(self) -> bool:
         """Whether all files of a finished job are there."""
-        return self.model.exists() and self.oof.exists()
+        return self.model.exists() and self.trained
 
     @property
     def unfinished(self) -> bool:
-        """Whether it has something left to do. One whose files are all there is finished, even without job.json."""
+        """Whether something is left to do. With all files it is finished, even without job.json."""
         return (self.resumable or not self.complete) and self.status().state != "done"
 
-    def status(self) -> JobStatus:
-        """What job.json says; `waiting` if the job has not begun, `unreadable` if the file is damaged."""
-        try:
-            return _adapter().validate_json(self.status_file.read_bytes())
-        except FileNotFoundError:
-            return JobStatus(self.task, self.fold)
-        except (OSError, ValueError):
-            return JobStatus(self.task, self.fold, "unreadable")
-
     def checksums(self) -> dict[str, str]:
-        """sha256 of each of its files as they are now; those that are missing are left out."""
+        """sha256 of those of its files that are there, as they are now."""
         return {name: sha256_of_file(self.folder / name) for name in JOB_FILES if (self.folder / name).exists()}
 
     def verified_sha256(self, name: str) -> str:
-        """The sha256 of one of its files, which must be there and as the job left it, as far as job.json tells.
+        """The sha256 of one of its files, which must be there and as the job left it, as far as job.json records it.
 
         Only a finished job has checksums: while it is at work its files are replaced one by one.
 
@@ -130,62 +129,56 @@ class Job:
             MaskensError: the file is another.
         """
         path, status = self.folder / name, self.status()
-        found, expected = sha256_of_file(path), status.sha256.get(name, "") if status.state == "done" else ""
-        if expected not in ("", found):
+        found, expected = sha256_of_file(path), status.checksums.get(name) if status.state == "done" else None
+        if expected not in (None, found):
             raise MaskensError(
-                f"{path} is damaged or was replaced: its sha256 is {found}, and job.json beside it says {expected}. "
+                f"{path} is damaged or was replaced: its sha256 is {found}, and in job.json it is {expected}. "
                 f"Put the file back, or train that job again: {self.restart_command}"
             )
         return found
 
     def remove_leftovers(self) -> list[str]:
-        """Remove what it needs no more once it is finished; a line for each file that the system refuses to remove."""
-        return [*filter(None, map(still_there, (self.last, self.error)))]
+        """Remove what a finished job does not need; a line for each file that the system refuses to remove."""
+        notes = []
+        for path in (self.last, self.error):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                notes.append(f"can't remove {path} ({error.strerror}); it is of an earlier attempt, delete it")
+        return notes
 
     @property
     def restart_command(self) -> str:
-        """What trains it again."""
+        """The command that trains it again."""
         return f"maskens train --run {typed(self.run.folder)} --task {self.task} --fold {self.fold} --restart"
 
 
 def write_status(run: Run, status: JobStatus) -> None:
     """Replace the job's status file, atomically."""
-    write_json(Job(run, status.task, status.fold).status_file, asdict(status))
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[JobStatus]:
-    return TypeAdapter(JobStatus)
+    write_record(Job(run, status.task, status.fold).status_file, status)
 
 
 def jobs_of(run: Run, tasks: Iterable[str], folds: Iterable[int] | None = None) -> list[Job]:
-    """The jobs of these tasks and folds, task by task; all folds if none are named."""
+    """The jobs of these tasks and folds, task by task; default: all folds."""
     return [Job(run, task, fold) for task in tasks for fold in (range(run.k) if folds is None else folds)]
 
 
 def job_names(jobs: Sequence[Job], most: int = 6) -> str:
-    """Jobs in words, the first few of them."""
+    """The first few jobs, and how many more there are."""
     more = f" and {len(jobs) - most} more" if len(jobs) > most else ""
     return ", ".join(map(str, jobs[:most])) + more
 
 
-def learned_from(run: Run, key: str) -> list[Job]:
-    """The jobs whose record has the key, of pseudo-labels or soft targets that they have learned from."""
+def trained_with(run: Run, key: str) -> list[Job]:
+    """The jobs whose record has pseudo-labels or soft targets, by its key."""
     jobs = [Job(run, f.parent.name, int(f.name.removeprefix("fold"))) for f in run.jobs_on_disk()]
-    return [job for job in jobs if key in job.status().record]
+    return [job for job in jobs if job.status().record.get(key)]
 
 
 def unverified(run: Run, jobs: Iterable[Job]) -> list[str]:
-    """A line if some of these jobs have no job.json that says they are finished, so that nothing vouches for them."""
-    unsure = [str(job) for job in jobs if not _vouches(job.status())]
-    if not unsure:
-        return []
+    """A warning if some of these jobs have no checksums, as their job.json is not that of a finished job."""
+    unsure = [str(job) for job in jobs if job.status().state != "done"]
     return [
-        f"{run.folder}: job.json of {', '.join(unsure)} is missing, damaged or not of a finished job, so whether the "
-        "files beside it are whole can't be verified; they are used as they are"
-    ]
-
-
-def _vouches(status: JobStatus) -> bool:
-    """Whether a job is finished and has checksums of all its files, or of none."""
-    return status.state == "done" and status.sha256.keys() in (set(), set(JOB_FILES))
+        f"{run.folder}: job.json of {', '.join(unsure)} is missing, damaged or not of a finished job, so the files "
+        "beside it can't be verified; they are used as they are"
+    ] * bool(unsure)

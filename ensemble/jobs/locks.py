@@ -24,9 +24,8 @@ from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
 from folds.errors import MaskensError
 from folds.files import read_json, write_json
 
-OTHER_FILES = 512  # that a process may have open besides
-WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}  # what file systems without locks answer
-
+OTHER_FILES = 512  # that a process may have open besides locks
+WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}  # errors of file systems without locks
 ENDING = 120.0  # seconds in which a process whose command was killed saves its work and ends
 
 
@@ -42,12 +41,8 @@ class Claim:
     token: str
 
     def refuse_taken_over(self) -> None:
-        """Refuse to go on with a job that is another's by now.
-
-        Raises:
-            TakenOver: naming the other process.
-        """
-        if _read(self.lock).get("token", self.token) != self.token:  # a file that can't be read says nothing of others
+        """Raises TakenOver: another process has claimed the job. A file that can't be read claims nothing."""
+        if _read(self.lock).get("token", self.token) != self.token:
             raise TakenOver(f"another process has taken the job over{_holder(self.lock)}; nothing more is saved here.")
 
 
@@ -59,10 +54,17 @@ def lock_jobs(specs: Sequence[JobSpec]) -> Iterator[None]:
     Raises:
         MaskensError: another process is at one of the jobs.
     """
-    _allow_open_files(len(specs))
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
+        import resource
+
+        # a lock is an open file, and a sweep may have more than the 1,024 that a process usually may open
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = len(specs) + OTHER_FILES
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
     with contextlib.ExitStack() as stack:
         for spec in specs:
-            path = _file(spec.run.folder, _name(spec))
+            path = _file(spec)
             try:
                 _hold(stack, path, 0)
             except Timeout:
@@ -74,26 +76,15 @@ def lock_jobs(specs: Sequence[JobSpec]) -> Iterator[None]:
         yield
 
 
-def _allow_open_files(locks: int) -> None:
-    """A lock is an open file, and a sweep may have more than the 1,024 that a process usually may open."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = locks + OTHER_FILES
-        if soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if hard < 0 else min(wanted, hard), hard))
-
-
 @contextlib.contextmanager
 def lock_job_process(spec: JobSpec) -> Iterator[Claim]:
     """Hold the lock of the process that does a job's work, and claim the job. A process that outlives its command is
-    waited for; on a cluster's node, where it would go on to the end of its job, it is asked to stop.
+    waited for; on a cluster's node, where it would train to the end of its job, it is asked to stop.
 
     Raises:
         MaskensError: it does not end.
     """
-    path = _file(spec.run.folder, f"{_name(spec)}.process")
+    path = _file(spec, ".process")
     with contextlib.ExitStack() as stack:
         try:
             try:
@@ -104,8 +95,8 @@ def lock_job_process(spec: JobSpec) -> Iterator[Claim]:
                 _hold(stack, path, ENDING)
         except Timeout:
             raise MaskensError(
-                f"the process{_holder(path)} of an earlier maskens, which is gone, is still at {spec.task} fold "
-                f"{spec.fold}: end it and run again."
+                f"the process{_holder(path)} of an earlier maskens, which is gone, is still at {spec.job}: end it and "
+                "run again."
             ) from None
         yield Claim(path, _sign(path))
 
@@ -119,16 +110,12 @@ def one_at_a_time(run: Path, name: str) -> Iterator[None]:
         name: of what is done meanwhile.
     """
     with contextlib.ExitStack() as stack:
-        _hold(stack, _file(run, name), -1)
+        _hold(stack, lock_folder(run) / name, -1)
         yield
 
 
 def _hold(stack: contextlib.ExitStack, path: Path, seconds: float) -> None:
-    """Hold a lock until the stack ends; a file system without locks does without.
-
-    Raises:
-        Timeout: another process holds it.
-    """
+    """Hold a lock until the stack ends; nothing on a file system without locks. Raises Timeout: another holds it."""
     try:
         stack.enter_context(FileLock(path, timeout=seconds))
     except NotImplementedError:
@@ -138,37 +125,29 @@ def _hold(stack: contextlib.ExitStack, path: Path, seconds: float) -> None:
             raise
 
 
-def _name(spec: JobSpec) -> str:
-    return f"{spec.task}-fold{spec.fold}"
-
-
 def lock_folder(run: Path) -> Path:
-    """Where locks and notes of a run's processes lie; it is made."""
+    """The folder of locks and notes of a run's processes; it is made."""
     folder = run / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _file(run: Path, name: str) -> Path:
-    return lock_folder(run) / name
-
-
-def _signature(lock: Path) -> Path:
-    return lock.with_name(f"{lock.name}.json")
+def _file(spec: JobSpec, ending: str = "") -> Path:
+    return lock_folder(spec.run.folder) / f"{spec.task}-fold{spec.fold}{ending}"
 
 
 def _sign(lock: Path) -> str:
-    """Say beside a lock who holds it; returns what tells this holder from all others."""
+    """Write beside a lock who holds it; returns a token that tells this holder from all others."""
     token = uuid.uuid4().hex
     who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime(), "token": token}
-    write_json(_signature(lock), who | {"call": os.environ.get(CALL_VARIABLE, "")})
+    write_json(lock.with_name(f"{lock.name}.json"), who | {"call": os.environ.get(CALL_VARIABLE, "")})
     return token
 
 
 def _read(lock: Path) -> dict[str, Any]:
     """Who holds a lock, as far as that is known."""
     try:
-        found = read_json(_signature(lock))
+        found = read_json(lock.with_name(f"{lock.name}.json"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

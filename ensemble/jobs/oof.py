@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from ensemble.jobs.job import Job, JobStatus, jobs_of
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.views import VIEWS
 from folds.errors import MaskensError, refuse, typed
 from folds.files import csv_text, lfs_pointer, save_npz, sha256, write_text
 from folds.labels import FloatArray, IntArray
@@ -58,53 +57,40 @@ def write_history(job: Job, rows: Sequence[Mapping[str, float]]) -> None:
     write_text(job.history, csv_text(HISTORY, ([f"{row[c]:.6g}" for c in HISTORY] for row in rows)))
 
 
-def last_row(job: Job) -> dict[str, float]:
-    """The columns of a job's last finished epoch; nothing where its history can't be read."""
-    try:
-        with job.history.open(newline="", encoding="utf-8") as handle:
-            return {column: float(value) for column, value in list(csv.DictReader(handle))[-1].items()}
-    except (OSError, ValueError, TypeError, IndexError):
-        return {}
-
-
 def read_curves(run: Run, recipe: Recipe) -> tuple[list[JobCurves], list[str]]:
     """(the jobs that have finished an epoch, the others and those whose history can't be read)."""
     found, missing = [], []
     for job in jobs_of(run, recipe.tasks):
-        curves = _read(job.history)
-        if curves is None:
-            missing.append(str(job))
-        else:
+        try:
+            with job.history.open(newline="", encoding="utf-8") as handle:
+                rows = list(csv.DictReader(handle))
+            curves = {c: np.array([float(r[c]) for r in rows]) for c in (*CURVES, "seconds")}
+        except (OSError, ValueError, KeyError, TypeError):  # it is only shown: a report does not fail for it
+            rows = []
+        if rows:
             found.append(JobCurves(job.task, job.fold, job.status(), curves))
+        else:
+            missing.append(str(job))
     return found, missing
-
-
-def _read(path: Path) -> dict[str, FloatArray] | None:
-    try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(handle))
-        return {c: np.array([float(r[c]) for r in rows]) for c in (*CURVES, "seconds")} if rows else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # it is shown and nothing else: a report does not fail for it
 
 
 Checkpoint = Literal["cross-fitted", "best", "last"]
 """Which epoch of a job predicts a photo. cross-fitted: the best one on the other half of the fold's people, so that the
-epoch that somebody is scored on does not depend on them."""
+epoch that scores a person does not depend on that person."""
 
 Logits = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class JobOofLogits:
-    """What one job predicts of its held-out fold, after each epoch."""
+    """The predictions of one job for its held-out fold, after each epoch."""
 
     files: npt.NDArray[np.str_]  # (photos,), paths below the data folder
     logits: Logits  # (epochs, views, photos, width)
     best_epoch: int  # from 0: the best on all people of the fold, whose model is kept
     half: IntArray  # (photos,), 0 or 1: in which half of the fold's people each is
     half_epochs: tuple[int, int]  # the best epoch on each half
-    views: tuple[str, ...] = VIEWS["flip"]
+    views: tuple[str, ...]
 
     def at(self, checkpoint: Checkpoint) -> Logits:
         """float32 (views, photos, width)."""
@@ -143,7 +129,7 @@ class PooledOofLogits:
 
 
 def save_job_oof(path: Path, oof: JobOofLogits, record: Mapping[str, Any]) -> None:
-    """Write a job's out-of-fold logits and what they came from."""
+    """Write a job's out-of-fold logits and their record."""
     arrays = {
         "files": oof.files,
         "views": np.array(oof.views),
@@ -175,18 +161,18 @@ def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOofLogits:
 
 
 def read_job_oof(path: Path) -> tuple[JobOofLogits, dict[str, Any]]:
-    """A job's out-of-fold logits and what they came from.
-
-    Raises:
-        MaskensError: missing or damaged.
-    """
+    """A job's out-of-fold logits and their record. Raises MaskensError: missing or damaged."""
     try:
         with path.open("rb") as file, np.load(file) as z:
             record = dict(json.loads(str(z["record"])))
             first, second = map(int, z["half_epochs"])
             half, views = z["half"].astype(np.int64), tuple(map(str, z["views"].tolist()))
             oof = JobOofLogits(z["files"], z["logits"], int(z["best_epoch"]), half, (first, second), views)
-        _refuse_misshapen(oof)
+        shape, epochs = (len(set(views)), *oof.files.shape), {oof.best_epoch, *oof.half_epochs}
+        if oof.logits.dtype.kind != "f" or oof.logits.ndim != 4 or oof.logits.shape[1:3] != shape:
+            raise ValueError(f"logits of {oof.logits.dtype} {oof.logits.shape}, and {shape} views and photos")
+        if half.shape != oof.files.shape or not epochs <= set(range(len(oof.logits))) or not set(half) <= {0, 1}:
+            raise ValueError(f"epochs {sorted(epochs)} of {len(oof.logits)}, and halves of {half.shape} photos")
     except FileNotFoundError:
         raise MaskensError(f"{path} is missing; train that job first") from None
     except Exception as error:
@@ -194,24 +180,6 @@ def read_job_oof(path: Path) -> tuple[JobOofLogits, dict[str, Any]]:
             f"{path} is damaged ({lfs_pointer(path) or type(error).__name__}); train that job again with --restart"
         ) from error
     return oof, record
-
-
-def _refuse_misshapen(oof: JobOofLogits) -> None:
-    logits, shape = oof.logits, (len(set(oof.views)), *oof.files.shape)
-    if logits.dtype.kind != "f" or logits.ndim != 4 or logits.shape[1:3] != shape:
-        raise ValueError(f"logits of {logits.dtype} {logits.shape}, and {shape} views and photos")
-    epochs = {oof.best_epoch, *oof.half_epochs}
-    if oof.half.shape != oof.files.shape or not epochs <= set(range(len(logits))) or not set(oof.half) <= {0, 1}:
-        raise ValueError(f"epochs {sorted(epochs)} of {len(logits)}, and halves of {oof.half.shape} photos")
-
-
-def kept_views(path: Path) -> tuple[str, ...]:
-    """The views of a job's out-of-fold logits; none if they can't be read."""
-    try:
-        with path.open("rb") as file, np.load(file) as z:
-            return tuple(z["views"].tolist())
-    except Exception:
-        return ()
 
 
 def whole_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[Job]]:
@@ -236,11 +204,7 @@ def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[Job]]:
 
 
 def oof_hash(run: Run, recipe: Recipe) -> str:
-    """sha256 over the out-of-fold files of a run's jobs: another once any of them is trained anew.
-
-    Raises:
-        MaskensError: a file is not as its job left it.
-    """
+    """sha256 over the out-of-fold files of a run's jobs. Raises MaskensError: a file is not as its job left it."""
     jobs = jobs_of(run, recipe.tasks)
     return sha256("\n".join(job.verified_sha256(OOF) if job.trained else "-" for job in jobs))
 
@@ -248,8 +212,7 @@ def oof_hash(run: Run, recipe: Recipe) -> str:
 def pool(
     run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: list[int], checkpoint: Checkpoint
 ) -> PooledOofLogits:
-    """Put the jobs' out-of-fold logits together: each photo of the folds `trained` exactly once a task, but for those
-    that are left out.
+    """The jobs' out-of-fold logits together: each photo of the folds `trained` that can be read once a task.
 
     Raises:
         MaskensError: if a job's file is missing, damaged, not finite, or holds other photos than its fold's.
@@ -285,7 +248,7 @@ def pool(
 
 
 def select_views(logits: Logits, there: Sequence[str], wanted: Sequence[str]) -> Logits:
-    """The views that are wanted, by name.
+    """The wanted views, by name.
 
     Args:
         logits: float (views, photos, width).

@@ -1,4 +1,4 @@
-"""What is needed to do a job: its specification, and which jobs a training has."""
+"""What one job needs to know, which jobs a training has, and which of them can't be trained."""
 
 from __future__ import annotations
 
@@ -42,15 +42,9 @@ class JobSpec:
         return Job(self.run, self.task, self.fold)
 
 
-def job_labels(specs: Sequence[JobSpec]) -> list[str]:
-    """`mask fold 0` of each job; where they are of several runs, with the folder's name in front."""
-    several = len({s.run.folder for s in specs}) > 1
-    return [f"{s.run.folder.name} {s.job}" if several else str(s.job) for s in specs]
-
-
 def learned_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
-    """int64 (n,): the photos that a job learns from; other folds' people, less those whom the recipe leaves out, and
-    photos that can't be read.
+    """int64 (n,): the photos that a job is trained on: those of other folds' people that can be read, without the ages
+    that the recipe leaves out.
 
     Args:
         folds: int64 (people,).
@@ -62,14 +56,15 @@ def learned_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
 
 def identity(spec: JobSpec) -> dict[str, Any]:
     """What must be equal for two halves of a job to belong together."""
-    found = run_identity(spec.run, spec.recipe, spec.task, spec.fold)
-    found |= {"pseudo": spec.pseudo.hash} if spec.pseudo else {}  # earlier jobs know no such keys
-    found |= {"soft_targets": spec.soft.fold_hash(spec.fold)} if spec.soft else {}
-    return found | ({"skipped": spec.run.skipped_hash} if spec.run.skipped_hash else {})
+    return run_identity(spec.run, spec.recipe, spec.task, spec.fold) | {
+        "skipped": spec.run.skipped_hash or None,
+        "pseudo": spec.pseudo.hash if spec.pseudo else None,
+        "soft_targets": spec.soft.fold_hash(spec.fold) if spec.soft else None,
+    }
 
 
 def run_identity(run: Run, recipe: Recipe, task: str, fold: int) -> dict[str, Any]:
-    """What run and recipe alone say of a job's identity."""
+    """The part of a job's identity that run and recipe decide."""
     return {
         "task_hash": recipe.tasks[task].hash,
         "folds_hash": run.folds_hash,
@@ -86,12 +81,11 @@ def select_tasks(recipe: Recipe, asked: Sequence[str]) -> list[str]:
         MaskensError: a task that the recipe has not.
     """
     names = [n for item in asked for n in item.split(",")]
-    for name in names:
-        if name not in recipe.tasks:
-            raise MaskensError(
-                f"--task {name}: the recipe '{recipe.name}' has no such task{did_you_mean(name, recipe.tasks)}; "
-                f"it has {', '.join(recipe.tasks)}."
-            )
+    if unknown := [name for name in names if name not in recipe.tasks]:
+        raise MaskensError(
+            f"--task {unknown[0]}: the recipe '{recipe.name}' has no such task"
+            f"{did_you_mean(unknown[0], recipe.tasks)}; it has {', '.join(recipe.tasks)}."
+        )
     return [t for t in recipe.tasks if not names or t in names]
 
 
@@ -108,31 +102,19 @@ def plan(
     soft: SoftTargets | None = None,
 ) -> list[JobSpec]:
     """One job for each fold and task, fold by fold, so that the first whole fold is ready early."""
-    pairs = [(t, f) for f in folds for t in tasks]
+    common = (hardware.device, hardware.job_workers, hardware.job_threads, cache, track, compile, pseudo)
     return [
-        JobSpec(
-            run,
-            recipe,
-            t,
-            f,
-            hardware.device,
-            hardware.job_workers,
-            hardware.job_threads,
-            cache,
-            track,
-            compile,
-            pseudo,
-            soft.only(f) if soft else None,
-        )
-        for t, f in pairs
+        JobSpec(run, recipe, task, fold, *common, soft=soft.only(fold) if soft else None)
+        for fold in folds
+        for task in tasks
     ]
 
 
 def refuse_other_ages(recipe: Recipe, tasks: Sequence[str], what: str) -> None:
-    """Refuse tasks that learn ages more finely than one of the 18 classes says.
+    """Refuse tasks that are trained in finer ages than those of the 18 classes.
 
     Args:
-        what: it is that they would learn from, and that is of these classes.
+        what: they would be trained on, which is of the 18 classes.
 
     Raises:
         MaskensError: naming them.
@@ -142,12 +124,12 @@ def refuse_other_ages(recipe: Recipe, tasks: Sequence[str], what: str) -> None:
         task = recipe.tasks[name]
         with_ages = {"age", "class"} & set(PREDICTED_PARTS[task.predicts])
         if with_ages and (task.ages.sigma or not task.ages.in_bands):
-            problems.append(f"tasks.{name}.ages: learned in other bins than the three bands")
-    refuse(problems, f"{what} are of the 18 classes, which say no more of an age than its band", "")
+            problems.append(f"tasks.{name}.ages: trained in other bins than the three bands")
+    refuse(problems, f"{what} are of the 18 classes, in which an age is one of three bands")
 
 
 def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds: IntArray) -> None:
-    """Refuse jobs whose recipe leaves nobody to learn from, or nobody of a label that they are to predict.
+    """Refuse jobs without a training photo of each label that they predict.
 
     Args:
         folds: int64 (people,).
@@ -164,4 +146,4 @@ def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds:
             missing = [names[i] for i in sorted(set(merge) - set(merge[learned]))]
             if missing:
                 idle.append(f"{spec.job}: {head.part} {', '.join(missing)}")
-    refuse(idle, "these jobs have nobody to learn from", "See ages.leave_out and ages.cuts of these tasks.")
+    refuse(idle, "these jobs have no training photos of", "See ages.leave_out and ages.cuts of these tasks.")

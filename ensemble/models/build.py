@@ -15,7 +15,7 @@ import timm.data
 import torch
 from torch import Tensor, nn
 
-from ensemble.jobs.card import ModelCard, _damaged, card_metadata, read_card
+from ensemble.jobs.card import ModelCard, card_metadata, damaged_checkpoint, read_card
 from ensemble.models.runtime import quiet
 from ensemble.models.weights_file import read_weights
 from ensemble.recipes.schema import TaskRecipe
@@ -77,7 +77,7 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelC
         model: nn.Module = timm.create_model(card.model, num_classes=card.target.width, **card.model_args)
         model.load_state_dict(safetensors.torch.load_file(path))
     except Exception as error:  # timm and its models may refuse arguments in any way they like
-        raise MaskensError(_damaged(path, error)) from error
+        raise damaged_checkpoint(path, error) from error
     return to_device(model, device).eval(), card
 
 

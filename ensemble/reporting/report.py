@@ -12,7 +12,7 @@ import numpy as np
 from ensemble.decision.blend import OofEnsemble, RunOofLogits
 from ensemble.evaluation.evaluate import Calibration, Evaluation, PartPredictions, calibration, part_predictions
 from ensemble.jobs.oof import JobCurves, read_curves
-from ensemble.jobs.soft_targets import pseudo_words, soft_words
+from ensemble.jobs.soft_targets import describe_pseudo_labels, describe_soft_targets
 from ensemble.metrics.scores import macro_f1
 from ensemble.training.pictures import counts
 from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, FloatArray, IntArray, age_band
@@ -249,8 +249,8 @@ def run_facts(member: RunOofLogits) -> RunFacts:
         ("data", run.data),
         ("data fingerprint", run.fingerprint),
         ("label fixes", run.fixes),
-        ("pseudo-labels", pseudo_words(run)),
-        ("soft targets", soft_words(run)),
+        ("pseudo-labels", describe_pseudo_labels(run)),
+        ("soft targets", describe_soft_targets(run)),
         ("folds", f"{run.k}, hash {run.folds_hash}"),
         ("seed", str(run.seed)),
         ("recipe", f"{member.recipe.name}, hash {member.recipe.hash}"),

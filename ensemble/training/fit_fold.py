@@ -20,11 +20,10 @@ from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.loader import NO_MORE, EpochBatches, TrainingPhotos, epoch_batches, train_loader
 from ensemble.data.masks import DrawMasks
-from ensemble.jobs.card import job_card
+from ensemble.jobs.card import job_card, trained_on
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import Claim
 from ensemble.jobs.oof import JobOofLogits, Logits, people_halves, save_job_oof, write_history
-from ensemble.jobs.seen_people import trained_on
 from ensemble.jobs.spec import JobSpec, identity, learned_rows
 from ensemble.jobs.stopping import stop_requests
 from ensemble.metrics.scores import half_epochs, task_scores
@@ -182,8 +181,8 @@ class JobRun:
             self.train(trainer, batches, photos, trackers, resumed.get("unfinished"))
         self.save_oof()
         # last of all: from here on the files are held against their checksums
-        sha256 = self.job.checksums()
-        self.report(state="done", seconds_left=None, note=self.notes(trainer, trackers), sha256=sha256)
+        checksums = self.job.checksums()
+        self.report(state="done", seconds_left=None, note=self.notes(trainer, trackers), checksums=checksums)
         if stale := self.job.remove_leftovers():
             self.report(note="; ".join(filter(None, (self.status.note, *stale))))
 

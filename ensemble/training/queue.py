@@ -16,7 +16,7 @@ from ensemble.data.masks import undetected_note
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import lock_folder, lock_jobs
-from ensemble.jobs.spec import JobSpec, job_labels
+from ensemble.jobs.spec import JobSpec
 from ensemble.training.runner import Failure, finish, run_job
 from folds.errors import MaskensError, Stopped
 from folds.labels import IntArray
@@ -142,8 +142,10 @@ def _saved(specs: Sequence[JobSpec]) -> str:
     """What jobs that were stopped have saved, in words."""
     statuses = [s.job.status() for s in specs]
     done = sum(s.state == "done" for s in statuses)
-    named = zip(job_labels(specs), statuses, strict=True)
-    lines = [f"{label}: {_so_far(s)}" for label, s in named if s.state != "done" and (s.epoch or s.batches)]
+    several = len({s.run.folder for s in specs}) > 1
+    names = [f"{s.run.folder.name} {s.job}" if several else str(s.job) for s in specs]
+    named = zip(names, statuses, strict=True)
+    lines = [f"{name}: {_so_far(s)}" for name, s in named if s.state != "done" and (s.epoch or s.batches)]
     lines += [f"{done} of the {len(statuses)} jobs that were left are done"] if done else []
     return "; ".join(lines) or "no job had learned anything yet"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ensemble.jobs.completion import is_done
+from ensemble.jobs.finished import is_done
 from ensemble.jobs.job import State, write_status
 from ensemble.jobs.locks import TakenOver, lock_job_process
 from ensemble.jobs.spec import JobSpec

@@ -167,7 +167,7 @@ def test_photos_that_are_left_out_are_so_in_all_runs(there: Path, tmp_path: Path
     photo.write_bytes(photo.read_bytes()[:300])
     assert maskens("folds", "--data", tmp_path / "data", "--run", tmp_path / "run", "--k", "2").code == 0
     words = ("sweep", "--run", tmp_path / "run", "--out", tmp_path / "sweep", "--recipe", "a.toml", "--fold", "0")
-    refused(maskens(*words, "--seed", "0"), "normal.jpg can't be read", "leave them out with --skip-bad-photos")
+    refused(maskens(*words, "--seed", "0"), "normal.jpg can't be read", "--skip-bad-photos")
     outcome = maskens(*words, "--seed", "0", "--skip-bad-photos")
     assert outcome.code == 0, outcome.err
     added = maskens("sweep", "--out", tmp_path / "sweep", "--seed", "1")
@@ -196,7 +196,7 @@ def test_a_dry_run_lists_the_matrix_and_writes_nothing(there: Path) -> None:
         ("--set tasks.heads.epochs=9", "--set and the weights' options go with --recipe"),
         ("--out runs/default --recipe a.toml", "runs/default is a run folder"),
         ("--seed 2..0", "--seed 2..0: 2..0 runs backwards"),
-        ("--seed 0..4294967295", "100 are the most"),
+        ("--seed 0..4294967295", "at most 100"),
         ("--fold 2", "there is no fold 2"),
         ("--out runs/new --compare", "there is no sweep in runs/new yet"),
     ],

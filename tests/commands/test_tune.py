@@ -8,6 +8,8 @@ from pathlib import Path
 
 from run_command import maskens, refused
 
+from folds.files import sealed
+
 
 def test_a_score_as_json_says_what_the_tables_say(there: Path) -> None:
     shown, record = maskens("score").out, json.loads(maskens("score", "--json").out)
@@ -40,7 +42,7 @@ def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path) -> None:
     assert "views: flip, untuned\n" in maskens("infer", "--decision", "hard").out, "offsets are not for single parts"
     shutil.copy("runs/default/mask/fold1/oof.npz", "runs/default/mask/fold0/oof.npz")
     job = Path("runs/default/mask/fold0/job.json")  # as if the job had been trained anew
-    job.write_text(json.dumps(json.loads(job.read_text()) | {"sha256": {}}))
+    job.write_text(json.dumps(sealed(json.loads(job.read_text()) | {"checksums": {}})))
     refused(
         maskens("infer"), "was fitted on other out-of-fold logits", "maskens tune --run runs/default", "--no-tuning"
     )

@@ -65,7 +65,7 @@ def test_damaged_jobs_of_another_run_are_not_taken_over(copy: Path) -> None:
 
 def test_job_json_keeps_a_checksum_of_each_file(there: Path) -> None:
     status = json.loads((RUN / "mask" / "fold0" / "job.json").read_text())
-    assert sorted(status["sha256"]) == ["model.safetensors", "oof.npz"]
+    assert sorted(status["checksums"]) == ["model.safetensors", "oof.npz"]
 
 
 def test_an_intact_run_matches_and_nothing_is_written(copy: Path) -> None:
@@ -91,7 +91,7 @@ def test_an_intact_run_matches_and_nothing_is_written(copy: Path) -> None:
 
 
 def edit_json(file: Path, **changes: object) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    file.write_text(json.dumps(sealed(json.loads(file.read_text()) | changes)))
 
 
 def change_a_class(file: Path) -> None:
@@ -203,9 +203,9 @@ def test_what_moves_the_digits_of_a_result_is_told(copy: Path) -> None:
     for name in copy.glob("runs/default/*/fold*/job.json"):
         status = json.loads(name.read_text())
         status["record"]["versions"]["timm"] = "0.1"
-        name.write_text(json.dumps(status))
+        name.write_text(json.dumps(sealed(status)))
     record["record"]["versions"]["timm"] = "0.1"
-    job.write_text(json.dumps(record))
+    job.write_text(json.dumps(sealed(record)))
     assert "threads differs: 1 for " in told()
     assert "; 7 for mask fold 1" in told()
     assert f"installed are timm {ours['timm']}, which may give other digits" in told()

@@ -160,11 +160,11 @@ def test_the_mean_of_the_folds_has_temperatures_of_its_own(data: TrainData, tmp_
     assert single / 2 <= of_mean < 0.7 * single
     assert measured.tuned == unmeasured.tuned, "single models are scored out-of-fold"
     assert "tune again" not in "\n".join(measured.summary)
-    (run.folder / "pseudo.csv").write_text("photo,fold0,fold1\n")
+    run.pseudo_record.touch()
     assert tune(blend_of(run), ["temperatures"])[0].fitted.runs[0].mean_temperatures == {"class18": (1.0,)}, (
         "models that were trained on these photos agree on them"
     )
-    (run.folder / "pseudo.csv").unlink()
+    run.pseudo_record.unlink()
     predicted(run, new, data.classes, oof_hashes=["of other models"])
     assert tune(blend_of(run), ["temperatures"])[0] == unmeasured
     alone = plan_run(tmp_path / "b", data, 4 * noisy(data), trained=[1])
@@ -240,7 +240,7 @@ def test_blends_of_one_run_with_several_others_are_kept_apart(data: TrainData, t
         kept(a, b)
 
 
-@pytest.mark.parametrize("beside", ["soft_targets.json", "pseudo.csv"])
+@pytest.mark.parametrize("beside", ["soft_targets.json", "pseudo.json"])
 def test_a_twin_with_other_teachers_is_another_run(data: TrainData, tmp_path: Path, beside: str) -> None:
     """The recipe, seed and folds are the same; what the jobs are trained from is not."""
     a, b, c = (plan_run(tmp_path / n, data, noisy(data, i)) for i, n in enumerate("abc"))

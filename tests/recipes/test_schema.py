@@ -10,18 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import ensemble.jobs.reuse
+import ensemble.jobs.finished
 import ensemble.models.precision
 from ensemble.decision.blend import load_oof_ensemble
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate
 from ensemble.jobs.card import read_card
-from ensemble.jobs.completion import is_done
+from ensemble.jobs.finished import is_done, reuse_jobs
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import Job
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.reuse import reuse_jobs
 from ensemble.jobs.spec import JobSpec, plan, refuse_jobs_without_photos
 from ensemble.metrics.scores import task_scores
 from ensemble.recipes.recipe_file import bind_recipe, parse_recipe
@@ -204,7 +203,7 @@ def test_finished_jobs_of_another_run_are_taken_over_where_nothing_differs(
     recipe = parse_recipe(BASE, "mine", changes=["tasks.gender.epochs=2"])
     run = bind_recipe(dataclasses.replace(setting.run, folder=setting.run.folder / "mine"), recipe)
     specs = plan(run, recipe, list(recipe.tasks), [0, 1], hardware, None)
-    monkeypatch.setattr(ensemble.jobs.reuse, "library_versions", lambda: library_versions() | {"torch": "0.1"})
+    monkeypatch.setattr(ensemble.jobs.finished, "library_versions", lambda: library_versions() | {"torch": "0.1"})
     assert reuse_jobs(specs, source.run) == 0, "made with another torch"
     monkeypatch.undo()
     with lock_jobs(specs[:1]), pytest.raises(MaskensError, match="another maskens is training mask fold 0"):
@@ -253,6 +252,6 @@ def test_a_recipe_that_leaves_nobody_to_learn_from_is_refused(setting: DecisionV
     recipe = parse_recipe(BASE, "nobody", changes=[f"tasks.age.ages.leave_out={list(range(1, 100))}"])
     specs = plan(setting.run, recipe, ["mask", "age"], [0, 1], Hardware("cpu", workers=0), None)
     with pytest.raises(
-        MaskensError, match=r"(?s)nobody to learn from:\n  - age fold 0: age <30, .*\n  - age fold 1: age <30"
+        MaskensError, match=r"(?s)no training photos of:\n  - age fold 0: age <30, .*\n  - age fold 1: age <30"
     ):
         refuse_jobs_without_photos(specs, setting.data, setting.folds)

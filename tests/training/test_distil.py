@@ -391,13 +391,13 @@ def test_soft_targets_that_are_edited_or_gone_are_refused(root: Path, student: P
     arrays.write_bytes(arrays.read_bytes()[:500])
     refused(maskens("train", "--run", copy), "fold0.npz can't be read")
     arrays.unlink()
-    refused(maskens("train", "--run", copy), "fold0.npz is missing, from which heads fold 0 has learned")
+    refused(maskens("train", "--run", copy), "fold0.npz is missing, with which heads fold 0 was trained")
     record.unlink()
     refused(maskens("train", "--run", copy), "soft_targets.json can't be used")
     shutil.rmtree(copy / "soft_targets")
-    refused(maskens("train", "--run", copy), "fold0.npz is missing, from which heads fold 0 has learned")
+    refused(maskens("train", "--run", copy), "fold0.npz is missing, with which heads fold 0 was trained")
     again = maskens("distil", "--run", root / "teacher", "--out", copy, "--recipe", root / "student.toml")
-    refused(again, "is missing, from which heads fold 0 has learned")
+    refused(again, "is missing, with which heads fold 0 was trained")
     assert maskens("verify", "--run", copy).code == 1
 
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from ensemble.jobs.completion import is_done
-from ensemble.jobs.oof import kept_views, load_job_oof
-from ensemble.jobs.reuse import reuse_jobs
+from ensemble.jobs.finished import is_done, reuse_jobs
+from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.spec import JobSpec
-from ensemble.recipes.recipe_file import RecipeChange, bind_recipe, parse_recipe, resolve_recipe, run_recipe
+from ensemble.recipes.recipe_file import bind_recipe, parse_recipe, resolve_recipe, run_recipe
 from ensemble.recipes.views import VIEWS
 from ensemble.training.runner import run_job
 from folds.errors import MaskensError
@@ -69,14 +68,13 @@ def test_a_job_is_taken_over_only_with_the_views_that_are_wanted(jobs: tuple[Job
     for spec, source, taken in ((more, plain, 0), (plain, more, 1)):
         run = bind_recipe(start_run(tmp_path / spec.run.folder.name, data, folds, 2, seed=1)[0], spec.recipe)
         assert reuse_jobs([JobSpec(run, spec.recipe, "heads", 0, "cpu", 0, 1, None)], source.run) == taken
-    assert kept_views(tmp_path / "nothing.npz") == ()
 
 
 def test_a_run_with_models_keeps_the_views_it_has(jobs: tuple[JobSpec, JobSpec]) -> None:
     run = jobs[0].run
     assert is_done(jobs[0])
     with pytest.raises(MaskensError, match=r"(?s)this one differs.*oof_tta: \['flip'\], now \['crops'\]"):
-        resolve_recipe(run, RecipeChange(changes=['oof_tta=["crops"]']))
+        resolve_recipe(run, changes=['oof_tta=["crops"]'])
 
 
 def test_before_there_are_models_the_views_may_change(make_data: Callable[..., Path], tmp_path: Path) -> None:
@@ -84,5 +82,5 @@ def test_before_there_are_models_the_views_may_change(make_data: Callable[..., P
     run = bind_recipe(
         start_run(tmp_path / "run", data, make_folds(data, 2, seed=1), 2, seed=1)[0], parse_recipe(RECIPE, "r")
     )
-    bind_recipe(run, resolve_recipe(run, RecipeChange(changes=['oof_tta=["crops"]'])))
+    bind_recipe(run, resolve_recipe(run, changes=['oof_tta=["crops"]']))
     assert run_recipe(run).oof_views == (*VIEWS["flip"], *VIEWS["crops"][1:])

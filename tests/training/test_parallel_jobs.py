@@ -10,7 +10,7 @@ import pytest
 from tiny_runs import DEFAULTS, Silent, TinyRun, tiny_run
 from tracked import BOTH, events, wandb_history
 
-from ensemble.jobs.completion import is_done
+from ensemble.jobs.finished import is_done
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.spec import JobSpec, plan

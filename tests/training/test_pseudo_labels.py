@@ -18,10 +18,11 @@ from ensemble.commands.train import TrainingPlan, plan_training, reuse_finished
 from ensemble.data.loader import epoch_photos
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, load_pseudo_labels
+from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, load_pseudo_labels, read_pseudo_record
 from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import class_labels
+from folds.files import sealed
 from folds.labels import CLASSES
 from folds.layout import read_train
 from folds.people import PhotoSet
@@ -179,22 +180,20 @@ def test_an_edited_list_or_other_photos_are_refused(source: Path, learned: Path,
     record.write_text(text.replace('"min_p": 0.51', '"min_p": 0.52'))
     refused(maskens("train", "--run", copy), "pseudo.json can't be used: it was edited or damaged")
     record.write_text(text)
-    text = (copy / "pseudo.csv").read_text()
-    (copy / "pseudo.csv").write_text(text.replace("eval/images/e", "eval/images/f", 1))
-    refused(maskens("train", "--run", copy), "pseudo.csv was edited")
-    assert maskens("verify", "--run", copy).code == 1
-    (copy / "pseudo.csv").unlink()
-    assert maskens("verify", "--run", copy).code == 1
-    refused(maskens("train", "--run", copy), "can't be read")
-    (copy / "pseudo.json").unlink()
-    refused(maskens("train", "--run", copy), "pseudo.json is missing, from which heads fold 0 has learned")
+    for labels in ({"eval/images/f": (1, 2)}, {"eval/images/e0": (1,)}):
+        changed = json.loads(text)
+        changed["labels"] |= labels
+        record.write_text(json.dumps(sealed(changed)))
+        refused(maskens("train", "--run", copy), "not those of the run's pseudo-labels")
+    record.unlink()
+    refused(maskens("train", "--run", copy), "pseudo.json is missing, with which heads fold 0 was trained")
     verified = maskens("verify", "--run", copy)
     assert verified.code == 1
-    assert "put pseudo.csv and pseudo.json back as they were" in verified.out
+    assert "put pseudo.json back as it was" in verified.out
     shutil.copytree(source.parent / "data", tmp_path / "data")
     info = tmp_path / "data" / "eval" / "info.csv"
     info.write_text("\n".join(info.read_text().splitlines()[:-1]) + "\n")
-    refused(maskens("train", "--run", learned, "--data", tmp_path / "data"), "not those that the run's pseudo-labels")
+    refused(maskens("train", "--run", learned, "--data", tmp_path / "data"), "not those of the run's pseudo-labels")
 
 
 def test_what_can_not_label_is_refused(source: Path, tmp_path: Path) -> None:
@@ -223,7 +222,7 @@ def test_logits_of_models_that_are_gone_are_refused(source: Path, tmp_path: Path
     with np.load(oof) as file:
         np.savez(oof, **dict(file) | {"logits": kept.logits + 1})
     job = oof.with_name("job.json")  # as if the job had been trained anew
-    job.write_text(json.dumps(json.loads(job.read_text()) | {"sha256": {}}))
+    job.write_text(json.dumps(sealed(json.loads(job.read_text()) | {"checksums": {}})))
     refused(maskens(*call), "predicted by other models", "maskens infer --run")
     (copy / "eval.npz").unlink()
     refused(maskens(*call), "it has predicted no photos", "maskens infer --run")
@@ -241,7 +240,8 @@ def test_the_dry_run_counts_them_and_writes_nothing(source: Path, tmp_path: Path
 def test_comparing_runs_says_which_has_them(source: Path, learned: Path) -> None:
     outcome = maskens("compare", source, learned)
     assert "pseudo-labels" in outcome.out
-    assert json.loads((learned / "pseudo.json").read_text())["hash"][:6] in outcome.out
+    kept = read_pseudo_record(load_run(learned))
+    assert kept and kept.hash[:6] in outcome.out
 
 
 def test_soft_f1_is_warned_of_with_pseudo_labels(source: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tiny_runs import DEFAULTS, Silent, TinyRun, history, tiny_run
 from torch import Tensor
 
 import ensemble.training.trainer
-from ensemble.jobs.completion import is_done
+from ensemble.jobs.finished import is_done
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import JOB_FILES, Job
 from ensemble.jobs.locks import lock_job_process, lock_jobs

@@ -26,12 +26,11 @@ import ensemble.training.trainer
 from ensemble.decision.blend import load_oof_ensemble
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate, save_oof
-from ensemble.jobs.card import read_card
-from ensemble.jobs.completion import is_done, restore, unfinished
+from ensemble.jobs.card import person_key, read_card, refuse_leaking_weights
+from ensemble.jobs.finished import is_done, restore, unfinished
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import JOB_FILES, Job
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.seen_people import person_key, refuse_leaking_weights
 from ensemble.jobs.spec import plan
 from ensemble.metrics.scores import task_scores
 from ensemble.models.build import load_checkpoint, to_input
