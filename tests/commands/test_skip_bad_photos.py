@@ -292,7 +292,7 @@ def test_a_file_that_is_missing_is_never_looked_for_outside(job: list[str]) -> N
     write_info([*job[1:], f"../../images/{job[0]}"])
     Path("images").mkdir()
     Path("data/eval/images", job[0]).rename(Path("images", job[0]))
-    refused(maskens(*INFER), "no photo", SKIP)
+    refused(maskens(*INFER), "is missing", SKIP)
     done(maskens(*INFER, SKIP, "--out", "mine.csv"))
     assert listed("mine.skipped.csv")[0]["reason"] == "is missing"
 
