@@ -98,7 +98,7 @@ class DecodedPhotos:
             if self._open is None:
                 self._open = [PixelFile(path) for path in self.cached]
             return LoadedPhoto(tuple(file[index] for file in self._open), bool(self.faces[index]))
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError) as error:
             raise MaskensError(f"the photo cache is missing or damaged ({error}): run again to rebuild it") from error
 
     @property

@@ -24,19 +24,22 @@ class PixelFile:
 
         Raises:
             OSError: it can't be opened.
-            ValueError, EOFError: it is cut off, or not such a file.
+            ValueError: it is cut off, or not such a file.
         """
         self.path = path
-        mapped = np.load(path, mmap_mode="r")  # checks header and length; no page of it is read
-        if mapped.ndim != 4 or mapped.dtype != np.uint8 or not mapped.flags.c_contiguous:
-            raise ValueError(f"{path} does not hold photos of uint8")
-        self.shape: tuple[int, ...] = mapped.shape
-        self._start, self._photo = int(mapped.offset), int(np.prod(self.shape[1:]))
+        with path.open("rb") as handle:
+            if np.lib.format.read_magic(handle) != (1, 0):
+                raise ValueError(f"{path} is not of the .npy version 1.0")
+            try:
+                self.shape, columns_first, dtype = np.lib.format.read_array_header_1_0(handle)
+            except Exception as error:  # numpy parses it as Python, with all the errors of that
+                raise ValueError(f"{path} has a damaged header") from error
+            self._start, self._photo = handle.tell(), int(np.prod(self.shape[1:]))
+        whole = self._start + self.shape[0] * self._photo
+        if columns_first or dtype != np.uint8 or len(self.shape) != 4 or path.stat().st_size != whole:
+            raise ValueError(f"{path} does not hold photos of uint8, or not all of them")
         self._file = os.open(path, os.O_RDWR if writable else os.O_RDONLY)
         weakref.finalize(self, os.close, self._file)
-
-    def __len__(self) -> int:
-        return self.shape[0]
 
     def __getitem__(self, index: int) -> Pixels:
         """The photo, uint8 (height, width, 3), in memory of its own.
@@ -60,8 +63,8 @@ class PixelFile:
         os.fsync(self._file)
 
     def _place(self, index: int) -> int:
-        if not 0 <= index < len(self):
-            raise IndexError(f"photo {index} of {len(self)}")
+        if not 0 <= index < self.shape[0]:
+            raise IndexError(f"photo {index} of {self.shape[0]}")
         return self._start + index * self._photo
 
 
@@ -71,8 +74,10 @@ def create_pixel_file(path: Path, shape: tuple[int, int, int, int]) -> PixelFile
     Args:
         shape: (photos, height, width, 3).
     """
-    np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    file = PixelFile(path, writable=True)
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file._file, 0, path.stat().st_size)
-    return file
+    with path.open("xb") as handle:
+        np.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        size = handle.tell() + int(np.prod(shape))
+        handle.truncate(size)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle.fileno(), 0, size)
+    return PixelFile(path, writable=True)

@@ -8,7 +8,7 @@ import functools
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,19 +46,12 @@ SETUP = 10.0  # seconds to trace a model and compile it for the engines, on two 
 REPAID = 0.05  # of torch's time for all photos: what probing may take at most, as it may find nothing faster
 
 
-class Engine(NamedTuple):
-    """What an engine computes in, and what it needs."""
-
-    precisions: tuple[Precision, ...]
-    packages: tuple[str, ...] = ()  # torch's exporter is written in onnxscript
-    extra: str = ""
-
-
-ENGINES: dict[EngineName, Engine] = {
-    "torch": Engine(("fp32", "bf16", "fp16")),
-    "onnxruntime": Engine(("fp32",), ("onnx", "onnxscript", "onnxruntime"), "onnx"),
-    "openvino": Engine(("fp32", "bf16"), ("onnx", "onnxscript", "openvino"), "openvino"),
+PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
+    "torch": ("fp32", "bf16", "fp16"),
+    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "bf16"),
 }
+EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}  # maskens[...]
 
 
 def engine_options(
@@ -76,22 +69,23 @@ def engine_options(
     if compile_models and engine != "torch":
         raise MaskensError(f"--compile needs torch. Omit it, or --engine {engine}.")
     if engine != "auto":
-        does = ENGINES[engine].precisions
+        does = PRECISIONS[engine]
         if precision not in (*does, "auto"):
-            others = ", ".join(name for name, other in ENGINES.items() if precision in other.precisions)
-            raise MaskensError(f"--engine {engine} predicts in {', '.join(does)}, not in {precision}; {others} can.")
+            able = ", ".join(name for name, others in PRECISIONS.items() if precision in others)
+            raise MaskensError(f"--engine {engine} predicts in {', '.join(does)}, not in {precision}; {able} can.")
         _refuse_without_engine(engine)
     return EngineOptions(precision, compile_models, engine)
 
 
 def _refuse_without_engine(engine: EngineName) -> None:
-    refuse_without(ENGINES[engine].packages, ENGINES[engine].extra, f"--engine {engine}")
+    if engine in EXTRAS:  # torch's exporter is written in onnxscript
+        refuse_without(("onnx", "onnxscript", engine), EXTRAS[engine], f"--engine {engine}")
 
 
 def installed_engines() -> list[EngineName]:
     """Torch, and the others that are installed."""
     found = []
-    for engine in ENGINES:
+    for engine in PRECISIONS:
         with contextlib.suppress(MaskensError):
             _refuse_without_engine(engine)
             found.append(engine)
@@ -121,7 +115,7 @@ def choose_engine(
         passes: photos times views that each model will see.
         models: that will take the same engine.
     """
-    auto, notes, why = options.engine == "auto", [], ""
+    auto, why = options.engine == "auto", ""
     names = [n for n in installed_engines() if n != "torch"] if options.engine == "auto" else [options.engine]
     if auto and not names:
         why = "torch is the only engine here; pip install 'maskens[onnx]' or 'maskens[openvino]' for others"
@@ -132,14 +126,14 @@ def choose_engine(
         engine.notes = (*engine.notes, *filter(None, [why]))
         return engine
     folded, note = fold_conv_bn(model, x[:CHECKED])
-    notes.append(note)
+    notes = [note]
     with torch.inference_mode():
         exact: Tensor = model(x[:BATCH]).float()
 
     def usable(precisions: Sequence[Precision]) -> list[InferenceEngine]:
         found = []
         for name in names:
-            for precision in [p for p in precisions if p in ENGINES[name].precisions]:
+            for precision in [p for p in precisions if p in PRECISIONS[name]]:
                 limit = math.inf if options.chosen_before else largest_difference(exact, precision)
                 engine = _other_engine(name, precision, folded, x, exact, limit, graphs)
                 if isinstance(engine, InferenceEngine):

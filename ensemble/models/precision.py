@@ -152,40 +152,23 @@ class AutotuneCache:
     threads: int
     keep: bool = True  # what is measured now
 
-    @property
-    def file(self) -> Path:
-        return self.run / PRECISION
-
-    @property
-    def key(self) -> str:
+    def get_or_measure(self, measure: Callable[[], Autotuned]) -> Autotuned:
+        """What this job or one before it measured; others wait meanwhile. A damaged record is measured anew."""
         on_gpu = self.device.type == "cuda"
         chip = torch.cuda.get_device_name(self.device) if on_gpu else torch.backends.cpu.get_cpu_capability()
-        return f"{self.task_hash}, {platform.machine()} {chip}, {self.threads} threads, torch {torch.__version__}"
-
-    def read(self) -> Autotuned | None:
-        """What was measured; None where nothing was or the file can't be read."""
-        match self._all().get(self.key):
-            case {"precision": "fp32" | "bf16" | "fp16" as precision, "note": str(note)}:
-                return precision, note
-        return None
-
-    def get_or_measure(self, measure: Callable[[], Autotuned]) -> Autotuned:
-        """What was measured, by this job or by one before it; others wait meanwhile."""
-        if not self.keep:
-            return self.read() or measure()
-        with one_at_a_time(self.run, "precision"):
-            found = self.read()
-            if found is None:
-                found = measure()
-                write_json(self.file, self._all() | {self.key: {"precision": found[0], "note": found[1]}})
-            return found
-
-    def _all(self) -> dict[str, Any]:
-        try:
-            found = read_json(self.file)
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        key = f"{self.task_hash}, {platform.machine()} {chip}, {self.threads} threads, torch {torch.__version__}"
+        with one_at_a_time(self.run, "precision") if self.keep else contextlib.nullcontext():
+            try:
+                known = dict(read_json(self.run / PRECISION))
+            except (OSError, ValueError, TypeError):
+                known = {}
+            match known.get(key):
+                case {"precision": "fp32" | "bf16" | "fp16" as precision, "note": str(note)}:
+                    return precision, note
+            precision, note = measure()
+            if self.keep:
+                write_json(self.run / PRECISION, known | {key: {"precision": precision, "note": note}})
+            return precision, note
 
 
 def autotune_precision(

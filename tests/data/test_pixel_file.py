@@ -29,7 +29,7 @@ def photo(number: int) -> np.ndarray:
 def path(tmp_path: Path) -> Path:
     """A file filled by eight threads in disorder."""
     file = create_pixel_file(tmp_path / "photos.npy", SHAPE)
-    order = np.random.default_rng(0).permutation(len(file)).tolist()
+    order = np.random.default_rng(0).permutation(SHAPE[0]).tolist()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: file.__setitem__(i, photo(i)), order))
     file.flush()
