@@ -74,26 +74,22 @@ def test_models_that_only_look_alike_do_not_share_a_graph() -> None:
         assert found.precision.engine == "onnxruntime"
 
 
-def test_an_engine_with_other_logits_is_not_used(
-    model: nn.Module, graphs: OnnxGraphs, monkeypatch: pytest.MonkeyPatch
+def test_an_engine_that_fails_or_has_other_logits_leaves_the_model_to_torch(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_choice, "compile_graph", lambda *args: lambda x: model(x) + 0.1)
-    monkeypatch.setattr(OnnxGraphs, "of", lambda *args: b"")
-    found = choose_engine(model, X, EngineOptions(engine="openvino"), 8, graphs)
-    assert found.precision.engine == "torch"
-    assert found.notes == ("engine openvino moves a logit by 0.1 in fp32: not used",)
-    with torch.no_grad():
-        assert torch.allclose(found.logits(X), model(X), atol=1e-5)
-
-
-def test_what_an_engine_does_not_take_is_left_to_torch(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> bytes:
+    def broken(*args: object) -> bytes:
         raise RuntimeError("no such operator\nand more")
 
-    monkeypatch.setattr(OnnxGraphs, "of", refuse)
-    found = choose_engine(model, X, EngineOptions(engine="onnxruntime"), 8, OnnxGraphs())
-    assert found.precision.engine == "torch"
-    assert found.notes == ("engine onnxruntime does not take it (no such operator): not used",)
+    monkeypatch.setattr(engine_choice, "compile_graph", lambda *args: lambda x: model(x) + 0.1)
+    for graph, note in (
+        (lambda *args: b"", "engine openvino moves a logit by 0.1 in fp32: not used"),
+        (broken, "engine openvino does not take it (no such operator): not used"),
+    ):
+        monkeypatch.setattr(OnnxGraphs, "of", graph)
+        found = choose_engine(model, X, EngineOptions(engine="openvino"), 8, OnnxGraphs())
+        assert (found.precision.engine, found.notes) == ("torch", (note,))
+        with torch.no_grad():
+            assert torch.allclose(found.logits(X), model(X), atol=1e-5)
 
 
 def fakes(model: nn.Module, monkeypatch: pytest.MonkeyPatch, error: dict[tuple[str, str], float]) -> None:
@@ -127,23 +123,18 @@ def test_auto_takes_the_fastest_that_agrees(model: nn.Module, monkeypatch: pytes
     assert found.notes == ("engine openvino moves a logit by 5 in fp32: not used",)
 
 
-@pytest.mark.parametrize(("error", "precision"), [(0.001, "bf16"), (5.0, "fp32")])
-def test_bf16_that_moves_logits_too_far_gives_way_to_fp32(
-    error: float, precision: str, model: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fakes(model, monkeypatch, {("openvino", "fp32"): 0.0, ("openvino", "bf16"): error})
-    found = choose_engine(model, X, EngineOptions("bf16", engine="openvino"), 8, OnnxGraphs())
-    assert (found.precision.engine, found.precision.precision) == ("openvino", precision)
-
-
-@pytest.mark.parametrize(("error", "precision"), [(5.0, "bf16"), (float("nan"), "fp32")])
-def test_what_was_chosen_on_other_photos_has_to_give_numbers_alone(
-    error: float, precision: str, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("error", "chosen_before", "precision"),
+    [(0.001, False, "bf16"), (5.0, False, "fp32"), (5.0, True, "bf16"), (float("nan"), True, "fp32")],
+)
+def test_bf16_that_moves_logits_too_far_gives_way_to_fp32_unless_chosen_on_other_photos(
+    error: float, chosen_before: bool, precision: str, model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part of an inference whose first photos differ a little more is no other inference."""
     fakes(model, monkeypatch, {("openvino", "fp32"): 0.0, ("openvino", "bf16"): error})
-    options = EngineOptions("bf16", engine="openvino", chosen_before=True)
-    assert choose_engine(model, X, options, 8, OnnxGraphs()).precision.precision == precision
+    options = EngineOptions("bf16", engine="openvino", chosen_before=chosen_before)
+    found = choose_engine(model, X, options, 8, OnnxGraphs())
+    assert (found.precision.engine, found.precision.precision) == ("openvino", precision)
 
 
 def test_auto_keeps_to_the_precision_that_is_asked_for(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,23 +31,22 @@ def task(**changes: object) -> TaskRecipe:
     return TaskRecipe.model_validate(values)
 
 
-def test_a_checkpoint_comes_back_with_its_card_and_the_same_logits(tmp_path: Path) -> None:
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "gender" / "fold1" / "model.safetensors"
+
+
+def test_a_checkpoint_comes_back_with_its_card_and_the_same_logits_and_loads_in_plain_timm(file: Path) -> None:
     model = create(task()).to(memory_format=torch.channels_last).eval()
-    file = tmp_path / "gender" / "fold1" / "model.safetensors"
     save_checkpoint(file, model, model_card(crop=(16, 16)))
     loaded, found = load_checkpoint(file, CPU)
     assert found == model_card(crop=(16, 16))
+    plain = timm.create_model("test_resnet", num_classes=2, checkpoint_path=str(file)).eval()
     x = torch.rand(2, 3, 32, 24)
     with torch.no_grad():
         assert torch.allclose(loaded(x), model(x), atol=1e-6)
+        assert torch.allclose(plain(x), model(x), atol=1e-6)
     assert not loaded.training
-
-
-def test_exported_weights_load_in_plain_timm(tmp_path: Path) -> None:
-    model = create(task())
-    save_checkpoint(tmp_path / "w.safetensors", model, model_card())
-    plain = timm.create_model("test_resnet", num_classes=2, checkpoint_path=str(tmp_path / "w.safetensors"))
-    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), model.state_dict().values(), strict=True))
 
 
 def test_equal_weights_and_cards_give_equal_bytes(tmp_path: Path) -> None:
@@ -58,8 +57,7 @@ def test_equal_weights_and_cards_give_equal_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 4, 1000, -10])
-def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path, cut: int) -> None:
-    file = tmp_path / "gender" / "fold1" / "model.safetensors"
+def test_a_damaged_checkpoint_is_named_with_the_way_out(file: Path, cut: int) -> None:
     save_checkpoint(file, create(task()), model_card())
     file.write_bytes(file.read_bytes()[:cut])
     with pytest.raises(MaskensError, match=r"model\.safetensors is damaged .* --task gender --fold 1 --restart"):
@@ -75,19 +73,12 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(tmp_path: Path, cut: int
         {"age_head": 3},
         {"model_args": []},
         {"model": "local-dir:x"},
+        {"model_args": {"cardinality": 7}},  # from here on: not to be built
+        {"model": "no_such"},
     ],
     ids=str,
 )
-def test_a_card_with_a_value_that_can_not_be_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    file = tmp_path / "gender" / "fold1" / "model.safetensors"
-    save_checkpoint(file, create(task()), model_card(**change))
-    with pytest.raises(MaskensError, match=r"model\.safetensors is damaged"):
-        read_card(file)
-
-
-@pytest.mark.parametrize("change", [{"model_args": {"cardinality": 7}}, {"model": "no_such"}], ids=str)
-def test_a_card_whose_model_can_not_be_built_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    file = tmp_path / "gender" / "fold1" / "model.safetensors"
+def test_a_card_with_a_value_that_can_not_be_is_refused(file: Path, change: dict[str, Any]) -> None:
     save_checkpoint(file, create(task()), model_card(**change))
     with pytest.raises(MaskensError, match=r"model\.safetensors is damaged"):
         load_checkpoint(file, CPU)
@@ -199,25 +190,25 @@ def test_missing_weights_are_named_at_once_with_where_to_get_them(monkeypatch: p
         create(task(pretrained=True))
 
 
-def test_a_hub_cache_that_takes_no_files_is_named_with_the_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache = huggingface_hub.constants.HF_HUB_CACHE
-
-    def refuse(*args: object, **options: object) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", cache)
-
-    monkeypatch.setattr("ensemble.models.build.refuse_unreachable", lambda models: None)
-    monkeypatch.setattr(timm.models._builder, "load_state_dict_from_hf", refuse)
-    with pytest.raises(MaskensError, match=rf"{re.escape(cache)} .*Permission denied.*HF_HOME.*--weights FILE"):
-        create(task(pretrained=True))
-
-
-def test_a_download_that_breaks_off_is_one_message_with_both_ways_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*args: object, **kwargs: object) -> None:
-        raise huggingface_hub.errors.LocalEntryNotFoundError("the connection was lost")
+@pytest.mark.parametrize(
+    ("patched", "error"),
+    [
+        ("timm.models._builder.load_state_dict_from_hf", PermissionError(errno.EACCES, "Permission denied", "models")),
+        ("timm.models._hub.hf_hub_download", huggingface_hub.errors.LocalEntryNotFoundError("the connection was lost")),
+    ],
+    ids=["cache", "connection"],
+)
+def test_a_download_that_fails_is_one_message_with_the_ways_out(
+    monkeypatch: pytest.MonkeyPatch, patched: str, error: Exception
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise error
 
     monkeypatch.setattr("ensemble.models.build.refuse_unreachable", lambda *args: None)
-    monkeypatch.setattr("timm.models._hub.hf_hub_download", broken)
-    with pytest.raises(MaskensError, match=r"can't be fetched.*--weights FILE.*--no-pretrained"):
+    monkeypatch.setattr(patched, fail)
+    cache = re.escape(huggingface_hub.constants.HF_HUB_CACHE)
+    why = "Permission denied|connection was lost"
+    with pytest.raises(MaskensError, match=rf"{cache} .*({why}).*HF_HOME.*--weights FILE.*--no-pretrained"):
         create(task(pretrained=True))
 
 

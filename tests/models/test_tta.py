@@ -39,23 +39,16 @@ def logits(model: nn.Module, x: Tensor, tta: str) -> Tensor:
         return unstack_views(model(stack_views(x, VIEWS[tta], NORMALISATION)), VIEWS[tta])
 
 
-def test_flip_is_the_photo_and_its_mirror_image(model: nn.Module, x: Tensor) -> None:
+def test_flip_is_the_photo_and_its_mirror_image_and_their_mean_ttachs_own(model: nn.Module, x: Tensor) -> None:
     assert torch.equal(shown(x, "identity"), x)
     assert torch.equal(shown(x, "hflip"), x.flip(3)), "left to right, never upside down"
     found = logits(model, x, "flip")
     assert found.shape == (2, 5, 3)
     assert not torch.allclose(found[1], found[0])
-
-
-def test_the_mean_over_views_is_ttachs_own(model: nn.Module, x: Tensor) -> None:
     wrapper = ttach.ClassificationTTAWrapper(model, ttach.aliases.hflip_transform(), merge_mode="mean")
     with torch.no_grad():
-        assert torch.allclose(logits(model, x, "flip").mean(dim=0), wrapper(x), atol=1e-6)
-
-
-def test_none_is_the_photo_alone(model: nn.Module, x: Tensor) -> None:
-    with torch.no_grad():
-        assert torch.allclose(logits(model, x, "none")[0], model(x), atol=1e-6)
+        assert torch.allclose(found.mean(dim=0), wrapper(x), atol=1e-6)
+        assert torch.allclose(logits(model, x, "none")[0], model(x), atol=1e-6), "none is the photo alone"
 
 
 @pytest.mark.parametrize("tta", VIEWS)
