@@ -43,16 +43,28 @@ def jpegs(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_photos_are_what_decoding_and_fitting_give(root: Path, tmp_path: Path, cached: bool) -> None:
-    photos = open_photos(
-        PhotoSet(root, FILES, "print"), [SMALL, CROPPED], tmp_path / "cache" if cached else None, workers=2
-    )
-    assert len(photos) == 6
-    for i, name in enumerate(FILES):
-        whole = read_photo(root / name)
-        small, cropped = photos[i]
-        assert np.array_equal(small, resize_and_crop(whole, (16, 12), None))
-        assert np.array_equal(cropped, resize_and_crop(whole, (20, 16), (12, 10)))
+def test_photos_are_what_decoding_and_fitting_give_and_each_file_is_read_once(
+    root: Path, tmp_path: Path, cached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: collections.Counter[str] = collections.Counter()
+    progress: list[tuple[int, int]] = []
+
+    def counting(path: Path, at_least: Sequence[tuple[int, int] | None]) -> DecodedPhoto:
+        read[path.name] += 1
+        return decode_file(path, at_least)
+
+    monkeypatch.setattr(ensemble.data.cache, "decode_file", counting)
+    cache, photos = tmp_path / "cache" if cached else None, PhotoSet(root, FILES, "print")
+    for _ in range(2 if cached else 1):  # a second opening finds the cache
+        opened = open_photos(photos, [SMALL, CROPPED], cache, 2, lambda *done: progress.append(done))
+        assert len(opened) == 6
+        for i, name in enumerate(FILES):
+            whole = read_photo(root / name)
+            small, cropped = opened[i]
+            assert np.array_equal(small, resize_and_crop(whole, (16, 12), None))
+            assert np.array_equal(cropped, resize_and_crop(whole, (20, 16), (12, 10)))
+    assert read == dict.fromkeys(FILES, 1)
+    assert progress == ([(i, 6) for i in range(1, 7)] if cached else [])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -67,56 +79,27 @@ def test_photos_without_a_cache_are_decoded_by_as_many_processes_as_asked_for(ro
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_each_file_is_read_once_for_all_geometries(
-    root: Path, tmp_path: Path, cached: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: collections.Counter[str] = collections.Counter()
-
-    def counting(path: Path, at_least: Sequence[tuple[int, int] | None]) -> DecodedPhoto:
-        read[path.name] += 1
-        return decode_file(path, at_least)
-
-    monkeypatch.setattr(ensemble.data.cache, "decode_file", counting)
-    for _ in range(2 if cached else 1):  # a second opening finds the cache
-        photos = open_photos(
-            PhotoSet(root, FILES, "print"), [SMALL, CROPPED], tmp_path / "cache" if cached else None, workers=1
-        )
-        assert [len(photos[i]) for i in range(6)] == [2] * 6
-    assert read == dict.fromkeys(FILES, 1)
-
-
-@pytest.mark.parametrize("cached", [True, False])
-def test_pixels_depend_on_photo_and_geometry_alone(jpegs: Path, tmp_path: Path, cached: bool) -> None:
+def test_pixels_depend_on_photo_and_preprocessing_alone(jpegs: Path, tmp_path: Path, cached: bool) -> None:
     def shown(*preprocessings: Preprocessing) -> list[tuple[Pixels, ...]]:
         cache = tmp_path / f"cache{len(list(tmp_path.iterdir()))}" if cached else None
         photos = open_photos(PhotoSet(jpegs, JPEGS, "print"), preprocessings, cache, workers=2)
+        assert not cache or len(list(cache.glob("*.npy"))) == len(preprocessings)
         return [photos[i] for i in range(len(JPEGS))]
 
-    large, small, exact = (
-        Preprocessing((70, 50), None, True),
-        Preprocessing((16, 12), (12, 12), True),
-        Preprocessing((16, 12)),
-    )
-    together = shown(large, small, exact)
-    for number, preprocessing in enumerate((large, small, exact)):
-        for photos, alone in zip(together, shown(preprocessing), strict=True):
+    expected = {
+        Preprocessing((70, 50), None, True): ((75, 55), None),
+        Preprocessing((16, 12), (12, 12), True): ((19, 14), (12, 12)),
+        Preprocessing((16, 12), None, True): ((19, 14), None),
+        Preprocessing((16, 12)): ((150, 110), None),
+    }
+    together = shown(*expected)
+    for number, (preprocessing, (decoded, crop)) in enumerate(expected.items()):
+        for name, photos, alone in zip(JPEGS, together, shown(preprocessing), strict=True):
+            size = preprocessing.resize if preprocessing.reduced else None
+            photo = decode_file(jpegs / name, [size]).sizes[0]
+            assert photo.shape[:2] == decoded
             assert np.array_equal(photos[number], alone[0])
-    whole, half, eighth = ([decode_file(jpegs / f, [s]).sizes[0] for f in JPEGS] for s in (None, (70, 50), (16, 12)))
-    assert [p.shape[:2] for p in (whole[0], half[0], eighth[0])] == [(150, 110), (75, 55), (19, 14)]
-    for i, photos in enumerate(together):
-        assert np.array_equal(photos[0], resize_and_crop(half[i], (70, 50), None))
-        assert np.array_equal(photos[1], resize_and_crop(eighth[i], (16, 12), (12, 12)))
-        assert np.array_equal(photos[2], resize_and_crop(whole[i], (16, 12), None))
-
-
-def test_reduced_and_full_decoding_have_a_cache_each(jpegs: Path, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    for reduced in (False, True, False, True):
-        preprocessing = Preprocessing((16, 12), None, reduced)
-        (photo,) = open_photos(PhotoSet(jpegs, JPEGS, "print"), [preprocessing], cache, workers=1)[0]
-        (least,) = [(16, 12) if reduced else None]
-        assert np.array_equal(photo, resize_and_crop(decode_file(jpegs / JPEGS[0], [least]).sizes[0], (16, 12), None))
-    assert len(list(cache.glob("*.npy"))) == 2
+            assert np.array_equal(photos[number], resize_and_crop(photo, preprocessing.resize, crop))
 
 
 def test_a_cache_that_loses_its_end_while_it_is_read_says_so(root: Path, tmp_path: Path) -> None:
@@ -128,13 +111,6 @@ def test_a_cache_that_loses_its_end_while_it_is_read_says_so(root: Path, tmp_pat
         photos[5]
     with pytest.raises(MaskensError, match=r"photo cache is missing or damaged.*run again"):
         DecodedPhotos(PhotoSet(root, FILES, ""), [SMALL], [file])[0]
-
-
-def test_other_photos_have_another_cache(root: Path, tmp_path: Path) -> None:
-    before = open_photos(PhotoSet(root, FILES, "before"), [SMALL], tmp_path / "cache", workers=1)[0][0]
-    Image.fromarray(255 - read_photo(root / FILES[0])).save(root / FILES[0])
-    after = open_photos(PhotoSet(root, FILES, "after"), [SMALL], tmp_path / "cache", workers=1)[0][0]
-    assert not np.array_equal(before, after)
 
 
 def test_a_photo_replaced_by_one_of_the_same_size_is_decoded_anew(tmp_path: Path, make_data: MakeData) -> None:
@@ -182,11 +158,3 @@ def test_too_little_disk_is_refused_with_figures(root: Path, tmp_path: Path, mon
     with pytest.raises(MaskensError, match=r"needs 0\.0 GB in .* 0\.0 GB are free.*--cache none"):
         open_photos(PhotoSet(root, FILES, "print"), [SMALL], tmp_path / "cache", workers=1)
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_progress_counts_every_photo(root: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, int]] = []
-    open_photos(
-        PhotoSet(root, FILES, "print"), [SMALL], tmp_path / "cache", 2, lambda done, total: told.append((done, total))
-    )
-    assert told == [(i, 6) for i in range(1, 7)]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import MakeData
@@ -44,21 +46,14 @@ def test_one_photo_a_person_is_another_one_each_epoch() -> None:
     assert set(np.concatenate(epochs).tolist()) == set(ROWS.tolist()), "all photos have their turn"
 
 
-def test_two_folders_of_one_id_are_one_person(make_data: MakeData, tmp_path: object) -> None:
-    root = make_data(tmp_path / "data", people=6)  # type: ignore[operator]
+def test_two_folders_of_one_id_are_one_person(make_data: MakeData, tmp_path: Path) -> None:
+    root = make_data(tmp_path / "data", people=6)
     table = root / "train" / "train.csv"
     table.write_text(table.read_text().replace("000001,", "000000,"))
-    data = read_train(root)
-    found = epoch_photos(Sampler.model_validate({"photos_per_person": 1}), (30, 60), data, np.arange(42))
-    assert len(found) == 5
-
-
-def test_by_default_people_with_two_folders_show_all_their_photos(make_data: MakeData, tmp_path: object) -> None:
-    root = make_data(tmp_path / "data", people=6)  # type: ignore[operator]
-    table = root / "train" / "train.csv"
-    table.write_text(table.read_text().replace("000001,", "000000,"))
-    found = epoch_photos(Sampler(), (30, 60), read_train(root), np.arange(42))
-    assert sorted(found.draw(np.random.default_rng(0))) == list(range(42))
+    data, rows = read_train(root), np.arange(42)
+    assert len(epoch_photos(Sampler(photos_per_person=1), (30, 60), data, rows)) == 5
+    every = epoch_photos(Sampler(), (30, 60), data, rows).draw(np.random.default_rng(0))
+    assert sorted(every) == list(range(42)), "by default all photos of both"
 
 
 @pytest.mark.parametrize(("strength", "share"), [(1.0, 0.5), (0.5, 1 / 3), (0.0, 0.2)])
@@ -67,8 +62,8 @@ def test_balance_evens_groups_out_by_its_strength(strength: float, share: float)
     assert GROUP[found - 100].mean() == pytest.approx(share, abs=0.02)
 
 
-def test_balance_counts_classes_or_age_bins(make_data: MakeData, tmp_path: object) -> None:
-    data = read_train(make_data(tmp_path / "data", people=36))  # type: ignore[operator]
+def test_balance_counts_classes_or_age_bins(make_data: MakeData, tmp_path: Path) -> None:
+    data = read_train(make_data(tmp_path / "data", people=36))
     rows = np.arange(len(data.files))
     by_class = epoch_photos(Sampler.model_validate({"balance": "class"}), (30, 60), data, rows)
     assert np.array_equal(by_class.group, data.classes)
