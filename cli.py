@@ -5,7 +5,6 @@ Each command is a module of ensemble/commands. Heavy libraries are imported insi
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import os
@@ -18,33 +17,36 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-import ensemble
-from ensemble.commands import recipes
+from ensemble.commands import options, recipes
+from ensemble.commands.step import command
 from ensemble.commands.terminal import discard_if_broken, fail, print_anything
 from ensemble.jobs.stopping import Interruption
 from folds.errors import MaskensError, first_line
 
-COMMANDS = (
-    ensemble.sample,
-    ensemble.explore,
-    ensemble.folds,
-    ensemble.recommend,
-    ensemble.train,
-    ensemble.distil,
-    ensemble.sweep,
-    ensemble.infer,
-    ensemble.predict,
-    ensemble.serve,
-    ensemble.score,
-    ensemble.tune,
-    ensemble.compare,
-    ensemble.audit,
-    ensemble.report,
-    ensemble.verify,
-    ensemble.check_submission,
-    ensemble.export,
-)
-
+COMMANDS: dict[str, dict[str, type]] = {
+    "Data": {"sample": options.SampleOptions, "explore": options.ExploreOptions, "folds": options.FoldsOptions},
+    "Training": {
+        "recommend": options.RecommendOptions,
+        "train": options.TrainOptions,
+        "distil": options.DistilOptions,
+        "sweep": options.SweepOptions,
+    },
+    "Prediction": {
+        "infer": options.InferOptions,
+        "check_submission": options.CheckSubmissionOptions,
+        "predict": options.PredictOptions,
+        "serve": options.ServeOptions,
+        "export": options.ExportOptions,
+    },
+    "Evaluation": {
+        "score": options.ScoreOptions,
+        "tune": options.TuneOptions,
+        "compare": options.CompareOptions,
+        "report": options.ReportOptions,
+        "audit": options.AuditOptions,
+        "verify": options.VerifyOptions,
+    },
+}
 CTRL_C = 128 + signal.SIGINT  # exit codes of what a signal stopped, as shells have them
 NO_MEMORY = ("failed to map segment", "annot allocate memory")  # of the dynamic linker, and of others
 BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows has not
@@ -52,19 +54,18 @@ REFUSED = {  # what a system says of itself, whatever the file; any other OSErro
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE),
     *(errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT),
 }
-LEAST_MEMORY = 1_000_000_000  # bytes of address space, with fewer of which numpy's OpenBLAS waits without end
 
 app = typer.Typer(
     name="maskens",
-    help="Person-grouped folds, one model per fold and task, test-time augmentation, one honest ensemble, one CSV.",
-    epilog="First run:  maskens sample data  &&  maskens folds  &&  maskens train --recipe demo  &&  "
-    "maskens infer --tta flip  &&  maskens score",
+    help="Person-grouped folds, one model per fold and task, test-time augmentation, one ensemble, one CSV.",
+    epilog="First run:  maskens sample data && maskens folds && maskens train --recipe demo && maskens infer && "
+    "maskens score\n\nEnvironment: MASKENS_RUN sets --run; so do MASKENS_DATA, _RECIPE, _SEED, _DEVICE, _WORKERS, "
+    "_CACHE, _BACKEND, _ADDRESS and _QUIET their options.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-recipes_app = typer.Typer(help="The recipes that come with maskens.", add_completion=False)
+recipes_app = typer.Typer(help="List the recipes that come with maskens, or show one.", add_completion=False)
 
 
 def _show_version(asked: bool) -> None:
@@ -78,7 +79,7 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", metavar="", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -92,33 +93,23 @@ class Passed(Exception):
         self.error = error
 
 
-def passing(command: Callable[..., None]) -> Callable[..., None]:
+def passing(function: Callable[..., None]) -> Callable[..., None]:
     """A command whose errors reach `main`."""
 
-    @functools.wraps(command)
+    @functools.wraps(function)
     def run(*args: Any, **values: Any) -> None:
         try:
-            refuse_small_memory()
-            command(*args, **values)
+            function(*args, **values)
         except (KeyboardInterrupt, EOFError, OSError) as error:
             raise Passed(error) from error
 
     return run
 
 
-def refuse_small_memory() -> None:
-    """Refuse a limit of memory under which nothing can be imported."""
-    with contextlib.suppress(ImportError):  # Windows has no such limit
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if 0 <= limit < LEAST_MEMORY:
-            raise MaskensError(f"the memory limit of {limit / 1e6:.0f} MB (ulimit -v) is too small for any command")
-
-
-for step in COMMANDS:
-    app.command(name=step.__name__.replace("_", "-"))(passing(step.command))
-app.add_typer(recipes_app, name="recipes")
+for panel, commands in COMMANDS.items():
+    for name, its_options in commands.items():
+        app.command(name=name.replace("_", "-"), rich_help_panel=panel)(passing(command(name, its_options)))
+app.add_typer(recipes_app, name="recipes", rich_help_panel="Training")
 recipes_app.callback(invoke_without_command=True)(passing(recipes.list_recipes))
 recipes_app.command()(passing(recipes.show))
 

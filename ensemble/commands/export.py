@@ -5,45 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from ensemble.commands.options import (
-    DEFAULT_RUNS,
-    DataOption,
-    MissingOption,
-    NoTuningOption,
-    QuietOption,
-    RunOption,
-    TtaOption,
-)
+from ensemble.commands.options import ExportOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
 
 if TYPE_CHECKING:
     from ensemble.prediction.export import Export
-
-
-@dataclass(frozen=True)
-class Options:
-    """Which run is exported, where to, and how it is verified."""
-
-    tta: TtaOption = None
-    no_tuning: NoTuningOption = False
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="The folder to write. Default: onnx in the run.")
-    ] = None
-    photos: Annotated[
-        int, typer.Option("--photos", min=1, help="Eval photos on which onnxruntime and torch are compared.")
-    ] = 32
-    tolerance: Annotated[
-        float, typer.Option("--tolerance", min=0, help="Largest accepted absolute difference of a logit.")
-    ] = 1e-3
-    allow_missing: MissingOption = False
-    run: RunOption = DEFAULT_RUNS
-    data: DataOption = None
-    quiet: QuietOption = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +25,7 @@ class Exported:
     notes: tuple[str, ...]  # what the user should know of the models
 
 
-def _print(done: Exported, options: Options, terminal: Terminal) -> None:
+def _print(done: Exported, options: ExportOptions, terminal: Terminal) -> None:
     from ensemble.reporting.tables import export_table
 
     terminal.say(done.used)
@@ -65,12 +34,9 @@ def _print(done: Exported, options: Options, terminal: Terminal) -> None:
     terminal.say(f"saved: {done.folder}")
 
 
-@step(Options, show=_print, first="run")
-def export(options: Options, observer: Observer) -> Exported:
-    """Write the ensemble as ONNX, one file a task, verified on photos; always on the CPU.
-
-    Example:  maskens export --out faces-onnx
-    \f
+@step(ExportOptions, show=_print, first="run")
+def export(options: ExportOptions, observer: Observer) -> Exported:
+    """
     Raises:
         MaskensError: the extra is not installed, models are missing, or the logits differ.
     """

@@ -7,29 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
-import typer
-
-from ensemble.commands.options import (
-    DEFAULT_RUNS,
-    AddressOption,
-    BackendOption,
-    CacheOption,
-    DataOption,
-    DeviceOption,
-    DryOption,
-    JobsOption,
-    MissingOption,
-    NoTuningOption,
-    QuietOption,
-    RetriesOption,
-    RunsOption,
-    SkipBadOption,
-    TtaOption,
-    WorkersOption,
-    cache_folder,
-)
+from ensemble.commands.options import InferOptions, cache_folder
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal, run_options
 from folds.errors import MaskensError
@@ -46,89 +26,6 @@ if TYPE_CHECKING:
 
 WITHOUT: dict[Rule, tuple[StepName, ...]] = {"hard": ("offsets",), "vote": ("weights", "offsets")}
 """Steps of a tuning that make no difference to a decision."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """Which models predict which photos, how, and where the CSV goes."""
-
-    tta: TtaOption = None
-    decision: Annotated[
-        Literal["joint", "hard", "vote"] | None,
-        typer.Option(
-            "--decision",
-            help="joint: the best of the 18 classes. hard: mask, gender, then age by itself. vote: one vote a run. "
-            "Default: joint; with --vote: vote.",
-            show_default=False,
-        ),
-    ] = None
-    vote: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--vote",
-            metavar="CSV",
-            help="Another submission of the same photos, which votes with the runs. May be repeated.",
-        ),
-    ] = None
-    person_column: Annotated[
-        str | None,
-        typer.Option(
-            "--person-column",
-            metavar="NAME",
-            help="Column of eval/info.csv with the person on a photo: gender and age are decided once per person.",
-        ),
-    ] = None
-    no_tuning: NoTuningOption = False
-    engine: Annotated[
-        Literal["torch", "onnxruntime", "openvino", "auto"],
-        typer.Option(
-            "--engine",
-            help="Engine for models on a CPU; onnxruntime and openvino are extras. auto: the fastest one whose logits "
-            "agree with torch's.",
-        ),
-    ] = "torch"
-    precision: Annotated[
-        Literal["fp32", "bf16", "fp16", "auto"],
-        typer.Option("--precision", help="Floating-point type. auto: 16 bits if that is faster and the logits agree."),
-    ] = "fp32"
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="FILE", help="The CSV; its logits go beside it. Default: submission.csv in the run."
-        ),
-    ] = None
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the models first (torch.compile): faster for many photos.")
-    ] = False
-    no_early_exit: Annotated[
-        bool, typer.Option("--no-early-exit", "--ask-all", help="Run all age models on every photo.")
-    ] = False
-    max_passes: Annotated[
-        str,
-        typer.Option(
-            "--max-passes",
-            metavar="all|FRACTION",
-            help="Fraction of forward passes, as .5: photos whose class is unlikely to change skip the rest. Reports "
-            "how many classes that changes.",
-        ),
-    ] = "all"
-    max_seconds_per_photo: Annotated[
-        float | None,
-        typer.Option("--max-seconds-per-photo", metavar="SECONDS", help="As --max-passes, as an average time."),
-    ] = None
-    allow_missing: MissingOption = False
-    skip_bad_photos: SkipBadOption = False
-    cache: CacheOption = ""
-    dry_run: DryOption = False
-    run: RunsOption = DEFAULT_RUNS
-    data: DataOption = None
-    device: DeviceOption = "auto"
-    workers: WorkersOption = None
-    jobs: JobsOption = None
-    backend: BackendOption = None
-    address: AddressOption = None
-    retries: RetriesOption = 2
-    quiet: QuietOption = False
 
 
 @dataclass(frozen=True)
@@ -169,7 +66,7 @@ class _Plan:
     logits_file: Path
 
 
-def _print(done: Inferred | Estimate, options: Options, terminal: Terminal) -> None:
+def _print(done: Inferred | Estimate, options: InferOptions, terminal: Terminal) -> None:
     from ensemble.reporting.plan_tables import time_words
     from ensemble.reporting.tables import submission_table
 
@@ -187,22 +84,9 @@ def _print(done: Inferred | Estimate, options: Options, terminal: Terminal) -> N
     terminal.say(f"next: maskens score{run_options(options.run)}", "dim")
 
 
-@step(Options, show=_print, first="run")
-def infer(options: Options, observer: Observer) -> Inferred | Estimate:
-    """Predict the eval photos with every fold's models and write ImageID,ans.
-
-    `--data DIR` may name another data folder, which needs only eval/. Several runs are averaged, equally or with the
-    weights of `maskens tune --blend`. With `--vote a.csv --vote b.csv` each file and each run has a vote; ties go to
-    the most probable class.
-
-    Example:  maskens infer --tta flip
-    Example:  maskens infer --person-column person
-    Example:  maskens infer --max-passes .5
-    Example:  maskens infer --engine auto --precision auto
-    Example:  maskens infer --jobs 8 --backend dask --address tcp://10.0.0.1:8786
-    Example:  maskens infer --skip-bad-photos   # still answers every row of info.csv
-    Example:  maskens infer --tta mine.toml   # with views = ["identity", "hflip scale=1.1"]
-    \f
+@step(InferOptions, show=_print, first="run")
+def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
+    """
     After an interruption, the same call resumes.
 
     Returns:
@@ -253,7 +137,7 @@ def infer(options: Options, observer: Observer) -> Inferred | Estimate:
     )
 
 
-def _plan(options: Options) -> _Plan:
+def _plan(options: InferOptions) -> _Plan:
     import numpy as np
 
     from ensemble.backends.choose import choose_hardware

@@ -1,14 +1,32 @@
-"""Options that several commands take. A command takes only those that it uses."""
+"""The options of every command, each written once: a field's name, type and default, and its help.
+
+A class is the options of one command, or what several share; its docstring is the command's help. Only light modules
+are imported here, so that --help and completion are quick.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import glob
+import tomllib
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import typer
 
 from ensemble.recipes.views import VIEWS, Tta
+from ensemble.serving.limits import Limits
+from folds.ranges import LARGEST_SEED, parse_seeds, written_folds
+
+PANELS = ("Data", "Model", "Compute", "Output")
+DEFAULT_RUNS: Any = (Path("runs/default"),)  # a dataclass takes no list as a default; `step` makes it one
+RECIPES = Path(__file__).parents[1] / "recipes"
+SETS = ", ".join(VIEWS)
+LIMITS = Limits()
 
 
 class TrackerName(StrEnum):
@@ -16,11 +34,92 @@ class TrackerName(StrEnum):
     wandb = "wandb"
 
 
-DEFAULT_RUNS: Any = (Path("runs/default"),)  # a dataclass takes no list as a default; `step` makes it one
+class FieldChoice(StrEnum):
+    gender = "gender"
+    age = "age"
+    mask = "mask"
 
 
-def _option(name: str, help: str, **more: Any) -> Any:
-    return typer.Option(f"--{name}", *more.pop("short", ()), envvar=f"MASKENS_{name.upper()}", help=help, **more)
+class StepChoice(StrEnum):
+    views = "views"
+    view_weights = "view-weights"
+    temperatures = "temperatures"
+    offsets = "offsets"
+
+
+def _option(
+    panel: str,
+    default: Any,
+    help: str,
+    metavar: str = "",
+    *,
+    name: str = "",
+    short: str = "",
+    env: bool = False,
+    complete: Callable[..., list[str]] | None = None,
+    **more: Any,
+) -> Any:
+    """A field that is an option.
+
+    Args:
+        metavar: "" for a flag.
+        name: without dashes, if it is not the field's own.
+        env: the environment may set it, as MASKENS_RUN sets --run.
+    """
+
+    def make(field: str) -> Any:
+        word = name or field.replace("_", "-")
+        return typer.Option(
+            *(f"--{word}", *([short] if short else [])),
+            metavar=metavar,
+            help=help,
+            rich_help_panel=panel,
+            envvar=f"MASKENS_{word.upper()}" if env else None,
+            show_envvar=False,
+            autocompletion=complete,
+            **more,
+        )
+
+    return dataclasses.field(default=default, metadata={"panel": panel, "make": make})
+
+
+def _argument(default: Any, help: str, metavar: str, **more: Any) -> Any:
+    """A field that is typed without its name."""
+    made = typer.Argument(metavar=metavar, help=help, rich_help_panel="Data", **more)
+    return dataclasses.field(default=default, metadata={"panel": "Data", "make": lambda field: made})
+
+
+_data, _model, _compute, _output = (partial(_option, panel) for panel in PANELS)
+
+
+# Completion, and what is refused at once
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    found = [*sorted(file.stem for file in RECIPES.glob("*.toml")), *sorted(map(str, Path().glob("*.toml")))]
+    return [name for name in found if name.startswith(incomplete)]
+
+
+def _complete_run(incomplete: str) -> list[str]:
+    found = (path for ends in ("*", "*/*") for path in glob.glob(f"{glob.escape(incomplete)}{ends}/run.json"))
+    return sorted(path.removesuffix("/run.json") for path in found)
+
+
+def _names_of_run(key: str, context: typer.Context) -> list[str]:
+    """The names in a table of the recipe of the run that is typed; none if it has no recipe."""
+    runs = context.params.get("run") or DEFAULT_RUNS
+    try:
+        return [*tomllib.loads((Path(runs[0]) / "recipe.toml").read_text("utf-8")).get(key, {})]
+    except (OSError, ValueError):
+        return []
+
+
+def _complete_task(context: typer.Context, incomplete: str) -> list[str]:
+    return [name for name in _names_of_run("tasks", context) if name.startswith(incomplete)]
+
+
+def _complete_tta(context: typer.Context, incomplete: str) -> list[str]:
+    return [name for name in (*VIEWS, *_names_of_run("tta", context)) if name.startswith(incomplete)]
 
 
 def _one_run(runs: list[Path]) -> list[Path]:
@@ -29,65 +128,72 @@ def _one_run(runs: list[Path]) -> list[Path]:
     return runs
 
 
-RunOption = Annotated[list[Path], _option("run", "Run folder.", metavar="DIR", callback=_one_run)]
-RunsOption = Annotated[
-    list[Path], _option("run", "Run folder; several, on the same folds, are one ensemble.", metavar="DIR")
-]
-EachRunOption = Annotated[
-    list[Path], _option("run", "Run folder; may be repeated, each is taken by itself.", metavar="DIR")
-]
-DataOption = Annotated[
-    Path | None, _option("data", "Data folder. The run remembers it; at first 'data'.", metavar="DIR")
-]
+def _folds(text: str | None) -> str | None:
+    if text:
+        written_folds(text)  # malformed text is refused before any slow import
+    return text
 
 
-def seed_option(help: str) -> Any:
-    """--seed, for what a command draws by it."""
-    return _option("seed", help, min=0, max=2**32 - 1)
+def _seeds(text: str | None) -> str | None:
+    if text:
+        parse_seeds(text)
+    return text
 
 
-SeedOption = Annotated[
-    int | None,
-    seed_option(
-        "Random seed of folds, batch order, augmentation and initial weights. The run remembers it; at first 42."
-    ),
-]
-DeviceOption = Annotated[Literal["auto", "cpu", "cuda"], _option("device", "Where models run.")]
-WorkersOption = Annotated[
-    int | None, _option("workers", "Processes or threads that load photos; no result depends on it.", min=0, max=256)
-]
-JobsOption = Annotated[
-    int | None,
-    typer.Option(
-        "--jobs", min=1, help="Jobs at a time: 1, or on a cluster as many as it takes at a time.", show_default=False
-    ),
-]
-BackendOption = Annotated[
-    Literal["sequential", "loky", "dask", "ray"] | None,
-    _option(
-        "backend",
-        "Where jobs run, with the same result: sequential in this process, loky beside it (if --jobs is above 1), "
-        "dask and ray on a cluster.",
-        show_default=False,
-    ),
-]
-AddressOption = Annotated[
-    str | None,
-    _option("address", "Scheduler of the cluster; without it, workers of dask or ray are started here.", metavar="URL"),
-]
-RetriesOption = Annotated[
-    int, typer.Option("--retries", min=0, help="How often a job whose process or node is lost goes on.")
-]
-QuietOption = Annotated[bool, _option("quiet", "Print errors only.", short=("-q",))]
-CacheOption = Annotated[
-    str,
-    _option(
-        "cache",
-        "Where decoded photos are kept; none decodes each time. By default .cache beside the run.",
-        metavar="DIR|none",
-        show_default=False,
-    ),
-]
+_run = partial(_data, metavar="DIR", env=True, complete=_complete_run)
+_seed = partial(_data, metavar="N", env=True, min=0, max=LARGEST_SEED)
+_recipe = partial(_model, metavar="NAME|FILE", env=True, complete=complete_recipe)
+_fixes = partial(_data, help="Label fixes: core, disputed, none or a CSV; repeatable. Stored in the run.")
+
+
+# Options that several commands take. A command takes only those that it uses.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quiet:
+    quiet: bool = _output(False, "Print errors only.", env=True, short="-q")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Quiet):
+    data: Path | None = _data(None, "Data folder. Default: data; stored in the run.", "DIR", env=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneRun(Data):
+    run: list[Path] = _run(DEFAULT_RUNS, "Run folder.", callback=_one_run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralRuns(Data):
+    run: list[Path] = _run(DEFAULT_RUNS, "Run folder; repeat it to ensemble runs on the same folds.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    workers: int | None = _compute(
+        None, "Processes that load photos; the result is the same.", "N", env=True, min=0, max=256
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device(Workers):
+    device: Literal["auto", "cpu", "cuda"] = _compute("auto", "auto, cpu or cuda.", "NAME", env=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster(Device):
+    jobs: int | None = _compute(None, "Jobs at a time. Default: 1; on a cluster as many as it takes.", "N", min=1)
+    backend: Literal["sequential", "loky", "dask", "ray"] | None = _compute(
+        None, "sequential, loky (processes), dask or ray (clusters). Default: loky if --jobs > 1.", "NAME", env=True
+    )
+    address: str | None = _compute(None, "Scheduler of the cluster. Default: start workers here.", "URL", env=True)
+    retries: int = _compute(2, "How many times to restart a job whose worker crashed.", "N", min=0)
+    cache: str = _compute(
+        "", "Decoded photos; none decodes each time. Default: .cache beside the run.", "DIR|none", env=True
+    )
+    skip_bad_photos: bool = _data(False, "Skip and list unreadable photos; docs/bad-photos.md.")
+    dry_run: bool = _output(False, "Check everything, estimate time, memory and disk; write nothing.")
 
 
 def cache_folder(cache: str, run: Path) -> Path | None:
@@ -95,81 +201,354 @@ def cache_folder(cache: str, run: Path) -> Path | None:
     return None if cache == "none" else Path(cache) if cache else run.parent / ".cache"
 
 
-FixesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fixes",
-        metavar="NAME|CSV",
-        help="Label fixes: core, disputed or your own; may be repeated. The run remembers them; none drops them.",
-    ),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change a key of the recipe: tasks.gender.epochs=5; may be repeated."
-    ),
-]
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """How an ensemble decides."""
+
+    tta: Tta | None = _model(
+        None,
+        f"Views: {SETS}, or your own (docs/tta.md). Default: as tuned, else flip.",
+        "NAME|FILE",
+        complete=_complete_tta,
+    )
+    no_tuning: bool = _model(False, "Ignore what `maskens tune` fitted.")
 
 
-_SETS = " ".join(f"{name}: {', '.join(views)}." for name, views in VIEWS.items())
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    allow_missing: bool = _model(False, "Accept folds that are not trained.")
 
-TtaOption = Annotated[
-    Tta | None,
-    typer.Option(
-        "--tta",
-        metavar="NAME|FILE",
-        help=f"Views of test-time augmentation. {_SETS} Or a set of the recipe, or a TOML file with one "
-        "(docs/tta.md). By default as tuned, else flip.",
-        show_default=False,
-    ),
-]
-ViewsOption = Annotated[
-    Tta,
-    typer.Option(
-        "--tta", metavar="NAME|FILE", help=f"Views of the out-of-fold logits: {', '.join(VIEWS)}, or one's own."
-    ),
-]
-CheckpointOption = Annotated[
-    Literal["cross-fitted", "best", "last"],
-    typer.Option(
-        "--checkpoint", help="Epoch of each job: cross-fitted (best on the fold's other people), best, or last."
-    ),
-]
-MissingOption = Annotated[bool, typer.Option("--allow-missing", help="Go ahead though some folds are not trained.")]
-DryOption = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Check everything, time a few batches, estimate time, memory and disk; write nothing."
-    ),
-]
-SkipBadOption = Annotated[
-    bool,
-    typer.Option(
-        "--skip-bad-photos", help="Go on without photos that can't be read, and list them; docs/bad-photos.md."
-    ),
-]
-NoTuningOption = Annotated[bool, typer.Option("--no-tuning", help="Leave out what `maskens tune` fitted.")]
 
-# Of train, distil and sweep.
-FoldOption = Annotated[str, typer.Option("--fold", metavar="FOLDS", help="3, 0..4, 0,2,4 or all.")]
-TaskOption = Annotated[
-    list[str] | None, typer.Option("--task", help="Only these tasks of the recipe; may be repeated.")
-]
-WeightsOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--weights",
-        metavar="[TASK=]FILE|RUN",
-        help="Initial weights from a file, or fold by fold from another run. Default: from the hub.",
-    ),
-]
-NoPretrainedOption = Annotated[bool, typer.Option("--no-pretrained", help="Start from random weights.")]
-RestartOption = Annotated[bool, typer.Option("--restart", help="Forget what these jobs have done so far.")]
-TrackOption = Annotated[
-    list[TrackerName] | None,
-    typer.Option("--track", help="Curves and pictures for TensorBoard, or sent to W&B; may be repeated."),
-]
-CompileOption = Annotated[
-    bool, typer.Option("--compile", help="Compile each model first (torch.compile): minutes a job, faster epochs.")
-]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Go ahead though it will take long.")]
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    checkpoint: Literal["cross-fitted", "best", "last"] = _model(
+        "cross-fitted", "Epoch of each job: cross-fitted, best or last.", "NAME"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OofViews(Checkpoints):
+    tta: Tta = _model(
+        "flip", f"Views of the out-of-fold logits: {SETS}, or your own.", "NAME|FILE", complete=_complete_tta
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Cluster, Data):
+    change: list[str] | None = _model(
+        None, "Change a key of the recipe: tasks.gender.epochs=5; repeatable.", "KEY=VALUE", name="set"
+    )
+    weights: list[str] | None = _model(
+        None, "Initial weights: a file, or a run (fold by fold). Default: from the hub.", "[TASK=]FILE|RUN"
+    )
+    no_pretrained: bool = _model(False, "Start from random weights.")
+    compile_models: bool = _compute(
+        False, "Compile each model (torch.compile): minutes a job, faster epochs.", name="compile"
+    )
+    track: list[TrackerName] | None = _output(None, "Log curves and pictures: tensorboard, wandb; repeatable.", "NAME")
+    yes: bool = _output(False, "Don't ask before hours of work.", short="-y")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOfRun(Training):
+    fold: str = _data("all", "Folds to train: 3, 0..4, 0,2,4 or all.", "FOLDS", callback=_folds)
+    recipe: str | None = _recipe(
+        None, "A shipped recipe (see `maskens recipes`) or a TOML file. Default: original; stored in the run."
+    )
+    task: list[str] | None = _model(None, "Only this task; repeatable. Default: all.", "NAME", complete=_complete_task)
+    restart: bool = _output(False, "Discard what these jobs have trained so far.")
+
+
+# The options of each command
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(Quiet, Workers):
+    """Make a sample data folder of drawn faces, in the layout of the real one.
+
+    Example:  maskens sample data --people 90
+    """
+
+    folder: Path = _argument(MISSING, "A new or empty folder.", "DIR")
+    people: int = _data(90, "People with labels; a third as many more to predict.", "N")
+    size: str = _data("384x512", "Photo size in pixels.", "WxH")
+    seed: int = _seed(42, "Seed of the drawn people.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExploreOptions(OneRun, Workers):
+    """Show the data before training: counts, contact sheets, odd photos and labels, augmentation.
+
+    Example:  maskens explore --per-class 12
+    """
+
+    fixes: list[str] | None = _fixes(None, metavar="NAME|CSV")
+    seed: int | None = _seed(None, "Seed of the photos and augmentations shown. Default: the run's, else 42.")
+    recipe: str = _recipe("original", "Recipe whose augmentation is shown.")
+    out: Path | None = _output(None, "Folder of the page. Default: explore beside the run.", "DIR")
+    per_class: int = _output(24, "Photos on a class's contact sheet, 1 to 200.", "N", min=1, max=200)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldsOptions(OneRun, Workers):
+    """Split the people into folds: each person in one fold, every class in each.
+
+    Example:  maskens folds --k 5 --check-photos
+    """
+
+    k: int | None = _data(None, "Number of folds. Default: 5; stored in the run.", "N")
+    folds_file: Path | None = _data(None, "Your own folds (columns path, fold), checked like ours.", "CSV")
+    fixes: list[str] | None = _fixes(None, metavar="NAME|CSV")
+    merge: list[Path] | None = _data(
+        None, "Ids that are one person (columns a, b), or none; repeatable. Stored in the run.", "CSV"
+    )
+    merge_duplicates: bool = _data(False, "Open every photo; merge ids that share nearly the same photo.")
+    check_photos: bool = _data(False, "Open every photo; report unreadable and nearly equal ones.")
+    seed: int | None = _seed(
+        None, "Seed of folds, batch order, augmentation, initial weights. Default: 42; stored in the run."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendOptions(OneRun, Device):
+    """Time a few models on this machine and write a recipe that fits the data and the time.
+
+    Example:  maskens recommend --hours 2 --out evening.toml
+    """
+
+    hours: float = _compute(1.0, "Hours that training all folds may take.", "H")
+    out: Path = _output(Path("recommended.toml"), "The recipe, a TOML file.", "FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(TrainingOfRun, OneRun):
+    """Train one model per fold and task; keep finished jobs and resume interrupted ones.
+
+    Example:  maskens train --fold 0..4 --recipe quick
+    """
+
+    reuse: Path | None = _model(
+        None, "Copy finished jobs of this run that have the same recipe.", "RUN", complete=_complete_run
+    )
+    pseudo: Path | None = _model(
+        None, "Also train on eval photos that this run is sure of; docs/pseudo.md.", "RUN", complete=_complete_run
+    )
+    pseudo_min_p: float | None = _model(None, "Least probability of a pseudo-label. Default: 0.95.", "P")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilOptions(TrainingOfRun, SeveralRuns, Views):
+    """Train a student on the predictions of an ensemble; fold k learns from its models of fold k.
+
+    The student is a run of its own on the same folds: see docs/distil.md.
+
+    Example:  maskens distil --run runs/default --recipe quick --fold 0
+    """
+
+    recipe: str | None = _recipe(
+        None, "The student's: a shipped recipe or a TOML file. Default: the ensemble's; stored in its run."
+    )
+    temperature: float = _model(1.0, "Divides the ensemble's log probabilities.", "T")
+    alpha: float = _model(0.5, "Weight of the ensemble in a target; the label has the rest.", "A")
+    out: Path | None = _output(None, "The student's run folder. Default: RUN-student.", "DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions(Training, OofViews):
+    """Train several recipes with several seeds on the same folds, and compare them.
+
+    Without options it resumes a sweep; recipes, seeds and folds named later are added to it.
+
+    Example:  maskens sweep --recipe quick --recipe heads --seed 0..2
+    """
+
+    run: Path | None = _run(None, "Run whose folds the sweep has. Default: runs/default; stored in the sweep.")
+    fold: str | None = _data(
+        None, "Folds to train or add: 3, 0..4, 0,2,4 or all. Default: all.", "FOLDS", callback=_folds
+    )
+    seed: str | None = _data(
+        None, "Seeds to train or add: 7, 0..2 or 0,2,4. Default: that of --run.", "SEEDS", env=True, callback=_seeds
+    )
+    recipe: list[str] | None = _model(
+        None,
+        "Recipe to train or add; repeatable. The others are compared with the first.",
+        "NAME|FILE",
+        complete=complete_recipe,
+    )
+    out: Path = _output(Path("runs/sweep"), "The sweep's folder; its runs are named RECIPE-seedN.", "DIR")
+    compare: bool = _output(False, "Train nothing; compare what is finished.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferOptions(SeveralRuns, Cluster, Views, Missing):
+    """Predict the eval photos with every fold's models and write ImageID,ans.
+
+    Runs are averaged, equally or with the weights of `maskens tune --blend`; each --vote file and each run has a vote.
+    An interrupted command resumes when it is typed again.
+
+    Example:  maskens infer --tta flip
+    """
+
+    person_column: str | None = _data(
+        None, "Column of eval/info.csv with the person on a photo, to decide gender and age per person.", "NAME"
+    )
+    vote: list[Path] | None = _data(None, "Another submission, which votes with the runs; repeatable.", "CSV")
+    decision: Literal["joint", "hard", "vote"] | None = _model(
+        None,
+        "joint: best of 18 classes. hard: part by part. vote: by run. Default: joint; vote with --vote.",
+        "NAME",
+    )
+    no_early_exit: bool = _model(False, "Run all age models on every photo.")
+    max_passes: str = _model("all", "Fraction of forward passes, as .5; reports the changed classes.", "all|FRACTION")
+    max_seconds_per_photo: float | None = _model(None, "As --max-passes, as an average time.", "S")
+    engine: Literal["torch", "onnxruntime", "openvino", "auto"] = _compute(
+        "torch", "torch, onnxruntime, openvino or auto (fastest that agrees with torch).", "NAME"
+    )
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = _compute(
+        "fp32", "fp32, bf16, fp16 or auto (16 bits if faster and the logits agree).", "NAME"
+    )
+    compile: bool = _compute(False, "Compile the models first (torch.compile): faster for many photos.")
+    out: Path | None = _output(None, "The CSV; logits beside it. Default: submission.csv in the run.", "FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions(Device, Views, Missing, Quiet):
+    """Classify any photos: mask, gender and age band with their probabilities, and whether the folds agree.
+
+    A photo should show one face about as large as in training: the whole photo is resized, unless the recipe says
+    crop = "face".
+
+    Example:  maskens predict holiday/*.jpg --out holiday.csv
+    """
+
+    photos: list[Path] = _argument(MISSING, "Photos, or folders of them.", "PHOTO|DIR...")
+    run: list[Path] = _run(DEFAULT_RUNS, "Run folder; repeat it to ensemble runs on the same folds.")
+    skip_bad_photos: bool = _data(False, "Skip and list unreadable photos; docs/bad-photos.md.")
+    out: Path | None = _output(None, "Write the predictions to a .csv or .json file.", "FILE")
+    json: bool = _output(False, "Print JSON; messages go to stderr.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions(Device, Views, Missing, Quiet):
+    """Answer photos by HTTP as `maskens predict` does: a page to drop them on, JSON, metrics. There is no password.
+
+    Needs the extra: pip install 'maskens\\[serve]'. See docs/serve.md.
+
+    Example:  maskens serve --run runs/default --port 8000
+    """
+
+    run: list[Path] = _run(DEFAULT_RUNS, "Run folder; repeat it to ensemble runs on the same folds.")
+    host: str = _output("127.0.0.1", "Address to listen on; 0.0.0.0 is every one.", "NAME")
+    port: int = _output(8000, "Port; 0 takes any free one.", "N", min=0, max=65535)
+    allow_host: list[str] | None = _output(None, "Another host name to answer for; * is any; repeatable.", "NAME")
+    max_mb: float = _compute(LIMITS.megabytes, "Megabytes of a request, all photos together.", "MB", min=0.001)
+    max_megapixels: float = _compute(LIMITS.megapixels, "Megapixels of a photo.", "MP", min=0.001)
+    max_photos: int = _compute(LIMITS.photos, "Photos of a request.", "N", min=1)
+    max_queue: int = _compute(LIMITS.queue, "Photos that wait for the models; beyond, the answer is 429.", "N", min=1)
+    wait_ms: float = _compute(5, "How long a photo waits for others to share a batch.", "MS", min=0, max=1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(OneRun, Views, Missing):
+    """Write the ensemble as ONNX, one file per task, verified on photos; always on the CPU.
+
+    Example:  maskens export --out faces-onnx
+    """
+
+    out: Path | None = _output(None, "The folder to write. Default: onnx in the run.", "DIR")
+    photos: int = _output(32, "Eval photos on which onnxruntime and torch are compared.", "N", min=1)
+    tolerance: float = _output(1e-3, "Largest accepted absolute difference of a logit.", "X", min=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(SeveralRuns, Views, Checkpoints):
+    """Score the ensemble on people not seen in training: out-of-fold, or against --truth.
+
+    Several runs on the same folds are scored as one ensemble.
+
+    Example:  maskens score --run runs/default --tta flip
+    """
+
+    truth: Path | None = _data(None, "Score a submission against these answers (ImageID,ans).", "CSV")
+    submission: list[Path] | None = _data(
+        None, "With --truth: the file to score; repeatable. Default: the run's submission.", "CSV"
+    )
+    person_column: str | None = _data(None, "With --truth: its column of people, for intervals over people.", "NAME")
+    as_json: bool = _output(False, "Print JSON.", name="json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions(SeveralRuns):
+    """Fit the decision on out-of-fold logits; keep what gains more than noise, for infer and predict.
+
+    Fits views, head temperatures and class offsets, scored on people that they were not fitted on: see docs/decide.md.
+
+    Example:  maskens tune --run runs/default
+    """
+
+    step: list[StepChoice] | None = _model(
+        None,
+        "Only views, view-weights, temperatures or offsets; repeatable. Default: all but view-weights.",
+        "NAME",
+    )
+    blend: bool = _model(False, "Fit weights of the runs by greedy selection. Default: equal weights.")
+    force: bool = _model(False, "Keep fits whose gain is within noise.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(Data, OofViews):
+    """Compare runs: what differs between them, and out-of-fold F1 with intervals over people.
+
+    Example:  maskens compare runs/default runs/heads
+    """
+
+    runs: list[Path] = _argument(
+        MISSING, "Run folders; the others are compared with the first.", "RUN RUN...", autocompletion=_complete_run
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions(OneRun, OofViews, Workers):
+    """Rank likely label errors: labels that models which never saw the person find unlikely.
+
+    Example:  maskens audit --field gender --top 48
+    """
+
+    field: list[FieldChoice] | None = _data(None, "Only gender, age or mask; repeatable. Default: all.", "NAME")
+    top: int = _output(24, "Suspects on a field's contact sheet, 1 to 200.", "N", min=1, max=200)
+    out: Path | None = _output(None, "Folder of lists, sheets and page. Default: audit in the run.", "DIR")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(SeveralRuns, Views, Checkpoints, Workers):
+    """Write one page on scores, confusions, calibration, ages and the worst photos.
+
+    Several runs on the same folds are shown as one ensemble.
+
+    Example:  maskens report --run runs/default --photos 24
+    """
+
+    photos: int = _output(16, "Worst and least certain photos shown, 0 to 500.", "N", min=0, max=500)
+    out: Path | None = _output(None, "The page. Default: report.html in the (first) run.", "FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyOptions(Data):
+    """Verify that a run holds what its commands wrote: data, folds, recipe, models, logits, submission.
+
+    Exits with 1 if something does not match its record. Nothing is written.
+
+    Example:  maskens verify --run runs/default
+    """
+
+    run: list[Path] = _run(DEFAULT_RUNS, "Run folder; repeat it to verify several.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSubmissionOptions(OneRun):
+    """Check a submission's rows, their order and classes, and compare its mix of classes with training.
+
+    Example:  maskens check-submission runs/default/submission.csv
+    """
+
+    submission: Path | None = _argument(None, "The file to check. Default: submission.csv in the run.", "[CSV]")

@@ -6,21 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ensemble.commands.options import (
-    DEFAULT_RUNS,
-    DeviceOption,
-    MissingOption,
-    NoTuningOption,
-    QuietOption,
-    RunsOption,
-    SkipBadOption,
-    TtaOption,
-    WorkersOption,
-)
+from ensemble.commands.options import PredictOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
 from folds.errors import MaskensError
@@ -34,25 +24,6 @@ SHOWN_PHOTOS = 40  # rows of the table
 
 
 @dataclass(frozen=True)
-class Options:
-    """Which photos, the models that predict them, and where the result goes."""
-
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO|DIR...", help="Photos, or folders of them.")]
-    run: RunsOption = DEFAULT_RUNS
-    tta: TtaOption = None
-    no_tuning: NoTuningOption = False
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Also write the result: a .csv or a .json file.")
-    ] = None
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
-    allow_missing: MissingOption = False
-    skip_bad_photos: SkipBadOption = False
-    device: DeviceOption = "auto"
-    workers: WorkersOption = None
-    quiet: QuietOption = False
-
-
-@dataclass(frozen=True)
 class Predicted:
     """What the ensemble predicts of each photo."""
 
@@ -63,7 +34,7 @@ class Predicted:
     skipped: Mapping[str, str]  # photo -> why it can't be read; it has no record
 
 
-def _print(done: Predicted, options: Options, terminal: Terminal) -> None:
+def _print(done: Predicted, options: PredictOptions, terminal: Terminal) -> None:
     from ensemble.reporting.tables import predictions_table
     from folds.files import json_text
     from folds.people import describe_skipped
@@ -91,16 +62,9 @@ def _print(done: Predicted, options: Options, terminal: Terminal) -> None:
         terminal.say(f"saved: {out}")
 
 
-@step(Options, show=_print)
-def predict(options: Options, observer: Observer) -> Predicted:
-    """Classify any photos: mask, gender and age band with their probabilities, and whether the folds agree.
-
-    A photo should show one face about as large as in training: the whole photo is resized, unless the recipe has
-    crop = "face".
-
-    Example:  maskens predict holiday/*.jpg --out holiday.csv
-    Example:  maskens predict holiday --skip-bad-photos
-    \f
+@step(PredictOptions, show=_print, first="photos")
+def predict(options: PredictOptions, observer: Observer) -> Predicted:
+    """
     Raises:
         MaskensError: photos that can't be read, models missing, runs of other folds.
     """

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ensemble.commands.options import SetOption
+from ensemble.commands.options import complete_recipe
 from ensemble.commands.terminal import make_console
 
 
@@ -24,12 +24,16 @@ def list_recipes(context: typer.Context) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A shipped recipe or a TOML file.")],
-    change: SetOption = None,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME|FILE", help="A shipped recipe or a file.", autocompletion=complete_recipe)
+    ],
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key; repeatable.")
+    ] = None,
 ) -> None:
     """Print a recipe as TOML with every value written out.
 
-    Example:  maskens recipes show quick --set tasks.heads.epochs=5 --set 'tasks.*.augment=camera' > mine.toml
+    Example:  maskens recipes show quick --set tasks.heads.epochs=5 > mine.toml
     """
     from ensemble.recipes.recipe_file import load_recipe
     from ensemble.reporting.sheets import check_augmentation

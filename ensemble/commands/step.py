@@ -1,33 +1,30 @@
 """A step of the pipeline as a command and as a Python call, both made from one dataclass of options.
 
-A module of this package holds one step: the dataclass of its options, each written once; the function that does it and
-reports to an observer; and the function that prints the result. Heavy libraries are imported inside these functions.
-What a docstring says after a form feed is for Python and not shown by --help.
+`options.py` holds the options. A module of this package holds one step: the function that does it and reports to an
+observer, and the function that prints the result. `cli` imports it when the step is called.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
-import types
-from collections.abc import Callable, Iterable
-from enum import StrEnum
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
+from ensemble.commands.options import PANELS
 from ensemble.commands.terminal import SILENT, Observer, Terminal
-from folds.errors import MaskensError
+from folds.errors import MaskensError, first_fault
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
 
 
 class Step(Generic[Options, Result]):
-    """A step: called from Python with its options, `train("runs/a", fold="0..2")`; `command` is what typer runs.
+    """A step, called from Python with its options: `train("runs/a", fold="0..2")`.
 
-    Options that are lists take one value too, and paths may be text. Positional values are the options in their order,
-    after the one that is named as the first.
+    The first option may be positional. Options that are lists take one value too, and paths may be text.
     """
 
     def __init__(
@@ -35,86 +32,82 @@ class Step(Generic[Options, Result]):
         options: type[Options],
         do: Callable[[Options, Observer], Result],
         show: Callable[[Result, Options, Terminal], None],
-        first: str = "",
+        first: str,
     ) -> None:
         self.options, self.do, self.show = options, do, show
         self.__name__ = do.__name__
-        functools.update_wrapper(self, do)
-        hints = get_type_hints(options, include_extras=True)
-        names = [field.name for field in dataclasses.fields(options)]  # type: ignore[arg-type]
-        self._fields = {name: hints[name] for name in sorted(names, key=lambda name: name != first)}
+        self.__doc__ = f"{inspect.getdoc(options)}\n\n{inspect.getdoc(do) or ''}".rstrip()
+        parameters = _parameters(options)
+        parameters.sort(key=lambda parameter: parameter.name != first)
+        parameters[0] = parameters[0].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        self.__signature__ = inspect.Signature(parameters)
 
     def __call__(self, *values: Any, observer: Observer = SILENT, **options: Any) -> Result:
         return self.do(self.typed(*values, **options), observer)
 
     def typed(self, *values: Any, **options: Any) -> Options:
-        """The options of a call."""
-        given = dict(zip(self._fields, values, strict=False)) | options
-        unknown = [name for name in given if name not in self._fields]
-        if unknown or len(values) > len(self._fields):
-            raise TypeError(f"{self.__name__} takes {', '.join(self._fields)}; not {', '.join(unknown) or values}")
-        return self.options(**{name: _as_typed(name, self._fields[name], value) for name, value in given.items()})
+        """The options of a call.
 
-    @property
-    def command(self) -> Callable[..., None]:
-        """The function whose signature typer reads: a parameter for each option."""
+        Raises:
+            TypeError: no such option, or one given twice, as in any call.
+            MaskensError: a value of the wrong type, or none of an option's choices.
+        """
+        import pydantic
 
-        def run(**values: Any) -> None:
-            options = self.options(**values)
-            terminal = Terminal(values.get("quiet", False), stderr=values.get("json", False))  # stdout is the JSON's
-            self.show(self.do(options, terminal), options, terminal)
+        given = self.__signature__.bind(*values, **options).arguments
+        hints = get_type_hints(self.options)
+        try:
+            return pydantic.TypeAdapter(self.options).validate_python(
+                {name: _as_typed(value, hints[name]) for name, value in given.items()}
+            )
+        except pydantic.ValidationError as error:
+            raise MaskensError(f"{self.__name__}: {first_fault(error)}") from None
 
-        run.__name__, run.__doc__ = self.__name__, (self.__doc__ or "").partition("\f")[0]
-        kind = inspect.Parameter.KEYWORD_ONLY
-        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                inspect.Parameter(f.name, kind, default=_default(f), annotation=self._fields[f.name])
-                for f in dataclasses.fields(self.options)  # type: ignore[arg-type]
-            ]
-        )
-        return run
+
+def _as_typed(value: Any, hint: Any) -> Any:
+    """A value as it would be typed: text for a path or number, a list for an option that may be repeated."""
+    if value is not None and list in (get_origin(hint), *map(get_origin, get_args(hint))):
+        return [_as_typed(item, str) for item in (value if isinstance(value, (list, tuple)) else [value])]
+    return str(value) if isinstance(value, (int, Path)) and not isinstance(value, bool) else value
+
+
+def _parameters(options: type[Any]) -> list[inspect.Parameter]:
+    """The options of a class as keyword parameters: by panel, a command's own before those that it inherits."""
+    hints, fields = get_type_hints(options), {field.name: field for field in dataclasses.fields(options)}
+    own = dict.fromkeys(name for base in options.__mro__ for name in vars(base).get("__annotations__", {}))
+    found = []
+    for name in sorted(own, key=lambda name: PANELS.index(fields[name].metadata["panel"])):
+        default, make = fields[name].default, fields[name].metadata["make"]
+        if isinstance(default, tuple):
+            default = list(default)
+        elif default is dataclasses.MISSING:
+            default = inspect.Parameter.empty
+        annotation: Any = Annotated[hints[name], make(name)]
+        found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
+    return found
+
+
+def command(name: str, options: type[Any]) -> Callable[..., None]:
+    """The function that typer runs: its parameters are the options, and its first call imports the step."""
+
+    def run(**values: Any) -> None:
+        step: Step[Any, Any] = getattr(import_module(f"ensemble.commands.{name}"), name)
+        terminal, given = Terminal(quiet=values.get("quiet", False)), options(**values)
+        step.show(step.do(given, terminal), given, terminal)
+
+    run.__name__, run.__doc__ = name, options.__doc__
+    run.__signature__ = inspect.Signature(_parameters(options))  # type: ignore[attr-defined]
+    return run
 
 
 def step(
-    options: type[Options], show: Callable[[Result, Options, Terminal], None], first: str = ""
+    options: type[Options], show: Callable[[Result, Options, Terminal], None], first: str
 ) -> Callable[[Callable[[Options, Observer], Result]], Step[Options, Result]]:
     """Make a step of the function that does it.
 
     Args:
-        options: a frozen dataclass; a field's annotation holds its `typer.Option`.
+        options: a class of `options`.
         show: prints what came of it, and raises `typer.Exit` for an exit code other than 0.
-        first: the option that a Python call takes as its first value, whatever its place in --help.
+        first: the option that a Python call takes as its first value.
     """
     return lambda do: Step(options, do, show, first)
-
-
-def _default(field: dataclasses.Field[Any]) -> Any:
-    if field.default is not dataclasses.MISSING:
-        return list(field.default) if isinstance(field.default, tuple) else field.default
-    return inspect.Parameter.empty
-
-
-def _as_typed(name: str, hint: Any, value: Any) -> Any:
-    """A value from Python as the command line would give it: a list of one for a list, a path for its text, the text of
-    a path or number, a fraction for a whole number.
-
-    Raises:
-        MaskensError: it is none of an option's choices.
-    """
-    if get_origin(hint) in (Union, types.UnionType):
-        inner = [a for a in get_args(hint) if a is not type(None)]
-        return value if value is None or len(inner) != 1 else _as_typed(name, inner[0], value)
-    if hasattr(hint, "__metadata__"):
-        return _as_typed(name, get_args(hint)[0], value)
-    if get_origin(hint) is list:
-        each = [value] if isinstance(value, (str, Path)) or not isinstance(value, Iterable) else list(value)
-        return [_as_typed(name, get_args(hint)[0], v) for v in each]
-    if get_origin(hint) is Literal or (isinstance(hint, type) and issubclass(hint, StrEnum)):
-        choices = get_args(hint) or tuple(hint)
-        if value not in choices:
-            raise MaskensError(f"{name}={value!r} is none of {', '.join(map(str, choices))}.")
-    if hint is float and isinstance(value, int):
-        return float(value)
-    if hint is str and isinstance(value, (int, Path)):
-        return str(value)
-    return Path(value) if hint is Path and isinstance(value, str) else value

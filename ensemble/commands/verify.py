@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import typer
 
-from ensemble.commands.options import DEFAULT_RUNS, DataOption, EachRunOption, QuietOption
+import ensemble.evaluation.verify as verifying
+from ensemble.commands.options import VerifyOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
-
-if TYPE_CHECKING:
-    from ensemble.evaluation.verify import Verification
-
-
-@dataclass(frozen=True)
-class Options:
-    """Which runs are verified, each by itself, and where their data are."""
-
-    run: EachRunOption = DEFAULT_RUNS
-    data: DataOption = None
-    quiet: QuietOption = False
+from ensemble.reporting.tables import verification_table
+from folds.run_folder import load_run
 
 
-def _print(verified: tuple[Verification, ...], options: Options, terminal: Terminal) -> None:
-    from ensemble.reporting.tables import verification_table
-
+def _print(verified: tuple[verifying.Verification, ...], options: VerifyOptions, terminal: Terminal) -> None:
     for found in verified:
         terminal.print(verification_table(found))
         terminal.note(found.notes)
@@ -42,21 +28,13 @@ def _print(verified: tuple[Verification, ...], options: Options, terminal: Termi
         raise typer.Exit(1)
 
 
-@step(Options, show=_print)
-def verify(options: Options, observer: Observer) -> tuple[Verification, ...]:
-    """Whether a run still holds what its commands wrote: data, folds, recipe, models, logits, tuning, submission.
-
-    Exits with 1 if something does not match what is recorded of it. Nothing is written.
-
-    Example:  maskens verify --run runs/default --run runs/heads
-    \f
+@step(VerifyOptions, show=_print, first="run")
+def verify(options: VerifyOptions, observer: Observer) -> tuple[verifying.Verification, ...]:
+    """
     Returns:
         One for each run; what does not match is in its `wrong`.
 
     Raises:
         MaskensError: a folder that is no run, or a run.json that can't be read.
     """
-    from ensemble.evaluation.verify import verify as verify_run
-    from folds.run_folder import load_run
-
-    return tuple(verify_run(load_run(run), options.data) for run in options.run)
+    return tuple(verifying.verify(load_run(run), options.data) for run in options.run)
