@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass
@@ -57,7 +58,7 @@ def _option(
     short: str = "",
     env: bool = False,
     complete: Callable[..., list[str]] | None = None,
-    **more: Any,
+    check: Callable[[Any], Any] | None = None,
 ) -> Any:
     """A field that is an option.
 
@@ -65,6 +66,7 @@ def _option(
         metavar: "" for a flag.
         name: without dashes, if it is not the field's own.
         env: the environment may set it, as MASKENS_RUN sets --run.
+        check: refuses a value before anything slow is imported.
     """
 
     def make(field: str) -> Any:
@@ -77,10 +79,21 @@ def _option(
             envvar=f"MASKENS_{word.upper()}" if env else None,
             show_envvar=False,
             autocompletion=complete,
-            **more,
+            callback=check,
         )
 
     return dataclasses.field(default=default, metadata={"panel": panel, "make": make})
+
+
+def _between(low: float, high: float = math.inf) -> Callable[[Any], Any]:
+    """The check of a number's range. Typer's own shows it in a column that is as wide as the help."""
+
+    def check(value: Any) -> Any:
+        if value is not None and not low <= value <= high:
+            raise typer.BadParameter(f"{value} is not {low:g}{f' to {high:g}' if high < math.inf else ' or more'}.")
+        return value
+
+    return check
 
 
 def _argument(default: Any, help: str, metavar: str, **more: Any) -> Any:
@@ -141,8 +154,8 @@ def _seeds(text: str | None) -> str | None:
 
 
 _run = partial(_data, metavar="DIR", env=True, complete=_complete_run)
-_seed = partial(_data, metavar="N", env=True, min=0, max=LARGEST_SEED)
-_recipe = partial(_model, metavar="NAME|FILE", env=True, complete=complete_recipe)
+_seed = partial(_data, metavar="N", env=True, check=_between(0, LARGEST_SEED))
+_recipe = partial(_model, metavar="RECIPE", env=True, complete=complete_recipe)
 _fixes = partial(_data, help="Label fixes: core, disputed, none or a CSV; repeatable. Stored in the run.")
 
 
@@ -161,7 +174,7 @@ class Data(Quiet):
 
 @dataclass(frozen=True, kw_only=True)
 class OneRun(Data):
-    run: list[Path] = _run(DEFAULT_RUNS, "Run folder.", callback=_one_run)
+    run: list[Path] = _run(DEFAULT_RUNS, "Run folder.", check=_one_run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +185,7 @@ class SeveralRuns(Data):
 @dataclass(frozen=True, kw_only=True)
 class Workers:
     workers: int | None = _compute(
-        None, "Processes that load photos; the result is the same.", "N", env=True, min=0, max=256
+        None, "Processes that load photos; the result is the same.", "N", env=True, check=_between(0, 256)
     )
 
 
@@ -183,12 +196,14 @@ class Device(Workers):
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster(Device):
-    jobs: int | None = _compute(None, "Jobs at a time. Default: 1; on a cluster as many as it takes.", "N", min=1)
+    jobs: int | None = _compute(
+        None, "Jobs at a time. Default: 1; on a cluster as many as it takes.", "N", check=_between(1)
+    )
     backend: Literal["sequential", "loky", "dask", "ray"] | None = _compute(
         None, "sequential, loky (processes), dask or ray (clusters). Default: loky if --jobs > 1.", "NAME", env=True
     )
     address: str | None = _compute(None, "Scheduler of the cluster. Default: start workers here.", "URL", env=True)
-    retries: int = _compute(2, "How many times to restart a job whose worker crashed.", "N", min=0)
+    retries: int = _compute(2, "How many times to restart a job whose worker crashed.", "N", check=_between(0))
     cache: str = _compute(
         "", "Decoded photos; none decodes each time. Default: .cache beside the run.", "DIR|none", env=True
     )
@@ -203,14 +218,13 @@ def cache_folder(cache: str, run: Path) -> Path | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """How an ensemble decides."""
-
     tta: Tta | None = _model(
-        None,
-        f"Views: {SETS}, or your own (docs/tta.md). Default: as tuned, else flip.",
-        "NAME|FILE",
-        complete=_complete_tta,
+        None, f"Views: {SETS}, or your own. Default: as tuned, else flip.", "SET", complete=_complete_tta
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision(Views):
     no_tuning: bool = _model(False, "Ignore what `maskens tune` fitted.")
 
 
@@ -228,9 +242,7 @@ class Checkpoints:
 
 @dataclass(frozen=True, kw_only=True)
 class OofViews(Checkpoints):
-    tta: Tta = _model(
-        "flip", f"Views of the out-of-fold logits: {SETS}, or your own.", "NAME|FILE", complete=_complete_tta
-    )
+    tta: Tta = _model("flip", f"Views: {SETS}, or your own.", "SET", complete=_complete_tta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +251,7 @@ class Training(Cluster, Data):
         None, "Change a key of the recipe: tasks.gender.epochs=5; repeatable.", "KEY=VALUE", name="set"
     )
     weights: list[str] | None = _model(
-        None, "Initial weights: a file, or a run (fold by fold). Default: from the hub.", "[TASK=]FILE|RUN"
+        None, "Initial weights: [TASK=]FILE, or a run (fold by fold). Default: from the hub.", "FILE|RUN"
     )
     no_pretrained: bool = _model(False, "Start from random weights.")
     compile_models: bool = _compute(
@@ -251,7 +263,7 @@ class Training(Cluster, Data):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOfRun(Training):
-    fold: str = _data("all", "Folds to train: 3, 0..4, 0,2,4 or all.", "FOLDS", callback=_folds)
+    fold: str = _data("all", "Folds to train: 3, 0..4, 0,2,4 or all.", "FOLDS", check=_folds)
     recipe: str | None = _recipe(
         None, "A shipped recipe (see `maskens recipes`) or a TOML file. Default: original; stored in the run."
     )
@@ -286,7 +298,7 @@ class ExploreOptions(OneRun, Workers):
     seed: int | None = _seed(None, "Seed of the photos and augmentations shown. Default: the run's, else 42.")
     recipe: str = _recipe("original", "Recipe whose augmentation is shown.")
     out: Path | None = _output(None, "Folder of the page. Default: explore beside the run.", "DIR")
-    per_class: int = _output(24, "Photos on a class's contact sheet, 1 to 200.", "N", min=1, max=200)
+    per_class: int = _output(24, "Photos on a class's contact sheet, 1 to 200.", "N", check=_between(1, 200))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,7 +312,7 @@ class FoldsOptions(OneRun, Workers):
     folds_file: Path | None = _data(None, "Your own folds (columns path, fold), checked like ours.", "CSV")
     fixes: list[str] | None = _fixes(None, metavar="NAME|CSV")
     merge: list[Path] | None = _data(
-        None, "Ids that are one person (columns a, b), or none; repeatable. Stored in the run.", "CSV"
+        None, "Ids that are one person (columns a, b), or none; repeatable; stored in the run.", "CSV"
     )
     merge_duplicates: bool = _data(False, "Open every photo; merge ids that share nearly the same photo.")
     check_photos: bool = _data(False, "Open every photo; report unreadable and nearly equal ones.")
@@ -363,16 +375,14 @@ class SweepOptions(Training, OofViews):
     """
 
     run: Path | None = _run(None, "Run whose folds the sweep has. Default: runs/default; stored in the sweep.")
-    fold: str | None = _data(
-        None, "Folds to train or add: 3, 0..4, 0,2,4 or all. Default: all.", "FOLDS", callback=_folds
-    )
+    fold: str | None = _data(None, "Folds to train or add: 3, 0..4, 0,2,4 or all. Default: all.", "FOLDS", check=_folds)
     seed: str | None = _data(
-        None, "Seeds to train or add: 7, 0..2 or 0,2,4. Default: that of --run.", "SEEDS", env=True, callback=_seeds
+        None, "Seeds to train or add: 7, 0..2 or 0,2,4. Default: that of --run.", "SEEDS", env=True, check=_seeds
     )
     recipe: list[str] | None = _model(
         None,
         "Recipe to train or add; repeatable. The others are compared with the first.",
-        "NAME|FILE",
+        "RECIPE",
         complete=complete_recipe,
     )
     out: Path = _output(Path("runs/sweep"), "The sweep's folder; its runs are named RECIPE-seedN.", "DIR")
@@ -380,7 +390,7 @@ class SweepOptions(Training, OofViews):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferOptions(SeveralRuns, Cluster, Views, Missing):
+class InferOptions(SeveralRuns, Cluster, Decision, Missing):
     """Predict the eval photos with every fold's models and write ImageID,ans.
 
     Runs are averaged, equally or with the weights of `maskens tune --blend`; each --vote file and each run has a vote.
@@ -395,11 +405,11 @@ class InferOptions(SeveralRuns, Cluster, Views, Missing):
     vote: list[Path] | None = _data(None, "Another submission, which votes with the runs; repeatable.", "CSV")
     decision: Literal["joint", "hard", "vote"] | None = _model(
         None,
-        "joint: best of 18 classes. hard: part by part. vote: by run. Default: joint; vote with --vote.",
+        "joint, hard (part by part) or vote (by run). Default: joint; vote with --vote.",
         "NAME",
     )
     no_early_exit: bool = _model(False, "Run all age models on every photo.")
-    max_passes: str = _model("all", "Fraction of forward passes, as .5; reports the changed classes.", "all|FRACTION")
+    max_passes: str = _model("all", "Fraction of forward passes, as .5; reports the changed classes.", "SHARE")
     max_seconds_per_photo: float | None = _model(None, "As --max-passes, as an average time.", "S")
     engine: Literal["torch", "onnxruntime", "openvino", "auto"] = _compute(
         "torch", "torch, onnxruntime, openvino or auto (fastest that agrees with torch).", "NAME"
@@ -412,7 +422,7 @@ class InferOptions(SeveralRuns, Cluster, Views, Missing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(Device, Views, Missing, Quiet):
+class PredictOptions(Device, Decision, Missing, Quiet):
     """Classify any photos: mask, gender and age band with their probabilities, and whether the folds agree.
 
     A photo should show one face about as large as in training: the whole photo is resized, unless the recipe says
@@ -429,7 +439,7 @@ class PredictOptions(Device, Views, Missing, Quiet):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(Device, Views, Missing, Quiet):
+class ServeOptions(Device, Decision, Missing, Quiet):
     """Answer photos by HTTP as `maskens predict` does: a page to drop them on, JSON, metrics. There is no password.
 
     Needs the extra: pip install 'maskens\\[serve]'. See docs/serve.md.
@@ -439,29 +449,33 @@ class ServeOptions(Device, Views, Missing, Quiet):
 
     run: list[Path] = _run(DEFAULT_RUNS, "Run folder; repeat it to ensemble runs on the same folds.")
     host: str = _output("127.0.0.1", "Address to listen on; 0.0.0.0 is every one.", "NAME")
-    port: int = _output(8000, "Port; 0 takes any free one.", "N", min=0, max=65535)
+    port: int = _output(8000, "Port; 0 takes any free one.", "N", check=_between(0, 65535))
     allow_host: list[str] | None = _output(None, "Another host name to answer for; * is any; repeatable.", "NAME")
-    max_mb: float = _compute(LIMITS.megabytes, "Megabytes of a request, all photos together.", "MB", min=0.001)
-    max_megapixels: float = _compute(LIMITS.megapixels, "Megapixels of a photo.", "MP", min=0.001)
-    max_photos: int = _compute(LIMITS.photos, "Photos of a request.", "N", min=1)
-    max_queue: int = _compute(LIMITS.queue, "Photos that wait for the models; beyond, the answer is 429.", "N", min=1)
-    wait_ms: float = _compute(5, "How long a photo waits for others to share a batch.", "MS", min=0, max=1000)
+    max_mb: float = _compute(
+        LIMITS.megabytes, "Megabytes of a request, all photos together.", "MB", check=_between(0.001)
+    )
+    max_megapixels: float = _compute(LIMITS.megapixels, "Megapixels of a photo.", "MP", check=_between(0.001))
+    max_photos: int = _compute(LIMITS.photos, "Photos of a request.", "N", check=_between(1))
+    max_queue: int = _compute(
+        LIMITS.queue, "Photos that wait for the models; beyond, the answer is 429.", "N", check=_between(1)
+    )
+    wait_ms: float = _compute(5, "How long a photo waits for others to share a batch.", "MS", check=_between(0, 1000))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(OneRun, Views, Missing):
+class ExportOptions(OneRun, Decision, Missing):
     """Write the ensemble as ONNX, one file per task, verified on photos; always on the CPU.
 
     Example:  maskens export --out faces-onnx
     """
 
     out: Path | None = _output(None, "The folder to write. Default: onnx in the run.", "DIR")
-    photos: int = _output(32, "Eval photos on which onnxruntime and torch are compared.", "N", min=1)
-    tolerance: float = _output(1e-3, "Largest accepted absolute difference of a logit.", "X", min=0)
+    photos: int = _output(32, "Eval photos on which onnxruntime and torch are compared.", "N", check=_between(1))
+    tolerance: float = _output(1e-3, "Largest accepted absolute difference of a logit.", "X", check=_between(0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreOptions(SeveralRuns, Views, Checkpoints):
+class ScoreOptions(SeveralRuns, Decision, Checkpoints):
     """Score the ensemble on people not seen in training: out-of-fold, or against --truth.
 
     Several runs on the same folds are scored as one ensemble.
@@ -515,12 +529,12 @@ class AuditOptions(OneRun, OofViews, Workers):
     """
 
     field: list[FieldChoice] | None = _data(None, "Only gender, age or mask; repeatable. Default: all.", "NAME")
-    top: int = _output(24, "Suspects on a field's contact sheet, 1 to 200.", "N", min=1, max=200)
+    top: int = _output(24, "Suspects on a field's contact sheet, 1 to 200.", "N", check=_between(1, 200))
     out: Path | None = _output(None, "Folder of lists, sheets and page. Default: audit in the run.", "DIR")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions(SeveralRuns, Views, Checkpoints, Workers):
+class ReportOptions(SeveralRuns, Decision, Checkpoints, Workers):
     """Write one page on scores, confusions, calibration, ages and the worst photos.
 
     Several runs on the same folds are shown as one ensemble.
@@ -528,7 +542,7 @@ class ReportOptions(SeveralRuns, Views, Checkpoints, Workers):
     Example:  maskens report --run runs/default --photos 24
     """
 
-    photos: int = _output(16, "Worst and least certain photos shown, 0 to 500.", "N", min=0, max=500)
+    photos: int = _output(16, "Worst and least certain photos shown, 0 to 500.", "N", check=_between(0, 500))
     out: Path | None = _output(None, "The page. Default: report.html in the (first) run.", "FILE")
 
 

@@ -45,13 +45,17 @@ def test_an_unknown_step_is_an_attribute_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
+    ("call", "error", "message"),
     [
-        (lambda: ensemble.score("runs/a", checkpoint="lst"), "checkpoint='lst' is none of cross-fitted, best, last"),
-        (lambda: ensemble.tune("runs/a", step=["views", "offset"]), "step='offset' is none of views, view-weights"),
-        (lambda: ensemble.score("runs/a", submission="s.csv"), "--submission needs --truth CSV"),
+        (lambda: ensemble.score("runs/a", checkpoint="lst"), MaskensError, "checkpoint: .*'cross-fitted', 'best'"),
+        (lambda: ensemble.tune("runs/a", step=["views", "offset"]), MaskensError, "step.1: .*'view-weights'"),
+        (lambda: ensemble.score("runs/a", submission="s.csv"), MaskensError, "--submission needs --truth CSV"),
+        (lambda: ensemble.score("runs/a", run="runs/b"), TypeError, "multiple values for argument 'run'"),
+        (lambda: ensemble.score(rnu="runs/a"), TypeError, "unexpected keyword argument 'rnu'"),
     ],
 )
-def test_a_call_refuses_what_its_command_refuses(call: Callable[[], object], message: str) -> None:
-    with pytest.raises(MaskensError, match=message):
+def test_a_call_refuses_what_its_command_refuses(
+    call: Callable[[], object], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
         call()

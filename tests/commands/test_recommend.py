@@ -48,7 +48,7 @@ def test_a_file_that_is_there_is_kept() -> None:
     assert "the earlier file is kept as recommended.1.toml" in again.out, again
     assert Path("recommended.1.toml").read_text() == before != Path("recommended.toml").read_text()
     Path("mine.toml").write_text("mine")
-    refused(maskens("recommend", "--out", "mine.toml"), "mine.toml is there already", "--out")
+    refused(maskens("recommend", "--out", "mine.toml"), "mine.toml", "not a recommendation", "--out")
     refused(maskens("recommend", "--out", "mine.txt"), "a recipe is a .toml file")
     refused(maskens("recommend", "--hours", "0"), "--hours 0: give the hours that training may take")
 
@@ -79,7 +79,7 @@ def test_a_recommendation_can_be_trained(monkeypatch: pytest.MonkeyPatch) -> Non
     tiny = Candidate("test_resnet.r160_in1k", (32, 24))
     monkeypatch.setattr(ensemble.training.recommend, "CANDIDATES", {"cpu": (tiny,)})
     outcome = maskens("recommend", "--device", "cpu", "--out", "tiny.toml")
-    assert "why: the largest of all candidates" in outcome.out, outcome
+    assert "why: the largest" in outcome.out, outcome
     *_, folds, train = (line.removeprefix("next: ") for line in outcome.out.splitlines())
     for command in (folds, f"{train} --no-pretrained --set tasks.heads.epochs=1"):
         outcome = maskens(*command.split()[1:])

@@ -118,16 +118,16 @@ def test_once_there_are_models_no_other_photo_is_left_out(bad: list[str], data: 
 
 
 def test_before_there_are_models_the_list_follows_the_photos(bad: list[str], data: Path) -> None:
-    from ensemble.commands.train import leave_out_bad_photos, plan_training
+    from ensemble.commands.train import plan_training, skip_bad_photos
 
     options = ensemble.train.typed(RUN, recipe="mine.toml", skip_bad_photos=True, device="cpu")
-    plan = leave_out_bad_photos(plan_training(options))
+    plan = skip_bad_photos(plan_training(options))
     assert sorted(plan.data.skipped) == bad
     assert load_run(RUN).skipped_hash == plan.run.skipped_hash == plan.todo[0].run.skipped_hash != ""
     third = data / bad[0].replace("mask2", "mask3")
     cut_off(third)
     shutil.rmtree("runs/.cache")
-    plan = leave_out_bad_photos(plan_training(options))
+    plan = skip_bad_photos(plan_training(options))
     assert sorted(plan.data.skipped) == sorted([*bad, str(third.relative_to(data))])
     (data / bad[1]).write_bytes(b"another size")
     done(maskens("folds", "--k", "2"))

@@ -193,7 +193,7 @@ def test_a_dry_run_lists_the_matrix_and_writes_nothing(there: Path) -> None:
         ("--out runs/new", "name what to train, like --recipe quick"),
         ("--recipe a.toml --recipe d/a.toml", "runs are named by their recipe"),
         ("--recipe a.toml --set tasks.heads.epochs=9", "another recipe of this name: - tasks.heads.epochs: 1, now 9"),
-        ("--set tasks.heads.epochs=9", "--set and the weights' options go with --recipe"),
+        ("--set tasks.heads.epochs=9", "--set, --weights and --no-pretrained need --recipe"),
         ("--out runs/default --recipe a.toml", "runs/default is a run folder"),
         ("--seed 2..0", "--seed 2..0: 2..0 runs backwards"),
         ("--seed 0..4294967295", "at most 100"),
