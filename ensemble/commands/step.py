@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_t
 
 from ensemble.commands.options import PANELS
 from ensemble.commands.terminal import SILENT, Observer, Terminal
-from folds.errors import MaskensError, first_fault
+from folds.errors import MaskensError
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
@@ -61,7 +61,8 @@ class Step(Generic[Options, Result]):
                 {name: _as_typed(value, hints[name]) for name, value in given.items()}
             )
         except pydantic.ValidationError as error:
-            raise MaskensError(f"{self.__name__}: {first_fault(error)}") from None
+            first = error.errors()[0]
+            raise MaskensError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
 
 
 def _as_typed(value: Any, hint: Any) -> Any:
