@@ -5,6 +5,7 @@ Each command is a module of ensemble/commands. Heavy libraries are imported insi
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import os
@@ -54,6 +55,7 @@ REFUSED = {  # what a system says of itself, whatever the file; any other OSErro
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE),
     *(errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT),
 }
+LEAST_MEMORY = 1_000_000_000  # bytes of address space, with fewer of which numpy's OpenBLAS waits without end
 
 app = typer.Typer(
     name="maskens",
@@ -99,11 +101,22 @@ def passing(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def run(*args: Any, **values: Any) -> None:
         try:
+            refuse_small_memory()
             function(*args, **values)
         except (KeyboardInterrupt, EOFError, OSError) as error:
             raise Passed(error) from error
 
     return run
+
+
+def refuse_small_memory() -> None:
+    """Refuse a limit of memory under which nothing can be imported."""
+    with contextlib.suppress(ImportError):  # Windows has no such limit
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if 0 <= limit < LEAST_MEMORY:
+            raise MaskensError(f"the memory limit of {limit / 1e6:.0f} MB (ulimit -v) is too small for any command")
 
 
 for panel, commands in COMMANDS.items():
