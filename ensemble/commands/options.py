@@ -55,7 +55,7 @@ def _option(
     metavar: str = "",
     *,
     name: str = "",
-    short: str = "",
+    also: str = "",
     env: bool = False,
     complete: Callable[..., list[str]] | None = None,
     check: Callable[[Any], Any] | None = None,
@@ -65,6 +65,7 @@ def _option(
     Args:
         metavar: "" for a flag.
         name: without dashes, if it is not the field's own.
+        also: another name of it.
         env: the environment may set it, as MASKENS_RUN sets --run.
         check: refuses a value before anything slow is imported.
     """
@@ -72,7 +73,7 @@ def _option(
     def make(field: str) -> Any:
         word = name or field.replace("_", "-")
         return typer.Option(
-            *(f"--{word}", *([short] if short else [])),
+            *(f"--{word}", *([also] if also else [])),
             metavar=metavar,
             help=help,
             rich_help_panel=panel,
@@ -98,7 +99,7 @@ def _between(low: float, high: float = math.inf) -> Callable[[Any], Any]:
 
 def _argument(default: Any, help: str, metavar: str, **more: Any) -> Any:
     """A field that is typed without its name."""
-    made = typer.Argument(metavar=metavar, help=help, rich_help_panel="Data", **more)
+    made = typer.Argument(metavar=metavar, help=help, **more)
     return dataclasses.field(default=default, metadata={"panel": "Data", "make": lambda field: made})
 
 
@@ -164,7 +165,7 @@ _fixes = partial(_data, help="Label fixes: core, disputed, none or a CSV; repeat
 
 @dataclass(frozen=True, kw_only=True)
 class Quiet:
-    quiet: bool = _output(False, "Print errors only.", env=True, short="-q")
+    quiet: bool = _output(False, "Print errors only.", env=True, also="-q")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +259,7 @@ class Training(Cluster, Data):
         False, "Compile each model (torch.compile): minutes a job, faster epochs.", name="compile"
     )
     track: list[TrackerName] | None = _output(None, "Log curves and pictures: tensorboard, wandb; repeatable.", "NAME")
-    yes: bool = _output(False, "Don't ask before hours of work.", short="-y")
+    yes: bool = _output(False, "Don't ask before hours of work.", also="-y")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -408,7 +409,7 @@ class InferOptions(SeveralRuns, Cluster, Decision, Missing):
         "joint, hard (part by part) or vote (by run). Default: joint; vote with --vote.",
         "NAME",
     )
-    no_early_exit: bool = _model(False, "Run all age models on every photo.")
+    no_early_exit: bool = _model(False, "Run all age models on every photo.", also="--ask-all")
     max_passes: str = _model("all", "Fraction of forward passes, as .5; reports the changed classes.", "SHARE")
     max_seconds_per_photo: float | None = _model(None, "As --max-passes, as an average time.", "S")
     engine: Literal["torch", "onnxruntime", "openvino", "auto"] = _compute(
@@ -431,7 +432,7 @@ class PredictOptions(Device, Decision, Missing, Quiet):
     Example:  maskens predict holiday/*.jpg --out holiday.csv
     """
 
-    photos: list[Path] = _argument(MISSING, "Photos, or folders of them.", "PHOTO|DIR...")
+    photos: list[Path] = _argument(MISSING, "Photos, or folders of them.", "PHOTO|DIR")
     run: list[Path] = _run(DEFAULT_RUNS, "Run folder; repeat it to ensemble runs on the same folds.")
     skip_bad_photos: bool = _data(False, "Skip and list unreadable photos; docs/bad-photos.md.")
     out: Path | None = _output(None, "Write the predictions to a .csv or .json file.", "FILE")
@@ -450,16 +451,14 @@ class ServeOptions(Device, Decision, Missing, Quiet):
     run: list[Path] = _run(DEFAULT_RUNS, "Run folder; repeat it to ensemble runs on the same folds.")
     host: str = _output("127.0.0.1", "Address to listen on; 0.0.0.0 is every one.", "NAME")
     port: int = _output(8000, "Port; 0 takes any free one.", "N", check=_between(0, 65535))
-    allow_host: list[str] | None = _output(None, "Another host name to answer for; * is any; repeatable.", "NAME")
-    max_mb: float = _compute(
-        LIMITS.megabytes, "Megabytes of a request, all photos together.", "MB", check=_between(0.001)
-    )
-    max_megapixels: float = _compute(LIMITS.megapixels, "Megapixels of a photo.", "MP", check=_between(0.001))
-    max_photos: int = _compute(LIMITS.photos, "Photos of a request.", "N", check=_between(1))
+    allow_host: list[str] | None = _output(None, "Another accepted host name; * accepts any; repeatable.", "NAME")
+    max_mb: float = _compute(LIMITS.megabytes, "Largest request, all its photos together.", "MB", check=_between(0.001))
+    max_megapixels: float = _compute(LIMITS.megapixels, "Largest photo.", "MP", check=_between(0.001))
+    max_photos: int = _compute(LIMITS.photos, "Most photos of a request.", "N", check=_between(1))
     max_queue: int = _compute(
-        LIMITS.queue, "Photos that wait for the models; beyond, the answer is 429.", "N", check=_between(1)
+        LIMITS.queue, "Photos that may wait for the models; others get status 429.", "N", check=_between(1)
     )
-    wait_ms: float = _compute(5, "How long a photo waits for others to share a batch.", "MS", check=_between(0, 1000))
+    wait_ms: float = _compute(5, "How long a photo waits for others to form a batch.", "MS", check=_between(0, 1000))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,7 +93,9 @@ def command(name: str, options: type[Any]) -> Callable[..., None]:
 
     def run(**values: Any) -> None:
         step: Step[Any, Any] = getattr(import_module(f"ensemble.commands.{name}"), name)
-        terminal, given = Terminal(quiet=values.get("quiet", False)), options(**values)
+        given = options(**values)
+        json = values.get("json", False)  # takes stdout for itself
+        terminal = Terminal(values.get("quiet", False), stderr=json)
         step.show(step.do(given, terminal), given, terminal)
 
     run.__name__, run.__doc__ = name, options.__doc__
