@@ -146,4 +146,8 @@ def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds:
             missing = [names[i] for i in sorted(set(merge) - set(merge[learned]))]
             if missing:
                 idle.append(f"{spec.job}: {head.part} {', '.join(missing)}")
-    refuse(idle, "these jobs have no training photos of", "See ages.leave_out and ages.cuts of these tasks.")
+    refuse(
+        list(dict.fromkeys(idle)),
+        "these jobs have no training photos of",
+        "See ages.leave_out and ages.cuts of these tasks.",
+    )
