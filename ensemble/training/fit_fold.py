@@ -312,7 +312,8 @@ class JobRun:
 
     def tracked(self, photos: DecodedPhotos) -> TrackedJob:
         """What trackers are reported at the start."""
-        config = self.record() | {"recipe": self.recipe.model_dump(mode="json", exclude_none=True)}
+        config = {key: value for key, value in self.record().items() if value is not None}
+        config |= {"recipe": self.recipe.model_dump(mode="json", exclude_none=True)}
         truth = self.truth[self.valid_rows]
         return TrackedJob(
             self.run_info, self.spec.task, self.spec.fold, self.target, config, photos, self.valid_rows, truth
