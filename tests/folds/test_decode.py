@@ -32,44 +32,38 @@ def noise(height: int = 40, width: int = 30) -> Pixels:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def read_back(image: Image.Image, path: Path, mode: str, **options: Any) -> Pixels:
-    """Save, make sure that the file really has that colour mode, and read as the project does."""
-    image.save(path, **options)
-    with Image.open(path) as saved:
+PIXELS = noise(6, 5)
+COLOURS = np.array([(255, 0, 0), (0, 128, 0), (10, 20, 30)], dtype=np.uint8)
+INDICES = np.array([[0, 1, 2, 0], [2, 2, 1, 0]], dtype=np.uint8)
+PALETTE = Image.fromarray(INDICES)
+PALETTE.putpalette(COLOURS.tobytes())
+DEEP = np.array([[0, 257, 300], [200 * 257, 65535, 50 * 257]], dtype=np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("image", "mode", "options", "expected"),
+    [
+        (Image.fromarray(PIXELS), "RGB", {}, PIXELS),
+        (Image.fromarray(GREY), "L", {}, as_rgb(GREY)),
+        (Image.fromarray(np.stack([GREY, 255 - GREY], axis=-1)), "LA", {}, as_rgb(GREY)),
+        (Image.fromarray(np.dstack([PIXELS, np.full((6, 5), 128, dtype=np.uint8)])), "RGBA", {}, PIXELS),
+        (PALETTE, "P", {}, COLOURS[INDICES]),
+        (PALETTE, "P", {"transparency": bytes([0, 128, 255])}, COLOURS[INDICES]),
+        (Image.fromarray(DEEP), "I;16", {}, as_rgb(np.array([[0, 1, 1], [200, 255, 50]]))),
+        (Image.fromarray(GREY > 60), "1", {}, as_rgb(np.where(GREY > 60, 255, 0))),
+    ],
+    ids=["RGB", "L", "LA", "RGBA", "P", "transparent P", "16 bit", "1 bit"],
+)
+def test_every_colour_mode_becomes_rgb(
+    tmp_path: Path, image: Image.Image, mode: str, options: dict[str, Any], expected: np.ndarray
+) -> None:
+    image.save(tmp_path / "a.png", **options)
+    with Image.open(tmp_path / "a.png") as saved:
         assert saved.mode == mode
-    photo = read_photo(path)
+    photo = read_photo(tmp_path / "a.png")
     assert photo.dtype == np.uint8
     assert photo.flags.c_contiguous
-    return photo
-
-
-def test_rgb_pixels_come_back_unchanged(tmp_path: Path) -> None:
-    pixels = noise()
-    np.testing.assert_array_equal(read_back(Image.fromarray(pixels), tmp_path / "a.png", "RGB"), pixels)
-
-
-def test_grey_is_repeated_over_the_channels(tmp_path: Path) -> None:
-    np.testing.assert_array_equal(read_back(Image.fromarray(GREY), tmp_path / "a.png", "L"), as_rgb(GREY))
-
-
-def test_grey_with_transparency_keeps_its_grey(tmp_path: Path) -> None:
-    image = Image.fromarray(np.stack([GREY, 255 - GREY], axis=-1))
-    np.testing.assert_array_equal(read_back(image, tmp_path / "a.png", "LA"), as_rgb(GREY))
-
-
-def test_colour_with_transparency_keeps_its_colour(tmp_path: Path) -> None:
-    pixels = noise(6, 5)
-    image = Image.fromarray(np.dstack([pixels, np.full((6, 5), 128, dtype=np.uint8)]))
-    np.testing.assert_array_equal(read_back(image, tmp_path / "a.png", "RGBA"), pixels)
-
-
-@pytest.mark.parametrize("options", [{}, {"transparency": bytes([0, 128, 255])}], ids=["opaque", "transparent"])
-def test_palette_indices_become_their_colours(tmp_path: Path, options: dict[str, bytes]) -> None:
-    colours = np.array([(255, 0, 0), (0, 128, 0), (10, 20, 30)], dtype=np.uint8)
-    indices = np.array([[0, 1, 2, 0], [2, 2, 1, 0]], dtype=np.uint8)
-    image = Image.fromarray(indices)
-    image.putpalette(colours.tobytes())
-    np.testing.assert_array_equal(read_back(image, tmp_path / "a.png", "P", **options), colours[indices])
+    np.testing.assert_array_equal(photo, expected)
 
 
 @pytest.mark.parametrize(
@@ -77,37 +71,16 @@ def test_palette_indices_become_their_colours(tmp_path: Path, options: dict[str,
     [((0, 0, 0, 0), (255, 255, 255)), ((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 155), (100, 100, 100))],
 )
 def test_cmyk_inks_become_colours(tmp_path: Path, ink: tuple[int, ...], colour: tuple[int, ...]) -> None:
-    photo = read_back(Image.new("CMYK", (16, 8), ink), tmp_path / "a.jpg", "CMYK", quality=95)
+    Image.new("CMYK", (16, 8), ink).save(tmp_path / "a.jpg", quality=95)
+    photo = read_photo(tmp_path / "a.jpg")
     assert photo.shape == (8, 16, 3)
     np.testing.assert_allclose(photo.astype(int), np.broadcast_to(colour, (8, 16, 3)), atol=4)
-
-
-def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path) -> None:
-    deep = np.array([[0, 257, 300], [200 * 257, 65535, 50 * 257]], dtype=np.uint16)
-    photo = read_back(Image.fromarray(deep), tmp_path / "a.png", "I;16")
-    np.testing.assert_array_equal(photo, as_rgb(np.array([[0, 1, 1], [200, 255, 50]])))
 
 
 def test_16_bit_colour_is_scaled(tmp_path: Path) -> None:
     pixels = noise(6, 5)
     cv2.imwrite(str(tmp_path / "a.png"), pixels[..., ::-1].astype(np.uint16) * 257)
     np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), pixels)
-
-
-def test_one_bit_becomes_black_and_white(tmp_path: Path) -> None:
-    photo = read_back(Image.fromarray(GREY > 60), tmp_path / "a.png", "1")
-    np.testing.assert_array_equal(photo, as_rgb(np.where(GREY > 60, 255, 0)))
-
-
-def test_a_photo_taken_sideways_is_turned_upright(tmp_path: Path) -> None:
-    stored = np.zeros((32, 48, 3), dtype=np.uint8)
-    stored[:, :24] = 255  # the left half of what the sensor saw ...
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6  # ... is the upper half of the scene
-    photo = read_back(Image.fromarray(stored), tmp_path / "a.jpg", "RGB", exif=exif, quality=95)
-    assert photo.shape == (48, 32, 3)
-    assert photo[:20].min() > 245
-    assert photo[28:].max() < 10
 
 
 @pytest.mark.parametrize(
@@ -118,8 +91,8 @@ def test_every_pixel_goes_where_the_orientation_says(tmp_path: Path, orientation
     pixels = noise(6, 4)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    photo = read_back(Image.fromarray(pixels), tmp_path / "a.png", "RGB", exif=exif)
-    np.testing.assert_array_equal(photo, upright(pixels))
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), upright(pixels))
 
 
 @pytest.mark.parametrize(
@@ -235,41 +208,36 @@ def test_other_formats_come_whole(tmp_path: Path, name: str) -> None:
     np.testing.assert_array_equal(decode_file(path, [(20, 20)]).sizes[0], read_photo(path))
 
 
-@pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("tenths", [1, 5, 9])
-def test_a_jpeg_that_is_cut_off_is_refused_reduced_too(tmp_path: Path, tenths: int, progressive: bool) -> None:
-    path = tmp_path / "a.jpg"
-    Image.fromarray(noise(240, 160)).save(path, progressive=progressive)
-    assert len(decode_file(path, [(30, 20)]).sizes[0]) == 30
+@pytest.mark.parametrize(
+    ("name", "options", "least"),
+    [
+        ("a.jpg", {}, None),
+        ("a.png", {}, None),
+        ("a.jpg", {}, (30, 20)),
+        ("a.jpg", {"progressive": True}, (30, 20)),
+    ],
+)
+def test_a_photo_that_is_cut_off_is_refused_reduced_too(
+    tmp_path: Path, name: str, options: dict[str, Any], least: tuple[int, int] | None, tenths: int
+) -> None:
+    path = tmp_path / name
+    Image.fromarray(noise(240, 160)).save(path, **options)
+    decode_file(path, [least])
     path.write_bytes(path.read_bytes()[: path.stat().st_size * tenths // 10])
     with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} can't be read: (?i:.*truncated)"):
-        decode_file(path, [(30, 20)])
-
-
-@pytest.mark.parametrize("tenths", [1, 3, 5, 7, 9])
-@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
-def test_a_photo_that_is_cut_off_is_refused(tmp_path: Path, name: str, tenths: int) -> None:
-    path = tmp_path / name
-    Image.fromarray(noise()).save(path)
-    read_photo(path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) * tenths // 10])
-    with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} can't be read: (?i:.*truncated)"):
-        read_photo(path)
-
-
-@pytest.mark.parametrize("content", [b"just some text\n", b""], ids=["text", "empty"])
-def test_a_file_that_is_no_photo_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "mask1.jpg"
-    path.write_bytes(content)
-    with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} is not a photo that can be read \\("):
-        read_photo(path)
+        decode_file(path, [least])
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n", b"P1\n2 2\n0 1\n1 0\n"],
-    ids=["PostScript", "text that Pillow takes for pixels"],
+    [
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n",
+        b"P1\n2 2\n0 1\n1 0\n",
+        b"just some text\n",
+        b"",
+    ],
+    ids=["PostScript", "text that Pillow takes for pixels", "text", "empty"],
 )
 def test_formats_that_photos_do_not_come_in_are_not_even_opened(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
@@ -281,11 +249,11 @@ def test_formats_that_photos_do_not_come_in_are_not_even_opened(
     path = tmp_path / "mask1.jpg"
     path.write_bytes(content)
     for read in (read_photo, photo_format):
-        with pytest.raises(MaskensError, match="is not a photo that can be read"):
+        with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} is not a photo that can be read"):
             read(path)
 
 
-@pytest.mark.parametrize("raised", [IndexError, struct.error, EOFError, KeyError, OverflowError])
+@pytest.mark.parametrize("raised", [IndexError, struct.error, KeyError])
 def test_whatever_a_decoder_raises_of_a_damaged_photo_is_a_refusal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: type[Exception]
 ) -> None:
@@ -356,12 +324,6 @@ def test_the_crop_is_the_centre(shape: tuple[int, int], data: st.DataObject) -> 
     np.testing.assert_array_equal(fitted, where[top : top + crop[0], left : left + crop[1]])
     assert abs(top - bottom) <= 1
     assert abs(left - right) <= 1
-
-
-def test_a_photo_of_the_right_size_is_left_as_it_is() -> None:
-    photo = noise(40, 30)
-    np.testing.assert_array_equal(resize_and_crop(photo, (40, 30), None), photo)
-    np.testing.assert_array_equal(resize_and_crop(photo, (40, 30), (40, 30)), photo)
 
 
 def test_shrinking_averages_over_areas() -> None:

@@ -74,18 +74,14 @@ class TestTrain:
         assert data.classes.tolist() == [0, 0, 0, 0, 0, 6, 12, 5, 5, 5, 5, 5, 11, 17]
         assert class_counts(data) == [5, 0, 0, 0, 0, 5, 1, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 1]
 
-    def test_extensions_may_be_mixed_in_any_case(self, tmp_path: Path) -> None:
+    def test_extensions_may_be_mixed_and_other_files_are_ignored(self, tmp_path: Path) -> None:
         endings = (".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG", ".Jpg")
         names = tuple(s + e for s, e in zip(SHOTS, endings, strict=True))
-        add_person(tmp_path, "a", names)
-        assert read_train(write_train(tmp_path, "1,male,Asian,29,a")).people[0].photos == names
-
-    def test_hidden_files_and_other_kinds_of_file_are_ignored(self, two: Path) -> None:
-        before = read_train(two)
+        folder = add_person(tmp_path, "a", names)
         for name in ("._mask1.jpg", "._normal.jpg", ".DS_Store", "notes.txt", "Thumbs.db"):
-            (two / "train" / "images" / "a" / name).write_bytes(b"")
-        (two / "train" / "images" / "._a").write_bytes(b"x")
-        assert read_train(two) == before
+            (folder / name).write_bytes(b"")
+        (folder.parent / "._a").write_bytes(b"x")
+        assert read_train(write_train(tmp_path, "1,male,Asian,29,a")).people[0].photos == names
 
     def test_ids_are_text(self, tmp_path: Path) -> None:
         ids = ("001498-1", "000001", "1")
@@ -109,15 +105,11 @@ class TestTrain:
         (two / "train" / "train.csv").write_text(text)
         assert read_train(two) == plain
 
-    def test_quoted_paths_with_commas_are_read(self, tmp_path: Path) -> None:
+    def test_commas_and_the_whole_range_of_ages_are_accepted(self, tmp_path: Path) -> None:
         add_person(tmp_path, "a, the first")
-        data = read_train(write_train(tmp_path, '1,male,Asian,29,"a, the first"'))
-        assert data.people[0].path == "a, the first"
-
-    @pytest.mark.parametrize("age", [0, 120])
-    def test_the_whole_range_of_ages_is_accepted(self, tmp_path: Path, age: int) -> None:
-        add_person(tmp_path, "a")
-        assert read_train(write_train(tmp_path, f"1,male,Asian,{age},a")).people[0].age == age
+        add_person(tmp_path, "b")
+        data = read_train(write_train(tmp_path, '1,male,Asian,0,"a, the first"', "2,male,Asian,120,b"))
+        assert [(p.path, p.age) for p in data.people] == [("a, the first", 0), ("b", 120)]
 
 
 class TestTrainRefusals:
@@ -155,7 +147,7 @@ class TestTrainRefusals:
         write_train(two, "1,male,Asian,29,a", "", "2,femal,Asian,60,b", header=f"{first}{HEADER}")
         assert f"train.csv row {5 if first else 4}: gender 'femal'" in complaint(two)
 
-    @pytest.mark.parametrize("spelling", ["a/", "./a", "a/.", "a//"])
+    @pytest.mark.parametrize("spelling", ["a/", "./a"])
     def test_a_second_row_for_the_same_folder_is_found_in_any_spelling(self, two: Path, spelling: str) -> None:
         write_train(two, "1,male,Asian,29,a", f"9,male,Asian,29,{spelling}")
         assert f"train.csv row 3: path '{spelling}' is already in row 2" in complaint(two)
@@ -223,9 +215,7 @@ class TestTrainRefusals:
             with pytest.raises(MaskensError, match=r"no data folder .*nowhere.*--data.*maskens sample .*nowhere"):
                 read(tmp_path / "nowhere")
 
-    @pytest.mark.parametrize(
-        "named", ["data/train", "data/train/images", "data/eval", "data/train/train.csv", ".", "dta", "한글"]
-    )
+    @pytest.mark.parametrize("named", ["data/train", "data/train/train.csv", ".", "dta", "한글"])
     def test_a_path_near_the_data_folder_is_answered_with_it(
         self, named: str, tmp_path: Path, make_data: MakeData, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -334,47 +324,35 @@ class TestEval:
         assert data.photos.files == [f"eval/images/{i}" for i in EVAL_IDS]
         assert all((root / f).is_file() for f in data.photos.files)
 
-    def test_columns_may_come_in_any_order_with_others(self, tmp_path: Path, make_data: MakeData) -> None:
+    def test_columns_may_come_in_any_order_and_photos_without_a_row_do_no_harm(
+        self, tmp_path: Path, make_data: MakeData
+    ) -> None:
         root = make_data(tmp_path / "data", people=6, eval_ids=("b.jpg", "a.png"))
         before = read_eval(root)
+        (root / "eval" / "images" / "._b00.jpg").write_bytes(b"x")
+        (root / "eval" / "images" / "other.jpg").write_bytes(b"x")
         for text in ("\ufeffans,note,ImageID\n0,x,b.jpg\n0,,a.png\n", "ImageID\r\nb.jpg\r\na.png\r\n"):
             (root / "eval" / "info.csv").write_bytes(text.encode())
             assert read_eval(root) == before
 
-    def test_photos_without_a_row_do_no_harm(self, tmp_path: Path, make_data: MakeData) -> None:
+    def test_wrong_rows_are_listed_together(self, tmp_path: Path, make_data: MakeData) -> None:
         root = make_data(tmp_path / "data", people=6)
-        before = read_eval(root)
-        (root / "eval" / "images" / "._b00.jpg").write_bytes(b"x")
-        (root / "eval" / "images" / "other.jpg").write_bytes(b"x")
-        assert read_eval(root) == before
-
-    def test_missing_and_double_photos_are_listed_together(self, tmp_path: Path, make_data: MakeData) -> None:
-        ids = ("0123456789.jpg", "other.jpg")
-        root = make_data(tmp_path / "data", people=6, eval_ids=ids)
-        rows = ["ImageID,ans", "0123456789.png,0", "gone.jpg,0", "other.jpg,0", "other.jpg,0"]
-        (root / "eval" / "info.csv").write_text("\n".join(rows))
+        images = root / "eval" / "images"
+        (images / "sub").mkdir()
+        (images / "sub" / "b00.jpg").write_bytes(b"x")
+        (images / "empty.jpg").touch()
+        names = ["gone.jpg", "b00.jpg", "b00.jpg", "../images/b00.jpg", "sub/b00.jpg", "sub", "empty.jpg"]
+        (root / "eval" / "info.csv").write_text("\n".join(["ImageID", *names]))
         with pytest.raises(MaskensError) as refused:
             read_eval(root)
-        said = str(refused.value)
-        images = root / "eval" / "images"
-        assert f"info.csv row 2: {images / '0123456789.png'} is missing" in said
-        assert f"info.csv row 3: {images / 'gone.jpg'} is missing" in said
-        assert "info.csv row 5: ImageID 'other.jpg' is already in row 4" in said
-
-    @pytest.mark.parametrize("image", ["../images/b00.jpg", "sub/b00.jpg", "sub"])
-    def test_only_files_directly_in_the_folder_count(self, tmp_path: Path, make_data: MakeData, image: str) -> None:
-        root = make_data(tmp_path / "data", people=6)
-        (root / "eval" / "images" / "sub").mkdir()
-        (root / "eval" / "images" / "sub" / "b00.jpg").write_bytes(b"x")
-        (root / "eval" / "info.csv").write_text(f"ImageID\n{image}\n")
-        with pytest.raises(MaskensError, match=r"info\.csv row 2: .* is missing"):
-            read_eval(root)
-
-    def test_an_empty_file_is_named(self, tmp_path: Path, make_data: MakeData) -> None:
-        root = make_data(tmp_path / "data", people=6)
-        (root / "eval" / "images" / EVAL_IDS[1]).write_bytes(b"")
-        with pytest.raises(MaskensError, match=rf"info\.csv row 3: .*{EVAL_IDS[1]} is an empty file"):
-            read_eval(root)
+        _, *problems, advice = str(refused.value).splitlines()
+        assert problems == [
+            f"  - info.csv row 2: {images}/gone.jpg is missing",
+            "  - info.csv row 4: ImageID 'b00.jpg' is already in row 3",
+            *(f"  - info.csv row {n}: {images}/{names[n - 2]} is missing" for n in (5, 6, 7)),
+            f"  - info.csv row 8: {images}/empty.jpg is an empty file",
+        ]
+        assert "--skip-bad-photos" in advice
 
     def test_no_table_no_photos_and_a_wrong_header_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(MaskensError, match=r"info\.csv does not exist"):

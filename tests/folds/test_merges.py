@@ -121,9 +121,10 @@ class TestRun:
         assert len(rows) == 30
         assert groups() == {f"{n:06d}" for n in range(30)} - {B}
 
-    def test_the_run_remembers_it_and_none_drops_it(self, folds: Callable[..., str]) -> None:
+    def test_the_run_keeps_them_and_none_drops_them(self, folds: Callable[..., str]) -> None:
         folds("--k", "2")
         plain = (RUN / "folds.csv").read_bytes()
+        Path("same.csv").write_text(f"a,b\n{int(B)},{int(A)}\n")  # as a spreadsheet saves it
         folds("--merge", "same.csv")
         Path("same.csv").unlink()
         run, out = load_run(RUN), folds()
@@ -160,10 +161,6 @@ class TestRun:
         refused(maskens("folds", "--run", "run", "--merge", "none", "--merge", "same.csv"), "--merge none")
         assert not RUN.exists()
 
-    def test_ids_whose_zeros_a_spreadsheet_dropped_are_found(self, folds: Callable[..., str]) -> None:
-        Path("excel.csv").write_text(f"a,b\n{int(A)},{int(B)}\n")
-        assert TOLD in folds("--k", "4", "--merge", "excel.csv")
-
 
 class TestDuplicates:
     def copy_a_photo(self) -> None:
@@ -172,20 +169,16 @@ class TestDuplicates:
             target.write_bytes(source.read_bytes())
 
     def test_ids_with_the_same_photo_become_one_person(self, folds: Callable[..., str]) -> None:
-        self.copy_a_photo()
-        assert "nearly the same photo of two people" in folds("--k", "2", "--check-photos")
-        out = folds("--k", "2", "--merge-duplicates")
-        assert f"merged: ids {A}, {B}, 000013 are one person" in out
-        assert "nearly the same photo of two people" not in out
-        data, assigned = load_data(load_run(RUN))
-        assert len({int(f) for p, f in zip(data.people, assigned, strict=True) if p.id in (A, B, "000013")}) == 1
-        assert "nearly the same photo of two people" not in folds("--check-photos"), "it is remembered"
-
-    def test_what_is_found_joins_what_was_given(self, folds: Callable[..., str]) -> None:
         Path("more.csv").write_text(f"a,b\n000000,{B}\n")
         self.copy_a_photo()
+        assert "nearly the same photo of two people" in folds("--k", "2", "--check-photos")
         out = folds("--k", "2", "--merge", "more.csv", "--merge-duplicates")
-        assert f"merged: ids 000000, {A}, {B}, 000013 are one person" in out
+        assert f"merged: ids 000000, {A}, {B}, 000013 are one person" in out, "what is found joins what is given"
+        assert "nearly the same photo of two people" not in out
+        data, assigned = load_data(load_run(RUN))
+        same = {"000000", A, B, "000013"}
+        assert len({int(f) for p, f in zip(data.people, assigned, strict=True) if p.id in same}) == 1
+        assert "nearly the same photo of two people" not in folds("--check-photos"), "it is stored"
 
     def test_without_duplicates_the_run_is_as_without_the_option(self, folds: Callable[..., str]) -> None:
         folds("--k", "2")

@@ -36,29 +36,28 @@ def test_numbers_and_ranges_name_their_folds_sorted_and_once(typed: tuple[str, i
 
 @pytest.mark.parametrize(
     ("text", "folds"),
-    [("3", [3]), ("0..4", [0, 1, 2, 3, 4]), ("4,0,2", [0, 2, 4]), ("0..1,4,1", [0, 1, 4]), ("2..2", [2])],
+    [
+        ("3", [3]),
+        ("0..4", [0, 1, 2, 3, 4]),
+        ("4,0,2", [0, 2, 4]),
+        ("0..1,4,1", [0, 1, 4]),
+        ("2..2", [2]),
+        (" ALL ", [*range(5)]),
+    ],
 )
 def test_the_forms_that_the_message_offers(text: str, folds: list[int]) -> None:
     assert parse_folds(text, 5) == folds
-
-
-@pytest.mark.parametrize("text", ["all", "ALL", " all "])
-def test_all_names_every_fold(text: str) -> None:
-    assert parse_folds(text, 3) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("7", "--fold 7: there is no fold 7; this run has the folds 0..4."),
-        ("0..5", "--fold 0..5: there is no fold 5; this run has the folds 0..4."),
         ("0..999999999999", "--fold 0..999999999999: there is no fold 999999999999; this run has the folds 0..4."),
         ("4..0", "--fold 4..0: 4..0 runs backwards. Write 0..4."),
         ("x", "--fold x: 'x' is not a fold. Write 3, 0..4, 0,2,4 or all."),
         ("", "--fold : '' is not a fold. Write 3, 0..4, 0,2,4 or all."),
-        ("1,,2", "--fold 1,,2: '' is not a fold. Write 3, 0..4, 0,2,4 or all."),
         ("0-4", "--fold 0-4: '0-4' is not a fold. Write 3, 0..4, 0,2,4 or all."),
-        ("0...4", "--fold 0...4: '0...4' is not a fold. Write 3, 0..4, 0,2,4 or all."),
         ("-1", "--fold -1: '-1' is not a fold. Write 3, 0..4, 0,2,4 or all."),
         ("1,all", "--fold 1,all: 'all' is not a fold. Write 3, 0..4, 0,2,4 or all."),
     ],
@@ -75,12 +74,7 @@ def test_what_no_run_could_have_is_refused_before_one_is_known(text: str) -> Non
     assert written_folds("0..4,99") == [(0, 4), (99, 99)]
 
 
-def test_a_number_too_long_for_python_is_refused() -> None:
-    with pytest.raises(MaskensError, match="9999"):
-        parse_folds("9" * 5000, 5)
-
-
-@given(st.text(alphabet="0123456789., -xal\u0663\u00b2", max_size=8))
+@given(st.text(alphabet="0123456789., -xal\u0663\u00b2", max_size=30))
 def test_any_text_gives_folds_of_the_run_or_a_refusal(text: str) -> None:
     try:
         folds = parse_folds(text, 4)
