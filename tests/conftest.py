@@ -6,7 +6,6 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share the cores; read when numpy and torch load
 
-import io
 import shutil
 import signal
 import tempfile
@@ -49,14 +48,6 @@ def _temporary_files_go_with_the_tests() -> Iterator[None]:
         patch.setattr(tempfile, "tempdir", folder)
         yield
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture
-def charts_not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The charts of a report are made, but their pixels, most of its time, are not."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(buffer, format="PNG")
-    monkeypatch.setattr("ensemble.reporting.report_page.png", lambda figure: buffer.getvalue())
 
 
 @pytest.fixture(scope="session")

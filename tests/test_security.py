@@ -233,7 +233,6 @@ def test_a_task_can_not_be_named_so_as_to_leave_the_run(data: Path, tmp_path: Pa
 HOSTILE = "<img src=x onerror=alert(1)>&'[red]"
 
 
-@pytest.mark.usefixtures("charts_not_rendered")
 def test_names_are_escaped_in_pages_and_lists(make_data: MakeData, tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", people=12)
     table = data / "train" / "train.csv"
@@ -268,7 +267,7 @@ def test_names_are_escaped_in_pages_and_lists(make_data: MakeData, tmp_path: Pat
 
 def test_no_markup_is_read_from_a_table_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     words = "[/bold] [red]x :smile:"
-    table = new_table("", left=["recipe"])
+    table = new_table("", "recipe")
     table.add_row(words)
     make_console().print(table)
     assert words in capsys.readouterr().out

@@ -14,7 +14,7 @@ from ensemble.evaluation import audit as auditing
 from ensemble.reporting.audit_page import SUSPECTS, refuse_to_replace, write_audit
 from ensemble.reporting.tables import suspects_table
 from folds.errors import typed
-from folds.explore.merge_candidates import FILE, MergeCandidate, portrait_candidates
+from folds.explore.duplicates import FILE, MergeCandidate, portrait_candidates
 from folds.files import replacing_folder
 from folds.pages.html import INDEX
 from folds.run_folder import Run, load_run

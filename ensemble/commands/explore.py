@@ -15,7 +15,7 @@ from ensemble.recipes.recipe_file import load_recipe
 from folds.corrections import describe_fixes, merged_people
 from folds.errors import typed
 from folds.explore import exploration, page
-from folds.explore.merge_candidates import FILE
+from folds.explore.duplicates import FILE
 from folds.files import replacing_folder
 from folds.labels import MASKS
 from folds.pages.html import refuse_foreign_page
@@ -33,7 +33,7 @@ class Explored:
 
 def _print(done: Explored, options: ExploreOptions, terminal: Terminal) -> None:
     found, run = done.exploration, options.run[0]
-    terminal.print(page.class_table(found), page.group_table(found))
+    terminal.print(*page.summary_tables(found))
     for line in page.summary_lines(found):
         terminal.say(line)
     for line in page.warning_lines(found):

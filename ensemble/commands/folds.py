@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ensemble.commands.options import FoldsOptions
 from ensemble.commands.step import step
@@ -16,6 +17,9 @@ from folds.people import TrainData, label_conflicts, repeated_ids
 from folds.run_folder import Run, kept_folds, read_labelled, refuse_foreign, start_run
 from folds.splits import make_folds, read_folds
 
+if TYPE_CHECKING:
+    from folds.explore.duplicates import MergeCandidate
+
 
 @dataclass(frozen=True)
 class Folds:
@@ -26,20 +30,22 @@ class Folds:
     folds: IntArray  # (people,), 0..k-1
     k: int
     note: str  # what happened to folds that were there before, "" if there were none
-    near_duplicates: tuple[str, ...] | None  # pairs of photos of two people, in words; None if nobody looked
-    newly_merged: int  # pairs of photos by which ids were found to be one person
+    near_duplicates: tuple[MergeCandidate, ...] | None  # pairs of ids with nearly the same photo; None if nobody looked
+    newly_merged: int  # pairs of ids that were merged for nearly the same photo
 
 
 def _print(made: Folds, options: FoldsOptions, terminal: Terminal) -> None:
     if made.near_duplicates is not None:
         terminal.say(f"all {len(made.data.files)} photos can be read")
-        terminal.note((f"nearly the same photo of two people: {pair}" for pair in made.near_duplicates), "warning")
+        pairs = [f"nearly the same photo of two people: {pair}" for pair in made.near_duplicates]
+        more = len(pairs) - SHOWN
+        terminal.note(pairs[:SHOWN] + ([f"{more} more such pairs: maskens explore"] if more > 0 else []), "warning")
     terminal.print(folds_table(made.data, made.folds, made.k))
     for i in repeated_ids(made.data.people):
         terminal.say(f"note: id {i} has several folders; they are one person and share a fold", "dim")
     merged = merged_people(made.data)
     if made.newly_merged:
-        terminal.say(f"{made.newly_merged} pairs of photos are nearly the same: their ids are one person now")
+        terminal.say(f"{made.newly_merged} pairs of ids have nearly the same photo: each is one person now")
     for ids in [*merged.values()][:SHOWN]:
         terminal.say(f"merged: ids {', '.join(ids)} are one person")
     if len(merged) > SHOWN:
@@ -69,15 +75,15 @@ def folds(options: FoldsOptions, observer: Observer) -> Folds:
         from folds.explore import duplicates  # imports OpenCV
 
         with observer.progress() as on_progress:
-            found = duplicates.check_photos(data, options.workers or -1, partial(on_progress, "opening photos"))
+            photos, opened = range(len(data.files)), partial(on_progress, "opening photos")
+            hashes, unreadable = duplicates.hash_photos(data, photos, options.workers or -1, opened)
         skip = "To skip them: make the folds without --check-photos, then maskens train --skip-bad-photos"
-        refuse(found.unreadable, f"photos in {data.root} can't be used", skip)
-        near = found.duplicates
-        if options.merge_duplicates and near:
-            data, newly_merged = apply_merges(data, duplicates.same_people(data, near)), len(near)
-            near = ()
+        refuse(unreadable, f"photos in {data.root} can't be used", skip)
+        pairs = duplicates.merge_candidates(data, hashes)
+        if options.merge_duplicates and pairs:
+            data, newly_merged = apply_merges(data, duplicates.as_merges(pairs)), len(pairs)
+            pairs = ()
             assigned, k = _split(data, before, seed, options)
-        pairs = tuple(duplicates.describe(near, data.root))
     run, note = start_run(folder, data, assigned, k, seed)
     return Folds(run, data, assigned, k, note, pairs, newly_merged)
 

@@ -67,11 +67,10 @@ class _Plan:
 
 
 def _print(done: Inferred | Estimate, options: InferOptions, terminal: Terminal) -> None:
-    from ensemble.reporting.plan_tables import time_words
-    from ensemble.reporting.tables import submission_table
+    from ensemble.reporting.tables import submission_table, time_text
 
     if isinstance(done, Estimate):
-        words = f"about {time_words(done.seconds)}; photo cache {done.disk / 1e9:.2f} GB more. Nothing was written."
+        words = f"about {time_text(done.seconds)}; photo cache {done.disk / 1e9:.2f} GB more. Nothing was written."
         terminal.say(words, "bold")
         return
     for line in done.notes:

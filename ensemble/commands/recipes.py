@@ -18,7 +18,7 @@ def list_recipes(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
         from ensemble.recipes.recipe_file import load_recipe
         from ensemble.recipes.schema import shipped
-        from ensemble.reporting.plan_tables import recipes_table
+        from ensemble.reporting.tables import recipes_table
 
         make_console().print(recipes_table([load_recipe(name) for name in shipped()]))
 

@@ -17,7 +17,7 @@ from ensemble.commands.terminal import Observer, Terminal
 from ensemble.jobs.hardware import Hardware, choose_device, unused_gpu
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Recipe
-from ensemble.reporting.plan_tables import time_words
+from ensemble.reporting.tables import time_text
 from ensemble.training import recommend as choosing
 from folds.errors import MaskensError, typed
 from folds.files import must_be_writable, replace_keeping
@@ -113,7 +113,7 @@ def _reasons(
     """
     for m in measured:
         epoch = choosing.training_seconds(m.cost, photos, k, 2) - choosing.training_seconds(m.cost, photos, k, 1)
-        yield f"{m.candidate.words}: {1 / m.cost.train:.0f} photos/s, an epoch of {k} folds {time_words(epoch)}"
+        yield f"{m.candidate.words}: {1 / m.cost.train:.0f} photos/s, an epoch of {k} folds {time_text(epoch)}"
     yield f"chosen: {choice.candidate.words}, epochs {choice.epochs}, folds {choice.k}"
     if choice.epochs < choosing.ENOUGH:
         yield f"why: the smallest model, and even that has no time for {choosing.ENOUGH} epochs"
@@ -127,8 +127,8 @@ def _reasons(
         yield f"an epoch shows {choice.photos_per_person} of a person's {len(SHOTS)} photos, to save time"
     if choice.k < k:
         yield f"{choice.k} folds instead of {k}, to save time"
-    within = f"of {time_words(budget)}" if choice.fits else f"and not {time_words(budget)}: nothing here is quicker"
-    yield f"training takes about {time_words(choice.seconds)} {within}"
+    within = f"of {time_text(budget)}" if choice.fits else f"and not {time_text(budget)}: nothing here is quicker"
+    yield f"training takes about {time_text(choice.seconds)} {within}"
 
 
 def _next(choice: choosing.Choice, before: Run | None, options: RecommendOptions) -> tuple[str, ...]:

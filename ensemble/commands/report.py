@@ -10,12 +10,11 @@ from ensemble.commands.options import ReportOptions
 from ensemble.commands.score import Scored, evaluate_runs
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
-from ensemble.reporting.report import gather
-from ensemble.reporting.report_page import GENERATOR, report_file, write_report
+from ensemble.reporting.report import GENERATOR, write_report
 from ensemble.reporting.tables import headline
 from folds.files import must_be_writable
 from folds.pages.html import refuse_foreign_file
-from folds.run_folder import load_run
+from folds.run_folder import file_of, load_run
 
 
 @dataclass(frozen=True)
@@ -44,12 +43,12 @@ def report(options: ReportOptions, observer: Observer) -> Reported:
     Raises:
         MaskensError: nothing trained, runs that don't belong together, or a file that is not a report's to replace.
     """
-    path = options.out or report_file([load_run(folder) for folder in options.run])
+    path = options.out or file_of([load_run(folder) for folder in options.run], lambda run: run.report_file)
     must_be_writable(path)
     refuse_foreign_file(path, GENERATOR)
     scored = evaluate_runs(options.run, options.data, options.tta, options.checkpoint, not options.no_tuning)
-    gathered = gather(scored.blend, scored.evaluation, options.photos)
     replaced = path.exists()
     with observer.progress() as on_progress:
-        write_report(path, gathered, options.workers or -1, partial(on_progress, "opening photos"))
+        opened = partial(on_progress, "opening photos")
+        write_report(path, scored.blend, scored.evaluation, options.photos, options.workers or -1, opened)
     return Reported(scored, path, replaced)

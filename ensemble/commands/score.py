@@ -56,7 +56,9 @@ def _print_submissions(done: tuple[SubmissionScore, ...], options: ScoreOptions,
         typer.echo(json_text(several if len(done) > 1 else records[0]), nl=False)
         return
     if len(done) == 1:
-        terminal.print(tables.class_table(done[0].score, done[0].class_f1), tables.parts_table(done[0].score, {}))
+        (one,) = done
+        terminal.print(tables.class_table(one.score, one.class_f1))
+        terminal.print(tables.parts_table(one.score, one.f1, one.accuracy))
     terminal.note(dict.fromkeys(f"{d.path}: {d.score.absent_words}" for d in done if d.score.absent))
     for found in done:
         for line in tables.submission_lines(found, str(options.truth), str(done[0].path)):

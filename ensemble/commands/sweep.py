@@ -20,7 +20,7 @@ from ensemble.jobs.hardware import unused_gpu
 from ensemble.jobs.spec import JobSpec, plan
 from ensemble.recipes.recipe_file import alike, bind_recipe, changed_recipe, differences, parse_recipe, run_recipe
 from ensemble.recipes.schema import Recipe, shipped
-from ensemble.reporting.live_table import comparison_line, comparison_table, matrix_table
+from ensemble.reporting.tables import comparison_line, comparison_table, matrix_table
 from ensemble.training.cost import Estimate
 from ensemble.training.preflight import remember_skipped
 from ensemble.training.runner import Failure

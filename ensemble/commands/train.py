@@ -27,7 +27,7 @@ from ensemble.jobs.spec import (
 )
 from ensemble.recipes.recipe_file import bind_recipe, resolve_recipe, run_recipe
 from ensemble.recipes.schema import Recipe, soft_f1_warnings
-from ensemble.reporting import plan_tables
+from ensemble.reporting import tables
 from ensemble.training import queue
 from ensemble.training.cost import Estimate, estimate_training, long_training
 from ensemble.training.preflight import job_warnings, leave_out_unreadable, preflight, readable_again, remember_skipped
@@ -350,8 +350,8 @@ def print_trained(failed: Mapping[str, Failure], trained: int, estimate: Estimat
         trained: jobs.
     """
     if estimate:
-        terminal.print(plan_tables.estimate_table(estimate))
-        for line in plan_tables.estimate_lines(estimate):
+        terminal.print(tables.estimate_table(estimate))
+        for line in tables.estimate_lines(estimate):
             terminal.say(line, "bold")
         terminal.say("measured on a few batches, with nothing else running; nothing was written", "dim")
     if failed:
@@ -386,8 +386,8 @@ def train(options: TrainOptions, observer: Observer) -> Trained:
     if plan.todo:
         observer.note(plan.skipped, "warning")
         if plan.pseudo:
-            observer.print(plan_tables.pseudo_table(plan.pseudo))
-            observer.say(plan_tables.pseudo_line(plan.pseudo))
+            observer.print(tables.pseudo_table(plan.pseudo))
+            observer.say(tables.pseudo_line(plan.pseudo))
         if plan.soft:
             observer.say(f"soft targets {plan.soft.description}")
     if options.dry_run:

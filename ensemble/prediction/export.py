@@ -33,7 +33,7 @@ from folds.errors import MaskensError, first_line
 from folds.faces import AROUND, SEARCHED
 from folds.files import read_json, replacing_folder, write_json
 from folds.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS, AnyFloatArray
-from folds.pages.html import SYSTEM_FILES, refuse_file, refuse_strange_files
+from folds.pages.html import refuse_strange_files
 from folds.people import EvalData
 from folds.photos import Pixels, Progress
 from folds.run_folder import library_versions
@@ -139,9 +139,7 @@ def refuse_foreign_export(folder: Path) -> None:
     Raises:
         MaskensError: it is a file, or a folder with anything in it that no export wrote.
     """
-    refuse_file(folder)
-    files = (p for p in folder.rglob("*") if not p.is_dir() and p.name not in SYSTEM_FILES)
-    refuse_strange_files(folder, sorted({p.relative_to(folder).as_posix() for p in files} - _written(folder)), MADE_BY)
+    refuse_strange_files(folder, MADE_BY, _written(folder).__contains__)
 
 
 def _written(folder: Path) -> set[str]:

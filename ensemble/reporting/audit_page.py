@@ -1,4 +1,4 @@
-"""What `maskens audit` leaves behind: two lists as CSV, contact sheets, and a page that needs nothing else."""
+"""What `maskens audit` leaves: two lists as CSV, contact sheets, and a page that needs nothing else."""
 
 from __future__ import annotations
 
@@ -11,18 +11,16 @@ import numpy as np
 
 from ensemble.evaluation.audit import NAMES, Audit, LabelIssue, photos_csv, suspects_csv
 from folds.errors import MaskensError
-from folds.explore.merge_candidates import FILE, MergeCandidate, candidates_csv, candidates_sheet
+from folds.explore.duplicates import FILE, MergeCandidate, candidates_csv, candidates_sheet
 from folds.files import sha256, sha256_of_text, write_text
 from folds.labels import SHOTS
 from folds.pages.contact_sheet import Cell, Sheet, save, thumbnails
-from folds.pages.html import INDEX, refuse_foreign_page, render, write_page
-from folds.photos import Pixels, Progress
+from folds.pages.html import INDEX, refuse_foreign_page, render
+from folds.photos import Progress
 
 GENERATOR = "maskens audit"
-
 SUSPECTS, PHOTOS = "suspects.csv", "photos.csv"
-
-OURS = re.compile(r"index\.html|(suspects|photos|merge-candidates)\.csv|(gender|age|mask|duplicates)(-\d+)?\.jpg")
+OURS = re.compile(r"index\.html|(suspects|photos|merge-candidates)\.csv|(gender|age|mask|duplicates)\.jpg")
 LISTED = 200  # suspects in the page's table; suspects.csv has them all
 
 
@@ -65,12 +63,12 @@ def write_audit(
     suspects = suspects_csv(found)
     write_text(folder / SUSPECTS, suspects)
     write_text(folder / PHOTOS, photos_csv(found))
-    pairs = candidates_sheet(found.data, candidates, top, workers=workers)
+    pairs = candidates_sheet(found.data, candidates[:top], workers)
     if candidates:
-        write_text(folder / FILE, candidates_csv(found.data, candidates))
-        save(folder, pairs)
-    sheets = [s for s in audit_sheets(found, top, workers, on_progress) if s.cells]
-    joblib.Parallel(n_jobs=workers, prefer="threads")(joblib.delayed(save)(folder, s) for s in sheets)
+        write_text(folder / FILE, candidates_csv(candidates))
+    sheets = audit_sheets(found, top, workers, on_progress)
+    saved = [s for s in (*sheets, pairs) if s.cells]
+    joblib.Parallel(n_jobs=workers, prefer="threads")(joblib.delayed(save)(folder, s) for s in saved)
     html = render(
         "audit.html",
         generator=GENERATOR,
@@ -83,41 +81,39 @@ def write_audit(
         pairs=pairs,
         hash=sha256(suspects),
     )
-    write_page(folder, html)
+    write_text(folder / INDEX, html)
 
 
 def audit_sheets(found: Audit, top: int, workers: int, on_progress: Progress | None = None) -> list[Sheet]:
-    """A sheet a field, a row a suspect: all seven photos of the person, with `titles`; those in doubt come first."""
-    chosen = {f: [(n, s) for n, s in enumerate(found.suspects, start=1) if s.field == f][:top] for f in found.fields}
-    rows = sorted({s.row for listed in chosen.values() for _, s in listed})
-    data, files = found.data, found.data.files
-    photos = [int(found.people[row]) * len(SHOTS) + shot for row in rows for shot in range(len(SHOTS))]
-    pictures = thumbnails([data.photos.path(files[i]) for i in photos], workers, on_progress)
-    thumbs = dict(zip(((row, shot) for row in rows for shot in range(len(SHOTS))), pictures, strict=True))
-    return [
-        Sheet(
-            field,
-            f"{field}: {len(listed)} of {found.counts[field]} suspects, highest score first",
-            tuple(cell for _, s in listed for cell in _cells(found, s, thumbs)),
-            columns=len(SHOTS),
-            titles=tuple(
-                f"{rank}.  {s.person.path}:  {s.change}  ({found.reason(s)}; score {s.score:.2f})" for rank, s in listed
-            ),
-        )
-        for field, listed in chosen.items()
-    ]
+    """A sheet a field with suspects, a row a suspect: all seven photos of the person, those in doubt first.
 
+    Below each photo are the probabilities of its given label and of the likeliest other one.
+    """
+    ranked = list(enumerate(found.suspects, start=1))
+    chosen = {field: [(n, s) for n, s in ranked if s.field == field][:top] for field in found.fields}
+    photos = {(s.row, shot) for listed in chosen.values() for _, s in listed for shot in range(len(SHOTS))}
+    files = [found.data.files[int(found.people[row]) * len(SHOTS) + shot] for row, shot in sorted(photos)]
+    pictures = thumbnails([found.data.photos.path(file) for file in files], workers, on_progress)
+    thumbs = dict(zip(sorted(photos), pictures, strict=True))
 
-def _cells(found: Audit, suspect: LabelIssue, thumbs: dict[tuple[int, int], Pixels | None]) -> list[Cell]:
-    """The person's photos, each with the probabilities of its given label and of the one that speaks against it."""
-    predictions, names, row = found.fields[suspect.field], NAMES[suspect.field], suspect.row
-    in_doubt = {d.photo: d.suggested for d in suspect.doubts}
-    cells = []
-    for shot in sorted(range(len(SHOTS)), key=lambda s: SHOTS[s] not in in_doubt):
-        given = int(predictions.given[row, shot])
-        other = in_doubt.get(SHOTS[shot], in_doubt.get("", int(predictions.predicted[row, shot])))
-        labels = dict.fromkeys((given, other))
-        p = np.exp(predictions.log_p[row, shot])
-        words = [f"{names[n]} {p[n]:.2f}" for n in labels if np.isfinite(p[n])]
-        cells.append(Cell(thumbs[row, shot], "\n".join([SHOTS[shot], *words]), f"{suspect.person.path} {SHOTS[shot]}"))
-    return cells
+    def cell(suspect: LabelIssue, shot: int, in_doubt: dict[str, int]) -> Cell:
+        predictions, names, place = found.fields[suspect.field], NAMES[suspect.field], (suspect.row, shot)
+        other = in_doubt.get(SHOTS[shot], in_doubt.get("", int(predictions.predicted[place])))
+        p = np.exp(predictions.log_p[place])
+        labels = dict.fromkeys((int(predictions.given[place]), other))
+        lines = [SHOTS[shot], *(f"{names[n]} {p[n]:.2f}" for n in labels if np.isfinite(p[n]))]
+        return Cell(thumbs[place], "\n".join(lines), f"{suspect.person.path} {SHOTS[shot]}")
+
+    sheets = []
+    for field, listed in chosen.items():
+        cells, titles = [], []
+        for rank, s in listed:
+            in_doubt = {d.photo: d.suggested for d in s.doubts}
+            doubted = [n for n, shot in enumerate(SHOTS) if shot in in_doubt]
+            others = [n for n in range(len(SHOTS)) if n not in doubted]
+            cells += [cell(s, shot, in_doubt) for shot in doubted + others]
+            titles.append(f"{rank}.  {s.person.path}:  {s.change}  ({found.reason(s)}; score {s.score:.2f})")
+        if cells:
+            title = f"{field}: {len(listed)} of {found.counts[field]} suspects, highest score first"
+            sheets.append(Sheet(field, title, tuple(cells), columns=len(SHOTS), titles=tuple(titles)))
+    return sheets

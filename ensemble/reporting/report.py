@@ -1,53 +1,49 @@
-"""What a report says beyond the evaluation: confusions, calibration, ages, the photos to look at, the run's facts."""
+"""What `maskens report` leaves: one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from ensemble.decision.blend import OofEnsemble, RunOofLogits
+from ensemble.decision.decide import Decision
 from ensemble.evaluation.evaluate import Calibration, Evaluation, PartPredictions, calibration, part_predictions
-from ensemble.jobs.oof import JobCurves, read_curves
+from ensemble.jobs.oof import CURVES, JobCurves, read_curves
 from ensemble.jobs.soft_targets import describe_pseudo_labels, describe_soft_targets
-from ensemble.metrics.scores import macro_f1
+from ensemble.metrics.scores import SCORED_PARTS, macro_f1
 from ensemble.training.pictures import counts
-from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, FloatArray, IntArray, age_band
+from folds.files import write_text
+from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, FloatArray, IntArray
+from folds.pages.charts import COLOURS, Bar, Line, Panel
+from folds.pages.contact_sheet import Cell, photo_caption, thumbnails
+from folds.pages.html import render
+from folds.photos import Progress
 from folds.run_folder import library_versions
 
-GROUP = 10  # people that adjacent ages must have between them to be shown by themselves
+GENERATOR = "maskens report"
+YEARS = 5  # of a bar of the age chart
 NEAR = 2  # years within which an age counts as near a cut
 EACH = 2  # photos of one person among the worst: a person nobody gets right would fill the sheet
+WELL_CALIBRATED = 0.02  # least gap of mean confidence and accuracy that is called over- or underconfident
+RIGHT, YOUNGER, OLDER = 0, 4, 1  # colours of the age chart
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Photos of each true label (row) by decided label (column)."""
+    """Photos of each true label (row) by predicted label (column)."""
 
     name: str
     labels: tuple[str, ...]
     counts: IntArray  # (labels, labels)
 
     @property
-    def shares(self) -> FloatArray:
+    def fractions(self) -> FloatArray:
         """float64 (labels, labels): of each row; 0 where a label has no photo."""
         return np.asarray(self.counts / np.maximum(self.counts.sum(axis=1, keepdims=True), 1))
-
-
-@dataclass(frozen=True)
-class AgeGroup:
-    """Adjacent ages on one side of each cut, and how the age band of their photos was decided."""
-
-    first: int
-    last: int
-    people: int
-    photos: int
-    right: float  # shares of the photos
-    younger: float  # taken as a younger band
-    older: float
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class AgeErrors:
     """The age band of one gender's photos."""
 
     gender: str
-    groups: tuple[AgeGroup, ...]
+    bins: dict[int, tuple[float, float, float]]  # first of YEARS years of age -> fractions right, too young, too old
     photos: int
     f1: float  # macro over the bands
     accuracy: float
@@ -64,162 +60,32 @@ class AgeErrors:
     near: int  # photos of such people
 
 
-@dataclass(frozen=True)
-class ShownPhoto:
-    """A photo to look at."""
-
-    row: int  # index in TrainData.files
-    truth: str
-    decided: str
-    p_true: float
-    p_decided: float
-    entropy: float  # of the 18 probabilities, in bits
-    person: str  # the folder
-    photo: str  # the file's name
+def confusions(parts: Sequence[PartPredictions]) -> list[Confusion]:
+    """The confusion matrix of each part."""
+    return [Confusion(p.name, p.labels, counts(p.truth, p.decided, len(p.labels))) for p in parts]
 
 
-@dataclass(frozen=True)
-class RunFacts:
-    """One run: how it learned and where it comes from."""
-
-    name: str
-    curves: list[JobCurves]
-    without: list[str]  # jobs that have no history
-    facts: list[tuple[str, str]]
-    recipe: str  # TOML
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that is on the page, photos not yet opened."""
-
-    blend: OofEnsemble
-    found: Evaluation
-    confusions: list[Confusion]
-    calibrations: list[Calibration]
-    ages: list[AgeErrors]
-    worst: list[ShownPhoto]
-    uncertain: list[ShownPhoto]
-    runs: list[RunFacts]
-
-    @property
-    def models(self) -> int:
-        return len(self.blend.trained) * sum(len(member.recipe.tasks) for member in self.blend.runs)
-
-
-def gather(blend: OofEnsemble, found: Evaluation, photos: int) -> Report:
-    """Put a report together.
+def age_errors(blend: OofEnsemble, predicted: IntArray) -> list[AgeErrors]:
+    """Errors of the age band, for each gender that has photos.
 
     Args:
-        found: what `evaluate` made of the blend.
-        photos: to show of the worst and of the most uncertain ones.
-    """
-    parts = part_predictions(blend.truth, found.decision)
-    worst, uncertain = photos_to_show(blend, found, photos)
-    return Report(
-        blend=blend,
-        found=found,
-        confusions=[confusion(part) for part in parts],
-        calibrations=[calibration(part) for part in parts],
-        ages=age_errors(blend, found.decision.classes),
-        worst=worst,
-        uncertain=uncertain,
-        runs=[run_facts(member) for member in blend.runs],
-    )
-
-
-def confusion(part: PartPredictions) -> Confusion:
-    """The confusion matrix of a part."""
-    return Confusion(part.name, part.labels, counts(part.truth, part.decided, len(part.labels)))
-
-
-def age_errors(blend: OofEnsemble, decided: IntArray) -> list[AgeErrors]:
-    """How the age band was decided, for each gender that has photos.
-
-    Args:
-        decided: int64 (photos,), 0..17.
+        predicted: int64 (photos,), 0..17.
     """
     years = blend.data.years[blend.rows]
-    _, gender, truth = (part[blend.rows] for part in blend.data.labels)
-    said = decided % len(AGES)
-    edges = np.array(AGE_CUTS) - 0.5
-    near = np.abs(years[:, None] - edges).min(axis=1) < NEAR
+    _, genders, truth = (part[blend.rows] for part in blend.data.labels)
+    off = predicted % len(AGES) - truth
+    near = np.abs(years[:, None] - (np.array(AGE_CUTS) - 0.5)).min(axis=1) < NEAR
+    first = years // YEARS * YEARS  # no bin crosses a cut
     found = []
-    for number, name in enumerate(GENDERS):
-        mine = gender == number
-        if not mine.any():
-            continue
-        wrong = mine & (said != truth)
-        found.append(
-            AgeErrors(
-                gender=name,
-                groups=tuple(age_groups(years[mine], said[mine], blend.person[mine])),
-                photos=int(mine.sum()),
-                f1=macro_f1(truth[mine], said[mine], len(AGES)),
-                accuracy=float((said == truth)[mine].mean()),
-                wrong=int(wrong.sum()),
-                wrong_near=int((wrong & near).sum()),
-                near=int((mine & near).sum()),
-            )
-        )
+    for number in np.unique(genders):
+        mine = genders == number
+        each = {int(n): off[mine & (first == n)] for n in np.unique(first[mine])}
+        bins = {n: (float((o == 0).mean()), float((o < 0).mean()), float((o > 0).mean())) for n, o in each.items()}
+        f1 = macro_f1(truth[mine], (truth + off)[mine], len(AGES))
+        wrong = mine & (off != 0)
+        figures = (int(n.sum()) for n in (wrong, wrong & near, mine & near))
+        found.append(AgeErrors(GENDERS[number], bins, int(mine.sum()), f1, float((off == 0)[mine].mean()), *figures))
     return found
-
-
-def age_groups(years: IntArray, decided: IntArray, person: IntArray, least: int = GROUP) -> list[AgeGroup]:
-    """Put adjacent ages together until they have `least` people, never across a cut.
-
-    A band with fewer people is one group; what is left over at a band's upper end goes with the group below.
-
-    Args:
-        years: int64 (photos,), ages.
-        decided: int64 (photos,), age bands.
-        person: int64 (photos,).
-    """
-    bands, found = age_band(years), []
-
-    def people(ages: Sequence[int]) -> int:
-        return len(np.unique(person[np.isin(years, ages)]))
-
-    for band in np.unique(bands):
-        groups: list[list[int]] = [[]]
-        for age in np.unique(years[bands == band]).tolist():
-            if people(groups[-1]) >= least:
-                groups.append([])
-            groups[-1].append(age)
-        if len(groups) > 1 and people(groups[-1]) < least:
-            rest = groups.pop()
-            groups[-1] += rest
-        for ages in groups:
-            said = decided[np.isin(years, ages)]
-            right, younger, older = (float(s.mean()) for s in (said == band, said < band, said > band))
-            found.append(AgeGroup(ages[0], ages[-1], people(ages), len(said), right, younger, older))
-    return found
-
-
-def photos_to_show(blend: OofEnsemble, found: Evaluation, most: int) -> tuple[list[ShownPhoto], list[ShownPhoto]]:
-    """(the photos with the highest loss of their true class, those with the highest entropy), worst first."""
-    log_p = found.decision.log_probabilities
-    rows = np.arange(len(log_p))
-    p = np.exp(log_p)
-    entropy = -(p * log_p).sum(axis=1) / np.log(2)
-    decided, files, people = found.decision.classes, blend.data.files, blend.data.people
-
-    def shown(place: int) -> ShownPhoto:
-        row, true, said = int(blend.rows[place]), int(blend.truth[place]), int(decided[place])
-        return ShownPhoto(
-            row,
-            CLASS_NAMES[true],
-            CLASS_NAMES[said],
-            float(p[place, true]),
-            float(p[place, said]),
-            float(entropy[place]),
-            people[blend.data.photo_person[row]].path,
-            PurePosixPath(files[row]).name,
-        )
-
-    ranks = highest(-log_p[rows, blend.truth], blend.person, most), highest(entropy, blend.person, most)
-    worst, uncertain = ([shown(place) for place in rank] for rank in ranks)
-    return worst, uncertain
 
 
 def highest(values: FloatArray, person: IntArray, most: int, each: int = EACH) -> list[int]:
@@ -232,46 +98,213 @@ def highest(values: FloatArray, person: IntArray, most: int, each: int = EACH) -
     taken: Counter[int] = Counter()
     found: list[int] = []
     for place in np.argsort(-values, kind="stable").tolist():
-        if len(found) == most:
-            break
-        if taken[person[place]] < each:
-            taken[person[place]] += 1
+        taken[person[place]] += 1
+        if taken[person[place]] <= each and len(found) < most:
             found.append(place)
     return found
 
 
-def run_facts(member: RunOofLogits) -> RunFacts:
-    """What run.json, the jobs and the recipe of a run say."""
-    run = member.run
-    curves, without = read_curves(run, member.recipe)
-    now = library_versions()["maskens"]
-    facts = [
-        ("data", run.data),
-        ("data fingerprint", run.fingerprint),
-        ("label fixes", run.fixes),
-        ("pseudo-labels", describe_pseudo_labels(run)),
-        ("soft targets", describe_soft_targets(run)),
-        ("folds", f"{run.k}, hash {run.folds_hash}"),
-        ("seed", str(run.seed)),
-        ("recipe", f"{member.recipe.name}, hash {member.recipe.hash}"),
-        ("made", f"{run.created}, by maskens {run.versions.get('maskens', 'of unknown version')}"),
-        ("trained on", _counted([_machine(job) for job in curves]) or "unknown"),
-        ("trained with", _counted([_libraries(job) for job in curves]) or "unknown"),
-        ("this page", f"by maskens {now}"),
-    ]
-    return RunFacts(member.name, curves, without, facts, member.recipe.text)
+def run_facts(member: RunOofLogits, jobs: Sequence[JobCurves]) -> dict[str, str]:
+    """Where a run comes from, by its run.json, jobs and recipe."""
+    run, records = member.run, [job.status.record for job in jobs]
+    devices = (f"{r['device']}, {r['threads']} threads" for r in records if {"device", "threads"} <= r.keys())
+    versions = (", ".join(f"{n} {v}" for n, v in r["versions"].items()) for r in records if r.get("versions"))
+    return {
+        "data": run.data,
+        "data fingerprint": run.fingerprint,
+        "label fixes": run.fixes,
+        "pseudo-labels": describe_pseudo_labels(run),
+        "soft targets": describe_soft_targets(run),
+        "folds": f"{run.k}, hash {run.folds_hash}",
+        "seed": str(run.seed),
+        "recipe": f"{member.recipe.name}, hash {member.recipe.hash}",
+        "run created": f"{run.created}, by maskens {run.versions.get('maskens', 'of unknown version')}",
+        "device": _counted(devices),
+        "versions": _counted(versions),
+        "report written": f"by maskens {library_versions()['maskens']}",
+    }
 
 
-def _machine(job: JobCurves) -> str:
-    record = job.status.record
-    return f"{record['device']}, {record['threads']} threads" if {"device", "threads"} <= record.keys() else "unknown"
+def _counted(values: Iterable[str]) -> str:
+    """Each value once, with its number of jobs where they differ."""
+    found = Counter(values)
+    one = len(found) == 1
+    return "; ".join(value if one else f"{value} ({jobs} jobs)" for value, jobs in found.items()) or "unknown"
 
 
-def _libraries(job: JobCurves) -> str:
-    return ", ".join(f"{name} {version}" for name, version in job.status.record.get("versions", {}).items())
+def write_report(
+    path: Path, blend: OofEnsemble, found: Evaluation, photos: int, workers: int, on_progress: Progress | None = None
+) -> None:
+    """Write the page.
+
+    Args:
+        found: what `evaluate` made of the blend.
+        photos: to show of the highest loss, and as many of the highest entropy.
+        workers: threads that open photos; -1 all cores.
+
+    Raises:
+        MaskensError: if the system refuses to write.
+    """
+    parts, log_p = part_predictions(blend.truth, found.decision), found.decision.log_probabilities
+    losses = -log_p[np.arange(len(log_p)), blend.truth]
+    worst, uncertain = (highest(values, blend.person, photos) for values in (losses, entropies(found.decision)))
+    cells = photo_cells(blend, found.decision, worst + uncertain, workers, on_progress)
+    jobs, without = zip(*(read_curves(member.run, member.recipe) for member in blend.runs), strict=True)
+    matrices, calibrations = confusions(parts), [calibration(part) for part in parts]
+    ages = age_errors(blend, found.decision.classes)
+    html = render(
+        "report.html",
+        generator=GENERATOR,
+        title=f"Evaluation of {' + '.join(member.name for member in blend.runs)}",
+        blend=blend,
+        found=found,
+        models=len(blend.trained) * sum(len(member.recipe.tasks) for member in blend.runs),
+        parts=SCORED_PARTS,
+        class_names=CLASS_NAMES,
+        findings=findings(found, matrices[0], calibrations[0], ages),
+        matrices=matrices[1:] + matrices[:1],
+        calibrations=calibrations,
+        reliability=[reliability_panel(part) for part in calibrations],
+        ages=ages,
+        age_panels=[age_panel(errors) for errors in ages],
+        age_legend={"right": RIGHT, "too young": YOUNGER, "too old": OLDER},
+        jobs=jobs,
+        without=without,
+        curve_findings=[curves_finding(of) for of in jobs],
+        curves=[curve_panels(of) for of in jobs],
+        fold_legend=[fold_colours(of) for of in jobs],
+        facts=[run_facts(*of) for of in zip(blend.runs, jobs, strict=True)],
+        worst=cells[: len(worst)],
+        uncertain=cells[len(worst) :],
+        cuts=AGE_CUTS,
+        each=EACH,
+        near=NEAR,
+        years=YEARS,
+    )
+    write_text(path, html)
 
 
-def _counted(values: Sequence[str]) -> str:
-    """Each value once, with the number of jobs where they differ."""
-    found = Counter(v for v in values if v)
-    return "; ".join(found if len(found) == 1 else (f"{value} ({jobs} jobs)" for value, jobs in found.items()))
+def reliability_panel(part: Calibration) -> Panel:
+    """Accuracy against confidence; the bars at the foot are the fractions of the photos."""
+    heights = part.photos / part.photos.sum()
+    points = list(zip(part.confidence, part.accuracy, strict=True))
+    return Panel(
+        f"{part.name}, ECE {part.ece:.3f}",
+        "confidence",
+        (0, 1),
+        (0, 1),
+        bars=[Bar(c - 0.02, c + 0.02, 0, h, None) for c, h in zip(part.confidence, heights, strict=True)],
+        lines=[Line([(0, 0), (1, 1)], None, dashed=True), Line(points, 0, dots=points)],
+    )
+
+
+def age_panel(errors: AgeErrors) -> Panel:
+    """Fractions of photos whose age band is predicted right, too young and too old, by age."""
+    bars = []
+    for first, heights in errors.bins.items():
+        foot = 0.0
+        for colour, height in zip((RIGHT, YOUNGER, OLDER), heights, strict=True):
+            bars.append(Bar(first - 0.4, first + YEARS - 0.6, foot, foot + height, colour))
+            foot += height
+    ends = min(errors.bins) - 1, max(errors.bins) + YEARS
+    cuts = [cut - 0.5 for cut in AGE_CUTS if ends[0] < cut < ends[1]]
+    return Panel(f"{errors.gender}, fraction of photos", "age in years", ends, (0, 1), (1, 0), bars, cuts=cuts)
+
+
+def fold_colours(jobs: Sequence[JobCurves]) -> dict[str, int]:
+    """fold -> colour of its lines."""
+    return {f"fold {fold}": n % COLOURS for n, fold in enumerate(sorted({job.fold for job in jobs}))}
+
+
+def curve_panels(jobs: Sequence[JobCurves]) -> list[Panel]:
+    """Training loss, validation loss and macro F1 by epoch of each task: a line a fold, a dot at its best epoch."""
+    names = {"loss": "training loss", "val_loss": "validation loss", "f1": "validation macro F1"}
+    colours, panels = fold_colours(jobs), []
+    for task in dict.fromkeys(job.task for job in jobs):
+        mine = [job for job in jobs if job.task == task]
+        for column in CURVES:
+            lines, high = [], 0.0
+            for job in mine:
+                points = [(n, y) for n, y in enumerate(job.curves[column], start=1) if np.isfinite(y)]
+                best = [point for point in points if point[0] == job.best]
+                high = max([high, *(y for _, y in points)])
+                lines.append(Line(points, colours[f"fold {job.fold}"], best))
+            x = 0.5, max(job.epochs for job in mine) + 0.5
+            panels.append(Panel(f"{task}: {names[column]}", "epoch", x, (0, 1.05 * high or 1), (1, 0), lines=lines))
+    return panels
+
+
+def findings(found: Evaluation, matrix: Confusion, whole: Calibration, ages: Sequence[AgeErrors]) -> dict[str, str]:
+    """What each section shows, in a sentence.
+
+    Args:
+        matrix, whole: of the 18 classes.
+    """
+    plain, *others = found.settings
+    moved = {
+        kind: ", ".join(f"{s.name} ({s.gain.value:+.4f})" for s in others if s.gain.significance == kind)
+        for kind in ("better", "worse")
+    }
+    variants = "; ".join(f"{kind} than {plain.name}: {names}" for kind, names in moved.items() if names)
+    weakest = min(SCORED_PARTS[1:], key=lambda part: found.f1[part].value)
+    folds = [fold.f1 for fold in found.folds]
+    present = np.flatnonzero(found.score.support)
+    lowest = min(present.tolist(), key=lambda c: found.class_f1[c].value)
+    wrong, near = (sum(getattr(a, name) for a in ages) for name in ("wrong", "wrong_near"))
+    errors = matrix.counts * (1 - np.eye(len(matrix.labels), dtype=np.int64))
+    true, taken = np.unravel_index(int(errors.argmax()), errors.shape)
+    sure, right = (float(np.average(values, weights=whole.photos)) for values in (whole.confidence, whole.accuracy))
+    calibrated = abs(sure - right) < WELL_CALIBRATED
+    return {
+        "settings": f"{variants[0].upper()}{variants[1:]}."
+        if variants
+        else f"No variant differs from {plain.name} by more than noise.",
+        "parts": f"The weakest part is {weakest}, macro F1 {found.f1[weakest].value:.4f}. "
+        f"Over folds, macro F1 of the 18 classes ranges from {min(folds):.4f} to {max(folds):.4f}.",
+        "classes": f"Lowest F1: class {lowest} ({CLASS_NAMES[lowest]}), {found.class_f1[lowest].value:.3f}, "
+        f"on {found.class_people[lowest]} people.",
+        "confusion": f"The most common error: {matrix.labels[true]} predicted as {matrix.labels[taken]}, "
+        f"{errors[true, taken]} of {matrix.counts[true].sum()} photos."
+        if errors.any()
+        else "No photo is predicted wrong.",
+        "calibration": f"The {whole.name} are "
+        + ("well calibrated on average" if calibrated else "overconfident" if sure > right else "underconfident")
+        + f": mean confidence {sure:.3f}, accuracy {right:.3f}.",
+        "ages": f"{wrong} of {sum(a.photos for a in ages)} photos get the wrong age band; "
+        f"{near} of them are of people within {NEAR} years of a cut.",
+    }
+
+
+def curves_finding(jobs: Sequence[JobCurves]) -> str:
+    """In how many jobs training stopped at its best."""
+    last = sum(job.best == job.epochs for job in jobs)
+    advice = ": more epochs may help" if 2 * last > len(jobs) else ""
+    return f"The best epoch is the last one in {last} of {len(jobs)} jobs{advice}."
+
+
+def entropies(decision: Decision) -> FloatArray:
+    """float64 (photos,): of the 18 probabilities, in bits."""
+    log_p = decision.log_probabilities
+    return np.asarray(-(np.exp(log_p) * log_p).sum(axis=1) / np.log(2))
+
+
+def photo_cells(
+    blend: OofEnsemble, decision: Decision, places: Sequence[int], workers: int, on_progress: Progress | None = None
+) -> list[Cell]:
+    """Thumbnails with the true and the predicted class and their probabilities; no picture if it can't be read."""
+    files, entropy = [blend.data.files[blend.rows[place]] for place in places], entropies(decision)
+    pictures = thumbnails([blend.data.photos.path(file) for file in files], workers, on_progress)
+    cells = []
+    for place, file, picture in zip(places, files, pictures, strict=True):
+        true, predicted = int(blend.truth[place]), int(decision.classes[place])
+        p, name = np.exp(decision.log_probabilities[place]), photo_caption(file).replace("\n", "")
+        lines = [
+            f"true {CLASS_NAMES[true]}",
+            "predicted right" if predicted == true else f"predicted {CLASS_NAMES[predicted]}",
+            f"p(true) {p[true]:.3g}",
+            f"p(predicted) {p[predicted]:.3g}",
+            f"entropy {entropy[place]:.2f} bits",
+            name,
+        ]
+        cells.append(Cell(picture, "\n".join(lines), name))
+    return cells

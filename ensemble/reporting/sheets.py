@@ -45,7 +45,33 @@ def augment_sheets(
         seed: 0 or more.
         without_mask: places of the photos of faces without one, the only ones that masks are drawn on.
     """
-    return [_sheet(names, task, photos, seed, without_mask) for names, task in _alike(recipe)] if photos else []
+    sheets = []
+    for names, task in _alike(recipe) if photos else []:
+        heads = ["before"]
+        if task.masks.prob:
+            heads += [f"mask {d + 1}\np {task.masks.prob:g} without one" for d in range(DRAWS)]
+        for entry in task.augment:
+            if isinstance(entry, SomeOf):
+                of = f"{entry.some_of} of {len(entry.transforms)} drawn, here alone"
+                heads += [f"{t.name}\n{of}" for t in entry.transforms]
+            else:
+                heads.append(f"{entry.name}\np {build(entry).p:g}, here always")
+        heads += [f"draw {d + 1}" for d in range(DRAWS)]
+        cells = []
+        for number, (caption, photo) in enumerate(photos):
+            (before,) = in_preprocessings([photo], [task.preprocessing]).sizes
+            name = caption.replace("\n", "")
+            cells.append(Cell(thumbnail(before), caption, f"{name}, before"))
+            pictures = masked(task, before, number in without_mask, (seed, number))
+            pictures += after(task.augment, before, (seed, number))
+            for head, picture in zip(heads[1:], pictures, strict=True):
+                change = np.abs(before.astype(np.int16) - picture).mean()  # of the pixels, 0..255
+                cells.append(Cell(thumbnail(picture), f"change {change:.1f}", f"{name}, {head.splitlines()[0]}"))
+        height, width = task.input_size
+        nothing = "" if task.augment or task.masks.prob else ", which augments nothing"
+        title = f"{', '.join(names)}: {width} x {height} pixels{nothing}"
+        sheets.append(Sheet(f"augment-{names[0]}", title, tuple(cells), columns=len(heads), heads=tuple(heads)))
+    return sheets
 
 
 def after(augment: Sequence[Entry], photo: Pixels, key: Sequence[int]) -> list[Pixels]:
@@ -54,11 +80,8 @@ def after(augment: Sequence[Entry], photo: Pixels, key: Sequence[int]) -> list[P
     Args:
         key: non-negative integers; the same key draws the same.
     """
-    alone = [Augment([always(t)]) for _, t in transforms_in(augment)]
-    chain = Augment(augment)
-    return [a(photo, (*key, i)) for i, a in enumerate(alone)] + [
-        chain(photo, (*key, len(alone) + d)) for d in range(DRAWS)
-    ]
+    steps = [Augment([always(t)]) for _, t in transforms_in(augment)] + [Augment(augment)] * DRAWS
+    return [step(photo, (*key, n)) for n, step in enumerate(steps)]
 
 
 def masked(task: TaskRecipe, photo: Pixels, bare: bool, key: Sequence[int]) -> list[Pixels]:
@@ -69,11 +92,12 @@ def masked(task: TaskRecipe, photo: Pixels, bare: bool, key: Sequence[int]) -> l
     """
     if not task.masks.prob:
         return []
-    shares = [0.0] * (DRAWS - 1) + [1.0]
-    kinds = [task.masks.model_copy(update={"prob": 1.0, "incorrect": share}) for share in shares]
-    draws = [DrawMasks(task.model_copy(update={"masks": k}), np.array([NOT_WEAR if bare else WEAR])) for k in kinds]
-    labels = np.zeros(len(task.target.heads), np.int64)
-    return [draw(photo, labels, 0, (*key, d))[0] for d, draw in enumerate(draws)]
+    pictures, labels = [], np.zeros(len(task.target.heads), np.int64)
+    for n in range(DRAWS):
+        masks = task.masks.model_copy(update={"prob": 1.0, "incorrect": float(n == DRAWS - 1)})
+        draw = DrawMasks(task.model_copy(update={"masks": masks}), np.array([NOT_WEAR if bare else WEAR]))
+        pictures.append(draw(photo, labels, 0, (*key, n))[0])
+    return pictures
 
 
 def _alike(recipe: Recipe) -> list[tuple[list[str], TaskRecipe]]:
@@ -84,48 +108,6 @@ def _alike(recipe: Recipe) -> list[tuple[list[str], TaskRecipe]]:
     return list(groups.values())
 
 
-def _sheet(
-    names: Sequence[str],
-    task: TaskRecipe,
-    photos: Sequence[tuple[str, Pixels]],
-    seed: int,
-    without_mask: Collection[int],
-) -> Sheet:
-    heads = ["before"]
-    if task.masks.prob:
-        heads += [f"mask {d + 1}\np {task.masks.prob:g} without one" for d in range(DRAWS)]
-    heads += [head for entry in task.augment for head in _heads(entry)]
-    heads += [f"draw {d + 1}" for d in range(DRAWS)]
-    cells = []
-    for number, (caption, photo) in enumerate(photos):
-        (before,) = in_preprocessings([photo], [task.preprocessing]).sizes
-        cells.append(Cell(thumbnail(before), caption, f"{_flat(caption)}, before"))
-        masks = masked(task, before, number in without_mask, (seed, number))
-        for head, picture in zip(heads[1:], masks + after(task.augment, before, (seed, number)), strict=True):
-            words = f"change {_change(before, picture):.1f}"
-            cells.append(Cell(thumbnail(picture), words, f"{_flat(caption)}, {head.splitlines()[0]}"))
-    height, width = task.input_size
-    nothing = "" if task.augment or task.masks.prob else ", which augments nothing"
-    title = f"{', '.join(names)}: {width} x {height} pixels{nothing}"
-    return Sheet(f"augment-{names[0]}", title, tuple(cells), columns=len(heads), heads=tuple(heads))
-
-
-def _heads(entry: Entry) -> list[str]:
-    """A column's words for each transform of an entry."""
-    if isinstance(entry, SomeOf):
-        return [f"{t.name}\n{entry.some_of} of {len(entry.transforms)} drawn, here alone" for t in entry.transforms]
-    return [f"{entry.name}\np {build(entry).p:g}, here always"]
-
-
-def _change(before: Pixels, picture: Pixels) -> float:
-    """Mean absolute difference of the pixels, 0..255."""
-    return float(np.abs(before.astype(np.int16) - picture).mean())
-
-
-def _flat(caption: str) -> str:
-    return caption.replace("\n", "")
-
-
 def face_sheets(recipe: Recipe, photos: Sequence[tuple[str, Pixels]]) -> list[Sheet]:
     """A sheet for each shape in which tasks of a recipe cut out faces; none if none does.
 
@@ -134,17 +116,16 @@ def face_sheets(recipe: Recipe, photos: Sequence[tuple[str, Pixels]]) -> list[Sh
     """
     shapes: dict[tuple[int, int], list[str]] = {}
     for name, task in recipe.tasks.items():
-        if task.crop == "face":
+        if task.crop == "face" and photos:
             shapes.setdefault(task.resize, []).append(name)
-    return [_faces_sheet(names, shape, photos) for shape, names in shapes.items()] if photos else []
-
-
-def _faces_sheet(names: Sequence[str], shape: tuple[int, int], photos: Sequence[tuple[str, Pixels]]) -> Sheet:
-    cells, without = [], 0
-    for caption, photo in photos:
-        drawn, found = draw_boxes(photo, shape)
-        without += not found
-        words = caption if found else f"{caption}\nno face found"
-        cells.append(Cell(thumbnail(drawn), words, words.replace("\n", " ")))
-    title = f"{', '.join(names)}: a face found on {len(photos) - without} of {len(photos)} photos"
-    return Sheet(f"faces-{names[0]}", title, tuple(cells))
+    sheets = []
+    for shape, names in shapes.items():
+        cells, without = [], 0
+        for caption, photo in photos:
+            drawn, found = draw_boxes(photo, shape)
+            without += not found
+            text = caption if found else f"{caption}\nno face found"
+            cells.append(Cell(thumbnail(drawn), text, text.replace("\n", " ")))
+        title = f"{', '.join(names)}: a face found on {len(photos) - without} of {len(photos)} photos"
+        sheets.append(Sheet(f"faces-{names[0]}", title, tuple(cells)))
+    return sheets

@@ -1,38 +1,39 @@
-"""Terminal tables of scores, comparisons, submissions, predictions, exports and checks."""
+"""Terminal tables and lines of all commands but `folds` and `explore`."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import stdev
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from ensemble.decision.submission import SubmissionCheck
-from ensemble.metrics.scores import Score
 from folds.labels import CLASS_NAMES, CLASSES
-from folds.pages.tables import WideOrNarrow, new_table, table_of_classes
+from folds.pages.tables import WideOrNarrow, fold_columns, fold_counts, new_table, table_of_classes
+from folds.ranges import in_short
 
 if TYPE_CHECKING:
+    from ensemble.decision.submission import SubmissionCheck
     from ensemble.decision.tuning import Tuning
     from ensemble.evaluation.audit import Audit
-    from ensemble.evaluation.compare import Comparison, Section
+    from ensemble.evaluation.compare import Comparison, OverSeeds, Section, SweepComparison
     from ensemble.evaluation.evaluate import Evaluation, SubmissionScore
     from ensemble.evaluation.verify import Verification
-    from ensemble.metrics.scores import Interval
+    from ensemble.jobs.soft_targets import PseudoLabels
+    from ensemble.metrics.scores import Interval, Score
     from ensemble.prediction.export import Export
+    from ensemble.recipes.schema import Recipe
+    from ensemble.training.cost import Estimate
 
 
 SHOWN = 16  # characters of a hash or of another value that matches
 
 
 def verification_table(found: Verification) -> Table:
-    """What matches, a row for each kind of thing, and what does not, a row for each."""
-    table = new_table(str(found.run.folder))
-    for name in ("item", "expected", "found"):
-        table.add_column(name, overflow="fold")
+    """A row for each kind of thing that matches, and one for each that does not."""
+    table = new_table(str(found.run.folder), "item", "expected", "found")
     for kind in dict.fromkeys(check.kind for check in found.checks):
         of_kind = [check for check in found.checks if check.kind == kind]
         good = [check for check in of_kind if check.ok]
@@ -53,42 +54,28 @@ def _short(text: str) -> str:
 
 
 def submission_table(check: SubmissionCheck) -> Table:
-    """Predicted photos of each class beside what the training set's mix would give."""
-    table = table_of_classes("predicted classes", ["predicted"])
-    if check.expected is not None:
-        table.add_column("at training mix", justify="right")
+    """Predicted photos of each class, and what the training set's mix of classes would give."""
+    expected = [] if check.expected is None else [check.expected]
+    table = table_of_classes("predicted classes", "predicted", *["at training mix" for _ in expected])
     for number, name in enumerate(CLASS_NAMES):
-        expected = () if check.expected is None else (str(check.expected[number]),)
-        table.add_row(str(number), name, str(check.histogram[number]), *expected)
+        table.add_row(str(number), name, *(str(counts[number]) for counts in (check.histogram, *expected)))
     return table
 
 
 def predictions_table(records: Sequence[dict[str, Any]]) -> Table:
-    """What the ensemble says of each photo, each part with its probability; and how many folds agree."""
-    table = new_table()
-    table.add_column("photo", no_wrap=True, overflow="ellipsis")
-    for name in ("class", "mask", "gender", "age", "folds", "differ"):
-        table.add_column(name, no_wrap=True, justify="right" if name in ("class", "differ") else "left")
+    """Each photo's mask, gender and age with their probabilities; how many folds agree."""
+    table = new_table("", "<photo", ">class", "<mask", "<gender", "<age", "<folds", ">differ")
     for r in records:
         parts = [f"{r[part]} {r[f'p {part} {r[part]}']:.0%}" for part in ("mask", "gender", "age")]
         cells = (str(r["class"]), *parts, f"{r['folds_agree']} of {r['folds']}", f"{r['disagreement']:.2f}")
-        table.add_row(Text(_end(r["photo"])), *cells, style="yellow" if r["folds_agree"] <= r["folds"] / 2 else None)
+        photo = r["photo"] if len(r["photo"]) <= SHOWN else f"…{r['photo'][1 - SHOWN :]}"
+        table.add_row(Text(photo), *cells, style="yellow" if r["folds_agree"] <= r["folds"] / 2 else None)
     return table
-
-
-def _end(path: str, most: int = 16) -> str:
-    """The end of a long path, which tells photos apart better than its beginning."""
-    return path if len(path) <= most else f"…{path[1 - most :]}"
 
 
 def suspects_table(found: Audit, most: int = 15) -> Table:
     """The labels that are most likely wrong."""
-    table = new_table("likely label errors")
-    table.add_column("", justify="right")
-    table.add_column("person", overflow="fold", min_width=20)
-    table.add_column("label: given -> suggested", overflow="fold")
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("photos", no_wrap=True)
+    table = new_table("likely label errors", ">", "person", "label: given -> suggested", ">score", "photos")
     for rank, s in enumerate(found.suspects[:most], start=1):
         label = f"{s.photos or s.field}: {s.change}"
         table.add_row(str(rank), Text(s.person.path), Text(label), f"{s.score:.2f}", f"{s.agree} of {s.of}")
@@ -96,13 +83,11 @@ def suspects_table(found: Audit, most: int = 15) -> Table:
 
 
 def export_table(export: Export) -> Table:
-    """Each task's ONNX file and how it did against torch."""
-    title = f"onnxruntime against torch, {export.photos} photos"
-    table = new_table(title)
-    for name in ("task", "folds", "views", "input"):
-        table.add_column(name)
-    for name in ("size MB", "largest difference", "decisions that differ"):
-        table.add_column(name, justify="right")
+    """Each task's ONNX file and its difference to torch."""
+    figures = (">size MB", ">largest difference", ">classes that differ")
+    table = new_table(
+        f"onnxruntime compared with torch, {export.photos} photos", "task", "folds", "views", "input", *figures
+    )
     for task in export.tasks:
         table.add_row(
             task.task,
@@ -112,119 +97,97 @@ def export_table(export: Export) -> Table:
             f"{task.bytes / 1e6:.1f}",
             f"{task.difference:.1e}",
             str(task.differing),
-            end_section=task is export.tasks[-1],
         )
+    table.add_section()
     table.add_row("18 classes", "", "", "", "", "", str(export.differing), style="bold")
     return table
 
 
-def class_table(score: Score, intervals: Sequence[Interval] = (), people: Sequence[int] = ()) -> WideOrNarrow:
+def class_table(score: Score, intervals: Sequence[Interval], people: Sequence[int] = ()) -> WideOrNarrow:
     """Precision, recall and F1 of each of the 18 classes, with the interval of the F1 and its people where known."""
-    return WideOrNarrow(functools.partial(_class_table, score, intervals, people))
+
+    def table(wide: bool) -> Table:
+        counts = {"people": list(people)} if people else {}
+        counts |= {"photos": score.support.tolist()} | ({"predicted": score.predicted.tolist()} if wide else {})
+        names = ("precision", "recall") if wide else ("preci-\nsion", "re-\ncall")
+        made = table_of_classes("F1 per class", *counts, *names, "F1", "95 %")
+        for number, (name, ends) in enumerate(zip(CLASS_NAMES, intervals, strict=True)):
+            made.add_row(
+                str(number),
+                name,
+                *(str(numbers[number]) for numbers in counts.values()),
+                *(f"{v:.3f}" for v in score.per_class[number]),
+                f"{ends.low:.2f}-{ends.high:.2f}",
+                style="yellow" if score.per_class[number, 2] < score.f1 / 2 else None,
+            )
+        return made
+
+    return WideOrNarrow(table)
 
 
-def _class_table(score: Score, intervals: Sequence[Interval], people: Sequence[int], wide: bool) -> Table:
-    counts = {"people": list(people)} if people else {}
-    counts |= {"photos": score.support.tolist()} | ({"predicted": score.predicted.tolist()} if wide else {})
-    long = ("precision", "recall") if wide else ("preci-\nsion", "re-\ncall")
-    table = table_of_classes("F1 per class", (*counts, *long, "F1"))
-    if intervals:
-        table.add_column("95 %", no_wrap=True)
-    for number, name in enumerate(CLASS_NAMES):
-        weak = score.per_class[number, 2] < score.f1 / 2
-        table.add_row(
-            str(number),
-            name,
-            *(str(numbers[number]) for numbers in counts.values()),
-            *(f"{v:.3f}" for v in score.per_class[number]),
-            *(f"{i.low:.2f}-{i.high:.2f}" for i in intervals[number : number + 1]),
-            style="yellow" if weak else None,
-        )
-    return table
+def parts_table(
+    score: Score, whole: Interval, accuracy: Interval, parts: Mapping[str, Interval] | None = None
+) -> Table:
+    """Macro F1 and accuracy of the 18 classes and of mask, gender and age within them.
 
-
-def parts_table(score: Score, tasks: dict[str, tuple[float, float]]) -> Table:
-    """Macro F1 and accuracy of the whole, of each part of the decision, and of each task's own models."""
-    table = new_table("as a whole and per task")
-    table.add_column("")
-    table.add_column("macro F1", justify="right")
-    table.add_column("accuracy", justify="right")
-    table.add_row("18 classes", f"{score.f1:.4f}", f"{score.accuracy:.4f}", style="bold", end_section=True)
-    for name, (f1, accuracy) in score.parts.items():
-        table.add_row(f"{name}, as decided", f"{f1:.4f}", f"{accuracy:.4f}", end_section=name == "age" and bool(tasks))
-    for name, (f1, accuracy) in tasks.items():
-        table.add_row(f"task {name}", f"{f1:.4f}", f"{accuracy:.4f}")
+    Args:
+        whole, accuracy: of the 18 classes.
+        parts: macro F1 of mask, gender and age with intervals, where known.
+    """
+    table = new_table("macro F1 per part", "part", ">macro F1 (95 % CI)", ">accuracy")
+    table.add_row("18 classes", f"{whole:.4f}", f"{accuracy.value:.4f}", style="bold")
+    for name, (f1, accuracy_of) in score.parts.items():
+        table.add_row(name, f"{parts[name] if parts else f1:.4f}", f"{accuracy_of:.4f}")
     return table
 
 
 def evaluation_tables(found: Evaluation) -> list[Table | WideOrNarrow]:
-    """Per class; as a whole, per part and task; per fold; and what each way to decide gives."""
-    folds = new_table("per fold")
-    for name in ("fold", "people", "photos", "macro F1", "accuracy"):
-        folds.add_column(name, justify="right")
+    """Per class; per part and task; per fold; views; decision variants."""
+    parts = parts_table(found.score, found.f1["18 classes"], found.accuracy, found.f1)
+    parts.add_section()
+    for name, (f1, accuracy) in found.tasks.items():
+        parts.add_row(Text(f"task {name}"), f"{f1:.4f}", f"{accuracy:.4f}")
+    folds = new_table("macro F1 per fold", ">fold", ">people", ">photos", ">macro F1", ">accuracy")
     for f in found.folds:
         folds.add_row(str(f.fold), str(f.people), str(f.photos), f"{f.f1:.4f}", f"{f.accuracy:.4f}")
     if len(found.folds) > 1:
-        f1, accuracy = [f.f1 for f in found.folds], [f.accuracy for f in found.folds]
+        spread = (f"±{stdev(values):.4f}" for values in zip(*((f.f1, f.accuracy) for f in found.folds), strict=True))
         folds.add_section()
-        folds.add_row("spread", "", "", f"±{stdev(f1):.4f}", f"±{stdev(accuracy):.4f}")
-    views = WideOrNarrow(functools.partial(_views_table, found))
-    classes = class_table(found.score, found.class_f1, found.class_people.tolist())
-    return [classes, _whole_table(found), folds, views, _settings_table(found)]
-
-
-def _whole_table(found: Evaluation) -> Table:
-    table = new_table("as a whole and per task")
-    for name in ("", "macro F1 (95 % over people)", "accuracy"):
-        table.add_column(name, no_wrap=True)
-    first, *parts = found.f1
-    table.add_row(first, f"{found.f1[first]:.4f}", f"{found.accuracy.value:.4f}", style="bold", end_section=True)
-    for number, part in enumerate(parts, start=1):
-        accuracy = f"{found.score.parts[part][1]:.4f}"
-        table.add_row(f"{part}, as decided", f"{found.f1[part]:.4f}", accuracy, end_section=number == len(parts))
-    for name, (f1, accuracy_of) in found.tasks.items():
-        table.add_row(Text(f"task {name}"), f"{f1:.4f}", f"{accuracy_of:.4f}")
-    return table
-
-
-def _views_table(found: Evaluation, wide: bool) -> Table:
-    table = new_table("test-time augmentation, untuned")
-    table.add_column("", overflow="fold")
-    table.add_column("passes", justify="right", no_wrap=True)
-    whole, gained = ("macro F1 (95 % over people)", "against the photo as it is") if wide else ("macro F1", "gain")
-    for name in (whole, gained, ""):
-        table.add_column(name, no_wrap=True)
-    views = [v for v in found.views if not v.is_set]
-    for number, v in enumerate([*views, *(v for v in found.views if v.is_set)], start=1):
-        f1 = f"{v.f1:.4f}" if wide else f"{v.f1.value:.4f}"
-        gain = (f"{v.gain:+.3f}", v.gain.significance) if number > 1 else ("", "")
-        name = f"--tta {v.name}" if v.is_set else v.name
-        table.add_row(Text(name), str(v.passes), f1, *gain, end_section=number == len(views))
-    return table
-
-
-def _settings_table(found: Evaluation) -> Table:
-    table = new_table("ways to decide")
-    table.add_column("", overflow="fold")
-    for name in ("macro F1", "accuracy", "against the first", ""):
-        table.add_column(name, no_wrap=True)
+        folds.add_row("spread", "", "", *spread)
+    variants = new_table("decision variants", "variant", ">macro F1", ">accuracy", ">difference (95 % CI)", "")
     for number, s in enumerate(found.settings):
         gain = (f"{s.gain:+.3f}", s.gain.significance) if number else ("", "")
-        table.add_row(Text(s.name), f"{s.f1.value:.4f}", f"{s.accuracy:.4f}", *gain)
-    return table
+        variants.add_row(Text(s.name), f"{s.f1.value:.4f}", f"{s.accuracy:.4f}", *gain)
+    classes = class_table(found.score, found.class_f1, found.class_people.tolist())
+    return [classes, parts, folds, _views_table(found), variants]
+
+
+def _views_table(found: Evaluation) -> WideOrNarrow:
+    views = sorted(found.views, key=lambda view: view.is_set)
+
+    def table(wide: bool) -> Table:
+        names = ("macro F1 (95 % CI)", "difference from no TTA (95 % CI)") if wide else ("macro F1", "difference")
+        made = new_table("test-time augmentation, untuned", "views", ">passes", *(f">{name}" for name in names), "")
+        for number, v in enumerate(views):
+            f1 = f"{v.f1:.4f}" if wide else f"{v.f1.value:.4f}"
+            gain = (f"{v.gain:+.3f}", v.gain.significance) if number else ("", "")
+            last = v.is_set != views[min(number + 1, len(views) - 1)].is_set
+            made.add_row(Text(f"--tta {v.name}" if v.is_set else v.name), str(v.passes), f1, *gain, end_section=last)
+        return made
+
+    return WideOrNarrow(table)
 
 
 def headline(found: Evaluation, runs: Sequence[str]) -> list[str]:
-    """The figure that counts, a line each."""
-    whole = next(iter(found.f1.values()))
+    """The score, a line each."""
     return [
-        f"macro F1 {whole:.4f}, accuracy {found.accuracy:.4f}",
+        f"macro F1 {found.f1['18 classes']:.4f}, accuracy {found.accuracy:.4f}",
         f"out-of-fold over {found.score.photos} photos of {found.people} people ({' + '.join(runs)}, {found.used})",
     ]
 
 
 def submission_lines(found: SubmissionScore, truth: str, first: str) -> list[str]:
-    """What a submission is worth against answers, a line each; `first` is what its gain is against."""
+    """The score of a submission against answers, a line each; `first` is what its gain is against."""
     drawn = f"{found.people} people" if found.people else "photos as if each were of another person"
     lines = [
         f"macro F1 {found.f1:.4f}, accuracy {found.accuracy:.4f}",
@@ -234,29 +197,23 @@ def submission_lines(found: SubmissionScore, truth: str, first: str) -> list[str
         present = f"{CLASSES - len(found.score.absent)} of {CLASSES}"
         lines.insert(1, f"macro F1 {found.f1_present:.4f} over classes with answers: {present}")
     if found.gain:
-        lines.append(f"against {first}: macro F1 {found.gain:+.4f}, {found.gain.significance}")
+        lines.append(f"difference from {first}: macro F1 {found.gain:+.4f}, {found.gain.significance}")
     return lines
 
 
 def steps_table(tuning: Tuning) -> Table:
-    """What each step of tuning is worth on people that it was not fitted on."""
+    """Gain of each step of tuning on people that it was not fitted on."""
     title = "each step on top of those kept, on people it was not fitted on"
-    table = new_table(title)
-    for name in ("step", "macro F1", "gain (95 %)", "log loss", ""):
-        table.add_column(name, no_wrap=True)
+    table = new_table(title, "<step", ">macro F1", ">gain (95 % CI)", ">log loss", "")
     for s in tuning.steps:
-        kept = "kept" if s.kept else "dropped"
-        cells = (s.name, f"{s.f1.value:.4f}", f"{s.gain:+.3f}", f"{s.loss.value:.3f}", kept)
+        cells = (s.name, f"{s.f1.value:.4f}", f"{s.gain:+.3f}", f"{s.loss.value:.3f}", "kept" if s.kept else "dropped")
         table.add_row(*cells, style=None if s.kept else "dim")
     return table
 
 
 def differences_table(comparison: Comparison) -> Table:
     """What differs between runs, a column a run."""
-    table = new_table("what differs")
-    table.add_column("")
-    for run in comparison.sections[0].scores:
-        table.add_column(Text(run.name), overflow="fold")
+    table = new_table("what differs", "", *(run.name for run in comparison.sections[0].scores))
     for key, values in comparison.differences:
         table.add_row(Text(key), *(Text(v) for v in values))
     return table
@@ -265,17 +222,13 @@ def differences_table(comparison: Comparison) -> Table:
 def scores_table(section: Section) -> Table:
     """Out-of-fold macro F1 of each run with its interval, and the difference to the first run."""
     title = f"out-of-fold macro F1, 95 % interval over people{'; ' if section.labels else ''}{section.labels}"
-    table = new_table(title)
-    table.add_column("", overflow="fold")
-    table.add_column("macro F1", no_wrap=True)
-    table.add_column("against the first run", no_wrap=True)
-    table.add_column("", min_width=12)
+    table = new_table(title, "run", ">macro F1", ">difference from the first", "")
     for number, run in enumerate(section.scores):
         table.add_row(Text(run.name), style="bold")
         for part, f1 in run.f1.items():
             gain = run.gain[part]
-            gain_cells = ("", "") if number == 0 else (f"{gain:+.3f}", gain.of_one_seed)
-            table.add_row(f"  {part}", f"{f1:.3f}", *gain_cells, end_section=part == list(run.f1)[-1])
+            table.add_row(f"  {part}", f"{f1:.3f}", *((f"{gain:+.3f}", gain.of_one_seed) if number else ()))
+        table.add_section()
     return table
 
 
@@ -300,3 +253,126 @@ def class_gain_table(section: Section) -> Table:
             cells.append(f"{others[0].class_gain[number]:+.2f}")
         table.add_row(str(number), name, *cells)
     return table
+
+
+def matrix_table(title: str, rows: Mapping[str, Sequence[int]]) -> Table:
+    """The jobs of a sweep, a row a recipe.
+
+    Args:
+        rows: recipe -> its runs, jobs, and of these those done, to be trained, and shared with another recipe.
+    """
+    table = new_table(title, "recipe", ">runs", ">jobs", ">done", ">to train", ">shared")
+    for recipe, counts in rows.items():
+        table.add_row(Text(recipe), *map(str, counts))
+    return table
+
+
+def comparison_table(comparison: SweepComparison) -> Table:
+    """Out-of-fold macro F1 of each recipe, mean and spread over seeds, and the difference to the first recipe."""
+
+    def over_seeds(of: OverSeeds, form: str, ends: bool) -> str:
+        spread = f" ±{of.deviation:.3f}" if of.deviation is not None else ""
+        return f"{of.mean.value:{form}}{spread}" + (f" ({of.mean.low:{form}} to {of.mean.high:{form}})" if ends else "")
+
+    several = len(comparison.scores) > 1
+    difference = (">difference from the first", "") if several else ()
+    table = new_table("out-of-fold macro F1", "recipe", ">macro F1", *difference)
+    for number, scores in enumerate(comparison.scores):
+        table.add_row(Text(scores.recipe), style="bold")
+        for part, f1 in scores.f1.items():
+            gain = scores.gain[part]
+            words = gain.mean.significance if len(comparison.seeds) > 1 else gain.mean.of_one_seed
+            against = (over_seeds(gain, "+.3f", ends=True), words) if number else ()
+            table.add_row(f"  {part}", over_seeds(f1, ".3f", ends=not several), *against)
+        table.add_section()
+    return table
+
+
+def comparison_line(comparison: SweepComparison) -> str:
+    """What was compared, and how to read it."""
+    seeds, folds = (", ".join(map(str, numbers)) for numbers in (comparison.seeds, comparison.folds))
+    lines = [f"{comparison.photos} photos of {comparison.people} people, folds {folds}, seeds {seeds}."]
+    if len(comparison.seeds) > 1:
+        lines.append("Mean ± standard deviation over seeds. Intervals (95 %) are over people and seeds.")
+    else:
+        lines.append("Intervals (95 %) are over people, of one seed: another one moves scores too.")
+    if len(comparison.scores) > 1:
+        lines.append("Within noise: the interval holds 0. 1 of 20 differences looks real by chance.")
+    return " ".join(lines)
+
+
+def estimate_table(found: Estimate) -> Table:
+    """The jobs left to do, a row a task, with what a short probe measured."""
+    figures = ("folds", "epochs", "photos an epoch", "photos/s", "a job", "MB")
+    table = new_table("jobs left to do", "<task", *(f">{name}" for name in figures))
+    several = len({recipe for recipe, _ in found.costs}) > 1
+    for (recipe, task), cost in found.costs.items():
+        jobs = [j for j in found.jobs if (j.recipe, j.task) == (recipe, task)]
+        table.add_row(
+            f"{recipe}: {task}" if several else task,
+            in_short(j.fold for j in jobs),
+            ", ".join(dict.fromkeys(str(j.epochs) for j in jobs)),
+            f"{sum(j.photos for j in jobs) / len(jobs):.0f}",
+            f"{1 / cost.train:.0f}",
+            time_text(sum(j.seconds for j in jobs) / len(jobs)),
+            f"{cost.weights / 1e6:.0f}",
+        )
+    return table
+
+
+def estimate_lines(found: Estimate) -> list[str]:
+    """The totals, a line each."""
+    decode = f", of which {time_text(found.decode)} for decoding photos" if found.decode else ""
+    memory = f"memory about {found.memory / 1e9:.1f} GB"
+    if found.room is not None:
+        memory += f", {found.room / 1e9:.1f} GB are free"
+        memory += ": jobs may be killed; lower --jobs or batch_size" if found.memory > found.room else ""
+    return [
+        f"{len(found.jobs)} jobs, {found.at_a_time} at a time: about {time_text(found.seconds)}{decode}",
+        memory,
+        f"disk: models {found.disk / 1e9:.2f} GB, photo cache {found.cache / 1e9:.2f} GB more; "
+        f"{found.free / 1e9:.1f} GB are free",
+        *found.averages,
+    ]
+
+
+def time_text(seconds: float) -> str:
+    """Seconds in the unit that reads best: "90 min", where humanize would say "an hour"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def recipes_table(recipes: Sequence[Recipe]) -> Table:
+    """What each recipe is for."""
+    table = new_table("", "<recipe", "for", "tasks", "<photos")
+    for recipe in recipes:
+        sizes = dict.fromkeys("{}x{}".format(*t.input_size) for t in recipe.tasks.values())
+        table.add_row(recipe.name, recipe.description, ", ".join(recipe.tasks), ", ".join(sizes))
+    return table
+
+
+def pseudo_table(found: PseudoLabels) -> WideOrNarrow:
+    """Pseudo-labelled photos of each class that each fold is trained on."""
+    from ensemble.jobs.soft_targets import NOT_TAKEN
+
+    taken = [np.bincount(labels[labels != NOT_TAKEN], minlength=CLASSES) for labels in found.classes]
+
+    def table(wide: bool) -> Table:
+        made = table_of_classes("pseudo-labelled photos to train on", *fold_columns(len(taken), wide))
+        for number, counts in enumerate(np.array(taken).T):
+            if counts.any():
+                made.add_row(str(number), CLASS_NAMES[number], *fold_counts(counts, wide))
+        made.add_section()
+        made.add_row("", "photos", *fold_counts(np.array(taken).sum(axis=1), wide))
+        return made
+
+    return WideOrNarrow(table)
+
+
+def pseudo_line(found: PseudoLabels) -> str:
+    """Where they come from."""
+    return (
+        f"{len(found.photos.files)} photos in all, labelled by {found.source} with a probability of {found.min_p:g} or "
+        "more; the labels of a fold come from the models of that fold alone, and none is scored"
+    )

@@ -1,30 +1,44 @@
-"""Opening every photo before training: unreadable files, and near-duplicates across people."""
+"""People with nearly the same photo: two ids that may be one person, listed before they are merged."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from folds.corrections import Merge
+from folds.corrections import MERGE_COLUMNS, Merge
 from folds.errors import MaskensError
+from folds.files import safe_csv
+from folds.labels import SHOTS
+from folds.pages.contact_sheet import Cell, Sheet, photo_caption, thumbnails
 from folds.people import TrainData
 from folds.photos import Pixels, Progress, in_threads, read_photo
 
 NEAR = 3  # bits of 64 that recompression and rescaling may turn
 CHUNK = 2048
+FILE = "merge-candidates.csv"
 
 
 @dataclass(frozen=True)
-class PhotoCheck:
-    """What opening all photos showed."""
+class MergeCandidate:
+    """Two people with nearly the same photo."""
 
-    unreadable: tuple[str, ...]  # one message a file
-    duplicates: tuple[tuple[str, str, int], ...]  # (file, file of another person, differing bits)
+    a: str  # id
+    b: str
+    files: tuple[str, str]  # of a and of b: their most alike photos
+    bits: int  # of 64 that differ between these
+    alike: int  # pairs of their photos that are nearly the same
+
+    def __str__(self) -> str:
+        return f"{'  ~  '.join(self.files)}  ({self.difference})"
+
+    @property
+    def difference(self) -> str:
+        bits = "same bits" if self.bits == 0 else f"{self.bits} of 64 bits differ"
+        return bits if self.alike == 1 else f"{bits}, {self.alike} such pairs"
 
 
 def perceptual_hash(photo: Pixels) -> np.uint64:
@@ -40,33 +54,20 @@ def perceptual_hash(photo: Pixels) -> np.uint64:
     return np.uint64(int("".join("1" if b else "0" for b in bits), 2))
 
 
-def check_photos(data: TrainData, workers: int, on_progress: Progress | None = None) -> PhotoCheck:
-    """Decode every photo in `workers` threads.
+def hash_photos(
+    data: TrainData, photos: Sequence[int], workers: int, on_progress: Progress | None = None
+) -> tuple[dict[int, np.uint64], list[str]]:
+    """(photo -> perceptual hash, a message for each photo that can't be read), from `workers` threads."""
 
-    Args:
-        on_progress: called with (photos done, photos in all).
-    """
-    files = data.files
-
-    def one(file: str) -> np.uint64 | str:
+    def one(photo: int) -> np.uint64 | str:
         try:
-            return perceptual_hash(read_photo(data.photos.path(file)))
+            return perceptual_hash(read_photo(data.photos.path(data.files[photo])))
         except MaskensError as error:
             return str(error)
 
-    hashes = np.zeros(len(files), dtype=np.uint64)
-    problems: list[str] = []
-    readable = np.ones(len(files), dtype=np.bool_)
-    for i, result in enumerate(in_threads(one, files, workers, on_progress)):
-        if isinstance(result, str):
-            problems.append(result)
-            readable[i] = False
-        else:
-            hashes[i] = result
-    people = np.array([data.people[p].group for p in data.photo_person])
-    pairs = near_duplicates(hashes[readable], people[readable])
-    kept = [f for f, ok in zip(files, readable, strict=True) if ok]
-    return PhotoCheck(tuple(problems), tuple((kept[a], kept[b], bits) for a, b, bits in pairs))
+    found = dict(zip(photos, in_threads(one, photos, workers, on_progress), strict=True))
+    hashes = {photo: value for photo, value in found.items() if not isinstance(value, str)}
+    return hashes, [value for value in found.values() if isinstance(value, str)]
 
 
 def near_duplicates(
@@ -93,15 +94,51 @@ def near_duplicates(
     return sorted(found, key=lambda pair: (pair[2], pair[0], pair[1]))
 
 
-def same_people(data: TrainData, duplicates: Sequence[tuple[str, str, int]]) -> tuple[Merge, ...]:
-    """The ids of the two photos of each pair, as one person."""
-    ids = dict(zip(data.files, (data.people[p].id for p in data.photo_person), strict=True))
-    return tuple(Merge(ids[a], ids[b], f"{a} ~ {b}") for a, b, _ in duplicates)
+def merge_candidates(data: TrainData, hashes: Mapping[int, np.uint64]) -> tuple[MergeCandidate, ...]:
+    """Pairs of people with nearly the same photo, most alike first.
+
+    Args:
+        hashes: photo -> `perceptual_hash`.
+    """
+    photos = list(hashes)
+    groups = np.array([data.people[data.photo_person[photo]].group for photo in photos])
+    found: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
+    for one, other, bits in near_duplicates(np.array([*hashes.values()], dtype=np.uint64), groups):
+        pair = sorted((data.people[data.photo_person[p]].id, p) for p in (photos[one], photos[other]))
+        (a, first), (b, second) = pair
+        found.setdefault((a, b), []).append((first, second, bits))
+    candidates = []
+    for (a, b), pairs in found.items():
+        first, second, bits = pairs[0]
+        candidates.append(MergeCandidate(a, b, (data.files[first], data.files[second]), bits, len(pairs)))
+    return tuple(sorted(candidates, key=lambda c: (c.bits, -c.alike)))
 
 
-def describe(duplicates: Sequence[tuple[str, str, int]], root: Path, shown: int = 10) -> list[str]:
-    """One line a pair, for the terminal."""
-    lines = [f"{root / a}  ~  {root / b}  ({bits} of 64 bits differ)" for a, b, bits in duplicates[:shown]]
-    if len(duplicates) > shown:
-        lines.append(f"... and {len(duplicates) - shown} more pairs")
-    return lines
+def portrait_candidates(
+    data: TrainData, workers: int, on_progress: Progress | None = None
+) -> tuple[MergeCandidate, ...]:
+    """Candidates by people's photos without a mask alone, a seventh of all; unreadable ones are skipped."""
+    portraits = range(SHOTS.index("normal"), len(data.files), len(SHOTS))
+    return merge_candidates(data, hash_photos(data, portraits, workers, on_progress)[0])
+
+
+def as_merges(candidates: Iterable[MergeCandidate]) -> tuple[Merge, ...]:
+    """The two ids of each candidate as one person."""
+    return tuple(Merge(c.a, c.b, str(c)) for c in candidates)
+
+
+def candidates_csv(candidates: Iterable[MergeCandidate]) -> str:
+    """The list as `maskens folds --merge` takes it."""
+    rows = [(c.a, c.b, c.bits, c.alike, *c.files) for c in candidates]
+    return safe_csv((*MERGE_COLUMNS, "bits", "photos", "photo_a", "photo_b"), rows)
+
+
+def candidates_sheet(data: TrainData, candidates: Sequence[MergeCandidate], workers: int) -> Sheet:
+    """The most alike photos of each pair of people, a row a pair; `workers` threads open them."""
+    shown = [(c, file, name) for c in candidates for file, name in zip(c.files, (c.a, c.b), strict=True)]
+    pictures = thumbnails([data.photos.path(file) for _, file, _ in shown], workers)
+    cells = (
+        Cell(picture, f"{photo_caption(file)}\nid {name}\n{c.difference}", file)
+        for (c, file, name), picture in zip(shown, pictures, strict=True)
+    )
+    return Sheet("duplicates", "nearly the same photo under two ids", tuple(cells), columns=2)

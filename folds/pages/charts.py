@@ -1,81 +1,97 @@
-"""Charts, drawn without a display and without matplotlib's global state."""
+"""Charts as inline SVG, which the template `macros.html` draws: one panel each, in the colours of the page."""
 
 from __future__ import annotations
 
-import io
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
 
 from folds.labels import AGE_CUTS, AGES, GENDERS
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+WIDTH, HEIGHT = 340, 210  # of a panel, in units of the SVG; the page scales it
+LEFT, RIGHT, TOP, BOTTOM = 40, 8, 16, 34  # margins around the axes
+COLOURS = 7  # of the page: --c0 to --c6
 
 
-BARS = ("#3b6fb6", "#c8553d")  # by gender; both tell apart in grey and on either background
-LIGHT = {"paper": "#ffffff", "ink": "#1d2430", "faint": "#8a93a2"}
-DARK = {"paper": "#1b1f27", "ink": "#e6e9ef", "faint": "#7d8696"}
+@dataclass(frozen=True)
+class Bar:
+    left: float
+    right: float
+    low: float
+    high: float
+    colour: int | None  # None: faint
 
 
-def age_histogram(years: Sequence[Sequence[int]], dark: bool = False) -> bytes:
-    """People of each age, a panel a gender, with the cuts between the age bands.
+@dataclass(frozen=True)
+class Line:
+    points: Sequence[tuple[float, float]]
+    colour: int | None
+    dots: Sequence[tuple[float, float]] = ()
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart in data coordinates."""
+
+    title: str
+    x_label: str
+    x: tuple[float, float]  # range of the axis
+    y: tuple[float, float]
+    least: tuple[float, float] = (0, 0)  # smallest steps between ticks of x and y
+    bars: Sequence[Bar] = ()
+    lines: Sequence[Line] = ()
+    cuts: Sequence[float] = ()  # x of dashed vertical lines
+    notes: Sequence[tuple[float, str]] = ()  # words at the top, centred on x
+
+    def px(self, x: float) -> float:
+        return round(LEFT + (x - self.x[0]) / (self.x[1] - self.x[0]) * (WIDTH - LEFT - RIGHT), 1)
+
+    def py(self, y: float) -> float:
+        return round(HEIGHT - BOTTOM - (y - self.y[0]) / (self.y[1] - self.y[0]) * (HEIGHT - TOP - BOTTOM), 1)
+
+    def path(self, points: Sequence[tuple[float, float]]) -> str:
+        return " ".join(f"{self.px(x)},{self.py(y)}" for x, y in points)
+
+    @property
+    def ticks(self) -> list[list[str]]:
+        """Round numbers along x and y."""
+        return [ticks(*ends, least) for ends, least in zip((self.x, self.y), self.least, strict=True)]
+
+
+def ticks(low: float, high: float, least: float = 0) -> list[str]:
+    """At most seven round numbers within a range, at least `least` apart."""
+    rough = max((high - low) / 6, least)
+    power = 10.0 ** np.floor(np.log10(rough))
+    step = power * next(m for m in (1, 2, 5, 10) if m * power >= rough * (1 - 1e-9))
+    return [f"{n * step:g}" for n in range(int(np.ceil(low / step - 1e-9)), int(np.floor(high / step + 1e-9)) + 1)]
+
+
+def age_histogram(years: Sequence[Sequence[int]]) -> list[Panel]:
+    """People of each age, a panel a gender, with the cuts between the age bands and the people of each.
 
     Args:
         years: ages in whole years of the people of each gender, in the order of GENDERS.
-
-    Returns:
-        A PNG of 1400 x 1000 pixels.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    look = DARK if dark else LIGHT
-    figure = Figure(figsize=(5.6, 4), dpi=250, facecolor=look["paper"], layout="constrained")
-    panels = figure.subplots(len(GENDERS), 1, sharex=True, sharey=True)
-    everyone = [y for ages in years for y in ages]
-    low, high = min([*everyone, AGE_CUTS[0] - 5]) - 1, max([*everyone, AGE_CUTS[-1] + 5]) + 1
-    bins = [y - 0.5 for y in range(low, high + 2)]
-    for panel, gender, ages, colour in zip(panels, GENDERS, years, BARS, strict=True):
-        panel.hist(ages, bins=bins, color=colour, rwidth=0.85)
-        panel.set_ylabel(f"{gender}, people")
-        style_axes(panel, look)
-        panel.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-        panel.margins(y=0.18)
-        panel.set_xlim(bins[0], bins[-1])
-        for cut in AGE_CUTS:
-            panel.axvline(cut - 0.5, color=look["ink"], linestyle="--", linewidth=1)
-        edges = [bins[0], *(c - 0.5 for c in AGE_CUTS), bins[-1]]
-        for band, (start, end) in enumerate(itertools.pairwise(edges)):
-            count = sum(start < y < end for y in ages)
-            panel.text(
-                (start + end) / 2,
-                0.97,
-                f"{AGES[band]}: {count}",
-                transform=panel.get_xaxis_transform(),
-                ha="center",
-                va="top",
-                color=look["ink"],
-                fontsize=10,
-            )
-    panels[-1].set_xlabel("age in years", color=look["ink"])
-    return png(figure)
-
-
-def style_axes(panel: Axes, look: Mapping[str, str]) -> None:
-    """Give a panel the colours of its page, LIGHT or DARK, and no frame but its foot."""
-    panel.set_facecolor(look["paper"])
-    panel.tick_params(colors=look["ink"])
-    for label in (panel.xaxis.label, panel.yaxis.label, panel.title):
-        label.set_color(look["ink"])
-    for side, spine in panel.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(look["faint"])
-
-
-def png(figure: Figure) -> bytes:
-    """A PNG of a figure on its own background."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", facecolor=figure.get_facecolor())
-    return buffer.getvalue()
+    counts = [Counter(ages) for ages in years]
+    everyone = [age for of_gender in counts for age in of_gender]
+    low, high = min([*everyone, AGE_CUTS[0] - 5]) - 1.5, max([*everyone, AGE_CUTS[-1] + 5]) + 1.5
+    top = 1.2 * max([4, *(n for of_gender in counts for n in of_gender.values())])
+    edges = [low, *(c - 0.5 for c in AGE_CUTS), high]
+    bands = [(name, *edge) for name, edge in zip(AGES, itertools.pairwise(edges), strict=True)]
+    return [
+        Panel(
+            f"{gender}, people by age",
+            "age in years",
+            (low, high),
+            (0, top),
+            least=(1, 1),
+            bars=[Bar(age - 0.42, age + 0.42, 0, n, number) for age, n in sorted(counts[number].items())],
+            cuts=edges[1:-1],
+            notes=[((a + b) / 2, f"{name}: {sum(a < y < b for y in years[number])}") for name, a, b in bands],
+        )
+        for number, gender in enumerate(GENDERS)
+    ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from folds.errors import MaskensError
 from folds.files import replacing
@@ -20,11 +20,7 @@ LINE = 17
 
 PAPER, INK, FAINT, EMPTY = "#ffffff", "#1d2430", "#5b6472", "#e4e7ec"
 
-UNREADABLE = "can't be read"
 JPEG_QUALITY = 50  # 3 kB a photo
-ROWS = 200  # of a file: a JPEG has at most 65,535 lines
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,6 @@ class Sheet:
     title: str
     cells: tuple[Cell, ...]
     columns: int = 8
-    group: int = 1  # so many neighbours belong together
     heads: tuple[str, ...] = ()  # one a column, or none; may have several lines
     titles: tuple[str, ...] = ()  # one a row, or none
 
@@ -54,15 +49,15 @@ class Sheet:
         return [self.cells[i : i + self.columns] for i in range(0, len(self.cells), self.columns)]
 
 
-def thumbnail(photo: Pixels, box: tuple[int, int] = BOX) -> Pixels:
-    """The photo, shrunk so that it fits; never enlarged.
+def photo_caption(file: str) -> str:
+    """Folder and name of a photo of the training set, a line each."""
+    return "/\n".join(file.removeprefix("train/images/").rsplit("/", 1))
 
-    Args:
-        photo: uint8 (h, w, 3).
-        box: (width, height) in pixels.
-    """
+
+def thumbnail(photo: Pixels) -> Pixels:
+    """A photo, uint8 (h, w, 3), shrunk to fit into BOX; never enlarged."""
     height, width = photo.shape[:2]
-    scale = min(box[0] / width, box[1] / height)
+    scale = min(BOX[0] / width, BOX[1] / height)
     if scale >= 1:
         return photo
     size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -82,72 +77,49 @@ def thumbnails(files: Sequence[Path], workers: int, on_progress: Progress | None
 
 
 def save(folder: Path, sheet: Sheet) -> None:
-    """Write the sheet as NAME.jpg, its rows after the first ROWS as NAME-2.jpg and so on.
-
-    Raises:
-        MaskensError: if the system refuses to write.
-    """
-    for number, start in enumerate(range(0, max(1, len(sheet.rows)), ROWS), start=1):
-        cells = sheet.cells[start * sheet.columns : (start + ROWS) * sheet.columns]
-        part = replace(sheet, cells=cells, titles=sheet.titles[start : start + ROWS])
-        with replacing(folder / f"{sheet.name}{f'-{number}' if number > 1 else ''}.jpg") as handle:
-            draw(part).save(handle, "JPEG", quality=JPEG_QUALITY, optimize=True)
+    """Write the sheet as NAME.jpg. Raises MaskensError if the system refuses to write."""
+    with replacing(folder / f"{sheet.name}.jpg") as handle:
+        draw(sheet).save(handle, "JPEG", quality=JPEG_QUALITY, optimize=True)
 
 
 def draw(sheet: Sheet) -> Image.Image:
     """The sheet as one RGB picture; every cell's picture is as large as BOX allows."""
-    width, height = BOX[0], max((_fitted(c.picture)[1] for c in sheet.cells), default=0)
+    small, large = ImageFont.load_default(12), ImageFont.load_default(17)
+    pictures = [None if c.picture is None else ImageOps.contain(Image.fromarray(c.picture), BOX) for c in sheet.cells]
+    width, height = BOX[0], max((p.height if p else BOX[1] for p in pictures), default=0)
     columns = max(1, min(sheet.columns, len(sheet.cells)))
     lines = max((c.caption.count("\n") + 1 for c in sheet.cells), default=0)
     top = GAP + 2 * LINE + LINE * max((h.count("\n") + 1 for h in sheet.heads), default=0)
     above = LINE if sheet.titles else 0
     step = above + height + LINE * lines + GAP
-    left = [GAP + c * (width + GAP) + c // sheet.group * GAP * (sheet.group > 1) for c in range(columns)]
-    small, large = ImageFont.load_default(12), ImageFont.load_default(17)
     words = (large.getlength(sheet.title), *(small.getlength(t) for t in sheet.titles))
-    right = max(left[-1] + width, GAP + int(max(words)))
+    right = max(columns * (width + GAP), GAP + int(max(words)))
     page = Image.new("RGB", (right + GAP, top + step * len(sheet.rows) + GAP), PAPER)
     pen = ImageDraw.Draw(page)
+
+    def write(x: int, y: int, text: str, colour: str) -> None:
+        for number, line in enumerate(text.split("\n")):
+            pen.text((x, y + number * LINE), _cut(line, small), colour, small)
+
     pen.text((GAP, GAP), sheet.title, INK, large)
-    for x, head in zip(left, sheet.heads, strict=False):
-        _words(pen, (x, GAP + 2 * LINE - 4), head, INK, small)
-    for number, row in enumerate(sheet.rows):
-        y = top + number * step + above
-        if sheet.titles:
-            pen.text((GAP, y - above), sheet.titles[number], INK, small)
-        for x, cell in zip(left, row, strict=False):
-            _put(page, pen, cell.picture, (x, y), height, small)
-            _words(pen, (x, y + height + 2), cell.caption, FAINT, small)
+    for column, head in enumerate(sheet.heads):
+        write(GAP + column * (width + GAP), GAP + 2 * LINE - 4, head, INK)
+    for row, title in enumerate(sheet.titles):
+        pen.text((GAP, top + row * step), title, INK, small)
+    for number, (cell, picture) in enumerate(zip(sheet.cells, pictures, strict=True)):
+        row, column = divmod(number, columns)
+        x, y = GAP + column * (width + GAP), top + row * step + above
+        if picture:
+            page.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))
+        else:
+            pen.rectangle((x, y, x + width - 1, y + height - 1), EMPTY)
+            pen.text((x + width / 2, y + height / 2), "can't be read", FAINT, small, anchor="mm")
+        write(x, y + height + 2, cell.caption, FAINT)
     return page
 
 
-def _fitted(picture: Pixels | None) -> tuple[int, int]:
-    """(width, height) at which a picture fills the box."""
-    if picture is None:
-        return BOX
-    scale = min(BOX[0] / picture.shape[1], BOX[1] / picture.shape[0])
-    return max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-
-
-def _put(
-    page: Image.Image, pen: ImageDraw.ImageDraw, picture: Pixels | None, place: tuple[int, int], height: int, font: Font
-) -> None:
-    x, y = place
-    if picture is None:
-        pen.rectangle((x, y, x + BOX[0] - 1, y + height - 1), EMPTY)
-        pen.text((x + BOX[0] / 2, y + height / 2), UNREADABLE, FAINT, font, anchor="mm")
-        return
-    fitted = Image.fromarray(picture).resize(_fitted(picture), Image.Resampling.BICUBIC)
-    page.paste(fitted, (x + (BOX[0] - fitted.width) // 2, y + (height - fitted.height) // 2))
-
-
-def _words(pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, colour: str, font: Font) -> None:
-    for number, line in enumerate(text.split("\n")):
-        pen.text((place[0], place[1] + number * LINE), _cut(line, font), colour, font)
-
-
-def _cut(line: str, font: Font) -> str:
-    """The line, its middle left out if it is wider than a picture: both ends of a path tell who it is."""
+def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The line without its middle if it is wider than a picture: both ends of a path name a person."""
     keep = len(line)
     cut = line
     while font.getlength(cut) > BOX[0] and keep > 1:

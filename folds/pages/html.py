@@ -1,4 +1,4 @@
-"""Pages of one HTML file that need nothing else: templates, pictures inside the text, and the folder they lie in."""
+"""Pages of one HTML file that need nothing else, and guards of the files that they would replace."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import base64
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from folds.errors import MaskensError
-from folds.files import write_text
 from folds.photos import Pixels
 
 INDEX = "index.html"
 SYSTEM_FILES = (".DS_Store", "Thumbs.db")  # which file managers leave behind
 HEAD = 4096  # characters in which the generator's name must stand
+BREAKS = re.compile(r"(?<=[_/])|(?<=[a-z])(?=[A-Z])")
 WEBP_QUALITY = 60  # a third of the bytes of a JPEG that looks as good at this size
 
 
 def render(template: str, **values: Any) -> str:
     """A template of folds/pages/templates as HTML; every value is escaped.
 
-    Filters of the templates: `webp` turns uint8 (h, w, 3) RGB into a data URI, `png` does so with the bytes of a
-    PNG, `breakable` lets a path break after _ and /, a name before a capital.
+    Filters of the templates: `webp` turns uint8 (h, w, 3) RGB into a data URI, `breakable` lets a path break after _
+    and /, a name before a capital.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -37,90 +38,55 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"webp": webp_uri, "png": png_uri, "breakable": _breakable}
+    environment.filters["webp"] = _webp_uri
+    environment.filters["breakable"] = lambda text: Markup("<wbr>").join(BREAKS.split(text))
     return environment.get_template(template).render(**values)
 
 
-def _breakable(text: str) -> str:
-    from markupsafe import Markup
-
-    return Markup("<wbr>").join(re.split(r"(?<=[_/])|(?<=[a-z])(?=[A-Z])", text))
-
-
-def webp_uri(picture: Pixels) -> str:
-    """data:image/webp of uint8 (h, w, 3), RGB."""
+def _webp_uri(picture: Pixels) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "WEBP", quality=WEBP_QUALITY)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def png_uri(png: bytes) -> str:
-    """data:image/png of a PNG's bytes."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
 def refuse_foreign_page(folder: Path, generator: str, ours: re.Pattern[str]) -> None:
-    """Refuse a folder that writing would do harm to.
+    """Refuse a folder that is no folder of `generator` ("maskens explore"), or holds files that it did not write.
 
     Args:
-        generator: what our page names as its generator, "maskens explore".
         ours: names of the files that such a folder may hold.
-
-    Raises:
-        MaskensError: it is a file, or a folder with anything in it that is not ours.
     """
-    refuse_file(folder)
-    names = sorted(p.name for p in folder.iterdir()) if folder.exists() else []
-    if not names:
-        return
-    if not made_by(folder / INDEX, generator):
-        raise MaskensError(
-            f"{folder} has files and is not a folder of `{generator}`. Name another or a new one with --out DIR."
-        )
-    refuse_strange_files(folder, [n for n in names if not ours.fullmatch(n) and n not in SYSTEM_FILES], generator)
+    made = _made_by(folder / INDEX, generator)
+    refuse_strange_files(folder, generator, lambda name: made and ours.fullmatch(name))
 
 
-def refuse_strange_files(folder: Path, strange: Sequence[str], maker: str) -> None:
-    """Refuse to replace a folder in which there is anything strange.
+def refuse_strange_files(folder: Path, maker: str, ours: Callable[[str], object]) -> None:
+    """Refuse to replace a folder.
 
     Args:
-        strange: names of the files that `maker` did not write.
+        ours: whether `maker` wrote a file, named by its path below the folder.
 
     Raises:
-        MaskensError: there are such files.
+        MaskensError: it is a file, or holds files that `maker` did not write.
     """
-    if strange:
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise MaskensError(f"{folder} is a file, not a folder. Name another with --out DIR.")
+    files = (p for p in folder.rglob("*") if not p.is_dir() and p.name not in SYSTEM_FILES)
+    if strange := sorted(n for n in (p.relative_to(folder).as_posix() for p in files) if not ours(n)):
         raise MaskensError(
             f"{folder} would be replaced, but it holds files that `{maker}` did not write: "
             f"{', '.join(strange[:5])}{' ...' if len(strange) > 5 else ''}. Move them, or name another with --out DIR."
         )
 
 
-def refuse_file(folder: Path) -> None:
-    """Refuse a path that is to be a folder and is a file."""
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise MaskensError(f"{folder} is a file, not a folder. Name another with --out DIR.")
-
-
 def refuse_foreign_file(page: Path, generator: str) -> None:
-    """Refuse to replace a file that we did not write.
-
-    Raises:
-        MaskensError: it is there and does not name `generator` as its own.
-    """
-    if os.path.lexists(page) and not made_by(page, generator):
-        raise MaskensError(f"{page} is there and was not written by `{generator}`. Name another with --out FILE.")
+    """Raise MaskensError if a page is there that does not name `generator` as its own."""
+    if os.path.lexists(page) and not _made_by(page, generator):
+        raise MaskensError(f"{page} exists and was not written by `{generator}`. Name another with --out FILE.")
 
 
-def made_by(page: Path, generator: str) -> bool:
-    """Whether a page names this generator, "maskens explore"; False where there is none."""
+def _made_by(page: Path, generator: str) -> bool:
     try:
         with page.open(encoding="utf-8", errors="replace") as file:
             return f'<meta name="generator" content="{generator}">' in file.read(HEAD)
     except OSError:
         return False
-
-
-def write_page(folder: Path, html: str) -> None:
-    """Write index.html. Raises MaskensError as `folds.files.write_text` does."""
-    write_text(folder / INDEX, html)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, JustifyMethod, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -19,41 +18,39 @@ from folds.splits import STRATA, people_per_fold, people_per_stratum_and_fold, p
 MANY = 6  # folds; more have names of two lines
 
 
-def new_table(title: str = "", left: Sequence[str] = (), right: Sequence[str] = ()) -> Table:
+def new_table(title: str = "", *columns: str) -> Table:
     """A table without vertical lines.
 
     Args:
         title: plain text, not markup: it may hold a path.
-        left, right: names of its first columns, which don't wrap, by how they are justified.
+        columns: plain text; its text wraps, but for "<name", which is on the left, and ">name", which is on the right.
     """
     table = Table(title=Text(title) if title else None, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in left:
-        table.add_column(name, no_wrap=True)
-    for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
+    for name in columns:
+        side = name[:1] if name[:1] in ("<", ">") else ""
+        justify: JustifyMethod = "right" if side == ">" else "left"
+        table.add_column(Text(name.removeprefix(side)), justify=justify, no_wrap=bool(side), overflow="fold")
     return table
 
 
-def table_of_classes(title: str, right: Sequence[str] = ()) -> Table:
-    """A table with a row a class: its number, its name, then columns of figures."""
-    table = new_table(title, right=[""])
+def table_of_classes(title: str, *columns: str) -> Table:
+    """A table with a row a class: its number, its name, then `columns`, by default of figures."""
+    table = new_table(title, ">")
     table.add_column("class", no_wrap=True)
-    for name in right:
+    for name in columns:
         table.add_column(name, justify="right")
     return table
 
 
 def fold_columns(k: int, each: bool) -> list[str]:
     """Names of columns of counts: one for each fold, or of the folds with the fewest and the most."""
-    if not each:
-        return ["fewest in a fold", "most"]
     gap = " " if k <= MANY else "\n"
-    return [f"fold{gap}{fold}" for fold in range(k)]
+    return [f"fold{gap}{fold}" for fold in range(k)] if each else ["fewest in a fold", "most"]
 
 
-def fold_counts(counts: Sequence[int], each: bool) -> list[str]:
+def fold_counts(counts: IntArray, each: bool) -> list[str]:
     """Counts in each fold for `fold_columns`."""
-    return [str(count) for count in (counts if each else (min(counts), max(counts)))]
+    return [str(count) for count in (counts if each else (counts.min(), counts.max()))]
 
 
 @dataclass(frozen=True)
@@ -77,22 +74,21 @@ def folds_table(data: TrainData, folds: IntArray, k: int) -> WideOrNarrow:
     people = people_per_stratum_and_fold(data, folds, k)
     photos = photos_per_class_and_fold(data, folds, k)
     everybody = people_per_fold(data, folds, k)
-    return WideOrNarrow(functools.partial(_table, people, everybody, photos))
 
+    def table(wide: bool) -> Table:
+        made = table_of_classes("people and photos per class and fold", *fold_columns(k, wide), "all")
 
-def _table(people: IntArray, everybody: IntArray, photos: IntArray, each: bool) -> Table:
-    table = table_of_classes("people and photos per class and fold")
-    for name in (*fold_columns(people.shape[1], each), "all"):
-        table.add_column(name, justify="right")
+        def add(number: str, name: str, counts: IntArray, style: str = "") -> None:
+            made.add_row(number, name, *fold_counts(counts, wide), str(counts.sum()), style=style)
 
-    def add(number: str, name: str, counts: IntArray, style: str = "", end: bool = False) -> None:
-        figures = (*fold_counts(counts.tolist(), each), str(counts.sum()))
-        table.add_row(number, name, *figures, style=style, end_section=end)
+        for name, row in zip(STRATA, people, strict=True):
+            add("", f"people, {name}", row)
+        add("", "people", everybody, "bold")
+        made.add_section()
+        for number, (name, row) in enumerate(zip(CLASS_NAMES, photos, strict=True)):
+            add(str(number), name, row)
+        made.add_section()
+        add("", "photos", photos.sum(axis=0), "bold")
+        return made
 
-    for name, row in zip(STRATA, people, strict=True):
-        add("", f"people, {name}", row)
-    add("", "people", everybody, "bold", end=True)
-    for number, (name, row) in enumerate(zip(CLASS_NAMES, photos, strict=True)):
-        add(str(number), name, row, end=number == len(CLASS_NAMES) - 1)
-    add("", "photos", photos.sum(axis=0), "bold")
-    return table
+    return WideOrNarrow(table)

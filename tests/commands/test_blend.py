@@ -6,14 +6,12 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pytest
 from run_command import maskens, refused
 
 from ensemble.decision.submission import read_answers
 from folds.layout import read_eval
 
 
-@pytest.mark.usefixtures("charts_not_rendered")
 def test_runs_are_blended_and_voted_on(copy: Path) -> None:
     assert maskens("folds", "--k", "3", "--run", "runs/other").code == 0
     change = ("--set", "tasks.mask.epochs=1", "--set", "tasks.gender.epochs=1")

@@ -26,7 +26,6 @@ def held(folder: Path) -> dict[Path, bytes]:
     return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.suffix != ".jpg"}
 
 
-@pytest.mark.usefixtures("charts_not_rendered")
 @pytest.mark.parametrize(
     ("name", "writes", "error"),
     [

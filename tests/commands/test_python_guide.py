@@ -17,7 +17,6 @@ from folds.errors import MaskensError
 GUIDE = Path(cli.__file__).parent / "docs" / "python.md"
 
 
-@pytest.mark.usefixtures("charts_not_rendered")
 def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)

@@ -55,9 +55,7 @@ TRAIN = ("train", "--recipe", "mine.toml", "--device", "cpu")
 LEFT_OUT = "2 of 126 labelled photos can't be read and are skipped"
 
 
-def test_a_run_leaves_out_the_same_photos_from_its_first_job_to_its_report(
-    bad: list[str], charts_not_rendered: None
-) -> None:
+def test_a_run_leaves_out_the_same_photos_from_its_first_job_to_its_report(bad: list[str]) -> None:
     refused(maskens(*TRAIN), *bad, SKIP)
     looked = done(maskens(*TRAIN, SKIP, "--dry-run"))
     assert LEFT_OUT in looked

@@ -81,7 +81,7 @@ def test_a_run_of_a_sweep_is_what_folds_and_train_make(there: Path, tmp_path: Pa
 
 def test_at_the_end_recipes_are_compared_in_a_table_and_in_files(there: Path) -> None:
     shown = (there / "out.txt").read_text()
-    assert "against the first" in shown
+    assert "difference from the first" in shown
     assert "84 photos of 12 people, folds 0, 1, seeds 0, 1." in shown
     with Path("runs/sweep/comparison.csv").open() as file:
         rows = list(csv.DictReader(file))

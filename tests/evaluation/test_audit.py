@@ -21,7 +21,7 @@ import cli
 from ensemble.decision.fitting import fit_temperature, scaled
 from ensemble.evaluation.audit import Audit, audit, field_predictions, nearest_year, photos_csv, suspects_csv
 from folds.corrections import Merge, apply_fixes, apply_merges, read_merges
-from folds.explore.merge_candidates import portrait_candidates
+from folds.explore.duplicates import portrait_candidates
 from folds.labels import SHOTS, age_band, encode
 from folds.layout import read_train
 from folds.pages.contact_sheet import BOX, GAP, LINE, Cell, Sheet, draw

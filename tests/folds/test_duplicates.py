@@ -1,4 +1,4 @@
-"""Opening all photos before training: what can't be read, and who is there twice."""
+"""Perceptual hashes: which photos are nearly the same, and who is there under two ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from folds.explore import duplicates
-from folds.explore.duplicates import NEAR, check_photos, describe, near_duplicates, perceptual_hash
+from folds.explore.duplicates import (
+    NEAR,
+    MergeCandidate,
+    hash_photos,
+    merge_candidates,
+    near_duplicates,
+    perceptual_hash,
+    portrait_candidates,
+)
 from folds.layout import read_train
 from folds.photos import Pixels
 
@@ -84,22 +92,16 @@ def test_near_duplicates_equal_a_plain_loop(photos: tuple[list[int], list[str]],
     assert [bits for *_, bits in found] == sorted(bits for *_, bits in expected)
 
 
-def test_photos_of_one_person_are_never_reported() -> None:
-    same = np.zeros(5, dtype=np.uint64)
-    assert near_duplicates(same, np.array(["a"] * 5)) == []
-    assert near_duplicates(same, np.array(["a", "a", "a", "a", "b"])) == [(i, 4, 0) for i in range(4)]
+def found_in(root: Path) -> tuple[list[str], tuple[MergeCandidate, ...]]:
+    """(photos that can't be read, people with nearly the same photo)."""
+    data = read_train(root)
+    hashes, unreadable = hash_photos(data, range(len(data.files)), workers=2)
+    return unreadable, merge_candidates(data, hashes)
 
 
-def test_a_clean_folder_has_nothing_to_report(tmp_path: Path, make_data: MakeData) -> None:
-    data = read_train(make_data(tmp_path / "data", people=6))
-    seen: list[tuple[int, int]] = []
-    found = check_photos(data, workers=2, on_progress=lambda done, total: seen.append((done, total)))
-    assert found.unreadable == found.duplicates == ()
-    assert seen == [(n, 42) for n in range(1, 43)]
-
-
-def test_broken_photos_and_copies_across_people_are_reported(tmp_path: Path, make_data: MakeData) -> None:
+def test_broken_photos_and_copies_across_people_are_found(tmp_path: Path, make_data: MakeData) -> None:
     root = make_data(tmp_path / "data", people=6)
+    assert found_in(root) == ([], ())
     folders = sorted((root / "train" / "images").iterdir())
     broken = folders[0] / "mask2.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
@@ -107,31 +109,24 @@ def test_broken_photos_and_copies_across_people_are_reported(tmp_path: Path, mak
     with Image.open(folders[2] / "normal.jpg") as photo:
         photo.resize((64, 48)).save(folders[5] / "incorrect_mask.jpg", quality=80)
     (folders[4] / "mask1.jpg").write_bytes((folders[4] / "mask2.jpg").read_bytes())  # one person: no matter
-
-    found = check_photos(read_train(root), workers=2)
-
-    assert len(found.unreadable) == 2
-    assert str(broken) in found.unreadable[0]
-    assert f"{folders[1] / 'mask3.jpg'} is not a photo" in found.unreadable[1]
-    ((first, second, bits),) = found.duplicates
-    assert (root / first, root / second) == (folders[2] / "normal.jpg", folders[5] / "incorrect_mask.jpg")
-    assert bits <= NEAR
+    unreadable, (pair,) = found_in(root)
+    assert len(unreadable) == 2
+    assert str(broken) in unreadable[0]
+    assert f"{folders[1] / 'mask3.jpg'} is not a photo" in unreadable[1]
+    assert [root / file for file in pair.files] == [folders[2] / "normal.jpg", folders[5] / "incorrect_mask.jpg"]
+    assert (pair.a, pair.b, pair.alike) == ("000002", "000005", 1)
+    assert pair.bits <= NEAR
+    assert str(pair).startswith("  ~  ".join(pair.files))
+    assert portrait_candidates(read_train(root), workers=2) == (), "not both without a mask"
 
 
 def test_two_folders_of_one_id_may_share_photos(tmp_path: Path, make_data: MakeData) -> None:
     root = make_data(tmp_path / "data", people=6)
     folders = sorted((root / "train" / "images").iterdir())
     (folders[5] / "normal.jpg").write_bytes((folders[2] / "normal.jpg").read_bytes())
+    ((bits, difference),) = ((pair.bits, pair.difference) for pair in found_in(root)[1])
+    assert (bits, difference) == (0, "same bits")
+    assert len(portrait_candidates(read_train(root), workers=2)) == 1
     table = root / "train" / "train.csv"
-    assert len(check_photos(read_train(root), workers=1).duplicates) == 1
     table.write_text(table.read_text().replace("\n000005,", "\n000002,"))
-    assert check_photos(read_train(root), workers=1).duplicates == ()
-
-
-def test_the_terminal_shows_ten_pairs_and_counts_the_rest(tmp_path: Path) -> None:
-    pairs = [(f"a{n}.jpg", f"b{n}.jpg", 2) for n in range(13)]
-    lines = describe(pairs, tmp_path)
-    assert len(lines) == 11
-    assert lines[0] == f"{tmp_path / 'a0.jpg'}  ~  {tmp_path / 'b0.jpg'}  (2 of 64 bits differ)"
-    assert lines[-1] == "... and 3 more pairs"
-    assert len(describe(pairs[:10], tmp_path)) == 10
+    assert found_in(root) == ([], ())

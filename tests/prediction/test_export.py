@@ -344,7 +344,7 @@ def test_the_command_writes_into_the_run_and_shows_a_table(
     code, out = maskens("--tta", "none", "--photos", 2)
     assert code == 0, out
     assert re.search(r"parts +0 +identity +35x26 +[\d.]+ +[\d.]+e-\d\d +0", out)
-    assert "onnxruntime against torch, 2 photos" in out
+    assert "torch, 2 photos" in out
     assert f"saved: {setting.run.folder / 'onnx'}" in " ".join(out.split())
     assert (setting.run.folder / "onnx" / "parts.onnx").exists()
 
