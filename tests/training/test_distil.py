@@ -331,7 +331,7 @@ def test_one_fold_is_a_model_and_the_others_may_follow(root: Path, student: Path
     outcome = maskens("distil", *call, "--fold", 0, "--alpha", 1)
     assert outcome.code == 0, outcome
     assert f"maskens infer --run {out} --allow-missing --tta none" in outcome.out
-    assert "1 pass a photo, the ensemble makes 4" in outcome.out
+    assert "forward passes per photo: 1, of the ensemble 4" in outcome.out
     again = [load_job_oof(run / "heads" / "fold0" / "oof.npz", {}).at("best") for run in (student, out)]
     assert np.array_equal(*again)
     predicted = ensemble.infer(out, tta="none", allow_missing=True, device="cpu", workers=0)
@@ -373,7 +373,7 @@ def test_jobs_that_learned_otherwise_do_not_mix(root: Path, student: Path, tmp_p
     (plain.run.job_folder("heads", 0)).mkdir(parents=True)
     (plain.run.job_folder("heads", 0) / "job.json").touch()
     refused(maskens(*call, plain.run.folder), "learn from labels alone")
-    refused(maskens("train", "--run", student, "--pseudo", root / "teacher"), "learns from soft targets")
+    refused(maskens("train", "--run", student, "--pseudo", root / "teacher"), "--pseudo", "soft targets")
 
 
 def test_soft_targets_that_are_edited_or_gone_are_refused(root: Path, student: Path, tmp_path: Path) -> None:
@@ -409,7 +409,7 @@ def test_a_student_lies_beside_its_teacher_however_that_is_named(root: Path, mon
 
 
 def test_a_run_with_pseudo_labels_is_no_student(root: Path, tmp_path: Path) -> None:
-    (tmp_path / "student").mkdir()
+    shutil.copytree(root / "teacher", tmp_path / "student", ignore=shutil.ignore_patterns("class18"))
     (tmp_path / "student" / "pseudo.json").touch()
     with pytest.raises(MaskensError, match=r"keeps pseudo-labels.*--out"):
         planned(root, tmp_path / "student")

@@ -201,10 +201,10 @@ def test_what_can_not_label_is_refused(source: Path, tmp_path: Path) -> None:
     call = ("train", "--run", run, "--recipe", source.parent / "heads.toml", "--pseudo")
     refused(maskens(*call, run), "that is this run itself")
     refused(maskens(*call, tmp_path / "gone"), "there is no run")
-    refused(maskens(*call, source, "--pseudo-min-p", 0.3), "is not above 0.5")
+    refused(maskens(*call, source, "--pseudo-min-p", 0.3), "--pseudo-min-p 0.3")
     refused(maskens(*call, source, "--pseudo-min-p", 1), "is not that sure of any photo; its surest")
     refused(maskens(*call, source, "--pseudo-min-p", 0.51, "--set", "tasks.heads.ages.sigma=2"), "other bins")
-    refused(maskens(*call[:-1], "--pseudo-min-p", 0.9), "goes with --pseudo")
+    refused(maskens(*call[:-1], "--pseudo-min-p", 0.9), "needs --pseudo")
     refused(
         maskens("train", "--run", new_run(source, tmp_path / "other", seed=5), "--pseudo", source), "it has other folds"
     )
