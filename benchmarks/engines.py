@@ -52,7 +52,7 @@ from ensemble.prediction.predictor import Predictor
 from ensemble.prediction.strategies import WHOLE
 from ensemble.recipes.recipe_file import run_recipe
 from ensemble.recipes.views import VIEWS
-from ensemble.training.validation import view_logits
+from ensemble.training.fit_fold import view_logits
 from folds.errors import MaskensError
 from folds.labels import CLASSES
 from folds.layout import read_eval

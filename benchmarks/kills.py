@@ -157,9 +157,9 @@ def finish(todo: Sequence[tuple[str, ...]], folder: Path) -> None:
 def run_all(todo: Sequence[tuple[str, ...]], at: Path, said: Path) -> None:
     """In the child: one command after the other, as from the command line."""
     import cli
-    import ensemble.training.trainer
+    import ensemble.training.fit_fold
 
-    ensemble.training.trainer.SAVE_EVERY = SAVE_EVERY
+    ensemble.training.fit_fold.SAVE_EVERY = SAVE_EVERY
     with said.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         for step in todo:
             at.write_text(step[0])

@@ -27,10 +27,11 @@ epochs = 3
 augment = [{ name = "HorizontalFlip", args = { p = 0.5 } }, { name = "RandomBrightnessContrast", args = { p = 0.5 } }]
 optimizer = { lr = 3e-3 }
 """
+TINY = f"{DEFAULTS}[tasks.mask]\n[tasks.gender]\n[tasks.male-age]\n[tasks.female-age]\n"
 
 
 class Silent:
-    """A view that remembers what it was shown."""
+    """A display that remembers what it was shown."""
 
     def __init__(self) -> None:
         self.shown: list[list[JobStatus]] = []

@@ -26,7 +26,7 @@ from ensemble.jobs.hardware import Hardware, visible_gpus
 # loky renews a process whose memory has grown, and warns of that
 warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
 
-KILLED = "the system killed its process, most likely for want of memory"
+KILLED = "worker crashed (SIGKILL, probably out of memory)"
 
 
 class LokyBackend:

@@ -113,8 +113,8 @@ def _reasons(
     """
     for m in measured:
         epoch = choosing.training_seconds(m.cost, photos, k, 2) - choosing.training_seconds(m.cost, photos, k, 1)
-        yield f"{m.candidate.words}: {1 / m.cost.train:.0f} photos/s, an epoch of {k} folds {time_text(epoch)}"
-    yield f"chosen: {choice.candidate.words}, epochs {choice.epochs}, folds {choice.k}"
+        yield f"{m.candidate}: {1 / m.cost.train:.0f} photos/s, an epoch of {k} folds {time_text(epoch)}"
+    yield f"chosen: {choice.candidate}, epochs {choice.epochs}, folds {choice.k}"
     if choice.epochs < choosing.ENOUGH:
         yield f"why: the smallest model, and even that has no time for {choosing.ENOUGH} epochs"
     elif choice.candidate == measured[0].candidate:

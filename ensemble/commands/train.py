@@ -30,7 +30,7 @@ from ensemble.recipes.schema import Recipe, soft_f1_warnings
 from ensemble.reporting import tables
 from ensemble.training import queue
 from ensemble.training.cost import Estimate, estimate_training, long_training
-from ensemble.training.preflight import job_warnings, leave_out_unreadable, preflight, readable_again, remember_skipped
+from ensemble.training.preflight import job_warnings, preflight, remember_skipped, skip_unreadable_photos
 from ensemble.training.runner import Failure
 from ensemble.training.tracking import check_trackers, where_to_look
 from folds.errors import MaskensError, Stopped, typed
@@ -167,9 +167,7 @@ def plan_jobs(
     jobs = plan(run, recipe, tasks, chosen, hardware, cache, trackers, options.compile_models, pseudo, soft)
     todo, warnings = check_jobs(jobs, data, folds, hardware, options.restart)
     if todo:
-        warnings += filter(
-            None, [unused_gpu(options.device, hardware), hardware.oversubscription, readable_again(run, data)]
-        )
+        warnings += filter(None, [unused_gpu(options.device, hardware), hardware.oversubscription])
     return TrainingPlan(
         data=data,
         folds=folds,
@@ -258,7 +256,7 @@ def skip_bad_photos(plan: TrainingPlan, observer: Observer = SILENT, write: bool
     cache, threads = plan.todo[0].cache, plan.hardware.decoding_threads
     with observer.progress() as on_progress:
         opening = partial(on_progress, "decoding photos")
-        known, data = leave_out_unreadable(first, plan.data, preprocessings, cache, threads, opening, write)
+        known, data = skip_unreadable_photos(first, plan.data, preprocessings, cache, threads, opening, write)
     for run in runs:
         if write and run is not first and run.skipped_hash != known.skipped_hash:
             remember_skipped(run, data.skipped)

@@ -1,10 +1,11 @@
-"""What a training takes on this machine, from a short probe: time, memory, disk."""
+"""Time, memory and disk of a training on this machine, from a short probe."""
 
 from __future__ import annotations
 
 import contextlib
 import heapq
 import math
+import resource
 import shutil
 import statistics
 import sys
@@ -13,15 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psutil
 import torch
-from torch import Tensor, nn
 
 from ensemble.data.augment import Augment
-from ensemble.data.cache import DecodedPhotos, missing_bytes, open_photos
-from ensemble.data.loader import NO_MORE, EpochBatches, epoch_batches, train_loader
+from ensemble.data.cache import missing_bytes, open_photos
+from ensemble.data.loader import NO_MORE, EpochBatches, EpochPhotos, epoch_batches, train_loader
 from ensemble.data.masks import DrawMasks
 from ensemble.jobs.hardware import Hardware, free_memory
 from ensemble.jobs.spec import JobSpec, learned_rows
@@ -29,17 +29,19 @@ from ensemble.models.build import create, normalisation, to_device
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.precision import AutotuneCache, shortest
 from ensemble.models.runtime import configure_process
-from ensemble.recipes.schema import TaskRecipe
+from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import training_labels
 from ensemble.recipes.views import VIEWS
-from ensemble.training.optimizer import ema_words
+from ensemble.training.fit_fold import view_logits
+from ensemble.training.optimizer import describe_ema
 from ensemble.training.trainer import LossNotFinite, Trainer
-from ensemble.training.validation import view_logits
 from folds.labels import IntArray
 from folds.people import TrainData
 
 SECONDS = 5.0  # for which batches are timed, after one that warms up
 BATCHES = 8  # at most
+LONG = 3600.0  # seconds of training that are worth a question
+SLOWEST = 1e-4  # seconds a pixel: no model that one would train on a CPU takes longer
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class JobEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be expected."""
+    """What a training takes."""
 
     jobs: tuple[JobEstimate, ...]
     costs: dict[tuple[str, str], Cost]  # (recipe, task) -> cost
@@ -80,7 +82,7 @@ class Estimate:
     disk: int  # bytes of disk for models and what is kept while they train
     free: int  # bytes of disk that are free
     room: int | None  # bytes of memory that jobs may take here; None on a GPU or a cluster
-    averages: tuple[str, ...]  # what `ema` means in these jobs, a line for each task that has one
+    averages: tuple[str, ...]  # the reach of `ema`, a line for each task that has one
 
 
 def estimate_training(
@@ -89,7 +91,7 @@ def estimate_training(
     folds: IntArray,
     hardware: Hardware,
     restart: bool,
-    on_task: Callable[[int, int], None] | None = None,
+    on_task: Callable[[int, int], None],
 ) -> Estimate:
     """Time each task's model on a few batches of the real photos and count what is left to do.
 
@@ -103,31 +105,37 @@ def estimate_training(
         MaskensError: a photo of the probe that can't be read.
     """
     room = None if hardware.device != "cpu" or hardware.address else free_memory()  # before the probe takes its own
+    run, cache = specs[0].run.folder, specs[0].cache
     tasks = {(s.recipe.name, s.task): s.recipe.tasks[s.task] for s in specs}
     costs: dict[tuple[str, str], Cost] = {}
-    alike: dict[str, Cost] = {}
-    for number, (task, recipe) in enumerate(tasks.items(), start=1):
-        key = recipe.model_copy(update={"predicts": "age", "epochs": 1}).model_dump_json(exclude={"ages", "loss"})
+    alike: dict[str, Cost] = {}  # tasks that differ only in their labels cost the same
+    for number, (name, task) in enumerate(tasks.items(), start=1):
+        key = task.model_copy(update={"predicts": "age", "epochs": 1}).model_dump_json(exclude={"ages", "loss"})
         if key not in alike:
-            alike[key] = probe(recipe, data, hardware, specs[0].run.folder)
-        costs[task] = alike[key]
-        if on_task:
-            on_task(number, len(tasks))
+            alike[key] = probe(task, data, hardware, run)
+        costs[name] = alike[key]
+        on_task(number, len(tasks))
     jobs = tuple(job_estimate(spec, costs[spec.recipe.name, spec.task], data, folds, restart) for spec in specs)
-    shapes = dict.fromkeys(s.recipe.tasks[s.task].preprocessing for s in specs)
-    cache = specs[0].cache
-    lacking = missing_bytes(data.photos, list(shapes), cache)
+    lacking = missing_bytes(data.photos, list(dict.fromkeys(task.preprocessing for task in tasks.values())), cache)
     decode = len(data.files) * max(c.decode for c in costs.values()) if lacking else 0.0
-    weights = [costs[j.recipe, j.task].weights for j in jobs]
-    memory = max(c.memory for c in costs.values()) * min(hardware.jobs, len(jobs))
-    disk = sum(weights) + 3 * sum(sorted(weights)[-hardware.jobs :])  # last.pt: the model and Adam's two moments
-    free = shutil.disk_usage(_existing(specs[0].run.folder)).free
-    seconds = decode + total_wall_time([j.seconds for j in jobs], hardware.jobs)
     averages = []
     for spec in {(s.recipe.name, s.task): s for s in specs}.values():
         if decay := spec.recipe.tasks[spec.task].ema:
-            averages.append(f"tasks.{spec.task}.ema {decay:g} {ema_words(decay, job_updates(spec, data, folds))}")
-    return Estimate(jobs, costs, decode, seconds, hardware.jobs, memory, lacking, disk, free, room, tuple(averages))
+            averages.append(f"tasks.{spec.task}.ema {decay:g} {describe_ema(decay, job_updates(spec, data, folds))}")
+    weights = sorted(costs[j.recipe, j.task].weights for j in jobs)
+    return Estimate(
+        jobs,
+        costs,
+        decode,
+        decode + total_wall_time([j.seconds for j in jobs], hardware.jobs),
+        hardware.jobs,
+        max(c.memory for c in costs.values()) * min(hardware.jobs, len(jobs)),
+        lacking,
+        sum(weights) + 3 * sum(weights[-hardware.jobs :]),  # last.pt: the model and Adam's two moments
+        shutil.disk_usage(next(f for f in (run, *run.absolute().parents) if f.exists())).free,
+        room,
+        tuple(averages),
+    )
 
 
 def total_wall_time(seconds: Sequence[float], at_a_time: int) -> float:
@@ -138,8 +146,8 @@ def total_wall_time(seconds: Sequence[float], at_a_time: int) -> float:
     return max(slots)
 
 
-def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> Cost:
-    """Build a task's model from nothing, train it for a moment on real photos and let it predict.
+def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> Cost:
+    """Build a task's model without initial weights, train it on a few batches of real photos and let it predict.
 
     Args:
         run: its folder, where an earlier training may have found the precision that `auto` stands for.
@@ -149,98 +157,63 @@ def probe(recipe: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) ->
     """
     device = torch.device(hardware.device)
     configure_process(hardware.job_threads)
-    # what a whole epoch takes: the first ones may cost less
-    whole = recipe.model_copy(update={"head_epochs": 0.0, "sizes": (), "average_epochs": 0})
     readable = np.flatnonzero(data.photos.readable)
-    rows = readable[np.linspace(0, len(readable) - 1, BATCHES // 2 * recipe.batch_size).astype(np.int64)]
-    some = data.photos.some(rows)
+    rows = readable[np.linspace(0, len(readable) - 1, BATCHES // 2 * task.batch_size).astype(np.int64)]
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
-        photos = open_photos(some, [recipe.preprocessing], Path(scratch), hardware.decoding_threads)
+        photos = open_photos(data.photos.some(rows), [task.preprocessing], Path(scratch), hardware.decoding_threads)
         decode = (time.perf_counter() - started) / len(rows)
         started = time.perf_counter()
-        model = create(recipe, initial_weights=False)
-        mean, std = normalisation(model)
+        model = create(task, initial_weights=False)
+        normalised = normalisation(model)
         to_device(model, device)
         start = time.perf_counter() - started
-        measured = AutotuneCache(run, recipe.hash, device, hardware.job_threads, keep=False)
-        labels = training_labels(recipe.target, data, in_years=recipe.ages.sigma > 0)[rows]
-        masks = DrawMasks(recipe, data.labels[0][rows])
-        train = _train_seconds(whole, model, photos, labels, masks, hardware, measured)
-        engine = InferenceEngine(model.eval(), 2 * recipe.batch_size)
-        rows = np.arange(min(len(photos), engine.batch))
 
-        def predict() -> object:
-            return view_logits(engine, (mean, std), device, photos, rows, VIEWS["none"])
+        labels = training_labels(task.target, data, in_years=task.ages.sigma > 0)[rows]
+        masks = DrawMasks(task, data.labels[0][rows])
+        each = np.arange(len(rows))
+        twice = EpochPhotos(each, each, each, Sampler(fraction=2.0))
+        batches = EpochBatches(twice, task.batch_size, (0,), even=task.mix.active)
+        augment, pin = Augment(task.augment), device.type == "cuda"
+        loader = train_loader(photos, labels, batches, augment, (0,), hardware.job_workers, pin, masks)
+        # what a whole epoch takes: the first ones may cost less
+        whole = task.model_copy(update={"head_epochs": 0.0, "sizes": (), "average_epochs": 0})
+        measured = AutotuneCache(run, task.hash, device, hardware.job_threads, keep=False)
+        ends: list[float] = []
 
-        predict()  # warms up
-        seen = shortest(predict, rounds=2) / len(rows)
-        weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-        return Cost(decode, train, seen, start, weights, _peak_memory(device))
+        def on_batch(*_: object) -> None:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            ends.append(time.perf_counter())
 
-
-@dataclass(frozen=True)
-class _InOrder:
-    """Photos of an epoch that is made of the probe's, twice."""
-
-    count: int
-
-    def __len__(self) -> int:
-        return 2 * self.count
-
-    def draw(self, rng: np.random.Generator) -> IntArray:
-        return np.tile(np.arange(self.count), 2)
-
-
-def _train_seconds(
-    recipe: TaskRecipe,
-    model: nn.Module,
-    photos: DecodedPhotos,
-    labels: IntArray,
-    masks: DrawMasks,
-    hardware: Hardware,
-    measured: AutotuneCache,
-) -> float:
-    device = torch.device(hardware.device)
-    mean, std = normalisation(model)
-    batches = EpochBatches(_InOrder(len(photos)), recipe.batch_size, (0,), even=recipe.mix.active)  # type: ignore[arg-type]
-    loader = train_loader(
-        photos, labels, batches, Augment(recipe.augment), (0,), hardware.job_workers, device.type == "cuda", masks
-    )
-    ends: list[float] = []
-
-    def on_batch(*_: object) -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        ends.append(time.perf_counter())
-
-    class Few:
-        def __len__(self) -> int:
-            return len(batches)
-
-        def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        def few() -> Iterator[Any]:
             for batch in loader:
                 yield batch
                 if len(ends) > 2 and (ends[-1] - ends[0] > SECONDS or len(ends) > BATCHES):
                     return
 
-    with contextlib.suppress(LossNotFinite):  # a probe's time counts, its loss does not
-        Trainer(recipe, model, mean, std, device, (0,), len(batches), measured).epoch(0, Few(), on_batch)
-    return statistics.median(np.diff(ends)) / batches.batch_size
+        with contextlib.suppress(LossNotFinite):  # a probe's time counts, its loss does not
+            Trainer(whole, model, *normalised, device, (0,), len(batches), measured).epoch(0, few(), on_batch)
+        train = statistics.median(np.diff(ends)) / batches.batch_size
 
+        engine = InferenceEngine(model.eval(), 2 * task.batch_size)
+        first = np.arange(min(len(photos), engine.batch))
 
-def _peak_memory(device: torch.device) -> int:
+        def predict() -> object:
+            return view_logits(engine, normalised, device, photos, first, VIEWS["none"])
+
+        predict()  # warms up
+        seen = shortest(predict, rounds=2) / len(first)
+    weights = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return int(psutil.Process().memory_info().peak_wset)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit  # psutil knows no peak on Linux
+        memory = torch.cuda.max_memory_allocated(device)
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Cost(decode, train, seen, start, weights, memory)
 
 
 def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
+    """Photos, epochs and seconds that are left of a job. Arguments as of `estimate_training`."""
     recipe = spec.recipe.tasks[spec.task]
     photos = _job_batches(spec, data, folds).photos_per_epoch
     held_out = folds[data.photo_person] == spec.fold
@@ -277,18 +250,10 @@ def _job_batches(spec: JobSpec, data: TrainData, folds: IntArray) -> EpochBatche
     return epoch_batches(recipe, data, learned_rows(spec, data, folds), (0,), more)
 
 
-def _existing(folder: Path) -> Path:
-    return folder if folder.exists() else _existing(folder.parent)
-
-
-LONG = 3600.0  # seconds of training that are worth a question
-SLOWEST = 1e-4  # seconds a pixel: no model that one would train on a CPU takes longer
-
-
 def long_training(
     todo: Sequence[JobSpec], data: TrainData, folds: IntArray, hardware: Hardware, restart: bool = False
-) -> str | None:
-    """What to say before jobs that would train for more than an hour on a CPU; None where nothing need be said.
+) -> str:
+    """The question before jobs that would train for more than an hour on a CPU, else "".
 
     Takes a few seconds at most, and next to nothing where the photos are few and small: one forward and backward
     pass of each distinct model on black photos, times photos and epochs.
@@ -298,46 +263,40 @@ def long_training(
         restart: jobs start over, so that no finished epoch counts.
     """
     if hardware.device != "cpu" or not todo:
-        return None
+        return ""
+    recipes = list(dict.fromkeys(s.recipe.name for s in todo))
     tasks = {s.recipe.tasks[s.task].hash: s.recipe.tasks[s.task] for s in todo}
 
-    def seconds(each: Callable[[TaskRecipe], float]) -> float:
-        """In all, where a task's model trains for so many seconds a photo; predicting takes a third."""
+    def total(each: Callable[[TaskRecipe], float]) -> float:
+        """Seconds in all, where a task's model trains for so many seconds a photo; predicting takes a third."""
         costs = {known: Cost(0, each(task), each(task) / 3, 0, 0, 0) for known, task in tasks.items()}
         jobs = [job_estimate(s, costs[s.recipe.tasks[s.task].hash], data, folds, restart) for s in todo]
         return total_wall_time([job.seconds for job in jobs], hardware.jobs)
 
-    if seconds(lambda task: SLOWEST * math.prod(task.input_size)) < LONG:
-        return None
-    configure_process(hardware.job_threads)
     measured: dict[str, float] = {}
 
-    def once(task: TaskRecipe) -> float:
+    def step(task: TaskRecipe) -> float:
+        """Seconds a photo of a forward and backward pass: of two photos, which warms up, then of what a second
+        allows."""
         key = f"{task.model} {task.model_args} {task.input_size} {task.batch_size}"
         if key not in measured:
-            measured[key] = _step_seconds(task)
+            model, count = create(task, initial_weights=False).train(), 2
+            for _ in range(2):
+                started = time.perf_counter()
+                model(torch.zeros(count, 3, *task.input_size)).square().mean().backward()
+                measured[key] = (time.perf_counter() - started) / count
+                count = max(2, min(task.batch_size, int(1 / measured[key])))
         return measured[key]
 
-    return long_words(seconds(once), list(dict.fromkeys(s.recipe.name for s in todo)))
+    if total(lambda task: SLOWEST * math.prod(task.input_size)) < LONG:
+        return ""
+    configure_process(hardware.job_threads)
+    hours = total(step) / 3600
+    return "" if hours * 3600 < LONG else long_message(hours, recipes)
 
 
-def long_words(seconds: float, recipes: Sequence[str], limit: float = LONG) -> str | None:
-    """The message for a training of so many seconds on a CPU, None below the limit."""
-    if seconds < limit:
-        return None
-    hours = seconds / 3600
-    words = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
-    what = f"{'recipe' if len(recipes) == 1 else 'recipes'} {', '.join(map(repr, recipes))}"
-    instead = "" if "quick" in recipes else "The recipe for such a machine: --recipe quick (in a new run). "
-    return f"the {what} would train for about {words} here, without a GPU. {instead}To go on: --yes"
-
-
-def _step_seconds(task: TaskRecipe) -> float:
-    """Seconds a photo of a forward and backward pass: of two photos, which warms up, then of what a second allows."""
-    model, count, found = create(task, initial_weights=False).train(), 2, 0.0
-    for _ in range(2):
-        started = time.perf_counter()
-        model(torch.zeros(count, 3, *task.input_size)).square().mean().backward()
-        found = (time.perf_counter() - started) / count
-        count = max(2, min(task.batch_size, int(1 / found)))
-    return found
+def long_message(hours: float, recipes: Sequence[str]) -> str:
+    """The question before a training of so many hours on a CPU."""
+    time_left = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
+    instead = "" if "quick" in recipes else " A recipe for CPUs: --recipe quick (in a new run)."
+    return f"{', '.join(map(repr, recipes))} would train for about {time_left} on this CPU.{instead} To train: --yes"

@@ -1,9 +1,8 @@
-"""Targets and losses of a task: a weighted sum of terms over its heads. Targets may be soft."""
+"""Targets of a task, which may be soft, and its loss: a weighted sum of terms over its heads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ def target_tables(target: OutputSpec, sigma: float = 0.0) -> list[Tensor]:
     """Of each head, label -> distribution over its bins: float32 (labels, bins).
 
     Args:
-        sigma: 0 for certain targets, whose labels are bins; above it ages spread (`age_distribution`), and labels are
+        sigma: 0 for one-hot targets, whose labels are bins; else ages are spread (`age_distribution`), and labels are
             those of `training_labels` in whole years.
     """
     tables = []
@@ -122,26 +121,6 @@ def focal(logits: Tensor, targets: Tensor, gamma: float, weights: Tensor | None 
     return (terms if weights is None else terms * weights).sum(dim=1).mean()
 
 
-@dataclass(frozen=True)
-class HeadBatch:
-    """One head's share of a batch."""
-
-    logits: Tensor  # float32 (batch, classes)
-    adjusted: Tensor  # the same with logit adjustment
-    targets: Tensor  # float (batch, classes), rows summing to 1
-    smooth: Tensor  # the same with label smoothing
-    weights: Tensor | None  # float (classes,), of each class
-    gamma: float
-
-
-TERMS: dict[str, Callable[[HeadBatch], Tensor]] = {
-    "ce": lambda b: F.cross_entropy(b.adjusted, b.smooth, b.weights),
-    "focal": lambda b: focal(b.logits, b.smooth, b.gamma, b.weights),
-    "f1": lambda b: soft_macro_f1(b.logits, b.targets),
-}
-"""The terms of a loss; each has a weight of the same name in `ensemble.recipes.schema.Loss`."""
-
-
 def task_loss(
     mix: Loss,
     heads: Sequence[Head],
@@ -161,8 +140,8 @@ def task_loss(
         heads: where each head's logits and targets lie.
         logits: float (batch, width).
         targets: float (batch, bins of all heads): for each head a distribution over its classes (one-hot if certain).
-        counts: of each head, float (bins,), photos of each bin that are learned from; without them there is
-            neither logit adjustment nor class balancing, as in validation.
+        counts: of each head, float (bins,), training photos of each bin; without them there is neither logit
+            adjustment nor class balancing, as in validation.
         log_variances: float (heads,), by which heads are weighed: exp(-s) of the head's loss, plus s/2 so that no
             weight vanishes (Kendall et al. 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses").
 
@@ -171,78 +150,51 @@ def task_loss(
     """
     total = logits.new_zeros((), dtype=torch.float32)
     for i, head in enumerate(heads):
-        own, share = mix.of(head.part), mix.weight_of(head.part)
-        batch = _head_batch(own, head, logits, targets, counts[i] if counts else None)
+        share = mix.weight_of(head.part)
         certainty = 1.0 if log_variances is None else torch.exp(-log_variances[i])
-        for name, term in TERMS.items():
-            if weight := getattr(own, name):
-                total = total + weight * share * certainty * term(batch)
+        for weight, term in _terms(mix.of(head.part), head, logits, targets, counts[i] if counts else None):
+            total = total + weight * share * certainty * term
         if log_variances is not None:
             total = total + log_variances[i] / 2
     return total
 
 
-def _head_batch(own: Loss, head: Head, logits: Tensor, targets: Tensor, counts: Tensor | None) -> HeadBatch:
+def _terms(
+    own: Loss, head: Head, logits: Tensor, targets: Tensor, counts: Tensor | None
+) -> Iterator[tuple[float, Tensor]]:
+    """(weight, value) of each term of a head's loss."""
     truth = targets[:, head.bins]
     smooth = truth * (1 - own.label_smoothing) + own.label_smoothing / len(head.merge)
     found = adjusted = head_to_bin_logits(logits[:, head.columns].float(), head)
-    weights = _one_on_average(torch.tensor(own.class_weights, device=logits.device)) if own.class_weights else None
-    if counts is not None and own.class_balanced:
-        weights = class_balanced_weights(label_counts(counts, head), own.class_balanced)[list(head.merge)]
-    if counts is not None and own.logit_adjustment:
-        adjusted = found + own.logit_adjustment * log_prior(label_counts(counts, head))[list(head.merge)]
-    return HeadBatch(found, adjusted, truth, smooth, weights, own.gamma)
-
-
-def _one_on_average(weights: Tensor) -> Tensor:
-    return weights / weights.mean()  # so that they leave the loss's size, and its share in the mix, alone
-
-
-def label_counts(counts: Tensor, head: Head) -> Tensor:
-    """Photos of each label from those of each bin: it is labels that are scored, so it is they that are evened out,
-    and the bins of one keep their proportions.
-
-    Args:
-        counts: float (bins,).
-
-    Returns:
-        float (labels,).
-    """
-    labels = torch.tensor(head.merge, device=counts.device)
-    return counts.new_zeros(max(head.merge) + 1).index_add(0, labels, counts)
-
-
-def log_prior(counts: Tensor) -> Tensor:
-    """Log share of each class (Menon et al. 2021, "Long-tail learning via logit adjustment"): with tau times it added,
-    the logits learn what is left, a preference for no class. A class without a photo counts as having one.
-
-    Args:
-        counts: float (classes,).
-    """
-    seen = counts.clamp(min=1)
-    return (seen / seen.sum()).log()
+    weights = None
+    if own.class_weights:
+        weights = torch.tensor(own.class_weights, device=logits.device)
+        weights = weights / weights.mean()  # so that the size of the loss stays
+    if counts is not None and (own.class_balanced or own.logit_adjustment):
+        # labels are scored, so labels are evened out, and the bins of one keep their proportions
+        merge = torch.tensor(head.merge, device=counts.device)
+        labels = counts.new_zeros(max(head.merge) + 1).index_add(0, merge, counts)
+        if own.class_balanced:
+            weights = class_balanced_weights(labels, own.class_balanced)[list(head.merge)]
+        if own.logit_adjustment:
+            # Menon et al. 2021, "Long-tail learning via logit adjustment"; a class without a photo counts as having one
+            seen = labels.clamp(min=1)
+            adjusted = found + own.logit_adjustment * (seen / seen.sum()).log()[list(head.merge)]
+    if own.ce:
+        yield own.ce, F.cross_entropy(adjusted, smooth, weights)
+    if own.focal:
+        yield own.focal, focal(found, smooth, own.gamma, weights)
+    if own.f1:
+        yield own.f1, soft_macro_f1(found, truth)
 
 
 def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
-    """`effective_weights` scaled to 1 on average over the photos, so that they leave the size of the loss unchanged.
+    """Class weights (1 - beta) / (1 - beta^n) of n photos (Cui et al. 2019, "Class-Balanced Loss Based on Effective
+    Number of Samples"), scaled to 1 on average over the photos, so that the size of the loss stays. A class without a
+    photo counts as having one.
 
     Args:
         counts: float (classes,), photos of each class.
     """
-    weights = effective_weights(counts, beta)
+    weights = (1 - beta) / (1 - beta ** counts.clamp(min=1))
     return weights * counts.sum() / (weights * counts).sum()
-
-
-def effective_weights(counts: Tensor, beta: float) -> Tensor:
-    """Class weights (1 - beta) / (1 - beta^n) of n photos (Cui et al. 2019, "Class-Balanced Loss Based on Effective
-    Number of Samples"). A class without a photo counts as having one.
-
-    Args:
-        counts: float (classes,).
-    """
-    return (1 - beta) / (1 - beta ** counts.clamp(min=1))
-
-
-def one_hot(labels: Tensor, heads: Sequence[Head]) -> Tensor:
-    """Certain targets: int64 (batch, heads) -> float32 (batch, bins of all heads)."""
-    return torch.cat([F.one_hot(labels[:, i], len(h.merge)) for i, h in enumerate(heads)], dim=1).float()

@@ -16,17 +16,19 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from ensemble.recipes.schema import Optimizer, Schedule
 
+WAYS_TO_UPDATE = {"fused", "foreach", "capturable", "differentiable"}  # arguments of torch's optimizers
+
 
 @dataclass(frozen=True)
 class Backbone:
-    """What keeps still while only the classifier learns (Kumar et al. 2022, "Fine-tuning can distort pretrained
+    """The part that is frozen while only the classifier trains (Kumar et al. 2022, "Fine-tuning can distort pretrained
     features": a random classifier's first gradients would spoil the features that it is to build on)."""
 
     weights: tuple[nn.Parameter, ...]
-    norms: tuple[nn.Module, ...]  # batch norms, whose running statistics keep still too
+    norms: tuple[nn.Module, ...]  # batch norms, whose running statistics are frozen too
 
     def freeze(self, frozen: bool) -> None:
-        """Let it keep still or learn; of a model in train mode, which undoes it for the norms."""
+        """Freeze or unfreeze it; of a model in train mode, which unfreezes the norms."""
         for weight in self.weights:
             weight.requires_grad_(not frozen)
         for norm in self.norms:
@@ -34,7 +36,7 @@ class Backbone:
 
 
 def backbone(model: nn.Module) -> Backbone:
-    """The part of a timm model that is no classifier, as far as it learns at all.
+    """The part of a timm model that is no classifier, without weights that never train.
 
     Raises:
         ValueError: timm doesn't say which layer of it is the classifier.
@@ -50,14 +52,8 @@ def backbone(model: nn.Module) -> Backbone:
     return Backbone(tuple(weights), tuple(norms))
 
 
-SetLr = Callable[[int, int], float]
-"""(epoch, update within it), both from 0 -> sets the learning rate of all groups and returns the base rate."""
-
-WAYS_TO_UPDATE = {"fused", "foreach", "capturable", "differentiable"}  # arguments of torch's optimizers
-
-
 def make_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer:
-    """A timm optimizer by name, fused where it knows how: one kernel updates all weights.
+    """A timm optimizer by name, fused where that is possible: one kernel updates all weights.
 
     `args` of the recipe that choose another way of updating (`fused`, `foreach` and their like) win. `layer_decay`
     is timm's (Clark et al. 2020, "ELECTRA"; Bao et al. 2022, "BEiT"): groups carry the scale as `lr_scale`.
@@ -83,58 +79,49 @@ def make_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer
         return made
 
     if not recipe.args.keys() & WAYS_TO_UPDATE:
-        with contextlib.suppress(TypeError, RuntimeError):  # not every optimizer knows it, nor every device
+        with contextlib.suppress(TypeError, RuntimeError):  # not every optimizer can, nor every device
             return build(fused=True)
     return build()
 
 
-def make_schedule(optimizer: torch.optim.Optimizer, recipe: Schedule, epochs: int, updates: int) -> SetLr:
-    """Sets `learning_rate` for every group. A group with an `lr_scale` gets that fraction of the rate, floor included.
+def make_schedule(
+    optimizer: torch.optim.Optimizer, recipe: Schedule, epochs: int, updates: int
+) -> Callable[[int, int], float]:
+    """A function of (epoch, update within it), both from 0, that sets the rate of all groups and returns the base rate.
+
+    A group with an `lr_scale` gets that fraction of the rate, floor included. Rates have a closed form and no state, so
+    that a job that resumes anywhere has the same ones. `cosine` is that of timm's CosineLRScheduler, per update, with a
+    linear warm-up; `cosine_warm_restarts` that of torch's scheduler of that name (Loshchilov & Hutter 2017), per epoch.
 
     Args:
-        epochs: length of the run.
+        epochs: of the job.
         updates: optimizer steps in an epoch.
     """
     base = float(optimizer.defaults["lr"])
 
+    def cosine(low: float, progress: float) -> float:
+        return low + (base - low) * (1 + math.cos(math.pi * progress)) / 2
+
+    def learning_rate(epoch: int, update: int) -> float:
+        if recipe.name == "cosine":
+            done, warmup = epoch * updates + update, round(recipe.warmup_epochs * updates)
+            if done < warmup:
+                return recipe.lr_min + (base - recipe.lr_min) * done / warmup
+            return cosine(recipe.lr_min, min(1.0, done / (epochs * updates)))
+        if recipe.name == "cosine_warm_restarts":
+            left, cycle = epoch, recipe.T_0
+            while left >= cycle:
+                left, cycle = left - cycle, cycle * recipe.T_mult
+            return cosine(recipe.eta_min, left / cycle)
+        return base
+
     def set_lr(epoch: int, update: int) -> float:
-        rate = learning_rate(recipe, base, epochs, updates, epoch, update)
+        rate = learning_rate(epoch, update)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)
         return rate
 
     return set_lr
-
-
-def learning_rate(recipe: Schedule, base: float, epochs: int, updates: int, epoch: int, update: int) -> float:
-    """The rate of one update, in closed form: no state, so that a job that resumes anywhere has the same rates.
-
-    `cosine` is that of timm's CosineLRScheduler, per update, with a linear warm-up; `cosine_warm_restarts` that of
-    torch's scheduler of that name (Loshchilov & Hutter 2017), per epoch.
-
-    Args:
-        base: the optimizer's rate.
-        epochs: length of the run.
-        updates: optimizer steps in an epoch.
-        epoch: from 0.
-        update: within the epoch, from 0.
-    """
-    if recipe.name == "cosine":
-        done, warmup = epoch * updates + update, round(recipe.warmup_epochs * updates)
-        if done < warmup:
-            return recipe.lr_min + (base - recipe.lr_min) * done / warmup
-        return _cosine(base, recipe.lr_min, min(1.0, done / (epochs * updates)))
-    if recipe.name == "cosine_warm_restarts":
-        left, cycle = epoch, recipe.T_0
-        while left >= cycle:
-            left, cycle = left - cycle, cycle * recipe.T_mult
-        return _cosine(base, recipe.eta_min, left / cycle)
-    return base
-
-
-def _cosine(high: float, low: float, progress: float) -> float:
-    """From `high` at progress 0 to `low` at 1."""
-    return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def ema_decay(decay: float, update: int) -> float:
@@ -151,7 +138,7 @@ def ema_decay(decay: float, update: int) -> float:
     return decay * (1 - decay ** (update - 1)) / (1 - decay**update)
 
 
-def ema_words(decay: float, updates: int) -> str:
+def describe_ema(decay: float, updates: int) -> str:
     """Over how much of a job of so many updates the running mean reaches."""
     return (
         f"averages over about the last {min(1 / (1 - decay), updates):,.0f} of {updates:,} updates "
@@ -165,14 +152,13 @@ class EpochAverage:
 
     Batch norm's statistics are measured anew and not averaged: those of the epochs belong to other activations than
     the mean weights make, however far apart the epochs are.
+
+    Args:
+        epochs: of the job.
+        last: how many of them are averaged.
     """
 
     def __init__(self, model: nn.Module, epochs: int, last: int) -> None:
-        """
-        Args:
-            epochs: of the job.
-            last: how many of them are averaged.
-        """
         self.averaged, self.first, self.last = AveragedModel(model), epochs - last, last
 
     @property
@@ -182,22 +168,14 @@ class EpochAverage:
         return self.averaged.module if whole else None
 
     def add(self, epoch: int, model: nn.Module, photos: Iterable[Tensor]) -> None:
-        """Take in the weights after an epoch, where they count.
+        """Add the weights after an epoch, if it is one of the last.
 
         Args:
             epoch: from 0.
-            photos: float32 (batch, 3, height, width), as they are learned from; read after the last epoch only.
+            photos: float32 (batch, 3, height, width), as in training; read after the last epoch only.
         """
         if epoch < self.first:
             return
         self.averaged.update_parameters(model)
         if self.model is not None:
             update_bn(photos, self.model)
-
-    def state(self) -> dict[str, Any]:
-        """Tensors from which `load` goes on to the same mean."""
-        return self.averaged.state_dict()
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
-        self.averaged.load_state_dict(state)

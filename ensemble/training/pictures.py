@@ -1,4 +1,4 @@
-"""Pictures of a validation: confusion matrices and the photos that a model gets most wrong."""
+"""Pictures of a validation: confusion matrices and the photos with the highest loss."""
 
 from __future__ import annotations
 
@@ -48,14 +48,11 @@ def counts(truth: IntArray, predicted: IntArray, classes: int) -> IntArray:
 
 
 def confusion_matrix(matrix: IntArray, names: Sequence[str], title: str) -> Pixels:
-    """A confusion matrix with its counts as figures, each row's shares as colour.
+    """uint8 (height, width, 3): counts as figures, each row's shares as colour.
 
     Args:
         matrix: int (classes, classes), rows are the truth.
         names: of the classes.
-
-    Returns:
-        uint8 (height, width, 3).
     """
     from matplotlib.figure import Figure
 
@@ -66,9 +63,8 @@ def confusion_matrix(matrix: IntArray, names: Sequence[str], title: str) -> Pixe
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true label's photos")
-    ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=90 if many else 0)
-    axes.set_yticks(ticks, names)
+    axes.set_xticks(range(len(names)), names, rotation=90 if many else 0)
+    axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0)
     axes.set(xlabel="predicted", ylabel="true", title=title)
     for row, column in np.ndindex(*matrix.shape):
@@ -87,7 +83,6 @@ def worst_photos(
     target: OutputSpec,
     logits: npt.NDArray[np.float32],
     truth: IntArray,
-    most: int = WORST,
 ) -> Pixels:
     """A sheet of the photos with the highest loss against the true labels, all heads of the task together.
 
@@ -103,11 +98,12 @@ def worst_photos(
     losses = -np.sum([np.take_along_axis(p, truth[:, [i]], axis=1)[:, 0] for i, p in enumerate(log_p)], axis=0)
     names = [*OutputSpec(target.predicts).names.values()]  # of the scoring bands, whatever bins were trained
     cells = []
-    for place in np.argsort(-losses, kind="stable")[:most]:
+    for place in np.argsort(-losses, kind="stable")[:WORST]:
         true = ", ".join(n[label] for n, label in zip(names, truth[place], strict=True))
-        said = ", ".join(n[int(p[place].argmax())] for n, p in zip(names, log_p, strict=True))
+        predicted = ", ".join(n[int(p[place].argmax())] for n, p in zip(names, log_p, strict=True))
         file = PurePosixPath(photos.files[rows[place]])
-        caption = (f"is {true}", f"as {said}", f"p(true) {np.exp(-losses[place]):.3g}", file.parent.name, file.name)
+        probability = f"p(true) {np.exp(-losses[place]):.3g}"
+        caption = (f"is {true}", f"as {predicted}", probability, file.parent.name, file.name)
         cells.append(Cell(photos[int(rows[place])][0], "\n".join(caption)))
-    words = f"{title}: the {len(cells)} photos with the highest loss; what each is, what it is taken as"
-    return np.asarray(draw(Sheet("worst", words, tuple(cells))), dtype=np.uint8)
+    heading = f"{title}: the {len(cells)} photos with the highest loss"
+    return np.asarray(draw(Sheet("worst", heading, tuple(cells))), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Many jobs: which are to be done, in what order, and a display of them while they run."""
+"""Many jobs on a backend, and a display of them while they run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import dataclasses
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-from ensemble.backends.backend import Backend, Call, WorkerLost, WorkerStopped, call_with_retries, run_in_threads
+from ensemble.backends.backend import Call, WorkerLost, WorkerStopped, call_with_retries, run_in_threads
 from ensemble.backends.choose import open_backend
 from ensemble.data.cache import check_readable, no_face_note, open_photos
 from ensemble.data.masks import undetected_note
@@ -22,11 +22,6 @@ from folds.errors import MaskensError, Stopped
 from folds.labels import IntArray
 from folds.people import TrainData
 from folds.photos import Progress
-
-GOES_ON = (
-    "What it had saved is kept; the same command goes on from there, best with fewer --jobs, fewer --workers or a "
-    "smaller batch_size if it was for want of memory."
-)
 
 
 class JobsDisplay(Protocol):
@@ -41,25 +36,24 @@ def fill_cache(
     """Decode the photos, once for all jobs; without a cache just to refuse unreadable ones here.
 
     Returns:
-        What to say of faces that were to be found and were not.
+        Notes of faces that were not found.
     """
-    if not specs:
-        return []
+    cache, threads = specs[0].cache, hardware.decoding_threads
     tasks = {s.recipe.tasks[s.task].hash: s.recipe.tasks[s.task] for s in specs}
-    wanted, threads = list(dict.fromkeys(task.preprocessing for task in tasks.values())), hardware.decoding_threads
-    if specs[0].cache is None:
+    wanted = list(dict.fromkeys(task.preprocessing for task in tasks.values()))
+    if cache is None:
         faces = check_readable(data.photos, wanted, threads, on_progress)
     else:
-        faces = open_photos(data.photos, wanted, specs[0].cache, threads, on_progress).faces
+        faces = open_photos(data.photos, wanted, cache, threads, on_progress).faces
     if pseudo := specs[0].pseudo:
-        if specs[0].cache is None:
+        if cache is None:
             check_readable(pseudo.photos, [], threads)
         else:
-            open_photos(pseudo.photos, wanted, specs[0].cache, threads)
+            open_photos(pseudo.photos, wanted, cache, threads)
     without = int((~faces).sum())
     notes = [no_face_note(without, len(faces))] if without else []
     for task in tasks.values():
-        photos = open_photos(data.photos, [task.preprocessing], specs[0].cache, threads)
+        photos = open_photos(data.photos, [task.preprocessing], cache, threads)
         notes.append(undetected_note(task, photos, data.labels[0]))
     return list(dict.fromkeys(filter(None, notes)))
 
@@ -80,91 +74,80 @@ def train(
         specs: of one run, or of several with the same data and folds.
         folds: int64 (people,).
         shown: the jobs in the display, those already done among them.
-        restart: first forget what these jobs have done.
-        retries: how often a job whose process or node is lost goes on, from what it had saved.
+        restart: first delete what these jobs have saved.
+        retries: how many times to resume a job whose worker crashed or whose node is lost.
 
     Returns:
         place in `specs` -> why, of each job that failed.
 
     Raises:
         MaskensError: another process is at one of the jobs.
-        Stopped: by Ctrl-C or SIGTERM, once the jobs under way have saved what they have learned.
+        Stopped: by Ctrl-C or SIGTERM, once the jobs under way have saved their work.
     """
+
+    def run(spec: JobSpec) -> Failure | None:
+        args, needs = (spec, data, folds), (spec.run.folder, data.root)
+
+        def call() -> Call:
+            return Call(str(spec.job), run_job, args, spec.job.log, lock_folder(spec.run.folder), needs)
+
+        def waiting(note: str) -> None:
+            write_status(spec.run, dataclasses.replace(spec.job.status(), state="waiting", note=note))
+
+        try:
+            failure: Failure | None = call_with_retries(backend, call, retries, waiting)
+            return failure
+        except MaskensError as error:  # of the node, not of the job
+            message = str(error)
+        except WorkerStopped:
+            message = "its process was asked to stop; its work is saved"
+        except WorkerLost as lost:
+            message = (
+                f"{lost}. Its saved work is kept; the same command resumes it. If it ran out of memory, lower --jobs, "
+                "--workers or batch_size."
+            )
+        finish(spec, "failed", message)
+        return Failure(message, crashed=False)
+
     with lock_jobs(specs):
         for spec in specs:
             if restart:
                 shutil.rmtree(spec.job.folder, ignore_errors=True)
-            before = spec.job.status()
             epochs = spec.recipe.tasks[spec.task].epochs
-            write_status(
-                spec.run, dataclasses.replace(before, state="waiting", epochs=epochs, error="", seconds_left=None)
-            )
+            reset: dict[str, Any] = {"state": "waiting", "epochs": epochs, "error": "", "seconds_left": None}
+            write_status(spec.run, dataclasses.replace(spec.job.status(), **reset))
         try:
             with _polling(shown, display), open_backend(hardware) as backend:
-                failures = run_in_threads(
-                    lambda spec: run_with_retries(backend, spec, data, folds, retries), specs, backend.slots
-                )
+                failures = run_in_threads(run, specs, backend.slots)
         except KeyboardInterrupt:
             raise Stopped(_saved(specs)) from None
     return {place: failure for place, failure in enumerate(failures) if failure}
 
 
-def run_with_retries(backend: Backend, spec: JobSpec, data: TrainData, folds: IntArray, retries: int) -> Failure | None:
-    """Run one job on a backend. Its process may be lost so many times, as there is nothing wrong with the job then.
-
-    Args:
-        folds: int64 (people,).
-    """
-    name, log = str(spec.job), spec.job.log
-    notes = lock_folder(spec.run.folder)
-
-    def waiting(words: str) -> None:
-        status = spec.job.status()
-        write_status(spec.run, dataclasses.replace(status, state="waiting", note=words))
-
-    def call() -> Call:
-        return Call(name, run_job, (spec, data, folds), log, notes, needs=(spec.run.folder, data.root))
-
-    try:
-        failure: Failure | None = call_with_retries(backend, call, retries, waiting)
-        return failure
-    except MaskensError as error:  # of the node, not of the job
-        message = str(error)
-    except WorkerStopped:
-        message = "its process was asked to stop; what it had learned is saved"
-    except WorkerLost as lost:
-        message = f"{lost}. {GOES_ON}"
-    finish(spec, "failed", message)
-    return Failure(message, crashed=False)
-
-
 def _saved(specs: Sequence[JobSpec]) -> str:
-    """What jobs that were stopped have saved, in words."""
-    statuses = [s.job.status() for s in specs]
-    done = sum(s.state == "done" for s in statuses)
-    several = len({s.run.folder for s in specs}) > 1
-    names = [f"{s.run.folder.name} {s.job}" if several else str(s.job) for s in specs]
-    named = zip(names, statuses, strict=True)
-    lines = [f"{name}: {_so_far(s)}" for name, s in named if s.state != "done" and (s.epoch or s.batches)]
-    lines += [f"{done} of the {len(statuses)} jobs that were left are done"] if done else []
-    return "; ".join(lines) or "no job had learned anything yet"
-
-
-def _so_far(status: JobStatus) -> str:
-    whole = f"{status.epoch} of {status.epochs} epochs"
-    return f"{whole} and {status.batches} batches" if status.batches else whole
+    """What stopped jobs have saved."""
+    found, done = [], 0
+    several = len({spec.run.folder for spec in specs}) > 1
+    for spec in specs:
+        status, name = spec.job.status(), f"{spec.run.folder.name} {spec.job}" if several else str(spec.job)
+        done += status.state == "done"
+        if status.state != "done" and (status.epoch or status.batches):
+            batches = f" and {status.batches} batches" if status.batches else ""
+            found.append(f"{name}: {status.epoch} of {status.epochs} epochs{batches}")
+    found += [f"{done} of the {len(specs)} remaining jobs are done"] if done else []
+    return "; ".join(found) or "no job had saved anything yet"
 
 
 @contextlib.contextmanager
 def _polling(shown: Sequence[JobSpec], display: JobsDisplay, every: float = 0.25) -> Iterator[None]:
-    """Keep the view up to date from the jobs' files, as any backend leaves them."""
+    """Keep the display up to date from the jobs' files, as any backend leaves them."""
     stop = threading.Event()
 
     def look() -> None:
         display.update([s.job.status() for s in shown])
 
     def poll() -> None:
-        with contextlib.suppress(OSError):  # nobody reads any more what is shown: the jobs go on
+        with contextlib.suppress(OSError):  # the terminal is gone: the jobs run on
             while not stop.wait(every):
                 look()
 

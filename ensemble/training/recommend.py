@@ -1,4 +1,4 @@
-"""Which recipe fits into a time budget on this machine: candidates, their measured cost, the choice, its TOML."""
+"""The recipe that fits a time budget on this machine: candidates, their measured cost, the choice, its TOML."""
 
 from __future__ import annotations
 
@@ -27,13 +27,12 @@ TASK = "heads"  # of the recipes that are extended
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model of timm and the photos it would see."""
+    """A model of timm and the size of its photos."""
 
     model: str
     size: tuple[int, int]  # `resize`: (height, width)
 
-    @property
-    def words(self) -> str:
+    def __str__(self) -> str:
         return f"{self.model} on {self.size[0]}x{self.size[1]}"
 
 
@@ -93,9 +92,8 @@ def epochs_within(cost: Cost, photos: int, k: int, budget: float) -> int:
 
 
 def choose(measured: Sequence[Measured], photos: int, k: int, budget: float) -> Choice:
-    """The largest candidate with time for ENOUGH epochs; spare time goes into more of them, up to MOST.
-
-    Where there is none, the smallest for one epoch, if need be of fewer photos a person, then in fewer folds.
+    """The largest candidate with time for ENOUGH epochs, and as many epochs as fit, up to MOST; else the smallest for
+    one epoch, if need be of fewer photos a person, then in fewer folds.
 
     Args:
         measured: at least one, the largest first.
@@ -122,7 +120,7 @@ def measure(
     k: int,
     budget: float,
     run: Path,
-    on_candidate: Callable[[int, int], None] | None = None,
+    on_candidate: Callable[[int, int], None] = lambda done, count: None,
 ) -> tuple[Measured, ...]:
     """Time the candidates on a few batches of real photos, from the smallest up to the first that is too slow.
 
@@ -145,12 +143,11 @@ def measure(
         except torch.OutOfMemoryError:
             if not found:
                 raise MaskensError(
-                    f"the GPU has no memory for {candidate.words}, the smallest. Free some, or take --device cpu."
+                    f"out of GPU memory for {candidate}, the smallest model. Use --device cpu."
                 ) from None
             break  # larger ones want more memory still
         found.insert(0, Measured(candidate, cost))
-        if on_candidate:
-            on_candidate(number, len(candidates))
+        on_candidate(number, len(candidates))
         if epochs_within(cost, len(data.files), k, budget) < ENOUGH:
             break
     return tuple(found)

@@ -1,4 +1,4 @@
-"""Running one job, whatever comes of it: done, stopped, or failed with a reason."""
+"""Running one job, whatever its outcome: done, stopped, or failed with a reason."""
 
 from __future__ import annotations
 
@@ -26,38 +26,39 @@ from folds.run_folder import has_run
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job did not end well."""
+    """Why a job failed."""
 
     message: str
     crashed: bool  # not the user's to mend; error.txt in the job's folder has the traceback
 
 
 def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
-    """Train, or continue, one job to its end, unless it is done; on failure say so in its status too.
+    """Train one job to its end, resume it, or do nothing if it is done; on failure its status has the reason, too.
 
-    A crash of one job does not take the others with it. Ctrl-C passes through, after the status says
-    `stopped`.
+    A crash of one job does not take the others with it. Ctrl-C passes through, after the status is `stopped`.
 
     Args:
         folds: int64 (people,).
     """
     try:
         with lock_job_process(spec) as claim:
-            if not is_done(spec):  # by a process whose worker was lost before it could say so
+            if not is_done(spec):  # by a process whose worker was lost before it could report
                 with _warnings_in(spec.job.log) as log:
                     JobRun(spec, data, folds, claim).run()
-                if log.warned:
-                    _note(spec, f"libraries warn: {log.warned} (all in {log.baseFilename})")
+                if log.first:
+                    status = spec.job.status()
+                    notes = (status.note, f"libraries warn: {log.first} (all in {log.baseFilename})")
+                    write_status(spec.run, dataclasses.replace(status, note="; ".join(filter(None, notes))))
         return None
-    except TakenOver as error:  # what the job does now is the other's to say
+    except TakenOver as error:  # the job's status is the other process's to write
         return Failure(str(error), crashed=False)
     except MaskensError as error:
         failure = Failure(str(error), crashed=False)
     except torch.OutOfMemoryError:
-        failure = Failure(f"the GPU's memory is full: make batch_size of '{spec.task}' smaller", crashed=False)
+        failure = Failure(f"out of GPU memory: lower batch_size of '{spec.task}'", crashed=False)
     except Exception as error:
         path = spec.job.error
-        hint = "; try --workers 0, shared memory may be short" if "Bus error" in str(error) else ""
+        hint = "; shared memory may be full: use --workers 0" if "Bus error" in str(error) else ""
         failure = Failure(f"{type(error).__name__}: {error} (traceback in {path}){hint}", crashed=True)
         write_text(path, traceback.format_exc())
     except BaseException:
@@ -70,16 +71,16 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
 class _Log(logging.FileHandler):
     """A file of warnings that remembers the first one."""
 
-    warned = ""
+    first = ""
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.warned = self.warned or record.getMessage().rpartition("Warning: ")[2].partition("\n")[0]
+        self.first = self.first or record.getMessage().rpartition("Warning: ")[2].partition("\n")[0]
         super().emit(record)
 
 
 @contextlib.contextmanager
 def _warnings_in(path: Path) -> Iterator[_Log]:
-    """Write what libraries warn of, by `warnings` or `logging`, to a file: on the terminal it would break the table."""
+    """Write libraries' warnings, by `warnings` or `logging`, to a file: on the terminal they would break the table."""
     path.parent.mkdir(parents=True, exist_ok=True)
     log = _Log(path, delay=True, encoding="utf-8")
     log.setLevel(logging.WARNING)
@@ -94,16 +95,10 @@ def _warnings_in(path: Path) -> Iterator[_Log]:
         log.close()
 
 
-def _note(spec: JobSpec, words: str) -> None:
-    status = spec.job.status()
-    write_status(spec.run, dataclasses.replace(status, note="; ".join(filter(None, (status.note, words)))))
-
-
 def finish(spec: JobSpec, state: State, error: str = "") -> None:
     """Write a job's last state, unless it is done or its run is gone."""
     if not has_run(spec.run.folder):
         return
     status = spec.job.status()
-    if status.state == "done":  # what came after that, such as tidying up, takes nothing away from it
-        return
-    write_status(spec.run, dataclasses.replace(status, state=state, error=error, seconds_left=None))
+    if status.state != "done":  # what came after that, such as tidying up, takes nothing away from it
+        write_status(spec.run, dataclasses.replace(status, state=state, error=error, seconds_left=None))

@@ -1,4 +1,4 @@
-"""What one epoch does to a model, and the state from which it resumes, between or within epochs."""
+"""One epoch of training, and the state from which it resumes, between or within epochs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from ensemble.data.loader import mix_batch
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import Logits
-from ensemble.jobs.stopping import StopRequest
 from ensemble.models.build import to_input
 from ensemble.models.precision import (
     AutotuneCache,
@@ -35,13 +34,17 @@ from ensemble.training.optimizer import EpochAverage, backbone, ema_decay, make_
 from folds.errors import MaskensError
 from folds.files import replacing
 
-SAVE_EVERY = 300.0  # seconds of an epoch's work that may be lost
-SAVE_LAST = 60.0  # seconds at its end, as validation comes next, which may take long
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""(photos uint8 (batch, h, w, 3), labels as of `Trainer.targets`)."""
+
+OnBatch = Callable[[int, Callable[[], float], float], None]
+"""(batches done, mean loss so far, photos a second), after each batch. Asking for the loss waits for a GPU, and raises
+LossNotFinite."""
 
 
 @dataclass
 class EpochProgress:
-    """What an epoch has added up so far, after a whole number of updates."""
+    """Sums over an epoch so far, after a whole number of updates."""
 
     loss: Tensor  # float32 (), sum over its photos
     finite: Tensor  # int64 (), batches until that sum is not finite
@@ -51,67 +54,32 @@ class EpochProgress:
     seconds: float = 0.0
 
     @classmethod
-    def start(cls, device: torch.device) -> EpochProgress:
-        """Of an epoch that begins."""
-        return cls(torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device))
-
-    @classmethod
     def begin(cls, state: dict[str, Any] | None, device: torch.device) -> EpochProgress:
-        """Of an epoch that goes on from a `state`, from where torch's random streams then go on, too; without one of an
-        epoch that begins."""
+        """Of a new epoch, or of one that resumes from a `state`: then torch's random streams resume, too."""
         if state is None:
-            return cls.start(device)
+            return cls(torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device))
         torch.set_rng_state(state["streams"]["cpu"])
         if device.type == "cuda" and "cuda" in state["streams"]:
             torch.cuda.set_rng_state(state["streams"]["cuda"], device)
-        added = state["progress"]
-        return cls(**added | {name: added[name].to(device) for name in ("loss", "finite")})
+        sums = state["progress"]
+        return cls(**sums | {name: sums[name].to(device) for name in ("loss", "finite")})
 
     def state(self) -> dict[str, Any]:
-        """Plain types and tensors, from which `begin` goes on."""
+        """Plain types and tensors, from which `begin` resumes."""
         device = self.loss.device
         on_gpu = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
         return {"progress": dict(vars(self)), "streams": {"cpu": torch.get_rng_state(), **on_gpu}}
 
+    def mean_loss(self) -> float:
+        """Over the photos so far. Waits for a GPU.
 
-def seed_torch(seed: Sequence[int], stage: int) -> None:
-    """Seed torch's random streams for one stage of a job: 0 the initial weights, then 1 + epoch."""
-    torch.manual_seed(int(np.random.SeedSequence([*seed, stage]).generate_state(1, np.uint64)[0] >> 1))
-
-
-def save_within_epoch(
-    save: Callable[[EpochProgress], None], stop: StopRequest, batches: int
-) -> Callable[[EpochProgress], None]:
-    """What a trainer calls after each update: saves when much would be lost, and when a signal asks to stop.
-
-    Args:
-        batches: of the whole epoch.
-
-    Raises:
-        KeyboardInterrupt: from the returned function, once what a stop leaves is saved.
-    """
-    saved = time.monotonic()
-
-    def on_update(progress: EpochProgress) -> None:
-        nonlocal saved
-        enough = SAVE_LAST if progress.batches == batches else SAVE_EVERY
-        if not stop.made and time.monotonic() - saved < enough:
-            return
-        if progress.loss.isfinite():  # else what was good stays
-            save(progress)
-            saved = time.monotonic()
-        if stop.made:
-            raise KeyboardInterrupt
-
-    return on_update
-
-
-OnBatch = Callable[[int, Callable[[], float], float], None]
-"""(batches done, mean loss so far, photos a second), after each batch. Asking for the loss waits for a GPU, and raises
-LossNotFinite."""
-
-OnUpdate = Callable[[EpochProgress], None]
-"""After each update of the weights, when the state of the trainer is whole; may end the epoch with an exception."""
+        Raises:
+            LossNotFinite
+        """
+        found = self.loss.item() / self.photos
+        if not math.isfinite(found):
+            raise LossNotFinite(found, int(self.finite))
+        return found
 
 
 class LossNotFinite(Exception):
@@ -122,21 +90,9 @@ class LossNotFinite(Exception):
         self.loss, self.batch = loss, batch
 
 
-class Batches(Protocol):
-    """(photos uint8 (batch, h, w, 3), labels as of `Trainer.targets`), as often as `len` says."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What came of an epoch."""
-
-    lr: float  # of its first update
-    loss: float  # mean over its photos
-    photos_per_s: float
+def seed_torch(seed: Sequence[int], stage: int) -> None:
+    """Seed torch's random streams for one stage of a job: 0 the initial weights, then 1 + epoch."""
+    torch.manual_seed(int(np.random.SeedSequence([*seed, stage]).generate_state(1, np.uint64)[0] >> 1))
 
 
 class Trainer:
@@ -145,10 +101,11 @@ class Trainer:
     The averaged weights (`ema`) are those of timm's ModelEmaV3 with the decay of `ema_decay`.
 
     What differs in the first epochs, the classifier alone and smaller photos, depends on the time alone, so that a
-    resumed job goes on alike; its batches go through the plain model, as a compiled one is made for one size.
+    resumed job trains alike; these batches go through the plain model, as a compiled one is made for one size.
 
     Args:
-        learned: int64 (photos, heads), the labels of the photos that are learned from: `task_loss` gets their counts.
+        batches: of an epoch.
+        learned: int64 (photos, heads), the labels of the training photos: `task_loss` gets their counts.
     """
 
     def __init__(
@@ -166,6 +123,7 @@ class Trainer:
     ) -> None:
         self.recipe, self.model, self.mean, self.std = recipe, model, mean, std
         self.device, self.seed, self.batches = device, tuple(seed), batches
+        self.measured, self.compile = measured, compile
         self.heads = recipe.target.heads
         tables = target_tables(recipe.target, recipe.ages.sigma)
         self.tables = [table.to(device) for table in tables]
@@ -182,7 +140,6 @@ class Trainer:
         self.ema = ModelEmaV3(model) if recipe.ema else None
         last = recipe.average_epochs
         self.average = EpochAverage(model, recipe.epochs, last) if last else None
-        self.measured, self.compile = measured, compile
         self.forward: Forward = model  # what batches go through: the model or its compiled form
         self.ready = False  # `forward` and `precision` are set on the first batch
         self.precision: Precision | None = None
@@ -191,11 +148,6 @@ class Trainer:
 
     def _scaler(self) -> torch.amp.GradScaler:
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-
-    @property
-    def notes(self) -> tuple[str, str]:
-        """What the user should know though all goes on."""
-        return self.note, self.compile_note
 
     @property
     def eval_model(self) -> nn.Module:
@@ -209,19 +161,21 @@ class Trainer:
         return self.ema.module if self.ema else self.model
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Of photos with these labels, on the device: int64 (n, heads), or of a student float32 (n, 18), probabilities
-        of the classes -> float32 (n, bins of all heads)."""
-        if labels.is_floating_point():
-            return labels.to(self.device, non_blocking=True) @ self.class_table
-        return soft_targets(labels.to(self.device, non_blocking=True), self.tables)
+        """Targets on the device, float32 (n, bins of all heads).
+
+        Args:
+            labels: int64 (n, heads), or of a student float32 (n, 18), probabilities of the classes.
+        """
+        labels = labels.to(self.device, non_blocking=True)
+        return labels @ self.class_table if labels.is_floating_point() else soft_targets(labels, self.tables)
 
     def state(self) -> dict[str, Any]:
-        """Plain types and tensors, from which `load` goes on to the same result."""
+        """Plain types and tensors, from which `load` resumes to the same result."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
-            "average": self.average.state() if self.average else None,
+            "average": self.average.averaged.state_dict() if self.average else None,
             "scaler": self.scaler.state_dict(),
             "precision": self.precision,
             "note": self.note,
@@ -229,7 +183,7 @@ class Trainer:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Resume from `state`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema:
@@ -237,7 +191,7 @@ class Trainer:
         if self.log_variances is not None:
             self.log_variances.data.copy_(state["log_variances"])
         if self.average:
-            self.average.load(state["average"])
+            self.average.averaged.load_state_dict(state["average"])
         self.precision, self.note = state["precision"], state["note"]
         self.scaler = self._scaler()
         self.scaler.load_state_dict(state["scaler"])
@@ -248,19 +202,20 @@ class Trainer:
         loader: Batches,
         on_batch: OnBatch,
         progress: EpochProgress | None = None,
-        on_update: OnUpdate | None = None,
-    ) -> EpochResult:
+        on_update: Callable[[EpochProgress], None] = lambda progress: None,
+    ) -> EpochProgress:
         """Train on one epoch's batches.
 
         Args:
             epoch: from 0.
-            progress: of an epoch that was left within and is gone on with; `loader` then begins with its next batch.
+            progress: of an epoch that resumes; `loader` then begins with its next batch.
+            on_update: called after each update, when the state of the trainer is whole; may end the epoch by raising.
 
         Raises:
             LossNotFinite: found when the loss is asked for, and at the latest at the end of the epoch.
         """
         self.model.train()
-        p = progress or EpochProgress.start(self.device)
+        p = progress or EpochProgress.begin(None, self.device)
         started = time.perf_counter() - p.seconds
         on_gpu = self.device.type == "cuda"
         for number, (photos, labels) in enumerate(ahead(loader, self.device) if on_gpu else loader, start=p.batches):
@@ -285,20 +240,20 @@ class Trainer:
             p.loss += loss.detach() * len(photos)
             p.finite += p.loss.isfinite()
             p.batches, p.photos, p.seconds = number + 1, p.photos + len(photos), time.perf_counter() - started
-            on_batch(p.batches, _mean(p), p.photos / p.seconds)
-            if place == group - 1 and on_update:
+            on_batch(p.batches, p.mean_loss, p.photos / p.seconds)
+            if place == group - 1:
                 on_update(p)
-        result = EpochResult(p.lr, _mean(p)(), p.photos / p.seconds)
+        p.mean_loss()
         if self.average:
             self.average.add(epoch, self._epoch_model, self._inputs(loader))
-        return result
+        return p
 
     def _inputs(self, loader: Batches) -> Iterator[Tensor]:
-        for photos, _ in loader:  # begun when the first is asked for: loader processes would set off at once
+        for photos, _ in loader:  # loader processes start when the first batch is asked for
             yield to_input(photos, self.mean, self.std, self.device)
 
     def _head_only(self, epoch: int, number: int) -> bool:
-        """Whether only the classifier learns from a batch."""
+        """Whether a batch trains the classifier alone."""
         update = epoch * self.updates + number // self.recipe.accumulate
         return update < round(self.recipe.head_epochs * self.updates)
 
@@ -326,11 +281,11 @@ class Trainer:
         return task_loss(self.recipe.loss, self.heads, logits, truth, self.counts, self.log_variances)
 
 
-def ahead(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same batches on `device`: the copy of each sets off before the one ahead of it is worked on.
+def ahead(batches: Batches, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches on `device`: the copy of each starts before the one ahead of it is worked on.
 
-    So a GPU that is waited for, as for a loss to show, finds the next batch there. From pinned memory copies
-    don't wait for the GPU.
+    So a GPU that is waited for, as for a loss to print, finds the next batch there. Copies from pinned memory don't
+    wait for the GPU.
     """
     waiting: tuple[Tensor, Tensor] | None = None
     for photos, labels in batches:
@@ -342,23 +297,9 @@ def ahead(batches: Iterable[tuple[Tensor, Tensor]], device: torch.device) -> Ite
         yield waiting
 
 
-def _mean(progress: EpochProgress) -> Callable[[], float]:
-    def mean() -> float:
-        found = progress.loss.item() / progress.photos
-        if not math.isfinite(found):
-            raise LossNotFinite(found, int(progress.finite))
-        return found
-
-    return mean
-
-
-Identity = dict[str, Any]
-"""What must be equal for two halves of a job to belong together: hashes, seed, `task` and `fold`."""
-
-
 def save_last(
     job: Job,
-    identity: Identity,
+    identity: dict[str, Any],
     trained: dict[str, Any],
     history: list[dict[str, float]],
     unfinished: dict[str, Any] | None = None,
@@ -367,9 +308,10 @@ def save_last(
     """Replace last.pt by the state after a whole epoch, or within one, atomically.
 
     Args:
+        identity: what must be equal for two halves of a job to belong together: hashes, seed, `task` and `fold`.
         trained: state of the trainer; tensors and plain types only, as it must load with `weights_only`.
-        history: of the epochs that are finished.
-        unfinished: what else there is of an epoch that is not; None between two epochs.
+        history: of the finished epochs.
+        unfinished: state of an unfinished epoch; None between two epochs.
         logits: out-of-fold, of each finished epoch.
     """
     state: dict[str, Any] = {
@@ -385,25 +327,24 @@ def save_last(
         handle.write(buffer.getbuffer())
 
 
-def load_last(job: Job, identity: Identity) -> dict[str, Any] | None:
-    """The state to continue from, or None where there is none.
+def load_last(job: Job, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The state to resume from, or None where there is none.
 
     Raises:
         MaskensError: damaged, or of another recipe, seed or folds, or other pseudo-labels or soft targets.
     """
-    path, advice = job.last, f"start this job over: {job.restart_command}"
+    path, advice = job.last, f"Start this job over: {job.restart_command}"
     if not path.exists():
         return None
     try:
-        with zipfile.ZipFile(path) as archive:  # torch writes checksums, and does not look at them
-            damaged = archive.testzip()
-        if damaged:
-            raise zipfile.BadZipFile(damaged)
+        with zipfile.ZipFile(path) as archive:  # torch writes checksums, and does not check them
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(damaged)
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         before = state["identity"]
     except Exception as error:
-        raise MaskensError(f"{path} is damaged ({type(error).__name__}); {advice}") from error
+        raise MaskensError(f"{path} is damaged ({type(error).__name__}). {advice}") from error
     if before != identity:
         others = "another recipe, seed or folds, or other pseudo-labels or soft targets"
-        raise MaskensError(f"{path} comes from {others}; {advice}")
+        raise MaskensError(f"{path} comes from {others}. {advice}")
     return state

@@ -98,14 +98,9 @@ def test_once_there_are_models_no_other_photo_is_left_out(bad: list[str], data: 
     shutil.rmtree("runs/.cache")
     refused(maskens("train", "--fold", "1"), str(third.relative_to(data)), "can't be read")
     for cache in ("", "none"):
-        refused(maskens("train", "--fold", "1", SKIP, "--cache", cache), third.name, "it has models already", "new run")
+        refused(maskens("train", "--fold", "1", SKIP, "--cache", cache), third.name, "has models", "new run")
     third.write_bytes(intact)
-    first = data / bad[0]
-    size = first.stat().st_size
-    first.write_bytes(intact[:-2].ljust(size - 2, b"\0")[: size - 2] + b"\xff\xd9")
-    told = done(maskens("train", "--fold", "1", SKIP))
-    assert f"1 of the photos that are left out can be read now, e.g. {bad[0]}" in told
-    assert LEFT_OUT in told
+    assert LEFT_OUT in done(maskens("train", "--fold", "1", SKIP))
     listed = RUN / "skipped.csv"
     listed.write_text(listed.read_text().replace(bad[1], bad[1].replace("normal", "mask1")))
     for command in (("train",), ("score",)):

@@ -117,7 +117,7 @@ def test_a_training_in_auto_is_that_of_the_precision_taken_to_the_last_bit(
     took["bf16"] = seconds
     auto = trained("auto")
     assert auto.precision == precision
-    assert f"precision auto: {precision}" in auto.notes[0]
+    assert f"precision auto: {precision}" in auto.note
     assert same(trained(precision), auto)
 
 
@@ -131,7 +131,7 @@ def test_the_folds_of_a_task_measure_once_and_a_resumed_job_not_at_all(
     resumed = Trainer(first.recipe, new_model(), MEAN, STD, CPU, (7,), 3)
     resumed.load(copy.deepcopy(first.state()))
     resumed.epoch(1, batches(), lambda *told: None)
-    assert (resumed.precision, resumed.notes) == ("bf16", first.notes)
+    assert (resumed.precision, resumed.note) == ("bf16", first.note)
 
 
 def test_what_was_measured_counts_for_the_same_task_and_threads_only_and_undamaged(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
 
 def test_a_compiled_training_is_the_plain_one_and_leaves_the_plain_model(compiled: list[torch.fx.GraphModule]) -> None:
     plain, faster = trained(), trained(compile=True)
-    assert faster.notes[1].startswith("compiled in ")
+    assert faster.compile_note.startswith("compiled in ")
     assert faster.forward is not faster.model
     assert len(compiled) == 1, "for the trial and the training together"
     assert same(plain, faster)
@@ -181,7 +181,7 @@ def test_where_nothing_compiles_training_continues_and_reports_it(monkeypatch: p
 
     monkeypatch.setattr(pace, "COMPILER", broken)
     eager = trained(compile=True)
-    assert eager.notes[1].endswith("without --compile: No working C++ compiler found")
+    assert eager.compile_note.endswith("without --compile: No working C++ compiler found")
     assert eager.forward is eager.model
     assert same(trained(), eager)
 

@@ -28,7 +28,7 @@ from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.views import VIEWS
-from ensemble.training.validation import view_logits
+from ensemble.training.fit_fold import view_logits
 from folds.errors import MaskensError
 from folds.labels import IntArray
 from folds.layout import read_eval

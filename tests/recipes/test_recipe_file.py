@@ -378,7 +378,7 @@ def test_preflight_refuses_a_recipe_for_a_gpu_and_the_hub_where_both_are_missing
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
     monkeypatch.setattr("timm.create_model", None)  # no model is built first
     recipe = load_recipe("original")
-    with pytest.raises(MaskensError, match="wants a GPU") as error:
+    with pytest.raises(MaskensError, match="needs a GPU") as error:
         preflight(recipe, recipe.tasks, device="cpu")
     for task in recipe.tasks.values():
         assert f"timm/{task.model}/resolve/main/model.safetensors" in str(error.value)
@@ -424,14 +424,12 @@ def test_preflight_lists_every_fault_of_model_transform_and_optimizer() -> None:
 
 
 def test_preflight_warns_of_what_is_hardly_meant() -> None:
-    soft_f1, mixed, rises = Loss(ce=0.3, f1=0.7), Mix(mixup=1.0), load_recipe("original").tasks["mask"].schedule
+    soft_f1, mixed = Loss(ce=0.3, f1=0.7), Mix(mixup=1.0)
     long = tasks("tasks.mask.schedule={name='cosine', warmup_epochs=9}")["mask"].schedule
     for changes, words in (
         ({"loss": soft_f1, "mix": mixed}, "loss.f1 of mask is not a proper loss"),
         ({"loss": soft_f1}, ""),
         ({"mix": mixed}, ""),
-        ({"head_epochs": 1.0}, "tasks.mask.head_epochs 1: without initial weights"),
-        ({"schedule": rises.model_copy(update={"eta_min": 0.5})}, "tasks.mask.schedule.eta_min 0.5 is above lr 0.001"),
         ({"schedule": long}, "tasks.mask.schedule.warmup_epochs 9 is not below epochs 3"),
         ({"precision": "fp16"}, "tasks.mask.precision fp16: a CPU may be many times slower"),
     ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +16,12 @@ import ensemble.training.cost
 import ensemble.training.trainer
 from ensemble.data.cache import missing_bytes, open_photos
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.spec import plan
+from ensemble.jobs.spec import JobSpec, plan
 from ensemble.models.precision import AutotuneCache, autocast
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Preprocessing
-from ensemble.training.cost import Cost, estimate_training, long_training, long_words, total_wall_time
+from ensemble.training.cost import Cost, estimate_training, long_message, long_training, probe, total_wall_time
 from ensemble.training.preflight import job_warnings
-from folds.layout import read_train
 from folds.people import TrainData
 from folds.run_folder import Run, start_run
 from folds.splits import make_folds
@@ -41,16 +39,16 @@ epochs = 3
 [tasks.female-age]
 """
 COST = Cost(decode=0.001, train=0.02, predict=0.005, start=1.5, weights=10**6, memory=10**9)
-
-
-@pytest.fixture(scope="module")
-def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> TrainData:
-    return read_train(make_data(tmp_path_factory.mktemp("estimate") / "data", people=24))
+CPU = Hardware("cpu", 0)
 
 
 @pytest.fixture
 def run(data: TrainData, tmp_path: Path) -> Run:
     return start_run(tmp_path / "run", data, make_folds(data, 2, seed=1), 2, seed=1)[0]
+
+
+def planned(run: Run, *changes: str, folds: tuple[int, ...] = (0, 1)) -> list[JobSpec]:
+    return plan(run, parse_recipe(RECIPE, "tiny", changes=changes), ["mask"], folds, CPU, None)
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=12), st.integers(1, 4))
@@ -66,7 +64,7 @@ def test_each_jobs_photos_and_epochs_are_counted(data: TrainData, run: Run, monk
     recipe, folds = parse_recipe(RECIPE, "tiny"), make_folds(data, 2, seed=1)
     hardware = Hardware("cpu", 0, jobs=2)
     specs = plan(run, recipe, list(recipe.tasks), [0, 1], hardware, run.folder.parent / "cache")
-    found = estimate_training(specs, data, folds, hardware, restart=False)
+    found = estimate_training(specs, data, folds, hardware, restart=False, on_task=lambda *_: None)
     assert len(probed) == 1, "tasks that differ in their labels only cost the same"
     jobs = {(j.task, j.fold): j for j in found.jobs}
     assert set(jobs) == {(t, f) for t in recipe.tasks for f in (0, 1)}
@@ -82,11 +80,8 @@ def test_each_jobs_photos_and_epochs_are_counted(data: TrainData, run: Run, monk
 
 
 def test_an_average_that_is_too_long_for_its_job_is_warned_of(data: TrainData, run: Run) -> None:
-    folds = make_folds(data, 2, seed=1)
-
     def warned(*changes: str) -> list[str]:
-        recipe = parse_recipe(RECIPE, "tiny", changes=changes)
-        return job_warnings(plan(run, recipe, ["mask"], [0, 1], Hardware("cpu", 0), None), data, folds)
+        return job_warnings(planned(run, *changes), data, make_folds(data, 2, seed=1))
 
     (warning,) = warned("tasks.mask.ema=0.998")
     assert "tasks.mask.ema 0.998" in warning
@@ -97,39 +92,19 @@ def test_an_average_that_is_too_long_for_its_job_is_warned_of(data: TrainData, r
     assert warned("tasks.mask.ema=0.9", "tasks.mask.epochs=20") == warned() == []
 
 
-def test_a_long_training_without_a_gpu_is_told_with_the_way_out(
+def test_a_long_training_without_a_gpu_is_asked_about_with_the_way_out(
     data: TrainData, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folds = make_folds(data, 2, seed=1)
-
-    def told(hardware: Hardware, *changes: str) -> str | None:
-        recipe = parse_recipe(RECIPE, "tiny", changes=changes)
-        return long_training(plan(run, recipe, ["mask"], [0], Hardware("cpu", 0), None), data, folds, hardware)
+    def question(hardware: Hardware, *changes: str) -> str:
+        return long_training(planned(run, *changes, folds=(0,)), data, make_folds(data, 2, seed=1), hardware)
 
     with monkeypatch.context() as patch:  # few and small photos: no model is built
         patch.setattr(ensemble.training.cost, "create", lambda *_: pytest.fail("built"))
-        assert told(Hardware("cpu", 0)) is None
-        assert told(Hardware("cuda", 0), "tasks.*.epochs=10000") is None
-    assert long_training([], data, folds, Hardware("cpu", 0)) is None
-    message = told(Hardware("cpu", 0), "tasks.*.epochs=10000", "tasks.*.resize=[512, 512]")
-    assert "--recipe quick" in (message or ""), "millions of large photos"
-
-
-def test_a_long_training_is_told_in_hours_or_days() -> None:
-    assert long_words(3599, ["original"]) is None
-    message = long_words(20 * 24 * 3600, ["original"]) or ""
-    assert all(words in message for words in ("'original'", "about 20 days", "--recipe quick", "--yes"))
-    assert "about 5 hours" in (long_words(5 * 3600, ["mine"]) or "")
-    assert "--recipe" not in (long_words(5 * 3600, ["quick"]) or "")
-
-
-def test_the_probe_finds_costs_that_are_costs(data: TrainData, tmp_path: Path) -> None:
-    recipe = parse_recipe(RECIPE, "tiny").tasks["mask"]
-    cost = ensemble.training.cost.probe(recipe, data, Hardware("cpu", 0), tmp_path)
-    assert 0 < cost.predict < cost.train < 1
-    assert 0 < cost.decode < 1
-    assert cost.weights > 10**5
-    assert cost.memory > 10**7
+        assert question(CPU) == question(Hardware("cuda", 0), "tasks.*.epochs=10000") == ""
+    assert "--recipe quick" in question(CPU, "tasks.*.epochs=10000", "tasks.*.resize=[384, 384]")
+    assert "'original' would train for about 20 days" in long_message(20 * 24, ["original"])
+    assert "about 5 hours" in long_message(5, ["mine"])
+    assert "--recipe" not in long_message(5, ["quick"])
 
 
 @pytest.mark.parametrize("kept", ["fp32", "bf16", None])
@@ -137,7 +112,7 @@ def test_the_probe_trains_in_the_precision_that_would_be_used_and_keeps_nothing(
     data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: Literal["fp32", "bf16"] | None
 ) -> None:
     recipe = parse_recipe(RECIPE, "tiny", changes=["tasks.*.precision=auto"]).tasks["mask"]
-    measured = AutotuneCache(tmp_path, recipe.hash, torch.device("cpu"), Hardware("cpu", 0).job_threads)
+    measured = AutotuneCache(tmp_path, recipe.hash, torch.device("cpu"), CPU.job_threads)
     monkeypatch.setattr(ensemble.models.precision, "measure", lambda *_: ("bf16", "measured now"))
     if kept:
         measured.get_or_measure(lambda: (kept, "measured before"))
@@ -145,9 +120,13 @@ def test_the_probe_trains_in_the_precision_that_would_be_used_and_keeps_nothing(
     monkeypatch.setattr(
         ensemble.training.trainer, "autocast", lambda device, way: used.append(way) or autocast(device, way)
     )
-    ensemble.training.cost.probe(recipe, data, Hardware("cpu", 0), tmp_path)
+    cost = probe(recipe, data, CPU, tmp_path)
     assert set(used) == {kept or "bf16"}
     assert (tmp_path / "precision.json").exists() == bool(kept)
+    assert 0 < cost.predict < cost.train < 1
+    assert 0 < cost.decode < 1
+    assert cost.weights > 10**5
+    assert cost.memory > 10**7
 
 
 def test_what_the_cache_has_is_not_counted(data: TrainData, tmp_path: Path) -> None:
@@ -159,32 +138,25 @@ def test_what_the_cache_has_is_not_counted(data: TrainData, tmp_path: Path) -> N
 
 def test_a_dry_run_writes_nothing_and_counts_only_what_is_left(data: TrainData, run: Run, tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.toml"
-    recipe.write_text(
-        RECIPE.replace("epochs = 3", "epochs = 1").split("[tasks.gender]")[0] + "[tasks.gender]\n[tasks.age]\n"
-    )
+    recipe.write_text(RECIPE.replace("epochs = 3", "epochs = 1").replace("[tasks.male-age]\n[tasks.female-", "[tasks."))
 
     def everything() -> dict[str, int]:
         return {str(p): p.stat().st_mtime_ns for p in sorted(tmp_path.rglob("*")) if p.is_file()}
 
     train = ("train", "--run", run.folder, "--recipe", recipe, "--device", "cpu")
     before = everything()
-    outcome = maskens(
-        *train, "--dry-run", "--jobs", 2, "--set", "tasks.*.precision=auto", "--compile", "--set", "tasks.mask.ema=0.5"
-    )
+    outcome = maskens(*train, "--dry-run", "--jobs", 2, "--compile", "--set", "tasks.mask.ema=0.5")
     assert outcome.code == 0, outcome
-    assert "tasks.mask.ema 0.5 averages over about the last 2 of 5 updates (effective decay 0.48387" in outcome.out
     assert "6 jobs, 2 at a time: about" in outcome.out
+    assert "tasks.mask.ema 0.5 averages over about the last 2 of 5 updates (effective decay 0.48387" in outcome.out
     assert everything() == before
     assert maskens(*train, "--task", "mask").code == 0
-    before = everything()
     left = maskens(*train, "--dry-run").out
-    assert "2 of 6 jobs are finished already" in left
+    assert "2 of 6 jobs" in left
     assert "4 jobs, 1 at a time" in left
     assert "photo cache 0.00 GB more" in left
     assert maskens(*train).code == 0
     before = everything()
-    outcome = maskens("infer", "--run", run.folder, "--dry-run", "--device", "cpu")
-    assert "6 models, 6 photos" in outcome.out
-    assert "Nothing was written" in outcome.out
+    assert "6 models, 6 photos" in maskens("infer", "--run", run.folder, "--dry-run", "--device", "cpu").out
     assert "jobs left" not in maskens(*train, "--dry-run").out
     assert everything() == before

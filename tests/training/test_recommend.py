@@ -129,7 +129,7 @@ def test_a_gpu_without_the_memory_for_a_model_gets_a_smaller_one(
     found = measure(data, Hardware("cuda", 0), 2, 3600, tmp_path)
     assert [m.candidate for m in found] == list(CANDIDATES["cuda"][-2:])
     limit = 100
-    with pytest.raises(MaskensError, match="no memory for tf_efficientnet_b0"):
+    with pytest.raises(MaskensError, match="out of GPU memory for tf_efficientnet_b0"):
         measure(data, Hardware("cuda", 0), 2, 3600, tmp_path)
 
 
