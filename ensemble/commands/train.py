@@ -294,7 +294,7 @@ def carry_out(
     """
     if plan.todo and not yes:
         args = (plan.queue, plan.data, plan.folds, plan.hardware, plan.restart)
-        observer.confirm(lambda: long_training(*args) or "", "timing a batch of each model")
+        observer.confirm(lambda: long_training(*args), "timing a batch of each model")
     plan = begin(plan)
     todo, later = once_each(plan.todo)
     if not todo:
