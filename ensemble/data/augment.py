@@ -37,15 +37,8 @@ class Augment:
         self.chain = A.Compose(chain, strict=True) if chain else None
 
     def __call__(self, photo: Pixels, key: Sequence[int]) -> Pixels:
-        """Augment one photo.
-
-        Args:
-            photo: uint8 (h, w, 3); not changed.
-            key: non-negative integers, e.g. (seed, task, fold, epoch, photo).
-
-        Returns:
-            uint8 (h, w, 3).
-        """
+        """uint8 (h, w, 3), not changed -> uint8 (h, w, 3), by a key of non-negative integers, e.g. (seed, task, fold,
+        epoch, photo)."""
         if self.chain is None:
             return photo
         # as SeedSequence(key).spawn(2) would give, in two thirds of the time: this is done for each photo
@@ -57,11 +50,8 @@ class Augment:
 
 
 def build(transform: Transform) -> Any:
-    """The albumentations object of a recipe's transform.
-
-    Raises:
-        ValueError: unknown name, or an argument it does not take (albumentations itself only warns).
-    """
+    """The albumentations object of a recipe's transform. Raises ValueError: unknown name, or an argument it does not
+    take (albumentations itself only warns)."""
     name = transform.name
     if name in NOT_OURS:
         raise ValueError(f"{name} is not for recipes: photos are normalised as the model expects")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
@@ -76,8 +77,6 @@ class DecodedPhotos:
         self, photos: PhotoSet, preprocessings: Sequence[Preprocessing], cached: Sequence[Path] | None = None
     ) -> None:
         self.photos, self.preprocessings, self.cached = photos, tuple(preprocessings), cached
-        self._open: list[PixelFile] | None = None
-        self._faces: FaceFlags | None = None
 
     @property
     def files(self) -> Sequence[str]:
@@ -95,24 +94,25 @@ class DecodedPhotos:
         if self.cached is None:
             return load_photo(self.photos.path(self.files[index]), self.preprocessings)
         try:
-            if self._open is None:
-                self._open = [PixelFile(path) for path in self.cached]
             return LoadedPhoto(tuple(file[index] for file in self._open), bool(self.faces[index]))
         except (OSError, ValueError) as error:
             raise MaskensError(f"the photo cache is missing or damaged ({error}): run again to rebuild it") from error
 
-    @property
+    @functools.cached_property
     def faces(self) -> FaceFlags:
         """Of cached photos. Raises OSError or ValueError if the cache is missing or damaged."""
-        if self._faces is None:
-            self._faces = np.ones(len(self), np.bool_)
-            for preprocessing, path in zip(self.preprocessings, self.cached or (), strict=True):
-                if preprocessing.crop == "face":
-                    self._faces &= np.load(_faces_file(path), allow_pickle=False)
-        return self._faces
+        faces = np.ones(len(self), np.bool_)
+        for preprocessing, path in zip(self.preprocessings, self.cached or (), strict=True):
+            if preprocessing.crop == "face":
+                faces &= np.load(_faces_file(path), allow_pickle=False)
+        return faces
+
+    @functools.cached_property
+    def _open(self) -> list[PixelFile]:
+        return [PixelFile(path) for path in self.cached or ()]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": None, "_faces": None}
+        return {key: value for key, value in self.__dict__.items() if key not in ("faces", "_open")}
 
 
 def open_photos(
@@ -162,8 +162,12 @@ def skip_unreadable(
         MaskensError: none can be read, or too little disk.
     """
     refuse_without_detector(preprocessings)
-    if cache is None:
+
+    def readable(photos: PhotoSet) -> PhotoSet:
         return photos.without(_reasons(photos, _decode_all(photos, preprocessings, workers, on_progress)[1]))
+
+    if cache is None:
+        return readable(photos)
     listed = cache / f"skipped-{sha256(photos.fingerprint)[:16]}.csv"
     try:
         known = read_skipped(listed)
@@ -173,9 +177,7 @@ def skip_unreadable(
     if len(_decode_all(some, [], 1)[1]) == int(some.readable.sum()):
         photos = photos.without({file: known[file] for file in some.files})
     if not write:
-        if _missing(photos, preprocessings, cache):
-            photos = photos.without(_reasons(photos, _decode_all(photos, preprocessings, workers, on_progress)[1]))
-        return photos
+        return readable(photos) if _missing(photos, preprocessings, cache) else photos
     while missing := _missing(photos, preprocessings, cache):  # again, if more can't be read than were listed
         photos = _build(photos, missing, cache, workers, on_progress, skip=True)
     if photos.skipped:

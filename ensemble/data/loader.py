@@ -6,14 +6,14 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from timm.data import Mixup
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from torch.utils.data import Sampler as TorchSampler
 
 from ensemble.data.augment import Augment
@@ -144,10 +144,7 @@ def epoch_batches(
     return EpochBatches(photos, recipe.batch_size, seed, even=recipe.mix.active, drop_last=recipe.drop_last)
 
 
-class TrainingPhotos(Protocol):
-    """`DecodedPhotos`, or several one after the other."""
-
-    def __getitem__(self, index: int) -> tuple[Pixels, ...]: ...
+TrainingPhotos = DecodedPhotos | ConcatDataset[tuple[Pixels, ...]]
 
 
 class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
@@ -183,14 +180,11 @@ def train_loader(
     pin: bool = False,
     masks: DrawMasks | None = None,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """A source of epochs: set `batches.epoch`, then iterate.
+    """A source of epochs: set `batches.epoch`, then iterate over (photos uint8 (batch, h, w, 3), labels as given).
 
     Args:
         labels: int64 (photos, heads), or soft targets float32 (photos, 18).
         masks: draws masks before `augment`, and changes the labels with them.
-
-    Yields:
-        (photos uint8 (batch, h, w, 3), labels (batch, heads) or (batch, 18)).
     """
     return DataLoader(
         TrainPhotos(photos, labels, augment, seed, masks),
@@ -221,14 +215,11 @@ class PlainPhotos(Dataset[PhotoBatch]):
 def plain_batches(
     photos: DecodedPhotos, indices: Sequence[int], batch_size: int, workers: int, pin: bool = False
 ) -> Iterator[PhotoBatch]:
-    """The photos at `indices`, in that order.
+    """The photos at `indices`, in that order. Raises MaskensError: a photo that can't be read.
 
     Args:
         workers: loader processes; none are started where photos come from the cache, as reading it is no work.
         pin: use memory from which a GPU copies faster.
-
-    Raises:
-        MaskensError: a photo that can't be read.
     """
     workers = workers if photos.cached is None else 0
     loader: DataLoader[PhotoBatch] = DataLoader(
@@ -266,9 +257,6 @@ def mix_batch(recipe: Mix, x: Tensor, targets: Tensor, key: Sequence[int]) -> tu
         x: float (batch, 3, height, width) with an even batch; may be changed in place.
         targets: float (batch, width), for each head a distribution.
         key: non-negative integers that the randomness depends on, e.g. (seed, epoch, batch).
-
-    Returns:
-        (x, targets) mixed; as they were if the recipe mixes nothing.
     """
     if not recipe.active:
         return x, targets

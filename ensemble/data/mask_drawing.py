@@ -180,11 +180,7 @@ def _rounded(polygon: Points) -> Points:
 
 
 def _fabric(style: MaskStyle, u: Plane, v: Plane, rng: np.random.Generator) -> Picture:
-    """The cloth of a mask, lit evenly: float32 (h, w, 3), RGB 0..255.
-
-    Args:
-        u, v: where each pixel is on the cloth, in half widths of the face.
-    """
+    """The cloth of a mask, lit evenly; `u` and `v` are each pixel's place on it, in half widths of the face."""
     base = _colour(style, rng)
     cloth = np.broadcast_to(base, (*u.shape, 3)).astype(np.float32)
     if rng.random() < style.patterned:

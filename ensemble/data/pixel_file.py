@@ -20,12 +20,7 @@ class PixelFile:
     """
 
     def __init__(self, path: Path, writable: bool = False) -> None:
-        """Open a file that `create_pixel_file` made.
-
-        Raises:
-            OSError: it can't be opened.
-            ValueError: it is cut off, or not such a file.
-        """
+        """Open a file of `create_pixel_file`. Raises OSError, or ValueError: it is cut off, or not such a file."""
         self.path = path
         with path.open("rb") as handle:
             if np.lib.format.read_magic(handle) != (1, 0):
@@ -42,11 +37,7 @@ class PixelFile:
         weakref.finalize(self, os.close, self._file)
 
     def __getitem__(self, index: int) -> Pixels:
-        """The photo, uint8 (height, width, 3), in memory of its own.
-
-        Raises:
-            OSError: it can't be read.
-        """
+        """The photo, uint8 (height, width, 3), in memory of its own. Raises OSError."""
         photo = np.empty(self.shape[1:], np.uint8)
         if os.preadv(self._file, [photo.data], self._place(index)) != self._photo:
             raise OSError(errno.EIO, f"{self.path} has become shorter")
@@ -69,11 +60,7 @@ class PixelFile:
 
 
 def create_pixel_file(path: Path, shape: tuple[int, int, int, int]) -> PixelFile:
-    """A new file whose disk space is taken at once, where the system can: running out of it later would be worse.
-
-    Args:
-        shape: (photos, height, width, 3).
-    """
+    """A new file for (photos, height, width, 3). Its disk space is taken at once, where the system can."""
     with path.open("xb") as handle:
         np.lib.format.write_array_header_1_0(handle, {"descr": "|u1", "fortran_order": False, "shape": shape})
         size = handle.tell() + int(np.prod(shape))

@@ -40,14 +40,8 @@ def normalisation(model: nn.Module) -> Normalisation:
 
 
 def to_input(photos: Tensor, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> Tensor:
-    """Photos as a model's input; the arithmetic runs on the device.
-
-    Args:
-        photos: uint8 (batch, height, width, 3).
-
-    Returns:
-        float32 (batch, 3, height, width) on `device`, in channels_last memory (the photos' own order).
-    """
+    """Photos uint8 (batch, height, width, 3) -> a model's input, float32 (batch, 3, height, width) on `device`, in
+    channels_last memory, the photos' own order."""
     x = photos.to(device, non_blocking=True).permute(0, 3, 1, 2).float()
     scale = torch.tensor(std, device=device).mul_(255).view(1, 3, 1, 1)
     shift = torch.tensor(mean, device=device).mul_(255).view(1, 3, 1, 1)
@@ -67,11 +61,8 @@ def save_checkpoint(path: Path, model: nn.Module, card: ModelCard) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelCard]:
-    """A trained model in eval mode on `device`, and its card.
-
-    Raises:
-        MaskensError: missing, damaged, or not fitting its own card.
-    """
+    """A trained model in eval mode on `device`, and its card. Raises MaskensError: missing, damaged, or not fitting
+    its own card."""
     card = read_card(path)
     try:
         model: nn.Module = timm.create_model(card.model, num_classes=card.target.width, **card.model_args)
@@ -151,10 +142,7 @@ def _filled(task: TaskRecipe, blank: nn.Module, notes: list[str] | None) -> Any:
 
 def refuse_unreachable(models: Sequence[str], advice: str = "") -> None:
     """Refuse now where weights are neither in the hub's cache nor reachable: a download would retry for a minute.
-
-    Raises:
-        MaskensError: naming all models whose weights are missing, and where the files are.
-    """
+    Raises MaskensError with all models whose weights are missing, and where the files are."""
     import huggingface_hub
     from huggingface_hub import constants
 

@@ -145,16 +145,10 @@ class InferenceEngine:
         self.compile_seconds = 0.0
 
     def logits(self, x: Tensor) -> Tensor:
-        """Forward passes of `batch` photos each; half as many from where the GPU runs out of memory.
+        """float32 (n, 3, height, width) -> float32 (n, width), both on the model's device.
 
-        Args:
-            x: float32 (n, 3, height, width), on the model's device.
-
-        Returns:
-            float32 (n, width), on that device.
-
-        Raises:
-            MaskensError: not even one photo fits.
+        Forward passes take `batch` photos each, half as many from where the GPU runs out of memory. Raises MaskensError
+        where not even one photo fits.
         """
         full = self.padded(x) if self.fixed_size else x
         try:
@@ -201,12 +195,7 @@ def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int)
 
 
 def fastest_batch(photos: int, seconds: Callable[[int], float]) -> int:
-    """Double the batch while that pays.
-
-    Args:
-        photos: available for measuring.
-        seconds: of a forward pass of so many photos; may raise torch.OutOfMemoryError.
-    """
+    """Double the batch while that pays, up to `photos`; `seconds` of a forward pass may raise OutOfMemoryError."""
     best, speed = SMALLEST, 0.0
     size = min(SMALLEST, photos)
     while size <= min(photos, LARGEST):

@@ -57,11 +57,8 @@ EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}  # maskens[...]
 def engine_options(
     engine: EngineOption, precision: PrecisionOption, compile_models: bool, device: str
 ) -> EngineOptions:
-    """How the models are to predict, checked.
-
-    Raises:
-        MaskensError: options that exclude each other, or an engine that is not installed.
-    """
+    """How the models are to predict. Raises MaskensError: options that exclude each other, or an engine that is not
+    installed."""
     if engine == "auto" and device != "cpu":
         engine = "torch"  # the others run on the CPU
     if device != "cpu" and engine != "torch":
@@ -213,15 +210,8 @@ def _fastest(engines: list[InferenceEngine], x: Tensor, torch_fp32: InferenceEng
 def compile_graph(
     engine: EngineName, graph: bytes, size: tuple[int, int], precision: Precision, threads: int
 ) -> Forward:
-    """A graph of `OnnxGraphs` as an engine's model: float32 (batch, 3, height, width), on the CPU -> (batch, width).
-
-    Args:
-        size: (height, width) of its photos.
-        precision: one of the engine's.
-
-    Raises:
-        Exception: whatever the engine raises on a graph that it does not take.
-    """
+    """A graph of `OnnxGraphs` for photos of `size` as an engine's model: float32 (batch, 3, height, width), on the CPU
+    -> float32 (batch, width). Raises whatever the engine raises on a graph that it does not take."""
     if engine == "onnxruntime":
         return _onnxruntime(graph, threads)
     with signal_stack_kept():

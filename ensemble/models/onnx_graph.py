@@ -39,15 +39,12 @@ class OnnxGraphs:
     def of(self, model: nn.Module, x: Tensor, anew: bool = False) -> bytes:
         """The graph of a model: float32 `photos` (batch, 3, height, width) -> float32 `logits` (batch, width).
 
-        Models that print alike share a graph. The caller checks its logits on photos.
+        Models that print alike share a graph unless it is to be traced `anew`: the caller checks its logits on photos.
+        An architecture may defy tracing with any exception.
 
         Args:
             model: in eval mode, on the CPU.
             x: float32 (batch, 3, height, width) of the height and width that the graph is for.
-            anew: trace this very model.
-
-        Raises:
-            Exception: an architecture may defy tracing in any way it likes.
         """
         kind = f"{model} {tuple(x.shape[1:])}"
         found = None if anew or kind not in self._traced else _with_weights(self._traced[kind], model)
@@ -57,14 +54,7 @@ class OnnxGraphs:
 
 
 def trace(model: nn.Module, x: Tensor) -> ONNXProgram:
-    """A model as an ONNX program `photos` -> `logits`, for batches of any size.
-
-    Args:
-        x: (n, ...), of which the first photo is traced.
-
-    Raises:
-        Exception: as `OnnxGraphs.of`.
-    """
+    """A model as an ONNX program `photos` -> `logits`, for batches of any size. Arguments as of `OnnxGraphs.of`."""
     with quiet():
         # The older exporter (dynamo=False) applies to_input's in-place arithmetic on constants twice: wrong logits.
         program = torch.onnx.export(

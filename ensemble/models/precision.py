@@ -101,13 +101,9 @@ def usable_precision(model: nn.Module, x: Tensor, wanted: Precision, any_differe
 def choose_precision(
     model: nn.Module, x: Tensor, wanted: PrecisionOption, any_difference: bool = False
 ) -> PrecisionChoice:
-    """The precision to predict in, tried on one real batch.
+    """The precision to predict in, tried on one real batch. Arguments as of `usable_precision`.
 
     `auto` is bf16 (on a GPU fp16) if it is usable and at least FASTER times as fast as fp32, else fp32.
-
-    Args:
-        model: in eval mode.
-        x, any_difference: as of `usable_precision`.
     """
     small: Precision = wanted if wanted != "auto" else "fp16" if x.device.type == "cuda" else "bf16"
     chosen = usable_precision(model, x, small, any_difference)
@@ -188,10 +184,7 @@ def autotune_precision(
 
 
 def measure(model: nn.Module, x: Tensor) -> Autotuned:
-    """bf16 (fp16 on a GPU without it) if it is usable and a step is at least FASTER times as fast, else fp32.
-
-    Arguments as of `autotune_precision`.
-    """
+    """bf16 (fp16 on a GPU without it) if it is usable and a step is at least FASTER times as fast, else fp32."""
     weak_gpu = x.device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     small: Precision = "fp16" if weak_gpu else "bf16"
     usable = usable_precision(model, x, small)
@@ -222,15 +215,12 @@ def step_seconds(model: nn.Module, x: Tensor, *ways: Precision) -> tuple[float, 
 
 
 def compile_model(model: nn.Module, trial: Callable[[Forward], object]) -> tuple[Forward, float, str]:
-    """The model compiled, or itself where that fails.
+    """(the model compiled, or itself where that fails; seconds of the compilation; why it is not compiled).
 
     Compiled and plain model share their weights, so checkpoints and averages of the plain one stay valid.
 
     Args:
         trial: runs the compiled model once, on what it will be given.
-
-    Returns:
-        (model, seconds of the compilation, why it is not compiled).
     """
     began = time.perf_counter()
     try:
@@ -246,10 +236,7 @@ def compile_model(model: nn.Module, trial: Callable[[Forward], object]) -> tuple
 
 
 def compile_for_training(model: nn.Module, x: Tensor, precision: Precision) -> tuple[Forward, str]:
-    """The model compiled for batches like `x`, or itself, and a note of what happened.
-
-    Arguments as of `autotune_precision`.
-    """
+    """The model compiled for batches like `x`, or itself, and a note of what happened."""
     torch._dynamo.reset()  # it would give up after a few models of one process
     with unchanged(model, x.device):
         faster, seconds, failure = compile_model(model, lambda forward: _step(forward, model, x, precision))

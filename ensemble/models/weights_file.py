@@ -31,8 +31,7 @@ def read_weights(path: Path, wanted_sha256: str, known: Collection[str]) -> tupl
         known: the names of the model's own tensors, which show whether a prefix is one too many.
 
     Returns:
-        (name -> tensor, note): the note says which of several sets was taken and which prefix was removed, "" if the
-        file holds nothing but one set.
+        (name -> tensor, note): which of several sets was taken and which prefix was removed, "" if there is only one.
 
     Raises:
         MaskensError: it can't be read, is another file, or holds no weights or several ambiguous sets.
