@@ -127,7 +127,7 @@ def without_server(run: Path, files: Sequence[Path], device: str) -> list[tuple[
     started = time.perf_counter()
     predict(files, run, device=device)
     rows = [("`predict`", len(files) / (time.perf_counter() - started))]
-    chosen = choose_ensembles([run], None, True, False)
+    chosen = choose_ensembles([load_run(run)], None, True, False)
     models = PhotoClassifier(chosen.ensembles, chosen.fitted, Hardware(choose_device(device), None))
     decoded = [load_photo(f, models.preprocessings).sizes for f in files]
     for size in (BATCH, 1):

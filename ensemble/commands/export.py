@@ -40,13 +40,11 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
     Raises:
         MaskensError: the extra is not installed, models are missing, or the logits differ.
     """
-    from ensemble.decision.members import load_ensembles
-    from ensemble.decision.tuning import apply_tuning
+    from ensemble.commands.predict import choose_ensembles
     from ensemble.jobs.hardware import Hardware
     from ensemble.models.onnx_graph import refuse_without
     from ensemble.prediction.export import NEEDED
     from ensemble.prediction.export import export as export_ensemble
-    from ensemble.recipes.recipe_file import run_recipe
     from folds.layout import read_eval
     from folds.run_folder import load_run
 
@@ -54,21 +52,17 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
     run = load_run(options.run[0])
     data = read_eval(run.data_folder(options.data))
     folder = options.out or run.folder / "onnx"
-    recipe = run_recipe(run)
-    applied = apply_tuning([run], [recipe], options.tta, not options.no_tuning)
-    fitted = applied.fitted
-    (ensemble,) = load_ensembles([run], [recipe], fitted, options.allow_missing)
+    chosen = choose_ensembles([run], options.tta, not options.no_tuning, options.allow_missing)
     with observer.progress() as tell:
         done = export_ensemble(
-            ensemble,
+            chosen.ensembles[0],
             data,
             folder,
-            fitted.tta_set,
-            fitted.offsets,
+            chosen.fitted.tta_set,
+            chosen.fitted.offsets,
             options.photos,
             options.tolerance,
             Hardware("cpu", None).job_threads,
             partial(tell, "exporting"),
         )
-    used = f"{len(ensemble.members)} models, views: {fitted.tta}, {applied.words}"
-    return Exported(done, folder, used, ensemble.notes)
+    return Exported(done, folder, chosen.description, chosen.notes)

@@ -140,17 +140,15 @@ def _plan(options: InferOptions) -> _Plan:
     import numpy as np
 
     from ensemble.backends.choose import choose_hardware
+    from ensemble.commands.predict import choose_ensembles
     from ensemble.decision.anytime import choose_budget
-    from ensemble.decision.members import load_ensembles
     from ensemble.decision.submission import align, read_people
-    from ensemble.decision.tuning import apply_tuning, weighted_runs
     from ensemble.models.engine_choice import engine_options
     from ensemble.prediction.outputs import InferenceSettings
     from ensemble.prediction.strategies import check_budget
-    from ensemble.recipes.recipe_file import run_recipe
     from folds.files import must_be_writable
     from folds.layout import read_eval
-    from folds.run_folder import file_of, load_run, refuse_other_folds
+    from folds.run_folder import file_of, load_run
 
     if options.vote and options.decision not in (None, "vote"):
         raise MaskensError(f"--vote and --decision {options.decision} exclude each other.")
@@ -165,35 +163,30 @@ def _plan(options: InferOptions) -> _Plan:
     named = [load_run(run) for run in options.run]
     first = named[0]
     data = read_eval(first.data_folder(options.data), options.skip_bad_photos)
-    person = (
-        read_people(data.root / "eval" / "info.csv", options.person_column, data.ids) if options.person_column else None
-    )
+    column = options.person_column
+    person = read_people(data.root / "eval" / "info.csv", column, data.ids) if column else None
     path = options.out or file_of(named, lambda run: run.submission_file)
     logits_file = path.with_suffix(".logits.npz") if options.out else file_of(named, lambda run: run.eval_file)
     must_be_writable(path)
     must_be_writable(logits_file)
-    refuse_other_folds(named)
-    used, recipes = named, [run_recipe(run) for run in named]
-    applied = apply_tuning(used, recipes, options.tta, not options.no_tuning)
     votes = tuple(align(file, data.ids, exact=True) for file in options.vote or [])
-    fitted = applied.fitted
-    if rule != "vote":
-        used, recipes, fitted = weighted_runs(used, recipes, fitted)
-    ensembles = load_ensembles(used, recipes, fitted, options.allow_missing)
+    tuned, weighted = not options.no_tuning, rule != "vote"
+    chosen = choose_ensembles(named, options.tta, tuned, options.allow_missing, weighted)
+    ensembles, fitted, applied = chosen.ensembles, chosen.fitted, chosen.tuning
     if budget:
         check_budget(budget, ensembles, rule, person is not None)
-    tuning = applied.without(*WITHOUT.get(rule, ())) if rule == "hard" or len(used) > 1 else applied.words
+    some = rule == "hard" or len(ensembles) > 1
+    tuning = applied.without(*WITHOUT.get(rule, ())) if some else applied.words
     if person is not None:
         people = len(np.unique(person))
-        tuning += f", one gender and age for each of {people} people ({options.person_column}), no early exit"
-    models = sum(len(e.members) for e in ensembles)
+        tuning += f", one gender and age for each of {people} people ({column}), no early exit"
     early_exit = (budget or not options.no_early_exit) and rule == "joint" and person is None
     return _Plan(
         runs=named,
         data=data,
         ensembles=ensembles,
         fitted=fitted,
-        used=f"{models} models, {len(data.ids)} photos, views: {fitted.tta}, {tuning}",
+        used=f"{chosen.models} models, {len(data.ids)} photos, views: {fitted.tta}, {tuning}",
         rule=rule,
         votes=votes,
         person=person,

@@ -17,8 +17,9 @@ from folds.errors import MaskensError
 
 if TYPE_CHECKING:
     from ensemble.decision.members import Ensemble
-    from ensemble.decision.tuning import DecisionParams
+    from ensemble.decision.tuning import ActiveTuning, DecisionParams
     from ensemble.recipes.views import Tta
+    from folds.run_folder import Run
 
 SHOWN_PHOTOS = 40  # rows of the table
 
@@ -72,6 +73,7 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
     from ensemble.prediction.records import predict_files
     from folds.files import json_text, must_be_writable, replace_keeping, safe_csv
     from folds.photo_files import find_photos
+    from folds.run_folder import load_run
 
     photos, others = find_photos(options.photos)
     out = options.out
@@ -80,7 +82,8 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
     if out:
         must_be_writable(out)
     hardware = Hardware(choose_device(options.device), options.workers)
-    chosen = choose_ensembles(options.run, options.tta, not options.no_tuning, options.allow_missing)
+    runs = [load_run(folder) for folder in options.run]
+    chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing)
     with observer.progress() as tell:
         predicting = partial(tell, "predicting")
         records, skipped = predict_files(
@@ -97,12 +100,12 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
 
 @dataclass(frozen=True)
 class ChosenEnsembles:
-    """Which models predict photos from anywhere, and how."""
+    """Which models predict, and how."""
 
     ensembles: list[Ensemble]
     fitted: DecisionParams  # for these ensembles, in their order
-    aspect: float  # height / width of the photos that the models were trained on
-    tuning: str  # describes it
+    tuning: ActiveTuning
+    runs: list[Run]
 
     @property
     def models(self) -> int:
@@ -111,37 +114,44 @@ class ChosenEnsembles:
     @property
     def description(self) -> str:
         """Models, views and tuning."""
-        return f"{self.models} models, views: {self.fitted.tta}, {self.tuning}"
+        return f"{self.models} models, views: {self.fitted.tta}, {self.tuning.words}"
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know of the models."""
         return tuple(line for e in self.ensembles for line in e.notes)
 
+    @property
+    def aspect(self) -> float:
+        """Height / width of the photos that the models were trained on."""
+        from folds.photo_files import training_aspect
 
-def choose_ensembles(folders: Sequence[Path], tta: Tta | None, tuned: bool, allow_missing: bool) -> ChosenEnsembles:
-    """The models of runs that are one ensemble; runs that were tuned to no weight are skipped.
+        height, width = self.ensembles[0].members[0].card.resize
+        return training_aspect(self.runs[0]) or height / width
+
+
+def choose_ensembles(
+    runs: Sequence[Run], tta: Tta | None, tuned: bool, allow_missing: bool, weighted: bool = True
+) -> ChosenEnsembles:
+    """The models of runs that are one ensemble.
 
     Args:
         tta, tuned: as of `apply_tuning`.
         allow_missing: as of `load_ensembles`.
+        weighted: skip runs whose tuned weight is 0.
 
     Raises:
-        MaskensError: models missing or damaged, no fold with a model of every task, runs of other folds.
+        MaskensError: models missing or damaged, runs of other folds.
     """
     from ensemble.decision.members import load_ensembles
     from ensemble.decision.tuning import apply_tuning, weighted_runs
-    from ensemble.prediction.records import complete_folds
     from ensemble.recipes.recipe_file import run_recipe
-    from folds.photo_files import training_aspect
-    from folds.run_folder import load_run, refuse_other_folds
+    from folds.run_folder import refuse_other_folds
 
-    runs = [load_run(folder) for folder in folders]
     refuse_other_folds(runs)
-    recipes = [run_recipe(run) for run in runs]
-    applied = apply_tuning(runs, recipes, tta, tuned)
-    used, recipes, fitted = weighted_runs(runs, recipes, applied.fitted)
-    ensembles = load_ensembles(used, recipes, fitted, allow_missing)
-    complete_folds(ensembles)
-    height, width = ensembles[0].members[0].card.resize
-    return ChosenEnsembles(ensembles, fitted, training_aspect(used[0]) or height / width, applied.words)
+    used, recipes = list(runs), [run_recipe(run) for run in runs]
+    tuning = apply_tuning(used, recipes, tta, tuned)
+    fitted = tuning.fitted
+    if weighted:
+        used, recipes, fitted = weighted_runs(used, recipes, fitted)
+    return ChosenEnsembles(load_ensembles(used, recipes, fitted, allow_missing), fitted, tuning, used)

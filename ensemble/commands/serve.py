@@ -66,9 +66,11 @@ def serve(options: ServeOptions, observer: Observer) -> Server:
     from ensemble.serving.app import create_app
     from ensemble.serving.requests import ServedModels
     from ensemble.serving.server import open_port, url_of
+    from folds.run_folder import load_run
 
     hardware = Hardware(choose_device(options.device), options.workers)
-    chosen = choose_ensembles(options.run, options.tta, not options.no_tuning, options.allow_missing)
+    runs = [load_run(folder) for folder in options.run]
+    chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing)
     opened = open_port(options.host, options.port)  # before the models are loaded, which takes longer
     try:
         models = ServedModels(
@@ -81,7 +83,7 @@ def serve(options: ServeOptions, observer: Observer) -> Server:
         "models": chosen.models,
         "runs": [str(folder) for folder in options.run],
         "views": chosen.fitted.tta,
-        "tuning": chosen.tuning,
+        "tuning": chosen.tuning.words,
     }
     hosts = (options.host, *(options.allow_host or ()))
     wait, readers = options.wait_ms / 1000, hardware.decoding_threads

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from ensemble.models.onnx_graph import trace
 from ensemble.models.runtime import configure_process
 from ensemble.models.tta import apply_view, stack_views
 from ensemble.recipes.schema import Preprocessing
-from ensemble.recipes.tasks import ONLY_GENDER, Head, OutputSpec, Part, Predicts
+from ensemble.recipes.tasks import ONLY_GENDER, OutputSpec, Part
 from ensemble.recipes.views import Tta, TtaSet, as_set
 from folds.errors import MaskensError, first_line
 from folds.faces import AROUND, SEARCHED
@@ -40,12 +41,16 @@ from folds.run_folder import library_versions
 
 DECISION = "decision.json"
 MADE_BY = "maskens export"
+NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `onnx`
+SINGLE_FILE = 1_500_000_000  # bytes; larger weights go into `<name>.onnx.data`, as protobuf ends at 2 GiB
+LARGEST_BATCH = 8  # of verified photos: a batch of 8 in two views already takes b3 more than a GB
+CPU = torch.device("cpu")
 LABELS: dict[Part, Sequence[str]] = {"mask": MASKS, "gender": GENDERS, "age": AGES, "class": CLASS_NAMES}
-WORDS = {
+SPECIFICATION = {
     "class": FORMULA,
     "input": "photos: uint8 (batch, height, width, 3), RGB, resized and cropped; normalisation, folds and views are "
-    "inside. logits: float32 (batch, width), their mean over folds and views, weighed where there are view_weights; of "
-    "an ordinal or regression head of ages the log probabilities of its bins",
+    "inside. logits: float32 (batch, width), their mean over folds and views, weighted by view_weights if there are "
+    "any; of an ordinal or regression head of ages the log probabilities of its bins",
     "decoding": "full: the whole photo; reduced: a JPEG at the smallest of 1/2, 1/4, 1/8 of its size at which neither "
     "side is below resize, twice resize where crop is face (Pillow's Image.draft, libjpeg's scale), all else whole; "
     "then turn upright by the EXIF orientation, as it is where EXIF is damaged; 16-bit grey divided by 257, "
@@ -64,8 +69,10 @@ WORDS = {
 
 
 def task_record(members: Sequence[Member], tta: TtaSet) -> dict[str, Any]:
-    """What decision.json and the metadata of its ONNX file say of a task, in plain JSON types."""
+    """A task in decision.json and in the metadata of its ONNX file, in plain JSON types."""
     task, card = members[0].task, members[0].card
+    genders = [GENDERS[ONLY_GENDER[card.predicts]]] if card.predicts in ONLY_GENDER else GENDERS
+    ages = [f"{gender} age" for gender in genders]  # ages are one factor for each gender
     return {
         "file": f"{task}.onnx",
         "predicts": card.predicts,
@@ -85,7 +92,7 @@ def task_record(members: Sequence[Member], tta: TtaSet) -> dict[str, Any]:
                 "names": card.target.names[head.part],
                 "merge": list(head.merge),
                 "labels": list(LABELS[head.part]),
-                "factors": _factors(card.predicts, head),
+                "factors": ages if head.part == "age" else [head.part],
             }
             for head in card.target.heads
         ],
@@ -105,60 +112,18 @@ def task_record(members: Sequence[Member], tta: TtaSet) -> dict[str, Any]:
     }
 
 
-def _factors(predicts: Predicts, head: Head) -> list[str]:
-    """Which terms of the sum over log probabilities a head gives; ages are one for each gender."""
-    if head.part != "age":
-        return [head.part]
-    genders = [GENDERS[ONLY_GENDER[predicts]]] if predicts in ONLY_GENDER else GENDERS
-    return [f"{gender} age" for gender in genders]
-
-
-def write_decision(folder: Path, tasks: Mapping[str, Any], offsets: Sequence[float]) -> None:
-    """Write decision.json, which also lists all files of the folder.
-
-    Args:
-        tasks: task -> its `task_record`.
-        offsets: (18,), of the classes' log probabilities.
-    """
-    files = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir())
-    record = {"made_by": MADE_BY, "maskens": library_versions()["maskens"], **WORDS, "classes": CLASS_NAMES}
-    write_json(
-        folder / DECISION,
-        {
-            **record,
-            "class_offsets": list(offsets) if any(offsets) else None,
-            "tasks": tasks,
-            "files": [*files, DECISION],
-        },
-    )
-
-
 def refuse_foreign_export(folder: Path) -> None:
-    """Refuse a folder that writing would do harm to.
-
-    Raises:
-        MaskensError: it is a file, or a folder with anything in it that no export wrote.
-    """
-    refuse_strange_files(folder, MADE_BY, _written(folder).__contains__)
-
-
-def _written(folder: Path) -> set[str]:
-    try:
+    """Raise MaskensError for a path that is a file, or a folder with anything in it that no export wrote."""
+    written: set[str] = set()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         record = read_json(folder / DECISION)
-        return set(record["files"]) if record["made_by"] == MADE_BY else set()
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-
-
-NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `onnx`
-SINGLE_FILE = 1_500_000_000  # bytes; larger weights go into `<name>.onnx.data`, as protobuf ends at 2 GiB
-LARGEST_BATCH = 8  # in which photos are verified: a batch of 8 in two views already takes b3 more than a GB
-CPU = torch.device("cpu")
+        written = set(record["files"]) if record["made_by"] == MADE_BY else set()
+    refuse_strange_files(folder, MADE_BY, written.__contains__)
 
 
 @dataclass(frozen=True)
 class ExportedTask:
-    """A task's file, and how it did against torch."""
+    """A task's file, compared with torch."""
 
     task: str
     folds: tuple[int, ...]
@@ -181,7 +146,7 @@ class Export:
 class TaskEnsemble(nn.Module):
     """The models of a task's folds as one: uint8 (batch, height, width, 3) -> float32 (batch, bins).
 
-    Heads that are no softmax over their bins are made one, so that who uses the graph needs no other rule for them.
+    Heads that are no softmax over their bins are made one, so that they need no other rule.
     """
 
     def __init__(
@@ -224,7 +189,7 @@ def export(
         tta: the name of a shipped set of views, or a set; they go into the graphs, too.
         offsets: (18,), of the classes' log probabilities; they go into decision.json.
         photos: how many of the data's photos both are shown, spread evenly.
-        tolerance: largest absolute difference of a logit that is let pass.
+        tolerance: largest accepted absolute difference of a logit.
         threads: for torch and onnxruntime.
         on_progress: called with (tasks done, tasks in all).
 
@@ -238,41 +203,55 @@ def export(
     if views.merge != "mean":
         raise MaskensError(
             f"the views are merged by '{views.merge}', and an exported graph gives the mean of their logits: "
-            "choose another --tta, or leave out what was tuned: --no-tuning"
+            "choose another --tta, or drop the tuning: --no-tuning"
         )
     configure_process(threads)
     targets = {task: target.in_bins for task, target in ensemble.targets.items()}
     by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
     shapes = {task: found[0].card.preprocessing for task, found in by_task.items()}
     refuse_without_detector(shapes.values())
-    shown = _sample(data, photos, list(shapes.values()))
+    shown = _sample(data, photos, list(dict.fromkeys(shapes.values())))
+    records = {task: task_record(found, views) for task, found in by_task.items()}
     exported, ours, theirs = [], {}, {}
     with replacing_folder(folder) as build:
         (build / "timm").mkdir()
-        for done, (task, found) in enumerate(by_task.items(), start=1):
-            path, inputs = build / f"{task}.onnx", shown[shapes[task]]
-            record = task_record(found, views)
-            ours[task] = _write_graph(path, found, record, views, ensemble.scale(task), inputs)
+        for task, found in by_task.items():
+            path, inputs, heads = build / f"{task}.onnx", shown[shapes[task]], targets[task].heads
+            ours[task] = _write_graph(path, found, records[task], views, ensemble.scale(task), inputs)
             theirs[task] = _run_graph(path, inputs, threads)
             difference = _difference(ours[task], theirs[task], ensemble.targets[task])
             if not difference <= tolerance:  # nor may it be NaN
                 raise MaskensError(
-                    f"{task}: onnxruntime's logits differ from torch's by up to {difference:.2g} over "
-                    f"{len(inputs)} photos, and --tolerance is {tolerance:g}. Nothing was written to {folder}."
+                    f"{task}: logits of onnxruntime and torch differ by up to {difference:.2g} over {len(inputs)} "
+                    f"photos, and --tolerance is {tolerance:g}. Nothing was written to {folder}."
                 )
-            size = sum(p.stat().st_size for p in build.glob(f"{path.name}*"))
-            heads = targets[task].heads
             pairs = zip(head_decisions(ours[task], heads), head_decisions(theirs[task], heads), strict=True)
-            differing = int(np.logical_or.reduce([a != b for a, b in pairs]).sum())
-            height, width, _ = shapes[task].shape
             exported.append(
-                ExportedTask(task, tuple(record["folds"]), views.views, (height, width), size, difference, differing)
+                ExportedTask(
+                    task,
+                    folds=tuple(m.fold for m in found),
+                    views=views.views,
+                    input=shapes[task].shape[:2],
+                    bytes=sum(p.stat().st_size for p in build.glob(f"{path.name}*")),
+                    difference=difference,
+                    differing=int(np.logical_or.reduce([a != b for a, b in pairs]).sum()),
+                )
             )
-            for member, copy in zip(found, record["timm"], strict=True):
+            for member, copy in zip(found, records[task]["timm"], strict=True):
                 shutil.copyfile(member.path, build / copy["file"])
             if on_progress:
-                on_progress(done, len(by_task))
-        write_decision(build, {t: task_record(found, views) for t, found in by_task.items()}, offsets)
+                on_progress(len(exported), len(by_task))
+        files = sorted(p.relative_to(build).as_posix() for p in build.rglob("*") if not p.is_dir())
+        decision = {
+            "made_by": MADE_BY,
+            "maskens": library_versions()["maskens"],
+            **SPECIFICATION,
+            "classes": CLASS_NAMES,
+            "class_offsets": list(offsets) if any(offsets) else None,
+            "tasks": records,
+            "files": [*files, DECISION],
+        }
+        write_json(build / DECISION, decision)
     classes = [most_probable(joint_log_probabilities(logits, targets) + np.array(offsets)) for logits in (ours, theirs)]
     return Export(tuple(exported), len(classes[0]), int((classes[0] != classes[1]).sum()))
 
@@ -288,11 +267,10 @@ def _difference(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], 
 
 
 def _sample(data: EvalData, photos: int, shapes: Sequence[Preprocessing]) -> dict[Preprocessing, Pixels]:
-    """Photos spread evenly over the data, each opened once: preprocessing -> uint8 (photos, height, width, 3)."""
+    """Photos spread evenly over the data: preprocessing -> uint8 (photos, height, width, 3)."""
     rows = np.linspace(0, len(data.ids) - 1, min(photos, len(data.ids))).round().astype(int)
-    distinct = list(dict.fromkeys(shapes))
-    shown = [load_photo(data.photos.path(data.photos.files[row]), distinct).sizes for row in rows]
-    return {shape: np.stack(photos) for shape, photos in zip(distinct, zip(*shown, strict=True), strict=True)}
+    shown = [load_photo(data.photos.path(data.photos.files[row]), shapes).sizes for row in rows]
+    return {shape: np.stack(photos) for shape, photos in zip(shapes, zip(*shown, strict=True), strict=True)}
 
 
 def _batches(photos: Pixels) -> Iterator[Pixels]:
@@ -327,7 +305,7 @@ def _write_graph(
         raise MaskensError(
             f"{record['file']}: {members[0].card.model} can't be exported: {first_line(error)}"
         ) from error
-    metadata = {"maskens": library_versions()["maskens"], "task": members[0].task, **WORDS, **record}
+    metadata = {"maskens": library_versions()["maskens"], "task": members[0].task, **SPECIFICATION, **record}
     program.model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
     weights = sum(t.numel() * t.element_size() for t in whole.state_dict().values())
     program.save(path, external_data=weights > SINGLE_FILE)

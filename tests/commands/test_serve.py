@@ -10,17 +10,15 @@ import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from run_command import Outcome, maskens, refused, started
+from run_command import maskens, refused
 from starlette.testclient import TestClient
 
 import ensemble
@@ -75,81 +73,48 @@ def connect(url: str) -> contextlib.closing[http.client.HTTPConnection]:
     return contextlib.closing(http.client.HTTPConnection(str(where.hostname), where.port, timeout=60))
 
 
-def get(url: str, path: str) -> str:
-    with connect(url) as connection:
-        connection.request("GET", path)
-        return connection.getresponse().read().decode()
-
-
 def accepts(url: str) -> bool:
     """Whether a new connection is taken."""
-    with connect(url) as connection:
-        try:
-            connection.connect()
-        except OSError:
-            return False
+    with connect(url) as connection, contextlib.suppress(OSError):
+        connection.connect()
         return True
+    return False
 
 
-def post_and_stop(url: str, photo: bytes, stop: Callable[[], None]) -> tuple[int, bool]:
+def post_and_stop(url: str, photo: bytes, number: signal.Signals) -> tuple[int, bool]:
     """Have the server stop while a photo waits: (status of its answer, whether new connections are refused by then)."""
     until = time.monotonic() + 60
-    with connect(url) as connection:
+    with connect(url) as connection, connect(url) as other:
         connection.request("POST", "/predict", body=photo)
-        while "maskens_queue_photos 1.0" not in get(url, "/metrics"):
+        queued = ""
+        while "maskens_queue_photos 1.0" not in queued:
             assert time.monotonic() < until
             if select.select([connection.sock], [], [], 0)[0]:  # a slow machine has not looked in time: once more
                 connection.getresponse().read()
                 connection.request("POST", "/predict", body=photo)
-        stop()
+            other.request("GET", "/metrics")
+            queued = other.getresponse().read().decode()
+        os.kill(os.getpid(), number)
         while accepts(url):
             assert time.monotonic() < until
         return connection.getresponse().status, not accepts(url)
 
 
-WAITING = ("serve", "--port", 0, "--wait-ms", 1000)  # a photo alone waits for a second
-
-
-def test_ctrl_c_answers_what_was_accepted(there: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_once_accepted_requests_are_answered(
+    there: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     photo = next(Path("data/eval/images").iterdir()).read_bytes()
-    found: list[tuple[int, bool]] = []
-
     run = Server.run
+    with ThreadPoolExecutor(1) as pool:
+        found: list[Future[tuple[int, bool]]] = []
 
-    def asked(server: Server) -> None:
-        def ask_and_stop() -> None:
-            found.append(post_and_stop(server.url, photo, lambda: os.kill(os.getpid(), signal.SIGINT)))
+        def asked(server: Server) -> None:
+            found.append(pool.submit(post_and_stop, server.url, photo, number))
+            run(server)
 
-        threading.Thread(target=ask_and_stop, daemon=True).start()
-        run(server)
-
-    monkeypatch.setattr(Server, "run", asked)
-    outcome = maskens(*WAITING)
-    until = time.monotonic() + 20
-    while not found and time.monotonic() < until:
-        time.sleep(0.05)
-    assert (found, outcome.code) == ([(200, True)], 130)
+        monkeypatch.setattr(Server, "run", asked)
+        outcome = maskens("serve", "--port", 0, "--wait-ms", 1000)  # a photo alone waits for a second
+        assert (found[0].result(20), outcome.code) == ((200, True), 128 + number)
     assert "12 models, views: flip" in outcome.out
     assert "stopped; all accepted requests were answered." in outcome.err
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_sigterm_answers_what_was_accepted(there: Path) -> None:
-    photo = next(Path("data/eval/images").iterdir()).read_bytes()
-    process = started(*WAITING, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    try:
-        assert process.stdout
-        url = ""
-        while not url:
-            line = process.stdout.readline()
-            assert line, process.communicate()
-            url = next((word for word in line.split() if word.startswith("http://")), "")
-        assert json.loads(get(url, "/health"))["ready"]
-        assert post_and_stop(url, photo, process.terminate) == (200, True)
-        out, err = process.communicate(timeout=60)
-        assert Outcome(process.returncode, out, err) == Outcome(
-            143, "", "error: stopped; all accepted requests were answered.\n"
-        )
-    finally:
-        process.kill()
-        process.wait()

@@ -1,4 +1,4 @@
-"""Predicting with many models: whatever the order, the memory and the interruptions, the same logits."""
+"""Inference with many models: whatever the order, the memory, the processes and the interruptions, the same logits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from cards import model_card
 
+from ensemble.backends.backend import Call, SequentialBackend, WorkerLost
 from ensemble.data.cache import DecodedPhotos
 from ensemble.decision.decide import decide
 from ensemble.decision.members import Ensemble, Member
@@ -20,8 +21,8 @@ from ensemble.jobs.hardware import Hardware
 from ensemble.models.build import create, load_checkpoint, normalisation, save_checkpoint, to_device
 from ensemble.models.engine import EngineOptions, InferenceEngine
 from ensemble.models.precision import PrecisionChoice
-from ensemble.prediction import predictor
-from ensemble.prediction.inference import Prediction, infer
+from ensemble.prediction import outputs, predictor, shards
+from ensemble.prediction.inference import Prediction, estimate_inference, infer
 from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, Outputs
 from ensemble.prediction.predictor import refuse_other_engine
 from ensemble.recipes.recipe_file import parse_recipe
@@ -82,16 +83,8 @@ def models(data: EvalData, tmp_path_factory: pytest.TempPathFactory) -> Ensemble
             model = create(recipe)
             mean, std = normalisation(model)
             spread_out(model, photos_of(data, recipe.resize), mean, std)
-            card = model_card(
-                model=recipe.model,
-                predicts=recipe.predicts,
-                task=task,
-                fold=fold,
-                k=2,
-                resize=recipe.resize,
-                mean=mean,
-                std=std,
-            )
+            same = {name: getattr(recipe, name) for name in ("model", "predicts", "resize")}
+            card = model_card(task=task, fold=fold, k=2, mean=mean, std=std, **same)
             path = root / task / f"fold{fold}" / "model.safetensors"
             save_checkpoint(path, model, card)
             found.append(Member(task, fold, path, card))
@@ -111,59 +104,82 @@ def plain(models: Ensemble, data: EvalData) -> dict[str, np.ndarray]:
     return {task: np.stack(values) for task, values in found.items()}
 
 
-def run(models: Ensemble, data: EvalData, on_predict: Progress | None = None, **settings: Any) -> Prediction:
-    return infer([models], data.photos, InferenceSettings("flip", CPU, **settings), on_predict=on_predict)
+def run(
+    models: Ensemble, data: EvalData, on_predict: Progress | None = None, hardware: Hardware = CPU, **settings: Any
+) -> Prediction:
+    return infer([models], data.photos, InferenceSettings("flip", hardware, **settings), on_predict=on_predict)
+
+
+@pytest.fixture(scope="module")
+def whole(models: Ensemble, data: EvalData) -> Prediction:
+    return run(models, data)
+
+
+@pytest.fixture(scope="module")
+def routed(models: Ensemble, data: EvalData) -> Prediction:
+    return run(models, data, early_exit=RULE)
 
 
 def classes_of(found: Prediction) -> IntArray:
     return decide(found.class_log_probs, RULE.weights, RULE.offsets).classes
 
 
-def test_all_models_at_once_say_what_each_says_by_itself(
-    models: Ensemble, data: EvalData, plain: dict[str, np.ndarray]
-) -> None:
-    found = run(models, data).logits[0]
+def same_logits(found: Prediction, wanted: Prediction, tolerance: float = 0.0) -> bool:
+    pairs = [(values, wanted.logits[0][task]) for task, values in found.logits[0].items()]
+    return all(np.allclose(ours, theirs, atol=tolerance, rtol=0, equal_nan=True) for ours, theirs in pairs)
+
+
+def interrupted(models: Ensemble, data: EvalData, after: int = 0, **settings: Any) -> None:
+    """Run until more than so many photos are done."""
+
+    def stop(done: int, total: int) -> None:
+        if done > after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(models, data, on_predict=stop, **settings)
+
+
+def test_all_models_together_predict_what_each_predicts_alone(whole: Prediction, plain: dict[str, np.ndarray]) -> None:
     for task, values in plain.items():
-        assert found[task] == pytest.approx(values, abs=1e-4), task
+        assert whole.logits[0][task] == pytest.approx(values, abs=1e-4), task
 
 
-def test_early_exit_leaves_models_out_and_the_classes_as_they_are(
-    models: Ensemble, data: EvalData, plain: dict[str, np.ndarray]
+def test_early_exit_skips_models_and_changes_no_class(
+    whole: Prediction, routed: Prediction, plain: dict[str, np.ndarray]
 ) -> None:
-    everybody, routed = run(models, data), run(models, data, early_exit=RULE)
-    classes = classes_of(everybody)
+    classes = classes_of(whole)
     assert len(set(classes.tolist())) > 3
     assert (classes_of(routed) == classes).all()
-    assert everybody.evaluated == 1 and 0 < routed.evaluated < 1
+    assert whole.evaluated == 1 and 0 < routed.evaluated < 1
     for task, values in routed.logits[0].items():
         shown = np.isfinite(values).all(axis=(0, 1, 3))
         assert shown.all() == (task not in ONLY_GENDER)
         assert values[:, :, shown] == pytest.approx(plain[task][:, :, shown], abs=1e-4)
 
 
-def test_models_that_do_not_fit_together_take_turns(
-    models: Ensemble, data: EvalData, plain: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+def test_models_that_do_not_fit_together_are_loaded_in_groups(
+    models: Ensemble, data: EvalData, whole: Prediction, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     largest = max(m.path.stat().st_size for m in models.members)
     monkeypatch.setattr(predictor, "_free_memory", lambda device: 2.5 * largest / predictor.SHARE)
     assert len(predictor.groups_that_fit(models.members, DEVICE)) > 2
     found = run(models, data, early_exit=RULE)
-    for task, values in plain.items():
-        assert found.logits[0][task] == pytest.approx(values, abs=1e-4), task
-    assert (classes_of(found) == classes_of(run(models, data))).all()
+    assert found.evaluated == 1 and same_logits(found, whole, 1e-5)
 
 
 @pytest.mark.parametrize("early_exit", [None, RULE])
-def test_an_interrupted_inference_goes_on_where_it_was(
-    models: Ensemble, data: EvalData, tmp_path: Path, early_exit: DecisionParams | None, monkeypatch: pytest.MonkeyPatch
+def test_an_interrupted_inference_resumes(
+    models: Ensemble,
+    data: EvalData,
+    whole: Prediction,
+    routed: Prediction,
+    tmp_path: Path,
+    early_exit: DecisionParams | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def stop(done: int, total: int) -> None:
-        if done > 100:
-            raise KeyboardInterrupt
-
     partial = tmp_path / "eval.partial.npz"
-    with pytest.raises(KeyboardInterrupt):
-        run(models, data, early_exit=early_exit, partial=partial, on_predict=stop)
+    interrupted(models, data, after=100, early_exit=early_exit, partial=partial)
     assert partial.exists()
     shown: list[int] = []
     plain_logits = InferenceEngine.logits
@@ -171,27 +187,24 @@ def test_an_interrupted_inference_goes_on_where_it_was(
     found = run(models, data, early_exit=early_exit, partial=partial)
     assert found.outputs.resumed == 128 and "128 photos" in found.notes[0]
     assert max(shown) == 2 * (150 - 128), "two views of the photos that are left"
-    monkeypatch.undo()
-    whole = run(models, data, early_exit=early_exit)
-    for task, values in whole.logits[0].items():
-        assert found.logits[0][task] == pytest.approx(values, abs=1e-5, nan_ok=True)
+    assert same_logits(found, routed if early_exit else whole, 1e-5)
     assert not partial.exists()
 
 
-def test_what_another_inference_left_is_not_gone_on_from(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
-    partial = tmp_path / "eval.partial.npz"
-
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run(models, data, partial=partial, on_predict=stop)
-    assert run(models, data, partial=partial, early_exit=RULE).outputs.resumed == 0
+@pytest.mark.parametrize("what", ["early exit", "a photo broke", "a photo was mended"])
+def test_another_inference_does_not_resume(models: Ensemble, data: EvalData, tmp_path: Path, what: str) -> None:
+    partial, broken = tmp_path / "eval.partial.npz", dataclasses.replace(data, skipped={data.photos.files[3]: "gone"})
+    before, after = (broken, data) if what == "a photo was mended" else (data, broken)
+    early_exit = RULE if what == "early exit" else None
+    interrupted(models, before, partial=partial)
+    assert partial.exists()
+    found = run(models, data if early_exit else after, partial=partial, early_exit=early_exit)
+    assert found.outputs.resumed == 0
 
 
 @pytest.mark.parametrize("early_exit", [None, RULE])
 def test_photos_that_are_skipped_change_nothing_for_the_others(
-    models: Ensemble, data: EvalData, tmp_path: Path, early_exit: DecisionParams | None
+    models: Ensemble, data: EvalData, early_exit: DecisionParams | None
 ) -> None:
     bad = {data.photos.files[n]: "gone" for n in (0, 5, 149)}
     good = np.array([file not in bad for file in data.photos.files])
@@ -202,63 +215,43 @@ def test_photos_that_are_skipped_change_nothing_for_the_others(
         assert values[:, :, good].tobytes() == alone.logits[0][task].tobytes(), task
         assert np.isnan(values[:, :, ~good]).all()
     assert found.class_log_probs[:, good].tobytes() == alone.class_log_probs.tobytes()
-    assert np.exp(found.class_log_probs[0, ~good]) == pytest.approx(np.full((3, 18), 1 / 18)), (
-        "as nothing says otherwise"
-    )
+    assert np.exp(found.class_log_probs[0, ~good]) == pytest.approx(np.full((3, 18), 1 / 18)), "the prior"
     assert found.evaluated == alone.evaluated
 
 
-def test_what_was_kept_before_a_photo_broke_is_not_gone_on_from(
-    models: Ensemble, data: EvalData, tmp_path: Path
+def test_a_full_disk_stops_no_inference(
+    models: Ensemble, data: EvalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    partial, broken = tmp_path / "eval.partial.npz", {data.photos.files[3]: "gone"}
-
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    for skipped, other in (({}, broken), (broken, {})):
-        with pytest.raises(KeyboardInterrupt):
-            run(models, dataclasses.replace(data, skipped=skipped), partial=partial, on_predict=stop)
-        assert partial.exists()
-        assert run(models, dataclasses.replace(data, skipped=other), partial=partial).outputs.resumed == 0
-
-
-def test_a_full_disk_stops_no_inference_but_is_told(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
     def full(*_: object) -> None:
         raise MaskensError("no space left on device")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ensemble.prediction.outputs.SAVE_EVERY", -1.0)
-        patch.setattr("ensemble.prediction.outputs.save_npz", full)
-        found = run(models, data, partial=tmp_path / "eval.partial.npz")
+    monkeypatch.setattr(outputs, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(outputs, "save_npz", full)
+    found = run(models, data, partial=tmp_path / "eval.partial.npz")
     assert np.isfinite(found.class_log_probs).all()
     assert "progress could not be saved" in found.notes[0]
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a file"])
-def test_half_a_state_is_no_state(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "eval.partial.npz"
-    path.write_bytes(content)
-    assert InferenceCheckpoint(path, "x").load() is None
-
-
-def test_a_state_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, logits = tmp_path / "eval.partial.npz", [np.arange(12, dtype=np.float32).reshape(2, 3, 2)]
-    outputs = Outputs(np.array([5, 7, 9]), logits, (PrecisionChoice("bf16", 0.5, ""),), notes=("slow",))
+    kept = Outputs(np.array([5, 7, 9]), logits, (PrecisionChoice("bf16", 0.5, ""),), notes=("slow",))
     clock = [0.0]
     monkeypatch.setattr("ensemble.prediction.outputs.time.monotonic", lambda: clock[0])
-    partial = InferenceCheckpoint(path, "x")
-    partial.save(lambda: outputs)
+    checkpoint = InferenceCheckpoint(path, "x")
+    checkpoint.save(lambda: kept)
     assert not path.exists(), "too soon"
     clock[0] = 3600.0
-    partial.save(lambda: outputs)
+    checkpoint.save(lambda: kept)
     state = InferenceCheckpoint(path, "x").load()
-    assert state is not None and (state.chosen, state.notes) == (outputs.chosen, outputs.notes)
-    assert np.array_equal(state.rows, outputs.rows) and np.array_equal(state.logits[0], logits[0])
+    assert state is not None and (state.chosen, state.notes) == (kept.chosen, kept.notes)
+    assert np.array_equal(state.rows, kept.rows) and np.array_equal(state.logits[0], logits[0])
     assert InferenceCheckpoint(path, "y").load() is None
+    for damaged in (b"", path.read_bytes()[:-100]):
+        path.write_bytes(damaged)
+        assert InferenceCheckpoint(path, "x").load() is None
 
 
-def test_a_model_that_gives_no_numbers_is_named(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
+def test_a_model_whose_logits_are_not_finite_is_named(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
     member = models.members[2]
     model, card = load_checkpoint(member.path, DEVICE)
     with torch.no_grad():
@@ -270,30 +263,19 @@ def test_a_model_that_gives_no_numbers_is_named(models: Ensemble, data: EvalData
         run(broken, data)
 
 
-def test_bf16_is_told_with_the_largest_difference(models: Ensemble, data: EvalData) -> None:
+def test_precision_and_engine_are_reported(models: Ensemble, data: EvalData) -> None:
     found = run(models, data, engine=EngineOptions("bf16"))
     assert any("bf16 for" in note and "largest difference" in note for note in found.notes)
-
-
-def test_few_photos_are_left_to_torch_by_auto_which_says_so_of_every_model(models: Ensemble, data: EvalData) -> None:
     found = run(models, data, engine=EngineOptions(engine="auto"))
-    assert {choice.engine for choice in found.outputs.chosen} == {"torch"}
-    said = [int(note.split()[0]) for note in found.notes if "engine auto is torch here" in note]
-    assert sum(said) == len(models.members)
-
-
-def test_an_interrupted_inference_does_not_go_on_by_another_engine() -> None:
-    with pytest.raises(MaskensError, match="predicted with openvino in bf16, these would be with torch in fp32"):
-        refuse_other_engine(PrecisionChoice("bf16", 0.1, "", "openvino"), PrecisionChoice("fp32", 0.0, ""))
-
-
-def test_engine_and_speed_are_told() -> None:
+    assert {choice.engine for choice in found.outputs.chosen} == {"torch"}, "few photos do not repay another engine"
+    counts = [int(note.split()[0]) for note in found.notes if "engine auto is torch here" in note]
+    assert sum(counts) == len(models.members)
     chosen = (PrecisionChoice("fp32", 1e-5, "", "openvino", 2.9), PrecisionChoice("fp32", 0.0, "", "torch", 1.0))
     (line,) = Prediction(np.zeros((1, 1, 18)), [], Outputs(np.arange(1), [], chosen)).notes
-    assert line == (
-        "openvino in fp32 for 1 of 2 models, torch in fp32 for 1 of 2 models, largest difference of a logit to fp32 "
-        "1e-05 on a first batch, 1.9 times as fast as torch in fp32"
-    )
+    for words in ("openvino in fp32 for 1 of 2", "torch in fp32 for 1 of 2", "1e-05", "1.9 times as fast"):
+        assert words in line
+    with pytest.raises(MaskensError, match="predicted with openvino in fp32, these would be with torch in fp32"):
+        refuse_other_engine(*chosen)
 
 
 def test_a_photo_that_breaks_the_next_batch_leaves_this_one_done(models: Ensemble, data: EvalData) -> None:
@@ -307,3 +289,70 @@ def test_a_photo_that_breaks_the_next_batch_leaves_this_one_done(models: Ensembl
     finally:
         broken.write_bytes(kept)
     assert done == [64]
+
+
+def test_an_estimate_takes_the_cache_into_account(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
+    seconds, disk = estimate_inference([models], data.photos, InferenceSettings("flip", CPU, tmp_path))
+    assert seconds > 0 and disk == len(IDS) * 3 * (32 * 24 + 40 * 32)
+    run(models, data, cache=tmp_path)
+    assert estimate_inference([models], data.photos, InferenceSettings("flip", CPU, tmp_path))[1] == 0
+
+
+class Unreliable(SequentialBackend):
+    """Calls in this process, of which those of these numbers are lost."""
+
+    def __init__(self, *lost: int) -> None:
+        self.lost, self.names = lost, list[str]()
+
+    def call(self, call: Call) -> Any:
+        self.names.append(call.name)
+        if len(self.names) in self.lost:
+            raise WorkerLost("the worker that had it is gone")
+        return super().call(call)
+
+
+@pytest.fixture
+def in_shards(
+    models: Ensemble, data: EvalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Prediction]:
+    """Infer in shards of 50 photos, on a backend."""
+    monkeypatch.setattr(shards, "SMALLEST", 50)
+    monkeypatch.setattr(shards, "LARGEST", 50)
+
+    def infer_on(backend: Unreliable, **settings: Any) -> Prediction:
+        monkeypatch.setattr(shards, "open_backend", lambda hardware: backend)
+        return run(models, data, hardware=Hardware("cpu", 0, jobs=2), shards=tmp_path / "shards", **settings)
+
+    return infer_on
+
+
+def test_several_processes_predict_what_one_does(
+    models: Ensemble, data: EvalData, whole: Prediction, tmp_path: Path
+) -> None:
+    together = run(models, data, hardware=Hardware("cpu", 0, jobs=2), shards=tmp_path / "shards")
+    assert same_logits(together, whole)
+    assert np.array_equal(together.class_log_probs, whole.class_log_probs)
+    assert not (tmp_path / "shards").exists()
+
+
+def test_finished_shards_are_kept_unless_damaged(
+    in_shards: Callable[..., Prediction], whole: Prediction, tmp_path: Path
+) -> None:
+    with pytest.raises(MaskensError, match=r"photos 101 to 150: the worker .* is gone. Finished shards are kept"):
+        in_shards(Unreliable(3))
+    first = tmp_path / "shards" / "0-49.npz"
+    first.write_bytes(first.read_bytes()[:-100])
+    backend = Unreliable(1)
+    found = in_shards(backend, retries=1)
+    assert backend.names == ["photos 1 to 50", "photos 1 to 50", "photos 101 to 150"]
+    assert found.outputs.resumed == 50
+    assert same_logits(found, whole, 1e-5)
+
+
+def test_shards_of_another_inference_are_predicted_again(in_shards: Callable[..., Prediction]) -> None:
+    with pytest.raises(MaskensError):
+        in_shards(Unreliable(3))
+    backend = Unreliable()
+    found = in_shards(backend, engine=EngineOptions("auto"))
+    assert len(backend.names) == 3 and found.outputs.resumed == 0
+    assert len(set(found.outputs.chosen)) <= 2, "the first shard chooses for all"
