@@ -13,7 +13,7 @@ from pathlib import Path
 from folds.errors import MaskensError, did_you_mean, refuse
 from folds.files import safe_csv, unescape_cell
 from folds.labels import GENDERS, MASKS, SHOTS
-from folds.people import OLDEST, Fix, Person, TrainData, fingerprint_of
+from folds.people import OLDEST, Fix, Person, TrainData
 from folds.table import LINE, find_name, read_table, whole_number
 
 FIX_COLUMNS = ("path", "photo", "field", "old", "new", "reason")
@@ -96,7 +96,7 @@ def apply_fixes(data: TrainData, fixes: Sequence[Fix]) -> TrainData:
     )
     fixed = tuple(people[p.path] for p in data.people)
     in_order = sorted([*data.fixes, *found], key=lambda f: (f.path, f.field, f.photo))
-    return dataclasses.replace(data, people=fixed, fingerprint=fingerprint_of(fixed), fixes=tuple(in_order))
+    return dataclasses.replace(data, people=fixed, fixes=tuple(in_order))
 
 
 def fixes_csv(fixes: Sequence[Fix]) -> str:
@@ -214,7 +214,7 @@ def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
         "Correct the list, or run without it: --merge none.",
     )
     people = tuple(dataclasses.replace(p, merged_into="" if root(p.id) == p.id else root(p.id)) for p in data.people)
-    return dataclasses.replace(data, people=people, fingerprint=fingerprint_of(people))
+    return dataclasses.replace(data, people=people)
 
 
 def merged_people(data: TrainData) -> Mapping[str, tuple[str, ...]]:

@@ -36,11 +36,8 @@ CANT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPER
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` only when the block ends well.
 
-    The bytes go to a temporary file in the same folder and are renamed over `path` at the end, so that
-    a reader sees the old file or the new one, never half of one, and a full disk leaves the old one.
-
-    Raises:
-        MaskensError: if the system refuses to write (no permission, no space), with its reason.
+    Its bytes go to a temporary file in the same folder, which is renamed over `path` at the end: a reader sees the old
+    file or the new one, and a full disk leaves the old one. Raises MaskensError: the system refuses to write.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,11 +60,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """An empty folder that takes the place of `folder`, and of all that is in it, when the block ends well.
 
-    It lies beside `folder` while it is filled, so that a reader finds the old one or the new one, and whatever
-    stops the work leaves the old one.
-
-    Raises:
-        MaskensError: if the system refuses to write, with its reason.
+    It lies beside `folder` while it is filled: a reader finds the old one or the new one, and whatever stops the work
+    leaves the old one. Raises MaskensError: the system refuses to write.
     """
     target = folder.resolve()  # what a link names is replaced, not the link
     try:
@@ -187,7 +181,7 @@ def read_json(path: Path) -> Any:
 
 
 def sealed(record: Mapping[str, Any], *free: str) -> dict[str, Any]:
-    """A record for JSON with its own sha256, by which `read_record` notices edits; keys in `free` may be edited."""
+    """A record for JSON with its own sha256, by which `read_record` detects edits; keys in `free` may be edited."""
     hashed = {k: v for k, v in record.items() if k not in (SEAL, *free)}
     return {**record, SEAL: sha256(json.dumps(hashed, sort_keys=True))}
 
@@ -205,12 +199,8 @@ def type_adapter(kind: Any) -> Any:
 
 
 def record_text(value: Any, *free: str, without: Collection[str] = ()) -> str:
-    """A dataclass or pydantic model as JSON with the format's number and its own checksum, for `read_record`.
-
-    Args:
-        free: fields that may be edited.
-        without: fields that are not written.
-    """
+    """A dataclass or pydantic model as JSON with a checksum, for `read_record`; fields in `free` may be edited, and
+    those in `without` are not written."""
     fields = type_adapter(type(value)).dump_python(value, mode="json", exclude=set(without))
     return json_text(sealed({"format": RECORD_FORMAT} | fields, *free))
 
@@ -231,7 +221,6 @@ def read_record(
     """The dataclass or model that `write_record` wrote.
 
     Args:
-        free: as of `record_text`.
         advice: what to do about a record that can't be used.
         check: raises ValueError for impossible values.
         given: values of fields that are not written.

@@ -11,7 +11,7 @@ from folds.corrections import Merge, apply_fixes, apply_merges
 from folds.errors import MaskensError, did_you_mean, did_you_mean_folder, refuse, typed
 from folds.files import sha256_of_lines
 from folds.labels import GENDERS, SHOTS
-from folds.people import OLDEST, EvalData, Fix, Person, TrainData, fingerprint_of, on_disk
+from folds.people import OLDEST, EvalData, Fix, Person, TrainData, on_disk
 from folds.table import LINE, composed, find_name, read_table, whole_number
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -65,7 +65,7 @@ def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = 
             people.append(Person(path, composed(row["id"]), GENDERS.index(gender), age, names, sizes, changed=changed))
     refuse(problems, f"{table} and its photos don't fit together", "Correct them and run again.")
     people.sort(key=lambda p: p.path)
-    return apply_merges(apply_fixes(TrainData(root, tuple(people), fingerprint_of(people)), fixes), merges)
+    return apply_merges(apply_fixes(TrainData(root, tuple(people)), fixes), merges)
 
 
 def read_eval(root: Path, skip_bad: bool = False) -> EvalData:

@@ -153,18 +153,25 @@ class TrainData:
 
     root: Path
     people: tuple[Person, ...]
-    fingerprint: str  # of labels, file names and file sizes
     fixes: tuple[Fix, ...] = ()  # that the labels follow; whole paths, sorted
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # as of `PhotoSet`
 
     @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of labels, file names and file sizes."""
+        return sha256_of_lines(
+            f"{p.path}\t{p.id}\t{p.gender}\t{p.age}\t"
+            + "\t".join(f"{n}:{b}" for n, b in zip(p.photos, p.bytes, strict=True))
+            + (f"\tmasks {p.masks}" if p.masks != AS_NAMED else "")
+            + (f"\tmerged {p.merged_into}" if p.merged_into else "")
+            for p in self.people
+        )
+
+    @functools.cached_property
     def photos(self) -> PhotoSet:
         """Its fingerprint is of file names and sizes alone: the same photos under other labels keep it."""
-        lines = (
-            f"train/images/{p.path}/{name}\t{size}"
-            for p in self.people
-            for name, size in zip(p.photos, p.bytes, strict=True)
-        )
+        sizes = (size for p in self.people for size in p.bytes)
+        lines = (f"{file}\t{size}" for file, size in zip(self.files, sizes, strict=True))
         changed = [time for p in self.people for time in p.changed]
         return PhotoSet(self.root, self.files, sha256_of_lines(lines), self.skipped, changed)
 
@@ -235,18 +242,6 @@ def label_conflicts(data: TrainData) -> list[str]:
     for person in data.people:
         genders.setdefault(person.group, set()).add(person.gender)
     return [f"id {i} is male in one row and female in another" for i, g in genders.items() if len(g) > 1]
-
-
-def fingerprint_of(people: Sequence[Person]) -> str:
-    """Of labels, file names and file sizes, in the order of `people`."""
-    lines = (
-        f"{p.path}\t{p.id}\t{p.gender}\t{p.age}\t"
-        + "\t".join(f"{n}:{b}" for n, b in zip(p.photos, p.bytes, strict=True))
-        + (f"\tmasks {p.masks}" if p.masks != AS_NAMED else "")  # only then, so that it is that of the plain data
-        + (f"\tmerged {p.merged_into}" if p.merged_into else "")
-        for p in people
-    )
-    return sha256_of_lines(lines)
 
 
 def repeated_ids(people: Sequence[Person]) -> list[str]:

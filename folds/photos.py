@@ -52,17 +52,7 @@ _UPRIGHT = {
 
 
 def read_photo(path: Path) -> Pixels:
-    """Decode a photo: EXIF rotation applied, grey / RGBA / palette / CMYK / 16-bit turned into RGB.
-
-    Pillow rather than OpenCV decodes, because OpenCV fills the missing half of a truncated file with
-    grey and only prints a line about it.
-
-    Returns:
-        uint8 (height, width, 3), RGB.
-
-    Raises:
-        MaskensError: if the file is missing, not an image, or cut off.
-    """
+    """Decode a photo whole: uint8 (height, width, 3), RGB, upright. Raises MaskensError as `decode_photo`."""
     return decode_file(path, [None]).sizes[0]
 
 
@@ -74,7 +64,7 @@ class DecodedPhoto(NamedTuple):
 
 
 def decode_file(path: Path, at_least: Sequence[tuple[int, int] | None]) -> DecodedPhoto:
-    """`decode_photo` of a file. Raises MaskensError as `read_photo`."""
+    """`decode_photo` of a file. Raises MaskensError also for one that can't be opened."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -89,11 +79,11 @@ def decode_photo(
     formats: tuple[str, ...] = FORMATS,
     most_pixels: int | None = None,
 ) -> DecodedPhoto:
-    """A photo as `read_photo` returns it, for each of several sizes.
+    """A photo at several sizes: EXIF rotation applied, grey / RGBA / palette / CMYK / 16-bit converted to RGB.
 
     A JPEG at least twice as large as asked for is decoded at 1/2, 1/4 or 1/8 of its size: libjpeg then skips the high
     frequencies of each block of 8x8 pixels and most of its work. The pixels for a size do not depend on the other sizes
-    asked for. Other formats are decoded whole.
+    asked for. Pillow decodes, because OpenCV fills the missing half of a truncated file with grey.
 
     Args:
         content: of the file.
@@ -107,7 +97,7 @@ def decode_photo(
         The same array for sizes that need the same.
 
     Raises:
-        MaskensError: as `read_photo`, or it is too large.
+        MaskensError: it is not an image of these formats, cut off or too large.
     """
     try:
         found: dict[tuple[int, int], Pixels] = {}
@@ -158,11 +148,7 @@ def _upright_rgb(image: Image.Image) -> Pixels:
 
 
 def photo_format(path: Path) -> tuple[str, str]:
-    """Pillow's format and colour mode, ("JPEG", "RGB"), from the first bytes alone, whatever the name.
-
-    Raises:
-        MaskensError: if the file is missing or not an image.
-    """
+    """Pillow's format and colour mode, ("JPEG", "RGB"), from the first bytes. Raises MaskensError if there are none."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             return image.format or "unknown", image.mode
@@ -187,12 +173,11 @@ def in_threads(
 def resize_and_crop(photo: Pixels, resize: tuple[int, int], crop: tuple[int, int] | None) -> Pixels:
     """Resize to (height, width), then cut the centre: the fixed steps that come before any augmentation.
 
-    Shrinking averages over areas, enlarging interpolates linearly.
+    Shrinking averages over areas, enlarging interpolates linearly; the aspect ratio is not kept.
 
     Args:
         photo: uint8 (h, w, 3).
-        resize: (height, width) in pixels; the aspect ratio is not kept.
-        crop: (height, width) of the centre to keep, at most `resize`; None keeps all.
+        resize, crop: (height, width) in pixels; None crops nothing.
 
     Returns:
         uint8 (*crop or *resize, 3), contiguous.

@@ -18,7 +18,7 @@ from ensemble.recipes.schema import Sampler
 from folds.corrections import Merge, apply_merges, merged_csv, merged_people, read_merges
 from folds.errors import MaskensError
 from folds.layout import read_train
-from folds.people import Person, TrainData, fingerprint_of
+from folds.people import Person, TrainData
 from folds.run_folder import load_data, load_run
 from folds.splits import check_folds, folds_csv, make_folds, people_per_stratum_and_fold
 
@@ -28,7 +28,7 @@ A, B = "000001", "000007"  # of the generated people, alike in gender and age ba
 
 def people(count: int) -> TrainData:
     rows = tuple(Person(f"p{n}", str(n), n % 2, (20, 40, 65)[n // 2 % 3], ("x",) * 7, (n,) * 7) for n in range(count))
-    return TrainData(Path("data"), rows, fingerprint_of(rows))
+    return TrainData(Path("data"), rows)
 
 
 class TestApply:

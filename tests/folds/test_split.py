@@ -39,7 +39,7 @@ BANDS = ((0, 29), (30, 59), (60, 120))
 
 def train_data(rows: Sequence[Row]) -> TrainData:
     people = tuple(Person(f"p{n:04d}", i, g, a, PHOTOS, (9,) * 7) for n, (i, g, a) in enumerate(rows))
-    return TrainData(Path("data"), people, "fingerprint")
+    return TrainData(Path("data"), people)
 
 
 def round_robin(people: int) -> TrainData:
@@ -286,7 +286,7 @@ def test_changes_are_named_person_by_person(tmp_path: Path) -> None:
     changed[1] = Person("p0001", "0001", 0, 40, PHOTOS, (9,) * 6 + (10,))
     changed[3] = Person("p0003", "3", 1, 20, PHOTOS, (9,) * 7)
     changed[2] = Person("new", "0002", 0, 60, PHOTOS, (9,) * 7)
-    lines = what_changed(path, TrainData(data.root, tuple(changed), ""))
+    lines = what_changed(path, TrainData(data.root, tuple(changed)))
     assert lines == [
         "new is new",
         "p0002 is gone",
