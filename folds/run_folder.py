@@ -223,7 +223,7 @@ def refuse_removed(run: Run) -> None:
         raise MaskensError(f"{run.folder} was removed or moved meanwhile: nothing more is saved there.")
 
 
-def remembered(folder: Path) -> Run | None:
+def find_run(folder: Path) -> Run | None:
     """The run in a folder, or None if there is none yet."""
     return load_run(folder) if has_run(folder) else None
 
@@ -270,7 +270,7 @@ def read_labelled(
     Returns:
         (the run if there is one yet, its data with fixed labels and merged ids, the seed).
     """
-    before = remembered(folder)
+    before = find_run(folder)
     chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
     merges = read_merges(merge) if merge else kept_merges(before) if before else ()
     found = read_train(before.data_folder(data_folder) if before else data_folder or Path("data"), chosen, merges)
@@ -367,7 +367,7 @@ def run_like(source: Run, folder: Path, data: TrainData) -> Run:
         MaskensError: the folder holds something else, or a run that differs in one of these.
     """
     refuse_foreign(folder, "--out")
-    before = remembered(folder)
+    before = find_run(folder)
     if before is None:
         new = dataclasses.replace(source, folder=folder, data=_recorded(data.root, folder), recipe_hash="")
         return dataclasses.replace(new, created=_now(), versions=library_versions())

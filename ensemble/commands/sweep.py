@@ -28,7 +28,7 @@ from ensemble.training.tracking import check_trackers
 from folds.errors import MaskensError, refuse, typed
 from folds.files import json_text, read_record, safe_csv, write_record, write_text
 from folds.ranges import parse_folds, parse_seeds
-from folds.run_folder import Run, differing, has_run, load_data, load_run, refuse_foreign, remembered, start_run
+from folds.run_folder import Run, differing, find_run, has_run, load_data, load_run, refuse_foreign, start_run
 
 SWEEP = "sweep.json"
 
@@ -147,8 +147,8 @@ def _noted(problems: list[str], where: str = "") -> Iterator[None]:
 def _base(before: Sweep | None, named: Path | None) -> Run:
     """The run whose folds all others have: the one named, or one of the sweep's own."""
     first: Path = DEFAULT_RUNS[0]
-    there = [run for pair in before.pairs if (run := remembered(before.run_folder(*pair)))] if before else []
-    if before and not (named or there or remembered(first)):
+    there = [run for pair in before.pairs if (run := find_run(before.run_folder(*pair)))] if before else []
+    if before and not (named or there or find_run(first)):
         raise MaskensError(f"{before.folder} has no run yet. Name the one whose folds it is to have: --run DIR")
     base = there[0] if there and not named else load_run(named or first)
     if before and (base.fingerprint, base.folds_hash) != (before.fingerprint, before.folds_hash):
@@ -179,7 +179,7 @@ def _recipes(before: Sweep | None, options: SweepOptions, problems: list[str]) -
             recipe = changed_recipe(kept.get(name), given, changes, weights, not options.no_pretrained)
             recipe = recipe.model_copy(update={"name": name})
             if before and name in kept and not alike(kept[name], recipe):
-                runs = [remembered(before.run_folder(name, seed)) for seed in before.seeds]
+                runs = [find_run(before.run_folder(name, seed)) for seed in before.seeds]
                 refuse(
                     differences(kept[name], recipe)[:8] if any(run and run.jobs_on_disk() for run in runs) else [],
                     "the sweep has models of another recipe of this name",
@@ -197,7 +197,7 @@ def _run_of(sweep: Sweep, base: Run, name: str, seed: int, recipe: Recipe) -> Ru
     """
     folder = sweep.run_folder(name, seed)
     refuse_foreign(folder)
-    run = remembered(folder)
+    run = find_run(folder)
     if run is None:
         return dataclasses.replace(base, folder=folder, seed=seed, recipe_hash="")
     other = differing(run, base, "data", "folds", "skipped photos")
@@ -218,7 +218,7 @@ def begin_sweep(sweep: Sweep, plan: TrainingPlan, observer: Observer) -> Trainin
     write_record(sweep.folder / SWEEP, sweep, without=("folder",))
     runs: dict[Path, Run] = {}
     for run, recipe in {s.run.folder: (s.run, s.recipe) for s in plan.jobs}.values():
-        if not remembered(run.folder):
+        if not find_run(run.folder):
             made, _ = start_run(run.folder, plan.data, plan.folds, run.k, run.seed)
             if plan.data.skipped:
                 remember_skipped(made, plan.data.skipped)
@@ -255,7 +255,7 @@ def _compare(options: SweepOptions) -> SweepComparison | None:
     sweep = load_sweep(out)
     if sweep is None:
         raise MaskensError(f"there is no sweep in {out} yet. Begin one: maskens sweep --out {typed(out)} --recipe NAME")
-    runs = {pair: run for pair in sweep.pairs if (run := remembered(sweep.run_folder(*pair)))}
+    runs = {pair: run for pair in sweep.pairs if (run := find_run(sweep.run_folder(*pair)))}
     found = compare_recipes(runs, options.data, tta, checkpoint)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""Two ids that are one person: given as a list or found by their photos, and remembered by the run."""
+"""Two ids that are one person: given as a list or found by their photos, and stored in the run."""
 
 from __future__ import annotations
 
