@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ensemble.data.cache import DecodedPhotos
+from ensemble.data.cache import DecodedPhotos, PixelFile, create_pixel_file
 from ensemble.data.loader import plain_batches
-from ensemble.data.pixel_file import PixelFile, create_pixel_file
 from ensemble.recipes.schema import Preprocessing
 from folds.people import PhotoSet
 

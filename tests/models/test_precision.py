@@ -199,18 +199,6 @@ def test_optimizers_that_can_are_fused_unless_told_otherwise(name: str) -> None:
         group(beta=1)
 
 
-def test_a_fused_update_is_the_plain_one() -> None:
-    plain, fused = new_model(), new_model()
-    for model, args in ((plain, {"fused": False}), (fused, {})):
-        optimizer = make_optimizer(model, Optimizer(args=args))
-        for parameter in model.parameters():
-            parameter.grad = torch.full_like(parameter, 0.1)
-        for _ in range(3):
-            optimizer.step()
-    for a, b in zip(plain.parameters(), fused.parameters(), strict=True):
-        torch.testing.assert_close(a, b)
-
-
 def test_batches_copied_ahead_are_the_same_in_the_same_order_one_ahead() -> None:
     taken = 0
 
