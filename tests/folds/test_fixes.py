@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import random
 import shutil
 import tomllib
@@ -111,16 +110,12 @@ class TestLabels:
         people = people_per_stratum_and_fold(data, np.zeros(4, dtype=np.int64), 1)
         assert people.ravel().tolist() == [0, 0, 1, 1, 0, 1], "003 has two folders"
 
-    def test_a_person_whose_rows_disagree_can_be_mended_or_made(self, fixed: Apply) -> None:
+    def test_a_person_whose_rows_disagree_can_be_corrected_or_made(self, fixed: Apply) -> None:
         half = fixed("003_male_Asian_60,,gender,male,female,")
         assert label_conflicts(half) == ["id 003 is male in one row and female in another"]
         both = fixed("003_male_Asian_60,,gender,male,female,", "003_male_Asian_61,,gender,male,female,")
         assert label_conflicts(both) == []
         assert describe_fixes(both) == "2 labels of 1 people (2 gender)"
-
-    def test_a_pattern_of_many_stars_is_refused_at_once(self, fixed: Apply) -> None:
-        with pytest.raises(MaskensError, match="fits 0 folders"):  # after years, if all places were tried
-            fixed("*_" * 40 + "*a" * 40 + ",,age,20,21,")
 
     def test_a_pattern_stands_for_the_one_folder_that_it_fits(self, fixed: Apply) -> None:
         data = fixed("001_*_Asian_20,,gender,male,female,", "002_female_Asian_*,,age,40,41,", "00*1,,age,61,62,")
@@ -133,11 +128,6 @@ class TestLabels:
         assert [of(read_train(root, fixes), p)[1] for p in ("a[1]_male_x_20", "a1_male_x_21")] == [30, 30]
         with pytest.raises(MaskensError, match=r"path 'a\?_\*' fits 0 folders"):
             read_train(root, [Fix("a?_*", "", "age", "22", "30")])
-
-    def test_values_may_be_in_any_case_and_a_reason_is_not_needed(self, fixed: Apply) -> None:
-        data = fixed("001_male_Asian_20,,gender, Male ,FEMALE", "003_male_Asian_60,normal,mask,Not Wear,Wear,")
-        assert [(f.old, f.new, f.reason) for f in data.fixes] == [("male", "female", ""), ("not wear", "wear", "")]
-        assert of(data, "001_male_Asian_20")[0] == 1
 
 
 class TestFingerprint:
@@ -152,13 +142,16 @@ class TestFingerprint:
     def test_it_follows_every_kind_of_fix_and_that_of_the_photos_none(self, root: Path, fixed: Apply) -> None:
         each = [
             read_train(root),
-            fixed("001_male_Asian_20,,gender,male,female,"),
-            fixed("001_male_Asian_20,,age,20,21,"),
-            fixed("001_male_Asian_20,mask1,mask,wear,incorrect,"),
-            fixed("001_male_Asian_20,mask2,mask,wear,incorrect,"),
+            fixed(f"{MAN},,gender,male,female,"),
+            fixed(f"{MAN},,age,20,21,"),
+            fixed(f"{MAN},mask1,mask,wear,incorrect,"),
+            fixed(f"{MAN},mask2,mask,wear,incorrect,"),
         ]
         assert len({d.fingerprint for d in each}) == 5
         assert len({d.photos.fingerprint for d in each}) == 1
+        table = root / "train" / "train.csv"
+        table.write_text(table.read_text().replace("001,male", "001,female"))
+        assert read_train(root).fingerprint == each[1].fingerprint, "a corrected table and a fix are the same labels"
 
     def test_fixes_in_any_order_and_from_any_number_of_files_are_the_same(self, root: Path, tmp_path: Path) -> None:
         rows = [f"{p},{s},mask,wear,incorrect,{s}" for p in PATHS for s in SHOTS[:3]]
@@ -166,12 +159,6 @@ class TestFingerprint:
         random.Random(1).shuffle(rows)
         parts = [write_list(tmp_path / "a.csv", *rows[:5]), write_list(tmp_path / "b.csv", *rows[5:])]
         assert read_train(root, read_fixes(parts)) == straight
-
-    def test_a_mended_table_and_a_fix_are_the_same_labels(self, root: Path, fixed: Apply) -> None:
-        by_fix = fixed("001_male_Asian_20,,gender,male,female,")
-        table = root / "train" / "train.csv"
-        table.write_text(table.read_text().replace("001,male", "001,female"))
-        assert read_train(root).fingerprint == by_fix.fingerprint
 
 
 class TestRefusals:
@@ -257,42 +244,32 @@ def test_what_is_written_is_read_back(root: Path, tmp_path: Path) -> None:
     assert fixes_csv(()) == ""
 
 
-class TestShipped:
-    def tree(self, root: Path, *names: str) -> Path:
-        """The people of these lists, with what the data have in place of a *."""
-        wanted = {f.path for f in read_fixes(names)}
-        made = {p.replace("_*_", "_male_").replace("*", "33") for p in wanted}
-        return make_tree(root, sorted(made | set(CROWD)))
+@pytest.mark.parametrize(
+    ("names", "summary"),
+    [
+        (("core",), "14 labels of 11 people (8 gender, 6 mask)"),
+        (("core", "disputed"), "39 labels of 36 people (25 gender, 6 age, 8 mask)"),
+    ],
+)
+def test_the_shipped_lists_fit_the_people_that_they_name(tmp_path: Path, names: tuple[str, ...], summary: str) -> None:
+    assert list(shipped()) == ["core", "disputed"]
+    wanted = {f.path.replace("_*_", "_male_").replace("*", "33") for f in read_fixes(names)}
+    root = make_tree(tmp_path / "data", sorted(wanted | set(CROWD)))
+    before = disk(root)
+    data = read_train(root, read_fixes(names))
+    assert describe_fixes(data) == summary
+    assert all(f.reason for f in data.fixes)
+    assert disk(root) == before
+    assert (photos_per_class_and_fold(data, make_folds(data, 2, 42), 2) > 0).all()
+    for number in range(6359, 6365):
+        assert of(data, f"{number:06d}_female_Asian_18") == (0, 18, [0, 0, 0, 0, 0, 1, 2])
+    for path in ("000020_female_Asian_50", "004418_male_Asian_20", "005227_male_Asian_22"):
+        assert of(data, path)[2] == [0, 0, 0, 0, 0, 2, 1]
 
-    @pytest.mark.parametrize(
-        ("names", "summary"),
-        [
-            (("core",), "14 labels of 11 people (8 gender, 6 mask)"),
-            (("disputed",), "25 labels of 25 people (17 gender, 6 age, 2 mask)"),
-            (("core", "disputed"), "39 labels of 36 people (25 gender, 6 age, 8 mask)"),
-        ],
-    )
-    def test_they_fit_the_people_that_they_name(self, tmp_path: Path, names: tuple[str, ...], summary: str) -> None:
-        root = self.tree(tmp_path / "data", *names)
-        before = disk(root)
-        data = read_train(root, read_fixes(names))
-        assert describe_fixes(data) == summary
-        assert all(f.reason for f in data.fixes)
-        assert disk(root) == before
-        assert (photos_per_class_and_fold(data, make_folds(data, 2, 42), 2) > 0).all()
 
-    def test_core_is_what_it_says(self, tmp_path: Path) -> None:
-        data = read_train(self.tree(tmp_path / "data", "core"), read_fixes(["core"]))
-        for number in range(6359, 6365):
-            assert of(data, f"{number:06d}_female_Asian_18") == (0, 18, [0, 0, 0, 0, 0, 1, 2])
-        assert of(data, "001498-1_male_Asian_23")[0] == of(data, "004432_male_Asian_43")[0] == 1
-        for path in ("000020_female_Asian_50", "004418_male_Asian_20", "005227_male_Asian_22"):
-            assert of(data, path)[2] == [0, 0, 0, 0, 0, 2, 1]
-
-    def test_they_come_with_the_package(self) -> None:
-        assert list(shipped()) == ["core", "disputed"]
-        settings = tomllib.loads(Path(cli.__file__).with_name("pyproject.toml").read_text())
-        assert "known_errors/*.csv" in settings["tool"]["setuptools"]["package-data"]["folds"]
+def test_the_shipped_lists_come_with_the_package() -> None:
+    settings = tomllib.loads(Path(cli.__file__).with_name("pyproject.toml").read_text())
+    assert "known_errors/*.csv" in settings["tool"]["setuptools"]["package-data"]["folds"]
 
 
 class TestFolds:
@@ -305,13 +282,6 @@ class TestFolds:
         assert largest_k(data.people) == (2, "incorrect, female >=60")
         with pytest.raises(MaskensError, match=r"--k 3: .* only 2 people are 'incorrect, female >=60'\."):
             make_folds(data, 3, 0)
-        assert [*data.classes].count(11) == 2
-        young_woman = next(p for p in CROWD if p.endswith("female_Asian_25"))
-        swapped = [
-            dataclasses.replace(fix, path=young_woman, new="not wear"),
-            Fix(young_woman, "normal", "mask", "not wear", "incorrect"),
-        ]
-        assert largest_k(read_train(root, swapped).people)[0] == 3
 
     def test_folds_that_leave_a_fold_without_a_fixed_class_are_refused(self, tmp_path: Path) -> None:
         root = make_tree(tmp_path / "data", CROWD)
