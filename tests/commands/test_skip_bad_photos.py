@@ -296,5 +296,5 @@ def test_predict_leaves_out_what_cannot_be_read(job: list[str]) -> None:
     words = ("predict", "data/eval/images", "--run", "run", "--device", "cpu", "--out", "found.csv")
     refused(maskens(*words), job[3], SKIP)
     told = done(maskens(*words, SKIP))
-    assert f"1 of 42 photos can't be read and are left out: {bad} ({NO_PHOTO})" in told
+    assert f"1 of 42 photos can't be read and are skipped: {bad} ({NO_PHOTO})" in told
     assert {row["photo"] for row in listed("found.csv")} == {f"data/eval/images/{i}" for i in job if i != job[3]}

@@ -52,7 +52,7 @@ def test_a_folder_that_is_no_run(data: Path) -> None:
     for command in ("folds", "train", "infer", "score", "check-submission"):
         refused(maskens(command, "--run", data), "is not a run folder")
     (data / "file").touch()
-    refused(maskens("folds", "--run", data / "file"), "is a file, not a run folder")
+    refused(maskens("folds", "--run", data / "file"), "is not a run folder")
 
 
 def test_training_and_inference_before_their_time(data: Path) -> None:
