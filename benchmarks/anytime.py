@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.decision.anytime import choose_rule, margins, passes_made, scores_after_passes
+from ensemble.decision.early_exit import choose_rule, margins, passes_made, scores_after_passes
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning
 from ensemble.prediction.strategies import WHOLE

@@ -17,10 +17,10 @@ import numpy as np
 from ladder import train
 from real_photos import People, build_data, gained, machine, maskens, parse, print_heads
 
-from ensemble.decision.blend import OofEnsemble, load_oof_ensemble
-from ensemble.decision.decide import Decision, decide, decide_hard, vote
 from ensemble.decision.fitting import STEPS, tune
+from ensemble.decision.joint import Decision, decide, decide_hard, vote
 from ensemble.decision.members import load_ensembles
+from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
 from ensemble.decision.tuning import DecisionParams
 from ensemble.metrics.scores import interval
 from folds.labels import FloatArray, IntArray

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from real_photos import People, gained, initial_weights, machine, maskens, parse, print_heads
 
-from ensemble.decision.blend import load_oof_ensemble
-from ensemble.decision.decide import most_probable
+from ensemble.decision.joint import most_probable
 from ensemble.decision.members import load_ensembles
+from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.metrics.scores import interval
 from folds.labels import FloatArray
 from folds.run_folder import Run, load_run

@@ -34,10 +34,10 @@ import torch
 from inference_speed import DecisionVariant, by_itself, mean_logits, parse, timm_way, ttach_way
 
 from ensemble.data.cache import DecodedPhotos, open_photos
-from ensemble.decision.anytime import Budget
-from ensemble.decision.blend import load_oof_ensemble
-from ensemble.decision.decide import decide
+from ensemble.decision.early_exit import Budget
+from ensemble.decision.joint import decide
 from ensemble.decision.members import Member, load_ensembles, preprocessings
+from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.decision.tuning import apply_tuning
 from ensemble.jobs.hardware import Hardware
 from ensemble.metrics.scores import macro_f1

@@ -35,7 +35,7 @@ from timm.data import create_loader
 from torch.utils.data import DataLoader, Dataset
 
 from ensemble.data.cache import DecodedPhotos
-from ensemble.decision.decide import decide
+from ensemble.decision.joint import decide
 from ensemble.decision.members import Ensemble, Member, load_ensembles
 from ensemble.decision.tuning import DecisionParams, apply_tuning
 from ensemble.jobs.hardware import Hardware, choose_device

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from real_photos import People, build_data, eval_rows, initial_weights, machine, maskens, parse, print_heads
 
-from ensemble.decision.blend import load_oof_ensemble
+from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.decision.submission import read_answers
 from ensemble.evaluation.compare import over_seeds
 from ensemble.metrics.scores import SCORED_PARTS
@@ -150,8 +150,8 @@ def print_table(out: Path, folds: str) -> None:
             gain = ""
             if shared := [seed for seed in found if seed in before]:  # the same seeds of both, as in a sweep
                 base = {seed: scores(before[seed]) for seed in shared}
-                g = over_seeds(np.stack([own[s][SCORED_PARTS[0]] - base[s][SCORED_PARTS[0]] for s in shared])).mean
-                gain = f"{g:+.3f} {g.significance if len(shared) > 1 else g.of_one_seed}"
+                g = over_seeds(np.stack([own[s][SCORED_PARTS[0]] - base[s][SCORED_PARTS[0]] for s in shared]))
+                gain = f"{g.mean:+.3f} {g.significance}"
             cells.append(gain)
             if scores is out_of_fold:
                 parts = [np.mean([s[part][0] for s in own.values()]) for part in SCORED_PARTS[1:]]

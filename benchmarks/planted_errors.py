@@ -17,7 +17,7 @@ import numpy as np
 from real_photos import build_data, initial_weights, machine, maskens, parse, print_heads
 from sklearn.metrics import average_precision_score
 
-from ensemble.decision.blend import load_oof_ensemble
+from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.evaluation.audit import NAMES, audit, field_predictions
 from folds.corrections import fixes_csv, read_fixes
 from folds.files import write_text

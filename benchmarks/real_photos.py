@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.decision.blend import OofEnsemble
+from ensemble.decision.oof_ensemble import OofEnsemble
 from ensemble.metrics.scores import Draws, interval
 from folds.labels import AGES, FloatArray, IntArray, decode
 

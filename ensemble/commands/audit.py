@@ -9,7 +9,7 @@ from pathlib import Path
 from ensemble.commands.options import AuditOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
-from ensemble.decision.blend import load_oof_ensemble
+from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.evaluation import audit as auditing
 from ensemble.reporting.audit_page import SUSPECTS, refuse_to_replace, write_audit
 from ensemble.reporting.tables import suspects_table

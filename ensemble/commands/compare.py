@@ -10,9 +10,7 @@ from ensemble.reporting.tables import class_gain_table, differences_table, score
 
 
 def _print(found: comparing.Comparison, options: CompareOptions, terminal: Terminal) -> None:
-    terminal.print(differences_table(found))
-    terminal.print(*(class_gain_table(section) for section in found.sections))
-    terminal.print(*(scores_table(section) for section in found.sections))
+    terminal.print(differences_table(found), class_gain_table(found), scores_table(found))
     terminal.note(found.notes)
     terminal.say(
         f"{found.photos} photos of {found.people} people, {options.checkpoint} epochs, views: {options.tta}. "
@@ -28,4 +26,4 @@ def compare(options: CompareOptions, observer: Observer) -> comparing.Comparison
     Raises:
         MaskensError: fewer than two runs, runs of other photos, nothing trained.
     """
-    return comparing.compare(options.runs, options.data, options.tta, options.checkpoint)
+    return comparing.compare_runs(options.runs, options.data, options.tta, options.checkpoint)

@@ -25,7 +25,7 @@ from ensemble.commands.train import (
 )
 from ensemble.data.cache import open_photos
 from ensemble.decision.distillation import refuse_unfinished, soft_targets_of, teachers_of_fold
-from ensemble.decision.joint import blend
+from ensemble.decision.joint import mean_of_runs
 from ensemble.decision.members import Ensemble, preprocessings
 from ensemble.jobs import soft_targets
 from ensemble.jobs.hardware import Hardware
@@ -159,7 +159,7 @@ def _predicted_targets(planned: DistilPlan, training: TrainingPlan, fold: int, o
     logits = by_task(ensembles, shown.logits)
     class_log_probs = np.stack([ensemble.joint(found) for ensemble, found in zip(ensembles, logits, strict=True)])
     files = tuple(data.files[row] for row in shown.rows)
-    return FoldTargets(_models(planned.teachers, ensembles), files, blend(class_log_probs).astype(np.float32))
+    return FoldTargets(_models(planned.teachers, ensembles), files, mean_of_runs(class_log_probs).astype(np.float32))
 
 
 def _print(trained: Trained, options: DistilOptions, terminal: Terminal) -> None:

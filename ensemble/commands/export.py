@@ -58,7 +58,7 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
             chosen.ensembles[0],
             data,
             folder,
-            chosen.fitted.tta_set,
+            chosen.fitted.views,
             chosen.fitted.offsets,
             options.photos,
             options.tolerance,

@@ -15,17 +15,14 @@ from ensemble.commands.terminal import Observer, Terminal, run_options
 from folds.errors import MaskensError
 
 if TYPE_CHECKING:
-    from ensemble.decision.decide import Rule
+    from ensemble.decision.joint import Rule
     from ensemble.decision.members import Ensemble
     from ensemble.decision.submission import SubmissionCheck
-    from ensemble.decision.tuning import DecisionParams, StepName
+    from ensemble.decision.tuning import DecisionParams
     from ensemble.prediction.outputs import InferenceSettings
     from folds.labels import IntArray
     from folds.people import EvalData
     from folds.run_folder import Run
-
-WITHOUT: dict[Rule, tuple[StepName, ...]] = {"hard": ("offsets",), "vote": ("weights", "offsets")}
-"""Steps of a tuning that make no difference to a decision."""
 
 
 @dataclass(frozen=True)
@@ -96,9 +93,9 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
             a model whose logits are not finite, a file that can't be written, a full disk.
     """
     from ensemble.data.cache import skip_unreadable
-    from ensemble.decision.decide import decide
+    from ensemble.decision.joint import decide
     from ensemble.decision.members import preprocessings
-    from ensemble.decision.submission import class_mix, unseen_words, write_skipped, write_submission
+    from ensemble.decision.submission import class_mix, skipped_warning, write_skipped, write_submission
     from ensemble.prediction.inference import estimate_inference, save_logits
     from ensemble.prediction.inference import infer as predict_eval
 
@@ -124,7 +121,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
     earlier = write_submission(plan.path, data.ids, decided.classes)
     write_skipped(plan.path, data.skipped_ids, data.ids, decided.classes)
     check = class_mix(decided.classes, plan.runs[0].class_photos)
-    unseen = unseen_words(plan.path, data.skipped_ids, len(data.ids), bool(plan.votes), plan.person is not None)
+    unseen = skipped_warning(plan.path, data.skipped_ids, len(data.ids))
     return Inferred(
         classes=decided.classes,
         check=check,
@@ -141,7 +138,7 @@ def _plan(options: InferOptions) -> _Plan:
 
     from ensemble.backends.choose import choose_hardware
     from ensemble.commands.predict import choose_ensembles
-    from ensemble.decision.anytime import choose_budget
+    from ensemble.decision.early_exit import choose_budget
     from ensemble.decision.submission import align, read_people
     from ensemble.models.engine_choice import engine_options
     from ensemble.prediction.outputs import InferenceSettings
@@ -175,8 +172,7 @@ def _plan(options: InferOptions) -> _Plan:
     ensembles, fitted, applied = chosen.ensembles, chosen.fitted, chosen.tuning
     if budget:
         check_budget(budget, ensembles, rule, person is not None)
-    some = rule == "hard" or len(ensembles) > 1
-    tuning = applied.without(*WITHOUT.get(rule, ())) if some else applied.words
+    tuning = applied.words + (", offsets unused" if rule == "hard" and any(fitted.offsets) else "")
     if person is not None:
         people = len(np.unique(person))
         tuning += f", one gender and age for each of {people} people ({column}), no early exit"
@@ -191,7 +187,7 @@ def _plan(options: InferOptions) -> _Plan:
         votes=votes,
         person=person,
         settings=InferenceSettings(
-            tta=fitted.tta_set,
+            tta=fitted.views,
             hardware=hardware,
             cache=cache_folder(options.cache, first.folder),
             engine=engine,

@@ -43,7 +43,6 @@ class FieldChoice(StrEnum):
 
 class StepChoice(StrEnum):
     views = "views"
-    view_weights = "view-weights"
     temperatures = "temperatures"
     offsets = "offsets"
 
@@ -501,7 +500,7 @@ class TuneOptions(SeveralRuns):
 
     step: list[StepChoice] | None = _model(
         None,
-        "Only views, view-weights, temperatures or offsets; repeatable. Default: all but view-weights.",
+        "Only views, temperatures or offsets; repeatable. Default: all.",
         "NAME",
     )
     blend: bool = _model(False, "Fit weights of the runs by greedy selection. Default: equal weights.")

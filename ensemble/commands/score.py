@@ -11,7 +11,7 @@ import typer
 from ensemble.commands.options import ScoreOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
-from ensemble.decision.blend import OofEnsemble, load_oof_ensemble
+from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation import evaluate
 from ensemble.evaluation.evaluate import Evaluation, SubmissionScore
@@ -41,7 +41,7 @@ def _print(done: Scored | tuple[SubmissionScore, ...], options: ScoreOptions, te
     if not isinstance(done, Scored):
         _print_submissions(done, options, terminal)
     elif options.as_json:
-        typer.echo(json_text(evaluate.evaluation_record(done.evaluation)), nl=False)
+        typer.echo(json_text(evaluate.plain_values(done.evaluation)), nl=False)
     else:
         terminal.note(done.evaluation.notes)
         terminal.print(*tables.evaluation_tables(done.evaluation))
@@ -51,15 +51,13 @@ def _print(done: Scored | tuple[SubmissionScore, ...], options: ScoreOptions, te
 
 def _print_submissions(done: tuple[SubmissionScore, ...], options: ScoreOptions, terminal: Terminal) -> None:
     if options.as_json:
-        records = [evaluate.submission_record(found) for found in done]
-        several = {"submissions": [{"file": str(d.path)} | r for d, r in zip(done, records, strict=True)]}
-        typer.echo(json_text(several if len(done) > 1 else records[0]), nl=False)
+        typer.echo(json_text(evaluate.plain_values(done)), nl=False)
         return
     if len(done) == 1:
         (one,) = done
         terminal.print(tables.class_table(one.score, one.class_f1))
         terminal.print(tables.parts_table(one.score, one.f1, one.accuracy))
-    terminal.note(dict.fromkeys(f"{d.path}: {d.score.absent_words}" for d in done if d.score.absent))
+    terminal.note(f"{d.path}: {note}" for d in done for note in d.score.absent_notes)
     for found in done:
         for line in tables.submission_lines(found, str(options.truth), str(done[0].path)):
             terminal.say(line, "bold")
@@ -106,4 +104,4 @@ def evaluate_runs(
     found, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
     # a tuning is fitted on the cross-fitted epochs, and what it gains is measured on them
     applied = apply_tuning(found, recipes, tta, tuned and checkpoint == "cross-fitted")
-    return Scored(blend, evaluate.evaluate(blend, applied), applied.fitted.tta_set)
+    return Scored(blend, evaluate.evaluate(blend, applied), applied.fitted.views)

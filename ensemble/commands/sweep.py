@@ -14,13 +14,13 @@ from ensemble.commands.options import DEFAULT_RUNS, SweepOptions, cache_folder
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
 from ensemble.commands.train import TrainingPlan, carry_out, check_jobs, print_trained, skip_bad_photos
-from ensemble.evaluation.compare import SweepComparison, compare_recipes, records
+from ensemble.evaluation.compare import Comparison, compare_recipes, records
 from ensemble.jobs.finished import once_each, reuse_among, unfinished
 from ensemble.jobs.hardware import unused_gpu
 from ensemble.jobs.spec import JobSpec, plan
 from ensemble.recipes.recipe_file import alike, bind_recipe, changed_recipe, differences, parse_recipe, run_recipe
 from ensemble.recipes.schema import Recipe, shipped
-from ensemble.reporting.tables import comparison_line, comparison_table, matrix_table
+from ensemble.reporting.tables import comparison_line, matrix_table, scores_table
 from ensemble.training.cost import Estimate
 from ensemble.training.preflight import remember_skipped
 from ensemble.training.runner import Failure
@@ -79,7 +79,7 @@ class Swept:
 
     trained: int  # jobs
     failed: Mapping[str, Failure]  # by what each is called
-    comparison: SweepComparison | None  # None if there is no fold that all recipes have finished
+    comparison: Comparison | None  # None if there is no fold that all recipes have finished
     estimate: Estimate | None = None  # of a dry run, if a job is left to do
 
 
@@ -242,7 +242,7 @@ def _print_matrix(sweep: Sweep, plan: TrainingPlan, observer: Observer) -> None:
     observer.print(matrix_table(f"{sweep.folder}, seeds {seeds}, folds {folds}", counts))
 
 
-def _compare(options: SweepOptions) -> SweepComparison | None:
+def _compare(options: SweepOptions) -> Comparison | None:
     """Compare the recipes of a sweep as far as it has come, and write comparison.csv and .json into its folder.
 
     Returns:
@@ -273,7 +273,7 @@ def _print(swept: Swept, options: SweepOptions, terminal: Terminal) -> None:
         print_trained({}, 0, swept.estimate, terminal)
         return
     if found := swept.comparison:
-        terminal.print(comparison_table(found))
+        terminal.print(scores_table(found))
         terminal.note(found.notes)
         terminal.say(f"{comparison_line(found)} {options.checkpoint.capitalize()} epochs, views: {options.tta}.", "dim")
         terminal.say(f"saved: {options.out / 'comparison.csv'}; comparison.json also has the figures of each seed")

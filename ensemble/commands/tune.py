@@ -6,19 +6,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ensemble.commands.options import TuneOptions
+from ensemble.commands.options import StepChoice, TuneOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal, run_options
 from ensemble.decision import fitting
-from ensemble.decision.blend import load_oof_ensemble
+from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.decision.tuning import Tuning, save_tuning, tuning_file
 from ensemble.recipes.schema import soft_f1_warnings
 from ensemble.reporting.tables import steps_table
 from folds.errors import MaskensError
 from folds.files import must_be_writable
 from folds.run_folder import load_run
-
-ASKED_FOR = ("view-weights", "weights")  # steps that are no part of a tuning unless they are named
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def tune(options: TuneOptions, observer: Observer) -> Tuned:
     runs = [load_run(folder) for folder in options.run]
     if options.blend and len(runs) == 1:
         raise MaskensError("--blend weighs several runs: --run A --run B --blend.")
-    asked = {*(options.step or (s for s in fitting.STEPS if s not in ASKED_FOR)), *(["weights"] * options.blend)}
+    asked = {*(options.step or StepChoice), *(["weights"] * options.blend)}
     blend = load_oof_ensemble(runs, options.data, "cross-fitted")
     path = runs[0].folder / tuning_file([member.untuned for member in blend.runs])
     must_be_writable(path)

@@ -16,14 +16,12 @@ def _print(verified: tuple[verifying.Verification, ...], options: VerifyOptions,
     for found in verified:
         terminal.print(verification_table(found))
         terminal.note(found.notes)
-        for line in found.environment:
-            terminal.say(line, "dim")
         if not found.wrong:
             terminal.say(f"{found.run.folder}: all {len(found.checks)} checks match", "bold")
             continue
         terminal.say(f"{found.run.folder}: {len(found.wrong)} of {len(found.checks)} checks do not match", "bold red")
-        for mend in dict.fromkeys(check.mend for check in found.wrong):
-            terminal.say(f"next: {mend}", "dim")
+        for remedy in dict.fromkeys(check.remedy for check in found.wrong):
+            terminal.say(f"next: {remedy}", "dim")
     if any(found.wrong for found in verified):
         raise typer.Exit(1)
 

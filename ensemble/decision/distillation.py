@@ -29,28 +29,21 @@ from folds.run_folder import Run, differing
 def soft_targets_of(
     runs: Sequence[Run], tta: Tta | None = None, temperature: float = 1.0, alpha: float = 0.5
 ) -> tuple[SoftTargets, TtaSet]:
-    """How an ensemble is to teach; nothing is predicted yet.
+    """How an ensemble is to teach, and with which views; nothing is predicted yet.
 
-    Knowledge distillation (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network") has a student
-    match its teacher's softened probabilities softmax(z / T) with its own at the same T, adds the cross-entropy of the
-    label at T = 1, and multiplies the former by T^2, because their gradients shrink as 1 / T^2. Here one target mixes
-    both, (1 - alpha) * label + alpha * p^(1/T), and the student's own probabilities are at T = 1 always. So no T^2 is
-    due; cross-entropy and the focal loss, which are linear in the target, are the same mix of a loss of the label and a
-    loss of the teacher; and at T other than 1 the student learns to be that much less sure or surer. With T = 1 this is
-    the imitation of Lopez-Paz et al. 2016, "Unifying distillation and privileged information".
+    Knowledge distillation (Hinton, Vinyals & Dean 2015, "Distilling the Knowledge in a Neural Network"), with one
+    target (1 - alpha) * label + alpha * p^(1/T) for both losses; the student's own probabilities are at T = 1, so that
+    the factor T^2, which makes up for gradients that shrink with T, is not due. With T = 1 this is the imitation of
+    Lopez-Paz et al. 2016, "Unifying distillation and privileged information".
 
-    Like Hinton's, the teacher has seen the photos that it labels: fold k of the student learns from the teacher's
-    models of fold k, because all others were trained on the labels of the people whom it is scored on. A tuning was
-    fitted on those labels, too, so the ensemble teaches untuned.
+    Fold k of the student learns from the teacher's models of fold k, because all others were trained on the labels of
+    the people whom it is scored on. A tuning was fitted on those labels, too, so the ensemble teaches untuned.
 
     Args:
         runs: on the same folds; several are one ensemble.
         tta: name or file of the views; None is flip.
         temperature: T.
         alpha: share of the teachers in a target, above 0 and at most 1.
-
-    Returns:
-        (soft targets of no fold, the views).
 
     Raises:
         MaskensError: no such views, or a number out of its range.
@@ -78,7 +71,7 @@ def teachers_of_fold(runs: Sequence[Run], views: TtaSet, fold: int) -> list[Ense
 
 
 def refuse_unfinished(runs: Sequence[Run], folds: Collection[int]) -> None:
-    """Refuse folds of a student whose teachers are not trained. Raises MaskensError naming them."""
+    """Raises MaskensError naming folds of a student whose teachers are not trained."""
     for run in runs:
         jobs = [Job(run, task, fold) for fold in sorted(folds) for task in run_recipe(run).tasks]
         missing = [job for job in jobs if not job.trained]
@@ -91,12 +84,11 @@ def refuse_unfinished(runs: Sequence[Run], folds: Collection[int]) -> None:
 
 
 def make_pseudo_labels(source: Run, run: Run, root: Path, min_p: float) -> PseudoLabels:
-    """What `source` is sure of, for each fold by its models of that fold alone (Lee 2013, "Pseudo-Label: The Simple and
-    Efficient Semi-Supervised Learning Method"), the mean over the views of eval.npz, not tuned.
+    """The classes that `source` is sure of, for each fold by its models of that fold alone (Lee 2013, "Pseudo-Label:
+    The Simple and Efficient Semi-Supervised Learning Method"), the mean over the views of eval.npz, not tuned.
 
-    A photo is taken for its whole class or not at all. Where an early exit left out an age model, its log probabilities
-    count as 0, their upper bound, so that the probability of another class is a lower bound; of a class that rests on
-    it, it is at most 1/2, as those of three bands are the same.
+    Where an early exit skipped an age model, its log probabilities count as 0, their upper bound, so that the
+    probability of another class is a lower bound; of a class that rests on it, it is at most 1/2.
 
     Args:
         run: whose jobs are to learn from them.
@@ -107,7 +99,14 @@ def make_pseudo_labels(source: Run, run: Run, root: Path, min_p: float) -> Pseud
         MaskensError: `source` is this run, has other folds or data, is not trained or has not predicted these photos;
             or it is that sure of none.
     """
-    _refuse_unlike(source, run)
+    if source.folder.resolve() == run.folder.resolve():
+        raise MaskensError(f"--pseudo {source.folder}: that is this run itself; name one that was trained before.")
+    if unlike := differing(run, source, "data", "folds"):
+        raise MaskensError(
+            f"--pseudo {source.folder}: it has other {unlike} than {run.folder}, so its models may have "
+            f"seen the people that these are validated on. Make the folds from its own: "
+            f"maskens folds --run {typed(run.folder)} --folds-file {typed(source.folds_file)}"
+        )
     data = read_eval(root)
     recipe = run_recipe(source)
     ensemble = Ensemble(tuple(members(source, recipe, allow_missing=False)), {})
@@ -128,24 +127,8 @@ def make_pseudo_labels(source: Run, run: Run, root: Path, min_p: float) -> Pseud
     return PseudoLabels(str(source.folder), min_p, data.fingerprint, data.photos.some(taken), classes[:, taken])
 
 
-def _refuse_unlike(source: Run, run: Run) -> None:
-    if source.folder.resolve() == run.folder.resolve():
-        raise MaskensError(f"--pseudo {source.folder}: that is this run itself; name one that was trained before.")
-    unlike = differing(run, source, "data", "folds")
-    if unlike:
-        raise MaskensError(
-            f"--pseudo {source.folder}: it has other {unlike} than {run.folder}, so its models may have "
-            f"seen the people that these are validated on. Make the folds from its own: maskens folds --run "
-            f"{typed(run.folder)} --folds-file {typed(source.folds_file)}"
-        )
-
-
 def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData) -> dict[str, Logits]:
-    """task -> float32 (folds, views, photos, width).
-
-    Raises:
-        MaskensError: there are none, or they are of other photos or folds.
-    """
+    """task -> float32 (folds, views, photos, width). Raises MaskensError: none, or of other photos or folds."""
     path, again = source.eval_file, f"Predict them: maskens infer --run {typed(source.folder)}"
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -161,5 +144,5 @@ def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData
         raise MaskensError(f"{path} is of other photos than those in {data.root / 'eval'}. {again}")
     complete = all(folds.get(task) == ensemble.folds(task) for task in ensemble.targets)
     if not complete or record.get("oof_hashes") != [oof_hash(source, recipe)]:
-        raise MaskensError(f"{path} was predicted by other models than those there now, or by maskens 0.5. {again}")
+        raise MaskensError(f"{path} was predicted by other models than those there now. {again}")
     return found

@@ -1,19 +1,21 @@
-"""From the logits of many models to one class: mean over folds and views, then one joint decision."""
+"""The joint decision: from the logits of many models and runs to one of the 18 classes for each photo."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 
 from ensemble.metrics.heads import divisors, head_log_probabilities
 from ensemble.recipes.tasks import ONLY_GENDER, Head, OutputSpec
 from ensemble.recipes.views import SETS, TtaSet
-from folds.labels import CLASSES, AnyFloatArray
+from folds.labels import AGES, CLASSES, GENDERS, MASKS, AnyFloatArray, FloatArray, IntArray, encode
 
-FLIP = SETS["flip"]  # what is merged where nothing else is said: the mean, of views that all weigh alike
+FLIP = SETS["flip"]  # the default: the plain mean over views
 
 
 def mean_logits(
@@ -23,7 +25,7 @@ def mean_logits(
 
     Args:
         logits: float (folds, views, photos, width); NaN where a model was not shown that view of a photo, which is then
-            left out.
+            skipped.
         temperatures: float (width,), from `column_temperatures`; None is 1.
         weights: of the views; empty weighs all alike.
 
@@ -31,39 +33,37 @@ def mean_logits(
         float64 (photos, width), NaN where no model was shown a photo.
     """
     values = np.asarray(logits, dtype=np.float64)
-    if np.isnan(values).any():
-        mean = _mean_of_known(values, weights)
-    else:
-        mean = (np.average(values, axis=1, weights=weights) if weights else values.mean(axis=1)).mean(axis=0)
-    return mean if temperatures is None else mean / temperatures
-
-
-def _mean_of_known(values: npt.NDArray[np.float64], weights: Sequence[float]) -> npt.NDArray[np.float64]:
-    over_views = np.array(weights or [1.0] * values.shape[1])[None, :, None, None]
-    mean = _known_average(values, np.broadcast_to(over_views, values.shape), axis=1)
-    return _known_average(mean, np.ones_like(mean), axis=0)
-
-
-def _known_average(
-    values: npt.NDArray[np.float64], weights: npt.NDArray[np.float64], axis: int
-) -> npt.NDArray[np.float64]:
-    known = np.isfinite(values)
-    total = np.where(known, weights, 0).sum(axis=axis)
+    over_views = np.array(weights or [1.0] * values.shape[1])[:, None, None]
     with np.errstate(invalid="ignore"):  # NaN where nothing is known
-        return np.asarray(np.where(known, values * weights, 0).sum(axis=axis) / total)
+        known = np.isfinite(values)
+        mean = np.where(known, values * over_views, 0).sum(axis=1) / np.where(known, over_views, 0).sum(axis=1)
+        known = np.isfinite(mean)
+        mean = np.where(known, mean, 0).sum(axis=0) / known.sum(axis=0)
+    return np.asarray(mean if temperatures is None else mean / temperatures)
+
+
+def task_logits(logits: AnyFloatArray, tta: TtaSet, temperatures: AnyFloatArray | None) -> npt.NDArray[np.float64]:
+    """Mean over folds and, where the views are merged by their mean, over views; what `joint_log_probabilities` takes.
+
+    Args:
+        logits, temperatures: as of `mean_logits`.
+
+    Returns:
+        float64 (photos, width), or (views, photos, width) to be merged head by head.
+    """
+    if tta.merge == "mean":
+        return mean_logits(logits, temperatures, tta.weights)
+    return np.stack([mean_logits(view[:, None], temperatures) for view in logits.swapaxes(0, 1)])
 
 
 def merged_log_probabilities(logits: AnyFloatArray, head: Head, tta: TtaSet) -> npt.NDArray[np.float64]:
-    """Log probabilities of a head's labels, merged over views: their mean (`gmean`: the geometric mean of the
-    probabilities) or their largest (`max`), each row normalised.
+    """Log probabilities of a head's labels, float64 (photos, labels), merged over views: their mean (`gmean`: the
+    geometric mean of the probabilities) or their largest (`max`), each row normalised.
 
     ttach merges logits, whose roots are NaN below 0 and whose largest depends on a constant that no probability does.
 
     Args:
-        logits: float (views, photos, width of the task); or (photos, width), whose views are merged already.
-
-    Returns:
-        float64 (photos, labels).
+        logits: of `task_logits`.
     """
     if logits.ndim == 2:
         return head_log_probabilities(logits, head)
@@ -84,10 +84,10 @@ def joint_log_probabilities(
 
     A part that several tasks predict is the mean of their log probabilities, normalised: else tasks that disagree
     about the ages of one gender would lower p(gender). `class18` tasks and the product of the parts, where a run has
-    both, are averaged in the same way. Each row is normalised.
+    both, are averaged in the same way.
 
     Args:
-        logits: task -> float (photos, width of the task), or (views, photos, width) to be merged head by head.
+        logits: task -> of `task_logits`, or float (photos, width of the task).
         targets: task -> what it predicts; together they must determine all 18 classes.
         tta: how the views are merged.
 
@@ -103,65 +103,153 @@ def joint_log_probabilities(
 def joint_scores(
     logits: Mapping[str, AnyFloatArray], targets: Mapping[str, OutputSpec], missing: float = -np.inf, tta: TtaSet = FLIP
 ) -> npt.NDArray[np.float64]:
-    """`joint_log_probabilities` before each row is normalised.
+    """`joint_log_probabilities` before each row is normalised: float64 (photos, 18).
 
     Args:
         logits: NaN where a photo was not shown to the task's models.
         missing: log probability of a part where any of its tasks did not predict: -inf excludes those classes, 0 makes
             their scores upper bounds.
-        tta: how the views are merged, if there are any left.
-
-    Returns:
-        float64 (photos, 18).
     """
     sources: dict[tuple[str, int], list[npt.NDArray[np.float64]]] = {}
     for task, values in logits.items():
         kind = targets[task].predicts
         for head in targets[task].heads:
             part = merged_log_probabilities(values, head, tta)
-            if head.part == "age":
-                genders = [ONLY_GENDER[kind]] if kind in ONLY_GENDER else [0, 1]
-                for gender in genders:
-                    sources.setdefault(("age", gender), []).append(part)
-            else:
-                sources.setdefault((head.part, 0), []).append(part)
+            both = head.part == "age" and kind not in ONLY_GENDER
+            for gender in (0, 1) if both else (ONLY_GENDER.get(kind, 0),):
+                sources.setdefault((head.part, gender), []).append(part)
     parts = {name: log_softmax(np.mean(found, axis=0), axis=1) for name, found in sources.items()}
     parts = {name: np.where(np.isnan(part), missing, part) for name, part in parts.items()}
     whole = [parts[("class", 0)]] if ("class", 0) in parts else []
     factors = [("mask", 0), ("gender", 0), ("age", 0), ("age", 1)]
-    if all(f in parts for f in factors):
-        mask, gender, male_age, female_age = (parts[f] for f in factors)
-        age = np.stack([male_age, female_age], axis=1)  # (photos, gender, age)
+    if absent := dict.fromkeys(part for part, gender in factors if (part, gender) not in parts):
+        if not whole:
+            raise ValueError(f"no task predicts {', '.join(absent)}")
+    else:
+        mask, gender, *ages = (parts[f] for f in factors)
+        age = np.stack(ages, axis=1)  # (photos, gender, age)
         joint = mask[:, :, None, None] + (gender[:, :, None] + age)[:, None]
         whole.append(joint.reshape(-1, CLASSES))
-    if not whole:
-        absent = [f[0] for f in factors if f not in parts]
-        raise ValueError(f"no task predicts {', '.join(dict.fromkeys(absent))}")
     return np.asarray(np.mean(whole, axis=0), dtype=np.float64)
 
 
 def log_prior(class_photos: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Log probability of each class where no model says anything: its share of the photos.
+    """Log probability of each class for a photo that no model has seen: its fraction of the photos, float64 (18,).
 
     Args:
         class_photos: (18,); a class of none keeps next to nothing, so that its logarithm is a number.
-
-    Returns:
-        float64 (18,).
     """
     return np.asarray(log_softmax(np.log(np.maximum(class_photos, 1e-6))), dtype=np.float64)
 
 
-def blend(
+def mean_of_runs(
     class_log_probs: AnyFloatArray, weights: AnyFloatArray | Sequence[float] | None = None
 ) -> npt.NDArray[np.float64]:
-    """Weighted mean of several runs' log probabilities, each row normalised.
+    """Weighted mean of log probabilities, float (runs, photos, 18), each row normalised: float64 (photos, 18).
 
     Args:
-        class_log_probs: float (runs, photos, 18), log probabilities.
         weights: float (runs,), not negative; None weighs all alike.
-
-    Returns:
-        float64 (photos, 18), log probabilities.
     """
     return np.asarray(log_softmax(np.average(class_log_probs, axis=0, weights=weights), axis=1), dtype=np.float64)
+
+
+def share_gender_and_age(
+    log_probabilities: AnyFloatArray, person: IntArray, seen: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.float64]:
+    """log p(mask | photo) + the mean of log p(gender, age | photo) over the person's photos, float64 (photos, 18).
+
+    The mean of logs is the product rule for combining classifiers (Kittler et al. 1998, "On Combining Classifiers"),
+    tempered by the number of photos, as those of one person do not err independently. A person's only photo stays as
+    it is, also where a model of all 18 classes does not take mask and person as independent.
+
+    Args:
+        log_probabilities: float (photos, 18), rows summing to 1 after exp.
+        person: int64 (photos,), equal for photos of one person, from 0 up.
+        seen: bool (photos,), False for photos that no model saw: they take gender and age from the person's others and
+            give none, and stay as they are where there is no other. None: all were seen.
+    """
+    cube = np.asarray(log_probabilities, dtype=np.float64).reshape(-1, len(MASKS), len(GENDERS) * len(AGES))
+    mask, traits = logsumexp(cube, axis=2), logsumexp(cube, axis=1)
+    seen = np.ones(len(person), dtype=np.bool_) if seen is None else seen
+    photos = np.bincount(person, seen)
+    sums = np.stack([np.bincount(person, np.where(seen, column, 0)) for column in traits.T], axis=1)
+    shared = (sums / np.maximum(photos, 1)[:, None])[person]
+    together = log_softmax((mask[:, :, None] + shared[:, None]).reshape(-1, CLASSES), axis=1)
+    alone = photos[person] == np.where(seen, 1, 0)
+    return np.asarray(np.where(alone[:, None], log_probabilities, together), dtype=np.float64)
+
+
+Rule = Literal["joint", "hard", "vote"]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Probabilities and classes. Offsets move the class only: one may be decided on that is not the most probable,
+    because macro F1 weighs all classes alike."""
+
+    log_probabilities: FloatArray  # (photos, 18)
+    classes: IntArray  # (photos,), 0..17
+
+
+def decide(
+    class_log_probs: FloatArray,
+    weights: AnyFloatArray | Sequence[float] | None = None,
+    offsets: Sequence[float] = (0.0,) * CLASSES,
+    rule: Rule = "joint",
+    votes: Sequence[IntArray] = (),
+    person: IntArray | None = None,
+    seen: npt.NDArray[np.bool_] | None = None,
+) -> Decision:
+    """Average the runs and decide.
+
+    Args:
+        class_log_probs: float64 (runs, photos, 18), each run's log probabilities.
+        weights: float (runs,), not negative; None weighs all alike.
+        offsets: (18,), of the classes' log probabilities.
+        rule: joint, the best of the 18 classes; hard, part by part, without offsets; vote, each run one vote by its
+            own joint decision, with the offsets if it is the only one.
+        votes: further votes, each int64 (photos,); they need `vote`.
+        person: int64 (photos,), equal for photos of one person, which are decided together by the joint rule; None
+            decides each photo by itself.
+        seen: bool (photos,), False for photos that no model saw: the runs have no vote on them if others have, and a
+            person's other photos decide gender and age. None: all were seen.
+    """
+    log_p = mean_of_runs(class_log_probs, weights)
+    if person is not None:
+        log_p = share_gender_and_age(log_p, person, seen)
+    moved = log_p + np.array(offsets)
+    if rule == "vote":
+        runs = [moved] if len(class_log_probs) == 1 else list(class_log_probs)
+        classes = vote(np.stack([*map(most_probable, runs), *votes]), log_p)
+        if votes and seen is not None:
+            classes = np.where(seen, classes, vote(np.stack(votes), log_p))
+        return Decision(log_p, classes)
+    return Decision(log_p, most_probable(moved) if rule == "joint" else decide_hard(log_p))
+
+
+def most_probable(log_probabilities: AnyFloatArray) -> IntArray:
+    """The most probable class of each photo, int64 (photos,), of float (photos, 18); ties go to the lowest class."""
+    return np.asarray(log_probabilities.argmax(axis=1), dtype=np.int64)
+
+
+def decide_hard(log_probabilities: AnyFloatArray) -> IntArray:
+    """Mask, then gender, then the age band given that gender, each by itself: the routing of separate models.
+
+    It differs from `most_probable` where the gender is uncertain and the age bands of men and women are not alike.
+    Arguments and result as there.
+    """
+    p = np.exp(log_probabilities).reshape(-1, len(MASKS), len(GENDERS), len(AGES))
+    mask, gender = p.sum(axis=(2, 3)).argmax(axis=1), p.sum(axis=(1, 3)).argmax(axis=1)
+    age = p.sum(axis=1)[np.arange(len(p)), gender].argmax(axis=1)
+    return encode(mask, gender, age)
+
+
+def vote(votes: IntArray, log_probabilities: AnyFloatArray) -> IntArray:
+    """The class with the most votes, int64 (photos,); ties go to the one with the highest log probability.
+
+    Args:
+        votes: int64 (voters, photos), 0..17.
+        log_probabilities: float (photos, 18).
+    """
+    counts = np.stack([np.bincount(column, minlength=CLASSES) for column in votes.T])
+    return most_probable(np.where(counts == counts.max(axis=1, keepdims=True), log_probabilities, -np.inf))

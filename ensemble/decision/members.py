@@ -1,20 +1,21 @@
-"""The trained models of a run, checked, and what they say together."""
+"""The trained models of a run, checked, and their joint predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
-from ensemble.decision.joint import FLIP, column_temperatures, joint_scores, log_prior, mean_logits
+from ensemble.decision.joint import FLIP, column_temperatures, joint_scores, log_prior, task_logits
 from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.card import ModelCard, read_card
-from ensemble.jobs.job import Job, job_names, unverified
+from ensemble.jobs.job import Job, job_names, jobs_of, unverified
 from ensemble.jobs.oof import Logits
+from ensemble.jobs.spec import run_identity
 from ensemble.recipes.schema import Preprocessing, Recipe
 from ensemble.recipes.tasks import OutputSpec
 from ensemble.recipes.views import TtaSet
@@ -22,7 +23,7 @@ from folds.errors import MaskensError, refuse, typed
 from folds.labels import CLASSES
 from folds.run_folder import MODEL, Run
 
-BLOCK = 2**14  # photos whose scores are worked out at a time: what that takes beside its result does not grow
+BLOCK = 2**14  # photos scored at a time, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,10 @@ class Ensemble:
     """The models of one run, in the order of task and fold, and what was fitted for them."""
 
     members: tuple[Member, ...]
-    temperatures: Mapping[str, Sequence[float]]  # task -> of each head, for the mean of the folds; empty if untuned
+    temperatures: Mapping[str, Sequence[float]]  # task -> of each head; empty if untuned
     tta: TtaSet = FLIP  # how its views are merged
     notes: tuple[str, ...] = ()  # what the user should know of the models
-    class_photos: tuple[int, ...] = (1,) * CLASSES  # photos of each class in training: what a photo unseen is taken for
-    of_one_fold: Mapping[str, Sequence[float]] = field(default_factory=dict)  # temperatures of a fold's models alone
+    class_photos: tuple[int, ...] = (1,) * CLASSES  # of each class in training: the decision on a photo never seen
 
     @property
     def targets(self) -> dict[str, OutputSpec]:
@@ -54,44 +54,44 @@ class Ensemble:
         """The folds whose model there is, in the order of the logits."""
         return [m.fold for m in self.members if m.task == task]
 
-    def scale(self, task: str, alone: bool = False) -> npt.NDArray[np.float64] | None:
-        """float64 (width,): by what the mean of a task's logits over folds is divided, or those of one fold alone;
-        None if by nothing."""
-        found = self.of_one_fold if alone else self.temperatures
-        return column_temperatures(found[task], self.targets[task]) if task in found else None
+    def scale(self, task: str) -> npt.NDArray[np.float64] | None:
+        """float64 (width,): divisors of the mean of a task's logits over folds; None for 1.
+
+        They were fitted for single models. The mean of several is less overconfident than each (Heskes 1998, "Selecting
+        Weighting Factors in Logarithmic Opinion Pools"), so that it needs no temperature above 1.
+        """
+        found = self.temperatures.get(task)
+        if found and len(self.folds(task)) > 1:
+            found = [min(1.0, t) for t in found]
+        return column_temperatures(found, self.targets[task]) if found else None
 
     def scores(
         self, logits: Mapping[str, Logits], only: int | None = None, missing: float = -np.inf
     ) -> npt.NDArray[np.float64]:
-        """`joint_scores` of the mean of the logits over folds and, unless they are merged otherwise, views.
+        """`joint_scores` of the logits over folds and views.
 
         Args:
             logits: task -> float32 (folds, views, photos, width), NaN where a photo was not shown.
-            only: the one fold whose models predict; by default all.
+            only: the one fold whose models predict. Default: all.
 
         Returns:
             float64 (photos, 18).
         """
-        means = {}
+        found = {}
         for task, values in logits.items():
             chosen = [n for n, fold in enumerate(self.folds(task)) if only in (None, fold)]
-            scale = self.scale(task, alone=only is not None)
-            if self.tta.merge == "mean":
-                means[task] = mean_logits(values[chosen], scale, self.tta.weights)
-            else:
-                means[task] = np.stack([mean_logits(view[:, None], scale) for view in values[chosen].swapaxes(0, 1)])
-        return joint_scores(means, self.targets, missing, self.tta)
+            found[task] = task_logits(values[chosen], self.tta, self.scale(task))
+        return joint_scores(found, self.targets, missing, self.tta)
 
     def joint(self, logits: Mapping[str, Logits], only: int | None = None) -> npt.NDArray[np.float64]:
         """`scores`, normalised to log probabilities; `log_prior` where a photo was shown to no model."""
-        photos = next(iter(logits.values())).shape[2]
-        blocks = [slice(start, start + BLOCK) for start in range(0, max(1, photos), BLOCK)]
-        parts = ({task: values[:, :, rows] for task, values in logits.items()} for rows in blocks)
-        return np.concatenate([self._log_probabilities(self.scores(part, only)) for part in parts])
-
-    def _log_probabilities(self, scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        unseen = np.isneginf(scores).all(axis=1, keepdims=True)
-        return np.asarray(log_softmax(np.where(unseen, log_prior(self.class_photos), scores), axis=1))
+        photos, parts = next(iter(logits.values())).shape[2], []
+        for start in range(0, max(1, photos), BLOCK):
+            block = {task: values[:, :, start : start + BLOCK] for task, values in logits.items()}
+            scores = self.scores(block, only)
+            unseen = np.isneginf(scores).all(axis=1, keepdims=True)
+            parts.append(log_softmax(np.where(unseen, log_prior(self.class_photos), scores), axis=1))
+        return np.concatenate(parts)
 
     @property
     def complete_folds(self) -> list[int]:
@@ -117,44 +117,33 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, only: int | None = No
     found: list[Member] = []
     missing: list[Job] = []
     problems: list[str] = []
-    for task in recipe.tasks:
-        for fold in range(run.k) if only is None else [only]:
-            job = Job(run, task, fold)
-            path = job.model
-            if not job.complete:
-                missing.append(job)
-                continue
-            try:
-                job.verified_sha256(MODEL)
-                card = read_card(path)
-            except MaskensError as error:
-                problems.append(str(error))
-                continue
-            wanted = recipe.tasks[task]
-            wrong = [
-                name
-                for name, ours, its in (
-                    ("recipe", wanted.hash, card.task_hash),
-                    ("model", (wanted.model, wanted.model_args), (card.model, card.model_args)),
-                    ("target", wanted.target, card.target),
-                    ("photo size", wanted.preprocessing, card.preprocessing),
-                    ("folds", run.folds_hash, card.folds_hash),
-                    ("task", task, card.task),
-                    ("fold", fold, card.fold),
-                    ("seed", run.seed, card.seed),
-                )
-                if ours != its
-            ]
-            if wrong:
-                problems.append(f"{path} belongs to another {' and '.join(wrong)}")
-            found.append(Member(task, fold, path, card))
+    for job in jobs_of(run, recipe.tasks, None if only is None else [only]):
+        if not job.complete:
+            missing.append(job)
+            continue
+        try:
+            job.verified_sha256(MODEL)
+            card = read_card(job.model)
+        except MaskensError as error:
+            problems.append(str(error))
+            continue
+        task = recipe.tasks[job.task]
+        expected = run_identity(run, recipe, job.task, job.fold) | {
+            "model": task.model,
+            "model_args": task.model_args,
+            "target": task.target,
+            "preprocessing": task.preprocessing,
+        }
+        if wrong := [key.removesuffix("_hash") for key, value in expected.items() if getattr(card, key) != value]:
+            problems.append(f"{job.model} belongs to another {' and '.join(wrong)}")
+        found.append(Member(job.task, job.fold, job.model, card))
     refuse(problems, "the trained models can't all be used")
-    without = [t for t in recipe.tasks if t not in {m.task for m in found}]
+    without = recipe.tasks.keys() - {m.task for m in found}
     if without or (missing and not allow_missing):
         folds = ",".join(str(f) for f in sorted({job.fold for job in missing}))
         hint = "" if without else " Or predict with the folds that are there: --allow-missing."
         raise MaskensError(
-            f"{len(missing)} of {len(recipe.tasks) * run.k} models are not trained yet: {job_names(missing, 8)}. "
+            f"{len(missing)} of {len(missing) + len(found)} models are not trained yet: {job_names(missing, 8)}. "
             f"Train them: maskens train --run {typed(run.folder)} --fold {folds}.{hint}"
         )
     return found
@@ -168,6 +157,5 @@ def load_ensembles(
     for run, recipe, tuned in zip(runs, recipes, fitted.runs, strict=True):
         found = tuple(members(run, recipe, allow_missing))
         notes = tuple(unverified(run, [Job(run, m.task, m.fold) for m in found]))
-        means, alone = tuned.mean_temperatures, tuned.temperatures
-        ensembles.append(Ensemble(found, means, fitted.tta_set, notes, run.class_photos, alone))
+        ensembles.append(Ensemble(found, tuned.temperatures, fitted.views, notes, run.class_photos))
     return ensembles

@@ -15,8 +15,8 @@ from folds.people import describe_skipped
 from folds.table import LINE, composed, read_table, whole_number
 
 HEADER = ("ImageID", "ans")
-FAR = 0.25  # total variation distance from the prior at which a histogram looks wrong
-EXPECTED = 10.0  # photos of a class that the prior leads one to expect before its absence is worth a word
+WARN_DISTANCE = 0.25  # total variation distance of predictions from the training set's mix of classes
+WARN_ABSENT = 10.0  # photos of a class that the training set's mix leads one to expect
 
 
 def write_submission(path: Path, ids: Sequence[str], classes: IntArray) -> Path | None:
@@ -33,29 +33,22 @@ def skipped_file(path: Path) -> Path:
     return path.with_suffix(".skipped.csv")
 
 
-def unseen_words(path: Path, skipped: Mapping[str, str], photos: int, votes: bool, together: bool) -> str:
-    """What to say of photos that could not be read; "" if there are none.
+def skipped_warning(path: Path, skipped: Mapping[str, str], photos: int) -> str:
+    """A warning about photos that could not be read; "" if there are none.
 
     Args:
         path: of the submission.
         skipped: ImageID -> why.
         photos: all there are.
-        votes: whether other submissions voted.
-        together: whether a person's photos were decided together.
     """
     if not skipped:
         return ""
-    how = "from the mix of classes in training, not by a model"
-    if votes:
-        how = "by the votes of the other submissions alone"
-    if together:
-        how = "from their person's other photos, where there are any, and from the mix of classes in training"
-    count = f"{len(skipped):,} of {photos:,} photos can't be read and are answered {how}"
+    count = f"{len(skipped):,} of {photos:,} photos can't be read and are answered without a model"
     return f"{count}: {describe_skipped(skipped)}. All are listed in {skipped_file(path)}"
 
 
 def skipped_text(skipped: Mapping[str, str], ids: Sequence[str], classes: IntArray) -> str:
-    """A row a photo that could not be read, with what it is answered with; "" if there is none.
+    """A row for each photo that could not be read, with its answer; "" if there is none.
 
     Args:
         skipped: ImageID -> why.
@@ -145,17 +138,17 @@ class SubmissionCheck:
 
     photos: int
     histogram: IntArray  # (18,)
-    expected: IntArray | None  # (18,), photos a class would have at the training prior, rounded
-    distance: float | None  # total variation distance of the two, 0..1
+    expected: IntArray  # (18,), photos a class would have at the training prior, rounded
+    distance: float  # total variation distance of the two, 0..1
     warnings: tuple[str, ...]
 
 
-def check_submission(path: Path, ids: Sequence[str], class_photos: Sequence[int] | None) -> SubmissionCheck:
+def check_submission(path: Path, ids: Sequence[str], class_photos: Sequence[int]) -> SubmissionCheck:
     """Check that a file has the rows of info.csv in its order with classes in 0..17.
 
     Args:
         ids: of info.csv.
-        class_photos: photos of each class in training; None leaves the histogram unjudged.
+        class_photos: photos of each class in training.
 
     Raises:
         MaskensError: if a leaderboard would refuse or misread the file.
@@ -172,21 +165,19 @@ def check_submission(path: Path, ids: Sequence[str], class_photos: Sequence[int]
     return class_mix(classes, class_photos)
 
 
-def class_mix(classes: IntArray, class_photos: Sequence[int] | None) -> SubmissionCheck:
+def class_mix(classes: IntArray, class_photos: Sequence[int]) -> SubmissionCheck:
     """The classes of a submission beside the training set; `class_photos` as of `check_submission`."""
     histogram = np.bincount(classes, minlength=CLASSES).astype(np.int64)
-    if class_photos is None:
-        return SubmissionCheck(len(classes), histogram, None, None, ())
     prior = np.array(class_photos) / sum(class_photos)
     expected = prior * len(classes)
     distance = float(np.abs(histogram / len(classes) - prior).sum() / 2)
     warnings = []
-    if distance > FAR:
+    if distance > WARN_DISTANCE:
         warnings.append(
             f"{distance:.0%} of the photos would have to change class to match the training set's mix; "
             "unless these photos really are another mix, something is wrong"
         )
-    absent = [str(c) for c in range(CLASSES) if histogram[c] == 0 and expected[c] >= EXPECTED]
+    absent = [str(c) for c in range(CLASSES) if histogram[c] == 0 and expected[c] >= WARN_ABSENT]
     if absent:
         warnings.append(f"no photo at all is of class {', '.join(absent)}")
     return SubmissionCheck(len(classes), histogram, expected.round().astype(np.int64), distance, tuple(warnings))

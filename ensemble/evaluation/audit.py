@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import log_softmax, logsumexp
 
-from ensemble.decision.fitting import fit_temperature, scaled
+from ensemble.decision.fitting import fit_temperature
 from folds.corrections import FIX_COLUMNS
 from folds.files import safe_csv
 from folds.labels import AGE_CUTS, AGES, CLASSES, GENDERS, MASKS, SHOTS, FloatArray, IntArray, decode
@@ -22,7 +21,7 @@ MORE_COLUMNS = ("rank", "score", "self_confidence", "margin", "photos_agree")
 
 @dataclass(frozen=True)
 class FieldPredictions:
-    """What the models say of one field of every photo, beside its given label; NaN of a photo that is left out."""
+    """Predictions for one field of every photo, with its given label; NaN for a photo that is skipped."""
 
     given: IntArray  # (people, 7)
     log_p: FloatArray  # (people, 7, labels)
@@ -71,23 +70,21 @@ class LabelIssue:
     field: str
     doubts: tuple[PhotoIssue, ...]
     agree: int  # photos that find the suggested label likelier themselves
-    of: int  # photos that it is about, but for those that are left out
+    of: int  # photos that it is about, without those that are skipped
 
     @property
     def score(self) -> float:
-        """How improbable the given label is, 0..1: 1 minus its self-confidence, the mean over its photos; half of that
-        if it is `alone`."""
-        return (1 - float(np.mean([d.confidence for d in self.doubts]))) * (0.5 if self.alone else 1)
+        """How improbable the given label is, 0..1: 1 minus its self-confidence, the mean over its photos.
 
-    @property
-    def alone(self) -> bool:
-        """Whether it is one photo's mask against no other: were it wrong, the person would lack a photo of its state
-        and have one too many of another, so most of these are the models' mistakes."""
-        return self.field == "mask" and len(self.doubts) == 1
+        Half of that for one photo's mask that no other photo would take in exchange: were it wrong, the person would
+        lack a photo of its state and have one too many of another, so most of these are the models' mistakes.
+        """
+        alone = self.field == "mask" and len(self.doubts) == 1
+        return (1 - float(np.mean([d.confidence for d in self.doubts]))) * (0.5 if alone else 1)
 
     @property
     def photos(self) -> str:
-        """Photos in words, "" if it is about all of them."""
+        """The photos, "" if it is about all of them."""
         return ", ".join(d.photo for d in self.doubts)
 
     @property
@@ -114,42 +111,36 @@ class Audit:
         found = Counter(s.field for s in self.suspects)
         return {field: found[field] for field in self.fields}
 
-    @functools.cached_property
-    def fixed(self) -> set[tuple[str, str, str]]:
-        """(path, photo, field) of the labels that the run has mended."""
-        return {(f.path, f.photo, f.field) for f in self.data.fixes}
-
     def reason(self, suspect: LabelIssue) -> str:
-        """Why a suspect is one, in words."""
+        """Why a suspect is one, for people."""
         first = suspect.doubts[0]
         name = NAMES[suspect.field][first.suggested]
         if len(suspect.doubts) == 2:
-            words = f"{' and '.join(d.photo for d in suspect.doubts)} look swapped"
+            reason = f"{' and '.join(d.photo for d in suspect.doubts)} look swapped"
         elif suspect.field == "mask":
-            words = f"{first.photo} looks like '{name}'"
+            reason = f"{first.photo} looks like '{name}'"
         else:
-            all_of_them = suspect.agree == suspect.of
-            count = f"all {suspect.of}" if all_of_them else f"{suspect.agree} of {suspect.of}"
-            words = f"{count} photos look {name}"
+            count = f"all {suspect.of}" if suspect.agree == suspect.of else f"{suspect.agree} of {suspect.of}"
+            reason = f"{count} photos look {name}"
         if suspect.field == "age":
-            words += "; the band is in doubt, not the year"
-        again = any((suspect.person.path, d.photo, suspect.field) in self.fixed for d in suspect.doubts)
-        return f"a fix of this run, in doubt again: {words}" if again else words
+            reason += "; the band is in doubt, not the year"
+        fixed = {(f.path, f.photo, f.field) for f in self.data.fixes}
+        again = any((suspect.person.path, d.photo, suspect.field) in fixed for d in suspect.doubts)
+        return f"a fix of this run, in doubt again: {reason}" if again else reason
 
 
 def audit(
     data: TrainData, rows: IntArray, log_probabilities: FloatArray, fields: Sequence[str] = tuple(NAMES)
 ) -> Audit:
-    """Rank labels by how much the out-of-fold predictions speak against them.
+    """Rank labels by how much the out-of-fold predictions contradict them.
 
     Self-confidence and margin are those of confident learning (Northcutt et al. 2021, "Confident learning: estimating
     uncertainty in dataset labels"). What a person's seven photos share is weighed over all seven: models err on
-    single photos, wrong labels contradict all of them. The score of a photo's mask that no other photo would take in
-    exchange counts half. Each folder is weighed by itself, also where two have one id.
+    single photos, wrong labels contradict all of them. Each folder is weighed by itself, also where two have one id.
 
     Args:
         rows: int64 (photos,), index in `data.files` of each photo that was predicted, ascending; all seven of a person
-            but for those that are left out.
+            but for those that are skipped.
         log_probabilities: float64 (photos, 18), of those photos, by models that never saw the person.
         fields: some of gender, age, mask.
     """
@@ -157,8 +148,7 @@ def audit(
     whole = (people[:, None] * len(SHOTS) + np.arange(len(SHOTS))).reshape(-1)
     known = np.full((len(whole), CLASSES), np.nan)
     known[np.searchsorted(whole, rows)] = log_probabilities
-    rows, log_probabilities = whole, known
-    predictions = {field: field_predictions(data, rows, log_probabilities, field) for field in NAMES if field in fields}
+    predictions = {field: field_predictions(data, whole, known, field) for field in NAMES if field in fields}
     persons = [data.people[i] for i in people]
     suspects = [
         s
@@ -182,7 +172,7 @@ def field_predictions(
     log_p = np.stack([logsumexp(log_probabilities[:, part == n], axis=1) for n in range(len(NAMES[field]))], axis=1)
     known = np.isfinite(log_p).all(axis=1)
     temperature = fit_temperature(log_p[known], given[known]) if calibrate else 1.0
-    log_p = scaled(log_p, temperature)
+    log_p = log_softmax(log_p / temperature, axis=1)
     return FieldPredictions(
         given.reshape(-1, len(SHOTS)), log_p.reshape(-1, len(SHOTS), len(NAMES[field])), temperature
     )
@@ -198,17 +188,11 @@ def person_suspects(found: FieldPredictions, persons: Sequence[Person], field: s
     best, odds = means.argmax(axis=1), means.max(axis=1)
     agree = (np.take_along_axis(found.odds, best[:, None, None], axis=2) > 0).sum(axis=(1, 2))
     confidence, margin = np.nanmean(found.confidence, axis=1), np.nanmean(found.margin, axis=1)
-    return [
-        LabelIssue(
-            i,
-            persons[i],
-            field,
-            (PhotoIssue("", int(found.given[i, 0]), int(best[i]), float(confidence[i]), float(margin[i])),),
-            int(agree[i]),
-            int(known[i]),
-        )
-        for i in np.flatnonzero(odds > 0).tolist()
-    ]
+    issues = []
+    for i in np.flatnonzero(odds > 0).tolist():
+        issue = PhotoIssue("", int(found.given[i, 0]), int(best[i]), float(confidence[i]), float(margin[i]))
+        issues.append(LabelIssue(i, persons[i], field, (issue,), int(agree[i]), int(known[i])))
+    return issues
 
 
 def mask_suspects(found: FieldPredictions, persons: Sequence[Person]) -> list[LabelIssue]:
@@ -224,20 +208,20 @@ def mask_suspects(found: FieldPredictions, persons: Sequence[Person]) -> list[La
     alone = odds.max(axis=2) > 0
     alone[people[swapped], first[swapped]] = alone[people[swapped], second[swapped]] = False
 
-    def suspect(i: int, shots: Sequence[int], labels: Sequence[int]) -> LabelIssue:
+    confidence, margin = found.confidence, found.margin
+
+    def suspect(i: int, *doubted: tuple[int, int]) -> LabelIssue:
         doubts = tuple(
-            PhotoIssue(
-                SHOTS[s], int(found.given[i, s]), int(n), float(found.confidence[i, s]), float(found.margin[i, s])
-            )
-            for s, n in zip(shots, labels, strict=True)
+            PhotoIssue(SHOTS[s], int(found.given[i, s]), int(n), float(confidence[i, s]), float(margin[i, s]))
+            for s, n in doubted
         )
         return LabelIssue(i, persons[i], "mask", doubts, len(doubts), len(doubts))
 
     swaps = [
-        suspect(i, [first[i], second[i]], [found.given[i, second[i]], found.given[i, first[i]]])
+        suspect(i, (first[i], found.given[i, second[i]]), (second[i], found.given[i, first[i]]))
         for i in np.flatnonzero(swapped).tolist()
     ]
-    return swaps + [suspect(i, [shot], [best[i, shot]]) for i, shot in np.argwhere(alone).tolist()]
+    return swaps + [suspect(i, (shot, best[i, shot])) for i, shot in np.argwhere(alone).tolist()]
 
 
 def nearest_year(age: int, band: int) -> int:
@@ -264,14 +248,13 @@ def photos_csv(found: Audit) -> str:
     """Every photo with what was given and what is predicted, the least believable of its labels deciding its place."""
     columns = [f"{field}{what}" for field in found.fields for what in ("", "_predicted", "_self_confidence", "_margin")]
     lowest = np.min([v.confidence for v in found.fields.values()], axis=0)
+    arrays = [(NAMES[f], v.given, v.predicted, v.confidence, v.margin) for f, v in found.fields.items()]
     rows = []
     for i, shot in (divmod(int(n), len(SHOTS)) for n in np.argsort(lowest, axis=None, kind="stable")):
-        if np.isnan(lowest[i, shot]):
-            continue
-        cells: list[str] = []
-        for field, v in found.fields.items():
-            names = NAMES[field]
-            cells += [names[v.given[i, shot]], names[v.predicted[i, shot]]]
-            cells += [f"{v.confidence[i, shot]:.4f}", f"{v.margin[i, shot]:.4f}"]
-        rows.append((found.data.people[found.people[i]].path, SHOTS[shot], *cells))
+        if not np.isnan(lowest[i, shot]):
+            cells = [found.data.people[found.people[i]].path, SHOTS[shot]]
+            for names, given, predicted, confidence, margin in arrays:
+                cells += [names[given[i, shot]], names[predicted[i, shot]]]
+                cells += [f"{confidence[i, shot]:.4f}", f"{margin[i, shot]:.4f}"]
+            rows.append(cells)
     return safe_csv(("path", "photo", *columns), rows)

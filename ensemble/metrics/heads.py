@@ -6,15 +6,13 @@ softmax: a logit a bin.
 
 ordinal: a logit a cut, of P(age >= cut_k | age >= cut_{k-1}); a bin's probability is their product, so that the
 probability of having reached a cut never rises from one cut to the next. That is CORN (Shi et al. 2021, "Deep Neural
-Networks for Rank-Consistent Ordinal Regression Based On Conditional Probabilities"). CORAL (Cao et al. 2020) reaches
-the same by having all cuts share their weights and differ in their bias alone, which binds the model more.
+Networks for Rank-Consistent Ordinal Regression Based On Conditional Probabilities").
 
 regression: two outputs, (middle - CENTRE) / UNIT and ln(scale / UNIT), of a logistic distribution of the age in years;
-a bin's probability is the distribution's mass between its cuts, as in interval regression and in Salimans et al. 2017,
-"PixelCNN++". A normal distribution looks much alike, but its mass between two cuts far from the middle is not to be had
-as exactly, and its thinner tails make more of a single wrong age.
+a bin's probability is the distribution's mass between its cuts, as in Salimans et al. 2017, "PixelCNN++", which is
+exact also far from the middle.
 
-`ensemble.models.heads` says the same in torch.
+`ensemble.models.heads` is the same in torch.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,11 +10,11 @@ from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from ensemble.metrics.heads import head_decisions
 from ensemble.recipes.tasks import WIDTHS, OutputSpec, Part
-from folds.labels import CLASS_NAMES, CLASSES, AnyFloatArray, FloatArray, IntArray, decode, encode
+from folds.labels import CLASSES, AnyFloatArray, FloatArray, IntArray, decode, encode
 
-SCORED_PARTS = ("18 classes", "mask", "gender", "age")
+PARTS: tuple[Part, ...] = ("mask", "gender", "age")
+SCORED_PARTS = ("18 classes", *PARTS)
 DRAWS = 2000
-FEW = 3  # people of a gender and age band
 SEED = 0  # of the draws: the same people for every run, so that runs can be compared draw by draw
 
 
@@ -32,51 +31,15 @@ class Interval:
 
     @property
     def within_noise(self) -> bool:
-        """For a difference: whether none at all is among the likely values."""
+        """For a difference: whether 0 is among the likely values."""
         return self.low <= 0 <= self.high
 
     @property
     def significance(self) -> str:
-        """Of a difference, in words."""
+        """Of a difference."""
         if self.low == self.high:
             return "too few people" if self.value else "equal"  # every draw is the same
         return "within noise" if self.within_noise else "better" if self.value > 0 else "worse"
-
-    @property
-    def of_one_seed(self) -> str:
-        """`significance` of a difference between trainings with one seed each, which another seed may turn round."""
-        words = self.significance
-        return f"{words} on these people, one seed each" if words in ("better", "worse") else words
-
-
-def few_people(stratum: IntArray) -> str:
-    """What to say of intervals where draws of people within a stratum hardly differ, else "": those of n people spread
-    by sqrt((n - 1) / n) of what they should.
-
-    Args:
-        stratum: int64 (people,).
-    """
-    least = int(np.unique(stratum, return_counts=True)[1].min())
-    if least > FEW:
-        return ""
-    people = "person" if least == 1 else "people"
-    return f"a gender and age band has {least} {people} only: intervals over people are too narrow"
-
-
-def person_confusions(truth: IntArray, predicted: IntArray, person: IntArray) -> npt.NDArray[np.float32]:
-    """Each person's own confusion matrix.
-
-    Args:
-        truth, predicted: int64 (photos,), 0..17.
-        person: int64 (photos,), 0..people-1.
-
-    Returns:
-        float32 (people, 18, 18): photos of a true class (rows) by predicted class.
-    """
-    people = int(person.max()) + 1
-    cell = (person * CLASSES + truth) * CLASSES + predicted
-    counts = np.bincount(cell, minlength=people * CLASSES * CLASSES)
-    return counts.reshape(people, CLASSES, CLASSES).astype(np.float32)
 
 
 def draw_people(stratum: IntArray, draws: int = DRAWS) -> npt.NDArray[np.float32]:
@@ -100,25 +63,21 @@ def draw_people(stratum: IntArray, draws: int = DRAWS) -> npt.NDArray[np.float32
     return weights
 
 
-def drawn_f1(weights: npt.NDArray[np.float32], confusions: npt.NDArray[np.float32], groups: IntArray) -> FloatArray:
-    """F1 of each label in each draw.
+def drawn_f1(
+    weights: npt.NDArray[np.float32], truth: IntArray, predicted: IntArray, person: IntArray, labels: int
+) -> FloatArray:
+    """F1 of each label in each draw, float64 (draws, labels). A label never seen nor predicted counts 0.
 
     Args:
         weights: float32 (draws, people), from `draw_people`.
-        confusions: float32 (people, 18, 18).
-        groups: int64 (18,), the label that each class counts for: itself, or one of its parts.
-
-    Returns:
-        float64 (draws, labels). A label never seen nor predicted counts 0.
+        truth, predicted: int64 (photos,), below `labels`.
+        person: int64 (photos,).
     """
-    labels = int(groups.max()) + 1
-    belongs = np.zeros((CLASSES, labels), dtype=np.float32)
-    belongs[np.arange(CLASSES), groups] = 1
-    merged = np.einsum("ci,ncd,dj->nij", belongs, confusions, belongs, optimize=True)
-    drawn = (weights @ merged.reshape(len(merged), -1)).reshape(-1, labels, labels).astype(np.float64)
+    people = weights.shape[1]
+    counts = np.bincount((person * labels + truth) * labels + predicted, minlength=people * labels**2)
+    drawn = (weights @ counts.astype(np.float32).reshape(people, -1)).reshape(-1, labels, labels).astype(np.float64)
     right = drawn.diagonal(axis1=1, axis2=2)
-    either = drawn.sum(axis=1) + drawn.sum(axis=2)
-    return np.asarray(2 * right / np.maximum(either, 1))
+    return np.asarray(2 * right / np.maximum(drawn.sum(axis=1) + drawn.sum(axis=2), 1))
 
 
 class Draws:
@@ -139,7 +98,7 @@ class Draws:
 
     def class_f1(self, classes: IntArray) -> FloatArray:
         """F1 of each class, float64 (1 + draws, 18), of the classes decided, int64 (photos,)."""
-        return drawn_f1(self.weights, person_confusions(self.truth, classes, self.person), np.arange(CLASSES))
+        return drawn_f1(self.weights, self.truth, classes, self.person, CLASSES)
 
     def macro_f1(self, classes: IntArray) -> FloatArray:
         """Macro F1 over the 18 classes, float64 (1 + draws,)."""
@@ -147,9 +106,10 @@ class Draws:
 
     def parts(self, classes: IntArray) -> dict[str, FloatArray]:
         """F1 of each label of each of SCORED_PARTS, float64 (1 + draws, labels)."""
-        confusions, every = person_confusions(self.truth, classes, self.person), np.arange(CLASSES)
-        groups = zip(SCORED_PARTS, (every, *decode(every)), strict=True)
-        return {part: drawn_f1(self.weights, confusions, group) for part, group in groups}
+        found = {SCORED_PARTS[0]: self.class_f1(classes)}
+        for part, truth, decided in zip(PARTS, decode(self.truth), decode(classes), strict=True):
+            found[part] = drawn_f1(self.weights, truth, decided, self.person, WIDTHS[part])
+        return found
 
     def mean(self, values: npt.NDArray[np.bool_] | AnyFloatArray) -> FloatArray:
         """Mean over the photos of a value of each, (photos,): float64 (1 + draws,)."""
@@ -186,15 +146,11 @@ class Score:
         return float(self.per_class[self.support > 0, 2].mean())
 
     @property
-    def absent_words(self) -> str:
-        """What to say of absent classes; "" if there are none."""
-        absent, present = self.absent, CLASSES - len(self.absent)
-        noun = "class" if len(absent) == 1 else "classes"
-        names = ", ".join(map(str, absent))
-        words = (
-            f"no photo is of {noun} {names}, which count as F1 = 0 in the macro F1 over all {CLASSES}: {self.f1:.4f}"
-        )
-        return f"{words}; over those with photos ({present}) {self.f1_present:.4f}" if absent else ""
+    def absent_notes(self) -> list[str]:
+        """A note if classes are absent."""
+        absent = ", ".join(map(str, self.absent))
+        note = f"no photo is of classes {absent}, which count as F1 = 0 in the macro F1 {self.f1:.4f}"
+        return [f"{note}; over the others it is {self.f1_present:.4f}"] if absent else []
 
 
 def macro_f1(truth: IntArray, predicted: IntArray, classes: int) -> float:
@@ -215,10 +171,9 @@ def score(truth: IntArray, predicted: IntArray) -> Score:
     precision, recall, f1, support = precision_recall_fscore_support(
         truth, predicted, labels=range(CLASSES), zero_division=0
     )
-    names: tuple[Part, ...] = ("mask", "gender", "age")
     parts: dict[str, tuple[float, float]] = {
         name: (macro_f1(t, p, WIDTHS[name]), float((t == p).mean()))
-        for name, t, p in zip(names, decode(truth), decode(predicted), strict=True)
+        for name, t, p in zip(PARTS, decode(truth), decode(predicted), strict=True)
     }
     return Score(
         photos=len(truth),
@@ -229,24 +184,6 @@ def score(truth: IntArray, predicted: IntArray) -> Score:
         predicted=np.bincount(predicted, minlength=CLASSES).astype(np.int64),
         parts=parts,
     )
-
-
-def score_record(found: Score) -> dict[str, Any]:
-    """A score as plain values for JSON."""
-    columns = zip(CLASS_NAMES, found.support.tolist(), found.predicted.tolist(), found.per_class.tolist(), strict=True)
-    return {
-        "photos": found.photos,
-        "macro_f1": found.f1,
-        "macro_f1_present": found.f1_present,
-        "absent_classes": found.absent,
-        "accuracy": found.accuracy,
-        "parts": {name: {"macro_f1": f1, "accuracy": a} for name, (f1, a) in found.parts.items()},
-        "classes": [
-            {"class": number, "name": name, "photos": photos, "predicted": predicted}
-            | dict(zip(("precision", "recall", "f1"), values, strict=True))
-            for number, (name, photos, predicted, values) in enumerate(columns)
-        ],
-    }
 
 
 def head_scores(

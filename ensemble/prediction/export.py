@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.data.cache import load_photo, refuse_without_detector
-from ensemble.decision.decide import most_probable
-from ensemble.decision.joint import joint_log_probabilities, mean_logits
+from ensemble.decision.joint import joint_log_probabilities, mean_logits, most_probable
 from ensemble.decision.members import Ensemble, Member
 from ensemble.jobs.card import ModelCard
 from ensemble.metrics.heads import bin_logits, head_decisions

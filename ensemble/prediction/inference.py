@@ -17,7 +17,7 @@ import torch
 
 from ensemble.data.cache import missing_bytes, no_face_note, open_photos
 from ensemble.data.loader import plain_batches
-from ensemble.decision.decide import Rule
+from ensemble.decision.joint import Rule
 from ensemble.decision.members import Ensemble, preprocessings
 from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.oof import Logits
@@ -203,7 +203,7 @@ def save_logits(
         folds |= {f"{prefix}{task}": ensemble.folds(task) for task in logits}
     record = {
         "fingerprint": data.fingerprint,
-        "views": fitted.tta_set.views,
+        "views": fitted.views.views,
         "folds": folds,
         "rule": rule,
         "fitted": fitted.model_dump(mode="json"),

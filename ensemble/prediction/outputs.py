@@ -14,7 +14,7 @@ import torch
 
 from ensemble.data.cache import DecodedPhotos
 from ensemble.data.loader import plain_batches
-from ensemble.decision.anytime import Budget
+from ensemble.decision.early_exit import Budget
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.hardware import Hardware

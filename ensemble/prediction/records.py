@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ensemble.data.cache import decoded_sizes, in_preprocessings, refuse_without_detector
-from ensemble.decision.decide import Decision, decide
+from ensemble.decision.joint import Decision, decide
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.hardware import Hardware
@@ -122,7 +122,7 @@ class PhotoClassifier:
         self, ensembles: Sequence[Ensemble], fitted: DecisionParams, hardware: Hardware, photos: int | None = None
     ) -> None:
         self.fitted, self.device = fitted, torch.device(hardware.device)
-        views = fitted.tta_set.views
+        views = fitted.views.views
         passes = math.inf if photos is None else photos * len(views)
         self._predictor = Predictor(
             ensembles, views, self.device, passes=passes, passes_here=(photos or 0) * len(views)

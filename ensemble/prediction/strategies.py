@@ -8,9 +8,18 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ensemble.decision.anytime import AnytimeRule, Budget, choose_rule, leaves, margins, pass_order, scores_after_passes
-from ensemble.decision.decide import Rule
-from ensemble.decision.early_exit import gender_to_evaluate, upper_bounds
+from ensemble.decision.early_exit import (
+    AnytimeRule,
+    Budget,
+    choose_rule,
+    gender_to_evaluate,
+    leaves,
+    margins,
+    pass_order,
+    scores_after_passes,
+    upper_bounds,
+)
+from ensemble.decision.joint import Rule
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.oof import Logits

@@ -115,12 +115,6 @@ class TtaSet(BaseModel):
             raise ValueError("'max' takes the largest, whatever it weighs")
         return weights
 
-    def weighed(self, weights: tuple[float, ...]) -> TtaSet:
-        """The set with these weights, without the views that weigh nothing."""
-        counts = [n for n, weight in enumerate(weights) if weight]
-        views = tuple(self.views[n] for n in counts)
-        return self.model_copy(update={"views": views, "weights": tuple(weights[n] for n in counts)})
-
 
 SETS: dict[Tta, TtaSet] = {name: TtaSet(views=views) for name, views in VIEWS.items()}
 

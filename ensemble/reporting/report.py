@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.decision.blend import OofEnsemble, RunOofLogits
-from ensemble.decision.decide import Decision
+from ensemble.decision.joint import Decision
+from ensemble.decision.oof_ensemble import OofEnsemble, RunOofLogits
 from ensemble.evaluation.evaluate import Calibration, Evaluation, PartPredictions, calibration, part_predictions
 from ensemble.jobs.oof import CURVES, JobCurves, read_curves
 from ensemble.jobs.soft_targets import describe_pseudo_labels, describe_soft_targets

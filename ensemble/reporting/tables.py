@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ensemble.decision.submission import SubmissionCheck
     from ensemble.decision.tuning import Tuning
     from ensemble.evaluation.audit import Audit
-    from ensemble.evaluation.compare import Comparison, OverSeeds, Section, SweepComparison
+    from ensemble.evaluation.compare import Comparison, OverSeeds
     from ensemble.evaluation.evaluate import Evaluation, SubmissionScore
     from ensemble.evaluation.verify import Verification
     from ensemble.jobs.soft_targets import PseudoLabels
@@ -55,10 +55,9 @@ def _short(text: str) -> str:
 
 def submission_table(check: SubmissionCheck) -> Table:
     """Predicted photos of each class, and what the training set's mix of classes would give."""
-    expected = [] if check.expected is None else [check.expected]
-    table = table_of_classes("predicted classes", "predicted", *["at training mix" for _ in expected])
+    table = table_of_classes("predicted classes", "predicted", "at training mix")
     for number, name in enumerate(CLASS_NAMES):
-        table.add_row(str(number), name, *(str(counts[number]) for counts in (check.histogram, *expected)))
+        table.add_row(str(number), name, str(check.histogram[number]), str(check.expected[number]))
     return table
 
 
@@ -213,44 +212,51 @@ def steps_table(tuning: Tuning) -> Table:
 
 def differences_table(comparison: Comparison) -> Table:
     """What differs between runs, a column a run."""
-    table = new_table("what differs", "", *(run.name for run in comparison.sections[0].scores))
+    table = new_table("what differs", "", *(run.name for run in comparison.scores))
     for key, values in comparison.differences:
         table.add_row(Text(key), *(Text(v) for v in values))
     return table
 
 
-def scores_table(section: Section) -> Table:
-    """Out-of-fold macro F1 of each run with its interval, and the difference to the first run."""
-    title = f"out-of-fold macro F1, 95 % interval over people{'; ' if section.labels else ''}{section.labels}"
-    table = new_table(title, "run", ">macro F1", ">difference from the first", "")
-    for number, run in enumerate(section.scores):
-        table.add_row(Text(run.name), style="bold")
-        for part, f1 in run.f1.items():
-            gain = run.gain[part]
-            table.add_row(f"  {part}", f"{f1:.3f}", *((f"{gain:+.3f}", gain.of_one_seed) if number else ()))
+def scores_table(comparison: Comparison) -> Table:
+    """Out-of-fold macro F1 of each run, or of each recipe over its seeds, and the difference to the first one."""
+
+    def over_seeds(of: OverSeeds, form: str, ends: bool) -> str:
+        spread = f" ±{of.deviation:.3f}" if of.deviation is not None else ""
+        return f"{of.mean.value:{form}}{spread}" + (f" ({of.mean.low:{form}} to {of.mean.high:{form}})" if ends else "")
+
+    several = len(comparison.scores) > 1
+    difference = (">difference from the first", "") if several else ()
+    table = new_table("out-of-fold macro F1", "", ">macro F1", *difference)
+    for number, scores in enumerate(comparison.scores):
+        table.add_row(Text(scores.name), style="bold")
+        for part, f1 in scores.f1.items():
+            gain = scores.gain[part]
+            against = (over_seeds(gain, "+.3f", ends=True), gain.significance) if number else ()
+            table.add_row(f"  {part}", over_seeds(f1, ".3f", ends=not several or f1.deviation is None), *against)
         table.add_section()
     return table
 
 
-def class_gain_table(section: Section) -> Table:
+def class_gain_table(comparison: Comparison) -> Table:
     """F1 of each class in each run; + or - where it differs from the first run's by more than noise.
 
     Of two runs, the difference with its interval too.
     """
     table = table_of_classes("F1 per class; + or -: the interval of the difference to the first run excludes 0")
-    first, *others = section.scores
-    for run in section.scores:
+    first, *others = comparison.scores
+    for run in comparison.scores:
         table.add_column(Text(run.name), overflow="fold")
     if len(others) == 1:
         table.add_column("difference", justify="right", no_wrap=True)
     for number, name in enumerate(CLASS_NAMES):
-        cells = [f"{first.per_class[number].value:.3f}"]
+        cells = [f"{first.class_f1[number].mean.value:.3f}"]
         for run in others:
-            gain = run.class_gain[number]
+            gain = run.class_gain[number].mean
             mark = " " if gain.within_noise else "+" if gain.value > 0 else "-"
-            cells.append(f"{run.per_class[number].value:.3f} {mark}")
+            cells.append(f"{run.class_f1[number].mean.value:.3f} {mark}")
         if len(others) == 1:
-            cells.append(f"{others[0].class_gain[number]:+.2f}")
+            cells.append(f"{others[0].class_gain[number].mean:+.2f}")
         table.add_row(str(number), name, *cells)
     return table
 
@@ -267,28 +273,7 @@ def matrix_table(title: str, rows: Mapping[str, Sequence[int]]) -> Table:
     return table
 
 
-def comparison_table(comparison: SweepComparison) -> Table:
-    """Out-of-fold macro F1 of each recipe, mean and spread over seeds, and the difference to the first recipe."""
-
-    def over_seeds(of: OverSeeds, form: str, ends: bool) -> str:
-        spread = f" ±{of.deviation:.3f}" if of.deviation is not None else ""
-        return f"{of.mean.value:{form}}{spread}" + (f" ({of.mean.low:{form}} to {of.mean.high:{form}})" if ends else "")
-
-    several = len(comparison.scores) > 1
-    difference = (">difference from the first", "") if several else ()
-    table = new_table("out-of-fold macro F1", "recipe", ">macro F1", *difference)
-    for number, scores in enumerate(comparison.scores):
-        table.add_row(Text(scores.recipe), style="bold")
-        for part, f1 in scores.f1.items():
-            gain = scores.gain[part]
-            words = gain.mean.significance if len(comparison.seeds) > 1 else gain.mean.of_one_seed
-            against = (over_seeds(gain, "+.3f", ends=True), words) if number else ()
-            table.add_row(f"  {part}", over_seeds(f1, ".3f", ends=not several), *against)
-        table.add_section()
-    return table
-
-
-def comparison_line(comparison: SweepComparison) -> str:
+def comparison_line(comparison: Comparison) -> str:
     """What was compared, and how to read it."""
     seeds, folds = (", ".join(map(str, numbers)) for numbers in (comparison.seeds, comparison.folds))
     lines = [f"{comparison.photos} photos of {comparison.people} people, folds {folds}, seeds {seeds}."]

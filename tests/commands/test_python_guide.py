@@ -47,7 +47,7 @@ def test_an_unknown_step_is_an_attribute_error() -> None:
     ("call", "error", "message"),
     [
         (lambda: ensemble.score("runs/a", checkpoint="lst"), MaskensError, "checkpoint: .*'cross-fitted', 'best'"),
-        (lambda: ensemble.tune("runs/a", step=["views", "offset"]), MaskensError, "step.1: .*'view-weights'"),
+        (lambda: ensemble.tune("runs/a", step=["views", "offset"]), MaskensError, "step.1: .*'temperatures'"),
         (lambda: ensemble.score("runs/a", submission="s.csv"), MaskensError, "--submission needs --truth CSV"),
         (lambda: ensemble.score("runs/a", run="runs/b"), TypeError, "multiple values for argument 'run'"),
         (lambda: ensemble.score(rnu="runs/a"), TypeError, "unexpected keyword argument 'rnu'"),

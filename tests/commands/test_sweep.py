@@ -157,7 +157,7 @@ def test_a_failed_job_is_told_and_the_rest_is_compared(copy: Path, monkeypatch: 
     assert outcome.code == 1
     assert "4 of 4 jobs failed:" in outcome.err
     assert "bad-seed1 heads fold 0: RuntimeError: out of luck" in outcome.err
-    assert "bad is left out: it has finished no fold" in outcome.out
+    assert "bad is not compared: it has finished no fold" in outcome.out
     assert "84 photos of 12 people" in outcome.out
 
 

@@ -76,14 +76,12 @@ def test_a_graph_is_refused_for_views_that_it_cannot_merge() -> None:
 
 
 def test_what_is_tuned_of_the_views_is_used_by_infer() -> None:
-    outcome = maskens("tune", "--step", "views", "--step", "view-weights", "--force")
+    outcome = maskens("tune", "--step", "views", "--force")
     assert outcome.code == 0, outcome
-    assert "applied: views, view-weights" in outcome.out
+    assert "applied: views" in outcome.out
     tuned = json.loads(Path("runs/default/tuning.json").read_text())["fitted"]
     outcome = maskens("infer", "--out", "tuned.csv")
-    assert f"views: {tuned['tta']}, tuned: views, view-weights" in outcome.out
-    weights = tuned["view_weights"] or [1] * len(tuned["views"]["views"])
-    used = [view for view, weight in zip(tuned["views"]["views"], weights, strict=True) if weight]
+    assert f"views: {tuned['tta']}, tuned: views" in outcome.out
     with np.load("tuned.logits.npz") as z:
-        assert json.loads(str(z["record"]))["views"] == used, "what weighs nothing is not computed"
+        assert json.loads(str(z["record"]))["views"] == tuned["views"]["views"]
     Path("runs/default/tuning.json").unlink()

@@ -1,4 +1,4 @@
-"""Age models of one gender are evaluated only where they can change the class: never at the price of another class."""
+"""Photos that need fewer models: age models that can't change a class are skipped, and a budget of passes is kept."""
 
 from __future__ import annotations
 
@@ -10,14 +10,24 @@ from cards import model_card
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensemble.decision.decide import most_probable
-from ensemble.decision.early_exit import DECIDED, gender_to_evaluate, upper_bounds
-from ensemble.decision.joint import blend
+from ensemble.decision.early_exit import (
+    DECIDED,
+    AnytimeRule,
+    Budget,
+    choose_budget,
+    choose_rule,
+    gender_to_evaluate,
+    margins,
+    passes_made,
+    upper_bounds,
+)
+from ensemble.decision.joint import mean_of_runs, most_probable
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import DecisionParams, RunTuning
 from ensemble.recipes.tasks import ONLY_GENDER, OutputSpec, Predicts
 from ensemble.recipes.views import SETS as TTA_SETS
 from ensemble.recipes.views import Merge, TtaSet
+from folds.errors import MaskensError
 
 FLIP = TTA_SETS["flip"]
 MERGES: tuple[Merge, ...] = ("gmean", "max")
@@ -44,7 +54,7 @@ def fitted(weights: list[float], offsets: list[float]) -> DecisionParams:
     return DecisionParams(tta="flip", runs=runs, offsets=tuple(offsets))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.sampled_from(SETS), min_size=1, max_size=3),
     st.integers(0, 10_000),
@@ -82,7 +92,7 @@ def test_random_logits_get_the_class_that_everybody_asked_would_give(
 
     def classes(logits: list[dict[str, np.ndarray]]) -> np.ndarray:
         class_log_probs = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
-        return most_probable(blend(class_log_probs, rule.weights) + np.array(rule.offsets))
+        return most_probable(mean_of_runs(class_log_probs, rule.weights) + np.array(rule.offsets))
 
     assert (classes(seen) == classes(full)).all()
 
@@ -102,17 +112,6 @@ def test_a_sure_gender_needs_one_age_model_and_an_unsure_one_both() -> None:
     assert gender_to_evaluate(upper_bounds([ensemble], [logits], rule), evaluated).tolist() == [DECIDED, DECIDED]
 
 
-def test_an_exact_tie_is_asked_about() -> None:
-    """The class with the lower number wins a tie, whoever it is."""
-    ensemble = an_ensemble(FOUR, 1, {})
-    flat = np.zeros((1, 1, 1, 3), np.float32)
-    sure = np.array([[[[0.0, -200.0, -200.0]]]], np.float32)
-    missing = np.full_like(flat, np.nan)
-    logits = {"mask": flat, "gender": flat[..., :2], "male-age": missing, "female-age": sure}
-    evaluated = np.array([[False, True]])
-    assert gender_to_evaluate(upper_bounds([ensemble], [logits], fitted([1.0], [0.0] * 18)), evaluated).tolist() == [0]
-
-
 def test_classes_of_whom_nobody_asked_are_ruled_out() -> None:
     ensemble = an_ensemble(FOUR, 1, {})
     flat = np.zeros((1, 1, 1, 3), np.float32)
@@ -120,3 +119,51 @@ def test_classes_of_whom_nobody_asked_are_ruled_out() -> None:
     p = np.exp(ensemble.joint(logits)).reshape(3, 2, 3)
     assert p[:, 1].max() == 0.0
     assert p.sum() == pytest.approx(1.0)
+
+
+def scores(seed: int, passes: int, photos: int, spread: float = 2.0) -> np.ndarray:
+    """Of photos whose passes differ by chance: float64 (passes, photos, 18), means so far."""
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(0, 3, (photos, 18))
+    each = truth + rng.normal(0, spread, (passes, photos, 18))
+    return np.cumsum(each, axis=0) / np.arange(1, passes + 1)[:, None, None]
+
+
+def test_budgets_are_read() -> None:
+    assert choose_budget(".5", None) == choose_budget(0.5, None) == Budget(share=0.5)
+    assert choose_budget("all", 0.2) == Budget(seconds=0.2)
+    assert choose_budget("all", None) is None
+
+
+@pytest.mark.parametrize(
+    ("max_passes", "max_seconds", "words"),
+    [
+        *((share, None, f"--max-passes {share}: give all, or a fraction") for share in ("", "0", "1", "nan", "50%")),
+        *(("all", seconds, "--max-seconds-per-photo .*: give a number above 0") for seconds in (0, float("nan"))),
+        ("0.5", 0.2, "exclude each other"),
+    ],
+)
+def test_other_budgets_are_refused(max_passes: str, max_seconds: float | None, words: str) -> None:
+    with pytest.raises(MaskensError, match=words):
+        choose_budget(max_passes, max_seconds)
+
+
+@given(st.integers(0, 99), st.integers(3, 12), st.floats(0.4, 0.95))
+def test_a_rule_keeps_to_its_share_and_says_what_it_changes(seed: int, passes: int, share: float) -> None:
+    found = scores(seed, passes, 200)
+    rule = choose_rule(found, share)
+    made = passes_made(margins(found), rule.threshold)
+    assert made.min() >= 1
+    assert made.max() <= passes
+    assert made.mean() <= share * passes
+    assert rule.share == pytest.approx(made.mean() / passes)
+    changed = found.argmax(axis=-1)[made - 1, np.arange(200)] != found[-1].argmax(axis=-1)
+    assert rule.changed == changed.sum()
+    assert rule.changed / 200 <= rule.changed_at_most <= 1
+
+
+def test_no_change_seen_is_not_none_for_certain() -> None:
+    rule = AnytimeRule(threshold=1.0, passes=10, share=0.5, changed=0, photos=512)
+    assert rule.changed_at_most == pytest.approx(1 - 0.025 ** (1 / 512))
+    assert str(rule) == "changes 0.0% of the classes (at most 0.7%), of 512 photos"
+    assert AnytimeRule(1.0, 10, 0.5, 5, 5).changed_at_most == 1

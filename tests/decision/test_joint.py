@@ -8,10 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from ensemble.decision.decide import decide_hard, most_probable, vote
-from ensemble.decision.joint import blend, column_temperatures, joint_log_probabilities, mean_logits
+from ensemble.decision.joint import (
+    decide_hard,
+    joint_log_probabilities,
+    mean_logits,
+    mean_of_runs,
+    most_probable,
+    vote,
+)
 from ensemble.jobs.oof import select_views
-from ensemble.metrics.heads import head_log_probabilities
 from ensemble.recipes.tasks import OutputSpec, Predicts
 from folds.errors import MaskensError
 
@@ -21,8 +26,7 @@ FOUR = {kind: OutputSpec(kind) for kind in FOUR_KINDS}
 
 
 def softmax(row: list[float]) -> list[float]:
-    top = max(row)
-    powers = [math.exp(v - top) for v in row]
+    powers = [math.exp(v - max(row)) for v in row]
     return [p / sum(powers) for p in powers]
 
 
@@ -55,29 +59,6 @@ def test_joint_probability_is_the_product_of_the_parts(
                     plain = p_mask[m] * p_gender[g] * p_age[g][a]
                     assert math.exp(found[n, m * 6 + g * 3 + a]) == pytest.approx(plain, rel=1e-4, abs=1e-12)
     assert np.exp(found).sum(axis=1) == pytest.approx(np.ones(4))
-
-
-@given(logits(3, 8))
-def test_one_model_with_eight_outputs_decides_as_three_models_would(values: np.ndarray) -> None:
-    one = joint_log_probabilities({"heads": values}, {"heads": OutputSpec("heads")})
-    split = {"mask": values[:, :3], "gender": values[:, 3:5], "age": values[:, 5:]}
-    three = joint_log_probabilities(
-        split, {"mask": OutputSpec("mask"), "gender": OutputSpec("gender"), "age": OutputSpec("age")}
-    )
-    assert one == pytest.approx(three)
-
-
-@given(logits(3, 18))
-def test_eighteen_logits_decide_by_their_maximum(values: np.ndarray) -> None:
-    joint = joint_log_probabilities({"class18": values}, {"class18": OutputSpec("class18")})
-    assert np.take_along_axis(joint, most_probable(values)[:, None], 1)[:, 0] == pytest.approx(joint.max(axis=1))
-
-
-def test_two_tasks_of_one_kind_are_averaged() -> None:
-    rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(2, 5, 18)).astype(np.float32)
-    joint = joint_log_probabilities({"a": a, "b": b}, {"a": OutputSpec("class18"), "b": OutputSpec("class18")})
-    assert np.array_equal(most_probable(joint), np.argmax(_log_softmax(a) + _log_softmax(b), axis=1))
 
 
 COLUMNS = {"mask": slice(0, 3), "gender": slice(3, 5)}  # of the logits of `heads`
@@ -121,48 +102,6 @@ def test_an_undetermined_part_is_an_error() -> None:
         joint_log_probabilities({"mask": np.zeros((1, 3))}, {"mask": OutputSpec("mask")})
 
 
-def test_the_joint_decision_can_differ_from_routing_by_gender() -> None:
-    """A slightly likelier gender with a spread-out age loses to the other with a certain age."""
-    found = joint_log_probabilities(
-        {
-            "mask": np.array([[9.0, 0, 0]]),
-            "gender": np.log([[0.55, 0.45]]),
-            "male-age": np.log([[0.34, 0.33, 0.33]]),
-            "female-age": np.log([[0.01, 0.98, 0.01]]),
-        },
-        FOUR,
-    )
-    assert most_probable(found).tolist() == [4]
-
-
-@pytest.mark.parametrize(
-    ("kind", "columns"), [("mask", 3), ("gender", 2), ("male-age", 3), ("heads", 8), ("class18", 18)]
-)
-def test_heads_tile_the_logits(kind: Predicts, columns: int) -> None:
-    covered = [i for h in OutputSpec(kind).heads for i in range(h.columns.start, h.columns.stop)]
-    assert covered == list(range(columns)) == list(range(OutputSpec(kind).width))
-
-
-@given(logits(5, 5))
-def test_finer_age_bins_add_up_their_probabilities(values: np.ndarray) -> None:
-    target = OutputSpec("age", (21, 30, 46, 58), (0, 0, 1, 1, 2))
-    found = np.exp(head_log_probabilities(values, target.heads[0]))
-    for n in range(5):
-        p = softmax(values[n].tolist())
-        assert found[n].tolist() == pytest.approx([p[0] + p[1], p[2] + p[3], p[4]], abs=1e-9)
-
-
-@given(logits(3, 10))
-def test_heads_with_finer_ages_decide_as_three_tasks_do(values: np.ndarray) -> None:
-    cuts, merge = (21, 30, 46, 58), (0, 0, 1, 1, 2)
-    one = joint_log_probabilities({"h": values}, {"h": OutputSpec("heads", cuts, merge)})
-    split = {"mask": values[:, :3], "gender": values[:, 3:5], "age": values[:, 5:]}
-    three = joint_log_probabilities(
-        split, {"mask": OutputSpec("mask"), "gender": OutputSpec("gender"), "age": OutputSpec("age", cuts, merge)}
-    )
-    assert np.allclose(one, three)
-
-
 def test_eighteen_classes_with_finer_ages_become_eighteen() -> None:
     target = OutputSpec("class18", (21, 30, 46, 58), (0, 0, 1, 1, 2))
     assert target.width == 30
@@ -173,23 +112,10 @@ def test_eighteen_classes_with_finer_ages_become_eighteen() -> None:
     assert most_probable(joint).tolist() == [2 * 6 + 1 * 3 + 1]
 
 
-@given(logits(4, 8), st.lists(st.floats(0.1, 10), min_size=3, max_size=3))
-def test_the_mean_of_the_folds_is_divided_by_the_temperature_of_each_head(
-    values: np.ndarray, temperatures: list[float]
-) -> None:
-    both = np.stack([values, values[::-1]])[:, None]
-    found = mean_logits(both, column_temperatures(temperatures, OutputSpec("heads")))
-    for photo in range(4):
-        for column in range(8):
-            head = 0 if column < 3 else 1 if column < 5 else 2
-            plain = (values[photo, column] + values[3 - photo, column]) / 2 / temperatures[head]
-            assert found[photo, column] == pytest.approx(plain, rel=1e-5, abs=1e-5)
-
-
 @given(st.lists(logits(3, 18), min_size=1, max_size=3), st.integers(0, 100))
 def test_a_blend_is_the_weighted_mean_of_log_probabilities_and_sums_to_one(runs: list[np.ndarray], seed: int) -> None:
     weights = np.random.default_rng(seed).random(len(runs)) + 0.1
-    found = blend(np.stack(runs), weights)
+    found = mean_of_runs(np.stack(runs), weights)
     assert np.exp(found).sum(axis=1) == pytest.approx(np.ones(3))
     plain = sum(w * r.astype(float) for w, r in zip(weights, runs, strict=True)) / weights.sum()
     assert found - found[:, :1] == pytest.approx(plain - plain[:, :1], abs=1e-4)
@@ -217,8 +143,6 @@ def test_an_uncertain_gender_may_be_decided_otherwise_together_than_part_by_part
 
 def test_votes_are_counted_and_ties_have_a_winner() -> None:
     votes = np.array([[1, 1, 7, 0], [2, 2, 8, 1], [2, 1, 9, 2]])
-    assert vote(votes).tolist() == [2, 1, 7, 0], "the first voter's class among those tied"
-    assert vote(votes[[2, 1, 0]]).tolist() == [2, 1, 9, 2]
     log_p = np.full((4, 18), -9.0)
     log_p[0, 1] = log_p[1, 5] = log_p[2, 8] = log_p[3, 2] = -0.1
     assert vote(votes, log_p).tolist() == [2, 1, 8, 2], "the most probable of those tied; the majority else"
@@ -230,3 +154,21 @@ def test_views_are_selected_by_name_not_by_place() -> None:
     assert select_views(logits, there, ("scale", "identity"))[:, 0, 0].tolist() == [2, 0], "a set that is no prefix"
     with pytest.raises(MaskensError, match="have no view darker, only identity, hflip, scale: choose another --tta"):
         select_views(logits, there, ("identity", "darker"))
+
+
+@given(st.integers(0, 99), st.booleans(), st.booleans())
+def test_a_mean_leaves_out_what_was_not_shown(seed: int, scaled: bool, weighed: bool) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(3, 2, 5, 4))
+    temperatures = rng.uniform(0.5, 2, 4) if scaled else None
+    weights = (0.3, 0.7) if weighed else ()
+    partly = logits.copy()
+    partly[2, :, 0] = np.nan  # a fold
+    partly[:, 1, 1] = np.nan  # a view
+    partly[:, :, 2] = np.nan  # the photo
+    found = mean_logits(partly, temperatures, weights)
+    without = mean_logits(logits[:2, :, :1], temperatures, weights)
+    assert found[0] == pytest.approx(without[0])
+    assert found[1] == pytest.approx(mean_logits(logits[:, :1, 1:2], temperatures)[0])
+    assert np.isnan(found[2]).all()
+    assert found[3:] == pytest.approx(mean_logits(logits, temperatures, weights)[3:])

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.special import softmax
 
-from ensemble.decision.fitting import BOUNDS, fit_temperature, scaled, temperature_of_mean, worth_scaling
+from ensemble.decision.fitting import TEMPERATURES, fit_temperature
 from ensemble.decision.joint import column_temperatures, mean_logits
 from ensemble.metrics.heads import head_log_probabilities
 from ensemble.recipes.tasks import AgeHead, OutputSpec, merge_of
@@ -33,31 +31,18 @@ def test_columns_that_count_for_one_label_are_added_up() -> None:
     assert fit_temperature(logits, np.array(head.merge)[bins], head) == pytest.approx(2.0, rel=0.06)
 
 
-@given(st.floats(0.1, 10))
-def test_a_temperature_changes_no_decision_and_keeps_the_sum(temperature: float) -> None:
-    logits, _ = drawn(1.0, photos=50)
-    found = scaled(logits, temperature)
-    assert np.exp(found).sum(axis=1) == pytest.approx(np.ones(50))
-    assert found.argmax(axis=1).tolist() == logits.argmax(axis=1).tolist()
-
-
-def test_nobody_to_learn_from_leaves_the_logits_as_they_are() -> None:
-    assert fit_temperature(np.empty((0, 3)), np.empty(0, dtype=np.int64)) == 1.0
-
-
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-@pytest.mark.parametrize("kind", ["ordinal", "regression"])
+@pytest.mark.parametrize(("kind", "temperature"), [("ordinal", 0.7), ("regression", 2.0)])
 def test_the_temperature_of_other_heads_is_found_too(kind: AgeHead, temperature: float) -> None:
     """Bands drawn from a head's probabilities, whose logits are then taken to another temperature."""
     cuts = tuple(range(16, 81))
     target = OutputSpec("age", cuts, merge_of(cuts), kind)
     head, rng = target.heads[0], np.random.default_rng(0)
     middle = np.array([0.3, -1.0]) if kind == "regression" else np.full(head.width, 3.0)
-    logits = rng.normal(middle, 0.5, (20_000, head.width))
+    logits = rng.normal(middle, 0.5, (10_000, head.width))
     p = np.exp(head_log_probabilities(logits, head))
     bands = np.minimum((rng.random((len(p), 1)) > p.cumsum(axis=1)).sum(axis=1), 2)
     by = column_temperatures([temperature], target)
-    assert fit_temperature(logits * by, bands, head) == pytest.approx(temperature, rel=0.08)
+    assert fit_temperature(logits * by, bands, head) == pytest.approx(temperature, rel=0.1)
     again = head_log_probabilities(mean_logits((logits * by)[None, None], by), head)
     assert np.exp(again) == pytest.approx(p)
 
@@ -77,51 +62,5 @@ def test_a_temperature_leaves_the_middle_of_a_regression_and_widens_it() -> None
 
 def test_logits_that_are_always_right_are_not_scaled_to_certainty() -> None:
     truth = np.arange(300) % 3
-    assert fit_temperature(2 * np.eye(3)[truth], truth) == pytest.approx(BOUNDS[0], rel=0.01)
-
-
-def test_a_head_that_is_calibrated_keeps_its_logits() -> None:
-    person, head = np.arange(1000) // 5, OutputSpec("mask").heads[0]
-    stratum = np.arange(200) % 6
-    for temperature, worth in ((1.0, False), (1.6, True)):
-        logits, truth = drawn(temperature, photos=1000)
-        assert worth_scaling(logits, truth, head, person, stratum) == worth
-
-
-def models_of_one_truth(
-    photos: int, models: int, noise: float, gain: float, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """(logits of each model, labels): what the models see of the truth, each with a noise of its own."""
-    rng = np.random.default_rng(seed)
-    true = rng.normal(0, 2.5, (photos, 3))
-    labels = (rng.random((photos, 1)) > softmax(true, axis=1).cumsum(axis=1)).sum(axis=1)
-    return gain * (true + rng.normal(0, noise, (models, photos, 3))), np.minimum(labels, 2)
-
-
-def log_loss_and_ece(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    p = softmax(logits, axis=1)
-    sure, right = p.max(axis=1), p.argmax(axis=1) == truth
-    bins = np.minimum((sure * 15).astype(int), 14)
-    gap = np.abs(np.bincount(bins, sure - right, 15)).sum() / len(truth)
-    return float(-np.log(p[np.arange(len(p)), truth]).mean()), float(gap)
-
-
-@pytest.mark.parametrize("noise", [0.5, 1.5, 2.5])
-@pytest.mark.parametrize("gain", [0.6, 1.0, 2.0])
-def test_the_mean_of_models_is_better_calibrated_with_a_temperature_of_its_own(noise: float, gain: float) -> None:
-    """Fitted as by `tune`: labels are known of photos that one model saw, and the photos that all saw have none."""
-    head = OutputSpec("mask").heads[0]
-    (alone,), labels = models_of_one_truth(30_000, 1, noise, gain, 1)
-    single = fit_temperature(alone, labels)
-    new, _ = models_of_one_truth(10_000, 5, noise, gain, 2)
-    measured, unmeasured = temperature_of_mean(single, head, new), temperature_of_mean(single, head, None)
-    test, truth = models_of_one_truth(30_000, 5, noise, gain, 3)
-    mean = test.mean(axis=0)
-    best = fit_temperature(mean, truth)
-    assert measured == pytest.approx(best, rel=0.04), "as if the labels of the photos that all saw had been known"
-    untuned, before = log_loss_and_ece(mean, truth), log_loss_and_ece(mean / single, truth)
-    found, careful = log_loss_and_ece(mean / measured, truth), log_loss_and_ece(mean / unmeasured, truth)
-    assert found[0] <= min(untuned[0], before[0]) + 0.001
-    assert found[1] <= min(untuned[1], before[1]) + 0.005
-    assert careful[0] <= untuned[0] + 0.001
-    assert careful[1] <= untuned[1] + 0.004
+    assert fit_temperature(2 * np.eye(3)[truth], truth) == pytest.approx(TEMPERATURES[0], rel=0.01)
+    assert fit_temperature(np.empty((0, 3)), np.empty(0, dtype=np.int64)) == 1.0, "there is nobody to learn from"

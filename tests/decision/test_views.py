@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from planned import CLASS18, plan_run
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
-from ensemble.decision.blend import OofEnsemble, load_oof_ensemble
 from ensemble.decision.fitting import tune
 from ensemble.decision.joint import merged_log_probabilities
-from ensemble.decision.tuning import DecisionParams, apply_tuning, save_tuning
-from ensemble.evaluation.evaluate import evaluate, evaluation_record
+from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
+from ensemble.decision.tuning import apply_tuning, save_tuning
+from ensemble.evaluation.evaluate import evaluate, plain_values
 from ensemble.metrics.heads import head_log_probabilities
 from ensemble.recipes.tasks import OutputSpec
-from ensemble.recipes.views import Merge, TtaSet, as_set
+from ensemble.recipes.views import Merge, TtaSet
 from folds.errors import MaskensError
 from folds.layout import read_train
 from folds.people import TrainData
@@ -70,10 +69,8 @@ def test_gmean_is_of_probabilities_and_never_nan(data: TrainData) -> None:
 def test_max_takes_the_largest_probability_whatever_constant_a_models_logits_have() -> None:
     logits = np.random.default_rng(0).normal(0, 2, (2, 7, 3))
     found = merged(logits, "max", OutputSpec("mask"))
-    assert found == pytest.approx(
-        np.log(softmax(logits, axis=2).max(axis=0))
-        - np.log(softmax(logits, axis=2).max(axis=0).sum(axis=1, keepdims=True))
-    )
+    largest = softmax(logits, axis=2).max(axis=0)
+    assert np.exp(found) == pytest.approx(largest / largest.sum(axis=1, keepdims=True))
     assert merged(logits + np.array([100, 0])[:, None, None], "max", OutputSpec("mask")) == pytest.approx(found)
 
 
@@ -86,7 +83,7 @@ def test_sets_of_the_recipe_are_scored_with_each_view_and_what_it_costs(blend: O
     assert found["identity"].gain.value == 0
     assert found["scale=0.9"].gain.low > 0
     assert found["mine"].f1.value > found["flip"].f1.value
-    assert {v["name"] for v in evaluation_record(evaluate(blend, applied))["views"]} == set(found)
+    assert {v["name"] for v in plain_values(evaluate(blend, applied))["views"]} == set(found)
 
 
 def test_runs_side_by_side_use_the_views_that_both_have(data: TrainData, blend: OofEnsemble, tmp_path: Path) -> None:
@@ -97,35 +94,16 @@ def test_runs_side_by_side_use_the_views_that_both_have(data: TrainData, blend: 
         both.decide(both.plain("mine"))
 
 
-def test_the_set_and_its_weights_are_tuned_kept_and_applied(blend: OofEnsemble) -> None:
-    tuning, nested = tune(blend, ["views", "view-weights", "offsets"])
-    assert tuning.kept[0] == "views"
+def test_the_set_is_tuned_kept_and_applied(blend: OofEnsemble) -> None:
+    tuning, nested = tune(blend, ["views"])
+    assert tuning.kept == ("views",)
     assert tuning.fitted.tta in ("mine", "best-of")
-    tuning, nested = tune(blend, ["views", "view-weights"], force=True)
-    assert tuning.kept == ("views", "view-weights")
     member = blend.runs[0]
     path = member.run.folder / "tuning.json"
     save_tuning(path, tuning, [blend.data.files[i] for i in blend.rows], nested)
     applied = apply_tuning([member.run], [member.recipe], None)
     assert applied.fitted == tuning.fitted
-    assert applied.words.startswith("tuned: views, view-weights")
+    assert applied.words.startswith("tuned: views (")
     assert apply_tuning([member.run], [member.recipe], tuning.fitted.tta).tuning, "its own views by name"
     assert f"is for --tta {tuning.fitted.tta}" in apply_tuning([member.run], [member.recipe], "flip").words
     assert evaluate(blend, applied).settings[-1].name == "tuned"
-
-
-def test_a_view_that_knows_more_weighs_more(blend: OofEnsemble) -> None:
-    tuning, _ = tune(blend, ["view-weights"], force=True, tta="mine")
-    weights = dict(zip(tuning.fitted.tta_set.views, tuning.fitted.tta_set.weights, strict=True))
-    assert max(weights, key=weights.__getitem__) == "scale=0.9"
-    logits = blend.runs[0].logits["class18"].astype(np.float64)
-    shares = np.array([weights.get(view, 0.0) for view in THREE])
-    mean = np.average(logits, axis=0, weights=shares)
-    assert blend.decide(tuning.fitted).log_probabilities == pytest.approx(log_softmax(mean, axis=1))
-
-
-def test_what_an_earlier_version_tuned_still_holds(blend: OofEnsemble) -> None:
-    tuning, _ = tune(blend, ["temperatures"])
-    record = json.loads(tuning.fitted.model_dump_json())
-    del record["views"], record["view_weights"]  # maskens 0.5 had neither
-    assert DecisionParams.model_validate(record).tta_set == as_set("flip") == tuning.fitted.tta_set

@@ -11,7 +11,7 @@ from conftest import MakeData
 from planned import plan_run
 from run_command import maskens
 
-from ensemble.decision.blend import OofEnsemble, load_oof_ensemble
+from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
 from ensemble.jobs.oof import load_job_oof, people_halves
 from ensemble.metrics.scores import macro_f1
 from folds.labels import CLASSES
@@ -40,14 +40,14 @@ def f1(blend: OofEnsemble) -> float:
 
 def test_noise_scores_at_chance_cross_fitted_and_above_it_at_its_best_epoch(data: TrainData, tmp_path: Path) -> None:
     best, crossed = [], []
-    for seed in range(14):
+    for seed in range(10):
         epochs = noise(data, seed)
         run = plan_run(tmp_path / str(seed), data, epochs[0], epochs=epochs, split_seed=seed)
         chance = np.mean([macro_f1(data.classes, logits.argmax(axis=1), CLASSES) for logits in epochs])
         best.append(f1(load_oof_ensemble([run], None, "best")) - chance)
         crossed.append(f1(load_oof_ensemble([run], None, "cross-fitted")) - chance)
     error = np.std(crossed) / np.sqrt(len(crossed))
-    assert error < 0.005
+    assert error < 0.006
     assert abs(np.mean(crossed)) < 3 * error
     assert np.mean(best) > 0.015
 
@@ -85,9 +85,9 @@ def test_score_leads_with_the_cross_fitted_epochs_and_shows_the_others(data: Tra
     assert len(set(shown.values())) == 3
     found = json.loads(maskens("score", "--run", run.folder, "--json").out)
     assert found["used"].startswith("cross-fitted epochs, flip")
-    assert found["macro_f1"]["value"] == pytest.approx(shown["cross-fitted"])
+    assert found["f1"]["18 classes"]["value"] == pytest.approx(shown["cross-fitted"])
     settings = {setting["name"]: setting["f1"]["value"] for setting in found["settings"]}
     assert {f"{epoch}, flip": pytest.approx(value) for epoch, value in shown.items()}.items() <= settings.items()
     for epoch in ("best", "last"):
         other = json.loads(maskens("score", "--run", run.folder, "--checkpoint", epoch, "--json").out)
-        assert other["macro_f1"]["value"] == pytest.approx(shown[epoch])
+        assert other["f1"]["18 classes"]["value"] == pytest.approx(shown[epoch])

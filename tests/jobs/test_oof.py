@@ -11,7 +11,7 @@ import pytest
 from conftest import MakeData
 from planned import plan_run
 
-from ensemble.decision.blend import load_oof_ensemble
+from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.jobs.oof import load_job_oof
 from folds.errors import MaskensError
 from folds.layout import read_train

@@ -27,8 +27,7 @@ import cli
 import ensemble.decision.members
 import ensemble.prediction.export
 from ensemble.data.cache import load_photo
-from ensemble.decision.decide import decide
-from ensemble.decision.joint import mean_logits
+from ensemble.decision.joint import decide, mean_logits
 from ensemble.decision.members import Ensemble, Member, members
 from ensemble.decision.tuning import DecisionParams, RunTuning
 from ensemble.jobs.hardware import Hardware

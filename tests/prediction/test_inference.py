@@ -14,7 +14,7 @@ from cards import model_card
 
 from ensemble.backends.backend import Call, SequentialBackend, WorkerLost
 from ensemble.data.cache import DecodedPhotos
-from ensemble.decision.decide import decide
+from ensemble.decision.joint import decide
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import DecisionParams, RunTuning
 from ensemble.jobs.hardware import Hardware

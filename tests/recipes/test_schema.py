@@ -12,7 +12,7 @@ import pytest
 
 import ensemble.jobs.finished
 import ensemble.models.precision
-from ensemble.decision.blend import load_oof_ensemble
+from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate
 from ensemble.jobs.card import read_card

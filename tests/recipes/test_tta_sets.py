@@ -8,7 +8,7 @@ import pytest
 
 from ensemble.recipes.recipe_file import find_set, load_recipe, parse_recipe
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.views import IDENTITY, SETS, VIEWS, TtaSet, as_set, known_sets, view_name
+from ensemble.recipes.views import IDENTITY, SETS, VIEWS, TtaSet, known_sets, view_name
 from folds.errors import MaskensError
 
 MINE = """
@@ -105,10 +105,6 @@ def test_runs_that_mean_different_views_by_one_name_are_refused() -> None:
     assert known_sets([{"a": one}, {"a": one, "b": other}]) == SETS | {"a": one, "b": other}
     with pytest.raises(MaskensError, match=r"tta\.a: .*scale=0\.9.* and .*scale=0\.8"):
         known_sets([{"a": one}, {"a": other}])
-
-
-def test_views_that_weigh_nothing_need_no_forward_pass() -> None:
-    assert as_set("flip").weighed((0.0, 2.0)).views == ("hflip",)
 
 
 def test_what_a_recipe_that_is_extended_says_of_views_holds(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from planned import plan_errors
 from run_command import maskens, refused
 from sklearn.metrics import confusion_matrix, log_loss
 
-from ensemble.decision.blend import OofEnsemble, load_oof_ensemble
-from ensemble.decision.decide import Decision
+from ensemble.decision.joint import Decision
+from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import Evaluation, PartPredictions, calibration, evaluate, part_predictions
 from ensemble.jobs.job import JobStatus, write_status

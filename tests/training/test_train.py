@@ -23,7 +23,7 @@ from tiny_runs import TINY, Silent, TinyRun, history, tiny_run
 import ensemble.models.precision
 import ensemble.training.trainer
 from ensemble.data.cache import DecodedPhotos
-from ensemble.decision.blend import load_oof_ensemble
+from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate, save_oof
 from ensemble.jobs.card import person_key, read_card, refuse_leaking_weights

@@ -1,4 +1,4 @@
-"""Several runs on the same folds as one ensemble: their out-of-fold logits side by side."""
+"""One run or several on the same folds as one ensemble: their out-of-fold logits side by side."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.decision.decide import Decision, decide, most_probable
-from ensemble.decision.joint import column_temperatures, joint_log_probabilities
+from ensemble.decision import joint
 from ensemble.decision.tuning import DecisionParams, RunTuning, untuned_run
 from ensemble.jobs.job import job_names, jobs_of, unverified
 from ensemble.jobs.oof import Checkpoint, Logits, pool, select_views, trained_folds
-from ensemble.metrics.scores import few_people, macro_f1
 from ensemble.recipes.recipe_file import find_set, run_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import OutputSpec
-from ensemble.recipes.views import Tta, TtaSet, as_set, known_sets
+from ensemble.recipes.views import Tta, TtaSet, known_sets
 from folds.errors import MaskensError
 from folds.labels import CLASSES, FloatArray, IntArray
 from folds.people import TrainData, count_skipped
@@ -27,12 +25,12 @@ from folds.ranges import in_short
 from folds.run_folder import Run, differing, load_data, refuse_other_folds
 from folds.splits import strata
 
-ROUNDS = 25  # of the greedy selection: weights come in steps of 1/25 at the finest
+FEW_PEOPLE = 10  # of a class; below that the percentile interval over people covers less than it claims
 
 
 @dataclass(frozen=True)
 class RunOofLogits:
-    """What one run says out-of-fold."""
+    """The out-of-fold logits of one run."""
 
     run: Run
     recipe: Recipe
@@ -48,16 +46,13 @@ class RunOofLogits:
     def targets(self) -> dict[str, OutputSpec]:
         return {name: task.target for name, task in self.recipe.tasks.items()}
 
-    def mean_logits(self, task: str, tta: Tta | TtaSet) -> FloatArray:
-        """float64 (photos, width): the mean over a set's views. Raises MaskensError where a job lacks one."""
-        found, weights = self.view_logits(task, tta), as_set(tta).weights
-        if weights:
-            return np.asarray(np.average(found, axis=0, weights=weights))
-        return np.asarray(found.mean(axis=0, dtype=np.float64))
+    def of_views(self, task: str, tta: TtaSet) -> Logits:
+        """float32 (1, views, photos, width): a set's views, in one fold. Raises MaskensError where a job lacks one."""
+        return select_views(self.logits[task], self.views, tta.views)[None]
 
-    def view_logits(self, task: str, tta: Tta | TtaSet) -> Logits:
-        """float32 (views, photos, width): of a set's views. Raises MaskensError where a job lacks one."""
-        return select_views(self.logits[task], self.views, as_set(tta).views)
+    def mean_logits(self, task: str, tta: TtaSet) -> FloatArray:
+        """float64 (photos, width): the mean over a set's views. Raises MaskensError where a job lacks one."""
+        return joint.mean_logits(self.of_views(task, tta), None, tta.weights)
 
 
 @dataclass(frozen=True)
@@ -91,18 +86,18 @@ class OofEnsemble:
         found[self.person] = strata(self.data.people)[self.data.photo_person[self.rows]]
         return found
 
+    @property
+    def class_people(self) -> IntArray:
+        """int64 (18,): people with a photo of each class."""
+        return np.array([len(np.unique(self.person[self.truth == c])) for c in range(CLASSES)])
+
     def class_log_probs(self, fitted: DecisionParams) -> FloatArray:
         """float64 (runs, photos, 18): each run's log probabilities, its logits divided by its temperatures."""
-        found, tta = [], fitted.tta_set
+        found, tta = [], fitted.views
         for member, tuned in zip(self.runs, fitted.runs, strict=True):
-            logits = {}
-            for task in member.logits:
-                merged = member.mean_logits if tta.merge == "mean" else member.view_logits
-                values = merged(task, tta).astype(np.float64)
-                if task in tuned.temperatures:
-                    values /= column_temperatures(tuned.temperatures[task], member.targets[task])
-                logits[task] = values
-            found.append(joint_log_probabilities(logits, member.targets, tta))
+            scales = {t: joint.column_temperatures(its, member.targets[t]) for t, its in tuned.temperatures.items()}
+            logits = {t: joint.task_logits(member.of_views(t, tta), tta, scales.get(t)) for t in member.logits}
+            found.append(joint.joint_log_probabilities(logits, member.targets, tta))
         return np.stack(found)
 
     @functools.cached_property
@@ -132,38 +127,41 @@ class OofEnsemble:
         name, found = (tta, views) if views else find_set(tta, self.known_sets)
         return DecisionParams(tta=name, views=found, runs=tuple(member.untuned for member in self.runs))
 
-    def decide(self, fitted: DecisionParams) -> Decision:
-        """What the whole ensemble says."""
-        return decide(self.class_log_probs(fitted), fitted.weights, fitted.offsets)
+    def decide(self, fitted: DecisionParams) -> joint.Decision:
+        """The joint decision of the whole ensemble."""
+        return joint.decide(self.class_log_probs(fitted), fitted.weights, fitted.offsets)
+
+    def at(self, checkpoint: Checkpoint) -> OofEnsemble:
+        """The same runs, with the logits of another epoch."""
+        runs = []
+        for m in self.runs:
+            found = pool(m.run, m.recipe, self.data, self.folds, [*self.trained], checkpoint)
+            runs.append(dataclasses.replace(m, logits=found.logits, views=found.views))
+        return dataclasses.replace(self, runs=tuple(runs), checkpoint=checkpoint)
 
 
 def load_oof_ensemble(
     runs: Sequence[Run], data_folder: Path | None, checkpoint: Checkpoint, only: Collection[int] | None = None
 ) -> OofEnsemble:
-    """Read what runs say out-of-fold on the folds that each of them has trained.
+    """Read the out-of-fold logits of runs, of the folds that each of them has trained.
 
     Args:
         only: these of the folds; None is all.
 
     Raises:
-        MaskensError: a run named twice, runs of other photos or folds or that left out others, no fold that all have
+        MaskensError: a run named twice, runs of other photos or folds or that skipped others, no fold that all have
             trained, files that don't belong together.
     """
     refuse_other_folds(runs)
-    first = runs[0]
+    first, recipes = runs[0], [run_recipe(run) for run in runs]
     data, folds = load_data(first, data_folder)
-    for other in runs[1:]:
-        if unlike := differing(first, other, "skipped photos"):
-            raise MaskensError(f"{other.folder} has other {unlike} than {first.folder}: train both without the same.")
-    notes = [f"{count_skipped(data.skipped, len(data.files))} of {first.folder}"] if data.skipped else []
-    notes += [
-        f"{other.folder} has other label fixes; the labels of {first.folder} count"
-        for other in runs[1:]
-        if other.fixes_hash != first.fixes_hash
-    ]
-    recipes = [run_recipe(run) for run in runs]
+    notes = [count_skipped(data.skipped, len(data.files))] if data.skipped else []
     trained = set(range(first.k) if only is None else only)
     for run, recipe in zip(runs, recipes, strict=True):
+        if unlike := differing(first, run, "skipped photos"):
+            raise MaskensError(f"{run.folder} has other {unlike} than {first.folder}: train both without the same.")
+        if run.fixes_hash != first.fixes_hash:
+            notes.append(f"{run.folder} has other label fixes; the labels of {first.folder} count")
         have, missing = trained_folds(run, recipe)
         trained &= set(have)
         notes += unverified(run, jobs_of(run, recipe.tasks, [f for f in have if only is None or f in only]))
@@ -172,54 +170,15 @@ def load_oof_ensemble(
             notes.append(f"{run.folder}: folds that count: {there}; not trained: {job_names(missing)}")
     if not trained:
         raise MaskensError("the runs have no fold in common that each has trained; train the same folds.")
-    untuned = [
-        untuned_run(run, recipe) for run, recipe in zip(runs, recipes, strict=True)
-    ]  # before the logits are read
-    pooled = [
-        pool(run, recipe, data, folds, sorted(trained), checkpoint) for run, recipe in zip(runs, recipes, strict=True)
-    ]
-    members = tuple(
-        RunOofLogits(run, recipe, plain, found.logits, found.views)
-        for run, recipe, plain, found in zip(runs, recipes, untuned, pooled, strict=True)
-    )
-    blend = OofEnsemble(
-        members, data, folds, checkpoint, tuple(sorted(trained)), pooled[0].rows, pooled[0].fold, tuple(notes)
-    )
-    few = few_people(blend.stratum)
-    return dataclasses.replace(blend, notes=(*notes, few)) if few else blend
-
-
-def at_checkpoint(blend: OofEnsemble, checkpoint: Checkpoint) -> OofEnsemble:
-    """The same runs, with the logits of another epoch."""
+    untuned = [untuned_run(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]  # verifies the checksums
     members = []
-    for m in blend.runs:
-        found = pool(m.run, m.recipe, blend.data, blend.folds, [*blend.trained], checkpoint)
-        members.append(dataclasses.replace(m, logits=found.logits, views=found.views))
-    return dataclasses.replace(blend, runs=tuple(members), checkpoint=checkpoint)
-
-
-def greedy_weights(class_log_probs: FloatArray, truth: IntArray) -> tuple[float, ...]:
-    """Weights of the runs by greedy selection with replacement (Caruana et al. 2004, "Ensemble Selection from
-    Libraries of Models").
-
-    In each round the run is added with which the mean of all added so far has the highest macro F1; ties go to
-    a run already selected. The best of all rounds counts, ties go to the earliest.
-
-    Args:
-        class_log_probs: float64 (runs, photos, 18), log probabilities.
-        truth: int64 (photos,).
-
-    Returns:
-        (runs,), summing to 1.
-    """
-    counts = np.zeros(len(class_log_probs), dtype=np.int64)
-    total = np.zeros(class_log_probs.shape[1:])
-    best, best_f1 = counts, -1.0
-    for _ in range(ROUNDS):
-        f1 = [round(macro_f1(truth, most_probable(total + joint), CLASSES), 6) for joint in class_log_probs]
-        chosen = max(range(len(class_log_probs)), key=lambda i: (f1[i], counts[i] > 0, -i))
-        counts = counts + np.eye(len(class_log_probs), dtype=np.int64)[chosen]
-        total = total + class_log_probs[chosen]
-        if f1[chosen] > best_f1:
-            best, best_f1 = counts, f1[chosen]
-    return tuple((best / best.sum()).tolist())
+    for run, recipe, plain in zip(runs, recipes, untuned, strict=True):
+        pooled = pool(run, recipe, data, folds, sorted(trained), checkpoint)
+        members.append(RunOofLogits(run, recipe, plain, pooled.logits, pooled.views))
+    found = OofEnsemble(
+        tuple(members), data, folds, checkpoint, tuple(sorted(trained)), pooled.rows, pooled.fold, tuple(notes)
+    )
+    people, few = found.class_people, int((found.class_people < FEW_PEOPLE).sum())
+    count = f"{few} of {CLASSES} classes (class {people.argmin()}: {people.min()})"
+    note = f"fewer than {FEW_PEOPLE} people in {count}: their F1 and intervals are unreliable"
+    return dataclasses.replace(found, notes=(*notes, note)) if few else found
