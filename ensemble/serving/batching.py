@@ -7,7 +7,6 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -16,13 +15,6 @@ Answer = TypeVar("Answer")
 
 class QueueFull(Exception):
     """There is no room for the items; none of them was taken."""
-
-
-@dataclass(frozen=True)
-class _Waiting(Generic[Item, Answer]):
-    item: Item
-    future: asyncio.Future[Answer]
-    since: float  # time of the event loop
 
 
 class Batcher(Generic[Item, Answer]):
@@ -51,7 +43,7 @@ class Batcher(Generic[Item, Answer]):
     ) -> None:
         self._answer, self._thread, self._on_batch = answer, thread, on_batch
         self._batch, self._wait, self._room = batch, wait, room
-        self._queue: deque[_Waiting[Item, Answer]] = deque()
+        self._queue: deque[tuple[Item, asyncio.Future[Answer], float]] = deque()  # the time that it waits since
         self._full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -68,35 +60,33 @@ class Batcher(Generic[Item, Answer]):
         if len(self._queue) + len(items) > self._room:
             raise QueueFull
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting[Item, Answer](item, loop.create_future(), loop.time()) for item in items]
-        self._queue.extend(waiting)
+        futures: list[asyncio.Future[Answer]] = [loop.create_future() for _ in items]
+        self._queue.extend((item, future, loop.time()) for item, future in zip(items, futures, strict=True))
         if len(self._queue) >= self._batch:
             self._full.set()
         if self._task is None or self._task.done():
             self._task = loop.create_task(self._answer_all())
-        return await asyncio.gather(*(w.future for w in waiting))
+        return await asyncio.gather(*futures)
 
     async def _answer_all(self) -> None:
         loop = asyncio.get_running_loop()
         while self._queue:
-            left = self._queue[0].since + self._wait - loop.time()
+            left = self._queue[0][2] + self._wait - loop.time()
             if left > 0 and len(self._queue) < self._batch:
                 self._full.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._full.wait(), left)
             taken = [self._queue.popleft() for _ in range(min(self._batch, len(self._queue)))]
-            batch = [w for w in taken if not w.future.done()]  # a request may have been cancelled
+            batch = [(item, future) for item, future, _ in taken if not future.done()]  # else it was cancelled
             if not batch:
                 continue
             self._on_batch(len(batch))
             try:
-                answers = await loop.run_in_executor(self._thread, self._answer, [w.item for w in batch])
-                found = list(zip(batch, answers, strict=True))
+                answers = await loop.run_in_executor(self._thread, self._answer, [item for item, _ in batch])
+                for (_, future), answer in zip(batch, answers, strict=True):
+                    if not future.done():
+                        future.set_result(answer)
             except Exception as error:  # the next batch is answered all the same
-                for waiting in batch:
-                    if not waiting.future.done():
-                        waiting.future.set_exception(error)
-                continue
-            for waiting, answer in found:
-                if not waiting.future.done():
-                    waiting.future.set_result(answer)
+                for _, future in batch:
+                    if not future.done():
+                        future.set_exception(error)

@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from run_command import maskens, refused
 
 import cli
 import ensemble.decision.members
@@ -172,12 +172,8 @@ def test_a_graph_says_what_it_is_and_not_where_it_was_made(setting: DecisionVari
     assert heads["age"]["merge"] == [0, 0, 1, 1, 2]
     assert heads["age"]["columns"] == [5, 10], "of its bins, whatever the model's own outputs are"
     assert meta["age_head"] == "ordinal"
-    for folder in (
-        Path(ensemble.prediction.export.__file__).parents[1],
-        Path(torch.__file__).parents[1],
-        setting.folder,
-    ):
-        assert str(folder).encode() not in file.read_bytes()
+    here = Path(ensemble.prediction.export.__file__).parents[1], Path(torch.__file__).parents[1], setting.folder
+    assert not any(str(folder).encode() in file.read_bytes() for folder in here)
 
 
 def example_of_the_docs() -> str:
@@ -192,11 +188,7 @@ def files_of_every_kind(folder: Path) -> list[Path]:
     deep = Image.fromarray(rng.integers(0, 65536, (120, 90), dtype=np.uint16))
     alpha = Image.fromarray(rng.integers(0, 256, (120, 90), dtype=np.uint8))
     images = {
-        "colour.jpg": colours,
-        "colour.webp": colours,
-        "colour.bmp": colours,
-        "colour.tif": colours,
-        "colour.gif": colours,
+        **{f"colour.{suffix}": colours for suffix in ("jpg", "webp", "bmp", "tif", "gif")},
         "grey.png": colours.convert("L"),
         "grey.jpg": colours.convert("L"),
         "deep.png": deep,
@@ -234,15 +226,8 @@ def test_the_example_of_the_docs_reads_every_kind_of_file_as_predict_does(tmp_pa
 
 def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: DecisionVariant, tmp_path: Path) -> None:
     example = example_of_the_docs()
-    assert set(re.findall(r"^(?:import|from) (\w+)", example, re.MULTILINE)) == {
-        "json",
-        "sys",
-        "pathlib",
-        "cv2",
-        "numpy",
-        "onnxruntime",
-        "PIL",
-    }
+    needed = set(re.findall(r"^(?:import|from) (\w+)", example, re.MULTILINE))
+    assert needed == {"json", "sys", "pathlib", "cv2", "numpy", "onnxruntime", "PIL"}
     assert len(example.splitlines()) < 75
     (tmp_path / "classify.py").write_text(example)
     files = [str(setting.data.root / f) for f in setting.data.photos.files]
@@ -314,66 +299,31 @@ def test_what_differs_too_much_is_not_written(setting: DecisionVariant, tmp_path
 # The command.
 
 
-@pytest.fixture
-def maskens(
-    setting: DecisionVariant, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
-    """Run `maskens export` on the run; returns (exit code, all that was printed)."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*args: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["maskens", "export", "--run", str(setting.run.folder), *map(str, args)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
-
-    return call
-
-
 def test_the_command_writes_into_the_run_and_shows_a_table(
-    setting: DecisionVariant, maskens: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+    setting: DecisionVariant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
         ensemble.decision.members, "members", lambda *_: setting.of("parts")[:1]
     )  # one graph is enough here
-    code, out = maskens("--tta", "none", "--photos", 2)
-    assert code == 0, out
-    assert re.search(r"parts +0 +identity +35x26 +[\d.]+ +[\d.]+e-\d\d +0", out)
-    assert "torch, 2 photos" in out
-    assert f"saved: {setting.run.folder / 'onnx'}" in " ".join(out.split())
+    done = maskens("export", "--run", setting.run.folder, "--tta", "none", "--photos", 2)
+    assert done.code == 0, done
+    assert re.search(r"parts +0 +identity +35x26 +[\d.]+ +[\d.]+e-\d\d +0", done.out)
+    assert "2 photos" in done.out
+    assert f"saved: {setting.run.folder / 'onnx'}" in " ".join(done.out.split())
     assert (setting.run.folder / "onnx" / "parts.onnx").exists()
 
 
-def test_a_missing_package_is_told_before_anything_is_done(
-    maskens: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_missing_packages_and_models_are_refused_before_anything_is_written(
+    setting: DecisionVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    find = importlib.util.find_spec
-
-    def without(name: str) -> ModuleSpec | None:
-        return None if name == "onnxruntime" else find(name)
-
-    monkeypatch.setattr(importlib.util, "find_spec", without)
-    code, out = maskens("--out", tmp_path / "out", "--data", tmp_path / "none")
-    assert code == 2
-    assert "needs onnxruntime" in out
-    assert "pip install 'maskens[onnx]'" in out
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_missing_models_are_refused_as_infer_does(
-    setting: DecisionVariant, maskens: Callable[..., tuple[int, str]], tmp_path: Path
-) -> None:
+    export_it = ("export", "--run", setting.run.folder, "--out", tmp_path / "out")
     job = setting.run.job_folder("parts", 1)
     job.rename(tmp_path / "aside")
     try:
-        code, out = maskens("--out", tmp_path / "out")
+        refused(maskens(*export_it), "1 of 6 models are not trained yet: parts fold 1", "--allow-missing")
     finally:
         (tmp_path / "aside").rename(job)
-    assert code == 2
-    assert "1 of 6 models are not trained yet: parts fold 1" in out
-    assert "--allow-missing" in out
-    assert not (tmp_path / "out").exists()
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    refused(maskens(*export_it, "--data", tmp_path / "none"), "needs onnxruntime", "pip install 'maskens[onnx]'")
+    assert list(tmp_path.iterdir()) == []
