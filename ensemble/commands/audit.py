@@ -69,10 +69,10 @@ def audit(options: AuditOptions, observer: Observer) -> Audited:
     blend = load_oof_ensemble([run], options.data, options.checkpoint)
     data, decision = blend.data, blend.decide(blend.plain(options.tta))
     suspects = auditing.audit(data, blend.rows, decision.log_probabilities, options.field or tuple(auditing.NAMES))
-    note, title = "; ".join(blend.notes), f"Likely label errors in {data.root}"
+    note = "; ".join(blend.notes)
     with observer.progress() as on_progress:
         candidates = portrait_candidates(data, workers, partial(on_progress, "looking for people with two ids"))
         with replacing_folder(folder) as build:
             opened = partial(on_progress, "opening photos")
-            write_audit(build, suspects, candidates, title, note, options.top, workers, opened)
+            write_audit(build, suspects, candidates, note, options.top, workers, opened)
     return Audited(suspects, candidates, run, folder, note)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import joblib
 import numpy as np
 
 from ensemble.evaluation.audit import NAMES, Audit, LabelIssue, photos_csv, suspects_csv
@@ -14,7 +13,7 @@ from folds.errors import MaskensError
 from folds.explore.duplicates import FILE, MergeCandidate, candidates_csv, candidates_sheet
 from folds.files import sha256, sha256_of_text, write_text
 from folds.labels import SHOTS
-from folds.pages.contact_sheet import Cell, Sheet, save, thumbnails
+from folds.pages.contact_sheet import Cell, Sheet, save_sheets, thumbnails
 from folds.pages.html import INDEX, refuse_foreign_page, render
 from folds.photos import Progress
 
@@ -42,20 +41,16 @@ def write_audit(
     folder: Path,
     found: Audit,
     candidates: Sequence[MergeCandidate],
-    title: str,
     note: str,
     top: int,
     workers: int,
     on_progress: Progress | None = None,
 ) -> None:
-    """Write lists, sheets and page into an empty folder.
+    """Write lists, sheets and page into an empty folder, in `workers` threads.
 
     Args:
-        candidates: ids that may be one person.
-        title: of the page.
         note: what limits the findings, "" if nothing does.
-        top: most suspects of a field that are shown with their photos.
-        workers: threads that read photos and draw.
+        top: most suspects of a field, and pairs of ids, that are shown with their photos.
 
     Raises:
         MaskensError: if the system refuses to write.
@@ -67,12 +62,11 @@ def write_audit(
     if candidates:
         write_text(folder / FILE, candidates_csv(candidates))
     sheets = audit_sheets(found, top, workers, on_progress)
-    saved = [s for s in (*sheets, pairs) if s.cells]
-    joblib.Parallel(n_jobs=workers, prefer="threads")(joblib.delayed(save)(folder, s) for s in saved)
+    save_sheets(folder, [*sheets, pairs], workers)
     html = render(
         "audit.html",
         generator=GENERATOR,
-        title=title,
+        title=f"Likely label errors in {found.data.root}",
         note=note,
         found=found,
         ranking=found.suspects[:LISTED],

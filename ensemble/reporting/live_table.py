@@ -78,11 +78,7 @@ def sweep_jobs_table(
     runs: Sequence[str], jobs: Sequence[JobStatus], title: str = "", height: int | None = None
 ) -> Table:
     """A row a run with how many of its jobs are done, and below it those at work. Where `height` lines are too few,
-    runs without any share a row.
-
-    Args:
-        runs: the run of each job.
-    """
+    runs without any share a row; `runs` is the run of each job."""
     table = new_table(title, "run", *COLUMNS)
     of_run: dict[str, list[JobStatus]] = {}
     notes: dict[str, list[str]] = {}

@@ -66,11 +66,7 @@ def confusions(parts: Sequence[PartPredictions]) -> list[Confusion]:
 
 
 def age_errors(blend: OofEnsemble, predicted: IntArray) -> list[AgeErrors]:
-    """Errors of the age band, for each gender that has photos.
-
-    Args:
-        predicted: int64 (photos,), 0..17.
-    """
+    """Errors of the age band of predicted classes, int64 (photos,), for each gender that has photos."""
     years = blend.data.years[blend.rows]
     _, genders, truth = (part[blend.rows] for part in blend.data.labels)
     off = predicted % len(AGES) - truth
@@ -89,12 +85,7 @@ def age_errors(blend: OofEnsemble, predicted: IntArray) -> list[AgeErrors]:
 
 
 def highest(values: FloatArray, person: IntArray, most: int, each: int = EACH) -> list[int]:
-    """Places of the highest values, highest first, at most `each` of one person.
-
-    Args:
-        values: float64 (photos,).
-        person: int64 (photos,).
-    """
+    """Places of the highest of float64 (photos,), highest first, at most `each` of one person, int64 (photos,)."""
     taken: Counter[int] = Counter()
     found: list[int] = []
     for place in np.argsort(-values, kind="stable").tolist():
@@ -194,7 +185,7 @@ def reliability_panel(part: Calibration) -> Panel:
         (0, 1),
         (0, 1),
         bars=[Bar(c - 0.02, c + 0.02, 0, h, None) for c, h in zip(part.confidence, heights, strict=True)],
-        lines=[Line([(0, 0), (1, 1)], None, dashed=True), Line(points, 0, dots=points)],
+        lines=[Line([(0, 0), (1, 1)], None), Line(points, 0, dots=points)],
     )
 
 
@@ -235,11 +226,7 @@ def curve_panels(jobs: Sequence[JobCurves]) -> list[Panel]:
 
 
 def findings(found: Evaluation, matrix: Confusion, whole: Calibration, ages: Sequence[AgeErrors]) -> dict[str, str]:
-    """What each section shows, in a sentence.
-
-    Args:
-        matrix, whole: of the 18 classes.
-    """
+    """What each section shows, in a sentence; `matrix` and `whole` are of the 18 classes."""
     plain, *others = found.settings
     moved = {
         kind: ", ".join(f"{s.name} ({s.gain.value:+.4f})" for s in others if s.gain.significance == kind)

@@ -153,28 +153,16 @@ def evaluation_tables(found: Evaluation) -> list[Table | WideOrNarrow]:
         spread = (f"±{stdev(values):.4f}" for values in zip(*((f.f1, f.accuracy) for f in found.folds), strict=True))
         folds.add_section()
         folds.add_row("spread", "", "", *spread)
+    views = new_table("test-time augmentation, untuned", "views", ">passes", ">macro F1", ">difference (95 % CI)", "")
+    for number, v in enumerate(sorted(found.views, key=lambda view: view.is_set)):
+        gain = (f"{v.gain:+.3f}", v.gain.significance) if number else ()
+        views.add_row(Text(f"--tta {v.name}" if v.is_set else v.name), str(v.passes), f"{v.f1.value:.4f}", *gain)
     variants = new_table("decision variants", "variant", ">macro F1", ">accuracy", ">difference (95 % CI)", "")
     for number, s in enumerate(found.settings):
-        gain = (f"{s.gain:+.3f}", s.gain.significance) if number else ("", "")
+        gain = (f"{s.gain:+.3f}", s.gain.significance) if number else ()
         variants.add_row(Text(s.name), f"{s.f1.value:.4f}", f"{s.accuracy:.4f}", *gain)
     classes = class_table(found.score, found.class_f1, found.class_people.tolist())
-    return [classes, parts, folds, _views_table(found), variants]
-
-
-def _views_table(found: Evaluation) -> WideOrNarrow:
-    views = sorted(found.views, key=lambda view: view.is_set)
-
-    def table(wide: bool) -> Table:
-        names = ("macro F1 (95 % CI)", "difference from no TTA (95 % CI)") if wide else ("macro F1", "difference")
-        made = new_table("test-time augmentation, untuned", "views", ">passes", *(f">{name}" for name in names), "")
-        for number, v in enumerate(views):
-            f1 = f"{v.f1:.4f}" if wide else f"{v.f1.value:.4f}"
-            gain = (f"{v.gain:+.3f}", v.gain.significance) if number else ("", "")
-            last = v.is_set != views[min(number + 1, len(views) - 1)].is_set
-            made.add_row(Text(f"--tta {v.name}" if v.is_set else v.name), str(v.passes), f1, *gain, end_section=last)
-        return made
-
-    return WideOrNarrow(table)
+    return [classes, parts, folds, views, variants]
 
 
 def headline(found: Evaluation, runs: Sequence[str]) -> list[str]:
@@ -262,11 +250,7 @@ def class_gain_table(comparison: Comparison) -> Table:
 
 
 def matrix_table(title: str, rows: Mapping[str, Sequence[int]]) -> Table:
-    """The jobs of a sweep, a row a recipe.
-
-    Args:
-        rows: recipe -> its runs, jobs, and of these those done, to be trained, and shared with another recipe.
-    """
+    """Runs and jobs of each recipe of a sweep; jobs done, to train, and shared with another recipe."""
     table = new_table(title, "recipe", ">runs", ">jobs", ">done", ">to train", ">shared")
     for recipe, counts in rows.items():
         table.add_row(Text(recipe), *map(str, counts))
@@ -341,15 +325,14 @@ def pseudo_table(found: PseudoLabels) -> WideOrNarrow:
     """Pseudo-labelled photos of each class that each fold is trained on."""
     from ensemble.jobs.soft_targets import NOT_TAKEN
 
-    taken = [np.bincount(labels[labels != NOT_TAKEN], minlength=CLASSES) for labels in found.classes]
+    taken = np.array([np.bincount(of_fold[of_fold != NOT_TAKEN], minlength=CLASSES) for of_fold in found.classes])
 
     def table(wide: bool) -> Table:
         made = table_of_classes("pseudo-labelled photos to train on", *fold_columns(len(taken), wide))
-        for number, counts in enumerate(np.array(taken).T):
-            if counts.any():
-                made.add_row(str(number), CLASS_NAMES[number], *fold_counts(counts, wide))
+        for number in np.flatnonzero(taken.any(axis=0)):
+            made.add_row(str(number), CLASS_NAMES[number], *fold_counts(taken[:, number], wide))
         made.add_section()
-        made.add_row("", "photos", *fold_counts(np.array(taken).sum(axis=1), wide))
+        made.add_row("", "photos", *fold_counts(taken.sum(axis=1), wide))
         return made
 
     return WideOrNarrow(table)

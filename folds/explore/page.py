@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import joblib
 from rich.table import Table
 
 from folds.explore.duplicates import FILE, candidates_csv, candidates_sheet
@@ -16,13 +15,13 @@ from folds.explore.exploration import Exploration, people_of, portrait
 from folds.files import write_text
 from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, age_band
 from folds.pages.charts import age_histogram
-from folds.pages.contact_sheet import Cell, Sheet, photo_caption, save
+from folds.pages.contact_sheet import Cell, Sheet, photo_caption, save_sheets
 from folds.pages.html import INDEX, render
 from folds.pages.tables import new_table, table_of_classes
 
 GENERATOR = "maskens explore"
 OURS = re.compile(r"index\.html|merge-candidates\.csv|(class-\d\d|duplicates|labels|(augment|faces)-[\w-]+)\.jpg")
-SIZES_SHOWN = 8
+SHOWN = 8  # sizes and formats
 PAIRS = 24  # people with nearly the same photo that are shown; all are counted
 NEAR = 2  # years within which an age counts as near a cut
 LISTED = 5  # ids of a footnote, problems of a kind in the terminal; the page has them all
@@ -35,23 +34,14 @@ class ClassRow(NamedTuple):
     photos: int
 
 
-class GroupRow(NamedTuple):
-    """A gender: (people, photos) of each age band and of all."""
-
-    name: str
-    cells: list[tuple[int, int]]
-
-
 def write_exploration(
     folder: Path, found: Exploration, augmented: Sequence[Sheet], faces: Sequence[Sheet], recipe: str, workers: int
 ) -> None:
-    """Write the page and its pictures into an empty folder.
+    """Write the page and its pictures into an empty folder, in `workers` threads.
 
     Args:
-        augmented: sheets with `heads` that show what a recipe's transforms do.
-        faces: sheets of photos with the faces that a recipe cuts out.
+        augmented, faces: sheets of a recipe's transforms and of the faces that it crops.
         recipe: its name.
-        workers: threads that draw.
 
     Raises:
         MaskensError: if the system refuses to write.
@@ -62,8 +52,7 @@ def write_exploration(
     pairs = candidates_sheet(found.data, found.candidates[:PAIRS], workers)
     if found.candidates:
         write_text(folder / FILE, candidates_csv(found.candidates))
-    sheets = [*classes, *(s for s in (pairs, labels) if s.cells), *augmented, *faces]
-    joblib.Parallel(n_jobs=workers, prefer="threads")(joblib.delayed(save)(folder, s) for s in sheets)
+    save_sheets(folder, [*classes, pairs, labels, *augmented, *faces], workers)
     extremes = {
         name: [_cell(found, i, f"{value:.0f}: {photo_caption(found.data.files[i])}") for i, value in photos]
         for name, photos in found.extremes.items()
@@ -80,8 +69,8 @@ def write_exploration(
         bands=AGES,
         cuts=AGE_CUTS,
         people=len({p.group for p in found.data.people}),
-        kinds=kind_rows(found),
-        sizes=size_rows(found),
+        kinds=common(facts.kind for facts in found.photos.values()),
+        sizes=common(facts.size for facts in found.photos.values()),
         extremes=extremes,
         ages=age_histogram(years),
         sheets=classes,
@@ -99,7 +88,7 @@ def findings(found: Exploration) -> dict[str, str]:
     rows, years = class_rows(found), [p.age for p in found.data.people]
     rarest, most = min(rows, key=lambda r: r.photos), max(rows, key=lambda r: r.photos)
     near = sum(min(abs(year - cut + 0.5) for cut in AGE_CUTS) < NEAR for year in years)
-    size, photos = size_rows(found)[0] if found.photos else ("no size", 0)
+    size, photos = common(facts.size for facts in found.photos.values())[0] if found.photos else ("no size", 0)
     mean = found.colour[0]
     broken = f"; {len(found.unreadable)} can't be read" if found.unreadable else ""
     return {
@@ -123,8 +112,8 @@ def class_rows(found: Exploration) -> list[ClassRow]:
     return [ClassRow(number, name, len(people[number]), photos[number]) for number, name in enumerate(CLASS_NAMES)]
 
 
-def group_rows(found: Exploration) -> list[GroupRow]:
-    """People and photos per gender x age band, a row a gender, the last row for both."""
+def group_rows(found: Exploration) -> list[tuple[str, list[tuple[int, int]]]]:
+    """(people, photos) of each age band and of all, a row a gender, the last row for both."""
     people = found.data.people
     bands = age_band([p.age for p in people]).tolist()
 
@@ -133,7 +122,7 @@ def group_rows(found: Exploration) -> list[GroupRow]:
         return len({p.group for p in inside}), sum(len(p.photos) for p in inside)
 
     kinds = [*((name, [number]) for number, name in enumerate(GENDERS)), ("both", range(len(GENDERS)))]
-    return [GroupRow(name, [count(genders, band) for band in (*range(len(AGES)), None)]) for name, genders in kinds]
+    return [(name, [count(genders, band) for band in (*range(len(AGES)), None)]) for name, genders in kinds]
 
 
 def in_several(found: Exploration) -> str:
@@ -146,16 +135,9 @@ def in_several(found: Exploration) -> str:
     return words if several else ""
 
 
-def kind_rows(found: Exploration) -> list[tuple[str, int]]:
-    """(extension, actual format and colour mode; photos), most first."""
-    return Counter(facts.kind for facts in found.photos.values()).most_common()
-
-
-def size_rows(found: Exploration) -> list[tuple[str, int]]:
-    """(width x height, photos), most first; rare sizes together in the last row."""
-    counts = Counter(facts.size for facts in found.photos.values()).most_common()
-    rest = counts[SIZES_SHOWN:]
-    return counts[:SIZES_SHOWN] + ([(f"{len(rest)} other sizes", sum(n for _, n in rest))] if rest else [])
+def common(values: Iterable[str]) -> list[tuple[str, int]]:
+    """(value, photos) of the most common ones, most first."""
+    return Counter(values).most_common(SHOWN)
 
 
 def _cell(found: Exploration, photo: int, caption: str) -> Cell:
@@ -200,12 +182,17 @@ def summary_tables(found: Exploration) -> tuple[Table, Table]:
 def summary_lines(found: Exploration) -> list[str]:
     """What the photos are, a line a fact."""
     people, rows = len({p.group for p in found.data.people}), len(found.data.people)
+
+    def counts(what: str) -> str:
+        rows = common(getattr(facts, what) for facts in found.photos.values())
+        return "; ".join(f"{name} ({count})" for name, count in rows) or "none"
+
     colours = zip(("red", "green", "blue"), *found.colour, strict=True)
     return [
         *filter(None, [in_several(found)]),
         f"{found.data.root}: {people} people on {rows} folders, {len(found.data.files)} photos",
-        f"sizes (width x height): {_counts(size_rows(found))}",
-        f"formats: {_counts(kind_rows(found))}",
+        f"sizes (width x height): {counts('size')}",
+        f"formats: {counts('kind')}",
         f"colour, mean and spread of 255: {', '.join(f'{name} {m:.0f} ± {s:.0f}' for name, m, s in colours)}",
     ]
 
@@ -223,7 +210,3 @@ def warning_lines(found: Exploration) -> list[str]:
             rest = [f"... and {len(items) - LISTED} more"] if len(items) > LISTED else []
             lines.append("\n".join([f"warning: {what}: {len(items)}", *(f"  - {i}" for i in items[:LISTED]), *rest]))
     return lines
-
-
-def _counts(rows: Sequence[tuple[str, int]]) -> str:
-    return "; ".join(f"{name} ({count})" for name, count in rows) or "none"

@@ -28,9 +28,8 @@ class Bar:
 @dataclass(frozen=True)
 class Line:
     points: Sequence[tuple[float, float]]
-    colour: int | None
+    colour: int | None  # None: faint and dashed
     dots: Sequence[tuple[float, float]] = ()
-    dashed: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,10 +76,14 @@ def thumbnails(files: Sequence[Path], workers: int, on_progress: Progress | None
     return list(in_threads(one, files, workers, on_progress))
 
 
-def save(folder: Path, sheet: Sheet) -> None:
-    """Write the sheet as NAME.jpg. Raises MaskensError if the system refuses to write."""
-    with replacing(folder / f"{sheet.name}.jpg") as handle:
-        draw(sheet).save(handle, "JPEG", quality=JPEG_QUALITY, optimize=True)
+def save_sheets(folder: Path, sheets: Iterable[Sheet], workers: int) -> None:
+    """Write each as NAME.jpg, in `workers` threads. Raises MaskensError if the system refuses to write."""
+
+    def save(sheet: Sheet) -> None:
+        with replacing(folder / f"{sheet.name}.jpg") as handle:
+            draw(sheet).save(handle, "JPEG", quality=JPEG_QUALITY, optimize=True)
+
+    list(in_threads(save, [s for s in sheets if s.cells], workers))
 
 
 def draw(sheet: Sheet) -> Image.Image:
