@@ -155,29 +155,20 @@ def test_errors_of_age_are_counted_by_gender_and_near_the_cuts(scored: tuple[Oof
             )
 
 
-def test_the_highest_values_come_first_and_no_person_fills_the_sheet() -> None:
+def test_the_highest_values_come_first_and_no_person_fills_the_sheet(
+    scored: tuple[OofEnsemble, Evaluation],
+) -> None:
+    p = np.exp(scored[1].decision.log_probabilities)
+    assert entropies(scored[1].decision) == pytest.approx(-(p * np.log2(p)).sum(axis=1))
     values, person = np.array([5.0, 9, 8, 7, 1, 6]), np.array([1, 0, 0, 0, 2, 0])
     assert highest(values, person, 10) == [1, 2, 0, 4]
     assert highest(values, person, 2) == [1, 2]
     assert highest(values, person, 10, each=1) == [1, 0, 4]
 
 
-def test_entropy_is_that_of_the_18_probabilities(scored: tuple[OofEnsemble, Evaluation]) -> None:
-    p = np.exp(scored[1].decision.log_probabilities)
-    assert entropies(scored[1].decision) == pytest.approx(-(p * np.log2(p)).sum(axis=1))
-
-
-def test_of_equal_epochs_the_first_is_the_best_and_a_job_without_history_is_named(run: Run, tmp_path: Path) -> None:
-    shutil.copytree(run.folder, tmp_path / "b")
-    (tmp_path / "b" / "class18" / "fold1" / "history.csv").write_text("epoch,loss\n1,no number\n")
-    there = Run(**{**vars(run), "folder": tmp_path / "b"})
-    (curves,), without = read_curves(there, run_recipe(there))
-    assert (curves.fold, curves.epochs, curves.best, curves.minutes) == (0, 4, 2, 4.0)
-    assert without == ["class18 fold 1"]
-
-
 def test_learning_curves_have_a_panel_a_column_and_a_line_a_fold(run: Run) -> None:
     job = read_curves(run, run_recipe(run))[0][0]
+    assert (job.fold, job.epochs, job.best, job.minutes) == (0, 4, 2, 4.0), "of equal epochs the first is the best"
     broken = {**job.curves, "loss": np.array([np.nan, np.inf, 2, 1])}
     jobs = [type(job)(task, fold, job.status, broken) for task in "ab" for fold in range(9)]
     panels = curve_panels(jobs)
@@ -244,13 +235,6 @@ def test_a_broken_photo_and_a_name_with_signs_of_html_do_no_harm(run: Run, tmp_p
     assert len(captions) == 2 * 2 * PEOPLE
 
 
-def test_without_photos_nobody_is_shown_or_named(run: Run, tmp_path: Path) -> None:
-    out = tmp_path / "none.html"
-    outcome = maskens("report", "--run", run.folder, "--photos", 0, "--out", out, "-q")
-    assert (outcome.code, outcome.out) == (0, "")
-    assert not re.search('image/webp|000001|href="#photos"', out.read_text())
-
-
 def test_an_earlier_report_is_replaced_and_anything_else_is_not(path: Path, tmp_path: Path) -> None:
     run = shutil.copytree(path.parent, tmp_path / "run")
     path = run / "report.html"
@@ -258,6 +242,7 @@ def test_an_earlier_report_is_replaced_and_anything_else_is_not(path: Path, tmp_
     assert again.code == 0
     assert f"the earlier report in {path} was replaced" in again.out
     assert "last epochs, none, untuned" in path.read_text()
+    assert not re.search('image/webp|000001|href="#photos"', path.read_text()), "without photos nobody is named"
     mine = tmp_path / "mine.html"
     mine.write_text("<p>my own</p>")
     refused(maskens("report", "--run", run, "--out", mine), "mine.html", "not written by `maskens report`")
@@ -265,14 +250,16 @@ def test_an_earlier_report_is_replaced_and_anything_else_is_not(path: Path, tmp_
     refused(maskens("report", "--run", run, "--out", tmp_path), "is a folder")
 
 
-def test_folds_that_are_not_trained_are_named(run: Run, tmp_path: Path) -> None:
-    shutil.copytree(run.folder, tmp_path / "part")
-    shutil.rmtree(tmp_path / "part" / "class18" / "fold1")
-    assert maskens("report", "--run", tmp_path / "part").code == 0
-    text = (tmp_path / "part" / "report.html").read_text()
+def test_jobs_that_are_not_trained_or_have_no_history_are_named(run: Run, tmp_path: Path) -> None:
+    part = tmp_path / "part"
+    shutil.copytree(run.folder, part)
+    (part / "class18" / "fold0" / "history.csv").write_text("epoch,loss\n1,no number\n")
+    shutil.rmtree(part / "class18" / "fold1")
+    assert maskens("report", "--run", part).code == 0
+    text = (part / "report.html").read_text()
     assert "not trained: class18 fold 1" in text
     assert "<b>1</b><span>models: 1 of 2 folds</span>" in text
-    assert "No history of class18 fold 1" in text
+    assert "No history of class18 fold 0, class18 fold 1" in text
 
 
 def test_several_runs_are_shown_as_one_ensemble(root: Path, run: Run, tmp_path: Path) -> None:
