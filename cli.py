@@ -1,6 +1,6 @@
 """The command line: the Typer app, its commands, and what an error does to the exit code.
 
-Each command is a module of ensemble/commands. Heavy libraries are imported inside the commands.
+Each command is a module of ensemble/commands, imported when it is called: its top imports heavy libraries.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def say_why(error: Exception | KeyboardInterrupt, number: int) -> NoReturn:
     """
     if number or isinstance(error, KeyboardInterrupt):  # an import that is interrupted may end in any error
         found = saved(error)
-        fail(f"stopped. {found or 'What was finished is saved; the'} same command goes on from there.", code=CTRL_C)
+        fail(f"stopped. {found or 'What was finished is saved.'} The same command resumes.", code=CTRL_C)
     if isinstance(error, typer.TyperException):
         explain(error)
     if isinstance(error, MaskensError):
@@ -185,15 +185,15 @@ def say_why(error: Exception | KeyboardInterrupt, number: int) -> NoReturn:
             where = f"{error.filename}: " if error.filename else ""
             fail(f"the system refused: {where}{error.strerror or error}")
     if isinstance(error, EOFError):
-        fail("the question was not answered, so nothing was done: --yes goes ahead without it")
+        fail("the question was not answered, so nothing was done. To skip it: --yes")
     fail(f"maskens has a fault ({type(error).__name__}: {first_line(error)}). {kept_traceback(error)}", code=1)
 
 
 def saved(error: BaseException | None) -> str:
-    """What the interruption that led to an error says of what is saved."""
+    """What is saved, by the interruption that led to an error."""
     while error:
         if isinstance(error, KeyboardInterrupt) and str(error):
-            return f"Saved: {error}. The"
+            return f"Saved: {error}."
         error = error.__context__
     return ""
 

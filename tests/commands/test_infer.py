@@ -69,7 +69,7 @@ def test_a_stopped_inference_says_how_to_go_on_and_does(there: Path, tmp_path: P
         patch.setattr("ensemble.commands.terminal.Terminal.progress", _stops_at_128)
         stopped = maskens("infer", "--out", out)
     assert (stopped.code, out.exists()) == (130, False)
-    assert "the same command goes on from there" in stopped.err
+    assert "The same command resumes" in stopped.err
     again = maskens("infer", "--out", out)
     assert (again.code, "resumed after 128 photos" in again.out) == (0, True)
     assert out.read_text() == Path("runs/default/submission.csv").read_text()

@@ -158,3 +158,10 @@ def test_recipes_are_listed_and_shown_with_every_value(tmp_path: Path) -> None:
     assert mine.tasks["mask"].epochs == 77
     assert mine.tasks["gender"] == load_recipe("demo").tasks["gender"]
     refused(maskens("recipes", "show", "dmo"), "there is no recipe 'dmo' (did you mean 'demo'?)")
+
+
+@pytest.mark.parametrize("command", ["folds", "score", "explore", "recipes", "verify", "train --restart --dry-run"])
+def test_nothing_is_cut_off_at_80_columns(there: Path, tmp_path: Path, command: str) -> None:
+    outcome = maskens(*command.split(), *(["--out", tmp_path] if command == "explore" else []), columns=80)
+    assert outcome.code == 0, outcome
+    assert "…" not in outcome.out
