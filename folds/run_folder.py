@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from folds.corrections import Merge, describe_fixes, fixes_csv, merged_csv, read_fixes, read_merges
 from folds.errors import MaskensError, did_you_mean_folder, refuse, typed
@@ -43,14 +44,14 @@ MODEL, OOF, LAST = "model.safetensors", "oof.npz", "last.pt"  # of a job; the ot
 FORBID_EXTRA = {"extra": "forbid"}  # for pydantic, which is imported only where a run is read
 
 
-class _File:
-    """A file of the run folder, as a property that is its path."""
+class FileIn:
+    """A file in the folder of a run or job, as a property that is its path."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __get__(self, run: Run, owner: type[Run]) -> Path:
-        return run.folder / self.name
+    def __get__(self, place: Any, owner: type[Any]) -> Path:
+        return Path(place.folder / self.name)
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,19 @@ class Run:
     created: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
-    record_file = _File(RUN_FILE)
-    folds_file = _File("folds.csv")
-    fixes_file = _File("fixes.csv")
-    merged_file = _File("merged.csv")
-    skipped_file = _File("skipped.csv")
-    recipe_file = _File(RECIPE)
-    submission_file = _File("submission.csv")
-    eval_file = _File("eval.npz")  # logits of the photos to predict
-    oof_file = _File(OOF)  # pooled out-of-fold logits
-    report_file = _File("report.html")
-    precision_file = _File(PRECISION)
-    pseudo_record = _File("pseudo.json")
-    soft_record = _File("soft_targets.json")
+    record_file = FileIn(RUN_FILE)
+    folds_file = FileIn("folds.csv")
+    fixes_file = FileIn("fixes.csv")
+    merged_file = FileIn("merged.csv")
+    skipped_file = FileIn("skipped.csv")
+    recipe_file = FileIn(RECIPE)
+    submission_file = FileIn("submission.csv")
+    eval_file = FileIn("eval.npz")  # logits of the photos to predict
+    oof_file = FileIn(OOF)  # pooled out-of-fold logits
+    report_file = FileIn("report.html")
+    precision_file = FileIn(PRECISION)
+    pseudo_record = FileIn("pseudo.json")
+    soft_record = FileIn("soft_targets.json")
 
     def data_folder(self, named: Path | str | None = None) -> Path:
         """Where its data are: as named, else as recorded. Raises MaskensError: nothing is there."""

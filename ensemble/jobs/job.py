@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 
 from folds.errors import MaskensError, typed
 from folds.files import read_record, sha256_of_file, write_record
-from folds.run_folder import LAST, MODEL, OOF, Run
+from folds.run_folder import LAST, MODEL, OOF, FileIn, Run
 
 State = Literal["waiting", "starting", "training", "done", "stopped", "failed", "unreadable"]
 STATUS = "job.json"
@@ -50,6 +50,14 @@ class Job:
     task: str
     fold: int
 
+    model = FileIn(MODEL)
+    oof = FileIn(OOF)
+    last = FileIn(LAST)  # what an interrupted job resumes from
+    status_file = FileIn(STATUS)
+    history = FileIn("history.csv")
+    log = FileIn("log.txt")
+    error = FileIn("error.txt")
+
     def __str__(self) -> str:
         return f"{self.task} fold {self.fold}"
 
@@ -57,35 +65,6 @@ class Job:
     def folder(self) -> Path:
         """Raises MaskensError as `Run.job_folder`."""
         return self.run.job_folder(self.task, self.fold)
-
-    @property
-    def model(self) -> Path:
-        return self.folder / MODEL
-
-    @property
-    def oof(self) -> Path:
-        return self.folder / OOF
-
-    @property
-    def last(self) -> Path:
-        """What an interrupted job resumes from."""
-        return self.folder / LAST
-
-    @property
-    def status_file(self) -> Path:
-        return self.folder / STATUS
-
-    @property
-    def history(self) -> Path:
-        return self.folder / "history.csv"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "log.txt"
-
-    @property
-    def error(self) -> Path:
-        return self.folder / "error.txt"
 
     def status(self) -> JobStatus:
         """job.json; `waiting` if the job has not begun, `unreadable` if the file is damaged or was edited."""

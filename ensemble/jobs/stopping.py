@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: they interrupt surely, or once work is saved; and files that ask for the same."""
+"""Ctrl-C, SIGTERM and SIGHUP, which interrupt at once or when work is saved; and stop files, which ask for the same."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-AGAIN = 0.1  # seconds after which an interruption that had to wait, or that something swallowed, comes again
+AGAIN = 0.1  # seconds after which an interruption that had to wait, or was swallowed, is raised again
 CALL_VARIABLE = "MASKENS_CALL"  # of the environment of a process on a cluster's node: what its stop file is named after
 
 
 def stop_file(folder: Path, call: str) -> Path:
-    """Once it is there, the process of a call on a cluster's node is asked to save its work and to end."""
+    """The file that asks the process of a call on a cluster's node to save its work and end."""
     return folder / f"{call}.stop"
 
 
 class Interruption:
     """Signals that raise KeyboardInterrupt in the main thread.
 
-    Python swallows what is raised within `__del__` or a weak reference's callback, and an import that is interrupted
-    may end in any error. So a signal waits for imports to end, and comes again until the stack is being unwound.
+    Python swallows errors raised within `__del__` or a weak reference's callback, and an interrupted import may end in
+    any error. So a signal waits for imports to end, and is raised again until the stack is being unwound.
     """
 
     def __init__(self) -> None:
@@ -55,15 +55,14 @@ class Interruption:
         sys.unraisablehook = self._hook
 
     def settle(self) -> int:
-        """The interruption has done its work: it does not come again. Returns the number of its signal, 0 for none."""
+        """Raise the interruption no more. Returns the number of its signal, 0 for none."""
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
         number, self.number = self.number, 0
         return number
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """The handler. Forked loader processes inherit it and must just end: one that goes on after the exception would
-        be waited for."""
+        """The handler. Forked loader processes inherit it and must just end: after an exception they might live on."""
         if os.getpid() != self._owner:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -109,8 +108,7 @@ def _unwinding() -> bool:
 class StopRequest:
     """Whether a signal has asked to stop."""
 
-    def __init__(self) -> None:
-        self.number = 0  # of the signal
+    number = 0  # of the signal
 
     @property
     def made(self) -> bool:
@@ -125,10 +123,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Within the block signals are noted and interrupt nothing, so that it can end where its work is whole.
+    """Within the block signals are noted and interrupt at its end, so that it can end where its work is whole.
 
-    At its end they do what they would have done, which is to interrupt. In another thread than the main one, where
-    Python takes no handlers, they do so at once. Those that the process ignores stay ignored.
+    In another thread than the main one, where Python takes no handlers, they interrupt at once. Those that the process
+    ignores stay ignored.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

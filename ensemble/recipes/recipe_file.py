@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ def _validated(kind: type[Table], tree: Tree, where: str, above: Sequence[str] =
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        refuse([_readable(e, above) for e in error.errors()], f"{where} can't be used")
+        refuse([line for e in error.errors() for line in _readable(e, above)], f"{where} can't be used")
         raise
 
 
@@ -183,8 +184,8 @@ def _put(node: Any, path: Sequence[str], value: Any, change: str) -> None:
         _put(node.setdefault(place, {}) if isinstance(node, dict) else node[place], deeper, value, change)
 
 
-def _readable(error: Any, above: Sequence[str]) -> str:
-    """`tasks.mask.optimizer.learning_rate: unknown key (did you mean 'lr'?)`
+def _readable(error: Any, above: Sequence[str]) -> list[str]:
+    """`tasks.mask.optimizer.learning_rate: unknown key (did you mean 'lr'?)`, one or more.
 
     Args:
         error: one of pydantic's `ValidationError.errors()`.
@@ -195,12 +196,13 @@ def _readable(error: Any, above: Sequence[str]) -> str:
     if error["type"] == "extra_forbidden":
         task = "tasks.*." * (where in TaskRecipe.model_fields) or "tasks." * (where in KINDS)
         near = f" (did you mean {task}{where}?)" if task else did_you_mean(path[-1], _keys_at(path[:-1]))
-        return f"{where}: unknown key{near}"
+        return [f"{where}: unknown key{near}"]
     if error["type"] == "missing":
-        return f"{where}: missing"
-    message = error["msg"].removeprefix("Value error, ")
+        return [f"{where}: missing"]
     shown = f" (it is {given!r})" if isinstance(given := error.get("input"), (str, int, float, bool, list)) else ""
-    return f"{where}: {message[0].lower()}{message[1:]}{shown}"
+    lines = error["msg"].removeprefix("Value error, ").split("\n")
+    between = ["." if re.match(r"[\w.+-]+: ", line) else ": " for line in lines]  # a line may begin with a key below
+    return [f"{where}{sign}{line[0].lower()}{line[1:]}{shown}" for sign, line in zip(between, lines, strict=True)]
 
 
 def _keys_at(path: Sequence[str]) -> list[str]:

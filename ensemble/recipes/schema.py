@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
@@ -35,6 +35,12 @@ class Strict(BaseModel):
     """A table of a recipe: unknown keys, infinity and NaN are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _refuse(faults: Mapping[str, object]) -> None:
+    """Raise ValueError with a line for each fault that is there: `KEY: what is wrong`."""
+    if found := [fault for fault, there in faults.items() if there]:
+        raise ValueError("\n".join(found))
 
 
 @dataclass(frozen=True)
@@ -88,6 +94,13 @@ class FaceTemplate(Strict):
             width=min(1.0, self.width * width / cut_width),
         )
 
+    def fits(self, resize: tuple[int, int], crop: tuple[int, int]) -> bool:
+        """Whether the face is on the `crop` of the centre."""
+        try:
+            return bool(self.cropped(resize, crop))
+        except ValueError:
+            return False
+
     @model_validator(mode="after")
     def _upright(self) -> FaceTemplate:
         if self.mouth - self.eyes < 0.05:
@@ -108,7 +121,7 @@ class Ages(Strict):
     """How ages are trained: in which bins, and without whom. Scores always count the bands 30 and 60."""
 
     cuts: Years = AGE_CUTS  # a bin begins at each cut; "years" is one bin a year
-    merge: tuple[int, ...] = Field((), validate_default=True)  # band (0, 1, 2) of each bin; empty: of its oldest age
+    merge: tuple[int, ...] = ()  # band (0, 1, 2) of each bin; empty: of its oldest age
     leave_out: Years = ()  # people of these ages are not trained on
     sigma: float = Field(0.0, ge=0, le=50)  # years by which a target spreads around the person's age; 0 is one bin
     head: AgeHead = "softmax"
@@ -120,29 +133,23 @@ class Ages(Strict):
             raise ValueError('a list of ages, or "years" for one bin a year')
         return ALL_YEARS if cuts == "years" else cuts
 
-    @field_validator("cuts")
-    @classmethod
-    def _rising(cls, cuts: Years) -> Years:
-        if len(cuts) < 2 or any(a >= b for a, b in pairwise(cuts)):
-            raise ValueError("at least two ages, each above the one before")
-        return cuts
-
-    @field_validator("merge")
-    @classmethod
-    def _each_band(cls, given: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        if cuts := info.data.get("cuts"):
-            merge = given or merge_of(cuts)
-            if len(merge) != len(cuts) + 1 or sorted(merge) != list(merge) or set(merge) != set(range(len(AGES))):
-                raise ValueError(f"{len(cuts)} cuts make {len(cuts) + 1} bins, whose bands have to be 0 to 2, rising")
-        return given
-
-    @field_validator("head")
-    @classmethod
-    def _something_to_regress(cls, head: AgeHead, info: ValidationInfo) -> AgeHead:
-        cuts = info.data.get("cuts")
-        if head == "regression" and cuts and len(cuts) == len(AGE_CUTS):
-            raise ValueError(f'regression predicts the age itself, and cuts {list(cuts)} are too few: cuts = "years"')
-        return head
+    @model_validator(mode="after")
+    def _consistent(self) -> Ages:
+        bins, bands = len(self.cuts) + 1, list(self.bands)
+        _refuse(
+            {
+                "cuts: at least two ages, each above the one before": (
+                    len(self.cuts) < 2 or any(a >= b for a, b in pairwise(self.cuts))
+                ),
+                f"merge: {bins - 1} cuts make {bins} bins, whose bands have to be 0 to 2, rising": (
+                    len(bands) != bins or sorted(bands) != bands or set(bands) != set(range(len(AGES)))
+                ),
+                f'head: regression predicts the age itself, and {bins - 1} cuts are too few: cuts = "years"': (
+                    self.head == "regression" and len(self.cuts) == len(AGE_CUTS)
+                ),
+            }
+        )
+        return self
 
     @property
     def bands(self) -> tuple[int, ...]:
@@ -313,8 +320,7 @@ class Loss(Strict):
                 ),
                 "logit_adjustment goes into ce, which is 0": loss.logit_adjustment and not loss.ce,
             }
-            if found := [fault for fault, there in faults.items() if there]:
-                raise ValueError(where + found[0])
+            _refuse({f"{where}{fault}": there for fault, there in faults.items()})
         return self
 
     def of(self, part: Part) -> Loss:
@@ -337,15 +343,15 @@ class Loss(Strict):
         kind, heads = target.predicts, target.heads
         parts, several = [head.part for head in heads], len(heads) > 1
         if strange := [part for part in self.heads if part not in parts]:
-            raise ValueError(f"heads.{strange[0]}: '{kind}' has no such head, only {', '.join(parts)}")
+            raise ValueError(f"loss.heads.{strange[0]}: '{kind}' has no such head, only {', '.join(parts)}")
         if self.balance == "uncertainty" and not several:
-            raise ValueError(f"balance weighs heads against each other, and '{kind}' has one")
+            raise ValueError(f"loss.balance: it weighs heads against each other, and '{kind}' has one")
         if self.class_weights and several:
             raise ValueError(
-                f"class_weights need a task with one head, and '{kind}' has {len(heads)}: use heads.mask.class_weights"
+                f"loss.class_weights: '{kind}' has {len(heads)} heads, use heads.mask.class_weights and its like"
             )
         for head in heads:
-            own, where = self.of(head.part), f"heads.{head.part}: " if several else ""
+            own, where = self.of(head.part), f"loss.heads.{head.part}: " if several else "loss: "
             if len(own.class_weights) not in (0, len(head.merge)):
                 given, name = len(own.class_weights), head.part if several else kind
                 raise ValueError(f"{where}{given} class_weights, but '{name}' has {len(head.merge)} classes")
@@ -359,7 +365,7 @@ class Loss(Strict):
             if head.kind != "softmax" and unfit:
                 raise ValueError(
                     f"{where}a head '{head.kind}' is trained by its likelihood alone, the term ce: set "
-                    f"{', '.join(unfit)} to 0{' in loss.heads.age' * several}"
+                    f"{', '.join(unfit)} to 0"
                 )
 
 
@@ -401,28 +407,12 @@ class TaskRecipe(Strict):
     ema: BelowOne = 0.0  # decay of the averaged weights, per update; 0 is off
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32"
 
-    # field by field, so that one wrong key does not hide what is wrong with another
     @field_validator("crop", mode="before")
     @classmethod
     def _no_crop(cls, crop: Any) -> Any:
         if isinstance(crop, str) and crop not in ("face", "none"):
             raise ValueError(f"'{crop}' is neither [height, width] nor 'face' nor 'none'")
         return None if crop == "none" else crop
-
-    @field_validator("crop")
-    @classmethod
-    def _crop_fits(cls, crop: Size | str | None, info: ValidationInfo) -> Size | str | None:
-        resize = info.data.get("resize")
-        if isinstance(crop, tuple) and resize and (crop[0] > resize[0] or crop[1] > resize[1]):
-            raise ValueError(f"crop {list(crop)} is larger than the photo after resize {list(resize)}")
-        return crop
-
-    @field_validator("ages")
-    @classmethod
-    def _an_age_head(cls, ages: Ages, info: ValidationInfo) -> Ages:
-        if ages.head != "softmax" and info.data.get("predicts") == "class18":
-            raise ValueError(f"head '{ages.head}' is for a task with a head of ages; 'class18' has one of 18 classes")
-        return ages
 
     @field_validator("augment", mode="before")
     @classmethod
@@ -435,50 +425,34 @@ class TaskRecipe(Strict):
             raise ValueError(f"there is no policy '{unknown[0]}'{near}; there are {', '.join(known)}")
         return [known[entry] if isinstance(entry, str) else entry for entry in entries] if names else augment
 
-    @field_validator("head_epochs", "sizes", "average_epochs")
-    @classmethod
-    def _within_epochs(cls, value: Any, info: ValidationInfo) -> Any:
-        epochs = info.data.get("epochs")
-        if epochs and (len(value) if isinstance(value, tuple) else value) > epochs:
-            raise ValueError(f"there are no more than {epochs} epochs")
-        return value
-
-    @field_validator("sizes")
-    @classmethod
-    def _shrunk(cls, sizes: tuple[Size, ...], info: ValidationInfo) -> tuple[Size, ...]:
-        whole = cropped_size(info.data["resize"], info.data["crop"]) if {"resize", "crop"} <= info.data.keys() else None
-        if whole and any(h > whole[0] or w > whole[1] for h, w in sizes):
-            raise ValueError(f"photos are {list(whole)} and can only become smaller")
-        return sizes
-
-    @field_validator("masks")
-    @classmethod
-    def _faces_in_crop(cls, masks: Masks, info: ValidationInfo) -> Masks:
-        resize, crop = info.data.get("resize"), info.data.get("crop")
-        if masks.prob and not masks.detect and crop == "face":
-            raise ValueError("a crop around the face needs detect = true")
-        if masks.prob and not masks.detect and resize and crop:
-            try:
-                masks.face.cropped(resize, crop)
-            except ValueError:
-                raise ValueError(f"the crop {list(crop)} cuts off the eyes, mouth or middle of `face`") from None
-        return masks
-
-    @field_validator("mix")
-    @classmethod
-    def _pairs(cls, mix: Mix, info: ValidationInfo) -> Mix:
-        if mix.active and info.data.get("batch_size", 2) % 2:
-            raise ValueError(f"photos are mixed in pairs, and batch_size {info.data['batch_size']} is odd")
-        return mix
-
-    @field_validator("loss")
-    @classmethod
-    def _fits_the_heads(cls, loss: Loss, info: ValidationInfo) -> Loss:
-        if {"predicts", "ages", "sampler"} <= info.data.keys():
-            sampler = info.data["sampler"]
-            evened = sampler.balance if sampler.strength else "none"
-            loss.refuse_unfit(_target(info.data["predicts"], info.data["ages"]), evened)
-        return loss
+    @model_validator(mode="after")
+    def _consistent(self) -> TaskRecipe:
+        crop, masks, sampler = self.crop, self.masks, self.sampler
+        undetected = masks.prob and not masks.detect
+        cut = crop if isinstance(crop, tuple) else self.resize
+        too_long = {"head_epochs": self.head_epochs, "sizes": len(self.sizes), "average_epochs": self.average_epochs}
+        faults = {
+            f"crop: {list(cut)} is larger than the photo after resize {list(self.resize)}": (
+                cut[0] > self.resize[0] or cut[1] > self.resize[1]
+            ),
+            f"ages: head '{self.ages.head}' is for a task with a head of ages; 'class18' has one of 18 classes": (
+                self.ages.head != "softmax" and self.predicts == "class18"
+            ),
+            f"sizes: photos are {list(cut)} and can only become smaller": (
+                any(h > cut[0] or w > cut[1] for h, w in self.sizes)
+            ),
+            "masks: a crop around the face needs detect = true": undetected and crop == "face",
+            f"masks: the crop {list(cut)} cuts off the eyes, mouth or middle of `face`": (
+                undetected and not masks.face.fits(self.resize, cut)
+            ),
+            f"mix: photos are mixed in pairs, and batch_size {self.batch_size} is odd": (
+                self.mix.active and self.batch_size % 2
+            ),
+        }
+        faults |= {f"{key}: there are only {self.epochs} epochs": n > self.epochs for key, n in too_long.items()}
+        _refuse(faults)
+        self.loss.refuse_unfit(self.target, sampler.balance if sampler.strength else "none")
+        return self
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -493,7 +467,7 @@ class TaskRecipe(Strict):
     @property
     def target(self) -> OutputSpec:
         """What the task's model predicts."""
-        return _target(self.predicts, self.ages)
+        return OutputSpec(self.predicts, self.ages.cuts, self.ages.bands, self.ages.head)
 
     def of_fold(self, fold: int) -> TaskRecipe:
         """The task with the initial weights of one fold, where each fold has a file of its own.
@@ -527,10 +501,6 @@ class TaskRecipe(Strict):
         ages = self.ages.model_copy(update={"merge": () if self.ages.in_bands else self.ages.bands})
         known = self.model_copy(update={"weights": "", "ages": ages})
         return sha256(json.dumps(known.model_dump(mode="json", exclude_defaults=True), sort_keys=True))
-
-
-def _target(predicts: Predicts, ages: Ages) -> OutputSpec:
-    return OutputSpec(predicts, ages.cuts, ages.bands, ages.head)
 
 
 class Recipe(Strict):

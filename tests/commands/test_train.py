@@ -127,11 +127,11 @@ def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path) -> No
 
 def test_all_errors_of_a_recipe_are_told_at_once_before_anything_is_computed(data: Path) -> None:
     assert maskens("folds", "--k", "3").code == 0
-    Path("mine.toml").write_text('extends = "demo"\n[tasks.mask]\nepoch = 3\ncrop = [640, 480]\n')
+    Path("mine.toml").write_text('extends = "demo"\n[tasks.mask]\nepoch = 3\nbatch_size = 1\n')
     refused(
         maskens("train", "--recipe", "mine.toml"),
         "tasks.mask.epoch: unknown key (did you mean 'epochs'",
-        "tasks.mask.crop: crop [640, 480] is larger than the photo after resize [64, 48]",
+        "tasks.mask.batch_size: input should be",
     )
     assert not list(Path("runs/default").glob("*/fold*"))
 

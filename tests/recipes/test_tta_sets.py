@@ -79,7 +79,7 @@ def test_all_that_is_wrong_with_views_is_told_at_once() -> None:
 
 
 def test_names_of_sets_that_are_taken_or_unknown_are_refused() -> None:
-    with pytest.raises(MaskensError, match=r"tta: flip: a shipped set or a step has this name"):
+    with pytest.raises(MaskensError, match=r"tta.flip: a shipped set or a step has this name"):
         recipe('[tta.flip]\nviews = ["identity"]')
     with pytest.raises(MaskensError, match=r"oof_tta: 'flipp' \(did you mean 'flip'.*\?\): there are none, flip, "):
         recipe(first='oof_tta = ["flipp"]')
