@@ -1,4 +1,4 @@
-"""What every backend does: call a function somewhere, and say so when the place was lost."""
+"""What every backend does: call a function somewhere, and report when the place was lost."""
 
 from __future__ import annotations
 
@@ -7,24 +7,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import joblib
 
+Item = TypeVar("Item")
+STOPPING = 60.0  # seconds that a call which is to stop has for saving its work
 
-@dataclass(frozen=True)
-class ClusterCapacity:
+
+class ClusterCapacity(NamedTuple):
     """How many calls a cluster takes at a time, and what each of them has."""
 
     slots: int
     gpus: int  # of all nodes
     cores: int  # of a node, for each call
-    largest: int | None = None  # cores of the largest node, where calls that want more would wait for ever
-
-
-Item = TypeVar("Item")
-
-STOPPING = 60.0  # seconds that a call which is to stop has for saving its work
+    largest: int | None = None  # cores of the largest node, where calls that need more would wait for ever
 
 
 class WorkerLost(Exception):
@@ -44,7 +41,7 @@ class Call:
     function: Callable[..., Any]
     args: tuple[Any, ...]
     log: Path  # what a process on another node prints, its traceback above all
-    notes: Path  # folder for what nodes are told and tell; log and notes lie on storage that all nodes share
+    notes: Path  # folder for files between command and nodes; log and notes lie on storage that all nodes share
     needs: tuple[Path, ...] = ()  # folders that must be there on the node
     token: str = field(default_factory=lambda: uuid.uuid4().hex)  # of this one attempt
 
@@ -86,27 +83,24 @@ class SequentialBackend:
 
 
 def call_with_retries(
-    backend: Backend, make: Callable[[], Call], retries: int, on_retry: Callable[[str], object] = lambda words: None
+    backend: Backend, make: Callable[[], Call], retries: int, on_retry: Callable[[str], object] = lambda note: None
 ) -> Any:
-    """Call until the call comes to its end: its process may be lost so many times, as nothing is wrong with it then.
+    """Call until the call ends, or its process is lost more than `retries` times.
 
     Args:
         make: a call, anew for each attempt.
-        on_retry: told why there is another attempt.
+        on_retry: called with the reason for another attempt.
 
     Raises:
         WorkerLost: it was lost once more.
         Exception: as of `Backend.call`.
     """
-    attempt = 1
-    while True:
+    for attempt in range(2, retries + 2):
         try:
             return backend.call(make())
         except WorkerLost as lost:
-            attempt += 1
-            if attempt > 1 + retries:
-                raise
-            on_retry(f"{lost}; goes on, attempt {attempt} of {1 + retries}")
+            on_retry(f"{lost}; attempt {attempt} of {1 + retries}")
+    return backend.call(make())
 
 
 def run_in_threads(work: Callable[[Item], Any], items: Sequence[Item], slots: int) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
-from ensemble.backends.backend import Backend, ClusterCapacity, SequentialBackend
+from ensemble.backends.backend import Backend, SequentialBackend
 from ensemble.jobs.hardware import BackendName, Hardware, choose_device
 from folds.errors import MaskensError
 
@@ -33,17 +33,29 @@ def choose_hardware(
     if address and backend not in PACKAGES:
         raise MaskensError("--address goes with --backend dask or --backend ray.")
     if backend == "sequential" and (jobs or 1) > 1:
-        raise MaskensError(f"--backend sequential runs one job at a time, not {jobs}: take loky, dask or ray.")
-    _check_installed(backend)
+        raise MaskensError(f"--backend sequential runs one job at a time, not {jobs}: use loky, dask or ray.")
+    package = PACKAGES.get(backend or "")
+    if package and importlib.util.find_spec(package) is None:
+        raise MaskensError(
+            f"--backend {backend} needs {package}, which is not installed. Install: pip install 'maskens[{backend}]'"
+        )
     if address is None:
         chosen = choose_device(device)
         if backend == "dask" and chosen == "cuda":
             raise MaskensError(
-                "--backend dask without --address gives no job a GPU of its own: take --backend loky, which does the "
-                "same on this machine, or --device cpu."
+                "--backend dask without --address gives no job a GPU of its own: use --backend loky or --device cpu."
             )
         return Hardware(chosen, workers, jobs or 1, backend)
-    shape = _shape(backend, address, jobs, device)
+    if backend == "dask":
+        from ensemble.backends.dask_backend import dask_client, dask_shape
+
+        with dask_client(address) as client:
+            shape = dask_shape(client)
+    else:
+        from ensemble.backends.ray_backend import connected, ray_shape
+
+        with connected(address):
+            shape = ray_shape(address, jobs, {"cpu": False, "cuda": True}.get(device))
     if device == "cuda" and backend == "ray" and not shape.gpus:
         raise MaskensError(f"--device cuda: no node of the Ray cluster at {address} has a GPU. Use --device cpu.")
     on_gpus = device == "cuda" or (device == "auto" and shape.gpus > 0)
@@ -51,7 +63,7 @@ def choose_hardware(
     hardware = Hardware("cuda" if on_gpus else "cpu", workers, at_a_time, backend, address, shape.cores)
     if shape.largest is not None and hardware.job_cores > shape.largest:
         raise MaskensError(
-            f"--address {address}: a job wants {hardware.job_cores} CPUs, {hardware.job_threads} for threads and "
+            f"--address {address}: a job needs {hardware.job_cores} CPUs, {hardware.job_threads} for threads and "
             f"{hardware.job_workers} for loader processes, and the largest node has {shape.largest}. "
             "Lower --workers or OMP_NUM_THREADS."
         )
@@ -74,23 +86,3 @@ def open_backend(hardware: Hardware) -> Backend:
 
         return RayBackend(hardware)
     return SequentialBackend()
-
-
-def _check_installed(backend: BackendName | None) -> None:
-    package = PACKAGES.get(backend or "")
-    if package and importlib.util.find_spec(package) is None:
-        raise MaskensError(
-            f"--backend {backend} needs {package}, which is not installed. Install: pip install 'maskens[{backend}]'"
-        )
-
-
-def _shape(backend: BackendName | None, address: str, jobs: int | None, device: str) -> ClusterCapacity:
-    if backend == "dask":
-        from ensemble.backends.dask_backend import dask_client, dask_shape
-
-        with dask_client(address) as client:
-            return dask_shape(client)
-    from ensemble.backends.ray_backend import connected, ray_shape
-
-    with connected(address):
-        return ray_shape(address, jobs, {"cpu": False, "cuda": True}.get(device))

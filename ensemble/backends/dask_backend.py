@@ -17,7 +17,7 @@ from distributed.client import FutureCancelledError
 
 from ensemble.backends.backend import STOPPING, Call, ClusterCapacity, WorkerLost
 from ensemble.backends.node_process import cant_run, packed_call, run_on_node, stop_all
-from ensemble.backends.work_process import WorkerPool
+from ensemble.backends.work_process import Worker
 from ensemble.jobs.hardware import Hardware
 from folds.errors import MaskensError, first_line
 
@@ -37,7 +37,7 @@ class DaskBackend:
         self._cluster: LocalCluster | None = None
         self._under_way: dict[str, Call] = {}
         self._stopping = False
-        self._gone = ""  # what is said of a scheduler that does not come back
+        self._gone = ""  # the error, once a scheduler does not come back
         self._lock = threading.Lock()
 
     def call(self, call: Call) -> Any:
@@ -65,7 +65,7 @@ class DaskBackend:
         return outcome.result(self._stopping)
 
     def __enter__(self) -> DaskBackend:
-        for name in ("distributed", "distributed.client"):  # what it says of lost workers is told in other words
+        for name in ("distributed", "distributed.client"):  # lost workers are reported by us
             logging.getLogger(name).setLevel(logging.CRITICAL)
         if self._hardware.address is None:
             # threads will do, as each call has a process of its own
@@ -81,19 +81,15 @@ class DaskBackend:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         if kind:
-            self._stop()
+            self._stopping = True
+            stop_all(list(self._under_way.values()), STOPPING)
         for each in (self._client, self._cluster):
             if each is not None:
-                with contextlib.suppress(Exception):  # one that is gone can't say goodbye
+                with contextlib.suppress(Exception):  # one that is gone can't close
                     each.close(timeout=5)
         if self._cluster:
-            WorkerPool.end()
+            Worker.end_idle()
         self._client = self._cluster = None
-
-    def _stop(self) -> None:
-        """Have all calls save their work; waits until they have."""
-        self._stopping = True
-        stop_all(list(self._under_way.values()), STOPPING)
 
     def _connected(self) -> Client:
         """A client whose scheduler is there, or will be soon.
@@ -113,7 +109,7 @@ class DaskBackend:
                 except (OSError, TimeoutError) as error:
                     self._gone = (
                         f"no Dask scheduler has answered at {self._hardware.address} for {seconds:.0f} s. "
-                        "What was saved is kept; the same command goes on from there"
+                        "Saved work is kept; the same command resumes it"
                     )
                     raise MaskensError(self._gone) from error
                 if not again and self._hardware.device == "cuda" and dask_shape(self._client).gpus:
@@ -140,7 +136,7 @@ def dask_client(address: str) -> Iterator[Client]:
             f"--address {address}: no Dask scheduler answers there ({first_line(error)}). "
             "Start one with: dask scheduler"
         ) from error
-    try:
+    with client:
         try:
             client.wait_for_workers(1, timeout=ANSWERING)  # they may be about to start
         except TimeoutError:
@@ -148,8 +144,6 @@ def dask_client(address: str) -> Iterator[Client]:
                 f"--address {address}: the scheduler has no workers. Start some with: dask worker {address}"
             ) from None
         yield client
-    finally:
-        client.close()
 
 
 def dask_shape(client: Client) -> ClusterCapacity:

@@ -15,25 +15,23 @@ from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
 from ensemble.backends.backend import STOPPING, Call, WorkerLost, WorkerStopped
 from ensemble.backends.work_process import (
+    SAFE_PATH,
     child_environment,
     end_with_parent,
     interruption,
     interruptions_not_for_children,
-    safe_path,
 )
 from ensemble.jobs.hardware import Hardware, visible_gpus
 
 # loky renews a process whose memory has grown, and warns of that
 warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
 
-KILLED = "worker crashed (SIGKILL, probably out of memory)"
-
 
 class LokyBackend:
     """One process for each call at a time, each with a GPU of its own: the next call takes the one that is free."""
 
     def __init__(self, hardware: Hardware) -> None:
-        self.slots, self._context = hardware.jobs, contextlib.ExitStack()
+        self.slots, self._safe_path = hardware.jobs, os.environ.get(SAFE_PATH)
         gpus = visible_gpus() if hardware.device == "cuda" else []
         own = [gpus[n % len(gpus)] if len(gpus) > 1 else None for n in range(hardware.jobs)]
         self._all = [_Worker(gpu, hardware.job_threads) for gpu in own]
@@ -49,7 +47,7 @@ class LokyBackend:
             self._free.put(worker)
 
     def __enter__(self) -> LokyBackend:
-        self._context.enter_context(safe_path())  # loky starts processes of its own beside those of calls
+        os.environ[SAFE_PATH] = "1"  # loky starts processes of its own beside those of calls
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
@@ -60,7 +58,8 @@ class LokyBackend:
         finally:
             for worker in self._all:
                 worker.close()
-            self._context.close()
+            os.environ.pop(SAFE_PATH, None)
+            os.environ |= {} if self._safe_path is None else {SAFE_PATH: self._safe_path}
 
 
 class _Worker:
@@ -84,7 +83,10 @@ class _Worker:
             self.close()
             if self._stopping:
                 raise KeyboardInterrupt from None
-            raise WorkerLost(_cause(error)) from error
+            if "SIGKILL" in str(error):
+                raise WorkerLost("worker crashed (SIGKILL, probably out of memory)") from error
+            codes = str(error).rsplit("exit codes of the workers are", 1)[-1].strip(" {}.")
+            raise WorkerLost(f"worker crashed ({codes})") from error
         except KeyboardInterrupt:
             if self._stopping or self._job is None or not self._job.done():
                 raise  # it is this process that is interrupted, not the one of the call
@@ -95,7 +97,7 @@ class _Worker:
         self._stopping = True
         if self._job is None or self._job.done():
             return None
-        for process in list(self._executor._processes) if self._executor else []:  # loky has no other way to tell
+        for process in list(self._executor._processes) if self._executor else []:  # loky has no other way
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
         return self._job
@@ -108,7 +110,7 @@ class _Worker:
 
 
 def _run(parent: int, call: Call) -> Any:
-    """In the process. Once stopped for want of a parent it ends, as nobody is left to tell it."""
+    """In the process. Once stopped because its parent is gone it ends, as nobody waits for its answer."""
     try:
         return call.function(*call.args)
     except KeyboardInterrupt:
@@ -117,10 +119,3 @@ def _run(parent: int, call: Call) -> Any:
         raise
     finally:
         interruption.settle()
-
-
-def _cause(error: BrokenProcessPool) -> str:
-    if "SIGKILL" in str(error):
-        return KILLED
-    codes = str(error).rsplit("exit codes of the workers are", 1)[-1].strip(" {}.")
-    return f"its process ended without a word ({codes})"

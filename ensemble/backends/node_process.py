@@ -8,21 +8,21 @@ import os
 import pickle
 import signal
 import socket
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from ensemble.backends.backend import Call
-from ensemble.backends.work_process import STOPPED, Outcome, Worker, WorkerPool, portable
+from ensemble.backends.work_process import STOPPED, Outcome, Worker, portable
 from ensemble.jobs.stopping import stop_file
 from folds.errors import MaskensError
 from folds.run_folder import library_versions
 
 VARIABLE = "MASKENS_PATHS"  # of a node's environment: PAIR, several with os.pathsep between
 PAIR = "/path/of/the/command=/path/on/this/node"
+LATE = 5.0  # seconds after which a file is to be seen on other nodes
+LOOK = 0.5  # seconds between two looks at whether it is to stop
 
 
 class _Pickler(pickle.Pickler):
@@ -51,10 +51,7 @@ def node_path(path: str) -> Path:
     for item in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
         there, equals, here = item.partition("=")
         if not (equals and os.path.isabs(there) and os.path.isabs(here)):
-            raise MaskensError(
-                f"node {socket.gethostname()}: {VARIABLE} holds {item!r}, which is not {PAIR} (several are "
-                f"separated by {os.pathsep})."
-            )
+            raise _refusal(f"{VARIABLE} holds {item!r}, expected {PAIR} (several separated by {os.pathsep}).")
         pairs.append((Path(there), Path(here)))
     for source, target in sorted(pairs, key=lambda pair: -len(pair[0].parts)):  # the most exact one first
         if Path(path).is_relative_to(source):
@@ -62,38 +59,8 @@ def node_path(path: str) -> Path:
     return Path(path)
 
 
-def refuse_missing(folders: tuple[Path, ...]) -> None:
-    """Refuse a node on which folders are not there.
-
-    Raises:
-        MaskensError: naming node and folders.
-    """
-    missing = [str(folder) for folder in folders if not folder.is_dir()]
-    if missing:
-        known = os.environ.get(VARIABLE)
-        raise MaskensError(
-            f"node {socket.gethostname()}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not there"
-            f"{f' (with {VARIABLE}={known})' if known else ''}. Mount it, or start the node's worker with "
-            f"{VARIABLE}={PAIR}, where the node has it elsewhere."
-        )
-
-
-LATE = 5.0  # seconds after which a file is to be seen on other nodes
-LOOK = 0.5  # seconds between two looks at whether it is to stop
-
-
-@dataclass(frozen=True)
-class NodeCall:
-    """A call on its way to a node; small for the scheduler's worker, which need not know what it is about."""
-
-    name: str
-    log: Path
-    notes: Path
-    needs: tuple[Path, ...]
-    token: str
-    threads: int
-    version: str  # of maskens
-    work: bytes  # function and arguments
+def _refusal(reason: str) -> MaskensError:
+    return MaskensError(f"node {socket.gethostname()}: {reason}")
 
 
 @contextlib.contextmanager
@@ -106,14 +73,15 @@ def packed_call(call: Call, threads: int) -> Iterator[bytes]:
     Raises:
         MaskensError: the disk does not take it.
     """
-    work, version = pack((call.function, call.args)), library_versions()["maskens"]
+    work = pack((call.function, call.args))  # packed by itself, as the scheduler's worker need not import what it needs
     mark = marking_file(call.notes, call.token)
     try:
         mark.touch()
     except OSError as error:
         raise MaskensError(f"can't write {mark}: {error.strerror}") from error
+    about = (call.name, call.log, call.notes, call.needs, call.token)
     try:
-        yield pack(NodeCall(call.name, call.log, call.notes, call.needs, call.token, threads, version, work))
+        yield pack((library_versions()["maskens"], about, threads, work))
     finally:
         mark.unlink(missing_ok=True)
 
@@ -121,6 +89,11 @@ def packed_call(call: Call, threads: int) -> Iterator[bytes]:
 def marking_file(notes: Path, token: str) -> Path:
     """There for as long as a call is handed out."""
     return notes / f"{token}.call"
+
+
+def started_file(notes: Path, token: str) -> Path:
+    """There from the start of a call's process to its end."""
+    return notes / f"{token}.started"
 
 
 def stop_all(calls: Sequence[Call], seconds: float) -> None:
@@ -135,13 +108,8 @@ def stop_all(calls: Sequence[Call], seconds: float) -> None:
         stop_file(call.notes, call.token).unlink(missing_ok=True)
 
 
-def started_file(notes: Path, token: str) -> Path:
-    """There from the start of a call's process to its end."""
-    return notes / f"{token}.started"
-
-
 def cant_run(error: Exception) -> MaskensError:
-    """What to say of a node where `run_on_node`, which raises nothing itself, could not even begin."""
+    """The error where `run_on_node`, which raises nothing itself, could not even begin."""
     last = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
     return MaskensError(f"a node can't run maskens ({last}). Install the same maskens and Python there")
 
@@ -149,66 +117,61 @@ def cant_run(error: Exception) -> MaskensError:
 def run_on_node(packed: bytes) -> Outcome:
     """Run a packed call in a process of its own on this node, to its end. Raises nothing."""
     try:
-        call: NodeCall = pickle.loads(packed)
-        _check(call)
-        started = started_file(call.notes, call.token)
+        version, (name, log, notes, needs, token), threads, work = pickle.loads(packed)
+        _check(version, notes, needs, token)
+        started = started_file(notes, token)
         try:
             started.open("x").close()
         except FileExistsError:  # schedulers give tasks of lost workers to others by themselves
             started.unlink(missing_ok=True)
             return Outcome("lost", "the worker that had it is gone")
         try:
-            return _run_process(call)
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a") as file:
+                file.write(f"{time.ctime()}: {name} on {socket.gethostname()}\n")
+            return _run_process(log, stop_file(notes, token), token, threads, work)
         finally:
             started.unlink(missing_ok=True)
-            stop_file(call.notes, call.token).unlink(missing_ok=True)
+            stop_file(notes, token).unlink(missing_ok=True)
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return Outcome("raised", MaskensError(f"node {socket.gethostname()}: {reason}"))
+        return Outcome("raised", _refusal(reason))
     except Exception as error:
         return Outcome("raised", portable(error))
 
 
-def _check(call: NodeCall) -> None:
+def _check(version: str, notes: Path, needs: Sequence[Path], token: str) -> None:
+    """Refuse a node with another maskens, or without the command's folders."""
     here = library_versions()["maskens"]
-    if here != call.version:
-        raise MaskensError(
-            f"node {socket.gethostname()} has maskens {here}, the command that started the job {call.version}: "
-            "install the same there."
+    if here != version:
+        raise _refusal(f"it has maskens {here}, the command that started the job {version}. Install the same there.")
+    if missing := [str(folder) for folder in needs if not folder.is_dir()]:
+        known = os.environ.get(VARIABLE)
+        raise _refusal(
+            f"missing folders: {', '.join(missing)}{f' (with {VARIABLE}={known})' if known else ''}. Mount them, or "
+            f"start the node's worker with {VARIABLE}={PAIR}."
         )
-    refuse_missing(call.needs)
-    mark, until = marking_file(call.notes, call.token), time.monotonic() + LATE
-    while not mark.exists():
+    until = time.monotonic() + LATE
+    while not marking_file(notes, token).exists():
         if time.monotonic() > until:
-            raise MaskensError(
-                f"node {socket.gethostname()}: {call.notes} is there, but it is not the folder of that name that the "
-                "command has: both have to be on a disk that they share."
-            )
+            raise _refusal(f"{notes} is not the command's folder of that name. Use a disk that both share.")
         time.sleep(0.1)
 
 
-def _run_process(call: NodeCall) -> Outcome:
-    call.log.parent.mkdir(parents=True, exist_ok=True)
-    with call.log.open("a") as log:
-        log.write(f"{time.ctime()}: {call.name} on {socket.gethostname()}\n")
-    with tempfile.TemporaryDirectory(prefix="maskens-") as folder:
-        answer = Path(folder) / "outcome"
-        child = WorkerPool.take(call.threads)
-        if not child.send(str(call.log), call.token, str(answer), call.work):  # it has ended for want of work
-            child.end()
-            child = Worker(call.threads)
-            child.send(str(call.log), call.token, str(answer), call.work)
-        asked = False
-        while not child.has_answered(LOOK):
-            if not asked and stop_file(call.notes, call.token).exists():
-                child.process.terminate()
+def _run_process(log: Path, stop: Path, token: str, threads: int, work: bytes) -> Outcome:
+    worker, asked = Worker.take(threads), False
+    try:
+        worker.connection.send((str(log), token, work))
+        while not worker.connection.poll(LOOK):
+            if not asked and stop.exists():
+                worker.process.terminate()
                 asked = True
-        if answer.exists():
-            WorkerPool.give_back(child)
-            outcome: Outcome = pickle.loads(answer.read_bytes())
-            return outcome
-    code = child.end()
+        outcome: Outcome = worker.connection.recv()
+        worker.give_back()
+        return outcome
+    except (EOFError, ConnectionError):
+        code = worker.end()
     if code == STOPPED:
         return Outcome("stopped")
-    words = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return Outcome("lost", f"its process on {socket.gethostname()} {words}; see {call.log}")
+    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    return Outcome("lost", f"worker crashed ({how}) on {socket.gethostname()}, see {log}")

@@ -19,7 +19,6 @@ from ray.exceptions import GetTimeoutError, RayError, RaySystemError, RayTaskErr
 
 from ensemble.backends.backend import STOPPING, Call, ClusterCapacity, WorkerLost
 from ensemble.backends.node_process import cant_run, packed_call, run_on_node, stop_all
-from ensemble.backends.work_process import Outcome
 from ensemble.jobs.hardware import Hardware
 from folds.errors import MaskensError, first_line
 
@@ -52,7 +51,12 @@ class RayBackend:
         try:
             with packed_call(call, self._hardware.job_threads) as packed:
                 self.look_at_head()
-                outcome = self._wait_for(task.remote(packed))
+                running, outcome = task.remote(packed), None
+                while outcome is None:
+                    try:
+                        outcome = ray.get(running, timeout=LOOK)
+                    except GetTimeoutError:
+                        self.look_at_head()
         except (RayTaskError, RaySystemError) as error:  # `run_on_node` raises nothing
             raise cant_run(error) from error
         except RayError as error:
@@ -61,16 +65,8 @@ class RayBackend:
             self._under_way.pop(call.token, None)
         return outcome.result(self._stopping)
 
-    def _wait_for(self, task: Any) -> Outcome:
-        while True:
-            try:
-                found: Outcome = ray.get(task, timeout=LOOK)
-                return found
-            except GetTimeoutError:
-                self.look_at_head()
-
     def look_at_head(self) -> None:
-        """Ray itself would wait for a head that is gone, and after a minute end this process without a word.
+        """Ray itself would wait for a head that is gone, and after a minute end this process silently.
 
         Raises:
             MaskensError: it is gone.
@@ -85,10 +81,8 @@ class RayBackend:
                     self._gone = time.monotonic() > until
                     time.sleep(LOOK)
             if self._gone:
-                raise MaskensError(
-                    f"the head of the Ray cluster at {self.head} is gone. What was saved is kept; the same command "
-                    "goes on from there"
-                )
+                resume = "Saved work is kept; the same command resumes it"
+                raise MaskensError(f"the head of the Ray cluster at {self.head} is gone. {resume}")
 
     def __enter__(self) -> RayBackend:
         hardware = self._hardware
@@ -122,21 +116,23 @@ def connected(address: str | None, local: dict[str, Any] | None = None) -> Itera
         yield
         return
     started = {} if address else {"include_dashboard": False, "_temp_dir": temporary_folder(), **(local or {})}
-    with _handlers_kept():
-        try:
-            reach(address)
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **started)
-        except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-            if not address:
-                raise MaskensError(
-                    f"Ray can't be started here, with its files in {temporary_folder()} ({first_line(error)}). "
-                    "RAY_TMPDIR names another folder."
-                ) from error
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        reach(address)
+        ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **started)
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        if not address:
             raise MaskensError(
-                f"--address {address}: no Ray cluster answers there ({first_line(error)}). "
-                "Start one with: ray start --head"
+                f"Ray can't be started here, with its files in {temporary_folder()} ({first_line(error)}). "
+                "RAY_TMPDIR names another folder."
             ) from error
-    ray._private.worker._worker_logs_enabled = False  # else pages of what a node died of are printed
+        raise MaskensError(
+            f"--address {address}: no Ray cluster answers there ({first_line(error)}). Start one with: ray start --head"
+        ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray takes it for itself; it is to stop a command, its work saved
+    ray._private.worker._worker_logs_enabled = False  # else it prints pages when a node dies
     try:
         yield
     finally:
@@ -145,8 +141,7 @@ def connected(address: str | None, local: dict[str, Any] | None = None) -> Itera
 
 def temporary_folder() -> str:
     """Where a Ray started here keeps its sockets and logs: its default, /tmp/ray, belongs to who came first."""
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    return os.environ.get("RAY_TMPDIR") or f"{tempfile.gettempdir()}/ray-{user}"
+    return os.environ.get("RAY_TMPDIR") or f"{tempfile.gettempdir()}/ray-{os.getuid()}"
 
 
 def reach(address: str | None, seconds: float = ANSWERING) -> None:
@@ -160,24 +155,11 @@ def reach(address: str | None, seconds: float = ANSWERING) -> None:
         socket.create_connection((host, int(port)), timeout=seconds).close()
 
 
-@contextlib.contextmanager
-def _handlers_kept() -> Iterator[None]:
-    """Ray takes SIGTERM for itself, which is to stop a command after its work is saved."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def ray_shape(address: str, jobs: int | None, on_gpus: bool | None) -> ClusterCapacity:
     """What the cluster that is connected takes at a time: a call for each GPU, else one for each node.
 
     Args:
-        address: for what is said.
+        address: for messages.
         jobs: calls at a time, if they are given.
         on_gpus: whether calls want one; None: if there are any.
 
