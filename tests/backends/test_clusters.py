@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
-from local_clusters import ENVIRONMENT, DaskCluster, RayCluster
+from conftest import MakeData
+from local_clusters import ENVIRONMENT, Cluster, dask_cluster, ray_cluster
 from tiny_runs import DEFAULTS, Silent, TinyRun, tiny_run
 
 from ensemble.backends.choose import choose_hardware
 from ensemble.jobs.hardware import BackendName, Hardware
 from ensemble.jobs.job import JobStatus
-from ensemble.jobs.spec import JobSpec
 from ensemble.training.queue import train
 from folds.errors import MaskensError
 from folds.files import read_json
 from folds.layout import read_train
+
+RECIPE = f"{DEFAULTS}[tasks.heads]\nepochs = 8  # so that both train for a while, one beside the other\n"
 
 
 def test_a_temporary_folder_that_ray_can_not_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,46 +34,32 @@ def test_a_temporary_folder_that_ray_can_not_use_is_named(tmp_path: Path, monkey
         pass
 
 
-RECIPE = f"{DEFAULTS}[tasks.heads]\nepochs = 8  # so that both train for a while, one beside the other\n"
-
-
 @pytest.fixture(scope="module")
-def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+def alone(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """A run whose jobs were trained in this process."""
     root = tmp_path_factory.mktemp("jobs")
-    return tiny_run(root / "run", read_train(make_data(root / "data", people=24)), RECIPE)
+    setting = tiny_run(root / "run", read_train(make_data(root / "data", people=24)), RECIPE)
+    train_both(setting, Hardware("cpu", 0), Silent())
+    return setting
 
 
-def trained(setting: TinyRun, name: str, hardware: Hardware, display: Silent, retries: int = 0) -> list[bytes]:
-    """What both jobs of a run of this name leave."""
-    there = setting.elsewhere(name)
+def train_both(there: TinyRun, hardware: Hardware, display: Silent) -> None:
     specs = [there.spec("heads", fold) for fold in (0, 1)]
-    assert train(specs, there.data, there.folds, specs, hardware, display, retries=retries) == {}
-    return left_by(specs)
-
-
-def left_by(specs: Sequence[JobSpec]) -> list[bytes]:
-    folders = [s.run.job_folder(s.task, s.fold) for s in specs]
-    return [(folder / name).read_bytes() for folder in folders for name in ("model.safetensors", "oof.npz")]
-
-
-@pytest.fixture(scope="module")
-def expected(setting: TinyRun) -> list[bytes]:
-    return trained(setting, "alone", Hardware("cpu", 0), Silent())
+    assert train(specs, there.data, there.folds, specs, hardware, display, retries=2) == {}
 
 
 class Killing(Silent):
-    """Kills a part of a cluster, once, while a job that has finished an epoch trains there."""
+    """Kills a worker of a cluster, once, while a job that has finished an epoch trains there."""
 
-    def __init__(self, cluster: DaskCluster | RayCluster, there: TinyRun) -> None:
+    def __init__(self, cluster: Cluster, there: TinyRun) -> None:
         super().__init__()
         self.cluster, self.locks, self.killed = cluster, there.run.folder / ".locks", False
 
     def update(self, statuses: list[JobStatus]) -> None:
-        super().update(statuses)
-        under_way = [status for status in statuses if status.epoch and status.state == "training"]
-        if not self.killed and any(self._is_on_victim(status) for status in under_way):
-            self.cluster.kill()
-            self.killed = True
+        for status in statuses:
+            if not self.killed and status.epoch and status.state == "training" and self._is_on_victim(status):
+                self.cluster.kill()
+                self.killed = True
 
     def _is_on_victim(self, status: JobStatus) -> bool:
         claim = read_json(self.locks / f"{status.task}-fold{status.fold}.process.json")
@@ -83,38 +70,32 @@ class Killing(Silent):
         return self.cluster.victim in [process.pid for process in parents]
 
 
-def begun_again(there: TinyRun) -> bool:
-    """Whether a job had two processes, by what its log says."""
-    logs = [there.run.job_folder("heads", fold) / "log.txt" for fold in (0, 1)]
-    return sorted(log.read_text().count(f"heads fold {fold} on ") for fold, log in enumerate(logs)) == [1, 2]
-
-
-def on_cluster(backend: BackendName, address: str) -> Hardware:
-    return Hardware("cpu", 0, 2, backend, address, 1)
-
-
-def survives(setting: TinyRun, expected: list[bytes], name: BackendName, cluster: DaskCluster | RayCluster) -> None:
-    there = setting.elsewhere(name)
+def survives(alone: TinyRun, name: BackendName, cluster: Cluster) -> None:
+    there = alone.elsewhere(name)
     display = Killing(cluster, there)
-    assert trained(setting, name, on_cluster(name, cluster.address), display, retries=2) == expected
+    train_both(there, Hardware("cpu", 0, 2, name, cluster.address, 1), display)
     assert display.killed
-    assert begun_again(there)
+    logs = [there.run.job_folder("heads", fold) / "log.txt" for fold in (0, 1)]
+    begun = [log.read_text().count(f"heads fold {fold} on ") for fold, log in enumerate(logs)]
+    assert sorted(begun) == [1, 2], "one of them had two processes"
+    for fold in (0, 1):
+        for file in ("model.safetensors", "oof.npz"):
+            theirs = alone.run.job_folder("heads", fold) / file
+            assert (there.run.job_folder("heads", fold) / file).read_bytes() == theirs.read_bytes()
 
 
-def test_a_dask_worker_that_dies_costs_no_job(setting: TinyRun, expected: list[bytes], tmp_path: Path) -> None:
-    with DaskCluster(tmp_path) as cluster:
-        survives(setting, expected, "dask", cluster)
-        assert len(cluster.workers) == 1
+def test_a_dask_worker_that_dies_costs_no_job(alone: TinyRun, tmp_path: Path) -> None:
+    with dask_cluster(tmp_path) as cluster:
+        survives(alone, "dask", cluster)
 
 
-def test_a_ray_node_that_dies_costs_no_job(setting: TinyRun, expected: list[bytes]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ENVIRONMENT.items():
-            patch.setenv(name, value)
-        with RayCluster() as cluster:
-            with pytest.raises(MaskensError, match=r"a job wants 3 CPUs, 1 for threads and 2 for loader processes"):
-                choose_hardware("cpu", 2, 1, "ray", cluster.address)
-            survives(setting, expected, "ray", cluster)
+def test_a_ray_node_that_dies_costs_no_job(alone: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    with ray_cluster() as cluster:
+        with pytest.raises(MaskensError, match=r"a job needs 3 CPUs, 1 for threads and 2 for loader processes"):
+            choose_hardware("cpu", 2, 1, "ray", cluster.address)
+        survives(alone, "ray", cluster)
 
 
 def test_a_ray_head_that_is_gone_ends_the_command_and_not_ray_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +103,7 @@ def test_a_ray_head_that_is_gone_ends_the_command_and_not_ray_the_process(monkey
 
     monkeypatch.setattr(ray_backend, "LOOK", 0.01)
     monkeypatch.setattr(ray_backend, "RESTARTING", 0.1)
-    backend = ray_backend.RayBackend(on_cluster("ray", ""))
+    backend = ray_backend.RayBackend(Hardware("cpu", 0, 2, "ray", "", 1))
     with socket.create_server(("127.0.0.1", 0)) as head:
         backend.head = f"127.0.0.1:{head.getsockname()[1]}"
         time.sleep(0.02)
