@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from folds.labels import CLASSES, GENDERS, decode
 from folds.layout import read_train
 from folds.people import TrainData
 from folds.run_folder import Run, load_run
-from folds.splits import make_folds, read_folds
+from folds.splits import read_folds
 
 STUDENT = """
 [tasks.heads]
@@ -159,48 +158,6 @@ def test_labels_of_the_people_that_a_student_is_scored_on_change_nothing_in_it(r
     assert not np.array_equal(labels, other_labels)
     for mine, its in zip(ours, theirs, strict=True):
         assert np.array_equal(mine, its)
-
-
-def ridge(x: np.ndarray, rows: np.ndarray, male: np.ndarray) -> np.ndarray:
-    """p(male) of every photo by a linear model of some, with as many features as people: it remembers its labels."""
-    inner = x[rows].T @ x[rows] + 10 * np.eye(x.shape[1])
-    return np.clip(x @ np.linalg.solve(inner, x[rows].T @ (male[rows] - 0.5)) + 0.5, 0.01, 0.99)
-
-
-def student_accuracy(data: TrainData, folds: np.ndarray, x: np.ndarray, teachers: Sequence[np.ndarray]) -> float:
-    """Out-of-fold accuracy in the gender of linear students, of which fold k learns what teachers[k] says."""
-    mask, gender, age = data.labels
-    right = []
-    for fold, p_male in enumerate(teachers):
-        rows = taught_rows(data, folds, fold)
-        log_p = np.full((len(rows), 3, 2, 3), -np.inf)
-        for g, p in enumerate((p_male[rows], 1 - p_male[rows])):
-            log_p[np.arange(len(rows)), mask[rows], g, age[rows]] = np.log(p)
-        taught = FoldTargets(("",), tuple(data.files[row] for row in rows), log_p.reshape(-1, CLASSES))
-        soft = dataclasses.replace(SOFT, alpha=1.0, folds={fold: taught}).of(fold, "gender", data)
-        says = ridge(x, rows, soft[:, decode(np.arange(CLASSES))[1] == 0].sum(axis=1)) > 0.5
-        held_out = folds[data.photo_person] == fold
-        right.append(says[held_out] == (gender[held_out] == 0))
-    return float(np.concatenate(right).mean())
-
-
-def test_a_student_of_permuted_labels_is_at_chance_out_of_fold(make_data: MakeData, tmp_path: Path) -> None:
-    data = read_train(make_data(tmp_path / "data", people=60))
-    folds = make_folds(data, 5, seed=0)
-    honest, leaky = [], []
-    for seed in range(10):
-        rng = np.random.default_rng(seed)
-        genders = rng.permutation([p.gender for p in data.people])
-        people = [dataclasses.replace(p, gender=int(g)) for p, g in zip(data.people, genders, strict=True)]
-        shuffled = dataclasses.replace(data, people=tuple(people))
-        x = rng.normal(size=(60, 60))[data.photo_person]
-        male = (shuffled.labels[1] == 0).astype(float)
-        teachers = [ridge(x, taught_rows(data, folds, fold), male) for fold in range(5)]
-        honest.append(student_accuracy(shuffled, folds, x, teachers))
-        out_of_fold = np.choose(folds[data.photo_person], teachers)
-        leaky.append(student_accuracy(shuffled, folds, x, [out_of_fold] * 5))
-    assert abs(np.mean(honest) - 0.5) < 0.06
-    assert np.mean(leaky) > 0.6, "this test would not see the leak of out-of-fold predictions"
 
 
 @pytest.mark.parametrize("predicts", ["mask", "gender", "age", "heads", "class18", "male-age", "female-age"])
@@ -408,13 +365,6 @@ def test_a_student_lies_beside_its_teacher_however_that_is_named(root: Path, mon
         assert plan.training.run.folder.resolve() == (root / "teacher-student").resolve()
 
 
-def test_a_run_with_pseudo_labels_is_no_student(root: Path, tmp_path: Path) -> None:
-    shutil.copytree(root / "teacher", tmp_path / "student", ignore=shutil.ignore_patterns("class18"))
-    (tmp_path / "student" / "pseudo.json").touch()
-    with pytest.raises(MaskensError, match=r"keeps pseudo-labels.*--out"):
-        planned(root, tmp_path / "student")
-
-
 def test_what_can_not_teach_or_learn_is_refused_before_anything_is_written(root: Path, tmp_path: Path) -> None:
     data, out = read_train(root / "data"), tmp_path / "out"
     call = ("distil", "--recipe", root / "student.toml", "--out", out, "--run")
@@ -431,15 +381,13 @@ def test_what_can_not_teach_or_learn_is_refused_before_anything_is_written(root:
     others = plan_run(tmp_path / "others", data, np.eye(18)[data.classes], split_seed=8)
     refused(maskens(*call, root / "teacher", "--out", others.folder), "with other folds and seed than")
     refused(maskens(*call, root / "teacher", "--run", others.folder), "folds")
+    shutil.copytree(root / "teacher", tmp_path / "student", ignore=shutil.ignore_patterns("class18"))
+    (tmp_path / "student" / "pseudo.json").touch()
+    with pytest.raises(MaskensError, match=r"keeps pseudo-labels.*--out"):
+        planned(root, tmp_path / "student")
+    outcome = maskens(*call, root / "teacher", "--dry-run", "--workers", 0)
+    assert outcome.code == 0 and "2 jobs, 1 at a time" in outcome.out, outcome
     assert not out.exists()
-
-
-def test_the_dry_run_writes_nothing(root: Path, tmp_path: Path) -> None:
-    call = ("distil", "--run", root / "teacher", "--recipe", root / "student.toml", "--out", tmp_path / "out")
-    outcome = maskens(*call, "--dry-run", "--workers", 0)
-    assert outcome.code == 0, outcome
-    assert "2 jobs, 1 at a time" in outcome.out
-    assert not (tmp_path / "out").exists()
 
 
 def test_label_fixes_and_recipe_of_the_teacher_are_the_students(root: Path, tmp_path: Path) -> None:
@@ -457,9 +405,3 @@ def test_label_fixes_and_recipe_of_the_teacher_are_the_students(root: Path, tmp_
     again = plan_training(ensemble.train.typed(plan.training.run.folder, **student_options(root)))
     assert again.run.fixes_hash == teacher.fixes_hash
     assert again.soft and again.soft.hash == plan.soft.hash
-
-
-def test_class_probabilities_become_targets_in_training() -> None:
-    task = TaskRecipe.model_validate({"predicts": "heads", "model": "m"})
-    one_hot = torch.eye(18) @ class_table(task.target)
-    assert one_hot[8].tolist() == [0, 1, 0, 1, 0, 0, 0, 1], "class 8: incorrect, male, >=60"
