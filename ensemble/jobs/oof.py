@@ -49,11 +49,7 @@ class JobCurves:
 
 
 def write_history(job: Job, rows: Sequence[Mapping[str, float]]) -> None:
-    """Replace a job's history.csv.
-
-    Args:
-        rows: one an epoch, with the columns HISTORY.
-    """
+    """Replace a job's history.csv; a row an epoch, with the columns HISTORY."""
     write_text(job.history, csv_text(HISTORY, ([f"{row[c]:.6g}" for c in HISTORY] for row in rows)))
 
 
@@ -189,11 +185,7 @@ def whole_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[Job]]:
 
 
 def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[Job]]:
-    """As `whole_folds`.
-
-    Raises:
-        MaskensError: there is no such fold yet.
-    """
+    """As `whole_folds`. Raises MaskensError: there is no such fold yet."""
     trained, missing = whole_folds(run, recipe)
     if not trained:
         raise MaskensError(

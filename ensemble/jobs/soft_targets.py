@@ -209,10 +209,7 @@ def soft_with_mask(targets: npt.NDArray[np.float32], mask: int) -> npt.NDArray[n
 
 def taught_rows(data: TrainData, folds: IntArray, fold: int) -> IntArray:
     """int64 (n,): the photos with soft targets for a fold's jobs: those of other folds' people that can be read.
-
-    Args:
-        folds: int64 (people,).
-    """
+    `folds` is int64 (people,)."""
     return np.flatnonzero((folds[data.photo_person] != fold) & data.photos.readable)
 
 
@@ -284,11 +281,7 @@ def load_soft_targets(run: Run, data: TrainData, folds: IntArray) -> SoftTargets
 
 
 def refuse_untaught(run: Run, soft: SoftTargets, folds: set[int]) -> None:
-    """Refuse folds whose soft targets are not predicted yet, which only `maskens distil` does.
-
-    Raises:
-        MaskensError: naming them and the command.
-    """
+    """Raises MaskensError: folds whose soft targets are not predicted yet, which only `maskens distil` does."""
     if missing := sorted(folds - soft.folds.keys()):
         written = ",".join(map(str, missing))
         teachers = " ".join(f"--run {typed(teacher)}" for teacher in soft.teachers)

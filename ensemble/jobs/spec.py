@@ -75,11 +75,7 @@ def run_identity(run: Run, recipe: Recipe, task: str, fold: int) -> dict[str, An
 
 
 def select_tasks(recipe: Recipe, asked: Sequence[str]) -> list[str]:
-    """The tasks named, in the recipe's order; all if none is.
-
-    Raises:
-        MaskensError: a task that the recipe has not.
-    """
+    """The tasks named, in the recipe's order; all if none is. Raises MaskensError: the recipe has no such task."""
     names = [n for item in asked for n in item.split(",")]
     if unknown := [name for name in names if name not in recipe.tasks]:
         raise MaskensError(

@@ -30,17 +30,13 @@ def test_a_gpu_that_torch_can_not_use_is_pointed_out(
 ) -> None:
     monkeypatch.setattr(torch.version, "cuda", cuda)
     line = unused_gpu("auto", CPU)
-    assert gpu in line
-    assert words in line
-    assert "\n" not in line
+    assert gpu in line and words in line
 
 
-def test_nothing_is_said_of_a_gpu_that_is_used_or_left_on_purpose(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_warning_of_a_gpu_that_is_used_or_hidden_on_purpose(gpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unused_gpu("auto", CPU)
     assert unused_gpu("auto", Hardware("cuda", 0)) == unused_gpu("cpu", CPU) == ""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert unused_gpu("auto", CPU) == ""
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    Path(gpu).unlink()
     assert unused_gpu("auto", CPU) == ""
 
 
@@ -69,6 +65,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_containers_limit_counts_where_it_is_lower_than_the_machine(
     root: Path, version: int, folder: str, line: str
 ) -> None:
+    assert free_memory(root) == 64 * GB, "no control groups"
     (root / "proc/self/cgroup").write_text(f"9:name=systemd:/\n{line}\n")
     assert free_memory(root) == 64 * GB, "the group's files are not there"
     group(root / folder, version, str(8 * GB), 3 * GB, cached=GB)  # as from within the container
@@ -79,9 +76,3 @@ def test_a_containers_limit_counts_where_it_is_lower_than_the_machine(
     assert free_memory(root) == 6 * GB, "the group around it has the limit"
     group(root / folder, version, str(8 * GB), 9 * GB)
     assert free_memory(root) == 0
-
-
-def test_without_control_groups_the_machine_counts(root: Path) -> None:
-    assert free_memory(root) == 64 * GB
-    (root / "proc/self/cgroup").write_text("1:memory:/\n")
-    assert free_memory(root) == 64 * GB

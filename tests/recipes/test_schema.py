@@ -82,7 +82,7 @@ KEYS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class DecisionVariant:
+class Setting:
     data: TrainData
     folds: IntArray
     run: Run
@@ -97,11 +97,11 @@ class DecisionVariant:
 
 
 @pytest.fixture(scope="module")
-def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> DecisionVariant:
+def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Setting:
     root = tmp_path_factory.mktemp("keys")
     data = read_train(make_data(root / "data", people=24))
     folds = make_folds(data, 2, seed=1)
-    return DecisionVariant(data, folds, start_run(root / "runs", data, folds, 2, seed=1)[0])
+    return Setting(data, folds, start_run(root / "runs", data, folds, 2, seed=1)[0])
 
 
 def logits(spec: JobSpec) -> np.ndarray:
@@ -109,16 +109,14 @@ def logits(spec: JobSpec) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def plain(setting: DecisionVariant) -> np.ndarray:
-    return logits(setting.trained("plain"))
-
-
-def test_the_same_recipe_gives_the_same_logits(setting: DecisionVariant, plain: np.ndarray) -> None:
-    assert np.array_equal(logits(setting.trained("again")), plain)
+def plain(setting: Setting) -> np.ndarray:
+    found = logits(setting.trained("plain"))
+    assert np.array_equal(logits(setting.trained("again")), found)
+    return found
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_each_key_changes_what_is_learned(setting: DecisionVariant, plain: np.ndarray, key: str) -> None:
+def test_each_key_changes_what_is_learned(setting: Setting, plain: np.ndarray, key: str) -> None:
     spec = setting.trained(key, f"tasks.age.{KEYS[key]}")
     found = logits(spec)
     assert np.isfinite(found).all()
@@ -126,7 +124,7 @@ def test_each_key_changes_what_is_learned(setting: DecisionVariant, plain: np.nd
     assert Job(spec.run, "age", 0).status().note == ""
 
 
-def test_ages_left_out_are_not_learned_from_but_predicted_and_scored(setting: DecisionVariant) -> None:
+def test_ages_left_out_are_not_learned_from_but_predicted_and_scored(setting: Setting) -> None:
     spec = setting.trained("some left out", "tasks.age.ages.leave_out=[30, 31, 60]")
     job = JobRun(spec, setting.data, setting.folds)
     assert not np.isin(setting.data.years[job.learned.rows], [30, 31, 60]).any()
@@ -136,20 +134,20 @@ def test_ages_left_out_are_not_learned_from_but_predicted_and_scored(setting: De
 
 
 @pytest.mark.parametrize("key", ["logit_adjustment=1", "class_balanced=0.9"])
-def test_what_counts_photos_knows_the_five_masks_to_each_other_state(setting: DecisionVariant, key: str) -> None:
+def test_what_counts_photos_knows_the_five_masks_to_each_other_state(setting: Setting, key: str) -> None:
     plain = logits(setting.trained("masks", task="mask"))
     found = logits(setting.trained(f"masks {key}", f"tasks.mask.loss.{key}", task="mask"))
     assert (found - plain)[..., 1:].mean() > (found - plain)[..., 0].mean() + 1e-3
 
 
 @pytest.mark.parametrize("key", ["loss.heads.age.weight=3", 'loss.balance="uncertainty"', "loss.heads.mask.f1=1"])
-def test_each_key_of_single_heads_changes_what_is_learned(setting: DecisionVariant, key: str) -> None:
+def test_each_key_of_single_heads_changes_what_is_learned(setting: Setting, key: str) -> None:
     plain = logits(setting.trained("three heads", "tasks.age.predicts=heads"))
     assert not np.allclose(logits(setting.trained(key[-9:], "tasks.age.predicts=heads", f"tasks.age.{key}")), plain)
 
 
 @pytest.mark.parametrize("cuts", ["[30, 58]", "[21, 30, 46, 58]"])
-def test_other_age_bins_are_scored_on_the_true_labels(setting: DecisionVariant, cuts: str) -> None:
+def test_other_age_bins_are_scored_on_the_true_labels(setting: Setting, cuts: str) -> None:
     spec = setting.trained(f"cuts {cuts}", f"tasks.age.ages.cuts={cuts}")
     job = JobRun(spec, setting.data, setting.folds)
     assert job.learned.labels.max() == cuts.count(",") + 1
@@ -162,7 +160,7 @@ def test_other_age_bins_are_scored_on_the_true_labels(setting: DecisionVariant, 
 
 
 @pytest.mark.parametrize("head", ["softmax", "ordinal", "regression"])
-def test_ages_in_years_are_scored_in_bands_by_any_head(setting: DecisionVariant, head: str) -> None:
+def test_ages_in_years_are_scored_in_bands_by_any_head(setting: Setting, head: str) -> None:
     """With spread targets and mixed photos; its card alone tells what its logits mean."""
     ages = f"tasks.age.ages={{cuts='years', head='{head}', sigma=2}}"
     spec = setting.trained(f"years {head}", ages, "tasks.age.mix.cutmix=1", task="age")
@@ -177,7 +175,7 @@ def test_ages_in_years_are_scored_in_bands_by_any_head(setting: DecisionVariant,
 
 
 def test_a_precision_that_falls_back_is_told_in_the_jobs_status(
-    setting: DecisionVariant, monkeypatch: pytest.MonkeyPatch
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ensemble.models.precision.TOLERANCES, "fp16", -1.0)
     spec = setting.trained("fp16", "tasks.age.precision=fp16")
@@ -186,7 +184,7 @@ def test_a_precision_that_falls_back_is_told_in_the_jobs_status(
 
 
 @pytest.mark.parametrize("model", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit"])
-def test_any_architecture_serves_any_task(setting: DecisionVariant, model: str) -> None:
+def test_any_architecture_serves_any_task(setting: Setting, model: str) -> None:
     changes = [f"tasks.age.model={model}", "tasks.age.predicts=heads", "tasks.age.resize=[32, 32]"]
     if model == "test_vit":
         changes.append("tasks.age.model_args={dynamic_img_size=true}")
@@ -195,7 +193,7 @@ def test_any_architecture_serves_any_task(setting: DecisionVariant, model: str) 
 
 
 def test_finished_jobs_of_another_run_are_taken_over_where_nothing_differs(
-    setting: DecisionVariant, monkeypatch: pytest.MonkeyPatch
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hardware = Hardware("cpu", workers=0)
     source = setting.trained("source", task="mask")
@@ -215,7 +213,7 @@ def test_finished_jobs_of_another_run_are_taken_over_where_nothing_differs(
     assert reuse_jobs(specs, source.run) == 0, "what is there stays"
 
 
-def test_jobs_of_an_unlike_run_are_not_taken_over(setting: DecisionVariant, tmp_path: Path) -> None:
+def test_jobs_of_an_unlike_run_are_not_taken_over(setting: Setting, tmp_path: Path) -> None:
     spec = setting.trained("plain")
     with pytest.raises(MaskensError, match="that is this run itself"):
         reuse_jobs([spec], spec.run)
@@ -224,7 +222,7 @@ def test_jobs_of_an_unlike_run_are_not_taken_over(setting: DecisionVariant, tmp_
         reuse_jobs([spec], other)
 
 
-def test_architectures_of_one_part_are_averaged(setting: DecisionVariant) -> None:
+def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:
     zoo = BASE.replace("[tasks.mask]\n[tasks.gender]\n[tasks.age]\n", "predicts = 'heads'\n") + (
         "[tasks.one]\n[tasks.two]\nmodel = 'test_efficientnet'\n"
     )
@@ -243,7 +241,7 @@ def test_architectures_of_one_part_are_averaged(setting: DecisionVariant) -> Non
     assert found.score.photos == 84
 
 
-def test_a_recipe_that_leaves_nobody_to_learn_from_is_refused(setting: DecisionVariant) -> None:
+def test_a_recipe_that_leaves_nobody_to_learn_from_is_refused(setting: Setting) -> None:
     few = parse_recipe(BASE, "few", changes=[f"tasks.age.ages.leave_out={list(range(60, 100))}"])
     with pytest.raises(MaskensError, match=r"age fold 0: age >=60\n"):
         refuse_jobs_without_photos(
