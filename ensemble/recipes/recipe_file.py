@@ -95,7 +95,7 @@ def _source(name_or_file: str) -> tuple[str, str, str]:
 
 
 def _layers(text: str, where: str, depth: int) -> Tree:
-    """The tree of a text merged over that of the recipe it extends; tasks hold the defaults, too."""
+    """The tree of a text merged over that of the recipe it extends; its tasks include the defaults."""
     try:
         tree = _toml(text)
     except ValueError as error:
@@ -206,7 +206,6 @@ def _readable(error: Any, above: Sequence[str]) -> list[str]:
 
 
 def _keys_at(path: Sequence[str]) -> list[str]:
-    """The keys that are allowed at a place in a recipe."""
     if len(path) < 2:
         return [*Recipe.model_fields, "extends", "without", "defaults"]
     model: type[BaseModel] = TtaSet if path[0] == "tta" else TaskRecipe
@@ -392,7 +391,7 @@ def differences(a: Recipe, b: Recipe) -> list[str]:
 
 
 def flat(value: object, path: str = "") -> dict[str, object]:
-    """`{"loss": {"ce": 1}}` -> `{"loss.ce": 1}`."""
+    """`{"loss": {"ce": 1}}` -> `{"loss.ce": 1}`"""
     if isinstance(value, dict):
         return {k: v for key, inner in value.items() for k, v in flat(inner, f"{path}.{key}".strip(".")).items()}
     return {path: value}
