@@ -53,7 +53,7 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
     data = read_eval(run.data_folder(options.data))
     folder = options.out or run.folder / "onnx"
     chosen = choose_ensembles([run], options.tta, not options.no_tuning, options.allow_missing)
-    with observer.progress() as tell:
+    with observer.progress() as on_progress:
         done = export_ensemble(
             chosen.ensembles[0],
             data,
@@ -63,6 +63,6 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
             options.photos,
             options.tolerance,
             Hardware("cpu", None).job_threads,
-            partial(tell, "exporting"),
+            partial(on_progress, "exporting"),
         )
     return Exported(done, folder, chosen.description, chosen.notes)

@@ -102,17 +102,17 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
     plan = _plan(options)
     observer.say(plan.used)
     data, ensembles, fitted, settings = plan.data, plan.ensembles, plan.fitted, plan.settings
-    with observer.progress() as tell:
+    with observer.progress() as on_progress:
         if options.skip_bad_photos:
             wanted = preprocessings(m for e in ensembles for m in e.members)
-            opening = partial(tell, "opening photos" if options.dry_run else "decoding")
+            opening = partial(on_progress, "opening photos" if options.dry_run else "decoding")
             threads, write = settings.hardware.decoding_threads, not options.dry_run
             found = skip_unreadable(data.photos, wanted, settings.cache, threads, opening, write)
             data = dataclasses.replace(data, skipped=found.skipped)
         if options.dry_run:
             return Estimate(*estimate_inference(ensembles, data.photos, settings))
         prediction = predict_eval(
-            ensembles, data.photos, settings, partial(tell, "decoding"), partial(tell, "predicting")
+            ensembles, data.photos, settings, partial(on_progress, "decoding"), partial(on_progress, "predicting")
         )
     log_probs, readable = prediction.class_log_probs, data.photos.readable
     decided = decide(log_probs, fitted.weights, fitted.offsets, plan.rule, plan.votes, plan.person, readable)

@@ -84,8 +84,8 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
     hardware = Hardware(choose_device(options.device), options.workers)
     runs = [load_run(folder) for folder in options.run]
     chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing)
-    with observer.progress() as tell:
-        predicting = partial(tell, "predicting")
+    with observer.progress() as on_progress:
+        predicting = partial(on_progress, "predicting")
         records, skipped = predict_files(
             chosen.ensembles, chosen.fitted, photos, hardware, chosen.aspect, options.skip_bad_photos, predicting
         )

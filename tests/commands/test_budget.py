@@ -1,4 +1,4 @@
-"""maskens infer --max-passes: fewer passes, every row answered, and what that changed is told."""
+"""maskens infer --max-passes: fewer passes, every row answered, and a report of what that changed."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ def test_passes_are_left_out_and_every_row_is_answered(copy: Path) -> None:
     assert done.code == 0, done
     rows = (RUN / "submission.csv").read_text().splitlines()
     assert len(rows) == 1 + len((copy / "data/eval/info.csv").read_text().splitlines()) - 1
-    told = re.search(r"budget of 0.5 of the passes: (\d+)% of the forward passes made, which changes [\d.]+%", done.out)
-    assert told
+    budget = re.search(
+        r"budget of 0.5 of the passes: (\d+)% of the forward passes made, which changes [\d.]+%", done.out
+    )
+    assert outcome
     made = shown().reshape(-1, len(rows) - 1).sum(axis=0)
     assert (made == 6).sum() >= 64, "the first photos are shown to all"
     assert made.min() >= 1
-    assert int(told[1]) == pytest.approx(100 * made.mean() / 6, abs=1)
+    assert int(outcome[1]) == pytest.approx(100 * made.mean() / 6, abs=1)
     assert made.mean() < 6
     verified = maskens("verify")
     assert verified.code == 0, verified

@@ -54,8 +54,8 @@ def test_decoding_each_time_gives_the_same_csv(there: Path, tmp_path: Path) -> N
 
 def test_early_exit_gives_the_same_csv(there: Path, tmp_path: Path) -> None:
     some, everybody = tmp_path / "some.csv", tmp_path / "all.csv"
-    told = maskens("infer", "--out", some)
-    assert "early exit skipped" in told.out
+    outcome = maskens("infer", "--out", some)
+    assert "early exit skipped" in outcome.out
     assert "early exit" not in maskens("infer", "--ask-all", "--out", everybody).out
     assert some.read_text() == everybody.read_text()
     with np.load(some.with_suffix(".logits.npz")) as routed, np.load(everybody.with_suffix(".logits.npz")) as full:

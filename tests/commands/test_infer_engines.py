@@ -23,8 +23,8 @@ def test_another_engine_predicts_the_same(data: Path) -> None:
     assert maskens("train", "--recipe", "mine.toml", "--fold", "0").code == 0
     assert maskens(*INFER).code == 0
     exact, classes = logits(), (RUN / "submission.csv").read_text()
-    told = maskens(*INFER, "--engine", "openvino")
-    assert "openvino in fp32 for 1 of 1 models" in told.out
+    outcome = maskens(*INFER, "--engine", "openvino")
+    assert "openvino in fp32 for 1 of 1 models" in outcome.out
     np.testing.assert_allclose(logits(), exact, atol=1e-4)
     assert (RUN / "submission.csv").read_text() == classes
     assert maskens("verify").code == 0

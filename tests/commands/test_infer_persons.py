@@ -26,9 +26,9 @@ def job(few_copied: Path) -> Path:
 
 
 def test_a_person_has_one_gender_and_age(job: Path) -> None:
-    told = maskens(*INFER, "--person-column", "person", "--out", "together.csv")
-    assert told.code == 0, told.err
-    assert "one gender and age for each of 9 people (person), no early exit" in " ".join(told.out.split())
+    outcome = maskens(*INFER, "--person-column", "person", "--out", "together.csv")
+    assert outcome.code == 0, outcome.err
+    assert "one gender and age for each of 9 people (person), no early exit" in " ".join(outcome.out.split())
     _, gender, age = decode(read_answers(Path("together.csv"))[1])
     person = np.arange(42) * 5 % 9
     assert all(len({*zip(gender[person == p], age[person == p], strict=True)}) == 1 for p in range(9))

@@ -35,8 +35,8 @@ def test_photos_anywhere_are_predicted_as_the_eval_photos_are(there: Path, tmp_p
             assert row[part] in labels
         assert 0 <= int(row["folds_agree"]) <= int(row["folds"]) == 3
         assert 0 <= float(row["disagreement"]) <= 1
-    told = json.loads(maskens("predict", tmp_path / "deep", "--json").out)
-    assert {r["photo"]: r["class"] for r in told} == {
+    records = json.loads(maskens("predict", tmp_path / "deep", "--json").out)
+    assert {r["photo"]: r["class"] for r in records} == {
         r["photo"]: int(r["class"]) for r in rows if r["photo"].startswith(str(tmp_path))
     }
 
@@ -88,6 +88,6 @@ def test_each_photo_is_decoded_once_and_all_that_can_t_be_read_are_listed(
         (tmp_path / f"{number:02}.jpg").write_bytes(broken)
     refused(maskens("predict", tmp_path), "00.jpg", "69.jpg", "--skip-bad-photos")
     decoded.clear()
-    told = json.loads(maskens("predict", tmp_path, "--skip-bad-photos", "--json").out)
-    assert [Path(r["photo"]).name for r in told] == [f"{number:02}.jpg" for number in range(1, 69)]
+    records = json.loads(maskens("predict", tmp_path, "--skip-bad-photos", "--json").out)
+    assert [Path(r["photo"]).name for r in records] == [f"{number:02}.jpg" for number in range(1, 69)]
     assert sorted(name for name in decoded if str(tmp_path) in name) == sorted(map(str, tmp_path.iterdir()))

@@ -1,4 +1,4 @@
-"""Exported graphs say what the models say, and what lies beside them is enough to decide."""
+"""Exported graphs predict what the models predict, and what lies beside them is enough to decide."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class DecisionVariant:
 
 @pytest.fixture(scope="module")
 def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> DecisionVariant:
-    """A trained run, its export, and what `infer` says of the same photos."""
+    """A trained run, its export, and what `infer` predicts of the same photos."""
     root = tmp_path_factory.mktemp("export")
     make_data(root / "data", people=24, size=(64, 48))
     for name, size, turned in (("a01.jpg", (24, 30), 1), ("d02.jpg", (48, 64), 6)):  # one to enlarge, one lying down
@@ -234,11 +234,11 @@ def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: DecisionVar
     command = [sys.executable, "-I", str(tmp_path / "classify.py"), str(setting.folder), *files]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    told = [int(line.split("\t")[1]) for line in done.stdout.splitlines()]
+    classes = [int(line.split("\t")[1]) for line in done.stdout.splitlines()]
     share = RunTuning(run="", made_of="", oof_hash="", temperatures=TEMPERATURES)
     fitted = DecisionParams(tta="flip", runs=(share,), offsets=OFFSETS)
-    assert told == decide(setting.prediction.class_log_probs, fitted.weights, fitted.offsets).classes.tolist()
-    assert len(set(told)) > 1
+    assert classes == decide(setting.prediction.class_log_probs, fitted.weights, fitted.offsets).classes.tolist()
+    assert len(set(classes)) > 1
 
 
 def test_the_weights_load_in_timm(setting: DecisionVariant) -> None:

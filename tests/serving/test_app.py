@@ -125,7 +125,7 @@ def test_beyond_the_queue_the_answer_is_to_come_again(limits: Limits) -> None:
 
 
 def bomb() -> bytes:
-    """A small PNG that says to be of 12,000 x 12,000 pixels."""
+    """A small PNG that claims to be of 12,000 x 12,000 pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -313,9 +313,9 @@ def test_head_answers_as_get_without_a_body(client: TestClient, path: str) -> No
 
 
 def test_the_description_for_machines_names_every_answer(client: TestClient) -> None:
-    told = client.get("/openapi.json").json()
-    assert told["info"]["version"] == importlib.metadata.version("maskens")
-    answers = told["paths"]["/predict"]["post"]["responses"]
+    found = client.get("/openapi.json").json()
+    assert found["info"]["version"] == importlib.metadata.version("maskens")
+    answers = found["paths"]["/predict"]["post"]["responses"]
     assert set(answers) == {"200", "400", "408", "413", "421", "422", "429", "500"}
     (record,) = client.post("/predict", content=photo(7)).json()
     schema = answers["200"]["content"]["application/json"]["schema"]["items"]
@@ -325,11 +325,11 @@ def test_the_description_for_machines_names_every_answer(client: TestClient) -> 
         kinds = {"string": str, "integer": int, "number": float, "boolean": bool}
         assert isinstance(value, kinds[expected["type"]]), key
         assert value in expected.get("enum", [value]), key
-    assert list(told["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
-    assert set(told["paths"]["/health"]["get"]["responses"]) == {"200", "421", "500"}
+    assert list(found["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
+    assert set(found["paths"]["/health"]["get"]["responses"]) == {"200", "421", "500"}
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory as Linux tells it")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory as Linux reports it")
 def test_a_large_photo_does_not_keep_its_memory() -> None:
     configure_process(1)  # as for models: malloc keeps what was freed
     large = io.BytesIO()

@@ -161,5 +161,5 @@ def test_photos_dropped_or_chosen_are_shown_with_their_answers(url: str, tab: Ta
     assert tab.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     asked = [e["params"]["request"]["url"] for e in tab.events if e.get("method") == "Network.requestWillBeSent"]
     assert {a for a in asked if not a.startswith("data:")} <= {f"{url}/", f"{url}/predict", f"{url}/favicon.ico"}
-    told = [e["params"]["entry"]["text"] for e in tab.events if e.get("method") == "Log.entryAdded"]
-    assert [t for t in told if "Content Security Policy" in t] == []
+    found = [e["params"]["entry"]["text"] for e in tab.events if e.get("method") == "Log.entryAdded"]
+    assert [t for t in found if "Content Security Policy" in t] == []
