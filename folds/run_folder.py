@@ -21,10 +21,8 @@ from folds.people import Fix, TrainData, class_counts, kept_skipped
 from folds.splits import folds_csv, read_folds, what_changed
 from folds.table import read_table
 
-LIBRARIES = (
-    *("maskens", "torch", "timm", "albumentations", "ttach"),
-    *("scikit-learn", "joblib", "numpy", "opencv-python-headless", "pillow"),
-)
+_TRAINING = ("maskens", "torch", "timm", "albumentations", "ttach")
+LIBRARIES = (*_TRAINING, "scikit-learn", "joblib", "numpy", "opencv-python-headless", "pillow")
 
 
 @functools.cache
@@ -324,13 +322,8 @@ def file_of(runs: Sequence[Run], file: Callable[[Run], Path]) -> Path:
 
 
 def refuse_other_folds(runs: Sequence[Run]) -> None:
-    """Refuse runs that can't be one ensemble: named twice, of other photos, or split into other folds.
-
-    Label fixes may differ.
-
-    Raises:
-        MaskensError: which, and how to make a run that can.
-    """
+    """Raise MaskensError for runs that can't be one ensemble: named twice, of other photos, or split into other folds.
+    Label fixes may differ."""
     first = runs[0]
     if len({r.folder.resolve() for r in runs}) < len(runs):
         raise MaskensError("a run is named twice; name each once.")
@@ -359,14 +352,8 @@ def differing(run: Run, other: Run, *names: str) -> str:
 
 def run_like(source: Run, folder: Path, data: TrainData) -> Run:
     """The run in `folder`, on the data, folds, seed, label fixes and merged ids of `source`; a new one, without the
-    photos that `source` skips, if there is none yet. Nothing is written.
-
-    Args:
-        data: of `source`, where they are now.
-
-    Raises:
-        MaskensError: the folder holds something else, or a run that differs in one of these.
-    """
+    photos that `source` skips, if there is none yet. Nothing is written. Raises MaskensError: the folder has something
+    else, or a run that differs in one of these."""
     refuse_foreign(folder, "--out")
     before = find_run(folder)
     if before is None:

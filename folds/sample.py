@@ -127,7 +127,7 @@ def write_sample(
 
 def _sitter(index: int, people: int, seed: int) -> SamplePerson:
     """The strata take turns, and the first rows have the oddities of the real data."""
-    face, name = index, "000003-1" if index == 3 else f"{index + 1:06d}"  # somebody else than 000003
+    face, name = index, "000003-1" if index == 3 else f"{index + 1:06d}"  # another person than 000003
     ends = MIXED_ENDS if index == 5 else (FOLDER_ENDS.get(index % 19, ".jpg"),) * len(SHOTS)
     gender, age = divmod(index % STRATA, len(AGES))
     years = int(np.random.default_rng([seed, index, 8]).integers(*YEARS[age], endpoint=True))

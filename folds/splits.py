@@ -40,15 +40,10 @@ def _with_strata(people: Sequence[Person]) -> list[tuple[Person, int]]:
 
 
 def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
-    """Split people into `k` folds: groups = people, strata = gender x age band.
+    """The fold of each row, int64 (people,): groups = people, strata = gender x age band.
 
-    Independent of the order of the rows of train.csv, because `data.people` is sorted.
-
-    Returns:
-        int64 (people,): the fold of each row.
-
-    Raises:
-        MaskensError: if `k` folds can't all hold every class.
+    Independent of the order of the rows of train.csv, because `data.people` is sorted. Raises MaskensError: `k` folds
+    can't all hold every class.
     """
     possible, rarest = largest_k(data.people)
     if k < 2:
@@ -165,7 +160,7 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
     refuse(problems, f"{path} does not fit the data in {data.root}")
     k = max(assigned.values()) + 1
     if k < 2:
-        raise MaskensError(f"{path} puts everybody into one fold: no fold is left to validate on.")
+        raise MaskensError(f"{path} puts all people into one fold: none is left to validate on.")
     if k > len(assigned):
         raise MaskensError(f"{path} names fold {k - 1} but has only {len(assigned)} people.")
     folds = np.array([assigned[p.path] for p in data.people], dtype=np.int64)

@@ -57,6 +57,8 @@ def splittable(draw: st.DrawFn) -> tuple[TrainData, int]:
                 rows.append((f"{len(rows):03d}", gender, draw(st.integers(low, high))))
     for again in draw(st.lists(st.integers(0, len(rows) - 1), max_size=6)):
         rows.append(rows[again])  # a second or third folder of the same person
+    if draw(st.booleans()):
+        rows.append((rows[0][0], 1 - rows[0][1], 120 - rows[0][2]))  # one whose labels disagree
     draw(st.randoms(use_true_random=False)).shuffle(rows)
     return train_data(rows), k
 
@@ -74,17 +76,6 @@ def test_nobody_is_split_or_lost_and_every_fold_has_every_class(case: tuple[Trai
     for fold in range(k):
         assert {int(c) for c in data.classes[folds[data.photo_person] == fold]} == set(range(18))
     np.testing.assert_array_equal(make_folds(data, k, seed), folds)
-
-
-@given(splittable(), st.integers(0, 2**32 - 1))
-def test_a_person_whose_rows_disagree_is_still_kept_together(case: tuple[TrainData, int], seed: int) -> None:
-    data, k = case
-    one = data.people[0]
-    twin = (one.id, 1 - one.gender, 120 - one.age)
-    data = train_data([*((p.id, p.gender, p.age) for p in data.people), twin])
-    folds = make_folds(data, k, seed)
-    assert folds[0] == folds[-1]
-    assert (photos_per_class_and_fold(data, folds, k) > 0).all()
 
 
 def test_folds_do_not_depend_on_the_order_of_the_rows(tmp_path: Path, make_data: MakeData) -> None:
@@ -246,7 +237,7 @@ class TestOwnFolds:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({f"p{n:04d}": "0" for n in range(18)}, "puts everybody into one fold"),
+            ({f"p{n:04d}": "0" for n in range(18)}, "puts all people into one fold"),
             ({f"p{n:04d}": "3" for n in range(12, 18)}, r"(?s)fold 2 is empty.*The largest k that works here is 3\."),
             ({"p0006": "0"}, r"\n  - fold 1 has no photo of class 0, 6, 12\n"),  # the only young man of fold 1
             ({"p0000": "1000000"}, r"(?s)mine\.csv .*fold"),
