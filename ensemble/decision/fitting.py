@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Sequence
 from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.model_selection import StratifiedKFold
 
 from ensemble.decision.joint import Decision, most_probable
 from ensemble.decision.oof_ensemble import OofEnsemble, RunOofLogits
-from ensemble.decision.tuning import DecisionParams, Step, StepName, Tuning
+from ensemble.decision.tuning import DecisionParams, Step, StepName, Tuning, describe_temperatures
+from ensemble.jobs.oof import select_views, trained_folds
 from ensemble.metrics.heads import bin_log_probabilities, divisors
 from ensemble.metrics.scores import Draws, draw_people, interval, macro_f1
-from ensemble.recipes.tasks import Head, training_mask, true_labels
+from ensemble.recipes.tasks import ONLY_GENDER, Head, training_mask, true_labels
 from ensemble.recipes.views import Tta, TtaSet
 from folds.errors import MaskensError
-from folds.labels import CLASSES, AnyFloatArray, FloatArray, IntArray
+from folds.labels import CLASSES, AnyFloatArray, FloatArray, IntArray, decode
 
 STEPS: tuple[StepName, ...] = get_args(StepName)
 GREEDY_ROUNDS = 25  # weights come in steps of 1/25 at the finest
@@ -27,7 +29,9 @@ OFFSET_LIMIT = 2.0  # in nats: a class is weighed up to 7 times
 OFFSET_ROUNDS = 5  # over all classes
 OFFSET_DRAWS = 10  # of people
 TEMPERATURES = (0.5, 20.0)  # lowest, highest: photos that are all right would be scaled to certainty
+TEMPERATURE_PARTS = 5  # of the cross-validation of a temperature
 OUTER_PARTS = 5  # of the nested cross-validation
+MEASURED_PHOTOS = 100  # from which the temperature of a mean is measured
 
 
 def fit_offsets(log_probabilities: FloatArray, truth: IntArray, person: IntArray, stratum: IntArray) -> FloatArray:
@@ -135,14 +139,71 @@ def fit_temperature(logits: AnyFloatArray, truth: IntArray, head: Head | None = 
     if not len(truth):
         return 1.0
     values = np.asarray(logits, dtype=np.float64)
-    labels = np.array(head.merge if head else range(values.shape[1])) == truth[:, None]  # (photos, bins)
+    return _lowest(lambda temperature: float(_losses(values, truth, head, temperature).mean()), TEMPERATURES)
 
-    def log_loss(log_t: float) -> float:
-        t = float(np.exp(log_t))
-        log_p = bin_log_probabilities(values / divisors(head, t), head) if head else log_softmax(values / t, axis=1)
-        return -float(logsumexp(log_p, axis=1, b=labels).mean())
 
-    found = minimize_scalar(log_loss, bounds=np.log(TEMPERATURES), method="bounded", options={"xatol": 1e-4})
+def worth_scaling(logits: AnyFloatArray, truth: IntArray, head: Head, person: IntArray, stratum: IntArray) -> bool:
+    """Whether a temperature lowers the log loss of people that it was not fitted on by more than noise.
+
+    Args:
+        logits: float (photos, columns of the head).
+        truth: int64 (photos,), the labels.
+        person: int64 (photos,).
+        stratum: int64 (all people,), within which people are drawn.
+    """
+    people, person = np.unique(person, return_inverse=True)
+    part = np.empty(len(people), dtype=np.int64)
+    part[np.argsort(stratum[people], kind="stable")] = np.arange(len(people)) % TEMPERATURE_PARTS
+    gain = _losses(logits, truth, head, 1.0)
+    for number in range(TEMPERATURE_PARTS):
+        mine = part[person] == number
+        gain[mine] -= _losses(logits[mine], truth[mine], head, fit_temperature(logits[~mine], truth[~mine], head))
+    weights = draw_people(stratum[people])
+    drawn = (weights @ np.bincount(person, gain)) / np.maximum(weights @ np.bincount(person), 1)
+    return interval(drawn).low > 0
+
+
+def temperature_of_mean(single: float, head: Head, logits: AnyFloatArray | None) -> float:
+    """The temperature of the mean of several models' logits.
+
+    The mean is less overconfident than each model (Heskes 1998, "Selecting Weighting Factors in Logarithmic Opinion
+    Pools"), so the temperature of single models is too high for it. Its log loss depends on the labels by the mean
+    logit of the true label alone, which is the same for the mean of the logits as for single models on average;
+    calibrated single models estimate it, so that no labels are needed.
+
+    Args:
+        single: the temperature of single models.
+        logits: float (models, photos, columns of the head), of photos that no model was trained on; None if there are
+            none.
+
+    Returns:
+        At most `single`. Where it can't be measured (no logits, or a head that is not softmax) at most 1.
+    """
+    if logits is None or head.kind != "softmax" or single <= TEMPERATURES[0]:
+        return min(single, 1.0)
+    values = np.asarray(logits, dtype=np.float64)
+    mean, of_truth = values.mean(axis=0), (values * softmax(values / single, axis=2)).sum(axis=2).mean()
+
+    def loss(temperature: float) -> float:
+        return float(logsumexp(mean / temperature, axis=1).mean() - of_truth / temperature)
+
+    # the variance of the mean of n models is at least an n-th of theirs: less would be chance
+    return _lowest(loss, (max(TEMPERATURES[0], single / len(values)), single))
+
+
+def _losses(logits: AnyFloatArray, truth: IntArray, head: Head | None, temperature: float) -> FloatArray:
+    """Log loss of each photo in nats: float64 (photos,)."""
+    if head is None:
+        found = log_softmax(logits / temperature, axis=1)
+    else:
+        found = bin_log_probabilities(logits / divisors(head, temperature), head)
+    labels = np.array(head.merge if head else range(logits.shape[1]))  # of each bin
+    return -np.asarray(logsumexp(found, axis=1, b=labels == truth[:, None]), dtype=np.float64)
+
+
+def _lowest(loss: Callable[[float], float], bounds: tuple[float, float]) -> float:
+    options = {"xatol": 1e-4}
+    found = minimize_scalar(lambda log_t: loss(np.exp(log_t)), bounds=np.log(bounds), method="bounded", options=options)
     return float(np.exp(found.x))
 
 
@@ -173,11 +234,14 @@ def greedy_weights(class_log_probs: FloatArray, truth: IntArray) -> tuple[float,
     return tuple(float(share) for share in best / best.sum())
 
 
-def fit(oof: OofEnsemble, photos: IntArray, steps: Collection[StepName], tta: Tta = "flip") -> DecisionParams:
+def fit(
+    oof: OofEnsemble, photos: IntArray, steps: Collection[StepName], tta: Tta = "flip", force: bool = False
+) -> DecisionParams:
     """Fit the steps asked for, one on top of the other, on some of the ensemble's photos, int64 (n,).
 
     Args:
         tta: the views where they are not chosen.
+        force: keep the temperature of each head; else only of those whose log loss it lowers by more than noise.
     """
     fitted, truth = oof.plain(tta), oof.truth[photos]
     if "views" in steps:
@@ -185,7 +249,7 @@ def fit(oof: OofEnsemble, photos: IntArray, steps: Collection[StepName], tta: Tt
         scores = [macro_f1(truth, oof.decide(t).classes[photos], CLASSES) for t in tried]
         fitted = tried[int(np.argmax(scores))]
     if "temperatures" in steps:
-        found = [_temperatures(oof, member, photos, fitted.views) for member in oof.runs]
+        found = [_temperatures(oof, member, photos, fitted.views, force) for member in oof.runs]
         fitted = fitted.with_runs([{"temperatures": its} for its in found])
     if "weights" in steps:
         weights = greedy_weights(oof.class_log_probs(fitted)[:, photos], truth)
@@ -198,9 +262,9 @@ def fit(oof: OofEnsemble, photos: IntArray, steps: Collection[StepName], tta: Tt
 
 
 def _temperatures(
-    oof: OofEnsemble, member: RunOofLogits, photos: IntArray, tta: TtaSet
+    oof: OofEnsemble, member: RunOofLogits, photos: IntArray, tta: TtaSet, force: bool
 ) -> dict[str, tuple[float, ...]]:
-    """task -> of each head, fitted over all folds on the photos that the task learns from.
+    """task -> of each head, fitted over all folds on the photos that the task learns from; 1 where it is not worth it.
 
     One for all folds: a fold without errors would be scaled to certainty and outvote the others in their mean.
     """
@@ -208,12 +272,58 @@ def _temperatures(
     for task, target in member.targets.items():
         rows = photos[training_mask(target.predicts, oof.data)[oof.rows][photos]]
         truth, logits = true_labels(target, oof.data)[oof.rows][rows], member.mean_logits(task, tta)[rows]
-        heads = enumerate(target.heads)
-        found[task] = tuple(fit_temperature(logits[:, head.columns], truth[:, n], head) for n, head in heads)
+        heads = [(logits[:, head.columns], truth[:, n], head) for n, head in enumerate(target.heads)]
+        found[task] = tuple(
+            fit_temperature(*head) if force or worth_scaling(*head, oof.person[rows], oof.stratum) else 1.0
+            for head in heads
+        )
     return found
 
 
-def nested(oof: OofEnsemble, steps: Collection[StepName], tta: Tta = "flip") -> Decision:
+def with_mean_temperatures(oof: OofEnsemble, fitted: DecisionParams) -> DecisionParams:
+    """The same with temperatures for the mean of all folds' logits, which new photos are decided by.
+
+    They are measured on the photos that `infer` predicted with these models; see `temperature_of_mean`.
+    """
+    values = []
+    for member, tuned in zip(oof.runs, fitted.runs, strict=True):
+        means, measured = dict(tuned.temperatures), True
+        if means and len(trained_folds(member.run, member.recipe)[0]) > 1:
+            seen = member.run.pseudo_record.exists()  # by models that were trained on photos to predict
+            predicted = {} if seen else _predicted(member, fitted.views)
+            for task, single in tuned.temperatures.items():
+                logits, heads = predicted.get(task), zip(single, member.targets[task].heads, strict=True)
+                means[task] = tuple(
+                    temperature_of_mean(t, head, None if logits is None else logits[:, :, head.columns])
+                    for t, head in heads
+                )
+                measured &= seen or logits is not None or max(single) <= 1
+        values.append({"mean_temperatures": means, "mean_measured": measured})
+    return fitted.with_runs(values)
+
+
+def _predicted(member: RunOofLogits, tta: TtaSet) -> dict[str, FloatArray]:
+    """task -> float (folds, photos, width), the mean over views, of the photos that `infer` showed to all models there
+    are now; of a task for one gender those decided to be of it. Without tasks of too few photos."""
+    try:
+        with np.load(member.run.eval_file, allow_pickle=False) as file:
+            record = json.loads(str(file["record"]))
+            if record["oof_hashes"] != [member.untuned.oof_hash]:
+                return {}
+            gender = decode(file["classes"])[1]
+            found: dict[str, FloatArray] = {}
+            for task, target in member.targets.items():
+                views = select_views(file[f"logits/{task}"].swapaxes(0, 1), record["views"], tta.views)
+                logits = np.average(views, axis=0, weights=tta.weights or None).astype(np.float64)
+                rows = np.isfinite(logits).all(axis=(0, 2)) & (gender == ONLY_GENDER.get(target.predicts, gender))
+                if rows.sum() >= MEASURED_PHOTOS:
+                    found[task] = logits[:, rows]
+            return found
+    except Exception:  # not predicted, with other views, of several runs, or damaged in whatever way
+        return {}
+
+
+def nested(oof: OofEnsemble, steps: Collection[StepName], tta: Tta = "flip", force: bool = False) -> Decision:
     """The decision on each photo by a tuning that was fitted on other people, who are split into parts anew.
 
     Raises:
@@ -225,7 +335,7 @@ def nested(oof: OofEnsemble, steps: Collection[StepName], tta: Tta = "flip") -> 
     log_p, classes = np.empty((len(oof.rows), CLASSES)), np.empty(len(oof.rows), dtype=np.int64)
     splits = StratifiedKFold(parts, shuffle=True, random_state=oof.runs[0].run.seed)
     for others, held_out in splits.split(oof.stratum, oof.stratum):
-        fitted = fit(oof, np.flatnonzero(np.isin(oof.person, others)), steps, tta)
+        fitted = fit(oof, np.flatnonzero(np.isin(oof.person, others)), steps, tta, force)
         mine = np.isin(oof.person, held_out)
         decision = oof.decide(fitted)
         log_p[mine], classes[mine] = decision.log_probabilities[mine], decision.classes[mine]
@@ -269,8 +379,8 @@ def tune(
     tried: list[Step] = []
     for number, name in enumerate(steps, start=1):
         before, names = kept, (*kept, name)
-        decision = nested(oof, names, tta)
-        add(names, fit(oof, photos, names, tta), decision)
+        decision = nested(oof, names, tta, force)
+        add(names, fit(oof, photos, names, tta, force), decision)
         gain, loss_gain = interval(f1[names] - f1[before]), interval(loss[before] - loss[names])
         worth = loss_gain.low > 0 and gain.high >= 0 if name == "temperatures" else gain.low > 0
         kept = names if worth or force else kept
@@ -278,7 +388,7 @@ def tune(
         tried.append(Step(name=name, kept=kept == names, what=_describe(fits[names], name), **values))
         on_step(number, len(steps))
     tuning = Tuning(
-        fitted=fits[kept],
+        fitted=with_mean_temperatures(oof, fits[kept]),
         steps=tuple(tried),
         untuned=interval(f1[()]),
         tuned=interval(f1[kept]),
@@ -293,6 +403,5 @@ def _describe(fitted: DecisionParams, name: StepName) -> str:
     if name == "weights":
         return ", ".join(f"{r.run} {r.weight:.2f}" for r in fitted.runs)
     if name == "temperatures":
-        found = [(task, its) for run in fitted.runs for task, its in run.temperatures.items()]
-        return ", ".join(f"{task} {'/'.join(f'{t:.2f}' for t in its)}" for task, its in found)
+        return describe_temperatures(run.temperatures for run in fitted.runs)
     return f"{min(fitted.offsets):+.2f} to {max(fitted.offsets):+.2f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +41,11 @@ class Ensemble:
     """The models of one run, in the order of task and fold, and what was fitted for them."""
 
     members: tuple[Member, ...]
-    temperatures: Mapping[str, Sequence[float]]  # task -> of each head; empty if untuned
+    temperatures: Mapping[str, Sequence[float]]  # task -> of each head, for the mean of the folds; empty if untuned
     tta: TtaSet = FLIP  # how its views are merged
     notes: tuple[str, ...] = ()  # what the user should know of the models
     class_photos: tuple[int, ...] = (1,) * CLASSES  # of each class in training: the decision on a photo never seen
+    of_one_fold: Mapping[str, Sequence[float]] = field(default_factory=dict)  # temperatures of a fold's models alone
 
     @property
     def targets(self) -> dict[str, OutputSpec]:
@@ -54,16 +55,10 @@ class Ensemble:
         """The folds whose model there is, in the order of the logits."""
         return [m.fold for m in self.members if m.task == task]
 
-    def scale(self, task: str) -> npt.NDArray[np.float64] | None:
-        """float64 (width,): divisors of the mean of a task's logits over folds; None for 1.
-
-        They were fitted for single models. The mean of several is less overconfident than each (Heskes 1998, "Selecting
-        Weighting Factors in Logarithmic Opinion Pools"), so that it needs no temperature above 1.
-        """
-        found = self.temperatures.get(task)
-        if found and len(self.folds(task)) > 1:
-            found = [min(1.0, t) for t in found]
-        return column_temperatures(found, self.targets[task]) if found else None
+    def scale(self, task: str, alone: bool = False) -> npt.NDArray[np.float64] | None:
+        """float64 (width,): divisors of the mean of a task's logits over folds, or of one fold alone; None for 1."""
+        found = self.of_one_fold if alone else self.temperatures
+        return column_temperatures(found[task], self.targets[task]) if task in found else None
 
     def scores(
         self, logits: Mapping[str, Logits], only: int | None = None, missing: float = -np.inf
@@ -80,7 +75,7 @@ class Ensemble:
         found = {}
         for task, values in logits.items():
             chosen = [n for n, fold in enumerate(self.folds(task)) if only in (None, fold)]
-            found[task] = task_logits(values[chosen], self.tta, self.scale(task))
+            found[task] = task_logits(values[chosen], self.tta, self.scale(task, alone=only is not None))
         return joint_scores(found, self.targets, missing, self.tta)
 
     def joint(self, logits: Mapping[str, Logits], only: int | None = None) -> npt.NDArray[np.float64]:
@@ -157,5 +152,7 @@ def load_ensembles(
     for run, recipe, tuned in zip(runs, recipes, fitted.runs, strict=True):
         found = tuple(members(run, recipe, allow_missing))
         notes = tuple(unverified(run, [Job(run, m.task, m.fold) for m in found]))
-        ensembles.append(Ensemble(found, tuned.temperatures, fitted.views, notes, run.class_photos))
+        ensembles.append(
+            Ensemble(found, tuned.mean_temperatures, fitted.views, notes, run.class_photos, tuned.temperatures)
+        )
     return ensembles

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -38,7 +38,9 @@ class RunTuning(_Strict):
     made_of: str
     oof_hash: str
     weight: Annotated[float, Field(ge=0)] = 1.0
-    temperatures: dict[str, tuple[float, ...]] = {}  # task -> of each head, for single models
+    temperatures: dict[str, tuple[float, ...]] = {}  # task -> of each head, for the models of one fold
+    mean_temperatures: dict[str, tuple[float, ...]] = {}  # the same for the mean of all folds
+    mean_measured: bool = True  # else those of the mean are at most 1
 
 
 class DecisionParams(_Strict):
@@ -102,10 +104,25 @@ class Tuning(_Strict):
     def summary(self) -> list[str]:
         """Lines about what is applied and its gain."""
         lines = [f"{s.name}: {s.what}" for s in self.steps if s.kept]
+        if any(run.temperatures for run in self.fitted.runs):
+            means = describe_temperatures(run.mean_temperatures for run in self.fitted.runs)
+            lines.append(f"temperatures of the mean of all folds: {means}")
+        lines += [
+            f"{run.run}: the mean of all folds gets no temperature above 1 before its own is measured on 100 photos or "
+            f"more: maskens infer --run {typed(run.run)}, then tune again"
+            for run in self.fitted.runs
+            if not run.mean_measured
+        ]
         lines.append(f"macro F1 {self.untuned:.4f} untuned")
         if self.kept:
             lines.append(f"macro F1 {self.tuned:.4f} tuned, {self.gain:+.4f}: {self.gain.significance}")
         return [*lines, f"applied: {self.words if self.kept else 'nothing, no gain in macro F1 is more than noise'}"]
+
+
+def describe_temperatures(temperatures: Iterable[Mapping[str, Sequence[float]]]) -> str:
+    """The temperatures of each task's heads, run by run."""
+    found = [(task, its) for of_run in temperatures for task, its in of_run.items()]
+    return ", ".join(f"{task} {'/'.join(f'{t:.2f}' for t in its)}" for task, its in found)
 
 
 def tuning_file(untuned: Sequence[RunTuning]) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from ensemble.decision.fitting import TEMPERATURES, fit_temperature
+from ensemble.decision.fitting import TEMPERATURES, fit_temperature, temperature_of_mean, worth_scaling
 from ensemble.decision.joint import column_temperatures, mean_logits
 from ensemble.metrics.heads import head_log_probabilities
 from ensemble.recipes.tasks import AgeHead, OutputSpec, merge_of
@@ -64,3 +64,49 @@ def test_logits_that_are_always_right_are_not_scaled_to_certainty() -> None:
     truth = np.arange(300) % 3
     assert fit_temperature(2 * np.eye(3)[truth], truth) == pytest.approx(TEMPERATURES[0], rel=0.01)
     assert fit_temperature(np.empty((0, 3)), np.empty(0, dtype=np.int64)) == 1.0, "there is nobody to learn from"
+
+
+def test_a_head_that_is_calibrated_keeps_its_logits() -> None:
+    person, head = np.arange(1000) // 5, OutputSpec("mask").heads[0]
+    stratum = np.arange(200) % 6
+    for temperature, worth in ((1.0, False), (1.6, True)):
+        logits, truth = drawn(temperature, photos=1000)
+        assert worth_scaling(logits, truth, head, person, stratum) == worth
+
+
+def models_of_one_truth(
+    photos: int, models: int, noise: float, gain: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(logits of each model, labels): what the models see of the truth, each with a noise of its own."""
+    rng = np.random.default_rng(seed)
+    true = rng.normal(0, 2.5, (photos, 3))
+    labels = (rng.random((photos, 1)) > softmax(true, axis=1).cumsum(axis=1)).sum(axis=1)
+    return gain * (true + rng.normal(0, noise, (models, photos, 3))), np.minimum(labels, 2)
+
+
+def log_loss_and_ece(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    p = softmax(logits, axis=1)
+    sure, right = p.max(axis=1), p.argmax(axis=1) == truth
+    bins = np.minimum((sure * 15).astype(int), 14)
+    gap = np.abs(np.bincount(bins, sure - right, 15)).sum() / len(truth)
+    return float(-np.log(p[np.arange(len(p)), truth]).mean()), float(gap)
+
+
+@pytest.mark.parametrize(("noise", "gain"), [(0.5, 0.6), (1.5, 1.0), (2.5, 2.0)])
+def test_the_mean_of_models_is_better_calibrated_with_a_temperature_of_its_own(noise: float, gain: float) -> None:
+    """Fitted as by `tune`: labels are known of photos that one model saw, and the photos that all saw have none."""
+    head = OutputSpec("mask").heads[0]
+    (alone,), labels = models_of_one_truth(30_000, 1, noise, gain, 1)
+    single = fit_temperature(alone, labels)
+    new, _ = models_of_one_truth(10_000, 5, noise, gain, 2)
+    measured, unmeasured = temperature_of_mean(single, head, new), temperature_of_mean(single, head, None)
+    test, truth = models_of_one_truth(30_000, 5, noise, gain, 3)
+    mean = test.mean(axis=0)
+    best = fit_temperature(mean, truth)
+    assert measured == pytest.approx(best, rel=0.04), "as if the labels of the photos that all saw had been known"
+    untuned, before = log_loss_and_ece(mean, truth), log_loss_and_ece(mean / single, truth)
+    found, careful = log_loss_and_ece(mean / measured, truth), log_loss_and_ece(mean / unmeasured, truth)
+    assert found[0] <= min(untuned[0], before[0]) + 0.001
+    assert found[1] <= min(untuned[1], before[1]) + 0.005
+    assert careful[0] <= untuned[0] + 0.001
+    assert careful[1] <= untuned[1] + 0.004

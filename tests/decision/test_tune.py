@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cards import model_card
 from planned import HEADS, SOFT_F1, plan_run
 from scipy.special import log_softmax
 
 from ensemble.commands.tune import tune as tune_runs
-from ensemble.decision.fitting import fit, greedy_weights, nested, tune
+from ensemble.decision.fitting import fit, fit_temperature, greedy_weights, nested, tune
 from ensemble.decision.joint import most_probable
-from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
 from ensemble.decision.tuning import (
     ActiveTuning,
@@ -129,7 +127,7 @@ def test_nobody_is_judged_by_a_tuning_that_saw_them(
         assert not set(blend.person[held_out]) & set(blend.person[photos])
 
 
-def test_each_head_has_one_temperature_for_all_folds(data: TrainData, tmp_path: Path) -> None:
+def test_each_head_has_one_temperature_for_all_folds_where_it_is_worth_one(data: TrainData, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     parts = np.stack(decode(data.classes), axis=1)
     logits = rng.normal(0, 1, (len(data.files), 8))  # of unit variance, so that a gain of 1 is calibrated
@@ -137,17 +135,50 @@ def test_each_head_has_one_temperature_for_all_folds(data: TrainData, tmp_path: 
         logits[np.arange(len(parts)), start + parts[:, column]] += (0.5, 1.0, 1.0)[column]
     logits[:, 3:5] *= 5
     blend = ensemble_of(plan_run(tmp_path / "a", data, {"heads": logits}, recipe=HEADS))
-    fitted = fit(blend, np.arange(len(blend.rows)), ["temperatures"])
-    assert fitted.runs[0].temperatures["heads"] == pytest.approx((2, 5, 1), rel=0.3)
+    everybody = np.arange(len(blend.rows))
+    mask, gender, age = fit(blend, everybody, ["temperatures"]).runs[0].temperatures["heads"]
+    assert mask == pytest.approx(2, rel=0.3)
+    assert gender == pytest.approx(5, rel=0.3)
+    assert age == 1, "no temperature lowers its log loss by more than noise"
+    forced = fit(blend, everybody, ["temperatures"], force=True).runs[0].temperatures["heads"]
+    assert forced[:2] == (mask, gender)
+    assert 0.8 < forced[2] < 1.25
+    assert forced[2] != 1
 
 
-def test_the_mean_of_several_folds_has_no_temperature_above_1() -> None:
-    members = tuple(
-        Member("mask", fold, Path(), model_card(predicts="mask", task="mask", fold=fold)) for fold in (0, 1)
+def predicted(run: Run, logits: np.ndarray, classes: np.ndarray, **changes: object) -> None:
+    """Write what `infer` leaves of the photos that it predicted with views identity and hflip."""
+    record = {"oof_hashes": [untuned_run(run, run_recipe(run)).oof_hash], "views": ["identity", "hflip"]} | changes
+    shown = np.stack([logits, logits], axis=1)
+    np.savez(run.folder / "eval.npz", classes=classes, record=json.dumps(record), **{"logits/class18": shown})
+
+
+def test_the_mean_of_the_folds_has_temperatures_of_its_own(data: TrainData, tmp_path: Path) -> None:
+    """Two folds whose models err apart: noise that their mean halves."""
+    run = plan_run(tmp_path / "a", data, 4 * noisy(data))
+    unmeasured, _ = tune(ensemble_of(run), ["temperatures"])
+    (single,) = unmeasured.fitted.runs[0].temperatures["class18"]
+    assert single == pytest.approx(4 / 2.5, rel=0.3)
+    assert unmeasured.fitted.runs[0].mean_temperatures == {"class18": (1.0,)}
+    assert f"maskens infer --run {run.folder}, then tune again" in "\n".join(unmeasured.summary)
+    new = np.stack([4 * noisy(data, seed) for seed in (5, 6)])
+    predicted(run, new, data.classes)
+    measured, _ = tune(ensemble_of(run), ["temperatures"])
+    (of_mean,) = measured.fitted.runs[0].mean_temperatures["class18"]
+    assert of_mean == pytest.approx(fit_temperature(new.mean(axis=0), data.classes), rel=0.15)
+    assert single / 2 <= of_mean < 0.7 * single
+    assert measured.tuned == unmeasured.tuned, "single models are scored out-of-fold"
+    assert "tune again" not in "\n".join(measured.summary)
+    run.pseudo_record.touch()
+    assert tune(ensemble_of(run), ["temperatures"])[0].fitted.runs[0].mean_temperatures == {"class18": (1.0,)}, (
+        "models that were trained on these photos agree on them"
     )
-    for temperature, of_one, of_mean in ((2.0, 2.0, 1.0), (0.7, 0.7, 0.7)):
-        for found, expected in ((members[:1], of_one), (members, of_mean)):
-            assert Ensemble(found, {"mask": (temperature,)}).scale("mask") == pytest.approx(np.full(3, expected))
+    run.pseudo_record.unlink()
+    predicted(run, new, data.classes, oof_hashes=["of other models"])
+    assert tune(ensemble_of(run), ["temperatures"])[0] == unmeasured
+    alone = plan_run(tmp_path / "b", data, 4 * noisy(data), trained=[1])
+    (only,) = tune(ensemble_of(alone), ["temperatures"])[0].fitted.runs
+    assert only.mean_temperatures == only.temperatures, "the mean of one fold is that fold"
 
 
 def test_the_better_views_are_chosen(data: TrainData, tmp_path: Path) -> None:
