@@ -147,18 +147,15 @@ def epoch_batches(
 TrainingPhotos = DecodedPhotos | ConcatDataset[tuple[Pixels, ...]]
 
 
+@dataclass(frozen=True)
 class TrainPhotos(Dataset[tuple[Tensor, Tensor]]):
     """Key -> augmented photo uint8 (h, w, 3) and its labels int64 (heads,), or its soft target float32 (18,)."""
 
-    def __init__(
-        self,
-        photos: TrainingPhotos,
-        labels: TargetArray,
-        augment: Augment,
-        seed: Sequence[int],
-        masks: DrawMasks | None = None,
-    ) -> None:
-        self.photos, self.labels, self.augment, self.seed, self.masks = photos, labels, augment, tuple(seed), masks
+    photos: TrainingPhotos
+    labels: TargetArray
+    augment: Augment
+    seed: Sequence[int]
+    masks: DrawMasks | None
 
     def __getitem__(self, key: Key) -> tuple[Tensor, Tensor]:
         epoch, index, turn = key
@@ -201,11 +198,11 @@ class PhotoBatch(NamedTuple):
     faces: Tensor  # bool (batch,): False where a crop around the face was wanted and no face was found
 
 
+@dataclass(frozen=True)
 class PlainPhotos(Dataset[PhotoBatch]):
     """index -> the photo as it is, as an entry of a batch."""
 
-    def __init__(self, photos: DecodedPhotos) -> None:
-        self.photos = photos
+    photos: DecodedPhotos
 
     def __getitem__(self, index: int) -> PhotoBatch:
         sizes, face = self.photos.load(index)

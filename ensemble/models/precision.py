@@ -6,6 +6,7 @@ import contextlib
 import math
 import platform
 import time
+import timeit
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,12 +127,7 @@ def forward_seconds(model: Forward, x: Tensor, precision: Precision) -> float:
 
 def shortest(run: Callable[[], object], rounds: int) -> float:
     """Seconds of the shortest of some calls."""
-    times = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return min(timeit.repeat(run, repeat=rounds, number=1))
 
 
 Autotuned = tuple[Precision, str]
