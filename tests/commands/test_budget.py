@@ -33,11 +33,11 @@ def test_passes_are_left_out_and_every_row_is_answered(copy: Path) -> None:
     budget = re.search(
         r"budget of 0.5 of the passes: (\d+)% of the forward passes made, which changes [\d.]+%", done.out
     )
-    assert outcome
+    assert budget
     made = shown().reshape(-1, len(rows) - 1).sum(axis=0)
     assert (made == 6).sum() >= 64, "the first photos are shown to all"
     assert made.min() >= 1
-    assert int(outcome[1]) == pytest.approx(100 * made.mean() / 6, abs=1)
+    assert int(budget[1]) == pytest.approx(100 * made.mean() / 6, abs=1)
     assert made.mean() < 6
     verified = maskens("verify")
     assert verified.code == 0, verified
