@@ -58,7 +58,7 @@ class TestApply:
         assert chain.photos.fingerprint == people(12).photos.fingerprint, "decoded photos are kept"
         assert merged_people(chain) == {"1": ("1", "7", "9")}
 
-    def test_all_wrong_rows_are_told_with_their_numbers(self, tmp_path: Path) -> None:
+    def test_all_wrong_rows_are_listed_with_their_numbers(self, tmp_path: Path) -> None:
         file = tmp_path / "same.csv"
         file.write_text("a,b\n1,7\n1,77\n3,3\n,1\n")
         with pytest.raises(MaskensError) as caught:
@@ -112,7 +112,7 @@ TOLD = f"merged: ids {A}, {B} are one person"
 
 
 class TestRun:
-    def test_a_list_is_told_saved_and_seen_by_later_steps(self, folds: Callable[..., str]) -> None:
+    def test_a_list_is_reported_saved_and_seen_by_later_steps(self, folds: Callable[..., str]) -> None:
         assert TOLD in folds("--k", "2", "--merge", "same.csv")
         assert (RUN / "merged.csv").read_text() == f"a,b\n{A},{B}\n"
         with (RUN / "folds.csv").open() as file:
