@@ -107,35 +107,52 @@ def change_array(file: Path, name: str, change: Callable[[np.ndarray], object]) 
 
 
 JOB = RUN / "gender" / "fold1"
+
+
+def damage_jobs() -> None:
+    flip_a_bit(JOB / "model.safetensors")
+    (RUN / "gender/fold2/model.safetensors").unlink()
+    flip_a_bit(RUN / "mask/fold1/oof.npz")
+    (RUN / "mask/fold2/job.json").unlink()
+    (RUN / "male-age/fold1/model.safetensors").write_bytes((RUN / "male-age/fold0/model.safetensors").read_bytes())
+    edit_json(RUN / "female-age/fold1/job.json", best=0.123)
+
+
+def damage_submission() -> None:
+    change_a_class(RUN / "submission.csv")
+    change_array(RUN / "eval.npz", "logits/mask", np.negative)
+
+
+def damage_recipe() -> None:
+    file = RUN / "recipe.toml"
+    file.write_text(file.read_text().replace("epochs = 5", "epochs = 6"))
+
+
 DAMAGE: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
-    "a model": (
-        lambda: flip_a_bit(JOB / "model.safetensors"),
-        ("gender/fold1/model.safetensors", "--task gender --fold 1 --restart"),
+    "jobs": (
+        damage_jobs,
+        (
+            "gender/fold1/model.safetensors",
+            "--task gender --fold 1 --restart",
+            "gender/fold2/model.safetensors",
+            "mask/fold1/oof.npz",
+            "--task mask --fold 1 --restart",
+            "mask/fold2/job.json",
+            "male-age/fold1 card",
+            "female-age/fold1 out-of-fold F1",
+            "best 0.1230",
+        ),
     ),
-    "a model that is gone": (
-        lambda: (JOB / "model.safetensors").unlink(),
-        ("gender/fold1/model.safetensors", "missing"),
+    "submission": (
+        damage_submission,
+        (
+            "submission.csv: as in eval.npz",
+            "1 of 168 classes differ",
+            "eval.npz: classes from logits",
+        ),
     ),
-    "logits": (lambda: flip_a_bit(JOB / "oof.npz"), ("gender/fold1/oof.npz", "--task gender --fold 1 --restart")),
-    "a status that is gone": (lambda: (JOB / "job.json").unlink(), ("gender/fold1/job.json", "missing or damaged")),
-    "a model of another fold": (
-        lambda: (JOB / "model.safetensors").write_bytes((RUN / "gender/fold0/model.safetensors").read_bytes()),
-        ("gender/fold1 card", "fold 1", "fold 0"),
-    ),
-    "a score": (lambda: edit_json(JOB / "job.json", best=0.123), ("gender/fold1 out-of-fold F1", "best 0.1230")),
     "folds": (lambda: (RUN / "folds.csv").write_text("path,fold\n"), ("folds.csv", "start a new run")),
-    "a recipe": (
-        lambda: (RUN / "recipe.toml").write_text((RUN / "recipe.toml").read_text().replace("epochs = 5", "epochs = 6")),
-        ("recipe.toml", "put runs/default/recipe.toml back"),
-    ),
-    "a class": (
-        lambda: change_a_class(RUN / "submission.csv"),
-        ("submission.csv: as in eval.npz", "1 of 168 classes differ"),
-    ),
-    "eval logits": (
-        lambda: change_array(RUN / "eval.npz", "logits/mask", np.negative),
-        ("eval.npz: classes from logits", "classes differ"),
-    ),
+    "a recipe": (damage_recipe, ("recipe.toml", "put runs/default/recipe.toml back")),
     "eval logits of fewer photos": (
         lambda: change_array(RUN / "eval.npz", "logits/mask", lambda a: a[:, :, 1:]),
         ("eval.npz: classes from logits", "failed"),
