@@ -390,11 +390,11 @@ def test_a_contact_sheet_puts_each_picture_and_its_words_in_its_own_place() -> N
 
 
 def test_a_photo_takes_little_room_on_page_and_sheet(tmp_path: Path) -> None:
-    write_sample(tmp_path / "data", people=12, eval_people=6, size=(192, 256))
+    write_sample(tmp_path / "data", people=6, eval_people=6, size=(192, 256))
     assert maskens("explore", "--data", tmp_path / "data", "--out", tmp_path / "out", "--recipe", "demo").code == 0
     sheets = list((tmp_path / "out").glob("class-*.jpg"))
-    assert sum(sheet.stat().st_size for sheet in sheets) < 5_000 * 12 * 7
-    assert (tmp_path / "out" / "index.html").stat().st_size < 4_800 * 12 * 7, "3 MB for 630 photos"
+    assert sum(sheet.stat().st_size for sheet in sheets) < 5_000 * 6 * 7
+    assert (tmp_path / "out" / "index.html").stat().st_size < 100_000 + 4_800 * 6 * 7, "3 MB for 630 photos"
 
 
 def test_a_histogram_counts_people_by_age_and_takes_an_empty_gender() -> None:
