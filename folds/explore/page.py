@@ -60,7 +60,7 @@ def write_exploration(
     html = render(
         "explore.html",
         generator=GENERATOR,
-        title=f"The data in {found.data.root}",
+        title=f"Data exploration: {found.data.root}",
         found=found,
         classes=class_rows(found),
         groups=group_rows(found),
