@@ -30,7 +30,7 @@ def test_passes_are_left_out_and_every_row_is_answered(copy: Path) -> None:
     assert done.code == 0, done
     rows = (RUN / "submission.csv").read_text().splitlines()
     assert len(rows) == 1 + len((copy / "data/eval/info.csv").read_text().splitlines()) - 1
-    outcome = re.search(
+    budget = re.search(
         r"budget of 0.5 of the passes: (\d+)% of the forward passes made, which changes [\d.]+%", done.out
     )
     assert budget
