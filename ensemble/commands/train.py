@@ -52,7 +52,7 @@ class TrainingPlan:
     todo: tuple[JobSpec, ...]  # those that are not finished, in the order of training
     hardware: Hardware
     restart: bool = False
-    retries: int  # of a job whose process or node is lost
+    retries: int  # of a job whose worker crashed
     skip_bad: bool  # skip photos that can't be read
     warnings: tuple[str, ...]
     soft: SoftTargets | None = None  # of all folds
