@@ -118,7 +118,7 @@ def test_a_seed_is_added_stopped_and_gone_on_with(copy: Path, monkeypatch: pytes
         patch.setattr(Trainer, "_loss", interrupted)
         stopped = maskens("sweep", "--seed", "2")
     assert stopped.code == 130
-    assert "b-seed2 heads fold 0: 0 of 1 epochs and 2 batches; 1 of the 4 jobs that were left are done" in stopped.err
+    assert "b-seed2 heads fold 0: 0 of 1 epochs and 2 batches; 1 of the 4 remaining jobs are done" in stopped.err
     part = maskens("sweep", "--compare")
     assert "folds 0, 1, seeds 0, 1." in part.out
     whole = maskens("sweep")
