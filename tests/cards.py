@@ -14,7 +14,7 @@ def model_card(**changes: Any) -> ModelCard:
         "model_args": {},
         "predicts": "gender",
         "cuts": (30, 60),
-        "merge": (0, 1, 2),
+        "bands": (0, 1, 2),
         "task": "gender",
         "fold": 1,
         "k": 5,

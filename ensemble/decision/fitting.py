@@ -197,7 +197,7 @@ def _losses(logits: AnyFloatArray, truth: IntArray, head: Head | None, temperatu
         found = log_softmax(logits / temperature, axis=1)
     else:
         found = bin_log_probabilities(logits / divisors(head, temperature), head)
-    labels = np.array(head.merge if head else range(logits.shape[1]))  # of each bin
+    labels = np.array(head.bin_labels if head else range(logits.shape[1]))  # of each bin
     return -np.asarray(logsumexp(found, axis=1, b=labels == truth[:, None]), dtype=np.float64)
 
 

@@ -36,7 +36,7 @@ class ModelCard:
     model_args: ModelArgs
     predicts: Predicts
     cuts: tuple[int, ...]  # of the ages, in whole years
-    merge: tuple[int, ...]  # age bin -> band
+    bands: tuple[int, ...]  # of each age bin
     task: str
     fold: int
     k: int
@@ -60,7 +60,7 @@ class ModelCard:
 
     @property
     def target(self) -> OutputSpec:
-        return OutputSpec(self.predicts, self.cuts, self.merge, self.age_head)
+        return OutputSpec(self.predicts, self.cuts, self.bands, self.age_head)
 
 
 def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: int, f1: float) -> ModelCard:
@@ -86,7 +86,7 @@ def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: 
         mean=normalisation[0],
         std=normalisation[1],
         cuts=recipe.ages.cuts,
-        merge=recipe.ages.bands,
+        bands=recipe.ages.bin_bands,
         age_head=recipe.ages.head,
         labels=dict(recipe.target.names),
         task_hash=recipe.hash,

@@ -138,8 +138,8 @@ def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds:
         rows, target = learned_rows(spec, data, folds), spec.recipe.tasks[spec.task].target
         labels = training_labels(target, data)[rows]
         for head, learned in zip(target.heads, labels.T, strict=True):
-            names, merge = OutputSpec(target.predicts).names[head.part], np.array(head.merge)
-            missing = [names[i] for i in sorted(set(merge) - set(merge[learned]))]
+            names, of_bin = OutputSpec(target.predicts).names[head.part], np.array(head.bin_labels)
+            missing = [names[i] for i in sorted(set(of_bin) - set(of_bin[learned]))]
             if missing:
                 idle.append(f"{spec.job}: {head.part} {', '.join(missing)}")
     refuse(

@@ -65,10 +65,10 @@ def head_log_probabilities(logits: AnyFloatArray, head: Head) -> npt.NDArray[np.
         float64 (photos, labels): 3, 2, 3 or 18 of them.
     """
     part = bin_log_probabilities(np.asarray(logits)[:, head.columns], head)
-    merge = np.array(head.merge)
-    if len(merge) == WIDTHS[head.part]:
+    of_bin = np.array(head.bin_labels)
+    if len(of_bin) == WIDTHS[head.part]:
         return part
-    return np.stack([logsumexp(part[:, merge == label], axis=1) for label in range(WIDTHS[head.part])], axis=1)
+    return np.stack([logsumexp(part[:, of_bin == label], axis=1) for label in range(WIDTHS[head.part])], axis=1)
 
 
 def head_decisions(logits: AnyFloatArray, heads: Sequence[Head]) -> list[IntArray]:

@@ -59,7 +59,7 @@ SPECIFICATION = {
     f"face is MTCNN's largest box, found on the photo at {SEARCHED} pixels across if it is wider; cut out is "
     f"{AROUND:g} times its height, or what {AROUND:g} times its width asks for if that is more, in the ratio of "
     "resize, moved into the photo and made smaller to fit; the whole photo where no face is found",
-    "rule": "log softmax over the columns of each head; add up the probabilities of columns that merge to one label; "
+    "rule": "log softmax over the columns of each head; add up the probabilities of columns of one label (bin_labels); "
     "take the mean of a factor's log probabilities over the heads that give it, and log softmax again; "
     "log p(mask) + log p(gender) + log p(age of that gender) for each class, averaged with the factor class where "
     "both are there; log softmax over the 18, plus class_offsets if there are any; the largest wins",
@@ -82,14 +82,14 @@ def task_record(members: Sequence[Member], tta: TtaSet) -> dict[str, Any]:
         "resize": list(card.resize),
         "crop": list(card.crop) if isinstance(card.crop, tuple) else card.crop,
         "age_cuts": list(card.cuts),
-        "age_merge": list(card.merge),
+        "age_bands": list(card.bands),
         "age_head": card.age_head,
         "heads": [
             {
                 "part": head.part,
                 "columns": [head.bins.start, head.bins.stop],
                 "names": card.target.names[head.part],
-                "merge": list(head.merge),
+                "bin_labels": list(head.bin_labels),
                 "labels": list(LABELS[head.part]),
                 "factors": ages if head.part == "age" else [head.part],
             }

@@ -14,7 +14,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from ensemble.recipes.architecture import ModelArgs, ModelName
-from ensemble.recipes.tasks import AgeHead, OutputSpec, Part, Predicts, merge_of, undetermined
+from ensemble.recipes.tasks import AgeHead, OutputSpec, Part, Predicts, bands_of, undetermined
 from ensemble.recipes.views import OofSets, OwnSets, oof_views
 from folds.errors import MaskensError, did_you_mean
 from folds.files import sha256
@@ -121,7 +121,7 @@ class Ages(Strict):
     """How ages are trained: in which bins, and without whom. Scores always count the bands 30 and 60."""
 
     cuts: Years = AGE_CUTS  # a bin begins at each cut; "years" is one bin a year
-    merge: tuple[int, ...] = ()  # band (0, 1, 2) of each bin; empty: of its oldest age
+    bands: tuple[int, ...] = ()  # band (0, 1, 2) of each bin; empty: of its oldest age
     leave_out: Years = ()  # people of these ages are not trained on
     sigma: float = Field(0.0, ge=0, le=50)  # years by which a target spreads around the person's age; 0 is one bin
     head: AgeHead = "softmax"
@@ -135,13 +135,13 @@ class Ages(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Ages:
-        bins, bands = len(self.cuts) + 1, list(self.bands)
+        bins, bands = len(self.cuts) + 1, list(self.bin_bands)
         _refuse(
             {
                 "cuts: at least two ages, each above the one before": (
                     len(self.cuts) < 2 or any(a >= b for a, b in pairwise(self.cuts))
                 ),
-                f"merge: {bins - 1} cuts make {bins} bins, whose bands have to be 0 to 2, rising": (
+                f"bands: {bins - 1} cuts make {bins} bins, each with a band from 0 to 2, rising": (
                     len(bands) != bins or sorted(bands) != bands or set(bands) != set(range(len(AGES)))
                 ),
                 f'head: regression predicts the age itself, and {bins - 1} cuts are too few: cuts = "years"': (
@@ -152,14 +152,14 @@ class Ages(Strict):
         return self
 
     @property
-    def bands(self) -> tuple[int, ...]:
+    def bin_bands(self) -> tuple[int, ...]:
         """The band of each bin."""
-        return self.merge or merge_of(self.cuts)
+        return self.bands or bands_of(self.cuts)
 
     @property
     def in_bands(self) -> bool:
         """Whether the bins are the three bands themselves."""
-        return (self.cuts, self.bands) == (AGE_CUTS, merge_of(AGE_CUTS))
+        return (self.cuts, self.bin_bands) == (AGE_CUTS, bands_of(AGE_CUTS))
 
 
 class Optimizer(Strict):
@@ -352,9 +352,9 @@ class Loss(Strict):
             )
         for head in heads:
             own, where = self.of(head.part), f"loss.heads.{head.part}: " if several else "loss: "
-            if len(own.class_weights) not in (0, len(head.merge)):
+            if len(own.class_weights) not in (0, len(head.bin_labels)):
                 given, name = len(own.class_weights), head.part if several else kind
-                raise ValueError(f"{where}{given} class_weights, but '{name}' has {len(head.merge)} classes")
+                raise ValueError(f"{where}{given} class_weights, but '{name}' has {len(head.bin_labels)} classes")
             correcting = [key for key in ("class_balanced", "logit_adjustment") if getattr(own, key)]
             if correcting and (evened == "class" or (evened == "age" and head.part in ("age", "class"))):
                 raise ValueError(
@@ -467,7 +467,7 @@ class TaskRecipe(Strict):
     @property
     def target(self) -> OutputSpec:
         """What the task's model predicts."""
-        return OutputSpec(self.predicts, self.ages.cuts, self.ages.bands, self.ages.head)
+        return OutputSpec(self.predicts, self.ages.cuts, self.ages.bin_bands, self.ages.head)
 
     def of_fold(self, fold: int) -> TaskRecipe:
         """The task with the initial weights of one fold, where each fold has a file of its own.
@@ -498,7 +498,7 @@ class TaskRecipe(Strict):
         Initial weights count by their content, not by their path. Keys at their default don't count, so that a new key
         leaves the hashes of older recipes as they are.
         """
-        ages = self.ages.model_copy(update={"merge": () if self.ages.in_bands else self.ages.bands})
+        ages = self.ages.model_copy(update={"bands": () if self.ages.in_bands else self.ages.bin_bands})
         known = self.model_copy(update={"weights": "", "ages": ages})
         return sha256(json.dumps(known.model_dump(mode="json", exclude_defaults=True), sort_keys=True))
 

@@ -45,7 +45,7 @@ class Head:
     part: Part
     columns: slice
     bins: slice
-    merge: tuple[int, ...]  # label that each bin counts for: 0, 1, 2, ... unless ages are trained in finer bins
+    bin_labels: tuple[int, ...]  # label that each bin counts for: 0, 1, 2, ... unless ages are trained in finer bins
     kind: AgeHead = "softmax"
     cuts: tuple[int, ...] = ()  # of the ages, in whole years; only of a head of ages
 
@@ -59,30 +59,30 @@ class Head:
 class OutputSpec:
     """What a task's model predicts. Ages may be *trained* in other bins than they are scored in.
 
-    `cuts` are whole years; bin b holds the ages from cuts[b-1] to cuts[b] - 1, and counts as band merge[b].
+    `cuts` are whole years; bin b holds the ages from cuts[b-1] to cuts[b] - 1, and counts as band bands[b].
     """
 
     predicts: Predicts
     cuts: tuple[int, ...] = AGE_CUTS
-    merge: tuple[int, ...] = (0, 1, 2)
+    bands: tuple[int, ...] = (0, 1, 2)
     age_head: AgeHead = "softmax"
 
     @property
     def heads(self) -> tuple[Head, ...]:
         """The heads, in the order of the logits."""
-        merges: dict[Part, tuple[int, ...]] = {
+        bin_labels: dict[Part, tuple[int, ...]] = {
             "mask": tuple(range(WIDTHS["mask"])),
             "gender": tuple(range(WIDTHS["gender"])),
-            "age": self.merge,
-            "class": tuple(c * len(AGES) + b for c in range(len(MASKS) * len(GENDERS)) for b in self.merge),
+            "age": self.bands,
+            "class": tuple(c * len(AGES) + b for c in range(len(MASKS) * len(GENDERS)) for b in self.bands),
         }
         found, column, first = [], 0, 0
         for part in PREDICTED_PARTS[self.predicts]:
-            merge, is_age = merges[part], part == "age"
+            labels, is_age = bin_labels[part], part == "age"
             kind: AgeHead = self.age_head if is_age else "softmax"
-            width = {"softmax": len(merge), "ordinal": len(merge) - 1, "regression": 2}[kind]
-            columns, bins = slice(column, column + width), slice(first, first + len(merge))
-            found.append(Head(part, columns, bins, merge, kind, self.cuts if is_age else ()))
+            width = {"softmax": len(labels), "ordinal": len(labels) - 1, "regression": 2}[kind]
+            columns, bins = slice(column, column + width), slice(first, first + len(labels))
+            found.append(Head(part, columns, bins, labels, kind, self.cuts if is_age else ()))
             column, first = columns.stop, bins.stop
         return tuple(found)
 
@@ -111,7 +111,7 @@ def bin_names(cuts: Sequence[int]) -> list[str]:
     return [f"<{cuts[0]}", *between, f">={cuts[-1]}"]
 
 
-def merge_of(cuts: Sequence[int]) -> tuple[int, ...]:
+def bands_of(cuts: Sequence[int]) -> tuple[int, ...]:
     """Default band of each bin: that of its oldest age, so that a last cut of 58 counts all from 58 as `>=60`."""
     return (*(int(b) for b in age_band([c - 1 for c in cuts])), len(AGES) - 1)
 
@@ -121,7 +121,7 @@ def training_labels(target: OutputSpec, data: TrainData, in_years: bool = False)
     mask, gender, _ = data.labels
     if in_years:
         return _columns(target, mask, gender, data.years, OLDEST + 1)
-    return _columns(target, mask, gender, age_band(data.years, target.cuts), len(target.merge))
+    return _columns(target, mask, gender, age_band(data.years, target.cuts), len(target.bands))
 
 
 def with_mask(target: OutputSpec, labels: IntArray, mask: int, in_years: bool = False) -> IntArray:
@@ -132,7 +132,7 @@ def with_mask(target: OutputSpec, labels: IntArray, mask: int, in_years: bool = 
         mask: 0..2.
         in_years: whether `labels` have ages in years.
     """
-    others = len(GENDERS) * (OLDEST + 1 if in_years else len(target.merge))  # labels of a mask state
+    others = len(GENDERS) * (OLDEST + 1 if in_years else len(target.bands))  # labels of a mask state
     changed = labels.copy()
     for column, head in enumerate(target.heads):
         if head.part == "mask":

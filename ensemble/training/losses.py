@@ -25,7 +25,7 @@ def target_tables(target: OutputSpec, sigma: float = 0.0) -> list[Tensor]:
     """
     tables = []
     for head in target.heads:
-        table = torch.eye(len(head.merge))
+        table = torch.eye(len(head.bin_labels))
         if sigma and head.part in ("age", "class"):
             ages = age_distribution(target.cuts, sigma)
             table = torch.kron(torch.eye(table.shape[1] // ages.shape[1], dtype=ages.dtype), ages).float()
@@ -164,7 +164,7 @@ def _terms(
 ) -> Iterator[tuple[float, Tensor]]:
     """(weight, value) of each term of a head's loss."""
     truth = targets[:, head.bins]
-    smooth = truth * (1 - own.label_smoothing) + own.label_smoothing / len(head.merge)
+    smooth = truth * (1 - own.label_smoothing) + own.label_smoothing / len(head.bin_labels)
     found = adjusted = head_to_bin_logits(logits[:, head.columns].float(), head)
     weights = None
     if own.class_weights:
@@ -172,14 +172,14 @@ def _terms(
         weights = weights / weights.mean()  # so that the size of the loss stays
     if counts is not None and (own.class_balanced or own.logit_adjustment):
         # labels are scored, so labels are evened out, and the bins of one keep their proportions
-        merge = torch.tensor(head.merge, device=counts.device)
-        labels = counts.new_zeros(max(head.merge) + 1).index_add(0, merge, counts)
+        of_bin = torch.tensor(head.bin_labels, device=counts.device)
+        labels = counts.new_zeros(max(head.bin_labels) + 1).index_add(0, of_bin, counts)
         if own.class_balanced:
-            weights = class_balanced_weights(labels, own.class_balanced)[list(head.merge)]
+            weights = class_balanced_weights(labels, own.class_balanced)[list(head.bin_labels)]
         if own.logit_adjustment:
             # Menon et al. 2021, "Long-tail learning via logit adjustment"; a class without a photo counts as having one
             seen = labels.clamp(min=1)
-            adjusted = found + own.logit_adjustment * (seen / seen.sum()).log()[list(head.merge)]
+            adjusted = found + own.logit_adjustment * (seen / seen.sum()).log()[list(head.bin_labels)]
     if own.ce:
         yield own.ce, F.cross_entropy(adjusted, smooth, weights)
     if own.focal:

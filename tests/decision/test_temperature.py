@@ -7,7 +7,7 @@ from scipy.special import softmax
 from ensemble.decision.fitting import TEMPERATURES, fit_temperature, temperature_of_mean, worth_scaling
 from ensemble.decision.joint import column_temperatures, mean_logits
 from ensemble.metrics.heads import head_log_probabilities
-from ensemble.recipes.tasks import AgeHead, OutputSpec, merge_of
+from ensemble.recipes.tasks import AgeHead, OutputSpec, bands_of
 
 
 def drawn(temperature: float, columns: int = 3, photos: int = 20_000) -> tuple[np.ndarray, np.ndarray]:
@@ -28,14 +28,14 @@ def test_columns_that_count_for_one_label_are_added_up() -> None:
     """Labels drawn in five bins, known by their band only."""
     logits, bins = drawn(2.0, columns=5)
     head = OutputSpec("age", (21, 30, 46, 58), (0, 0, 1, 1, 2)).heads[0]
-    assert fit_temperature(logits, np.array(head.merge)[bins], head) == pytest.approx(2.0, rel=0.06)
+    assert fit_temperature(logits, np.array(head.bin_labels)[bins], head) == pytest.approx(2.0, rel=0.06)
 
 
 @pytest.mark.parametrize(("kind", "temperature"), [("ordinal", 0.7), ("regression", 2.0)])
 def test_the_temperature_of_other_heads_is_found_too(kind: AgeHead, temperature: float) -> None:
     """Bands drawn from a head's probabilities, whose logits are then taken to another temperature."""
     cuts = tuple(range(16, 81))
-    target = OutputSpec("age", cuts, merge_of(cuts), kind)
+    target = OutputSpec("age", cuts, bands_of(cuts), kind)
     head, rng = target.heads[0], np.random.default_rng(0)
     middle = np.array([0.3, -1.0]) if kind == "regression" else np.full(head.width, 3.0)
     logits = rng.normal(middle, 0.5, (10_000, head.width))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ensemble.metrics.heads import bin_log_probabilities, bin_logits, head_log_probabilities
 from ensemble.models.heads import to_bin_logits
 from ensemble.recipes.schema import ALL_YEARS
-from ensemble.recipes.tasks import AgeHead, OutputSpec, merge_of
+from ensemble.recipes.tasks import AgeHead, OutputSpec, bands_of
 from folds.labels import age_band
 
 KINDS: tuple[AgeHead, ...] = ("softmax", "ordinal", "regression")
@@ -20,7 +20,7 @@ SEEDS = st.integers(0, 10_000)
 
 
 def age(kind: AgeHead, cuts: tuple[int, ...] = ALL_YEARS) -> OutputSpec:
-    return OutputSpec("age", cuts, merge_of(cuts), kind)
+    return OutputSpec("age", cuts, bands_of(cuts), kind)
 
 
 def drawn(target: OutputSpec, seed: int, spread: float = 3.0, photos: int = 4) -> np.ndarray:
@@ -81,7 +81,7 @@ def test_a_regression_is_the_logistic_distribution_between_the_cuts(middle: floa
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cuts", [(30, 60), (21, 30, 46, 58), ALL_YEARS])
 def test_torch_says_what_numpy_does_with_finite_gradients(kind: AgeHead, cuts: tuple[int, ...]) -> None:
-    target = OutputSpec("heads", cuts, merge_of(cuts), kind)
+    target = OutputSpec("heads", cuts, bands_of(cuts), kind)
     for spread in (1.0, 30.0):
         logits = drawn(target, 0, spread).astype(np.float32)
         theirs = torch.from_numpy(logits).requires_grad_()

@@ -169,7 +169,7 @@ def test_a_graph_says_what_it_is_and_not_where_it_was_made(setting: DecisionVari
     heads = {h["part"]: h for h in json.loads(meta["heads"])}
     assert heads["gender"]["columns"] == [3, 5]
     assert heads["age"]["names"] == ["<21", "21-29", "30-45", "46-57", ">=58"]
-    assert heads["age"]["merge"] == [0, 0, 1, 1, 2]
+    assert heads["age"]["bin_labels"] == [0, 0, 1, 1, 2]
     assert heads["age"]["columns"] == [5, 10], "of its bins, whatever the model's own outputs are"
     assert meta["age_head"] == "ordinal"
     here = Path(ensemble.prediction.export.__file__).parents[1], Path(torch.__file__).parents[1], setting.folder

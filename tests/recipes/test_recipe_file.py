@@ -130,8 +130,8 @@ def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions() -
         ("optimizer = {layer_decay = 0}", "optimizer.layer_decay: input should be greater than 0"),
         ("batch_size = 7\nmix = {cutmix = 1}", "mix: photos are mixed in pairs, and batch_size 7 is odd"),
         ("mix = {cutmix = 1, half_face = true}", "mix: half_face excludes mixup and cutmix"),
-        ("ages = {cuts = [30, 62]}", "ages.merge: 2 cuts make 3 bins"),
-        ("ages = {merge = [0, 1, 1, 2]}", "ages.merge: 2 cuts make 3 bins"),
+        ("ages = {cuts = [30, 62]}", "ages.bands: 2 cuts make 3 bins"),
+        ("ages = {bands = [0, 1, 1, 2]}", "ages.bands: 2 cuts make 3 bins"),
         ("sampler = {balance = 'classes'}", "sampler.balance: input should be 'none', 'class' or 'age'"),
         ("ages = {cuts = 'yeras'}", 'ages.cuts: a list of ages, or "years"'),
         ("ages = {head = 'regression'}", "ages.head: regression"),
@@ -276,17 +276,17 @@ def test_a_wrong_set_is_refused(change: str, words: str) -> None:
         tasks(change)
 
 
-def test_bins_follow_their_cuts_unless_merge_is_set() -> None:
+def test_bins_follow_their_cuts_unless_bands_are_set() -> None:
     exported = parse_recipe(TINY, "mine", changes=["tasks.male-age.ages.cuts=[21,30,46,58]"]).text
     again = parse_recipe(exported, "mine", changes=["tasks.male-age.ages.cuts=[20,25,30,58]"])
-    assert again.tasks["male-age"].ages.bands == (0, 0, 0, 1, 2)
-    merged = parse_recipe(TINY, "mine", changes=["tasks.male-age.ages={cuts=[21,30,46,58], merge=[0,0,1,1,2]}"])
+    assert again.tasks["male-age"].ages.bin_bands == (0, 0, 0, 1, 2)
+    merged = parse_recipe(TINY, "mine", changes=["tasks.male-age.ages={cuts=[21,30,46,58], bands=[0,0,1,1,2]}"])
     assert merged.hash == parse_recipe(exported, "mine").hash
 
 
 def test_only_what_differs_changes_a_hash() -> None:
     plain = parse_recipe(TINY, "mine")
-    written_out = parse_recipe(TINY, "other", changes=["tasks.*.ema=0", "tasks.mask.ages.merge=[0,1,2]"])
+    written_out = parse_recipe(TINY, "other", changes=["tasks.*.ema=0", "tasks.mask.ages.bands=[0,1,2]"])
     assert written_out.hash == plain.hash
     changed = parse_recipe(TINY, "mine", changes=["tasks.mask.ema=0.9"])
     assert differences(plain, changed) == ["tasks.mask.ema: 0.0, now 0.9"]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.recipes.schema import Ages
-from ensemble.recipes.tasks import OutputSpec, Predicts, bin_names, merge_of, training_labels, true_labels, with_mask
+from ensemble.recipes.tasks import OutputSpec, Predicts, bands_of, bin_names, training_labels, true_labels, with_mask
 from folds.labels import age_band
 from folds.layout import read_train
 from folds.people import TrainData
@@ -21,7 +21,7 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_data: MakeData) -> Train
 
 
 def test_the_origins_five_bins_merge_to_three() -> None:
-    assert Ages.model_validate({"cuts": [21, 30, 46, 58]}).bands == (0, 0, 1, 1, 2)
+    assert Ages.model_validate({"cuts": [21, 30, 46, 58]}).bin_bands == (0, 0, 1, 1, 2)
     assert bin_names((21, 30, 46, 58)) == ["<21", "21-29", "30-45", "46-57", ">=58"]
     assert OutputSpec("heads", *FIVE).width == 3 + 2 + 5
     assert OutputSpec("heads", *FIVE).names["age"] == ["<21", "21-29", "30-45", "46-57", ">=58"]
@@ -30,9 +30,9 @@ def test_the_origins_five_bins_merge_to_three() -> None:
 @given(st.lists(st.integers(1, 110), min_size=1, max_size=5, unique=True), st.integers(0, 110))
 def test_a_bin_counts_as_the_band_of_its_oldest_age(extra: list[int], years: int) -> None:
     cuts = sorted({*extra, 30, 60})
-    merge = merge_of(cuts)
+    bands = bands_of(cuts)
     if max(cuts) == 60:
-        assert merge[int(age_band(years, cuts))] == age_band(years)
+        assert bands[int(age_band(years, cuts))] == age_band(years)
 
 
 def test_training_on_other_cuts_leaves_the_true_labels_alone(data: TrainData) -> None:
@@ -49,9 +49,9 @@ def test_training_labels_of_finer_bins_merge_to_the_true_ones(data: TrainData) -
     target = OutputSpec("heads", (21, 30, 46, 60), (0, 0, 1, 1, 2))
     trained, true = training_labels(target, data), true_labels(target, data)
     for column, head in enumerate(target.heads):
-        assert np.array_equal(np.array(head.merge)[trained[:, column]], true[:, column])
+        assert np.array_equal(np.array(head.bin_labels)[trained[:, column]], true[:, column])
     whole = OutputSpec("class18", (21, 30, 46, 60), (0, 0, 1, 1, 2))
-    merged = np.array(whole.heads[0].merge)[training_labels(whole, data)[:, 0]]
+    merged = np.array(whole.heads[0].bin_labels)[training_labels(whole, data)[:, 0]]
     assert np.array_equal(merged, data.classes)
 
 

@@ -111,7 +111,7 @@ def test_an_ordinal_head_learns_by_binary_cross_entropy_on_conditional_subsets()
 @pytest.mark.parametrize("kind", ["softmax", "ordinal", "regression"])
 def test_each_kind_of_age_head_learns_the_age(kind: AgeHead) -> None:
     """Straight from one input that is the age; also from targets that are spread."""
-    target = OutputSpec("age", YEARS.cuts, YEARS.bands, kind)
+    target = OutputSpec("age", YEARS.cuts, YEARS.bin_bands, kind)
     years = torch.arange(18, 75)
     bins = torch.from_numpy(age_band(years.numpy(), YEARS.cuts))[:, None]
     for sigma in (0.0, 2.0):

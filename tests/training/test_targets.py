@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from ensemble.recipes.tasks import OutputSpec, Predicts, merge_of, training_labels
+from ensemble.recipes.tasks import OutputSpec, Predicts, bands_of, training_labels
 from ensemble.training.losses import age_distribution, bin_counts, soft_targets, target_tables
 from folds.labels import age_band
 from folds.layout import read_train
@@ -39,10 +39,10 @@ def test_a_spread_target_is_the_normal_distributions_mass_in_each_bin(cuts: tupl
 def test_spread_targets_of_any_task_become_its_certain_ones(
     data: TrainData, kind: Predicts, cuts: tuple[int, ...]
 ) -> None:
-    target = OutputSpec(kind, cuts, merge_of(cuts))
+    target = OutputSpec(kind, cuts, bands_of(cuts))
     labels = training_labels(target, data)
     certain = soft_targets(torch.from_numpy(labels), target_tables(target))
-    columns = [np.eye(len(head.merge))[column] for head, column in zip(target.heads, labels.T, strict=True)]
+    columns = [np.eye(len(head.bin_labels))[column] for head, column in zip(target.heads, labels.T, strict=True)]
     assert np.array_equal(certain.numpy(), np.hstack(columns)), "one-hot"
     in_years = torch.from_numpy(training_labels(target, data, in_years=True))
     assert torch.equal(soft_targets(in_years, target_tables(target, 1e-3)), certain)
@@ -56,7 +56,7 @@ def test_photos_are_counted_by_what_is_learned_of_them(data: TrainData) -> None:
     labels = training_labels(target, data)
     counts = bin_counts(torch.from_numpy(labels), target_tables(target))
     for found, column, head in zip(counts, labels.T, target.heads, strict=True):
-        assert found.tolist() == np.bincount(column, minlength=len(head.merge)).tolist()
+        assert found.tolist() == np.bincount(column, minlength=len(head.bin_labels)).tolist()
     in_years = torch.from_numpy(training_labels(target, data, in_years=True))
     spread = bin_counts(in_years, target_tables(target, 5.0))
     assert [float(c.sum()) for c in spread] == pytest.approx([len(labels)] * 3)
