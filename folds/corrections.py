@@ -28,13 +28,9 @@ def shipped() -> dict[str, Path]:
 
 
 def read_fixes(names: Sequence[str]) -> tuple[Fix, ...]:
-    """The rows of shipped lists or CSV files, unchecked: `apply_fixes` checks them.
+    """The rows of lists, shipped names or CSV files, or of "none" alone; `apply_fixes` checks them.
 
-    Args:
-        names: shipped names or files, in any mix; or "none" alone.
-
-    Raises:
-        MaskensError: a name that is neither, an unusable CSV, or "none" together with others.
+    Raises MaskensError: a name that is neither, an unusable CSV, or "none" together with others.
     """
     known = shipped()
     found = []
@@ -58,18 +54,14 @@ def _lists(option: str, names: Sequence[str]) -> Sequence[str]:
 
 
 def apply_fixes(data: TrainData, fixes: Sequence[Fix]) -> TrainData:
-    """The data with other labels, and a fingerprint that follows them; no fixes, the same data.
+    """The data with fixed labels and their sorted `fixes`, which name whole paths.
 
-    Returns:
-        data whose `fixes` name whole paths and are sorted, whatever the order in which they were given.
-
-    Raises:
-        MaskensError: rows that don't fit the data or each other, all listed together, with file and row.
+    Raises MaskensError: rows that don't fit the data or each other, all listed together, with file and row.
     """
     if not fixes:
         return data
     people = {p.path: p for p in data.people}
-    problems, found = list[str](), list[Fix]()
+    problems = list[str]()
     seen = {(f.path, f.photo, f.field): f for f in data.fixes}
     for fix in fixes:
         fitting = [find_name(fix.path, people)]
@@ -87,15 +79,10 @@ def apply_fixes(data: TrainData, fixes: Sequence[Fix]) -> TrainData:
         else:
             old, new = (_name(fix.field, _value(fix.field, text)) for text in (fix.old, fix.new))
             seen[key] = dataclasses.replace(fix, path=key[0], old=old, new=new)
-            found.append(seen[key])
             people[person.path] = _fixed(person, fix)
-    refuse(
-        problems,
-        f"these fixes don't fit the data in {data.root}",
-        "Correct the list, or run without it: --fixes none.",
-    )
+    refuse(problems, f"these fixes don't fit the data in {data.root}", "Correct the list, or skip it: --fixes none.")
     fixed = tuple(people[p.path] for p in data.people)
-    in_order = sorted([*data.fixes, *found], key=lambda f: (f.path, f.field, f.photo))
+    in_order = sorted(seen.values(), key=lambda f: (f.path, f.field, f.photo))
     return dataclasses.replace(data, people=fixed, fixes=tuple(in_order))
 
 
@@ -129,9 +116,7 @@ def _fault(fix: Fix, person: Person) -> str:
     old, new = _value(fix.field, fix.old), _value(fix.field, fix.new)
     if old == new:
         return f"old and new are both '{fix.new}'"
-    now = {"gender": person.gender, "age": person.age}.get(fix.field)
-    if now is None:
-        now = person.masks[SHOTS.index(fix.photo)]
+    now: int = person.masks[SHOTS.index(fix.photo)] if fix.photo else getattr(person, fix.field)
     photo = f" {fix.photo}" if fix.photo else ""
     return "" if now == old else f"{fix.field} of '{person.path}'{photo} is '{_name(fix.field, now)}', not '{fix.old}'"
 
@@ -150,12 +135,12 @@ def _name(field: str, value: int) -> str:
 
 def _fixed(person: Person, fix: Fix) -> Person:
     value = _value(fix.field, fix.new)
-    if fix.field == "gender":
-        return dataclasses.replace(person, gender=value)
-    if fix.field == "age":
-        return dataclasses.replace(person, age=value)
-    shot = SHOTS.index(fix.photo)
-    return dataclasses.replace(person, masks=(*person.masks[:shot], value, *person.masks[shot + 1 :]))
+    if fix.field == "mask":
+        masks = (value if shot == fix.photo else mask for shot, mask in zip(SHOTS, person.masks, strict=True))
+        return dataclasses.replace(person, masks=tuple(masks))
+    return (
+        dataclasses.replace(person, gender=value) if fix.field == "gender" else dataclasses.replace(person, age=value)
+    )
 
 
 @dataclass(frozen=True)
@@ -168,28 +153,19 @@ class Merge:
 
 
 def read_merges(names: Sequence[str]) -> tuple[Merge, ...]:
-    """The rows of CSV files with the columns a and b, unchecked: `apply_merges` checks them.
+    """The rows of CSV files with the columns a and b, or of "none" alone; `apply_merges` checks them.
 
-    Args:
-        names: files; or "none" alone.
-
-    Raises:
-        MaskensError: no such file, an unusable CSV, or "none" together with others.
+    Raises MaskensError: no such file, an unusable CSV, or "none" together with others.
     """
     rows = [(n, row) for n in _lists("--merge", names) for row in read_table(Path(n), MERGE_COLUMNS)]
     return tuple(Merge(r["a"], r["b"], f"{n} row {r[LINE]}") for n, r in rows)
 
 
 def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
-    """The data with these ids as one person, on top of those that are one already; no merges, the same data.
+    """The data with these ids as one person, whose group is the smallest of its ids, on top of earlier merges.
 
-    Merges are transitive: with a-b and b-c, a and c are one person too. The person's group is the smallest of its ids.
-
-    Returns:
-        data whose people have `merged_into`, and a fingerprint that follows it.
-
-    Raises:
-        MaskensError: ids that are not in the data or pairs of one id, all listed together, with file and row.
+    Merges are transitive: with a-b and b-c, a and c are one person too. Raises MaskensError: ids that are not in the
+    data or pairs of one id, all listed together, with file and row.
     """
     if not merges:
         return data
@@ -208,11 +184,7 @@ def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
         if not missing:
             first, second = sorted((root(a), root(b)))
             parent[second] = first
-    refuse(
-        problems,
-        f"these merges don't fit the data in {data.root}",
-        "Correct the list, or run without it: --merge none.",
-    )
+    refuse(problems, f"these merges don't fit the data in {data.root}", "Correct the list, or skip it: --merge none.")
     people = tuple(dataclasses.replace(p, merged_into="" if root(p.id) == p.id else root(p.id)) for p in data.people)
     return dataclasses.replace(data, people=people)
 

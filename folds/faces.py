@@ -42,14 +42,8 @@ class Box(NamedTuple):
 
 
 def find_face(photo: Pixels) -> Face | None:
-    """The largest face of a photo; None where there is none, or it lies on its side or is cut off below the mouth.
-
-    Args:
-        photo: uint8 (h, w, 3) RGB.
-
-    Raises:
-        ImportError: the package is not installed.
-    """
+    """The largest face of a photo, uint8 (h, w, 3) RGB; None where there is none, or it lies on its side or is cut off
+    below the mouth. Raises ImportError: the package is not installed."""
     face = _largest(photo)
     if face is None:
         return None
@@ -64,11 +58,7 @@ def find_face(photo: Pixels) -> Face | None:
 
 
 def find_box(photo: Pixels) -> Box | None:
-    """The box of the largest face of a photo, detected on a copy SEARCHED pixels wide; None where there is none.
-
-    Args:
-        photo: uint8 (h, w, 3) RGB.
-    """
+    """The box of the largest face of a photo, uint8 (h, w, 3) RGB, detected on a copy SEARCHED pixels wide."""
     height, width = photo.shape[:2]
     scale = min(1.0, SEARCHED / width)
     small = resize_and_crop(photo, (max(1, round(scale * height)), max(1, round(scale * width))), None)
@@ -80,14 +70,8 @@ def find_box(photo: Pixels) -> Box | None:
 
 
 def around_face(face: Box, photo: tuple[int, int], shape: tuple[int, int]) -> Box:
-    """The crop of a photo around a face, in whole pixels: AROUND times the face, of the given shape.
-
-    Moved where it would reach beyond the photo, and smaller where it still would.
-
-    Args:
-        photo: (height, width).
-        shape: (height, width) that the crop is resized to; only their ratio counts.
-    """
+    """The crop of a photo, (height, width), around a face, in whole pixels: AROUND times the face, of the ratio of
+    `shape`, (height, width). Moved where it would reach beyond the photo, and smaller where it still would."""
     height = AROUND * max(face.height, face.width * shape[0] / shape[1])
     height = min(height, photo[0], photo[1] * shape[0] / shape[1])
     width = height * shape[1] / shape[0]
@@ -97,15 +81,8 @@ def around_face(face: Box, photo: tuple[int, int], shape: tuple[int, int]) -> Bo
 
 
 def crop_to_face(photo: Pixels, size: tuple[int, int]) -> tuple[Pixels, bool]:
-    """The crop of a photo around its face, resized; the whole photo where no face is found.
-
-    Args:
-        photo: uint8 (h, w, 3) RGB.
-        size: (height, width) in pixels.
-
-    Returns:
-        (uint8 (*size, 3), whether a face was found).
-    """
+    """(the crop of a photo around its face, or the whole photo, resized to (height, width): uint8 (*size, 3); whether a
+    face was found)."""
     face = find_box(photo)
     if face is None:
         return resize_and_crop(photo, size, None), False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import functools
 import hashlib
 import io
 import itertools
@@ -34,12 +35,9 @@ CANT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPER
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` only when the block ends well.
-
-    Its bytes go to a temporary file in the same folder, which is renamed over `path` at the end: a reader sees the old
-    file or the new one, and a full disk leaves the old one. Raises MaskensError: the system refuses to write.
-    """
-    try:
+    """A binary file that replaces `path` by a rename when the block ends well, so that a reader sees the old file or
+    the new one and a full disk leaves the old one. Raises MaskensError: the system refuses to write."""
+    with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
         temporary = path.with_name(f"{_temporary_prefix(path)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -52,36 +50,37 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         finally:
             temporary.unlink(missing_ok=True)
         sync(path.parent)
-    except OSError as error:
-        raise MaskensError(f"can't write {path}: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder that takes the place of `folder`, and of all that is in it, when the block ends well.
-
-    It lies beside `folder` while it is filled: a reader finds the old one or the new one, and whatever stops the work
-    leaves the old one. Raises MaskensError: the system refuses to write.
-    """
+    """An empty folder beside `folder` that replaces it, with all that is in it, when the block ends well; whatever
+    stops the work leaves the old one. Raises MaskensError: the system refuses to write."""
     target = folder.resolve()  # what a link names is replaced, not the link
+    with refusing(folder), scratch_beside(target) as scratch:
+        build, old = scratch / "new", scratch / OLD
+        build.mkdir()
+        yield build
+        for path in build.rglob("*"):
+            sync(path)
+        if target.exists():
+            target.rename(old)
+        try:
+            build.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+        sync(target.parent)
+
+
+@contextlib.contextmanager
+def refusing(path: Path, action: str = "write") -> Iterator[None]:
+    """Raise an OSError of the block as a MaskensError that names `path`."""
     try:
-        with scratch_beside(target) as scratch:
-            build, old = scratch / "new", scratch / OLD
-            build.mkdir()
-            yield build
-            for path in build.rglob("*"):
-                sync(path)
-            if target.exists():
-                target.rename(old)
-            try:
-                build.rename(target)
-            except OSError:
-                if old.exists():
-                    old.rename(target)
-                raise
-            sync(target.parent)
+        yield
     except OSError as error:
-        raise MaskensError(f"can't write {folder}: {error.strerror or error}.") from error
+        raise MaskensError(f"can't {action} {path}: {error.strerror or error}.") from error
 
 
 @contextlib.contextmanager
@@ -95,8 +94,7 @@ def scratch_beside(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have the disk keep a file's bytes, or the names in a folder, where the file system can do that. Raises OSError:
-    the disk fails."""
+    """Have the disk keep a file's bytes or a folder's names, where the file system can. Raises OSError: it fails."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -114,12 +112,8 @@ def _temporary_prefix(path: Path) -> str:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove the temporary files and folders for `path` of processes of this machine that were killed. A folder that
-    such a process had moved aside, and not yet replaced, is put back.
-
-    Raises:
-        OSError: the folder of `path` can't be read.
-    """
+    """Remove the temporary files and folders for `path` of killed processes of this machine, and put back a folder that
+    one had moved aside and not yet replaced."""
     prefix = _temporary_prefix(path)
     with os.scandir(path.parent) as entries:
         left = [Path(e.path) for e in entries if e.name.startswith(prefix) and e.name.endswith(".tmp")]
@@ -143,12 +137,9 @@ def must_be_writable(path: Path) -> None:
     """Check now that `path` can be written later. Raises MaskensError: it is a folder, or the system would refuse."""
     if path.is_dir():
         raise MaskensError(f"{path} is a folder; name a file.")
-    try:
+    with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise MaskensError(f"can't write {path}: {error.strerror or error}.") from error
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -168,12 +159,7 @@ def json_text(value: Any) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file.
-
-    Raises:
-        OSError: it can't be read.
-        ValueError: not JSON in UTF-8, or nested too deeply.
-    """
+    """The value in a JSON file. Raises OSError, or ValueError: not JSON in UTF-8, or nested too deeply."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
@@ -186,22 +172,18 @@ def sealed(record: Mapping[str, Any], *free: str) -> dict[str, Any]:
     return {**record, SEAL: sha256(json.dumps(hashed, sort_keys=True))}
 
 
-_adapters: dict[Any, Any] = {}  # to make one takes longer than to read a small record
-
-
+@functools.cache
 def type_adapter(kind: Any) -> Any:
-    """pydantic's TypeAdapter of a class."""
+    """pydantic's TypeAdapter of a class; to make one takes longer than to read a small record."""
     from pydantic import TypeAdapter  # here, because not every command has a record
 
-    if kind not in _adapters:
-        _adapters[kind] = TypeAdapter(kind)
-    return _adapters[kind]
+    return TypeAdapter(kind)
 
 
 def record_text(value: Any, *free: str, without: Collection[str] = ()) -> str:
     """A dataclass or pydantic model as JSON with a checksum, for `read_record`; fields in `free` may be edited, and
     those in `without` are not written."""
-    fields = type_adapter(type(value)).dump_python(value, mode="json", exclude=set(without))
+    fields = type_adapter(type(value)).dump_python(value, mode="json", exclude=set(without))  # type: ignore[arg-type]
     return json_text(sealed({"format": RECORD_FORMAT} | fields, *free))
 
 
@@ -218,15 +200,10 @@ def read_record(
     check: Callable[[T], None] = lambda value: None,
     **given: Any,
 ) -> T:
-    """The dataclass or model that `write_record` wrote.
+    """The dataclass or model that `write_record` wrote, with `given` values of the fields that are not written.
 
-    Args:
-        advice: what to do about a record that can't be used.
-        check: raises ValueError for impossible values.
-        given: values of fields that are not written.
-
-    Raises:
-        MaskensError: it can't be read, was edited, is of another version, or holds impossible values.
+    `check` raises ValueError for impossible values. Raises MaskensError, with `advice`: it can't be read, was edited,
+    is of another version, or holds impossible values.
     """
     from pydantic import ValidationError
 
@@ -237,7 +214,7 @@ def read_record(
         del record[SEAL]
         if record.pop("format", None) != RECORD_FORMAT:
             raise ValueError("made by another version of maskens")
-        value: T = type_adapter(kind).validate_python(record | given)
+        value: T = type_adapter(kind).validate_python(record | given)  # type: ignore[arg-type]
         check(value)
         return value
     except OSError as error:
@@ -266,12 +243,11 @@ def safe_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _no_formula(cell: object) -> object:
-    if not isinstance(cell, str) or not cell.startswith(FORMULA):
-        return cell
-    try:
-        float(cell)
-    except ValueError:
-        return f"'{cell}"
+    if isinstance(cell, str) and cell.startswith(FORMULA):
+        try:
+            float(cell)
+        except ValueError:
+            return f"'{cell}"
     return cell
 
 
@@ -307,11 +283,7 @@ def sha256_of_file(path: Path) -> str:
 
 def sha256_of_text(path: Path) -> str:
     """Hex digest of a text file, the same with `\\n` and with the `\\r\\n` that Git on Windows makes of it; "" if there
-    is no file.
-
-    Raises:
-        OSError: it can't be read.
-    """
+    is no file."""
     return sha256(path.read_bytes().replace(b"\r\n", b"\n")) if path.exists() else ""
 
 
@@ -334,11 +306,8 @@ def sha256_of_lines(lines: Iterable[str]) -> str:
 
 
 def replace_keeping(path: Path, text: str) -> Path | None:
-    """Replace `path` as `write_text` does, but keep the earlier file as `name.1.ext`, `name.2.ext`, ...
-
-    Returns:
-        Where the earlier file is kept; None if there was none, or the same text.
-    """
+    """Replace `path` as `write_text` does, and keep the earlier file as `name.1.ext`, `name.2.ext`, ...; its path, or
+    None if there was none or one of the same text."""
     before = path.read_bytes() if path.exists() else None
     aside = None if before in (None, text.encode()) else _free_name(path)
     try:
@@ -359,12 +328,10 @@ def write_or_set_aside(path: Path, text: str) -> Path | None:
         return replace_keeping(path, text)
     if not path.exists():
         return None
-    try:
+    with refusing(path, "rename"):
         moved = path.rename(_free_name(path))
         sync(path.parent)
-        return moved
-    except OSError as error:
-        raise MaskensError(f"can't rename {path}: {error.strerror or error}.") from error
+    return moved
 
 
 def _free_name(path: Path) -> Path:

@@ -21,13 +21,8 @@ LINKED_OUT = "is a link that leads out of the folder of photos: copy what it lea
 def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = ()) -> TrainData:
     """Read train/train.csv, list every person's photos, and apply corrections.
 
-    Args:
-        fixes: of `folds.corrections.read_fixes`.
-        merges: of `folds.corrections.read_merges`.
-
-    Raises:
-        MaskensError: no such folder, an unusable CSV, or any inconsistency between the rows and the
-            photo folders; all of them are listed together, with row and file. Or fixes or merges that don't fit.
+    Raises MaskensError: no such folder, an unusable CSV, rows and photos that don't fit together (all listed, with row
+    and file), or fixes or merges that don't fit.
     """
     table, images = _table_and_images(root, "train/train.csv")
     rows = read_table(table, ("id", "gender", "age", "path"))
@@ -69,13 +64,9 @@ def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = 
 
 
 def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
-    """Read eval/info.csv and check that every photo it names is there, once.
+    """Read eval/info.csv; `skip_bad` skips photos whose files are missing or empty.
 
-    Args:
-        skip_bad: skip photos whose files are missing or empty.
-
-    Raises:
-        MaskensError: no such folder, an unusable CSV, or rows without a photo (listed together).
+    Raises MaskensError: no such folder, an unusable CSV, or rows without a photo (all listed).
     """
     table, images = _table_and_images(root, "eval/info.csv")
     rows = read_table(table, ("ImageID",))

@@ -42,14 +42,8 @@ def skipped_hash(files: Iterable[str]) -> str:
 
 
 def kept_skipped(file: Path, expected: str) -> dict[str, str]:
-    """The photos that a run skips, as listed in `file`; empty if there are none.
-
-    Args:
-        expected: their `skipped_hash`.
-
-    Raises:
-        MaskensError: the file is missing or was edited.
-    """
+    """The photos that a run skips, as `file` lists them; `expected` is their `skipped_hash`. Raises MaskensError: the
+    file is missing or was edited."""
     found = read_skipped(file) if file.exists() else {}
     if skipped_hash(found) == expected:
         return found
@@ -61,9 +55,10 @@ def kept_skipped(file: Path, expected: str) -> dict[str, str]:
 
 def describe_skipped(skipped: Mapping[str, str]) -> str:
     """The first few photos, each with why it can't be read, and how many more there are."""
-    first = [f"{file} ({why})" for file, why in sorted(skipped.items())[:SKIPPED_SHOWN]]
-    more = [f"and {len(skipped) - SKIPPED_SHOWN} more"] if len(skipped) > SKIPPED_SHOWN else []
-    return ", ".join([*first, *more])
+    shown = [f"{file} ({why})" for file, why in sorted(skipped.items())[:SKIPPED_SHOWN]]
+    if len(skipped) > SKIPPED_SHOWN:
+        shown.append(f"and {len(skipped) - SKIPPED_SHOWN} more")
+    return ", ".join(shown)
 
 
 def count_skipped(skipped: Mapping[str, str], photos: int) -> str:
@@ -117,12 +112,10 @@ class PhotoSet:
 
     @functools.cached_property
     def version(self) -> str:
-        """sha256 of names, sizes and times: the key of cached pixels, as a photo may be replaced by one of the same
-        size."""
+        """sha256 of names, sizes and times: the key of cached pixels."""
         return sha256_of_lines([self.fingerprint, *map(str, self.changed)])
 
     def path(self, file: str) -> Path:
-        """Where one of them lies."""
         return on_disk(self.root, file)
 
     @functools.cached_property
@@ -138,8 +131,7 @@ class PhotoSet:
         return PhotoSet(self.root, files, sha256_of_lines([self.fingerprint, *files]), skipped, changed)
 
     def without(self, unreadable: Mapping[str, str]) -> PhotoSet:
-        """The same photos, of which these are skipped, too: file -> why it can't be read. Raises MaskensError: none is
-        left."""
+        """The same photos, of which these are skipped too: file -> why. Raises MaskensError: none is left."""
         skipped = {**self.skipped, **unreadable}
         if self.files and len(skipped) == len(self.files):
             file, why = min(skipped.items())
@@ -177,7 +169,7 @@ class TrainData:
 
     @property
     def files(self) -> list[str]:
-        """Path of each photo below `root`, person by person in the order of SHOTS; length 7 * people."""
+        """Path of each photo below `root`, person by person in the order of SHOTS."""
         return [f"train/images/{p.path}/{name}" for p in self.people for name in p.photos]
 
     @property
@@ -233,7 +225,8 @@ def on_disk(root: Path, file: str) -> Path:
 
 def class_counts(data: TrainData) -> list[int]:
     """Photos of each of the 18 classes."""
-    return [int(n) for n in np.bincount(data.classes, minlength=CLASSES)]
+    counts: list[int] = np.bincount(data.classes, minlength=CLASSES).tolist()
+    return counts
 
 
 def label_conflicts(data: TrainData) -> list[str]:

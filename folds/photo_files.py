@@ -19,15 +19,10 @@ ASPECT = 1.25  # how many times flatter or steeper than the models' photos befor
 
 
 def find_photos(named: Sequence[Path]) -> tuple[PhotoSet, tuple[str, ...]]:
-    """The photos named, and those in the folders named and below them, each once, without hidden files.
+    """The photos named and those below the folders named, without hidden files, and a note on other files if any.
 
-    Their files are as the user would name them; the fingerprint is empty, as nothing of them is cached.
-
-    Returns:
-        (the photos, a note on the other files in the folders if there are any).
-
-    Raises:
-        MaskensError: what does not exist, and folders without a photo, all listed.
+    The fingerprint is empty, as nothing of them is cached. Raises MaskensError: what does not exist, and folders
+    without a photo, all listed.
     """
     found: dict[str, None] = {}
     others: Counter[str] = Counter()
@@ -73,10 +68,5 @@ def _below(folder: Path) -> list[str]:
 
 
 def is_distorted(height: int, width: int, aspect: float) -> bool:
-    """Whether a photo's shape is so different that resizing it to the models' size distorts it.
-
-    Args:
-        height, width: of the photo, in pixels.
-        aspect: height / width of the photos that the models were trained on.
-    """
+    """Whether resizing a photo distorts it, as its shape differs from `aspect`, height / width of training photos."""
     return not 1 / ASPECT <= height / width / aspect <= ASPECT

@@ -81,20 +81,15 @@ def decode_photo(
 ) -> DecodedPhoto:
     """A photo at several sizes: EXIF rotation applied, grey / RGBA / palette / CMYK / 16-bit converted to RGB.
 
-    A JPEG at least twice as large as asked for is decoded at 1/2, 1/4 or 1/8 of its size: libjpeg then skips the high
-    frequencies of each block of 8x8 pixels and most of its work. The pixels for a size do not depend on the other sizes
-    asked for. Pillow decodes, because OpenCV fills the missing half of a truncated file with grey.
+    A JPEG at least twice as large as asked for is decoded at 1/2, 1/4 or 1/8 of its size, which skips most of libjpeg's
+    work. The pixels for a size do not depend on the other sizes. Pillow decodes, because OpenCV fills the missing half
+    of a truncated file with grey.
 
     Args:
-        content: of the file.
         name: for errors.
         at_least: (height, width) of the upright photo, below which neither side may fall; None for the whole photo. Not
             empty.
-        formats: of `FORMATS`; no other is read.
         most_pixels: of the whole photo, above which it is not decoded.
-
-    Returns:
-        The same array for sizes that need the same.
 
     Raises:
         MaskensError: it is not an image of these formats, cut off or too large.
@@ -171,16 +166,9 @@ def in_threads(
 
 
 def resize_and_crop(photo: Pixels, resize: tuple[int, int], crop: tuple[int, int] | None) -> Pixels:
-    """Resize to (height, width), then cut the centre: the fixed steps that come before any augmentation.
+    """Resize a photo, uint8 (h, w, 3), to (height, width), then cut the centre; contiguous.
 
     Shrinking averages over areas, enlarging interpolates linearly; the aspect ratio is not kept.
-
-    Args:
-        photo: uint8 (h, w, 3).
-        resize, crop: (height, width) in pixels; None crops nothing.
-
-    Returns:
-        uint8 (*crop or *resize, 3), contiguous.
     """
     height, width = resize
     if photo.shape[:2] != resize:

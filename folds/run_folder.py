@@ -21,8 +21,10 @@ from folds.people import Fix, TrainData, class_counts, kept_skipped
 from folds.splits import folds_csv, read_folds, what_changed
 from folds.table import read_table
 
-_TRAINING = ("maskens", "torch", "timm", "albumentations", "ttach")
-LIBRARIES = (*_TRAINING, "scikit-learn", "joblib", "numpy", "opencv-python-headless", "pillow")
+LIBRARIES = (
+    *("maskens", "torch", "timm", "albumentations", "ttach"),
+    *("scikit-learn", "joblib", "numpy", "opencv-python-headless", "pillow"),
+)
 
 
 @functools.cache
@@ -103,8 +105,7 @@ class Run:
         return self.folder / "soft_targets" / f"fold{fold}.npz"
 
     def job_folder(self, task: str, fold: int) -> Path:
-        """Where a job's files are. Raises MaskensError: a link leads out of the run's folder, which another's run could
-        use to have files replaced."""
+        """Where a job's files are. Raises MaskensError: a link, as in another's run, leads out of the run's folder."""
         found = self.folder / task / f"fold{fold}"
         if not Path(os.path.realpath(found)).is_relative_to(os.path.realpath(self.folder)):
             raise MaskensError(f"{found} leads out of the run's folder through a link. Put a folder in its place.")
@@ -116,13 +117,9 @@ class Run:
 
 
 def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int) -> tuple[Run, str]:
-    """Write folds.csv, run.json and, if labels are fixed or ids merged, fixes.csv and merged.csv.
+    """Write run.json, folds.csv, fixes.csv and merged.csv; the run, and a note on earlier folds and lists or "".
 
-    Returns:
-        (run, note): the note says what happened to folds and fixes that were there before ("" if there were none).
-
-    Raises:
-        MaskensError: if the folder holds something else, or models trained on other folds or labels.
+    Raises MaskensError: the folder holds something else, or models trained on other folds or labels.
     """
     refuse_foreign(folder)
     folds_text, fixes_text, merged = folds_csv(data, folds), fixes_csv(data.fixes), merged_csv(data)
@@ -137,8 +134,7 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
         f"{describe_fixes(data)} from {', '.join(sorted({f.source for f in data.fixes}))}" if fixes_text else "none",
         sha256(fixes_text) if fixes_text else "",
         merged_hash=sha256(merged) if merged else "",
-        created=_now(),
-        versions=library_versions(),
+        **_made_now(),
     )
     notes = []
     if has_run(folder):
@@ -172,8 +168,8 @@ def _recorded(data: Path, folder: Path) -> str:
     return str(data.resolve()) if data.is_absolute() else os.path.relpath(data, folder.resolve())
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _made_now() -> dict[str, Any]:
+    return {"created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": library_versions()}
 
 
 def save_run(run: Run) -> None:
@@ -194,8 +190,7 @@ def refuse_foreign(folder: Path, option: str = "--run") -> None:
 
 
 def load_run(folder: Path) -> Run:
-    """Read run.json. Raises MaskensError: no run there yet, not a run folder, or a run.json that is damaged or was
-    edited."""
+    """Read run.json. Raises MaskensError: no run there, not a run folder, or a run.json that was damaged or edited."""
     path = folder / RUN_FILE
     if not path.exists():
         refuse_foreign(folder)
@@ -257,18 +252,8 @@ def _kept(file: Path, recorded: str, option: str) -> bool:
 def read_labelled(
     folder: Path, data_folder: Path | None, fixes: Sequence[str], seed: int | None, merge: Sequence[str] = ()
 ) -> tuple[Run | None, TrainData, int]:
-    """The labelled photos before there are folds, or as a run has them.
-
-    Args:
-        folder: of the run, which may not be there yet.
-        data_folder: None takes the run's; default `data`.
-        fixes: lists of label fixes; empty takes the run's own.
-        seed: None takes the run's; default 42.
-        merge: lists of ids that are one person; empty takes the run's own.
-
-    Returns:
-        (the run if there is one yet, its data with fixed labels and merged ids, the seed).
-    """
+    """(the run in `folder` or None, its data with fixed labels and merged ids, the seed). What is not given is the
+    run's; without a run, the folder `data`, no fixes, no merges and seed 42."""
     before = find_run(folder)
     chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
     merges = read_merges(merge) if merge else kept_merges(before) if before else ()
@@ -277,17 +262,10 @@ def read_labelled(
 
 
 def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, IntArray]:
-    """The run's data, with labels fixed, ids merged and photos skipped, and its folds.
+    """The run's data, with labels fixed, ids merged and photos skipped, and its folds, int64 (people,).
 
-    Args:
-        data_folder: where the data are now, if they were moved.
-
-    Returns:
-        (data, folds): folds int64 (people,).
-
-    Raises:
-        MaskensError: data missing or changed since `maskens folds`, folds.csv, fixes.csv, merged.csv or skipped.csv
-            edited.
+    `data_folder` is where moved data are now. Raises MaskensError: data missing or changed since `maskens folds`, or
+    folds.csv, fixes.csv, merged.csv or skipped.csv edited.
     """
     data = read_train(run.data_folder(data_folder), kept_fixes(run), kept_merges(run))
     data = dataclasses.replace(data, skipped=kept_skipped(run.skipped_file, run.skipped_hash))
@@ -305,14 +283,15 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
     return data, read_folds(run.folds_file, data)[0]
 
 
-SHARED: dict[str, Callable[[Run], object]] = {
-    "data": lambda run: run.fingerprint,
-    "folds": lambda run: run.folds_hash,
-    "seed": lambda run: run.seed,
-    "label fixes": lambda run: run.fixes_hash,
-    "merged ids": lambda run: run.merged_hash,
-    "skipped photos": lambda run: run.skipped_hash,
+SHARED = {
+    "data": "fingerprint",
+    "folds": "folds_hash",
+    "seed": "seed",
+    "label fixes": "fixes_hash",
+    "merged ids": "merged_hash",
+    "skipped photos": "skipped_hash",
 }
+"""What runs share -> the field that is equal then."""
 
 
 def file_of(runs: Sequence[Run], file: Callable[[Run], Path]) -> Path:
@@ -327,14 +306,16 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
     first = runs[0]
     if len({r.folder.resolve() for r in runs}) < len(runs):
         raise MaskensError("a run is named twice; name each once.")
-    tables = [read_table(run.folds_file, ("path", "fold", "bytes", "photos")) for run in runs if len(runs) > 1]
-    photos = [{row["path"]: (row["bytes"], row["photos"]) for row in table} for table in tables]
-    folds = [{row["path"]: row["fold"] for row in table} for table in tables]
     problems = []
-    for n, other in enumerate(runs[1:], start=1):
-        if photos[n] != photos[0]:
+    for other in runs[1:]:
+        tables = [read_table(run.folds_file, ("path", "fold", "bytes", "photos")) for run in (first, other)]
+        photos, folds = [
+            [{row["path"]: [row[c] for c in columns] for row in table} for table in tables]
+            for columns in (("bytes", "photos"), ("fold",))
+        ]
+        if photos[0] != photos[1]:
             problems.append(f"{other.folder} was made from other photos than {first.folder}")
-        elif folds[n] != folds[0]:
+        elif folds[0] != folds[1]:
             problems.append(
                 f"{other.folder} has other folds than {first.folder}: its models saw people it is scored on"
             )
@@ -347,18 +328,17 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
 
 def differing(run: Run, other: Run, *names: str) -> str:
     """Which of these two runs don't share, like "data and folds"; "" if they share all."""
-    return " and ".join(name for name in names if SHARED[name](run) != SHARED[name](other))
+    return " and ".join(n for n in names if getattr(run, SHARED[n]) != getattr(other, SHARED[n]))
 
 
 def run_like(source: Run, folder: Path, data: TrainData) -> Run:
-    """The run in `folder`, on the data, folds, seed, label fixes and merged ids of `source`; a new one, without the
-    photos that `source` skips, if there is none yet. Nothing is written. Raises MaskensError: the folder has something
-    else, or a run that differs in one of these."""
+    """The run in `folder`, or a new one of the data, folds, seed, label fixes and merged ids of `source`. Nothing is
+    written. Raises MaskensError: the folder holds something else, or a run that differs in one of these."""
     refuse_foreign(folder, "--out")
     before = find_run(folder)
     if before is None:
-        new = dataclasses.replace(source, folder=folder, data=_recorded(data.root, folder), recipe_hash="")
-        return dataclasses.replace(new, created=_now(), versions=library_versions())
+        recorded = _recorded(data.root, folder)
+        return dataclasses.replace(source, folder=folder, data=recorded, recipe_hash="", **_made_now())
     unlike = differing(source, before, "data", "folds", "seed", "label fixes", "merged ids")
     if unlike:
         raise MaskensError(f"{folder} is a run with other {unlike} than {source.folder}. Name a new folder: --out DIR")
@@ -369,13 +349,8 @@ def write_run_like(run: Run, source: Run) -> None:
     """Write a run of `run_like`, or what is missing of it."""
     if not has_run(run.folder):
         save_run(run)  # first: if the disk is full after it, the next start writes the rest
-    files = (
-        (source.folds_file, run.folds_file, run.folds_hash),
-        (source.fixes_file, run.fixes_file, run.fixes_hash),
-        (source.merged_file, run.merged_file, run.merged_hash),
-        (source.skipped_file, run.skipped_file, run.skipped_hash),
-    )
-    for theirs, ours, recorded in files:
-        if recorded and not ours.exists():
-            with replacing(ours) as handle:
-                handle.write(theirs.read_bytes())
+    for name in ("folds", "fixes", "merged", "skipped"):
+        file: Path = getattr(run, f"{name}_file")
+        if getattr(run, f"{name}_hash") and not file.exists():
+            with replacing(file) as handle:
+                handle.write((source.folder / file.name).read_bytes())

@@ -26,9 +26,8 @@ def strata(people: Sequence[Person]) -> IntArray:
 
 
 def largest_k(people: Sequence[Person]) -> tuple[int, str]:
-    """The most folds in which every class can be everywhere, and what sets the limit: a stratum, or, if a fix
-    left some of its people without a photo of a mask state, both ("incorrect, male >=60").
-    """
+    """The most folds that can all hold every class, and the limiting stratum, with the mask state if fixes left some of
+    its people without a photo of it ("incorrect, male >=60")."""
     having = Counter((m, s) for m, s, _ in {(m, s, p.group) for p, s in _with_strata(people) for m in p.masks})
     least, mask, rarest = min((having[m, s], m, s) for m in range(len(MASKS)) for s in range(len(STRATA)))
     in_stratum = len({p.group for p, s in _with_strata(people) if s == rarest})
@@ -40,11 +39,8 @@ def _with_strata(people: Sequence[Person]) -> list[tuple[Person, int]]:
 
 
 def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
-    """The fold of each row, int64 (people,): groups = people, strata = gender x age band.
-
-    Independent of the order of the rows of train.csv, because `data.people` is sorted. Raises MaskensError: `k` folds
-    can't all hold every class.
-    """
+    """The fold of each row, int64 (people,), whatever the order of train.csv. Raises MaskensError: `k` folds can't all
+    hold every class."""
     possible, rarest = largest_k(data.people)
     if k < 2:
         raise MaskensError(f"--k {k}: at least 2 folds are needed, one to train on and one to validate on.")
@@ -60,17 +56,8 @@ def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
 
 
 def split(groups: Sequence[str], labels: IntArray, k: int, seed: int) -> IntArray:
-    """scikit-learn's StratifiedGroupKFold, shuffled: rows of a group together, each fold with its share of each label.
-
-    Args:
-        groups: (rows,), at least `k` different ones.
-        labels: int64 (rows,).
-        k: number of folds, at least 2.
-        seed: of the shuffle, 0..2**32 - 1.
-
-    Returns:
-        int64 (rows,): the fold of each row, 0..k-1.
-    """
+    """The fold of each row, int64 (rows,), by scikit-learn's StratifiedGroupKFold: rows of a group together, each fold
+    with its share of each label. `groups` and `labels`, int64, are (rows,)."""
     from sklearn.model_selection import StratifiedGroupKFold  # here, because it takes a second to import
 
     folds = np.empty(len(groups), dtype=np.int64)
@@ -83,8 +70,7 @@ def split(groups: Sequence[str], labels: IntArray, k: int, seed: int) -> IntArra
 
 
 def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
-    """Fail if a person is in two folds or none, a fold is empty, or a class is missing from a fold. Raises
-    MaskensError: naming every breach, and the largest k that works."""
+    """Raise MaskensError if a person is in two folds or none, or a class is missing from a fold."""
     problems = []
     home: dict[str, int] = {}
     for person, fold in zip(data.people, folds.tolist(), strict=True):
@@ -110,19 +96,14 @@ def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
 
 def photos_per_class_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
     """int64 (18, k): photos of each class in each fold."""
-    counts = np.zeros((CLASSES, k), dtype=np.int64)
     photo_folds = folds[data.photo_person]
     valid = (photo_folds >= 0) & (photo_folds < k)
-    np.add.at(counts, (data.classes[valid], photo_folds[valid]), 1)
-    return counts
+    return np.bincount((data.classes * k + photo_folds)[valid], minlength=CLASSES * k).reshape(CLASSES, k)
 
 
 def folds_csv(data: TrainData, folds: IntArray) -> str:
-    """The text of folds.csv: one row per row of train.csv, sorted by path.
-
-    Where ids are merged, a column `person` names the id that each goes by; where masks are fixed, a last column names
-    those of the photos of these people. So the hash of the file, to which models are bound, follows both.
-    """
+    """The text of folds.csv: a row per row of train.csv, sorted by path. Columns `person` and `masks` follow merged ids
+    and fixed masks if there are any, so that the hash of the file, to which models are bound, does too."""
     rows = [
         (p.path, p.id, fold, GENDERS[p.gender], p.age, len(p.photos), sum(p.bytes), STRATA[s])
         for (p, s), fold in zip(_with_strata(data.people), folds.tolist(), strict=True)
@@ -136,13 +117,9 @@ def folds_csv(data: TrainData, folds: IntArray) -> str:
 
 
 def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
-    """Folds from a CSV with at least the columns `path` and `fold`, ours or the user's own.
+    """(folds, int64 (people,); k) from a CSV with at least the columns `path` and `fold`, ours or the user's own.
 
-    Returns:
-        (folds, k): int64 (people,) in the order of `data.people`, and the number of folds.
-
-    Raises:
-        MaskensError: rows that are not people of the data, people without a row, folds that leak.
+    Raises MaskensError: rows that are not people of the data, people without a row, folds that leak.
     """
     problems = list[str]()
     wanted = {p.path for p in data.people}
@@ -194,8 +171,6 @@ def people_per_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
 
 def people_per_stratum_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
     """int64 (6, k): people (a double folder counts once) of each stratum in each fold."""
-    counts = np.zeros((len(STRATA), k), dtype=np.int64)
-    rows = zip(strata(data.people).tolist(), folds.tolist(), data.people, strict=True)
-    for stratum, fold, _ in {(s, f, p.group) for s, f, p in rows}:
-        counts[stratum, fold] += 1
-    return counts
+    rows = {(s, f, p.group) for (p, s), f in zip(_with_strata(data.people), folds.tolist(), strict=True)}
+    cells = [stratum * k + fold for stratum, fold, _ in rows]
+    return np.bincount(cells, minlength=len(STRATA) * k).reshape(len(STRATA), k)
