@@ -11,7 +11,7 @@ from folds.corrections import Merge, apply_fixes, apply_merges
 from folds.errors import MaskensError, did_you_mean, did_you_mean_folder, refuse, typed
 from folds.files import sha256_of_lines
 from folds.labels import GENDERS, SHOTS
-from folds.people import OLDEST, EvalData, Fix, Person, TrainData, on_disk
+from folds.people import OLDEST, EvalData, Fix, Person, PhotoSet, TrainData, on_disk
 from folds.table import LINE, composed, find_name, read_table, whole_number
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -92,14 +92,11 @@ def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
     skip = " Or skip files that are missing or empty: maskens infer --skip-bad-photos" * bool(bad)
     refuse(problems, f"{table} and its photos don't fit together", f"Correct them and run again.{skip}")
     stats = [found[composed(i)].stat() if composed(i) in found else None for i in seen]
-    lines = (f"{i}\t{s.st_size if s else 'missing'}" for i, s in zip(seen, stats, strict=True))
-    return EvalData(
-        root,
-        tuple(seen),
-        sha256_of_lines(lines),
-        {f"eval/images/{i}": fault for i, fault in bad.items()},
-        tuple(s.st_mtime_ns if s else 0 for s in stats),
-    )
+    fingerprint = sha256_of_lines(f"{i}\t{s.st_size if s else 'missing'}" for i, s in zip(seen, stats, strict=True))
+    skipped = {f"eval/images/{i}": fault for i, fault in bad.items()}
+    changed = [s.st_mtime_ns if s else 0 for s in stats]
+    photos = PhotoSet(root, [f"eval/images/{i}" for i in seen], fingerprint, skipped, changed)
+    return EvalData(tuple(seen), photos)
 
 
 def _table_and_images(root: Path, table: str) -> tuple[Path, Path]:

@@ -199,22 +199,14 @@ class TrainData:
 class EvalData:
     """The photos to predict, in the order of info.csv."""
 
-    root: Path
     ids: tuple[str, ...]
-    fingerprint: str
-    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # as of `PhotoSet`
-    changed: tuple[int, ...] = ()  # as of `PhotoSet`
-
-    @functools.cached_property
-    def photos(self) -> PhotoSet:
-        files = [f"eval/images/{i}" for i in self.ids]
-        return PhotoSet(self.root, files, self.fingerprint, self.skipped, self.changed)
+    photos: PhotoSet
 
     @property
     def skipped_ids(self) -> dict[str, str]:
         """ImageID -> why the photo can't be read, in the order of info.csv."""
-        files = zip(self.ids, self.photos.files, strict=True)
-        return {i: self.skipped[file] for i, file in files if file in self.skipped}
+        skipped = self.photos.skipped
+        return {i: skipped[f] for i, f in zip(self.ids, self.photos.files, strict=True) if f in skipped}
 
 
 def on_disk(root: Path, file: str) -> Path:

@@ -16,8 +16,8 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
-from folds.errors import MaskensError, refuse
-from folds.files import csv_text, scratch_beside, sha256, write_text
+from folds.errors import refuse
+from folds.files import csv_text, refusing, scratch_beside, sha256, write_text
 from folds.labels import AGE_CUTS, AGES, GENDERS, SHOT_MASK, SHOTS, encode
 from folds.photos import Pixels
 
@@ -81,20 +81,18 @@ def write_sample(
     """Draw a data folder; it appears at the end, as a whole, the same for any `jobs`.
 
     Args:
-        folder: where to; it must not exist, or be empty.
+        folder: it must not exist, or be empty.
         people: rows of train.csv, at least 6; each gender x age stratum gets `people // 6` or one more.
         eval_people: people on the eval photos; default: a third of `people`, at least 6.
         size: (width, height) of the photos in pixels, at least 32 x 32.
-        seed: 0 or more.
         jobs: threads that draw; -1 for one per core.
-        on_progress: called with (photos written, photos in all) after each photo.
 
     Raises:
         MaskensError: an unusable argument, or a system that refuses to write.
     """
     hidden = max(STRATA, people // 3) if eval_people is None else eval_people
     summary = SampleSummary(folder, people, people * len(SHOTS), hidden, hidden * len(SHOTS))
-    try:
+    with refusing(folder):
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
         faults = {
             f"{people} people: at least {STRATA} are needed, one of each gender and age band": people < STRATA,
@@ -120,8 +118,6 @@ def write_sample(
                         on_progress(done, summary.train_photos + summary.eval_photos)
             (build / sitters[2].files[0]).with_name("._mask1.jpg").write_bytes(APPLE_DOUBLE)
             build.rename(target)
-    except OSError as error:
-        raise MaskensError(f"can't write the sample to {folder}: {error.strerror or error}.") from error
     return summary
 
 

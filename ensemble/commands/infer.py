@@ -108,7 +108,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
             opening = partial(on_progress, "opening photos" if options.dry_run else "decoding")
             threads, write = settings.hardware.decoding_threads, not options.dry_run
             found = skip_unreadable(data.photos, wanted, settings.cache, threads, opening, write)
-            data = dataclasses.replace(data, skipped=found.skipped)
+            data = dataclasses.replace(data, photos=found)
         if options.dry_run:
             return Estimate(*estimate_inference(ensembles, data.photos, settings))
         prediction = predict_eval(
@@ -161,7 +161,7 @@ def _plan(options: InferOptions) -> _Plan:
     first = named[0]
     data = read_eval(first.data_folder(options.data), options.skip_bad_photos)
     column = options.person_column
-    person = read_people(data.root / "eval" / "info.csv", column, data.ids) if column else None
+    person = read_people(data.photos.root / "eval" / "info.csv", column, data.ids) if column else None
     path = options.out or file_of(named, lambda run: run.submission_file)
     logits_file = path.with_suffix(".logits.npz") if options.out else file_of(named, lambda run: run.eval_file)
     must_be_writable(path)

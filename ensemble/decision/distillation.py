@@ -124,7 +124,7 @@ def make_pseudo_labels(source: Run, run: Run, root: Path, min_p: float) -> Pseud
             f"--pseudo-min-p {min_p:g}: {source.folder} is not that sure of any photo; its surest class has a "
             f"probability of {surest:.3f}."
         )
-    return PseudoLabels(str(source.folder), min_p, data.fingerprint, data.photos.some(taken), classes[:, taken])
+    return PseudoLabels(str(source.folder), min_p, data.photos.fingerprint, data.photos.some(taken), classes[:, taken])
 
 
 def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData) -> dict[str, Logits]:
@@ -134,14 +134,14 @@ def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData
         with np.load(path, allow_pickle=False) as file:
             record = json.loads(str(file["record"]))
             found = {task: file[f"logits/{task}"] for task in ensemble.targets}
-            same = tuple(file["ids"].tolist()) == data.ids and record["fingerprint"] == data.fingerprint
+            same = tuple(file["ids"].tolist()) == data.ids and record["fingerprint"] == data.photos.fingerprint
             folds = record["folds"]
     except FileNotFoundError:
         raise MaskensError(f"--pseudo {source.folder}: it has predicted no photos. {again}") from None
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise MaskensError(f"{path} can't be read, or holds several runs ({error}). {again}") from error
     if not same:
-        raise MaskensError(f"{path} is of other photos than those in {data.root / 'eval'}. {again}")
+        raise MaskensError(f"{path} is of other photos than those in {data.photos.root / 'eval'}. {again}")
     complete = all(folds.get(task) == ensemble.folds(task) for task in ensemble.targets)
     if not complete or record.get("oof_hashes") != [oof_hash(source, recipe)]:
         raise MaskensError(f"{path} was predicted by other models than those there now. {again}")

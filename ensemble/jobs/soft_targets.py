@@ -114,7 +114,7 @@ def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
     data = read_eval(root)
     place = {file: n for n, file in enumerate(data.photos.files)}
     sizes = {len(classes) for classes in record.labels.values()}
-    if data.fingerprint != record.fingerprint or sizes != {run.k} or not record.labels.keys() <= place.keys():
+    if data.photos.fingerprint != record.fingerprint or sizes != {run.k} or not record.labels.keys() <= place.keys():
         raise MaskensError(
             f"the photos in {root / 'eval'} are not those of the run's pseudo-labels, {run.pseudo_record}. {PUT_BACK}"
         )

@@ -202,7 +202,7 @@ def save_logits(
         arrays |= {f"{prefix}logits/{task}": values for task, values in logits.items()}
         folds |= {f"{prefix}{task}": ensemble.folds(task) for task in logits}
     record = {
-        "fingerprint": data.fingerprint,
+        "fingerprint": data.photos.fingerprint,
         "views": fitted.views.views,
         "folds": folds,
         "rule": rule,

@@ -42,12 +42,8 @@ class MergeCandidate:
 
 
 def perceptual_hash(photo: Pixels) -> np.uint64:
-    """64 bits that survive rescaling and recompression: signs of the lowest 8 x 8 DCT coefficients of the
-    32 x 32 grey photo against their median ("pHash", Zauner 2010).
-
-    Args:
-        photo: uint8 (h, w, 3), RGB.
-    """
+    """64 bits that survive rescaling and recompression of a photo, uint8 (h, w, 3) RGB: signs of the lowest 8 x 8 DCT
+    coefficients of the 32 x 32 grey photo against their median ("pHash", Zauner 2010)."""
     grey = cv2.resize(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
     low = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
     bits = low > np.median(low[1:])  # the first coefficient is the mean brightness
@@ -73,17 +69,8 @@ def hash_photos(
 def near_duplicates(
     hashes: npt.NDArray[np.uint64], people: npt.NDArray[np.str_], near: int = NEAR
 ) -> list[tuple[int, int, int]]:
-    """Pairs of photos of different people that differ in at most `near` bits.
-
-    All pairs are compared, a block of rows at a time, so that memory grows with n and not with its square.
-
-    Args:
-        hashes: uint64 (n,).
-        people: (n,), equal for photos of one person.
-
-    Returns:
-        (first, second, bits) with first < second, most alike first.
-    """
+    """Pairs of photos, of uint64 (n,) hashes, of different people, (n,), that differ in at most `near` bits, compared a
+    block of rows at a time to save memory: (first, second, bits) with first < second, most alike first."""
     found: list[tuple[int, int, int]] = []
     for start in range(0, len(hashes), CHUNK):
         block = hashes[start : start + CHUNK]
@@ -95,17 +82,14 @@ def near_duplicates(
 
 
 def merge_candidates(data: TrainData, hashes: Mapping[int, np.uint64]) -> tuple[MergeCandidate, ...]:
-    """Pairs of people with nearly the same photo, most alike first.
-
-    Args:
-        hashes: photo -> `perceptual_hash`.
-    """
+    """Pairs of people with nearly the same photo, most alike first, by photo -> `perceptual_hash`."""
     photos = list(hashes)
     groups = np.array([data.people[data.photo_person[photo]].group for photo in photos])
     found: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
     for one, other, bits in near_duplicates(np.array([*hashes.values()], dtype=np.uint64), groups):
-        pair = sorted((data.people[data.photo_person[p]].id, p) for p in (photos[one], photos[other]))
-        (a, first), (b, second) = pair
+        (a, first), (b, second) = sorted(
+            (data.people[data.photo_person[photos[n]]].id, photos[n]) for n in (one, other)
+        )
         found.setdefault((a, b), []).append((first, second, bits))
     candidates = []
     for (a, b), pairs in found.items():

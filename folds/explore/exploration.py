@@ -23,7 +23,6 @@ STAND_OUT = 7  # photos at each end of a measure: a row of the page
 PEOPLE_SHOWN = 24  # of those whose labels disagree
 FOLDER_NAME = re.compile(r"(?P<id>.+)_(?P<gender>male|female)_(?P<race>.+)_(?P<age>\d+)", re.IGNORECASE)
 
-
 Conflict = tuple[str, tuple[int, ...]]
 """Labels that disagree, in words, and the people concerned (indices into `TrainData.people`)."""
 
@@ -58,10 +57,7 @@ class Exploration:
 
     @property
     def colour(self) -> tuple[FloatArray, FloatArray]:
-        """(mean, standard deviation) of red, green, blue over all photos, each float64 (3,), 0..255; 0 without any.
-
-        Every photo has the same weight, whatever its size, as it will have after resizing.
-        """
+        """(mean, standard deviation) of red, green, blue over photos of equal weight, each float64 (3,), 0..255."""
         if not self.photos:
             return np.zeros(3), np.zeros(3)
         mean, spread = (np.array([getattr(f, name) for f in self.photos.values()]) for name in ("mean", "spread"))
@@ -72,12 +68,8 @@ class Exploration:
 def explore(
     data: TrainData, per_class: int, seed: int, workers: int, on_progress: Progress | None = None
 ) -> Exploration:
-    """Decode every photo once in `workers` threads; the few that stand out once more, to show them.
-
-    Args:
-        per_class: most photos on the contact sheet of a class.
-        on_progress: called with (photos done, photos in all).
-    """
+    """Decode every photo once in `workers` threads, and those to show that stand out once more. A class's contact sheet
+    shows at most `per_class` photos."""
     drawn = draw_photos(data, per_class, seed)
     keep = {i for photos in drawn for i in photos}
 
@@ -105,9 +97,10 @@ def explore(
         if thumb is not None:
             thumbs[i] = thumb
     candidates, conflicts = merge_candidates(data, {i: f.hash for i, f in facts.items()}), find_conflicts(data)
+    brightness = {i: f.brightness for i, f in facts.items()}
     outliers = {
-        "darkest": extremes(data, {i: f.brightness for i, f in facts.items()}),
-        "brightest": extremes(data, {i: f.brightness for i, f in facts.items()}, highest=True),
+        "darkest": extremes(data, brightness),
+        "brightest": extremes(data, brightness, highest=True),
         "least contrast": extremes(data, {i: f.contrast for i, f in facts.items()}),
     }
     odd = {i for photos in outliers.values() for i, _ in photos} | {portrait(p) for p in people_of(conflicts)}
@@ -152,7 +145,7 @@ def draw_photos(data: TrainData, per_class: int, seed: int) -> tuple[tuple[int, 
 
 
 def examples(found: Exploration) -> list[int]:
-    """A few readable photos of different people, in different mask states, of both genders in turn."""
+    """A few readable photos of different people, mask states and genders."""
     data = found.data
     masks, genders, _ = data.labels
     order = np.random.default_rng([found.seed, CLASSES]).permutation(np.array(list(found.photos), dtype=np.int64))
@@ -172,19 +165,13 @@ def a_few_each(found: Exploration) -> list[int]:
 
 
 def photos_of(data: TrainData, chosen: Iterable[int]) -> list[tuple[str, Pixels]]:
-    """(caption, uint8 (h, w, 3) RGB) of each photo.
-
-    Raises:
-        MaskensError: one can't be read.
-    """
+    """(caption, uint8 (h, w, 3) RGB) of each photo. Raises MaskensError: one can't be read."""
     return [(photo_caption(data.files[i]), read_photo(data.photos.path(data.files[i]))) for i in chosen]
 
 
 def find_conflicts(data: TrainData) -> list[Conflict]:
-    """People whose labels disagree: between the rows of one id, or between a row and its folder's name.
-
-    A folder's name counts if it reads <id>_<gender>_<race>_<age> and no label of the person is fixed.
-    """
+    """People whose labels disagree between the rows of one id, or with a folder name <id>_<gender>_<race>_<age> if none
+    of their labels is fixed."""
     rows: dict[str, list[int]] = {}
     for i, person in enumerate(data.people):
         rows.setdefault(person.id, []).append(i)
@@ -211,7 +198,6 @@ def find_conflicts(data: TrainData) -> list[Conflict]:
             "race": races.get(person.path) or of_name["race"],
             "age": str(person.age),
         }
-        differ = [f"{key} {of_row[key]}" for key, value in of_name.items() if value != of_row[key]]
-        if differ:
+        if differ := [f"{key} {of_row[key]}" for key, value in of_name.items() if value != of_row[key]]:
             found.append((f"folder {person.path}: train.csv says {', '.join(differ)}", (i,)))
     return found

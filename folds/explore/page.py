@@ -24,7 +24,7 @@ OURS = re.compile(r"index\.html|merge-candidates\.csv|(class-\d\d|duplicates|lab
 SHOWN = 8  # sizes and formats
 PAIRS = 24  # people with nearly the same photo that are shown; all are counted
 NEAR = 2  # years within which an age counts as near a cut
-LISTED = 5  # ids of a footnote, problems of a kind in the terminal; the page has them all
+LISTED = 5  # problems of a kind in the terminal; the page has them all
 
 
 class ClassRow(NamedTuple):
@@ -37,15 +37,8 @@ class ClassRow(NamedTuple):
 def write_exploration(
     folder: Path, found: Exploration, augmented: Sequence[Sheet], faces: Sequence[Sheet], recipe: str, workers: int
 ) -> None:
-    """Write the page and its pictures into an empty folder, in `workers` threads.
-
-    Args:
-        augmented, faces: sheets of a recipe's transforms and of the faces that it crops.
-        recipe: its name.
-
-    Raises:
-        MaskensError: if the system refuses to write.
-    """
+    """Write the page and its pictures into an empty folder, in `workers` threads, with sheets of the transforms of the
+    recipe of this name and of the faces that it crops. Raises MaskensError: the system refuses to write."""
     everyone = sorted({(p.group, p.gender, p.age) for p in found.data.people})  # a person of two folders counts once
     years = [[age for _, g, age in everyone if g == gender] for gender in range(len(GENDERS))]
     classes, labels = class_sheets(found), label_sheet(found)
@@ -64,7 +57,6 @@ def write_exploration(
         found=found,
         classes=class_rows(found),
         groups=group_rows(found),
-        several=in_several(found),
         findings=findings(found),
         bands=AGES,
         cuts=AGE_CUTS,
@@ -89,15 +81,14 @@ def findings(found: Exploration) -> dict[str, str]:
     rarest, most = min(rows, key=lambda r: r.photos), max(rows, key=lambda r: r.photos)
     near = sum(min(abs(year - cut + 0.5) for cut in AGE_CUTS) < NEAR for year in years)
     size, photos = common(facts.size for facts in found.photos.values())[0] if found.photos else ("no size", 0)
-    mean = found.colour[0]
-    broken = f"; {len(found.unreadable)} can't be read" if found.unreadable else ""
     return {
         "classes": f"The rarest class is {rarest.number} ({rarest.name}): {rarest.photos} photos of {rarest.people} "
         f"people; the largest is {most.number} ({most.name}): {most.photos} photos.",
         "ages": f"Ages range from {min(years)} to {max(years)}; {near} of {len(years)} labels are within {NEAR} years "
         "of a cut.",
-        "files": f"{photos} of {len(found.photos)} readable photos are {size} pixels{broken}.",
-        "colour": "Mean red, green, blue: {:.0f}, {:.0f}, {:.0f} of 255.".format(*mean),
+        "files": f"{photos} of {len(found.photos)} readable photos are {size} pixels; {len(found.unreadable)} can't be "
+        "read.",
+        "colour": "Mean red, green, blue: {:.0f}, {:.0f}, {:.0f} of 255.".format(*found.colour[0]),
         "labels": f"Conflicts between rows of train.csv or with folder names: {len(found.conflicts)}.",
         "duplicates": f"Pairs of ids with nearly the same photo: {len(found.candidates)}.",
     }
@@ -123,16 +114,6 @@ def group_rows(found: Exploration) -> list[tuple[str, list[tuple[int, int]]]]:
 
     kinds = [*((name, [number]) for number, name in enumerate(GENDERS)), ("both", range(len(GENDERS)))]
     return [(name, [count(genders, band) for band in (*range(len(AGES)), None)]) for name, genders in kinds]
-
-
-def in_several(found: Exploration) -> str:
-    """A footnote on people who count in several groups of `group_rows`, "" if nobody does."""
-    people = found.data.people
-    groups = {(p.group, p.gender, band) for p, band in zip(people, age_band([p.age for p in people]), strict=True)}
-    several = sorted(group for group, n in Counter(group for group, *_ in groups).items() if n > 1)
-    ids = ", ".join(several[:LISTED]) + (" ..." if len(several) > LISTED else "")
-    words = f"People with labels in several groups count in each, but once in the totals. Ids: {ids}"
-    return words if several else ""
 
 
 def common(values: Iterable[str]) -> list[tuple[str, int]]:
@@ -162,9 +143,8 @@ def label_sheet(found: Exploration) -> Sheet:
     """The faces of the people whose labels disagree, with their row of train.csv."""
     cells = []
     for index in people_of(found.conflicts):
-        person = found.data.people[index]
-        row = f"{person.path}\nid {person.id}, {GENDERS[person.gender]}, {person.age}"
-        cells.append(_cell(found, portrait(index), row))
+        p = found.data.people[index]
+        cells.append(_cell(found, portrait(index), f"{p.path}\nid {p.id}, {GENDERS[p.gender]}, {p.age}"))
     return Sheet("labels", "people whose labels disagree, and their row in train.csv", tuple(cells), columns=6)
 
 
@@ -189,7 +169,6 @@ def summary_lines(found: Exploration) -> list[str]:
 
     colours = zip(("red", "green", "blue"), *found.colour, strict=True)
     return [
-        *filter(None, [in_several(found)]),
         f"{found.data.root}: {people} people on {rows} folders, {len(found.data.files)} photos",
         f"sizes (width x height): {counts('size')}",
         f"formats: {counts('kind')}",
@@ -204,9 +183,9 @@ def warning_lines(found: Exploration) -> list[str]:
         "labels that disagree": [words for words, _ in found.conflicts],
         "nearly the same photo under two ids": [*map(str, found.candidates)],
     }
-    lines = []
-    for what, items in kinds.items():
-        if items:
-            rest = [f"... and {len(items) - LISTED} more"] if len(items) > LISTED else []
-            lines.append("\n".join([f"warning: {what}: {len(items)}", *(f"  - {i}" for i in items[:LISTED]), *rest]))
-    return lines
+    return [
+        "\n".join([f"warning: {what}: {len(items)}", *(f"  - {item}" for item in items[:LISTED])])
+        + f"\n... and {len(items) - LISTED} more" * (len(items) > LISTED)
+        for what, items in kinds.items()
+        if items
+    ]

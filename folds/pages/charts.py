@@ -70,11 +70,8 @@ def ticks(low: float, high: float, least: float = 0) -> list[str]:
 
 
 def age_histogram(years: Sequence[Sequence[int]]) -> list[Panel]:
-    """People of each age, a panel a gender, with the cuts between the age bands and the people of each.
-
-    Args:
-        years: ages in whole years of the people of each gender, in the order of GENDERS.
-    """
+    """People of each age, a panel a gender, with the age cuts and the people of each band, from the ages in whole years
+    of the people of each gender."""
     counts = [Counter(ages) for ages in years]
     everyone = [age for of_gender in counts for age in of_gender]
     low, high = min([*everyone, AGE_CUTS[0] - 5]) - 1.5, max([*everyone, AGE_CUTS[-1] + 5]) + 1.5

@@ -6,20 +6,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from folds.errors import MaskensError
 from folds.files import replacing
-from folds.photos import Pixels, Progress, in_threads, read_photo
+from folds.photos import Pixels, Progress, in_threads, read_photo, resize_and_crop
 
 BOX = (132, 176)  # width, height of a picture on a sheet, in pixels
 GAP = 12
 LINE = 17
-
 PAPER, INK, FAINT, EMPTY = "#ffffff", "#1d2430", "#5b6472", "#e4e7ec"
-
 JPEG_QUALITY = 50  # 3 kB a photo
 
 
@@ -60,8 +56,7 @@ def thumbnail(photo: Pixels) -> Pixels:
     scale = min(BOX[0] / width, BOX[1] / height)
     if scale >= 1:
         return photo
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(cv2.resize(photo, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return resize_and_crop(photo, (max(1, round(height * scale)), max(1, round(width * scale))), None)
 
 
 def thumbnails(files: Sequence[Path], workers: int, on_progress: Progress | None = None) -> list[Pixels | None]:
@@ -124,9 +119,8 @@ def draw(sheet: Sheet) -> Image.Image:
 
 def _cut(line: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """The line without its middle if it is wider than a picture: both ends of a path name a person."""
-    keep = len(line)
-    cut = line
+    cut, keep = line, len(line)
     while font.getlength(cut) > BOX[0] and keep > 1:
         keep -= 1
-        cut = f"{line[: keep // 2]}…{line[len(line) - (keep - keep // 2) :]}"
+        cut = f"{line[: keep // 2]}…{line[keep // 2 - keep :]}"
     return cut

@@ -23,11 +23,8 @@ WEBP_QUALITY = 60  # a third of the bytes of a JPEG that looks as good at this s
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of folds/pages/templates as HTML; every value is escaped.
-
-    Filters of the templates: `webp` turns uint8 (h, w, 3) RGB into a data URI, `breakable` lets a path break after _
-    and /, a name before a capital.
-    """
+    """A template of folds/pages/templates as HTML; every value is escaped. The filter `webp` turns uint8 (h, w, 3) RGB
+    into a data URI, `breakable` lets a path break after _ and /, a name before a capital."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -50,24 +47,14 @@ def _webp_uri(picture: Pixels) -> str:
 
 
 def refuse_foreign_page(folder: Path, generator: str, ours: re.Pattern[str]) -> None:
-    """Refuse a folder that is no folder of `generator` ("maskens explore"), or holds files that it did not write.
-
-    Args:
-        ours: names of the files that such a folder may hold.
-    """
+    """Refuse a folder that holds files but no page of `generator` ("maskens explore"), or files not named as `ours`."""
     made = _made_by(folder / INDEX, generator)
     refuse_strange_files(folder, generator, lambda name: made and ours.fullmatch(name))
 
 
 def refuse_strange_files(folder: Path, maker: str, ours: Callable[[str], object]) -> None:
-    """Refuse to replace a folder.
-
-    Args:
-        ours: whether `maker` wrote a file, named by its path below the folder.
-
-    Raises:
-        MaskensError: it is a file, or holds files that `maker` did not write.
-    """
+    """Raise MaskensError if a folder to replace is a file, or holds files that `maker` did not write: `ours` is whether
+    it wrote a file of this path below the folder."""
     if os.path.lexists(folder) and not folder.is_dir():
         raise MaskensError(f"{folder} is a file, not a folder. Name another with --out DIR.")
     files = (p for p in folder.rglob("*") if not p.is_dir() and p.name not in SYSTEM_FILES)

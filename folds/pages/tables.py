@@ -19,12 +19,8 @@ MANY = 6  # folds; more have names of two lines
 
 
 def new_table(title: str = "", *columns: str) -> Table:
-    """A table without vertical lines.
-
-    Args:
-        title: plain text, not markup: it may hold a path.
-        columns: plain text; its text wraps, but for "<name", which is on the left, and ">name", which is on the right.
-    """
+    """A table without vertical lines; title and columns are plain text, not markup. Text of a column wraps, but for
+    "<name", which is on the left, and ">name", which is on the right."""
     table = Table(title=Text(title) if title else None, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name in columns:
         side = name[:1] if name[:1] in ("<", ">") else ""
@@ -55,13 +51,9 @@ def fold_counts(counts: IntArray, each: bool) -> list[str]:
 
 @dataclass(frozen=True)
 class WideOrNarrow:
-    """The wide form of a table, where the terminal is wide enough for it, else the narrow one.
+    """The wide form of a table, where the terminal is wide enough for it, else the narrow one."""
 
-    Attributes:
-        table: makes it: wide if True.
-    """
-
-    table: Callable[[bool], Table]
+    table: Callable[[bool], Table]  # makes it, wide if True
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         whole = self.table(True)
@@ -73,7 +65,6 @@ def folds_table(data: TrainData, folds: IntArray, k: int) -> WideOrNarrow:
     """People per stratum and photos per class, a column a fold."""
     people = people_per_stratum_and_fold(data, folds, k)
     photos = photos_per_class_and_fold(data, folds, k)
-    everybody = people_per_fold(data, folds, k)
 
     def table(wide: bool) -> Table:
         made = table_of_classes("people and photos per class and fold", *fold_columns(k, wide), "all")
@@ -83,7 +74,7 @@ def folds_table(data: TrainData, folds: IntArray, k: int) -> WideOrNarrow:
 
         for name, row in zip(STRATA, people, strict=True):
             add("", f"people, {name}", row)
-        add("", "people", everybody, "bold")
+        add("", "people", people_per_fold(data, folds, k), "bold")
         made.add_section()
         for number, (name, row) in enumerate(zip(CLASS_NAMES, photos, strict=True)):
             add(str(number), name, row)

@@ -99,10 +99,7 @@ def test_counts_of_people_and_photos(spoilt: Path, explored: tuple[Outcome, Path
     female = [f"{len(people[c])} / {photos[c] + photos[c + 6] + photos[c + 12]}" for c in (3, 4, 5)]
     assert groups[2][:4] == ["female", *female]
     assert groups[3] == ["both", "6 / 42", "6 / 42", "6 / 42", "17 / 126"]  # 000001 is in two bands
-    footnote = "People with labels in several groups count in each, but once in the totals. Ids: 000001"
-    assert footnote in page.words["classes"]
     out = explored[0].out
-    assert footnote in out
     printed = re.findall(r"^ +(\d+) +\w+ ?\w*, \w+, \S+ +(\d+) +(\d+) *$", out, re.MULTILINE)
     assert sorted(tuple(map(int, r)) for r in printed) == expected
     assert [int(n) for *_, n in printed] == sorted(photos.values()), "rarest first"

@@ -383,9 +383,9 @@ class TestFingerprint:
 
     def test_that_of_the_photos_to_predict_follows_order_and_size(self, tmp_path: Path, make_data: MakeData) -> None:
         root = make_data(tmp_path / "data", people=6, eval_ids=("a.jpg", "b.jpg"))
-        seen = [read_eval(root).fingerprint]
+        seen = [read_eval(root).photos.fingerprint]
         (root / "eval" / "info.csv").write_text("ImageID\nb.jpg\na.jpg\n")
-        seen.append(read_eval(root).fingerprint)
+        seen.append(read_eval(root).photos.fingerprint)
         os.truncate(root / "eval" / "images" / "a.jpg", 100)
-        seen.append(read_eval(root).fingerprint)
+        seen.append(read_eval(root).photos.fingerprint)
         assert len(set(seen)) == 3

@@ -59,6 +59,10 @@ def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
     return read_eval(make_data(tmp_path_factory.mktemp("passes") / "data", people=6, size=(64, 48), eval_ids=IDS))
 
 
+def without(data: EvalData, bad: dict[str, str]) -> EvalData:
+    return dataclasses.replace(data, photos=data.photos.without(bad))
+
+
 def photos_of(data: EvalData, size: tuple[int, int]) -> DecodedPhotos:
     return DecodedPhotos(data.photos, [Preprocessing(size)])
 
@@ -193,7 +197,7 @@ def test_an_interrupted_inference_resumes(
 
 @pytest.mark.parametrize("what", ["early exit", "a photo broke", "a photo was mended"])
 def test_another_inference_does_not_resume(models: Ensemble, data: EvalData, tmp_path: Path, what: str) -> None:
-    partial, broken = tmp_path / "eval.partial.npz", dataclasses.replace(data, skipped={data.photos.files[3]: "gone"})
+    partial, broken = tmp_path / "eval.partial.npz", without(data, {data.photos.files[3]: "gone"})
     before, after = (broken, data) if what == "a photo was mended" else (data, broken)
     early_exit = RULE if what == "early exit" else None
     interrupted(models, before, partial=partial)
@@ -208,9 +212,9 @@ def test_photos_that_are_skipped_change_nothing_for_the_others(
 ) -> None:
     bad = {data.photos.files[n]: "gone" for n in (0, 5, 149)}
     good = np.array([file not in bad for file in data.photos.files])
-    found = run(models, dataclasses.replace(data, skipped=bad), early_exit=early_exit)
+    found = run(models, without(data, bad), early_exit=early_exit)
     ids = tuple(i for i, readable in zip(data.ids, good, strict=True) if readable)
-    alone = run(models, dataclasses.replace(data, ids=ids), early_exit=early_exit)
+    alone = run(models, EvalData(ids, data.photos.some(np.flatnonzero(good))), early_exit=early_exit)
     for task, values in found.logits[0].items():
         assert values[:, :, good].tobytes() == alone.logits[0][task].tobytes(), task
         assert np.isnan(values[:, :, ~good]).all()
@@ -280,7 +284,7 @@ def test_precision_and_engine_are_reported(models: Ensemble, data: EvalData) -> 
 
 def test_a_photo_that_breaks_the_next_batch_leaves_this_one_done(models: Ensemble, data: EvalData) -> None:
     done: list[int] = []
-    broken = data.root / data.photos.files[70]
+    broken = data.photos.root / data.photos.files[70]
     kept = broken.read_bytes()
     broken.write_bytes(b"no photo")
     try:
