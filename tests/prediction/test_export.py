@@ -90,7 +90,9 @@ class DecisionVariant:
 
     def photos(self, task: str) -> npt.NDArray[np.uint8]:
         card = self.of(task)[0].card
-        return np.stack([load_photo(self.data.root / f, [card.preprocessing]).sizes[0] for f in self.data.photos.files])
+        return np.stack(
+            [load_photo(self.data.photos.root / f, [card.preprocessing]).sizes[0] for f in self.data.photos.files]
+        )
 
     def export(self, folder: Path, **other: Any) -> Export:
         """The smallest whole ensemble: one model, as most of an export's time goes with their number."""
@@ -230,7 +232,7 @@ def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: DecisionVar
     assert needed == {"json", "sys", "pathlib", "cv2", "numpy", "onnxruntime", "PIL"}
     assert len(example.splitlines()) < 75
     (tmp_path / "classify.py").write_text(example)
-    files = [str(setting.data.root / f) for f in setting.data.photos.files]
+    files = [str(setting.data.photos.root / f) for f in setting.data.photos.files]
     command = [sys.executable, "-I", str(tmp_path / "classify.py"), str(setting.folder), *files]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
