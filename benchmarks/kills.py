@@ -117,7 +117,7 @@ def preload() -> None:
     import ensemble.commands.train
     import ensemble.evaluation.evaluate
     import ensemble.prediction.inference
-    import ensemble.training.runner  # noqa: F401
+    import ensemble.training.queue  # noqa: F401
     import folds.pages.tables
     import folds.run_folder  # noqa: F401
 

@@ -111,13 +111,13 @@ def _reasons(
         k: folds, had there been time.
         budget: seconds.
     """
-    for m in measured:
-        epoch = choosing.training_seconds(m.cost, photos, k, 2) - choosing.training_seconds(m.cost, photos, k, 1)
-        yield f"{m.candidate}: {1 / m.cost.train:.0f} photos/s, an epoch of {k} folds {time_text(epoch)}"
+    for candidate, cost in measured:
+        epoch = choosing.training_seconds(cost, photos, k, 2) - choosing.training_seconds(cost, photos, k, 1)
+        yield f"{candidate}: {1 / cost.train:.0f} photos/s, an epoch of {k} folds {time_text(epoch)}"
     yield f"chosen: {choice.candidate}, epochs {choice.epochs}, folds {choice.k}"
     if choice.epochs < choosing.ENOUGH:
         yield f"why: the smallest model, and even that has no time for {choosing.ENOUGH} epochs"
-    elif choice.candidate == measured[0].candidate:
+    elif choice.candidate == measured[0][0]:
         yield "why: the largest that fits the time and the memory"
     else:
         yield f"why: the largest with time for {choosing.ENOUGH} epochs; spare time goes into a larger model first"

@@ -23,7 +23,7 @@ from ensemble.recipes.schema import Recipe, shipped
 from ensemble.reporting.tables import comparison_line, matrix_table, scores_table
 from ensemble.training.cost import Estimate
 from ensemble.training.preflight import remember_skipped
-from ensemble.training.runner import Failure
+from ensemble.training.queue import Failure
 from ensemble.training.tracking import check_trackers
 from folds.errors import MaskensError, refuse, typed
 from folds.files import json_text, read_record, safe_csv, write_record, write_text

@@ -31,7 +31,7 @@ from ensemble.reporting import tables
 from ensemble.training import queue
 from ensemble.training.cost import Estimate, estimate_training, long_training
 from ensemble.training.preflight import job_warnings, preflight, remember_skipped, skip_unreadable_photos
-from ensemble.training.runner import Failure
+from ensemble.training.queue import Failure
 from ensemble.training.tracking import check_trackers, where_to_look
 from folds.errors import MaskensError, Stopped, typed
 from folds.labels import IntArray

@@ -15,7 +15,6 @@ from ensemble.evaluation.evaluate import Calibration, Evaluation, PartPrediction
 from ensemble.jobs.oof import CURVES, JobCurves, read_curves
 from ensemble.jobs.soft_targets import describe_pseudo_labels, describe_soft_targets
 from ensemble.metrics.scores import SCORED_PARTS, macro_f1
-from ensemble.training.pictures import counts
 from folds.files import write_text
 from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, FloatArray, IntArray
 from folds.pages.charts import COLOURS, Bar, Line, Panel
@@ -62,7 +61,10 @@ class AgeErrors:
 
 def confusions(parts: Sequence[PartPredictions]) -> list[Confusion]:
     """The confusion matrix of each part."""
-    return [Confusion(p.name, p.labels, counts(p.truth, p.decided, len(p.labels))) for p in parts]
+    from sklearn.metrics import confusion_matrix
+
+    each = [confusion_matrix(p.truth, p.decided, labels=range(len(p.labels))) for p in parts]
+    return [Confusion(p.name, p.labels, counts) for p, counts in zip(parts, each, strict=True)]
 
 
 def age_errors(blend: OofEnsemble, predicted: IntArray) -> list[AgeErrors]:

@@ -40,7 +40,7 @@ from folds.people import TrainData
 
 SECONDS = 5.0  # for which batches are timed, after one that warms up
 BATCHES = 8  # at most
-LONG = 3600.0  # seconds of training that are worth a question
+LONG = 1.0  # hours of training that are worth a question
 SLOWEST = 1e-4  # seconds a pixel: no model that one would train on a CPU takes longer
 
 
@@ -96,9 +96,9 @@ def estimate_training(
     """Time each task's model on a few batches of the real photos and count what is left to do.
 
     Args:
-        specs: of one run, or of several with the same data and folds, whose recipes have names of their own.
+        specs: of runs with the same data and folds; their recipes have names of their own.
         folds: int64 (people,).
-        restart: jobs start over.
+        restart: finished epochs do not count.
         on_task: called with (tasks probed, tasks in all).
 
     Raises:
@@ -118,10 +118,11 @@ def estimate_training(
     jobs = tuple(job_estimate(spec, costs[spec.recipe.name, spec.task], data, folds, restart) for spec in specs)
     lacking = missing_bytes(data.photos, list(dict.fromkeys(task.preprocessing for task in tasks.values())), cache)
     decode = len(data.files) * max(c.decode for c in costs.values()) if lacking else 0.0
-    averages = []
-    for spec in {(s.recipe.name, s.task): s for s in specs}.values():
-        if decay := spec.recipe.tasks[spec.task].ema:
-            averages.append(f"tasks.{spec.task}.ema {decay:g} {describe_ema(decay, job_updates(spec, data, folds))}")
+    averages = [
+        f"tasks.{spec.task}.ema {decay:g} {describe_ema(decay, job_updates(spec, data, folds))}"
+        for spec in {(s.recipe.name, s.task): s for s in specs}.values()
+        if (decay := spec.recipe.tasks[spec.task].ema)
+    ]
     weights = sorted(costs[j.recipe, j.task].weights for j in jobs)
     return Estimate(
         jobs,
@@ -150,7 +151,7 @@ def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> C
     """Build a task's model without initial weights, train it on a few batches of real photos and let it predict.
 
     Args:
-        run: its folder, where an earlier training may have found the precision that `auto` stands for.
+        run: its folder, which may know the precision that `auto` stands for.
 
     Raises:
         MaskensError: a photo that can't be read.
@@ -213,7 +214,7 @@ def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> C
 
 
 def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
-    """Photos, epochs and seconds that are left of a job. Arguments as of `estimate_training`."""
+    """Photos, epochs and seconds that are left of a job."""
     recipe = spec.recipe.tasks[spec.task]
     photos = _job_batches(spec, data, folds).photos_per_epoch
     held_out = folds[data.photo_person] == spec.fold
@@ -225,21 +226,17 @@ def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, re
 
 
 def job_seconds(cost: Cost, shown: float, predicted: float, epochs: int) -> float:
-    """Seconds of a job: building its model, and epochs that train on photos and then predict the held-out fold.
+    """Seconds of a job.
 
     Args:
         shown: photos that an epoch trains on.
-        predicted: photos of the held-out fold, each counted once for each view.
+        predicted: after each epoch, photos of the held-out fold times views.
     """
     return cost.start + epochs * (shown * cost.train + predicted * cost.predict)
 
 
 def job_updates(spec: JobSpec, data: TrainData, folds: IntArray) -> int:
-    """Updates of the weights in all epochs of a job.
-
-    Args:
-        folds: int64 (people,).
-    """
+    """Updates of the weights in all epochs of a job."""
     recipe = spec.recipe.tasks[spec.task]
     return recipe.epochs * -(-len(_job_batches(spec, data, folds)) // recipe.accumulate)
 
@@ -255,29 +252,24 @@ def long_training(
 ) -> str:
     """The question before jobs that would train for more than an hour on a CPU, else "".
 
-    Takes a few seconds at most, and next to nothing where the photos are few and small: one forward and backward
-    pass of each distinct model on black photos, times photos and epochs.
-
-    Args:
-        folds: int64 (people,).
-        restart: jobs start over, so that no finished epoch counts.
+    Takes a few seconds at most: a forward and backward pass of each distinct model on black photos. Few and small
+    photos take next to nothing.
     """
     if hardware.device != "cpu" or not todo:
         return ""
-    recipes = list(dict.fromkeys(s.recipe.name for s in todo))
-    tasks = {s.recipe.tasks[s.task].hash: s.recipe.tasks[s.task] for s in todo}
 
-    def total(each: Callable[[TaskRecipe], float]) -> float:
-        """Seconds in all, where a task's model trains for so many seconds a photo; predicting takes a third."""
-        costs = {known: Cost(0, each(task), each(task) / 3, 0, 0, 0) for known, task in tasks.items()}
-        jobs = [job_estimate(s, costs[s.recipe.tasks[s.task].hash], data, folds, restart) for s in todo]
-        return total_wall_time([job.seconds for job in jobs], hardware.jobs)
+    def hours(photo_seconds: Callable[[TaskRecipe], float]) -> float:
+        """In all, where a task's model trains for so many seconds a photo; predicting takes a third."""
+        jobs = []
+        for spec in todo:
+            each = photo_seconds(spec.recipe.tasks[spec.task])
+            jobs.append(job_estimate(spec, Cost(0, each, each / 3, 0, 0, 0), data, folds, restart).seconds)
+        return total_wall_time(jobs, hardware.jobs) / 3600
 
     measured: dict[str, float] = {}
 
-    def step(task: TaskRecipe) -> float:
-        """Seconds a photo of a forward and backward pass: of two photos, which warms up, then of what a second
-        allows."""
+    def step_seconds(task: TaskRecipe) -> float:
+        """Of two photos, which warms up, then of as many as a second allows."""
         key = f"{task.model} {task.model_args} {task.input_size} {task.batch_size}"
         if key not in measured:
             model, count = create(task, initial_weights=False).train(), 2
@@ -288,15 +280,13 @@ def long_training(
                 count = max(2, min(task.batch_size, int(1 / measured[key])))
         return measured[key]
 
-    if total(lambda task: SLOWEST * math.prod(task.input_size)) < LONG:
+    if hours(lambda task: SLOWEST * math.prod(task.input_size)) < LONG:
         return ""
     configure_process(hardware.job_threads)
-    hours = total(step) / 3600
-    return "" if hours * 3600 < LONG else long_message(hours, recipes)
-
-
-def long_message(hours: float, recipes: Sequence[str]) -> str:
-    """The question before a training of so many hours on a CPU."""
-    time_left = f"{hours:.0f} hours" if hours < 48 else f"{hours / 24:.0f} days"
+    found = hours(step_seconds)
+    if found < LONG:
+        return ""
+    recipes = list(dict.fromkeys(s.recipe.name for s in todo))
+    time_left = f"{found:.0f} hours" if found < 48 else f"{found / 24:.0f} days"
     instead = "" if "quick" in recipes else " A recipe for CPUs: --recipe quick (in a new run)."
     return f"{', '.join(map(repr, recipes))} would train for about {time_left} on this CPU.{instead} To train: --yes"

@@ -57,10 +57,7 @@ def view_logits(
     views: tuple[str, ...],
     workers: int = 0,
 ) -> npt.NDArray[np.float32]:
-    """Logits of the photos at `rows`, each view on its own; as many are read at a time as a forward pass takes.
-
-    Args:
-        workers: loader processes.
+    """Logits of the photos at `rows`, each view on its own.
 
     Returns:
         float32 (views, rows, width).
@@ -77,12 +74,12 @@ def view_logits(
 
 @dataclass(frozen=True)
 class LearningSet:
-    """The photos of the data, and after them those with pseudo-labels, of which a job trains on some."""
+    """The photos of the data, and after them those with pseudo-labels: which of them a job trains on, and how."""
 
     recipe: TaskRecipe
     data: TrainData
     rows: IntArray  # (n,): the training photos of the data
-    more: tuple[IntArray, IntArray]  # (rows, classes) of those with a pseudo-label, as of `epoch_photos`
+    more: tuple[IntArray, IntArray]  # (rows, classes) of those with a pseudo-label, as `epoch_photos` takes them
     labels: IntArray  # (photos, heads), as they are trained
     states: IntArray  # (photos,), mask labels
     soft: npt.NDArray[np.float32] | None  # (photos, 18); NaN for photos that are not trained on
@@ -95,9 +92,6 @@ class LearningSet:
 
     def batches(self, seed: tuple[int, ...]) -> EpochBatches:
         return epoch_batches(self.recipe, self.data, self.rows, seed, self.more)
-
-    def draw_masks(self) -> DrawMasks:
-        return DrawMasks(self.recipe, self.states, self.soft is not None)
 
 
 def learning_set(spec: JobSpec, data: TrainData, folds: IntArray) -> LearningSet:
@@ -211,15 +205,12 @@ class JobRun:
         return open_photos(photos, [self.recipe.preprocessing], self.spec.cache, max(1, self.spec.workers))
 
     def train(self, trainer: Trainer, batches: EpochBatches, unfinished: dict[str, Any] | None) -> None:
-        """Train the epochs that are left.
-
-        Args:
-            unfinished: state of an epoch that resumes.
-        """
+        """Train the epochs that are left, from the state of an unfinished one if there is one."""
         shown: TrainingPhotos = self.photos
         if self.spec.pseudo:
             shown = ConcatDataset([self.photos, self.open(self.spec.pseudo.photos)])  # type: ignore[list-item]
-        augment, masks, pin = Augment(self.recipe.augment), self.learned.draw_masks(), self.device.type == "cuda"
+        augment, pin = Augment(self.recipe.augment), self.device.type == "cuda"
+        masks = DrawMasks(self.recipe, self.learned.states, self.learned.soft is not None)
         loader = train_loader(shown, self.learned.taught, batches, augment, self.seed, self.spec.workers, pin, masks)
         for epoch in range(len(self.history), self.recipe.epochs):
             batches.epoch = epoch
@@ -229,8 +220,7 @@ class JobRun:
             started = time.perf_counter() - progress.seconds
             try:
                 with stop_requests() as stop:
-                    on_update = self.save_within_epoch(trainer, stop, len(batches))
-                    trainer.epoch(epoch, loader, self.reporter(epoch, len(batches)), progress, on_update)
+                    trainer.epoch(epoch, loader, self.watch(trainer, stop, epoch, len(batches)), progress)
                 mean_loss = progress.mean_loss()
             except LossNotFinite as error:
                 keys = next(itertools.islice(batches, error.batch, None))
@@ -255,14 +245,23 @@ class JobRun:
             self.write_epoch(trainer)
             self.report(seconds=seconds, note=self.notes(), record=self.record(), **self.progress())
 
-    def save_within_epoch(self, trainer: Trainer, stop: StopRequest, batches: int) -> Callable[[EpochProgress], None]:
-        """Saves after an update when much would be lost, and when a signal asks to stop; then it interrupts."""
-        saved = time.monotonic()
+    def watch(
+        self, trainer: Trainer, stop: StopRequest, epoch: int, batches: int
+    ) -> Callable[[EpochProgress, bool], None]:
+        """After each batch: reports the epoch's progress once a second; after an update saves where much would be lost,
+        and where a signal asks to stop; then it interrupts."""
+        reported = saved = time.monotonic()
 
-        def on_update(progress: EpochProgress) -> None:
-            nonlocal saved
+        def on_batch(progress: EpochProgress, updated: bool) -> None:
+            nonlocal reported, saved
+            if time.monotonic() - reported > TICK:
+                reported = time.monotonic()
+                speed = progress.photos / progress.seconds
+                left = (batches * (self.recipe.epochs - epoch) - progress.batches) * self.recipe.batch_size / speed
+                now = {"epoch": epoch, "loss": progress.mean_loss(), "photos_per_s": speed, "seconds_left": left}
+                self.report(state="training", note=self.notes(), **now)
             enough = SAVE_LAST if progress.batches == batches else SAVE_EVERY
-            if not stop.made and time.monotonic() - saved < enough:
+            if not updated or (not stop.made and time.monotonic() - saved < enough):
                 return
             if progress.loss.isfinite():  # else what was good stays
                 self.save(trainer, progress)
@@ -270,7 +269,7 @@ class JobRun:
             if stop.made:
                 raise KeyboardInterrupt
 
-        return on_update
+        return on_batch
 
     def save(self, trainer: Trainer, progress: EpochProgress | None = None) -> None:
         """Keep what the job resumes from, after an epoch or within one."""
@@ -293,12 +292,11 @@ class JobRun:
         write_history(self.job, self.history)
 
     def validate(self, trainer: Trainer) -> tuple[dict[str, float], Logits]:
-        """Predict the held-out fold in all views. Scores are over the whole of it at once, of the photos as they are:
-        macro F1 and accuracy of the true labels, and the loss of the labels as they are trained, without what only
-        counts in training: logit adjustment, class balancing and learned weights of the heads.
+        """Predict the held-out fold in all views.
 
         Returns:
-            (scores, logits): logits float32 (views, photos, width), of all photos of the fold.
+            (scores, logits): macro F1, accuracy and loss of the photos as they are, the loss without logit adjustment,
+            class balancing and learned weights of the heads; logits float32 (views, photos of the fold, width).
         """
         engine = InferenceEngine(trainer.eval_model.eval(), 2 * self.recipe.batch_size)
         views, workers = self.spec.recipe.oof_views, self.spec.workers
@@ -315,23 +313,16 @@ class JobRun:
 
     def record(self) -> dict[str, Any]:
         """What decides the result, to be kept with it; precision and compilation once they are known."""
-        ran = {}
+        known = {"fingerprint": self.data.fingerprint, "device": self.spec.device, "threads": self.spec.threads}
         if self.trainer and self.trainer.precision:
-            ran = {"precision": self.trainer.precision, "compiled": self.trainer.forward is not self.trainer.model}
-        return identity(self.spec) | {
-            "fingerprint": self.data.fingerprint,
-            "device": self.spec.device,
-            "threads": self.spec.threads,
-            "versions": library_versions(),
-            **ran,
-        }
+            known |= {"precision": self.trainer.precision, "compiled": self.trainer.forward is not self.trainer.model}
+        return identity(self.spec) | known | {"versions": library_versions()}
 
     def tracked(self, photos: DecodedPhotos) -> TrackedJob:
         """What trackers get at the start."""
         config = {key: value for key, value in self.record().items() if value is not None}
         config |= {"recipe": self.recipe.model_dump(mode="json", exclude_none=True)}
-        truth = self.truth[self.valid_rows]
-        return TrackedJob(self.job, self.target, config, photos, self.valid_rows, truth)
+        return TrackedJob(self.job, self.target, config, photos, self.valid_rows, self.truth[self.valid_rows])
 
     def notes(self) -> str:
         assert self.trainer
@@ -343,20 +334,6 @@ class JobRun:
         copied = {name: done[name] for name in ("loss", "f1", "photos_per_s")}
         epoch = {"state": "training", "epoch": len(self.history), "batches": 0, "best": done["best_f1"]}
         return epoch | copied | {"seconds_left": left}
-
-    def reporter(self, epoch: int, batches: int) -> Callable[[int, Callable[[], float], float], None]:
-        """Reports on the epoch under way, at most once a second."""
-        reported = time.perf_counter()
-
-        def on_batch(done: int, mean_loss: Callable[[], float], speed: float) -> None:
-            nonlocal reported
-            if time.perf_counter() - reported > TICK:
-                reported = time.perf_counter()
-                left = (batches * (self.recipe.epochs - epoch) - done) * self.recipe.batch_size / speed
-                now = {"epoch": epoch, "loss": mean_loss(), "photos_per_s": speed, "seconds_left": left}
-                self.report(state="training", note=self.notes(), **now)
-
-        return on_batch
 
     def refuse_lost(self) -> None:
         """Write nothing for a run that is removed, or a job that another process has taken over."""

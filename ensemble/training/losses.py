@@ -20,8 +20,7 @@ def target_tables(target: OutputSpec, sigma: float = 0.0) -> list[Tensor]:
     """Of each head, label -> distribution over its bins: float32 (labels, bins).
 
     Args:
-        sigma: 0 for one-hot targets, whose labels are bins; else ages are spread (`age_distribution`), and labels are
-            those of `training_labels` in whole years.
+        sigma: 0: one-hot, labels are bins; else labels of ages are whole years, spread by `age_distribution`.
     """
     tables = []
     for head in target.heads:
@@ -53,29 +52,20 @@ def age_distribution(cuts: Sequence[int], sigma: float) -> Tensor:
 
 
 def soft_targets(labels: Tensor, tables: Sequence[Tensor]) -> Tensor:
-    """The targets of a batch: int64 (batch, heads) -> float32 (batch, bins of all heads).
-
-    Args:
-        tables: of `target_tables`.
-    """
+    """The targets of a batch by `target_tables`: int64 (batch, heads) -> float32 (batch, bins of all heads)."""
     return torch.cat([table[labels[:, i]] for i, table in enumerate(tables)], dim=1)
 
 
 def class_table(target: OutputSpec) -> Tensor:
-    """Probabilities of the 18 classes, multiplied by it, become those of each head: float32 (18, bins of all heads).
-
-    Bins have to be the three bands.
-    """
+    """float32 (18, bins of all heads): probabilities of the 18 classes times it are those of each head, whose bins of
+    age are the three bands."""
     labels = torch.from_numpy(class_labels(target, np.arange(CLASSES)))
     return soft_targets(labels, target_tables(target))
 
 
 def bin_counts(labels: Tensor, tables: Sequence[Tensor]) -> list[Tensor]:
-    """How many of the photos belong to each bin of each head: float32 (bins,), fractions where targets are spread.
-
-    Args:
-        labels: int64 (photos, heads).
-    """
+    """Photos in each bin of each head: int64 (photos, heads) -> of each head float32 (bins,), fractions where targets
+    are spread."""
     counts = [torch.bincount(labels[:, i], minlength=len(table)).double() for i, table in enumerate(tables)]
     return [(count @ table.double()).float() for count, table in zip(counts, tables, strict=True)]
 
@@ -86,15 +76,11 @@ EPSILON = 1e-7
 def soft_macro_f1(logits: Tensor, targets: Tensor) -> Tensor:
     """1 - macro F1 with probabilities in place of counts, over one batch.
 
-    Precision and recall of each class are formed from sums of probabilities, so the value has a gradient;
-    a class that the batch lacks counts as F1 = 0.
+    A class that the batch lacks counts as F1 = 0.
 
     Args:
         logits: float (batch, classes).
         targets: float (batch, classes), rows summing to 1.
-
-    Returns:
-        float scalar in 0..1.
     """
     probabilities = logits.softmax(dim=1)
     true_positive = (targets * probabilities).sum(dim=0)
@@ -110,11 +96,7 @@ def focal(logits: Tensor, targets: Tensor, gamma: float, weights: Tensor | None 
     Args:
         logits: float (batch, classes).
         targets: float (batch, classes), rows summing to 1.
-        gamma: 0 gives plain cross-entropy.
-        weights: float (classes,), of each class.
-
-    Returns:
-        float scalar, mean over the batch.
+        weights: float (classes,).
     """
     log_p = logits.log_softmax(dim=1)
     terms = targets * (1 - log_p.exp()).clamp(min=EPSILON) ** gamma * -log_p
@@ -129,11 +111,10 @@ def task_loss(
     counts: Sequence[Tensor] = (),
     log_variances: Tensor | None = None,
 ) -> Tensor:
-    """The loss of a batch.
+    """The loss of a batch: a float scalar.
 
-    Label smoothing and class weights go into cross-entropy and focal loss; soft F1 has neither. Cross-entropy of an
-    ordinal head is CORN's binary cross-entropy on the conditional subsets, added over the cuts: -log p of a bin is just
-    that sum. Of a regression head it is the negative log likelihood of the age.
+    Label smoothing and class weights go into cross-entropy and focal loss, not into soft F1. Cross-entropy of an
+    ordinal head is CORN's: its binary cross-entropies on the conditional subsets sum to -log p of the bin.
 
     Args:
         mix: weights of the terms.
@@ -144,9 +125,6 @@ def task_loss(
             adjustment nor class balancing, as in validation.
         log_variances: float (heads,), by which heads are weighed: exp(-s) of the head's loss, plus s/2 so that no
             weight vanishes (Kendall et al. 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses").
-
-    Returns:
-        float scalar.
     """
     total = logits.new_zeros((), dtype=torch.float32)
     for i, head in enumerate(heads):
@@ -174,11 +152,13 @@ def _terms(
         # labels are scored, so labels are evened out, and the bins of one keep their proportions
         of_bin = torch.tensor(head.bin_labels, device=counts.device)
         labels = counts.new_zeros(max(head.bin_labels) + 1).index_add(0, of_bin, counts)
+        seen = labels.clamp(min=1)
         if own.class_balanced:
-            weights = class_balanced_weights(labels, own.class_balanced)[list(head.bin_labels)]
+            # Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples"; 1 on average over the photos
+            weights = (1 - own.class_balanced) / (1 - own.class_balanced**seen)
+            weights = (weights * labels.sum() / (weights * labels).sum())[list(head.bin_labels)]
         if own.logit_adjustment:
-            # Menon et al. 2021, "Long-tail learning via logit adjustment"; a class without a photo counts as having one
-            seen = labels.clamp(min=1)
+            # Menon et al. 2021, "Long-tail learning via logit adjustment"
             adjusted = found + own.logit_adjustment * (seen / seen.sum()).log()[list(head.bin_labels)]
     if own.ce:
         yield own.ce, F.cross_entropy(adjusted, smooth, weights)
@@ -186,15 +166,3 @@ def _terms(
         yield own.focal, focal(found, smooth, own.gamma, weights)
     if own.f1:
         yield own.f1, soft_macro_f1(found, truth)
-
-
-def class_balanced_weights(counts: Tensor, beta: float) -> Tensor:
-    """Class weights (1 - beta) / (1 - beta^n) of n photos (Cui et al. 2019, "Class-Balanced Loss Based on Effective
-    Number of Samples"), scaled to 1 on average over the photos, so that the size of the loss stays. A class without a
-    photo counts as having one.
-
-    Args:
-        counts: float (classes,), photos of each class.
-    """
-    weights = (1 - beta) / (1 - beta ** counts.clamp(min=1))
-    return weights * counts.sum() / (weights * counts).sum()

@@ -1,42 +1,26 @@
-"""Optimizer, learning-rate schedule, frozen backbone, and the mean of the last epochs."""
+"""Optimizer, learning-rate schedule, frozen backbone, decay of averaged weights."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.swa_utils import AveragedModel, update_bn
 
 from ensemble.recipes.schema import Optimizer, Schedule
 
 WAYS_TO_UPDATE = {"fused", "foreach", "capturable", "differentiable"}  # arguments of torch's optimizers
 
 
-@dataclass(frozen=True)
-class Backbone:
-    """The part that is frozen while only the classifier trains (Kumar et al. 2022, "Fine-tuning can distort pretrained
-    features": a random classifier's first gradients would spoil the features that it is to build on)."""
-
-    weights: tuple[nn.Parameter, ...]
-    norms: tuple[nn.Module, ...]  # batch norms, whose running statistics are frozen too
-
-    def freeze(self, frozen: bool) -> None:
-        """Freeze or unfreeze it; of a model in train mode, which unfreezes the norms."""
-        for weight in self.weights:
-            weight.requires_grad_(not frozen)
-        for norm in self.norms:
-            norm.train(not frozen)
-
-
-def backbone(model: nn.Module) -> Backbone:
-    """The part of a timm model that is no classifier, without weights that never train.
+def backbone_freezer(model: nn.Module) -> Callable[[bool], None]:
+    """A function that freezes (True) or unfreezes all of a timm model in train mode but its classifier: weights that
+    train, and batch norms with their running statistics (Kumar et al. 2022, "Fine-tuning can distort pretrained
+    features and underperform out-of-distribution").
 
     Raises:
         ValueError: timm doesn't say which layer of it is the classifier.
@@ -49,7 +33,14 @@ def backbone(model: nn.Module) -> Backbone:
     if len(weights) in (0, len(parameters)):
         raise ValueError("timm doesn't say which layer of this model is the classifier")
     norms = [m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and not f"{name}.".startswith(heads)]
-    return Backbone(tuple(weights), tuple(norms))
+
+    def freeze(frozen: bool) -> None:
+        for weight in weights:
+            weight.requires_grad_(not frozen)
+        for norm in norms:
+            norm.train(not frozen)
+
+    return freeze
 
 
 def make_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer:
@@ -127,9 +118,8 @@ def make_schedule(
 def ema_decay(decay: float, update: int) -> float:
     """The decay with which the weights after an update go into the running mean.
 
-    It is corrected for the start as Adam's moments are (Kingma & Ba 2015): the mean always holds the weights of all
-    updates so far in the proportions 1, decay, decay^2, ... from the last one back, and never the initial ones. So it
-    has the same meaning in a job of 100 updates and of 100,000.
+    It is corrected for the start as Adam's moments are (Kingma & Ba 2015): the mean holds the weights of all updates so
+    far in the proportions 1, decay, decay^2, ... from the last one back, and never the initial ones.
 
     Args:
         decay: of the recipe, 0 to 1.
@@ -144,38 +134,3 @@ def describe_ema(decay: float, updates: int) -> str:
         f"averages over about the last {min(1 / (1 - decay), updates):,.0f} of {updates:,} updates "
         f"(effective decay {ema_decay(decay, updates):.5g} at the end)"
     )
-
-
-class EpochAverage:
-    """The mean of the weights after each of the last epochs (Izmailov et al. 2018, "Averaging weights leads to wider
-    optima"; Wortsman et al. 2022, "Model soups").
-
-    Batch norm's statistics are measured anew and not averaged: those of the epochs belong to other activations than
-    the mean weights make, however far apart the epochs are.
-
-    Args:
-        epochs: of the job.
-        last: how many of them are averaged.
-    """
-
-    def __init__(self, model: nn.Module, epochs: int, last: int) -> None:
-        self.averaged, self.first, self.last = AveragedModel(model), epochs - last, last
-
-    @property
-    def model(self) -> nn.Module | None:
-        """The mean, once its last epoch is over; None before."""
-        whole = int(self.averaged.n_averaged) == self.last
-        return self.averaged.module if whole else None
-
-    def add(self, epoch: int, model: nn.Module, photos: Iterable[Tensor]) -> None:
-        """Add the weights after an epoch, if it is one of the last.
-
-        Args:
-            epoch: from 0.
-            photos: float32 (batch, 3, height, width), as in training; read after the last epoch only.
-        """
-        if epoch < self.first:
-            return
-        self.averaged.update_parameters(model)
-        if self.model is not None:
-            update_bn(photos, self.model)

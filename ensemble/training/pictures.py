@@ -30,24 +30,17 @@ def validation_pictures(
     truth: IntArray,
 ) -> dict[str, Pixels]:
     """`confusion/<part>` for each head of a task, and `worst`; arguments as of `worst_photos`."""
+    from sklearn.metrics import confusion_matrix
+
     names = OutputSpec(target.predicts).names  # of the scoring bands, whatever bins were trained
     found = {}
     for i, (head, decided) in enumerate(zip(target.heads, head_decisions(logits, target.heads), strict=True)):
-        matrix = counts(truth[:, i], decided, WIDTHS[head.part])
-        found[f"confusion/{head.part}"] = confusion_matrix(matrix, names[head.part], f"{title}: {head.part}")
+        matrix = confusion_matrix(truth[:, i], decided, labels=range(WIDTHS[head.part]))
+        found[f"confusion/{head.part}"] = draw_matrix(matrix, names[head.part], f"{title}: {head.part}")
     return found | {"worst": worst_photos(title, photos, rows, target, logits, truth)}
 
 
-def counts(truth: IntArray, predicted: IntArray, classes: int) -> IntArray:
-    """How many photos of each true label (row) were given each label (column): int64 (classes, classes).
-
-    Args:
-        truth, predicted: int64 (photos,), 0..classes - 1.
-    """
-    return np.bincount(truth * classes + predicted, minlength=classes * classes).reshape(classes, classes)
-
-
-def confusion_matrix(matrix: IntArray, names: Sequence[str], title: str) -> Pixels:
+def draw_matrix(matrix: IntArray, names: Sequence[str], title: str) -> Pixels:
     """uint8 (height, width, 3): counts as figures, each row's shares as colour.
 
     Args:
@@ -96,7 +89,7 @@ def worst_photos(
     """
     log_p = [head_log_probabilities(logits, head) for head in target.heads]
     losses = -np.sum([np.take_along_axis(p, truth[:, [i]], axis=1)[:, 0] for i, p in enumerate(log_p)], axis=0)
-    names = [*OutputSpec(target.predicts).names.values()]  # of the scoring bands, whatever bins were trained
+    names = [*OutputSpec(target.predicts).names.values()]
     cells = []
     for place in np.argsort(-losses, kind="stable")[:WORST]:
         true = ", ".join(n[label] for n, label in zip(names, truth[place], strict=True))

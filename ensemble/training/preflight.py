@@ -18,7 +18,7 @@ from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Preprocessing, Recipe, TaskRecipe, soft_f1_warnings
 from ensemble.training.cost import job_updates
 from ensemble.training.losses import soft_targets, target_tables, task_loss
-from ensemble.training.optimizer import backbone, describe_ema, make_optimizer
+from ensemble.training.optimizer import backbone_freezer, describe_ema, make_optimizer
 from folds.errors import MaskensError, did_you_mean, first_line, refuse
 from folds.files import write_or_set_aside
 from folds.labels import IntArray
@@ -34,7 +34,7 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (),
 
     Args:
         begun: tasks all of whose jobs resume, so that initial weights are not needed.
-        device: where it will be trained, if that is known.
+        device: where it will be trained, if known.
 
     Returns:
         Warnings: what is allowed but hardly meant.
@@ -77,11 +77,7 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (),
 
 
 def job_warnings(todo: Sequence[JobSpec], data: TrainData, folds: IntArray) -> list[str]:
-    """What is allowed but hardly meant of these jobs of one run, given their training photos.
-
-    Args:
-        folds: int64 (people,).
-    """
+    """What is allowed but hardly meant of these jobs of one run, given their training photos."""
     found = []
     for spec in {s.task: s for s in todo}.values():
         recipe, updates = spec.recipe.tasks[spec.task], job_updates(spec, data, folds)
@@ -113,7 +109,7 @@ def _model_faults(task: TaskRecipe, initial_weights: bool, warnings: list[str]) 
         return [f"{task.model} at {size[0]}x{size[1]} fails: {first_line(error)}"]
     try:
         if task.head_epochs:
-            backbone(model)
+            backbone_freezer(model)
     except ValueError as error:
         return [f"head_epochs: {first_line(error)}"]
     try:
@@ -138,14 +134,10 @@ def skip_unreadable_photos(
     on_progress: Progress | None = None,
     write: bool = True,
 ) -> tuple[Run, TrainData]:
-    """Find the photos that can't be read and keep the list in the run. Once it has models, the list stays the same.
+    """(run, data) with the photos that can't be read, which the run keeps. Once it has models, they stay the same.
 
     Args:
-        preprocessings, cache, workers: as of `skip_unreadable`.
         write: fill the cache on the way and write into the run; else nothing is written.
-
-    Returns:
-        (run, data), with what is skipped.
 
     Raises:
         MaskensError: the run has models and others can't be read now than when these were trained; or none can be read.
@@ -167,11 +159,7 @@ def skip_unreadable_photos(
 
 
 def remember_skipped(run: Run, skipped: Mapping[str, str]) -> None:
-    """Write into a run which photos it skips.
-
-    Args:
-        skipped: file -> why it can't be read.
-    """
+    """Write into a run which photos it skips, and why."""
     write_or_set_aside(run.skipped_file, skipped_csv(skipped) if skipped else "")
     kept = load_run(run.folder)  # as others may have written into it
     save_run(dataclasses.replace(kept, skipped_hash=skipped_hash(skipped)))

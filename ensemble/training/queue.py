@@ -1,27 +1,116 @@
-"""Many jobs on a backend, and a display of them while they run."""
+"""Jobs: one, whatever its outcome, done, stopped or failed with a reason; many on a backend, with a display of them."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import shutil
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from ensemble.backends.backend import Call, WorkerLost, WorkerStopped, call_with_retries, run_in_threads
 from ensemble.backends.choose import open_backend
 from ensemble.data.cache import check_readable, no_face_note, open_photos
 from ensemble.data.masks import undetected_note
+from ensemble.jobs.finished import is_done
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.job import JobStatus, write_status
-from ensemble.jobs.locks import lock_folder, lock_jobs
+from ensemble.jobs.job import JobStatus, State, write_status
+from ensemble.jobs.locks import TakenOver, lock_folder, lock_job_process, lock_jobs
 from ensemble.jobs.spec import JobSpec
-from ensemble.training.runner import Failure, finish, run_job
+from ensemble.training.fit_fold import JobRun
 from folds.errors import MaskensError, Stopped
+from folds.files import write_text
 from folds.labels import IntArray
 from folds.people import TrainData
 from folds.photos import Progress
+from folds.run_folder import has_run
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job failed."""
+
+    message: str
+    crashed: bool  # not the user's to mend; error.txt in the job's folder has the traceback
+
+
+def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
+    """Train one job to its end, resume it, or do nothing if it is done; on failure its status has the reason, too.
+
+    A crash of one job does not take the others with it. Ctrl-C passes through, after the status is `stopped`.
+
+    Args:
+        folds: int64 (people,).
+    """
+    try:
+        with lock_job_process(spec) as claim:
+            if not is_done(spec):  # by a process whose worker was lost before it could report
+                with _warnings_in(spec.job.log) as log:
+                    JobRun(spec, data, folds, claim).run()
+                if log.first:
+                    status = spec.job.status()
+                    notes = (status.note, f"libraries warn: {log.first} (all in {log.baseFilename})")
+                    write_status(spec.run, dataclasses.replace(status, note="; ".join(filter(None, notes))))
+        return None
+    except TakenOver as error:  # the job's status is the other process's to write
+        return Failure(str(error), crashed=False)
+    except MaskensError as error:
+        failure = Failure(str(error), crashed=False)
+    except torch.OutOfMemoryError:
+        failure = Failure(f"out of GPU memory: lower batch_size of '{spec.task}'", crashed=False)
+    except Exception as error:
+        path = spec.job.error
+        hint = "; shared memory may be full: use --workers 0" if "Bus error" in str(error) else ""
+        failure = Failure(f"{type(error).__name__}: {error} (traceback in {path}){hint}", crashed=True)
+        write_text(path, traceback.format_exc())
+    except BaseException:
+        finish(spec, "stopped")
+        raise
+    finish(spec, "failed", failure.message)
+    return failure
+
+
+class _Log(logging.FileHandler):
+    """A file of warnings that remembers the first one."""
+
+    first = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.first = self.first or record.getMessage().rpartition("Warning: ")[2].partition("\n")[0]
+        super().emit(record)
+
+
+@contextlib.contextmanager
+def _warnings_in(path: Path) -> Iterator[_Log]:
+    """Write libraries' warnings, by `warnings` or `logging`, to a file: on the terminal they would break the table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = _Log(path, delay=True, encoding="utf-8")
+    log.setLevel(logging.WARNING)
+    log.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s"))
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(log)
+    try:
+        yield log
+    finally:
+        logging.getLogger().removeHandler(log)
+        logging.captureWarnings(False)
+        log.close()
+
+
+def finish(spec: JobSpec, state: State, error: str = "") -> None:
+    """Write a job's last state, unless it is done or its run is gone."""
+    if not has_run(spec.run.folder):
+        return
+    status = spec.job.status()
+    if status.state != "done":  # what came after that, such as tidying up, takes nothing away from it
+        write_status(spec.run, dataclasses.replace(status, state=state, error=error, seconds_left=None))
 
 
 class JobsDisplay(Protocol):
@@ -33,11 +122,8 @@ class JobsDisplay(Protocol):
 def fill_cache(
     specs: Sequence[JobSpec], data: TrainData, hardware: Hardware, on_progress: Progress | None
 ) -> list[str]:
-    """Decode the photos, once for all jobs; without a cache just to refuse unreadable ones here.
-
-    Returns:
-        Notes of faces that were not found.
-    """
+    """Decode the photos, once for all jobs; without a cache just to refuse unreadable ones here. Returns notes of faces
+    that were not found."""
     cache, threads = specs[0].cache, hardware.decoding_threads
     tasks = {s.recipe.tasks[s.task].hash: s.recipe.tasks[s.task] for s in specs}
     wanted = list(dict.fromkeys(task.preprocessing for task in tasks.values()))
@@ -71,7 +157,7 @@ def train(
     """Run the jobs, `hardware.jobs` at a time, while a thread polls their status files for the display.
 
     Args:
-        specs: of one run, or of several with the same data and folds.
+        specs: of runs with the same data and folds.
         folds: int64 (people,).
         shown: the jobs in the display, those already done among them.
         restart: first delete what these jobs have saved.

@@ -12,7 +12,6 @@ import torch
 
 from ensemble.jobs.hardware import Hardware
 from ensemble.recipes.recipe_file import load_recipe, parse_recipe
-from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import VIEWS
 from ensemble.training.cost import Cost, job_seconds, probe
 from folds.errors import MaskensError
@@ -55,12 +54,7 @@ CANDIDATES = {  # largest first
 }
 
 
-@dataclass(frozen=True)
-class Measured:
-    """A candidate and what it costs on this machine."""
-
-    candidate: Candidate
-    cost: Cost
+Measured = tuple[Candidate, Cost]
 
 
 @dataclass(frozen=True)
@@ -76,11 +70,7 @@ class Choice:
 
 
 def training_seconds(cost: Cost, photos: int, k: int, epochs: int, photos_per_person: int = len(SHOTS)) -> float:
-    """Seconds to decode the photos and train all folds, one after the other, as `--dry-run` counts them.
-
-    Args:
-        photos: labelled photos in all folds.
-    """
+    """Seconds to decode the labelled photos and train all folds, one after the other, as `--dry-run` counts them."""
     shown = photos * (k - 1) / k * photos_per_person / len(SHOTS)
     predicted = len(VIEWS["flip"]) * photos / k
     return photos * cost.decode + k * job_seconds(cost, shown, predicted, epochs)
@@ -101,17 +91,17 @@ def choose(measured: Sequence[Measured], photos: int, k: int, budget: float) -> 
         k: folds, at least 2.
         budget: seconds.
     """
-    for m in measured:
-        epochs = epochs_within(m.cost, photos, k, budget)
+    for candidate, cost in measured:
+        epochs = epochs_within(cost, photos, k, budget)
         if epochs >= ENOUGH:
-            return Choice(m.candidate, epochs, k, len(SHOTS), training_seconds(m.cost, photos, k, epochs), True)
-    smallest = measured[-1]
+            return Choice(candidate, epochs, k, len(SHOTS), training_seconds(cost, photos, k, epochs), True)
+    smallest, cost = measured[-1]
     for folds in dict.fromkeys((k, min(k, FEW_FOLDS))):
         for shown in range(len(SHOTS), 0, -1):
-            seconds = training_seconds(smallest.cost, photos, folds, 1, shown)
+            seconds = training_seconds(cost, photos, folds, 1, shown)
             if seconds <= budget:
-                return Choice(smallest.candidate, 1, folds, shown, seconds, True)
-    return Choice(smallest.candidate, 1, folds, shown, seconds, False)
+                return Choice(smallest, 1, folds, shown, seconds, True)
+    return Choice(smallest, 1, folds, shown, seconds, False)
 
 
 def measure(
@@ -125,14 +115,14 @@ def measure(
     """Time the candidates on a few batches of real photos, from the smallest up to the first that is too slow.
 
     Args:
-        run: the run's folder, which may not be there yet; nothing is written.
+        run: the run's folder, which need not exist; nothing is written.
         on_candidate: called with (candidates measured, candidates in all).
 
     Returns:
         Those that were measured, the largest first.
 
     Raises:
-        MaskensError: a photo of the probe that can't be read, a GPU too small for any candidate.
+        MaskensError: an unreadable photo, a GPU too small for any candidate.
     """
     candidates = CANDIDATES[hardware.device]
     found: list[Measured] = []
@@ -146,7 +136,7 @@ def measure(
                     f"out of GPU memory for {candidate}, the smallest model. Use --device cpu."
                 ) from None
             break  # larger ones want more memory still
-        found.insert(0, Measured(candidate, cost))
+        found.insert(0, (candidate, cost))
         on_candidate(number, len(candidates))
         if epochs_within(cost, len(data.files), k, budget) < ENOUGH:
             break
@@ -158,7 +148,7 @@ def recipe_text(device: str, candidate: Candidate, choice: Choice | None = None,
 
     The centre that the shipped recipe crops keeps its share of the photo.
     """
-    base: Recipe = load_recipe(BASE[device])
+    base = load_recipe(BASE[device])
     task = base.tasks[TASK]
     keys: dict[str, Any] = {"model": candidate.model, "resize": list(candidate.size)}
     if isinstance(task.crop, tuple):

@@ -44,7 +44,7 @@ class TrackedJob:
         return f"{self.job.task}-fold{self.job.fold}"
 
     def folder(self, tracker: str, epochs: int) -> Path:
-        """Where a tracker's files go, emptied if the job has no finished epoch: they are of one that never counted."""
+        """Where a tracker's files go, emptied if the job has no finished epoch."""
         folder = self.job.folder / tracker
         if epochs == 0:
             shutil.rmtree(folder, ignore_errors=True)
@@ -54,12 +54,7 @@ class TrackedJob:
 class Tracker(Protocol):
     """One job's way to one tool. May raise anything: `Trackers` keeps errors from stopping the training."""
 
-    def epoch(self, number: int, scalars: Mapping[str, float], pictures: Mapping[str, Pixels]) -> None:
-        """
-        Args:
-            number: from 1.
-            pictures: each uint8 (h, w, 3).
-        """
+    def epoch(self, number: int, scalars: Mapping[str, float], pictures: Mapping[str, Pixels]) -> None: ...
 
     def close(self, success: bool) -> None: ...
 
@@ -88,8 +83,8 @@ class TensorBoard:
 
 
 class WandB:
-    """A run of Weights & Biases. The steps of a run that resumes only ever rise there: an epoch that is reported a
-    second time is dropped. A job that starts over therefore replaces the run of its id."""
+    """A run of Weights & Biases. W&B drops an epoch that is reported a second time, so a job that starts over replaces
+    the run of its id."""
 
     def __init__(self, tracked: TrackedJob, epochs: int) -> None:
         tracked.folder("wandb", epochs)
@@ -122,8 +117,8 @@ def run_id(tracked: TrackedJob) -> str:
     return sha256(f"{run.folder.resolve()} {run.created} {run.folds_hash} {run.seed} {tracked.name}")[:16]
 
 
+# names of their packages -> (job, finished epochs) -> tracker
 TRACKERS: dict[str, Callable[[TrackedJob, int], Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB}
-"""By the names of their packages: (job, finished epochs) -> tracker."""
 
 
 class Trackers:
@@ -146,22 +141,17 @@ class Trackers:
                 tracker.close(kind is None)
 
     def epoch(self, row: Mapping[str, float], logits: npt.NDArray[np.float32]) -> None:
-        """Report an epoch.
-
-        Args:
-            row: of history.csv.
-            logits: float32 (n, width), of the job's validated photos.
-        """
+        """Report an epoch: its row of history.csv, and the logits of the validated photos, float32 (n, width)."""
         if not self.open:
             return
         with self._disabled_on_error(*self.open):
-            number, job, target, truth = int(row["epoch"]), self.tracked.job, self.tracked.target, self.tracked.truth
+            number, it = int(row["epoch"]), self.tracked
             scalars = {name: row[name] for name in SCALARS}
-            if len(target.heads) > 1:
-                found = head_scores(target, logits, truth)
+            if len(it.target.heads) > 1:
+                found = head_scores(it.target, logits, it.truth)
                 scalars |= {f"f1/{part}": f1 for part, (f1, _) in found.items()}
-            title = f"{job}, epoch {number}"
-            pictures = validation_pictures(title, self.tracked.photos, self.tracked.rows, target, logits, truth)
+            title = f"{it.job}, epoch {number}"
+            pictures = validation_pictures(title, it.photos, it.rows, it.target, logits, it.truth)
             for name, tracker in [*self.open.items()]:
                 with self._disabled_on_error(name):
                     tracker.epoch(number, scalars, pictures)
@@ -188,10 +178,8 @@ def check_trackers(names: Sequence[str]) -> None:
     specs = {name: importlib.util.find_spec(name) for name in names}
     missing = [n for n, spec in specs.items() if not (spec and spec.origin)]  # a folder of logs has no origin
     if missing:
-        raise MaskensError(
-            f"--track {missing[0]}: {missing[0]} is not installed. Install it: "
-            f"pip install 'maskens[{','.join(missing)}]'"
-        )
+        extras = ",".join(missing)
+        raise MaskensError(f"--track: {missing[0]} is not installed. Install: pip install 'maskens[{extras}]'")
     if "wandb" in names:
         offline = "To keep all on this machine: WANDB_MODE=offline maskens train --track wandb"
         wandb = _import_wandb()

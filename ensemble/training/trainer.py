@@ -15,6 +15,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, update_bn
 
 from ensemble.data.loader import mix_batch
 from ensemble.jobs.job import Job
@@ -30,16 +31,12 @@ from ensemble.models.precision import (
 )
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.losses import bin_counts, class_table, soft_targets, target_tables, task_loss
-from ensemble.training.optimizer import EpochAverage, backbone, ema_decay, make_optimizer, make_schedule
+from ensemble.training.optimizer import backbone_freezer, ema_decay, make_optimizer, make_schedule
 from folds.errors import MaskensError
 from folds.files import replacing
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(photos uint8 (batch, h, w, 3), labels as of `Trainer.targets`)."""
-
-OnBatch = Callable[[int, Callable[[], float], float], None]
-"""(batches done, mean loss so far, photos a second), after each batch. Asking for the loss waits for a GPU, and raises
-LossNotFinite."""
 
 
 @dataclass
@@ -71,11 +68,7 @@ class EpochProgress:
         return {"progress": dict(vars(self)), "streams": {"cpu": torch.get_rng_state(), **on_gpu}}
 
     def mean_loss(self) -> float:
-        """Over the photos so far. Waits for a GPU.
-
-        Raises:
-            LossNotFinite
-        """
+        """Over the photos so far. Synchronises a GPU. Raises LossNotFinite."""
         found = self.loss.item() / self.photos
         if not math.isfinite(found):
             raise LossNotFinite(found, int(self.finite))
@@ -98,10 +91,9 @@ def seed_torch(seed: Sequence[int], stage: int) -> None:
 class Trainer:
     """A model in training.
 
-    The averaged weights (`ema`) are those of timm's ModelEmaV3 with the decay of `ema_decay`.
-
-    What differs in the first epochs, the classifier alone and smaller photos, depends on the time alone, so that a
-    resumed job trains alike; these batches go through the plain model, as a compiled one is made for one size.
+    `ema` is timm's ModelEmaV3 with the decay of `ema_decay`; `average_epochs` the mean of the weights after each of the
+    last epochs (Izmailov et al. 2018, "Averaging weights leads to wider optima"; Wortsman et al. 2022, "Model soups").
+    Batches of `head_epochs` and `sizes` go through the plain model, as a compiled one is made for one size.
 
     Args:
         batches: of an epoch.
@@ -136,10 +128,9 @@ class Trainer:
             self.optimizer.add_param_group({"params": [self.log_variances], "weight_decay": 0.0})
         self.updates = -(-batches // recipe.accumulate)
         self.set_lr = make_schedule(self.optimizer, recipe.schedule, recipe.epochs, self.updates)
-        self.backbone = backbone(model) if recipe.head_epochs else None
+        self.freeze_backbone = backbone_freezer(model) if recipe.head_epochs else None
         self.ema = ModelEmaV3(model) if recipe.ema else None
-        last = recipe.average_epochs
-        self.average = EpochAverage(model, recipe.epochs, last) if last else None
+        self.average = AveragedModel(model) if recipe.average_epochs else None
         self.forward: Forward = model  # what batches go through: the model or its compiled form
         self.ready = False  # `forward` and `precision` are set on the first batch
         self.precision: Precision | None = None
@@ -151,13 +142,10 @@ class Trainer:
 
     @property
     def eval_model(self) -> nn.Module:
-        """The model that is validated and saved: with averaged weights if the recipe has them, after the last epoch
-        the mean of the last epochs if it has that."""
-        mean = self.average.model if self.average else None
-        return mean or self._epoch_model
-
-    @property
-    def _epoch_model(self) -> nn.Module:
+        """The model that is validated and saved: after the last epoch the mean of the last `average_epochs`, else the
+        running mean `ema`, else the model itself."""
+        if self.average and int(self.average.n_averaged) == self.recipe.average_epochs:
+            return self.average.module
         return self.ema.module if self.ema else self.model
 
     def targets(self, labels: Tensor) -> Tensor:
@@ -175,7 +163,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.module.state_dict() if self.ema else None,
-            "average": self.average.averaged.state_dict() if self.average else None,
+            "average": self.average.state_dict() if self.average else None,
             "scaler": self.scaler.state_dict(),
             "precision": self.precision,
             "note": self.note,
@@ -191,7 +179,7 @@ class Trainer:
         if self.log_variances is not None:
             self.log_variances.data.copy_(state["log_variances"])
         if self.average:
-            self.average.averaged.load_state_dict(state["average"])
+            self.average.load_state_dict(state["average"])
         self.precision, self.note = state["precision"], state["note"]
         self.scaler = self._scaler()
         self.scaler.load_state_dict(state["scaler"])
@@ -200,16 +188,16 @@ class Trainer:
         self,
         epoch: int,
         loader: Batches,
-        on_batch: OnBatch,
+        on_batch: Callable[[EpochProgress, bool], None],
         progress: EpochProgress | None = None,
-        on_update: Callable[[EpochProgress], None] = lambda progress: None,
-    ) -> EpochProgress:
+    ) -> None:
         """Train on one epoch's batches.
 
         Args:
             epoch: from 0.
+            on_batch: called after each batch, and whether it ended an update, so that the state of the trainer is
+                whole; may end the epoch by raising.
             progress: of an epoch that resumes; `loader` then begins with its next batch.
-            on_update: called after each update, when the state of the trainer is whole; may end the epoch by raising.
 
         Raises:
             LossNotFinite: found when the loss is asked for, and at the latest at the end of the epoch.
@@ -225,8 +213,8 @@ class Trainer:
             if place == 0:
                 rate = self.set_lr(epoch, update)
                 p.lr = rate if update == 0 else p.lr
-                if self.backbone:
-                    self.backbone.freeze(self._head_only(epoch, number))
+                if self.freeze_backbone:
+                    self.freeze_backbone(self._head_only(epoch, number))
                 self.optimizer.zero_grad(set_to_none=True)
             group = min(self.recipe.accumulate, self.batches - update * self.recipe.accumulate)
             loss = self._loss(photos, labels, epoch, number)
@@ -240,17 +228,13 @@ class Trainer:
             p.loss += loss.detach() * len(photos)
             p.finite += p.loss.isfinite()
             p.batches, p.photos, p.seconds = number + 1, p.photos + len(photos), time.perf_counter() - started
-            on_batch(p.batches, p.mean_loss, p.photos / p.seconds)
-            if place == group - 1:
-                on_update(p)
+            on_batch(p, place == group - 1)
         p.mean_loss()
-        if self.average:
-            self.average.add(epoch, self._epoch_model, self._inputs(loader))
-        return p
-
-    def _inputs(self, loader: Batches) -> Iterator[Tensor]:
-        for photos, _ in loader:  # loader processes start when the first batch is asked for
-            yield to_input(photos, self.mean, self.std, self.device)
+        if self.average and epoch >= self.recipe.epochs - self.recipe.average_epochs:
+            self.average.update_parameters(self.ema.module if self.ema else self.model)
+            if epoch == self.recipe.epochs - 1:  # batch norm's statistics are those of the mean weights' activations
+                inputs = (to_input(photos, self.mean, self.std, self.device) for photos, _ in loader)
+                update_bn(inputs, self.average.module)
 
     def _head_only(self, epoch: int, number: int) -> bool:
         """Whether a batch trains the classifier alone."""
@@ -282,11 +266,7 @@ class Trainer:
 
 
 def ahead(batches: Batches, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same batches on `device`: the copy of each starts before the one ahead of it is worked on.
-
-    So a GPU that is waited for, as for a loss to print, finds the next batch there. Copies from pinned memory don't
-    wait for the GPU.
-    """
+    """The same batches on `device`: each is copied while the one before it is worked on."""
     waiting: tuple[Tensor, Tensor] | None = None
     for photos, labels in batches:
         coming = photos.to(device, non_blocking=True), labels.to(device, non_blocking=True)
@@ -308,7 +288,7 @@ def save_last(
     """Replace last.pt by the state after a whole epoch, or within one, atomically.
 
     Args:
-        identity: what must be equal for two halves of a job to belong together: hashes, seed, `task` and `fold`.
+        identity: what must be equal for two halves of a job to belong together.
         trained: state of the trainer; tensors and plain types only, as it must load with `weights_only`.
         history: of the finished epochs.
         unfinished: state of an unfinished epoch; None between two epochs.

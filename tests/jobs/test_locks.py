@@ -17,7 +17,7 @@ from torch import Tensor
 from ensemble.jobs.job import Job
 from ensemble.jobs.locks import TakenOver, lock_job_process, lock_jobs
 from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
-from ensemble.training.runner import run_job
+from ensemble.training.queue import run_job
 from ensemble.training.trainer import Trainer
 from folds.errors import MaskensError
 from folds.files import read_json, write_json

@@ -40,7 +40,7 @@ from ensemble.prediction.outputs import InferenceSettings
 from ensemble.recipes.recipe_file import bind_recipe, parse_recipe
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.views import TtaSet
-from ensemble.training.runner import run_job
+from ensemble.training.queue import run_job
 from folds.errors import MaskensError
 from folds.layout import read_eval, read_train
 from folds.people import EvalData

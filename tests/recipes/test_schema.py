@@ -25,8 +25,7 @@ from ensemble.jobs.spec import JobSpec, plan, refuse_jobs_without_photos
 from ensemble.metrics.scores import task_scores
 from ensemble.recipes.recipe_file import bind_recipe, parse_recipe
 from ensemble.training.fit_fold import JobRun
-from ensemble.training.queue import train
-from ensemble.training.runner import run_job
+from ensemble.training.queue import run_job, train
 from folds.errors import MaskensError
 from folds.labels import IntArray
 from folds.layout import read_train

@@ -8,7 +8,7 @@ import pytest
 from conftest import MakeData
 from tiny_runs import TINY, TinyRun, tiny_run
 
-from ensemble.training.runner import run_job
+from ensemble.training.queue import run_job
 from folds.layout import read_train
 from folds.people import TrainData
 

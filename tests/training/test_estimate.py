@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from run_command import maskens
 
 import ensemble.models.precision
@@ -20,7 +19,7 @@ from ensemble.jobs.spec import JobSpec, plan
 from ensemble.models.precision import AutotuneCache, autocast
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Preprocessing
-from ensemble.training.cost import Cost, estimate_training, long_message, long_training, probe, total_wall_time
+from ensemble.training.cost import Cost, estimate_training, long_training, probe, total_wall_time
 from ensemble.training.preflight import job_warnings
 from folds.people import TrainData
 from folds.run_folder import Run, start_run
@@ -51,11 +50,9 @@ def planned(run: Run, *changes: str, folds: tuple[int, ...] = (0, 1)) -> list[Jo
     return plan(run, parse_recipe(RECIPE, "tiny", changes=changes), ["mask"], folds, CPU, None)
 
 
-@given(st.lists(st.floats(0, 100), min_size=1, max_size=12), st.integers(1, 4))
-def test_the_wall_time_lies_between_a_perfect_deal_and_one_after_the_other(seconds: list[float], jobs: int) -> None:
-    found = total_wall_time(seconds, jobs)
-    assert max(max(seconds), sum(seconds) / jobs) - 1e-6 <= found <= sum(seconds) + 1e-6
-    assert found <= sum(seconds) / jobs + max(seconds) + 1e-6, "nobody waits while a slot is free"
+def test_a_job_starts_as_soon_as_a_slot_is_free() -> None:
+    assert total_wall_time([3, 1, 1, 2], 2) == 4
+    assert total_wall_time([3, 1], 1) == 4
 
 
 def test_each_jobs_photos_and_epochs_are_counted(data: TrainData, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,10 +98,8 @@ def test_a_long_training_without_a_gpu_is_asked_about_with_the_way_out(
     with monkeypatch.context() as patch:  # few and small photos: no model is built
         patch.setattr(ensemble.training.cost, "create", lambda *_: pytest.fail("built"))
         assert question(CPU) == question(Hardware("cuda", 0), "tasks.*.epochs=10000") == ""
-    assert "--recipe quick" in question(CPU, "tasks.*.epochs=10000", "tasks.*.resize=[384, 384]")
-    assert "'original' would train for about 20 days" in long_message(20 * 24, ["original"])
-    assert "about 5 hours" in long_message(5, ["mine"])
-    assert "--recipe" not in long_message(5, ["quick"])
+    asked = question(CPU, "tasks.*.epochs=10000", "tasks.*.resize=[384, 384]")
+    assert re.match("'tiny' would train for about .* --recipe quick .* --yes", asked)
 
 
 @pytest.mark.parametrize("kept", ["fp32", "bf16", None])
@@ -131,7 +126,6 @@ def test_the_probe_trains_in_the_precision_that_would_be_used_and_keeps_nothing(
 
 def test_what_the_cache_has_is_not_counted(data: TrainData, tmp_path: Path) -> None:
     small, large = Preprocessing((16, 12)), Preprocessing((32, 24))
-    assert missing_bytes(data.photos, [small, large], tmp_path) == 168 * 3 * (16 * 12 + 32 * 24)
     open_photos(data.photos, [small], tmp_path, 1)
     assert missing_bytes(data.photos, [small, large], tmp_path) == 168 * 3 * 32 * 24
 

@@ -5,21 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from ensemble.metrics.heads import head_decisions
 from ensemble.recipes.schema import Ages, Loss
 from ensemble.recipes.tasks import AgeHead, OutputSpec
-from ensemble.training.losses import (
-    class_balanced_weights,
-    focal,
-    soft_macro_f1,
-    soft_targets,
-    target_tables,
-    task_loss,
-)
+from ensemble.training.losses import focal, soft_macro_f1, soft_targets, target_tables, task_loss
 from folds.labels import age_band
 
 MASK, HEADS = OutputSpec("mask"), OutputSpec("heads")
@@ -86,14 +77,6 @@ def test_the_mix_weighs_its_terms_and_smooths_labels(batch: Batch) -> None:
     assert found == pytest.approx(float(plain), rel=1e-5)
 
 
-@pytest.mark.parametrize("mix", [Loss(), Loss(ce=0, focal=1), Loss(ce=0, f1=1), Loss(label_smoothing=0.2)])
-def test_every_loss_takes_the_shares_of_mixed_photos(mix: Loss) -> None:
-    """With half of each of two labels, an undecided model does better than one that is sure of either."""
-    shared = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.5, 0.5]])
-    sure = torch.tensor([[9.0, 0, 0], [0, 9.0, 0]])
-    assert loss(mix, MASK, torch.log(shared + 1e-4), shared) < loss(mix, MASK, sure, shared)
-
-
 def test_an_ordinal_head_learns_by_binary_cross_entropy_on_conditional_subsets() -> None:
     """CORN's loss: cut k is learned from those who have reached cut k - 1."""
     spec, photos = OutputSpec("age", (21, 30, 46, 58), (0, 0, 1, 1, 2), "ordinal"), 40
@@ -152,16 +135,6 @@ def test_uncertainty_weighs_heads_by_how_well_they_do() -> None:
     assert s.grad is not None and s.grad.tolist() == pytest.approx([0, 0, 0], abs=1e-6)
     even = task_loss(Loss(), HEADS.heads, logits, targets, log_variances=torch.zeros(3))
     assert float(even) == pytest.approx(loss(Loss(), HEADS, logits, targets), rel=1e-6)
-
-
-@given(st.lists(st.integers(0, 10_000), min_size=2, max_size=6), st.floats(0.5, 0.9999))
-def test_class_balancing_weighs_by_the_effective_number_of_photos(photos: list[int], beta: float) -> None:
-    n = np.maximum(photos, 1)
-    plain = (1 - beta) / (1 - beta**n)
-    weights = class_balanced_weights(torch.tensor(photos, dtype=torch.float64), beta).numpy()
-    if sum(photos):
-        assert (weights * photos).sum() == pytest.approx(sum(photos)), "so the size of the loss stays"
-        assert weights / weights[0] == pytest.approx(plain / plain[0])
 
 
 def test_bands_are_evened_out_however_finely_ages_are_learned() -> None:

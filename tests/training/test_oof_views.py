@@ -14,7 +14,7 @@ from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.spec import JobSpec
 from ensemble.recipes.recipe_file import bind_recipe, parse_recipe, resolve_recipe, run_recipe
 from ensemble.recipes.views import VIEWS
-from ensemble.training.runner import run_job
+from ensemble.training.queue import run_job
 from folds.errors import MaskensError
 from folds.layout import read_train
 from folds.run_folder import start_run

@@ -32,8 +32,7 @@ from ensemble.jobs.stopping import stop_requests
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Sampler, Schedule
 from ensemble.training import fit_fold
-from ensemble.training.queue import train
-from ensemble.training.runner import run_job
+from ensemble.training.queue import run_job, train
 from ensemble.training.trainer import Trainer
 from folds.errors import Stopped
 from folds.people import TrainData

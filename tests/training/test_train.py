@@ -40,8 +40,7 @@ from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import OutputSpec, true_labels
 from ensemble.recipes.views import as_set
 from ensemble.training import fit_fold
-from ensemble.training.queue import train
-from ensemble.training.runner import run_job
+from ensemble.training.queue import run_job, train
 from ensemble.training.trainer import load_last, save_last
 from folds.errors import MaskensError
 from folds.layout import read_train

@@ -13,7 +13,7 @@ import ensemble.models.precision
 from ensemble.models.build import to_input
 from ensemble.models.precision import usable_precision
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.training.optimizer import backbone, ema_decay
+from ensemble.training.optimizer import backbone_freezer, ema_decay
 from ensemble.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -142,7 +142,7 @@ def test_the_check_changes_nothing_of_the_model() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"ema": 0.5}, {"precision": "fp16"}, {"accumulate": 2}, {"mix": {"cutmix": 1.0}}])
-def test_a_state_goes_on_to_the_same_result(changes: dict[str, object]) -> None:
+def test_a_trainer_resumes_from_a_state_to_the_same_result(changes: dict[str, object]) -> None:
     loader = batches(4, 4)
     whole, _ = trained(loader, **changes)
     state = copy.deepcopy(whole.state())
@@ -209,7 +209,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
-def test_at_first_only_the_classifier_learns_then_everything() -> None:
+def test_the_classifier_trains_alone_for_head_epochs() -> None:
     loader = batches(4, 4)
     optimizer = {"name": "adamw", "lr": 0.01, "weight_decay": 0.1}
     trainer = resnet(loader, head_epochs=1.5, optimizer=optimizer)
@@ -225,12 +225,12 @@ def test_at_first_only_the_classifier_learns_then_everything() -> None:
 def test_what_never_learns_stays_that_way_once_everything_does() -> None:
     model = timm.create_model("test_resnet", num_classes=3)
     fixed = model.get_parameter("layer1.0.conv1.weight").requires_grad_(False)
-    rest = backbone(model)
-    rest.freeze(True)
-    rest.freeze(False)
+    freeze = backbone_freezer(model)
+    freeze(True)
+    freeze(False)
     assert [p for p in model.parameters() if not p.requires_grad] == [fixed]
     with pytest.raises(ValueError, match="timm doesn't say which layer of this model is the classifier"):
-        backbone(Linear())
+        backbone_freezer(Linear())
 
 
 def test_the_first_epochs_see_smaller_photos_and_the_others_whole_ones(monkeypatch: pytest.MonkeyPatch) -> None:
