@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import re
 import struct
-import threading
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from folds.errors import MaskensError
@@ -64,23 +59,6 @@ def test_every_colour_mode_becomes_rgb(
     assert photo.dtype == np.uint8
     assert photo.flags.c_contiguous
     np.testing.assert_array_equal(photo, expected)
-
-
-@pytest.mark.parametrize(
-    ("ink", "colour"),
-    [((0, 0, 0, 0), (255, 255, 255)), ((0, 255, 255, 0), (255, 0, 0)), ((0, 0, 0, 155), (100, 100, 100))],
-)
-def test_cmyk_inks_become_colours(tmp_path: Path, ink: tuple[int, ...], colour: tuple[int, ...]) -> None:
-    Image.new("CMYK", (16, 8), ink).save(tmp_path / "a.jpg", quality=95)
-    photo = read_photo(tmp_path / "a.jpg")
-    assert photo.shape == (8, 16, 3)
-    np.testing.assert_allclose(photo.astype(int), np.broadcast_to(colour, (8, 16, 3)), atol=4)
-
-
-def test_16_bit_colour_is_scaled(tmp_path: Path) -> None:
-    pixels = noise(6, 5)
-    cv2.imwrite(str(tmp_path / "a.png"), pixels[..., ::-1].astype(np.uint16) * 257)
-    np.testing.assert_array_equal(read_photo(tmp_path / "a.png"), pixels)
 
 
 @pytest.mark.parametrize(
@@ -147,24 +125,8 @@ def smooth(height: int, width: int) -> Pixels:
     return np.stack([200 * y, 200 * x, 100 + 50 * np.sin(6 * (x + y))], axis=-1).astype(np.uint8)
 
 
-@given(st.tuples(st.integers(1, 260), st.integers(1, 260)), st.tuples(st.integers(1, 40), st.integers(1, 40)))
-def test_a_jpeg_comes_reduced_but_never_below_what_is_asked_for(
-    tmp_path_factory: pytest.TempPathFactory, shape: tuple[int, int], least: tuple[int, int]
-) -> None:
-    path = tmp_path_factory.getbasetemp() / "any.jpg"
-    Image.fromarray(smooth(*shape)).save(path)
-    (found,) = decode_file(path, [least]).sizes
-    assert all(min(whole, asked) <= side for side, asked, whole in zip(found.shape, least, shape, strict=False))
-    for scale in (8, 4, 2, 1):
-        if all(side >= scale * asked for side, asked in zip(shape, least, strict=True)):
-            assert found.shape[:2] == tuple(-(-side // scale) for side in shape)
-            break
-    else:
-        assert found.shape[:2] == shape
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("least", [(60, 25), (30, 50), (25, 60)])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("least", [(60, 25), (30, 50), (25, 60), (1, 1), (300, 10)])
 def test_a_reduced_photo_is_upright_and_large_enough_upright(
     tmp_path: Path, orientation: int, least: tuple[int, int]
 ) -> None:
@@ -209,20 +171,12 @@ def test_other_formats_come_whole(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("tenths", [1, 5, 9])
-@pytest.mark.parametrize(
-    ("name", "options", "least"),
-    [
-        ("a.jpg", {}, None),
-        ("a.png", {}, None),
-        ("a.jpg", {}, (30, 20)),
-        ("a.jpg", {"progressive": True}, (30, 20)),
-    ],
-)
-def test_a_photo_that_is_cut_off_is_refused_reduced_too(
-    tmp_path: Path, name: str, options: dict[str, Any], least: tuple[int, int] | None, tenths: int
+@pytest.mark.parametrize(("progressive", "least"), [(False, None), (False, (30, 20)), (True, (30, 20))])
+def test_a_jpeg_that_is_cut_off_is_refused_reduced_too(
+    tmp_path: Path, progressive: bool, least: tuple[int, int] | None, tenths: int
 ) -> None:
-    path = tmp_path / name
-    Image.fromarray(noise(240, 160)).save(path, **options)
+    path = tmp_path / "a.jpg"
+    Image.fromarray(noise(240, 160)).save(path, progressive=progressive)
     decode_file(path, [least])
     path.write_bytes(path.read_bytes()[: path.stat().st_size * tenths // 10])
     with pytest.raises(MaskensError, match=f"^{re.escape(str(path))} can't be read: (?i:.*truncated)"):
@@ -253,12 +207,11 @@ def test_formats_that_photos_do_not_come_in_are_not_even_opened(
             read(path)
 
 
-@pytest.mark.parametrize("raised", [IndexError, struct.error, KeyError])
 def test_whatever_a_decoder_raises_of_a_damaged_photo_is_a_refusal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: type[Exception]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(image: Image.Image) -> Image.Image:
-        raise raised("what it met")
+        raise struct.error("what it met")
 
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", damaged)
@@ -273,57 +226,16 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
         read_photo(tmp_path)
 
 
-def test_reading_in_threads_leaves_the_warnings_of_others_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "a.png"
-    Image.fromarray(GREY).save(path)
-    both_inside, first_done = threading.Barrier(2), threading.Event()
-    really_open = Image.open
-
-    def open_together(*args: Any, **kwargs: Any) -> Image.Image:
-        both_inside.wait(timeout=5)
-        if threading.current_thread().name == "second":
-            first_done.wait(timeout=5)
-        return really_open(*args, **kwargs)
-
-    monkeypatch.setattr(Image, "open", open_together)
-    before = list(warnings.filters)
-    first, second = (threading.Thread(target=read_photo, args=(path,), name=n) for n in ("first", "second"))
-    first.start()
-    second.start()
-    first.join()
-    first_done.set()
-    second.join()
-    assert list(warnings.filters) == before
-
-
-sides = st.integers(1, 24)
-
-
-@given(st.tuples(sides, sides), st.tuples(sides, sides), st.data())
-def test_the_result_has_the_size_asked_for(
-    shape: tuple[int, int], resize: tuple[int, int], data: st.DataObject
-) -> None:
-    crop = data.draw(st.none() | st.tuples(st.integers(1, resize[0]), st.integers(1, resize[1])))
-    fitted = resize_and_crop(noise(*shape), resize, crop)
-    assert fitted.shape == (*(crop or resize), 3)
-    assert fitted.dtype == np.uint8
+@pytest.mark.parametrize("shape", [(7, 9), (8, 8), (1, 1)])
+@pytest.mark.parametrize("crop", [None, (1, 1), (4, 3), (7, 8)])
+def test_the_crop_is_the_centre(shape: tuple[int, int], crop: tuple[int, int] | None) -> None:
+    height, width = crop = (min(crop[0], shape[0]), min(crop[1], shape[1])) if crop else shape
+    photo = noise(*shape)
+    fitted = resize_and_crop(photo, shape, crop)
+    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+    np.testing.assert_array_equal(fitted, photo[top : top + height, left : left + width])
     assert fitted.flags.c_contiguous
-
-
-@given(st.tuples(sides, sides), st.data())
-def test_the_crop_is_the_centre(shape: tuple[int, int], data: st.DataObject) -> None:
-    height, width = shape
-    crop = data.draw(st.tuples(st.integers(1, height), st.integers(1, width)))
-    where = np.zeros((height, width, 3), dtype=np.uint8)
-    where[..., 0], where[..., 1] = np.mgrid[:height, :width]
-    fitted = resize_and_crop(where, shape, crop)
-    top, left = (int(n) for n in fitted[0, 0, :2])
-    bottom, right = height - top - crop[0], width - left - crop[1]
-    np.testing.assert_array_equal(fitted, where[top : top + crop[0], left : left + crop[1]])
-    assert abs(top - bottom) <= 1
-    assert abs(left - right) <= 1
+    assert resize_and_crop(photo, (9, 12), crop).shape == (*crop, 3)
 
 
 def test_shrinking_averages_over_areas() -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from unittest import mock
 
 import cv2
 import numpy as np
 import pytest
 from conftest import MakeData
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from folds.explore import duplicates
@@ -66,30 +63,19 @@ def test_photos_of_different_things_are_far_apart() -> None:
     assert 28 < np.mean(distances) < 36  # about half of 64, as for coin tosses
 
 
-@st.composite
-def hashes_of_people(draw: st.DrawFn) -> tuple[list[int], list[str]]:
+@pytest.mark.parametrize("chunk", [1, 3, 2048])
+def test_near_duplicates_equal_a_plain_loop(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hashes a few bits from each other, so that near ones are common and the limit itself occurs."""
-    bases = draw(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=3))
-    flips = st.lists(st.integers(0, 63), max_size=5, unique=True)
-    hashes = [
-        base ^ sum(1 << bit for bit in draw(flips)) for base in draw(st.lists(st.sampled_from(bases), max_size=9))
-    ]
-    return hashes, [draw(st.sampled_from(["7", "007", "8"])) for _ in hashes]
-
-
-@given(hashes_of_people(), st.integers(0, 6), st.sampled_from([1, 2, 3, 2048]))
-def test_near_duplicates_equal_a_plain_loop(photos: tuple[list[int], list[str]], near: int, chunk: int) -> None:
-    hashes, people = photos
-    expected = [
-        (i, j, (hashes[i] ^ hashes[j]).bit_count())
-        for i in range(len(hashes))
-        for j in range(i + 1, len(hashes))
-        if people[i] != people[j] and (hashes[i] ^ hashes[j]).bit_count() <= near
-    ]
-    with mock.patch.object(duplicates, "CHUNK", chunk):
-        found = near_duplicates(np.array(hashes, dtype=np.uint64), np.array(people, dtype=np.str_), near)
-    assert sorted(found) == expected
-    assert [bits for *_, bits in found] == sorted(bits for *_, bits in expected)
+    rng = np.random.default_rng(chunk)
+    bases = rng.integers(0, 2**64, 3, dtype=np.uint64)
+    hashes = [int(rng.choice(bases)) ^ sum(1 << int(bit) for bit in rng.choice(64, n % 5)) for n in range(40)]
+    people = rng.choice(["7", "007", "8"], len(hashes))
+    bits = {(i, j): (hashes[i] ^ hashes[j]).bit_count() for j in range(len(hashes)) for i in range(j)}
+    expected = [(i, j, n) for (i, j), n in bits.items() if people[i] != people[j] and n <= NEAR]
+    monkeypatch.setattr(duplicates, "CHUNK", chunk)
+    found = near_duplicates(np.array(hashes, dtype=np.uint64), people)
+    assert sorted(found) == sorted(expected)
+    assert [n for *_, n in found] == sorted(n for *_, n in expected)
 
 
 def found_in(root: Path) -> tuple[list[str], tuple[MergeCandidate, ...]]:

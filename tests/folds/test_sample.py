@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections import Counter
 from pathlib import Path
 
 import cv2
@@ -52,18 +51,6 @@ def test_layout_and_counts(tmp_path: Path) -> None:
         assert (folder / file).read_bytes().startswith(starts)
 
 
-def test_train_table(twenty: Path) -> None:
-    columns = ("id", "gender", "race", "age", "path")
-    table = twenty / "train/train.csv"
-    assert table.read_text().splitlines()[0] == ",".join(columns)
-    rows = read_table(table, columns)
-    assert all(r["path"] == f"{r['id']}_{r['gender']}_{r['race']}_{r['age']}" for r in rows)
-    assert {r["race"] for r in rows} == {"Asian"}
-    paths = [r["path"] for r in rows]
-    assert paths != sorted(paths)
-    assert set(paths) == {p.name for p in (twenty / "train/images").iterdir()}
-
-
 def test_answers_fit_info(twenty: Path) -> None:
     info = read_table(twenty / "eval/info.csv", ("ImageID", "ans"))
     answers = read_table(twenty / "eval/answers.csv", ("ImageID", "ans"))
@@ -76,35 +63,27 @@ def test_answers_fit_info(twenty: Path) -> None:
     assert {int(r["ans"]) for r in answers} == set(range(18))
 
 
-@pytest.mark.parametrize("people", [7, 18])
-def test_each_stratum_has_its_share_and_can_be_split(tmp_path: Path, people: int) -> None:
-    write_sample(tmp_path / "data", people, eval_people=1, size=(32, 32))
-    data = read_train(tmp_path / "data")
-    assert len(data.people) == people
-    assert np.bincount(strata(data.people), minlength=6).min() == people // 6
-    if people >= 12:
-        make_folds(data, people // 6, seed=1)
-
-
-def test_quirks_of_the_real_data(twenty: Path) -> None:
+def test_each_stratum_has_its_share_and_can_be_split(twenty: Path) -> None:
     data = read_train(twenty)
-    kinds = Counter(Path(f).suffix for f in data.files)
-    assert set(kinds) == {".jpg", ".png", ".jpeg", ".JPG"}
-    assert kinds[".jpg"] > len(data.files) / 2
+    assert np.bincount(strata(data.people), minlength=6).min() == 3
+    make_folds(data, 3, seed=1)
+
+
+@pytest.mark.parametrize("people", [6, 20])
+def test_quirks_of_the_real_data(tmp_path: Path, people: int) -> None:
+    write_sample(tmp_path / "data", people, eval_people=1, size=(32, 32), seed=3)
+    data = read_train(tmp_path / "data")
+    assert {Path(f).suffix for f in data.files} == {".jpg", ".png", ".jpeg", ".JPG"}
     assert any(len({Path(n).suffix for n in p.photos}) == 4 for p in data.people)
     assert {"000003", "000003-1"} <= {p.id for p in data.people}
+    table = read_table(tmp_path / "data/train/train.csv", ("id", "gender", "race", "age", "path"))
+    paths = [r["path"] for r in table]
+    assert paths == [f"{r['id']}_{r['gender']}_{r['race']}_{r['age']}" for r in table] != sorted(paths)
     [double] = repeated_ids(data.people)
     first, second = (p for p in data.people if p.id == double)
     assert first.gender == second.gender and second.age == first.age + 1
-    [hidden] = [p for p in twenty.rglob(".*") if p.is_file()]
+    [hidden] = [p for p in tmp_path.rglob(".*") if p.is_file()]
     assert hidden.name == "._mask1.jpg" and cv2.imread(str(hidden)) is None
-
-
-def test_all_quirks_need_only_six_people(tmp_path: Path) -> None:
-    write_sample(tmp_path / "data", 6, eval_people=1, size=(32, 32), seed=3)
-    data = read_train(tmp_path / "data")
-    assert {Path(f).suffix for f in data.files} == {".jpg", ".png", ".jpeg", ".JPG"}
-    assert repeated_ids(data.people) and any(p.id == "000003-1" for p in data.people)
 
 
 def test_same_seed_same_bytes_whatever_the_jobs(tmp_path: Path) -> None:
@@ -123,7 +102,6 @@ def test_same_seed_same_bytes_whatever_the_jobs(tmp_path: Path) -> None:
         ({"people": 5}, "5 people: at least 6"),
         ({"people": 6, "eval_people": 0}, "0 eval people: at least 1"),
         ({"people": 6, "size": (31, 64)}, "31x64 pixels: at least 32x32"),
-        ({"people": 6, "size": (64, 31)}, "64x31 pixels: at least 32x32"),
         ({"people": 6, "seed": -1}, "seed -1"),
         ({"people": 6, "jobs": 0}, "0 jobs"),
     ],
@@ -146,8 +124,7 @@ def test_never_overwrites(tmp_path: Path) -> None:
     assert len(read_train(tmp_path / "empty").people) == 6
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count, write = itertools.count(), Path.write_bytes
 
     def fill_up(path: Path, data: bytes) -> int:
@@ -157,25 +134,9 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(Path, "write_bytes", fill_up)
     with pytest.raises(MaskensError, match=r"data: No space left on device"):
-        write_sample(tmp_path / "data", 12, size=SIZE, jobs=jobs)
+        write_sample(tmp_path / "data", 12, size=SIZE, jobs=2)
     assert next(count) == 21
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(sample, "_portrait", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_sample(tmp_path / "data", 6, size=SIZE)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_says_why_it_can_not_write(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(MaskensError, match=r"file/data: File exists"):
-        write_sample(tmp_path / "file" / "data", 6, size=SIZE)
 
 
 def test_labels_can_be_learned_from_other_people(tmp_path: Path) -> None:
