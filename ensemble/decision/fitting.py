@@ -42,8 +42,7 @@ def fit_offsets(log_probabilities: FloatArray, truth: IntArray, person: IntArray
 
     Args:
         log_probabilities: float64 (photos, 18).
-        truth: int64 (photos,), 0..17.
-        person: int64 (photos,), 0..people-1.
+        truth, person: int64 (photos,).
         stratum: int64 (people,), within which people are drawn.
 
     Returns:
@@ -57,7 +56,10 @@ def fit_offsets(log_probabilities: FloatArray, truth: IntArray, person: IntArray
 def coordinate_ascent(log_probabilities: FloatArray, truth: IntArray, weights: npt.NDArray[np.floating]) -> FloatArray:
     """Coordinate ascent of macro F1 from no offsets, to where no single offset can better it: float64 (18,).
 
-    Args: as of `best_step`; weights are how often each photo counts.
+    Args:
+        log_probabilities: float64 (photos, 18).
+        truth: int64 (photos,).
+        weights: float (photos,), how often each photo counts.
     """
     seen = weights > 0
     log_p, truth, weights = log_probabilities[seen], truth[seen], weights[seen].astype(np.float64)
@@ -77,11 +79,7 @@ def coordinate_ascent(log_probabilities: FloatArray, truth: IntArray, weights: n
 
 
 def best_step(
-    scores: FloatArray,
-    truth: IntArray,
-    weights: npt.NDArray[np.floating],
-    label: int,
-    limits: tuple[float, float] = (-OFFSET_LIMIT, OFFSET_LIMIT),
+    scores: FloatArray, truth: IntArray, weights: npt.NDArray[np.floating], label: int, limits: tuple[float, float]
 ) -> tuple[float, float]:
     """How far to raise (or lower) one class's score for the highest macro F1, all others as they are.
 
@@ -90,8 +88,7 @@ def best_step(
 
     Args:
         scores: float64 (photos, 18).
-        truth: int64 (photos,).
-        weights: float (photos,).
+        truth, weights: int64 and float (photos,).
         limits: of the raise, lowest and highest.
 
     Returns:
@@ -123,18 +120,13 @@ def best_step(
 
 
 def fit_temperature(logits: AnyFloatArray, truth: IntArray, head: Head | None = None) -> float:
-    """The number by which logits are to be divided for the smallest log loss (Guo et al. 2017, "On Calibration of
-    Modern Neural Networks"); which of a head's logits that are, `divisors` says.
-
-    scikit-learn's own calibrator knows no columns that count for one label together.
+    """The temperature with the smallest log loss, within TEMPERATURES; 1 if there are no photos (Guo et al. 2017, "On
+    Calibration of Modern Neural Networks"). scikit-learn's calibrator takes one column a label.
 
     Args:
         logits: float (photos, columns); log probabilities do as well.
         truth: int64 (photos,), the labels.
         head: what the columns mean; None for one logit a label.
-
-    Returns:
-        Within TEMPERATURES; 1 if there are no photos.
     """
     if not len(truth):
         return 1.0
@@ -147,8 +139,7 @@ def worth_scaling(logits: AnyFloatArray, truth: IntArray, head: Head, person: In
 
     Args:
         logits: float (photos, columns of the head).
-        truth: int64 (photos,), the labels.
-        person: int64 (photos,).
+        truth, person: int64 (photos,).
         stratum: int64 (all people,), within which people are drawn.
     """
     people, person = np.unique(person, return_inverse=True)
@@ -172,12 +163,9 @@ def temperature_of_mean(single: float, head: Head, logits: AnyFloatArray | None)
     calibrated single models estimate it, so that no labels are needed.
 
     Args:
-        single: the temperature of single models.
-        logits: float (models, photos, columns of the head), of photos that no model was trained on; None if there are
-            none.
-
-    Returns:
-        At most `single`. Where it can't be measured (no logits, or a head that is not softmax) at most 1.
+        single: the temperature of single models; the result is at most that.
+        logits: float (models, photos, columns of the head), of photos that no model was trained on. Where there are
+            none, or the head is not softmax, the result is at most 1.
     """
     if logits is None or head.kind != "softmax" or single <= TEMPERATURES[0]:
         return min(single, 1.0)
@@ -202,8 +190,9 @@ def _losses(logits: AnyFloatArray, truth: IntArray, head: Head | None, temperatu
 
 
 def _lowest(loss: Callable[[float], float], bounds: tuple[float, float]) -> float:
-    options = {"xatol": 1e-4}
-    found = minimize_scalar(lambda log_t: loss(np.exp(log_t)), bounds=np.log(bounds), method="bounded", options=options)
+    found = minimize_scalar(
+        lambda log_t: loss(np.exp(log_t)), bounds=np.log(bounds), method="bounded", options={"xatol": 1e-4}
+    )
     return float(np.exp(found.x))
 
 
@@ -215,7 +204,7 @@ def greedy_weights(class_log_probs: FloatArray, truth: IntArray) -> tuple[float,
     a run already selected. The best of all rounds counts, ties go to the earliest.
 
     Args:
-        class_log_probs: float64 (runs, photos, 18), log probabilities.
+        class_log_probs: float64 (runs, photos, 18).
         truth: int64 (photos,).
 
     Returns:
@@ -264,7 +253,7 @@ def fit(
 def _temperatures(
     oof: OofEnsemble, member: RunOofLogits, photos: IntArray, tta: TtaSet, force: bool
 ) -> dict[str, tuple[float, ...]]:
-    """task -> of each head, fitted over all folds on the photos that the task learns from; 1 where it is not worth it.
+    """task -> of each head, fitted over all folds on the photos that the task is trained on; 1 where none is worth it.
 
     One for all folds: a fold without errors would be scaled to certainty and outvote the others in their mean.
     """
@@ -365,36 +354,33 @@ def tune(
         MaskensError: as `nested`.
     """
     draws, photos = Draws(oof.truth, oof.person, oof.stratum), np.arange(len(oof.rows))
-    f1: dict[tuple[StepName, ...], FloatArray] = {}  # steps -> macro F1 of each draw of people, everybody first
-    loss: dict[tuple[StepName, ...], FloatArray] = {}  # log loss
-    decisions: dict[tuple[StepName, ...], Decision] = {}
-    fits: dict[tuple[StepName, ...], DecisionParams] = {}
 
-    def add(names: tuple[StepName, ...], fitted: DecisionParams, decision: Decision) -> None:
-        fits[names], decisions[names], f1[names] = fitted, decision, draws.macro_f1(decision.classes)
-        loss[names] = draws.mean(-decision.log_probabilities[photos, oof.truth])
+    def scored(fitted: DecisionParams, decision: Decision) -> tuple[DecisionParams, Decision, FloatArray, FloatArray]:
+        """With macro F1 and log loss of each draw of people, everybody first."""
+        log_loss = draws.mean(-decision.log_probabilities[photos, oof.truth])
+        return fitted, decision, draws.macro_f1(decision.classes), log_loss
 
-    kept: tuple[StepName, ...] = ()
-    add(kept, oof.plain(tta), oof.decide(oof.plain(tta)))
+    plain = kept = scored(oof.plain(tta), oof.decide(oof.plain(tta)))
+    names: tuple[StepName, ...] = ()
     tried: list[Step] = []
     for number, name in enumerate(steps, start=1):
-        before, names = kept, (*kept, name)
-        decision = nested(oof, names, tta, force)
-        add(names, fit(oof, photos, names, tta, force), decision)
-        gain, loss_gain = interval(f1[names] - f1[before]), interval(loss[before] - loss[names])
+        wanted = (*names, name)
+        new = scored(fit(oof, photos, wanted, tta, force), nested(oof, wanted, tta, force))
+        gain, loss_gain = interval(new[2] - kept[2]), interval(kept[3] - new[3])
         worth = loss_gain.low > 0 and gain.high >= 0 if name == "temperatures" else gain.low > 0
-        kept = names if worth or force else kept
-        values = {"f1": interval(f1[names]), "gain": gain, "loss": interval(loss[names]), "loss_gain": loss_gain}
-        tried.append(Step(name=name, kept=kept == names, what=_describe(fits[names], name), **values))
+        if worth or force:
+            names, kept = wanted, new
+        values = {"f1": interval(new[2]), "gain": gain, "loss": interval(new[3]), "loss_gain": loss_gain}
+        tried.append(Step(name=name, kept=kept is new, what=_describe(new[0], name), **values))
         on_step(number, len(steps))
     tuning = Tuning(
-        fitted=with_mean_temperatures(oof, fits[kept]),
+        fitted=with_mean_temperatures(oof, kept[0]),
         steps=tuple(tried),
-        untuned=interval(f1[()]),
-        tuned=interval(f1[kept]),
-        gain=interval(f1[kept] - f1[()]),
+        untuned=interval(plain[2]),
+        tuned=interval(kept[2]),
+        gain=interval(kept[2] - plain[2]),
     )
-    return tuning, decisions[kept]
+    return tuning, kept[1]
 
 
 def _describe(fitted: DecisionParams, name: StepName) -> str:

@@ -42,81 +42,71 @@ def mean_logits(
     return np.asarray(mean if temperatures is None else mean / temperatures)
 
 
-def task_logits(logits: AnyFloatArray, tta: TtaSet, temperatures: AnyFloatArray | None) -> npt.NDArray[np.float64]:
-    """Mean over folds and, where the views are merged by their mean, over views; what `joint_log_probabilities` takes.
-
-    Args:
-        logits, temperatures: as of `mean_logits`.
-
-    Returns:
-        float64 (photos, width), or (views, photos, width) to be merged head by head.
-    """
-    if tta.merge == "mean":
-        return mean_logits(logits, temperatures, tta.weights)
-    return np.stack([mean_logits(view[:, None], temperatures) for view in logits.swapaxes(0, 1)])
+def column_temperatures(temperatures: Sequence[float], target: OutputSpec) -> npt.NDArray[np.float64]:
+    """By what each logit is divided, float64 (width,), from a temperature of each head."""
+    return np.concatenate([divisors(h, t) for h, t in zip(target.heads, temperatures, strict=True)])
 
 
-def merged_log_probabilities(logits: AnyFloatArray, head: Head, tta: TtaSet) -> npt.NDArray[np.float64]:
+def merged_log_probabilities(views: AnyFloatArray, head: Head, tta: TtaSet) -> npt.NDArray[np.float64]:
     """Log probabilities of a head's labels, float64 (photos, labels), merged over views: their mean (`gmean`: the
     geometric mean of the probabilities) or their largest (`max`), each row normalised.
 
     ttach merges logits, whose roots are NaN below 0 and whose largest depends on a constant that no probability does.
 
     Args:
-        logits: of `task_logits`.
+        views: float (views, photos, width), logits; a single view is taken as it is.
     """
-    if logits.ndim == 2:
-        return head_log_probabilities(logits, head)
-    each = np.stack([head_log_probabilities(view, head) for view in logits])
+    each = np.stack([head_log_probabilities(view, head) for view in views])
+    if len(each) == 1:
+        return np.asarray(each[0])
     merged = each.max(axis=0) if tta.merge == "max" else np.average(each, axis=0, weights=tta.weights or None)
     return np.asarray(log_softmax(merged, axis=1), dtype=np.float64)
 
 
-def column_temperatures(temperatures: Sequence[float], target: OutputSpec) -> npt.NDArray[np.float64]:
-    """By what each logit is divided, float64 (width,), from a temperature of each head."""
-    return np.concatenate([divisors(h, t) for h, t in zip(target.heads, temperatures, strict=True)])
-
-
 def joint_log_probabilities(
-    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, OutputSpec], tta: TtaSet = FLIP
+    logits: Mapping[str, AnyFloatArray],
+    targets: Mapping[str, OutputSpec],
+    temperatures: Mapping[str, Sequence[float]] | None = None,
+    tta: TtaSet = FLIP,
 ) -> npt.NDArray[np.float64]:
-    """Log probability of each of the 18 classes: log p(mask) + log p(gender) + log p(age | gender).
+    """`joint_scores`, each row normalised: log probabilities, float64 (photos, 18)."""
+    return np.asarray(log_softmax(joint_scores(logits, targets, temperatures, tta), axis=1), dtype=np.float64)
+
+
+def joint_scores(
+    logits: Mapping[str, AnyFloatArray],
+    targets: Mapping[str, OutputSpec],
+    temperatures: Mapping[str, Sequence[float]] | None = None,
+    tta: TtaSet = FLIP,
+    missing: float = -np.inf,
+) -> npt.NDArray[np.float64]:
+    """Score of each of the 18 classes: log p(mask) + log p(gender) + log p(age | gender), float64 (photos, 18).
 
     A part that several tasks predict is the mean of their log probabilities, normalised: else tasks that disagree
     about the ages of one gender would lower p(gender). `class18` tasks and the product of the parts, where a run has
     both, are averaged in the same way.
 
     Args:
-        logits: task -> of `task_logits`, or float (photos, width of the task).
+        logits: task -> float (folds, views, photos, width), NaN where a model was not shown that view of a photo.
         targets: task -> what it predicts; together they must determine all 18 classes.
+        temperatures: task -> of each head; 1 for a task without.
         tta: how the views are merged.
-
-    Returns:
-        float64 (photos, 18), rows summing to 1 after exp.
+        missing: log probability of a part where any of its tasks did not predict: -inf excludes those classes, 0 makes
+            their scores upper bounds.
 
     Raises:
         ValueError: if a part of the class is predicted by no task.
     """
-    return np.asarray(log_softmax(joint_scores(logits, targets, tta=tta), axis=1), dtype=np.float64)
-
-
-def joint_scores(
-    logits: Mapping[str, AnyFloatArray], targets: Mapping[str, OutputSpec], missing: float = -np.inf, tta: TtaSet = FLIP
-) -> npt.NDArray[np.float64]:
-    """`joint_log_probabilities` before each row is normalised: float64 (photos, 18).
-
-    Args:
-        logits: NaN where a photo was not shown to the task's models.
-        missing: log probability of a part where any of its tasks did not predict: -inf excludes those classes, 0 makes
-            their scores upper bounds.
-    """
     sources: dict[tuple[str, int], list[npt.NDArray[np.float64]]] = {}
     for task, values in logits.items():
-        kind = targets[task].predicts
-        for head in targets[task].heads:
-            part = merged_log_probabilities(values, head, tta)
-            both = head.part == "age" and kind not in ONLY_GENDER
-            for gender in (0, 1) if both else (ONLY_GENDER.get(kind, 0),):
+        target, scale = targets[task], (temperatures or {}).get(task)
+        by = column_temperatures(scale, target) if scale else None
+        views = [values] if tta.merge == "mean" else [view[:, None] for view in values.swapaxes(0, 1)]
+        means = np.stack([mean_logits(view, by, tta.weights if tta.merge == "mean" else ()) for view in views])
+        for head in target.heads:
+            part = merged_log_probabilities(means, head, tta)
+            both = head.part == "age" and target.predicts not in ONLY_GENDER
+            for gender in (0, 1) if both else (ONLY_GENDER.get(target.predicts, 0),):
                 sources.setdefault((head.part, gender), []).append(part)
     parts = {name: log_softmax(np.mean(found, axis=0), axis=1) for name, found in sources.items()}
     parts = {name: np.where(np.isnan(part), missing, part) for name, part in parts.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
-from ensemble.decision.joint import FLIP, column_temperatures, joint_scores, log_prior, task_logits
+from ensemble.decision.joint import FLIP, joint_scores, log_prior
 from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.card import ModelCard, read_card
 from ensemble.jobs.job import Job, job_names, jobs_of, unverified
@@ -55,28 +55,20 @@ class Ensemble:
         """The folds whose model there is, in the order of the logits."""
         return [m.fold for m in self.members if m.task == task]
 
-    def scale(self, task: str, alone: bool = False) -> npt.NDArray[np.float64] | None:
-        """float64 (width,): divisors of the mean of a task's logits over folds, or of one fold alone; None for 1."""
-        found = self.of_one_fold if alone else self.temperatures
-        return column_temperatures(found[task], self.targets[task]) if task in found else None
-
     def scores(
         self, logits: Mapping[str, Logits], only: int | None = None, missing: float = -np.inf
     ) -> npt.NDArray[np.float64]:
-        """`joint_scores` of the logits over folds and views.
+        """`joint_scores` of the logits, float64 (photos, 18).
 
         Args:
             logits: task -> float32 (folds, views, photos, width), NaN where a photo was not shown.
             only: the one fold whose models predict. Default: all.
-
-        Returns:
-            float64 (photos, 18).
         """
-        found = {}
-        for task, values in logits.items():
-            chosen = [n for n, fold in enumerate(self.folds(task)) if only in (None, fold)]
-            found[task] = task_logits(values[chosen], self.tta, self.scale(task, alone=only is not None))
-        return joint_scores(found, self.targets, missing, self.tta)
+        temperatures = self.temperatures
+        if only is not None:
+            temperatures = self.of_one_fold
+            logits = {task: values[np.array(self.folds(task)) == only] for task, values in logits.items()}
+        return joint_scores(logits, self.targets, temperatures, self.tta, missing)
 
     def joint(self, logits: Mapping[str, Logits], only: int | None = None) -> npt.NDArray[np.float64]:
         """`scores`, normalised to log probabilities; `log_prior` where a photo was shown to no model."""

@@ -93,11 +93,10 @@ class OofEnsemble:
 
     def class_log_probs(self, fitted: DecisionParams) -> FloatArray:
         """float64 (runs, photos, 18): each run's log probabilities, its logits divided by its temperatures."""
-        found, tta = [], fitted.views
+        found = []
         for member, tuned in zip(self.runs, fitted.runs, strict=True):
-            scales = {t: joint.column_temperatures(its, member.targets[t]) for t, its in tuned.temperatures.items()}
-            logits = {t: joint.task_logits(member.of_views(t, tta), tta, scales.get(t)) for t in member.logits}
-            found.append(joint.joint_log_probabilities(logits, member.targets, tta))
+            logits = {task: member.of_views(task, fitted.views) for task in member.logits}
+            found.append(joint.joint_log_probabilities(logits, member.targets, tuned.temperatures, fitted.views))
         return np.stack(found)
 
     @functools.cached_property

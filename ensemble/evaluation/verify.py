@@ -28,13 +28,14 @@ from ensemble.recipes.tasks import training_mask, true_labels
 from ensemble.recipes.views import IDENTITY
 from folds.errors import MaskensError, first_line, typed
 from folds.files import sha256_of_arrays, sha256_of_text
-from folds.labels import IntArray
+from folds.labels import FloatArray, IntArray
 from folds.layout import read_train
 from folds.people import TrainData, count_skipped, kept_skipped
 from folds.run_folder import Run, kept_fixes, kept_merges
 from folds.splits import read_folds
 
 F1_TOLERANCE = 1e-3  # batches of other photos move the last digits of logits, and a photo may lie on the edge
+ENVIRONMENT = ("device", "threads", "precision", "compiled")  # keys of a job's record, besides versions
 TRAINED_FROM = ("pseudo", "soft_targets", "skipped")  # keys of a job's identity that most jobs lack
 Found = TypeVar("Found")
 
@@ -60,7 +61,9 @@ class Verification:
 
     run: Run
     checks: list[Check] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what could not be compared with anything
+    notes: list[str] = field(
+        default_factory=list
+    )  # what could not be compared, and where the jobs' environments differ
 
     @property
     def wrong(self) -> list[Check]:
@@ -92,13 +95,16 @@ class Verification:
     def compare(
         self, item: str, remedy: str, expected: Mapping[str, Any], read: Callable[[], Mapping[str, Any]], kind: str
     ) -> None:
-        """Compare entries with those recorded; in what was found those that differ are named."""
-
-        def differing(values: Mapping[str, Any]) -> str:
-            return ", ".join(f"{k} {values.get(k)}" for k in expected if values.get(k) != expected[k]) or recorded
-
+        """Compare entries with those recorded; of what was found, those that differ are named."""
         recorded = ", ".join(f"{key} {value}" for key, value in expected.items())
-        self.check(item, remedy, read, recorded, differing, kind)
+        self.check(
+            item,
+            remedy,
+            read,
+            recorded,
+            lambda its: ", ".join(f"{k} {its.get(k)}" for k in expected if its.get(k) != expected[k]) or recorded,
+            kind,
+        )
 
 
 def verify(run: Run, data_folder: Path | None = None) -> Verification:
@@ -139,18 +145,35 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
     jobs = jobs_of(run, recipe.tasks)
     if unfinished := [job for job in jobs if job.unfinished]:
         found.notes.append(f"not finished, and not verified: {job_names(unfinished)}")
-    jobs = [job for job in jobs if job not in unfinished]
     if any(check.kind == kind for check in found.wrong):
         found.notes.append("jobs are not verified: that needs what they were trained from")
-        jobs = []
-    for job in jobs:
-        spec = JobSpec(run, recipe, job.task, job.fold, "", 0, 0, None, pseudo=pseudo, soft=soft)
-        _verify_job(found, job, identity(spec))
-        if data is not None and folds is not None and job.status().state == "done":
-            _verify_oof_score(found, job, recipe.tasks[job.task], data, folds)
+    else:
+        for job in (job for job in jobs if job not in unfinished):
+            spec = JobSpec(run, recipe, job.task, job.fold, "", 0, 0, None, pseudo=pseudo, soft=soft)
+            _verify_job(found, job, identity(spec))
+            if data is not None and folds is not None and job.status().state == "done":
+                _verify_oof_score(found, job, recipe.tasks[job.task], data, folds)
+    found.notes += _environments([job for job in jobs if job.status().state == "done"])
     _verify_tunings(found, recipe)
     _verify_submission(found, recipe)
     return found
+
+
+def _environments(jobs: Sequence[Job]) -> list[str]:
+    """In what of their environment finished jobs differ: with all of it alike, a job gives the same bytes."""
+    found: dict[str, dict[str, list[Job]]] = {}
+    for job in jobs:
+        record = job.status().record
+        versions = record.get("versions")
+        known = {key: record.get(key) for key in ENVIRONMENT} | (versions if isinstance(versions, dict) else {})
+        for key, value in known.items():
+            if value is not None:
+                found.setdefault(key, {}).setdefault(str(value), []).append(job)
+    return [
+        f"{key} differs: " + "; ".join(f"{value} ({job_names(its)})" for value, its in values.items())
+        for key, values in found.items()
+        if len(values) > 1
+    ]
 
 
 def _verify_data(found: Verification, folder: Path | None) -> TrainData | None:
@@ -200,10 +223,10 @@ def _verify_oof_score(found: Verification, job: Job, task: TaskRecipe, data: Tra
     Args:
         folds: int64 (people,).
     """
-    run, status, held_out = job.run, job.status(), folds == job.fold
-    recorded = (status.best, status.f1)
+    run, held_out = job.run, folds == job.fold
+    recorded = np.array([job.status().best, job.status().f1], dtype=np.float64)
 
-    def scores() -> list[float]:
+    def scores() -> FloatArray:
         oof = load_job_oof(job.oof, {"task_hash": task.hash, "folds_hash": run.folds_hash, "fold": job.fold})
         place = {file: n for n, file in enumerate(data.files)}
         rows = np.array([place.get(str(file), -1) for file in oof.files])
@@ -215,15 +238,12 @@ def _verify_oof_score(found: Verification, job: Job, task: TaskRecipe, data: Tra
         half = people_halves(data.people, held_out, (run.seed, job.fold))[data.photo_person[rows]]
         if (half != oof.half).any() or half_epochs(task.target, logits, truth, half[mine]) != oof.half_epochs:
             raise MaskensError("the epochs of the halves of its people are not the best ones")
-        return [task_scores(task.target, logits[epoch], truth)[0] for epoch in (oof.best_epoch, -1)]
+        return np.array([task_scores(task.target, logits[epoch], truth)[0] for epoch in (oof.best_epoch, -1)])
 
-    def describe(values: Sequence[float | None]) -> str:
-        near = all(
-            v is not None and r is not None and abs(v - r) <= F1_TOLERANCE
-            for v, r in zip(values, recorded, strict=True)
-        )
-        best, last = ("unknown" if v is None else f"{v:.4f}" for v in (recorded if near else values))
-        return f"best {best}, last {last}"
+    def describe(values: FloatArray) -> str:
+        near = np.allclose(values, recorded, rtol=0, atol=F1_TOLERANCE, equal_nan=True)
+        best, last = recorded if near else values
+        return f"best {best:.4f}, last {last:.4f}"
 
     item = f"{job.task}/fold{job.fold} out-of-fold F1"
     found.check(item, job.restart_command, scores, describe(recorded), describe, "out-of-fold F1")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.data.cache import load_photo, refuse_without_detector
-from ensemble.decision.joint import joint_log_probabilities, mean_logits, most_probable
+from ensemble.decision.joint import column_temperatures, joint_log_probabilities, mean_logits, most_probable
 from ensemble.decision.members import Ensemble, Member
 from ensemble.jobs.card import ModelCard
 from ensemble.metrics.heads import bin_logits, head_decisions
@@ -216,7 +216,9 @@ def export(
         (build / "timm").mkdir()
         for task, found in by_task.items():
             path, inputs, heads = build / f"{task}.onnx", shown[shapes[task]], targets[task].heads
-            ours[task] = _write_graph(path, found, records[task], views, ensemble.scale(task), inputs)
+            fitted = ensemble.temperatures.get(task)
+            scale = column_temperatures(fitted, ensemble.targets[task]) if fitted else None
+            ours[task] = _write_graph(path, found, records[task], views, scale, inputs)
             theirs[task] = _run_graph(path, inputs, threads)
             difference = _difference(ours[task], theirs[task], ensemble.targets[task])
             if not difference <= tolerance:  # nor may it be NaN
@@ -251,8 +253,13 @@ def export(
             "files": [*files, DECISION],
         }
         write_json(build / DECISION, decision)
-    classes = [most_probable(joint_log_probabilities(logits, targets) + np.array(offsets)) for logits in (ours, theirs)]
-    return Export(tuple(exported), len(classes[0]), int((classes[0] != classes[1]).sum()))
+    first, second = (
+        most_probable(
+            joint_log_probabilities({t: v[None, None] for t, v in logits.items()}, targets) + np.array(offsets)
+        )
+        for logits in (ours, theirs)
+    )
+    return Export(tuple(exported), len(first), int((first != second).sum()))
 
 
 def _difference(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], target: OutputSpec) -> float:

@@ -215,3 +215,14 @@ def test_a_logit_that_became_nan_is_not_taken_for_one_that_was_never_there(copy:
     found = maskens("verify")
     assert found.code == 1
     assert "eval.npz: its arrays" in " ".join(found.out.split())
+
+
+def test_where_the_environments_of_jobs_differ_is_reported(copy: Path) -> None:
+    record = json.loads((JOB / "job.json").read_text())["record"]
+    record["versions"]["torch"] = "1.0"
+    edit_json(JOB / "job.json", record=record)
+    found = maskens("verify")
+    assert found.code == 0, found
+    assert "torch differs: " in found.out
+    assert "1.0 (gender fold 1)" in " ".join(found.out.split())
+    assert "device differs" not in found.out

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planned import HEADS, SOFT_F1, plan_run
+from planned import CLASS18, HEADS, SOFT_F1, plan_run
 from scipy.special import log_softmax
 
 from ensemble.commands.tune import tune as tune_runs
 from ensemble.decision.fitting import fit, fit_temperature, greedy_weights, nested, tune
-from ensemble.decision.joint import most_probable
+from ensemble.decision.joint import most_probable, share_gender_and_age
 from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
 from ensemble.decision.tuning import (
     ActiveTuning,
@@ -181,18 +181,47 @@ def test_the_mean_of_the_folds_has_temperatures_of_its_own(data: TrainData, tmp_
     assert only.mean_temperatures == only.temperatures, "the mean of one fold is that fold"
 
 
-def test_the_better_views_are_chosen(data: TrainData, tmp_path: Path) -> None:
-    good, bad = noisy(data, 1, gain=3), noisy(data, 2, gain=-9)
-    blend = ensemble_of(plan_run(tmp_path / "a", data, np.stack([good, bad])))
-    tuning, _ = tune(blend, ["views"])
-    assert (tuning.kept, tuning.fitted.tta) == (("views",), "none")
-    assert applied_to(blend).fitted.tta == "flip", "not before it is saved"
-    saved(blend, ["views"])
-    assert applied_to(blend).fitted.tta == "none"
-    assert applied_to(blend, tta="flip").words == f"untuned: {tmp_path / 'a' / 'tuning.json'} is for --tta none"
+THREE = ("identity", "hflip", "scale=0.9")
+WITH_SETS = f"""oof_tta = ["mine"]
+{CLASS18}
+[tta.mine]
+views = {list(THREE)}
+[tta.best-of]
+views = {list(THREE)}
+merge = "max"
+"""
+
+
+def test_sets_of_views_are_scored_chosen_kept_and_applied(data: TrainData, tmp_path: Path) -> None:
+    """The third view is worth more than the others."""
+    views = np.stack([noisy(data, 1, 2.0), noisy(data, 2, 2.0), noisy(data, 3, 3.5)])
+    run = plan_run(tmp_path / "a", data, views, recipe=WITH_SETS, views=THREE)
+    blend = ensemble_of(run)
+    assert blend.sets == ["none", "flip", "mine", "best-of"]
+    plain = applied_to(blend)
+    assert plain.fitted.tta == "flip"
+    found = {v.name: v for v in evaluate(blend, plain).views}
+    assert list(found) == [*THREE, "flip", "mine", "best-of"]
+    assert [v.passes for v in found.values()] == [1, 1, 1, 2, 3, 3]
+    assert found["identity"].gain.value == 0
+    assert found["scale=0.9"].gain.low > 0
+    assert found["mine"].f1.value > found["flip"].f1.value
+    path = saved(blend, ["views"])
+    applied = applied_to(blend)
+    assert applied.tuning
+    assert applied.tuning.kept == ("views",)
+    assert applied.fitted.tta in ("mine", "best-of")
+    assert applied.words == f"tuned: views ({path})"
+    assert evaluate(blend, applied).settings[-1].name == "tuned"
+    assert applied_to(blend, tta=applied.fitted.tta).tuning, "its own views by name"
+    assert applied_to(blend, tta="flip").words == f"untuned: {path} is for --tta {applied.fitted.tta}"
     assert applied_to(blend, tuned=False).words == "untuned"
     with pytest.raises(MaskensError, match="--tta flp: there are none, flip"):
         applied_to(blend, tta="flp")
+    both = ensemble_of(run, plan_run(tmp_path / "b", data, noisy(data, 4, 2.0)))
+    assert both.sets == ["none", "flip"], "of several runs the views that all have"
+    with pytest.raises(MaskensError, match=r"no view scale=0\.9.*choose another --tta, or name the set in oof_tta"):
+        both.decide(both.plain("mine"))
 
 
 def test_a_saved_tuning_comes_back_until_it_or_the_logits_change(data: TrainData, tmp_path: Path) -> None:
@@ -319,6 +348,9 @@ def test_an_evaluation_tells_the_whole_and_its_parts(data: TrainData, tmp_path: 
     mine = blend.fold == 1
     assert found.folds[1].f1 == pytest.approx(macro_f1(data.classes[mine], decided[mine], 18))
     settings = {s.name: s for s in found.settings}
+    together = most_probable(share_gender_and_age(found.decision.log_probabilities, blend.person))
+    assert settings["a person's photos together"].f1.value == pytest.approx(macro_f1(data.classes, together, 18))
+    assert settings["a person's photos together"].gain.significance == "better"
     views = ["cross-fitted, flip", "cross-fitted, no TTA", "best, no TTA", "best, flip", "last, no TTA", "last, flip"]
     assert list(settings) == [*views, "part by part", "a person's photos together"]
     assert settings["cross-fitted, flip"].f1 == found.f1[SCORED_PARTS[0]]

@@ -27,7 +27,7 @@ import cli
 import ensemble.decision.members
 import ensemble.prediction.export
 from ensemble.data.cache import load_photo
-from ensemble.decision.joint import decide, mean_logits
+from ensemble.decision.joint import column_temperatures, decide, mean_logits
 from ensemble.decision.members import Ensemble, Member, members
 from ensemble.decision.tuning import DecisionParams, RunTuning
 from ensemble.jobs.hardware import Hardware
@@ -135,8 +135,9 @@ def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setti
     photos = setting.photos(task)
     together = graph_logits(setting.folder / f"{task}.onnx", photos)
     assert together.dtype == np.float32
-    mean = mean_logits(setting.prediction.logits[0][task], setting.ensemble.scale(task))
-    expected = bin_logits(mean, setting.ensemble.targets[task].heads)
+    target = setting.ensemble.targets[task]
+    scale = column_temperatures(setting.ensemble.temperatures[task], target)
+    expected = bin_logits(mean_logits(setting.prediction.logits[0][task], scale), target.heads)
     np.testing.assert_allclose(together, expected, atol=5e-5)
     one = graph_logits(setting.folder / f"{task}.onnx", photos[3:4])
     np.testing.assert_allclose(one, together[3:4], atol=1e-5)
