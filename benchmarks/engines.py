@@ -198,9 +198,8 @@ def _table(found: dict[str, list[dict[str, Any]]], left_out: dict[str, str], set
     versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "onnxruntime", "openvino"))
     print(f"{platform.machine()}, {os.cpu_count()} cores, {setting.hardware.job_threads} threads, {versions}")
     print(f"load of the machine at the end: {os.getloadavg()[1]:.1f}")
-    print(
-        f"{len(setting.ensemble.members)} models ({first.model}, {first.crop or first.resize}), {photos} photos, flip\n"
-    )
+    size = first.preprocessing.shape[:2]
+    print(f"{len(setting.ensemble.members)} models ({first.model}, {size}), {photos} photos, flip\n")
     print("| way | ready, s | photos/s | ratio | by CPU time | logits differ by | classes changed | out-of-fold F1 |")
     print("|---|---|---|---|---|---|---|---|")
     base = found[BASE][0]

@@ -108,7 +108,7 @@ def main() -> None:
     chip = torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, not a GPU"
     print(f"{chip}, {setting.hardware.job_threads} threads, {setting.hardware.job_workers} loader processes, ", end="")
     print(f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}")
-    print(f"{len(members)} models ({card.model}, {card.crop or card.resize}), {count} photos, flip\n")
+    print(f"{len(members)} models ({card.model}, {card.preprocessing.shape[:2]}), {count} photos, flip\n")
     print("| way | photos/s, median (min-max) | over timm | GPU busy | logits differ by |\n|---|---|---|---|---|")
     for way in ways:
         speeds = [count / float(f[way]["seconds"]) for f in found]

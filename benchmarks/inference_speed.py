@@ -140,7 +140,7 @@ def timm_way(setting: DecisionVariant, workers: int) -> dict[str, np.ndarray]:
             model, card = load_checkpoint(member.path, setting.device)
             loader = create_loader(
                 OnePhoto(setting.photos(member), mirrored),
-                (3, *(card.crop or card.resize)),
+                (3, *card.preprocessing.shape[:2]),
                 BATCH,
                 mean=card.mean,
                 std=card.std,
@@ -218,9 +218,8 @@ def main() -> None:
     first = members[0].card
     print(f"{platform.machine()}, {setting.hardware.device}, {setting.hardware.job_threads} threads, ", end="")
     print(f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores")
-    print(
-        f"{len(members)} models ({first.model}, {first.crop or first.resize}), {len(setting.data.files)} photos, flip\n"
-    )
+    size = first.preprocessing.shape[:2]
+    print(f"{len(members)} models ({first.model}, {size}), {len(setting.data.files)} photos, flip\n")
     print("| way | seconds, median (min-max) | times maskens | times routed | logits differ by |")
     print("|---|---|---|---|---|")
     ours = found[0]["maskens"]

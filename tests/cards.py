@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, TypeVar
 
 from ensemble.jobs.card import ModelCard
+from ensemble.recipes.schema import Preprocessing
+from ensemble.recipes.tasks import OutputSpec
+
+Part = TypeVar("Part", OutputSpec, Preprocessing)
 
 
 def model_card(**changes: Any) -> ModelCard:
-    """The card of a tiny model of the gender; `changes` say what is otherwise."""
+    """The card of a tiny model of the gender; `changes` are fields of it, its target or preprocessing."""
     values: dict[str, Any] = {
         "model": "test_resnet.r160_in1k",
         "model_args": {},
-        "predicts": "gender",
-        "cuts": (30, 60),
-        "bands": (0, 1, 2),
+        "target": changes_of(OutputSpec("gender"), changes),
+        "preprocessing": changes_of(Preprocessing((32, 24)), changes),
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.25, 0.5),
         "task": "gender",
         "fold": 1,
         "k": 5,
-        "resize": (32, 24),
-        "crop": None,
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.25, 0.5),
-        "labels": {},
         "task_hash": "r",
         "folds_hash": "f",
         "seed": 1,
@@ -31,3 +32,9 @@ def model_card(**changes: Any) -> ModelCard:
         "f1": 0.5,
     }
     return ModelCard(**values | changes)
+
+
+def changes_of(part: Part, changes: dict[str, Any]) -> Part:
+    """The part with its fields among the changes, which are taken out of them."""
+    names = [field.name for field in dataclasses.fields(part)]
+    return dataclasses.replace(part, **{name: changes.pop(name) for name in names if name in changes})

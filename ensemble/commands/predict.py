@@ -126,7 +126,7 @@ class ChosenEnsembles:
         """Height / width of the photos that the models were trained on."""
         from folds.photo_files import training_aspect
 
-        height, width = self.ensembles[0].members[0].card.resize
+        height, width = self.ensembles[0].members[0].card.preprocessing.resize
         return training_aspect(self.runs[0]) or height / width
 
 

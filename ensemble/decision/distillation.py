@@ -124,7 +124,9 @@ def make_pseudo_labels(source: Run, run: Run, root: Path, min_p: float) -> Pseud
             f"--pseudo-min-p {min_p:g}: {source.folder} is not that sure of any photo; its surest class has a "
             f"probability of {surest:.3f}."
         )
-    return PseudoLabels(str(source.folder), min_p, data.photos.fingerprint, data.photos.some(taken), classes[:, taken])
+    photos = data.photos.some(taken)
+    labels = dict(zip(photos.files, map(tuple, classes[:, taken].T.tolist()), strict=True))
+    return PseudoLabels(str(source.folder), min_p, data.photos.fingerprint, labels, photos)
 
 
 def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData) -> dict[str, Logits]:

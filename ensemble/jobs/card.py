@@ -13,8 +13,8 @@ from pydantic import ConfigDict
 
 from ensemble.jobs.spec import JobSpec, learned_rows
 from ensemble.recipes.architecture import ModelArgs, ModelName
-from ensemble.recipes.schema import Crop, Preprocessing
-from ensemble.recipes.tasks import AgeHead, OutputSpec, Part, Predicts
+from ensemble.recipes.schema import Preprocessing
+from ensemble.recipes.tasks import OutputSpec
 from folds.errors import MaskensError, first_line, refuse, typed
 from folds.files import lfs_pointer, sha256, type_adapter
 from folds.labels import IntArray
@@ -34,61 +34,33 @@ class ModelCard:
 
     model: ModelName
     model_args: ModelArgs
-    predicts: Predicts
-    cuts: tuple[int, ...]  # of the ages, in whole years
-    bands: tuple[int, ...]  # of each age bin
+    target: OutputSpec
+    preprocessing: Preprocessing
+    mean: Rgb  # of the model's inputs, each channel in 0..1
+    std: Rgb
     task: str
     fold: int
     k: int
-    resize: tuple[int, int]
-    crop: Crop | None
-    mean: Rgb
-    std: Rgb
-    labels: dict[Part, list[str]]  # part -> names of its classes, in the order of its bins
     task_hash: str  # of the task's recipe
     folds_hash: str
     seed: int
     people: str  # whom it was trained on: `person_key` of each row of train.csv, sorted and joined
-    epoch: int
-    f1: float
-    age_head: AgeHead = "softmax"
-    reduced: bool = False  # how its photos were decoded
-
-    @property
-    def preprocessing(self) -> Preprocessing:
-        return Preprocessing(self.resize, self.crop, self.reduced)
-
-    @property
-    def target(self) -> OutputSpec:
-        return OutputSpec(self.predicts, self.cuts, self.bands, self.age_head)
+    epoch: int  # from 1
+    f1: float  # macro F1 of the held-out fold after that epoch
 
 
 def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: int, f1: float) -> ModelCard:
-    """The card of a job's checkpoint.
-
-    Args:
-        normalisation: mean and standard deviation of the model's inputs, of each channel in 0..1.
-        people: `trained_on`.
-        epoch: from 1.
-        f1: macro F1 of the held-out fold after that epoch.
-    """
+    """The card of a job's checkpoint; `people` is of `trained_on`."""
     recipe = spec.recipe.tasks[spec.task]
     return ModelCard(
-        model=recipe.model,
-        model_args=recipe.model_args,
-        predicts=recipe.predicts,
+        recipe.model,
+        recipe.model_args,
+        recipe.target,
+        recipe.preprocessing,
+        *normalisation,
         task=spec.task,
         fold=spec.fold,
         k=spec.run.k,
-        resize=recipe.resize,
-        crop=recipe.crop,
-        reduced=recipe.preprocessing.reduced,
-        mean=normalisation[0],
-        std=normalisation[1],
-        cuts=recipe.ages.cuts,
-        bands=recipe.ages.bin_bands,
-        age_head=recipe.ages.head,
-        labels=dict(recipe.target.names),
         task_hash=recipe.hash,
         folds_hash=spec.run.folds_hash,
         seed=spec.run.seed,

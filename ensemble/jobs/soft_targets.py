@@ -27,12 +27,14 @@ from folds.people import PhotoSet, TrainData
 from folds.run_folder import Run
 
 NOT_TAKEN = -1
+NO_PHOTOS = PhotoSet(Path(), (), "")
 PUT_BACK = "Put it back, or start a new run."
 
 
 @dataclass(frozen=True)
-class PseudoRecord:
-    """pseudo.json: pseudo-labels and where they come from."""
+class PseudoLabels:
+    """pseudo.json: classes that another run's models predict for photos without labels. Those of fold k come from its
+    models of fold k alone, which were never trained on the people that fold k's models here are validated on."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -40,33 +42,17 @@ class PseudoRecord:
     min_p: float  # least probability of a class
     fingerprint: str  # of all the photos in info.csv
     labels: dict[str, tuple[Annotated[int, Field(ge=NOT_TAKEN, lt=CLASSES)], ...]]  # photo -> its class in each fold
+    photos: PhotoSet = NO_PHOTOS  # in the data folder; not in the file
 
     @functools.cached_property
     def hash(self) -> str:
         """sha256 of the photos and their labels."""
         return sha256(json.dumps(self.labels))
 
-
-@dataclass(frozen=True)
-class PseudoLabels:
-    """Classes that another run's models predict for photos without labels. Those of fold k come from its models of fold
-    k alone, which were never trained on the people that fold k's models here are validated on."""
-
-    source: str  # folder of the other run
-    min_p: float  # least probability of a class
-    fingerprint: str  # of all the photos in info.csv
-    photos: PhotoSet  # those with a label in some fold
-    classes: IntArray  # (folds, photos), 0..17, or NOT_TAKEN
-
     @property
-    def record(self) -> PseudoRecord:
-        labels = {file: tuple(its) for file, its in zip(self.photos.files, self.classes.T.tolist(), strict=True)}
-        return PseudoRecord(self.source, self.min_p, self.fingerprint, labels)
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """sha256 of the photos and their labels."""
-        return self.record.hash
+    def classes(self) -> IntArray:
+        """int64 (folds, photos): 0..17, or NOT_TAKEN."""
+        return np.array(list(self.labels.values()), dtype=np.int64).T
 
     def of(self, fold: int, task: TaskRecipe) -> tuple[IntArray, IntArray]:
         """The pseudo-labels of a job: (rows in `photos`, their classes), each int64 (n,)."""
@@ -80,17 +66,17 @@ class PseudoLabels:
 
 def save_pseudo_labels(run: Run, pseudo: PseudoLabels) -> None:
     """Write pseudo.json into a run."""
-    write_record(run.pseudo_record, pseudo.record)
+    write_record(run.pseudo_record, pseudo, without=("photos",))
 
 
-def read_pseudo_record(run: Run) -> PseudoRecord | None:
-    """The pseudo-labels of a run, None if there are none.
+def read_pseudo_labels(run: Run) -> PseudoLabels | None:
+    """The pseudo-labels of a run without their photos, None if there are none.
 
     Raises:
         MaskensError: they are damaged, were edited, or are gone though jobs were trained with them.
     """
     if run.pseudo_record.exists():
-        return read_record(run.pseudo_record, PseudoRecord, advice=PUT_BACK)
+        return read_record(run.pseudo_record, PseudoLabels, advice=PUT_BACK)
     if jobs := trained_with(run, "pseudo"):  # which would be trained again, with labels alone
         raise MaskensError(f"{run.pseudo_record} is missing, with which {jobs[0]} was trained. {PUT_BACK}")
     return None
@@ -98,29 +84,27 @@ def read_pseudo_record(run: Run) -> PseudoRecord | None:
 
 def describe_pseudo_labels(run: Run) -> str:
     """Where a run's pseudo-labels come from."""
-    record = read_pseudo_record(run)
-    return f"{record.source}, p >= {record.min_p:g}, hash {record.hash[:6]}" if record else "none"
+    found = read_pseudo_labels(run)
+    return f"{found.source}, p >= {found.min_p:g}, hash {found.hash[:6]}" if found else "none"
 
 
 def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
-    """As `read_pseudo_record`, with the photos in the data folder `root`.
+    """As `read_pseudo_labels`, with the photos in the data folder `root`.
 
     Raises:
-        MaskensError: as `read_pseudo_record`, or the photos to predict have changed.
+        MaskensError: as `read_pseudo_labels`, or the photos to predict have changed.
     """
-    record = read_pseudo_record(run)
-    if record is None:
+    found = read_pseudo_labels(run)
+    if found is None:
         return None
     data = read_eval(root)
     place = {file: n for n, file in enumerate(data.photos.files)}
-    sizes = {len(classes) for classes in record.labels.values()}
-    if data.photos.fingerprint != record.fingerprint or sizes != {run.k} or not record.labels.keys() <= place.keys():
+    sizes = {len(classes) for classes in found.labels.values()}
+    if data.photos.fingerprint != found.fingerprint or sizes != {run.k} or not found.labels.keys() <= place.keys():
         raise MaskensError(
             f"the photos in {root / 'eval'} are not those of the run's pseudo-labels, {run.pseudo_record}. {PUT_BACK}"
         )
-    photos = data.photos.some([place[file] for file in record.labels])
-    classes = np.array(list(record.labels.values()), dtype=np.int64).T
-    return PseudoLabels(record.source, record.min_p, record.fingerprint, photos, classes)
+    return dataclasses.replace(found, photos=data.photos.some([place[file] for file in found.labels]))
 
 
 ADVICE = "Put it back, or start a new run: maskens distil --out NEW_DIR"

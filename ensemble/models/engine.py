@@ -187,7 +187,7 @@ def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int)
             with torch.inference_mode(), autocast(x.device, chosen.precision):
                 forward(whole)
 
-        engine.model, engine.compile_seconds, failure = compile_model(folded, trial)
+        engine.model, engine.compile_seconds, failure = compile_model(folded, trial, cuda_graphs=x.is_cuda)
         engine.fixed_size = not failure
     failure = failure and f"not compiled, predicts as without --compile: {failure}"
     engine.notes = tuple(filter(None, (note, failure)))

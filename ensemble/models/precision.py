@@ -210,18 +210,24 @@ def step_seconds(model: nn.Module, x: Tensor, *ways: Precision) -> tuple[float, 
     return tuple(min(found[way][1:]) for way in ways)
 
 
-def compile_model(model: nn.Module, trial: Callable[[Forward], object]) -> tuple[Forward, float, str]:
+def compile_model(
+    model: nn.Module, trial: Callable[[Forward], object], cuda_graphs: bool = False
+) -> tuple[Forward, float, str]:
     """(the model compiled, or itself where that fails; seconds of the compilation; why it is not compiled).
 
     Compiled and plain model share their weights, so checkpoints and averages of the plain one stay valid.
 
     Args:
         trial: runs the compiled model once, on what it will be given.
+        cuda_graphs: replay forward passes as CUDA graphs, for inference alone. Experimental: not tried on a GPU.
     """
     began = time.perf_counter()
     try:
         with quiet():
-            faster: Forward = torch.compile(model, backend=COMPILER, dynamic=False)
+            mode = "reduce-overhead" if cuda_graphs else None
+            compiled: Forward = torch.compile(model, backend=COMPILER, dynamic=False, mode=mode)
+            # the next pass overwrites the output of a graph
+            faster: Forward = (lambda x: compiled(x).clone()) if cuda_graphs else compiled
             trial(faster)
     except torch.OutOfMemoryError:
         raise

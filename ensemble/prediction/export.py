@@ -70,30 +70,31 @@ SPECIFICATION = {
 def task_record(members: Sequence[Member], tta: TtaSet) -> dict[str, Any]:
     """A task in decision.json and in the metadata of its ONNX file, in plain JSON types."""
     task, card = members[0].task, members[0].card
-    genders = [GENDERS[ONLY_GENDER[card.predicts]]] if card.predicts in ONLY_GENDER else GENDERS
+    target, shown = card.target, card.preprocessing
+    genders = [GENDERS[ONLY_GENDER[target.predicts]]] if target.predicts in ONLY_GENDER else GENDERS
     ages = [f"{gender} age" for gender in genders]  # ages are one factor for each gender
     return {
         "file": f"{task}.onnx",
-        "predicts": card.predicts,
+        "predicts": target.predicts,
         "folds": [m.fold for m in members],
         "views": list(tta.views),
         **({"view_weights": list(tta.weights)} if tta.weights else {}),
-        "decode": "reduced" if card.reduced else "full",
-        "resize": list(card.resize),
-        "crop": list(card.crop) if isinstance(card.crop, tuple) else card.crop,
-        "age_cuts": list(card.cuts),
-        "age_bands": list(card.bands),
-        "age_head": card.age_head,
+        "decode": "reduced" if shown.reduced else "full",
+        "resize": list(shown.resize),
+        "crop": list(shown.crop) if isinstance(shown.crop, tuple) else shown.crop,
+        "age_cuts": list(target.cuts),
+        "age_bands": list(target.bands),
+        "age_head": target.age_head,
         "heads": [
             {
                 "part": head.part,
                 "columns": [head.bins.start, head.bins.stop],
-                "names": card.target.names[head.part],
+                "names": target.names[head.part],
                 "bin_labels": list(head.bin_labels),
                 "labels": list(LABELS[head.part]),
                 "factors": ages if head.part == "age" else [head.part],
             }
-            for head in card.target.heads
+            for head in target.heads
         ],
         "task_hash": card.task_hash,
         "folds_hash": card.folds_hash,

@@ -121,7 +121,7 @@ def infer(
     evaluated = [
         np.isfinite(values[0, :, 0]).mean()
         for values, member in zip(outputs.logits, everyone, strict=True)
-        if member.card.predicts in ONLY_GENDER and settings.early_exit and not settings.budget
+        if member.card.target.predicts in ONLY_GENDER and settings.early_exit and not settings.budget
     ]
     return Prediction(class_log_probs, logits, outputs, float(np.mean(evaluated or [1.0])))
 
@@ -166,7 +166,7 @@ def estimate_inference(
         load = time.perf_counter() - started
         each = shortest(lambda: predictor.engines[number].logits(inputs.of(member)).cpu(), 2) / probed  # noqa: B023
         predictor.engines.clear()
-        fraction = EVALUATED if settings.early_exit and member.card.predicts in ONLY_GENDER else 1.0
+        fraction = EVALUATED if settings.early_exit and member.card.target.predicts in ONLY_GENDER else 1.0
         predicting += alike[task] * (load + count * fraction * each)
     missing = missing_bytes(photos, predictor.preprocessings, settings.cache)
     if settings.cache is not None:

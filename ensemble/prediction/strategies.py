@@ -66,7 +66,7 @@ class EarlyExit(Strategy):
 
     def __call__(self, batch: Batch) -> None:
         models = batch.predictor
-        only = {n: ONLY_GENDER.get(m.card.predicts) for n, m in enumerate(models.members)}
+        only = {n: ONLY_GENDER.get(m.card.target.predicts) for n, m in enumerate(models.members)}
         batch.show({n: None for n, gender in only.items() if gender is None})
         evaluated = np.array([[g not in only.values() for g in range(len(GENDERS))]] * len(batch))
         for _ in GENDERS:

@@ -73,7 +73,12 @@ def _validated(kind: type[Table], tree: Tree, where: str, above: Sequence[str] =
     try:
         return kind.model_validate(tree)
     except ValidationError as error:
-        refuse([line for e in error.errors() for line in _readable(e, above)], f"{where} can't be used")
+        lines = [line for e in error.errors() for line in _readable(e, above)]
+        # what is wrong with every task, as a key of [defaults] is, takes one line
+        tasks, shared = tree.get("tasks"), [re.sub(r"^tasks\.[\w-]+", "tasks.*", line) for line in lines]
+        if isinstance(tasks, dict) and len(tasks) > 1:
+            lines = [a if shared.count(a) == len(tasks) else line for line, a in zip(lines, shared, strict=True)]
+        refuse(list(dict.fromkeys(lines)), f"{where} can't be used")
         raise
 
 

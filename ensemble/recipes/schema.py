@@ -63,12 +63,7 @@ class Preprocessing:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        return (*cropped_size(self.resize, self.crop), 3)
-
-
-def cropped_size(resize: tuple[int, int], crop: Crop | None) -> tuple[int, int]:
-    """(height, width) after resize and crop."""
-    return resize if crop is None or crop == "face" else crop
+        return (*(self.crop if isinstance(self.crop, tuple) else self.resize), 3)
 
 
 class FaceTemplate(Strict):
@@ -93,13 +88,6 @@ class FaceTemplate(Strict):
             middle=(self.middle * width - left) / cut_width,
             width=min(1.0, self.width * width / cut_width),
         )
-
-    def fits(self, resize: tuple[int, int], crop: tuple[int, int]) -> bool:
-        """Whether the face is on the `crop` of the centre."""
-        try:
-            return bool(self.cropped(resize, crop))
-        except ValueError:
-            return False
 
     @model_validator(mode="after")
     def _upright(self) -> FaceTemplate:
@@ -343,15 +331,13 @@ class Loss(Strict):
         kind, heads = target.predicts, target.heads
         parts, several = [head.part for head in heads], len(heads) > 1
         if strange := [part for part in self.heads if part not in parts]:
-            raise ValueError(f"loss.heads.{strange[0]}: '{kind}' has no such head, only {', '.join(parts)}")
+            raise ValueError(f"heads.{strange[0]}: '{kind}' has no such head, only {', '.join(parts)}")
         if self.balance == "uncertainty" and not several:
-            raise ValueError(f"loss.balance: it weighs heads against each other, and '{kind}' has one")
+            raise ValueError(f"balance: it weighs heads against each other, and '{kind}' has one")
         if self.class_weights and several:
-            raise ValueError(
-                f"loss.class_weights: '{kind}' has {len(heads)} heads, use heads.mask.class_weights and its like"
-            )
+            raise ValueError(f"class_weights: '{kind}' has {len(heads)} heads, use heads.mask.class_weights etc.")
         for head in heads:
-            own, where = self.of(head.part), f"loss.heads.{head.part}: " if several else "loss: "
+            own, where = self.of(head.part), f"heads.{head.part}: " if several else ""
             if len(own.class_weights) not in (0, len(head.bin_labels)):
                 given, name = len(own.class_weights), head.part if several else kind
                 raise ValueError(f"{where}{given} class_weights, but '{name}' has {len(head.bin_labels)} classes")
@@ -425,34 +411,69 @@ class TaskRecipe(Strict):
             raise ValueError(f"there is no policy '{unknown[0]}'{near}; there are {', '.join(known)}")
         return [known[entry] if isinstance(entry, str) else entry for entry in entries] if names else augment
 
-    @model_validator(mode="after")
-    def _consistent(self) -> TaskRecipe:
-        crop, masks, sampler = self.crop, self.masks, self.sampler
-        undetected = masks.prob and not masks.detect
-        cut = crop if isinstance(crop, tuple) else self.resize
-        too_long = {"head_epochs": self.head_epochs, "sizes": len(self.sizes), "average_epochs": self.average_epochs}
-        faults = {
-            f"crop: {list(cut)} is larger than the photo after resize {list(self.resize)}": (
-                cut[0] > self.resize[0] or cut[1] > self.resize[1]
-            ),
-            f"ages: head '{self.ages.head}' is for a task with a head of ages; 'class18' has one of 18 classes": (
-                self.ages.head != "softmax" and self.predicts == "class18"
-            ),
-            f"sizes: photos are {list(cut)} and can only become smaller": (
-                any(h > cut[0] or w > cut[1] for h, w in self.sizes)
-            ),
-            "masks: a crop around the face needs detect = true": undetected and crop == "face",
-            f"masks: the crop {list(cut)} cuts off the eyes, mouth or middle of `face`": (
-                undetected and not masks.face.fits(self.resize, cut)
-            ),
-            f"mix: photos are mixed in pairs, and batch_size {self.batch_size} is odd": (
-                self.mix.active and self.batch_size % 2
-            ),
-        }
-        faults |= {f"{key}: there are only {self.epochs} epochs": n > self.epochs for key, n in too_long.items()}
-        _refuse(faults)
-        self.loss.refuse_unfit(self.target, sampler.balance if sampler.strength else "none")
-        return self
+    # keys that contradict one another: each is checked against those above it that are right by themselves
+
+    @field_validator("crop")
+    @classmethod
+    def _within_the_photo(cls, crop: Any, info: ValidationInfo) -> Any:
+        resize = info.data.get("resize")
+        if isinstance(crop, tuple) and resize and (crop[0] > resize[0] or crop[1] > resize[1]):
+            raise ValueError(f"larger than the photo after resize {list(resize)}")
+        return crop
+
+    @field_validator("masks")
+    @classmethod
+    def _face_in_the_crop(cls, masks: Masks, info: ValidationInfo) -> Masks:
+        resize, crop = info.data.get("resize"), info.data.get("crop")
+        if not (masks.prob and resize and crop) or masks.detect:
+            return masks
+        if crop == "face":
+            raise ValueError("a crop around the face needs detect = true")
+        try:
+            masks.face.cropped(resize, crop)
+        except ValueError:
+            raise ValueError(f"the crop {list(crop)} cuts off the eyes, mouth or middle of `face`") from None
+        return masks
+
+    @field_validator("head_epochs", "sizes", "average_epochs")
+    @classmethod
+    def _within_the_epochs(cls, given: Any, info: ValidationInfo) -> Any:
+        epochs = info.data.get("epochs")
+        if epochs and epochs < (len(given) if isinstance(given, tuple) else given):
+            raise ValueError(f"there are only {epochs} epochs")
+        return given
+
+    @field_validator("sizes")
+    @classmethod
+    def _smaller(cls, sizes: tuple[Size, ...], info: ValidationInfo) -> tuple[Size, ...]:
+        if {"resize", "crop"} <= info.data.keys():
+            height, width, _ = Preprocessing(info.data["resize"], info.data["crop"]).shape
+            if any(h > height or w > width for h, w in sizes):
+                raise ValueError(f"photos are {[height, width]} and can only become smaller")
+        return sizes
+
+    @field_validator("ages")
+    @classmethod
+    def _of_a_head_of_ages(cls, ages: Ages, info: ValidationInfo) -> Ages:
+        if ages.head != "softmax" and info.data.get("predicts") == "class18":
+            raise ValueError(f"head '{ages.head}' is for a task with a head of ages; 'class18' has one of 18 classes")
+        return ages
+
+    @field_validator("mix")
+    @classmethod
+    def _in_pairs(cls, mix: Mix, info: ValidationInfo) -> Mix:
+        if mix.active and (size := info.data.get("batch_size", 0)) % 2:
+            raise ValueError(f"photos are mixed in pairs, and batch_size {size} is odd")
+        return mix
+
+    @field_validator("loss")
+    @classmethod
+    def _fitting_the_heads(cls, loss: Loss, info: ValidationInfo) -> Loss:
+        if {"predicts", "ages", "sampler"} <= info.data.keys():
+            ages, sampler = info.data["ages"], info.data["sampler"]
+            target = OutputSpec(info.data["predicts"], ages.cuts, ages.bin_bands, ages.head)
+            loss.refuse_unfit(target, sampler.balance if sampler.strength else "none")
+        return loss
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -462,7 +483,7 @@ class TaskRecipe(Strict):
     @property
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the model's inputs."""
-        return cropped_size(self.resize, self.crop)
+        return self.preprocessing.shape[:2]
 
     @property
     def target(self) -> OutputSpec:

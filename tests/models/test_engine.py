@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.models import precision
-from ensemble.models.engine import EngineOptions, fast_engine, fastest_batch, fold_conv_bn
+from ensemble.models.engine import EngineOptions, InferenceEngine, fast_engine, fastest_batch, fold_conv_bn
 from folds.errors import MaskensError
 
 X = torch.randn(37, 3, 48, 40, generator=torch.Generator().manual_seed(1))
@@ -154,6 +154,22 @@ def test_compiled_models_give_the_same_logits_and_tell_the_warm_up(
         assert torch.allclose(found.logits(X), model(X), atol=1e-5)
     assert found.compile_seconds > 0
     assert len(compiled) == 1, "37 photos in batches of 8: the rest is filled up, not compiled anew"
+
+
+def test_a_gpus_compiled_model_reuses_its_output_and_the_logits_are_kept(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = torch.empty(8, 3)
+
+    def graphed(model: nn.Module, mode: str, **options: object) -> object:
+        assert mode == "reduce-overhead"
+        return lambda x: output.copy_(model(x))
+
+    monkeypatch.setattr(torch, "compile", graphed)
+    engine = InferenceEngine(precision.compile_model(model, lambda forward: None, cuda_graphs=True)[0], 8)
+    engine.fixed_size = True
+    with torch.no_grad():
+        assert torch.allclose(engine.logits(X), model(X), atol=1e-5)
 
 
 def test_what_cannot_be_compiled_is_reported_in_one_line(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def plain(models: Ensemble, data: EvalData) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {}
     for member in models.members:
         model, card = load_checkpoint(member.path, DEVICE)
-        photos, rows = photos_of(data, card.resize), np.arange(len(data.ids))
+        photos, rows = photos_of(data, card.preprocessing.resize), np.arange(len(data.ids))
         engine = InferenceEngine(model, 50)
         values = view_logits(engine, (card.mean, card.std), DEVICE, photos, rows, VIEWS["flip"])
         found.setdefault(member.task, []).append(values)

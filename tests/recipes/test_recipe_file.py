@@ -91,20 +91,26 @@ def test_a_task_overrides_the_defaults_and_keeps_the_rest_of_a_table() -> None:
 
 def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions() -> None:
     text = with_mask("epoch = 3\nbatch_size = 1\nloss = {ce = 0}") + (
+        "average_epochs = 9\n"
         "[tasks.gender.optimizer]\nlearning_rate = 1.0\n"
         "[tasks.gender.ages]\ncuts = [30, 20]\n"
+        "[tasks.female-age.schedule]\nname = 'cos'\n"
         "[[tasks.male-age.augment]]\nnam = 'CLAHE'\n"
         "[[tasks.male-age.augment]]\nsome_of = 3\ntransforms = [{nam = 'CLAHE'}]\n"
         "[[tasks.male-age.augment]]\nsome_of = 1\ntransform = []\n"
     )
     with pytest.raises(MaskensError) as caught:
-        parse_recipe(text, "mine")
+        parse_recipe(text.replace("pretrained", "decoded = true\npretrained"), "mine")
     message = str(caught.value)
+    assert message.count("decoded") == 1
     for part in (
+        "tasks.*.decoded: unknown key (did you mean 'decode'?)",
         "tasks.mask.epoch: unknown key (did you mean 'epochs'",
         "tasks.mask.batch_size",
         "tasks.mask.loss: every weight is 0",
         "tasks.gender.optimizer.learning_rate: unknown key",
+        "tasks.female-age.average_epochs: there are only 3 epochs",
+        "tasks.female-age.schedule.name",
         "tasks.gender.ages.cuts: at least two ages, each above the one before",
         "tasks.male-age.augment.0.name: missing",
         "tasks.male-age.augment.0.nam: unknown key (did you mean 'name'?)",
@@ -126,7 +132,7 @@ def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions() -
         ("epochs = 2\naverage_epochs = 3", "average_epochs: there are only 2 epochs"),
         ("epochs = 1\nsizes = [[16, 16], [24, 20]]", "sizes: there are only 1 epochs"),
         ("sizes = [[24, 32]]", "sizes: photos are [32, 24] and can only become smaller"),
-        ("crop = [64, 24]", "crop: [64, 24] is larger than the photo after resize [32, 24]"),
+        ("crop = [64, 24]", "crop: larger than the photo after resize [32, 24] (it is [64, 24])"),
         ("optimizer = {layer_decay = 0}", "optimizer.layer_decay: input should be greater than 0"),
         ("batch_size = 7\nmix = {cutmix = 1}", "mix: photos are mixed in pairs, and batch_size 7 is odd"),
         ("mix = {cutmix = 1, half_face = true}", "mix: half_face excludes mixup and cutmix"),

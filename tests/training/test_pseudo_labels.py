@@ -18,14 +18,13 @@ from ensemble.commands.train import TrainingPlan, plan_training, reuse_finished
 from ensemble.data.loader import epoch_photos
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, load_pseudo_labels, read_pseudo_record
+from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, load_pseudo_labels, read_pseudo_labels
 from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import class_labels
 from folds.files import sealed
 from folds.labels import CLASSES
 from folds.layout import read_train
-from folds.people import PhotoSet
 from folds.run_folder import load_run
 
 EVAL = tuple(f"e{n:02d}.jpg" for n in range(18))
@@ -139,8 +138,7 @@ def test_a_class_says_all_labels_of_a_task(predicts: str, labels: list[list[int]
 
 
 def test_an_age_model_of_one_gender_learns_from_that_gender() -> None:
-    photos = PhotoSet(Path(), ["a", "b", "c"], "")
-    found = PseudoLabels("", 0.9, "", photos, np.array([[0, 3, NOT_TAKEN]]))
+    found = PseudoLabels("", 0.9, "", {"a": (0,), "b": (3,), "c": (NOT_TAKEN,)})
     male = load_recipe("original").tasks["male-age"]
     assert [part.tolist() for part in found.of(0, male)] == [[0], [0]]
     assert [part.tolist() for part in found.of(0, load_recipe("original").tasks["mask"])] == [[0, 1], [0, 3]]
@@ -238,7 +236,7 @@ def test_the_dry_run_counts_them_and_writes_nothing(source: Path, tmp_path: Path
 def test_comparing_runs_says_which_has_them(source: Path, learned: Path) -> None:
     outcome = maskens("compare", source, learned)
     assert "pseudo-labels" in outcome.out
-    kept = read_pseudo_record(load_run(learned))
+    kept = read_pseudo_labels(load_run(learned))
     assert kept and kept.hash[:6] in outcome.out
 
 

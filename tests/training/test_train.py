@@ -101,7 +101,7 @@ def test_a_job_leaves_the_checkpoint_of_its_best_epoch_with_its_own_oof_logits(w
     model, card = load_checkpoint(job.model, CPU)
     assert card.epoch == 1 + scores.index(max(scores))
     assert card.f1 == pytest.approx(max(scores), abs=1e-5)
-    assert card.labels == {"mask": ["wear", "incorrect", "not wear"]}
+    assert card.target.names == {"mask": ["wear", "incorrect", "not wear"]}
     oof = load_job_oof(job.oof, {"fold": 0})
     best = oof.at("best")
     held_out = np.flatnonzero(whole.folds[whole.data.photo_person] == 0)
@@ -389,7 +389,7 @@ def test_evaluation_pools_each_photo_once_and_reports_what_is_missing(short: Tin
         assert pooled["fold"].tolist() == short.folds[short.data.photo_person].tolist()
     card = read_card(short.run.job_folder("gender", 1) / "model.safetensors")
     assert (card.task_hash, card.folds_hash) == (short.recipe.tasks["gender"].hash, short.run.folds_hash)
-    assert (card.task, card.fold, card.k, card.resize, card.crop) == ("gender", 1, 2, (32, 24), None), "its own"
+    assert (card.task, card.fold, card.k, card.preprocessing.resize) == ("gender", 1, 2, (32, 24)), "its own"
 
 
 # Initial weights from other trainings
