@@ -79,11 +79,8 @@ def card_metadata(card: ModelCard) -> dict[str, str]:
 
 
 def read_card(path: Path) -> ModelCard:
-    """The card of a checkpoint without its weights.
-
-    Raises:
-        MaskensError: missing, damaged, or not a checkpoint of ours.
-    """
+    """The card of a checkpoint without its weights. Raises MaskensError: missing, damaged, or not a checkpoint of
+    ours."""
     try:
         found = json.loads(_metadata(path)["maskens"])
         if found["format"] != FORMAT:

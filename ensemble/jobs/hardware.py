@@ -24,11 +24,7 @@ BackendName = Literal["sequential", "loky", "dask", "ray"]
 
 
 def choose_device(name: str) -> str:
-    """`auto` becomes cuda where there is one, else cpu.
-
-    Raises:
-        MaskensError: cuda asked for and not available.
-    """
+    """`auto` becomes cuda where there is one, else cpu. Raises MaskensError: cuda asked for and not available."""
     import torch  # here, so that planning jobs does not import it
 
     if name == "auto":

@@ -102,11 +102,8 @@ class Job:
     def verified_sha256(self, name: str) -> str:
         """The sha256 of one of its files, which must be there and as the job left it, as far as job.json records it.
 
-        Only a finished job has checksums: while it is at work its files are replaced one by one.
-
-        Raises:
-            MaskensError: the file is another.
-        """
+        Only a finished job has checksums: while it is at work its files are replaced one by one. Raises MaskensError:
+        the file is another."""
         path, status = self.folder / name, self.status()
         found, expected = sha256_of_file(path), status.checksums.get(name) if status.state == "done" else None
         if expected not in (None, found):

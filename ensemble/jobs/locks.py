@@ -49,11 +49,7 @@ class Claim:
 @contextlib.contextmanager
 def lock_jobs(specs: Sequence[JobSpec]) -> Iterator[None]:
     """Hold a lock on each job. The system lets go of the locks when the process ends, however it ends, so none is ever
-    stale.
-
-    Raises:
-        MaskensError: another process is at one of the jobs.
-    """
+    stale. Raises MaskensError: another process is at one of the jobs."""
     with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
         import resource
 
@@ -79,11 +75,8 @@ def lock_jobs(specs: Sequence[JobSpec]) -> Iterator[None]:
 @contextlib.contextmanager
 def lock_job_process(spec: JobSpec) -> Iterator[Claim]:
     """Hold the lock of the process that does a job's work, and claim the job. A process that outlives its command is
-    waited for; on a cluster's node, where it would train to the end of its job, it is asked to stop.
-
-    Raises:
-        MaskensError: it does not end.
-    """
+    waited for; on a cluster's node, where it would train to the end of its job, it is asked to stop. Raises
+    MaskensError: it does not end."""
     path = _file(spec, ".process")
     with contextlib.ExitStack() as stack:
         try:

@@ -204,11 +204,8 @@ def oof_hash(run: Run, recipe: Recipe) -> str:
 def pool(
     run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: list[int], checkpoint: Checkpoint
 ) -> PooledOofLogits:
-    """The jobs' out-of-fold logits together: each photo of the folds `trained` that can be read once a task.
-
-    Raises:
-        MaskensError: if a job's file is missing, damaged, not finite, or holds other photos than its fold's.
-    """
+    """The jobs' out-of-fold logits together: each photo of the folds `trained` that can be read once a task. Raises
+    MaskensError: if a job's file is missing, damaged, not finite, or holds other photos than its fold's."""
     index = {f: i for i, f in enumerate(data.files)}
     photo_fold, readable = folds[data.photo_person], data.photos.readable
     rows = np.flatnonzero(np.isin(photo_fold, trained) & readable)

@@ -70,11 +70,8 @@ def save_pseudo_labels(run: Run, pseudo: PseudoLabels) -> None:
 
 
 def read_pseudo_labels(run: Run) -> PseudoLabels | None:
-    """The pseudo-labels of a run without their photos, None if there are none.
-
-    Raises:
-        MaskensError: they are damaged, were edited, or are gone though jobs were trained with them.
-    """
+    """The pseudo-labels of a run without their photos, None if there are none. Raises MaskensError: they are damaged,
+    were edited, or are gone though jobs were trained with them."""
     if run.pseudo_record.exists():
         return read_record(run.pseudo_record, PseudoLabels, advice=PUT_BACK)
     if jobs := trained_with(run, "pseudo"):  # which would be trained again, with labels alone
@@ -89,11 +86,8 @@ def describe_pseudo_labels(run: Run) -> str:
 
 
 def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
-    """As `read_pseudo_labels`, with the photos in the data folder `root`.
-
-    Raises:
-        MaskensError: as `read_pseudo_labels`, or the photos to predict have changed.
-    """
+    """As `read_pseudo_labels`, with the photos in the data folder `root`. Raises MaskensError: as `read_pseudo_labels`,
+    or the photos to predict have changed."""
     found = read_pseudo_labels(run)
     if found is None:
         return None
@@ -213,11 +207,8 @@ def save_fold_targets(run: Run, soft: SoftTargets, fold: int) -> None:
 
 
 def read_soft_targets(run: Run) -> SoftTargets | None:
-    """The soft targets of a run; None if there are none.
-
-    Raises:
-        MaskensError: they were edited, are damaged or are gone.
-    """
+    """The soft targets of a run; None if there are none. Raises MaskensError: they were edited, are damaged or are
+    gone."""
     there = [fold for fold in range(run.k) if run.soft_file(fold).exists()]
     if not run.soft_record.exists() and not there:
         return None

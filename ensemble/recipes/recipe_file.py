@@ -53,12 +53,9 @@ def load_recipe(name_or_file: str, changes: Sequence[str] = ()) -> Recipe:
 def parse_recipe(text: str, name: str, where: str = "", changes: Sequence[str] = ()) -> Recipe:
     """Validate a recipe's TOML.
 
-    A table `[defaults]` holds what all tasks share; `extends = "NAME or FILE"` starts from another recipe,
-    less the tasks that `without = [...]` names.
-
-    Raises:
-        MaskensError: every error of the text, with key paths and near-miss suggestions.
-    """
+    A table `[defaults]` holds what all tasks share; `extends = "NAME or FILE"` starts from another recipe, less the
+    tasks that `without = [...]` names. Raises MaskensError: every error of the text, with key paths and near-miss
+    suggestions."""
     where = where or f"recipe '{name}'"
     tree = _layers(text, where, depth=0)
     del tree["defaults"]
@@ -225,11 +222,8 @@ def with_weights(recipe: Recipe, weights: Sequence[str], pretrained: bool) -> Re
     """The recipe with its initial weights from local files or runs (`FILE`, `RUN`, `TASK=FILE` or `TASK=RUN`) or none.
 
     A run gives fold k the weights of its own fold k, so that no model starts from one that was trained on the people
-    who score it. Without a task it is for all that it has trained with the same model.
-
-    Raises:
-        MaskensError: both asked for, an unknown task, a missing file, or a run without the task, its model or a fold.
-    """
+    who score it. Without a task it is for all that it has trained with the same model. Raises MaskensError: both asked
+    for, an unknown task, a missing file, or a run without the task, its model or a fold."""
     if weights and not pretrained:
         raise MaskensError("--weights and --no-pretrained exclude each other: start from a file or from nothing.")
     named: dict[str, str] = {}
@@ -298,11 +292,8 @@ def _unlike(name: str, task: TaskRecipe, run: Path) -> str:
 
 
 def run_recipe(run: Run) -> Recipe:
-    """The recipe that a run was trained with.
-
-    Raises:
-        MaskensError: nothing was trained yet, or recipe.toml was edited since.
-    """
+    """The recipe that a run was trained with. Raises MaskensError: nothing was trained yet, or recipe.toml was edited
+    since."""
     if not run.recipe_hash:
         raise MaskensError(f"nothing is trained in {run.folder} yet. First: maskens train --run {typed(run.folder)}")
     try:

@@ -75,11 +75,8 @@ class FaceTemplate(Strict):
     width: float = Field(0.5, gt=0, le=1)  # of the width, from cheek to cheek
 
     def cropped(self, resize: tuple[int, int], crop: tuple[int, int]) -> FaceTemplate:
-        """Where the face is on the `crop` of the centre; both sizes are (height, width).
-
-        Raises:
-            ValueError: not on it.
-        """
+        """Where the face is on the `crop` of the centre; both sizes are (height, width). Raises ValueError: not on
+        it."""
         (height, width), (cut_height, cut_width) = resize, crop
         top, left = (height - cut_height) // 2, (width - cut_width) // 2
         return FaceTemplate(
@@ -491,11 +488,8 @@ class TaskRecipe(Strict):
         return OutputSpec(self.predicts, self.ages.cuts, self.ages.bin_bands, self.ages.head)
 
     def of_fold(self, fold: int) -> TaskRecipe:
-        """The task with the initial weights of one fold, where each fold has a file of its own.
-
-        Raises:
-            MaskensError: there is none for this fold.
-        """
+        """The task with the initial weights of one fold, where each fold has a file of its own. Raises MaskensError:
+        there is none for this fold."""
         if FOLD not in self.weights:
             return self
         hashes = self.weights_sha256.split(",")

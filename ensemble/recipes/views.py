@@ -43,10 +43,7 @@ VIEWS: dict[Tta, tuple[str, ...]] = {
 
 def steps_of(view: str) -> dict[str, float | None]:
     """Step -> its number, or None if it takes none, in the order in which they are taken; empty for the photo as it is.
-
-    Raises:
-        ValueError: it is not the name of a view.
-    """
+    Raises ValueError: it is not the name of a view."""
     found: dict[str, float | None] = {}
     for word in [] if view.strip() == IDENTITY else view.split() or [""]:
         name, equals, text = word.partition("=")
@@ -73,11 +70,8 @@ def _number(name: str, text: str, low: float, high: float) -> float:
 
 
 def view_name(view: str) -> str:
-    """The one name of a view, however it is written: `scale=0.90 hflip` is `hflip scale=0.9`.
-
-    Raises:
-        ValueError: as `steps_of`.
-    """
+    """The one name of a view, however it is written: `scale=0.90 hflip` is `hflip scale=0.9`. Raises ValueError: as
+    `steps_of`."""
     return " ".join(n if v is None else f"{n}={v:g}" for n, v in steps_of(view).items()) or IDENTITY
 
 
@@ -127,11 +121,8 @@ def as_set(tta: Tta | TtaSet) -> TtaSet:
 
 
 def known_sets(own: Iterable[Mapping[Tta, TtaSet]]) -> dict[Tta, TtaSet]:
-    """The shipped sets and those of several recipes.
-
-    Raises:
-        MaskensError: recipes that mean different sets by one name.
-    """
+    """The shipped sets and those of several recipes. Raises MaskensError: recipes that mean different sets by one
+    name."""
     found = dict(SETS)
     for sets in own:
         clashing = [f"tta.{n}: {found[n]} and {s}" for n, s in sets.items() if found.get(n, s) != s]
