@@ -20,34 +20,27 @@ def apply_view(x: Tensor, view: str, normalisation: Normalisation) -> Tensor:
         view: a name of `ensemble.recipes.views`.
         normalisation: of `x`, for the steps that change its brightness.
     """
-    for step, number in steps_of(view).items():
-        x = _step(x, step, number, normalisation)
-    return x
-
-
-def _step(x: Tensor, step: str, number: float | None, normalisation: Normalisation) -> Tensor:
-    if number is None:
-        return _ttach(step, x)
     height, width = x.shape[2:]
-    if step == "scale":
-        x = _ttach(step, x, number, interpolation="bilinear")
-        if x.shape[2] >= height and x.shape[3] >= width:
-            return _ttach("center_crop", x, height, width)
-        # the border is repeated, as black would be another photo
-        top, left = (height - x.shape[2]) // 2, (width - x.shape[3]) // 2
-        sides = (left, width - x.shape[3] - left, top, height - x.shape[2] - top)
-        return torch.nn.functional.pad(x, sides, mode="replicate")
-    if step in ("multiply", "add"):
-        # on pixels of 0 to 1: on normalised ones, `multiply` would change the contrast
-        mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype).view(1, 3, 1, 1) for v in normalisation)
-        return (_ttach(step, x * std + mean, number).clamp(0, 1) - mean) / std
-    size = [max(1, round(number * side)) for side in (height, width)]
-    return _ttach("resize", _ttach(step, x, *size), (height, width), interpolation="bilinear")
-
-
-def _ttach(name: str, x: Tensor, *arguments: object, **more: object) -> Tensor:
-    found: Tensor = getattr(ttach.functional, name)(x, *arguments, **more)
-    return found
+    for name, number in steps_of(view).items():
+        step = getattr(ttach.functional, name)
+        if number is None:
+            x = step(x)
+        elif name == "scale":
+            x = step(x, number, interpolation="bilinear")
+            if x.shape[2] >= height and x.shape[3] >= width:
+                x = ttach.functional.center_crop(x, height, width)
+            else:  # the border is repeated, as black would be another photo
+                top, left = (height - x.shape[2]) // 2, (width - x.shape[3]) // 2
+                sides = (left, width - x.shape[3] - left, top, height - x.shape[2] - top)
+                x = torch.nn.functional.pad(x, sides, mode="replicate")
+        elif name in ("multiply", "add"):
+            # on pixels of 0 to 1: on normalised ones, `multiply` would change the contrast
+            mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype).view(1, 3, 1, 1) for v in normalisation)
+            x = (step(x * std + mean, number).clamp(0, 1) - mean) / std
+        else:
+            size = [max(1, round(number * side)) for side in (height, width)]
+            x = ttach.functional.resize(step(x, *size), (height, width), interpolation="bilinear")
+    return x
 
 
 def stack_views(x: Tensor, views: Sequence[str], normalisation: Normalisation) -> Tensor:

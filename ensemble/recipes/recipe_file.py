@@ -37,6 +37,13 @@ class _Layer(BaseModel):
     tasks: dict[str, Tree] = {}
 
 
+def _read(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # no UTF-8, or a name with zero bytes
+        raise MaskensError(f"can't read {what}{path}: {getattr(error, 'strerror', None) or error}") from error
+
+
 def load_recipe(name_or_file: str, changes: Sequence[str] = ()) -> Recipe:
     """A shipped recipe by name, or the user's own TOML file.
 
@@ -46,8 +53,7 @@ def load_recipe(name_or_file: str, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         MaskensError: no such recipe (near names suggested), or every error of the recipe at once.
     """
-    text, name, where = _source(name_or_file)
-    return parse_recipe(text, name, where, changes)
+    return parse_recipe(*_source(name_or_file), changes)
 
 
 def parse_recipe(text: str, name: str, where: str = "", changes: Sequence[str] = ()) -> Recipe:
@@ -86,10 +92,7 @@ def _source(name_or_file: str) -> tuple[str, str, str]:
         return known[name_or_file], name_or_file, f"recipe '{name_or_file}'"
     path = Path(name_or_file)
     if path.suffix == ".toml" or path.is_file():
-        try:
-            return path.read_text(encoding="utf-8"), path.stem, str(path)
-        except (OSError, ValueError) as error:  # no UTF-8, or a name with zero bytes
-            raise MaskensError(f"can't read the recipe {path}: {getattr(error, 'strerror', None) or error}") from error
+        return _read(path, "the recipe "), path.stem, str(path)
     raise MaskensError(
         f"there is no recipe '{name_or_file}'{did_you_mean(name_or_file, known)}. "
         f"Shipped are {', '.join(known)}; a recipe of your own is a .toml file."
@@ -98,10 +101,7 @@ def _source(name_or_file: str) -> tuple[str, str, str]:
 
 def _layers(text: str, where: str, depth: int) -> Tree:
     """The tree of a text merged over that of the recipe it extends; its tasks include the defaults."""
-    try:
-        tree = _toml(text)
-    except ValueError as error:
-        raise MaskensError(f"{where} is not valid TOML: {error}") from error
+    tree = _toml(text, where)
     layer = _validated(_Layer, tree, where)
     for table in [layer.defaults, *layer.tasks.values()]:
         weights = table.get("weights")
@@ -127,18 +127,19 @@ def _layers(text: str, where: str, depth: int) -> Tree:
     return _merge(below, layer.model_extra or {}) | {"defaults": defaults, "tasks": tasks}
 
 
-def _toml(text: str) -> Tree:
-    """Parsed TOML. Raises ValueError if it is invalid, or nested deeper than any recipe is."""
-    fault = f"it is nested more than {DEEPEST_TABLE} deep"
+def _toml(text: str, where: str) -> Tree:
+    """Parsed TOML. Raises MaskensError if it is invalid, or nested deeper than any recipe is."""
     try:
         level: list[Any] = [found := tomllib.loads(text)]
+        for _ in range(DEEPEST_TABLE):
+            inner = [v for node in level for v in (node.values() if isinstance(node, dict) else node)]
+            if not (level := [v for v in inner if isinstance(v, dict | list)]):
+                return found
+        raise RecursionError
     except RecursionError:
-        raise ValueError(fault) from None
-    for _ in range(DEEPEST_TABLE):
-        inner = [v for node in level for v in (node.values() if isinstance(node, dict) else node)]
-        if not (level := [v for v in inner if isinstance(v, dict | list)]):
-            return found
-    raise ValueError(fault)
+        raise MaskensError(f"{where} is not valid TOML: it is nested more than {DEEPEST_TABLE} deep") from None
+    except ValueError as error:
+        raise MaskensError(f"{where} is not valid TOML: {error}") from error
 
 
 def _merge(base: Tree, over: Tree) -> Tree:
@@ -159,10 +160,10 @@ def _set(tree: Tree, change: str) -> None:
     if not equals or not all(path):
         raise MaskensError(f"--set {change}: write KEY=VALUE, like tasks.gender.epochs=5.")
     try:
-        value = _toml(f"v = {text}")["v"]
-    except ValueError as error:
+        value = _toml(f"v = {text}", f"--set {change}: the value")["v"]
+    except MaskensError:
         if text.startswith(("{", "[", '"')):
-            raise MaskensError(f"--set {change}: the value is not valid TOML: {error}") from error
+            raise
         value = text
     if path[0] in ("defaults", "extends", "without"):
         raise MaskensError(f"--set {change}: '{path[0]}' belongs in a file. For all tasks write tasks.*.KEY=VALUE.")
@@ -296,10 +297,7 @@ def run_recipe(run: Run) -> Recipe:
     since."""
     if not run.recipe_hash:
         raise MaskensError(f"nothing is trained in {run.folder} yet. First: maskens train --run {typed(run.folder)}")
-    try:
-        recipe = parse_recipe(run.recipe_file.read_text(encoding="utf-8"), "recipe", where=str(run.recipe_file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise MaskensError(f"can't read {run.recipe_file}: {getattr(error, 'strerror', None) or error}") from error
+    recipe = parse_recipe(_read(run.recipe_file, ""), "recipe", where=str(run.recipe_file))
     if recipe.hash != run.recipe_hash:
         raise MaskensError(
             f"{run.recipe_file} was edited after training began. Put it back, or give it to a new run: "
@@ -411,10 +409,4 @@ def find_set(tta: Tta, known: Mapping[Tta, TtaSet]) -> tuple[Tta, TtaSet]:
             f"--tta {tta}: there are {', '.join(known)}{did_you_mean(tta, known)}; a set of your own is a table "
             "[tta.NAME] of the recipe, or a .toml file with views = [...]."
         )
-    try:
-        tree = _toml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise MaskensError(f"can't read the views {path}: {getattr(error, 'strerror', None) or error}") from error
-    except ValueError as error:
-        raise MaskensError(f"{path} is not valid TOML: {error}") from error
-    return tta, _validated(TtaSet, tree, str(path), ("tta", path.stem))
+    return tta, _validated(TtaSet, _toml(_read(path, "the views "), str(path)), str(path), ("tta", path.stem))

@@ -250,11 +250,11 @@ def policies() -> dict[str, dict[str, Any]]:
 
 def transforms_in(augment: Sequence[Entry]) -> Iterator[tuple[str, Transform]]:
     """(key path within `augment`, transform) of all that may be applied, those to draw from too."""
-    for number, entry in enumerate(augment):
+    for n, entry in enumerate(augment):
         if isinstance(entry, Transform):
-            yield str(number), entry
+            yield str(n), entry
         else:
-            yield from ((f"{number}.transforms.{place}", inner) for place, inner in enumerate(entry.transforms))
+            yield from ((f"{n}.transforms.{place}", inner) for place, inner in enumerate(entry.transforms))
 
 
 ClassWeights = tuple[NotNegative, ...]
