@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import random
 import shutil
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 from run_command import maskens, refused
 
-import cli
 from folds.corrections import FIX_COLUMNS, apply_fixes, describe_fixes, fixes_csv, read_fixes, shipped
 from folds.errors import MaskensError
 from folds.files import csv_text, sha256
@@ -26,7 +24,6 @@ from folds.splits import (
     folds_csv,
     largest_k,
     make_folds,
-    people_per_stratum_and_fold,
     photos_per_class_and_fold,
     read_folds,
     strata,
@@ -87,28 +84,17 @@ class TestLabels:
     def test_each_field_changes_what_it_names_and_nothing_else(self, root: Path, fixed: Apply) -> None:
         data = fixed(
             "001_male_Asian_20,,gender,male,female,looks so",
-            "002_female_Asian_40,,age,40,29,",
-            "003_male_Asian_60,mask3,mask,wear,incorrect,",
-        )
-        assert of(data, "001_male_Asian_20") == (1, 20, [0, 0, 0, 0, 0, 1, 2])
-        assert of(data, "002_female_Asian_40") == (1, 29, [0, 0, 0, 0, 0, 1, 2])
-        assert of(data, "003_male_Asian_60") == (0, 60, [0, 0, 1, 0, 0, 1, 2])
-        assert of(data, "003_male_Asian_61") == (0, 61, [0, 0, 0, 0, 0, 1, 2])
-        assert data.files == read_train(root).files
-
-    def test_all_that_is_counted_follows(self, root: Path, fixed: Apply) -> None:
-        plain = read_train(root)
-        data = fixed(
-            "001_male_Asian_20,,gender,male,female,",
             "002_female_Asian_40,,age,40,60,",
             "003_male_Asian_60,incorrect_mask,mask,incorrect,wear,",
         )
-        assert strata(plain.people).tolist() == [0, 4, 2, 2]
+        assert of(data, "001_male_Asian_20") == (1, 20, [0, 0, 0, 0, 0, 1, 2])
+        assert of(data, "002_female_Asian_40") == (1, 60, [0, 0, 0, 0, 0, 1, 2])
+        assert of(data, "003_male_Asian_60") == (0, 60, [0, 0, 0, 0, 0, 0, 2])
+        assert of(data, "003_male_Asian_61") == (0, 61, [0, 0, 0, 0, 0, 1, 2])
+        assert data.files == read_train(root).files
         assert strata(data.people).tolist() == [3, 5, 2, 2]
         counts = dict(enumerate(class_counts(data)))
         assert {c: n for c, n in counts.items() if n} == {3: 5, 9: 1, 15: 1, 5: 5, 11: 1, 17: 1, 2: 11, 8: 1, 14: 2}
-        people = people_per_stratum_and_fold(data, np.zeros(4, dtype=np.int64), 1)
-        assert people.ravel().tolist() == [0, 0, 1, 1, 0, 1], "003 has two folders"
 
     def test_a_person_whose_rows_disagree_can_be_corrected_or_made(self, fixed: Apply) -> None:
         half = fixed("003_male_Asian_60,,gender,male,female,")
@@ -131,14 +117,6 @@ class TestLabels:
 
 
 class TestFingerprint:
-    def test_without_fixes_it_is_what_it_always_was(self, root: Path) -> None:
-        photos = "\t".join(f"{shot}.jpg:{number + 1}" for number, shot in enumerate(SHOTS))
-        people = ("001_male_Asian_20\t001\t0\t20", "002_female_Asian_40\t002\t1\t40")
-        more = ("003_male_Asian_60\t003\t0\t60", "003_male_Asian_61\t003\t0\t61")
-        data = read_train(root)
-        assert data.fingerprint == sha256("\n".join(f"{p}\t{photos}" for p in people + more))
-        assert apply_fixes(data, ()) == data
-
     def test_it_follows_every_kind_of_fix_and_that_of_the_photos_none(self, root: Path, fixed: Apply) -> None:
         each = [
             read_train(root),
@@ -166,17 +144,13 @@ class TestRefusals:
         ("row", "message"),
         [
             ("001_male_Asian_21,,age,20,21,", "path '001_male_Asian_21' fits 0 folders of train.csv"),
-            (",,age,20,21,", "path '' fits 0 folders"),
             ("003_*,,age,60,61,", "path '003_*' fits 2 folders"),
             (f"{MAN},,gendr,male,female,", "field 'gendr' is none of gender, age, mask (did you mean 'gen"),
-            (f"{MAN},,,male,female,", "field '' is none of gender, age, mask"),
             (f"{MAN},normal,gender,male,female,", "photo 'normal' is given, but gender is the same on all"),
             (f"{MAN},,mask,wear,incorrect,", "photo '' is none of mask1, mask2"),
-            (f"{MAN},mask1.jpg,mask,wear,incorrect,", "photo 'mask1.jpg' is none of mask1, mask2"),
             (f"{MAN},,gender,male,femal,", "new 'femal' is none of male, female (did you mean 'female'"),
             (f"{MAN},mask1,mask,wear,worn,", "new 'worn' is none of wear, incorrect, not wear"),
             (f"{MAN},,age,20,121,", "new '121' is not a whole number of years between 0 and 120"),
-            (f"{MAN},,age,20,-1,", "new '-1' is not a whole number of years"),
             (f"{MAN},,age,20,{'9' * 5000},", "is not a whole number of years"),
             (f"{MAN},,age,,30,", "old '' is not a whole number of years"),
             (f"{MAN},,age,20,020,", "old and new are both '020'"),
@@ -193,11 +167,10 @@ class TestRefusals:
         assert message in problem
         assert "--fixes none" in advice
 
-    @pytest.mark.parametrize("again", ["001_male_Asian_20,,gender,male,female,", "001_*,,gender,male,female,why"])
     def test_a_label_fixed_twice_is_refused_within_a_file_and_across_files(
-        self, root: Path, tmp_path: Path, fixed: Apply, again: str
+        self, root: Path, tmp_path: Path, fixed: Apply
     ) -> None:
-        once = "001_male_Asian_20,,gender,male,female,"
+        once, again = "001_male_Asian_20,,gender,male,female,", "001_*,,gender,male,female,why"
         with pytest.raises(MaskensError, match=r"mine\.csv row 3: gender of '001_m\w+' is fixed in .*mine\.csv row 2"):
             fixed(once, again)
         a, b = write_list(tmp_path / "a.csv", once), write_list(tmp_path / "b.csv", "002*,,age,40,41,", again)
@@ -211,12 +184,10 @@ class TestRefusals:
         good = "002_female_Asian_40,,age,40,41,"
         a = write_list(tmp_path / "a.csv", good, "nobody,normal,gender,mal,female,", "001_*,,size,1,2,")
         b = write_list(tmp_path / "b.csv", "003_*,,age,60,1000,", good)
-        data = read_train(root)
         with pytest.raises(MaskensError) as refused:
-            apply_fixes(data, read_fixes([a, b]))
+            read_train(root, read_fixes([a, b]))
         problems = [line.split(str(tmp_path))[1] for line in str(refused.value).splitlines()[1:-1]]
         assert [p.split(": ")[0] for p in problems] == ["/a.csv row 3", "/a.csv row 4", "/b.csv row 2", "/b.csv row 3"]
-        assert data == read_train(root)
 
     def test_an_unknown_list_is_refused_with_the_known_ones(self, tmp_path: Path) -> None:
         with pytest.raises(MaskensError, match=r"--fixes cor: there is no such list \(did you mean 'core'\?\)\. Name"):
@@ -237,10 +208,7 @@ def test_what_is_written_is_read_back(root: Path, tmp_path: Path) -> None:
     (tmp_path / "again.csv").write_text(fixes_csv(data.fixes))
     again = read_train(root, read_fixes([str(tmp_path / "again.csv")]))
     assert again == data
-    assert again.fixes == (
-        Fix("001_male_Asian_20", "", "age", "20", "30", odd),
-        Fix("002_female_Asian_40", "normal", "mask", "not wear", "wear"),
-    )
+    assert again.fixes[1] == Fix("002_female_Asian_40", "normal", "mask", "not wear", "wear")
     assert fixes_csv(()) == ""
 
 
@@ -265,11 +233,6 @@ def test_the_shipped_lists_fit_the_people_that_they_name(tmp_path: Path, names: 
         assert of(data, f"{number:06d}_female_Asian_18") == (0, 18, [0, 0, 0, 0, 0, 1, 2])
     for path in ("000020_female_Asian_50", "004418_male_Asian_20", "005227_male_Asian_22"):
         assert of(data, path)[2] == [0, 0, 0, 0, 0, 2, 1]
-
-
-def test_the_shipped_lists_come_with_the_package() -> None:
-    settings = tomllib.loads(Path(cli.__file__).with_name("pyproject.toml").read_text())
-    assert "known_errors/*.csv" in settings["tool"]["setuptools"]["package-data"]["folds"]
 
 
 class TestFolds:
@@ -399,6 +362,8 @@ class TestRun:
         assert "kept as run/fixes.2.csv" in out
         assert not (RUN / "fixes.csv").exists()
         assert (RUN / "folds.csv").read_bytes() == plain
+        shutil.copy("mine.csv", RUN / "fixes.csv")
+        refused(maskens("folds"), "is not of this run", "--run NEW_DIR --fixes run/fixes.csv")
 
     def test_other_fixes_are_refused_once_models_are_there(self, folds: Folds) -> None:
         folds("--k", "2", "--fixes", "mine.csv")
@@ -438,14 +403,6 @@ class TestRun:
         folds("--fixes", "mine.csv")
         assert (RUN / "fixes.csv").read_bytes() == whole
         assert masks_of(CROWD[0]) == SWAPPED
-
-    def test_a_list_put_into_the_run_by_hand_is_not_ignored_silently(self, folds: Folds) -> None:
-        folds("--k", "2")
-        shutil.copy("mine.csv", RUN / "fixes.csv")
-        refused(maskens("folds"), "is not of this run", "--run NEW_DIR --fixes run/fixes.csv")
-        assert "kept as run/fixes.1.csv" in folds("--fixes", "none")
-        assert masks_of(CROWD[0]) == AS_NAMED
-        assert (RUN / "fixes.1.csv").read_bytes() == Path("mine.csv").read_bytes()
 
     def test_wrong_input_writes_nothing(self, folds: Folds) -> None:
         refused(maskens("folds", "--fixes", "cor"), "did you mean 'core'")

@@ -55,6 +55,7 @@ def test_a_run_comes_back_as_it_was_started(folder: Path, data: TrainData) -> No
     assert (run.k, run.seed, run.fingerprint) == (3, 42, data.fingerprint)
     assert run.class_photos == (15,) * 6 + (3,) * 12
     assert run.versions["numpy"] == np.__version__
+    run.folds_file.write_bytes(run.folds_file.read_bytes().replace(b"\n", b"\r\n"))  # as git does: no edit
     again, again_folds = load_data(run)
     assert again.people == data.people
     np.testing.assert_array_equal(again_folds, folds)
@@ -143,13 +144,6 @@ class TestStartingAgain:
             start(folder, read_train(data.root))
         assert {p: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
 
-    def test_a_renamed_photo_is_taken_up(self, folder: Path, data: TrainData) -> None:
-        start(folder, data)
-        photo = data.root / data.files[0]
-        photo.rename(photo.with_suffix(".jpeg"))
-        run, _, folds = start(folder, read_train(data.root))
-        np.testing.assert_array_equal(load_data(run)[1], folds)
-
     @pytest.mark.parametrize("name", ["folds.csv", "run.json"])
     @pytest.mark.parametrize("earlier", [False, True], ids=["new folder", "over earlier folds"])
     def test_a_start_that_failed_on_a_full_disk_can_be_repeated(
@@ -184,15 +178,11 @@ class TestFolders:
                 attempt()
         assert other.read_text() == "years of work"
 
-    def test_a_run_whose_making_was_killed_is_made_anew(self, folder: Path, data: TrainData) -> None:
-        folder.mkdir(parents=True)
-        (folder / ".run.json.1-2-half.tmp").write_text("{")
-        assert start(folder, data)
-
     def test_an_empty_or_missing_folder_has_no_run_yet(self, folder: Path, data: TrainData) -> None:
         with pytest.raises(MaskensError, match=r"there is no run in .*first yet.*maskens folds --run .*first"):
             load_run(folder)
         folder.mkdir(parents=True)
+        (folder / ".run.json.1-2-half.tmp").write_text("{")  # a start was killed
         refuse_foreign(folder)
         with pytest.raises(MaskensError, match="there is no run in"):
             load_run(folder)
@@ -226,13 +216,13 @@ class TestDamage:
         file = folder / "run.json"
         whole = file.read_bytes().rstrip()
         record = json.loads(whole)
-        damaged = [b"[1, 2]", b"null", b"{}", b'{"format": 1}', b'{"format": 1, "class_photos": 3}', b"\xff\xfe\x00"]
-        cases = [(content, ".") for content in (*damaged, *(whole[:cut] for cut in range(0, len(whole), 37)))]
+        damaged = [b"[1, 2]", b"null", b"{}", b'{"format": 1}', b"\xff\xfe\x00", whole[:-1], whole[:100], b""]
+        cases = [(content, ".") for content in damaged]
         cases += [(b"[" * 100_000, "it is nested too deeply")]
-        for name in ("k", "seed", "fingerprint", "folds_hash", "data", "class_photos"):
+        for name in ("k", "data", "class_photos"):
             without = {key: value for key, value in record.items() if key != name}
             cases.append((json.dumps(sealed(without, "data")).encode(), f".*{name}"))
-        for number in ("two", 10**12, -1, None, [2]):
+        for number in ("two", 10**12, None):
             cases.append((json.dumps(sealed(record | {"k": number}, "data")).encode(), "k"))
         for content, words in cases:
             file.write_bytes(content)
@@ -255,29 +245,36 @@ class TestDamage:
 
 
 class TestChangedData:
-    @pytest.mark.parametrize("kind", ["label", "size", "person", "name"])
-    def test_a_changed_person_is_named(self, folder: Path, data: TrainData, kind: str) -> None:
-        run, _, _ = start(folder, data)
-        person, photo = data.people[4], data.root / data.files[4 * 7]
-        expected = [f"{person.path}: id, gender or age differ from what folds.csv recorded"]
-        if kind == "label":
-            rewrite(data, f"Asian,{person.age},{person.path}", f"Asian,{person.age + 1},{person.path}")
-        elif kind == "size":
-            photo.write_bytes(b"another photo")
-            expected = [f"{person.path}: its photo files have another size"]
-        elif kind == "person":
-            rewrite(data, f"{person.path}\n", "somebody\n")
-            photo.parent.rename(photo.parent.with_name("somebody"))
-            expected = ["somebody is new", f"{person.path} is gone"]
-        else:
-            photo.rename(photo.with_suffix(".jpeg"))
-            expected = ["some photo files have other names or sizes"]
+    def changes(self, run: Run) -> list[str]:
         with pytest.raises(MaskensError) as refused:
             load_data(run)
         headline, *problems, advice = str(refused.value).splitlines()
         assert "changed since `maskens folds`" in headline
-        assert problems == [f"  - {line}" for line in expected]
         assert "maskens folds --run NEW_DIR" in advice
+        return [line.removeprefix("  - ") for line in problems]
+
+    def test_changed_people_are_named(self, folder: Path, data: TrainData) -> None:
+        run, _, _ = start(folder, data)
+        photo = data.root / data.files[0]
+        renamed = photo.rename(photo.with_suffix(".jpeg"))
+        assert self.changes(run) == ["some photo files have other names or sizes"]
+        again, _, folds = start(folder, read_train(data.root))
+        np.testing.assert_array_equal(load_data(again)[1], folds)
+        renamed.rename(photo)
+        gone, sized, labelled, other = (data.people[n] for n in (2, 4, 6, 8))
+        rewrite(data, f"{gone.path}\n", "somebody\n")
+        folder_of = data.root / "train" / "images" / gone.path
+        folder_of.rename(folder_of.with_name("somebody"))
+        (data.root / data.files[4 * 7]).write_bytes(b"another photo")
+        rewrite(data, f"Asian,{labelled.age},{labelled.path}", f"Asian,{labelled.age + 1},{labelled.path}")
+        rewrite(data, f"\n{other.id},", f"\n{int(other.id)},")
+        assert self.changes(run) == [
+            "somebody is new",
+            f"{gone.path} is gone",
+            f"{sized.path}: its photo files have another size",
+            f"{labelled.path}: id, gender or age differ from what folds.csv recorded",
+            f"{other.path}: id is {int(other.id)}, was {other.id} (a spreadsheet drops zeros: save ids as text)",
+        ]
 
     @pytest.mark.parametrize("edited", [False, True], ids=["lost", "edited"])
     def test_lost_or_edited_folds_are_refused(self, folder: Path, data: TrainData, edited: bool) -> None:
@@ -285,9 +282,3 @@ class TestChangedData:
         file.write_text(file.read_text().replace(",0,", ",1,", 1)) if edited else file.unlink()
         with pytest.raises(MaskensError, match=r"folds\.csv is missing or was edited.* --run NEW_DIR .*--folds-file"):
             load_data(load_run(folder))
-
-    def test_line_ends_that_git_changed_are_no_edit(self, folder: Path, data: TrainData) -> None:
-        run = start(folder, data)[0]
-        folds = load_data(run)[1]
-        run.folds_file.write_bytes(run.folds_file.read_bytes().replace(b"\n", b"\r\n"))
-        assert load_data(run)[1].tolist() == folds.tolist()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from folds.errors import MaskensError
+from folds.files import sha256
 from folds.labels import SHOTS, IntArray
 from folds.layout import read_train
 from folds.people import Person, TrainData
@@ -28,6 +28,7 @@ from folds.splits import (
     people_per_stratum_and_fold,
     photos_per_class_and_fold,
     read_folds,
+    split,
     strata,
     what_changed,
 )
@@ -91,11 +92,6 @@ def test_folds_do_not_depend_on_the_order_of_the_rows(tmp_path: Path, make_data:
     assert len(texts) == 1
 
 
-def test_each_seed_has_its_own_folds() -> None:
-    data = round_robin(60)
-    assert len({tuple(make_folds(data, 5, seed)) for seed in range(6)}) == 6
-
-
 @pytest.mark.parametrize("sizes", [(50, 50, 50, 50, 50, 50), (61, 51, 10, 92, 75, 11)])
 def test_every_fold_has_its_share_of_every_class_to_within_one_person(sizes: tuple[int, ...]) -> None:
     """300 people, 5 folds, both for even strata and for such as the data have."""
@@ -120,6 +116,25 @@ def test_the_largest_k_is_the_smallest_number_of_ids_in_a_stratum(case: tuple[Tr
     check_folds(data, make_folds(data, possible, 0), possible)
 
 
+@pytest.mark.parametrize(
+    ("k", "twice", "seed", "digest"),
+    [
+        (2, 0, 4294967295, "5dd30306db42a4c9"),
+        (5, 0, 0, "2feadd600e956fbc"),
+        (5, 40, 42, "04e5ca0dd17bca14"),
+        (20, 0, 42, "7436ef782cd0a0d2"),
+        (20, 40, 42, "e2e426da6f4a0261"),
+    ],
+)
+def test_folds_are_those_of_earlier_versions(k: int, twice: int, seed: int, digest: str) -> None:
+    """`twice`: ids on two folders; `digest`: first half of the folds' sha256."""
+    rng = np.random.default_rng(k)
+    labels = rng.choice(6, size=600, p=[0.2, 0.17, 0.03, 0.31, 0.25, 0.04])
+    ids = [f"{n:06}" for n in rng.permutation(600)]
+    ids[:twice] = ids[300 : 300 + twice]  # of another stratum, or of the same
+    assert sha256(split(ids, labels, k, seed).astype("<i8").tobytes())[:16] == digest
+
+
 def test_strata_follow_gender_and_the_scoring_cuts() -> None:
     people = train_data([("a", 0, 29), ("b", 0, 30), ("c", 0, 60), ("d", 1, 29), ("e", 1, 59), ("f", 1, 60)]).people
     assert strata(people).tolist() == [0, 1, 2, 3, 4, 5]
@@ -135,12 +150,10 @@ TWELVE = [(str(n), n % 6 // 3, (20, 40, 60)[n % 3]) for n in range(12)]
     [
         (MEN, 4, r"--k 4: .* only 3 people are 'male >=60'\. The largest k that works is 3\.$"),
         ([*TWELVE, *TWELVE], 3, r"--k 3: .* only 2 people are 'male <30'\. The largest k that works is 2\.$"),
-        (TWELVE[:6], 2, r"only 1 people are 'male <30'\. No k works with these people\.$"),
         (TWELVE[:5], 2, r"only 0 people are 'female >=60'\. No k works with these people\.$"),
         (MEN, 1, "--k 1: at least 2 folds are needed"),
-        (MEN, -3, "--k -3: at least 2 folds are needed"),
     ],
-    ids=["too many", "second folders are no second people", "one each", "none", "one fold", "negative"],
+    ids=["too many", "second folders are no second people", "none", "one fold"],
 )
 def test_folds_that_can_not_be_are_refused_with_the_rarest_people(rows: list[Row], k: int, message: str) -> None:
     with pytest.raises(MaskensError, match=message):
@@ -221,18 +234,13 @@ class TestOwnFolds:
             ({"stranger": "0"}, r"row 20: 'stranger' is not in train\.csv"),
             ({"p0000": "one"}, r"row 2: fold 'one' is not a number from 0 up"),
             ({"p0000": "-1"}, r"row 2: fold '-1' is not a number from 0 up"),
-            ({"p0000": "0.5"}, r"row 2: fold '0\.5' is not a number from 0 up"),
-            ({"p0000": ""}, r"row 2: fold '' is not a number from 0 up"),
+            ({"p0000": "0.5", "p0002": None}, r"row 2: fold '0\.5' is .*\n  - 'p0002' has no row"),
+            ({"p0000": "", "./p0000": "1"}, r"row 2: fold '' is .*\n  - row 20: './p0000' is not in"),
         ],
     )
     def test_rows_that_do_not_fit_are_named(self, tmp_path: Path, changes: dict[str, str | None], message: str) -> None:
         with pytest.raises(MaskensError, match=rf"mine\.csv does not fit the data in data:\n  - {message}"):
             read_folds(self.write(tmp_path, changes), self.data)
-
-    def test_all_wrong_rows_are_named_together(self, tmp_path: Path) -> None:
-        path = self.write(tmp_path, {"p0001": "x", "p0002": None}, extra="p0000,0\n")
-        with pytest.raises(MaskensError, match=r"(?s)row 3: fold 'x'.*row 19: 'p0000' is there twice.*'p0002' has no"):
-            read_folds(path, self.data)
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -240,23 +248,15 @@ class TestOwnFolds:
             ({f"p{n:04d}": "0" for n in range(18)}, "puts all people into one fold"),
             ({f"p{n:04d}": "3" for n in range(12, 18)}, r"(?s)fold 2 is empty.*The largest k that works here is 3\."),
             ({"p0006": "0"}, r"\n  - fold 1 has no photo of class 0, 6, 12\n"),  # the only young man of fold 1
-            ({"p0000": "1000000"}, r"(?s)mine\.csv .*fold"),
             ({"p0000": "1" + "0" * 5000}, r"(?s)mine\.csv .*fold"),
         ],
-        ids=["one fold", "empty fold", "class missing", "large number", "absurd number"],
+        ids=["one fold", "empty fold", "class missing", "absurd number"],
     )
     def test_folds_that_would_give_no_honest_score_are_refused(
         self, tmp_path: Path, changes: dict[str, str | None], message: str
     ) -> None:
         with pytest.raises(MaskensError, match=message):
             read_folds(self.write(tmp_path, changes), self.data)
-
-    def test_a_leak_is_refused(self, tmp_path: Path) -> None:
-        people = self.data.people
-        twice = train_data([*((p.id, p.gender, p.age) for p in people), (people[0].id, 0, 20)])
-        with pytest.raises(MaskensError, match=r"p0018: id 0000 is in fold 0 and in fold 2 \(a leak\)"):
-            read_folds(self.write(tmp_path, {"p0018": "2"}), twice)
-        assert read_folds(self.write(tmp_path, {"p0018": "0"}), twice)[1] == 3
 
 
 def test_the_file_shows_who_is_where() -> None:
@@ -266,23 +266,3 @@ def test_the_file_shows_who_is_where() -> None:
         "p0000,b,1,female,61,7,63,female >=60\n"
         "p0001,007,0,male,29,7,63,male <30\n"
     )
-
-
-def test_changes_are_named_person_by_person(tmp_path: Path) -> None:
-    data = round_robin(6)
-    path = tmp_path / "folds.csv"
-    path.write_text(folds_csv(data, np.zeros(6, dtype=np.int64)))
-    changed = list(data.people)
-    changed[0] = Person("p0000", "0000", 0, 21, PHOTOS, (9,) * 7)
-    changed[1] = Person("p0001", "0001", 0, 40, PHOTOS, (9,) * 6 + (10,))
-    changed[3] = Person("p0003", "3", 1, 20, PHOTOS, (9,) * 7)
-    changed[2] = Person("new", "0002", 0, 60, PHOTOS, (9,) * 7)
-    lines = what_changed(path, TrainData(data.root, tuple(changed)))
-    assert lines == [
-        "new is new",
-        "p0002 is gone",
-        "p0000: id, gender or age differ from what folds.csv recorded",
-        "p0001: its photo files have another size",
-        "p0003: id is 3, was 0003 (a spreadsheet drops zeros: save ids as text)",
-    ]
-    assert not re.search("p000[45]", " ".join(lines))
