@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 import shlex
 import unicodedata
@@ -28,6 +29,15 @@ def refuse(problems: Sequence[str], headline: str, advice: str = "") -> None:
     more = [f"  ... and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
     lines = [f"{headline}:", *(f"  - {p}" for p in problems[:SHOWN]), *more, advice]
     raise MaskensError("\n".join(filter(None, lines)))
+
+
+def refuse_without(packages: Iterable[str], extra: str, what: str) -> None:
+    """Raise MaskensError if a package of an extra is not installed."""
+    specs = {name: importlib.util.find_spec(name) for name in packages}
+    # without an origin it is a mere folder of that name, such as an earlier export's
+    missing = [name.replace("_", "-") for name, spec in specs.items() if spec is None or spec.origin is None]
+    if missing:
+        raise MaskensError(f"{what} needs {', '.join(missing)}. Install: pip install 'maskens[{extra}]'")
 
 
 def typed(path: object) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 from ensemble.backends.backend import Backend, SequentialBackend
 from ensemble.jobs.hardware import BackendName, Hardware, choose_device
-from folds.errors import MaskensError
+from folds.errors import MaskensError, refuse_without
 
 PACKAGES = {"dask": "distributed", "ray": "ray"}  # backend -> the package it needs, in the extra of its name
 
@@ -35,10 +33,8 @@ def choose_hardware(
     if backend == "sequential" and (jobs or 1) > 1:
         raise MaskensError(f"--backend sequential runs one job at a time, not {jobs}: use loky, dask or ray.")
     package = PACKAGES.get(backend or "")
-    if package and importlib.util.find_spec(package) is None:
-        raise MaskensError(
-            f"--backend {backend} needs {package}, which is not installed. Install: pip install 'maskens[{backend}]'"
-        )
+    if backend and package:
+        refuse_without([package], backend, f"--backend {backend}")
     if address is None:
         chosen = choose_device(device)
         if backend == "dask" and chosen == "cuda":

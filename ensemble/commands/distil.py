@@ -23,7 +23,6 @@ from ensemble.commands.train import (
     skip_bad_photos,
     train_run,
 )
-from ensemble.data.cache import open_photos
 from ensemble.decision.distillation import refuse_unfinished, soft_targets_of, teachers_of_fold
 from ensemble.decision.joint import mean_of_runs
 from ensemble.decision.members import Ensemble, preprocessings
@@ -31,8 +30,6 @@ from ensemble.jobs import soft_targets
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import STATUS, Job, jobs_of
 from ensemble.jobs.soft_targets import FoldTargets, SoftTargets
-from ensemble.prediction.outputs import InferenceSettings, predict_photos
-from ensemble.prediction.predictor import by_task
 from ensemble.recipes.recipe_file import run_recipe
 from ensemble.recipes.schema import soft_f1_warnings
 from ensemble.recipes.views import TtaSet
@@ -148,6 +145,10 @@ def begin_student(planned: DistilPlan, observer: Observer = SILENT) -> TrainingP
 
 def _predicted_targets(planned: DistilPlan, training: TrainingPlan, fold: int, on_progress: OnProgress) -> FoldTargets:
     """The predictions of the teachers' models of a fold for the people of all other folds."""
+    from ensemble.data.cache import open_photos
+    from ensemble.prediction.outputs import InferenceSettings, predict_photos
+    from ensemble.prediction.predictor import by_task
+
     ensembles, data, hardware = planned.untaught[fold], training.data, planned.hardware
     settings = InferenceSettings(planned.views, hardware, training.todo[0].cache)
     shapes = preprocessings(m for ensemble in ensembles for m in ensemble.members)

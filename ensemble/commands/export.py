@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ensemble.commands.options import ExportOptions
+from ensemble.commands.predict import choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
+from ensemble.jobs.hardware import Hardware
+from folds.errors import refuse_without
+from folds.layout import read_eval
+from folds.run_folder import load_run
 
 if TYPE_CHECKING:
     from ensemble.prediction.export import Export
@@ -40,19 +45,14 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
     Raises:
         MaskensError: the extra is not installed, models are missing, or the logits differ.
     """
-    from ensemble.commands.predict import choose_ensembles
-    from ensemble.jobs.hardware import Hardware
-    from ensemble.models.onnx_graph import refuse_without
-    from ensemble.prediction.export import NEEDED
-    from ensemble.prediction.export import export as export_ensemble
-    from folds.layout import read_eval
-    from folds.run_folder import load_run
-
-    refuse_without(NEEDED, "onnx", "export")
+    refuse_without(("onnx", "onnxscript", "onnxruntime"), "onnx", "maskens export")
     run = load_run(options.run[0])
     data = read_eval(run.data_folder(options.data))
     folder = options.out or run.folder / "onnx"
     chosen = choose_ensembles([run], options.tta, not options.no_tuning, options.allow_missing)
+
+    from ensemble.prediction.export import export as export_ensemble  # imports torch, once nothing else is wrong
+
     with observer.progress() as on_progress:
         done = export_ensemble(
             chosen.ensembles[0],

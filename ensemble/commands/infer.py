@@ -1,4 +1,4 @@
-"""maskens infer."""
+"""maskens infer. What imports torch is imported once the runs, their models and the photos are checked."""
 
 from __future__ import annotations
 
@@ -7,22 +7,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from ensemble.backends.choose import choose_hardware
 from ensemble.commands.options import InferOptions, cache_folder
+from ensemble.commands.predict import choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal, run_options
+from ensemble.decision.early_exit import choose_budget
+from ensemble.decision.joint import Rule, decide
+from ensemble.decision.members import preprocessings
+from ensemble.decision.submission import (
+    SubmissionCheck,
+    align,
+    class_mix,
+    read_people,
+    skipped_warning,
+    write_skipped,
+    write_submission,
+)
 from folds.errors import MaskensError
-
-if TYPE_CHECKING:
-    from ensemble.decision.joint import Rule
-    from ensemble.decision.members import Ensemble
-    from ensemble.decision.submission import SubmissionCheck
-    from ensemble.decision.tuning import DecisionParams
-    from ensemble.prediction.outputs import InferenceSettings
-    from folds.labels import IntArray
-    from folds.people import EvalData
-    from folds.run_folder import Run
+from folds.files import must_be_writable
+from folds.labels import IntArray
+from folds.layout import read_eval
+from folds.run_folder import file_of, load_run
 
 
 @dataclass(frozen=True)
@@ -46,29 +55,12 @@ class Inferred:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that an inference needs, checked, before the first photo is opened."""
-
-    runs: list[Run]
-    data: EvalData
-    ensembles: list[Ensemble]
-    fitted: DecisionParams
-    used: str  # describes models, photos, views and tuning
-    rule: Rule
-    votes: tuple[IntArray, ...]  # of other submissions, each (photos,)
-    person: IntArray | None  # (photos,), equal for photos that are decided together; None: each by itself
-    settings: InferenceSettings
-    path: Path  # the CSV
-    logits_file: Path
-
-
 def _print(done: Inferred | Estimate, options: InferOptions, terminal: Terminal) -> None:
     from ensemble.reporting.tables import submission_table, time_text
 
     if isinstance(done, Estimate):
-        words = f"about {time_text(done.seconds)}; photo cache {done.disk / 1e9:.2f} GB more. Nothing was written."
-        terminal.say(words, "bold")
+        found = f"about {time_text(done.seconds)}; photo cache {done.disk / 1e9:.2f} GB more. Nothing was written."
+        terminal.say(found, "bold")
         return
     for line in done.notes:
         terminal.say(line)
@@ -92,21 +84,59 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
         MaskensError: models missing or damaged, runs of other folds, votes of other photos, a photo that can't be read,
             a model whose logits are not finite, a file that can't be written, a full disk.
     """
+    if options.vote and options.decision not in (None, "vote"):
+        raise MaskensError(f"--vote and --decision {options.decision} exclude each other.")
+    rule: Rule = "vote" if options.vote else options.decision or "joint"
+    column = options.person_column
+    if column and rule != "joint":
+        raise MaskensError("--person-column needs --decision joint, which decides a person's photos together.")
+    budget = choose_budget(options.max_passes, options.max_seconds_per_photo)
+    runs = [load_run(run) for run in options.run]
+    data = read_eval(runs[0].data_folder(options.data), options.skip_bad_photos)
+    person = read_people(data.photos.root / "eval" / "info.csv", column, data.ids) if column else None
+    path = options.out or file_of(runs, lambda run: run.submission_file)
+    logits_file = path.with_suffix(".logits.npz") if options.out else file_of(runs, lambda run: run.eval_file)
+    for file in (path, logits_file):
+        must_be_writable(file)
+    votes = tuple(align(file, data.ids, exact=True) for file in options.vote or [])
+    weighted = rule != "vote"
+    chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing, weighted)
+    ensembles, fitted = chosen.ensembles, chosen.fitted
+
     from ensemble.data.cache import skip_unreadable
-    from ensemble.decision.joint import decide
-    from ensemble.decision.members import preprocessings
-    from ensemble.decision.submission import class_mix, skipped_warning, write_skipped, write_submission
+    from ensemble.models.engine_choice import engine_options
     from ensemble.prediction.inference import estimate_inference, save_logits
     from ensemble.prediction.inference import infer as predict_eval
+    from ensemble.prediction.outputs import InferenceSettings
+    from ensemble.prediction.strategies import check_budget
 
-    plan = _plan(options)
-    observer.say(plan.used)
-    data, ensembles, fitted, settings = plan.data, plan.ensembles, plan.fitted, plan.settings
+    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
+    if budget:
+        if hardware.several_processes:
+            raise MaskensError(f"{budget.option} needs a single process: drop --jobs and --backend.")
+        check_budget(budget, ensembles, rule, person is not None)
+    early_exit = (budget or not options.no_early_exit) and rule == "joint" and person is None
+    settings = InferenceSettings(
+        tta=fitted.views,
+        hardware=hardware,
+        cache=cache_folder(options.cache, runs[0].folder),
+        engine=engine_options(options.engine, options.precision, options.compile, hardware.device),
+        early_exit=fitted if early_exit else None,
+        budget=budget,
+        partial=logits_file.with_suffix(".partial.npz"),
+        shards=logits_file.with_suffix(".shards"),
+        retries=options.retries,
+    )
+    tuning = chosen.tuning.words + (", offsets unused" if rule == "hard" and any(fitted.offsets) else "")
+    if person is not None:
+        people = len(np.unique(person))
+        tuning += f", one gender and age for each of {people} people ({column}), no early exit"
+    observer.say(f"{chosen.models} models, {len(data.ids)} photos, views: {fitted.tta}, {tuning}")
     with observer.progress() as on_progress:
         if options.skip_bad_photos:
             wanted = preprocessings(m for e in ensembles for m in e.members)
             opening = partial(on_progress, "opening photos" if options.dry_run else "decoding")
-            threads, write = settings.hardware.decoding_threads, not options.dry_run
+            threads, write = hardware.decoding_threads, not options.dry_run
             found = skip_unreadable(data.photos, wanted, settings.cache, threads, opening, write)
             data = dataclasses.replace(data, photos=found)
         if options.dry_run:
@@ -114,89 +144,20 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
         prediction = predict_eval(
             ensembles, data.photos, settings, partial(on_progress, "decoding"), partial(on_progress, "predicting")
         )
-    log_probs, readable = prediction.class_log_probs, data.photos.readable
-    decided = decide(log_probs, fitted.weights, fitted.offsets, plan.rule, plan.votes, plan.person, readable)
-    rule = plan.rule if plan.person is None and not plan.votes else None
-    save_logits(plan.logits_file, data, ensembles, prediction, fitted, decided.classes, rule)
-    earlier = write_submission(plan.path, data.ids, decided.classes)
-    write_skipped(plan.path, data.skipped_ids, data.ids, decided.classes)
-    check = class_mix(decided.classes, plan.runs[0].class_photos)
-    unseen = skipped_warning(plan.path, data.skipped_ids, len(data.ids))
+    readable = data.photos.readable
+    decided = decide(prediction.class_log_probs, fitted.weights, fitted.offsets, rule, votes, person, readable)
+    reproducible = rule if person is None and not votes else None
+    save_logits(logits_file, data, ensembles, prediction, fitted, decided.classes, reproducible)
+    earlier = write_submission(path, data.ids, decided.classes)
+    write_skipped(path, data.skipped_ids, data.ids, decided.classes)
+    check = class_mix(decided.classes, runs[0].class_photos)
+    unseen = skipped_warning(path, data.skipped_ids, len(data.ids))
     return Inferred(
         classes=decided.classes,
         check=check,
-        path=plan.path,
+        path=path,
         earlier=earlier,
         notes=(*(line for e in ensembles for line in e.notes), *prediction.notes),
         skipped=data.skipped_ids,
         warnings=(*filter(None, [unseen]), *check.warnings),
-    )
-
-
-def _plan(options: InferOptions) -> _Plan:
-    import numpy as np
-
-    from ensemble.backends.choose import choose_hardware
-    from ensemble.commands.predict import choose_ensembles
-    from ensemble.decision.early_exit import choose_budget
-    from ensemble.decision.submission import align, read_people
-    from ensemble.models.engine_choice import engine_options
-    from ensemble.prediction.outputs import InferenceSettings
-    from ensemble.prediction.strategies import check_budget
-    from folds.files import must_be_writable
-    from folds.layout import read_eval
-    from folds.run_folder import file_of, load_run
-
-    if options.vote and options.decision not in (None, "vote"):
-        raise MaskensError(f"--vote and --decision {options.decision} exclude each other.")
-    rule: Rule = "vote" if options.vote else options.decision or "joint"
-    if options.person_column and rule != "joint":
-        raise MaskensError("--person-column needs --decision joint, which decides a person's photos together.")
-    budget = choose_budget(options.max_passes, options.max_seconds_per_photo)
-    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
-    engine = engine_options(options.engine, options.precision, options.compile, hardware.device)
-    if budget and hardware.several_processes:
-        raise MaskensError(f"{budget.option} needs a single process: drop --jobs and --backend.")
-    named = [load_run(run) for run in options.run]
-    first = named[0]
-    data = read_eval(first.data_folder(options.data), options.skip_bad_photos)
-    column = options.person_column
-    person = read_people(data.photos.root / "eval" / "info.csv", column, data.ids) if column else None
-    path = options.out or file_of(named, lambda run: run.submission_file)
-    logits_file = path.with_suffix(".logits.npz") if options.out else file_of(named, lambda run: run.eval_file)
-    must_be_writable(path)
-    must_be_writable(logits_file)
-    votes = tuple(align(file, data.ids, exact=True) for file in options.vote or [])
-    tuned, weighted = not options.no_tuning, rule != "vote"
-    chosen = choose_ensembles(named, options.tta, tuned, options.allow_missing, weighted)
-    ensembles, fitted, applied = chosen.ensembles, chosen.fitted, chosen.tuning
-    if budget:
-        check_budget(budget, ensembles, rule, person is not None)
-    tuning = applied.words + (", offsets unused" if rule == "hard" and any(fitted.offsets) else "")
-    if person is not None:
-        people = len(np.unique(person))
-        tuning += f", one gender and age for each of {people} people ({column}), no early exit"
-    early_exit = (budget or not options.no_early_exit) and rule == "joint" and person is None
-    return _Plan(
-        runs=named,
-        data=data,
-        ensembles=ensembles,
-        fitted=fitted,
-        used=f"{chosen.models} models, {len(data.ids)} photos, views: {fitted.tta}, {tuning}",
-        rule=rule,
-        votes=votes,
-        person=person,
-        settings=InferenceSettings(
-            tta=fitted.views,
-            hardware=hardware,
-            cache=cache_folder(options.cache, first.folder),
-            engine=engine,
-            early_exit=fitted if early_exit else None,
-            budget=budget,
-            partial=logits_file.with_suffix(".partial.npz"),
-            shards=logits_file.with_suffix(".shards"),
-            retries=options.retries,
-        ),
-        path=path,
-        logits_file=logits_file,
     )

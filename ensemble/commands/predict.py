@@ -1,4 +1,4 @@
-"""maskens predict."""
+"""maskens predict; and which models infer, predict, serve and export use."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from ensemble.commands.options import PredictOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
+from ensemble.decision.members import Ensemble, load_ensembles
+from ensemble.decision.tuning import ActiveTuning, DecisionParams, apply_tuning, weighted_runs
+from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.recipes.recipe_file import run_recipe
+from ensemble.recipes.views import Tta
 from folds.errors import MaskensError
-
-if TYPE_CHECKING:
-    from ensemble.decision.members import Ensemble
-    from ensemble.decision.tuning import ActiveTuning, DecisionParams
-    from ensemble.recipes.views import Tta
-    from folds.run_folder import Run
+from folds.files import json_text, must_be_writable, replace_keeping, safe_csv
+from folds.people import describe_skipped
+from folds.run_folder import Run, load_run, refuse_other_folds
 
 SHOWN_PHOTOS = 40  # rows of the table
 
@@ -37,8 +39,6 @@ class Predicted:
 
 def _print(done: Predicted, options: PredictOptions, terminal: Terminal) -> None:
     from ensemble.reporting.tables import predictions_table
-    from folds.files import json_text
-    from folds.people import describe_skipped
 
     records, out = done.records, options.out
     if options.json:
@@ -69,11 +69,7 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
     Raises:
         MaskensError: photos that can't be read, models missing, runs of other folds.
     """
-    from ensemble.jobs.hardware import Hardware, choose_device
-    from ensemble.prediction.records import predict_files
-    from folds.files import json_text, must_be_writable, replace_keeping, safe_csv
-    from folds.photo_files import find_photos
-    from folds.run_folder import load_run
+    from folds.photo_files import find_photos  # imports OpenCV
 
     photos, others = find_photos(options.photos)
     out = options.out
@@ -81,9 +77,12 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
         raise MaskensError(f"--out {out}: name a .csv or a .json file.")
     if out:
         must_be_writable(out)
-    hardware = Hardware(choose_device(options.device), options.workers)
     runs = [load_run(folder) for folder in options.run]
     chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing)
+
+    from ensemble.prediction.records import predict_files  # imports torch, once nothing else is wrong
+
+    hardware = Hardware(choose_device(options.device), options.workers)
     with observer.progress() as on_progress:
         predicting = partial(on_progress, "predicting")
         records, skipped = predict_files(
@@ -143,11 +142,6 @@ def choose_ensembles(
     Raises:
         MaskensError: models missing or damaged, runs of other folds.
     """
-    from ensemble.decision.members import load_ensembles
-    from ensemble.decision.tuning import apply_tuning, weighted_runs
-    from ensemble.recipes.recipe_file import run_recipe
-    from folds.run_folder import refuse_other_folds
-
     refuse_other_folds(runs)
     used, recipes = list(runs), [run_recipe(run) for run in runs]
     tuning = apply_tuning(used, recipes, tta, tuned)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ensemble.commands.options import RecommendOptions
 from ensemble.commands.step import step
@@ -17,14 +17,15 @@ from ensemble.commands.terminal import Observer, Terminal
 from ensemble.jobs.hardware import Hardware, choose_device, unused_gpu
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Recipe
-from ensemble.reporting.tables import time_text
-from ensemble.training import recommend as choosing
 from folds.errors import MaskensError, typed
 from folds.files import must_be_writable, replace_keeping
 from folds.labels import CLASS_NAMES, SHOTS
 from folds.people import TrainData, class_counts
 from folds.run_folder import Run, read_labelled
 from folds.splits import largest_k
+
+if TYPE_CHECKING:
+    from ensemble.training.recommend import Choice, Measured
 
 FOLDS = 5
 HEADER = "# Written by `maskens recommend`; docs/recipes.md says what each key means.\n"
@@ -34,8 +35,8 @@ HEADER = "# Written by `maskens recommend`; docs/recipes.md says what each key m
 class Recommendation:
     """What to train, and why."""
 
-    choice: choosing.Choice
-    measured: tuple[choosing.Measured, ...]  # the largest first
+    choice: Choice
+    measured: tuple[Measured, ...]  # the largest first
     recipe: Recipe
     path: Path  # its TOML file
     earlier: Path | None  # where an earlier recommendation is kept
@@ -74,6 +75,11 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
     possible, rarest = largest_k(data.people)
     if possible < 2 and not before:
         raise MaskensError(f"too few people are '{rarest}' for two folds ({possible}); no recipe can be scored.")
+
+    import torch
+
+    from ensemble.training import recommend as choosing
+
     hardware = Hardware(choose_device(options.device), options.workers)
     photos, k = len(data.files), before.k if before else min(FOLDS, possible)
     with observer.progress() as on_progress:
@@ -102,15 +108,16 @@ def _data_line(data: TrainData) -> str:
     )
 
 
-def _reasons(
-    choice: choosing.Choice, measured: Sequence[choosing.Measured], photos: int, k: int, budget: float
-) -> Iterator[str]:
+def _reasons(choice: Choice, measured: Sequence[Measured], photos: int, k: int, budget: float) -> Iterator[str]:
     """Each candidate's speed, and why the choice came to this.
 
     Args:
         k: folds, had there been time.
         budget: seconds.
     """
+    from ensemble.reporting.tables import time_text
+    from ensemble.training import recommend as choosing
+
     for candidate, cost in measured:
         epoch = choosing.training_seconds(cost, photos, k, 2) - choosing.training_seconds(cost, photos, k, 1)
         yield f"{candidate}: {1 / cost.train:.0f} photos/s, an epoch of {k} folds {time_text(epoch)}"
@@ -131,7 +138,7 @@ def _reasons(
     yield f"training takes about {time_text(choice.seconds)} {within}"
 
 
-def _next(choice: choosing.Choice, before: Run | None, options: RecommendOptions) -> tuple[str, ...]:
+def _next(choice: Choice, before: Run | None, options: RecommendOptions) -> tuple[str, ...]:
     """The commands that train it."""
     data, run = options.data, options.run[0]
     if before and before.jobs_on_disk():  # it belongs to another recipe

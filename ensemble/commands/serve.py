@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ensemble.commands.options import ServeOptions
+from ensemble.commands.predict import choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal, fail
+from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.serving.limits import Limits
-from folds.errors import MaskensError
+from folds.errors import refuse_without
+from folds.run_folder import load_run
 
-LIMITS = Limits()
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
@@ -55,24 +56,18 @@ def serve(options: ServeOptions, observer: Observer) -> Server:
         MaskensError: the extra `serve` is not installed, the port is taken, models missing, runs of other folds.
     """
     limits = Limits(options.max_mb, options.max_megapixels, options.max_photos, options.max_queue)
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise MaskensError(
-            f"maskens serve needs {', '.join(missing).replace('_', '-')}, not installed here. "
-            "Install it: pip install 'maskens[serve]'"
-        )
-    from ensemble.commands.predict import choose_ensembles
-    from ensemble.jobs.hardware import Hardware, choose_device
-    from ensemble.prediction.records import PhotoClassifier
-    from ensemble.serving.app import create_app
-    from ensemble.serving.requests import ServedModels
+    refuse_without(PACKAGES, "serve", "maskens serve")
     from ensemble.serving.server import open_port, url_of
-    from folds.run_folder import load_run
 
-    hardware = Hardware(choose_device(options.device), options.workers)
     runs = [load_run(folder) for folder in options.run]
     chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing)
     opened = open_port(options.host, options.port)  # before the models are loaded, which takes longer
     try:
+        from ensemble.prediction.records import PhotoClassifier  # imports torch, once nothing else is wrong
+        from ensemble.serving.app import create_app
+        from ensemble.serving.requests import ServedModels
+
+        hardware = Hardware(choose_device(options.device), options.workers)
         models = ServedModels(
             lambda: PhotoClassifier(chosen.ensembles, chosen.fitted, hardware), chosen.aspect, limits.megapixels
         )

@@ -7,28 +7,33 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from ensemble.backends.choose import choose_hardware
 from ensemble.commands.options import DEFAULT_RUNS, SweepOptions, cache_folder
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
-from ensemble.commands.train import TrainingPlan, carry_out, check_jobs, print_trained, skip_bad_photos
+from ensemble.commands.train import (
+    TrainingPlan,
+    carry_out,
+    check_jobs,
+    hardware_and_trackers,
+    print_trained,
+    skip_bad_photos,
+)
 from ensemble.evaluation.compare import Comparison, compare_recipes, records
 from ensemble.jobs.finished import once_each, reuse_among, unfinished
 from ensemble.jobs.hardware import unused_gpu
 from ensemble.jobs.spec import JobSpec, plan
 from ensemble.recipes.recipe_file import alike, bind_recipe, changed_recipe, differences, parse_recipe, run_recipe
 from ensemble.recipes.schema import Recipe, shipped
-from ensemble.reporting.tables import comparison_line, matrix_table, scores_table
-from ensemble.training.cost import Estimate
-from ensemble.training.preflight import remember_skipped
-from ensemble.training.queue import Failure
-from ensemble.training.tracking import check_trackers
 from folds.errors import MaskensError, refuse, typed
 from folds.files import json_text, read_record, safe_csv, write_record, write_text
 from folds.ranges import parse_folds, parse_seeds
 from folds.run_folder import Run, differing, find_run, has_run, load_data, load_run, refuse_foreign, start_run
+
+if TYPE_CHECKING:
+    from ensemble.training.cost import Estimate
+    from ensemble.training.queue import Failure
 
 SWEEP = "sweep.json"
 
@@ -95,11 +100,11 @@ def plan_sweep(options: SweepOptions) -> tuple[Sweep, TrainingPlan]:
     before = load_sweep(options.out)
     base = _base(before, options.run)
     data, folds = load_data(base, options.data)
-    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
-    trackers = tuple(dict.fromkeys(options.track or ()))
-    check_trackers(trackers)
     problems: list[str] = []
     recipes = _recipes(before, options, problems)
+    headline = f"the sweep {options.out} can't be trained"
+    refuse(problems, headline)
+    hardware, trackers = hardware_and_trackers(options)
     asked = parse_seeds(options.seed) if options.seed else ()
     seeds = tuple(dict.fromkeys([*(before.seeds if before else ()), *asked])) or (base.seed,)
     kept = before.folds if before else ()
@@ -118,7 +123,7 @@ def plan_sweep(options: SweepOptions) -> tuple[Sweep, TrainingPlan]:
         with _noted(problems):
             warnings += check_jobs(mine, data, folds, hardware)[1]
         jobs += mine
-    refuse(problems, f"the sweep {options.out} can't be trained")
+    refuse(problems, headline)
     order = [(seed, name) for seed in seeds for name in recipes]
     todo = sorted(unfinished(jobs), key=lambda s: (s.fold, order.index((s.run.seed, s.recipe.name))))
     if todo:
@@ -216,6 +221,8 @@ def begin_sweep(sweep: Sweep, plan: TrainingPlan, observer: Observer) -> Trainin
     """Write down what the sweep is, make its runs, skip photos that can't be read if that was asked for, and take over
     jobs that another of its runs has finished."""
     write_record(sweep.folder / SWEEP, sweep, without=("folder",))
+    from ensemble.training.preflight import remember_skipped
+
     runs: dict[Path, Run] = {}
     for run, recipe in {s.run.folder: (s.run, s.recipe) for s in plan.jobs}.values():
         if not find_run(run.folder):
@@ -234,6 +241,8 @@ def begin_sweep(sweep: Sweep, plan: TrainingPlan, observer: Observer) -> Trainin
 
 def _print_matrix(sweep: Sweep, plan: TrainingPlan, observer: Observer) -> None:
     """Print which runs and jobs there are, with what is left of them."""
+    from ensemble.reporting.tables import matrix_table
+
     counts = {}
     for name in sweep.recipes:
         jobs, train, shared = (sum(s.recipe.name == name for s in jobs) for jobs in (plan.jobs, *once_each(plan.todo)))
@@ -273,6 +282,8 @@ def _print(swept: Swept, options: SweepOptions, terminal: Terminal) -> None:
         print_trained({}, 0, swept.estimate, terminal)
         return
     if found := swept.comparison:
+        from ensemble.reporting.tables import comparison_line, scores_table
+
         terminal.print(scores_table(found))
         terminal.note(found.notes)
         terminal.say(f"{comparison_line(found)} {options.checkpoint.capitalize()} epochs, views: {options.tta}.", "dim")

@@ -1,4 +1,7 @@
-"""maskens train; and how the jobs of train, distil and sweep are checked, estimated and run."""
+"""maskens train; and how the jobs of train, distil and sweep are checked, estimated and run.
+
+What imports torch is imported once the run, the data and the recipe are checked: a wrong name is refused at once.
+"""
 
 from __future__ import annotations
 
@@ -7,37 +10,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ensemble.backends.choose import choose_hardware
-from ensemble.commands.options import TrainingOfRun, TrainOptions, cache_folder
+from ensemble.commands.options import Training, TrainingOfRun, TrainOptions, cache_folder
 from ensemble.commands.step import step
 from ensemble.commands.terminal import SILENT, Observer, Terminal, fail
-from ensemble.decision.distillation import make_pseudo_labels
 from ensemble.jobs import soft_targets
 from ensemble.jobs.card import refuse_leaking_weights
 from ensemble.jobs.finished import begun, once_each, restore, reuse_among, reuse_jobs, unfinished
 from ensemble.jobs.hardware import Hardware, unused_gpu
 from ensemble.jobs.soft_targets import PseudoLabels, SoftTargets
-from ensemble.jobs.spec import (
-    JobSpec,
-    plan,
-    refuse_jobs_without_photos,
-    refuse_other_ages,
-    select_tasks,
-)
+from ensemble.jobs.spec import JobSpec, plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
 from ensemble.recipes.recipe_file import bind_recipe, resolve_recipe, run_recipe
 from ensemble.recipes.schema import Recipe, soft_f1_warnings
-from ensemble.reporting import tables
-from ensemble.training import queue
-from ensemble.training.cost import Estimate, estimate_training, long_training
-from ensemble.training.preflight import job_warnings, preflight, remember_skipped, skip_unreadable_photos
-from ensemble.training.queue import Failure
-from ensemble.training.tracking import check_trackers, where_to_look
 from folds.errors import MaskensError, Stopped, typed
 from folds.labels import IntArray
 from folds.people import TrainData, count_skipped, describe_skipped
 from folds.ranges import parse_folds
 from folds.run_folder import Run, load_data, load_run
+
+if TYPE_CHECKING:
+    from ensemble.training.cost import Estimate
+    from ensemble.training.queue import Failure
 
 PSEUDO_MIN_P = 0.95
 
@@ -92,6 +87,8 @@ class TrainingPlan:
         """Time, memory and disk, from a short probe that leaves nothing behind; None if there is nothing to do."""
         if not self.todo:
             return None
+        from ensemble.training.cost import estimate_training
+
         with observer.progress() as on_progress:
             probing = partial(on_progress, "probing")
             return estimate_training(self.queue, self.data, self.folds, self.hardware, self.restart, probing)
@@ -155,12 +152,10 @@ def plan_jobs(
         MaskensError: as `plan_training`.
     """
     chosen = parse_folds(options.fold, run.k)
-    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
-    trackers = tuple(dict.fromkeys(options.track or ()))
-    check_trackers(trackers)
     changes, weights = options.change or (), options.weights or ()
     recipe = resolve_recipe(run, options.recipe, changes, weights, not options.no_pretrained, start)
     tasks = select_tasks(recipe, options.task or ())
+    hardware, trackers = hardware_and_trackers(options)
     cache = cache_folder(options.cache, run.folder)
     if pseudo or soft:
         refuse_other_ages(recipe, tasks, "soft targets" if soft else "pseudo-labels")
@@ -182,6 +177,16 @@ def plan_jobs(
     )
 
 
+def hardware_and_trackers(options: Training) -> tuple[Hardware, tuple[str, ...]]:
+    """Where the jobs run and what logs them. Raises MaskensError: either can't be had."""
+    from ensemble.training.tracking import check_trackers
+
+    trackers = tuple(dict.fromkeys(options.track or ()))
+    check_trackers(trackers)
+    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
+    return hardware, trackers
+
+
 def check_jobs(
     jobs: Sequence[JobSpec], data: TrainData, folds: IntArray, hardware: Hardware, restart: bool = False
 ) -> tuple[list[JobSpec], list[str]]:
@@ -190,6 +195,8 @@ def check_jobs(
     Raises:
         MaskensError: a job can't be trained.
     """
+    from ensemble.training.preflight import job_warnings, preflight
+
     warnings = [] if restart else restore(jobs)
     todo = list(jobs) if restart else unfinished(jobs)
     if todo:
@@ -217,6 +224,8 @@ def choose_pseudo_labels(run: Run, root: Path, teacher: Path | None, least: floa
         if least is not None:
             raise MaskensError("--pseudo-min-p needs --pseudo RUN.")
         return kept
+    from ensemble.decision.distillation import make_pseudo_labels
+
     min_p = PSEUDO_MIN_P if least is None else least
     if not 0.5 < min_p <= 1:
         raise MaskensError(f"--pseudo-min-p {min_p:g}: expected more than 0.5, at most 1.")
@@ -250,6 +259,8 @@ def skip_bad_photos(plan: TrainingPlan, observer: Observer = SILENT, write: bool
     """
     if not (plan.skip_bad and plan.todo):
         return plan
+    from ensemble.training.preflight import remember_skipped, skip_unreadable_photos
+
     preprocessings = list(dict.fromkeys(s.recipe.tasks[s.task].preprocessing for s in plan.todo))
     runs = [*{s.run.folder: s.run for s in plan.jobs}.values()]
     first = next((run for run in runs if run.jobs_on_disk()), runs[0])
@@ -292,6 +303,9 @@ def carry_out(
         MaskensError: a photo that can't be read, a full disk; another process is at one of the jobs.
         Stopped: by Ctrl-C or SIGTERM, once the jobs under way have saved.
     """
+    from ensemble.training import queue
+    from ensemble.training.cost import long_training
+
     if plan.todo and not yes:
         args = (plan.queue, plan.data, plan.folds, plan.hardware, plan.restart)
         observer.confirm(lambda: long_training(*args), "timing a batch of each model")
@@ -324,6 +338,8 @@ def train_run(
 ) -> Trained:
     """As `carry_out`, for the jobs of one run."""
 
+    from ensemble.training.tracking import where_to_look
+
     def begin_training(plan: TrainingPlan) -> TrainingPlan:
         if not plan.todo:
             return plan
@@ -348,6 +364,8 @@ def print_trained(failed: Mapping[str, Failure], trained: int, estimate: Estimat
         trained: jobs.
     """
     if estimate:
+        from ensemble.reporting import tables
+
         terminal.print(tables.estimate_table(estimate))
         for line in tables.estimate_lines(estimate):
             terminal.say(line, "bold")
@@ -384,6 +402,8 @@ def train(options: TrainOptions, observer: Observer) -> Trained:
     if plan.todo:
         observer.note(plan.skipped, "warning")
         if plan.pseudo:
+            from ensemble.reporting import tables
+
             observer.print(tables.pseudo_table(plan.pseudo))
             observer.say(tables.pseudo_line(plan.pseudo))
         if plan.soft:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from ensemble.metrics.heads import head_decisions
 from ensemble.recipes.tasks import WIDTHS, OutputSpec, Part
@@ -159,6 +158,8 @@ def macro_f1(truth: IntArray, predicted: IntArray, classes: int) -> float:
     Args:
         truth, predicted: int64 (photos,).
     """
+    from sklearn.metrics import f1_score  # here, because it takes a second to import
+
     return float(f1_score(truth, predicted, labels=range(classes), average="macro", zero_division=0))
 
 
@@ -168,6 +169,8 @@ def score(truth: IntArray, predicted: IntArray) -> Score:
     Args:
         truth, predicted: int64 (photos,), 0..17.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
     precision, recall, f1, support = precision_recall_fscore_support(
         truth, predicted, labels=range(CLASSES), zero_division=0
     )

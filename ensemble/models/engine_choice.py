@@ -25,7 +25,7 @@ from ensemble.models.engine import (
     fast_engine,
     fold_conv_bn,
 )
-from ensemble.models.onnx_graph import INPUT, OUTPUT, OnnxGraphs, refuse_without
+from ensemble.models.onnx_graph import INPUT, OUTPUT, OnnxGraphs
 from ensemble.models.precision import (
     FASTER,
     TYPES,
@@ -38,7 +38,7 @@ from ensemble.models.precision import (
     shortest,
 )
 from ensemble.models.runtime import signal_stack_kept
-from folds.errors import MaskensError, first_line
+from folds.errors import MaskensError, first_line, refuse_without
 
 PART = 8  # photos in one forward pass of onnxruntime and OpenVINO
 ROUNDS = 3  # in which engines are timed

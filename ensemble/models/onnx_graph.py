@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.models.runtime import quiet
-from folds.errors import MaskensError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -19,15 +16,6 @@ if TYPE_CHECKING:
 
 OPSET = 18  # read by onnxruntime from 1.14 on
 INPUT, OUTPUT = "photos", "logits"
-
-
-def refuse_without(packages: Sequence[str], extra: str, what: str) -> None:
-    """Refuse to go further without the packages of an extra. Raises MaskensError."""
-    specs = {name: importlib.util.find_spec(name) for name in packages}
-    # without an origin it is a mere folder of that name, such as an earlier export's
-    missing = [name for name, spec in specs.items() if spec is None or spec.origin is None]
-    if missing:
-        raise MaskensError(f"{what} needs {', '.join(missing)}. Install: pip install 'maskens[{extra}]'")
 
 
 class OnnxGraphs:

@@ -40,7 +40,6 @@ from folds.run_folder import library_versions
 
 DECISION = "decision.json"
 MADE_BY = "maskens export"
-NEEDED = ("onnx", "onnxscript", "onnxruntime")  # the extra `onnx`
 SINGLE_FILE = 1_500_000_000  # bytes; larger weights go into `<name>.onnx.data`, as protobuf ends at 2 GiB
 LARGEST_BATCH = 8  # of verified photos: a batch of 8 in two views already takes b3 more than a GB
 CPU = torch.device("cpu")

@@ -65,7 +65,7 @@ def test_what_can_t_be_served_is_refused(there: Path, monkeypatch: pytest.Monkey
     refused(maskens("serve", "--run", "runs/none"), "there is no run in runs/none yet")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
-    refused(maskens("serve"), "maskens serve needs uvicorn, not installed here. ", "pip install 'maskens[serve]'")
+    refused(maskens("serve"), "maskens serve needs uvicorn", "pip install 'maskens[serve]'")
 
 
 def connect(url: str) -> contextlib.closing[http.client.HTTPConnection]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 
@@ -182,7 +183,7 @@ def test_options_that_exclude_each_other_are_refused(arguments: tuple[object, ..
 
 
 def test_an_engine_that_is_not_installed_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_graph.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MaskensError, match=r"openvino.*Install: pip install 'maskens\[openvino\]'"):
         engine_options("openvino", "fp32", False, "cpu")
     assert engine_options("torch", "fp32", False, "cpu") == EngineOptions()
