@@ -30,8 +30,6 @@ FaceFlags = npt.NDArray[np.bool_]  # (photos,): False where a crop around the fa
 
 
 class LoadedPhoto(NamedTuple):
-    """A photo in some preprocessings."""
-
     sizes: tuple[Pixels, ...]  # uint8 (height, width, 3) each
     face: bool  # False: a crop around the face was wanted, and no face was found
 
@@ -63,7 +61,6 @@ def refuse_without_detector(preprocessings: Iterable[Preprocessing]) -> None:
 
 
 def no_face_note(without: int, photos: int) -> str:
-    """The note on photos without a face where a crop around it was wanted."""
     return f"no face found on {without:,} of {photos:,} photos ({without / photos:.1%}): these are resized whole"
 
 

@@ -133,11 +133,7 @@ class EpochBatches(TorchSampler[list[Key]]):
 
 
 def epoch_batches(
-    recipe: TaskRecipe,
-    data: TrainData,
-    rows: IntArray,
-    seed: Sequence[int],
-    more: tuple[IntArray, IntArray] = NO_MORE,
+    recipe: TaskRecipe, data: TrainData, rows: IntArray, seed: Sequence[int], more: tuple[IntArray, IntArray] = NO_MORE
 ) -> EpochBatches:
     """The batches of a task's epochs. Arguments as of `epoch_photos`."""
     photos = epoch_photos(recipe.sampler, recipe.ages.cuts, data, rows, more)
@@ -192,8 +188,6 @@ def train_loader(
 
 
 class PhotoBatch(NamedTuple):
-    """Photos as they are."""
-
     photos: tuple[Tensor, ...]  # for each preprocessing uint8 (batch, h, w, 3)
     faces: Tensor  # bool (batch,): False where a crop around the face was wanted and no face was found
 

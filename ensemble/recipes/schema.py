@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from ensemble.recipes.architecture import ModelArgs, ModelName
 from ensemble.recipes.tasks import AgeHead, OutputSpec, Part, Predicts, bands_of, undetermined
-from ensemble.recipes.views import OofSets, OwnSets, oof_views
+from ensemble.recipes.views import SETS, OofSets, OwnSets
 from folds.errors import MaskensError, did_you_mean
 from folds.files import sha256
 from folds.labels import AGE_CUTS, AGES, SHOTS
@@ -536,8 +536,10 @@ class Recipe(Strict):
 
     @property
     def oof_views(self) -> tuple[str, ...]:
-        """The views that out-of-fold logits are kept in; no part of `hash`, as they change nothing that is trained."""
-        return oof_views(self.oof_tta, self.tta)
+        """The views that out-of-fold logits are kept in, those of flip first: score, tune and compare take flip where
+        nothing else is named. No part of `hash`, as they change nothing that is trained."""
+        known = SETS | self.tta
+        return tuple(dict.fromkeys(view for name in ("flip", *self.oof_tta) for view in known[name].views))
 
     @property
     def soft_f1_tasks(self) -> list[str]:

@@ -131,12 +131,6 @@ def known_sets(own: Iterable[Mapping[Tta, TtaSet]]) -> dict[Tta, TtaSet]:
     return found
 
 
-def oof_views(names: Iterable[Tta], own: Mapping[Tta, TtaSet]) -> tuple[str, ...]:
-    """The views of these sets, those of flip first: score, tune and compare take flip where nothing else is named."""
-    known = SETS | dict(own)
-    return tuple(dict.fromkeys(view for name in ("flip", *names) for view in known[name].views))
-
-
 def _own_names(sets: dict[Tta, TtaSet]) -> dict[Tta, TtaSet]:
     wrong = [name for name in sets if not re.fullmatch(r"[\w+-]{1,64}", name)]
     if wrong:

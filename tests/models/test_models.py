@@ -19,7 +19,7 @@ import torch
 from cards import model_card
 
 from ensemble.jobs.card import read_card
-from ensemble.models.build import create, load_checkpoint, normalisation, save_checkpoint, to_input
+from ensemble.models.build import create, load_checkpoint, save_checkpoint, to_input
 from ensemble.recipes.schema import TaskRecipe
 from folds.errors import MaskensError
 
@@ -96,13 +96,9 @@ def test_initial_weights_come_from_a_file_and_the_head_is_new(tmp_path: Path) ->
     donor = timm.create_model("test_resnet", num_classes=1000)
     safetensors.torch.save_file(donor.state_dict(), tmp_path / "w.safetensors")
     model = create(task(pretrained=True, weights=str(tmp_path / "w.safetensors")))
-    head = [k for k in model.state_dict() if k.startswith("fc.")]
-    assert head
+    assert model.get_classifier().weight.shape[0] == 2
     for name, value in model.state_dict().items():
-        if name in head:
-            assert value.shape[0] == 2
-        else:
-            assert torch.equal(value, donor.state_dict()[name]), name
+        assert name.startswith("fc.") or torch.equal(value, donor.state_dict()[name]), name
 
 
 def test_a_new_head_starts_small_where_timms_own_would_not() -> None:
@@ -118,19 +114,13 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file(other.state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(MaskensError, match=r"the weights .*w\.safetensors don't fit test_resnet"):
         create(task(pretrained=True, weights=str(tmp_path / "w.safetensors")))
-    (tmp_path / "half.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:5000])
-    with pytest.raises(MaskensError, match=r"the weights .*half\.safetensors can't be read"):
-        create(task(pretrained=True, weights=str(tmp_path / "half.safetensors")))
 
 
 def donor() -> dict[str, torch.Tensor]:
     return {k: v.clone() for k, v in create(task()).state_dict().items() if not k.startswith("fc.")}
 
 
-@pytest.mark.parametrize(
-    "prefix",
-    ["module.", "_orig_mod.", "model.", "backbone.", "module.model.", "_orig_mod.module.", "model.backbone._orig_mod."],
-)
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module.model.", "model.backbone._orig_mod."])
 def test_weights_that_a_wrapper_has_prefixed_are_loaded_and_the_prefix_named(tmp_path: Path, prefix: str) -> None:
     weights, notes = donor(), list[str]()
     safetensors.torch.save_file({prefix + k: v for k, v in weights.items()}, tmp_path / "w.safetensors")
@@ -158,8 +148,8 @@ def test_of_several_sets_of_weights_in_a_file_the_averaged_one_is_taken_and_name
     torch.save(shape(plain, averaged), tmp_path / "w.pth")
     model = create(task(pretrained=True, weights=str(tmp_path / "w.pth")), notes=notes)
     assert all(torch.equal(model.state_dict()[k], v) for k, v in averaged.items())
-    assert len(notes) == 1
-    assert word in notes[0]
+    (note,) = notes
+    assert word in note
 
 
 def test_a_file_that_is_no_set_of_weights_is_named_as_what_it_is(tmp_path: Path) -> None:
@@ -220,11 +210,6 @@ def test_a_hub_that_never_answers_is_given_up_within_seconds(monkeypatch: pytest
         monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
         with pytest.raises(MaskensError, match="hub can't be reached"):
             create(task(pretrained=True))
-
-
-def test_a_model_knows_its_normalisation() -> None:
-    assert normalisation(create(task(model="resnet10t.c3_in1k"))) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    assert normalisation(create(task())) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def test_input_is_normalised_by_the_plain_formula() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ensemble.recipes.recipe_file import find_set, load_recipe, parse_recipe
+from ensemble.recipes.recipe_file import find_set, parse_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import SETS, VIEWS, TtaSet, known_sets, view_name
 from folds.errors import MaskensError
@@ -100,10 +100,3 @@ def test_runs_that_mean_different_views_by_one_name_are_refused() -> None:
     assert known_sets([{"a": one}, {"a": one, "b": other}]) == SETS | {"a": one, "b": other}
     with pytest.raises(MaskensError, match=r"tta\.a: .*scale=0\.9.* and .*scale=0\.8"):
         known_sets([{"a": one}, {"a": other}])
-
-
-def test_what_a_recipe_that_is_extended_says_of_views_holds(tmp_path: Path) -> None:
-    (tmp_path / "base.toml").write_text('oof_tta = ["mine"]\n[defaults]\nmodel = "m"\n[tasks.class18]\n' + MINE)
-    (tmp_path / "more.toml").write_text('extends = "base.toml"\n[tta.mine]\nmerge = "max"\n')
-    found = load_recipe(str(tmp_path / "more.toml"))
-    assert (found.tta["mine"].merge, found.oof_tta) == ("max", ("mine",))
