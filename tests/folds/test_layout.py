@@ -83,20 +83,14 @@ class TestTrain:
         (folder.parent / "._a").write_bytes(b"x")
         assert read_train(write_train(tmp_path, "1,male,Asian,29,a")).people[0].photos == names
 
-    def test_ids_are_text(self, tmp_path: Path) -> None:
-        ids = ("001498-1", "000001", "1")
-        for n in range(3):
-            add_person(tmp_path, f"p{n}")
-        data = read_train(write_train(tmp_path, *(f"{i},male,Asian,29,p{n}" for n, i in enumerate(ids))))
-        assert tuple(p.id for p in data.people) == ids
-        assert repeated_ids(data.people) == []
-
-    def test_one_id_on_two_folders_stays_two_rows(self, tmp_path: Path) -> None:
-        add_person(tmp_path, "b")
-        add_person(tmp_path, "a")
-        data = read_train(write_train(tmp_path, "7,male,Asian,29,b", "7,female,Asian,31,a"))
-        assert [(p.path, p.id, p.gender, p.age) for p in data.people] == [("a", "7", 1, 31), ("b", "7", 0, 29)]
-        assert repeated_ids(data.people) == ["7"]
+    def test_ids_are_text_of_any_number_of_folders(self, tmp_path: Path) -> None:
+        for path in ("a, the first", "b", "c", "d"):
+            add_person(tmp_path, path)
+        rows = ("1,male,x,120,c", "001-1,male,x,29,b", '01,male,x,0,"a, the first"', "1,female,x,31,d")
+        data = read_train(write_train(tmp_path, *rows))
+        found = [(p.path, p.id, p.gender, p.age) for p in data.people]
+        assert found == [("a, the first", "01", 0, 0), ("b", "001-1", 0, 29), ("c", "1", 0, 120), ("d", "1", 1, 31)]
+        assert repeated_ids(data.people) == ["1"]
 
     def test_spaces_columns_and_any_case_do_no_harm(self, two: Path) -> None:
         plain = read_train(two)
@@ -104,31 +98,22 @@ class TestTrain:
         (two / "train" / "train.csv").write_text(text)
         assert read_train(two) == plain
 
-    def test_commas_and_the_whole_range_of_ages_are_accepted(self, tmp_path: Path) -> None:
-        add_person(tmp_path, "a, the first")
-        add_person(tmp_path, "b")
-        data = read_train(write_train(tmp_path, '1,male,Asian,0,"a, the first"', "2,male,Asian,120,b"))
-        assert [(p.path, p.age) for p in data.people] == [("a, the first", 0), ("b", 120)]
-
 
 class TestTrainRefusals:
     @pytest.mark.parametrize(
         ("row", "message"),
         [
             ("1,femal,Asian,29,a", "gender 'femal' is neither male nor female (did you mean 'female'"),
-            ("1,,Asian,29,a", "gender '' is neither male nor female"),
             ("1,male,Asian,121,a", "age '121' is not a whole number of years between 0 and 120"),
-            ("1,male,Asian,-3,a", "age '-3' is not a whole number"),
             ("1,male,Asian,29.5,a", "age '29.5' is not a whole number"),
             (",male,Asian,29,a", "id is empty"),
             ("1,male,Asian,29,", "path '' is not a folder inside"),
             ("1,male,Asian,29,.", "path '.' is not a folder inside"),
-            ("1,male,Asian,29,../x", "path '../x' is not a folder inside"),
             ("1,male,Asian,29,a/../../x", "path 'a/../../x' is not a folder inside"),
             ("1,male,Asian,29,/abs", "path '/abs' is not a folder inside"),
             (r"1,male,Asian,29,a\..\..", r"path 'a\..\..' is not a folder inside"),
             ("1,male,Asian,29,C:/x", "path 'C:/x' is not a folder inside"),
-            ("1,male,Asian,29,b", "path 'b' is already in row 2"),
+            *((f"1,male,Asian,29,{path}", f"path '{path}' is already in row 2") for path in ("b", "b/", "./b")),
             ("1,male", "age '' is not a whole number"),
             (f"1,male,Asian,{'9' * 5000},a", "age '9999"),
             ("1,male,Asian,29,gone", "no folder "),
@@ -146,20 +131,12 @@ class TestTrainRefusals:
         write_train(two, "1,male,Asian,29,a", "", "2,femal,Asian,60,b", header=f"{first}{HEADER}")
         assert f"train.csv row {5 if first else 4}: gender 'femal'" in complaint(two)
 
-    @pytest.mark.parametrize("spelling", ["a/", "./a"])
-    def test_a_second_row_for_the_same_folder_is_found_in_any_spelling(self, two: Path, spelling: str) -> None:
-        write_train(two, "1,male,Asian,29,a", f"9,male,Asian,29,{spelling}")
-        assert f"train.csv row 3: path '{spelling}' is already in row 2" in complaint(two)
-
     @pytest.mark.parametrize(
         ("spoil", "message"),
         [
             (lambda folder: (folder / "mask3.jpg").unlink(), "{} lacks the photo mask3 (.jpg, .jpeg or .png)"),
             (lambda folder: (folder / "mask3.PNG").touch(), "{} has both mask3.PNG and mask3.jpg: which is 'mask3'?"),
-            (
-                lambda folder: (folder / "mask6.jpg").touch(),
-                "{}/mask6.jpg is none of mask1, mask2",
-            ),
+            (lambda folder: (folder / "mask6.jpg").touch(), "{}/mask6.jpg is none of mask1, mask2"),
             (lambda folder: (folder / "Normal.jpg").touch(), "normal (did you mean 'normal'?)"),
             (lambda folder: (folder / "mask5.jpg").write_bytes(b""), "{}/mask5.jpg is an empty file"),
             (lambda folder: replaced(folder / "mask5.jpg").symlink_to("gone.jpg"), "{}/mask5.jpg is not a file"),
@@ -174,45 +151,32 @@ class TestTrainRefusals:
         assert "train.csv row 3" in complaint(two)
 
     def test_everything_wrong_is_listed_together(self, two: Path) -> None:
-        images = two / "train" / "images"
-        (images / "a" / "mask1.jpg").unlink()
-        (images / "a" / "selfie.jpg").write_bytes(b"x")
-        (images / "b" / "normal.png").write_bytes(b"x")
-        (images / "b" / "mask2.jpg").write_bytes(b"")
-        write_train(
-            two,
-            "1,femal,Asian,290,a",
-            "2,female,Asian,60,b",
-            "3,male,Asian,30,gone",
-            "4,male,Asian,30,../out",
-            "5,male,Asian,30,a",
-        )
-        headline, *lines, _ = complaint(two).splitlines()
+        (two / "train" / "images" / "a" / "mask1.jpg").unlink()
+        (two / "train" / "images" / "b" / "mask2.jpg").write_bytes(b"")
+        rows = ("1,femal,Asian,290,a", "2,female,Asian,60,b", "3,male,Asian,30,gone", "5,male,Asian,30,a")
+        write_train(two, *rows, *(f"{n},male,Asian,30,gone{n}" for n in range(300)))
+        headline, *lines, more, _ = complaint(two).splitlines()
         assert headline.startswith(f"{two / 'train' / 'train.csv'} and its photos don't fit together")
-        rows = [int(line.split("row ")[1][0]) for line in lines]
-        assert rows == [2, 2, 2, 2, 3, 3, 4, 5, 6]
-        for part in (
-            "femal",
-            "290",
-            "selfie.jpg",
-            "lacks the photo mask1",
-            "normal.png",
-            "mask2.jpg",
-            "gone",
-            "../out",
-        ):
-            assert sum(part in line for line in lines) == 1
+        assert [int(line.split("row ")[1].split(":")[0]) for line in lines] == [2, 2, 2, 3, 4, 5, *range(6, 20)]
+        for line, part in zip(lines, ("femal", "290", "lacks the photo mask1", "mask2.jpg", "gone"), strict=False):
+            assert part in line
+        assert more.strip() == "... and 286 more"
 
-    def test_hundreds_of_problems_are_counted_and_the_first_ones_shown(self, two: Path) -> None:
-        write_train(two, *(f"{n},male,Asian,30,gone{n}" for n in range(300)))
-        lines = complaint(two).splitlines()
-        assert len(lines) == 23
-        assert lines[-2].strip() == "... and 280 more"
-
-    def test_no_data_folder_says_how_to_name_or_make_one(self, tmp_path: Path) -> None:
-        for read in (read_train, read_eval):
-            with pytest.raises(MaskensError, match=r"no data folder .*nowhere.*--data.*maskens sample .*nowhere"):
-                read(tmp_path / "nowhere")
+    @pytest.mark.parametrize(
+        ("read", "table"), [(read_train, "train/train.csv"), (read_eval, "eval/info.csv")], ids=["train", "eval"]
+    )
+    def test_what_lacks_is_named(self, tmp_path: Path, read: Callable[[Path], object], table: str) -> None:
+        with pytest.raises(MaskensError, match=r"no data folder .*nowhere.*--data.*maskens sample .*nowhere"):
+            read(tmp_path / "nowhere")
+        with pytest.raises(MaskensError, match=rf"{table} does not exist"):
+            read(tmp_path)
+        (tmp_path / table).parent.mkdir()
+        (tmp_path / table).write_text("ImageId,id,gender,age,pth\na,1,male,30,a\n")
+        with pytest.raises(MaskensError, match=r"images does not exist"):
+            read(tmp_path)
+        (tmp_path / table).with_name("images").mkdir()
+        with pytest.raises(MaskensError, match=r"lacks the column '(path|ImageID)' \(did you mean '(pth|ImageId)'"):
+            read(tmp_path)
 
     @pytest.mark.parametrize("named", ["data/train", "data/train/train.csv", ".", "dta", "한글"])
     def test_a_path_near_the_data_folder_is_answered_with_it(
@@ -227,14 +191,6 @@ class TestTrainRefusals:
             assert f"(did you mean '{right}'?)" in str(refused.value)
             assert "maskens sample" not in str(refused.value)
 
-    def test_no_table_and_no_photo_folders_are_named(self, tmp_path: Path) -> None:
-        with pytest.raises(MaskensError, match=r"train\.csv does not exist"):
-            read_train(tmp_path)
-        (tmp_path / "train").mkdir()
-        (tmp_path / "train" / "train.csv").write_text(f"{HEADER}\n1,male,Asian,30,a\n")
-        with pytest.raises(MaskensError, match=r"train/images does not exist"):
-            read_train(tmp_path)
-
 
 class TestTable:
     @pytest.mark.parametrize(
@@ -242,18 +198,10 @@ class TestTable:
         [
             (b"", r"train\.csv is empty: it needs a header with the columns id, gender, age, path\."),
             (b"\n\n", r"train\.csv is empty"),
-            (b"id,gender,race,age,path\n", r"train\.csv has a header but no rows\."),
             (b"id,gender,race,age,path\n\n\n", r"train\.csv has a header but no rows\."),
-            (
-                b"id,gender,race,age,pth\n1,male,x,3,a\n",
-                r"lacks the column 'path' \(did you mean 'pth'\?\); it has id,",
-            ),
             (b"ID,gender,age\n1,male,3\n", r"lacks the column 'id', 'path'; it has ID, gender, age\."),
             (b"id;gender;age\n1;male;3\n", r"lacks the column 'path'; it has id, gender, age\."),
-            (
-                "id,gender,age,path\n1,männlich,3,a\n".encode("latin-1"),
-                r"train\.csv is not a CSV in UTF-8: save it as 'CSV UTF-8'",
-            ),
+            ("id,gender\n1,männlich\n".encode("latin-1"), "is not a CSV in UTF-8: save it as 'CSV UTF-8'"),
             (b"id,gender,age,path\n1,male,3,a\n" + bytes(512), "is not a CSV in UTF-8"),
             (b'id,gender,age,path\na,"0\n0\n', "is not a CSV in UTF-8: unexpected end of data"),
             (b"id,race,gender,age,path\n1,Asian, South,male,3,a\n", "row 2 has more cells than the header has columns"),
@@ -346,18 +294,6 @@ class TestEval:
             f"  - info.csv row 8: {images}/empty.jpg is an empty file",
         ]
         assert "--skip-bad-photos" in advice
-
-    def test_no_table_no_photos_and_a_wrong_header_are_refused(self, tmp_path: Path) -> None:
-        with pytest.raises(MaskensError, match=r"info\.csv does not exist"):
-            read_eval(tmp_path)
-        (tmp_path / "eval").mkdir()
-        (tmp_path / "eval" / "info.csv").write_text("ImageID,ans\nb.jpg,0\n")
-        with pytest.raises(MaskensError, match=r"eval/images does not exist"):
-            read_eval(tmp_path)
-        (tmp_path / "eval" / "images").mkdir()
-        (tmp_path / "eval" / "info.csv").write_text("ImageId,ans\nb.jpg,0\n")
-        with pytest.raises(MaskensError, match=r"lacks the column 'ImageID' \(did you mean 'ImageId'"):
-            read_eval(tmp_path)
 
 
 class TestFingerprint:
