@@ -118,7 +118,7 @@ def test_a_model_comes_from_timms_registry_alone(bare: Path, tmp_path: Path, mod
     refused(outcome, "tasks.mask.model: needs a name from timm")
 
 
-@pytest.mark.parametrize("depth", [100, 400, 1500, 20_000])
+@pytest.mark.parametrize("depth", [100, 20_000])
 def test_a_recipe_nested_deeply_is_refused_in_one_line(bare: Path, tmp_path: Path, depth: int) -> None:
     deep = "[" * depth + "]" * depth
     for number, text in enumerate(

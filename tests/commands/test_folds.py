@@ -16,14 +16,9 @@ def test_a_run_without_a_finished_epoch_may_still_change_its_mind(data: Path) ->
     status.parent.mkdir(parents=True)
     status.write_text("{}")
     assert maskens("folds").code == 0, "the run remembers k"
+    refused(maskens("folds", "--k", "0"), "--k 0")
     assert "kept as runs/default/folds.1.csv" in maskens("folds", "--k", "2").out
     assert "fold 0..1" in maskens("folds", "--seed", "7").out, "with another seed too"
-
-
-def test_no_folds_are_not_five(data: Path) -> None:
-    refused(maskens("folds", "--k", "0"), "--k 0")
-    assert maskens("folds", "--k", "3").code == 0
-    refused(maskens("folds", "--k", "0"), "--k 0")
 
 
 def test_no_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,11 +40,6 @@ def test_a_spoilt_train_csv(data: Path, change: Callable[[str], str], words: lis
     table = data / "train" / "train.csv"
     table.write_text(change(table.read_text()))
     refused(maskens("folds"), *words)
-    assert not Path("runs").exists()
-
-
-def test_more_folds_than_people_of_a_class(data: Path) -> None:
-    refused(maskens("folds", "--k", "9"), "--k 9", "The largest k that works is 3")
     assert not Path("runs").exists()
 
 

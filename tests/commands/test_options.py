@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 from run_command import maskens, refused
+from tiny_runs import TINY, tiny_run
 
 import cli
 import ensemble
 from ensemble.commands.terminal import make_console, print_anything, say
 from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import shipped
-from folds.run_folder import library_versions
+from folds.layout import read_train
+from folds.run_folder import library_versions, start_run
+from folds.splits import make_folds
 
 NAMES = [name.replace("_", "-") for commands in cli.COMMANDS.values() for name in commands]
 
@@ -52,6 +55,8 @@ RUN_ALL = """
 import contextlib, os, sys
 import cli
 
+commands = sys.argv[1:]
+
 def run(*words, code=0):
     sys.argv = ["maskens", *words]
     try:
@@ -73,12 +78,36 @@ del os.environ["_MASKENS_COMPLETE"]
 heavy("numpy")
 run("folds", "--k", "7", code=2)
 heavy()
+for command in commands:
+    run(*command.split(), code=2)
+    assert "torch" not in sys.modules, command
 """
+REFUSED = {
+    "train --run nope": "there is no run in nope",
+    "train --run new --data nope": "there is no data folder nope",
+    "train --run new --recipe nope": "there is no recipe 'nope'",
+    "train --run new --set tasks.*.epoch=1": "did you mean 'epochs'",
+    "train --run new --task nope": "has no such task",
+    "sweep --run new --recipe nope": "there is no recipe 'nope'",
+    "sweep --run nope --recipe quick": "there is no run in nope",
+    "distil --run new": "nothing is trained in new",
+    "score --run new": "nothing is trained in new",
+    "infer --run new": "nothing is trained in new",
+    "infer --run begun": "8 of 8 models are not trained yet",
+    "predict data/train/images --run begun": "8 of 8 models are not trained yet",
+    "predict nope": "nope does not exist",
+    "serve --run begun": "8 of 8 models are not trained yet",
+    "export --run begun": "8 of 8 models are not trained yet",
+    "recommend --data nope": "there is no data folder nope",
+}
 
 
 def test_what_answers_at_once_imports_nothing_heavy(data: Path) -> None:
+    known = read_train(data)
+    start_run(Path("new"), known, make_folds(known, 3, seed=1), 3, seed=1)
+    tiny_run(Path("begun"), known, TINY)
     done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL],
+        [sys.executable, "-c", RUN_ALL, *REFUSED],
         cwd=data.parent,
         env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)},
         capture_output=True,
@@ -90,6 +119,9 @@ def test_what_answers_at_once_imports_nothing_heavy(data: Path) -> None:
     for words in ("No such option: --nonsense", "'x' is not a fold", "2..0 runs backwards", "No such command"):
         assert words in done.stderr
     assert "The largest k that works is 3" in done.stderr
+    messages = " ".join(done.stderr.split()).split("error: ")[-len(REFUSED) :]
+    for message, part in zip(messages, REFUSED.values(), strict=True):
+        assert part in message
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import timm
-from run_command import maskens, refused, started
+from run_command import maskens, refused
+from torch import Tensor
+
+from ensemble.training.trainer import Trainer
 
 
 def test_training_again_has_nothing_left_to_do(there: Path) -> None:
@@ -23,23 +26,24 @@ def test_training_again_has_nothing_left_to_do(there: Path) -> None:
     assert "12 of 12 jobs are finished already" in outcome.out
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_stopped_training_says_how_to_resume_and_does(copy: Path) -> None:
+def test_a_stopped_training_says_how_to_resume_and_does(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = Path("runs/default/mask/fold0/model.safetensors")
-    unbroken = weights.read_bytes()
+    unbroken, loss, updates = weights.read_bytes(), Trainer._loss, 0
     shutil.rmtree(weights.parent)
-    process = started(*("train", "--jobs", 2), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout
-    for line in process.stdout:
-        if "epoch" in line:
-            break
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert err.startswith("error: stopped.")
-    assert "same command resumes" in err
-    assert "mask fold 0: " in err
-    assert "Traceback" not in err
+
+    def terminated(self: Trainer, *args: Any) -> Tensor:
+        nonlocal updates
+        updates += 1
+        if updates == 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_loss", terminated)
+        stopped = maskens("train")
+    assert stopped.code == 128 + signal.SIGTERM
+    assert stopped.err.startswith("error: stopped. Saved: mask fold 0: ")
+    assert "same command resumes" in stopped.err
     assert maskens("train").code == 0
     assert weights.read_bytes() == unbroken
     assert maskens("score").code == 0
@@ -74,7 +78,10 @@ def test_a_photo_already_cut_before_the_folds_is_refused_before_training(data: P
     assert maskens("folds", "--k", "3").code == 0
     for cache in ("", "none"):
         refused(maskens("train", "--recipe", "demo", "--cache", cache), photo.name, "can't be read")
-        assert not list(Path("runs/default").glob("*/fold*"))
+        Path("mine.toml").write_text("[tasks.heads]\nmodel = 'tf_efficientnet_lite00'\npretrained = false\n")
+    refused(maskens("train", "--recipe", "mine.toml"), "timm has no model 'tf_efficientnet_lite00'")
+    refused(maskens("train", "--device", "tpu"), "tpu")
+    assert not list(Path("runs/default").glob("*/fold*"))
 
 
 def test_weights_of_a_file_reach_training(data: Path) -> None:
@@ -134,29 +141,6 @@ def test_all_errors_of_a_recipe_are_told_at_once_before_anything_is_computed(dat
         "tasks.mask.batch_size: input should be",
     )
     assert not list(Path("runs/default").glob("*/fold*"))
-
-
-@pytest.mark.parametrize(
-    ("fold", "words"),
-    [
-        ("7", ["--fold 7: there is no fold 7; this run has the folds 0..2"]),
-        ("4..0", ["--fold 4..0: 4..0 runs backwards. Write 0..4."]),
-        ("two", ["'two' is not a fold"]),
-    ],
-)
-def test_a_fold_that_is_none(there: Path, fold: str, words: list[str]) -> None:
-    refused(maskens("train", "--fold", fold), *words)
-
-
-def test_an_unknown_recipe_model_task_or_device(data: Path) -> None:
-    assert maskens("folds", "--k", "3").code == 0
-    refused(maskens("train", "--recipe", "quik"), "there is no recipe 'quik' (did you mean 'quick'?)")
-    recipe = Path("mine.toml")
-    recipe.write_text("[defaults]\nmodel = 'tf_efficientnet_lite00'\npretrained = false\n[tasks.heads]\n")
-    refused(maskens("train", "--recipe", recipe), "timm has no model 'tf_efficientnet_lite00'", "tf_efficientnet_lite0")
-    refused(maskens("train", "--recipe", "demo", "--task", "msk"), "--task msk", "did you mean 'mask'")
-    refused(maskens("train", "--device", "tpu"), "tpu")
-    assert sorted(p.name for p in Path("runs/default").iterdir()) == ["folds.csv", "run.json"]
 
 
 def test_another_recipe_or_seed_than_the_runs(there: Path) -> None:

@@ -55,14 +55,6 @@ def test_a_folder_that_is_no_run(data: Path) -> None:
     refused(maskens("folds", "--run", data / "file"), "is not a run folder")
 
 
-def test_training_and_inference_before_their_time(data: Path) -> None:
-    refused(maskens("train"), "there is no run in runs/default yet", "maskens folds")
-    refused(maskens("infer"), "there is no run in runs/default yet")
-    assert maskens("folds", "--k", "3").code == 0
-    refused(maskens("infer"), "nothing is trained in runs/default yet", "maskens train")
-    refused(maskens("score"), "nothing is trained")
-
-
 def test_files_that_do_not_go_together(there: Path, tmp_path: Path) -> None:
     refused(maskens("score", "--submission", "x.csv"), "--submission needs --truth")
     other = tmp_path / "t.csv"
