@@ -56,11 +56,7 @@ def did_you_mean_folder(named: Path, holds: str) -> str:
     path = Path(os.path.abspath(named))
     beside = {unicodedata.normalize("NFC", p.name): p for p in path.parent.glob("*") if not path.exists()}
     alike = difflib.get_close_matches(unicodedata.normalize("NFC", path.name), beside)
-    near = [
-        *path.parents[:3],
-        *sorted(path.glob("*")),
-        *(beside[n] for n in alike),
-    ]
+    near = [*path.parents[:3], *sorted(path.glob("*")), *(beside[n] for n in alike)]
     right = [str(p if named.is_absolute() else os.path.relpath(p)) for p in near if (p / holds).is_file()][:3]
     return f" (did you mean {' or '.join(map(repr, right))}?)" if right else ""
 

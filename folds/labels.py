@@ -22,24 +22,12 @@ FORMULA = "class = mask*6 + gender*3 + age"
 CLASSES = len(MASKS) * len(GENDERS) * len(AGES)
 CLASS_NAMES = tuple(f"{m}, {g}, {a}" for m in MASKS for g in GENDERS for a in AGES)
 SHOTS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
-SHOT_MASK = dict.fromkeys(SHOTS, 0) | {"incorrect_mask": 1, "normal": 2}
-"""File stem of a photo -> its mask label."""
+SHOT_MASK = dict.fromkeys(SHOTS, 0) | {"incorrect_mask": 1, "normal": 2}  # file stem of a photo -> its mask label
 
 
 def encode(mask: npt.ArrayLike, gender: npt.ArrayLike, age: npt.ArrayLike) -> IntArray:
-    """Class of each photo from its three labels.
-
-    Args:
-        mask: int, any shape, 0..2.
-        gender: int, same shape, 0..1.
-        age: int, same shape, 0..2 (a band, not years).
-
-    Returns:
-        int64 of that shape, 0..17.
-
-    Raises:
-        ValueError: if a label is out of range.
-    """
+    """Class of each photo, int64, 0..17, from its labels, int of one shape: mask 0..2, gender 0..1, age band 0..2.
+    Raises ValueError: a label is out of range."""
     parts = [np.asarray(p, dtype=np.int64) for p in (mask, gender, age)]
     for name, part, width in zip(("mask", "gender", "age"), parts, (3, 2, 3), strict=True):
         if part.size and (part.min() < 0 or part.max() >= width):
@@ -48,8 +36,7 @@ def encode(mask: npt.ArrayLike, gender: npt.ArrayLike, age: npt.ArrayLike) -> In
 
 
 def decode(classes: npt.ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
-    """The inverse of `encode`: (mask, gender, age), each int64 of the input's shape. Raises ValueError: if a class is
-    outside 0..17."""
+    """The inverse of `encode`: (mask, gender, age), each int64. Raises ValueError: a class is outside 0..17."""
     c = np.asarray(classes, dtype=np.int64)
     if c.size and (c.min() < 0 or c.max() >= CLASSES):
         raise ValueError(f"class out of range 0..{CLASSES - 1}")

@@ -12,14 +12,8 @@ MOST_SEEDS = 100
 
 
 def parse_folds(text: str, k: int) -> list[int]:
-    """Folds named by `3`, `0..4` (both ends count), `0,2,4`, `0..1,4` or `all`; sorted, each once.
-
-    Args:
-        k: number of folds of the run; they are 0..k-1.
-
-    Raises:
-        MaskensError: unreadable, backwards, or a fold that the run has not.
-    """
+    """Folds of 0..k-1 named by `3`, `0..4` (both ends count), `0,2,4`, `0..1,4` or `all`; sorted, each once. Raises
+    MaskensError: unreadable, backwards, or a fold that the run has not."""
     folds: set[int] = set()
     for first, last in written_folds(text) or [(0, k - 1)]:
         if last >= k:
@@ -30,9 +24,8 @@ def parse_folds(text: str, k: int) -> list[int]:
 
 def written_folds(text: str) -> list[tuple[int, int]]:
     """(first, last) of each item, whatever the run; empty for `all`. Raises MaskensError: unreadable or backwards."""
-    if text.strip().lower() == "all":
-        return []
-    return _written(text, "--fold", "a fold. Write 3, 0..4, 0,2,4 or all.")
+    every = text.strip().lower() == "all"
+    return [] if every else _written(text, "--fold", "a fold. Write 3, 0..4, 0,2,4 or all.")
 
 
 def in_short(numbers: Iterable[int]) -> str:

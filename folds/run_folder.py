@@ -45,7 +45,7 @@ FORBID_EXTRA = {"extra": "forbid"}  # for pydantic, which is imported only where
 
 
 class FileIn:
-    """A file in the folder of a run or job, as a property that is its path."""
+    """The path of a file in the folder of a run or job."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -163,8 +163,7 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
 
 
 def _recorded(data: Path, folder: Path) -> str:
-    """How a run in `folder` records where its data are: relative to itself if they were named relative to the working
-    folder, so that both can be copied together."""
+    """How a run in `folder` records where its data are: relative to itself if they were named relative."""
     return str(data.resolve()) if data.is_absolute() else os.path.relpath(data, folder.resolve())
 
 
@@ -207,7 +206,6 @@ def _refuse_impossible(run: Run) -> None:
 
 
 def has_run(folder: Path) -> bool:
-    """Whether there is a run in a folder."""
     return (folder / RUN_FILE).exists()
 
 
@@ -218,7 +216,6 @@ def refuse_removed(run: Run) -> None:
 
 
 def find_run(folder: Path) -> Run | None:
-    """The run in a folder, or None if there is none yet."""
     return load_run(folder) if has_run(folder) else None
 
 

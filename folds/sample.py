@@ -72,7 +72,6 @@ def write_sample(
     folder: Path,
     people: int,
     *,
-    eval_people: int | None = None,
     size: Size = (WIDTH, HEIGHT),
     seed: int = 42,
     jobs: int = 1,
@@ -83,20 +82,18 @@ def write_sample(
     Args:
         folder: it must not exist, or be empty.
         people: rows of train.csv, at least 6; each gender x age stratum gets `people // 6` or one more.
-        eval_people: people on the eval photos; default: a third of `people`, at least 6.
         size: (width, height) of the photos in pixels, at least 32 x 32.
         jobs: threads that draw; -1 for one per core.
 
     Raises:
         MaskensError: an unusable argument, or a system that refuses to write.
     """
-    hidden = max(STRATA, people // 3) if eval_people is None else eval_people
+    hidden = max(STRATA, people // 3)  # people on the eval photos
     summary = SampleSummary(folder, people, people * len(SHOTS), hidden, hidden * len(SHOTS))
     with refusing(folder):
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
         faults = {
             f"{people} people: at least {STRATA} are needed, one of each gender and age band": people < STRATA,
-            f"{hidden} eval people: at least 1 is needed": hidden < 1,
             f"photos of {size[0]}x{size[1]} pixels: at least 32x32 are needed": min(size) < 32,
             f"seed {seed}: at least 0 is needed": seed < 0,
             "0 jobs: at least 1 is needed, or -1 for one per core": jobs == 0,

@@ -19,16 +19,11 @@ SEPARATORS = (",", ";", "\t")
 
 def read_table(path: Path, needed: Sequence[str], exact: bool = False) -> list[dict[str, str]]:
     """Rows of a CSV as stripped strings, in UTF-8, UTF-16 with a byte-order mark or Korean cp949, separated by commas,
-    semicolons or tabs, with or without a first line `sep=,`.
+    semicolons or tabs, with or without a first line `sep=,`; columns are found by name.
 
-    Columns are found by name: their order and further ones do not matter.
-
-    Args:
-        exact: of a submission: UTF-8, commas, these columns in this order, no others, no spaces around names or cells.
-
-    Raises:
-        MaskensError: no such file, another encoding, empty, unbalanced quotes, a needed column missing or there twice,
-            rows with more cells than there are columns (all listed), or what `exact` refuses.
+    `exact` is for a submission: UTF-8, commas, these columns in this order, no others, no spaces around names or cells.
+    Raises MaskensError: no such file, another encoding, empty, unbalanced quotes, a needed column missing or there
+    twice, rows with more cells than there are columns (all listed), or what `exact` refuses.
     """
     text = _text(path, exact)
     first = None if exact else re.match(r"\"?sep=(.)\"?[\r\n]+", text, re.IGNORECASE)

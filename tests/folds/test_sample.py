@@ -71,7 +71,7 @@ def test_each_stratum_has_its_share_and_can_be_split(twenty: Path) -> None:
 
 @pytest.mark.parametrize("people", [6, 20])
 def test_quirks_of_the_real_data(tmp_path: Path, people: int) -> None:
-    write_sample(tmp_path / "data", people, eval_people=1, size=(32, 32), seed=3)
+    write_sample(tmp_path / "data", people, size=(32, 32), seed=3)
     data = read_train(tmp_path / "data")
     assert {Path(f).suffix for f in data.files} == {".jpg", ".png", ".jpeg", ".JPG"}
     assert any(len({Path(n).suffix for n in p.photos}) == 4 for p in data.people)
@@ -88,7 +88,7 @@ def test_quirks_of_the_real_data(tmp_path: Path, people: int) -> None:
 
 def test_same_seed_same_bytes_whatever_the_jobs(tmp_path: Path) -> None:
     for name, seed, jobs in (("a", 3, 1), ("b", 3, 2), ("c", 4, 1)):
-        write_sample(tmp_path / name, 6, eval_people=1, size=SIZE, seed=seed, jobs=jobs)
+        write_sample(tmp_path / name, 6, size=SIZE, seed=seed, jobs=jobs)
     a, b, c = (contents(tmp_path / name) for name in "abc")
     assert a == b
     assert set(a.values()) & set(c.values()) == {sample.APPLE_DOUBLE}, "another seed has other people"
@@ -100,7 +100,6 @@ def test_same_seed_same_bytes_whatever_the_jobs(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"people": 5}, "5 people: at least 6"),
-        ({"people": 6, "eval_people": 0}, "0 eval people: at least 1"),
         ({"people": 6, "size": (31, 64)}, "31x64 pixels: at least 32x32"),
         ({"people": 6, "seed": -1}, "seed -1"),
         ({"people": 6, "jobs": 0}, "0 jobs"),
@@ -147,7 +146,7 @@ def test_labels_can_be_learned_from_other_people(tmp_path: Path) -> None:
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.metrics import balanced_accuracy_score
 
-    write_sample(tmp_path / "data", 36, eval_people=12, size=SIZE, jobs=2)
+    write_sample(tmp_path / "data", 36, size=SIZE, jobs=2)
     train, held = read_train(tmp_path / "data"), read_eval(tmp_path / "data")
     answers = read_table(tmp_path / "data/eval/answers.csv", ("ans",))
 
