@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 from pydantic import ConfigDict
 
-from ensemble.jobs.spec import JobSpec, learned_rows
+from ensemble.jobs.spec import JobSpec, training_rows
 from ensemble.recipes.architecture import ModelArgs, ModelName
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import OutputSpec
@@ -120,7 +120,7 @@ def trained_on(spec: JobSpec, data: TrainData, folds: IntArray) -> str:
     Args:
         folds: int64 (people,).
     """
-    people = np.unique(data.photo_person[learned_rows(spec, data, folds)])
+    people = np.unique(data.photo_person[training_rows(spec, data, folds)])
     return "".join(sorted({person_key(data.people[i]) for i in people} | _seen_by_weights(spec)))
 
 

@@ -130,7 +130,7 @@ def _file(spec: JobSpec, ending: str = "") -> Path:
 
 
 def _sign(lock: Path) -> str:
-    """Write beside a lock who holds it; returns a token that tells this holder from all others."""
+    """Write beside a lock who holds it; returns a token of this holder alone."""
     token = uuid.uuid4().hex
     who = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.ctime(), "token": token}
     write_json(lock.with_name(f"{lock.name}.json"), who | {"call": os.environ.get(CALL_VARIABLE, "")})

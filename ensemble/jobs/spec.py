@@ -42,7 +42,7 @@ class JobSpec:
         return Job(self.run, self.task, self.fold)
 
 
-def learned_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
+def training_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
     """int64 (n,): the photos that a job is trained on: those of other folds' people that can be read, without the ages
     that the recipe leaves out.
 
@@ -135,11 +135,11 @@ def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds:
     """
     idle = []
     for spec in specs:
-        rows, target = learned_rows(spec, data, folds), spec.recipe.tasks[spec.task].target
+        rows, target = training_rows(spec, data, folds), spec.recipe.tasks[spec.task].target
         labels = training_labels(target, data)[rows]
-        for head, learned in zip(target.heads, labels.T, strict=True):
+        for head, trained in zip(target.heads, labels.T, strict=True):
             names, of_bin = OutputSpec(target.predicts).names[head.part], np.array(head.bin_labels)
-            missing = [names[i] for i in sorted(set(of_bin) - set(of_bin[learned]))]
+            missing = [names[i] for i in sorted(set(of_bin) - set(of_bin[trained]))]
             if missing:
                 idle.append(f"{spec.job}: {head.part} {', '.join(missing)}")
     refuse(

@@ -24,7 +24,7 @@ from ensemble.data.cache import missing_bytes, open_photos
 from ensemble.data.loader import NO_MORE, EpochBatches, EpochPhotos, epoch_batches, train_loader
 from ensemble.data.masks import DrawMasks
 from ensemble.jobs.hardware import Hardware, free_memory
-from ensemble.jobs.spec import JobSpec, learned_rows
+from ensemble.jobs.spec import JobSpec, training_rows
 from ensemble.models.build import create, normalisation, to_device
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.precision import AutotuneCache, shortest
@@ -244,7 +244,7 @@ def job_updates(spec: JobSpec, data: TrainData, folds: IntArray) -> int:
 def _job_batches(spec: JobSpec, data: TrainData, folds: IntArray) -> EpochBatches:
     recipe = spec.recipe.tasks[spec.task]
     more = spec.pseudo.of(spec.fold, recipe) if spec.pseudo else NO_MORE
-    return epoch_batches(recipe, data, learned_rows(spec, data, folds), (0,), more)
+    return epoch_batches(recipe, data, training_rows(spec, data, folds), (0,), more)
 
 
 def long_training(

@@ -23,7 +23,7 @@ from ensemble.jobs.card import job_card, trained_on
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import Claim
 from ensemble.jobs.oof import JobOofLogits, Logits, people_halves, save_job_oof, write_history
-from ensemble.jobs.spec import JobSpec, identity, learned_rows
+from ensemble.jobs.spec import JobSpec, identity, training_rows
 from ensemble.jobs.stopping import StopRequest, stop_requests
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.models.build import Normalisation, create, normalisation, save_checkpoint, to_device, to_input
@@ -101,7 +101,7 @@ def learning_set(spec: JobSpec, data: TrainData, folds: IntArray) -> LearningSet
         folds: int64 (people,).
     """
     recipe = spec.recipe.tasks[spec.task]
-    rows, more, files = learned_rows(spec, data, folds), NO_MORE, list(data.files)
+    rows, more, files = training_rows(spec, data, folds), NO_MORE, list(data.files)
     labels, states = training_labels(recipe.target, data, in_years=recipe.ages.sigma > 0), data.labels[0]
     if spec.pseudo:
         more = spec.pseudo.of(spec.fold, recipe)

@@ -55,10 +55,6 @@ def test_some_of_a_list_are_drawn_anew_for_each_photo_and_again_for_the_same_key
     assert 0.2 < flips([drawn(2, p=0.3)], keys)[:, 0].mean() < 0.4, "or none at all"
 
 
-def test_without_transforms_the_photo_stays() -> None:
-    assert Augment([])(ARROW, (0,)) is ARROW
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> DecodedPhotos:
     values = np.random.default_rng(0).integers(0, 256, (20, 16, 12, 3), dtype=np.uint8)
@@ -123,9 +119,8 @@ def test_shipped_transforms_take_their_arguments(recipe: str) -> None:
 
 
 @pytest.mark.parametrize("policy", policies())
-@pytest.mark.parametrize("size", [(64, 48), (128, 96)])
-def test_shipped_policies_change_photos_and_keep_their_size(policy: str, size: tuple[int, int]) -> None:
-    task = load_recipe("quick", [f"tasks.heads.augment={policy}"]).tasks["heads"]
+def test_shipped_policies_change_photos_and_keep_their_size(policy: str) -> None:
+    task, size = load_recipe("quick", [f"tasks.heads.augment={policy}"]).tasks["heads"], (64, 48)
     assert faults(task.augment, size) == []
     photo = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     after = [Augment(task.augment)(photo, (i,)) for i in range(30)]

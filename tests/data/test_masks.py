@@ -71,16 +71,14 @@ def test_one_worn_wrong_leaves_the_nose_bare() -> None:
 @pytest.mark.parametrize("face", [Face(-500, 54, 81, 48), Face(48, 127.5, 150, 48), Face(48, -300, -200, 48)])
 def test_a_face_off_the_photo_leaves_it_as_it_is(face: Face) -> None:
     after = draw_mask(PHOTO, face, True, np.random.default_rng(0))
-    assert after.shape == PHOTO.shape
     assert (after != PHOTO).any(axis=2).mean() < 0.02
 
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 400), (300, 30)])
-def test_any_size_of_photo_will_do(size: tuple[int, int]) -> None:
+def test_a_mask_fits_any_size_of_photo(size: tuple[int, int]) -> None:
     photo = np.zeros((*size, 3), np.uint8)
     face = Face(0.5 * size[1], 0.42 * size[0], 0.63 * size[0], 0.5 * size[1])
-    for seed in range(6):
-        assert draw_mask(photo, face, True, np.random.default_rng(seed)).shape == photo.shape
+    assert draw_mask(photo, face, True, np.random.default_rng(0)).shape == photo.shape
 
 
 def test_the_mask_label_says_what_was_drawn_in_the_shares_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,17 +154,12 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-def test_batches_are_the_same_for_any_number_of_workers(photos: DecodedPhotos) -> None:
-    masks = DrawMasks(recipe(prob=0.7), np.arange(21) % 3)
-    alone = epochs(photos, masks)
-    assert same(alone, epochs(photos, masks, workers=2))
-    assert not torch.equal(alone[0], alone[6]), "epochs differ"
-
-
 def test_photos_without_a_drawn_mask_are_as_without_the_key(photos: DecodedPhotos) -> None:
     plain = epochs(photos, None)
     assert same(plain, epochs(photos, DrawMasks(recipe(prob=0.0), np.arange(21) % 3)))
-    drawn = epochs(photos, DrawMasks(recipe(prob=1.0), np.arange(21) % 3))
+    masks = DrawMasks(recipe(prob=1.0), np.arange(21) % 3)
+    drawn = epochs(photos, masks)
+    assert same(drawn, epochs(photos, masks, workers=2))
     for x, y, x_drawn, y_drawn in zip(plain[::2], plain[1::2], drawn[::2], drawn[1::2], strict=True):
         bare = y[:, 0] == 2
         assert torch.equal(x[~bare], x_drawn[~bare]), "augmentation draws from a stream of its own"

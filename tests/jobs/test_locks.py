@@ -35,12 +35,6 @@ def without_locks(*args: Any) -> None:
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
-def test_a_file_system_without_locks_does_without(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fcntl, "flock", without_locks)
-    with lock_jobs([setting.spec("heads")]), lock_job_process(setting.spec("heads")) as claim:
-        claim.refuse_taken_over()
-
-
 def test_more_jobs_than_a_process_usually_may_open_files_for(setting: TinyRun) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
@@ -51,9 +45,13 @@ def test_more_jobs_than_a_process_usually_may_open_files_for(setting: TinyRun) -
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_the_last_claim_counts(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_locks_of_the_file_system_the_last_claim_counts(
+    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(fcntl, "flock", without_locks)
     spec = setting.spec("heads")
+    with lock_jobs([spec]), lock_job_process(spec) as first:
+        first.refuse_taken_over()
     with lock_job_process(spec) as first, lock_job_process(spec) as second:
         second.refuse_taken_over()
         with pytest.raises(TakenOver, match=rf"taken the job over \(process {os.getpid()} on .*\); nothing more is"):
