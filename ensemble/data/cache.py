@@ -238,14 +238,9 @@ def _build(
     on_progress: Progress | None,
     skip: bool = False,
 ) -> PhotoSet:
-    """Write the cache's file of each preprocessing.
-
-    Args:
-        skip: skip photos that can't be read, and return the photos with these among the skipped ones.
-
-    Raises:
-        MaskensError: photos that can't be read (all listed; with `skip` only if it is all of them), or too little disk.
-    """
+    """Write the cache's file of each preprocessing; with `skip`, return the photos with those that can't be read among
+    the skipped ones. Raises MaskensError: photos that can't be read (all listed; with `skip` only if it is all of
+    them), or too little disk."""
     needed, scratch = _bytes(photos, targets), None
     try:
         cache.mkdir(parents=True, exist_ok=True)

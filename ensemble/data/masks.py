@@ -40,19 +40,12 @@ class DrawMasks:
     def __call__(
         self, photo: Pixels, labels: TargetArray, index: int, key: Sequence[int]
     ) -> tuple[Pixels, TargetArray]:
-        """A mask on some photos of faces without one, others unchanged.
+        """A mask on some photos of faces without one, others unchanged: (photo, labels as they were given). Nothing is
+        drawn over a mask that is worn, as its place is unknown; nor where a face is to be found and is not.
 
-        Nothing is drawn over a mask that is worn, as its place is unknown; nor where a face is to be found and is not.
-
-        Args:
-            photo: uint8 (h, w, 3) RGB, after resize and crop; not changed.
-            labels: int64 (heads,) as the task is trained, or soft a float32 (18,); not changed.
-            index: of the photo in `states`.
-            key: non-negative integers, e.g. (seed, task, fold, epoch, photo).
-
-        Returns:
-            (photo uint8 (h, w, 3), labels as they were given).
-        """
+        Takes a photo uint8 (h, w, 3) RGB after resize and crop, and its labels, int64 (heads,) as the task is trained
+        or soft a float32 (18,); neither is changed. `index` is the photo's in `states`; `key` is non-negative integers,
+        e.g. (seed, task, fold, epoch, photo)."""
         if not self.masks.prob or self.states[index] != NOT_WEAR:
             return photo, labels
         rng = np.random.default_rng(np.random.SeedSequence(list(key), spawn_key=(STREAM,)))
@@ -73,12 +66,8 @@ class DrawMasks:
 
 
 def undetected_note(task: TaskRecipe, photos: DecodedPhotos, states: IntArray) -> str:
-    """On how many of a sample of faces that masks are to be drawn on no face is found; "" if on none.
-
-    Args:
-        photos: as the task sees them.
-        states: int64 (photos,), the mask label of each photo.
-    """
+    """On how many of a sample of faces that masks are to be drawn on no face is found; "" if on none. `photos` are as
+    the task sees them, `states` int64 (photos,) the mask label of each."""
     bare = np.flatnonzero((states == NOT_WEAR) & photos.photos.readable)
     if not (task.masks.prob and task.masks.detect and len(bare)):
         return ""

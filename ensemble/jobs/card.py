@@ -115,24 +115,15 @@ def person_key(person: Person) -> str:
 
 
 def trained_on(spec: JobSpec, data: TrainData, folds: IntArray) -> str:
-    """For the card of a job: the keys of all people it is trained on, and of those its initial weights were.
-
-    Args:
-        folds: int64 (people,).
-    """
+    """For the card of a job: the keys of all people it is trained on, and of those its initial weights were; `folds` is
+    int64 (people,)."""
     people = np.unique(data.photo_person[training_rows(spec, data, folds)])
     return "".join(sorted({person_key(data.people[i]) for i in people} | _seen_by_weights(spec)))
 
 
 def refuse_leaking_weights(specs: Sequence[JobSpec], data: TrainData, folds: IntArray) -> None:
-    """Refuse jobs whose initial weights were trained on people of their fold.
-
-    Args:
-        folds: int64 (people,).
-
-    Raises:
-        MaskensError: naming tasks, files and folds.
-    """
+    """Refuse jobs whose initial weights were trained on people of their fold; `folds` is int64 (people,). Raises
+    MaskensError naming tasks, files and folds."""
     keys = np.array([person_key(p) for p in data.people])
     found: dict[tuple[str, str], dict[int, int]] = {}  # (task, weights) -> fold -> people of it
     for spec in specs:

@@ -42,14 +42,8 @@ def begun(specs: Sequence[JobSpec]) -> set[str]:
 
 def restore(specs: Sequence[JobSpec]) -> list[str]:
     """Write a job.json that is damaged or gone anew where the files beside it are those of the finished job, and remove
-    what a crash has left of finished jobs.
-
-    Returns:
-        Notes.
-
-    Raises:
-        MaskensError: a job.json is lost and the other files are of something else: training would replace them.
-    """
+    what a crash has left of finished jobs. Returns notes. Raises MaskensError where the other files are of something
+    else: training would replace them."""
     notes, problems = [], []
     for spec in specs:
         job, file = spec.job, spec.job.status_file
@@ -75,21 +69,12 @@ def restore(specs: Sequence[JobSpec]) -> list[str]:
 
 
 def reuse_jobs(specs: Sequence[JobSpec], source: Run) -> int:
-    """Copy the jobs that `source` has finished with the same task recipe, folds, data, seed and libraries.
+    """Copy the jobs of one run that `source` has finished with the same task recipe, folds, data, seed and libraries;
+    returns how many. Threads and device, on which only the last digits depend, may differ. Jobs that this run has begun
+    stay its own.
 
-    A job's result depends on nothing else (but for the last digits: threads and device). Jobs that this run
-    has begun stay its own.
-
-    Args:
-        specs: jobs of one run.
-
-    Returns:
-        How many jobs were copied.
-
-    Raises:
-        MaskensError: `source` is this very run, has other data, folds or seed, or a job whose files are not as
-            it left them; or another process is at one of the jobs.
-    """
+    Raises MaskensError: `source` is this very run, has other data, folds or seed, or a job whose files are not as it
+    left them; or another process is at one of the jobs."""
     if not specs:
         return 0
     run = specs[0].run

@@ -35,11 +35,8 @@ def choose_device(name: str) -> str:
 
 
 def unused_gpu(asked: str, hardware: Hardware) -> str:
-    """A warning where `auto` became the CPU though there is a GPU, which torch can't use; else "".
-
-    Args:
-        asked: auto, cpu or cuda.
-    """
+    """A warning where `auto` became the CPU though there is a GPU, which torch can't use; else "". `asked` is auto, cpu
+    or cuda."""
     import torch
 
     files = glob.glob(GPU_FILES)
@@ -55,11 +52,8 @@ def unused_gpu(asked: str, hardware: Hardware) -> str:
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Bytes that are left: of this machine, or of the container where its limit is lower (cgroups v1 and v2).
-
-    Args:
-        root: of the file system, where Linux's `proc` and `sys` are.
-    """
+    """Bytes that are left: of this machine, or of the container where its limit is lower (cgroups v1 and v2). Linux's
+    `proc` and `sys` are in `root`."""
     found, lines = [int(psutil.virtual_memory().available)], []
     with contextlib.suppress(OSError):
         lines = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]

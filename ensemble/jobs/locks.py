@@ -96,12 +96,7 @@ def lock_job_process(spec: JobSpec) -> Iterator[Claim]:
 
 @contextlib.contextmanager
 def one_at_a_time(run: Path, name: str) -> Iterator[None]:
-    """One process at a time; others wait.
-
-    Args:
-        run: folder of the run.
-        name: of what is done meanwhile.
-    """
+    """One process at a time does what is `name`d in the folder of a run; others wait."""
     with contextlib.ExitStack() as stack:
         _hold(stack, lock_folder(run) / name, -1)
         yield

@@ -139,14 +139,8 @@ def save_job_oof(path: Path, oof: JobOofLogits, record: Mapping[str, Any]) -> No
 
 
 def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOofLogits:
-    """Read a job's out-of-fold logits.
-
-    Args:
-        expected: entries of the record that must be so, e.g. the task's hash.
-
-    Raises:
-        MaskensError: missing, damaged, or from another recipe or folds.
-    """
+    """Read a job's out-of-fold logits. Raises MaskensError: missing, damaged, or of a record that differs from
+    `expected`, e.g. in the task's hash."""
     oof, record = read_job_oof(path)
     wrong = [k for k, v in expected.items() if record.get(k) != v]
     if wrong:
@@ -237,15 +231,8 @@ def pool(
 
 
 def select_views(logits: Logits, there: Sequence[str], wanted: Sequence[str]) -> Logits:
-    """The wanted views, by name.
-
-    Args:
-        logits: float (views, photos, width).
-        there: their names.
-
-    Raises:
-        MaskensError: a view that is not there.
-    """
+    """The wanted views, by name, of logits (views, photos, width) in the views `there`. Raises MaskensError: a view
+    that is not there."""
     missing = [v for v in wanted if v not in there]
     if missing:
         raise MaskensError(

@@ -173,12 +173,8 @@ class SoftTargets:
 
 
 def soft_with_mask(targets: npt.NDArray[np.float32], mask: int) -> npt.NDArray[np.float32]:
-    """The target of one photo on which a mask was drawn: its state is known, gender and age are what they were.
-
-    Args:
-        targets: float32 (18,); not changed.
-        mask: 0..2.
-    """
+    """The target of one photo, float32 (18,), on which a mask, 0..2, was drawn: its state is known, gender and age are
+    what they were. The target given is not changed."""
     per_mask = targets.reshape(3, -1)
     changed = np.zeros_like(per_mask)
     changed[mask] = per_mask.sum(axis=0)
@@ -230,15 +226,8 @@ def read_soft_targets(run: Run) -> SoftTargets | None:
 
 
 def load_soft_targets(run: Run, data: TrainData, folds: IntArray) -> SoftTargets | None:
-    """As `read_soft_targets`, for the run's data.
-
-    Args:
-        folds: int64 (people,).
-
-    Raises:
-        MaskensError: they can't be read, lack a training photo, have one of a held-out person, or are gone though
-            models were trained with them.
-    """
+    """As `read_soft_targets`, for the run's data; `folds` is int64 (people,). Raises MaskensError: they can't be read,
+    lack a training photo, have one of a held-out person, or are gone though models were trained with them."""
     found = read_soft_targets(run)
     targets = found.folds if found else {}
     for job in trained_with(run, "soft_targets"):  # which would be trained again, with labels alone

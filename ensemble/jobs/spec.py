@@ -44,11 +44,7 @@ class JobSpec:
 
 def training_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
     """int64 (n,): the photos that a job is trained on: those of other folds' people that can be read, without the ages
-    that the recipe leaves out.
-
-    Args:
-        folds: int64 (people,).
-    """
+    that the recipe skips. `folds` is int64 (people,)."""
     task = spec.recipe.tasks[spec.task]
     elsewhere = folds[data.photo_person] != spec.fold
     return np.flatnonzero(elsewhere & training_mask(task.predicts, data) & ~np.isin(data.years, task.ages.leave_out))
@@ -107,14 +103,8 @@ def plan(
 
 
 def refuse_other_ages(recipe: Recipe, tasks: Sequence[str], what: str) -> None:
-    """Refuse tasks that are trained in finer ages than those of the 18 classes.
-
-    Args:
-        what: they would be trained on, which is of the 18 classes.
-
-    Raises:
-        MaskensError: naming them.
-    """
+    """Refuse tasks that are trained in finer ages than the 18 classes have, of which `what` is. Raises MaskensError
+    naming them."""
     problems = []
     for name in tasks:
         task = recipe.tasks[name]
@@ -125,14 +115,8 @@ def refuse_other_ages(recipe: Recipe, tasks: Sequence[str], what: str) -> None:
 
 
 def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds: IntArray) -> None:
-    """Refuse jobs without a training photo of each label that they predict.
-
-    Args:
-        folds: int64 (people,).
-
-    Raises:
-        MaskensError: naming them.
-    """
+    """Refuse jobs without a training photo of each label that they predict; `folds` is int64 (people,). Raises
+    MaskensError naming them."""
     idle = []
     for spec in specs:
         rows, target = training_rows(spec, data, folds), spec.recipe.tasks[spec.task].target

@@ -166,13 +166,9 @@ class AutotuneCache:
 def autotune_precision(
     model: nn.Module, x: Tensor, wanted: PrecisionOption, measured: AutotuneCache | None = None
 ) -> Autotuned:
-    """The precision to train in, tried on one real batch; nothing of the model changes.
-
-    Args:
-        model: in train mode.
-        x: float32 (batch, 3, height, width), on the model's device.
-        measured: where `auto` finds an earlier answer and stores its own; None measures anew.
-    """
+    """The precision to train in, tried on one real batch `x`, float32 (batch, 3, height, width) on the device of the
+    model, which is in train mode and does not change. `auto` finds an earlier answer in `measured` and stores its own
+    there."""
     if wanted != "auto":
         usable = usable_precision(model, x, wanted)
         return usable.precision, usable.note

@@ -16,15 +16,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def configure_process(threads: int) -> None:
-    """Prepare this process for a model's arithmetic.
+    """Prepare this process for a model's arithmetic, torch's in so many threads.
 
     OpenCV gets one thread, because it would use all cores in each of several jobs. glibc's malloc stops returning large
     blocks to the system after each layer, which costs a page fault for every 4 KiB when the next layer asks for them
-    (mallopt(3)). Other C libraries lack mallopt and stay as they are.
-
-    Args:
-        threads: for torch's arithmetic.
-    """
+    (mallopt(3)). Other C libraries lack mallopt and stay as they are."""
     torch.set_num_threads(threads)
     cv2.setNumThreads(0)
     with contextlib.suppress(AttributeError):

@@ -45,11 +45,7 @@ def apply_view(x: Tensor, view: str, normalisation: Normalisation) -> Tensor:
 
 def stack_views(x: Tensor, views: Sequence[str], normalisation: Normalisation) -> Tensor:
     """All views of a batch, (views * batch, 3, height, width): all photos in the first view, then in the second, ...
-
-    Args:
-        x: float (batch, 3, height, width), normalised.
-        normalisation: of `x`.
-    """
+    Arguments as of `apply_view`."""
     return torch.cat([apply_view(x, view, normalisation) for view in views])
 
 

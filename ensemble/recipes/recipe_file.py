@@ -45,14 +45,9 @@ def _read(path: Path, what: str) -> str:
 
 
 def load_recipe(name_or_file: str, changes: Sequence[str] = ()) -> Recipe:
-    """A shipped recipe by name, or the user's own TOML file.
-
-    Args:
-        changes: `tasks.gender.epochs=5`, as --set takes them.
-
-    Raises:
-        MaskensError: no such recipe (near names suggested), or every error of the recipe at once.
-    """
+    """A shipped recipe by name, or the user's own TOML file, with `changes` as --set takes them:
+    `tasks.gender.epochs=5`. Raises MaskensError: no such recipe (near names suggested), or every error of the recipe at
+    once."""
     return parse_recipe(*_source(name_or_file), changes)
 
 
@@ -188,12 +183,8 @@ def _put(node: Any, path: Sequence[str], value: Any, change: str) -> None:
 
 
 def _readable(error: Any, above: Sequence[str]) -> list[str]:
-    """`tasks.mask.optimizer.learning_rate: unknown key (did you mean 'lr'?)`, one or more.
-
-    Args:
-        error: one of pydantic's `ValidationError.errors()`.
-        above: where in a recipe the table is that was validated.
-    """
+    """`tasks.mask.optimizer.learning_rate: unknown key (did you mean 'lr'?)`, one or more, for one of pydantic's
+    `ValidationError.errors()`; `above` is where in a recipe the table is that was validated."""
     path = [*above, *(str(p) for p in error["loc"])]
     where = ".".join(p for p in path if p not in ENTRIES) or "recipe"
     if error["type"] == "extra_forbidden":
@@ -314,15 +305,9 @@ def resolve_recipe(
     pretrained: bool = True,
     like: Run | None = None,
 ) -> Recipe:
-    """The recipe to train with: the run's own, or the one named if the run has none or no job yet.
-
-    Args:
-        named, changes, weights, pretrained: as of `changed_recipe`.
-        like: a run whose recipe is the start where the run has none.
-
-    Raises:
-        MaskensError: unknown or invalid recipe, or another one than the run's models were trained with.
-    """
+    """The recipe to train with: the run's own, or the one named if the run has none or no job yet. Arguments as of
+    `changed_recipe`; where the run has no recipe, that of the run `like` is the start. Raises MaskensError: unknown or
+    invalid recipe, or another one than the run's models were trained with."""
     before = run_recipe(run) if run.recipe_hash else None
     start = before or (run_recipe(like) if like else None)
     recipe = changed_recipe(start, named, changes, weights, pretrained)
@@ -339,17 +324,9 @@ def resolve_recipe(
 def changed_recipe(
     start: Recipe | None, named: str | None, changes: Sequence[str], weights: Sequence[str], pretrained: bool
 ) -> Recipe:
-    """The recipe that is named, or the earlier one, with changes.
-
-    Args:
-        start: the earlier one. Its local weights stay in force where none are named.
-        named: a name or file; None is the earlier one, or `original`.
-        changes: as of --set.
-        weights, pretrained: as of `with_weights`.
-
-    Raises:
-        MaskensError: unknown or invalid recipe.
-    """
+    """The recipe that is named, or `start`, with changes as of --set. Where neither is there, it is `original`. The
+    local weights of `start` stay in force where none are named; `weights` and `pretrained` are those of `with_weights`.
+    Raises MaskensError: unknown or invalid recipe."""
     if start is not None and named is None:
         recipe = parse_recipe(start.text, start.name, changes=changes) if changes else start
     else:
@@ -392,15 +369,8 @@ def flat(value: object, path: str = "") -> dict[str, object]:
 
 
 def find_set(tta: Tta, known: Mapping[Tta, TtaSet]) -> tuple[Tta, TtaSet]:
-    """(name, set) of what --tta names; a file's name is its path.
-
-    Args:
-        tta: a name, or a TOML file with the keys of a recipe's table [tta.NAME].
-        known: of `known_sets`.
-
-    Raises:
-        MaskensError: there is no such set, or every error of a file.
-    """
+    """(name, set) of what --tta names: a name in `known`, or a TOML file with the keys of a recipe's table [tta.NAME],
+    whose name is its path. Raises MaskensError: there is no such set, or every error of a file."""
     if tta in known:
         return tta, known[tta]
     path = Path(tta)

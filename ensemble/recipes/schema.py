@@ -318,13 +318,8 @@ class Loss(Strict):
         return self.heads[part].weight if part in self.heads else 1.0
 
     def refuse_unfit(self, target: OutputSpec, evened: str) -> None:
-        """
-        Args:
-            evened: what the sampler evens out: none, class or age.
-
-        Raises:
-            ValueError: it does not fit a task that predicts `target`.
-        """
+        """Raises ValueError: it does not fit a task that predicts `target` and whose sampler evens out `evened`: none,
+        class or age."""
         kind, heads = target.predicts, target.heads
         parts, several = [head.part for head in heads], len(heads) > 1
         if strange := [part for part in self.heads if part not in parts]:

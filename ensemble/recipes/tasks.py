@@ -125,13 +125,8 @@ def training_labels(target: OutputSpec, data: TrainData, in_years: bool = False)
 
 
 def with_mask(target: OutputSpec, labels: IntArray, mask: int, in_years: bool = False) -> IntArray:
-    """A copy of the labels of one photo, with another mask.
-
-    Args:
-        labels: int64 (heads,), a row of `training_labels`.
-        mask: 0..2.
-        in_years: whether `labels` have ages in years.
-    """
+    """A copy of the labels of one photo, int64 (heads,), a row of `training_labels` (`in_years` or not), with another
+    mask, 0..2."""
     others = len(GENDERS) * (OLDEST + 1 if in_years else len(target.bands))  # labels of a mask state
     changed = labels.copy()
     for column, head in enumerate(target.heads):
