@@ -31,7 +31,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from inference_speed import DecisionVariant, by_itself, mean_logits, parse, timm_way, ttach_way
+from inference_speed import DecisionVariant, by_itself, class_log_probs, mean_logits, parse, timm_way, ttach_way
 
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.decision.early_exit import Budget
@@ -46,8 +46,7 @@ from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions
 from ensemble.models.engine_choice import choose_engine, engine_options
 from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.models.runtime import configure_process
-from ensemble.prediction.inference import infer
-from ensemble.prediction.outputs import InferenceSettings
+from ensemble.prediction.inference import InferenceSettings, infer
 from ensemble.prediction.predictor import Predictor
 from ensemble.prediction.strategies import WHOLE
 from ensemble.recipes.recipe_file import run_recipe
@@ -125,10 +124,10 @@ def _maskens(way: str, setting: Cached, arrays: dict[str, Any], oof: bool) -> tu
         wall, cpu = time.perf_counter(), time.process_time()
         found = infer([setting.ensemble], setting.data, settings)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    arrays |= {"seconds": wall - ready[0], "cpu": cpu - ready[1], "ready": ready[0], "notes": found.precision}
+    arrays |= {"seconds": wall - ready[0], "cpu": cpu - ready[1], "ready": ready[0], "notes": "; ".join(found.notes)}
     if oof and budget is None:
         arrays["f1"] = _out_of_fold(setting, settings)
-    return found.class_log_probs, mean_logits(setting, found)
+    return class_log_probs(setting, found), mean_logits(setting, found)
 
 
 def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:

@@ -31,8 +31,7 @@ from inference_speed import DecisionVariant, by_itself, mean_logits, parse, sett
 
 from ensemble.models.engine import AS_TRAINED, EngineOptions
 from ensemble.models.runtime import configure_process
-from ensemble.prediction.inference import infer
-from ensemble.prediction.outputs import InferenceSettings
+from ensemble.prediction.inference import InferenceSettings, infer
 
 SAMPLED = 0.25  # seconds between two samples of how busy the GPU is
 TIMM, NO_CACHE = "timm's loop", "maskens, fp32, --cache none"

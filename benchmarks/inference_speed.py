@@ -41,9 +41,9 @@ from ensemble.decision.tuning import DecisionParams, apply_tuning
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.build import load_checkpoint
 from ensemble.models.runtime import configure_process
-from ensemble.prediction.inference import Prediction, infer
-from ensemble.prediction.outputs import InferenceSettings
+from ensemble.prediction.inference import InferenceSettings, Prediction, infer
 from ensemble.recipes.recipe_file import run_recipe
+from ensemble.recipes.tasks import ONLY_GENDER
 from folds.layout import read_eval
 from folds.people import PhotoSet
 from folds.run_folder import load_run
@@ -107,9 +107,15 @@ def mean_logits(setting: DecisionVariant, found: Prediction) -> dict[str, np.nda
     """Of each model, over its views."""
     return {
         f"{task} {fold}": values[place].mean(axis=0)
-        for task, values in found.logits[0].items()
+        for task, values in found.by_run([setting.ensemble], len(setting.data.files))[0].items()
         for place, fold in enumerate(setting.ensemble.folds(task))
     }
+
+
+def class_log_probs(setting: DecisionVariant, found: Prediction) -> np.ndarray:
+    """float64 (1, photos, 18)."""
+    (logits,) = found.by_run([setting.ensemble], len(setting.data.files))
+    return setting.ensemble.joint(logits)[None]
 
 
 def shown(values: Sequence[float], digits: int) -> str:
@@ -173,8 +179,11 @@ def maskens(setting: DecisionVariant, routed: bool) -> tuple[dict[str, np.ndarra
         early_exit = setting.fitted if routed else None
         settings = InferenceSettings("flip", setting.hardware, Path(cache), early_exit=early_exit)
         found = infer([setting.ensemble], setting.data, settings)
-    classes = decide(found.class_log_probs, setting.fitted.weights, setting.fitted.offsets).classes
-    return mean_logits(setting, found), classes, found.evaluated
+    log_probs = class_log_probs(setting, found)
+    classes = decide(log_probs, setting.fitted.weights, setting.fitted.offsets).classes
+    own = zip(found.logits, setting.ensemble.members, strict=True)
+    evaluated = [np.isfinite(values[0, :, 0]).mean() for values, m in own if m.card.target.predicts in ONLY_GENDER]
+    return mean_logits(setting, found), classes, float(np.mean(evaluated or [1.0]))
 
 
 WAYS: dict[str, Callable[[DecisionVariant], object]] = {

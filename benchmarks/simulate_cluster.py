@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ensemble.prediction.shards import EACH, LARGEST, SMALLEST
+from ensemble.prediction.inference import EACH, LARGEST, SMALLEST
 
 JOB = 582.0  # seconds of a job of `best` on 2,700 people
 SPREAD = 0.019  # standard deviation of a job's seconds by their mean

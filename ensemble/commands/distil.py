@@ -146,7 +146,7 @@ def begin_student(planned: DistilPlan, observer: Observer = SILENT) -> TrainingP
 def _predicted_targets(planned: DistilPlan, training: TrainingPlan, fold: int, on_progress: OnProgress) -> FoldTargets:
     """The predictions of the teachers' models of a fold for the people of all other folds."""
     from ensemble.data.cache import open_photos
-    from ensemble.prediction.outputs import InferenceSettings, predict_photos
+    from ensemble.prediction.inference import InferenceSettings, predict_photos
     from ensemble.prediction.predictor import by_task
 
     ensembles, data, hardware = planned.untaught[fold], training.data, planned.hardware
@@ -156,7 +156,7 @@ def _predicted_targets(planned: DistilPlan, training: TrainingPlan, fold: int, o
     photos = open_photos(data.photos, shapes, settings.cache, hardware.decoding_threads, decoding)
     predicting = partial(on_progress, f"soft targets of fold {fold}")
     rows = soft_targets.taught_rows(data, training.folds, fold)
-    shown = predict_photos(ensembles, photos, settings, predicting, rows)
+    shown = predict_photos(ensembles, photos, settings, on_predict=predicting, rows=rows)
     logits = by_task(ensembles, shown.logits)
     class_log_probs = np.stack([ensemble.joint(found) for ensemble, found in zip(ensembles, logits, strict=True)])
     files = tuple(data.files[row] for row in shown.rows)

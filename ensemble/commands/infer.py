@@ -105,9 +105,8 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
 
     from ensemble.data.cache import skip_unreadable
     from ensemble.models.engine_choice import engine_options
-    from ensemble.prediction.inference import estimate_inference, save_logits
+    from ensemble.prediction.inference import InferenceSettings, estimate_inference, save_logits
     from ensemble.prediction.inference import infer as predict_eval
-    from ensemble.prediction.outputs import InferenceSettings
     from ensemble.prediction.strategies import check_budget
 
     hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
@@ -144,10 +143,12 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
         prediction = predict_eval(
             ensembles, data.photos, settings, partial(on_progress, "decoding"), partial(on_progress, "predicting")
         )
+    logits = prediction.by_run(ensembles, len(data.ids))
+    log_probs = np.stack([ensemble.joint(found) for ensemble, found in zip(ensembles, logits, strict=True)])
     readable = data.photos.readable
-    decided = decide(prediction.class_log_probs, fitted.weights, fitted.offsets, rule, votes, person, readable)
+    decided = decide(log_probs, fitted.weights, fitted.offsets, rule, votes, person, readable)
     reproducible = rule if person is None and not votes else None
-    save_logits(logits_file, data, ensembles, prediction, fitted, decided.classes, reproducible)
+    save_logits(logits_file, data, ensembles, logits, fitted, decided.classes, reproducible)
     earlier = write_submission(path, data.ids, decided.classes)
     write_skipped(path, data.skipped_ids, data.ids, decided.classes)
     check = class_mix(decided.classes, runs[0].class_photos)

@@ -1,13 +1,16 @@
-"""Inference: the class log probabilities of new photos by all models of some runs, and an estimate of its time."""
+"""Inference: logits of many photos by every model, resumable, by one process or several; an estimate of its time."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,76 +18,93 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ensemble.data.cache import missing_bytes, no_face_note, open_photos
+from ensemble.backends.backend import Call, WorkerLost, call_with_retries, run_in_threads
+from ensemble.backends.choose import open_backend
+from ensemble.data.cache import DecodedPhotos, missing_bytes, no_face_note, open_photos
 from ensemble.data.loader import plain_batches
+from ensemble.decision.early_exit import Budget
 from ensemble.decision.joint import Rule
 from ensemble.decision.members import Ensemble, preprocessings
 from ensemble.decision.tuning import DecisionParams
+from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import Logits
-from ensemble.models.engine import BATCH
-from ensemble.models.precision import shortest
+from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions
+from ensemble.models.precision import PrecisionChoice, shortest
 from ensemble.models.runtime import configure_process
-from ensemble.prediction.outputs import (
-    InferenceCheckpoint,
-    InferenceSettings,
-    Outputs,
-    inference_identity,
-    predict_photos,
-)
-from ensemble.prediction.predictor import Predictor, by_task
-from ensemble.prediction.shards import predict_in_shards
+from ensemble.prediction.predictor import Batch, Predictor, batch_size, by_task
+from ensemble.prediction.strategies import EarlyExit, Strategy, WithinBudget
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.views import as_set
-from folds.files import save_npz, sha256_of_arrays
+from ensemble.recipes.views import Tta, TtaSet, as_set
+from folds.errors import MaskensError
+from folds.files import json_text, save_npz, sha256, sha256_of_arrays
 from folds.labels import IntArray
 from folds.people import EvalData, PhotoSet
 from folds.photos import Progress
 
+SAVE_EVERY = 20.0  # seconds
 EVALUATED = 0.6  # assumed fraction of the photos that age models of one gender predict
+EACH = 4  # shards for each process, so that none waits long for the last
+SMALLEST, LARGEST = 256, 8192  # photos of a shard: loading the models has to pay, and little may be lost
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """What is the same for every photo of an inference."""
+
+    tta: Tta | TtaSet  # the name of a shipped set of views, or a set
+    hardware: Hardware
+    cache: Path | None = None  # folder of decoded photos; None decodes at each access
+    engine: EngineOptions = AS_TRAINED
+    early_exit: DecisionParams | None = None  # of the joint decision: skip age models that can't change it; None: none
+    budget: Budget | None = None  # limits the forward passes; needs `early_exit`
+    partial: Path | None = None  # file that an interrupted inference resumes from
+    shards: Path | None = None  # folder of finished shards, needed for several processes; resumed from likewise
+    retries: int = 0  # how often a shard whose worker crashed is predicted again
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the models of some runs predict of photos."""
+    """Logits of photos by each model, and how they were computed."""
 
-    class_log_probs: npt.NDArray[np.float64]  # (runs, photos, 18), log probabilities
-    logits: list[dict[str, Logits]]  # of each run, task -> (folds, views, photos, width), NaN where not shown
-    outputs: Outputs  # what they are made of, and how
-    evaluated: float = 1.0  # fraction of the photos that age models of one gender predicted
+    rows: IntArray  # (n,), which photos
+    logits: list[Logits]  # of each model, float32 (views, n, width), NaN where a photo was not shown
+    no_face: npt.NDArray[np.bool_]  # (n,), photos that are resized whole although a crop around the face is wanted
+    chosen: tuple[PrecisionChoice, ...]  # of each model
+    done: tuple[int, ...] = ()  # of an unfinished one: how many of the photos each model has predicted
+    compile_seconds: float = 0.0
+    slow: tuple[str, ...] = ()  # what could not be made faster, a note a model
+    resumed: int = 0  # photos that were predicted before an interruption
+    warning: str = ""
+    skipped: str = ""  # what early exit or a budget came to
+
+    def by_run(self, ensembles: Sequence[Ensemble], photos: int) -> list[dict[str, Logits]]:
+        """Of each run, task -> float32 (folds, views, photos, width), NaN for those of all `photos` not in `rows`."""
+        spread = []
+        for values in self.logits:
+            every = np.full((values.shape[0], photos, values.shape[2]), np.nan, np.float32)
+            every[:, self.rows] = values
+            spread.append(every)
+        return by_task(ensembles, spread)
 
     @property
     def notes(self) -> list[str]:
         """What was out of the ordinary, a line each."""
-        outputs, chosen = self.outputs, self.outputs.chosen
-        lines = [f"resumed after {outputs.resumed} photos"] if outputs.resumed else []
-        lines += [outputs.warning] if outputs.warning else []
-        if outputs.without_face:
-            lines.append(no_face_note(outputs.without_face, self.class_log_probs.shape[1] - outputs.resumed))
-        if outputs.compile_seconds:
-            lines.append(f"compiled in {outputs.compile_seconds:.0f} s")
-        lines += [f"{count} of {len(chosen)} models: {note}" for note, count in Counter(outputs.notes).items()]
+        chosen = self.chosen
+        lines = [f"resumed after {self.resumed} photos"] if self.resumed else []
+        lines += [self.warning] if self.warning else []
+        if without := int(self.no_face.sum()):
+            lines.append(no_face_note(without, len(self.rows)))
+        if self.compile_seconds:
+            lines.append(f"compiled in {self.compile_seconds:.0f} s")
+        lines += [f"{count} of {len(chosen)} models: {note}" for note, count in Counter(self.slow).items()]
         if any(c.note or c.precision != "fp32" or c.engine != "torch" or c.speedup for c in chosen):
-            lines.append(self.precision)
-        if outputs.budget:
-            lines.append(outputs.budget)
-        if self.evaluated < 1:
-            skipped = f"early exit skipped {1 - self.evaluated:.0%} of the forward passes of age models of one gender"
-            lines.append(f"{skipped}; no class changed")
-        return lines
-
-    @property
-    def precision(self) -> str:
-        """Precisions and engines of the models."""
-        chosen = self.outputs.chosen
-        others = any(c.engine != "torch" or c.speedup for c in chosen)
-        counts = Counter(f"{c.engine} in {c.precision}" if others else c.precision for c in chosen)
-        words = ", ".join(f"{name} for {count} of {len(chosen)} models" for name, count in counts.items())
-        if set(counts) != {"fp32"}:
-            largest = max(c.difference for c in chosen)
-            words += f", largest difference of a logit to fp32 {largest:.2g} on a first batch"
-        if measured := [c.speedup for c in chosen if c.speedup]:
-            words += f", {np.mean(measured):.1f} times as fast as torch in fp32"
-        return "; ".join(dict.fromkeys([words, *(c.note for c in chosen if c.note)]))
+            counts = Counter(f"{c.engine} in {c.precision}" for c in chosen)
+            line = ", ".join(f"{name} for {count} of {len(chosen)} models" for name, count in counts.items())
+            line += f", largest difference of a logit to fp32 {max(c.difference for c in chosen):.2g} on a first batch"
+            if measured := [c.speedup for c in chosen if c.speedup]:
+                line += f", {np.mean(measured):.1f} times as fast as torch in fp32"
+            lines.append("; ".join(dict.fromkeys([line, *(c.note for c in chosen if c.note)])))
+        return lines + ([self.skipped] if self.skipped else [])
 
 
 def infer(
@@ -94,45 +114,250 @@ def infer(
     on_decode: Progress | None = None,
     on_predict: Progress | None = None,
 ) -> Prediction:
-    """Logits of every model of every run, and each run's joint log probabilities.
+    """Logits of every model of every run.
 
     Args:
-        photos: those that are skipped get no logits, and `log_prior` for log probabilities.
+        photos: those that are skipped get no logits.
         on_decode: called with (photos decoded, photos in all) while the cache is filled.
         on_predict: called with (photos predicted, photos in all).
 
     Raises:
-        MaskensError: as `predict_photos` and `predict_in_shards`.
+        MaskensError: as `predict_photos`; a shard whose worker crashed too often.
     """
     everyone = [m for ensemble in ensembles for m in ensemble.members]
     threads = settings.hardware.decoding_threads
     decoded = open_photos(photos, preprocessings(everyone), settings.cache, threads, on_decode)
     identity = inference_identity(ensembles, photos, settings)
-    if settings.hardware.several_processes:
-        outputs = predict_in_shards(ensembles, decoded, settings, identity, on_predict)
-    else:
-        checkpoint = InferenceCheckpoint(settings.partial, identity)
-        outputs = predict_photos(ensembles, decoded, settings, on_predict, checkpoint=checkpoint)
-    logits = [
-        {task: _spread(values, outputs.rows, len(decoded)) for task, values in found.items()}
-        for found in by_task(ensembles, outputs.logits)
-    ]
-    class_log_probs = np.stack([e.joint(found) for e, found in zip(ensembles, logits, strict=True)])
+    predict = _predict_in_shards if settings.hardware.several_processes else predict_photos
+    found = predict(ensembles, decoded, settings, identity, on_predict)
     evaluated = [
         np.isfinite(values[0, :, 0]).mean()
-        for values, member in zip(outputs.logits, everyone, strict=True)
-        if member.card.target.predicts in ONLY_GENDER and settings.early_exit and not settings.budget
+        for values, member in zip(found.logits, everyone, strict=True)
+        if member.card.target.predicts in ONLY_GENDER
     ]
-    return Prediction(class_log_probs, logits, outputs, float(np.mean(evaluated or [1.0])))
+    if found.skipped or not evaluated or np.mean(evaluated) == 1:
+        return found
+    skipped = f"{1 - np.mean(evaluated):.0%} of the forward passes of age models of one gender"
+    return dataclasses.replace(found, skipped=f"early exit skipped {skipped}; no class changed")
 
 
-def _spread(logits: Logits, rows: IntArray, photos: int) -> Logits:
-    """Logits of the photos at `rows` as logits of all `photos`, NaN for the others."""
-    if np.array_equal(rows, np.arange(photos)):
-        return logits
-    found = np.full((*logits.shape[:2], photos, logits.shape[3]), np.nan, np.float32)
-    found[:, :, rows] = logits
-    return found
+def inference_identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: InferenceSettings) -> str:
+    """A hash of all that the logits of an inference depend on."""
+    files = [(str(m.path), m.path.stat().st_size, m.path.stat().st_mtime_ns) for e in ensembles for m in e.members]
+    temperatures = [{task: list(found) for task, found in e.temperatures.items()} for e in ensembles]
+    rule, budget = settings.early_exit, settings.budget
+    return sha256(
+        json_text(
+            [
+                [photos.version, *sorted(photos.skipped)],
+                files,
+                as_set(settings.tta).model_dump(mode="json"),
+                settings.hardware.device,
+                asdict(settings.engine),
+                [rule.weights.tolist(), list(rule.offsets), temperatures] if rule else None,
+                asdict(budget) if budget else None,
+            ]
+        )
+    )
+
+
+def predict_photos(
+    ensembles: Sequence[Ensemble],
+    photos: DecodedPhotos,
+    settings: InferenceSettings,
+    identity: str = "",
+    on_predict: Progress | None = None,
+    rows: IntArray | None = None,
+    chosen: Sequence[PrecisionChoice] = (),
+) -> Prediction:
+    """Predict photos with every model, in this process. Models that do not fit into memory together take turns: each
+    group of them predicts all photos.
+
+    Args:
+        photos: in the preprocessings of the models, without repeats.
+        identity: an interrupted inference of another identity is not resumed.
+        on_predict: called with (photos predicted, photos in all).
+        rows: int64 (n,), which photos; None for all that can be read.
+        chosen: in which precision and by which engine each model predicts, if that is known.
+
+    Raises:
+        MaskensError: a photo that can't be read, a model whose logits are not finite, or out of memory.
+    """
+    hardware, views, partial = settings.hardware, as_set(settings.tta).views, settings.partial
+    configure_process(hardware.job_threads)
+    rows = np.flatnonzero(photos.photos.readable) if rows is None else rows
+    passes = int(photos.photos.readable.sum()) * len(views)  # of all shards, which do as the first
+    device = torch.device(hardware.device)
+    predictor = Predictor(ensembles, views, device, settings.engine, chosen, passes, len(rows) * len(views))
+    members, groups, strategy = predictor.members, predictor.groups, Strategy()
+    if len(groups) == 1 and settings.early_exit:  # it needs all models in memory
+        strategy = EarlyExit(settings.early_exit)
+        if settings.budget:
+            shapes = photos.preprocessings
+            strategy = WithinBudget(settings.budget, settings.early_exit, ensembles[0], shapes, len(rows))
+    elif settings.budget:
+        raise MaskensError(f"{settings.budget.option} needs all models in memory together, and they do not fit.")
+    rows, size = strategy.order(rows), strategy.batch_size(batch_size(device))
+    before = read_prediction(partial, identity) if partial else None
+    if before:
+        logits, no_face, done = before.logits, before.no_face, list(before.done)
+        predictor.precisions = dict(enumerate(before.chosen))
+    else:
+        logits = [np.full((len(views), len(rows), m.card.target.width), np.nan, np.float32) for m in members]
+        no_face, done = np.zeros(len(rows), bool), [0] * len(members)
+    kept, saved, warning = sum(done), time.monotonic(), ""
+
+    def found() -> Prediction:
+        return Prediction(
+            rows,
+            logits,
+            no_face,
+            tuple(choice for _, choice in sorted(predictor.precisions.items())),
+            tuple(done),
+            predictor.compile_seconds,
+            predictor.notes,
+            kept // len(members),
+        )
+
+    def save() -> None:  # a full disk does not end the inference
+        nonlocal saved, warning
+        if partial is None or warning:
+            return
+        try:
+            save_prediction(partial, identity, found())
+        except MaskensError as error:
+            warning = f"progress could not be saved, an interruption would have lost it: {error}"
+        saved = time.monotonic()
+
+    try:
+        for turn, group in enumerate(groups):
+            first = min(done[n] for n in group)
+            pin = device.type == "cuda"
+            for batch in plain_batches(photos, rows[first:].tolist(), size, hardware.job_workers, pin=pin):
+                inputs, places = predictor.inputs(batch.photos), slice(first, first + len(batch.faces))
+                predictor.hold(group, inputs)
+                strategy(Batch(predictor, inputs, logits, places))
+                no_face[places] = ~batch.faces
+                first = places.stop
+                done[group[0] : group[-1] + 1] = [first] * len(group)
+                if time.monotonic() - saved > SAVE_EVERY:
+                    save()
+                if on_predict:
+                    on_predict((turn * len(rows) + first) // len(groups), len(rows))
+    except BaseException:
+        if sum(done) > kept:
+            save()
+        raise
+    if partial:
+        partial.unlink(missing_ok=True)
+    return dataclasses.replace(found(), warning=warning, skipped=strategy.describe(logits))
+
+
+def save_prediction(path: Path, identity: str, found: Prediction) -> None:
+    """Replace the file that keeps a prediction, or a part of one. Raises MaskensError: it can't be written.
+
+    Args:
+        identity: of all that the logits depend on.
+    """
+    record = asdict(dataclasses.replace(found, logits=[], rows=found.rows[:0], no_face=found.no_face[:0]))
+    record = {name: value for name, value in record.items() if name not in ("logits", "rows", "no_face")}
+    arrays: dict[str, Any] = {f"model{n}": values for n, values in enumerate(found.logits)}
+    arrays |= {"rows": found.rows, "no_face": found.no_face}
+    save_npz(path, arrays | {"record": json.dumps(record | {"identity": identity})})
+
+
+def read_prediction(path: Path, identity: str) -> Prediction | None:
+    """What `save_prediction` wrote; None if there is none, or none of this identity."""
+    try:
+        with path.open("rb") as file, np.load(file) as z:
+            record = json.loads(str(z["record"]))
+            if record.pop("identity") != identity:
+                return None
+            chosen = tuple(PrecisionChoice(**c) for c in record.pop("chosen"))
+            logits = [z[f"model{n}"] for n in range(len(record["done"]))]
+            done, slow = tuple(record.pop("done")), tuple(record.pop("slow"))
+            return Prediction(z["rows"], logits, z["no_face"], chosen, done, slow=slow, **record)
+    except Exception:  # half a file helps nobody: the photos are predicted anew
+        return None
+
+
+def _predict_in_shards(
+    ensembles: Sequence[Ensemble],
+    photos: DecodedPhotos,
+    settings: InferenceSettings,
+    identity: str,
+    on_predict: Progress | None = None,
+) -> Prediction:
+    """Predict photos several shards at a time; finished shards of an interrupted call are kept."""
+    folder = settings.shards
+    assert folder is not None
+    rows = np.flatnonzero(photos.photos.readable)
+    found = [shard for file in sorted(folder.glob("*.npz")) if (shard := read_prediction(file, identity))]
+    left = np.setdiff1d(rows, np.concatenate([rows[:0], *(shard.rows for shard in found)]))
+    resumed = done = len(rows) - len(left)
+    size = min(max(-(-len(rows) // (EACH * settings.hardware.jobs)), SMALLEST), LARGEST)
+    shards = [left[start : start + size] for start in range(0, len(left), size)]
+    chosen = found[0].chosen if found else ()
+    runs = {m.path.parent.parent.parent for e in ensembles for m in e.members}
+    needs = (folder, photos.photos.root, *sorted(runs))
+    lock = threading.Lock()
+
+    def run(shard: IntArray) -> None:
+        nonlocal done
+        name, file = f"photos {shard[0] + 1} to {shard[-1] + 1}", folder / f"{shard[0]}-{shard[-1]}.npz"
+        args = (ensembles, photos.photos, settings, shard, chosen, file, identity)
+        try:
+            call_with_retries(
+                backend,
+                lambda: Call(name, _predict_shard, args, file.with_suffix(".log"), folder, needs),
+                settings.retries,
+            )
+        except WorkerLost as lost:
+            raise MaskensError(f"{name}: {lost}. Finished shards are kept; resume with the same command.") from lost
+        predicted = read_prediction(file, identity)
+        if predicted is None:
+            raise MaskensError(f"{file} is gone or damaged: run the same command again.")
+        with lock:
+            found.append(predicted)
+            done += len(shard)
+            if on_predict:
+                on_predict(done, len(rows))
+
+    if shards:
+        with open_backend(settings.hardware) as backend:
+            if settings.engine.precision == "auto" or settings.engine.engine != "torch":  # the first chooses for all
+                run(shards.pop(0))
+                chosen = found[0].chosen
+            run_in_threads(run, shards, backend.slots)
+    shutil.rmtree(folder, ignore_errors=True)
+    together = np.concatenate([shard.rows for shard in found])
+    order = np.argsort(together)
+    return dataclasses.replace(
+        found[0],
+        rows=together[order],
+        logits=[np.concatenate(same, axis=1)[:, order] for same in zip(*(s.logits for s in found), strict=True)],
+        no_face=np.concatenate([shard.no_face for shard in found])[order],
+        compile_seconds=max(shard.compile_seconds for shard in found),
+        resumed=resumed,
+    )
+
+
+def _predict_shard(
+    ensembles: Sequence[Ensemble],
+    photos: PhotoSet,
+    settings: InferenceSettings,
+    shard: IntArray,
+    chosen: Sequence[PrecisionChoice],
+    file: Path,
+    identity: str,
+) -> None:
+    """In a process of its own: predict a shard and save the prediction."""
+    members = [m for ensemble in ensembles for m in ensemble.members]
+    opened = open_photos(photos, preprocessings(members), settings.cache, settings.hardware.decoding_threads)
+    settings = dataclasses.replace(settings, partial=file.with_suffix(".partial.npz"))
+    part = f"{identity} {shard[0]} {shard[-1]}"
+    found = predict_photos(ensembles, opened, settings, part, rows=shard, chosen=chosen)
+    save_prediction(file, identity, found)
 
 
 def estimate_inference(
@@ -181,7 +406,7 @@ def save_logits(
     path: Path,
     data: EvalData,
     ensembles: Sequence[Ensemble],
-    prediction: Prediction,
+    logits: Sequence[dict[str, Logits]],
     fitted: DecisionParams,
     classes: IntArray,
     rule: Rule | None,
@@ -191,16 +416,17 @@ def save_logits(
     that were decided on, and how.
 
     Args:
+        logits: of each run, as `Prediction.by_run` gives them.
         fitted: for these ensembles, in their order.
         classes: int64 (photos,), 0..17.
         rule: by which the logits became these classes; None where something else took part, as votes do.
     """
     arrays: dict[str, Any] = {"ids": np.array(data.ids), "classes": classes}
     folds: dict[str, list[int]] = {}
-    for number, (ensemble, logits) in enumerate(zip(ensembles, prediction.logits, strict=True)):
+    for number, (ensemble, found) in enumerate(zip(ensembles, logits, strict=True)):
         prefix = f"run{number}/" if len(ensembles) > 1 else ""
-        arrays |= {f"{prefix}logits/{task}": values for task, values in logits.items()}
-        folds |= {f"{prefix}{task}": ensemble.folds(task) for task in logits}
+        arrays |= {f"{prefix}logits/{task}": values for task, values in found.items()}
+        folds |= {f"{prefix}{task}": ensemble.folds(task) for task in found}
     record = {
         "fingerprint": data.photos.fingerprint,
         "views": fitted.views.views,

@@ -75,8 +75,7 @@ def batch_size(device: torch.device) -> int:
 class Predictor:
     """All models of some runs, which turn batches of decoded photos into logits of each model in each view.
 
-    A model is loaded before its first forward pass. Models that do not fit into memory together are loaded in groups,
-    again for each batch.
+    Models that do not fit into memory together are in several `groups`: `hold` one at a time, for many photos.
 
     Args:
         views: in which the photos are shown.
@@ -122,6 +121,12 @@ class Predictor:
         """A batch, for each of `preprocessings` uint8 (photos, height, width, 3)."""
         return BatchInputs(photos, self.preprocessings, self.views, self.device)
 
+    def hold(self, group: Sequence[int], inputs: BatchInputs) -> None:
+        """Have these models in memory, and no others; arguments, raises: as `load`."""
+        if self.engines.keys() != set(group):
+            self.engines.clear()
+            self.load(group, inputs)
+
     def load(self, models: Sequence[int], inputs: BatchInputs) -> None:
         """Load models, by their numbers, and optimise them; those of one kind share a batch size and the engine.
 
@@ -163,7 +168,7 @@ class Predictor:
     def forward(
         self, places: Mapping[int, IntArray | None], inputs: BatchInputs, view: int | None = None
     ) -> list[Logits]:
-        """Forward a batch through models. A GPU is synchronised once for each group of models.
+        """Forward a batch through models that are in memory. A GPU is synchronised once.
 
         Args:
             places: number of each model -> the places of the photos in the batch that it sees; None for all.
@@ -173,28 +178,14 @@ class Predictor:
             Of each of these models float32 (views, photos that it saw, width).
 
         Raises:
-            MaskensError: as `load`; a model gives logits that are not finite, or not even one photo fits into the
-                GPU's memory.
+            MaskensError: a model gives logits that are not finite, or not even one photo fits into the GPU's memory.
         """
-        found: dict[int, Logits] = {}
-        for group in self.groups:
-            if places.keys().isdisjoint(group):
-                continue
-            if not self.engines.keys() >= set(group):
-                self.engines.clear()
-                self.load(group, inputs)
-            found |= self._forward_loaded({n: places[n] for n in group if n in places}, inputs, view)
-        return [found[n] for n in places]
-
-    def _forward_loaded(
-        self, places: Mapping[int, IntArray | None], inputs: BatchInputs, view: int | None
-    ) -> dict[int, Logits]:
         for number in places:
             inputs.of(self.members[number])  # first, as what it copies to a GPU would wait for the models before it
         logits = [self.engines[n].logits(inputs.of(self.members[n], seen, view)) for n, seen in places.items()]
         views = self.views if view is None else self.views[view : view + 1]
-        found = {n: unstack_views(x, views).cpu().numpy() for n, x in zip(places, logits, strict=True)}
-        for number, values in found.items():
+        found = [unstack_views(x, views).cpu().numpy() for x in logits]
+        for number, values in zip(places, found, strict=True):
             if not np.isfinite(values).all():
                 raise MaskensError(
                     f"{self.members[number].path} gives logits that are not finite: "

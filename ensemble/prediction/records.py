@@ -25,6 +25,7 @@ from folds.people import PhotoSet
 from folds.photo_files import is_distorted
 from folds.photos import Pixels, Progress, decode_file, in_threads
 
+MEMORY = 1e9  # bytes of decoded photos to hold where models take turns: each is loaded again for the next ones
 PARTS = {"mask": MASKS, "gender": GENDERS, "age": AGES}
 
 
@@ -121,13 +122,15 @@ class PhotoClassifier:
     def __init__(
         self, ensembles: Sequence[Ensemble], fitted: DecisionParams, hardware: Hardware, photos: int | None = None
     ) -> None:
-        self.fitted, self.device = fitted, torch.device(hardware.device)
-        views = fitted.views.views
+        device, views = torch.device(hardware.device), fitted.views.views
         passes = math.inf if photos is None else photos * len(views)
-        self._predictor = Predictor(
-            ensembles, views, self.device, passes=passes, passes_here=(photos or 0) * len(views)
-        )
+        self._fitted, self._batch = fitted, batch_size(device)
+        self._predictor = Predictor(ensembles, views, device, passes=passes, passes_here=(photos or 0) * len(views))
         self.preprocessings = self._predictor.preprocessings
+        self.at_a_time = self._batch  # photos of a call of `predict`
+        if len(self._predictor.groups) > 1:
+            pixels = sum(math.prod(p.shape) for p in self.preprocessings)
+            self.at_a_time = max(self._batch, int(MEMORY / pixels))
         complete_folds(ensembles)
         refuse_without_detector(self.preprocessings)
         configure_process(hardware.job_threads)
@@ -150,18 +153,25 @@ class PhotoClassifier:
         return list(dict.fromkeys(self._predictor.notes))
 
     def predict(self, photos: Sequence[Sequence[Pixels]]) -> PhotoPredictions:
-        """Decide on photos.
+        """Decide on photos. Models that do not fit into memory together are loaded once for all of them.
 
         Args:
-            photos: not empty; each in all of `preprocessings`, uint8 of their shapes.
+            photos: not empty, `at_a_time` at most; each in all of `preprocessings`, uint8 of their shapes.
 
         Raises:
-            MaskensError: as `Predictor.forward`.
+            MaskensError: as `Predictor.load` and `Predictor.forward`.
         """
         models = self._predictor
-        inputs = models.inputs([torch.from_numpy(np.stack(sizes)) for sizes in zip(*photos, strict=True)])
-        outputs = models.forward(dict.fromkeys(range(len(models.members))), inputs)
-        return photo_predictions(models.ensembles, by_task(models.ensembles, outputs), self.fitted)
+        outputs: list[list[Logits]] = [[] for _ in models.members]
+        for group in models.groups:
+            for start in range(0, len(photos), self._batch):
+                batch = photos[start : start + self._batch]
+                inputs = models.inputs([torch.from_numpy(np.stack(sizes)) for sizes in zip(*batch, strict=True)])
+                models.hold(group, inputs)
+                for number, logits in zip(group, models.forward(dict.fromkeys(group), inputs), strict=True):
+                    outputs[number].append(logits)
+        whole = [np.concatenate(logits, axis=1) for logits in outputs]
+        return photo_predictions(models.ensembles, by_task(models.ensembles, whole), self._fitted)
 
 
 def predict_files(
@@ -203,9 +213,8 @@ def predict_files(
             return None
 
     records: list[dict[str, Any]] = []
-    size = batch_size(models.device)
-    for start in range(0, len(photos.files), size):
-        files = photos.files[start : start + size]
+    for start in range(0, len(photos.files), models.at_a_time):
+        files = photos.files[start : start + models.at_a_time]
         found = zip(files, in_threads(read, files, hardware.decoding_threads), strict=True)
         shown = {file: sizes for file, sizes in found if sizes is not None}
         if shown and (skip_bad or not problems):  # else there is only the list of problems to complete

@@ -46,8 +46,8 @@ class Strategy:
         return usual
 
     def __call__(self, batch: Batch) -> None:
-        """Show a batch to the models."""
-        batch.show(dict.fromkeys(range(len(batch.predictor.members))))
+        """Show a batch to the models in memory."""
+        batch.show(dict.fromkeys(batch.predictor.engines))
 
     def describe(self, outputs: Sequence[Logits]) -> str:
         """What it came to, after the last batch; "" if there is nothing to report."""

@@ -35,8 +35,7 @@ from ensemble.jobs.spec import JobSpec
 from ensemble.metrics.heads import bin_logits
 from ensemble.models.build import load_checkpoint, to_input
 from ensemble.prediction.export import Export, export
-from ensemble.prediction.inference import Prediction, infer
-from ensemble.prediction.outputs import InferenceSettings
+from ensemble.prediction.inference import InferenceSettings, infer
 from ensemble.recipes.recipe_file import bind_recipe, parse_recipe
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.views import TtaSet
@@ -81,7 +80,7 @@ class DecisionVariant:
     run: Run
     data: EvalData
     ensemble: Ensemble
-    prediction: Prediction
+    logits: dict[str, npt.NDArray[np.float32]]  # by `infer`
     folder: Path
     done: Export
 
@@ -98,6 +97,11 @@ class DecisionVariant:
         """The smallest whole ensemble: one model, as most of an export's time goes with their number."""
         options = {"tta": "none", "offsets": (0.0,) * 18, "photos": 3, "tolerance": 1e-4, "threads": 1} | other
         return export(Ensemble(tuple(self.of("parts")[:1]), {}), self.data, folder, **options)
+
+
+def inferred(ensemble: Ensemble, data: EvalData, tta: Any) -> dict[str, npt.NDArray[np.float32]]:
+    found = infer([ensemble], data.photos, InferenceSettings(tta, Hardware("cpu", 0)))
+    return found.by_run([ensemble], len(data.ids))[0]
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +123,9 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
             assert run_job(JobSpec(run, recipe, task, fold, "cpu", 0, 1, None), train, folds) is None
     data = read_eval(root / "data")
     ensemble = Ensemble(tuple(members(run, recipe, allow_missing=False)), TEMPERATURES)
-    prediction = infer([ensemble], data.photos, InferenceSettings("flip", Hardware("cpu", 0)))
+    logits = inferred(ensemble, data, "flip")
     done = export(ensemble, data, root / "onnx", "flip", OFFSETS, photos=4, tolerance=1e-4, threads=1)
-    return DecisionVariant(run, data, ensemble, prediction, root / "onnx", done)
+    return DecisionVariant(run, data, ensemble, logits, root / "onnx", done)
 
 
 def graph_logits(file: Path, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -137,16 +141,16 @@ def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setti
     assert together.dtype == np.float32
     target = setting.ensemble.targets[task]
     scale = column_temperatures(setting.ensemble.temperatures[task], target)
-    expected = bin_logits(mean_logits(setting.prediction.logits[0][task], scale), target.heads)
+    expected = bin_logits(mean_logits(setting.logits[task], scale), target.heads)
     np.testing.assert_allclose(together, expected, atol=5e-5)
     one = graph_logits(setting.folder / f"{task}.onnx", photos[3:4])
     np.testing.assert_allclose(one, together[3:4], atol=1e-5)
 
 
 def test_working_in_blocks_of_photos_changes_no_bit(setting: DecisionVariant, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = setting.ensemble.joint(setting.prediction.logits[0])
+    whole = setting.ensemble.joint(setting.logits)
     monkeypatch.setattr(ensemble.decision.members, "BLOCK", 4)  # of 6 photos
-    assert np.array_equal(setting.ensemble.joint(setting.prediction.logits[0]), whole)
+    assert np.array_equal(setting.ensemble.joint(setting.logits), whole)
 
 
 def test_the_result_tells_what_was_written_and_verified(setting: DecisionVariant) -> None:
@@ -240,7 +244,8 @@ def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: DecisionVar
     classes = [int(line.split("\t")[1]) for line in done.stdout.splitlines()]
     share = RunTuning(run="", made_of="", oof_hash="", temperatures=TEMPERATURES)
     fitted = DecisionParams(tta="flip", runs=(share,), offsets=OFFSETS)
-    assert classes == decide(setting.prediction.class_log_probs, fitted.weights, fitted.offsets).classes.tolist()
+    log_probs = setting.ensemble.joint(setting.logits)[None]
+    assert classes == decide(log_probs, fitted.weights, fitted.offsets).classes.tolist()
     assert len(set(classes)) > 1
 
 
@@ -277,7 +282,7 @@ def test_only_an_export_is_replaced_also_by_large_weights_and_weighed_views(
     assert (folder / "parts.onnx.data").stat().st_size > 10**6
     assert done.tasks[0].bytes > (folder / "parts.onnx.data").stat().st_size
     parts = Ensemble(tuple(setting.of("parts")[:1]), {})
-    expected = infer([parts], setting.data.photos, InferenceSettings(tta, Hardware("cpu", 0))).logits[0]["parts"]
+    expected = inferred(parts, setting.data, tta)["parts"]
     logits = graph_logits(folder / "parts.onnx", setting.photos("parts"))
     merged = bin_logits(mean_logits(expected, weights=tta.weights), parts.targets["parts"].heads)
     np.testing.assert_allclose(logits, merged, atol=1e-4)

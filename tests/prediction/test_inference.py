@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,13 +18,21 @@ from ensemble.decision.joint import decide
 from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import DecisionParams, RunTuning
 from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.oof import Logits
 from ensemble.models.build import create, load_checkpoint, normalisation, save_checkpoint, to_device
 from ensemble.models.engine import EngineOptions, InferenceEngine
 from ensemble.models.precision import PrecisionChoice
-from ensemble.prediction import outputs, predictor, shards
-from ensemble.prediction.inference import Prediction, estimate_inference, infer
-from ensemble.prediction.outputs import InferenceCheckpoint, InferenceSettings, Outputs
-from ensemble.prediction.predictor import refuse_other_engine
+from ensemble.prediction import inference, predictor
+from ensemble.prediction.inference import (
+    InferenceSettings,
+    Prediction,
+    estimate_inference,
+    infer,
+    read_prediction,
+    save_prediction,
+)
+from ensemble.prediction.predictor import Predictor, refuse_other_engine
+from ensemble.prediction.records import predict_files
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import ONLY_GENDER
@@ -108,28 +116,36 @@ def plain(models: Ensemble, data: EvalData) -> dict[str, np.ndarray]:
     return {task: np.stack(values) for task, values in found.items()}
 
 
+class Found(NamedTuple):
+    by: Prediction
+    logits: dict[str, Logits]  # task -> (folds, views, photos, width)
+    log_probs: np.ndarray  # (photos, 18)
+
+
 def run(
     models: Ensemble, data: EvalData, on_predict: Progress | None = None, hardware: Hardware = CPU, **settings: Any
-) -> Prediction:
-    return infer([models], data.photos, InferenceSettings("flip", hardware, **settings), on_predict=on_predict)
+) -> Found:
+    found = infer([models], data.photos, InferenceSettings("flip", hardware, **settings), on_predict=on_predict)
+    (logits,) = found.by_run([models], len(data.ids))
+    return Found(found, logits, models.joint(logits))
 
 
 @pytest.fixture(scope="module")
-def whole(models: Ensemble, data: EvalData) -> Prediction:
+def whole(models: Ensemble, data: EvalData) -> Found:
     return run(models, data)
 
 
 @pytest.fixture(scope="module")
-def routed(models: Ensemble, data: EvalData) -> Prediction:
+def routed(models: Ensemble, data: EvalData) -> Found:
     return run(models, data, early_exit=RULE)
 
 
-def classes_of(found: Prediction) -> IntArray:
-    return decide(found.class_log_probs, RULE.weights, RULE.offsets).classes
+def classes_of(found: Found) -> IntArray:
+    return decide(found.log_probs[None], RULE.weights, RULE.offsets).classes
 
 
-def same_logits(found: Prediction, wanted: Prediction, tolerance: float = 0.0) -> bool:
-    pairs = [(values, wanted.logits[0][task]) for task, values in found.logits[0].items()]
+def same_logits(found: Found, wanted: Found, tolerance: float = 0.0) -> bool:
+    pairs = [(values, wanted.logits[task]) for task, values in found.logits.items()]
     return all(np.allclose(ours, theirs, atol=tolerance, rtol=0, equal_nan=True) for ours, theirs in pairs)
 
 
@@ -144,40 +160,62 @@ def interrupted(models: Ensemble, data: EvalData, after: int = 0, **settings: An
         run(models, data, on_predict=stop, **settings)
 
 
-def test_all_models_together_predict_what_each_predicts_alone(whole: Prediction, plain: dict[str, np.ndarray]) -> None:
+def test_all_models_together_predict_what_each_predicts_alone(whole: Found, plain: dict[str, np.ndarray]) -> None:
     for task, values in plain.items():
-        assert whole.logits[0][task] == pytest.approx(values, abs=1e-4), task
+        assert whole.logits[task] == pytest.approx(values, abs=1e-4), task
 
 
 def test_early_exit_skips_models_and_changes_no_class(
-    whole: Prediction, routed: Prediction, plain: dict[str, np.ndarray]
+    whole: Found, routed: Found, plain: dict[str, np.ndarray]
 ) -> None:
     classes = classes_of(whole)
     assert len(set(classes.tolist())) > 3
     assert (classes_of(routed) == classes).all()
-    assert whole.evaluated == 1 and 0 < routed.evaluated < 1
-    for task, values in routed.logits[0].items():
+    assert whole.by.notes == [] and "no class changed" in routed.by.notes[0]
+    for task, values in routed.logits.items():
         shown = np.isfinite(values).all(axis=(0, 1, 3))
-        assert shown.all() == (task not in ONLY_GENDER)
+        assert shown.any() and shown.all() == (task not in ONLY_GENDER)
         assert values[:, :, shown] == pytest.approx(plain[task][:, :, shown], abs=1e-4)
 
 
-def test_models_that_do_not_fit_together_are_loaded_in_groups(
-    models: Ensemble, data: EvalData, whole: Prediction, monkeypatch: pytest.MonkeyPatch
+def test_models_that_do_not_fit_together_take_turns_over_all_photos(
+    models: Ensemble, data: EvalData, whole: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def predicted() -> tuple[list[dict[str, Any]], dict[str, str]]:
+        return predict_files([models], RULE, data.photos, CPU, 4 / 3)
+
+    records, _ = predicted()
+    loaded: list[int] = []
+    load = Predictor.load
+    monkeypatch.setattr(
+        Predictor, "load", lambda self, group, inputs: loaded.extend(group) or load(self, group, inputs)
+    )
     largest = max(m.path.stat().st_size for m in models.members)
     monkeypatch.setattr(predictor, "_free_memory", lambda device: 2.5 * largest / predictor.SHARE)
+    everyone = list(range(len(models.members)))
     assert len(predictor.groups_that_fit(models.members, DEVICE)) > 2
-    found = run(models, data, early_exit=RULE)
-    assert found.evaluated == 1 and same_logits(found, whole, 1e-5)
+    done: list[int] = []
+    found = run(models, data, lambda n, total: done.append(n), early_exit=RULE)
+    assert same_logits(found, whole, 1e-5) and loaded == everyone
+    assert done == sorted(done) and done[-1] == len(IDS)
+    partial = tmp_path / "eval.partial.npz"
+    interrupted(models, data, after=80, partial=partial)
+    loaded.clear()
+    resumed = run(models, data, partial=partial)
+    assert same_logits(resumed, whole, 1e-5) and resumed.by.resumed > 80
+    assert loaded == everyone[-len(loaded) :] and len(loaded) < len(everyone), "some have predicted all photos"
+    loaded.clear()
+    for ours, theirs in zip(predicted()[0], records, strict=True):
+        assert ours["class"] == theirs["class"] and ours["p"] == pytest.approx(theirs["p"], abs=1e-4)
+    assert loaded == everyone
 
 
 @pytest.mark.parametrize("early_exit", [None, RULE])
 def test_an_interrupted_inference_resumes(
     models: Ensemble,
     data: EvalData,
-    whole: Prediction,
-    routed: Prediction,
+    whole: Found,
+    routed: Found,
     tmp_path: Path,
     early_exit: DecisionParams | None,
     monkeypatch: pytest.MonkeyPatch,
@@ -189,7 +227,7 @@ def test_an_interrupted_inference_resumes(
     plain_logits = InferenceEngine.logits
     monkeypatch.setattr(InferenceEngine, "logits", lambda self, x: shown.append(len(x)) or plain_logits(self, x))
     found = run(models, data, early_exit=early_exit, partial=partial)
-    assert found.outputs.resumed == 128 and "128 photos" in found.notes[0]
+    assert found.by.resumed == 128 and "128 photos" in found.by.notes[0]
     assert max(shown) == 2 * (150 - 128), "two views of the photos that are left"
     assert same_logits(found, routed if early_exit else whole, 1e-5)
     assert not partial.exists()
@@ -203,7 +241,7 @@ def test_another_inference_does_not_resume(models: Ensemble, data: EvalData, tmp
     interrupted(models, before, partial=partial)
     assert partial.exists()
     found = run(models, data if early_exit else after, partial=partial, early_exit=early_exit)
-    assert found.outputs.resumed == 0
+    assert found.by.resumed == 0
 
 
 @pytest.mark.parametrize("early_exit", [None, RULE])
@@ -215,12 +253,12 @@ def test_photos_that_are_skipped_change_nothing_for_the_others(
     found = run(models, without(data, bad), early_exit=early_exit)
     ids = tuple(i for i, readable in zip(data.ids, good, strict=True) if readable)
     alone = run(models, EvalData(ids, data.photos.some(np.flatnonzero(good))), early_exit=early_exit)
-    for task, values in found.logits[0].items():
-        assert values[:, :, good].tobytes() == alone.logits[0][task].tobytes(), task
+    for task, values in found.logits.items():
+        assert values[:, :, good].tobytes() == alone.logits[task].tobytes(), task
         assert np.isnan(values[:, :, ~good]).all()
-    assert found.class_log_probs[:, good].tobytes() == alone.class_log_probs.tobytes()
-    assert np.exp(found.class_log_probs[0, ~good]) == pytest.approx(np.full((3, 18), 1 / 18)), "the prior"
-    assert found.evaluated == alone.evaluated
+    assert found.log_probs[good].tobytes() == alone.log_probs.tobytes()
+    assert np.exp(found.log_probs[~good]) == pytest.approx(np.full((3, 18), 1 / 18)), "the prior"
+    assert found.by.notes == alone.by.notes
 
 
 def test_a_full_disk_stops_no_inference(
@@ -229,30 +267,25 @@ def test_a_full_disk_stops_no_inference(
     def full(*_: object) -> None:
         raise MaskensError("no space left on device")
 
-    monkeypatch.setattr(outputs, "SAVE_EVERY", -1.0)
-    monkeypatch.setattr(outputs, "save_npz", full)
+    monkeypatch.setattr(inference, "SAVE_EVERY", -1.0)
+    monkeypatch.setattr(inference, "save_npz", full)
     found = run(models, data, partial=tmp_path / "eval.partial.npz")
-    assert np.isfinite(found.class_log_probs).all()
-    assert "progress could not be saved" in found.notes[0]
+    assert np.isfinite(found.log_probs).all()
+    assert "progress could not be saved" in found.by.notes[0]
 
 
-def test_a_checkpoint_is_saved_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_is_read_by_the_same_inference_alone(tmp_path: Path) -> None:
     path, logits = tmp_path / "eval.partial.npz", [np.arange(12, dtype=np.float32).reshape(2, 3, 2)]
-    kept = Outputs(np.array([5, 7, 9]), logits, (PrecisionChoice("bf16", 0.5, ""),), notes=("slow",))
-    clock = [0.0]
-    monkeypatch.setattr("ensemble.prediction.outputs.time.monotonic", lambda: clock[0])
-    checkpoint = InferenceCheckpoint(path, "x")
-    checkpoint.save(lambda: kept)
-    assert not path.exists(), "too soon"
-    clock[0] = 3600.0
-    checkpoint.save(lambda: kept)
-    state = InferenceCheckpoint(path, "x").load()
-    assert state is not None and (state.chosen, state.notes) == (kept.chosen, kept.notes)
-    assert np.array_equal(state.rows, kept.rows) and np.array_equal(state.logits[0], logits[0])
-    assert InferenceCheckpoint(path, "y").load() is None
+    chosen, rows, no_face = (PrecisionChoice("bf16", 0.5, ""),), np.array([5, 7, 9]), np.array([True, False, True])
+    save_prediction(path, "x", Prediction(rows, logits, no_face, chosen, (2,), slow=("slow",)))
+    state = read_prediction(path, "x")
+    assert state is not None and (state.chosen, state.done, state.slow) == (chosen, (2,), ("slow",))
+    assert np.array_equal(state.rows, rows) and np.array_equal(state.logits[0], logits[0])
+    assert np.array_equal(state.no_face, no_face)
+    assert read_prediction(path, "y") is None
     for damaged in (b"", path.read_bytes()[:-100]):
         path.write_bytes(damaged)
-        assert InferenceCheckpoint(path, "x").load() is None
+        assert read_prediction(path, "x") is None
 
 
 def test_a_model_whose_logits_are_not_finite_is_named(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
@@ -269,13 +302,13 @@ def test_a_model_whose_logits_are_not_finite_is_named(models: Ensemble, data: Ev
 
 def test_precision_and_engine_are_reported(models: Ensemble, data: EvalData) -> None:
     found = run(models, data, engine=EngineOptions("bf16"))
-    assert any("bf16 for" in note and "largest difference" in note for note in found.notes)
+    assert any("bf16 for" in note and "largest difference" in note for note in found.by.notes)
     found = run(models, data, engine=EngineOptions(engine="auto"))
-    assert {choice.engine for choice in found.outputs.chosen} == {"torch"}, "few photos do not repay another engine"
-    counts = [int(note.split()[0]) for note in found.notes if "engine auto is torch here" in note]
+    assert {choice.engine for choice in found.by.chosen} == {"torch"}, "few photos do not repay another engine"
+    counts = [int(note.split()[0]) for note in found.by.notes if "engine auto is torch here" in note]
     assert sum(counts) == len(models.members)
     chosen = (PrecisionChoice("fp32", 1e-5, "", "openvino", 2.9), PrecisionChoice("fp32", 0.0, "", "torch", 1.0))
-    (line,) = Prediction(np.zeros((1, 1, 18)), [], Outputs(np.arange(1), [], chosen)).notes
+    (line,) = Prediction(np.arange(1), [], np.zeros(1, bool), chosen).notes
     for words in ("openvino in fp32 for 1 of 2", "torch in fp32 for 1 of 2", "1e-05", "1.9 times as fast"):
         assert words in line
     with pytest.raises(MaskensError, match="predicted with openvino in fp32, these would be with torch in fp32"):
@@ -319,30 +352,27 @@ class Unreliable(SequentialBackend):
 @pytest.fixture
 def in_shards(
     models: Ensemble, data: EvalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., Prediction]:
+) -> Callable[..., Found]:
     """Infer in shards of 50 photos, on a backend."""
-    monkeypatch.setattr(shards, "SMALLEST", 50)
-    monkeypatch.setattr(shards, "LARGEST", 50)
+    monkeypatch.setattr(inference, "SMALLEST", 50)
+    monkeypatch.setattr(inference, "LARGEST", 50)
 
-    def infer_on(backend: Unreliable, **settings: Any) -> Prediction:
-        monkeypatch.setattr(shards, "open_backend", lambda hardware: backend)
+    def infer_on(backend: Unreliable, **settings: Any) -> Found:
+        monkeypatch.setattr(inference, "open_backend", lambda hardware: backend)
         return run(models, data, hardware=Hardware("cpu", 0, jobs=2), shards=tmp_path / "shards", **settings)
 
     return infer_on
 
 
 def test_several_processes_predict_what_one_does(
-    models: Ensemble, data: EvalData, whole: Prediction, tmp_path: Path
+    models: Ensemble, data: EvalData, whole: Found, tmp_path: Path
 ) -> None:
     together = run(models, data, hardware=Hardware("cpu", 0, jobs=2), shards=tmp_path / "shards")
     assert same_logits(together, whole)
-    assert np.array_equal(together.class_log_probs, whole.class_log_probs)
     assert not (tmp_path / "shards").exists()
 
 
-def test_finished_shards_are_kept_unless_damaged(
-    in_shards: Callable[..., Prediction], whole: Prediction, tmp_path: Path
-) -> None:
+def test_finished_shards_are_kept_unless_damaged(in_shards: Callable[..., Found], whole: Found, tmp_path: Path) -> None:
     with pytest.raises(MaskensError, match=r"photos 101 to 150: the worker .* is gone. Finished shards are kept"):
         in_shards(Unreliable(3))
     first = tmp_path / "shards" / "0-49.npz"
@@ -350,14 +380,14 @@ def test_finished_shards_are_kept_unless_damaged(
     backend = Unreliable(1)
     found = in_shards(backend, retries=1)
     assert backend.names == ["photos 1 to 50", "photos 1 to 50", "photos 101 to 150"]
-    assert found.outputs.resumed == 50
+    assert found.by.resumed == 50
     assert same_logits(found, whole, 1e-5)
 
 
-def test_shards_of_another_inference_are_predicted_again(in_shards: Callable[..., Prediction]) -> None:
+def test_shards_of_another_inference_are_predicted_again(in_shards: Callable[..., Found]) -> None:
     with pytest.raises(MaskensError):
         in_shards(Unreliable(3))
     backend = Unreliable()
     found = in_shards(backend, engine=EngineOptions("auto"))
-    assert len(backend.names) == 3 and found.outputs.resumed == 0
-    assert backend.chosen == [(), found.outputs.chosen, found.outputs.chosen], "the first shard chooses for all"
+    assert len(backend.names) == 3 and found.by.resumed == 0
+    assert backend.chosen == [(), found.by.chosen, found.by.chosen], "the first shard chooses for all"
