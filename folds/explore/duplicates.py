@@ -66,16 +66,14 @@ def hash_photos(
     return hashes, [value for value in found.values() if isinstance(value, str)]
 
 
-def near_duplicates(
-    hashes: npt.NDArray[np.uint64], people: npt.NDArray[np.str_], near: int = NEAR
-) -> list[tuple[int, int, int]]:
-    """Pairs of photos, of uint64 (n,) hashes, of different people, (n,), that differ in at most `near` bits, compared a
+def near_duplicates(hashes: npt.NDArray[np.uint64], people: npt.NDArray[np.str_]) -> list[tuple[int, int, int]]:
+    """Pairs of photos, of uint64 (n,) hashes, of different people, (n,), that differ in at most NEAR bits, compared a
     block of rows at a time to save memory: (first, second, bits) with first < second, most alike first."""
     found: list[tuple[int, int, int]] = []
     for start in range(0, len(hashes), CHUNK):
         block = hashes[start : start + CHUNK]
         bits = np.bitwise_count(block[:, None] ^ hashes[None, start:])
-        for a, b in np.argwhere(bits <= near):
+        for a, b in np.argwhere(bits <= NEAR):
             if a < b and people[start + a] != people[start + b]:
                 found.append((int(start + a), int(start + b), int(bits[a, b])))
     return sorted(found, key=lambda pair: (pair[2], pair[0], pair[1]))

@@ -15,7 +15,7 @@ from folds.errors import MaskensError
 from folds.explore.duplicates import MergeCandidate, merge_candidates, perceptual_hash
 from folds.labels import CLASSES, GENDERS, SHOTS, FloatArray, age_band
 from folds.pages.contact_sheet import photo_caption, thumbnail, thumbnails
-from folds.people import TrainData, repeated_ids
+from folds.people import TrainData
 from folds.photos import Pixels, Progress, in_threads, photo_format, read_photo
 from folds.table import find_name, read_table
 
@@ -52,7 +52,6 @@ class Exploration:
     drawn: tuple[tuple[int, ...], ...]  # of each class, the photos on its contact sheet
     candidates: tuple[MergeCandidate, ...]  # people with nearly the same photo
     conflicts: list[Conflict]
-    repeated: list[str]  # ids on several folders
     thumbs: dict[int, Pixels]  # photo -> small picture, of those to be shown that can be read
 
     @property
@@ -86,9 +85,7 @@ def explore(
         facts = PhotoFacts(size, kind, bits, mean, spread, float(brightness), float(contrast))
         return facts, thumbnail(photo) if i in keep else None
 
-    facts: dict[int, PhotoFacts] = {}
-    unreadable: list[str] = []
-    thumbs: dict[int, Pixels] = {}
+    facts, thumbs, unreadable = dict[int, PhotoFacts](), dict[int, Pixels](), list[str]()
     for i, result in enumerate(in_threads(look, range(len(data.files)), workers, on_progress)):
         if isinstance(result, str):
             unreadable.append(result)
@@ -107,8 +104,7 @@ def explore(
     more = sorted(odd - thumbs.keys())
     pictures = thumbnails([data.photos.path(data.files[i]) for i in more], workers)
     thumbs |= {i: picture for i, picture in zip(more, pictures, strict=True) if picture is not None}
-    repeated = repeated_ids(data.people)
-    return Exploration(data, seed, facts, unreadable, outliers, drawn, candidates, conflicts, repeated, thumbs)
+    return Exploration(data, seed, facts, unreadable, outliers, drawn, candidates, conflicts, thumbs)
 
 
 def extremes(data: TrainData, values: Mapping[int, float], highest: bool = False) -> list[tuple[int, float]]:

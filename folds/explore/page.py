@@ -18,6 +18,7 @@ from folds.pages.charts import age_histogram
 from folds.pages.contact_sheet import Cell, Sheet, photo_caption, save_sheets
 from folds.pages.html import INDEX, render
 from folds.pages.tables import new_table, table_of_classes
+from folds.people import repeated_ids
 
 GENERATOR = "maskens explore"
 OURS = re.compile(r"index\.html|merge-candidates\.csv|(class-\d\d|duplicates|labels|(augment|faces)-[\w-]+)\.jpg")
@@ -60,6 +61,7 @@ def write_exploration(
         findings=findings(found),
         bands=AGES,
         cuts=AGE_CUTS,
+        repeated=repeated_ids(found.data.people),
         people=len({p.group for p in found.data.people}),
         kinds=common(facts.kind for facts in found.photos.values()),
         sizes=common(facts.size for facts in found.photos.values()),
