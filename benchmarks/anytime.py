@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.decision.early_exit import choose_rule, margins, passes_made, scores_after_passes
+from ensemble.decision.early_exit import choose_rule, margins, passes_needed, scores_after_passes
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning
 from ensemble.prediction.strategies import WHOLE
@@ -54,7 +54,7 @@ def replay(scores: FloatArray, draws: int) -> None:
             order = np.random.default_rng(seed).permutation(photos)
             rule = choose_rule(scores[:, order[:WHOLE]], share)
             others = scores[:, order[WHOLE:]]
-            left = passes_made(margins(others), rule.threshold)
+            left = passes_needed(margins(others), rule.threshold)
             best = others.argmax(axis=-1)
             made.append(float(left.mean() / passes))
             told.append(rule.changed / rule.photos)

@@ -97,7 +97,7 @@ def ways(blend: OofEnsemble, logits: Path, names: Sequence[str], aside: IntArray
     on_eval = [decide(class_log_probs(blend, logits, names, f), f.weights, f.offsets, "joint") for f in fits]
     oof = [blend.decide(plain), blend.decide(single), kept_oof, forced_oof]
     losses = [(log_loss(a, blend.truth), log_loss(b, aside)) for a, b in zip(oof, on_eval, strict=True)]
-    titles = ["flip", "no TTA", f"tuned, kept: {kept.words}", f"all of {', '.join(steps)}"]
+    titles = ["flip", "no TTA", f"tuned, kept: {', '.join(kept.kept)}", f"all of {', '.join(steps)}"]
     found = [Way(title, oof[n].classes, on_eval[n].classes, losses[n]) for n, title in enumerate(titles)]
     by_part = [decide_hard(decision.log_probabilities) for decision in (oof[0], on_eval[0])]
     found.append(Way("flip, part by part", by_part[0], by_part[1]))

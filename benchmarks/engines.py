@@ -108,7 +108,7 @@ def _maskens(way: str, setting: Cached, arrays: dict[str, Any], oof: bool) -> tu
     wanted = ENGINES[way]
     assert setting.run is not None
     engine = engine_options(wanted.engine, wanted.precision, False, "cpu")
-    budget = Budget(share=0.5) if "--max-passes" in way else None
+    budget = Budget(fraction=0.5) if "--max-passes" in way else None
     early = setting.fitted if budget else None
     settings = InferenceSettings("flip", setting.hardware, setting.cache, engine, early, budget)
     ready = [0.0, 0.0]

@@ -17,8 +17,10 @@ import numpy as np
 from real_photos import build_data, initial_weights, machine, maskens, parse, print_heads
 from sklearn.metrics import average_precision_score
 
+from ensemble.decision.joint import marginals
 from ensemble.decision.oof_ensemble import load_oof_ensemble
-from ensemble.evaluation.audit import NAMES, audit, field_predictions
+from ensemble.evaluation.audit import NAMES, audit
+from ensemble.metrics.scores import PARTS
 from folds.corrections import fixes_csv, read_fixes
 from folds.files import write_text
 from folds.labels import GENDERS, MASKS, SHOTS, FloatArray, IntArray, age_band
@@ -87,8 +89,8 @@ def plant(data: TrainData, share: float, seed: int) -> list[Fix]:
 def single_photos(data: TrainData, rows: IntArray, log_p: FloatArray) -> list[Label]:
     """The plain ranking: every photo's labels by their probability as it is, a person's at the place of the lowest."""
     listed: list[tuple[float, Label]] = []
-    for field in NAMES:
-        confidence = field_predictions(data, rows, log_p, field, calibrate=False).confidence.ravel()
+    for field, found, given in zip(PARTS, marginals(log_p), data.labels, strict=True):
+        confidence = np.exp(found[np.arange(len(rows)), given[rows]])
         for row, value in zip(rows.tolist(), confidence.tolist(), strict=True):
             person, shot = divmod(row, len(SHOTS))
             listed.append((value, (data.people[person].path, SHOTS[shot] if field == "mask" else "", field)))

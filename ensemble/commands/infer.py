@@ -126,7 +126,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
         shards=logits_file.with_suffix(".shards"),
         retries=options.retries,
     )
-    tuning = chosen.tuning.words + (", offsets unused" if rule == "hard" and any(fitted.offsets) else "")
+    tuning = chosen.tuning.description + (", offsets unused" if rule == "hard" and any(fitted.offsets) else "")
     if person is not None:
         people = len(np.unique(person))
         tuning += f", one gender and age for each of {people} people ({column}), no early exit"

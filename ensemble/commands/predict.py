@@ -113,7 +113,7 @@ class ChosenEnsembles:
     @property
     def description(self) -> str:
         """Models, views and tuning."""
-        return f"{self.models} models, views: {self.fitted.tta}, {self.tuning.words}"
+        return f"{self.models} models, views: {self.fitted.tta}, {self.tuning.description}"
 
     @property
     def notes(self) -> tuple[str, ...]:

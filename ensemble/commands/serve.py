@@ -78,7 +78,7 @@ def serve(options: ServeOptions, observer: Observer) -> Server:
         "models": chosen.models,
         "runs": [str(folder) for folder in options.run],
         "views": chosen.fitted.tta,
-        "tuning": chosen.tuning.words,
+        "tuning": chosen.tuning.description,
     }
     hosts = (options.host, *(options.allow_host or ()))
     wait, readers = options.wait_ms / 1000, hardware.decoding_threads

@@ -29,7 +29,6 @@ from folds.labels import AGES, GENDERS, MASKS, IntArray
 
 SLACK = 1e-9  # by which a bound must be exceeded: more than rounding can do to a score
 DECIDED = -1
-HALVINGS = 60  # of the range in which a threshold is searched
 
 
 def upper_bounds(
@@ -63,16 +62,16 @@ def gender_to_evaluate(scores: npt.NDArray[np.float64], evaluated: npt.NDArray[n
 class Budget:
     """A limit of an inference: the fraction of its forward passes, or seconds for a photo."""
 
-    share: float | None = None  # of the passes, above 0 and below 1
+    fraction: float | None = None  # of the passes, above 0 and below 1
     seconds: float | None = None  # a photo, on average
 
     def __str__(self) -> str:
-        return f"{self.share:g} of the passes" if self.share else f"{self.seconds:g} seconds a photo"
+        return f"{self.fraction:g} of the passes" if self.fraction else f"{self.seconds:g} seconds a photo"
 
     @property
     def option(self) -> str:
         """As it is typed."""
-        return f"--max-passes {self.share:g}" if self.share else f"--max-seconds-per-photo {self.seconds:g}"
+        return f"--max-passes {self.fraction:g}" if self.fraction else f"--max-seconds-per-photo {self.seconds:g}"
 
 
 def choose_budget(max_passes: str | float, max_seconds: float | None) -> Budget | None:
@@ -86,14 +85,14 @@ def choose_budget(max_passes: str | float, max_seconds: float | None) -> Budget 
     if max_passes == "all":
         return None if max_seconds is None else Budget(seconds=max_seconds)
     try:
-        share = float(max_passes)
+        fraction = float(max_passes)
     except ValueError:
-        share = float("nan")
-    if not 0 < share < 1:
+        fraction = float("nan")
+    if not 0 < fraction < 1:
         raise MaskensError(f"--max-passes {max_passes}: give all, or a fraction of the forward passes like 0.5.")
     if max_seconds is not None:
         raise MaskensError("--max-passes and --max-seconds-per-photo exclude each other.")
-    return Budget(share=share)
+    return Budget(fraction=fraction)
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ class AnytimeRule:
 
     threshold: float
     passes: int  # of the whole ensemble
-    share: float  # of the passes that it makes
+    fraction: float  # of the passes that it makes
     changed: int  # of the photos: classes that differ from those after all passes
     photos: int
 
@@ -114,8 +113,8 @@ class AnytimeRule:
         return float(betaincinv(self.changed + 1, self.photos - self.changed, 0.975))
 
     def __str__(self) -> str:
-        share = self.changed / self.photos
-        return f"changes {share:.1%} of the classes (at most {self.changed_at_most:.1%}), of {self.photos} photos"
+        changed = self.changed / self.photos
+        return f"changes {changed:.1%} of the classes (at most {self.changed_at_most:.1%}), of {self.photos} photos"
 
 
 def pass_order(folds: int, views: int) -> list[tuple[int, int]]:
@@ -151,29 +150,26 @@ def leaves(margin: npt.NDArray[np.float64], done: int, passes: int, threshold: f
     return np.asarray(margin > threshold * np.sqrt(1 / done - 1 / passes))
 
 
-def passes_made(margin: npt.NDArray[np.float64], threshold: float) -> IntArray:
-    """The number of passes for each photo, int64 (photos,), from 1 up, of margins after each, (passes, photos)."""
+def passes_needed(margin: npt.NDArray[np.float64], threshold: float) -> IntArray:
+    """After how many passes each photo leaves, int64 (photos,), from its margins after each, float (passes, photos)."""
     passes = len(margin)
     left = np.stack([leaves(margin[done - 1], done, passes, threshold) for done in range(1, passes)] + [margin[0] > -1])
     return np.asarray(left.argmax(axis=0) + 1, dtype=np.int64)
 
 
-def choose_rule(scores: npt.NDArray[np.float64], share: float) -> AnytimeRule:
-    """The rule with the highest threshold that makes no more than a share of the passes.
+def choose_rule(scores: npt.NDArray[np.float64], fraction: float) -> AnytimeRule:
+    """The rule with the highest threshold that makes no more than a fraction of the passes.
 
     Args:
         scores: float (passes, photos, 18), after each pass, of photos that all passes were made for.
-        share: of the passes, at least that of the first.
+        fraction: of the passes, at least that of the first.
     """
     margin, best = margins(scores), scores.argmax(axis=-1)
     passes, photos = margin.shape
     low, high = 0.0, float(margin.max()) * 2 * passes + 1
-    for _ in range(HALVINGS):
+    for _ in range(60):  # bisection
         middle = (low + high) / 2
-        if passes_made(margin, middle).mean() <= share * passes:
-            low = middle
-        else:
-            high = middle
-    made = passes_made(margin, low)
+        low, high = (middle, high) if passes_needed(margin, middle).mean() <= fraction * passes else (low, middle)
+    made = passes_needed(margin, low)
     changed = int((best[made - 1, np.arange(photos)] != best[-1]).sum())
     return AnytimeRule(low, passes, float(made.mean() / passes), changed, photos)

@@ -222,16 +222,21 @@ def most_probable(log_probabilities: AnyFloatArray) -> IntArray:
     return np.asarray(log_probabilities.argmax(axis=1), dtype=np.int64)
 
 
+def marginals(log_probabilities: AnyFloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Log probabilities of mask, gender and age, float64 (photos, 3), (photos, 2), (photos, 3), of the 18 classes'."""
+    cube = np.asarray(log_probabilities, dtype=np.float64).reshape(-1, len(MASKS), len(GENDERS), len(AGES))
+    return logsumexp(cube, axis=(2, 3)), logsumexp(cube, axis=(1, 3)), logsumexp(cube, axis=(1, 2))
+
+
 def decide_hard(log_probabilities: AnyFloatArray) -> IntArray:
-    """Mask, then gender, then the age band given that gender, each by itself: the routing of separate models.
+    """Mask, then gender, then the age band given that gender, each by itself, int64 (photos,), of float (photos, 18):
+    the routing of separate models.
 
     It differs from `most_probable` where the gender is uncertain and the age bands of men and women are not alike.
-    Arguments and result as there.
     """
+    mask, gender = (part.argmax(axis=1) for part in marginals(log_probabilities)[:2])
     p = np.exp(log_probabilities).reshape(-1, len(MASKS), len(GENDERS), len(AGES))
-    mask, gender = p.sum(axis=(2, 3)).argmax(axis=1), p.sum(axis=(1, 3)).argmax(axis=1)
-    age = p.sum(axis=1)[np.arange(len(p)), gender].argmax(axis=1)
-    return encode(mask, gender, age)
+    return encode(mask, gender, p.sum(axis=1)[np.arange(len(p)), gender].argmax(axis=1))
 
 
 def vote(votes: IntArray, log_probabilities: AnyFloatArray) -> IntArray:

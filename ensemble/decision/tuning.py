@@ -96,11 +96,6 @@ class Tuning(_Strict):
         return tuple(s.name for s in self.steps if s.kept)
 
     @property
-    def words(self) -> str:
-        """The names of the steps that are applied."""
-        return ", ".join(self.kept) or "nothing"
-
-    @property
     def summary(self) -> list[str]:
         """Lines about what is applied and its gain."""
         lines = [f"{s.name}: {s.what}" for s in self.steps if s.kept]
@@ -116,7 +111,7 @@ class Tuning(_Strict):
         lines.append(f"macro F1 {self.untuned:.4f} untuned")
         if self.kept:
             lines.append(f"macro F1 {self.tuned:.4f} tuned, {self.gain:+.4f}: {self.gain.significance}")
-        return [*lines, f"applied: {self.words if self.kept else 'nothing, no gain in macro F1 is more than noise'}"]
+        return [*lines, f"applied: {', '.join(self.kept) or 'nothing, no gain in macro F1 is more than noise'}"]
 
 
 def describe_temperatures(temperatures: Iterable[Mapping[str, Sequence[float]]]) -> str:
@@ -133,11 +128,7 @@ def tuning_file(untuned: Sequence[RunTuning]) -> str:
 
 
 def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Decision) -> Path | None:
-    """Write the tuning, and as .oof.npz the decision on people that it was not fitted on.
-
-    Args:
-        files: of the photos.
-        nested: each photo by a tuning that was fitted on other people.
+    """Write the tuning, and as .oof.npz the decision on each photo by a tuning that was fitted on other people.
 
     Returns:
         Where an earlier, different tuning is kept.
@@ -178,10 +169,6 @@ def read_tuning(path: Path) -> Tuning:
 def kept_tuning(folders: Sequence[Path], untuned: Sequence[RunTuning]) -> tuple[Tuning, Path] | None:
     """The tuning of these runs, in their order; None if they are not tuned.
 
-    Args:
-        folders: of the runs.
-        untuned: the runs as they are now.
-
     Raises:
         MaskensError: a file that is damaged or was edited, or one fitted on logits that have changed since.
     """
@@ -210,7 +197,7 @@ class ActiveTuning:
     fitted: DecisionParams
     tuning: Tuning | None  # None if nothing is tuned
     path: Path | None
-    words: str
+    description: str
 
 
 def weighted_runs(
@@ -243,7 +230,7 @@ def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None
         return ActiveTuning(plain, None, None, f"untuned: {path} found no gain beyond noise")
     if tta is not None and views != tuning.fitted.views:
         return ActiveTuning(plain, None, None, f"untuned: {path} is for --tta {tuning.fitted.tta}")
-    return ActiveTuning(tuning.fitted, tuning, path, f"tuned: {tuning.words} ({path})")
+    return ActiveTuning(tuning.fitted, tuning, path, f"tuned: {', '.join(tuning.kept)} ({path})")
 
 
 def untuned_run(run: Run, recipe: Recipe) -> RunTuning:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp
+from scipy.special import log_softmax
 
 from ensemble.decision.fitting import fit_temperature
+from ensemble.decision.joint import marginals
+from ensemble.metrics.scores import PARTS
 from folds.corrections import FIX_COLUMNS
 from folds.files import safe_csv
-from folds.labels import AGE_CUTS, AGES, CLASSES, GENDERS, MASKS, SHOTS, FloatArray, IntArray, decode
+from folds.labels import AGE_CUTS, AGES, CLASSES, GENDERS, MASKS, SHOTS, FloatArray, IntArray
 from folds.people import Person, TrainData
 
 NAMES: dict[str, tuple[str, ...]] = {"gender": GENDERS, "age": AGES, "mask": MASKS}
@@ -24,8 +26,8 @@ class FieldPredictions:
     """Predictions for one field of every photo, with its given label; NaN for a photo that is skipped."""
 
     given: IntArray  # (people, 7)
-    log_p: FloatArray  # (people, 7, labels)
-    temperature: float  # at which log_p was taken
+    log_p: FloatArray  # (people, 7, labels), calibrated
+    temperature: float  # by which they were
 
     @property
     def odds(self) -> FloatArray:
@@ -159,23 +161,18 @@ def audit(
     return Audit(data, people, predictions, tuple(suspects))
 
 
-def field_predictions(
-    data: TrainData, rows: IntArray, log_probabilities: FloatArray, field: str, calibrate: bool = True
-) -> FieldPredictions:
+def field_predictions(data: TrainData, rows: IntArray, log_probabilities: FloatArray, field: str) -> FieldPredictions:
     """The joint predictions' marginals for one field.
 
     They are calibrated because networks are surer than they should be, and of some fields more than of others: else
     the fields could not be ranked together.
     """
-    which = ("mask", "gender", "age").index(field)
-    part, given = decode(np.arange(CLASSES))[which], data.labels[which][rows]
-    log_p = np.stack([logsumexp(log_probabilities[:, part == n], axis=1) for n in range(len(NAMES[field]))], axis=1)
+    which = PARTS.index(field)
+    given, log_p = data.labels[which][rows], marginals(log_probabilities)[which]
     known = np.isfinite(log_p).all(axis=1)
-    temperature = fit_temperature(log_p[known], given[known]) if calibrate else 1.0
-    log_p = log_softmax(log_p / temperature, axis=1)
-    return FieldPredictions(
-        given.reshape(-1, len(SHOTS)), log_p.reshape(-1, len(SHOTS), len(NAMES[field])), temperature
-    )
+    temperature = fit_temperature(log_p[known], given[known])
+    log_p = log_softmax(log_p / temperature, axis=1).reshape(-1, len(SHOTS), len(NAMES[field]))
+    return FieldPredictions(given.reshape(-1, len(SHOTS)), log_p, temperature)
 
 
 def person_suspects(found: FieldPredictions, persons: Sequence[Person], field: str) -> list[LabelIssue]:
@@ -226,9 +223,8 @@ def mask_suspects(found: FieldPredictions, persons: Sequence[Person]) -> list[La
 
 def nearest_year(age: int, band: int) -> int:
     """The year of a band that is nearest to an age: of >=60 that is 60, of 30-59 it is 30 or 59, of <30 it is 29."""
-    first = (0, *AGE_CUTS)[band]
-    last = (*AGE_CUTS, None)[band]
-    return max(age, first) if last is None else min(max(age, first), last - 1)
+    first, last = (0, *AGE_CUTS)[band], (*(cut - 1 for cut in AGE_CUTS), age)[band]
+    return max(first, min(age, last))
 
 
 def suspects_csv(found: Audit) -> str:

@@ -10,9 +10,8 @@ from typing import Any, get_args
 
 import numpy as np
 from pydantic_core import to_jsonable_python
-from scipy.special import logsumexp
 
-from ensemble.decision.joint import Decision, decide_hard, most_probable, share_gender_and_age, vote
+from ensemble.decision.joint import Decision, decide_hard, marginals, most_probable, share_gender_and_age, vote
 from ensemble.decision.oof_ensemble import OofEnsemble
 from ensemble.decision.submission import align, read_answers, read_people
 from ensemble.decision.tuning import ActiveTuning, DecisionParams, Tuning, read_nested
@@ -44,12 +43,10 @@ def part_predictions(truth: IntArray, decision: Decision) -> tuple[PartPredictio
     Args:
         truth: int64 (photos,), 0..17.
     """
-    joint = decision.log_probabilities
-    cube = joint.reshape(-1, len(MASKS), len(GENDERS), len(AGES))
-    log_p = (joint, *(logsumexp(cube, axis=others) for others in ((2, 3), (1, 3), (1, 2))))
-    labels = (CLASS_NAMES, MASKS, GENDERS, AGES)
+    labels, log_p = (CLASS_NAMES, MASKS, GENDERS, AGES), decision.log_probabilities
     truths, decisions = (truth, *decode(truth)), (decision.classes, *decode(decision.classes))
-    return tuple(PartPredictions(*part) for part in zip(SCORED_PARTS, labels, truths, decisions, log_p, strict=True))
+    parts = zip(SCORED_PARTS, labels, truths, decisions, (log_p, *marginals(log_p)), strict=True)
+    return tuple(PartPredictions(*part) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ def evaluate(oof: OofEnsemble, applied: ActiveTuning) -> Evaluation:
         own = score(oof.truth[mine], decided[mine])
         folds.append(FoldScore(fold, len(np.unique(oof.person[mine])), own.photos, own.f1, own.accuracy))
     return Evaluation(
-        used=f"{oof.checkpoint} epochs, {applied.fitted.tta}, {applied.words}",
+        used=f"{oof.checkpoint} epochs, {applied.fitted.tta}, {applied.description}",
         decision=decision,
         score=whole,
         f1={part: interval(found.mean(axis=1)) for part, found in parts.items()},

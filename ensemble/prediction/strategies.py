@@ -99,7 +99,7 @@ def check_budget(budget: Budget, ensembles: Sequence[Ensemble], rule: Rule, toge
     if problems := [needs for wrong, needs in reasons if wrong]:
         raise MaskensError(f"{budget.option} can skip passes only {', and '.join(problems)}.")
     least = math.ceil(1000 / passes) / 1000
-    if budget.share and budget.share * passes < 1:
+    if budget.fraction and budget.fraction * passes < 1:
         raise MaskensError(f"{budget.option} is less than one of the {passes} passes; give at least {least:g}.")
 
 
@@ -145,8 +145,8 @@ class WithinBudget(Strategy):
         return f"budget of {self.budget}: {share:.0%} of the forward passes made, which {self.rule}"
 
     def __call__(self, batch: Batch) -> None:
-        if self.rule is None and batch.rows.start >= self._whole and self.budget.share:  # an interrupted inference
-            self.rule = self._choose(batch, self.budget.share)
+        if self.rule is None and batch.rows.start >= self._whole and self.budget.fraction:  # an interrupted inference
+            self.rule = self._choose(batch, self.budget.fraction)
         if self.rule is not None:
             self._show(batch, self.rule)
             return
@@ -154,7 +154,7 @@ class WithinBudget(Strategy):
         super().__call__(batch)
         seconds = (time.perf_counter() - began) / len(batch)  # a photo, all passes made
         if batch.rows.stop >= self._whole:
-            self.rule = self._choose(batch, self.budget.share or min(1.0, (self.budget.seconds or 0) / seconds))
+            self.rule = self._choose(batch, self.budget.fraction or min(1.0, (self.budget.seconds or 0) / seconds))
 
     def _choose(self, batch: Batch, share: float) -> AnytimeRule:
         """The rule, on the first photos."""

@@ -18,7 +18,7 @@ from ensemble.decision.early_exit import (
     choose_rule,
     gender_to_evaluate,
     margins,
-    passes_made,
+    passes_needed,
     upper_bounds,
 )
 from ensemble.decision.joint import mean_of_runs, most_probable
@@ -130,7 +130,7 @@ def scores(seed: int, passes: int, photos: int, spread: float = 2.0) -> np.ndarr
 
 
 def test_budgets_are_read() -> None:
-    assert choose_budget(".5", None) == choose_budget(0.5, None) == Budget(share=0.5)
+    assert choose_budget(".5", None) == choose_budget(0.5, None) == Budget(fraction=0.5)
     assert choose_budget("all", 0.2) == Budget(seconds=0.2)
     assert choose_budget("all", None) is None
 
@@ -152,18 +152,18 @@ def test_other_budgets_are_refused(max_passes: str, max_seconds: float | None, w
 def test_a_rule_keeps_to_its_share_and_says_what_it_changes(seed: int, passes: int, share: float) -> None:
     found = scores(seed, passes, 200)
     rule = choose_rule(found, share)
-    made = passes_made(margins(found), rule.threshold)
+    made = passes_needed(margins(found), rule.threshold)
     assert made.min() >= 1
     assert made.max() <= passes
     assert made.mean() <= share * passes
-    assert rule.share == pytest.approx(made.mean() / passes)
+    assert rule.fraction == pytest.approx(made.mean() / passes)
     changed = found.argmax(axis=-1)[made - 1, np.arange(200)] != found[-1].argmax(axis=-1)
     assert rule.changed == changed.sum()
     assert rule.changed / 200 <= rule.changed_at_most <= 1
 
 
 def test_no_change_seen_is_not_none_for_certain() -> None:
-    rule = AnytimeRule(threshold=1.0, passes=10, share=0.5, changed=0, photos=512)
+    rule = AnytimeRule(threshold=1.0, passes=10, fraction=0.5, changed=0, photos=512)
     assert rule.changed_at_most == pytest.approx(1 - 0.025 ** (1 / 512))
     assert str(rule) == "changes 0.0% of the classes (at most 0.7%), of 512 photos"
     assert AnytimeRule(1.0, 10, 0.5, 5, 5).changed_at_most == 1

@@ -211,11 +211,11 @@ def test_sets_of_views_are_scored_chosen_kept_and_applied(data: TrainData, tmp_p
     assert applied.tuning
     assert applied.tuning.kept == ("views",)
     assert applied.fitted.tta in ("mine", "best-of")
-    assert applied.words == f"tuned: views ({path})"
+    assert applied.description == f"tuned: views ({path})"
     assert evaluate(blend, applied).settings[-1].name == "tuned"
     assert applied_to(blend, tta=applied.fitted.tta).tuning, "its own views by name"
-    assert applied_to(blend, tta="flip").words == f"untuned: {path} is for --tta {applied.fitted.tta}"
-    assert applied_to(blend, tuned=False).words == "untuned"
+    assert applied_to(blend, tta="flip").description == f"untuned: {path} is for --tta {applied.fitted.tta}"
+    assert applied_to(blend, tuned=False).description == "untuned"
     with pytest.raises(MaskensError, match="--tta flp: there are none, flip"):
         applied_to(blend, tta="flp")
     both = ensemble_of(run, plan_run(tmp_path / "b", data, noisy(data, 4, 2.0)))
