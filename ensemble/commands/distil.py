@@ -73,7 +73,15 @@ def plan_distillation(options: DistilOptions) -> DistilPlan:
     if student.pseudo_record.exists():
         raise MaskensError(f"{folder} keeps pseudo-labels, and a student has none. {NEW_FOLDER}")
     if any(folder.glob(f"*/fold*/{STATUS}")):  # a job has begun, be it in its first epoch in another process
-        soft = _refuse_other_targets(student, soft, soft_targets.load_soft_targets(student, data, folds))
+        kept = soft_targets.load_soft_targets(student, data, folds)
+        if kept is None:
+            raise MaskensError(f"{folder} has jobs trained on labels alone. {NEW_FOLDER}")
+        if kept.hash != soft.hash:
+            raise MaskensError(
+                f"{folder} has jobs trained on other soft targets: {kept.description}; now {soft.description}. "
+                f"Resume with: maskens train --run {typed(folder)}; or name a new folder: --out DIR"
+            )
+        soft = kept
     else:
         kept = soft_targets.read_soft_targets(student)
         soft = kept if kept and kept.hash == soft.hash else soft
@@ -103,19 +111,6 @@ def _models(teachers: Sequence[Run], ensembles: list[Ensemble]) -> tuple[str, ..
     """sha256 of each model."""
     pairs = [(run, m) for run, ensemble in zip(teachers, ensembles, strict=True) for m in ensemble.members]
     return tuple(Job(run, m.task, m.fold).verified_sha256(MODEL) for run, m in pairs)
-
-
-def _refuse_other_targets(student: Run, soft: SoftTargets, kept: SoftTargets | None) -> SoftTargets:
-    """The targets of the student's jobs; refuses a run whose jobs are trained on something else."""
-    if kept is None:
-        raise MaskensError(f"{student.folder} has jobs that learn from labels alone. {NEW_FOLDER}")
-    if kept.hash != soft.hash:
-        raise MaskensError(
-            f"{student.folder} has jobs that learn from other soft targets: {kept.description}; now "
-            f"{soft.description}. Resume with: maskens train --run {typed(student.folder)}; or name a new folder: "
-            "--out DIR"
-        )
-    return kept
 
 
 def begin_student(planned: DistilPlan, observer: Observer = SILENT) -> TrainingPlan:

@@ -30,21 +30,10 @@ SETS = ", ".join(VIEWS)
 LIMITS = Limits()
 
 
-class TrackerName(StrEnum):
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-
-
-class FieldChoice(StrEnum):
-    gender = "gender"
-    age = "age"
-    mask = "mask"
-
-
-class StepChoice(StrEnum):
-    views = "views"
-    temperatures = "temperatures"
-    offsets = "offsets"
+# typer takes no list of a Literal
+TrackerName = StrEnum("TrackerName", ["tensorboard", "wandb"])
+FieldChoice = StrEnum("FieldChoice", ["gender", "age", "mask"])
+StepChoice = StrEnum("StepChoice", ["views", "temperatures", "offsets"])
 
 
 def _option(
@@ -59,12 +48,10 @@ def _option(
     complete: Callable[..., list[str]] | None = None,
     check: Callable[[Any], Any] | None = None,
 ) -> Any:
-    """A field that is an option.
+    """A field that is an option; a flag has no metavar.
 
     Args:
-        metavar: "" for a flag.
-        name: without dashes, if it is not the field's own.
-        also: another name of it.
+        name, also: without dashes, if it is not the field's own; another, with them.
         env: the environment may set it, as MASKENS_RUN sets --run.
         check: refuses a value before anything slow is imported.
     """
@@ -141,18 +128,18 @@ def _one_run(runs: list[Path]) -> list[Path]:
     return runs
 
 
-def _folds(text: str | None) -> str | None:
-    if text:
-        written_folds(text)  # malformed text is refused before any slow import
-    return text
+def _parsed_by(parse: Callable[[str], object]) -> Callable[[str | None], str | None]:
+    """A check that refuses malformed text before any slow import."""
+
+    def check(text: str | None) -> str | None:
+        if text:
+            parse(text)
+        return text
+
+    return check
 
 
-def _seeds(text: str | None) -> str | None:
-    if text:
-        parse_seeds(text)
-    return text
-
-
+_folds, _seeds = _parsed_by(written_folds), _parsed_by(parse_seeds)
 _run = partial(_data, metavar="DIR", env=True, complete=_complete_run)
 _seed = partial(_data, metavar="N", env=True, check=_between(0, LARGEST_SEED))
 _recipe = partial(_model, metavar="RECIPE", env=True, complete=complete_recipe)

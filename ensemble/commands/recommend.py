@@ -40,8 +40,8 @@ class Recommendation:
     recipe: Recipe
     path: Path  # its TOML file
     earlier: Path | None  # where an earlier recommendation is kept
-    why: tuple[str, ...]  # lines
-    next: tuple[str, ...]  # the commands that train it
+    why: list[str]  # lines
+    next: list[str]  # the commands that train it
 
 
 def _print(found: Recommendation, options: RecommendOptions, terminal: Terminal) -> None:
@@ -92,8 +92,8 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
     text = HEADER + choosing.recipe_text(hardware.device, choice.candidate, choice, description)
     recipe = parse_recipe(text, out.stem)
     earlier = replace_keeping(out, text)
-    unused = unused_gpu(options.device, hardware)
-    why = (_data_line(data), place, *([unused] if unused else []), *_reasons(choice, measured, photos, k, budget))
+    notes = [_data_line(data), place, unused_gpu(options.device, hardware)]
+    why = [*filter(None, notes), *_reasons(choice, measured, photos, k, budget)]
     return Recommendation(choice, measured, recipe, out, earlier, why, _next(choice, before, options))
 
 
@@ -109,12 +109,7 @@ def _data_line(data: TrainData) -> str:
 
 
 def _reasons(choice: Choice, measured: Sequence[Measured], photos: int, k: int, budget: float) -> Iterator[str]:
-    """Each candidate's speed, and why the choice came to this.
-
-    Args:
-        k: folds, had there been time.
-        budget: seconds.
-    """
+    """Each candidate's speed, and why the choice came to this, with `k` folds and `budget` seconds at most."""
     from ensemble.reporting.tables import time_text
     from ensemble.training import recommend as choosing
 
@@ -138,7 +133,7 @@ def _reasons(choice: Choice, measured: Sequence[Measured], photos: int, k: int, 
     yield f"training takes about {time_text(choice.seconds)} {within}"
 
 
-def _next(choice: Choice, before: Run | None, options: RecommendOptions) -> tuple[str, ...]:
+def _next(choice: Choice, before: Run | None, options: RecommendOptions) -> list[str]:
     """The commands that train it."""
     data, run = options.data, options.run[0]
     if before and before.jobs_on_disk():  # it belongs to another recipe
@@ -150,4 +145,4 @@ def _next(choice: Choice, before: Run | None, options: RecommendOptions) -> tupl
         f"maskens train {f'--run {typed(run)}' if split else where} --recipe {typed(options.out)} "
         f"--fold 0..{choice.k - 1}{device}"
     )
-    return (*([f"maskens folds {where} --k {choice.k}"] if split else []), train)
+    return [f"maskens folds {where} --k {choice.k}", train] if split else [train]

@@ -90,16 +90,7 @@ def score(options: ScoreOptions, observer: Observer) -> Scored | tuple[Submissio
 def evaluate_runs(
     runs: Sequence[Path], data: Path | None, tta: Tta | None, checkpoint: Checkpoint, tuned: bool
 ) -> Scored:
-    """What runs are worth as one ensemble, out-of-fold. Nothing is written.
-
-    Args:
-        data: where the data are now, if they were moved.
-        tta: name or TOML file of the views; None takes those that were tuned, else flip.
-        tuned: with what `tune` fitted, if it fits.
-
-    Raises:
-        MaskensError: nothing trained, runs that don't belong together.
-    """
+    """What runs are worth as one ensemble, out-of-fold; `tuned` with what `tune` fitted. Nothing is written."""
     blend = load_oof_ensemble([load_run(folder) for folder in runs], data, checkpoint)
     found, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
     # a tuning is fitted on the cross-fitted epochs, and what it gains is measured on them

@@ -56,11 +56,7 @@ def make_console(quiet: bool = False, stderr: bool = False) -> Console:
 
 
 def say(console: Console, message: str, style: str | None = None, wrap: bool = False) -> None:
-    """A line that is not read as markup or emoji: it may hold a path.
-
-    Args:
-        wrap: break it between words; else it is not broken, so that a command in it can be copied.
-    """
+    """A line, broken between words only if `wrap`: else a command in it can be copied."""
     console.print(message, style=style, markup=False, emoji=False, highlight=False, soft_wrap=not wrap)
 
 
@@ -118,20 +114,11 @@ class Observer:
         return contextlib.nullcontext(lambda what, done, total: None)
 
     def jobs(self, title: str, runs: Sequence[str] = ()) -> contextlib.AbstractContextManager[Any]:
-        """A context whose `update` takes the states of all jobs a few times a second.
-
-        Args:
-            runs: the run of each job, where they are of several.
-        """
+        """A context whose `update` takes the states of all jobs a few times a second; `runs` names the run of each."""
         return contextlib.nullcontext(_NoDisplay())
 
     def confirm(self, question: Callable[[], str], meanwhile: str) -> None:
-        """Ask before hours of work; returns if it may go ahead.
-
-        Args:
-            question: finds what there is to ask, "" for nothing.
-            meanwhile: what it does for that.
-        """
+        """Ask before hours of work what `question` finds, "" for nothing; returns if it may go ahead."""
 
 
 class _NoDisplay:

@@ -143,13 +143,8 @@ def plan_jobs(
 
     Args:
         folds: int64 (people,).
-        options: of train or distil.
         start: a run whose recipe is the start where neither the run nor the options have one.
-        pseudo: pseudo-labels to add.
         soft: targets in place of the labels.
-
-    Raises:
-        MaskensError: as `plan_training`.
     """
     chosen = parse_folds(options.fold, run.k)
     changes, weights = options.change or (), options.weights or ()
@@ -209,12 +204,7 @@ def check_jobs(
 
 
 def choose_pseudo_labels(run: Run, root: Path, teacher: Path | None, least: float | None) -> PseudoLabels | None:
-    """The pseudo-labels of the run that is named, or those that this run keeps.
-
-    Args:
-        root: of the data.
-        teacher: the run that predicts the labels; None: those that are kept, if there are any.
-        least: probability of such a label.
+    """Pseudo-labels by the run `teacher`, of the probability `least` or more; without one those that the run keeps.
 
     Raises:
         MaskensError: others than those that the run's jobs were trained on.
@@ -248,10 +238,10 @@ def announce(plan: TrainingPlan, observer: Observer) -> None:
 
 def skip_bad_photos(plan: TrainingPlan, observer: Observer = SILENT, write: bool = True) -> TrainingPlan:
     """The plan without photos that can't be read, if that was asked for and a job is left to do. Comes before another
-    run's jobs are taken over: whether they are the same depends on it.
+    run's jobs are copied: whether they are the same depends on it.
 
     Args:
-        write: fill the cache on the way and store the list in the runs; else nothing is written.
+        write: fill the cache and store the list in the runs; else nothing is written.
 
     Raises:
         MaskensError: a run has models that were trained on photos that can't be read now, jobs have no training
@@ -357,12 +347,7 @@ def train_run(
 
 
 def print_trained(failed: Mapping[str, Failure], trained: int, estimate: Estimate | None, terminal: Terminal) -> None:
-    """Print the estimate of a dry run; end with exit code 1 or 2 if a job failed.
-
-    Args:
-        failed: by what each job is called.
-        trained: jobs.
-    """
+    """Print the estimate of a dry run; end with exit code 1 or 2 if a job, by its name, failed."""
     if estimate:
         from ensemble.reporting import tables
 

@@ -14,7 +14,6 @@ from run_command import maskens, refused
 from tiny_runs import TINY, tiny_run
 
 import cli
-import ensemble
 from ensemble.commands.terminal import make_console, print_anything, say
 from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import shipped
@@ -29,10 +28,6 @@ def test_quiet_prints_nothing_and_the_environment_sets_options(there: Path, monk
     assert maskens("score", "--quiet").out == ""
     monkeypatch.setenv("MASKENS_RUN", "elsewhere")
     refused(maskens("score"), "there is no run in elsewhere yet")
-
-
-def test_every_call_is_a_command() -> None:
-    assert sorted(NAMES) == sorted(name.replace("_", "-") for name in ensemble.__all__)
 
 
 @pytest.mark.parametrize("command", NAMES)

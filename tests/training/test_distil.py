@@ -319,8 +319,8 @@ def test_a_fold_whose_teacher_was_trained_again_since_is_taught_again_or_refused
 
 def test_jobs_that_learned_otherwise_do_not_mix(root: Path, student: Path, tmp_path: Path) -> None:
     call = ("distil", "--run", root / "teacher", "--recipe", root / "student.toml", "--out")
-    refused(maskens(*call, student), "learn from other soft targets", "alpha 1; now", "alpha 0.5")
-    refused(maskens(*call, student, "--alpha", 1, "--temperature", 2), "learn from other soft targets")
+    refused(maskens(*call, student), "trained on other soft targets", "alpha 1; now", "alpha 0.5")
+    refused(maskens(*call, student, "--alpha", 1, "--temperature", 2), "trained on other soft targets")
     plain = ensemble.folds(
         data=root / "data", run=tmp_path / "plain", folds_file=root / "teacher" / "folds.csv", seed=1
     )
@@ -329,7 +329,7 @@ def test_jobs_that_learned_otherwise_do_not_mix(root: Path, student: Path, tmp_p
     assert (copied, len(plan.todo)) == (0, 2)
     (plain.run.job_folder("heads", 0)).mkdir(parents=True)
     (plain.run.job_folder("heads", 0) / "job.json").touch()
-    refused(maskens(*call, plain.run.folder), "learn from labels alone")
+    refused(maskens(*call, plain.run.folder), "trained on labels alone")
     refused(maskens("train", "--run", student, "--pseudo", root / "teacher"), "--pseudo", "soft targets")
 
 
