@@ -223,5 +223,5 @@ def predict_files(
             on_predict(start + len(files), len(photos.files))
     if not skip_bad:
         listed = [f"{photos.path(file)} {problems[file]}" for file in photos.files if file in problems]
-        refuse(listed, "photos can't be used", "Leave them out, by name or with --skip-bad-photos.")
+        refuse(listed, "photos can't be used", "Exclude them by name, or with --skip-bad-photos.")
     return records, dict(photos.without(problems).skipped)

@@ -306,7 +306,7 @@ def estimate_lines(found: Estimate) -> list[str]:
 
 
 def time_text(seconds: float) -> str:
-    """Seconds in the unit that reads best: "90 min", where humanize would say "an hour"."""
+    """Seconds, minutes or hours, in the unit that reads best."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -149,10 +149,8 @@ def create_app(
     # The pages /docs and /redoc would load scripts from elsewhere.
     app = FastAPI(title="maskens", version=library_versions()["maskens"], docs_url=None, redoc_url=None)
 
-    async def page(
-        status: int = 200, answered: Sequence[tuple[Record, ReadPhoto]] = (), refused: Refused | None = None
-    ) -> Response:
-        return await run_in_threadpool(_page, about, limits, status, answered, refused)
+    async def page(answered: Sequence[tuple[Record, ReadPhoto]] = (), refused: Refused | None = None) -> Response:
+        return await run_in_threadpool(_page, about, limits, answered, refused)
 
     responses = _responses(PREDICT_FAILURES, content=HTML)
     responses[200] = {"content": {"application/json": {"schema": RECORDS}, **HTML}}
@@ -165,12 +163,12 @@ def create_app(
             answered = await answer(request, pictures=html)
         except Refused as refused:
             if html:
-                return await page(refused.status, refused=refused)
+                return await page(refused=refused)
             photos = [{"photo": name, "reason": reason} for name, reason in refused.photos]
             problem = {"error": refused.message} | ({"photos": photos} if photos else {})
             return _json(problem, refused.status, refused.headers)
         metrics.photos.inc(len(answered))
-        return await page(answered=answered) if html else _json([record for record, _ in answered])
+        return await page(answered) if html else _json([record for record, _ in answered])
 
     @app.get("/health", response_model=Health, responses=_responses())
     async def ready() -> Response:
@@ -202,11 +200,7 @@ def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = Non
 
 
 def _page(
-    about: str,
-    limits: Limits,
-    status: int,
-    answered: Sequence[tuple[Record, ReadPhoto]],
-    refused: Refused | None,
+    about: str, limits: Limits, answered: Sequence[tuple[Record, ReadPhoto]], refused: Refused | None
 ) -> Response:
     """The form, with answers or the reason why there are none. Its policy allows its own style and script, by a number
     used once, and pictures inside the text."""
@@ -230,7 +224,7 @@ def _page(
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     )
     headers = {"Content-Security-Policy": policy, **(refused.headers or {} if refused else {})}
-    return Response(html, status, headers, "text/html")
+    return Response(html, refused.status if refused else 200, headers, "text/html")
 
 
 def _guarded(app: ASGIApp, hosts: Sequence[str], metrics: Metrics) -> ASGIApp:

@@ -40,14 +40,7 @@ logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the sender o
 MultiPartParser.spool_max_size = 2**62  # bytes of a photo in memory; beyond, it would go to a temporary file
 
 Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Upload:
-    """A photo as it was sent."""
-
-    name: str
-    content: bytes
+Upload = tuple[str, bytes]  # name and content of a photo as it was sent
 
 
 async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
@@ -63,8 +56,7 @@ async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
         message = await request.receive()
         left -= len(message.get("body", b""))
         if left < 0:
-            most = f"{limits.megabytes:g} MB, all its photos together"
-            raise Refused(413, f"the request is too large: the limit is {most}")
+            raise Refused(413, f"the request is too large: the limit is {limits.megabytes:g} MB for all its photos")
         return message
 
     limited = Request(request.scope, receive)
@@ -74,7 +66,7 @@ async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
                 photos = await _read_form(limited, limits)
             else:
                 content = await limited.body()
-                photos = [Upload(UNNAMED, content)] if content else []
+                photos = [(UNNAMED, content)] if content else []
     except TimeoutError:
         raise Refused(408, "the upload took too long") from None
     except ClientDisconnect:
@@ -88,9 +80,7 @@ async def _read_form(request: Request, limits: Limits) -> list[Upload]:
     try:
         async with request.form(max_files=limits.photos, max_fields=FIELDS, max_part_size=FIELD_BYTES) as form:
             files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
-            return [
-                Upload((f.filename or UNNAMED)[:LONGEST_NAME], await f.read()) for f in files if f.filename or f.size
-            ]
+            return [((f.filename or UNNAMED)[:LONGEST_NAME], await f.read()) for f in files if f.filename or f.size]
     except (HTTPException, MultiPartException, FormParserError) as error:
         why = str(getattr(error, "detail", error))
         if why.startswith("Too many files"):
@@ -130,7 +120,7 @@ class ServedModels:
         """Of the models."""
         return self._models.notes
 
-    def read(self, upload: Upload, picture: bool) -> ReadPhoto:
+    def read(self, name: str, content: bytes, picture: bool) -> ReadPhoto:
         """Decode an upload.
 
         Args:
@@ -143,16 +133,21 @@ class ServedModels:
         sizes = [*decoded_sizes(preprocessings), *([(PICTURE, PICTURE)] if picture else [])]
         pixels: float = math.inf
         try:
-            photo = decode_photo(upload.content, upload.name, sizes, FORMATS, self._most_pixels)
+            photo = decode_photo(content, name, sizes, FORMATS, self._most_pixels)
             height, width = photo.whole
             pixels = height * width
             loaded = in_preprocessings(photo.sizes[: len(preprocessings)], preprocessings)
-            shown = _shrunk(photo.sizes[-1]) if picture else None
+            shown = None
+            if picture:
+                whole = photo.sizes[-1]
+                scale = min(1.0, PICTURE / max(whole.shape[:2]))
+                small = max(1, round(scale * whole.shape[0])), max(1, round(scale * whole.shape[1]))
+                shown = resize_and_crop(whole, small, None)
             return ReadPhoto(loaded.sizes, is_distorted(height, width, self._aspect), shown)
         except MaskensError:
             raise
         except Exception as error:  # what decoders raise on bytes that were made to break them is no fixed list
-            raise MaskensError(f"{upload.name} can't be read ({type(error).__name__})") from error
+            raise MaskensError(f"{name} can't be read ({type(error).__name__})") from error
         finally:
             if pixels > LARGE:
                 give_back_memory()
@@ -166,12 +161,6 @@ class ServedModels:
         places = [str(n) for n in range(len(photos))]
         distorted = [place for place, photo in zip(places, photos, strict=True) if photo.distorted]
         return photo_records(places, self._models.predict([p.sizes for p in photos]), distorted)
-
-
-def _shrunk(photo: Pixels) -> Pixels:
-    height, width = photo.shape[:2]
-    scale = min(1.0, PICTURE / max(height, width))
-    return resize_and_crop(photo, (max(1, round(scale * height)), max(1, round(scale * width))), None)
 
 
 class RequestAnswerer:
@@ -211,16 +200,16 @@ class RequestAnswerer:
             raise Refused(500, "the models failed; the server's log has the reason") from error
         finally:
             self._requests -= 1
-        named = [record | {"photo": upload.name} for record, upload in zip(records, uploads, strict=True)]
+        named = [record | {"photo": name} for record, (name, _) in zip(records, uploads, strict=True)]
         return list(zip(named, photos, strict=True))
 
     async def _decode(self, uploads: Sequence[Upload], pictures: bool) -> list[ReadPhoto]:
         loop = asyncio.get_running_loop()
-        reading = [loop.run_in_executor(self._readers, self._models.read, upload, pictures) for upload in uploads]
+        reading = [loop.run_in_executor(self._readers, self._models.read, *upload, pictures) for upload in uploads]
         photos, bad = [], []
-        for upload, found in zip(uploads, await asyncio.gather(*reading, return_exceptions=True), strict=True):
+        for (name, _), found in zip(uploads, await asyncio.gather(*reading, return_exceptions=True), strict=True):
             if isinstance(found, MaskensError):
-                bad.append((upload.name, str(found).removeprefix(f"{upload.name} ")))
+                bad.append((name, str(found).removeprefix(f"{name} ")))
             elif isinstance(found, BaseException):
                 raise found
             else:
