@@ -150,14 +150,12 @@ class TestRun:
 
 
 class TestDuplicates:
-    def copy_a_photo(self) -> None:
+    def test_ids_with_the_same_photo_become_one_person(self, folds: Callable[..., str]) -> None:
+        assert "merged: " not in folds("--k", "2", "--merge-duplicates")
+        Path("more.csv").write_text(f"a,b\n000000,{B}\n")
         for a, b in ((A, B), (B, "000013")):
             source, target = (next(Path("data/train/images").glob(f"{i}_*")) / "mask1.jpg" for i in (a, b))
             target.write_bytes(source.read_bytes())
-
-    def test_ids_with_the_same_photo_become_one_person(self, folds: Callable[..., str]) -> None:
-        Path("more.csv").write_text(f"a,b\n000000,{B}\n")
-        self.copy_a_photo()
         assert "nearly the same photo of two people" in folds("--k", "2", "--check-photos")
         out = folds("--k", "2", "--merge", "more.csv", "--merge-duplicates")
         assert f"merged: ids 000000, {A}, {B}, 000013 are one person" in out, "what is found joins what is given"
@@ -166,10 +164,3 @@ class TestDuplicates:
         same = {"000000", A, B, "000013"}
         assert len({int(f) for p, f in zip(data.people, assigned, strict=True) if p.id in same}) == 1
         assert "nearly the same photo of two people" not in folds("--check-photos"), "it is stored"
-
-    def test_without_duplicates_the_run_is_as_without_the_option(self, folds: Callable[..., str]) -> None:
-        folds("--k", "2")
-        before = (RUN / "folds.csv").read_bytes()
-        assert "the same folds were there already" in folds("--merge-duplicates")
-        assert (RUN / "folds.csv").read_bytes() == before
-        assert not (RUN / "merged.csv").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ import pytest
 from conftest import MakeData
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from folds.errors import MaskensError
 from folds.files import sha256
 from folds.labels import SHOTS, IntArray
 from folds.layout import read_train
+from folds.pages.tables import folds_table
 from folds.people import Person, TrainData
 from folds.splits import (
     STRATA,
@@ -192,6 +195,20 @@ def test_people_and_photos_are_counted() -> None:
         11: [0, 1],
         17: [0, 1],
     }
+
+
+@pytest.mark.parametrize("k", [5, 10, 20])
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_terminal_cuts_no_figure_off(k: int, width: int) -> None:
+    output = io.StringIO()
+    Console(file=output, width=width).print(folds_table(round_robin(24), np.arange(24) % k, k))
+    text = output.getvalue()
+    assert "…" not in text
+    counts = [24 // k + (fold < 24 % k) for fold in range(k)]
+    people = [line.split() for line in text.splitlines() if line.strip().startswith("people ")][-1]
+    narrow = "fewest in a fold" in text
+    assert people[1:] == ([str(min(counts)), str(max(counts))] if narrow else [*map(str, counts)]) + ["24"]
+    assert narrow == {5: False, 10: width < 120, 20: width < 200}[k]
 
 
 class TestOwnFolds:
