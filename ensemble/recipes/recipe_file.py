@@ -186,7 +186,9 @@ def _readable(error: Any, above: Sequence[str]) -> list[str]:
     """`tasks.mask.optimizer.learning_rate: unknown key (did you mean 'lr'?)`, one or more, for one of pydantic's
     `ValidationError.errors()`; `above` is where in a recipe the table is that was validated."""
     path = [*above, *(str(p) for p in error["loc"])]
-    where = ".".join(p for p in path if p not in ENTRIES) or "recipe"
+    where = ".".join(p for p in path if p not in ENTRIES and "[" not in p) or "recipe"  # pydantic names kinds, too
+    if path and path[-1].startswith("literal["):
+        return []  # the other kind that the value may be of is listed
     if error["type"] == "extra_forbidden":
         task = "tasks.*." * (where in TaskRecipe.model_fields) or "tasks." * (where in KINDS)
         near = f" (did you mean {task}{where}?)" if task else did_you_mean(path[-1], _keys_at(path[:-1]))

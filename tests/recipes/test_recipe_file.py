@@ -133,6 +133,7 @@ def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions() -
         ("epochs = 1\nsizes = [[16, 16], [24, 20]]", "sizes: there are only 1 epochs"),
         ("sizes = [[24, 32]]", "sizes: photos are [32, 24] and can only become smaller"),
         ("crop = [64, 24]", "crop: larger than the photo after resize [32, 24] (it is [64, 24])"),
+        ("crop = [64, 10]", "crop.1: input should be greater than or equal to 16 (it is 10)"),
         ("optimizer = {layer_decay = 0}", "optimizer.layer_decay: input should be greater than 0"),
         ("batch_size = 7\nmix = {cutmix = 1}", "mix: photos are mixed in pairs, and batch_size 7 is odd"),
         ("mix = {cutmix = 1, half_face = true}", "mix: half_face excludes mixup and cutmix"),
