@@ -162,7 +162,7 @@ def skip_unreadable(
     refuse_without_detector(preprocessings)
 
     def readable(photos: PhotoSet) -> PhotoSet:
-        return photos.without(_reasons(photos, _decode_all(photos, preprocessings, workers, on_progress)[1]))
+        return photos.without(_decode_all(photos, preprocessings, workers, on_progress)[1])
 
     if cache is None:
         return readable(photos)
@@ -188,8 +188,8 @@ def check_readable(
 ) -> FaceFlags:
     """Decode every photo and keep none. Raises MaskensError with all photos that can't be read."""
     refuse_without_detector(preprocessings)
-    faces, problems = _decode_all(photos, preprocessings, workers, on_progress)
-    refuse(list(problems.values()), f"photos in {photos.root} can't be used", SKIP_ADVICE)
+    faces, unreadable = _decode_all(photos, preprocessings, workers, on_progress)
+    _refuse_unreadable(photos, unreadable)
     return faces
 
 
@@ -260,11 +260,11 @@ def _build(
             for file, photo in zip(files, sizes, strict=True):
                 file[index] = photo
 
-        faces, problems = _decode_all(photos, targets, workers, on_progress, keep)
+        faces, unreadable = _decode_all(photos, targets, workers, on_progress, keep)
         if skip:
-            photos = photos.without(_reasons(photos, problems))
+            photos = photos.without(unreadable)
         else:
-            refuse(list(problems.values()), f"photos in {photos.root} can't be used", SKIP_ADVICE)
+            _refuse_unreadable(photos, unreadable)
         for file, preprocessing in zip(files, targets, strict=True):
             file.flush()
             path = _pixel_file(cache, photos, preprocessing)
@@ -287,15 +287,17 @@ def _decode_all(
     on_progress: Progress | None = None,
     keep: Callable[[int, Sequence[Pixels]], None] = lambda index, sizes: None,
 ) -> tuple[FaceFlags, dict[str, str]]:
-    """Load all photos that are not skipped and hand them to `keep`; returns (faces, file -> why it can't be read)."""
+    """Load all photos that are not skipped and hand them to `keep`; returns (faces, file -> why it can't be read). The
+    reason lacks the photo's path, as data may be moved."""
     faces = np.ones(len(photos.files), np.bool_)
 
     def problem(index: int) -> str:
+        path = photos.path(photos.files[index])
         try:
-            sizes, faces[index] = load_photo(photos.path(photos.files[index]), preprocessings)
+            sizes, faces[index] = load_photo(path, preprocessings)
             keep(index, sizes)
         except MaskensError as error:
-            return str(error)
+            return str(error).removeprefix(f"{path} ")
         return ""
 
     rows = np.flatnonzero(photos.readable).tolist()
@@ -303,9 +305,9 @@ def _decode_all(
     return faces, {photos.files[row]: wrong for row, wrong in found if wrong}
 
 
-def _reasons(photos: PhotoSet, problems: dict[str, str]) -> dict[str, str]:
-    """file -> why it can't be read, without its folder, which may be moved."""
-    return {file: wrong.removeprefix(f"{photos.path(file)} ") for file, wrong in problems.items()}
+def _refuse_unreadable(photos: PhotoSet, unreadable: dict[str, str]) -> None:
+    problems = [f"{photos.path(file)} {why}" for file, why in unreadable.items()]
+    refuse(problems, f"photos in {photos.root} can't be used", SKIP_ADVICE)
 
 
 class PixelFile:

@@ -238,10 +238,8 @@ def compile_for_training(model: nn.Module, x: Tensor, precision: Precision) -> t
     torch._dynamo.reset()  # it would give up after a few models of one process
     with unchanged(model, x.device):
         faster, seconds, failure = compile_model(model, lambda forward: _step(forward, model, x, precision))
-    return (
-        faster,
-        f"not compiled, trains as without --compile: {failure}" if failure else f"compiled in {seconds:.0f} s",
-    )
+    note = f"not compiled, trains as without --compile: {failure}" if failure else f"compiled in {seconds:.0f} s"
+    return faster, note
 
 
 def _step(forward: Forward, model: nn.Module, x: Tensor, precision: Precision) -> None:

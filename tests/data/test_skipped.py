@@ -79,12 +79,12 @@ def test_a_cache_with_holes_is_not_taken_for_a_complete_one(root: Path, tmp_path
 
 def test_a_cache_with_holes_is_used_again_and_what_was_mended_since_is_noticed(root: Path, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    told: list[tuple[int, int]] = []
-    first = skip_unreadable(photos_in(root), [SMALL], cache, 1, lambda done, total: told.append((done, total)))
-    assert told[-1] == (6, 6)
-    told.clear()
-    again = skip_unreadable(photos_in(root), [SMALL], cache, 1, lambda done, total: told.append((done, total)))
-    assert (again.skipped, told) == (first.skipped, [])
+    progress: list[tuple[int, int]] = []
+    first = skip_unreadable(photos_in(root), [SMALL], cache, 1, lambda done, total: progress.append((done, total)))
+    assert progress[-1] == (6, 6)
+    progress.clear()
+    again = skip_unreadable(photos_in(root), [SMALL], cache, 1, lambda done, total: progress.append((done, total)))
+    assert (again.skipped, progress) == (first.skipped, [])
     Image.new("RGB", (22, 30), "white").save(root / TEXT)
     mended = skip_unreadable(photos_in(root), [SMALL], cache, workers=1)
     assert [*mended.skipped] == [CUT]

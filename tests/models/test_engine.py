@@ -14,6 +14,11 @@ from folds.errors import MaskensError
 X = torch.randn(37, 3, 48, 40, generator=torch.Generator().manual_seed(1))
 
 
+def agrees(engine: InferenceEngine, model: nn.Module, x: Tensor = X, atol: float = 1e-5) -> bool:
+    with torch.no_grad():
+        return torch.allclose(engine.logits(x), model(x), atol=atol)
+
+
 def lively(model: nn.Module) -> nn.Module:
     """Norms as training leaves them: each channel another mean, spread, scale and shift."""
     generator = torch.Generator().manual_seed(2)
@@ -103,12 +108,10 @@ def model() -> nn.Module:
 
 
 def test_logits_do_not_depend_on_the_batch(model: nn.Module) -> None:
-    with torch.no_grad():
-        exact = model(X)
     for batch in (0, 1, 8, 64):
-        found = fast_engine(model, X, EngineOptions(), batch).logits(X)
-        assert found.dtype == torch.float32
-        assert torch.allclose(found, exact, atol=1e-5)
+        found = fast_engine(model, X, EngineOptions(), batch)
+        assert found.logits(X).dtype == torch.float32
+        assert agrees(found, model)
 
 
 def test_the_batch_grows_for_as_long_as_that_pays() -> None:
@@ -127,8 +130,7 @@ def test_a_gpu_too_small_for_the_batch_gets_smaller_ones(model: nn.Module) -> No
             return model(x)  # type: ignore[no-any-return]
 
     found = fast_engine(Small(), X[:4], EngineOptions(), 16)
-    with torch.no_grad():
-        assert torch.allclose(found.logits(X), model(X), atol=1e-5)
+    assert agrees(found, model)
     assert (sizes[:3], found.batch) == ([16, 8, 4], 4), "halved once, and kept"
 
     class Full(nn.Module):
@@ -150,8 +152,7 @@ def test_compiled_models_give_the_same_logits_and_tell_the_warm_up(
 
     monkeypatch.setattr(precision, "COMPILER", backend)
     found = fast_engine(model, X, EngineOptions(compile=True), 8)
-    with torch.no_grad():
-        assert torch.allclose(found.logits(X), model(X), atol=1e-5)
+    assert agrees(found, model)
     assert found.compile_seconds > 0
     assert len(compiled) == 1, "37 photos in batches of 8: the rest is filled up, not compiled anew"
 
@@ -168,8 +169,7 @@ def test_a_gpus_compiled_model_reuses_its_output_and_the_logits_are_kept(
     monkeypatch.setattr(torch, "compile", graphed)
     engine = InferenceEngine(precision.compile_model(model, lambda forward: None, cuda_graphs=True)[0], 8)
     engine.fixed_size = True
-    with torch.no_grad():
-        assert torch.allclose(engine.logits(X), model(X), atol=1e-5)
+    assert agrees(engine, model)
 
 
 def test_what_cannot_be_compiled_is_reported_in_one_line(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,5 +179,4 @@ def test_what_cannot_be_compiled_is_reported_in_one_line(model: nn.Module, monke
     monkeypatch.setattr(precision, "COMPILER", backend)
     found = fast_engine(model, X, EngineOptions(compile=True), 8)
     assert found.notes == ("not compiled, predicts as without --compile: no C++ compiler found",)
-    with torch.no_grad():
-        assert torch.allclose(found.logits(X), model(X), atol=1e-5), "and it predicts all the same"
+    assert agrees(found, model), "and it predicts all the same"

@@ -12,13 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.models import engine_choice, onnx_graph
-from ensemble.models.engine import EngineOptions
+from ensemble.models.engine import EngineOptions, InferenceEngine
 from ensemble.models.engine_choice import choose_engine, engine_options
 from ensemble.models.onnx_graph import OnnxGraphs
 from folds.errors import MaskensError
 
 X = torch.randn(37, 3, 32, 32, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=torch.channels_last)
 OTHERS = ("onnxruntime", "openvino")
+
+
+def agrees(engine: InferenceEngine, model: nn.Module, x: Tensor = X, atol: float = 1e-4) -> bool:
+    with torch.no_grad():
+        return torch.allclose(engine.logits(x), model(x), atol=atol)
 
 
 def tiny(seed: int) -> nn.Module:
@@ -49,9 +54,7 @@ def test_logits_are_those_of_torch(engine: str, seed: int, graphs: OnnxGraphs, m
     model = tiny(seed)
     found = choose_engine(model, X, EngineOptions(engine=engine), 8, graphs)  # type: ignore[arg-type]
     assert (found.precision.engine, found.notes) == (engine, ())
-    with torch.no_grad():
-        for count in (37, 8, 1):
-            assert torch.allclose(found.logits(X[:count]), model(X[:count]), atol=1e-4)
+    assert all(agrees(found, model, X[:count]) for count in (37, 8, 1))
 
 
 class Scaled(nn.Module):
@@ -70,8 +73,7 @@ def test_models_that_only_look_alike_do_not_share_a_graph() -> None:
     for factor in (1.0, -3.0):
         model = Scaled(factor).eval()
         found = choose_engine(model, X, options, 8, graphs)
-        with torch.no_grad():
-            assert torch.allclose(found.logits(X), model(X), atol=1e-4)
+        assert agrees(found, model)
         assert found.precision.engine == "onnxruntime"
 
 
@@ -89,8 +91,7 @@ def test_an_engine_that_fails_or_has_other_logits_leaves_the_model_to_torch(
         monkeypatch.setattr(OnnxGraphs, "of", graph)
         found = choose_engine(model, X, EngineOptions(engine="openvino"), 8, OnnxGraphs())
         assert (found.precision.engine, found.notes) == ("torch", (note,))
-        with torch.no_grad():
-            assert torch.allclose(found.logits(X), model(X), atol=1e-5)
+        assert agrees(found, model)
 
 
 def fakes(model: nn.Module, monkeypatch: pytest.MonkeyPatch, error: dict[tuple[str, str], float]) -> None:
