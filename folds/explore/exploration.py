@@ -195,5 +195,5 @@ def find_conflicts(data: TrainData) -> list[Conflict]:
             "age": str(person.age),
         }
         if differ := [f"{key} {of_row[key]}" for key, value in of_name.items() if value != of_row[key]]:
-            found.append((f"folder {person.path}: train.csv says {', '.join(differ)}", (i,)))
+            found.append((f"folder {person.path}: train.csv has {', '.join(differ)}", (i,)))
     return found

@@ -65,7 +65,7 @@ def test_every_colour_mode_becomes_rgb(
     ("orientation", "upright"),
     [(1, lambda p: p), (2, np.fliplr), (3, lambda p: np.rot90(p, 2)), (6, lambda p: np.rot90(p, -1)), (8, np.rot90)],
 )
-def test_every_pixel_goes_where_the_orientation_says(tmp_path: Path, orientation: int, upright: Any) -> None:
+def test_every_pixel_goes_where_the_orientation_puts_it(tmp_path: Path, orientation: int, upright: Any) -> None:
     pixels = noise(6, 4)
     exif = Image.Exif()
     exif[ORIENTATION] = orientation

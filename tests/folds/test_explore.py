@@ -39,7 +39,7 @@ def spoil(root: Path) -> None:
     """Plant one of everything that exploring should find."""
     table = root / "train" / "train.csv"
     rows = list(csv.reader(table.read_text().splitlines()))
-    old, rows[5][4] = rows[5][4], ODD  # the new name says another gender and age than the row
+    old, rows[5][4] = rows[5][4], ODD  # the new name has another gender and age than the row
     rows[10][0] = "000001"  # one id, two genders, two ages
     rows[12][2] = "Martian"
     with table.open("w", newline="") as file:
@@ -149,8 +149,8 @@ def test_labels_that_disagree_are_named_and_shown(explored: tuple[Outcome, Path]
     for words in (
         "id 000001 is male in one row and female in another",
         "id 000001 is 27 and 31 years old, in 2 age bands",
-        f"folder {ODD}: train.csv says gender female, race asian, age 34",
-        "train.csv says race martian",
+        f"folder {ODD}: train.csv has gender female, race asian, age 34",
+        "train.csv has race martian",
     ):
         assert words in page.words["labels"]
         assert words in explored[0].out

@@ -41,7 +41,7 @@ def face(left: tuple[int, int], right: tuple[int, int], mouth: int, box: tuple[i
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the detector says of every photo."""
+    """What the detector finds on every photo."""
     answer: list[dict[str, Any]] = []
     monkeypatch.setattr(faces, "_detector", lambda smallest: SimpleNamespace(detect_faces=lambda photo: answer))
     return answer

@@ -122,16 +122,18 @@ def test_a_power_loss_does_not_take_what_was_reported_as_saved(tmp_path: Path, m
     assert (kept[0].name, kept[-1]) == ("graph", tmp_path)
 
 
-@pytest.mark.parametrize(("error", "told"), [(errno.EINVAL, False), (errno.EIO, True)])
-def test_a_disk_that_fails_to_keep_a_name_is_told_and_one_that_never_can_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, told: bool
+@pytest.mark.parametrize(("error", "reported"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_disk_that_fails_to_keep_a_name_is_reported_and_one_that_never_can_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int, reported: bool
 ) -> None:
     def cant(descriptor: int) -> None:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(error, os.strerror(error))
 
     monkeypatch.setattr(os, "fsync", cant)
-    with pytest.raises(MaskensError, match=r"can't write .*a\.csv: .*error\.$") if told else contextlib.nullcontext():
+    with (
+        pytest.raises(MaskensError, match=r"can't write .*a\.csv: .*error\.$") if reported else contextlib.nullcontext()
+    ):
         write_text(tmp_path / "a.csv", "x")
     assert os.listdir(tmp_path) == ["a.csv"]
 

@@ -84,7 +84,7 @@ class TestSplit:
 
 @pytest.fixture
 def folds(make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """`maskens folds --run run` in a folder with 30 people; it returns what was said."""
+    """`maskens folds --run run` in a folder with 30 people; it returns the output."""
     monkeypatch.chdir(tmp_path)
     make_data(tmp_path / "data", people=30)
     Path("same.csv").write_text(f"a,b\n{B},{A}\n")
@@ -101,12 +101,12 @@ def groups() -> set[str]:
     return {p.group for p in load_data(load_run(RUN))[0].people}
 
 
-TOLD = f"merged: ids {A}, {B} are one person"
+LINE = f"merged: ids {A}, {B} are one person"
 
 
 class TestRun:
     def test_a_list_is_reported_saved_and_seen_by_later_steps(self, folds: Callable[..., str]) -> None:
-        assert TOLD in folds("--k", "2", "--merge", "same.csv")
+        assert LINE in folds("--k", "2", "--merge", "same.csv")
         assert (RUN / "merged.csv").read_text() == f"a,b\n{A},{B}\n"
         with (RUN / "folds.csv").open() as file:
             rows = {r["id"]: r for r in csv.DictReader(file)}
@@ -120,7 +120,7 @@ class TestRun:
         Path("same.csv").write_text(f"a,b\n{int(B)},{int(A)}\n")  # as a spreadsheet saves it
         folds("--merge", "same.csv")
         Path("same.csv").unlink()
-        assert TOLD in folds("--k", "3"), "with other folds too"
+        assert LINE in folds("--k", "3"), "with other folds too"
         out = folds("--k", "2", "--merge", "none")
         assert "merged: " not in out
         assert "kept as run/merged.1.csv" in out
@@ -140,7 +140,7 @@ class TestRun:
         refused(maskens("train", "--run", "run", "--recipe", "demo"), "merged.csv is missing, was edited", "--merge")
         (RUN / "merged.csv").unlink()
         refused(maskens("folds", "--run", "run"), "merged.csv is missing", "--merge")
-        assert TOLD in folds("--merge", "same.csv")
+        assert LINE in folds("--merge", "same.csv")
 
     def test_unknown_ids_are_refused_before_anything_is_written(self, folds: Callable[..., str]) -> None:
         Path("wrong.csv").write_text(f"a,b\n{A},70\n")

@@ -37,7 +37,7 @@ def test_the_forms_that_the_message_offers(text: str, folds: list[int]) -> None:
         *((text, f"'{item}' is not a fold") for text, item in (("0-4", "0-4"), ("-1", "-1"), ("1,all", "all"))),
     ],
 )
-def test_a_refusal_says_what_to_write(text: str, message: str) -> None:
+def test_a_refusal_names_what_to_write(text: str, message: str) -> None:
     with pytest.raises(MaskensError, match=f"--fold {re.escape(text)}: .*{re.escape(message)}"):
         parse_folds(text, 5)
 
