@@ -3,8 +3,8 @@
     python benchmarks/kills.py --kills 200
 
 Generated photos, a tiny model, 2 folds: folds, train, infer and score, one after the other, in a process that is
-killed (SIGKILL) after a random time, and started again until all is done. Then every file of the run is held against
-that of a run that nobody killed: byte by byte, but for what tells the time (see `compared`). Epochs are saved within,
+killed (SIGKILL) after a random time, and started again until all is done. Then every file of the run is compared with
+that of a run that nobody killed: byte by byte, but for times (see `compared`). Epochs are saved within,
 too, as long ones are. Linux and macOS.
 """
 
@@ -128,19 +128,19 @@ def killed_during(todo: Sequence[tuple[str, ...]], folder: Path, after: float) -
     Raises:
         RuntimeError: it ended badly by itself.
     """
-    at, said = folder / "at", folder / "said"
+    at, output = folder / "at", folder / "output"
     at.write_text("start")
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            run_all(todo, at, said)
+            run_all(todo, at, output)
         os._exit(1)
     deadline = time.perf_counter() + after
     while time.perf_counter() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             if os.waitstatus_to_exitcode(status):
-                raise RuntimeError(f"{at.read_text()} ended badly: {said.read_text()[-2000:]}")
+                raise RuntimeError(f"{at.read_text()} ended badly: {output.read_text()[-2000:]}")
             return ""
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
@@ -154,13 +154,13 @@ def finish(todo: Sequence[tuple[str, ...]], folder: Path) -> None:
         raise RuntimeError("unreachable")
 
 
-def run_all(todo: Sequence[tuple[str, ...]], at: Path, said: Path) -> None:
+def run_all(todo: Sequence[tuple[str, ...]], at: Path, output: Path) -> None:
     """In the child: one command after the other, as from the command line."""
     import cli
     import ensemble.training.fit_fold
 
     ensemble.training.fit_fold.SAVE_EVERY = SAVE_EVERY
-    with said.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with output.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         for step in todo:
             at.write_text(step[0])
             sys.argv = ["maskens", *step]

@@ -1,4 +1,4 @@
-"""What every backend does: call a function somewhere, and report when the place was lost."""
+"""What every backend does: call a function somewhere, and report when its process or node is gone."""
 
 from __future__ import annotations
 
@@ -85,15 +85,11 @@ class SequentialBackend:
 def call_with_retries(
     backend: Backend, make: Callable[[], Call], retries: int, on_retry: Callable[[str], object] = lambda note: None
 ) -> Any:
-    """Call until the call ends, or its process is lost more than `retries` times.
+    """Call until the call ends, or raise WorkerLost when its process is lost more than `retries` times.
 
     Args:
         make: a call, anew for each attempt.
         on_retry: called with the reason for another attempt.
-
-    Raises:
-        WorkerLost: it was lost once more.
-        Exception: as of `Backend.call`.
     """
     for attempt in range(2, retries + 2):
         try:
@@ -104,11 +100,7 @@ def call_with_retries(
 
 
 def run_in_threads(work: Callable[[Item], Any], items: Sequence[Item], slots: int) -> list[Any]:
-    """`work` for each item, in this thread if there is one slot, else in so many, each of which waits for a backend.
-
-    Returns:
-        The results in the order of `items`.
-    """
+    """The results of `work` for each item: in this thread if there is one slot, else in so many threads."""
     if slots == 1:
         return [work(item) for item in items]
     return list(joblib.Parallel(n_jobs=slots, backend="threading")(joblib.delayed(work)(item) for item in items))

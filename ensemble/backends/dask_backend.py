@@ -92,11 +92,7 @@ class DaskBackend:
         self._client = self._cluster = None
 
     def _connected(self) -> Client:
-        """A client whose scheduler is there, or will be soon.
-
-        Raises:
-            MaskensError: it does not come back.
-        """
+        """A client whose scheduler is there, or comes back soon. Raises MaskensError: it does not."""
         with self._lock:
             if self._gone:
                 raise MaskensError(self._gone)
@@ -124,11 +120,7 @@ def _client(address: str | LocalCluster | None, seconds: float) -> Client:
 
 @contextlib.contextmanager
 def dask_client(address: str) -> Iterator[Client]:
-    """A client for as long as the block takes.
-
-    Raises:
-        MaskensError: no scheduler answers at the address, or it has no workers.
-    """
+    """A client for as long as the block takes. Raises MaskensError: no scheduler answers, or it has no workers."""
     try:
         client = _client(address, ANSWERING)
     except (OSError, TimeoutError, ValueError) as error:

@@ -93,7 +93,7 @@ class _Worker:
             raise WorkerStopped from None
 
     def stop(self) -> Future[Any] | None:
-        """Ask the call to save its work and stop; returns it, None if there is none."""
+        """Ask the call under way, if there is one, to save its work and stop."""
         self._stopping = True
         if self._job is None or self._job.done():
             return None

@@ -26,8 +26,6 @@ LOOK = 0.5  # seconds between two looks at whether it is to stop
 
 
 class _Pickler(pickle.Pickler):
-    """Paths travel as absolute ones and become what they are on the node that reads them."""
-
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, PurePath):
             return node_path, (os.path.abspath(value),)
@@ -35,18 +33,14 @@ class _Pickler(pickle.Pickler):
 
 
 def pack(value: Any) -> bytes:
-    """Pickle for another node; `pickle.loads` there."""
+    """Pickle for another node: paths travel as absolute ones and become those of the node that reads them."""
     buffer = io.BytesIO()
     _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
     return buffer.getvalue()
 
 
 def node_path(path: str) -> Path:
-    """Where a path of the machine that started a call is on this node, as MASKENS_PATHS says; the same without it.
-
-    Raises:
-        MaskensError: the variable is malformed.
-    """
+    """Where a path of the machine that started a call is on this node. Raises MaskensError: malformed MASKENS_PATHS."""
     pairs = []
     for item in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
         there, equals, here = item.partition("=")
@@ -65,14 +59,8 @@ def _refusal(reason: str) -> MaskensError:
 
 @contextlib.contextmanager
 def packed_call(call: Call, threads: int) -> Iterator[bytes]:
-    """A call as `run_on_node` takes it. A file marks its folder of notes meanwhile, by which a node knows it.
-
-    Args:
-        threads: of its arithmetic.
-
-    Raises:
-        MaskensError: the disk does not take it.
-    """
+    """A call as `run_on_node` takes it. A file marks its folder of notes meanwhile, by which a node knows it. Raises
+    MaskensError where the disk does not take that file."""
     work = pack((call.function, call.args))  # packed by itself, as the scheduler's worker need not import what it needs
     mark = marking_file(call.notes, call.token)
     try:
@@ -97,7 +85,7 @@ def started_file(notes: Path, token: str) -> Path:
 
 
 def stop_all(calls: Sequence[Call], seconds: float) -> None:
-    """Have the processes of calls, wherever they are, save their work and end; waits for that, but not for longer."""
+    """Have the processes of calls, wherever they are, save their work and end; waits for so many seconds at most."""
     with contextlib.suppress(OSError):
         for call in calls:
             stop_file(call.notes, call.token).touch()

@@ -66,11 +66,7 @@ class RayBackend:
         return outcome.result(self._stopping)
 
     def look_at_head(self) -> None:
-        """Ray itself would wait for a head that is gone, and after a minute end this process silently.
-
-        Raises:
-            MaskensError: it is gone.
-        """
+        """Raises MaskensError where it is gone: Ray itself would wait, and after a minute end this process silently."""
         with self._lock:
             until = time.monotonic() + RESTARTING
             while not self._gone and time.monotonic() - self._seen > LOOK:
@@ -104,14 +100,7 @@ class RayBackend:
 
 @contextlib.contextmanager
 def connected(address: str | None, local: dict[str, Any] | None = None) -> Iterator[None]:
-    """Connected to a cluster, or to one started here, for as long as the block takes.
-
-    Args:
-        local: what a cluster on this machine has.
-
-    Raises:
-        MaskensError: no cluster answers at the address.
-    """
+    """Connected to a cluster, or to one started here with what `local` gives it. Raises MaskensError: none answers."""
     if ray.is_initialized():  # by whoever calls us
         yield
         return
@@ -145,22 +134,17 @@ def temporary_folder() -> str:
 
 
 def reach(address: str | None, seconds: float = ANSWERING) -> None:
-    """Find out whether anything answers there, as Ray itself would try for many minutes.
-
-    Raises:
-        OSError: nothing does.
-    """
+    """Raises OSError where nothing answers: Ray itself would try for many minutes."""
     host, colon, port = (address or "").rpartition("://")[2].rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=seconds).close()
 
 
 def ray_shape(address: str, jobs: int | None, on_gpus: bool | None) -> ClusterCapacity:
-    """What the cluster that is connected takes at a time: a call for each GPU, else one for each node.
+    """What the connected cluster takes at a time: default a call for each GPU, else one for each node.
 
     Args:
         address: for messages.
-        jobs: calls at a time, if they are given.
         on_gpus: whether calls want one; None: if there are any.
 
     Raises:

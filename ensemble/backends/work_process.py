@@ -32,15 +32,14 @@ STOPPED = 143  # exit code: by SIGTERM
 
 
 def child_environment(threads: int) -> dict[str, str]:
-    """What keeps a process to so many threads, whichever library does its arithmetic, and to our modules: else a file
-    `random.py` or `ensemble.py` in the working folder would be imported in place of the module of that name."""
+    """What keeps a process to so many threads, and to our modules: a file `random.py` in the working folder is not
+    imported."""
     return dict.fromkeys(THREAD_VARIABLES, str(threads)) | {SAFE_PATH: "1"}
 
 
 @contextlib.contextmanager
 def interruptions_not_for_children() -> Iterator[None]:
-    """Processes started within, and by threads started within, get no Ctrl-C of the terminal: it is for the command,
-    which asks them to stop."""
+    """Processes started within get no Ctrl-C of the terminal: it is for the command, which asks them to stop."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -49,12 +48,8 @@ def interruptions_not_for_children() -> Iterator[None]:
 
 
 def end_with_parent(parent: int) -> None:
-    """In the process, first of all: SIGTERM interrupts as Ctrl-C does, and without its parent it gets one. What
-    the terminal sends, Ctrl-C and its end, is for its command alone.
-
-    Args:
-        parent: process id.
-    """
+    """In the process, first of all: SIGTERM interrupts as Ctrl-C does, and the process gets one when its parent (a
+    process id) is gone. What the terminal sends is for its command alone."""
     for number in set(SIGNALS) - {signal.SIGTERM}:
         signal.signal(number, signal.SIG_IGN)
     interruption.install([signal.SIGTERM])
@@ -77,14 +72,7 @@ class Outcome:
     value: Any = None  # what it returned or raised; how its process was lost
 
     def result(self, stopping: bool = False) -> Any:
-        """The call's result.
-
-        Args:
-            stopping: the command itself has asked all calls to stop.
-
-        Raises:
-            WorkerLost, WorkerStopped, Exception: as of `Backend.call`.
-        """
+        """The call's result, or raises as `Backend.call`; `stopping`: the command has asked all calls to stop."""
         if self.state == "returned":
             return self.value
         if self.state == "raised":
@@ -95,8 +83,7 @@ class Outcome:
 
 
 class Worker:
-    """A process that runs one call after the other. It is kept for a while after a call: importing torch anew takes
-    seconds."""
+    """A process that runs one call after the other, and is kept for a while, as importing torch takes seconds."""
 
     _idle: ClassVar[list[Worker]] = []
     _lock = threading.Lock()
@@ -135,7 +122,6 @@ class Worker:
 
     @classmethod
     def end_idle(cls) -> None:
-        """End those that wait for work."""
         with cls._lock:
             for worker in cls._idle:
                 worker.end()
@@ -158,7 +144,13 @@ def main(descriptor: int) -> None:
                 os.dup2(file.fileno(), 1)
                 os.dup2(file.fileno(), 2)
             os.environ[CALL_VARIABLE] = token
-            outcome = _outcome(packed)
+            try:
+                function, args = pickle.loads(packed)
+                outcome = Outcome("returned", function(*args))
+            except Exception as error:
+                if not isinstance(error, MaskensError):
+                    traceback.print_exc()
+                outcome = Outcome("raised", portable(error))
             sys.stdout.flush()
             work.send(outcome)
     except EOFError:  # the worker needs it no more
@@ -166,17 +158,6 @@ def main(descriptor: int) -> None:
     except KeyboardInterrupt:
         interruption.settle()
         sys.exit(STOPPED)
-
-
-def _outcome(packed: bytes) -> Outcome:
-    try:
-        function, args = pickle.loads(packed)
-        return Outcome("returned", function(*args))
-    except MaskensError as error:
-        return Outcome("raised", error)
-    except Exception as error:
-        traceback.print_exc()
-        return Outcome("raised", portable(error))
 
 
 def portable(error: Exception) -> Exception:

@@ -181,14 +181,13 @@ class JobRun:
             trainer.load(resumed["trained"])
             self.history, unfinished = resumed["history"], resumed["unfinished"]
             self.logits = [its.numpy() for its in resumed["logits"]]
-            self.report(record=self.record())
-            if self.history:
-                self.report(seconds=self.history[-1]["seconds"], **self.progress())
             if not unfinished:
                 self.write_epoch(trainer)  # as the interruption may have come before it
-        if self.spec.compile:
-            self.report(note="compiling the model, which may take minutes")
         with Trackers(self.spec.track, self.tracked(self.photos), len(self.history)) as self.trackers:
+            if self.history:
+                self.report_epoch()
+            if self.spec.compile:
+                self.report(note="compiling the model, which may take minutes")
             self.train(trainer, batches, unfinished)
         f1 = [h["f1"] for h in self.history]
         plain = np.stack([self.validated(logits) for logits in self.logits])
@@ -243,7 +242,7 @@ class JobRun:
             self.trackers.epoch(self.history[-1], self.validated(logits))  # first, so that a resumed job repeats it
             self.save(trainer)  # before the other files, which can be written anew from it
             self.write_epoch(trainer)
-            self.report(seconds=seconds, note=self.notes(), record=self.record(), **self.progress())
+            self.report_epoch()
 
     def watch(
         self, trainer: Trainer, stop: StopRequest, epoch: int, batches: int
@@ -328,12 +327,12 @@ class JobRun:
         assert self.trainer
         return "; ".join(filter(None, (self.trainer.note, self.trainer.compile_note, self.trackers.note)))
 
-    def progress(self) -> dict[str, Any]:
-        done = self.history[-1]
-        left = (self.recipe.epochs - len(self.history)) * done["seconds"] / len(self.history)
-        copied = {name: done[name] for name in ("loss", "f1", "photos_per_s")}
-        epoch = {"state": "training", "epoch": len(self.history), "batches": 0, "best": done["best_f1"]}
-        return epoch | copied | {"seconds_left": left}
+    def report_epoch(self) -> None:
+        """Report the last finished epoch."""
+        done, epoch = self.history[-1], len(self.history)
+        now = {name: done[name] for name in ("loss", "f1", "photos_per_s", "seconds")} | {"best": done["best_f1"]}
+        now |= {"seconds_left": (self.recipe.epochs - epoch) * done["seconds"] / epoch}
+        self.report(state="training", epoch=epoch, batches=0, note=self.notes(), record=self.record(), **now)
 
     def refuse_lost(self) -> None:
         """Write nothing for a run that is removed, or a job that another process has taken over."""

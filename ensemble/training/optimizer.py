@@ -23,7 +23,7 @@ def backbone_freezer(model: nn.Module) -> Callable[[bool], None]:
     features and underperform out-of-distribution").
 
     Raises:
-        ValueError: timm doesn't say which layer of it is the classifier.
+        ValueError: timm doesn't name its classifier.
     """
     config: Any = getattr(model, "pretrained_cfg", {})
     named = config.get("classifier") or ()
@@ -31,7 +31,7 @@ def backbone_freezer(model: nn.Module) -> Callable[[bool], None]:
     parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     weights = [weight for name, weight in parameters.items() if not name.startswith(heads)]
     if len(weights) in (0, len(parameters)):
-        raise ValueError("timm doesn't say which layer of this model is the classifier")
+        raise ValueError("timm doesn't name the classifier of this model")
     norms = [m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and not f"{name}.".startswith(heads)]
 
     def freeze(frozen: bool) -> None:
@@ -50,7 +50,7 @@ def make_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer
     is timm's (Clark et al. 2020, "ELECTRA"; Bao et al. 2022, "BEiT"): groups carry the scale as `lr_scale`.
 
     Raises:
-        ValueError, TypeError: unknown name or argument, or a model whose layers timm can't tell apart.
+        ValueError, TypeError: unknown name or argument, or a model whose layers timm does not know.
     """
     layers = {"layer_decay": recipe.layer_decay} if recipe.layer_decay < 1 else {}
 
@@ -66,7 +66,7 @@ def make_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer
             **more,
         )
         if layers and len({group["lr_scale"] for group in made.param_groups}) == 1:
-            raise ValueError("layer_decay has no effect: timm can't tell the layers of this model apart")
+            raise ValueError("layer_decay has no effect: timm does not know the layers of this model")
         return made
 
     if not recipe.args.keys() & WAYS_TO_UPDATE:

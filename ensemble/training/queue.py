@@ -218,8 +218,7 @@ def _saved(specs: Sequence[JobSpec]) -> str:
         status, name = spec.job.status(), f"{spec.run.folder.name} {spec.job}" if several else str(spec.job)
         done += status.state == "done"
         if status.state != "done" and (status.epoch or status.batches):
-            batches = f" and {status.batches} batches" if status.batches else ""
-            found.append(f"{name}: {status.epoch} of {status.epochs} epochs{batches}")
+            found.append(f"{name}: {status.epoch} of {status.epochs} epochs and {status.batches} batches")
     found += [f"{done} of the {len(specs)} remaining jobs are done"] if done else []
     return "; ".join(found) or "no job had saved anything yet"
 

@@ -242,7 +242,7 @@ class Trainer:
         return update < round(self.recipe.head_epochs * self.updates)
 
     def _get_ready(self, photos: Tensor) -> float:
-        """Settle what only a batch can tell, the precision and whether the model compiles; returns the seconds."""
+        """Choose the precision and compile the model, on the first batch; returns the seconds."""
         began = time.perf_counter()
         x = to_input(photos, self.mean, self.std, self.device)
         if self.precision is None:
@@ -285,22 +285,16 @@ def save_last(
     unfinished: dict[str, Any] | None = None,
     logits: Sequence[Logits] = (),
 ) -> None:
-    """Replace last.pt by the state after a whole epoch, or within one, atomically.
+    """Replace last.pt, atomically: tensors and plain types only, as it loads with `weights_only`.
 
     Args:
-        identity: what must be equal for two halves of a job to belong together.
-        trained: state of the trainer; tensors and plain types only, as it must load with `weights_only`.
-        history: of the finished epochs.
+        identity: of the job, which must be equal to resume.
+        trained: state of the trainer.
+        history, logits: of the finished epochs; logits are out-of-fold.
         unfinished: state of an unfinished epoch; None between two epochs.
-        logits: out-of-fold, of each finished epoch.
     """
-    state: dict[str, Any] = {
-        "identity": identity,
-        "trained": trained,
-        "history": history,
-        "unfinished": unfinished,
-        "logits": [torch.from_numpy(its) for its in logits],
-    }
+    state: dict[str, Any] = {"identity": identity, "trained": trained, "history": history, "unfinished": unfinished}
+    state |= {"logits": [torch.from_numpy(its) for its in logits]}
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with replacing(job.last) as handle:

@@ -1,4 +1,4 @@
-"""`best-gpu` wants a GPU; all that it does runs on a CPU with a small model of its family."""
+"""The recipe `best-gpu` with a small model of its family, on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The views that a job keeps its out-of-fold logits in are a key of the recipe, and change nothing that is learned."""
+"""The views of out-of-fold logits are a key of the recipe, and change nothing of the model."""
 
 from __future__ import annotations
 
@@ -77,10 +77,9 @@ def test_a_run_with_models_keeps_the_views_it_has(jobs: tuple[JobSpec, JobSpec])
         resolve_recipe(run, changes=['oof_tta=["crops"]'])
 
 
-def test_before_there_are_models_the_views_may_change(make_data: Callable[..., Path], tmp_path: Path) -> None:
-    data = read_train(make_data(tmp_path / "data", people=18))
-    run = bind_recipe(
-        start_run(tmp_path / "run", data, make_folds(data, 2, seed=1), 2, seed=1)[0], parse_recipe(RECIPE, "r")
-    )
+def test_before_there_are_models_the_views_may_change(jobs: tuple[JobSpec, JobSpec], tmp_path: Path) -> None:
+    data = read_train(jobs[0].run.data_folder())
+    started, _ = start_run(tmp_path / "run", data, make_folds(data, 2, seed=1), 2, seed=1)
+    run = bind_recipe(started, parse_recipe(RECIPE, "r"))
     bind_recipe(run, resolve_recipe(run, changes=['oof_tta=["crops"]']))
     assert run_recipe(run).oof_views == (*VIEWS["flip"], *VIEWS["crops"][1:])

@@ -79,7 +79,7 @@ def test_with_layer_decay_each_layer_learns_at_its_share_of_the_rate(name: str) 
     set_lr = make_schedule(optimizer, schedule, EPOCHS, UPDATES)
     rate_of = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     base = [set_lr(epoch, 0) for epoch in range(EPOCHS)]
-    assert base == trace(schedule, lr=0.5)[::UPDATES], "what is told is the rate of the classifier"
+    assert base == trace(schedule, lr=0.5)[::UPDATES], "the rate of the classifier is returned"
     assert rate_of[id(model.get_parameter("fc.weight"))]["lr"] == base[-1]
     deep = [rate_of[id(model.get_parameter(f"layer{n}.0.conv1.weight"))]["lr"] / base[-1] for n in (1, 2, 3, 4)]
     assert deep == sorted(deep)
@@ -99,5 +99,5 @@ def test_rates_of_layers_survive_a_resumed_state() -> None:
 
 
 def test_layer_decay_without_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="timm can't tell the layers of this model apart"):
+    with pytest.raises(ValueError, match="timm does not know the layers of this model"):
         make_optimizer(nn.Linear(2, 2), Optimizer(layer_decay=0.5))

@@ -1,4 +1,4 @@
-"""Learning from the photos to predict, without a score that has seen what it is made of."""
+"""Pseudo-labels: photos of eval/ are trained on, and no score sees them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ensemble.commands.train import TrainingPlan, plan_training, reuse_finished
 from ensemble.data.loader import epoch_photos
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
-from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, load_pseudo_labels, read_pseudo_labels
+from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, load_pseudo_labels
 from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import class_labels
@@ -73,13 +73,13 @@ def planned(run: Path, source: Path, min_p: float = 0.51, **more: object) -> Tra
 
 @pytest.fixture(scope="module")
 def learned(source: Path) -> Path:
-    """A run that has learned from pseudo-labels; to be read only."""
+    """A run that was trained with pseudo-labels; to be read only."""
     run = new_run(source, source.parent / "learned")
     assert not ensemble.train(run, **options(source, pseudo=source, pseudo_min_p=0.51)).failed
     return run
 
 
-def test_a_fold_learns_what_its_own_models_are_sure_of(source: Path, tmp_path: Path) -> None:
+def test_a_fold_is_trained_on_what_its_own_models_are_sure_of(source: Path, tmp_path: Path) -> None:
     with np.load(source / "eval.npz") as file:
         logits = file["logits/heads"].mean(axis=1)
     found = planned(new_run(source, tmp_path / "run"), source).pseudo
@@ -95,10 +95,10 @@ def test_a_fold_learns_what_its_own_models_are_sure_of(source: Path, tmp_path: P
         sure[fold] = softmax(joint, axis=1).max(axis=1) >= 0.51
         expected = np.where(sure[fold], joint.argmax(axis=1), NOT_TAKEN)
         assert found.classes[fold].tolist() == expected[rows].tolist()
-    assert sorted(rows) == np.flatnonzero(sure.any(axis=0)).tolist(), "photos that no fold is sure of are left out"
+    assert sorted(rows) == np.flatnonzero(sure.any(axis=0)).tolist(), "photos that no fold is sure of are skipped"
 
 
-def test_the_photos_count_in_learning_and_in_nothing_else(source: Path, learned: Path) -> None:
+def test_the_photos_count_in_training_and_in_nothing_else(source: Path, learned: Path) -> None:
     data, run = read_train(source.parent / "data"), load_run(learned)
     kept = load_pseudo_labels(run, data.root)
     assert kept is not None
@@ -108,12 +108,13 @@ def test_the_photos_count_in_learning_and_in_nothing_else(source: Path, learned:
         assert Job(run, "heads", fold).status().record["pseudo"] == kept.hash
     scored = ensemble.score(learned)
     assert len(scored.evaluation.decision.classes) == len(data.files)
-    ensemble.infer(learned, device="cpu", workers=0)
+    outcome = maskens("compare", source, learned)
+    assert "pseudo-labels" in outcome.out and kept.hash[:6] in outcome.out
 
 
 def test_they_change_what_is_learned(source: Path, learned: Path, tmp_path: Path) -> None:
     plain = new_run(source, tmp_path / "plain")
-    assert not ensemble.train(plain, **options(source)).failed
+    assert not ensemble.train(plain, **options(source, fold=0)).failed
     oofs = [load_job_oof(run / "heads" / "fold0" / "oof.npz", {}).at("last") for run in (plain, learned)]
     assert not np.allclose(*oofs)
 
@@ -132,12 +133,12 @@ def test_each_is_a_person_of_its_own_beside_the_data(source: Path) -> None:
 @pytest.mark.parametrize(
     ("predicts", "labels"), [("heads", [[1, 1, 2]]), ("class18", [[11]]), ("mask", [[1]]), ("female-age", [[2]])]
 )
-def test_a_class_says_all_labels_of_a_task(predicts: str, labels: list[list[int]]) -> None:
+def test_a_class_gives_all_labels_of_a_task(predicts: str, labels: list[list[int]]) -> None:
     task = TaskRecipe.model_validate({"predicts": predicts, "model": "m"})
     assert class_labels(task.target, np.array([11])).tolist() == labels
 
 
-def test_an_age_model_of_one_gender_learns_from_that_gender() -> None:
+def test_an_age_model_of_one_gender_is_trained_on_that_gender() -> None:
     found = PseudoLabels("", 0.9, "", {"a": (0,), "b": (3,), "c": (NOT_TAKEN,)})
     male = load_recipe("original").tasks["male-age"]
     assert [part.tolist() for part in found.of(0, male)] == [[0], [0]]
@@ -147,7 +148,7 @@ def test_an_age_model_of_one_gender_learns_from_that_gender() -> None:
 # What belongs together
 
 
-def test_a_run_goes_on_with_its_own(learned: Path) -> None:
+def test_a_run_resumes_with_its_own(learned: Path) -> None:
     assert maskens("verify", "--run", learned).code == 0
     assert maskens("train", "--run", learned).out.startswith("2 of 2 jobs are finished already")
 
@@ -231,13 +232,6 @@ def test_the_dry_run_counts_them_and_writes_nothing(source: Path, tmp_path: Path
     outcome = maskens(*call, "--dry-run", "--workers", 0)
     assert outcome.code == 0 and "pseudo-labelled photos" in outcome.out, outcome
     assert sorted(p.name for p in run.iterdir()) == ["folds.csv", "run.json"]
-
-
-def test_comparing_runs_says_which_has_them(source: Path, learned: Path) -> None:
-    outcome = maskens("compare", source, learned)
-    assert "pseudo-labels" in outcome.out
-    kept = read_pseudo_labels(load_run(learned))
-    assert kept and kept.hash[:6] in outcome.out
 
 
 def test_soft_f1_is_warned_of_with_pseudo_labels(source: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import functools
@@ -11,8 +10,6 @@ import os
 import re
 import shutil
 import signal
-import threading
-import time
 from collections.abc import Callable
 from itertools import cycle, islice
 from pathlib import Path
@@ -22,16 +19,16 @@ import psutil
 import pytest
 from tiny_runs import TINY, Silent, TinyRun, history, tiny_run
 from torch import Tensor
-from tracked import events
 
+from ensemble.backends.backend import Call, SequentialBackend, WorkerLost
 from ensemble.jobs.finished import is_done
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.job import JOB_FILES
+from ensemble.jobs.job import JOB_FILES, JobStatus
 from ensemble.jobs.locks import lock_job_process
 from ensemble.jobs.stopping import stop_requests
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Sampler, Schedule
-from ensemble.training import fit_fold
+from ensemble.training import fit_fold, queue
 from ensemble.training.queue import run_job, train
 from ensemble.training.trainer import Trainer
 from folds.errors import Stopped
@@ -100,9 +97,7 @@ def unbroken(
     return train_whole
 
 
-@pytest.mark.parametrize(
-    ("batch", "keys"), [(1, ()), (5, ()), (11, ()), (4, STATE), (8, STATE), *((None, row) for row in ROWS)]
-)
+@pytest.mark.parametrize(("batch", "keys"), [(1, ()), (5, ()), (4, STATE), (8, STATE), *((None, row) for row in ROWS)])
 def test_a_job_that_is_stopped_within_an_epoch_resumes_there_to_the_same_bytes(
     setting: TinyRun, batch: int | None, keys: tuple[str, ...], unbroken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,48 +155,51 @@ def test_a_second_ctrl_c_waits_for_nothing() -> None:
     assert not stop.made
 
 
-def test_parallel_jobs_with_loader_processes_and_a_tracker_leave_what_sequential_ones_do_whatever_is_killed(
+def test_parallel_jobs_leave_what_sequential_ones_do_whatever_is_killed(
     setting: TinyRun, data: TrainData, tmp_path: Path
 ) -> None:
-    """A job's first process is killed, and the one that resumes the job: it fails alone, and may be resumed later."""
-    changes = ("tasks.*.epochs=4",)
-    alone = tiny_run(tmp_path / "alone", data, TINY, *changes)
-    there = tiny_run(tmp_path / "parallel", data, TINY, *changes)
-    specs = [there.spec(task, workers=1, track=("tensorboard",)) for task in ("mask", "gender")]
+    """With loader processes; one job's process is killed, and another resumes the job."""
+    alone, there = (tiny_run(tmp_path / name, data, TINY, "tasks.*.epochs=6") for name in ("alone", "parallel"))
+    specs = [there.spec(task, workers=1) for task in ("mask", "gender")]
     plain = [alone.spec(task) for task in ("mask", "gender")]
     assert train(plain, data, alone.folds, plain, ONE, Silent()) == {}
 
-    def kill_twice() -> None:
-        killed: list[int] = []
-        until = time.monotonic() + 120
-        while not (begun := [s for s in specs if s.job.status().state == "training"]) and time.monotonic() < until:
-            time.sleep(0.01)
-        holder = there.run.folder / ".locks" / f"{begun[0].task}-fold0.process.json"
-        while len(killed) < 2 and time.monotonic() < until:
-            time.sleep(0.01)
-            with contextlib.suppress(OSError, ValueError, psutil.Error):
-                pid = json.loads(holder.read_text())["pid"]
-                if pid not in killed and psutil.Process(pid) in psutil.Process().children():
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
+    class Killing(Silent):
+        killed = 0
 
-    killer = threading.Thread(target=kill_twice)
-    killer.start()
-    two, view = Hardware("cpu", workers=1, jobs=2), Silent()
-    ((killed, failure),) = train(specs, data, there.folds, specs, two, view, retries=1).items()
-    killer.join()
+        def update(self, statuses: list[JobStatus]) -> None:
+            super().update(statuses)
+            for status in statuses:
+                if not self.killed and status.state == "training":
+                    holder = there.run.folder / ".locks" / f"{status.task}-fold0.process.json"
+                    self.killed = json.loads(holder.read_text())["pid"]
+                    assert psutil.Process(self.killed) in psutil.Process().children()
+                    os.kill(self.killed, signal.SIGKILL)
+
+    view = Killing()
+    assert train(specs, data, there.folds, specs, Hardware("cpu", workers=1, jobs=2), view, retries=1) == {}
     notes = {status.note for shown in view.shown for status in shown}
-    assert any("SIGKILL" in note and "attempt 2 of 2" in note for note in notes)
-    assert "SIGKILL" in failure.message and "out of memory" in failure.message
-    survivor = specs[1 - killed].job
-    assert [specs[killed].job.status().state, survivor.status().state] == ["failed", "done"]
-    assert survivor.status().note == ""
-    assert [e.step for e in events(survivor.folder).Scalars("f1")] == [*range(1, 5)]
-    rest = [there.spec(specs[killed].task)]
-    assert train(rest, data, there.folds, rest, ONE, Silent()) == {}
+    assert any("SIGKILL, probably out of memory" in note and "attempt 2 of 2" in note for note in notes)
     for spec in specs:
-        assert is_done(spec)
+        assert is_done(spec) and spec.job.status().note == ""
         assert left_by(there, spec.task) == left_by(alone, spec.task)
+
+
+def test_a_job_whose_worker_crashes_too_often_fails_alone_with_the_way_out(
+    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Crashing(SequentialBackend):
+        def call(self, call: Call) -> Any:
+            if call.name == "gender fold 0":
+                raise WorkerLost("worker crashed (SIGKILL, probably out of memory)")
+
+    monkeypatch.setattr(queue, "open_backend", lambda hardware: Crashing())
+    specs = [setting.spec("gender"), setting.spec("mask")]
+    ((place, failure),) = train(specs, setting.data, setting.folds, specs, ONE, Silent(), retries=1).items()
+    assert place == 0 and not failure.crashed
+    assert "SIGKILL" in failure.message and "same command resumes it" in failure.message
+    status = specs[0].job.status()
+    assert (status.state, status.error) == ("failed", failure.message)
 
 
 def test_a_process_that_outlives_its_command_is_waited_for(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:

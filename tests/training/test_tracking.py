@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tiny_runs import DEFAULTS, TinyRun, tiny_run
 from tracked import BOTH, events, history, wandb_history
 
-import ensemble.training.pictures
+import ensemble.training.tracking
 from ensemble.data.cache import DecodedPhotos
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
@@ -24,9 +24,8 @@ from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import OutputSpec, true_labels
 from ensemble.training import fit_fold
 from ensemble.training.fit_fold import JobRun
-from ensemble.training.pictures import draw_matrix, worst_photos
 from ensemble.training.queue import run_job
-from ensemble.training.tracking import SCALARS, TensorBoard, check_trackers, run_id
+from ensemble.training.tracking import SCALARS, TensorBoard, check_trackers, draw_matrix, run_id, worst_photos
 from folds.errors import MaskensError
 from folds.pages.contact_sheet import Sheet
 from folds.people import TrainData
@@ -64,7 +63,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def blank_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
     """Confusion matrices are pictures, but nobody draws them: that takes longer than the training."""
     blank = np.zeros((8, 8, 3), dtype=np.uint8)
-    monkeypatch.setattr(ensemble.training.pictures, "draw_matrix", lambda *_: blank)
+    monkeypatch.setattr(ensemble.training.tracking, "draw_matrix", lambda *_: blank)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +162,7 @@ def test_a_tracker_that_fails_leaves_a_note_and_a_finished_job(
 
 
 def test_pictures_that_fail_end_tracking_and_not_the_job(runs: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ensemble.training.pictures.draw", lambda sheet: 1 / 0)
+    monkeypatch.setattr("ensemble.training.tracking.draw", lambda sheet: 1 / 0)
     status = trained(runs, job(runs, "no pictures", track=("tensorboard",))).status()
     assert (status.state, status.epoch) == ("done", 2)
     assert status.note == "tracking with tensorboard stopped: ZeroDivisionError: division by zero"
@@ -206,8 +205,8 @@ def test_wandb_without_a_login_is_refused_unless_it_stays_offline(monkeypatch: p
 
 def test_the_worst_photos_come_in_the_order_of_their_loss(data: TrainData, monkeypatch: pytest.MonkeyPatch) -> None:
     sheets: list[Sheet] = []
-    draw = ensemble.training.pictures.draw
-    monkeypatch.setattr(ensemble.training.pictures, "draw", lambda sheet: sheets.append(sheet) or draw(sheet))
+    draw = ensemble.training.tracking.draw
+    monkeypatch.setattr(ensemble.training.tracking, "draw", lambda sheet: sheets.append(sheet) or draw(sheet))
     target = OutputSpec("heads", (25, 30, 60), (0, 0, 1, 2))  # in finer bins than are scored
     rows = np.arange(7, 28)
     truth = true_labels(target, data)[rows]

@@ -229,7 +229,7 @@ def test_what_never_learns_stays_that_way_once_everything_does() -> None:
     freeze(True)
     freeze(False)
     assert [p for p in model.parameters() if not p.requires_grad] == [fixed]
-    with pytest.raises(ValueError, match="timm doesn't say which layer of this model is the classifier"):
+    with pytest.raises(ValueError, match="timm doesn't name the classifier of this model"):
         backbone_freezer(Linear())
 
 
