@@ -34,11 +34,10 @@ def skipped_file(path: Path) -> Path:
 
 
 def skipped_warning(path: Path, skipped: Mapping[str, str], photos: int) -> str:
-    """A warning about photos that could not be read; "" if there are none.
+    """A warning about photos that could not be read, ImageID -> why; "" if there are none.
 
     Args:
         path: of the submission.
-        skipped: ImageID -> why.
         photos: all there are.
     """
     if not skipped:
@@ -48,12 +47,7 @@ def skipped_warning(path: Path, skipped: Mapping[str, str], photos: int) -> str:
 
 
 def skipped_text(skipped: Mapping[str, str], ids: Sequence[str], classes: IntArray) -> str:
-    """A row for each photo that could not be read, with its answer; "" if there is none.
-
-    Args:
-        skipped: ImageID -> why.
-        ids, classes: of the submission; int64 (photos,).
-    """
+    """A row for each photo that could not be read, ImageID -> why, with its answer; "" if there is none."""
     rows = [(i, skipped[i], ans) for i, ans in zip(ids, classes.tolist(), strict=True) if i in skipped]
     return safe_csv(("ImageID", "reason", "ans"), rows) if rows else ""
 
@@ -67,7 +61,7 @@ def read_answers(path: Path, exact: bool = False) -> tuple[list[str], IntArray]:
     """ImageID and class of each row of a submission or an answers file.
 
     Args:
-        exact: refuse what a leaderboard may, as of `read_table`, and classes like `1.0`.
+        exact: refuse what a leaderboard may refuse, and classes like `1.0`.
 
     Raises:
         MaskensError: unusable CSV; rows whose class is not a whole number in 0..17, or repeated ids, listed.
@@ -94,10 +88,10 @@ def read_answers(path: Path, exact: bool = False) -> tuple[list[str], IntArray]:
 
 
 def align(path: Path, ids: Sequence[str], exact: bool = False) -> IntArray:
-    """Classes of a file of answers in the order of `ids`, whatever its own order.
+    """Classes of a file of answers, int64 (photos,), in the order of `ids`, whatever its own order.
 
     Args:
-        exact: as of `read_answers`.
+        exact: refuse what a leaderboard may refuse.
 
     Raises:
         MaskensError: if the file does not hold exactly these ids.
@@ -148,7 +142,7 @@ def check_submission(path: Path, ids: Sequence[str], class_photos: Sequence[int]
 
     Args:
         ids: of info.csv.
-        class_photos: photos of each class in training.
+        class_photos: (18,), photos of each class in training.
 
     Raises:
         MaskensError: if a leaderboard would refuse or misread the file.
@@ -166,7 +160,7 @@ def check_submission(path: Path, ids: Sequence[str], class_photos: Sequence[int]
 
 
 def class_mix(classes: IntArray, class_photos: Sequence[int]) -> SubmissionCheck:
-    """The classes of a submission beside the training set; `class_photos` as of `check_submission`."""
+    """The classes of a submission compared with the training set's, (18,)."""
     histogram = np.bincount(classes, minlength=CLASSES).astype(np.int64)
     prior = np.array(class_photos) / sum(class_photos)
     expected = prior * len(classes)

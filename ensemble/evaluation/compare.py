@@ -166,11 +166,6 @@ def _compare(
     return Comparison(_differences(firsts), scores, len(shared), int(person.max()) + 1, notes)
 
 
-def _fixes(ensemble: OofEnsemble) -> str:
-    run = ensemble.runs[0].run
-    return f"{run.fixes} ({run.fixes_hash[:6]})" if run.fixes_hash else "as given"
-
-
 def _scores(name: str, own: Sequence[dict[str, FloatArray]], first: Sequence[dict[str, FloatArray]]) -> Scores:
     """
     Args:
@@ -193,8 +188,8 @@ def _differences(compared: Sequence[OofEnsemble]) -> list[tuple[str, list[str]]]
     runs, recipes = [e.runs[0].run for e in compared], [e.runs[0].recipe for e in compared]
     rows = [
         ("seed", [str(run.seed) for run in runs]),
-        ("folds", [f"{e.runs[0].run.k}, split {sha256(e.folds.tobytes())[:6]}" for e in compared]),
-        ("labels", [_fixes(e) for e in compared]),
+        ("folds", [f"{run.k}, split {sha256(e.folds.tobytes())[:6]}" for run, e in zip(runs, compared, strict=True)]),
+        ("labels", [f"{run.fixes} ({run.fixes_hash[:6]})" if run.fixes_hash else "as given" for run in runs]),
         ("pseudo-labels", [describe_pseudo_labels(run) for run in runs]),
         ("soft targets", [describe_soft_targets(run) for run in runs]),
         ("photos skipped", [f"{len(e.data.skipped):,}" for e in compared]),

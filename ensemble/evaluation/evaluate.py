@@ -51,7 +51,7 @@ def part_predictions(truth: IntArray, decision: Decision) -> tuple[PartPredictio
 
 @dataclass(frozen=True)
 class Calibration:
-    """The bins of a reliability diagram; those without photos are left out."""
+    """The bins of a reliability diagram that have photos."""
 
     name: str
     confidence: FloatArray  # (bins,), mean of the bin
@@ -122,7 +122,7 @@ class Evaluation:
     f1: dict[str, Interval]  # macro F1 of each of SCORED_PARTS
     accuracy: Interval
     class_f1: list[Interval]
-    tasks: dict[str, tuple[float, float]]  # task -> (macro F1, accuracy) on the photos it learns from
+    tasks: dict[str, tuple[float, float]]  # task -> (macro F1, accuracy) on the photos it is scored on
     folds: list[FoldScore]
     settings: list[DecisionVariant]
     views: list[ViewScore]  # untuned

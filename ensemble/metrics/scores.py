@@ -153,22 +153,14 @@ class Score:
 
 
 def macro_f1(truth: IntArray, predicted: IntArray, classes: int) -> float:
-    """Macro F1 over the labels 0..classes-1, whichever occur; a class never seen nor predicted counts 0.
-
-    Args:
-        truth, predicted: int64 (photos,).
-    """
+    """Macro F1 of int64 (photos,) over the labels 0..classes-1; a class never seen nor predicted counts 0."""
     from sklearn.metrics import f1_score  # here, because it takes a second to import
 
     return float(f1_score(truth, predicted, labels=range(classes), average="macro", zero_division=0))
 
 
 def score(truth: IntArray, predicted: IntArray) -> Score:
-    """Score predicted classes.
-
-    Args:
-        truth, predicted: int64 (photos,), 0..17.
-    """
+    """Score predicted classes, int64 (photos,), 0..17."""
     from sklearn.metrics import precision_recall_fscore_support
 
     precision, recall, f1, support = precision_recall_fscore_support(
@@ -212,7 +204,7 @@ def half_epochs(
 
     Args:
         logits: float32 (epochs, photos, width).
-        labels: as of `head_scores`.
+        labels: int64 (photos, heads), the true ones, in the scoring bands.
         half: int64 (photos,), 0 or 1.
     """
     found = []
@@ -225,8 +217,11 @@ def half_epochs(
 def task_scores(target: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
     """(macro F1, accuracy) of what one task decides: its own labels or, where its heads determine them, the 18 classes.
 
-    So the best epoch of a task with three heads is that of the score which counts in the end. Arguments as of
-    `head_scores`.
+    So the best epoch of a task with three heads is that of the score which counts in the end.
+
+    Args:
+        logits: float32 (photos, width).
+        labels: int64 (photos, heads), the true ones, in the scoring bands.
     """
     decided = np.stack(head_decisions(logits, target.heads), axis=1)
     if len(target.heads) == 1:
