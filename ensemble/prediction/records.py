@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,51 +36,8 @@ class PhotoPredictions:
     classes: IntArray  # (photos,), 0..17
     probabilities: FloatArray  # (photos, 18)
     agree: IntArray  # (photos,), folds whose own decision is the same
-    disagreement: FloatArray  # (photos,), 0..1: how much probability the folds place elsewhere, on average
+    disagreement: FloatArray  # (photos,), 0..1: mean total variation distance of a fold's probabilities to their mean
     folds: int
-
-
-def complete_folds(ensembles: Sequence[Ensemble]) -> list[int]:
-    """The folds that can predict by themselves: those with a model of every task of every run.
-
-    Raises:
-        MaskensError: there is none.
-    """
-    folds = sorted(set.intersection(*(set(e.complete_folds) for e in ensembles)))
-    if not folds:
-        raise MaskensError("no fold has a model of every task, so that no fold can predict by itself; train one.")
-    return folds
-
-
-def photo_predictions(
-    ensembles: Sequence[Ensemble], logits: Sequence[Mapping[str, Logits]], fitted: DecisionParams
-) -> PhotoPredictions:
-    """Decide, with all folds and with each fold's models by themselves.
-
-    The disagreement is the mean total variation distance between a fold's probabilities and the mean of all folds'.
-
-    Args:
-        logits: of each run, task -> float32 (folds, views, photos, width).
-
-    Raises:
-        MaskensError: as `complete_folds`.
-    """
-
-    def decided(fold: int | None = None) -> Decision:
-        class_log_probs = [e.joint(found, only=fold) for e, found in zip(ensembles, logits, strict=True)]
-        return decide(np.stack(class_log_probs), fitted.weights, fitted.offsets)
-
-    folds = complete_folds(ensembles)
-    decision, alone = decided(), [decided(fold) for fold in folds]
-    p = np.exp([a.log_probabilities for a in alone])  # (folds, photos, 18)
-    decisions = np.stack([a.classes for a in alone])
-    return PhotoPredictions(
-        classes=decision.classes,
-        probabilities=np.exp(decision.log_probabilities),
-        agree=(decisions == decision.classes).sum(axis=0),
-        disagreement=np.abs(p - p.mean(axis=0)).sum(axis=2).mean(axis=0) / 2,
-        folds=len(folds),
-    )
 
 
 def photo_records(
@@ -131,7 +88,9 @@ class PhotoClassifier:
         if len(self._predictor.groups) > 1:
             pixels = sum(math.prod(p.shape) for p in self.preprocessings)
             self.at_a_time = max(self._batch, int(MEMORY / pixels))
-        complete_folds(ensembles)
+        self._folds = sorted(set.intersection(*(set(e.complete_folds) for e in ensembles)))
+        if not self._folds:
+            raise MaskensError("no fold has a model of every task, so that no fold can predict by itself; train one.")
         refuse_without_detector(self.preprocessings)
         configure_process(hardware.job_threads)
         if photos is not None:
@@ -153,7 +112,8 @@ class PhotoClassifier:
         return list(dict.fromkeys(self._predictor.notes))
 
     def predict(self, photos: Sequence[Sequence[Pixels]]) -> PhotoPredictions:
-        """Decide on photos. Models that do not fit into memory together are loaded once for all of them.
+        """Decide on photos, with all folds and with each fold's models by themselves. Models that do not fit into
+        memory together are loaded once for all of these photos.
 
         Args:
             photos: not empty, `at_a_time` at most; each in all of `preprocessings`, uint8 of their shapes.
@@ -170,8 +130,21 @@ class PhotoClassifier:
                 models.hold(group, inputs)
                 for number, logits in zip(group, models.forward(dict.fromkeys(group), inputs), strict=True):
                     outputs[number].append(logits)
-        whole = [np.concatenate(logits, axis=1) for logits in outputs]
-        return photo_predictions(models.ensembles, by_task(models.ensembles, whole), self._fitted)
+        by_run = by_task(models.ensembles, [np.concatenate(logits, axis=1) for logits in outputs])
+
+        def decided(fold: int | None = None) -> Decision:
+            log_probs = [e.joint(found, only=fold) for e, found in zip(models.ensembles, by_run, strict=True)]
+            return decide(np.stack(log_probs), self._fitted.weights, self._fitted.offsets)
+
+        decision, alone = decided(), [decided(fold) for fold in self._folds]
+        p = np.exp([a.log_probabilities for a in alone])  # (folds, photos, 18)
+        return PhotoPredictions(
+            classes=decision.classes,
+            probabilities=np.exp(decision.log_probabilities),
+            agree=(np.stack([a.classes for a in alone]) == decision.classes).sum(axis=0),
+            disagreement=np.abs(p - p.mean(axis=0)).sum(axis=2).mean(axis=0) / 2,
+            folds=len(self._folds),
+        )
 
 
 def predict_files(

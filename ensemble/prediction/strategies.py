@@ -55,11 +55,7 @@ class Strategy:
 
 
 class EarlyExit(Strategy):
-    """The age models of a gender predict only the photos whose class they can change.
-
-    Args:
-        fitted: of the joint decision.
-    """
+    """The age models of a gender predict only the photos whose class they can change by the joint decision."""
 
     def __init__(self, fitted: DecisionParams) -> None:
         self.fitted = fitted
@@ -78,13 +74,10 @@ class EarlyExit(Strategy):
 
 
 def check_budget(budget: Budget, ensembles: Sequence[Ensemble], rule: Rule, together: bool) -> None:
-    """Refuse a budget of less than one pass, and any where passes can't be skipped one by one.
+    """Raise MaskensError for a budget of less than one pass, and for any where passes can't be skipped one by one.
 
     Args:
         together: whether photos of a person are decided together.
-
-    Raises:
-        MaskensError: with the reason.
     """
     first = ensembles[0]
     folds = first.complete_folds
@@ -107,11 +100,6 @@ class WithinBudget(Strategy):
     """The first photos make all passes, and a rule is chosen on them by which the others leave.
 
     Photos come in random order, so that the first are a sample of all.
-
-    Args:
-        fitted: of the joint decision.
-        preprocessings: in which photos are shown.
-        photos: how many there are.
     """
 
     def __init__(

@@ -167,11 +167,7 @@ class RequestAnswerer:
     """Reads requests, decodes their photos in threads and has them predicted in batches."""
 
     def __init__(
-        self,
-        models: ServedModels,
-        batcher: Batcher[ReadPhoto, Record],
-        readers: ThreadPoolExecutor,
-        limits: Limits,
+        self, models: ServedModels, batcher: Batcher[ReadPhoto, Record], readers: ThreadPoolExecutor, limits: Limits
     ) -> None:
         self._models, self._batcher, self._readers, self._limits = models, batcher, readers, limits
         self._requests = 0  # whose bodies are in memory
@@ -189,9 +185,20 @@ class RequestAnswerer:
         if self._requests >= self._limits.requests:  # before anything of the body is read
             raise busy
         self._requests += 1
+        run, read = asyncio.get_running_loop().run_in_executor, self._models.read
+        photos, bad = [], []
         try:
             uploads = await read_uploads(request, self._limits)
-            photos = await self._decode(uploads, pictures)
+            reading = [run(self._readers, read, *upload, pictures) for upload in uploads]
+            for (name, _), found in zip(uploads, await asyncio.gather(*reading, return_exceptions=True), strict=True):
+                if isinstance(found, MaskensError):
+                    bad.append((name, str(found).removeprefix(f"{name} ")))
+                elif isinstance(found, BaseException):
+                    raise found
+                else:
+                    photos.append(found)
+            if bad:
+                raise Refused(422, f"{len(bad)} of {len(uploads)} photos can't be used", bad)
             records = await self._batcher.answers(photos)
         except QueueFull:
             raise busy from None
@@ -202,18 +209,3 @@ class RequestAnswerer:
             self._requests -= 1
         named = [record | {"photo": name} for record, (name, _) in zip(records, uploads, strict=True)]
         return list(zip(named, photos, strict=True))
-
-    async def _decode(self, uploads: Sequence[Upload], pictures: bool) -> list[ReadPhoto]:
-        loop = asyncio.get_running_loop()
-        reading = [loop.run_in_executor(self._readers, self._models.read, *upload, pictures) for upload in uploads]
-        photos, bad = [], []
-        for (name, _), found in zip(uploads, await asyncio.gather(*reading, return_exceptions=True), strict=True):
-            if isinstance(found, MaskensError):
-                bad.append((name, str(found).removeprefix(f"{name} ")))
-            elif isinstance(found, BaseException):
-                raise found
-            else:
-                photos.append(found)
-        if bad:
-            raise Refused(422, f"{len(bad)} of {len(uploads)} photos can't be used", bad)
-        return photos

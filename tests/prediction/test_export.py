@@ -153,7 +153,7 @@ def test_working_in_blocks_of_photos_changes_no_bit(setting: DecisionVariant, mo
     assert np.array_equal(setting.ensemble.joint(setting.logits), whole)
 
 
-def test_the_result_tells_what_was_written_and_verified(setting: DecisionVariant) -> None:
+def test_the_result_lists_what_was_written_and_verified(setting: DecisionVariant) -> None:
     assert [(t.task, t.folds, t.views, t.input) for t in setting.done.tasks] == [
         ("parts", (0, 1), ("identity", "hflip"), (35, 26)),
         ("male-age", (0, 1), ("identity", "hflip"), (40, 32)),
@@ -166,7 +166,7 @@ def test_the_result_tells_what_was_written_and_verified(setting: DecisionVariant
         assert task.differing == 0
 
 
-def test_a_graph_says_what_it_is_and_not_where_it_was_made(setting: DecisionVariant) -> None:
+def test_a_graph_holds_what_it_is_and_not_where_it_was_made(setting: DecisionVariant) -> None:
     file = setting.folder / "parts.onnx"
     meta = onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map
     card = setting.of("parts")[0].card

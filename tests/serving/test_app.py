@@ -69,7 +69,7 @@ def test_a_body_that_is_no_form_is_one_photo(client: TestClient) -> None:
         assert (record["photo"], record["class"]) == ("photo", 7)
 
 
-def test_a_photo_of_another_shape_is_said_to_be_distorted_lying_or_not(client: TestClient) -> None:
+def test_a_photo_of_another_shape_is_marked_as_distorted_lying_or_not(client: TestClient) -> None:
     lying = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6  # stands upright once it is turned

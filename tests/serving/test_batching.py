@@ -38,18 +38,6 @@ def gate() -> Gate:
     return Gate()
 
 
-def test_a_full_batch_is_answered_at_once(gate: Gate, thread: ThreadPoolExecutor) -> None:
-    sizes: list[int] = []
-    gate.open.set()
-
-    async def ask() -> list[list[int]]:
-        batcher = Batcher[int, int](gate, thread, batch=4, wait=30, room=100, on_batch=sizes.append)
-        return await asyncio.wait_for(asyncio.gather(batcher.answers([1, 2]), batcher.answers([3, 4])), 10)
-
-    assert asyncio.run(ask()) == [[12, 6], [4, 3]]
-    assert (gate.batches, sizes) == ([[1, 2, 3, 4]], [4])
-
-
 def test_a_single_item_waits_no_longer_than_asked(gate: Gate, thread: ThreadPoolExecutor) -> None:
     gate.open.set()
     started = time.monotonic()
