@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_command import maskens, refused
+from tiny_runs import DEFAULTS
 
 from ensemble.commands.terminal import Terminal
 from ensemble.decision.submission import read_answers
+from folds.labels import decode
 from folds.layout import read_eval
 
 
@@ -148,3 +150,64 @@ def test_a_full_disk_leaves_the_old_file(copy: Path, monkeypatch: pytest.MonkeyP
     refused(maskens("infer", "--out", "saved.csv"), "can't write saved.", "No space left on device")
     assert Path("saved.csv").read_bytes() == before
     assert sorted(p.name for p in Path().iterdir()) == ["data", "runs", "saved.csv"]
+
+
+OF_PERSONS = ("infer", "--run", "run", "--cache", "none")
+
+
+@pytest.fixture
+def job(few_copied: Path) -> Path:
+    """A finished run whose info.csv says in `person` who is on a photo, five photos each, and in `own` nobody twice."""
+    with Path("data/eval/info.csv").open() as file:
+        ids = [row["ImageID"] for row in csv.DictReader(file)]
+    rows = [f"{i},0,p{n * 5 % 9},own{n}\n" for n, i in enumerate(ids)]
+    Path("data/eval/info.csv").write_text("ImageID,ans,person,own\n" + "".join(rows))
+    return few_copied
+
+
+def test_a_person_has_one_gender_and_age(job: Path) -> None:
+    outcome = maskens(*OF_PERSONS, "--person-column", "person", "--out", "together.csv")
+    assert outcome.code == 0, outcome.err
+    assert "one gender and age for each of 9 people (person), no early exit" in " ".join(outcome.out.split())
+    _, gender, age = decode(read_answers(Path("together.csv"))[1])
+    person = np.arange(42) * 5 % 9
+    assert all(len({*zip(gender[person == p], age[person == p], strict=True)}) == 1 for p in range(9))
+    with np.load("together.logits.npz") as logits:
+        assert not any(np.isnan(logits[name]).any() for name in logits.files if name.startswith("logits/"))
+
+
+def test_people_of_one_photo_are_decided_as_without_it(job: Path) -> None:
+    assert maskens(*OF_PERSONS, "--person-column", "own", "--out", "alone.csv").code == 0
+    assert Path("alone.csv").read_bytes() == Path("before.csv").read_bytes()
+
+
+def test_what_names_no_person_is_refused_before_anything_is_written(job: Path) -> None:
+    refused(maskens(*OF_PERSONS, "--person-column", "persn"), "lacks the column 'persn' (did you mean 'person'?)")
+    refused(maskens(*OF_PERSONS, "--person-column", "ans"), "--person-column ans: that column of")
+    for rule in (("--decision", "hard"), ("--decision", "vote"), ("--vote", "before.csv")):
+        refused(maskens(*OF_PERSONS, "--person-column", "person", *rule), "--person-column needs --decision joint")
+    file = Path("data/eval/info.csv")
+    file.write_text(file.read_text().replace(",p1,", ",,"))
+    refused(maskens(*OF_PERSONS, "--person-column", "person"), "does not name the person on every photo", "row ")
+    assert not Path("run/submission.csv").exists()
+
+
+ENGINE = ("infer", "--allow-missing", "--no-tuning", "--tta", "none", "--no-early-exit")
+
+
+def logits() -> np.ndarray:
+    with np.load(Path("runs/default") / "eval.npz") as arrays:
+        return np.asarray(arrays["logits/heads"])
+
+
+def test_another_engine_predicts_the_same(data: Path) -> None:
+    Path("mine.toml").write_text(f"{DEFAULTS}[tasks.heads]\n")
+    assert maskens("folds", "--k", "2").code == 0
+    assert maskens("train", "--recipe", "mine.toml", "--fold", "0").code == 0
+    assert maskens(*ENGINE).code == 0
+    exact, classes = logits(), (Path("runs/default") / "submission.csv").read_text()
+    outcome = maskens(*ENGINE, "--engine", "openvino")
+    assert "openvino in fp32 for 1 of 1 models" in outcome.out
+    np.testing.assert_allclose(logits(), exact, atol=1e-4)
+    assert (Path("runs/default") / "submission.csv").read_text() == classes
+    assert maskens("verify").code == 0

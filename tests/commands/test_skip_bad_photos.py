@@ -161,19 +161,18 @@ def listed(file: str) -> list[dict[str, str]]:
         return list(csv.DictReader(rows))
 
 
-@pytest.mark.parametrize("cache", ["", "none"])
-def test_each_row_has_an_answer_and_the_others_are_as_if_the_bad_were_not_there(job: list[str], cache: str) -> None:
+def test_each_row_has_an_answer_and_the_others_are_as_if_the_bad_were_not_there(job: list[str]) -> None:
     bad = [job[n] for n in (3, 17, 18, 40)]
     shutil.copytree("data", "without")
     spoil(bad)
-    refused(maskens(*INFER, "--cache", cache), bad[2], bad[3], SKIP)
-    told = done(maskens(*INFER, "--cache", cache, SKIP))
+    refused(maskens(*INFER), bad[2], bad[3], SKIP)
+    told = done(maskens(*INFER, SKIP))
     assert "4 of 42 photos can't be read and are answered without a model" in told
     for words in (f"{bad[0]} (can't be read: ", f"{bad[2]} (is an empty file)", "and 1 more", "submission.skipped.csv"):
         assert words in told
     good = [i for i in job if i not in bad]
     Path("without/eval/info.csv").write_text("ImageID,ans\n" + "".join(f"{i},0\n" for i in good))
-    done(maskens(*INFER, "--cache", cache, "--data", "without", "--out", "good.csv"))
+    done(maskens(*INFER, "--data", "without", "--out", "good.csv"))
     ids, classes = read_answers(Path("run/submission.csv"))
     answers = dict(zip(ids, classes.tolist(), strict=True))
     assert ids == job
@@ -183,9 +182,7 @@ def test_each_row_has_an_answer_and_the_others_are_as_if_the_bad_were_not_there(
     assert {answers[i] for i in bad} == {prior_class()}
     rows = listed("run/submission.skipped.csv")
     assert [(row["ImageID"], int(row["ans"])) for row in rows] == [(i, prior_class()) for i in bad]
-    assert [row["reason"] for row in rows[1:]] == [
-        NO_PHOTO, "is an empty file", "is missing",
-    ]  # fmt: skip
+    assert [row["reason"] for row in rows[1:]] == [NO_PHOTO, "is an empty file", "is missing"]
     with np.load("run/eval.npz") as kept, np.load("good.logits.npz") as alone:
         assert [*json.loads(str(kept["record"]))["skipped"]] == bad
         place = np.isin(kept["ids"], bad)
@@ -193,7 +190,7 @@ def test_each_row_has_an_answer_and_the_others_are_as_if_the_bad_were_not_there(
             assert np.isnan(kept[name][:, :, place]).all()
             assert kept[name][:, :, ~place].tobytes() == alone[name].tobytes()
     done(maskens("check-submission", "--run", "run"))
-    for part in ("hard", "vote") if not cache else ():
+    for part in ("hard", "vote"):
         done(maskens(*INFER, SKIP, "--decision", part, "--out", f"{part}.csv"))
         found = dict(zip(*read_answers(Path(f"{part}.csv")), strict=True))
         assert len({found[i] for i in bad}) == 1

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import timm
-from run_command import maskens, refused
+from run_command import maskens, refused, started
+from tiny_runs import DEFAULTS
 from torch import Tensor
 
 from ensemble.training.trainer import Trainer
@@ -149,3 +150,26 @@ def test_another_recipe_or_seed_than_the_runs(there: Path) -> None:
     )
     refused(maskens("train", "--seed", "7"), "No such option: --seed")
     refused(maskens("folds", "--k", "4"), "has models trained on other folds")
+
+
+RECIPE = f"{DEFAULTS}[tasks.heads]\nepochs = 2\n"
+FOLDS = range(2)
+FILES = ("model.safetensors", "oof.npz")
+
+
+def left_by(run: str) -> list[bytes]:
+    return [(Path(run) / "heads" / f"fold{fold}" / name).read_bytes() for fold in FOLDS for name in FILES]
+
+
+def test_an_array_of_processes_leaves_what_one_command_does(data: Path) -> None:
+    Path("mine.toml").write_text(RECIPE)
+    for run in ("one", "array"):
+        assert maskens("folds", "--run", run, "--k", len(FOLDS)).code == 0
+    assert maskens("train", "--run", "one", "--recipe", "mine.toml").code == 0
+
+    words = ("train", "--run", "array", "--recipe", "mine.toml", "--quiet", "--fold")
+    other = started(*words, 1)
+    assert (maskens(*words, 0).code, other.wait(300)) == (0, 0)
+    assert left_by("array") == left_by("one")
+    assert maskens("verify", "--run", "array").code == 0
+    assert maskens("infer", "--run", "array").code == 0
