@@ -8,10 +8,10 @@ those of inference_speed.py, one pass over the photos for each checkpoint, witho
 
 `ready` is what comes before the first batch (loading, folding, conversion, checks, choosing), once a run; photos/s is
 what comes after. `by CPU time` is the ratio of process times instead of wall times, which other work on the machine
-moves less. Logits, and classes after the mean over models and views, are held against torch in fp32.
+moves less. Logits, and classes after the mean over models and views, are compared with torch in fp32.
 
 Out-of-fold macro F1 over the 18 classes is measured: each model predicts the photos of its held-out fold, by the engine
-and in the precision that `infer` would choose for it. With a budget there are no passes to leave out then.
+and in the precision that `infer` would choose for it. With a budget there are no passes to skip then.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def _table(found: dict[str, list[dict[str, Any]]], left_out: dict[str, str], set
         cells += [f"{r:.2f}" for r in ratios] + [f"{max(seen):.1e}" if seen else "-", f"{changed} of {photos}", f1]
         print(f"| {way} | {' | '.join(cells)} |")
     for way, reason in left_out.items():
-        print(f"\nleft out: {way}: {reason}")
+        print(f"\nskipped: {way}: {reason}")
     for way, rounds in found.items():
         if "notes" in rounds[0]:
             print(f"\n{way}: {rounds[0]['notes']}")

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ class Recorder(Terminal):
     @contextlib.contextmanager
     def jobs(self, title: str, runs: Sequence[str] = ()) -> Iterator[Any]:
         yield self
+
+    def confirm(self, question: Callable[[], str], meanwhile: str) -> None:
+        """Nobody is asked."""
 
     def save(self, name: str, title: str) -> None:
         self.console.save_svg(str(PICTURES / name), title=title)

@@ -1,4 +1,4 @@
-"""How many wrong labels does `maskens audit` find? Some are planted, models learn from them, the audit ranks.
+"""How many wrong labels does `maskens audit` find? Some are planted, models are trained on them, the audit ranks.
 
     python benchmarks/planted_errors.py --source ../shared/bench --out DIR
 
@@ -48,7 +48,7 @@ def worth(ranking: Sequence[Label], planted: Iterable[Label], candidates: int) -
     """Hold a ranking against the truth.
 
     Args:
-        ranking: labels, most suspicious first, each once; those left out count as last, in no order.
+        ranking: labels, most suspicious first, each once; those missing count as last, in no order.
         planted: those that are wrong; a value is no part of a label, so any suggestion counts as found.
         candidates: all labels that could be wrong.
     """
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def print_table(folder: Path, planted: Path) -> None:
-    """The audit beside the plain ranking and chance, a row a field."""
+    """The audit compared with the plain ranking and chance, a row a field."""
     run = load_run(folder)
     blend = load_oof_ensemble([run], None, "best")
     data, log_p = blend.data, blend.decide(blend.plain("flip")).log_probabilities

@@ -43,13 +43,13 @@ def soft_targets_of(
         runs: on the same folds; several are one ensemble.
         tta: name or file of the views; None is flip.
         temperature: T.
-        alpha: share of the teachers in a target, above 0 and at most 1.
+        alpha: fraction of the teachers in a target, above 0 and at most 1.
 
     Raises:
         MaskensError: no such views, or a number out of its range.
     """
     if not 0 < alpha <= 1:
-        raise MaskensError(f"--alpha {alpha:g}: the ensemble's share of a target lies above 0 and is at most 1.")
+        raise MaskensError(f"--alpha {alpha:g}: the ensemble's fraction of a target lies above 0 and is at most 1.")
     if not 0.1 <= temperature <= 100:
         raise MaskensError(
             f"--temperature {temperature:g}: name a number from 0.1 to 100; 1 leaves the ensemble as it is."

@@ -128,7 +128,7 @@ def read_people(path: Path, column: str, ids: Sequence[str]) -> IntArray:
 
 @dataclass(frozen=True)
 class SubmissionCheck:
-    """What a submission looks like beside the training set."""
+    """What a submission looks like compared with the training set."""
 
     photos: int
     histogram: IntArray  # (18,)
