@@ -31,9 +31,9 @@ class Server:
 
     def run(self) -> None:
         """Answer until Ctrl-C or SIGTERM, which interrupt once what is under way is answered."""
-        from ensemble.serving.server import serve_until_stopped
+        from ensemble.serving.server import server_of
 
-        serve_until_stopped(self.app, self.opened)  # type: ignore[arg-type]
+        server_of(self.app).run(sockets=[self.opened])  # type: ignore[arg-type]
 
 
 def _run(server: Server, options: ServeOptions, terminal: Terminal) -> None:

@@ -57,7 +57,7 @@ class TimedProtocol(H11Protocol):
 
 
 def open_port(host: str, port: int) -> socket.socket:
-    """A socket that accepts connections; they wait until `serve_until_stopped` answers them.
+    """A socket that accepts connections; they wait until `server_of` runs on it.
 
     Args:
         port: 0 takes any that is free.
@@ -80,7 +80,8 @@ def url_of(opened: socket.socket) -> str:
 
 
 def server_of(app: ASGIApp) -> uvicorn.Server:
-    """What answers on a port once it is run."""
+    """A server that runs until Ctrl-C or SIGTERM: then nothing new is accepted, what is under way is answered, and the
+    signal does what it would have done before."""
     config = uvicorn.Config(
         app,
         http=TimedProtocol,
@@ -94,9 +95,3 @@ def server_of(app: ASGIApp) -> uvicorn.Server:
         timeout_graceful_shutdown=LAST_ANSWERS,
     )
     return uvicorn.Server(config)
-
-
-def serve_until_stopped(app: ASGIApp, opened: socket.socket) -> None:
-    """Answer until Ctrl-C or SIGTERM: then nothing new is accepted, what is under way is answered, and the signal does
-    what it would have done before."""
-    server_of(app).run(sockets=[opened])
