@@ -52,7 +52,7 @@ def trained(loader: list[tuple[Tensor, Tensor]], **changes: object) -> tuple[Tra
     model = Linear()
     trainer = Trainer(TaskRecipe.model_validate(PLAIN | changes), model, MEAN, STD, CPU, (7,), len(loader))
     seen: list[Tensor] = []
-    trainer.epoch(0, loader, lambda *told: seen.append(model.layer.weight.detach().clone()))
+    trainer.epoch(0, loader, lambda *_: seen.append(model.layer.weight.detach().clone()))
     return trainer, seen
 
 
@@ -146,11 +146,11 @@ def test_a_trainer_resumes_from_a_state_to_the_same_result(changes: dict[str, ob
     loader = batches(4, 4)
     whole, _ = trained(loader, **changes)
     state = copy.deepcopy(whole.state())
-    whole.epoch(1, loader, lambda *told: None)
+    whole.epoch(1, loader, lambda *_: None)
     torch.manual_seed(99)
     resumed = Trainer(TaskRecipe.model_validate(PLAIN | changes), Linear(), MEAN, STD, CPU, (7,), len(loader))
     resumed.load(state)
-    resumed.epoch(1, loader, lambda *told: None)
+    resumed.epoch(1, loader, lambda *_: None)
     assert torch.equal(resumed.eval_model.layer.weight, whole.eval_model.layer.weight)
     assert torch.equal(resumed.model.layer.weight, whole.model.layer.weight)
 
@@ -167,11 +167,11 @@ def test_learned_weights_of_heads_resume_from_a_state_and_are_no_part_of_the_mod
         return Trainer(TaskRecipe.model_validate(PLAIN | changes), Linear(8), MEAN, STD, CPU, (7,), len(loader))
 
     whole, resumed = trainer(), trainer()
-    whole.epoch(0, loader, lambda *told: None)
+    whole.epoch(0, loader, lambda *_: None)
     state = copy.deepcopy(whole.state())
     resumed.load(state)
     for each in (whole, resumed):
-        each.epoch(1, loader, lambda *told: None)
+        each.epoch(1, loader, lambda *_: None)
     assert whole.log_variances is not None and resumed.log_variances is not None
     assert torch.equal(whole.log_variances, resumed.log_variances)
     assert not torch.equal(whole.log_variances, state["log_variances"])
@@ -187,7 +187,7 @@ def test_only_training_is_adjusted_for_how_many_photos_there_are() -> None:
         torch.manual_seed(0)
         model, recipe = Linear(), TaskRecipe.model_validate(PLAIN | {"loss": {"logit_adjustment": tau}})
         trainer = Trainer(recipe, model, MEAN, STD, CPU, (7,), len(loader), learned=learned)
-        trainer.epoch(0, loader, lambda *told: None)
+        trainer.epoch(0, loader, lambda *_: None)
         found[tau] = model.layer.bias.detach()
     assert found[1.0][2] > found[0.0][2], "the rare class is held higher than its share"
     assert found[1.0][0] < found[0.0][0]
@@ -215,7 +215,7 @@ def test_the_classifier_trains_alone_for_head_epochs() -> None:
     trainer = resnet(loader, head_epochs=1.5, optimizer=optimizer)
     seen = [weights(trainer)]
     for epoch in range(2):
-        trainer.epoch(epoch, loader, lambda *told: seen.append(weights(trainer)))
+        trainer.epoch(epoch, loader, lambda *_: seen.append(weights(trainer)))
         trainer.model.eval()  # as validation leaves it
     steps = [changed(a, b) for a, b in pairwise(seen)]
     assert steps[:6] == [{"fc.weight", "fc.bias"}] * 6, "neither weights nor batch norm's statistics move, nor decay"
@@ -239,7 +239,7 @@ def test_the_first_epochs_see_smaller_photos_and_the_others_whole_ones(monkeypat
     loader = [(F.interpolate(p.permute(0, 3, 1, 2), (32, 24)).permute(0, 2, 3, 1), t) for p, t in loader]
     trainer.model.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape[2:])))
     for epoch in range(3):
-        trainer.epoch(epoch, loader, lambda *told: None)
+        trainer.epoch(epoch, loader, lambda *_: None)
     assert shapes == [(16, 16)] * 2 + [(24, 20)] * 2 + [(32, 24)] * 2
 
 
@@ -248,7 +248,7 @@ def test_the_last_epochs_are_averaged_with_statistics_measured_anew() -> None:
     trainer, ends = resnet(loader, epochs=4, average_epochs=3), []
     for epoch in range(4):
         assert trainer.eval_model is trainer.model, "each epoch but the last is judged by itself"
-        trainer.epoch(epoch, loader, lambda *told: None)
+        trainer.epoch(epoch, loader, lambda *_: None)
         ends.append(weights(trainer))
     mean = trainer.eval_model
     assert mean is not trainer.model
@@ -271,7 +271,7 @@ def test_a_compiled_model_takes_over_where_the_first_epochs_end(
     for compile in (False, True):
         trainer = resnet(loader, compile, resize=[32, 24], **changes)
         for epoch in range(2):
-            trainer.epoch(epoch, loader, lambda *told: None)
+            trainer.epoch(epoch, loader, lambda *_: None)
         results.append(weights(trainer))
     assert trainer.compile_note.startswith("compiled in")
     assert changed(*results) == set()
