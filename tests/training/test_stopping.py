@@ -23,7 +23,7 @@ from torch import Tensor
 from ensemble.backends.backend import Call, SequentialBackend, WorkerLost
 from ensemble.jobs.finished import is_done
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.job import JOB_FILES, JobStatus
+from ensemble.jobs.job import JOB_FILES, JobStatus, write_status
 from ensemble.jobs.locks import lock_job_process
 from ensemble.jobs.stopping import stop_requests
 from ensemble.recipes.recipe_file import parse_recipe
@@ -33,6 +33,7 @@ from ensemble.training.queue import run_job, train
 from ensemble.training.trainer import Trainer
 from folds.errors import Stopped
 from folds.people import TrainData
+from folds.run_folder import Run
 
 STATE = (  # all that has a state
     *("ema=0.9", "average_epochs=2", "accumulate=2", "drop_last=false", "head_epochs=0.5", "sizes=[[24, 16]]"),
@@ -156,7 +157,7 @@ def test_a_second_ctrl_c_waits_for_nothing() -> None:
 
 
 def test_parallel_jobs_leave_what_sequential_ones_do_whatever_is_killed(
-    setting: TinyRun, data: TrainData, tmp_path: Path
+    data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With loader processes; one job's process is killed, and another resumes the job."""
     alone, there = (tiny_run(tmp_path / name, data, TINY, "tasks.*.epochs=20") for name in ("alone", "parallel"))
@@ -176,9 +177,15 @@ def test_parallel_jobs_leave_what_sequential_ones_do_whatever_is_killed(
                     assert psutil.Process(self.killed) in psutil.Process().children()
                     os.kill(self.killed, signal.SIGKILL)
 
+    def write_and_note(run: Run, status: JobStatus) -> None:  # a display may miss what is written for a moment only
+        notes.append(status.note)
+        write_status(run, status)
+
+    notes: list[str] = []
+    monkeypatch.setattr(queue, "write_status", write_and_note)
     view = Killing()
     assert train(specs, data, there.folds, specs, Hardware("cpu", workers=1, jobs=2), view, retries=1) == {}
-    notes = {status.note for shown in view.shown for status in shown}
+    assert view.killed
     assert any("SIGKILL, probably out of memory" in note and "attempt 2 of 2" in note for note in notes)
     for spec in specs:
         assert is_done(spec) and spec.job.status().note == ""
