@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-oldest setup clean
+.PHONY: demo test test-oldest docs setup clean
 
 demo: setup
 	@test -d demo/data || $(BIN)/maskens sample demo/data --people 90 --size 192x256
@@ -21,6 +21,11 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
+
+# The generated parts of docs/; the pictures take minutes and a Chromium or Chrome.
+docs: setup
+	$(BIN)/python -m typer cli.py utils docs --name maskens --title Commands --output docs/commands.md
+	$(BIN)/python benchmarks/pictures.py
 
 # The core, without extras, with the oldest versions that pyproject.toml allows.
 test-oldest: .venv-oldest/ready
