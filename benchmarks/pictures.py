@@ -65,8 +65,9 @@ def main() -> None:
         halfway = [seen for seen in training.seen if sum(s.state == "done" for s in seen) == len(seen) // 2]
         table.console.print(jobs_table(halfway[len(halfway) // 2], "10 of 20 jobs done", None))
         table.save("train.svg", "maskens train --recipe demo --fold 0..4")
-        ensemble.score(observer=scoring)
         ensemble.infer(tta="flip")
+        options = ensemble.score.typed()
+        ensemble.score.show(ensemble.score.do(options, scoring), options, scoring)
         scoring.save("score.svg", "maskens score")
         pages = {
             "report": ensemble.report().path,
