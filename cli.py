@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from ensemble.commands import options, recipes
 from ensemble.commands.step import command
@@ -57,8 +58,30 @@ REFUSED = {  # what a system says of itself, whatever the file; any other OSErro
 }
 LEAST_MEMORY = 1_000_000_000  # bytes of address space, with fewer of which numpy's OpenBLAS waits without end
 
+
+def _without_types(params: list[Any]) -> list[Any]:
+    """Parameters whose help shows the values that they name, and no Python types."""
+    for param in params:
+        if isinstance(param, typer.core.TyperArgument):
+            param.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+        elif param.metavar is None:
+            param.metavar = ""
+    return params
+
+
+class PlainCommand(typer.core.TyperCommand):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
+class PlainGroup(typer.core.TyperGroup):
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types(super().get_params(ctx))
+
+
 app = typer.Typer(
     name="maskens",
+    cls=PlainGroup,
     help="Person-grouped folds, one model per fold and task, test-time augmentation, one ensemble, one CSV.",
     epilog="First run:  maskens sample data && maskens folds && maskens train --recipe demo && maskens infer && "
     "maskens score\n\nEnvironment: MASKENS_RUN sets --run; so do MASKENS_DATA, _RECIPE, _SEED, _DEVICE, _WORKERS, "
@@ -67,7 +90,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-recipes_app = typer.Typer(help="List the recipes that come with maskens, or show one.", add_completion=False)
+recipes_app = typer.Typer(
+    cls=PlainGroup, help="List the recipes that come with maskens, or show one.", add_completion=False
+)
 
 
 def _show_version(asked: bool) -> None:
@@ -121,10 +146,12 @@ def refuse_small_memory() -> None:
 
 for panel, commands in COMMANDS.items():
     for name, its_options in commands.items():
-        app.command(name=name.replace("_", "-"), rich_help_panel=panel)(passing(command(name, its_options)))
+        app.command(name=name.replace("_", "-"), cls=PlainCommand, rich_help_panel=panel)(
+            passing(command(name, its_options))
+        )
 app.add_typer(recipes_app, name="recipes", rich_help_panel="Training")
 recipes_app.callback(invoke_without_command=True)(passing(recipes.list_recipes))
-recipes_app.command()(passing(recipes.show))
+recipes_app.command(cls=PlainCommand)(passing(recipes.show))
 
 
 def main() -> None:

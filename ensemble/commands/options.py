@@ -337,7 +337,7 @@ class TrainOptions(TrainingOfRun, OneRun):
 
 @dataclass(frozen=True, kw_only=True)
 class DistilOptions(TrainingOfRun, SeveralRuns, Views):
-    """Train a student on the predictions of an ensemble; fold k learns from its models of fold k.
+    """Train a student on the predictions of an ensemble; fold k is trained on its models of fold k.
 
     The student is a run of its own on the same folds: see docs/distil.md.
 
