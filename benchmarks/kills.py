@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from folds.files import SEAL
+from folds.records import SEAL
 
 RECIPE = """
 [tasks.heads]
@@ -118,8 +118,6 @@ def preload() -> None:
     import ensemble.evaluation.evaluate
     import ensemble.prediction.inference
     import ensemble.training.queue  # noqa: F401
-    import folds.pages.tables
-    import folds.run_folder  # noqa: F401
 
 
 def killed_during(todo: Sequence[tuple[str, ...]], folder: Path, after: float) -> str:

@@ -34,7 +34,7 @@ from ensemble.commands.predict import choose_ensembles, predict
 from ensemble.data.cache import load_photo
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.engine import BATCH
-from ensemble.prediction.records import PhotoClassifier
+from ensemble.prediction.photo_classifier import PhotoClassifier
 from folds.layout import read_eval
 from folds.run_folder import load_run
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from folds.corrections import Merge, describe_fixes, fixes_csv, merged_csv, read_fixes, read_merges
 from folds.errors import MaskensError, did_you_mean_folder, refuse, typed
-from folds.files import read_record, replacing, sha256, sha256_of_text, write_or_set_aside, write_record
+from folds.files import replacing, sha256, sha256_of_text, write_or_set_aside
 from folds.labels import CLASSES, IntArray
 from folds.layout import read_train
 from folds.people import Fix, TrainData, class_counts, kept_skipped
+from folds.records import read_record, write_record
 from folds.splits import folds_csv, read_folds, what_changed
 from folds.table import read_table
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from starlette.types import ASGIApp
 
-from ensemble.prediction.records import PhotoClassifier, PhotoPredictions
+from ensemble.prediction.photo_classifier import PhotoClassifier, PhotoPredictions
 from ensemble.recipes.schema import Preprocessing
 from ensemble.serving.app import create_app
 from ensemble.serving.limits import Limits

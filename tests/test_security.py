@@ -26,9 +26,9 @@ from ensemble.recipes.recipe_file import parse_recipe
 from folds.errors import MaskensError
 from folds.files import csv_text, safe_csv, unescape_cell
 from folds.layout import read_eval, read_train
-from folds.pages.tables import new_table
 from folds.run_folder import load_data, load_run
 from folds.splits import read_folds
+from folds.terminal_tables import new_table
 
 TINY = ("--set", "tasks.*.epochs=1", "--set", "tasks.*.batch_size=8", "--no-pretrained", "--workers", 0)
 

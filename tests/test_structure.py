@@ -1,4 +1,4 @@
-"""The rooms of the house: imports go one way, and what needs no torch does not load it."""
+"""The subpackages: imports go one way, and what needs no torch does not load it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEVELS = (
     ("reporting", "serving"),
     ("commands",),
 )
-ROOMS = [room for level in LEVELS for room in level]
+PACKAGES = [package for level in LEVELS for package in level]
 MODULES = sorted((ROOT / "ensemble").rglob("*.py")) + sorted((ROOT / "folds").rglob("*.py"))
 
 
@@ -33,17 +33,17 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-def test_every_room_is_named_here() -> None:
-    assert {p.parent.name for p in (ROOT / "ensemble").glob("*/__init__.py")} == set(ROOMS)
+def test_every_package_is_named_here() -> None:
+    assert {p.parent.name for p in (ROOT / "ensemble").glob("*/__init__.py")} == set(PACKAGES)
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_rooms_of_levels_below(room: str) -> None:
-    level = next(i for i, rooms in enumerate(LEVELS) if room in rooms)
-    allowed = {room, *(name for rooms in LEVELS[:level] for name in rooms)}
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_imports_only_packages_of_levels_below(package: str) -> None:
+    level = next(i for i, packages in enumerate(LEVELS) if package in packages)
+    allowed = {package, *(name for packages in LEVELS[:level] for name in packages)}
     wrong = [
         f"{path.name} imports {name}"
-        for path in (ROOT / "ensemble" / room).glob("*.py")
+        for path in (ROOT / "ensemble" / package).glob("*.py")
         for name in _imports(path)
         if name == "cli" or (name.startswith("ensemble.") and name.split(".")[1] not in allowed)
     ]
@@ -67,8 +67,10 @@ LIGHT = ("recipes", "jobs", "metrics", "decision", "evaluation")
 def test_scores_and_decisions_need_no_torch() -> None:
     """Nor what they import: all are imported in one process."""
     code = "import sys"
-    for room in LIGHT:
-        modules = [f"ensemble.{room}.{p.stem}" for p in (ROOT / "ensemble" / room).glob("*.py") if p.stem != "__init__"]
+    for package in LIGHT:
+        modules = [
+            f"ensemble.{package}.{p.stem}" for p in (ROOT / "ensemble" / package).glob("*.py") if p.stem != "__init__"
+        ]
         code += f"\nimport {', '.join(modules)}\nprint({{'torch', 'timm', 'albumentations'}} & sys.modules.keys())"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert found.returncode == 0, found.stderr

@@ -18,7 +18,8 @@ import safetensors.numpy
 
 from ensemble.jobs.job import Job
 from ensemble.recipes.recipe_file import load_recipe, with_weights
-from folds.files import sealed, sha256
+from folds.files import sha256
+from folds.records import sealed
 from folds.run_folder import load_run
 from hostile.judge import Verdict, command, judge, judge_call
 from hostile.mutations import DEEP, spoiled_bytes, spoiled_text, spoiled_toml, spoiled_tree

@@ -12,10 +12,10 @@ from ensemble.commands.terminal import Observer, Terminal
 from folds.corrections import apply_merges, merged_people
 from folds.errors import SHOWN, refuse, typed
 from folds.labels import IntArray
-from folds.pages.tables import folds_table
 from folds.people import TrainData, label_conflicts, repeated_ids
 from folds.run_folder import Run, kept_folds, read_labelled, refuse_foreign, start_run
 from folds.splits import make_folds, read_folds
+from folds.terminal_tables import folds_table
 
 if TYPE_CHECKING:
     from folds.explore.duplicates import MergeCandidate

@@ -80,7 +80,7 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
     runs = [load_run(folder) for folder in options.run]
     chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing)
 
-    from ensemble.prediction.records import predict_files  # imports torch, once nothing else is wrong
+    from ensemble.prediction.photo_classifier import predict_files  # imports torch, once nothing else is wrong
 
     hardware = Hardware(choose_device(options.device), options.workers)
     with observer.progress() as on_progress:

@@ -63,7 +63,7 @@ def serve(options: ServeOptions, observer: Observer) -> Server:
     chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing)
     opened = open_port(options.host, options.port)  # before the models are loaded, which takes longer
     try:
-        from ensemble.prediction.records import PhotoClassifier  # imports torch, once nothing else is wrong
+        from ensemble.prediction.photo_classifier import PhotoClassifier  # imports torch, once nothing else is wrong
         from ensemble.serving.app import create_app
         from ensemble.serving.requests import ServedModels
 

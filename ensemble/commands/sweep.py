@@ -27,8 +27,9 @@ from ensemble.jobs.spec import JobSpec, plan
 from ensemble.recipes.recipe_file import alike, bind_recipe, changed_recipe, differences, parse_recipe, run_recipe
 from ensemble.recipes.schema import Recipe, shipped
 from folds.errors import MaskensError, refuse, typed
-from folds.files import json_text, read_record, safe_csv, write_record, write_text
+from folds.files import json_text, safe_csv, write_text
 from folds.ranges import parse_folds, parse_seeds
+from folds.records import read_record, write_record
 from folds.run_folder import Run, differing, find_run, has_run, load_data, load_run, refuse_foreign, start_run
 
 if TYPE_CHECKING:

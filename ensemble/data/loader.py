@@ -18,7 +18,7 @@ from torch.utils.data import Sampler as TorchSampler
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos
-from ensemble.data.masks import DrawMasks, TargetArray
+from ensemble.data.drawn_masks import DrawMasks, TargetArray
 from ensemble.recipes.schema import Mix, Sampler, TaskRecipe
 from folds.errors import MaskensError
 from folds.labels import SHOTS, IntArray, age_band, decode

@@ -18,8 +18,9 @@ from ensemble.recipes.recipe_file import find_set
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import Tta, TtaSet, known_sets
 from folds.errors import MaskensError, typed
-from folds.files import read_record, record_text, replace_keeping, save_npz, sha256, sha256_of_file, sha256_of_text
+from folds.files import replace_keeping, save_npz, sha256, sha256_of_file, sha256_of_text
 from folds.labels import CLASSES
+from folds.records import read_record, record_text
 from folds.run_folder import Run
 
 StepName = Literal["views", "temperatures", "weights", "offsets"]

@@ -16,9 +16,10 @@ from ensemble.recipes.architecture import ModelArgs, ModelName
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import OutputSpec
 from folds.errors import MaskensError, first_line, refuse, typed
-from folds.files import lfs_pointer, sha256, type_adapter
+from folds.files import lfs_pointer, sha256
 from folds.labels import IntArray
 from folds.people import Person, TrainData
+from folds.records import type_adapter
 
 FORMAT = 1
 KEY = 12  # hex digits that name a person

@@ -10,7 +10,8 @@ from typing import Any, Literal
 from pydantic import ConfigDict
 
 from folds.errors import MaskensError, typed
-from folds.files import read_record, sha256_of_file, write_record
+from folds.files import sha256_of_file
+from folds.records import read_record, write_record
 from folds.run_folder import LAST, MODEL, OOF, FileIn, Run
 
 State = Literal["waiting", "starting", "training", "done", "stopped", "failed", "unreadable"]

@@ -20,10 +20,11 @@ from ensemble.jobs.job import trained_with
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import ONLY_GENDER, Predicts
 from folds.errors import MaskensError, typed
-from folds.files import read_record, save_npz, sha256, sha256_of_arrays, write_record
+from folds.files import save_npz, sha256, sha256_of_arrays
 from folds.labels import CLASSES, FloatArray, IntArray, decode
 from folds.layout import read_eval
 from folds.people import PhotoSet, TrainData
+from folds.records import read_record, write_record
 from folds.run_folder import Run
 
 NOT_TAKEN = -1

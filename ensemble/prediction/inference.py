@@ -236,7 +236,7 @@ def predict_photos(
             for batch in plain_batches(photos, rows[first:].tolist(), size, hardware.job_workers, pin=pin):
                 inputs, places = predictor.inputs(batch.photos), slice(first, first + len(batch.faces))
                 predictor.hold(group, inputs)
-                strategy(Batch(predictor, inputs, logits, places))
+                strategy(Batch(predictor, inputs, logits, places))  # which fills `logits`
                 no_face[places] = ~batch.faces
                 first = places.stop
                 done[group[0] : group[-1] + 1] = [first] * len(group)

@@ -1,4 +1,7 @@
-"""Test-time augmentation: views by name, and the sets of them, shipped or one's own."""
+"""Test-time augmentation: views by name, and the sets of them, shipped or one's own.
+
+What `--tta` accepts is found by `recipe_file.find_set`; how a view is made is in models/tta.py.
+"""
 
 from __future__ import annotations
 

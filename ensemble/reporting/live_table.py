@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ensemble.jobs.job import JobStatus
-from folds.pages.tables import new_table
+from folds.terminal_tables import new_table
 
 STYLES = {
     "waiting": "dim",

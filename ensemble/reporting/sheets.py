@@ -8,7 +8,7 @@ import numpy as np
 
 from ensemble.data.augment import Augment, always, build, faults
 from ensemble.data.cache import in_preprocessings
-from ensemble.data.masks import NOT_WEAR, WEAR, DrawMasks, detection_faults
+from ensemble.data.drawn_masks import NOT_WEAR, WEAR, DrawMasks, detection_faults
 from ensemble.recipes.schema import Entry, Recipe, SomeOf, TaskRecipe, transforms_in
 from folds.errors import refuse
 from folds.faces import draw_boxes

@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from folds.labels import CLASS_NAMES, CLASSES
-from folds.pages.tables import WideOrNarrow, fold_columns, fold_counts, new_table, table_of_classes
 from folds.ranges import in_short
+from folds.terminal_tables import WideOrNarrow, fold_columns, fold_counts, new_table, table_of_classes
 
 if TYPE_CHECKING:
     from ensemble.decision.submission import SubmissionCheck

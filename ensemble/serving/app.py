@@ -19,7 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ensemble.prediction.records import PARTS
+from ensemble.prediction.photo_classifier import PARTS
 from ensemble.serving.batching import Batcher
 from ensemble.serving.limits import Limits, Refused
 from ensemble.serving.requests import ReadPhoto, Record, RequestAnswerer, ServedModels

@@ -20,7 +20,7 @@ from starlette.types import Message
 
 from ensemble.data.cache import decoded_sizes, in_preprocessings
 from ensemble.models.runtime import give_back_memory
-from ensemble.prediction.records import PhotoClassifier, photo_records
+from ensemble.prediction.photo_classifier import PhotoClassifier, photo_records
 from ensemble.serving.batching import Batcher, QueueFull
 from ensemble.serving.limits import Limits, Refused
 from folds.errors import MaskensError

@@ -21,8 +21,8 @@ import torch
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import missing_bytes, open_photos
+from ensemble.data.drawn_masks import DrawMasks
 from ensemble.data.loader import NO_MORE, EpochBatches, EpochPhotos, epoch_batches, train_loader
-from ensemble.data.masks import DrawMasks
 from ensemble.jobs.hardware import Hardware, free_memory
 from ensemble.jobs.spec import JobSpec, training_rows
 from ensemble.models.build import create, normalisation, to_device

@@ -17,8 +17,8 @@ from torch.utils.data import ConcatDataset
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos, open_photos
+from ensemble.data.drawn_masks import DrawMasks
 from ensemble.data.loader import NO_MORE, EpochBatches, TrainingPhotos, epoch_batches, plain_batches, train_loader
-from ensemble.data.masks import DrawMasks
 from ensemble.jobs.card import job_card, trained_on
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import Claim

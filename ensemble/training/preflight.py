@@ -11,7 +11,7 @@ from timm.optim import list_optimizers
 
 from ensemble.data.augment import faults
 from ensemble.data.cache import skip_unreadable
-from ensemble.data.masks import detection_faults
+from ensemble.data.drawn_masks import detection_faults
 from ensemble.jobs.spec import JobSpec
 from ensemble.models.build import create, refuse_unreachable, weights_address
 from ensemble.recipes.recipe_file import load_recipe

@@ -18,7 +18,7 @@ import torch
 from ensemble.backends.backend import Call, WorkerLost, WorkerStopped, call_with_retries, run_in_threads
 from ensemble.backends.choose import open_backend
 from ensemble.data.cache import check_readable, no_face_note, open_photos
-from ensemble.data.masks import undetected_note
+from ensemble.data.drawn_masks import undetected_note
 from ensemble.jobs.finished import is_done
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import JobStatus, State, write_status

@@ -17,8 +17,8 @@ from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, age_band
 from folds.pages.charts import age_histogram
 from folds.pages.contact_sheet import Cell, Sheet, photo_caption, save_sheets
 from folds.pages.html import INDEX, render
-from folds.pages.tables import new_table, table_of_classes
 from folds.people import repeated_ids
+from folds.terminal_tables import new_table, table_of_classes
 
 GENERATOR = "maskens explore"
 OURS = re.compile(r"index\.html|merge-candidates\.csv|(class-\d\d|duplicates|labels|(augment|faces)-[\w-]+)\.jpg")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from run_command import maskens, refused
 
-from folds.files import sealed
+from folds.records import sealed
 
 
 def test_a_score_as_json_says_what_the_tables_say(there: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from run_command import maskens, refused
 
-from folds.files import sealed
+from folds.records import sealed
 
 RUN = Path("runs/default")
 

@@ -11,9 +11,9 @@ import torch
 
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos
+from ensemble.data.drawn_masks import DrawMasks
 from ensemble.data.loader import EpochBatches, EpochPhotos, train_loader
 from ensemble.data.mask_drawing import draw_mask
-from ensemble.data.masks import DrawMasks
 from ensemble.recipes.schema import Preprocessing, Sampler, TaskRecipe, Transform
 from ensemble.recipes.tasks import Predicts
 from folds.faces import Face
@@ -82,7 +82,7 @@ def test_a_mask_fits_any_size_of_photo(size: tuple[int, int]) -> None:
 
 
 def test_the_mask_label_says_what_was_drawn_in_the_shares_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ensemble.data.masks.draw_mask", lambda photo, *_: photo + 1)  # the drawing takes long
+    monkeypatch.setattr("ensemble.data.drawn_masks.draw_mask", lambda photo, *_: photo + 1)  # the drawing takes long
     found = drawn(recipe(prob=0.5, incorrect=0.25), [2], draws=800)
     states = np.array([labels[0] for _, labels in found])
     changed = np.array([not np.array_equal(photo, PHOTO) for photo, _ in found])

@@ -33,10 +33,10 @@ from ensemble.evaluation.verify import verify
 from ensemble.metrics.scores import SCORED_PARTS, macro_f1
 from ensemble.recipes.recipe_file import run_recipe
 from folds.errors import MaskensError
-from folds.files import sealed
 from folds.labels import decode
 from folds.layout import read_train
 from folds.people import TrainData
+from folds.records import sealed
 from folds.run_folder import Run
 
 

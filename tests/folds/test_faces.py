@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from ensemble.data.cache import DecodedPhotos, check_readable, open_photos
+from ensemble.data.drawn_masks import DrawMasks, detection_faults, undetected_note
 from ensemble.data.loader import plain_batches
-from ensemble.data.masks import DrawMasks, detection_faults, undetected_note
 from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Preprocessing, TaskRecipe
 from ensemble.reporting.sheets import check_augmentation
@@ -178,11 +178,11 @@ def test_faces_missed_for_drawn_masks_are_reported_before_training(
     for file in bare:
         (data.root / file).write_text("no photo")
     photos = DecodedPhotos(data.photos.without(dict.fromkeys(bare, "is no photo")), [Preprocessing((128, 96))])
-    monkeypatch.setattr("ensemble.data.masks.SAMPLE", sample)
+    monkeypatch.setattr("ensemble.data.drawn_masks.SAMPLE", sample)
     answers = itertools.cycle([None, "a face"])
-    monkeypatch.setattr("ensemble.data.masks.find_face", lambda photo: next(answers))
+    monkeypatch.setattr("ensemble.data.drawn_masks.find_face", lambda photo: next(answers))
     assert missed in undetected_note(DETECT, photos, data.labels[0])
-    monkeypatch.setattr("ensemble.data.masks.find_face", lambda photo: "a face")
+    monkeypatch.setattr("ensemble.data.drawn_masks.find_face", lambda photo: "a face")
     assert undetected_note(DETECT, photos, data.labels[0]) == ""
 
 

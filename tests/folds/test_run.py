@@ -14,10 +14,10 @@ import pytest
 from conftest import MakeData
 
 from folds.errors import MaskensError
-from folds.files import sealed
 from folds.labels import IntArray
 from folds.layout import read_train
 from folds.people import TrainData
+from folds.records import sealed
 from folds.run_folder import Run, load_data, load_run, refuse_foreign, save_run, start_run
 from folds.splits import make_folds
 

@@ -19,7 +19,6 @@ from folds.errors import MaskensError
 from folds.files import sha256
 from folds.labels import SHOTS, IntArray
 from folds.layout import read_train
-from folds.pages.tables import folds_table
 from folds.people import Person, TrainData
 from folds.splits import (
     STRATA,
@@ -35,6 +34,7 @@ from folds.splits import (
     strata,
     what_changed,
 )
+from folds.terminal_tables import folds_table
 
 Row = tuple[str, int, int]  # id, gender, age in years
 PHOTOS = tuple(f"{s}.jpg" for s in SHOTS)

@@ -9,8 +9,8 @@ from conftest import MakeData
 from planned import plan_run
 
 from ensemble.jobs.job import JOB_FILES, Job, JobStatus, unverified, write_status
-from folds.files import sealed
 from folds.layout import read_train
+from folds.records import sealed
 from folds.run_folder import Run
 
 

@@ -31,8 +31,8 @@ from ensemble.prediction.inference import (
     read_prediction,
     save_prediction,
 )
+from ensemble.prediction.photo_classifier import predict_files
 from ensemble.prediction.predictor import Predictor, refuse_other_engine
-from ensemble.prediction.records import predict_files
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import ONLY_GENDER

@@ -30,7 +30,7 @@ from starlette.types import Message
 from stub_models import StubModels, photo, stub_app
 
 from ensemble.models.runtime import configure_process
-from ensemble.prediction.records import PhotoPredictions
+from ensemble.prediction.photo_classifier import PhotoPredictions
 from ensemble.serving.limits import Limits
 from ensemble.serving.server import open_port, server_of
 from folds.errors import MaskensError

@@ -20,7 +20,7 @@ from ensemble.commands.distil import DistilPlan, begin_student, plan_distillatio
 from ensemble.commands.infer import Inferred
 from ensemble.commands.train import TrainingPlan, plan_training, reuse_finished
 from ensemble.data.cache import open_photos
-from ensemble.data.masks import DrawMasks
+from ensemble.data.drawn_masks import DrawMasks
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof
 from ensemble.jobs.soft_targets import (

@@ -22,9 +22,9 @@ from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, load_pseudo_labe
 from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import class_labels
-from folds.files import sealed
 from folds.labels import CLASSES
 from folds.layout import read_train
+from folds.records import sealed
 from folds.run_folder import load_run
 
 EVAL = tuple(f"e{n:02d}.jpg" for n in range(18))
