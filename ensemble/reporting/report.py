@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from ensemble.decision.joint import Decision
 from ensemble.decision.oof_ensemble import OofEnsemble, RunOofLogits
 from ensemble.evaluation.evaluate import Calibration, Evaluation, PartPredictions, calibration, part_predictions
-from ensemble.jobs.oof import CURVES, JobCurves, read_curves
+from ensemble.jobs.oof import CURVES, Checkpoint, JobCurves, read_curves
 from ensemble.jobs.soft_targets import describe_pseudo_labels, describe_soft_targets
 from ensemble.metrics.scores import SCORED_PARTS, macro_f1
 from folds.files import write_text
@@ -230,6 +231,8 @@ def curve_panels(jobs: Sequence[JobCurves]) -> list[Panel]:
 def findings(found: Evaluation, matrix: Confusion, whole: Calibration, ages: Sequence[AgeErrors]) -> dict[str, str]:
     """What each section shows, in a sentence; `matrix` and `whole` are of the 18 classes."""
     plain, *others = found.settings
+    others_epochs = {*get_args(Checkpoint)} - {plain.name.partition(",")[0]}  # of which the best ones flatter
+    others = [s for s in others if s.name.partition(",")[0] not in others_epochs]
     moved = {
         kind: ", ".join(f"{s.name} ({s.gain.value:+.4f})" for s in others if s.gain.significance == kind)
         for kind in ("better", "worse")
