@@ -25,7 +25,7 @@ test: setup
 # The generated parts of docs/; the pictures take minutes and a Chromium or Chrome.
 docs: setup
 	$(BIN)/python -m typer cli.py utils docs --name maskens --title Commands --output docs/commands.md
-	$(BIN)/python benchmarks/pictures.py
+	$(BIN)/python docs/pictures.py
 
 # The core, without extras, with the oldest versions that pyproject.toml allows.
 test-oldest: .venv-oldest/ready

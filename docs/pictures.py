@@ -1,4 +1,4 @@
-"""Make the pictures of README and docs anew, from generated faces: `python benchmarks/pictures.py`.
+"""Make the pictures of README and docs anew, from generated faces: `python docs/pictures.py`.
 
 Tables become SVG by rich, pages PNG by a headless Chromium or Chrome, all in docs/pictures/. Takes about five minutes.
 """
@@ -24,7 +24,7 @@ from ensemble.commands.terminal import Terminal
 from ensemble.jobs.job import JobStatus
 from ensemble.reporting.live_table import jobs_table
 
-PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
+PICTURES = Path(__file__).parent / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 LIMIT = 200_000  # bytes of a picture
 
