@@ -62,5 +62,6 @@ def did_you_mean_folder(named: Path, holds: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, of a list also its first item; its type if there is no message."""
+    first, *more = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{first} {more[0].lstrip(' -')}" if more and first.endswith(":") else first

@@ -90,11 +90,16 @@ class Run:
     pseudo_record = FileIn("pseudo.json")
     soft_record = FileIn("soft_targets.json")
 
+    @property
+    def recorded_data(self) -> Path:
+        """Where its data were when it was made; a relative path is seen from the working folder."""
+        return Path(self.data if os.path.isabs(self.data) else os.path.relpath(self.folder.resolve() / self.data))
+
     def data_folder(self, named: Path | str | None = None) -> Path:
         """Where its data are: as named, else as recorded. Raises MaskensError: nothing is there."""
         if named:
             return Path(named)
-        data = Path(self.data if os.path.isabs(self.data) else os.path.relpath(self.folder.resolve() / self.data))
+        data = self.recorded_data
         if not data.exists():
             raise MaskensError(
                 f"{self.folder} has its data in {data}, where nothing is. Name where they are now with --data DIR; "

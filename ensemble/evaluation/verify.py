@@ -121,7 +121,7 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
     if not run.recipe_hash:
         found.notes.append("nothing is trained yet")
         return found
-    kind, file, root = "training input", run.recipe_file, data_folder or run.folder / run.data
+    kind, file, root = "training input", run.recipe_file, data_folder or run.recorded_data
     recipe = found.check(
         file.name,
         f"put {file} back as it was",
@@ -191,7 +191,7 @@ def _verify_data(found: Verification, folder: Path | None) -> TrainData | None:
         return dataclasses.replace(data, skipped=kept_skipped(run.skipped_file, run.skipped_hash))
 
     return found.check(
-        f"data in {folder or run.folder / run.data}",
+        f"data in {folder or run.recorded_data}",
         "put the data back, name their folder with --data DIR, or start a new run: maskens folds --run NEW_DIR",
         read,
         run.fingerprint,

@@ -249,7 +249,7 @@ def _guarded(app: ASGIApp, hosts: Sequence[str], metrics: Metrics) -> ASGIApp:
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
                 metrics.requests.labels(path if path in PATHS else "other", message["status"]).inc()
-                if path == "/predict":
+                if path == "/predict" and scope["method"] == "POST":
                     metrics.seconds.observe(time.perf_counter() - started)
             await send(message)
 
