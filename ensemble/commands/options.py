@@ -347,6 +347,9 @@ class DistilOptions(TrainingOfRun, SeveralRuns, Views):
     recipe: str | None = _recipe(
         None, "The student's: a shipped recipe or a TOML file. Default: the ensemble's; stored in its run."
     )
+    tta: Tta | None = _model(
+        None, f"The ensemble's views: {SETS}, or your own. Default: flip.", "SET", complete=_complete_tta
+    )
     temperature: float = _model(1.0, "Divides the ensemble's log probabilities.", "T")
     alpha: float = _model(0.5, "Weight of the ensemble in a target; the label has the rest.", "A")
     out: Path | None = _output(None, "The student's run folder. Default: RUN-student.", "DIR")

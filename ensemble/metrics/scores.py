@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy.typing as npt
 
 from ensemble.metrics.heads import head_decisions
 from ensemble.recipes.tasks import WIDTHS, OutputSpec, Part
-from folds.labels import CLASSES, AnyFloatArray, FloatArray, IntArray, decode, encode
+from folds.labels import CLASSES, AnyFloatArray, FloatArray, IntArray, decode
 
 PARTS: tuple[Part, ...] = ("mask", "gender", "age")
 SCORED_PARTS = ("18 classes", *PARTS)
@@ -215,16 +216,15 @@ def half_epochs(
 
 
 def task_scores(target: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
-    """(macro F1, accuracy) of what one task decides: its own labels or, where its heads determine them, the 18 classes.
+    """(macro F1, accuracy) of what one task decides: the labels of its head, or of several heads their combinations.
 
-    So the best epoch of a task with three heads is that of the score which counts in the end.
+    So the best epoch of a task with three heads is that of the score which counts in the end, over the 18 classes.
 
     Args:
         logits: float32 (photos, width).
         labels: int64 (photos, heads), the true ones, in the scoring bands.
     """
-    decided = np.stack(head_decisions(logits, target.heads), axis=1)
-    if len(target.heads) == 1:
-        return macro_f1(labels[:, 0], decided[:, 0], WIDTHS[target.heads[0].part]), float((labels == decided).mean())
-    truth, classes = encode(*labels.T), encode(*decided.T)
-    return macro_f1(truth, classes, CLASSES), float((truth == classes).mean())
+    widths = tuple(WIDTHS[head.part] for head in target.heads)
+    truth = np.ravel_multi_index(tuple(labels.T), widths)
+    decided = np.ravel_multi_index(tuple(head_decisions(logits, target.heads)), widths)
+    return macro_f1(truth, decided, math.prod(widths)), float((truth == decided).mean())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from ensemble.metrics.scores import Draws, Interval, draw_people, drawn_f1, interval, score, task_scores
-from ensemble.recipes.tasks import OutputSpec
+from ensemble.recipes.tasks import PREDICTED_PARTS, OutputSpec
 from folds.labels import encode
 
 CLASSES = np.arange(18)
@@ -114,3 +114,12 @@ def test_a_task_with_three_heads_is_scored_by_the_18_classes() -> None:
 def test_a_task_with_one_head_is_scored_by_its_own_labels() -> None:
     logits = np.eye(3, dtype=np.float32)
     assert task_scores(OutputSpec("mask"), logits, np.array([[0], [1], [0]])) == pytest.approx(((2 / 3 + 1) / 3, 2 / 3))
+
+
+def test_a_task_with_two_heads_is_scored_by_their_combinations(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PREDICTED_PARTS, "age", ("mask", "gender"))  # as a new kind of task would be
+    labels = np.array([[0, 0], [1, 1], [2, 1]])
+    logits = np.zeros((3, 5), dtype=np.float32)
+    logits[[0, 1, 2], labels[:, 0]] = 1
+    logits[[0, 1, 2], [3, 4, 3]] = 1  # the last gender is wrong
+    assert task_scores(OutputSpec("age"), logits, labels) == pytest.approx((2 / 6, 2 / 3))
