@@ -192,7 +192,9 @@ def unescape_cell(cell: str) -> str:
 
 def lfs_fault(start: bytes) -> str:
     """An error message for a file that starts with these bytes, if it is a pointer of Git LFS; "" if it is none."""
-    return "it is a Git LFS pointer, not the file itself. Fetch it with: git lfs pull" * start.startswith(LFS_POINTER)
+    if start.startswith(LFS_POINTER):
+        return "it is a Git LFS pointer, not the file itself. Fetch it with: git lfs pull"
+    return ""
 
 
 def lfs_pointer(path: Path) -> str:

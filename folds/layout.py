@@ -89,7 +89,7 @@ def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
             fault = bad[image] = "is an empty file"
         if fault and not (skip_bad and image in bad):
             problems.append(f"info.csv row {row[LINE]}: {images / image} {fault}")
-    skip = " Or skip files that are missing or empty: maskens infer --skip-bad-photos" * bool(bad)
+    skip = " Or skip files that are missing or empty: maskens infer --skip-bad-photos" if bad else ""
     refuse(problems, f"{table} and its photos don't fit together", f"Correct them and run again.{skip}")
     stats = [found[composed(i)].stat() if composed(i) in found else None for i in seen]
     fingerprint = sha256_of_lines(f"{i}\t{s.st_size if s else 'missing'}" for i, s in zip(seen, stats, strict=True))

@@ -47,7 +47,7 @@ def read_table(path: Path, needed: Sequence[str], exact: bool = False) -> list[d
     if not columns:
         raise MaskensError(f"{path} is empty: it needs a header with the columns {', '.join(needed)}.")
     if exact and (written != list(needed) or separator != ","):
-        index = " Write it without the index: to_csv(..., index=False)." * (columns[0] == "")
+        index = " Write it without the index: to_csv(..., index=False)." if columns[0] == "" else ""
         found = separator.join(f"'{c}'" if c != c.strip() or not c else c for c in written)
         raise MaskensError(
             f"{path} has the columns {found}, expected {','.join(needed)} in this order and no others.{index}"

@@ -183,7 +183,7 @@ def kept_tuning(folders: Sequence[Path], untuned: Sequence[RunTuning]) -> tuple[
             fitted = tuning.fitted.model_copy(update={"runs": tuple(placed[n] for n in range(len(untuned)))})
             return tuning.model_copy(update={"fitted": fitted}), path
     if paths:
-        options = " ".join(f"--run {typed(folder)}" for folder in folders) + " --blend" * (len(folders) > 1)
+        options = " ".join(f"--run {typed(folder)}" for folder in folders) + (" --blend" if len(folders) > 1 else "")
         raise MaskensError(
             f"{paths[0]} was fitted on other out-of-fold logits: a job was trained since. "
             f"Tune again: maskens tune {options}; or skip it: --no-tuning"

@@ -155,7 +155,9 @@ def trained_with(run: Run, key: str) -> list[Job]:
 def unverified(run: Run, jobs: Iterable[Job]) -> list[str]:
     """A warning if some of these jobs have no checksums, as their job.json is not that of a finished job."""
     unsure = [str(job) for job in jobs if job.status().state != "done"]
+    if not unsure:
+        return []
     return [
         f"{run.folder}: job.json of {', '.join(unsure)} is missing, damaged or not of a finished job, so the files "
         "beside it can't be verified; they are used as they are"
-    ] * bool(unsure)
+    ]

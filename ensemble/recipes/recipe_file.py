@@ -190,8 +190,12 @@ def _readable(error: Any, above: Sequence[str]) -> list[str]:
     if path and path[-1].startswith("literal["):
         return []  # the other kind that the value may be of is listed
     if error["type"] == "extra_forbidden":
-        task = "tasks.*." * (where in TaskRecipe.model_fields) or "tasks." * (where in KINDS)
-        near = f" (did you mean {task}{where}?)" if task else did_you_mean(path[-1], _keys_at(path[:-1]))
+        if where in TaskRecipe.model_fields:
+            near = f" (did you mean tasks.*.{where}?)"
+        elif where in KINDS:
+            near = f" (did you mean tasks.{where}?)"
+        else:
+            near = did_you_mean(path[-1], _keys_at(path[:-1]))
         return [f"{where}: unknown key{near}"]
     if error["type"] == "missing":
         return [f"{where}: missing"]

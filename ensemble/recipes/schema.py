@@ -349,10 +349,12 @@ class Loss(Strict):
 
 def soft_f1_warnings(tasks: Sequence[str], consequence: str) -> list[str]:
     """A warning for tasks trained with soft F1 where their probabilities count; nothing without such tasks."""
+    if not tasks:
+        return []
     return [
         f"loss.f1 of {', '.join(tasks)} is not a proper loss: with ce 0.3 and f1 0.7 a true frequency of 0.80 is "
         f"predicted as 0.91, so {consequence}; set loss.f1 = 0 and loss.ce = 1 (docs/recipes.md)"
-    ] * bool(tasks)
+    ]
 
 
 class TaskRecipe(Strict):

@@ -187,7 +187,7 @@ def warning_lines(found: Exploration) -> list[str]:
     }
     return [
         "\n".join([f"warning: {what}: {len(items)}", *(f"  - {item}" for item in items[:LISTED])])
-        + f"\n... and {len(items) - LISTED} more" * (len(items) > LISTED)
+        + (f"\n... and {len(items) - LISTED} more" if len(items) > LISTED else "")
         for what, items in kinds.items()
         if items
     ]

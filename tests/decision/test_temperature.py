@@ -63,7 +63,7 @@ def test_a_temperature_leaves_the_middle_of_a_regression_and_widens_it() -> None
 def test_logits_that_are_always_right_are_not_scaled_to_certainty() -> None:
     truth = np.arange(300) % 3
     assert fit_temperature(2 * np.eye(3)[truth], truth) == pytest.approx(TEMPERATURES[0], rel=0.01)
-    assert fit_temperature(np.empty((0, 3)), np.empty(0, dtype=np.int64)) == 1.0, "there is nobody to learn from"
+    assert fit_temperature(np.empty((0, 3)), np.empty(0, dtype=np.int64)) == 1.0, "no photos"
 
 
 def test_a_head_that_is_calibrated_keeps_its_logits() -> None:
