@@ -416,7 +416,7 @@ class PredictOptions(Device, Decision, Missing, Quiet):
     """Classify any photos: mask, gender and age band with their probabilities, and whether the folds agree.
 
     A photo should show one face about as large as in training: the whole photo is resized, unless the recipe says
-    crop = "face".
+    crop = "face" or "eyes".
 
     Example:  maskens predict holiday/*.jpg --out holiday.csv
     """

@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError, refuse
-from folds.faces import crop_to_face, detector_fault
+from folds.faces import crop_photo, detector_fault
 from folds.files import replacing, sha256, write_text
 from folds.people import SKIP_ADVICE, PhotoSet, read_skipped, skipped_csv
-from folds.photos import Pixels, Progress, decode_file, in_threads, resize_and_crop
+from folds.photos import Pixels, Progress, decode_file, in_threads
 
 BUILDING = ".building-"
 SPARE = 64 * 2**20  # bytes of disk to leave free
@@ -46,18 +46,15 @@ def decoded_sizes(preprocessings: Sequence[Preprocessing]) -> list[tuple[int, in
 
 def in_preprocessings(photos: Sequence[Pixels], preprocessings: Sequence[Preprocessing]) -> LoadedPhoto:
     """A photo that was decoded at `decoded_sizes`, uint8 (h, w, 3) RGB each, in each preprocessing."""
-    found = [
-        crop_to_face(photo, g.resize) if g.crop == "face" else (resize_and_crop(photo, g.resize, g.crop), True)
-        for photo, g in zip(photos, preprocessings, strict=False)
-    ]
+    found = [crop_photo(photo, g.resize, g.crop) for photo, g in zip(photos, preprocessings, strict=False)]
     return LoadedPhoto(tuple(photo for photo, _ in found), all(face for _, face in found))
 
 
 def refuse_without_detector(preprocessings: Iterable[Preprocessing]) -> None:
     """Refuse crops around faces where the detector is not installed. Raises MaskensError with what to install."""
-    fault = detector_fault() if any(g.crop == "face" for g in preprocessings) else ""
+    fault = detector_fault() if any(g.finds_face for g in preprocessings) else ""
     if fault:
-        raise MaskensError(f'the models need crops around faces (crop = "face"): {fault}')
+        raise MaskensError(f'the models need crops around faces (crop = "face" or "eyes"): {fault}')
 
 
 def no_face_note(without: int, photos: int) -> str:
@@ -101,7 +98,7 @@ class DecodedPhotos:
         """Of cached photos. Raises OSError or ValueError if the cache is missing or damaged."""
         faces = np.ones(len(self), np.bool_)
         for preprocessing, path in zip(self.preprocessings, self.cached or (), strict=True):
-            if preprocessing.crop == "face":
+            if preprocessing.finds_face:
                 faces &= np.load(_faces_file(path), allow_pickle=False)
         return faces
 
@@ -208,7 +205,7 @@ def _missing(photos: PhotoSet, preprocessings: Sequence[Preprocessing], cache: P
     def complete(preprocessing: Preprocessing) -> bool:
         path, count = _pixel_file(cache, photos, preprocessing), len(photos.files)
         try:
-            flags = np.load(_faces_file(path), allow_pickle=False) if preprocessing.crop == "face" else photos.files
+            flags = np.load(_faces_file(path), allow_pickle=False) if preprocessing.finds_face else photos.files
             return PixelFile(path).shape == (count, *preprocessing.shape) and len(flags) == count
         except Exception:  # whatever a damaged file raises: it is rebuilt
             return False
@@ -220,7 +217,8 @@ def _pixel_file(cache: Path, photos: PhotoSet, preprocessing: Preprocessing) -> 
     """Where photos of one preprocessing lie. The name depends on which of them are skipped and black in it, so that a
     cache with holes is never taken for a whole one, nor for one with other holes."""
     height, width, _ = preprocessing.shape
-    of = "\n".join([f"{photos.version} {preprocessing} v1", *sorted(photos.skipped)])
+    version = 2 if preprocessing.finds_face else 1  # of how pixels are made
+    of = "\n".join([f"{photos.version} {preprocessing} v{version}", *sorted(photos.skipped)])
     without = f"-without{len(photos.skipped)}" if photos.skipped else ""
     return cache / f"{height}x{width}-{sha256(of)[:16]}{without}.npy"
 
@@ -268,7 +266,7 @@ def _build(
         for file, preprocessing in zip(files, targets, strict=True):
             file.flush()
             path = _pixel_file(cache, photos, preprocessing)
-            if preprocessing.crop == "face":
+            if preprocessing.finds_face:
                 with replacing(_faces_file(path)) as handle:
                     np.save(handle, faces)
             os.replace(file.path, path)

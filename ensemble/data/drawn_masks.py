@@ -80,6 +80,6 @@ def undetected_note(task: TaskRecipe, photos: DecodedPhotos, states: IntArray) -
 def detection_faults(task: TaskRecipe) -> list[str]:
     """Why faces that a task needs found can't be; empty if nothing."""
     wanted = ["masks.detect"] if task.masks.prob and task.masks.detect else []
-    wanted += ["crop"] if task.crop == "face" else []
+    wanted += ["crop"] if task.preprocessing.finds_face else []
     fault = detector_fault() if wanted else ""
     return [f"{key}: {fault}" for key in wanted if fault]

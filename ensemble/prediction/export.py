@@ -30,7 +30,7 @@ from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import ONLY_GENDER, OutputSpec, Part
 from ensemble.recipes.views import Tta, TtaSet, as_set
 from folds.errors import MaskensError, first_line
-from folds.faces import AROUND, SEARCHED
+from folds.faces import AROUND, EYE_LEVEL, EYES_APART, EYES_AT, EYES_IN_BOX, SEARCHED, SECOND_THRESHOLDS
 from folds.files import read_json, replacing_folder, write_json
 from folds.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS, AnyFloatArray
 from folds.pages.html import refuse_strange_files
@@ -50,14 +50,20 @@ SPECIFICATION = {
     "inside. logits: float32 (batch, width), their mean over folds and views, weighted by view_weights if there are "
     "any; of an ordinal or regression head of ages the log probabilities of its bins",
     "decoding": "full: the whole photo; reduced: a JPEG at the smallest of 1/2, 1/4, 1/8 of its size at which neither "
-    "side is below resize, twice resize where crop is face (Pillow's Image.draft, libjpeg's scale), all else whole; "
-    "then turn upright by the EXIF orientation, as it is where EXIF is damaged; 16-bit grey divided by 257, "
+    "side is below resize, twice resize where crop is face or eyes (Pillow's Image.draft, libjpeg's scale), all else "
+    "whole; then turn upright by the EXIF orientation, as it is where EXIF is damaged; 16-bit grey divided by 257, "
     "transparency dropped, convert to RGB",
     "resizing": "resize to (height, width), where it shrinks both ways by averaging over areas (OpenCV's INTER_AREA), "
-    "else bilinear (INTER_LINEAR); then cut the centre. Where crop is face, first cut out the face, then resize. The "
-    f"face is MTCNN's largest box, found on the photo at {SEARCHED} pixels across if it is wider; cut out is "
-    f"{AROUND:g} times its height, or what {AROUND:g} times its width asks for if that is more, in the ratio of "
-    "resize, moved into the photo and made smaller to fit; the whole photo where no face is found",
+    "else bilinear (INTER_LINEAR); then cut the centre. A face is MTCNN's largest box, found on the photo at "
+    f"{SEARCHED} pixels across if it is wider; without one its most certain box with thresholds {SECOND_THRESHOLDS} on "
+    "the photo, on one with the lightness equalised (CLAHE, limit 2, 4 x 4 tiles), and on both mirrored; without that "
+    f"the whole photo is resized. Where crop is face, cut out {AROUND:g} times the box's height, or what {AROUND:g} "
+    "times its width asks for if that is more, in the ratio of resize, moved into the photo and made smaller to fit, "
+    "and resize. Where crop is eyes, rotate, scale and shift so that the eyes lie level, their middle at half of the "
+    f"width and {EYES_AT:g} of the height, apart by the smaller of {EYES_APART[0]:g} of the height and "
+    f"{EYES_APART[1]:g} of the width; beyond the photo its edge pixels are repeated; eyes are taken to be "
+    f"{EYES_IN_BOX[0]:g} to {EYES_IN_BOX[2]:g} of the box's width apart, and level, {EYES_IN_BOX[1]:g} apart, at "
+    f"{EYE_LEVEL:g} of its height, where they tilt by more than 45 degrees or lie beside it",
     "rule": "log softmax over the columns of each head; add up the probabilities of columns of one label (bin_labels); "
     "take the mean of a factor's log probabilities over the heads that give it, and log softmax again; "
     "log p(mask) + log p(gender) + log p(age of that gender) for each class, averaged with the factor class where "

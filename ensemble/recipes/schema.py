@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
@@ -25,7 +25,8 @@ NotNegative = Annotated[float, Field(ge=0)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Size = tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]]
 Years = tuple[Annotated[int, Field(ge=1, le=120)], ...]
-Crop = tuple[int, int] | Literal["face"]
+FaceCrop = Literal["face", "eyes"]  # around the largest face; turned, scaled and shifted by its eyes
+Crop = tuple[int, int] | FaceCrop
 
 ALL_YEARS = tuple(range(16, 81))  # `cuts = "years"`: <16, 16, 17, ..., 79, >=80
 FOLD = "{fold}"  # in the path of weights
@@ -52,14 +53,18 @@ class Preprocessing:
     """
 
     resize: tuple[int, int]
-    crop: Crop | None = None  # "face": around the largest face; the whole photo where there is none
+    crop: Crop | None = None  # the whole photo where a face is wanted and there is none
     reduced: bool = False  # large JPEGs are decoded at 1/2, 1/4 or 1/8 of their size, never below `decoded`
 
     @property
     def decoded(self) -> tuple[int, int]:
         """Least size of a reduced photo: a face that fills half of its sides is not enlarged."""
         height, width = self.resize
-        return (2 * height, 2 * width) if self.crop == "face" else self.resize
+        return (2 * height, 2 * width) if self.finds_face else self.resize
+
+    @property
+    def finds_face(self) -> bool:
+        return isinstance(self.crop, str)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -368,7 +373,7 @@ class TaskRecipe(Strict):
     weights_sha256: str = ""  # of that file, or of each fold's, with commas between; filled in when it is first read
     decode: Literal["reduced", "full"] = "reduced"  # large JPEGs, at 1/2, 1/4 or 1/8 where resize allows it
     resize: Size = (512, 384)
-    crop: Size | Literal["face"] | None = None  # of the centre; "none" takes back an extended recipe's
+    crop: Size | FaceCrop | None = None  # of the centre; "none" takes back an extended recipe's
     masks: Masks = Masks()
     augment: tuple[Entry, ...] = ()
     batch_size: int = Field(32, ge=2, le=4096)
@@ -390,8 +395,8 @@ class TaskRecipe(Strict):
     @field_validator("crop", mode="before")
     @classmethod
     def _no_crop(cls, crop: Any) -> Any:
-        if isinstance(crop, str) and crop not in ("face", "none"):
-            raise ValueError(f"'{crop}' is neither [height, width] nor 'face' nor 'none'")
+        if isinstance(crop, str) and crop not in (*get_args(FaceCrop), "none"):
+            raise ValueError(f"'{crop}' is neither [height, width] nor 'face', 'eyes' or 'none'")
         return None if crop == "none" else crop
 
     @field_validator("augment", mode="before")
@@ -421,8 +426,8 @@ class TaskRecipe(Strict):
         resize, crop = info.data.get("resize"), info.data.get("crop")
         if not (masks.prob and resize and crop) or masks.detect:
             return masks
-        if crop == "face":
-            raise ValueError("a crop around the face needs detect = true")
+        if isinstance(crop, str):
+            raise ValueError(f'crop = "{crop}" needs detect = true')
         try:
             masks.face.cropped(resize, crop)
         except ValueError:

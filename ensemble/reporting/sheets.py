@@ -11,7 +11,7 @@ from ensemble.data.cache import in_preprocessings
 from ensemble.data.drawn_masks import NOT_WEAR, WEAR, DrawMasks, detection_faults
 from ensemble.recipes.schema import Entry, Recipe, SomeOf, TaskRecipe, transforms_in
 from folds.errors import refuse
-from folds.faces import draw_boxes
+from folds.faces import FaceCrop, draw_boxes
 from folds.pages.contact_sheet import Cell, Sheet, thumbnail
 from folds.photos import Pixels
 
@@ -109,20 +109,20 @@ def _alike(recipe: Recipe) -> list[tuple[list[str], TaskRecipe]]:
 
 
 def face_sheets(recipe: Recipe, photos: Sequence[tuple[str, Pixels]]) -> list[Sheet]:
-    """A sheet for each shape in which tasks of a recipe cut out faces; none if none does.
+    """A sheet for each shape and kind in which tasks of a recipe cut out faces; none if none does.
 
     Args:
         photos: (caption, uint8 (h, w, 3) RGB of any size).
     """
-    shapes: dict[tuple[int, int], list[str]] = {}
+    shapes: dict[tuple[tuple[int, int], FaceCrop], list[str]] = {}
     for name, task in recipe.tasks.items():
-        if task.crop == "face" and photos:
-            shapes.setdefault(task.resize, []).append(name)
+        if isinstance(task.crop, str) and photos:
+            shapes.setdefault((task.resize, task.crop), []).append(name)
     sheets = []
-    for shape, names in shapes.items():
+    for (shape, kind), names in shapes.items():
         cells, without = [], 0
         for caption, photo in photos:
-            drawn, found = draw_boxes(photo, shape)
+            drawn, found = draw_boxes(photo, shape, kind)
             without += not found
             text = caption if found else f"{caption}\nno face found"
             cells.append(Cell(thumbnail(drawn), text, text.replace("\n", " ")))
