@@ -2,8 +2,8 @@
 
     python benchmarks/decisions.py --source ../shared/bench --out DIR
 
-Needs the real-photo benchmark (its builder and weights lie in --source). Trains four recipes of ladder.py on the same
-folds, one after another, three quarters of an hour on two cores; run again, it resumes where it stopped.
+Needs the real-photo benchmark (its builder and weights lie in --source). Trains four variants of `quick` on the same
+folds, three quarters of an hour on two cores; run again, it resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from ladder import train
-from real_photos import People, build_data, gained, machine, maskens, parse, print_heads
+from real_photos import People, build_data, gained, initial_weights, machine, maskens, parse, print_heads
 
 from ensemble.decision.fitting import STEPS, tune
 from ensemble.decision.joint import Decision, decide, decide_hard, vote
@@ -23,11 +22,19 @@ from ensemble.decision.members import load_ensembles
 from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
 from ensemble.decision.tuning import DecisionParams
 from ensemble.metrics.scores import interval
+from ensemble.recipes.schema import shipped
 from folds.labels import FloatArray, IntArray
 from folds.run_folder import load_run
 
 TUNED = 2  # place of the tuning that is kept among the ways
-RUNS = ("quick-0", "longer-0", "class18-0", "apart-0")
+RECIPES = {
+    "quick": ('extends = "quick"', ()),
+    "longer": ('extends = "quick"\n[tasks.heads]\nepochs = 4\nmix = { cutmix = 1.0, prob = 0.5 }', ()),
+    "class18": ("", ("class18",)),
+    "apart": ("", ("mask", "gender", "male-age", "female-age")),
+}
+"""Name -> (the recipe, or tasks that have each all keys of the one task of `quick`)."""
+RUNS = tuple(f"{name}-seed0" for name in RECIPES)
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,26 @@ class Way:
 
 def main() -> None:
     args = parse(__doc__, eval_people=200, k=3, fold="all").parse_args()
-    data, logits = build_data(args), args.out / "eval.logits.npz"
-    runs = [train(args, name.removesuffix("-0"), 0) for name in RUNS]
+    data, folds, logits = build_data(args), args.out / "folds", args.out / "eval.logits.npz"
+    if not (folds / "folds.csv").exists():
+        maskens("folds", "--data", data, "--run", folds, "--k", args.k, "--seed", 0)
+    recipes = [option for name in RECIPES for option in ("--recipe", write_recipe(args.out, name))]
+    shared = ("--out", args.out, "--seed", 0, "--fold", args.fold, "--yes", *initial_weights(args))
+    maskens("sweep", "--run", folds, *recipes, *shared)
+    runs = [args.out / name for name in RUNS]
     if not logits.exists():
         options = [option for run in runs for option in ("--run", run)]
         maskens("infer", *options, "--no-tuning", "--out", args.out / "eval.csv")
     print_table(args.out, data, logits)
+
+
+def write_recipe(out: Path, name: str) -> Path:
+    text, tasks = RECIPES[name]
+    if tasks:
+        text = shipped()["quick"].replace("[tasks.heads]", "[defaults]") + "".join(f"[tasks.{t}]\n" for t in tasks)
+    file = out / f"{name}.toml"
+    file.write_text(text)
+    return file
 
 
 def print_table(out: Path, data: Path, logits: Path) -> None:
