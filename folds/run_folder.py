@@ -18,6 +18,7 @@ from folds.files import replacing, sha256, sha256_of_text, write_or_set_aside
 from folds.labels import CLASSES, IntArray
 from folds.layout import read_train
 from folds.people import Fix, TrainData, class_counts, kept_skipped
+from folds.ranges import FULL, fold_folder
 from folds.records import read_record, write_record
 from folds.splits import folds_csv, read_folds, what_changed
 from folds.table import read_table
@@ -112,14 +113,15 @@ class Run:
 
     def job_folder(self, task: str, fold: int) -> Path:
         """Where a job's files are. Raises MaskensError: a link, as in another's run, leads out of the run's folder."""
-        found = self.folder / task / f"fold{fold}"
+        found = self.folder / task / fold_folder(fold)
         if not Path(os.path.realpath(found)).is_relative_to(os.path.realpath(self.folder)):
             raise MaskensError(f"{found} leads out of the run's folder through a link. Put a folder in its place.")
         return found
 
     def jobs_on_disk(self) -> list[Path]:
         """Folders of jobs that have something to lose: a whole epoch at least."""
-        return sorted({p.parent for name in (LAST, MODEL) for p in self.folder.glob(f"*/fold*/{name}")})
+        places = (f"*/{job}/{name}" for job in ("fold*", fold_folder(FULL)) for name in (LAST, MODEL))
+        return sorted({file.parent for place in places for file in self.folder.glob(place)})
 
 
 def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int) -> tuple[Run, str]:

@@ -49,7 +49,7 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
     run = load_run(options.run[0])
     data = read_eval(run.data_folder(options.data))
     folder = options.out or run.folder / "onnx"
-    chosen = choose_ensembles([run], options.tta, not options.no_tuning, options.allow_missing)
+    chosen = choose_ensembles([run], options.tta, not options.no_tuning, options.allow_missing, options.only)
 
     from ensemble.prediction.export import export as export_ensemble  # imports torch, once nothing else is wrong
 

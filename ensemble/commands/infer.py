@@ -100,7 +100,8 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
         must_be_writable(file)
     votes = tuple(align(file, data.ids, exact=True) for file in options.vote or [])
     weighted = rule != "vote"
-    chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing, weighted)
+    tuned = not options.no_tuning
+    chosen = choose_ensembles(runs, options.tta, tuned, options.allow_missing, options.only, weighted)
     ensembles, fitted = chosen.ensembles, chosen.fitted
 
     from ensemble.data.cache import skip_unreadable
@@ -130,7 +131,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
     if person is not None:
         people = len(np.unique(person))
         tuning += f", one gender and age for each of {people} people ({column}), no early exit"
-    observer.say(f"{chosen.models} models, {len(data.ids)} photos, views: {fitted.tta}, {tuning}")
+    observer.say(f"{chosen.who}, {len(data.ids)} photos, views: {fitted.tta}, {tuning}")
     with observer.progress() as on_progress:
         if options.skip_bad_photos:
             wanted = preprocessings(m for e in ensembles for m in e.members)

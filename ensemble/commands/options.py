@@ -21,6 +21,7 @@ import typer
 
 from ensemble.recipes.views import VIEWS, Tta
 from ensemble.serving.limits import Limits
+from folds.errors import MaskensError
 from folds.ranges import LARGEST_SEED, parse_seeds, written_folds
 
 PANELS = ("Data", "Model", "Compute", "Output")
@@ -139,7 +140,16 @@ def _parsed_by(parse: Callable[[str], object]) -> Callable[[str | None], str | N
     return check
 
 
-_folds, _seeds = _parsed_by(written_folds), _parsed_by(parse_seeds)
+def _written_without_full(text: str) -> None:
+    written_folds(text)
+    if "full" in text.lower():
+        raise MaskensError(
+            f"--fold {text}: only `maskens train` trains the model on everybody, which has no out-of-fold score: "
+            "maskens train --run RUN --fold full"
+        )
+
+
+_folds, _seeds, _held_out_folds = map(_parsed_by, (written_folds, parse_seeds, _written_without_full))
 _run = partial(_data, metavar="DIR", env=True, complete=_complete_run)
 _seed = partial(_data, metavar="N", env=True, check=_between(0, LARGEST_SEED))
 _recipe = partial(_model, metavar="RECIPE", env=True, complete=complete_recipe)
@@ -216,8 +226,11 @@ class Decision(Views):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Missing:
+class Models:
     allow_missing: bool = _model(False, "Accept folds that are not trained.")
+    only: Literal["full", "folds"] | None = _model(
+        None, "Only the models of --fold full, or only those of the folds. Default: all.", "full|folds"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +263,7 @@ class Training(Cluster, Data):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOfRun(Training):
-    fold: str = _data("all", "Folds to train: 3, 0..4, 0,2,4 or all.", "FOLDS", check=_folds)
+    fold: str = _data("all", "Folds to train: 3, 0..4, 0,2,4, all, or full (all people).", "FOLDS", check=_folds)
     recipe: str | None = _recipe(
         None, "A shipped recipe (see `maskens recipes`) or a TOML file. Default: original; stored in the run."
     )
@@ -344,6 +357,7 @@ class DistilOptions(TrainingOfRun, SeveralRuns, Views):
     Example:  maskens distil --run runs/default --recipe quick --fold 0
     """
 
+    fold: str = _data("all", "Folds to train: 3, 0..4, 0,2,4 or all.", "FOLDS", check=_held_out_folds)
     recipe: str | None = _recipe(
         None, "The student's: a shipped recipe or a TOML file. Default: the ensemble's; stored in its run."
     )
@@ -365,7 +379,9 @@ class SweepOptions(Training, OofViews):
     """
 
     run: Path | None = _run(None, "Run whose folds the sweep has. Default: runs/default; stored in the sweep.")
-    fold: str | None = _data(None, "Folds to train or add: 3, 0..4, 0,2,4 or all. Default: all.", "FOLDS", check=_folds)
+    fold: str | None = _data(
+        None, "Folds to train or add: 3, 0..4, 0,2,4 or all. Default: all.", "FOLDS", check=_held_out_folds
+    )
     seed: str | None = _data(
         None, "Seeds to train or add: 7, 0..2 or 0,2,4. Default: that of --run.", "SEEDS", env=True, check=_seeds
     )
@@ -380,7 +396,7 @@ class SweepOptions(Training, OofViews):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferOptions(SeveralRuns, Cluster, Decision, Missing):
+class InferOptions(SeveralRuns, Cluster, Decision, Models):
     """Predict the eval photos with every fold's models and write ImageID,ans.
 
     Runs are averaged, equally or with the weights of `maskens tune --blend`; each --vote file and each run has a vote.
@@ -412,7 +428,7 @@ class InferOptions(SeveralRuns, Cluster, Decision, Missing):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(Device, Decision, Missing, Quiet):
+class PredictOptions(Device, Decision, Models, Quiet):
     """Classify any photos: mask, gender and age band with their probabilities, and whether the folds agree.
 
     A photo should show one face about as large as in training: the whole photo is resized, unless the recipe says
@@ -429,7 +445,7 @@ class PredictOptions(Device, Decision, Missing, Quiet):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(Device, Decision, Missing, Quiet):
+class ServeOptions(Device, Decision, Models, Quiet):
     """Answer photos by HTTP as `maskens predict` does: a page to drop them on, JSON, metrics. There is no password.
 
     Needs the extra: pip install 'maskens\\[serve]'. See docs/serve.md.
@@ -451,7 +467,7 @@ class ServeOptions(Device, Decision, Missing, Quiet):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(OneRun, Decision, Missing):
+class ExportOptions(OneRun, Decision, Models):
     """Write the ensemble as ONNX, one file per task, verified on photos; always on the CPU.
 
     Example:  maskens export --out faces-onnx

@@ -13,7 +13,7 @@ import typer
 from ensemble.commands.options import PredictOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
-from ensemble.decision.members import Ensemble, load_ensembles
+from ensemble.decision.members import Ensemble, Only, load_ensembles
 from ensemble.decision.tuning import ActiveTuning, DecisionParams, apply_tuning, weighted_runs
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.recipes.recipe_file import run_recipe
@@ -21,6 +21,7 @@ from ensemble.recipes.views import Tta
 from folds.errors import MaskensError
 from folds.files import json_text, must_be_writable, replace_keeping, safe_csv
 from folds.people import describe_skipped
+from folds.ranges import FULL, in_short
 from folds.run_folder import Run, load_run, refuse_other_folds
 
 SHOWN_PHOTOS = 40  # rows of the table
@@ -78,7 +79,7 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
     if out:
         must_be_writable(out)
     runs = [load_run(folder) for folder in options.run]
-    chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing)
+    chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing, options.only)
 
     from ensemble.prediction.photo_classifier import predict_files  # imports torch, once nothing else is wrong
 
@@ -111,9 +112,17 @@ class ChosenEnsembles:
         return sum(len(e.members) for e in self.ensembles)
 
     @property
+    def who(self) -> str:
+        """How many models, and where that is not all of the folds, of which."""
+        folds = {m.fold for e in self.ensembles for m in e.members}
+        named = [f"folds {in_short(folds - {FULL})}"] if folds - {FULL} else []
+        of = f" of {' and '.join([*named, *(['full'] if FULL in folds else [])])}" if FULL in folds else ""
+        return f"{self.models} models{of}"
+
+    @property
     def description(self) -> str:
         """Models, views and tuning."""
-        return f"{self.models} models, views: {self.fitted.tta}, {self.tuning.description}"
+        return f"{self.who}, views: {self.fitted.tta}, {self.tuning.description}"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -130,13 +139,18 @@ class ChosenEnsembles:
 
 
 def choose_ensembles(
-    runs: Sequence[Run], tta: Tta | None, tuned: bool, allow_missing: bool, weighted: bool = True
+    runs: Sequence[Run],
+    tta: Tta | None,
+    tuned: bool,
+    allow_missing: bool,
+    only: Only | None = None,
+    weighted: bool = True,
 ) -> ChosenEnsembles:
     """The models of runs that are one ensemble.
 
     Args:
         tta, tuned: as of `apply_tuning`.
-        allow_missing: as of `load_ensembles`.
+        allow_missing, only: as of `load_ensembles`.
         weighted: skip runs whose tuned weight is 0.
 
     Raises:
@@ -148,4 +162,4 @@ def choose_ensembles(
     fitted = tuning.fitted
     if weighted:
         used, recipes, fitted = weighted_runs(used, recipes, fitted)
-    return ChosenEnsembles(load_ensembles(used, recipes, fitted, allow_missing), fitted, tuning, used)
+    return ChosenEnsembles(load_ensembles(used, recipes, fitted, allow_missing, only), fitted, tuning, used)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation import evaluate
 from ensemble.evaluation.evaluate import Evaluation, SubmissionScore
+from ensemble.jobs.job import jobs_of
 from ensemble.jobs.oof import Checkpoint
 from ensemble.recipes.views import Tta, TtaSet
 from ensemble.reporting import tables
 from folds.errors import MaskensError
 from folds.files import json_text
+from folds.ranges import FULL
 from folds.run_folder import file_of, load_run
 
 
@@ -95,4 +98,7 @@ def evaluate_runs(
     found, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
     # a tuning is fitted on the cross-fitted epochs, and what it gains is measured on them
     applied = apply_tuning(found, recipes, tta, tuned and checkpoint == "cross-fitted")
-    return Scored(blend, evaluate.evaluate(blend, applied), applied.fitted.views)
+    evaluation = evaluate.evaluate(blend, applied)
+    full = [m.name for m in blend.runs if any(job.trained for job in jobs_of(m.run, m.recipe.tasks, [FULL]))]
+    notes = (*evaluation.notes, *(f"{name}: the full model is not part of the out-of-fold score" for name in full))
+    return Scored(blend, dataclasses.replace(evaluation, notes=notes), applied.fitted.views)

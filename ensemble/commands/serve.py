@@ -60,7 +60,7 @@ def serve(options: ServeOptions, observer: Observer) -> Server:
     from ensemble.serving.server import open_port, url_of
 
     runs = [load_run(folder) for folder in options.run]
-    chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing)
+    chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing, options.only)
     opened = open_port(options.host, options.port)  # before the models are loaded, which takes longer
     try:
         from ensemble.prediction.photo_classifier import PhotoClassifier  # imports torch, once nothing else is wrong

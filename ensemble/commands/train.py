@@ -18,7 +18,17 @@ from ensemble.commands.step import step
 from ensemble.commands.terminal import SILENT, Observer, Terminal, fail
 from ensemble.jobs import soft_targets
 from ensemble.jobs.card import refuse_leaking_weights
-from ensemble.jobs.finished import begun, once_each, restore, reuse_among, reuse_jobs, unfinished
+from ensemble.jobs.finished import (
+    begun,
+    full_epochs,
+    is_done,
+    job_epochs,
+    once_each,
+    restore,
+    reuse_among,
+    reuse_jobs,
+    unfinished,
+)
 from ensemble.jobs.hardware import Hardware, unused_gpu
 from ensemble.jobs.soft_targets import PseudoLabels, SoftTargets
 from ensemble.jobs.spec import JobSpec, plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
@@ -27,7 +37,7 @@ from ensemble.recipes.schema import Recipe, soft_f1_warnings
 from folds.errors import MaskensError, Stopped, typed
 from folds.labels import IntArray
 from folds.people import TrainData, count_skipped, describe_skipped
-from folds.ranges import parse_folds
+from folds.ranges import FULL, fold_name, parse_folds
 from folds.run_folder import Run, load_data, load_run
 
 if TYPE_CHECKING:
@@ -150,12 +160,15 @@ def plan_jobs(
     changes, weights = options.change or (), options.weights or ()
     recipe = resolve_recipe(run, options.recipe, changes, weights, not options.no_pretrained, start)
     tasks = select_tasks(recipe, options.task or ())
+    if FULL in chosen:
+        check_full(run, recipe, tasks, chosen, bool(pseudo), bool(soft))
     hardware, trackers = hardware_and_trackers(options)
     cache = cache_folder(options.cache, run.folder)
     if pseudo or soft:
         refuse_other_ages(recipe, tasks, "soft targets" if soft else "pseudo-labels")
     jobs = plan(run, recipe, tasks, chosen, hardware, cache, trackers, options.compile_models, pseudo, soft)
     todo, warnings = check_jobs(jobs, data, folds, hardware, options.restart)
+    warnings += [] if options.restart else other_epochs(jobs)
     if todo:
         warnings += filter(None, [unused_gpu(options.device, hardware), hardware.oversubscription])
     return TrainingPlan(
@@ -170,6 +183,40 @@ def plan_jobs(
         warnings=tuple(warnings),
         soft=soft,
     )
+
+
+def check_full(run: Run, recipe: Recipe, tasks: Sequence[str], chosen: Sequence[int], pseudo: bool, soft: bool) -> None:
+    """Raises MaskensError: the model on everybody can't be trained from what the run is trained on, or no fold says for
+    how many epochs."""
+    if pseudo or soft:
+        kind = "soft targets" if soft else "pseudo-labels"
+        raise MaskensError(
+            f"--fold full: {kind} are those of a fold, by models that never saw its people, and nobody's are for all "
+            "people. Train it in a run without them."
+        )
+    if own := [task for task in tasks if recipe.tasks[task].weights_of_folds]:
+        raise MaskensError(
+            f"--fold full: {', '.join(own)} start from weights of each fold, and the model on everybody has no fold. "
+            "Train it in a run with other initial weights."
+        )
+    without = [task for task in tasks if chosen == [FULL] and not full_epochs(run, task)]
+    if without:
+        raise MaskensError(
+            f"--fold full: no fold of {', '.join(without)} is finished, and the folds say how many epochs are best. "
+            f"Train folds first: maskens train --run {typed(run.folder)} --fold 0..{run.k - 1}"
+        )
+
+
+def other_epochs(jobs: Sequence[JobSpec]) -> list[str]:
+    """A warning of each finished model on everybody for which the folds would now name another number of epochs."""
+    found = []
+    for spec in jobs:
+        if spec.fold == FULL and is_done(spec) and (trained := spec.job.status().epoch) != job_epochs(spec):
+            found.append(
+                f"{spec.job} was trained for {trained} epochs, and the folds' best epochs now say {job_epochs(spec)}; "
+                "--restart trains it again"
+            )
+    return found
 
 
 def hardware_and_trackers(options: Training) -> tuple[Hardware, tuple[str, ...]]:
@@ -363,7 +410,7 @@ def print_trained(failed: Mapping[str, Failure], trained: int, estimate: Estimat
 
 
 def failed_jobs(trained: Trained) -> dict[str, Failure]:
-    return {f"{task} fold {fold}": failure for (task, fold), failure in trained.failed.items()}
+    return {f"{task} {fold_name(fold)}": failure for (task, fold), failure in trained.failed.items()}
 
 
 def _print(trained: Trained, options: TrainOptions, terminal: Terminal) -> None:

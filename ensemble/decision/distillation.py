@@ -23,6 +23,7 @@ from folds.files import sha256
 from folds.labels import IntArray
 from folds.layout import read_eval
 from folds.people import EvalData
+from folds.ranges import FULL
 from folds.run_folder import Run, differing
 
 
@@ -65,8 +66,7 @@ def soft_targets_of(
 def teachers_of_fold(runs: Sequence[Run], views: TtaSet, fold: int) -> list[Ensemble]:
     """Of each run the models of one fold, untuned. Raises MaskensError as `members`."""
     return [
-        Ensemble(tuple(members(run, run_recipe(run), False, only=fold)), {}, views, (), run.class_photos)
-        for run in runs
+        Ensemble(tuple(members(run, run_recipe(run), False, [fold])), {}, views, (), run.class_photos) for run in runs
     ]
 
 
@@ -137,7 +137,8 @@ def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData
             record = json.loads(str(file["record"]))
             found = {task: file[f"logits/{task}"] for task in ensemble.targets}
             same = tuple(file["ids"].tolist()) == data.ids and record["fingerprint"] == data.photos.fingerprint
-            folds = record["folds"]
+            folds = {task: [f for f in its if f != FULL] for task, its in record["folds"].items()}
+            found = {task: values[: len(folds[task])] for task, values in found.items()}  # FULL comes last
     except FileNotFoundError:
         raise MaskensError(f"--pseudo {source.folder}: it has predicted no photos. {again}") from None
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:

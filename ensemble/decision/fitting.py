@@ -22,6 +22,7 @@ from ensemble.recipes.tasks import ONLY_GENDER, Head, training_mask, true_labels
 from ensemble.recipes.views import Tta, TtaSet
 from folds.errors import MaskensError
 from folds.labels import CLASSES, AnyFloatArray, FloatArray, IntArray, decode
+from folds.ranges import FULL
 
 STEPS: tuple[StepName, ...] = get_args(StepName)
 GREEDY_ROUNDS = 25  # weights come in steps of 1/25 at the finest
@@ -304,8 +305,9 @@ def _predicted(member: RunOofLogits, tta: TtaSet) -> dict[str, FloatArray]:
             for task, target in member.targets.items():
                 views = select_views(file[f"logits/{task}"].swapaxes(0, 1), record["views"], tta.views)
                 logits = np.average(views, axis=0, weights=tta.weights or None).astype(np.float64)
+                logits = logits[: sum(fold != FULL for fold in record["folds"][task])]  # FULL comes last
                 rows = np.isfinite(logits).all(axis=(0, 2)) & (gender == ONLY_GENDER.get(target.predicts, gender))
-                if rows.sum() >= MEASURED_PHOTOS:
+                if len(logits) and rows.sum() >= MEASURED_PHOTOS:
                     found[task] = logits[:, rows]
             return found
     except Exception:  # not predicted, with other views, of several runs, or damaged in whatever way

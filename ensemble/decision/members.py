@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from ensemble.recipes.tasks import OutputSpec
 from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError, refuse, typed
 from folds.labels import CLASSES
+from folds.ranges import FULL
 from folds.run_folder import MODEL, Run
 
 BLOCK = 2**14  # photos scored at a time, which bounds the memory
@@ -31,14 +33,14 @@ class Member:
     """One trained model of the ensemble."""
 
     task: str
-    fold: int
+    fold: int  # or FULL
     path: Path
     card: ModelCard
 
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The models of one run, in the order of task and fold, and what was fitted for them."""
+    """The models of one run, in the order of task and fold, FULL last, and what was fitted for them."""
 
     members: tuple[Member, ...]
     temperatures: Mapping[str, Sequence[float]]  # task -> of each head, for the mean of the folds; empty if untuned
@@ -82,8 +84,9 @@ class Ensemble:
 
     @property
     def complete_folds(self) -> list[int]:
-        """The folds of which every task has a model."""
-        return sorted(set.intersection(*(set(self.folds(t)) for t in self.targets)))
+        """The folds of which every task has a model, in the order of the logits."""
+        every = set.intersection(*(set(self.folds(t)) for t in self.targets))
+        return [fold for fold in self.folds(self.members[0].task) if fold in every]
 
 
 def preprocessings(models: Iterable[Member]) -> list[Preprocessing]:
@@ -91,11 +94,31 @@ def preprocessings(models: Iterable[Member]) -> list[Preprocessing]:
     return list(dict.fromkeys(m.card.preprocessing for m in models))
 
 
-def members(run: Run, recipe: Recipe, allow_missing: bool, only: int | None = None) -> list[Member]:
+Only = Literal["full", "folds"]
+"""Of the models of a run: that on everybody, or those of the folds."""
+
+
+def choose_folds(run: Run, recipe: Recipe, only: Only | None) -> tuple[list[int], list[str]]:
+    """(the folds whose models predict, all or none of the tasks of FULL, notes). Raises MaskensError: only that on
+    everybody is to, and it is not trained."""
+    missing = [job for job in jobs_of(run, recipe.tasks, [FULL]) if not job.complete]
+    command = f"Train it: maskens train --run {typed(run.folder)} --fold full"
+    if only == "full":
+        if missing:
+            raise MaskensError(f"--only full: {run.folder} has no {job_names(missing, 8)} yet. {command}")
+        return [FULL], []
+    if only == "folds" or len(missing) == len(recipe.tasks):
+        return [*range(run.k)], []
+    if missing:
+        return [*range(run.k)], [f"{run.folder}: full is not used, as {job_names(missing, 8)} is missing. {command}"]
+    return [*range(run.k), FULL], []
+
+
+def members(run: Run, recipe: Recipe, allow_missing: bool, folds: Sequence[int] | None = None) -> list[Member]:
     """The trained models of a run, checked against its recipe and folds by their cards.
 
     Args:
-        only: those of this fold; None is all.
+        folds: those of these folds; None is all, without FULL.
 
     Raises:
         MaskensError: jobs that are not trained (unless allowed, and then a task without any), checkpoints that are
@@ -104,7 +127,7 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, only: int | None = No
     found: list[Member] = []
     missing: list[Job] = []
     problems: list[str] = []
-    for job in jobs_of(run, recipe.tasks, None if only is None else [only]):
+    for job in jobs_of(run, recipe.tasks, folds):
         if not job.complete:
             missing.append(job)
             continue
@@ -127,24 +150,31 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, only: int | None = No
     refuse(problems, "the trained models can't all be used")
     without = recipe.tasks.keys() - {m.task for m in found}
     if without or (missing and not allow_missing):
-        folds = ",".join(str(f) for f in sorted({job.fold for job in missing}))
+        written = ",".join(str(f) for f in sorted({job.fold for job in missing}))
         hint = "" if without else " Or predict with the folds that are there: --allow-missing."
         raise MaskensError(
             f"{len(missing)} of {len(missing) + len(found)} models are not trained yet: {job_names(missing, 8)}. "
-            f"Train them: maskens train --run {typed(run.folder)} --fold {folds}.{hint}"
+            f"Train them: maskens train --run {typed(run.folder)} --fold {written}.{hint}"
         )
     return found
 
 
 def load_ensembles(
-    runs: Sequence[Run], recipes: Sequence[Recipe], fitted: DecisionParams, allow_missing: bool
+    runs: Sequence[Run],
+    recipes: Sequence[Recipe],
+    fitted: DecisionParams,
+    allow_missing: bool,
+    only: Only | None = None,
 ) -> list[Ensemble]:
-    """The trained models of several runs and the temperatures fitted for them. Raises as `members`."""
+    """The trained models of several runs and the temperatures fitted for them: for the mean of the folds, with FULL as
+    one more, or for FULL alone those of a single fold. Raises as `members` and `choose_folds`."""
     ensembles = []
     for run, recipe, tuned in zip(runs, recipes, fitted.runs, strict=True):
-        found = tuple(members(run, recipe, allow_missing))
-        notes = tuple(unverified(run, [Job(run, m.task, m.fold) for m in found]))
+        chosen, notes = choose_folds(run, recipe, only)
+        found = tuple(members(run, recipe, allow_missing, chosen))
+        notes += unverified(run, [Job(run, m.task, m.fold) for m in found])
+        temperatures = tuned.temperatures if only == "full" else tuned.mean_temperatures
         ensembles.append(
-            Ensemble(found, tuned.mean_temperatures, fitted.views, notes, run.class_photos, tuned.temperatures)
+            Ensemble(found, temperatures, fitted.views, tuple(notes), run.class_photos, tuned.temperatures)
         )
     return ensembles

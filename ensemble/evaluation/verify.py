@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ensemble.decision.joint import decide
-from ensemble.decision.members import load_ensembles
+from ensemble.decision.members import Only, load_ensembles
 from ensemble.decision.submission import read_answers, skipped_file, skipped_text
 from ensemble.decision.tuning import BLEND, TUNING, DecisionParams, made_of, read_tuning
 from ensemble.jobs.card import read_card
-from ensemble.jobs.job import JOB_FILES, STATUS, Job, job_names, jobs_of
+from ensemble.jobs.job import STATUS, Job, job_names, jobs_of
 from ensemble.jobs.oof import load_job_oof, oof_hash, people_halves
 from ensemble.jobs.soft_targets import load_pseudo_labels, read_soft_targets
 from ensemble.jobs.spec import JobSpec, identity
@@ -31,6 +31,7 @@ from folds.files import sha256_of_arrays, sha256_of_text
 from folds.labels import FloatArray, IntArray
 from folds.layout import read_train
 from folds.people import TrainData, count_skipped, kept_skipped
+from folds.ranges import FULL
 from folds.run_folder import Run, kept_fixes, kept_merges
 from folds.splits import read_folds
 
@@ -143,6 +144,7 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
     if folds is None:
         found.notes.append("out-of-fold scores are not recomputed: that needs the run's data and folds")
     jobs = jobs_of(run, recipe.tasks)
+    jobs += [job for job in jobs_of(run, recipe.tasks, [FULL]) if job.status_file.exists() or job.trained]
     if unfinished := [job for job in jobs if job.unfinished]:
         found.notes.append(f"not finished, and not verified: {job_names(unfinished)}")
     if any(check.kind == kind for check in found.wrong):
@@ -151,7 +153,7 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
         for job in (job for job in jobs if job not in unfinished):
             spec = JobSpec(run, recipe, job.task, job.fold, "", 0, 0, None, pseudo=pseudo, soft=soft)
             _verify_job(found, job, identity(spec))
-            if data is not None and folds is not None and job.status().state == "done":
+            if data is not None and folds is not None and job.fold != FULL and job.status().state == "done":
                 _verify_oof_score(found, job, recipe.tasks[job.task], data, folds)
     found.notes += _environments([job for job in jobs if job.status().state == "done"])
     _verify_tunings(found, recipe)
@@ -202,14 +204,15 @@ def _verify_data(found: Verification, folder: Path | None) -> TrainData | None:
 
 def _verify_job(found: Verification, job: Job, identity: dict[str, Any]) -> None:
     """A job's files against job.json, and these against run and recipe."""
-    status, remedy, name = job.status(), job.restart_command, f"{job.task}/fold{job.fold}"
+    status, remedy, name = job.status(), job.restart_command, job.name
     card = {key: value for key, value in identity.items() if key not in TRAINED_FROM} | {"k": job.run.k}
     if status.state == "done":
         recorded = dict.fromkeys(TRAINED_FROM) | identity | {"fingerprint": job.run.fingerprint}
         found.compare(f"{name}/{STATUS}", remedy, recorded, lambda: status.record, STATUS)
         card["f1"] = status.best
+        card |= {"epoch": status.epoch} if job.fold == FULL else {}
         current = job.checksums()
-        for file in JOB_FILES:
+        for file in job.files:
             expected, there = status.checksums.get(file, "a checksum"), current.get(file, "missing")
             found.checks.append(Check(file, f"{name}/{file}", expected, there, remedy))
     else:
@@ -245,7 +248,7 @@ def _verify_oof_score(found: Verification, job: Job, task: TaskRecipe, data: Tra
         best, last = recorded if near else values
         return f"best {best:.4f}, last {last:.4f}"
 
-    item = f"{job.task}/fold{job.fold} out-of-fold F1"
+    item = f"{job.name} out-of-fold F1"
     found.check(item, job.restart_command, scores, describe(recorded), describe, "out-of-fold F1")
 
 
@@ -302,7 +305,9 @@ def _verify_submission(found: Verification, recipe: Recipe) -> None:
 
     def recomputed() -> IntArray:
         fitted = DecisionParams.model_validate(record["fitted"])
-        (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=True)
+        used = {fold for its in record["folds"].values() for fold in its}
+        only: Only | None = "folds" if FULL not in used else "full" if used == {FULL} else None
+        (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=True, only=only)
         models = {task: ensemble.folds(task) for task in ensemble.targets}
         if models != record["folds"]:
             raise MaskensError(f"predicted by models of folds {record['folds']}, there are {models}")

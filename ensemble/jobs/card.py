@@ -40,17 +40,17 @@ class ModelCard:
     mean: Rgb  # of the model's inputs, each channel in 0..1
     std: Rgb
     task: str
-    fold: int
+    fold: int  # or FULL
     k: int
     task_hash: str  # of the task's recipe
     folds_hash: str
     seed: int
     people: str  # whom it was trained on: `person_key` of each row of train.csv, sorted and joined
     epoch: int  # from 1
-    f1: float  # macro F1 of the held-out fold after that epoch
+    f1: float | None  # macro F1 of the held-out fold after that epoch; None of the model on everybody
 
 
-def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: int, f1: float) -> ModelCard:
+def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: int, f1: float | None) -> ModelCard:
     """The card of a job's checkpoint; `people` is of `trained_on`."""
     recipe = spec.recipe.tasks[spec.task]
     return ModelCard(

@@ -4,20 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ensemble.jobs.card import read_card
-from ensemble.jobs.job import JOB_FILES, Job, JobStatus, write_status
+from ensemble.jobs.job import Job, JobStatus, jobs_of, write_status
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.oof import read_job_oof
 from ensemble.jobs.spec import JobSpec, identity
 from folds.errors import MaskensError, first_line, refuse
 from folds.files import replacing_folder
+from folds.ranges import FULL
 from folds.run_folder import Run, differing, library_versions
 
 DECISIVE = ("torch", "timm", "albumentations")  # libraries whose versions decide a result
+
+
+def job_epochs(spec: JobSpec) -> int:
+    """Epochs that a job trains: the recipe's; of the model on everybody those of `full_epochs`, and once it has begun
+    those that it began with."""
+    planned = spec.recipe.tasks[spec.task].epochs
+    if spec.fold != FULL:
+        return planned
+    return (spec.job.resumable and spec.job.status().epochs) or full_epochs(spec.run, spec.task) or planned
+
+
+def full_epochs(run: Run, task: str) -> int | None:
+    """The median of the best epochs of a task's finished folds, rounded up; None without any. Raises MaskensError: a
+    damaged checkpoint."""
+    best = [read_card(job.model).epoch for job in jobs_of(run, [task]) if job.complete]
+    return math.ceil(statistics.median(best)) if best else None
 
 
 def is_done(spec: JobSpec) -> bool:
@@ -53,6 +72,8 @@ def restore(specs: Sequence[JobSpec]) -> list[str]:
         if not lost or not (job.trained or (job.model.exists() and not job.resumable)):
             continue  # an unfinished job resumes from a file that has its identity
         try:
+            if spec.fold == FULL:
+                raise MaskensError("nothing else records what the model was trained from")
             card, (_, record) = read_card(job.model), read_job_oof(job.oof)
             known = {key: value for key, value in identity(spec).items() if hasattr(card, key)}
             if not _same(spec, record) or any(getattr(card, key) != value for key, value in known.items()):
@@ -103,8 +124,10 @@ def _done_alike(spec: JobSpec, source: Run) -> bool:
     theirs, ours = there.job.status().record.get("versions", {}), library_versions()
     if not is_done(there) or any(theirs.get(name) != ours[name] for name in DECISIVE):
         return False
-    for name in JOB_FILES:
+    for name in there.job.files:
         there.job.verified_sha256(name)
+    if spec.fold == FULL:
+        return there.job.status().epoch == job_epochs(there)
     return set(spec.recipe.oof_views) <= set(read_job_oof(there.job.oof)[0].views)
 
 

@@ -11,12 +11,13 @@ from pydantic import ConfigDict
 
 from folds.errors import MaskensError, typed
 from folds.files import sha256_of_file
+from folds.ranges import FULL, fold_folder, fold_name, in_short
 from folds.records import read_record, write_record
 from folds.run_folder import LAST, MODEL, OOF, FileIn, Run
 
 State = Literal["waiting", "starting", "training", "done", "stopped", "failed", "unreadable"]
 STATUS = "job.json"
-JOB_FILES = (MODEL, OOF)  # of a finished job; job.json has their checksums
+JOB_FILES = (MODEL, OOF)  # of a finished job, the last one written last; job.json has their checksums
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class JobStatus:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     task: str
-    fold: int
+    fold: int  # FULL for the model on everybody
     state: State = "waiting"
     epoch: int = 0  # finished epochs
     epochs: int = 0
@@ -45,7 +46,7 @@ class JobStatus:
 
 @dataclass(frozen=True)
 class Job:
-    """One task and one fold of a run: where its files are, and its state."""
+    """One task and one fold of a run, or FULL, its model on everybody: where its files are, and its state."""
 
     run: Run
     task: str
@@ -60,12 +61,22 @@ class Job:
     error = FileIn("error.txt")
 
     def __str__(self) -> str:
-        return f"{self.task} fold {self.fold}"
+        return f"{self.task} {fold_name(self.fold)}"
 
     @property
     def folder(self) -> Path:
         """Raises MaskensError as `Run.job_folder`."""
         return self.run.job_folder(self.task, self.fold)
+
+    @property
+    def name(self) -> str:
+        """Its folder below that of the run: `mask/fold0`."""
+        return f"{self.task}/{self.folder.name}"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those of JOB_FILES that it leaves: the model on everybody has nobody held out."""
+        return (MODEL,) if self.fold == FULL else JOB_FILES
 
     def status(self) -> JobStatus:
         """job.json; `waiting` if the job has not begun, `unreadable` if the file is damaged or was edited."""
@@ -83,8 +94,8 @@ class Job:
 
     @property
     def trained(self) -> bool:
-        """Whether it was trained to its end: its out-of-fold logits are written last."""
-        return self.oof.exists()
+        """Whether it was trained to its end."""
+        return (self.folder / self.files[-1]).exists()
 
     @property
     def complete(self) -> bool:
@@ -98,7 +109,7 @@ class Job:
 
     def checksums(self) -> dict[str, str]:
         """sha256 of those of its files that are there, as they are now."""
-        return {name: sha256_of_file(self.folder / name) for name in JOB_FILES if (self.folder / name).exists()}
+        return {name: sha256_of_file(self.folder / name) for name in self.files if (self.folder / name).exists()}
 
     def verified_sha256(self, name: str) -> str:
         """The sha256 of one of its files, which must be there and as the job left it, as far as job.json records it.
@@ -127,7 +138,8 @@ class Job:
     @property
     def restart_command(self) -> str:
         """The command that trains it again."""
-        return f"maskens train --run {typed(self.run.folder)} --task {self.task} --fold {self.fold} --restart"
+        run, fold = typed(self.run.folder), in_short([self.fold])
+        return f"maskens train --run {run} --task {self.task} --fold {fold} --restart"
 
 
 def write_status(run: Run, status: JobStatus) -> None:
@@ -148,7 +160,8 @@ def job_names(jobs: Sequence[Job], most: int = 6) -> str:
 
 def trained_with(run: Run, key: str) -> list[Job]:
     """The jobs whose record has pseudo-labels or soft targets, by its key."""
-    jobs = [Job(run, f.parent.name, int(f.name.removeprefix("fold"))) for f in run.jobs_on_disk()]
+    places = [f for f in run.jobs_on_disk() if f.name != fold_folder(FULL)]  # it is trained on labels alone
+    jobs = [Job(run, f.parent.name, int(f.name.removeprefix("fold"))) for f in places]
     return [job for job in jobs if job.status().record.get(key)]
 
 

@@ -23,6 +23,7 @@ from ensemble.jobs.spec import JobSpec
 from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
 from folds.errors import MaskensError
 from folds.files import read_json, write_json
+from folds.ranges import fold_folder
 
 OTHER_FILES = 512  # that a process may have open besides locks
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP}  # errors of file systems without locks
@@ -121,7 +122,7 @@ def lock_folder(run: Path) -> Path:
 
 
 def _file(spec: JobSpec, ending: str = "") -> Path:
-    return lock_folder(spec.run.folder) / f"{spec.task}-fold{spec.fold}{ending}"
+    return lock_folder(spec.run.folder) / f"{spec.task}-{fold_folder(spec.fold)}{ending}"
 
 
 def _sign(lock: Path) -> str:

@@ -49,8 +49,9 @@ class JobCurves:
 
 
 def write_history(job: Job, rows: Sequence[Mapping[str, float]]) -> None:
-    """Replace a job's history.csv; a row an epoch, with the columns HISTORY."""
-    write_text(job.history, csv_text(HISTORY, ([f"{row[c]:.6g}" for c in HISTORY] for row in rows)))
+    """Replace a job's history.csv; a row an epoch, with the columns HISTORY; empty where nobody was validated."""
+    cells = ([f"{row[c]:.6g}" if c in row else "" for c in HISTORY] for row in rows)
+    write_text(job.history, csv_text(HISTORY, cells))
 
 
 def read_curves(run: Run, recipe: Recipe) -> tuple[list[JobCurves], list[str]]:

@@ -27,7 +27,7 @@ class JobSpec:
     run: Run
     recipe: Recipe
     task: str
-    fold: int
+    fold: int  # or FULL
     device: str
     workers: int
     threads: int
@@ -43,8 +43,8 @@ class JobSpec:
 
 
 def training_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
-    """int64 (n,): the photos that a job is trained on: those of other folds' people that can be read, without the ages
-    that the recipe skips. `folds` is int64 (people,)."""
+    """int64 (n,): the photos that a job is trained on: those of other folds' people, for FULL of everybody, that can be
+    read, without the ages that the recipe skips. `folds` is int64 (people,)."""
     task = spec.recipe.tasks[spec.task]
     elsewhere = folds[data.photo_person] != spec.fold
     return np.flatnonzero(elsewhere & training_mask(task.predicts, data) & ~np.isin(data.years, task.ages.leave_out))

@@ -36,6 +36,7 @@ from folds.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS, AnyFloatArr
 from folds.pages.html import refuse_strange_files
 from folds.people import EvalData
 from folds.photos import Pixels, Progress
+from folds.ranges import FULL, fold_folder
 from folds.run_folder import library_versions
 
 DECISION = "decision.json"
@@ -81,7 +82,7 @@ def task_record(members: Sequence[Member], tta: TtaSet) -> dict[str, Any]:
     return {
         "file": f"{task}.onnx",
         "predicts": target.predicts,
-        "folds": [m.fold for m in members],
+        "folds": ["full" if m.fold == FULL else m.fold for m in members],
         "views": list(tta.views),
         **({"view_weights": list(tta.weights)} if tta.weights else {}),
         "decode": "reduced" if shown.reduced else "full",
@@ -105,7 +106,7 @@ def task_record(members: Sequence[Member], tta: TtaSet) -> dict[str, Any]:
         "folds_hash": card.folds_hash,
         "timm": [
             {
-                "file": f"timm/{task}-fold{m.fold}.safetensors",
+                "file": f"timm/{task}-{fold_folder(m.fold)}.safetensors",
                 "model": m.card.model,
                 "num_classes": m.card.target.width,
                 "model_args": m.card.model_args,

@@ -489,10 +489,15 @@ class TaskRecipe(Strict):
         """What the task's model predicts."""
         return OutputSpec(self.predicts, self.ages.cuts, self.ages.bin_bands, self.ages.head)
 
+    @property
+    def weights_of_folds(self) -> bool:
+        """Whether each fold has initial weights of its own."""
+        return FOLD in self.weights
+
     def of_fold(self, fold: int) -> TaskRecipe:
         """The task with the initial weights of one fold, where each fold has a file of its own. Raises MaskensError:
         there is none for this fold."""
-        if FOLD not in self.weights:
+        if not self.weights_of_folds:
             return self
         hashes = self.weights_sha256.split(",")
         if fold >= len(hashes):

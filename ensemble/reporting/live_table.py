@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ensemble.jobs.job import JobStatus
+from folds.ranges import FULL, fold_name, in_short
 from folds.terminal_tables import new_table
 
 STYLES = {
@@ -41,11 +42,16 @@ def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
+def _f1(s: JobStatus, value: float | None) -> str:
+    """A macro F1 of a job; that on everybody has none."""
+    return "-" if s.fold == FULL else _number(value, ".4f")
+
+
 def job_cells(s: JobStatus) -> tuple[str, ...]:
     """The cells of a job's row for COLUMNS."""
-    f1, best = _number(s.f1, ".4f"), _number(s.best, ".4f")
+    f1, best = _f1(s, s.f1), _f1(s, s.best)
     speed, left = _number(s.photos_per_s, ".0f"), duration(s.seconds_left or None)
-    return str(s.fold), s.state, f"{s.epoch}/{s.epochs}", _number(s.loss, ".4f"), f1, best, speed, left
+    return in_short([s.fold]), s.state, f"{s.epoch}/{s.epochs}", _number(s.loss, ".4f"), f1, best, speed, left
 
 
 def _mean_best(jobs: Sequence[JobStatus]) -> str:
@@ -71,7 +77,7 @@ def jobs_table(jobs: Sequence[JobStatus], title: str = "", height: int | None = 
     for s in jobs:
         if s.state not in shared:
             table.add_row(s.task, *job_cells(s), style=STYLES[s.state])
-    return _caption(table, list(dict.fromkeys(f"{s.task} fold {s.fold}: {s.note}" for s in jobs if s.note)))
+    return _caption(table, list(dict.fromkeys(f"{s.task} {fold_name(s.fold)}: {s.note}" for s in jobs if s.note)))
 
 
 def sweep_jobs_table(
@@ -85,7 +91,7 @@ def sweep_jobs_table(
     for run, s in zip(runs, jobs, strict=True):
         of_run.setdefault(run, []).append(s)
         if s.note:
-            notes.setdefault(s.note, []).append(f"{run} {s.task} fold {s.fold}")
+            notes.setdefault(s.note, []).append(f"{run} {s.task} {fold_name(s.fold)}")
     active = sum(s.state in ACTIVE for s in jobs)
     crowded = height is not None and len(of_run) + active > height - AROUND
     resting: list[JobStatus] = []
@@ -139,14 +145,14 @@ class PlainJobs:
 
     def update(self, jobs: Sequence[JobStatus]) -> None:
         for run, s in zip(self.runs or [""] * len(jobs), jobs, strict=True):
-            label = f"{run} {s.task} fold {s.fold}".lstrip()
+            label = f"{run} {s.task} {fold_name(s.fold)}".lstrip()
             old = self.before.get(label)
             self.before[label] = s
             if old is not None and s.epoch > old.epoch:
                 left = f"  {duration(s.seconds_left)} left" if s.seconds_left else ""
                 self._line(
                     f"{label}: epoch {s.epoch}/{s.epochs}  loss {_number(s.loss, '.4f')}  "
-                    f"macro F1 {_number(s.f1, '.4f')}  best {_number(s.best, '.4f')}  "
+                    f"macro F1 {_f1(s, s.f1)}  best {_f1(s, s.best)}  "
                     f"{_number(s.photos_per_s, '.0f')} photos/s{left}"
                 )
             if s.note and s.note != (old.note if old else ""):

@@ -23,6 +23,7 @@ from ensemble.data.augment import Augment
 from ensemble.data.cache import missing_bytes, open_photos
 from ensemble.data.drawn_masks import DrawMasks
 from ensemble.data.loader import NO_MORE, EpochBatches, EpochPhotos, epoch_batches, train_loader
+from ensemble.jobs.finished import job_epochs
 from ensemble.jobs.hardware import Hardware, free_memory
 from ensemble.jobs.spec import JobSpec, training_rows
 from ensemble.models.build import create, normalisation, to_device
@@ -215,12 +216,11 @@ def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> C
 
 def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
     """Photos, epochs and seconds that are left of a job."""
-    recipe = spec.recipe.tasks[spec.task]
     photos = _job_batches(spec, data, folds).photos_per_epoch
     held_out = folds[data.photo_person] == spec.fold
     predicted = len(spec.recipe.oof_views) * int((held_out & data.photos.readable).sum())  # after each epoch
     begun = not restart and spec.job.resumable
-    epochs = recipe.epochs - (spec.job.status().epoch if begun else 0)
+    epochs = job_epochs(spec) - (spec.job.status().epoch if begun else 0)
     seconds = job_seconds(cost, photos, predicted, epochs)
     return JobEstimate(spec.recipe.name, spec.task, spec.fold, photos, epochs, seconds)
 

@@ -20,6 +20,7 @@ from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.drawn_masks import DrawMasks
 from ensemble.data.loader import NO_MORE, EpochBatches, TrainingPhotos, epoch_batches, plain_batches, train_loader
 from ensemble.jobs.card import job_card, trained_on
+from ensemble.jobs.finished import job_epochs
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import Claim
 from ensemble.jobs.oof import JobOofLogits, Logits, people_halves, save_job_oof, write_history
@@ -40,6 +41,7 @@ from ensemble.training.trainer import EpochProgress, LossNotFinite, Trainer, loa
 from folds.errors import MaskensError
 from folds.labels import CLASSES, IntArray, decode
 from folds.people import PhotoSet, TrainData
+from folds.ranges import FULL
 from folds.run_folder import library_versions, refuse_removed
 
 TICK = 1.0  # seconds between two status files within an epoch
@@ -117,7 +119,8 @@ def learning_set(spec: JobSpec, data: TrainData, folds: IntArray) -> LearningSet
 
 
 class JobRun:
-    """A job under way: trains the model of one task on all folds but one, and predicts that one after each epoch.
+    """A job under way: trains the model of one task on all folds but one, and predicts that one after each epoch; or on
+    everybody, predicts nobody, and keeps the last epoch.
 
     Args:
         folds: int64 (people,).
@@ -133,7 +136,10 @@ class JobRun:
         self.spec, self.data, self.claim = spec, data, claim
         self.job, self.recipe = spec.job, spec.recipe.tasks[spec.task]
         self.device = torch.device(spec.device)
-        self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), spec.fold)
+        self.full = spec.fold == FULL
+        self.epochs = job_epochs(spec)
+        fold = spec.run.k if self.full else spec.fold  # the seed of a stream is not negative
+        self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), fold)
         self.target = self.recipe.target
         self.learned = learning_set(spec, data, folds)
         self.people = trained_on(spec, data, folds)
@@ -143,9 +149,9 @@ class JobRun:
         self.valid_rows = np.flatnonzero(held_out & mine)
         self.oof_rows = np.flatnonzero(held_out & data.photos.readable)
         self.valid = mine[self.oof_rows]  # those of them that are scored
-        half = people_halves(data.people, folds == spec.fold, (spec.run.seed, spec.fold))  # alike for all tasks
+        half = people_halves(data.people, folds == spec.fold, (spec.run.seed, fold))  # alike for all tasks
         self.half = half[data.photo_person[self.oof_rows]]
-        self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.recipe.epochs)
+        self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.epochs)
         self.history: list[dict[str, float]] = []
         self.logits: list[Logits] = []  # out-of-fold, after each epoch
 
@@ -189,16 +195,21 @@ class JobRun:
             if self.spec.compile:
                 self.report(note="compiling the model, which may take minutes")
             self.train(trainer, batches, unfinished)
+        if not self.full:
+            self.save_oof()
+        # last of all: from here on the files are checked against their checksums
+        self.report(state="done", seconds_left=None, note=self.notes(), checksums=self.job.checksums())
+        if stale := self.job.remove_leftovers():
+            self.report(note="; ".join(filter(None, (self.status.note, *stale))))
+
+    def save_oof(self) -> None:
+        """Save the out-of-fold logits of all epochs, and which of these are the best."""
         f1 = [h["f1"] for h in self.history]
         plain = np.stack([self.validated(logits) for logits in self.logits])
         chosen = half_epochs(self.target, plain, self.truth[self.valid_rows], self.half[self.valid])
         files, best = np.array(self.data.files)[self.oof_rows], f1.index(max(f1))
         oof = JobOofLogits(files, np.stack(self.logits), best, self.half, chosen, self.spec.recipe.oof_views)
         save_job_oof(self.job.oof, oof, self.record())
-        # last of all: from here on the files are checked against their checksums
-        self.report(state="done", seconds_left=None, note=self.notes(), checksums=self.job.checksums())
-        if stale := self.job.remove_leftovers():
-            self.report(note="; ".join(filter(None, (self.status.note, *stale))))
 
     def open(self, photos: PhotoSet) -> DecodedPhotos:
         return open_photos(photos, [self.recipe.preprocessing], self.spec.cache, max(1, self.spec.workers))
@@ -211,7 +222,7 @@ class JobRun:
         augment, pin = Augment(self.recipe.augment), self.device.type == "cuda"
         masks = DrawMasks(self.recipe, self.learned.states, self.learned.soft is not None)
         loader = train_loader(shown, self.learned.taught, batches, augment, self.seed, self.spec.workers, pin, masks)
-        for epoch in range(len(self.history), self.recipe.epochs):
+        for epoch in range(len(self.history), self.epochs):
             batches.epoch = epoch
             seed_torch(self.seed, epoch + 1)  # so that dropout of a resumed job is as it would have been
             progress, unfinished = EpochProgress.begin(unfinished, self.device), None
@@ -229,17 +240,20 @@ class JobRun:
                     f"the loss became {error.loss} in epoch {epoch + 1}, first in batch {error.batch + 1} of "
                     f"{len(batches)} ({', '.join(files[:NAMED])}{more}): {self.lower_rate()}"
                 ) from error
-            scores, logits = self.validate(trainer)
-            if not np.isfinite(logits).all():  # by the last updates, after a loss that was finite
+            scores, logits = ({}, None) if self.full else self.validate(trainer)
+            whole = trainer.finite if logits is None else np.isfinite(logits).all()
+            if not whole:  # by the last updates, after a loss that was finite
                 raise MaskensError(f"after epoch {epoch + 1} the model gives no finite logits: {self.lower_rate()}")
             seconds = self.status.seconds + time.perf_counter() - started
-            best = max([*(h["f1"] for h in self.history), scores["f1"]])
+            if scores:
+                scores["best_f1"] = max([*(h["f1"] for h in self.history), scores["f1"]])
             self.history.append(
-                {"epoch": epoch + 1, "lr": progress.lr, "loss": mean_loss, **scores, "best_f1": best}
+                {"epoch": epoch + 1, "lr": progress.lr, "loss": mean_loss, **scores}
                 | {"photos_per_s": progress.photos / progress.seconds, "seconds": seconds}
             )
-            self.logits.append(logits)
-            self.trackers.epoch(self.history[-1], self.validated(logits))  # first, so that a resumed job repeats it
+            self.logits += [] if logits is None else [logits]
+            plain = None if logits is None else self.validated(logits)
+            self.trackers.epoch(self.history[-1], plain)  # first, so that a resumed job repeats it
             self.save(trainer)  # before the other files, which can be written anew from it
             self.write_epoch(trainer)
             self.report_epoch()
@@ -256,7 +270,7 @@ class JobRun:
             if time.monotonic() - reported > TICK:
                 reported = time.monotonic()
                 speed = progress.photos / progress.seconds
-                left = (batches * (self.recipe.epochs - epoch) - progress.batches) * self.recipe.batch_size / speed
+                left = (batches * (self.epochs - epoch) - progress.batches) * self.recipe.batch_size / speed
                 now = {"epoch": epoch, "loss": progress.mean_loss(), "photos_per_s": speed, "seconds_left": left}
                 self.report(state="training", note=self.notes(), **now)
             enough = SAVE_LAST if progress.batches == batches else SAVE_EVERY
@@ -283,9 +297,10 @@ class JobRun:
         return f"lower the learning rate of '{self.spec.task}'{kept}"
 
     def write_epoch(self, trainer: Trainer) -> None:
-        """Write what the last finished epoch left: the checkpoint if it is the best so far, and the history."""
-        best = self.history[-1]["best_f1"]
-        if best not in [h["f1"] for h in self.history[:-1]]:
+        """Write what the last finished epoch left: the history, and the checkpoint if it is the best so far, or of the
+        model on everybody the last."""
+        best = self.history[-1].get("best_f1")
+        if len(self.history) == self.epochs if self.full else best not in [h["f1"] for h in self.history[:-1]]:
             card = job_card(self.spec, self.normalised, self.people, len(self.history), best)
             save_checkpoint(self.job.model, trainer.eval_model, card)
         write_history(self.job, self.history)
@@ -330,8 +345,9 @@ class JobRun:
     def report_epoch(self) -> None:
         """Report the last finished epoch."""
         done, epoch = self.history[-1], len(self.history)
-        now = {name: done[name] for name in ("loss", "f1", "photos_per_s", "seconds")} | {"best": done["best_f1"]}
-        now |= {"seconds_left": (self.recipe.epochs - epoch) * done["seconds"] / epoch}
+        now: dict[str, Any] = {name: done.get(name) for name in ("loss", "f1", "photos_per_s")}
+        now |= {"best": done.get("best_f1"), "seconds": done["seconds"]}
+        now |= {"seconds_left": (self.epochs - epoch) * done["seconds"] / epoch}
         self.report(state="training", epoch=epoch, batches=0, note=self.notes(), record=self.record(), **now)
 
     def refuse_lost(self) -> None:

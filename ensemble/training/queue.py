@@ -19,7 +19,7 @@ from ensemble.backends.backend import Call, WorkerLost, WorkerStopped, call_with
 from ensemble.backends.choose import open_backend
 from ensemble.data.cache import check_readable, no_face_note, open_photos
 from ensemble.data.drawn_masks import undetected_note
-from ensemble.jobs.finished import is_done
+from ensemble.jobs.finished import is_done, job_epochs
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import JobStatus, State, write_status
 from ensemble.jobs.locks import TakenOver, lock_folder, lock_job_process, lock_jobs
@@ -30,6 +30,7 @@ from folds.files import write_text
 from folds.labels import IntArray
 from folds.people import TrainData
 from folds.photos import Progress
+from folds.ranges import FULL
 from folds.run_folder import has_run
 
 
@@ -157,7 +158,7 @@ def train(
     """Run the jobs, `hardware.jobs` at a time, while a thread polls their status files for the display.
 
     Args:
-        specs: of runs with the same data and folds.
+        specs: of runs with the same data and folds; those of FULL come last.
         folds: int64 (people,).
         shown: the jobs in the display, those already done among them.
         restart: first delete what these jobs have saved.
@@ -171,7 +172,13 @@ def train(
         Stopped: by Ctrl-C or SIGTERM, once the jobs under way have saved their work.
     """
 
+    failed: set[str] = set()  # tasks of folds
+
     def run(spec: JobSpec) -> Failure | None:
+        if spec.fold == FULL and spec.task in failed:
+            message = f"waits for the folds of {spec.task}, of which one failed"
+            finish(spec, "failed", message)
+            return Failure(message, crashed=False)
         args, needs = (spec, data, folds), (spec.run.folder, data.root)
 
         def call() -> Call:
@@ -199,12 +206,15 @@ def train(
         for spec in specs:
             if restart:
                 shutil.rmtree(spec.job.folder, ignore_errors=True)
-            epochs = spec.recipe.tasks[spec.task].epochs
+            epochs = job_epochs(spec)
             reset: dict[str, Any] = {"state": "waiting", "epochs": epochs, "error": "", "seconds_left": None}
             write_status(spec.run, dataclasses.replace(spec.job.status(), **reset))
         try:
             with _polling(shown, display), open_backend(hardware) as backend:
-                failures = run_in_threads(run, specs, backend.slots)
+                first = [spec for spec in specs if spec.fold != FULL]  # the others take their epochs from these
+                failures = run_in_threads(run, first, backend.slots)
+                failed |= {spec.task for spec, failure in zip(first, failures, strict=True) if failure}
+                failures += run_in_threads(run, [spec for spec in specs if spec.fold == FULL], backend.slots)
         except KeyboardInterrupt:
             raise Stopped(_saved(specs)) from None
     return {place: failure for place, failure in enumerate(failures) if failure}

@@ -49,7 +49,7 @@ class TrackedJob:
 
     @property
     def name(self) -> str:
-        return f"{self.job.task}-fold{self.job.fold}"
+        return f"{self.job.task}-{self.job.folder.name}"
 
     def folder(self, tracker: str, epochs: int) -> Path:
         """Where a tracker's files go, emptied if the job has no finished epoch."""
@@ -148,18 +148,20 @@ class Trackers:
                 del self.open[name]
                 tracker.close(kind is None)
 
-    def epoch(self, row: Mapping[str, float], logits: npt.NDArray[np.float32]) -> None:
-        """Report an epoch: its row of history.csv, and the logits of the validated photos, float32 (n, width)."""
+    def epoch(self, row: Mapping[str, float], logits: npt.NDArray[np.float32] | None) -> None:
+        """Report an epoch: its row of history.csv, and the logits of the validated photos, float32 (n, width), if there
+        are any."""
         if not self.open:
             return
         with self._disabled_on_error(*self.open):
             number, it = int(row["epoch"]), self.tracked
-            scalars = {name: row[name] for name in SCALARS}
-            if len(it.target.heads) > 1:
-                found = head_scores(it.target, logits, it.truth)
-                scalars |= {f"f1/{part}": f1 for part, (f1, _) in found.items()}
-            title = f"{it.job}, epoch {number}"
-            pictures = validation_pictures(title, it.photos, it.rows, it.target, logits, it.truth)
+            scalars, pictures = {name: row[name] for name in SCALARS if name in row}, {}
+            if logits is not None:
+                if len(it.target.heads) > 1:
+                    found = head_scores(it.target, logits, it.truth)
+                    scalars |= {f"f1/{part}": f1 for part, (f1, _) in found.items()}
+                title = f"{it.job}, epoch {number}"
+                pictures = validation_pictures(title, it.photos, it.rows, it.target, logits, it.truth)
             for name, tracker in [*self.open.items()]:
                 with self._disabled_on_error(name):
                     tracker.epoch(number, scalars, pictures)
@@ -208,7 +210,7 @@ def _import_wandb() -> Any:
 
 def where_to_look(names: Sequence[str], run: Path) -> list[str]:
     """How to see what is tracked, a line a tracker."""
-    sync = f"send offline runs with: wandb sync {typed(run)}/*/fold*/wandb/offline-run-*"
+    sync = f"send offline runs with: wandb sync {typed(run)}/*/*/wandb/offline-run-*"
     wandb = f"W&B project {_project()}, group {run.resolve().name}; {sync}"
     lines = {"tensorboard": f"tensorboard --logdir {typed(run)}", "wandb": wandb}
     return [lines[name] for name in names]

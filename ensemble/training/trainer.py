@@ -148,6 +148,11 @@ class Trainer:
             return self.average.module
         return self.ema.module if self.ema else self.model
 
+    @property
+    def finite(self) -> bool:
+        """Whether all weights of `eval_model` are numbers."""
+        return all(bool(weight.isfinite().all()) for weight in self.eval_model.parameters())
+
     def targets(self, labels: Tensor) -> Tensor:
         """Targets on the device, float32 (n, bins of all heads).
 
