@@ -36,7 +36,7 @@ def test_the_forms_that_the_message_offers(text: str, folds: list[int]) -> None:
         ("7", "no fold 7; this run has the folds 0..4"),
         ("0..999999999999", "no fold 999999999999"),
         ("4..0", "Write 0..4."),
-        *((text, f"'{item}' is not a fold. Write 3, 0..4, 0,2,4, all or full.") for text, item in (("x", "x"), ("", ""))),
+        *((text, f"'{text}' is not a fold. Write 3, 0..4, 0,2,4, all or full.") for text in ("x", "")),
         *((text, f"'{item}' is not a fold") for text, item in (("0-4", "0-4"), ("-1", "-1"), ("1,ful", "ful"))),
     ],
 )
