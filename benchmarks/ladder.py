@@ -5,9 +5,10 @@ worse with two more.
 
 Needs the real-photo benchmark (its builder and weights lie in --source). A rung is the base with one thing changed, or
 several that won; the base is `best` of version 1.0.0. All rungs and seeds share the folds. F1 is out-of-fold with flip,
-differences are to the base, over the seeds that both have; intervals are over people and seeds together. `new people`
-is the eval part, predicted by the ensembles of the same runs; `unseen masks` how often the state of a mask is right
-whose style training has not; `cost` pixels shown in training, relative to the base.
+then as tuned (judged on people that it was not fitted on), then of the eval part, predicted by the tuned ensembles;
+differences are to the base, over the seeds that both have; intervals are over people and seeds together. `mask, gender,
+age` are of the eval part; `unseen masks` how often the state of a mask is right whose style training has not; `cost`
+pixels shown in training, relative to the base.
 Run again, it resumes where it stopped; `--only RUNG` trains some (the base always), the table is of all that are
 finished. On many people: `--train-people 2700 --eval-people 600 --k 5 --fold 0`.
 """
@@ -25,6 +26,7 @@ from real_photos import People, build_data, eval_rows, initial_weights, machine,
 
 from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.decision.submission import read_answers
+from ensemble.decision.tuning import TUNING, read_nested
 from ensemble.evaluation.compare import over_seeds
 from ensemble.metrics.scores import SCORED_PARTS
 from ensemble.recipes.recipe_file import run_recipe
@@ -101,7 +103,8 @@ def sweep(args: argparse.Namespace, names: Sequence[str], seeds: str) -> list[st
             train_single(args, name, seeds)
     for run in sorted(out.glob("*-seed*")):
         if not (run / "submission.csv").exists():
-            maskens("infer", "--run", run, "--tta", "flip", "--allow-missing")
+            maskens("tune", "--run", run)
+            maskens("infer", "--run", run, "--allow-missing")
     with (out / "comparison.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["part"] == SCORED_PARTS[0]]
     worse = {row["recipe"] for row in rows if row["verdict"] == "worse"}
@@ -135,28 +138,26 @@ def found_runs(out: Path, name: str) -> dict[int, Path]:
 def print_table(out: Path) -> None:
     """Every finished rung against the base, on the same draws of people."""
     print(f"{machine()}\n")
-    figures = ("macro F1", "against", "mask, gender, age", "new people", "against", "unseen masks", "cost")
-    print_heads("variant", "what", "seeds", *figures)
+    scorers = {"out-of-fold": out_of_fold, "tuned": tuned, "new people": new_people}
+    compared = (column for name in scorers for column in (name, "against"))
+    print_heads("rung", "what", "seeds", *compared, "mask, gender, age", "unseen masks", "cost")
     before = found_runs(out, BASE)
     for name in RUNGS:
         if not (found := found_runs(out, name)):
             continue
         cells = [name, RUNGS[name].what, str(len(found))]
-        for scores in (out_of_fold, new_people):
-            if RUNGS[name].single and scores is out_of_fold:
-                cells += ["", "", ""]
+        for score in scorers.values():
+            if RUNGS[name].single and score is not new_people:
+                cells += ["", ""]
                 continue
-            own = {seed: scores(run) for seed, run in found.items()}
-            cells.append(f"{over_seeds(np.stack([s[SCORED_PARTS[0]] for s in own.values()])).mean:.3f}")
-            gain = ""
-            if shared := [seed for seed in found if seed in before and name != BASE]:  # of both, as in a sweep
-                base = {seed: scores(before[seed]) for seed in shared}
-                g = over_seeds(np.stack([own[s][SCORED_PARTS[0]] - base[s][SCORED_PARTS[0]] for s in shared]))
-                gain = f"{g.mean:+.3f} {g.significance}"
-            cells.append(gain)
-            if scores is out_of_fold:
-                parts = [np.mean([s[part][0] for s in own.values()]) for part in SCORED_PARTS[1:]]
-                cells.append(", ".join(f"{part:.3f}" for part in parts))
+            own = np.stack([score(run)[SCORED_PARTS[0]] for run in found.values()])
+            cells.append(f"{over_seeds(own).mean:.3f}")
+            shared = [n for n, seed in enumerate(found) if seed in before and name != BASE]  # as in a sweep
+            theirs = [score(before[seed])[SCORED_PARTS[0]] for seed in found if seed in before]
+            gain = over_seeds(own[shared] - np.stack(theirs)) if shared else None
+            cells.append(f"{gain.mean:+.3f} {gain.significance}" if gain else "")
+        parts = [new_people(run) for run in found.values()]
+        cells.append(", ".join(f"{np.mean([its[part][0] for its in parts]):.3f}" for part in SCORED_PARTS[1:]))
         cells.append(f"{np.mean([unseen_masks(run) for run in found.values()]):.3f}")
         cells.append(f"{pixels(found) / pixels(before):.2f}")
         print("|", " | ".join(cells), "|")
@@ -172,12 +173,19 @@ def pixels(runs: Mapping[int, Path]) -> float:
 
 def out_of_fold(run: Path) -> dict[str, FloatArray]:
     """Macro F1 of each part: float64 (1 + draws,), everybody first."""
-    blend = load_oof_ensemble([load_run(run)], None, "best")
+    blend = load_oof_ensemble([load_run(run)], None, "cross-fitted")
     return People.held_out(blend).macro_parts(blend.decide(blend.plain("flip")).classes)
 
 
+def tuned(run: Path) -> dict[str, FloatArray]:
+    """The same by a tuning that was fitted on other people."""
+    blend = load_oof_ensemble([load_run(run)], None, "cross-fitted")
+    nested = read_nested(run / TUNING, [blend.data.files[row] for row in blend.rows])
+    return People.held_out(blend).macro_parts(nested.classes)
+
+
 def new_people(run: Path) -> dict[str, FloatArray]:
-    """The same on the eval part."""
+    """The same on the eval part, as `maskens infer` decides after `maskens tune`."""
     ids, classes = read_answers(run / "submission.csv")
     return People.new(run.parents[1] / "data", ids).macro_parts(classes)
 
