@@ -26,6 +26,7 @@ from ensemble.jobs.stopping import Interruption
 from folds.errors import MaskensError, first_line
 
 COMMANDS: dict[str, dict[str, type]] = {
+    "Start": {"run": options.RunOptions},
     "Data": {"sample": options.SampleOptions, "explore": options.ExploreOptions, "folds": options.FoldsOptions},
     "Training": {
         "recommend": options.RecommendOptions,
@@ -83,9 +84,9 @@ app = typer.Typer(
     name="maskens",
     cls=PlainGroup,
     help="Person-grouped folds, one model per fold and task, test-time augmentation, one ensemble, one CSV.",
-    epilog="First run:  maskens sample data && maskens folds && maskens train --recipe demo && maskens infer && "
-    "maskens score\n\nEnvironment: MASKENS_RUN sets --run; so do MASKENS_DATA, _RECIPE, _SEED, _DEVICE, _WORKERS, "
-    "_CACHE, _BACKEND, _ADDRESS and _QUIET their options.",
+    epilog="First run:  maskens sample data && maskens run --recipe demo\n\n"
+    "Environment: MASKENS_RUN sets --run; so do MASKENS_DATA, _RECIPE, _SEED, _DEVICE, _WORKERS, _CACHE, "
+    "_BACKEND, _ADDRESS and _QUIET their options.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

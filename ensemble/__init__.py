@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ensemble.commands.predict import predict as predict
     from ensemble.commands.recommend import recommend as recommend
     from ensemble.commands.report import report as report
+    from ensemble.commands.run import run as run
     from ensemble.commands.sample import sample as sample
     from ensemble.commands.score import score as score
     from ensemble.commands.serve import serve as serve

@@ -124,8 +124,10 @@ class Run:
         return sorted({file.parent for place in places for file in self.folder.glob(place)})
 
 
-def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int) -> tuple[Run, str]:
+def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int, write: bool = True) -> tuple[Run, str]:
     """Write run.json, folds.csv, fixes.csv and merged.csv; the run, and a note on earlier folds and lists or "".
+
+    Without `write` nothing is written, and the run is what it would be.
 
     Raises MaskensError: the folder holds something else, or models trained on other folds or labels.
     """
@@ -158,6 +160,8 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int)
                 f"label fixes: {old.fixes}). Name another run folder with --run DIR, and for the same split of people "
                 f"--folds-file {typed(old.folds_file)}; or delete this one."
             )
+    if not write:
+        return run, "\n".join(notes)
     save_run(run)  # first: if the disk is full after it, the next start writes the lists
     lists = [(run.fixes_file, fixes_text), (run.merged_file, merged)]
     if sha256_of_text(run.folds_file) != run.folds_hash:
@@ -254,6 +258,11 @@ def _kept(file: Path, recorded: str, option: str) -> bool:
     return bool(recorded)
 
 
+def data_root(run: Run | None, named: Path | None) -> Path:
+    """The data folder: as named, else that of the run; without a run, the folder `data`."""
+    return run.data_folder(named) if run else named or Path("data")
+
+
 def read_labelled(
     folder: Path, data_folder: Path | None, fixes: Sequence[str], seed: int | None, merge: Sequence[str] = ()
 ) -> tuple[Run | None, TrainData, int]:
@@ -262,7 +271,7 @@ def read_labelled(
     before = find_run(folder)
     chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
     merges = read_merges(merge) if merge else kept_merges(before) if before else ()
-    found = read_train(before.data_folder(data_folder) if before else data_folder or Path("data"), chosen, merges)
+    found = read_train(data_root(before, data_folder), chosen, merges)
     return before, found, seed if seed is not None else before.seed if before else 42
 
 

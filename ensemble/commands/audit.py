@@ -40,9 +40,7 @@ def _print(done: Audited, options: AuditOptions, terminal: Terminal) -> None:
     if done.candidates:
         pairs = f"{len(done.candidates)} pairs of ids may be one person: nearly the same photo, see {folder / FILE}"
         terminal.note([pairs], "warning")
-        terminal.say(
-            f"next: copy the rows that show one person to same.csv, then  {again}{kept} --merge same.csv", "dim"
-        )
+        terminal.next(f"copy the rows that show one person to same.csv, then  {again}{kept} --merge same.csv")
     counts = ", ".join(f"{n} {name}" for name, n in found.counts.items())
     if found.suspects:
         terminal.print(suspects_table(found))
@@ -54,7 +52,7 @@ def _print(done: Audited, options: AuditOptions, terminal: Terminal) -> None:
     terminal.say(f"saved: {folder / INDEX}, lists and contact sheets beside it")
     if found.suspects:
         again += f" --folds-file {typed(done.run.folds_file)}{kept} --fixes mine.csv"
-        terminal.say(f"next: copy the rows of {folder / SUSPECTS} that you believe to mine.csv, then  {again}", "dim")
+        terminal.next(f"copy the rows of {folder / SUSPECTS} that you believe to mine.csv, then  {again}")
 
 
 @step(AuditOptions, show=_print, first="run")

@@ -166,7 +166,7 @@ def _print(trained: Trained, options: DistilOptions, terminal: Terminal) -> None
     soft, there = soft_targets.read_soft_targets(run), [job.trained for job in jobs_of(run, run_recipe(run).tasks)]
     missing = "" if all(there) else " --allow-missing"
     passes = f"forward passes per photo: {sum(there)}" + (f", of the ensemble {soft.passes}" if soft else "")
-    terminal.say(f"next: maskens infer --run {typed(run.folder)}{missing} --tta none   # {passes}", "dim")
+    terminal.next(f"maskens infer --run {typed(run.folder)}{missing} --tta none   # {passes}")
 
 
 @step(DistilOptions, show=_print, first="run")

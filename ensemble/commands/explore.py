@@ -40,10 +40,9 @@ def _print(done: Explored, options: ExploreOptions, terminal: Terminal) -> None:
         terminal.say(line, "yellow")
     if found.candidates:
         merged = f"--merge {typed(run / 'merged.csv')} " if merged_people(found.data) else ""
-        terminal.say(
-            f"next: copy the rows of {done.folder / FILE} that show one person to same.csv, then  "
-            f"maskens folds --run {typed(run)} --data {typed(found.data.root)} {merged}--merge same.csv",
-            "dim",
+        terminal.next(
+            f"copy the rows of {done.folder / FILE} that show one person to same.csv, then  "
+            f"maskens folds --run {typed(run)} --data {typed(found.data.root)} {merged}--merge same.csv"
         )
     if found.data.fixes:
         terminal.say(f"shown with label fixes: {describe_fixes(found.data)}")

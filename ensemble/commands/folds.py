@@ -56,7 +56,7 @@ def _print(made: Folds, options: FoldsOptions, terminal: Terminal) -> None:
     if made.note:
         terminal.say(made.note)
     terminal.say(f"saved: {made.run.folds_file}")
-    terminal.say(f"next: maskens train --run {typed(made.run.folder)} --fold 0..{made.k - 1}", "dim")
+    terminal.next(f"maskens train --run {typed(made.run.folder)} --fold 0..{made.k - 1}")
 
 
 @step(FoldsOptions, show=_print, first="data")
@@ -65,6 +65,11 @@ def folds(options: FoldsOptions, observer: Observer) -> Folds:
     Raises:
         MaskensError: data that don't fit together, folds that leak or lack a class, a run with models of other folds.
     """
+    return split_people(options, observer)
+
+
+def split_people(options: FoldsOptions, observer: Observer, write: bool = True) -> Folds:
+    """As `folds`; without `write` the run folder stays as it is."""
     folder = options.run[0]
     refuse_foreign(folder)
     merge = [str(file) for file in options.merge or ()]
@@ -84,7 +89,7 @@ def folds(options: FoldsOptions, observer: Observer) -> Folds:
             data, newly_merged = apply_merges(data, duplicates.as_merges(pairs)), len(pairs)
             pairs = ()
             assigned, k = _split(data, before, seed, options)
-    run, note = start_run(folder, data, assigned, k, seed)
+    run, note = start_run(folder, data, assigned, k, seed, write)
     return Folds(run, data, assigned, k, note, pairs, newly_merged)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ import numpy as np
 
 from ensemble.backends.choose import choose_hardware
 from ensemble.commands.options import InferOptions, cache_folder
-from ensemble.commands.predict import choose_ensembles
+from ensemble.commands.predict import ChosenEnsembles, choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal, run_options
 from ensemble.decision.early_exit import choose_budget
@@ -22,16 +23,19 @@ from ensemble.decision.submission import (
     SubmissionCheck,
     align,
     class_mix,
+    read_answers,
     read_people,
     skipped_warning,
     write_skipped,
     write_submission,
 )
+from ensemble.decision.tuning import DecisionParams
 from folds.errors import MaskensError
 from folds.files import must_be_writable
 from folds.labels import IntArray
 from folds.layout import read_eval
-from folds.run_folder import file_of, load_run
+from folds.people import EvalData
+from folds.run_folder import Run, file_of, load_run
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,31 @@ def _print(done: Inferred | Estimate, options: InferOptions, terminal: Terminal)
     if done.earlier:
         terminal.say(f"the earlier file is kept as {done.earlier}")
     terminal.say(f"saved: {done.path}")
-    terminal.say(f"next: maskens score{run_options(options.run)}", "dim")
+    terminal.next(f"maskens score{run_options(options.run)}")
+
+
+def is_current(run: Run, data: EvalData, chosen: ChosenEnsembles) -> bool:
+    """Whether a run's submission is what `infer` would write anew: decided jointly, by these models, with these views
+    and this tuning, for these photos. What is missing or damaged is not."""
+    (ensemble,) = chosen.ensembles
+    try:
+        with np.load(run.eval_file, allow_pickle=False) as file:
+            record, ids, classes = json.loads(str(file["record"])), file["ids"].tolist(), file["classes"]
+        fitted, (answered, answers) = DecisionParams.model_validate(record["fitted"]), read_answers(run.submission_file)
+    except Exception:  # whatever a damaged file raises
+        return False
+    models = {task: ensemble.folds(task) for task in ensemble.targets}
+    return (
+        (record["fingerprint"], record["rule"], record["folds"]) == (data.photos.fingerprint, "joint", models)
+        and unnamed(fitted) == unnamed(chosen.fitted)
+        and answered == ids
+        and np.array_equal(answers, classes)
+    )
+
+
+def unnamed(fitted: DecisionParams) -> DecisionParams:
+    """The same without the runs' folders, which may have been moved."""
+    return fitted.with_runs([{"run": ""} for _ in fitted.runs])
 
 
 @step(InferOptions, show=_print, first="run")

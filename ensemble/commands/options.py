@@ -175,6 +175,14 @@ class OneRun(Data):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Split(OneRun):
+    k: int | None = _data(None, "Number of folds. Default: 5; stored in the run.", "N")
+    seed: int | None = _seed(
+        None, "Seed of folds, batch order, augmentation, initial weights. Default: 42; stored in the run."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SeveralRuns(Data):
     run: list[Path] = _run(DEFAULT_RUNS, "Run folder; repeat it to ensemble runs on the same folds.")
 
@@ -275,6 +283,21 @@ class TrainingOfRun(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunOptions(Split, Training, Views):
+    """From a data folder to submission.csv and report.html: folds, train, tune, score, infer and report in one.
+
+    Prints each command that it equals. Typed again, it resumes and skips what is done: see docs/run.md.
+
+    Example:  maskens run --data data --recipe quick
+    """
+
+    recipe: str | None = _recipe(
+        None,
+        "A shipped recipe (see `maskens recipes`) or a TOML file. Default: best, with a GPU heads; stored in the run.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleOptions(Quiet, Workers):
     """Make a sample data folder of drawn faces, in the layout of the real one.
 
@@ -302,13 +325,12 @@ class ExploreOptions(OneRun, Workers):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoldsOptions(OneRun, Workers):
+class FoldsOptions(Split, Workers):
     """Split the people into folds: each person in one fold, every class in each.
 
     Example:  maskens folds --k 5 --check-photos
     """
 
-    k: int | None = _data(None, "Number of folds. Default: 5; stored in the run.", "N")
     folds_file: Path | None = _data(None, "Your own folds (columns path, fold), checked like ours.", "CSV")
     fixes: list[str] | None = _fixes(None, metavar="NAME|CSV")
     merge: list[Path] | None = _data(
@@ -316,9 +338,6 @@ class FoldsOptions(OneRun, Workers):
     )
     merge_duplicates: bool = _data(False, "Open every photo; merge ids that share nearly the same photo.")
     check_photos: bool = _data(False, "Open every photo; report unreadable and nearly equal ones.")
-    seed: int | None = _seed(
-        None, "Seed of folds, batch order, augmentation, initial weights. Default: 42; stored in the run."
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,7 @@ def _print(found: Recommendation, options: RecommendOptions, terminal: Terminal)
         terminal.say(f"the earlier file is kept as {found.earlier}")
     terminal.say(f"saved: {found.path}")
     for command in found.next:
-        terminal.say(f"next: {command}", "dim")
+        terminal.next(command)
 
 
 @step(RecommendOptions, show=_print, first="data")

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_t
 
 from ensemble.commands.options import PANELS
 from ensemble.commands.terminal import SILENT, Observer, Terminal
-from folds.errors import MaskensError
+from folds.errors import MaskensError, typed
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
@@ -44,6 +44,18 @@ class Step(Generic[Options, Result]):
 
     def __call__(self, *values: Any, observer: Observer = SILENT, **options: Any) -> Result:
         return self.do(self.typed(*values, **options), observer)
+
+    def command_line(self, options: Options) -> str:
+        """The command that does the same, as it is typed: --run and all that is not at its default."""
+        words = [f"maskens {self.__name__.replace('_', '-')}"]
+        for parameter in self.__signature__.parameters.values():
+            name, value = parameter.name, getattr(options, parameter.name)
+            option = get_args(parameter.annotation)[-1].default  # an argument has none
+            if name == "run" or value != parameter.default:
+                for given in value if isinstance(value, list) else [value]:
+                    words += [option] if isinstance(option, str) else []
+                    words += [] if given is True else [typed(given)]
+        return " ".join(words)
 
     def typed(self, *values: Any, **options: Any) -> Options:
         """The options of a call.

@@ -106,6 +106,9 @@ class Observer:
     def note(self, notes: Iterable[str], kind: str = "note") -> None:
         """What the user should know, a line each."""
 
+    def next(self, command: str) -> None:
+        """What the user may do next."""
+
     def print(self, *tables: object) -> None:
         """Tables, or whatever else rich renders."""
 
@@ -141,6 +144,9 @@ class Terminal(Observer):
     def note(self, notes: Iterable[str], kind: str = "note") -> None:
         for line in notes:  # yellow, on a terminal broken between words
             self.say(f"{kind}: {line}", "yellow", wrap=self.console.is_terminal)
+
+    def next(self, command: str) -> None:
+        self.say(f"next: {command}", "dim")
 
     def print(self, *tables: object) -> None:
         for table in tables:

@@ -416,7 +416,7 @@ def failed_jobs(trained: Trained) -> dict[str, Failure]:
 def _print(trained: Trained, options: TrainOptions, terminal: Terminal) -> None:
     print_trained(failed_jobs(trained), trained.trained, trained.estimate, terminal)
     if not options.dry_run:
-        terminal.say(f"next: maskens infer --run {typed(options.run[0])}", "dim")
+        terminal.next(f"maskens infer --run {typed(options.run[0])}")
 
 
 @step(TrainOptions, show=_print, first="run")

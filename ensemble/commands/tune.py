@@ -37,7 +37,7 @@ def _print(done: Tuned, options: TuneOptions, terminal: Terminal) -> None:
     if done.earlier:
         terminal.say(f"the earlier tuning is kept as {done.earlier}")
     terminal.say(f"saved: {done.path}")
-    terminal.say(f"next: maskens infer{run_options(options.run)}", "dim")
+    terminal.next(f"maskens infer{run_options(options.run)}")
 
 
 @step(TuneOptions, show=_print, first="run")

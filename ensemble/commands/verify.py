@@ -21,7 +21,7 @@ def _print(verified: tuple[verifying.Verification, ...], options: VerifyOptions,
             continue
         terminal.say(f"{found.run.folder}: {len(found.wrong)} of {len(found.checks)} checks do not match", "bold red")
         for remedy in dict.fromkeys(check.remedy for check in found.wrong):
-            terminal.say(f"next: {remedy}", "dim")
+            terminal.next(remedy)
     if any(found.wrong for found in verified):
         raise typer.Exit(1)
 

@@ -16,11 +16,11 @@ from ensemble.evaluation.evaluate import Calibration, Evaluation, PartPrediction
 from ensemble.jobs.oof import CURVES, Checkpoint, JobCurves, read_curves
 from ensemble.jobs.soft_targets import describe_pseudo_labels, describe_soft_targets
 from ensemble.metrics.scores import SCORED_PARTS, macro_f1
-from folds.files import write_text
+from folds.files import sha256, sha256_of_arrays, write_text
 from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, FloatArray, IntArray
 from folds.pages.charts import COLOURS, Bar, Line, Panel
 from folds.pages.contact_sheet import Cell, photo_caption, thumbnails
-from folds.pages.html import render
+from folds.pages.html import has_meta, render
 from folds.photos import Progress
 from folds.run_folder import library_versions
 
@@ -149,6 +149,7 @@ def write_report(
     html = render(
         "report.html",
         generator=GENERATOR,
+        decision=_decision_hash(found),
         title=f"Evaluation of {' + '.join(member.name for member in blend.runs)}",
         blend=blend,
         found=found,
@@ -176,6 +177,17 @@ def write_report(
         years=YEARS,
     )
     write_text(path, html)
+
+
+def shows(page: Path, found: Evaluation) -> bool:
+    """Whether there is a page of `write_report`, and of this very decision on the same photos."""
+    return has_meta(page, "decision", _decision_hash(found))
+
+
+def _decision_hash(found: Evaluation) -> str:
+    decision = found.decision
+    arrays = {"log_probabilities": decision.log_probabilities, "classes": decision.classes}
+    return sha256(found.used + sha256_of_arrays(arrays))
 
 
 def reliability_panel(part: Calibration) -> Panel:

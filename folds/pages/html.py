@@ -48,7 +48,7 @@ def _webp_uri(picture: Pixels) -> str:
 
 def refuse_foreign_page(folder: Path, generator: str, ours: re.Pattern[str]) -> None:
     """Refuse a folder that holds files but no page of `generator` ("maskens explore"), or files not named as `ours`."""
-    made = _made_by(folder / INDEX, generator)
+    made = has_meta(folder / INDEX, "generator", generator)
     refuse_strange_files(folder, generator, lambda name: made and ours.fullmatch(name))
 
 
@@ -67,13 +67,14 @@ def refuse_strange_files(folder: Path, maker: str, ours: Callable[[str], object]
 
 def refuse_foreign_file(page: Path, generator: str) -> None:
     """Raise MaskensError if a page is there that does not name `generator` as its own."""
-    if os.path.lexists(page) and not _made_by(page, generator):
+    if os.path.lexists(page) and not has_meta(page, "generator", generator):
         raise MaskensError(f"{page} exists and was not written by `{generator}`. Name another with --out FILE.")
 
 
-def _made_by(page: Path, generator: str) -> bool:
+def has_meta(page: Path, name: str, content: str) -> bool:
+    """Whether a page says this in its head, as `<meta name="generator" content="maskens report">`."""
     try:
         with page.open(encoding="utf-8", errors="replace") as file:
-            return f'<meta name="generator" content="{generator}">' in file.read(HEAD)
+            return f'<meta name="{name}" content="{content}">' in file.read(HEAD)
     except OSError:
         return False

@@ -1,0 +1,258 @@
+"""maskens run: the steps from a data folder to submission and report, each done as by its own command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ensemble.backends.choose import choose_hardware
+from ensemble.commands.folds import folds, split_people
+from ensemble.commands.infer import Inferred, infer, is_current
+from ensemble.commands.options import RunOptions, StepChoice, cache_folder
+from ensemble.commands.predict import choose_ensembles
+from ensemble.commands.report import Reported, report
+from ensemble.commands.score import Scored, score
+from ensemble.commands.step import Step, step
+from ensemble.commands.terminal import Observer, Terminal
+from ensemble.commands.train import Trained, announce, plan_jobs, plan_training, skip_bad_photos, train
+from ensemble.commands.tune import Tuned, tune
+from ensemble.decision.tuning import TUNING, kept_tuning, untuned_run
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.job import jobs_of
+from ensemble.recipes.recipe_file import changed_recipe, find_set, resolve_recipe, run_recipe
+from ensemble.recipes.schema import Recipe
+from ensemble.recipes.views import Tta, known_sets
+from ensemble.reporting.report import GENERATOR, shows
+from ensemble.reporting.tables import headline
+from folds.errors import MaskensError
+from folds.files import must_be_writable, sha256_of_file
+from folds.layout import read_eval
+from folds.pages.html import refuse_foreign_file
+from folds.people import EvalData
+from folds.run_folder import Run, data_root, find_run, load_run, refuse_foreign
+
+RECIPES = {"cpu": "best", "cuda": "heads"}  # by device, where neither the user nor the run names one
+EVAL = "eval"  # the part of a data folder that `infer` needs
+FITTED_VIEWS = "flip"  # for which `tune` fits temperatures and offsets where it does not choose the views
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What the steps returned, None of those that were skipped."""
+
+    run: Run
+    trained: Trained | None = None
+    tuned: Tuned | None = None
+    scored: Scored | None = None
+    inferred: Inferred | None = None
+    reported: Reported | None = None
+
+
+class _Together(Terminal):
+    """The same terminal for steps that follow one another: none names the next one."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self.console = terminal.console
+
+    def next(self, command: str) -> None:
+        pass
+
+
+def _print(done: Ran, options: RunOptions, terminal: Terminal) -> None:
+    if options.dry_run and done.trained:
+        train.show(done.trained, _options_of(train, options, dry_run=True), terminal)
+    elif done.scored:
+        results = [file.name for file in (done.run.submission_file, done.run.report_file) if file.exists()]
+        terminal.say(f"done: {' and '.join(results)} in {done.run.folder}", "bold")
+
+
+@step(RunOptions, show=_print, first="data")
+def run(options: RunOptions, observer: Observer) -> Ran:
+    """
+    After an interruption, the same call resumes.
+
+    Returns:
+        What the steps returned. If jobs failed, only `trained`, with the reasons; with `dry_run` only its estimate.
+
+    Raises:
+        MaskensError: as the steps. What can be known without training is raised before it.
+    """
+    folder = options.run[0]
+    refuse_foreign(folder)
+    before = find_run(folder)
+    photos = _photos_to_predict(before, options)
+    recipe_name, recipe = _choose_recipe(before, options)
+    planned = _plan(options, recipe_name, photos)
+    if options.dry_run:
+        return _estimate(planned, before, observer)
+
+    terminal = _Together(observer) if isinstance(observer, Terminal) else observer
+    made = folds.do(planned[folds], observer)
+    if made.run == before:
+        observer.say(f"folds: {made.k} folds are there")
+    else:
+        _say_command(folds, planned[folds], observer)
+        _show(folds, made, planned[folds], terminal)
+    for file in (made.run.submission_file, made.run.eval_file, made.run.report_file):
+        must_be_writable(file)
+    refuse_foreign_file(made.run.report_file, GENERATOR)
+
+    trained, jobs = None, jobs_of(made.run, recipe.tasks)
+    if all(job.complete and job.status().state == "done" for job in jobs):
+        observer.say(f"train: {len(jobs)} of {len(jobs)} jobs are finished")
+    else:
+        if photos and not options.skip_bad_photos:
+            _decode(photos, recipe, made.run, options, observer)
+        trained = _carry_out(train, planned[train], terminal)
+        if trained.failed:
+            return Ran(made.run, trained)
+    done = load_run(folder)  # with what training stored in it
+
+    tuned = None
+    if tune not in planned:
+        observer.say(f"tune: skipped, it fits no --tta {options.tta}")
+    elif _is_tuned(done, options.tta):
+        observer.say(f"tune: {done.folder / TUNING} is of these models")
+    else:
+        try:
+            tuned = _carry_out(tune, planned[tune], terminal)
+        except MaskensError as error:  # as of too few people; what is damaged `score` refuses too
+            observer.note([f"not tuned: {error}\n"])
+
+    known = _sha256(done.oof_file)
+    scored = score.do(planned[score], observer)
+    assert isinstance(scored, Scored)
+    if known == _sha256(done.oof_file):
+        observer.say(f"score: {headline(scored.evaluation, scored.runs)[0]}")
+    else:
+        _say_command(score, planned[score], observer)
+        _show(score, scored, planned[score], terminal)
+
+    inferred = None
+    if not photos:
+        observer.say(f"infer: skipped, there is no {data_root(done, options.data) / EVAL}")
+    elif is_current(done, photos, choose_ensembles([done], options.tta, True, allow_missing=False)):
+        observer.say(f"infer: {done.submission_file} is by these models")
+    else:
+        found = _carry_out(infer, planned[infer], terminal)
+        inferred = found if isinstance(found, Inferred) else None  # a dry run has gone another way
+
+    reported = None
+    if shows(done.report_file, scored.evaluation):
+        observer.say(f"report: {done.report_file} shows these scores")
+    else:
+        reported = _carry_out(report, planned[report], terminal)
+    return Ran(done, trained, tuned, scored, inferred, reported)
+
+
+def _plan(options: RunOptions, recipe: str | None, photos: EvalData | None) -> dict[Step[Any, Any], Any]:
+    """The steps, in their order, and the options of each.
+
+    Tuning comes first of what follows training: so the score is of the decision that is used, and the photos are
+    predicted once.
+    """
+    plan: dict[Step[Any, Any], Any] = {
+        folds: _options_of(folds, options, data=options.data),
+        train: _options_of(train, options, recipe=recipe),
+    }
+    if options.tta is None:
+        plan[tune] = _options_of(tune, options)
+    elif options.tta == FITTED_VIEWS:
+        plan[tune] = _options_of(tune, options, step=[StepChoice.temperatures, StepChoice.offsets])
+    plan[score] = _options_of(score, options)
+    if photos:
+        plan[infer] = _options_of(infer, options)
+    plan[report] = _options_of(report, options)
+    return plan
+
+
+def _options_of(which: Step[Any, Any], options: RunOptions, **more: Any) -> Any:
+    """The options of a step: those that it shares with `run`, but for the data folder, which `folds` stores."""
+    shared = {field.name for field in fields(which.options)} & {field.name for field in fields(options)}
+    values = {name: getattr(options, name) for name in shared - {"data", "dry_run"}}
+    return which.options(**values | more)
+
+
+def _carry_out(which: Step[Any, Result], options: Any, observer: Observer) -> Result:
+    """Do a step as its command does, with the command above it."""
+    _say_command(which, options, observer)
+    found = which.do(options, observer)
+    _show(which, found, options, observer)
+    return found
+
+
+def _say_command(which: Step[Any, Any], options: Any, observer: Observer) -> None:
+    observer.say(f"$ {which.command_line(options)}", "bold")
+
+
+def _show(which: Step[Any, Result], found: Result, options: Any, observer: Observer) -> None:
+    if isinstance(observer, Terminal):
+        which.show(found, options, observer)
+    observer.say("")
+
+
+def _sha256(file: Path) -> str:
+    return sha256_of_file(file) if file.exists() else ""
+
+
+def _photos_to_predict(run: Run | None, options: RunOptions) -> EvalData | None:
+    """None if the data folder has none. Raises MaskensError: a table or photos that can't be used."""
+    root = data_root(run, options.data)
+    return read_eval(root, options.skip_bad_photos) if (root / EVAL).exists() else None
+
+
+def _hardware(options: RunOptions) -> Hardware:
+    return choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
+
+
+def _choose_recipe(run: Run | None, options: RunOptions) -> tuple[str | None, Recipe]:
+    """(--recipe of `train`, None for the run's own; the recipe). Raises MaskensError: it or the views can't be used."""
+    name = options.recipe
+    if name is None and not (run and run.recipe_hash):
+        name = RECIPES[_hardware(options).device]
+    asked = (name, options.change or (), options.weights or (), not options.no_pretrained)
+    recipe = resolve_recipe(run, *asked) if run else changed_recipe(None, *asked)
+    if options.tta:
+        find_set(options.tta, known_sets([recipe.tta]))
+    return name, recipe
+
+
+def _estimate(planned: Mapping[Step[Any, Any], Any], before: Run | None, observer: Observer) -> Ran:
+    """List the commands, check the training and estimate it. Nothing is written."""
+    for each, its_options in planned.items():
+        _say_command(each, its_options, observer)
+    made = split_people(planned[folds], observer, write=False)
+    new = made.run != before
+    training = plan_jobs(made.run, made.data, made.folds, planned[train]) if new else plan_training(planned[train])
+    announce(training, observer)
+    training = skip_bad_photos(training, observer, write=False)
+    observer.note(training.skipped, "warning")
+    return Ran(made.run, Trained(made.run, 0, {}, training.estimate(observer)))
+
+
+def _decode(photos: EvalData, recipe: Recipe, run: Run, options: RunOptions, observer: Observer) -> None:
+    """Decode the photos to predict into the cache, where `infer` finds them: one that can't be read is refused before
+    training. Raises MaskensError: all that can't be read."""
+    from ensemble.data.cache import check_readable, open_photos
+
+    threads, cache = _hardware(options).decoding_threads, cache_folder(options.cache, run.folder)
+    wanted = list(dict.fromkeys(task.preprocessing for task in recipe.tasks.values()))
+    with observer.progress() as on_progress:
+        decoding = partial(on_progress, "decoding photos to predict")
+        if cache is None:
+            check_readable(photos.photos, wanted, threads, decoding)
+        else:
+            open_photos(photos.photos, wanted, cache, threads, decoding)
+
+
+def _is_tuned(run: Run, tta: Tta | None) -> bool:
+    """Whether a run has a tuning of its models as they are, for these views if any are named."""
+    try:
+        found = kept_tuning([run.folder], [untuned_run(run, run_recipe(run))])
+    except MaskensError:  # of other models, or damaged
+        return False
+    return found is not None and tta in (None, found[0].fitted.tta)
