@@ -6,15 +6,11 @@ BIN := .venv/bin
 
 demo: setup
 	@test -d demo/data || $(BIN)/maskens sample demo/data --people 90 --size 192x256
-	$(BIN)/maskens folds --data demo/data --run demo/run
-	$(BIN)/maskens train --run demo/run --recipe demo --fold 0..4
-	$(BIN)/maskens infer --run demo/run --tta flip
+	$(BIN)/maskens run --data demo/data --run demo/run --recipe demo --yes
 	$(BIN)/maskens score --run demo/run --truth demo/data/eval/answers.csv
-	$(BIN)/maskens score --run demo/run
-	$(BIN)/maskens report --run demo/run
 	@echo
 	@echo "The 18-class CSV: demo/run/submission.csv     What it is worth: demo/run/report.html"
-	@echo "Next, on your own photos:  . .venv/bin/activate  and  maskens folds --data DIR"
+	@echo "Next, on your own photos:  . .venv/bin/activate  and  maskens run --data DIR"
 
 test: setup
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ def _print(made: SampleSummary, options: SampleOptions, terminal: Terminal) -> N
     )
     most = made.train_people // 6  # people of each gender and age band
     few = "" if most >= 5 else f" --k {most}" if most >= 2 else " (too few people for folds: --people 12 at least)"
-    terminal.next(f"maskens folds --data {typed(made.folder)}{few}")
+    terminal.next(f"maskens run --data {typed(made.folder)} --recipe demo{few}")
 
 
 @step(SampleOptions, show=_print, first="folder")

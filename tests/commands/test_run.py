@@ -1,0 +1,98 @@
+"""The command run: all steps in one, each skipped where it is done."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+from run_command import maskens, refused
+from tiny_runs import DEFAULTS
+
+import ensemble
+from ensemble.commands.train import Trained, train
+from ensemble.training.queue import Failure
+from folds.run_folder import load_run
+
+HEADS = f"{DEFAULTS}[tasks.heads]\nepochs = 1\n"
+
+
+@pytest.fixture
+def typed(data: Path) -> list[str]:
+    """A command for the folder `data`, whose recipe is beside it."""
+    Path("tiny.toml").write_text(HEADS)
+    return ["run", "--run", "my run", "--recipe", "tiny.toml", "--k", "2", "--device", "cpu"]
+
+
+def _bytes(folder: str = ".") -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in Path(folder).rglob("*") if file.is_file()}
+
+
+def _interrupted(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def test_one_command_resumes_and_skips_what_is_done(typed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "do", _interrupted)
+        assert maskens(*typed).code == 130
+    outcome = maskens(*typed)
+    assert outcome.code == 0, outcome
+    assert "folds: 2 folds are there" in outcome.out
+    for result in ("submission.csv", "report.html"):
+        assert Path("my run", result).is_file()
+    assert "next: " not in outcome.out
+    commands = [line[2:] for line in outcome.out.splitlines() if line.startswith("$ ")]
+    assert commands[0] == "maskens train --run 'my run' --recipe tiny.toml --device cpu"
+
+    files = _bytes()
+    again = maskens(*typed)
+    assert again.code == 0
+    assert [line.partition(":")[0] for line in again.out.splitlines()] == [
+        *("folds", "train", "tune", "score", "infer", "report", "done")
+    ]
+    for command in commands:
+        assert maskens(*shlex.split(command)[1:]).code == 0
+    assert _bytes() == files
+
+    assert "$ maskens infer --run 'my run' --tta none" in maskens(*typed, "--tta", "none").out
+    Path("data/eval").rename("data/elsewhere")
+    assert "infer: skipped, there is no data/eval" in maskens(*typed).out
+
+
+def test_what_would_fail_after_training_is_refused_before_it(typed: list[str]) -> None:
+    files = _bytes()
+    refused(maskens(*typed, "--data", "nope"), "there is no data folder nope")
+    refused(maskens(*typed, "--tta", "flp"), "--tta flp", "did you mean 'flip'")
+    refused(maskens(*typed, "--set", "tasks.heads.epoch=1"), "did you mean 'epochs'")
+    refused(maskens(*typed, "--k", "7"), "The largest k that works is 3")
+    table = Path("data/eval/info.csv")
+    table.write_text(table.read_text() + "lost.jpg,0\n")
+    refused(maskens(*typed), "info.csv row 8: data/eval/images/lost.jpg is missing")
+    assert _bytes() == files | {table: table.read_bytes()}
+
+    Path("data/eval/images/lost.jpg").write_bytes(b"no photo")
+    refused(maskens(*typed), "lost.jpg", "--skip-bad-photos")
+    assert load_run(Path("my run")).jobs_on_disk() == []
+
+
+def test_failed_jobs_end_it(typed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(options: Any, observer: Any) -> Trained:
+        return Trained(load_run(options.run[0]), 1, {("heads", 1): Failure("it broke", crashed=True)})
+
+    monkeypatch.setattr(train, "do", failing)
+    outcome = maskens(*typed)
+    assert outcome.code == 1
+    assert "heads fold 1: it broke" in outcome.err
+    ran = ensemble.run("data", run="my run", recipe="tiny.toml", device="cpu")
+    assert (len(ran.trained.failed), ran.scored) == (1, None)
+
+
+def test_a_dry_run_lists_the_commands_and_writes_nothing(typed: list[str]) -> None:
+    files = _bytes()
+    outcome = maskens(*typed, "--dry-run")
+    assert outcome.code == 0, outcome
+    assert "$ maskens infer --run 'my run' --device cpu" in outcome.out
+    assert "2 jobs, 1 at a time" in outcome.out
+    assert _bytes() == files
