@@ -159,7 +159,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
     if person is not None:
         people = len(np.unique(person))
         tuning += f", one gender and age for each of {people} people ({column}), no early exit"
-    observer.say(f"{chosen.who}, {len(data.ids)} photos, views: {fitted.tta}, {tuning}")
+    observer.say(f"{chosen.counted}, {len(data.ids)} photos, views: {fitted.tta}, {tuning}")
     with observer.progress() as on_progress:
         if options.skip_bad_photos:
             wanted = preprocessings(m for e in ensembles for m in e.members)

@@ -112,17 +112,17 @@ class ChosenEnsembles:
         return sum(len(e.members) for e in self.ensembles)
 
     @property
-    def who(self) -> str:
-        """How many models, and where that is not all of the folds, of which."""
+    def counted(self) -> str:
+        """How many models, and where those on everybody are among them, of which folds."""
         folds = {m.fold for e in self.ensembles for m in e.members}
-        named = [f"folds {in_short(folds - {FULL})}"] if folds - {FULL} else []
-        of = f" of {' and '.join([*named, *(['full'] if FULL in folds else [])])}" if FULL in folds else ""
+        rest = in_short(folds - {FULL})
+        of = "" if FULL not in folds else f" of folds {rest} and full" if rest else " of full"
         return f"{self.models} models{of}"
 
     @property
     def description(self) -> str:
         """Models, views and tuning."""
-        return f"{self.who}, views: {self.fitted.tta}, {self.tuning.description}"
+        return f"{self.counted}, views: {self.fitted.tta}, {self.tuning.description}"
 
     @property
     def notes(self) -> tuple[str, ...]:

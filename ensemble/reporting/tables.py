@@ -90,7 +90,7 @@ def export_table(export: Export) -> Table:
     for task in export.tasks:
         table.add_row(
             task.task,
-            ", ".join(in_short([fold]) for fold in task.folds),
+            in_short(task.folds),
             ", ".join(task.views),
             "{}x{}".format(*task.input),
             f"{task.bytes / 1e6:.1f}",

@@ -36,6 +36,7 @@ from folds.errors import MaskensError
 from folds.labels import decode
 from folds.layout import read_train
 from folds.people import TrainData
+from folds.ranges import FULL
 from folds.records import sealed
 from folds.run_folder import Run
 
@@ -148,7 +149,8 @@ def test_each_head_has_one_temperature_for_all_folds_where_it_is_worth_one(data:
 
 def predicted(run: Run, logits: np.ndarray, classes: np.ndarray, **changes: object) -> None:
     """Write what `infer` leaves of the photos that it predicted with views identity and hflip."""
-    record = {"oof_hashes": [untuned_run(run, run_recipe(run)).oof_hash], "views": ["identity", "hflip"]} | changes
+    record = {"oof_hashes": [untuned_run(run, run_recipe(run)).oof_hash], "views": ["identity", "hflip"]}
+    record |= {"folds": {"class18": [0, 1]}} | changes
     shown = np.stack([logits, logits], axis=1)
     np.savez(run.folder / "eval.npz", classes=classes, record=json.dumps(record), **{"logits/class18": shown})
 
@@ -169,6 +171,11 @@ def test_the_mean_of_the_folds_has_temperatures_of_its_own(data: TrainData, tmp_
     assert single / 2 <= of_mean < 0.7 * single
     assert measured.tuned == unmeasured.tuned, "single models are scored out-of-fold"
     assert "tune again" not in "\n".join(measured.summary)
+    predicted(run, np.stack([*new, 9 * new[0]]), data.classes, folds={"class18": [0, 1, FULL]})
+    assert tune(ensemble_of(run), ["temperatures"])[0] == measured, "a model on everybody is none of the folds"
+    predicted(run, new[:1], data.classes, folds={"class18": [FULL]})
+    assert tune(ensemble_of(run), ["temperatures"])[0] == unmeasured
+    predicted(run, new, data.classes)
     run.pseudo_record.touch()
     assert tune(ensemble_of(run), ["temperatures"])[0].fitted.runs[0].mean_temperatures == {"class18": (1.0,)}, (
         "models that were trained on these photos agree on them"

@@ -320,6 +320,7 @@ def test_jobs_that_learned_otherwise_do_not_mix(root: Path, student: Path, tmp_p
     (plain.run.job_folder("heads", 0) / "job.json").touch()
     refused(maskens(*call, plain.run.folder), "trained on labels alone")
     refused(maskens("train", "--run", student, "--pseudo", root / "teacher"), "--pseudo", "soft targets")
+    refused(maskens("train", "--run", student, "--fold", "full"), "--fold full: soft targets are those of a fold")
 
 
 def test_soft_targets_that_are_edited_or_gone_are_refused(root: Path, student: Path, tmp_path: Path) -> None:

@@ -22,8 +22,10 @@ from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, load_pseudo_labe
 from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import class_labels
+from folds.errors import MaskensError
 from folds.labels import CLASSES
 from folds.layout import read_train
+from folds.ranges import FULL
 from folds.records import sealed
 from folds.run_folder import load_run
 
@@ -224,6 +226,21 @@ def test_logits_of_models_that_are_gone_are_refused(source: Path, tmp_path: Path
     refused(maskens(*call), "predicted by other models", "maskens infer --run")
     (copy / "eval.npz").unlink()
     refused(maskens(*call), "it has predicted no photos", "maskens infer --run")
+
+
+def test_a_model_on_everybody_gives_and_takes_none(source: Path, tmp_path: Path) -> None:
+    copy, run = tmp_path / "source", new_run(source, tmp_path / "run")
+    shutil.copytree(source, copy)
+    with np.load(copy / "eval.npz") as file:
+        arrays = dict(file)
+    record, logits = json.loads(str(arrays["record"])), arrays["logits/heads"]
+    record["folds"]["heads"].append(FULL)
+    arrays |= {"record": json.dumps(record), "logits/heads": np.concatenate([logits, -logits[:1]])}
+    np.savez(copy / "eval.npz", **arrays)
+    found = planned(run, copy, recipe=source.parent / "heads.toml").pseudo
+    assert found and found.labels == planned(run, source).pseudo.labels
+    with pytest.raises(MaskensError, match="--fold full: pseudo-labels are those of a fold"):
+        planned(run, source, fold="full")
 
 
 def test_the_dry_run_counts_them_and_writes_nothing(source: Path, tmp_path: Path) -> None:
