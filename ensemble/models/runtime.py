@@ -35,6 +35,11 @@ def give_back_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU's or the CPU's memory is too small for what torch was asked for."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Suppress warnings of libraries about their own internals."""

@@ -301,7 +301,7 @@ def estimate_lines(found: Estimate) -> list[str]:
         memory,
         f"disk: models {found.disk / 1e9:.2f} GB, photo cache {found.cache / 1e9:.2f} GB more; "
         f"{found.free / 1e9:.1f} GB are free",
-        *found.averages,
+        *found.notes,
     ]
 
 

@@ -29,7 +29,7 @@ from ensemble.jobs.spec import JobSpec, training_rows
 from ensemble.models.build import create, normalisation, to_device
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.precision import AutotuneCache, shortest
-from ensemble.models.runtime import configure_process
+from ensemble.models.runtime import configure_process, is_out_of_memory
 from ensemble.recipes.schema import Sampler, TaskRecipe
 from ensemble.recipes.tasks import training_labels
 from ensemble.recipes.views import VIEWS
@@ -55,6 +55,7 @@ class Cost:
     start: float  # seconds to build the model
     weights: int  # bytes
     memory: int  # bytes of this process, or of the GPU, at its peak
+    note: str = ""  # that its batches do not fit into memory whole
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Estimate:
     disk: int  # bytes of disk for models and what is kept while they train
     free: int  # bytes of disk that are free
     room: int | None  # bytes of memory that jobs may take here; None on a GPU or a cluster
-    averages: tuple[str, ...]  # the reach of `ema`, a line for each task that has one
+    notes: tuple[str, ...]  # of tasks: too little memory for a batch, the reach of `ema`
 
 
 def estimate_training(
@@ -119,7 +120,8 @@ def estimate_training(
     jobs = tuple(job_estimate(spec, costs[spec.recipe.name, spec.task], data, folds, restart) for spec in specs)
     lacking = missing_bytes(data.photos, list(dict.fromkeys(task.preprocessing for task in tasks.values())), cache)
     decode = len(data.files) * max(c.decode for c in costs.values()) if lacking else 0.0
-    averages = [
+    notes = [f"tasks.{task} {cost.note}" for (_, task), cost in costs.items() if cost.note]
+    notes += [
         f"tasks.{spec.task}.ema {decay:g} {describe_ema(decay, job_updates(spec, data, folds))}"
         for spec in {(s.recipe.name, s.task): s for s in specs}.values()
         if (decay := spec.recipe.tasks[spec.task].ema)
@@ -136,7 +138,7 @@ def estimate_training(
         sum(weights) + 3 * sum(weights[-hardware.jobs :]),  # last.pt: the model and Adam's two moments
         shutil.disk_usage(next(f for f in (run, *run.absolute().parents) if f.exists())).free,
         room,
-        tuple(averages),
+        tuple(dict.fromkeys(notes)),
     )
 
 
@@ -194,11 +196,12 @@ def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> C
                 if len(ends) > 2 and (ends[-1] - ends[0] > SECONDS or len(ends) > BATCHES):
                     return
 
+        trainer = Trainer(whole, model, *normalised, device, (0,), len(batches), measured)
         with contextlib.suppress(LossNotFinite):  # a probe's time counts, its loss does not
-            Trainer(whole, model, *normalised, device, (0,), len(batches), measured).epoch(0, few(), on_batch)
+            trainer.epoch(0, few(), on_batch)
         train = statistics.median(np.diff(ends)) / batches.batch_size
 
-        engine = InferenceEngine(model.eval(), 2 * task.batch_size)
+        engine = InferenceEngine(model.eval(), 2 * trainer.micro_batch)
         first = np.arange(min(len(photos), engine.batch))
 
         def predict() -> object:
@@ -211,7 +214,7 @@ def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> C
         memory = torch.cuda.max_memory_allocated(device)
     else:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Cost(decode, train, seen, start, weights, memory)
+    return Cost(decode, train, seen, start, weights, memory, trainer.memory_note)
 
 
 def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
@@ -275,7 +278,12 @@ def long_training(
             model, count = create(task, initial_weights=False).train(), 2
             for _ in range(2):
                 started = time.perf_counter()
-                model(torch.zeros(count, 3, *task.input_size)).square().mean().backward()
+                try:
+                    model(torch.zeros(count, 3, *task.input_size)).square().mean().backward()
+                except RuntimeError as error:
+                    if key not in measured or not is_out_of_memory(error):
+                        raise
+                    break
                 measured[key] = (time.perf_counter() - started) / count
                 count = max(2, min(task.batch_size, int(1 / measured[key])))
         return measured[key]

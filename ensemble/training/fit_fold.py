@@ -312,7 +312,7 @@ class JobRun:
             (scores, logits): macro F1, accuracy and loss of the photos as they are, the loss without logit adjustment,
             class balancing and learned weights of the heads; logits float32 (views, photos of the fold, width).
         """
-        engine = InferenceEngine(trainer.eval_model.eval(), 2 * self.recipe.batch_size)
+        engine = InferenceEngine(trainer.eval_model.eval(), 2 * trainer.micro_batch)
         views, workers = self.spec.recipe.oof_views, self.spec.workers
         every = view_logits(engine, self.normalised, self.device, self.photos, self.oof_rows, views, workers)
         logits = self.validated(every)
@@ -330,6 +330,8 @@ class JobRun:
         known = {"fingerprint": self.data.fingerprint, "device": self.spec.device, "threads": self.spec.threads}
         if self.trainer and self.trainer.precision:
             known |= {"precision": self.trainer.precision, "compiled": self.trainer.forward is not self.trainer.model}
+        if self.trainer and self.trainer.memory_note:
+            known["micro_batch"] = self.trainer.micro_batch
         return identity(self.spec) | known | {"versions": library_versions()}
 
     def tracked(self, photos: DecodedPhotos) -> TrackedJob:
@@ -340,7 +342,8 @@ class JobRun:
 
     def notes(self) -> str:
         assert self.trainer
-        return "; ".join(filter(None, (self.trainer.note, self.trainer.compile_note, self.trackers.note)))
+        trainer = self.trainer
+        return "; ".join(filter(None, (trainer.memory_note, trainer.note, trainer.compile_note, self.trackers.note)))
 
     def report_epoch(self) -> None:
         """Report the last finished epoch."""

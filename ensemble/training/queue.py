@@ -65,7 +65,8 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
     except MaskensError as error:
         failure = Failure(str(error), crashed=False)
     except torch.OutOfMemoryError:
-        failure = Failure(f"out of GPU memory: lower batch_size of '{spec.task}'", crashed=False)
+        advice = f"choose a smaller model or resize for '{spec.task}', or lower --jobs"
+        failure = Failure(f"out of memory, also with one photo at a time: {advice}", crashed=False)
     except Exception as error:
         path = spec.job.error
         hint = "; shared memory may be full: use --workers 0" if "Bus error" in str(error) else ""

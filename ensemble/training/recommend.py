@@ -136,6 +136,8 @@ def measure(
                     f"out of GPU memory for {candidate}, the smallest model. Use --device cpu."
                 ) from None
             break  # larger ones want more memory still
+        if cost.note and found:  # it fits in micro-batches only
+            break
         found.insert(0, (candidate, cost))
         on_candidate(number, len(candidates))
         if epochs_within(cost, len(data.files), k, budget) < ENOUGH:

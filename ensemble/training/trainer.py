@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import time
+import traceback
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ from ensemble.models.precision import (
     autotune_precision,
     compile_for_training,
 )
+from ensemble.models.runtime import give_back_memory, is_out_of_memory
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.losses import bin_counts, class_table, soft_targets, target_tables, task_loss
 from ensemble.training.optimizer import backbone_freezer, ema_decay, make_optimizer, make_schedule
@@ -37,6 +40,9 @@ from folds.files import replacing
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(photos uint8 (batch, h, w, 3), labels as of `Trainer.targets`)."""
+
+Batch = tuple[Tensor, Tensor, int, int]
+"""(photos, labels, epoch, place in the epoch)."""
 
 
 @dataclass
@@ -94,6 +100,7 @@ class Trainer:
     `ema` is timm's ModelEmaV3 with the decay of `ema_decay`; `average_epochs` the mean of the weights after each of the
     last epochs (Izmailov et al. 2018, "Averaging weights leads to wider optima"; Wortsman et al. 2022, "Model soups").
     Batches of `head_epochs` and `sizes` go through the plain model, as a compiled one is made for one size.
+    Where memory runs out, batches go through the model in micro-batches, whose gradients are accumulated.
 
     Args:
         batches: of an epoch.
@@ -135,6 +142,7 @@ class Trainer:
         self.ready = False  # `forward` and `precision` are set on the first batch
         self.precision: Precision | None = None
         self.note, self.compile_note = "", ""  # what the user should know of the two
+        self.micro_batch = recipe.batch_size  # most photos of one forward and backward pass
         self.scaler = self._scaler()
 
     def _scaler(self) -> torch.amp.GradScaler:
@@ -152,6 +160,11 @@ class Trainer:
     def finite(self) -> bool:
         """Whether all weights of `eval_model` are numbers."""
         return all(bool(weight.isfinite().all()) for weight in self.eval_model.parameters())
+
+    @property
+    def memory_note(self) -> str:
+        smaller = self.micro_batch < self.recipe.batch_size
+        return f"out of memory: micro-batches of {self.micro_batch}, gradients accumulated" if smaller else ""
 
     def targets(self, labels: Tensor) -> Tensor:
         """Targets on the device, float32 (n, bins of all heads).
@@ -172,6 +185,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "precision": self.precision,
             "note": self.note,
+            "micro_batch": self.micro_batch,
             "log_variances": None if self.log_variances is None else self.log_variances.detach(),
         }
 
@@ -186,6 +200,7 @@ class Trainer:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.precision, self.note = state["precision"], state["note"]
+        self.micro_batch = state.get("micro_batch", self.micro_batch)  # none in files of earlier versions
         self.scaler = self._scaler()
         self.scaler.load_state_dict(state["scaler"])
 
@@ -206,14 +221,17 @@ class Trainer:
 
         Raises:
             LossNotFinite: found when the loss is asked for, and at the latest at the end of the epoch.
+            torch.OutOfMemoryError: not even one photo fits into memory.
         """
         self.model.train()
         p = progress or EpochProgress.begin(None, self.device)
         started = time.perf_counter() - p.seconds
         on_gpu = self.device.type == "cuda"
+        batches: list[Batch] = []  # of this update
         for number, (photos, labels) in enumerate(ahead(loader, self.device) if on_gpu else loader, start=p.batches):
-            if not self.ready:
-                started += self._get_ready(photos)
+            while not self.ready:
+                with self._halving():
+                    started += self._get_ready(photos[: self.micro_batch])
             update, place = divmod(number, self.recipe.accumulate)
             if place == 0:
                 rate = self.set_lr(epoch, update)
@@ -221,16 +239,17 @@ class Trainer:
                 if self.freeze_backbone:
                     self.freeze_backbone(self._head_only(epoch, number))
                 self.optimizer.zero_grad(set_to_none=True)
+                batches.clear()
             group = min(self.recipe.accumulate, self.batches - update * self.recipe.accumulate)
-            loss = self._loss(photos, labels, epoch, number)
-            self.scaler.scale(loss / group).backward()  # type: ignore[no-untyped-call]
+            batches.append((photos, labels, epoch, number))
+            loss = self._accumulate(batches, group)
             if place == group - 1:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
                 if self.ema:
                     self.ema.decay = ema_decay(self.recipe.ema, epoch * self.updates + update + 1)
                     self.ema.update(self.model)
-            p.loss += loss.detach() * len(photos)
+            p.loss += loss * len(photos)
             p.finite += p.loss.isfinite()
             p.batches, p.photos, p.seconds = number + 1, p.photos + len(photos), time.perf_counter() - started
             on_batch(p, place == group - 1)
@@ -258,16 +277,56 @@ class Trainer:
             self.forward, self.compile_note = compile_for_training(self.model, x, self.precision)
         return time.perf_counter() - began
 
-    def _loss(self, photos: Tensor, labels: Tensor, epoch: int, number: int) -> Tensor:
+    def _accumulate(self, batches: Sequence[Batch], group: int) -> Tensor:
+        """Add the gradients of the last of an update's batches so far; returns its mean loss, detached. If memory runs
+        out, all of them are computed anew in smaller micro-batches: the failed pass left a part of its gradients."""
+        left = batches[-1:]
+        while True:
+            with self._halving():
+                return [self._backward(batch, group) for batch in left][-1]
+            self.optimizer.zero_grad(set_to_none=True)
+            left = batches
+
+    def _backward(self, batch: Batch, group: int) -> Tensor:
+        """Add a batch's gradients, in micro-batches of nearly equal sizes; returns its mean loss, detached.
+
+        The loss is a mean over photos, so that micro-batches count by their photos; that of soft F1 is then the mean of
+        theirs.
+        """
+        photos, labels, epoch, number = batch
         x = to_input(photos, self.mean, self.std, self.device)
         smaller = epoch < len(self.recipe.sizes)
         if smaller:
             x = F.interpolate(x, self.recipe.sizes[epoch], mode="bilinear", antialias=True)
-        plain = smaller or self._head_only(epoch, number)
+        forward = self.model if smaller or self._head_only(epoch, number) else self.forward
         x, truth = mix_batch(self.recipe.mix, x, self.targets(labels), (*self.seed, epoch, number))
-        with autocast(self.device, self.precision or "fp32"):
-            logits = (self.model if plain else self.forward)(x)
-        return task_loss(self.recipe.loss, self.heads, logits, truth, self.counts, self.log_variances)
+        total, parts = torch.zeros((), device=self.device), -(-len(x) // self.micro_batch)
+        for part, its_truth in zip(x.tensor_split(parts), truth.tensor_split(parts), strict=True):
+            with autocast(self.device, self.precision or "fp32"):
+                logits = forward(part)
+            loss = task_loss(self.recipe.loss, self.heads, logits, its_truth, self.counts, self.log_variances)
+            loss = loss * (len(part) / len(x))
+            self.scaler.scale(loss / group).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    @contextlib.contextmanager
+    def _halving(self) -> Iterator[None]:
+        """Halve the micro-batch if memory runs out within. Raises torch.OutOfMemoryError: it is one photo already."""
+        try:
+            yield
+            return
+        except (RuntimeError, ValueError) as error:
+            alone = self.micro_batch == 1 and "more than 1 value per channel" in str(error)  # a batch norm of one photo
+            if not (alone or is_out_of_memory(error)):
+                raise
+            if self.micro_batch == 1:
+                raise torch.OutOfMemoryError(str(error)) from error
+            traceback.clear_frames(error.__traceback__)  # with the tensors of the failed pass
+        self.micro_batch = -(-self.micro_batch // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        give_back_memory()
 
 
 def ahead(batches: Batches, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -105,7 +105,7 @@ def test_the_same_command_does_nothing_twice(there: Path) -> None:
 
 
 def test_a_seed_is_added_stopped_and_gone_on_with(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, loss, left = models(copy), Trainer._loss, 4
+    before, loss, left = models(copy), Trainer._backward, 4
 
     def interrupted(self: Trainer, *args: Any) -> Tensor:
         nonlocal left
@@ -115,7 +115,7 @@ def test_a_seed_is_added_stopped_and_gone_on_with(copy: Path, monkeypatch: pytes
         return loss(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_loss", interrupted)
+        patch.setattr(Trainer, "_backward", interrupted)
         stopped = maskens("sweep", "--seed", "2")
     assert stopped.code == 130
     assert "b-seed2 heads fold 0: 0 of 1 epochs and 2 batches; 1 of the 4 remaining jobs are done" in stopped.err

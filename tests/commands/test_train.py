@@ -29,7 +29,7 @@ def test_training_again_has_nothing_left_to_do(there: Path) -> None:
 
 def test_a_stopped_training_says_how_to_resume_and_does(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = Path("runs/default/mask/fold0/model.safetensors")
-    unbroken, loss, updates = weights.read_bytes(), Trainer._loss, 0
+    unbroken, loss, updates = weights.read_bytes(), Trainer._backward, 0
     shutil.rmtree(weights.parent)
 
     def terminated(self: Trainer, *args: Any) -> Tensor:
@@ -40,7 +40,7 @@ def test_a_stopped_training_says_how_to_resume_and_does(copy: Path, monkeypatch:
         return loss(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_loss", terminated)
+        patch.setattr(Trainer, "_backward", terminated)
         stopped = maskens("train")
     assert stopped.code == 128 + signal.SIGTERM
     assert stopped.err.startswith("error: stopped. Saved: mask fold 0: ")

@@ -66,7 +66,7 @@ def test_a_claim_that_cannot_be_read_is_nobody_elses(setting: TinyRun, spoil: Ca
 
 
 def test_a_job_that_is_taken_over_writes_no_more(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, loss, batches = setting.spec("heads"), Trainer._loss, 0
+    spec, loss, batches = setting.spec("heads"), Trainer._backward, 0
     signature = setting.run.folder / ".locks" / "heads-fold0.process.json"
 
     def taken_over(self: Trainer, *args: Any) -> Tensor:
@@ -76,7 +76,7 @@ def test_a_job_that_is_taken_over_writes_no_more(setting: TinyRun, monkeypatch: 
             write_json(signature, read_json(signature) | {"token": "another's", "host": "node7"})
         return loss(self, *args)
 
-    monkeypatch.setattr(Trainer, "_loss", taken_over)
+    monkeypatch.setattr(Trainer, "_backward", taken_over)
     failure = run_job(spec, setting.data, setting.folds)
     assert failure and "another process has taken the job over (process" in failure.message
     status = Job(setting.run, "heads", 0).status()

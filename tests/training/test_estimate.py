@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,7 @@ epochs = 3
 [tasks.female-age]
 """
 COST = Cost(decode=0.001, train=0.02, predict=0.005, start=1.5, weights=10**6, memory=10**9)
+SMALL = dataclasses.replace(COST, note="out of memory: micro-batches of 4")
 CPU = Hardware("cpu", 0)
 
 
@@ -57,11 +59,12 @@ def test_a_job_starts_as_soon_as_a_slot_is_free() -> None:
 
 def test_each_jobs_photos_and_epochs_are_counted(data: TrainData, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     probed = []
-    monkeypatch.setattr(ensemble.training.cost, "probe", lambda recipe, *_: probed.append(recipe) or COST)
+    monkeypatch.setattr(ensemble.training.cost, "probe", lambda recipe, *_: probed.append(recipe) or SMALL)
     recipe, folds = parse_recipe(RECIPE, "tiny"), make_folds(data, 2, seed=1)
     hardware = Hardware("cpu", 0, jobs=2)
     specs = plan(run, recipe, list(recipe.tasks), [0, 1], hardware, run.folder.parent / "cache")
     found = estimate_training(specs, data, folds, hardware, restart=False, on_task=lambda *_: None)
+    assert found.notes[0] == "tasks.mask out of memory: micro-batches of 4"
     assert len(probed) == 1, "tasks that differ in their labels only cost the same"
     jobs = {(j.task, j.fold): j for j in found.jobs}
     assert set(jobs) == {(t, f) for t in recipe.tasks for f in (0, 1)}

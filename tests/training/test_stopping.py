@@ -10,13 +10,14 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, get_args
 
 import psutil
 import pytest
+import torch
 from tiny_runs import TINY, Silent, TinyRun, history, tiny_run
 from torch import Tensor
 
@@ -27,8 +28,9 @@ from ensemble.jobs.job import JOB_FILES, JobStatus, write_status
 from ensemble.jobs.locks import lock_job_process
 from ensemble.jobs.stopping import stop_requests
 from ensemble.recipes.recipe_file import parse_recipe
-from ensemble.recipes.schema import Sampler, Schedule
-from ensemble.training import fit_fold, queue
+from ensemble.recipes.schema import Loss, Sampler, Schedule
+from ensemble.recipes.tasks import Head
+from ensemble.training import fit_fold, queue, trainer
 from ensemble.training.queue import run_job, train
 from ensemble.training.trainer import Trainer
 from folds.errors import Stopped
@@ -65,7 +67,7 @@ def left_by(setting: TinyRun, task: str = "mask") -> list[object]:
 
 def at_batch(patch: pytest.MonkeyPatch, batch: int, action: Callable[[], object]) -> list[None]:
     """Do something on the way to this batch, counted from 1 over all epochs; an entry for each batch that is begun."""
-    loss, shown = Trainer._loss, list[None]()
+    loss, shown = Trainer._backward, list[None]()
 
     def compute(self: Trainer, *args: Any) -> Tensor:
         shown.append(None)
@@ -73,7 +75,7 @@ def at_batch(patch: pytest.MonkeyPatch, batch: int, action: Callable[[], object]
             action()
         return loss(self, *args)
 
-    patch.setattr(Trainer, "_loss", compute)
+    patch.setattr(Trainer, "_backward", compute)
     return shown
 
 
@@ -117,6 +119,30 @@ def test_a_job_that_is_stopped_within_an_epoch_resumes_there_to_the_same_bytes(
     assert run_job(spec, setting.data, setting.folds) is None
     assert len(shown) == 3 * an_epoch - batches, "no batch is done twice"
     assert left_by(setting) == left
+
+
+def test_a_job_out_of_memory_trains_on_in_micro_batches_also_when_it_resumes(
+    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, loss, most = setting.spec(), trainer.task_loss, 5
+
+    def full(mix: Loss, heads: Sequence[Head], logits: Tensor, *rest: Any) -> Tensor:
+        if len(logits) > most:
+            raise torch.OutOfMemoryError("full")
+        return loss(mix, heads, logits, *rest)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trainer, "task_loss", full)
+        at_batch(patch, 6, ctrl_c)
+        run_job(spec, setting.data, setting.folds)
+    assert run_job(spec, setting.data, setting.folds) is None
+    status = spec.job.status()
+    assert status.record["micro_batch"] == 4
+    assert status.note == "out of memory: micro-batches of 4, gradients accumulated"
+    monkeypatch.setattr(trainer, "task_loss", full)
+    most = 0
+    failure = run_job(setting.spec("gender"), setting.data, setting.folds)
+    assert failure and re.search("out of memory, also with one photo.* smaller model .* 'gender'", failure.message)
 
 
 def test_a_long_epoch_is_saved_now_and_then(setting: TinyRun, unbroken: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import timm
@@ -46,10 +47,24 @@ def batches(size: int, number: int = 3) -> list[tuple[Tensor, Tensor]]:
     return list(zip(photos.split(size), labels.split(size), strict=True))
 
 
-def trained(loader: list[tuple[Tensor, Tensor]], **changes: object) -> tuple[Trainer, list[Tensor]]:
+class Small(Linear):
+    """In memory for 3 photos only; as of a backward pass that fails, some gradients are left."""
+
+    most, cause = 3, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes."
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > self.most:
+            self.layer.weight.grad = torch.ones_like(self.layer.weight)
+            raise RuntimeError(self.cause)
+        return super().forward(x)
+
+
+def trained(
+    loader: list[tuple[Tensor, Tensor]], kind: type[Linear] = Linear, **changes: object
+) -> tuple[Trainer, list[Tensor]]:
     """A trainer after one epoch, and the layer's weights after each batch."""
     torch.manual_seed(0)
-    model = Linear()
+    model = kind()
     trainer = Trainer(TaskRecipe.model_validate(PLAIN | changes), model, MEAN, STD, CPU, (7,), len(loader))
     seen: list[Tensor] = []
     trainer.epoch(0, loader, lambda *_: seen.append(model.layer.weight.detach().clone()))
@@ -57,13 +72,36 @@ def trained(loader: list[tuple[Tensor, Tensor]], **changes: object) -> tuple[Tra
 
 
 def test_accumulated_batches_are_worth_one_large_one() -> None:
-    whole, _ = trained(batches(8))
+    whole, _ = trained(batches(8), batch_size=8)
     halves, steps = trained(
         [(p, t) for b in batches(8) for p, t in zip(b[0].split(4), b[1].split(4), strict=True)], accumulate=2
     )
     assert torch.allclose(halves.model.layer.weight, whole.model.layer.weight, atol=1e-6)
     assert halves.updates == 3
     assert torch.equal(steps[0], untrained()), "no update after half a batch"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"accumulate": 2}, {"accumulate": 2, "mix": {"mixup": 0.4}}, {"loss": {"class_weights": [1, 2, 3]}}],
+)
+def test_a_batch_too_large_for_the_memory_is_trained_on_in_parts_with_the_same_result(changes: dict[str, Any]) -> None:
+    loader = [(photos[:size], labels[:size]) for (photos, labels), size in zip(batches(8), (2, 8, 6), strict=True)]
+    whole, steps = trained(loader, batch_size=8, **changes)
+    parts, found = trained(loader, Small, batch_size=8, **changes)
+    assert (whole.micro_batch, parts.micro_batch) == (8, 2)
+    for step, its in zip(steps, found, strict=True):
+        torch.testing.assert_close(its, step)
+
+
+def test_other_errors_and_too_little_memory_for_one_photo_end_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Small, "most", 0)
+    with pytest.raises(torch.OutOfMemoryError, match="tried to allocate 64 bytes"):
+        trained(batches(4), Small)
+    monkeypatch.setattr(Small, "cause", "shapes do not fit")
+    with pytest.raises(RuntimeError, match="shapes do not fit") as error:
+        trained(batches(4), Small)
+    assert not isinstance(error.value, torch.OutOfMemoryError)
 
 
 def untrained() -> Tensor:
@@ -81,7 +119,7 @@ def test_a_last_group_that_is_not_full_counts_whole() -> None:
     gradient = (steps[1] - steps[2]) / 0.1
     alone.model.zero_grad()
     alone.precision = "fp32"
-    alone._loss(*loader[2], 0, 2).backward()  # type: ignore[no-untyped-call]
+    alone._backward((*loader[2], 0, 2), 1)
     assert torch.allclose(alone.model.layer.weight.grad, gradient, atol=1e-5)  # type: ignore[arg-type]
 
 
