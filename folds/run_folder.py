@@ -90,6 +90,7 @@ class Run:
     precision_file = FileIn(PRECISION)
     pseudo_record = FileIn("pseudo.json")
     soft_record = FileIn("soft_targets.json")
+    deadline_file = FileIn("deadline.json")
 
     @property
     def recorded_data(self) -> Path:

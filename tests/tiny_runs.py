@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
 
 from ensemble.jobs.job import JobStatus
 from ensemble.jobs.spec import JobSpec
 from ensemble.recipes.recipe_file import bind_recipe, parse_recipe
 from ensemble.recipes.schema import Recipe
+from ensemble.training.trainer import Trainer
 from folds.labels import IntArray
 from folds.people import TrainData
 from folds.run_folder import Run, save_run, start_run
@@ -72,6 +78,20 @@ def history(setting: TinyRun, task: str = "mask", fold: int = 0) -> list[dict[st
     """A job's history, but for what tells the time."""
     with (setting.run.job_folder(task, fold) / "history.csv").open() as file:
         return [{k: v for k, v in row.items() if k not in ("photos_per_s", "seconds")} for row in csv.DictReader(file)]
+
+
+def at_batch(patch: pytest.MonkeyPatch, batch: int, action: Callable[[], object]) -> list[None]:
+    """Do something on the way to this batch, counted from 1 over all epochs; an entry for each batch that is begun."""
+    loss, shown = Trainer._backward, list[None]()
+
+    def compute(self: Trainer, *args: Any) -> Tensor:
+        shown.append(None)
+        if len(shown) == batch:
+            action()
+        return loss(self, *args)
+
+    patch.setattr(Trainer, "_backward", compute)
+    return shown
 
 
 def tiny_run(folder: Path, data: TrainData, recipe: str, *changes: str) -> TinyRun:

@@ -235,7 +235,7 @@ class Decision(Views):
 
 @dataclass(frozen=True, kw_only=True)
 class Models:
-    allow_missing: bool = _model(False, "Accept folds that are not trained.")
+    allow_missing: bool = _model(False, "Use the folds of which every task is trained.")
     only: Literal["full", "folds"] | None = _model(
         None, "Only the models of --fold full, or only those of the folds. Default: all.", "full|folds"
     )
@@ -360,6 +360,9 @@ class TrainOptions(TrainingOfRun, OneRun):
 
     reuse: Path | None = _model(
         None, "Copy finished jobs of this run that have the same recipe.", "RUN", complete=_complete_run
+    )
+    hours: float | None = _compute(
+        None, "Hours until the submission can be written; trains what fits. See docs/deadline.md.", "H"
     )
     pseudo: Path | None = _model(
         None, "Also train on eval photos that this run is sure of; docs/pseudo.md.", "RUN", complete=_complete_run

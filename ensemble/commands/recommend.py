@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from ensemble.commands.terminal import Observer, Terminal
 from ensemble.jobs.hardware import Hardware, choose_device, unused_gpu
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Recipe
+from ensemble.training.deadline import seconds_of
 from folds.errors import MaskensError, typed
 from folds.files import must_be_writable, replace_keeping
 from folds.labels import CLASS_NAMES, SHOTS
@@ -63,9 +63,7 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
         MaskensError: data that don't fit together or are too few for two folds, no time, a file that is there already
             and is not a recommendation.
     """
-    out, budget = options.out, 3600 * options.hours
-    if not (math.isfinite(budget) and budget > 0):
-        raise MaskensError(f"--hours {options.hours:g}: give the hours that training may take, like 1 or 0.5.")
+    out, budget = options.out, seconds_of(options.hours)
     if out.suffix != ".toml":
         raise MaskensError(f"--out {out}: a recipe is a .toml file.")
     must_be_writable(out)

@@ -6,6 +6,8 @@ What imports torch is imported once the run, the data and the recipe are checked
 from __future__ import annotations
 
 import dataclasses
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -30,12 +32,24 @@ from ensemble.jobs.finished import (
     unfinished,
 )
 from ensemble.jobs.hardware import Hardware, unused_gpu
+from ensemble.jobs.job import jobs_of
+from ensemble.jobs.oof import whole_folds
 from ensemble.jobs.soft_targets import PseudoLabels, SoftTargets
 from ensemble.jobs.spec import JobSpec, plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
 from ensemble.recipes.recipe_file import bind_recipe, resolve_recipe, run_recipe
 from ensemble.recipes.schema import Recipe, soft_f1_warnings
+from ensemble.training.deadline import (
+    Deadline,
+    Timetable,
+    describe_folds,
+    find_deadline,
+    save_deadline,
+    seconds_of,
+    trained_epochs,
+)
 from folds.errors import MaskensError, Stopped, typed
 from folds.labels import IntArray
+from folds.layout import read_eval
 from folds.people import TrainData, count_skipped, describe_skipped
 from folds.ranges import FULL, fold_name, parse_folds
 from folds.run_folder import Run, load_data, load_run
@@ -112,6 +126,7 @@ class Trained:
     trained: int  # jobs
     failed: Mapping[tuple[str, int], Failure]  # by (task, fold)
     estimate: Estimate | None = None  # of a dry run, if a job is left to do
+    cut: str = ""  # what a deadline left out: folds with fewer epochs than the recipe's, and those not begun
 
 
 def plan_training(options: TrainOptions) -> TrainingPlan:
@@ -279,7 +294,9 @@ def announce(plan: TrainingPlan, observer: Observer) -> None:
     """Report what is finished already, and the warnings."""
     if len(plan.todo) < len(plan.jobs):
         finished = len(plan.jobs) - len(plan.todo)
-        observer.say(f"{finished} of {len(plan.jobs)} jobs are finished already; --restart trains them again")
+        cut = describe_folds(trained_epochs(filter(is_done, plan.jobs)))
+        fewer = f", with fewer epochs than the recipe's ({cut})" if cut else ""
+        observer.say(f"{finished} of {len(plan.jobs)} jobs are finished already{fewer}; --restart trains them again")
     observer.note(plan.warnings, "warning")
 
 
@@ -324,7 +341,12 @@ def reuse_finished(plan: TrainingPlan, source: Run) -> tuple[TrainingPlan, int]:
 
 
 def carry_out(
-    plan: TrainingPlan, title: str, yes: bool, observer: Observer, begin: Callable[[TrainingPlan], TrainingPlan]
+    plan: TrainingPlan,
+    title: str,
+    yes: bool,
+    observer: Observer,
+    begin: Callable[[TrainingPlan], TrainingPlan],
+    timetable: Timetable | None = None,
 ) -> tuple[TrainingPlan, list[tuple[JobSpec, Failure]]]:
     """Ask before hours of work, begin, decode the photos once for all jobs, write the recipe into each run, and train.
     A job that fails stops no other.
@@ -332,6 +354,7 @@ def carry_out(
     Args:
         yes: don't ask.
         begin: writes what the jobs need; returns the plan with what is left then.
+        timetable: of the jobs of one run that has a deadline.
 
     Returns:
         (the plan that was begun, each job that failed and why).
@@ -361,7 +384,10 @@ def carry_out(
     with observer.jobs(title, runs if len(set(runs)) > 1 else ()) as display:
         try:
             failures = queue.train(
-                todo, plan.data, plan.folds, shown, plan.hardware, display, plan.restart, plan.retries
+                *(todo, plan.data, plan.folds, shown, plan.hardware, display),
+                restart=plan.restart,
+                retries=plan.retries,
+                timetable=timetable,
             )
         except Stopped:
             reuse_among(plan.todo, plan.jobs)
@@ -371,7 +397,11 @@ def carry_out(
 
 
 def train_run(
-    plan: TrainingPlan, yes: bool, observer: Observer, begin: Callable[[TrainingPlan], TrainingPlan] | None = None
+    plan: TrainingPlan,
+    yes: bool,
+    observer: Observer,
+    begin: Callable[[TrainingPlan], TrainingPlan] | None = None,
+    timetable: Timetable | None = None,
 ) -> Trained:
     """As `carry_out`, for the jobs of one run."""
 
@@ -388,9 +418,10 @@ def train_run(
         return plan
 
     title = f"maskens train, {plan.run.folder}, recipe {plan.recipe.name}"
-    plan, failures = carry_out(plan, title, yes, observer, begin_training)
+    plan, failures = carry_out(plan, title, yes, observer, begin_training, timetable)
     failed = {(spec.task, spec.fold): failure for spec, failure in failures}
-    return Trained(plan.run, len(plan.todo) - len(failed), failed)
+    cut = describe_folds(trained_epochs(plan.jobs)) if timetable else ""
+    return Trained(plan.run, len(plan.todo) - len(unfinished(plan.todo)), failed, cut=cut)
 
 
 def print_trained(failed: Mapping[str, Failure], trained: int, estimate: Estimate | None, terminal: Terminal) -> None:
@@ -409,14 +440,56 @@ def print_trained(failed: Mapping[str, Failure], trained: int, estimate: Estimat
         fail("\n".join([headline, *lines]), code=1 if crashed else 2)
 
 
+def make_timetable(plan: TrainingPlan, deadline: Deadline, estimate: Estimate, starting: float) -> Timetable:
+    """Of the jobs of one run that are left to do. Raises MaskensError: eval photos that can't be predicted.
+
+    Args:
+        starting: seconds that this command took to start, as later ones will.
+    """
+    from ensemble.training.cost import job_times, prediction_time
+
+    photos = read_eval(plan.data.root, plan.skip_bad).photos
+    infer = prediction_time(estimate, plan.recipe, photos, plan.todo[0].cache, starting)
+    complete = {*range(plan.run.k), FULL} - {spec.fold for spec in plan.todo}
+    complete -= {job.fold for job in jobs_of(plan.run, plan.recipe.tasks, complete) if not job.complete}
+    times = job_times(estimate, plan.queue, plan.hardware, plan.restart)
+    return Timetable(times, deadline.timestamp, infer, complete, plan.hardware.jobs, estimate.decode)
+
+
+def refuse_too_short(timetable: Timetable, hours: float, began: float) -> None:
+    """Raise MaskensError if so many hours from `began`, in seconds since 1970, are too few for a single fold."""
+    from ensemble.reporting.tables import time_text
+
+    if not timetable.too_short:
+        return
+    fold, rest = timetable.least_seconds()
+    rest += time.time() - began
+    least = math.ceil((fold + rest) / 36) / 100
+    raise MaskensError(
+        f"--hours {hours:g} is too short: at least {least:.2f} h ({time_text(fold + rest)}), {time_text(fold)} for one "
+        f"epoch of one fold and {time_text(rest)} for starting, decoding photos and inference."
+    )
+
+
 def failed_jobs(trained: Trained) -> dict[str, Failure]:
     return {f"{task} {fold_name(fold)}": failure for (task, fold), failure in trained.failed.items()}
 
 
 def _print(trained: Trained, options: TrainOptions, terminal: Terminal) -> None:
     print_trained(failed_jobs(trained), trained.trained, trained.estimate, terminal)
+    if trained.cut:
+        terminal.say(f"deadline: {trained.cut}", "yellow")
     if not options.dry_run:
-        terminal.next(f"maskens infer --run {typed(options.run[0])}")
+        terminal.next(next_command(trained.run))
+
+
+def next_command(run: Run) -> str:
+    """What uses the models that there are."""
+    run = load_run(run.folder)
+    whole, missing = whole_folds(run, run_recipe(run))
+    if missing and not whole:
+        return f"maskens train --run {typed(run.folder)}"
+    return f"maskens infer --run {typed(run.folder)}{' --allow-missing' if missing else ''}"
 
 
 @step(TrainOptions, show=_print, first="run")
@@ -426,9 +499,13 @@ def train(options: TrainOptions, observer: Observer) -> Trained:
         How many jobs were trained, which failed and why; of a dry run the estimate.
 
     Raises:
-        MaskensError: as `plan_training` and `carry_out`.
+        MaskensError: as `plan_training` and `carry_out`; too few hours for one epoch of one fold.
     """
+    began = time.time()
+    if options.hours is not None:
+        seconds_of(options.hours)
     plan = plan_training(options)
+    starting = time.time() - began
     announce(plan, observer)
     plan = skip_bad_photos(plan, observer, write=not options.dry_run)
     if plan.todo:
@@ -440,9 +517,44 @@ def train(options: TrainOptions, observer: Observer) -> Trained:
             observer.say(tables.pseudo_line(plan.pseudo))
         if plan.soft:
             observer.say(f"soft targets {plan.soft.description}")
-    if options.dry_run:
-        return Trained(plan.run, 0, {}, plan.estimate(observer))
-    if options.reuse and plan.todo:
+    if options.reuse and plan.todo and not options.dry_run:
         plan, copied = reuse_finished(plan, load_run(options.reuse))
         observer.say(f"{copied} finished jobs are taken from {options.reuse}")
+    if options.hours is not None and plan.todo:
+        return train_until(plan, options, options.hours, began, starting, observer)
+    if options.dry_run:
+        return Trained(plan.run, 0, {}, plan.estimate(observer))
+    save_deadline(plan.run, None)
     return train_run(plan, options.yes, observer)
+
+
+def train_until(
+    plan: TrainingPlan, options: TrainOptions, hours: float, began: float, starting: float, observer: Observer
+) -> Trained:
+    """As `train`, until a deadline: that of the run if it is of as many hours, else so many hours after `began`.
+
+    Args:
+        began: in seconds since 1970.
+        starting: as of `make_timetable`.
+    """
+    before = None if options.restart else find_deadline(plan.run, hours)
+    deadline = before or Deadline.after(hours, began)
+    estimate = timetable = None
+    if not before or deadline.timestamp > time.time():
+        estimate = plan.estimate(observer)
+        assert estimate
+        timetable = make_timetable(plan, deadline, estimate, starting)
+        if not before:
+            refuse_too_short(timetable, hours, began)
+    if timetable is None or timetable.too_short:
+        observer.say(
+            f"the deadline {deadline} of --hours {hours:g} leaves no time for another fold: nothing more is trained. "
+            "Another --hours gives more time; without it all that is left is trained."
+        )
+        return Trained(plan.run, 0, {}, cut=describe_folds(trained_epochs(plan.jobs)))
+    planned = describe_folds(timetable.forecast())
+    observer.say(f"deadline {deadline}: {planned or 'enough time for all epochs'}")
+    if options.dry_run:
+        return Trained(plan.run, 0, {}, estimate)
+    save_deadline(plan.run, deadline)
+    return train_run(plan, True, observer, timetable=timetable)

@@ -22,7 +22,7 @@ from ensemble.recipes.tasks import OutputSpec
 from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError, refuse, typed
 from folds.labels import CLASSES
-from folds.ranges import FULL
+from folds.ranges import FULL, in_short
 from folds.run_folder import MODEL, Run
 
 BLOCK = 2**14  # photos scored at a time, which bounds the memory
@@ -118,6 +118,8 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, folds: Sequence[int] 
     """The trained models of a run, checked against its recipe and folds by their cards.
 
     Args:
+        allow_missing: if models are missing, take the folds of which every task is trained, or all models that there
+            are if there is no such fold.
         folds: those of these folds; None is all, without FULL.
 
     Raises:
@@ -156,7 +158,17 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, folds: Sequence[int] 
             f"{len(missing)} of {len(missing) + len(found)} models are not trained yet: {job_names(missing, 8)}. "
             f"Train them: maskens train --run {typed(run.folder)} --fold {written}.{hint}"
         )
-    return found
+    whole = {member.fold for member in found} - {job.fold for job in missing}
+    return [member for member in found if member.fold in whole] if whole else found
+
+
+def _used_folds(run: Run, recipe: Recipe, found: Sequence[Member]) -> str:
+    """A note on which folds predict, where not all do."""
+    folds = {task: in_short(m.fold for m in found if m.task == task) for task in recipe.tasks}
+    if len(used := set(folds.values())) == 1:
+        return f"{run.folder}: models of the folds {used.pop()}; the others of {run.k} are not complete"
+    each = ", ".join(f"{task} {its}" for task, its in folds.items())
+    return f"{run.folder}: no fold has a model of every task; models of the folds {each}"
 
 
 def load_ensembles(
@@ -172,6 +184,8 @@ def load_ensembles(
     for run, recipe, tuned in zip(runs, recipes, fitted.runs, strict=True):
         chosen, notes = choose_folds(run, recipe, only)
         found = tuple(members(run, recipe, allow_missing, chosen))
+        if len(found) < len(chosen) * len(recipe.tasks):
+            notes.append(_used_folds(run, recipe, found))
         notes += unverified(run, [Job(run, m.task, m.fold) for m in found])
         temperatures = tuned.temperatures if only == "full" else tuned.mean_temperatures
         ensembles.append(

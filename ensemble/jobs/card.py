@@ -48,10 +48,13 @@ class ModelCard:
     people: str  # whom it was trained on: `person_key` of each row of train.csv, sorted and joined
     epoch: int  # from 1
     f1: float | None  # macro F1 of the held-out fold after that epoch; None of the model on everybody
+    epochs: int | None = None  # that were planned, where a deadline left fewer than the recipe's
 
 
-def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: int, f1: float | None) -> ModelCard:
-    """The card of a job's checkpoint; `people` is of `trained_on`."""
+def job_card(
+    spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: int, f1: float | None, epochs: int | None = None
+) -> ModelCard:
+    """The card of a job's checkpoint; `people` is of `trained_on`, the others are as in the card."""
     recipe = spec.recipe.tasks[spec.task]
     return ModelCard(
         recipe.model,
@@ -68,6 +71,7 @@ def job_card(spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: 
         people=people,
         epoch=epoch,
         f1=f1,
+        epochs=epochs,
     )
 
 

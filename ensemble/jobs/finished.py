@@ -23,13 +23,13 @@ from folds.run_folder import Run, differing, library_versions
 DECISIVE = ("torch", "timm", "albumentations")  # libraries whose versions decide a result
 
 
-def job_epochs(spec: JobSpec) -> int:
-    """Epochs that a job trains: the recipe's; of the model on everybody those of `full_epochs`, and once it has begun
-    those that it began with."""
-    planned = spec.recipe.tasks[spec.task].epochs
-    if spec.fold != FULL:
-        return planned
-    return (spec.job.resumable and spec.job.status().epochs) or full_epochs(spec.run, spec.task) or planned
+def job_epochs(spec: JobSpec, restart: bool = False) -> int:
+    """Epochs that a job trains: the recipe's; of the model on everybody those of `full_epochs`, before a deadline those
+    that it has time for; and once it has begun those that it began with, unless it is to `restart`."""
+    if not restart and spec.job.resumable and (begun := spec.job.status().epochs):
+        return begun
+    planned = spec.epochs or spec.recipe.tasks[spec.task].epochs
+    return (spec.fold == FULL and full_epochs(spec.run, spec.task)) or planned
 
 
 def full_epochs(run: Run, task: str) -> int | None:
@@ -74,11 +74,11 @@ def restore(specs: Sequence[JobSpec]) -> list[str]:
         try:
             if spec.fold == FULL:
                 raise MaskensError("nothing else records what the model was trained from")
-            card, (_, record) = read_card(job.model), read_job_oof(job.oof)
+            card, (oof, record) = read_card(job.model), read_job_oof(job.oof)
             known = {key: value for key, value in identity(spec).items() if hasattr(card, key)}
             if not _same(spec, record) or any(getattr(card, key) != value for key, value in known.items()):
                 raise MaskensError("the files beside it are of another recipe, seed or folds")
-            n, sums = spec.recipe.tasks[spec.task].epochs, job.checksums()
+            n, sums = len(oof.logits), job.checksums()
             done = JobStatus(spec.task, spec.fold, "done", n, n, best=card.f1, record=record, checksums=sums)
             write_status(spec.run, done)
             notes.append(f"{file} was damaged or missing and is made anew: the files beside it are of this job")

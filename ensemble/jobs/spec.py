@@ -21,6 +21,15 @@ from folds.run_folder import Run
 
 
 @dataclass(frozen=True)
+class TimeLimit:
+    """By when a job has to have ended."""
+
+    ends: float  # when all has to be done, in seconds since 1970
+    after: float  # seconds that must be left then: the least that the other jobs of the fold take, and inference
+    epoch: float  # seconds of an epoch, as expected: if it takes longer, so will what comes after
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """What one job needs to know; plain and small, so that it travels to any backend."""
 
@@ -36,6 +45,8 @@ class JobSpec:
     compile: bool = False  # the model first, for training
     pseudo: PseudoLabels | None = None
     soft: SoftTargets | None = None  # of its fold
+    epochs: int | None = None  # where a deadline leaves fewer than the recipe's
+    limit: TimeLimit | None = None
 
     @property
     def job(self) -> Job:

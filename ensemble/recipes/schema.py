@@ -508,6 +508,22 @@ class TaskRecipe(Strict):
         file = self.weights.replace(FOLD, str(fold))
         return self.model_copy(update={"weights": file, "weights_sha256": hashes[fold]})
 
+    def of_epochs(self, epochs: int) -> TaskRecipe:
+        """The recipe for fewer epochs, if these are fewer. What it counts in epochs shrinks with them, so that the
+        schedule still reaches its end, and the last epochs train the whole model on photos of the full size."""
+        if epochs >= self.epochs:
+            return self
+        schedule, share = self.schedule, epochs / self.epochs
+        cycle = max(epochs, round(schedule.T_0 * share))  # a single one at most
+        fewer = {
+            "epochs": epochs,
+            "head_epochs": self.head_epochs * share,
+            "sizes": self.sizes[len(self.sizes) - len(self.sizes) * epochs // self.epochs :],
+            "average_epochs": self.average_epochs * epochs // self.epochs,
+            "schedule": schedule.model_copy(update={"warmup_epochs": schedule.warmup_epochs * share, "T_0": cycle}),
+        }
+        return self.model_copy(update=fewer)
+
     @property
     def soft_f1(self) -> bool:
         """Whether a head's loss has the term f1."""

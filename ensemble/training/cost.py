@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
 import math
 import resource
 import shutil
@@ -30,18 +29,22 @@ from ensemble.models.build import create, normalisation, to_device
 from ensemble.models.engine import InferenceEngine
 from ensemble.models.precision import AutotuneCache, shortest
 from ensemble.models.runtime import configure_process, is_out_of_memory
-from ensemble.recipes.schema import Sampler, TaskRecipe
+from ensemble.recipes.schema import Recipe, Sampler, TaskRecipe
 from ensemble.recipes.tasks import training_labels
 from ensemble.recipes.views import VIEWS
+from ensemble.training.deadline import JobTime, Prediction, epochs_left, slot_loads
 from ensemble.training.fit_fold import view_logits
 from ensemble.training.optimizer import describe_ema
 from ensemble.training.trainer import LossNotFinite, Trainer
 from folds.labels import IntArray
-from folds.people import TrainData
+from folds.people import PhotoSet, TrainData
+from folds.ranges import FULL
 
 SECONDS = 5.0  # for which batches are timed, after one that warms up
 BATCHES = 8  # at most
 LONG = 1.0  # hours of training that are worth a question
+PROCESS = 5.0  # seconds in which a process of its own starts for a job
+COMMANDS = 10.0  # seconds that infer, score and report take besides starting, decoding and predicting
 SLOWEST = 1e-4  # seconds a pixel: no model that one would train on a CPU takes longer
 
 
@@ -67,6 +70,7 @@ class JobEstimate:
     fold: int
     photos: int  # an epoch
     epochs: int  # left
+    epoch_seconds: float
     seconds: float
 
 
@@ -144,10 +148,7 @@ def estimate_training(
 
 def total_wall_time(seconds: Sequence[float], at_a_time: int) -> float:
     """How long jobs take together, each started as soon as one before it ends."""
-    slots = [0.0] * at_a_time
-    for each in seconds:
-        heapq.heappush(slots, heapq.heappop(slots) + each)
-    return max(slots)
+    return max(slot_loads(seconds, [0.0] * at_a_time))
 
 
 def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> Cost:
@@ -222,10 +223,9 @@ def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, re
     photos = _job_batches(spec, data, folds).photos_per_epoch
     held_out = folds[data.photo_person] == spec.fold
     predicted = len(spec.recipe.oof_views) * int((held_out & data.photos.readable).sum())  # after each epoch
-    begun = not restart and spec.job.resumable
-    epochs = job_epochs(spec) - (spec.job.status().epoch if begun else 0)
-    seconds = job_seconds(cost, photos, predicted, epochs)
-    return JobEstimate(spec.recipe.name, spec.task, spec.fold, photos, epochs, seconds)
+    epochs = epochs_left(spec, restart)
+    epoch = job_seconds(cost, photos, predicted, 1) - cost.start
+    return JobEstimate(spec.recipe.name, spec.task, spec.fold, photos, epochs, epoch, cost.start + epochs * epoch)
 
 
 def job_seconds(cost: Cost, shown: float, predicted: float, epochs: int) -> float:
@@ -236,6 +236,38 @@ def job_seconds(cost: Cost, shown: float, predicted: float, epochs: int) -> floa
         predicted: after each epoch, photos of the held-out fold times views.
     """
     return cost.start + epochs * (shown * cost.train + predicted * cost.predict)
+
+
+def job_times(
+    found: Estimate, specs: Sequence[JobSpec], hardware: Hardware, restart: bool
+) -> dict[tuple[str, int], JobTime]:
+    """(task, fold) -> what each job of one run takes; arguments as of the estimate."""
+    times = {}
+    for spec, job in zip(specs, found.jobs, strict=True):
+        start = found.costs[job.recipe, job.task].start + (PROCESS if hardware.several_processes else 0.0)
+        least = 0 if job.epochs < job_epochs(spec, restart) else 1
+        if spec.fold == FULL:  # it is no model before its last epoch
+            least = job.epochs
+        times[job.task, job.fold] = JobTime(start, job.epoch_seconds, job.epochs, least)
+    return times
+
+
+def prediction_time(
+    found: Estimate, recipe: Recipe, photos: PhotoSet, cache: Path | None, starting: float
+) -> Prediction:
+    """What `maskens infer` takes for these photos, without early exit.
+
+    Args:
+        found: of some tasks of the recipe; the others count as the dearest of these.
+        starting: seconds until a command has imported what it needs.
+    """
+    costs = {task: cost for (_, task), cost in found.costs.items()}
+    each = {task: cost.start + len(VIEWS["flip"]) * len(photos.files) * cost.predict for task, cost in costs.items()}
+    fold = sum(each.get(task, max(each.values())) for task in recipe.tasks)
+    wanted = list(dict.fromkeys(task.preprocessing for task in recipe.tasks.values()))
+    lacking = cache is None or missing_bytes(photos, wanted, cache)
+    decode = len(photos.files) * max(cost.decode for cost in costs.values()) if lacking else 0.0
+    return Prediction(starting + decode + COMMANDS, fold)
 
 
 def job_updates(spec: JobSpec, data: TrainData, folds: IntArray) -> int:

@@ -50,6 +50,10 @@ SAVE_LAST = 60.0  # seconds at its end, as validation comes next, which may take
 NAMED = 5  # photos of a batch whose loss is not finite
 
 
+class OutOfTime(Exception):
+    """A job's end has passed within an epoch."""
+
+
 def view_logits(
     engine: InferenceEngine,
     normalised: Normalisation,
@@ -134,10 +138,10 @@ class JobRun:
 
     def __init__(self, spec: JobSpec, data: TrainData, folds: IntArray, claim: Claim | None = None) -> None:
         self.spec, self.data, self.claim = spec, data, claim
-        self.job, self.recipe = spec.job, spec.recipe.tasks[spec.task]
+        self.job, self.whole_recipe = spec.job, spec.recipe.tasks[spec.task]
         self.device = torch.device(spec.device)
         self.full = spec.fold == FULL
-        self.epochs = job_epochs(spec)
+        self.plan_epochs(job_epochs(spec))
         fold = spec.run.k if self.full else spec.fold  # the seed of a stream is not negative
         self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), fold)
         self.target = self.recipe.target
@@ -152,8 +156,14 @@ class JobRun:
         half = people_halves(data.people, folds == spec.fold, (spec.run.seed, fold))  # alike for all tasks
         self.half = half[data.photo_person[self.oof_rows]]
         self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.epochs)
+        self.validating = 0.0  # seconds that the last validation took
         self.history: list[dict[str, float]] = []
         self.logits: list[Logits] = []  # out-of-fold, after each epoch
+
+    def plan_epochs(self, epochs: int) -> None:
+        """Train so many. The model on everybody has the learning rates that the folds had in these epochs."""
+        self.epochs = epochs
+        self.recipe = self.whole_recipe if self.full else self.whole_recipe.of_epochs(epochs)
 
     def run(self) -> None:
         """Train to the end, from where an interrupted run of the job stopped.
@@ -161,11 +171,15 @@ class JobRun:
         Raises:
             MaskensError: last.pt is not of this job, the loss or the logits become NaN or infinite, a full disk.
             KeyboardInterrupt: once what a stop leaves is saved.
+            OutOfTime: as of `end_early`.
         """
         self.report(record=self.record())
         configure_process(self.spec.threads)
         self.photos = self.open(self.data.photos)
         resumed = load_last(self.job, identity(self.spec))
+        if resumed and (epochs := resumed.get("epochs")):
+            self.plan_epochs(epochs)
+            self.report(epochs=epochs)
         seed_torch(self.seed, 0)
         model = create(self.recipe.of_fold(self.spec.fold), initial_weights=not resumed)
         self.normalised = normalisation(model)
@@ -178,7 +192,7 @@ class JobRun:
             self.device,
             self.seed,
             len(batches),
-            AutotuneCache(self.spec.run.folder, self.recipe.hash, self.device, self.spec.threads),
+            AutotuneCache(self.spec.run.folder, self.whole_recipe.hash, self.device, self.spec.threads),
             self.spec.compile,
             torch.from_numpy(self.learned.labels[batches.photos.rows]),
         )
@@ -195,10 +209,12 @@ class JobRun:
             if self.spec.compile:
                 self.report(note="compiling the model, which may take minutes")
             self.train(trainer, batches, unfinished)
+        self.epochs = len(self.history)
         if not self.full:
             self.save_oof()
         # last of all: from here on the files are checked against their checksums
-        self.report(state="done", seconds_left=None, note=self.notes(), checksums=self.job.checksums())
+        ended = {"epochs": self.epochs, "checksums": self.job.checksums()}
+        self.report(state="done", seconds_left=None, note=self.notes(), **ended)
         if stale := self.job.remove_leftovers():
             self.report(note="; ".join(filter(None, (self.status.note, *stale))))
 
@@ -223,6 +239,9 @@ class JobRun:
         masks = DrawMasks(self.recipe, self.learned.states, self.learned.soft is not None)
         loader = train_loader(shown, self.learned.taught, batches, augment, self.seed, self.spec.workers, pin, masks)
         for epoch in range(len(self.history), self.epochs):
+            if epoch and not unfinished and self.late(self.epoch_seconds):
+                self.end_early()
+                break
             batches.epoch = epoch
             seed_torch(self.seed, epoch + 1)  # so that dropout of a resumed job is as it would have been
             progress, unfinished = EpochProgress.begin(unfinished, self.device), None
@@ -232,6 +251,9 @@ class JobRun:
                 with stop_requests() as stop:
                     trainer.epoch(epoch, loader, self.watch(trainer, stop, epoch, len(batches)), progress)
                 mean_loss = progress.mean_loss()
+            except OutOfTime:
+                self.end_early()
+                break
             except LossNotFinite as error:
                 keys = next(itertools.islice(batches, error.batch, None))
                 files = list(dict.fromkeys(self.learned.files[index] for _, index, _ in keys))
@@ -240,7 +262,9 @@ class JobRun:
                     f"the loss became {error.loss} in epoch {epoch + 1}, first in batch {error.batch + 1} of "
                     f"{len(batches)} ({', '.join(files[:NAMED])}{more}): {self.lower_rate()}"
                 ) from error
+            validated = time.perf_counter()
             scores, logits = ({}, None) if self.full else self.validate(trainer)
+            self.validating = time.perf_counter() - validated
             whole = trainer.finite if logits is None else np.isfinite(logits).all()
             if not whole:  # by the last updates, after a loss that was finite
                 raise MaskensError(f"after epoch {epoch + 1} the model gives no finite logits: {self.lower_rate()}")
@@ -262,7 +286,7 @@ class JobRun:
         self, trainer: Trainer, stop: StopRequest, epoch: int, batches: int
     ) -> Callable[[EpochProgress, bool], None]:
         """After each batch: reports the epoch's progress once a second; after an update saves where much would be lost,
-        and where a signal asks to stop; then it interrupts."""
+        and where a signal asks to stop or the job's end has passed; then it interrupts."""
         reported = saved = time.monotonic()
 
         def on_batch(progress: EpochProgress, updated: bool) -> None:
@@ -273,14 +297,16 @@ class JobRun:
                 left = (batches * (self.epochs - epoch) - progress.batches) * self.recipe.batch_size / speed
                 now = {"epoch": epoch, "loss": progress.mean_loss(), "photos_per_s": speed, "seconds_left": left}
                 self.report(state="training", note=self.notes(), **now)
-            enough = SAVE_LAST if progress.batches == batches else SAVE_EVERY
-            if not updated or (not stop.made and time.monotonic() - saved < enough):
+            enough, late = SAVE_LAST if progress.batches == batches else SAVE_EVERY, self.late(self.validating)
+            if not updated or (not (stop.made or late) and time.monotonic() - saved < enough):
                 return
             if progress.loss.isfinite():  # else what was good stays
                 self.save(trainer, progress)
                 saved = time.monotonic()
             if stop.made:
                 raise KeyboardInterrupt
+            if late:
+                raise OutOfTime
 
         return on_batch
 
@@ -288,7 +314,7 @@ class JobRun:
         """Keep what the job resumes from, after an epoch or within one."""
         self.refuse_lost()
         unfinished = progress.state() if progress else None
-        save_last(self.job, identity(self.spec), trainer.state(), self.history, unfinished, self.logits)
+        save_last(self.job, identity(self.spec), trainer.state(), self.history, unfinished, self.logits, self.epochs)
         if progress:
             self.report(batches=progress.batches)
 
@@ -301,7 +327,8 @@ class JobRun:
         model on everybody the last."""
         best = self.history[-1].get("best_f1")
         if len(self.history) == self.epochs if self.full else best not in [h["f1"] for h in self.history[:-1]]:
-            card = job_card(self.spec, self.normalised, self.people, len(self.history), best)
+            planned = self.epochs if self.cut else None
+            card = job_card(self.spec, self.normalised, self.people, len(self.history), best, planned)
             save_checkpoint(self.job.model, trainer.eval_model, card)
         write_history(self.job, self.history)
 
@@ -343,7 +370,33 @@ class JobRun:
     def notes(self) -> str:
         assert self.trainer
         trainer = self.trainer
-        return "; ".join(filter(None, (trainer.memory_note, trainer.note, trainer.compile_note, self.trackers.note)))
+        notes = (self.cut, trainer.memory_note, trainer.note, trainer.compile_note, self.trackers.note)
+        return "; ".join(filter(None, notes))
+
+    @property
+    def cut(self) -> str:
+        """A note if a deadline leaves fewer epochs than the recipe's, else ""."""
+        wanted = self.whole_recipe.epochs
+        return f"deadline: {self.epochs} of {wanted} epochs" if self.epochs < wanted and not self.full else ""
+
+    def end_early(self) -> None:
+        """End with the epochs that are finished. Raises OutOfTime: there are none, or the model on everybody needs more;
+        what it resumes from is saved."""
+        if self.full or not self.history:
+            raise OutOfTime
+
+    @property
+    def epoch_seconds(self) -> float:
+        """What the last epoch took; 0 before one is finished."""
+        first, last = ([0.0, 0.0] + [h["seconds"] for h in self.history])[-2:]
+        return last - first
+
+    def late(self, seconds: float) -> bool:
+        """Whether too little time is left so many seconds from now."""
+        if (limit := self.spec.limit) is None:
+            return False
+        slower = max(1.0, self.epoch_seconds / limit.epoch) if limit.epoch else 1.0
+        return time.time() + seconds > limit.ends - slower * limit.after
 
     def report_epoch(self) -> None:
         """Report the last finished epoch."""

@@ -24,7 +24,8 @@ from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import JobStatus, State, write_status
 from ensemble.jobs.locks import TakenOver, lock_folder, lock_job_process, lock_jobs
 from ensemble.jobs.spec import JobSpec
-from ensemble.training.fit_fold import JobRun
+from ensemble.training.deadline import Timetable
+from ensemble.training.fit_fold import JobRun, OutOfTime
 from folds.errors import MaskensError, Stopped
 from folds.files import write_text
 from folds.labels import IntArray
@@ -45,7 +46,8 @@ class Failure:
 def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
     """Train one job to its end, resume it, or do nothing if it is done; on failure its status has the reason, too.
 
-    A crash of one job does not take the others with it. Ctrl-C passes through, after the status is `stopped`.
+    A job whose end passes in its first epoch is stopped, which is no failure. A crash of one job does not take the
+    others with it. Ctrl-C passes through, after the status is `stopped`.
 
     Args:
         folds: int64 (people,).
@@ -59,6 +61,9 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
                     status = spec.job.status()
                     notes = (status.note, f"libraries warn: {log.first} (all in {log.baseFilename})")
                     write_status(spec.run, dataclasses.replace(status, note="; ".join(filter(None, notes))))
+        return None
+    except OutOfTime:
+        finish(spec, "stopped")
         return None
     except TakenOver as error:  # the job's status is the other process's to write
         return Failure(str(error), crashed=False)
@@ -155,6 +160,7 @@ def train(
     display: JobsDisplay,
     restart: bool = False,
     retries: int = 0,
+    timetable: Timetable | None = None,
 ) -> dict[int, Failure]:
     """Run the jobs, `hardware.jobs` at a time, while a thread polls their status files for the display.
 
@@ -164,6 +170,7 @@ def train(
         shown: the jobs in the display, those already done among them.
         restart: first delete what these jobs have saved.
         retries: how many times to resume a job whose worker crashed or whose node is lost.
+        timetable: of these jobs; those for which it has no time are not begun.
 
     Returns:
         place in `specs` -> why, of each job that failed.
@@ -174,6 +181,16 @@ def train(
     """
 
     failed: set[str] = set()  # tasks of folds
+
+    def run_in_time(spec: JobSpec) -> Failure | None:
+        if timetable is None:
+            return run(spec)
+        if (planned := timetable.begin(spec)) is None:
+            return None
+        try:
+            return run(planned)
+        finally:
+            timetable.end(spec)
 
     def run(spec: JobSpec) -> Failure | None:
         if spec.fold == FULL and spec.task in failed:
@@ -213,9 +230,9 @@ def train(
         try:
             with _polling(shown, display), open_backend(hardware) as backend:
                 first = [spec for spec in specs if spec.fold != FULL]  # the others take their epochs from these
-                failures = run_in_threads(run, first, backend.slots)
+                failures = run_in_threads(run_in_time, first, backend.slots)
                 failed |= {spec.task for spec, failure in zip(first, failures, strict=True) if failure}
-                failures += run_in_threads(run, [spec for spec in specs if spec.fold == FULL], backend.slots)
+                failures += run_in_threads(run_in_time, [spec for spec in specs if spec.fold == FULL], backend.slots)
         except KeyboardInterrupt:
             raise Stopped(_saved(specs)) from None
     return {place: failure for place, failure in enumerate(failures) if failure}

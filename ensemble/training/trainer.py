@@ -348,6 +348,7 @@ def save_last(
     history: list[dict[str, float]],
     unfinished: dict[str, Any] | None = None,
     logits: Sequence[Logits] = (),
+    epochs: int | None = None,
 ) -> None:
     """Replace last.pt, atomically: tensors and plain types only, as it loads with `weights_only`.
 
@@ -356,9 +357,10 @@ def save_last(
         trained: state of the trainer.
         history, logits: of the finished epochs; logits are out-of-fold.
         unfinished: state of an unfinished epoch; None between two epochs.
+        epochs: of its schedule.
     """
     state: dict[str, Any] = {"identity": identity, "trained": trained, "history": history, "unfinished": unfinished}
-    state |= {"logits": [torch.from_numpy(its) for its in logits]}
+    state |= {"logits": [torch.from_numpy(its) for its in logits], "epochs": epochs}
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with replacing(job.last) as handle:

@@ -126,7 +126,13 @@ def test_logits_lie_beside_their_csv(there: Path, tmp_path: Path) -> None:
 def test_inference_with_missing_folds(copy: Path) -> None:
     shutil.rmtree("runs/default/gender/fold1")
     refused(maskens("infer"), "1 of 12 models are not trained yet: gender fold 1", "--fold 1", "--allow-missing")
-    assert maskens("infer", "--allow-missing").code == 0
+    outcome = maskens("infer", "--allow-missing")
+    assert outcome.code == 0, outcome
+    assert "8 models, " in outcome.out and "models of the folds 0,2 of 3" in outcome.out, "whole folds only"
+    for task, fold in (("mask", 0), ("male-age", 2)):
+        shutil.rmtree(f"runs/default/{task}/fold{fold}")
+    outcome = maskens("infer", "--allow-missing")
+    assert "9 models, " in outcome.out and "mask 1..2, gender 0,2, male-age 0..1, female-age 0..2" in outcome.out
     shutil.rmtree("runs/default/gender")
     refused(maskens("infer", "--allow-missing"), "gender fold 0, gender fold 1, gender fold 2")
 

@@ -18,7 +18,7 @@ from typing import Any, get_args
 import psutil
 import pytest
 import torch
-from tiny_runs import TINY, Silent, TinyRun, history, tiny_run
+from tiny_runs import TINY, Silent, TinyRun, at_batch, history, tiny_run
 from torch import Tensor
 
 from ensemble.backends.backend import Call, SequentialBackend, WorkerLost
@@ -32,7 +32,6 @@ from ensemble.recipes.schema import Loss, Sampler, Schedule
 from ensemble.recipes.tasks import Head
 from ensemble.training import fit_fold, queue, trainer
 from ensemble.training.queue import run_job, train
-from ensemble.training.trainer import Trainer
 from folds.errors import Stopped
 from folds.people import TrainData
 from folds.run_folder import Run
@@ -63,20 +62,6 @@ def left_by(setting: TinyRun, task: str = "mask") -> list[object]:
     """What a job leaves, but for what tells the time."""
     folder = setting.run.job_folder(task, 0)
     return [history(setting, task), *((folder / name).read_bytes() for name in JOB_FILES)]
-
-
-def at_batch(patch: pytest.MonkeyPatch, batch: int, action: Callable[[], object]) -> list[None]:
-    """Do something on the way to this batch, counted from 1 over all epochs; an entry for each batch that is begun."""
-    loss, shown = Trainer._backward, list[None]()
-
-    def compute(self: Trainer, *args: Any) -> Tensor:
-        shown.append(None)
-        if len(shown) == batch:
-            action()
-        return loss(self, *args)
-
-    patch.setattr(Trainer, "_backward", compute)
-    return shown
 
 
 def ctrl_c() -> None:
