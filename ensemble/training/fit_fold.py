@@ -380,8 +380,8 @@ class JobRun:
         return f"deadline: {self.epochs} of {wanted} epochs" if self.epochs < wanted and not self.full else ""
 
     def end_early(self) -> None:
-        """End with the epochs that are finished. Raises OutOfTime: there are none, or the model on everybody lacks some;
-        the state is saved."""
+        """End with the epochs that are finished. Raises OutOfTime: there are none, or the model on everybody lacks
+        some; its state is saved."""
         if self.full or not self.history:
             raise OutOfTime
 
