@@ -50,6 +50,11 @@ def in_preprocessings(photos: Sequence[Pixels], preprocessings: Sequence[Preproc
     return LoadedPhoto(tuple(photo for photo, _ in found), all(face for _, face in found))
 
 
+def resized_whole(photo: LoadedPhoto, preprocessings: Sequence[Preprocessing]) -> bool:
+    """Whether a photo is resized without regard to its shape, and not cropped around its face, in a preprocessing."""
+    return not photo.face or not all(g.finds_face for g in preprocessings)
+
+
 def refuse_without_detector(preprocessings: Iterable[Preprocessing]) -> None:
     """Refuse crops around faces where the detector is not installed. Raises MaskensError with what to install."""
     fault = detector_fault() if any(g.finds_face for g in preprocessings) else ""

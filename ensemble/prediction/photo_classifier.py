@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ensemble.data.cache import decoded_sizes, in_preprocessings, refuse_without_detector
+from ensemble.data.cache import decoded_sizes, in_preprocessings, refuse_without_detector, resized_whole
 from ensemble.decision.joint import Decision, decide
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import DecisionParams
@@ -178,9 +178,10 @@ def predict_files(
     def read(file: str) -> Sequence[Pixels] | None:
         try:
             photo = decode_file(photos.path(file), decoded_sizes(models.preprocessings))
-            if is_distorted(*photo.whole, aspect):
+            loaded = in_preprocessings(photo.sizes, models.preprocessings)
+            if resized_whole(loaded, models.preprocessings) and is_distorted(*photo.whole, aspect):
                 distorted.add(file)
-            return in_preprocessings(photo.sizes, models.preprocessings).sizes
+            return loaded.sizes
         except MaskensError as error:
             problems[file] = str(error).removeprefix(f"{photos.path(file)} ")
             return None

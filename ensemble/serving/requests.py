@@ -18,7 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from ensemble.data.cache import decoded_sizes, in_preprocessings
+from ensemble.data.cache import decoded_sizes, in_preprocessings, resized_whole
 from ensemble.models.runtime import give_back_memory
 from ensemble.prediction.photo_classifier import PhotoClassifier, photo_records
 from ensemble.serving.batching import Batcher, QueueFull
@@ -143,7 +143,8 @@ class ServedModels:
                 scale = min(1.0, PICTURE / max(whole.shape[:2]))
                 small = max(1, round(scale * whole.shape[0])), max(1, round(scale * whole.shape[1]))
                 shown = resize_and_crop(whole, small, None)
-            return ReadPhoto(loaded.sizes, is_distorted(height, width, self._aspect), shown)
+            distorted = resized_whole(loaded, preprocessings) and is_distorted(height, width, self._aspect)
+            return ReadPhoto(loaded.sizes, distorted, shown)
         except MaskensError:
             raise
         except Exception as error:  # what decoders raise on bytes that were made to break them is no fixed list
