@@ -26,7 +26,7 @@ class TimeLimit:
 
     ends: float  # when all has to be done, in seconds since 1970
     after: float  # seconds that must be left then: the least that the other jobs of the fold take, and inference
-    epoch: float  # seconds of an epoch, as expected: if it takes longer, so will what comes after
+    epoch: float  # most seconds of an epoch, as expected: if it takes longer, so will what comes after
 
 
 @dataclass(frozen=True)

@@ -271,7 +271,7 @@ class Timetable:
             self.running[key] = now, now + jobs[0].seconds(epochs[0]), status
             planned = None if spec.job.resumable else epochs[0]  # its state says how many it began with
             after = predicting + seconds_after(jobs, epochs[0], busy)
-            return dataclasses.replace(spec, epochs=planned, limit=TimeLimit(self.ends, after, jobs[0].epoch))
+            return dataclasses.replace(spec, epochs=planned, limit=TimeLimit(self.ends, after, MARGIN * jobs[0].epoch))
 
     def end(self, spec: JobSpec) -> None:
         """A job that began has ended, in whatever way."""

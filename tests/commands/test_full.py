@@ -104,7 +104,7 @@ def test_the_median_is_rounded_up(there: Path, tmp_path: Path, best: tuple[int, 
 
 
 def test_stopped_or_trained_again_it_is_the_same(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, loss, updates = (FULL / "model.safetensors").read_bytes(), Trainer._loss, 0
+    before, loss, updates = (FULL / "model.safetensors").read_bytes(), Trainer._backward, 0
 
     def terminated(self: Trainer, *args: Any) -> Tensor:
         nonlocal updates
@@ -114,7 +114,7 @@ def test_stopped_or_trained_again_it_is_the_same(copied: Path, monkeypatch: pyte
         return loss(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_loss", terminated)
+        patch.setattr(Trainer, "_backward", terminated)
         assert maskens("train", "--fold", "full", "--restart").code == 128 + signal.SIGTERM
     assert not (FULL / "model.safetensors").exists()
     assert "2 models, " in ran("infer", "--dry-run"), "an unfinished one predicts nothing"

@@ -32,6 +32,7 @@ from ensemble.training.deadline import (
 )
 from ensemble.training.queue import run_job
 from folds.people import TrainData
+from folds.ranges import FULL
 
 SECONDS = st.floats(0.0, 50.0)
 JOB = st.builds(
@@ -107,7 +108,7 @@ def test_epochs_follow_what_jobs_really_take(setting: TinyRun) -> None:
     assert describe_folds(table.forecast()) == ""
     first = trained_in(clock, table, specs[0], 40.0)
     assert first and first.limit and first.epochs == 3
-    assert (first.limit.ends, first.limit.epoch) == (500, 10)
+    assert (first.limit.ends, first.limit.epoch) == (500, pytest.approx(11))
     assert first.limit.after == pytest.approx(1.1 * (20 + 11)), "inference, and an epoch of the other task"
     second = trained_in(clock, table, specs[1], 40.0)
     assert second and second.epochs == 3, "the fold that is begun comes first"
@@ -130,6 +131,14 @@ def test_a_fold_without_time_is_not_begun(setting: TinyRun) -> None:
     assert again.least_seconds() == (pytest.approx(22), pytest.approx(16))
 
 
+@pytest.mark.parametrize(("seconds", "begun"), [(59.0, False), (61.0, True)])
+def test_the_model_on_everybody_needs_time_for_all_its_epochs(setting: TinyRun, seconds: float, begun: bool) -> None:
+    clock, spec = Clock(), setting.spec("mask", FULL)
+    times = {("mask", FULL): JobTime(0.0, 10.0, 9, 9)}  # as estimated before the folds had decided on three
+    table = Timetable(times, seconds, Prediction(10.0, 5.0), [0, 1], 1, now=clock)
+    assert bool(trained_in(clock, table, spec, 10.0)) == begun
+
+
 def of(fold: int, **epochs: int) -> dict[int, dict[str, tuple[int, int]]]:
     return {fold: {task: (given, 3) for task, given in epochs.items()}}
 
@@ -140,6 +149,7 @@ def test_what_is_cut_is_said_by_fold() -> None:
         "fold 0: 1 of 3 epochs; folds 1, 2: not begun"
     )
     assert describe_folds(of(4, mask=1, gender=2)) == "fold 4: mask 1 of 3, gender 2 of 3 epochs"
+    assert describe_folds(of(4, mask=0, gender=0) | of(FULL, mask=0, gender=0)) == "folds 4, full: not begun"
     assert describe_folds(of(4, mask=3, gender=0)) == "fold 4: not complete, without gender"
 
 
