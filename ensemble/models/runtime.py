@@ -36,8 +36,10 @@ def give_back_memory() -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a GPU's or the CPU's memory is too small for what torch was asked for."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    """Whether a GPU's or the CPU's memory is too small for what torch was asked for. oneDNN's message may have other
+    causes, too."""
+    on_cpu = ("DefaultCPUAllocator: can't allocate memory", "could not create a primitive")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in on_cpu)
 
 
 @contextlib.contextmanager

@@ -71,7 +71,9 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
         failure = Failure(str(error), crashed=False)
     except torch.OutOfMemoryError:
         advice = f"choose a smaller model or resize for '{spec.task}', or lower --jobs"
-        failure = Failure(f"out of memory, also with one photo at a time: {advice}", crashed=False)
+        why = f"out of memory, also with one photo at a time: {advice} (traceback in {spec.job.error})"
+        failure = Failure(why, crashed=False)
+        write_text(spec.job.error, traceback.format_exc())
     except Exception as error:
         path = spec.job.error
         hint = "; shared memory may be full: use --workers 0" if "Bus error" in str(error) else ""

@@ -316,7 +316,7 @@ class Trainer:
         try:
             yield
             return
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, MemoryError) as error:
             alone = self.micro_batch == 1 and "more than 1 value per channel" in str(error)  # a batch norm of one photo
             if not (alone or is_out_of_memory(error)):
                 raise
