@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import timm.models
 import torch
 from torch import Tensor
 
@@ -57,7 +56,7 @@ def read_weights(path: Path, wanted_sha256: str, known: Collection[str]) -> tupl
             f"torch.save(torch.load(FILE)[{names[0]!r}], NEW_FILE)"
         )
     key = names[0] if ranked or "" not in tables else ""
-    tensors, prefix = _without_prefix(timm.models.clean_state_dict(tables[key]), known)
+    tensors, prefix = _without_prefix(tables[key], known)
     notes = [f"'{key}' is used" + (f", not {_listed(names[1:])}" if len(ranked) > 1 else "")] if key else []
     notes += [f"the prefix '{prefix}' is removed from its names"] if prefix else []
     return tensors, f"weights {path}: {'; '.join(notes)}" if notes else ""
