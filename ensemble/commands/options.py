@@ -270,6 +270,13 @@ class Training(Cluster, Data):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Hours:
+    hours: float | None = _compute(
+        None, "Hours until the submission can be written; trains what fits. See docs/deadline.md.", "H"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingOfRun(Training):
     fold: str = _data("all", "Folds to train: 3, 0..4, 0,2,4, all, or full (all people).", "FOLDS", check=_folds)
     recipe: str | None = _recipe(
@@ -283,7 +290,7 @@ class TrainingOfRun(Training):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(Split, Training, Views):
+class RunOptions(Hours, Split, Training, Views):
     """From a data folder to submission.csv and report.html: folds, train, tune, score, infer and report in one.
 
     Prints each command that it equals. Typed again, it resumes and skips what is done: see docs/run.md.
@@ -293,7 +300,7 @@ class RunOptions(Split, Training, Views):
 
     recipe: str | None = _recipe(
         None,
-        "A shipped recipe (see `maskens recipes`) or a TOML file. Default: best, with a GPU heads; stored in the run.",
+        "A shipped recipe (see `maskens recipes`) or a TOML file. Default: best, on a GPU heads; stored in the run.",
     )
 
 
@@ -352,7 +359,7 @@ class RecommendOptions(OneRun, Device):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(TrainingOfRun, OneRun):
+class TrainOptions(TrainingOfRun, Hours, OneRun):
     """Train one model per fold and task; keep finished jobs and resume interrupted ones.
 
     Example:  maskens train --fold 0..4 --recipe quick
@@ -360,9 +367,6 @@ class TrainOptions(TrainingOfRun, OneRun):
 
     reuse: Path | None = _model(
         None, "Copy finished jobs of this run that have the same recipe.", "RUN", complete=_complete_run
-    )
-    hours: float | None = _compute(
-        None, "Hours until the submission can be written; trains what fits. See docs/deadline.md.", "H"
     )
     pseudo: Path | None = _model(
         None, "Also train on eval photos that this run is sure of; docs/pseudo.md.", "RUN", complete=_complete_run

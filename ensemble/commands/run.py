@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -13,20 +16,32 @@ from ensemble.commands.folds import folds, split_people
 from ensemble.commands.infer import Inferred, infer, is_current
 from ensemble.commands.options import RunOptions, StepChoice, cache_folder
 from ensemble.commands.predict import choose_ensembles
+from ensemble.commands.recommend import recommend
 from ensemble.commands.report import Reported, report
 from ensemble.commands.score import Scored, score
 from ensemble.commands.step import Step, step
 from ensemble.commands.terminal import Observer, Terminal
-from ensemble.commands.train import Trained, announce, plan_jobs, plan_training, skip_bad_photos, train
+from ensemble.commands.train import (
+    Trained,
+    announce,
+    plan_jobs,
+    plan_training,
+    skip_bad_photos,
+    train,
+    train_from,
+    train_until,
+)
 from ensemble.commands.tune import Tuned, tune
 from ensemble.decision.tuning import TUNING, kept_tuning, untuned_run
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import jobs_of
+from ensemble.jobs.oof import whole_folds
 from ensemble.recipes.recipe_file import changed_recipe, find_set, resolve_recipe, run_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import Tta, known_sets
 from ensemble.reporting.report import GENERATOR, shows
 from ensemble.reporting.tables import headline
+from ensemble.training.deadline import seconds_of
 from folds.errors import MaskensError
 from folds.files import must_be_writable, sha256_of_file
 from folds.layout import read_eval
@@ -35,6 +50,8 @@ from folds.people import EvalData
 from folds.run_folder import Run, data_root, find_run, load_run, refuse_foreign
 
 RECIPES = {"cpu": "best", "cuda": "heads"}  # by device, where neither the user nor the run names one
+RECOMMENDED = "recommended.toml"  # the recipe in the run's folder that `recommend` writes for --hours
+TRAINING_SHARE = 0.8  # of --hours that `recommend` may fill: a deadline keeps a margin and time to predict
 EVAL = "eval"  # the part of a data folder that `infer` needs
 FITTED_VIEWS = "flip"  # for which `tune` fits temperatures and offsets where it does not choose the views
 Result = TypeVar("Result")
@@ -81,14 +98,16 @@ def run(options: RunOptions, observer: Observer) -> Ran:
     Raises:
         MaskensError: as the steps. What can be known without training is raised before it.
     """
-    folder = options.run[0]
+    began, folder = time.time(), options.run[0]
+    if options.hours is not None:
+        seconds_of(options.hours)
     refuse_foreign(folder)
     before = find_run(folder)
     photos = _photos_to_predict(before, options)
-    recipe_name, recipe = _choose_recipe(before, options)
-    planned = _plan(options, recipe_name, photos)
+    name, recipe = _choose_recipe(before, options)
+    planned = _plan(options, name, photos)
     if options.dry_run:
-        return _estimate(planned, before, observer)
+        return _estimate(planned, before, began, options, observer)
 
     terminal = _Together(observer) if isinstance(observer, Terminal) else observer
     made = folds.do(planned[folds], observer)
@@ -105,12 +124,23 @@ def run(options: RunOptions, observer: Observer) -> Ran:
     if all(job.complete and job.status().state == "done" for job in jobs):
         observer.say(f"train: {len(jobs)} of {len(jobs)} jobs are finished")
     else:
+        if recommend in planned:
+            _carry_out(recommend, planned[recommend], terminal)
+            _, recipe = _choose_recipe(made.run, dataclasses.replace(options, recipe=planned[train].recipe))
         if photos and not options.skip_bad_photos:
             _decode(photos, recipe, made.run, options, observer)
-        trained = _carry_out(train, planned[train], terminal)
+        _say_command(train, planned[train], observer)
+        trained = train_from(began, planned[train], observer)
+        _show(train, trained, planned[train], terminal)
         if trained.failed:
             return Ran(made.run, trained)
     done = load_run(folder)  # with what training stored in it
+    whole, missing = whole_folds(done, recipe)
+    if not whole:
+        raise MaskensError(
+            f"the deadline of --hours {options.hours:g} is over, and no fold is trained. Without --hours, or with "
+            "others, the same command resumes."
+        )
 
     tuned = None
     if tune not in planned:
@@ -135,10 +165,10 @@ def run(options: RunOptions, observer: Observer) -> Ran:
     inferred = None
     if not photos:
         observer.say(f"infer: skipped, there is no {data_root(done, options.data) / EVAL}")
-    elif is_current(done, photos, choose_ensembles([done], options.tta, True, allow_missing=False)):
+    elif is_current(done, photos, choose_ensembles([done], options.tta, True, bool(missing))):
         observer.say(f"infer: {done.submission_file} is by these models")
     else:
-        found = _carry_out(infer, planned[infer], terminal)
+        found = _carry_out(infer, dataclasses.replace(planned[infer], allow_missing=bool(missing)), terminal)
         inferred = found if isinstance(found, Inferred) else None  # a dry run has gone another way
 
     reported = None
@@ -152,13 +182,14 @@ def run(options: RunOptions, observer: Observer) -> Ran:
 def _plan(options: RunOptions, recipe: str | None, photos: EvalData | None) -> dict[Step[Any, Any], Any]:
     """The steps, in their order, and the options of each.
 
-    Tuning comes first of what follows training: so the score is of the decision that is used, and the photos are
-    predicted once.
+    With --hours, and without a `recipe` of the user or the run, one is recommended. Tuning comes first of what follows
+    training: so the score is of the decision that is used, and the photos are predicted once.
     """
-    plan: dict[Step[Any, Any], Any] = {
-        folds: _options_of(folds, options, data=options.data),
-        train: _options_of(train, options, recipe=recipe),
-    }
+    plan: dict[Step[Any, Any], Any] = {folds: _options_of(folds, options, data=options.data)}
+    if options.hours is not None and recipe != options.recipe:
+        hours, out = float(f"{TRAINING_SHARE * options.hours:.3g}"), options.run[0] / RECOMMENDED
+        plan[recommend], recipe = _options_of(recommend, options, hours=hours, out=out), str(out)
+    plan[train] = _options_of(train, options, recipe=recipe)
     if options.tta is None:
         plan[tune] = _options_of(tune, options)
     elif options.tta == FITTED_VIEWS:
@@ -221,17 +252,27 @@ def _choose_recipe(run: Run | None, options: RunOptions) -> tuple[str | None, Re
     return name, recipe
 
 
-def _estimate(planned: Mapping[Step[Any, Any], Any], before: Run | None, observer: Observer) -> Ran:
+def _estimate(
+    planned: Mapping[Step[Any, Any], Any], before: Run | None, began: float, options: RunOptions, observer: Observer
+) -> Ran:
     """List the commands, check the training and estimate it. Nothing is written."""
     for each, its_options in planned.items():
         _say_command(each, its_options, observer)
-    made = split_people(planned[folds], observer, write=False)
-    new = made.run != before
-    training = plan_jobs(made.run, made.data, made.folds, planned[train]) if new else plan_training(planned[train])
-    announce(training, observer)
-    training = skip_bad_photos(training, observer, write=False)
-    observer.note(training.skipped, "warning")
-    return Ran(made.run, Trained(made.run, 0, {}, training.estimate(observer)))
+    made, training = split_people(planned[folds], observer, write=False), planned[train]
+    with tempfile.TemporaryDirectory() as scratch:
+        if recommend in planned:
+            out = Path(scratch) / RECOMMENDED
+            recommend.do(dataclasses.replace(planned[recommend], data=options.data, out=out), observer)
+            training = dataclasses.replace(training, recipe=str(out))
+        new = made.run != before
+        plan = plan_jobs(made.run, made.data, made.folds, training) if new else plan_training(training)
+    announce(plan, observer)
+    plan = skip_bad_photos(plan, observer, write=False)
+    observer.note(plan.skipped, "warning")
+    if options.hours is not None and plan.todo:
+        trying = dataclasses.replace(training, dry_run=True)
+        return Ran(made.run, train_until(plan, trying, options.hours, began, time.time() - began, observer))
+    return Ran(made.run, Trained(made.run, 0, {}, plan.estimate(observer)))
 
 
 def _decode(photos: EvalData, recipe: Recipe, run: Run, options: RunOptions, observer: Observer) -> None:

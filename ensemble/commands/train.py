@@ -502,11 +502,16 @@ def train(options: TrainOptions, observer: Observer) -> Trained:
     Raises:
         MaskensError: as `plan_training` and `carry_out`; too few hours for one epoch of one fold.
     """
-    began = time.time()
+    return train_from(time.time(), options, observer)
+
+
+def train_from(began: float, options: TrainOptions, observer: Observer) -> Trained:
+    """As `train`. Its hours count from `began`, in seconds since 1970."""
+    entered = time.time()
     if options.hours is not None:
         seconds_of(options.hours)
     plan = plan_training(options)
-    starting = time.time() - began
+    starting = time.time() - entered
     announce(plan, observer)
     plan = skip_bad_photos(plan, observer, write=not options.dry_run)
     if plan.todo:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,10 +12,11 @@ from run_command import maskens, refused
 from tiny_runs import DEFAULTS
 
 import ensemble
-from ensemble.commands.train import Trained, train
+from ensemble.commands.train import Trained
 from ensemble.training.queue import Failure
 from folds.run_folder import load_run
 
+steps = import_module("ensemble.commands.run")
 HEADS = f"{DEFAULTS}[tasks.heads]\nepochs = 1\n"
 
 
@@ -35,7 +37,7 @@ def _interrupted(*_: Any) -> NoReturn:
 
 def test_one_command_resumes_and_skips_what_is_done(typed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(train, "do", _interrupted)
+        patch.setattr(steps, "train_from", _interrupted)
         assert maskens(*typed).code == 130
     outcome = maskens(*typed)
     assert outcome.code == 0, outcome
@@ -78,10 +80,10 @@ def test_what_would_fail_after_training_is_refused_before_it(typed: list[str]) -
 
 
 def test_failed_jobs_end_it(typed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(options: Any, observer: Any) -> Trained:
+    def failing(began: float, options: Any, observer: Any) -> Trained:
         return Trained(load_run(options.run[0]), 1, {("heads", 1): Failure("it broke", crashed=True)})
 
-    monkeypatch.setattr(train, "do", failing)
+    monkeypatch.setattr(steps, "train_from", failing)
     outcome = maskens(*typed)
     assert outcome.code == 1
     assert "heads fold 1: it broke" in outcome.err
