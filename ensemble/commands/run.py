@@ -32,13 +32,13 @@ from ensemble.commands.train import (
     train_until,
 )
 from ensemble.commands.tune import Tuned, tune
-from ensemble.decision.tuning import TUNING, kept_tuning, untuned_run
+from ensemble.decision.tuning import TUNING, Tuning, kept_tuning, untuned_run
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.job import jobs_of
+from ensemble.jobs.job import job_names, jobs_of
 from ensemble.jobs.oof import whole_folds
 from ensemble.recipes.recipe_file import changed_recipe, find_set, resolve_recipe, run_recipe
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.views import Tta, known_sets
+from ensemble.recipes.views import known_sets
 from ensemble.reporting.report import GENERATOR, shows
 from ensemble.reporting.tables import headline
 from ensemble.training.deadline import seconds_of
@@ -83,6 +83,10 @@ def _print(done: Ran, options: RunOptions, terminal: Terminal) -> None:
     if options.dry_run and done.trained:
         train.show(done.trained, _options_of(train, options, dry_run=True), terminal)
     elif done.scored:
+        if missing := whole_folds(done.run, run_recipe(done.run))[1]:
+            terminal.note(
+                [f"not trained: {job_names(missing)}. Without --hours the same command trains all."], "warning"
+            )
         results = [file.name for file in (done.run.submission_file, done.run.report_file) if file.exists()]
         terminal.say(f"done: {' and '.join(results)} in {done.run.folder}", "bold")
 
@@ -135,48 +139,56 @@ def run(options: RunOptions, observer: Observer) -> Ran:
         if trained.failed:
             return Ran(made.run, trained)
     done = load_run(folder)  # with what training stored in it
-    whole, missing = whole_folds(done, recipe)
-    if not whole:
+    if not whole_folds(done, recipe)[0]:
         raise MaskensError(
             f"the deadline of --hours {options.hours:g} is over, and no fold is trained. Without --hours, or with "
             "others, the same command resumes."
         )
+    return dataclasses.replace(_use_models(done, planned, photos, options, terminal), trained=trained)
 
+
+def _use_models(
+    run: Run, planned: Mapping[Step[Any, Any], Any], photos: EvalData | None, options: RunOptions, observer: Observer
+) -> Ran:
+    """Tune and score the models that there are, predict with them, and report."""
     tuned = None
     if tune not in planned:
         observer.say(f"tune: skipped, it fits no --tta {options.tta}")
-    elif _is_tuned(done, options.tta):
-        observer.say(f"tune: {done.folder / TUNING} is of these models")
+    elif (found := _tuning(run)) and options.tta in (None, found.fitted.tta):
+        observer.say(f"tune: {run.folder / TUNING} is of these models")
     else:
         try:
-            tuned = _carry_out(tune, planned[tune], terminal)
+            tuned = _carry_out(tune, planned[tune], observer)
         except MaskensError as error:  # as of too few people; what is damaged `score` refuses too
             observer.note([f"not tuned: {error}\n"])
+    stale = (run.folder / TUNING).exists() and not _tuning(run)  # of other models
+    scoring, reporting = (dataclasses.replace(planned[each], no_tuning=stale) for each in (score, report))
 
-    known = _sha256(done.oof_file)
-    scored = score.do(planned[score], observer)
+    known = _sha256(run.oof_file)
+    scored = score.do(scoring, observer)
     assert isinstance(scored, Scored)
-    if known == _sha256(done.oof_file):
+    if known == _sha256(run.oof_file):
         observer.say(f"score: {headline(scored.evaluation, scored.runs)[0]}")
     else:
-        _say_command(score, planned[score], observer)
-        _show(score, scored, planned[score], terminal)
+        _say_command(score, scoring, observer)
+        _show(score, scored, scoring, observer)
 
-    inferred = None
+    inferred, missing = None, bool(whole_folds(run, run_recipe(run))[1])
     if not photos:
-        observer.say(f"infer: skipped, there is no {data_root(done, options.data) / EVAL}")
-    elif is_current(done, photos, choose_ensembles([done], options.tta, True, bool(missing))):
-        observer.say(f"infer: {done.submission_file} is by these models")
+        observer.say(f"infer: skipped, there is no {data_root(run, options.data) / EVAL}")
+    elif is_current(run, photos, choose_ensembles([run], options.tta, not stale, missing)):
+        observer.say(f"infer: {run.submission_file} is by these models")
     else:
-        found = _carry_out(infer, dataclasses.replace(planned[infer], allow_missing=bool(missing)), terminal)
-        inferred = found if isinstance(found, Inferred) else None  # a dry run has gone another way
+        inferring = dataclasses.replace(planned[infer], no_tuning=stale, allow_missing=missing)
+        done = _carry_out(infer, inferring, observer)
+        inferred = done if isinstance(done, Inferred) else None  # a dry run has gone another way
 
     reported = None
-    if shows(done.report_file, scored.evaluation):
-        observer.say(f"report: {done.report_file} shows these scores")
+    if shows(run.report_file, scored.evaluation):
+        observer.say(f"report: {run.report_file} shows these scores")
     else:
-        reported = _carry_out(report, planned[report], terminal)
-    return Ran(done, trained, tuned, scored, inferred, reported)
+        reported = _carry_out(report, reporting, observer)
+    return Ran(run, None, tuned, scored, inferred, reported)
 
 
 def _plan(options: RunOptions, recipe: str | None, photos: EvalData | None) -> dict[Step[Any, Any], Any]:
@@ -290,10 +302,10 @@ def _decode(photos: EvalData, recipe: Recipe, run: Run, options: RunOptions, obs
             open_photos(photos.photos, wanted, cache, threads, decoding)
 
 
-def _is_tuned(run: Run, tta: Tta | None) -> bool:
-    """Whether a run has a tuning of its models as they are, for these views if any are named."""
+def _tuning(run: Run) -> Tuning | None:
+    """The tuning of a run's models as they are, None if there is none."""
     try:
         found = kept_tuning([run.folder], [untuned_run(run, run_recipe(run))])
     except MaskensError:  # of other models, or damaged
-        return False
-    return found is not None and tta in (None, found[0].fitted.tta)
+        return None
+    return found[0] if found else None

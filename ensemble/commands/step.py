@@ -54,7 +54,7 @@ class Step(Generic[Options, Result]):
             if name == "run" or value != parameter.default:
                 for given in value if isinstance(value, list) else [value]:
                     words += [option] if isinstance(option, str) else []
-                    words += [] if given is True else [typed(given)]
+                    words += [] if given is True else [f"{given:.12g}" if isinstance(given, float) else typed(given)]
         return " ".join(words)
 
     def typed(self, *values: Any, **options: Any) -> Options:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
@@ -58,13 +60,19 @@ def test_one_command_resumes_and_skips_what_is_done(typed: list[str], monkeypatc
         assert maskens(*shlex.split(command)[1:]).code == 0
     assert _bytes() == files
 
-    assert "$ maskens infer --run 'my run' --tta none" in maskens(*typed, "--tta", "none").out
-    Path("data/eval").rename("data/elsewhere")
-    assert "infer: skipped, there is no data/eval" in maskens(*typed).out
+    shutil.rmtree("my run/heads/fold1")
+    monkeypatch.setattr(steps, "train_from", lambda began, options, observer: Trained(load_run(options.run[0]), 0, {}))
+    late = maskens(*typed, "--hours", "1", "--tta", "none")
+    (inferred,) = (line for line in late.out.splitlines() if line.startswith("$ maskens infer"))
+    assert {"--allow-missing", "--no-tuning", "none"} <= {*inferred.split()}, "the tuning is of the lost job, too"
+    assert "not trained: heads fold 1. Without --hours" in late.out
+    shutil.rmtree("my run/heads")
+    refused(maskens(*typed, "--hours", "1"), "--hours 1 is over, and no fold is trained")
 
 
 def test_what_would_fail_after_training_is_refused_before_it(typed: list[str]) -> None:
     files = _bytes()
+    refused(maskens(*typed, "--hours", "0"), "--hours 0")
     refused(maskens(*typed, "--data", "nope"), "there is no data folder nope")
     refused(maskens(*typed, "--tta", "flp"), "--tta flp", "did you mean 'flip'")
     refused(maskens(*typed, "--set", "tasks.heads.epoch=1"), "did you mean 'epochs'")
@@ -77,6 +85,19 @@ def test_what_would_fail_after_training_is_refused_before_it(typed: list[str]) -
     Path("data/eval/images/lost.jpg").write_bytes(b"no photo")
     refused(maskens(*typed), "lost.jpg", "--skip-bad-photos")
     assert load_run(Path("my run")).jobs_on_disk() == []
+
+
+def test_with_hours_a_recipe_is_recommended(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def recommended(options: Any, observer: Any) -> SimpleNamespace:
+        options.out.write_text(HEADS)
+        return SimpleNamespace(why=[], next=["maskens folds"], earlier=None, path=options.out)
+
+    monkeypatch.setattr(steps.recommend, "do", recommended)
+    monkeypatch.setattr(steps, "train_from", _interrupted)
+    outcome = maskens("run", "--run", "a", "--k", "2", "--hours", "2", "--device", "cpu")
+    assert outcome.code == 130
+    assert "$ maskens recommend --run a --hours 1.6 --device cpu --out a/recommended.toml" in outcome.out
+    assert "$ maskens train --run a --recipe a/recommended.toml --device cpu --hours 2" in outcome.out
 
 
 def test_failed_jobs_end_it(typed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,9 +113,11 @@ def test_failed_jobs_end_it(typed: list[str], monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_dry_run_lists_the_commands_and_writes_nothing(typed: list[str]) -> None:
+    Path("data/eval").rename("data/elsewhere")
     files = _bytes()
     outcome = maskens(*typed, "--dry-run")
     assert outcome.code == 0, outcome
-    assert "$ maskens infer --run 'my run' --device cpu" in outcome.out
+    assert "$ maskens report --run 'my run'" in outcome.out
+    assert "maskens infer" not in outcome.out, "there are no photos to predict"
     assert "2 jobs, 1 at a time" in outcome.out
     assert _bytes() == files
