@@ -237,7 +237,7 @@ class Decision(Views):
 class Models:
     allow_missing: bool = _model(False, "Use the folds of which every task is trained.")
     only: Literal["full", "folds"] | None = _model(
-        None, "Only the models of --fold full, or only those of the folds. Default: all.", "full|folds"
+        None, "full: only the models on everybody; folds: only those of the folds. Default: all.", "NAME"
     )
 
 
