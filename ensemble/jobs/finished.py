@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ensemble.jobs.card import read_card
+from ensemble.jobs.card import ModelCard, read_card
 from ensemble.jobs.job import Job, JobStatus, jobs_of, write_status
 from ensemble.jobs.locks import lock_jobs
 from ensemble.jobs.oof import read_job_oof
@@ -35,8 +35,19 @@ def job_epochs(spec: JobSpec, restart: bool = False) -> int:
 def full_epochs(run: Run, task: str) -> int | None:
     """The median of the best epochs of a task's finished folds, rounded up; None without any. Raises MaskensError: a
     damaged checkpoint."""
-    best = [read_card(job.model).epoch for job in jobs_of(run, [task]) if job.complete]
+    best = [card.epoch for card in _fold_cards(run, task)]
     return math.ceil(statistics.median(best)) if best else None
+
+
+def full_schedule(spec: JobSpec) -> int:
+    """Epochs of the learning-rate schedule of the model on everybody: the most of a finished fold, which a deadline may
+    have left fewer than the recipe's."""
+    whole = spec.recipe.tasks[spec.task].epochs
+    return max((card.epochs or whole for card in _fold_cards(spec.run, spec.task)), default=whole)
+
+
+def _fold_cards(run: Run, task: str) -> list[ModelCard]:
+    return [read_card(job.model) for job in jobs_of(run, [task]) if job.complete]
 
 
 def is_done(spec: JobSpec) -> bool:

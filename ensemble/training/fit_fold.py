@@ -20,7 +20,7 @@ from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.drawn_masks import DrawMasks
 from ensemble.data.loader import NO_MORE, EpochBatches, TrainingPhotos, epoch_batches, plain_batches, train_loader
 from ensemble.jobs.card import job_card, trained_on
-from ensemble.jobs.finished import job_epochs
+from ensemble.jobs.finished import full_schedule, job_epochs
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import Claim
 from ensemble.jobs.oof import JobOofLogits, Logits, people_halves, save_job_oof, write_history
@@ -163,7 +163,7 @@ class JobRun:
     def plan_epochs(self, epochs: int) -> None:
         """Train so many. The model on everybody has the learning rates that the folds had in these epochs."""
         self.epochs = epochs
-        self.recipe = self.whole_recipe if self.full else self.whole_recipe.of_epochs(epochs)
+        self.recipe = self.whole_recipe.of_epochs(full_schedule(self.spec) if self.full else epochs)
 
     def run(self) -> None:
         """Train to the end, from where an interrupted run of the job stopped.

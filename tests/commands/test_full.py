@@ -18,14 +18,17 @@ from cards import model_card
 from conftest import MakeData
 from run_command import Outcome, maskens, refused
 from tiny_runs import DEFAULTS
-from torch import Tensor, nn
+from torch import nn
 
 from ensemble.jobs.card import person_key, read_card
-from ensemble.jobs.finished import full_epochs
+from ensemble.jobs.finished import full_epochs, full_schedule
 from ensemble.jobs.job import JobStatus, write_status
+from ensemble.jobs.spec import JobSpec
 from ensemble.models.build import save_checkpoint
+from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.training import fit_fold
 from ensemble.training.trainer import Trainer
+from folds import ranges
 from folds.layout import read_train
 from folds.run_folder import Run, load_run
 
@@ -94,24 +97,35 @@ def test_it_is_trained_on_everybody_for_the_median_of_the_folds_best_epochs(ther
 
 
 @pytest.mark.parametrize(("best", "epochs"), [((1, 2, 4), 2), ((1, 2), 2), ((3,), 3), ((), None)])
-def test_the_median_is_rounded_up(there: Path, tmp_path: Path, best: tuple[int, ...], epochs: int | None) -> None:
+def test_the_median_is_rounded_up(tmp_path: Path, best: tuple[int, ...], epochs: int | None) -> None:
+    assert full_epochs(run_of(tmp_path, [{"epoch": epoch} for epoch in best]), "heads") == epochs
+
+
+@pytest.mark.parametrize(("planned", "epochs"), [((None, 2), 3), ((1, 2), 2), ((), 3)])
+def test_rates_are_those_of_folds_that_a_deadline_cut(tmp_path: Path, planned: tuple[Any, ...], epochs: int) -> None:
+    run = run_of(tmp_path, [{"epochs": epochs} for epochs in planned])
+    assert full_schedule(JobSpec(run, parse_recipe(RECIPE, "tiny"), "heads", ranges.FULL, "cpu", 0, 1, None)) == epochs
+
+
+def run_of(tmp_path: Path, cards: list[dict[str, Any]]) -> Run:
+    """A run of finished folds with these cards."""
     run = Run(tmp_path / "run", "", "", "", 3, 0, (1,) * 18)
-    for fold, epoch in enumerate(best):
-        card = model_card(task="heads", fold=fold, epoch=epoch)
+    for fold, values in enumerate(cards):
+        card = model_card(task="heads", fold=fold, **values)
         save_checkpoint(run.job_folder("heads", fold) / "model.safetensors", nn.Linear(1, 1), card)
         (run.job_folder("heads", fold) / "oof.npz").touch()
-    assert full_epochs(run, "heads") == epochs
+    return run
 
 
 def test_stopped_or_trained_again_it_is_the_same(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, loss, updates = (FULL / "model.safetensors").read_bytes(), Trainer._backward, 0
+    before, backward, updates = (FULL / "model.safetensors").read_bytes(), Trainer._backward, 0
 
-    def terminated(self: Trainer, *args: Any) -> Tensor:
+    def terminated(self: Trainer, *args: Any) -> Any:
         nonlocal updates
         updates += 1
         if updates == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loss(self, *args)
+        return backward(self, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_backward", terminated)
