@@ -291,7 +291,7 @@ class Timetable:
 
 
 def describe_folds(folds: Mapping[int, Mapping[str, tuple[int, int]]]) -> str:
-    """What is less than the recipe wants, like "fold 2: 1 of 2 epochs; folds 3, 4: not begun"; "" if nothing is.
+    """What is less than the recipe wants, like "fold 2: 1 of 2 epochs; folds 3, 4: not trained"; "" if nothing is.
 
     Args:
         folds: fold -> task -> (epochs that it gets, epochs of the recipe).
@@ -301,7 +301,7 @@ def describe_folds(folds: Mapping[int, Mapping[str, tuple[int, int]]]) -> str:
         counts = {f"{given} of {wanted} epochs" for given, wanted in tasks.values()}
         without = [task for task, (given, _) in tasks.items() if not given]
         if len(without) == len(tasks):
-            text = "not begun"
+            text = "not trained"
         elif without:
             text = f"not complete, without {', '.join(without)}"
         elif len(counts) == 1:

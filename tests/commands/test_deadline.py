@@ -32,7 +32,7 @@ def timed(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_folds_that_fit_are_trained_and_what_is_cut_is_said(timed: Path) -> None:
     dry = maskens(*TRAIN, "--hours", HOURS, "--dry-run")
-    assert re.search(r"deadline 20\S+ \S+: .*fold 0: 1 of 2 epochs; folds 1, 2: not begun", dry.out), dry
+    assert re.search(r"deadline 20\S+ \S+: .*fold 0: 1 of 2 epochs; folds 1, 2: not trained", dry.out), dry
     assert not (timed / "deadline.json").exists()
     outcome = maskens(*TRAIN, "--hours", HOURS)
     assert outcome.code == 0, outcome
@@ -64,7 +64,7 @@ def test_the_same_command_resumes_towards_the_same_deadline(timed: Path) -> None
     past = maskens(*TRAIN, "--hours", HOURS)
     assert past.code == 0, past
     assert "leaves no time for another fold" in past.out and "Another --hours gives more time" in past.out
-    assert "deadline: folds 1, 2: not begun" in past.out
+    assert "deadline: folds 1, 2: not trained" in past.out
     assert "next: maskens infer --run run --allow-missing" in past.out
     assert not (timed / "heads" / "fold1").exists()
     assert maskens(*TRAIN, "--hours", 3, "--fold", 1).code == 0

@@ -122,7 +122,7 @@ def test_a_fold_without_time_is_not_begun(setting: TinyRun) -> None:
     clock, specs = Clock(), [setting.spec(task, fold) for fold in (0, 1) for task in ("mask", "gender")]
     times = {(spec.task, spec.fold): JobTime(0.0, 10.0, 3) for spec in specs}
     table = Timetable(times, 80.0, Prediction(10.0, 0.0), [], 1, now=clock)
-    assert describe_folds(table.forecast()) == "fold 1: not begun"
+    assert describe_folds(table.forecast()) == "fold 1: not trained"
     assert not table.too_short
     assert [bool(trained_in(clock, table, spec, 10.0)) for spec in specs] == [True, True, False, False]
     clock.time = 55.0
@@ -146,10 +146,10 @@ def of(fold: int, **epochs: int) -> dict[int, dict[str, tuple[int, int]]]:
 def test_what_is_cut_is_said_by_fold() -> None:
     assert describe_folds(of(0, mask=3, gender=3)) == ""
     assert describe_folds(of(0, mask=1, gender=1) | of(1, mask=0, gender=0) | of(2, mask=0, gender=0)) == (
-        "fold 0: 1 of 3 epochs; folds 1, 2: not begun"
+        "fold 0: 1 of 3 epochs; folds 1, 2: not trained"
     )
     assert describe_folds(of(4, mask=1, gender=2)) == "fold 4: mask 1 of 3, gender 2 of 3 epochs"
-    assert describe_folds(of(4, mask=0, gender=0) | of(FULL, mask=0, gender=0)) == "folds 4, full: not begun"
+    assert describe_folds(of(4, mask=0, gender=0) | of(FULL, mask=0, gender=0)) == "folds 4, full: not trained"
     assert describe_folds(of(4, mask=3, gender=0)) == "fold 4: not complete, without gender"
 
 
