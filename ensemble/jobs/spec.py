@@ -24,8 +24,8 @@ from folds.run_folder import Run
 class TimeLimit:
     """By when a job has to have ended."""
 
-    ends: float  # when all has to be done, in seconds since 1970
-    after: float  # seconds that must be left then: the least that the other jobs of the fold take, and inference
+    ends: float  # when `maskens infer` has to start, in seconds since 1970
+    after: float  # seconds that must be left then: the least that the other jobs of the fold take, and predicting
     epoch: float  # most seconds of an epoch, as expected: if it takes longer, so will what comes after
 
 

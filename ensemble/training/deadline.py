@@ -140,8 +140,9 @@ class Prediction:
     start: float  # whatever the models: starting, decoding, writing
     fold: float  # for the models of one fold
 
-    def seconds(self, folds: int) -> float:
-        return MARGIN * (self.start + folds * self.fold)
+    def seconds(self, folds: int, slower: float = 1.0) -> float:
+        """With MARGIN, where epochs take `slower` times as long as estimated; short ones do for other reasons, too."""
+        return MARGIN * (self.start + folds * self.fold * min(max(1.0, slower), 3.0))
 
 
 def fitting_folds(
@@ -259,7 +260,7 @@ class Timetable:
                 left = [epochs_left(dataclasses.replace(spec, task=task)) for task in tasks]
                 jobs = [dataclasses.replace(job, most=n, least=n) for job, n in zip(jobs, left, strict=True)]
             folds = self.predicting | {spec.fold}
-            predicting = self.infer.seconds(len(folds)) * max(1.0, self._slower)
+            predicting = self.infer.seconds(len(folds), self._slower)
             busy = [max(0.0, end - now) for _, end, _ in self.running.values()]
             busy += [0.0] * (self.slots - len(busy))
             epochs = fitting_epochs(jobs, self.ends - predicting - now, busy)
@@ -270,8 +271,10 @@ class Timetable:
             status = spec.job.status()
             self.running[key] = now, now + jobs[0].seconds(epochs[0]), status
             planned = None if spec.job.resumable else epochs[0]  # its state says how many it began with
-            after = predicting + seconds_after(jobs, epochs[0], busy)
-            return dataclasses.replace(spec, epochs=planned, limit=TimeLimit(self.ends, after, MARGIN * jobs[0].epoch))
+            starting = self.infer.seconds(0)  # which takes no longer where epochs do
+            after = predicting - starting + seconds_after(jobs, epochs[0], busy)
+            limit = TimeLimit(self.ends - starting, after, MARGIN * jobs[0].epoch)
+            return dataclasses.replace(spec, epochs=planned, limit=limit)
 
     def end(self, spec: JobSpec) -> None:
         """A job that began has ended, in whatever way."""
