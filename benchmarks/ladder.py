@@ -53,6 +53,8 @@ AUGMENT = """augment = [
     { name = "Affine", args = { scale = [0.9, 1.1], translate_percent = [-0.04, 0.04], rotate = [-8, 8], p = 0.7 } },
     "%s",
 ]"""
+YEARS2 = 'ages = { cuts = "years", sigma = 2 }\n'
+EYES = 'crop = "eyes"\n'
 FEWER = "sampler = { photos_per_person = 3 }\n"
 RUNGS = {
     BASE: Rung("photos of 176x132, 2 epochs, cross-entropy on three age bands", "epochs = 2\nresize = [176, 132]"),
@@ -63,7 +65,7 @@ RUNGS = {
     "fewer4": Rung("4 epochs of three photos a person", FEWER + "epochs = 4"),
     "fewer6": Rung("6 epochs of three photos a person", FEWER + "epochs = 6"),
     "fewer8": Rung("8 epochs of three photos a person", FEWER + "epochs = 8"),
-    "years2": Rung("ages as a Gaussian of 2 years around the age", 'ages = { cuts = "years", sigma = 2 }'),
+    "years2": Rung("ages as a Gaussian of 2 years around the age", YEARS2),
     "years4": Rung("ages as a Gaussian of 4 years around the age", 'ages = { cuts = "years", sigma = 4 }'),
     "ordinal": Rung("ages by probabilities at every year", 'ages = { cuts = "years", head = "ordinal" }'),
     "regression": Rung("ages by middle and spread", 'ages = { cuts = "years", head = "regression" }'),
@@ -74,7 +76,10 @@ RUNGS = {
     "ema": Rung("averaged weights, about the last 50 updates", "ema = 0.98"),
     "masks": Rung("masks drawn on three of ten bare faces", "masks = { prob = 0.3, detect = true }"),
     "face": Rung("the face cut out", 'crop = "face"'),
-    "eyes": Rung("the face aligned by the eyes", 'crop = "eyes"'),
+    "eyes": Rung("the face aligned by the eyes", EYES),
+    "years2-eyes": Rung("years2 and eyes", YEARS2 + EYES),
+    "years2-eyes-small4": Rung("the same on 128x96, 4 epochs", YEARS2 + EYES + "resize = [128, 96]\nepochs = 4"),
+    "eyes-strong": Rung("years2-eyes and randaug", YEARS2 + EYES + AUGMENT % "camera-strong"),
     "single": Rung("one model in place of one a fold, for as many photos as all of them", single=True),
 }
 

@@ -82,8 +82,9 @@ def epochs_within(cost: Cost, photos: int, k: int, budget: float) -> int:
 
 
 def choose(measured: Sequence[Measured], photos: int, k: int, budget: float) -> Choice:
-    """The largest candidate with time for ENOUGH epochs, and as many epochs as fit, up to MOST; else the smallest for
-    one epoch, if need be of fewer photos a person, then in fewer folds.
+    """The largest candidate with time for ENOUGH epochs, and as many epochs as fit, up to MOST; if there is none, the
+    same in FEW_FOLDS, as a second epoch is worth more than further folds; else the smallest for one epoch in these, if
+    need be of fewer photos a person.
 
     Args:
         measured: at least one, the largest first.
@@ -91,16 +92,18 @@ def choose(measured: Sequence[Measured], photos: int, k: int, budget: float) -> 
         k: folds, at least 2.
         budget: seconds.
     """
-    for candidate, cost in measured:
-        epochs = epochs_within(cost, photos, k, budget)
-        if epochs >= ENOUGH:
-            return Choice(candidate, epochs, k, len(SHOTS), training_seconds(cost, photos, k, epochs), True)
+    folds = min(k, FEW_FOLDS)
+    for count in dict.fromkeys((k, folds)):
+        for candidate, cost in measured:
+            epochs = epochs_within(cost, photos, count, budget)
+            if epochs >= ENOUGH:
+                seconds = training_seconds(cost, photos, count, epochs)
+                return Choice(candidate, epochs, count, len(SHOTS), seconds, True)
     smallest, cost = measured[-1]
-    for folds in dict.fromkeys((k, min(k, FEW_FOLDS))):
-        for shown in range(len(SHOTS), 0, -1):
-            seconds = training_seconds(cost, photos, folds, 1, shown)
-            if seconds <= budget:
-                return Choice(smallest, 1, folds, shown, seconds, True)
+    for shown in range(len(SHOTS), 0, -1):
+        seconds = training_seconds(cost, photos, folds, 1, shown)
+        if seconds <= budget:
+            return Choice(smallest, 1, folds, shown, seconds, True)
     return Choice(smallest, 1, folds, shown, seconds, False)
 
 
@@ -140,7 +143,7 @@ def measure(
             break
         found.insert(0, (candidate, cost))
         on_candidate(number, len(candidates))
-        if epochs_within(cost, len(data.files), k, budget) < ENOUGH:
+        if epochs_within(cost, len(data.files), min(k, FEW_FOLDS), budget) < ENOUGH:
             break
     return tuple(found)
 

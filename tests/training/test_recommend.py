@@ -30,13 +30,15 @@ def cost(train: float, predict: float = 0.0, start: float = 0.0) -> Cost:
         (14_000, ("large", 2, 5, 7)),
         (11_199, ("small", 3, 5, 7)),
         (5_600, ("small", 2, 5, 7)),
-        (5_599, ("small", 1, 5, 7)),
-        (2_000, ("small", 1, 5, 5)),
+        (5_599, ("small", 3, 3, 7)),
+        (2_800, ("small", 2, 3, 7)),
+        (2_000, ("small", 1, 3, 7)),
+        (1_001, ("small", 1, 3, 5)),
         (399, ("small", 1, 3, 1)),
         (10, ("small", 1, 3, 1)),
     ],
 )
-def test_time_goes_into_epochs_then_a_larger_model_and_is_saved_on_photos_then_folds(
+def test_time_goes_into_epochs_then_a_larger_model_and_is_saved_on_folds_then_photos(
     budget: float, expected: tuple[str, int, int, int]
 ) -> None:
     measured = [(Candidate("large", (224, 168)), cost(2.0)), (Candidate("small", (96, 72)), cost(1.0))]
