@@ -80,6 +80,10 @@ RUNGS = {
     "years2-eyes": Rung("years2 and eyes", YEARS2 + EYES),
     "years2-eyes-small4": Rung("the same on 128x96, 4 epochs", YEARS2 + EYES + "resize = [128, 96]\nepochs = 4"),
     "eyes-strong": Rung("years2-eyes and randaug", YEARS2 + EYES + AUGMENT % "camera-strong"),
+    "eyes-strong-masks": Rung(
+        "the same, masks drawn on two of ten bare faces",
+        YEARS2 + EYES + "masks = { prob = 0.2, detect = true }\n" + AUGMENT % "camera-strong",
+    ),
     "single": Rung("one model in place of one a fold, for as many photos as all of them", single=True),
 }
 
