@@ -17,7 +17,7 @@ import pytest
 from cards import model_card
 from conftest import MakeData
 from run_command import Outcome, maskens, refused
-from tiny_runs import DEFAULTS
+from tiny_runs import DEFAULTS, at_batch
 from torch import nn
 
 from ensemble.jobs.card import person_key, read_card
@@ -27,7 +27,6 @@ from ensemble.jobs.spec import JobSpec
 from ensemble.models.build import save_checkpoint
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.training import fit_fold
-from ensemble.training.trainer import Trainer
 from folds import ranges
 from folds.layout import read_train
 from folds.run_folder import Run, load_run
@@ -118,17 +117,9 @@ def run_of(tmp_path: Path, cards: list[dict[str, Any]]) -> Run:
 
 
 def test_stopped_or_trained_again_it_is_the_same(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, backward, updates = (FULL / "model.safetensors").read_bytes(), Trainer._backward, 0
-
-    def terminated(self: Trainer, *args: Any) -> Any:
-        nonlocal updates
-        updates += 1
-        if updates == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return backward(self, *args)
-
+    before = (FULL / "model.safetensors").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_backward", terminated)
+        at_batch(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert maskens("train", "--fold", "full", "--restart").code == 128 + signal.SIGTERM
     assert not (FULL / "model.safetensors").exists()
     assert "2 models, " in ran("infer", "--dry-run"), "an unfinished one predicts nothing"

@@ -13,12 +13,10 @@ from typing import Any
 
 import pytest
 from run_command import maskens, refused
-from tiny_runs import DEFAULTS
-from torch import Tensor
+from tiny_runs import DEFAULTS, at_batch
 
 import ensemble
 import ensemble.training.fit_fold
-from ensemble.training.trainer import Trainer
 from folds.run_folder import load_run
 
 ROWS = [(recipe, part) for recipe in ("a", "b") for part in ("18 classes", "mask", "gender", "age")]
@@ -105,17 +103,9 @@ def test_the_same_command_does_nothing_twice(there: Path) -> None:
 
 
 def test_a_seed_is_added_stopped_and_gone_on_with(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, loss, left = models(copy), Trainer._backward, 4
-
-    def interrupted(self: Trainer, *args: Any) -> Tensor:
-        nonlocal left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
-        return loss(self, *args)
-
+    before = models(copy)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_backward", interrupted)
+        at_batch(patch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))
         stopped = maskens("sweep", "--seed", "2")
     assert stopped.code == 130
     assert "b-seed2 heads fold 0: 0 of 1 epochs and 2 batches; 1 of the 4 remaining jobs are done" in stopped.err

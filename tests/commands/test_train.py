@@ -8,17 +8,13 @@ import re
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import timm
 from run_command import maskens, refused, started
-from tiny_runs import DEFAULTS
-from torch import Tensor
-
-from ensemble.training.trainer import Trainer
+from tiny_runs import DEFAULTS, at_batch
 
 
 def test_training_again_has_nothing_left_to_do(there: Path) -> None:
@@ -29,18 +25,10 @@ def test_training_again_has_nothing_left_to_do(there: Path) -> None:
 
 def test_a_stopped_training_says_how_to_resume_and_does(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = Path("runs/default/mask/fold0/model.safetensors")
-    unbroken, loss, updates = weights.read_bytes(), Trainer._backward, 0
+    unbroken = weights.read_bytes()
     shutil.rmtree(weights.parent)
-
-    def terminated(self: Trainer, *args: Any) -> Tensor:
-        nonlocal updates
-        updates += 1
-        if updates == 30:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return loss(self, *args)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_backward", terminated)
+        at_batch(patch, 30, lambda: os.kill(os.getpid(), signal.SIGTERM))
         stopped = maskens("train")
     assert stopped.code == 128 + signal.SIGTERM
     assert stopped.err.startswith("error: stopped. Saved: mask fold 0: ")

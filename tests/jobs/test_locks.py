@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import DEFAULTS, TinyRun, tiny_run
-from torch import Tensor
+from tiny_runs import DEFAULTS, TinyRun, at_batch, tiny_run
 
 from ensemble.jobs.job import Job
 from ensemble.jobs.locks import TakenOver, lock_job_process, lock_jobs
 from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
 from ensemble.training.queue import run_job
-from ensemble.training.trainer import Trainer
 from folds.errors import MaskensError
 from folds.files import read_json, write_json
 from folds.layout import read_train
@@ -66,18 +64,10 @@ def test_a_claim_that_cannot_be_read_is_nobody_elses(setting: TinyRun, spoil: Ca
 
 
 def test_a_job_that_is_taken_over_writes_no_more(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, loss, batches = setting.spec("heads"), Trainer._backward, 0
     signature = setting.run.folder / ".locks" / "heads-fold0.process.json"
-
-    def taken_over(self: Trainer, *args: Any) -> Tensor:
-        nonlocal batches
-        batches += 1
-        if batches == 7:
-            write_json(signature, read_json(signature) | {"token": "another's", "host": "node7"})
-        return loss(self, *args)
-
-    monkeypatch.setattr(Trainer, "_backward", taken_over)
-    failure = run_job(spec, setting.data, setting.folds)
+    another = {"token": "another's", "host": "node7"}
+    at_batch(monkeypatch, 7, lambda: write_json(signature, read_json(signature) | another))
+    failure = run_job(setting.spec("heads"), setting.data, setting.folds)
     assert failure and "another process has taken the job over (process" in failure.message
     status = Job(setting.run, "heads", 0).status()
     assert (status.state, status.epoch, status.error) == ("training", 1, "")

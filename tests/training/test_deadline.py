@@ -27,7 +27,7 @@ from ensemble.training.deadline import (
     fitting_epochs,
     fitting_folds,
     seconds_after,
-    total_wall_time,
+    seconds_of_jobs,
     trained_epochs,
 )
 from ensemble.training.queue import run_job
@@ -51,17 +51,17 @@ def test_a_fold_ends_in_time_and_more_time_is_never_fewer_epochs(
     epochs = fitting_epochs(jobs, seconds, busy)
     least = [job.least for job in jobs]
     if epochs is None:
-        assert total_wall_time(jobs, least, busy) > seconds, "it is begun if one epoch of each job fits"
+        assert seconds_of_jobs(jobs, least, busy) > seconds, "it is begun if one epoch of each job fits"
         return
-    assert total_wall_time(jobs, epochs, busy) <= seconds
+    assert seconds_of_jobs(jobs, epochs, busy) <= seconds
     assert all(job.least <= n <= job.most for job, n in zip(jobs, epochs, strict=True))
     longer = fitting_epochs(jobs, seconds + more, busy)
     assert longer is not None and all(a <= b for a, b in zip(epochs, longer, strict=True))
     if len(jobs) == 1 and epochs[0] < jobs[0].most:
-        assert total_wall_time(jobs, [epochs[0] + 1], busy) > seconds, "as many as fit"
+        assert seconds_of_jobs(jobs, [epochs[0] + 1], busy) > seconds, "as many as fit"
     slack = seconds - seconds_after(jobs, epochs[0], busy) - jobs[0].seconds(epochs[0])
     late = [dataclasses.replace(jobs[0], start=jobs[0].start + slack / MARGIN), *jobs[1:]]
-    assert total_wall_time(late, [epochs[0], *least[1:]], busy) <= seconds + 1e-6, "and the others still fit"
+    assert seconds_of_jobs(late, [epochs[0], *least[1:]], busy) <= seconds + 1e-6, "and the others still fit"
 
 
 @given(FOLD, st.integers(1, 5), LEFT, SECONDS, SECONDS, st.integers(1, 3), st.integers(0, 2))
@@ -74,7 +74,7 @@ def test_whole_folds_come_first_and_leave_time_to_predict(
     assert list(found.values())[: len(begun)] == begun, "in their order"
     if begun:
         every = [job for _ in begun for job in jobs]
-        taken = total_wall_time(every, [n for epochs in begun for n in epochs], [0.0] * slots)
+        taken = seconds_of_jobs(every, [n for epochs in begun for n in epochs], [0.0] * slots)
         assert taken + infer.seconds(complete + len(begun)) <= seconds + 1e-6
 
 
