@@ -14,6 +14,7 @@ from folds.labels import GENDERS, SHOTS
 from folds.people import OLDEST, EvalData, Fix, Person, PhotoSet, TrainData, on_disk
 from folds.table import LINE, composed, find_name, read_table, whole_number
 
+EVAL = "eval"  # the part of a data folder with the photos to predict
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 LINKED_OUT = "is a link that leads out of the folder of photos: copy what it leads to"
 
@@ -61,6 +62,11 @@ def read_train(root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = 
     refuse(problems, f"{table} and its photos don't fit together", "Correct them and run again.")
     people.sort(key=lambda p: p.path)
     return apply_merges(apply_fixes(TrainData(root, tuple(people)), fixes), merges)
+
+
+def find_eval(root: Path, skip_bad: bool = False) -> EvalData | None:
+    """As `read_eval`; None of a data folder without photos to predict."""
+    return read_eval(root, skip_bad) if (root / EVAL).exists() else None
 
 
 def read_eval(root: Path, skip_bad: bool = False) -> EvalData:

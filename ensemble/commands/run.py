@@ -44,7 +44,7 @@ from ensemble.reporting.tables import headline
 from ensemble.training.deadline import seconds_of
 from folds.errors import MaskensError
 from folds.files import must_be_writable, sha256_of_file
-from folds.layout import read_eval
+from folds.layout import EVAL, find_eval
 from folds.pages.html import refuse_foreign_file
 from folds.people import EvalData
 from folds.run_folder import Run, data_root, find_run, load_run, refuse_foreign
@@ -52,7 +52,6 @@ from folds.run_folder import Run, data_root, find_run, load_run, refuse_foreign
 RECIPES = {"cpu": "best", "cuda": "heads"}  # by device, where neither the user nor the run names one
 RECOMMENDED = "recommended.toml"  # the recipe in the run's folder that `recommend` writes for --hours
 TRAINING_SHARE = 0.8  # of --hours that `recommend` may fill: a deadline keeps a margin and time to predict
-EVAL = "eval"  # the part of a data folder that `infer` needs
 FITTED_VIEWS = "flip"  # for which `tune` fits temperatures and offsets where it does not choose the views
 Result = TypeVar("Result")
 
@@ -107,7 +106,7 @@ def run(options: RunOptions, observer: Observer) -> Ran:
         seconds_of(options.hours)
     refuse_foreign(folder)
     before = find_run(folder)
-    photos = _photos_to_predict(before, options)
+    photos = find_eval(data_root(before, options.data), options.skip_bad_photos)  # refused before training
     name, recipe = _choose_recipe(before, options)
     planned = _plan(options, name, photos)
     if options.dry_run:
@@ -240,12 +239,6 @@ def _show(which: Step[Any, Result], found: Result, options: Any, observer: Obser
 
 def _sha256(file: Path) -> str:
     return sha256_of_file(file) if file.exists() else ""
-
-
-def _photos_to_predict(run: Run | None, options: RunOptions) -> EvalData | None:
-    """None if the data folder has none. Raises MaskensError: a table or photos that can't be used."""
-    root = data_root(run, options.data)
-    return read_eval(root, options.skip_bad_photos) if (root / EVAL).exists() else None
 
 
 def _hardware(options: RunOptions) -> Hardware:

@@ -49,7 +49,7 @@ from ensemble.training.deadline import (
 )
 from folds.errors import MaskensError, Stopped, typed
 from folds.labels import IntArray
-from folds.layout import read_eval
+from folds.layout import find_eval
 from folds.people import PhotoSet, TrainData, count_skipped, describe_skipped
 from folds.ranges import FULL, fold_name, parse_folds
 from folds.run_folder import Run, load_data, load_run
@@ -449,7 +449,8 @@ def make_timetable(plan: TrainingPlan, deadline: Deadline, estimate: Estimate, s
     from ensemble.training.cost import job_times, prediction_time
 
     root = plan.data.root
-    photos = read_eval(root, plan.skip_bad).photos if (root / "eval").exists() else PhotoSet(root, [], "")
+    found = find_eval(root, plan.skip_bad)
+    photos = found.photos if found else PhotoSet(root, [], "")
     infer = prediction_time(estimate, plan.recipe, photos, plan.todo[0].cache, starting)
     complete = {*range(plan.run.k), FULL} - {spec.fold for spec in plan.todo}
     complete -= {job.fold for job in jobs_of(plan.run, plan.recipe.tasks, complete) if not job.complete}

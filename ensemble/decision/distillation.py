@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 from ensemble.decision.members import Ensemble, members
 from ensemble.decision.tuning import made_of
 from ensemble.jobs.job import Job, job_names
-from ensemble.jobs.oof import Logits, oof_hash
+from ensemble.jobs.oof import Logits, of_folds, oof_hash
 from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, SoftTargets
 from ensemble.recipes.recipe_file import find_set, run_recipe
 from ensemble.recipes.schema import Recipe
@@ -135,10 +135,9 @@ def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData
     try:
         with np.load(path, allow_pickle=False) as file:
             record = json.loads(str(file["record"]))
-            found = {task: file[f"logits/{task}"] for task in ensemble.targets}
             same = tuple(file["ids"].tolist()) == data.ids and record["fingerprint"] == data.photos.fingerprint
             folds = {task: [f for f in its if f != FULL] for task, its in record["folds"].items()}
-            found = {task: values[: len(folds[task])] for task, values in found.items()}  # FULL comes last
+            found = {t: of_folds(file[f"logits/{t}"], record["folds"][t]) for t in ensemble.targets}
     except FileNotFoundError:
         raise MaskensError(f"--pseudo {source.folder}: it has predicted no photos. {again}") from None
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:

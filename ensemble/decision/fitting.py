@@ -15,14 +15,13 @@ from sklearn.model_selection import StratifiedKFold
 from ensemble.decision.joint import Decision, most_probable
 from ensemble.decision.oof_ensemble import OofEnsemble, RunOofLogits
 from ensemble.decision.tuning import DecisionParams, Step, StepName, Tuning, describe_temperatures
-from ensemble.jobs.oof import select_views, trained_folds
+from ensemble.jobs.oof import of_folds, select_views, trained_folds
 from ensemble.metrics.heads import bin_log_probabilities, divisors
 from ensemble.metrics.scores import Draws, draw_people, interval, macro_f1
 from ensemble.recipes.tasks import ONLY_GENDER, Head, training_mask, true_labels
 from ensemble.recipes.views import Tta, TtaSet
 from folds.errors import MaskensError
 from folds.labels import CLASSES, AnyFloatArray, FloatArray, IntArray, decode
-from folds.ranges import FULL
 
 STEPS: tuple[StepName, ...] = get_args(StepName)
 GREEDY_ROUNDS = 25  # weights come in steps of 1/25 at the finest
@@ -303,9 +302,9 @@ def _predicted(member: RunOofLogits, tta: TtaSet) -> dict[str, FloatArray]:
             gender = decode(file["classes"])[1]
             found: dict[str, FloatArray] = {}
             for task, target in member.targets.items():
-                views = select_views(file[f"logits/{task}"].swapaxes(0, 1), record["views"], tta.views)
+                trained = of_folds(file[f"logits/{task}"], record["folds"][task])
+                views = select_views(trained.swapaxes(0, 1), record["views"], tta.views)
                 logits = np.average(views, axis=0, weights=tta.weights or None).astype(np.float64)
-                logits = logits[: sum(fold != FULL for fold in record["folds"][task])]  # FULL comes last
                 rows = np.isfinite(logits).all(axis=(0, 2)) & (gender == ONLY_GENDER.get(target.predicts, gender))
                 if len(logits) and rows.sum() >= MEASURED_PHOTOS:
                     found[task] = logits[:, rows]

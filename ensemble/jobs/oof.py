@@ -18,6 +18,7 @@ from folds.errors import MaskensError, refuse, typed
 from folds.files import csv_text, lfs_pointer, save_npz, sha256, write_text
 from folds.labels import FloatArray, IntArray
 from folds.people import Person, TrainData
+from folds.ranges import FULL
 from folds.run_folder import OOF, Run
 from folds.splits import strata
 
@@ -171,6 +172,12 @@ def read_job_oof(path: Path) -> tuple[JobOofLogits, dict[str, Any]]:
             f"{path} is damaged ({lfs_pointer(path) or type(error).__name__}); train that job again with --restart"
         ) from error
     return oof, record
+
+
+def of_folds(logits: Logits, folds: Sequence[int]) -> Logits:
+    """Those of `logits`, float32 (folds, views, photos, width) as in eval.npz, that are not of FULL, which comes last;
+    `folds` is of each."""
+    return logits[: sum(fold != FULL for fold in folds)]
 
 
 def whole_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[Job]]:

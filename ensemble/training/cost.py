@@ -224,18 +224,18 @@ def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, re
     held_out = folds[data.photo_person] == spec.fold
     predicted = len(spec.recipe.oof_views) * int((held_out & data.photos.readable).sum())  # after each epoch
     epochs = epochs_left(spec, restart)
-    epoch = job_seconds(cost, photos, predicted, 1) - cost.start
+    epoch = epoch_seconds(cost, photos, predicted)
     return JobEstimate(spec.recipe.name, spec.task, spec.fold, photos, epochs, epoch, cost.start + epochs * epoch)
 
 
-def job_seconds(cost: Cost, shown: float, predicted: float, epochs: int) -> float:
-    """Seconds of a job.
+def epoch_seconds(cost: Cost, shown: float, predicted: float) -> float:
+    """Seconds of an epoch of a job.
 
     Args:
-        shown: photos that an epoch trains on.
-        predicted: after each epoch, photos of the held-out fold times views.
+        shown: photos that it trains on.
+        predicted: after it, photos of the held-out fold times views.
     """
-    return cost.start + epochs * (shown * cost.train + predicted * cost.predict)
+    return shown * cost.train + predicted * cost.predict
 
 
 def job_times(

@@ -15,7 +15,7 @@ from ensemble.jobs.finished import is_done, job_epochs
 from ensemble.jobs.job import JobStatus
 from ensemble.jobs.spec import JobSpec, TimeLimit
 from folds.errors import MaskensError
-from folds.ranges import FULL
+from folds.ranges import FULL, in_short
 from folds.records import read_record, write_record
 from folds.run_folder import FORBID_EXTRA, Run
 
@@ -96,7 +96,7 @@ def slot_loads(seconds: Iterable[float], busy: Sequence[float]) -> list[float]:
     return slots
 
 
-def total_wall_time(jobs: Sequence[JobTime], epochs: Sequence[int], busy: Sequence[float]) -> float:
+def seconds_of_jobs(jobs: Sequence[JobTime], epochs: Sequence[int], busy: Sequence[float]) -> float:
     """Seconds until jobs with so many epochs have ended; `busy` as of `slot_loads`."""
     return max(slot_loads((job.seconds(n) for job, n in zip(jobs, epochs, strict=True)), busy))
 
@@ -111,12 +111,12 @@ def fitting_epochs(jobs: Sequence[JobTime], seconds: float, busy: Sequence[float
         busy: as of `slot_loads`.
     """
     epochs = [job.least for job in jobs]
-    if total_wall_time(jobs, epochs, busy) > seconds:
+    if seconds_of_jobs(jobs, epochs, busy) > seconds:
         return None
     while shorter := [i for i, job in enumerate(jobs) if epochs[i] < job.most]:
         i = min(shorter, key=lambda i: epochs[i] / jobs[i].most)
         epochs[i] += 1
-        if total_wall_time(jobs, epochs, busy) > seconds:
+        if seconds_of_jobs(jobs, epochs, busy) > seconds:
             epochs[i] -= 1
             break
     return epochs
@@ -129,7 +129,7 @@ def seconds_after(jobs: Sequence[JobTime], epochs: int, busy: Sequence[float]) -
         epochs: of the first job.
         busy: as of `slot_loads`.
     """
-    whole = total_wall_time(jobs, [epochs, *(job.least for job in jobs[1:])], busy)
+    whole = seconds_of_jobs(jobs, [epochs, *(job.least for job in jobs[1:])], busy)
     return whole - jobs[0].seconds(epochs)
 
 
@@ -226,7 +226,7 @@ class Timetable:
         """(seconds for one epoch of a fold's jobs, of the fold that takes least; for all else), before the first job
         begins."""
         free = [0.0] * self.slots
-        fold = min(total_wall_time(jobs, [job.least for job in jobs], free) for jobs in self.folds.values())
+        fold = min(seconds_of_jobs(jobs, [job.least for job in jobs], free) for jobs in self.folds.values())
         return fold, self.decode + self.infer.seconds(len(self.predicting) + 1)
 
     @property
@@ -317,7 +317,7 @@ def describe_folds(folds: Mapping[int, Mapping[str, tuple[int, int]]]) -> str:
 
 
 def _name_folds(folds: Sequence[int]) -> str:
-    names = ["full" if fold == FULL else str(fold) for fold in folds]
+    names = [in_short([fold]) for fold in folds]
     return names[0] if names == ["full"] else f"fold{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 

@@ -13,7 +13,7 @@ import torch
 from ensemble.jobs.hardware import Hardware
 from ensemble.recipes.recipe_file import load_recipe, parse_recipe
 from ensemble.recipes.views import VIEWS
-from ensemble.training.cost import Cost, job_seconds, probe
+from ensemble.training.cost import Cost, epoch_seconds, probe
 from folds.errors import MaskensError
 from folds.labels import SHOTS
 from folds.people import TrainData
@@ -73,7 +73,7 @@ def training_seconds(cost: Cost, photos: int, k: int, epochs: int, photos_per_pe
     """Seconds to decode the labelled photos and train all folds, one after the other, as `--dry-run` counts them."""
     shown = photos * (k - 1) / k * photos_per_person / len(SHOTS)
     predicted = len(VIEWS["flip"]) * photos / k
-    return photos * cost.decode + k * job_seconds(cost, shown, predicted, epochs)
+    return photos * cost.decode + k * (cost.start + epochs * epoch_seconds(cost, shown, predicted))
 
 
 def epochs_within(cost: Cost, photos: int, k: int, budget: float) -> int:
