@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -46,13 +44,9 @@ def carry_out(out: Path, data: Path, minutes: int, *options: object) -> None:
     if seconds.exists():
         return
     shutil.rmtree(out, ignore_errors=True)
-    arguments = ("run", "--data", data, "--run", out / "run", "--hours", minutes / 60, "--yes", *options)
-    print("maskens", *arguments, flush=True)
     out.mkdir(parents=True)
-    began = time.perf_counter()
-    command = [sys.executable, "-c", "import cli; cli.main()", *map(str, arguments)]
-    with (out / "log.txt").open("w") as log:
-        subprocess.run(command, check=True, stdout=log)
+    began, where = time.perf_counter(), ("--data", data, "--run", out / "run")
+    maskens("run", *where, "--hours", minutes / 60, "--yes", *options, log=out / "log.txt")
     seconds.write_text(f"{time.perf_counter() - began:.1f}")
 
 

@@ -170,7 +170,7 @@ def print_table(out: Path) -> None:
         parts = [new_people(run) for run in found.values()]
         cells.append(", ".join(f"{np.mean([its[part][0] for its in parts]):.3f}" for part in SCORED_PARTS[1:]))
         cells.append(f"{np.mean([unseen_masks(run) for run in found.values()]):.3f}")
-        cells.append(f"{pixels(found) / pixels(before):.2f}")
+        cells.append(f"{pixels(found) / pixels(before):.2f}" if before else "")
         print("|", " | ".join(cells), "|")
 
 

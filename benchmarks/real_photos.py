@@ -45,10 +45,12 @@ def initial_weights(args: argparse.Namespace) -> tuple[object, ...]:
     return "--weights", args.source / "tf_efficientnet_lite0.in1k.safetensors"
 
 
-def maskens(*arguments: object) -> None:
+def maskens(*arguments: object, log: Path = Path(os.devnull)) -> None:
+    """Run a command in a process of its own; what it prints goes to a file."""
     print("maskens", *arguments, flush=True)
     command = [sys.executable, "-c", "import cli; cli.main()", *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    with log.open("w") as output:
+        subprocess.run(command, check=True, stdout=output)
 
 
 def machine() -> str:
