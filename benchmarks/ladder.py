@@ -52,9 +52,13 @@ AUGMENT = """augment = [
     { name = "HorizontalFlip", args = { p = 0.5 } },
     { name = "Affine", args = { scale = [0.9, 1.1], translate_percent = [-0.04, 0.04], rotate = [-8, 8], p = 0.7 } },
     "%s",
-]"""
+]
+"""
 YEARS2 = 'ages = { cuts = "years", sigma = 2 }\n'
 EYES = 'crop = "eyes"\n'
+STRONG = AUGMENT % "camera-strong"
+DRAWN = "masks = { prob = 0.2, detect = true }\n"
+SMALL4 = "resize = [128, 96]\nepochs = 4\n"
 FEWER = "sampler = { photos_per_person = 3 }\n"
 RUNGS = {
     BASE: Rung("photos of 176x132, 2 epochs, cross-entropy on three age bands", "epochs = 2\nresize = [176, 132]"),
@@ -72,17 +76,20 @@ RUNGS = {
     "layers": Rung("layer-wise learning-rate decay 0.8", "optimizer = { layer_decay = 0.8 }"),
     "smooth": Rung("label smoothing 0.1", "loss = { label_smoothing = 0.1 }"),
     "camera": Rung("`camera` in place of brightness and hue", AUGMENT % "camera"),
-    "randaug": Rung("`camera-strong`, three of twelve, as RandAugment draws", AUGMENT % "camera-strong"),
+    "randaug": Rung("`camera-strong`, three of twelve, as RandAugment draws", STRONG),
     "ema": Rung("averaged weights, about the last 50 updates", "ema = 0.98"),
     "masks": Rung("masks drawn on three of ten bare faces", "masks = { prob = 0.3, detect = true }"),
     "face": Rung("the face cut out", 'crop = "face"'),
     "eyes": Rung("the face aligned by the eyes", EYES),
     "years2-eyes": Rung("years2 and eyes", YEARS2 + EYES),
-    "years2-eyes-small4": Rung("the same on 128x96, 4 epochs", YEARS2 + EYES + "resize = [128, 96]\nepochs = 4"),
-    "eyes-strong": Rung("years2-eyes and randaug", YEARS2 + EYES + AUGMENT % "camera-strong"),
-    "eyes-strong-masks": Rung(
-        "the same, masks drawn on two of ten bare faces",
-        YEARS2 + EYES + "masks = { prob = 0.2, detect = true }\n" + AUGMENT % "camera-strong",
+    "years2-eyes-small4": Rung("the same on 128x96, 4 epochs", YEARS2 + EYES + SMALL4),
+    "eyes-strong": Rung("years2-eyes and randaug", YEARS2 + EYES + STRONG),
+    "eyes-strong-masks": Rung("the same, masks drawn on two of ten bare faces", YEARS2 + EYES + STRONG + DRAWN),
+    "small4-strong": Rung("years2, randaug, 128x96, 4 epochs", YEARS2 + STRONG + SMALL4),
+    "small4-strong-masks": Rung("the same with drawn masks", YEARS2 + STRONG + SMALL4 + DRAWN),
+    "eyes-small4-strong-masks": Rung("the same with eyes", YEARS2 + EYES + STRONG + SMALL4 + DRAWN),
+    "eyes-small6-strong-masks": Rung(
+        "the same, 6 epochs", YEARS2 + EYES + STRONG + DRAWN + "resize = [128, 96]\nepochs = 6"
     ),
     "single": Rung("one model in place of one a fold, for as many photos as all of them", single=True),
 }
