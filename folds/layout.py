@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from folds.corrections import Merge, apply_fixes, apply_merges
 from folds.errors import MaskensError, did_you_mean, did_you_mean_folder, refuse, typed
-from folds.files import sha256_of_lines
+from folds.files import sha256_of_lines, unescape_cell
 from folds.labels import GENDERS, SHOTS
 from folds.people import OLDEST, EvalData, Fix, Person, PhotoSet, TrainData, on_disk
 from folds.table import LINE, composed, find_name, read_table, whole_number
@@ -75,34 +75,81 @@ def read_eval(root: Path, skip_bad: bool = False) -> EvalData:
     Raises MaskensError: no such folder, an unusable CSV, or rows without a photo (all listed).
     """
     table, images = _table_and_images(root, "eval/info.csv")
-    rows = read_table(table, ("ImageID",))
+    listed = read_table(table, ("ImageID",))
+    found = {composed(entry.name): Path(entry.path) for entry in os.scandir(images) if entry.is_file()}
+    rows = [(row[LINE], row["ImageID"], found.get(composed(row["ImageID"]))) for row in listed]
+    return photos_to_predict(table, "ImageID", rows, root, "eval/images", skip_bad)
+
+
+def read_eval_list(table: Path, skip_bad: bool = False) -> EvalData:
+    """Read a list of photos to predict: a CSV whose column `photo` has paths relative to the CSV's folder.
+
+    `skip_bad` as of `read_eval`. Raises MaskensError: an unusable CSV, or rows without a photo (all listed).
+    """
+    root = table.parent
+    rows = [
+        (row[LINE], photo, on_disk(root, photo) if inside(photo) else None)
+        for row in read_table(table, ("photo",))
+        for photo in [str(PurePosixPath(unescape_cell(row["photo"])))]  # ./a is a
+    ]
+    return photos_to_predict(table, "photo", rows, root, "", skip_bad)
+
+
+def inside(path: str) -> bool:
+    """Whether a path of a CSV stays below the folder that it is relative to, and names something there."""
+    parts = PurePosixPath(path.replace("\\", "/"))
+    return not (parts.is_absolute() or ".." in parts.parts or str(parts) == "." or ":" in path)
+
+
+def photos_to_predict(
+    table: Path,
+    column: str,
+    rows: Sequence[tuple[str, str, Path | None]],
+    root: Path,
+    folder: str,
+    skip_bad: bool = False,
+) -> EvalData:
+    """The photos of a table, checked.
+
+    Args:
+        rows: of each photo its row in the table, its name in `column`, and its file, None if there is none.
+        root: whole names are relative to it.
+        folder: below `root`; names are relative to it.
+        skip_bad: skips photos whose files are missing or empty.
+
+    Raises:
+        MaskensError: photos that are missing, empty, named twice, or links that lead out of the folder (all listed).
+    """
+    images = root / folder
     real_images = os.path.realpath(images)
-    found = {composed(entry.name): entry for entry in os.scandir(images) if entry.is_file()}
     problems: list[str] = []
     bad: dict[str, str] = {}
     seen: dict[str, str] = {}
-    for row in rows:
-        image, fault, entry = row["ImageID"], "", found.get(composed(row["ImageID"]))
+    stats: list[os.stat_result | None] = []
+    for number, image, file in rows:
+        fault = ""
         if image in seen:
-            problems.append(f"info.csv row {row[LINE]}: ImageID '{image}' is already in row {seen[image]}")
+            problems.append(f"{table.name} row {number}: {column} '{image}' is already in row {seen[image]}")
             continue
-        seen[image] = row[LINE]
-        if entry is None:
+        seen[image] = number
+        stats.append(file.stat() if file is not None and file.is_file() else None)
+        if not folder and not inside(image):
+            problems.append(f"{table.name} row {number}: {column} '{image}' is not a file inside {images}")
+        elif file is None or stats[-1] is None:
             fault = bad[image] = "is missing"
-        elif entry.is_symlink() and _leads_out(Path(entry.path), real_images):
+        elif (os.path.islink(file) or "/" in image) and _leads_out(file, real_images):
             fault = LINKED_OUT
-        elif entry.stat().st_size == 0:
+        elif stats[-1].st_size == 0:
             fault = bad[image] = "is an empty file"
         if fault and not (skip_bad and image in bad):
-            problems.append(f"info.csv row {row[LINE]}: {images / image} {fault}")
+            problems.append(f"{table.name} row {number}: {images / image} {fault}")
     skip = " Or skip files that are missing or empty: maskens infer --skip-bad-photos" if bad else ""
     refuse(problems, f"{table} and its photos don't fit together", f"Correct them and run again.{skip}")
-    stats = [found[composed(i)].stat() if composed(i) in found else None for i in seen]
     fingerprint = sha256_of_lines(f"{i}\t{s.st_size if s else 'missing'}" for i, s in zip(seen, stats, strict=True))
-    skipped = {f"eval/images/{i}": fault for i, fault in bad.items()}
+    files = [f"{folder}/{i}" if folder else i for i in seen]
+    skipped = {f"{folder}/{i}" if folder else i: fault for i, fault in bad.items()}
     changed = [s.st_mtime_ns if s else 0 for s in stats]
-    photos = PhotoSet(root, [f"eval/images/{i}" for i in seen], fingerprint, skipped, changed)
-    return EvalData(tuple(seen), photos)
+    return EvalData(tuple(seen), PhotoSet(root, files, fingerprint, skipped, changed))
 
 
 def _table_and_images(root: Path, table: str) -> tuple[Path, Path]:

@@ -6,11 +6,12 @@ import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from folds.errors import MaskensError, refuse
 from folds.files import unescape_cell
-from folds.people import PhotoSet, on_disk
+from folds.layout import photos_to_predict, read_eval_list
+from folds.people import EvalData, PhotoSet, on_disk
 from folds.photos import SUFFIXES, read_photo
 from folds.run_folder import Run
 from folds.table import read_table
@@ -42,6 +43,18 @@ def find_photos(named: Sequence[Path]) -> tuple[PhotoSet, tuple[str, ...]]:
     refuse(problems, "these can't be predicted")
     note = f"skipped in folders: {_counted(others)}. Photos end in {', '.join(SUFFIXES)}"
     return PhotoSet(Path(), tuple(found), ""), (note,) if others else ()
+
+
+def read_to_predict(named: Path, skip_bad: bool = False) -> tuple[EvalData, tuple[str, ...]]:
+    """The photos below a folder, or those of a CSV with a column `photo`, by their paths relative to it; and a note on
+    other files in the folder if any. `skip_bad` as of `read_eval`. Raises MaskensError as `find_photos`, `read_eval`.
+    """
+    if not named.is_dir():
+        return read_eval_list(named, skip_bad), ()
+    found, note = find_photos([named])
+    names = [PurePath(file).relative_to(named).as_posix() for file in found.files]
+    rows = [(str(n), name, Path(file)) for n, (name, file) in enumerate(zip(names, found.files, strict=True), start=1)]
+    return photos_to_predict(named, "photo", rows, named, "", skip_bad), note
 
 
 def _counted(others: Counter[str]) -> str:

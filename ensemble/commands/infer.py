@@ -100,6 +100,19 @@ def unnamed(fitted: DecisionParams) -> DecisionParams:
     return fitted.with_runs([{"run": ""} for _ in fitted.runs])
 
 
+def _to_predict(run: Run, options: InferOptions) -> tuple[EvalData, Path, tuple[str, ...]]:
+    """The photos to predict, the table that lists them, a row each, and notes."""
+    if not options.photos:
+        root = run.data_folder(options.data)
+        return read_eval(root, options.skip_bad_photos), root / "eval" / "info.csv", ()
+    from folds.photo_files import read_to_predict  # imports OpenCV
+
+    if options.person_column and options.photos.is_dir():
+        raise MaskensError(f"--person-column needs a table: --photos {options.photos} is a folder, name a CSV.")
+    data, notes = read_to_predict(options.photos, options.skip_bad_photos)
+    return data, options.photos, notes
+
+
 @step(InferOptions, show=_print, first="run")
 def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
     """
@@ -119,9 +132,11 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
     if column and rule != "joint":
         raise MaskensError("--person-column needs --decision joint, which decides a person's photos together.")
     budget = choose_budget(options.max_passes, options.max_seconds_per_photo)
+    if options.photos and not options.out:
+        raise MaskensError(f"--photos {options.photos}: name the CSV to write with --out FILE.")
     runs = [load_run(run) for run in options.run]
-    data = read_eval(runs[0].data_folder(options.data), options.skip_bad_photos)
-    person = read_people(data.photos.root / "eval" / "info.csv", column, data.ids) if column else None
+    data, table, notes = _to_predict(runs[0], options)
+    person = read_people(table, column) if column else None
     path = options.out or file_of(runs, lambda run: run.submission_file)
     logits_file = path.with_suffix(".logits.npz") if options.out else file_of(runs, lambda run: run.eval_file)
     for file in (path, logits_file):
@@ -187,7 +202,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
         check=check,
         path=path,
         earlier=earlier,
-        notes=(*(line for e in ensembles for line in e.notes), *prediction.notes),
+        notes=(*notes, *(line for e in ensembles for line in e.notes), *prediction.notes),
         skipped=data.skipped_ids,
         warnings=(*filter(None, [unseen]), *check.warnings),
     )

@@ -423,7 +423,7 @@ class SweepOptions(Training, OofViews):
 
 @dataclass(frozen=True, kw_only=True)
 class InferOptions(SeveralRuns, Cluster, Decision, Models):
-    """Predict the eval photos with every fold's models and write ImageID,ans.
+    """Predict the eval photos, or any others, with every fold's models and write ImageID,ans.
 
     Runs are averaged, equally or with the weights of `maskens tune --blend`; each --vote file and each run has a vote.
     An interrupted command resumes when it is typed again.
@@ -431,6 +431,9 @@ class InferOptions(SeveralRuns, Cluster, Decision, Models):
     Example:  maskens infer --tta flip
     """
 
+    photos: Path | None = _data(
+        None, "Predict these instead: all photos below a folder, or a CSV with a column photo. Needs --out.", "DIR|CSV"
+    )
     person_column: str | None = _data(
         None, "Column of eval/info.csv with the person on a photo, to decide gender and age per person.", "NAME"
     )

@@ -217,3 +217,45 @@ def test_another_engine_predicts_the_same(data: Path) -> None:
     np.testing.assert_allclose(logits(), exact, atol=1e-4)
     assert (Path("runs/default") / "submission.csv").read_text() == classes
     assert maskens("verify").code == 0
+
+
+def test_photos_of_any_folder_or_list_are_predicted_by_their_relative_paths(few: Path, tmp_path: Path) -> None:
+    ids, classes = read_answers(few / "before.csv")
+    some = tmp_path / "some"
+    for n, name in enumerate(ids[:8]):
+        (some / "ab"[n % 2]).mkdir(parents=True, exist_ok=True)
+        shutil.copy(few / "data/eval/images" / name, some / "ab"[n % 2] / f"{n}.jpg")
+    (some / "notes.txt").write_text("no photo")
+    expected = {f"{'ab'[n % 2]}/{n}.jpg": int(classes[n]) for n in range(8)}
+    command = ("infer", "--run", few / "run", "--cache", "none", "--out", tmp_path / "out.csv", "--photos")
+    outcome = maskens(*command, some)
+    assert "skipped in folders: 1 .txt" in outcome.out, outcome
+    assert dict(zip(*read_answers(tmp_path / "out.csv"), strict=True)) == expected
+    names = sorted(expected)[::-2]
+    (some / "list.csv").write_text("who,photo\n" + "".join(f"p{n % 2},./{name}\n" for n, name in enumerate(names)))
+    assert maskens(*command, some / "list.csv").code == 0
+    found, answered = read_answers(tmp_path / "out.csv")
+    assert (found, answered.tolist()) == (names, [expected[name] for name in names])
+    assert maskens(*command, some / "list.csv", "--person-column", "who").code == 0
+    genders = decode(read_answers(tmp_path / "out.csv")[1])[1]
+    assert len(set(genders[::2].tolist())) == len(set(genders[1::2].tolist())) == 1
+
+
+def test_a_wrong_list_of_photos_is_refused_with_all_its_rows(few: Path, tmp_path: Path) -> None:
+    photo = next((few / "data/eval/images").iterdir())
+    inside = tmp_path / "in"
+    inside.mkdir()
+    shutil.copy(photo, inside / "a.jpg")
+    (inside / "empty.jpg").touch()
+    (inside / "out.jpg").symlink_to(photo)
+    table = inside / "list.csv"
+    table.write_text("photo\na.jpg\ngone.jpg\n./a.jpg\n../b.jpg\nempty.jpg\nout.jpg\n")
+    command = ("infer", "--run", few / "run", "--photos", table)
+    refused(maskens(*command), "--out")
+    refused(
+        maskens(*command, "--out", tmp_path / "out.csv"),
+        "row 3: ", "gone.jpg is missing", "row 4: photo 'a.jpg' is already in row 2", "row 5: photo '../b.jpg' is not",
+        "row 6: ", "is an empty file", "row 7: ", "leads out of the folder",
+    )  # fmt: skip
+    refused(maskens(*command[:-1], inside, "--out", tmp_path / "o.csv", "--person-column", "who"), "is a folder")
+    refused(maskens(*command[:-1], tmp_path / "no", "--out", tmp_path / "o.csv"), "no does not exist")
