@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Sequence
 from typing import get_args
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.model_selection import StratifiedKFold
@@ -27,60 +26,56 @@ STEPS: tuple[StepName, ...] = get_args(StepName)
 GREEDY_ROUNDS = 25  # weights come in steps of 1/25 at the finest
 OFFSET_LIMIT = 2.0  # in nats: a class is weighed up to 7 times
 OFFSET_ROUNDS = 5  # over all classes
-OFFSET_DRAWS = 10  # of people
+BIAS_ROUNDS = 50  # of a fixed point, which is near after ten
 TEMPERATURES = (0.5, 20.0)  # lowest, highest: photos that are all right would be scaled to certainty
 TEMPERATURE_PARTS = 5  # of the cross-validation of a temperature
 OUTER_PARTS = 5  # of the nested cross-validation
 MEASURED_PHOTOS = 100  # from which the temperature of a mean is measured
 
 
-def fit_offsets(log_probabilities: FloatArray, truth: IntArray, person: IntArray, stratum: IntArray) -> FloatArray:
-    """Offsets for which argmax(log p + offset) has a high macro F1 on people drawn anew.
+def fit_offsets(log_probabilities: FloatArray, truth: IntArray) -> FloatArray:
+    """Offsets for which argmax(log p + offset) has the highest macro F1 that the probabilities themselves expect, after
+    each class is as frequent among them as among the labels.
 
-    Macro F1 is maximised exactly in one class's offset after another. With a dozen people in a rare class that
-    fits their accidents too, so the offsets are the mean over several draws of people (bagging, Breiman 1996).
-
-    Args:
-        log_probabilities: float64 (photos, 18).
-        truth, person: int64 (photos,).
-        stratum: int64 (people,), within which people are drawn.
-
-    Returns:
-        float64 (18,), of mean 0.
-    """
-    draws = draw_people(stratum, OFFSET_DRAWS)[1:, person]
-    found = np.mean([coordinate_ascent(log_probabilities, truth, weights) for weights in draws], axis=0)
-    return np.asarray(found - found.mean(), dtype=np.float64)
-
-
-def coordinate_ascent(log_probabilities: FloatArray, truth: IntArray, weights: npt.NDArray[np.floating]) -> FloatArray:
-    """Coordinate ascent of macro F1 from no offsets, to where no single offset can better it: float64 (18,).
+    Expected counts (the plug-in rule of Narasimhan et al. 2015, "Consistent Multiclass Algorithms for Complex
+    Performance Measures") do not fit the accidents of a dozen people in a rare class, as counts of labels do.
+    Coordinate ascent, to where no single offset can better it.
 
     Args:
         log_probabilities: float64 (photos, 18).
         truth: int64 (photos,).
-        weights: float (photos,), how often each photo counts.
+
+    Returns:
+        float64 (18,), of mean 0.
     """
-    seen = weights > 0
-    log_p, truth, weights = log_probabilities[seen], truth[seen], weights[seen].astype(np.float64)
-    offsets = np.zeros(CLASSES)
-    reached = -1.0
+    bias = frequency_bias(log_probabilities, truth)
+    calibrated = log_softmax(log_probabilities + bias, axis=1)
+    expected = np.exp(calibrated)
+    offsets, reached = np.zeros(CLASSES), -1.0
     for _ in range(OFFSET_ROUNDS):
         before = reached
         for label in range(CLASSES):
             limits = (-OFFSET_LIMIT - offsets[label], OFFSET_LIMIT - offsets[label])
-            step, f1 = best_step(log_p + offsets, truth, weights, label, limits)
+            step, f1 = best_step(calibrated + offsets, expected, label, limits)
             if f1 > reached + 1e-9:
                 offsets[label] += step
                 reached = f1
         if reached <= before + 1e-9:
             break
-    return offsets
+    return np.asarray(offsets + bias - (offsets + bias).mean(), dtype=np.float64)
 
 
-def best_step(
-    scores: FloatArray, truth: IntArray, weights: npt.NDArray[np.floating], label: int, limits: tuple[float, float]
-) -> tuple[float, float]:
+def frequency_bias(log_probabilities: FloatArray, truth: IntArray) -> FloatArray:
+    """Bias of each class with which its mean probability is its frequency, float64 (18,), as the bias of a logistic
+    regression would be fitted; one photo more of each keeps it finite. Arguments as of `fit_offsets`."""
+    counts, bias = np.bincount(truth, minlength=CLASSES) + 1, np.zeros(CLASSES)
+    for _ in range(BIAS_ROUNDS):
+        mean = np.exp(log_softmax(log_probabilities + bias, axis=1)).sum(axis=0) + 1
+        bias += np.log(counts / mean)
+    return bias
+
+
+def best_step(scores: FloatArray, expected: FloatArray, label: int, limits: tuple[float, float]) -> tuple[float, float]:
     """How far to raise (or lower) one class's score for the highest macro F1, all others as they are.
 
     A photo goes to the class as soon as the raise exceeds its margin, so sorted by margin the counts behind the F1 of
@@ -88,7 +83,7 @@ def best_step(
 
     Args:
         scores: float64 (photos, 18).
-        truth, weights: int64 and float (photos,).
+        expected: float64 (photos, 18), how often a photo is of each class: its probabilities, or 1 for its label.
         limits: of the raise, lowest and highest.
 
     Returns:
@@ -97,19 +92,17 @@ def best_step(
     others = scores.copy()
     others[:, label] = -np.inf
     rival = others.argmax(axis=1)
-    margin = others[np.arange(len(scores)), rival] - scores[:, label]
+    rows = np.arange(len(scores))
+    margin = others[rows, rival] - scores[:, label]
     order = np.argsort(margin, kind="stable")
-    margin, rival, truth, weights = margin[order], rival[order], truth[order], weights[order]
-    support = np.bincount(truth, weights, CLASSES)
-    rows = np.arange(len(truth))
-    leaving = np.zeros((len(truth) + 1, CLASSES))  # weight that each class loses to `label`, photo by photo
-    leaving[rows + 1, rival] = weights
-    predicted = np.bincount(rival, weights, CLASSES) - leaving.cumsum(axis=0)
-    leaving[rows + 1, rival] *= rival == truth
-    right = np.bincount(rival, weights * (rival == truth), CLASSES) - leaving.cumsum(axis=0)
-    predicted[1:, label] = weights.cumsum()
-    right[1:, label] = (weights * (truth == label)).cumsum()
-    f1 = (2 * right / np.maximum(predicted + support, 1e-12)).mean(axis=1)
+    margin, rival, expected = margin[order], rival[order], expected[order]
+    of_rival = expected[rows, rival]
+    leaving = np.zeros((2, len(rows) + 1, CLASSES))  # photos that each class loses to `label`, all and right ones
+    leaving[0, rows + 1, rival], leaving[1, rows + 1, rival] = 1, of_rival
+    predicted, right = leaving.sum(axis=1, keepdims=True) - leaving.cumsum(axis=1)
+    predicted[1:, label] = rows + 1
+    right[1:, label] = expected[:, label].cumsum()
+    f1 = (2 * right / np.maximum(predicted + expected.sum(axis=0), 1e-12)).mean(axis=1)
     edges = np.concatenate([[-np.inf], margin, [np.inf]])
     low, high = np.maximum(edges[:-1], limits[0]), np.minimum(edges[1:], limits[1])
     f1[low >= high] = -1  # out of the limits, or between photos of equal margin, which go together
@@ -244,8 +237,7 @@ def fit(
         weights = greedy_weights(oof.class_log_probs(fitted)[:, photos], truth)
         fitted = fitted.with_runs([{"weight": weight} for weight in weights])
     if "offsets" in steps:
-        people, person = np.unique(oof.person[photos], return_inverse=True)
-        offsets = fit_offsets(oof.decide(fitted).log_probabilities[photos], truth, person, oof.stratum[people])
+        offsets = fit_offsets(oof.decide(fitted).log_probabilities[photos], truth)
         fitted = fitted.model_copy(update={"offsets": tuple(offsets.tolist())})
     return fitted
 
@@ -339,10 +331,12 @@ def tune(
     tta: Tta = "flip",
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Tuning, Decision]:
-    """Fit step after step; keep one only if it is worth more than noise on people that it was not fitted on.
+    """Fit step after step; keep one by what it is worth on people that it was not fitted on, compared with what was
+    kept before.
 
-    Temperatures must lower the log loss, without lowering the macro F1 by more than noise, and all else must raise the
-    macro F1, compared with what was kept before.
+    Temperatures must lower the log loss by more than noise, without lowering the macro F1 by more than noise; views and
+    weights must raise the macro F1 by more than noise, as they are the best of several. Offsets must raise it: macro F1
+    is known to gain by them, however small the sample that shows it.
 
     Args:
         force: keep them all.
@@ -368,7 +362,9 @@ def tune(
         wanted = (*names, name)
         new = scored(fit(oof, photos, wanted, tta, force), nested(oof, wanted, tta, force))
         gain, loss_gain = interval(new[2] - kept[2]), interval(kept[3] - new[3])
-        worth = loss_gain.low > 0 and gain.high >= 0 if name == "temperatures" else gain.low > 0
+        worth = gain.value > 0 if name == "offsets" else gain.low > 0
+        if name == "temperatures":
+            worth = loss_gain.low > 0 and gain.high >= 0
         if worth or force:
             names, kept = wanted, new
         values = {"f1": interval(new[2]), "gain": gain, "loss": interval(new[3]), "loss_gain": loss_gain}
