@@ -55,13 +55,18 @@ AUGMENT = """augment = [
 ]
 """
 YEARS2 = 'ages = { cuts = "years", sigma = 2 }\n'
+YEARS5 = 'ages = { cuts = "years", sigma = 5 }\n'
 EYES = 'crop = "eyes"\n'
 STRONG = AUGMENT % "camera-strong"
 DRAWN = "masks = { prob = 0.2, detect = true }\n"
 SMALL4 = "resize = [128, 96]\nepochs = 4\n"
 FEWER = "sampler = { photos_per_person = 3 }\n"
+FACES = EYES + STRONG + DRAWN
 RUNGS = {
-    BASE: Rung("photos of 176x132, 2 epochs, cross-entropy on three age bands", "epochs = 2\nresize = [176, 132]"),
+    BASE: Rung(
+        "photos of 176x132, 2 epochs, cross-entropy on three age bands",
+        "epochs = 2\nresize = [176, 132]\nages = { cuts = [30, 60], sigma = 0 }",
+    ),
     "batch16": Rung("batches of 16", "batch_size = 16"),
     "epochs4": Rung("4 epochs", "epochs = 4"),
     "epochs6": Rung("6 epochs", "epochs = 6"),
@@ -70,27 +75,28 @@ RUNGS = {
     "fewer6": Rung("6 epochs of three photos a person", FEWER + "epochs = 6"),
     "fewer8": Rung("8 epochs of three photos a person", FEWER + "epochs = 8"),
     "years2": Rung("ages as a Gaussian of 2 years around the age", YEARS2),
-    "years4": Rung("ages as a Gaussian of 4 years around the age", 'ages = { cuts = "years", sigma = 4 }'),
+    "years5": Rung("ages as a Gaussian of 5 years around the age", YEARS5),
     "ordinal": Rung("ages by probabilities at every year", 'ages = { cuts = "years", head = "ordinal" }'),
     "regression": Rung("ages by middle and spread", 'ages = { cuts = "years", head = "regression" }'),
     "layers": Rung("layer-wise learning-rate decay 0.8", "optimizer = { layer_decay = 0.8 }"),
     "smooth": Rung("label smoothing 0.1", "loss = { label_smoothing = 0.1 }"),
+    "mixup": Rung("Mixup on half of the batches", "mix = { mixup = 0.4, prob = 0.5 }"),
     "camera": Rung("`camera` in place of brightness and hue", AUGMENT % "camera"),
     "randaug": Rung("`camera-strong`, three of twelve, as RandAugment draws", STRONG),
     "ema": Rung("averaged weights, about the last 50 updates", "ema = 0.98"),
-    "masks": Rung("masks drawn on three of ten bare faces", "masks = { prob = 0.3, detect = true }"),
+    "masks": Rung("masks drawn on two of ten bare faces", DRAWN),
     "face": Rung("the face cut out", 'crop = "face"'),
     "eyes": Rung("the face aligned by the eyes", EYES),
     "years2-eyes": Rung("years2 and eyes", YEARS2 + EYES),
     "years2-eyes-small4": Rung("the same on 128x96, 4 epochs", YEARS2 + EYES + SMALL4),
-    "eyes-strong": Rung("years2-eyes and randaug", YEARS2 + EYES + STRONG),
-    "eyes-strong-masks": Rung("the same, masks drawn on two of ten bare faces", YEARS2 + EYES + STRONG + DRAWN),
-    "small4-strong": Rung("years2, randaug, 128x96, 4 epochs", YEARS2 + STRONG + SMALL4),
-    "small4-strong-masks": Rung("the same with drawn masks", YEARS2 + STRONG + SMALL4 + DRAWN),
-    "eyes-small4-strong-masks": Rung("the same with eyes", YEARS2 + EYES + STRONG + SMALL4 + DRAWN),
-    "eyes-small6-strong-masks": Rung(
-        "the same, 6 epochs", YEARS2 + EYES + STRONG + DRAWN + "resize = [128, 96]\nepochs = 6"
-    ),
+    "small4-strong": Rung("years2 and randaug on 128x96, 4 epochs", YEARS2 + STRONG + SMALL4),
+    "small4-faces": Rung("the same with eyes and masks", YEARS2 + FACES + SMALL4),
+    "small4-faces5": Rung("the same with years5", YEARS5 + FACES + SMALL4),
+    "faces": Rung("years5, eyes, randaug and masks", YEARS5 + FACES),
+    "96x72-4": Rung("years5 on 96x72, 4 epochs", YEARS5 + "resize = [96, 72]\nepochs = 4"),
+    "128x96-2": Rung("years5 on 128x96", YEARS5 + "resize = [128, 96]"),
+    "128x96-4": Rung("years5 on 128x96, 4 epochs", YEARS5 + SMALL4),
+    "176x132-4": Rung("years5, 4 epochs", YEARS5 + "epochs = 4"),
     "single": Rung("one model in place of one a fold, for as many photos as all of them", single=True),
 }
 
