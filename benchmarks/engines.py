@@ -41,9 +41,10 @@ from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.decision.tuning import apply_tuning
 from ensemble.jobs.hardware import Hardware
 from ensemble.metrics.scores import macro_f1
-from ensemble.models.build import load_checkpoint, to_input
-from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions
-from ensemble.models.engine_choice import choose_engine, engine_options
+from ensemble.models.array_views import array_views
+from ensemble.models.build import load_checkpoint
+from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions, engine_options
+from ensemble.models.engine_choice import choose_engine
 from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.models.runtime import configure_process
 from ensemble.prediction.inference import InferenceSettings, infer
@@ -51,7 +52,6 @@ from ensemble.prediction.predictor import Predictor
 from ensemble.prediction.strategies import WHOLE
 from ensemble.recipes.recipe_file import run_recipe
 from ensemble.recipes.views import VIEWS
-from ensemble.training.fit_fold import view_logits
 from folds.errors import MaskensError
 from folds.labels import CLASSES
 from folds.layout import read_eval
@@ -141,11 +141,14 @@ def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
         card, mine = member.card, blend.fold == member.fold
         photos = open_photos(blend.data.photos, [card.preprocessing], setting.cache, 2)
         model = load_checkpoint(member.path, CPU)[0]
-        first = np.stack([photos[row][0] for row in blend.rows[mine][:BATCH]])
-        x = to_input(torch.from_numpy(first), card.mean, card.std, CPU)
-        engine = choose_engine(model, x, settings.engine, BATCH, graphs)
-        args = (engine, (card.mean, card.std), CPU, photos, blend.rows[mine], views)
-        logits[member.task][:, mine] = view_logits(*args)
+        found, engine = [], None
+        for batch in photos.batches(blend.rows[mine].tolist(), BATCH, 2):
+            x = array_views(batch.photos[0], views, (card.mean, card.std)).transpose(0, 3, 1, 2)
+            engine = engine or choose_engine(
+                model, torch.from_numpy(x[: len(batch.faces)]), settings.engine, BATCH, graphs
+            )
+            found.append(engine.logits(x).reshape(len(views), len(batch.faces), -1))
+        logits[member.task][:, mine] = np.concatenate(found, axis=1)
     whole = dataclasses.replace(blend, runs=(dataclasses.replace(own, logits=logits, views=views),))
     return macro_f1(blend.truth, whole.decide(whole.plain("flip")).classes, CLASSES)
 

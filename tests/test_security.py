@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import os
 import pickle
@@ -22,10 +23,14 @@ from run_command import maskens, refused
 import cli
 from ensemble.commands.terminal import make_console
 from ensemble.models.build import create, load_checkpoint, save_checkpoint
+from ensemble.models.engine import EngineName
+from ensemble.models.graph_engine import GraphEngine
+from ensemble.models.kept_graphs import GraphRecord, KeptGraph
 from ensemble.recipes.recipe_file import parse_recipe
 from folds.errors import MaskensError
-from folds.files import csv_text, safe_csv, unescape_cell
+from folds.files import csv_text, safe_csv, sha256, unescape_cell
 from folds.layout import read_eval, read_train
+from folds.records import write_record
 from folds.run_folder import load_data, load_run
 from folds.splits import read_folds
 from folds.terminal_tables import new_table
@@ -302,3 +307,49 @@ def test_no_cell_of_a_list_begins_a_formula_and_all_come_back(cell: str) -> None
 def test_a_list_without_formulas_is_a_plain_csv() -> None:
     rows = [("a/b", 3, -0.5, "-0.5", "it's")]
     assert safe_csv(("path", "n", "x", "y", "z"), rows) == csv_text(("path", "n", "x", "y", "z"), rows)
+
+
+def graph_bytes(names: tuple[str, str] = ("photos", "logits"), elsewhere: str = "") -> bytes:
+    """A graph that gives three constants for each photo, which may lie in another file."""
+    onnx = pytest.importorskip("onnx")
+    weights = onnx.numpy_helper.from_array(np.zeros((3, 3), np.float32), "weights")
+    if elsewhere:
+        onnx.external_data_helper.set_external_data(weights, elsewhere)
+        weights.ClearField("raw_data")
+    nodes = [
+        onnx.helper.make_node("GlobalAveragePool", [names[0]], ["pooled"]),
+        onnx.helper.make_node("Flatten", ["pooled"], ["flat"]),
+        onnx.helper.make_node("MatMul", ["flat", "weights"], [names[1]]),
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in zip(names, (["n", 3, 8, 8], ["n", 3]), strict=True)
+    ]
+    graph = onnx.helper.make_graph(nodes, "graph", ends[:1], ends[1:], [weights])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    return bytes(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString())
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_graph_that_names_other_files_or_is_not_of_the_checkpoint_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: EngineName
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("secret.bin").write_bytes(bytes(36))
+    card = model_card(predicts="mask", resize=(8, 8))
+    kept = KeptGraph(tmp_path / "model.safetensors", "ab", card)
+
+    def used(graph: bytes, logits: float = 0.0, **changes: object) -> object:
+        values = ((logits,) * 3,) * 2
+        record = GraphRecord("ab", sha256(graph), len(graph), values, 0.0, 2, engine, {})
+        kept.file.write_bytes(graph)
+        write_record(kept.file.with_suffix(".json"), dataclasses.replace(record, **changes))
+        found = kept.record()
+        return found and kept.engine(found, engine, 1)
+
+    assert isinstance(used(graph_bytes()), GraphEngine)
+    assert "names others" in str(used(graph_bytes(elsewhere="secret.bin")))
+    assert "names others" in str(used(b"<net/>"))
+    assert "its inputs are ['image']" in str(used(graph_bytes(("image", "logits"))))
+    assert "moves a logit by 1" in str(used(graph_bytes(), logits=1.0))
+    assert used(graph_bytes(), model="another") is None

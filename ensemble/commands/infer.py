@@ -1,4 +1,4 @@
-"""maskens infer. What imports torch is imported once the runs, their models and the photos are checked."""
+"""maskens infer. What imports OpenCV or torch is imported once the runs, their models and the photos are checked."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
     ensembles, fitted = chosen.ensembles, chosen.fitted
 
     from ensemble.data.cache import skip_unreadable
-    from ensemble.models.engine_choice import engine_options
+    from ensemble.models.engine import engine_options
     from ensemble.prediction.inference import InferenceSettings, estimate_inference, save_logits
     from ensemble.prediction.inference import infer as predict_eval
     from ensemble.prediction.strategies import check_budget
@@ -163,7 +163,9 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
         tta=fitted.views,
         hardware=hardware,
         cache=cache_folder(options.cache, runs[0].folder),
-        engine=engine_options(options.engine, options.precision, options.compile, hardware.device),
+        engine=engine_options(
+            options.engine, options.precision, options.compile, hardware.device, not options.no_graphs
+        ),
         early_exit=fitted if early_exit else None,
         budget=budget,
         partial=logits_file.with_suffix(".partial.npz"),

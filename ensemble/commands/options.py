@@ -242,6 +242,18 @@ class Models:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Graphs:
+    no_graphs: bool = _compute(False, "Neither keep nor use ONNX graphs beside the checkpoints.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engines(Graphs):
+    engine: Literal["torch", "onnxruntime", "openvino", "auto"] = _compute(
+        "torch", "torch, onnxruntime, openvino or auto (fastest that agrees with torch).", "NAME"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoints:
     checkpoint: Literal["cross-fitted", "best", "last"] = _model(
         "cross-fitted", "Epoch of each job: cross-fitted, best or last.", "NAME"
@@ -422,7 +434,7 @@ class SweepOptions(Training, OofViews):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferOptions(SeveralRuns, Cluster, Decision, Models):
+class InferOptions(SeveralRuns, Cluster, Decision, Models, Engines):
     """Predict the eval photos, or any others, with every fold's models and write ImageID,ans.
 
     Runs are averaged, equally or with the weights of `maskens tune --blend`; each --vote file and each run has a vote.
@@ -446,9 +458,6 @@ class InferOptions(SeveralRuns, Cluster, Decision, Models):
     no_early_exit: bool = _model(False, "Run all age models on every photo.", also="--ask-all")
     max_passes: str = _model("all", "Fraction of forward passes, as .5; reports the changed classes.", "SHARE")
     max_seconds_per_photo: float | None = _model(None, "As --max-passes, as an average time.", "S")
-    engine: Literal["torch", "onnxruntime", "openvino", "auto"] = _compute(
-        "torch", "torch, onnxruntime, openvino or auto (fastest that agrees with torch).", "NAME"
-    )
     precision: Literal["fp32", "bf16", "fp16", "auto"] = _compute(
         "fp32", "fp32, bf16, fp16 or auto (16 bits if faster and the logits agree).", "NAME"
     )
@@ -457,7 +466,7 @@ class InferOptions(SeveralRuns, Cluster, Decision, Models):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(Device, Decision, Models, Quiet):
+class PredictOptions(Device, Decision, Models, Engines, Quiet):
     """Classify any photos: mask, gender and age band with their probabilities, and whether the folds agree.
 
     A photo should show one face about as large as in training: the whole photo is resized, unless the recipe says
@@ -474,7 +483,7 @@ class PredictOptions(Device, Decision, Models, Quiet):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(Device, Decision, Models, Quiet):
+class ServeOptions(Device, Decision, Models, Engines, Quiet):
     """Answer photos by HTTP as `maskens predict` does: a page to drop them on, JSON, metrics. There is no password.
 
     Needs the extra: pip install 'maskens\\[serve]'. See docs/serve.md.

@@ -16,6 +16,7 @@ from ensemble.commands.terminal import Observer, Terminal
 from ensemble.decision.members import Ensemble, Only, load_ensembles
 from ensemble.decision.tuning import ActiveTuning, DecisionParams, apply_tuning, weighted_runs
 from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.models.engine import engine_options
 from ensemble.recipes.recipe_file import run_recipe
 from ensemble.recipes.views import Tta
 from folds.errors import MaskensError
@@ -36,6 +37,7 @@ class Predicted:
     earlier: Path | None  # where an earlier result is kept
     notes: tuple[str, ...]  # other files in the folders, and what the user should know of the models
     skipped: Mapping[str, str]  # photo -> why it can't be read; it has no record
+    engine: tuple[str, ...]  # by which the models predicted, where it is not as usual
 
 
 def _print(done: Predicted, options: PredictOptions, terminal: Terminal) -> None:
@@ -50,6 +52,8 @@ def _print(done: Predicted, options: PredictOptions, terminal: Terminal) -> None
             rest = f"{len(records) - SHOWN_PHOTOS} more photos"
             terminal.say(f"... and {rest}{'' if out else ': --out FILE keeps them all'}")
         terminal.say(done.used)
+    for line in done.engine:
+        terminal.say(line)
     warnings = [*done.notes]
     if done.skipped:
         count = f"{len(done.skipped):,} of {len(done.skipped) + len(records):,} photos"
@@ -81,13 +85,21 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
     runs = [load_run(folder) for folder in options.run]
     chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing, options.only)
 
-    from ensemble.prediction.photo_classifier import predict_files  # imports torch, once nothing else is wrong
+    from ensemble.prediction.photo_classifier import predict_files
 
     hardware = Hardware(choose_device(options.device), options.workers)
+    engine = engine_options(options.engine, device=hardware.device, graphs=not options.no_graphs)
     with observer.progress() as on_progress:
         predicting = partial(on_progress, "predicting")
-        records, skipped = predict_files(
-            chosen.ensembles, chosen.fitted, photos, hardware, chosen.aspect, options.skip_bad_photos, predicting
+        records, skipped, notes = predict_files(
+            chosen.ensembles,
+            chosen.fitted,
+            photos,
+            hardware,
+            chosen.aspect,
+            options.skip_bad_photos,
+            predicting,
+            engine,
         )
     earlier = None
     if out:
@@ -95,7 +107,7 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
         text = json_text(records) if as_json else safe_csv(list(records[0]), [list(r.values()) for r in records])
         earlier = replace_keeping(out, text)
     used = f"{len(records)} photos, {chosen.description}"
-    return Predicted(records, used, earlier, (*others, *chosen.notes), skipped)
+    return Predicted(records, used, earlier, (*others, *chosen.notes), skipped, tuple(notes))
 
 
 @dataclass(frozen=True)

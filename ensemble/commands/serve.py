@@ -12,6 +12,7 @@ from ensemble.commands.predict import choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal, fail
 from ensemble.jobs.hardware import Hardware, choose_device
+from ensemble.models.engine import engine_options
 from ensemble.serving.limits import Limits
 from folds.errors import refuse_without
 from folds.run_folder import load_run
@@ -63,14 +64,17 @@ def serve(options: ServeOptions, observer: Observer) -> Server:
     chosen = choose_ensembles(runs, options.tta, not options.no_tuning, options.allow_missing, options.only)
     opened = open_port(options.host, options.port)  # before the models are loaded, which takes longer
     try:
-        from ensemble.prediction.photo_classifier import PhotoClassifier  # imports torch, once nothing else is wrong
+        from ensemble.prediction.photo_classifier import PhotoClassifier
         from ensemble.serving.app import create_app
         from ensemble.serving.requests import ServedModels
 
         hardware = Hardware(choose_device(options.device), options.workers)
-        models = ServedModels(
-            lambda: PhotoClassifier(chosen.ensembles, chosen.fitted, hardware), chosen.aspect, limits.megapixels
-        )
+        engine = engine_options(options.engine, device=hardware.device, graphs=not options.no_graphs)
+
+        def load() -> PhotoClassifier:
+            return PhotoClassifier(chosen.ensembles, chosen.fitted, hardware, engine)
+
+        models = ServedModels(load, chosen.aspect, limits.megapixels)
     except BaseException:
         opened.close()
         raise

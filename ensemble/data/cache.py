@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,6 +66,13 @@ def no_face_note(without: int, photos: int) -> str:
     return f"no face found on {without:,} of {photos:,} photos ({without / photos:.1%}): these are resized whole"
 
 
+class PhotoArrays(NamedTuple):
+    """A batch of photos."""
+
+    photos: tuple[Pixels, ...]  # for each preprocessing uint8 (batch, height, width, 3)
+    faces: FaceFlags  # (batch,): False where a crop around the face was wanted and no face was found
+
+
 class DecodedPhotos:
     """Indexable photos, each in one or more preprocessings: from the cache's files, or decoded at each access.
 
@@ -97,6 +104,18 @@ class DecodedPhotos:
             return LoadedPhoto(tuple(file[index] for file in self._open), bool(self.faces[index]))
         except (OSError, ValueError) as error:
             raise MaskensError(f"the photo cache is missing or damaged ({error}): run again to rebuild it") from error
+
+    def batches(self, indices: Sequence[int], size: int, workers: int) -> Iterator[PhotoArrays]:
+        """The photos at `indices`, in that order, `size` at a time, decoded by so many threads unless they are cached.
+        Raises MaskensError: a photo that can't be read."""
+        for start in range(0, len(indices), size):
+            batch = indices[start : start + size]
+            try:
+                found = map(self.load, batch) if self.cached else in_threads(self.load, batch, workers)
+                sizes, faces = zip(*found, strict=True)
+            except MaskensError as error:
+                raise error if self.cached else MaskensError(f"{error}. {SKIP_ADVICE}") from None
+            yield PhotoArrays(tuple(map(np.stack, zip(*sizes, strict=True))), np.array(faces))
 
     @functools.cached_property
     def faces(self) -> FaceFlags:

@@ -36,6 +36,7 @@ class Member:
     fold: int  # or FULL
     path: Path
     card: ModelCard
+    sha256: str  # of the checkpoint
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,7 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, folds: Sequence[int] 
             missing.append(job)
             continue
         try:
-            job.verified_sha256(MODEL)
-            card = read_card(job.model)
+            digest, card = job.verified_sha256(MODEL), read_card(job.model)
         except MaskensError as error:
             problems.append(str(error))
             continue
@@ -148,7 +148,7 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, folds: Sequence[int] 
         }
         if wrong := [key.removesuffix("_hash") for key, value in expected.items() if getattr(card, key) != value]:
             problems.append(f"{job.model} belongs to another {' and '.join(wrong)}")
-        found.append(Member(job.task, job.fold, job.model, card))
+        found.append(Member(job.task, job.fold, job.model, card, digest))
     refuse(problems, "the trained models can't all be used")
     without = recipe.tasks.keys() - {m.task for m in found}
     if without or (missing and not allow_missing):

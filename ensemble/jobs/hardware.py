@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +16,7 @@ import psutil
 from folds.errors import MaskensError
 
 GPU_FILES = "/dev/nvidia[0-9]*"  # of NVIDIA's driver on Linux
+OTHER_GPUS = ("/dev/kfd", "/dev/dxg", "/dev/nvmap")  # of AMD's driver, of Windows' in its Linux, of NVIDIA's Jetson
 CGROUPS = {  # version of Linux's control groups -> folder, files of limit and use, page cache in memory.stat
     1: ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
@@ -25,7 +27,10 @@ BackendName = Literal["sequential", "loky", "dask", "ray"]
 
 def choose_device(name: str) -> str:
     """`auto` becomes cuda where there is one, else cpu. Raises MaskensError: cuda asked for and not available."""
-    import torch  # here, so that planning jobs does not import it
+    no_gpu = sys.platform == "linux" and not glob.glob(GPU_FILES) and not any(map(os.path.exists, OTHER_GPUS))
+    if name == "cpu" or (name == "auto" and no_gpu):
+        return "cpu"
+    import torch  # here, because it takes seconds
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,120 +1,60 @@
-"""The inference engine: a model that predicts, with batch norms folded and the batch size measured."""
+"""What an engine is, which there are, and how they may be asked to predict. No torch."""
 
 from __future__ import annotations
 
-import copy
-from collections import Counter
+import contextlib
+import math
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
-import torch
-from timm.layers import Conv2dSame
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from folds.errors import MaskensError, refuse_without
 
-from ensemble.models.precision import (
-    FP32,
-    EngineName,
-    Forward,
-    PrecisionChoice,
-    PrecisionOption,
-    autocast,
-    choose_precision,
-    compile_model,
-    forward_seconds,
-    largest_difference,
-)
-from folds.errors import MaskensError, first_line
-
-CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # not their other subclasses: some change their weights as they run
-BATCH = 32  # photos in one forward pass, where measuring is not worth it
-SMALLEST, LARGEST = 8, 512
-GAIN = 1.03  # minimum speed-up of a doubled batch
-CHECKED = 4  # photos on which a folded model is compared with the model as it was trained
-
+Precision = Literal["fp32", "bf16", "fp16"]
+PrecisionOption = Literal["fp32", "bf16", "fp16", "auto"]
+EngineName = Literal["torch", "onnxruntime", "openvino"]
 EngineOption = Literal[EngineName, "auto"]
 
-
-def fold_conv_bn(model: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
-    """A copy of the model in which each batch norm is part of the convolution that feeds it, where there is one.
-
-    In eval mode a batch norm is a scale and a shift of each channel, and so is the end of a convolution (Jacob et al.
-    2018, section 3.2). One forward pass shows which convolution feeds which norm, as torch's own tracer can't follow
-    all of timm's models. The copy must give the same logits on `x`; it doesn't where a convolution's output is used
-    twice.
-
-    Args:
-        model: in eval mode.
-        x: float32 (batch, 3, height, width), on the model's device.
-
-    Returns:
-        (the copy, "") or (the model itself, why); without batch norms (the model, "").
-    """
-    if not any(map(_foldable, model.modules())):
-        return model, ""
-    # in whole fp32: the TF32 that cuDNN takes for convolutions rounds to 10 bits, which is above the tolerance
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        exact = model(x)
-        ours = copy.deepcopy(model)
-        try:
-            pairs = _pairs(ours, x[:1])
-            for convolution, norm in pairs:
-                _fold(convolution, norm)
-            norms = {id(norm) for _, norm in pairs}
-            for module in list(ours.modules()):
-                for name, child in module.named_children():
-                    if id(child) in norms:  # timm's norms also activate
-                        rest = [getattr(child, part) for part in ("drop", "act") if hasattr(child, part)]
-                        setattr(module, name, nn.Sequential(*(r for r in rest if not isinstance(r, nn.Identity))))
-            found = ours(x)
-        except (RuntimeError, AttributeError, TypeError) as error:  # the model reads attributes of a removed norm
-            return model, f"batch norms stay as they are: {first_line(error)}"
-        if not pairs:
-            return model, ""
-        difference = float((found - exact).abs().max())
-    if difference <= largest_difference(exact, "folded"):
-        return ours, ""
-    return model, f"batch norms stay as they are: folded into convolutions they move a logit by {difference:.2g}"
+PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
+    "torch": ("fp32", "bf16", "fp16"),
+    "onnxruntime": ("fp32",),
+    "openvino": ("fp32", "bf16"),
+}
+EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}  # maskens[...]
+ROUNDS = 3  # in which engines are timed
+STARTING, TRACING, COMPILING = (
+    15.0,
+    10.0,
+    2.0,
+)  # seconds to import torch and build models, to trace a kind of model, and
+# to compile a model for another engine, on two cores
+REPAID = 0.05  # of an engine's time for all photos: what trying others may take at most, as none may be faster
+BATCH = 32  # photos in one forward pass, where measuring is not worth it
+TOLERANCES = {"folded": 1e-4, "fp32": 1e-3, "bf16": 0.05, "fp16": 0.05}
+"""How far a logit may be from that of the model as it was trained, as a fraction of the largest logit (at least 1, but
+for 16 bits): with folded batch norms, by another engine, in 16 bits."""
 
 
-def _foldable(module: nn.Module) -> bool:
-    return isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and not module.training
+def largest_difference(exact: Any, way: str) -> float:
+    """By how much logits may differ from `exact`, those of the model as trained (array or tensor); `way` is a key of
+    TOLERANCES."""
+    scale = float(abs(exact).max())
+    return TOLERANCES[way] * (scale if way in ("bf16", "fp16") else max(1.0, scale))
 
 
-def _pairs(model: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each convolution that runs once and whose output a norm, running once, takes in."""
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is kept, so that its id is not given again
-    norms: list[tuple[nn.BatchNorm2d, int]] = []
-    runs: Counter[nn.Module] = Counter()
+@dataclass(frozen=True)
+class PrecisionChoice:
+    """How a model predicts, and what that does to its logits."""
 
-    def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        runs[module] += 1
-        if isinstance(module, nn.BatchNorm2d):
-            norms.append((module, id(inputs[0])))
-        elif isinstance(module, nn.Conv2d):
-            outputs[id(output)] = (module, output)
-
-    watched = [m for m in model.modules() if type(m) in CONVOLUTIONS or _foldable(m)]
-    handles = [m.register_forward_hook(after) for m in watched]
-    try:
-        model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    found = [(outputs[source][0], norm) for norm, source in norms if source in outputs]
-    return [(convolution, norm) for convolution, norm in found if runs[convolution] == runs[norm] == 1]
+    precision: Precision
+    difference: float  # largest of a logit from fp32, on the batch that was tried
+    note: str  # why it is not the precision asked for
+    engine: EngineName = "torch"
+    speedup: float = 0.0  # relative to torch in fp32, on that batch; 0 if not measured
 
 
-def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """In float64, so that the logits differ by no more than fp32 arithmetic does anyway."""
-    bias, scale, shift = (None if t is None else t.double() for t in (convolution.bias, norm.weight, norm.bias))
-    assert norm.running_mean is not None and norm.running_var is not None  # see _foldable
-    mean, variance = norm.running_mean.double(), norm.running_var.double()
-    weight, new_bias = fuse_conv_bn_weights(convolution.weight.double(), bias, mean, variance, norm.eps, scale, shift)
-    kept = convolution.weight.dtype
-    convolution.weight = nn.Parameter(weight.to(kept, memory_format=torch.channels_last), requires_grad=False)
-    convolution.bias = nn.Parameter(new_bias.to(kept), requires_grad=False)
+FP32 = PrecisionChoice("fp32", 0.0, "")
 
 
 @dataclass(frozen=True)
@@ -125,86 +65,88 @@ class EngineOptions:
     compile: bool = False  # by torch
     engine: EngineOption = "torch"
     chosen_before: bool = False  # on other photos of the same inference: logits need only be finite
+    graphs: bool = True  # graphs are kept beside the checkpoints, and used
 
 
 AS_TRAINED = EngineOptions()
 
 
-class InferenceEngine:
-    """A model that predicts: the one place where batches become logits, in training and inference alike."""
+class Engine(Protocol):
+    """A model that predicts."""
 
-    def __init__(self, model: Forward, batch: int, precision: PrecisionChoice = FP32) -> None:
-        """
-        Args:
-            model: in eval mode, in channels_last memory; or another engine's.
-            batch: photos in one forward pass.
-        """
-        self.model, self.batch, self.precision = model, batch, precision
-        self.fixed_size = False  # compiled for this batch size: others would be compiled anew
-        self.notes: tuple[str, ...] = ()  # what could not be made faster, and why
-        self.compile_seconds = 0.0
+    precision: PrecisionChoice
+    batch: int  # photos in one forward pass
+    notes: tuple[str, ...]  # what could not be made faster, and why
+    compile_seconds: float
 
-    def logits(self, x: Tensor) -> Tensor:
-        """float32 (n, 3, height, width) -> float32 (n, width), both on the model's device.
-
-        Forward passes take `batch` photos each, half as many from where the GPU runs out of memory. Raises MaskensError
-        where not even one photo fits.
-        """
-        full = self.padded(x) if self.fixed_size else x
-        try:
-            with torch.inference_mode(), autocast(x.device, self.precision.precision):
-                return torch.cat([self.model(part).float() for part in torch.split(full, self.batch)])[: len(x)]
-        except torch.OutOfMemoryError:
-            if self.batch == 1:
-                raise MaskensError("the GPU's memory is too small for one photo; use --device cpu") from None
-        torch.cuda.empty_cache()
-        self.batch = -(-self.batch // 2)
-        return self.logits(x)
-
-    def padded(self, x: Tensor) -> Tensor:
-        """Whole batches: copies of the first photo fill the last one."""
-        return torch.cat([x, x[:1].expand(-len(x) % self.batch, -1, -1, -1)])
+    def logits(self, x: Any) -> Any:
+        """float32 (n, 3, height, width) -> float32 (n, width), arrays or tensors on the model's device."""
 
 
-def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int) -> InferenceEngine:
-    """Torch with the same logits, faster: batch norms folded, batch size by measurement, compiled if asked.
+def engine_options(
+    engine: EngineOption,
+    precision: PrecisionOption = "fp32",
+    compile_models: bool = False,
+    device: str = "cpu",
+    graphs: bool = True,
+) -> EngineOptions:
+    """How the models are to predict. Raises MaskensError: options that exclude each other, or an engine that is not
+    installed."""
+    if engine == "auto" and device != "cpu":
+        engine = "torch"  # the others run on the CPU
+    if device != "cpu" and engine != "torch":
+        raise MaskensError(f"--engine {engine} runs on the CPU only. Omit it, or add --device cpu.")
+    if compile_models and engine != "torch":
+        raise MaskensError(f"--compile needs torch. Omit it, or --engine {engine}.")
+    if engine != "auto":
+        does = PRECISIONS[engine]
+        if precision not in (*does, "auto"):
+            able = ", ".join(name for name, others in PRECISIONS.items() if precision in others)
+            raise MaskensError(f"--engine {engine} predicts in {', '.join(does)}, not in {precision}; {able} can.")
+        _refuse_without_engine(engine)
+    return EngineOptions(precision, compile_models, engine, graphs=graphs)
+
+
+def _refuse_without_engine(engine: EngineName) -> None:
+    if engine in EXTRAS:  # torch's exporter is written in onnxscript
+        refuse_without(("onnx", "onnxscript", engine), EXTRAS[engine], f"--engine {engine}")
+
+
+def installed_engines() -> list[EngineName]:
+    """Torch, and the others that are installed."""
+    found: list[EngineName] = []
+    for engine in PRECISIONS:
+        with contextlib.suppress(MaskensError):
+            _refuse_without_engine(engine)
+            found.append(engine)
+    return found
+
+
+def not_repaid(
+    engine: EngineName, each: float, photos: int, others: int, passes: float, models: int, setup: float
+) -> str:
+    """Why `auto` takes an engine without trying others: the time that this would take; "" if the photos repay it.
 
     Args:
-        model: in eval mode, in channels_last memory.
-        x: float32 (n, 3, height, width), real photos on the model's device.
-        batch: photos in one forward pass; 0 measures which number is fastest.
+        each: seconds of a forward pass of one photo.
+        photos: on which engines would be timed.
+        others: engines to try.
+        passes: photos times views that each model will see.
+        models: that will take the same engine.
+        setup: seconds before the first of them could be timed.
     """
-    folded, note = fold_conv_bn(model, x[:CHECKED])
-    chosen = choose_precision(folded, x[:BATCH], options.precision, any_difference=options.chosen_before)
-    engine = InferenceEngine(folded, batch, chosen)
-    if not batch:
-        engine.batch = fastest_batch(len(x), lambda size: forward_seconds(folded, x[:size], chosen.precision))
-    failure = ""
-    if options.compile:
-        whole = engine.padded(x[:1])
-
-        def trial(forward: Forward) -> None:
-            with torch.inference_mode(), autocast(x.device, chosen.precision):
-                forward(whole)
-
-        engine.model, engine.compile_seconds, failure = compile_model(folded, trial, cuda_graphs=x.is_cuda)
-        engine.fixed_size = not failure
-    failure = failure and f"not compiled, predicts as without --compile: {failure}"
-    engine.notes = tuple(filter(None, (note, failure)))
-    return engine
+    if math.isinf(passes):
+        return ""
+    probing = setup + each * ROUNDS * photos * (others + 2)
+    alone = each * passes * models
+    if probing <= REPAID * alone:
+        return ""
+    return (
+        f"engine auto is {engine} here: trying others would take about {probing:.0f} s, "
+        f"{engine} {alone:.0f} s for all photos"
+    )
 
 
-def fastest_batch(photos: int, seconds: Callable[[int], float]) -> int:
-    """Double the batch while that pays, up to `photos`; `seconds` of a forward pass may raise OutOfMemoryError."""
-    best, speed = SMALLEST, 0.0
-    size = min(SMALLEST, photos)
-    while size <= min(photos, LARGEST):
-        try:
-            found = size / seconds(size)
-        except torch.OutOfMemoryError:
-            break
-        if found < GAIN * speed:
-            break
-        best, speed = size, found
-        size *= 2
-    return best
+def shortest(run: Callable[[], object], rounds: int) -> float:
+    """Seconds of the shortest of some calls."""
+    return min(timeit.repeat(run, repeat=rounds, number=1))

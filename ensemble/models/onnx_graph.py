@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ensemble.models.engine import EngineName
+from ensemble.models.graph_engine import INPUT, OUTPUT
+from ensemble.models.kept_graphs import KeptGraph
 from ensemble.models.runtime import quiet
+from folds.errors import MaskensError
 
 if TYPE_CHECKING:
     from onnx import ModelProto
     from torch.onnx import ONNXProgram
 
 OPSET = 18  # read by onnxruntime from 1.14 on
-INPUT, OUTPUT = "photos", "logits"
 
 
 class OnnxGraphs:
@@ -23,6 +27,8 @@ class OnnxGraphs:
 
     def __init__(self) -> None:
         self._traced: dict[str, ModelProto] = {}
+        self.kept: dict[Path, int] = {}  # file -> its bytes, of those that were written
+        self.problem = ""  # why one was not
 
     def of(self, model: nn.Module, x: Tensor, anew: bool = False) -> bytes:
         """The graph of a model: float32 `photos` (batch, 3, height, width) -> float32 `logits` (batch, width).
@@ -39,6 +45,32 @@ class OnnxGraphs:
         if found is None:
             found = self._traced[kind] = trace(model, x).model_proto
         return bytes(found.SerializeToString())
+
+    def keep(
+        self, place: KeptGraph, graph: bytes, model: nn.Module, difference: float, photos: int, engine: EngineName
+    ) -> None:
+        """Keep a model's graph. Where that fails, `problem` says why.
+
+        Args:
+            difference, photos, engine: as of `GraphRecord`.
+        """
+        with torch.inference_mode():
+            logits = model(torch.from_numpy(place.stand_ins)).float().numpy()
+        try:
+            place.keep(graph, logits, difference, photos, engine)
+            self.kept[place.file] = len(graph)
+        except MaskensError as error:
+            self.problem = str(error)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was kept, and what could not be."""
+        megabytes = sum(self.kept.values()) / 1e6
+        kept = f"graphs of {len(self.kept)} models kept beside their checkpoints for the next time, {megabytes:.0f} MB"
+        return (
+            *([f"{kept}; --no-graphs keeps none"] if self.kept else []),
+            *([f"graphs are not kept: {self.problem}"] if self.problem else []),
+        )
 
 
 def trace(model: nn.Module, x: Tensor) -> ONNXProgram:

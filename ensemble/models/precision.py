@@ -6,31 +6,24 @@ import contextlib
 import math
 import platform
 import time
-import timeit
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ensemble.jobs.locks import one_at_a_time
+from ensemble.models.engine import FP32, Precision, PrecisionChoice, PrecisionOption, largest_difference, shortest
 from ensemble.models.runtime import quiet
 from folds.files import read_json, write_json
 from folds.run_folder import PRECISION
-
-Precision = Literal["fp32", "bf16", "fp16"]
-PrecisionOption = Literal["fp32", "bf16", "fp16", "auto"]
-EngineName = Literal["torch", "onnxruntime", "openvino"]
 
 Forward = Callable[[Tensor], Any]
 """photos -> logits: a model, or what torch.compile or another engine makes of it."""
 
 TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-TOLERANCES = {"folded": 1e-4, "fp32": 1e-3, "bf16": 0.05, "fp16": 0.05}
-"""How far a logit may be from that of the model as it was trained, as a fraction of the largest logit (at least 1, but
-for 16 bits): with folded batch norms, by another engine, in 16 bits."""
 FASTER = 1.1  # minimum speed-up for which auto takes 16 bits
 COMPILER = "inductor"  # torch's own
 ROUNDS = 3  # training steps timed for each precision, after one that warms up
@@ -42,26 +35,6 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     if precision not in TYPES:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=TYPES[precision])
-
-
-def largest_difference(exact: Tensor, way: str) -> float:
-    """By how much logits may differ from `exact`, those of the model as trained; `way` is a key of TOLERANCES."""
-    scale = float(exact.abs().max())
-    return TOLERANCES[way] * (scale if way in TYPES else max(1.0, scale))
-
-
-@dataclass(frozen=True)
-class PrecisionChoice:
-    """How a model predicts, and what that does to its logits."""
-
-    precision: Precision
-    difference: float  # largest of a logit from fp32, on the batch that was tried
-    note: str  # why it is not the precision asked for
-    engine: EngineName = "torch"
-    speedup: float = 0.0  # relative to torch in fp32, on that batch; 0 if not measured
-
-
-FP32 = PrecisionChoice("fp32", 0.0, "")
 
 
 def usable_precision(model: nn.Module, x: Tensor, wanted: Precision, any_difference: bool = False) -> PrecisionChoice:
@@ -123,11 +96,6 @@ def forward_seconds(model: Forward, x: Tensor, precision: Precision) -> float:
 
     forward()
     return shortest(forward, 2)
-
-
-def shortest(run: Callable[[], object], rounds: int) -> float:
-    """Seconds of the shortest of some calls."""
-    return min(timeit.repeat(run, repeat=rounds, number=1))
 
 
 Autotuned = tuple[Precision, str]

@@ -10,18 +10,18 @@ import warnings
 from collections.abc import Iterator
 
 import cv2
-import torch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def configure_process(threads: int) -> None:
-    """Prepare this process for a model's arithmetic, torch's in so many threads.
+    """Prepare this process for a model's arithmetic, torch's in so many threads if it is loaded.
 
     OpenCV gets one thread, because it would use all cores in each of several jobs. glibc's malloc stops returning large
     blocks to the system after each layer, which costs a page fault for every 4 KiB when the next layer asks for them
     (mallopt(3)). Other C libraries lack mallopt and stay as they are."""
-    torch.set_num_threads(threads)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(threads)
     cv2.setNumThreads(0)
     with contextlib.suppress(AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -38,6 +38,8 @@ def give_back_memory() -> None:
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a GPU's or the CPU's memory is too small for what torch was asked for. oneDNN's message may have other
     causes, too."""
+    import torch  # here, because not every process that runs models has it
+
     on_cpu = ("DefaultCPUAllocator: can't allocate memory", "could not create a primitive")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in on_cpu)
 

@@ -8,8 +8,10 @@ import torch
 import ttach.functional
 from torch import Tensor
 
-from ensemble.models.build import Normalisation
+from ensemble.models.build import Normalisation, to_input
 from ensemble.recipes.views import steps_of
+from folds.labels import IntArray
+from folds.photos import Pixels
 
 
 def apply_view(x: Tensor, view: str, normalisation: Normalisation) -> Tensor:
@@ -52,3 +54,16 @@ def stack_views(x: Tensor, views: Sequence[str], normalisation: Normalisation) -
 def unstack_views(logits: Tensor, views: Sequence[str]) -> Tensor:
     """(views * batch, width), of `stack_views`, as (views, batch, width)."""
     return torch.stack(logits.chunk(len(views)))
+
+
+def device_views(photos: Tensor | Pixels, views: Sequence[str], normalisation: Normalisation, device: str) -> Tensor:
+    """`array_views` on a GPU, as a model takes it: uint8 (photos, height, width, 3) -> float32 (views * photos, 3,
+    height, width)."""
+    x = to_input(torch.as_tensor(photos), *normalisation, torch.device(device))
+    return stack_views(x, views, normalisation)
+
+
+def at_places(x: Tensor, places: IntArray) -> Tensor:
+    """`x[places]` of a tensor on a GPU, in channels_last memory."""
+    wanted = torch.from_numpy(places).pin_memory()  # else the copy waits for all that the GPU has to do
+    return x[wanted.to(x.device, non_blocking=True)].contiguous(memory_format=torch.channels_last)

@@ -21,10 +21,10 @@ from ensemble.decision.members import Ensemble, Member
 from ensemble.jobs.card import ModelCard
 from ensemble.metrics.heads import bin_logits, head_decisions
 from ensemble.models.build import load_checkpoint, to_input
-from ensemble.models.engine import InferenceEngine
 from ensemble.models.heads import to_bin_logits
 from ensemble.models.onnx_graph import trace
 from ensemble.models.runtime import configure_process
+from ensemble.models.torch_engine import TorchEngine
 from ensemble.models.tta import apply_view, stack_views
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import ONLY_GENDER, OutputSpec, Part
@@ -306,7 +306,7 @@ def _write_graph(
     loaded = [load_checkpoint(m.path, CPU) for m in members]
     views = []  # as `infer` makes them
     for model, card in loaded:
-        engine = InferenceEngine(model, len(photos))
+        engine = TorchEngine(model, len(photos))
         inputs = [to_input(torch.from_numpy(b), card.mean, card.std, CPU) for b in _batches(photos)]
         batches = [[apply_view(x, view, (card.mean, card.std)) for x in inputs] for view in tta.views]
         logits = torch.stack([torch.cat([engine.logits(x) for x in of_view]) for of_view in batches])

@@ -9,27 +9,24 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from ensemble.backends.backend import Call, WorkerLost, call_with_retries, run_in_threads
 from ensemble.backends.choose import open_backend
-from ensemble.data.cache import DecodedPhotos, missing_bytes, no_face_note, open_photos
-from ensemble.data.loader import plain_batches
+from ensemble.data.cache import DecodedPhotos, PhotoArrays, missing_bytes, no_face_note, open_photos
 from ensemble.decision.early_exit import Budget
 from ensemble.decision.joint import Rule
 from ensemble.decision.members import Ensemble, preprocessings
 from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import Logits
-from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions
-from ensemble.models.precision import PrecisionChoice, shortest
+from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions, PrecisionChoice, shortest
 from ensemble.models.runtime import configure_process
 from ensemble.prediction.predictor import Batch, Predictor, batch_size, by_task
 from ensemble.prediction.strategies import EarlyExit, Strategy, WithinBudget
@@ -40,6 +37,9 @@ from folds.files import json_text, save_npz, sha256, sha256_of_arrays
 from folds.labels import IntArray
 from folds.people import EvalData, PhotoSet
 from folds.photos import Progress
+
+if TYPE_CHECKING:
+    from ensemble.data.loader import PhotoBatch
 
 SAVE_EVERY = 20.0  # seconds
 EVALUATED = 0.6  # assumed fraction of the photos that age models of one gender predict
@@ -73,6 +73,7 @@ class Prediction:
     done: tuple[int, ...] = ()  # of an unfinished one: how many of the photos each model has predicted
     compile_seconds: float = 0.0
     slow: tuple[str, ...] = ()  # what could not be made faster, a note a model
+    graphs: tuple[str, ...] = ()  # which of the models were kept
     resumed: int = 0  # photos that were predicted before an interruption
     warning: str = ""
     skipped: str = ""  # what early exit or a budget came to
@@ -104,7 +105,7 @@ class Prediction:
             if measured := [c.speedup for c in chosen if c.speedup]:
                 line += f", {np.mean(measured):.1f} times as fast as torch in fp32"
             lines.append("; ".join(dict.fromkeys([line, *(c.note for c in chosen if c.note)])))
-        return lines + ([self.skipped] if self.skipped else [])
+        return [*lines, *self.graphs, *([self.skipped] if self.skipped else [])]
 
 
 def infer(
@@ -153,7 +154,7 @@ def inference_identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings
                 files,
                 as_set(settings.tta).model_dump(mode="json"),
                 settings.hardware.device,
-                asdict(settings.engine),
+                asdict(dataclasses.replace(settings.engine, graphs=True)),
                 [rule.weights.tolist(), list(rule.offsets), temperatures] if rule else None,
                 asdict(budget) if budget else None,
             ]
@@ -187,8 +188,7 @@ def predict_photos(
     configure_process(hardware.job_threads)
     rows = np.flatnonzero(photos.photos.readable) if rows is None else rows
     passes = int(photos.photos.readable.sum()) * len(views)  # of all shards, which do as the first
-    device = torch.device(hardware.device)
-    predictor = Predictor(ensembles, views, device, settings.engine, chosen, passes, len(rows) * len(views))
+    predictor = Predictor(ensembles, views, hardware, settings.engine, chosen, passes, len(rows) * len(views))
     members, groups, strategy = predictor.members, predictor.groups, Strategy()
     if len(groups) == 1 and settings.early_exit:  # it needs all models in memory
         strategy = EarlyExit(settings.early_exit)
@@ -197,7 +197,7 @@ def predict_photos(
             strategy = WithinBudget(settings.budget, settings.early_exit, ensembles[0], shapes, len(rows))
     elif settings.budget:
         raise MaskensError(f"{settings.budget.option} needs all models in memory together, and they do not fit.")
-    rows, size = strategy.order(rows), strategy.batch_size(batch_size(device))
+    rows, size = strategy.order(rows), strategy.batch_size(batch_size(hardware.device))
     before = read_prediction(partial, identity) if partial else None
     if before:
         logits, no_face, done = before.logits, before.no_face, list(before.done)
@@ -216,6 +216,7 @@ def predict_photos(
             tuple(done),
             predictor.compile_seconds,
             predictor.notes,
+            predictor.graph_notes,
             kept // len(members),
         )
 
@@ -232,8 +233,7 @@ def predict_photos(
     try:
         for turn, group in enumerate(groups):
             first = min(done[n] for n in group)
-            pin = device.type == "cuda"
-            for batch in plain_batches(photos, rows[first:].tolist(), size, hardware.job_workers, pin=pin):
+            for batch in _batches(photos, rows[first:].tolist(), size, hardware):
                 inputs, places = predictor.inputs(batch.photos), slice(first, first + len(batch.faces))
                 predictor.hold(group, inputs)
                 strategy(Batch(predictor, inputs, logits, places))  # which fills `logits`
@@ -251,6 +251,17 @@ def predict_photos(
     if partial:
         partial.unlink(missing_ok=True)
     return dataclasses.replace(found(), warning=warning, skipped=strategy.describe(logits))
+
+
+def _batches(
+    photos: DecodedPhotos, rows: Sequence[int], size: int, hardware: Hardware
+) -> Iterator[PhotoArrays | PhotoBatch]:
+    """Arrays; for a GPU tensors in pinned memory, loaded by processes while it works."""
+    if hardware.device == "cpu":
+        return photos.batches(rows, size, hardware.decoding_threads)
+    from ensemble.data.loader import plain_batches
+
+    return plain_batches(photos, rows, size, hardware.job_workers, pin=True)
 
 
 def save_prediction(path: Path, identity: str, found: Prediction) -> None:
@@ -275,8 +286,8 @@ def read_prediction(path: Path, identity: str) -> Prediction | None:
                 return None
             chosen = tuple(PrecisionChoice(**c) for c in record.pop("chosen"))
             logits = [z[f"model{n}"] for n in range(len(record["done"]))]
-            done, slow = tuple(record.pop("done")), tuple(record.pop("slow"))
-            return Prediction(z["rows"], logits, z["no_face"], chosen, done, slow=slow, **record)
+            record |= {name: tuple(record[name]) for name in ("done", "slow", "graphs")}
+            return Prediction(z["rows"], logits, z["no_face"], chosen, **record)
     except Exception:  # half a file helps nobody: the photos are predicted anew
         return None
 
@@ -373,25 +384,27 @@ def estimate_inference(
     configure_process(hardware.job_threads)
     rows = np.flatnonzero(photos.readable)
     count = len(rows)
-    predictor = Predictor(ensembles, views, torch.device(hardware.device), settings.engine, passes=count * len(views))
+    predictor = Predictor(ensembles, views, hardware, settings.engine, passes=count * len(views))
     some = photos.some(rows[np.linspace(0, count - 1, min(2 * BATCH, count)).astype(np.int64)])
     probed = len(some.files)
     with tempfile.TemporaryDirectory() as scratch:
         started = time.perf_counter()
         decoded = open_photos(some, predictor.preprocessings, Path(scratch), hardware.decoding_threads)
         decoding = (time.perf_counter() - started) / probed * count
-        inputs = predictor.inputs(next(iter(plain_batches(decoded, range(probed), probed, 0))).photos)
+        inputs = predictor.inputs(
+            next(_batches(decoded, range(probed), probed, dataclasses.replace(hardware, workers=0))).photos
+        )
     predicting = 0.0
     alike = Counter(m.path.parent.parent for m in predictor.members)
     probes = {m.path.parent.parent: n for n, m in reversed(list(enumerate(predictor.members)))}
     for task, number in probes.items():
-        member = predictor.members[number]
+        predicts = predictor.members[number].card.target.predicts
         started = time.perf_counter()
         predictor.load([number], inputs)
         load = time.perf_counter() - started
-        each = shortest(lambda: predictor.engines[number].logits(inputs.of(member)).cpu(), 2) / probed  # noqa: B023
+        each = shortest(lambda: predictor.forward({number: None}, inputs), 2) / probed  # noqa: B023
         predictor.engines.clear()
-        fraction = EVALUATED if settings.early_exit and member.card.target.predicts in ONLY_GENDER else 1.0
+        fraction = EVALUATED if settings.early_exit and predicts in ONLY_GENDER else 1.0
         predicting += alike[task] * (load + count * fraction * each)
     missing = missing_bytes(photos, predictor.preprocessings, settings.cache)
     if settings.cache is not None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from ensemble.data.cache import decoded_sizes, in_preprocessings, refuse_without_detector, resized_whole
 from ensemble.decision.joint import Decision, decide
@@ -16,7 +15,7 @@ from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import Logits
-from ensemble.models.engine import CHECKED
+from ensemble.models.engine import AS_TRAINED, EngineOptions
 from ensemble.models.runtime import configure_process
 from ensemble.prediction.predictor import Predictor, batch_size, by_task
 from folds.errors import MaskensError, refuse
@@ -25,6 +24,7 @@ from folds.people import PhotoSet
 from folds.photo_files import is_distorted
 from folds.photos import Pixels, Progress, decode_file, in_threads
 
+WARM_UP = 4  # photos
 MEMORY = 1e9  # bytes of decoded photos to hold where models take turns: each is loaded again for the next ones
 PARTS = {"mask": MASKS, "gender": GENDERS, "age": AGES}
 
@@ -69,6 +69,7 @@ class PhotoClassifier:
 
     Args:
         fitted: for these ensembles, in their order.
+        options: how the models predict.
         photos: how many there will be; None: any number, so that all models stay in memory, and are loaded now.
 
     Raises:
@@ -77,12 +78,18 @@ class PhotoClassifier:
     """
 
     def __init__(
-        self, ensembles: Sequence[Ensemble], fitted: DecisionParams, hardware: Hardware, photos: int | None = None
+        self,
+        ensembles: Sequence[Ensemble],
+        fitted: DecisionParams,
+        hardware: Hardware,
+        options: EngineOptions = AS_TRAINED,
+        photos: int | None = None,
     ) -> None:
-        device, views = torch.device(hardware.device), fitted.views.views
+        views = fitted.views.views
         passes = math.inf if photos is None else photos * len(views)
-        self._fitted, self._batch = fitted, batch_size(device)
-        self._predictor = Predictor(ensembles, views, device, passes=passes, passes_here=(photos or 0) * len(views))
+        self._fitted, self._batch = fitted, batch_size(hardware.device)
+        here = (photos or 0) * len(views)
+        self._predictor = Predictor(ensembles, views, hardware, options, passes=passes, passes_here=here)
         self.preprocessings = self._predictor.preprocessings
         self.at_a_time = self._batch  # photos of a call of `predict`
         if len(self._predictor.groups) > 1:
@@ -103,13 +110,13 @@ class PhotoClassifier:
                 "them all: serve fewer runs, or use `maskens predict`, which loads as many at a time as fit."
             )
         rng = np.random.default_rng(0)  # stand-ins for photos, enough to check the optimised models on
-        noise = [[rng.integers(0, 256, g.shape, np.uint8) for g in self.preprocessings] for _ in range(CHECKED)]
+        noise = [[rng.integers(0, 256, g.shape, np.uint8) for g in self.preprocessings] for _ in range(WARM_UP)]
         self.predict(noise)  # loads the models; the first time takes longer than any other
 
     @property
     def notes(self) -> list[str]:
         """What could not be made faster, and why."""
-        return list(dict.fromkeys(self._predictor.notes))
+        return list(dict.fromkeys([*self._predictor.notes, *self._predictor.graph_notes]))
 
     def predict(self, photos: Sequence[Sequence[Pixels]]) -> PhotoPredictions:
         """Decide on photos, with all folds and with each fold's models by themselves. Models that do not fit into
@@ -126,7 +133,7 @@ class PhotoClassifier:
         for group in models.groups:
             for start in range(0, len(photos), self._batch):
                 batch = photos[start : start + self._batch]
-                inputs = models.inputs([torch.from_numpy(np.stack(sizes)) for sizes in zip(*batch, strict=True)])
+                inputs = models.inputs([np.stack(sizes) for sizes in zip(*batch, strict=True)])
                 models.hold(group, inputs)
                 for number, logits in zip(group, models.forward(dict.fromkeys(group), inputs), strict=True):
                     outputs[number].append(logits)
@@ -155,7 +162,8 @@ def predict_files(
     aspect: float,
     skip_bad: bool = False,
     on_predict: Progress | None = None,
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    options: EngineOptions = AS_TRAINED,
+) -> tuple[list[dict[str, Any]], dict[str, str], list[str]]:
     """Decide on photos from anywhere; each is decoded once.
 
     Args:
@@ -163,15 +171,17 @@ def predict_files(
         aspect: height / width of the photos that the models were trained on.
         skip_bad: skip photos that can't be read.
         on_predict: called with (photos predicted, photos in all).
+        options: how the models predict.
 
     Returns:
-        (`photo_records` of the photos that can be read; file -> why it can't be read, of the others).
+        (`photo_records` of the photos that can be read; file -> why it can't be read, of the others; notes on the
+        models).
 
     Raises:
         MaskensError: photos that can't be read, all listed; with `skip_bad` only if it is all of them. As
             `PhotoClassifier`.
     """
-    models = PhotoClassifier(ensembles, fitted, hardware, len(photos.files))
+    models = PhotoClassifier(ensembles, fitted, hardware, options, len(photos.files))
     problems: dict[str, str] = {}
     distorted: set[str] = set()
 
@@ -198,4 +208,4 @@ def predict_files(
     if not skip_bad:
         listed = [f"{photos.path(file)} {problems[file]}" for file in photos.files if file in problems]
         refuse(listed, "photos can't be used", "Exclude them by name, or with --skip-bad-photos.")
-    return records, dict(photos.without(problems).skipped)
+    return records, dict(photos.without(problems).skipped), models.notes

@@ -6,23 +6,34 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ensemble.decision.members import Ensemble, Member, preprocessings
-from ensemble.jobs.hardware import free_memory
+from ensemble.jobs.hardware import Hardware, free_memory
 from ensemble.jobs.oof import Logits
-from ensemble.models.build import load_checkpoint, to_input
-from ensemble.models.engine import AS_TRAINED, BATCH, EngineOptions, InferenceEngine
-from ensemble.models.engine_choice import choose_engine
-from ensemble.models.onnx_graph import OnnxGraphs
-from ensemble.models.precision import PrecisionChoice
-from ensemble.models.tta import stack_views, unstack_views
+from ensemble.models.array_views import array_views
+from ensemble.models.engine import (
+    AS_TRAINED,
+    BATCH,
+    PRECISIONS,
+    STARTING,
+    Engine,
+    EngineOptions,
+    PrecisionChoice,
+    installed_engines,
+    not_repaid,
+    shortest,
+)
+from ensemble.models.graph_engine import PART
+from ensemble.models.kept_graphs import KeptGraph
 from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError
 from folds.labels import IntArray
+
+if TYPE_CHECKING:
+    from ensemble.models.onnx_graph import OnnxGraphs
 
 SHARE = 0.5  # of the free memory, for models
 WORTH_MEASURING = 50  # usual batches; with more to predict, the fastest batch size is measured
@@ -32,50 +43,57 @@ class BatchInputs:
     """A batch as models take it: normalised and in all views, made once for all models with the same preprocessing.
 
     Args:
-        batch: for each preprocessing uint8 (photos, height, width, 3).
+        batch: for each preprocessing uint8 (photos, height, width, 3): arrays, for a GPU tensors.
     """
 
     def __init__(
-        self,
-        batch: Sequence[Tensor],
-        preprocessings: Sequence[Preprocessing],
-        views: Sequence[str],
-        device: torch.device,
+        self, batch: Sequence[Any], preprocessings: Sequence[Preprocessing], views: Sequence[str], device: str
     ) -> None:
         self.views = views
         self._photos = dict(zip(preprocessings, batch, strict=True))
         self._device = device
-        self._made: dict[object, Tensor] = {}
+        self._made: dict[object, Any] = {}
 
-    def of(self, member: Member, places: IntArray | None = None, view: int | None = None) -> Tensor:
-        """float32 (views * photos, 3, height, width): of all photos, or of those at `places`; in all views, or one."""
+    def of(self, member: Member, places: IntArray | None = None, view: int | None = None) -> Any:
+        """float32 (views * photos, 3, height, width), in the photos' order in memory (channels_last): of all photos, or
+        of those at `places`; in all views, or one. An array, for a GPU a tensor there."""
         card = member.card
         key = (card.preprocessing, card.mean, card.std)
         if key not in self._made:
-            normalisation = card.mean, card.std
-            x = to_input(self._photos[card.preprocessing], *normalisation, self._device)
-            self._made[key] = stack_views(x, self.views, normalisation)
+            self._made[key] = self._make(self._photos[card.preprocessing], (card.mean, card.std))
         made = self._made[key]
-        if places is None and view is None:
-            return made
-        count = len(made) // len(self.views)
-        shown = np.arange(count) if places is None else places
-        views = range(len(self.views)) if view is None else (view,)
-        wanted = torch.from_numpy(np.concatenate([shown + v * count for v in views]))
-        if self._device.type == "cuda":
-            wanted = wanted.pin_memory()  # else the copy waits for all that the GPU has to do
-        return made[wanted.to(self._device, non_blocking=True)].contiguous(memory_format=torch.channels_last)
+        if places is not None or view is not None:
+            count = len(made) // len(self.views)
+            shown = np.arange(count) if places is None else places
+            views = range(len(self.views)) if view is None else (view,)
+            made = self._at(made, np.concatenate([shown + v * count for v in views]))
+        return made.transpose(0, 3, 1, 2) if self._device == "cpu" else made
+
+    def _make(self, photos: Any, normalisation: Any) -> Any:
+        if self._device == "cpu":
+            return array_views(photos, self.views, normalisation)
+        from ensemble.models.tta import device_views
+
+        return device_views(photos, self.views, normalisation, self._device)
+
+    def _at(self, made: Any, places: IntArray) -> Any:
+        if self._device == "cpu":
+            return made[places]
+        from ensemble.models.tta import at_places
+
+        return at_places(made, places)
 
 
-def batch_size(device: torch.device) -> int:
+def batch_size(device: str) -> int:
     """How many photos to read at a time."""
-    return 256 if device.type == "cuda" else 2 * BATCH
+    return 256 if device == "cuda" else 2 * BATCH
 
 
 class Predictor:
     """All models of some runs, which turn batches of decoded photos into logits of each model in each view.
 
-    Models that do not fit into memory together are in several `groups`: `hold` one at a time, for many photos.
+    Models that do not fit into memory together are in several `groups`: `hold` one at a time, for many photos. Torch is
+    imported where it predicts, or compares other engines with itself: not where an engine's graphs are kept.
 
     Args:
         views: in which the photos are shown.
@@ -89,37 +107,46 @@ class Predictor:
         self,
         ensembles: Sequence[Ensemble],
         views: Sequence[str],
-        device: torch.device,
+        hardware: Hardware,
         options: EngineOptions = AS_TRAINED,
         chosen: Sequence[PrecisionChoice] = (),
         passes: float = math.inf,
         passes_here: int = 0,
     ) -> None:
-        self.ensembles, self.views, self.device, self.options = ensembles, views, device, options
+        self.ensembles, self.views, self.options = ensembles, views, options
         self.members = [m for ensemble in ensembles for m in ensemble.members]
         self.preprocessings = preprocessings(self.members)
-        self.groups = groups_that_fit(self.members, device)
-        self.engines: dict[int, InferenceEngine] = {}  # number of the model -> it, of those that are loaded
+        self.groups = groups_that_fit(self.members, hardware.device)
+        self.engines: dict[int, Engine] = {}  # number of the model -> it, of those that are loaded
         self.precisions: dict[int, PrecisionChoice] = dict(enumerate(chosen))
         self.compile_seconds = 0.0
+        self._device, self._threads = hardware.device, hardware.job_threads
         self._notes: dict[int, tuple[str, ...]] = {}  # of the engines
         self._passes = passes
         self._batch = 0 if passes_here >= WORTH_MEASURING * BATCH else BATCH  # 0: to be measured
+        self._part = min(PART, -(-(passes_here or len(views)) // self._threads))
         # models of one kind are equally fast
         self._kinds = [f"{m.card.model} {m.card.model_args} {m.card.preprocessing}" for m in self.members]
         self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass of torch
         self._fastest: dict[str, PrecisionChoice] = {}  # kind of model -> what was fastest for the first of it
         self._why: dict[str, tuple[str, ...]] = {}  # kind of model -> notes on what was chosen
-        self._graphs = OnnxGraphs()
+        self._graphs: OnnxGraphs | None = None
+        self._kept = [KeptGraph(m.path, m.sha256, m.card) for m in self.members]
+        self._unusable: list[str] = []  # kept graphs, and why
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What could not be made faster, of each model."""
         return tuple(note for notes in self._notes.values() for note in notes)
 
-    def inputs(self, photos: Sequence[Tensor]) -> BatchInputs:
-        """A batch, for each of `preprocessings` uint8 (photos, height, width, 3)."""
-        return BatchInputs(photos, self.preprocessings, self.views, self.device)
+    @property
+    def graph_notes(self) -> tuple[str, ...]:
+        """Which graphs could not be used, and which were kept."""
+        return (*self._unusable, *(self._graphs.notes if self._graphs else ()))
+
+    def inputs(self, photos: Sequence[Any]) -> BatchInputs:
+        """A batch, for each of `preprocessings` uint8 (photos, height, width, 3): arrays, for a GPU tensors."""
+        return BatchInputs(photos, self.preprocessings, self.views, self._device)
 
     def hold(self, group: Sequence[int], inputs: BatchInputs) -> None:
         """Have these models in memory, and no others; arguments, raises: as `load`."""
@@ -137,33 +164,81 @@ class Predictor:
             MaskensError: a damaged checkpoint, too little memory, or an engine other than the chosen one.
         """
         for number in models:
-            member, kind = self.members[number], self._kinds[number]
-            size = self._batches.get(kind, self._batch)
-            options = self.options
-            if known := self.precisions.get(number):  # a resumed inference keeps its engine
-                options = EngineOptions(known.precision, options.compile, known.engine, chosen_before=True)
+            kind, options, known = self._kinds[number], self.options, self.precisions.get(number)
+            engine: Engine | None = None
+            if known:  # a resumed inference keeps its engine
+                options = dataclasses.replace(
+                    options, precision=known.precision, engine=known.engine, chosen_before=True
+                )
             elif options.engine == "auto" and (first := self._fastest.get(kind)):
                 precision = first.precision if options.precision == "auto" else options.precision
                 options = dataclasses.replace(options, precision=precision, engine=first.engine)
-            model = load_checkpoint(member.path, self.device)[0]
-            try:
-                alike = self._kinds.count(kind)
-                engine = choose_engine(model, inputs.of(member), options, size, self._graphs, self._passes, alike)
-            except torch.OutOfMemoryError:
-                raise MaskensError(
-                    "the models do not fit into the GPU's memory: use --device cpu, or infer with --precision fp16"
-                ) from None
+            elif options.engine == "auto" and self._all_kept():
+                engine = self._auto_with_kept(number, inputs)
+            engine = engine or self._with_kept_graph(number, options) or self._by_torch(number, options, inputs)
             if known:
                 refuse_other_engine(known, engine.precision)
-            if engine.precision.engine == "torch":
-                self._batches[kind] = engine.batch
             if self.options.precision in ("auto", engine.precision.precision):  # else it is this model's own
                 self._fastest.setdefault(kind, engine.precision)
+            if engine.precision.engine == "torch":
+                self._batches[kind] = engine.batch
             self.engines[number] = engine
             why = self._why.setdefault(kind, engine.notes) if self.options.engine == "auto" else ()
             self._notes.setdefault(number, engine.notes or why)  # a kind's later models have the first one's reasons
             self.precisions.setdefault(number, engine.precision)
             self.compile_seconds += engine.compile_seconds
+
+    def _with_kept_graph(self, number: int, options: EngineOptions) -> Engine | None:
+        """The engine asked for with the graph that is kept of a model, in fp32; None where there is none to use."""
+        if not options.graphs or options.engine == "torch" or options.engine == "auto":
+            return None
+        if options.precision != "fp32" and PRECISIONS[options.engine] != ("fp32",):
+            return None
+        kept = self._kept[number]
+        if (record := kept.record()) is None:
+            return None
+        found = kept.engine(record, options.engine, self._threads, self._part)
+        if isinstance(found, str):
+            self._unusable.append(f"{kept.file} can't be used and is made anew: {found}")
+            return None
+        return found
+
+    def _auto_with_kept(self, number: int, inputs: BatchInputs) -> Engine | None:
+        """An engine for a model whose graph is kept, as torch isn't needed then; None where the photos are so many that
+        they repay trying every engine, or it can't be used."""
+        name, *others = (engine for engine in installed_engines() if engine != "torch")
+        found = self._with_kept_graph(number, dataclasses.replace(self.options, engine=name))
+        if found is None or math.isinf(self._passes):
+            return found
+        x = inputs.of(self.members[number])[:BATCH]
+        each = shortest(lambda: found.logits(x), 1) / len(x)
+        alike = self._kinds.count(self._kinds[number])
+        found.notes = tuple(filter(None, [not_repaid(name, each, len(x), len(others), self._passes, alike, STARTING)]))
+        return found if found.notes else None
+
+    def _all_kept(self) -> bool:
+        able = self.options.graphs and self.options.precision == "fp32" and len(installed_engines()) > 1
+        return able and all(kept.record() for kept in self._kept)
+
+    def _by_torch(self, number: int, options: EngineOptions, inputs: BatchInputs) -> Engine:
+        """The engine of a checkpoint, chosen with torch; raises as `load`."""
+        from ensemble.models.engine_choice import load_engine
+        from ensemble.models.onnx_graph import OnnxGraphs
+
+        self._graphs = self._graphs or OnnxGraphs()
+        kind, kept = self._kinds[number], self._kept[number] if options.graphs else None
+        return load_engine(
+            self.members[number].path,
+            self._device,
+            self._threads,
+            inputs.of(self.members[number]),
+            options,
+            self._batches.get(kind, self._batch),
+            self._graphs,
+            self._passes,
+            self._kinds.count(kind),
+            kept,
+        )
 
     def forward(
         self, places: Mapping[int, IntArray | None], inputs: BatchInputs, view: int | None = None
@@ -183,18 +258,18 @@ class Predictor:
         for number in places:
             inputs.of(self.members[number])  # first, as what it copies to a GPU would wait for the models before it
         logits = [self.engines[n].logits(inputs.of(self.members[n], seen, view)) for n, seen in places.items()]
-        views = self.views if view is None else self.views[view : view + 1]
-        found = [unstack_views(x, views).cpu().numpy() for x in logits]
-        for number, values in zip(places, found, strict=True):
+        arrays = [x if isinstance(x, np.ndarray) else x.cpu().numpy() for x in logits]
+        views = len(self.views) if view is None else 1
+        for number, values in zip(places, arrays, strict=True):
             if not np.isfinite(values).all():
                 raise MaskensError(
                     f"{self.members[number].path} gives logits that are not finite: "
                     "train that job again with --restart, or predict with --precision fp32"
                 )
-        return found
+        return [values.reshape(views, len(values) // views, -1) for values in arrays]
 
 
-def groups_that_fit(members: Sequence[Member], device: torch.device) -> list[list[int]]:
+def groups_that_fit(members: Sequence[Member], device: str) -> list[list[int]]:
     """Numbers of the models, in order, as many in a group as fit into memory together."""
     room = SHARE * _free_memory(device)
     groups: list[list[int]] = [[]]
@@ -209,9 +284,13 @@ def groups_that_fit(members: Sequence[Member], device: torch.device) -> list[lis
     return groups
 
 
-def _free_memory(device: torch.device) -> int:
+def _free_memory(device: str) -> int:
     """Bytes."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    if device == "cpu":
+        return free_memory()
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]
 
 
 def refuse_other_engine(before: PrecisionChoice, now: PrecisionChoice) -> None:

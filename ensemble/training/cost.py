@@ -26,9 +26,10 @@ from ensemble.jobs.finished import job_epochs
 from ensemble.jobs.hardware import Hardware, free_memory
 from ensemble.jobs.spec import JobSpec, training_rows
 from ensemble.models.build import create, normalisation, to_device
-from ensemble.models.engine import InferenceEngine
-from ensemble.models.precision import AutotuneCache, shortest
+from ensemble.models.engine import shortest
+from ensemble.models.precision import AutotuneCache
 from ensemble.models.runtime import configure_process, is_out_of_memory
+from ensemble.models.torch_engine import TorchEngine
 from ensemble.recipes.schema import Recipe, Sampler, TaskRecipe
 from ensemble.recipes.tasks import training_labels
 from ensemble.recipes.views import VIEWS
@@ -202,7 +203,7 @@ def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> C
             trainer.epoch(0, few(), on_batch)
         train = statistics.median(np.diff(ends)) / batches.batch_size
 
-        engine = InferenceEngine(model.eval(), 2 * trainer.micro_batch)
+        engine = TorchEngine(model.eval(), 2 * trainer.micro_batch)
         first = np.arange(min(len(photos), engine.batch))
 
         def predict() -> object:

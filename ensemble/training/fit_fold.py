@@ -28,9 +28,9 @@ from ensemble.jobs.spec import JobSpec, identity, training_rows
 from ensemble.jobs.stopping import StopRequest, stop_requests
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.models.build import Normalisation, create, normalisation, save_checkpoint, to_device, to_input
-from ensemble.models.engine import InferenceEngine
 from ensemble.models.precision import AutotuneCache
 from ensemble.models.runtime import configure_process
+from ensemble.models.torch_engine import TorchEngine
 from ensemble.models.tta import apply_view
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import class_labels, training_labels, training_mask, true_labels
@@ -55,7 +55,7 @@ class OutOfTime(Exception):
 
 
 def view_logits(
-    engine: InferenceEngine,
+    engine: TorchEngine,
     normalised: Normalisation,
     device: torch.device,
     photos: DecodedPhotos,
@@ -339,7 +339,7 @@ class JobRun:
             (scores, logits): macro F1, accuracy and loss of the photos as they are, the loss without logit adjustment,
             class balancing and learned weights of the heads; logits float32 (views, photos of the fold, width).
         """
-        engine = InferenceEngine(trainer.eval_model.eval(), 2 * trainer.micro_batch)
+        engine = TorchEngine(trainer.eval_model.eval(), 2 * trainer.micro_batch)
         views, workers = self.spec.recipe.oof_views, self.spec.workers
         every = view_logits(engine, self.normalised, self.device, self.photos, self.oof_rows, views, workers)
         logits = self.validated(every)

@@ -23,14 +23,8 @@ from ensemble.data.loader import mix_batch
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import Logits
 from ensemble.models.build import to_input
-from ensemble.models.precision import (
-    AutotuneCache,
-    Forward,
-    Precision,
-    autocast,
-    autotune_precision,
-    compile_for_training,
-)
+from ensemble.models.engine import Precision
+from ensemble.models.precision import AutotuneCache, Forward, autocast, autotune_precision, compile_for_training
 from ensemble.models.runtime import give_back_memory, is_out_of_memory
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.losses import bin_counts, class_table, soft_targets, target_tables, task_loss

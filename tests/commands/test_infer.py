@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_command import maskens, refused
-from tiny_runs import DEFAULTS
 
 from ensemble.commands.terminal import Terminal
 from ensemble.decision.submission import read_answers
@@ -196,27 +195,6 @@ def test_what_names_no_person_is_refused_before_anything_is_written(job: Path) -
     file.write_text(file.read_text().replace(",p1,", ",,"))
     refused(maskens(*OF_PERSONS, "--person-column", "person"), "does not name the person on every photo", "row ")
     assert not Path("run/submission.csv").exists()
-
-
-ENGINE = ("infer", "--allow-missing", "--no-tuning", "--tta", "none", "--no-early-exit")
-
-
-def logits() -> np.ndarray:
-    with np.load(Path("runs/default") / "eval.npz") as arrays:
-        return np.asarray(arrays["logits/heads"])
-
-
-def test_another_engine_predicts_the_same(data: Path) -> None:
-    Path("mine.toml").write_text(f"{DEFAULTS}[tasks.heads]\n")
-    assert maskens("folds", "--k", "2").code == 0
-    assert maskens("train", "--recipe", "mine.toml", "--fold", "0").code == 0
-    assert maskens(*ENGINE).code == 0
-    exact, classes = logits(), (Path("runs/default") / "submission.csv").read_text()
-    outcome = maskens(*ENGINE, "--engine", "openvino")
-    assert "openvino in fp32 for 1 of 1 models" in outcome.out
-    np.testing.assert_allclose(logits(), exact, atol=1e-4)
-    assert (Path("runs/default") / "submission.csv").read_text() == classes
-    assert maskens("verify").code == 0
 
 
 def test_photos_of_any_folder_or_list_are_predicted_by_their_relative_paths(few: Path, tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ SETS: list[tuple[Predicts, ...]] = [
 def an_ensemble(
     tasks: tuple[Predicts, ...], folds: int, temperatures: dict[str, list[float]], tta: TtaSet = FLIP
 ) -> Ensemble:
-    found = [Member(t, f, Path(), model_card(predicts=t, task=t, fold=f, k=folds)) for t in tasks for f in range(folds)]
+    found = [
+        Member(t, f, Path(), model_card(predicts=t, task=t, fold=f, k=folds), "") for t in tasks for f in range(folds)
+    ]
     return Ensemble(tuple(found), temperatures, tta)
 
 

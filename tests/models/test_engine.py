@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.models import precision
-from ensemble.models.engine import EngineOptions, InferenceEngine, fast_engine, fastest_batch, fold_conv_bn
+from ensemble.models.engine import EngineOptions
+from ensemble.models.torch_engine import TorchEngine, fast_engine, fastest_batch, fold_conv_bn
 from folds.errors import MaskensError
 
 X = torch.randn(37, 3, 48, 40, generator=torch.Generator().manual_seed(1))
 
 
-def agrees(engine: InferenceEngine, model: nn.Module, x: Tensor = X, atol: float = 1e-5) -> bool:
+def agrees(engine: TorchEngine, model: nn.Module, x: Tensor = X, atol: float = 1e-5) -> bool:
     with torch.no_grad():
         return torch.allclose(engine.logits(x), model(x), atol=atol)
 
@@ -167,7 +168,7 @@ def test_a_gpus_compiled_model_reuses_its_output_and_the_logits_are_kept(
         return lambda x: output.copy_(model(x))
 
     monkeypatch.setattr(torch, "compile", graphed)
-    engine = InferenceEngine(precision.compile_model(model, lambda forward: None, cuda_graphs=True)[0], 8)
+    engine = TorchEngine(precision.compile_model(model, lambda forward: None, cuda_graphs=True)[0], 8)
     engine.fixed_size = True
     assert agrees(engine, model)
 

@@ -6,24 +6,27 @@ import importlib.util
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
-from ensemble.models import engine_choice, onnx_graph
-from ensemble.models.engine import EngineOptions, InferenceEngine
-from ensemble.models.engine_choice import choose_engine, engine_options
+from ensemble.models import engine, engine_choice, onnx_graph
+from ensemble.models.engine import Engine, EngineOptions, engine_options
+from ensemble.models.engine_choice import choose_engine
+from ensemble.models.graph_engine import Array
 from ensemble.models.onnx_graph import OnnxGraphs
+from ensemble.models.torch_engine import TorchEngine
 from folds.errors import MaskensError
 
 X = torch.randn(37, 3, 32, 32, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=torch.channels_last)
 OTHERS = ("onnxruntime", "openvino")
 
 
-def agrees(engine: InferenceEngine, model: nn.Module, x: Tensor = X, atol: float = 1e-4) -> bool:
+def agrees(engine: Engine, model: nn.Module, x: Tensor = X, atol: float = 1e-4) -> bool:
     with torch.no_grad():
-        return torch.allclose(engine.logits(x), model(x), atol=atol)
+        return np.allclose(engine.logits(x.numpy()), model(x).numpy(), atol=atol)
 
 
 def tiny(seed: int) -> nn.Module:
@@ -80,12 +83,13 @@ def test_models_that_only_look_alike_do_not_share_a_graph() -> None:
 def test_an_engine_that_fails_or_has_other_logits_leaves_the_model_to_torch(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*args: object) -> bytes:
+    def broken(*args: object, **options: object) -> bytes:
         raise RuntimeError("no such operator\nand more")
 
-    monkeypatch.setattr(engine_choice, "compile_graph", lambda *args: lambda x: model(x) + 0.1)
+    plain = TorchEngine(model, 64)
+    monkeypatch.setattr(engine_choice, "compile_graph", lambda *args: lambda x: plain.logits(x) + 0.1)
     for graph, note in (
-        (lambda *args: b"", "engine openvino moves a logit by 0.1 in fp32: not used"),
+        (lambda *args, **options: b"", "engine openvino moves a logit by 0.1 in fp32: not used"),
         (broken, "engine openvino does not take it (no such operator): not used"),
     ):
         monkeypatch.setattr(OnnxGraphs, "of", graph)
@@ -96,15 +100,16 @@ def test_an_engine_that_fails_or_has_other_logits_leaves_the_model_to_torch(
 
 def fakes(model: nn.Module, monkeypatch: pytest.MonkeyPatch, error: dict[tuple[str, str], float]) -> None:
     """Engines that are so far from torch, the faster the later they come."""
+    plain = TorchEngine(model, 64)
 
-    def compiled(engine: str, graph: bytes, size: object, precision: str, threads: int) -> Callable[[Tensor], Tensor]:
-        def forward(x: Tensor) -> Tensor:
+    def compiled(engine: str, graph: bytes, size: object, precision: str, threads: int) -> Callable[[Array], Array]:
+        def forward(x: Array) -> Array:
             time.sleep(0.02 * (len(error) - list(error).index((engine, precision))))
-            return model(x) + error[engine, precision]  # type: ignore[no-any-return]
+            return plain.logits(x) + np.float32(error[engine, precision])
 
         return forward
 
-    monkeypatch.setattr(OnnxGraphs, "of", lambda *args: b"")
+    monkeypatch.setattr(OnnxGraphs, "of", lambda *args, **options: b"")
     monkeypatch.setattr(engine_choice, "compile_graph", compiled)
 
 
@@ -113,10 +118,10 @@ def test_auto_takes_the_fastest_that_agrees(model: nn.Module, monkeypatch: pytes
     slow = engine_choice.fast_engine
 
     def torch_engine(*args: object) -> object:
-        engine = slow(*args)  # type: ignore[arg-type]
-        plain = engine.model
-        engine.model = lambda x: (time.sleep(0.2), plain(x))[1]
-        return engine
+        found = slow(*args)  # type: ignore[arg-type]
+        plain = found.model
+        found.model = lambda x: (time.sleep(0.2), plain(x))[1]
+        return found
 
     monkeypatch.setattr(engine_choice, "fast_engine", torch_engine)
     found = choose_engine(model, X, EngineOptions(engine="auto"), 64, OnnxGraphs())
@@ -188,4 +193,4 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
     with pytest.raises(MaskensError, match=r"openvino.*Install: pip install 'maskens\[openvino\]'"):
         engine_options("openvino", "fp32", False, "cpu")
     assert engine_options("torch", "fp32", False, "cpu") == EngineOptions()
-    assert engine_choice.installed_engines() == ["torch"]
+    assert engine.installed_engines() == ["torch"]

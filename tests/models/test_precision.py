@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.models import precision as pace
-from ensemble.models.precision import FP32, AutotuneCache, choose_precision, compile_for_training, measure
+from ensemble.models.engine import FP32, Precision
+from ensemble.models.precision import AutotuneCache, choose_precision, compile_for_training, measure
 from ensemble.recipes.schema import Optimizer, TaskRecipe
 from ensemble.training.optimizer import make_optimizer
 from ensemble.training.trainer import Trainer, ahead
@@ -76,7 +77,7 @@ def took(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     seconds = {"fp32": 1.0, "bf16": 0.5}
     real = pace.step_seconds
 
-    def pretended(model: nn.Module, x: Tensor, *ways: pace.Precision) -> tuple[float, ...]:
+    def pretended(model: nn.Module, x: Tensor, *ways: Precision) -> tuple[float, ...]:
         assert len(real(model, x, *ways)) == 2
         return tuple(seconds[way] for way in ways)
 

@@ -8,6 +8,8 @@ import torch
 import ttach
 from torch import Tensor, nn
 
+from ensemble.models.array_views import array_views
+from ensemble.models.build import to_input
 from ensemble.models.tta import apply_view, stack_views, unstack_views
 from ensemble.recipes.views import STEPS, VIEWS, as_set
 from folds.errors import MaskensError
@@ -64,6 +66,23 @@ def test_a_view_has_the_photos_size_whatever_that_is(step: str, size: tuple[int,
     for view in [f"{step}={number}" for number in numbers] or [step]:
         assert shown(x, view).shape == x.shape
         assert torch.isfinite(shown(x, view)).all()
+
+
+@pytest.mark.parametrize("size", [(8, 33), (32, 24), (41, 47)])
+def test_views_as_arrays_are_those_of_ttach(size: tuple[int, int]) -> None:
+    photos = np.random.default_rng(0).integers(0, 256, (2, *size, 3), np.uint8)
+    views = ["identity", "hflip scale=1.13 center_crop=0.83 crop_rb=0.77 multiply=1.2 add=-0.11"]
+    views += [
+        f"{step}={n:g}" if limits else step for step, limits in STEPS.items() for n in np.linspace(*limits or (0, 0), 5)
+    ]
+    x = to_input(torch.from_numpy(photos), *NORMALISATION, torch.device("cpu"))
+    for view in views:
+        np.testing.assert_allclose(
+            array_views(photos, [view, "hflip"], NORMALISATION).transpose(0, 3, 1, 2),
+            stack_views(x, [view, "hflip"], NORMALISATION),
+            atol=1e-4,
+            err_msg=view,
+        )
 
 
 def test_brightness_is_that_of_the_photo_and_ends_at_white() -> None:

@@ -20,8 +20,8 @@ from ensemble.decision.tuning import DecisionParams, RunTuning
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import Logits
 from ensemble.models.build import create, load_checkpoint, normalisation, save_checkpoint, to_device
-from ensemble.models.engine import EngineOptions, InferenceEngine
-from ensemble.models.precision import PrecisionChoice
+from ensemble.models.engine import EngineOptions, PrecisionChoice
+from ensemble.models.torch_engine import TorchEngine
 from ensemble.prediction import inference, predictor
 from ensemble.prediction.inference import (
     InferenceSettings,
@@ -39,6 +39,7 @@ from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.views import VIEWS
 from ensemble.training.fit_fold import view_logits
 from folds.errors import MaskensError
+from folds.files import sha256_of_file
 from folds.labels import IntArray
 from folds.layout import read_eval
 from folds.people import EvalData
@@ -78,7 +79,7 @@ def photos_of(data: EvalData, size: tuple[int, int]) -> DecodedPhotos:
 def spread_out(model: Any, photos: DecodedPhotos, mean: Any, std: Any) -> None:
     """Give each logit a mean of 0 and a spread of 2 over the photos."""
     args = ((mean, std), DEVICE, photos, np.arange(50), VIEWS["none"])
-    logits = view_logits(InferenceEngine(to_device(model, DEVICE).eval(), 50), *args)[0]
+    logits = view_logits(TorchEngine(to_device(model, DEVICE).eval(), 50), *args)[0]
     head, scale = model.get_classifier(), torch.from_numpy(2 / logits.std(axis=0))
     with torch.no_grad():
         head.bias.copy_((head.bias - torch.from_numpy(logits.mean(axis=0))) * scale)
@@ -99,7 +100,7 @@ def models(data: EvalData, tmp_path_factory: pytest.TempPathFactory) -> Ensemble
             card = model_card(task=task, fold=fold, k=2, mean=mean, std=std, **same)
             path = root / task / f"fold{fold}" / "model.safetensors"
             save_checkpoint(path, model, card)
-            found.append(Member(task, fold, path, card))
+            found.append(Member(task, fold, path, card, sha256_of_file(path)))
     return Ensemble(tuple(found), {})
 
 
@@ -110,7 +111,7 @@ def plain(models: Ensemble, data: EvalData) -> dict[str, np.ndarray]:
     for member in models.members:
         model, card = load_checkpoint(member.path, DEVICE)
         photos, rows = photos_of(data, card.preprocessing.resize), np.arange(len(data.ids))
-        engine = InferenceEngine(model, 50)
+        engine = TorchEngine(model, 50)
         values = view_logits(engine, (card.mean, card.std), DEVICE, photos, rows, VIEWS["flip"])
         found.setdefault(member.task, []).append(values)
     return {task: np.stack(values) for task, values in found.items()}
@@ -181,10 +182,10 @@ def test_early_exit_skips_models_and_changes_no_class(
 def test_models_that_do_not_fit_together_take_turns_over_all_photos(
     models: Ensemble, data: EvalData, whole: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def predicted() -> tuple[list[dict[str, Any]], dict[str, str]]:
-        return predict_files([models], RULE, data.photos, CPU, 4 / 3)
+    def predicted() -> list[dict[str, Any]]:
+        return predict_files([models], RULE, data.photos, CPU, 4 / 3)[0]
 
-    records, _ = predicted()
+    records = predicted()
     loaded: list[int] = []
     load = Predictor.load
     monkeypatch.setattr(
@@ -193,7 +194,7 @@ def test_models_that_do_not_fit_together_take_turns_over_all_photos(
     largest = max(m.path.stat().st_size for m in models.members)
     monkeypatch.setattr(predictor, "_free_memory", lambda device: 2.5 * largest / predictor.SHARE)
     everyone = list(range(len(models.members)))
-    assert len(predictor.groups_that_fit(models.members, DEVICE)) > 2
+    assert len(predictor.groups_that_fit(models.members, "cpu")) > 2
     done: list[int] = []
     found = run(models, data, lambda n, total: done.append(n), early_exit=RULE)
     assert same_logits(found, whole, 1e-5) and loaded == everyone
@@ -205,7 +206,7 @@ def test_models_that_do_not_fit_together_take_turns_over_all_photos(
     assert same_logits(resumed, whole, 1e-5) and resumed.by.resumed > 80
     assert loaded == everyone[-len(loaded) :] and len(loaded) < len(everyone), "some have predicted all photos"
     loaded.clear()
-    for ours, theirs in zip(predicted()[0], records, strict=True):
+    for ours, theirs in zip(predicted(), records, strict=True):
         assert ours["class"] == theirs["class"] and ours["p"] == pytest.approx(theirs["p"], abs=1e-4)
     assert loaded == everyone
 
@@ -224,8 +225,8 @@ def test_an_interrupted_inference_resumes(
     interrupted(models, data, after=100, early_exit=early_exit, partial=partial)
     assert partial.exists()
     shown: list[int] = []
-    plain_logits = InferenceEngine.logits
-    monkeypatch.setattr(InferenceEngine, "logits", lambda self, x: shown.append(len(x)) or plain_logits(self, x))
+    plain_logits = TorchEngine.logits
+    monkeypatch.setattr(TorchEngine, "logits", lambda self, x: shown.append(len(x)) or plain_logits(self, x))
     found = run(models, data, early_exit=early_exit, partial=partial)
     assert found.by.resumed == 128 and "128 photos" in found.by.notes[0]
     assert max(shown) == 2 * (150 - 128), "two views of the photos that are left"
@@ -295,7 +296,9 @@ def test_a_model_whose_logits_are_not_finite_is_named(models: Ensemble, data: Ev
         model.get_classifier().bias[0] = float("nan")  # type: ignore[operator,index,union-attr]
     path = tmp_path / "model.safetensors"
     save_checkpoint(path, model, card)
-    broken = Ensemble((*models.members[:2], Member(member.task, 0, path, card), *models.members[3:]), {})
+    broken = Ensemble(
+        (*models.members[:2], Member(member.task, 0, path, card, sha256_of_file(path)), *models.members[3:]), {}
+    )
     with pytest.raises(MaskensError, match=r"model.safetensors gives logits that are not finite: train"):
         run(broken, data)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ensemble.jobs.finished
-import ensemble.models.precision
+import ensemble.models.engine
 from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import evaluate
@@ -176,7 +176,7 @@ def test_ages_in_years_are_scored_in_bands_by_any_head(setting: Setting, head: s
 def test_a_precision_that_falls_back_is_reported_in_the_jobs_status(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(ensemble.models.precision.TOLERANCES, "fp16", -1.0)
+    monkeypatch.setitem(ensemble.models.engine.TOLERANCES, "fp16", -1.0)
     spec = setting.trained("fp16", "tasks.age.precision=fp16")
     note = Job(spec.run, "age", 0).status().note
     assert note.startswith("precision fp16 falls back to fp32: its logits differ by")

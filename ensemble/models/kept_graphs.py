@@ -1,0 +1,118 @@
+"""Graphs that lie beside their checkpoints, so that a model is traced and compared with torch once. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from pydantic import ConfigDict
+
+from ensemble.jobs.card import ModelCard
+from ensemble.jobs.job import GRAPH, GRAPH_RECORD
+from ensemble.models.array_views import array_views
+from ensemble.models.engine import EngineName, PrecisionChoice, largest_difference
+from ensemble.models.graph_engine import PART, Array, GraphEngine, compile_graph
+from ensemble.recipes.views import IDENTITY
+from folds.errors import MaskensError, first_line
+from folds.files import replacing, sha256
+from folds.records import read_record, write_record
+
+STAND_INS = 2  # generated photos that each engine is checked on when it loads a kept graph
+LARGEST = 1_500_000_000  # bytes; protobuf ends at 2 GiB, and what lies in other files is not read
+ELSEWHERE = b"location"  # the key under which ONNX names another file: the word is nowhere in a graph that is read
+
+
+@dataclass(frozen=True)
+class GraphRecord:
+    """What is known of a kept graph."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    model: str  # sha256 of the checkpoint
+    graph: str  # its own
+    bytes: int
+    logits: tuple[tuple[float, ...], ...]  # torch's of the stand-ins, in fp32
+    difference: float  # largest of a logit from torch's
+    photos: int  # that were compared, of the first inference
+    engine: str  # that compared them
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class KeptGraph:
+    """Where the graph of a model is kept: in the folder of its checkpoint."""
+
+    checkpoint: Path
+    model: str  # sha256 of the checkpoint
+    card: ModelCard
+
+    @property
+    def file(self) -> Path:
+        return self.checkpoint.with_name(GRAPH)
+
+    @property
+    def stand_ins(self) -> Array:
+        """float32 (STAND_INS, 3, height, width), the same always: noise, as the model takes it."""
+        shape = (STAND_INS, *self.card.preprocessing.shape)
+        numbers = np.arange(np.prod(shape), dtype=np.uint64) * np.uint64(2654435761)  # multiplicative hashing
+        photos = (numbers >> np.uint64(24)).astype(np.uint8).reshape(shape)
+        return array_views(photos, [IDENTITY], (self.card.mean, self.card.std)).transpose(0, 3, 1, 2)
+
+    def record(self) -> GraphRecord | None:
+        """Of the graph of this very checkpoint; None if there is none or it is damaged."""
+        try:
+            record = read_record(self.checkpoint.with_name(GRAPH_RECORD), GraphRecord)
+        except MaskensError:
+            return None
+        return record if record.model == self.model else None
+
+    def read(self, record: GraphRecord) -> bytes:
+        """Raises OSError, or ValueError: it is damaged, or names other files."""
+        if self.file.stat().st_size != record.bytes:
+            raise ValueError("its size is not the recorded one")
+        graph = self.file.read_bytes()
+        if sha256(graph) != record.graph:
+            raise ValueError("its sha256 is not the recorded one")
+        _refuse_foreign(graph)
+        return graph
+
+    def engine(self, record: GraphRecord, name: EngineName, threads: int, part: int = PART) -> GraphEngine | str:
+        """The graph in an engine, in fp32, or why it can't be used: damaged, or other logits of the stand-ins than
+        torch had. `part` is of `compile_graph`."""
+        try:
+            forward = compile_graph(name, self.read(record), self.card.preprocessing.shape[:2], "fp32", threads, part)
+            exact, found = np.array(record.logits, np.float32), forward(self.stand_ins)
+            if not exact.shape == found.shape == (STAND_INS, self.card.target.width):
+                raise ValueError(f"its logits are {found.shape}")
+            difference = float(np.abs(found - exact).max())
+        except Exception as error:  # engines may refuse a graph in any way they like
+            return first_line(error)
+        if not difference <= largest_difference(exact, "fp32"):  # nor may it be NaN
+            return f"{name} moves a logit by {difference:.2g}"
+        return GraphEngine(forward, PrecisionChoice("fp32", max(difference, record.difference), "", name))
+
+    def keep(self, graph: bytes, logits: Array, difference: float, photos: int, engine: EngineName) -> None:
+        """Replace the kept graph. Raises MaskensError: it can't be written, or is no graph that `read` takes.
+
+        Args:
+            logits: of the stand-ins by torch, in fp32.
+            difference, photos, engine: as of `GraphRecord`.
+        """
+        try:
+            _refuse_foreign(graph)
+        except ValueError as error:
+            raise MaskensError(f"{self.file} is not written: {error}") from error
+        with replacing(self.file) as handle:
+            handle.write(graph)
+        versions = {name: metadata.version(name) for name in ("torch", "timm", engine)}
+        values = tuple(tuple(map(float, row)) for row in logits)
+        sizes = sha256(graph), len(graph)
+        record = GraphRecord(self.model, *sizes, values, difference, photos, engine, versions)
+        write_record(self.checkpoint.with_name(GRAPH_RECORD), record)
+
+
+def _refuse_foreign(graph: bytes) -> None:
+    if not graph.startswith(b"\x08") or ELSEWHERE in graph or len(graph) > LARGEST:  # ONNX begins with its version
+        raise ValueError("it is not one ONNX file, or names others")
