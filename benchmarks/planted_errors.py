@@ -19,11 +19,11 @@ from sklearn.metrics import average_precision_score
 
 from ensemble.decision.joint import marginals
 from ensemble.decision.oof_ensemble import load_oof_ensemble
-from ensemble.evaluation.audit import NAMES, audit
+from ensemble.evaluation.audit import audit
 from ensemble.metrics.scores import PARTS
 from folds.corrections import fixes_csv, read_fixes
 from folds.files import write_text
-from folds.labels import GENDERS, MASKS, SHOTS, FloatArray, IntArray, age_band
+from folds.labels import FIELDS, GENDERS, MASKS, SHOTS, FloatArray, IntArray, age_band
 from folds.layout import read_train
 from folds.people import Fix, TrainData
 from folds.run_folder import load_run
@@ -120,10 +120,10 @@ def print_table(folder: Path, planted: Path) -> None:
         "audit": [(s.person.path, d.photo, s.field) for s in audit(data, blend.rows, log_p).suspects for d in s.doubts],
         "single photos": single_photos(data, blend.rows, log_p),
     }
-    possible = {field: len(data.files) if field == "mask" else len(data.people) for field in NAMES}
+    possible = {field: len(data.files) if field == "mask" else len(data.people) for field in FIELDS}
     print(f"{machine()}, {run.k} folds, {len(data.people)} people\n")
     print_heads("labels", "planted", "ranking", "precision at n", "recall at 2n", "average precision")
-    for name, fields in [*((f, {f}) for f in NAMES), ("all", set(NAMES))]:
+    for name, fields in [*((f, {f}) for f in FIELDS), ("all", set(FIELDS))]:
         truth = [label for label in wrong if label[2] in fields]
         candidates = sum(possible[f] for f in fields)
         for kind, ranking in rankings.items():

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from folds.errors import MaskensError, did_you_mean, refuse
 from folds.files import safe_csv, unescape_cell
-from folds.labels import GENDERS, MASKS, SHOTS
-from folds.people import OLDEST, Fix, Person, TrainData
-from folds.table import LINE, find_name, read_table, whole_number
+from folds.labels import FIELDS, OLDEST, UNKNOWN, label_text, parse_label
+from folds.people import Fix, Person, TrainData
+from folds.table import LINE, find_name, read_table
 
 FIX_COLUMNS = ("path", "photo", "field", "old", "new", "reason")
-FIELDS: dict[str, tuple[str, ...]] = {"gender": GENDERS, "age": (), "mask": MASKS}  # names; age has years instead
 MERGE_COLUMNS = ("a", "b")
 NONE = "none"  # in place of a list: no fixes, no merges
 
@@ -69,7 +68,9 @@ def apply_fixes(data: TrainData, fixes: Sequence[Fix]) -> TrainData:
             pattern = re.sub(r"([\[?])", r"[\1]", fitting[0])  # only * is special; many of them don't backtrack
             fitting = [p for p in people if fnmatch.fnmatchcase(p, pattern)]
         if len(fitting) != 1:
-            problems.append(f"{fix.where}: path '{fix.path}' fits {len(fitting)} folders of train.csv, expected one")
+            problems.append(
+                f"{fix.where}: path '{fix.path}' fits {len(fitting)} rows of {data.table_name}, expected one"
+            )
             continue
         person, key = people[fitting[0]], (fitting[0], fix.photo, fix.field)
         if key in seen:
@@ -77,7 +78,7 @@ def apply_fixes(data: TrainData, fixes: Sequence[Fix]) -> TrainData:
         elif fault := _fault(fix, person):
             problems.append(f"{fix.where}: {fault}")
         else:
-            old, new = (_name(fix.field, _value(fix.field, text)) for text in (fix.old, fix.new))
+            old, new = (label_text(fix.field, _value(fix.field, text)) for text in (fix.old, fix.new))
             seen[key] = dataclasses.replace(fix, path=key[0], old=old, new=new)
             people[person.path] = _fixed(person, fix)
     refuse(problems, f"these fixes don't fit the data in {data.root}", "Correct the list, or skip it: --fixes none.")
@@ -104,39 +105,37 @@ def _fault(fix: Fix, person: Person) -> str:
     """What is wrong with a row, "" if nothing is."""
     if fix.field not in FIELDS:
         return f"field '{fix.field}' is none of {', '.join(FIELDS)}{did_you_mean(fix.field, FIELDS)}"
-    if fix.field == "mask" and fix.photo not in SHOTS:
-        return f"photo '{fix.photo}' is none of {', '.join(SHOTS)}{did_you_mean(fix.photo, SHOTS)}"
+    if fix.field == "mask" and fix.photo not in person.shots:
+        shots = ", ".join(person.shots) or "empty: each photo has a row of its own"
+        return f"photo '{fix.photo}' is none of {shots}{did_you_mean(fix.photo, person.shots)}"
     if fix.field != "mask" and fix.photo:
         return f"photo '{fix.photo}' is given, but {fix.field} is the same on all photos: leave it empty"
-    names = FIELDS[fix.field]
+    names = () if fix.field == "age" else FIELDS[fix.field]
+    bands_too = fix.field == "age" and person.age < UNKNOWN
     for column, text in (("old", fix.old), ("new", fix.new)):
-        if _value(fix.field, text) < 0:
+        if (value := parse_label(fix.field, text)) is None or (value < 0 and not bands_too):
             allowed = f"none of {', '.join(names)}" if names else f"not a whole number of years between 0 and {OLDEST}"
             return f"{column} '{text}' is {allowed}{did_you_mean(text, names)}"
     old, new = _value(fix.field, fix.old), _value(fix.field, fix.new)
     if old == new:
         return f"old and new are both '{fix.new}'"
-    now: int = person.masks[SHOTS.index(fix.photo)] if fix.photo else getattr(person, fix.field)
+    now: int = person.masks[person.shots.index(fix.photo)] if fix.field == "mask" else getattr(person, fix.field)
     photo = f" {fix.photo}" if fix.photo else ""
-    return "" if now == old else f"{fix.field} of '{person.path}'{photo} is '{_name(fix.field, now)}', not '{fix.old}'"
+    found = label_text(fix.field, now)
+    return "" if now == old else f"{fix.field} of '{person.path}'{photo} is '{found}', not '{fix.old}'"
 
 
 def _value(field: str, text: str) -> int:
-    """The label or the years in a cell; -1 if it holds none."""
-    if field == "age":
-        return years if (years := whole_number(text)) <= OLDEST else -1
-    names = FIELDS[field]
-    return names.index(text.lower()) if text.lower() in names else -1
-
-
-def _name(field: str, value: int) -> str:
-    return str(value) if field == "age" else FIELDS[field][value]
+    """The label in a cell that holds one."""
+    value = parse_label(field, text)
+    assert value is not None
+    return value
 
 
 def _fixed(person: Person, fix: Fix) -> Person:
     value = _value(fix.field, fix.new)
     if fix.field == "mask":
-        masks = (value if shot == fix.photo else mask for shot, mask in zip(SHOTS, person.masks, strict=True))
+        masks = (value if shot == fix.photo else mask for shot, mask in zip(person.shots, person.masks, strict=True))
         return dataclasses.replace(person, masks=tuple(masks))
     return (
         dataclasses.replace(person, gender=value) if fix.field == "gender" else dataclasses.replace(person, age=value)
@@ -179,7 +178,9 @@ def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
     problems = []
     for m in merges:
         a, b = find_name(m.a, parent), find_name(m.b, parent)
-        missing = [f"{m.where}: {c} '{i}' is not in train.csv" for c, i in (("a", a), ("b", b)) if i not in parent]
+        missing = [
+            f"{m.where}: {c} '{i}' is not in {data.table_name}" for c, i in (("a", a), ("b", b)) if i not in parent
+        ]
         problems += missing or ([f"{m.where}: a and b are both '{a}'"] if a == b else [])
         if not missing:
             first, second = sorted((root(a), root(b)))

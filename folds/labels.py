@@ -6,9 +6,12 @@ class = mask * 6 + gender * 3 + age
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+
+from folds.table import whole_number
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -19,6 +22,9 @@ GENDERS = ("male", "female")
 AGES = ("<30", "30-59", ">=60")
 AGE_CUTS = (30, 60)  # the scoring cuts; a recipe may train on others, never score on them
 FORMULA = "class = mask*6 + gender*3 + age"
+OLDEST = 120  # years
+FIELDS: dict[str, tuple[str, ...]] = {"gender": GENDERS, "age": AGES, "mask": MASKS}  # the three labels and their words
+UNKNOWN = -1  # in place of a label that a photo lacks, and of its class; an age known as a band alone is `of_band`
 CLASSES = len(MASKS) * len(GENDERS) * len(AGES)
 CLASS_NAMES = tuple(f"{m}, {g}, {a}" for m in MASKS for g in GENDERS for a in AGES)
 SHOTS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
@@ -43,6 +49,36 @@ def decode(classes: npt.ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
     return c // 6, c // 3 % 2, c % 3
 
 
+def of_band(band: npt.ArrayLike) -> IntArray:
+    """What stands for the years of an age of which only the band is known: -2, -3 or -4."""
+    return np.asarray(UNKNOWN - 1 - np.asarray(band), dtype=np.int64)
+
+
 def age_band(years: npt.ArrayLike, cuts: Sequence[int] = AGE_CUTS) -> IntArray:
-    """Band of each age in whole years: the number of cuts that it has reached (30 is already in band 1)."""
-    return np.searchsorted(np.asarray(cuts), np.asarray(years), side="right").astype(np.int64)
+    """Band of each age in whole years: the number of cuts that it has reached (30 is already in band 1). UNKNOWN for an
+    unknown age, and for one of `of_band` that these cuts divide."""
+    years = np.asarray(years)
+    found = np.where(years < 0, UNKNOWN, np.searchsorted(np.asarray(cuts), years, side="right"))
+    for band, (youngest, next_band) in enumerate(pairwise((0, *AGE_CUTS, OLDEST + 1))):
+        first, last = np.searchsorted(np.asarray(cuts), (youngest, next_band - 1), side="right")
+        if first == last:
+            found = np.where(years == of_band(band), first, found)
+    return found.astype(np.int64)
+
+
+def label_text(field: str, value: int) -> str:
+    """A label as a word, an age as its years or its band; "" for UNKNOWN."""
+    if field == "age":
+        return str(value) if value >= 0 else "" if value == UNKNOWN else AGES[int(of_band(value))]
+    return FIELDS[field][value] if value >= 0 else ""
+
+
+def parse_label(field: str, text: str) -> int | None:
+    """The inverse of `label_text` of a label that is known, in any case; None for text that is none."""
+    if field == "age" and text not in AGES:
+        return years if 0 <= (years := whole_number(text)) <= OLDEST else None
+    words = FIELDS[field]
+    if text.lower() not in words:
+        return None
+    number = words.index(text.lower())
+    return int(of_band(number)) if field == "age" else number

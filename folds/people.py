@@ -13,12 +13,25 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from folds.errors import MaskensError
+from folds.errors import MaskensError, did_you_mean, typed
 from folds.files import safe_csv, sha256_of_lines, unescape_cell
-from folds.labels import CLASSES, SHOT_MASK, SHOTS, IntArray, age_band, encode
+from folds.labels import (
+    AGES,
+    CLASSES,
+    FIELDS,
+    OLDEST,
+    SHOT_MASK,
+    SHOTS,
+    UNKNOWN,
+    IntArray,
+    age_band,
+    encode,
+    parse_label,
+)
 from folds.table import read_table
 
-OLDEST = 120
+ALONE = ("",)
+LIST_COLUMNS = ("photo", "person", "mask", "gender", "age")
 AS_NAMED = tuple(SHOT_MASK[s] for s in SHOTS)  # the masks of a person without fixes
 SKIPPED_COLUMNS = ("photo", "reason")
 SKIPPED_SHOWN = 3  # photos in a line of the terminal
@@ -68,13 +81,14 @@ def count_skipped(skipped: Mapping[str, str], photos: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One row of train.csv: a folder of seven photos. Two rows with the same `group` are one person."""
+    """One row of train.csv: a folder of seven photos. Or one row of a list of photos: a photo. Rows with the same
+    `group` are one person. A label that is not known is UNKNOWN."""
 
     path: str
     id: str
     gender: int
-    age: int  # years
-    photos: tuple[str, ...]  # file names in the order of SHOTS
+    age: int  # years, or as of `labels.of_band`
+    photos: tuple[str, ...]  # file names in the order of SHOTS; ALONE for a photo that is a row
     bytes: tuple[int, ...]  # their sizes
     masks: tuple[int, ...] = AS_NAMED  # their mask labels
     changed: tuple[int, ...] = dataclasses.field(default=(), compare=False)  # when they were, as of `PhotoSet`
@@ -85,19 +99,84 @@ class Person:
         """Equal for all rows of a person, merged ids too: the unit of folds, draws and intervals."""
         return self.merged_into or self.id
 
+    @property
+    def shots(self) -> tuple[str, ...]:
+        """What lists of labels call each photo of the row."""
+        return ALONE if self.photos == ALONE else SHOTS
+
 
 @dataclass(frozen=True, slots=True)
 class Fix:
     """One row of a list of fixes, as text. Where it came from is no part of its identity."""
 
-    path: str  # the person's folder as in train.csv; until it is applied, it may hold a *
-    photo: str  # file stem if the field is mask, else ""
+    path: str  # the person's folder as in train.csv, or the photo in a list; until it is applied, it may hold a *
+    photo: str  # file stem if the field is mask, else ""; of a list always ""
     field: str  # gender, age or mask
     old: str
     new: str
     reason: str = ""
     source: str = dataclasses.field(default="", compare=False)  # a shipped name, or a file
     where: str = dataclasses.field(default="", compare=False)  # source and row
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The list of photos that describes training data, and how lists are read."""
+
+    photos: Path | None = None  # None: the data folder has its own table
+    columns: tuple[str, ...] = ()  # as typed: "person=subject_id,age=years"
+    labels: tuple[str, ...] = ()  # "gender:M=male,F=female"
+
+    @property
+    def typed(self) -> str:
+        """As options of `maskens folds`."""
+        options = [("photos", [self.photos] if self.photos else []), ("columns", self.columns), ("labels", self.labels)]
+        return "".join(f" --{name} {typed(value)}" for name, values in options for value in values)
+
+    @property
+    def column_names(self) -> dict[str, str]:
+        """Our name of a column -> the lists'. Raises MaskensError: unreadable, or no column of ours."""
+        found = dict(_pairs("--columns", text) for words in self.columns for text in words.split(","))
+        if wrong := [name for name in found if name not in LIST_COLUMNS]:
+            raise MaskensError(
+                f"--columns {wrong[0]}={found[wrong[0]]}: a list has no column '{wrong[0]}'"
+                f"{did_you_mean(wrong[0], LIST_COLUMNS)}; it has {', '.join(LIST_COLUMNS)}."
+            )
+        return found
+
+    @property
+    def words(self) -> dict[str, dict[str, int]]:
+        """Field -> the lists' word -> the label that it stands for. Raises MaskensError: unreadable, no such field or
+        label."""
+        found: dict[str, dict[str, int]] = {field: {} for field in FIELDS}
+        for given in self.labels:
+            field, _, rest = given.partition(":")
+            if field not in FIELDS or not rest:
+                near = did_you_mean(field, FIELDS)
+                raise MaskensError(f"--labels {given}: write FIELD:WORD=LABEL, with {', '.join(FIELDS)}{near}.")
+            for text in rest.split(","):
+                word, label = _pairs("--labels", text)
+                if (value := parse_label(field, label)) is None:
+                    raise MaskensError(f"--labels {given}: {no_label(field, label)}")
+                found[field][word] = value
+        return found
+
+
+NO_LISTS = Lists()
+
+
+def _pairs(option: str, text: str) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals and value):
+        raise MaskensError(f"{option} {text}: '{text}' is not NAME=VALUE.")
+    return name, value
+
+
+def no_label(field: str, text: str) -> str:
+    """What is wrong with a label that is none."""
+    if field == "age":
+        return f"age '{text}' is neither years from 1 to {OLDEST} nor one of {', '.join(AGES)}"
+    return f"{field} '{text}' is none of {', '.join(FIELDS[field])}{did_you_mean(text.lower(), FIELDS[field])}"
 
 
 @dataclass(frozen=True)
@@ -141,12 +220,18 @@ class PhotoSet:
 
 @dataclass(frozen=True)
 class TrainData:
-    """The labelled people of a data folder, sorted by `path` whatever the order of the rows."""
+    """The labelled people of a data folder or of a list of photos, sorted by `path` whatever the order of the rows."""
 
     root: Path
     people: tuple[Person, ...]
     fixes: tuple[Fix, ...] = ()  # that the labels follow; whole paths, sorted
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # as of `PhotoSet`
+    table: Path | None = None  # the list of photos; None: train/train.csv below `root`
+    lists: Lists = NO_LISTS  # how it was read
+
+    @property
+    def table_name(self) -> str:
+        return self.table.name if self.table else "train.csv"
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -165,34 +250,45 @@ class TrainData:
         sizes = (size for p in self.people for size in p.bytes)
         lines = (f"{file}\t{size}" for file, size in zip(self.files, sizes, strict=True))
         changed = [time for p in self.people for time in p.changed]
-        return PhotoSet(self.root, self.files, sha256_of_lines(lines), self.skipped, changed)
+        root = self.table.parent if self.table else self.root
+        return PhotoSet(root, self.files, sha256_of_lines(lines), self.skipped, changed)
 
-    @property
+    @functools.cached_property
     def files(self) -> list[str]:
-        """Path of each photo below `root`, person by person in the order of SHOTS."""
-        return [f"train/images/{p.path}/{name}" for p in self.people for name in p.photos]
+        """Path of each photo below the root of `photos`, row by row."""
+        return [f"train/images/{p.path}/{name}" if name else p.path for p in self.people for name in p.photos]
 
-    @property
+    @functools.cached_property
     def photo_person(self) -> IntArray:
         """int64 (photos,): index into `people` of each photo."""
-        return np.repeat(np.arange(len(self.people)), len(SHOTS))
+        return np.repeat(np.arange(len(self.people)), [len(p.photos) for p in self.people])
+
+    @property
+    def portraits(self) -> IntArray:
+        """int64 (people,): index of a photo of each row, without a mask if it has several."""
+        first = np.searchsorted(self.photo_person, np.arange(len(self.people)))
+        return np.asarray(first + [p.shots.index("normal") if p.shots == SHOTS else 0 for p in self.people])
 
     @property
     def labels(self) -> tuple[IntArray, IntArray, IntArray]:
-        """(mask, gender, age band) of each photo, each int64 (photos,)."""
-        masks = np.array([p.masks for p in self.people], dtype=np.int64).reshape(-1)
-        genders = np.repeat(np.array([p.gender for p in self.people], dtype=np.int64), len(SHOTS))
+        """(mask, gender, age band) of each photo, each int64 (photos,); UNKNOWN where it is not known."""
+        masks = np.array([mask for p in self.people for mask in p.masks], dtype=np.int64)
+        genders = np.array([p.gender for p in self.people], dtype=np.int64)[self.photo_person]
         return masks, genders, age_band(self.years)
 
     @property
     def years(self) -> IntArray:
-        """int64 (photos,): age in years of the person on each photo."""
-        return np.repeat(np.array([p.age for p in self.people], dtype=np.int64), len(SHOTS))
+        """int64 (photos,): age of the person on each photo, as of `Person`."""
+        return np.array([p.age for p in self.people], dtype=np.int64)[self.photo_person]
 
-    @property
+    @functools.cached_property
     def classes(self) -> IntArray:
-        """int64 (photos,), 0..17."""
-        return encode(*self.labels)
+        """int64 (photos,), 0..17; UNKNOWN for a photo that lacks a label."""
+        labels = np.stack(self.labels)
+        whole = (labels != UNKNOWN).all(axis=0)
+        found = np.full(len(whole), UNKNOWN, dtype=np.int64)
+        found[whole] = encode(*labels[:, whole])
+        return found
 
 
 @dataclass(frozen=True)
@@ -217,7 +313,7 @@ def on_disk(root: Path, file: str) -> Path:
 
 def class_counts(data: TrainData) -> list[int]:
     """Photos of each of the 18 classes."""
-    counts: list[int] = np.bincount(data.classes, minlength=CLASSES).tolist()
+    counts: list[int] = np.bincount(data.classes[data.classes != UNKNOWN], minlength=CLASSES).tolist()
     return counts
 
 
@@ -225,10 +321,10 @@ def label_conflicts(data: TrainData) -> list[str]:
     """People whose rows disagree on gender: usually a label error, never a reason to split them."""
     genders: dict[str, set[int]] = {}
     for person in data.people:
-        genders.setdefault(person.group, set()).add(person.gender)
+        genders.setdefault(person.group, set()).update({person.gender} - {UNKNOWN})
     return [f"id {i} is male in one row and female in another" for i, g in genders.items() if len(g) > 1]
 
 
 def repeated_ids(people: Sequence[Person]) -> list[str]:
     """Ids that occur on more than one folder (one person each, kept in one fold)."""
-    return [i for i, n in Counter(p.id for p in people).items() if n > 1]
+    return [i for i, n in Counter(p.id for p in people if p.shots == SHOTS).items() if n > 1]

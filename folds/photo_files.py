@@ -10,8 +10,9 @@ from pathlib import Path, PurePath
 
 from folds.errors import MaskensError, refuse
 from folds.files import unescape_cell
-from folds.layout import photos_to_predict, read_eval_list
+from folds.layout import LIST
 from folds.people import EvalData, PhotoSet, on_disk
+from folds.photo_list import photos_to_predict, read_eval_list
 from folds.photos import SUFFIXES, read_photo
 from folds.run_folder import Run
 from folds.table import read_table
@@ -64,8 +65,10 @@ def _counted(others: Counter[str]) -> str:
 def training_aspect(run: Run) -> float | None:
     """Height / width of a photo that a run was trained on; None if its data are missing."""
     with contextlib.suppress(MaskensError, OSError, StopIteration):
-        row = read_table(run.folds_file, ("path",))[0]
-        files = _below(on_disk(run.data_folder(), f"train/images/{unescape_cell(row['path'])}"))
+        path = unescape_cell(read_table(run.folds_file, ("path",))[0]["path"])
+        root, table = run.data_folder(), run.lists.photos
+        photo = on_disk((table or root / LIST).parent, path)
+        files = [str(photo)] if photo.is_file() else _below(on_disk(root, f"train/images/{path}"))
         height, width, _ = read_photo(Path(next(f for f in files if f.lower().endswith(SUFFIXES)))).shape
         return float(height / width)
     return None

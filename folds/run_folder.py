@@ -17,7 +17,7 @@ from folds.errors import MaskensError, did_you_mean_folder, refuse, typed
 from folds.files import replacing, sha256, sha256_of_text, write_or_set_aside
 from folds.labels import CLASSES, IntArray
 from folds.layout import read_train
-from folds.people import Fix, TrainData, class_counts, kept_skipped
+from folds.people import NO_LISTS, Fix, Lists, TrainData, class_counts, kept_skipped
 from folds.ranges import FULL, fold_folder
 from folds.records import read_record, write_record
 from folds.splits import folds_csv, read_folds, what_changed
@@ -73,6 +73,9 @@ class Run:
     fixes_hash: str = ""  # sha256 of fixes.csv; "" if no labels are fixed
     recipe_hash: str = ""
     merged_hash: str = ""  # sha256 of merged.csv; "" if no ids are merged
+    photos: str = ""  # the list that describes the labelled photos, recorded as `data`; "": the data folder's own table
+    columns: tuple[str, ...] = ()  # how lists are read, as of `Lists`
+    labels: tuple[str, ...] = ()
     skipped_hash: str = ""  # of the photos in skipped.csv; "" if none is skipped
     created: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict, hash=False)
@@ -95,14 +98,23 @@ class Run:
     @property
     def recorded_data(self) -> Path:
         """Where its data were when it was made; a relative path is seen from the working folder."""
-        return Path(self.data if os.path.isabs(self.data) else os.path.relpath(self.folder.resolve() / self.data))
+        return self._recorded(self.data)
+
+    def _recorded(self, path: str) -> Path:
+        return Path(path if os.path.isabs(path) else os.path.relpath(self.folder.resolve() / path))
+
+    @property
+    def lists(self) -> Lists:
+        """What describes its labelled photos."""
+        return Lists(self._recorded(self.photos) if self.photos else None, self.columns, self.labels)
 
     def data_folder(self, named: Path | str | None = None) -> Path:
-        """Where its data are: as named, else as recorded. Raises MaskensError: nothing is there."""
+        """Where its data are: as named, else as recorded. Raises MaskensError: nothing is there, though the labelled
+        photos are."""
         if named:
             return Path(named)
         data = self.recorded_data
-        if not data.exists():
+        if not data.exists() and not self.photos:
             raise MaskensError(
                 f"{self.folder} has its data in {data}, where nothing is. Name where they are now with --data DIR; "
                 f"to store that in the run: maskens folds --run {typed(self.folder)} --data DIR"
@@ -145,6 +157,9 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int,
         f"{describe_fixes(data)} from {', '.join(sorted({f.source for f in data.fixes}))}" if fixes_text else "none",
         sha256(fixes_text) if fixes_text else "",
         merged_hash=sha256(merged) if merged else "",
+        photos=_recorded(data.lists.photos, folder) if data.lists.photos else "",
+        columns=data.lists.columns,
+        labels=data.lists.labels,
         **_made_now(),
     )
     notes = []
@@ -153,7 +168,8 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int,
         if old.fixes_hash == run.fixes_hash:
             run = dataclasses.replace(run, fixes=old.fixes)  # with the names of the first lists
         if (old.folds_hash, old.seed, old.fingerprint) == (run.folds_hash, run.seed, run.fingerprint):
-            run = dataclasses.replace(old, data=run.data, fixes=run.fixes, fixes_hash=run.fixes_hash)
+            found = {name: getattr(run, name) for name in ("data", "photos", "columns", "labels")}
+            run = dataclasses.replace(old, **found, fixes=run.fixes, fixes_hash=run.fixes_hash)
             notes.append("the same folds were there already")
         elif run.jobs_on_disk():
             raise MaskensError(
@@ -164,12 +180,12 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int,
     if not write:
         return run, "\n".join(notes)
     save_run(run)  # first: if the disk is full after it, the next start writes the lists
-    lists = [(run.fixes_file, fixes_text), (run.merged_file, merged)]
+    texts = [(run.fixes_file, fixes_text), (run.merged_file, merged)]
     if sha256_of_text(run.folds_file) != run.folds_hash:
-        lists.insert(0, (run.folds_file, folds_text))
+        texts.insert(0, (run.folds_file, folds_text))
     if not run.skipped_hash:
-        lists.append((run.skipped_file, ""))
-    for file, text in lists:
+        texts.append((run.skipped_file, ""))
+    for file, text in texts:
         if aside := write_or_set_aside(file, text):
             notes.append(f"the earlier {file.name} is kept as {aside}")
     return run, "\n".join(notes)
@@ -265,15 +281,29 @@ def data_root(run: Run | None, named: Path | None) -> Path:
 
 
 def read_labelled(
-    folder: Path, data_folder: Path | None, fixes: Sequence[str], seed: int | None, merge: Sequence[str] = ()
+    folder: Path,
+    data_folder: Path | None,
+    fixes: Sequence[str],
+    seed: int | None,
+    merge: Sequence[str] = (),
+    lists: Lists = NO_LISTS,
 ) -> tuple[Run | None, TrainData, int]:
     """(the run in `folder` or None, its data with fixed labels and merged ids, the seed). What is not given is the
     run's; without a run, the folder `data`, no fixes, no merges and seed 42."""
     before = find_run(folder)
     chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
     merges = read_merges(merge) if merge else kept_merges(before) if before else ()
-    found = read_train(data_root(before, data_folder), chosen, merges)
+    kept = before.lists if before else NO_LISTS
+    lists = Lists(lists.photos or kept.photos, lists.columns or kept.columns, lists.labels or kept.labels)
+    found = read_train(data_root(before, data_folder), chosen, merges, lists)
     return before, found, seed if seed is not None else before.seed if before else 42
+
+
+def read_run_data(run: Run, data_folder: Path | None = None) -> TrainData:
+    """The run's data as they are now, with labels fixed, ids merged and photos skipped. Raises MaskensError: data
+    missing, or fixes.csv, merged.csv or skipped.csv edited."""
+    data = read_train(run.data_folder(data_folder), kept_fixes(run), kept_merges(run), run.lists)
+    return dataclasses.replace(data, skipped=kept_skipped(run.skipped_file, run.skipped_hash))
 
 
 def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, IntArray]:
@@ -282,12 +312,11 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
     `data_folder` is where moved data are now. Raises MaskensError: data missing or changed since `maskens folds`, or
     folds.csv, fixes.csv, merged.csv or skipped.csv edited.
     """
-    data = read_train(run.data_folder(data_folder), kept_fixes(run), kept_merges(run))
-    data = dataclasses.replace(data, skipped=kept_skipped(run.skipped_file, run.skipped_hash))
+    data = read_run_data(run, data_folder)
     if data.fingerprint != run.fingerprint:
         refuse(
             what_changed(run.folds_file, data) or ["some photo files have other names or sizes"],
-            f"the data in {data.root} changed since `maskens folds` made {run.folder}",
+            f"the data in {data.table or data.root} changed since `maskens folds` made {run.folder}",
             "Put the data back, or start a new run: maskens folds --run NEW_DIR",
         )
     if sha256_of_text(run.folds_file) != run.folds_hash:
@@ -353,7 +382,8 @@ def run_like(source: Run, folder: Path, data: TrainData) -> Run:
     before = find_run(folder)
     if before is None:
         recorded = _recorded(data.root, folder)
-        return dataclasses.replace(source, folder=folder, data=recorded, recipe_hash="", **_made_now())
+        photos = _recorded(source.lists.photos, folder) if source.lists.photos else ""
+        return dataclasses.replace(source, folder=folder, data=recorded, photos=photos, recipe_hash="", **_made_now())
     unlike = differing(source, before, "data", "folds", "seed", "label fixes", "merged ids")
     if unlike:
         raise MaskensError(f"{folder} is a run with other {unlike} than {source.folder}. Name a new folder: --out DIR")

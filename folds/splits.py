@@ -11,18 +11,24 @@ import numpy as np
 
 from folds.errors import MaskensError, refuse
 from folds.files import safe_csv, unescape_cell
-from folds.labels import AGES, CLASSES, GENDERS, MASKS, IntArray, age_band
+from folds.labels import AGES, CLASSES, GENDERS, MASKS, UNKNOWN, IntArray, age_band, label_text
 from folds.people import AS_NAMED, Person, TrainData
 from folds.table import LINE, find_name, read_table, whole_number
 
 COLUMNS = ("path", "id", "fold", "gender", "age", "photos", "bytes", "stratum")
 STRATA = tuple(f"{g} {a}" for g in GENDERS for a in AGES)
+STRATA_AND_UNKNOWN = (*STRATA, *(f"{known} unknown" for known in (*GENDERS, *AGES)), "unknown")
 
 
 def strata(people: Sequence[Person]) -> IntArray:
-    """int64 (people,), 0..5: gender x age band. The mask state adds nothing: a person has all three, but for fixes."""
+    """int64 (people,), 0..5: gender x age band; 6..11 where one or both are unknown, as of STRATA_AND_UNKNOWN. The mask
+    state adds nothing to a row of train.csv: a person has all three, but for fixes."""
     genders = np.array([p.gender for p in people], dtype=np.int64)
-    return genders * len(AGES) + age_band([p.age for p in people])
+    bands = age_band([p.age for p in people])
+    found = np.where(genders == UNKNOWN, len(STRATA) + len(GENDERS) + bands, genders * len(AGES) + bands)
+    found[bands == UNKNOWN] = (len(STRATA) + genders)[bands == UNKNOWN]
+    found[(genders == UNKNOWN) & (bands == UNKNOWN)] = len(STRATA_AND_UNKNOWN) - 1
+    return found
 
 
 def largest_k(people: Sequence[Person]) -> tuple[int, str]:
@@ -39,8 +45,10 @@ def _with_strata(people: Sequence[Person]) -> list[tuple[Person, int]]:
 
 
 def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
-    """The fold of each row, int64 (people,), whatever the order of train.csv. Raises MaskensError: `k` folds can't all
+    """The fold of each row, int64 (people,), whatever the order of the table. Raises MaskensError: `k` folds can't all
     hold every class."""
+    if (data.classes == UNKNOWN).all():
+        raise MaskensError(f"no row of {data.table} has mask, gender and age: none can be scored.")
     possible, rarest = largest_k(data.people)
     if k < 2:
         raise MaskensError(f"--k {k}: at least 2 folds are needed, one to train on and one to validate on.")
@@ -50,7 +58,10 @@ def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
             f"--k {k}: every fold needs each gender, age band and mask state, but only {possible} people are "
             f"'{rarest}'. {hint}"
         )
-    folds = split([p.group for p in data.people], strata(data.people), k, seed)
+    labels = strata(data.people)
+    if data.table:  # a photo has one mask state, or none
+        labels = labels * (len(MASKS) + 1) + np.array([p.masks[0] - UNKNOWN for p in data.people])
+    folds = split([p.group for p in data.people], labels, k, seed)
     check_folds(data, folds, k)
     return folds
 
@@ -95,25 +106,32 @@ def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
 
 
 def photos_per_class_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
-    """int64 (18, k): photos of each class in each fold."""
+    """int64 (18, k): photos of each class in each fold, without those that lack a label."""
     photo_folds = folds[data.photo_person]
-    valid = (photo_folds >= 0) & (photo_folds < k)
+    valid = (photo_folds >= 0) & (photo_folds < k) & (data.classes != UNKNOWN)
     return np.bincount((data.classes * k + photo_folds)[valid], minlength=CLASSES * k).reshape(CLASSES, k)
 
 
 def folds_csv(data: TrainData, folds: IntArray) -> str:
-    """The text of folds.csv: a row per row of train.csv, sorted by path. Columns `person` and `masks` follow merged ids
+    """The text of folds.csv: a row per row of the table, sorted by path. Columns `person` and `masks` follow merged ids
     and fixed masks if there are any, so that the hash of the file, to which models are bound, does too."""
     rows = [
-        (p.path, p.id, fold, GENDERS[p.gender], p.age, len(p.photos), sum(p.bytes), STRATA[s])
+        (p.path, p.id, fold, *_labels(p), len(p.photos), sum(p.bytes), STRATA_AND_UNKNOWN[s])
         for (p, s), fold in zip(_with_strata(data.people), folds.tolist(), strict=True)
     ]
     more = {}
     if any(p.merged_into for p in data.people):
         more["person"] = [p.group for p in data.people]
     if any(p.masks != AS_NAMED for p in data.people):
-        more["masks"] = ["" if p.masks == AS_NAMED else "/".join(MASKS[m] for m in p.masks) for p in data.people]
+        more["masks"] = [
+            "" if p.masks == AS_NAMED else "/".join(label_text("mask", m) for m in p.masks) for p in data.people
+        ]
     return safe_csv((*COLUMNS, *more), [(*row, *cells) for row, *cells in zip(rows, *more.values(), strict=True)])
+
+
+def _labels(person: Person) -> tuple[str, str]:
+    """Gender and age as text."""
+    return label_text("gender", person.gender), label_text("age", person.age)
 
 
 def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
@@ -127,7 +145,7 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
     for row in read_table(path, ("path", "fold")):
         number, name, fold = row[LINE], find_name(row["path"], wanted), whole_number(row["fold"])
         if name not in wanted:
-            problems.append(f"row {number}: '{name}' is not in train.csv")
+            problems.append(f"row {number}: '{name}' is not in {data.table_name}")
         elif name in assigned:
             problems.append(f"row {number}: '{name}' is there twice")
         elif fold < 0:
@@ -153,7 +171,7 @@ def what_changed(path: Path, data: TrainData) -> list[str]:
     lines += [f"{p} is gone" for p in sorted(before.keys() - now.keys())]
     for name in sorted(now.keys() & before.keys()):
         person, row = now[name], before[name]
-        present = (person.id, GENDERS[person.gender], str(person.age))
+        present = (person.id, *_labels(person))
         if row["id"] != person.id and find_name(person.id, [row["id"]]) == row["id"]:
             lines.append(f"{name}: id is {person.id}, was {row['id']} (a spreadsheet drops zeros: save ids as text)")
         elif present != (row["id"], row["gender"], row["age"]):
@@ -170,7 +188,9 @@ def people_per_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
 
 
 def people_per_stratum_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
-    """int64 (6, k): people (a double folder counts once) of each stratum in each fold."""
+    """int64 (6 or 12, k): people (a double folder counts once) of each of STRATA, or of STRATA_AND_UNKNOWN where labels
+    are unknown, in each fold."""
     rows = {(s, f, p.group) for (p, s), f in zip(_with_strata(data.people), folds.tolist(), strict=True)}
+    strata_there = len(STRATA_AND_UNKNOWN if any(s >= len(STRATA) for s, _, _ in rows) else STRATA)
     cells = [stratum * k + fold for stratum, fold, _ in rows]
-    return np.bincount(cells, minlength=len(STRATA) * k).reshape(len(STRATA), k)
+    return np.bincount(cells, minlength=strata_there * k).reshape(-1, k)

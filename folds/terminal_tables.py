@@ -11,9 +11,15 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from folds.labels import CLASS_NAMES, IntArray
+from folds.labels import CLASS_NAMES, UNKNOWN, IntArray
 from folds.people import TrainData
-from folds.splits import STRATA, people_per_fold, people_per_stratum_and_fold, photos_per_class_and_fold
+from folds.splits import (
+    STRATA,
+    STRATA_AND_UNKNOWN,
+    people_per_fold,
+    people_per_stratum_and_fold,
+    photos_per_class_and_fold,
+)
 
 MANY = 6  # folds; more have names of two lines
 
@@ -72,14 +78,15 @@ def folds_table(data: TrainData, folds: IntArray, k: int) -> WideOrNarrow:
         def add(number: str, name: str, counts: IntArray, style: str = "") -> None:
             made.add_row(number, name, *fold_counts(counts, wide), str(counts.sum()), style=style)
 
-        for name, row in zip(STRATA, people, strict=True):
-            add("", f"people, {name}", row)
+        for name, row in zip(STRATA_AND_UNKNOWN, people, strict=False):
+            if name in STRATA or row.any():
+                add("", f"people, {name}", row)
         add("", "people", people_per_fold(data, folds, k), "bold")
         made.add_section()
         for number, (name, row) in enumerate(zip(CLASS_NAMES, photos, strict=True)):
             add(str(number), name, row)
         made.add_section()
-        add("", "photos", photos.sum(axis=0), "bold")
+        add("", "photos with all labels" if (data.classes == UNKNOWN).any() else "photos", photos.sum(axis=0), "bold")
         return made
 
     return WideOrNarrow(table)

@@ -16,6 +16,7 @@ from ensemble.reporting.tables import suspects_table
 from folds.errors import typed
 from folds.explore.duplicates import FILE, MergeCandidate, portrait_candidates
 from folds.files import replacing_folder
+from folds.labels import FIELDS
 from folds.pages.html import INDEX
 from folds.run_folder import Run, load_run
 
@@ -34,7 +35,7 @@ class Audited:
 def _print(done: Audited, options: AuditOptions, terminal: Terminal) -> None:
     found, folder = done.audit, done.folder
     terminal.note([done.note] if done.note else [])
-    again = f"maskens folds --run NEW --data {typed(found.data.root)}"
+    again = f"maskens folds --run NEW --data {typed(found.data.root)}{done.run.lists.typed}"
     kept = f" --merge {typed(done.run.merged_file)}" if done.run.merged_hash else ""
     kept += f" --fixes {typed(done.run.fixes_file)}" if found.data.fixes else ""
     if done.candidates:
@@ -66,7 +67,7 @@ def audit(options: AuditOptions, observer: Observer) -> Audited:
     refuse_to_replace(folder)
     blend = load_oof_ensemble([run], options.data, options.checkpoint)
     data, decision = blend.data, blend.decide(blend.plain(options.tta))
-    suspects = auditing.audit(data, blend.rows, decision.log_probabilities, options.field or tuple(auditing.NAMES))
+    suspects = auditing.audit(data, blend.rows, decision.log_probabilities, options.field or tuple(FIELDS))
     note = "; ".join(blend.notes)
     with observer.progress() as on_progress:
         candidates = portrait_candidates(data, workers, partial(on_progress, "looking for people with two ids"))

@@ -12,7 +12,7 @@ from ensemble.commands.terminal import Observer, Terminal
 from folds.corrections import apply_merges, merged_people
 from folds.errors import SHOWN, refuse, typed
 from folds.labels import IntArray
-from folds.people import TrainData, label_conflicts, repeated_ids
+from folds.people import Lists, TrainData, label_conflicts, repeated_ids
 from folds.run_folder import Run, kept_folds, read_labelled, refuse_foreign, start_run
 from folds.splits import make_folds, read_folds
 from folds.terminal_tables import folds_table
@@ -73,7 +73,8 @@ def split_people(options: FoldsOptions, observer: Observer, write: bool = True) 
     folder = options.run[0]
     refuse_foreign(folder)
     merge = [str(file) for file in options.merge or ()]
-    before, data, seed = read_labelled(folder, options.data, options.fixes or (), options.seed, merge)
+    lists = Lists(options.photo_list, tuple(options.columns or ()), tuple(options.labels or ()))
+    before, data, seed = read_labelled(folder, options.data, options.fixes or (), options.seed, merge, lists)
     assigned, k = _split(data, before, seed, options)  # refused, if it is, before a photo is opened
     pairs, newly_merged = None, 0
     if options.check_photos or options.merge_duplicates:
@@ -83,7 +84,7 @@ def split_people(options: FoldsOptions, observer: Observer, write: bool = True) 
             photos, opened = range(len(data.files)), partial(on_progress, "opening photos")
             hashes, unreadable = duplicates.hash_photos(data, photos, options.workers or -1, opened)
         skip = "To skip them: make the folds without --check-photos, then maskens train --skip-bad-photos"
-        refuse(unreadable, f"photos in {data.root} can't be used", skip)
+        refuse(unreadable, f"photos in {data.photos.root} can't be used", skip)
         pairs = duplicates.merge_candidates(data, hashes)
         if options.merge_duplicates and pairs:
             data, newly_merged = apply_merges(data, duplicates.as_merges(pairs)), len(pairs)

@@ -176,6 +176,15 @@ class OneRun(Data):
 
 @dataclass(frozen=True, kw_only=True)
 class Split(OneRun):
+    photo_list: Path | None = _data(
+        None, "A list of labelled photos instead of train.csv; docs/data.md. Stored in the run.", "CSV", name="photos"
+    )
+    columns: list[str] | None = _data(
+        None, "Columns of lists: person=subject_id,age=years; repeatable. Stored in the run.", "OURS=NAME,..."
+    )
+    labels: list[str] | None = _data(
+        None, "Words of lists: gender:M=male,F=female; repeatable. Stored in the run.", "FIELD:WORD=LABEL,..."
+    )
     k: int | None = _data(None, "Number of folds. Default: 5; stored in the run.", "N")
     seed: int | None = _seed(
         None, "Seed of folds, batch order, augmentation, initial weights. Default: 42; stored in the run."

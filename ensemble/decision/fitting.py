@@ -17,7 +17,7 @@ from ensemble.decision.tuning import DecisionParams, Step, StepName, Tuning, des
 from ensemble.jobs.oof import of_folds, select_views, trained_folds
 from ensemble.metrics.heads import bin_log_probabilities, divisors
 from ensemble.metrics.scores import Draws, draw_people, interval, macro_f1
-from ensemble.recipes.tasks import ONLY_GENDER, Head, training_mask, true_labels
+from ensemble.recipes.tasks import ONLY_GENDER, Head, scored_mask, true_labels
 from ensemble.recipes.views import Tta, TtaSet
 from folds.errors import MaskensError
 from folds.labels import CLASSES, AnyFloatArray, FloatArray, IntArray, decode
@@ -251,7 +251,7 @@ def _temperatures(
     """
     found = {}
     for task, target in member.targets.items():
-        rows = photos[training_mask(target.predicts, oof.data)[oof.rows][photos]]
+        rows = photos[scored_mask(target, oof.data)[oof.rows][photos]]
         truth, logits = true_labels(target, oof.data)[oof.rows][rows], member.mean_logits(task, tta)[rows]
         heads = [(logits[:, head.columns], truth[:, n], head) for n, head in enumerate(target.heads)]
         found[task] = tuple(

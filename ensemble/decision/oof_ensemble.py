@@ -19,7 +19,7 @@ from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import OutputSpec
 from ensemble.recipes.views import Tta, TtaSet, known_sets
 from folds.errors import MaskensError
-from folds.labels import CLASSES, FloatArray, IntArray
+from folds.labels import CLASSES, UNKNOWN, FloatArray, IntArray
 from folds.people import TrainData, count_skipped
 from folds.ranges import in_short
 from folds.run_folder import Run, differing, load_data, refuse_other_folds
@@ -155,6 +155,8 @@ def load_oof_ensemble(
     first, recipes = runs[0], [run_recipe(run) for run in runs]
     data, folds = load_data(first, data_folder)
     notes = [count_skipped(data.skipped, len(data.files))] if data.skipped else []
+    if partial := int((data.classes == UNKNOWN).sum()):
+        notes.append(f"{partial:,} of {len(data.files):,} photos lack a label and are not scored over the 18 classes")
     trained = set(range(first.k) if only is None else only)
     for run, recipe in zip(runs, recipes, strict=True):
         if unlike := differing(first, run, "skipped photos"):

@@ -14,39 +14,39 @@ from ensemble.decision.joint import marginals
 from ensemble.metrics.scores import PARTS
 from folds.corrections import FIX_COLUMNS
 from folds.files import safe_csv
-from folds.labels import AGE_CUTS, AGES, CLASSES, GENDERS, MASKS, SHOTS, FloatArray, IntArray
+from folds.labels import AGE_CUTS, CLASSES, FIELDS, FloatArray, IntArray
 from folds.people import Person, TrainData
 
-NAMES: dict[str, tuple[str, ...]] = {"gender": GENDERS, "age": AGES, "mask": MASKS}
 MORE_COLUMNS = ("rank", "score", "self_confidence", "margin", "photos_agree")
 
 
 @dataclass(frozen=True)
 class FieldPredictions:
-    """Predictions for one field of every photo, with its given label; NaN for a photo that is skipped."""
+    """Predictions for one field of every photo, with its given label; NaN for a photo that is skipped. A row of a list
+    has one photo."""
 
-    given: IntArray  # (people, 7)
-    log_p: FloatArray  # (people, 7, labels), calibrated
+    given: IntArray  # (people, 7 or 1)
+    log_p: FloatArray  # (people, 7 or 1, labels), calibrated
     temperature: float  # by which they were
 
     @property
     def odds(self) -> FloatArray:
-        """float64 (people, 7, labels): log odds of each label against the given one, which has 0."""
+        """float64, as `log_p`: log odds of each label against the given one, which has 0."""
         return np.asarray(self.log_p - np.take_along_axis(self.log_p, self.given[..., None], axis=2))
 
     @property
     def predicted(self) -> IntArray:
-        """int64 (people, 7)."""
+        """int64, as `given`."""
         return np.asarray(self.log_p.argmax(axis=2), dtype=np.int64)
 
     @property
     def confidence(self) -> FloatArray:
-        """float64 (people, 7): probability of the given label, its self-confidence (Northcutt et al. 2021)."""
+        """float64, as `given`: probability of the given label, its self-confidence (Northcutt et al. 2021)."""
         return np.asarray(np.exp(np.take_along_axis(self.log_p, self.given[..., None], axis=2))[..., 0])
 
     @property
     def margin(self) -> FloatArray:
-        """float64 (people, 7): probability of the given label less that of the likeliest other one (ibid.)."""
+        """float64, as `given`: probability of the given label less that of the likeliest other one (ibid.)."""
         others = np.exp(self.log_p)
         np.put_along_axis(others, self.given[..., None], -1, axis=2)
         return np.asarray(self.confidence - others.max(axis=2))
@@ -93,9 +93,9 @@ class LabelIssue:
     def change(self) -> str:
         """Like "male -> female"; of a swap "wear <-> incorrect"; an age with its years."""
         doubt = self.doubts[0]
-        years = f"{self.person.age}, " if self.field == "age" else ""
+        years = f"{self.person.age}, " if self.field == "age" and self.person.age >= 0 else ""
         arrow = "->" if len(self.doubts) == 1 else "<->"
-        return f"{years}{NAMES[self.field][doubt.given]} {arrow} {NAMES[self.field][doubt.suggested]}"
+        return f"{years}{FIELDS[self.field][doubt.given]} {arrow} {FIELDS[self.field][doubt.suggested]}"
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,11 @@ class Audit:
     def reason(self, suspect: LabelIssue) -> str:
         """Why a suspect is one, for people."""
         first = suspect.doubts[0]
-        name = NAMES[suspect.field][first.suggested]
+        name = FIELDS[suspect.field][first.suggested]
         if len(suspect.doubts) == 2:
             reason = f"{' and '.join(d.photo for d in suspect.doubts)} look swapped"
         elif suspect.field == "mask":
-            reason = f"{first.photo} looks like '{name}'"
+            reason = f"{first.photo or 'the photo'} looks like '{name}'"
         else:
             count = f"all {suspect.of}" if suspect.agree == suspect.of else f"{suspect.agree} of {suspect.of}"
             reason = f"{count} photos look {name}"
@@ -132,7 +132,7 @@ class Audit:
 
 
 def audit(
-    data: TrainData, rows: IntArray, log_probabilities: FloatArray, fields: Sequence[str] = tuple(NAMES)
+    data: TrainData, rows: IntArray, log_probabilities: FloatArray, fields: Sequence[str] = tuple(FIELDS)
 ) -> Audit:
     """Rank labels by how much the out-of-fold predictions contradict them.
 
@@ -141,16 +141,16 @@ def audit(
     single photos, wrong labels contradict all of them. Each folder is weighed by itself, also where two have one id.
 
     Args:
-        rows: int64 (photos,), index in `data.files` of each photo that was predicted, ascending; all seven of a person
+        rows: int64 (photos,), index in `data.files` of each photo that was predicted, ascending; all seven of a folder
             but for those that are skipped.
         log_probabilities: float64 (photos, 18), of those photos, by models that never saw the person.
         fields: some of gender, age, mask.
     """
-    people = np.unique(rows // len(SHOTS))
-    whole = (people[:, None] * len(SHOTS) + np.arange(len(SHOTS))).reshape(-1)
+    people = np.unique(data.photo_person[rows])
+    whole = np.flatnonzero(np.isin(data.photo_person, people))
     known = np.full((len(whole), CLASSES), np.nan)
     known[np.searchsorted(whole, rows)] = log_probabilities
-    predictions = {field: field_predictions(data, whole, known, field) for field in NAMES if field in fields}
+    predictions = {field: field_predictions(data, whole, known, field) for field in FIELDS if field in fields}
     persons = [data.people[i] for i in people]
     suspects = [
         s
@@ -167,12 +167,12 @@ def field_predictions(data: TrainData, rows: IntArray, log_probabilities: FloatA
     They are calibrated because networks are surer than they should be, and of some fields more than of others: else
     the fields could not be ranked together.
     """
-    which = PARTS.index(field)
+    which, people = PARTS.index(field), len(np.unique(data.photo_person[rows]))
     given, log_p = data.labels[which][rows], marginals(log_probabilities)[which]
     known = np.isfinite(log_p).all(axis=1)
     temperature = fit_temperature(log_p[known], given[known])
-    log_p = log_softmax(log_p / temperature, axis=1).reshape(-1, len(SHOTS), len(NAMES[field]))
-    return FieldPredictions(given.reshape(-1, len(SHOTS)), log_p, temperature)
+    log_p = log_softmax(log_p / temperature, axis=1).reshape(people, -1, len(FIELDS[field]))
+    return FieldPredictions(given.reshape(people, -1), log_p, temperature)
 
 
 def person_suspects(found: FieldPredictions, persons: Sequence[Person], field: str) -> list[LabelIssue]:
@@ -195,11 +195,12 @@ def person_suspects(found: FieldPredictions, persons: Sequence[Person], field: s
 def mask_suspects(found: FieldPredictions, persons: Sequence[Person]) -> list[LabelIssue]:
     """Each person's best swap of two masks, if both photos' log odds favour it, and the single photos in no swap."""
     odds, people = found.odds, np.arange(len(found.given))
-    square = (len(people), len(SHOTS), len(SHOTS))
+    shots = found.given.shape[1]
+    square = (len(people), shots, shots)
     toward = np.take_along_axis(odds, np.broadcast_to(found.given[:, None], square), axis=2)  # i for the label of j
     back = toward.transpose(0, 2, 1)
     gain = np.where(np.minimum(toward, back) > 0, (toward + back) / 2, 0).reshape(len(people), -1)
-    first, second = np.divmod(gain.argmax(axis=1), len(SHOTS))
+    first, second = np.divmod(gain.argmax(axis=1), shots)
     swapped = gain.max(axis=1) > 0
     best = odds.argmax(axis=2)
     alone = odds.max(axis=2) > 0
@@ -209,7 +210,9 @@ def mask_suspects(found: FieldPredictions, persons: Sequence[Person]) -> list[La
 
     def suspect(i: int, *doubted: tuple[int, int]) -> LabelIssue:
         doubts = tuple(
-            PhotoIssue(SHOTS[s], int(found.given[i, s]), int(n), float(confidence[i, s]), float(margin[i, s]))
+            PhotoIssue(
+                persons[i].shots[s], int(found.given[i, s]), int(n), float(confidence[i, s]), float(margin[i, s])
+            )
             for s, n in doubted
         )
         return LabelIssue(i, persons[i], "mask", doubts, len(doubts), len(doubts))
@@ -232,8 +235,8 @@ def suspects_csv(found: Audit) -> str:
     rows = []
     for rank, s in enumerate(found.suspects, start=1):
         for d in s.doubts:
-            old, new = (NAMES[s.field][n] for n in (d.given, d.suggested))
-            if s.field == "age":
+            old, new = (FIELDS[s.field][n] for n in (d.given, d.suggested))
+            if s.field == "age" and s.person.age >= 0:
                 old, new = str(s.person.age), str(nearest_year(s.person.age, d.suggested))
             numbers = (f"{v:.4f}" for v in (s.score, d.confidence, d.margin))
             rows.append((s.person.path, d.photo, s.field, old, new, found.reason(s), rank, *numbers, s.agree))
@@ -244,11 +247,12 @@ def photos_csv(found: Audit) -> str:
     """Every photo with what was given and what is predicted, the least believable of its labels deciding its place."""
     columns = [f"{field}{what}" for field in found.fields for what in ("", "_predicted", "_self_confidence", "_margin")]
     lowest = np.min([v.confidence for v in found.fields.values()], axis=0)
-    arrays = [(NAMES[f], v.given, v.predicted, v.confidence, v.margin) for f, v in found.fields.items()]
+    arrays = [(FIELDS[f], v.given, v.predicted, v.confidence, v.margin) for f, v in found.fields.items()]
     rows = []
-    for i, shot in (divmod(int(n), len(SHOTS)) for n in np.argsort(lowest, axis=None, kind="stable")):
+    for i, shot in (divmod(int(n), lowest.shape[1]) for n in np.argsort(lowest, axis=None, kind="stable")):
         if not np.isnan(lowest[i, shot]):
-            cells = [found.data.people[found.people[i]].path, SHOTS[shot]]
+            person = found.data.people[found.people[i]]
+            cells = [person.path, person.shots[shot]]
             for names, given, predicted, confidence, margin in arrays:
                 cells += [names[given[i, shot]], names[predicted[i, shot]]]
                 cells += [f"{confidence[i, shot]:.4f}", f"{margin[i, shot]:.4f}"]

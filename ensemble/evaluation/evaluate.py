@@ -17,7 +17,7 @@ from ensemble.decision.submission import align, read_answers, read_people
 from ensemble.decision.tuning import ActiveTuning, DecisionParams, Tuning, read_nested
 from ensemble.jobs.oof import Checkpoint
 from ensemble.metrics.scores import SCORED_PARTS, Draws, Interval, Score, interval, score, task_scores
-from ensemble.recipes.tasks import training_mask, true_labels
+from ensemble.recipes.tasks import scored_mask, true_labels
 from ensemble.recipes.views import IDENTITY, Tta, TtaSet
 from folds.errors import MaskensError
 from folds.files import save_npz
@@ -211,7 +211,7 @@ def _task_scores(oof: OofEnsemble, tta: TtaSet) -> dict[str, tuple[float, float]
     found = {}
     for member in oof.runs:
         for name, target in member.targets.items():
-            mine = training_mask(target.predicts, oof.data)[oof.rows]
+            mine = scored_mask(target, oof.data)[oof.rows]
             truth = true_labels(target, oof.data)[oof.rows]
             logits = member.mean_logits(name, tta).astype(np.float32)
             key = name if len(oof.runs) == 1 else f"{member.name}: {name}"

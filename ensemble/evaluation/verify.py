@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,15 +23,14 @@ from ensemble.jobs.spec import JobSpec, identity
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Recipe, TaskRecipe
-from ensemble.recipes.tasks import training_mask, true_labels
+from ensemble.recipes.tasks import scored_mask, true_labels
 from ensemble.recipes.views import IDENTITY
 from folds.errors import MaskensError, first_line, typed
 from folds.files import sha256_of_arrays, sha256_of_text
 from folds.labels import FloatArray, IntArray
-from folds.layout import read_train
 from folds.people import TrainData, count_skipped, kept_skipped
 from folds.ranges import FULL
-from folds.run_folder import Run, kept_fixes, kept_merges
+from folds.run_folder import Run, read_run_data
 from folds.splits import read_folds
 
 F1_TOLERANCE = 1e-3  # batches of other photos move the last digits of logits, and a photo may lie on the edge
@@ -188,14 +186,10 @@ def _verify_data(found: Verification, folder: Path | None) -> TrainData | None:
     if run.skipped_hash or run.skipped_file.exists():
         found.check(run.skipped_file.name, remedy, partial(kept_skipped, run.skipped_file, run.skipped_hash))
 
-    def read() -> TrainData:
-        data = read_train(run.data_folder(folder), kept_fixes(run), kept_merges(run))
-        return dataclasses.replace(data, skipped=kept_skipped(run.skipped_file, run.skipped_hash))
-
     return found.check(
-        f"data in {folder or run.recorded_data}",
+        f"data in {run.lists.photos or folder or run.recorded_data}",
         "put the data back, name their folder with --data DIR, or start a new run: maskens folds --run NEW_DIR",
-        read,
+        partial(read_run_data, run, folder),
         run.fingerprint,
         lambda data: data.fingerprint,
         "data",
@@ -235,7 +229,7 @@ def _verify_oof_score(found: Verification, job: Job, task: TaskRecipe, data: Tra
         rows = np.array([place.get(str(file), -1) for file in oof.files])
         if not np.array_equal(np.sort(rows), np.flatnonzero(held_out[data.photo_person] & data.photos.readable)):
             raise MaskensError("other photos than those of its fold, each once")
-        mine = training_mask(task.predicts, data)[rows]
+        mine = scored_mask(task.target, data)[rows]
         truth = true_labels(task.target, data)[rows][mine]
         logits = oof.logits[:, oof.views.index(IDENTITY)][:, mine]
         half = people_halves(data.people, held_out, (run.seed, job.fold))[data.photo_person[rows]]

@@ -16,7 +16,7 @@ from ensemble.jobs.job import Job, JobStatus, jobs_of
 from ensemble.recipes.schema import Recipe
 from folds.errors import MaskensError, refuse, typed
 from folds.files import csv_text, lfs_pointer, save_npz, sha256, write_text
-from folds.labels import FloatArray, IntArray
+from folds.labels import UNKNOWN, FloatArray, IntArray
 from folds.people import Person, TrainData
 from folds.ranges import FULL
 from folds.run_folder import OOF, Run
@@ -206,8 +206,8 @@ def oof_hash(run: Run, recipe: Recipe) -> str:
 def pool(
     run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: list[int], checkpoint: Checkpoint
 ) -> PooledOofLogits:
-    """The jobs' out-of-fold logits together: each photo of the folds `trained` that can be read once a task. Raises
-    MaskensError: if a job's file is missing, damaged, not finite, or holds other photos than its fold's."""
+    """The jobs' out-of-fold logits together: each photo of the folds `trained` that can be read and has all labels once
+    a task. Raises MaskensError: if a job's file is missing, damaged, not finite, or has other photos than its fold."""
     index = {f: i for i, f in enumerate(data.files)}
     photo_fold, readable = folds[data.photo_person], data.photos.readable
     rows = np.flatnonzero(np.isin(photo_fold, trained) & readable)
@@ -235,7 +235,10 @@ def pool(
         logits = select_views(oof.at(checkpoint), oof.views, views)
         shape = (len(views), len(rows), logits.shape[2])
         pooled.setdefault(task, np.full(shape, np.nan, dtype=np.float32))[:, places] = logits
-    return PooledOofLogits(rows, photo_fold[rows], pooled, views)
+    if (whole := data.classes[rows] != UNKNOWN).all():
+        return PooledOofLogits(rows, photo_fold[rows], pooled, views)
+    pooled = {task: logits[:, whole] for task, logits in pooled.items()}
+    return PooledOofLogits(rows[whole], photo_fold[rows[whole]], pooled, views)
 
 
 def select_views(logits: Logits, there: Sequence[str], wanted: Sequence[str]) -> Logits:

@@ -21,7 +21,7 @@ from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import ONLY_GENDER, Predicts
 from folds.errors import MaskensError, typed
 from folds.files import save_npz, sha256, sha256_of_arrays
-from folds.labels import CLASSES, FloatArray, IntArray, decode
+from folds.labels import CLASSES, UNKNOWN, FloatArray, IntArray, decode
 from folds.layout import read_eval
 from folds.people import PhotoSet, TrainData
 from folds.records import read_record, write_record
@@ -170,7 +170,19 @@ class SoftTargets:
         found = np.full((len(data.files), CLASSES), np.nan)
         place = {file: n for n, file in enumerate(data.files)}
         found[[place[file] for file in taught.files]] = np.exp(log_softmax(logits, axis=1))
-        return np.asarray((1 - self.alpha) * np.eye(CLASSES)[data.classes] + self.alpha * found)
+        return np.asarray((1 - self.alpha) * _labels(data, found) + self.alpha * found)
+
+
+def _labels(data: TrainData, found: FloatArray) -> FloatArray:
+    """float64 (photos, 18): the label as a distribution; where a part is unknown, the probabilities `found` given what
+    is known."""
+    possible = np.ones((len(data.classes), CLASSES))
+    for part, labels in zip(decode(np.arange(CLASSES)), data.labels, strict=True):
+        possible[(labels[:, None] != UNKNOWN) & (labels[:, None] != part)] = 0
+    partial = data.classes == UNKNOWN
+    given = possible[partial] * found[partial]
+    possible[partial] = given / given.sum(axis=1, keepdims=True)
+    return possible
 
 
 def soft_with_mask(targets: npt.NDArray[np.float32], mask: int) -> npt.NDArray[np.float32]:

@@ -15,7 +15,7 @@ from ensemble.jobs.soft_targets import PseudoLabels, SoftTargets
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.tasks import PREDICTED_PARTS, OutputSpec, training_labels, training_mask
 from folds.errors import MaskensError, did_you_mean, refuse
-from folds.labels import IntArray
+from folds.labels import UNKNOWN, IntArray
 from folds.people import TrainData
 from folds.run_folder import Run
 
@@ -55,10 +55,11 @@ class JobSpec:
 
 def training_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
     """int64 (n,): the photos that a job is trained on: those of other folds' people, for FULL of everybody, that can be
-    read, without the ages that the recipe skips. `folds` is int64 (people,)."""
+    read and have one of its labels, without the ages that the recipe skips. `folds` is int64 (people,)."""
     task = spec.recipe.tasks[spec.task]
     elsewhere = folds[data.photo_person] != spec.fold
-    return np.flatnonzero(elsewhere & training_mask(task.predicts, data) & ~np.isin(data.years, task.ages.leave_out))
+    mine = training_mask(task.target, data, in_years=task.ages.sigma > 0)
+    return np.flatnonzero(elsewhere & mine & ~np.isin(data.years, task.ages.leave_out))
 
 
 def identity(spec: JobSpec) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds:
         labels = training_labels(target, data)[rows]
         for head, trained in zip(target.heads, labels.T, strict=True):
             names, of_bin = OutputSpec(target.predicts).names[head.part], np.array(head.bin_labels)
-            missing = [names[i] for i in sorted(set(of_bin) - set(of_bin[trained]))]
+            missing = [names[i] for i in sorted(set(of_bin) - set(of_bin[trained[trained != UNKNOWN]]))]
             if missing:
                 idle.append(f"{spec.job}: {head.part} {', '.join(missing)}")
     refuse(

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from folds.labels import AGE_CUTS, AGES, GENDERS, MASKS, IntArray, age_band, decode
-from folds.people import OLDEST, TrainData
+from folds.labels import AGE_CUTS, AGES, GENDERS, MASKS, OLDEST, UNKNOWN, IntArray, age_band, decode
+from folds.people import TrainData
 
 Part = Literal["mask", "gender", "age", "class"]
 
@@ -117,10 +117,11 @@ def bands_of(cuts: Sequence[int]) -> tuple[int, ...]:
 
 
 def training_labels(target: OutputSpec, data: TrainData, in_years: bool = False) -> IntArray:
-    """int64 (photos, heads): labels as they are trained, ages in the target's own bins or in whole years."""
+    """int64 (photos, heads): labels as they are trained, ages in the target's own bins or in whole years; UNKNOWN where
+    the label is unknown, or an age is known less finely."""
     mask, gender, _ = data.labels
     if in_years:
-        return _columns(target, mask, gender, data.years, OLDEST + 1)
+        return _columns(target, mask, gender, np.maximum(data.years, UNKNOWN), OLDEST + 1)
     return _columns(target, mask, gender, age_band(data.years, target.cuts), len(target.bands))
 
 
@@ -138,7 +139,7 @@ def with_mask(target: OutputSpec, labels: IntArray, mask: int, in_years: bool = 
 
 
 def true_labels(target: OutputSpec, data: TrainData) -> IntArray:
-    """int64 (photos, heads): labels as they are scored, whatever bins were trained."""
+    """int64 (photos, heads): labels as they are scored, whatever bins were trained; UNKNOWN where one is unknown."""
     return _columns(target, *data.labels, len(AGES))
 
 
@@ -149,14 +150,25 @@ def class_labels(target: OutputSpec, classes: IntArray) -> IntArray:
 
 def _columns(target: OutputSpec, mask: IntArray, gender: IntArray, age: IntArray, ages: int) -> IntArray:
     classes = (mask * len(GENDERS) + gender) * ages + age
+    classes[(mask == UNKNOWN) | (gender == UNKNOWN) | (age == UNKNOWN)] = UNKNOWN
     columns: dict[Part, IntArray] = {"mask": mask, "gender": gender, "age": age, "class": classes}
     return np.stack([columns[p] for p in PREDICTED_PARTS[target.predicts]], axis=1)
 
 
-def training_mask(predicts: Predicts, data: TrainData) -> npt.NDArray[np.bool_]:
-    """bool (photos,): the photos that a task is trained and validated on: those that can be read, of one gender for its
-    age task. Out-of-fold logits are made for all photos: the joint decision weighs both age models."""
-    only = ONLY_GENDER.get(predicts)
+def training_mask(target: OutputSpec, data: TrainData, in_years: bool = False) -> npt.NDArray[np.bool_]:
+    """bool (photos,): the photos that a task is trained on: those that can be read and have one of its labels, as
+    `training_labels` (`in_years` or not), of one gender for its age task."""
+    return np.asarray(_of_task(target, data) & (training_labels(target, data, in_years) != UNKNOWN).any(axis=1))
+
+
+def scored_mask(target: OutputSpec, data: TrainData) -> npt.NDArray[np.bool_]:
+    """bool (photos,): the photos that a task is scored on: those that can be read and have all of its labels, of one
+    gender for its age task. Out-of-fold logits are made for all photos: the joint decision weighs both age models."""
+    return np.asarray(_of_task(target, data) & (true_labels(target, data) != UNKNOWN).all(axis=1))
+
+
+def _of_task(target: OutputSpec, data: TrainData) -> npt.NDArray[np.bool_]:
+    only = ONLY_GENDER.get(target.predicts)
     readable = data.photos.readable
     return readable if only is None else readable & (data.labels[1] == only)
 

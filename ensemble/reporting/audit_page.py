@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.evaluation.audit import NAMES, Audit, LabelIssue, photos_csv, suspects_csv
+from ensemble.evaluation.audit import Audit, LabelIssue, photos_csv, suspects_csv
 from folds.errors import MaskensError
 from folds.explore.duplicates import FILE, MergeCandidate, candidates_csv, candidates_sheet
 from folds.files import sha256, sha256_of_text, write_text
-from folds.labels import SHOTS
+from folds.labels import FIELDS
 from folds.pages.contact_sheet import Cell, Sheet, save_sheets, thumbnails
 from folds.pages.html import INDEX, refuse_foreign_page, render
 from folds.photos import Progress
@@ -79,35 +79,37 @@ def write_audit(
 
 
 def audit_sheets(found: Audit, top: int, workers: int, on_progress: Progress | None = None) -> list[Sheet]:
-    """A sheet a field with suspects, a row a suspect: all seven photos of the person, those in doubt first.
+    """A sheet a field with suspects, a row a suspect: all photos of its row of the table, those in doubt first.
 
     Below each photo are the probabilities of its given label and of the likeliest other one.
     """
     ranked = list(enumerate(found.suspects, start=1))
     chosen = {field: [(n, s) for n, s in ranked if s.field == field][:top] for field in found.fields}
-    photos = {(s.row, shot) for listed in chosen.values() for _, s in listed for shot in range(len(SHOTS))}
-    files = [found.data.files[int(found.people[row]) * len(SHOTS) + shot] for row, shot in sorted(photos)]
+    photos = {(s.row, shot) for listed in chosen.values() for _, s in listed for shot in range(len(s.person.photos))}
+    first = np.searchsorted(found.data.photo_person, found.people)
+    files = [found.data.files[int(first[row]) + shot] for row, shot in sorted(photos)]
     pictures = thumbnails([found.data.photos.path(file) for file in files], workers, on_progress)
     thumbs = dict(zip(sorted(photos), pictures, strict=True))
 
     def cell(suspect: LabelIssue, shot: int, in_doubt: dict[str, int]) -> Cell:
-        predictions, names, place = found.fields[suspect.field], NAMES[suspect.field], (suspect.row, shot)
-        other = in_doubt.get(SHOTS[shot], in_doubt.get("", int(predictions.predicted[place])))
+        predictions, names, place = found.fields[suspect.field], FIELDS[suspect.field], (suspect.row, shot)
+        name = suspect.person.shots[shot]
+        other = in_doubt.get(name, in_doubt.get("", int(predictions.predicted[place])))
         p = np.exp(predictions.log_p[place])
         labels = dict.fromkeys((int(predictions.given[place]), other))
-        lines = [SHOTS[shot], *(f"{names[n]} {p[n]:.2f}" for n in labels if np.isfinite(p[n]))]
-        return Cell(thumbs[place], "\n".join(lines), f"{suspect.person.path} {SHOTS[shot]}")
+        lines = [name, *(f"{names[n]} {p[n]:.2f}" for n in labels if np.isfinite(p[n]))]
+        return Cell(thumbs[place], "\n".join(lines), f"{suspect.person.path} {name}".strip())
 
     sheets = []
     for field, listed in chosen.items():
         cells, titles = [], []
         for rank, s in listed:
             in_doubt = {d.photo: d.suggested for d in s.doubts}
-            doubted = [n for n, shot in enumerate(SHOTS) if shot in in_doubt]
-            others = [n for n in range(len(SHOTS)) if n not in doubted]
+            doubted = [n for n, shot in enumerate(s.person.shots) if shot in in_doubt]
+            others = [n for n in range(len(s.person.shots)) if n not in doubted]
             cells += [cell(s, shot, in_doubt) for shot in doubted + others]
             titles.append(f"{rank}.  {s.person.path}:  {s.change}  ({found.reason(s)}; score {s.score:.2f})")
         if cells:
             title = f"{field}: {len(listed)} of {found.counts[field]} suspects, highest score first"
-            sheets.append(Sheet(field, title, tuple(cells), columns=len(SHOTS), titles=tuple(titles)))
+            sheets.append(Sheet(field, title, tuple(cells), columns=len(s.person.shots), titles=tuple(titles)))
     return sheets

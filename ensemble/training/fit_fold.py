@@ -33,13 +33,13 @@ from ensemble.models.runtime import configure_process
 from ensemble.models.torch_engine import TorchEngine
 from ensemble.models.tta import apply_view
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.recipes.tasks import class_labels, training_labels, training_mask, true_labels
+from ensemble.recipes.tasks import class_labels, scored_mask, training_labels, true_labels
 from ensemble.recipes.views import IDENTITY
 from ensemble.training.losses import task_loss
 from ensemble.training.tracking import TrackedJob, Trackers
 from ensemble.training.trainer import EpochProgress, LossNotFinite, Trainer, load_last, save_last, seed_torch
 from folds.errors import MaskensError
-from folds.labels import CLASSES, IntArray, decode
+from folds.labels import CLASSES, UNKNOWN, IntArray, decode
 from folds.people import PhotoSet, TrainData
 from folds.ranges import FULL
 from folds.run_folder import library_versions, refuse_removed
@@ -149,7 +149,7 @@ class JobRun:
         self.people = trained_on(spec, data, folds)
         self.truth = true_labels(self.target, data)
         held_out = folds[data.photo_person] == spec.fold
-        mine = training_mask(self.recipe.predicts, data)
+        mine = scored_mask(self.target, data)
         self.valid_rows = np.flatnonzero(held_out & mine)
         self.oof_rows = np.flatnonzero(held_out & data.photos.readable)
         self.valid = mine[self.oof_rows]  # those of them that are scored
@@ -343,8 +343,9 @@ class JobRun:
         views, workers = self.spec.recipe.oof_views, self.spec.workers
         every = view_logits(engine, self.normalised, self.device, self.photos, self.oof_rows, views, workers)
         logits = self.validated(every)
-        soft = trainer.targets(torch.from_numpy(self.learned.labels[self.valid_rows])).cpu()
-        loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft)
+        labels = self.learned.labels[self.valid_rows]
+        soft, partial = trainer.targets(torch.from_numpy(labels)).cpu(), bool((labels == UNKNOWN).any())
+        loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft, partial=partial)
         f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])
         return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}, every
 

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 from ensemble.models.heads import head_to_bin_logits
 from ensemble.recipes.schema import Loss
 from ensemble.recipes.tasks import Head, OutputSpec, class_labels
-from folds.labels import CLASSES
-from folds.people import OLDEST
+from folds.labels import CLASSES, OLDEST, UNKNOWN
 
 
 def target_tables(target: OutputSpec, sigma: float = 0.0) -> list[Tensor]:
-    """Of each head, label -> distribution over its bins: float32 (labels, bins).
+    """Of each head, label -> distribution over its bins: float32 (labels + 1, bins). The last row, to which UNKNOWN
+    leads, is 0.
 
     Args:
         sigma: 0: one-hot, labels are bins; else labels of ages are whole years, spread by `age_distribution`.
@@ -28,7 +28,7 @@ def target_tables(target: OutputSpec, sigma: float = 0.0) -> list[Tensor]:
         if sigma and head.part in ("age", "class"):
             ages = age_distribution(target.cuts, sigma)
             table = torch.kron(torch.eye(table.shape[1] // ages.shape[1], dtype=ages.dtype), ages).float()
-        tables.append(table)
+        tables.append(torch.cat([table, torch.zeros(1, table.shape[1])]))
     return tables
 
 
@@ -66,23 +66,27 @@ def class_table(target: OutputSpec) -> Tensor:
 def bin_counts(labels: Tensor, tables: Sequence[Tensor]) -> list[Tensor]:
     """Photos in each bin of each head: int64 (photos, heads) -> of each head float32 (bins,), fractions where targets
     are spread."""
-    counts = [torch.bincount(labels[:, i], minlength=len(table)).double() for i, table in enumerate(tables)]
+    known = [column[column != UNKNOWN] for column in labels.T]
+    counts = [torch.bincount(c, minlength=len(table)).double() for c, table in zip(known, tables, strict=True)]
     return [(count @ table.double()).float() for count, table in zip(counts, tables, strict=True)]
 
 
 EPSILON = 1e-7
 
 
-def soft_macro_f1(logits: Tensor, targets: Tensor) -> Tensor:
+def soft_macro_f1(logits: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
     """1 - macro F1 with probabilities in place of counts, over one batch.
 
     A class that the batch lacks counts as F1 = 0.
 
     Args:
         logits: float (batch, classes).
-        targets: float (batch, classes), rows summing to 1.
+        targets: float (batch, classes), rows summing to 1, or to `known`.
+        known: float (batch,), how much each photo counts.
     """
     probabilities = logits.softmax(dim=1)
+    if known is not None:
+        probabilities = probabilities * known[:, None]
     true_positive = (targets * probabilities).sum(dim=0)
     precision = true_positive / (probabilities.sum(dim=0) + EPSILON)
     recall = true_positive / (targets.sum(dim=0) + EPSILON)
@@ -91,16 +95,17 @@ def soft_macro_f1(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def focal(logits: Tensor, targets: Tensor, gamma: float, weights: Tensor | None = None) -> Tensor:
-    """Cross-entropy whose terms shrink by (1 - p)^gamma where the model is sure already (Lin et al. 2017).
+    """Of each photo, float (batch,), the cross-entropy whose terms shrink by (1 - p)^gamma where the model is sure
+    already (Lin et al. 2017).
 
     Args:
         logits: float (batch, classes).
-        targets: float (batch, classes), rows summing to 1.
+        targets: float (batch, classes), rows summing to 1 or less.
         weights: float (classes,).
     """
     log_p = logits.log_softmax(dim=1)
     terms = targets * (1 - log_p.exp()).clamp(min=EPSILON) ** gamma * -log_p
-    return (terms if weights is None else terms * weights).sum(dim=1).mean()
+    return (terms if weights is None else terms * weights).sum(dim=1)
 
 
 def task_loss(
@@ -110,6 +115,7 @@ def task_loss(
     targets: Tensor,
     counts: Sequence[Tensor] = (),
     log_variances: Tensor | None = None,
+    partial: bool = False,
 ) -> Tensor:
     """The loss of a batch: a float scalar.
 
@@ -125,12 +131,14 @@ def task_loss(
             adjustment nor class balancing, as in validation.
         log_variances: float (heads,), by which heads are weighed: exp(-s) of the head's loss, plus s/2 so that no
             weight vanishes (Kendall et al. 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses").
+        partial: targets of a head may sum to less than 1, where a label is unknown or was mixed with an unknown one. A
+            photo counts for a head by that sum, and the head's loss is the mean over what is known.
     """
     total = logits.new_zeros((), dtype=torch.float32)
     for i, head in enumerate(heads):
         share = mix.weight_of(head.part)
         certainty = 1.0 if log_variances is None else torch.exp(-log_variances[i])
-        for weight, term in _terms(mix.of(head.part), head, logits, targets, counts[i] if counts else None):
+        for weight, term in _terms(mix.of(head.part), head, logits, targets, counts[i] if counts else None, partial):
             total = total + weight * share * certainty * term
         if log_variances is not None:
             total = total + log_variances[i] / 2
@@ -138,11 +146,17 @@ def task_loss(
 
 
 def _terms(
-    own: Loss, head: Head, logits: Tensor, targets: Tensor, counts: Tensor | None
+    own: Loss, head: Head, logits: Tensor, targets: Tensor, counts: Tensor | None, partial: bool
 ) -> Iterator[tuple[float, Tensor]]:
     """(weight, value) of each term of a head's loss."""
     truth = targets[:, head.bins]
-    smooth = truth * (1 - own.label_smoothing) + own.label_smoothing / len(head.bin_labels)
+    known = truth.sum(dim=1) if partial else None
+
+    def mean(photos: Tensor) -> Tensor:
+        return photos.mean() if known is None else photos.sum() / known.sum().clamp(min=EPSILON)
+
+    uniform = own.label_smoothing / len(head.bin_labels)
+    smooth = truth * (1 - own.label_smoothing) + (uniform if known is None else uniform * known[:, None])
     found = adjusted = head_to_bin_logits(logits[:, head.columns].float(), head)
     weights = None
     if own.class_weights:
@@ -161,8 +175,9 @@ def _terms(
             # Menon et al. 2021, "Long-tail learning via logit adjustment"
             adjusted = found + own.logit_adjustment * (seen / seen.sum()).log()[list(head.bin_labels)]
     if own.ce:
-        yield own.ce, F.cross_entropy(adjusted, smooth, weights)
+        reduction = "mean" if known is None else "none"
+        yield own.ce, mean(F.cross_entropy(adjusted, smooth, weights, reduction=reduction))
     if own.focal:
-        yield own.focal, focal(found, smooth, own.gamma, weights)
+        yield own.focal, mean(focal(found, smooth, own.gamma, weights))
     if own.f1:
-        yield own.f1, soft_macro_f1(found, truth)
+        yield own.f1, soft_macro_f1(found, truth, known)

@@ -31,6 +31,7 @@ from ensemble.training.losses import bin_counts, class_table, soft_targets, targ
 from ensemble.training.optimizer import backbone_freezer, ema_decay, make_optimizer, make_schedule
 from folds.errors import MaskensError
 from folds.files import replacing
+from folds.labels import UNKNOWN
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(photos uint8 (batch, h, w, 3), labels as of `Trainer.targets`)."""
@@ -121,6 +122,7 @@ class Trainer:
         tables = target_tables(recipe.target, recipe.ages.sigma)
         self.tables = [table.to(device) for table in tables]
         self.class_table = class_table(recipe.target).to(device)
+        self.partial = learned is not None and bool((learned == UNKNOWN).any())
         self.counts = [] if learned is None else [count.to(device) for count in bin_counts(learned, tables)]
         self.optimizer = make_optimizer(model, recipe.optimizer)
         self.log_variances = None
@@ -298,7 +300,8 @@ class Trainer:
         for part, its_truth in zip(x.tensor_split(parts), truth.tensor_split(parts), strict=True):
             with autocast(self.device, self.precision or "fp32"):
                 logits = forward(part)
-            loss = task_loss(self.recipe.loss, self.heads, logits, its_truth, self.counts, self.log_variances)
+            given = (self.counts, self.log_variances, self.partial)
+            loss = task_loss(self.recipe.loss, self.heads, logits, its_truth, *given)
             loss = loss * (len(part) / len(x))
             self.scaler.scale(loss / group).backward()  # type: ignore[no-untyped-call]
             total += loss.detach()

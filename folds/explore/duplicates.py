@@ -12,7 +12,6 @@ import numpy.typing as npt
 from folds.corrections import MERGE_COLUMNS, Merge
 from folds.errors import MaskensError
 from folds.files import safe_csv
-from folds.labels import SHOTS
 from folds.pages.contact_sheet import Cell, Sheet, photo_caption, thumbnails
 from folds.people import TrainData
 from folds.photos import Pixels, Progress, in_threads, read_photo
@@ -99,9 +98,8 @@ def merge_candidates(data: TrainData, hashes: Mapping[int, np.uint64]) -> tuple[
 def portrait_candidates(
     data: TrainData, workers: int, on_progress: Progress | None = None
 ) -> tuple[MergeCandidate, ...]:
-    """Candidates by people's photos without a mask alone, a seventh of all; unreadable ones are skipped."""
-    portraits = range(SHOTS.index("normal"), len(data.files), len(SHOTS))
-    return merge_candidates(data, hash_photos(data, portraits, workers, on_progress)[0])
+    """Candidates by one photo of each row alone, of seven the one without a mask; unreadable ones are skipped."""
+    return merge_candidates(data, hash_photos(data, data.portraits.tolist(), workers, on_progress)[0])
 
 
 def as_merges(candidates: Iterable[MergeCandidate]) -> tuple[Merge, ...]:

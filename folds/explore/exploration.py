@@ -13,7 +13,7 @@ import numpy as np
 
 from folds.errors import MaskensError
 from folds.explore.duplicates import MergeCandidate, merge_candidates, perceptual_hash
-from folds.labels import CLASSES, GENDERS, SHOTS, FloatArray, age_band
+from folds.labels import CLASSES, UNKNOWN, FloatArray, age_band, label_text
 from folds.pages.contact_sheet import photo_caption, thumbnail, thumbnails
 from folds.people import TrainData
 from folds.photos import Pixels, Progress, in_threads, photo_format, read_photo
@@ -100,7 +100,9 @@ def explore(
         "brightest": extremes(data, brightness, highest=True),
         "least contrast": extremes(data, {i: f.contrast for i, f in facts.items()}),
     }
-    odd = {i for photos in outliers.values() for i, _ in photos} | {portrait(p) for p in people_of(conflicts)}
+    odd = {i for photos in outliers.values() for i, _ in photos} | {
+        int(data.portraits[p]) for p in people_of(conflicts)
+    }
     more = sorted(odd - thumbs.keys())
     pictures = thumbnails([data.photos.path(data.files[i]) for i in more], workers)
     thumbs |= {i: picture for i, picture in zip(more, pictures, strict=True) if picture is not None}
@@ -113,11 +115,6 @@ def extremes(data: TrainData, values: Mapping[int, float], highest: bool = False
     for photo, value in sorted(values.items(), key=lambda item: item[1], reverse=highest):
         found.setdefault(data.people[data.photo_person[photo]].group, (photo, value))
     return list(found.values())[:STAND_OUT]
-
-
-def portrait(person: int) -> int:
-    """Index of a person's photo without a mask."""
-    return person * len(SHOTS) + SHOTS.index("normal")
 
 
 def people_of(conflicts: Iterable[Conflict]) -> list[int]:
@@ -167,19 +164,21 @@ def photos_of(data: TrainData, chosen: Iterable[int]) -> list[tuple[str, Pixels]
 
 def find_conflicts(data: TrainData) -> list[Conflict]:
     """People whose labels disagree between the rows of one id, or with a folder name <id>_<gender>_<race>_<age> if none
-    of their labels is fixed."""
+    of their labels is fixed. Photos of a list may show a person at several ages."""
     rows: dict[str, list[int]] = {}
     for i, person in enumerate(data.people):
         rows.setdefault(person.id, []).append(i)
     found: list[Conflict] = []
     for name, indices in rows.items():
-        if len({data.people[i].gender for i in indices}) > 1:
+        if len({data.people[i].gender for i in indices} - {UNKNOWN}) > 1:
             found.append((f"id {name} is male in one row and female in another", tuple(indices)))
         ages = sorted({data.people[i].age for i in indices})
-        if len(ages) > 1:
+        if len(ages) > 1 and not data.table:
             bands = len(set(age_band(ages).tolist()))
             far = f", in {bands} age bands" if bands > 1 else ""
             found.append((f"id {name} is {' and '.join(map(str, ages))} years old{far}", tuple(indices)))
+    if data.table:
+        return found
     races = {row["path"]: row.get("race", "").lower() for row in read_table(data.root / "train/train.csv", ("path",))}
     fixed = {fix.path for fix in data.fixes}
     for i, person in enumerate(data.people):
@@ -190,7 +189,7 @@ def find_conflicts(data: TrainData) -> list[Conflict]:
         of_name |= {"id": name_parts["id"], "age": str(int(name_parts["age"]))}
         of_row = {
             "id": find_name(person.id, [name_parts["id"]]),
-            "gender": GENDERS[person.gender],
+            "gender": label_text("gender", person.gender),
             "race": races.get(person.path) or of_name["race"],
             "age": str(person.age),
         }

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from rich.table import Table
 
 from folds.explore.duplicates import FILE, candidates_csv, candidates_sheet
-from folds.explore.exploration import Exploration, people_of, portrait
+from folds.explore.exploration import Exploration, people_of
 from folds.files import write_text
-from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, age_band
+from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, UNKNOWN, age_band, label_text
 from folds.pages.charts import age_histogram
 from folds.pages.contact_sheet import Cell, Sheet, photo_caption, save_sheets
 from folds.pages.html import INDEX, render
@@ -41,7 +41,7 @@ def write_exploration(
     """Write the page and its pictures into an empty folder, in `workers` threads, with sheets of the transforms of the
     recipe of this name and of the faces that it crops. Raises MaskensError: the system refuses to write."""
     everyone = sorted({(p.group, p.gender, p.age) for p in found.data.people})  # a person of two folders counts once
-    years = [[age for _, g, age in everyone if g == gender] for gender in range(len(GENDERS))]
+    years = [[age for _, g, age in everyone if g == gender and age >= 0] for gender in range(len(GENDERS))]
     classes, labels = class_sheets(found), label_sheet(found)
     pairs = candidates_sheet(found.data, found.candidates[:PAIRS], workers)
     if found.candidates:
@@ -79,19 +79,19 @@ def write_exploration(
 
 def findings(found: Exploration) -> dict[str, str]:
     """What each section shows, in a sentence."""
-    rows, years = class_rows(found), [p.age for p in found.data.people]
+    rows, years = class_rows(found), [p.age for p in found.data.people if p.age >= 0]
     rarest, most = min(rows, key=lambda r: r.photos), max(rows, key=lambda r: r.photos)
     near = sum(min(abs(year - cut + 0.5) for cut in AGE_CUTS) < NEAR for year in years)
     size, photos = common(facts.size for facts in found.photos.values())[0] if found.photos else ("no size", 0)
     return {
         "classes": f"The rarest class is {rarest.number} ({rarest.name}): {rarest.photos} photos of {rarest.people} "
         f"people; the largest is {most.number} ({most.name}): {most.photos} photos.",
-        "ages": f"Ages range from {min(years)} to {max(years)}; {near} of {len(years)} labels are within {NEAR} years "
-        "of a cut.",
+        "ages": f"Ages range from {min(years or [0])} to {max(years or [0])}; {near} of {len(years)} labels are within "
+        f"{NEAR} years of a cut.",
         "files": f"{photos} of {len(found.photos)} readable photos are {size} pixels; {len(found.unreadable)} can't be "
         "read.",
         "colour": "Mean red, green, blue: {:.0f}, {:.0f}, {:.0f} of 255.".format(*found.colour[0]),
-        "labels": f"Conflicts between rows of train.csv or with folder names: {len(found.conflicts)}.",
+        "labels": f"Conflicts between rows of {found.data.table_name} or with folder names: {len(found.conflicts)}.",
         "duplicates": f"Pairs of ids with nearly the same photo: {len(found.candidates)}.",
     }
 
@@ -101,7 +101,8 @@ def class_rows(found: Exploration) -> list[ClassRow]:
     data, people = found.data, [set[str]() for _ in CLASS_NAMES]
     photos = Counter(data.classes.tolist())
     for number, person in zip(data.classes, data.photo_person, strict=True):
-        people[number].add(data.people[person].group)
+        if number != UNKNOWN:
+            people[number].add(data.people[person].group)
     return [ClassRow(number, name, len(people[number]), photos[number]) for number, name in enumerate(CLASS_NAMES)]
 
 
@@ -124,7 +125,8 @@ def common(values: Iterable[str]) -> list[tuple[str, int]]:
 
 
 def _cell(found: Exploration, photo: int, caption: str) -> Cell:
-    name = CLASS_NAMES[int(found.data.classes[photo])]
+    number = int(found.data.classes[photo])
+    name = CLASS_NAMES[number] if number != UNKNOWN else "not all labels known"
     return Cell(found.thumbs.get(photo), caption, f"{found.data.files[photo]} ({name})")
 
 
@@ -142,12 +144,18 @@ def class_sheets(found: Exploration) -> list[Sheet]:
 
 
 def label_sheet(found: Exploration) -> Sheet:
-    """The faces of the people whose labels disagree, with their row of train.csv."""
+    """The faces of the people whose labels disagree, with their row of the table."""
     cells = []
     for index in people_of(found.conflicts):
         p = found.data.people[index]
-        cells.append(_cell(found, portrait(index), f"{p.path}\nid {p.id}, {GENDERS[p.gender]}, {p.age}"))
-    return Sheet("labels", "people whose labels disagree, and their row in train.csv", tuple(cells), columns=6)
+        cells.append(
+            _cell(
+                found,
+                int(found.data.portraits[index]),
+                f"{p.path}\nid {p.id}, {label_text('gender', p.gender)}, {label_text('age', p.age)}",
+            )
+        )
+    return Sheet("labels", "people whose labels disagree, and their row in the table", tuple(cells), columns=6)
 
 
 def summary_tables(found: Exploration) -> tuple[Table, Table]:
@@ -164,6 +172,7 @@ def summary_tables(found: Exploration) -> tuple[Table, Table]:
 def summary_lines(found: Exploration) -> list[str]:
     """What the photos are, a line a fact."""
     people, rows = len({p.group for p in found.data.people}), len(found.data.people)
+    where = f"in {rows} rows of {found.data.table}" if found.data.table else f"on {rows} folders"
 
     def counts(what: str) -> str:
         rows = common(getattr(facts, what) for facts in found.photos.values())
@@ -171,7 +180,7 @@ def summary_lines(found: Exploration) -> list[str]:
 
     colours = zip(("red", "green", "blue"), *found.colour, strict=True)
     return [
-        f"{found.data.root}: {people} people on {rows} folders, {len(found.data.files)} photos",
+        f"{found.data.root}: {people} people {where}, {len(found.data.files)} photos",
         f"sizes (width x height): {counts('size')}",
         f"formats: {counts('kind')}",
         f"colour, mean and spread of 255: {', '.join(f'{name} {m:.0f} ± {s:.0f}' for name, m, s in colours)}",

@@ -110,7 +110,7 @@ class TestLabels:
         root = make_tree(tmp_path / "data", ["a[1]_male_x_20", "a1_male_x_21", "ab_male_x_22"])
         fixes = [Fix(p, "", "age", a, "30") for p, a in (("a[1]*", "20"), ("a1*", "21"))]
         assert [of(read_train(root, fixes), p)[1] for p in ("a[1]_male_x_20", "a1_male_x_21")] == [30, 30]
-        with pytest.raises(MaskensError, match=r"path 'a\?_\*' fits 0 folders"):
+        with pytest.raises(MaskensError, match=r"path 'a\?_\*' fits 0 rows"):
             read_train(root, [Fix("a?_*", "", "age", "22", "30")])
 
 
@@ -141,8 +141,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("row", "message"),
         [
-            ("001_male_Asian_21,,age,20,21,", "path '001_male_Asian_21' fits 0 folders of train.csv"),
-            ("003_*,,age,60,61,", "path '003_*' fits 2 folders"),
+            ("001_male_Asian_21,,age,20,21,", "path '001_male_Asian_21' fits 0 rows of train.csv"),
+            ("003_*,,age,60,61,", "path '003_*' fits 2 rows"),
             (f"{MAN},,gendr,male,female,", "field 'gendr' is none of gender, age, mask (did you mean 'gen"),
             (f"{MAN},normal,gender,male,female,", "photo 'normal' is given, but gender is the same on all"),
             (f"{MAN},,mask,wear,incorrect,", "photo '' is none of mask1, mask2"),

@@ -47,7 +47,7 @@ def test_soft_f1_is_the_plain_formula(batch: Batch) -> None:
     assert float(soft_macro_f1(certain.roll(1, dims=1) * 50, certain)) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("own", [soft_macro_f1, lambda x, t: focal(x, t, 2.0)], ids=["soft F1", "focal"])
+@pytest.mark.parametrize("own", [soft_macro_f1, lambda x, t: focal(x, t, 2.0).mean()], ids=["soft F1", "focal"])
 def test_gradients_are_those_of_finite_differences(batch: Batch, own: object) -> None:
     logits, targets = batch
     assert torch.autograd.gradcheck(lambda x: own(x, targets), logits.requires_grad_(), atol=1e-6)  # type: ignore[operator]
@@ -63,7 +63,7 @@ def test_focal_is_the_plain_formula(batch: Batch, gamma: float, weights: tuple[f
     found = loss(Loss(ce=0, focal=1.5, gamma=gamma, class_weights=weights), MASK, *batch)
     assert found == pytest.approx(1.5 * plain, rel=1e-5)
     certain = torch.tensor([[80.0, 0, 0]], requires_grad=True)
-    focal(certain, torch.tensor([[1.0, 0, 0]]), gamma).backward()
+    focal(certain, torch.tensor([[1.0, 0, 0]]), gamma).sum().backward()
     assert certain.grad is not None and bool(certain.grad.isfinite().all())
 
 
@@ -151,3 +151,31 @@ def test_bands_are_evened_out_however_finely_ages_are_learned() -> None:
     weights = (weights / (weights @ torch.tensor([0.6, 0.35, 0.05])))[[0, 0, 1, 1, 2]]  # as three bands would have
     balanced = loss(Loss(ce=1, class_balanced=0.9), spec, logits, targets, counts)
     assert balanced == pytest.approx(float(F.cross_entropy(logits, targets, weights)), rel=1e-5)
+
+
+@pytest.mark.parametrize("own", [Loss(ce=1, label_smoothing=0.1), Loss(focal=1, gamma=2), Loss(f1=1)])
+def test_a_head_learns_nothing_from_photos_without_its_label(own: Loss) -> None:
+    labels = torch.tensor([[0, 1, -1], [2, -1, 0], [1, 0, 2], [-1, -1, 1]])
+    logits = torch.randn(4, 8, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    targets = one_hot(labels, HEADS)
+    found = task_loss(own, HEADS.heads, logits, targets, partial=True)
+    alone = 0.0
+    for i, head in enumerate(HEADS.heads):
+        rows, spec = labels[:, i] >= 0, OutputSpec(head.part)  # type: ignore[arg-type]
+        alone += loss(own, spec, logits[rows][:, head.columns].detach(), one_hot(labels[rows, i, None], spec))
+    assert float(found.detach()) == pytest.approx(alone, abs=1e-6)
+    (gradient,) = torch.autograd.grad(found, logits)
+    assert not gradient[0, 5:].any() and not gradient[1, 3:5].any() and not gradient[3, :5].any()
+    assert gradient[3, 5:].any()
+
+
+def test_photos_that_were_mixed_count_by_what_is_known_of_them() -> None:
+    logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(1))
+    known, mixed = one_hot([[1], [2]], MASK), one_hot([[1], [-1]], MASK) * torch.tensor([[1.0], [0.0]])
+    mixed[1] = 0.25 * known[0]  # a quarter of the first photo, the rest of one without a label
+    expected = (F.cross_entropy(logits[:1], known[:1]) + 0.25 * F.cross_entropy(logits[1:], known[:1])) / 1.25
+    assert float(task_loss(Loss(ce=1), MASK.heads, logits, mixed, partial=True)) == pytest.approx(float(expected))
+    nothing = task_loss(Loss(ce=1, f1=1), MASK.heads, logits.requires_grad_(), torch.zeros(2, 3), partial=True)
+    (gradient,) = torch.autograd.grad(nothing, logits)
+    assert torch.isfinite(nothing.detach())
+    assert not gradient.any()

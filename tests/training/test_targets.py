@@ -8,9 +8,9 @@ from scipy.stats import norm
 
 from ensemble.recipes.tasks import OutputSpec, Predicts, bands_of, training_labels
 from ensemble.training.losses import age_distribution, bin_counts, soft_targets, target_tables
-from folds.labels import age_band
+from folds.labels import OLDEST, age_band
 from folds.layout import read_train
-from folds.people import OLDEST, TrainData
+from folds.people import TrainData
 
 
 @pytest.fixture(scope="module")
