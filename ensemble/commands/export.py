@@ -12,6 +12,7 @@ from ensemble.commands.predict import choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
 from ensemble.jobs.hardware import Hardware
+from ensemble.models.kept_graphs import KeptGraph
 from folds.errors import refuse_without
 from folds.layout import read_eval
 from folds.run_folder import load_run
@@ -28,6 +29,7 @@ class Exported:
     folder: Path
     used: str  # describes models, views and tuning
     notes: tuple[str, ...]  # what the user should know of the models
+    graphs: tuple[str, ...]  # which graphs were kept for `--engine`
 
 
 def _print(done: Exported, options: ExportOptions, terminal: Terminal) -> None:
@@ -36,6 +38,8 @@ def _print(done: Exported, options: ExportOptions, terminal: Terminal) -> None:
     terminal.say(done.used)
     terminal.note(done.notes, "warning")
     terminal.print(export_table(done.export))
+    for line in done.graphs:
+        terminal.say(line)
     terminal.say(f"saved: {done.folder}")
 
 
@@ -51,8 +55,10 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
     folder = options.out or run.folder / "onnx"
     chosen = choose_ensembles([run], options.tta, not options.no_tuning, options.allow_missing, options.only)
 
-    from ensemble.prediction.export import export as export_ensemble  # imports torch, once nothing else is wrong
+    from ensemble.models.engine_choice import keep_graphs  # imports torch, once nothing else is wrong
+    from ensemble.prediction.export import export as export_ensemble
 
+    threads = Hardware("cpu", None).job_threads
     with observer.progress() as on_progress:
         done = export_ensemble(
             chosen.ensembles[0],
@@ -62,7 +68,9 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
             chosen.fitted.offsets,
             options.photos,
             options.tolerance,
-            Hardware("cpu", None).job_threads,
+            threads,
             partial(on_progress, "exporting"),
         )
-    return Exported(done, folder, chosen.description, chosen.notes)
+        models = [] if options.no_graphs else [KeptGraph(m.path, m.sha256, m.card) for m in chosen.ensembles[0].members]
+        graphs = keep_graphs(models, threads, partial(on_progress, "keeping graphs"))
+    return Exported(done, folder, chosen.description, chosen.notes, tuple(graphs))

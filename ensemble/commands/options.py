@@ -392,6 +392,7 @@ class TrainOptions(TrainingOfRun, Hours, OneRun):
     pseudo: Path | None = _model(
         None, "Also train on eval photos that this run is sure of; docs/pseudo.md.", "RUN", complete=_complete_run
     )
+    graphs: bool = _output(False, "At the end keep each model's ONNX graph, so that --engine starts at once.")
     pseudo_min_p: float | None = _model(None, "Least probability of a pseudo-label. Default: 0.95.", "P")
 
 
@@ -514,7 +515,7 @@ class ServeOptions(Device, Decision, Models, Engines, Quiet):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(OneRun, Decision, Models):
+class ExportOptions(OneRun, Decision, Models, Graphs):
     """Write the ensemble as ONNX, one file per task, verified on photos; always on the CPU.
 
     Example:  maskens export --out faces-onnx

@@ -19,7 +19,7 @@ from ensemble.commands.options import Training, TrainingOfRun, TrainOptions, cac
 from ensemble.commands.step import step
 from ensemble.commands.terminal import SILENT, Observer, Terminal, fail
 from ensemble.jobs import soft_targets
-from ensemble.jobs.card import refuse_leaking_weights
+from ensemble.jobs.card import read_card, refuse_leaking_weights
 from ensemble.jobs.finished import (
     begun,
     full_epochs,
@@ -36,6 +36,8 @@ from ensemble.jobs.job import jobs_of
 from ensemble.jobs.oof import whole_folds
 from ensemble.jobs.soft_targets import PseudoLabels, SoftTargets
 from ensemble.jobs.spec import JobSpec, plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
+from ensemble.models.engine import installed_engines
+from ensemble.models.kept_graphs import KeptGraph
 from ensemble.recipes.recipe_file import bind_recipe, resolve_recipe, run_recipe
 from ensemble.recipes.schema import Recipe, soft_f1_warnings
 from ensemble.training.deadline import (
@@ -52,7 +54,7 @@ from folds.labels import IntArray
 from folds.layout import find_eval
 from folds.people import PhotoSet, TrainData, count_skipped, describe_skipped
 from folds.ranges import FULL, fold_name, parse_folds
-from folds.run_folder import Run, load_data, load_run
+from folds.run_folder import MODEL, Run, load_data, load_run
 
 if TYPE_CHECKING:
     from ensemble.training.cost import Estimate
@@ -503,7 +505,27 @@ def train(options: TrainOptions, observer: Observer) -> Trained:
     Raises:
         MaskensError: as `plan_training` and `carry_out`; too few hours for one epoch of one fold.
     """
-    return train_from(time.time(), options, observer)
+    began = time.time()
+    if options.graphs and installed_engines() == ["torch"]:
+        raise MaskensError("--graphs needs an engine beside torch. Install: pip install 'maskens[onnx]'")
+    done = train_from(began, options, observer)
+    if options.graphs and not options.dry_run:
+        keep_graphs_of(done.run, observer)
+    return done
+
+
+def keep_graphs_of(run: Run, observer: Observer) -> None:
+    """Keep the graphs of the run's finished models that have none."""
+    from ensemble.models.engine_choice import keep_graphs
+
+    jobs = [
+        job for job in jobs_of(run, run_recipe(run).tasks, [*range(run.k), FULL]) if job.complete and not job.unfinished
+    ]
+    models = [KeptGraph(job.model, job.verified_sha256(MODEL), read_card(job.model)) for job in jobs]
+    with observer.progress() as on_progress:
+        notes = keep_graphs(models, Hardware("cpu", None).job_threads, partial(on_progress, "keeping graphs"))
+    for line in notes:
+        observer.say(line)
 
 
 def train_from(began: float, options: TrainOptions, observer: Observer) -> Trained:

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from torch.utils.data import Sampler as TorchSampler
 
-from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos
 from ensemble.data.drawn_masks import DrawMasks, TargetArray
 from ensemble.recipes.schema import Mix, Sampler, TaskRecipe
@@ -24,6 +23,9 @@ from folds.errors import MaskensError
 from folds.labels import SHOTS, IntArray, age_band, decode
 from folds.people import SKIP_ADVICE, TrainData
 from folds.photos import Pixels
+
+if TYPE_CHECKING:
+    from ensemble.data.augment import Augment  # imports albumentations, which prediction does without
 
 NO_MORE: tuple[IntArray, IntArray] = np.empty(0, np.int64), np.empty(0, np.int64)
 

@@ -33,9 +33,10 @@ from ensemble.models.engine import (
 from ensemble.models.graph_engine import GraphEngine, compile_graph
 from ensemble.models.kept_graphs import KeptGraph
 from ensemble.models.onnx_graph import OnnxGraphs
-from ensemble.models.precision import FASTER, TYPES
+from ensemble.models.precision import FASTER, TYPES, keep_batch, kept_batch, machine
 from ensemble.models.torch_engine import CHECKED, TorchEngine, fast_engine, fold_conv_bn
 from folds.errors import MaskensError, first_line
+from folds.photos import Progress
 
 
 def load_engine(
@@ -55,16 +56,41 @@ def load_engine(
 
     Args:
         device, threads: of torch.
+        batch: as of `choose_engine`; what was measured is kept in the run.
         x: as of `choose_engine`; an array on the CPU.
     """
     torch.set_num_threads(threads)
-    model = load_checkpoint(path, torch.device(device))[0]
+    (model, card), run = load_checkpoint(path, torch.device(device)), path.parent.parent.parent
+    kind = f"{card.model} {card.model_args} {card.preprocessing} in {options.precision}"
+    key = f"batch of {kind}, {machine(torch.device(device), threads)}"
+    known = batch or kept_batch(run, key)
     try:
-        return choose_engine(model, torch.as_tensor(x), options, batch, graphs, passes, models, kept)
+        engine = choose_engine(model, torch.as_tensor(x), options, known, graphs, passes, models, kept)
+        if not known and isinstance(engine, TorchEngine):
+            keep_batch(run, key, engine.batch)
+        return engine
     except torch.OutOfMemoryError:
         raise MaskensError(
             "the models do not fit into the GPU's memory: use --device cpu, or infer with --precision fp16"
         ) from None
+
+
+def keep_graphs(models: Sequence[KeptGraph], threads: int, on_progress: Progress | None = None) -> list[str]:
+    """Keep the graphs of models that have none yet, compared with torch on the stand-ins; returns notes. An engine
+    other than torch has to be installed. Raises MaskensError: a damaged checkpoint.
+
+    Args:
+        on_progress: called with (models done, models in all).
+    """
+    graphs, notes = OnnxGraphs(), list[str]()
+    options = EngineOptions(engine=next(name for name in installed_engines() if name != "torch"))
+    for done, kept in enumerate(models, start=1):
+        if not kept.record():
+            path, x = kept.checkpoint, kept.stand_ins
+            notes += load_engine(path, "cpu", threads, x, options, BATCH, graphs, math.inf, 1, kept).notes
+        if on_progress:
+            on_progress(done, len(models))
+    return [*graphs.notes, *dict.fromkeys(notes)]
 
 
 def choose_engine(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ensemble.jobs.locks import one_at_a_time
 from ensemble.models.engine import FP32, Precision, PrecisionChoice, PrecisionOption, largest_difference, shortest
 from ensemble.models.runtime import quiet
+from folds.errors import MaskensError
 from folds.files import read_json, write_json
 from folds.run_folder import PRECISION
 
@@ -114,14 +115,9 @@ class AutotuneCache:
 
     def get_or_measure(self, measure: Callable[[], Autotuned]) -> Autotuned:
         """What this job or one before it measured; others wait meanwhile. A damaged record is measured anew."""
-        on_gpu = self.device.type == "cuda"
-        chip = torch.cuda.get_device_name(self.device) if on_gpu else torch.backends.cpu.get_cpu_capability()
-        key = f"{self.task_hash}, {platform.machine()} {chip}, {self.threads} threads, torch {torch.__version__}"
+        key = f"{self.task_hash}, {machine(self.device, self.threads)}"
         with one_at_a_time(self.run, "precision") if self.keep else contextlib.nullcontext():
-            try:
-                known = dict(read_json(self.run / PRECISION))
-            except (OSError, ValueError, TypeError):
-                known = {}
+            known = _measured(self.run)
             match known.get(key):
                 case {"precision": "fp32" | "bf16" | "fp16" as precision, "note": str(note)}:
                     return precision, note
@@ -129,6 +125,34 @@ class AutotuneCache:
             if self.keep:
                 write_json(self.run / PRECISION, known | {key: {"precision": precision, "note": note}})
             return precision, note
+
+
+def machine(device: torch.device, threads: int) -> str:
+    """What a measurement depends on beside the model."""
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} {chip}, {threads} threads, torch {torch.__version__}"
+
+
+def _measured(run: Path) -> dict[str, Any]:
+    """What was measured in a run; a damaged file is measured anew."""
+    try:
+        return dict(read_json(run / PRECISION))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def kept_batch(run: Path, key: str) -> int:
+    """The fastest batch size that `keep_batch` has kept in a run; 0 if there is none."""
+    match _measured(run).get(key):
+        case {"batch": int(batch)} if batch > 0:
+            return batch
+    return 0
+
+
+def keep_batch(run: Path, key: str, batch: int) -> None:
+    """Keep what was measured, where the run's folder can be written."""
+    with contextlib.suppress(MaskensError, OSError), one_at_a_time(run, "precision"):
+        write_json(run / PRECISION, _measured(run) | {key: {"batch": batch}})
 
 
 def autotune_precision(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ Batch = TypeVar("Batch", npt.NDArray[np.float32], Tensor)
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # not their other subclasses: some change their weights as they run
 SMALLEST, LARGEST = 8, 512
 GAIN = 1.03  # minimum speed-up of a doubled batch
-CHECKED = 4  # photos on which a folded model is compared with the model as it was trained
+CHECKED = 2  # photos on which a folded model is compared with the model as it was trained
 
 
 def fold_conv_bn(model: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
@@ -45,18 +45,14 @@ def fold_conv_bn(model: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
         return model, ""
     # in whole fp32: the TF32 that cuDNN takes for convolutions rounds to 10 bits, which is above the tolerance
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        exact = model(x)
+        exact, pairs = _pairs(model, x)
         ours = copy.deepcopy(model)
         try:
-            pairs = _pairs(ours, x[:1])
-            for convolution, norm in pairs:
-                _fold(convolution, norm)
-            norms = {id(norm) for _, norm in pairs}
-            for module in list(ours.modules()):
-                for name, child in module.named_children():
-                    if id(child) in norms:  # timm's norms also activate
-                        rest = [getattr(child, part) for part in ("drop", "act") if hasattr(child, part)]
-                        setattr(module, name, nn.Sequential(*(r for r in rest if not isinstance(r, nn.Identity))))
+            for convolution, name in pairs:
+                norm: Any = ours.get_submodule(name)
+                _fold(ours.get_submodule(convolution), norm)
+                rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]  # timm's also activate
+                ours.set_submodule(name, nn.Sequential(*(r for r in rest if not isinstance(r, nn.Identity))))
             found = ours(x)
         except (RuntimeError, AttributeError, TypeError) as error:  # the model reads attributes of a removed norm
             return model, f"batch norms stay as they are: {first_line(error)}"
@@ -72,34 +68,33 @@ def _foldable(module: nn.Module) -> bool:
     return isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and not module.training
 
 
-def _pairs(model: nn.Module, x: Tensor) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Each convolution that runs once and whose output a norm, running once, takes in."""
-    outputs: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # the tensor is kept, so that its id is not given again
-    norms: list[tuple[nn.BatchNorm2d, int]] = []
+def _pairs(model: nn.Module, x: Tensor) -> tuple[Tensor, list[tuple[str, str]]]:
+    """(the logits, the names of each convolution that runs once and of the norm, run once, that takes its output)."""
+    outputs: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is kept, so that its id is not given again
+    norms: list[tuple[nn.Module, int]] = []
     runs: Counter[nn.Module] = Counter()
 
     def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         runs[module] += 1
         if isinstance(module, nn.BatchNorm2d):
             norms.append((module, id(inputs[0])))
-        elif isinstance(module, nn.Conv2d):
+        else:
             outputs[id(output)] = (module, output)
 
-    watched = [m for m in model.modules() if type(m) in CONVOLUTIONS or _foldable(m)]
-    handles = [m.register_forward_hook(after) for m in watched]
+    names = {m: name for name, m in model.named_modules() if type(m) in CONVOLUTIONS or _foldable(m)}
+    handles = [m.register_forward_hook(after) for m in names]
     try:
-        model(x)
+        logits: Tensor = model(x)
     finally:
         for handle in handles:
             handle.remove()
     found = [(outputs[source][0], norm) for norm, source in norms if source in outputs]
-    return [(convolution, norm) for convolution, norm in found if runs[convolution] == runs[norm] == 1]
+    return logits, [(names[c], names[norm]) for c, norm in found if runs[c] == runs[norm] == 1]
 
 
-def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+def _fold(convolution: Any, norm: Any) -> None:
     """In float64, so that the logits differ by no more than fp32 arithmetic does anyway."""
     bias, scale, shift = (None if t is None else t.double() for t in (convolution.bias, norm.weight, norm.bias))
-    assert norm.running_mean is not None and norm.running_var is not None  # see _foldable
     mean, variance = norm.running_mean.double(), norm.running_var.double()
     weight, new_bias = fuse_conv_bn_weights(convolution.weight.double(), bias, mean, variance, norm.eps, scale, shift)
     kept = convolution.weight.dtype

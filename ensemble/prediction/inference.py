@@ -385,6 +385,8 @@ def estimate_inference(
     rows = np.flatnonzero(photos.readable)
     count = len(rows)
     predictor = Predictor(ensembles, views, hardware, settings.engine, passes=count * len(views))
+    if not predictor.all_kept:
+        predictor.options = dataclasses.replace(settings.engine, graphs=False)  # none is written
     some = photos.some(rows[np.linspace(0, count - 1, min(2 * BATCH, count)).astype(np.int64)])
     probed = len(some.files)
     with tempfile.TemporaryDirectory() as scratch:

@@ -173,7 +173,7 @@ class Predictor:
             elif options.engine == "auto" and (first := self._fastest.get(kind)):
                 precision = first.precision if options.precision == "auto" else options.precision
                 options = dataclasses.replace(options, precision=precision, engine=first.engine)
-            elif options.engine == "auto" and self._all_kept():
+            elif options.engine == "auto" and self.all_kept:
                 engine = self._auto_with_kept(number, inputs)
             engine = engine or self._with_kept_graph(number, options) or self._by_torch(number, options, inputs)
             if known:
@@ -216,7 +216,9 @@ class Predictor:
         found.notes = tuple(filter(None, [not_repaid(name, each, len(x), len(others), self._passes, alike, STARTING)]))
         return found if found.notes else None
 
-    def _all_kept(self) -> bool:
+    @property
+    def all_kept(self) -> bool:
+        """Whether another engine can predict with a kept graph of every model."""
         able = self.options.graphs and self.options.precision == "fp32" and len(installed_engines()) > 1
         return able and all(kept.record() for kept in self._kept)
 

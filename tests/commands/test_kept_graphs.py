@@ -126,6 +126,14 @@ def test_what_is_stale_or_damaged_is_made_anew_and_what_can_not_be_written_is_no
     assert classes == {record["photo"]: record["class"] for record in expected}
 
 
+def test_training_can_end_with_graphs(few_copied: Path) -> None:
+    done = maskens("train", "--run", "run", "--graphs")
+    assert done.code == 0 and "graphs of 12 models kept" in done.out, done
+    assert len([*few_copied.glob("run/*/fold?/graph.onnx")]) == 12
+    again = maskens("train", "--run", "run", "--graphs")
+    assert again.code == 0 and "kept" not in again.out, again
+
+
 def test_no_graphs_leaves_none(few_copied: Path) -> None:
     done = maskens(*KEEP, "--no-graphs", "--only", "folds", "--no-early-exit")
     assert done.code == 0 and "onnxruntime in fp32 for 12 of 12" in done.out

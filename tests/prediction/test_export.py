@@ -319,6 +319,8 @@ def test_the_command_writes_into_the_run_and_shows_a_table(
     assert "2 photos" in done.out
     assert f"saved: {setting.run.folder / 'onnx'}" in " ".join(done.out.split())
     assert (setting.run.folder / "onnx" / "parts.onnx").exists()
+    assert "graphs of 1 models kept beside their checkpoints" in " ".join(done.out.split())
+    assert (setting.run.job_folder("parts", 0) / "graph.onnx").exists()
 
 
 def test_missing_packages_and_models_are_refused_before_anything_is_written(

@@ -19,6 +19,7 @@ from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import DecisionParams, RunTuning
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import Logits
+from ensemble.models import torch_engine
 from ensemble.models.build import create, load_checkpoint, normalisation, save_checkpoint, to_device
 from ensemble.models.engine import EngineOptions, PrecisionChoice
 from ensemble.models.torch_engine import TorchEngine
@@ -316,6 +317,19 @@ def test_precision_and_engine_are_reported(models: Ensemble, data: EvalData) -> 
         assert words in line
     with pytest.raises(MaskensError, match="predicted with openvino in fp32, these would be with torch in fp32"):
         refuse_other_engine(*chosen)
+
+
+def test_the_fastest_batch_is_measured_once(
+    models: Ensemble, data: EvalData, whole: Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[int] = []
+    monkeypatch.setattr(torch_engine, "fastest_batch", lambda photos, seconds: measured.append(photos) or 16)
+    monkeypatch.setattr(predictor, "WORTH_MEASURING", 1)
+    found = [run(models, data) for _ in range(2)]
+    assert len(measured) == len({m.card.model for m in models.members}), (
+        "one a kind of model; the second inference finds them in the run"
+    )
+    assert same_logits(found[1], whole, 1e-5)
 
 
 def test_a_photo_that_breaks_the_next_batch_leaves_this_one_done(models: Ensemble, data: EvalData) -> None:
