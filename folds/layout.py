@@ -23,13 +23,15 @@ def read_train(
     root: Path, fixes: Sequence[Fix] = (), merges: Sequence[Merge] = (), lists: Lists = NO_LISTS
 ) -> TrainData:
     """Read the labelled photos and apply corrections: those of the list that `lists` names, else of train/train.csv or
-    train/photos.csv.
+    train/photos.csv; and those of the extra lists.
 
     Raises MaskensError: no such folder, an unusable CSV, rows and photos that don't fit together (all listed, with row
     and file), or fixes or merges that don't fit.
     """
     table = lists.photos or _list_of(root)
     people = read_labelled_list(table, lists) if table else _people_of_folders(root)
+    for number, extra in enumerate(lists.extra, start=1):
+        people += read_labelled_list(extra, lists, number)
     return apply_merges(apply_fixes(TrainData(root, people, table=table, lists=lists), fixes), merges)
 
 

@@ -93,6 +93,7 @@ class Person:
     masks: tuple[int, ...] = AS_NAMED  # their mask labels
     changed: tuple[int, ...] = dataclasses.field(default=(), compare=False)  # when they were, as of `PhotoSet`
     merged_into: str = ""  # the id that the person goes by, if that is another: two ids turned out to be one person
+    extra: bool = False  # trained on, never scored
 
     @property
     def group(self) -> str:
@@ -124,14 +125,16 @@ class Lists:
     """The list of photos that describes training data, and how lists are read."""
 
     photos: Path | None = None  # None: the data folder has its own table
+    extra: tuple[Path, ...] = ()  # lists of photos to train on beside
     columns: tuple[str, ...] = ()  # as typed: "person=subject_id,age=years"
     labels: tuple[str, ...] = ()  # "gender:M=male,F=female"
 
     @property
     def typed(self) -> str:
         """As options of `maskens folds`."""
-        options = [("photos", [self.photos] if self.photos else []), ("columns", self.columns), ("labels", self.labels)]
-        return "".join(f" --{name} {typed(value)}" for name, values in options for value in values)
+        photos = [self.photos] if self.photos else []
+        options = {"photos": photos, "extra": self.extra, "columns": self.columns, "labels": self.labels}
+        return "".join(f" --{name} {typed(value)}" for name, values in options.items() for value in values)
 
     @property
     def column_names(self) -> dict[str, str]:
@@ -188,6 +191,7 @@ class PhotoSet:
     fingerprint: str  # of their names and sizes, the same for every copy
     skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # file -> why it can't be read: never opened
     changed: Sequence[int] = ()  # when each was last changed, ns since 1970; empty if unknown
+    places: Mapping[str, Path] = dataclasses.field(default_factory=dict)  # "extra1" -> below what "extra1:a.jpg" lies
 
     @functools.cached_property
     def version(self) -> str:
@@ -195,7 +199,8 @@ class PhotoSet:
         return sha256_of_lines([self.fingerprint, *map(str, self.changed)])
 
     def path(self, file: str) -> Path:
-        return on_disk(self.root, file)
+        place, colon, rest = file.partition(":")
+        return on_disk(self.places[place], rest) if colon and place in self.places else on_disk(self.root, file)
 
     @functools.cached_property
     def readable(self) -> npt.NDArray[np.bool_]:
@@ -207,7 +212,8 @@ class PhotoSet:
         files = [self.files[i] for i in rows]
         skipped = {file: self.skipped[file] for file in files if file in self.skipped}
         changed = [self.changed[i] for i in rows] if self.changed else ()
-        return PhotoSet(self.root, files, sha256_of_lines([self.fingerprint, *files]), skipped, changed)
+        print = sha256_of_lines([self.fingerprint, *files])
+        return dataclasses.replace(self, files=files, fingerprint=print, skipped=skipped, changed=changed)
 
     def without(self, unreadable: Mapping[str, str]) -> PhotoSet:
         """The same photos, of which these are skipped too: file -> why. Raises MaskensError: none is left."""
@@ -220,7 +226,8 @@ class PhotoSet:
 
 @dataclass(frozen=True)
 class TrainData:
-    """The labelled people of a data folder or of a list of photos, sorted by `path` whatever the order of the rows."""
+    """The labelled people of a data folder or of a list of photos, sorted by `path` whatever the order of the rows; and
+    after them those of extra photos."""
 
     root: Path
     people: tuple[Person, ...]
@@ -234,24 +241,41 @@ class TrainData:
         return self.table.name if self.table else "train.csv"
 
     @functools.cached_property
+    def own(self) -> tuple[Person, ...]:
+        """The people without those of extra photos."""
+        return tuple(p for p in self.people if not p.extra)
+
+    @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 of labels, file names and file sizes."""
-        return sha256_of_lines(
-            f"{p.path}\t{p.id}\t{p.gender}\t{p.age}\t"
-            + "\t".join(f"{n}:{b}" for n, b in zip(p.photos, p.bytes, strict=True))
-            + (f"\tmasks {p.masks}" if p.masks != AS_NAMED else "")
-            + (f"\tmerged {p.merged_into}" if p.merged_into else "")
-            for p in self.people
-        )
+        """sha256 of labels, file names and file sizes, without extra photos."""
+        return _fingerprint(self.own)
+
+    @property
+    def extra_hash(self) -> str:
+        """`fingerprint` of the extra photos; "" without any."""
+        return _fingerprint([p for p in self.people if p.extra]) if len(self.own) < len(self.people) else ""
 
     @functools.cached_property
     def photos(self) -> PhotoSet:
         """Its fingerprint is of file names and sizes alone: the same photos under other labels keep it."""
-        sizes = (size for p in self.people for size in p.bytes)
-        lines = (f"{file}\t{size}" for file, size in zip(self.files, sizes, strict=True))
         changed = [time for p in self.people for time in p.changed]
         root = self.table.parent if self.table else self.root
-        return PhotoSet(root, self.files, sha256_of_lines(lines), self.skipped, changed)
+        places = {f"extra{n}": table.parent for n, table in enumerate(self.lists.extra, start=1)}
+        return PhotoSet(root, self.files, self._photos_fingerprint(self.people), self.skipped, changed, places)
+
+    @property
+    def own_photos_fingerprint(self) -> str:
+        """As that of `photos`, without extra photos."""
+        return self._photos_fingerprint(self.own)
+
+    def _photos_fingerprint(self, people: Sequence[Person]) -> str:
+        sizes = (size for p in people for size in p.bytes)
+        return sha256_of_lines(f"{file}\t{size}" for file, size in zip(self.files, sizes, strict=False))
+
+    @functools.cached_property
+    def scored(self) -> npt.NDArray[np.bool_]:
+        """bool (photos,): False for extra photos."""
+        return np.array([not p.extra for p in self.people], dtype=np.bool_)[self.photo_person]
 
     @functools.cached_property
     def files(self) -> list[str]:
@@ -311,9 +335,20 @@ def on_disk(root: Path, file: str) -> Path:
     return next((root / form for form in forms if file.isascii() or (root / form).exists()), root / file)
 
 
+def _fingerprint(people: Iterable[Person]) -> str:
+    return sha256_of_lines(
+        f"{p.path}\t{p.id}\t{p.gender}\t{p.age}\t"
+        + "\t".join(f"{n}:{b}" for n, b in zip(p.photos, p.bytes, strict=True))
+        + (f"\tmasks {p.masks}" if p.masks != AS_NAMED else "")
+        + (f"\tmerged {p.merged_into}" if p.merged_into else "")
+        for p in people
+    )
+
+
 def class_counts(data: TrainData) -> list[int]:
-    """Photos of each of the 18 classes."""
-    counts: list[int] = np.bincount(data.classes[data.classes != UNKNOWN], minlength=CLASSES).tolist()
+    """Photos of each of the 18 classes, without extra photos."""
+    classes = data.classes[data.scored & (data.classes != UNKNOWN)]
+    counts: list[int] = np.bincount(classes, minlength=CLASSES).tolist()
     return counts
 
 

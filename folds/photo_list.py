@@ -15,15 +15,20 @@ from folds.table import LINE, composed, read_table
 LINKED_OUT = "is a link that leads out of the folder of photos: copy what it leads to"
 
 
-def read_labelled_list(table: Path, lists: Lists) -> tuple[Person, ...]:
+def read_labelled_list(table: Path, lists: Lists, extra: int = 0) -> tuple[Person, ...]:
     """The photos of a list with labels, sorted by path: columns photo, and any of person, mask, gender and age, whose
-    cells may be empty. A photo without a person is one of its own.
+    cells may be empty. A photo without a person is one of its own. Where there are extra lists, a list that has not a
+    column of `lists` may have ours.
+
+    `extra` is the number of an extra list, from 1.
 
     Raises MaskensError: an unusable CSV, or rows with a wrong label or without a photo (all listed).
     """
     names, words = lists.column_names, lists.words
-    rows = read_table(table, (names.get("photo", "photo"), *(name for ours, name in names.items() if ours != "photo")))
-    column = {ours: names.get(ours, ours) for ours in LIST_COLUMNS if names.get(ours, ours) in rows[0]}
+    rows = read_table(table, () if lists.extra else tuple(names.values()))
+    column = {ours: name for ours in LIST_COLUMNS for name in (ours, names.get(ours)) if name in rows[0]}
+    if "photo" not in column:
+        read_table(table, (names.get("photo", "photo"),))  # refuses it
     if not column.keys() & FIELDS.keys():
         there = ", ".join(name for name in rows[0] if name != LINE)
         raise MaskensError(
@@ -46,7 +51,9 @@ def read_labelled_list(table: Path, lists: Lists) -> tuple[Person, ...]:
             person = composed(unescape_cell(row[column["person"]])) if "person" in column else ""
             masks, changed = (values["mask"],), (stat.st_mtime_ns,)
             label = (values["gender"], values["age"])
-            people.append(Person(photo, person or photo, *label, ALONE, (stat.st_size,), masks, changed))
+            path = f"extra{extra}:{photo}" if extra else photo
+            size, is_extra = (stat.st_size,), extra > 0
+            people.append(Person(path, person or path, *label, ALONE, size, masks, changed, extra=is_extra))
     refuse(problems, f"{table} and its photos don't fit together", "Correct them and run again.")
     return tuple(sorted(people, key=lambda p: p.path))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from folds.errors import MaskensError
 
 FULL = -1  # in place of a fold: the model that is trained on everybody
+NO_FOLD = -2  # of people who are on extra photos alone: trained on in every fold
 WORDS = ("all", "full")
 LARGEST_SEED = 2**32 - 1
 MOST_SEEDS = 100

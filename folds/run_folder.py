@@ -74,6 +74,8 @@ class Run:
     recipe_hash: str = ""
     merged_hash: str = ""  # sha256 of merged.csv; "" if no ids are merged
     photos: str = ""  # the list that describes the labelled photos, recorded as `data`; "": the data folder's own table
+    extra: tuple[str, ...] = ()  # lists of extra photos, recorded likewise
+    extra_hash: str = ""  # of `TrainData`
     columns: tuple[str, ...] = ()  # how lists are read, as of `Lists`
     labels: tuple[str, ...] = ()
     skipped_hash: str = ""  # of the photos in skipped.csv; "" if none is skipped
@@ -106,7 +108,8 @@ class Run:
     @property
     def lists(self) -> Lists:
         """What describes its labelled photos."""
-        return Lists(self._recorded(self.photos) if self.photos else None, self.columns, self.labels)
+        photos = self._recorded(self.photos) if self.photos else None
+        return Lists(photos, tuple(map(self._recorded, self.extra)), self.columns, self.labels)
 
     def data_folder(self, named: Path | str | None = None) -> Path:
         """Where its data are: as named, else as recorded. Raises MaskensError: nothing is there, though the labelled
@@ -157,9 +160,8 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int,
         f"{describe_fixes(data)} from {', '.join(sorted({f.source for f in data.fixes}))}" if fixes_text else "none",
         sha256(fixes_text) if fixes_text else "",
         merged_hash=sha256(merged) if merged else "",
-        photos=_recorded(data.lists.photos, folder) if data.lists.photos else "",
-        columns=data.lists.columns,
-        labels=data.lists.labels,
+        **_recorded_lists(data.lists, folder),
+        extra_hash=data.extra_hash,
         **_made_now(),
     )
     notes = []
@@ -167,8 +169,8 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int,
         old = load_run(folder)
         if old.fixes_hash == run.fixes_hash:
             run = dataclasses.replace(run, fixes=old.fixes)  # with the names of the first lists
-        if (old.folds_hash, old.seed, old.fingerprint) == (run.folds_hash, run.seed, run.fingerprint):
-            found = {name: getattr(run, name) for name in ("data", "photos", "columns", "labels")}
+        if not differing(old, run, "folds", "seed", "data", "extra photos"):
+            found = _recorded_lists(data.lists, folder) | {"data": run.data}
             run = dataclasses.replace(old, **found, fixes=run.fixes, fixes_hash=run.fixes_hash)
             notes.append("the same folds were there already")
         elif run.jobs_on_disk():
@@ -194,6 +196,13 @@ def start_run(folder: Path, data: TrainData, folds: IntArray, k: int, seed: int,
 def _recorded(data: Path, folder: Path) -> str:
     """How a run in `folder` records where its data are: relative to itself if they were named relative."""
     return str(data.resolve()) if data.is_absolute() else os.path.relpath(data, folder.resolve())
+
+
+def _recorded_lists(lists: Lists, folder: Path) -> dict[str, Any]:
+    """How a run in `folder` records them."""
+    photos = _recorded(lists.photos, folder) if lists.photos else ""
+    extra = tuple(_recorded(table, folder) for table in lists.extra)
+    return {"photos": photos, "extra": extra, "columns": lists.columns, "labels": lists.labels}
 
 
 def _made_now() -> dict[str, Any]:
@@ -294,7 +303,8 @@ def read_labelled(
     chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
     merges = read_merges(merge) if merge else kept_merges(before) if before else ()
     kept = before.lists if before else NO_LISTS
-    lists = Lists(lists.photos or kept.photos, lists.columns or kept.columns, lists.labels or kept.labels)
+    names = [field.name for field in dataclasses.fields(Lists)]
+    lists = Lists(**{name: getattr(lists, name) or getattr(kept, name) for name in names})
     found = read_train(data_root(before, data_folder), chosen, merges, lists)
     return before, found, seed if seed is not None else before.seed if before else 42
 
@@ -319,6 +329,11 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
             f"the data in {data.table or data.root} changed since `maskens folds` made {run.folder}",
             "Put the data back, or start a new run: maskens folds --run NEW_DIR",
         )
+    if data.extra_hash != run.extra_hash:
+        raise MaskensError(
+            f"the extra photos in {', '.join(map(str, run.lists.extra))} changed since `maskens folds` made "
+            f"{run.folder}. Put them back, or start a new run: maskens folds --run NEW_DIR"
+        )
     if sha256_of_text(run.folds_file) != run.folds_hash:
         raise MaskensError(
             f"{run.folds_file} is missing or was edited. Put it back, or take a new run: maskens folds --run NEW_DIR "
@@ -332,6 +347,7 @@ SHARED = {
     "folds": "folds_hash",
     "seed": "seed",
     "label fixes": "fixes_hash",
+    "extra photos": "extra_hash",
     "merged ids": "merged_hash",
     "skipped photos": "skipped_hash",
 }
@@ -376,15 +392,15 @@ def differing(run: Run, other: Run, *names: str) -> str:
 
 
 def run_like(source: Run, folder: Path, data: TrainData) -> Run:
-    """The run in `folder`, or a new one of the data, folds, seed, label fixes and merged ids of `source`. Nothing is
-    written. Raises MaskensError: the folder holds something else, or a run that differs in one of these."""
+    """The run in `folder`, or a new one of the data, folds, seed, label fixes, merged ids and extra photos of `source`.
+    Nothing is written. Raises MaskensError: the folder holds something else, or a run that differs in one of these."""
     refuse_foreign(folder, "--out")
     before = find_run(folder)
     if before is None:
         recorded = _recorded(data.root, folder)
-        photos = _recorded(source.lists.photos, folder) if source.lists.photos else ""
-        return dataclasses.replace(source, folder=folder, data=recorded, photos=photos, recipe_hash="", **_made_now())
-    unlike = differing(source, before, "data", "folds", "seed", "label fixes", "merged ids")
+        changes = _recorded_lists(source.lists, folder) | _made_now()
+        return dataclasses.replace(source, folder=folder, data=recorded, recipe_hash="", **changes)
+    unlike = differing(source, before, "data", "folds", "seed", "label fixes", "merged ids", "extra photos")
     if unlike:
         raise MaskensError(f"{folder} is a run with other {unlike} than {source.folder}. Name a new folder: --out DIR")
     return before

@@ -13,6 +13,7 @@ from folds.errors import MaskensError, refuse
 from folds.files import safe_csv, unescape_cell
 from folds.labels import AGES, CLASSES, GENDERS, MASKS, UNKNOWN, IntArray, age_band, label_text
 from folds.people import AS_NAMED, Person, TrainData
+from folds.ranges import NO_FOLD
 from folds.table import LINE, find_name, read_table, whole_number
 
 COLUMNS = ("path", "id", "fold", "gender", "age", "photos", "bytes", "stratum")
@@ -45,11 +46,12 @@ def _with_strata(people: Sequence[Person]) -> list[tuple[Person, int]]:
 
 
 def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
-    """The fold of each row, int64 (people,), whatever the order of the table. Raises MaskensError: `k` folds can't all
-    hold every class."""
-    if (data.classes == UNKNOWN).all():
+    """The fold of each row, int64 (people,), whatever the order of the table; as of `with_extra`. Raises MaskensError:
+    `k` folds can't all hold every class."""
+    if (data.classes[data.scored] == UNKNOWN).all():
         raise MaskensError(f"no row of {data.table} has mask, gender and age: none can be scored.")
-    possible, rarest = largest_k(data.people)
+    people = data.own
+    possible, rarest = largest_k(people)
     if k < 2:
         raise MaskensError(f"--k {k}: at least 2 folds are needed, one to train on and one to validate on.")
     if k > possible:
@@ -58,12 +60,20 @@ def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
             f"--k {k}: every fold needs each gender, age band and mask state, but only {possible} people are "
             f"'{rarest}'. {hint}"
         )
-    labels = strata(data.people)
+    labels = strata(people)
     if data.table:  # a photo has one mask state, or none
-        labels = labels * (len(MASKS) + 1) + np.array([p.masks[0] - UNKNOWN for p in data.people])
-    folds = split([p.group for p in data.people], labels, k, seed)
+        labels = labels * (len(MASKS) + 1) + np.array([p.masks[0] - UNKNOWN for p in people])
+    folds = with_extra(data, split([p.group for p in people], labels, k, seed))
     check_folds(data, folds, k)
     return folds
+
+
+def with_extra(data: TrainData, folds: IntArray) -> IntArray:
+    """int64 (people,): the folds, int64 (own people,), and those of extra photos: their person's, so that nobody is
+    trained on who is held out; NO_FOLD for a person who is in no fold."""
+    home = dict(zip((p.group for p in data.own), folds.tolist(), strict=True))
+    extra = [home.get(p.group, NO_FOLD) for p in data.people[len(folds) :]]
+    return np.concatenate([folds, np.array(extra, dtype=np.int64)])
 
 
 def split(groups: Sequence[str], labels: IntArray, k: int, seed: int) -> IntArray:
@@ -85,6 +95,8 @@ def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
     problems = []
     home: dict[str, int] = {}
     for person, fold in zip(data.people, folds.tolist(), strict=True):
+        if person.extra and fold == NO_FOLD:
+            continue
         if not 0 <= fold < k:
             problems.append(f"{person.path}: fold {fold} is not in 0..{k - 1}")
         elif home.setdefault(person.group, fold) != fold:
@@ -96,7 +108,7 @@ def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
             problems.append(f"fold {fold} is empty")
         elif (absent := np.flatnonzero(per_fold[:, fold] == 0)).size:
             problems.append(f"fold {fold} has no photo of class {', '.join(map(str, absent))}")
-    largest = largest_k(data.people)[0]
+    largest = largest_k(data.own)[0]
     otherwise = f"Up to {largest} folds can work here if the people are split otherwise, as with another --seed."
     refuse(
         problems,
@@ -106,9 +118,9 @@ def check_folds(data: TrainData, folds: IntArray, k: int) -> None:
 
 
 def photos_per_class_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
-    """int64 (18, k): photos of each class in each fold, without those that lack a label."""
+    """int64 (18, k): photos of each class in each fold, without those that lack a label and extra ones."""
     photo_folds = folds[data.photo_person]
-    valid = (photo_folds >= 0) & (photo_folds < k) & (data.classes != UNKNOWN)
+    valid = (photo_folds >= 0) & (photo_folds < k) & (data.classes != UNKNOWN) & data.scored
     return np.bincount((data.classes * k + photo_folds)[valid], minlength=CLASSES * k).reshape(CLASSES, k)
 
 
@@ -117,14 +129,14 @@ def folds_csv(data: TrainData, folds: IntArray) -> str:
     and fixed masks if there are any, so that the hash of the file, to which models are bound, does too."""
     rows = [
         (p.path, p.id, fold, *_labels(p), len(p.photos), sum(p.bytes), STRATA_AND_UNKNOWN[s])
-        for (p, s), fold in zip(_with_strata(data.people), folds.tolist(), strict=True)
+        for (p, s), fold in zip(_with_strata(data.own), folds.tolist(), strict=False)
     ]
     more = {}
-    if any(p.merged_into for p in data.people):
-        more["person"] = [p.group for p in data.people]
-    if any(p.masks != AS_NAMED for p in data.people):
+    if any(p.merged_into for p in data.own):
+        more["person"] = [p.group for p in data.own]
+    if any(p.masks != AS_NAMED for p in data.own):
         more["masks"] = [
-            "" if p.masks == AS_NAMED else "/".join(label_text("mask", m) for m in p.masks) for p in data.people
+            "" if p.masks == AS_NAMED else "/".join(label_text("mask", m) for m in p.masks) for p in data.own
         ]
     return safe_csv((*COLUMNS, *more), [(*row, *cells) for row, *cells in zip(rows, *more.values(), strict=True)])
 
@@ -140,7 +152,7 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
     Raises MaskensError: rows that are not people of the data, people without a row, folds that leak.
     """
     problems = list[str]()
-    wanted = {p.path for p in data.people}
+    wanted = {p.path for p in data.own}
     assigned: dict[str, int] = {}
     for row in read_table(path, ("path", "fold")):
         number, name, fold = row[LINE], find_name(row["path"], wanted), whole_number(row["fold"])
@@ -158,7 +170,7 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
         raise MaskensError(f"{path} puts all people into one fold: none is left to validate on.")
     if k > len(assigned):
         raise MaskensError(f"{path} names fold {k - 1} but has only {len(assigned)} people.")
-    folds = np.array([assigned[p.path] for p in data.people], dtype=np.int64)
+    folds = with_extra(data, np.array([assigned[p.path] for p in data.own], dtype=np.int64))
     check_folds(data, folds, k)
     return folds, k
 
@@ -166,7 +178,7 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
 def what_changed(path: Path, data: TrainData) -> list[str]:
     """People whose rows or photo sizes differ from folds.csv; empty if others differ."""
     before = {unescape_cell(r["path"]): r | {"id": unescape_cell(r["id"])} for r in read_table(path, COLUMNS)}
-    now = {p.path: p for p in data.people}
+    now = {p.path: p for p in data.own}
     lines = [f"{p} is new" for p in sorted(now.keys() - before.keys())]
     lines += [f"{p} is gone" for p in sorted(before.keys() - now.keys())]
     for name in sorted(now.keys() & before.keys()):
@@ -183,14 +195,14 @@ def what_changed(path: Path, data: TrainData) -> list[str]:
 
 def people_per_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
     """int64 (k,): people in each fold; who has several folders, or ages in two bands, counts once."""
-    unique = {(fold, p.group) for fold, p in zip(folds.tolist(), data.people, strict=True)}
+    unique = {(fold, p.group) for fold, p in zip(folds.tolist(), data.own, strict=False)}
     return np.bincount([fold for fold, _ in unique], minlength=k).astype(np.int64)
 
 
 def people_per_stratum_and_fold(data: TrainData, folds: IntArray, k: int) -> IntArray:
     """int64 (6 or 12, k): people (a double folder counts once) of each of STRATA, or of STRATA_AND_UNKNOWN where labels
     are unknown, in each fold."""
-    rows = {(s, f, p.group) for (p, s), f in zip(_with_strata(data.people), folds.tolist(), strict=True)}
+    rows = {(s, f, p.group) for (p, s), f in zip(_with_strata(data.own), folds.tolist(), strict=False)}
     strata_there = len(STRATA_AND_UNKNOWN if any(s >= len(STRATA) for s, _, _ in rows) else STRATA)
     cells = [stratum * k + fold for stratum, fold, _ in rows]
     return np.bincount(cells, minlength=strata_there * k).reshape(-1, k)

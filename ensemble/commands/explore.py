@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ def explore(options: ExploreOptions, observer: Observer) -> Explored:
         MaskensError: data that don't fit together, a recipe that can't be used, a folder that is not ours to replace.
     """
     _, data, seed = read_labelled(options.run[0], options.data, options.fixes or (), options.seed)
+    data = dataclasses.replace(data, people=data.own)
     folder = options.out or options.run[0].parent / "explore"
     refuse_foreign_page(folder, page.GENERATOR, page.OURS)
 

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ensemble.commands.options import FoldsOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
 from folds.corrections import apply_merges, merged_people
 from folds.errors import SHOWN, refuse, typed
-from folds.labels import IntArray
+from folds.labels import UNKNOWN, IntArray
+from folds.layout import find_eval
 from folds.people import Lists, TrainData, label_conflicts, repeated_ids
 from folds.run_folder import Run, kept_folds, read_labelled, refuse_foreign, start_run
 from folds.splits import make_folds, read_folds
@@ -51,12 +54,23 @@ def _print(made: Folds, options: FoldsOptions, terminal: Terminal) -> None:
     if len(merged) > SHOWN:
         terminal.say(f"merged: ... and {len(merged) - SHOWN} more people, see {made.run.merged_file}")
     terminal.note(label_conflicts(made.data), "warning")
+    if extra := np.flatnonzero(~made.data.scored).size:
+        terminal.say(f"extra photos: {extra:,}; labelled: {_extra_labels(made.data)}")
     if made.data.fixes:
         terminal.say(f"fixes: {made.run.fixes}")
     if made.note:
         terminal.say(made.note)
     terminal.say(f"saved: {made.run.folds_file}")
     terminal.next(f"maskens train --run {typed(made.run.folder)} --fold 0..{made.k - 1}")
+
+
+def _extra_labels(data: TrainData) -> str:
+    """How many extra photos have each label."""
+    known = {
+        name: labels[~data.scored] != UNKNOWN
+        for name, labels in zip(("mask", "gender", "age"), data.labels, strict=True)
+    }
+    return ", ".join(f"{name} {int(there.sum()):,}" for name, there in known.items())
 
 
 @step(FoldsOptions, show=_print, first="data")
@@ -73,16 +87,20 @@ def split_people(options: FoldsOptions, observer: Observer, write: bool = True) 
     folder = options.run[0]
     refuse_foreign(folder)
     merge = [str(file) for file in options.merge or ()]
-    lists = Lists(options.photo_list, tuple(options.columns or ()), tuple(options.labels or ()))
+    columns, labels, extra = options.columns or (), options.labels or (), options.extra or ()
+    lists = Lists(options.photo_list, tuple(extra), tuple(columns), tuple(labels))
     before, data, seed = read_labelled(folder, options.data, options.fixes or (), options.seed, merge, lists)
     assigned, k = _split(data, before, seed, options)  # refused, if it is, before a photo is opened
+    known = before.extra_hash if before else ""
+    if data.extra_hash not in ("", known) and not options.allow_duplicates:
+        _refuse_duplicates(data, options, observer)
     pairs, newly_merged = None, 0
     if options.check_photos or options.merge_duplicates:
         from folds.explore import duplicates  # imports OpenCV
 
         with observer.progress() as on_progress:
-            photos, opened = range(len(data.files)), partial(on_progress, "opening photos")
-            hashes, unreadable = duplicates.hash_photos(data, photos, options.workers or -1, opened)
+            photos, opened = np.flatnonzero(data.scored).tolist(), partial(on_progress, "opening photos")
+            hashes, unreadable = duplicates.hash_photos(data.photos, photos, options.workers or -1, opened)
         skip = "To skip them: make the folds without --check-photos, then maskens train --skip-bad-photos"
         refuse(unreadable, f"photos in {data.photos.root} can't be used", skip)
         pairs = duplicates.merge_candidates(data, hashes)
@@ -92,6 +110,18 @@ def split_people(options: FoldsOptions, observer: Observer, write: bool = True) 
             assigned, k = _split(data, before, seed, options)
     run, note = start_run(folder, data, assigned, k, seed, write)
     return Folds(run, data, assigned, k, note, pairs, newly_merged)
+
+
+def _refuse_duplicates(data: TrainData, options: FoldsOptions, observer: Observer) -> None:
+    """Raise MaskensError for extra photos that show who is scored or predicted."""
+    from folds.explore.duplicates import extra_duplicates  # imports OpenCV
+
+    to_predict = find_eval(data.root, skip_bad=True)
+    with observer.progress() as on_progress:
+        opened = partial(on_progress, "comparing extra photos")
+        pairs = extra_duplicates(data, to_predict.photos if to_predict else None, options.workers or -1, opened)
+    advice = "Remove their rows, give the photos of one person one `person`, or train on them: --allow-duplicates"
+    refuse(pairs, "extra photos are nearly photos of other people in the folds, or photos to predict", advice)
 
 
 def _split(data: TrainData, before: Run | None, seed: int, options: FoldsOptions) -> tuple[IntArray, int]:

@@ -179,6 +179,10 @@ class Split(OneRun):
     photo_list: Path | None = _data(
         None, "A list of labelled photos instead of train.csv; docs/data.md. Stored in the run.", "CSV", name="photos"
     )
+    extra: list[Path] | None = _data(
+        None, "A list of extra photos to train on and never score; repeatable. Stored in the run.", "CSV"
+    )
+    allow_duplicates: bool = _data(False, "Accept extra photos that are nearly photos of the folds or of eval.")
     columns: list[str] | None = _data(
         None, "Columns of lists: person=subject_id,age=years; repeatable. Stored in the run.", "OURS=NAME,..."
     )

@@ -70,7 +70,7 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
     if out.exists() and not out.read_bytes().startswith(HEADER.encode()):
         raise MaskensError(f"{out} exists and is not a recommendation. Name another file with --out.")
     before, data, _ = read_labelled(options.run[0], options.data, (), None)
-    possible, rarest = largest_k(data.people)
+    possible, rarest = largest_k(data.own)
     if possible < 2 and not before:
         raise MaskensError(f"too few people are '{rarest}' for two folds ({possible}); no recipe can be scored.")
 

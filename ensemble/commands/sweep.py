@@ -206,7 +206,7 @@ def _run_of(sweep: Sweep, base: Run, name: str, seed: int, recipe: Recipe) -> Ru
     run = find_run(folder)
     if run is None:
         return dataclasses.replace(base, folder=folder, seed=seed, recipe_hash="")
-    other = differing(run, base, "data", "folds", "skipped photos")
+    other = differing(run, base, "data", "folds", "extra photos", "skipped photos")
     faults = [f"it has other {other}"] if other else []
     faults += ["it has other label fixes"] if run.fixes_hash != base.fixes_hash else []
     faults += [f"its seed is {run.seed}"] if run.seed != seed else []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from timm.data import Mixup
 from torch import Tensor
@@ -40,13 +41,19 @@ class EpochPhotos:
     person: IntArray  # equal for photos of one person
     group: IntArray  # what balanced sampling evens out: the class or the age bin
     recipe: Sampler
+    extra: npt.NDArray[np.bool_] | None = None  # (photos,), True for extra photos; None: there are none
 
     @property
     def pool(self) -> int:
-        """How many photos an epoch chooses from."""
+        """How many photos an epoch chooses from; an extra photo counts as `extra` of the recipe."""
+        extra = np.zeros(len(self.rows), dtype=np.bool_) if self.extra is None else self.extra
+        return self._drawn(~extra) + round(self.recipe.extra * self._drawn(extra))
+
+    def _drawn(self, some: npt.NDArray[np.bool_]) -> int:
+        """How many of these are left with at most `photos_per_person` of each person."""
         if self.recipe.photos_per_person == len(SHOTS):  # all, of people with two folders too
-            return len(self.rows)
-        counts = np.unique(self.person, return_counts=True)[1]
+            return int(some.sum())
+        counts = np.unique(self.person[some], return_counts=True)[1]
         return int(np.minimum(counts, self.recipe.photos_per_person).sum())
 
     def __len__(self) -> int:
@@ -59,18 +66,32 @@ class EpochPhotos:
         else without, and all of them before any comes again.
         """
         order = rng.permutation(len(self.rows))
-        if self.pool < len(order):
+        if self._drawn(np.ones(len(order), dtype=np.bool_)) < len(order):
             order = order[np.argsort(self.person[order], kind="stable")]
             people = self.person[order]
             starts = np.flatnonzero(np.r_[True, people[1:] != people[:-1]])
             rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
             order = rng.permutation(order[rank < self.recipe.photos_per_person])
+        weights = np.ones(len(order))
+        if self.extra is not None and self.recipe.extra != 1:
+            if self.recipe.balance == "none":
+                order = self._weigh_extra(order, rng)
+            else:
+                weights[self.extra[order]] = self.recipe.extra
         if self.recipe.balance == "none":
             rounds = [order] + [rng.permutation(order) for _ in range((len(self) - 1) // len(order))]
             return np.asarray(self.rows[np.concatenate(rounds)[: len(self)]])
         _, group, counts = np.unique(self.group[order], return_inverse=True, return_counts=True)
-        weights = counts[group].astype(np.float64) ** -self.recipe.strength
+        weights *= counts[group].astype(np.float64) ** -self.recipe.strength
         return np.asarray(self.rows[rng.choice(order, size=len(self), p=weights / weights.sum())])
+
+    def _weigh_extra(self, order: IntArray, rng: np.random.Generator) -> IntArray:
+        """The photos with each extra one as often as the recipe says, drawn anew where that is no whole number."""
+        assert self.extra is not None
+        more = order[self.extra[order]]
+        count = round(self.recipe.extra * len(more))
+        rounds = [more] + [rng.permutation(more) for _ in range(count // max(1, len(more)))]
+        return rng.permutation(np.concatenate([order[~self.extra[order]], np.concatenate(rounds)[:count]]))
 
 
 def epoch_photos(
@@ -91,11 +112,15 @@ def epoch_photos(
     beside, classes = more
     by_class = recipe.balance == "class"
     group = data.classes if by_class else age_band(data.years, cuts)
+    extra = np.concatenate([~data.scored[rows], np.zeros(len(beside), dtype=np.bool_)])
+    others = len(data.people) + int(beside.max(initial=-1)) + 1  # a person's extra photos are drawn for themselves
+    person = ids[data.photo_person][rows] + others * extra[: len(rows)]
     return EpochPhotos(
         np.concatenate([rows, len(data.files) + beside]),
-        np.concatenate([ids[data.photo_person][rows], len(data.people) + beside]),
+        np.concatenate([person, len(data.people) + beside]),
         np.concatenate([group[rows], classes if by_class else decode(classes)[2]]),
         recipe,
+        extra if extra.any() else None,
     )
 
 

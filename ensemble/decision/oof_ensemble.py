@@ -16,13 +16,13 @@ from ensemble.jobs.job import job_names, jobs_of, unverified
 from ensemble.jobs.oof import Checkpoint, Logits, pool, select_views, trained_folds
 from ensemble.recipes.recipe_file import find_set, run_recipe
 from ensemble.recipes.schema import Recipe
-from ensemble.recipes.tasks import OutputSpec
+from ensemble.recipes.tasks import OutputSpec, training_mask
 from ensemble.recipes.views import Tta, TtaSet, known_sets
 from folds.errors import MaskensError
 from folds.labels import CLASSES, UNKNOWN, FloatArray, IntArray
 from folds.people import TrainData, count_skipped
 from folds.ranges import in_short
-from folds.run_folder import Run, differing, load_data, refuse_other_folds
+from folds.run_folder import Run, differing, load_data, read_run_data, refuse_other_folds
 from folds.splits import strata
 
 FEW_PEOPLE = 10  # of a class; below that the percentile interval over people covers less than it claims
@@ -139,6 +139,19 @@ class OofEnsemble:
         return dataclasses.replace(self, runs=tuple(runs), checkpoint=checkpoint)
 
 
+def _extra_notes(run: Run, recipe: Recipe, data: TrainData | None, data_folder: Path | None) -> list[str]:
+    """How many extra photos each task of a run was trained on; its `data` are read if they are not given."""
+    if not run.extra_hash:
+        return []
+    data = data or read_run_data(run, data_folder)
+    counts = {
+        name: int((training_mask(task.target, data, task.ages.sigma > 0) & ~data.scored).sum())
+        for name, task in recipe.tasks.items()
+    }
+    learned = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    return [f"{run.folder}: {int((~data.scored).sum()):,} extra photos, of which each task is trained on: {learned}"]
+
+
 def load_oof_ensemble(
     runs: Sequence[Run], data_folder: Path | None, checkpoint: Checkpoint, only: Collection[int] | None = None
 ) -> OofEnsemble:
@@ -155,12 +168,15 @@ def load_oof_ensemble(
     first, recipes = runs[0], [run_recipe(run) for run in runs]
     data, folds = load_data(first, data_folder)
     notes = [count_skipped(data.skipped, len(data.files))] if data.skipped else []
-    if partial := int((data.classes == UNKNOWN).sum()):
-        notes.append(f"{partial:,} of {len(data.files):,} photos lack a label and are not scored over the 18 classes")
+    if partial := int((data.classes[data.scored] == UNKNOWN).sum()):
+        notes.append(
+            f"{partial:,} of {int(data.scored.sum()):,} photos lack a label and are not scored over the 18 classes"
+        )
     trained = set(range(first.k) if only is None else only)
     for run, recipe in zip(runs, recipes, strict=True):
         if unlike := differing(first, run, "skipped photos"):
             raise MaskensError(f"{run.folder} has other {unlike} than {first.folder}: train both without the same.")
+        notes += _extra_notes(run, recipe, data if run is first else None, data_folder)
         if run.fixes_hash != first.fixes_hash:
             notes.append(f"{run.folder} has other label fixes; the labels of {first.folder} count")
         have, missing = trained_folds(run, recipe)

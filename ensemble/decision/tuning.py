@@ -241,6 +241,6 @@ def untuned_run(run: Run, recipe: Recipe) -> RunTuning:
 
 def made_of(run: Run, recipe: Recipe) -> str:
     """sha256 of all that a run's jobs are trained from: a student and its twin without teachers differ in it."""
-    given = [run.fixes_hash, run.merged_hash, run.skipped_hash]
+    given = [run.fixes_hash, run.merged_hash, run.skipped_hash, *filter(None, [run.extra_hash])]
     given += [sha256_of_file(f) if f.exists() else "" for f in (run.soft_record, run.pseudo_record)]
     return sha256(repr([recipe.hash, run.seed, run.folds_hash, run.fingerprint, *given]))

@@ -134,7 +134,7 @@ def _compare(
     every = [ensemble for group in ensembles.values() for ensemble in group]
     first, shared = every[0], every[0].rows
     for other in every[1:]:
-        if other.data.photos.fingerprint != first.data.photos.fingerprint:
+        if other.data.own_photos_fingerprint != first.data.own_photos_fingerprint:
             raise MaskensError(
                 f"{other.runs[0].name} was made from other photos than {first.runs[0].name}; they can't be compared."
             )
@@ -153,9 +153,11 @@ def _compare(
     f1 = {name: [drawn.parts(decided) for decided in group] for name, group in classes.items()}
     scores = [_scores(name, group, f1[next(iter(f1))]) for name, group in f1.items()]
     notes = [*dict.fromkeys(line for ensemble in every for line in ensemble.notes)]
-    if any(not np.array_equal(ensemble.data.classes, first.data.classes) for ensemble in every):
+    own = len(first.data.own)
+    labels = [ensemble.data.classes[ensemble.data.scored] for ensemble in every]
+    if any(not np.array_equal(classes, labels[0]) for classes in labels):
         notes.append(f"the runs' label fixes differ; all are scored on the labels of {first.runs[0].name}")
-    if any(not np.array_equal(ensemble.folds, first.folds) for ensemble in every):
+    if any(not np.array_equal(ensemble.folds[:own], first.folds[:own]) for ensemble in every):
         notes.append(
             "the people were split into other folds, which alone changes scores; for the same split: "
             f"maskens folds --folds-file {typed(first.runs[0].run.folds_file)}"
@@ -188,10 +190,17 @@ def _differences(compared: Sequence[OofEnsemble]) -> list[tuple[str, list[str]]]
     runs, recipes = [e.runs[0].run for e in compared], [e.runs[0].recipe for e in compared]
     rows = [
         ("seed", [str(run.seed) for run in runs]),
-        ("folds", [f"{run.k}, split {sha256(e.folds.tobytes())[:6]}" for run, e in zip(runs, compared, strict=True)]),
+        (
+            "folds",
+            [
+                f"{run.k}, split {sha256(e.folds[: len(e.data.own)].tobytes())[:6]}"
+                for run, e in zip(runs, compared, strict=True)
+            ],
+        ),
         ("labels", [f"{run.fixes} ({run.fixes_hash[:6]})" if run.fixes_hash else "as given" for run in runs]),
         ("pseudo-labels", [describe_pseudo_labels(run) for run in runs]),
         ("soft targets", [describe_soft_targets(run) for run in runs]),
+        ("extra photos", [f"{int((~e.data.scored).sum()):,} ({e.data.extra_hash[:6]})" for e in compared]),
         ("photos skipped", [f"{len(e.data.skipped):,}" for e in compared]),
     ]
     for task in dict.fromkeys(task for recipe in recipes for task in recipe.tasks):

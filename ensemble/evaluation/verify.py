@@ -35,7 +35,7 @@ from folds.splits import read_folds
 
 F1_TOLERANCE = 1e-3  # batches of other photos move the last digits of logits, and a photo may lie on the edge
 ENVIRONMENT = ("device", "threads", "precision", "compiled")  # keys of a job's record, besides versions
-TRAINED_FROM = ("pseudo", "soft_targets", "skipped")  # keys of a job's identity that most jobs lack
+TRAINED_FROM = ("pseudo", "soft_targets", "skipped", "extra")  # keys of a job's identity that most jobs lack
 Found = TypeVar("Found")
 
 
@@ -186,6 +186,8 @@ def _verify_data(found: Verification, folder: Path | None) -> TrainData | None:
     if run.skipped_hash or run.skipped_file.exists():
         found.check(run.skipped_file.name, remedy, partial(kept_skipped, run.skipped_file, run.skipped_hash))
 
+    if run.extra:
+        found.check("extra photos", remedy, lambda: read_run_data(run, folder).extra_hash, run.extra_hash, str)
     return found.check(
         f"data in {run.lists.photos or folder or run.recorded_data}",
         "put the data back, name their folder with --data DIR, or start a new run: maskens folds --run NEW_DIR",
@@ -227,7 +229,9 @@ def _verify_oof_score(found: Verification, job: Job, task: TaskRecipe, data: Tra
         oof = load_job_oof(job.oof, {"task_hash": task.hash, "folds_hash": run.folds_hash, "fold": job.fold})
         place = {file: n for n, file in enumerate(data.files)}
         rows = np.array([place.get(str(file), -1) for file in oof.files])
-        if not np.array_equal(np.sort(rows), np.flatnonzero(held_out[data.photo_person] & data.photos.readable)):
+        if not np.array_equal(
+            np.sort(rows), np.flatnonzero(held_out[data.photo_person] & data.photos.readable & data.scored)
+        ):
             raise MaskensError("other photos than those of its fold, each once")
         mine = scored_mask(task.target, data)[rows]
         truth = true_labels(task.target, data)[rows][mine]

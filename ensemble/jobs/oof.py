@@ -209,7 +209,7 @@ def pool(
     """The jobs' out-of-fold logits together: each photo of the folds `trained` that can be read and has all labels once
     a task. Raises MaskensError: if a job's file is missing, damaged, not finite, or has other photos than its fold."""
     index = {f: i for i, f in enumerate(data.files)}
-    photo_fold, readable = folds[data.photo_person], data.photos.readable
+    photo_fold, readable = folds[data.photo_person], data.photos.readable & data.scored
     rows = np.flatnonzero(np.isin(photo_fold, trained) & readable)
     place = np.full(len(index), -1)
     place[rows] = np.arange(len(rows))

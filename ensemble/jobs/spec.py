@@ -65,6 +65,7 @@ def training_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
 def identity(spec: JobSpec) -> dict[str, Any]:
     """What must be equal for two halves of a job to belong together."""
     return run_identity(spec.run, spec.recipe, spec.task, spec.fold) | {
+        "extra": spec.run.extra_hash or None,
         "skipped": spec.run.skipped_hash or None,
         "pseudo": spec.pseudo.hash if spec.pseudo else None,
         "soft_targets": spec.soft.fold_hash(spec.fold) if spec.soft else None,

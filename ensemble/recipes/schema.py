@@ -179,6 +179,7 @@ class Sampler(Strict):
 
     fraction: float = Field(1.0, gt=0, le=100)  # of the photos there are
     photos_per_person: int = Field(len(SHOTS), ge=1, le=len(SHOTS))  # drawn anew each epoch
+    extra: NotNegative = 1.0  # how often an extra photo is shown, compared with one of the folds
     balance: Literal["none", "class", "age"] = "none"  # even out the 18 classes, or the age bins
     strength: Unit = 1.0  # 1 evens out fully, 0 not at all
 

@@ -222,7 +222,7 @@ def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> C
 def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
     """Photos, epochs and seconds that are left of a job."""
     photos = _job_batches(spec, data, folds).photos_per_epoch
-    held_out = folds[data.photo_person] == spec.fold
+    held_out = (folds[data.photo_person] == spec.fold) & data.scored
     predicted = len(spec.recipe.oof_views) * int((held_out & data.photos.readable).sum())  # after each epoch
     epochs = epochs_left(spec, restart)
     epoch = epoch_seconds(cost, photos, predicted)

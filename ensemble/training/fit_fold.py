@@ -148,7 +148,7 @@ class JobRun:
         self.learned = learning_set(spec, data, folds)
         self.people = trained_on(spec, data, folds)
         self.truth = true_labels(self.target, data)
-        held_out = folds[data.photo_person] == spec.fold
+        held_out = (folds[data.photo_person] == spec.fold) & data.scored
         mine = scored_mask(self.target, data)
         self.valid_rows = np.flatnonzero(held_out & mine)
         self.oof_rows = np.flatnonzero(held_out & data.photos.readable)

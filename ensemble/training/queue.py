@@ -199,7 +199,7 @@ def train(
             message = f"waits for the folds of {spec.task}, of which one failed"
             finish(spec, "failed", message)
             return Failure(message, crashed=False)
-        args, needs = (spec, data, folds), (spec.run.folder, data.photos.root)
+        args, needs = (spec, data, folds), (spec.run.folder, data.photos.root, *data.photos.places.values())
 
         def call() -> Call:
             return Call(str(spec.job), run_job, args, spec.job.log, lock_folder(spec.run.folder), needs)

@@ -13,7 +13,7 @@ from folds.corrections import MERGE_COLUMNS, Merge
 from folds.errors import MaskensError
 from folds.files import safe_csv
 from folds.pages.contact_sheet import Cell, Sheet, photo_caption, thumbnails
-from folds.people import TrainData
+from folds.people import PhotoSet, TrainData
 from folds.photos import Pixels, Progress, in_threads, read_photo
 
 NEAR = 3  # bits of 64 that recompression and rescaling may turn
@@ -50,13 +50,13 @@ def perceptual_hash(photo: Pixels) -> np.uint64:
 
 
 def hash_photos(
-    data: TrainData, photos: Sequence[int], workers: int, on_progress: Progress | None = None
+    of: PhotoSet, photos: Sequence[int], workers: int, on_progress: Progress | None = None
 ) -> tuple[dict[int, np.uint64], list[str]]:
     """(photo -> perceptual hash, a message for each photo that can't be read), from `workers` threads."""
 
     def one(photo: int) -> np.uint64 | str:
         try:
-            return perceptual_hash(read_photo(data.photos.path(data.files[photo])))
+            return perceptual_hash(read_photo(of.path(of.files[photo])))
         except MaskensError as error:
             return str(error)
 
@@ -95,11 +95,36 @@ def merge_candidates(data: TrainData, hashes: Mapping[int, np.uint64]) -> tuple[
     return tuple(sorted(candidates, key=lambda c: (c.bits, -c.alike)))
 
 
+def extra_duplicates(
+    data: TrainData, to_predict: PhotoSet | None, workers: int, on_progress: Progress | None = None
+) -> list[str]:
+    """Extra photos that are nearly a photo of the folds of another person, or one to predict, a line a pair; unreadable
+    ones are skipped."""
+    hashes, _ = hash_photos(data.photos, range(len(data.files)), workers, on_progress)
+    others = {
+        data.files[i]: (bits, data.people[data.photo_person[i]].group) for i, bits in hashes.items() if data.scored[i]
+    }
+    if to_predict:
+        rows = np.flatnonzero(to_predict.readable).tolist()
+        found, _ = hash_photos(to_predict, rows, workers, on_progress)
+        others |= {to_predict.files[i]: (bits, "") for i, bits in found.items()}
+    names, groups = list(others), np.array([group for _, group in others.values()])
+    all_bits = np.array([bits for bits, _ in others.values()], dtype=np.uint64)
+    pairs = []
+    for i in (i for i in hashes if not data.scored[i]):
+        bits = np.bitwise_count(all_bits ^ hashes[i])
+        near = np.flatnonzero((bits <= NEAR) & (groups != data.people[data.photo_person[i]].group))
+        pairs += [f"{data.files[i]}  ~  {names[n]}  ({bits[n]} of 64 bits differ)" for n in near]
+    return pairs
+
+
 def portrait_candidates(
     data: TrainData, workers: int, on_progress: Progress | None = None
 ) -> tuple[MergeCandidate, ...]:
-    """Candidates by one photo of each row alone, of seven the one without a mask; unreadable ones are skipped."""
-    return merge_candidates(data, hash_photos(data, data.portraits.tolist(), workers, on_progress)[0])
+    """Candidates by one photo of each row alone, of seven the one without a mask; unreadable and extra ones are
+    skipped."""
+    portraits = data.portraits[: len(data.own)].tolist()
+    return merge_candidates(data, hash_photos(data.photos, portraits, workers, on_progress)[0])
 
 
 def as_merges(candidates: Iterable[MergeCandidate]) -> tuple[Merge, ...]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import MakeData
 from photo_lists import as_list
+from PIL import Image
 from run_command import maskens, refused
 from tiny_runs import DEFAULTS
+
+from ensemble.jobs.card import read_card
 
 RECIPE = f"""{DEFAULTS.replace("epochs = 3", "epochs = 1")}
 [tasks.parts]
@@ -74,3 +79,59 @@ def test_fixes_name_the_photo_and_changes_are_refused(job: Path, monkeypatch: py
     table.write_text(text.replace(",wear,", ",not wear,", 1))
     refused(maskens("score", "--run", "run"), "photos.csv changed since `maskens folds` made run")
     table.write_text(text)
+
+
+EXTRA = f"""{DEFAULTS.replace("epochs = 3", "epochs = 1")}
+[tasks.age]
+[tasks.mask]
+[tasks.gender]
+"""
+
+
+def test_extra_photos_are_trained_on_and_not_scored(data: Path) -> None:
+    more = Path("faces")
+    more.mkdir()
+    rng = np.random.default_rng(0)
+    for name in "abcd":
+        Image.fromarray(rng.integers(0, 255, (32, 24, 3), dtype=np.uint8)).save(more / f"{name}.png")
+    (more / "list.csv").write_text("photo,age\na.png,60\nb.png,>=60\nc.png,7\nd.png,41\n")
+    Path("tiny.toml").write_text(EXTRA)
+    assert maskens("folds", "--k", "2", "--run", "plain").code == 0
+    made = maskens("folds", "--k", "2", "--run", "more", "--extra", "faces/list.csv")
+    assert "extra photos: 4; labelled: mask 0, gender 0, age 4" in made.out, made
+    assert Path("more/folds.csv").read_bytes() == Path("plain/folds.csv").read_bytes()
+    for run in ("plain", "more"):
+        trained = maskens("train", "--run", run, "--recipe", "tiny.toml", "--device", "cpu", "--fold", "0", "--yes")
+        assert trained.code == 0, trained
+    with np.load("plain/mask/fold0/oof.npz") as one, np.load("more/mask/fold0/oof.npz") as other:
+        assert np.array_equal(one["files"], other["files"])
+    assert (
+        read_card(Path("more/age/fold0/model.safetensors")).people
+        != read_card(Path("plain/age/fold0/model.safetensors")).people
+    )
+    assert maskens("verify", "--run", "more").code == 0
+    compared = maskens("compare", "plain", "more")
+    assert compared.code == 0, compared
+    assert "more: 4 extra photos, of which each task is trained on: age 4, mask 0, gender 0" in compared.out, compared
+    (more / "list.csv").write_text("photo,age\na.png,60\nb.png,>=60\nc.png,7\n")
+    refused(maskens("train", "--run", "more"), "the extra photos in faces/list.csv changed since")
+
+
+def test_extra_photos_of_people_who_are_scored_or_predicted_are_refused(data: Path) -> None:
+    more, person = Path("more"), sorted((data / "train" / "images").iterdir())[0]
+    more.mkdir()
+    shutil.copy(person / "normal.jpg", more / "same.jpg")
+    shutil.copy(data / "eval" / "images" / "a01.jpg", more / "eval.jpg")
+    table, folds = more / "list.csv", ("folds", "--k", "2", "--run", "run", "--extra", more / "list.csv")
+    table.write_text("photo,person,gender\nsame.jpg,,male\neval.jpg,,female\n")
+    refused(
+        maskens(*folds),
+        "extra1:same.jpg ~ train/images/",
+        "extra1:eval.jpg ~ eval/images/a01.jpg",
+        "--allow-duplicates",
+    )
+    assert not Path("run").exists()
+    assert maskens(*folds, "--allow-duplicates").code == 0
+    assert maskens("folds", "--run", "run").code == 0, "it was accepted"
+    table.write_text(f"photo,person,gender\nsame.jpg,{person.name[:6]},male\n")
+    assert maskens(*folds).code == 0, "the same person never crosses a fold"

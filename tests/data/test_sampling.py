@@ -68,3 +68,22 @@ def test_balance_counts_classes_or_age_bins(make_data: MakeData, tmp_path: Path)
     assert np.array_equal(by_class.group, data.classes)
     by_age = epoch_photos(Sampler.model_validate({"balance": "age"}), (21, 30, 46, 58), data, rows)
     assert np.array_equal(by_age.group, np.digitize(data.years, [21, 30, 46, 58]))
+
+
+@pytest.mark.parametrize(("weight", "shown"), [(0.0, 0), (0.5, 30), (1.0, 60), (2.5, 150)])
+@pytest.mark.parametrize("n", [1, 7])
+def test_extra_photos_are_shown_as_often_as_the_recipe_says(weight: float, shown: int, n: int) -> None:
+    extra = np.arange(len(ROWS)) >= 80  # of 60 photos
+    person = np.where(extra, 100 + np.arange(len(ROWS)), PERSON)  # a person each
+    own = len(np.unique(PERSON[:80])) * n if n == 1 else 80
+    recipe = Sampler(extra=weight, photos_per_person=n)
+    sampled = EpochPhotos(ROWS, person, GROUP, recipe, extra)
+    drawn = sampled.draw(np.random.default_rng(0))
+    assert len(drawn) == len(sampled) == own + shown
+    counts = np.unique(drawn[drawn >= 180], return_counts=True)[1]
+    assert counts.sum() == shown
+    assert not len(counts) or counts.max() - counts.min() <= 1, "none comes again before all have come"
+    balanced = EpochPhotos(ROWS, person, GROUP, Sampler(extra=weight, balance="class", fraction=50.0), extra)
+    drawn = balanced.draw(np.random.default_rng(0))
+    rare = drawn[drawn >= 212]  # of group 1, which are all extra
+    assert (len(rare) == 0) == (weight == 0)

@@ -81,7 +81,7 @@ def test_near_duplicates_equal_a_plain_loop(chunk: int, monkeypatch: pytest.Monk
 def found_in(root: Path) -> tuple[list[str], tuple[MergeCandidate, ...]]:
     """(photos that can't be read, people with nearly the same photo)."""
     data = read_train(root)
-    hashes, unreadable = hash_photos(data, range(len(data.files)), workers=2)
+    hashes, unreadable = hash_photos(data.photos, range(len(data.files)), workers=2)
     return unreadable, merge_candidates(data, hashes)
 
 

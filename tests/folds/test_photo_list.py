@@ -9,10 +9,13 @@ import pytest
 from conftest import MakeData
 from photo_lists import HEADER, as_list
 
+from ensemble.jobs.spec import JobSpec, training_rows
+from ensemble.recipes.recipe_file import load_recipe
 from folds.errors import MaskensError
 from folds.labels import AGES, FIELDS, UNKNOWN, age_band, label_text, of_band, parse_label
 from folds.layout import read_train
 from folds.people import Lists, label_conflicts
+from folds.ranges import FULL, NO_FOLD
 from folds.splits import folds_csv, make_folds, photos_per_class_and_fold, read_folds
 
 
@@ -49,7 +52,8 @@ def test_columns_and_words_of_others_are_mapped(root: Path) -> None:
     write(root, *rows, header="file,subject,sex,cover,years")
     columns = ("photo=file,person=subject", "gender=sex,mask=cover,age=years")
     data = read_train(
-        root, lists=Lists(None, columns, ("gender:M=male,F=female", "mask:x=wear,y=not wear", "age:senior=>=60"))
+        root,
+        lists=Lists(columns=columns, labels=("gender:M=male,F=female", "mask:x=wear,y=not wear", "age:senior=>=60")),
     )
     assert [(p.id, p.gender, p.masks[0], label_text("age", p.age)) for p in data.people] == [
         ("1", 0, 0, ">=60"),
@@ -137,3 +141,29 @@ def test_folds_of_a_list_keep_people_together_and_have_every_class(make_data: Ma
         table.write_text(folds_csv(its, folds))
         assert np.array_equal(read_folds(table, its)[0], folds)
     assert data.fingerprint != partial.fingerprint
+
+
+def test_extra_photos_go_by_their_person_and_are_never_scored(make_data: MakeData, tmp_path: Path) -> None:
+    root = make_data(tmp_path / "data", people=18)
+    plain = read_train(root)
+    more = tmp_path / "more"
+    more.mkdir()
+    for name in ("a.jpg", "b.jpg", "c.jpg"):
+        (more / name).write_bytes(b"x")
+    known = plain.people[4].id
+    (more / "list.csv").write_text(f"photo,who,age\na.jpg,{known},64\nb.jpg,stranger,30-59\nc.jpg,,7\n")
+    data = read_train(root, lists=Lists(None, (more / "list.csv",), ("person=who",)))
+    assert data.files[-3:] == ["extra1:a.jpg", "extra1:b.jpg", "extra1:c.jpg"]
+    assert all(data.photos.path(file).is_file() for file in data.files)
+    assert (data.fingerprint, data.own_photos_fingerprint) == (plain.fingerprint, plain.photos.fingerprint)
+    assert plain.extra_hash == "" != data.extra_hash
+    folds, without = make_folds(data, 3, 1), make_folds(plain, 3, 1)
+    assert folds.tolist() == [*without.tolist(), without[4], NO_FOLD, NO_FOLD]
+    assert folds_csv(data, folds) == folds_csv(plain, without)
+    (tmp_path / "folds.csv").write_text(folds_csv(data, folds))
+    assert np.array_equal(read_folds(tmp_path / "folds.csv", data)[0], folds)
+    for fold in (*range(3), FULL):
+        spec = JobSpec(None, load_recipe("heads"), "heads", fold, "cpu", 0, 1, None)  # type: ignore[arg-type]
+        there = {data.files[row] for row in training_rows(spec, data, folds)}
+        assert "extra1:b.jpg" in there
+        assert ("extra1:a.jpg" in there) == (fold != without[4]), "nobody is trained on who is held out"
