@@ -55,10 +55,11 @@ def main() -> None:
 
 
 def split(args: argparse.Namespace, whole: Path) -> Path:
-    """A data folder of the first people alone, and the others' list beside their photos."""
+    """A data folder of some people, drawn at random, and the others' list beside their photos."""
     data: Path = args.out / "some"
     with (whole / "train" / "train.csv").open() as file:
         rows = list(csv.DictReader(file))
+    rows = [rows[n] for n in np.random.default_rng(0).permutation(len(rows))]
     mine, others = rows[: args.people], rows[args.people :]
     others = [row for row in others if row["id"] not in {first["id"] for first in mine}]
     (data / "train").mkdir(parents=True, exist_ok=True)

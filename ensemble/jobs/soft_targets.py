@@ -181,7 +181,8 @@ def _labels(data: TrainData, found: FloatArray) -> FloatArray:
         possible[(labels[:, None] != UNKNOWN) & (labels[:, None] != part)] = 0
     partial = data.classes == UNKNOWN
     given = possible[partial] * found[partial]
-    possible[partial] = given / given.sum(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):  # of photos that the task is not trained on
+        possible[partial] = given / given.sum(axis=1, keepdims=True)
     return possible
 
 

@@ -1,21 +1,40 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import MakeData
 from scipy.stats import norm
 
+from ensemble.jobs.soft_targets import FoldTargets, SoftTargets
 from ensemble.recipes.tasks import OutputSpec, Predicts, bands_of, training_labels
 from ensemble.training.losses import age_distribution, bin_counts, soft_targets, target_tables
-from folds.labels import OLDEST, age_band
+from folds.labels import OLDEST, UNKNOWN, age_band, decode, of_band
 from folds.layout import read_train
-from folds.people import TrainData
+from folds.people import ALONE, Person, TrainData
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory, make_data: MakeData) -> TrainData:
     return read_train(make_data(tmp_path_factory.mktemp("targets") / "data", people=24))
+
+
+def test_teachers_fill_in_what_a_label_lacks() -> None:
+    rows = [(0, 1, 45), (2, UNKNOWN, int(of_band(2))), (UNKNOWN, 0, UNKNOWN)]
+    people = tuple(Person(f"{n}", f"{n}", g, age, ALONE, (1,), (mask,)) for n, (mask, g, age) in enumerate(rows))
+    data = TrainData(Path(), people, table=Path("list.csv"))
+    taught = np.random.default_rng(0).dirichlet(np.ones(18), 3)
+    fold = FoldTargets(("m",), tuple(data.files), np.log(taught).astype(np.float32))
+    soft = SoftTargets(("t",), ("x",), "flip", "", 2, 1.0, 0.25, {0: fold})
+    found = soft.of(0, "heads", data)
+    assert found.sum(axis=1) == pytest.approx(np.ones(3))
+    labels = (found - 0.25 * taught) / 0.75
+    masks, genders, bands = decode(np.arange(18))
+    for row, possible in ((0, np.arange(18) == 4), (1, (masks == 2) & (bands == 2)), (2, genders == 0)):
+        expected = np.where(possible, 1.0 if row == 0 else taught[row], 0)
+        assert labels[row] == pytest.approx(expected / expected.sum(), abs=1e-5)
 
 
 @pytest.mark.parametrize(("cuts", "sigma"), [((30, 60), 0.01), ((21, 30, 46, 58), 3.0), ((1, 110), 50.0)])
