@@ -86,7 +86,12 @@ def folds_table(data: TrainData, folds: IntArray, k: int) -> WideOrNarrow:
         for number, (name, row) in enumerate(zip(CLASS_NAMES, photos, strict=True)):
             add(str(number), name, row)
         made.add_section()
-        add("", "photos with all labels" if (data.classes == UNKNOWN).any() else "photos", photos.sum(axis=0), "bold")
+        add(
+            "",
+            "photos with all labels" if (data.classes[data.scored] == UNKNOWN).any() else "photos",
+            photos.sum(axis=0),
+            "bold",
+        )
         return made
 
     return WideOrNarrow(table)
