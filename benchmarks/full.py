@@ -44,12 +44,10 @@ def print_table(data: Path, run: Path) -> None:
     scored = score(run)
     assert isinstance(scored, Scored)
     best = max(scored.evaluation.folds, key=lambda fold: fold.f1).fold
-    models = {
-        "the folds": [n for n in ensemble.complete_folds if n != FULL],
-        "everybody": [FULL],
-        "folds and everybody": ensemble.complete_folds,
-        f"best fold, {best}": [best],
-    }
+    folds = [n for n in ensemble.complete_folds if n != FULL]
+    models = {"the folds": folds, f"best fold, {best}": [best]}
+    if FULL in ensemble.complete_folds:
+        models |= {"everybody": [FULL], "folds and everybody": [*folds, FULL]}
     print_heads("models", "log loss", "macro F1", "against the folds", "mask, gender, age")
     against = None
     for name, folds in models.items():

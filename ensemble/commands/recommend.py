@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +24,8 @@ from folds.run_folder import Run, read_labelled
 from folds.splits import largest_k
 
 if TYPE_CHECKING:
-    from ensemble.training.recommend import Choice, Measured
+    from ensemble.training.cost import Cost
+    from ensemble.training.recommend import Candidate, Choice
 
 FOLDS = 5
 HEADER = "# Written by `maskens recommend`; docs/recipes.md says what each key means.\n"
@@ -36,7 +36,7 @@ class Recommendation:
     """What to train, and why."""
 
     choice: Choice
-    measured: tuple[Measured, ...]  # the largest first
+    timed: Mapping[Candidate, Cost]  # those whose network was timed, the preferred first
     recipe: Recipe
     path: Path  # its TOML file
     earlier: Path | None  # where an earlier recommendation is kept
@@ -80,10 +80,19 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
 
     hardware = Hardware(choose_device(options.device), options.workers)
     photos, k = len(data.files), before.k if before else min(FOLDS, possible)
+    candidates = choosing.CANDIDATES[hardware.device]
+    count = len({candidate.network for candidate in candidates})
+    costs: dict[str, Cost | None] = {}
     with observer.progress() as on_progress:
-        timing = partial(on_progress, "timing models")
-        measured = choosing.measure(data, hardware, k, budget, options.run[0], timing)
-    choice = choosing.choose(measured, photos, k, budget)
+
+        def cost_of(candidate: Candidate) -> Cost | None:
+            if candidate.network not in costs:
+                on_progress("timing models", len(costs), count)
+                costs[candidate.network] = choosing.measure(candidate, data, hardware, options.run[0])
+            return costs[candidate.network]
+
+        choice = choosing.choose(candidates, cost_of, photos, k, budget)
+    timed = {candidate: cost for candidate in candidates if (cost := costs.get(candidate.network))}
     place = f"{hardware.cores} CPU cores" if hardware.device == "cpu" else f"the GPU {torch.cuda.get_device_name(0)}"
     base = choosing.BASE[hardware.device]
     description = f"{base} for {photos} photos and {options.hours:g} h on {place}, in {choice.k} folds"
@@ -91,8 +100,8 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
     recipe = parse_recipe(text, out.stem)
     earlier = replace_keeping(out, text)
     notes = [_data_line(data), place, unused_gpu(options.device, hardware)]
-    why = [*filter(None, notes), *_reasons(choice, measured, photos, k, budget)]
-    return Recommendation(choice, measured, recipe, out, earlier, why, _next(choice, before, options))
+    why = [*filter(None, notes), *_reasons(choice, timed, photos, k, budget)]
+    return Recommendation(choice, timed, recipe, out, earlier, why, _next(choice, before, options))
 
 
 def _data_line(data: TrainData) -> str:
@@ -106,23 +115,26 @@ def _data_line(data: TrainData) -> str:
     )
 
 
-def _reasons(choice: Choice, measured: Sequence[Measured], photos: int, k: int, budget: float) -> Iterator[str]:
-    """Each candidate's speed, and why the choice came to this, with `k` folds and `budget` seconds at most."""
+def _reasons(choice: Choice, timed: Mapping[Candidate, Cost], photos: int, k: int, budget: float) -> Iterator[str]:
+    """What each candidate takes and scored, and why the choice came to this, with `k` folds and `budget` seconds at
+    most."""
     from ensemble.reporting.tables import time_text
     from ensemble.training import recommend as choosing
 
-    for candidate, cost in measured:
-        epoch = choosing.training_seconds(cost, photos, k, 2) - choosing.training_seconds(cost, photos, k, 1)
-        yield f"{candidate}: {1 / cost.train:.0f} photos/s, an epoch of {k} folds {time_text(epoch)}"
-    yield f"chosen: {choice.candidate}, epochs {choice.epochs}, folds {choice.k}"
-    if choice.epochs < choosing.ENOUGH:
-        yield f"why: the smallest model, and even that has no time for {choosing.ENOUGH} epochs"
-    elif choice.candidate == measured[0][0]:
-        yield "why: the largest that fits the time and the memory"
+    for candidate, cost in timed.items():
+        seconds = choosing.training_seconds(cost, photos, k, candidate.epochs)
+        scored = f", macro F1 {candidate.f1:.3f}" if candidate.f1 else ""
+        yield f"{candidate}: {1 / cost.train:.0f} photos/s, {k} folds in {time_text(seconds)}{scored}"
+    chosen = choice.candidate
+    yield f"chosen: {chosen.network}, epochs {choice.epochs}, folds {choice.k}"
+    if choice.epochs < chosen.epochs:
+        yield f"why: the quickest, and even that has no time for {chosen.epochs} epochs; this is not measured"
+    elif chosen.f1 is None or chosen.gain is None:
+        yield "why: the largest that fits the time and the memory; no score is measured"
     else:
-        yield f"why: the largest with time for {choosing.ENOUGH} epochs; spare time goes into a larger model first"
-    if choice.epochs == choosing.MOST:
-        yield f"{choosing.MOST} epochs are the most: photos of a person resemble each other, and models overfit"
+        yield f"why: of what fits, the highest macro F1 of new people, measured with {choosing.MEASURED_ON}"
+        if chosen.gain.value:
+            yield f"over {choosing.BASE['cpu']} {chosen.gain:+.3f}, {chosen.gain.significance}"
     if choice.photos_per_person < len(SHOTS):
         yield f"an epoch shows {choice.photos_per_person} of a person's {len(SHOTS)} photos, to save time"
     if choice.k < k:

@@ -1,4 +1,4 @@
-"""The recipe that fits a time budget on this machine: candidates, their measured cost, the choice, its TOML."""
+"""The recipe that fits a time budget on this machine: candidates, their score and cost, the choice, its TOML."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tomli_w
 import torch
 
 from ensemble.jobs.hardware import Hardware
+from ensemble.metrics.scores import Interval
 from ensemble.recipes.recipe_file import load_recipe, parse_recipe
 from ensemble.recipes.views import VIEWS
 from ensemble.training.cost import Cost, epoch_seconds, probe
@@ -18,43 +19,49 @@ from folds.errors import MaskensError
 from folds.labels import SHOTS
 from folds.people import TrainData
 
-ENOUGH = 2  # epochs: a larger candidate with time for these is preferred to more epochs of a smaller one
-MOST = 4  # epochs: the photos of one person resemble each other, and models overfit; benchmarks/README.md
 FEW_FOLDS = 3
 TASK = "heads"  # of the recipes that are extended
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model of timm and the size of its photos."""
+    """A model of timm, the size of its photos, its epochs, and what that scored on real photos."""
 
     model: str
     size: tuple[int, int]  # `resize`: (height, width)
+    epochs: int
+    f1: Interval | None = None  # macro F1 of new people, by benchmarks/ladder.py; None: not measured
+    gain: Interval | None = None  # of that over `quick`, on the same draws of people
 
-    def __str__(self) -> str:
+    @property
+    def network(self) -> str:
         return f"{self.model} on {self.size[0]}x{self.size[1]}"
 
+    def __str__(self) -> str:
+        return f"{self.network}, {self.epochs} epochs"
 
+
+LITE0 = "tf_efficientnet_lite0.in1k"
+MEASURED_ON = "600 people"  # who were trained on
 BASE = {"cpu": "quick", "cuda": "heads"}
-CANDIDATES = {  # largest first
+CANDIDATES = {  # the preferred first: by measured F1, on a GPU by size
     "cpu": (
-        Candidate("tf_efficientnet_lite2.in1k", (224, 168)),
-        Candidate("tf_efficientnet_lite0.in1k", (224, 168)),
-        Candidate("tf_efficientnet_lite0.in1k", (160, 120)),
-        Candidate("tf_efficientnet_lite0.in1k", (128, 96)),
-        Candidate("tf_efficientnet_lite0.in1k", (96, 72)),
+        Candidate(LITE0, (176, 132), 2, Interval(0.542, 0.479, 0.602), Interval(0.038, -0.011, 0.086)),
+        Candidate(LITE0, (128, 96), 2, Interval(0.504, 0.449, 0.558), Interval(0.0, 0.0, 0.0)),
+        Candidate(LITE0, (96, 72), 2),
     ),
-    "cuda": (
-        Candidate("tf_efficientnet_b5.ns_jft_in1k", (512, 384)),
-        Candidate("tf_efficientnet_b4.ns_jft_in1k", (512, 384)),
-        Candidate("tf_efficientnet_b3.ns_jft_in1k", (512, 384)),
-        Candidate("tf_efficientnet_b3.ns_jft_in1k", (384, 288)),
-        Candidate("tf_efficientnet_b0.ns_jft_in1k", (256, 192)),
+    "cuda": tuple(
+        Candidate(model, size, epochs)
+        for model, size in (
+            ("tf_efficientnet_b5.ns_jft_in1k", (512, 384)),
+            ("tf_efficientnet_b4.ns_jft_in1k", (512, 384)),
+            ("tf_efficientnet_b3.ns_jft_in1k", (512, 384)),
+            ("tf_efficientnet_b3.ns_jft_in1k", (384, 288)),
+            ("tf_efficientnet_b0.ns_jft_in1k", (256, 192)),
+        )
+        for epochs in (4, 3, 2)
     ),
 }
-
-
-Measured = tuple[Candidate, Cost]
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ class Choice:
     """What to train."""
 
     candidate: Candidate
-    epochs: int
+    epochs: int  # fewer than the candidate's if even the quickest is too slow
     k: int
     photos_per_person: int  # an epoch
     seconds: float  # for all folds
@@ -76,76 +83,54 @@ def training_seconds(cost: Cost, photos: int, k: int, epochs: int, photos_per_pe
     return photos * cost.decode + k * (cost.start + epochs * epoch_seconds(cost, shown, predicted))
 
 
-def epochs_within(cost: Cost, photos: int, k: int, budget: float) -> int:
-    """The most epochs of all photos that fit into `budget` seconds: 0 to MOST."""
-    return max((e for e in range(1, MOST + 1) if training_seconds(cost, photos, k, e) <= budget), default=0)
-
-
-def choose(measured: Sequence[Measured], photos: int, k: int, budget: float) -> Choice:
-    """The largest candidate with time for ENOUGH epochs, and as many epochs as fit, up to MOST; if there is none, the
-    same in FEW_FOLDS, as a second epoch is worth more than further folds; else the smallest for one epoch in these, if
-    need be of fewer photos a person.
+def choose(
+    candidates: Sequence[Candidate], cost_of: Callable[[Candidate], Cost | None], photos: int, k: int, budget: float
+) -> Choice:
+    """The first candidate that fits into the budget with `k` folds, else with FEW_FOLDS; if there is none, one epoch of
+    the quickest in these, if need be of fewer photos a person.
 
     Args:
-        measured: at least one, the largest first.
+        candidates: at least one, the preferred first.
+        cost_of: of a candidate's network; None where it does not fit into memory. Asked in this order, until one fits.
         photos: labelled photos.
         k: folds, at least 2.
         budget: seconds.
+
+    Raises:
+        MaskensError: no candidate fits into memory.
     """
     folds = min(k, FEW_FOLDS)
     for count in dict.fromkeys((k, folds)):
-        for candidate, cost in measured:
-            epochs = epochs_within(cost, photos, count, budget)
-            if epochs >= ENOUGH:
-                seconds = training_seconds(cost, photos, count, epochs)
-                return Choice(candidate, epochs, count, len(SHOTS), seconds, True)
-    smallest, cost = measured[-1]
+        for candidate in candidates:
+            if cost := cost_of(candidate):
+                seconds = training_seconds(cost, photos, count, candidate.epochs)
+                if seconds <= budget:
+                    return Choice(candidate, candidate.epochs, count, len(SHOTS), seconds, True)
+    costs = {candidate: cost for candidate in candidates if (cost := cost_of(candidate))}
+    if not costs:
+        raise MaskensError(f"out of memory for {candidates[-1].network}, the smallest model. Use --device cpu.")
+    quickest = min(costs, key=lambda candidate: training_seconds(costs[candidate], photos, folds, 1))
     for shown in range(len(SHOTS), 0, -1):
-        seconds = training_seconds(cost, photos, folds, 1, shown)
+        seconds = training_seconds(costs[quickest], photos, folds, 1, shown)
         if seconds <= budget:
-            return Choice(smallest, 1, folds, shown, seconds, True)
-    return Choice(smallest, 1, folds, shown, seconds, False)
+            return Choice(quickest, 1, folds, shown, seconds, True)
+    return Choice(quickest, 1, folds, shown, seconds, False)
 
 
-def measure(
-    data: TrainData,
-    hardware: Hardware,
-    k: int,
-    budget: float,
-    run: Path,
-    on_candidate: Callable[[int, int], None] = lambda done, count: None,
-) -> tuple[Measured, ...]:
-    """Time the candidates on a few batches of real photos, from the smallest up to the first that is too slow.
+def measure(candidate: Candidate, data: TrainData, hardware: Hardware, run: Path) -> Cost | None:
+    """What a candidate's network costs, on a few batches of real photos; None where it does not fit into memory.
 
     Args:
         run: the run's folder, which need not exist; nothing is written.
-        on_candidate: called with (candidates measured, candidates in all).
-
-    Returns:
-        Those that were measured, the largest first.
 
     Raises:
-        MaskensError: an unreadable photo, a GPU too small for any candidate.
+        MaskensError: an unreadable photo.
     """
-    candidates = CANDIDATES[hardware.device]
-    found: list[Measured] = []
-    for number, candidate in enumerate(reversed(candidates), start=1):
-        recipe = parse_recipe(recipe_text(hardware.device, candidate), "recommended")
-        try:
-            cost = probe(recipe.tasks[TASK], data, hardware, run)
-        except torch.OutOfMemoryError:
-            if not found:
-                raise MaskensError(
-                    f"out of GPU memory for {candidate}, the smallest model. Use --device cpu."
-                ) from None
-            break  # larger ones want more memory still
-        if cost.note and found:  # it fits in micro-batches only
-            break
-        found.insert(0, (candidate, cost))
-        on_candidate(number, len(candidates))
-        if epochs_within(cost, len(data.files), min(k, FEW_FOLDS), budget) < ENOUGH:
-            break
-    return tuple(found)
+    recipe = parse_recipe(recipe_text(hardware.device, candidate), "recommended")
+    try:
+        return probe(recipe.tasks[TASK], data, hardware, run)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def recipe_text(device: str, candidate: Candidate, choice: Choice | None = None, description: str = "") -> str:

@@ -10,7 +10,7 @@ from run_command import maskens, refused
 import ensemble.training.recommend
 from ensemble.recipes.recipe_file import load_recipe
 from ensemble.training.cost import Cost
-from ensemble.training.recommend import Candidate
+from ensemble.training.recommend import CANDIDATES, MEASURED_ON, Candidate
 
 FAST = Cost(decode=0.0, train=1e-3, predict=1e-4, start=0.0, weights=1, memory=1)
 
@@ -26,12 +26,15 @@ def test_the_recipe_is_written_with_its_reasons_and_the_commands_that_train_it()
     outcome = maskens("recommend", "--device", "cpu")
     assert outcome.code == 0, outcome
     assert "18 people, 126 photos; the rarest class is 'incorrect, male, <30': 3 photos of 3 people" in outcome.out
-    assert "chosen: tf_efficientnet_lite2.in1k on 224x168, epochs 4, folds 3" in outcome.out
+    chosen = CANDIDATES["cpu"][0]
+    assert f"chosen: {chosen.network}, epochs {chosen.epochs}, folds 3" in outcome.out
+    assert f"highest macro F1 of new people, measured with {MEASURED_ON}" in outcome.out
+    assert f"over quick {chosen.gain:+.3f}" in outcome.out, "how sure that is"
     assert "next: maskens folds --run runs/default --k 3" in outcome.out
     train = "maskens train --run runs/default --recipe recommended.toml --fold 0..2 --device cpu"
     assert f"next: {train}" in outcome.out
     recipe = load_recipe("recommended.toml").tasks["heads"]
-    assert (recipe.epochs, recipe.resize) == (4, (224, 168))
+    assert (recipe.epochs, recipe.resize) == (chosen.epochs, chosen.size)
     assert recipe.loss == load_recipe("quick").tasks["heads"].loss
     assert not Path("runs").exists(), "nothing else is written"
     assert maskens("folds", "--k", 3).code == 0
@@ -76,12 +79,12 @@ def test_too_little_time_is_said_and_the_least_is_recommended() -> None:
 
 @pytest.mark.usefixtures("data")
 def test_a_recommendation_can_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = Candidate("test_resnet.r160_in1k", (32, 24))
+    tiny = Candidate("test_resnet.r160_in1k", (32, 24), 1)
     monkeypatch.setattr(ensemble.training.recommend, "CANDIDATES", {"cpu": (tiny,)})
     outcome = maskens("recommend", "--device", "cpu", "--out", "tiny.toml")
     assert "why: the largest" in outcome.out, outcome
     *_, folds, train = (line.removeprefix("next: ") for line in outcome.out.splitlines())
-    for command in (folds, f"{train} --no-pretrained --set tasks.heads.epochs=1"):
+    for command in (folds, f"{train} --no-pretrained"):
         outcome = maskens(*command.split()[1:])
         assert outcome.code == 0, outcome
     assert "next: maskens infer" in outcome.out

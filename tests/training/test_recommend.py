@@ -10,13 +10,21 @@ import torch
 
 import ensemble.training.recommend
 from ensemble.jobs.hardware import Hardware
-from ensemble.recipes.recipe_file import parse_recipe
-from ensemble.recipes.schema import TaskRecipe
+from ensemble.recipes.recipe_file import load_recipe, parse_recipe
 from ensemble.training.cost import Cost
-from ensemble.training.recommend import CANDIDATES, Candidate, Choice, choose, measure, recipe_text, training_seconds
+from ensemble.training.recommend import (
+    BASE,
+    CANDIDATES,
+    TASK,
+    Candidate,
+    Choice,
+    choose,
+    measure,
+    recipe_text,
+    training_seconds,
+)
 from folds.errors import MaskensError
 from folds.layout import read_train
-from folds.people import TrainData
 
 
 def cost(train: float, predict: float = 0.0, start: float = 0.0) -> Cost:
@@ -26,64 +34,60 @@ def cost(train: float, predict: float = 0.0, start: float = 0.0) -> Cost:
 @pytest.mark.parametrize(
     ("budget", "expected"),  # 700 photos in 5 folds: an epoch of the small one takes 2,800 s
     [
-        (1e6, ("large", 4, 5, 7)),
-        (14_000, ("large", 2, 5, 7)),
+        (11_200, ("large", 2, 5, 7)),
         (11_199, ("small", 3, 5, 7)),
-        (5_600, ("small", 2, 5, 7)),
+        (8_399, ("large", 2, 3, 7)),
         (5_599, ("small", 3, 3, 7)),
-        (2_800, ("small", 2, 3, 7)),
-        (2_000, ("small", 1, 3, 7)),
-        (1_001, ("small", 1, 3, 5)),
+        (4_199, ("small", 1, 3, 7)),
+        (1_399, ("small", 1, 3, 6)),
         (399, ("small", 1, 3, 1)),
         (10, ("small", 1, 3, 1)),
     ],
 )
-def test_time_goes_into_epochs_then_a_larger_model_and_is_saved_on_folds_then_photos(
+def test_the_preferred_that_fits_else_fewer_folds_then_fewer_photos(
     budget: float, expected: tuple[str, int, int, int]
 ) -> None:
-    measured = [(Candidate("large", (224, 168)), cost(2.0)), (Candidate("small", (96, 72)), cost(1.0))]
-    choice = choose(measured, 700, 5, budget)
+    costs = {Candidate("large", (224, 168), 2): cost(2.0), Candidate("small", (96, 72), 3): cost(1.0)}
+    choice = choose(list(costs), costs.__getitem__, 700, 5, budget)
     assert (choice.candidate.model, choice.epochs, choice.k, choice.photos_per_person) == expected
     assert choice.fits == (choice.seconds <= budget) == (budget > 10)
-    used = dict(measured)[choice.candidate]
+    used = costs[choice.candidate]
     assert choice.seconds == training_seconds(used, 700, choice.k, choice.epochs, choice.photos_per_person)
 
 
-@pytest.fixture(scope="module")
-def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> TrainData:
-    return read_train(make_data(tmp_path_factory.mktemp("recommend") / "data", people=12))
+def test_networks_are_timed_in_order_up_to_one_that_fits() -> None:
+    candidates = [Candidate("m", (size, size), 2) for size in (128, 96, 64)]
+    timed: list[Candidate] = []
+
+    def cost_of(candidate: Candidate) -> Cost | None:
+        timed.append(candidate)
+        return cost(candidate.size[0]) if candidate.size[0] < 128 else None  # the largest is out of memory
+
+    assert choose(candidates, cost_of, 700, 5, 1e9).candidate == candidates[1]
+    assert timed == candidates[:2]
+    with pytest.raises(MaskensError, match="out of memory for m on 64x64"):
+        choose(candidates, lambda _: None, 700, 5, 1e9)
 
 
-def test_what_is_larger_than_the_first_that_is_too_slow_is_not_timed(
-    data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_network_that_does_not_fit_into_memory_has_no_cost(
+    make_data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timed: list[int] = []
+    def probe(*_: object) -> Cost:
+        raise torch.OutOfMemoryError
 
-    def probe(recipe: TaskRecipe, *_: object) -> Cost:
-        timed.append(recipe.resize[0])
-        return cost(train=recipe.resize[0] / 1000)
-
+    data = read_train(make_data(tmp_path / "data", people=12))
     monkeypatch.setattr(ensemble.training.recommend, "probe", probe)
-    found = measure(data, Hardware("cpu", 0), 2, 84 * 2 * 0.13, tmp_path)
-    assert timed == [96, 128, 160]
-    assert [candidate.size[0] for candidate, _ in found] == [160, 128, 96]
+    assert measure(CANDIDATES["cuda"][0], data, Hardware("cuda", 0), tmp_path) is None
 
 
-def test_a_gpu_without_the_memory_for_a_model_gets_a_smaller_one(
-    data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def probe(recipe: TaskRecipe, *_: object) -> Cost:
-        if recipe.resize[0] > limit:
-            raise torch.OutOfMemoryError
-        return cost(train=1e-6)
-
-    monkeypatch.setattr(ensemble.training.recommend, "probe", probe)
-    limit = 400
-    found = measure(data, Hardware("cuda", 0), 2, 3600, tmp_path)
-    assert [candidate for candidate, _ in found] == list(CANDIDATES["cuda"][-2:])
-    limit = 100
-    with pytest.raises(MaskensError, match="out of GPU memory for tf_efficientnet_b0"):
-        measure(data, Hardware("cuda", 0), 2, 3600, tmp_path)
+def test_what_is_measured_comes_first_and_the_base_is_among_it() -> None:
+    candidates = CANDIDATES["cpu"]
+    measured = [candidate.f1.value if candidate.f1 else 0.0 for candidate in candidates]
+    assert measured == sorted(measured, reverse=True)
+    base = load_recipe(BASE["cpu"]).tasks[TASK]
+    (found,) = (c for c in candidates if (c.model, c.size, c.epochs) == (base.model, base.resize, base.epochs))
+    assert found.f1 and found.gain and found.gain.value == 0
+    assert all(candidate.f1 is None for candidate in CANDIDATES["cuda"]), "no GPU has trained them"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
