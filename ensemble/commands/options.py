@@ -184,10 +184,10 @@ class Split(OneRun):
     )
     allow_duplicates: bool = _data(False, "Accept extra photos that are nearly photos of the folds or of eval.")
     columns: list[str] | None = _data(
-        None, "Columns of lists: person=subject_id,age=years; repeatable. Stored in the run.", "OURS=NAME,..."
+        None, "Columns of lists: person=subject_id,age=years; repeatable. Stored in the run.", "OURS=NAME"
     )
     labels: list[str] | None = _data(
-        None, "Words of lists: gender:M=male,F=female; repeatable. Stored in the run.", "FIELD:WORD=LABEL,..."
+        None, "Words of lists: gender:M=male,F=female; repeatable. Stored in the run.", "FIELD:A=B"
     )
     k: int | None = _data(None, "Number of folds. Default: 5; stored in the run.", "N")
     seed: int | None = _seed(
