@@ -266,6 +266,7 @@ def _polling(shown: Sequence[JobSpec], display: JobsDisplay, every: float = 0.25
             while not stop.wait(every):
                 look()
 
+    look()  # else a job that is done before the first turn would change no state
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()
     try:
