@@ -54,7 +54,7 @@ def _print(made: Folds, options: FoldsOptions, terminal: Terminal) -> None:
     if len(merged) > SHOWN:
         terminal.say(f"merged: ... and {len(merged) - SHOWN} more people, see {made.run.merged_file}")
     terminal.note(label_conflicts(made.data), "warning")
-    if extra := np.flatnonzero(~made.data.scored).size:
+    if extra := int((~made.data.scored).sum()):
         terminal.say(f"extra photos: {extra:,}; labelled: {_extra_labels(made.data)}")
     if made.data.fixes:
         terminal.say(f"fixes: {made.run.fixes}")

@@ -17,10 +17,7 @@ from folds.run_folder import LAST, MODEL, OOF, FileIn, Run
 
 State = Literal["waiting", "starting", "training", "done", "stopped", "failed", "unreadable"]
 STATUS = "job.json"
-GRAPH, GRAPH_RECORD = (
-    "graph.onnx",
-    "graph.json",
-)  # of the model, for engines other than torch; see models/kept_graphs.py
+GRAPH, GRAPH_RECORD = "graph.onnx", "graph.json"  # of the model, for other engines; models/kept_graphs.py
 JOB_FILES = (MODEL, OOF)  # of a finished job, the last one written last; job.json has their checksums
 
 

@@ -23,12 +23,10 @@ PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
 }
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}  # maskens[...]
 ROUNDS = 3  # in which engines are timed
-STARTING, TRACING, COMPILING = (
-    15.0,
-    10.0,
-    2.0,
-)  # seconds to import torch and build models, to trace a kind of model, and
-# to compile a model for another engine, on two cores
+# assumed seconds on two cores, until they are measured
+STARTING = 15.0  # to import torch and build models
+TRACING = 10.0  # to trace a kind of model
+COMPILING = 2.0  # to compile a model for another engine
 REPAID = 0.05  # of an engine's time for all photos: what trying others may take at most, as none may be faster
 BATCH = 32  # photos in one forward pass, where measuring is not worth it
 TOLERANCES = {"folded": 1e-4, "fp32": 1e-3, "bf16": 0.05, "fp16": 0.05}

@@ -51,11 +51,6 @@ def stack_views(x: Tensor, views: Sequence[str], normalisation: Normalisation) -
     return torch.cat([apply_view(x, view, normalisation) for view in views])
 
 
-def unstack_views(logits: Tensor, views: Sequence[str]) -> Tensor:
-    """(views * batch, width), of `stack_views`, as (views, batch, width)."""
-    return torch.stack(logits.chunk(len(views)))
-
-
 def device_views(photos: Tensor | Pixels, views: Sequence[str], normalisation: Normalisation, device: str) -> Tensor:
     """`array_views` on a GPU, as a model takes it: uint8 (photos, height, width, 3) -> float32 (views * photos, 3,
     height, width)."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ensemble.models.array_views import array_views
 from ensemble.models.build import to_input
-from ensemble.models.tta import apply_view, stack_views, unstack_views
+from ensemble.models.tta import apply_view, stack_views
 from ensemble.recipes.views import STEPS, VIEWS, as_set
 from folds.errors import MaskensError
 
@@ -35,7 +35,7 @@ def shown(x: Tensor, view: str) -> Tensor:
 
 def logits(model: nn.Module, x: Tensor, tta: str) -> Tensor:
     with torch.no_grad():
-        return unstack_views(model(stack_views(x, VIEWS[tta], NORMALISATION)), VIEWS[tta])
+        return torch.stack(model(stack_views(x, VIEWS[tta], NORMALISATION)).chunk(len(VIEWS[tta])))
 
 
 def test_flip_is_the_photo_and_its_mirror_image_and_their_mean_ttachs_own(model: nn.Module, x: Tensor) -> None:
