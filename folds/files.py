@@ -281,3 +281,9 @@ def save_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     np.savez_compressed(buffer, **arrays)
     with replacing(path) as handle:
         handle.write(buffer.getbuffer())
+
+
+def load_npz(path: Path) -> dict[str, Any]:
+    """The arrays of an .npz. Raises OSError, or whatever else a damaged file raises."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return dict(arrays)

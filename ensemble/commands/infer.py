@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from ensemble.commands.predict import ChosenEnsembles, choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal, run_options
 from ensemble.decision.early_exit import choose_budget
+from ensemble.decision.eval_logits import read_logits, save_logits
 from ensemble.decision.joint import Rule, decide
 from ensemble.decision.members import preprocessings
 from ensemble.decision.submission import (
@@ -81,8 +81,8 @@ def is_current(run: Run, data: EvalData, chosen: ChosenEnsembles) -> bool:
     and this tuning, for these photos. What is missing or damaged is not."""
     (ensemble,) = chosen.ensembles
     try:
-        with np.load(run.eval_file, allow_pickle=False) as file:
-            record, ids, classes = json.loads(str(file["record"])), file["ids"].tolist(), file["classes"]
+        read = read_logits(run.eval_file)
+        record, ids, classes = read.record, read.ids, read.classes
         fitted, (answered, answers) = DecisionParams.model_validate(record["fitted"]), read_answers(run.submission_file)
     except Exception:  # whatever a damaged file raises
         return False
@@ -149,7 +149,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
 
     from ensemble.data.cache import skip_unreadable
     from ensemble.models.engine import engine_options
-    from ensemble.prediction.inference import InferenceSettings, estimate_inference, save_logits
+    from ensemble.prediction.inference import InferenceSettings, estimate_inference
     from ensemble.prediction.inference import infer as predict_eval
     from ensemble.prediction.strategies import check_budget
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
@@ -10,10 +9,11 @@ from zipfile import BadZipFile
 import numpy as np
 from scipy.special import log_softmax
 
+from ensemble.decision.eval_logits import read_logits
 from ensemble.decision.members import Ensemble, members
 from ensemble.decision.tuning import made_of
 from ensemble.jobs.job import Job, job_names
-from ensemble.jobs.oof import Logits, of_folds, oof_hash
+from ensemble.jobs.oof import Logits, oof_hash
 from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, SoftTargets
 from ensemble.recipes.recipe_file import find_set, run_recipe
 from ensemble.recipes.schema import Recipe
@@ -133,11 +133,10 @@ def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData
     """task -> float32 (folds, views, photos, width). Raises MaskensError: none, or of other photos or folds."""
     path, again = source.eval_file, f"Predict them: maskens infer --run {typed(source.folder)}"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            record = json.loads(str(file["record"]))
-            same = tuple(file["ids"].tolist()) == data.ids and record["fingerprint"] == data.photos.fingerprint
-            folds = {task: [f for f in its if f != FULL] for task, its in record["folds"].items()}
-            found = {t: of_folds(file[f"logits/{t}"], record["folds"][t]) for t in ensemble.targets}
+        read = read_logits(path)
+        same = (tuple(read.ids), read.record["fingerprint"]) == (data.ids, data.photos.fingerprint)
+        folds = {task: [f for f in its if f != FULL] for task, its in read.record["folds"].items()}
+        found = {task: read.of_folds(task) for task in ensemble.targets}
     except FileNotFoundError:
         raise MaskensError(f"--pseudo {source.folder}: it has predicted no photos. {again}") from None
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
@@ -145,6 +144,6 @@ def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData
     if not same:
         raise MaskensError(f"{path} is of other photos than those in {data.photos.root / 'eval'}. {again}")
     complete = all(folds.get(task) == ensemble.folds(task) for task in ensemble.targets)
-    if not complete or record.get("oof_hashes") != [oof_hash(source, recipe)]:
+    if not complete or read.record["oof_hashes"] != [oof_hash(source, recipe)]:
         raise MaskensError(f"{path} was predicted by other models than those there now. {again}")
     return found

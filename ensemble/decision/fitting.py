@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from typing import get_args
 
@@ -11,10 +10,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 from sklearn.model_selection import StratifiedKFold
 
+from ensemble.decision.eval_logits import read_logits
 from ensemble.decision.joint import Decision, most_probable
 from ensemble.decision.oof_ensemble import OofEnsemble, RunOofLogits
 from ensemble.decision.tuning import DecisionParams, Step, StepName, Tuning, describe_temperatures
-from ensemble.jobs.oof import of_folds, select_views, trained_folds
+from ensemble.jobs.oof import select_views, trained_folds
 from ensemble.metrics.heads import bin_log_probabilities, divisors
 from ensemble.metrics.scores import Draws, draw_people, interval, macro_f1
 from ensemble.recipes.tasks import ONLY_GENDER, Head, scored_mask, true_labels
@@ -287,20 +287,18 @@ def _predicted(member: RunOofLogits, tta: TtaSet) -> dict[str, FloatArray]:
     """task -> float (folds, photos, width), the mean over views, of the photos that `infer` showed to all models there
     are now; of a task for one gender those decided to be of it. Without tasks of too few photos."""
     try:
-        with np.load(member.run.eval_file, allow_pickle=False) as file:
-            record = json.loads(str(file["record"]))
-            if record["oof_hashes"] != [member.untuned.oof_hash]:
-                return {}
-            gender = decode(file["classes"])[1]
-            found: dict[str, FloatArray] = {}
-            for task, target in member.targets.items():
-                trained = of_folds(file[f"logits/{task}"], record["folds"][task])
-                views = select_views(trained.swapaxes(0, 1), record["views"], tta.views)
-                logits = np.average(views, axis=0, weights=tta.weights or None).astype(np.float64)
-                rows = np.isfinite(logits).all(axis=(0, 2)) & (gender == ONLY_GENDER.get(target.predicts, gender))
-                if len(logits) and rows.sum() >= MEASURED_PHOTOS:
-                    found[task] = logits[:, rows]
-            return found
+        read = read_logits(member.run.eval_file)
+        if read.record["oof_hashes"] != [member.untuned.oof_hash]:
+            return {}
+        gender = decode(read.classes)[1]
+        found: dict[str, FloatArray] = {}
+        for task, target in member.targets.items():
+            views = select_views(read.of_folds(task).swapaxes(0, 1), read.record["views"], tta.views)
+            logits = np.average(views, axis=0, weights=tta.weights or None).astype(np.float64)
+            rows = np.isfinite(logits).all(axis=(0, 2)) & (gender == ONLY_GENDER.get(target.predicts, gender))
+            if len(logits) and rows.sum() >= MEASURED_PHOTOS:
+                found[task] = logits[:, rows]
+        return found
     except Exception:  # not predicted, with other views, of several runs, or damaged in whatever way
         return {}
 

@@ -18,7 +18,7 @@ from ensemble.recipes.recipe_file import find_set
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import Tta, TtaSet, known_sets
 from folds.errors import MaskensError, typed
-from folds.files import replace_keeping, save_npz, sha256, sha256_of_file, sha256_of_text
+from folds.files import load_npz, replace_keeping, save_npz, sha256, sha256_of_file, sha256_of_text
 from folds.labels import CLASSES
 from folds.records import read_record, record_text
 from folds.run_folder import Run
@@ -149,9 +149,9 @@ def read_nested(path: Path, files: Sequence[str]) -> Decision:
     """
     beside = path.with_suffix(".oof.npz")
     try:
-        with beside.open("rb") as file, np.load(file) as z:
-            ours = str(z["of"]) == sha256_of_text(path) and z["files"].tolist() == list(files)
-            log_p, classes = z["log_probabilities"].astype(np.float64), z["classes"].astype(np.int64)
+        z = load_npz(beside)
+        ours = str(z["of"]) == sha256_of_text(path) and z["files"].tolist() == list(files)
+        log_p, classes = z["log_probabilities"].astype(np.float64), z["classes"].astype(np.int64)
         fits = log_p.shape == (len(files), CLASSES) and classes.shape == (len(files),)
         if ours and not (fits and ((classes >= 0) & (classes < CLASSES)).all()):
             raise ValueError("its arrays don't fit each other")

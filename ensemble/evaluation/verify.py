@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from ensemble.decision.eval_logits import EvalLogits, read_logits
 from ensemble.decision.joint import decide
 from ensemble.decision.members import Only, load_ensembles
 from ensemble.decision.submission import read_answers, skipped_file, skipped_text
@@ -26,7 +26,7 @@ from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.recipes.tasks import scored_mask, true_labels
 from ensemble.recipes.views import IDENTITY
 from folds.errors import MaskensError, first_line, typed
-from folds.files import sha256_of_arrays, sha256_of_text
+from folds.files import load_npz, sha256_of_arrays, sha256_of_text
 from folds.labels import FloatArray, IntArray
 from folds.people import TrainData, count_skipped, kept_skipped
 from folds.ranges import FULL
@@ -266,12 +266,7 @@ def _verify_tunings(found: Verification, recipe: Recipe) -> None:
                 found.checks.append(Check("tuning", item, fitted.oof_hash, now, remedy))
         beside = path.with_suffix(".oof.npz")
         item, expected = f"{beside.name}: of {path.name}", sha256_of_text(path)
-        found.check(item, remedy, partial(_arrays, beside), expected, lambda arrays: str(arrays["of"]), "tuning")
-
-
-def _arrays(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file, np.load(file) as z:
-        return dict(z)
+        found.check(item, remedy, partial(load_npz, beside), expected, lambda arrays: str(arrays["of"]), "tuning")
 
 
 def _verify_submission(found: Verification, recipe: Recipe) -> None:
@@ -281,17 +276,16 @@ def _verify_submission(found: Verification, recipe: Recipe) -> None:
         return
     name, remedy = run.eval_file.name, f"maskens infer --run {typed(run.folder)}"
 
-    def stored() -> tuple[dict[str, Any], dict[str, Any], IntArray, list[str]]:
-        arrays = _arrays(run.eval_file)
-        record = dict.fromkeys(("rule", "skipped")) | json.loads(str(arrays.pop("record")))
-        return arrays, record, arrays["classes"], arrays["ids"].tolist()
+    def stored() -> tuple[EvalLogits, IntArray, list[str]]:
+        read = read_logits(run.eval_file)
+        return read, read.classes, read.ids
 
     whole = found.check(f"{name}: readable", remedy, stored)
     if whole is None:
         return
-    arrays, record, classes, ids = whole
-    written = str(record.get("sha256"))  # a logit that became NaN would be taken for one that no model gave
-    found.check(f"{name}: its arrays", remedy, lambda: sha256_of_arrays(arrays), written, str)
+    read, classes, ids = whole
+    record, written = read.record, str(read.record.get("sha256"))  # a NaN would be taken for a logit that no model gave
+    found.check(f"{name}: its arrays", remedy, lambda: sha256_of_arrays(read.arrays), written, str)
     expected = f"0 of {len(classes)} classes differ"
 
     def differing(other: IntArray) -> str:
@@ -309,7 +303,7 @@ def _verify_submission(found: Verification, recipe: Recipe) -> None:
         models = {task: ensemble.folds(task) for task in ensemble.targets}
         if models != record["folds"]:
             raise MaskensError(f"predicted by models of folds {record['folds']}, there are {models}")
-        joint = ensemble.joint({task: arrays[f"logits/{task}"] for task in models})
+        joint = ensemble.joint({task: read.logits(task) for task in models})
         return decide(joint[None], fitted.weights, fitted.offsets, record["rule"]).classes
 
     found.check(f"{run.submission_file.name}: as in {name}", remedy, submitted, expected, differing)

@@ -15,10 +15,9 @@ import numpy.typing as npt
 from ensemble.jobs.job import Job, JobStatus, jobs_of
 from ensemble.recipes.schema import Recipe
 from folds.errors import MaskensError, refuse, typed
-from folds.files import csv_text, lfs_pointer, save_npz, sha256, write_text
+from folds.files import csv_text, lfs_pointer, load_npz, save_npz, sha256, write_text
 from folds.labels import UNKNOWN, FloatArray, IntArray
 from folds.people import Person, TrainData
-from folds.ranges import FULL
 from folds.run_folder import OOF, Run
 from folds.splits import strata
 
@@ -155,11 +154,11 @@ def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOofLogits:
 def read_job_oof(path: Path) -> tuple[JobOofLogits, dict[str, Any]]:
     """A job's out-of-fold logits and their record. Raises MaskensError: missing or damaged."""
     try:
-        with path.open("rb") as file, np.load(file) as z:
-            record = dict(json.loads(str(z["record"])))
-            first, second = map(int, z["half_epochs"])
-            half, views = z["half"].astype(np.int64), tuple(map(str, z["views"].tolist()))
-            oof = JobOofLogits(z["files"], z["logits"], int(z["best_epoch"]), half, (first, second), views)
+        z = load_npz(path)
+        record = dict(json.loads(str(z["record"])))
+        first, second = map(int, z["half_epochs"])
+        half, views = z["half"].astype(np.int64), tuple(map(str, z["views"].tolist()))
+        oof = JobOofLogits(z["files"], z["logits"], int(z["best_epoch"]), half, (first, second), views)
         shape, epochs = (len(set(views)), *oof.files.shape), {oof.best_epoch, *oof.half_epochs}
         if oof.logits.dtype.kind != "f" or oof.logits.ndim != 4 or oof.logits.shape[1:3] != shape:
             raise ValueError(f"logits of {oof.logits.dtype} {oof.logits.shape}, and {shape} views and photos")
@@ -172,12 +171,6 @@ def read_job_oof(path: Path) -> tuple[JobOofLogits, dict[str, Any]]:
             f"{path} is damaged ({lfs_pointer(path) or type(error).__name__}); train that job again with --restart"
         ) from error
     return oof, record
-
-
-def of_folds(logits: Logits, folds: Sequence[int]) -> Logits:
-    """Those of `logits`, float32 (folds, views, photos, width) as in eval.npz, that are not of FULL, which comes last;
-    `folds` is of each."""
-    return logits[: sum(fold != FULL for fold in folds)]
 
 
 def whole_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[Job]]:

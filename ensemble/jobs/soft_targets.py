@@ -20,7 +20,7 @@ from ensemble.jobs.job import trained_with
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import ONLY_GENDER, Predicts
 from folds.errors import MaskensError, typed
-from folds.files import save_npz, sha256, sha256_of_arrays
+from folds.files import load_npz, save_npz, sha256, sha256_of_arrays
 from folds.labels import CLASSES, UNKNOWN, FloatArray, IntArray, decode
 from folds.layout import read_eval
 from folds.people import PhotoSet, TrainData
@@ -226,9 +226,9 @@ def read_soft_targets(run: Run) -> SoftTargets | None:
     for fold in there:
         path = run.soft_file(fold)
         try:
-            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as z:
-                models, files = (tuple(map(str, z[name].tolist())) for name in ("models", "files"))
-                log_p, recorded = np.asarray(z["log_probabilities"]), str(z["hash"])
+            z = load_npz(path)
+            models, files = (tuple(map(str, z[name].tolist())) for name in ("models", "files"))
+            log_p, recorded = np.asarray(z["log_probabilities"]), str(z["hash"])
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise MaskensError(
                 f"{path} can't be read ({getattr(error, 'strerror', None) or error}). {ADVICE}"

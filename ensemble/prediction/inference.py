@@ -21,7 +21,6 @@ from ensemble.backends.backend import Call, WorkerLost, call_with_retries, run_i
 from ensemble.backends.choose import open_backend
 from ensemble.data.cache import DecodedPhotos, PhotoArrays, missing_bytes, no_face_note, open_photos
 from ensemble.decision.early_exit import Budget
-from ensemble.decision.joint import Rule
 from ensemble.decision.members import Ensemble, preprocessings
 from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.hardware import Hardware
@@ -33,9 +32,9 @@ from ensemble.prediction.strategies import EarlyExit, Strategy, WithinBudget
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.views import Tta, TtaSet, as_set
 from folds.errors import MaskensError
-from folds.files import json_text, save_npz, sha256, sha256_of_arrays
+from folds.files import json_text, load_npz, save_npz, sha256
 from folds.labels import IntArray
-from folds.people import EvalData, PhotoSet
+from folds.people import PhotoSet
 from folds.photos import Progress
 
 if TYPE_CHECKING:
@@ -280,14 +279,14 @@ def save_prediction(path: Path, identity: str, found: Prediction) -> None:
 def read_prediction(path: Path, identity: str) -> Prediction | None:
     """What `save_prediction` wrote; None if there is none, or none of this identity."""
     try:
-        with path.open("rb") as file, np.load(file) as z:
-            record = json.loads(str(z["record"]))
-            if record.pop("identity") != identity:
-                return None
-            chosen = tuple(PrecisionChoice(**c) for c in record.pop("chosen"))
-            logits = [z[f"model{n}"] for n in range(len(record["done"]))]
-            record |= {name: tuple(record[name]) for name in ("done", "slow", "graphs")}
-            return Prediction(z["rows"], logits, z["no_face"], chosen, **record)
+        z = load_npz(path)
+        record = json.loads(str(z["record"]))
+        if record.pop("identity") != identity:
+            return None
+        chosen = tuple(PrecisionChoice(**c) for c in record.pop("chosen"))
+        logits = [z[f"model{n}"] for n in range(len(record["done"]))]
+        record |= {name: tuple(record[name]) for name in ("done", "slow", "graphs")}
+        return Prediction(z["rows"], logits, z["no_face"], chosen, **record)
     except Exception:  # half a file helps nobody: the photos are predicted anew
         return None
 
@@ -415,42 +414,3 @@ def estimate_inference(
         return predicting + decoding, missing
     # loader processes decode while the GPU works
     return max(predicting, decoding * max(1.0, hardware.decoding_threads / hardware.job_workers)), missing
-
-
-def save_logits(
-    path: Path,
-    data: EvalData,
-    ensembles: Sequence[Ensemble],
-    logits: Sequence[dict[str, Logits]],
-    fitted: DecisionParams,
-    classes: IntArray,
-    rule: Rule | None,
-) -> None:
-    """Replace the logits behind a submission: image ids, and `logits/<task>` float32 (folds, views, photos, width);
-    of several runs `run0/logits/<task>` and so on; NaN where a photo was not shown to a model. With them go the classes
-    that were decided on, and how.
-
-    Args:
-        logits: of each run, as `Prediction.by_run` gives them.
-        fitted: for these ensembles, in their order.
-        classes: int64 (photos,), 0..17.
-        rule: by which the logits became these classes; None where something else took part, as votes do.
-    """
-    arrays: dict[str, Any] = {"ids": np.array(data.ids), "classes": classes}
-    folds: dict[str, list[int]] = {}
-    for number, (ensemble, found) in enumerate(zip(ensembles, logits, strict=True)):
-        prefix = f"run{number}/" if len(ensembles) > 1 else ""
-        arrays |= {f"{prefix}logits/{task}": values for task, values in found.items()}
-        folds |= {f"{prefix}{task}": ensemble.folds(task) for task in found}
-    record = {
-        "fingerprint": data.photos.fingerprint,
-        "views": fitted.views.views,
-        "folds": folds,
-        "rule": rule,
-        "fitted": fitted.model_dump(mode="json"),
-        "runs": [str(e.members[0].path.parent.parent.parent) for e in ensembles],
-        "oof_hashes": [run.oof_hash for run in fitted.runs],  # which models these are
-        "skipped": data.skipped_ids,  # shown to no model
-        "sha256": sha256_of_arrays(arrays),
-    }
-    save_npz(path, arrays | {"record": json.dumps(record)})
