@@ -54,7 +54,7 @@ def _option(
     Args:
         name, also: without dashes, if it is not the field's own; another, with them.
         env: the environment may set it, as MASKENS_RUN sets --run.
-        check: refuses a value before anything slow is imported.
+        check: refuses a value before anything slow is imported, as typed and in a Python call.
     """
 
     def make(field: str) -> Any:
@@ -70,7 +70,7 @@ def _option(
             callback=check,
         )
 
-    return dataclasses.field(default=default, metadata={"panel": panel, "make": make})
+    return dataclasses.field(default=default, metadata={"panel": panel, "make": make, "check": check})
 
 
 def _between(low: float, high: float = math.inf) -> Callable[[Any], Any]:
@@ -87,7 +87,7 @@ def _between(low: float, high: float = math.inf) -> Callable[[Any], Any]:
 def _argument(default: Any, help: str, metavar: str, **more: Any) -> Any:
     """A field that is typed without its name."""
     made = typer.Argument(metavar=metavar, help=help, **more)
-    return dataclasses.field(default=default, metadata={"panel": "Data", "make": lambda field: made})
+    return dataclasses.field(default=default, metadata={"panel": "Data", "make": lambda field: made, "check": None})
 
 
 _data, _model, _compute, _output = (partial(_option, panel) for panel in PANELS)
@@ -140,6 +140,12 @@ def _parsed_by(parse: Callable[[str], object]) -> Callable[[str | None], str | N
     return check
 
 
+def _positive_hours(hours: float | None) -> float | None:
+    if hours is not None and not (math.isfinite(hours) and hours > 0):
+        raise MaskensError(f"--hours {hours:g}: give the hours that training may take, like 1 or 0.5.")
+    return hours
+
+
 def _written_without_full(text: str) -> None:
     written_folds(text)
     if "full" in text.lower():
@@ -152,6 +158,7 @@ def _written_without_full(text: str) -> None:
 _folds, _seeds, _held_out_folds = map(_parsed_by, (written_folds, parse_seeds, _written_without_full))
 _run = partial(_data, metavar="DIR", env=True, complete=_complete_run)
 _seed = partial(_data, metavar="N", env=True, check=_between(0, LARGEST_SEED))
+_hours = partial(_compute, metavar="H", check=_positive_hours)
 _recipe = partial(_model, metavar="RECIPE", env=True, complete=complete_recipe)
 _fixes = partial(_data, help="Label fixes: core, disputed, none or a CSV; repeatable. Stored in the run.")
 
@@ -296,8 +303,8 @@ class Training(Cluster, Data):
 
 @dataclass(frozen=True, kw_only=True)
 class Hours:
-    hours: float | None = _compute(
-        None, "Hours until the submission can be written; trains what fits. See docs/deadline.md.", "H"
+    hours: float | None = _hours(
+        None, "Hours until the submission can be written; trains what fits. See docs/deadline.md."
     )
 
 
@@ -379,7 +386,7 @@ class RecommendOptions(OneRun, Device):
     Example:  maskens recommend --hours 2 --out evening.toml
     """
 
-    hours: float = _compute(1.0, "Hours that training all folds may take.", "H")
+    hours: float = _hours(1.0, "Hours that training all folds may take.")
     out: Path = _output(Path("recommended.toml"), "The recipe, a TOML file.", "FILE")
 
 

@@ -15,7 +15,6 @@ from ensemble.commands.terminal import Observer, Terminal
 from ensemble.jobs.hardware import Hardware, choose_device, unused_gpu
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Recipe
-from ensemble.training.deadline import seconds_of
 from folds.errors import MaskensError, typed
 from folds.files import must_be_writable, replace_keeping
 from folds.labels import CLASS_NAMES, SHOTS
@@ -63,7 +62,7 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
         MaskensError: data that don't fit together or are too few for two folds, no time, a file that is there already
             and is not a recommendation.
     """
-    out, budget = options.out, seconds_of(options.hours)
+    out, budget = options.out, 3600 * options.hours
     if out.suffix != ".toml":
         raise MaskensError(f"--out {out}: a recipe is a .toml file.")
     must_be_writable(out)

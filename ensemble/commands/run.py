@@ -41,7 +41,6 @@ from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import known_sets
 from ensemble.reporting.report import GENERATOR, shows
 from ensemble.reporting.tables import headline
-from ensemble.training.deadline import seconds_of
 from folds.errors import MaskensError
 from folds.files import must_be_writable, sha256_of_file
 from folds.layout import EVAL, find_eval
@@ -102,8 +101,6 @@ def run(options: RunOptions, observer: Observer) -> Ran:
         MaskensError: as the steps. What can be known without training is raised before it.
     """
     began, folder = time.time(), options.run[0]
-    if options.hours is not None:
-        seconds_of(options.hours)
     refuse_foreign(folder)
     before = find_run(folder)
     photos = find_eval(data_root(before, options.data), options.skip_bad_photos)  # refused before training

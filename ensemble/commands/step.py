@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
+import typer
+
 from ensemble.commands.options import PANELS
 from ensemble.commands.terminal import SILENT, Observer, Terminal
 from folds.errors import MaskensError, typed
@@ -62,19 +64,26 @@ class Step(Generic[Options, Result]):
 
         Raises:
             TypeError: no such option, or one given twice, as in any call.
-            MaskensError: a value of the wrong type, or none of an option's choices.
+            MaskensError: a value of the wrong type, none of an option's choices, or out of its range.
         """
         import pydantic
 
         given = self.__signature__.bind(*values, **options).arguments
         hints = get_type_hints(self.options)
         try:
-            return pydantic.TypeAdapter(self.options).validate_python(
+            found: Options = pydantic.TypeAdapter(self.options).validate_python(
                 {name: _as_typed(value, hints[name]) for name, value in given.items()}
             )
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             raise MaskensError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+        for field in dataclasses.fields(self.options):  # type: ignore[arg-type]
+            if check := field.metadata["check"]:
+                try:
+                    check(getattr(found, field.name))
+                except typer.BadParameter as error:
+                    raise MaskensError(f"{field.name}: {error.message}") from None
+        return found
 
 
 def _as_typed(value: Any, hint: Any) -> Any:

@@ -46,7 +46,6 @@ from ensemble.training.deadline import (
     describe_folds,
     find_deadline,
     save_deadline,
-    seconds_of,
     trained_epochs,
 )
 from folds.errors import MaskensError, Stopped, typed
@@ -531,8 +530,6 @@ def keep_graphs_of(run: Run, observer: Observer) -> None:
 def train_from(began: float, options: TrainOptions, observer: Observer) -> Trained:
     """As `train`. Its hours count from `began`, in seconds since 1970."""
     entered = time.time()
-    if options.hours is not None:
-        seconds_of(options.hours)
     plan = plan_training(options)
     starting = time.time() - entered
     announce(plan, observer)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -14,19 +13,11 @@ from datetime import UTC, datetime
 from ensemble.jobs.finished import is_done, job_epochs
 from ensemble.jobs.job import JobStatus
 from ensemble.jobs.spec import JobSpec, TimeLimit
-from folds.errors import MaskensError
 from folds.ranges import FULL, in_short
 from folds.records import read_record, write_record
 from folds.run_folder import FORBID_EXTRA, Run
 
 MARGIN = 1.1  # by which plans exceed the estimates: a job that is a little slower than measured loses no epoch
-
-
-def seconds_of(hours: float) -> float:
-    """The seconds of --hours. Raises MaskensError: that is no time."""
-    if not (math.isfinite(hours) and hours > 0):
-        raise MaskensError(f"--hours {hours:g}: give the hours that training may take, like 1 or 0.5.")
-    return 3600 * hours
 
 
 @dataclass(frozen=True)
@@ -45,8 +36,8 @@ class Deadline:
 
     @classmethod
     def after(cls, hours: float, began: float) -> Deadline:
-        """So many hours after `began`, in seconds since 1970. Raises MaskensError: that is no time."""
-        return cls(hours, datetime.fromtimestamp(began + seconds_of(hours), UTC))
+        """So many hours after `began`, in seconds since 1970."""
+        return cls(hours, datetime.fromtimestamp(began + 3600 * hours, UTC))
 
     def __str__(self) -> str:
         return f"{self.ends.astimezone():%Y-%m-%d %H:%M:%S}"
