@@ -51,7 +51,7 @@ from ensemble.prediction.inference import InferenceSettings, infer
 from ensemble.prediction.predictor import Predictor
 from ensemble.prediction.strategies import WHOLE
 from ensemble.recipes.recipe_file import run_recipe
-from ensemble.recipes.views import VIEWS
+from ensemble.recipes.views import SETS, VIEWS
 from folds.errors import MaskensError
 from folds.labels import CLASSES
 from folds.layout import read_eval
@@ -110,7 +110,7 @@ def _maskens(way: str, setting: Cached, arrays: dict[str, Any], oof: bool) -> tu
     engine = engine_options(wanted.engine, wanted.precision, False, "cpu")
     budget = Budget(fraction=0.5) if "--max-passes" in way else None
     early = setting.fitted if budget else None
-    settings = InferenceSettings("flip", setting.hardware, setting.cache, engine, early, budget)
+    settings = InferenceSettings(SETS["flip"], setting.hardware, setting.cache, engine, early, budget)
     ready = [0.0, 0.0]
     load = Predictor.load
 

@@ -28,7 +28,7 @@ from ensemble.models.torch_engine import TorchEngine
 from ensemble.models.tta import apply_view, stack_views
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import ONLY_GENDER, OutputSpec, Part
-from ensemble.recipes.views import Tta, TtaSet, as_set
+from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError, first_line
 from folds.faces import AROUND, EYE_LEVEL, EYES_APART, EYES_AT, EYES_IN_BOX, SEARCHED, SECOND_THRESHOLDS
 from folds.files import read_json, replacing_folder, write_json
@@ -181,7 +181,7 @@ def export(
     ensemble: Ensemble,
     data: EvalData,
     folder: Path,
-    tta: Tta | TtaSet,
+    views: TtaSet,
     offsets: Sequence[float],
     photos: int,
     tolerance: float,
@@ -192,7 +192,7 @@ def export(
 
     Args:
         ensemble: its temperatures go into the graphs.
-        tta: the name of a shipped set of views, or a set; they go into the graphs, too.
+        views: go into the graphs, too.
         offsets: (18,), of the classes' log probabilities; they go into decision.json.
         photos: how many of the data's photos both are shown, spread evenly.
         tolerance: largest accepted absolute difference of a logit.
@@ -205,7 +205,6 @@ def export(
             behind then.
     """
     refuse_foreign_export(folder)
-    views = as_set(tta)
     if views.merge != "mean":
         raise MaskensError(
             f"the views are merged by '{views.merge}', and an exported graph gives the mean of their logits: "

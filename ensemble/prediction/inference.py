@@ -30,7 +30,7 @@ from ensemble.models.runtime import configure_process
 from ensemble.prediction.predictor import Batch, Predictor, batch_size, by_task
 from ensemble.prediction.strategies import EarlyExit, Strategy, WithinBudget
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.views import Tta, TtaSet, as_set
+from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError
 from folds.files import json_text, load_npz, save_npz, sha256
 from folds.labels import IntArray
@@ -50,7 +50,7 @@ SMALLEST, LARGEST = 256, 8192  # photos of a shard: loading the models has to pa
 class InferenceSettings:
     """What is the same for every photo of an inference."""
 
-    tta: Tta | TtaSet  # the name of a shipped set of views, or a set
+    tta: TtaSet
     hardware: Hardware
     cache: Path | None = None  # folder of decoded photos; None decodes at each access
     engine: EngineOptions = AS_TRAINED
@@ -151,7 +151,7 @@ def inference_identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings
             [
                 [photos.version, *sorted(photos.skipped)],
                 files,
-                as_set(settings.tta).model_dump(mode="json"),
+                settings.tta.model_dump(mode="json"),
                 settings.hardware.device,
                 asdict(dataclasses.replace(settings.engine, graphs=True)),
                 [rule.weights.tolist(), list(rule.offsets), temperatures] if rule else None,
@@ -183,7 +183,7 @@ def predict_photos(
     Raises:
         MaskensError: a photo that can't be read, a model whose logits are not finite, or out of memory.
     """
-    hardware, views, partial = settings.hardware, as_set(settings.tta).views, settings.partial
+    hardware, views, partial = settings.hardware, settings.tta.views, settings.partial
     configure_process(hardware.job_threads)
     rows = np.flatnonzero(photos.photos.readable) if rows is None else rows
     passes = int(photos.photos.readable.sum()) * len(views)  # of all shards, which do as the first
@@ -379,7 +379,7 @@ def estimate_inference(
     Raises:
         MaskensError: a photo of the probe that can't be read, a damaged checkpoint.
     """
-    hardware, views = settings.hardware, as_set(settings.tta).views
+    hardware, views = settings.hardware, settings.tta.views
     configure_process(hardware.job_threads)
     rows = np.flatnonzero(photos.readable)
     count = len(rows)

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from folds.errors import MaskensError, did_you_mean, refuse
+from folds.errors import did_you_mean, refuse
 
 Tta = str  # the name of a set
 IDENTITY = "identity"  # the photo as it is
@@ -114,13 +114,6 @@ class TtaSet(BaseModel):
 
 
 SETS: dict[Tta, TtaSet] = {name: TtaSet(views=views) for name, views in VIEWS.items()}
-
-
-def as_set(tta: Tta | TtaSet) -> TtaSet:
-    """A set, or the shipped one of that name. Raises MaskensError: there is none."""
-    if isinstance(tta, str) and tta not in SETS:
-        raise MaskensError(f"--tta {tta}: there are {', '.join(SETS)}{did_you_mean(tta, SETS)}.")
-    return SETS[tta] if isinstance(tta, str) else tta
 
 
 def known_sets(own: Iterable[Mapping[Tta, TtaSet]]) -> dict[Tta, TtaSet]:

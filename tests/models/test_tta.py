@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from ensemble.models.array_views import array_views
 from ensemble.models.build import to_input
 from ensemble.models.tta import apply_view, stack_views
-from ensemble.recipes.views import STEPS, VIEWS, as_set
-from folds.errors import MaskensError
+from ensemble.recipes.views import STEPS, VIEWS
 
 NORMALISATION = ((0.5, 0.4, 0.3), (0.25, 0.2, 0.3))
 MEAN, STD = (torch.tensor(v).view(1, 3, 1, 1) for v in NORMALISATION)
@@ -114,8 +113,3 @@ def test_a_crop_is_the_corner_that_it_is_named_for() -> None:
         ("center_crop=0.5", slice(1, 3), slice(1, 3)),
     ):
         assert shown(x, view).mean() == pytest.approx(x[:, :, rows, columns].mean().item()), view
-
-
-def test_an_unknown_set_is_refused_with_those_there_are() -> None:
-    with pytest.raises(MaskensError, match="--tta flipp: there are none, flip"):
-        as_set("flipp")

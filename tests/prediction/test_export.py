@@ -38,7 +38,7 @@ from ensemble.prediction.export import Export, export
 from ensemble.prediction.inference import InferenceSettings, infer
 from ensemble.recipes.recipe_file import bind_recipe, parse_recipe
 from ensemble.recipes.schema import Preprocessing
-from ensemble.recipes.views import TtaSet
+from ensemble.recipes.views import SETS, TtaSet
 from ensemble.training.queue import run_job
 from folds.errors import MaskensError
 from folds.layout import read_eval, read_train
@@ -95,11 +95,11 @@ class DecisionVariant:
 
     def export(self, folder: Path, **other: Any) -> Export:
         """The smallest whole ensemble: one model, as most of an export's time goes with their number."""
-        options = {"tta": "none", "offsets": (0.0,) * 18, "photos": 3, "tolerance": 1e-4, "threads": 1} | other
+        options = {"views": SETS["none"], "offsets": (0.0,) * 18, "photos": 3, "tolerance": 1e-4, "threads": 1} | other
         return export(Ensemble(tuple(self.of("parts")[:1]), {}), self.data, folder, **options)
 
 
-def inferred(ensemble: Ensemble, data: EvalData, tta: Any) -> dict[str, npt.NDArray[np.float32]]:
+def inferred(ensemble: Ensemble, data: EvalData, tta: TtaSet) -> dict[str, npt.NDArray[np.float32]]:
     found = infer([ensemble], data.photos, InferenceSettings(tta, Hardware("cpu", 0)))
     return found.by_run([ensemble], len(data.ids))[0]
 
@@ -123,8 +123,8 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
             assert run_job(JobSpec(run, recipe, task, fold, "cpu", 0, 1, None), train, folds) is None
     data = read_eval(root / "data")
     ensemble = Ensemble(tuple(members(run, recipe, allow_missing=False)), TEMPERATURES)
-    logits = inferred(ensemble, data, "flip")
-    done = export(ensemble, data, root / "onnx", "flip", OFFSETS, photos=4, tolerance=1e-4, threads=1)
+    logits = inferred(ensemble, data, SETS["flip"])
+    done = export(ensemble, data, root / "onnx", SETS["flip"], OFFSETS, photos=4, tolerance=1e-4, threads=1)
     return DecisionVariant(run, data, ensemble, logits, root / "onnx", done)
 
 
@@ -277,7 +277,7 @@ def test_only_an_export_is_replaced_also_by_large_weights_and_weighed_views(
     views = ("identity", "hflip scale=0.9", "scale=1.1", "crop_lt=0.8", "multiply=1.2", "add=-0.1")
     tta = TtaSet(views=views, weights=(3, 1, 1, 1, 2, 1))
     monkeypatch.setattr(ensemble.prediction.export, "SINGLE_FILE", 0)
-    done = setting.export(folder, tta=tta)
+    done = setting.export(folder, views=tta)
     assert sorted(p.name for p in folder.iterdir()) == ["decision.json", "parts.onnx", "parts.onnx.data", "timm"]
     assert (folder / "parts.onnx.data").stat().st_size > 10**6
     assert done.tasks[0].bytes > (folder / "parts.onnx.data").stat().st_size

@@ -39,7 +39,7 @@ from ensemble.models.build import load_checkpoint, to_input
 from ensemble.recipes.recipe_file import bind_recipe, load_recipe, parse_recipe, with_weights
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import OutputSpec, true_labels
-from ensemble.recipes.views import as_set
+from ensemble.recipes.views import SETS
 from ensemble.training import fit_fold
 from ensemble.training.queue import run_job, train
 from ensemble.training.trainer import load_last, save_last
@@ -377,7 +377,7 @@ def test_evaluation_pools_each_photo_once_and_reports_what_is_missing(short: Tin
     whole = evaluate(blend, apply_tuning([short.run], [short.recipe], "none", tuned=False))
     assert whole.score.photos == len(short.data.files)
     assert whole.score.support.tolist() == np.bincount(short.data.classes, minlength=18).tolist()
-    save_oof(blend, whole, as_set("none"))
+    save_oof(blend, whole, SETS["none"])
     with np.load(short.run.folder / "oof.npz") as pooled:
         assert pooled["files"].tolist() == short.data.files
         assert np.exp(pooled["log_probabilities"]).sum(axis=1) == pytest.approx(1)
