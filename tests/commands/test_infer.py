@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import errno
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -134,27 +132,6 @@ def test_inference_with_missing_folds(copy: Path) -> None:
     assert "9 models, " in outcome.out and "mask 1..2, gender 0,2, male-age 0..1, female-age 0..2" in outcome.out
     shutil.rmtree("runs/default/gender")
     refused(maskens("infer", "--allow-missing"), "gender fold 0, gender fold 1, gender fold 2")
-
-
-def test_a_corrupt_checkpoint(copy: Path) -> None:
-    file = Path("runs/default/gender/fold1/model.safetensors")
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    before = Path("runs/default/submission.csv").read_text()
-    refused(maskens("infer"), str(file), "is damaged", "--task gender --fold 1 --restart")
-    assert Path("runs/default/submission.csv").read_text() == before
-
-
-def test_a_full_disk_leaves_the_old_file(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = Path("runs/default/submission.csv").read_bytes().replace(b",1\n", b",2\n")
-    Path("saved.csv").write_bytes(before)
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    refused(maskens("infer", "--out", "saved.csv"), "can't write saved.", "No space left on device")
-    assert Path("saved.csv").read_bytes() == before
-    assert sorted(p.name for p in Path().iterdir()) == ["data", "runs", "saved.csv"]
 
 
 OF_PERSONS = ("infer", "--run", "run", "--cache", "none")

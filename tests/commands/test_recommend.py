@@ -53,7 +53,6 @@ def test_a_file_that_is_there_is_kept() -> None:
     Path("mine.toml").write_text("mine")
     refused(maskens("recommend", "--out", "mine.toml"), "mine.toml", "not a recommendation", "--out")
     refused(maskens("recommend", "--out", "mine.txt"), "a recipe is a .toml file")
-    refused(maskens("recommend", "--hours", "0"), "--hours 0: give the hours that training may take")
 
 
 @pytest.mark.usefixtures("data", "timed")

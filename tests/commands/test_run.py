@@ -72,7 +72,6 @@ def test_one_command_resumes_and_skips_what_is_done(typed: list[str], monkeypatc
 
 def test_what_would_fail_after_training_is_refused_before_it(typed: list[str]) -> None:
     files = _bytes()
-    refused(maskens(*typed, "--hours", "0"), "--hours 0")
     refused(maskens(*typed, "--data", "nope"), "there is no data folder nope")
     refused(maskens(*typed, "--tta", "flp"), "--tta flp", "did you mean 'flip'")
     refused(maskens(*typed, "--set", "tasks.heads.epoch=1"), "did you mean 'epochs'")

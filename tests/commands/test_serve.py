@@ -61,7 +61,6 @@ def test_what_can_t_be_served_is_refused(there: Path, monkeypatch: pytest.Monkey
         port = taken.getsockname()[1]
         refused(maskens("serve", "--port", port), f"can't serve on 127.0.0.1 port {port}: Address already in use")
     refused(maskens("serve", "--host", "203.0.113.1"), "can't serve on 203.0.113.1 port 8000: ")
-    refused(maskens("serve", "--max-photos", 9, "--max-queue", 8), "raise --max-queue or lower --max-photos")
     refused(maskens("serve", "--run", "runs/none"), "there is no run in runs/none yet")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))

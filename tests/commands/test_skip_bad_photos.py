@@ -271,14 +271,6 @@ def test_other_submissions_alone_vote_on_what_was_not_seen(job: list[str]) -> No
     assert listed("voted.skipped.csv")[0]["ans"] == str((prior_class() + 1) % 18)
 
 
-def test_photos_none_of_which_can_be_read_are_refused(job: list[str]) -> None:
-    for image in job:
-        Path("data/eval/images", image).write_text("no photo")
-    for cache in ("", "none"):
-        refused(maskens(*INFER, SKIP, "--cache", cache), "none of the 42 photos", "can be read")
-    assert not Path("run/submission.csv").exists()
-
-
 def test_a_file_that_is_missing_is_never_looked_for_outside(job: list[str]) -> None:
     write_info([*job[1:], f"../../images/{job[0]}"])
     Path("images").mkdir()

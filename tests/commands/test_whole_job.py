@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from run_command import maskens, refused
+from run_command import maskens
 
 from ensemble.decision.submission import align, read_answers
 from ensemble.jobs.oof import load_job_oof
@@ -39,27 +39,3 @@ def test_every_fold_and_task_has_a_model_and_each_photo_one_out_of_fold_predicti
     for task in ("mask", "gender", "male-age", "female-age"):
         found = [f for k in range(3) for f in load_job_oof(Path(f"runs/default/{task}/fold{k}/oof.npz"), {}).files]
         assert sorted(found) == sorted(files)
-
-
-def test_data_that_changed_since_folds(copy: Path) -> None:
-    table = copy / "data" / "train" / "train.csv"
-    table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
-    refused(maskens("train"), "changed since `maskens folds`", "is gone")
-    refused(maskens("score"), "changed since `maskens folds`")
-
-
-def test_a_folder_that_is_no_run(data: Path) -> None:
-    for command in ("folds", "train", "infer", "score", "check-submission"):
-        refused(maskens(command, "--run", data), "is not a run folder")
-    (data / "file").touch()
-    refused(maskens("folds", "--run", data / "file"), "is not a run folder")
-
-
-def test_files_that_do_not_go_together(there: Path, tmp_path: Path) -> None:
-    refused(maskens("score", "--submission", "x.csv"), "--submission needs --truth")
-    other = tmp_path / "t.csv"
-    other.write_text("ImageID,ans\nx.jpg,1\n")
-    refused(maskens("score", "--truth", other), "holds other photos")
-    refused(maskens("check-submission", other), "does not fit info.csv")
-    refused(maskens("sample", "data"), "data exists and is not an empty folder")
-    refused(maskens("sample", "new", "--size", "big"), "--size big", "384x512")

@@ -193,11 +193,6 @@ class TestRefusals:
         with pytest.raises(MaskensError, match=r"no such list\. Name core, disputed, a CSV file with .*, or none\."):
             read_fixes([str(tmp_path / "gone.csv")])
 
-    def test_none_stands_alone(self) -> None:
-        assert read_fixes(["none"]) == read_fixes([]) == ()
-        with pytest.raises(MaskensError, match=r"--fixes none .* can't be combined"):
-            read_fixes(["core", "none"])
-
 
 def test_what_is_written_is_read_back(root: Path, tmp_path: Path) -> None:
     odd = 'he said "20", she said\n30, nobody knows'

@@ -13,11 +13,11 @@ from run_command import maskens, refused
 
 from ensemble.data.loader import epoch_photos
 from ensemble.recipes.schema import Sampler
-from folds.corrections import Merge, apply_merges, merged_csv, merged_people, read_merges
+from folds.corrections import Merge, apply_merges, merged_people, read_merges
 from folds.errors import MaskensError
 from folds.people import Person, TrainData
 from folds.run_folder import load_data, load_run
-from folds.splits import check_folds, folds_csv, make_folds, people_per_stratum_and_fold
+from folds.splits import check_folds, make_folds, people_per_stratum_and_fold
 
 RUN = Path("run")
 A, B = "000001", "000007"  # of the generated people, alike in gender and age band
@@ -34,14 +34,6 @@ class TestApply:
         data = apply_merges(people(12), [Merge(str(a), str(b)) for a, b in pairs])
         wanted = dict.fromkeys(("3", "5", "7", "11"), "11") | {"9": "8"}
         assert [(p.id, p.group) for p in data.people] == [(str(n), wanted.get(str(n), str(n))) for n in range(12)]
-
-    def test_without_merges_nothing_changes(self) -> None:
-        data = people(12)
-        assert apply_merges(data, []) is data
-        assert merged_csv(data) == ""
-        assert folds_csv(data, np.zeros(12, dtype=np.int64)).startswith(
-            "path,id,fold,gender,age,photos,bytes,stratum\n"
-        )
 
     def test_the_fingerprint_follows_who_is_one_person_and_not_how_it_was_said(self) -> None:
         chain = apply_merges(people(12), [Merge("1", "7"), Merge("7", "9")])
