@@ -22,20 +22,12 @@ from folds.ranges import FULL
 
 @dataclass(frozen=True)
 class EvalLogits:
-    """The arrays and the record in a file of `save_logits`."""
+    """What `save_logits` wrote."""
 
-    arrays: Mapping[str, Any]
+    ids: list[str]
+    classes: IntArray  # (photos,), 0..17
     record: Mapping[str, Any]  # rule, skipped and oof_hashes are None in a file that lacks them
-
-    @property
-    def ids(self) -> list[str]:
-        found: list[str] = self.arrays["ids"].tolist()
-        return found
-
-    @property
-    def classes(self) -> IntArray:
-        """int64 (photos,), 0..17."""
-        return np.asarray(self.arrays["classes"])
+    arrays: Mapping[str, Any]  # all but the record
 
     def logits(self, task: str) -> Logits:
         """float32 (folds, views, photos, width). Raises KeyError: no such task, or the file is of several runs."""
@@ -49,7 +41,8 @@ class EvalLogits:
 def read_logits(path: Path) -> EvalLogits:
     """Raises whatever a missing or damaged file raises."""
     arrays = load_npz(path)
-    return EvalLogits(arrays, dict.fromkeys(("rule", "skipped", "oof_hashes")) | json.loads(str(arrays.pop("record"))))
+    record = dict.fromkeys(("rule", "skipped", "oof_hashes")) | json.loads(str(arrays.pop("record")))
+    return EvalLogits(arrays["ids"].tolist(), arrays["classes"], record, arrays)
 
 
 def save_logits(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ensemble.decision.eval_logits import EvalLogits, read_logits
+from ensemble.decision.eval_logits import read_logits
 from ensemble.decision.joint import decide
 from ensemble.decision.members import Only, load_ensembles
 from ensemble.decision.submission import read_answers, skipped_file, skipped_text
@@ -276,15 +276,11 @@ def _verify_submission(found: Verification, recipe: Recipe) -> None:
         return
     name, remedy = run.eval_file.name, f"maskens infer --run {typed(run.folder)}"
 
-    def stored() -> tuple[EvalLogits, IntArray, list[str]]:
-        read = read_logits(run.eval_file)
-        return read, read.classes, read.ids
-
-    whole = found.check(f"{name}: readable", remedy, stored)
-    if whole is None:
+    read = found.check(f"{name}: readable", remedy, lambda: read_logits(run.eval_file))
+    if read is None:
         return
-    read, classes, ids = whole
-    record, written = read.record, str(read.record.get("sha256"))  # a NaN would be taken for a logit that no model gave
+    ids, classes, record = read.ids, read.classes, read.record
+    written = str(record.get("sha256"))  # a logit that became NaN would be taken for one that no model gave
     found.check(f"{name}: its arrays", remedy, lambda: sha256_of_arrays(read.arrays), written, str)
     expected = f"0 of {len(classes)} classes differ"
 

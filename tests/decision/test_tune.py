@@ -152,7 +152,8 @@ def predicted(run: Run, logits: np.ndarray, classes: np.ndarray, **changes: obje
     record = {"oof_hashes": [untuned_run(run, run_recipe(run)).oof_hash], "views": ["identity", "hflip"]}
     record |= {"folds": {"class18": [0, 1]}} | changes
     shown = np.stack([logits, logits], axis=1)
-    np.savez(run.folder / "eval.npz", classes=classes, record=json.dumps(record), **{"logits/class18": shown})
+    arrays = {"ids": np.arange(len(classes)), "classes": classes, "logits/class18": shown}
+    np.savez(run.folder / "eval.npz", record=json.dumps(record), **arrays)
 
 
 def test_the_mean_of_the_folds_has_temperatures_of_its_own(data: TrainData, tmp_path: Path) -> None:
