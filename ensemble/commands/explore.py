@@ -71,7 +71,8 @@ def explore(options: ExploreOptions, observer: Observer) -> Explored:
     with replacing_folder(folder) as build, observer.progress() as on_progress:
         found = exploration.explore(data, options.per_class, seed, threads, partial(on_progress, "opening photos"))
         chosen = exploration.examples(found)
-        faces = face_sheets(recipe, exploration.photos_of(data, exploration.a_few_each(found)))
+        two_each = [i for drawn in found.drawn for i in [d for d in drawn if d in found.photos][:2]]
+        faces = face_sheets(recipe, exploration.photos_of(data, two_each))
         without_mask = np.flatnonzero(data.labels[0][chosen] == MASKS.index("not wear")).tolist()
         sheets = augment_sheets(recipe, exploration.photos_of(data, chosen), seed, without_mask)
         page.write_exploration(build, found, sheets, faces, recipe.name, threads)

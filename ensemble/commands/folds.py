@@ -11,7 +11,7 @@ import numpy as np
 from ensemble.commands.options import FoldsOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
-from folds.corrections import apply_merges, merged_people
+from folds.corrections import Merge, apply_merges, merged_people
 from folds.errors import SHOWN, refuse, typed
 from folds.labels import UNKNOWN, IntArray
 from folds.layout import find_eval
@@ -105,7 +105,7 @@ def split_people(options: FoldsOptions, observer: Observer, write: bool = True) 
         refuse(unreadable, f"photos in {data.photos.root} can't be used", skip)
         pairs = duplicates.merge_candidates(data, hashes)
         if options.merge_duplicates and pairs:
-            data, newly_merged = apply_merges(data, duplicates.as_merges(pairs)), len(pairs)
+            data, newly_merged = apply_merges(data, [Merge(c.a, c.b, str(c)) for c in pairs]), len(pairs)
             pairs = ()
             assigned, k = _split(data, before, seed, options)
     run, note = start_run(folder, data, assigned, k, seed, write)

@@ -204,7 +204,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
         check=check,
         path=path,
         earlier=earlier,
-        notes=(*notes, *(line for e in ensembles for line in e.notes), *prediction.notes),
+        notes=(*notes, *chosen.notes, *prediction.notes),
         skipped=data.skipped_ids,
         warnings=(*filter(None, [unseen]), *check.warnings),
     )

@@ -13,14 +13,13 @@ import numpy as np
 from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
 from ensemble.jobs.oof import Checkpoint, whole_folds
 from ensemble.jobs.soft_targets import describe_pseudo_labels, describe_soft_targets
-from ensemble.metrics.scores import DRAWS, SCORED_PARTS, SEED, Draws, Interval, interval
+from ensemble.metrics.scores import SCORED_PARTS, SEED, Draws, Interval, interval
 from ensemble.recipes.recipe_file import flat, run_recipe
 from ensemble.recipes.views import Tta
 from folds.errors import MaskensError, typed
 from folds.files import sha256
 from folds.labels import CLASSES, FloatArray
 from folds.run_folder import Run, load_run
-from folds.splits import strata
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,7 @@ class Comparison:
     folds: tuple[int, ...] = ()
 
 
-def compare_runs(
-    folders: Sequence[Path], data_folder: Path | None, tta: Tta, checkpoint: Checkpoint, draws: int = DRAWS
-) -> Comparison:
+def compare_runs(folders: Sequence[Path], data_folder: Path | None, tta: Tta, checkpoint: Checkpoint) -> Comparison:
     """Compare runs with the first one.
 
     Raises:
@@ -81,7 +78,7 @@ def compare_runs(
     short = [folder.resolve().name for folder in folders]
     names = short if len(set(short)) == len(short) else [str(folder) for folder in folders]
     runs = {name: [load_run(folder)] for name, folder in zip(names, folders, strict=True)}
-    return _compare(runs, data_folder, tta, checkpoint, draws)
+    return _compare(runs, data_folder, tta, checkpoint)
 
 
 Runs = Mapping[tuple[str, int], Run]
@@ -93,7 +90,6 @@ def compare_recipes(
     data_folder: Path | None = None,
     tta: Tta = "flip",
     checkpoint: Checkpoint = "cross-fitted",
-    draws: int = DRAWS,
 ) -> Comparison | None:
     """Compare recipes with the first one, on the folds and seeds that all of them have finished.
 
@@ -110,7 +106,7 @@ def compare_recipes(
     if not folds:
         return None
     chosen = {recipe: [runs[recipe, seed] for seed in seeds] for recipe in recipes}
-    found = _compare(chosen, data_folder, tta, checkpoint, draws, folds)
+    found = _compare(chosen, data_folder, tta, checkpoint, folds)
     skipped = [f"{recipe} is not compared: it has finished no fold" for recipe in named if recipe not in recipes]
     return dataclasses.replace(found, notes=[*skipped, *found.notes], seeds=seeds, folds=folds)
 
@@ -120,7 +116,6 @@ def _compare(
     data_folder: Path | None,
     tta: Tta,
     checkpoint: Checkpoint,
-    draws: int,
     folds: Collection[int] | None = None,
 ) -> Comparison:
     """
@@ -145,11 +140,8 @@ def _compare(
         name: [e.decide(e.plain(tta)).classes[np.searchsorted(e.rows, shared)] for e in group]
         for name, group in ensembles.items()
     }
-    person = first.person[np.searchsorted(first.rows, shared)]
-    person = np.unique(person, return_inverse=True)[1]
-    stratum = np.zeros(int(person.max()) + 1, dtype=np.int64)
-    stratum[person] = strata(first.data.people)[first.data.photo_person[shared]]
-    drawn = Draws(first.data.classes[shared], person, stratum, draws)
+    people, person = np.unique(first.person[np.searchsorted(first.rows, shared)], return_inverse=True)
+    drawn = Draws(first.data.classes[shared], person, first.stratum[people])
     f1 = {name: [drawn.parts(decided) for decided in group] for name, group in classes.items()}
     scores = [_scores(name, group, f1[next(iter(f1))]) for name, group in f1.items()]
     notes = [*dict.fromkeys(line for ensemble in every for line in ensemble.notes)]
@@ -165,7 +157,7 @@ def _compare(
     if checkpoint == "best" and len({frozenset(t.epochs for t in e.runs[0].recipe.tasks.values()) for e in every}) > 1:
         notes.append("epochs differ, and more epochs are more chances for a best one; see --checkpoint last too")
     firsts = [group[0] for group in ensembles.values()]
-    return Comparison(_differences(firsts), scores, len(shared), int(person.max()) + 1, notes)
+    return Comparison(_differences(firsts), scores, len(shared), len(people), notes)
 
 
 def _scores(name: str, own: Sequence[dict[str, FloatArray]], first: Sequence[dict[str, FloatArray]]) -> Scores:

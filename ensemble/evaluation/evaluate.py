@@ -61,13 +61,13 @@ class Calibration:
     log_loss: float  # in nats
 
 
-def calibration(part: PartPredictions, bins: int = RELIABILITY_BINS) -> Calibration:
+def calibration(part: PartPredictions) -> Calibration:
     """Confidence of the decided label against accuracy, in bins of equal width, and the expected calibration error:
     the gap between the two, weighted by photos (Guo et al. 2017, "On Calibration of Modern Neural Networks").
 
     The confidence is the probability of the label that was decided on, which is not always the most probable one.
     """
-    rows = np.arange(len(part.truth))
+    rows, bins = np.arange(len(part.truth)), RELIABILITY_BINS
     confidence = np.exp(part.log_p[rows, part.decided])
     right = part.decided == part.truth
     number = np.minimum((confidence * bins).astype(np.int64), bins - 1)

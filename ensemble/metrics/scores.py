@@ -86,14 +86,14 @@ class Draws:
     Each method returns a figure of everybody first, then one of each draw.
     """
 
-    def __init__(self, truth: IntArray, person: IntArray, stratum: IntArray, draws: int = DRAWS) -> None:
+    def __init__(self, truth: IntArray, person: IntArray, stratum: IntArray) -> None:
         """
         Args:
             truth: int64 (photos,), 0..17.
             person: int64 (photos,), 0..people-1.
             stratum: int64 (people,), within which people are drawn.
         """
-        self.truth, self.person, self.weights = truth, person, draw_people(stratum, draws)
+        self.truth, self.person, self.weights = truth, person, draw_people(stratum)
         self.photos = self.weights @ np.bincount(person).astype(np.float32)
 
     def class_f1(self, classes: IntArray) -> FloatArray:

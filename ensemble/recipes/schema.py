@@ -319,10 +319,6 @@ class Loss(Strict):
         own = self.heads[part].model_dump(exclude_none=True, exclude={"weight"}) if part in self.heads else {}
         return self.model_copy(update=own | {"heads": {}, "balance": "fixed"})
 
-    def weight_of(self, part: Part) -> float:
-        """The weight of a head among the others."""
-        return self.heads[part].weight if part in self.heads else 1.0
-
     def refuse_unfit(self, target: OutputSpec, evened: str) -> None:
         """Raises ValueError: it does not fit a task that predicts `target` and whose sampler evens out `evened`: none,
         class or age."""

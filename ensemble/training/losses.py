@@ -136,7 +136,7 @@ def task_loss(
     """
     total = logits.new_zeros((), dtype=torch.float32)
     for i, head in enumerate(heads):
-        share = mix.weight_of(head.part)
+        share = mix.heads[head.part].weight if head.part in mix.heads else 1.0
         certainty = 1.0 if log_variances is None else torch.exp(-log_variances[i])
         for weight, term in _terms(mix.of(head.part), head, logits, targets, counts[i] if counts else None, partial):
             total = total + weight * share * certainty * term

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from folds.corrections import MERGE_COLUMNS, Merge
+from folds.corrections import MERGE_COLUMNS
 from folds.errors import MaskensError
 from folds.files import safe_csv
 from folds.pages.contact_sheet import Cell, Sheet, photo_caption, thumbnails
@@ -125,11 +125,6 @@ def portrait_candidates(
     skipped."""
     portraits = data.portraits[: len(data.own)].tolist()
     return merge_candidates(data, hash_photos(data.photos, portraits, workers, on_progress)[0])
-
-
-def as_merges(candidates: Iterable[MergeCandidate]) -> tuple[Merge, ...]:
-    """The two ids of each candidate as one person."""
-    return tuple(Merge(c.a, c.b, str(c)) for c in candidates)
 
 
 def candidates_csv(candidates: Iterable[MergeCandidate]) -> str:

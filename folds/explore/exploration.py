@@ -152,11 +152,6 @@ def examples(found: Exploration) -> list[int]:
     return list(chosen.values())
 
 
-def a_few_each(found: Exploration) -> list[int]:
-    """Two readable photos of each class, from those on its contact sheet."""
-    return [i for drawn in found.drawn for i in [d for d in drawn if d in found.photos][:2]]
-
-
 def photos_of(data: TrainData, chosen: Iterable[int]) -> list[tuple[str, Pixels]]:
     """(caption, uint8 (h, w, 3) RGB) of each photo. Raises MaskensError: one can't be read."""
     return [(photo_caption(data.files[i]), read_photo(data.photos.path(data.files[i]))) for i in chosen]

@@ -21,8 +21,8 @@ def data(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
     return read_train(make_data(tmp_path_factory.mktemp("compare") / "data", people=36))
 
 
-def found(*runs: Run, draws: int = 300) -> Comparison:
-    return compare_runs([r.folder for r in runs], None, "flip", "best", draws)
+def found(*runs: Run) -> Comparison:
+    return compare_runs([r.folder for r in runs], None, "flip", "best")
 
 
 def test_a_large_difference_is_told_from_noise_and_a_small_one_is_not(data: TrainData, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def planned(folder: Path, data: TrainData, shares: dict[str, list[float]]) -> di
 
 
 def of_recipes(runs: dict[tuple[str, int], Run]) -> Comparison:
-    comparison = compare_recipes(runs, draws=300)
+    comparison = compare_recipes(runs)
     assert comparison
     return comparison
 
