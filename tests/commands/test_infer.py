@@ -45,12 +45,6 @@ def test_another_data_folder_with_eval_alone_can_be_predicted(there: Path, tmp_p
     assert maskens("check-submission", out, "--data", other).code == 0
 
 
-def test_decoding_each_time_gives_the_same_csv(there: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.csv"
-    assert maskens("infer", "--cache", "none", "--workers", "1", "--out", out).code == 0
-    assert out.read_text() == Path("runs/default/submission.csv").read_text()
-
-
 def test_early_exit_gives_the_same_csv(there: Path, tmp_path: Path) -> None:
     some, everybody = tmp_path / "some.csv", tmp_path / "all.csv"
     outcome = maskens("infer", "--out", some)

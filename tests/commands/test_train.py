@@ -17,12 +17,6 @@ from run_command import maskens, refused, started
 from tiny_runs import DEFAULTS, at_batch
 
 
-def test_training_again_has_nothing_left_to_do(there: Path) -> None:
-    outcome = maskens("train", "--fold", "0..2")
-    assert outcome.code == 0
-    assert "12 of 12 jobs are finished already" in outcome.out
-
-
 def test_a_stopped_training_says_how_to_resume_and_does(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = Path("runs/default/mask/fold0/model.safetensors")
     unbroken = weights.read_bytes()
@@ -59,18 +53,6 @@ def test_a_finished_job_outlives_its_job_json(copy: Path) -> None:
     assert weights.read_bytes() == Path("runs/default/mask/fold1/model.safetensors").read_bytes(), "nothing is trained"
     assert maskens("train", "--task", "mask", "--fold", "0", "--restart").code == 0
     assert weights.read_bytes() == unbroken, "the same seed gives the same weights"
-
-
-def test_a_photo_already_cut_before_the_folds_is_refused_before_training(data: Path) -> None:
-    photo = next((data / "train" / "images").glob("*/mask2*"))
-    photo.write_bytes(photo.read_bytes()[:-200])
-    assert maskens("folds", "--k", "3").code == 0
-    for cache in ("", "none"):
-        refused(maskens("train", "--recipe", "demo", "--cache", cache), photo.name, "can't be read")
-        Path("mine.toml").write_text("[tasks.heads]\nmodel = 'tf_efficientnet_lite00'\npretrained = false\n")
-    refused(maskens("train", "--recipe", "mine.toml"), "timm has no model 'tf_efficientnet_lite00'")
-    refused(maskens("train", "--device", "tpu"), "tpu")
-    assert not list(Path("runs/default").glob("*/fold*"))
 
 
 def test_weights_of_a_file_reach_training(data: Path) -> None:
@@ -119,25 +101,6 @@ def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path) -> No
     refused(maskens("train", "--run", "runs/twin", "--recipe", "quick"), "has models of the recipe 'demo'")
     refused(maskens("train", "--run", "runs/twin", "--reuse", "runs/default", "--restart"), "exclude each other")
     refused(maskens("train", "--reuse", "runs/none"), "there is no run in runs/none")
-
-
-def test_all_errors_of_a_recipe_are_told_at_once_before_anything_is_computed(data: Path) -> None:
-    assert maskens("folds", "--k", "3").code == 0
-    Path("mine.toml").write_text('extends = "demo"\n[tasks.mask]\nepoch = 3\nbatch_size = 1\n')
-    refused(
-        maskens("train", "--recipe", "mine.toml"),
-        "tasks.mask.epoch: unknown key (did you mean 'epochs'",
-        "tasks.mask.batch_size: input should be",
-    )
-    assert not list(Path("runs/default").glob("*/fold*"))
-
-
-def test_another_recipe_or_seed_than_the_runs(there: Path) -> None:
-    refused(
-        maskens("train", "--recipe", "original", "--no-pretrained"), "models of the recipe 'demo'", "tasks.mask.model"
-    )
-    refused(maskens("train", "--seed", "7"), "No such option: --seed")
-    refused(maskens("folds", "--k", "4"), "has models trained on other folds")
 
 
 RECIPE = f"{DEFAULTS}[tasks.heads]\nepochs = 2\n"

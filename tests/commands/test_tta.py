@@ -58,8 +58,6 @@ def test_photos_are_predicted_in_the_views_of_the_recipe_or_of_a_file() -> None:
     outcome = maskens("infer", "--tta", "mine", "--out", "mine.csv")
     assert outcome.code == 0, outcome
     assert "views: mine, untuned" in outcome.out
-    assert maskens("infer", "--tta", "mine", "--no-early-exit", "--out", "all.csv").code == 0
-    assert Path("all.csv").read_text() == Path("mine.csv").read_text(), "early exit changes no class"
     outcome = maskens("infer", "--tta", "closer.toml", "--out", "closer.csv")
     assert "views: closer.toml, untuned" in outcome.out
     with np.load("closer.logits.npz") as z:

@@ -226,10 +226,11 @@ def test_what_a_recipe_sets_for_all_tasks_overrides_what_the_extended_one_sets_f
         ("tasks = 3", "tasks: input should be a valid dictionary"),
         ("defaults = 3\n[tasks.mask]", "defaults: input should be a valid dictionary"),
         ('[tasks.""]\npredicts = "heads"', "tasks.*string should match pattern"),
+        ('[tasks."../../victim"]\npredicts = "heads"', "tasks.*string should match pattern"),
         ("", "nothing predicts mask, gender, age"),
         ("a = ", "not valid TOML"),
         (f"a = {'9' * 5000}", "not valid TOML: Exceeds the limit"),
-        (f"a = {'[' * 100_000}", "not valid TOML: it is nested"),
+        *((f"a = {'[' * depth}{']' * depth}", "not valid TOML: it is nested") for depth in (100, 100_000)),
         ('extends = "a\\u0000.toml"', "can't read the recipe"),
     ],
     ids=lambda value: value[:30].replace("\0", "") if isinstance(value, str) else value,
@@ -274,6 +275,7 @@ def test_set_changes_any_key_of_one_task_or_of_all() -> None:
         ("mask.epochs=5", r"mask: unknown key \(did you mean tasks\.mask\?\)"),
         ("defaults.epochs=5", r"'defaults' belongs in a file. For all tasks write tasks\.\*"),
         ("tasks.mask.loss={ce=0 focal=1}", "the value is not valid TOML"),
+        (f"tasks.mask.optimizer.args={{a={'[' * 100}{']' * 100}}}", "--set tasks.mask.*: it is nested"),
     ],
 )
 def test_a_wrong_set_is_refused(change: str, words: str) -> None:

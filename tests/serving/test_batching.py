@@ -68,15 +68,3 @@ def test_a_full_queue_takes_all_of_a_request_or_nothing(gate: Gate, thread: Thre
 
     asyncio.run(ask())
     assert gate.batches == [[1], [2, 3], [4]], "what came meanwhile is the next batch, without the cancelled one"
-
-
-def test_an_error_reaches_its_batch_and_the_next_is_answered(gate: Gate, thread: ThreadPoolExecutor) -> None:
-    gate.open.set()
-
-    async def ask() -> list[int]:
-        batcher = Batcher[int, int](gate, thread, batch=2, wait=30, room=10)
-        with pytest.raises(ZeroDivisionError):
-            await batcher.answers([1, 0])
-        return await batcher.answers([1, 1])
-
-    assert asyncio.run(ask()) == [12, 12]

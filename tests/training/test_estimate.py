@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 import torch
 from run_command import maskens
+from tiny_runs import TINY
 
 import ensemble.models.precision
 import ensemble.training.cost
@@ -26,18 +27,6 @@ from folds.people import TrainData
 from folds.run_folder import Run, start_run
 from folds.splits import make_folds
 
-RECIPE = """
-[defaults]
-model = "test_resnet.r160_in1k"
-pretrained = false
-resize = [32, 24]
-batch_size = 16
-epochs = 3
-[tasks.mask]
-[tasks.gender]
-[tasks.male-age]
-[tasks.female-age]
-"""
 COST = Cost(decode=0.001, train=0.02, predict=0.005, start=1.5, weights=10**6, memory=10**9)
 SMALL = dataclasses.replace(COST, note="out of memory: micro-batches of 4")
 CPU = Hardware("cpu", 0)
@@ -49,7 +38,7 @@ def run(data: TrainData, tmp_path: Path) -> Run:
 
 
 def planned(run: Run, *changes: str, folds: tuple[int, ...] = (0, 1)) -> list[JobSpec]:
-    return plan(run, parse_recipe(RECIPE, "tiny", changes=changes), ["mask"], folds, CPU, None)
+    return plan(run, parse_recipe(TINY, "tiny", changes=changes), ["mask"], folds, CPU, None)
 
 
 def test_a_job_starts_as_soon_as_a_slot_is_free() -> None:
@@ -60,7 +49,7 @@ def test_a_job_starts_as_soon_as_a_slot_is_free() -> None:
 def test_each_jobs_photos_and_epochs_are_counted(data: TrainData, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     probed = []
     monkeypatch.setattr(ensemble.training.cost, "probe", lambda recipe, *_: probed.append(recipe) or SMALL)
-    recipe, folds = parse_recipe(RECIPE, "tiny"), make_folds(data, 2, seed=1)
+    recipe, folds = parse_recipe(TINY, "tiny"), make_folds(data, 2, seed=1)
     hardware = Hardware("cpu", 0, jobs=2)
     specs = plan(run, recipe, list(recipe.tasks), [0, 1], hardware, run.folder.parent / "cache")
     found = estimate_training(specs, data, folds, hardware, restart=False, on_task=lambda *_: None)
@@ -109,7 +98,7 @@ def test_a_long_training_without_a_gpu_is_asked_about_with_the_way_out(
 def test_the_probe_trains_in_the_precision_that_would_be_used_and_keeps_nothing(
     data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: Literal["fp32", "bf16"] | None
 ) -> None:
-    recipe = parse_recipe(RECIPE, "tiny", changes=["tasks.*.precision=auto"]).tasks["mask"]
+    recipe = parse_recipe(TINY, "tiny", changes=["tasks.*.precision=auto"]).tasks["mask"]
     measured = AutotuneCache(tmp_path, recipe.hash, torch.device("cpu"), CPU.job_threads)
     monkeypatch.setattr(ensemble.models.precision, "measure", lambda *_: ("bf16", "measured now"))
     if kept:
@@ -135,7 +124,7 @@ def test_what_the_cache_has_is_not_counted(data: TrainData, tmp_path: Path) -> N
 
 def test_a_dry_run_writes_nothing_and_counts_only_what_is_left(data: TrainData, run: Run, tmp_path: Path) -> None:
     recipe = tmp_path / "tiny.toml"
-    recipe.write_text(RECIPE.replace("epochs = 3", "epochs = 1").replace("[tasks.male-age]\n[tasks.female-", "[tasks."))
+    recipe.write_text(TINY.replace("epochs = 3", "epochs = 1").replace("[tasks.male-age]\n[tasks.female-", "[tasks."))
 
     def everything() -> dict[str, int]:
         return {str(p): p.stat().st_mtime_ns for p in sorted(tmp_path.rglob("*")) if p.is_file()}
