@@ -29,7 +29,7 @@ PLAIN, MORE = "without", "with extra photos"
 
 
 def main() -> None:
-    parser = parse(__doc__, eval_people=600, people=600, recipe="heads", k=3, seeds="0..1", weight=1.0, jobs=2)
+    parser = parse(__doc__, eval_people=600, people=600, recipe="best", k=3, seeds="0..1", weight=1.0, jobs=2)
     parser.set_defaults(train_people=2700)
     args = parser.parse_args()
     data = split(args, build_data(args))
@@ -85,11 +85,14 @@ def print_table(data: Path, runs: dict[tuple[str, int], Path]) -> None:
     print_heads("F1 of", "out-of-fold without", "with", "gain", "new people without", "with", "gain")
     plain, more = found.scores
     for part in SCORED_PARTS:
-        cells = [plain.f1[part].mean, more.f1[part].mean, more.gain[part].mean]
-        cells += [
-            over_seeds(its).mean for its in (new[PLAIN][part], new[MORE][part], new[MORE][part] - new[PLAIN][part])
-        ]
-        print(f"| {part} | {' | '.join(f'{cell:.3f}' for cell in cells)} |")
+        without, with_extra = new[PLAIN][part], new[MORE][part]
+        cells = []
+        for before, after, gain in (
+            (plain.f1[part], more.f1[part], more.gain[part]),
+            tuple(over_seeds(drawn) for drawn in (without, with_extra, with_extra - without)),
+        ):
+            cells += [f"{before.mean:.3f}", f"{after.mean:.3f}", f"{gain.mean:+.3f} {gain.significance}"]
+        print(f"| {part} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ worse with two more.
     python benchmarks/ladder.py --source ../shared/bench --out DIR
 
 Needs the real-photo benchmark (its builder and weights lie in --source). A rung is the base with one thing changed, or
-several that won; the base is `best` of version 1.0.0. All rungs and seeds share the folds. F1 is out-of-fold with flip,
+several that won; the base is `best` of version 1.1.0. All rungs and seeds share the folds. F1 is out-of-fold with flip,
 then as tuned (judged on people that it was not fitted on), then of the eval part, predicted by the tuned ensembles;
 differences are to the base, over the seeds that both have; intervals are over people and seeds together. `mask, gender,
 age` are of the eval part; `unseen masks` how often the state of a mask is right whose style training has not; `cost`
@@ -55,29 +55,36 @@ AUGMENT = """augment = [
 ]
 """
 YEARS2 = 'ages = { cuts = "years", sigma = 2 }\n'
-YEARS5 = 'ages = { cuts = "years", sigma = 5 }\n'
 EYES = 'crop = "eyes"\n'
 STRONG = AUGMENT % "camera-strong"
 DRAWN = "masks = { prob = 0.2, detect = true }\n"
 SMALL4 = "resize = [128, 96]\nepochs = 4\n"
 FEWER = "sampler = { photos_per_person = 3 }\n"
+GROWING4 = "epochs = 4\nsizes = [[96, 72], [96, 72], [128, 96]]\n"
+FROZEN = "frozen_stages = 3\n"
 FACES = EYES + STRONG + DRAWN
 RUNGS = {
     BASE: Rung(
-        "photos of 176x132, 2 epochs, cross-entropy on three age bands",
-        "epochs = 2\nresize = [176, 132]\nages = { cuts = [30, 60], sigma = 0 }",
+        "photos of 176x132, 2 epochs, ages as a Gaussian of 5 years around the age",
+        'epochs = 2\nresize = [176, 132]\nages = { cuts = "years", sigma = 5 }',
     ),
-    "batch16": Rung("batches of 16", "batch_size = 16"),
+    "bands": Rung("cross-entropy on three age bands", "ages = { cuts = [30, 60], sigma = 0 }"),
+    "years2": Rung("ages as a Gaussian of 2 years around the age", YEARS2),
+    "ordinal": Rung("ages by probabilities at every year", 'ages = { cuts = "years", head = "ordinal" }'),
+    "regression": Rung("ages by middle and spread", 'ages = { cuts = "years", head = "regression" }'),
     "epochs4": Rung("4 epochs", "epochs = 4"),
     "epochs6": Rung("6 epochs", "epochs = 6"),
     "epochs8": Rung("8 epochs", "epochs = 8"),
     "fewer4": Rung("4 epochs of three photos a person", FEWER + "epochs = 4"),
     "fewer6": Rung("6 epochs of three photos a person", FEWER + "epochs = 6"),
     "fewer8": Rung("8 epochs of three photos a person", FEWER + "epochs = 8"),
-    "years2": Rung("ages as a Gaussian of 2 years around the age", YEARS2),
-    "years5": Rung("ages as a Gaussian of 5 years around the age", YEARS5),
-    "ordinal": Rung("ages by probabilities at every year", 'ages = { cuts = "years", head = "ordinal" }'),
-    "regression": Rung("ages by middle and spread", 'ages = { cuts = "years", head = "regression" }'),
+    "growing4": Rung("4 epochs, on 96x72 twice, 128x96, 176x132", GROWING4),
+    "frozen2": Rung("stem and three stages frozen", FROZEN),
+    "frozen3": Rung("3 epochs, stem and three stages frozen", FROZEN + "epochs = 3"),
+    "frozen4": Rung("4 epochs, stem and three stages frozen", FROZEN + "epochs = 4"),
+    "frozen4-randaug": Rung("the same with randaug", FROZEN + "epochs = 4\n" + STRONG),
+    "frozen4-faces": Rung("the same with eyes, randaug and masks", FROZEN + "epochs = 4\n" + FACES),
+    "batch16": Rung("batches of 16", "batch_size = 16"),
     "layers": Rung("layer-wise learning-rate decay 0.8", "optimizer = { layer_decay = 0.8 }"),
     "smooth": Rung("label smoothing 0.1", "loss = { label_smoothing = 0.1 }"),
     "mixup": Rung("Mixup on half of the batches", "mix = { mixup = 0.4, prob = 0.5 }"),
@@ -87,16 +94,11 @@ RUNGS = {
     "masks": Rung("masks drawn on two of ten bare faces", DRAWN),
     "face": Rung("the face cut out", 'crop = "face"'),
     "eyes": Rung("the face aligned by the eyes", EYES),
-    "years2-eyes": Rung("years2 and eyes", YEARS2 + EYES),
-    "years2-eyes-small4": Rung("the same on 128x96, 4 epochs", YEARS2 + EYES + SMALL4),
-    "small4-strong": Rung("years2 and randaug on 128x96, 4 epochs", YEARS2 + STRONG + SMALL4),
-    "small4-faces": Rung("the same with eyes and masks", YEARS2 + FACES + SMALL4),
-    "small4-faces5": Rung("the same with years5", YEARS5 + FACES + SMALL4),
-    "faces": Rung("years5, eyes, randaug and masks", YEARS5 + FACES),
-    "96x72-4": Rung("years5 on 96x72, 4 epochs", YEARS5 + "resize = [96, 72]\nepochs = 4"),
-    "128x96-2": Rung("years5 on 128x96", YEARS5 + "resize = [128, 96]"),
-    "128x96-4": Rung("years5 on 128x96, 4 epochs", YEARS5 + SMALL4),
-    "176x132-4": Rung("years5, 4 epochs", YEARS5 + "epochs = 4"),
+    "faces": Rung("eyes, randaug and masks", FACES),
+    "small2": Rung("on 128x96", "resize = [128, 96]"),
+    "small4": Rung("on 128x96, 4 epochs", SMALL4),
+    "small4-faces": Rung("the same with eyes, randaug and masks", FACES + SMALL4),
+    "smallest4": Rung("on 96x72, 4 epochs", "resize = [96, 72]\nepochs = 4"),
     "single": Rung("one model in place of one a fold, for as many photos as all of them", single=True),
 }
 
@@ -104,12 +106,13 @@ RUNGS = {
 def main() -> None:
     parser = parse(__doc__, eval_people=300, k=3, fold="all", jobs=2)
     parser.add_argument("--only", action="append", choices=list(RUNGS))
+    parser.add_argument("--stages", type=int, default=len(STAGES), help="of halving")
     args = parser.parse_args()
     data, folds = build_data(args), args.out / "folds"
     if not (folds / "folds.csv").exists():
         maskens("folds", "--data", data, "--run", folds, "--k", args.k, "--seed", 0)
     names = list(dict.fromkeys([BASE, *(args.only or RUNGS)]))
-    for seeds in STAGES:
+    for seeds in STAGES[: args.stages]:
         names = sweep(args, names, seeds)
     print_table(args.out)
 

@@ -379,6 +379,7 @@ class TaskRecipe(Strict):
     epochs: int = Field(3, ge=1, le=10_000)
     head_epochs: NotNegative = 0.0  # at the start, in which only the new classifier is trained
     sizes: tuple[Size, ...] = ()  # to which photos are shrunk in the first epochs, one an epoch
+    frozen_stages: int = Field(0, ge=0)  # of the model, with its stem, that keep their initial weights; 0 is off
     average_epochs: int = Field(0, ge=0)  # at the end, whose mean is the last epoch's model; 0 is off
     ages: Ages = Ages()
     sampler: Sampler = Sampler()
@@ -447,6 +448,13 @@ class TaskRecipe(Strict):
             if any(h > height or w > width for h, w in sizes):
                 raise ValueError(f"photos are {[height, width]} and can only become smaller")
         return sizes
+
+    @field_validator("average_epochs")
+    @classmethod
+    def _nothing_frozen(cls, average_epochs: int, info: ValidationInfo) -> int:
+        if average_epochs and info.data.get("frozen_stages"):
+            raise ValueError("it measures batch norms anew, and frozen_stages keeps them: set one of the two to 0")
+        return average_epochs
 
     @field_validator("ages")
     @classmethod

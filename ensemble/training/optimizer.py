@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -31,8 +32,8 @@ def backbone_freezer(model: nn.Module) -> Callable[[bool], None]:
     parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     weights = [weight for name, weight in parameters.items() if not name.startswith(heads)]
     if len(weights) in (0, len(parameters)):
-        raise ValueError("timm doesn't name the classifier of this model")
-    norms = [m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and not f"{name}.".startswith(heads)]
+        raise ValueError("head_epochs: timm doesn't name the classifier of this model")
+    norms = [m for name, m in norms_of(model, trained=True) if not f"{name}.".startswith(heads)]
 
     def freeze(frozen: bool) -> None:
         for weight in weights:
@@ -41,6 +42,29 @@ def backbone_freezer(model: nn.Module) -> Callable[[bool], None]:
             norm.train(not frozen)
 
     return freeze
+
+
+def freeze_stages(model: nn.Module, stages: int) -> list[_BatchNorm]:
+    """Freeze a timm model's stem and its first so many stages, in timm's coarse grouping; returns their batch norms,
+    which have to stay in eval mode.
+
+    Raises:
+        ValueError: timm doesn't know so many stages of this model, or no other one would be trained.
+    """
+    matcher: Any = getattr(model, "group_matcher", None)
+    stage_of = group_parameters(model, matcher(coarse=True), reverse=True) if matcher else {}
+    most = max(stage_of.values(), default=2) - 2  # the last group is the classifier
+    if stages > most:
+        raise ValueError(f"frozen_stages: at most {most} stages of this model can be frozen")
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(stage_of[name] > stages)
+    return [norm for _, norm in norms_of(model, trained=False)]
+
+
+def norms_of(model: nn.Module, trained: bool) -> list[tuple[str, _BatchNorm]]:
+    """The batch norms whose weights are trained, or those whose are not, by name."""
+    found = ((name, m) for name, m in model.named_modules() if isinstance(m, _BatchNorm))
+    return [(name, m) for name, m in found if any(w.requires_grad for w in m.parameters()) == trained]
 
 
 def make_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer:

@@ -18,7 +18,7 @@ from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Preprocessing, Recipe, TaskRecipe, soft_f1_warnings
 from ensemble.training.cost import job_updates
 from ensemble.training.losses import soft_targets, target_tables, task_loss
-from ensemble.training.optimizer import backbone_freezer, describe_ema, make_optimizer
+from ensemble.training.optimizer import backbone_freezer, describe_ema, freeze_stages, make_optimizer
 from folds.errors import MaskensError, did_you_mean, first_line, refuse
 from folds.files import write_or_set_aside
 from folds.labels import IntArray
@@ -108,10 +108,14 @@ def _model_faults(task: TaskRecipe, initial_weights: bool, warnings: list[str]) 
     except Exception as error:  # a model may refuse a size in any way it likes
         return [f"{task.model} at {size[0]}x{size[1]} fails: {first_line(error)}"]
     try:
+        if task.frozen_stages:
+            freeze_stages(model, task.frozen_stages)
+            if not (task.pretrained or task.weights):
+                warnings.append("frozen_stages: the model has no initial weights, and random ones are kept")
         if task.head_epochs:
             backbone_freezer(model)
     except ValueError as error:
-        return [f"head_epochs: {first_line(error)}"]
+        return [first_line(error)]
     try:
         optimizer = make_optimizer(model, task.optimizer)
         truth = soft_targets(torch.zeros(2, len(target.heads), dtype=torch.long), target_tables(target))

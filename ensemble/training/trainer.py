@@ -28,7 +28,7 @@ from ensemble.models.precision import AutotuneCache, Forward, autocast, autotune
 from ensemble.models.runtime import give_back_memory, is_out_of_memory
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.losses import bin_counts, class_table, soft_targets, target_tables, task_loss
-from ensemble.training.optimizer import backbone_freezer, ema_decay, make_optimizer, make_schedule
+from ensemble.training.optimizer import backbone_freezer, ema_decay, freeze_stages, make_optimizer, make_schedule
 from folds.errors import MaskensError
 from folds.files import replacing
 from folds.labels import UNKNOWN
@@ -124,6 +124,7 @@ class Trainer:
         self.class_table = class_table(recipe.target).to(device)
         self.partial = learned is not None and bool((learned == UNKNOWN).any())
         self.counts = [] if learned is None else [count.to(device) for count in bin_counts(learned, tables)]
+        self.frozen_norms = freeze_stages(model, recipe.frozen_stages) if recipe.frozen_stages else []
         self.optimizer = make_optimizer(model, recipe.optimizer)
         self.log_variances = None
         if recipe.loss.balance == "uncertainty":
@@ -220,6 +221,8 @@ class Trainer:
             torch.OutOfMemoryError: not even one photo fits into memory.
         """
         self.model.train()
+        for norm in self.frozen_norms:
+            norm.eval()
         p = progress or EpochProgress.begin(None, self.device)
         started = time.perf_counter() - p.seconds
         on_gpu = self.device.type == "cuda"

@@ -71,6 +71,7 @@ KEYS = {
     "crop": "crop=[24, 24]",
     "layer decay": "optimizer.layer_decay=0.5",
     "classifier first": "head_epochs=0.5",
+    "frozen stages": "frozen_stages=1",
     "smaller photos": "sizes=[[24, 16]]",
     "averaged epochs": "average_epochs=1",
     "a draw of transforms": "augment=camera",

@@ -14,7 +14,7 @@ import ensemble.models.precision
 from ensemble.models.build import to_input
 from ensemble.models.precision import usable_precision
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.training.optimizer import backbone_freezer, ema_decay
+from ensemble.training.optimizer import backbone_freezer, ema_decay, freeze_stages
 from ensemble.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -258,6 +258,20 @@ def test_the_classifier_trains_alone_for_head_epochs() -> None:
     steps = [changed(a, b) for a, b in pairwise(seen)]
     assert steps[:6] == [{"fc.weight", "fc.bias"}] * 6, "neither weights nor batch norm's statistics move, nor decay"
     assert changed(seen[6], seen[8]) == set(seen[0])
+
+
+def test_frozen_stages_keep_their_weights_and_statistics() -> None:
+    loader = batches(4, 3)
+    trainer = resnet(loader, frozen_stages=2, head_epochs=1, ema=0.5, epochs=2)
+    before, found = weights(trainer), []
+    for epoch in range(2):
+        trainer.epoch(epoch, loader, lambda *_: None)
+        trainer.model.eval()  # as validation leaves it
+        found.append(changed(before, weights(trainer)))
+    assert found[0] == {"fc.weight", "fc.bias"}
+    assert found[1] == {name for name in before if name.startswith(("layer3", "layer4", "fc"))}
+    with pytest.raises(ValueError, match="at most 3 stages"):
+        freeze_stages(trainer.model, 4)
 
 
 def test_what_never_learns_stays_that_way_once_everything_does() -> None:
