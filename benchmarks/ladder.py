@@ -96,6 +96,7 @@ RUNGS = {
     "eyes": Rung("the face aligned by the eyes", EYES),
     "faces": Rung("eyes, randaug and masks", FACES),
     "small2": Rung("on 128x96", "resize = [128, 96]"),
+    "small2-frozen": Rung("on 128x96, stem and three stages frozen", "resize = [128, 96]\n" + FROZEN),
     "small4": Rung("on 128x96, 4 epochs", SMALL4),
     "small4-faces": Rung("the same with eyes, randaug and masks", FACES + SMALL4),
     "smallest4": Rung("on 96x72, 4 epochs", "resize = [96, 72]\nepochs = 4"),
@@ -105,22 +106,23 @@ RUNGS = {
 
 def main() -> None:
     parser = parse(__doc__, eval_people=300, k=3, fold="all", jobs=2)
+    parser.add_argument("--base", choices=list(RUNGS), default=BASE, help="what the others are changes of")
     parser.add_argument("--only", action="append", choices=list(RUNGS))
     parser.add_argument("--stages", type=int, default=len(STAGES), help="of halving")
     args = parser.parse_args()
     data, folds = build_data(args), args.out / "folds"
     if not (folds / "folds.csv").exists():
         maskens("folds", "--data", data, "--run", folds, "--k", args.k, "--seed", 0)
-    names = list(dict.fromkeys([BASE, *(args.only or RUNGS)]))
+    names = list(dict.fromkeys([args.base, *(args.only or RUNGS)]))
     for seeds in STAGES[: args.stages]:
         names = sweep(args, names, seeds)
-    print_table(args.out)
+    print_table(args.out, args.base)
 
 
 def sweep(args: argparse.Namespace, names: Sequence[str], seeds: str) -> list[str]:
     """Train and predict rungs with these seeds; returns those that are not clearly worse than the base."""
     out = args.out / f"seeds{seeds}"
-    recipes = [("--recipe", write_recipe(args.out, name)) for name in names if not RUNGS[name].single]
+    recipes = [("--recipe", write_recipe(args, name)) for name in names if not RUNGS[name].single]
     options = ("--fold", args.fold, "--seed", seeds, "--jobs", args.jobs, "--yes", *initial_weights(args))
     maskens("sweep", "--run", args.out / "folds", "--out", out, *(item for pair in recipes for item in pair), *options)
     for name in names:
@@ -140,17 +142,18 @@ def train_single(args: argparse.Namespace, name: str, seeds: str) -> None:
     """Train one model of all people but one in SINGLE_K, with each seed."""
     for seed in parse_seeds(seeds):
         run = args.out / f"seeds{seeds}" / f"{name}-seed{seed}"
-        recipe = write_recipe(args.out, name, f"epochs = {2 * (args.k - 1)}")
+        recipe = write_recipe(args, name, f"epochs = {2 * (args.k - 1)}")
         maskens("folds", "--data", args.out / "data", "--run", run, "--k", SINGLE_K, "--seed", seed)
         maskens("train", "--run", run, "--recipe", recipe, *initial_weights(args), "--fold", 0, "--yes")
 
 
-def write_recipe(out: Path, name: str, more: str = "") -> Path:
-    """Write a rung's recipe: its keys after those of the base."""
-    base, recipe = out / f"{BASE}.toml", out / f"{name}.toml"
-    base.write_text(f'extends = "best"\n[tasks.heads]\n{RUNGS[BASE].keys}\n')
+def write_recipe(args: argparse.Namespace, name: str, more: str = "") -> Path:
+    """Write a rung's recipe: its keys after those of the base, and these after those of BASE."""
+    keys, extended = RUNGS[name].keys + more, "best"
     if name != BASE:
-        recipe.write_text(f'extends = "{base.name}"\n[tasks.heads]\n{RUNGS[name].keys}\n{more}\n')
+        extended = write_recipe(args, args.base if name != args.base else BASE).name
+    recipe: Path = args.out / f"{name}.toml"
+    recipe.write_text(f'extends = "{extended}"\n[tasks.heads]\n{keys}\n')
     return recipe
 
 
@@ -160,13 +163,13 @@ def found_runs(out: Path, name: str) -> dict[int, Path]:
     return {int(run.name.rpartition("seed")[2]): run for run in runs}
 
 
-def print_table(out: Path) -> None:
+def print_table(out: Path, base: str) -> None:
     """Every finished rung against the base, on the same draws of people."""
     print(f"{machine()}\n")
     scorers = {"out-of-fold": out_of_fold, "tuned": tuned, "new people": new_people}
     compared = (column for name in scorers for column in (name, "against"))
     print_heads("rung", "what", "seeds", "log loss", *compared, "mask, gender, age", "unseen masks", "cost")
-    before = found_runs(out, BASE)
+    before = found_runs(out, base)
     for name in RUNGS:
         if not (found := found_runs(out, name)):
             continue
@@ -179,7 +182,7 @@ def print_table(out: Path) -> None:
                 continue
             own = np.stack([score(run)[SCORED_PARTS[0]] for run in found.values()])
             cells.append(f"{over_seeds(own).mean:.3f}")
-            shared = [n for n, seed in enumerate(found) if seed in before and name != BASE]  # as in a sweep
+            shared = [n for n, seed in enumerate(found) if seed in before and name != base]  # as in a sweep
             theirs = [score(before[seed])[SCORED_PARTS[0]] for seed in found if seed in before]
             gain = over_seeds(own[shared] - np.stack(theirs)) if shared else None
             cells.append(f"{gain.mean:+.3f} {gain.significance}" if gain else "")
