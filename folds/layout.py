@@ -11,7 +11,7 @@ from folds.corrections import Merge, apply_fixes, apply_merges
 from folds.errors import MaskensError, did_you_mean, did_you_mean_folder, refuse, typed
 from folds.labels import GENDERS, OLDEST, SHOTS
 from folds.people import NO_LISTS, EvalData, Fix, Lists, Person, TrainData, on_disk
-from folds.photo_list import LINKED_OUT, inside, leads_out, photos_to_predict, read_labelled_list
+from folds.photo_list import LINKED_OUT, inside, leads_out, photos_to_predict, read_labelled_lists
 from folds.table import LINE, composed, find_name, read_table, whole_number
 
 TABLE, LIST = "train/train.csv", "train/photos.csv"
@@ -29,9 +29,7 @@ def read_train(
     and file), or fixes or merges that don't fit.
     """
     table = lists.photos or _list_of(root)
-    people = read_labelled_list(table, lists) if table else _people_of_folders(root)
-    for number, extra in enumerate(lists.extra, start=1):
-        people += read_labelled_list(extra, lists, number)
+    people = (() if table else _people_of_folders(root)) + read_labelled_lists(table, lists)
     return apply_merges(apply_fixes(TrainData(root, people, table=table, lists=lists), fixes), merges)
 
 

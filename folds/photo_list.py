@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from folds.errors import MaskensError, refuse
+from folds.errors import MaskensError, did_you_mean, refuse
 from folds.files import sha256_of_lines, unescape_cell
 from folds.labels import FIELDS, UNKNOWN, parse_label
 from folds.people import ALONE, LIST_COLUMNS, EvalData, Lists, Person, PhotoSet, no_label, on_disk
@@ -15,25 +15,40 @@ from folds.table import LINE, composed, read_table
 LINKED_OUT = "is a link that leads out of the folder of photos: copy what it leads to"
 
 
-def read_labelled_list(table: Path, lists: Lists, extra: int = 0) -> tuple[Person, ...]:
-    """The photos of a list with labels, sorted by path: columns photo, and any of person, mask, gender and age, whose
-    cells may be empty. A photo without a person is one of its own. Where there are extra lists, a list that has not a
-    column of `lists` may have ours.
+def read_labelled_lists(own: Path | None, lists: Lists) -> tuple[Person, ...]:
+    """The photos of a list with labels, if there is one, and of the extra lists, each sorted by path.
 
-    `extra` is the number of an extra list, from 1.
+    Columns are photo, and any of person, mask, gender and age, whose cells may be empty. A photo without a person is
+    one of its own. A list that lacks a column of `lists`, which another has, may have ours.
 
-    Raises MaskensError: an unusable CSV, or rows with a wrong label or without a photo (all listed).
+    Raises MaskensError: an unusable CSV, a column of `lists` that no list has, or rows with a wrong label or without a
+    photo (all listed).
     """
+    tables = [table for table in (own, *lists.extra) if table]
+    if not tables and (lists.columns or lists.labels):
+        raise MaskensError("--columns and --labels are for lists of photos: name one with --photos or --extra.")
+    found = {table: [name for name in read_table(table, ())[0] if name != LINE] for table in tables}
+    for ours, name in lists.column_names.items():
+        if all(name not in there for there in found.values()):
+            near = did_you_mean(name, {column for there in found.values() for column in there})
+            have = "; ".join(f"{table} has {', '.join(there)}" for table, there in found.items())
+            raise MaskensError(f"--columns {ours}={name}: no list has the column '{name}'{near}. {have}.")
+    first = 0 if own else 1  # extra lists count from 1
+    return tuple(p for n, table in enumerate(tables, first) for p in _read_list(table, found[table], lists, n))
+
+
+def _read_list(table: Path, there: Sequence[str], lists: Lists, extra: int) -> list[Person]:
+    """The photos of a list with the columns `there`; `extra` is the number of an extra list, else 0. Raises
+    MaskensError as above."""
     names, words = lists.column_names, lists.words
-    rows = read_table(table, () if lists.extra else tuple(names.values()))
-    column = {ours: name for ours in LIST_COLUMNS for name in (ours, names.get(ours)) if name in rows[0]}
-    if "photo" not in column:
-        read_table(table, (names.get("photo", "photo"),))  # refuses it
-    if not column.keys() & FIELDS.keys():
-        there = ", ".join(name for name in rows[0] if name != LINE)
-        raise MaskensError(
-            f"{table} has no labels: it needs a column {', '.join(FIELDS)}, or --columns mask=NAME,...; it has {there}."
-        )
+    column = {ours: name for ours in LIST_COLUMNS for name in (ours, names.get(ours, ours)) if name in there}
+    for what, any_of in (("photos", ("photo",)), ("labels", tuple(FIELDS))):
+        if not column.keys() & set(any_of):
+            raise MaskensError(
+                f"{table} has no {what}: it needs a column {' or '.join(any_of)}{did_you_mean(any_of[0], there)}; "
+                f"it has {', '.join(there)}. Other names: --columns {any_of[0]}=NAME"
+            )
+    rows = read_table(table, tuple(column.values()))
     problems, people = list[str](), list[Person]()
     files = ListedFiles(table.parent, "")
     for row in rows:
@@ -55,7 +70,7 @@ def read_labelled_list(table: Path, lists: Lists, extra: int = 0) -> tuple[Perso
             size, is_extra = (stat.st_size,), extra > 0
             people.append(Person(path, person or path, *label, ALONE, size, masks, changed, extra=is_extra))
     refuse(problems, f"{table} and its photos don't fit together", "Correct them and run again.")
-    return tuple(sorted(people, key=lambda p: p.path))
+    return sorted(people, key=lambda p: p.path)
 
 
 def read_eval_list(table: Path, skip_bad: bool = False) -> EvalData:

@@ -18,7 +18,8 @@ from folds.table import LINE, find_name, read_table, whole_number
 
 COLUMNS = ("path", "id", "fold", "gender", "age", "photos", "bytes", "stratum")
 STRATA = tuple(f"{g} {a}" for g in GENDERS for a in AGES)
-STRATA_AND_UNKNOWN = (*STRATA, *(f"{known} unknown" for known in (*GENDERS, *AGES)), "unknown")
+NO_AGE, NO_GENDER = (f"{g}, no age" for g in GENDERS), (f"{a}, no gender" for a in AGES)
+STRATA_AND_UNKNOWN = (*STRATA, *NO_AGE, *NO_GENDER, "no gender or age")
 
 
 def strata(people: Sequence[Person]) -> IntArray:

@@ -14,8 +14,8 @@ from ensemble.commands.terminal import Observer, Terminal
 from ensemble.jobs.hardware import Hardware
 from ensemble.models.kept_graphs import KeptGraph
 from folds.errors import refuse_without
-from folds.layout import read_eval
-from folds.run_folder import load_run
+from folds.layout import find_eval
+from folds.run_folder import load_run, read_run_data
 
 if TYPE_CHECKING:
     from ensemble.prediction.export import Export
@@ -51,7 +51,8 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
     """
     refuse_without(("onnx", "onnxscript", "onnxruntime"), "onnx", "maskens export")
     run = load_run(options.run[0])
-    data = read_eval(run.data_folder(options.data))
+    to_predict = find_eval(run.data_folder(options.data))
+    photos = to_predict.photos if to_predict else read_run_data(run, options.data).photos
     folder = options.out or run.folder / "onnx"
     chosen = choose_ensembles([run], options.tta, not options.no_tuning, options.allow_missing, options.only)
 
@@ -62,7 +63,7 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
     with observer.progress() as on_progress:
         done = export_ensemble(
             chosen.ensembles[0],
-            data,
+            photos,
             folder,
             chosen.fitted.views,
             chosen.fitted.offsets,

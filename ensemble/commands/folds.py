@@ -13,6 +13,7 @@ from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
 from folds.corrections import Merge, apply_merges, merged_people
 from folds.errors import SHOWN, refuse, typed
+from folds.files import replace_keeping, safe_csv
 from folds.labels import UNKNOWN, IntArray
 from folds.layout import find_eval
 from folds.people import Lists, TrainData, label_conflicts, repeated_ids
@@ -22,6 +23,8 @@ from folds.terminal_tables import folds_table
 
 if TYPE_CHECKING:
     from folds.explore.duplicates import MergeCandidate
+
+EXTRA_DUPLICATES = "extra-duplicates.csv"
 
 
 @dataclass(frozen=True)
@@ -113,15 +116,22 @@ def split_people(options: FoldsOptions, observer: Observer, write: bool = True) 
 
 
 def _refuse_duplicates(data: TrainData, options: FoldsOptions, observer: Observer) -> None:
-    """Raise MaskensError for extra photos that show who is scored or predicted."""
-    from folds.explore.duplicates import extra_duplicates  # imports OpenCV
+    """Raise MaskensError for extra photos that show who is scored or predicted; they are listed in a CSV."""
+    from folds.explore.duplicates import BITS, extra_duplicates  # imports OpenCV
 
     to_predict = find_eval(data.root, skip_bad=True)
     with observer.progress() as on_progress:
         opened = partial(on_progress, "comparing extra photos")
         pairs = extra_duplicates(data, to_predict.photos if to_predict else None, options.workers or -1, opened)
-    advice = "Remove their rows, give the photos of one person one `person`, or train on them: --allow-duplicates"
-    refuse(pairs, "extra photos are nearly photos of other people in the folds, or photos to predict", advice)
+    if pairs:
+        table = options.run[0].parent / EXTRA_DUPLICATES
+        replace_keeping(table, safe_csv(("photo", "other", "bits"), pairs))
+        refuse(
+            [f"{photo}  ~  {other}  ({bits} of {BITS} bits differ)" for photo, other, bits in pairs],
+            "extra photos are nearly photos of other people in the folds, or photos to predict",
+            f"All are listed in {table}. Remove their rows, give the photos of one person one `person`, or train on "
+            "them: --allow-duplicates",
+        )
 
 
 def _split(data: TrainData, before: Run | None, seed: int, options: FoldsOptions) -> tuple[IntArray, int]:

@@ -33,7 +33,7 @@ from ensemble.decision.tuning import DecisionParams
 from folds.errors import MaskensError
 from folds.files import must_be_writable
 from folds.labels import IntArray
-from folds.layout import read_eval
+from folds.layout import EVAL, read_eval
 from folds.people import EvalData
 from folds.run_folder import Run, file_of, load_run
 
@@ -104,6 +104,11 @@ def _to_predict(run: Run, options: InferOptions) -> tuple[EvalData, Path, tuple[
     """The photos to predict, the table that lists them, a row each, and notes."""
     if not options.photos:
         root = run.data_folder(options.data)
+        if run.photos and not options.data and not (root / EVAL).exists():
+            raise MaskensError(
+                f"{run.folder} has no photos to predict. Name them with --photos DIR --out FILE, or the data folder "
+                "that holds eval/info.csv with --data DIR."
+            )
         return read_eval(root, options.skip_bad_photos), root / "eval" / "info.csv", ()
     from folds.photo_files import read_to_predict  # imports OpenCV
 

@@ -533,7 +533,7 @@ class ExportOptions(OneRun, Decision, Models, Graphs):
     """
 
     out: Path | None = _output(None, "The folder to write. Default: onnx in the run.", "DIR")
-    photos: int = _output(32, "Eval photos on which onnxruntime and torch are compared.", "N", check=_between(1))
+    photos: int = _output(32, "Photos on which onnxruntime and torch are compared.", "N", check=_between(1))
     tolerance: float = _output(1e-3, "Largest accepted absolute difference of a logit.", "X", check=_between(0))
 
 

@@ -17,14 +17,14 @@ from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Recipe
 from folds.errors import MaskensError, typed
 from folds.files import must_be_writable, replace_keeping
-from folds.labels import CLASS_NAMES, SHOTS
+from folds.labels import CLASS_NAMES
 from folds.people import TrainData, class_counts
 from folds.run_folder import Run, read_labelled
 from folds.splits import largest_k
 
 if TYPE_CHECKING:
     from ensemble.training.cost import Cost
-    from ensemble.training.recommend import Candidate, Choice
+    from ensemble.training.recommend import Candidate, Choice, PhotoCounts
 
 FOLDS = 5
 HEADER = "# Written by `maskens recommend`; docs/recipes.md says what each key means.\n"
@@ -78,7 +78,8 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
     from ensemble.training import recommend as choosing
 
     hardware = Hardware(choose_device(options.device), options.workers)
-    photos, k = len(data.files), before.k if before else min(FOLDS, possible)
+    own, k = int(data.scored.sum()), before.k if before else min(FOLDS, possible)
+    photos = choosing.PhotoCounts(own, len(data.files) - own)
     candidates = choosing.CANDIDATES[hardware.device]
     count = len({candidate.network for candidate in candidates})
     costs: dict[str, Cost | None] = {}
@@ -94,7 +95,7 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
     timed = {candidate: cost for candidate in candidates if (cost := costs.get(candidate.network))}
     place = f"{hardware.cores} CPU cores" if hardware.device == "cpu" else f"the GPU {torch.cuda.get_device_name(0)}"
     base = choosing.BASE[hardware.device]
-    description = f"{base} for {photos} photos and {options.hours:g} h on {place}, in {choice.k} folds"
+    description = f"{base} for {len(data.files)} photos and {options.hours:g} h on {place}, in {choice.k} folds"
     text = HEADER + choosing.recipe_text(hardware.device, choice.candidate, choice, description)
     recipe = parse_recipe(text, out.stem)
     earlier = replace_keeping(out, text)
@@ -106,15 +107,20 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
 def _data_line(data: TrainData) -> str:
     counts = class_counts(data)
     rarest = int(np.argmin(counts))
-    people = len({p.group for p in data.people})
-    having = len({data.people[i].group for i in data.photo_person[data.classes == rarest].tolist()})
+    people = len({p.group for p in data.own})
+    of_rarest = (data.classes == rarest) & data.scored
+    having = len({data.people[i].group for i in data.photo_person[of_rarest].tolist()})
+    own, extra = int(data.scored.sum()), int((~data.scored).sum())
+    photos = f"{own} photos{f', {extra} extra ones' if extra else ''}"
     return (
-        f"{people} people, {len(data.files)} photos; the rarest class is '{CLASS_NAMES[rarest]}': "
+        f"{people} people, {photos}; the rarest class is '{CLASS_NAMES[rarest]}': "
         f"{counts[rarest]} photos of {having} people"
     )
 
 
-def _reasons(choice: Choice, timed: Mapping[Candidate, Cost], photos: int, k: int, budget: float) -> Iterator[str]:
+def _reasons(
+    choice: Choice, timed: Mapping[Candidate, Cost], photos: PhotoCounts, k: int, budget: float
+) -> Iterator[str]:
     """What each candidate takes and scored, and why the choice came to this, with `k` folds and `budget` seconds at
     most."""
     from ensemble.reporting.tables import time_text
@@ -134,8 +140,8 @@ def _reasons(choice: Choice, timed: Mapping[Candidate, Cost], photos: int, k: in
         yield f"why: of what fits, the highest macro F1 of new people, measured with {choosing.MEASURED_ON}"
         if chosen.gain.value:
             yield f"over {choosing.BASE['cpu']} {chosen.gain:+.3f}, {chosen.gain.significance}"
-    if choice.photos_per_person < len(SHOTS):
-        yield f"an epoch shows {choice.photos_per_person} of a person's {len(SHOTS)} photos, to save time"
+    if choice.fraction < 1:
+        yield f"an epoch shows {choice.fraction:.0%} of the photos, to save time"
     if choice.k < k:
         yield f"{choice.k} folds instead of {k}, to save time"
     within = f"of {time_text(budget)}" if choice.fits else f"and not {time_text(budget)}: nothing here is quicker"

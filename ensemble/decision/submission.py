@@ -109,26 +109,16 @@ def align(path: Path, ids: Sequence[str], exact: bool = False) -> IntArray:
     return classes[[place[i] for i in ids]]
 
 
-def read_people(path: Path, column: str, ids: Sequence[str] | None = None) -> IntArray:
-    """Who is on each photo, by a column of a table of photos, as info.csv.
+def read_people(path: Path, column: str) -> IntArray:
+    """Who is on each photo of a table, as info.csv: int64 (photos,), equal for photos of one person, 0..people-1.
 
-    Args:
-        ids: of the photos by the table's ImageID; None for its rows as they come.
-
-    Returns:
-        int64 (photos,), equal for photos of one person, 0..people-1.
-
-    Raises:
-        MaskensError: no such column, one that names no people, or rows where it is empty, listed.
+    Raises MaskensError: no such column, one that names no people, or rows where it is empty, listed.
     """
     if column in (*HEADER, "photo"):
         raise MaskensError(f"--person-column {column}: that column of {path} does not say who is on a photo.")
-    rows = read_table(path, (column,) if ids is None else ("ImageID", column))
+    rows = read_table(path, (column,))
     empty = [f"row {row[LINE]}: '{column}' is empty" for row in rows if not row[column]]
     refuse(empty, f"{path} does not name the person on every photo")
-    if ids is not None:
-        of = {row["ImageID"]: row for row in rows}
-        rows = [of[i] for i in ids]
     return np.unique([row[column] for row in rows], return_inverse=True)[1].astype(np.int64)
 
 

@@ -262,8 +262,7 @@ def score_submissions(
     Raises:
         MaskensError: a file that can't be used, or other photos in one than in the other.
     """
-    ids, first = read_answers(submissions[0])
-    truth = align(answers, ids)
+    ids, truth = read_answers(answers)
     if answers.name == "info.csv" and len(truth) > 1 and (truth == truth[0]).all():
         raise MaskensError(
             f"--truth {answers}: every answer is class {truth[0]}, as in an info.csv that holds placeholders. "
@@ -271,7 +270,7 @@ def score_submissions(
         )
     unit, band = np.arange(len(truth)), truth
     if person_column:
-        unit = read_people(answers, person_column, ids)
+        unit = read_people(answers, person_column)
         _, gender, age = decode(truth)
         band = gender * len(AGES) + age
     stratum = np.zeros(int(unit.max()) + 1, dtype=np.int64)
@@ -280,7 +279,7 @@ def score_submissions(
     found: list[SubmissionScore] = []
     before = np.empty(0)
     for path in submissions:
-        classes = align(path, ids) if found else first
+        classes = align(path, ids)
         f1, own = draws.class_f1(classes), score(truth, classes)
         before = before if found else f1
         found.append(

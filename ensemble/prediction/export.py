@@ -34,7 +34,7 @@ from folds.faces import AROUND, EYE_LEVEL, EYES_APART, EYES_AT, EYES_IN_BOX, SEA
 from folds.files import read_json, replacing_folder, write_json
 from folds.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS, AnyFloatArray
 from folds.pages.html import refuse_strange_files
-from folds.people import EvalData
+from folds.people import PhotoSet
 from folds.photos import Pixels, Progress
 from folds.ranges import FULL, fold_folder
 from folds.run_folder import library_versions
@@ -179,7 +179,7 @@ class TaskEnsemble(nn.Module):
 
 def export(
     ensemble: Ensemble,
-    data: EvalData,
+    of: PhotoSet,
     folder: Path,
     views: TtaSet,
     offsets: Sequence[float],
@@ -194,7 +194,8 @@ def export(
         ensemble: its temperatures go into the graphs.
         views: go into the graphs, too.
         offsets: (18,), of the classes' log probabilities; they go into decision.json.
-        photos: how many of the data's photos both are shown, spread evenly.
+        of: the photos on which both are compared.
+        photos: how many of them, spread evenly.
         tolerance: largest accepted absolute difference of a logit.
         threads: for torch and onnxruntime.
         on_progress: called with (tasks done, tasks in all).
@@ -215,7 +216,7 @@ def export(
     by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
     shapes = {task: found[0].card.preprocessing for task, found in by_task.items()}
     refuse_without_detector(shapes.values())
-    shown = _sample(data, photos, list(dict.fromkeys(shapes.values())))
+    shown = _sample(of, photos, list(dict.fromkeys(shapes.values())))
     records = {task: task_record(found, views) for task, found in by_task.items()}
     exported, ours, theirs = [], {}, {}
     with replacing_folder(folder) as build:
@@ -278,10 +279,11 @@ def _difference(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], 
     return float(found.max())
 
 
-def _sample(data: EvalData, photos: int, shapes: Sequence[Preprocessing]) -> dict[Preprocessing, Pixels]:
-    """Photos spread evenly over the data: preprocessing -> uint8 (photos, height, width, 3)."""
-    rows = np.linspace(0, len(data.ids) - 1, min(photos, len(data.ids))).round().astype(int)
-    shown = [load_photo(data.photos.path(data.photos.files[row]), shapes).sizes for row in rows]
+def _sample(of: PhotoSet, photos: int, shapes: Sequence[Preprocessing]) -> dict[Preprocessing, Pixels]:
+    """Readable photos spread evenly: preprocessing -> uint8 (photos, height, width, 3)."""
+    rows = np.flatnonzero(of.readable)
+    rows = rows[np.linspace(0, len(rows) - 1, min(photos, len(rows))).round().astype(int)]
+    shown = [load_photo(of.path(of.files[row]), shapes).sizes for row in rows]
     return {shape: np.stack(photos) for shape, photos in zip(shapes, zip(*shown, strict=True), strict=True)}
 
 

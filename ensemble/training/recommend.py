@@ -16,10 +16,10 @@ from ensemble.recipes.recipe_file import load_recipe, parse_recipe
 from ensemble.recipes.views import VIEWS
 from ensemble.training.cost import Cost, epoch_seconds, probe
 from folds.errors import MaskensError
-from folds.labels import SHOTS
 from folds.people import TrainData
 
 FEW_FOLDS = 3
+FRACTIONS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # of the photos, an epoch
 TASK = "heads"  # of the recipes that are extended
 
 
@@ -73,28 +73,39 @@ class Choice:
     candidate: Candidate
     epochs: int  # fewer than the candidate's if even the quickest is too slow
     k: int
-    photos_per_person: int  # an epoch
+    fraction: float  # of the photos that an epoch shows
     seconds: float  # for all folds
     fits: bool  # into the budget; if not, this is the least there is
 
 
-def training_seconds(cost: Cost, photos: int, k: int, epochs: int, photos_per_person: int = len(SHOTS)) -> float:
+@dataclass(frozen=True)
+class PhotoCounts:
+    """How many photos there are to train on."""
+
+    own: int  # in the folds
+    extra: int = 0  # in every fold, never scored
+
+
+def training_seconds(cost: Cost, photos: PhotoCounts, k: int, epochs: int, fraction: float = 1.0) -> float:
     """Seconds to decode the labelled photos and train all folds, one after the other, as `--dry-run` counts them."""
-    shown = photos * (k - 1) / k * photos_per_person / len(SHOTS)
-    predicted = len(VIEWS["flip"]) * photos / k
-    return photos * cost.decode + k * (cost.start + epochs * epoch_seconds(cost, shown, predicted))
+    shown = fraction * (photos.own * (k - 1) / k + photos.extra)
+    predicted = len(VIEWS["flip"]) * photos.own / k
+    return (photos.own + photos.extra) * cost.decode + k * (cost.start + epochs * epoch_seconds(cost, shown, predicted))
 
 
 def choose(
-    candidates: Sequence[Candidate], cost_of: Callable[[Candidate], Cost | None], photos: int, k: int, budget: float
+    candidates: Sequence[Candidate],
+    cost_of: Callable[[Candidate], Cost | None],
+    photos: PhotoCounts,
+    k: int,
+    budget: float,
 ) -> Choice:
     """The first candidate that fits into the budget with `k` folds, else with FEW_FOLDS; if there is none, one epoch of
-    the quickest in these, if need be of fewer photos a person.
+    the quickest in these, if need be of a fraction of the photos.
 
     Args:
         candidates: at least one, the preferred first.
         cost_of: of a candidate's network; None where it does not fit into memory. Asked in this order, until one fits.
-        photos: labelled photos.
         k: folds, at least 2.
         budget: seconds.
 
@@ -107,16 +118,16 @@ def choose(
             if cost := cost_of(candidate):
                 seconds = training_seconds(cost, photos, count, candidate.epochs)
                 if seconds <= budget:
-                    return Choice(candidate, candidate.epochs, count, len(SHOTS), seconds, True)
+                    return Choice(candidate, candidate.epochs, count, 1.0, seconds, True)
     costs = {candidate: cost for candidate in candidates if (cost := cost_of(candidate))}
     if not costs:
         raise MaskensError(f"out of memory for {candidates[-1].network}, the smallest model. Use --device cpu.")
     quickest = min(costs, key=lambda candidate: training_seconds(costs[candidate], photos, folds, 1))
-    for shown in range(len(SHOTS), 0, -1):
-        seconds = training_seconds(costs[quickest], photos, folds, 1, shown)
+    for fraction in FRACTIONS:
+        seconds = training_seconds(costs[quickest], photos, folds, 1, fraction)
         if seconds <= budget:
-            return Choice(quickest, 1, folds, shown, seconds, True)
-    return Choice(quickest, 1, folds, shown, seconds, False)
+            return Choice(quickest, 1, folds, fraction, seconds, True)
+    return Choice(quickest, 1, folds, fraction, seconds, False)
 
 
 def measure(candidate: Candidate, data: TrainData, hardware: Hardware, run: Path) -> Cost | None:
@@ -148,7 +159,7 @@ def recipe_text(device: str, candidate: Candidate, choice: Choice | None = None,
         keys["crop"] = [round(crop * side / whole) for crop, side, whole in sides]
     if choice:
         keys["epochs"] = choice.epochs
-        if choice.photos_per_person < len(SHOTS):
-            keys["sampler"] = {"photos_per_person": choice.photos_per_person}
+        if choice.fraction < 1:
+            keys["sampler"] = {"fraction": choice.fraction}
     head = {"description": description} if description else {}
     return tomli_w.dumps(head | {"extends": base.name, "tasks": {TASK: keys}})

@@ -16,9 +16,12 @@ from folds.pages.contact_sheet import Cell, Sheet, photo_caption, thumbnails
 from folds.people import PhotoSet, TrainData
 from folds.photos import Pixels, Progress, in_threads, read_photo
 
-NEAR = 3  # bits of 64 that recompression and rescaling may turn
-CHUNK = 2048
+BITS = 256
+NEAR = 24  # of them, that recompression or rescaling may turn; two people's passport photos differ in 52 or more
+CHUNK = 256
 FILE = "merge-candidates.csv"
+
+Hash = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class MergeCandidate:
     a: str  # id
     b: str
     files: tuple[str, str]  # of a and of b: their most alike photos
-    bits: int  # of 64 that differ between these
+    bits: int  # of BITS that differ between these
     alike: int  # pairs of their photos that are nearly the same
 
     def __str__(self) -> str:
@@ -36,25 +39,26 @@ class MergeCandidate:
 
     @property
     def difference(self) -> str:
-        bits = "same bits" if self.bits == 0 else f"{self.bits} of 64 bits differ"
+        bits = "same bits" if self.bits == 0 else f"{self.bits} of {BITS} bits differ"
         return bits if self.alike == 1 else f"{bits}, {self.alike} such pairs"
 
 
-def perceptual_hash(photo: Pixels) -> np.uint64:
-    """64 bits that survive rescaling and recompression of a photo, uint8 (h, w, 3) RGB: signs of the lowest 8 x 8 DCT
-    coefficients of the 32 x 32 grey photo against their median ("pHash", Zauner 2010)."""
+def perceptual_hash(photo: Pixels) -> Hash:
+    """BITS bits, uint64 (4,), that survive rescaling and recompression of a photo, uint8 (h, w, 3) RGB: signs of the
+    lowest 16 x 16 DCT coefficients of the 32 x 32 grey photo against their median ("pHash", Zauner 2010, who has 8 x 8:
+    too few for aligned faces)."""
     grey = cv2.resize(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
-    low = cv2.dct(grey.astype(np.float32))[:8, :8].ravel()
+    low = cv2.dct(grey.astype(np.float32))[:16, :16].ravel()
     bits = low > np.median(low[1:])  # the first coefficient is the mean brightness
-    return np.uint64(int("".join("1" if b else "0" for b in bits), 2))
+    return np.packbits(bits).view(np.uint64)
 
 
 def hash_photos(
     of: PhotoSet, photos: Sequence[int], workers: int, on_progress: Progress | None = None
-) -> tuple[dict[int, np.uint64], list[str]]:
+) -> tuple[dict[int, Hash], list[str]]:
     """(photo -> perceptual hash, a message for each photo that can't be read), from `workers` threads."""
 
-    def one(photo: int) -> np.uint64 | str:
+    def one(photo: int) -> Hash | str:
         try:
             return perceptual_hash(read_photo(of.path(of.files[photo])))
         except MaskensError as error:
@@ -65,25 +69,25 @@ def hash_photos(
     return hashes, [value for value in found.values() if isinstance(value, str)]
 
 
-def near_duplicates(hashes: npt.NDArray[np.uint64], people: npt.NDArray[np.str_]) -> list[tuple[int, int, int]]:
-    """Pairs of photos, of uint64 (n,) hashes, of different people, (n,), that differ in at most NEAR bits, compared a
+def near_duplicates(hashes: Hash, people: npt.NDArray[np.str_]) -> list[tuple[int, int, int]]:
+    """Pairs of photos, of uint64 (n, 4) hashes, of different people, (n,), that differ in at most NEAR bits, compared a
     block of rows at a time to save memory: (first, second, bits) with first < second, most alike first."""
     found: list[tuple[int, int, int]] = []
     for start in range(0, len(hashes), CHUNK):
         block = hashes[start : start + CHUNK]
-        bits = np.bitwise_count(block[:, None] ^ hashes[None, start:])
+        bits = np.bitwise_count(block[:, None] ^ hashes[None, start:]).sum(axis=2, dtype=np.int64)
         for a, b in np.argwhere(bits <= NEAR):
             if a < b and people[start + a] != people[start + b]:
                 found.append((int(start + a), int(start + b), int(bits[a, b])))
     return sorted(found, key=lambda pair: (pair[2], pair[0], pair[1]))
 
 
-def merge_candidates(data: TrainData, hashes: Mapping[int, np.uint64]) -> tuple[MergeCandidate, ...]:
+def merge_candidates(data: TrainData, hashes: Mapping[int, Hash]) -> tuple[MergeCandidate, ...]:
     """Pairs of people with nearly the same photo, most alike first, by photo -> `perceptual_hash`."""
     photos = list(hashes)
     groups = np.array([data.people[data.photo_person[photo]].group for photo in photos])
     found: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
-    for one, other, bits in near_duplicates(np.array([*hashes.values()], dtype=np.uint64), groups):
+    for one, other, bits in near_duplicates(np.array([*hashes.values()]), groups):
         (a, first), (b, second) = sorted(
             (data.people[data.photo_person[photos[n]]].id, photos[n]) for n in (one, other)
         )
@@ -97,25 +101,21 @@ def merge_candidates(data: TrainData, hashes: Mapping[int, np.uint64]) -> tuple[
 
 def extra_duplicates(
     data: TrainData, to_predict: PhotoSet | None, workers: int, on_progress: Progress | None = None
-) -> list[str]:
-    """Extra photos that are nearly a photo of the folds of another person, or one to predict, a line a pair; unreadable
-    ones are skipped."""
-    hashes, _ = hash_photos(data.photos, range(len(data.files)), workers, on_progress)
-    others = {
-        data.files[i]: (bits, data.people[data.photo_person[i]].group) for i, bits in hashes.items() if data.scored[i]
-    }
+) -> list[tuple[str, str, int]]:
+    """Extra photos that are nearly a photo of another person in the folds, or one to predict: (the extra photo as its
+    list has it, the other one, bits that differ), most alike first; unreadable ones are skipped."""
+    last_first = range(len(data.files))[::-1]  # so that the first of a pair is the extra photo
+    hashes, _ = hash_photos(data.photos, last_first, workers, on_progress)
+    photos = [(data.files[i], data.people[data.photo_person[i]].group, data.scored[i], hashes[i]) for i in hashes]
     if to_predict:
-        rows = np.flatnonzero(to_predict.readable).tolist()
-        found, _ = hash_photos(to_predict, rows, workers, on_progress)
-        others |= {to_predict.files[i]: (bits, "") for i, bits in found.items()}
-    names, groups = list(others), np.array([group for _, group in others.values()])
-    all_bits = np.array([bits for bits, _ in others.values()], dtype=np.uint64)
-    pairs = []
-    for i in (i for i in hashes if not data.scored[i]):
-        bits = np.bitwise_count(all_bits ^ hashes[i])
-        near = np.flatnonzero((bits <= NEAR) & (groups != data.people[data.photo_person[i]].group))
-        pairs += [f"{data.files[i]}  ~  {names[n]}  ({bits[n]} of 64 bits differ)" for n in near]
-    return pairs
+        hashes, _ = hash_photos(to_predict, np.flatnonzero(to_predict.readable).tolist(), workers, on_progress)
+        photos += [(to_predict.files[i], "", np.True_, hashes[i]) for i in hashes]
+    pairs = near_duplicates(np.array([p[3] for p in photos]), np.array([p[1] for p in photos]))
+    return [
+        (photos[a][0].partition(":")[2], photos[b][0], bits)
+        for a, b, bits in pairs
+        if not photos[a][2] and photos[b][2]
+    ]
 
 
 def portrait_candidates(

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from folds.errors import MaskensError
-from folds.explore.duplicates import MergeCandidate, merge_candidates, perceptual_hash
+from folds.explore.duplicates import Hash, MergeCandidate, merge_candidates, perceptual_hash
 from folds.labels import CLASSES, UNKNOWN, FloatArray, age_band, label_text
 from folds.pages.contact_sheet import photo_caption, thumbnail, thumbnails
 from folds.people import TrainData
@@ -33,7 +33,7 @@ class PhotoFacts:
 
     size: str  # "width x height" in pixels, EXIF rotation applied
     kind: str  # ".jpg, JPEG, RGB": extension, actual format, colour mode
-    hash: np.uint64  # `perceptual_hash`
+    hash: Hash  # `perceptual_hash`
     mean: FloatArray  # (3,): of red, green, blue, 0..255
     spread: FloatArray  # (3,): their standard deviation
     brightness: float  # mean of the grey photo, 0..255

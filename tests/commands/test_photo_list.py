@@ -59,6 +59,9 @@ def test_all_steps_work_alike(job: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert outcome.code == 0, outcome
     again = maskens("folds", "--run", "run")
     assert "the same folds were there already" in again.out, again
+    (job / "data").rename("away")
+    refused(maskens("infer", "--run", "run"), "run has no photos to predict", "--photos DIR --out FILE", "--data DIR")
+    (job / "away").rename("data")
 
 
 def test_fixes_name_the_photo_and_changes_are_refused(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,11 +129,13 @@ def test_extra_photos_of_people_who_are_scored_or_predicted_are_refused(data: Pa
     table.write_text("photo,person,gender\nsame.jpg,,male\neval.jpg,,female\n")
     refused(
         maskens(*folds),
-        "extra1:same.jpg ~ train/images/",
-        "extra1:eval.jpg ~ eval/images/a01.jpg",
+        "same.jpg ~ train/images/",
+        "eval.jpg ~ eval/images/a01.jpg",
         "--allow-duplicates",
     )
     assert not Path("run").exists()
+    with Path("extra-duplicates.csv").open() as file:
+        assert {row["photo"] for row in csv.DictReader(file)} == {"same.jpg", "eval.jpg"}
     assert maskens(*folds, "--allow-duplicates").code == 0
     assert maskens("folds", "--run", "run").code == 0, "it was accepted"
     table.write_text(f"photo,person,gender\nsame.jpg,{person.name[:6]},male\n")

@@ -70,10 +70,10 @@ def test_a_run_with_models_of_another_recipe_is_left_alone() -> None:
 def test_too_little_time_is_said_and_the_least_is_recommended() -> None:
     outcome = maskens("recommend", "--device", "cpu", "--hours", "0.00001", "--run", "r", "--data", "data")
     assert outcome.code == 0, outcome
-    assert "an epoch shows 1 of a person's 7 photos" in outcome.out
+    assert "an epoch shows 10% of the photos" in outcome.out
     assert "nothing here is quicker" in outcome.out
     assert "next: maskens folds --run r --data data --k 3" in outcome.out
-    assert load_recipe("recommended.toml").tasks["heads"].sampler.photos_per_person == 1
+    assert load_recipe("recommended.toml").tasks["heads"].sampler.fraction == 0.1
 
 
 @pytest.mark.usefixtures("data")

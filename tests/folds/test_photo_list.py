@@ -88,7 +88,7 @@ def test_everything_wrong_is_listed_together_with_its_row(root: Path) -> None:
     [
         (Lists(columns=("gendr=sex",)), "did you mean 'gender'"),
         (Lists(columns=("gender",)), "'gender' is not NAME=VALUE"),
-        (Lists(columns=("gender=sex",)), "lacks the column 'sex'"),
+        (Lists(columns=("gender=gendr",)), "no list has the column 'gendr' (did you mean 'gender'"),
         (Lists(labels=("sex:M=male",)), "--labels sex:M=male: write FIELD:WORD=LABEL"),
         (Lists(labels=("gender:M=mael",)), "gender 'mael' is none of male, female (did you mean 'male'"),
     ],
@@ -100,9 +100,25 @@ def test_a_mapping_that_fits_nothing_is_refused(root: Path, lists: Lists, words:
     assert words in str(refused.value)
 
 
+def test_a_mapping_that_fits_no_extra_list_is_refused(make_data: MakeData, tmp_path: Path) -> None:
+    root = make_data(tmp_path / "data", people=6)
+    with pytest.raises(MaskensError, match="--columns and --labels are for lists of photos"):
+        read_train(root, lists=Lists(columns=("age=years",)))
+    tables = [tmp_path / f"{name}.csv" for name in "ab"]
+    for table, header in zip(tables, ("photo,years", "photo,age"), strict=True):
+        (tmp_path / f"{table.stem}.jpg").write_bytes(b"x")
+        table.write_text(f"{header}\n{table.stem}.jpg,20\n")
+    assert len(read_train(root, lists=Lists(None, tuple(tables), ("age=years",))).people) == 8, "ours for the rest"
+    with pytest.raises(MaskensError, match=r"'year' \(did you mean 'years'.*a.csv has photo, years; .*b.csv has photo"):
+        read_train(root, lists=Lists(None, tuple(tables), ("age=year",)))
+
+
 def test_a_list_that_nobody_can_use_is_refused(root: Path) -> None:
     write(root, "deep/a.jpg,p", header="photo,person")
-    with pytest.raises(MaskensError, match=r"photos.csv has no labels.*--columns.*it has photo, person"):
+    with pytest.raises(MaskensError, match=r"photos.csv has no labels.*it has photo, person.*--columns"):
+        read_train(root)
+    write(root, "deep/a.jpg,wear", header="phto,mask")
+    with pytest.raises(MaskensError, match=r"has no photos.*did you mean 'phto'.*--columns photo=NAME"):
         read_train(root)
     write(root, "deep/a.jpg,p,wear,male,", "deep/b.jpg,p,,male,20")
     with pytest.raises(MaskensError, match=r"no row of .*photos.csv has mask, gender and age"):

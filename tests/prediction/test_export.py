@@ -96,7 +96,7 @@ class DecisionVariant:
     def export(self, folder: Path, **other: Any) -> Export:
         """The smallest whole ensemble: one model, as most of an export's time goes with their number."""
         options = {"views": SETS["none"], "offsets": (0.0,) * 18, "photos": 3, "tolerance": 1e-4, "threads": 1} | other
-        return export(Ensemble(tuple(self.of("parts")[:1]), {}), self.data, folder, **options)
+        return export(Ensemble(tuple(self.of("parts")[:1]), {}), self.data.photos, folder, **options)
 
 
 def inferred(ensemble: Ensemble, data: EvalData, tta: TtaSet) -> dict[str, npt.NDArray[np.float32]]:
@@ -124,7 +124,7 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     data = read_eval(root / "data")
     ensemble = Ensemble(tuple(members(run, recipe, allow_missing=False)), TEMPERATURES)
     logits = inferred(ensemble, data, SETS["flip"])
-    done = export(ensemble, data, root / "onnx", SETS["flip"], OFFSETS, photos=4, tolerance=1e-4, threads=1)
+    done = export(ensemble, data.photos, root / "onnx", SETS["flip"], OFFSETS, photos=4, tolerance=1e-4, threads=1)
     return DecisionVariant(run, data, ensemble, logits, root / "onnx", done)
 
 
