@@ -175,11 +175,12 @@ def _pairs(option: str, text: str) -> tuple[str, str]:
     return name, value
 
 
-def no_label(field: str, text: str) -> str:
-    """What is wrong with a label that is none."""
+def no_label(field: str, text: str, words: Iterable[str] = ()) -> str:
+    """What is wrong with a label that is none; `words` are a list's own."""
     if field == "age":
         return f"age '{text}' is neither years from 1 to {OLDEST} nor one of {', '.join(AGES)}"
-    return f"{field} '{text}' is none of {', '.join(FIELDS[field])}{did_you_mean(text.lower(), FIELDS[field])}"
+    known = (*FIELDS[field], *words)
+    return f"{field} '{text}' is none of {', '.join(known)}{did_you_mean(text.lower(), known)}"
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def _read_list(table: Path, there: Sequence[str], lists: Lists, extra: int) -> l
             text = unescape_cell(row[column[field]])
             value = words[field].get(text, parse_label(field, text)) if text else UNKNOWN
             if value is None or (field == "age" and value == 0):
-                faults.append(no_label(field, text))
+                faults.append(no_label(field, text, words[field]))
             values[field] = UNKNOWN if value is None else value
         problems += [f"{table.name} row {row[LINE]}: {fault}" for fault in faults]
         if not faults and (stat := files.stats[photo]):
@@ -69,7 +69,8 @@ def _read_list(table: Path, there: Sequence[str], lists: Lists, extra: int) -> l
             path = f"extra{extra}:{photo}" if extra else photo
             size, is_extra = (stat.st_size,), extra > 0
             people.append(Person(path, person or path, *label, ALONE, size, masks, changed, extra=is_extra))
-    refuse(problems, f"{table} and its photos don't fit together", "Correct them and run again.")
+    words_too = "" if lists.labels else " Map other words: --labels gender:M=male,F=female"
+    refuse(problems, f"{table} and its photos don't fit together", f"Correct them and run again.{words_too}")
     return sorted(people, key=lambda p: p.path)
 
 

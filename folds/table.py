@@ -45,7 +45,8 @@ def read_table(path: Path, needed: Sequence[str], exact: bool = False) -> list[d
     except csv.Error as error:
         raise MaskensError(f"{path} is not a CSV in UTF-8: {error}") from error
     if not columns:
-        raise MaskensError(f"{path} is empty: it needs a header with the columns {', '.join(needed)}.")
+        these = f" with the columns {', '.join(needed)}" if needed else ""
+        raise MaskensError(f"{path} is empty: it needs a header{these}.")
     if exact and (written != list(needed) or separator != ","):
         index = " Write it without the index: to_csv(..., index=False)." if columns[0] == "" else ""
         found = separator.join(f"'{c}'" if c != c.strip() or not c else c for c in written)

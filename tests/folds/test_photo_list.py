@@ -120,6 +120,9 @@ def test_a_list_that_nobody_can_use_is_refused(root: Path) -> None:
     write(root, "deep/a.jpg,wear", header="phto,mask")
     with pytest.raises(MaskensError, match=r"has no photos.*did you mean 'phto'.*--columns photo=NAME"):
         read_train(root)
+    write(root, "deep/a.jpg,p,maskd,,")
+    with pytest.raises(MaskensError, match=r"mask 'maskd' is none of .*did you mean 'masked'"):
+        read_train(root, lists=Lists(labels=("mask:masked=wear",)))
     write(root, "deep/a.jpg,p,wear,male,", "deep/b.jpg,p,,male,20")
     with pytest.raises(MaskensError, match=r"no row of .*photos.csv has mask, gender and age"):
         make_folds(read_train(root), 2, 0)
