@@ -117,7 +117,7 @@ def print_table(folder: Path, planted: Path) -> None:
     data, log_p = blend.data, blend.decide(blend.plain("flip")).log_probabilities
     wrong = [(f.path, f.photo, f.field) for f in read_fixes([str(planted)])]
     rankings = {
-        "audit": [(s.person.path, d.photo, s.field) for s in audit(data, blend.rows, log_p).suspects for d in s.doubts],
+        "audit": [(*label, s.field) for s in audit(data, blend.rows, log_p).suspects for label in s.labels],
         "single photos": single_photos(data, blend.rows, log_p),
     }
     possible = {field: len(data.files) if field == "mask" else len(data.people) for field in FIELDS}

@@ -46,7 +46,7 @@ def _print(done: Audited, options: AuditOptions, terminal: Terminal) -> None:
     if found.suspects:
         terminal.print(suspects_table(found))
     terminal.say(
-        f"{len(found.suspects)} suspects{f' ({counts})' if counts else ''} among {len(found.people)} people "
+        f"{len(found.suspects)} suspects{f' ({counts})' if counts else ''} among {found.people} people "
         f"({options.checkpoint} epochs, views: {options.tta})",
         "bold",
     )

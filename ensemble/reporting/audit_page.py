@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from ensemble.evaluation.audit import Audit, LabelIssue, photos_csv, suspects_cs
 from folds.errors import MaskensError
 from folds.explore.duplicates import FILE, MergeCandidate, candidates_csv, candidates_sheet
 from folds.files import sha256, sha256_of_text, write_text
-from folds.labels import FIELDS
+from folds.labels import FIELDS, SHOTS
 from folds.pages.contact_sheet import Cell, Sheet, save_sheets, thumbnails
 from folds.pages.html import INDEX, refuse_foreign_page, render
 from folds.photos import Progress
@@ -66,7 +67,7 @@ def write_audit(
     html = render(
         "audit.html",
         generator=GENERATOR,
-        title=f"Likely label errors in {found.data.root}",
+        title=f"Likely label errors in {found.data.table or found.data.root}",
         note=note,
         found=found,
         ranking=found.suspects[:LISTED],
@@ -79,37 +80,41 @@ def write_audit(
 
 
 def audit_sheets(found: Audit, top: int, workers: int, on_progress: Progress | None = None) -> list[Sheet]:
-    """A sheet a field with suspects, a row a suspect: all photos of its row of the table, those in doubt first.
+    """A sheet a field with suspects, a row a suspect: the first photos that it is about, and for a mask all of its row.
 
     Below each photo are the probabilities of its given label and of the likeliest other one.
     """
     ranked = list(enumerate(found.suspects, start=1))
     chosen = {field: [(n, s) for n, s in ranked if s.field == field][:top] for field in found.fields}
-    photos = {(s.row, shot) for listed in chosen.values() for _, s in listed for shot in range(len(s.person.photos))}
-    first = np.searchsorted(found.data.photo_person, found.people)
-    files = [found.data.files[int(first[row]) + shot] for row, shot in sorted(photos)]
-    pictures = thumbnails([found.data.photos.path(file) for file in files], workers, on_progress)
-    thumbs = dict(zip(sorted(photos), pictures, strict=True))
+    of_row: dict[str, list[int]] = {}
+    for place, photo in enumerate(found.photos):
+        of_row.setdefault(photo.person.path, []).append(place)
 
-    def cell(suspect: LabelIssue, shot: int, in_doubt: dict[str, int]) -> Cell:
-        predictions, names, place = found.fields[suspect.field], FIELDS[suspect.field], (suspect.row, shot)
-        name = suspect.person.shots[shot]
-        other = in_doubt.get(name, in_doubt.get("", int(predictions.predicted[place])))
+    def places(suspect: LabelIssue) -> dict[int, int]:
+        """The photos to show -> the other label to show."""
+        row = of_row[suspect.doubts[0].photo.person.path] if suspect.field == "mask" else []
+        likeliest = found.fields[suspect.field].predicted
+        shown = {d.place: d.suggested for d in suspect.doubts}
+        return dict(list((shown | {i: int(likeliest[i]) for i in row if i not in shown}).items())[: len(SHOTS)])
+
+    wanted = sorted({place for listed in chosen.values() for _, s in listed for place in places(s)})
+    files = [found.data.photos.path(found.data.files[found.rows[place]]) for place in wanted]
+    thumbs = dict(zip(wanted, thumbnails(files, workers, on_progress), strict=True))
+
+    def cell(field: str, place: int, other: int) -> Cell:
+        predictions, names, photo = found.fields[field], FIELDS[field], found.photos[place]
         p = np.exp(predictions.log_p[place])
         labels = dict.fromkeys((int(predictions.given[place]), other))
-        lines = [name, *(f"{names[n]} {p[n]:.2f}" for n in labels if np.isfinite(p[n]))]
-        return Cell(thumbs[place], "\n".join(lines), f"{suspect.person.path} {name}".strip())
+        name = photo.shot or PurePosixPath(photo.person.path).name
+        lines = [name, *(f"{names[n]} {p[n]:.2f}" for n in labels)]
+        return Cell(thumbs[place], "\n".join(lines), f"{photo.person.path} {photo.shot}".strip())
 
     sheets = []
     for field, listed in chosen.items():
-        cells, titles = [], []
-        for rank, s in listed:
-            in_doubt = {d.photo: d.suggested for d in s.doubts}
-            doubted = [n for n, shot in enumerate(s.person.shots) if shot in in_doubt]
-            others = [n for n in range(len(s.person.shots)) if n not in doubted]
-            cells += [cell(s, shot, in_doubt) for shot in doubted + others]
-            titles.append(f"{rank}.  {s.person.path}:  {s.change}  ({found.reason(s)}; score {s.score:.2f})")
-        if cells:
+        rows = [[cell(field, *shown) for shown in places(s).items()] for _, s in listed]
+        if rows:
+            cells, lengths = tuple(itertools.chain(*rows)), tuple(map(len, rows))
             title = f"{field}: {len(listed)} of {found.counts[field]} suspects, highest score first"
-            sheets.append(Sheet(field, title, tuple(cells), columns=len(s.person.shots), titles=tuple(titles)))
+            titles = [f"{n}.  {s.who}:  {s.change}  ({found.reason(s)}; score {s.score:.2f})" for n, s in listed]
+            sheets.append(Sheet(field, title, cells, titles=tuple(titles), lengths=lengths))
     return sheets

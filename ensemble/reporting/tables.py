@@ -76,8 +76,8 @@ def suspects_table(found: Audit, most: int = 15) -> Table:
     """The labels that are most likely wrong."""
     table = new_table("likely label errors", ">", "person", "label: given -> suggested", ">score", "photos")
     for rank, s in enumerate(found.suspects[:most], start=1):
-        label = f"{s.photos or s.field}: {s.change}"
-        table.add_row(str(rank), Text(s.person.path), Text(label), f"{s.score:.2f}", f"{s.agree} of {s.of}")
+        label = f"{s.shots or s.field}: {s.change}"
+        table.add_row(str(rank), Text(s.who), Text(label), f"{s.score:.2f}", f"{s.agree} of {len(s.doubts)}")
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +39,14 @@ class Sheet:
     columns: int = 8
     heads: tuple[str, ...] = ()  # one a column, or none; may have several lines
     titles: tuple[str, ...] = ()  # one a row, or none
+    lengths: tuple[int, ...] = ()  # cells of each row, where they are not `columns`
 
     @property
     def rows(self) -> list[tuple[Cell, ...]]:
-        """The cells, `columns` at a time; the last row may be short."""
-        return [self.cells[i : i + self.columns] for i in range(0, len(self.cells), self.columns)]
+        """The cells row by row; the last row may be short."""
+        lengths = self.lengths or (self.columns,) * -(-len(self.cells) // self.columns)
+        ends = itertools.accumulate(lengths)
+        return [self.cells[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def photo_caption(file: str) -> str:
@@ -86,7 +90,7 @@ def draw(sheet: Sheet) -> Image.Image:
     small, large = ImageFont.load_default(12), ImageFont.load_default(17)
     pictures = [None if c.picture is None else ImageOps.contain(Image.fromarray(c.picture), BOX) for c in sheet.cells]
     width, height = BOX[0], max((p.height if p else BOX[1] for p in pictures), default=0)
-    columns = max(1, min(sheet.columns, len(sheet.cells)))
+    columns = max((len(row) for row in sheet.rows), default=1)
     lines = max((c.caption.count("\n") + 1 for c in sheet.cells), default=0)
     top = GAP + 2 * LINE + LINE * max((h.count("\n") + 1 for h in sheet.heads), default=0)
     above = LINE if sheet.titles else 0
@@ -105,8 +109,8 @@ def draw(sheet: Sheet) -> Image.Image:
         write(GAP + column * (width + GAP), GAP + 2 * LINE - 4, head, INK)
     for row, title in enumerate(sheet.titles):
         pen.text((GAP, top + row * step), title, INK, small)
-    for number, (cell, picture) in enumerate(zip(sheet.cells, pictures, strict=True)):
-        row, column = divmod(number, columns)
+    places = [(row, column) for row, cells in enumerate(sheet.rows) for column in range(len(cells))]
+    for (row, column), cell, picture in zip(places, sheet.cells, pictures, strict=True):
         x, y = GAP + column * (width + GAP), top + row * step + above
         if picture:
             page.paste(picture, (x + (width - picture.width) // 2, y + (height - picture.height) // 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,13 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from html_pages import assert_accessible
+from photo_lists import as_list
 from PIL import Image
 from planned import plan_run
 from run_command import maskens
 from scipy.special import log_softmax
 
 from ensemble.evaluation.audit import Audit, audit, nearest_year, photos_csv, suspects_csv
-from folds.corrections import Merge, apply_fixes, apply_merges
+from ensemble.reporting.audit_page import audit_sheets
+from folds.corrections import FIX_COLUMNS, Merge, apply_fixes, apply_merges
 from folds.labels import SHOTS, encode
 from folds.layout import read_train
 from folds.pages.contact_sheet import BOX
@@ -108,7 +111,7 @@ def test_a_person_has_one_swap_at_most_and_the_rest_are_single_photos(true: Trai
     )
     found = judged(wrong, predictions(true)).suspects
     assert sorted(len(s.doubts) for s in found) == [1, 2]
-    swapped, alone = sorted((set(s.photos.split(", ")) for s in found), key=len, reverse=True)
+    swapped, alone = sorted((set(s.shots.split(", ")) for s in found), key=len, reverse=True)
     assert "incorrect_mask" in swapped
     assert swapped | alone == {"mask1", "mask2", "incorrect_mask"}
 
@@ -120,7 +123,7 @@ def test_photos_that_contradict_each_other_are_told_and_weigh_less(true: TrainDa
     mask, gender, age = (a.copy() for a in true.labels)
     gender[people[1] * 7 : people[1] * 7 + 3] = 1
     found = judged(wrong, predictions(true, encode(mask, gender, age)))
-    assert [s.person.path for s in found.suspects] == [true.people[i].path for i in people]
+    assert [s.who for s in found.suspects] == [true.people[i].path for i in people]
     assert [found.reason(s).split(": ")[-1] for s in found.suspects] == [
         "all 7 photos look male",
         "4 of 7 photos look male",
@@ -142,9 +145,9 @@ def test_photos_that_are_left_out_neither_count_nor_stand_in_a_list(true: TrainD
     rows = np.flatnonzero(~gone)
     found = audit(wrong, rows, log_softmax(predictions(true), axis=1)[rows])
     person, mask = found.suspects
-    assert (person.person.path, person.agree, person.of) == (true.people[people[0]].path, 5, 5)
+    assert (person.who, person.agree, len(person.doubts)) == (true.people[people[0]].path, 5, 5)
     assert found.reason(person).endswith("all 5 photos look male")
-    assert (mask.person.path, mask.photos) == (true.people[people[2]].path, "mask1")
+    assert (mask.who, mask.shots) == (true.people[people[2]].path, "mask1")
     assert len(rows_of(photos_csv(found))) == len(rows)
 
 
@@ -152,6 +155,36 @@ def test_a_single_photo_that_is_mistaken_makes_no_suspect_of_a_person(true: Trai
     mask, gender, age = (a.copy() for a in true.labels)
     gender[[0, 1]] = 1 - gender[[0, 1]]
     assert judged(true, predictions(true, encode(mask, gender, age))).suspects == ()
+
+
+def test_photos_of_a_list_are_judged_together_where_person_and_label_are_one(
+    make_data: MakeData, tmp_path: Path
+) -> None:
+    """A man whose seven photos say woman, a photo of whose mask is wrong, and another man with one photo of seven that
+    says woman."""
+    true = read_train(as_list(make_data(tmp_path / "data", people=18)))
+    men = sorted({p.group for p in true.people if p.gender == 0})
+    photos = {man: [p.path for p in true.people if p.group == man] for man in men[:2]}
+    wrong = [*photos[men[0]], photos[men[1]][0]]
+    worn = next(p.path for p in true.people if p.masks == (0,) and p.path not in wrong)
+    fixes = [*(Fix(path, "", "gender", "male", "female") for path in wrong), Fix(worn, "", "mask", "wear", "incorrect")]
+    mistaken = apply_fixes(true, fixes)
+    found = judged(mistaken, predictions(true))
+    whole, mask, one = sorted(found.suspects, key=lambda s: (-len(s.doubts), s.field != "mask"))
+    assert (whole.who, len(whole.labels), whole.agree) == (men[0], 7, 7)
+    assert [found.reason(s).split(": ")[-1] for s in (whole, mask, one)] == [
+        "all 7 photos look male",
+        "the photo looks like 'wear'",
+        "the photo looks male",
+    ]
+    assert (mask.who, one.who) == (worn, photos[men[1]][0])
+    assert mask.score == pytest.approx(1 - mask.doubts[0].confidence)
+    mending = [Fix(*(r[c] for c in FIX_COLUMNS)) for r in rows_of(suspects_csv(found))]
+    mended = apply_fixes(dataclasses.replace(mistaken, fixes=()), mending)
+    assert mended.people == true.people
+    assert found.people == 18
+    sheets = audit_sheets(found, top=3, workers=1)
+    assert {s.name: sorted(len(row) for row in s.rows) for s in sheets} == {"gender": [1, 7], "mask": [1]}
 
 
 @pytest.mark.parametrize(("age", "band", "year"), [(45, 2, 60), (65, 1, 59), (25, 2, 60), (65, 0, 29), (20, 1, 30)])
