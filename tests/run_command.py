@@ -36,6 +36,13 @@ def maskens(*args: object, columns: int = 200) -> Outcome:
     return Outcome(code, out.getvalue(), err.getvalue())
 
 
+def ran(*args: object, columns: int = 200) -> Outcome:
+    """`maskens`, of a command that has to go well."""
+    outcome = maskens(*args, columns=columns)
+    assert outcome.code == 0, outcome
+    return outcome
+
+
 def started(*args: object, **options: Any) -> subprocess.Popen[str]:
     """A command as a process of its own; the options are Popen's."""
     environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)}

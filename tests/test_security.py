@@ -18,7 +18,7 @@ import torch
 from cards import model_card
 from conftest import MakeData
 from planned import CLASS18, plan_run
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 
 import cli
 from ensemble.commands.terminal import make_console
@@ -71,7 +71,7 @@ def bare(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def folds(data: Path, run: Path) -> None:
-    assert maskens("folds", "--data", data, "--run", run, "--k", 2).code == 0
+    ran("folds", "--data", data, "--run", run, "--k", 2)
 
 
 # No pickle is run
@@ -235,8 +235,7 @@ def test_names_are_escaped_in_pages_and_lists(make_data: MakeData, tmp_path: Pat
     recipe = f'description = "{HOSTILE}"\n{CLASS18}'
     run = plan_run(tmp_path / "run", known, np.roll(np.eye(18)[known.classes], 3, axis=1) * 9, recipe=recipe)
     for command in ("explore", "audit", "report"):
-        outcome = maskens(command, "--run", run.folder, *(("--data", data) if command == "explore" else ()))
-        assert outcome.code == 0, outcome
+        ran(command, "--run", run.folder, *(("--data", data) if command == "explore" else ()))
     pages = [tmp_path / "explore" / "index.html", run.folder / "audit" / "index.html", run.folder / "report.html"]
     for page in pages:
         html = page.read_text()

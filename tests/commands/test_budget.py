@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 
 from ensemble.prediction import strategies
 
@@ -26,8 +26,7 @@ def shown(run: Path = RUN) -> np.ndarray:
 
 
 def test_passes_are_left_out_and_every_row_is_answered(copy: Path) -> None:
-    done = maskens("infer", "--tta", "flip", "--max-passes", ".5", "--no-tuning")
-    assert done.code == 0, done
+    done = ran("infer", "--tta", "flip", "--max-passes", ".5", "--no-tuning")
     rows = (RUN / "submission.csv").read_text().splitlines()
     assert len(rows) == 1 + len((copy / "data/eval/info.csv").read_text().splitlines()) - 1
     budget = re.search(
@@ -39,12 +38,11 @@ def test_passes_are_left_out_and_every_row_is_answered(copy: Path) -> None:
     assert made.min() >= 1
     assert int(budget[1]) == pytest.approx(100 * made.mean() / 6, abs=1)
     assert made.mean() < 6
-    verified = maskens("verify")
-    assert verified.code == 0, verified
+    ran("verify")
 
 
 def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert maskens("infer", "--max-passes", "0.6", "--no-tuning").code == 0
+    ran("infer", "--max-passes", "0.6", "--no-tuning")
     whole = (RUN / "submission.csv").read_bytes(), shown()
 
     batches = 0
@@ -69,7 +67,7 @@ def test_what_is_kept_by_an_interruption_leads_to_the_same(copy: Path, monkeypat
 
 def test_where_few_photos_see_all_passes_no_class_changes(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strategies, "WHOLE", 512)
-    assert maskens("infer", "--no-tuning").code == 0
+    ran("infer", "--no-tuning")
     whole = (RUN / "submission.csv").read_bytes()
     done = maskens("infer", "--max-passes", "0.5", "--no-tuning")
     assert "all forward passes made, no class changed" in done.out

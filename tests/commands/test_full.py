@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from cards import model_card
 from conftest import MakeData
-from run_command import Outcome, maskens, refused
+from run_command import maskens, ran, refused
 from tiny_runs import DEFAULTS, at_batch
 from torch import nn
 
@@ -44,13 +44,12 @@ def finished(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> P
     (folder / "mine.toml").write_text(RECIPE)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert maskens("folds", "--k", "2").code == 0
+        ran("folds", "--k", "2")
         refused(maskens("train", "--fold", "full", "--recipe", "mine.toml"), "no fold of heads", "--fold 0..1")
-        assert maskens("train", "--recipe", "mine.toml").code == 0
+        ran("train", "--recipe", "mine.toml")
         Path("score.json").write_text(maskens("score", "--json").out)
         refused(maskens("infer", "--only", "full"), "no heads full", f"maskens train --run {RUN} --fold full")
-        outcome = maskens("train", "--fold", "all,full")
-        assert outcome.code == 0, outcome
+        outcome = ran("train", "--fold", "all,full")
         Path("train.txt").write_text(outcome.out)
     return folder
 
@@ -70,13 +69,6 @@ def copied(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path / "copied"
 
 
-def ran(*words: object) -> str:
-    """What a command printed that succeeded."""
-    outcome: Outcome = maskens(*words)
-    assert outcome.code == 0, outcome
-    return outcome.out
-
-
 def best_epoch(fold: int) -> int:
     with (RUN / "heads" / f"fold{fold}" / "history.csv").open() as file:
         f1 = [float(row["f1"]) for row in csv.DictReader(file)]
@@ -92,7 +84,7 @@ def test_it_is_trained_on_everybody_for_the_median_of_the_folds_best_epochs(ther
     assert f"heads full: epoch {epochs}/{epochs}" in (there / "train.txt").read_text()
     assert "macro F1 -  best -" in (there / "train.txt").read_text()
     assert sorted(file.name for file in FULL.iterdir()) == ["history.csv", "job.json", "model.safetensors"]
-    assert "3 of 3 jobs are finished already" in ran("train", "--fold", "0..1,full")
+    assert "3 of 3 jobs are finished already" in ran("train", "--fold", "0..1,full").out
 
 
 @pytest.mark.parametrize(("best", "epochs"), [((1, 2, 4), 2), ((1, 2), 2), ((3,), 3), ((), None)])
@@ -122,7 +114,7 @@ def test_stopped_or_trained_again_it_is_the_same(copied: Path, monkeypatch: pyte
         at_batch(patch, 4, lambda: os.kill(os.getpid(), signal.SIGTERM))
         assert maskens("train", "--fold", "full", "--restart").code == 128 + signal.SIGTERM
     assert not (FULL / "model.safetensors").exists()
-    assert "2 models, " in ran("infer", "--dry-run"), "an unfinished one predicts nothing"
+    assert "2 models, " in ran("infer", "--dry-run").out, "an unfinished one predicts nothing"
     ran("train", "--fold", "full")
     assert (FULL / "model.safetensors").read_bytes() == before
 
@@ -145,7 +137,7 @@ def test_it_predicts_with_the_folds_or_alone(there: Path, tmp_path: Path) -> Non
     said = {}
     for only in ("all", "full", "folds"):
         chosen = () if only == "all" else ("--only", only)
-        said[only] = ran("infer", "--out", tmp_path / f"{only}.csv", *chosen).splitlines()[0]
+        said[only] = ran("infer", "--out", tmp_path / f"{only}.csv", *chosen).out.splitlines()[0]
     assert said["all"].startswith("3 models of folds 0..1 and full, 6 photos")
     assert said["full"].startswith("1 models of full, 6 photos")
     assert said["folds"].startswith("2 models, 6 photos")
@@ -154,14 +146,14 @@ def test_it_predicts_with_the_folds_or_alone(there: Path, tmp_path: Path) -> Non
     np.testing.assert_allclose(full, every[2:], atol=1e-5)
     np.testing.assert_allclose(folds, every[:2], atol=1e-5)
     photo = next(Path("data/eval/images").iterdir())
-    (record,) = json.loads(ran("predict", photo, "--json"))
+    (record,) = json.loads(ran("predict", photo, "--json").out)
     assert record["folds"] == 3
 
 
 @pytest.mark.parametrize("only", [(), ("--only", "full"), ("--only", "folds")])
 def test_what_it_predicted_is_verified(copied: Path, only: tuple[str, ...]) -> None:
     ran("infer", *only)
-    assert "do not match" not in ran("verify")
+    assert "do not match" not in ran("verify").out
     if not only:
         file = FULL / "model.safetensors"
         file.write_bytes(file.read_bytes()[:-1] + b"x")
@@ -172,11 +164,11 @@ def test_what_it_predicted_is_verified(copied: Path, only: tuple[str, ...]) -> N
 
 
 def test_the_score_is_as_without_it_and_says_so(there: Path) -> None:
-    before, after = json.loads((there / "score.json").read_text()), json.loads(ran("score", "--json"))
+    before, after = json.loads((there / "score.json").read_text()), json.loads(ran("score", "--json").out)
     note = f"{RUN}: the full model is not part of the out-of-fold score"
     assert after.pop("notes") == [*before.pop("notes"), note]
     assert after == before
-    assert note in ran("score")
+    assert note in ran("score").out
 
 
 def test_other_best_epochs_than_it_was_trained_for_are_named(copied: Path) -> None:
@@ -184,7 +176,7 @@ def test_other_best_epochs_than_it_was_trained_for_are_named(copied: Path) -> No
     status = json.loads((FULL / "job.json").read_text())
     known = {key: status[key] for key in ("task", "fold", "state", "record", "checksums")}
     write_status(job, JobStatus(**known, epoch=9, epochs=9))
-    assert "heads full was trained for 9 epochs" in ran("train", "--fold", "full")
+    assert "heads full was trained for 9 epochs" in ran("train", "--fold", "full").out
 
 
 def test_a_record_that_is_lost_is_refused(copied: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 
 from ensemble.commands.terminal import Terminal
 from ensemble.decision.submission import read_answers
@@ -25,8 +25,7 @@ def test_the_csv_has_the_rows_of_info_csv_in_order(there: Path) -> None:
     with Path("data/eval/info.csv").open() as file:
         assert [r["ImageID"] for r in rows] == [r["ImageID"] for r in csv.DictReader(file)]
     assert all(r.keys() == {"ImageID", "ans"} and 0 <= int(r["ans"]) < 18 for r in rows)
-    outcome = maskens("check-submission")
-    assert outcome.code == 0
+    outcome = ran("check-submission")
     assert "is accepted" in outcome.out
 
 
@@ -37,12 +36,12 @@ def test_another_data_folder_with_eval_alone_can_be_predicted(there: Path, tmp_p
         ids = [r["ImageID"] for r in csv.DictReader(file)][::-3]
     (other / "eval" / "info.csv").write_text("extra,ans,ImageID\n" + "".join(f"x,0,{i}\n" for i in ids))
     out = tmp_path / "out.csv"
-    assert maskens("infer", "--data", other, "--tta", "flip", "--out", out, "--device", "cpu").code == 0
+    ran("infer", "--data", other, "--tta", "flip", "--out", out, "--device", "cpu")
     before = dict(zip(*read_answers(Path("runs/default/submission.csv")), strict=True))
     found, classes = read_answers(out)
     assert found == ids
     assert [before[i] for i in ids] == classes.tolist()
-    assert maskens("check-submission", out, "--data", other).code == 0
+    ran("check-submission", out, "--data", other)
 
 
 def test_early_exit_gives_the_same_csv(there: Path, tmp_path: Path) -> None:
@@ -107,7 +106,7 @@ def test_logits_lie_beside_their_csv(there: Path, tmp_path: Path) -> None:
     with np.load("runs/default/eval.npz") as kept:
         before = kept["logits/mask"]
     assert before.shape == (3, 2, 168, 3)
-    assert maskens("infer", "--tta", "none", "--out", tmp_path / "other.csv").code == 0
+    ran("infer", "--tta", "none", "--out", tmp_path / "other.csv")
     with np.load("runs/default/eval.npz") as kept, np.load(tmp_path / "other.logits.npz") as new:
         assert np.array_equal(kept["logits/mask"], before)
         assert new["logits/mask"] == pytest.approx(before[:, :1], abs=1e-4)
@@ -117,8 +116,7 @@ def test_logits_lie_beside_their_csv(there: Path, tmp_path: Path) -> None:
 def test_inference_with_missing_folds(copy: Path) -> None:
     shutil.rmtree("runs/default/gender/fold1")
     refused(maskens("infer"), "1 of 12 models are not trained yet: gender fold 1", "--fold 1", "--allow-missing")
-    outcome = maskens("infer", "--allow-missing")
-    assert outcome.code == 0, outcome
+    outcome = ran("infer", "--allow-missing")
     assert "8 models, " in outcome.out and "models of the folds 0,2; the others" in outcome.out, "whole folds only"
     for task, fold in (("mask", 0), ("male-age", 2)):
         shutil.rmtree(f"runs/default/{task}/fold{fold}")
@@ -142,8 +140,7 @@ def job(few_copied: Path) -> Path:
 
 
 def test_a_person_has_one_gender_and_age(job: Path) -> None:
-    outcome = maskens(*OF_PERSONS, "--person-column", "person", "--out", "together.csv")
-    assert outcome.code == 0, outcome.err
+    outcome = ran(*OF_PERSONS, "--person-column", "person", "--out", "together.csv")
     assert "one gender and age for each of 9 people (person), no early exit" in " ".join(outcome.out.split())
     _, gender, age = decode(read_answers(Path("together.csv"))[1])
     person = np.arange(42) * 5 % 9
@@ -153,7 +150,7 @@ def test_a_person_has_one_gender_and_age(job: Path) -> None:
 
 
 def test_people_of_one_photo_are_decided_as_without_it(job: Path) -> None:
-    assert maskens(*OF_PERSONS, "--person-column", "own", "--out", "alone.csv").code == 0
+    ran(*OF_PERSONS, "--person-column", "own", "--out", "alone.csv")
     assert Path("alone.csv").read_bytes() == Path("before.csv").read_bytes()
 
 
@@ -182,10 +179,10 @@ def test_photos_of_any_folder_or_list_are_predicted_by_their_relative_paths(few:
     assert dict(zip(*read_answers(tmp_path / "out.csv"), strict=True)) == expected
     names = sorted(expected)[::-2]
     (some / "list.csv").write_text("who,photo\n" + "".join(f"p{n % 2},./{name}\n" for n, name in enumerate(names)))
-    assert maskens(*command, some / "list.csv").code == 0
+    ran(*command, some / "list.csv")
     found, answered = read_answers(tmp_path / "out.csv")
     assert (found, answered.tolist()) == (names, [expected[name] for name in names])
-    assert maskens(*command, some / "list.csv", "--person-column", "who").code == 0
+    ran(*command, some / "list.csv", "--person-column", "who")
     genders = decode(read_answers(tmp_path / "out.csv")[1])[1]
     assert len(set(genders[::2].tolist())) == len(set(genders[1::2].tolist())) == 1
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 
 import folds.photos
 from ensemble.decision.submission import read_answers
@@ -23,8 +23,7 @@ def test_photos_anywhere_are_predicted_as_the_eval_photos_are(there: Path, tmp_p
     for image in ids[:5]:
         shutil.copy(Path("data/eval/images") / image, tmp_path / "deep" / "er")
     (tmp_path / "deep" / "notes.txt").write_text("no photo")
-    outcome = maskens("predict", tmp_path / "deep", Path("data/eval/images") / ids[5], "--out", tmp_path / "p.csv")
-    assert outcome.code == 0, outcome
+    ran("predict", tmp_path / "deep", Path("data/eval/images") / ids[5], "--out", tmp_path / "p.csv")
     with (tmp_path / "p.csv").open() as file:
         rows = list(csv.DictReader(file))
     known = dict(zip(ids, classes.tolist(), strict=True))
@@ -49,8 +48,7 @@ def test_a_folder_gives_every_format_that_is_read_and_a_count_of_the_rest(there:
         Image.new("RGB", (48, 64), (90, 40, 10)).save(folder / name, "JPEG" if name == "i.jfif" else None)
     for name in ("n.heic", "m.HEIC", "notes.txt", "README", "._a.jpg", ".DS_Store", "__MACOSX/a.jpg"):
         (folder / name).write_bytes(b"")
-    outcome = maskens("predict", folder, "--json")
-    assert outcome.code == 0, outcome
+    outcome = ran("predict", folder, "--json")
     assert [Path(r["photo"]).name for r in json.loads(outcome.out)] == sorted(names)
     assert "2 .heic, 1 .txt, 1 without a suffix" in " ".join(outcome.err.split())
     for name in names:

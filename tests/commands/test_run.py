@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 from tiny_runs import DEFAULTS
 
 import ensemble
@@ -41,8 +41,7 @@ def test_one_command_resumes_and_skips_what_is_done(typed: list[str], monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(steps, "train_from", _interrupted)
         assert maskens(*typed).code == 130
-    outcome = maskens(*typed)
-    assert outcome.code == 0, outcome
+    outcome = ran(*typed)
     assert "folds: 2 folds are there" in outcome.out
     for result in ("submission.csv", "report.html"):
         assert Path("my run", result).is_file()
@@ -51,13 +50,12 @@ def test_one_command_resumes_and_skips_what_is_done(typed: list[str], monkeypatc
     assert commands[0] == "maskens train --run 'my run' --recipe tiny.toml --device cpu"
 
     files = _bytes()
-    again = maskens(*typed)
-    assert again.code == 0
+    again = ran(*typed)
     assert [line.partition(":")[0] for line in again.out.splitlines()] == [
         *("folds", "train", "tune", "score", "infer", "report", "done")
     ]
     for command in commands:
-        assert maskens(*shlex.split(command)[1:]).code == 0
+        ran(*shlex.split(command)[1:])
     assert _bytes() == files
 
     shutil.rmtree("my run/heads/fold1")
@@ -114,8 +112,7 @@ def test_failed_jobs_end_it(typed: list[str], monkeypatch: pytest.MonkeyPatch) -
 def test_a_dry_run_lists_the_commands_and_writes_nothing(typed: list[str]) -> None:
     Path("data/eval").rename("data/elsewhere")
     files = _bytes()
-    outcome = maskens(*typed, "--dry-run")
-    assert outcome.code == 0, outcome
+    outcome = ran(*typed, "--dry-run")
     assert "$ maskens report --run 'my run'" in outcome.out
     assert "maskens infer" not in outcome.out, "there are no photos to predict"
     assert "2 jobs, 1 at a time" in outcome.out

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import MakeData
 from planned import plan_errors
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 from sklearn.metrics import f1_score
 
 from folds.layout import read_train
@@ -32,8 +32,7 @@ def test_people_stand_beside_photos_of_each_class_and_few_of_them_are_warned_of(
 ) -> None:
     data = read_train(make_data(tmp_path / "data", people=59))
     run = plan_errors(tmp_path / "run", data, 0.2)
-    outcome = maskens("score", "--run", run.folder)
-    assert outcome.code == 0, outcome
+    outcome = ran("score", "--run", run.folder)
     people = [len({data.people[i].group for i in data.photo_person[data.classes == c]}) for c in range(18)]
     photos = np.bincount(data.classes, minlength=18).tolist()
     printed = re.findall(r"^ +(\d+) +\w+ ?\w*, \w+, \S+ +(\d+) +(\d+) ", outcome.out, re.MULTILINE)
@@ -42,8 +41,7 @@ def test_people_stand_beside_photos_of_each_class_and_few_of_them_are_warned_of(
     assert 0 < few < 18
     note = f"fewer than 10 people in {few} of 18 classes (class {np.argmin(people)}: {min(people)})"
     assert note in " ".join(outcome.out.split())
-    report = maskens("report", "--run", run.folder, "--photos", 0)
-    assert report.code == 0, report
+    ran("report", "--run", run.folder, "--photos", 0)
     page = (run.folder / "report.html").read_text()
     assert note in page
     assert json.loads(maskens("score", "--run", run.folder, "--json").out)["class_people"] == people
@@ -57,8 +55,7 @@ def write(file: Path, classes: Sequence[int], people: Sequence[str] = ()) -> Pat
 
 def test_honest_answers_may_all_be_of_one_class(there: Path, tmp_path: Path) -> None:
     truth, submission = write(tmp_path / "a.csv", [3] * 10), write(tmp_path / "s.csv", [3] * 8 + [4] * 2)
-    found = maskens("score", "--truth", truth, "--submission", submission)
-    assert found.code == 0, found
+    found = ran("score", "--truth", truth, "--submission", submission)
     assert "accuracy 0.8000" in found.out
     assert "0.8889" in found.out, "F1 of the one class with answers"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 from tiny_runs import DEFAULTS, at_batch
 
 import ensemble
@@ -31,7 +31,7 @@ def swept(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     (home / "b.toml").write_text('extends = "a.toml"\n[tasks.heads]\noptimizer = { lr = 1e-2 }\n')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        assert maskens("folds", "--k", "2", "--seed", "7").code == 0
+        ran("folds", "--k", "2", "--seed", "7")
         outcome = maskens("sweep", "--recipe", "a.toml", "--recipe", "b.toml", "--seed", "0..1", "--fold", "all")
     assert outcome.code == 0, outcome.err
     (home / "out.txt").write_text(outcome.out)
@@ -65,14 +65,14 @@ def test_each_recipe_and_seed_is_a_run_on_the_same_folds(there: Path) -> None:
             run = load_run(Path(f"runs/sweep/{recipe}-seed{seed}"))
             assert (run.folds_hash, run.fingerprint, run.seed) == (base.folds_hash, base.fingerprint, seed)
             assert f"{recipe}-seed{seed} heads fold 1: done" in (there / "out.txt").read_text()
-    assert maskens("score", "--run", "runs/sweep/b-seed1").code == 0
-    assert maskens("verify", "--run", "runs/sweep/b-seed1").code == 0
+    ran("score", "--run", "runs/sweep/b-seed1")
+    ran("verify", "--run", "runs/sweep/b-seed1")
 
 
 def test_a_run_of_a_sweep_is_what_folds_and_train_make(there: Path, tmp_path: Path) -> None:
     folds = ("--folds-file", "runs/default/folds.csv", "--seed", "1")
-    assert maskens("folds", "--run", tmp_path / "b", *folds).code == 0
-    assert maskens("train", "--run", tmp_path / "b", "--recipe", "b.toml", "--fold", "1").code == 0
+    ran("folds", "--run", tmp_path / "b", *folds)
+    ran("train", "--run", tmp_path / "b", "--recipe", "b.toml", "--fold", "1")
     for file in ("folds.csv", "recipe.toml", "heads/fold1/model.safetensors", "heads/fold1/oof.npz"):
         assert (tmp_path / "b" / file).read_bytes() == (there / "runs/sweep/b-seed1" / file).read_bytes(), file
 
@@ -89,15 +89,13 @@ def test_at_the_end_recipes_are_compared_in_a_table_and_in_files(there: Path) ->
     assert (found["seeds"], found["folds"]) == ([0, 1], [0, 1])
     scores = [ensemble.score(f"runs/sweep/b-seed{seed}").evaluation.f1["18 classes"].value for seed in (0, 1)]
     assert found["scores"][4]["seeds_f1"] == pytest.approx(scores)
-    compared = maskens("sweep", "--compare", "--checkpoint", "last", "--tta", "none")
-    assert compared.code == 0
+    compared = ran("sweep", "--compare", "--checkpoint", "last", "--tta", "none")
     assert "Last epochs, views: none" in compared.out
 
 
 def test_the_same_command_does_nothing_twice(there: Path) -> None:
     before = models(there)
-    again = maskens("sweep", "--recipe", "a.toml", "--recipe", "b.toml", "--seed", "0..1", "--fold", "all")
-    assert again.code == 0
+    again = ran("sweep", "--recipe", "a.toml", "--recipe", "b.toml", "--seed", "0..1", "--fold", "all")
     assert "done\n" not in again.out
     assert models(there) == before
 
@@ -111,8 +109,7 @@ def test_a_seed_is_added_stopped_and_gone_on_with(copy: Path, monkeypatch: pytes
     assert "b-seed2 heads fold 0: 0 of 1 epochs and 2 batches; 1 of the 4 remaining jobs are done" in stopped.err
     part = maskens("sweep", "--compare")
     assert "folds 0, 1, seeds 0, 1." in part.out
-    whole = maskens("sweep")
-    assert whole.code == 0, whole.err
+    whole = ran("sweep")
     assert "folds 0, 1, seeds 0, 1, 2." in whole.out
     assert "a-seed2 heads fold 0" not in whole.out.replace("epoch", ""), "it was done"
     after = models(copy)
@@ -122,8 +119,7 @@ def test_a_seed_is_added_stopped_and_gone_on_with(copy: Path, monkeypatch: pytes
 
 def test_jobs_that_two_recipes_share_are_trained_once(copy: Path) -> None:
     Path("same.toml").write_text('extends = "b.toml"\n')
-    outcome = maskens("sweep", "--recipe", "same.toml")
-    assert outcome.code == 0, outcome.err
+    outcome = ran("sweep", "--recipe", "same.toml")
     assert "4 finished jobs are taken over" in outcome.out
     assert "epoch 1/1" not in outcome.out
     found = models(copy)
@@ -155,21 +151,18 @@ def test_photos_that_are_left_out_are_so_in_all_runs(there: Path, tmp_path: Path
     shutil.copytree("data", tmp_path / "data")
     photo = next((tmp_path / "data" / "train" / "images").glob("*/normal.jpg"))
     photo.write_bytes(photo.read_bytes()[:300])
-    assert maskens("folds", "--data", tmp_path / "data", "--run", tmp_path / "run", "--k", "2").code == 0
+    ran("folds", "--data", tmp_path / "data", "--run", tmp_path / "run", "--k", "2")
     words = ("sweep", "--run", tmp_path / "run", "--out", tmp_path / "sweep", "--recipe", "a.toml", "--fold", "0")
     refused(maskens(*words, "--seed", "0"), "normal.jpg can't be read", "--skip-bad-photos")
-    outcome = maskens(*words, "--seed", "0", "--skip-bad-photos")
-    assert outcome.code == 0, outcome.err
-    added = maskens("sweep", "--out", tmp_path / "sweep", "--seed", "1")
-    assert added.code == 0, added.err
+    ran(*words, "--seed", "0", "--skip-bad-photos")
+    added = ran("sweep", "--out", tmp_path / "sweep", "--seed", "1")
     assert added.out.count("1 of 84 labelled photos can't be read and are skipped") == 1
     first, second = ((tmp_path / "sweep" / f"a-seed{seed}" / "skipped.csv").read_text() for seed in (0, 1))
     assert first == second
 
 
 def test_a_dry_run_lists_the_matrix_and_writes_nothing(there: Path) -> None:
-    outcome = maskens("sweep", "--out", "runs/other", "--recipe", "a.toml", "--seed", "0..4", "--dry-run")
-    assert outcome.code == 0, outcome.err
+    outcome = ran("sweep", "--out", "runs/other", "--recipe", "a.toml", "--seed", "0..4", "--dry-run")
     assert [line.split() for line in outcome.out.splitlines() if line.startswith(" a ")] == [
         ["a", "5", "10", "0", "10", "0"]
     ]
@@ -207,14 +200,14 @@ def test_a_sweep_that_was_killed_before_its_first_run_asks_for_the_folds(copy: P
         shutil.rmtree(folder)
     Path("runs/default").rename("runs/mine")
     refused(maskens("sweep", "--dry-run"), "runs/sweep has no run yet. Name the one whose folds it")
-    assert maskens("sweep", "--dry-run", "--run", "runs/mine").code == 0
+    ran("sweep", "--dry-run", "--run", "runs/mine")
 
 
 def test_a_run_or_record_that_does_not_belong_is_refused(copy: Path) -> None:
     shutil.copytree("runs/sweep/a-seed1", "runs/sweep/a-seed5")
     refused(maskens("sweep", "--seed", "5"), "a-seed5 does not belong to this sweep: - its seed is 1")
     data = load_run(Path("runs/default")).data_folder()
-    assert maskens("folds", "--run", "runs/else", "--data", data, "--k", "2", "--seed", "3").code == 0
+    ran("folds", "--run", "runs/else", "--data", data, "--k", "2", "--seed", "3")
     refused(maskens("sweep", "--run", "runs/else"), "runs/else has other data or folds than the sweep runs/sweep")
     record = json.loads(Path("runs/sweep/sweep.json").read_text())
     Path("runs/sweep/sweep.json").write_text(json.dumps(record | {"seeds": [9]}))

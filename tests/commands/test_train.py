@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import timm
-from run_command import maskens, refused, started
+from run_command import maskens, ran, refused, started
 from tiny_runs import DEFAULTS, at_batch
 
 
@@ -27,9 +27,9 @@ def test_a_stopped_training_says_how_to_resume_and_does(copy: Path, monkeypatch:
     assert stopped.code == 128 + signal.SIGTERM
     assert stopped.err.startswith("error: stopped. Saved: mask fold 0: ")
     assert "same command resumes" in stopped.err
-    assert maskens("train").code == 0
+    ran("train")
     assert weights.read_bytes() == unbroken
-    assert maskens("score").code == 0
+    ran("score")
 
 
 def test_a_finished_job_outlives_its_job_json(copy: Path) -> None:
@@ -37,8 +37,7 @@ def test_a_finished_job_outlives_its_job_json(copy: Path) -> None:
     weights, status = folder / "model.safetensors", folder / "job.json"
     before, unbroken = json.loads(status.read_text()), weights.read_bytes()
     status.write_bytes(status.read_bytes()[:100])
-    outcome = maskens("train")
-    assert outcome.code == 0, outcome
+    outcome = ran("train")
     assert f"{status} was damaged or missing and is made anew" in outcome.out
     assert "12 of 12 jobs are finished already" in outcome.out
     after = json.loads(status.read_text())
@@ -51,7 +50,7 @@ def test_a_finished_job_outlives_its_job_json(copy: Path) -> None:
     shutil.copy("runs/default/mask/fold1/model.safetensors", weights)
     refused(maskens("train"), str(status), "another recipe, seed or folds", "--task mask --fold 0 --restart")
     assert weights.read_bytes() == Path("runs/default/mask/fold1/model.safetensors").read_bytes(), "nothing is trained"
-    assert maskens("train", "--task", "mask", "--fold", "0", "--restart").code == 0
+    ran("train", "--task", "mask", "--fold", "0", "--restart")
     assert weights.read_bytes() == unbroken, "the same seed gives the same weights"
 
 
@@ -62,30 +61,27 @@ def test_weights_of_a_file_reach_training(data: Path) -> None:
         "[defaults]\nmodel = 'test_resnet.r160_in1k'\nresize = [32, 24]\nepochs = 1\n[tasks.heads]\n"
         "optimizer = { name = 'sgd', lr = 1e-12, weight_decay = 0.0 }\n"
     )
-    assert maskens("folds", "--k", "2").code == 0
-    outcome = maskens("train", "--fold", "0", "--recipe", "mine.toml", "--weights", "w.safetensors")
-    assert outcome.code == 0, outcome
+    ran("folds", "--k", "2")
+    ran("train", "--fold", "0", "--recipe", "mine.toml", "--weights", "w.safetensors")
     trained = safetensors.torch.load_file("runs/default/heads/fold0/model.safetensors")
     layers = [k for k in donor.state_dict() if k.endswith("conv1.weight")]
     assert layers
     assert all(np.allclose(trained[k], donor.state_dict()[k], atol=1e-6) for k in layers)
     Path("w.safetensors").rename("moved.safetensors")
     refused(maskens("train", "--fold", "1"), "name the run's initial weights again with --weights FILE")
-    assert maskens("train", "--fold", "1", "--weights", "moved.safetensors").code == 0
+    ran("train", "--fold", "1", "--weights", "moved.safetensors")
 
 
 def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path) -> None:
-    assert maskens("folds", "--k", "3", "--run", "runs/other").code == 0
+    ran("folds", "--k", "3", "--run", "runs/other")
     change = ("--set", "tasks.mask.epochs=1")
-    outcome = maskens("train", "--run", "runs/other", *change, "--reuse", "runs/default")
-    assert outcome.code == 0, outcome
+    outcome = ran("train", "--run", "runs/other", *change, "--reuse", "runs/default")
     assert "9 finished jobs are taken from runs/default" in outcome.out
     assert "tasks.mask.epochs" not in maskens("train", "--run", "runs/other", *change).out, "and keeps it"
     refused(
         maskens("train", "--run", "runs/other", "--set", "tasks.mask.epochs=2"), "tasks.mask.epochs: 1, now 2", "--set"
     )
-    outcome = maskens("compare", "runs/default", "runs/other")
-    assert outcome.code == 0, outcome
+    outcome = ran("compare", "runs/default", "runs/other")
     shown = "\n".join(line.rstrip() for line in outcome.out.splitlines())
     assert re.search(r"tasks\.mask\.epochs +5 +1\n", shown)
     first, second = shown.split(" default\n")[-1].split(" other\n")
@@ -94,7 +90,7 @@ def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path) -> No
     assert re.search(r"gender .* equal", second)
     assert re.search(r"mask .* (worse|within noise)", second)
     refused(maskens("compare", "runs/default"), "name two runs or more to compare")
-    assert maskens("folds", "--k", "3", "--run", "runs/twin").code == 0
+    ran("folds", "--k", "3", "--run", "runs/twin")
     outcome = maskens("train", "--run", "runs/twin", "--reuse", "runs/default")
     assert "12 finished jobs are taken" in outcome.out, "the reused run's recipe is the start"
     assert maskens("score", "--run", "runs/twin").out.splitlines()[:-1] == maskens("score").out.splitlines()[:-1]
@@ -115,12 +111,12 @@ def left_by(run: str) -> list[bytes]:
 def test_an_array_of_processes_leaves_what_one_command_does(data: Path) -> None:
     Path("mine.toml").write_text(RECIPE)
     for run in ("one", "array"):
-        assert maskens("folds", "--run", run, "--k", len(FOLDS)).code == 0
-    assert maskens("train", "--run", "one", "--recipe", "mine.toml").code == 0
+        ran("folds", "--run", run, "--k", len(FOLDS))
+    ran("train", "--run", "one", "--recipe", "mine.toml")
 
     words = ("train", "--run", "array", "--recipe", "mine.toml", "--quiet", "--fold")
     other = started(*words, 1)
     assert (maskens(*words, 0).code, other.wait(300)) == (0, 0)
     assert left_by("array") == left_by("one")
-    assert maskens("verify", "--run", "array").code == 0
-    assert maskens("infer", "--run", "array").code == 0
+    ran("verify", "--run", "array")
+    ran("infer", "--run", "array")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 
 SETTINGS = {"model_args": "{channels=[16,16,32,48]}", "resize": "[40,30]", "epochs": "1"}
 RECIPE = """
@@ -33,8 +33,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ("folds", "--k", "2"),
             ("train", "--recipe", "more.toml", *settings),
         ):
-            outcome = maskens(*words)
-            assert outcome.code == 0, outcome
+            ran(*words)
     return folder
 
 
@@ -55,16 +54,15 @@ def test_score_shows_what_each_view_and_set_is_worth_and_costs() -> None:
 
 
 def test_photos_are_predicted_in_the_views_of_the_recipe_or_of_a_file() -> None:
-    outcome = maskens("infer", "--tta", "mine", "--out", "mine.csv")
-    assert outcome.code == 0, outcome
+    outcome = ran("infer", "--tta", "mine", "--out", "mine.csv")
     assert "views: mine, untuned" in outcome.out
     outcome = maskens("infer", "--tta", "closer.toml", "--out", "closer.csv")
     assert "views: closer.toml, untuned" in outcome.out
     with np.load("closer.logits.npz") as z:
         assert json.loads(str(z["record"]))["views"] == ["identity", "center_crop=0.9"]
         assert z["logits/mask"].shape[:2] == (2, 2)
-    outcome = maskens("predict", "data/eval/images", "--tta", "closer.toml", "--json")
-    assert outcome.code == 0 and "closer.toml" not in outcome.out
+    outcome = ran("predict", "data/eval/images", "--tta", "closer.toml", "--json")
+    assert "closer.toml" not in outcome.out
     words = "tta.wrong.views.1: there is no step 'vflip' (did you mean 'hflip'?)"
     refused(maskens("infer", "--tta", "wrong.toml"), words, "tta.wrong.mrge: unknown key (did you mean 'merge'?)")
 
@@ -74,8 +72,7 @@ def test_a_graph_is_refused_for_views_that_it_cannot_merge() -> None:
 
 
 def test_what_is_tuned_of_the_views_is_used_by_infer() -> None:
-    outcome = maskens("tune", "--step", "views", "--force")
-    assert outcome.code == 0, outcome
+    outcome = ran("tune", "--step", "views", "--force")
     assert "applied: views" in outcome.out
     tuned = json.loads(Path("runs/default/tuning.json").read_text())["fitted"]
     outcome = maskens("infer", "--out", "tuned.csv")

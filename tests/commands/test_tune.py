@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 
 from folds.records import sealed
 
@@ -25,8 +25,7 @@ def test_a_score_as_json_says_what_the_tables_say(there: Path) -> None:
 
 def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path) -> None:
     plain = Path("runs/default/submission.csv").read_text()
-    outcome = maskens("tune", "--force")
-    assert outcome.code == 0, outcome
+    outcome = ran("tune", "--force")
     assert "applied: views, temperatures, offsets" in outcome.out
     assert "saved: runs/default/tuning.json" in outcome.out
     outcome = maskens("infer")
@@ -34,12 +33,12 @@ def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path) -> None:
     assert "tuned: views, temperatures, offsets" in maskens("score").out
     assert "untuned)" in maskens("score", "--no-tuning").out
     assert "untuned)" in maskens("score", "--checkpoint", "last").out
-    assert maskens("infer", "--no-tuning", "--tta", "flip").code == 0
+    ran("infer", "--no-tuning", "--tta", "flip")
     assert Path("runs/default/submission.csv").read_text() == plain
     shutil.rmtree("runs/default/mask/fold0")
-    assert maskens("train").code == 0
-    assert maskens("infer").code == 0, "the same job, trained again, gives the same logits"
-    assert maskens("tune", "--force", "--step", "offsets").code == 0
+    ran("train")
+    ran("infer")  # the same job, trained again, gives the same logits
+    ran("tune", "--force", "--step", "offsets")
     assert "offsets unused" in maskens("infer", "--decision", "hard").out
     shutil.copy("runs/default/mask/fold1/oof.npz", "runs/default/mask/fold0/oof.npz")
     job = Path("runs/default/mask/fold0/job.json")  # as if the job had been trained anew

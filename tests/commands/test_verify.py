@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 
 from folds.records import sealed
 
@@ -46,13 +46,12 @@ def test_a_job_that_nothing_vouches_for_is_used_with_a_word(copy: Path, content:
     file = RUN / "mask" / "fold2" / "job.json"
     file.write_text(content) if content is not None else file.unlink()
     for command in ("score", "infer"):
-        found = maskens(command)
-        assert found.code == 0, found
+        found = ran(command)
         assert "job.json of mask fold 2 is missing, damaged or not of a finished job" in found.out
 
 
 def test_damaged_jobs_of_another_run_are_not_taken_over(copy: Path) -> None:
-    assert maskens("folds", "--run", "runs/other", "--k", "3").code == 0
+    ran("folds", "--run", "runs/other", "--k", "3")
     flip_a_bit(RUN / "mask" / "fold2" / "oof.npz")
     refused(
         maskens("train", "--run", "runs/other", "--reuse", RUN),
@@ -63,12 +62,11 @@ def test_damaged_jobs_of_another_run_are_not_taken_over(copy: Path) -> None:
 
 
 def test_an_intact_run_matches_and_nothing_is_written(copy: Path) -> None:
-    assert maskens("score").code == 0
-    assert maskens("tune", "--force").code == 0
-    assert maskens("infer").code == 0
+    ran("score")
+    ran("tune", "--force")
+    ran("infer")
     before = {file: file.stat().st_mtime_ns for file in RUN.rglob("*")}
-    found = maskens("verify")
-    assert found.code == 0, found
+    found = ran("verify")
     assert "runs/default: all" in found.out
     assert "do not match" not in found.out
     for item in (
@@ -174,7 +172,7 @@ def test_what_does_not_match_is_named(copy: Path, damage: Callable[[], object], 
 
 
 def test_data_and_tuning_of_another_time_do_not_match(copy: Path) -> None:
-    assert maskens("tune", "--force").code == 0
+    ran("tune", "--force")
     tuning = RUN / "tuning.json"
     record = json.loads(tuning.read_text())
     record["fitted"]["runs"][0]["oof_hash"] = "0" * 64
@@ -216,8 +214,7 @@ def test_where_the_environments_of_jobs_differ_is_reported(copy: Path) -> None:
     record = json.loads((JOB / "job.json").read_text())["record"]
     record["versions"]["torch"] = "1.0"
     edit_json(JOB / "job.json", record=record)
-    found = maskens("verify")
-    assert found.code == 0, found
+    found = ran("verify")
     assert "torch differs: " in found.out
     assert "1.0 (gender fold 1)" in " ".join(found.out.split())
     assert "device differs" not in found.out

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from run_command import maskens
+from run_command import maskens, ran
 
 from ensemble.decision.submission import align, read_answers
 from ensemble.jobs.oof import load_job_oof
@@ -24,8 +24,7 @@ def test_the_whole_job_beats_chance_on_people_never_seen(there: Path) -> None:
     guesses = [macro_f1(truth, np.random.default_rng(i).permutation(truth), 18) for i in range(20)]
     assert macro_f1(truth, predicted, 18) > max(guesses) + CHANCE_MARGIN
 
-    outcome = maskens("score")
-    assert outcome.code == 0
+    outcome = ran("score")
     score = float(re.findall(r"macro F1 ([\d.]+) \(.*, accuracy", outcome.out)[-1])
     assert score > max(guesses) + CHANCE_MARGIN
     assert "over 504 photos" in outcome.out

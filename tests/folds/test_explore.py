@@ -12,7 +12,7 @@ import pytest
 from conftest import MakeData
 from html_pages import BROWSER, Page, assert_accessible, assert_readable_in_a_browser, assert_self_contained
 from PIL import Image
-from run_command import Outcome, maskens, refused
+from run_command import Outcome, maskens, ran, refused
 
 from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Recipe, Transform
@@ -64,8 +64,7 @@ def spoilt(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture(scope="module")
 def explored(spoilt: Path) -> tuple[Outcome, Path]:
     run = spoilt.parent / "runs" / "default"
-    outcome = maskens("explore", "--data", spoilt, "--run", run, "--recipe", "demo", "--per-class", 3)
-    assert outcome.code == 0, outcome
+    outcome = ran("explore", "--data", spoilt, "--run", run, "--recipe", "demo", "--per-class", 3)
     return outcome, spoilt.parent / "runs" / "explore"
 
 
@@ -354,8 +353,7 @@ def test_a_folder_without_a_readable_photo_or_a_second_gender(make_data: MakeDat
     root = make_data(tmp_path / "data", people=2)
     for path in (root / "train" / "images").glob("*/*.jpg"):
         path.write_text("not a photo")
-    outcome = maskens("explore", "--data", root, "--out", tmp_path / "out", "--recipe", "demo")
-    assert outcome.code == 0, outcome
+    outcome = ran("explore", "--data", root, "--out", tmp_path / "out", "--recipe", "demo")
     assert "unreadable photos: 14" in outcome.out
     page = Page.of(tmp_path / "out" / "index.html")
     assert "14 can't be read" in page.words["files"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 
 from folds.corrections import FIX_COLUMNS, apply_fixes, describe_fixes, fixes_csv, read_fixes, shipped
 from folds.errors import MaskensError
@@ -275,13 +275,7 @@ def folds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folds:
     make_tree(Path("data"), CROWD)
     write_list(Path("mine.csv"), *MINE)
     write_list(Path("other.csv"), f"{CROWD[2]},,age,{CROWD[2][-2:]},66,")
-
-    def call(*args: str) -> str:
-        outcome = maskens("folds", *args)
-        assert outcome.code == 0, outcome.err
-        return outcome.out
-
-    return call
+    return lambda *args: ran("folds", *args).out
 
 
 def trained() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MakeData
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 
 from ensemble.data.loader import epoch_photos
 from ensemble.recipes.schema import Sampler
@@ -80,13 +80,7 @@ def folds(make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
     make_data(tmp_path / "data", people=30)
     Path("same.csv").write_text(f"a,b\n{B},{A}\n")
-
-    def call(*words: str) -> str:
-        outcome = maskens("folds", "--run", "run", *words)
-        assert outcome.code == 0, outcome.err
-        return outcome.out
-
-    return call
+    return lambda *words: ran("folds", "--run", "run", *words).out
 
 
 def groups() -> set[str]:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from html_pages import BROWSER, Page, assert_accessible, assert_readable_in_a_browser, assert_self_contained
 from planned import plan_errors
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 from sklearn.metrics import confusion_matrix, log_loss
 
 from ensemble.decision.joint import Decision
@@ -71,8 +71,7 @@ def scored(run: Run) -> tuple[OofEnsemble, Evaluation]:
 
 @pytest.fixture(scope="module")
 def path(run: Run) -> Path:
-    outcome = maskens("report", "--run", run.folder)
-    assert outcome.code == 0, outcome
+    outcome = ran("report", "--run", run.folder)
     assert f"saved: {run.folder / 'report.html'}" in outcome.out
     assert "macro F1 0." in outcome.out
     return run.folder / "report.html"
@@ -226,7 +225,7 @@ def test_the_page_shows_the_figures_of_the_evaluation(path: Path, scored: tuple[
 
 def test_a_broken_photo_and_a_name_with_signs_of_html_do_no_harm(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "all.html"
-    assert maskens("report", "--run", run.folder, "--photos", 100, "--out", out).code == 0
+    ran("report", "--run", run.folder, "--photos", 100, "--out", out)
     text = out.read_text()
     assert "<b>&" not in text
     captions = [caption for *_, caption in Page.of(out).figures]
@@ -238,8 +237,7 @@ def test_a_broken_photo_and_a_name_with_signs_of_html_do_no_harm(run: Run, tmp_p
 def test_an_earlier_report_is_replaced_and_anything_else_is_not(path: Path, tmp_path: Path) -> None:
     run = shutil.copytree(path.parent, tmp_path / "run")
     path = run / "report.html"
-    again = maskens("report", "--run", run, "--photos", 0, "--checkpoint", "last", "--tta", "none")
-    assert again.code == 0
+    again = ran("report", "--run", run, "--photos", 0, "--checkpoint", "last", "--tta", "none")
     assert f"the earlier report in {path} was replaced" in again.out
     assert "last epochs, none, untuned" in path.read_text()
     assert not re.search('image/webp|000001|href="#photos"', path.read_text()), "without photos nobody is named"
@@ -255,7 +253,7 @@ def test_jobs_that_are_not_trained_or_have_no_history_are_named(run: Run, tmp_pa
     shutil.copytree(run.folder, part)
     (part / "class18" / "fold0" / "history.csv").write_text("epoch,loss\n1,no number\n")
     shutil.rmtree(part / "class18" / "fold1")
-    assert maskens("report", "--run", part).code == 0
+    ran("report", "--run", part)
     text = (part / "report.html").read_text()
     assert "not trained: class18 fold 1" in text
     assert "<b>1</b><span>models: 1 of 2 folds</span>" in text
@@ -265,8 +263,7 @@ def test_jobs_that_are_not_trained_or_have_no_history_are_named(run: Run, tmp_pa
 def test_several_runs_are_shown_as_one_ensemble(root: Path, run: Run, tmp_path: Path) -> None:
     other = finished(tmp_path / "other", root, 0.2, seed=1)
     first = shutil.copytree(run.folder, tmp_path / "first")
-    outcome = maskens("report", "--run", first, "--run", other.folder, "--photos", 2)
-    assert outcome.code == 0, outcome
+    ran("report", "--run", first, "--run", other.folder, "--photos", 2)
     text, page = (first / "blend-report.html").read_text(), Page.of(first / "blend-report.html")
     assert {f"{other.folder} alone", "hard vote"} <= {row[0] for row in page.tables[0]}
     assert text.count("<svg ") == 4 + 2 + 2 * 3

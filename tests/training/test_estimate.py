@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 import torch
-from run_command import maskens
+from run_command import maskens, ran
 from tiny_runs import TINY
 
 import ensemble.models.precision
@@ -131,17 +131,16 @@ def test_a_dry_run_writes_nothing_and_counts_only_what_is_left(data: TrainData, 
 
     train = ("train", "--run", run.folder, "--recipe", recipe, "--device", "cpu")
     before = everything()
-    outcome = maskens(*train, "--dry-run", "--jobs", 2, "--compile", "--set", "tasks.mask.ema=0.5")
-    assert outcome.code == 0, outcome
+    outcome = ran(*train, "--dry-run", "--jobs", 2, "--compile", "--set", "tasks.mask.ema=0.5")
     assert "6 jobs, 2 at a time: about" in outcome.out
     assert "tasks.mask.ema 0.5 averages over about the last 2 of 5 updates (effective decay 0.48387" in outcome.out
     assert everything() == before
-    assert maskens(*train, "--task", "mask").code == 0
+    ran(*train, "--task", "mask")
     left = maskens(*train, "--dry-run").out
     assert "2 of 6 jobs" in left
     assert "4 jobs, 1 at a time" in left
     assert "photo cache 0.00 GB more" in left
-    assert maskens(*train).code == 0
+    ran(*train)
     before = everything()
     assert "6 models, 6 photos" in maskens("infer", "--run", run.folder, "--dry-run", "--device", "cpu").out
     assert "jobs left" not in maskens(*train, "--dry-run").out
