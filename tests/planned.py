@@ -17,15 +17,15 @@ from folds.people import TrainData
 from folds.run_folder import Run, start_run
 from folds.splits import make_folds
 
-_DEFAULTS = """
+SMALL = """
 [defaults]
 model = "test_resnet.r160_in1k"
 pretrained = false
 resize = [32, 24]
 """
-CLASS18 = f"{_DEFAULTS}[tasks.class18]\n"
+CLASS18 = f"{SMALL}[tasks.class18]\n"
 SOFT_F1 = f"{CLASS18}loss = {{ ce = 0.3, f1 = 0.7 }}\n"
-HEADS = f"{_DEFAULTS}[tasks.heads]\n"
+HEADS = f"{SMALL}[tasks.heads]\n"
 
 
 def plan_run(

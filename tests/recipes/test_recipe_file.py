@@ -7,6 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
+from planned import SMALL
 
 from ensemble.models.build import create
 from ensemble.recipes.recipe_file import (
@@ -24,16 +25,7 @@ from ensemble.training.preflight import preflight
 from folds.errors import MaskensError
 from folds.run_folder import Run
 
-TINY = """
-[defaults]
-model = "test_resnet.r160_in1k"
-pretrained = false
-resize = [32, 24]
-[tasks.mask]
-[tasks.gender]
-[tasks.male-age]
-[tasks.female-age]
-"""
+TINY = f"{SMALL}[tasks.mask]\n[tasks.gender]\n[tasks.male-age]\n[tasks.female-age]\n"
 
 
 def with_mask(keys: str) -> str:

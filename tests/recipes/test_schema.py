@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from planned import SMALL
 
 import ensemble.jobs.finished
 import ensemble.models.engine
@@ -33,17 +34,7 @@ from folds.people import TrainData
 from folds.run_folder import Run, library_versions, start_run
 from folds.splits import make_folds
 
-BASE = """
-[defaults]
-model = "test_resnet.r160_in1k"
-pretrained = false
-resize = [32, 24]
-batch_size = 8
-epochs = 1
-[tasks.mask]
-[tasks.gender]
-[tasks.age]
-"""
+BASE = f"{SMALL}batch_size = 8\nepochs = 1\n[tasks.mask]\n[tasks.gender]\n[tasks.age]\n"
 KEYS = {
     "perspective": 'augment=[{name="Perspective", args={p=1}}]',
     "drawn masks": "masks={prob=1.0}",

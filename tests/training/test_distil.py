@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MakeData
-from planned import plan_run
+from planned import SMALL, plan_run
 from run_command import maskens, ran, refused
 from scipy.special import log_softmax, softmax
 
@@ -43,25 +43,8 @@ from folds.people import TrainData
 from folds.run_folder import Run, load_run
 from folds.splits import read_folds
 
-STUDENT = """
-[tasks.heads]
-predicts = "heads"
-model = "test_resnet.r160_in1k"
-pretrained = false
-resize = [32, 24]
-batch_size = 16
-epochs = 6
-optimizer = { lr = 1e-2 }
-"""
-TEACHER = """
-[tasks.class18]
-model = "test_resnet.r160_in1k"
-pretrained = false
-resize = [32, 24]
-batch_size = 16
-epochs = 1
-optimizer = { lr = 1e-2 }
-"""
+LEARNING = f"{SMALL}batch_size = 16\noptimizer = {{ lr = 1e-2 }}\n"
+STUDENT, TEACHER = f"{LEARNING}epochs = 6\n[tasks.heads]\n", f"{LEARNING}epochs = 1\n[tasks.class18]\n"
 CPU: dict[str, Any] = {"device": "cpu", "workers": 0}
 SOFT = SoftTargets(("t",), ("r",), "flip", "", 1, 1.0, 0.5)
 

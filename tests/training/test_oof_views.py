@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from planned import SMALL
 from safetensors.numpy import load_file
 
 from ensemble.jobs.finished import is_done, reuse_jobs
@@ -20,15 +21,7 @@ from folds.layout import read_train
 from folds.run_folder import start_run
 from folds.splits import make_folds
 
-RECIPE = """
-[defaults]
-model = "test_resnet.r160_in1k"
-pretrained = false
-resize = [40, 32]
-epochs = 1
-batch_size = 8
-[tasks.heads]
-"""
+RECIPE = f"{SMALL}epochs = 1\nbatch_size = 8\n[tasks.heads]\n"
 MORE = 'oof_tta = ["mine"]' + RECIPE + '[tta.mine]\nviews = ["identity", "scale=1.1"]\n'
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeData
+from planned import SMALL
 from run_command import maskens, ran, refused
 from scipy.special import log_softmax, softmax
 
@@ -30,16 +31,7 @@ from folds.records import sealed
 from folds.run_folder import load_run
 
 EVAL = tuple(f"e{n:02d}.jpg" for n in range(18))
-HEADS = """
-[tasks.heads]
-predicts = "heads"
-model = "test_resnet.r160_in1k"
-pretrained = false
-resize = [32, 24]
-batch_size = 16
-epochs = 8
-optimizer = { lr = 1e-2 }
-"""
+HEADS = f"{SMALL}batch_size = 16\nepochs = 8\noptimizer = {{ lr = 1e-2 }}\n[tasks.heads]\n"
 
 
 @pytest.fixture(scope="module")

@@ -5,20 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import MakeData
 from scipy.stats import norm
 
 from ensemble.jobs.soft_targets import FoldTargets, SoftTargets
 from ensemble.recipes.tasks import OutputSpec, Predicts, bands_of, training_labels
 from ensemble.training.losses import age_distribution, bin_counts, soft_targets, target_tables
 from folds.labels import OLDEST, UNKNOWN, age_band, decode, of_band
-from folds.layout import read_train
 from folds.people import ALONE, Person, TrainData
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory, make_data: MakeData) -> TrainData:
-    return read_train(make_data(tmp_path_factory.mktemp("targets") / "data", people=24))
 
 
 def test_teachers_fill_in_what_a_label_lacks() -> None:
