@@ -10,12 +10,12 @@ from typing import Any
 
 import typer
 
+from ensemble.backends.choose import choose_hardware
 from ensemble.commands.options import PredictOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
 from ensemble.decision.members import Ensemble, Only, load_ensembles
 from ensemble.decision.tuning import ActiveTuning, DecisionParams, apply_tuning, weighted_runs
-from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.engine import engine_options
 from ensemble.recipes.recipe_file import run_recipe
 from ensemble.recipes.views import Tta
@@ -87,7 +87,7 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
 
     from ensemble.prediction.photo_classifier import predict_files
 
-    hardware = Hardware(choose_device(options.device), options.workers)
+    hardware = choose_hardware(options.device, options.workers)
     engine = engine_options(options.engine, device=hardware.device, graphs=not options.no_graphs)
     with observer.progress() as on_progress:
         predicting = partial(on_progress, "predicting")

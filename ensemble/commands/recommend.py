@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ensemble.backends.choose import choose_hardware
 from ensemble.commands.options import RecommendOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
-from ensemble.jobs.hardware import Hardware, choose_device, unused_gpu
+from ensemble.jobs.hardware import unused_gpu
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Recipe
 from folds.errors import MaskensError, typed
@@ -77,7 +78,7 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
 
     from ensemble.training import recommend as choosing
 
-    hardware = Hardware(choose_device(options.device), options.workers)
+    hardware = choose_hardware(options.device, options.workers)
     own, k = int(data.scored.sum()), before.k if before else min(FOLDS, possible)
     photos = choosing.PhotoCounts(own, len(data.files) - own)
     candidates = choosing.CANDIDATES[hardware.device]

@@ -7,11 +7,11 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ensemble.backends.choose import choose_hardware
 from ensemble.commands.options import ServeOptions
 from ensemble.commands.predict import choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal, fail
-from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.engine import engine_options
 from ensemble.serving.limits import Limits
 from folds.errors import refuse_without
@@ -68,7 +68,7 @@ def serve(options: ServeOptions, observer: Observer) -> Server:
         from ensemble.serving.app import create_app
         from ensemble.serving.requests import ServedModels
 
-        hardware = Hardware(choose_device(options.device), options.workers)
+        hardware = choose_hardware(options.device, options.workers)
         engine = engine_options(options.engine, device=hardware.device, graphs=not options.no_graphs)
 
         def load() -> PhotoClassifier:
