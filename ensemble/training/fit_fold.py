@@ -285,13 +285,13 @@ class JobRun:
     def watch(
         self, trainer: Trainer, stop: StopRequest, epoch: int, batches: int
     ) -> Callable[[EpochProgress, bool], None]:
-        """After each batch: reports the epoch's progress once a second; after an update saves where much would be lost,
-        and where a signal asks to stop or the job's end has passed; then it interrupts."""
+        """After each batch: reports the job's first one, then the epoch's progress once a second; after an update saves
+        where much would be lost, and where a signal asks to stop or the job's end has passed; then it interrupts."""
         reported = saved = time.monotonic()
 
         def on_batch(progress: EpochProgress, updated: bool) -> None:
             nonlocal reported, saved
-            if time.monotonic() - reported > TICK:
+            if self.status.state != "training" or time.monotonic() - reported > TICK:
                 reported = time.monotonic()
                 speed = progress.photos / progress.seconds
                 left = (batches * (self.epochs - epoch) - progress.batches) * self.recipe.batch_size / speed
