@@ -185,13 +185,16 @@ def with_models(run: Path, images: Path, counts: Sequence[int], scratch: Path) -
     found = {IMPORTS: process(sys.executable, "-c", "import torch, timm")}
     found[MORE_IMPORTS] = process(sys.executable, "-c", "import torch, timm, albumentations")
     found[FIRST_UPDATE] = first_update(run, scratch)
-    shown = sorted(path.resolve() for path in images.iterdir() if path.is_file())
+    shown = sorted(path for path in images.iterdir() if path.is_file())
     for count in (1, *counts):
         folder = scratch / f"{count}-photos"
         folder.mkdir()
-        for number in range(count):
-            source = shown[number % len(shown)]
-            (folder / f"{number:05}{source.suffix}").symlink_to(source)
+        names = [f"{number:05}{shown[number % len(shown)].suffix}" for number in range(count)]
+        for number, name in enumerate(names):
+            if number < len(shown):
+                shutil.copyfile(shown[number], folder / name)
+            else:
+                (folder / name).symlink_to(names[number % len(shown)])
         for engine in ENGINES:
             words = ["--run", str(run), "--tta", "flip", "--engine", engine]
             command = ["predict", str(folder)] if count == 1 else ["infer", "--photos", str(folder), "--cache", "none"]

@@ -12,7 +12,7 @@ from ensemble.commands.predict import choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
 from ensemble.jobs.hardware import Hardware
-from ensemble.models.kept_graphs import KeptGraph
+from ensemble.models.kept_graphs import kept_graphs
 from folds.errors import refuse_without
 from folds.layout import find_eval
 from folds.run_folder import load_run, read_run_data
@@ -72,6 +72,6 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
             threads,
             partial(on_progress, "exporting"),
         )
-        models = [] if options.no_graphs else [KeptGraph(m.path, m.sha256, m.card) for m in chosen.ensembles[0].members]
+        models = [] if options.no_graphs else kept_graphs(chosen.ensembles[0].members)
         graphs = keep_graphs(models, threads, partial(on_progress, "keeping graphs"))
     return Exported(done, folder, chosen.description, chosen.notes, tuple(graphs))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -9,11 +11,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import ConfigDict
 
+from ensemble.decision.members import Member
 from ensemble.jobs.card import ModelCard
 from ensemble.jobs.job import GRAPH, GRAPH_RECORD
 from ensemble.models.array_views import array_views
-from ensemble.models.engine import EngineName, PrecisionChoice, largest_difference
-from ensemble.models.graph_engine import PART, Array, GraphEngine, compile_graph
+from ensemble.models.engine import EngineName, Precision, PrecisionChoice, largest_difference
+from ensemble.models.graph_engine import PART, Array, GraphEngine, Run, compile_graph
 from ensemble.recipes.views import IDENTITY
 from folds.errors import MaskensError, first_line
 from folds.files import replacing, sha256
@@ -78,11 +81,30 @@ class KeptGraph:
         _refuse_foreign(graph)
         return graph
 
-    def engine(self, record: GraphRecord, name: EngineName, threads: int, part: int = PART) -> GraphEngine | str:
-        """The graph in an engine, in fp32, or why it can't be used: damaged, or other logits of the stand-ins than
-        torch had. `part` is of `compile_graph`."""
+    def engine(
+        self,
+        record: GraphRecord,
+        name: EngineName,
+        threads: int,
+        part: int = PART,
+        in_bf16: Array | None = None,
+        any_difference: bool = False,
+    ) -> GraphEngine | str:
+        """The graph in an engine, or why it can't be used: damaged, or other logits of the stand-ins than torch had.
+
+        Args:
+            part: as of `compile_graph`.
+            in_bf16: the photos, float32 (n, 3, height, width), on which bf16 is compared with fp32; where it differs
+                too much the engine is in fp32, and notes report it. None: fp32.
+            any_difference: in bf16 logits need only be finite.
+        """
+
+        def compiled(precision: Precision) -> Run:
+            return compile_graph(name, graph, self.card.preprocessing.shape[:2], precision, threads, part)
+
         try:
-            forward = compile_graph(name, self.read(record), self.card.preprocessing.shape[:2], "fp32", threads, part)
+            graph = self.read(record)
+            forward, rough = compiled("fp32"), None if in_bf16 is None else compiled("bf16")
             exact, found = np.array(record.logits, np.float32), forward(self.stand_ins)
             if not exact.shape == found.shape == (STAND_INS, self.card.target.width):
                 raise ValueError(f"its logits are {found.shape}")
@@ -91,7 +113,15 @@ class KeptGraph:
             return first_line(error)
         if not difference <= largest_difference(exact, "fp32"):  # nor may it be NaN
             return f"{name} moves a logit by {difference:.2g}"
-        return GraphEngine(forward, PrecisionChoice("fp32", max(difference, record.difference), "", name))
+        whole = GraphEngine(forward, PrecisionChoice("fp32", max(difference, record.difference), "", name))
+        if in_bf16 is None or rough is None:
+            return whole
+        exact = forward(in_bf16)
+        difference = float(np.abs(rough(in_bf16) - exact).max())
+        if difference <= (math.inf if any_difference else largest_difference(exact, "bf16")):  # not NaN
+            return GraphEngine(rough, PrecisionChoice("bf16", difference, "", name))
+        whole.notes = (f"engine {name} moves a logit by {difference:.2g} in bf16: not used",)
+        return whole
 
     def keep(self, graph: bytes, logits: Array, difference: float, photos: int, engine: EngineName) -> None:
         """Replace the kept graph. Raises MaskensError: it can't be written, or is no graph that `read` takes.
@@ -111,6 +141,11 @@ class KeptGraph:
         sizes = sha256(graph), len(graph)
         record = GraphRecord(self.model, *sizes, values, difference, photos, engine, versions)
         write_record(self.checkpoint.with_name(GRAPH_RECORD), record)
+
+
+def kept_graphs(members: Iterable[Member]) -> list[KeptGraph]:
+    """Where the graphs of an ensemble's models are kept."""
+    return [KeptGraph(m.path, m.sha256, m.card) for m in members]
 
 
 def _refuse_foreign(graph: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from ensemble.models.engine import (
     shortest,
 )
 from ensemble.models.graph_engine import PART
-from ensemble.models.kept_graphs import KeptGraph
+from ensemble.models.kept_graphs import GraphRecord, kept_graphs
 from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError
 from folds.labels import IntArray
@@ -131,7 +132,7 @@ class Predictor:
         self._fastest: dict[str, PrecisionChoice] = {}  # kind of model -> what was fastest for the first of it
         self._why: dict[str, tuple[str, ...]] = {}  # kind of model -> notes on what was chosen
         self._graphs: OnnxGraphs | None = None
-        self._kept = [KeptGraph(m.path, m.sha256, m.card) for m in self.members]
+        self._kept = kept_graphs(self.members)
         self._unusable: list[str] = []  # kept graphs, and why
 
     @property
@@ -175,7 +176,7 @@ class Predictor:
                 options = dataclasses.replace(options, precision=precision, engine=first.engine)
             elif options.engine == "auto" and self.all_kept:
                 engine = self._auto_with_kept(number, inputs)
-            engine = engine or self._with_kept_graph(number, options) or self._by_torch(number, options, inputs)
+            engine = engine or self._with_kept_graph(number, options, inputs) or self._by_torch(number, options, inputs)
             if known:
                 refuse_other_engine(known, engine.precision)
             if self.options.precision in ("auto", engine.precision.precision):  # else it is this model's own
@@ -188,17 +189,19 @@ class Predictor:
             self.precisions.setdefault(number, engine.precision)
             self.compile_seconds += engine.compile_seconds
 
-    def _with_kept_graph(self, number: int, options: EngineOptions) -> Engine | None:
-        """The engine asked for with the graph that is kept of a model, in fp32; None where there is none to use."""
+    def _with_kept_graph(self, number: int, options: EngineOptions, inputs: BatchInputs) -> Engine | None:
+        """The engine asked for with the graph that is kept of a model; None where there is none to use."""
         if not options.graphs or options.engine == "torch" or options.engine == "auto":
             return None
-        if options.precision != "fp32" and PRECISIONS[options.engine] != ("fp32",):
+        if options.precision == "auto" and PRECISIONS[options.engine] != ("fp32",):
+            return None  # what is fastest is compared with torch
+        kept, record = self._kept[number], self._records[number]
+        if record is None:
             return None
-        kept = self._kept[number]
-        if (record := kept.record()) is None:
-            return None
-        found = kept.engine(record, options.engine, self._threads, self._part)
+        photos = inputs.of(self.members[number])[:BATCH] if options.precision == "bf16" else None
+        found = kept.engine(record, options.engine, self._threads, self._part, photos, options.chosen_before)
         if isinstance(found, str):
+            self._records[number] = None
             self._unusable.append(f"{kept.file} can't be used and is made anew: {found}")
             return None
         return found
@@ -207,7 +210,7 @@ class Predictor:
         """An engine for a model whose graph is kept, as torch isn't needed then; None where the photos are so many that
         they repay trying every engine, or it can't be used."""
         name, *others = (engine for engine in installed_engines() if engine != "torch")
-        found = self._with_kept_graph(number, dataclasses.replace(self.options, engine=name))
+        found = self._with_kept_graph(number, dataclasses.replace(self.options, engine=name), inputs)
         if found is None or math.isinf(self._passes):
             return found
         x = inputs.of(self.members[number])[:BATCH]
@@ -220,7 +223,12 @@ class Predictor:
     def all_kept(self) -> bool:
         """Whether another engine can predict with a kept graph of every model."""
         able = self.options.graphs and self.options.precision == "fp32" and len(installed_engines()) > 1
-        return able and all(kept.record() for kept in self._kept)
+        return able and all(self._records)
+
+    @functools.cached_property
+    def _records(self) -> list[GraphRecord | None]:
+        """Of each model's kept graph, None where there is none to use."""
+        return [kept.record() for kept in self._kept]
 
     def _by_torch(self, number: int, options: EngineOptions, inputs: BatchInputs) -> Engine:
         """The engine of a checkpoint, chosen with torch; raises as `load`."""

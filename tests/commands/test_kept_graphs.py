@@ -72,6 +72,8 @@ import ensemble
 for engine in ("onnxruntime", "openvino", "auto"):
     assert ensemble.predict([{str(photo)!r}], run="run", engine=engine).records
 assert len(ensemble.infer("run", data="data", engine="auto", cache="none", out="quick.csv").classes) == 42
+rough = ensemble.infer("run", data="data", engine="openvino", precision="bf16", cache="none", out="rough.csv")
+assert "openvino in bf16 for 12 of 12 models" in rough.notes[0]
 server = ensemble.serve("run", port=0, engine="onnxruntime")
 server.opened.close()
 print({{"torch", "timm", "torchvision", "albumentations", "ttach"}} & sys.modules.keys())

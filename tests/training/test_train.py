@@ -277,6 +277,15 @@ def test_an_age_task_trains_on_one_gender_and_predicts_everybody(setting: TinyRu
     assert job.oof_rows.tolist() == np.flatnonzero(held_out).tolist()
 
 
+def test_a_job_reports_its_first_batch(short: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported = []
+    monkeypatch.setattr(fit_fold, "TICK", float("inf"))
+    monkeypatch.setattr(fit_fold, "write_status", lambda run, status: reported.append(status))
+    fit_fold.JobRun(short.spec(), short.data, short.folds).run()
+    first = next(status for status in reported if status.state == "training")
+    assert first.epoch == 0 and first.loss is not None and first.photos_per_s
+
+
 class NanFrom:
     """A loss that is NaN from one batch of one epoch on, as `task_loss`; batches of the others are counted only."""
 
