@@ -23,7 +23,9 @@ PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
 }
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}  # maskens[...]
 ROUNDS = 3  # in which engines are timed
-# assumed seconds on two cores, until they are measured
+# assumed seconds: those of a slow machine, two cores with AVX2, where `infer` by torch began after 19 s and by another
+# engine, without graphs of its 5 models, after 37. Where they are fewer, trying engines takes even less than REPAID.
+# benchmarks/startup.py prints those of a machine.
 STARTING = 15.0  # to import torch and build models
 TRACING = 10.0  # to trace a kind of model
 COMPILING = 2.0  # to compile a model for another engine
