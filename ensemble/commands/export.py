@@ -12,7 +12,7 @@ from ensemble.commands.predict import choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
 from ensemble.jobs.hardware import Hardware
-from ensemble.models.kept_graphs import kept_graphs
+from ensemble.prediction.predictor import kept_graphs
 from folds.errors import refuse_without
 from folds.layout import find_eval
 from folds.run_folder import load_run, read_run_data

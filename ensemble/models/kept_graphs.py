@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import ConfigDict
 
-from ensemble.decision.members import Member
 from ensemble.jobs.card import ModelCard
 from ensemble.jobs.job import GRAPH, GRAPH_RECORD
 from ensemble.models.array_views import array_views
@@ -141,11 +139,6 @@ class KeptGraph:
         sizes = sha256(graph), len(graph)
         record = GraphRecord(self.model, *sizes, values, difference, photos, engine, versions)
         write_record(self.checkpoint.with_name(GRAPH_RECORD), record)
-
-
-def kept_graphs(members: Iterable[Member]) -> list[KeptGraph]:
-    """Where the graphs of an ensemble's models are kept."""
-    return [KeptGraph(m.path, m.sha256, m.card) for m in members]
 
 
 def _refuse_foreign(graph: bytes) -> None:

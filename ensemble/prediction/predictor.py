@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from ensemble.models.engine import (
     shortest,
 )
 from ensemble.models.graph_engine import PART
-from ensemble.models.kept_graphs import GraphRecord, kept_graphs
+from ensemble.models.kept_graphs import GraphRecord, KeptGraph
 from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError
 from folds.labels import IntArray
@@ -277,6 +277,11 @@ class Predictor:
                     "train that job again with --restart, or predict with --precision fp32"
                 )
         return [values.reshape(views, len(values) // views, -1) for values in arrays]
+
+
+def kept_graphs(members: Iterable[Member]) -> list[KeptGraph]:
+    """Where the graphs of an ensemble's models are kept."""
+    return [KeptGraph(m.path, m.sha256, m.card) for m in members]
 
 
 def groups_that_fit(members: Sequence[Member], device: str) -> list[list[int]]:
