@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 
 from folds.labels import label_text
 from folds.people import Lists
-from folds.photo_list import read_labelled_list
+from folds.photo_list import read_labelled_lists
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -71,7 +71,7 @@ def test_lists_of_other_layouts_are_made_and_read(tmp_path: Path, monkeypatch: p
         table, *words = shlex.split(command)
         given = dict(zip(words[::2], words[1::2], strict=True))
         columns, labels = ([given[name]] if name in given else [] for name in ("--columns", "--labels"))
-        people = read_labelled_list(Path(table), Lists(columns=tuple(columns), labels=tuple(labels)))
+        people = read_labelled_lists(Path(table), Lists(columns=tuple(columns), labels=tuple(labels)))
         found.append([(p.path, p.masks[0], p.gender, label_text("age", p.age)) for p in people])
     assert found == [
         [("with_mask/1.jpg", 0, -1, ""), ("without_mask/2.jpg", 2, -1, "")],

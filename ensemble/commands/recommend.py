@@ -112,7 +112,7 @@ def _data_line(data: TrainData) -> str:
     of_rarest = (data.classes == rarest) & data.scored
     having = len({data.people[i].group for i in data.photo_person[of_rarest].tolist()})
     own, extra = int(data.scored.sum()), int((~data.scored).sum())
-    photos = f"{own} photos{f', {extra} extra ones' if extra else ''}"
+    photos = f"{own} photos{f' and {extra} extra' if extra else ''}"
     return (
         f"{people} people, {photos}; the rarest class is '{CLASS_NAMES[rarest]}': "
         f"{counts[rarest]} photos of {having} people"
@@ -151,11 +151,11 @@ def _reasons(
 
 def _next(choice: Choice, before: Run | None, options: RecommendOptions) -> list[str]:
     """The commands that train it."""
-    data, run = options.data, options.run[0]
+    data, run, lists = options.data, options.run[0], ""
     if before and before.jobs_on_disk():  # it belongs to another recipe
-        data, run, before = before.data_folder(data), Path("NEW_RUN"), None
+        data, run, lists, before = before.data_folder(data), Path("NEW_RUN"), before.lists.typed, None
     split = before is None or before.k != choice.k
-    where = f"--run {typed(run)}" + (f" --data {typed(data)}" if data else "")
+    where = f"--run {typed(run)}" + (f" --data {typed(data)}" if data else "") + lists
     device = "" if options.device == "auto" else f" --device {options.device}"
     train = (
         f"maskens train {f'--run {typed(run)}' if split else where} --recipe {typed(options.out)} "

@@ -57,12 +57,15 @@ def test_a_file_that_is_there_is_kept() -> None:
 
 @pytest.mark.usefixtures("data", "timed")
 def test_a_run_with_models_of_another_recipe_is_left_alone() -> None:
-    assert maskens("folds", "--k", 3).code == 0
+    Path("more.csv").write_text("photo,age\ndata/eval/images/a01.jpg,20\n")
+    assert maskens("folds", "--k", 3, "--extra", "more.csv", "--allow-duplicates").code == 0
     job = Path("runs/default/mask/fold0")
     job.mkdir(parents=True)
     (job / "last.pt").touch()
     outcome = maskens("recommend", "--device", "cpu")
+    assert "126 photos and 1 extra" in outcome.out
     assert "next: maskens folds --run NEW_RUN --data " in outcome.out
+    assert "--extra more.csv --k 3" in outcome.out
     assert "next: maskens train --run NEW_RUN --recipe recommended.toml --fold 0..2" in outcome.out
 
 
