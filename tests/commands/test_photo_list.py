@@ -12,7 +12,7 @@ import pytest
 from conftest import MakeData
 from photo_lists import as_list
 from PIL import Image
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 from tiny_runs import DEFAULTS
 
 from ensemble.jobs.card import read_card
@@ -55,8 +55,7 @@ def test_all_steps_work_alike(job: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert scored["score"]["photos"] == complete < len(rows)
     assert any(f"{len(rows) - complete} of {len(rows)} photos lack a label" in note for note in scored["notes"])
     for words in (("audit", "--run", "run"), ("explore", "--run", "run"), ("verify", "--run", "run")):
-        outcome = maskens(*words)
-        assert outcome.code == 0, outcome
+        ran(*words)
     again = maskens("folds", "--run", "run")
     assert "the same folds were there already" in again.out, again
     (job / "data").rename("away")
@@ -99,22 +98,20 @@ def test_extra_photos_are_trained_on_and_not_scored(data: Path) -> None:
         Image.fromarray(rng.integers(0, 255, (32, 24, 3), dtype=np.uint8)).save(more / f"{name}.png")
     (more / "list.csv").write_text("photo,age\na.png,60\nb.png,>=60\nc.png,7\nd.png,41\n")
     Path("tiny.toml").write_text(EXTRA)
-    assert maskens("folds", "--k", "2", "--run", "plain").code == 0
+    ran("folds", "--k", "2", "--run", "plain")
     made = maskens("folds", "--k", "2", "--run", "more", "--extra", "faces/list.csv")
     assert "extra photos: 4; labelled: mask 0, gender 0, age 4" in made.out, made
     assert Path("more/folds.csv").read_bytes() == Path("plain/folds.csv").read_bytes()
     for run in ("plain", "more"):
-        trained = maskens("train", "--run", run, "--recipe", "tiny.toml", "--device", "cpu", "--fold", "0", "--yes")
-        assert trained.code == 0, trained
+        ran("train", "--run", run, "--recipe", "tiny.toml", "--device", "cpu", "--fold", "0", "--yes")
     with np.load("plain/mask/fold0/oof.npz") as one, np.load("more/mask/fold0/oof.npz") as other:
         assert np.array_equal(one["files"], other["files"])
     assert (
         read_card(Path("more/age/fold0/model.safetensors")).people
         != read_card(Path("plain/age/fold0/model.safetensors")).people
     )
-    assert maskens("verify", "--run", "more").code == 0
-    compared = maskens("compare", "plain", "more")
-    assert compared.code == 0, compared
+    ran("verify", "--run", "more")
+    compared = ran("compare", "plain", "more")
     assert "more: 4 extra photos, of which each task is trained on: age 4, mask 0, gender 0" in compared.out, compared
     (more / "list.csv").write_text("photo,age\na.png,60\nb.png,>=60\nc.png,7\n")
     refused(maskens("train", "--run", "more"), "the extra photos in faces/list.csv changed since")
@@ -136,7 +133,7 @@ def test_extra_photos_of_people_who_are_scored_or_predicted_are_refused(data: Pa
     assert not Path("run").exists()
     with Path("extra-duplicates.csv").open() as file:
         assert {row["photo"] for row in csv.DictReader(file)} == {"same.jpg", "eval.jpg"}
-    assert maskens(*folds, "--allow-duplicates").code == 0
-    assert maskens("folds", "--run", "run").code == 0, "it was accepted"
+    ran(*folds, "--allow-duplicates")
+    ran("folds", "--run", "run")  # it was accepted
     table.write_text(f"photo,person,gender\nsame.jpg,{person.name[:6]},male\n")
-    assert maskens(*folds).code == 0, "the same person never crosses a fold"
+    ran(*folds)  # the same person never crosses a fold
