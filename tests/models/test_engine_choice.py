@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib.util
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+from cards import model_card
 from torch import Tensor, nn
 
-from ensemble.models import engine, engine_choice, onnx_graph
+from ensemble.models import engine, engine_choice, kept_graphs, onnx_graph
 from ensemble.models.engine import Engine, EngineOptions, engine_options
 from ensemble.models.engine_choice import choose_engine
-from ensemble.models.graph_engine import Array
+from ensemble.models.graph_engine import Array, GraphEngine
+from ensemble.models.kept_graphs import GraphRecord, KeptGraph
 from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.models.torch_engine import TorchEngine
 from folds.errors import MaskensError
@@ -142,6 +145,16 @@ def test_bf16_that_moves_logits_too_far_gives_way_to_fp32_unless_chosen_on_other
     options = EngineOptions("bf16", engine="openvino", chosen_before=chosen_before)
     found = choose_engine(model, X, options, 8, OnnxGraphs())
     assert (found.precision.engine, found.precision.precision) == ("openvino", precision)
+
+    def compiled(engine: str, graph: bytes, size: object, precision: str, *args: object) -> Callable[[Array], Array]:
+        return lambda x: np.full((len(x), 2), 1 + (error if precision == "bf16" else 0), np.float32)
+
+    monkeypatch.setattr(kept_graphs, "compile_graph", compiled)
+    monkeypatch.setattr(KeptGraph, "read", lambda *args: b"")
+    record = GraphRecord("", "", 0, ((1.0, 1.0), (1.0, 1.0)), 0.0, 2, "openvino", {})
+    kept = KeptGraph(Path("model.safetensors"), "", model_card())
+    same = kept.engine(record, "openvino", 1, in_bf16=X.numpy(), any_difference=chosen_before)
+    assert isinstance(same, GraphEngine) and same.precision.precision == precision
 
 
 def test_auto_keeps_to_the_precision_that_is_asked_for(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
