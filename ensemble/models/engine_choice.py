@@ -123,7 +123,8 @@ def choose_engine(
     if auto and not names:
         why = "torch is the only engine here; pip install 'maskens[onnx]' or 'maskens[openvino]' for others"
     elif auto:
-        first, setup = x[:BATCH], TRACING + COMPILING * models
+        # what loads kept graphs without torch comes here only if trying is repaid
+        first, setup = x[:BATCH], 0.0 if kept and kept.record() else TRACING + COMPILING * models
         each = 0.0 if math.isinf(passes) else shortest(lambda: TorchEngine(model, BATCH).logits(first), 2) / len(first)
         why = not_repaid("torch", each, len(x), len(names), passes, models, setup)
     if why or options.engine == "torch":

@@ -213,10 +213,10 @@ class Predictor:
         found = self._with_kept_graph(number, dataclasses.replace(self.options, engine=name), inputs)
         if found is None or math.isinf(self._passes):
             return found
-        x = inputs.of(self.members[number])[:BATCH]
-        each = shortest(lambda: found.logits(x), 1) / len(x)
-        alike = self._kinds.count(self._kinds[number])
-        found.notes = tuple(filter(None, [not_repaid(name, each, len(x), len(others), self._passes, alike, STARTING)]))
+        x = inputs.of(self.members[number])
+        each = shortest(lambda: found.logits(x[:BATCH]), 1) / len(x[:BATCH])
+        alike, tried = self._kinds.count(self._kinds[number]), len([*others, "torch"])
+        found.notes = tuple(filter(None, [not_repaid(name, each, len(x), tried, self._passes, alike, STARTING)]))
         return found if found.notes else None
 
     @property

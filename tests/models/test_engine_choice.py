@@ -176,6 +176,13 @@ def test_auto_tries_no_other_engine_where_the_photos_do_not_repay_it(
     assert "engine auto is torch here" in found.notes[-1]
     choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs(), passes=100_000_000, models=5)
     assert tried
+    tried.clear()  # a kept graph has not to be traced
+    kept = KeptGraph(Path("model.safetensors"), "", model_card())
+    monkeypatch.setattr(KeptGraph, "record", lambda self: True)
+    monkeypatch.setattr(KeptGraph, "read", lambda *args: b"")
+    for place, expected in ((None, False), (kept, True)):
+        choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs(), passes=2000, models=5, kept=place)
+        assert bool(tried) == expected
     named = choose_engine(model, X, EngineOptions(engine="onnxruntime"), 8, OnnxGraphs(), passes=400)
     assert named.precision.engine == "onnxruntime", "it was asked for"
 
