@@ -81,7 +81,7 @@ def apply_fixes(data: TrainData, fixes: Sequence[Fix]) -> TrainData:
             old, new = (label_text(fix.field, _value(fix.field, text)) for text in (fix.old, fix.new))
             seen[key] = dataclasses.replace(fix, path=key[0], old=old, new=new)
             people[person.path] = _fixed(person, fix)
-    refuse(problems, f"these fixes don't fit the data in {data.root}", "Correct the list, or skip it: --fixes none.")
+    refuse(problems, f"these fixes don't fit the data in {data.source}", "Correct the list, or skip it: --fixes none.")
     fixed = tuple(people[p.path] for p in data.people)
     in_order = sorted(seen.values(), key=lambda f: (f.path, f.field, f.photo))
     return dataclasses.replace(data, people=fixed, fixes=tuple(in_order))
@@ -185,7 +185,7 @@ def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
         if not missing:
             first, second = sorted((root(a), root(b)))
             parent[second] = first
-    refuse(problems, f"these merges don't fit the data in {data.root}", "Correct the list, or skip it: --merge none.")
+    refuse(problems, f"these merges don't fit the data in {data.source}", "Correct the list, or skip it: --merge none.")
     people = tuple(dataclasses.replace(p, merged_into="" if root(p.id) == p.id else root(p.id)) for p in data.people)
     return dataclasses.replace(data, people=people)
 

@@ -238,6 +238,11 @@ class TrainData:
     lists: Lists = NO_LISTS  # how it was read
 
     @property
+    def source(self) -> Path:
+        """The list of photos or the data folder."""
+        return self.table or self.root
+
+    @property
     def table_name(self) -> str:
         return self.table.name if self.table else "train.csv"
 

@@ -326,7 +326,7 @@ def load_data(run: Run, data_folder: Path | None = None) -> tuple[TrainData, Int
     if data.fingerprint != run.fingerprint:
         refuse(
             what_changed(run.folds_file, data) or ["some photo files have other names or sizes"],
-            f"the data in {data.table or data.root} changed since `maskens folds` made {run.folder}",
+            f"the data in {data.source} changed since `maskens folds` made {run.folder}",
             "Put the data back, or start a new run: maskens folds --run NEW_DIR",
         )
     if data.extra_hash != run.extra_hash:

@@ -165,7 +165,7 @@ def read_folds(path: Path, data: TrainData) -> tuple[IntArray, int]:
             problems.append(f"row {number}: fold '{row['fold']}' is not a number from 0 up")
         assigned.setdefault(name, fold)
     problems += [f"'{p}' has no row" for p in sorted(wanted - assigned.keys())]
-    refuse(problems, f"{path} does not fit the data in {data.root}")
+    refuse(problems, f"{path} does not fit the data in {data.source}")
     k = max(assigned.values()) + 1
     if k < 2:
         raise MaskensError(f"{path} puts all people into one fold: none is left to validate on.")

@@ -67,7 +67,7 @@ def write_audit(
     html = render(
         "audit.html",
         generator=GENERATOR,
-        title=f"Likely label errors in {found.data.table or found.data.root}",
+        title=f"Likely label errors in {found.data.source}",
         note=note,
         found=found,
         ranking=found.suspects[:LISTED],

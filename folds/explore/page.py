@@ -54,7 +54,7 @@ def write_exploration(
     html = render(
         "explore.html",
         generator=GENERATOR,
-        title=f"Data exploration: {found.data.root}",
+        title=f"Data exploration: {found.data.source}",
         found=found,
         classes=class_rows(found),
         groups=group_rows(found),
@@ -172,7 +172,7 @@ def summary_tables(found: Exploration) -> tuple[Table, Table]:
 def summary_lines(found: Exploration) -> list[str]:
     """What the photos are, a line a fact."""
     people, rows = len({p.group for p in found.data.people}), len(found.data.people)
-    where = f"in {rows} rows of {found.data.table}" if found.data.table else f"on {rows} folders"
+    where = f"in {rows} rows" if found.data.table else f"on {rows} folders"
 
     def counts(what: str) -> str:
         rows = common(getattr(facts, what) for facts in found.photos.values())
@@ -180,7 +180,7 @@ def summary_lines(found: Exploration) -> list[str]:
 
     colours = zip(("red", "green", "blue"), *found.colour, strict=True)
     return [
-        f"{found.data.root}: {people} people {where}, {len(found.data.files)} photos",
+        f"{found.data.source}: {people} people {where}, {len(found.data.files)} photos",
         f"sizes (width x height): {counts('size')}",
         f"formats: {counts('kind')}",
         f"colour, mean and spread of 255: {', '.join(f'{name} {m:.0f} ± {s:.0f}' for name, m, s in colours)}",
