@@ -18,7 +18,7 @@ from folds.photos import Pixels, Progress, in_threads, read_photo
 
 BITS = 256
 NEAR = 24  # of them, that recompression or rescaling may turn; two people's passport photos differ in 52 or more
-CHUNK = 256
+CHUNK = 64  # hashes that are compared with all at a time: few, so that what differs fits into the cache
 FILE = "merge-candidates.csv"
 
 Hash = npt.NDArray[np.uint64]
@@ -70,12 +70,14 @@ def hash_photos(
 
 
 def near_duplicates(hashes: Hash, people: npt.NDArray[np.str_]) -> list[tuple[int, int, int]]:
-    """Pairs of photos, of uint64 (n, 4) hashes, of different people, (n,), that differ in at most NEAR bits, compared a
-    block of rows at a time to save memory: (first, second, bits) with first < second, most alike first."""
+    """Pairs of photos, of uint64 (n, 4) hashes, of different people, (n,), that differ in at most NEAR bits: (first,
+    second, bits) with first < second, most alike first."""
     found: list[tuple[int, int, int]] = []
+    words = np.ascontiguousarray(hashes.T)
     for start in range(0, len(hashes), CHUNK):
-        block = hashes[start : start + CHUNK]
-        bits = np.bitwise_count(block[:, None] ^ hashes[None, start:]).sum(axis=2, dtype=np.int64)
+        bits = np.zeros((min(CHUNK, len(hashes) - start), len(hashes) - start), dtype=np.uint16)
+        for word in words:
+            bits += np.bitwise_count(word[start : start + CHUNK, None] ^ word[start:])
         for a, b in np.argwhere(bits <= NEAR):
             if a < b and people[start + a] != people[start + b]:
                 found.append((int(start + a), int(start + b), int(bits[a, b])))
