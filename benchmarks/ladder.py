@@ -60,6 +60,7 @@ STRONG = AUGMENT % "camera-strong"
 DRAWN = "masks = { prob = 0.2, detect = true }\n"
 SMALL4 = "resize = [128, 96]\nepochs = 4\n"
 FEWER = "sampler = { photos_per_person = 3 }\n"
+BALANCED = 'sampler = { balance = "mask" }\n'
 GROWING4 = "epochs = 4\nsizes = [[96, 72], [96, 72], [128, 96]]\n"
 FROZEN = "frozen_stages = 3\n"
 FACES = EYES + STRONG + DRAWN
@@ -84,6 +85,9 @@ RUNGS = {
     "frozen4": Rung("4 epochs, stem and three stages frozen", FROZEN + "epochs = 4"),
     "frozen4-randaug": Rung("the same with randaug", FROZEN + "epochs = 4\n" + STRONG),
     "frozen4-faces": Rung("the same with eyes, randaug and masks", FROZEN + "epochs = 4\n" + FACES),
+    "balanced": Rung("photos drawn evenly over the states of the mask", BALANCED),
+    "balanced4": Rung("the same, 4 epochs", BALANCED + "epochs = 4"),
+    "classes": Rung("photos drawn more evenly over the classes", 'sampler = { balance = "class", strength = 0.5 }'),
     "batch16": Rung("batches of 16", "batch_size = 16"),
     "layers": Rung("layer-wise learning-rate decay 0.8", "optimizer = { layer_decay = 0.8 }"),
     "smooth": Rung("label smoothing 0.1", "loss = { label_smoothing = 0.1 }"),

@@ -39,7 +39,7 @@ class EpochPhotos:
 
     rows: IntArray  # index of the photo in the data
     person: IntArray  # equal for photos of one person
-    group: IntArray  # what balanced sampling evens out: the class or the age bin
+    group: IntArray  # what balanced sampling evens out: the class, the state of the mask or the age bin
     recipe: Sampler
     extra: npt.NDArray[np.bool_] | None = None  # (photos,), True for extra photos; None: there are none
 
@@ -110,15 +110,19 @@ def epoch_photos(
     """
     ids = np.unique([p.group for p in data.people], return_inverse=True)[1]
     beside, classes = more
-    by_class = recipe.balance == "class"
-    group = data.classes if by_class else age_band(data.years, cuts)
+    if recipe.balance == "class":
+        group, theirs = data.classes, classes
+    elif recipe.balance == "mask":
+        group, theirs = data.labels[0], decode(classes)[0]
+    else:
+        group, theirs = age_band(data.years, cuts), decode(classes)[2]
     extra = np.concatenate([~data.scored[rows], np.zeros(len(beside), dtype=np.bool_)])
     others = len(data.people) + int(beside.max(initial=-1)) + 1  # a person's extra photos are drawn for themselves
     person = ids[data.photo_person][rows] + others * extra[: len(rows)]
     return EpochPhotos(
         np.concatenate([rows, len(data.files) + beside]),
         np.concatenate([person, len(data.people) + beside]),
-        np.concatenate([group[rows], classes if by_class else decode(classes)[2]]),
+        np.concatenate([group[rows], theirs]),
         recipe,
         extra if extra.any() else None,
     )

@@ -180,7 +180,7 @@ class Sampler(Strict):
     fraction: float = Field(1.0, gt=0, le=100)  # of the photos there are
     photos_per_person: int = Field(len(SHOTS), ge=1, le=len(SHOTS))  # drawn anew each epoch
     extra: NotNegative = 1.0  # how often an extra photo is shown, compared with one of the folds
-    balance: Literal["none", "class", "age"] = "none"  # even out the 18 classes, or the age bins
+    balance: Literal["none", "class", "mask", "age"] = "none"  # even out classes, mask states, age bins
     strength: Unit = 1.0  # 1 evens out fully, 0 not at all
 
 
@@ -321,7 +321,7 @@ class Loss(Strict):
 
     def refuse_unfit(self, target: OutputSpec, evened: str) -> None:
         """Raises ValueError: it does not fit a task that predicts `target` and whose sampler evens out `evened`: none,
-        class or age."""
+        class, mask or age."""
         kind, heads = target.predicts, target.heads
         parts, several = [head.part for head in heads], len(heads) > 1
         if strange := [part for part in self.heads if part not in parts]:
@@ -336,7 +336,7 @@ class Loss(Strict):
                 given, name = len(own.class_weights), head.part if several else kind
                 raise ValueError(f"{where}{given} class_weights, but '{name}' has {len(head.bin_labels)} classes")
             correcting = [key for key in ("class_balanced", "logit_adjustment") if getattr(own, key)]
-            if correcting and (evened == "class" or (evened == "age" and head.part in ("age", "class"))):
+            if correcting and (evened == "class" or (evened != "none" and head.part in (evened, "class"))):
                 raise ValueError(
                     f"{where}{correcting[0]} corrects class frequencies, and so does sampler.balance = '{evened}': "
                     "keep one of them"

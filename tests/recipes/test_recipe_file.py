@@ -130,7 +130,7 @@ def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions() -
         ("batch_size = 7\nmix = {cutmix = 1}", "mix: photos are mixed in pairs, and batch_size 7 is odd"),
         ("mix = {cutmix = 1, half_face = true}", "mix: half_face excludes mixup and cutmix"),
         ("ages = {cuts = [30, 62]}", "ages.bands: 2 cuts make 3 bins"),
-        ("sampler = {balance = 'classes'}", "sampler.balance: input should be 'none', 'class' or 'age'"),
+        ("sampler = {balance = 'classes'}", "sampler.balance: input should be 'none', 'class', 'mask' or 'age'"),
         ("ages = {cuts = 'yeras'}", 'ages.cuts: a list of ages, or "years"'),
         ("ages = {head = 'regression'}", "ages.head: regression"),
         ("ages = {sigma = -1}", "ages.sigma: input should be greater than or equal to 0"),

@@ -46,6 +46,7 @@ KEYS = {
     "label smoothing": "loss.label_smoothing=0.2",
     "class weights": "loss.class_weights=[1, 2, 3]",
     "class balance": 'sampler.balance="class"',
+    "mask balance": 'sampler.balance="mask"',
     "age balance": 'sampler.balance="age"',
     "fraction": "sampler.fraction=0.5",
     "one photo a person": "sampler.photos_per_person=1",

@@ -120,8 +120,9 @@ def test_each_is_a_person_of_its_own_beside_the_data(source: Path) -> None:
     assert found.rows.tolist()[-2:] == [len(data.files) + 3, len(data.files) + 5]
     assert len(set(found.person.tolist())) == 2 + 2
     assert found.group.tolist()[-2:] == [4, 17]
-    by_age = epoch_photos(Sampler.model_validate({"balance": "age"}), (30, 60), data, np.arange(14), more)
-    assert by_age.group.tolist()[-2:] == [1, 2]
+    for balance, groups in {"mask": [0, 2], "age": [1, 2]}.items():
+        sampler = Sampler.model_validate({"balance": balance})
+        assert epoch_photos(sampler, (30, 60), data, np.arange(14), more).group.tolist()[-2:] == groups
 
 
 @pytest.mark.parametrize(
