@@ -17,7 +17,7 @@ from folds.people import PhotoSet, TrainData
 from folds.photos import Pixels, Progress, in_threads, read_photo
 
 BITS = 256
-NEAR = 24  # of them, that recompression or rescaling may turn; two people's passport photos differ in 52 or more
+NEAR = 24  # of them, that recompression or rescaling may turn; strangers differ in more: benchmarks/near_duplicates.py
 CHUNK = 64  # hashes that are compared with all at a time: few, so that what differs fits into the cache
 FILE = "merge-candidates.csv"
 
@@ -43,12 +43,14 @@ class MergeCandidate:
         return bits if self.alike == 1 else f"{bits}, {self.alike} such pairs"
 
 
-def perceptual_hash(photo: Pixels) -> Hash:
-    """BITS bits, uint64 (4,), that survive rescaling and recompression of a photo, uint8 (h, w, 3) RGB: signs of the
-    lowest 16 x 16 DCT coefficients of the 32 x 32 grey photo against their median ("pHash", Zauner 2010, who has 8 x 8:
-    too few for aligned faces)."""
+def perceptual_hash(photo: Pixels, side: int = 16) -> Hash:
+    """side^2 bits, uint64 (side^2 / 64,), that survive rescaling and recompression of a photo, uint8 (h, w, 3) RGB.
+
+    They are the signs of the lowest side x side DCT coefficients of the 32 x 32 grey photo, against their median
+    ("pHash", Zauner 2010, who has 8 x 8: too few for aligned faces).
+    """
     grey = cv2.resize(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
-    low = cv2.dct(grey.astype(np.float32))[:16, :16].ravel()
+    low = cv2.dct(grey.astype(np.float32))[:side, :side].ravel()
     bits = low > np.median(low[1:])  # the first coefficient is the mean brightness
     return np.packbits(bits).view(np.uint64)
 
