@@ -101,6 +101,9 @@ RUNGS = {
     "faces": Rung("eyes, randaug and masks", FACES),
     "small2": Rung("on 128x96", "resize = [128, 96]"),
     "small2-frozen": Rung("on 128x96, stem and three stages frozen", "resize = [128, 96]\n" + FROZEN),
+    "small2-eyes": Rung(
+        "on 128x96, stem and three stages frozen, faces aligned", "resize = [128, 96]\n" + FROZEN + EYES
+    ),
     "small4": Rung("on 128x96, 4 epochs", SMALL4),
     "small4-faces": Rung("the same with eyes, randaug and masks", FACES + SMALL4),
     "smallest4": Rung("on 96x72, 4 epochs", "resize = [96, 72]\nepochs = 4"),
