@@ -269,7 +269,7 @@ class Graphs:
 @dataclass(frozen=True, kw_only=True)
 class Engines(Graphs):
     engine: Literal["torch", "onnxruntime", "openvino", "auto"] = _compute(
-        "torch", "torch, onnxruntime, openvino or auto (fastest that agrees with torch).", "NAME"
+        "torch", "torch, onnxruntime, openvino or auto (fastest installed one that agrees with torch).", "NAME"
     )
 
 

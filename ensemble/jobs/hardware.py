@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import platform
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +56,26 @@ def unused_gpu(asked: str, hardware: Hardware) -> str:
     return (
         f"there is a GPU ({files[0]}), but torch {torch.__version__} {why}. Everything runs on the CPU (--device cpu)"
     )
+
+
+def machine(device: str, threads: int) -> str:
+    """What a measured time depends on beside the model: processor or GPU, threads, torch's version. On a CPU it imports
+    no torch."""
+    if device != "cpu":
+        import torch
+
+        chip = torch.cuda.get_device_name(device)
+    else:
+        chip = _processor()
+    return f"{chip}, {threads} threads, torch {metadata.version('torch')}"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open() as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()  # not Linux, or not of Intel's or AMD's make
 
 
 def free_memory(root: Path = Path("/")) -> int:

@@ -23,12 +23,9 @@ PRECISIONS: dict[EngineName, tuple[Precision, ...]] = {
 }
 EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}  # maskens[...]
 ROUNDS = 3  # in which engines are timed
-# assumed seconds: those of a slow machine, two cores with AVX2, where `infer` by torch began after 19 s and by another
-# engine, without graphs of its 5 models, after 37. Where they are fewer, trying engines takes even less than REPAID.
-# benchmarks/startup.py prints those of a machine.
-STARTING = 15.0  # to import torch and build models
-TRACING = 10.0  # to trace a kind of model
-COMPILING = 2.0  # to compile a model for another engine
+# assumed seconds, measured on two cores with AVX-512 (benchmarks/startup.py prints those of a machine)
+STARTING = 6.0  # to import torch and build models
+TRACING = 11.0  # to trace a kind of model
 REPAID = 0.05  # of an engine's time for all photos: what trying others may take at most, as none may be faster
 BATCH = 32  # photos in one forward pass, where measuring is not worth it
 TOLERANCES = {"folded": 1e-4, "fp32": 1e-3, "bf16": 0.05, "fp16": 0.05}
@@ -92,7 +89,7 @@ def engine_options(
 ) -> EngineOptions:
     """How the models are to predict. Raises MaskensError: options that exclude each other, or an engine that is not
     installed."""
-    if engine == "auto" and device != "cpu":
+    if engine == "auto" and (device != "cpu" or installed_engines() == ["torch"]):
         engine = "torch"  # the others run on the CPU
     if device != "cpu" and engine != "torch":
         raise MaskensError(f"--engine {engine} runs on the CPU only. Omit it, or add --device cpu.")
@@ -122,23 +119,20 @@ def installed_engines() -> list[EngineName]:
     return found
 
 
-def not_repaid(
-    engine: EngineName, each: float, photos: int, others: int, passes: float, models: int, setup: float
-) -> str:
+def not_repaid(engine: EngineName, each: float, photos: int, others: int, passes: float, setup: float) -> str:
     """Why `auto` takes an engine without trying others: the time that this would take; "" if the photos repay it.
 
     Args:
         each: seconds of a forward pass of one photo.
         photos: on which engines would be timed.
         others: engines to try.
-        passes: photos times views that each model will see.
-        models: that will take the same engine.
+        passes: of one photo, by all models that will take the same engine.
         setup: seconds before the first of them could be timed.
     """
     if math.isinf(passes):
         return ""
     probing = setup + each * ROUNDS * photos * (others + 2)
-    alone = each * passes * models
+    alone = each * passes
     if probing <= REPAID * alone:
         return ""
     return (

@@ -6,17 +6,19 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ensemble.jobs.hardware import machine
 from ensemble.models.array_views import Array
 from ensemble.models.build import load_checkpoint
 from ensemble.models.engine import (
     BATCH,
-    COMPILING,
     PRECISIONS,
     ROUNDS,
     TRACING,
@@ -30,12 +32,13 @@ from ensemble.models.engine import (
     not_repaid,
     shortest,
 )
-from ensemble.models.graph_engine import GraphEngine, compile_graph
-from ensemble.models.kept_graphs import KeptGraph
+from ensemble.models.graph_engine import PART, GraphEngine, compile_graph
+from ensemble.models.kept_graphs import GraphRecord, KeptGraph
 from ensemble.models.onnx_graph import OnnxGraphs
-from ensemble.models.precision import FASTER, TYPES, keep_batch, kept_batch, machine
+from ensemble.models.precision import FASTER, TYPES, keep_batch, kept_batch
 from ensemble.models.torch_engine import CHECKED, TorchEngine, fast_engine, fold_conv_bn
 from folds.errors import MaskensError, first_line
+from folds.files import sha256
 from folds.photos import Progress
 
 
@@ -47,9 +50,8 @@ def load_engine(
     options: EngineOptions,
     batch: int,
     graphs: OnnxGraphs,
-    passes: float,
-    models: int,
-    kept: KeptGraph | None,
+    passes: float = math.inf,
+    kept: KeptGraph | None = None,
 ) -> Engine:
     """The engine of a checkpoint, as `choose_engine` chooses it. Raises MaskensError: a damaged checkpoint, or one that
     does not fit into the GPU's memory.
@@ -62,10 +64,10 @@ def load_engine(
     torch.set_num_threads(threads)
     (model, card), run = load_checkpoint(path, torch.device(device)), path.parent.parent.parent
     kind = f"{card.model} {card.model_args} {card.preprocessing} in {options.precision}"
-    key = f"batch of {kind}, {machine(torch.device(device), threads)}"
+    key = f"batch of {kind}, {machine(device, threads)}"
     known = batch or kept_batch(run, key)
     try:
-        engine = choose_engine(model, torch.as_tensor(x), options, known, graphs, passes, models, kept)
+        engine = choose_engine(model, torch.as_tensor(x), options, known, graphs, passes, kept)
         if not known and isinstance(engine, TorchEngine):
             keep_batch(run, key, engine.batch)
         return engine
@@ -86,8 +88,8 @@ def keep_graphs(models: Sequence[KeptGraph], threads: int, on_progress: Progress
     options = EngineOptions(engine=next(name for name in installed_engines() if name != "torch"))
     for done, kept in enumerate(models, start=1):
         if not kept.record():
-            path, x = kept.checkpoint, kept.stand_ins
-            notes += load_engine(path, "cpu", threads, x, options, BATCH, graphs, math.inf, 1, kept).notes
+            x = kept.stand_ins
+            notes += load_engine(kept.checkpoint, "cpu", threads, x, options, BATCH, graphs, kept=kept).notes
         if on_progress:
             on_progress(done, len(models))
     return [*graphs.notes, *dict.fromkeys(notes)]
@@ -100,7 +102,6 @@ def choose_engine(
     batch: int,
     graphs: OnnxGraphs,
     passes: float = math.inf,
-    models: int = 1,
     kept: KeptGraph | None = None,
 ) -> Engine:
     """The engine asked for; of `auto` the fastest on a first batch, or torch where trying the others costs more than
@@ -114,20 +115,16 @@ def choose_engine(
         x: float32 (n, 3, height, width), real photos on the model's device.
         batch: photos in one forward pass of torch; 0 measures which number is fastest.
         graphs: of the models so far.
-        passes: photos times views that each model will see.
-        models: that will take the same engine.
+        passes: of one photo, by all models that will take the same engine.
         kept: where the model's graph is kept; None keeps none.
     """
     auto, why, began = options.engine == "auto", "", time.perf_counter()
-    names = [n for n in installed_engines() if n != "torch"] if options.engine == "auto" else [options.engine]
-    if auto and not names:
-        why = "torch is the only engine here; pip install 'maskens[onnx]' or 'maskens[openvino]' for others"
-    elif auto:
-        # what loads kept graphs without torch comes here only if trying is repaid
-        first, setup = x[:BATCH], 0.0 if kept and kept.record() else TRACING + COMPILING * models
+    names = [n for n in (installed_engines() if options.engine == "auto" else [options.engine]) if n != "torch"]
+    if auto and names:
+        first, setup = x[:BATCH], 0.0 if kept and kept.record() else TRACING
         each = 0.0 if math.isinf(passes) else shortest(lambda: TorchEngine(model, BATCH).logits(first), 2) / len(first)
-        why = not_repaid("torch", each, len(x), len(names), passes, models, setup)
-    if why or options.engine == "torch":
+        why = not_repaid("torch", each, len(x), len(names), passes, setup)
+    if why or not names:
         engine = fast_engine(model, x, options, batch)
         engine.notes = (*engine.notes, *filter(None, [why]))
         return engine
@@ -193,20 +190,17 @@ def _other_engine(
             problem = f"engine {name} does not take it ({first_line(error)})"
             continue
         if difference <= limit:  # not NaN
+            engine = GraphEngine(forward, PrecisionChoice(precision, difference, "", name))
             if kept and new and precision == "fp32":
-                graphs.keep(kept, graph, model, difference, len(photos), name)
-            return GraphEngine(forward, PrecisionChoice(precision, difference, "", name))
+                graphs.keep(kept, graph, _record(kept, graph, engine, model, folded, x, graphs))
+            return engine
         problem = f"engine {name} moves a logit by {difference:.2g} in {precision}"
     return problem
 
 
 def _fastest(engines: Sequence[Engine], x: Tensor, torch_fp32: Engine) -> Engine:
-    """By time, in turns, as the machine may have other work now and then."""
-    photos, every = x.numpy(), list({id(engine): engine for engine in (*engines, torch_fp32)}.values())
-    times = {id(engine): float("inf") for engine in every}
-    for _ in range(ROUNDS):
-        for engine in every:
-            times[id(engine)] = min(times[id(engine)], shortest(lambda: engine.logits(photos), 1))  # noqa: B023
+    every = {id(engine): engine for engine in (*engines, torch_fp32)}
+    times = dict(zip(every, _seconds(list(every.values()), x), strict=True))
 
     def cost(engine: Engine) -> float:
         return times[id(engine)] * (FASTER if engine.precision.precision in TYPES else 1)
@@ -214,3 +208,45 @@ def _fastest(engines: Sequence[Engine], x: Tensor, torch_fp32: Engine) -> Engine
     best = min(engines, key=cost)
     best.precision = dataclasses.replace(best.precision, speedup=times[id(torch_fp32)] / times[id(best)])
     return best
+
+
+def _seconds(engines: Sequence[Engine], x: Tensor) -> list[float]:
+    """Of each for these photos: its shortest call, in turns, as the machine may have other work now and then."""
+    photos = x.numpy()
+    rounds = [[shortest(partial(engine.logits, photos), 1) for engine in engines] for _ in range(ROUNDS)]
+    return [min(times) for times in zip(*rounds, strict=True)]
+
+
+def _record(
+    kept: KeptGraph,
+    graph: bytes,
+    engine: GraphEngine,
+    model: nn.Module,
+    folded: nn.Module,
+    x: Tensor,
+    graphs: OnnxGraphs,
+) -> GraphRecord:
+    """What is known of a graph that agrees with torch. Engine and torch are timed once for a kind of model, on as many
+    photos as the threads predict at a time."""
+    name, threads = engine.precision.engine, torch.get_num_threads()
+    kind = f"{name} {folded} {tuple(x.shape[1:])}"
+    if kind not in graphs.seconds:
+        some = x[torch.arange(min(PART * threads, 4 * BATCH)) % len(x)]
+        ways = engine, TorchEngine(folded, BATCH)
+        graphs.seconds[kind] = [seconds / len(some) for seconds in _seconds(ways, some)]
+    seconds, torch_seconds = graphs.seconds[kind]
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(kept.stand_ins)).float().tolist()
+    return GraphRecord(
+        model=kept.model,
+        graph=sha256(graph),
+        bytes=len(graph),
+        logits=tuple(map(tuple, logits)),
+        difference=engine.precision.difference,
+        photos=len(x[:BATCH]),
+        engine=name,
+        seconds=seconds,
+        torch_seconds=torch_seconds,
+        machine=machine("cpu", threads),
+        versions={package: metadata.version(package) for package in ("torch", "timm", name)},
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from pydantic import ConfigDict
 from ensemble.jobs.card import ModelCard
 from ensemble.jobs.job import GRAPH, GRAPH_RECORD
 from ensemble.models.array_views import array_views
-from ensemble.models.engine import EngineName, Precision, PrecisionChoice, largest_difference
+from ensemble.models.engine import STARTING, EngineName, Precision, PrecisionChoice, largest_difference
 from ensemble.models.graph_engine import PART, Array, GraphEngine, Run, compile_graph
 from ensemble.recipes.views import IDENTITY
 from folds.errors import MaskensError, first_line
@@ -37,7 +37,10 @@ class GraphRecord:
     logits: tuple[tuple[float, ...], ...]  # torch's of the stand-ins, in fp32
     difference: float  # largest of a logit from torch's
     photos: int  # that were compared, of the first inference
-    engine: str  # that compared them
+    engine: EngineName  # that compared them
+    seconds: float  # of a photo by that engine
+    torch_seconds: float  # of the same by torch
+    machine: str  # on which both were timed, as `machine` names it
     versions: dict[str, str]
 
 
@@ -121,24 +124,23 @@ class KeptGraph:
         whole.notes = (f"engine {name} moves a logit by {difference:.2g} in bf16: not used",)
         return whole
 
-    def keep(self, graph: bytes, logits: Array, difference: float, photos: int, engine: EngineName) -> None:
-        """Replace the kept graph. Raises MaskensError: it can't be written, or is no graph that `read` takes.
-
-        Args:
-            logits: of the stand-ins by torch, in fp32.
-            difference, photos, engine: as of `GraphRecord`.
-        """
+    def keep(self, graph: bytes, record: GraphRecord) -> None:
+        """Replace the kept graph. Raises MaskensError: it can't be written, or is no graph that `read` takes."""
         try:
             _refuse_foreign(graph)
         except ValueError as error:
             raise MaskensError(f"{self.file} is not written: {error}") from error
         with replacing(self.file) as handle:
             handle.write(graph)
-        versions = {name: metadata.version(name) for name in ("torch", "timm", engine)}
-        values = tuple(tuple(map(float, row)) for row in logits)
-        sizes = sha256(graph), len(graph)
-        record = GraphRecord(self.model, *sizes, values, difference, photos, engine, versions)
         write_record(self.checkpoint.with_name(GRAPH_RECORD), record)
+
+
+def torch_is_faster(records: Sequence[GraphRecord], engines: Collection[str], machine: str, passes: float) -> bool:
+    """Whether torch is faster than the engines that graphs were compared with, by the times in their records: its start
+    included, for so many passes of one photo by each model. False where they were not all timed on this machine, or by
+    an engine that is not among `engines`."""
+    timed = all(r.machine == machine and r.engine in engines for r in records)
+    return timed and sum(r.seconds - r.torch_seconds for r in records) * passes > STARTING
 
 
 def _refuse_foreign(graph: bytes) -> None:

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ensemble.models.engine import EngineName
 from ensemble.models.graph_engine import INPUT, OUTPUT
-from ensemble.models.kept_graphs import KeptGraph
+from ensemble.models.kept_graphs import GraphRecord, KeptGraph
 from ensemble.models.runtime import quiet
 from folds.errors import MaskensError
 
@@ -27,6 +26,7 @@ class OnnxGraphs:
 
     def __init__(self) -> None:
         self._traced: dict[str, ModelProto] = {}
+        self.seconds: dict[str, list[float]] = {}  # engine and kind of model -> of a photo, by it and by torch
         self.kept: dict[Path, int] = {}  # file -> its bytes, of those that were written
         self.problem = ""  # why one was not
 
@@ -46,18 +46,10 @@ class OnnxGraphs:
             found = self._traced[kind] = trace(model, x).model_proto
         return bytes(found.SerializeToString())
 
-    def keep(
-        self, place: KeptGraph, graph: bytes, model: nn.Module, difference: float, photos: int, engine: EngineName
-    ) -> None:
-        """Keep a model's graph. Where that fails, `problem` says why.
-
-        Args:
-            difference, photos, engine: as of `GraphRecord`.
-        """
-        with torch.inference_mode():
-            logits = model(torch.from_numpy(place.stand_ins)).float().numpy()
+    def keep(self, place: KeptGraph, graph: bytes, record: GraphRecord) -> None:
+        """Keep a model's graph. Where that fails, `problem` says why."""
         try:
-            place.keep(graph, logits, difference, photos, engine)
+            place.keep(graph, record)
             self.kept[place.file] = len(graph)
         except MaskensError as error:
             self.problem = str(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ensemble.jobs.hardware import machine
 from ensemble.jobs.locks import one_at_a_time
 from ensemble.models.engine import FP32, Precision, PrecisionChoice, PrecisionOption, largest_difference, shortest
 from ensemble.models.runtime import quiet
@@ -115,7 +115,7 @@ class AutotuneCache:
 
     def get_or_measure(self, measure: Callable[[], Autotuned]) -> Autotuned:
         """What this job or one before it measured; others wait meanwhile. A damaged record is measured anew."""
-        key = f"{self.task_hash}, {machine(self.device, self.threads)}"
+        key = f"{self.task_hash}, {machine(str(self.device), self.threads)}"
         with one_at_a_time(self.run, "precision") if self.keep else contextlib.nullcontext():
             known = _measured(self.run)
             match known.get(key):
@@ -125,12 +125,6 @@ class AutotuneCache:
             if self.keep:
                 write_json(self.run / PRECISION, known | {key: {"precision": precision, "note": note}})
             return precision, note
-
-
-def machine(device: torch.device, threads: int) -> str:
-    """What a measurement depends on beside the model."""
-    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
-    return f"{platform.machine()} {chip}, {threads} threads, torch {torch.__version__}"
 
 
 def _measured(run: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ensemble.decision.members import Ensemble, Member, preprocessings
-from ensemble.jobs.hardware import Hardware, free_memory
+from ensemble.jobs.hardware import Hardware, free_memory, machine
 from ensemble.jobs.oof import Logits
 from ensemble.models.array_views import array_views
 from ensemble.models.engine import (
@@ -28,7 +28,7 @@ from ensemble.models.engine import (
     shortest,
 )
 from ensemble.models.graph_engine import PART
-from ensemble.models.kept_graphs import GraphRecord, KeptGraph
+from ensemble.models.kept_graphs import GraphRecord, KeptGraph, torch_is_faster
 from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError
 from folds.labels import IntArray
@@ -207,17 +207,30 @@ class Predictor:
         return found
 
     def _auto_with_kept(self, number: int, inputs: BatchInputs) -> Engine | None:
-        """An engine for a model whose graph is kept, as torch isn't needed then; None where the photos are so many that
-        they repay trying every engine, or it can't be used."""
-        name, *others = (engine for engine in installed_engines() if engine != "torch")
+        """An engine for a model whose graph is kept, as torch isn't needed then; None where torch was faster, where the
+        photos are so many that they repay trying every engine, or it can't be used."""
+        record, others = self._records[number], [engine for engine in installed_engines() if engine != "torch"]
+        if self._torch_is_faster or record is None:
+            return None
+        name = record.engine if record.engine in others else others[0]
         found = self._with_kept_graph(number, dataclasses.replace(self.options, engine=name), inputs)
         if found is None or math.isinf(self._passes):
             return found
         x = inputs.of(self.members[number])
         each = shortest(lambda: found.logits(x[:BATCH]), 1) / len(x[:BATCH])
-        alike, tried = self._kinds.count(self._kinds[number]), len([*others, "torch"])
-        found.notes = tuple(filter(None, [not_repaid(name, each, len(x), tried, self._passes, alike, STARTING)]))
+        passes = self._passes_of_kind(number)
+        found.notes = tuple(filter(None, [not_repaid(name, each, len(x), len(others), passes, STARTING)]))
         return found if found.notes else None
+
+    @functools.cached_property
+    def _torch_is_faster(self) -> bool:
+        """By what kept graphs record, where every model has one."""
+        records = [record for record in self._records if record]
+        return torch_is_faster(records, installed_engines(), machine(self._device, self._threads), self._passes)
+
+    def _passes_of_kind(self, number: int) -> float:
+        """Photos times views times models of the same kind."""
+        return self._passes * self._kinds.count(self._kinds[number])
 
     @property
     def all_kept(self) -> bool:
@@ -245,8 +258,7 @@ class Predictor:
             options,
             self._batches.get(kind, self._batch),
             self._graphs,
-            self._passes,
-            self._kinds.count(kind),
+            self._passes_of_kind(number),
             kept,
         )
 

@@ -14,6 +14,7 @@ from run_command import Outcome, maskens
 
 import cli
 from ensemble.decision.submission import read_answers
+from ensemble.models import engine_choice
 from ensemble.models.kept_graphs import GraphRecord
 from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.prediction import strategies
@@ -43,6 +44,7 @@ def kept(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(few, folder, symlinks=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(engine_choice, "_seconds", lambda engines, x: [1.0 for _ in engines])
         done = maskens(*KEEP)
     assert done.code == 0, done
     assert "graphs of 12 models kept beside their checkpoints" in done.out
@@ -102,6 +104,25 @@ def test_classes_are_those_of_torch(here: Path, options: tuple[object, ...], mon
     done = infer(*options, "--engine", "auto", "--out", "engine.csv")
     assert "onnxruntime in fp32" in done.out and "engine auto is onnxruntime here: trying others would take" in done.out
     assert Path("engine.csv").read_text() == Path("torch.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "printed"),
+    [
+        ({"seconds": 9.0}, "12 of 12 models: engine auto is torch here"),
+        ({"seconds": 9.0, "machine": "another"}, "onnxruntime in fp32 for 12 of 12 models"),
+        ({"engine": "openvino"}, "openvino in fp32 for 12 of 12 models"),
+    ],
+    ids=["torch", "another machine", "openvino"],
+)
+def test_auto_goes_by_the_times_in_the_records(
+    change: dict[str, object], printed: str, kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(kept, tmp_path / "few", symlinks=True)
+    monkeypatch.chdir(tmp_path / "few")
+    for file in Path("run").rglob("graph.json"):
+        write_record(file, GraphRecord(**vars(read_record(file, GraphRecord)) | change))
+    assert printed in infer("--run", "run", "--engine", "auto").out
 
 
 def test_what_is_stale_or_damaged_is_made_anew_and_what_can_not_be_written_is_not_missed(

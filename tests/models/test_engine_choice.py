@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from ensemble.models import engine, engine_choice, kept_graphs, onnx_graph
 from ensemble.models.engine import Engine, EngineOptions, engine_options
 from ensemble.models.engine_choice import choose_engine
 from ensemble.models.graph_engine import Array, GraphEngine
-from ensemble.models.kept_graphs import GraphRecord, KeptGraph
+from ensemble.models.kept_graphs import GraphRecord, KeptGraph, torch_is_faster
 from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.models.torch_engine import TorchEngine
 from folds.errors import MaskensError
@@ -101,6 +102,12 @@ def test_an_engine_that_fails_or_has_other_logits_leaves_the_model_to_torch(
         assert agrees(found, model)
 
 
+def record(engine: str = "onnxruntime", seconds: float = 1.0, torch: float = 1.0, machine: str = "here") -> GraphRecord:
+    """Of a kept graph, with seconds of a photo."""
+    logits = ((1.0, 1.0), (1.0, 1.0))
+    return GraphRecord("", "", 0, logits, 0.0, 2, engine, seconds, torch, machine, {})  # type: ignore[arg-type]
+
+
 def fakes(model: nn.Module, monkeypatch: pytest.MonkeyPatch, error: dict[tuple[str, str], float]) -> None:
     """Engines that are so far from torch, the faster the later they come."""
     plain = TorchEngine(model, 64)
@@ -151,9 +158,8 @@ def test_bf16_that_moves_logits_too_far_gives_way_to_fp32_unless_chosen_on_other
 
     monkeypatch.setattr(kept_graphs, "compile_graph", compiled)
     monkeypatch.setattr(KeptGraph, "read", lambda *args: b"")
-    record = GraphRecord("", "", 0, ((1.0, 1.0), (1.0, 1.0)), 0.0, 2, "openvino", {})
     kept = KeptGraph(Path("model.safetensors"), "", model_card())
-    same = kept.engine(record, "openvino", 1, in_bf16=X.numpy(), any_difference=chosen_before)
+    same = kept.engine(record(), "openvino", 1, in_bf16=X.numpy(), any_difference=chosen_before)
     assert isinstance(same, GraphEngine) and same.precision.precision == precision
 
 
@@ -171,27 +177,41 @@ def test_auto_tries_no_other_engine_where_the_photos_do_not_repay_it(
     tried: list[object] = []
     compiled = engine_choice.compile_graph
     monkeypatch.setattr(engine_choice, "compile_graph", lambda *args: (tried.append(args), compiled(*args))[1])
-    found = choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs(), passes=400, models=5)
+    found = choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs(), passes=2000)
     assert (found.precision.engine, tried) == ("torch", [])
     assert "engine auto is torch here" in found.notes[-1]
-    choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs(), passes=100_000_000, models=5)
+    choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs(), passes=500_000_000)
     assert tried
     tried.clear()  # a kept graph has not to be traced
     kept = KeptGraph(Path("model.safetensors"), "", model_card())
     monkeypatch.setattr(KeptGraph, "record", lambda self: True)
     monkeypatch.setattr(KeptGraph, "read", lambda *args: b"")
     for place, expected in ((None, False), (kept, True)):
-        choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs(), passes=2000, models=5, kept=place)
+        choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs(), passes=10_000, kept=place)
         assert bool(tried) == expected
     named = choose_engine(model, X, EngineOptions(engine="onnxruntime"), 8, OnnxGraphs(), passes=400)
     assert named.precision.engine == "onnxruntime", "it was asked for"
 
 
-def test_auto_without_other_engines_says_so(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_choice, "installed_engines", lambda: ["torch"])
-    found = choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs())
-    assert found.precision.engine == "torch"
-    assert any("pip install 'maskens[onnx]'" in note for note in found.notes)
+@pytest.mark.parametrize(
+    ("records", "passes", "faster"),
+    [
+        ([record(seconds=0.02, torch=0.01)], 100, False),  # torch's start takes longer
+        ([record(seconds=0.02, torch=0.01)], 10_000, True),
+        ([record(seconds=0.02, torch=0.01)] * 100, 100, True),  # it starts once for all models
+        ([record(seconds=0.01, torch=0.02)], 10_000, False),
+        ([record(seconds=0.02, torch=0.01), record(seconds=0.01, torch=0.03)], 10_000, False),  # together
+        ([record(seconds=0.02, torch=0.01, machine="there")], 10_000, False),
+        ([record(seconds=0.02, torch=0.01), record(machine="there")], 10_000, False),
+        ([record("openvino", seconds=0.02, torch=0.01)], 10_000, False),  # not installed any more
+        ([record(seconds=0.02, torch=0.01)], math.inf, True),  # a server
+        ([record(seconds=0.01, torch=0.01)], math.inf, False),
+    ],
+)
+def test_torch_is_faster_only_by_what_was_timed_on_this_machine(
+    records: list[GraphRecord], passes: float, faster: bool
+) -> None:
+    assert torch_is_faster(records, ["torch", "onnxruntime"], "here", passes) == faster
 
 
 @pytest.mark.parametrize(
@@ -212,5 +232,5 @@ def test_an_engine_that_is_not_installed_is_named_with_its_extra(monkeypatch: py
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MaskensError, match=r"openvino.*Install: pip install 'maskens\[openvino\]'"):
         engine_options("openvino", "fp32", False, "cpu")
-    assert engine_options("torch", "fp32", False, "cpu") == EngineOptions()
+    assert engine_options("torch", "fp32", False, "cpu") == engine_options("auto") == EngineOptions()
     assert engine.installed_engines() == ["torch"]
