@@ -6,15 +6,15 @@ import importlib
 import threading
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from folds.people import FaceCrop
 from folds.photos import Pixels, resize_and_crop
 
-FaceCrop = Literal["face", "eyes"]
 Matrix = npt.NDArray[np.float64]
 Thresholds = tuple[float, float, float]
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -181,6 +182,9 @@ def no_label(field: str, text: str, words: Iterable[str] = ()) -> str:
         return f"age '{text}' is neither years from 1 to {OLDEST} nor one of {', '.join(AGES)}"
     known = (*FIELDS[field], *words)
     return f"{field} '{text}' is none of {', '.join(known)}{did_you_mean(text.lower(), known)}"
+
+
+FaceCrop = Literal["face", "eyes"]  # of a photo: around the largest face; turned, scaled and shifted by its eyes
 
 
 @dataclass(frozen=True)

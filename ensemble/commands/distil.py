@@ -13,11 +13,10 @@ from ensemble.backends.choose import choose_hardware
 from ensemble.commands.options import DistilOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import SILENT, Observer, OnProgress, Terminal
-from ensemble.commands.train import (
+from ensemble.commands.training import (
     Trained,
     TrainingPlan,
     announce,
-    failed_jobs,
     plan_jobs,
     print_trained,
     skip_bad_photos,
@@ -159,7 +158,7 @@ def _predicted_targets(planned: DistilPlan, training: TrainingPlan, fold: int, o
 
 
 def _print(trained: Trained, options: DistilOptions, terminal: Terminal) -> None:
-    print_trained(failed_jobs(trained), trained.trained, trained.estimate, terminal)
+    print_trained(trained, terminal)
     if options.dry_run:
         return
     run = load_run(trained.run.folder)

@@ -80,7 +80,7 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
 
     hardware = choose_hardware(options.device, options.workers)
     own, k = int(data.scored.sum()), before.k if before else min(FOLDS, possible)
-    photos = choosing.PhotoCounts(own, len(data.files) - own)
+    photos = choosing.PhotoCounts(own, extra=len(data.files) - own)
     candidates = choosing.CANDIDATES[hardware.device]
     count = len({candidate.network for candidate in candidates})
     costs: dict[str, Cost | None] = {}
@@ -100,21 +100,20 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
     text = HEADER + choosing.recipe_text(hardware.device, choice.candidate, choice, description)
     recipe = parse_recipe(text, out.stem)
     earlier = replace_keeping(out, text)
-    notes = [_data_line(data), place, unused_gpu(options.device, hardware)]
+    notes = [_data_line(data, photos), place, unused_gpu(options.device, hardware)]
     why = [*filter(None, notes), *_reasons(choice, timed, photos, k, budget)]
     return Recommendation(choice, timed, recipe, out, earlier, why, _next(choice, before, options))
 
 
-def _data_line(data: TrainData) -> str:
+def _data_line(data: TrainData, photos: PhotoCounts) -> str:
     counts = class_counts(data)
     rarest = int(np.argmin(counts))
     people = len({p.group for p in data.own})
     of_rarest = (data.classes == rarest) & data.scored
     having = len({data.people[i].group for i in data.photo_person[of_rarest].tolist()})
-    own, extra = int(data.scored.sum()), int((~data.scored).sum())
-    photos = f"{own} photos{f' and {extra} extra' if extra else ''}"
+    extra = f" and {photos.extra} extra" if photos.extra else ""
     return (
-        f"{people} people, {photos}; the rarest class is '{CLASS_NAMES[rarest]}': "
+        f"{people} people, {photos.own} photos{extra}; the rarest class is '{CLASS_NAMES[rarest]}': "
         f"{counts[rarest]} photos of {having} people"
     )
 

@@ -21,16 +21,8 @@ from ensemble.commands.report import Reported, report
 from ensemble.commands.score import Scored, score
 from ensemble.commands.step import Step, step
 from ensemble.commands.terminal import Observer, Terminal
-from ensemble.commands.train import (
-    Trained,
-    announce,
-    plan_jobs,
-    plan_training,
-    skip_bad_photos,
-    train,
-    train_from,
-    train_until,
-)
+from ensemble.commands.train import plan_training, train, train_from, train_planned
+from ensemble.commands.training import Trained, plan_jobs
 from ensemble.commands.tune import Tuned, tune
 from ensemble.decision.tuning import TUNING, Tuning, kept_tuning, untuned_run
 from ensemble.jobs.hardware import Hardware
@@ -260,7 +252,8 @@ def _estimate(
     """List the commands, check the training and estimate it. Nothing is written."""
     for each, its_options in planned.items():
         _say_command(each, its_options, observer)
-    made, training = split_people(planned[folds], observer, write=False), planned[train]
+    made = split_people(planned[folds], observer, write=False)
+    training = dataclasses.replace(planned[train], dry_run=True)
     with tempfile.TemporaryDirectory() as scratch:
         if recommend in planned:
             out = Path(scratch) / RECOMMENDED
@@ -268,13 +261,7 @@ def _estimate(
             training = dataclasses.replace(training, recipe=str(out))
         new = made.run != before
         plan = plan_jobs(made.run, made.data, made.folds, training) if new else plan_training(training)
-    announce(plan, observer)
-    plan = skip_bad_photos(plan, observer, write=False)
-    observer.note(plan.skipped, "warning")
-    if options.hours is not None and plan.todo:
-        trying = dataclasses.replace(training, dry_run=True)
-        return Ran(made.run, train_until(plan, trying, options.hours, began, time.time() - began, observer))
-    return Ran(made.run, Trained(made.run, 0, {}, plan.estimate(observer)))
+    return Ran(made.run, train_planned(plan, training, began, time.time() - began, observer))
 
 
 def _decode(photos: EvalData, recipe: Recipe, run: Run, options: RunOptions, observer: Observer) -> None:

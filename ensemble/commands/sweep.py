@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, ClassVar
 from ensemble.commands.options import DEFAULT_RUNS, SweepOptions, cache_folder
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
-from ensemble.commands.train import (
+from ensemble.commands.training import (
     TrainingPlan,
     carry_out,
     check_jobs,
+    exit_if_failed,
     hardware_and_trackers,
-    print_trained,
+    print_estimate,
     skip_bad_photos,
 )
 from ensemble.evaluation.compare import Comparison, compare_recipes, records
 from ensemble.jobs.finished import once_each, reuse_among, unfinished
-from ensemble.jobs.hardware import unused_gpu
 from ensemble.jobs.spec import JobSpec, plan
 from ensemble.recipes.recipe_file import alike, bind_recipe, changed_recipe, differences, parse_recipe, run_recipe
 from ensemble.recipes.schema import Recipe, shipped
@@ -122,13 +122,11 @@ def plan_sweep(options: SweepOptions) -> tuple[Sweep, TrainingPlan]:
                 cache = cache_folder(options.cache, run.folder)
                 mine += plan(run, recipe, [*recipe.tasks], wanted, hardware, cache, trackers, options.compile_models)
         with _noted(problems):
-            warnings += check_jobs(mine, data, folds, hardware)[1]
+            warnings += check_jobs(mine, data, folds, options.device, hardware)[1]
         jobs += mine
     refuse(problems, headline)
     order = [(seed, name) for seed in seeds for name in recipes]
     todo = sorted(unfinished(jobs), key=lambda s: (s.fold, order.index((s.run.seed, s.recipe.name))))
-    if todo:
-        warnings += filter(None, [unused_gpu(options.device, hardware), hardware.oversubscription])
     return sweep, TrainingPlan(
         data=data,
         folds=folds,
@@ -280,7 +278,7 @@ def _compare(options: SweepOptions) -> Comparison | None:
 
 def _print(swept: Swept, options: SweepOptions, terminal: Terminal) -> None:
     if options.dry_run and not options.compare:
-        print_trained({}, 0, swept.estimate, terminal)
+        print_estimate(swept.estimate, terminal)
         return
     if found := swept.comparison:
         from ensemble.reporting.tables import comparison_line, scores_table
@@ -291,7 +289,7 @@ def _print(swept: Swept, options: SweepOptions, terminal: Terminal) -> None:
         terminal.say(f"saved: {options.out / 'comparison.csv'}; comparison.json also has the figures of each seed")
     else:
         terminal.say("nothing to compare yet: no fold is finished by all recipes with the same seed", "yellow")
-    print_trained(swept.failed, swept.trained, None, terminal)
+    exit_if_failed(swept.failed, swept.trained)
 
 
 @step(SweepOptions, show=_print, first="out")
@@ -301,7 +299,7 @@ def sweep(options: SweepOptions, observer: Observer) -> Swept:
         How many jobs were trained, which failed and why, and the comparison; of a dry run the estimate.
 
     Raises:
-        MaskensError: as `plan_sweep` and `train.carry_out`.
+        MaskensError: as `plan_sweep` and `training.carry_out`.
     """
     if options.compare:
         return Swept(0, {}, _compare(options))

@@ -19,13 +19,13 @@ from ensemble.recipes.views import SETS, OofSets, OwnSets
 from folds.errors import MaskensError, did_you_mean
 from folds.files import sha256
 from folds.labels import AGE_CUTS, AGES, SHOTS
+from folds.people import FaceCrop
 
 Unit = Annotated[float, Field(ge=0, le=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Size = tuple[Annotated[int, Field(ge=16, le=4096)], Annotated[int, Field(ge=16, le=4096)]]
 Years = tuple[Annotated[int, Field(ge=1, le=120)], ...]
-FaceCrop = Literal["face", "eyes"]  # around the largest face; turned, scaled and shifted by its eyes
 Crop = tuple[int, int] | FaceCrop
 
 ALL_YEARS = tuple(range(16, 81))  # `cuts = "years"`: <16, 16, 17, ..., 79, >=80

@@ -11,8 +11,9 @@ from ensemble.data.cache import in_preprocessings
 from ensemble.data.drawn_masks import NOT_WEAR, WEAR, DrawMasks, detection_faults
 from ensemble.recipes.schema import Entry, Recipe, SomeOf, TaskRecipe, transforms_in
 from folds.errors import refuse
-from folds.faces import FaceCrop, draw_boxes
+from folds.faces import draw_boxes
 from folds.pages.contact_sheet import Cell, Sheet, thumbnail
+from folds.people import FaceCrop
 from folds.photos import Pixels
 
 DRAWS = 4

@@ -14,7 +14,7 @@ from run_command import maskens, ran, refused
 from tiny_runs import DEFAULTS
 
 import ensemble
-from ensemble.commands.train import Trained
+from ensemble.commands.training import Trained
 from ensemble.training.queue import Failure
 from folds.run_folder import load_run
 

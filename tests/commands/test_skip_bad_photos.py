@@ -112,7 +112,8 @@ def test_once_there_are_models_no_other_photo_is_left_out(bad: list[str], data: 
 
 
 def test_before_there_are_models_the_list_follows_the_photos(bad: list[str], data: Path) -> None:
-    from ensemble.commands.train import plan_training, skip_bad_photos
+    from ensemble.commands.train import plan_training
+    from ensemble.commands.training import skip_bad_photos
 
     options = ensemble.train.typed(RUN, recipe="mine.toml", skip_bad_photos=True, device="cpu")
     plan = skip_bad_photos(plan_training(options))

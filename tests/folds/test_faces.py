@@ -26,7 +26,6 @@ from folds.errors import MaskensError
 from folds.faces import (
     Box,
     Face,
-    FaceCrop,
     FoundFace,
     around_face,
     crop_photo,
@@ -36,7 +35,7 @@ from folds.faces import (
     to_level_eyes,
 )
 from folds.layout import read_train
-from folds.people import PhotoSet
+from folds.people import FaceCrop, PhotoSet
 from folds.photos import Pixels
 
 FACE_CROPS: tuple[FaceCrop, ...] = ("face", "eyes")

@@ -18,7 +18,8 @@ from scipy.special import log_softmax, softmax
 import ensemble
 from ensemble.commands.distil import DistilPlan, begin_student, plan_distillation
 from ensemble.commands.infer import Inferred
-from ensemble.commands.train import TrainingPlan, plan_training, reuse_finished
+from ensemble.commands.train import plan_training, reuse_finished
+from ensemble.commands.training import TrainingPlan
 from ensemble.data.cache import open_photos
 from ensemble.data.drawn_masks import DrawMasks
 from ensemble.jobs.job import Job

@@ -15,7 +15,8 @@ from run_command import maskens, ran, refused
 from scipy.special import log_softmax, softmax
 
 import ensemble
-from ensemble.commands.train import TrainingPlan, plan_training, reuse_finished
+from ensemble.commands.train import plan_training, reuse_finished
+from ensemble.commands.training import TrainingPlan
 from ensemble.data.loader import epoch_photos
 from ensemble.jobs.job import Job
 from ensemble.jobs.oof import load_job_oof

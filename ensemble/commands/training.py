@@ -1,0 +1,365 @@
+"""What train, distil, sweep and run share: the plan of a training, its checks, and how it is carried out.
+
+What imports torch is imported once the run, the data and the recipe are checked: a wrong name is refused at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ensemble.backends.choose import choose_hardware
+from ensemble.commands.options import Training, TrainingOfRun, cache_folder
+from ensemble.commands.terminal import SILENT, Observer, Terminal, fail
+from ensemble.jobs import soft_targets
+from ensemble.jobs.card import refuse_leaking_weights
+from ensemble.jobs.finished import begun, full_epochs, is_done, job_epochs, once_each, restore, reuse_among, unfinished
+from ensemble.jobs.hardware import Hardware, unused_gpu
+from ensemble.jobs.soft_targets import PseudoLabels, SoftTargets
+from ensemble.jobs.spec import JobSpec, plan, refuse_jobs_without_photos, refuse_other_ages, select_tasks
+from ensemble.recipes.recipe_file import bind_recipe, resolve_recipe
+from ensemble.recipes.schema import Recipe
+from ensemble.training.deadline import Timetable, describe_folds, trained_epochs
+from folds.errors import MaskensError, Stopped, typed
+from folds.labels import IntArray
+from folds.people import TrainData, count_skipped, describe_skipped
+from folds.ranges import FULL, fold_name, parse_folds
+from folds.run_folder import Run
+
+if TYPE_CHECKING:
+    from ensemble.training.cost import Estimate
+    from ensemble.training.queue import Failure
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """Jobs of one run, or of several on the same folds, checked before the first batch."""
+
+    data: TrainData
+    folds: IntArray  # (people,)
+    jobs: tuple[JobSpec, ...]
+    todo: tuple[JobSpec, ...]  # those that are not finished, in the order of training
+    hardware: Hardware
+    restart: bool = False
+    retries: int  # of a job whose worker crashed
+    skip_bad: bool  # skip photos that can't be read
+    warnings: tuple[str, ...]
+    soft: SoftTargets | None = None  # of all folds
+
+    @property
+    def run(self) -> Run:
+        """The run; of several the first."""
+        return self.jobs[0].run
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.jobs[0].recipe
+
+    @property
+    def pseudo(self) -> PseudoLabels | None:
+        return self.jobs[0].pseudo
+
+    @property
+    def queue(self) -> list[JobSpec]:
+        """The jobs to train: of those that come out the same in several runs the first."""
+        return once_each(self.todo)[0]
+
+    @property
+    def skipped(self) -> list[str]:
+        """A warning, if photos are skipped."""
+        if not self.data.skipped:
+            return []
+        words = count_skipped(self.data.skipped, len(self.data.files))
+        return [f"{words}: {describe_skipped(self.data.skipped)}. {self.run.skipped_file} lists them all"]
+
+    def with_jobs(self, change: Callable[[JobSpec], JobSpec], **more: object) -> TrainingPlan:
+        """The plan with each job changed so, and other fields as given."""
+        jobs, todo = (tuple(map(change, specs)) for specs in (self.jobs, self.todo))
+        return dataclasses.replace(self, jobs=jobs, todo=todo, **more)  # type: ignore[arg-type]
+
+    def estimate(self, observer: Observer = SILENT) -> Estimate | None:
+        """Time, memory and disk, from a short probe that leaves nothing behind; None if there is nothing to do."""
+        if not self.todo:
+            return None
+        from ensemble.training.cost import estimate_training
+
+        with observer.progress() as on_progress:
+            probing = partial(on_progress, "probing")
+            return estimate_training(self.queue, self.data, self.folds, self.hardware, self.restart, probing)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a plan."""
+
+    run: Run
+    trained: int  # jobs
+    failed: Mapping[tuple[str, int], Failure]  # by (task, fold)
+    estimate: Estimate | None = None  # of a dry run, if a job is left to do
+    cut: str = ""  # what a deadline left out: folds with fewer epochs than the recipe's, and those not begun
+
+
+def plan_jobs(
+    run: Run,
+    data: TrainData,
+    folds: IntArray,
+    options: TrainingOfRun,
+    *,
+    start: Run | None = None,
+    pseudo: PseudoLabels | None = None,
+    soft: SoftTargets | None = None,
+) -> TrainingPlan:
+    """As `plan_training`, of a run that need not be written yet.
+
+    Args:
+        folds: int64 (people,).
+        start: a run whose recipe is the start where neither the run nor the options have one.
+        soft: targets in place of the labels.
+    """
+    chosen = parse_folds(options.fold, run.k)
+    changes, weights = options.change or (), options.weights or ()
+    recipe = resolve_recipe(run, options.recipe, changes, weights, not options.no_pretrained, start)
+    tasks = select_tasks(recipe, options.task or ())
+    extra_targets = "soft targets" if soft else "pseudo-labels" if pseudo else ""
+    if FULL in chosen:
+        check_full(run, recipe, tasks, chosen, extra_targets)
+    hardware, trackers = hardware_and_trackers(options)
+    cache = cache_folder(options.cache, run.folder)
+    if extra_targets:
+        refuse_other_ages(recipe, tasks, extra_targets)
+    jobs = plan(run, recipe, tasks, chosen, hardware, cache, trackers, options.compile_models, pseudo, soft)
+    todo, warnings = check_jobs(jobs, data, folds, options.device, hardware, options.restart)
+    return TrainingPlan(
+        data=data,
+        folds=folds,
+        jobs=tuple(jobs),
+        todo=tuple(todo),
+        hardware=hardware,
+        restart=options.restart,
+        retries=options.retries,
+        skip_bad=options.skip_bad_photos,
+        warnings=tuple(warnings),
+        soft=soft,
+    )
+
+
+def check_full(run: Run, recipe: Recipe, tasks: Sequence[str], chosen: Sequence[int], extra_targets: str) -> None:
+    """Raises MaskensError: the model on everybody can't be trained from what the run is trained on, or no fold says for
+    how many epochs. `extra_targets` are soft targets, pseudo-labels or "" for labels alone."""
+    if extra_targets:
+        raise MaskensError(
+            f"--fold full: {extra_targets} are those of a fold, by models that never saw its people, and nobody's are "
+            "for all people. Train it in a run without them."
+        )
+    if own := [task for task in tasks if recipe.tasks[task].weights_of_folds]:
+        raise MaskensError(
+            f"--fold full: {', '.join(own)} start from weights of each fold, and the model on everybody has no fold. "
+            "Train it in a run with other initial weights."
+        )
+    without = [task for task in tasks if chosen == [FULL] and not full_epochs(run, task)]
+    if without:
+        raise MaskensError(
+            f"--fold full: no fold of {', '.join(without)} is finished, and the folds say how many epochs are best. "
+            f"Train folds first: maskens train --run {typed(run.folder)} --fold 0..{run.k - 1}"
+        )
+
+
+def other_epochs(jobs: Sequence[JobSpec]) -> list[str]:
+    """A warning of each finished model on everybody for which the folds would now name another number of epochs."""
+    found = []
+    for spec in jobs:
+        if spec.fold == FULL and is_done(spec) and (trained := spec.job.status().epoch) != job_epochs(spec):
+            found.append(
+                f"{spec.job} was trained for {trained} epochs, and the folds' best epochs now say {job_epochs(spec)}; "
+                "--restart trains it again"
+            )
+    return found
+
+
+def hardware_and_trackers(options: Training) -> tuple[Hardware, tuple[str, ...]]:
+    """Where the jobs run and what logs them. Raises MaskensError: either can't be had."""
+    from ensemble.training.tracking import check_trackers
+
+    trackers = tuple(dict.fromkeys(options.track or ()))
+    check_trackers(trackers)
+    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
+    return hardware, trackers
+
+
+def check_jobs(
+    jobs: Sequence[JobSpec], data: TrainData, folds: IntArray, device: str, hardware: Hardware, restart: bool = False
+) -> tuple[list[JobSpec], list[str]]:
+    """(the jobs that are not finished, warnings), of jobs with one recipe.
+
+    Args:
+        folds: int64 (people,).
+        device: as asked for: auto, cpu or cuda.
+
+    Raises:
+        MaskensError: a job can't be trained.
+    """
+    from ensemble.training.preflight import job_warnings, preflight
+
+    warnings = [] if restart else [*restore(jobs), *other_epochs(jobs)]
+    todo = list(jobs) if restart else unfinished(jobs)
+    if todo:
+        refuse_jobs_without_photos(todo, data, folds)
+        refuse_leaking_weights(todo, data, folds)
+        tasks = dict.fromkeys(s.task for s in todo)
+        warnings += preflight(todo[0].recipe, tasks, set() if restart else begun(todo), hardware.device)
+        warnings += job_warnings(todo, data, folds)
+        warnings += filter(None, [unused_gpu(device, hardware), hardware.oversubscription])
+    return todo, warnings
+
+
+def announce(plan: TrainingPlan, observer: Observer) -> None:
+    """Report what is finished already, and the warnings."""
+    if len(plan.todo) < len(plan.jobs):
+        finished = len(plan.jobs) - len(plan.todo)
+        cut = describe_folds(trained_epochs(filter(is_done, plan.jobs)))
+        fewer = f", with fewer epochs than the recipe's ({cut})" if cut else ""
+        observer.say(f"{finished} of {len(plan.jobs)} jobs are finished already{fewer}; --restart trains them again")
+    observer.note(plan.warnings, "warning")
+
+
+def skip_bad_photos(plan: TrainingPlan, observer: Observer = SILENT, write: bool = True) -> TrainingPlan:
+    """The plan without photos that can't be read, if that was asked for and a job is left to do. Comes before another
+    run's jobs are copied: whether they are the same depends on it.
+
+    Args:
+        write: fill the cache and store the list in the runs; else nothing is written.
+
+    Raises:
+        MaskensError: a run has models that were trained on photos that can't be read now, jobs have no training
+            photos, or a full disk.
+    """
+    if not (plan.skip_bad and plan.todo):
+        return plan
+    from ensemble.training.preflight import remember_skipped, skip_unreadable_photos
+
+    preprocessings = list(dict.fromkeys(s.recipe.tasks[s.task].preprocessing for s in plan.todo))
+    runs = [*{s.run.folder: s.run for s in plan.jobs}.values()]
+    first = next((run for run in runs if run.jobs_on_disk()), runs[0])
+    cache, threads = plan.todo[0].cache, plan.hardware.decoding_threads
+    with observer.progress() as on_progress:
+        opening = partial(on_progress, "decoding photos")
+        known, data = skip_unreadable_photos(first, plan.data, preprocessings, cache, threads, opening, write)
+    for run in runs:
+        if write and run is not first and run.skipped_hash != known.skipped_hash:
+            remember_skipped(run, data.skipped)
+    refuse_jobs_without_photos(plan.todo, data, plan.folds)
+
+    def knowing(spec: JobSpec) -> JobSpec:
+        return dataclasses.replace(spec, run=dataclasses.replace(spec.run, skipped_hash=known.skipped_hash))
+
+    return plan.with_jobs(knowing, data=data)
+
+
+def carry_out(
+    plan: TrainingPlan,
+    title: str,
+    yes: bool,
+    observer: Observer,
+    begin: Callable[[TrainingPlan], TrainingPlan],
+    timetable: Timetable | None = None,
+) -> tuple[TrainingPlan, list[tuple[JobSpec, Failure]]]:
+    """Ask before hours of work, begin, decode the photos once for all jobs, write the recipe into each run, and train.
+    A job that fails stops no other.
+
+    Args:
+        yes: don't ask.
+        begin: writes what the jobs need; returns the plan with what is left then.
+        timetable: of the jobs of one run that has a deadline.
+
+    Returns:
+        (the plan that was begun, each job that failed and why).
+
+    Raises:
+        MaskensError: a photo that can't be read, a full disk; another process is at one of the jobs.
+        Stopped: by Ctrl-C or SIGTERM, once the jobs under way have saved.
+    """
+    from ensemble.training import queue
+    from ensemble.training.cost import long_training
+
+    if plan.todo and not yes:
+        args = (plan.queue, plan.data, plan.folds, plan.hardware, plan.restart)
+        observer.confirm(lambda: long_training(*args), "timing a batch of each model")
+    plan = begin(plan)
+    todo, later = once_each(plan.todo)
+    if not todo:
+        return plan, []
+    with observer.progress() as on_progress:
+        notes = queue.fill_cache(todo, plan.data, plan.hardware, partial(on_progress, "decoding photos"))
+    observer.note(notes)
+    for spec in {s.run.folder: s for s in plan.jobs}.values():
+        bind_recipe(spec.run, spec.recipe)
+    copied_later = [s.job for s in later]
+    shown = [s for s in plan.jobs if s.job not in copied_later]
+    runs = [s.run.folder.name for s in shown]
+    with observer.jobs(title, runs if len(set(runs)) > 1 else ()) as display:
+        try:
+            failures = queue.train(
+                todo, plan.data, plan.folds, shown, plan.hardware, display, plan.restart, plan.retries, timetable
+            )
+        except Stopped:
+            reuse_among(plan.todo, plan.jobs)
+            raise
+        reuse_among(plan.todo, plan.jobs)
+    return plan, [(todo[place], failure) for place, failure in failures.items()]
+
+
+def train_run(
+    plan: TrainingPlan,
+    yes: bool,
+    observer: Observer,
+    begin: Callable[[TrainingPlan], TrainingPlan] | None = None,
+    timetable: Timetable | None = None,
+) -> Trained:
+    """As `carry_out`, for the jobs of one run."""
+
+    from ensemble.training.tracking import where_to_look
+
+    def begin_training(plan: TrainingPlan) -> TrainingPlan:
+        if not plan.todo:
+            return plan
+        plan = begin(plan) if begin else plan
+        if plan.pseudo:
+            soft_targets.save_pseudo_labels(plan.run, plan.pseudo)
+        for line in where_to_look(plan.jobs[0].track, plan.run.folder):
+            observer.say(f"next, while it trains: {line}", "dim")
+        return plan
+
+    title = f"maskens train, {plan.run.folder}, recipe {plan.recipe.name}"
+    plan, failures = carry_out(plan, title, yes, observer, begin_training, timetable)
+    failed = {(spec.task, spec.fold): failure for spec, failure in failures}
+    cut = describe_folds(trained_epochs(plan.jobs)) if timetable else ""
+    return Trained(plan.run, len(plan.todo) - len(unfinished(plan.todo)), failed, cut=cut)
+
+
+def print_estimate(estimate: Estimate | None, terminal: Terminal) -> None:
+    """Print the estimate of a dry run, if a job is left to do."""
+    if estimate:
+        from ensemble.reporting import tables
+
+        terminal.print(tables.estimate_table(estimate))
+        for line in tables.estimate_lines(estimate):
+            terminal.say(line, "bold")
+        terminal.say("measured on a few batches, with nothing else running; nothing was written", "dim")
+
+
+def exit_if_failed(failed: Mapping[str, Failure], trained: int) -> None:
+    """End with exit code 1 or 2 if a job, by its name, failed, and so many others were trained."""
+    if failed:
+        lines = [f"  - {name}: {failure.message}" for name, failure in failed.items()]
+        crashed = any(failure.crashed for failure in failed.values())
+        headline = f"{len(failed)} of {trained + len(failed)} jobs failed:"
+        fail("\n".join([headline, *lines]), code=1 if crashed else 2)
+
+
+def print_trained(done: Trained, terminal: Terminal) -> None:
+    """As `print_estimate` and `exit_if_failed`, of the jobs of one run."""
+    print_estimate(done.estimate, terminal)
+    exit_if_failed({f"{task} {fold_name(fold)}": why for (task, fold), why in done.failed.items()}, done.trained)
