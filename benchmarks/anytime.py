@@ -20,7 +20,6 @@ from ensemble.decision.early_exit import choose_rule, margins, passes_needed, sc
 from ensemble.decision.members import load_ensembles
 from ensemble.decision.tuning import apply_tuning
 from ensemble.prediction.strategies import WHOLE
-from ensemble.recipes.recipe_file import run_recipe
 from folds.labels import FloatArray
 from folds.run_folder import load_run
 
@@ -34,9 +33,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=20)
     args = parser.parse_args()
     run = load_run(args.run)
-    recipe = run_recipe(run)
-    fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
-    (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=True)
+    fitted = apply_tuning([run], "flip", tuned=False).fitted
+    (ensemble,) = load_ensembles([run], fitted, allow_missing=True)
     with np.load(args.logits) as arrays:
         logits = {name.removeprefix("logits/"): arrays[name] for name in arrays if name.startswith("logits/")}
     replay(scores_after_passes(ensemble, logits), args.draws)

@@ -132,7 +132,7 @@ def ways(blend: OofEnsemble, logits: Path, names: Sequence[str], aside: IntArray
 def class_log_probs(blend: OofEnsemble, logits: Path, names: Sequence[str], fitted: DecisionParams) -> FloatArray:
     """What the runs would predict for the people set aside, from logits that were kept: (runs, photos, 18)."""
     views = 1 if fitted.tta == "none" else 2
-    ensembles = load_ensembles([m.run for m in blend.runs], [m.recipe for m in blend.runs], fitted, False)
+    ensembles = load_ensembles([m.run for m in blend.runs], fitted, False)
     with np.load(logits) as z:
         order = [Path(run).name for run in json.loads(str(z["record"]))["runs"]]
         found = [

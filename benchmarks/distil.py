@@ -61,7 +61,7 @@ def main() -> None:
 def on_new_people(run: Run, logits: Path, people: People, views: int) -> tuple[FloatArray, dict[int, FloatArray]]:
     """(macro F1 of all models together, of each fold's by itself), on each draw of people, everybody first."""
     blend = load_oof_ensemble([run], None, "best")
-    (ensemble,) = load_ensembles([run], [blend.runs[0].recipe], blend.plain(TTA[views]), allow_missing=True)
+    (ensemble,) = load_ensembles([run], blend.plain(TTA[views]), allow_missing=True)
     with np.load(logits) as z:
         found = {task: z[f"logits/{task}"][:, :views] for task in ensemble.targets}
     each = {f: people.macro_f1(most_probable(ensemble.joint(found, f))) for f in ensemble.complete_folds}

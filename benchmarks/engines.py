@@ -50,7 +50,6 @@ from ensemble.models.runtime import configure_process
 from ensemble.prediction.inference import InferenceSettings, infer
 from ensemble.prediction.predictor import Predictor
 from ensemble.prediction.strategies import WHOLE
-from ensemble.recipes.recipe_file import run_recipe
 from ensemble.recipes.views import SETS, VIEWS
 from folds.errors import MaskensError
 from folds.labels import CLASSES
@@ -154,9 +153,9 @@ def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
 
 
 def _setting(run: Run, args: argparse.Namespace) -> Cached:
-    recipe, whole = run_recipe(run), read_eval(run.data_folder(args.data))
-    fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
-    (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=False)
+    whole = read_eval(run.data_folder(args.data))
+    fitted = apply_tuning([run], "flip", tuned=False).fitted
+    (ensemble,) = load_ensembles([run], fitted, allow_missing=False)
     part = whole.photos.some(np.linspace(0, len(whole.ids) - 1, min(args.photos, len(whole.ids))).astype(np.int64))
     return Cached(ensemble, fitted, part, Hardware("cpu", None), Path(args.cache or run.folder.parent / ".cache"), run)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from real_photos import People, build_data, gained, initial_weights, machine, maskens, parse, print_heads
 
-from ensemble.commands.predict import choose_ensembles
 from ensemble.commands.score import Scored, score
 from ensemble.decision.joint import joint_log_probabilities
+from ensemble.decision.members import choose_ensembles
 from ensemble.metrics.scores import SCORED_PARTS, interval
 from folds.ranges import FULL
 from folds.run_folder import load_run

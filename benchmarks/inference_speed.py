@@ -42,7 +42,6 @@ from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.build import load_checkpoint
 from ensemble.models.runtime import configure_process
 from ensemble.prediction.inference import InferenceSettings, Prediction, infer
-from ensemble.recipes.recipe_file import run_recipe
 from ensemble.recipes.tasks import ONLY_GENDER
 from ensemble.recipes.views import SETS
 from folds.layout import read_eval
@@ -70,9 +69,9 @@ class DecisionVariant:
 def setting_of(args: argparse.Namespace, device: str) -> DecisionVariant:
     """The models of `--run`, and the first `--photos` of its eval part."""
     run = load_run(args.run)
-    recipe, whole = run_recipe(run), read_eval(run.data_folder())
-    fitted = apply_tuning([run], [recipe], "flip", tuned=False).fitted
-    (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=False)
+    whole = read_eval(run.data_folder())
+    fitted = apply_tuning([run], "flip", tuned=False).fitted
+    (ensemble,) = load_ensembles([run], fitted, allow_missing=False)
     part = whole.photos.some(range(min(args.photos, len(whole.ids))))
     return DecisionVariant(ensemble, fitted, part, Hardware(choose_device(device), None))
 

@@ -30,8 +30,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from ensemble.commands.predict import choose_ensembles, predict
+from ensemble.commands.predict import predict
 from ensemble.data.cache import load_photo
+from ensemble.decision.members import choose_ensembles
 from ensemble.jobs.hardware import Hardware, choose_device
 from ensemble.models.engine import BATCH
 from ensemble.prediction.photo_classifier import PhotoClassifier

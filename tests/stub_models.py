@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Sequence
+import socket
+import threading
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -15,6 +18,7 @@ from ensemble.recipes.schema import Preprocessing
 from ensemble.serving.app import create_app
 from ensemble.serving.limits import Limits
 from ensemble.serving.requests import ServedModels
+from ensemble.serving.server import open_port, server_of
 from folds.labels import CLASSES
 from folds.photos import Pixels
 
@@ -46,6 +50,20 @@ def stub_app(
     limits = limits or Limits()
     served = ServedModels(lambda: cast(PhotoClassifier, models or StubModels()), 4 / 3, limits.megapixels)
     return create_app(served, "2 models", {"models": 2, "runs": ["run"]}, limits, batch, wait, hosts=hosts)
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[socket.socket]:
+    """The port of a server of `stub_app`, in a thread of this process."""
+    opened = open_port("127.0.0.1", 0)
+    server = server_of(stub_app())
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+    thread.start()
+    try:
+        yield opened
+    finally:
+        server.should_exit = True
+        thread.join(20)
 
 
 def photo(number: int, kind: str = "PNG", size: tuple[int, int] = (48, 64)) -> bytes:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ensemble.commands.options import ExportOptions
-from ensemble.commands.predict import choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
+from ensemble.decision.members import choose_ensembles
 from ensemble.jobs.hardware import Hardware
 from ensemble.prediction.predictor import kept_graphs
 from folds.errors import refuse_without

@@ -58,22 +58,15 @@ def _print(made: Folds, options: FoldsOptions, terminal: Terminal) -> None:
         terminal.say(f"merged: ... and {len(merged) - SHOWN} more people, see {made.run.merged_file}")
     terminal.note(label_conflicts(made.data), "warning")
     if extra := int((~made.data.scored).sum()):
-        terminal.say(f"extra photos: {extra:,}; labelled: {_extra_labels(made.data)}")
+        known = zip(("mask", "gender", "age"), (labels != UNKNOWN for labels in made.data.labels), strict=True)
+        labelled = ", ".join(f"{name} {int((~made.data.scored & there).sum()):,}" for name, there in known)
+        terminal.say(f"extra photos: {extra:,}; labelled: {labelled}")
     if made.data.fixes:
         terminal.say(f"fixes: {made.run.fixes}")
     if made.note:
         terminal.say(made.note)
     terminal.say(f"saved: {made.run.folds_file}")
     terminal.next(f"maskens train --run {typed(made.run.folder)} --fold 0..{made.k - 1}")
-
-
-def _extra_labels(data: TrainData) -> str:
-    """How many extra photos have each label."""
-    known = {
-        name: labels[~data.scored] != UNKNOWN
-        for name, labels in zip(("mask", "gender", "age"), data.labels, strict=True)
-    }
-    return ", ".join(f"{name} {int(there.sum()):,}" for name, there in known.items())
 
 
 @step(FoldsOptions, show=_print, first="data")

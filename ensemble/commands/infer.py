@@ -12,26 +12,26 @@ import numpy as np
 
 from ensemble.backends.choose import choose_hardware
 from ensemble.commands.options import InferOptions, cache_folder
-from ensemble.commands.predict import ChosenEnsembles, choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal, run_options
 from ensemble.decision.early_exit import choose_budget
 from ensemble.decision.eval_logits import read_logits, save_logits
 from ensemble.decision.joint import Rule, decide
-from ensemble.decision.members import preprocessings
+from ensemble.decision.members import ChosenEnsembles, choose_ensembles, preprocessings
 from ensemble.decision.submission import (
     SubmissionCheck,
     align,
     class_mix,
     read_answers,
     read_people,
+    skipped_file,
+    skipped_text,
     skipped_warning,
-    write_skipped,
     write_submission,
 )
 from ensemble.decision.tuning import DecisionParams
 from folds.errors import MaskensError
-from folds.files import must_be_writable
+from folds.files import must_be_writable, write_or_set_aside
 from folds.labels import IntArray
 from folds.layout import EVAL, read_eval
 from folds.people import EvalData
@@ -201,7 +201,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
     reproducible = rule if person is None and not votes else None
     save_logits(logits_file, data, ensembles, logits, fitted, decided.classes, reproducible)
     earlier = write_submission(path, data.ids, decided.classes)
-    write_skipped(path, data.skipped_ids, data.ids, decided.classes)
+    write_or_set_aside(skipped_file(path), skipped_text(data.skipped_ids, data.ids, decided.classes))
     check = class_mix(decided.classes, runs[0].class_photos)
     unseen = skipped_warning(path, data.skipped_ids, len(data.ids))
     return Inferred(

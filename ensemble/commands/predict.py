@@ -1,8 +1,8 @@
-"""maskens predict; and which models infer, predict, serve and export use."""
+"""maskens predict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,16 +14,12 @@ from ensemble.backends.choose import choose_hardware
 from ensemble.commands.options import PredictOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
-from ensemble.decision.members import Ensemble, Only, load_ensembles
-from ensemble.decision.tuning import ActiveTuning, DecisionParams, apply_tuning, weighted_runs
+from ensemble.decision.members import choose_ensembles
 from ensemble.models.engine import engine_options
-from ensemble.recipes.recipe_file import run_recipe
-from ensemble.recipes.views import Tta
 from folds.errors import MaskensError
 from folds.files import json_text, must_be_writable, replace_keeping, safe_csv
 from folds.people import describe_skipped
-from folds.ranges import FULL, in_short
-from folds.run_folder import Run, load_run, refuse_other_folds
+from folds.run_folder import load_run
 
 SHOWN_PHOTOS = 40  # rows of the table
 
@@ -108,70 +104,3 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
         earlier = replace_keeping(out, text)
     used = f"{len(records)} photos, {chosen.description}"
     return Predicted(records, used, earlier, (*others, *chosen.notes), skipped, tuple(notes))
-
-
-@dataclass(frozen=True)
-class ChosenEnsembles:
-    """Which models predict, and how."""
-
-    ensembles: list[Ensemble]
-    fitted: DecisionParams  # for these ensembles, in their order
-    tuning: ActiveTuning
-    runs: list[Run]
-
-    @property
-    def models(self) -> int:
-        return sum(len(e.members) for e in self.ensembles)
-
-    @property
-    def counted(self) -> str:
-        """How many models, and where those on everybody are among them, of which folds."""
-        folds = {m.fold for e in self.ensembles for m in e.members}
-        rest = in_short(folds - {FULL})
-        of = "" if FULL not in folds else f" of folds {rest} and full" if rest else " of full"
-        return f"{self.models} models{of}"
-
-    @property
-    def description(self) -> str:
-        """Models, views and tuning."""
-        return f"{self.counted}, views: {self.fitted.tta}, {self.tuning.description}"
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What the user should know of the models."""
-        return tuple(line for e in self.ensembles for line in e.notes)
-
-    @property
-    def aspect(self) -> float:
-        """Height / width of the photos that the models were trained on."""
-        from folds.photo_files import training_aspect
-
-        height, width = self.ensembles[0].members[0].card.preprocessing.resize
-        return training_aspect(self.runs[0]) or height / width
-
-
-def choose_ensembles(
-    runs: Sequence[Run],
-    tta: Tta | None,
-    tuned: bool,
-    allow_missing: bool,
-    only: Only | None = None,
-    weighted: bool = True,
-) -> ChosenEnsembles:
-    """The models of runs that are one ensemble.
-
-    Args:
-        tta, tuned: as of `apply_tuning`.
-        allow_missing, only: as of `load_ensembles`.
-        weighted: skip runs whose tuned weight is 0.
-
-    Raises:
-        MaskensError: models missing or damaged, runs of other folds.
-    """
-    refuse_other_folds(runs)
-    used, recipes = list(runs), [run_recipe(run) for run in runs]
-    tuning = apply_tuning(used, recipes, tta, tuned)
-    fitted = tuning.fitted
-    if weighted:
-        used, recipes, fitted = weighted_runs(used, recipes, fitted)
-    return ChosenEnsembles(load_ensembles(used, recipes, fitted, allow_missing, only), fitted, tuning, used)

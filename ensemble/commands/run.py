@@ -15,7 +15,6 @@ from ensemble.backends.choose import choose_hardware
 from ensemble.commands.folds import folds, split_people
 from ensemble.commands.infer import Inferred, infer, is_current
 from ensemble.commands.options import RunOptions, StepChoice, cache_folder
-from ensemble.commands.predict import choose_ensembles
 from ensemble.commands.recommend import recommend
 from ensemble.commands.report import Reported, report
 from ensemble.commands.score import Scored, score
@@ -24,11 +23,12 @@ from ensemble.commands.terminal import Observer, Terminal
 from ensemble.commands.train import plan_training, train, train_from, train_planned
 from ensemble.commands.training import Trained, plan_jobs
 from ensemble.commands.tune import Tuned, tune
+from ensemble.decision.members import choose_ensembles
 from ensemble.decision.tuning import TUNING, Tuning, kept_tuning, untuned_run
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import job_names, jobs_of
 from ensemble.jobs.oof import whole_folds
-from ensemble.recipes.recipe_file import changed_recipe, find_set, resolve_recipe, run_recipe
+from ensemble.recipes.recipe_file import changed_recipe, find_set, resolve_recipe
 from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import known_sets
 from ensemble.reporting.report import GENERATOR, shows
@@ -73,7 +73,7 @@ def _print(done: Ran, options: RunOptions, terminal: Terminal) -> None:
     if options.dry_run and done.trained:
         train.show(done.trained, _options_of(train, options, dry_run=True), terminal)
     elif done.scored:
-        if missing := whole_folds(done.run, run_recipe(done.run))[1]:
+        if missing := whole_folds(done.run)[1]:
             terminal.note(
                 [f"not trained: {job_names(missing)}. Without --hours the same command trains all."], "warning"
             )
@@ -127,7 +127,7 @@ def run(options: RunOptions, observer: Observer) -> Ran:
         if trained.failed:
             return Ran(made.run, trained)
     done = load_run(folder)  # with what training stored in it
-    if not whole_folds(done, recipe)[0]:
+    if not (done.recipe_hash and whole_folds(done)[0]):
         raise MaskensError(
             f"the deadline of --hours {options.hours:g} is over, and no fold is trained. Without --hours, or with "
             "others, the same command resumes."
@@ -161,7 +161,7 @@ def _use_models(
         _say_command(score, scoring, observer)
         _show(score, scored, scoring, observer)
 
-    inferred, missing = None, bool(whole_folds(run, run_recipe(run))[1])
+    inferred, missing = None, bool(whole_folds(run)[1])
     if not photos:
         observer.say(f"infer: skipped, there is no {data_root(run, options.data) / EVAL}")
     elif is_current(run, photos, choose_ensembles([run], options.tta, not stale, missing)):
@@ -282,7 +282,7 @@ def _decode(photos: EvalData, recipe: Recipe, run: Run, options: RunOptions, obs
 def _tuning(run: Run) -> Tuning | None:
     """The tuning of a run's models as they are, None if there is none."""
     try:
-        found = kept_tuning([run.folder], [untuned_run(run, run_recipe(run))])
+        found = kept_tuning([untuned_run(run)])
     except MaskensError:  # of other models, or damaged
         return None
     return found[0] if found else None

@@ -95,9 +95,8 @@ def evaluate_runs(
 ) -> Scored:
     """What runs are worth as one ensemble, out-of-fold; `tuned` with what `tune` fitted. Nothing is written."""
     blend = load_oof_ensemble([load_run(folder) for folder in runs], data, checkpoint)
-    found, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
     # a tuning is fitted on the cross-fitted epochs, and what it gains is measured on them
-    applied = apply_tuning(found, recipes, tta, tuned and checkpoint == "cross-fitted")
+    applied = apply_tuning([m.run for m in blend.runs], tta, tuned and checkpoint == "cross-fitted")
     evaluation = evaluate.evaluate(blend, applied)
     full = [m.name for m in blend.runs if any(job.trained for job in jobs_of(m.run, m.recipe.tasks, [FULL]))]
     notes = (*evaluation.notes, *(f"{name}: the full model is not part of the out-of-fold score" for name in full))

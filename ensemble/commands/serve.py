@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from ensemble.backends.choose import choose_hardware
 from ensemble.commands.options import ServeOptions
-from ensemble.commands.predict import choose_ensembles
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal, fail
+from ensemble.decision.members import choose_ensembles
 from ensemble.models.engine import engine_options
 from ensemble.serving.limits import Limits
 from folds.errors import refuse_without

@@ -147,16 +147,10 @@ def _print(trained: Trained, options: TrainOptions, terminal: Terminal) -> None:
     if trained.cut:
         terminal.say(f"deadline: {trained.cut}", "yellow")
     if not options.dry_run:
-        terminal.next(next_command(trained.run))
-
-
-def next_command(run: Run) -> str:
-    """What uses the models that there are."""
-    run = load_run(run.folder)
-    whole, missing = whole_folds(run, run_recipe(run))
-    if missing and not whole:
-        return f"maskens train --run {typed(run.folder)}"
-    return f"maskens infer --run {typed(run.folder)}{' --allow-missing' if missing else ''}"
+        run = load_run(trained.run.folder)
+        whole, missing = whole_folds(run)
+        uses = f"infer --run {typed(run.folder)}{' --allow-missing' if missing else ''}"
+        terminal.next(f"maskens {uses if whole else f'train --run {typed(run.folder)}'}")
 
 
 @step(TrainOptions, show=_print, first="run")

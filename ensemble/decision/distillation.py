@@ -16,7 +16,6 @@ from ensemble.jobs.job import Job, job_names
 from ensemble.jobs.oof import Logits, oof_hash
 from ensemble.jobs.soft_targets import NOT_TAKEN, PseudoLabels, SoftTargets
 from ensemble.recipes.recipe_file import find_set, run_recipe
-from ensemble.recipes.schema import Recipe
 from ensemble.recipes.views import Tta, TtaSet, known_sets
 from folds.errors import MaskensError, typed
 from folds.files import sha256
@@ -59,15 +58,13 @@ def soft_targets_of(
     name, views = find_set(tta or "flip", known_sets(recipe.tta for recipe in recipes))
     passes = sum(len(recipe.tasks) * run.k for run, recipe in zip(runs, recipes, strict=True)) * len(views.views)
     teachers = tuple(str(run.folder) for run in runs)
-    made_by = tuple(made_of(run, recipe) for run, recipe in zip(runs, recipes, strict=True))
-    return SoftTargets(teachers, made_by, name, sha256(views.model_dump_json()), passes, temperature, alpha), views
+    made_by, views_hash = tuple(map(made_of, runs)), sha256(views.model_dump_json())
+    return SoftTargets(teachers, made_by, name, views_hash, passes, temperature, alpha), views
 
 
 def teachers_of_fold(runs: Sequence[Run], views: TtaSet, fold: int) -> list[Ensemble]:
     """Of each run the models of one fold, untuned. Raises MaskensError as `members`."""
-    return [
-        Ensemble(tuple(members(run, run_recipe(run), False, [fold])), {}, views, (), run.class_photos) for run in runs
-    ]
+    return [Ensemble(tuple(members(run, False, [fold])), {}, views, (), run.class_photos) for run in runs]
 
 
 def refuse_unfinished(runs: Sequence[Run], folds: Collection[int]) -> None:
@@ -108,9 +105,8 @@ def make_pseudo_labels(source: Run, run: Run, root: Path, min_p: float) -> Pseud
             f"maskens folds --run {typed(run.folder)} --folds-file {typed(source.folds_file)}"
         )
     data = read_eval(root)
-    recipe = run_recipe(source)
-    ensemble = Ensemble(tuple(members(source, recipe, allow_missing=False)), {})
-    logits = _eval_logits(source, recipe, ensemble, data)
+    ensemble = Ensemble(tuple(members(source, allow_missing=False)), {})
+    logits = _eval_logits(source, ensemble, data)
     classes = np.full((run.k, len(data.ids)), NOT_TAKEN, dtype=np.int64)
     surest = 0.0
     for fold in range(run.k):
@@ -129,7 +125,7 @@ def make_pseudo_labels(source: Run, run: Run, root: Path, min_p: float) -> Pseud
     return PseudoLabels(str(source.folder), min_p, data.photos.fingerprint, labels, photos)
 
 
-def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData) -> dict[str, Logits]:
+def _eval_logits(source: Run, ensemble: Ensemble, data: EvalData) -> dict[str, Logits]:
     """task -> float32 (folds, views, photos, width). Raises MaskensError: none, or of other photos or folds."""
     path, again = source.eval_file, f"Predict them: maskens infer --run {typed(source.folder)}"
     try:
@@ -144,6 +140,6 @@ def _eval_logits(source: Run, recipe: Recipe, ensemble: Ensemble, data: EvalData
     if not same:
         raise MaskensError(f"{path} is of other photos than those in {data.photos.root / 'eval'}. {again}")
     complete = all(folds.get(task) == ensemble.folds(task) for task in ensemble.targets)
-    if not complete or read.record["oof_hashes"] != [oof_hash(source, recipe)]:
+    if not complete or read.record["oof_hashes"] != [oof_hash(source)]:
         raise MaskensError(f"{path} was predicted by other models than those there now. {again}")
     return found

@@ -18,7 +18,7 @@ from ensemble.jobs.oof import select_views, trained_folds
 from ensemble.metrics.heads import bin_log_probabilities, divisors
 from ensemble.metrics.scores import Draws, draw_people, interval, macro_f1
 from ensemble.recipes.tasks import ONLY_GENDER, Head, scored_mask, true_labels
-from ensemble.recipes.views import Tta, TtaSet
+from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError
 from folds.labels import CLASSES, AnyFloatArray, FloatArray, IntArray, decode
 
@@ -216,18 +216,16 @@ def greedy_weights(class_log_probs: FloatArray, truth: IntArray) -> tuple[float,
     return tuple(float(share) for share in best / best.sum())
 
 
-def fit(
-    oof: OofEnsemble, photos: IntArray, steps: Collection[StepName], tta: Tta = "flip", force: bool = False
-) -> DecisionParams:
-    """Fit the steps asked for, one on top of the other, on some of the ensemble's photos, int64 (n,).
+def fit(oof: OofEnsemble, photos: IntArray, steps: Collection[StepName], force: bool = False) -> DecisionParams:
+    """Fit the steps asked for, one on top of the other, on some of the ensemble's photos, int64 (n,). The views are
+    those of flip where they are not chosen.
 
     Args:
-        tta: the views where they are not chosen.
         force: keep the temperature of each head; else only of those whose log loss it lowers by more than noise.
     """
-    fitted, truth = oof.plain(tta), oof.truth[photos]
+    fitted, truth = oof.plain("flip"), oof.truth[photos]
     if "views" in steps:
-        tried = [oof.plain(tta) for tta in oof.sets]
+        tried = [oof.plain(name) for name in oof.sets]
         scores = [macro_f1(truth, oof.decide(t).classes[photos], CLASSES) for t in tried]
         fitted = tried[int(np.argmax(scores))]
     if "temperatures" in steps:
@@ -269,7 +267,7 @@ def with_mean_temperatures(oof: OofEnsemble, fitted: DecisionParams) -> Decision
     values = []
     for member, tuned in zip(oof.runs, fitted.runs, strict=True):
         means, measured = dict(tuned.temperatures), True
-        if means and len(trained_folds(member.run, member.recipe)[0]) > 1:
+        if means and len(trained_folds(member.run)[0]) > 1:
             seen = member.run.pseudo_record.exists()  # by models that were trained on photos to predict
             predicted = {} if seen else _predicted(member, fitted.views)
             for task, single in tuned.temperatures.items():
@@ -303,7 +301,7 @@ def _predicted(member: RunOofLogits, tta: TtaSet) -> dict[str, FloatArray]:
         return {}
 
 
-def nested(oof: OofEnsemble, steps: Collection[StepName], tta: Tta = "flip", force: bool = False) -> Decision:
+def nested(oof: OofEnsemble, steps: Collection[StepName], force: bool = False) -> Decision:
     """The decision on each photo by a tuning that was fitted on other people, who are split into parts anew.
 
     Raises:
@@ -315,7 +313,7 @@ def nested(oof: OofEnsemble, steps: Collection[StepName], tta: Tta = "flip", for
     log_p, classes = np.empty((len(oof.rows), CLASSES)), np.empty(len(oof.rows), dtype=np.int64)
     splits = StratifiedKFold(parts, shuffle=True, random_state=oof.runs[0].run.seed)
     for others, held_out in splits.split(oof.stratum, oof.stratum):
-        fitted = fit(oof, np.flatnonzero(np.isin(oof.person, others)), steps, tta, force)
+        fitted = fit(oof, np.flatnonzero(np.isin(oof.person, others)), steps, force)
         mine = np.isin(oof.person, held_out)
         decision = oof.decide(fitted)
         log_p[mine], classes[mine] = decision.log_probabilities[mine], decision.classes[mine]
@@ -326,7 +324,6 @@ def tune(
     oof: OofEnsemble,
     steps: Sequence[StepName],
     force: bool = False,
-    tta: Tta = "flip",
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Tuning, Decision]:
     """Fit step after step; keep one by what it is worth on people that it was not fitted on, compared with what was
@@ -353,12 +350,12 @@ def tune(
         log_loss = draws.mean(-decision.log_probabilities[photos, oof.truth])
         return fitted, decision, draws.macro_f1(decision.classes), log_loss
 
-    plain = kept = scored(oof.plain(tta), oof.decide(oof.plain(tta)))
+    plain = kept = scored(oof.plain("flip"), oof.decide(oof.plain("flip")))
     names: tuple[StepName, ...] = ()
     tried: list[Step] = []
     for number, name in enumerate(steps, start=1):
         wanted = (*names, name)
-        new = scored(fit(oof, photos, wanted, tta, force), nested(oof, wanted, tta, force))
+        new = scored(fit(oof, photos, wanted, force), nested(oof, wanted, force))
         gain, loss_gain = interval(new[2] - kept[2]), interval(kept[3] - new[3])
         worth = gain.value > 0 if name == "offsets" else gain.low > 0
         if name == "temperatures":

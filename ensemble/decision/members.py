@@ -1,4 +1,4 @@
-"""The trained models of a run, checked, and their joint predictions."""
+"""The trained models of a run, checked, and their joint predictions; which models a command predicts with."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ import numpy.typing as npt
 from scipy.special import log_softmax
 
 from ensemble.decision.joint import FLIP, joint_scores, log_prior
-from ensemble.decision.tuning import DecisionParams
+from ensemble.decision.tuning import ActiveTuning, DecisionParams, apply_tuning
 from ensemble.jobs.card import ModelCard, read_card
 from ensemble.jobs.job import Job, job_names, jobs_of, unverified
 from ensemble.jobs.oof import Logits
 from ensemble.jobs.spec import run_identity
-from ensemble.recipes.schema import Preprocessing, Recipe
+from ensemble.recipes.recipe_file import run_recipe
+from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import OutputSpec
-from ensemble.recipes.views import TtaSet
+from ensemble.recipes.views import Tta, TtaSet
 from folds.errors import MaskensError, refuse, typed
 from folds.labels import CLASSES
 from folds.ranges import FULL, in_short
-from folds.run_folder import MODEL, Run
+from folds.run_folder import MODEL, Run, refuse_other_folds
 
 BLOCK = 2**14  # photos scored at a time, which bounds the memory
 
@@ -99,23 +100,24 @@ Only = Literal["full", "folds"]
 """Of the models of a run: that on everybody, or those of the folds."""
 
 
-def choose_folds(run: Run, recipe: Recipe, only: Only | None) -> tuple[list[int], list[str]]:
+def choose_folds(run: Run, only: Only | None) -> tuple[list[int], list[str]]:
     """(the folds whose models predict, all or none of the tasks of FULL, notes). Raises MaskensError: only that on
     everybody is to, and it is not trained."""
-    missing = [job for job in jobs_of(run, recipe.tasks, [FULL]) if not job.complete]
+    full = jobs_of(run, run_recipe(run).tasks, [FULL])
+    missing = [job for job in full if not job.complete]
     command = f"Train it: maskens train --run {typed(run.folder)} --fold full"
     if only == "full":
         if missing:
             raise MaskensError(f"--only full: {run.folder} has no {job_names(missing, 8)} yet. {command}")
         return [FULL], []
-    if only == "folds" or len(missing) == len(recipe.tasks):
+    if only == "folds" or len(missing) == len(full):
         return [*range(run.k)], []
     if missing:
         return [*range(run.k)], [f"{run.folder}: full is not used, as {job_names(missing, 8)} is missing. {command}"]
     return [*range(run.k), FULL], []
 
 
-def members(run: Run, recipe: Recipe, allow_missing: bool, folds: Sequence[int] | None = None) -> list[Member]:
+def members(run: Run, allow_missing: bool, folds: Sequence[int] | None = None) -> list[Member]:
     """The trained models of a run, checked against its recipe and folds by their cards.
 
     Args:
@@ -127,6 +129,7 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, folds: Sequence[int] 
         MaskensError: jobs that are not trained (unless allowed, and then a task without any), checkpoints that are
             damaged or not as their job left them, or of another recipe or other folds.
     """
+    recipe = run_recipe(run)
     found: list[Member] = []
     missing: list[Job] = []
     problems: list[str] = []
@@ -162,9 +165,9 @@ def members(run: Run, recipe: Recipe, allow_missing: bool, folds: Sequence[int] 
     return [member for member in found if member.fold in whole] if whole else found
 
 
-def _used_folds(run: Run, recipe: Recipe, found: Sequence[Member]) -> str:
+def _used_folds(run: Run, found: Sequence[Member]) -> str:
     """A note on which folds predict, where not all do."""
-    folds = {task: in_short(m.fold for m in found if m.task == task) for task in recipe.tasks}
+    folds = {task: in_short(m.fold for m in found if m.task == task) for task in run_recipe(run).tasks}
     if len(used := set(folds.values())) == 1:
         return f"{run.folder}: models of the folds {used.pop()}; the others of {run.k} are not complete"
     each = ", ".join(f"{task} {its}" for task, its in folds.items())
@@ -172,23 +175,86 @@ def _used_folds(run: Run, recipe: Recipe, found: Sequence[Member]) -> str:
 
 
 def load_ensembles(
-    runs: Sequence[Run],
-    recipes: Sequence[Recipe],
-    fitted: DecisionParams,
-    allow_missing: bool,
-    only: Only | None = None,
+    runs: Sequence[Run], fitted: DecisionParams, allow_missing: bool, only: Only | None = None
 ) -> list[Ensemble]:
     """The trained models of several runs and the temperatures fitted for them: for the mean of the folds, with FULL as
     one more, or for FULL alone those of a single fold. Raises as `members` and `choose_folds`."""
     ensembles = []
-    for run, recipe, tuned in zip(runs, recipes, fitted.runs, strict=True):
-        chosen, notes = choose_folds(run, recipe, only)
-        found = tuple(members(run, recipe, allow_missing, chosen))
-        if len(found) < len(chosen) * len(recipe.tasks):
-            notes.append(_used_folds(run, recipe, found))
+    for run, tuned in zip(runs, fitted.runs, strict=True):
+        chosen, notes = choose_folds(run, only)
+        found = tuple(members(run, allow_missing, chosen))
+        if len(found) < len(chosen) * len(run_recipe(run).tasks):
+            notes.append(_used_folds(run, found))
         notes += unverified(run, [Job(run, m.task, m.fold) for m in found])
         temperatures = tuned.temperatures if only == "full" else tuned.mean_temperatures
         ensembles.append(
             Ensemble(found, temperatures, fitted.views, tuple(notes), run.class_photos, tuned.temperatures)
         )
     return ensembles
+
+
+@dataclass(frozen=True)
+class ChosenEnsembles:
+    """Which models predict, and how."""
+
+    ensembles: list[Ensemble]
+    fitted: DecisionParams  # for these ensembles, in their order
+    tuning: ActiveTuning
+    runs: Sequence[Run]
+
+    @property
+    def models(self) -> int:
+        return sum(len(e.members) for e in self.ensembles)
+
+    @property
+    def counted(self) -> str:
+        """How many models, and where those on everybody are among them, of which folds."""
+        folds = {m.fold for e in self.ensembles for m in e.members}
+        rest = in_short(folds - {FULL})
+        of = "" if FULL not in folds else f" of folds {rest} and full" if rest else " of full"
+        return f"{self.models} models{of}"
+
+    @property
+    def description(self) -> str:
+        """Models, views and tuning."""
+        return f"{self.counted}, views: {self.fitted.tta}, {self.tuning.description}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of the models."""
+        return tuple(line for e in self.ensembles for line in e.notes)
+
+    @property
+    def aspect(self) -> float:
+        """Height / width of the photos that the models were trained on."""
+        from folds.photo_files import training_aspect
+
+        height, width = self.ensembles[0].members[0].card.preprocessing.resize
+        return training_aspect(self.runs[0]) or height / width
+
+
+def choose_ensembles(
+    runs: Sequence[Run],
+    tta: Tta | None,
+    tuned: bool,
+    allow_missing: bool,
+    only: Only | None = None,
+    weighted: bool = True,
+) -> ChosenEnsembles:
+    """The models of runs that are one ensemble.
+
+    Args:
+        tta, tuned: as of `apply_tuning`.
+        allow_missing, only: as of `load_ensembles`.
+        weighted: skip runs whose tuned weight is 0.
+
+    Raises:
+        MaskensError: models missing or damaged, runs of other folds.
+    """
+    refuse_other_folds(runs)
+    tuning = apply_tuning(runs, tta, tuned)
+    used, fitted = runs, tuning.fitted
+    if weighted:
+        used = [run for run, its in zip(runs, fitted.runs, strict=True) if its.weight]
+        fitted = fitted.model_copy(update={"runs": tuple(its for its in fitted.runs if its.weight)})
+    return ChosenEnsembles(load_ensembles(used, fitted, allow_missing, only), fitted, tuning, used)

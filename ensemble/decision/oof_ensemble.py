@@ -134,7 +134,7 @@ class OofEnsemble:
         """The same runs, with the logits of another epoch."""
         runs = []
         for m in self.runs:
-            found = pool(m.run, m.recipe, self.data, self.folds, [*self.trained], checkpoint)
+            found = pool(m.run, self.data, self.folds, self.trained, checkpoint)
             runs.append(dataclasses.replace(m, logits=found.logits, views=found.views))
         return dataclasses.replace(self, runs=tuple(runs), checkpoint=checkpoint)
 
@@ -179,7 +179,7 @@ def load_oof_ensemble(
         notes += _extra_notes(run, recipe, data if run is first else None, data_folder)
         if run.fixes_hash != first.fixes_hash:
             notes.append(f"{run.folder} has other label fixes; the labels of {first.folder} count")
-        have, missing = trained_folds(run, recipe)
+        have, missing = trained_folds(run)
         trained &= set(have)
         notes += unverified(run, jobs_of(run, recipe.tasks, [f for f in have if only is None or f in only]))
         if missing and only is None:
@@ -187,10 +187,10 @@ def load_oof_ensemble(
             notes.append(f"{run.folder}: folds that count: {there}; not trained: {job_names(missing)}")
     if not trained:
         raise MaskensError("the runs have no fold in common that each has trained; train the same folds.")
-    untuned = [untuned_run(run, recipe) for run, recipe in zip(runs, recipes, strict=True)]  # verifies the checksums
+    untuned = [untuned_run(run) for run in runs]  # verifies the checksums
     members = []
     for run, recipe, plain in zip(runs, recipes, untuned, strict=True):
-        pooled = pool(run, recipe, data, folds, sorted(trained), checkpoint)
+        pooled = pool(run, data, folds, sorted(trained), checkpoint)
         members.append(RunOofLogits(run, recipe, plain, pooled.logits, pooled.views))
     found = OofEnsemble(
         tuple(members), data, folds, checkpoint, tuple(sorted(trained)), pooled.rows, pooled.fold, tuple(notes)

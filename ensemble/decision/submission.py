@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from folds.errors import MaskensError, refuse
-from folds.files import csv_text, replace_keeping, safe_csv, write_or_set_aside
+from folds.files import csv_text, replace_keeping, safe_csv
 from folds.labels import CLASSES, IntArray
 from folds.people import describe_skipped
 from folds.table import LINE, composed, read_table, whole_number
@@ -50,11 +50,6 @@ def skipped_text(skipped: Mapping[str, str], ids: Sequence[str], classes: IntArr
     """A row for each photo that could not be read, ImageID -> why, with its answer; "" if there is none."""
     rows = [(i, skipped[i], ans) for i, ans in zip(ids, classes.tolist(), strict=True) if i in skipped]
     return safe_csv(("ImageID", "reason", "ans"), rows) if rows else ""
-
-
-def write_skipped(path: Path, skipped: Mapping[str, str], ids: Sequence[str], classes: IntArray) -> None:
-    """List them beside the submission at `path`; without any, there is no such list. An earlier one is kept."""
-    write_or_set_aside(skipped_file(path), skipped_text(skipped, ids, classes))
 
 
 def read_answers(path: Path, exact: bool = False) -> tuple[list[str], IntArray]:

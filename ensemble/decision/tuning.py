@@ -14,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from ensemble.decision.joint import FLIP, Decision
 from ensemble.jobs.oof import oof_hash
 from ensemble.metrics.scores import Interval
-from ensemble.recipes.recipe_file import find_set
-from ensemble.recipes.schema import Recipe
+from ensemble.recipes.recipe_file import find_set, run_recipe
 from ensemble.recipes.views import Tta, TtaSet, known_sets
 from folds.errors import MaskensError, typed
 from folds.files import load_npz, replace_keeping, save_npz, sha256, sha256_of_file, sha256_of_text
@@ -167,13 +166,13 @@ def read_tuning(path: Path) -> Tuning:
     return read_record(path, Tuning, advice="Tune again, or skip it: --no-tuning")
 
 
-def kept_tuning(folders: Sequence[Path], untuned: Sequence[RunTuning]) -> tuple[Tuning, Path] | None:
-    """The tuning of these runs, in their order; None if they are not tuned.
+def kept_tuning(untuned: Sequence[RunTuning]) -> tuple[Tuning, Path] | None:
+    """The tuning of these runs, in their order, and its file; None if they are not tuned.
 
     Raises:
         MaskensError: a file that is damaged or was edited, or one fitted on logits that have changed since.
     """
-    paths = [p for p in (folder / tuning_file(untuned) for folder in folders) if p.exists()]
+    paths = [p for p in (Path(run.run) / tuning_file(untuned) for run in untuned) if p.exists()]
     places = sorted(range(len(untuned)), key=lambda n: untuned[n].oof_hash)
     for path in paths:
         tuning = read_tuning(path)
@@ -183,7 +182,7 @@ def kept_tuning(folders: Sequence[Path], untuned: Sequence[RunTuning]) -> tuple[
             fitted = tuning.fitted.model_copy(update={"runs": tuple(placed[n] for n in range(len(untuned)))})
             return tuning.model_copy(update={"fitted": fitted}), path
     if paths:
-        options = " ".join(f"--run {typed(folder)}" for folder in folders) + (" --blend" if len(folders) > 1 else "")
+        options = " ".join(f"--run {typed(run.run)}" for run in untuned) + (" --blend" if len(untuned) > 1 else "")
         raise MaskensError(
             f"{paths[0]} was fitted on other out-of-fold logits: a job was trained since. "
             f"Tune again: maskens tune {options}; or skip it: --no-tuning"
@@ -201,16 +200,7 @@ class ActiveTuning:
     description: str
 
 
-def weighted_runs(
-    runs: Sequence[Run], recipes: Sequence[Recipe], fitted: DecisionParams
-) -> tuple[list[Run], list[Recipe], DecisionParams]:
-    """The runs whose weight is not 0, with what was fitted for them."""
-    chosen = [n for n, run in enumerate(fitted.runs) if run.weight]
-    left = fitted.model_copy(update={"runs": tuple(fitted.runs[n] for n in chosen)})
-    return [runs[n] for n in chosen], [recipes[n] for n in chosen], left
-
-
-def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None, tuned: bool = True) -> ActiveTuning:
+def apply_tuning(runs: Sequence[Run], tta: Tta | None, tuned: bool = True) -> ActiveTuning:
     """The tuning of these runs if there is one, it is wanted, and it gained more than noise; else none.
 
     Args:
@@ -220,10 +210,10 @@ def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None
     Raises:
         MaskensError: no such views, or as `kept_tuning`.
     """
-    name, views = find_set(tta or "flip", known_sets(recipe.tta for recipe in recipes))
-    untuned = tuple(untuned_run(run, recipe) for run, recipe in zip(runs, recipes, strict=True))
+    name, views = find_set(tta or "flip", known_sets(run_recipe(run).tta for run in runs))
+    untuned = tuple(map(untuned_run, runs))
     plain = DecisionParams(tta=name, views=views, runs=untuned)
-    found = kept_tuning([run.folder for run in runs], untuned) if tuned else None
+    found = kept_tuning(untuned) if tuned else None
     if not found:
         return ActiveTuning(plain, None, None, "untuned")
     tuning, path = found
@@ -234,13 +224,13 @@ def apply_tuning(runs: Sequence[Run], recipes: Sequence[Recipe], tta: Tta | None
     return ActiveTuning(tuning.fitted, tuning, path, f"tuned: {', '.join(tuning.kept)} ({path})")
 
 
-def untuned_run(run: Run, recipe: Recipe) -> RunTuning:
+def untuned_run(run: Run) -> RunTuning:
     """A run with nothing fitted."""
-    return RunTuning(run=str(run.folder), made_of=made_of(run, recipe), oof_hash=oof_hash(run, recipe))
+    return RunTuning(run=str(run.folder), made_of=made_of(run), oof_hash=oof_hash(run))
 
 
-def made_of(run: Run, recipe: Recipe) -> str:
+def made_of(run: Run) -> str:
     """sha256 of all that a run's jobs are trained from: a student and its twin without teachers differ in it."""
     given = [run.fixes_hash, run.merged_hash, run.skipped_hash, *filter(None, [run.extra_hash])]
     given += [sha256_of_file(f) if f.exists() else "" for f in (run.soft_record, run.pseudo_record)]
-    return sha256(repr([recipe.hash, run.seed, run.folds_hash, run.fingerprint, *given]))
+    return sha256(repr([run_recipe(run).hash, run.seed, run.folds_hash, run.fingerprint, *given]))

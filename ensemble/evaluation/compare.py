@@ -14,7 +14,7 @@ from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
 from ensemble.jobs.oof import Checkpoint, whole_folds
 from ensemble.jobs.soft_targets import describe_pseudo_labels, describe_soft_targets
 from ensemble.metrics.scores import SCORED_PARTS, SEED, Draws, Interval, interval
-from ensemble.recipes.recipe_file import flat, run_recipe
+from ensemble.recipes.recipe_file import flat
 from ensemble.recipes.views import Tta
 from folds.errors import MaskensError, typed
 from folds.files import sha256
@@ -99,7 +99,7 @@ def compare_recipes(
     Raises:
         MaskensError: files that don't belong together.
     """
-    finished = {pair: whole_folds(run, run_recipe(run))[0] if run.recipe_hash else [] for pair, run in runs.items()}
+    finished = {pair: whole_folds(run)[0] if run.recipe_hash else [] for pair, run in runs.items()}
     named = list(dict.fromkeys(recipe for recipe, _ in runs))
     recipes = [r for r in named if any(folds for (recipe, _), folds in finished.items() if recipe == r)]
     seeds, folds = shared_part({pair: have for pair, have in finished.items() if pair[0] in recipes})

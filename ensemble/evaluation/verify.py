@@ -22,7 +22,7 @@ from ensemble.jobs.soft_targets import load_pseudo_labels, read_soft_targets
 from ensemble.jobs.spec import JobSpec, identity
 from ensemble.metrics.scores import half_epochs, task_scores
 from ensemble.recipes.recipe_file import parse_recipe
-from ensemble.recipes.schema import Recipe, TaskRecipe
+from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import scored_mask, true_labels
 from ensemble.recipes.views import IDENTITY
 from folds.errors import MaskensError, first_line, typed
@@ -60,9 +60,7 @@ class Verification:
 
     run: Run
     checks: list[Check] = field(default_factory=list)
-    notes: list[str] = field(
-        default_factory=list
-    )  # what could not be compared, and where the jobs' environments differ
+    notes: list[str] = field(default_factory=list)  # what can't be compared, where the jobs' environments differ
 
     @property
     def wrong(self) -> list[Check]:
@@ -154,8 +152,8 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
             if data is not None and folds is not None and job.fold != FULL and job.status().state == "done":
                 _verify_oof_score(found, job, recipe.tasks[job.task], data, folds)
     found.notes += _environments([job for job in jobs if job.status().state == "done"])
-    _verify_tunings(found, recipe)
-    _verify_submission(found, recipe)
+    _verify_tunings(found)
+    _verify_submission(found)
     return found
 
 
@@ -250,18 +248,18 @@ def _verify_oof_score(found: Verification, job: Job, task: TaskRecipe, data: Tra
     found.check(item, job.restart_command, scores, describe(recorded), describe, "out-of-fold F1")
 
 
-def _verify_tunings(found: Verification, recipe: Recipe) -> None:
+def _verify_tunings(found: Verification) -> None:
     """That tunings were fitted on the out-of-fold files that there are, and have their own file beside them."""
     run = found.run
     try:
-        now = oof_hash(run, recipe)
+        now = oof_hash(run)
     except MaskensError:  # the check of that job has the reason
         now = "damaged files"
     for path in sorted([*run.folder.glob(TUNING), *run.folder.glob(BLEND.format("*"))]):
         remedy = f"maskens tune --run {typed(run.folder)}" if path.name == TUNING else "tune the blended runs again"
         tuning = found.check(path.name, remedy, partial(read_tuning, path), kind="tuning")
         for fitted in tuning.fitted.runs if tuning else ():
-            if fitted.made_of == made_of(run, recipe):
+            if fitted.made_of == made_of(run):
                 item = f"{path.name}: out-of-fold files"
                 found.checks.append(Check("tuning", item, fitted.oof_hash, now, remedy))
         beside = path.with_suffix(".oof.npz")
@@ -269,7 +267,7 @@ def _verify_tunings(found: Verification, recipe: Recipe) -> None:
         found.check(item, remedy, partial(load_npz, beside), expected, lambda arrays: str(arrays["of"]), "tuning")
 
 
-def _verify_submission(found: Verification, recipe: Recipe) -> None:
+def _verify_submission(found: Verification) -> None:
     """That submission.csv has the classes that were decided, and that these follow from the logits."""
     run = found.run
     if not (run.submission_file.exists() and run.eval_file.exists()):
@@ -295,7 +293,7 @@ def _verify_submission(found: Verification, recipe: Recipe) -> None:
         fitted = DecisionParams.model_validate(record["fitted"])
         used = {fold for its in record["folds"].values() for fold in its}
         only: Only | None = "folds" if FULL not in used else "full" if used == {FULL} else None
-        (ensemble,) = load_ensembles([run], [recipe], fitted, allow_missing=True, only=only)
+        (ensemble,) = load_ensembles([run], fitted, allow_missing=True, only=only)
         models = {task: ensemble.folds(task) for task in ensemble.targets}
         if models != record["folds"]:
             raise MaskensError(f"predicted by models of folds {record['folds']}, there are {models}")

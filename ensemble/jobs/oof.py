@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ensemble.jobs.job import Job, JobStatus, jobs_of
-from ensemble.recipes.schema import Recipe
+from ensemble.recipes.recipe_file import run_recipe
 from folds.errors import MaskensError, refuse, typed
 from folds.files import csv_text, lfs_pointer, load_npz, save_npz, sha256, write_text
 from folds.labels import UNKNOWN, FloatArray, IntArray
@@ -54,10 +54,10 @@ def write_history(job: Job, rows: Sequence[Mapping[str, float]]) -> None:
     write_text(job.history, csv_text(HISTORY, cells))
 
 
-def read_curves(run: Run, recipe: Recipe) -> tuple[list[JobCurves], list[str]]:
+def read_curves(run: Run) -> tuple[list[JobCurves], list[str]]:
     """(the jobs that have finished an epoch, the others and those whose history can't be read)."""
     found, missing = [], []
-    for job in jobs_of(run, recipe.tasks):
+    for job in jobs_of(run, run_recipe(run).tasks):
         try:
             with job.history.open(newline="", encoding="utf-8") as handle:
                 rows = list(csv.DictReader(handle))
@@ -173,15 +173,15 @@ def read_job_oof(path: Path) -> tuple[JobOofLogits, dict[str, Any]]:
     return oof, record
 
 
-def whole_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[Job]]:
-    """(the folds of which every task is trained, the jobs that are not)."""
-    missing = [job for job in jobs_of(run, recipe.tasks) if not job.trained]
+def whole_folds(run: Run) -> tuple[list[int], list[Job]]:
+    """(the folds of which every task is trained, the jobs that are not). Raises MaskensError as `run_recipe`."""
+    missing = [job for job in jobs_of(run, run_recipe(run).tasks) if not job.trained]
     return [f for f in range(run.k) if f not in {job.fold for job in missing}], missing
 
 
-def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[Job]]:
+def trained_folds(run: Run) -> tuple[list[int], list[Job]]:
     """As `whole_folds`. Raises MaskensError: there is no such fold yet."""
-    trained, missing = whole_folds(run, recipe)
+    trained, missing = whole_folds(run)
     if not trained:
         raise MaskensError(
             f"no fold of {run.folder} has all of its tasks trained yet. "
@@ -190,15 +190,13 @@ def trained_folds(run: Run, recipe: Recipe) -> tuple[list[int], list[Job]]:
     return trained, missing
 
 
-def oof_hash(run: Run, recipe: Recipe) -> str:
+def oof_hash(run: Run) -> str:
     """sha256 over the out-of-fold files of a run's jobs. Raises MaskensError: a file is not as its job left it."""
-    jobs = jobs_of(run, recipe.tasks)
+    jobs = jobs_of(run, run_recipe(run).tasks)
     return sha256("\n".join(job.verified_sha256(OOF) if job.trained else "-" for job in jobs))
 
 
-def pool(
-    run: Run, recipe: Recipe, data: TrainData, folds: IntArray, trained: list[int], checkpoint: Checkpoint
-) -> PooledOofLogits:
+def pool(run: Run, data: TrainData, folds: IntArray, trained: Sequence[int], checkpoint: Checkpoint) -> PooledOofLogits:
     """The jobs' out-of-fold logits together: each photo of the folds `trained` that can be read and has all labels once
     a task. Raises MaskensError: if a job's file is missing, damaged, not finite, or has other photos than its fold."""
     index = {f: i for i, f in enumerate(data.files)}
@@ -208,14 +206,14 @@ def pool(
     place[rows] = np.arange(len(rows))
     jobs = {}
     problems: list[str] = []
-    for task in recipe.tasks:
+    for task, recipe in run_recipe(run).tasks.items():
         for fold in trained:
             path = Job(run, task, fold).oof
-            oof = load_job_oof(path, {"task_hash": recipe.tasks[task].hash, "folds_hash": run.folds_hash, "fold": fold})
+            oof = load_job_oof(path, {"task_hash": recipe.hash, "folds_hash": run.folds_hash, "fold": fold})
             found = np.array([index.get(str(f), -1) for f in oof.files])
             if not np.array_equal(np.sort(found), np.flatnonzero((photo_fold == fold) & readable)):
                 problems.append(f"{path} does not hold the photos of fold {fold}, each once")
-            elif oof.logits.shape[3] != recipe.tasks[task].target.width:
+            elif oof.logits.shape[3] != recipe.target.width:
                 problems.append(f"{path} holds logits of another width than those of '{task}'")
             elif not np.isfinite(oof.at(checkpoint)).all():
                 problems.append(f"{path} holds logits that are not finite")

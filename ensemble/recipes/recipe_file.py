@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -294,13 +295,19 @@ def run_recipe(run: Run) -> Recipe:
     since."""
     if not run.recipe_hash:
         raise MaskensError(f"nothing is trained in {run.folder} yet. First: maskens train --run {typed(run.folder)}")
-    recipe = parse_recipe(_read(run.recipe_file, ""), "recipe", where=str(run.recipe_file))
+    recipe = _parsed(_read(run.recipe_file, ""), str(run.recipe_file))
     if recipe.hash != run.recipe_hash:
         raise MaskensError(
             f"{run.recipe_file} was edited after training began. Put it back, or give it to a new run: "
             f"maskens train --run NEW_DIR --recipe {typed(run.recipe_file)}"
         )
     return recipe
+
+
+@functools.cache
+def _parsed(text: str, where: str) -> Recipe:
+    """The recipe of a run, once for all that ask: a run is read, scored and loaded by its recipe."""
+    return parse_recipe(text, "recipe", where)
 
 
 def resolve_recipe(

@@ -143,7 +143,7 @@ def write_report(
     losses = -log_p[np.arange(len(log_p)), blend.truth]
     worst, uncertain = (highest(values, blend.person, photos) for values in (losses, entropies(found.decision)))
     cells = photo_cells(blend, found.decision, worst + uncertain, workers, on_progress)
-    jobs, without = zip(*(read_curves(member.run, member.recipe) for member in blend.runs), strict=True)
+    jobs, without = zip(*(read_curves(member.run) for member in blend.runs), strict=True)
     matrices, calibrations = confusions(parts), [calibration(part) for part in parts]
     ages = age_errors(blend, found.decision.classes)
     html = render(

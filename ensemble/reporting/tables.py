@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 SHOWN = 16  # characters of a hash or of another value that matches
+SUSPECTS = 15  # rows of their table
 
 
 def verification_table(found: Verification) -> Table:
@@ -72,10 +73,10 @@ def predictions_table(records: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
-def suspects_table(found: Audit, most: int = 15) -> Table:
+def suspects_table(found: Audit) -> Table:
     """The labels that are most likely wrong."""
     table = new_table("likely label errors", ">", "person", "label: given -> suggested", ">score", "photos")
-    for rank, s in enumerate(found.suspects[:most], start=1):
+    for rank, s in enumerate(found.suspects[:SUSPECTS], start=1):
         label = f"{s.shots or s.field}: {s.change}"
         table.add_row(str(rank), Text(s.who), Text(label), f"{s.score:.2f}", f"{s.agree} of {len(s.doubts)}")
     return table

@@ -34,6 +34,8 @@ from folds.photos import Progress
 from folds.ranges import FULL
 from folds.run_folder import has_run
 
+POLL = 0.25  # seconds between two looks at the jobs' states
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -254,7 +256,7 @@ def _saved(specs: Sequence[JobSpec]) -> str:
 
 
 @contextlib.contextmanager
-def _polling(shown: Sequence[JobSpec], display: JobsDisplay, every: float = 0.25) -> Iterator[None]:
+def _polling(shown: Sequence[JobSpec], display: JobsDisplay) -> Iterator[None]:
     """Keep the display up to date from the jobs' files, as any backend leaves them."""
     stop = threading.Event()
 
@@ -263,7 +265,7 @@ def _polling(shown: Sequence[JobSpec], display: JobsDisplay, every: float = 0.25
 
     def poll() -> None:
         with contextlib.suppress(OSError):  # the terminal is gone: the jobs run on
-            while not stop.wait(every):
+            while not stop.wait(POLL):
                 look()
 
     look()  # else a job that is done before the first turn would change no state

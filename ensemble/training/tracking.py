@@ -160,8 +160,7 @@ class Trackers:
                 if len(it.target.heads) > 1:
                     found = head_scores(it.target, logits, it.truth)
                     scalars |= {f"f1/{part}": f1 for part, (f1, _) in found.items()}
-                title = f"{it.job}, epoch {number}"
-                pictures = validation_pictures(title, it.photos, it.rows, it.target, logits, it.truth)
+                pictures = validation_pictures(f"{it.job}, epoch {number}", it, logits)
             for name, tracker in [*self.open.items()]:
                 with self._disabled_on_error(name):
                     tracker.epoch(number, scalars, pictures)
@@ -220,23 +219,16 @@ def _project() -> str:
     return os.environ.get("WANDB_PROJECT") or "maskens"
 
 
-def validation_pictures(
-    title: str,
-    photos: DecodedPhotos,
-    rows: IntArray,
-    target: OutputSpec,
-    logits: npt.NDArray[np.float32],
-    truth: IntArray,
-) -> dict[str, Pixels]:
-    """`confusion/<part>` for each head of a task, and `worst`; arguments as of `worst_photos`."""
+def validation_pictures(title: str, of: TrackedJob, logits: npt.NDArray[np.float32]) -> dict[str, Pixels]:
+    """`confusion/<part>` for each head of a task, and `worst`; logits are float32 (validated photos, width)."""
     from sklearn.metrics import confusion_matrix
 
-    names = OutputSpec(target.predicts).names  # of the scoring bands, whatever bins were trained
+    heads, names = of.target.heads, OutputSpec(of.target.predicts).names  # of the bands, whatever bins were trained
     found = {}
-    for i, (head, decided) in enumerate(zip(target.heads, head_decisions(logits, target.heads), strict=True)):
-        matrix = confusion_matrix(truth[:, i], decided, labels=range(WIDTHS[head.part]))
+    for i, (head, decided) in enumerate(zip(heads, head_decisions(logits, heads), strict=True)):
+        matrix = confusion_matrix(of.truth[:, i], decided, labels=range(WIDTHS[head.part]))
         found[f"confusion/{head.part}"] = draw_matrix(matrix, names[head.part], f"{title}: {head.part}")
-    return found | {"worst": worst_photos(title, photos, rows, target, logits, truth)}
+    return found | {"worst": worst_photos(title, of.photos, of.rows, of.target, logits, of.truth)}
 
 
 def draw_matrix(matrix: IntArray, names: Sequence[str], title: str) -> Pixels:

@@ -98,12 +98,11 @@ def findings(found: Exploration) -> dict[str, str]:
 
 def class_rows(found: Exploration) -> list[ClassRow]:
     """The 18 classes in their order."""
-    data, people = found.data, [set[str]() for _ in CLASS_NAMES]
-    photos = Counter(data.classes.tolist())
-    for number, person in zip(data.classes, data.photo_person, strict=True):
-        if number != UNKNOWN:
-            people[number].add(data.people[person].group)
-    return [ClassRow(number, name, len(people[number]), photos[number]) for number, name in enumerate(CLASS_NAMES)]
+    data, rows = found.data, []
+    for number, name in enumerate(CLASS_NAMES):
+        persons = data.photo_person[data.classes == number]
+        rows.append(ClassRow(number, name, len({data.people[i].group for i in persons}), len(persons)))
+    return rows
 
 
 def group_rows(found: Exploration) -> list[tuple[str, list[tuple[int, int]]]]:

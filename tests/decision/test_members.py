@@ -30,8 +30,7 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 
 def test_a_card_of_another_recipe_seed_or_fold_is_refused(make_data: MakeData, tmp_path: Path) -> None:
     run = plan_run(tmp_path / "run", read_train(make_data(tmp_path / "data", people=12)), np.zeros((84, 18)))
-    recipe = run_recipe(run)
-    task = recipe.tasks["class18"]
+    task = run_recipe(run).tasks["class18"]
     own = {"predicts": "class18", "task": "class18", "reduced": True, "task_hash": task.hash}
     own |= {"folds_hash": run.folds_hash, "seed": run.seed}
     model = create(task)
@@ -39,9 +38,9 @@ def test_a_card_of_another_recipe_seed_or_fold_is_refused(make_data: MakeData, t
         save_checkpoint(
             run.job_folder("class18", fold) / "model.safetensors", model, model_card(**own | {"fold": fold})
         )
-    assert len(members(run, recipe, allow_missing=False)) == 2
+    assert len(members(run, allow_missing=False)) == 2
     for change, key in CHANGES:
         card = model_card(**own | {"fold": 0} | change)
         save_checkpoint(run.job_folder("class18", 0) / "model.safetensors", model, card)
         with pytest.raises(MaskensError, match=rf"fold0/model\.safetensors belongs to another {key}$"):
-            members(run, recipe, allow_missing=False)
+            members(run, allow_missing=False)

@@ -31,7 +31,6 @@ from ensemble.decision.tuning import (
 from ensemble.evaluation.evaluate import evaluate, plain_values
 from ensemble.evaluation.verify import verify
 from ensemble.metrics.scores import SCORED_PARTS, macro_f1
-from ensemble.recipes.recipe_file import run_recipe
 from folds.errors import MaskensError
 from folds.labels import decode
 from folds.layout import read_train
@@ -59,12 +58,11 @@ def ensemble_of(*runs: Run) -> OofEnsemble:
 
 
 def applied_to(blend: OofEnsemble, **options: object) -> ActiveTuning:
-    runs, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
-    return apply_tuning(runs, recipes, **{"tta": None} | options)  # type: ignore[arg-type]
+    return apply_tuning([m.run for m in blend.runs], **{"tta": None} | options)  # type: ignore[arg-type]
 
 
 def kept(*runs: Run) -> Tuning | None:
-    found = kept_tuning([r.folder for r in runs], [untuned_run(r, run_recipe(r)) for r in runs])
+    found = kept_tuning([untuned_run(run) for run in runs])
     return found[0] if found else None
 
 
@@ -149,7 +147,7 @@ def test_each_head_has_one_temperature_for_all_folds_where_it_is_worth_one(data:
 
 def predicted(run: Run, logits: np.ndarray, classes: np.ndarray, **changes: object) -> None:
     """Write what `infer` leaves of the photos that it predicted with views identity and hflip."""
-    record = {"oof_hashes": [untuned_run(run, run_recipe(run)).oof_hash], "views": ["identity", "hflip"]}
+    record = {"oof_hashes": [untuned_run(run).oof_hash], "views": ["identity", "hflip"]}
     record |= {"folds": {"class18": [0, 1]}} | changes
     shown = np.stack([logits, logits], axis=1)
     arrays = {"ids": np.arange(len(classes)), "classes": classes, "logits/class18": shown}

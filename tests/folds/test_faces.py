@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -38,7 +38,7 @@ from folds.layout import read_train
 from folds.people import FaceCrop, PhotoSet
 from folds.photos import Pixels
 
-FACE_CROPS: tuple[FaceCrop, ...] = ("face", "eyes")
+FACE_CROPS: tuple[FaceCrop, ...] = get_args(FaceCrop)
 PHOTO = np.full((128, 96, 3), 150, np.uint8)
 DETECT = TaskRecipe.model_validate(
     {"predicts": "mask", "model": "m", "resize": (128, 96), "masks": {"prob": 1.0, "detect": True}}

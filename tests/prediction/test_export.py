@@ -122,7 +122,7 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
         for fold in range(2):
             assert run_job(JobSpec(run, recipe, task, fold, "cpu", 0, 1, None), train, folds) is None
     data = read_eval(root / "data")
-    ensemble = Ensemble(tuple(members(run, recipe, allow_missing=False)), TEMPERATURES)
+    ensemble = Ensemble(tuple(members(run, allow_missing=False)), TEMPERATURES)
     logits = inferred(ensemble, data, SETS["flip"])
     done = export(ensemble, data.photos, root / "onnx", SETS["flip"], OFFSETS, photos=4, tolerance=1e-4, threads=1)
     return DecisionVariant(run, data, ensemble, logits, root / "onnx", done)

@@ -146,7 +146,7 @@ def test_other_age_bins_are_scored_on_the_true_labels(setting: Setting) -> None:
     assert job.learned.labels.max() == 4
     assert np.array_equal(job.truth[:, 0], setting.data.labels[2])
     run = spec.run
-    found = evaluate(load_oof_ensemble([run], None, "last"), apply_tuning([run], [spec.recipe], "none", tuned=False))
+    found = evaluate(load_oof_ensemble([run], None, "last"), apply_tuning([run], "none", tuned=False))
     truth = setting.data.classes[setting.folds[setting.data.photo_person] == 0]
     assert np.array_equal(found.score.support, np.bincount(truth, minlength=18))
 
@@ -217,7 +217,7 @@ def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:
         "[tasks.one]\n[tasks.two]\nmodel = 'test_efficientnet'\n"
     )
     spec, _ = (setting.trained("zoo", task=task, base=zoo) for task in ("one", "two"))
-    found = evaluate(load_oof_ensemble([spec.run], None, "best"), apply_tuning([spec.run], [spec.recipe], "flip", True))
+    found = evaluate(load_oof_ensemble([spec.run], None, "best"), apply_tuning([spec.run], "flip"))
     assert set(found.tasks) == {"one", "two"}
     assert found.score.photos == 84
 

@@ -21,7 +21,6 @@ from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation.evaluate import Evaluation, PartPredictions, calibration, evaluate, part_predictions
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.oof import HISTORY, read_curves
-from ensemble.recipes.recipe_file import run_recipe
 from ensemble.reporting.report import age_errors, confusions, curve_panels, entropies, fold_colours, highest
 from folds.files import csv_text
 from folds.layout import read_train
@@ -65,8 +64,7 @@ def run(root: Path) -> Run:
 @pytest.fixture(scope="module")
 def scored(run: Run) -> tuple[OofEnsemble, Evaluation]:
     blend = load_oof_ensemble([run], None, "cross-fitted")
-    runs, recipes = [m.run for m in blend.runs], [m.recipe for m in blend.runs]
-    return blend, evaluate(blend, apply_tuning(runs, recipes, "flip", tuned=False))
+    return blend, evaluate(blend, apply_tuning([run], "flip", tuned=False))
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +164,7 @@ def test_the_highest_values_come_first_and_no_person_fills_the_sheet(
 
 
 def test_learning_curves_have_a_panel_a_column_and_a_line_a_fold(run: Run) -> None:
-    job = read_curves(run, run_recipe(run))[0][0]
+    job = read_curves(run)[0][0]
     assert (job.fold, job.epochs, job.best, job.minutes) == (0, 4, 2, 4.0), "of equal epochs the first is the best"
     broken = {**job.curves, "loss": np.array([np.nan, np.inf, 2, 1])}
     jobs = [type(job)(task, fold, job.status, broken) for task in "ab" for fold in range(9)]

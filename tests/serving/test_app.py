@@ -27,12 +27,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 from starlette.types import Message
-from stub_models import StubModels, photo, stub_app
+from stub_models import StubModels, photo, serving, stub_app
 
 from ensemble.models.runtime import configure_process
 from ensemble.prediction.photo_classifier import PhotoPredictions
 from ensemble.serving.limits import Limits
-from ensemble.serving.server import open_port, server_of
 from folds.errors import MaskensError
 from folds.photos import Pixels
 
@@ -348,11 +347,7 @@ def test_a_large_photo_does_not_keep_its_memory() -> None:
 def test_a_sender_that_takes_too_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ensemble.serving.server.HEADER_SECONDS", 0.5)
     monkeypatch.setattr("ensemble.serving.server.BODY_SECONDS", 0.5)
-    opened = open_port("127.0.0.1", 0)
-    server = server_of(stub_app())
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
-    thread.start()
-    try:
+    with serving() as opened:
         first = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
         for sent in (b"", first, first + b"\r\n" + first, first + b"Content-Length: 99\r\n\r\n"):
             with socket.create_connection(opened.getsockname(), timeout=20) as connection:
@@ -372,9 +367,6 @@ def test_a_sender_that_takes_too_long_is_cut_off(monkeypatch: pytest.MonkeyPatch
                     answer += connection.recv(65536)
                     assert answer
                 time.sleep(1)
-    finally:
-        server.should_exit = True
-        thread.join(20)
 
 
 def test_health_and_metrics_and_what_there_is_not(client: TestClient) -> None:

@@ -11,16 +11,15 @@ import select
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from stub_models import photo, stub_app
+from stub_models import photo, serving
 
-from ensemble.serving.server import open_port, server_of, url_of
+from ensemble.serving.server import url_of
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 ODD = '<img src=x onerror="alert(1)">.png'
@@ -34,13 +33,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """Of a server in a thread of this process."""
-    opened = open_port("127.0.0.1", 0)
-    server = server_of(stub_app())
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
-    thread.start()
-    yield url_of(opened)
-    server.should_exit = True
-    thread.join(20)
+    with serving() as opened:
+        yield url_of(opened)
 
 
 class Tab:

@@ -383,7 +383,7 @@ def test_evaluation_pools_each_photo_once_and_reports_what_is_missing(short: Tin
     assert "not trained: gender fold 1, male-age fold 1, female-age fold 1" in partly.notes[0]
     train(specs[5:], short.data, short.folds, specs, ONE, Silent())
     blend = load_oof_ensemble([short.run], None, "last")
-    whole = evaluate(blend, apply_tuning([short.run], [short.recipe], "none", tuned=False))
+    whole = evaluate(blend, apply_tuning([short.run], "none", tuned=False))
     assert whole.score.photos == len(short.data.files)
     assert whole.score.support.tolist() == np.bincount(short.data.classes, minlength=18).tolist()
     save_oof(blend, whole, SETS["none"])
