@@ -23,7 +23,7 @@ from ensemble.commands import options, recipes
 from ensemble.commands.step import command
 from ensemble.commands.terminal import discard_if_broken, fail, print_anything
 from ensemble.jobs.stopping import Interruption
-from folds.errors import MaskensError, first_line
+from folds.errors import MaskensError, expected, first_line
 
 COMMANDS: dict[str, dict[str, type]] = {
     "Start": {"run": options.RunOptions},
@@ -214,7 +214,7 @@ def say_why(error: Exception | KeyboardInterrupt, number: int) -> NoReturn:
             fail(f"the system refused: {where}{error.strerror or error}")
     if isinstance(error, EOFError):
         fail("the question was not answered, so nothing was done. To skip it: --yes")
-    fail(f"maskens has a fault ({type(error).__name__}: {first_line(error)}). {kept_traceback(error)}", code=1)
+    fail(f"internal error ({type(error).__name__}: {first_line(error)}). {kept_traceback(error)}", code=1)
 
 
 def saved(error: BaseException | None) -> str:
@@ -243,7 +243,7 @@ def explain(error: typer.TyperException) -> NoReturn:
     from typer.rich_utils import rich_format_error
 
     if error.format_message():  # a command without any argument has shown its help
-        error.message = error.message.replace("Value error, ", "")
+        error.message = expected(error.message.replace("Value error, ", ""))
         context = getattr(error, "ctx", None)
         repeated = [p.opts[0] for p in context.command.params if getattr(p, "multiple", False)] if context else []
         if "unexpected extra argument" in error.message and repeated:

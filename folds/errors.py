@@ -5,11 +5,16 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
+import re
 import shlex
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+TYPES = {  # by pydantic's names
+    **{"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"},
+    **{"list": "a list", "tuple": "a list", "dictionary": "a table"},
+}
 SHOWN = 20  # a wrong data folder can hold thousands of problems; the first ones and the count are enough
 
 
@@ -59,6 +64,15 @@ def did_you_mean_folder(named: Path, holds: str) -> str:
     near = [*path.parents[:3], *sorted(path.glob("*")), *(beside[n] for n in alike)]
     right = [str(p if named.is_absolute() else os.path.relpath(p)) for p in near if (p / holds).is_file()][:3]
     return f" (did you mean {' or '.join(map(repr, right))}?)" if right else ""
+
+
+def expected(message: str) -> str:
+    """What pydantic or typer say of a wrong value in the words of other messages: `expected a whole number`."""
+    message = re.sub(r"[Ii]nput should be a valid (\w+)(, .*)?", lambda m: f"expected {TYPES.get(m[1], m[1])}", message)
+    message = re.sub(r"[Ii]nput should be greater than or equal to (\S+)", r"expected \1 or more", message)
+    message = re.sub(r"[Ii]nput should be less than or equal to (\S+)", r"expected \1 or less", message)
+    message = re.sub(r"[Ii]nput should be greater than", "expected more than", message)
+    return re.sub(r"[Ii]nput should be", "expected", message.removeprefix("Value error, "))
 
 
 def first_line(error: BaseException) -> str:

@@ -102,7 +102,7 @@ def _table_and_images(root: Path, table: str) -> tuple[Path, Path]:
     near = "" if (root / table).is_file() else did_you_mean_folder(root, table)
     if root.exists() and not (root / table).exists():
         or_list = "" if near or table != TABLE else f" or {LIST}. Name another list with --photos"
-        raise MaskensError(f"{root} is no data folder: it holds no {table}{near}{or_list}.")
+        raise MaskensError(f"{root} is not a data folder: it has no {table}{near}{or_list}.")
     if not root.is_dir():
         sample = "" if near else f", or make a generated one: maskens sample {typed(root)} --people 90"
         raise MaskensError(

@@ -381,7 +381,7 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
             )
     refuse(
         problems,
-        "only runs on the same folds can be put together",
+        "only runs on the same folds can be combined",
         f"Make one with: maskens folds --run NEW_DIR --folds-file {typed(first.folds_file)}",
     )
 

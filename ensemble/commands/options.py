@@ -189,7 +189,7 @@ class Split(OneRun):
     extra: list[Path] | None = _data(
         None, "A list of extra photos to train on and never score; repeatable. Stored in the run.", "CSV"
     )
-    allow_duplicates: bool = _data(False, "Accept extra photos that are nearly photos of the folds or of eval.")
+    allow_duplicates: bool = _data(False, "Accept extra photos that are near-duplicates of the folds' or eval's.")
     columns: list[str] | None = _data(
         None, "Columns of lists: person=subject_id,age=years; repeatable. Stored in the run.", "OURS=NAME"
     )
@@ -375,8 +375,8 @@ class FoldsOptions(Split, Workers):
     merge: list[Path] | None = _data(
         None, "Ids that are one person (columns a, b), or none; repeatable; stored in the run.", "CSV"
     )
-    merge_duplicates: bool = _data(False, "Open every photo; merge ids that share nearly the same photo.")
-    check_photos: bool = _data(False, "Open every photo; report unreadable and nearly equal ones.")
+    merge_duplicates: bool = _data(False, "Open every photo; merge ids that share near-duplicates.")
+    check_photos: bool = _data(False, "Open every photo; report unreadable ones and near-duplicates.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -401,10 +401,10 @@ class TrainOptions(TrainingOfRun, Hours, OneRun):
         None, "Copy finished jobs of this run that have the same recipe.", "RUN", complete=_complete_run
     )
     pseudo: Path | None = _model(
-        None, "Also train on eval photos that this run is sure of; docs/pseudo.md.", "RUN", complete=_complete_run
+        None, "Train on this run's confident predictions of eval, too; docs/pseudo.md.", "RUN", complete=_complete_run
     )
-    graphs: bool = _output(False, "At the end keep each model's ONNX graph, so that --engine starts at once.")
-    pseudo_min_p: float | None = _model(None, "Least probability of a pseudo-label. Default: 0.95.", "P")
+    graphs: bool = _output(False, "Finally keep each model's ONNX graph: --engine then starts at once.")
+    pseudo_min_p: float | None = _model(None, "Minimum probability of a pseudo-label. Default: 0.95.", "P")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,7 +437,7 @@ class SweepOptions(Training, OofViews):
     Example:  maskens sweep --recipe quick --recipe heads --seed 0..2
     """
 
-    run: Path | None = _run(None, "Run whose folds the sweep has. Default: runs/default; stored in the sweep.")
+    run: Path | None = _run(None, "Run whose folds the sweep uses. Default: runs/default; stored in the sweep.")
     fold: str | None = _data(
         None, "Folds to train or add: 3, 0..4, 0,2,4 or all. Default: all.", "FOLDS", check=_held_out_folds
     )
@@ -477,7 +477,7 @@ class InferOptions(SeveralRuns, Cluster, Decision, Models, Engines):
         "NAME",
     )
     no_early_exit: bool = _model(False, "Run all age models on every photo.", also="--ask-all")
-    max_passes: str = _model("all", "Fraction of forward passes, as .5; reports the changed classes.", "SHARE")
+    max_passes: str = _model("all", "Fraction of forward passes, as .5; reports the changed classes.", "FRACTION")
     max_seconds_per_photo: float | None = _model(None, "As --max-passes, as an average time.", "S")
     precision: Literal["fp32", "bf16", "fp16", "auto"] = _compute(
         "fp32", "fp32, bf16, fp16 or auto (16 bits if faster and the logits agree).", "NAME"
@@ -505,7 +505,7 @@ class PredictOptions(Device, Decision, Models, Engines, Quiet):
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions(Device, Decision, Models, Engines, Quiet):
-    """Answer photos by HTTP as `maskens predict` does: a page to drop them on, JSON, metrics. There is no password.
+    """Serve `maskens predict` over HTTP: a page to drop photos on, JSON, metrics. There is no password.
 
     Needs the extra: pip install 'maskens\\[serve]'. See docs/serve.md.
 
@@ -513,12 +513,12 @@ class ServeOptions(Device, Decision, Models, Engines, Quiet):
     """
 
     run: list[Path] = _run(DEFAULT_RUNS, "Run folder; repeat it to ensemble runs on the same folds.")
-    host: str = _output("127.0.0.1", "Address to listen on; 0.0.0.0 is every one.", "NAME")
+    host: str = _output("127.0.0.1", "Address to listen on; 0.0.0.0: all of this machine.", "NAME")
     port: int = _output(8000, "Port; 0 takes any free one.", "N", check=_between(0, 65535))
     allow_host: list[str] | None = _output(None, "Another accepted host name; * accepts any; repeatable.", "NAME")
     max_mb: float = _compute(LIMITS.megabytes, "Largest request, all its photos together.", "MB", check=_between(0.001))
     max_megapixels: float = _compute(LIMITS.megapixels, "Largest photo.", "MP", check=_between(0.001))
-    max_photos: int = _compute(LIMITS.photos, "Most photos of a request.", "N", check=_between(1))
+    max_photos: int = _compute(LIMITS.photos, "Largest number of photos in a request.", "N", check=_between(1))
     max_queue: int = _compute(
         LIMITS.queue, "Photos that may wait for the models; others get status 429.", "N", check=_between(1)
     )
@@ -586,7 +586,7 @@ class CompareOptions(Data, OofViews):
 
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions(OneRun, OofViews, Workers):
-    """Rank likely label errors: labels that models which never saw the person find unlikely.
+    """Rank likely label errors: labels that out-of-fold predictions contradict.
 
     Example:  maskens audit --field gender --top 48
     """

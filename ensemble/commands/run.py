@@ -217,7 +217,7 @@ def _carry_out(which: Step[Any, Result], options: Any, observer: Observer) -> Re
 
 
 def _say_command(which: Step[Any, Any], options: Any, observer: Observer) -> None:
-    observer.say(f"$ {which.command_line(options)}", "bold")
+    observer.say(f"$ {which.command_line(options)}", "bold", wrap=False)
 
 
 def _show(which: Step[Any, Result], found: Result, options: Any, observer: Observer) -> None:

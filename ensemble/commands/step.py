@@ -17,7 +17,7 @@ import typer
 
 from ensemble.commands.options import PANELS
 from ensemble.commands.terminal import SILENT, Observer, Terminal
-from folds.errors import MaskensError, typed
+from folds.errors import MaskensError, expected, typed
 
 Options = TypeVar("Options")
 Result = TypeVar("Result")
@@ -76,7 +76,7 @@ class Step(Generic[Options, Result]):
             )
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            raise MaskensError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+            raise MaskensError(f"{'.'.join(map(str, first['loc']))}: {expected(first['msg'])}.") from None
         for field in dataclasses.fields(self.options):  # type: ignore[arg-type]
             if check := field.metadata["check"]:
                 try:

@@ -153,7 +153,7 @@ def _base(before: Sweep | None, named: Path | None) -> Run:
     first: Path = DEFAULT_RUNS[0]
     there = [run for pair in before.pairs if (run := find_run(before.run_folder(*pair)))] if before else []
     if before and not (named or there or find_run(first)):
-        raise MaskensError(f"{before.folder} has no run yet. Name the one whose folds it is to have: --run DIR")
+        raise MaskensError(f"{before.folder} has no run yet. Name the run whose folds it uses: --run DIR")
     base = there[0] if there and not named else load_run(named or first)
     if before and (base.fingerprint, base.folds_hash) != (before.fingerprint, before.folds_hash):
         raise MaskensError(

@@ -100,8 +100,8 @@ def run_options(runs: Sequence[Path]) -> str:
 class Observer:
     """What a step reports to while it works. This one is silent; `terminal.Terminal` prints."""
 
-    def say(self, message: str, style: str | None = None, wrap: bool = False) -> None:
-        """A line of text."""
+    def say(self, message: str, style: str | None = None, wrap: bool = True) -> None:
+        """A line of text; `wrap` is False for a command, which is copied whole."""
 
     def note(self, notes: Iterable[str], kind: str = "note") -> None:
         """What the user should know, a line each."""
@@ -138,15 +138,16 @@ class Terminal(Observer):
     def __init__(self, quiet: bool = False, stderr: bool = False) -> None:
         self.console = make_console(quiet, stderr)
 
-    def say(self, message: str, style: str | None = None, wrap: bool = False) -> None:
-        say(self.console, message, style, wrap)
+    def say(self, message: str, style: str | None = None, wrap: bool = True) -> None:
+        longest = max(map(len, message.split()), default=0)  # a path that is wider than the terminal stays whole
+        say(self.console, message, style, wrap and self.console.is_terminal and longest <= self.console.width)
 
     def note(self, notes: Iterable[str], kind: str = "note") -> None:
-        for line in notes:  # yellow, on a terminal broken between words
-            self.say(f"{kind}: {line}", "yellow", wrap=self.console.is_terminal)
+        for line in notes:
+            self.say(f"{kind}: {line}", "yellow")
 
     def next(self, command: str) -> None:
-        self.say(f"next: {command}", "dim")
+        self.say(f"next: {command}", "dim", wrap=False)
 
     def print(self, *tables: object) -> None:
         for table in tables:

@@ -329,7 +329,7 @@ def train_run(
         if plan.pseudo:
             soft_targets.save_pseudo_labels(plan.run, plan.pseudo)
         for line in where_to_look(plan.jobs[0].track, plan.run.folder):
-            observer.say(f"next, while it trains: {line}", "dim")
+            observer.say(f"next, while it trains: {line}", "dim", wrap=False)
         return plan
 
     title = f"maskens train, {plan.run.folder}, recipe {plan.recipe.name}"

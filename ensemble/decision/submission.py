@@ -159,8 +159,8 @@ def class_mix(classes: IntArray, class_photos: Sequence[int]) -> SubmissionCheck
     warnings = []
     if distance > WARN_DISTANCE:
         warnings.append(
-            f"{distance:.0%} of the photos would have to change class to match the training set's mix; "
-            "unless these photos really are another mix, something is wrong"
+            f"the mix of classes differs from training: {distance:.0%} of the photos would have to change class. "
+            "Unless these photos really differ, check the models and the photos"
         )
     absent = [str(c) for c in range(CLASSES) if histogram[c] == 0 and expected[c] >= WARN_ABSENT]
     if absent:

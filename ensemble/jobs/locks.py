@@ -89,8 +89,8 @@ def lock_job_process(spec: JobSpec) -> Iterator[Claim]:
                 _hold(stack, path, ENDING)
         except Timeout:
             raise MaskensError(
-                f"the process{_holder(path)} of an earlier maskens, which is gone, is still at {spec.job}: end it and "
-                "run again."
+                f"the process{_holder(path)} that an earlier command left is still training {spec.job}. "
+                "End it and run again."
             ) from None
         yield Claim(path, _sign(path))
 

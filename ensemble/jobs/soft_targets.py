@@ -76,7 +76,7 @@ def read_pseudo_labels(run: Run) -> PseudoLabels | None:
     if run.pseudo_record.exists():
         return read_record(run.pseudo_record, PseudoLabels, advice=PUT_BACK)
     if jobs := trained_with(run, "pseudo"):  # which would be trained again, with labels alone
-        raise MaskensError(f"{run.pseudo_record} is missing, with which {jobs[0]} was trained. {PUT_BACK}")
+        raise MaskensError(f"{run.pseudo_record} is missing; {jobs[0]} was trained with it. {PUT_BACK}")
     return None
 
 
@@ -246,7 +246,7 @@ def load_soft_targets(run: Run, data: TrainData, folds: IntArray) -> SoftTargets
     targets = found.folds if found else {}
     for job in trained_with(run, "soft_targets"):  # which would be trained again, with labels alone
         if job.fold not in targets:
-            raise MaskensError(f"{run.soft_file(job.fold)} is missing, with which {job} was trained. {ADVICE}")
+            raise MaskensError(f"{run.soft_file(job.fold)} is missing; {job} was trained with it. {ADVICE}")
     for fold, taught in targets.items():
         wanted = {data.files[row] for row in taught_rows(data, folds, fold)}
         held_out = {file for file, person in zip(data.files, data.photo_person, strict=True) if folds[person] == fold}

@@ -47,7 +47,7 @@ def read_weights(path: Path, wanted_sha256: str, known: Collection[str]) -> tupl
         raise MaskensError(f"{path} is not the file that this run began with; {again}")
     tables = _tables(_load(path, content))
     if not tables:
-        raise MaskensError(f"the weights {path} hold no weights: no table of named tensors")
+        raise MaskensError(f"{path} holds no weights: no table of named tensors")
     ranked = {name: min(KEYS.index(p) for p in parts) for name in tables if (parts := {*name.split(".")} & {*KEYS})}
     names = sorted(ranked, key=lambda name: ranked[name]) or list(tables)
     if not ranked and len(tables) > 1 and "" not in tables:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ensemble.recipes.schema import ENTRIES, FOLD, Recipe, TaskRecipe, shipped
 from ensemble.recipes.tasks import KINDS
 from ensemble.recipes.views import Tta, TtaSet
-from folds.errors import MaskensError, did_you_mean, refuse, typed
+from folds.errors import MaskensError, did_you_mean, expected, refuse, typed
 from folds.files import sha256_of_file, write_text
 from folds.run_folder import MODEL, OOF, RECIPE, Run, load_run, save_run
 
@@ -201,7 +201,7 @@ def _readable(error: Any, above: Sequence[str]) -> list[str]:
     if error["type"] == "missing":
         return [f"{where}: missing"]
     shown = f" (it is {given!r})" if isinstance(given := error.get("input"), (str, int, float, bool, list)) else ""
-    lines = error["msg"].removeprefix("Value error, ").split("\n")
+    lines = expected(error["msg"]).split("\n")
     between = ["." if re.match(r"[\w.+-]+: ", line) else ": " for line in lines]  # a line may begin with a key below
     return [f"{where}{sign}{line[0].lower()}{line[1:]}{shown}" for sign, line in zip(between, lines, strict=True)]
 
@@ -389,7 +389,7 @@ def find_set(tta: Tta, known: Mapping[Tta, TtaSet]) -> tuple[Tta, TtaSet]:
     path = Path(tta)
     if not (path.suffix == ".toml" or path.is_file()):
         raise MaskensError(
-            f"--tta {tta}: there are {', '.join(known)}{did_you_mean(tta, known)}; a set of your own is a table "
-            "[tta.NAME] of the recipe, or a .toml file with views = [...]."
+            f"--tta {tta}: no such set of views{did_you_mean(tta, known)}. Known: {', '.join(known)}. Your own is a "
+            "table [tta.NAME] of the recipe, or a .toml file with views = [...]."
         )
     return tta, _validated(TtaSet, _toml(_read(path, "the views "), str(path)), str(path), ("tta", path.stem))

@@ -141,7 +141,7 @@ def _known_names(names: tuple[Tta, ...], info: ValidationInfo) -> tuple[Tta, ...
     known = [*SETS, *info.data.get("tta", names)]  # where the recipe's own sets are wrong, that is an error already
     unknown = [f"'{name}'{did_you_mean(name, known)}" for name in names if name not in known]
     if unknown:
-        raise ValueError(f"{', '.join(unknown)}: there are {', '.join(known)}")
+        raise ValueError(f"{', '.join(unknown)}: unknown; the sets are {', '.join(known)}")
     return names
 
 

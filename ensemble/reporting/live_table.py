@@ -26,6 +26,7 @@ STYLES = {
 }
 ACTIVE = ("starting", "training")
 COLUMNS = (">fold", "<state", ">epoch", ">loss", ">macro F1", ">best", ">photos/s", ">left")  # after the task
+WIDTHS = (4, 8, 5, 6, 8, 6, 8, 4)  # least width of each, so that the table keeps its columns while jobs run
 AROUND = 6  # lines of the table that are not rows: title, borders, header, summary
 
 
@@ -59,6 +60,13 @@ def _mean_best(jobs: Sequence[JobStatus]) -> str:
     return f"{sum(best) / len(best):.4f}" if best else ""
 
 
+def _table(title: str, first: str) -> Table:
+    table = new_table(title, first, *COLUMNS)
+    for column, width in zip(table.columns[1:], WIDTHS, strict=True):
+        column.min_width = width
+    return table
+
+
 def _caption(table: Table, notes: Sequence[str]) -> Table:
     if notes:
         table.caption, table.caption_justify = Text("\n".join(notes), style="yellow"), "left"
@@ -67,7 +75,7 @@ def _caption(table: Table, notes: Sequence[str]) -> Table:
 
 def jobs_table(jobs: Sequence[JobStatus], title: str = "", height: int | None = None) -> Table:
     """A row a job. Where `height` lines are too few, finished and waiting jobs share a row each."""
-    table = new_table(title, "<task", *COLUMNS)
+    table = _table(title, "<task")
     shared = {"done", "waiting"} if height is not None and len(jobs) > height - AROUND else set()
     for state in ("done", "waiting"):
         hidden = [s for s in jobs if s.state == state]
@@ -85,7 +93,7 @@ def sweep_jobs_table(
 ) -> Table:
     """A row a run with how many of its jobs are done, and below it those at work. Where `height` lines are too few,
     runs without any share a row; `runs` is the run of each job."""
-    table = new_table(title, "run", *COLUMNS)
+    table = _table(title, "run")
     of_run: dict[str, list[JobStatus]] = {}
     notes: dict[str, list[str]] = {}
     for run, s in zip(runs, jobs, strict=True):

@@ -109,7 +109,7 @@ def class_table(score: Score, intervals: Sequence[Interval], people: Sequence[in
     def table(wide: bool) -> Table:
         counts = {"people": list(people)} if people else {}
         counts |= {"photos": score.support.tolist()} | ({"predicted": score.predicted.tolist()} if wide else {})
-        names = ("precision", "recall") if wide else ("preci-\nsion", "re-\ncall")
+        names = ("precision", "recall") if wide else ("prec.", "recall")
         made = table_of_classes("F1 per class", *counts, *names, "F1", "95 %")
         for number, (name, ends) in enumerate(zip(CLASS_NAMES, intervals, strict=True)):
             made.add_row(
@@ -158,12 +158,17 @@ def evaluation_tables(found: Evaluation) -> list[Table | WideOrNarrow]:
     for number, v in enumerate(sorted(found.views, key=lambda view: view.is_set)):
         gain = (f"{v.gain:+.3f}", v.gain.significance) if number else ()
         views.add_row(Text(f"--tta {v.name}" if v.is_set else v.name), str(v.passes), f"{v.f1.value:.4f}", *gain)
-    variants = new_table("decision variants", "variant", ">macro F1", ">accuracy", ">difference (95 % CI)", "")
-    for number, s in enumerate(found.settings):
-        gain = (f"{s.gain:+.3f}", s.gain.significance) if number else ()
-        variants.add_row(Text(s.name), f"{s.f1.value:.4f}", f"{s.accuracy:.4f}", *gain)
+
+    def variants(wide: bool) -> Table:
+        accuracy = [">accuracy"] if wide else []
+        table = new_table("decision variants", "variant", ">macro F1", *accuracy, ">difference (95 % CI)", "")
+        for number, s in enumerate(found.settings):
+            gain = (f"{s.gain:+.3f}", s.gain.significance) if number else ()
+            table.add_row(Text(s.name), f"{s.f1.value:.4f}", *([f"{s.accuracy:.4f}"] if wide else []), *gain)
+        return table
+
     classes = class_table(found.score, found.class_f1, found.class_people.tolist())
-    return [classes, parts, folds, views, variants]
+    return [classes, parts, folds, views, WideOrNarrow(variants)]
 
 
 def headline(found: Evaluation, runs: Sequence[str]) -> list[str]:

@@ -197,7 +197,7 @@ def check_trackers(names: Sequence[str]) -> None:
         except Exception as error:
             raise MaskensError(f"--track wandb: {first_line(error)}\n{offline}") from error
         if not ready:
-            raise MaskensError(f"--track wandb: nobody is logged in (wandb login).\n{offline}")
+            raise MaskensError(f"--track wandb: not logged in. Log in with: wandb login.\n{offline}")
 
 
 def _import_wandb() -> Any:
@@ -246,7 +246,7 @@ def draw_matrix(matrix: IntArray, names: Sequence[str], title: str) -> Pixels:
     figure = Figure(figsize=(side + (2 if many else 1.2), side + (1.4 if many else 0)), dpi=DPI, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, ax=axes, fraction=0.046, label="share of the true label's photos")
+    figure.colorbar(image, ax=axes, fraction=0.046, label="fraction of the true label's photos")
     axes.set_xticks(range(len(names)), names, rotation=90 if many else 0)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0)

@@ -182,7 +182,7 @@ def summary_lines(found: Exploration) -> list[str]:
         f"{found.data.source}: {people} people {where}, {len(found.data.files)} photos",
         f"sizes (width x height): {counts('size')}",
         f"formats: {counts('kind')}",
-        f"colour, mean and spread of 255: {', '.join(f'{name} {m:.0f} ± {s:.0f}' for name, m, s in colours)}",
+        f"colour, mean ± deviation of 255: {', '.join(f'{name} {m:.0f} ± {s:.0f}' for name, m, s in colours)}",
     ]
 
 

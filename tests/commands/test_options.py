@@ -43,7 +43,10 @@ def test_help_is_readable_at_80_columns(command: str) -> None:
 @pytest.mark.parametrize("command", ["infer", "score", "audit", "export", "predict"])
 def test_unknown_views_are_refused_with_those_there_are(there: Path, command: str) -> None:
     photo = ["data/eval/images"] if command == "predict" else []
-    refused(maskens(command, *photo, "--tta", "flp"), "--tta flp: there are none, flip, ", "(did you mean 'flip'?)")
+    refused(
+        maskens(command, *photo, "--tta", "flp"),
+        "--tta flp: no such set of views (did you mean 'flip'?). Known: none, flip, ",
+    )
 
 
 RUN_ALL = """

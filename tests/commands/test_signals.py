@@ -208,7 +208,7 @@ def test_a_fault_of_ours_keeps_its_traceback(fault: Exception, tmp_path: Path, m
     outcome = maskens("score")
     (log,) = tmp_path.glob("maskens-*.log")
     assert outcome.code == 1
-    assert outcome.err.startswith(f"error: maskens has a fault ({type(fault).__name__}: {fault}). Its traceback: {log}")
+    assert outcome.err.startswith(f"error: internal error ({type(fault).__name__}: {fault}). Its traceback: {log}")
     assert "test_signals.py" in log.read_text()
 
 

@@ -199,7 +199,7 @@ def test_a_sweep_that_was_killed_before_its_first_run_asks_for_the_folds(copy: P
     for folder in Path("runs/sweep").glob("*-seed*"):
         shutil.rmtree(folder)
     Path("runs/default").rename("runs/mine")
-    refused(maskens("sweep", "--dry-run"), "runs/sweep has no run yet. Name the one whose folds it")
+    refused(maskens("sweep", "--dry-run"), "runs/sweep has no run yet. Name the run whose folds it")
     ran("sweep", "--dry-run", "--run", "runs/mine")
 
 

@@ -222,7 +222,7 @@ def test_sets_of_views_are_scored_chosen_kept_and_applied(data: TrainData, tmp_p
     assert applied_to(blend, tta=applied.fitted.tta).tuning, "its own views by name"
     assert applied_to(blend, tta="flip").description == f"untuned: {path} is for --tta {applied.fitted.tta}"
     assert applied_to(blend, tuned=False).description == "untuned"
-    with pytest.raises(MaskensError, match="--tta flp: there are none, flip"):
+    with pytest.raises(MaskensError, match="--tta flp: no such set of views"):
         applied_to(blend, tta="flp")
     both = ensemble_of(run, plan_run(tmp_path / "b", data, noisy(data, 4, 2.0)))
     assert both.sets == ["none", "flip"], "of several runs the views that all have"

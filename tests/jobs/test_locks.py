@@ -90,6 +90,10 @@ def test_a_process_on_a_node_that_outlives_its_command_is_asked_to_stop(
     spec = setting.spec("heads")
     monkeypatch.setenv(CALL_VARIABLE, "call1")
     monkeypatch.setattr("ensemble.jobs.locks.ENDING", 0.1)
-    with lock_job_process(spec), pytest.raises(MaskensError, match="is still at heads fold 0"), lock_job_process(spec):
+    with (
+        lock_job_process(spec),
+        pytest.raises(MaskensError, match="still training heads fold 0"),
+        lock_job_process(spec),
+    ):
         pass
     assert stop_file(setting.run.folder / ".locks", "call1").exists()

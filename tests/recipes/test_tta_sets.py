@@ -65,7 +65,7 @@ def test_all_that_is_wrong_with_views_is_told_at_once() -> None:
         "tta.mine.views.4: 'hflip' takes no number",
         "tta.mine.views.5: 'hflip' is there twice",
         "tta.mine.views.6: there is no step ''",
-        "tta.mine.merge: input should be 'mean', 'gmean' or 'max'",
+        "tta.mine.merge: expected 'mean', 'gmean' or 'max'",
         "tta.twice.views: more than once: scale=0.9",
         "tta.none-of-it.views: 'identity' is missing",
         "tta.heavy.weights: 1 weights, but 2 views",
@@ -76,7 +76,9 @@ def test_all_that_is_wrong_with_views_is_told_at_once() -> None:
 def test_names_of_sets_that_are_taken_or_unknown_are_refused() -> None:
     with pytest.raises(MaskensError, match=r"tta.flip: a shipped set or a step has this name"):
         recipe('[tta.flip]\nviews = ["identity"]')
-    with pytest.raises(MaskensError, match=r"oof_tta: 'flipp' \(did you mean 'flip'.*\?\): there are none, flip, "):
+    with pytest.raises(
+        MaskensError, match=r"oof_tta: 'flipp' \(did you mean 'flip'.*\?\): unknown; the sets are none, "
+    ):
         recipe(first='oof_tta = ["flipp"]')
 
 

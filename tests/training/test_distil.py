@@ -302,7 +302,7 @@ def test_jobs_that_learned_otherwise_do_not_mix(root: Path, student: Path, tmp_p
     (plain.run.job_folder("heads", 0) / "job.json").touch()
     refused(maskens(*call, plain.run.folder), "trained on labels alone")
     refused(maskens("train", "--run", student, "--pseudo", root / "teacher"), "--pseudo", "soft targets")
-    refused(maskens("train", "--run", student, "--fold", "full"), "--fold full: soft targets are those of a fold")
+    refused(maskens("train", "--run", student, "--fold", "full"), "--fold full: soft targets exist for single folds")
 
 
 def test_soft_targets_that_are_edited_or_gone_are_refused(root: Path, student: Path, tmp_path: Path) -> None:
@@ -320,13 +320,13 @@ def test_soft_targets_that_are_edited_or_gone_are_refused(root: Path, student: P
     arrays.write_bytes(arrays.read_bytes()[:500])
     refused(maskens("train", "--run", copy), "fold0.npz can't be read")
     arrays.unlink()
-    refused(maskens("train", "--run", copy), "fold0.npz is missing, with which heads fold 0 was trained")
+    refused(maskens("train", "--run", copy), "fold0.npz is missing; heads fold 0 was trained with it")
     record.unlink()
     refused(maskens("train", "--run", copy), "soft_targets.json can't be used")
     shutil.rmtree(copy / "soft_targets")
-    refused(maskens("train", "--run", copy), "fold0.npz is missing, with which heads fold 0 was trained")
+    refused(maskens("train", "--run", copy), "fold0.npz is missing; heads fold 0 was trained with it")
     again = maskens("distil", "--run", root / "teacher", "--out", copy, "--recipe", root / "student.toml")
-    refused(again, "is missing, with which heads fold 0 was trained")
+    refused(again, "is missing; heads fold 0 was trained with it")
     assert maskens("verify", "--run", copy).code == 1
 
 

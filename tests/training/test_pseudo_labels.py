@@ -181,7 +181,7 @@ def test_an_edited_list_or_other_photos_are_refused(source: Path, learned: Path,
         record.write_text(json.dumps(sealed(changed)))
         refused(maskens("train", "--run", copy), "not those of the run's pseudo-labels")
     record.unlink()
-    refused(maskens("train", "--run", copy), "pseudo.json is missing, with which heads fold 0 was trained")
+    refused(maskens("train", "--run", copy), "pseudo.json is missing; heads fold 0 was trained with it")
     verified = maskens("verify", "--run", copy)
     assert verified.code == 1 and "pseudo None" in verified.out
     shutil.copytree(source.parent / "data", tmp_path / "data")
@@ -233,7 +233,7 @@ def test_a_model_on_everybody_gives_and_takes_none(source: Path, tmp_path: Path)
     np.savez(copy / "eval.npz", **arrays)
     found = planned(run, copy, recipe=source.parent / "heads.toml").pseudo
     assert found and found.labels == planned(run, source).pseudo.labels
-    with pytest.raises(MaskensError, match="--fold full: pseudo-labels are those of a fold"):
+    with pytest.raises(MaskensError, match="--fold full: pseudo-labels exist for single folds"):
         planned(run, source, fold="full")
 
 
