@@ -49,6 +49,18 @@ def test_unknown_views_are_refused_with_those_there_are(there: Path, command: st
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("train", "--hours", "two"), "expected a number"),
+        (("folds", "--k", "five"), "expected a whole number"),
+        (("run", "--hours", "0"), "--hours 0: give the hours"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_with_what_is_expected(words: tuple[str, ...], expected: str) -> None:
+    refused(maskens(*words), words[1], expected)
+
+
 RUN_ALL = """
 import contextlib, os, sys
 import cli

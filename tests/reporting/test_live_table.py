@@ -6,6 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
+from ensemble.commands.terminal import Terminal
 from ensemble.jobs.job import JobStatus
 from ensemble.reporting.live_table import PlainJobs, duration, jobs_display, jobs_table, sweep_jobs_table
 
@@ -91,3 +92,23 @@ def test_a_sweep_shows_its_runs_and_the_jobs_at_work_in_as_many_lines_as_there_a
     assert len(short.splitlines()) <= 20
     assert "19 others" in short
     assert short.count("training") == 2
+
+
+def test_columns_keep_their_places_while_jobs_run() -> None:
+    waiting = [JobStatus("mask", 0, "waiting", 0, 5)]
+    headers = {text(jobs_table(found)).splitlines()[1] for found in (waiting, jobs(0, 1, 0), jobs(1, 0, 0))}
+    assert len(headers) == 1
+    assert len(headers.pop().rstrip()) < 80
+
+
+def test_lines_break_between_words_and_commands_stay_whole() -> None:
+    terminal = Terminal()
+    terminal.console = Console(file=io.StringIO(), width=40, force_terminal=True, color_system=None)
+    terminal.say("out-of-fold over 210 photos of 29 people, cross-fitted epochs")
+    terminal.next("maskens infer --run runs/with-a-long-name --allow-missing")
+    lines = terminal.console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.rstrip() for line in lines] == [
+        "out-of-fold over 210 photos of 29",
+        "people, cross-fitted epochs",
+        "next: maskens infer --run runs/with-a-long-name --allow-missing",
+    ]
