@@ -151,8 +151,8 @@ def check_full(run: Run, recipe: Recipe, tasks: Sequence[str], chosen: Sequence[
     how many epochs. `extra_targets` are soft targets, pseudo-labels or "" for labels alone."""
     if extra_targets:
         raise MaskensError(
-            f"--fold full: {extra_targets} are those of a fold, by models that never saw its people, and nobody's are "
-            "for all people. Train it in a run without them."
+            f"--fold full: {extra_targets} exist for single folds only, made by models that never saw the fold's "
+            "people. Train it in a run without them."
         )
     if own := [task for task in tasks if recipe.tasks[task].weights_of_folds]:
         raise MaskensError(
