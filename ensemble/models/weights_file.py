@@ -47,7 +47,7 @@ def read_weights(path: Path, wanted_sha256: str, known: Collection[str]) -> tupl
         raise MaskensError(f"{path} is not the file that this run began with; {again}")
     tables = _tables(_load(path, content))
     if not tables:
-        raise MaskensError(f"{path} holds no weights: no table of named tensors")
+        raise MaskensError(f"the weights {path} can't be used: the file holds no table of named tensors")
     ranked = {name: min(KEYS.index(p) for p in parts) for name in tables if (parts := {*name.split(".")} & {*KEYS})}
     names = sorted(ranked, key=lambda name: ranked[name]) or list(tables)
     if not ranked and len(tables) > 1 and "" not in tables:
@@ -69,7 +69,7 @@ def _load(path: Path, content: bytes) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):  # timm's own checkpoints hold one
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle may fail in any way
-        fault = first_line(error)
+        fault = f"it is damaged, or neither safetensors nor a PyTorch checkpoint ({first_line(error)})"
         if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
             fault = (  # not torch's, which advises weights_only=False
                 "it is damaged, or holds more than tensors, and loading that would run code. Whoever made it "

@@ -368,9 +368,11 @@ def bind_recipe(run: Run, recipe: Recipe) -> Run:
 
 
 def differences(a: Recipe, b: Recipe) -> list[str]:
-    """Key paths whose values differ, `tasks.mask.epochs: 3, now 5`."""
+    """Key paths whose values differ, `tasks.mask.epochs: 3, now 5`; of other tasks their names alone."""
+    if a.tasks.keys() != b.tasks.keys():
+        return [f"tasks: {', '.join(a.tasks)}, now {', '.join(b.tasks)}"]
     left, right = flat(a.model_dump(mode="json")), flat(b.model_dump(mode="json"))
-    keys = list(dict.fromkeys([*left, *right]))
+    keys = [key for key in dict.fromkeys([*left, *right]) if key not in ("name", "description")]
     return [f"{k}: {left.get(k)!r}, now {right.get(k)!r}" for k in keys if left.get(k) != right.get(k)]
 
 

@@ -20,6 +20,7 @@ from cards import model_card
 
 from ensemble.jobs.card import read_card
 from ensemble.models.build import create, load_checkpoint, save_checkpoint, to_input
+from ensemble.models.weights_file import read_weights
 from ensemble.recipes.schema import TaskRecipe
 from folds.errors import MaskensError
 
@@ -220,3 +221,10 @@ def test_input_is_normalised_by_the_plain_formula() -> None:
     assert found.is_contiguous(memory_format=torch.channels_last)
     plain = (photos / 255 - np.array(mean)) / np.array(std)
     assert found.permute(0, 2, 3, 1).numpy() == pytest.approx(plain, abs=1e-5)
+
+
+def test_a_file_without_weights_is_refused_with_what_it_should_be(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text("epochs = 3")
+    with pytest.raises(MaskensError, match=r"recipe\.toml can't be read: .*nor a PyTorch checkpoint"):
+        read_weights(file, "", ())

@@ -436,3 +436,8 @@ def test_preflight_warns_of_what_is_hardly_meant() -> None:
         found = preflight(tiny(**changes), ["mask"], device="cpu")
         assert len(found) == bool(words) and words in "".join(found)
     assert preflight(tiny(precision="fp16"), ["mask"], device="cuda") == []
+
+
+def test_of_recipes_with_other_tasks_only_the_tasks_are_listed() -> None:
+    found = differences(load_recipe("demo"), load_recipe("quick"))
+    assert found == ["tasks: mask, gender, male-age, female-age, now heads"]
