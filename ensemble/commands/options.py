@@ -210,7 +210,7 @@ class SeveralRuns(Data):
 @dataclass(frozen=True, kw_only=True)
 class Workers:
     workers: int | None = _compute(
-        None, "Processes that load photos; the result is the same.", "N", env=True, check=_between(0, 256)
+        None, "Worker processes for photos; the result is the same.", "N", env=True, check=_between(0, 256)
     )
 
 

@@ -102,5 +102,6 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
         as_json = out.suffix == ".json"
         text = json_text(records) if as_json else safe_csv(list(records[0]), [list(r.values()) for r in records])
         earlier = replace_keeping(out, text)
-    used = f"{len(records)} photos, {chosen.description}"
+    counted = f"{len(records):,} photo{'s' if len(records) > 1 else ''}"
+    used = f"{counted}, {chosen.description}"
     return Predicted(records, used, earlier, (*others, *chosen.notes), skipped, tuple(notes))
