@@ -98,6 +98,7 @@ RUNGS = {
     "masks": Rung("masks drawn on two of ten bare faces", DRAWN),
     "face": Rung("the face cut out", 'crop = "face"'),
     "eyes": Rung("the face aligned by the eyes", EYES),
+    "eyes-masks": Rung("eyes and masks", EYES + DRAWN),
     "faces": Rung("eyes, randaug and masks", FACES),
     "small2": Rung("on 128x96", "resize = [128, 96]"),
     "small2-frozen": Rung("on 128x96, stem and three stages frozen", "resize = [128, 96]\n" + FROZEN),
