@@ -73,6 +73,7 @@ RUNGS = {
     "years2": Rung("ages as a Gaussian of 2 years around the age", YEARS2),
     "ordinal": Rung("ages by probabilities at every year", 'ages = { cuts = "years", head = "ordinal" }'),
     "regression": Rung("ages by middle and spread", 'ages = { cuts = "years", head = "regression" }'),
+    "epochs3": Rung("3 epochs", "epochs = 3"),
     "epochs4": Rung("4 epochs", "epochs = 4"),
     "epochs6": Rung("6 epochs", "epochs = 6"),
     "epochs8": Rung("8 epochs", "epochs = 8"),
