@@ -93,6 +93,7 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
             return costs[candidate.network]
 
         choice = choosing.choose(candidates, cost_of, photos, k, budget)
+        on_progress("timing models", count, count)
     timed = {candidate: cost for candidate in candidates if (cost := costs.get(candidate.network))}
     place = f"{hardware.cores} CPU cores" if hardware.device == "cpu" else f"the GPU {torch.cuda.get_device_name(0)}"
     base = choosing.BASE[hardware.device]
