@@ -17,6 +17,7 @@ import pytest
 import torch
 from cards import model_card
 from conftest import MakeData
+from edits import edit_arrays
 from planned import CLASS18, plan_run
 from run_command import maskens, ran, refused
 
@@ -138,9 +139,7 @@ def test_what_a_job_left_with_a_payload_is_refused(data: Path, tmp_path: Path, m
     run = plan_run(tmp_path / "run", read_train(data), np.zeros((84, 18)))
     job = run.job_folder("class18", 0)
     if name == "oof.npz":
-        with np.load(job / name) as kept:
-            arrays = dict(kept)
-        np.savez(job / name, **arrays | {"logits": np.array([Payload(mark)], dtype=object)})
+        edit_arrays(job / name, logits=np.array([Payload(mark)], dtype=object))
         refused(maskens("score", "--run", run.folder), name)
     else:
         (job / name).write_bytes(pickle.dumps(Payload(mark)))
@@ -320,7 +319,7 @@ def test_a_graph_that_names_other_files_or_is_not_of_the_checkpoint_is_not_used(
 
     def used(graph: bytes, logits: float = 0.0, **changes: object) -> object:
         values = ((logits,) * 3,) * 2
-        record = GraphRecord("ab", sha256(graph), len(graph), values, 0.0, 2, engine, {})
+        record = GraphRecord("ab", sha256(graph), len(graph), values, 0.0, 2, engine, 1.0, 1.0, "here", {})
         kept.file.write_bytes(graph)
         write_record(kept.file.with_suffix(".json"), dataclasses.replace(record, **changes))
         found = kept.record()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_command import Outcome, maskens
+from run_command import Outcome, maskens, ran
 
 import cli
 from ensemble.decision.submission import read_answers
@@ -45,8 +45,7 @@ def kept(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(engine_choice, "_seconds", lambda engines, x: [1.0 for _ in engines])
-        done = maskens(*KEEP)
-    assert done.code == 0, done
+        done = ran(*KEEP)
     assert "graphs of 12 models kept beside their checkpoints" in done.out
     assert "onnxruntime in fp32 for 12 of 12 models" in done.out
     shutil.copytree(folder / "run", folder / "again")
@@ -60,9 +59,7 @@ def here(kept: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def infer(*options: object) -> Outcome:
-    done = maskens("infer", "--data", "data", "--cache", "none", *options)
-    assert done.code == 0, done
-    return done
+    return ran("infer", "--data", "data", "--cache", "none", *options)
 
 
 def test_no_torch_is_imported_where_graphs_are_kept(here: Path) -> None:
@@ -150,14 +147,12 @@ def test_what_is_stale_or_damaged_is_made_anew_and_what_can_not_be_written_is_no
 
 
 def test_training_can_end_with_graphs(few_copied: Path) -> None:
-    done = maskens("train", "--run", "run", "--graphs")
-    assert done.code == 0 and "graphs of 12 models kept" in done.out, done
+    assert "graphs of 12 models kept" in ran("train", "--run", "run", "--graphs").out
     assert len([*few_copied.glob("run/*/fold?/graph.onnx")]) == 12
-    again = maskens("train", "--run", "run", "--graphs")
-    assert again.code == 0 and "kept" not in again.out, again
+    assert "kept" not in ran("train", "--run", "run", "--graphs").out
 
 
 def test_no_graphs_leaves_none(few_copied: Path) -> None:
-    done = maskens(*KEEP, "--no-graphs", "--only", "folds", "--no-early-exit")
-    assert done.code == 0 and "onnxruntime in fp32 for 12 of 12" in done.out
+    done = ran(*KEEP, "--no-graphs", "--only", "folds", "--no-early-exit")
+    assert "onnxruntime in fp32 for 12 of 12" in done.out
     assert not [*few_copied.rglob("graph.*")]

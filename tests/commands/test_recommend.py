@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 
 import ensemble.training.recommend
 from ensemble.recipes.recipe_file import load_recipe
@@ -23,8 +23,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("data", "timed")
 def test_the_recipe_is_written_with_its_reasons_and_the_commands_that_train_it() -> None:
-    outcome = maskens("recommend", "--device", "cpu")
-    assert outcome.code == 0, outcome
+    outcome = ran("recommend", "--device", "cpu")
     assert "18 people, 126 photos; the rarest class is 'incorrect, male, <30': 3 photos of 3 people" in outcome.out
     chosen = CANDIDATES["cpu"][0]
     assert f"chosen: {chosen.network}, epochs {chosen.epochs}, folds 3" in outcome.out
@@ -37,15 +36,14 @@ def test_the_recipe_is_written_with_its_reasons_and_the_commands_that_train_it()
     assert (recipe.epochs, recipe.resize) == (chosen.epochs, chosen.size)
     assert recipe.loss == load_recipe("quick").tasks["heads"].loss
     assert not Path("runs").exists(), "nothing else is written"
-    assert maskens("folds", "--k", 3).code == 0
-    outcome = maskens("recommend", "--device", "cpu")
-    assert outcome.code == 0, "the same recipe again is no change"
+    ran("folds", "--k", 3)
+    outcome = ran("recommend", "--device", "cpu")
     assert "next: maskens folds" not in outcome.out, "the run has these folds"
 
 
 @pytest.mark.usefixtures("data", "timed")
 def test_a_file_that_is_there_is_kept() -> None:
-    assert maskens("recommend", "--device", "cpu").code == 0
+    ran("recommend", "--device", "cpu")
     before = Path("recommended.toml").read_text()
     again = maskens("recommend", "--device", "cpu", "--hours", "0.0001")
     assert "the earlier file is kept as recommended.1.toml" in again.out, again
@@ -58,7 +56,7 @@ def test_a_file_that_is_there_is_kept() -> None:
 @pytest.mark.usefixtures("data", "timed")
 def test_a_run_with_models_of_another_recipe_is_left_alone() -> None:
     Path("more.csv").write_text("photo,age\ndata/eval/images/a01.jpg,20\n")
-    assert maskens("folds", "--k", 3, "--extra", "more.csv", "--allow-duplicates").code == 0
+    ran("folds", "--k", 3, "--extra", "more.csv", "--allow-duplicates")
     job = Path("runs/default/mask/fold0")
     job.mkdir(parents=True)
     (job / "last.pt").touch()
@@ -71,8 +69,7 @@ def test_a_run_with_models_of_another_recipe_is_left_alone() -> None:
 
 @pytest.mark.usefixtures("data", "timed")
 def test_too_little_time_is_said_and_the_least_is_recommended() -> None:
-    outcome = maskens("recommend", "--device", "cpu", "--hours", "0.00001", "--run", "r", "--data", "data")
-    assert outcome.code == 0, outcome
+    outcome = ran("recommend", "--device", "cpu", "--hours", "0.00001", "--run", "r", "--data", "data")
     assert "an epoch shows 10% of the photos" in outcome.out
     assert "nothing here is quicker" in outcome.out
     assert "next: maskens folds --run r --data data --k 3" in outcome.out
@@ -87,6 +84,5 @@ def test_a_recommendation_can_be_trained(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "why: the largest" in outcome.out, outcome
     *_, folds, train = (line.removeprefix("next: ") for line in outcome.out.splitlines())
     for command in (folds, f"{train} --no-pretrained"):
-        outcome = maskens(*command.split()[1:])
-        assert outcome.code == 0, outcome
+        outcome = ran(*command.split()[1:])
     assert "next: maskens infer" in outcome.out

@@ -6,9 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+from edits import edit_record
 from run_command import maskens, ran, refused
-
-from folds.records import sealed
 
 
 def test_a_score_as_json_says_what_the_tables_say(there: Path) -> None:
@@ -41,8 +40,7 @@ def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path) -> None:
     ran("tune", "--force", "--step", "offsets")
     assert "offsets unused" in maskens("infer", "--decision", "hard").out
     shutil.copy("runs/default/mask/fold1/oof.npz", "runs/default/mask/fold0/oof.npz")
-    job = Path("runs/default/mask/fold0/job.json")  # as if the job had been trained anew
-    job.write_text(json.dumps(sealed(json.loads(job.read_text()) | {"checksums": {}})))
+    edit_record(Path("runs/default/mask/fold0/job.json"), checksums={})  # as if the job had been trained anew
     refused(
         maskens("infer"), "was fitted on other out-of-fold logits", "maskens tune --run runs/default", "--no-tuning"
     )

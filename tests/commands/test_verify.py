@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edits import edit_arrays, edit_record
 from run_command import maskens, ran, refused
-
-from folds.records import sealed
 
 RUN = Path("runs/default")
 
@@ -82,21 +81,15 @@ def test_an_intact_run_matches_and_nothing_is_written(copy: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in RUN.rglob("*")} == before
 
 
-def edit_json(file: Path, **changes: object) -> None:
-    file.write_text(json.dumps(sealed(json.loads(file.read_text()) | changes)))
-
-
 def change_a_class(file: Path) -> None:
     first, rest = file.read_text().split("\n", 2)[1:]
     image, answer = first.split(",")
     file.write_text(f"ImageID,ans\n{image},{(int(answer) + 1) % 18}\n{rest}")
 
 
-def change_array(file: Path, name: str, change: Callable[[np.ndarray], object]) -> None:
-    with np.load(file) as z:
-        arrays = dict(z)
-    arrays[name] = change(arrays[name])
-    np.savez(file, **arrays)
+def change_array(name: str, change: Callable[[np.ndarray], object]) -> None:
+    """Of what was predicted."""
+    edit_arrays(RUN / "eval.npz", **{name: change})
 
 
 JOB = RUN / "gender" / "fold1"
@@ -108,12 +101,12 @@ def damage_jobs() -> None:
     flip_a_bit(RUN / "mask/fold1/oof.npz")
     (RUN / "mask/fold2/job.json").unlink()
     (RUN / "male-age/fold1/model.safetensors").write_bytes((RUN / "male-age/fold0/model.safetensors").read_bytes())
-    edit_json(RUN / "female-age/fold1/job.json", best=0.123)
+    edit_record(RUN / "female-age/fold1/job.json", best=0.123)
 
 
 def damage_submission() -> None:
     change_a_class(RUN / "submission.csv")
-    change_array(RUN / "eval.npz", "logits/mask", np.negative)
+    change_array("logits/mask", np.negative)
 
 
 def damage_recipe() -> None:
@@ -147,15 +140,19 @@ DAMAGE: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     "folds": (lambda: (RUN / "folds.csv").write_text("path,fold\n"), ("folds.csv", "start a new run")),
     "a recipe": (damage_recipe, ("recipe.toml", "put runs/default/recipe.toml back")),
     "eval logits of fewer photos": (
-        lambda: change_array(RUN / "eval.npz", "logits/mask", lambda a: a[:, :, 1:]),
+        lambda: change_array("logits/mask", lambda a: a[:, :, 1:]),
         ("eval.npz: classes from logits", "failed"),
     ),
     "fewer classes": (
-        lambda: change_array(RUN / "eval.npz", "classes", lambda a: a[1:]),
+        lambda: change_array("classes", lambda a: a[1:]),
         ("submission.csv: as in eval.npz", "all of 167 classes differ"),
     ),
+    "a logit that became NaN, not one that was never there": (
+        lambda: change_array("logits/mask", lambda a: [a[0], a[1] * np.nan, *a[2:]]),
+        ("eval.npz: its arrays",),
+    ),
     "a decision that can't be": (
-        lambda: change_array(RUN / "eval.npz", "record", lambda a: str(a).replace('"offsets": [', '"offsets": [1, ')),
+        lambda: change_array("record", lambda a: str(a).replace('"offsets": [', '"offsets": [1, ')),
         ("eval.npz: classes from logits", "failed"),
     ),
 }
@@ -174,9 +171,9 @@ def test_what_does_not_match_is_named(copy: Path, damage: Callable[[], object], 
 def test_data_and_tuning_of_another_time_do_not_match(copy: Path) -> None:
     ran("tune", "--force")
     tuning = RUN / "tuning.json"
-    record = json.loads(tuning.read_text())
-    record["fitted"]["runs"][0]["oof_hash"] = "0" * 64
-    tuning.write_text(json.dumps(sealed(record)))
+    fitted = json.loads(tuning.read_text())["fitted"]
+    fitted["runs"][0]["oof_hash"] = "0" * 64
+    edit_record(tuning, fitted=fitted)
     table = Path("data/train/train.csv")
     table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
     found = maskens("verify")
@@ -199,21 +196,10 @@ def test_an_unfinished_job_is_told_and_not_verified(copy: Path) -> None:
     refused(maskens("verify", "--run", "data"), "is not a run folder")
 
 
-def test_a_logit_that_became_nan_is_not_taken_for_one_that_was_never_there(copy: Path) -> None:
-    file = RUN / "eval.npz"
-    with np.load(file) as stored:
-        arrays = dict(stored)
-    arrays["logits/mask"][1] = np.nan  # a fold; the classes of the others stay
-    np.savez_compressed(file, **arrays)
-    found = maskens("verify")
-    assert found.code == 1
-    assert "eval.npz: its arrays" in " ".join(found.out.split())
-
-
 def test_where_the_environments_of_jobs_differ_is_reported(copy: Path) -> None:
     record = json.loads((JOB / "job.json").read_text())["record"]
     record["versions"]["torch"] = "1.0"
-    edit_json(JOB / "job.json", record=record)
+    edit_record(JOB / "job.json", record=record)
     found = ran("verify")
     assert "torch differs: " in found.out
     assert "1.0 (gender fold 1)" in " ".join(found.out.split())

@@ -9,9 +9,8 @@ import numpy as np
 from run_command import maskens, ran
 
 from ensemble.decision.submission import align, read_answers
-from ensemble.jobs.oof import load_job_oof
 from ensemble.metrics.scores import macro_f1
-from folds.layout import read_eval, read_train
+from folds.layout import read_eval
 
 CHANCE_MARGIN = 0.20
 """How far above a guess by class frequency the macro F1 of the sample set must be. A pipeline
@@ -31,10 +30,3 @@ def test_the_whole_job_beats_chance_on_people_never_seen(there: Path) -> None:
 
     outcome = maskens("score", "--truth", "data/eval/answers.csv")
     assert f"macro F1 {macro_f1(truth, predicted, 18):.4f}" in outcome.out
-
-
-def test_every_fold_and_task_has_a_model_and_each_photo_one_out_of_fold_prediction(there: Path) -> None:
-    files = read_train(Path("data")).files
-    for task in ("mask", "gender", "male-age", "female-age"):
-        found = [f for k in range(3) for f in load_job_oof(Path(f"runs/default/{task}/fold{k}/oof.npz"), {}).files]
-        assert sorted(found) == sorted(files)

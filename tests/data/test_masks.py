@@ -17,7 +17,6 @@ from ensemble.data.mask_drawing import draw_mask
 from ensemble.recipes.schema import Preprocessing, Sampler, TaskRecipe, Transform
 from ensemble.recipes.tasks import Predicts
 from folds.faces import Face
-from folds.labels import decode, encode
 from folds.people import PhotoSet
 
 SIZE = (128, 96)
@@ -95,10 +94,6 @@ def test_other_labels_of_the_photo_stay() -> None:
     for _, labels in drawn(recipe("heads", prob=1.0), [2, 1, 2], 10):
         assert labels[0] in (0, 1)
         assert labels[1:].tolist() == [1, 2]
-    for _, labels in drawn(recipe("class18", prob=1.0), encode([2], [1], [2]).tolist(), 10):
-        mask, gender, age = decode(labels)
-        assert mask[0] in (0, 1)
-        assert (gender[0], age[0]) == (1, 2)
     bins = {"predicts": "class18", "model": "m", "ages": {"cuts": [21, 30, 46, 58]}, "masks": {"prob": 1.0}}
     for _, labels in drawn(TaskRecipe.model_validate(bins), [2 * 10 + 1 * 5 + 3], 10):
         assert divmod(int(labels[0]), 10)[1] == 1 * 5 + 3

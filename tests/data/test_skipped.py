@@ -13,7 +13,7 @@ from ensemble.data.cache import check_readable, open_photos, skip_unreadable
 from ensemble.data.loader import plain_batches
 from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError
-from folds.people import PhotoSet, count_skipped, describe_skipped, kept_skipped, skipped_csv, skipped_hash
+from folds.people import PhotoSet
 from folds.photos import read_photo, resize_and_crop
 
 SMALL, LARGE = Preprocessing((16, 12)), Preprocessing((20, 16))
@@ -123,20 +123,3 @@ def test_some_of_the_photos_skip_those_of_them(root: Path) -> None:
     some = photos_in(root).without({CUT: "cut"}).some([0, 1])
     assert (some.readable.tolist(), some.skipped) == ([True, False], {CUT: "cut"})
     assert not photos_in(root).without({CUT: "cut"}).some([0, 2]).skipped
-
-
-def test_a_list_is_kept_by_which_photos_it_names(tmp_path: Path) -> None:
-    skipped = {"b.jpg": "is gone", "a.jpg": "can't be read: why, indeed"}
-    file = tmp_path / "skipped.csv"
-    file.write_text(skipped_csv(skipped))
-    assert kept_skipped(file, skipped_hash(skipped)) == skipped
-    assert skipped_hash({}) == ""
-    assert kept_skipped(tmp_path / "none.csv", "") == {}
-    for expected in (skipped_hash(["a.jpg"]), ""):
-        with pytest.raises(MaskensError, match="is missing or was edited"):
-            kept_skipped(file, expected)
-    with pytest.raises(MaskensError, match="is missing"):
-        kept_skipped(tmp_path / "none.csv", skipped_hash(skipped))
-    assert describe_skipped(skipped) == "a.jpg (can't be read: why, indeed), b.jpg (is gone)"
-    assert describe_skipped({str(n): "x" for n in range(5)}) == "0 (x), 1 (x), 2 (x), and 2 more"
-    assert count_skipped(skipped, 1234) == "2 of 1,234 labelled photos can't be read and are skipped"

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from ensemble.decision.early_exit import (
     DECIDED,
     AnytimeRule,
-    Budget,
     choose_budget,
     choose_rule,
     gender_to_evaluate,
@@ -131,18 +130,11 @@ def scores(seed: int, passes: int, photos: int, spread: float = 2.0) -> np.ndarr
     return np.cumsum(each, axis=0) / np.arange(1, passes + 1)[:, None, None]
 
 
-def test_budgets_are_read() -> None:
-    assert choose_budget(".5", None) == choose_budget(0.5, None) == Budget(fraction=0.5)
-    assert choose_budget("all", 0.2) == Budget(seconds=0.2)
-    assert choose_budget("all", None) is None
-
-
 @pytest.mark.parametrize(
     ("max_passes", "max_seconds", "words"),
     [
         *((share, None, f"--max-passes {share}: give all, or a fraction") for share in ("", "0", "1", "nan", "50%")),
         *(("all", seconds, "--max-seconds-per-photo .*: give a number above 0") for seconds in (0, float("nan"))),
-        ("0.5", 0.2, "exclude each other"),
     ],
 )
 def test_other_budgets_are_refused(max_passes: str, max_seconds: float | None, words: str) -> None:

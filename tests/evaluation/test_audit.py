@@ -17,7 +17,7 @@ from planned import plan_run
 from run_command import maskens, ran
 from scipy.special import log_softmax
 
-from ensemble.evaluation.audit import Audit, audit, nearest_year, photos_csv, suspects_csv
+from ensemble.evaluation.audit import Audit, audit, photos_csv, suspects_csv
 from ensemble.reporting.audit_page import audit_sheets
 from folds.corrections import FIX_COLUMNS, Merge, apply_fixes, apply_merges
 from folds.labels import SHOTS, encode
@@ -185,11 +185,6 @@ def test_photos_of_a_list_are_judged_together_where_person_and_label_are_one(
     assert found.people == 18
     sheets = audit_sheets(found, top=3, workers=1)
     assert {s.name: sorted(len(row) for row in s.rows) for s in sheets} == {"gender": [1, 7], "mask": [1]}
-
-
-@pytest.mark.parametrize(("age", "band", "year"), [(45, 2, 60), (65, 1, 59), (25, 2, 60), (65, 0, 29), (20, 1, 30)])
-def test_an_age_moves_to_the_nearest_year_of_the_band(age: int, band: int, year: int) -> None:
-    assert nearest_year(age, band) == year
 
 
 def test_probabilities_are_calibrated_however_sure_the_models_are(true: TrainData) -> None:

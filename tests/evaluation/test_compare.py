@@ -8,7 +8,7 @@ import pytest
 from planned import CLASS18, plan_errors
 from run_command import maskens
 
-from ensemble.evaluation.compare import Comparison, compare_recipes, compare_runs, shared_part
+from ensemble.evaluation.compare import Comparison, compare_recipes, compare_runs
 from folds.corrections import read_fixes
 from folds.errors import MaskensError
 from folds.layout import read_train
@@ -136,20 +136,3 @@ def test_only_folds_and_seeds_that_all_have_count(data: TrainData, tmp_path: Pat
     (runs["bb", 1].job_folder("class18", 0) / "oof.npz").unlink()
     assert [s.name for s in of_recipes(runs).scores] == ["a"]
     assert of_recipes(runs).notes[0] == "bb is not compared: it has finished no fold"
-
-
-@pytest.mark.parametrize(
-    ("finished", "seeds", "folds"),
-    [
-        ({}, (), ()),
-        ({("a", 0): [0, 1], ("b", 0): [1]}, (0,), (1,)),
-        ({("a", 0): [0, 1, 2], ("a", 1): [0]}, (0,), (0, 1, 2)),
-        ({("a", 0): [0, 1], ("a", 1): [0], ("a", 2): [0]}, (0, 1, 2), (0,)),
-        ({("a", 0): [0], ("b", 0): [1]}, (0,), ()),
-        ({("a", 0): [0], ("b", 1): [0]}, (0, 1), ()),
-    ],
-)
-def test_the_most_of_what_is_finished_is_compared(
-    finished: dict[tuple[str, int], list[int]], seeds: tuple[int, ...], folds: tuple[int, ...]
-) -> None:
-    assert shared_part(finished) == (seeds, folds)

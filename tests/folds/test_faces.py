@@ -261,12 +261,3 @@ def test_faces_missed_for_drawn_masks_are_reported_before_training(
     assert missed in undetected_note(DETECT, photos, data.labels[0])
     monkeypatch.setattr("ensemble.data.drawn_masks.find_face", lambda photo: "a face")
     assert undetected_note(DETECT, photos, data.labels[0]) == ""
-
-
-def test_a_crop_of_another_name_is_refused() -> None:
-    with pytest.raises(
-        MaskensError, match=r"tasks.mask.crop: 'fase' is neither \[height, width\] nor 'face', 'eyes' or 'no"
-    ):
-        load_recipe("demo", ["tasks.mask.crop=fase"])
-    with pytest.raises(MaskensError, match=r'crop = "eyes" needs detect = true'):
-        load_recipe("demo", ["tasks.mask.crop=eyes", "tasks.mask.masks={prob=0.5}"])

@@ -197,18 +197,6 @@ class TestFolders:
             start(folder, data)
         assert os.listdir(folder) == []
 
-    def test_jobs_are_found_in_their_folders(self, folder: Path, data: TrainData) -> None:
-        run, _, _ = start(folder, data)
-        assert run.jobs_on_disk() == []
-        jobs = [run.job_folder("age", 1), run.job_folder("mask", 0), run.job_folder("mask", 10)]
-        for job in jobs:
-            job.mkdir(parents=True)
-        assert run.jobs_on_disk() == [], "a job without a whole epoch has nothing to lose"
-        for job, name in zip(jobs, ("model.safetensors", "last.pt", "last.pt"), strict=True):
-            (job / name).touch()
-        (folder / "cache").mkdir()
-        assert run.jobs_on_disk() == jobs
-
 
 class TestDamage:
     def test_a_record_that_can_not_be_is_refused(self, folder: Path, data: TrainData) -> None:

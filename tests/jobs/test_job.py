@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 from conftest import MakeData
+from edits import edit_record
 from planned import plan_run
 
 from ensemble.jobs.job import JOB_FILES, Job, JobStatus, unverified, write_status
 from folds.layout import read_train
-from folds.records import sealed
 from folds.run_folder import Run
 
 
@@ -33,7 +31,7 @@ def test_a_status_with_impossible_values_is_unreadable(run: Run, change: dict[st
     write_status(run, DONE)
     assert job.status() == DONE
     assert unverified(run, [job]) == []
-    job.status_file.write_text(json.dumps(sealed(json.loads(job.status_file.read_text()) | change)))
+    edit_record(job.status_file, **change)
     assert job.status() == JobStatus("mask", 0, "unreadable")
     assert "job.json of mask fold 0" in unverified(run, [job])[0]
 

@@ -20,7 +20,6 @@ from cards import model_card
 
 from ensemble.jobs.card import read_card
 from ensemble.models.build import create, load_checkpoint, save_checkpoint, to_input
-from ensemble.models.weights_file import read_weights
 from ensemble.recipes.schema import TaskRecipe
 from folds.errors import MaskensError
 
@@ -93,15 +92,6 @@ def test_a_checkpoint_of_another_tool_is_refused(tmp_path: Path) -> None:
         read_card(tmp_path / "gone.safetensors")
 
 
-def test_initial_weights_come_from_a_file_and_the_head_is_new(tmp_path: Path) -> None:
-    donor = timm.create_model("test_resnet", num_classes=1000)
-    safetensors.torch.save_file(donor.state_dict(), tmp_path / "w.safetensors")
-    model = create(task(pretrained=True, weights=str(tmp_path / "w.safetensors")))
-    assert model.get_classifier().weight.shape[0] == 2
-    for name, value in model.state_dict().items():
-        assert name.startswith("fc.") or torch.equal(value, donor.state_dict()[name]), name
-
-
 def test_a_new_head_starts_small_where_timms_own_would_not() -> None:
     torch.manual_seed(0)
     timms = timm.create_model("test_efficientnet", num_classes=2).get_classifier().weight
@@ -164,6 +154,8 @@ def test_a_file_that_is_no_set_of_weights_is_named_as_what_it_is(tmp_path: Path)
 
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     assert "Git LFS pointer" in message()
+    file.write_text("epochs = 3")
+    assert "nor a PyTorch checkpoint" in message()
     torch.save(create(task()), file)
     assert "torch.save(model.state_dict(), FILE)" in message()
     torch.save({"student": donor(), "teacher": donor()}, file)
@@ -221,10 +213,3 @@ def test_input_is_normalised_by_the_plain_formula() -> None:
     assert found.is_contiguous(memory_format=torch.channels_last)
     plain = (photos / 255 - np.array(mean)) / np.array(std)
     assert found.permute(0, 2, 3, 1).numpy() == pytest.approx(plain, abs=1e-5)
-
-
-def test_a_file_without_weights_is_refused_with_what_it_should_be(tmp_path: Path) -> None:
-    file = tmp_path / "recipe.toml"
-    file.write_text("epochs = 3")
-    with pytest.raises(MaskensError, match=r"recipe\.toml can't be read: .*nor a PyTorch checkpoint"):
-        read_weights(file, "", ())

@@ -21,7 +21,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from run_command import maskens, refused
+from run_command import maskens, ran, refused
 
 import cli
 import ensemble.decision.members
@@ -313,8 +313,7 @@ def test_the_command_writes_into_the_run_and_shows_a_table(
     monkeypatch.setattr(
         ensemble.decision.members, "members", lambda *_: setting.of("parts")[:1]
     )  # one graph is enough here
-    done = maskens("export", "--run", setting.run.folder, "--tta", "none", "--photos", 2)
-    assert done.code == 0, done
+    done = ran("export", "--run", setting.run.folder, "--tta", "none", "--photos", 2)
     assert re.search(r"parts +0 +identity +35x26 +[\d.]+ +[\d.]+e-\d\d +0", done.out)
     assert "2 photos" in done.out
     assert f"saved: {setting.run.folder / 'onnx'}" in " ".join(done.out.split())

@@ -246,23 +246,6 @@ def test_another_inference_does_not_resume(models: Ensemble, data: EvalData, tmp
     assert found.by.resumed == 0
 
 
-@pytest.mark.parametrize("early_exit", [None, RULE])
-def test_photos_that_are_skipped_change_nothing_for_the_others(
-    models: Ensemble, data: EvalData, early_exit: DecisionParams | None
-) -> None:
-    bad = {data.photos.files[n]: "gone" for n in (0, 5, 149)}
-    good = np.array([file not in bad for file in data.photos.files])
-    found = run(models, without(data, bad), early_exit=early_exit)
-    ids = tuple(i for i, readable in zip(data.ids, good, strict=True) if readable)
-    alone = run(models, EvalData(ids, data.photos.some(np.flatnonzero(good))), early_exit=early_exit)
-    for task, values in found.logits.items():
-        assert values[:, :, good].tobytes() == alone.logits[task].tobytes(), task
-        assert np.isnan(values[:, :, ~good]).all()
-    assert found.log_probs[good].tobytes() == alone.log_probs.tobytes()
-    assert np.exp(found.log_probs[~good]) == pytest.approx(np.full((3, 18), 1 / 18)), "the prior"
-    assert found.by.notes == alone.by.notes
-
-
 def test_a_full_disk_stops_no_inference(
     models: Ensemble, data: EvalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,28 +50,10 @@ def test_every_shipped_recipe_is_valid_and_its_written_form_reads_back_as_the_sa
     assert not any(task.mix.active and task.soft_f1 for task in recipe.tasks.values())
 
 
-def test_original_is_the_origins_table() -> None:
-    recipe = load_recipe("original")
-    assert set(recipe.tasks) == {"mask", "gender", "male-age", "female-age"}
-    for name, task in recipe.tasks.items():
-        mask = name == "mask"
-        assert task.model.split(".")[0] == ("resnext50d_32x4d" if mask else "tf_efficientnet_b3")
-        assert (task.resize, task.crop) == ((512, 384), (380, 350))
-        assert (task.loss.ce, task.loss.f1) == ((1.0, 0.0) if mask else (0.3, 0.7))
-        optimizer = task.optimizer
-        assert (optimizer.name, optimizer.weight_decay) == (("adamw", 1e-2) if mask else ("adam", 1e-5))
-        assert optimizer.lr == (1e-3 if mask else 1e-5)
-        schedule = task.schedule
-        assert (schedule.name, schedule.T_0, schedule.T_mult) == ("cosine_warm_restarts", 10, 1)
-        assert schedule.eta_min == (1e-3 if mask else 1e-7)
-        assert (optimizer.decay_all, optimizer.args) == (True, {})
-        assert (task.batch_size, task.epochs, task.accumulate, task.ema, task.precision) == (32, 3, 1, 0, "fp32")
-        assert not task.mix.active
-        brightness = ("RandomBrightnessContrast", {key: [-0.1, 0.1] for key in ("brightness_limit", "contrast_limit")})
-        limits = ("hue_shift_limit", "sat_shift_limit", "val_shift_limit")
-        hue = ("HueSaturationValue", {key: [-0.2, 0.2] for key in limits})
-        chain = [hue] if mask else [brightness, hue, ("CLAHE", {})]
-        assert [(t.name, t.args) for t in task.augment] == [(name, args | {"p": 0.5}) for name, args in chain]
+def test_keys_that_original_does_not_set_change_nothing_of_the_origins_training() -> None:
+    for task in load_recipe("original").tasks.values():
+        assert (task.accumulate, task.ema, task.precision, task.mix.active) == (1, 0, "fp32", False)
+        assert (task.optimizer.decay_all, task.optimizer.args) == (True, {})
 
 
 def test_a_task_overrides_the_defaults_and_keeps_the_rest_of_a_table() -> None:
@@ -126,6 +108,8 @@ def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions() -
         ("sizes = [[24, 32]]", "sizes: photos are [32, 24] and can only become smaller"),
         ("crop = [64, 24]", "crop: larger than the photo after resize [32, 24] (it is [64, 24])"),
         ("crop = [64, 10]", "crop.1: expected 16 or more (it is 10)"),
+        ("crop = 'fase'", "crop: 'fase' is neither [height, width] nor 'face', 'eyes' or 'none'"),
+        ("crop = 'eyes'\nmasks = {prob = 0.5}", 'masks: crop = "eyes" needs detect = true'),
         ("optimizer = {layer_decay = 0}", "optimizer.layer_decay: expected more than 0"),
         ("batch_size = 7\nmix = {cutmix = 1}", "mix: photos are mixed in pairs, and batch_size 7 is odd"),
         ("mix = {cutmix = 1, half_face = true}", "mix: half_face excludes mixup and cutmix"),

@@ -76,14 +76,14 @@ class Setting:
     folds: IntArray
     run: Run
 
-    def spec(self, name: str, *changes: str, task: str = "age", base: str = BASE) -> JobSpec:
-        recipe = parse_recipe(base, name, changes=changes)
+    def spec(self, name: str, *changes: str, task: str = "age") -> JobSpec:
+        recipe = parse_recipe(BASE, name, changes=changes)
         run = bind_recipe(dataclasses.replace(self.run, folder=self.run.folder / name.replace(" ", "-")), recipe)
         shutil.copy(self.run.folds_file, run.folds_file)
         return JobSpec(run, recipe, task, 0, "cpu", 0, 1, self.run.folder / "cache")
 
-    def trained(self, name: str, *changes: str, task: str = "age", base: str = BASE) -> JobSpec:
-        spec = self.spec(name, *changes, task=task, base=base)
+    def trained(self, name: str, *changes: str, task: str = "age") -> JobSpec:
+        spec = self.spec(name, *changes, task=task)
         assert run_job(spec, self.data, self.folds) is None
         return spec
 
@@ -210,16 +210,6 @@ def test_jobs_of_an_unlike_run_are_not_taken_over(setting: Setting, tmp_path: Pa
     other, _ = start_run(tmp_path / "other", setting.data, make_folds(setting.data, 2, seed=2), 2, seed=2)
     with pytest.raises(MaskensError, match=r"it has other folds and seed than"):
         reuse_jobs([spec], other)
-
-
-def test_architectures_of_one_part_are_averaged(setting: Setting) -> None:
-    zoo = BASE.replace("[tasks.mask]\n[tasks.gender]\n[tasks.age]\n", "predicts = 'heads'\n") + (
-        "[tasks.one]\n[tasks.two]\nmodel = 'test_efficientnet'\n"
-    )
-    spec, _ = (setting.trained("zoo", task=task, base=zoo) for task in ("one", "two"))
-    found = evaluate(load_oof_ensemble([spec.run], None, "best"), apply_tuning([spec.run], "flip"))
-    assert set(found.tasks) == {"one", "two"}
-    assert found.score.photos == 84
 
 
 @pytest.mark.parametrize(

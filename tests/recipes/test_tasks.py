@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ensemble.recipes.schema import Ages
-from ensemble.recipes.tasks import OutputSpec, Predicts, bands_of, bin_names, training_labels, true_labels, with_mask
+from ensemble.recipes.tasks import OutputSpec, Predicts, bands_of, training_labels, true_labels, with_mask
 from folds.labels import age_band
 from folds.layout import read_train
 from folds.people import TrainData
@@ -22,7 +22,6 @@ def data(tmp_path_factory: pytest.TempPathFactory, make_data: MakeData) -> Train
 
 def test_the_origins_five_bins_merge_to_three() -> None:
     assert Ages.model_validate({"cuts": [21, 30, 46, 58]}).bin_bands == (0, 0, 1, 1, 2)
-    assert bin_names((21, 30, 46, 58)) == ["<21", "21-29", "30-45", "46-57", ">=58"]
     assert OutputSpec("heads", *FIVE).width == 3 + 2 + 5
     assert OutputSpec("heads", *FIVE).names["age"] == ["<21", "21-29", "30-45", "46-57", ">=58"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -36,17 +35,6 @@ def thread() -> Iterator[ThreadPoolExecutor]:
 @pytest.fixture
 def gate() -> Gate:
     return Gate()
-
-
-def test_a_single_item_waits_no_longer_than_asked(gate: Gate, thread: ThreadPoolExecutor) -> None:
-    gate.open.set()
-    started = time.monotonic()
-
-    async def ask() -> list[int]:
-        return await asyncio.wait_for(Batcher[int, int](gate, thread, batch=8, wait=0.05, room=100).answers([3]), 10)
-
-    assert asyncio.run(ask()) == [4]
-    assert time.monotonic() - started >= 0.05
 
 
 def test_a_full_queue_takes_all_of_a_request_or_nothing(gate: Gate, thread: ThreadPoolExecutor) -> None:

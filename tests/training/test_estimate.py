@@ -15,12 +15,10 @@ from tiny_runs import TINY
 import ensemble.models.precision
 import ensemble.training.cost
 import ensemble.training.trainer
-from ensemble.data.cache import missing_bytes, open_photos
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.spec import JobSpec, plan
 from ensemble.models.precision import AutotuneCache, autocast
 from ensemble.recipes.recipe_file import parse_recipe
-from ensemble.recipes.schema import Preprocessing
 from ensemble.training.cost import Cost, estimate_training, long_training, probe, total_wall_time
 from ensemble.training.preflight import job_warnings
 from folds.people import TrainData
@@ -114,12 +112,6 @@ def test_the_probe_trains_in_the_precision_that_would_be_used_and_keeps_nothing(
     assert 0 < cost.decode < 1
     assert cost.weights > 10**5
     assert cost.memory > 10**7
-
-
-def test_what_the_cache_has_is_not_counted(data: TrainData, tmp_path: Path) -> None:
-    small, large = Preprocessing((16, 12)), Preprocessing((32, 24))
-    open_photos(data.photos, [small], tmp_path, 1)
-    assert missing_bytes(data.photos, [small, large], tmp_path) == 168 * 3 * 32 * 24
 
 
 def test_a_dry_run_writes_nothing_and_counts_only_what_is_left(data: TrainData, run: Run, tmp_path: Path) -> None:

@@ -53,16 +53,6 @@ def test_constant_is_constant() -> None:
     assert set(trace(Schedule(name="constant"), lr=0.3)) == {0.3}
 
 
-@pytest.mark.parametrize("name", get_args(Schedule.model_fields["name"].annotation))
-def test_the_rate_of_an_update_depends_on_nothing_that_was_asked_before(name: str) -> None:
-    """So a job that resumes within an epoch has the rate that it would have had."""
-    schedule = Schedule(name=name, warmup_epochs=3.3, T_0=4, T_mult=2, eta_min=1e-3)  # type: ignore[arg-type]
-    whole = trace(schedule, lr=0.5)
-    for update in range(EPOCHS * UPDATES):
-        optimizer = make_optimizer(nn.Linear(2, 2), Optimizer(name="sgd", lr=0.5))
-        assert make_schedule(optimizer, schedule, EPOCHS, UPDATES)(*divmod(update, UPDATES)) == whole[update]
-
-
 def test_decay_all_reaches_the_biases() -> None:
     layer = nn.Linear(2, 2)
     plain = make_optimizer(layer, Optimizer(weight_decay=0.1))
@@ -85,17 +75,6 @@ def test_with_layer_decay_each_layer_learns_at_its_share_of_the_rate(name: str) 
     assert deep == sorted(deep)
     assert deep[0] < deep[3] <= 0.5
     assert {g["weight_decay"] for g in optimizer.param_groups} == {0.0, 1e-2}, "biases and norms stay free of decay"
-
-
-def test_rates_of_layers_survive_a_resumed_state() -> None:
-    model = timm.create_model("test_resnet", num_classes=3)
-    before, after = (make_optimizer(model, Optimizer(lr=0.5, layer_decay=0.5)) for _ in range(2))
-    set_before, set_after = (make_schedule(o, Schedule(), EPOCHS, UPDATES) for o in (before, after))
-    set_before(6, 3)
-    after.load_state_dict(before.state_dict())
-    for set_lr in (set_before, set_after):
-        set_lr(7, 0)
-    assert [g["lr"] for g in after.param_groups] == [g["lr"] for g in before.param_groups]
 
 
 def test_layer_decay_without_layers_is_refused() -> None:

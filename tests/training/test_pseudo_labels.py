@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import MakeData
+from edits import edit_arrays, edit_record
 from planned import SMALL
 from run_command import maskens, ran, refused
 from scipy.special import log_softmax, softmax
@@ -28,7 +29,6 @@ from folds.errors import MaskensError
 from folds.labels import CLASSES
 from folds.layout import read_train
 from folds.ranges import FULL
-from folds.records import sealed
 from folds.run_folder import load_run
 
 EVAL = tuple(f"e{n:02d}.jpg" for n in range(18))
@@ -176,9 +176,8 @@ def test_an_edited_list_or_other_photos_are_refused(source: Path, learned: Path,
     refused(maskens("train", "--run", copy), "pseudo.json can't be used: it was edited or damaged")
     record.write_text(text)
     for labels in ({"eval/images/f": (1, 2)}, {"eval/images/e0": (1,)}):
-        changed = json.loads(text)
-        changed["labels"] |= labels
-        record.write_text(json.dumps(sealed(changed)))
+        record.write_text(text)
+        edit_record(record, labels=json.loads(text)["labels"] | labels)
         refused(maskens("train", "--run", copy), "not those of the run's pseudo-labels")
     record.unlink()
     refused(maskens("train", "--run", copy), "pseudo.json is missing; heads fold 0 was trained with it")
@@ -212,11 +211,8 @@ def test_logits_of_models_that_are_gone_are_refused(source: Path, tmp_path: Path
     run = new_run(source, tmp_path / "run")
     call = ("train", "--run", run, "--recipe", source.parent / "heads.toml", "--pseudo", copy)
     oof = copy / "heads" / "fold0" / "oof.npz"
-    kept = load_job_oof(oof, {})
-    with np.load(oof) as file:
-        np.savez(oof, **dict(file) | {"logits": kept.logits + 1})
-    job = oof.with_name("job.json")  # as if the job had been trained anew
-    job.write_text(json.dumps(sealed(json.loads(job.read_text()) | {"checksums": {}})))
+    edit_arrays(oof, logits=lambda a: a + 1)
+    edit_record(oof.with_name("job.json"), checksums={})  # as if the job had been trained anew
     refused(maskens(*call), "predicted by other models", "maskens infer --run")
     (copy / "eval.npz").unlink()
     refused(maskens(*call), "it has predicted no photos", "maskens infer --run")
@@ -226,11 +222,10 @@ def test_a_model_on_everybody_gives_and_takes_none(source: Path, tmp_path: Path)
     copy, run = tmp_path / "source", new_run(source, tmp_path / "run")
     shutil.copytree(source, copy)
     with np.load(copy / "eval.npz") as file:
-        arrays = dict(file)
-    record, logits = json.loads(str(arrays["record"])), arrays["logits/heads"]
+        record = json.loads(str(file["record"]))
     record["folds"]["heads"].append(FULL)
-    arrays |= {"record": json.dumps(record), "logits/heads": np.concatenate([logits, -logits[:1]])}
-    np.savez(copy / "eval.npz", **arrays)
+    changes = {"record": json.dumps(record), "logits/heads": lambda a: np.concatenate([a, -a[:1]])}
+    edit_arrays(copy / "eval.npz", **changes)
     found = planned(run, copy, recipe=source.parent / "heads.toml").pseudo
     assert found and found.labels == planned(run, source).pseudo.labels
     with pytest.raises(MaskensError, match="--fold full: pseudo-labels exist for single folds"):

@@ -32,7 +32,6 @@ from ensemble.recipes.schema import Loss, Sampler, Schedule
 from ensemble.recipes.tasks import Head
 from ensemble.training import fit_fold, queue, trainer
 from ensemble.training.queue import run_job, train
-from folds.errors import Stopped
 from folds.people import TrainData
 from folds.run_folder import Run
 
@@ -146,14 +145,6 @@ def test_a_long_epoch_is_saved_now_and_then(setting: TinyRun, unbroken: Any, mon
     assert (status.epoch, status.batches) == (1, 3)
     assert run_job(setting.spec(), setting.data, setting.folds) is None
     assert left_by(setting) == left
-
-
-def test_what_was_saved_is_reported(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    specs = [setting.spec("gender"), setting.spec("mask")]
-    with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
-        at_batch(patch, 15 + 7, ctrl_c)
-        train(specs, setting.data, setting.folds, specs, ONE, Silent())
-    assert "mask fold 0: 1 of 3 epochs and 2 batches; 1 of the 2 " in str(stopped.value)
 
 
 def test_a_second_ctrl_c_waits_for_nothing() -> None:

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 import ensemble.models.precision
 from ensemble.models.build import to_input
-from ensemble.models.precision import usable_precision
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.optimizer import backbone_freezer, ema_decay, freeze_stages
 from ensemble.training.trainer import Trainer
@@ -148,35 +147,6 @@ def test_mixed_precision_computes_in_16_bits_and_learns_nearly_the_same(precisio
     assert not torch.equal(mixed.model.layer.weight, exact.model.layer.weight)
     assert torch.allclose(mixed.model.layer.weight, exact.model.layer.weight, atol=1e-2)
     assert mixed.model.layer.weight.dtype == torch.float32
-
-
-class Overflowing(Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * 1e3 * 1e3  # above what fp16 can hold
-
-
-class Cancelling(Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        logits = super().forward(x)
-        return (logits + 1e3) - 1e3  # the sum swallows the logits in 16 bits
-
-
-def test_a_model_that_does_not_stand_16_bits_falls_back_with_the_reason() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(4, 3, 8, 6)
-    assert usable_precision(Linear(), x, "fp16").precision == "fp16"
-    for model, precision, why in ((Overflowing(), "fp16", "overflow"), (Cancelling(), "bf16", "differ by")):
-        found = usable_precision(model, x, precision)  # type: ignore[arg-type]
-        assert found.precision == "fp32"
-        assert f"{precision} falls back to fp32: its logits {why}" in found.note
-
-
-def test_the_check_changes_nothing_of_the_model() -> None:
-    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 48, 3)).train()
-    before = copy.deepcopy(model.state_dict())
-    usable_precision(model, torch.randn(4, 3, 8, 6), "bf16")
-    assert model.training
-    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
 @pytest.mark.parametrize("changes", [{"ema": 0.5}, {"precision": "fp16"}, {"accumulate": 2}, {"mix": {"cutmix": 1.0}}])

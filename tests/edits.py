@@ -1,0 +1,25 @@
+"""Files of a run, changed as no command of maskens changes them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from folds.records import sealed
+
+
+def edit_record(file: Path, **changes: object) -> None:
+    """Change keys of a record; its checksum fits afterwards."""
+    file.write_text(json.dumps(sealed(json.loads(file.read_text()) | changes)))
+
+
+def edit_arrays(file: Path, **changes: Any) -> None:
+    """Change arrays of an .npz file; a change is the array, or a function of the earlier one."""
+    with np.load(file) as kept:
+        arrays = dict(kept)
+    for name, change in changes.items():
+        arrays[name] = change(arrays[name]) if callable(change) else change
+    np.savez(file, **arrays)
