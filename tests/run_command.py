@@ -45,8 +45,18 @@ def ran(*args: object, columns: int = 200) -> Outcome:
 
 def started(*args: object, **options: Any) -> subprocess.Popen[str]:
     """A command as a process of its own; the options are Popen's."""
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)}
-    return subprocess.Popen([sys.executable, "-m", "cli", *map(str, args)], env=environment, text=True, **options)
+    words = [sys.executable, "-m", "cli", *map(str, args)]
+    return subprocess.Popen(words, env=_environment(), text=True, **options)
+
+
+def python(*args: object, cwd: Path | None = None, modules: str = "") -> subprocess.CompletedProcess[str]:
+    """What a process of Python did that can import maskens, and modules of a folder."""
+    words = [sys.executable, *map(str, args)]
+    return subprocess.run(words, cwd=cwd, env=_environment(modules), capture_output=True, text=True, timeout=100)
+
+
+def _environment(*folders: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(cli.__file__).parent), *filter(None, folders)])}
 
 
 def refused(outcome: Outcome, *words: str) -> None:

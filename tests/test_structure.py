@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from run_command import python
 
 import cli
 
@@ -72,7 +71,7 @@ def test_scores_and_decisions_need_no_torch() -> None:
             f"ensemble.{package}.{p.stem}" for p in (ROOT / "ensemble" / package).glob("*.py") if p.stem != "__init__"
         ]
         code += f"\nimport {', '.join(modules)}\nprint({{'torch', 'timm', 'albumentations'}} & sys.modules.keys())"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    found = python("-c", code)
     assert found.returncode == 0, found.stderr
     assert dict(zip(LIGHT, found.stdout.splitlines(), strict=True)) == dict.fromkeys(LIGHT, "set()")
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_command import Outcome, maskens, ran
+from run_command import Outcome, maskens, python, ran
 
-import cli
 from ensemble.decision.submission import read_answers
 from ensemble.models import engine_choice
 from ensemble.models.kept_graphs import GraphRecord
@@ -66,7 +63,6 @@ def test_no_torch_is_imported_where_graphs_are_kept(here: Path) -> None:
     photo = min(Path("data/eval/images").iterdir())
     code = f"""
 import sys
-sys.path.insert(0, {str(Path(cli.__file__).parent)!r})
 import ensemble
 for engine in ("onnxruntime", "openvino", "auto"):
     assert ensemble.predict([{str(photo)!r}], run="run", engine=engine).records
@@ -77,7 +73,7 @@ server = ensemble.serve("run", port=0, engine="onnxruntime")
 server.opened.close()
 print({{"torch", "timm", "torchvision", "albumentations", "ttach"}} & sys.modules.keys())
 """
-    found = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True, timeout=100)
+    found = python("-c", code)
     assert (found.returncode, found.stdout) == (0, "set()\n"), found.stderr
     assert read_answers(Path("quick.csv"))[1].tolist() == read_answers(Path("before.csv"))[1].tolist()
 

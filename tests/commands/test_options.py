@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from run_command import maskens, ran, refused
+from run_command import maskens, python, ran, refused
 from tiny_runs import TINY, tiny_run
 
 import cli
@@ -116,13 +114,7 @@ def test_what_answers_at_once_imports_nothing_heavy(data: Path) -> None:
     known = read_train(data)
     start_run(Path("new"), known, make_folds(known, 3, seed=1), 3, seed=1)
     tiny_run(Path("begun"), known, TINY)
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL, *REFUSED],
-        cwd=data.parent,
-        env=os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)},
-        capture_output=True,
-        text=True,
-    )
+    done = python("-c", RUN_ALL, *REFUSED, cwd=data.parent)
     assert done.returncode == 0, done.stderr
     for words in ("check-submission", "--max-queue", f"maskens {library_versions()['maskens']}", "\ndemo\n"):
         assert words in done.stdout

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from run_command import maskens, refused, started
+from run_command import maskens, python, refused, started
 
 import cli
 from ensemble.jobs.stopping import SIGNALS
@@ -115,14 +115,7 @@ def test_a_signal_stops_a_command_wherever_it_arrives(tmp_path: Path, way: tuple
     )
     number = signal.Signals[name]
     begun = time.monotonic()
-    ended = subprocess.run(
-        [sys.executable, tmp_path / "start.py"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(cli.__file__).parent), str(tmp_path)])},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = python(tmp_path / "start.py", modules=str(tmp_path))
     assert ended.returncode == 128 + number, ended.stderr
     assert time.monotonic() < begun + 20
     assert ended.stderr.startswith("error: stopped. "), ended.stderr
@@ -132,10 +125,7 @@ def test_a_signal_stops_a_command_wherever_it_arrives(tmp_path: Path, way: tuple
 
 def test_a_forked_process_ends_at_once_and_the_command_itself_is_interrupted() -> None:
     """In a process of its own, as some libraries that other tests load do not outlive a fork."""
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent)}
-    ended = subprocess.run(
-        [sys.executable, "-c", FORK_AND_STOP], env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = python("-c", FORK_AND_STOP)
     assert ended.stdout.split() == [str(128 + signal.SIGTERM)], ended.stderr
     assert ended.returncode == 128 + signal.SIGTERM
 

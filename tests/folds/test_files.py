@@ -6,14 +6,12 @@ import contextlib
 import errno
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from run_command import python
 
-import folds.files
 from folds.errors import MaskensError
 from folds.files import must_be_writable, replace_keeping, replacing, replacing_folder, write_text
 
@@ -66,9 +64,7 @@ def test_a_reader_sees_the_old_file_and_an_interrupted_write_leaves_it(tmp_path:
 def killed_in(code: str) -> None:
     """Run code in a process that ends there and then."""
     head = "import os; from pathlib import Path; from folds.files import replacing, replacing_folder\n"
-    root = Path(folds.files.__file__).parents[1]
-    ended = subprocess.run([sys.executable, "-c", head + code], check=False, cwd=root)
-    assert ended.returncode == 9
+    assert python("-c", head + code).returncode == 9
 
 
 def test_what_a_killed_process_left_half_written_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:

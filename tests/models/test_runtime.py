@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import subprocess
 import sys
 
 import cv2
 import pytest
 import torch
+from run_command import python
 
 from ensemble.models import runtime
 from ensemble.models.runtime import SignalStack, configure_process, signal_stack_kept
@@ -42,8 +42,7 @@ configure_process(1)
 faults()
 print(plain, faults())
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    plain, settled = map(int, found.split())
+    plain, settled = map(int, python("-c", code).stdout.split())
     assert settled < plain / 10
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import json
 import re
 import shutil
@@ -22,6 +23,7 @@ import timm
 import torch
 from PIL import Image
 from run_command import maskens, ran, refused
+from tiny_runs import tiny_run
 
 import cli
 import ensemble.decision.members
@@ -31,20 +33,17 @@ from ensemble.decision.joint import column_temperatures, decide, mean_logits
 from ensemble.decision.members import Ensemble, Member, members
 from ensemble.decision.tuning import DecisionParams, RunTuning
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.spec import JobSpec
 from ensemble.metrics.heads import bin_logits
 from ensemble.models.build import load_checkpoint, to_input
 from ensemble.prediction.export import Export, export
 from ensemble.prediction.inference import InferenceSettings, infer
-from ensemble.recipes.recipe_file import bind_recipe, parse_recipe
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.views import SETS, TtaSet
 from ensemble.training.queue import run_job
 from folds.errors import MaskensError
 from folds.layout import read_eval, read_train
 from folds.people import EvalData
-from folds.run_folder import Run, start_run
-from folds.splits import make_folds
+from folds.run_folder import Run
 
 RECIPE = """
 [defaults]
@@ -114,13 +113,10 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
         exif[0x0112] = turned
         file = root / "data" / "eval" / "images" / name
         Image.open(file).resize(size).save(file, exif=exif)
-    train = read_train(root / "data")
-    folds = make_folds(train, 2, seed=1)
-    recipe = parse_recipe(RECIPE, "tiny")
-    run = bind_recipe(start_run(root / "run", train, folds, 2, seed=1)[0], recipe)
-    for task in recipe.tasks:
-        for fold in range(2):
-            assert run_job(JobSpec(run, recipe, task, fold, "cpu", 0, 1, None), train, folds) is None
+    there = tiny_run(root / "run", read_train(root / "data"), RECIPE)
+    run = there.run
+    for task, fold in itertools.product(there.recipe.tasks, range(2)):
+        assert run_job(there.spec(task, fold), there.data, there.folds) is None
     data = read_eval(root / "data")
     ensemble = Ensemble(tuple(members(run, allow_missing=False)), TEMPERATURES)
     logits = inferred(ensemble, data, SETS["flip"])

@@ -39,6 +39,7 @@ STATE = (  # all that has a state
     *("ema=0.9", "average_epochs=2", "accumulate=2", "drop_last=false", "head_epochs=0.5", "sizes=[[24, 16]]"),
     *("optimizer.layer_decay=0.8", "mix={cutmix=1.0, prob=0.5}", "sampler={balance='class'}"),
 )
+HALF = ("precision='fp16'",)  # whose gradients are scaled
 SCHEDULES = [
     f"schedule={{name='{name}', T_0=2, T_mult=2, eta_min=1e-6, warmup_epochs=0.5, lr_min=1e-6}}"
     for name in get_args(Schedule.model_fields["name"].annotation)
@@ -84,11 +85,13 @@ def unbroken(
     return train_whole
 
 
-@pytest.mark.parametrize(("batch", "keys"), [(1, ()), (5, ()), (4, STATE), (8, STATE), *((None, row) for row in ROWS)])
+@pytest.mark.parametrize(
+    ("batch", "keys"), [(1, ()), (5, HALF), (4, STATE), (8, STATE), *((None, row) for row in ROWS)]
+)
 def test_a_job_that_is_stopped_within_an_epoch_resumes_there_to_the_same_bytes(
-    setting: TinyRun, batch: int | None, keys: tuple[str, ...], unbroken: Any, monkeypatch: pytest.MonkeyPatch
+    setting: TinyRun, batch: int, keys: tuple[str, ...], unbroken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For every schedule, sampler, mix and average; None is in the second epoch."""
+    """For every schedule, sampler, mix, average and precision; 0 is in the second epoch."""
     left, an_epoch = unbroken(keys)
     batch = batch or an_epoch + 3
     recipe = parse_recipe(TINY, "tiny", changes=[f"tasks.*.{key}" for key in keys])
