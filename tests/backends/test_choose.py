@@ -18,12 +18,7 @@ from folds.errors import MaskensError
     [
         (None, None, "tcp://a:1", "--address goes with --backend dask"),
         ("sequential", 2, None, "runs one job at a time, not 2"),
-        (
-            "dask",
-            None,
-            "127.0.0.1:1",
-            "--address 127.0.0.1:1: no Dask scheduler .* Start one with: dask scheduler",
-        ),
+        ("dask", None, "127.0.0.1:1", "--address 127.0.0.1:1: no Dask scheduler .* Start one with: dask scheduler"),
         ("ray", None, "127.0.0.1:1", "--address 127.0.0.1:1: no Ray cluster .* Start one with: ray start --head"),
     ],
 )

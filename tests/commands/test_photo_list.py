@@ -123,12 +123,7 @@ def test_extra_photos_of_people_who_are_scored_or_predicted_are_refused(data: Pa
     shutil.copy(data / "eval" / "images" / "a01.jpg", more / "eval.jpg")
     table, folds = more / "list.csv", ("folds", "--k", "2", "--run", "run", "--extra", more / "list.csv")
     table.write_text("photo,person,gender\nsame.jpg,,male\neval.jpg,,female\n")
-    refused(
-        maskens(*folds),
-        "same.jpg ~ train/images/",
-        "eval.jpg ~ eval/images/a01.jpg",
-        "--allow-duplicates",
-    )
+    refused(maskens(*folds), "same.jpg ~ train/images/", "eval.jpg ~ eval/images/a01.jpg", "--allow-duplicates")
     assert not Path("run").exists()
     with Path("extra-duplicates.csv").open() as file:
         assert {row["photo"] for row in csv.DictReader(file)} == {"same.jpg", "eval.jpg"}

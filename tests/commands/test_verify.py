@@ -131,11 +131,7 @@ DAMAGE: dict[str, tuple[Callable[[], object], tuple[str, ...]]] = {
     ),
     "submission": (
         damage_submission,
-        (
-            "submission.csv: as in eval.npz",
-            "1 of 168 classes differ",
-            "eval.npz: classes from logits",
-        ),
+        ("submission.csv: as in eval.npz", "1 of 168 classes differ", "eval.npz: classes from logits"),
     ),
     "folds": (lambda: (RUN / "folds.csv").write_text("path,fold\n"), ("folds.csv", "start a new run")),
     "a recipe": (damage_recipe, ("recipe.toml", "put runs/default/recipe.toml back")),
@@ -178,12 +174,7 @@ def test_data_and_tuning_of_another_time_do_not_match(copy: Path) -> None:
     table.write_text("\n".join(table.read_text().splitlines()[:-1]) + "\n")
     found = maskens("verify")
     assert found.code == 1
-    for word in (
-        "data in",
-        "--data DIR",
-        "tuning.json: out-of-fold files",
-        "maskens tune --run",
-    ):
+    for word in ("data in", "--data DIR", "tuning.json: out-of-fold files", "maskens tune --run"):
         assert word in found.out
     assert "out-of-fold scores are not recomputed" in found.out
 

@@ -296,10 +296,8 @@ def test_a_page_is_replaced_as_a_whole_or_not_at_all(
     fixed = maskens(*call, "--fixes", tmp_path / "fixes.csv").out
     assert "shown with label fixes: 1 " in fixed
     assert "labels that disagree" not in fixed, "the folder's old name is no conflict"
-    assert dict(re.findall(r"^ (male|female) +\d+ +\d+ +\d+ +(\d+)", fixed, re.MULTILINE)) == {
-        "male": "2",
-        "female": "4",
-    }
+    genders = dict(re.findall(r"^ (male|female) +\d+ +\d+ +\d+ +(\d+)", fixed, re.MULTILINE))
+    assert genders == {"male": "2", "female": "4"}
     files = {p.name: p.read_bytes() for p in folder.iterdir()}
     monkeypatch.setattr(explore_page, "render", full)
     refused(maskens(*call, "--seed", 8), "No space left on device")
@@ -373,7 +371,6 @@ def test_a_histogram_counts_people_by_age_and_takes_an_empty_gender() -> None:
     assert [(bar.left, bar.right, bar.high) for bar in men.bars] == [(19.58, 20.42, 2), (60.58, 61.42, 1)]
     assert [text for _, text in men.notes] == ["<30: 2", "30-59: 0", ">=60: 1"]
     assert (women.x, women.bars) == (men.x, [])
-    assert men.path([(men.x[0], 0), (men.x[1], men.y[1])]) == "40.0,176.0 332.0,16.0"
 
 
 @pytest.mark.parametrize(

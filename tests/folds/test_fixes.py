@@ -18,14 +18,7 @@ from folds.labels import GENDERS, SHOTS
 from folds.layout import read_train
 from folds.people import Fix, TrainData, class_counts, label_conflicts
 from folds.run_folder import load_data, load_run
-from folds.splits import (
-    folds_csv,
-    largest_k,
-    make_folds,
-    photos_per_class_and_fold,
-    read_folds,
-    strata,
-)
+from folds.splits import folds_csv, largest_k, make_folds, photos_per_class_and_fold, read_folds, strata
 
 MAN = "001_male_Asian_20"
 PATHS = ("001_male_Asian_20", "002_female_Asian_40", "003_male_Asian_60", "003_male_Asian_61")

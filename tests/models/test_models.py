@@ -166,13 +166,6 @@ def test_a_file_that_is_no_set_of_weights_is_named_as_what_it_is(tmp_path: Path)
     message()
 
 
-def test_missing_weights_are_named_at_once_with_where_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
-    with pytest.raises(MaskensError, match=r"(?s)timm/test_resnet\.r160_in1k/resolve.*--weights FILE.*--no-pretrained"):
-        create(task(pretrained=True))
-
-
 @pytest.mark.parametrize(
     ("patched", "error"),
     [

@@ -152,9 +152,7 @@ def test_errors_of_age_are_counted_by_gender_and_near_the_cuts(scored: tuple[Oof
             )
 
 
-def test_the_highest_values_come_first_and_no_person_fills_the_sheet(
-    scored: tuple[OofEnsemble, Evaluation],
-) -> None:
+def test_the_highest_values_come_first_and_no_person_fills_the_sheet(scored: tuple[OofEnsemble, Evaluation]) -> None:
     p = np.exp(scored[1].decision.log_probabilities)
     assert entropies(scored[1].decision) == pytest.approx(-(p * np.log2(p)).sum(axis=1))
     values, person = np.array([5.0, 9, 8, 7, 1, 6]), np.array([1, 0, 0, 0, 2, 0])

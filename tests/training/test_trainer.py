@@ -81,8 +81,7 @@ def test_accumulated_batches_are_worth_one_large_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"accumulate": 2}, {"accumulate": 2, "mix": {"mixup": 0.4}}, {"loss": {"class_weights": [1, 2, 3]}}],
+    "changes", [{}, {"accumulate": 2}, {"accumulate": 2, "mix": {"mixup": 0.4}}, {"loss": {"class_weights": [1, 2, 3]}}]
 )
 def test_a_batch_too_large_for_the_memory_is_trained_on_in_parts_with_the_same_result(changes: dict[str, Any]) -> None:
     loader = [(photos[:size], labels[:size]) for (photos, labels), size in zip(batches(8), (2, 8, 6), strict=True)]
