@@ -1,4 +1,4 @@
-"""Files of a run, changed as no command of maskens changes them."""
+"""Files of a folder: what they hold, and changes that no command of maskens makes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 
 from folds.records import sealed
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Path in the folder -> bytes, of all files."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def edit_record(file: Path, **changes: object) -> None:

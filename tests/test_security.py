@@ -122,7 +122,7 @@ def test_a_model_comes_from_timms_registry_alone(bare: Path, tmp_path: Path, mod
     refused(outcome, "tasks.mask.model: needs a name from timm")
 
 
-def test_a_state_to_go_on_from_with_a_payload_is_refused(data: Path, tmp_path: Path, mark: Path) -> None:
+def test_a_state_to_resume_from_with_a_payload_is_refused(data: Path, tmp_path: Path, mark: Path) -> None:
     run = tmp_path / "run"
     folds(data, run)
     job = run / "mask" / "fold0"
@@ -254,9 +254,7 @@ def test_no_markup_is_read_from_a_table_in_the_terminal(capsys: pytest.CaptureFi
     assert words in capsys.readouterr().out
 
 
-def test_ids_and_folders_that_spreadsheets_would_run_are_no_formulas_in_a_runs_lists(
-    make_data: MakeData, tmp_path: Path
-) -> None:
+def test_ids_and_folders_are_no_formulas_in_the_lists_of_a_run(make_data: MakeData, tmp_path: Path) -> None:
     data = make_data(tmp_path / "data", people=12)
     table, images = data / "train" / "train.csv", data / "train" / "images"
     for folder in sorted(images.iterdir()):

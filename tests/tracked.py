@@ -1,4 +1,4 @@
-"""What a job has told its trackers, read back from their files."""
+"""What a job has logged with its trackers, read back from their files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def wandb_records(file: Path) -> Iterator[Record]:
 
 
 def wandb_history(folder: Path) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Rows of the history, and the run records, of all that a job has told W&B, in order."""
+    """Rows of the history, and the run records, of all that a job has logged with W&B, in order."""
     rows, runs = [], []
     for file in sorted((folder / "wandb").glob("offline-run-*/*.wandb")):
         for record in wandb_records(file):

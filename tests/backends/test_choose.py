@@ -31,7 +31,7 @@ def test_options_that_do_not_go_together_are_refused(
 
 
 @pytest.mark.parametrize(("backend", "package"), [("dask", "distributed"), ("ray", "ray")])
-def test_an_engine_that_is_not_installed_is_told(backend: Any, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_is_not_installed_is_named(backend: Any, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else real(name))
     with pytest.raises(MaskensError, match=rf"needs {package}.* Install: pip install 'maskens\[{backend}\]'"):

@@ -58,7 +58,7 @@ def result(call: Call) -> Any:
     return outcome(call).result()
 
 
-def test_files_in_the_working_folder_are_not_taken_for_modules(
+def test_no_modules_come_from_the_working_folder(
     call: MakeCall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("ensemble", "folds", "random", "torch", "joblib", "pickle"):
@@ -154,9 +154,7 @@ def test_paths_become_those_of_the_node(call: MakeCall, tmp_path: Path, monkeypa
     assert result(call(os.listdir, Path("here"))) == ["run"], "a node's working folder is another"
 
 
-def test_what_is_wrong_with_a_node_is_one_message_with_its_name(
-    call: MakeCall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_faults_of_a_node_are_one_message(call: MakeCall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = call(os.getpid, needs=(tmp_path, tmp_path / "data"))
     with pytest.raises(MaskensError, match=rf"node {NODE}: missing folders: {tmp_path}/data\. Mount"):
         result(gone)

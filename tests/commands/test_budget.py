@@ -25,7 +25,7 @@ def shown(run: Path = RUN) -> np.ndarray:
         return np.isfinite(arrays["logits/mask"][..., 0])
 
 
-def test_passes_are_left_out_and_every_row_is_answered(copy: Path) -> None:
+def test_passes_are_skipped_and_every_row_is_answered(copy: Path) -> None:
     done = ran("infer", "--tta", "flip", "--max-passes", ".5", "--no-tuning")
     rows = (RUN / "submission.csv").read_text().splitlines()
     assert len(rows) == 1 + len((copy / "data/eval/info.csv").read_text().splitlines()) - 1
@@ -84,7 +84,8 @@ def test_seconds_are_a_budget_too(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--max-passes", "2"), "--max-passes 2: give all, or a fraction"),
+        *((("--max-passes", share), "give all, or a fraction") for share in ("", "0", "1", "2", "nan", "50%")),
+        *((("--max-seconds-per-photo", seconds), "give a number above 0") for seconds in ("0", "nan")),
         (("--max-passes", "0.1"), "--max-passes 0.1 is less than one of the 6 passes; give at least 0.167"),
         (("--max-passes", "0.333", "--tta", "none"), "less than one of the 3 passes; give at least 0.334"),
         (("--max-passes", "0.5", "--max-seconds-per-photo", "1"), "exclude each other"),

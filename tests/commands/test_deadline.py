@@ -30,7 +30,7 @@ def timed(data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("run")
 
 
-def test_the_folds_that_fit_are_trained_and_what_is_cut_is_said(timed: Path) -> None:
+def test_the_folds_that_fit_are_trained_and_what_is_cut_is_reported(timed: Path) -> None:
     dry = maskens(*TRAIN, "--hours", HOURS, "--dry-run")
     assert re.search(r"deadline 20\S+ \S+: .*fold 0: 1 of 2 epochs; folds 1, 2: not trained", dry.out), dry
     assert not (timed / "deadline.json").exists()

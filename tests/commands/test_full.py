@@ -163,7 +163,7 @@ def test_what_it_predicted_is_verified(copied: Path, only: tuple[str, ...]) -> N
         refused(maskens("infer"), f"{file} is damaged or was replaced", "--task heads --fold full --restart")
 
 
-def test_the_score_is_as_without_it_and_says_so(there: Path) -> None:
+def test_the_score_is_as_without_it_and_names_it(there: Path) -> None:
     before, after = json.loads((there / "score.json").read_text()), json.loads(ran("score", "--json").out)
     note = f"{RUN}: the full model is not part of the out-of-fold score"
     assert after.pop("notes") == [*before.pop("notes"), note]

@@ -55,7 +55,7 @@ def test_early_exit_gives_the_same_csv(there: Path, tmp_path: Path) -> None:
         assert not np.isnan(full["logits/female-age"]).any()
 
 
-def test_a_stopped_inference_says_how_to_go_on_and_does(there: Path, tmp_path: Path) -> None:
+def test_a_stopped_inference_prints_how_to_resume_and_does(there: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ensemble.commands.terminal.Terminal.progress", _stops_at_128)

@@ -146,7 +146,7 @@ def test_recipes_runs_tasks_and_views_are_completed(
     assert sorted(maskens().out.split()) == found
 
 
-def test_a_wrong_option_is_told_with_the_usage_and_as_it_was_typed() -> None:
+def test_a_wrong_option_is_refused_with_the_usage_and_as_it_was_typed() -> None:
     refused(maskens("train", "--ford", "1"), "Usage: maskens train", "'maskens train --help'", "--ford", "--fold")
     refused(maskens("[red]:car:"), "Usage: maskens [OPTIONS]", "No such command '[red]:car:'")
     refused(maskens("train", "--fold", "[red]:car:"), "error: --fold [red]:car:: '[red]:car:' is not a fold")
@@ -156,9 +156,7 @@ def test_a_wrong_option_is_told_with_the_usage_and_as_it_was_typed() -> None:
 @pytest.mark.parametrize(
     ("encoding", "printed"), [("ascii", "0.9 +- 0.1 \\ud55c\\uae00 \\udcff"), ("cp949", "0.9 ± 0.1 한글 \\udcff")]
 )
-def test_what_a_pipe_has_no_character_for_is_replaced(
-    encoding: str, printed: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_pipe_can_not_encode_is_replaced(encoding: str, printed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding))
     print_anything()

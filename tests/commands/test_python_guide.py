@@ -46,8 +46,6 @@ def test_an_unknown_step_is_an_attribute_error() -> None:
         (lambda: ensemble.score(rnu="runs/a"), TypeError, "unexpected keyword argument 'rnu'"),
     ],
 )
-def test_a_call_refuses_what_its_command_refuses(
-    call: Callable[[], object], error: type[Exception], message: str
-) -> None:
+def test_a_call_refuses_what_its_command_does(call: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()

@@ -68,7 +68,7 @@ def test_a_run_with_models_of_another_recipe_is_left_alone() -> None:
 
 
 @pytest.mark.usefixtures("data", "timed")
-def test_too_little_time_is_said_and_the_least_is_recommended() -> None:
+def test_too_little_time_is_reported_and_the_least_is_recommended() -> None:
     outcome = ran("recommend", "--device", "cpu", "--hours", "0.00001", "--run", "r", "--data", "data")
     assert "an epoch shows 10% of the photos" in outcome.out
     assert "nothing here is quicker" in outcome.out

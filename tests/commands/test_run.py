@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import pytest
+from edits import contents
 from run_command import maskens, ran, refused
 from tiny_runs import DEFAULTS
 
@@ -29,10 +30,6 @@ def typed(data: Path) -> list[str]:
     return ["run", "--run", "my run", "--recipe", "tiny.toml", "--k", "2", "--device", "cpu"]
 
 
-def _bytes(folder: str = ".") -> dict[Path, bytes]:
-    return {file: file.read_bytes() for file in Path(folder).rglob("*") if file.is_file()}
-
-
 def _interrupted(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
@@ -49,14 +46,14 @@ def test_one_command_resumes_and_skips_what_is_done(typed: list[str], monkeypatc
     commands = [line[2:] for line in outcome.out.splitlines() if line.startswith("$ ")]
     assert commands[0] == "maskens train --run 'my run' --recipe tiny.toml --device cpu"
 
-    files = _bytes()
+    files = contents(Path())
     again = ran(*typed)
     assert [line.partition(":")[0] for line in again.out.splitlines()] == [
         *("folds", "train", "tune", "score", "infer", "report", "done")
     ]
     for command in commands:
         ran(*shlex.split(command)[1:])
-    assert _bytes() == files
+    assert contents(Path()) == files
 
     shutil.rmtree("my run/heads/fold1")
     monkeypatch.setattr(steps, "train_from", lambda began, options, observer: Trained(load_run(options.run[0]), 0, {}))
@@ -69,7 +66,7 @@ def test_one_command_resumes_and_skips_what_is_done(typed: list[str], monkeypatc
 
 
 def test_what_would_fail_after_training_is_refused_before_it(typed: list[str]) -> None:
-    files = _bytes()
+    files = contents(Path())
     refused(maskens(*typed, "--data", "nope"), "there is no data folder nope")
     refused(maskens(*typed, "--tta", "flp"), "--tta flp", "did you mean 'flip'")
     refused(maskens(*typed, "--set", "tasks.heads.epoch=1"), "did you mean 'epochs'")
@@ -77,7 +74,7 @@ def test_what_would_fail_after_training_is_refused_before_it(typed: list[str]) -
     table = Path("data/eval/info.csv")
     table.write_text(table.read_text() + "lost.jpg,0\n")
     refused(maskens(*typed), "info.csv row 8: data/eval/images/lost.jpg is missing")
-    assert _bytes() == files | {table: table.read_bytes()}
+    assert contents(Path()) == files | {table: table.read_bytes()}
 
     Path("data/eval/images/lost.jpg").write_bytes(b"no photo")
     refused(maskens(*typed), "lost.jpg", "--skip-bad-photos")
@@ -111,9 +108,9 @@ def test_failed_jobs_end_it(typed: list[str], monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_dry_run_lists_the_commands_and_writes_nothing(typed: list[str]) -> None:
     Path("data/eval").rename("data/elsewhere")
-    files = _bytes()
+    files = contents(Path())
     outcome = ran(*typed, "--dry-run")
     assert "$ maskens report --run 'my run'" in outcome.out
     assert "maskens infer" not in outcome.out, "there are no photos to predict"
     assert "2 jobs, 1 at a time" in outcome.out
-    assert _bytes() == files
+    assert contents(Path()) == files

@@ -27,9 +27,7 @@ def test_places_for_answers_are_not_answers(there: Path, tmp_path: Path) -> None
     assert "macro F1 1.0000" in maskens("score", "--truth", answers, *submission).out
 
 
-def test_people_stand_beside_photos_of_each_class_and_few_of_them_are_warned_of(
-    make_data: MakeData, tmp_path: Path
-) -> None:
+def test_people_of_each_class_are_counted_and_few_are_warned_of(make_data: MakeData, tmp_path: Path) -> None:
     data = read_train(make_data(tmp_path / "data", people=59))
     run = plan_errors(tmp_path / "run", data, 0.2)
     outcome = ran("score", "--run", run.folder)

@@ -219,7 +219,7 @@ def test_what_the_system_refuses_is_one_message(error: Exception, words: str, mo
     refused(maskens("score"), words)
 
 
-def test_a_memory_limit_under_which_nothing_starts_is_told() -> None:
+def test_a_memory_limit_under_which_nothing_starts_is_one_message() -> None:
     import resource
 
     process = started(

@@ -32,7 +32,7 @@ def cut_off(file: Path) -> None:
     file.write_bytes(content[: len(content) // 4].ljust(len(content), b"\0"))
 
 
-def said(*words: object) -> str:
+def printed_by(*words: object) -> str:
     """What a command prints, as one line."""
     return " ".join(ran(*words).out.split())
 
@@ -53,45 +53,45 @@ def bad(data: Path) -> list[str]:
 
 
 TRAIN = ("train", "--recipe", "mine.toml", "--device", "cpu")
-LEFT_OUT = "2 of 126 labelled photos can't be read and are skipped"
+SKIPPED = "2 of 126 labelled photos can't be read and are skipped"
 
 
-def test_a_run_leaves_out_the_same_photos_from_its_first_job_to_its_report(bad: list[str]) -> None:
+def test_a_run_skips_the_same_photos_from_its_first_job_to_its_report(bad: list[str]) -> None:
     refused(maskens(*TRAIN), *bad, SKIP)
-    looked = said(*TRAIN, SKIP, "--dry-run")
-    assert LEFT_OUT in looked
+    dry = printed_by(*TRAIN, SKIP, "--dry-run")
+    assert SKIPPED in dry
     assert sorted(p.name for p in RUN.iterdir()) == ["folds.csv", "run.json"]
-    told = said(*TRAIN, "--fold", "0", SKIP)
-    for words in (f"warning: {LEFT_OUT}: {bad[0]} (can't be read", f"{bad[1]} (is not a photo", "skipped.csv"):
-        assert words in told
+    printed = printed_by(*TRAIN, "--fold", "0", SKIP)
+    for words in (f"warning: {SKIPPED}: {bad[0]} (can't be read", f"{bad[1]} (is not a photo", "skipped.csv"):
+        assert words in printed
     with (RUN / "skipped.csv").open() as file:
         assert [row["photo"] for row in csv.DictReader(file)] == bad
-    assert LEFT_OUT in said("train", "--fold", "1", "--cache", "none"), "the run remembers them"
+    assert SKIPPED in printed_by("train", "--fold", "1", "--cache", "none"), "the run remembers them"
     jobs = [RUN / "heads" / f"fold{fold}" for fold in (0, 1)]
     files = [file for job in jobs for file in np.load(job / "oof.npz")["files"].tolist()]
     assert len(files) == len({*files}) == 124
     assert not {*bad} & {*files}
     kept = {json.loads((job / "job.json").read_text())["record"]["skipped"] for job in jobs}
     assert kept == {load_run(RUN).skipped_hash}
-    assert "2 of 2 jobs are finished already" in said("train", SKIP)
+    assert "2 of 2 jobs are finished already" in printed_by("train", SKIP)
 
     ran("folds", "--k", "2", "--run", "runs/other")
-    again = said(*TRAIN, "--run", "runs/other", SKIP, "--reuse", RUN)
+    again = printed_by(*TRAIN, "--run", "runs/other", SKIP, "--reuse", RUN)
     assert "2 finished jobs are taken" in again
-    assert LEFT_OUT in said("score")
-    assert "out-of-fold over 124 photos of 18 people" in said("score", "--run", RUN, "--run", "runs/other")
+    assert SKIPPED in printed_by("score")
+    assert "out-of-fold over 124 photos of 18 people" in printed_by("score", "--run", RUN, "--run", "runs/other")
     for command in (("tune",), ("audit",), ("report", "--photos", 2), ("compare", RUN, "runs/other")):
-        assert LEFT_OUT in said(*command), command
-    assert LEFT_OUT in html.unescape((RUN / "report.html").read_text())
+        assert SKIPPED in printed_by(*command), command
+    assert SKIPPED in html.unescape((RUN / "report.html").read_text())
     with (RUN / "audit" / "photos.csv").open() as file:
         assert sum(1 for _ in csv.DictReader(file)) == 124
     ran("infer")
-    verified = said("verify")
-    assert LEFT_OUT in verified
+    verified = printed_by("verify")
+    assert SKIPPED in verified
     assert "checks match" in verified
 
 
-def test_once_there_are_models_no_other_photo_is_left_out(bad: list[str], data: Path) -> None:
+def test_once_there_are_models_no_other_photo_is_skipped(bad: list[str], data: Path) -> None:
     ran(*TRAIN, "--fold", "0", SKIP)
     third = data / bad[0].replace("mask2", "mask3")
     intact = third.read_bytes()
@@ -101,7 +101,7 @@ def test_once_there_are_models_no_other_photo_is_left_out(bad: list[str], data: 
     for cache in ("", "none"):
         refused(maskens("train", "--fold", "1", SKIP, "--cache", cache), third.name, "has models", "new run")
     third.write_bytes(intact)
-    assert LEFT_OUT in said("train", "--fold", "1", SKIP)
+    assert SKIPPED in printed_by("train", "--fold", "1", SKIP)
     listed = RUN / "skipped.csv"
     listed.write_text(listed.read_text().replace(bad[1], bad[1].replace("normal", "mask1")))
     for command in (("train",), ("score",)):
@@ -167,10 +167,10 @@ def test_each_row_has_an_answer_and_the_others_are_as_if_the_bad_were_not_there(
     shutil.copytree("data", "without")
     spoil(bad)
     refused(maskens(*INFER), bad[2], bad[3], SKIP)
-    told = said(*INFER, SKIP)
-    assert "4 of 42 photos can't be read and are answered without a model" in told
+    printed = printed_by(*INFER, SKIP)
+    assert "4 of 42 photos can't be read and are answered without a model" in printed
     for words in (f"{bad[0]} (can't be read: ", f"{bad[2]} (is an empty file)", "and 1 more", "submission.skipped.csv"):
-        assert words in told
+        assert words in printed
     good = [i for i in job if i not in bad]
     Path("without/eval/info.csv").write_text("ImageID,ans\n" + "".join(f"{i},0\n" for i in good))
     ran(*INFER, "--data", "without", "--out", "good.csv")
@@ -219,11 +219,11 @@ def test_verify_recomputes_a_submission_with_photos_unseen(job: list[str]) -> No
     assert not arrays_are_intact, "logits that are lost are not taken for a photo that was not read"
 
 
-def test_without_a_bad_photo_nothing_is_said_and_an_earlier_list_goes(job: list[str]) -> None:
+def test_without_a_bad_photo_nothing_is_printed_and_an_earlier_list_goes(job: list[str]) -> None:
     assert SKIP in " ".join(maskens("infer", "--help").out.split())
     Path("mine.skipped.csv").write_text("of before\n")
-    told = said(*INFER, SKIP, "--out", "mine.csv")
-    assert "can't be read" not in told
+    printed = printed_by(*INFER, SKIP, "--out", "mine.csv")
+    assert "can't be read" not in printed
     assert Path("mine.csv").read_bytes() == Path("before.csv").read_bytes()
     assert not Path("mine.skipped.csv").exists()
     assert Path("mine.skipped.1.csv").read_text() == "of before\n"
@@ -235,7 +235,7 @@ def test_a_photo_that_was_spoiled_since_it_was_cached_is_skipped(job: list[str])
     ran(*INFER, SKIP, "--out", "skipped.csv")
     assert [row["ImageID"] for row in listed("skipped.skipped.csv")] == [job[3]]
     refused(maskens(*INFER, "--out", "refused.csv"), job[3], "can't be read", SKIP)
-    assert "photo cache 0.00 GB more" in said(*INFER, SKIP, "--dry-run")
+    assert "photo cache 0.00 GB more" in printed_by(*INFER, SKIP, "--dry-run")
 
 
 def test_a_persons_other_photos_decide_where_they_are_known(job: list[str]) -> None:
@@ -244,8 +244,8 @@ def test_a_persons_other_photos_decide_where_they_are_known(job: list[str]) -> N
     bad = [job[n] for n in (0, 10, *gone)]
     for image in bad:
         Path("data/eval/images", image).write_text("no photo")
-    told = said(*INFER, SKIP, "--person-column", "person", "--out", "together.csv")
-    assert "answered without a model" in told
+    printed = printed_by(*INFER, SKIP, "--person-column", "person", "--out", "together.csv")
+    assert "answered without a model" in printed
     answers = read_answers(Path("together.csv"))[1]
     _, gender, age = decode(answers)
     for n in (0, 10):
@@ -265,8 +265,8 @@ def test_other_submissions_alone_vote_on_what_was_not_seen(job: list[str]) -> No
     Path("data/eval/images", job[3]).write_text("no photo")
     other = [(i, (prior_class() + 1) % 18) for i in job]
     Path("other.csv").write_text("ImageID,ans\n" + "".join(f"{i},{c}\n" for i, c in other))
-    told = said(*INFER, SKIP, "--vote", "other.csv", "--out", "voted.csv")
-    assert "answered without a model" in told
+    printed = printed_by(*INFER, SKIP, "--vote", "other.csv", "--out", "voted.csv")
+    assert "answered without a model" in printed
     assert listed("voted.skipped.csv")[0]["ans"] == str((prior_class() + 1) % 18)
 
 

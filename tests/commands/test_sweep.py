@@ -99,7 +99,7 @@ def test_the_same_command_does_nothing_twice(there: Path) -> None:
     assert models(there) == before
 
 
-def test_a_seed_is_added_stopped_and_gone_on_with(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seed_is_added_stopped_and_resumed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = models(copy)
     with monkeypatch.context() as patch:
         at_batch(patch, 4, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -128,7 +128,7 @@ def test_jobs_that_two_recipes_share_are_trained_once(copy: Path) -> None:
     )
 
 
-def test_a_failed_job_is_told_and_the_rest_is_compared(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_job_is_reported_and_the_rest_is_compared(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create = ensemble.training.fit_fold.create
 
     def failing(task: Any, **kwargs: Any) -> object:
@@ -146,7 +146,7 @@ def test_a_failed_job_is_told_and_the_rest_is_compared(copy: Path, monkeypatch: 
     assert "84 photos of 12 people" in outcome.out
 
 
-def test_photos_that_are_left_out_are_so_in_all_runs(there: Path, tmp_path: Path) -> None:
+def test_photos_that_are_skipped_are_so_in_all_runs(there: Path, tmp_path: Path) -> None:
     shutil.copytree("data", tmp_path / "data")
     photo = next((tmp_path / "data" / "train" / "images").glob("*/normal.jpg"))
     photo.write_bytes(photo.read_bytes()[:300])
@@ -187,7 +187,7 @@ def test_what_can_not_be_is_refused(there: Path, words: str, said: str) -> None:
     refused(maskens("sweep", *words.split()), said)
 
 
-def test_everything_that_is_wrong_is_said_at_once(there: Path) -> None:
+def test_everything_that_is_wrong_is_reported_at_once(there: Path) -> None:
     words = ("--recipe", "quik", "--recipe", "a.toml", "--recipe", "b.toml", "--set", "tasks.mask.epochs=2")
     outcome = maskens("sweep", "--out", "runs/new", *words)
     refused(outcome, "there is no recipe 'quik'", "--recipe a.toml: --set tasks.mask", "--recipe b.toml: --set")

@@ -17,7 +17,7 @@ from run_command import maskens, ran, refused, started
 from tiny_runs import DEFAULTS, at_batch
 
 
-def test_a_stopped_training_says_how_to_resume_and_does(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_training_prints_how_to_resume_and_does(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = Path("runs/default/mask/fold0/model.safetensors")
     unbroken = weights.read_bytes()
     shutil.rmtree(weights.parent)

@@ -10,7 +10,7 @@ from edits import edit_record
 from run_command import maskens, ran, refused
 
 
-def test_a_score_as_json_says_what_the_tables_say(there: Path) -> None:
+def test_a_score_as_json_has_the_figures_of_the_tables(there: Path) -> None:
     shown, record = maskens("score").out, json.loads(maskens("score", "--json").out)
     f1 = record["f1"]["18 classes"]
     assert f"macro F1 {f1['value']:.4f} ({f1['low']:.4f} to" in shown
@@ -22,7 +22,7 @@ def test_a_score_as_json_says_what_the_tables_say(there: Path) -> None:
     refused(maskens("score", "--run", "runs/default", "--run", "runs/default"), "a run is named twice")
 
 
-def test_a_tuning_is_used_and_named_until_it_is_left_out(copy: Path) -> None:
+def test_a_tuning_is_used_and_named_unless_it_is_switched_off(copy: Path) -> None:
     plain = Path("runs/default/submission.csv").read_text()
     outcome = ran("tune", "--force")
     assert "applied: views, temperatures, offsets" in outcome.out

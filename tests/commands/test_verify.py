@@ -179,7 +179,7 @@ def test_data_and_tuning_of_another_time_do_not_match(copy: Path) -> None:
     assert "out-of-fold scores are not recomputed" in found.out
 
 
-def test_an_unfinished_job_is_told_and_not_verified(copy: Path) -> None:
+def test_an_unfinished_job_is_reported_and_not_verified(copy: Path) -> None:
     for file in ("oof.npz", "job.json"):
         (JOB / file).unlink()
     found = maskens("verify")

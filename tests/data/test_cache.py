@@ -102,7 +102,7 @@ def test_pixels_depend_on_photo_and_preprocessing_alone(jpegs: Path, tmp_path: P
             assert np.array_equal(photos[number], resize_and_crop(photo, preprocessing.resize, crop))
 
 
-def test_a_cache_that_loses_its_end_while_it_is_read_says_so(root: Path, tmp_path: Path) -> None:
+def test_a_cache_that_loses_its_end_while_it_is_read_is_named(root: Path, tmp_path: Path) -> None:
     photos = open_photos(PhotoSet(root, FILES, "print"), [SMALL], tmp_path / "cache", workers=1)
     assert photos[5][0].shape == (16, 12, 3)
     (file,) = (tmp_path / "cache").glob("*.npy")

@@ -41,9 +41,7 @@ def photos_in(root: Path) -> PhotoSet:
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_what_cannot_be_read_is_named_and_the_others_are_as_without_it(
-    root: Path, tmp_path: Path, cached: bool
-) -> None:
+def test_what_cannot_be_read_is_named_and_the_others_stay_as_they_are(root: Path, tmp_path: Path, cached: bool) -> None:
     cache = tmp_path / "cache" if cached else None
     found = skip_unreadable(photos_in(root), [SMALL, LARGE], cache, workers=2)
     assert sorted(found.skipped) == [CUT, TEXT]

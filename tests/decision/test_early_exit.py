@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from ensemble.decision.early_exit import (
     DECIDED,
     AnytimeRule,
-    choose_budget,
     choose_rule,
     gender_to_evaluate,
     margins,
@@ -26,7 +25,6 @@ from ensemble.decision.tuning import DecisionParams, RunTuning
 from ensemble.recipes.tasks import ONLY_GENDER, OutputSpec, Predicts
 from ensemble.recipes.views import SETS as TTA_SETS
 from ensemble.recipes.views import Merge, TtaSet
-from folds.errors import MaskensError
 
 FLIP = TTA_SETS["flip"]
 MERGES: tuple[Merge, ...] = ("gmean", "max")
@@ -128,18 +126,6 @@ def scores(seed: int, passes: int, photos: int, spread: float = 2.0) -> np.ndarr
     truth = rng.normal(0, 3, (photos, 18))
     each = truth + rng.normal(0, spread, (passes, photos, 18))
     return np.cumsum(each, axis=0) / np.arange(1, passes + 1)[:, None, None]
-
-
-@pytest.mark.parametrize(
-    ("max_passes", "max_seconds", "words"),
-    [
-        *((share, None, f"--max-passes {share}: give all, or a fraction") for share in ("", "0", "1", "nan", "50%")),
-        *(("all", seconds, "--max-seconds-per-photo .*: give a number above 0") for seconds in (0, float("nan"))),
-    ],
-)
-def test_other_budgets_are_refused(max_passes: str, max_seconds: float | None, words: str) -> None:
-    with pytest.raises(MaskensError, match=words):
-        choose_budget(max_passes, max_seconds)
 
 
 @given(st.integers(0, 99), st.integers(3, 12), st.floats(0.4, 0.95))

@@ -44,9 +44,7 @@ def four_models(photos: int, seed: int, spread: float = 5) -> dict[str, np.ndarr
 
 
 @given(st.integers(0, 999), st.booleans(), st.booleans())
-def test_logits_are_averaged_over_the_folds_and_views_that_a_photo_was_shown_to(
-    seed: int, scaled: bool, weighed: bool
-) -> None:
+def test_logits_are_averaged_over_the_folds_and_views_of_a_photo(seed: int, scaled: bool, weighed: bool) -> None:
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(3, 2, 5, 4))
     temperatures = rng.uniform(0.5, 2, 4) if scaled else None

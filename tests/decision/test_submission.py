@@ -63,9 +63,7 @@ def test_a_good_file_is_accepted_and_a_strange_mix_of_classes_warned_about(tmp_p
         (b",ImageID,ans\n0,c.jpg,1\n", "index=False"),
     ],
 )
-def test_what_a_leaderboard_may_misread_is_refused_with_what_was_found(
-    tmp_path: Path, content: bytes, words: str
-) -> None:
+def test_what_a_leaderboard_may_misread_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "s.csv").write_bytes(content)
     with pytest.raises(MaskensError, match=words):
         check_submission(tmp_path / "s.csv", IDS, EVEN)

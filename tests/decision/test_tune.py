@@ -107,7 +107,7 @@ def test_what_gains_nothing_is_not_applied(data: TrainData, tmp_path: Path) -> N
     assert tune(blend, ["offsets"], force=True)[0].kept == ("offsets",)
 
 
-def test_nobody_is_judged_by_a_tuning_that_saw_them(
+def test_nobody_is_scored_by_a_tuning_of_theirs(
     data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blend = ensemble_of(plan_run(tmp_path / "a", data, noisy(data)))
@@ -317,9 +317,7 @@ def test_runs_of_different_tasks_are_one_ensemble(data: TrainData, tmp_path: Pat
     assert kept(a) is None, "a blend's tuning is not a run's"
 
 
-def test_runs_that_don_t_belong_together_are_refused(
-    data: TrainData, tmp_path: Path, make_data: Callable[..., Path]
-) -> None:
+def test_runs_that_do_not_fit_are_refused(data: TrainData, tmp_path: Path, make_data: Callable[..., Path]) -> None:
     a = plan_run(tmp_path / "a", data, noisy(data))
     with pytest.raises(MaskensError, match=r"b has other folds than .*a: its models saw"):
         ensemble_of(a, plan_run(tmp_path / "b", data, noisy(data), split_seed=2))
@@ -342,7 +340,7 @@ def test_runs_that_don_t_belong_together_are_refused(
         ensemble_of(half, plan_run(tmp_path / "e", data, noisy(data), trained=[0]))
 
 
-def test_an_evaluation_tells_the_whole_and_its_parts(data: TrainData, tmp_path: Path) -> None:
+def test_an_evaluation_scores_the_whole_and_its_parts(data: TrainData, tmp_path: Path) -> None:
     logits = noisy(data, gain=2)
     blend = ensemble_of(plan_run(tmp_path / "a", data, logits))
     found = evaluate(blend, applied_to(blend))

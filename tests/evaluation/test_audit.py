@@ -116,7 +116,7 @@ def test_a_person_has_one_swap_at_most_and_the_rest_are_single_photos(true: Trai
     assert swapped | alone == {"mask1", "mask2", "incorrect_mask"}
 
 
-def test_photos_that_contradict_each_other_are_told_and_weigh_less(true: TrainData) -> None:
+def test_photos_that_contradict_each_other_are_reported_and_weigh_less(true: TrainData) -> None:
     """Two men labelled women: all photos of the first look male, four of the second's do, three female."""
     people = [i for i, p in enumerate(true.people) if p.gender == 0][:2]
     wrong = mislabelled(true, *((i, "", "gender", "male", "female") for i in people))
@@ -130,7 +130,7 @@ def test_photos_that_contradict_each_other_are_told_and_weigh_less(true: TrainDa
     ]
 
 
-def test_photos_that_are_left_out_neither_count_nor_stand_in_a_list(true: TrainData) -> None:
+def test_photos_that_are_skipped_neither_count_nor_stand_in_a_list(true: TrainData) -> None:
     """A man labelled a woman of whom five photos are left, one who has none left, and a swap of which half is gone."""
     people = [i for i, p in enumerate(true.people) if p.gender == 0][:3]
     wrong = mislabelled(
@@ -157,9 +157,7 @@ def test_a_single_photo_that_is_mistaken_makes_no_suspect_of_a_person(true: Trai
     assert judged(true, predictions(true, encode(mask, gender, age))).suspects == ()
 
 
-def test_photos_of_a_list_are_judged_together_where_person_and_label_are_one(
-    make_data: MakeData, tmp_path: Path
-) -> None:
+def test_photos_of_a_list_are_judged_together_by_person_and_label(make_data: MakeData, tmp_path: Path) -> None:
     """A man whose seven photos say woman, a photo of whose mask is wrong, and another man with one photo of seven that
     says woman."""
     true = read_train(as_list(make_data(tmp_path / "data", people=18)))
@@ -208,9 +206,7 @@ def audited(make_data: MakeData, tmp_path_factory: pytest.TempPathFactory) -> tu
     return folder / "run", true, outcome.out
 
 
-def test_the_list_is_taken_as_it_is_for_fixes_and_mends_the_labels(
-    audited: tuple[Path, TrainData, str], tmp_path: Path
-) -> None:
+def test_the_list_is_taken_for_fixes_and_mends_the_labels(audited: tuple[Path, TrainData, str], tmp_path: Path) -> None:
     run, true, out = audited
     mine = run / "audit" / "suspects.csv"
     assert mine.read_text().startswith(
@@ -262,9 +258,7 @@ def test_an_audit_replaces_its_own_folder_but_no_list_that_was_worked_on(true: T
     assert "did not write: mine.csv" in " ".join(outcome.err.split())
 
 
-def test_doubts_about_a_fix_of_the_run_say_so_and_without_suspects_there_are_lists_all_the_same(
-    true: TrainData, tmp_path: Path
-) -> None:
+def test_doubts_about_a_fix_are_marked_and_without_suspects_lists_are_empty(true: TrainData, tmp_path: Path) -> None:
     for fixed, name in ((mislabelled(true, (0, "", "gender", "male", "female")), "fixed"), (true, "right")):
         run = plan_run(tmp_path / name, fixed, predictions(true))
         outcome = ran("audit", "--run", run.folder)
@@ -280,7 +274,7 @@ def test_doubts_about_a_fix_of_the_run_say_so_and_without_suspects_there_are_lis
             assert f"--fixes {run.fixes_file} --fixes mine.csv" in outcome.out
 
 
-def test_folds_that_are_not_trained_are_told_and_none_is_refused(true: TrainData, tmp_path: Path) -> None:
+def test_folds_that_are_not_trained_are_reported_and_none_is_refused(true: TrainData, tmp_path: Path) -> None:
     wrong, _ = wrong_labels(true)
     run = plan_run(tmp_path / "run", wrong, predictions(true), trained=(1,))
     outcome = ran("audit", "--run", run.folder)

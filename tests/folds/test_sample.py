@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from edits import contents
 
 from folds import sample
 from folds.errors import MaskensError
@@ -21,10 +22,6 @@ from folds.splits import make_folds, strata
 from folds.table import read_table
 
 SIZE = (48, 64)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -164,9 +164,7 @@ def test_folds_that_can_not_be_are_refused_with_the_rarest_people(rows: list[Row
 
 
 @given(splittable(), st.data())
-def test_moving_one_of_two_folders_of_a_person_is_always_found(
-    case: tuple[TrainData, int], draw: st.DataObject
-) -> None:
+def test_moving_one_of_a_persons_two_folders_is_always_found(case: tuple[TrainData, int], draw: st.DataObject) -> None:
     data, k = case
     rows = [(p.id, p.gender, p.age) for p in data.people]
     data = train_data([*rows, rows[0]])
@@ -269,7 +267,7 @@ class TestOwnFolds:
         ],
         ids=["one fold", "empty fold", "class missing", "absurd number"],
     )
-    def test_folds_that_would_give_no_honest_score_are_refused(
+    def test_folds_without_an_honest_score_are_refused(
         self, tmp_path: Path, changes: dict[str, str | None], message: str
     ) -> None:
         with pytest.raises(MaskensError, match=message):

@@ -1,7 +1,8 @@
-"""What the machine has for jobs: a GPU that torch can't use, and the memory of a container."""
+"""What the machine has for jobs: its cores, a GPU that torch can't use, and the memory of a container."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import psutil
@@ -40,6 +41,26 @@ def test_no_warning_of_a_gpu_that_is_used_or_hidden_on_purpose(gpu: str, monkeyp
     assert unused_gpu("auto", CPU) == ""
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_default_threads_and_loader_processes_fit_the_cores(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for jobs, cores in itertools.product((1, 4), (1, 2, 16)):
+        monkeypatch.setattr(Hardware, "cores", cores)
+        chosen = Hardware(device, None, jobs)
+        assert chosen.job_threads >= 1
+        assert chosen.job_workers >= (device == "cuda")
+        fits = jobs * (chosen.job_threads + chosen.job_workers) <= cores
+        assert fits or cores < jobs * (1 if device == "cpu" else 2)
+        assert (chosen.oversubscription == "") == (fits or (device == "cuda" and jobs == 1))
+    monkeypatch.setattr(Hardware, "cores", 2)
+    asked = Hardware("cpu", 1)
+    assert asked.job_threads == Hardware("cpu", 0).job_threads == 2, "the number of workers moves no digit"
+    assert "3 at work on 2 cores" in asked.oversubscription
+    assert "3 at work on 2 cores" in Hardware("cpu", 0, jobs=3).oversubscription
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert "lower --jobs, --workers or OMP_NUM_THREADS" in Hardware("cpu", 0).oversubscription
+
+
 def group(folder: Path, version: int, limit: str, used: int = GB, cached: int = 0) -> None:
     """A control group's files."""
     names = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes"), 2: ("memory.max", "memory.current")}[version]
@@ -62,9 +83,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("version", "folder", "line"),
     [(1, "sys/fs/cgroup/memory", "4:cpu,memory:/docker/abc"), (2, "sys/fs/cgroup", "0::/docker/abc")],
 )
-def test_a_containers_limit_counts_where_it_is_lower_than_the_machine(
-    root: Path, version: int, folder: str, line: str
-) -> None:
+def test_a_containers_memory_limit_counts_where_it_is_lower(root: Path, version: int, folder: str, line: str) -> None:
     assert free_memory(root) == 64 * GB, "no control groups"
     (root / "proc/self/cgroup").write_text(f"9:name=systemd:/\n{line}\n")
     assert free_memory(root) == 64 * GB, "the group's files are not there"

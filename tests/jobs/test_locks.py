@@ -43,9 +43,7 @@ def test_more_jobs_than_a_process_usually_may_open_files_for(setting: TinyRun) -
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_without_locks_of_the_file_system_the_last_claim_counts(
-    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_file_system_locks_the_last_claim_counts(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fcntl, "flock", without_locks)
     spec = setting.spec("heads")
     with lock_jobs([spec]), lock_job_process(spec) as first:
@@ -83,10 +81,10 @@ def test_a_job_that_is_done_is_not_done_again(setting: TinyRun) -> None:
     assert model.stat().st_mtime_ns == before
 
 
-def test_a_process_on_a_node_that_outlives_its_command_is_asked_to_stop(
+def test_a_process_that_outlives_its_command_is_asked_to_stop(
     setting: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A scheduler's worker would go on with it to the end of the job."""
+    """A scheduler's worker would train on to the end of the job."""
     spec = setting.spec("heads")
     monkeypatch.setenv(CALL_VARIABLE, "call1")
     monkeypatch.setattr("ensemble.jobs.locks.ENDING", 0.1)

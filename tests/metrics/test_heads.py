@@ -29,7 +29,7 @@ def drawn(target: OutputSpec, seed: int, spread: float = 3.0, photos: int = 4) -
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(cuts=CUTS, seed=SEEDS, spread=st.sampled_from([0.1, 3.0, 50.0, 1e4]))
-def test_bins_and_bands_are_probabilities_whatever_the_logits(
+def test_bins_and_bands_are_always_probabilities(
     kind: AgeHead, cuts: tuple[int, ...], seed: int, spread: float
 ) -> None:
     target = age(kind, cuts)
@@ -80,7 +80,7 @@ def test_a_regression_is_the_logistic_distribution_between_the_cuts(middle: floa
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cuts", [(30, 60), (21, 30, 46, 58), ALL_YEARS])
-def test_torch_says_what_numpy_does_with_finite_gradients(kind: AgeHead, cuts: tuple[int, ...]) -> None:
+def test_torch_computes_what_numpy_does_with_finite_gradients(kind: AgeHead, cuts: tuple[int, ...]) -> None:
     target = OutputSpec("heads", cuts, bands_of(cuts), kind)
     for spread in (1.0, 30.0):
         logits = drawn(target, 0, spread).astype(np.float32)

@@ -142,9 +142,7 @@ def test_a_gpu_too_small_for_the_batch_gets_smaller_ones(model: nn.Module) -> No
         fast_engine(Full(), X, EngineOptions(), 4).logits(X)
 
 
-def test_compiled_models_give_the_same_logits_and_tell_the_warm_up(
-    model: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_models_give_the_same_logits(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[torch.fx.GraphModule] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
@@ -158,9 +156,7 @@ def test_compiled_models_give_the_same_logits_and_tell_the_warm_up(
     assert len(compiled) == 1, "37 photos in batches of 8: the rest is filled up, not compiled anew"
 
 
-def test_a_gpus_compiled_model_reuses_its_output_and_the_logits_are_kept(
-    model: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logits_are_copied_from_a_gpus_reused_output(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     output = torch.empty(8, 3)
 
     def graphed(model: nn.Module, mode: str, **options: object) -> object:

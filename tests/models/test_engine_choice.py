@@ -84,9 +84,7 @@ def test_models_that_only_look_alike_do_not_share_a_graph() -> None:
         assert found.precision.engine == "onnxruntime"
 
 
-def test_an_engine_that_fails_or_has_other_logits_leaves_the_model_to_torch(
-    model: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_engine_that_fails_or_differs_leaves_it_to_torch(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: object, **options: object) -> bytes:
         raise RuntimeError("no such operator\nand more")
 
@@ -170,9 +168,7 @@ def test_auto_keeps_to_the_precision_that_is_asked_for(model: nn.Module, monkeyp
         assert (found.precision.engine, found.precision.precision) == ("torch", asked)
 
 
-def test_auto_tries_no_other_engine_where_the_photos_do_not_repay_it(
-    model: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_tries_no_other_engine_for_a_few_photos(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes(model, monkeypatch, {("onnxruntime", "fp32"): 0.0, ("openvino", "fp32"): 0.0})
     tried: list[object] = []
     compiled = engine_choice.compile_graph
@@ -208,9 +204,7 @@ def test_auto_tries_no_other_engine_where_the_photos_do_not_repay_it(
         ([record(seconds=0.01, torch=0.01)], math.inf, False),
     ],
 )
-def test_torch_is_faster_only_by_what_was_timed_on_this_machine(
-    records: list[GraphRecord], passes: float, faster: bool
-) -> None:
+def test_torch_is_faster_by_times_of_this_machine_only(records: list[GraphRecord], passes: float, faster: bool) -> None:
     assert torch_is_faster(records, ["torch", "onnxruntime"], "here", passes) == faster
 
 

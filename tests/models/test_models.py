@@ -174,9 +174,7 @@ def test_a_file_that_is_no_set_of_weights_is_named_as_what_it_is(tmp_path: Path)
     ],
     ids=["cache", "connection"],
 )
-def test_a_download_that_fails_is_one_message_with_the_ways_out(
-    monkeypatch: pytest.MonkeyPatch, patched: str, error: Exception
-) -> None:
+def test_a_download_that_fails_is_one_message(monkeypatch: pytest.MonkeyPatch, patched: str, error: Exception) -> None:
     def fail(*args: object, **options: object) -> None:
         raise error
 

@@ -62,7 +62,7 @@ def trained(precision: str = "fp32", measured: AutotuneCache | None = None, comp
     """A trainer after one epoch."""
     recipe = RECIPE.model_copy(update={"precision": precision})
     trainer = Trainer(recipe, new_model(), MEAN, STD, CPU, (7,), 3, measured, compile)
-    trainer.epoch(0, batches(), lambda *told: None)
+    trainer.epoch(0, batches(), lambda *_: None)
     return trainer
 
 
@@ -112,7 +112,7 @@ def test_a_named_precision_is_used_where_it_agrees_and_its_difference_reported()
 
 
 @pytest.mark.parametrize(("seconds", "precision"), [(1.0, "fp32"), (0.5, "bf16")])
-def test_a_training_in_auto_is_that_of_the_precision_taken_to_the_last_bit(
+def test_a_training_in_auto_is_that_of_the_precision_taken(
     took: dict[str, float], seconds: float, precision: str
 ) -> None:
     took["bf16"] = seconds
@@ -131,7 +131,7 @@ def test_the_folds_of_a_task_measure_once_and_a_resumed_job_not_at_all(
     assert trained("auto", measured).precision == first.precision == "bf16"
     resumed = Trainer(first.recipe, new_model(), MEAN, STD, CPU, (7,), 3)
     resumed.load(copy.deepcopy(first.state()))
-    resumed.epoch(1, batches(), lambda *told: None)
+    resumed.epoch(1, batches(), lambda *_: None)
     assert (resumed.precision, resumed.note) == ("bf16", first.note)
 
 
@@ -188,7 +188,7 @@ def test_where_nothing_compiles_training_continues_and_reports_it(monkeypatch: p
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lookahead_adamw", "lamb"])
-def test_optimizers_that_can_are_fused_unless_told_otherwise(name: str) -> None:
+def test_optimizers_that_can_are_fused_unless_the_recipe_differs(name: str) -> None:
     def group(**args: object) -> dict[str, object]:
         return make_optimizer(nn.Linear(3, 2), Optimizer(name=name, args=args)).param_groups[0]
 

@@ -75,7 +75,7 @@ OFFSETS = tuple(0.1 * (c % 3) + 0.19 * (c == 0) for c in range(18))  # so that p
 
 
 @dataclasses.dataclass(frozen=True)
-class DecisionVariant:
+class Exported:
     run: Run
     data: EvalData
     ensemble: Ensemble
@@ -104,7 +104,7 @@ def inferred(ensemble: Ensemble, data: EvalData, tta: TtaSet) -> dict[str, npt.N
 
 
 @pytest.fixture(scope="module")
-def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> DecisionVariant:
+def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A trained run, its export, and what `infer` predicts of the same photos."""
     root = tmp_path_factory.mktemp("export")
     make_data(root / "data", people=24, size=(64, 48))
@@ -121,7 +121,7 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     ensemble = Ensemble(tuple(members(run, allow_missing=False)), TEMPERATURES)
     logits = inferred(ensemble, data, SETS["flip"])
     done = export(ensemble, data.photos, root / "onnx", SETS["flip"], OFFSETS, photos=4, tolerance=1e-4, threads=1)
-    return DecisionVariant(run, data, ensemble, logits, root / "onnx", done)
+    return Exported(run, data, ensemble, logits, root / "onnx", done)
 
 
 def graph_logits(file: Path, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -131,7 +131,7 @@ def graph_logits(file: Path, photos: npt.NDArray[np.uint8]) -> npt.NDArray[np.fl
 
 
 @pytest.mark.parametrize("task", ["parts", "male-age", "whole"])
-def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setting: DecisionVariant, task: str) -> None:
+def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setting: Exported, task: str) -> None:
     photos = setting.photos(task)
     together = graph_logits(setting.folder / f"{task}.onnx", photos)
     assert together.dtype == np.float32
@@ -143,13 +143,13 @@ def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setti
     np.testing.assert_allclose(one, together[3:4], atol=1e-5)
 
 
-def test_working_in_blocks_of_photos_changes_no_bit(setting: DecisionVariant, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_working_in_blocks_of_photos_changes_no_bit(setting: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = setting.ensemble.joint(setting.logits)
     monkeypatch.setattr(ensemble.decision.members, "BLOCK", 4)  # of 6 photos
     assert np.array_equal(setting.ensemble.joint(setting.logits), whole)
 
 
-def test_the_result_lists_what_was_written_and_verified(setting: DecisionVariant) -> None:
+def test_the_result_lists_what_was_written_and_verified(setting: Exported) -> None:
     assert [(t.task, t.folds, t.views, t.input) for t in setting.done.tasks] == [
         ("parts", (0, 1), ("identity", "hflip"), (35, 26)),
         ("male-age", (0, 1), ("identity", "hflip"), (40, 32)),
@@ -162,7 +162,7 @@ def test_the_result_lists_what_was_written_and_verified(setting: DecisionVariant
         assert task.differing == 0
 
 
-def test_a_graph_holds_what_it_is_and_not_where_it_was_made(setting: DecisionVariant) -> None:
+def test_a_graph_holds_what_it_is_and_not_where_it_was_made(setting: Exported) -> None:
     file = setting.folder / "parts.onnx"
     meta = onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map
     card = setting.of("parts")[0].card
@@ -227,7 +227,7 @@ def test_the_example_of_the_docs_reads_every_kind_of_file_as_predict_does(tmp_pa
             np.testing.assert_array_equal(theirs, load_photo(path, [card]).sizes[0], err_msg=path.name)
 
 
-def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: DecisionVariant, tmp_path: Path) -> None:
+def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: Exported, tmp_path: Path) -> None:
     example = example_of_the_docs()
     needed = set(re.findall(r"^(?:import|from) (\w+)", example, re.MULTILINE))
     assert needed == {"json", "sys", "pathlib", "cv2", "numpy", "onnxruntime", "PIL"}
@@ -245,7 +245,7 @@ def test_the_example_of_the_docs_gives_the_classes_of_infer(setting: DecisionVar
     assert len(set(classes)) > 1
 
 
-def test_the_weights_load_in_timm(setting: DecisionVariant) -> None:
+def test_the_weights_load_in_timm(setting: Exported) -> None:
     record = json.loads((setting.folder / "decision.json").read_text())
     for member, there in zip(setting.of("male-age"), record["tasks"]["male-age"]["timm"], strict=True):
         theirs = timm.create_model(
@@ -261,7 +261,7 @@ def test_the_weights_load_in_timm(setting: DecisionVariant) -> None:
 
 
 def test_only_an_export_is_replaced_also_by_large_weights_and_weighed_views(
-    setting: DecisionVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setting: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "out"
     shutil.copytree(setting.folder, folder)
@@ -294,7 +294,7 @@ def test_only_an_export_is_replaced_also_by_large_weights_and_weighed_views(
         setting.export(folder / "parts.onnx")
 
 
-def test_what_differs_too_much_is_not_written(setting: DecisionVariant, tmp_path: Path) -> None:
+def test_what_differs_too_much_is_not_written(setting: Exported, tmp_path: Path) -> None:
     with pytest.raises(MaskensError, match=r"parts: logits .* differ .* --tolerance is -1"):
         setting.export(tmp_path / "out", tolerance=-1)
     assert list(tmp_path.iterdir()) == []
@@ -303,9 +303,7 @@ def test_what_differs_too_much_is_not_written(setting: DecisionVariant, tmp_path
 # The command.
 
 
-def test_the_command_writes_into_the_run_and_shows_a_table(
-    setting: DecisionVariant, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_writes_into_the_run_and_shows_a_table(setting: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         ensemble.decision.members, "members", lambda *_: setting.of("parts")[:1]
     )  # one graph is enough here
@@ -319,7 +317,7 @@ def test_the_command_writes_into_the_run_and_shows_a_table(
 
 
 def test_missing_packages_and_models_are_refused_before_anything_is_written(
-    setting: DecisionVariant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    setting: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export_it = ("export", "--run", setting.run.folder, "--out", tmp_path / "out")
     job = setting.run.job_folder("parts", 1)

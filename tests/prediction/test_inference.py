@@ -167,7 +167,7 @@ def test_all_models_together_predict_what_each_predicts_alone(whole: Found, plai
         assert whole.logits[task] == pytest.approx(values, abs=1e-4), task
 
 
-def test_early_exit_skips_models_and_changes_no_class(
+def test_early_exit_skips_models_but_changes_no_class(
     whole: Found, routed: Found, plain: dict[str, np.ndarray]
 ) -> None:
     classes = classes_of(whole)
@@ -246,7 +246,7 @@ def test_another_inference_does_not_resume(models: Ensemble, data: EvalData, tmp
     assert found.by.resumed == 0
 
 
-def test_a_full_disk_stops_no_inference(
+def test_a_full_disk_stops_nothing(
     models: Ensemble, data: EvalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -302,9 +302,7 @@ def test_precision_and_engine_are_reported(models: Ensemble, data: EvalData) -> 
         refuse_other_engine(*chosen)
 
 
-def test_the_fastest_batch_is_measured_once(
-    models: Ensemble, data: EvalData, whole: Found, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_is_timed_once(models: Ensemble, data: EvalData, whole: Found, monkeypatch: pytest.MonkeyPatch) -> None:
     measured: list[int] = []
     monkeypatch.setattr(torch_engine, "fastest_batch", lambda photos, seconds: measured.append(photos) or 16)
     monkeypatch.setattr(predictor, "WORTH_MEASURING", 1)
@@ -364,9 +362,7 @@ def in_shards(
     return infer_on
 
 
-def test_several_processes_predict_what_one_does(
-    models: Ensemble, data: EvalData, whole: Found, tmp_path: Path
-) -> None:
+def test_two_processes_predict_what_one_does(models: Ensemble, data: EvalData, whole: Found, tmp_path: Path) -> None:
     together = run(models, data, hardware=Hardware("cpu", 0, jobs=2), shards=tmp_path / "shards")
     assert same_logits(together, whole)
     assert not (tmp_path / "shards").exists()

@@ -299,9 +299,7 @@ def test_the_recipe_of_a_run_is_the_one_it_was_trained_with_or_none(tmp_path: Pa
         run_recipe(run)
 
 
-def test_weights_lie_beside_the_recipe_and_stay_those_of_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_lie_beside_the_recipe_and_the_run_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "w.safetensors"
     file.touch()
     (tmp_path / "mine.toml").write_text(TINY.replace("[tasks.mask]", "weights = 'w.safetensors'\n[tasks.mask]"))
@@ -349,9 +347,7 @@ def test_weights_count_by_their_content_not_by_their_path(tmp_path: Path) -> Non
         create(a.tasks["mask"])
 
 
-def test_preflight_refuses_a_recipe_for_a_gpu_and_the_hub_where_both_are_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_preflight_refuses_a_recipe_that_needs_a_missing_gpu_and_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
     monkeypatch.setattr("timm.create_model", None)  # no model is built first

@@ -166,9 +166,7 @@ def test_ages_in_years_are_scored_in_bands_by_any_head(setting: Setting, head: s
     assert 0 <= accuracy <= 1
 
 
-def test_a_precision_that_falls_back_is_reported_in_the_jobs_status(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_precision_that_falls_back_is_reported(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ensemble.models.engine.TOLERANCES, "fp16", -1.0)
     spec = setting.trained("fp16", "tasks.age.precision=fp16")
     note = Job(spec.run, "age", 0).status().note
@@ -184,7 +182,7 @@ def test_any_architecture_serves_any_task(setting: Setting, model: str) -> None:
     assert logits(spec).shape == (2, 84, 8)
 
 
-def test_finished_jobs_of_another_run_are_taken_over_where_nothing_differs(
+def test_finished_jobs_of_a_run_with_the_same_recipe_are_reused(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = setting.trained("source", task="mask")

@@ -39,7 +39,7 @@ def test_a_recipe_takes_sets_of_ones_own_and_keeps_their_views_if_asked() -> Non
     assert changed.oof_views == VIEWS["flip+light"]
 
 
-def test_all_that_is_wrong_with_views_is_told_at_once() -> None:
+def test_all_that_is_wrong_with_views_is_reported_at_once() -> None:
     text = """
     [tta.mine]
     vews = []

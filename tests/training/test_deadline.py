@@ -143,7 +143,7 @@ def of(fold: int, **epochs: int) -> dict[int, dict[str, tuple[int, int]]]:
     return {fold: {task: (given, 3) for task, given in epochs.items()}}
 
 
-def test_what_is_cut_is_said_by_fold() -> None:
+def test_what_is_cut_is_reported_by_fold() -> None:
     assert describe_folds(of(0, mask=3, gender=3)) == ""
     assert describe_folds(of(0, mask=1, gender=1) | of(1, mask=0, gender=0) | of(2, mask=0, gender=0)) == (
         "fold 0: 1 of 3 epochs; folds 1, 2: not trained"

@@ -175,9 +175,7 @@ def test_a_drawn_mask_is_known_and_leaves_gender_and_age_as_taught() -> None:
     assert any(np.array_equal(changed, soft_with_mask(target, state)) for state in (0, 1))
 
 
-def test_a_student_predicts_what_its_teacher_predicts(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_student_predicts_what_its_teacher_does(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A teacher that takes every mask for the next."""
     data = read_train(root / "data")
 
@@ -355,9 +353,7 @@ def test_what_can_not_teach_or_learn_is_refused_before_anything_is_written(root:
     assert not out.exists()
 
 
-def test_label_fixes_and_recipe_of_the_teacher_are_the_students(
-    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_label_fixes_and_recipe_are_the_teachers(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fixes = tmp_path / "fixes.csv"
     path = read_train(root / "data").people[0].path
     fixes.write_text(f"path,photo,field,old,new,reason\n{path},,age,{path.rsplit('_', 1)[1]},45,\n")

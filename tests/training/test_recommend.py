@@ -45,9 +45,7 @@ def cost(train: float, predict: float = 0.0, start: float = 0.0) -> Cost:
         (10, ("small", 1, 3, 0.1)),
     ],
 )
-def test_the_preferred_that_fits_else_fewer_folds_then_fewer_photos(
-    budget: float, expected: tuple[str, int, int, float]
-) -> None:
+def test_the_best_that_fits_else_fewer_folds_then_photos(budget: float, expected: tuple[str, int, int, float]) -> None:
     costs = {Candidate("large", (224, 168), 2): cost(2.0), Candidate("small", (96, 72), 3): cost(1.0)}
     choice = choose(list(costs), costs.__getitem__, PhotoCounts(700), 5, budget)
     assert (choice.candidate.model, choice.epochs, choice.k, choice.fraction) == expected

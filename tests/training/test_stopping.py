@@ -108,9 +108,7 @@ def test_a_job_that_is_stopped_within_an_epoch_resumes_there_to_the_same_bytes(
     assert left_by(setting) == left
 
 
-def test_a_job_out_of_memory_trains_on_in_micro_batches_also_when_it_resumes(
-    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_out_of_memory_resumes_in_micro_batches(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     spec, loss, most = setting.spec(), trainer.task_loss, 5
 
     def full(mix: Loss, heads: Sequence[Head], logits: Tensor, *rest: Any) -> Tensor:
@@ -196,9 +194,7 @@ def test_parallel_jobs_leave_what_sequential_ones_do_whatever_is_killed(
         assert left_by(there, spec.task) == left_by(alone, spec.task)
 
 
-def test_a_job_whose_worker_crashes_too_often_fails_alone_with_the_way_out(
-    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_whose_worker_crashes_too_often_fails_alone(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     class Crashing(SequentialBackend):
         def call(self, call: Call) -> Any:
             if call.name == "gender fold 0":
@@ -221,9 +217,7 @@ def test_a_process_that_outlives_its_command_is_waited_for(setting: TinyRun, mon
     assert f"process {os.getpid()} on " in failure.message
 
 
-def test_a_run_that_is_removed_meanwhile_does_not_come_back_in_parts(
-    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_removed_meanwhile_does_not_come_back_in_parts(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     at_batch(monkeypatch, 7, lambda: shutil.rmtree(setting.run.folder))
     failure = run_job(setting.spec(), setting.data, setting.folds)
     assert failure
@@ -231,9 +225,7 @@ def test_a_run_that_is_removed_meanwhile_does_not_come_back_in_parts(
     assert not setting.run.folder.exists()
 
 
-def test_a_file_that_can_not_be_removed_fails_no_finished_job(
-    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_cannot_be_removed_fails_no_finished_job(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     job, unlink = setting.spec().job, Path.unlink
     job.folder.mkdir(parents=True)
     job.error.write_text("of an earlier attempt")

@@ -44,9 +44,7 @@ def test_a_spread_target_is_the_normal_distributions_mass_in_each_bin(cuts: tupl
 
 @pytest.mark.parametrize("kind", ["mask", "age", "heads", "class18"])
 @pytest.mark.parametrize("cuts", [(30, 60), (21, 30, 46, 58)])
-def test_spread_targets_of_any_task_become_its_certain_ones(
-    data: TrainData, kind: Predicts, cuts: tuple[int, ...]
-) -> None:
+def test_spread_targets_narrow_to_the_certain_ones(data: TrainData, kind: Predicts, cuts: tuple[int, ...]) -> None:
     target = OutputSpec(kind, cuts, bands_of(cuts))
     labels = training_labels(target, data)
     certain = soft_targets(torch.from_numpy(labels), target_tables(target))

@@ -148,9 +148,7 @@ def test_tracking_changes_no_result(runs: TinyRun, tracked: Job) -> None:
 
 @pytest.mark.usefixtures("blank_matrices")
 @pytest.mark.parametrize("where", ["__init__", "epoch", "close"])
-def test_a_tracker_that_fails_leaves_a_note_and_a_finished_job(
-    runs: TinyRun, where: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tracker_that_fails_leaves_a_note(runs: TinyRun, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -178,9 +176,7 @@ def test_the_id_of_a_job_is_its_own_and_stays(runs: TinyRun) -> None:
     assert id_of(specs[0]) == id_of(job(runs, "a"))
 
 
-def test_a_missing_package_is_refused_and_a_folder_of_logs_is_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_package_is_refused_beside_a_folder_of_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))

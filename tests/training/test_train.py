@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import logging
 import os
@@ -150,7 +149,7 @@ def test_the_precision_that_auto_came_to_is_reported_recorded_and_that_of_all_fo
     assert alike(auto, whole)
 
 
-def test_a_compiled_job_reports_it_and_leaves_a_plain_checkpoint(
+def test_a_compiled_job_leaves_a_plain_checkpoint(
     setting: TinyRun, whole: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ensemble.models.precision, "COMPILER", "eager")
@@ -162,26 +161,6 @@ def test_a_compiled_job_reports_it_and_leaves_a_plain_checkpoint(
     assert is_done(setting.spec()), "how it was computed is no part of what it is"
     assert np.array_equal(result(setting)[1], result(whole)[1])
     load_checkpoint(compiled.job.model, CPU)
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_default_threads_and_loader_processes_fit_the_cores(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    for jobs, cores in itertools.product((1, 4), (1, 2, 16)):
-        monkeypatch.setattr(Hardware, "cores", cores)
-        chosen = Hardware(device, None, jobs)
-        assert chosen.job_threads >= 1
-        assert chosen.job_workers >= (device == "cuda")
-        fits = jobs * (chosen.job_threads + chosen.job_workers) <= cores
-        assert fits or cores < jobs * (1 if device == "cpu" else 2)
-        assert (chosen.oversubscription == "") == (fits or (device == "cuda" and jobs == 1))
-    monkeypatch.setattr(Hardware, "cores", 2)
-    asked = Hardware("cpu", 1)
-    assert asked.job_threads == Hardware("cpu", 0).job_threads == 2, "the number of workers moves no digit"
-    assert "3 at work on 2 cores" in asked.oversubscription
-    assert "3 at work on 2 cores" in Hardware("cpu", 0, jobs=3).oversubscription
-    monkeypatch.setenv("OMP_NUM_THREADS", "4")
-    assert "lower --jobs, --workers or OMP_NUM_THREADS" in Hardware("cpu", 0).oversubscription
 
 
 class Killed(BaseException):
@@ -232,9 +211,7 @@ def test_a_job_resumes_to_the_same_bytes_wherever_it_was_killed(
     assert writes > 2 * 4, "last.pt, model.safetensors, history.csv, job.json of each epoch"
 
 
-def test_finished_jobs_are_not_done_again_and_what_a_kill_left_of_them_is_removed(
-    whole: TinyRun, setting: TinyRun
-) -> None:
+def test_finished_jobs_are_not_done_again_and_their_leftovers_removed(whole: TinyRun, setting: TinyRun) -> None:
     specs = plan(whole.run, whole.recipe, ["mask"], [0, 1], ONE, None)
     assert unfinished(specs) == specs[1:]
     other = parse_recipe(TINY.replace("3e-3", "4e-3"), "tiny")

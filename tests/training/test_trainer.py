@@ -269,9 +269,7 @@ def test_the_last_epochs_are_averaged_with_statistics_measured_anew() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"head_epochs": 0.5}, {"sizes": [[16, 16]]}])
-def test_a_compiled_model_takes_over_where_the_first_epochs_end(
-    changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiled_model_follows_the_first_epochs(changes: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ensemble.models.precision, "COMPILER", "eager")
     loader = [(p.repeat(1, 4, 4, 1), t) for p, t in batches(4, 4)]
     results = []
