@@ -74,7 +74,7 @@ def test_what_would_fail_after_training_is_refused_before_it(typed: list[str]) -
     table = Path("data/eval/info.csv")
     table.write_text(table.read_text() + "lost.jpg,0\n")
     refused(maskens(*typed), "info.csv row 8: data/eval/images/lost.jpg is missing")
-    assert contents(Path()) == files | {table: table.read_bytes()}
+    assert contents(Path()) == files | {str(table): table.read_bytes()}
 
     Path("data/eval/images/lost.jpg").write_bytes(b"no photo")
     refused(maskens(*typed), "lost.jpg", "--skip-bad-photos")
