@@ -58,9 +58,7 @@ def result(call: Call) -> Any:
     return outcome(call).result()
 
 
-def test_no_modules_come_from_the_working_folder(
-    call: MakeCall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_module_is_of_the_working_folder(call: MakeCall, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ensemble", "folds", "random", "torch", "joblib", "pickle"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
     monkeypatch.chdir(tmp_path)

@@ -100,7 +100,7 @@ def post_and_stop(url: str, photo: bytes, number: signal.Signals) -> tuple[int, 
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_after_its_requests(
+def test_a_signal_ends_it_once_accepted_requests_are_answered(
     there: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     photo = next(Path("data/eval/images").iterdir()).read_bytes()

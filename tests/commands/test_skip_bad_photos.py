@@ -253,7 +253,7 @@ def test_a_persons_other_photos_decide_where_they_are_known(job: list[str]) -> N
         assert len({*zip(gender[others], age[others], strict=True)}) == 1
     assert {int(answers[n]) for n in gone} == {prior_class()}
 
-    write_info([i for i in job if i not in bad])  # the readable alone, each with the same person as before
+    # the readable alone, each with the same person as before
     rows = [f"{i},0,p{person[n]}\n" for n, i in enumerate(job) if i not in bad]
     Path("data/eval/info.csv").write_text("ImageID,ans,person\n" + "".join(rows))
     ran(*INFER, "--person-column", "person", "--out", "good.csv")

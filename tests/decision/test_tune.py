@@ -107,9 +107,7 @@ def test_what_gains_nothing_is_not_applied(data: TrainData, tmp_path: Path) -> N
     assert tune(blend, ["offsets"], force=True)[0].kept == ("offsets",)
 
 
-def test_nobody_is_scored_by_a_tuning_of_theirs(
-    data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_is_scored_by_their_tuning(data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blend = ensemble_of(plan_run(tmp_path / "a", data, noisy(data)))
     fitted_on: list[np.ndarray] = []
 

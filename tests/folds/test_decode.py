@@ -168,7 +168,7 @@ def test_other_formats_come_whole(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("tenths", [1, 5, 9])
 @pytest.mark.parametrize(("progressive", "least"), [(False, None), (False, (30, 20)), (True, (30, 20))])
-def test_a_cut_off_jpeg_is_refused(
+def test_a_jpeg_that_is_cut_off_is_refused_reduced_too(
     tmp_path: Path, progressive: bool, least: tuple[int, int] | None, tenths: int
 ) -> None:
     path = tmp_path / "a.jpg"

@@ -322,9 +322,7 @@ def test_other_peoples_files_are_not_replaced(spoilt: Path, tmp_path: Path, file
     refused(maskens("explore", "--data", spoilt, "--out", file / "x", "--recipe", "demo"), "can't write")
 
 
-def test_wrong_input_is_refused_and_writes_nothing(
-    spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_input_is_refused_writing_nothing(spoilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     recipe(tmp_path, "[tasks.heads]\naugment = [{ name = 'HorizontalFlop' }]")
     refused(maskens("explore"), "there is no data folder data", "--data DIR")

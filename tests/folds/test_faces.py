@@ -151,7 +151,7 @@ def spots(photo: Pixels, colour: int) -> complex:
 
 @pytest.mark.parametrize("shape", [(128, 96), (64, 64)])
 @pytest.mark.parametrize(("tilt", "zoom"), [(0.0, 1.0), (0.5, 1.0), (-0.4, 2.5)])
-def test_eyes_lie_level_at_fixed_places(
+def test_eyes_come_to_lie_level_at_fixed_places(
     found: list[dict[str, Any]], shape: tuple[int, int], tilt: float, zoom: float
 ) -> None:
     photo = np.zeros((round(400 * zoom), round(300 * zoom), 3), np.uint8)

@@ -134,9 +134,7 @@ def test_a_disk_that_fails_to_keep_a_name_is_reported_and_one_that_never_can_is_
 
 @pytest.mark.usefixtures("umask")
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
-def test_the_umask_gives_files_their_mode(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: int, mode: int
-) -> None:
+def test_files_get_the_mode_of_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: int, mode: int) -> None:
     os.umask(mask)
     with monkeypatch.context() as patch:  # threads share the umask, and some file systems refuse chmod
         for forbidden in ("umask", "chmod", "fchmod"):
@@ -159,7 +157,7 @@ def test_earlier_files_are_kept_under_the_next_free_number(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("fails_at", [1, 2])
-def test_a_full_disk_leaves_the_earlier_file_there(
+def test_when_the_disk_is_full_the_earlier_file_stays_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: int
 ) -> None:
     (tmp_path / "folds.csv").write_text("old")

@@ -230,7 +230,7 @@ class TestTable:
         ]
 
     @pytest.mark.parametrize(("csv", "disk"), [("NFC", "NFD"), ("NFD", "NFC")])
-    def test_a_name_is_found_in_another_unicode_form(
+    def test_a_korean_name_is_found_in_the_other_unicode_form(
         self, tmp_path: Path, make_data: MakeData, csv: str, disk: str
     ) -> None:
         data = make_data(tmp_path, people=6, eval_ids=("얼굴.jpg", "b.jpg"))
@@ -264,7 +264,7 @@ class TestTable:
 
 
 class TestEval:
-    def test_columns_may_come_in_any_order_and_photos_lack_a_row(self, tmp_path: Path, make_data: MakeData) -> None:
+    def test_columns_in_any_order_and_photos_without_a_row_are_fine(self, tmp_path: Path, make_data: MakeData) -> None:
         root = make_data(tmp_path / "data", people=6, eval_ids=("b.jpg", "a.png"))
         before = read_eval(root)
         assert before.photos.files == ["eval/images/b.jpg", "eval/images/a.png"], "in the order of the table"
@@ -295,9 +295,7 @@ class TestEval:
 
 
 class TestFingerprint:
-    def test_it_is_the_same_for_any_place_and_row_order(
-        self, two: Path, tmp_path_factory: pytest.TempPathFactory
-    ) -> None:
+    def test_it_is_the_same_for_any_place_and_order(self, two: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
         before = read_train(two)
         moved = two.rename(tmp_path_factory.mktemp("elsewhere") / "data")
         after = read_train(write_train(moved, "2,female,Asian,60,b", "1,male,Asian,29,a"))

@@ -76,7 +76,7 @@ def test_a_run_and_its_data_may_be_moved(folder: Path, data: TrainData, tmp_path
     assert load_data(load_run(run.folder))[0].root == elsewhere, "it is stored"
 
 
-def test_a_run_copied_with_data_reads_those(
+def test_a_run_copied_with_its_data_reads_the_copy(
     tmp_path: Path, make_data: MakeData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_data(tmp_path / "here" / "data", people=18)
@@ -91,7 +91,7 @@ def test_a_run_copied_with_data_reads_those(
 
 
 @pytest.mark.parametrize("named", ["runs", "runs/first/mask", "runs/first/run.json", "runs/fisrt"])
-def test_a_path_near_a_run_leads_to_it(
+def test_a_path_near_a_run_is_answered_with_the_run(
     named: str, tmp_path: Path, data: TrainData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

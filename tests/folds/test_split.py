@@ -267,7 +267,7 @@ class TestOwnFolds:
         ],
         ids=["one fold", "empty fold", "class missing", "absurd number"],
     )
-    def test_folds_without_an_honest_score_are_refused(
+    def test_folds_that_would_give_no_honest_score_are_refused(
         self, tmp_path: Path, changes: dict[str, str | None], message: str
     ) -> None:
         with pytest.raises(MaskensError, match=message):

@@ -81,9 +81,7 @@ def test_a_job_that_is_done_is_not_done_again(setting: TinyRun) -> None:
     assert model.stat().st_mtime_ns == before
 
 
-def test_a_process_that_outlives_its_command_is_asked_to_stop(
-    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_outliving_its_command_is_asked_to_stop(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scheduler's worker would train on to the end of the job."""
     spec = setting.spec("heads")
     monkeypatch.setenv(CALL_VARIABLE, "call1")

@@ -29,9 +29,7 @@ def drawn(target: OutputSpec, seed: int, spread: float = 3.0, photos: int = 4) -
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(cuts=CUTS, seed=SEEDS, spread=st.sampled_from([0.1, 3.0, 50.0, 1e4]))
-def test_bins_and_bands_are_always_probabilities(
-    kind: AgeHead, cuts: tuple[int, ...], seed: int, spread: float
-) -> None:
+def test_bins_and_bands_are_probabilities(kind: AgeHead, cuts: tuple[int, ...], seed: int, spread: float) -> None:
     target = age(kind, cuts)
     logits, head = drawn(target, seed, spread), target.heads[0]
     for log_p in (bin_log_probabilities(logits, head), head_log_probabilities(logits, head)):

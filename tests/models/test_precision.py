@@ -112,9 +112,7 @@ def test_a_named_precision_is_used_where_it_agrees_and_its_difference_reported()
 
 
 @pytest.mark.parametrize(("seconds", "precision"), [(1.0, "fp32"), (0.5, "bf16")])
-def test_a_training_in_auto_is_that_of_the_precision_taken(
-    took: dict[str, float], seconds: float, precision: str
-) -> None:
+def test_training_in_auto_is_that_of_its_precision(took: dict[str, float], seconds: float, precision: str) -> None:
     took["bf16"] = seconds
     auto = trained("auto")
     assert auto.precision == precision

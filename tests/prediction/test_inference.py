@@ -167,9 +167,7 @@ def test_all_models_together_predict_what_each_predicts_alone(whole: Found, plai
         assert whole.logits[task] == pytest.approx(values, abs=1e-4), task
 
 
-def test_early_exit_skips_models_but_changes_no_class(
-    whole: Found, routed: Found, plain: dict[str, np.ndarray]
-) -> None:
+def test_early_exit_skips_models_and_keeps_classes(whole: Found, routed: Found, plain: dict[str, np.ndarray]) -> None:
     classes = classes_of(whole)
     assert len(set(classes.tolist())) > 3
     assert (classes_of(routed) == classes).all()
@@ -246,7 +244,7 @@ def test_another_inference_does_not_resume(models: Ensemble, data: EvalData, tmp
     assert found.by.resumed == 0
 
 
-def test_a_full_disk_stops_nothing(
+def test_a_full_disk_stops_no_inference(
     models: Ensemble, data: EvalData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:

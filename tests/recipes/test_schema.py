@@ -182,9 +182,7 @@ def test_any_architecture_serves_any_task(setting: Setting, model: str) -> None:
     assert logits(spec).shape == (2, 84, 8)
 
 
-def test_finished_jobs_of_a_run_with_the_same_recipe_are_reused(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_jobs_of_an_equal_recipe_are_reused(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
     source = setting.trained("source", task="mask")
     setting.trained("source", task="gender")
     mine = setting.spec("mine", "tasks.gender.epochs=2")

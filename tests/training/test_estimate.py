@@ -79,9 +79,7 @@ def test_an_average_that_is_too_long_for_its_job_is_warned_of(data: TrainData, r
     assert warned("tasks.mask.ema=0.9", "tasks.mask.epochs=20") == warned() == []
 
 
-def test_a_long_training_without_a_gpu_is_asked_about(
-    data: TrainData, run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_training_without_a_gpu_is_asked_about(data: TrainData, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def question(hardware: Hardware, *changes: str) -> str:
         return long_training(planned(run, *changes, folds=(0,)), data, make_folds(data, 2, seed=1), hardware)
 

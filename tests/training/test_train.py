@@ -149,7 +149,7 @@ def test_the_precision_that_auto_came_to_is_reported_recorded_and_that_of_all_fo
     assert alike(auto, whole)
 
 
-def test_a_compiled_job_leaves_a_plain_checkpoint(
+def test_a_compiled_job_reports_it_and_leaves_a_plain_checkpoint(
     setting: TinyRun, whole: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ensemble.models.precision, "COMPILER", "eager")
