@@ -159,15 +159,6 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[torch.fx.GraphModule]:
     return graphs
 
 
-def test_a_compiled_training_is_the_plain_one_and_leaves_the_plain_model(compiled: list[torch.fx.GraphModule]) -> None:
-    plain, faster = trained(), trained(compile=True)
-    assert faster.compile_note.startswith("compiled in ")
-    assert faster.forward is not faster.model
-    assert len(compiled) == 1, "for the trial and the training together"
-    assert same(plain, faster)
-    timm.create_model("test_resnet", num_classes=3).load_state_dict(faster.eval_model.state_dict())
-
-
 def test_models_one_after_the_other_in_a_process_are_all_compiled(compiled: list[torch.fx.GraphModule]) -> None:
     for _ in range(10):
         compile_for_training(Pooled(3, 3), X, "fp32")

@@ -152,11 +152,13 @@ def test_the_precision_that_auto_came_to_is_reported_recorded_and_that_of_all_fo
 def test_a_compiled_job_reports_it_and_leaves_a_plain_checkpoint(
     setting: TinyRun, whole: TinyRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ensemble.models.precision, "COMPILER", "eager")
+    graphs: list[Any] = []
+    monkeypatch.setattr(ensemble.models.precision, "COMPILER", lambda graph, _: graphs.append(graph) or graph.forward)
     (compiled,) = plan(setting.run, setting.recipe, ["mask"], [0], ONE, None, compile=True)
     assert run_job(dataclasses.replace(compiled, threads=1), setting.data, setting.folds) is None
     status = compiled.job.status()
     assert re.fullmatch(r"compiled in \d+ s", status.note)
+    assert len(graphs) == 1, "for the trial and the training together"
     assert (whole.spec().job.status().record["compiled"], status.record["compiled"]) == (False, True)
     assert is_done(setting.spec()), "how it was computed is no part of what it is"
     assert np.array_equal(result(setting)[1], result(whole)[1])
