@@ -195,7 +195,7 @@ def test_wandb_without_a_login_is_refused_unless_it_stays_offline(monkeypatch: p
     monkeypatch.setattr(wandb.setup().settings, "mode", "online")
     for login in (lambda: False, lambda: (_ for _ in ()).throw(wandb.errors.UsageError("No API key configured."))):
         monkeypatch.setattr(wandb, "login", login)
-        with pytest.raises(MaskensError, match=r"(?s)--track wandb: (nobody|No API key).*WANDB_MODE=offline"):
+        with pytest.raises(MaskensError, match=r"(?s)--track wandb: (not logged in|No API key).*WANDB_MODE=offline"):
             check_trackers(["wandb"])
 
 
