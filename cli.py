@@ -243,7 +243,7 @@ def explain(error: typer.TyperException) -> NoReturn:
     from typer.rich_utils import rich_format_error
 
     if error.format_message():  # a command without any argument has shown its help
-        error.message = expected(error.message.replace("Value error, ", ""))
+        error.message = expected(error.message)
         context = getattr(error, "ctx", None)
         repeated = [p.opts[0] for p in context.command.params if getattr(p, "multiple", False)] if context else []
         if "unexpected extra argument" in error.message and repeated:

@@ -60,7 +60,6 @@ STRONG = AUGMENT % "camera-strong"
 DRAWN = "masks = { prob = 0.2, detect = true }\n"
 SMALL4 = "resize = [128, 96]\nepochs = 4\n"
 FEWER = "sampler = { photos_per_person = 3 }\n"
-BALANCED = 'sampler = { balance = "mask" }\n'
 GROWING4 = "epochs = 4\nsizes = [[96, 72], [96, 72], [128, 96]]\n"
 FROZEN = "frozen_stages = 3\n"
 FACES = EYES + STRONG + DRAWN
@@ -86,8 +85,7 @@ RUNGS = {
     "frozen4": Rung("4 epochs, stem and three stages frozen", FROZEN + "epochs = 4"),
     "frozen4-randaug": Rung("the same with randaug", FROZEN + "epochs = 4\n" + STRONG),
     "frozen4-faces": Rung("the same with eyes, randaug and masks", FROZEN + "epochs = 4\n" + FACES),
-    "balanced": Rung("photos drawn evenly over the states of the mask", BALANCED),
-    "balanced4": Rung("the same, 4 epochs", BALANCED + "epochs = 4"),
+    "balanced": Rung("photos drawn evenly over the states of the mask", 'sampler = { balance = "mask" }'),
     "classes": Rung("photos drawn more evenly over the classes", 'sampler = { balance = "class", strength = 0.5 }'),
     "batch16": Rung("batches of 16", "batch_size = 16"),
     "layers": Rung("layer-wise learning-rate decay 0.8", "optimizer = { layer_decay = 0.8 }"),
@@ -103,9 +101,6 @@ RUNGS = {
     "faces": Rung("eyes, randaug and masks", FACES),
     "small2": Rung("on 128x96", "resize = [128, 96]"),
     "small2-frozen": Rung("on 128x96, stem and three stages frozen", "resize = [128, 96]\n" + FROZEN),
-    "small2-eyes": Rung(
-        "on 128x96, stem and three stages frozen, faces aligned", "resize = [128, 96]\n" + FROZEN + EYES
-    ),
     "small4": Rung("on 128x96, 4 epochs", SMALL4),
     "small4-faces": Rung("the same with eyes, randaug and masks", FACES + SMALL4),
     "smallest4": Rung("on 96x72, 4 epochs", "resize = [96, 72]\nepochs = 4"),

@@ -72,7 +72,7 @@ def expected(message: str) -> str:
     message = re.sub(r"[Ii]nput should be greater than or equal to (\S+)", r"expected \1 or more", message)
     message = re.sub(r"[Ii]nput should be less than or equal to (\S+)", r"expected \1 or less", message)
     message = re.sub(r"[Ii]nput should be greater than", "expected more than", message)
-    return re.sub(r"[Ii]nput should be", "expected", message.removeprefix("Value error, "))
+    return re.sub(r"[Ii]nput should be", "expected", message.replace("Value error, ", ""))
 
 
 def first_line(error: BaseException) -> str:
