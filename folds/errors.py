@@ -52,7 +52,7 @@ def typed(path: object) -> str:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suggestion to append to a message: `" (did you mean 'mask'?)"`, or `""` if nothing is near."""
-    near = difflib.get_close_matches(word, list(known))
+    near = difflib.get_close_matches(word, list(known), cutoff=0.65)  # 'ImageID' is not near 'age'
     return f" (did you mean {' or '.join(map(repr, near))}?)" if near else ""
 
 

@@ -27,7 +27,8 @@ class Server:
     app: Callable[..., object]  # ASGI
     url: str
     used: str  # describes models, views and tuning
-    notes: tuple[str, ...]  # what the user should know of the models
+    warnings: tuple[str, ...]  # what the user should know of the models
+    notes: tuple[str, ...]  # engines that predict, and kept graphs
     opened: socket.socket
 
     def run(self) -> None:
@@ -38,8 +39,9 @@ class Server:
 
 
 def _run(server: Server, options: ServeOptions, terminal: Terminal) -> None:
-    terminal.note(server.notes, "warning")
-    terminal.say(server.used)
+    terminal.note(server.warnings, "warning")
+    for line in (*server.notes, server.used):
+        terminal.say(line)
     terminal.say(f"serving on {server.url} (stop with Ctrl-C)")
     try:
         server.run()
@@ -87,4 +89,4 @@ def serve(options: ServeOptions, observer: Observer) -> Server:
     hosts = (options.host, *(options.allow_host or ()))
     wait, readers = options.wait_ms / 1000, hardware.decoding_threads
     app = create_app(models, chosen.description, health, limits, wait=wait, readers=readers, hosts=hosts)
-    return Server(app, url_of(opened), chosen.description, (*chosen.notes, *models.notes), opened)
+    return Server(app, url_of(opened), chosen.description, chosen.notes, tuple(models.notes), opened)

@@ -129,7 +129,7 @@ def choose_engine(
         engine.notes = (*engine.notes, *filter(None, [why]))
         return engine
     folded, note = fold_conv_bn(model, x[:CHECKED])
-    notes = [note]
+    notes, new = [note], list[tuple[GraphEngine, bytes]]()
     with torch.inference_mode():
         exact: Array = model(x[:BATCH]).float().numpy()
 
@@ -138,11 +138,14 @@ def choose_engine(
         for name in names:
             for precision in [p for p in precisions if p in PRECISIONS[name]]:
                 limit = math.inf if options.chosen_before else largest_difference(exact, precision)
-                engine = _other_engine(name, precision, model, folded, x, exact, limit, graphs, kept)
-                if isinstance(engine, GraphEngine):
-                    found.append(engine)
-                else:
-                    notes.append(f"{engine}: not used")
+                tried = _other_engine(name, precision, folded, x, exact, limit, graphs, kept)
+                if isinstance(tried, str):
+                    notes.append(f"{tried}: not used")
+                    continue
+                engine, graph = tried
+                found.append(engine)
+                if graph is not None and precision == "fp32":
+                    new.append((engine, graph))
         return found
 
     precisions: tuple[Precision, ...] = ("fp32", "bf16") if options.precision == "auto" else (options.precision,)
@@ -153,7 +156,17 @@ def choose_engine(
     if auto or len(engines) > 1:
         plain = engines[-1].precision
         in_fp32 = auto and (plain.engine, plain.precision) == ("torch", "fp32")
-        best = _fastest(engines, x, engines[-1] if in_fp32 else fast_engine(folded, x, EngineOptions(), batch))
+        torch_fp32 = engines[-1] if in_fp32 else fast_engine(folded, x, EngineOptions(), batch)
+        times = _seconds([*engines, torch_fp32], x)
+        best = min(engines, key=lambda e: times[id(e)] * (FASTER if e.precision.precision in TYPES else 1))
+        best.precision = dataclasses.replace(best.precision, speedup=times[id(torch_fp32)] / times[id(best)])
+        new.sort(key=lambda pair: times[id(pair[0])])
+        if new and len(x) >= len(_photos_at_a_time(x)):
+            seconds = times[id(new[0][0])] / len(x), times[id(torch_fp32)] / len(x)
+            graphs.seconds.setdefault(_kind(new[0][0], folded, x), seconds)
+    if kept and new:  # the graph of all, with the times of the fastest
+        engine, graph = new[0]
+        graphs.keep(kept, graph, _record(kept, graph, engine, model, folded, x, graphs))
     if auto and not math.isinf(passes):
         notes.append(f"engine auto took {time.perf_counter() - began:.0f} s to try {', '.join(names)} beside torch")
     best.notes = tuple(filter(None, dict.fromkeys([*notes, *best.notes])))
@@ -163,16 +176,15 @@ def choose_engine(
 def _other_engine(
     name: EngineName,
     precision: Precision,
-    model: nn.Module,
     folded: nn.Module,
     x: Tensor,
     exact: Array,
     limit: float,
     graphs: OnnxGraphs,
     kept: KeptGraph | None,
-) -> GraphEngine | str:
-    """The engine, or why its logits of the first photos are not `exact` up to `limit`. A graph that agrees in fp32 is
-    kept."""
+) -> tuple[GraphEngine, bytes | None] | str:
+    """(the engine, its graph if that isn't the kept one), or why its logits of the first photos are not `exact` up to
+    `limit`."""
     problem, size, photos = "", (x.shape[2], x.shape[3]), x[: len(exact)].numpy()
 
     def candidates() -> Iterator[tuple[Callable[[], bytes], bool]]:
@@ -190,31 +202,27 @@ def _other_engine(
             problem = f"engine {name} does not take it ({first_line(error)})"
             continue
         if difference <= limit:  # not NaN
-            engine = GraphEngine(forward, PrecisionChoice(precision, difference, "", name))
-            if kept and new and precision == "fp32":
-                graphs.keep(kept, graph, _record(kept, graph, engine, model, folded, x, graphs))
-            return engine
+            return GraphEngine(forward, PrecisionChoice(precision, difference, "", name)), graph if new else None
         problem = f"engine {name} moves a logit by {difference:.2g} in {precision}"
     return problem
 
 
-def _fastest(engines: Sequence[Engine], x: Tensor, torch_fp32: Engine) -> Engine:
-    every = {id(engine): engine for engine in (*engines, torch_fp32)}
-    times = dict(zip(every, _seconds(list(every.values()), x), strict=True))
-
-    def cost(engine: Engine) -> float:
-        return times[id(engine)] * (FASTER if engine.precision.precision in TYPES else 1)
-
-    best = min(engines, key=cost)
-    best.precision = dataclasses.replace(best.precision, speedup=times[id(torch_fp32)] / times[id(best)])
-    return best
+def _seconds(engines: Sequence[Engine], x: Tensor) -> dict[int, float]:
+    """id of each engine -> of its shortest call for these photos, in turns, as the machine may have other work now and
+    then."""
+    photos, every = x.numpy(), {id(engine): engine for engine in engines}
+    rounds = [[shortest(partial(engine.logits, photos), 1) for engine in every.values()] for _ in range(ROUNDS)]
+    return dict(zip(every, map(min, zip(*rounds, strict=True)), strict=True))
 
 
-def _seconds(engines: Sequence[Engine], x: Tensor) -> list[float]:
-    """Of each for these photos: its shortest call, in turns, as the machine may have other work now and then."""
-    photos = x.numpy()
-    rounds = [[shortest(partial(engine.logits, photos), 1) for engine in engines] for _ in range(ROUNDS)]
-    return [min(times) for times in zip(*rounds, strict=True)]
+def _photos_at_a_time(x: Tensor) -> Tensor:
+    """As many photos as the threads predict at a time, of these."""
+    return x[torch.arange(min(PART * torch.get_num_threads(), 4 * BATCH)) % len(x)]
+
+
+def _kind(engine: GraphEngine, folded: nn.Module, x: Tensor) -> str:
+    """Of an engine and a model: others of the kind are as fast."""
+    return f"{engine.precision.engine} {folded} {tuple(x.shape[1:])}"
 
 
 def _record(
@@ -226,14 +234,12 @@ def _record(
     x: Tensor,
     graphs: OnnxGraphs,
 ) -> GraphRecord:
-    """What is known of a graph that agrees with torch. Engine and torch are timed once for a kind of model, on as many
-    photos as the threads predict at a time."""
-    name, threads = engine.precision.engine, torch.get_num_threads()
-    kind = f"{name} {folded} {tuple(x.shape[1:])}"
+    """What is known of a graph that agrees with torch. Engine and torch are timed once for a kind of model."""
+    name, kind = engine.precision.engine, _kind(engine, folded, x)
     if kind not in graphs.seconds:
-        some = x[torch.arange(min(PART * threads, 4 * BATCH)) % len(x)]
-        ways = engine, TorchEngine(folded, BATCH)
-        graphs.seconds[kind] = [seconds / len(some) for seconds in _seconds(ways, some)]
+        some = _photos_at_a_time(x)
+        first, second = (each / len(some) for each in _seconds((engine, TorchEngine(folded, BATCH)), some).values())
+        graphs.seconds[kind] = first, second
     seconds, torch_seconds = graphs.seconds[kind]
     with torch.inference_mode():
         logits = model(torch.from_numpy(kept.stand_ins)).float().tolist()
@@ -247,6 +253,6 @@ def _record(
         engine=name,
         seconds=seconds,
         torch_seconds=torch_seconds,
-        machine=machine("cpu", threads),
+        machine=machine("cpu", torch.get_num_threads()),
         versions={package: metadata.version(package) for package in ("torch", "timm", name)},
     )

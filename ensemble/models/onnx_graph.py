@@ -26,7 +26,7 @@ class OnnxGraphs:
 
     def __init__(self) -> None:
         self._traced: dict[str, ModelProto] = {}
-        self.seconds: dict[str, list[float]] = {}  # engine and kind of model -> of a photo, by it and by torch
+        self.seconds: dict[str, tuple[float, float]] = {}  # engine and kind of model -> of a photo, by it and by torch
         self.kept: dict[Path, int] = {}  # file -> its bytes, of those that were written
         self.problem = ""  # why one was not
 

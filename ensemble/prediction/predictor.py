@@ -207,18 +207,24 @@ class Predictor:
         return found
 
     def _auto_with_kept(self, number: int, inputs: BatchInputs) -> Engine | None:
-        """An engine for a model whose graph is kept, as torch isn't needed then; None where torch was faster, where the
+        """An engine for a model whose graph is kept, or torch where its record says that it is faster; None where the
         photos are so many that they repay trying every engine, or it can't be used."""
         record, others = self._records[number], [engine for engine in installed_engines() if engine != "torch"]
-        if self._torch_is_faster or record is None:
+        if record is None:
             return None
+        x, passes = inputs.of(self.members[number]), self._passes_of_kind(number)
+        if self._torch_is_faster:
+            if not not_repaid("torch", record.torch_seconds, len(x), len(others), passes, 0.0):
+                return None
+            found = self._by_torch(number, dataclasses.replace(self.options, engine="torch"), inputs)
+            why = f"engine auto is torch here: faster than {record.engine}, by the times kept with the graphs"
+            found.notes = (*found.notes, why)
+            return found
         name = record.engine if record.engine in others else others[0]
         found = self._with_kept_graph(number, dataclasses.replace(self.options, engine=name), inputs)
-        if found is None or math.isinf(self._passes):
+        if found is None or math.isinf(passes):
             return found
-        x = inputs.of(self.members[number])
         each = shortest(lambda: found.logits(x[:BATCH]), 1) / len(x[:BATCH])
-        passes = self._passes_of_kind(number)
         found.notes = tuple(filter(None, [not_repaid(name, each, len(x), len(others), passes, STARTING)]))
         return found if found.notes else None
 

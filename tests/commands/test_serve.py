@@ -22,7 +22,8 @@ from run_command import maskens, refused
 from starlette.testclient import TestClient
 
 import ensemble
-from ensemble.commands.serve import Server
+from ensemble.commands.serve import Server, serve
+from ensemble.commands.terminal import Terminal
 
 TOLERANCE = 1e-5
 """Of a probability: the last digits of a logit depend on how many photos are in a batch."""
@@ -65,6 +66,17 @@ def test_what_can_t_be_served_is_refused(there: Path, monkeypatch: pytest.Monkey
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
     refused(maskens("serve"), "maskens serve needs uvicorn", "pip install 'maskens[serve]'")
+
+
+def test_only_warnings_are_printed_as_such(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(Server, "run", lambda self: None)
+    engine = "graphs of 12 models kept beside their checkpoints"
+    server = Server(
+        app=print, url="", used="", warnings=("fold 3 is missing",), notes=(engine,), opened=socket.socket()
+    )
+    serve.show(server, serve.typed(), Terminal())
+    server.opened.close()
+    assert capsys.readouterr().out.splitlines()[:2] == ["warning: fold 3 is missing", engine]
 
 
 def connect(url: str) -> contextlib.closing[http.client.HTTPConnection]:

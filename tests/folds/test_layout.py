@@ -178,6 +178,11 @@ class TestTrainRefusals:
         with pytest.raises(MaskensError, match=r"lacks the column '(path|ImageID)' \(did you mean '(pth|ImageId)'"):
             read(tmp_path)
 
+    def test_a_name_that_is_not_near_is_no_suggestion(self, tmp_path: Path) -> None:
+        (tmp_path / "train.csv").write_text("id,gender,age,path\n1,male,30,a\n")
+        with pytest.raises(MaskensError, match=r"lacks the column 'ImageID', 'ans'; it has id, gender, age, path"):
+            read_table(tmp_path / "train.csv", ("ImageID", "ans"))
+
     @pytest.mark.parametrize("named", ["data/train", "data/train/train.csv", ".", "dta", "한글"])
     def test_a_path_near_the_data_folder_is_answered_with_it(
         self, named: str, tmp_path: Path, make_data: MakeData, monkeypatch: pytest.MonkeyPatch

@@ -168,6 +168,20 @@ def test_auto_keeps_to_the_precision_that_is_asked_for(model: nn.Module, monkeyp
         assert (found.precision.engine, found.precision.precision) == ("torch", asked)
 
 
+def test_auto_times_engines_once_and_records_the_fastest(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fakes(model, monkeypatch, {("onnxruntime", "fp32"): 0.0, ("openvino", "fp32"): 0.0})
+    monkeypatch.setattr(OnnxGraphs, "of", lambda *args, **options: b"\x08")
+    timed, seconds = [], engine_choice._seconds
+    monkeypatch.setattr(engine_choice, "_seconds", lambda *args: (timed.append(args), seconds(*args))[1])
+    kept = KeptGraph(tmp_path / "model.safetensors", "", model_card())
+    choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs(), kept=kept)
+    found = kept.record()
+    assert len(timed) == 1
+    assert found and found.engine == "openvino" and 0.01 < found.seconds * len(X) < 1
+
+
 def test_auto_tries_no_other_engine_for_a_few_photos(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     fakes(model, monkeypatch, {("onnxruntime", "fp32"): 0.0, ("openvino", "fp32"): 0.0})
     tried: list[object] = []
