@@ -125,9 +125,9 @@ def choose_engine(
         each = 0.0 if math.isinf(passes) else shortest(lambda: TorchEngine(model, BATCH).logits(first), 2) / len(first)
         why = not_repaid("torch", each, len(x), len(names), passes, setup)
     if why or not names:
-        engine = fast_engine(model, x, options, batch)
-        engine.notes = (*engine.notes, *filter(None, [why]))
-        return engine
+        by_torch = fast_engine(model, x, options, batch)
+        by_torch.notes = (*by_torch.notes, *filter(None, [why]))
+        return by_torch
     folded, note = fold_conv_bn(model, x[:CHECKED])
     notes, new = [note], list[tuple[GraphEngine, bytes]]()
     with torch.inference_mode():

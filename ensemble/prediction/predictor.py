@@ -216,10 +216,10 @@ class Predictor:
         if self._torch_is_faster:
             if not not_repaid("torch", record.torch_seconds, len(x), len(others), passes, 0.0):
                 return None
-            found = self._by_torch(number, dataclasses.replace(self.options, engine="torch"), inputs)
+            by_torch = self._by_torch(number, dataclasses.replace(self.options, engine="torch"), inputs)
             why = f"engine auto is torch here: faster than {record.engine}, by the times kept with the graphs"
-            found.notes = (*found.notes, why)
-            return found
+            by_torch.notes = (*by_torch.notes, why)
+            return by_torch
         name = record.engine if record.engine in others else others[0]
         found = self._with_kept_graph(number, dataclasses.replace(self.options, engine=name), inputs)
         if found is None or math.isinf(passes):
