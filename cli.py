@@ -5,10 +5,10 @@ Each command is a module of ensemble/commands, imported when it is called: its t
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -52,7 +52,7 @@ COMMANDS: dict[str, dict[str, type]] = {
 }
 CTRL_C = 128 + signal.SIGINT  # exit codes of what a signal stopped, as shells have them
 NO_MEMORY = ("failed to map segment", "annot allocate memory")  # of the dynamic linker, and of others
-BROKEN_PIPE = 128 + 13  # SIGPIPE, which Windows has not
+BROKEN_PIPE = 128 + signal.SIGPIPE
 REFUSED = {  # what a system says of itself, whatever the file; any other OSError without a file is a fault of ours
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE),
     *(errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT),
@@ -60,24 +60,23 @@ REFUSED = {  # what a system says of itself, whatever the file; any other OSErro
 LEAST_MEMORY = 1_000_000_000  # bytes of address space, with fewer of which numpy's OpenBLAS waits without end
 
 
-def _without_types(params: list[Any]) -> list[Any]:
-    """Parameters whose help shows the values that they name, and no Python types."""
-    for param in params:
-        if isinstance(param, typer.core.TyperArgument):
-            param.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
-        elif param.metavar is None:
-            param.metavar = ""
-    return params
+class WithoutTypes:
+    """A command or group whose help shows the values that parameters name, and no Python types."""
 
-
-class PlainCommand(typer.core.TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types(super().get_params(ctx))
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            if isinstance(param, typer.core.TyperArgument):
+                param.display_type_rich = lambda ctx: None  # type: ignore[method-assign]
+            elif param.metavar is None:
+                param.metavar = ""
+        return params
 
 
-class PlainGroup(typer.core.TyperGroup):
-    def get_params(self, ctx: Any) -> list[Any]:
-        return _without_types(super().get_params(ctx))
+class PlainCommand(WithoutTypes, typer.core.TyperCommand): ...
+
+
+class PlainGroup(WithoutTypes, typer.core.TyperGroup): ...
 
 
 app = typer.Typer(
@@ -137,12 +136,9 @@ def passing(function: Callable[..., None]) -> Callable[..., None]:
 
 def refuse_small_memory() -> None:
     """Refuse a limit of memory under which nothing can be imported."""
-    with contextlib.suppress(ImportError):  # Windows has no such limit
-        import resource
-
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if 0 <= limit < LEAST_MEMORY:
-            raise MaskensError(f"the memory limit of {limit / 1e6:.0f} MB (ulimit -v) is too small for any command")
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if 0 <= limit < LEAST_MEMORY:
+        raise MaskensError(f"the memory limit of {limit / 1e6:.0f} MB (ulimit -v) is too small for any command")
 
 
 for panel, commands in COMMANDS.items():

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from folds.people import FaceCrop
-from folds.photos import Pixels, resize_and_crop
+from folds.photos import Pixels, resize_and_crop, scaled
 
 Matrix = npt.NDArray[np.float64]
 Thresholds = tuple[float, float, float]
@@ -81,9 +81,8 @@ def find_face(photo: Pixels) -> Face | None:
 def find_to_crop(photo: Pixels) -> FoundFace | None:
     """The largest face of a photo, uint8 (h, w, 3) RGB, detected on a copy SEARCHED pixels wide; if there is none, the
     most certain one of `_second_look`."""
-    height, width = photo.shape[:2]
-    scale = min(1.0, SEARCHED / width)
-    small = resize_and_crop(photo, (max(1, round(scale * height)), max(1, round(scale * width))), None)
+    scale = min(1.0, SEARCHED / photo.shape[1])
+    small = scaled(photo, scale)
     face = _largest(small) or _second_look(small)
     if face is None:
         return None
@@ -145,7 +144,7 @@ def crop_photo(photo: Pixels, size: tuple[int, int], crop: tuple[int, int] | Fac
     matrix = to_level_eyes(face, size)
     scale = float(np.hypot(*matrix[:, 0]))
     if scale < 1:  # shrunk by averaging over areas first: the transform itself would skip pixels
-        photo = resize_and_crop(photo, (max(1, round(scale * height)), max(1, round(scale * width))), None)
+        photo = scaled(photo, scale)
         matrix = matrix * (width / photo.shape[1], height / photo.shape[0], 1)
     level = cv2.warpAffine(photo, matrix, size[::-1], flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return level.astype(np.uint8, copy=False), True

@@ -23,7 +23,7 @@ import numpy as np
 from folds.errors import MaskensError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # with which a cell begins that spreadsheets would run
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # with which a cell begins that spreadsheets would run
 OLD = "old"  # in the temporary folder for a folder that is being replaced: what was there
 CANT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}  # answers of file systems without it
 
@@ -177,7 +177,7 @@ def safe_csv(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _no_formula(cell: object) -> object:
-    if isinstance(cell, str) and cell.startswith(FORMULA):
+    if isinstance(cell, str) and cell.startswith(FORMULA_STARTS):
         try:
             float(cell)
         except ValueError:
@@ -187,7 +187,7 @@ def _no_formula(cell: object) -> object:
 
 def unescape_cell(cell: str) -> str:
     """A cell of a list as it was before `safe_csv`."""
-    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(FORMULA_STARTS) else cell
 
 
 def lfs_fault(start: bytes) -> str:

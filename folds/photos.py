@@ -162,6 +162,12 @@ def in_threads(
             on_progress(done, len(items))
 
 
+def scaled(photo: Pixels, scale: float) -> Pixels:
+    """A photo, uint8 (h, w, 3), with its sides times `scale`, each a pixel at least."""
+    height, width = photo.shape[:2]
+    return resize_and_crop(photo, (max(1, round(scale * height)), max(1, round(scale * width))), None)
+
+
 def resize_and_crop(photo: Pixels, resize: tuple[int, int], crop: tuple[int, int] | None) -> Pixels:
     """Resize a photo, uint8 (h, w, 3), to (height, width), then cut the centre; contiguous.
 

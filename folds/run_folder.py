@@ -92,7 +92,6 @@ class Run:
     eval_file = FileIn("eval.npz")  # logits of the photos to predict
     oof_file = FileIn(OOF)  # pooled out-of-fold logits
     report_file = FileIn("report.html")
-    precision_file = FileIn(PRECISION)
     pseudo_record = FileIn("pseudo.json")
     soft_record = FileIn("soft_targets.json")
     deadline_file = FileIn("deadline.json")

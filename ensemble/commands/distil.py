@@ -45,7 +45,7 @@ class DistilPlan:
     teachers: tuple[Run, ...]
     views: TtaSet
     soft: SoftTargets  # of the folds that are predicted already
-    untaught: Mapping[int, list[Ensemble]]  # fold -> the models of each teacher that are to predict for it
+    missing: Mapping[int, list[Ensemble]]  # fold -> the models of each teacher that are to predict for it
     training: TrainingPlan
     hardware: Hardware  # of this machine, which predicts the soft targets
 
@@ -88,13 +88,13 @@ def plan_distillation(options: DistilOptions) -> DistilPlan:
     wanted = {spec.fold for spec in training.todo}
     refuse_unfinished(teachers, wanted)
     ensembles = {fold: teachers_of_fold(teachers, views, fold) for fold in wanted}
-    untaught = {
+    missing = {
         fold: found
         for fold, found in ensembles.items()
         if fold not in soft.folds or soft.folds[fold].models != _models(teachers, found)
     }
     for spec in training.todo:
-        if spec.fold in untaught.keys() & soft.folds.keys() and spec.job.status_file.exists():
+        if spec.fold in missing.keys() & soft.folds.keys() and spec.job.status_file.exists():
             raise MaskensError(
                 f"{folder}: {spec.job} is trained on predictions of models that were trained again since. {NEW_FOLDER}"
             )
@@ -103,7 +103,7 @@ def plan_distillation(options: DistilOptions) -> DistilPlan:
         warned = soft_f1_warnings(tasks, "the ensemble is less sure than the soft targets that it gives")
         training = dataclasses.replace(training, warnings=(*training.warnings, *warned))
     here = choose_hardware("auto" if options.address else options.device, options.workers)
-    return DistilPlan(tuple(teachers), views, soft, untaught, training, here)
+    return DistilPlan(tuple(teachers), views, soft, missing, training, here)
 
 
 def _models(teachers: Sequence[Run], ensembles: list[Ensemble]) -> tuple[str, ...]:
@@ -124,12 +124,12 @@ def begin_student(planned: DistilPlan, observer: Observer = SILENT) -> TrainingP
     student = planned.training.run
     write_run_like(student, planned.teachers[0])
     soft = dataclasses.replace(
-        planned.soft, folds={f: t for f, t in planned.soft.folds.items() if f not in planned.untaught}
+        planned.soft, folds={f: t for f, t in planned.soft.folds.items() if f not in planned.missing}
     )
     soft_targets.save_soft_targets(student, soft)
     training = skip_bad_photos(planned.training, observer)
     with observer.progress() as on_progress:
-        for fold in planned.untaught:
+        for fold in planned.missing:
             found = _predicted_targets(planned, training, fold, on_progress)
             soft = dataclasses.replace(soft, folds={**soft.folds, fold: found})
             soft_targets.save_fold_targets(student, soft, fold)
@@ -143,13 +143,13 @@ def _predicted_targets(planned: DistilPlan, training: TrainingPlan, fold: int, o
     from ensemble.prediction.inference import InferenceSettings, predict_photos
     from ensemble.prediction.predictor import by_task
 
-    ensembles, data, hardware = planned.untaught[fold], training.data, planned.hardware
+    ensembles, data, hardware = planned.missing[fold], training.data, planned.hardware
     settings = InferenceSettings(planned.views, hardware, training.todo[0].cache)
     shapes = preprocessings(m for ensemble in ensembles for m in ensemble.members)
     decoding = partial(on_progress, "decoding photos")
     photos = open_photos(data.photos, shapes, settings.cache, hardware.decoding_threads, decoding)
     predicting = partial(on_progress, f"soft targets of fold {fold}")
-    rows = soft_targets.taught_rows(data, training.folds, fold)
+    rows = soft_targets.soft_target_rows(data, training.folds, fold)
     shown = predict_photos(ensembles, photos, settings, on_predict=predicting, rows=rows)
     logits = by_task(ensembles, shown.logits)
     class_log_probs = np.stack([ensemble.joint(found) for ensemble, found in zip(ensembles, logits, strict=True)])

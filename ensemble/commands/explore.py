@@ -35,10 +35,8 @@ class Explored:
 def _print(done: Explored, options: ExploreOptions, terminal: Terminal) -> None:
     found, run = done.exploration, options.run[0]
     terminal.print(*page.summary_tables(found))
-    for line in page.summary_lines(found):
-        terminal.say(line)
-    for line in page.warning_lines(found):
-        terminal.say(line, "yellow")
+    terminal.lines(page.summary_lines(found))
+    terminal.note(page.warnings(found), "warning")
     if found.candidates:
         merged = f"--merge {typed(run / 'merged.csv')} " if merged_people(found.data) else ""
         terminal.next(

@@ -38,8 +38,7 @@ def _print(done: Exported, options: ExportOptions, terminal: Terminal) -> None:
     terminal.say(done.used)
     terminal.note(done.notes, "warning")
     terminal.print(export_table(done.export))
-    for line in done.graphs:
-        terminal.say(line)
+    terminal.lines(done.graphs)
     terminal.say(f"saved: {done.folder}")
 
 

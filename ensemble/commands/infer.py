@@ -39,7 +39,7 @@ from folds.run_folder import Run, file_of, load_run
 
 
 @dataclass(frozen=True)
-class Estimate:
+class InferenceEstimate:
     """What `dry_run` finds."""
 
     seconds: float
@@ -59,20 +59,17 @@ class Inferred:
     warnings: tuple[str, ...]
 
 
-def _print(done: Inferred | Estimate, options: InferOptions, terminal: Terminal) -> None:
+def _print(done: Inferred | InferenceEstimate, options: InferOptions, terminal: Terminal) -> None:
     from ensemble.reporting.tables import submission_table, time_text
 
-    if isinstance(done, Estimate):
+    if isinstance(done, InferenceEstimate):
         found = f"about {time_text(done.seconds)}; photo cache {done.disk / 1e9:.2f} GB more. Nothing was written."
         terminal.say(found, "bold")
         return
-    for line in done.notes:
-        terminal.say(line)
+    terminal.lines(done.notes)
     terminal.print(submission_table(done.check))
     terminal.note(done.warnings, "warning")
-    if done.earlier:
-        terminal.say(f"the earlier file is kept as {done.earlier}")
-    terminal.say(f"saved: {done.path}")
+    terminal.saved(done.path, done.earlier)
     terminal.next(f"maskens score{run_options(options.run)}")
 
 
@@ -119,7 +116,7 @@ def _to_predict(run: Run, options: InferOptions) -> tuple[EvalData, Path, tuple[
 
 
 @step(InferOptions, show=_print, first="run")
-def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
+def infer(options: InferOptions, observer: Observer) -> Inferred | InferenceEstimate:
     """
     After an interruption, the same call resumes.
 
@@ -190,7 +187,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | Estimate:
             found = skip_unreadable(data.photos, wanted, settings.cache, threads, opening, write)
             data = dataclasses.replace(data, photos=found)
         if options.dry_run:
-            return Estimate(*estimate_inference(ensembles, data.photos, settings))
+            return InferenceEstimate(*estimate_inference(ensembles, data.photos, settings))
         prediction = predict_eval(
             ensembles, data.photos, settings, partial(on_progress, "decoding"), partial(on_progress, "predicting")
         )

@@ -203,8 +203,12 @@ class Split(OneRun):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SeveralRuns(Data):
+class Runs:
     run: list[Path] = _run(DEFAULT_RUNS, "Run folder; repeat it to ensemble runs on the same folds.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralRuns(Runs, Data): ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +224,12 @@ class Device(Workers):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cluster(Device):
+class SkipBad:
+    skip_bad_photos: bool = _data(False, "Skip and list unreadable photos; docs/bad-photos.md.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster(SkipBad, Device):
     jobs: int | None = _compute(
         None, "Jobs at a time. Default: 1; on a cluster as many as it takes.", "N", check=_between(1)
     )
@@ -232,7 +241,6 @@ class Cluster(Device):
     cache: str = _compute(
         "", "Decoded photos; none decodes each time. Default: .cache beside the run.", "DIR|none", env=True
     )
-    skip_bad_photos: bool = _data(False, "Skip and list unreadable photos; docs/bad-photos.md.")
     dry_run: bool = _output(False, "Check everything, estimate time, memory and disk; write nothing.")
 
 
@@ -249,7 +257,7 @@ class Views:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision(Views):
+class TunedViews(Views):
     no_tuning: bool = _model(False, "Ignore what `maskens tune` fitted.")
 
 
@@ -455,7 +463,7 @@ class SweepOptions(Training, OofViews):
 
 
 @dataclass(frozen=True, kw_only=True)
-class InferOptions(SeveralRuns, Cluster, Decision, Models, Engines):
+class InferOptions(SeveralRuns, Cluster, TunedViews, Models, Engines):
     """Predict the eval photos, or any others, with every fold's models and write ImageID,ans.
 
     Runs are averaged, equally or with the weights of `maskens tune --blend`; each --vote file and each run has a vote.
@@ -487,7 +495,7 @@ class InferOptions(SeveralRuns, Cluster, Decision, Models, Engines):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictOptions(Device, Decision, Models, Engines, Quiet):
+class PredictOptions(Runs, SkipBad, Device, TunedViews, Models, Engines, Quiet):
     """Classify any photos: mask, gender and age band with their probabilities, and whether the folds agree.
 
     A photo should show one face about as large as in training: the whole photo is resized, unless the recipe says
@@ -497,14 +505,12 @@ class PredictOptions(Device, Decision, Models, Engines, Quiet):
     """
 
     photos: list[Path] = _argument(MISSING, "Photos, or folders of them.", "PHOTO|DIR")
-    run: list[Path] = _run(DEFAULT_RUNS, "Run folder; repeat it to ensemble runs on the same folds.")
-    skip_bad_photos: bool = _data(False, "Skip and list unreadable photos; docs/bad-photos.md.")
     out: Path | None = _output(None, "Write the predictions to a .csv or .json file.", "FILE")
     json: bool = _output(False, "Print JSON; messages go to stderr.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(Device, Decision, Models, Engines, Quiet):
+class ServeOptions(Runs, Device, TunedViews, Models, Engines, Quiet):
     """Serve `maskens predict` over HTTP: a page to drop photos on, JSON, metrics. There is no password.
 
     Needs the extra: pip install 'maskens\\[serve]'. See docs/serve.md.
@@ -512,7 +518,6 @@ class ServeOptions(Device, Decision, Models, Engines, Quiet):
     Example:  maskens serve --run runs/default --port 8000
     """
 
-    run: list[Path] = _run(DEFAULT_RUNS, "Run folder; repeat it to ensemble runs on the same folds.")
     host: str = _output("127.0.0.1", "Address to listen on; 0.0.0.0: all of this machine.", "NAME")
     port: int = _output(8000, "Port; 0 takes any free one.", "N", check=_between(0, 65535))
     allow_host: list[str] | None = _output(None, "Another accepted host name; * accepts any; repeatable.", "NAME")
@@ -526,7 +531,7 @@ class ServeOptions(Device, Decision, Models, Engines, Quiet):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions(OneRun, Decision, Models, Graphs):
+class ExportOptions(OneRun, TunedViews, Models, Graphs):
     """Write the ensemble as ONNX, one file per task, verified on photos; always on the CPU.
 
     Example:  maskens export --out faces-onnx
@@ -538,7 +543,7 @@ class ExportOptions(OneRun, Decision, Models, Graphs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreOptions(SeveralRuns, Decision, Checkpoints):
+class ScoreOptions(SeveralRuns, TunedViews, Checkpoints):
     """Score the ensemble on people not seen in training: out-of-fold, or against --truth.
 
     Several runs on the same folds are scored as one ensemble.
@@ -597,7 +602,7 @@ class AuditOptions(OneRun, OofViews, Workers):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions(SeveralRuns, Decision, Checkpoints, Workers):
+class ReportOptions(SeveralRuns, TunedViews, Checkpoints, Workers):
     """Write one page on scores, confusions, calibration, ages and the worst photos.
 
     Several runs on the same folds are shown as one ensemble.

@@ -48,8 +48,7 @@ def _print(done: Predicted, options: PredictOptions, terminal: Terminal) -> None
             rest = f"{len(records) - SHOWN_PHOTOS} more photos"
             terminal.say(f"... and {rest}{'' if out else ': --out FILE keeps them all'}")
         terminal.say(done.used)
-    for line in done.engine:
-        terminal.say(line)
+    terminal.lines(done.engine)
     warnings = [*done.notes]
     if done.skipped:
         count = f"{len(done.skipped):,} of {len(done.skipped) + len(records):,} photos"
@@ -58,10 +57,8 @@ def _print(done: Predicted, options: PredictOptions, terminal: Terminal) -> None
         more = f" and {len(distorted) - 1} more photos" if len(distorted) > 1 else ""
         warnings.append(f"{distorted[0]}{more}: another shape than in training, so resizing distorts it")
     terminal.note(warnings, "warning")
-    if done.earlier:
-        terminal.say(f"the earlier file is kept as {done.earlier}")
     if out:
-        terminal.say(f"saved: {out}")
+        terminal.saved(out, done.earlier)
 
 
 @step(PredictOptions, show=_print, first="photos")

@@ -45,12 +45,9 @@ class Recommendation:
 
 
 def _print(found: Recommendation, options: RecommendOptions, terminal: Terminal) -> None:
-    for line in found.why:
-        terminal.say(line)
+    terminal.lines(found.why)
     terminal.say("measured on a few batches, with nothing else running", "dim")
-    if found.earlier:
-        terminal.say(f"the earlier file is kept as {found.earlier}")
-    terminal.say(f"saved: {found.path}")
+    terminal.saved(found.path, found.earlier)
     for command in found.next:
         terminal.next(command)
 

@@ -28,8 +28,7 @@ class Reported:
 
 def _print(done: Reported, options: ReportOptions, terminal: Terminal) -> None:
     terminal.note(done.scored.evaluation.notes)
-    for line in headline(done.scored.evaluation, done.scored.runs):
-        terminal.say(line, "bold")
+    terminal.lines(headline(done.scored.evaluation, done.scored.runs), "bold")
     if done.replaced:
         terminal.say(f"the earlier report in {done.path} was replaced")
     if options.photos:

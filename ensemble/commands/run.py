@@ -267,16 +267,13 @@ def _estimate(
 def _decode(photos: EvalData, recipe: Recipe, run: Run, options: RunOptions, observer: Observer) -> None:
     """Decode the photos to predict into the cache, where `infer` finds them: one that can't be read is refused before
     training. Raises MaskensError: all that can't be read."""
-    from ensemble.data.cache import check_readable, open_photos
+    from ensemble.data.cache import decode_photos
 
     threads, cache = _hardware(options).decoding_threads, cache_folder(options.cache, run.folder)
     wanted = list(dict.fromkeys(task.preprocessing for task in recipe.tasks.values()))
     with observer.progress() as on_progress:
         decoding = partial(on_progress, "decoding photos to predict")
-        if cache is None:
-            check_readable(photos.photos, wanted, threads, decoding)
-        else:
-            open_photos(photos.photos, wanted, cache, threads, decoding)
+        decode_photos(photos.photos, wanted, cache, threads, decoding)
 
 
 def _tuning(run: Run) -> Tuning | None:

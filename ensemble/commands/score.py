@@ -48,8 +48,7 @@ def _print(done: Scored | tuple[SubmissionScore, ...], options: ScoreOptions, te
     else:
         terminal.note(done.evaluation.notes)
         terminal.print(*tables.evaluation_tables(done.evaluation))
-        for line in tables.headline(done.evaluation, done.runs):
-            terminal.say(line, "bold")
+        terminal.lines(tables.headline(done.evaluation, done.runs), "bold")
 
 
 def _print_submissions(done: tuple[SubmissionScore, ...], options: ScoreOptions, terminal: Terminal) -> None:
@@ -58,12 +57,11 @@ def _print_submissions(done: tuple[SubmissionScore, ...], options: ScoreOptions,
         return
     if len(done) == 1:
         (one,) = done
-        terminal.print(tables.class_table(one.score, one.class_f1))
+        terminal.print(tables.class_scores_table(one.score, one.class_f1))
         terminal.print(tables.parts_table(one.score, one.f1, one.accuracy))
     terminal.note(f"{d.path}: {note}" for d in done for note in d.score.absent_notes)
     for found in done:
-        for line in tables.submission_lines(found, str(options.truth), str(done[0].path)):
-            terminal.say(line, "bold")
+        terminal.lines(tables.submission_lines(found, str(options.truth), str(done[0].path)), "bold")
 
 
 @step(ScoreOptions, show=_print, first="run")

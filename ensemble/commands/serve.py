@@ -40,8 +40,7 @@ class Server:
 
 def _run(server: Server, options: ServeOptions, terminal: Terminal) -> None:
     terminal.note(server.warnings, "warning")
-    for line in (*server.notes, server.used):
-        terminal.say(line)
+    terminal.lines((*server.notes, server.used))
     terminal.say(f"serving on {server.url} (stop with Ctrl-C)")
     try:
         server.run()

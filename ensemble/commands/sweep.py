@@ -127,16 +127,7 @@ def plan_sweep(options: SweepOptions) -> tuple[Sweep, TrainingPlan]:
     refuse(problems, headline)
     order = [(seed, name) for seed in seeds for name in recipes]
     todo = sorted(unfinished(jobs), key=lambda s: (s.fold, order.index((s.run.seed, s.recipe.name))))
-    return sweep, TrainingPlan(
-        data=data,
-        folds=folds,
-        jobs=tuple(jobs),
-        todo=tuple(todo),
-        hardware=hardware,
-        retries=options.retries,
-        skip_bad=options.skip_bad_photos,
-        warnings=tuple(dict.fromkeys(warnings)),
-    )
+    return sweep, TrainingPlan(options, data, folds, tuple(jobs), tuple(todo), hardware, tuple(dict.fromkeys(warnings)))
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def discard_if_broken(stream: TextIO) -> OSError | None:
 
 def _has_no_reader(stream: TextIO) -> bool:
     """Whether a stream is a pipe that nobody reads any more."""
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows; a stream without a file
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file
         poll = select.poll()
         poll.register(stream.fileno(), 0)
         return any(events & select.POLLERR for _, events in poll.poll(0))
@@ -102,6 +102,11 @@ class Observer:
 
     def say(self, message: str, style: str | None = None, wrap: bool = True) -> None:
         """A line of text; `wrap` is False for a command, which is copied whole."""
+
+    def lines(self, messages: Iterable[str], style: str | None = None) -> None:
+        """Several lines, as `say`."""
+        for message in messages:
+            self.say(message, style)
 
     def note(self, notes: Iterable[str], kind: str = "note") -> None:
         """What the user should know, a line each."""
@@ -143,8 +148,13 @@ class Terminal(Observer):
         say(self.console, message, style, wrap and self.console.is_terminal and longest <= self.console.width)
 
     def note(self, notes: Iterable[str], kind: str = "note") -> None:
-        for line in notes:
-            self.say(f"{kind}: {line}", "yellow")
+        self.lines((f"{kind}: {line}" for line in notes), "yellow")
+
+    def saved(self, path: Path, earlier: Path | None) -> None:
+        """Where a file is, and the one before it, if that is kept."""
+        if earlier:
+            self.say(f"the earlier file is kept as {earlier}")
+        self.say(f"saved: {path}")
 
     def next(self, command: str) -> None:
         self.say(f"next: {command}", "dim", wrap=False)

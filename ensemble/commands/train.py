@@ -69,7 +69,7 @@ def plan_training(options: TrainOptions) -> TrainingPlan:
     pseudo = choose_pseudo_labels(run, data.root, options.pseudo, options.pseudo_min_p)
     found = plan_jobs(run, data, folds, options, start=source, pseudo=pseudo, soft=soft)
     if soft:
-        soft_targets.refuse_untaught(run, soft, {spec.fold for spec in found.todo})
+        soft_targets.refuse_missing_targets(run, soft, {spec.fold for spec in found.todo})
     if options.pseudo and found.todo:
         sources = run_recipe(load_run(options.pseudo)).soft_f1_tasks
         warned = soft_f1_warnings(sources, f"{options.pseudo} is less sure of its pseudo-labels than it looks")
@@ -118,7 +118,7 @@ def make_timetable(plan: TrainingPlan, deadline: Deadline, estimate: Estimate, s
     from ensemble.training.cost import job_times, prediction_time
 
     root = plan.data.root
-    found = find_eval(root, plan.skip_bad)
+    found = find_eval(root, plan.options.skip_bad_photos)
     photos = found.photos if found else PhotoSet(root, [], "")
     infer = prediction_time(estimate, plan.recipe, photos, plan.todo[0].cache, starting)
     complete = {*range(plan.run.k), FULL} - {spec.fold for spec in plan.todo}
@@ -181,8 +181,7 @@ def keep_graphs_of(run: Run, observer: Observer) -> None:
     models = [KeptGraph(job.model, job.verified_sha256(MODEL), read_card(job.model)) for job in jobs]
     with observer.progress() as on_progress:
         notes = keep_graphs(models, Hardware("cpu", None).job_threads, partial(on_progress, "keeping graphs"))
-    for line in notes:
-        observer.say(line)
+    observer.lines(notes)
 
 
 def train_from(began: float, options: TrainOptions, observer: Observer) -> Trained:

@@ -34,19 +34,18 @@ if TYPE_CHECKING:
     from ensemble.training.queue import Failure
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class TrainingPlan:
     """Jobs of one run, or of several on the same folds, checked before the first batch."""
 
+    options: Training
     data: TrainData
     folds: IntArray  # (people,)
     jobs: tuple[JobSpec, ...]
     todo: tuple[JobSpec, ...]  # those that are not finished, in the order of training
     hardware: Hardware
-    restart: bool = False
-    retries: int  # of a job whose worker crashed
-    skip_bad: bool  # skip photos that can't be read
     warnings: tuple[str, ...]
+    restart: bool = False
     soft: SoftTargets | None = None  # of all folds
 
     @property
@@ -132,18 +131,8 @@ def plan_jobs(
         refuse_other_ages(recipe, tasks, extra_targets)
     jobs = plan(run, recipe, tasks, chosen, hardware, cache, trackers, options.compile_models, pseudo, soft)
     todo, warnings = check_jobs(jobs, data, folds, options.device, hardware, options.restart)
-    return TrainingPlan(
-        data=data,
-        folds=folds,
-        jobs=tuple(jobs),
-        todo=tuple(todo),
-        hardware=hardware,
-        restart=options.restart,
-        retries=options.retries,
-        skip_bad=options.skip_bad_photos,
-        warnings=tuple(warnings),
-        soft=soft,
-    )
+    planned = tuple(jobs), tuple(todo), hardware, tuple(warnings)
+    return TrainingPlan(options, data, folds, *planned, options.restart, soft)
 
 
 def check_full(run: Run, recipe: Recipe, tasks: Sequence[str], chosen: Sequence[int], extra_targets: str) -> None:
@@ -236,7 +225,7 @@ def skip_bad_photos(plan: TrainingPlan, observer: Observer = SILENT, write: bool
         MaskensError: a run has models that were trained on photos that can't be read now, jobs have no training
             photos, or a full disk.
     """
-    if not (plan.skip_bad and plan.todo):
+    if not (plan.options.skip_bad_photos and plan.todo):
         return plan
     from ensemble.training.preflight import remember_skipped, skip_unreadable_photos
 
@@ -301,8 +290,9 @@ def carry_out(
     runs = [s.run.folder.name for s in shown]
     with observer.jobs(title, runs if len(set(runs)) > 1 else ()) as display:
         try:
+            retries = plan.options.retries
             failures = queue.train(
-                todo, plan.data, plan.folds, shown, plan.hardware, display, plan.restart, plan.retries, timetable
+                todo, plan.data, plan.folds, shown, plan.hardware, display, plan.restart, retries, timetable
             )
         except Stopped:
             reuse_among(plan.todo, plan.jobs)
@@ -345,8 +335,7 @@ def print_estimate(estimate: Estimate | None, terminal: Terminal) -> None:
         from ensemble.reporting import tables
 
         terminal.print(tables.estimate_table(estimate))
-        for line in tables.estimate_lines(estimate):
-            terminal.say(line, "bold")
+        terminal.lines(tables.estimate_lines(estimate), "bold")
         terminal.say("measured on a few batches, with nothing else running; nothing was written", "dim")
 
 

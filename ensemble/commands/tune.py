@@ -32,11 +32,8 @@ class Tuned:
 def _print(done: Tuned, options: TuneOptions, terminal: Terminal) -> None:
     terminal.note(done.notes)
     terminal.print(steps_table(done.tuning))
-    for line in done.tuning.summary:
-        terminal.say(line, "bold")
-    if done.earlier:
-        terminal.say(f"the earlier tuning is kept as {done.earlier}")
-    terminal.say(f"saved: {done.path}")
+    terminal.lines(done.tuning.summary, "bold")
+    terminal.saved(done.path, done.earlier)
     terminal.next(f"maskens infer{run_options(options.run)}")
 
 

@@ -66,11 +66,11 @@ def no_face_note(without: int, photos: int) -> str:
     return f"no face found on {without:,} of {photos:,} photos ({without / photos:.1%}): these are resized whole"
 
 
-class PhotoArrays(NamedTuple):
-    """A batch of photos."""
+class PhotoBatch(NamedTuple):
+    """A batch of photos, as arrays or as tensors."""
 
-    photos: tuple[Pixels, ...]  # for each preprocessing uint8 (batch, height, width, 3)
-    faces: FaceFlags  # (batch,): False where a crop around the face was wanted and no face was found
+    photos: tuple[Any, ...]  # for each preprocessing uint8 (batch, height, width, 3)
+    faces: Any  # bool (batch,): False where a crop around the face was wanted and no face was found
 
 
 class DecodedPhotos:
@@ -105,7 +105,7 @@ class DecodedPhotos:
         except (OSError, ValueError) as error:
             raise MaskensError(f"the photo cache is missing or damaged ({error}): run again to rebuild it") from error
 
-    def batches(self, indices: Sequence[int], size: int, workers: int) -> Iterator[PhotoArrays]:
+    def batches(self, indices: Sequence[int], size: int, workers: int) -> Iterator[PhotoBatch]:
         """The photos at `indices`, in that order, `size` at a time, decoded by so many threads unless they are cached.
         Raises MaskensError: a photo that can't be read."""
         for start in range(0, len(indices), size):
@@ -115,7 +115,7 @@ class DecodedPhotos:
                 sizes, faces = zip(*found, strict=True)
             except MaskensError as error:
                 raise error if self.cached else MaskensError(f"{error}. {SKIP_ADVICE}") from None
-            yield PhotoArrays(tuple(map(np.stack, zip(*sizes, strict=True))), np.array(faces))
+            yield PhotoBatch(tuple(map(np.stack, zip(*sizes, strict=True))), np.array(faces))
 
     @functools.cached_property
     def faces(self) -> FaceFlags:
@@ -204,10 +204,17 @@ def skip_unreadable(
     return photos
 
 
-def check_readable(
-    photos: PhotoSet, preprocessings: Sequence[Preprocessing], workers: int, on_progress: Progress | None = None
+def decode_photos(
+    photos: PhotoSet,
+    preprocessings: Sequence[Preprocessing],
+    cache: Path | None,
+    workers: int,
+    on_progress: Progress | None = None,
 ) -> FaceFlags:
-    """Decode every photo and keep none. Raises MaskensError with all photos that can't be read."""
+    """Decode every photo into the cache; without a cache just look whether they can be read. Arguments and errors are
+    those of `open_photos`."""
+    if cache is not None:
+        return open_photos(photos, preprocessings, cache, workers, on_progress).faces
     refuse_without_detector(preprocessings)
     faces, unreadable = _decode_all(photos, preprocessings, workers, on_progress)
     _refuse_unreadable(photos, unreadable)

@@ -33,7 +33,7 @@ class DrawMasks:
 
     def __init__(self, recipe: TaskRecipe, states: IntArray, soft: bool = False) -> None:
         self.masks, self.target, self.states = recipe.masks, recipe.target, states
-        self.face, self.in_years, self.soft = recipe.masks.face, recipe.ages.sigma > 0, soft
+        self.face, self.in_years, self.soft = recipe.masks.face, recipe.ages.in_years, soft
         if isinstance(recipe.crop, tuple) and not recipe.masks.detect:
             self.face = self.face.cropped(recipe.resize, recipe.crop)
 

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from torch.utils.data import Sampler as TorchSampler
 
-from ensemble.data.cache import DecodedPhotos
+from ensemble.data.cache import DecodedPhotos, PhotoBatch
 from ensemble.data.drawn_masks import DrawMasks, TargetArray
 from ensemble.recipes.schema import Mix, Sampler, TaskRecipe
 from folds.errors import MaskensError
@@ -216,11 +216,6 @@ def train_loader(
         persistent_workers=workers > 0,
         **_loading(workers, pin),
     )
-
-
-class PhotoBatch(NamedTuple):
-    photos: tuple[Tensor, ...]  # for each preprocessing uint8 (batch, h, w, 3)
-    faces: Tensor  # bool (batch,): False where a crop around the face was wanted and no face was found
 
 
 @dataclass(frozen=True)

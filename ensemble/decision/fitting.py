@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedKFold
 from ensemble.decision.eval_logits import read_logits
 from ensemble.decision.joint import Decision, most_probable
 from ensemble.decision.oof_ensemble import OofEnsemble, RunOofLogits
-from ensemble.decision.tuning import DecisionParams, Step, StepName, Tuning, describe_temperatures
+from ensemble.decision.tuning import DecisionParams, StepName, Tuning, TuningStep, describe_temperatures
 from ensemble.jobs.oof import select_views, trained_folds
 from ensemble.metrics.heads import bin_log_probabilities, divisors
 from ensemble.metrics.scores import Draws, draw_people, interval, macro_f1
@@ -352,7 +352,7 @@ def tune(
 
     plain = kept = scored(oof.plain("flip"), oof.decide(oof.plain("flip")))
     names: tuple[StepName, ...] = ()
-    tried: list[Step] = []
+    tried: list[TuningStep] = []
     for number, name in enumerate(steps, start=1):
         wanted = (*names, name)
         new = scored(fit(oof, photos, wanted, force), nested(oof, wanted, force))
@@ -363,7 +363,7 @@ def tune(
         if worth or force:
             names, kept = wanted, new
         values = {"f1": interval(new[2]), "gain": gain, "loss": interval(new[3]), "loss_gain": loss_gain}
-        tried.append(Step(name=name, kept=kept is new, what=_describe(new[0], name), **values))
+        tried.append(TuningStep(name=name, kept=kept is new, what=_describe(new[0], name), **values))
         on_step(number, len(steps))
     tuning = Tuning(
         fitted=with_mean_temperatures(oof, kept[0]),

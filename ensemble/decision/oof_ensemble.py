@@ -145,7 +145,7 @@ def _extra_notes(run: Run, recipe: Recipe, data: TrainData | None, data_folder: 
         return []
     data = data or read_run_data(run, data_folder)
     counts = {
-        name: int((training_mask(task.target, data, task.ages.sigma > 0) & ~data.scored).sum())
+        name: int((training_mask(task.target, data, task.ages.in_years) & ~data.scored).sum())
         for name, task in recipe.tasks.items()
     }
     learned = ", ".join(f"{name} {count:,}" for name, count in counts.items())

@@ -69,7 +69,7 @@ class DecisionParams(_Strict):
         return self.model_copy(update={"runs": runs})
 
 
-class Step(_Strict):
+class TuningStep(_Strict):
     """One kind of tuning, added to those kept before it, scored on people it was not fitted on."""
 
     name: StepName
@@ -85,7 +85,7 @@ class Tuning(_Strict):
     """The contents of tuning.json or, of several runs, blend-*.json."""
 
     fitted: DecisionParams  # what was kept of the steps, on everybody
-    steps: tuple[Step, ...]
+    steps: tuple[TuningStep, ...]
     untuned: Interval  # macro F1
     tuned: Interval
     gain: Interval

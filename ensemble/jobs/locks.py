@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import resource
 import socket
 import time
 import uuid
@@ -51,9 +52,7 @@ class Claim:
 def lock_jobs(specs: Sequence[JobSpec]) -> Iterator[None]:
     """Hold a lock on each job. The system lets go of the locks when the process ends, however it ends, so none is ever
     stale. Raises MaskensError: another process is at one of the jobs."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit
-        import resource
-
+    with contextlib.suppress(ValueError, OSError):
         # a lock is an open file, and a sweep may have more than the 1,024 that a process usually may open
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = len(specs) + OTHER_FILES
@@ -96,10 +95,10 @@ def lock_job_process(spec: JobSpec) -> Iterator[Claim]:
 
 
 @contextlib.contextmanager
-def one_at_a_time(run: Path, name: str) -> Iterator[None]:
-    """One process at a time does what is `name`d in the folder of a run; others wait."""
+def lock_measurements(run: Path) -> Iterator[None]:
+    """One process at a time measures a precision or batch size for a run; others wait."""
     with contextlib.ExitStack() as stack:
-        _hold(stack, lock_folder(run) / name, -1)
+        _hold(stack, lock_folder(run) / "precision", -1)
         yield
 
 

@@ -226,8 +226,7 @@ def pool(run: Run, data: TrainData, folds: IntArray, trained: Sequence[int], che
         logits = select_views(oof.at(checkpoint), oof.views, views)
         shape = (len(views), len(rows), logits.shape[2])
         pooled.setdefault(task, np.full(shape, np.nan, dtype=np.float32))[:, places] = logits
-    if (whole := data.classes[rows] != UNKNOWN).all():
-        return PooledOofLogits(rows, photo_fold[rows], pooled, views)
+    whole = data.classes[rows] != UNKNOWN
     pooled = {task: logits[:, whole] for task, logits in pooled.items()}
     return PooledOofLogits(rows[whole], photo_fold[rows[whole]], pooled, views)
 

@@ -163,13 +163,13 @@ class SoftTargets:
         Returns:
             float64 (photos of the data, 18), rows summing to 1; NaN for photos of the fold's own people.
         """
-        taught = self.folds[fold]
-        logits = taught.log_probabilities.astype(np.float64) / self.temperature
+        predicted = self.folds[fold]
+        logits = predicted.log_probabilities.astype(np.float64) / self.temperature
         if predicts in ONLY_GENDER:
             logits[:, decode(np.arange(CLASSES))[1] != ONLY_GENDER[predicts]] = -np.inf
         found = np.full((len(data.files), CLASSES), np.nan)
         place = {file: n for n, file in enumerate(data.files)}
-        found[[place[file] for file in taught.files]] = np.exp(log_softmax(logits, axis=1))
+        found[[place[file] for file in predicted.files]] = np.exp(log_softmax(logits, axis=1))
         return np.asarray((1 - self.alpha) * _labels(data, found) + self.alpha * found)
 
 
@@ -195,7 +195,7 @@ def soft_with_mask(targets: npt.NDArray[np.float32], mask: int) -> npt.NDArray[n
     return changed.reshape(-1)
 
 
-def taught_rows(data: TrainData, folds: IntArray, fold: int) -> IntArray:
+def soft_target_rows(data: TrainData, folds: IntArray, fold: int) -> IntArray:
     """int64 (n,): the photos with soft targets for a fold's jobs: those of other folds' people that can be read.
     `folds` is int64 (people,)."""
     return np.flatnonzero((folds[data.photo_person] != fold) & data.photos.readable)
@@ -210,10 +210,10 @@ def save_soft_targets(run: Run, soft: SoftTargets) -> None:
 
 def save_fold_targets(run: Run, soft: SoftTargets, fold: int) -> None:
     """Write the targets of a fold into soft_targets/."""
-    taught = soft.folds[fold]
-    arrays = {"models": np.array(taught.models), "files": np.array(taught.files), "hash": soft.fold_hash(fold)}
+    predicted = soft.folds[fold]
+    arrays = {"models": np.array(predicted.models), "files": np.array(predicted.files), "hash": soft.fold_hash(fold)}
     run.soft_file(fold).parent.mkdir(exist_ok=True)
-    save_npz(run.soft_file(fold), arrays | {"log_probabilities": taught.log_probabilities})
+    save_npz(run.soft_file(fold), arrays | {"log_probabilities": predicted.log_probabilities})
 
 
 def read_soft_targets(run: Run) -> SoftTargets | None:
@@ -247,10 +247,10 @@ def load_soft_targets(run: Run, data: TrainData, folds: IntArray) -> SoftTargets
     for job in trained_with(run, "soft_targets"):  # which would be trained again, with labels alone
         if job.fold not in targets:
             raise MaskensError(f"{run.soft_file(job.fold)} is missing; {job} was trained with it. {ADVICE}")
-    for fold, taught in targets.items():
-        wanted = {data.files[row] for row in taught_rows(data, folds, fold)}
+    for fold, predicted in targets.items():
+        wanted = {data.files[row] for row in soft_target_rows(data, folds, fold)}
         held_out = {file for file, person in zip(data.files, data.photo_person, strict=True) if folds[person] == fold}
-        there = set(taught.files)
+        there = set(predicted.files)
         if not (wanted <= there <= set(data.files) and not there & held_out):
             raise MaskensError(
                 f"{run.soft_file(fold)} has other photos than the training photos of fold {fold}. {ADVICE}"
@@ -258,7 +258,7 @@ def load_soft_targets(run: Run, data: TrainData, folds: IntArray) -> SoftTargets
     return found
 
 
-def refuse_untaught(run: Run, soft: SoftTargets, folds: set[int]) -> None:
+def refuse_missing_targets(run: Run, soft: SoftTargets, folds: set[int]) -> None:
     """Raises MaskensError: folds whose soft targets are not predicted yet, which only `maskens distil` does."""
     if missing := sorted(folds - soft.folds.keys()):
         written = ",".join(map(str, missing))

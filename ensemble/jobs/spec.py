@@ -58,7 +58,7 @@ def training_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
     read and have one of its labels, without the ages that the recipe skips. `folds` is int64 (people,)."""
     task = spec.recipe.tasks[spec.task]
     elsewhere = folds[data.photo_person] != spec.fold
-    mine = training_mask(task.target, data, in_years=task.ages.sigma > 0)
+    mine = training_mask(task.target, data, in_years=task.ages.in_years)
     return np.flatnonzero(elsewhere & mine & ~np.isin(data.years, task.ages.leave_out))
 
 

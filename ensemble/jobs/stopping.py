@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 AGAIN = 0.1  # seconds after which an interruption that had to wait, or was swallowed, is raised again
 CALL_VARIABLE = "MASKENS_CALL"  # of the environment of a process on a cluster's node: what its stop file is named after
 
@@ -43,8 +43,7 @@ class Interruption:
         self._top = sys._getframe(1).f_code
         heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
         self._before = {number: signal.signal(number, self.handle) for number in heeded}
-        if hasattr(signal, "setitimer"):
-            self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._again)
+        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._again)
         sys.unraisablehook = self._unraisable
 
     def restore(self) -> None:
@@ -56,8 +55,7 @@ class Interruption:
 
     def settle(self) -> int:
         """Raise the interruption no more. Returns the number of its signal, 0 for none."""
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         number, self.number = self.number, 0
         return number
 
@@ -68,7 +66,7 @@ class Interruption:
                 raise KeyboardInterrupt
             os._exit(128 + number)
         first, self.number, self._passed_on = not self.number, self.number or number, self.handle
-        if first and hasattr(signal, "setitimer"):
+        if first:
             signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
             if self._importing(frame):
                 return

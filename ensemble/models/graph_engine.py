@@ -8,16 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ensemble.models.array_views import Array
 from ensemble.models.engine import EngineName, Precision, PrecisionChoice
 from ensemble.models.runtime import signal_stack_kept
 
 INPUT, OUTPUT = "photos", "logits"  # of a graph
 PART = 8  # photos in one forward pass
 
-Array = npt.NDArray[np.float32]
-Run = Callable[[Array], Array]
+ArrayForward = Callable[[Array], Array]
 
 
 class GraphEngine:
@@ -25,7 +24,7 @@ class GraphEngine:
 
     batch = PART
 
-    def __init__(self, forward: Run, precision: PrecisionChoice) -> None:
+    def __init__(self, forward: ArrayForward, precision: PrecisionChoice) -> None:
         self.logits, self.precision = forward, precision
         self.notes: tuple[str, ...] = ()
         self.compile_seconds = 0.0
@@ -33,7 +32,7 @@ class GraphEngine:
 
 def compile_graph(
     engine: EngineName, graph: bytes, size: tuple[int, int], precision: Precision, threads: int, part: int = PART
-) -> Run:
+) -> ArrayForward:
     """A graph, float32 `photos` (batch, 3, height, width) -> float32 `logits` (batch, width), as a function of arrays.
 
     Parts of a batch run side by side, one thread each. Raises whatever the engine raises on a graph that it does not
@@ -49,7 +48,7 @@ def compile_graph(
         return _openvino(graph, size, "bf16" if precision == "bf16" else "f32", threads, part)
 
 
-def _onnxruntime(graph: bytes, threads: int, part: int) -> Run:
+def _onnxruntime(graph: bytes, threads: int, part: int) -> ArrayForward:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -73,7 +72,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, "onnxruntime")
 
 
-def _openvino(graph: bytes, size: tuple[int, int], precision: str, threads: int, part: int) -> Run:
+def _openvino(graph: bytes, size: tuple[int, int], precision: str, threads: int, part: int) -> ArrayForward:
     import openvino
 
     core = openvino.Core()

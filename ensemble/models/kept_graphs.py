@@ -12,9 +12,9 @@ from pydantic import ConfigDict
 
 from ensemble.jobs.card import ModelCard
 from ensemble.jobs.job import GRAPH, GRAPH_RECORD
-from ensemble.models.array_views import array_views
+from ensemble.models.array_views import Array, array_views
 from ensemble.models.engine import STARTING, EngineName, Precision, PrecisionChoice, largest_difference
-from ensemble.models.graph_engine import PART, Array, GraphEngine, Run, compile_graph
+from ensemble.models.graph_engine import PART, ArrayForward, GraphEngine, compile_graph
 from ensemble.recipes.views import IDENTITY
 from folds.errors import MaskensError, first_line
 from folds.files import replacing, sha256
@@ -100,7 +100,7 @@ class KeptGraph:
             any_difference: in bf16 logits need only be finite.
         """
 
-        def compiled(precision: Precision) -> Run:
+        def compiled(precision: Precision) -> ArrayForward:
             return compile_graph(name, graph, self.card.preprocessing.shape[:2], precision, threads, part)
 
         try:

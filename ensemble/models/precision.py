@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ensemble.jobs.hardware import machine
-from ensemble.jobs.locks import one_at_a_time
+from ensemble.jobs.locks import lock_measurements
 from ensemble.models.engine import FP32, Precision, PrecisionChoice, PrecisionOption, largest_difference, shortest
 from ensemble.models.runtime import quiet
 from folds.errors import MaskensError
@@ -116,7 +116,7 @@ class AutotuneCache:
     def get_or_measure(self, measure: Callable[[], Autotuned]) -> Autotuned:
         """What this job or one before it measured; others wait meanwhile. A damaged record is measured anew."""
         key = f"{self.task_hash}, {machine(str(self.device), self.threads)}"
-        with one_at_a_time(self.run, "precision") if self.keep else contextlib.nullcontext():
+        with lock_measurements(self.run) if self.keep else contextlib.nullcontext():
             known = _measured(self.run)
             match known.get(key):
                 case {"precision": "fp32" | "bf16" | "fp16" as precision, "note": str(note)}:
@@ -145,7 +145,7 @@ def kept_batch(run: Path, key: str) -> int:
 
 def keep_batch(run: Path, key: str, batch: int) -> None:
     """Keep what was measured, where the run's folder can be written."""
-    with contextlib.suppress(MaskensError, OSError), one_at_a_time(run, "precision"):
+    with contextlib.suppress(MaskensError, OSError), lock_measurements(run):
         write_json(run / PRECISION, _measured(run) | {key: {"batch": batch}})
 
 

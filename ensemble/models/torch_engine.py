@@ -18,7 +18,7 @@ from ensemble.models.engine import BATCH, FP32, EngineOptions, PrecisionChoice, 
 from ensemble.models.precision import Forward, autocast, choose_precision, compile_model, forward_seconds
 from folds.errors import MaskensError, first_line
 
-Batch = TypeVar("Batch", npt.NDArray[np.float32], Tensor)
+Photos = TypeVar("Photos", npt.NDArray[np.float32], Tensor)
 
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)  # not their other subclasses: some change their weights as they run
 SMALLEST, LARGEST = 8, 512
@@ -116,7 +116,7 @@ class TorchEngine:
         self.notes: tuple[str, ...] = ()  # what could not be made faster, and why
         self.compile_seconds = 0.0
 
-    def logits(self, x: Batch) -> Batch:
+    def logits(self, x: Photos) -> Photos:
         """float32 (n, 3, height, width) -> float32 (n, width), both tensors on the model's device, or arrays.
 
         Forward passes take `batch` photos each, half as many from where the GPU runs out of memory. Raises MaskensError

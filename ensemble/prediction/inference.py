@@ -12,14 +12,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ensemble.backends.backend import Call, WorkerLost, call_with_retries, run_in_threads
 from ensemble.backends.choose import open_backend
-from ensemble.data.cache import DecodedPhotos, PhotoArrays, missing_bytes, no_face_note, open_photos
+from ensemble.data.cache import DecodedPhotos, PhotoBatch, missing_bytes, no_face_note, open_photos
 from ensemble.decision.early_exit import Budget
 from ensemble.decision.members import Ensemble, preprocessings
 from ensemble.decision.tuning import DecisionParams
@@ -36,9 +36,6 @@ from folds.files import json_text, load_npz, save_npz, sha256
 from folds.labels import IntArray
 from folds.people import PhotoSet
 from folds.photos import Progress
-
-if TYPE_CHECKING:
-    from ensemble.data.loader import PhotoBatch
 
 SAVE_EVERY = 20.0  # seconds
 EVALUATED = 0.6  # assumed fraction of the photos that age models of one gender predict
@@ -252,9 +249,7 @@ def predict_photos(
     return dataclasses.replace(found(), warning=warning, skipped=strategy.describe(logits))
 
 
-def _batches(
-    photos: DecodedPhotos, rows: Sequence[int], size: int, hardware: Hardware
-) -> Iterator[PhotoArrays | PhotoBatch]:
+def _batches(photos: DecodedPhotos, rows: Sequence[int], size: int, hardware: Hardware) -> Iterator[PhotoBatch]:
     """Arrays; for a GPU tensors in pinned memory, loaded by processes while it works."""
     if hardware.device == "cpu":
         return photos.batches(rows, size, hardware.decoding_threads)

@@ -67,7 +67,13 @@ class BatchInputs:
             count = len(made) // len(self.views)
             shown = np.arange(count) if places is None else places
             views = range(len(self.views)) if view is None else (view,)
-            made = self._at(made, np.concatenate([shown + v * count for v in views]))
+            wanted = np.concatenate([shown + v * count for v in views])
+            if self._device == "cpu":
+                made = made[wanted]
+            else:
+                from ensemble.models.tta import at_places
+
+                made = at_places(made, wanted)
         return made.transpose(0, 3, 1, 2) if self._device == "cpu" else made
 
     def _make(self, photos: Any, normalisation: Any) -> Any:
@@ -76,13 +82,6 @@ class BatchInputs:
         from ensemble.models.tta import device_views
 
         return device_views(photos, self.views, normalisation, self._device)
-
-    def _at(self, made: Any, places: IntArray) -> Any:
-        if self._device == "cpu":
-            return made[places]
-        from ensemble.models.tta import at_places
-
-        return at_places(made, places)
 
 
 def batch_size(device: str) -> int:

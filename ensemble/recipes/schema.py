@@ -147,6 +147,11 @@ class Ages(Strict):
         return self.bands or bands_of(self.cuts)
 
     @property
+    def in_years(self) -> bool:
+        """Whether labels are whole years, which targets spread over the bins."""
+        return self.sigma > 0
+
+    @property
     def in_bands(self) -> bool:
         """Whether the bins are the three bands themselves."""
         return (self.cuts, self.bin_bands) == (AGE_CUTS, bands_of(AGE_CUTS))

@@ -78,7 +78,7 @@ def view_name(view: str) -> str:
     return " ".join(n if v is None else f"{n}={v:g}" for n, v in steps_of(view).items()) or IDENTITY
 
 
-Merge = Literal["mean", "gmean", "max"]
+TtaMerge = Literal["mean", "gmean", "max"]
 
 
 class TtaSet(BaseModel):
@@ -87,7 +87,7 @@ class TtaSet(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     views: tuple[Annotated[str, AfterValidator(view_name)], ...]
-    merge: Merge = "mean"  # named as in ttach
+    merge: TtaMerge = "mean"  # named as in ttach
     weights: tuple[Annotated[float, Field(ge=0)], ...] = ()  # one a view, only ratios count; empty weighs all alike
 
     @field_validator("views")

@@ -103,7 +103,7 @@ def export_table(export: Export) -> Table:
     return table
 
 
-def class_table(score: Score, intervals: Sequence[Interval], people: Sequence[int] = ()) -> WideOrNarrow:
+def class_scores_table(score: Score, intervals: Sequence[Interval], people: Sequence[int] = ()) -> WideOrNarrow:
     """Precision, recall and F1 of each of the 18 classes, with the interval of the F1 and its people where known."""
 
     def table(wide: bool) -> Table:
@@ -167,7 +167,7 @@ def evaluation_tables(found: Evaluation) -> list[Table | WideOrNarrow]:
             table.add_row(Text(s.name), f"{s.f1.value:.4f}", *([f"{s.accuracy:.4f}"] if wide else []), *gain)
         return table
 
-    classes = class_table(found.score, found.class_f1, found.class_people.tolist())
+    classes = class_scores_table(found.score, found.class_f1, found.class_people.tolist())
     return [classes, parts, folds, views, WideOrNarrow(variants)]
 
 

@@ -25,7 +25,7 @@ from ensemble.serving.batching import Batcher, QueueFull
 from ensemble.serving.limits import Limits, Refused
 from folds.errors import MaskensError
 from folds.photo_files import is_distorted
-from folds.photos import Pixels, decode_photo, resize_and_crop
+from folds.photos import Pixels, decode_photo, scaled
 
 UNNAMED = "photo"
 LONGEST_NAME = 255  # characters
@@ -137,12 +137,8 @@ class ServedModels:
             height, width = photo.whole
             pixels = height * width
             loaded = in_preprocessings(photo.sizes[: len(preprocessings)], preprocessings)
-            shown = None
-            if picture:
-                whole = photo.sizes[-1]
-                scale = min(1.0, PICTURE / max(whole.shape[:2]))
-                small = max(1, round(scale * whole.shape[0])), max(1, round(scale * whole.shape[1]))
-                shown = resize_and_crop(whole, small, None)
+            whole = photo.sizes[-1]
+            shown = scaled(whole, min(1.0, PICTURE / max(whole.shape[:2]))) if picture else None
             distorted = resized_whole(loaded, preprocessings) and is_distorted(height, width, self._aspect)
             return ReadPhoto(loaded.sizes, distorted, shown)
         except MaskensError:

@@ -33,7 +33,7 @@ from ensemble.models.torch_engine import TorchEngine
 from ensemble.recipes.schema import Recipe, Sampler, TaskRecipe
 from ensemble.recipes.tasks import training_labels
 from ensemble.recipes.views import VIEWS
-from ensemble.training.deadline import JobTime, Prediction, epochs_left, slot_loads
+from ensemble.training.deadline import InferenceTime, JobTime, epochs_left, slot_loads
 from ensemble.training.fit_fold import view_logits
 from ensemble.training.optimizer import describe_ema
 from ensemble.training.trainer import LossNotFinite, Trainer
@@ -175,7 +175,7 @@ def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> C
         to_device(model, device)
         start = time.perf_counter() - started
 
-        labels = training_labels(task.target, data, in_years=task.ages.sigma > 0)[rows]
+        labels = training_labels(task.target, data, in_years=task.ages.in_years)[rows]
         masks = DrawMasks(task, data.labels[0][rows])
         each = np.arange(len(rows))
         twice = EpochPhotos(each, each, each, Sampler(fraction=2.0))
@@ -255,7 +255,7 @@ def job_times(
 
 def prediction_time(
     found: Estimate, recipe: Recipe, photos: PhotoSet, cache: Path | None, starting: float
-) -> Prediction:
+) -> InferenceTime:
     """What `maskens infer` takes for these photos, without early exit.
 
     Args:
@@ -268,7 +268,7 @@ def prediction_time(
     wanted = list(dict.fromkeys(task.preprocessing for task in recipe.tasks.values()))
     lacking = cache is None or missing_bytes(photos, wanted, cache)
     decode = len(photos.files) * max(cost.decode for cost in costs.values()) if lacking else 0.0
-    return Prediction(starting + decode + COMMANDS, fold)
+    return InferenceTime(starting + decode + COMMANDS, fold)
 
 
 def job_updates(spec: JobSpec, data: TrainData, folds: IntArray) -> int:

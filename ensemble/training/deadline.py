@@ -125,7 +125,7 @@ def seconds_after(jobs: Sequence[JobTime], epochs: int, busy: Sequence[float]) -
 
 
 @dataclass(frozen=True)
-class Prediction:
+class InferenceTime:
     """What `maskens infer` takes, in seconds."""
 
     start: float  # whatever the models: starting, decoding, writing
@@ -137,7 +137,7 @@ class Prediction:
 
 
 def fitting_folds(
-    folds: Mapping[int, Sequence[JobTime]], seconds: float, infer: Prediction, slots: int = 1, complete: int = 0
+    folds: Mapping[int, Sequence[JobTime]], seconds: float, infer: InferenceTime, slots: int = 1, complete: int = 0
 ) -> dict[int, list[int] | None]:
     """`fitting_epochs` of each fold, one after the other: each gets what those before it leave.
 
@@ -181,7 +181,7 @@ class Timetable:
         self,
         times: Mapping[Key, JobTime],
         ends: float,
-        infer: Prediction,
+        infer: InferenceTime,
         complete: Collection[int],
         slots: int,
         decode: float = 0.0,

@@ -79,7 +79,7 @@ def view_logits(
 
 
 @dataclass(frozen=True)
-class LearningSet:
+class TrainingSet:
     """The photos of the data, and after them those with pseudo-labels: which of them a job trains on, and how."""
 
     recipe: TaskRecipe
@@ -92,7 +92,7 @@ class LearningSet:
     files: list[str]  # (photos,)
 
     @property
-    def taught(self) -> IntArray | npt.NDArray[np.float32]:
+    def targets(self) -> IntArray | npt.NDArray[np.float32]:
         """What the model is trained on with each photo: its soft target if there are any, else its labels."""
         return self.labels if self.soft is None else self.soft
 
@@ -100,7 +100,7 @@ class LearningSet:
         return epoch_batches(self.recipe, self.data, self.rows, seed, self.more)
 
 
-def learning_set(spec: JobSpec, data: TrainData, folds: IntArray) -> LearningSet:
+def training_set(spec: JobSpec, data: TrainData, folds: IntArray) -> TrainingSet:
     """The training photos of a job. No person of its fold is among them, nor a soft target of one.
 
     Args:
@@ -108,7 +108,7 @@ def learning_set(spec: JobSpec, data: TrainData, folds: IntArray) -> LearningSet
     """
     recipe = spec.recipe.tasks[spec.task]
     rows, more, files = training_rows(spec, data, folds), NO_MORE, list(data.files)
-    labels, states = training_labels(recipe.target, data, in_years=recipe.ages.sigma > 0), data.labels[0]
+    labels, states = training_labels(recipe.target, data, in_years=recipe.ages.in_years), data.labels[0]
     if spec.pseudo:
         more = spec.pseudo.of(spec.fold, recipe)
         classes = np.maximum(spec.pseudo.classes[spec.fold], 0)  # any for those not taken: they are not trained on
@@ -119,7 +119,7 @@ def learning_set(spec: JobSpec, data: TrainData, folds: IntArray) -> LearningSet
     if spec.soft:
         soft = np.full((len(data.files), CLASSES), np.nan, dtype=np.float32)
         soft[rows] = spec.soft.of(spec.fold, recipe.predicts, data)[rows]
-    return LearningSet(recipe, data, rows, more, labels, states, soft, files)
+    return TrainingSet(recipe, data, rows, more, labels, states, soft, files)
 
 
 class JobRun:
@@ -145,7 +145,7 @@ class JobRun:
         fold = spec.run.k if self.full else spec.fold  # the seed of a stream is not negative
         self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), fold)
         self.target = self.recipe.target
-        self.learned = learning_set(spec, data, folds)
+        self.training_set = training_set(spec, data, folds)
         self.people = trained_on(spec, data, folds)
         self.truth = true_labels(self.target, data)
         held_out = (folds[data.photo_person] == spec.fold) & data.scored
@@ -184,7 +184,7 @@ class JobRun:
         model = create(self.recipe.of_fold(self.spec.fold), initial_weights=not resumed)
         self.normalised = normalisation(model)
         to_device(model, self.device)
-        batches = self.learned.batches(self.seed)
+        batches = self.training_set.batches(self.seed)
         self.trainer = trainer = Trainer(
             self.recipe,
             model,
@@ -194,7 +194,7 @@ class JobRun:
             len(batches),
             AutotuneCache(self.spec.run.folder, self.whole_recipe.hash, self.device, self.spec.threads),
             self.spec.compile,
-            torch.from_numpy(self.learned.labels[batches.photos.rows]),
+            torch.from_numpy(self.training_set.labels[batches.photos.rows]),
         )
         unfinished = None
         if resumed:
@@ -235,9 +235,9 @@ class JobRun:
         shown: TrainingPhotos = self.photos
         if self.spec.pseudo:
             shown = ConcatDataset([self.photos, self.open(self.spec.pseudo.photos)])  # type: ignore[list-item]
-        augment, pin = Augment(self.recipe.augment), self.device.type == "cuda"
-        masks = DrawMasks(self.recipe, self.learned.states, self.learned.soft is not None)
-        loader = train_loader(shown, self.learned.taught, batches, augment, self.seed, self.spec.workers, pin, masks)
+        mine, augment, pin = self.training_set, Augment(self.recipe.augment), self.device.type == "cuda"
+        masks = DrawMasks(self.recipe, mine.states, mine.soft is not None)
+        loader = train_loader(shown, mine.targets, batches, augment, self.seed, self.spec.workers, pin, masks)
         for epoch in range(len(self.history), self.epochs):
             if epoch and not unfinished and self.late(self.epoch_seconds):
                 self.end_early()
@@ -256,7 +256,7 @@ class JobRun:
                 break
             except LossNotFinite as error:
                 keys = next(itertools.islice(batches, error.batch, None))
-                files = list(dict.fromkeys(self.learned.files[index] for _, index, _ in keys))
+                files = list(dict.fromkeys(self.training_set.files[index] for _, index, _ in keys))
                 more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
                 raise MaskensError(
                     f"the loss became {error.loss} in epoch {epoch + 1}, first in batch {error.batch + 1} of "
@@ -343,7 +343,7 @@ class JobRun:
         views, workers = self.spec.recipe.oof_views, self.spec.workers
         every = view_logits(engine, self.normalised, self.device, self.photos, self.oof_rows, views, workers)
         logits = self.validated(every)
-        labels = self.learned.labels[self.valid_rows]
+        labels = self.training_set.labels[self.valid_rows]
         soft, partial = trainer.targets(torch.from_numpy(labels)).cpu(), bool((labels == UNKNOWN).any())
         loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft, partial=partial)
         f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])

@@ -17,7 +17,7 @@ import torch
 
 from ensemble.backends.backend import Call, WorkerLost, WorkerStopped, call_with_retries, run_in_threads
 from ensemble.backends.choose import open_backend
-from ensemble.data.cache import check_readable, no_face_note, open_photos
+from ensemble.data.cache import decode_photos, no_face_note, open_photos
 from ensemble.data.drawn_masks import undetected_note
 from ensemble.jobs.finished import is_done, job_epochs
 from ensemble.jobs.hardware import Hardware
@@ -138,15 +138,9 @@ def fill_cache(
     cache, threads = specs[0].cache, hardware.decoding_threads
     tasks = {s.recipe.tasks[s.task].hash: s.recipe.tasks[s.task] for s in specs}
     wanted = list(dict.fromkeys(task.preprocessing for task in tasks.values()))
-    if cache is None:
-        faces = check_readable(data.photos, wanted, threads, on_progress)
-    else:
-        faces = open_photos(data.photos, wanted, cache, threads, on_progress).faces
+    faces = decode_photos(data.photos, wanted, cache, threads, on_progress)
     if pseudo := specs[0].pseudo:
-        if cache is None:
-            check_readable(pseudo.photos, [], threads)
-        else:
-            open_photos(pseudo.photos, wanted, cache, threads)
+        decode_photos(pseudo.photos, wanted if cache else [], cache, threads)
     without = int((~faces).sum())
     notes = [no_face_note(without, len(faces))] if without else []
     for task in tasks.values():

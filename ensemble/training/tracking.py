@@ -6,7 +6,6 @@ A tracker that fails never stops the training.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import os
 import shutil
@@ -25,7 +24,7 @@ from ensemble.jobs.job import Job
 from ensemble.metrics.heads import head_decisions, head_log_probabilities
 from ensemble.metrics.scores import head_scores
 from ensemble.recipes.tasks import WIDTHS, OutputSpec
-from folds.errors import MaskensError, first_line, typed
+from folds.errors import MaskensError, first_line, refuse_without, typed
 from folds.files import sha256
 from folds.labels import IntArray
 from folds.pages.contact_sheet import Cell, Sheet, draw
@@ -184,11 +183,8 @@ def check_trackers(names: Sequence[str]) -> None:
     Raises:
         MaskensError: a package is not installed, or W&B is to be sent to and nobody is logged in.
     """
-    specs = {name: importlib.util.find_spec(name) for name in names}
-    missing = [n for n, spec in specs.items() if not (spec and spec.origin)]  # a folder of logs has no origin
-    if missing:
-        extras = ",".join(missing)
-        raise MaskensError(f"--track: {missing[0]} is not installed. Install: pip install 'maskens[{extras}]'")
+    for name in names:
+        refuse_without([name], name, f"--track {name}")
     if "wandb" in names:
         offline = "To keep all on this machine: WANDB_MODE=offline maskens train --track wandb"
         wandb = _import_wandb()
@@ -228,7 +224,7 @@ def validation_pictures(title: str, of: TrackedJob, logits: npt.NDArray[np.float
     for i, (head, decided) in enumerate(zip(heads, head_decisions(logits, heads), strict=True)):
         matrix = confusion_matrix(of.truth[:, i], decided, labels=range(WIDTHS[head.part]))
         found[f"confusion/{head.part}"] = draw_matrix(matrix, names[head.part], f"{title}: {head.part}")
-    return found | {"worst": worst_photos(title, of.photos, of.rows, of.target, logits, of.truth)}
+    return found | {"worst": worst_photos(title, of, logits)}
 
 
 def draw_matrix(matrix: IntArray, names: Sequence[str], title: str) -> Pixels:
@@ -260,34 +256,19 @@ def draw_matrix(matrix: IntArray, names: Sequence[str], title: str) -> Pixels:
     return np.array(Image.open(buffer).convert("RGB"), dtype=np.uint8)
 
 
-def worst_photos(
-    title: str,
-    photos: DecodedPhotos,
-    rows: IntArray,
-    target: OutputSpec,
-    logits: npt.NDArray[np.float32],
-    truth: IntArray,
-) -> Pixels:
-    """A sheet of the photos with the highest loss against the true labels, all heads of the task together.
-
-    Args:
-        rows: int64 (n,), which of the photos were predicted.
-        logits: float32 (n, width of the task).
-        truth: int64 (n, heads), in the scoring bands.
-
-    Returns:
-        uint8 (height, width, 3).
-    """
-    log_p = [head_log_probabilities(logits, head) for head in target.heads]
-    losses = -np.sum([np.take_along_axis(p, truth[:, [i]], axis=1)[:, 0] for i, p in enumerate(log_p)], axis=0)
-    names = [*OutputSpec(target.predicts).names.values()]
+def worst_photos(title: str, of: TrackedJob, logits: npt.NDArray[np.float32]) -> Pixels:
+    """A sheet of the photos with the highest loss against the true labels, all heads of the task together: uint8
+    (height, width, 3). `logits` are float32 (validated photos, width)."""
+    log_p = [head_log_probabilities(logits, head) for head in of.target.heads]
+    losses = -np.sum([np.take_along_axis(p, of.truth[:, [i]], axis=1)[:, 0] for i, p in enumerate(log_p)], axis=0)
+    names = [*OutputSpec(of.target.predicts).names.values()]
     cells = []
     for place in np.argsort(-losses, kind="stable")[:WORST]:
-        true = ", ".join(n[label] for n, label in zip(names, truth[place], strict=True))
+        true = ", ".join(n[label] for n, label in zip(names, of.truth[place], strict=True))
         predicted = ", ".join(n[int(p[place].argmax())] for n, p in zip(names, log_p, strict=True))
-        file = PurePosixPath(photos.files[rows[place]])
+        file = PurePosixPath(of.photos.files[of.rows[place]])
         probability = f"p(true) {np.exp(-losses[place]):.3g}"
         caption = (f"is {true}", f"as {predicted}", probability, file.parent.name, file.name)
-        cells.append(Cell(photos[int(rows[place])][0], "\n".join(caption)))
+        cells.append(Cell(of.photos[int(of.rows[place])][0], "\n".join(caption)))
     heading = f"{title}: the {len(cells)} photos with the highest loss"
     return np.asarray(draw(Sheet("worst", heading, tuple(cells))), dtype=np.uint8)

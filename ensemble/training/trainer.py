@@ -36,7 +36,7 @@ from folds.labels import UNKNOWN
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(photos uint8 (batch, h, w, 3), labels as of `Trainer.targets`)."""
 
-Batch = tuple[Tensor, Tensor, int, int]
+PlacedBatch = tuple[Tensor, Tensor, int, int]
 """(photos, labels, epoch, place in the epoch)."""
 
 
@@ -99,7 +99,7 @@ class Trainer:
 
     Args:
         batches: of an epoch.
-        learned: int64 (photos, heads), the labels of the training photos: `task_loss` gets their counts.
+        labels: int64 (photos, heads), the labels of the training photos: `task_loss` gets their counts.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Trainer:
         batches: int,
         measured: AutotuneCache | None = None,
         compile: bool = False,
-        learned: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> None:
         self.recipe, self.model, self.mean, self.std = recipe, model, mean, std
         self.device, self.seed, self.batches = device, tuple(seed), batches
@@ -122,8 +122,8 @@ class Trainer:
         tables = target_tables(recipe.target, recipe.ages.sigma)
         self.tables = [table.to(device) for table in tables]
         self.class_table = class_table(recipe.target).to(device)
-        self.partial = learned is not None and bool((learned == UNKNOWN).any())
-        self.counts = [] if learned is None else [count.to(device) for count in bin_counts(learned, tables)]
+        self.partial = labels is not None and bool((labels == UNKNOWN).any())
+        self.counts = [] if labels is None else [count.to(device) for count in bin_counts(labels, tables)]
         self.frozen_norms = freeze_stages(model, recipe.frozen_stages) if recipe.frozen_stages else []
         self.optimizer = make_optimizer(model, recipe.optimizer)
         self.log_variances = None
@@ -226,7 +226,7 @@ class Trainer:
         p = progress or EpochProgress.begin(None, self.device)
         started = time.perf_counter() - p.seconds
         on_gpu = self.device.type == "cuda"
-        batches: list[Batch] = []  # of this update
+        batches: list[PlacedBatch] = []  # of this update
         for number, (photos, labels) in enumerate(ahead(loader, self.device) if on_gpu else loader, start=p.batches):
             while not self.ready:
                 with self._halving():
@@ -276,7 +276,7 @@ class Trainer:
             self.forward, self.compile_note = compile_for_training(self.model, x, self.precision)
         return time.perf_counter() - began
 
-    def _accumulate(self, batches: Sequence[Batch], group: int) -> Tensor:
+    def _accumulate(self, batches: Sequence[PlacedBatch], group: int) -> Tensor:
         """Add the gradients of the last of an update's batches so far; returns its mean loss, detached. If memory runs
         out, all of them are computed anew in smaller micro-batches: the failed pass left a part of its gradients."""
         left = batches[-1:]
@@ -286,7 +286,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             left = batches
 
-    def _backward(self, batch: Batch, group: int) -> Tensor:
+    def _backward(self, batch: PlacedBatch, group: int) -> Tensor:
         """Add a batch's gradients, in micro-batches of nearly equal sizes; returns its mean loss, detached.
 
         The loss is a mean over photos, so that micro-batches count by their photos; that of soft F1 is then the mean of

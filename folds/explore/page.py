@@ -186,7 +186,7 @@ def summary_lines(found: Exploration) -> list[str]:
     ]
 
 
-def warning_lines(found: Exploration) -> list[str]:
+def warnings(found: Exploration) -> list[str]:
     """What looks wrong; of each kind the first few and how many there are."""
     kinds = {
         "unreadable photos": found.unreadable,
@@ -194,7 +194,7 @@ def warning_lines(found: Exploration) -> list[str]:
         "nearly the same photo under two ids": [*map(str, found.candidates)],
     }
     return [
-        "\n".join([f"warning: {what}: {len(items)}", *(f"  - {item}" for item in items[:LISTED])])
+        "\n".join([f"{what}: {len(items)}", *(f"  - {item}" for item in items[:LISTED])])
         + (f"\n... and {len(items) - LISTED} more" if len(items) > LISTED else "")
         for what, items in kinds.items()
         if items

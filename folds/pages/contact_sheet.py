@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from folds.errors import MaskensError
 from folds.files import replacing
-from folds.photos import Pixels, Progress, in_threads, read_photo, resize_and_crop
+from folds.photos import Pixels, Progress, in_threads, read_photo, scaled
 
 BOX = (132, 176)  # width, height of a picture on a sheet, in pixels
 GAP = 12
@@ -57,10 +57,7 @@ def photo_caption(file: str) -> str:
 def thumbnail(photo: Pixels) -> Pixels:
     """A photo, uint8 (h, w, 3), shrunk to fit into BOX; never enlarged."""
     height, width = photo.shape[:2]
-    scale = min(BOX[0] / width, BOX[1] / height)
-    if scale >= 1:
-        return photo
-    return resize_and_crop(photo, (max(1, round(height * scale)), max(1, round(width * scale))), None)
+    return scaled(photo, min(1.0, BOX[0] / width, BOX[1] / height))
 
 
 def thumbnails(files: Sequence[Path], workers: int, on_progress: Progress | None = None) -> list[Pixels | None]:

@@ -9,7 +9,7 @@ import pytest
 from noise_photos import noise_photos
 from PIL import Image
 
-from ensemble.data.cache import check_readable, open_photos, skip_unreadable
+from ensemble.data.cache import decode_photos, open_photos, skip_unreadable
 from ensemble.data.loader import plain_batches
 from ensemble.recipes.schema import Preprocessing
 from folds.errors import MaskensError
@@ -56,7 +56,7 @@ def test_what_cannot_be_read_is_named_and_the_others_stay_as_they_are(root: Path
         whole = read_photo(root / FILES[row])
         assert np.array_equal(small[place].numpy(), resize_and_crop(whole, (16, 12), None))
         assert np.array_equal(large[place].numpy(), resize_and_crop(whole, (20, 16), None))
-    assert check_readable(found, [SMALL], 1).all()
+    assert decode_photos(found, [SMALL], None, 1).all()
 
 
 def test_a_cache_with_holes_is_not_taken_for_a_complete_one(root: Path, tmp_path: Path) -> None:

@@ -24,10 +24,10 @@ from ensemble.decision.members import Ensemble, Member
 from ensemble.decision.tuning import DecisionParams, RunTuning
 from ensemble.recipes.tasks import ONLY_GENDER, OutputSpec, Predicts
 from ensemble.recipes.views import SETS as TTA_SETS
-from ensemble.recipes.views import Merge, TtaSet
+from ensemble.recipes.views import TtaMerge, TtaSet
 
 FLIP = TTA_SETS["flip"]
-MERGES: tuple[Merge, ...] = ("gmean", "max")
+MERGES: tuple[TtaMerge, ...] = ("gmean", "max")
 FOUR: tuple[Predicts, ...] = ("mask", "gender", "male-age", "female-age")
 SETS: list[tuple[Predicts, ...]] = [
     FOUR,

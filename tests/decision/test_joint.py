@@ -25,7 +25,7 @@ from ensemble.decision.joint import (
 from ensemble.jobs.oof import select_views
 from ensemble.metrics.heads import head_log_probabilities
 from ensemble.recipes.tasks import OutputSpec, Predicts
-from ensemble.recipes.views import Merge, TtaSet
+from ensemble.recipes.views import TtaMerge, TtaSet
 from folds.errors import MaskensError
 
 FOUR: tuple[Predicts, ...] = ("mask", "gender", "male-age", "female-age")
@@ -154,7 +154,7 @@ def test_views_are_selected_by_name_not_by_place() -> None:
         select_views(logits, there, ("identity", "darker"))
 
 
-def merged(logits: np.ndarray, merge: Merge, target: OutputSpec) -> np.ndarray:
+def merged(logits: np.ndarray, merge: TtaMerge, target: OutputSpec) -> np.ndarray:
     return merged_log_probabilities(logits, target.heads[0], TtaSet(views=("identity", "hflip"), merge=merge))
 
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ensemble.data.cache import DecodedPhotos, check_readable, open_photos, resized_whole
+from ensemble.data.cache import DecodedPhotos, decode_photos, open_photos, resized_whole
 from ensemble.data.drawn_masks import DrawMasks, detection_faults, undetected_note
 from ensemble.data.loader import plain_batches
 from ensemble.recipes.recipe_file import load_recipe
@@ -230,7 +230,7 @@ def test_the_cache_remembers_on_which_photos_a_face_was_found(monkeypatch: pytes
         assert len(list((tmp_path / "cache").glob("*.faces.npy"))) == len(FACE_CROPS)
         for n in range(3):
             assert all(np.array_equal(a, b) for a, b in zip(cached[n], plain[n], strict=True))
-    assert check_readable(PhotoSet(tmp_path, names, ""), preprocessings[:1], 1).all(), "no face is looked for"
+    assert decode_photos(PhotoSet(tmp_path, names, ""), preprocessings[:1], None, 1).all(), "no face is looked for"
     crops = preprocessings[1:]
     whole = [resized_whole(DecodedPhotos(cached.photos, crops).load(n), crops) for n in range(3)]
     assert whole == [False, True, False]

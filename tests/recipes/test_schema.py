@@ -119,7 +119,7 @@ def test_each_key_changes_the_model(setting: Setting, plain: np.ndarray, key: st
 def test_ages_left_out_are_not_trained_on_but_predicted_and_scored(setting: Setting) -> None:
     spec = setting.spec("some left out", "tasks.age.ages.leave_out=[30, 31, 60]")
     job = JobRun(spec, setting.data, setting.folds)
-    assert not np.isin(setting.data.years[job.learned.rows], [30, 31, 60]).any()
+    assert not np.isin(setting.data.years[job.training_set.rows], [30, 31, 60]).any()
     assert np.isin(setting.data.years[job.valid_rows], [30, 31, 60]).any()
     everybody = setting.folds[setting.data.photo_person] == 0
     assert np.array_equal(job.valid_rows, np.flatnonzero(everybody))
@@ -143,7 +143,7 @@ def test_other_age_bins_are_scored_on_the_true_labels(setting: Setting) -> None:
     tasks = ("age", "mask", "gender")
     spec, *_ = [setting.trained("cuts", "tasks.age.ages.cuts=[21, 30, 46, 58]", task=task) for task in tasks]
     job = JobRun(spec, setting.data, setting.folds)
-    assert job.learned.labels.max() == 4
+    assert job.training_set.labels.max() == 4
     assert np.array_equal(job.truth[:, 0], setting.data.labels[2])
     run = spec.run
     found = evaluate(load_oof_ensemble([run], None, "last"), apply_tuning([run], "none", tuned=False))

@@ -20,8 +20,8 @@ from ensemble.jobs.spec import JobSpec, TimeLimit
 from ensemble.recipes.schema import TaskRecipe
 from ensemble.training.deadline import (
     MARGIN,
+    InferenceTime,
     JobTime,
-    Prediction,
     Timetable,
     describe_folds,
     fitting_epochs,
@@ -68,7 +68,7 @@ def test_a_fold_ends_in_time_and_more_time_is_never_fewer_epochs(
 def test_whole_folds_come_first_and_leave_time_to_predict(
     jobs: list[JobTime], k: int, seconds: float, start: float, fold: float, slots: int, complete: int
 ) -> None:
-    infer = Prediction(start, fold)
+    infer = InferenceTime(start, fold)
     found = fitting_folds(dict.fromkeys(range(k), jobs), seconds, infer, slots, complete)
     begun = [epochs for epochs in found.values() if epochs is not None]
     assert list(found.values())[: len(begun)] == begun, "in their order"
@@ -104,7 +104,7 @@ def test_epochs_follow_what_jobs_really_take(setting: TinyRun) -> None:
     """Of three wanted: as estimated all of both folds fit; really everything takes four times as long."""
     clock, specs = Clock(), [setting.spec(task, fold) for fold in (0, 1) for task in ("mask", "gender")]
     times = {(spec.task, spec.fold): JobTime(1.0, 10.0, 3) for spec in specs}
-    table = Timetable(times, 440.0, Prediction(10.0, 10.0), [], 1, now=clock)
+    table = Timetable(times, 440.0, InferenceTime(10.0, 10.0), [], 1, now=clock)
     assert describe_folds(table.forecast()) == ""
     first = trained_in(clock, table, specs[0], 40.0)
     assert first and first.limit and first.epochs == 3
@@ -121,12 +121,12 @@ def test_epochs_follow_what_jobs_really_take(setting: TinyRun) -> None:
 def test_a_fold_without_time_is_not_begun(setting: TinyRun) -> None:
     clock, specs = Clock(), [setting.spec(task, fold) for fold in (0, 1) for task in ("mask", "gender")]
     times = {(spec.task, spec.fold): JobTime(0.0, 10.0, 3) for spec in specs}
-    table = Timetable(times, 80.0, Prediction(10.0, 0.0), [], 1, now=clock)
+    table = Timetable(times, 80.0, InferenceTime(10.0, 0.0), [], 1, now=clock)
     assert describe_folds(table.forecast()) == "fold 1: not trained"
     assert not table.too_short
     assert [bool(trained_in(clock, table, spec, 10.0)) for spec in specs] == [True, True, False, False]
     clock.time = 55.0
-    again = Timetable(times, 80.0, Prediction(10.0, 0.0), [0], 1, decode=5.0, now=clock)
+    again = Timetable(times, 80.0, InferenceTime(10.0, 0.0), [0], 1, decode=5.0, now=clock)
     assert again.too_short
     assert again.least_seconds() == (pytest.approx(22), pytest.approx(16))
 
@@ -135,7 +135,7 @@ def test_a_fold_without_time_is_not_begun(setting: TinyRun) -> None:
 def test_the_model_on_everybody_needs_time_for_all_its_epochs(setting: TinyRun, seconds: float, begun: bool) -> None:
     clock, spec = Clock(), setting.spec("mask", FULL)
     times = {("mask", FULL): JobTime(0.0, 10.0, 9, 9)}  # as estimated before the folds had decided on three
-    table = Timetable(times, seconds, Prediction(10.0, 5.0), [0, 1], 1, now=clock)
+    table = Timetable(times, seconds, InferenceTime(10.0, 5.0), [0, 1], 1, now=clock)
     assert bool(trained_in(clock, table, spec, 10.0)) == begun
 
 

@@ -30,12 +30,12 @@ from ensemble.jobs.soft_targets import (
     SoftTargets,
     read_soft_targets,
     save_fold_targets,
+    soft_target_rows,
     soft_with_mask,
-    taught_rows,
 )
 from ensemble.models.build import load_checkpoint, to_input
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.training.fit_fold import LearningSet, learning_set
+from ensemble.training.fit_fold import TrainingSet, training_set
 from ensemble.training.losses import class_table
 from folds.corrections import read_fixes
 from folds.errors import MaskensError
@@ -82,8 +82,8 @@ def planned(root: Path, out: Path, *teachers: Path, **more: object) -> DistilPla
     return plan_distillation(ensemble.distil.typed(teachers or root / "teacher", **options))
 
 
-def lessons(training: TrainingPlan, fold: int) -> LearningSet:
-    return learning_set(training.jobs[fold], training.data, training.folds)
+def lessons(training: TrainingPlan, fold: int) -> TrainingSet:
+    return training_set(training.jobs[fold], training.data, training.folds)
 
 
 def predicted(run: Run, data: TrainData, fold: int) -> np.ndarray:
@@ -111,10 +111,10 @@ def test_a_fold_is_trained_on_the_teachers_model_of_that_fold_mixed_with_the_lab
         found = lessons(training, fold)
         said = predicted(load_run(root / "teacher"), data, fold)
         expected = 0.7 * np.eye(18)[data.classes] + 0.3 * softmax(said / 2, axis=1)
-        np.testing.assert_allclose(found.taught[found.rows], expected[found.rows], atol=1e-5)
+        np.testing.assert_allclose(found.targets[found.rows], expected[found.rows], atol=1e-5)
         held_out = folds[data.photo_person] == fold
         assert not held_out[found.rows].any()
-        assert np.isnan(found.taught[held_out]).all(), "a target that is shown all the same makes the loss NaN"
+        assert np.isnan(found.targets[held_out]).all(), "a target that is shown all the same makes the loss NaN"
 
 
 def test_labels_of_the_people_that_a_student_is_scored_on_change_nothing_in_it(root: Path, tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_student_predicts_what_its_teacher_does(root: Path, tmp_path: Path, mo
     data = read_train(root / "data")
 
     def wrong(plan: DistilPlan, training: TrainingPlan, fold: int, *_: object) -> FoldTargets:
-        rows = taught_rows(data, training.folds, fold)
+        rows = soft_target_rows(data, training.folds, fold)
         log_p = log_softmax(np.eye(18)[(data.classes[rows] + 6) % 18] * 6, axis=1)
         return FoldTargets(("",), tuple(data.files[row] for row in rows), log_p.astype(np.float32))
 
@@ -204,7 +204,7 @@ def test_several_runs_teach_together(root: Path, tmp_path: Path) -> None:
     assert soft and soft.passes == 2 * 2 * 2 and list(soft.folds) == [1]
     data = plan.training.data
     mean = log_softmax(np.mean([predicted(load_run(run), data, 1) for run in runs], axis=0), axis=1)
-    rows = taught_rows(data, plan.training.folds, 1)
+    rows = soft_target_rows(data, plan.training.folds, 1)
     np.testing.assert_allclose(soft.folds[1].log_probabilities, mean[rows], atol=1e-4)
 
 
@@ -266,7 +266,7 @@ def test_one_fold_is_a_model_and_the_others_may_follow(root: Path, student: Path
     assert len(predicted.classes)
     refused(maskens("train", "--run", out), "no soft targets of fold 1 yet", f"--out {out} --fold 1", "--alpha 1")
     plan = planned(root, out, alpha=1.0)
-    assert ([spec.fold for spec in plan.training.todo], list(plan.untaught)) == ([1], [1])
+    assert ([spec.fold for spec in plan.training.todo], list(plan.missing)) == ([1], [1])
     kept, whole = (read_soft_targets(load_run(run)) for run in (out, student))
     assert kept and whole and kept.fold_hash(0) == whole.fold_hash(0)
     begin_student(plan)
@@ -276,10 +276,10 @@ def test_one_fold_is_a_model_and_the_others_may_follow(root: Path, student: Path
 def test_a_fold_whose_teacher_was_trained_again_since_is_taught_again_or_refused(root: Path, tmp_path: Path) -> None:
     out = tmp_path / "student"
     soft = begin_student(planned(root, out)).soft
-    assert soft and not planned(root, out).untaught
+    assert soft and not planned(root, out).missing
     earlier = dataclasses.replace(soft, folds={0: dataclasses.replace(soft.folds[0], models=("another model",))})
     save_fold_targets(load_run(out), earlier, 0)
-    assert list(planned(root, out).untaught) == [0]
+    assert list(planned(root, out).missing) == [0]
     job = load_run(out).job_folder("heads", 0) / "job.json"
     job.parent.mkdir(parents=True)
     job.touch()

@@ -25,7 +25,15 @@ from ensemble.recipes.tasks import OutputSpec, true_labels
 from ensemble.training import fit_fold
 from ensemble.training.fit_fold import JobRun
 from ensemble.training.queue import run_job
-from ensemble.training.tracking import SCALARS, TensorBoard, check_trackers, draw_matrix, run_id, worst_photos
+from ensemble.training.tracking import (
+    SCALARS,
+    TensorBoard,
+    TrackedJob,
+    check_trackers,
+    draw_matrix,
+    run_id,
+    worst_photos,
+)
 from folds.errors import MaskensError
 from folds.pages.contact_sheet import Sheet
 from folds.people import TrainData
@@ -180,12 +188,14 @@ def test_a_missing_package_is_refused_beside_a_folder_of_logs(tmp_path: Path, mo
     find = importlib.util.find_spec
     with monkeypatch.context() as patch:
         patch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name))
-        with pytest.raises(MaskensError, match=r"tensorboard is not installed.*pip install 'maskens\[tensorboard\]'"):
+        with pytest.raises(
+            MaskensError, match=r"--track tensorboard needs tensorboard.*pip install 'maskens\[tensorboard\]'"
+        ):
             check_trackers(["tensorboard"])
     (tmp_path / "wandb").mkdir()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "wandb")
-    with pytest.raises(MaskensError, match="wandb is not installed"):
+    with pytest.raises(MaskensError, match="--track wandb needs wandb"):
         check_trackers(["wandb"])
 
 
@@ -213,7 +223,8 @@ def test_the_worst_photos_come_in_the_order_of_their_loss(data: TrainData, monke
     logits[4, 3:5] = logits[4, [4, 3]]  # the wrong gender
     logits[9, 0:3] = 0  # no idea of the mask
     photos = DecodedPhotos(data.photos, [Preprocessing((32, 24))])
-    picture = worst_photos("title", photos, rows, target, logits, truth)
+    tracked = TrackedJob(None, target, {}, photos, rows, truth)  # type: ignore[arg-type]
+    picture = worst_photos("title", tracked, logits)
     assert picture.dtype == np.uint8
     assert picture.ndim == 3
     first, second, *_ = sheets[0].cells

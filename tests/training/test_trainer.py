@@ -179,7 +179,7 @@ def test_only_training_is_adjusted_for_how_many_photos_there_are() -> None:
     for tau in (0.0, 1.0):
         torch.manual_seed(0)
         model, recipe = Linear(), TaskRecipe.model_validate(PLAIN | {"loss": {"logit_adjustment": tau}})
-        trainer = Trainer(recipe, model, MEAN, STD, CPU, (7,), len(loader), learned=learned)
+        trainer = Trainer(recipe, model, MEAN, STD, CPU, (7,), len(loader), labels=learned)
         trainer.epoch(0, loader, lambda *_: None)
         found[tau] = model.layer.bias.detach()
     assert found[1.0][2] > found[0.0][2], "the rare class is held higher than its share"
