@@ -23,7 +23,7 @@ JpegImagePlugin.JpegImageFile._read_dpi_from_exif = lambda self: None  # type: i
 
 
 Pixels = npt.NDArray[np.uint8]
-Progress = Callable[[int, int], None]  # (photos done, photos in all)
+Progress = Callable[[int, int], None]  # (photos or other units done, in all)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -141,15 +141,8 @@ def reach(address: str | None, seconds: float = ANSWERING) -> None:
 
 
 def ray_shape(address: str, jobs: int | None, on_gpus: bool | None) -> ClusterCapacity:
-    """What the connected cluster takes at a time: default a call for each GPU, else one for each node.
-
-    Args:
-        address: for messages.
-        on_gpus: whether calls want one; None: if there are any.
-
-    Raises:
-        MaskensError: no node has a core for calls, and none comes soon.
-    """
+    """What the connected cluster takes at a time: default a call for each GPU, else one for each node. Calls want a GPU
+    if `on_gpus`; None: if there are any. Raises MaskensError: no node has a core for calls, and none comes soon."""
     until = time.monotonic() + ANSWERING
     while not (nodes := [n["Resources"] for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) >= 1]):
         if time.monotonic() > until:

@@ -124,11 +124,8 @@ def pass_order(folds: int, views: int) -> list[tuple[int, int]]:
 
 
 def scores_after_passes(ensemble: Ensemble, logits: Mapping[str, Logits]) -> npt.NDArray[np.float64]:
-    """Scores of photos after each of all passes, float64 (passes, photos, 18).
-
-    Args:
-        logits: task -> float32 (folds, views, photos, width).
-    """
+    """Scores of photos after each of all passes, float64 (passes, photos, 18), from task -> float32 (folds, views,
+    photos, width)."""
     folds, views = next(iter(logits.values())).shape[:2]
     known = {task: np.full_like(values, np.nan) for task, values in logits.items()}
     found = []

@@ -335,7 +335,6 @@ def tune(
 
     Args:
         force: keep them all.
-        on_step: called with (steps done, steps in all).
 
     Returns:
         (tuning, nested): nested is the decision of the kept steps on people they were not fitted on.

@@ -34,12 +34,7 @@ def skipped_file(path: Path) -> Path:
 
 
 def skipped_warning(path: Path, skipped: Mapping[str, str], photos: int) -> str:
-    """A warning about photos that could not be read, ImageID -> why; "" if there are none.
-
-    Args:
-        path: of the submission.
-        photos: all there are.
-    """
+    """A warning about photos of a submission that could not be read, ImageID -> why; "" if there are none."""
     if not skipped:
         return ""
     count = f"{len(skipped):,} of {photos:,} photos can't be read and are answered without a model"
@@ -132,7 +127,6 @@ def check_submission(path: Path, ids: Sequence[str], class_photos: Sequence[int]
     """Check that a file has the rows of info.csv in its order with classes in 0..17.
 
     Args:
-        ids: of info.csv.
         class_photos: (18,), photos of each class in training.
 
     Raises:

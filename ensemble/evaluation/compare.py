@@ -231,12 +231,8 @@ def records(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def shared_part(finished: Mapping[tuple[str, int], Collection[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(seeds, folds) that all recipes have finished. Where some seeds have more folds than others, those seeds count
-    with which the most runs' folds are compared.
-
-    Args:
-        finished: (recipe, seed) -> folds.
-    """
+    """(seeds, folds) that all recipes have finished, of (recipe, seed) -> folds. Where some seeds have more folds than
+    others, those seeds count with which the most runs' folds are compared."""
     recipes = {recipe for recipe, _ in finished}
     of_seed = {
         seed: set.intersection(*(set(finished.get((recipe, seed), ())) for recipe in recipes))

@@ -38,11 +38,8 @@ class PartPredictions:
 
 
 def part_predictions(truth: IntArray, decision: Decision) -> tuple[PartPredictions, ...]:
-    """The truth, the decision and the (marginal) log probabilities of each of SCORED_PARTS.
-
-    Args:
-        truth: int64 (photos,), 0..17.
-    """
+    """The truth, the decision and the (marginal) log probabilities of each of SCORED_PARTS, from the true classes,
+    int64 (photos,)."""
     labels, log_p = (CLASS_NAMES, MASKS, GENDERS, AGES), decision.log_probabilities
     truths, decisions = (truth, *decode(truth)), (decision.classes, *decode(decision.classes))
     parts = zip(SCORED_PARTS, labels, truths, decisions, (log_p, *marginals(log_p)), strict=True)

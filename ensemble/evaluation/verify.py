@@ -215,11 +215,7 @@ def _verify_job(found: Verification, job: Job, identity: dict[str, Any]) -> None
 
 
 def _verify_oof_score(found: Verification, job: Job, task: TaskRecipe, data: TrainData, folds: IntArray) -> None:
-    """Macro F1 of the best and the last epoch from the logits of the photos as they are.
-
-    Args:
-        folds: int64 (people,).
-    """
+    """Macro F1 of the best and the last epoch from the logits of the photos as they are; `folds` is int64 (people,)."""
     run, held_out = job.run, folds == job.fold
     recorded = np.array([job.status().best, job.status().f1], dtype=np.float64)
 

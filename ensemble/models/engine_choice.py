@@ -79,11 +79,7 @@ def load_engine(
 
 def keep_graphs(models: Sequence[KeptGraph], threads: int, on_progress: Progress | None = None) -> list[str]:
     """Keep the graphs of models that have none yet, compared with torch on the stand-ins; returns notes. An engine
-    other than torch has to be installed. Raises MaskensError: a damaged checkpoint.
-
-    Args:
-        on_progress: called with (models done, models in all).
-    """
+    other than torch has to be installed. Raises MaskensError: a damaged checkpoint."""
     graphs, notes = OnnxGraphs(), list[str]()
     options = EngineOptions(engine=next(name for name in installed_engines() if name != "torch"))
     for done, kept in enumerate(models, start=1):

@@ -198,7 +198,6 @@ def export(
         photos: how many of them, spread evenly.
         tolerance: largest accepted absolute difference of a logit.
         threads: for torch and onnxruntime.
-        on_progress: called with (tasks done, tasks in all).
 
     Raises:
         MaskensError: views that are not merged by their mean, a model that can't be exported or differs by more than

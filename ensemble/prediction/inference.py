@@ -115,8 +115,7 @@ def infer(
 
     Args:
         photos: those that are skipped get no logits.
-        on_decode: called with (photos decoded, photos in all) while the cache is filled.
-        on_predict: called with (photos predicted, photos in all).
+        on_decode: called while the cache is filled.
 
     Raises:
         MaskensError: as `predict_photos`; a shard whose worker crashed too often.
@@ -173,7 +172,6 @@ def predict_photos(
     Args:
         photos: in the preprocessings of the models, without repeats.
         identity: an interrupted inference of another identity is not resumed.
-        on_predict: called with (photos predicted, photos in all).
         rows: int64 (n,), which photos; None for all that can be read.
         chosen: in which precision and by which engine each model predicts, if that is known.
 

@@ -169,9 +169,6 @@ def predict_files(
     Args:
         fitted: for these ensembles, in their order.
         aspect: height / width of the photos that the models were trained on.
-        skip_bad: skip photos that can't be read.
-        on_predict: called with (photos predicted, photos in all).
-        options: how the models predict.
 
     Returns:
         (`photo_records` of the photos that can be read; file -> why it can't be read, of the others; notes on the

@@ -171,11 +171,7 @@ class PlainJobs:
 
 @contextlib.contextmanager
 def jobs_display(console: Console, title: str, runs: Sequence[str] = ()) -> Iterator[LiveJobs | PlainJobs]:
-    """A live table on a terminal, plain lines elsewhere.
-
-    Args:
-        runs: the run of each job, where they are of several.
-    """
+    """A live table on a terminal, plain lines elsewhere; `runs` is the run of each job, where they are of several."""
     if not console.is_terminal:
         yield PlainJobs(console, title, runs)
         return

@@ -43,7 +43,6 @@ def augment_sheets(
 
     Args:
         photos: (caption, uint8 (h, w, 3) RGB of any size).
-        seed: 0 or more.
         without_mask: places of the photos of faces without one, the only ones that masks are drawn on.
     """
     sheets = []
@@ -76,21 +75,15 @@ def augment_sheets(
 
 
 def after(augment: Sequence[Entry], photo: Pixels, key: Sequence[int]) -> list[Pixels]:
-    """Each transform alone, always applied, then DRAWS draws of the chain; each uint8 as `photo`.
-
-    Args:
-        key: non-negative integers; the same key draws the same.
-    """
+    """Each transform alone, always applied, then DRAWS draws of the chain by a key of non-negative integers; each uint8
+    as `photo`."""
     steps = [Augment([always(t)]) for _, t in transforms_in(augment)] + [Augment(augment)] * DRAWS
     return [step(photo, (*key, n)) for n, step in enumerate(steps)]
 
 
 def masked(task: TaskRecipe, photo: Pixels, bare: bool, key: Sequence[int]) -> list[Pixels]:
-    """DRAWS masks on a face, the last one worn incorrectly; on a face that wears one, nothing. Each uint8 as `photo`.
-
-    Args:
-        bare: the face wears no mask.
-    """
+    """DRAWS masks on a face that is `bare`, the last one worn incorrectly; on one that wears a mask nothing. Each uint8
+    as `photo`."""
     if not task.masks.prob:
         return []
     pictures, labels = [], np.zeros(len(task.target.heads), np.int64)
@@ -110,11 +103,8 @@ def _alike(recipe: Recipe) -> list[tuple[list[str], TaskRecipe]]:
 
 
 def face_sheets(recipe: Recipe, photos: Sequence[tuple[str, Pixels]]) -> list[Sheet]:
-    """A sheet for each shape and kind in which tasks of a recipe cut out faces; none if none does.
-
-    Args:
-        photos: (caption, uint8 (h, w, 3) RGB of any size).
-    """
+    """A sheet for each shape and kind in which tasks of a recipe cut out faces; none if none does. Photos are (caption,
+    uint8 (h, w, 3) RGB of any size)."""
     shapes: dict[tuple[tuple[int, int], FaceCrop], list[str]] = {}
     for name, task in recipe.tasks.items():
         if isinstance(task.crop, str) and photos:

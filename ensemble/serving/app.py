@@ -96,11 +96,7 @@ PREDICT_FAILURES = {
 
 
 class Metrics:
-    """Of one server.
-
-    Args:
-        batch: photos at most in a batch.
-    """
+    """Of one server, which predicts `batch` photos at most together."""
 
     def __init__(self, batch: int) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, of no use here

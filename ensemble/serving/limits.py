@@ -32,14 +32,7 @@ class Limits:
 
 
 class Refused(Exception):
-    """A request gets no answer.
-
-    Args:
-        status: of HTTP.
-        message: why, for the sender.
-        photos: (name, reason) of each that is at fault.
-        headers: of HTTP.
-    """
+    """A request gets no answer, and why; `photos` are (name, reason) of each that is at fault."""
 
     def __init__(
         self,

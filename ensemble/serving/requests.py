@@ -121,14 +121,7 @@ class ServedModels:
         return self._models.notes
 
     def read(self, name: str, content: bytes, picture: bool) -> ReadPhoto:
-        """Decode an upload.
-
-        Args:
-            picture: whether a page is to show it.
-
-        Raises:
-            MaskensError: it can't be read.
-        """
+        """Decode an upload, with a picture for a page if that is wanted. Raises MaskensError: it can't be read."""
         preprocessings = self._models.preprocessings
         sizes = [*decoded_sizes(preprocessings), *([(PICTURE, PICTURE)] if picture else [])]
         pixels: float = math.inf
@@ -170,14 +163,8 @@ class RequestAnswerer:
         self._requests = 0  # whose bodies are in memory
 
     async def __call__(self, request: Request, pictures: bool) -> list[tuple[Record, ReadPhoto]]:
-        """The record of each photo of a request, in order, and the photo.
-
-        Args:
-            pictures: whether a page is to show the photos.
-
-        Raises:
-            Refused: there is no answer, and why.
-        """
+        """The record of each photo of a request, in order, and the photo, with its picture if a page is to show it.
+        Raises Refused: there is no answer, and why."""
         busy = Refused(429, "too many photos are waiting; try again in a second", headers={"Retry-After": "1"})
         if self._requests >= self._limits.requests:  # before anything of the body is read
             raise busy

@@ -57,14 +57,8 @@ class TimedProtocol(H11Protocol):
 
 
 def open_port(host: str, port: int) -> socket.socket:
-    """A socket that accepts connections; they wait until `server_of` runs on it.
-
-    Args:
-        port: 0 takes any that is free.
-
-    Raises:
-        MaskensError: there is no such host here, or the port can't be had.
-    """
+    """A socket that accepts connections; they wait until `server_of` runs on it. Port 0 takes any that is free. Raises
+    MaskensError: there is no such host here, or the port can't be had."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address, family=family, backlog=BACKLOG)

@@ -39,6 +39,7 @@ from ensemble.training.optimizer import describe_ema
 from ensemble.training.trainer import LossNotFinite, Trainer
 from folds.labels import IntArray
 from folds.people import PhotoSet, TrainData
+from folds.photos import Progress
 from folds.ranges import FULL
 
 SECONDS = 5.0  # for which batches are timed, after one that warms up
@@ -98,7 +99,7 @@ def estimate_training(
     folds: IntArray,
     hardware: Hardware,
     restart: bool,
-    on_task: Callable[[int, int], None],
+    on_task: Progress,
 ) -> Estimate:
     """Time each task's model on a few batches of the real photos and count what is left to do.
 
@@ -106,7 +107,6 @@ def estimate_training(
         specs: of runs with the same data and folds; their recipes have names of their own.
         folds: int64 (people,).
         restart: finished epochs do not count.
-        on_task: called with (tasks probed, tasks in all).
 
     Raises:
         MaskensError: a photo of the probe that can't be read.

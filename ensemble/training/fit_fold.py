@@ -101,11 +101,8 @@ class TrainingSet:
 
 
 def training_set(spec: JobSpec, data: TrainData, folds: IntArray) -> TrainingSet:
-    """The training photos of a job. No person of its fold is among them, nor a soft target of one.
-
-    Args:
-        folds: int64 (people,).
-    """
+    """The training photos of a job. No person of its fold is among them, nor a soft target of one. `folds` is int64
+    (people,)."""
     recipe = spec.recipe.tasks[spec.task]
     rows, more, files = training_rows(spec, data, folds), NO_MORE, list(data.files)
     labels, states = training_labels(recipe.target, data, in_years=recipe.ages.in_years), data.labels[0]

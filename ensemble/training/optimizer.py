@@ -109,7 +109,6 @@ def make_schedule(
     linear warm-up; `cosine_warm_restarts` that of torch's scheduler of that name (Loshchilov & Hutter 2017), per epoch.
 
     Args:
-        epochs: of the job.
         updates: optimizer steps in an epoch.
     """
     base = float(optimizer.defaults["lr"])

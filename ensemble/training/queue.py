@@ -49,11 +49,7 @@ def run_job(spec: JobSpec, data: TrainData, folds: IntArray) -> Failure | None:
     """Train one job to its end, resume it, or do nothing if it is done; on failure its status has the reason, too.
 
     A job whose end passes in its first epoch is stopped, which is no failure. A crash of one job does not take the
-    others with it. Ctrl-C passes through, after the status is `stopped`.
-
-    Args:
-        folds: int64 (people,).
-    """
+    others with it. Ctrl-C passes through, after the status is `stopped`. `folds` is int64 (people,)."""
     try:
         with lock_job_process(spec) as claim:
             if not is_done(spec):  # by a process whose worker was lost before it could report

@@ -228,12 +228,8 @@ def validation_pictures(title: str, of: TrackedJob, logits: npt.NDArray[np.float
 
 
 def draw_matrix(matrix: IntArray, names: Sequence[str], title: str) -> Pixels:
-    """uint8 (height, width, 3): counts as figures, each row's shares as colour.
-
-    Args:
-        matrix: int (classes, classes), rows are the truth.
-        names: of the classes.
-    """
+    """uint8 (height, width, 3): counts as figures, each row's fractions as colour, of int (classes, classes), whose
+    rows are the truth."""
     from matplotlib.figure import Figure
 
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
