@@ -187,10 +187,7 @@ def run(stop: Interruption) -> Any:
 
 def say_why(error: Exception | KeyboardInterrupt, number: int) -> NoReturn:
     """One message on what ended a command, and its exit code: 2 for what the user can mend, 1 for a fault of ours.
-
-    Args:
-        number: of the signal that has stopped it, 0 if none has.
-    """
+    `number` is that of the signal that has stopped it, 0 if none has."""
     if number or isinstance(error, KeyboardInterrupt):  # an import that is interrupted may end in any error
         found = saved(error)
         fail(f"stopped. {found or 'What was finished is saved.'} The same command resumes.", code=CTRL_C)

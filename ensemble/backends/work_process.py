@@ -129,11 +129,8 @@ class Worker:
 
 
 def main(descriptor: int) -> None:
-    """In the process: run what is handed over, one call after the other, until nothing comes any more.
-
-    Args:
-        descriptor: of a connection on which (log, token, pickled (function, args)) come and each `Outcome` goes.
-    """
+    """In the process: run what is handed over, one call after the other, until nothing comes any more. On the
+    connection of this `descriptor` (log, token, pickled (function, args)) come and each `Outcome` goes."""
     end_with_parent(os.getppid())
     faulthandler.enable()  # where a library crashes goes into the log
     work = Connection(descriptor)

@@ -110,11 +110,8 @@ def reuse_finished(plan: TrainingPlan, source: Run) -> tuple[TrainingPlan, int]:
 
 
 def make_timetable(plan: TrainingPlan, deadline: Deadline, estimate: Estimate, starting: float) -> Timetable:
-    """Of the jobs of one run that are left to do. Raises MaskensError: eval photos that can't be predicted.
-
-    Args:
-        starting: seconds that this command took to start, as later ones will.
-    """
+    """Of the jobs of one run that are left to do; `starting` are the seconds that this command took to start, as later
+    ones will. Raises MaskensError: eval photos that can't be predicted."""
     from ensemble.training.cost import job_times, prediction_time
 
     root = plan.data.root

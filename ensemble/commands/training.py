@@ -216,15 +216,9 @@ def announce(plan: TrainingPlan, observer: Observer) -> None:
 
 def skip_bad_photos(plan: TrainingPlan, observer: Observer = SILENT, write: bool = True) -> TrainingPlan:
     """The plan without photos that can't be read, if that was asked for and a job is left to do. Comes before another
-    run's jobs are copied: whether they are the same depends on it.
-
-    Args:
-        write: fill the cache and store the list in the runs; else nothing is written.
-
-    Raises:
-        MaskensError: a run has models that were trained on photos that can't be read now, jobs have no training
-            photos, or a full disk.
-    """
+    run's jobs are copied: whether they are the same depends on it. Only with `write` it fills the cache and stores the
+    list in the runs. Raises MaskensError: a run has models that were trained on photos that can't be read now, jobs
+    have no training photos, or a full disk."""
     if not (plan.options.skip_bad_photos and plan.todo):
         return plan
     from ensemble.training.preflight import remember_skipped, skip_unreadable_photos

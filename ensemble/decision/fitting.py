@@ -218,11 +218,8 @@ def greedy_weights(class_log_probs: FloatArray, truth: IntArray) -> tuple[float,
 
 def fit(oof: OofEnsemble, photos: IntArray, steps: Collection[StepName], force: bool = False) -> DecisionParams:
     """Fit the steps asked for, one on top of the other, on some of the ensemble's photos, int64 (n,). The views are
-    those of flip where they are not chosen.
-
-    Args:
-        force: keep the temperature of each head; else only of those whose log loss it lowers by more than noise.
-    """
+    those of flip where they are not chosen. Temperatures are kept of the heads whose log loss they lower by more than
+    noise, with `force` of all."""
     fitted, truth = oof.plain("flip"), oof.truth[photos]
     if "views" in steps:
         tried = [oof.plain(name) for name in oof.sets]

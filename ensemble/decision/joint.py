@@ -124,22 +124,16 @@ def joint_scores(
 
 
 def log_prior(class_photos: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Log probability of each class for a photo that no model has seen: its fraction of the photos, float64 (18,).
-
-    Args:
-        class_photos: (18,); a class of none keeps next to nothing, so that its logarithm is a number.
-    """
+    """Log probability of each class for a photo that no model has seen: its fraction of the photos, (18,), as float64
+    (18,). A class of none keeps next to nothing, so that its logarithm is a number."""
     return np.asarray(log_softmax(np.log(np.maximum(class_photos, 1e-6))), dtype=np.float64)
 
 
 def mean_of_runs(
     class_log_probs: AnyFloatArray, weights: AnyFloatArray | Sequence[float] | None = None
 ) -> npt.NDArray[np.float64]:
-    """Weighted mean of log probabilities, float (runs, photos, 18), each row normalised: float64 (photos, 18).
-
-    Args:
-        weights: float (runs,), not negative; None weighs all alike.
-    """
+    """Weighted mean of log probabilities, float (runs, photos, 18), each row normalised: float64 (photos, 18). Weights
+    are float (runs,), not negative; None weighs all alike."""
     return np.asarray(log_softmax(np.average(class_log_probs, axis=0, weights=weights), axis=1), dtype=np.float64)
 
 

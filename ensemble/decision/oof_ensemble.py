@@ -115,14 +115,8 @@ class OofEnsemble:
         return [name for name, tta in self.known_sets.items() if set(tta.views) <= set(self.views)]
 
     def plain(self, tta: Tta, views: TtaSet | None = None) -> DecisionParams:
-        """Nothing fitted: mean of the runs, no temperatures, no offsets.
-
-        Args:
-            views: what `tta` means; None is the set of that name, or in that file.
-
-        Raises:
-            MaskensError: there is no such set.
-        """
+        """Nothing fitted: mean of the runs, no temperatures, no offsets. `tta` is the name of these views; without
+        `views` that of a set, or a file. Raises MaskensError: there is no such set."""
         name, found = (tta, views) if views else find_set(tta, self.known_sets)
         return DecisionParams(tta=name, views=found, runs=tuple(member.untuned for member in self.runs))
 
@@ -155,15 +149,9 @@ def _extra_notes(run: Run, recipe: Recipe, data: TrainData | None, data_folder: 
 def load_oof_ensemble(
     runs: Sequence[Run], data_folder: Path | None, checkpoint: Checkpoint, only: Collection[int] | None = None
 ) -> OofEnsemble:
-    """Read the out-of-fold logits of runs, of the folds that each of them has trained.
-
-    Args:
-        only: these of the folds; None is all.
-
-    Raises:
-        MaskensError: a run named twice, runs of other photos or folds or that skipped others, no fold that all have
-            trained, files that don't belong together.
-    """
+    """Read the out-of-fold logits of runs, of the folds that each of them has trained, or of these `only`. Raises
+    MaskensError: a run named twice, runs of other photos or folds or that skipped others, no fold that all have
+    trained, files that don't belong together."""
     refuse_other_folds(runs)
     first, recipes = runs[0], [run_recipe(run) for run in runs]
     data, folds = load_data(first, data_folder)

@@ -48,14 +48,9 @@ def skipped_text(skipped: Mapping[str, str], ids: Sequence[str], classes: IntArr
 
 
 def read_answers(path: Path, exact: bool = False) -> tuple[list[str], IntArray]:
-    """ImageID and class of each row of a submission or an answers file.
-
-    Args:
-        exact: refuse what a leaderboard may refuse, and classes like `1.0`.
-
-    Raises:
-        MaskensError: unusable CSV; rows whose class is not a whole number in 0..17, or repeated ids, listed.
-    """
+    """ImageID and class of each row of a submission or an answers file. `exact` refuses what a leaderboard may refuse,
+    and classes like `1.0`. Raises MaskensError: unusable CSV; rows whose class is not a whole number in 0..17, or
+    repeated ids, listed."""
     rows = read_table(path, HEADER, exact)
     problems = []
     seen: dict[str, str] = {}
@@ -78,14 +73,8 @@ def read_answers(path: Path, exact: bool = False) -> tuple[list[str], IntArray]:
 
 
 def align(path: Path, ids: Sequence[str], exact: bool = False) -> IntArray:
-    """Classes of a file of answers, int64 (photos,), in the order of `ids`, whatever its own order.
-
-    Args:
-        exact: refuse what a leaderboard may refuse.
-
-    Raises:
-        MaskensError: if the file does not hold exactly these ids.
-    """
+    """Classes of a file of answers, int64 (photos,), in the order of `ids`, whatever its own order. `exact` refuses
+    what a leaderboard may refuse. Raises MaskensError: if the file does not hold exactly these ids."""
     found, classes = read_answers(path, exact)
     ids, found = ([composed(i) for i in names] for names in (ids, found))
     place = {i: n for n, i in enumerate(found)}
@@ -124,14 +113,8 @@ class SubmissionCheck:
 
 
 def check_submission(path: Path, ids: Sequence[str], class_photos: Sequence[int]) -> SubmissionCheck:
-    """Check that a file has the rows of info.csv in its order with classes in 0..17.
-
-    Args:
-        class_photos: (18,), photos of each class in training.
-
-    Raises:
-        MaskensError: if a leaderboard would refuse or misread the file.
-    """
+    """Check that a file has the rows of info.csv in its order with classes in 0..17; `class_photos` are the photos of
+    each class in training, (18,). Raises MaskensError: if a leaderboard would refuse or misread the file."""
     found, classes = read_answers(path, exact=True)
     if found != list(ids):
         missing, extra = set(ids) - set(found), set(found) - set(ids)

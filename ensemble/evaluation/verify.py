@@ -105,11 +105,8 @@ class Verification:
 
 
 def verify(run: Run, data_folder: Path | None = None) -> Verification:
-    """Recompute what a run records of its data, folds, recipe, jobs, tuning and submission. Nothing is written.
-
-    Args:
-        data_folder: where the data are now, if they were moved.
-    """
+    """Recompute what a run records of its data, folds, recipe, jobs, tuning and submission. Nothing is written. The
+    data are in `data_folder`, if they were moved."""
     found = Verification(run)
     data = _verify_data(found, data_folder)
     folds = read_folds(run.folds_file, data)[0] if data and not found.wrong else None

@@ -31,14 +31,8 @@ LOG_SCALES = (-5.0, 5.0)  # between which ln(scale / UNIT) is kept: 0.13 to 3,00
 
 
 def bin_log_probabilities(logits: AnyFloatArray, head: Head) -> npt.NDArray[np.float64]:
-    """Log probability of each bin of a head, whatever its kind.
-
-    Args:
-        logits: float (photos, logits of the head).
-
-    Returns:
-        float64 (photos, bins), rows summing to 1 after exp.
-    """
+    """Log probability of each bin of a head, whatever its kind: float (photos, logits of the head) -> float64 (photos,
+    bins), rows summing to 1 after exp."""
     values = np.asarray(logits, dtype=np.float64)
     if head.kind == "softmax":
         return np.asarray(log_softmax(values, axis=1))
@@ -56,14 +50,8 @@ def bin_log_probabilities(logits: AnyFloatArray, head: Head) -> npt.NDArray[np.f
 
 
 def head_log_probabilities(logits: AnyFloatArray, head: Head) -> npt.NDArray[np.float64]:
-    """Log probability of each label of a head; where ages were trained in finer bins, their probabilities add up.
-
-    Args:
-        logits: float (photos, width of the task).
-
-    Returns:
-        float64 (photos, labels): 3, 2, 3 or 18 of them.
-    """
+    """Log probability of each label of a head: float (photos, width of the task) -> float64 (photos, labels), 3, 2, 3
+    or 18 of them. Where ages were trained in finer bins, their probabilities add up."""
     part = bin_log_probabilities(np.asarray(logits)[:, head.columns], head)
     of_bin = np.array(head.bin_labels)
     if len(of_bin) == WIDTHS[head.part]:
@@ -86,14 +74,8 @@ def divisors(head: Head, temperature: float) -> npt.NDArray[np.float64]:
 
 
 def bin_logits(logits: AnyFloatArray, heads: Sequence[Head]) -> npt.NDArray[np.float64]:
-    """The logits of a task whose heads are all softmax over their bins, with the same probabilities.
-
-    Args:
-        logits: float (photos, width).
-
-    Returns:
-        float64 (photos, bins of all heads); softmax heads' logits as they are.
-    """
+    """The logits of a task whose heads are all softmax over their bins, with the same probabilities: float (photos,
+    width) -> float64 (photos, bins of all heads). Softmax heads' logits stay as they are."""
     parts = [np.asarray(logits, dtype=np.float64)[:, h.columns] for h in heads]
     return np.hstack(
         [p if h.kind == "softmax" else bin_log_probabilities(p, h) for p, h in zip(parts, heads, strict=True)]

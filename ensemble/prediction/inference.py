@@ -257,11 +257,8 @@ def _batches(photos: DecodedPhotos, rows: Sequence[int], size: int, hardware: Ha
 
 
 def save_prediction(path: Path, identity: str, found: Prediction) -> None:
-    """Replace the file that keeps a prediction, or a part of one. Raises MaskensError: it can't be written.
-
-    Args:
-        identity: of all that the logits depend on.
-    """
+    """Replace the file that keeps a prediction, or a part of one; `identity` is of all that the logits depend on.
+    Raises MaskensError: it can't be written."""
     record = asdict(dataclasses.replace(found, logits=[], rows=found.rows[:0], no_face=found.no_face[:0]))
     record = {name: value for name, value in record.items() if name not in ("logits", "rows", "no_face")}
     arrays: dict[str, Any] = {f"model{n}": values for n, values in enumerate(found.logits)}

@@ -155,14 +155,9 @@ class Predictor:
             self.load(group, inputs)
 
     def load(self, models: Sequence[int], inputs: BatchInputs) -> None:
-        """Load models, by their numbers, and optimise them; those of one kind share a batch size and the engine.
-
-        Args:
-            inputs: what their optimised forms are checked on.
-
-        Raises:
-            MaskensError: a damaged checkpoint, too little memory, or an engine other than the chosen one.
-        """
+        """Load models, by their numbers, and optimise them; those of one kind share a batch size and the engine. Their
+        optimised forms are checked on `inputs`. Raises MaskensError: a damaged checkpoint, too little memory, or an
+        engine other than the chosen one."""
         for number in models:
             kind, options, known = self._kinds[number], self.options, self.precisions.get(number)
             engine: Engine | None = None
@@ -361,11 +356,8 @@ class Batch:
 
 
 def by_task(ensembles: Sequence[Ensemble], outputs: Sequence[Logits]) -> list[dict[str, Logits]]:
-    """Of each run, task -> float32 (folds, views, photos, width).
-
-    Args:
-        outputs: of each model of each run in turn, float32 (views, photos, width).
-    """
+    """Of each run, task -> float32 (folds, views, photos, width), from the outputs of each model of each run in turn,
+    float32 (views, photos, width)."""
     left = iter(outputs)
     found = []
     for ensemble in ensembles:

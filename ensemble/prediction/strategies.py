@@ -74,11 +74,8 @@ class EarlyExit(Strategy):
 
 
 def check_budget(budget: Budget, ensembles: Sequence[Ensemble], rule: Rule, together: bool) -> None:
-    """Raise MaskensError for a budget of less than one pass, and for any where passes can't be skipped one by one.
-
-    Args:
-        together: whether photos of a person are decided together.
-    """
+    """Raise MaskensError for a budget of less than one pass, and for any where passes can't be skipped one by one, as
+    where photos of a person are decided `together`."""
     first = ensembles[0]
     folds = first.complete_folds
     passes = len(folds) * len(first.tta.views)

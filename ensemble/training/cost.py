@@ -153,14 +153,8 @@ def total_wall_time(seconds: Sequence[float], at_a_time: int) -> float:
 
 
 def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> Cost:
-    """Build a task's model without initial weights, train it on a few batches of real photos and let it predict.
-
-    Args:
-        run: its folder, which may know the precision that `auto` stands for.
-
-    Raises:
-        MaskensError: a photo that can't be read.
-    """
+    """Build a task's model without initial weights, train it on a few batches of real photos and let it predict. The
+    folder `run` may know the precision that `auto` stands for. Raises MaskensError: a photo that can't be read."""
     device = torch.device(hardware.device)
     configure_process(hardware.job_threads)
     readable = np.flatnonzero(data.photos.readable)

@@ -286,10 +286,7 @@ class Timetable:
 
 def describe_folds(folds: Mapping[int, Mapping[str, tuple[int, int]]]) -> str:
     """What is less than the recipe wants, like "fold 2: 1 of 2 epochs; folds 3, 4: not trained"; "" if nothing is.
-
-    Args:
-        folds: fold -> task -> (epochs that it gets, epochs of the recipe).
-    """
+    Comes from fold -> task -> (epochs that it gets, epochs of the recipe)."""
     alike: dict[str, list[int]] = {}
     for fold, tasks in folds.items():
         counts = {f"{given} of {wanted} epochs" for given, wanted in tasks.values()}

@@ -17,11 +17,8 @@ from folds.labels import CLASSES, OLDEST, UNKNOWN
 
 def target_tables(target: OutputSpec, sigma: float = 0.0) -> list[Tensor]:
     """Of each head, label -> distribution over its bins: float32 (labels + 1, bins). The last row, to which UNKNOWN
-    leads, is 0.
-
-    Args:
-        sigma: 0: one-hot, labels are bins; else labels of ages are whole years, spread by `age_distribution`.
-    """
+    leads, is 0. With `sigma` 0 it is one-hot, and labels are bins; else labels of ages are whole years, spread by
+    `age_distribution`."""
     tables = []
     for head in target.heads:
         table = torch.eye(len(head.bin_labels))

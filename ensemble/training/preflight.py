@@ -138,14 +138,9 @@ def skip_unreadable_photos(
     on_progress: Progress | None = None,
     write: bool = True,
 ) -> tuple[Run, TrainData]:
-    """(run, data) with the photos that can't be read, which the run keeps. Once it has models, they stay the same.
-
-    Args:
-        write: fill the cache on the way and write into the run; else nothing is written.
-
-    Raises:
-        MaskensError: the run has models and others can't be read now than when these were trained; or none can be read.
-    """
+    """(run, data) with the photos that can't be read, which the run keeps. Once it has models, they stay the same. Only
+    with `write` it fills the cache on the way and writes into the run. Raises MaskensError: the run has models and
+    others can't be read now than when these were trained; or none can be read."""
     fixed = bool(run.jobs_on_disk())
     photos = data.photos if fixed else dataclasses.replace(data.photos, skipped={})
     found = skip_unreadable(photos, preprocessings, cache, workers, on_progress, write).skipped

@@ -131,14 +131,8 @@ def choose(
 
 
 def measure(candidate: Candidate, data: TrainData, hardware: Hardware, run: Path) -> Cost | None:
-    """What a candidate's network costs, on a few batches of real photos; None where it does not fit into memory.
-
-    Args:
-        run: the run's folder, which need not exist; nothing is written.
-
-    Raises:
-        MaskensError: an unreadable photo.
-    """
+    """What a candidate's network costs, on a few batches of real photos; None where it does not fit into memory. The
+    folder `run` need not exist, and nothing is written. Raises MaskensError: an unreadable photo."""
     recipe = parse_recipe(recipe_text(hardware.device, candidate), "recommended")
     try:
         return probe(recipe.tasks[TASK], data, hardware, run)

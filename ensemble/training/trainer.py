@@ -164,11 +164,8 @@ class Trainer:
         return f"out of memory: micro-batches of {self.micro_batch}, gradients accumulated" if smaller else ""
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Targets on the device, float32 (n, bins of all heads).
-
-        Args:
-            labels: int64 (n, heads), or of a student float32 (n, 18), probabilities of the classes.
-        """
+        """Targets on the device, float32 (n, bins of all heads), of labels int64 (n, heads), or of a student's float32
+        (n, 18), probabilities of the classes."""
         labels = labels.to(self.device, non_blocking=True)
         return labels @ self.class_table if labels.is_floating_point() else soft_targets(labels, self.tables)
 
