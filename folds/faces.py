@@ -127,11 +127,8 @@ def to_level_eyes(face: FoundFace, shape: tuple[int, int]) -> Matrix:
 
 def crop_photo(photo: Pixels, size: tuple[int, int], crop: tuple[int, int] | FaceCrop | None) -> tuple[Pixels, bool]:
     """A photo resized to (height, width) and its centre cut, or the crop around its face or by its eyes in that size;
-    the whole photo where no face is found.
-
-    Returns:
-        uint8 (height, width, 3); False: a face was wanted and none was found.
-    """
+    the whole photo where no face is found. Returns (uint8 (height, width, 3), False if a face was wanted and none was
+    found)."""
     if not isinstance(crop, str):
         return resize_and_crop(photo, size, crop), True
     face = find_to_crop(photo)

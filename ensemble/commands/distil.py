@@ -51,12 +51,8 @@ class DistilPlan:
 
 
 def plan_distillation(options: DistilOptions) -> DistilPlan:
-    """Check all that teaching and training need.
-
-    Raises:
-        MaskensError: everything that would fail later; teachers that lack a fold which is to be trained; a student's
-            run that was trained on something else.
-    """
+    """Check all that teaching and training need. Raises MaskensError: everything that would fail later; teachers that
+    lack a fold which is to be trained; a student's run that was trained on something else."""
     teachers = [load_run(run) for run in options.run]
     first = teachers[0].folder
     beside = first.with_name if first.name not in ("", "..") else first.resolve().with_name
@@ -114,13 +110,8 @@ def _models(teachers: Sequence[Run], ensembles: list[Ensemble]) -> tuple[str, ..
 
 def begin_student(planned: DistilPlan, observer: Observer = SILENT) -> TrainingPlan:
     """Write the student's run, and predict its soft targets; interrupted, the same call keeps the folds that are done.
-
-    Returns:
-        The training, whose jobs know them.
-
-    Raises:
-        MaskensError: as `skip_bad_photos`; a photo that can't be read, a model that gives no numbers.
-    """
+    Returns the training, whose jobs know them. Raises MaskensError: as `skip_bad_photos`; a photo that can't be read, a
+    model that gives no numbers."""
     student = planned.training.run
     write_run_like(student, planned.teachers[0])
     soft = dataclasses.replace(

@@ -62,11 +62,8 @@ class Sweep:
 
 
 def load_sweep(folder: Path) -> Sweep | None:
-    """The sweep in a folder, None if there is none yet.
-
-    Raises:
-        MaskensError: a sweep.json that is damaged or was edited, or the folder is a run or no folder.
-    """
+    """The sweep in a folder, None if there is none yet. Raises MaskensError: a sweep.json that is damaged or was
+    edited, or the folder is a run or no folder."""
     if has_run(folder) or (folder.exists() and not folder.is_dir()):
         what = "run folder" if folder.is_dir() else "file"
         raise MaskensError(f"{folder} is a {what}. Name another folder for the sweep with --out DIR.")
@@ -93,11 +90,7 @@ def plan_sweep(options: SweepOptions) -> tuple[Sweep, TrainingPlan]:
     """Check all that a sweep needs, and list its jobs. Nothing is written.
 
     Those to do come fold by fold, so that whenever it is stopped all recipes and seeds have about the same folds, by
-    which they can be compared.
-
-    Raises:
-        MaskensError: everything that would fail later, all at once.
-    """
+    which they can be compared. Raises MaskensError: everything that would fail later, all at once."""
     before = load_sweep(options.out)
     base = _base(before, options.run)
     data, folds = load_data(base, options.data)
@@ -185,11 +178,8 @@ def _recipes(before: Sweep | None, options: SweepOptions, problems: list[str]) -
 
 
 def _run_of(sweep: Sweep, base: Run, name: str, seed: int, recipe: Recipe) -> Run:
-    """The run of a recipe and a seed, as it is or as it will be.
-
-    Raises:
-        MaskensError: what is there does not belong to the sweep.
-    """
+    """The run of a recipe and a seed, as it is or as it will be. Raises MaskensError: what is there does not belong to
+    the sweep."""
     folder = sweep.run_folder(name, seed)
     refuse_foreign(folder)
     run = find_run(folder)
@@ -242,14 +232,9 @@ def _print_matrix(sweep: Sweep, plan: TrainingPlan, observer: Observer) -> None:
 
 
 def _compare(options: SweepOptions) -> Comparison | None:
-    """Compare the recipes of a sweep as far as it has come, and write comparison.csv and .json into its folder.
-
-    Returns:
-        None if there is no fold yet that all recipes have finished with the same seed.
-
-    Raises:
-        MaskensError: no sweep there, or files that don't belong together.
-    """
+    """Compare the recipes of a sweep as far as it has come, and write comparison.csv and .json into its folder; None if
+    there is no fold yet that all recipes have finished with the same seed. Raises MaskensError: no sweep there, or
+    files that don't belong together."""
     out, tta, checkpoint = options.out, options.tta, options.checkpoint
     sweep = load_sweep(out)
     if sweep is None:

@@ -53,11 +53,8 @@ PSEUDO_MIN_P = 0.95
 
 
 def plan_training(options: TrainOptions) -> TrainingPlan:
-    """Check all that a training needs, and list its jobs.
-
-    Raises:
-        MaskensError: everything that would fail later, all at once.
-    """
+    """Check all that a training needs, and list its jobs. Raises MaskensError: everything that would fail later, all at
+    once."""
     run = load_run(options.run[0])
     data, folds = load_data(run, options.data)
     soft = soft_targets.load_soft_targets(run, data, folds)
@@ -79,10 +76,7 @@ def plan_training(options: TrainOptions) -> TrainingPlan:
 
 def choose_pseudo_labels(run: Run, root: Path, teacher: Path | None, least: float | None) -> PseudoLabels | None:
     """Pseudo-labels by the run `teacher`, of the probability `least` or more; without one those that the run keeps.
-
-    Raises:
-        MaskensError: others than those that the run's jobs were trained on.
-    """
+    Raises MaskensError: others than those that the run's jobs were trained on."""
     kept = soft_targets.load_pseudo_labels(run, root)
     if teacher is None:
         if least is not None:

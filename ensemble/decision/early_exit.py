@@ -75,11 +75,8 @@ class Budget:
 
 
 def choose_budget(max_passes: str | float, max_seconds: float | None) -> Budget | None:
-    """The budget that two options name; None makes all passes.
-
-    Raises:
-        MaskensError: both are given, or a number that is no budget.
-    """
+    """The budget that two options name; None makes all passes. Raises MaskensError: both are given, or a number that is
+    no budget."""
     if max_seconds is not None and not 0 < max_seconds < float("inf"):
         raise MaskensError(f"--max-seconds-per-photo {max_seconds:g}: give a number above 0, like 0.2.")
     if max_passes == "all":

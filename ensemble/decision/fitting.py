@@ -299,11 +299,8 @@ def _predicted(member: RunOofLogits, tta: TtaSet) -> dict[str, FloatArray]:
 
 
 def nested(oof: OofEnsemble, steps: Collection[StepName], force: bool = False) -> Decision:
-    """The decision on each photo by a tuning that was fitted on other people, who are split into parts anew.
-
-    Raises:
-        MaskensError: fewer than two people of a gender and age band.
-    """
+    """The decision on each photo by a tuning that was fitted on other people, who are split into parts anew. Raises
+    MaskensError: fewer than two people of a gender and age band."""
     parts = min(OUTER_PARTS, int(np.bincount(oof.stratum)[np.unique(oof.stratum)].min()))
     if parts < 2:
         raise MaskensError("too few people to tune: each gender and age band needs two at least, trained out-of-fold.")

@@ -20,11 +20,7 @@ WARN_ABSENT = 10.0  # photos of a class that the training set's mix leads one to
 
 
 def write_submission(path: Path, ids: Sequence[str], classes: IntArray) -> Path | None:
-    """Write ImageID,ans in the order given.
-
-    Returns:
-        Where the file that was there before is kept, if it differed.
-    """
+    """Write ImageID,ans in the order given. Returns where the file that was there before is kept, if it differed."""
     return replace_keeping(path, csv_text(HEADER, zip(ids, classes.tolist(), strict=True)))
 
 

@@ -128,11 +128,8 @@ def tuning_file(untuned: Sequence[RunTuning]) -> str:
 
 
 def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Decision) -> Path | None:
-    """Write the tuning, and as .oof.npz the decision on each photo by a tuning that was fitted on other people.
-
-    Returns:
-        Where an earlier, different tuning is kept.
-    """
+    """Write the tuning, and as .oof.npz the decision on each photo by a tuning that was fitted on other people. Returns
+    where an earlier, different tuning is kept."""
     text = record_text(tuning)
     log_p = nested.log_probabilities.astype(np.float32)
     arrays = {"files": np.array(files), "log_probabilities": log_p, "classes": nested.classes, "of": sha256(text)}
@@ -141,11 +138,8 @@ def save_tuning(path: Path, tuning: Tuning, files: Sequence[str], nested: Decisi
 
 
 def read_nested(path: Path, files: Sequence[str]) -> Decision:
-    """What `save_tuning` wrote as .oof.npz.
-
-    Raises:
-        MaskensError: missing, damaged, of other photos, or of another tuning.
-    """
+    """What `save_tuning` wrote as .oof.npz. Raises MaskensError: missing, damaged, of other photos, or of another
+    tuning."""
     beside = path.with_suffix(".oof.npz")
     try:
         z = load_npz(beside)
@@ -167,11 +161,8 @@ def read_tuning(path: Path) -> Tuning:
 
 
 def kept_tuning(untuned: Sequence[RunTuning]) -> tuple[Tuning, Path] | None:
-    """The tuning of these runs, in their order, and its file; None if they are not tuned.
-
-    Raises:
-        MaskensError: a file that is damaged or was edited, or one fitted on logits that have changed since.
-    """
+    """The tuning of these runs, in their order, and its file; None if they are not tuned. Raises MaskensError: a file
+    that is damaged or was edited, or one fitted on logits that have changed since."""
     paths = [p for p in (Path(run.run) / tuning_file(untuned) for run in untuned) if p.exists()]
     places = sorted(range(len(untuned)), key=lambda n: untuned[n].oof_hash)
     for path in paths:

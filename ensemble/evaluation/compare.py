@@ -67,12 +67,8 @@ class Comparison:
 
 
 def compare_runs(folders: Sequence[Path], data_folder: Path | None, tta: Tta, checkpoint: Checkpoint) -> Comparison:
-    """Compare runs with the first one.
-
-    Raises:
-        MaskensError: fewer than two runs, one named twice, runs of other photos, or runs that share no
-            predicted photo.
-    """
+    """Compare runs with the first one. Raises MaskensError: fewer than two runs, one named twice, runs of other photos,
+    or runs that share no predicted photo."""
     if len(folders) < 2 or len({folder.resolve() for folder in folders}) < len(folders):
         raise MaskensError("name two runs or more to compare, each once.")
     short = [folder.resolve().name for folder in folders]
@@ -91,14 +87,9 @@ def compare_recipes(
     tta: Tta = "flip",
     checkpoint: Checkpoint = "cross-fitted",
 ) -> Comparison | None:
-    """Compare recipes with the first one, on the folds and seeds that all of them have finished.
-
-    Returns:
-        None if there is no fold yet that all recipes have finished with the same seed.
-
-    Raises:
-        MaskensError: files that don't belong together.
-    """
+    """Compare recipes with the first one, on the folds and seeds that all of them have finished; None if there is no
+    fold yet that all recipes have finished with the same seed. Raises MaskensError: files that don't belong
+    together."""
     finished = {pair: whole_folds(run)[0] if run.recipe_hash else [] for pair, run in runs.items()}
     named = list(dict.fromkeys(recipe for recipe, _ in runs))
     recipes = [r for r in named if any(folds for (recipe, _), folds in finished.items() if recipe == r)]

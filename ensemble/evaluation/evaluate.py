@@ -132,11 +132,8 @@ class Evaluation:
 def evaluate(oof: OofEnsemble, applied: ActiveTuning) -> Evaluation:
     """Score a run, or several as one ensemble, once over all photos.
 
-    Where a tuning is applied, each photo is decided by one that was fitted on other people.
-
-    Raises:
-        MaskensError: a tuning whose log probabilities are missing.
-    """
+    Where a tuning is applied, each photo is decided by one that was fitted on other people. Raises MaskensError: a
+    tuning whose log probabilities are missing."""
     untuned = oof.plain(applied.fitted.tta, applied.fitted.views)
     decision = plain = oof.decide(untuned)
     settings = _settings(oof, untuned, plain)

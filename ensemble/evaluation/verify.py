@@ -76,10 +76,7 @@ class Verification:
         kind: str = "",
     ) -> Found | None:
         """Read something and compare its description with what is recorded; by default, only that reading succeeds.
-
-        Returns:
-            What was read; None if it differs, or can't be read.
-        """
+        Returns what was read; None if it differs, or can't be read."""
         value = None
         try:
             value = read()

@@ -364,11 +364,8 @@ def estimate_inference(
     ensembles: Sequence[Ensemble], photos: PhotoSet, settings: InferenceSettings
 ) -> tuple[float, int]:
     """(seconds, bytes of disk for the photo cache) that `infer` would take, from a few photos by one model of each
-    task. How many forward passes early exit skips depends on the photos; EVALUATED is assumed.
-
-    Raises:
-        MaskensError: a photo of the probe that can't be read, a damaged checkpoint.
-    """
+    task. How many forward passes early exit skips depends on the photos; EVALUATED is assumed. Raises MaskensError: a
+    photo of the probe that can't be read, a damaged checkpoint."""
     hardware, views = settings.hardware, settings.tta.views
     configure_process(hardware.job_threads)
     rows = np.flatnonzero(photos.readable)

@@ -25,11 +25,8 @@ LISTED = 200  # suspects in the page's table; suspects.csv has them all
 
 
 def refuse_to_replace(folder: Path) -> None:
-    """Refuse a folder that is not an audit's, or whose suspects.csv was worked on since.
-
-    Raises:
-        MaskensError: with what is in the way.
-    """
+    """Refuse a folder that is not an audit's, or whose suspects.csv was worked on since. Raises MaskensError: with what
+    is in the way."""
     refuse_foreign_page(folder, GENERATOR, OURS)
     mine = folder / SUSPECTS
     if mine.exists() and sha256_of_text(mine) not in (folder / INDEX).read_text(errors="replace"):

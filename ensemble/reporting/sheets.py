@@ -20,11 +20,8 @@ DRAWS = 4
 
 
 def check_augmentation(recipe: Recipe) -> None:
-    """Try every transform on noise.
-
-    Raises:
-        MaskensError: every transform that is unknown, takes other arguments or changes a photo's size.
-    """
+    """Try every transform on noise. Raises MaskensError: every transform that is unknown, takes other arguments or
+    changes a photo's size."""
     problems = [
         f"tasks.{names[0]}.{fault}"
         for names, task in _alike(recipe)

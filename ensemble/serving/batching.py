@@ -52,11 +52,7 @@ class Batcher(Generic[Item, Answer]):
         return len(self._queue)
 
     async def answers(self, items: Sequence[Item]) -> list[Answer]:
-        """Queue items, all or none, and wait for their answers.
-
-        Raises:
-            QueueFull: there is no room for all of them.
-        """
+        """Queue items, all or none, and wait for their answers. Raises QueueFull: there is no room for all of them."""
         if len(self._queue) + len(items) > self._room:
             raise QueueFull
         loop = asyncio.get_running_loop()

@@ -44,11 +44,8 @@ Upload = tuple[str, bytes]  # name and content of a photo as it was sent
 
 
 async def read_uploads(request: Request, limits: Limits) -> list[Upload]:
-    """The photos of a request: the files of a form, or the body itself if that is no multipart form.
-
-    Raises:
-        Refused: too many bytes or photos, too slow, no photo, or a form that can't be read.
-    """
+    """The photos of a request: the files of a form, or the body itself if that is no multipart form. Raises Refused:
+    too many bytes or photos, too slow, no photo, or a form that can't be read."""
     left = limits.megabytes * 1e6
 
     async def receive() -> Message:
@@ -144,10 +141,7 @@ class ServedModels:
 
     def predict(self, photos: Sequence[ReadPhoto]) -> list[Record]:
         """A record a photo, as `photo_records` makes them; `photo` is its place in the batch. To be called in `thread`.
-
-        Raises:
-            MaskensError: as `PhotoClassifier.predict`.
-        """
+        Raises MaskensError: as `PhotoClassifier.predict`."""
         places = [str(n) for n in range(len(photos))]
         distorted = [place for place, photo in zip(places, photos, strict=True) if photo.distorted]
         return photo_records(places, self._models.predict([p.sizes for p in photos]), distorted)

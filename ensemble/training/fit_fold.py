@@ -63,14 +63,8 @@ def view_logits(
     views: tuple[str, ...],
     workers: int = 0,
 ) -> npt.NDArray[np.float32]:
-    """Logits of the photos at `rows`, each view on its own.
-
-    Returns:
-        float32 (views, rows, width).
-
-    Raises:
-        MaskensError: a photo that can't be read, or not even one fits into the GPU's memory.
-    """
+    """Logits of the photos at `rows`, each view on its own: float32 (views, rows, width). Raises MaskensError: a photo
+    that can't be read, or not even one fits into the GPU's memory."""
     found = []
     for batch in plain_batches(photos, rows.tolist(), engine.batch, workers, pin=device.type == "cuda"):
         x = to_input(batch.photos[0], *normalised, device)

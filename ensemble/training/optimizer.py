@@ -21,11 +21,7 @@ WAYS_TO_UPDATE = {"fused", "foreach", "capturable", "differentiable"}  # argumen
 def backbone_freezer(model: nn.Module) -> Callable[[bool], None]:
     """A function that freezes (True) or unfreezes all of a timm model in train mode but its classifier: weights that
     train, and batch norms with their running statistics (Kumar et al. 2022, "Fine-tuning can distort pretrained
-    features and underperform out-of-distribution").
-
-    Raises:
-        ValueError: timm doesn't name its classifier.
-    """
+    features and underperform out-of-distribution"). Raises ValueError: timm doesn't name its classifier."""
     config: Any = getattr(model, "pretrained_cfg", {})
     named = config.get("classifier") or ()
     heads = tuple(f"{head}." for head in ((named,) if isinstance(named, str) else named))
@@ -46,11 +42,8 @@ def backbone_freezer(model: nn.Module) -> Callable[[bool], None]:
 
 def freeze_stages(model: nn.Module, stages: int) -> list[_BatchNorm]:
     """Freeze a timm model's stem and its first so many stages, in timm's coarse grouping; returns their batch norms,
-    which have to stay in eval mode.
-
-    Raises:
-        ValueError: timm doesn't know so many stages of this model, or no other one would be trained.
-    """
+    which have to stay in eval mode. Raises ValueError: timm doesn't know so many stages of this model, or no other one
+    would be trained."""
     matcher: Any = getattr(model, "group_matcher", None)
     stage_of = group_parameters(model, matcher(coarse=True), reverse=True) if matcher else {}
     most = max(stage_of.values(), default=2) - 2  # the last group is the classifier
@@ -70,12 +63,9 @@ def norms_of(model: nn.Module, trained: bool) -> list[tuple[str, _BatchNorm]]:
 def make_optimizer(model: nn.Module, recipe: Optimizer) -> torch.optim.Optimizer:
     """A timm optimizer by name, fused where that is possible: one kernel updates all weights.
 
-    `args` of the recipe that choose another way of updating (`fused`, `foreach` and their like) win. `layer_decay`
-    is timm's (Clark et al. 2020, "ELECTRA"; Bao et al. 2022, "BEiT"): groups carry the scale as `lr_scale`.
-
-    Raises:
-        ValueError, TypeError: unknown name or argument, or a model whose layers timm does not know.
-    """
+    `args` of the recipe that choose another way of updating (`fused`, `foreach` and their like) win. `layer_decay` is
+    timm's (Clark et al. 2020, "ELECTRA"; Bao et al. 2022, "BEiT"): groups carry the scale as `lr_scale`. Raises
+    ValueError, TypeError: unknown name or argument, or a model whose layers timm does not know."""
     layers = {"layer_decay": recipe.layer_decay} if recipe.layer_decay < 1 else {}
 
     def build(**more: Any) -> torch.optim.Optimizer:

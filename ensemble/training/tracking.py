@@ -178,11 +178,8 @@ class Trackers:
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Find out now whether the trackers can be used.
-
-    Raises:
-        MaskensError: a package is not installed, or W&B is to be sent to and nobody is logged in.
-    """
+    """Find out now whether the trackers can be used. Raises MaskensError: a package is not installed, or W&B is to be
+    sent to and nobody is logged in."""
     for name in names:
         refuse_without([name], name, f"--track {name}")
     if "wandb" in names:

@@ -365,11 +365,8 @@ def save_last(
 
 
 def load_last(job: Job, identity: dict[str, Any]) -> dict[str, Any] | None:
-    """The state to resume from, or None where there is none.
-
-    Raises:
-        MaskensError: damaged, or of another recipe, seed or folds, or other pseudo-labels or soft targets.
-    """
+    """The state to resume from, or None where there is none. Raises MaskensError: damaged, or of another recipe, seed
+    or folds, or other pseudo-labels or soft targets."""
     path, advice = job.last, f"Start this job over: {job.restart_command}"
     if not path.exists():
         return None
