@@ -155,7 +155,7 @@ def train(options: TrainOptions, observer: Observer) -> Trained:
     """
     began = time.time()
     if options.graphs and installed_engines() == ["torch"]:
-        raise MaskensError("--graphs needs an engine beside torch. Install: pip install 'maskens[onnx]'")
+        raise MaskensError("--graphs needs another engine than torch. Install: pip install 'maskens[onnx]'")
     done = train_from(began, options, observer)
     if options.graphs and not options.dry_run:
         keep_graphs_of(done.run, observer)

@@ -164,7 +164,7 @@ def choose_engine(
         engine, graph = new[0]
         graphs.keep(kept, graph, _record(kept, graph, engine, model, folded, x, graphs))
     if auto and not math.isinf(passes):
-        notes.append(f"engine auto took {time.perf_counter() - began:.0f} s to try {', '.join(names)} beside torch")
+        notes.append(f"engine auto took {time.perf_counter() - began:.0f} s to compare {', '.join(names)} with torch")
     best.notes = tuple(filter(None, dict.fromkeys([*notes, *best.notes])))
     return best
 
