@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +16,10 @@ from cards import model_card
 from torch import Tensor, nn
 
 from ensemble.models import engine, engine_choice, kept_graphs, onnx_graph
+from ensemble.models.array_views import Array
 from ensemble.models.engine import Engine, EngineOptions, engine_options
 from ensemble.models.engine_choice import choose_engine
-from ensemble.models.graph_engine import Array, GraphEngine
+from ensemble.models.graph_engine import GraphEngine
 from ensemble.models.kept_graphs import GraphRecord, KeptGraph, torch_is_faster
 from ensemble.models.onnx_graph import OnnxGraphs
 from ensemble.models.torch_engine import TorchEngine
@@ -134,7 +135,7 @@ def test_auto_takes_the_fastest_that_agrees(model: nn.Module, monkeypatch: pytes
     monkeypatch.setattr(engine_choice, "fast_engine", torch_engine)
     found = choose_engine(model, X, EngineOptions(engine="auto"), 64, OnnxGraphs())
     assert found.precision.engine == "onnxruntime", "openvino is faster and wrong"
-    assert found.precision.speedup > 2
+    assert found.precision.speedup > 1.2
     assert found.notes == ("engine openvino moves a logit by 5 in fp32: not used",)
 
 
@@ -173,13 +174,18 @@ def test_auto_times_engines_once_and_records_the_fastest(
 ) -> None:
     fakes(model, monkeypatch, {("onnxruntime", "fp32"): 0.0, ("openvino", "fp32"): 0.0})
     monkeypatch.setattr(OnnxGraphs, "of", lambda *args, **options: b"\x08")
-    timed, seconds = [], engine_choice._seconds
-    monkeypatch.setattr(engine_choice, "_seconds", lambda *args: (timed.append(args), seconds(*args))[1])
+    timed = []
+
+    def seconds(engines: Sequence[Engine], x: Tensor) -> dict[int, float]:
+        timed.append(x)
+        return {id(e): {"onnxruntime": 2.0, "openvino": 1.0, "torch": 3.0}[e.precision.engine] for e in engines}
+
+    monkeypatch.setattr(engine_choice, "_seconds", seconds)
     kept = KeptGraph(tmp_path / "model.safetensors", "", model_card())
     choose_engine(model, X, EngineOptions(engine="auto"), 8, OnnxGraphs(), kept=kept)
     found = kept.record()
     assert len(timed) == 1
-    assert found and found.engine == "openvino" and 0.01 < found.seconds * len(X) < 1
+    assert found and (found.engine, found.seconds, found.torch_seconds) == ("openvino", 1 / len(X), 3 / len(X))
 
 
 def test_auto_tries_no_other_engine_for_a_few_photos(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
