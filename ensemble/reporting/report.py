@@ -15,7 +15,7 @@ from ensemble.decision.oof_ensemble import OofEnsemble, RunOofLogits
 from ensemble.evaluation.evaluate import Calibration, Evaluation, PartPredictions, calibration, part_predictions
 from ensemble.jobs.oof import CURVES, Checkpoint, JobCurves, read_curves
 from ensemble.jobs.soft_targets import describe_pseudo_labels, describe_soft_targets
-from ensemble.metrics.scores import SCORED_PARTS, macro_f1
+from ensemble.metrics.scores import SCORED_PARTS, confusion, macro_f1
 from folds.files import sha256, sha256_of_arrays, write_text
 from folds.labels import AGE_CUTS, AGES, CLASS_NAMES, GENDERS, FloatArray, IntArray
 from folds.pages.charts import COLOURS, Bar, Line, Panel
@@ -62,10 +62,7 @@ class AgeErrors:
 
 def confusions(parts: Sequence[PartPredictions]) -> list[Confusion]:
     """The confusion matrix of each part."""
-    from sklearn.metrics import confusion_matrix
-
-    each = [confusion_matrix(p.truth, p.decided, labels=range(len(p.labels))) for p in parts]
-    return [Confusion(p.name, p.labels, counts) for p, counts in zip(parts, each, strict=True)]
+    return [Confusion(p.name, p.labels, confusion(p.truth, p.decided, len(p.labels))) for p in parts]
 
 
 def age_errors(blend: OofEnsemble, predicted: IntArray) -> list[AgeErrors]:

@@ -22,7 +22,7 @@ from PIL import Image
 from ensemble.data.cache import DecodedPhotos
 from ensemble.jobs.job import Job
 from ensemble.metrics.heads import head_decisions, head_log_probabilities
-from ensemble.metrics.scores import head_scores
+from ensemble.metrics.scores import confusion, head_scores
 from ensemble.recipes.tasks import WIDTHS, OutputSpec
 from folds.errors import MaskensError, first_line, refuse_without, typed
 from folds.files import sha256
@@ -214,12 +214,10 @@ def _project() -> str:
 
 def validation_pictures(title: str, of: TrackedJob, logits: npt.NDArray[np.float32]) -> dict[str, Pixels]:
     """`confusion/<part>` for each head of a task, and `worst`; logits are float32 (validated photos, width)."""
-    from sklearn.metrics import confusion_matrix
-
     heads, names = of.target.heads, OutputSpec(of.target.predicts).names  # of the bands, whatever bins were trained
     found = {}
     for i, (head, decided) in enumerate(zip(heads, head_decisions(logits, heads), strict=True)):
-        matrix = confusion_matrix(of.truth[:, i], decided, labels=range(WIDTHS[head.part]))
+        matrix = confusion(of.truth[:, i], decided, WIDTHS[head.part])
         found[f"confusion/{head.part}"] = draw_matrix(matrix, names[head.part], f"{title}: {head.part}")
     return found | {"worst": worst_photos(title, of, logits)}
 
