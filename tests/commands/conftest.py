@@ -12,6 +12,8 @@ import pytest
 from filelock import FileLock
 from run_command import ran
 
+from ensemble.decision.submission import read_answers
+
 SMALL = {
     "model_args": "{channels=[8,16,24,32], stem_width=8}",
     "resize": "[32,24]",
@@ -52,18 +54,17 @@ def _whole_job(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def few(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the finished job as `run`, the first 42 of its photos to predict, and its answers as before.csv."""
+    """A folder with the finished job as `run`, the first 42 of its photos to predict, and the CSV before.csv."""
     folder = tmp_path_factory.mktemp("few")
     shutil.copytree(demo / "runs" / "default", folder / "run")
     shutil.copytree(demo / "data", folder / "data", ignore=shutil.ignore_patterns("images"))
     (folder / "data" / "train" / "images").symlink_to(demo / "data" / "train" / "images")
-    info = folder / "data" / "eval" / "info.csv"
-    head, *rows = info.read_text().splitlines()[:43]
-    info.write_text("\n".join([head, *rows, ""]))
-    (folder / "data" / "eval" / "images").mkdir()
-    for row in rows:
-        name = row.partition(",")[0]
-        shutil.copy(demo / "data" / "eval" / "images" / name, folder / "data" / "eval" / "images")
+    eval = folder / "data" / "eval"
+    for table in (eval / "info.csv", eval / "answers.csv"):
+        table.write_text("\n".join([*table.read_text().splitlines()[:43], ""]))
+    (eval / "images").mkdir()
+    for image in read_answers(eval / "info.csv")[0]:
+        shutil.copy(demo / "data" / "eval" / "images" / image, eval / "images")
     for file in ("submission.csv", "eval.npz"):
         (folder / "run" / file).unlink()
     with pytest.MonkeyPatch.context() as patch:

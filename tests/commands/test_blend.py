@@ -6,29 +6,31 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from run_command import maskens, ran, refused
 
 from ensemble.decision.submission import read_answers
 from folds.layout import read_eval
 
 
-def test_runs_are_blended_and_voted_on(copy: Path) -> None:
-    ran("folds", "--k", "3", "--run", "runs/other")
+def test_runs_are_blended_and_voted_on(few_copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASKENS_RUN", "run")
+    ran("folds", "--k", "3", "--run", "other")
     change = ("--set", "tasks.mask.epochs=1", "--set", "tasks.gender.epochs=1")
-    ran("train", "--run", "runs/other", *change, "--reuse", "runs/default")
-    both = ("--run", "runs/default", "--run", "runs/other")
+    ran("train", "--run", "other", *change, "--reuse", "run")
+    both = ("--run", "run", "--run", "other")
     scored = ran("score", *both)
-    assert "runs/default + runs/other" in scored.out
+    assert "run + other" in scored.out
     assert "hard vote" in scored.out
     tuned = ran("tune", *both, "--blend", "--force")
-    assert re.search(r"weights: +runs/default [01]\.\d\d, *runs/other [01]\.\d\d", " ".join(tuned.out.split()))
+    assert re.search(r"weights: +run [01]\.\d\d, *other [01]\.\d\d", " ".join(tuned.out.split()))
     outcome = ran("infer", *both)
-    assert re.search(r"(12|24) models, 168 photos", outcome.out), "a run of weight 0 is not asked"
-    assert re.search(r"\(runs/default/blend-[0-9a-f]{8}\.json\)", outcome.out)
-    assert Path("runs/default/blend-submission.csv").exists()
+    assert re.search(r"(12|24) models, 42 photos", outcome.out), "a run of weight 0 is not asked"
+    assert re.search(r"\(run/blend-[0-9a-f]{8}\.json\)", outcome.out)
+    assert Path("run/blend-submission.csv").exists()
     ran("infer", *both, "--no-tuning")
-    with np.load("runs/default/blend-eval.npz") as kept:
-        assert kept["run1/logits/gender"].shape == (3, len(kept["run1/logits/gender"][0]), 168, 2)
+    with np.load("run/blend-eval.npz") as kept:
+        assert kept["run1/logits/gender"].shape == (3, len(kept["run1/logits/gender"][0]), 42, 2)
     ran("report", *both, "--photos", "0")
 
     ids = read_eval(Path("data")).ids
@@ -39,7 +41,7 @@ def test_runs_are_blended_and_voted_on(copy: Path) -> None:
     ran("infer", "--vote", "b.csv", "--vote", "a.csv", "--out", "again.csv", "--no-tuning")
     assert Path("again.csv").read_text() == Path("voted.csv").read_text()
     ran("infer", "--vote", "c.csv", "--out", "tied.csv", "--no-tuning")
-    ours, tied = (read_answers(Path(f))[1] for f in ("runs/default/submission.csv", "tied.csv"))
+    ours, tied = (read_answers(Path(f))[1] for f in ("before.csv", "tied.csv"))
     assert np.array_equal(ours, tied), "one against one: the more probable class"
     ran("infer", *both, "--decision", "vote", "--no-tuning", "--out", "x.csv")
     Path("a.csv").write_text("ImageID,ans\nnobody.jpg,3\n")
@@ -51,7 +53,7 @@ def test_runs_are_blended_and_voted_on(copy: Path) -> None:
     )
     refused(maskens("infer", "--vote", "b.csv", "--decision", "hard"), "--vote and --decision hard exclude each other")
     scored = maskens("score", *both, "--truth", "data/eval/answers.csv")
-    assert "runs/default/blend-submission.csv against" in scored.out
-    ran("folds", "--k", "3", "--run", "runs/apart", "--seed", "5")
-    refused(maskens("infer", *both, "--run", "runs/apart"), "runs/apart has other folds than runs/default")
+    assert "run/blend-submission.csv against" in scored.out
+    ran("folds", "--k", "3", "--run", "apart", "--seed", "5")
+    refused(maskens("infer", *both, "--run", "apart"), "apart has other folds than run")
     refused(maskens("train", *both), "it is given more than once; this command takes one run")

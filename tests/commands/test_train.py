@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import timm
-from run_command import maskens, ran, refused, started
-from tiny_runs import DEFAULTS, at_batch
+from run_command import maskens, ran, refused
+from tiny_runs import at_batch
 
 
 def test_a_stopped_training_prints_how_to_resume_and_does(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,26 +97,3 @@ def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path) -> No
     refused(maskens("train", "--run", "runs/twin", "--recipe", "quick"), "has models of the recipe 'demo'")
     refused(maskens("train", "--run", "runs/twin", "--reuse", "runs/default", "--restart"), "exclude each other")
     refused(maskens("train", "--reuse", "runs/none"), "there is no run in runs/none")
-
-
-RECIPE = f"{DEFAULTS}[tasks.heads]\nepochs = 2\n"
-FOLDS = range(2)
-FILES = ("model.safetensors", "oof.npz")
-
-
-def left_by(run: str) -> list[bytes]:
-    return [(Path(run) / "heads" / f"fold{fold}" / name).read_bytes() for fold in FOLDS for name in FILES]
-
-
-def test_an_array_of_processes_leaves_what_one_command_does(data: Path) -> None:
-    Path("mine.toml").write_text(RECIPE)
-    for run in ("one", "array"):
-        ran("folds", "--run", run, "--k", len(FOLDS))
-    ran("train", "--run", "one", "--recipe", "mine.toml")
-
-    words = ("train", "--run", "array", "--recipe", "mine.toml", "--quiet", "--fold")
-    other = started(*words, 1)
-    assert (maskens(*words, 0).code, other.wait(300)) == (0, 0)
-    assert left_by("array") == left_by("one")
-    ran("verify", "--run", "array")
-    ran("infer", "--run", "array")

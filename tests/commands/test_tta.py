@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from run_command import maskens, ran, refused
+from tiny_runs import DEFAULTS
 
-SETTINGS = {"model_args": "{channels=[16,16,32,48]}", "resize": "[40,30]", "epochs": "1"}
-RECIPE = """
-extends = "demo"
+RECIPE = f"""
 oof_tta = ["mine", "flip+light"]
+{DEFAULTS}
+[tasks.heads]
+epochs = 1
 [tta.mine]
 views = ["identity", "hflip scale=1.1"]
 merge = "max"
@@ -22,7 +24,6 @@ merge = "max"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tta")
-    settings = [word for key, value in SETTINGS.items() for word in ("--set", f"tasks.*.{key}={value}")]
     (folder / "more.toml").write_text(RECIPE)
     (folder / "closer.toml").write_text('views = ["identity", "center_crop=0.9"]\nmerge = "gmean"\n')
     (folder / "wrong.toml").write_text('views = ["identity", "vflip"]\nmrge = "max"\n')
@@ -31,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for words in (
             ("sample", "data", "--people", "36", "--size", "48x64"),
             ("folds", "--k", "2"),
-            ("train", "--recipe", "more.toml", *settings),
+            ("train", "--recipe", "more.toml"),
         ):
             ran(*words)
     return folder
@@ -60,7 +61,7 @@ def test_photos_are_predicted_in_the_views_of_the_recipe_or_of_a_file() -> None:
     assert "views: closer.toml, untuned" in outcome.out
     with np.load("closer.logits.npz") as z:
         assert json.loads(str(z["record"]))["views"] == ["identity", "center_crop=0.9"]
-        assert z["logits/mask"].shape[:2] == (2, 2)
+        assert z["logits/heads"].shape[:2] == (2, 2)
     outcome = ran("predict", "data/eval/images", "--tta", "closer.toml", "--json")
     assert "closer.toml" not in outcome.out
     words = "tta.wrong.views.1: there is no step 'vflip' (did you mean 'hflip'?)"

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 from edits import edit_record
 from run_command import maskens, ran, refused
 
@@ -22,27 +23,28 @@ def test_a_score_as_json_has_the_figures_of_the_tables(there: Path) -> None:
     refused(maskens("score", "--run", "runs/default", "--run", "runs/default"), "a run is named twice")
 
 
-def test_a_tuning_is_used_and_named_unless_it_is_switched_off(copy: Path) -> None:
-    plain = Path("runs/default/submission.csv").read_text()
+def test_a_tuning_is_used_and_named_unless_it_is_switched_off(
+    few_copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MASKENS_RUN", "run")
+    plain = Path("before.csv").read_text()
     outcome = ran("tune", "--force")
     assert "applied: views, temperatures, offsets" in outcome.out
-    assert "saved: runs/default/tuning.json" in outcome.out
+    assert "saved: run/tuning.json" in outcome.out
     outcome = maskens("infer")
-    assert "tuned: views, temperatures, offsets (runs/default/tuning.json)" in outcome.out
+    assert "tuned: views, temperatures, offsets (run/tuning.json)" in outcome.out
     assert "tuned: views, temperatures, offsets" in maskens("score").out
     assert "untuned)" in maskens("score", "--no-tuning").out
     assert "untuned)" in maskens("score", "--checkpoint", "last").out
     ran("infer", "--no-tuning", "--tta", "flip")
-    assert Path("runs/default/submission.csv").read_text() == plain
-    shutil.rmtree("runs/default/mask/fold0")
+    assert Path("run/submission.csv").read_text() == plain
+    shutil.rmtree("run/mask/fold0")
     ran("train")
     ran("infer")  # the same job, trained again, gives the same logits
     ran("tune", "--force", "--step", "offsets")
     assert "offsets unused" in maskens("infer", "--decision", "hard").out
-    shutil.copy("runs/default/mask/fold1/oof.npz", "runs/default/mask/fold0/oof.npz")
-    edit_record(Path("runs/default/mask/fold0/job.json"), checksums={})  # as if the job had been trained anew
-    refused(
-        maskens("infer"), "was fitted on other out-of-fold logits", "maskens tune --run runs/default", "--no-tuning"
-    )
+    shutil.copy("run/mask/fold1/oof.npz", "run/mask/fold0/oof.npz")
+    edit_record(Path("run/mask/fold0/job.json"), checksums={})  # as if the job had been trained anew
+    refused(maskens("infer"), "was fitted on other out-of-fold logits", "maskens tune --run run", "--no-tuning")
     refused(maskens("tune", "--blend"), "--blend weighs several runs")
     refused(maskens("tune", "--step", "weights"), "'weights' is not one of")

@@ -162,7 +162,7 @@ def test_parallel_jobs_leave_what_sequential_ones_do_whatever_is_killed(
     data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With loader processes; one job's process is killed, and another resumes the job."""
-    alone, there = (tiny_run(tmp_path / name, data, TINY, "tasks.*.epochs=20") for name in ("alone", "parallel"))
+    alone, there = (tiny_run(tmp_path / name, data, TINY, "tasks.*.epochs=5") for name in ("alone", "parallel"))
     specs = [there.spec(task, workers=1) for task in ("mask", "gender")]
     plain = [alone.spec(task) for task in ("mask", "gender")]
     assert train(plain, data, alone.folds, plain, ONE, Silent()) == {}
@@ -173,7 +173,7 @@ def test_parallel_jobs_leave_what_sequential_ones_do_whatever_is_killed(
         def update(self, statuses: list[JobStatus]) -> None:
             super().update(statuses)
             for status in statuses:
-                if not self.killed and status.state == "training" and status.epoch < 15:
+                if not self.killed and status.state == "training" and status.epoch < 3:
                     holder = there.run.folder / ".locks" / f"{status.task}-fold0.process.json"
                     self.killed = json.loads(holder.read_text())["pid"]
                     assert psutil.Process(self.killed) in psutil.Process().children()
@@ -185,6 +185,7 @@ def test_parallel_jobs_leave_what_sequential_ones_do_whatever_is_killed(
 
     notes: list[str] = []
     monkeypatch.setattr(queue, "write_status", write_and_note)
+    monkeypatch.setattr(queue, "POLL", 0.01)  # a job is killed before it is done
     view = Killing()
     assert train(specs, data, there.folds, specs, Hardware("cpu", workers=1, jobs=2), view, retries=1) == {}
     assert view.killed
