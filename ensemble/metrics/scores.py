@@ -168,7 +168,8 @@ def label_scores(truth: IntArray, predicted: IntArray, labels: int) -> FloatArra
     """Precision, recall and F1 of each label, float64 (labels, 3); 0 of one never predicted, seen, or either."""
     counts = confusion(truth, predicted, labels)
     right, found, seen = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
-    return np.stack([right, right, 2 * right], axis=1) / np.maximum(np.stack([found, seen, found + seen], axis=1), 1)
+    possible = np.stack([found, seen, found + seen], axis=1)
+    return np.asarray(np.stack([right, right, 2 * right], axis=1) / np.maximum(possible, 1))
 
 
 def macro_f1(truth: IntArray, predicted: IntArray, labels: int) -> float:
