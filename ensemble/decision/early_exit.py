@@ -35,22 +35,14 @@ def upper_bounds(
     ensembles: Sequence[Ensemble], logits: Sequence[Mapping[str, Logits]], fitted: DecisionParams
 ) -> npt.NDArray[np.float64]:
     """Upper bounds of the scores on which the joint decision rests, float64 (photos, 18); exact where all predicted.
-
-    Args:
-        logits: of each run, task -> float32 (folds, views, photos, width), NaN where a photo was not shown.
-        fitted: weights of the runs, offsets of the classes.
-    """
+    Logits are of each run task -> float32 (folds, views, photos, width), NaN where a photo was not shown."""
     scores = [e.scores(found, missing=0.0) for e, found in zip(ensembles, logits, strict=True)]
     return np.asarray(np.average(scores, axis=0, weights=fitted.weights) + np.array(fitted.offsets))
 
 
 def gender_to_evaluate(scores: npt.NDArray[np.float64], evaluated: npt.NDArray[np.bool_]) -> IntArray:
     """The gender whose age models are to be evaluated next, int64 (photos,); DECIDED where none can change the class.
-
-    Args:
-        scores: float (photos, 18), of `upper_bounds`.
-        evaluated: bool (photos, 2): whether the age models of that gender predicted.
-    """
+    Comes from `upper_bounds` and whether the age models of each gender predicted, bool (photos, 2)."""
     best = scores.reshape(-1, len(MASKS), len(GENDERS), len(AGES)).max(axis=(1, 3))  # (photos, gender)
     known = np.where(evaluated, best, -np.inf).max(axis=1)
     could = np.where(evaluated, -np.inf, best)

@@ -54,15 +54,10 @@ def save_logits(
     classes: IntArray,
     rule: Rule | None,
 ) -> None:
-    """Replace the logits behind a submission: image ids, and `logits/<task>` float32 (folds, views, photos, width);
-    of several runs `run0/logits/<task>` and so on; NaN where a photo was not shown to a model.
-
-    Args:
-        logits: of each run, as `Prediction.by_run` gives them.
-        fitted: for these ensembles, in their order.
-        classes: int64 (photos,), 0..17.
-        rule: by which the logits became these classes; None where something else took part, as votes do.
-    """
+    """Replace the logits behind a submission: image ids, and `logits/<task>` float32 (folds, views, photos, width); of
+    several runs `run0/logits/<task>` and so on; NaN where a photo was not shown to a model. Classes are int64
+    (photos,). The rule is that by which the logits became these classes; None where something else took part, as votes
+    do."""
     arrays: dict[str, Any] = {"ids": np.array(data.ids), "classes": classes}
     folds: dict[str, list[int]] = {}
     for number, (ensemble, found) in enumerate(zip(ensembles, logits, strict=True)):

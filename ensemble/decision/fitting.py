@@ -128,13 +128,9 @@ def fit_temperature(logits: AnyFloatArray, truth: IntArray, head: Head | None = 
 
 
 def worth_scaling(logits: AnyFloatArray, truth: IntArray, head: Head, person: IntArray, stratum: IntArray) -> bool:
-    """Whether a temperature lowers the log loss of people that it was not fitted on by more than noise.
-
-    Args:
-        logits: float (photos, columns of the head).
-        truth, person: int64 (photos,).
-        stratum: int64 (all people,), within which people are drawn.
-    """
+    """Whether a temperature lowers the log loss of people that it was not fitted on by more than noise. Logits are
+    float (photos, columns of the head), truth and person int64 (photos,), the stratum within which people are drawn
+    int64 (all people,)."""
     people, person = np.unique(person, return_inverse=True)
     part = np.empty(len(people), dtype=np.int64)
     part[np.argsort(stratum[people], kind="stable")] = np.arange(len(people)) % TEMPERATURE_PARTS

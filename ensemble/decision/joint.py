@@ -234,11 +234,7 @@ def decide_hard(log_probabilities: AnyFloatArray) -> IntArray:
 
 
 def vote(votes: IntArray, log_probabilities: AnyFloatArray) -> IntArray:
-    """The class with the most votes, int64 (photos,); ties go to the one with the highest log probability.
-
-    Args:
-        votes: int64 (voters, photos), 0..17.
-        log_probabilities: float (photos, 18).
-    """
+    """The class with the most of the votes, int64 (voters, photos); ties go to the one with the highest log
+    probability, float (photos, 18). Returns int64 (photos,)."""
     counts = np.stack([np.bincount(column, minlength=CLASSES) for column in votes.T])
     return most_probable(np.where(counts == counts.max(axis=1, keepdims=True), log_probabilities, -np.inf))

@@ -98,12 +98,8 @@ class JobOofLogits:
 
 
 def people_halves(everyone: Sequence[Person], held_out: npt.NDArray[np.bool_], seed: Sequence[int]) -> IntArray:
-    """int64 (people,): 0 or 1, at random; equal for all rows of a person, and each stratum is split evenly.
-
-    Args:
-        held_out: bool (people,), the people of a fold; the others get -1.
-        seed: of the run, and the fold.
-    """
+    """int64 (people,): 0 or 1, at random; equal for all rows of a person, and each stratum is split evenly. People who
+    are not `held_out`, bool (people,), get -1. The seed is of the run, and the fold."""
     people = [p for p, held in zip(everyone, held_out, strict=True) if held]
     groups, first, row = np.unique([p.group for p in people], return_index=True, return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(groups))

@@ -198,12 +198,8 @@ def score(truth: IntArray, predicted: IntArray) -> Score:
 def head_scores(
     target: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray
 ) -> dict[Part, tuple[float, float]]:
-    """(macro F1, accuracy) of each head of one task.
-
-    Args:
-        logits: float32 (photos, width).
-        labels: int64 (photos, heads), the true ones, in the scoring bands.
-    """
+    """(macro F1, accuracy) of each head of one task, of logits float32 (photos, width) and the true labels in the
+    scoring bands, int64 (photos, heads)."""
     decisions = head_decisions(logits, target.heads)
     return {
         head.part: (macro_f1(labels[:, i], decided, WIDTHS[head.part]), float((labels[:, i] == decided).mean()))
@@ -215,12 +211,8 @@ def half_epochs(
     target: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray, half: IntArray
 ) -> tuple[int, int]:
     """The best epoch on each half of the photos, from 0, the first of several; the last one on a half without photos.
-
-    Args:
-        logits: float32 (epochs, photos, width).
-        labels: int64 (photos, heads), the true ones, in the scoring bands.
-        half: int64 (photos,), 0 or 1.
-    """
+    Logits are float32 (epochs, photos, width), labels int64 (photos, heads) the true ones in the scoring bands, `half`
+    int64 (photos,), 0 or 1."""
     found = []
     for mine in (half == 0, half == 1):
         f1 = [task_scores(target, its[mine], labels[mine])[0] for its in logits] if mine.any() else []
@@ -230,13 +222,9 @@ def half_epochs(
 
 def task_scores(target: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
     """(macro F1, accuracy) of what one task decides: the labels of its head, or of several heads their combinations.
+    Logits are float32 (photos, width), labels int64 (photos, heads) the true ones in the scoring bands.
 
-    So the best epoch of a task with three heads is that of the score which counts in the end, over the 18 classes.
-
-    Args:
-        logits: float32 (photos, width).
-        labels: int64 (photos, heads), the true ones, in the scoring bands.
-    """
+    So the best epoch of a task with three heads is that of the score which counts in the end, over the 18 classes."""
     widths = tuple(WIDTHS[head.part] for head in target.heads)
     truth = np.ravel_multi_index(tuple(labels.T), widths)
     decided = np.ravel_multi_index(tuple(head_decisions(logits, target.heads)), widths)

@@ -15,16 +15,9 @@ Array = npt.NDArray[np.float32]
 
 
 def array_views(photos: Pixels, views: Sequence[str], normalisation: tuple[Rgb, Rgb]) -> Array:
-    """Photos normalised and in all views: all of them in the first view, then in the second, ...
-
-    Args:
-        photos: uint8 (photos, height, width, 3).
-        views: names of `ensemble.recipes.views`.
-        normalisation: (mean, std) per RGB channel on a 0..1 scale.
-
-    Returns:
-        float32 (views * photos, height, width, 3).
-    """
+    """Photos, uint8 (photos, height, width, 3), normalised and in all views: all of them in the first view, then in the
+    second, ... Returns float32 (views * photos, height, width, 3). The normalisation is (mean, std) per RGB channel on
+    a 0..1 scale."""
     mean, std = (np.array(values, np.float32) for values in normalisation)
     x = (photos.astype(np.float32) - mean * 255) / (std * 255)
     return np.concatenate([_view(x, view, mean, std) for view in views])

@@ -41,13 +41,9 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 def usable_precision(model: nn.Module, x: Tensor, wanted: Precision, any_difference: bool = False) -> PrecisionChoice:
     """The precision asked for, or fp32 with the reason.
 
-    Logits of one real batch must be finite and agree with fp32 to 5 % of the largest. The model is in eval mode
-    meanwhile, so that nothing of it changes.
-
-    Args:
-        x: float32 (batch, 3, height, width), on the model's device.
-        any_difference: they need only be finite.
-    """
+    Logits of one real batch, float32 (batch, 3, height, width) on the model's device, must be finite and, but for
+    `any_difference`, agree with fp32 to 5 % of the largest. The model is in eval mode meanwhile, so that nothing of it
+    changes."""
     if wanted == "fp32":
         return FP32
     training = model.training

@@ -224,12 +224,8 @@ def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, re
 
 
 def epoch_seconds(cost: Cost, shown: float, predicted: float) -> float:
-    """Seconds of an epoch of a job.
-
-    Args:
-        shown: photos that it trains on.
-        predicted: after it, photos of the held-out fold times views.
-    """
+    """Seconds of an epoch of a job that trains on `shown` photos and then predicts those of the held-out fold in all
+    views, `predicted` in all."""
     return shown * cost.train + predicted * cost.predict
 
 
@@ -250,12 +246,8 @@ def job_times(
 def prediction_time(
     found: Estimate, recipe: Recipe, photos: PhotoSet, cache: Path | None, starting: float
 ) -> InferenceTime:
-    """What `maskens infer` takes for these photos, without early exit.
-
-    Args:
-        found: of some tasks of the recipe; the others count as the dearest of these.
-        starting: seconds until a command has imported what it needs.
-    """
+    """What `maskens infer` takes for these photos, without early exit. Tasks of the recipe that `found` lacks count as
+    the dearest of it; `starting` are the seconds until a command has imported what it needs."""
     costs = {task: cost for (_, task), cost in found.costs.items()}
     each = {task: cost.start + len(VIEWS["flip"]) * len(photos.files) * cost.predict for task, cost in costs.items()}
     fold = sum(each.get(task, max(each.values())) for task in recipe.tasks)

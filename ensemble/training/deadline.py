@@ -74,12 +74,8 @@ class JobTime:
 
 
 def slot_loads(seconds: Iterable[float], busy: Sequence[float]) -> list[float]:
-    """When each slot is free again, if jobs start one after the other in the slot that is free first.
-
-    Args:
-        seconds: of each job.
-        busy: seconds until each slot is free.
-    """
+    """When each slot is free again, if jobs that take so many seconds start one after the other in the slot that is
+    free first; `busy` are the seconds until each slot is free."""
     slots = list(busy)
     heapq.heapify(slots)
     for each in seconds:
@@ -88,7 +84,7 @@ def slot_loads(seconds: Iterable[float], busy: Sequence[float]) -> list[float]:
 
 
 def seconds_of_jobs(jobs: Sequence[JobTime], epochs: Sequence[int], busy: Sequence[float]) -> float:
-    """Seconds until jobs with so many epochs have ended; `busy` as of `slot_loads`."""
+    """Seconds until jobs with so many epochs have ended; `busy` are the seconds until each slot is free."""
     return max(slot_loads((job.seconds(n) for job, n in zip(jobs, epochs, strict=True)), busy))
 
 
@@ -114,12 +110,8 @@ def fitting_epochs(jobs: Sequence[JobTime], seconds: float, busy: Sequence[float
 
 
 def seconds_after(jobs: Sequence[JobTime], epochs: int, busy: Sequence[float]) -> float:
-    """Seconds that have to be left when the first of these jobs ends, for the least epochs of the others.
-
-    Args:
-        epochs: of the first job.
-        busy: as of `slot_loads`.
-    """
+    """Seconds that have to be left when the first of these jobs ends after so many epochs, for the least epochs of the
+    others; `busy` are the seconds until each slot is free."""
     whole = seconds_of_jobs(jobs, [epochs, *(job.least for job in jobs[1:])], busy)
     return whole - jobs[0].seconds(epochs)
 

@@ -30,18 +30,11 @@ def target_tables(target: OutputSpec, sigma: float = 0.0) -> list[Tensor]:
 
 
 def age_distribution(cuts: Sequence[int], sigma: float) -> Tensor:
-    """A normal distribution around each age, integrated over the bins: label distribution learning (Gao et al. 2017,
-    "Deep Label Distribution Learning with Label Ambiguity").
+    """A normal distribution around each age, integrated over the bins that begin at the cuts, of a standard deviation
+    in years above 0: label distribution learning (Gao et al. 2017, "Deep Label Distribution Learning with Label
+    Ambiguity"). float64 (OLDEST + 1, bins), a row for each age in whole years, summing to 1.
 
-    Who is 30 is between 30.0 and 31.0 years old, so the middle is 30.5, and an age at a cut is above it.
-
-    Args:
-        cuts: ages in whole years at which bins begin.
-        sigma: standard deviation in years, above 0.
-
-    Returns:
-        float64 (OLDEST + 1, bins): a row for each age in whole years, summing to 1.
-    """
+    Who is 30 is between 30.0 and 31.0 years old, so the middle is 30.5, and an age at a cut is above it."""
     middle = torch.arange(OLDEST + 1, dtype=torch.float64)[:, None] + 0.5
     below = torch.special.ndtr((torch.tensor(cuts, dtype=torch.float64) - middle) / sigma)
     edges = torch.cat([torch.zeros_like(middle), below, torch.ones_like(middle)], dim=1)
@@ -72,15 +65,9 @@ EPSILON = 1e-7
 
 
 def soft_macro_f1(logits: Tensor, targets: Tensor, known: Tensor | None = None) -> Tensor:
-    """1 - macro F1 with probabilities in place of counts, over one batch.
-
-    A class that the batch lacks counts as F1 = 0.
-
-    Args:
-        logits: float (batch, classes).
-        targets: float (batch, classes), rows summing to 1, or to `known`.
-        known: float (batch,), how much each photo counts.
-    """
+    """1 - macro F1 with probabilities in place of counts, over one batch. A class that the batch lacks counts as F1 =
+    0. Logits and targets are float (batch, classes); targets sum to 1, or to `known`, float (batch,), how much each
+    photo counts."""
     probabilities = logits.softmax(dim=1)
     if known is not None:
         probabilities = probabilities * known[:, None]
@@ -93,13 +80,8 @@ def soft_macro_f1(logits: Tensor, targets: Tensor, known: Tensor | None = None) 
 
 def focal(logits: Tensor, targets: Tensor, gamma: float, weights: Tensor | None = None) -> Tensor:
     """Of each photo, float (batch,), the cross-entropy whose terms shrink by (1 - p)^gamma where the model is sure
-    already (Lin et al. 2017).
-
-    Args:
-        logits: float (batch, classes).
-        targets: float (batch, classes), rows summing to 1 or less.
-        weights: float (classes,).
-    """
+    already (Lin et al. 2017). Logits and targets are float (batch, classes), targets sum to 1 or less; weights are
+    float (classes,)."""
     log_p = logits.log_softmax(dim=1)
     terms = targets * (1 - log_p.exp()).clamp(min=EPSILON) ** gamma * -log_p
     return (terms if weights is None else terms * weights).sum(dim=1)

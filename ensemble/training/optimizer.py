@@ -129,15 +129,11 @@ def make_schedule(
 
 
 def ema_decay(decay: float, update: int) -> float:
-    """The decay with which the weights after an update go into the running mean.
+    """The decay with which the weights after an update, from 1, go into the running mean; `decay` is the recipe's, 0 to
+    1.
 
     It is corrected for the start as Adam's moments are (Kingma & Ba 2015): the mean holds the weights of all updates so
-    far in the proportions 1, decay, decay^2, ... from the last one back, and never the initial ones.
-
-    Args:
-        decay: of the recipe, 0 to 1.
-        update: of the job, from 1; of the first one it is 0.
-    """
+    far in the proportions 1, decay, decay^2, ... from the last one back, and never the initial ones."""
     return decay * (1 - decay ** (update - 1)) / (1 - decay**update)
 
 
