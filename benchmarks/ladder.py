@@ -4,7 +4,7 @@ worse with two more.
     python benchmarks/ladder.py --source ../shared/bench --out DIR
 
 Needs the real-photo benchmark (its builder and weights lie in --source). A rung is the base with one thing changed, or
-several that won; the base is `best` of version 1.1.0. All rungs and seeds share the folds. F1 is out-of-fold with flip,
+several that won; the base is `best`. All rungs and seeds share the folds. F1 is out-of-fold with flip,
 then as tuned (judged on people that it was not fitted on), then of the eval part, predicted by the tuned ensembles;
 differences are to the base, over the seeds that both have; intervals are over people and seeds together. `mask, gender,
 age` are of the eval part; `unseen masks` how often the state of a mask is right whose style training has not; `cost`
@@ -88,6 +88,10 @@ RUNGS = {
     "balanced": Rung("photos drawn evenly over the states of the mask", 'sampler = { balance = "mask" }'),
     "classes": Rung("photos drawn more evenly over the classes", 'sampler = { balance = "class", strength = 0.5 }'),
     "batch16": Rung("batches of 16", "batch_size = 16"),
+    "lr5": Rung("learning rate 0.0005", "optimizer = { lr = 5e-4 }"),
+    "lr20": Rung("learning rate 0.002", "optimizer = { lr = 2e-3 }"),
+    "lr40": Rung("learning rate 0.004", "optimizer = { lr = 4e-3 }"),
+    "drop": Rung("dropout 0.2, drop path 0.1", "model_args = { drop_rate = 0.2, drop_path_rate = 0.1 }"),
     "layers": Rung("layer-wise learning-rate decay 0.8", "optimizer = { layer_decay = 0.8 }"),
     "smooth": Rung("label smoothing 0.1", "loss = { label_smoothing = 0.1 }"),
     "mixup": Rung("Mixup on half of the batches", "mix = { mixup = 0.4, prob = 0.5 }"),

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
@@ -124,6 +125,11 @@ class OofEnsemble:
         """The joint decision of the whole ensemble."""
         return joint.decide(self.class_log_probs(fitted), fitted.weights, fitted.offsets)
 
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Those that may differ."""
+        return ("last",) if keep_last([member.recipe for member in self.runs]) else get_args(Checkpoint)
+
     def at(self, checkpoint: Checkpoint) -> OofEnsemble:
         """The same runs, with the logits of another epoch."""
         runs = []
@@ -131,6 +137,11 @@ class OofEnsemble:
             found = pool(m.run, self.data, self.folds, self.trained, checkpoint)
             runs.append(dataclasses.replace(m, logits=found.logits, views=found.views))
         return dataclasses.replace(self, runs=tuple(runs), checkpoint=checkpoint)
+
+
+def keep_last(recipes: Sequence[Recipe]) -> bool:
+    """Whether every job of these recipes keeps its last epoch, so that no checkpoint is chosen."""
+    return all(task.checkpoint == "last" for recipe in recipes for task in recipe.tasks.values())
 
 
 def _extra_notes(run: Run, recipe: Recipe, data: TrainData | None, data_folder: Path | None) -> list[str]:
@@ -175,6 +186,8 @@ def load_oof_ensemble(
             notes.append(f"{run.folder}: folds that count: {there}; not trained: {job_names(missing)}")
     if not trained:
         raise MaskensError("the runs have no fold in common that each has trained; train the same folds.")
+    if keep_last(recipes):
+        checkpoint = "last"
     untuned = [untuned_run(run) for run in runs]  # verifies the checksums
     members = []
     for run, recipe, plain in zip(runs, recipes, untuned, strict=True):

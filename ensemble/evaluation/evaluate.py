@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from pydantic_core import to_jsonable_python
@@ -176,7 +176,7 @@ def _settings(oof: OofEnsemble, untuned: DecisionParams, plain: Decision) -> dic
         return f"{checkpoint}, {'no TTA' if tta == 'none' else tta}"
 
     found = {name(oof.checkpoint, untuned.tta): plain.classes}
-    for checkpoint in get_args(Checkpoint):
+    for checkpoint in oof.checkpoints:
         its = oof if checkpoint == oof.checkpoint else oof.at(checkpoint)
         for tta in its.sets:
             found.setdefault(name(checkpoint, tta), its.decide(its.plain(tta)).classes)

@@ -225,7 +225,9 @@ def _verify_oof_score(found: Verification, job: Job, task: TaskRecipe, data: Tra
         truth = true_labels(task.target, data)[rows][mine]
         logits = oof.logits[:, oof.views.index(IDENTITY)][:, mine]
         half = people_halves(data.people, held_out, (run.seed, job.fold))[data.photo_person[rows]]
-        if (half != oof.half).any() or half_epochs(task.target, logits, truth, half[mine]) != oof.half_epochs:
+        last = len(logits) - 1
+        chosen = half_epochs(task.target, logits, truth, half[mine]) if task.checkpoint == "best" else (last, last)
+        if (half != oof.half).any() or chosen != oof.half_epochs:
             raise MaskensError("the epochs of the halves of its people are not the best ones")
         return np.array([task_scores(task.target, logits[epoch], truth)[0] for epoch in (oof.best_epoch, -1)])
 

@@ -40,7 +40,7 @@ class JobCurves:
 
     @property
     def best(self) -> int:
-        """Number of the best epoch, from 1; of equals the first, whose checkpoint was kept."""
+        """Number of the epoch with the highest macro F1, from 1; of equals the first."""
         return int(self.curves["f1"].argmax()) + 1
 
     @property
@@ -73,7 +73,7 @@ def read_curves(run: Run) -> tuple[list[JobCurves], list[str]]:
 
 Checkpoint = Literal["cross-fitted", "best", "last"]
 """Which epoch of a job predicts a photo. cross-fitted: the best one on the other half of the fold's people, so that the
-epoch that scores a person does not depend on that person."""
+epoch that scores a person does not depend on that person. All three are the last of a recipe that keeps the last."""
 
 Logits = npt.NDArray[np.float32]
 
@@ -84,9 +84,9 @@ class JobOofLogits:
 
     files: npt.NDArray[np.str_]  # (photos,), paths below the data folder
     logits: Logits  # (epochs, views, photos, width)
-    best_epoch: int  # from 0: the best on all people of the fold, whose model is kept
+    best_epoch: int  # from 0: whose model is kept, the best on all people of the fold or the last
     half: IntArray  # (photos,), 0 or 1: in which half of the fold's people each is
-    half_epochs: tuple[int, int]  # the best epoch on each half
+    half_epochs: tuple[int, int]  # the best epoch on each half, or the last
     views: tuple[str, ...]
 
     def at(self, checkpoint: Checkpoint) -> Logits:

@@ -382,6 +382,7 @@ class TaskRecipe(Strict):
     drop_last: bool = True  # skip an epoch's last batch where it is not full
     accumulate: int = Field(1, ge=1, le=1024)  # batches to one update
     epochs: int = Field(3, ge=1, le=10_000)
+    checkpoint: Literal["best", "last"] = "best"  # which epoch's model is kept; best by macro F1 on the held-out fold
     head_epochs: NotNegative = 0.0  # at the start, in which only the new classifier is trained
     sizes: tuple[Size, ...] = ()  # to which photos are shrunk in the first epochs, one an epoch
     frozen_stages: int = Field(0, ge=0)  # of the model, with its stem, that keep their initial weights; 0 is off

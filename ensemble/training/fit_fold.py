@@ -210,11 +210,15 @@ class JobRun:
             self.report(note="; ".join(filter(None, (self.status.note, *stale))))
 
     def save_oof(self) -> None:
-        """Save the out-of-fold logits of all epochs, and which of these are the best."""
-        f1 = [h["f1"] for h in self.history]
-        plain = np.stack([self.validated(logits) for logits in self.logits])
-        chosen = half_epochs(self.target, plain, self.truth[self.valid_rows], self.half[self.valid])
-        files, best = np.array(self.data.files)[self.oof_rows], f1.index(max(f1))
+        """Save the out-of-fold logits of all epochs, and which of these are the best, or just the last."""
+        best = len(self.history) - 1
+        chosen = best, best
+        if self.recipe.checkpoint == "best":
+            f1 = [h["f1"] for h in self.history]
+            plain = np.stack([self.validated(logits) for logits in self.logits])
+            chosen = half_epochs(self.target, plain, self.truth[self.valid_rows], self.half[self.valid])
+            best = f1.index(max(f1))
+        files = np.array(self.data.files)[self.oof_rows]
         oof = JobOofLogits(files, np.stack(self.logits), best, self.half, chosen, self.spec.recipe.oof_views)
         save_job_oof(self.job.oof, oof, self.record())
 
@@ -261,7 +265,8 @@ class JobRun:
                 raise MaskensError(f"after epoch {epoch + 1} the model gives no finite logits: {self.lower_rate()}")
             seconds = self.status.seconds + time.perf_counter() - started
             if scores:
-                scores["best_f1"] = max([*(h["f1"] for h in self.history), scores["f1"]])
+                earlier = [h["f1"] for h in self.history] if self.recipe.checkpoint == "best" else []
+                scores["best_f1"] = max([*earlier, scores["f1"]])
             self.history.append(
                 {"epoch": epoch + 1, "lr": progress.lr, "loss": mean_loss, **scores}
                 | {"photos_per_s": progress.photos / progress.seconds, "seconds": seconds}
@@ -314,10 +319,11 @@ class JobRun:
         return f"lower the learning rate of '{self.spec.task}'{kept}"
 
     def write_epoch(self, trainer: Trainer) -> None:
-        """Write what the last finished epoch left: the history, and the checkpoint if it is the best so far, or of the
-        model on everybody the last."""
-        best = self.history[-1].get("best_f1")
-        if len(self.history) == self.epochs if self.full else best not in [h["f1"] for h in self.history[:-1]]:
+        """Write what the last finished epoch left: the history, and the checkpoint if it is the best so far or the
+        last counts, but of the model on everybody only at the end."""
+        best, last = self.history[-1].get("best_f1"), self.recipe.checkpoint == "last"
+        better = last or best not in [h["f1"] for h in self.history[:-1]]
+        if len(self.history) == self.epochs if self.full else better:
             planned = self.epochs if self.cut else None
             card = job_card(self.spec, self.normalised, self.people, len(self.history), best, planned)
             save_checkpoint(self.job.model, trainer.eval_model, card)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MakeData
-from planned import plan_run
+from planned import CLASS18, plan_run
 from run_command import maskens
 
 from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
@@ -91,3 +91,10 @@ def test_score_leads_with_the_cross_fitted_epochs_and_shows_the_others(data: Tra
     for epoch in ("best", "last"):
         other = json.loads(maskens("score", "--run", run.folder, "--checkpoint", epoch, "--json").out)
         assert other["f1"]["18 classes"]["value"] == pytest.approx(shown[epoch])
+
+
+def test_where_the_last_epoch_is_kept_score_names_no_other(data: TrainData, tmp_path: Path) -> None:
+    run = plan_run(tmp_path / "run", data, noise(data, 0)[0], recipe=f'{CLASS18}checkpoint = "last"\n')
+    found = json.loads(maskens("score", "--run", run.folder, "--json").out)
+    assert found["used"].startswith("last epochs, flip")
+    assert not [its["name"] for its in found["settings"] if its["name"].startswith(("best", "cross-fitted"))]

@@ -116,6 +116,20 @@ def test_a_job_leaves_the_checkpoint_of_its_best_epoch_with_its_own_oof_logits(w
         assert model(x.flip(3)).numpy() == pytest.approx(best[1, :8], abs=1e-4)
 
 
+def test_a_recipe_may_keep_the_last_epoch_whatever_it_scores(
+    data: TrainData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    falling = iter((0.9, 0.8, 0.7))
+    monkeypatch.setattr(fit_fold, "task_scores", lambda *_: (next(falling), 0.5))
+    there = tiny_run(tmp_path / "run", data, TINY, "tasks.*.checkpoint=last")
+    assert run_job(there.spec(), data, there.folds) is None
+    job = there.spec().job
+    oof = load_job_oof(job.oof, {})
+    assert (read_card(job.model).epoch, job.status().best) == (3, 0.7)
+    for checkpoint in ("cross-fitted", "best"):
+        assert np.array_equal(oof.at(checkpoint), oof.at("last"))  # type: ignore[arg-type]
+
+
 def test_a_run_is_the_same_for_any_number_of_workers_and_with_the_cache_but_for_no_other_seed(
     setting: TinyRun, whole: TinyRun, tmp_path: Path
 ) -> None:
