@@ -81,6 +81,7 @@ RUNGS = {
     "fewer8": Rung("8 epochs of three photos a person", FEWER + "epochs = 8"),
     "growing4": Rung("4 epochs, on 96x72 twice, 128x96, 176x132", GROWING4),
     "frozen2": Rung("stem and three stages frozen", FROZEN),
+    "frozen2-lr20": Rung("the same with a learning rate of 0.002", FROZEN + "optimizer = { lr = 2e-3 }"),
     "frozen3": Rung("3 epochs, stem and three stages frozen", FROZEN + "epochs = 3"),
     "frozen4": Rung("4 epochs, stem and three stages frozen", FROZEN + "epochs = 4"),
     "frozen4-randaug": Rung("the same with randaug", FROZEN + "epochs = 4\n" + STRONG),
