@@ -93,9 +93,9 @@ def recommend(options: RecommendOptions, observer: Observer) -> Recommendation:
         on_progress("timing models", count, count)
     timed = {candidate: cost for candidate in candidates if (cost := costs.get(candidate.network))}
     place = f"{hardware.cores} CPU cores" if hardware.device == "cpu" else f"the GPU {torch.cuda.get_device_name(0)}"
-    base = choosing.BASE[hardware.device]
-    description = f"{base} for {len(data.files)} photos and {options.hours:g} h on {place}, in {choice.k} folds"
-    text = HEADER + choosing.recipe_text(hardware.device, choice.candidate, choice, description)
+    size = f"{len(data.files)} photos and {options.hours:g} h on {place}, in {choice.k} folds"
+    description = f"{choice.candidate.recipe} for {size}"
+    text = HEADER + choosing.recipe_text(choice.candidate, choice, description)
     recipe = parse_recipe(text, out.stem)
     earlier = replace_keeping(out, text)
     notes = [_data_line(data, photos), place, unused_gpu(options.device, hardware)]
@@ -132,12 +132,11 @@ def _reasons(
     yield f"chosen: {chosen.network}, epochs {choice.epochs}, folds {choice.k}"
     if choice.epochs < chosen.epochs:
         yield f"why: the quickest, and even that has no time for {chosen.epochs} epochs; this is not measured"
-    elif chosen.f1 is None or chosen.gain is None:
+    elif chosen.f1 is None:
         yield "why: the largest that fits the time and the memory; no score is measured"
     else:
         yield f"why: of what fits, the highest macro F1 of new people, measured with {choosing.MEASURED_ON}"
-        if chosen.gain.value:
-            yield f"over {choosing.BASE['cpu']} {chosen.gain:+.3f}, {chosen.gain.significance}"
+        yield "where the 95 % intervals overlap, the order of two may be chance"
     if choice.fraction < 1:
         yield f"an epoch shows {choice.fraction:.0%} of the photos, to save time"
     if choice.k < k:

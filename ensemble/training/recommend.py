@@ -25,17 +25,18 @@ TASK = "heads"  # of the recipes that are extended
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model of timm, the size of its photos, its epochs, and what that scored on real photos."""
+    """A model of timm, the size of its photos, its epochs, the recipe that has the other keys, and the score on real
+    photos."""
 
     model: str
     size: tuple[int, int]  # `resize`: (height, width)
     epochs: int
-    f1: Interval | None = None  # macro F1 of new people, by benchmarks/ladder.py; None: not measured
-    gain: Interval | None = None  # of that over `quick`, on the same draws of people
+    recipe: str
+    f1: Interval | None = None  # macro F1 of new people, tuned, by benchmarks/ladder.py; None: not measured
 
     @property
     def network(self) -> str:
-        return f"{self.model} on {self.size[0]}x{self.size[1]}"
+        return f"{self.recipe}: {self.model} on {self.size[0]}x{self.size[1]}"
 
     def __str__(self) -> str:
         return f"{self.network}, {self.epochs} epochs"
@@ -43,17 +44,15 @@ class Candidate:
 
 LITE0 = "tf_efficientnet_lite0.in1k"
 MEASURED_ON = "600 people"  # who were trained on
-BASE = {"cpu": "quick", "cuda": "heads"}
 CANDIDATES = {  # the preferred first: by measured F1, on a GPU by size
     "cpu": (
-        Candidate(LITE0, (176, 132), 4, Interval(0.590, 0.526, 0.652), Interval(0.086, 0.035, 0.135)),
-        Candidate(LITE0, (176, 132), 2, Interval(0.542, 0.479, 0.602), Interval(0.038, -0.011, 0.086)),
-        Candidate(LITE0, (128, 96), 4, Interval(0.529, 0.475, 0.582), Interval(0.025, -0.011, 0.063)),
-        Candidate(LITE0, (128, 96), 2, Interval(0.504, 0.449, 0.558), Interval(0.0, 0.0, 0.0)),
-        Candidate(LITE0, (96, 72), 2),
+        Candidate(LITE0, (176, 132), 4, "best", Interval(0.590, 0.526, 0.652)),
+        Candidate(LITE0, (176, 132), 2, "best", Interval(0.558, 0.498, 0.618)),
+        Candidate(LITE0, (128, 96), 2, "quick", Interval(0.545, 0.482, 0.605)),
+        Candidate(LITE0, (96, 72), 2, "quick"),
     ),
     "cuda": tuple(
-        Candidate(model, size, epochs)
+        Candidate(model, size, epochs, "heads")
         for model, size in (
             ("tf_efficientnet_b5.ns_jft_in1k", (512, 384)),
             ("tf_efficientnet_b4.ns_jft_in1k", (512, 384)),
@@ -133,19 +132,19 @@ def choose(
 def measure(candidate: Candidate, data: TrainData, hardware: Hardware, run: Path) -> Cost | None:
     """What a candidate's network costs, on a few batches of real photos; None where it does not fit into memory. The
     folder `run` need not exist, and nothing is written. Raises MaskensError: an unreadable photo."""
-    recipe = parse_recipe(recipe_text(hardware.device, candidate), "recommended")
+    recipe = parse_recipe(recipe_text(candidate), "recommended")
     try:
         return probe(recipe.tasks[TASK], data, hardware, run)
     except torch.OutOfMemoryError:
         return None
 
 
-def recipe_text(device: str, candidate: Candidate, choice: Choice | None = None, description: str = "") -> str:
-    """TOML of a recipe that extends the shipped one for such a device, with the keys that were chosen.
+def recipe_text(candidate: Candidate, choice: Choice | None = None, description: str = "") -> str:
+    """TOML of a recipe that extends the candidate's, with the keys that were chosen.
 
     The centre that the shipped recipe crops keeps its share of the photo.
     """
-    base = load_recipe(BASE[device])
+    base = load_recipe(candidate.recipe)
     task = base.tasks[TASK]
     keys: dict[str, Any] = {"model": candidate.model, "resize": list(candidate.size)}
     if isinstance(task.crop, tuple):

@@ -28,13 +28,13 @@ def test_the_recipe_is_written_with_its_reasons_and_the_commands_that_train_it()
     chosen = CANDIDATES["cpu"][0]
     assert f"chosen: {chosen.network}, epochs {chosen.epochs}, folds 3" in outcome.out
     assert f"highest macro F1 of new people, measured with {MEASURED_ON}" in outcome.out
-    assert f"over quick {chosen.gain:+.3f}" in outcome.out, "how sure that is"
+    assert f"{chosen.f1:.3f}" in " ".join(outcome.out.split()), "how sure that is"
     assert "next: maskens folds --run runs/default --k 3" in outcome.out
     train = "maskens train --run runs/default --recipe recommended.toml --fold 0..2 --device cpu"
     assert f"next: {train}" in outcome.out
     recipe = load_recipe("recommended.toml").tasks["heads"]
     assert (recipe.epochs, recipe.resize) == (chosen.epochs, chosen.size)
-    assert recipe.loss == load_recipe("quick").tasks["heads"].loss
+    assert recipe.optimizer == load_recipe(chosen.recipe).tasks["heads"].optimizer
     assert not Path("runs").exists(), "nothing else is written"
     ran("folds", "--k", 3)
     outcome = ran("recommend", "--device", "cpu")
@@ -78,7 +78,7 @@ def test_too_little_time_is_reported_and_the_least_is_recommended() -> None:
 
 @pytest.mark.usefixtures("data")
 def test_a_recommendation_can_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = Candidate("test_resnet.r160_in1k", (32, 24), 1)
+    tiny = Candidate("test_resnet.r160_in1k", (32, 24), 1, "best")
     monkeypatch.setattr(ensemble.training.recommend, "CANDIDATES", {"cpu": (tiny,)})
     outcome = maskens("recommend", "--device", "cpu", "--out", "tiny.toml")
     assert "why: the largest" in outcome.out, outcome
