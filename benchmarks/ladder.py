@@ -105,6 +105,7 @@ RUNGS = {
     "eyes-masks": Rung("eyes and masks", EYES + DRAWN),
     "faces": Rung("eyes, randaug and masks", FACES),
     "small2": Rung("on 128x96", "resize = [128, 96]"),
+    "quick": Rung("`quick`", "resize = [128, 96]\noptimizer = { lr = 2e-3 }\n" + FROZEN),
     "small2-frozen": Rung("on 128x96, stem and three stages frozen", "resize = [128, 96]\n" + FROZEN),
     "small4": Rung("on 128x96, 4 epochs", SMALL4),
     "small4-faces": Rung("the same with eyes, randaug and masks", FACES + SMALL4),
