@@ -218,7 +218,8 @@ def _keys_at(path: Sequence[str]) -> list[str]:
 
 
 def with_weights(recipe: Recipe, weights: Sequence[str], pretrained: bool) -> Recipe:
-    """The recipe with its initial weights from local files or runs (`FILE`, `RUN`, `TASK=FILE` or `TASK=RUN`) or none.
+    """The recipe with its initial weights from local files or runs (`FILE`, `RUN`, `TASK=FILE` or `TASK=RUN`) or none,
+    and then no stage is frozen.
 
     A run gives fold k the weights of its own fold k, so that no model starts from one that was trained on the people
     who score it. Without a task it is for all that it has trained with the same model. Raises MaskensError: both asked
@@ -244,6 +245,7 @@ def with_weights(recipe: Recipe, weights: Sequence[str], pretrained: bool) -> Re
     for name, known in recipe.tasks.items():
         if name in named or not pretrained:
             start = {"pretrained": pretrained, "weights": named.get(name, ""), "weights_sha256": ""}
+            start |= {} if pretrained else {"frozen_stages": 0}  # random stages have to be trained
             known = known.model_copy(update=start)
         tasks[name] = _hashed(name, known)
     return recipe.model_copy(update={"tasks": tasks})

@@ -322,6 +322,9 @@ def test_weights_go_to_the_task_named_or_to_all(tmp_path: Path) -> None:
     assert [t for t, r in one.tasks.items() if r.weights] == ["mask"]
     none = with_weights(everywhere, [], pretrained=False)
     assert not any(t.weights or t.pretrained for t in none.tasks.values())
+    quick = load_recipe("quick")
+    assert quick.tasks["heads"].frozen_stages
+    assert not with_weights(quick, [], pretrained=False).tasks["heads"].frozen_stages, "random stages are trained"
     for item, pretrained, words in (
         ("gone.safetensors", True, r"can't read the weights .*gone\.safetensors"),
         (f"msk={file}", True, r"no task 'msk' \(did you mean 'mask'"),
