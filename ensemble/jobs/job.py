@@ -34,7 +34,7 @@ class JobStatus:
     epochs: int = 0
     loss: float | None = None  # of the epoch so far
     f1: float | None = None  # after the last finished epoch
-    best: float | None = None
+    best: float | None = None  # F1 of the epoch whose model is kept
     photos_per_s: float | None = None
     seconds_left: float | None = None
     seconds: float = 0.0  # training time so far, over all resumes

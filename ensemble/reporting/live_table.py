@@ -25,7 +25,7 @@ STYLES = {
     "unreadable": "bold red",
 }
 ACTIVE = ("starting", "training")
-COLUMNS = (">fold", "<state", ">epoch", ">loss", ">macro F1", ">best", ">photos/s", ">left")  # after the task
+COLUMNS = (">fold", "<state", ">epoch", ">loss", ">macro F1", ">kept", ">photos/s", ">left")  # after the task
 WIDTHS = (4, 8, 5, 6, 8, 6, 8, 4)  # least width of each, so that the table keeps its columns while jobs run
 AROUND = 6  # lines of the table that are not rows: title, borders, header, summary
 
@@ -55,7 +55,7 @@ def job_cells(s: JobStatus) -> tuple[str, ...]:
     return in_short([s.fold]), s.state, f"{s.epoch}/{s.epochs}", _number(s.loss, ".4f"), f1, best, speed, left
 
 
-def _mean_best(jobs: Sequence[JobStatus]) -> str:
+def _mean_kept(jobs: Sequence[JobStatus]) -> str:
     best = [s.best for s in jobs if s.best is not None]
     return f"{sum(best) / len(best):.4f}" if best else ""
 
@@ -80,7 +80,7 @@ def jobs_table(jobs: Sequence[JobStatus], title: str = "", height: int | None = 
     for state in ("done", "waiting"):
         hidden = [s for s in jobs if s.state == state]
         if state in shared and hidden:
-            mean = _mean_best(hidden) if state == "done" else ""
+            mean = _mean_kept(hidden) if state == "done" else ""
             table.add_row(f"{len(hidden)} jobs", "", state, "", "", "", mean, style=STYLES[state])
     for s in jobs:
         if s.state not in shared:
@@ -120,10 +120,10 @@ def sweep_jobs_table(
 
 
 def _summary(jobs: Sequence[JobStatus]) -> tuple[Text | str, ...]:
-    """Cells for COLUMNS: jobs that are done of all, those that failed, the mean of the best F1."""
+    """Cells for COLUMNS: jobs that are done of all, those that failed, the mean F1 of what is kept."""
     done, failed = (sum(s.state == state for s in jobs) for state in ("done", "failed"))
     state = Text(f"{failed} failed", STYLES["failed"]) if failed else Text("done" if done == len(jobs) else "")
-    return f"{done}/{len(jobs)}", state, "", "", "", _mean_best(jobs)
+    return f"{done}/{len(jobs)}", state, "", "", "", _mean_kept(jobs)
 
 
 class LiveJobs:
@@ -160,7 +160,7 @@ class PlainJobs:
                 left = f"  {duration(s.seconds_left)} left" if s.seconds_left else ""
                 self._line(
                     f"{label}: epoch {s.epoch}/{s.epochs}  loss {_number(s.loss, '.4f')}  "
-                    f"macro F1 {_f1(s, s.f1)}  best {_f1(s, s.best)}  "
+                    f"macro F1 {_f1(s, s.f1)}  kept {_f1(s, s.best)}  "
                     f"{_number(s.photos_per_s, '.0f')} photos/s{left}"
                 )
             if s.note and s.note != (old.note if old else ""):

@@ -82,7 +82,7 @@ def test_it_is_trained_on_everybody_for_the_median_of_the_folds_best_epochs(ther
     people = {person_key(person) for person in read_train(Path("data")).people}
     assert "".join(sorted(people)) == card.people
     assert f"heads full: epoch {epochs}/{epochs}" in (there / "train.txt").read_text()
-    assert "macro F1 -  best -" in (there / "train.txt").read_text()
+    assert "macro F1 -  kept -" in (there / "train.txt").read_text()
     assert sorted(file.name for file in FULL.iterdir()) == ["history.csv", "job.json", "model.safetensors"]
     assert "3 of 3 jobs are finished already" in ran("train", "--fold", "0..1,full").out
 

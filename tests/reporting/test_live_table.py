@@ -36,7 +36,7 @@ def log_of(*updates: list[JobStatus], runs: tuple[str, ...] = ()) -> list[str]:
 
 def test_a_row_shows_what_a_user_wants_to_know_of_a_job() -> None:
     shown = text(jobs_table(jobs(0, 1, 0))).split()
-    assert {*["task", "fold", "state", "epoch", "loss", "macro", "F1", "best", "photos/s", "left"]} <= set(shown)
+    assert {*["task", "fold", "state", "epoch", "loss", "macro", "F1", "kept", "photos/s", "left"]} <= set(shown)
     assert {*["mask", "training", "2/5", "0.5000", "0.7500", "0.8000", "123", "1:05"]} <= set(shown)
 
 
@@ -55,7 +55,7 @@ def test_a_log_gets_a_line_for_each_epoch_each_note_and_each_end() -> None:
     first, done = dataclasses.replace(job, epoch=0, f1=None), dataclasses.replace(noted, state="done")
     assert log_of([first], [job], [job], [noted], [noted], [done]) == [
         "train",
-        "mask fold 0: epoch 2/5  loss 0.5000  macro F1 0.7500  best 0.8000  123 photos/s  1:05 left",
+        "mask fold 0: epoch 2/5  loss 0.5000  macro F1 0.7500  kept 0.8000  123 photos/s  1:05 left",
         "mask fold 0: precision fp16 falls back to fp32: its logits overflow",
         "mask fold 0: done",
     ]
