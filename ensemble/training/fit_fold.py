@@ -322,7 +322,7 @@ class JobRun:
         """Write what the last finished epoch left: the history, and the checkpoint if it is the best so far or the
         last counts, but of the model on everybody only at the end."""
         best, last = self.history[-1].get("best_f1"), self.recipe.checkpoint == "last"
-        better = last or best not in [h["f1"] for h in self.history[:-1]]
+        better = last or best not in [h.get("f1") for h in self.history[:-1]]
         if len(self.history) == self.epochs if self.full else better:
             planned = self.epochs if self.cut else None
             card = job_card(self.spec, self.normalised, self.people, len(self.history), best, planned)
