@@ -95,6 +95,7 @@ RUNGS = {
     "drop": Rung("dropout 0.2, drop path 0.1", "model_args = { drop_rate = 0.2, drop_path_rate = 0.1 }"),
     "layers": Rung("layer-wise learning-rate decay 0.8", "optimizer = { layer_decay = 0.8 }"),
     "smooth": Rung("label smoothing 0.1", "loss = { label_smoothing = 0.1 }"),
+    "smooth-mask": Rung("label smoothing 0.1, of the mask", "loss = { heads = { mask = { label_smoothing = 0.1 } } }"),
     "mixup": Rung("Mixup on half of the batches", "mix = { mixup = 0.4, prob = 0.5 }"),
     "camera": Rung("`camera` in place of brightness and hue", AUGMENT % "camera"),
     "randaug": Rung("`camera-strong`, three of twelve, as RandAugment draws", STRONG),
