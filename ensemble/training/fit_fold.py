@@ -211,15 +211,11 @@ class JobRun:
 
     def save_oof(self) -> None:
         """Save the out-of-fold logits of all epochs, and which of these are the best, or just the last."""
-        best = len(self.history) - 1
-        chosen = best, best
+        chosen, files = (self.kept, self.kept), np.array(self.data.files)[self.oof_rows]
         if self.recipe.checkpoint == "best":
-            f1 = [h["f1"] for h in self.history]
             plain = np.stack([self.validated(logits) for logits in self.logits])
             chosen = half_epochs(self.target, plain, self.truth[self.valid_rows], self.half[self.valid])
-            best = f1.index(max(f1))
-        files = np.array(self.data.files)[self.oof_rows]
-        oof = JobOofLogits(files, np.stack(self.logits), best, self.half, chosen, self.spec.recipe.oof_views)
+        oof = JobOofLogits(files, np.stack(self.logits), self.kept, self.half, chosen, self.spec.recipe.oof_views)
         save_job_oof(self.job.oof, oof, self.record())
 
     def open(self, photos: PhotoSet) -> DecodedPhotos:
@@ -264,13 +260,12 @@ class JobRun:
             if not whole:  # by the last updates, after a loss that was finite
                 raise MaskensError(f"after epoch {epoch + 1} the model gives no finite logits: {self.lower_rate()}")
             seconds = self.status.seconds + time.perf_counter() - started
-            if scores:
-                earlier = [h["f1"] for h in self.history] if self.recipe.checkpoint == "best" else []
-                scores["best_f1"] = max([*earlier, scores["f1"]])
             self.history.append(
                 {"epoch": epoch + 1, "lr": progress.lr, "loss": mean_loss, **scores}
                 | {"photos_per_s": progress.photos / progress.seconds, "seconds": seconds}
             )
+            if scores:
+                self.history[-1]["best_f1"] = self.history[self.kept]["f1"]
             self.logits += [] if logits is None else [logits]
             plain = None if logits is None else self.validated(logits)
             self.trackers.epoch(self.history[-1], plain)  # first, so that a resumed job repeats it
@@ -318,14 +313,20 @@ class JobRun:
         kept = f"; the job's state after epoch {len(self.history)} is kept" if self.history else ""
         return f"lower the learning rate of '{self.spec.task}'{kept}"
 
+    @property
+    def kept(self) -> int:
+        """The epoch whose model is kept, from 0: the best so far, of equals the first; or the last, as the recipe
+        says, and of the model on everybody."""
+        f1 = [] if self.full or self.recipe.checkpoint == "last" else [h["f1"] for h in self.history]
+        return f1.index(max(f1)) if f1 else len(self.history) - 1
+
     def write_epoch(self, trainer: Trainer) -> None:
-        """Write what the last finished epoch left: the history, and the checkpoint if it is the best so far or the
-        last counts, but of the model on everybody only at the end."""
-        best, last = self.history[-1].get("best_f1"), self.recipe.checkpoint == "last"
-        better = last or best not in [h.get("f1") for h in self.history[:-1]]
-        if len(self.history) == self.epochs if self.full else better:
-            planned = self.epochs if self.cut else None
-            card = job_card(self.spec, self.normalised, self.people, len(self.history), best, planned)
+        """Write what the last finished epoch left: the history, and the checkpoint if it is kept, but of the model on
+        everybody only at the end."""
+        last = len(self.history)
+        if self.kept == last - 1 and (not self.full or last == self.epochs):
+            planned, f1 = self.epochs if self.cut else None, self.history[-1].get("best_f1")
+            card = job_card(self.spec, self.normalised, self.people, last, f1, planned)
             save_checkpoint(self.job.model, trainer.eval_model, card)
         write_history(self.job, self.history)
 
