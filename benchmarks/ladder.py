@@ -4,11 +4,11 @@ worse with two more.
     python benchmarks/ladder.py --source ../shared/bench --out DIR
 
 Needs the real-photo benchmark (its builder and weights lie in --source). A rung is the base with one thing changed, or
-several that won; the base is `best`. All rungs and seeds share the folds. F1 is out-of-fold with flip,
-then as tuned (judged on people that it was not fitted on), then of the eval part, predicted by the tuned ensembles;
-differences are to the base, over the seeds that both have; intervals are over people and seeds together. `mask, gender,
-age` are of the eval part; `unseen masks` how often the state of a mask is right whose style training has not; `cost`
-pixels shown in training, relative to the base.
+several that won; the base is `best`. All rungs and seeds share the folds. `log loss` is of the 18 classes, out-of-fold
+with flip; `tuned` the macro F1 of a tuning, out-of-fold, on people that it was not fitted on; `new people` that of the
+eval part, predicted by the tuned ensembles. Differences are to the base, over the seeds that both have; intervals are
+over people and seeds together. `unseen masks`: how often the state of a mask is right whose style is not in training;
+`cost`: pixels shown in training, relative to the base.
 Run again, it resumes where it stopped; `--only RUNG` trains some (the base always), the table is of all that are
 finished. On many people: `--train-people 2700 --eval-people 600 --k 5 --fold 0`.
 """
@@ -177,9 +177,9 @@ def found_runs(out: Path, name: str) -> dict[int, Path]:
 def print_table(out: Path, base: str) -> None:
     """Every finished rung against the base, on the same draws of people."""
     print(f"{machine()}\n")
-    scorers = {"out-of-fold": out_of_fold, "tuned": tuned, "new people": new_people}
+    scorers = {"tuned": tuned, "new people": new_people}
     compared = (column for name in scorers for column in (name, "against"))
-    print_heads("rung", "what", "seeds", "log loss", *compared, "mask, gender, age", "unseen masks", "cost")
+    print_heads("rung", "what", "seeds", "log loss", *compared, "unseen masks", "cost")
     before = found_runs(out, base)
     for name in RUNGS:
         if not (found := found_runs(out, name)):
@@ -191,14 +191,12 @@ def print_table(out: Path, base: str) -> None:
             if RUNGS[name].single and score is not new_people:
                 cells += ["", ""]
                 continue
-            own = np.stack([score(run)[SCORED_PARTS[0]] for run in found.values()])
+            own = np.stack([score(run) for run in found.values()])
             cells.append(f"{over_seeds(own).mean:.3f}")
             shared = [n for n, seed in enumerate(found) if seed in before and name != base]  # as in a sweep
-            theirs = [score(before[seed])[SCORED_PARTS[0]] for seed in found if seed in before]
+            theirs = [score(before[seed]) for seed in found if seed in before]
             gain = over_seeds(own[shared] - np.stack(theirs)) if shared else None
-            cells.append(f"{gain.mean:+.3f} {gain.significance}" if gain else "")
-        parts = [new_people(run) for run in found.values()]
-        cells.append(", ".join(f"{np.mean([its[part][0] for its in parts]):.3f}" for part in SCORED_PARTS[1:]))
+            cells.append(f"{gain.mean:+.3f}" if gain else "")
         cells.append(f"{np.mean([unseen_masks(run) for run in found.values()]):.3f}")
         cells.append(f"{pixels(found) / pixels(before):.2f}" if before else "")
         print("|", " | ".join(cells), "|")
@@ -212,12 +210,6 @@ def pixels(runs: Mapping[int, Path]) -> float:
     return models * task.epochs * task.sampler.photos_per_person * float(np.prod(task.resize))
 
 
-def out_of_fold(run: Path) -> dict[str, FloatArray]:
-    """Macro F1 of each part: float64 (1 + draws,), everybody first."""
-    blend = load_oof_ensemble([load_run(run)], None, "cross-fitted")
-    return People.held_out(blend).macro_parts(blend.decide(blend.plain("flip")).classes)
-
-
 def log_loss(run: Path) -> float:
     """Of the 18 classes, out-of-fold with flip: less noisy than F1, and what temperatures and offsets start from."""
     blend = load_oof_ensemble([load_run(run)], None, "cross-fitted")
@@ -225,17 +217,17 @@ def log_loss(run: Path) -> float:
     return float(-found[np.arange(len(blend.truth)), blend.truth].mean())
 
 
-def tuned(run: Path) -> dict[str, FloatArray]:
-    """The same by a tuning that was fitted on other people."""
+def tuned(run: Path) -> FloatArray:
+    """Macro F1 out-of-fold by a tuning that was fitted on other people: float64 (1 + draws,), everybody first."""
     blend = load_oof_ensemble([load_run(run)], None, "cross-fitted")
     nested = read_nested(run / TUNING, [blend.data.files[row] for row in blend.rows])
-    return People.held_out(blend).macro_parts(nested.classes)
+    return People.held_out(blend).macro_f1(nested.classes)
 
 
-def new_people(run: Path) -> dict[str, FloatArray]:
+def new_people(run: Path) -> FloatArray:
     """The same on the eval part, as `maskens infer` decides after `maskens tune`."""
     ids, classes = read_answers(run / "submission.csv")
-    return People.new(run.parents[1] / "data", ids).macro_parts(classes)
+    return People.new(run.parents[1] / "data", ids).macro_f1(classes)
 
 
 def unseen_masks(run: Path) -> float:
