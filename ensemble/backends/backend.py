@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import joblib
 
@@ -46,12 +46,13 @@ class Call:
     token: str = field(default_factory=lambda: uuid.uuid4().hex)  # of this one attempt
 
 
-class Backend(Protocol):
+class Backend(abc.ABC):
     """A context in which calls run. At its end the processes end; if that is an interruption, the calls under way are
     first asked to save their work."""
 
-    slots: int  # calls at a time
+    slots = 1  # calls at a time
 
+    @abc.abstractmethod
     def call(self, call: Call) -> Any:
         """Run a call and return its result; from as many threads at a time as there are slots.
 
@@ -61,25 +62,19 @@ class Backend(Protocol):
             KeyboardInterrupt: the command itself is interrupted.
             Exception: what the function raises.
         """
-        ...
 
-    def __enter__(self) -> Backend: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None: ...
+    def __exit__(self, kind: type[BaseException] | None, *more: object) -> None:
+        return None
 
 
-class SequentialBackend:
+class SequentialBackend(Backend):
     """One call after the other, in this process."""
-
-    slots = 1
 
     def call(self, call: Call) -> Any:
         return call.function(*call.args)
-
-    def __enter__(self) -> SequentialBackend:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None: ...
 
 
 def call_with_retries(

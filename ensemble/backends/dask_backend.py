@@ -7,15 +7,14 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import joblib
 from dask import config
 from distributed import Client, KilledWorker, LocalCluster
 from distributed.client import FutureCancelledError
 
-from ensemble.backends.backend import STOPPING, Call, ClusterCapacity, WorkerLost
+from ensemble.backends.backend import Backend, Call, ClusterCapacity, WorkerLost
 from ensemble.backends.node_process import cant_run, packed_call, run_on_node, stop_all
 from ensemble.backends.work_process import Worker
 from ensemble.jobs.hardware import Hardware
@@ -26,7 +25,7 @@ RESTARTING = 300.0  # in which one that is gone may come back
 GPU = "GPU"  # the resource that workers with one declare
 
 
-class DaskBackend:
+class DaskBackend(Backend):
     """Each call is a task: Dask gives it to a worker that is free. Without an address, the workers are in this
     process."""
 
@@ -64,7 +63,7 @@ class DaskBackend:
             self._under_way.pop(call.token, None)
         return outcome.result(self._stopping)
 
-    def __enter__(self) -> DaskBackend:
+    def __enter__(self) -> Self:
         for name in ("distributed", "distributed.client"):  # lost workers are reported by us
             logging.getLogger(name).setLevel(logging.CRITICAL)
         if self._hardware.address is None:
@@ -79,10 +78,10 @@ class DaskBackend:
         self._connected()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *more: object) -> None:
         if kind:
             self._stopping = True
-            stop_all(list(self._under_way.values()), STOPPING)
+            stop_all(list(self._under_way.values()))
         for each in (self._client, self._cluster):
             if each is not None:
                 with contextlib.suppress(Exception):  # one that is gone can't close

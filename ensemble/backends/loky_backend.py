@@ -8,12 +8,11 @@ import queue
 import signal
 import warnings
 from concurrent.futures import Future, wait
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor
 
-from ensemble.backends.backend import STOPPING, Call, WorkerLost, WorkerStopped
+from ensemble.backends.backend import STOPPING, Backend, Call, WorkerLost, WorkerStopped
 from ensemble.backends.work_process import (
     SAFE_PATH,
     child_environment,
@@ -27,7 +26,7 @@ from ensemble.jobs.hardware import Hardware, visible_gpus
 warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
 
 
-class LokyBackend:
+class LokyBackend(Backend):
     """One process for each call at a time, each with a GPU of its own: the next call takes the one that is free."""
 
     def __init__(self, hardware: Hardware) -> None:
@@ -46,11 +45,11 @@ class LokyBackend:
         finally:
             self._free.put(worker)
 
-    def __enter__(self) -> LokyBackend:
+    def __enter__(self) -> Self:
         os.environ[SAFE_PATH] = "1"  # loky starts processes of its own beside those of calls
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *more: object) -> None:
         """A second interruption waits for nothing."""
         try:
             if kind and issubclass(kind, KeyboardInterrupt):

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from ensemble.backends.backend import Call
+from ensemble.backends.backend import STOPPING, Call
 from ensemble.backends.work_process import STOPPED, Outcome, Worker, portable
 from ensemble.jobs.stopping import stop_file
 from folds.errors import MaskensError
@@ -84,12 +84,12 @@ def started_file(notes: Path, token: str) -> Path:
     return notes / f"{token}.started"
 
 
-def stop_all(calls: Sequence[Call], seconds: float) -> None:
-    """Have the processes of calls, wherever they are, save their work and end; waits for so many seconds at most."""
+def stop_all(calls: Sequence[Call]) -> None:
+    """Have the processes of calls, wherever they are, save their work and end; waits for STOPPING seconds at most."""
     with contextlib.suppress(OSError):
         for call in calls:
             stop_file(call.notes, call.token).touch()
-    until = time.monotonic() + seconds
+    until = time.monotonic() + STOPPING
     while time.monotonic() < until and any(started_file(call.notes, call.token).exists() for call in calls):
         time.sleep(0.1)
     for call in calls:  # of those that never started, too

@@ -11,13 +11,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError, RaySystemError, RayTaskError
 
-from ensemble.backends.backend import STOPPING, Call, ClusterCapacity, WorkerLost
+from ensemble.backends.backend import Backend, Call, ClusterCapacity, WorkerLost
 from ensemble.backends.node_process import cant_run, packed_call, run_on_node, stop_all
 from ensemble.jobs.hardware import Hardware
 from folds.errors import MaskensError, first_line
@@ -31,7 +30,7 @@ LOOK = 2.0  # seconds between two looks at it
 OBJECTS = 100_000_000  # bytes of memory for objects, of which hardly any are made
 
 
-class RayBackend:
+class RayBackend(Backend):
     """Each call is a task: Ray gives it to a node that has the cores, or the GPU, for it. Without an address, Ray is
     started on this machine."""
 
@@ -80,7 +79,7 @@ class RayBackend:
                 resume = "Saved work is kept; the same command resumes it"
                 raise MaskensError(f"the head of the Ray cluster at {self.head} is gone. {resume}")
 
-    def __enter__(self) -> RayBackend:
+    def __enter__(self) -> Self:
         hardware = self._hardware
         cores = self.slots * hardware.job_cores
         local = None if hardware.address else {"num_cpus": cores, "object_store_memory": OBJECTS}
@@ -89,11 +88,11 @@ class RayBackend:
         self._run_on_node = ray.remote(run_on_node)  # once, as Ray sends each that is made to its head
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *more: object) -> None:
         try:
             if kind:
                 self._stopping = True
-                stop_all(list(self._under_way.values()), STOPPING)
+                stop_all(list(self._under_way.values()))
         finally:
             self._context.close()
 

@@ -223,7 +223,7 @@ def skip_bad_photos(plan: TrainingPlan, observer: Observer = SILENT, write: bool
         return plan
     from ensemble.training.preflight import remember_skipped, skip_unreadable_photos
 
-    preprocessings = list(dict.fromkeys(s.recipe.tasks[s.task].preprocessing for s in plan.todo))
+    preprocessings = list(dict.fromkeys(s.task_recipe.preprocessing for s in plan.todo))
     runs = [*{s.run.folder: s.run for s in plan.jobs}.values()]
     first = next((run for run in runs if run.jobs_on_disk()), runs[0])
     cache, threads = plan.todo[0].cache, plan.hardware.decoding_threads

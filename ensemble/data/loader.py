@@ -19,7 +19,8 @@ from torch.utils.data import Sampler as TorchSampler
 
 from ensemble.data.cache import DecodedPhotos, PhotoBatch
 from ensemble.data.drawn_masks import DrawMasks, TargetArray
-from ensemble.recipes.schema import Mix, Sampler, TaskRecipe
+from ensemble.jobs.spec import JobSpec, training_rows
+from ensemble.recipes.schema import Mix, Sampler
 from folds.errors import MaskensError
 from folds.labels import SHOTS, IntArray, age_band, decode
 from folds.people import SKIP_ADVICE, TrainData
@@ -163,11 +164,11 @@ class EpochBatches(TorchSampler[list[Key]]):
                 yield batch
 
 
-def epoch_batches(
-    recipe: TaskRecipe, data: TrainData, rows: IntArray, seed: Sequence[int], more: tuple[IntArray, IntArray] = NO_MORE
-) -> EpochBatches:
-    """The batches of a task's epochs. Arguments as of `epoch_photos`."""
-    photos = epoch_photos(recipe.sampler, recipe.ages.cuts, data, rows, more)
+def job_batches(spec: JobSpec, data: TrainData, folds: IntArray, seed: Sequence[int] = (0,)) -> EpochBatches:
+    """The batches of a job's epochs; `folds` is int64 (people,)."""
+    recipe = spec.task_recipe
+    more = spec.pseudo.of(spec.fold, recipe) if spec.pseudo else NO_MORE
+    photos = epoch_photos(recipe.sampler, recipe.ages.cuts, data, training_rows(spec, data, folds), more)
     return EpochBatches(photos, recipe.batch_size, seed, even=recipe.mix.active, drop_last=recipe.drop_last)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import safetensors
 from pydantic import ConfigDict
 
-from ensemble.jobs.spec import JobSpec, training_rows
+from ensemble.jobs.spec import JobSpec, run_identity, training_rows
 from ensemble.recipes.architecture import ModelArgs, ModelName
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import OutputSpec
@@ -55,19 +55,15 @@ def job_card(
     spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: int, f1: float | None, epochs: int | None = None
 ) -> ModelCard:
     """The card of a job's checkpoint; `people` is of `trained_on`, the others are as in the card."""
-    recipe = spec.recipe.tasks[spec.task]
+    recipe = spec.task_recipe
     return ModelCard(
         recipe.model,
         recipe.model_args,
         recipe.target,
         recipe.preprocessing,
         *normalisation,
-        task=spec.task,
-        fold=spec.fold,
+        **run_identity(spec.run, spec.recipe, spec.task, spec.fold),
         k=spec.run.k,
-        task_hash=recipe.hash,
-        folds_hash=spec.run.folds_hash,
-        seed=spec.run.seed,
         people=people,
         epoch=epoch,
         f1=f1,
@@ -133,7 +129,7 @@ def refuse_leaking_weights(specs: Sequence[JobSpec], data: TrainData, folds: Int
     found: dict[tuple[str, str], dict[int, int]] = {}  # (task, weights) -> fold -> people of it
     for spec in specs:
         if both := set(keys[folds == spec.fold]) & _seen_by_weights(spec):
-            weights = spec.recipe.tasks[spec.task].of_fold(spec.fold).weights
+            weights = spec.task_recipe.of_fold(spec.fold).weights
             found.setdefault((spec.task, weights), {})[spec.fold] = len(both)
     problems = [
         f"tasks.{task}: {weights} was trained on {sum(counts.values())} people of fold "
@@ -149,7 +145,7 @@ def refuse_leaking_weights(specs: Sequence[JobSpec], data: TrainData, folds: Int
 
 def _seen_by_weights(spec: JobSpec) -> set[str]:
     """The keys of the people that a job's initial weights were trained on; none for files without a card."""
-    weights = spec.recipe.tasks[spec.task].of_fold(spec.fold).weights
+    weights = spec.task_recipe.of_fold(spec.fold).weights
     try:
         metadata = _metadata(Path(weights)) if weights else {}
     except (OSError, safetensors.SafetensorError):

@@ -28,7 +28,7 @@ def job_epochs(spec: JobSpec, restart: bool = False) -> int:
     that it has time for; and once it has begun those that it began with, unless it is to `restart`."""
     if not restart and spec.job.resumable and (begun := spec.job.status().epochs):
         return begun
-    planned = spec.epochs or spec.recipe.tasks[spec.task].epochs
+    planned = spec.epochs or spec.task_recipe.epochs
     return (spec.fold == FULL and full_epochs(spec.run, spec.task)) or planned
 
 
@@ -42,7 +42,7 @@ def full_epochs(run: Run, task: str) -> int | None:
 def full_schedule(spec: JobSpec) -> int:
     """Epochs of the learning-rate schedule of the model on everybody: the most of a finished fold, which a deadline may
     have left fewer than the recipe's."""
-    whole = spec.recipe.tasks[spec.task].epochs
+    whole = spec.task_recipe.epochs
     return max((card.epochs or whole for card in _fold_cards(spec.run, spec.task)), default=whole)
 
 

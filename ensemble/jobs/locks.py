@@ -62,7 +62,7 @@ def lock_jobs(specs: Sequence[JobSpec]) -> Iterator[None]:
         for spec in specs:
             path = _file(spec)
             try:
-                _hold(stack, path, 0)
+                stack.enter_context(_lock(path, 0))
             except Timeout:
                 raise MaskensError(
                     f"another maskens is training {spec.job} in {spec.run.folder}{_holder(path)}. "
@@ -78,39 +78,37 @@ def lock_job_process(spec: JobSpec) -> Iterator[Claim]:
     waited for; on a cluster's node, where it would train to the end of its job, it is asked to stop. Raises
     MaskensError: it does not end."""
     path = _file(spec, ".process")
-    with contextlib.ExitStack() as stack:
+    try:
         try:
-            try:
-                _hold(stack, path, 0)
-            except Timeout:
-                if call := _read(path).get("call"):
-                    stop_file(path.parent, call).touch()
-                _hold(stack, path, ENDING)
+            lock = _lock(path, 0)
         except Timeout:
-            raise MaskensError(
-                f"the process{_holder(path)} that an earlier command left is still training {spec.job}. "
-                "End it and run again."
-            ) from None
+            if call := _read(path).get("call"):
+                stop_file(path.parent, call).touch()
+            lock = _lock(path, ENDING)
+    except Timeout:
+        raise MaskensError(
+            f"the process{_holder(path)} that an earlier command left is still training {spec.job}. "
+            "End it and run again."
+        ) from None
+    with lock:
         yield Claim(path, _sign(path))
 
 
-@contextlib.contextmanager
-def lock_measurements(run: Path) -> Iterator[None]:
+def lock_measurements(run: Path) -> contextlib.AbstractContextManager[object]:
     """One process at a time measures a precision or batch size for a run; others wait."""
-    with contextlib.ExitStack() as stack:
-        _hold(stack, lock_folder(run) / "precision", -1)
-        yield
+    return _lock(lock_folder(run) / "precision", -1)
 
 
-def _hold(stack: contextlib.ExitStack, path: Path, seconds: float) -> None:
-    """Hold a lock until the stack ends; nothing on a file system without locks. Raises Timeout: another holds it."""
+def _lock(path: Path, seconds: float) -> contextlib.AbstractContextManager[object]:
+    """A lock, held until its block ends; nothing on a file system without locks. Raises Timeout: another holds it."""
     try:
-        stack.enter_context(FileLock(path, timeout=seconds))
+        return FileLock(path).acquire(timeout=seconds)
     except NotImplementedError:
-        return
+        pass
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
+    return contextlib.nullcontext()
 
 
 def lock_folder(run: Path) -> Path:

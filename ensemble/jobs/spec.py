@@ -12,7 +12,7 @@ import numpy as np
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.job import Job
 from ensemble.jobs.soft_targets import PseudoLabels, SoftTargets
-from ensemble.recipes.schema import Recipe
+from ensemble.recipes.schema import Recipe, TaskRecipe
 from ensemble.recipes.tasks import PREDICTED_PARTS, OutputSpec, training_labels, training_mask
 from folds.errors import MaskensError, did_you_mean, refuse
 from folds.labels import UNKNOWN, IntArray
@@ -52,11 +52,15 @@ class JobSpec:
     def job(self) -> Job:
         return Job(self.run, self.task, self.fold)
 
+    @property
+    def task_recipe(self) -> TaskRecipe:
+        return self.recipe.tasks[self.task]
+
 
 def training_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
     """int64 (n,): the photos that a job is trained on: those of other folds' people, for FULL of everybody, that can be
     read and have one of its labels, without the ages that the recipe skips. `folds` is int64 (people,)."""
-    task = spec.recipe.tasks[spec.task]
+    task = spec.task_recipe
     elsewhere = folds[data.photo_person] != spec.fold
     mine = training_mask(task.target, data, in_years=task.ages.in_years)
     return np.flatnonzero(elsewhere & mine & ~np.isin(data.years, task.ages.leave_out))
@@ -132,7 +136,7 @@ def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds:
     MaskensError naming them."""
     idle = []
     for spec in specs:
-        rows, target = training_rows(spec, data, folds), spec.recipe.tasks[spec.task].target
+        rows, target = training_rows(spec, data, folds), spec.task_recipe.target
         labels = training_labels(target, data)[rows]
         for head, trained in zip(target.heads, labels.T, strict=True):
             names, of_bin = OutputSpec(target.predicts).names[head.part], np.array(head.bin_labels)

@@ -21,10 +21,10 @@ import torch
 from ensemble.data.augment import Augment
 from ensemble.data.cache import missing_bytes, open_photos
 from ensemble.data.drawn_masks import DrawMasks
-from ensemble.data.loader import NO_MORE, EpochBatches, EpochPhotos, epoch_batches, train_loader
+from ensemble.data.loader import EpochBatches, EpochPhotos, job_batches, train_loader
 from ensemble.jobs.finished import job_epochs
 from ensemble.jobs.hardware import Hardware, free_memory
-from ensemble.jobs.spec import JobSpec, training_rows
+from ensemble.jobs.spec import JobSpec
 from ensemble.models.build import create, normalisation, to_device
 from ensemble.models.engine import shortest
 from ensemble.models.precision import AutotuneCache
@@ -113,7 +113,7 @@ def estimate_training(
     """
     room = None if hardware.device != "cpu" or hardware.address else free_memory()  # before the probe takes its own
     run, cache = specs[0].run.folder, specs[0].cache
-    tasks = {(s.recipe.name, s.task): s.recipe.tasks[s.task] for s in specs}
+    tasks = {(s.recipe.name, s.task): s.task_recipe for s in specs}
     costs: dict[tuple[str, str], Cost] = {}
     alike: dict[str, Cost] = {}  # tasks that differ only in their labels cost the same
     for number, (name, task) in enumerate(tasks.items(), start=1):
@@ -129,7 +129,7 @@ def estimate_training(
     notes += [
         f"tasks.{spec.task}.ema {decay:g} {describe_ema(decay, job_updates(spec, data, folds))}"
         for spec in {(s.recipe.name, s.task): s for s in specs}.values()
-        if (decay := spec.recipe.tasks[spec.task].ema)
+        if (decay := spec.task_recipe.ema)
     ]
     weights = sorted(costs[j.recipe, j.task].weights for j in jobs)
     return Estimate(
@@ -215,7 +215,7 @@ def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> C
 
 def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, restart: bool) -> JobEstimate:
     """Photos, epochs and seconds that are left of a job."""
-    photos = _job_batches(spec, data, folds).photos_per_epoch
+    photos = job_batches(spec, data, folds).photos_per_epoch
     held_out = (folds[data.photo_person] == spec.fold) & data.scored
     predicted = len(spec.recipe.oof_views) * int((held_out & data.photos.readable).sum())  # after each epoch
     epochs = epochs_left(spec, restart)
@@ -259,14 +259,8 @@ def prediction_time(
 
 def job_updates(spec: JobSpec, data: TrainData, folds: IntArray) -> int:
     """Updates of the weights in all epochs of a job."""
-    recipe = spec.recipe.tasks[spec.task]
-    return recipe.epochs * -(-len(_job_batches(spec, data, folds)) // recipe.accumulate)
-
-
-def _job_batches(spec: JobSpec, data: TrainData, folds: IntArray) -> EpochBatches:
-    recipe = spec.recipe.tasks[spec.task]
-    more = spec.pseudo.of(spec.fold, recipe) if spec.pseudo else NO_MORE
-    return epoch_batches(recipe, data, training_rows(spec, data, folds), (0,), more)
+    recipe = spec.task_recipe
+    return recipe.epochs * -(-len(job_batches(spec, data, folds)) // recipe.accumulate)
 
 
 def long_training(
@@ -284,7 +278,7 @@ def long_training(
         """In all, where a task's model trains for so many seconds a photo; predicting takes a third."""
         jobs = []
         for spec in todo:
-            each = photo_seconds(spec.recipe.tasks[spec.task])
+            each = photo_seconds(spec.task_recipe)
             jobs.append(job_estimate(spec, Cost(0, each, each / 3, 0, 0, 0), data, folds, restart).seconds)
         return total_wall_time(jobs, hardware.jobs) / 3600
 

@@ -307,6 +307,6 @@ def trained_epochs(jobs: Iterable[JobSpec]) -> dict[int, dict[str, tuple[int, in
     found: dict[int, dict[str, tuple[int, int]]] = {}
     for spec in jobs:
         trained = spec.job.status().epoch if is_done(spec) else 0
-        wanted = spec.recipe.tasks[spec.task].epochs
+        wanted = spec.task_recipe.epochs
         found.setdefault(spec.fold, {})[spec.task] = trained, (trained or wanted) if spec.fold == FULL else wanted
     return found

@@ -18,7 +18,7 @@ from torch.utils.data import ConcatDataset
 from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.drawn_masks import DrawMasks
-from ensemble.data.loader import NO_MORE, EpochBatches, TrainingPhotos, epoch_batches, plain_batches, train_loader
+from ensemble.data.loader import TrainingPhotos, job_batches, plain_batches, train_loader
 from ensemble.jobs.card import job_card, trained_on
 from ensemble.jobs.finished import full_schedule, job_epochs
 from ensemble.jobs.job import JobStatus, write_status
@@ -32,7 +32,6 @@ from ensemble.models.precision import AutotuneCache
 from ensemble.models.runtime import configure_process
 from ensemble.models.torch_engine import TorchEngine
 from ensemble.models.tta import apply_view
-from ensemble.recipes.schema import TaskRecipe
 from ensemble.recipes.tasks import class_labels, scored_mask, training_labels, true_labels
 from ensemble.recipes.views import IDENTITY
 from ensemble.training.losses import task_loss
@@ -74,12 +73,8 @@ def view_logits(
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The photos of the data, and after them those with pseudo-labels: which of them a job trains on, and how."""
+    """What a job can be trained on: the photos of the data, and after them those with pseudo-labels."""
 
-    recipe: TaskRecipe
-    data: TrainData
-    rows: IntArray  # (n,): the training photos of the data
-    more: tuple[IntArray, IntArray]  # (rows, classes) of those with a pseudo-label, as `epoch_photos` takes them
     labels: IntArray  # (photos, heads), as they are trained
     states: IntArray  # (photos,), mask labels
     soft: npt.NDArray[np.float32] | None  # (photos, 18); NaN for photos that are not trained on
@@ -90,18 +85,13 @@ class TrainingSet:
         """What the model is trained on with each photo: its soft target if there are any, else its labels."""
         return self.labels if self.soft is None else self.soft
 
-    def batches(self, seed: tuple[int, ...]) -> EpochBatches:
-        return epoch_batches(self.recipe, self.data, self.rows, seed, self.more)
-
 
 def training_set(spec: JobSpec, data: TrainData, folds: IntArray) -> TrainingSet:
-    """The training photos of a job. No person of its fold is among them, nor a soft target of one. `folds` is int64
+    """The photos that a job is trained on are among these; no person of its fold has a soft target. `folds` is int64
     (people,)."""
-    recipe = spec.recipe.tasks[spec.task]
-    rows, more, files = training_rows(spec, data, folds), NO_MORE, list(data.files)
+    recipe, files = spec.task_recipe, list(data.files)
     labels, states = training_labels(recipe.target, data, in_years=recipe.ages.in_years), data.labels[0]
     if spec.pseudo:
-        more = spec.pseudo.of(spec.fold, recipe)
         classes = np.maximum(spec.pseudo.classes[spec.fold], 0)  # any for those not taken: they are not trained on
         labels = np.concatenate([labels, class_labels(recipe.target, classes)])
         states = np.concatenate([states, decode(classes)[0]])
@@ -109,8 +99,9 @@ def training_set(spec: JobSpec, data: TrainData, folds: IntArray) -> TrainingSet
     soft = None
     if spec.soft:
         soft = np.full((len(data.files), CLASSES), np.nan, dtype=np.float32)
+        rows = training_rows(spec, data, folds)
         soft[rows] = spec.soft.of(spec.fold, recipe.predicts, data)[rows]
-    return TrainingSet(recipe, data, rows, more, labels, states, soft, files)
+    return TrainingSet(labels, states, soft, files)
 
 
 class JobRun:
@@ -129,7 +120,7 @@ class JobRun:
 
     def __init__(self, spec: JobSpec, data: TrainData, folds: IntArray, claim: Claim | None = None) -> None:
         self.spec, self.data, self.claim = spec, data, claim
-        self.job, self.whole_recipe = spec.job, spec.recipe.tasks[spec.task]
+        self.job, self.whole_recipe = spec.job, spec.task_recipe
         self.device = torch.device(spec.device)
         self.full = spec.fold == FULL
         self.plan_epochs(job_epochs(spec))
@@ -137,6 +128,7 @@ class JobRun:
         self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), fold)
         self.target = self.recipe.target
         self.training_set = training_set(spec, data, folds)
+        self.batches = job_batches(spec, data, folds, self.seed)
         self.people = trained_on(spec, data, folds)
         self.truth = true_labels(self.target, data)
         held_out = (folds[data.photo_person] == spec.fold) & data.scored
@@ -175,17 +167,16 @@ class JobRun:
         model = create(self.recipe.of_fold(self.spec.fold), initial_weights=not resumed)
         self.normalised = normalisation(model)
         to_device(model, self.device)
-        batches = self.training_set.batches(self.seed)
         self.trainer = trainer = Trainer(
             self.recipe,
             model,
             *self.normalised,
             self.device,
             self.seed,
-            len(batches),
+            len(self.batches),
             AutotuneCache(self.spec.run.folder, self.whole_recipe.hash, self.device, self.spec.threads),
             self.spec.compile,
-            torch.from_numpy(self.training_set.labels[batches.photos.rows]),
+            torch.from_numpy(self.training_set.labels[self.batches.photos.rows]),
         )
         unfinished = None
         if resumed:
@@ -199,7 +190,7 @@ class JobRun:
                 self.report_epoch()
             if self.spec.compile:
                 self.report(note="compiling the model, which may take minutes")
-            self.train(trainer, batches, unfinished)
+            self.train(trainer, unfinished)
         self.epochs = len(self.history)
         if not self.full:
             self.save_oof()
@@ -221,37 +212,37 @@ class JobRun:
     def open(self, photos: PhotoSet) -> DecodedPhotos:
         return open_photos(photos, [self.recipe.preprocessing], self.spec.cache, max(1, self.spec.workers))
 
-    def train(self, trainer: Trainer, batches: EpochBatches, unfinished: dict[str, Any] | None) -> None:
+    def train(self, trainer: Trainer, unfinished: dict[str, Any] | None) -> None:
         """Train the epochs that are left, from the state of an unfinished one if there is one."""
         shown: TrainingPhotos = self.photos
         if self.spec.pseudo:
             shown = ConcatDataset([self.photos, self.open(self.spec.pseudo.photos)])  # type: ignore[list-item]
         mine, augment, pin = self.training_set, Augment(self.recipe.augment), self.device.type == "cuda"
         masks = DrawMasks(self.recipe, mine.states, mine.soft is not None)
-        loader = train_loader(shown, mine.targets, batches, augment, self.seed, self.spec.workers, pin, masks)
+        loader = train_loader(shown, mine.targets, self.batches, augment, self.seed, self.spec.workers, pin, masks)
         for epoch in range(len(self.history), self.epochs):
             if epoch and not unfinished and self.late(self.epoch_seconds):
                 self.end_early()
                 break
-            batches.epoch = epoch
+            self.batches.epoch = epoch
             seed_torch(self.seed, epoch + 1)  # so that dropout of a resumed job is as it would have been
             progress, unfinished = EpochProgress.begin(unfinished, self.device), None
-            batches.skip = progress.batches
+            self.batches.skip = progress.batches
             started = time.perf_counter() - progress.seconds
             try:
                 with stop_requests() as stop:
-                    trainer.epoch(epoch, loader, self.watch(trainer, stop, epoch, len(batches)), progress)
+                    trainer.epoch(epoch, loader, self.watch(trainer, stop, epoch), progress)
                 mean_loss = progress.mean_loss()
             except OutOfTime:
                 self.end_early()
                 break
             except LossNotFinite as error:
-                keys = next(itertools.islice(batches, error.batch, None))
+                keys = next(itertools.islice(self.batches, error.batch, None))
                 files = list(dict.fromkeys(self.training_set.files[index] for _, index, _ in keys))
                 more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
                 raise MaskensError(
                     f"the loss became {error.loss} in epoch {epoch + 1}, first in batch {error.batch + 1} of "
-                    f"{len(batches)} ({', '.join(files[:NAMED])}{more}): {self.lower_rate()}"
+                    f"{len(self.batches)} ({', '.join(files[:NAMED])}{more}): {self.lower_rate()}"
                 ) from error
             validated = time.perf_counter()
             scores, logits = ({}, None) if self.full else self.validate(trainer)
@@ -273,9 +264,7 @@ class JobRun:
             self.write_epoch(trainer)
             self.report_epoch()
 
-    def watch(
-        self, trainer: Trainer, stop: StopRequest, epoch: int, batches: int
-    ) -> Callable[[EpochProgress, bool], None]:
+    def watch(self, trainer: Trainer, stop: StopRequest, epoch: int) -> Callable[[EpochProgress, bool], None]:
         """After each batch: reports the job's first one, then the epoch's progress once a second; after an update saves
         where much would be lost, and where a signal asks to stop or the job's end has passed; then it interrupts."""
         reported = saved = time.monotonic()
@@ -285,10 +274,11 @@ class JobRun:
             if self.status.state != "training" or time.monotonic() - reported > TICK:
                 reported = time.monotonic()
                 speed = progress.photos / progress.seconds
-                left = (batches * (self.epochs - epoch) - progress.batches) * self.recipe.batch_size / speed
+                left = (len(self.batches) * (self.epochs - epoch) - progress.batches) * self.recipe.batch_size / speed
                 now = {"epoch": epoch, "loss": progress.mean_loss(), "photos_per_s": speed, "seconds_left": left}
                 self.report(state="training", note=self.notes(), **now)
-            enough, late = SAVE_LAST if progress.batches == batches else SAVE_EVERY, self.late(self.validating)
+            enough = SAVE_LAST if progress.batches == len(self.batches) else SAVE_EVERY
+            late = self.late(self.validating)
             if not updated or (not (stop.made or late) and time.monotonic() - saved < enough):
                 return
             if progress.loss.isfinite():  # else what was good stays

@@ -80,7 +80,7 @@ def job_warnings(todo: Sequence[JobSpec], data: TrainData, folds: IntArray) -> l
     """What is allowed but hardly meant of these jobs of one run, given their training photos."""
     found = []
     for spec in {s.task: s for s in todo}.values():
-        recipe, updates = spec.recipe.tasks[spec.task], job_updates(spec, data, folds)
+        recipe, updates = spec.task_recipe, job_updates(spec, data, folds)
         if recipe.ema and 1 / (1 - recipe.ema) > updates / 2:
             found.append(
                 f"tasks.{spec.task}.ema {recipe.ema:g} {describe_ema(recipe.ema, updates)}: early weights count nearly "

@@ -132,7 +132,7 @@ def fill_cache(
     """Decode the photos, once for all jobs; without a cache just to refuse unreadable ones here. Returns notes of faces
     that were not found."""
     cache, threads = specs[0].cache, hardware.decoding_threads
-    tasks = {s.recipe.tasks[s.task].hash: s.recipe.tasks[s.task] for s in specs}
+    tasks = {s.task_recipe.hash: s.task_recipe for s in specs}
     wanted = list(dict.fromkeys(task.preprocessing for task in tasks.values()))
     faces = decode_photos(data.photos, wanted, cache, threads, on_progress)
     if pseudo := specs[0].pseudo:

@@ -222,9 +222,8 @@ class Trainer:
             norm.eval()
         p = progress or EpochProgress.begin(None, self.device)
         started = time.perf_counter() - p.seconds
-        on_gpu = self.device.type == "cuda"
         batches: list[PlacedBatch] = []  # of this update
-        for number, (photos, labels) in enumerate(ahead(loader, self.device) if on_gpu else loader, start=p.batches):
+        for number, (photos, labels) in enumerate(loader, start=p.batches):
             while not self.ready:
                 with self._halving():
                     started += self._get_ready(photos[: self.micro_batch])
@@ -324,18 +323,6 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         give_back_memory()
-
-
-def ahead(batches: Batches, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """The same batches on `device`: each is copied while the one before it is worked on."""
-    waiting: tuple[Tensor, Tensor] | None = None
-    for photos, labels in batches:
-        coming = photos.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        if waiting is not None:
-            yield waiting
-        waiting = coming
-    if waiting is not None:
-        yield waiting
 
 
 def save_last(

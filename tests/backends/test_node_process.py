@@ -102,7 +102,7 @@ def test_a_call_is_asked_to_stop_wherever_it_is(call: MakeCall, tmp_path: Path) 
     node.start()
     while not (tmp_path / "begun").exists():
         time.sleep(0.01)
-    stop_all([sleeping], 30)
+    stop_all([sleeping])
     node.join()
     with pytest.raises(WorkerStopped):
         found[0].result()

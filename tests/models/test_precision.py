@@ -16,7 +16,7 @@ from ensemble.models.engine import FP32, Precision
 from ensemble.models.precision import AutotuneCache, choose_precision, compile_for_training, measure
 from ensemble.recipes.schema import Optimizer, TaskRecipe
 from ensemble.training.optimizer import make_optimizer
-from ensemble.training.trainer import Trainer, ahead
+from ensemble.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
@@ -187,20 +187,3 @@ def test_optimizers_that_can_are_fused_unless_the_recipe_differs(name: str) -> N
         assert group(foreach=True)["foreach"]
     with pytest.raises(TypeError, match="beta"):
         group(beta=1)
-
-
-def test_batches_copied_ahead_are_the_same_in_the_same_order_one_ahead() -> None:
-    taken = 0
-
-    def source() -> object:
-        nonlocal taken
-        for batch in batches(4):
-            taken += 1
-            yield batch
-
-    for number, (photos, labels) in enumerate(ahead(source(), CPU)):  # type: ignore[arg-type]
-        assert torch.equal(photos, batches(4)[number][0])
-        assert torch.equal(labels, batches(4)[number][1])
-        assert taken == min(number + 2, 4), "the next is on its way, and no more"
-    assert number == 3
-    assert list(ahead([], CPU)) == []

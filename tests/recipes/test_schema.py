@@ -119,7 +119,7 @@ def test_each_key_changes_the_model(setting: Setting, plain: np.ndarray, key: st
 def test_ages_left_out_are_not_trained_on_but_predicted_and_scored(setting: Setting) -> None:
     spec = setting.spec("some left out", "tasks.age.ages.leave_out=[30, 31, 60]")
     job = JobRun(spec, setting.data, setting.folds)
-    assert not np.isin(setting.data.years[job.training_set.rows], [30, 31, 60]).any()
+    assert not np.isin(setting.data.years[job.batches.photos.rows], [30, 31, 60]).any()
     assert np.isin(setting.data.years[job.valid_rows], [30, 31, 60]).any()
     everybody = setting.folds[setting.data.photo_person] == 0
     assert np.array_equal(job.valid_rows, np.flatnonzero(everybody))

@@ -264,8 +264,8 @@ def test_a_damaged_or_foreign_resume_file_is_refused_with_the_way_out(setting: T
 def test_an_age_task_trains_on_one_gender_and_predicts_everybody(setting: TinyRun, task: str, gender: int) -> None:
     job = fit_fold.JobRun(setting.spec(task), setting.data, setting.folds)
     genders, held_out = setting.data.labels[1], setting.folds[setting.data.photo_person] == 0
-    assert set(genders[job.training_set.rows]) == set(genders[job.valid_rows]) == {gender}
-    assert not held_out[job.training_set.rows].any()
+    assert set(genders[job.batches.photos.rows]) == set(genders[job.valid_rows]) == {gender}
+    assert not held_out[job.batches.photos.rows].any()
     assert held_out[job.valid_rows].all()
     assert job.oof_rows.tolist() == np.flatnonzero(held_out).tolist()
 
@@ -296,7 +296,7 @@ def test_a_loss_that_becomes_nan_names_the_batch_and_keeps_what_was_good(
 ) -> None:
     monkeypatch.setattr(fit_fold, "TICK", tick)
     job = fit_fold.JobRun(setting.spec(), setting.data, setting.folds)
-    order = job.training_set.batches(job.seed)
+    order = job.batches
     order.epoch = 1
     bad = [setting.data.files[index] for _, index, _ in list(order)[2]]
     with monkeypatch.context() as patch:
