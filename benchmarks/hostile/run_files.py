@@ -294,7 +294,7 @@ def interrupted_state(rng: Random, place: Workplace) -> Verdict:
     job = Job(replace(load_run(place.run), folder=place.scratch("run")), "mask", 0)
     identity = {"task": "mask", "fold": 0}
     weights = torch.from_numpy(np.random.default_rng(0).random((64, 64)))
-    save_last(job, identity, {"weights": weights}, [{"f1": 0.5}])
+    save_last(job, {"identity": identity, "trained": {"weights": weights}, "history": [{"f1": 0.5}]})
     job.last.write_bytes(spoiled_bytes(rng, job.last.read_bytes()))
 
     def fault(state: dict[str, Any] | None) -> str:

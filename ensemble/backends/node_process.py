@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from ensemble.backends.backend import STOPPING, Call
+from ensemble.backends.backend import STOPPING, Call, WorkerLost, WorkerStopped
 from ensemble.backends.work_process import STOPPED, Outcome, Worker, portable
 from ensemble.jobs.stopping import stop_file
 from folds.errors import MaskensError
@@ -59,8 +59,8 @@ def _refusal(reason: str) -> MaskensError:
 
 @contextlib.contextmanager
 def packed_call(call: Call, threads: int) -> Iterator[bytes]:
-    """A call as `run_on_node` takes it. A file marks its folder of notes meanwhile, by which a node knows it. Raises
-    MaskensError where the disk does not take that file."""
+    """A call, packed for `run_on_node`. Within the block a file in its folder of notes lets a node recognise it.
+    Raises MaskensError: the file can't be written."""
     work = pack((call.function, call.args))  # packed by itself, as the scheduler's worker need not import what it needs
     mark = marking_file(call.notes, call.token)
     try:
@@ -112,7 +112,7 @@ def run_on_node(packed: bytes) -> Outcome:
             started.open("x").close()
         except FileExistsError:  # schedulers give tasks of lost workers to others by themselves
             started.unlink(missing_ok=True)
-            return Outcome("lost", "the worker that had it is gone")
+            return Outcome(error=WorkerLost("the worker that had it is gone"))
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("a") as file:
@@ -123,9 +123,9 @@ def run_on_node(packed: bytes) -> Outcome:
             stop_file(notes, token).unlink(missing_ok=True)
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return Outcome("raised", _refusal(reason))
+        return Outcome(error=_refusal(reason))
     except Exception as error:
-        return Outcome("raised", portable(error))
+        return Outcome(error=portable(error))
 
 
 def _check(version: str, notes: Path, needs: Sequence[Path], token: str) -> None:
@@ -160,6 +160,6 @@ def _run_process(log: Path, stop: Path, token: str, threads: int, work: bytes) -
     except (EOFError, ConnectionError):
         code = worker.end()
     if code == STOPPED:
-        return Outcome("stopped")
+        return Outcome(error=WorkerStopped())
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    return Outcome("lost", f"worker crashed ({how}) on {socket.gethostname()}, see {log}")
+    return Outcome(error=WorkerLost(f"worker crashed ({how}) on {socket.gethostname()}, see {log}"))

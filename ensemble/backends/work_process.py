@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import ensemble
 from ensemble.backends.backend import WorkerLost, WorkerStopped
@@ -68,18 +68,16 @@ def end_with_parent(parent: int) -> None:
 class Outcome:
     """What became of a call on a node."""
 
-    state: Literal["returned", "raised", "lost", "stopped"]
-    value: Any = None  # what it returned or raised; how its process was lost
+    value: Any = None  # what it returned
+    error: Exception | None = None  # what it raised; WorkerLost or WorkerStopped if its process did not finish it
 
     def result(self, stopping: bool = False) -> Any:
-        """The call's result, or raises as `Backend.call`; `stopping`: the command has asked all calls to stop."""
-        if self.state == "returned":
+        """The value, or raises the error; KeyboardInterrupt if the command is `stopping` all calls."""
+        if self.error is None:
             return self.value
-        if self.state == "raised":
-            raise self.value
-        if stopping:
+        if stopping and isinstance(self.error, WorkerLost | WorkerStopped):
             raise KeyboardInterrupt
-        raise WorkerLost(self.value) if self.state == "lost" else WorkerStopped
+        raise self.error
 
 
 class Worker:
@@ -143,11 +141,11 @@ def main(descriptor: int) -> None:
             os.environ[CALL_VARIABLE] = token
             try:
                 function, args = pickle.loads(packed)
-                outcome = Outcome("returned", function(*args))
+                outcome = Outcome(function(*args))
             except Exception as error:
                 if not isinstance(error, MaskensError):
                     traceback.print_exc()
-                outcome = Outcome("raised", portable(error))
+                outcome = Outcome(error=portable(error))
             sys.stdout.flush()
             work.send(outcome)
     except EOFError:  # the worker needs it no more

@@ -174,7 +174,9 @@ def skip_unreadable(
     are tried: nothing that was mended stays skipped.
 
     Args:
-        preprocessings, cache, workers: as of `open_photos`.
+        preprocessings: without repeats.
+        cache: folder of the decoded photos, if there is one.
+        workers: decoding threads.
         write: fill the cache on the way, so that each file is read once for both; else all are opened, none is kept.
 
     Raises:
@@ -211,8 +213,8 @@ def decode_photos(
     workers: int,
     on_progress: Progress | None = None,
 ) -> FaceFlags:
-    """Decode every photo into the cache; without a cache just look whether they can be read. Arguments and errors are
-    those of `open_photos`."""
+    """Decode every photo into the cache, by `open_photos`; without a cache just look whether all can be read. Raises
+    MaskensError: photos that can't be read (all listed) and that `photos` does not skip, or too little disk."""
     if cache is not None:
         return open_photos(photos, preprocessings, cache, workers, on_progress).faces
     refuse_without_detector(preprocessings)
@@ -222,7 +224,7 @@ def decode_photos(
 
 
 def missing_bytes(photos: PhotoSet, preprocessings: Sequence[Preprocessing], cache: Path | None) -> int:
-    """How much larger the cache would become; arguments as of `open_photos`."""
+    """How much larger the cache would become."""
     return _bytes(photos, _missing(photos, preprocessings, cache)) if cache else 0
 
 

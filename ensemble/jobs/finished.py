@@ -154,7 +154,8 @@ def once_each(specs: Sequence[JobSpec]) -> tuple[list[JobSpec], list[JobSpec]]:
 
 
 def reuse_among(todo: Sequence[JobSpec], jobs: Sequence[JobSpec]) -> int:
-    """Copy jobs that another run among those of `jobs` has finished; as `reuse_jobs`, for jobs of several runs."""
+    """Copy jobs of `todo` that another run among those of `jobs` has finished; returns how many. Raises MaskensError:
+    another process is at one of the jobs."""
     copied = 0
     for folder in dict.fromkeys(s.run.folder for s in todo):
         mine = [s for s in todo if s.run.folder == folder]

@@ -66,7 +66,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Raises MaskensError as `Run.job_folder`."""
+        """Raises MaskensError: a link leads out of the run's folder."""
         return self.run.job_folder(self.task, self.fold)
 
     @property

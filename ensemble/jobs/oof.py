@@ -123,16 +123,7 @@ class PooledOofLogits:
 
 def save_job_oof(path: Path, oof: JobOofLogits, record: Mapping[str, Any]) -> None:
     """Write a job's out-of-fold logits and their record."""
-    arrays = {
-        "files": oof.files,
-        "views": np.array(oof.views),
-        "logits": oof.logits,
-        "best_epoch": oof.best_epoch,
-        "half": oof.half.astype(np.int8),
-        "half_epochs": np.array(oof.half_epochs),
-        "record": json.dumps(record),
-    }
-    save_npz(path, arrays)
+    save_npz(path, vars(oof) | {"half": oof.half.astype(np.int8), "record": json.dumps(record)})
 
 
 def load_job_oof(path: Path, expected: Mapping[str, Any]) -> JobOofLogits:
@@ -170,13 +161,13 @@ def read_job_oof(path: Path) -> tuple[JobOofLogits, dict[str, Any]]:
 
 
 def whole_folds(run: Run) -> tuple[list[int], list[Job]]:
-    """(the folds of which every task is trained, the jobs that are not). Raises MaskensError as `run_recipe`."""
+    """(the folds of which every task is trained, the jobs that are not). Raises MaskensError: nothing is trained."""
     missing = [job for job in jobs_of(run, run_recipe(run).tasks) if not job.trained]
     return [f for f in range(run.k) if f not in {job.fold for job in missing}], missing
 
 
 def trained_folds(run: Run) -> tuple[list[int], list[Job]]:
-    """As `whole_folds`. Raises MaskensError: there is no such fold yet."""
+    """(the folds of which every task is trained, the jobs that are not). Raises MaskensError: there is no such fold."""
     trained, missing = whole_folds(run)
     if not trained:
         raise MaskensError(

@@ -87,8 +87,8 @@ def describe_pseudo_labels(run: Run) -> str:
 
 
 def load_pseudo_labels(run: Run, root: Path) -> PseudoLabels | None:
-    """As `read_pseudo_labels`, with the photos in the data folder `root`. Raises MaskensError: as `read_pseudo_labels`,
-    or the photos to predict have changed."""
+    """The pseudo-labels of a run with their photos, from the data folder `root`; None if there are none. Raises
+    MaskensError: they are damaged, were edited or are gone, or the photos to predict have changed."""
     found = read_pseudo_labels(run)
     if found is None:
         return None
@@ -129,7 +129,7 @@ class SoftTargets:
     """The teachers of a run, how they teach, and the targets of each of its folds."""
 
     teachers: tuple[str, ...]  # folders of their runs
-    made_of: tuple[str, ...]  # what the models of each are trained from, as of `decision.tuning.made_of`
+    made_of: tuple[str, ...]  # what the models of each are trained from: `decision.tuning.made_of`
     views: str  # the name of the set, for people
     views_hash: str
     passes: int  # forward passes of the whole ensemble for a new photo
@@ -240,8 +240,8 @@ def read_soft_targets(run: Run) -> SoftTargets | None:
 
 
 def load_soft_targets(run: Run, data: TrainData, folds: IntArray) -> SoftTargets | None:
-    """As `read_soft_targets`, for the run's data; `folds` is int64 (people,). Raises MaskensError: they can't be read,
-    lack a training photo, have one of a held-out person, or are gone though models were trained with them."""
+    """The soft targets of a run, None if there are none; `folds` is int64 (people,). Raises MaskensError: they can't be
+    read, lack a training photo, have one of a held-out person, or are gone though models were trained with them."""
     found = read_soft_targets(run)
     targets = found.folds if found else {}
     for job in trained_with(run, "soft_targets"):  # which would be trained again, with labels alone

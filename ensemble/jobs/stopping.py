@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,8 +41,7 @@ class Interruption:
         """Heed these signals; those that the process ignores stay ignored. In the main thread only."""
         self.number, self._owner, self._hook = 0, os.getpid(), sys.unraisablehook
         self._top = sys._getframe(1).f_code
-        heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-        self._before = {number: signal.signal(number, self.handle) for number in heeded}
+        self._before = _heed(numbers, self.handle)
         self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._again)
         sys.unraisablehook = self._unraisable
 
@@ -93,6 +92,11 @@ class Interruption:
             self._hook(unraisable)
 
 
+def _heed(numbers: Sequence[int], handler: Callable[[int, FrameType | None], None]) -> dict[int, Any]:
+    """Handle these signals, except those that the process ignores. Returns their handlers before."""
+    return {n: signal.signal(n, handler) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
+
+
 def _unwinding() -> bool:
     """Whether an interruption is on its way up, or what came of it."""
     error = sys.exception()
@@ -130,12 +134,11 @@ def stop_requests() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    heeded = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    before = [signal.signal(number, request.note) for number in heeded]
+    before = _heed(SIGNALS, request.note)
     try:
         yield request
     finally:
-        for number, handler in zip(heeded, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
         if request.made:
             signal.raise_signal(request.number)

@@ -232,7 +232,7 @@ def epoch_seconds(cost: Cost, shown: float, predicted: float) -> float:
 def job_times(
     found: Estimate, specs: Sequence[JobSpec], hardware: Hardware, restart: bool
 ) -> dict[tuple[str, int], JobTime]:
-    """(task, fold) -> what each job of one run takes; arguments as of the estimate."""
+    """(task, fold) -> what each job of one run takes, by its estimate."""
     times = {}
     for spec, job in zip(specs, found.jobs, strict=True):
         start = found.costs[job.recipe, job.task].start + (PROCESS if hardware.several_processes else 0.0)
@@ -246,8 +246,8 @@ def job_times(
 def prediction_time(
     found: Estimate, recipe: Recipe, photos: PhotoSet, cache: Path | None, starting: float
 ) -> InferenceTime:
-    """What `maskens infer` takes for these photos, without early exit. Tasks of the recipe that `found` lacks count as
-    the dearest of it; `starting` are the seconds until a command has imported what it needs."""
+    """What `maskens infer` takes for these photos, without early exit. A task that was not measured is assumed to cost
+    as much as the slowest of the others; `starting` are the seconds in which a command imports what it needs."""
     costs = {task: cost for (_, task), cost in found.costs.items()}
     each = {task: cost.start + len(VIEWS["flip"]) * len(photos.files) * cost.predict for task, cost in costs.items()}
     fold = sum(each.get(task, max(each.values())) for task in recipe.tasks)

@@ -95,7 +95,7 @@ def fitting_epochs(jobs: Sequence[JobTime], seconds: float, busy: Sequence[float
     Args:
         jobs: in the order in which they begin.
         seconds: until they have to have ended.
-        busy: as of `slot_loads`.
+        busy: seconds until each slot is free.
     """
     epochs = [job.least for job in jobs]
     if seconds_of_jobs(jobs, epochs, busy) > seconds:
@@ -129,13 +129,14 @@ class InferenceTime:
 
 
 def fitting_folds(
-    folds: Mapping[int, Sequence[JobTime]], seconds: float, infer: InferenceTime, slots: int = 1, complete: int = 0
+    folds: Mapping[int, Sequence[JobTime]], seconds: float, infer: InferenceTime, slots: int, complete: int
 ) -> dict[int, list[int] | None]:
     """`fitting_epochs` of each fold, one after the other: each gets what those before it leave.
 
     Args:
         folds: the jobs of each fold that is not complete.
         seconds: until training and inference have to have ended.
+        slots: jobs at a time.
         complete: further folds whose models predict.
     """
     found: dict[int, list[int] | None] = {}

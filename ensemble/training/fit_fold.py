@@ -36,7 +36,7 @@ from ensemble.recipes.tasks import class_labels, scored_mask, training_labels, t
 from ensemble.recipes.views import IDENTITY
 from ensemble.training.losses import task_loss
 from ensemble.training.tracking import TrackedJob, Trackers
-from ensemble.training.trainer import EpochProgress, LossNotFinite, Trainer, load_last, save_last, seed_torch
+from ensemble.training.trainer import Batches, EpochProgress, LossNotFinite, Trainer, load_last, save_last, seed_torch
 from folds.errors import MaskensError
 from folds.labels import CLASSES, UNKNOWN, IntArray, decode
 from folds.people import PhotoSet, TrainData
@@ -50,7 +50,7 @@ NAMED = 5  # photos of a batch whose loss is not finite
 
 
 class OutOfTime(Exception):
-    """A job's end has passed within an epoch."""
+    """A job's deadline leaves no time for another epoch."""
 
 
 def view_logits(
@@ -132,10 +132,10 @@ class JobRun:
         self.people = trained_on(spec, data, folds)
         self.truth = true_labels(self.target, data)
         held_out = (folds[data.photo_person] == spec.fold) & data.scored
-        mine = scored_mask(self.target, data)
-        self.valid_rows = np.flatnonzero(held_out & mine)
+        scored = scored_mask(self.target, data)
+        self.valid_rows = np.flatnonzero(held_out & scored)
         self.oof_rows = np.flatnonzero(held_out & data.photos.readable)
-        self.valid = mine[self.oof_rows]  # those of them that are scored
+        self.valid = scored[self.oof_rows]
         half = people_halves(data.people, folds == spec.fold, (spec.run.seed, fold))  # alike for all tasks
         self.half = half[data.photo_person[self.oof_rows]]
         self.status = JobStatus(spec.task, spec.fold, "starting", epochs=self.epochs)
@@ -154,7 +154,7 @@ class JobRun:
         Raises:
             MaskensError: last.pt is not of this job, the loss or the logits become NaN or infinite, a full disk.
             KeyboardInterrupt: once what a stop leaves is saved.
-            OutOfTime: as of `end_early`.
+            OutOfTime: no epoch is finished, or the model on everybody lacks some; its state is saved.
         """
         self.report(record=self.record())
         configure_process(self.spec.threads)
@@ -213,56 +213,60 @@ class JobRun:
         return open_photos(photos, [self.recipe.preprocessing], self.spec.cache, max(1, self.spec.workers))
 
     def train(self, trainer: Trainer, unfinished: dict[str, Any] | None) -> None:
-        """Train the epochs that are left, from the state of an unfinished one if there is one."""
-        shown: TrainingPhotos = self.photos
+        """Train the epochs that are left and for which there is time, from the state of an unfinished one if there is
+        one."""
+        photos: TrainingPhotos = self.photos
         if self.spec.pseudo:
-            shown = ConcatDataset([self.photos, self.open(self.spec.pseudo.photos)])  # type: ignore[list-item]
-        mine, augment, pin = self.training_set, Augment(self.recipe.augment), self.device.type == "cuda"
-        masks = DrawMasks(self.recipe, mine.states, mine.soft is not None)
-        loader = train_loader(shown, mine.targets, self.batches, augment, self.seed, self.spec.workers, pin, masks)
+            photos = ConcatDataset([self.photos, self.open(self.spec.pseudo.photos)])  # type: ignore[list-item]
+        targets, augment, pin = self.training_set.targets, Augment(self.recipe.augment), self.device.type == "cuda"
+        masks = DrawMasks(self.recipe, self.training_set.states, self.training_set.soft is not None)
+        loader = train_loader(photos, targets, self.batches, augment, self.seed, self.spec.workers, pin, masks)
         for epoch in range(len(self.history), self.epochs):
-            if epoch and not unfinished and self.late(self.epoch_seconds):
-                self.end_early()
-                break
-            self.batches.epoch = epoch
-            seed_torch(self.seed, epoch + 1)  # so that dropout of a resumed job is as it would have been
-            progress, unfinished = EpochProgress.begin(unfinished, self.device), None
-            self.batches.skip = progress.batches
-            started = time.perf_counter() - progress.seconds
             try:
-                with stop_requests() as stop:
-                    trainer.epoch(epoch, loader, self.watch(trainer, stop, epoch), progress)
-                mean_loss = progress.mean_loss()
+                if epoch and not unfinished and self.late(self.epoch_seconds):
+                    raise OutOfTime
+                seed_torch(self.seed, epoch + 1)  # so that dropout of a resumed job is as it would have been
+                self.train_epoch(trainer, loader, epoch, EpochProgress.begin(unfinished, self.device))
             except OutOfTime:
-                self.end_early()
-                break
-            except LossNotFinite as error:
-                keys = next(itertools.islice(self.batches, error.batch, None))
-                files = list(dict.fromkeys(self.training_set.files[index] for _, index, _ in keys))
-                more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
-                raise MaskensError(
-                    f"the loss became {error.loss} in epoch {epoch + 1}, first in batch {error.batch + 1} of "
-                    f"{len(self.batches)} ({', '.join(files[:NAMED])}{more}): {self.lower_rate()}"
-                ) from error
-            validated = time.perf_counter()
-            scores, logits = ({}, None) if self.full else self.validate(trainer)
-            self.validating = time.perf_counter() - validated
-            whole = trainer.finite if logits is None else np.isfinite(logits).all()
-            if not whole:  # by the last updates, after a loss that was finite
-                raise MaskensError(f"after epoch {epoch + 1} the model gives no finite logits: {self.lower_rate()}")
-            seconds = self.status.seconds + time.perf_counter() - started
-            self.history.append(
-                {"epoch": epoch + 1, "lr": progress.lr, "loss": mean_loss, **scores}
-                | {"photos_per_s": progress.photos / progress.seconds, "seconds": seconds}
-            )
-            if scores:
-                self.history[-1]["best_f1"] = self.history[self.kept]["f1"]
-            self.logits += [] if logits is None else [logits]
-            plain = None if logits is None else self.validated(logits)
-            self.trackers.epoch(self.history[-1], plain)  # first, so that a resumed job repeats it
-            self.save(trainer)  # before the other files, which can be written anew from it
-            self.write_epoch(trainer)
-            self.report_epoch()
+                if self.full or not self.history:
+                    raise
+                return
+            unfinished = None
+
+    def train_epoch(self, trainer: Trainer, loader: Batches, epoch: int, progress: EpochProgress) -> None:
+        """Train an epoch or the rest of one, validate, and save all that it leaves."""
+        self.batches.epoch, self.batches.skip = epoch, progress.batches
+        started = time.perf_counter() - progress.seconds
+        try:
+            with stop_requests() as stop:
+                trainer.epoch(epoch, loader, self.watch(trainer, stop, epoch), progress)
+            mean_loss = progress.mean_loss()
+        except LossNotFinite as error:
+            keys = next(itertools.islice(self.batches, error.batch, None))
+            files = list(dict.fromkeys(self.training_set.files[index] for _, index, _ in keys))
+            more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+            raise MaskensError(
+                f"the loss became {error.loss} in epoch {epoch + 1}, first in batch {error.batch + 1} of "
+                f"{len(self.batches)} ({', '.join(files[:NAMED])}{more}): {self.lower_rate()}"
+            ) from error
+        validated = time.perf_counter()
+        scores, logits = ({}, None) if self.full else self.validate(trainer)
+        self.validating = time.perf_counter() - validated
+        finite = trainer.finite if logits is None else np.isfinite(logits).all()
+        if not finite:  # because of the last updates, after a loss that was finite
+            raise MaskensError(f"after epoch {epoch + 1} the model gives no finite logits: {self.lower_rate()}")
+        seconds = self.status.seconds + time.perf_counter() - started
+        row = {"epoch": epoch + 1, "lr": progress.lr, "loss": mean_loss, **scores}
+        self.history.append(row | {"photos_per_s": progress.photos / progress.seconds, "seconds": seconds})
+        plain = None
+        if logits is not None:
+            self.history[-1]["best_f1"] = self.history[self.kept]["f1"]
+            self.logits.append(logits)
+            plain = self.validated(logits)
+        self.trackers.epoch(self.history[-1], plain)  # first, so that a resumed job repeats it
+        self.save(trainer)  # before the other files, which can be written anew from it
+        self.write_epoch(trainer)
+        self.report_epoch()
 
     def watch(self, trainer: Trainer, stop: StopRequest, epoch: int) -> Callable[[EpochProgress, bool], None]:
         """After each batch: reports the job's first one, then the epoch's progress once a second; after an update saves
@@ -294,8 +298,15 @@ class JobRun:
     def save(self, trainer: Trainer, progress: EpochProgress | None = None) -> None:
         """Keep what the job resumes from, after an epoch or within one."""
         self.refuse_lost()
-        unfinished = progress.state() if progress else None
-        save_last(self.job, identity(self.spec), trainer.state(), self.history, unfinished, self.logits, self.epochs)
+        state = {
+            "identity": identity(self.spec),
+            "trained": trainer.state(),
+            "history": self.history,
+            "unfinished": progress.state() if progress else None,
+            "logits": [torch.from_numpy(its) for its in self.logits],
+            "epochs": self.epochs,
+        }
+        save_last(self.job, state)
         if progress:
             self.report(batches=progress.batches)
 
@@ -315,7 +326,8 @@ class JobRun:
         everybody only at the end."""
         last = len(self.history)
         if self.kept == last - 1 and (not self.full or last == self.epochs):
-            planned, f1 = self.epochs if self.cut else None, self.history[-1].get("best_f1")
+            f1 = self.history[-1].get("best_f1")
+            planned = self.epochs if self.cut else None
             card = job_card(self.spec, self.normalised, self.people, last, f1, planned)
             save_checkpoint(self.job.model, trainer.eval_model, card)
         write_history(self.job, self.history)
@@ -367,12 +379,6 @@ class JobRun:
         """A note if a deadline leaves fewer epochs than the recipe's, else ""."""
         wanted = self.whole_recipe.epochs
         return f"deadline: {self.epochs} of {wanted} epochs" if self.epochs < wanted and not self.full else ""
-
-    def end_early(self) -> None:
-        """End with the epochs that are finished. Raises OutOfTime: there are none, or the model on everybody lacks
-        some; its state is saved."""
-        if self.full or not self.history:
-            raise OutOfTime
 
     @property
     def epoch_seconds(self) -> float:

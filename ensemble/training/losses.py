@@ -41,7 +41,7 @@ def age_distribution(cuts: Sequence[int], sigma: float) -> Tensor:
     return edges.diff(dim=1)
 
 
-def soft_targets(labels: Tensor, tables: Sequence[Tensor]) -> Tensor:
+def label_targets(labels: Tensor, tables: Sequence[Tensor]) -> Tensor:
     """The targets of a batch by `target_tables`: int64 (batch, heads) -> float32 (batch, bins of all heads)."""
     return torch.cat([table[labels[:, i]] for i, table in enumerate(tables)], dim=1)
 
@@ -50,7 +50,7 @@ def class_table(target: OutputSpec) -> Tensor:
     """float32 (18, bins of all heads): probabilities of the 18 classes times it are those of each head, whose bins of
     age are the three bands."""
     labels = torch.from_numpy(class_labels(target, np.arange(CLASSES)))
-    return soft_targets(labels, target_tables(target))
+    return label_targets(labels, target_tables(target))
 
 
 def bin_counts(labels: Tensor, tables: Sequence[Tensor]) -> list[Tensor]:

@@ -17,7 +17,7 @@ from ensemble.models.build import create, refuse_unreachable, weights_address
 from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import Preprocessing, Recipe, TaskRecipe, soft_f1_warnings
 from ensemble.training.cost import job_updates
-from ensemble.training.losses import soft_targets, target_tables, task_loss
+from ensemble.training.losses import label_targets, target_tables, task_loss
 from ensemble.training.optimizer import backbone_freezer, describe_ema, freeze_stages, make_optimizer
 from folds.errors import MaskensError, did_you_mean, first_line, refuse
 from folds.files import write_or_set_aside
@@ -118,7 +118,7 @@ def _model_faults(task: TaskRecipe, initial_weights: bool, warnings: list[str]) 
         return [first_line(error)]
     try:
         optimizer = make_optimizer(model, task.optimizer)
-        truth = soft_targets(torch.zeros(2, len(target.heads), dtype=torch.long), target_tables(target))
+        truth = label_targets(torch.zeros(2, len(target.heads), dtype=torch.long), target_tables(target))
         logits = model.train()(torch.randn(2, 3, *task.input_size))
         task_loss(task.loss, target.heads, logits, truth).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

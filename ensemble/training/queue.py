@@ -1,4 +1,4 @@
-"""Jobs: one, whatever its outcome, done, stopped or failed with a reason; many on a backend, with a display of them."""
+"""Jobs: one, which ends done, stopped or failed with a reason; many on a backend, with a display of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -192,9 +193,7 @@ def train(
             finish(spec, "failed", message)
             return Failure(message, crashed=False)
         args, needs = (spec, data, folds), (spec.run.folder, data.photos.root, *data.photos.places.values())
-
-        def call() -> Call:
-            return Call(str(spec.job), run_job, args, spec.job.log, lock_folder(spec.run.folder), needs)
+        call = partial(Call, str(spec.job), run_job, args, spec.job.log, lock_folder(spec.run.folder), needs)
 
         def waiting(note: str) -> None:
             write_status(spec.run, dataclasses.replace(spec.job.status(), state="waiting", note=note))

@@ -21,20 +21,19 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from ensemble.data.loader import mix_batch
 from ensemble.jobs.job import Job
-from ensemble.jobs.oof import Logits
 from ensemble.models.build import to_input
 from ensemble.models.engine import Precision
 from ensemble.models.precision import AutotuneCache, Forward, autocast, autotune_precision, compile_for_training
 from ensemble.models.runtime import give_back_memory, is_out_of_memory
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.training.losses import bin_counts, class_table, soft_targets, target_tables, task_loss
+from ensemble.training.losses import bin_counts, class_table, label_targets, target_tables, task_loss
 from ensemble.training.optimizer import backbone_freezer, ema_decay, freeze_stages, make_optimizer, make_schedule
 from folds.errors import MaskensError
 from folds.files import replacing
 from folds.labels import UNKNOWN
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-"""(photos uint8 (batch, h, w, 3), labels as of `Trainer.targets`)."""
+"""(photos uint8 (batch, h, w, 3), labels int64 (batch, heads) or soft targets float32 (batch, 18))."""
 
 PlacedBatch = tuple[Tensor, Tensor, int, int]
 """(photos, labels, epoch, place in the epoch)."""
@@ -167,7 +166,7 @@ class Trainer:
         """Targets on the device, float32 (n, bins of all heads), of labels int64 (n, heads), or of a student's float32
         (n, 18), probabilities of the classes."""
         labels = labels.to(self.device, non_blocking=True)
-        return labels @ self.class_table if labels.is_floating_point() else soft_targets(labels, self.tables)
+        return labels @ self.class_table if labels.is_floating_point() else label_targets(labels, self.tables)
 
     def state(self) -> dict[str, Any]:
         """Plain types and tensors, from which `load` resumes to the same result."""
@@ -325,26 +324,9 @@ class Trainer:
         give_back_memory()
 
 
-def save_last(
-    job: Job,
-    identity: dict[str, Any],
-    trained: dict[str, Any],
-    history: list[dict[str, float]],
-    unfinished: dict[str, Any] | None = None,
-    logits: Sequence[Logits] = (),
-    epochs: int | None = None,
-) -> None:
-    """Replace last.pt, atomically: tensors and plain types only, as it loads with `weights_only`.
-
-    Args:
-        identity: of the job, which must be equal to resume.
-        trained: state of the trainer.
-        history, logits: of the finished epochs; logits are out-of-fold.
-        unfinished: state of an unfinished epoch; None between two epochs.
-        epochs: of its schedule.
-    """
-    state: dict[str, Any] = {"identity": identity, "trained": trained, "history": history, "unfinished": unfinished}
-    state |= {"logits": [torch.from_numpy(its) for its in logits], "epochs": epochs}
+def save_last(job: Job, state: dict[str, Any]) -> None:
+    """Replace last.pt, atomically. The state is of tensors and plain types only, as it loads with `weights_only`, and
+    holds the job's `identity`, which must be equal to resume."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     with replacing(job.last) as handle:

@@ -7,7 +7,7 @@ import torch
 from ensemble.data.loader import mix_batch
 from ensemble.recipes.schema import Mix
 from ensemble.recipes.tasks import OutputSpec
-from ensemble.training.losses import soft_targets, target_tables
+from ensemble.training.losses import label_targets, target_tables
 
 HEADS = OutputSpec("heads").heads
 BATCH, HEIGHT, WIDTH = 6, 16, 12
@@ -17,7 +17,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
     """Photo i has the value i everywhere, so that a pixel tells where it came from."""
     x = torch.arange(BATCH, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, HEIGHT, WIDTH).clone()
     labels = torch.tensor([[i % 3, i % 2, (i + 1) % 3] for i in range(BATCH)])
-    return x, soft_targets(labels, target_tables(OutputSpec("heads")))
+    return x, label_targets(labels, target_tables(OutputSpec("heads")))
 
 
 def mixed(key: int = 0, **recipe: object) -> tuple[torch.Tensor, torch.Tensor]:

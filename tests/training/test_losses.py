@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ensemble.metrics.heads import head_decisions
 from ensemble.recipes.schema import Ages, Loss
 from ensemble.recipes.tasks import AgeHead, OutputSpec
-from ensemble.training.losses import focal, soft_macro_f1, soft_targets, target_tables, task_loss
+from ensemble.training.losses import focal, label_targets, soft_macro_f1, target_tables, task_loss
 from folds.labels import age_band
 
 MASK, HEADS = OutputSpec("mask"), OutputSpec("heads")
@@ -19,7 +19,7 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def one_hot(labels: list[list[int]] | torch.Tensor, spec: OutputSpec) -> torch.Tensor:
-    return soft_targets(torch.as_tensor(labels), target_tables(spec))
+    return label_targets(torch.as_tensor(labels), target_tables(spec))
 
 
 def loss(own: Loss, spec: OutputSpec, logits: torch.Tensor, targets: torch.Tensor, *counts: torch.Tensor) -> float:
@@ -101,7 +101,7 @@ def test_each_kind_of_age_head_learns_the_age(kind: AgeHead) -> None:
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, target.width))
         optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-        truth = soft_targets(years[:, None] if sigma else bins, target_tables(target, sigma))
+        truth = label_targets(years[:, None] if sigma else bins, target_tables(target, sigma))
         x = (years[:, None] - 45) / 15
         for _ in range(300):
             optimizer.zero_grad()

@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from ensemble.jobs.soft_targets import FoldTargets, SoftTargets
 from ensemble.recipes.tasks import OutputSpec, Predicts, bands_of, training_labels
-from ensemble.training.losses import age_distribution, bin_counts, soft_targets, target_tables
+from ensemble.training.losses import age_distribution, bin_counts, label_targets, target_tables
 from folds.labels import OLDEST, UNKNOWN, age_band, decode, of_band
 from folds.people import ALONE, Person, TrainData
 
@@ -47,12 +47,12 @@ def test_a_spread_target_is_the_normal_distributions_mass_in_each_bin(cuts: tupl
 def test_spread_targets_narrow_to_the_certain_ones(data: TrainData, kind: Predicts, cuts: tuple[int, ...]) -> None:
     target = OutputSpec(kind, cuts, bands_of(cuts))
     labels = training_labels(target, data)
-    certain = soft_targets(torch.from_numpy(labels), target_tables(target))
+    certain = label_targets(torch.from_numpy(labels), target_tables(target))
     columns = [np.eye(len(head.bin_labels))[column] for head, column in zip(target.heads, labels.T, strict=True)]
     assert np.array_equal(certain.numpy(), np.hstack(columns)), "one-hot"
     in_years = torch.from_numpy(training_labels(target, data, in_years=True))
-    assert torch.equal(soft_targets(in_years, target_tables(target, 1e-3)), certain)
-    spread = soft_targets(in_years, target_tables(target, 4.0))
+    assert torch.equal(label_targets(in_years, target_tables(target, 1e-3)), certain)
+    spread = label_targets(in_years, target_tables(target, 4.0))
     assert spread.sum(dim=1).numpy() == pytest.approx(len(target.heads) * np.ones(len(spread)), abs=1e-5)
     assert bool((spread == certain).all()) == (kind == "mask"), "only ages are spread"
 

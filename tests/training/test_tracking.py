@@ -116,10 +116,10 @@ def test_a_job_that_resumes_reports_each_epoch_once_and_one_that_starts_over_for
     spec, save_last = job(runs, "stopped", track=BOTH), fit_fold.save_last
     folder = spec.job.folder
 
-    def stop_before_the_second_epoch_counts(job: Job, identity: Any, state: Any, rows: list[Any], *more: Any) -> None:
-        if len(rows) == 2:
+    def stop_before_the_second_epoch_counts(job: Job, state: dict[str, Any]) -> None:
+        if len(state["history"]) == 2:
             raise KeyboardInterrupt
-        save_last(job, identity, state, rows, *more)
+        save_last(job, state)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(fit_fold, "save_last", stop_before_the_second_epoch_counts)

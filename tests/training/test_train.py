@@ -245,7 +245,7 @@ def test_finished_jobs_are_not_done_again_and_their_leftovers_removed(whole: Tin
 
 def test_a_damaged_or_foreign_resume_file_is_refused_with_the_way_out(setting: TinyRun) -> None:
     spec, weights = setting.spec(), torch.arange(1000.0)
-    save_last(spec.job, identity(spec), {"weights": weights}, [])
+    save_last(spec.job, {"identity": identity(spec), "trained": {"weights": weights}})
     state = load_last(spec.job, identity(spec))
     assert state is not None and torch.equal(state["trained"]["weights"], weights)
     flipped = bytearray(spec.job.last.read_bytes())
