@@ -21,7 +21,7 @@ MERGE_COLUMNS = ("a", "b")
 NONE = "none"  # in place of a list: no fixes, no merges
 
 
-def shipped() -> dict[str, Path]:
+def shipped_fixes() -> dict[str, Path]:
     """Name -> file of the lists that come with maskens."""
     return {p.stem: p for p in sorted((Path(__file__).parent / "known_errors").glob("*.csv"))}
 
@@ -31,7 +31,7 @@ def read_fixes(names: Sequence[str]) -> tuple[Fix, ...]:
 
     Raises MaskensError: a name that is neither, an unusable CSV, or "none" together with others.
     """
-    known = shipped()
+    known = shipped_fixes()
     found = []
     for name in _lists("--fixes", names):
         file = known.get(name, Path(name))
@@ -137,9 +137,7 @@ def _fixed(person: Person, fix: Fix) -> Person:
     if fix.field == "mask":
         masks = (value if shot == fix.photo else mask for shot, mask in zip(person.shots, person.masks, strict=True))
         return dataclasses.replace(person, masks=tuple(masks))
-    return (
-        dataclasses.replace(person, gender=value) if fix.field == "gender" else dataclasses.replace(person, age=value)
-    )
+    return dataclasses.replace(person, **{fix.field: value})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -234,11 +234,8 @@ def sha256_of_arrays(arrays: Mapping[str, Any]) -> str:
 
 
 def sha256_of_lines(lines: Iterable[str]) -> str:
-    """Hex digest of lines joined by newlines, without joining them in memory."""
-    digest = hashlib.sha256()
-    for number, line in enumerate(lines):
-        digest.update(f"\n{line}".encode() if number else line.encode())
-    return digest.hexdigest()
+    """Hex digest of lines joined by newlines."""
+    return sha256("\n".join(lines))
 
 
 def replace_keeping(path: Path, text: str) -> Path | None:

@@ -25,8 +25,9 @@ FORMULA = "class = mask*6 + gender*3 + age"
 OLDEST = 120  # years
 FIELDS: dict[str, tuple[str, ...]] = {"gender": GENDERS, "age": AGES, "mask": MASKS}  # the three labels and their words
 UNKNOWN = -1  # in place of a label that a photo lacks, and of its class; an age known as a band alone is `of_band`
-CLASSES = len(MASKS) * len(GENDERS) * len(AGES)
+SHAPE = (len(MASKS), len(GENDERS), len(AGES))
 CLASS_NAMES = tuple(f"{m}, {g}, {a}" for m in MASKS for g in GENDERS for a in AGES)
+CLASSES = len(CLASS_NAMES)
 SHOTS = ("mask1", "mask2", "mask3", "mask4", "mask5", "incorrect_mask", "normal")
 SHOT_MASK = dict.fromkeys(SHOTS, 0) | {"incorrect_mask": 1, "normal": 2}  # file stem of a photo -> its mask label
 
@@ -34,19 +35,14 @@ SHOT_MASK = dict.fromkeys(SHOTS, 0) | {"incorrect_mask": 1, "normal": 2}  # file
 def encode(mask: npt.ArrayLike, gender: npt.ArrayLike, age: npt.ArrayLike) -> IntArray:
     """Class of each photo, int64, 0..17, from its labels, int of one shape: mask 0..2, gender 0..1, age band 0..2.
     Raises ValueError: a label is out of range."""
-    parts = [np.asarray(p, dtype=np.int64) for p in (mask, gender, age)]
-    for name, part, width in zip(("mask", "gender", "age"), parts, (3, 2, 3), strict=True):
-        if part.size and (part.min() < 0 or part.max() >= width):
-            raise ValueError(f"{name} label out of range 0..{width - 1}")
-    return np.asarray(parts[0] * 6 + parts[1] * 3 + parts[2], dtype=np.int64)
+    parts = tuple(np.asarray(part, dtype=np.int64) for part in (mask, gender, age))
+    return np.asarray(np.ravel_multi_index(parts, SHAPE), dtype=np.int64)
 
 
 def decode(classes: npt.ArrayLike) -> tuple[IntArray, IntArray, IntArray]:
     """The inverse of `encode`: (mask, gender, age), each int64. Raises ValueError: a class is outside 0..17."""
-    c = np.asarray(classes, dtype=np.int64)
-    if c.size and (c.min() < 0 or c.max() >= CLASSES):
-        raise ValueError(f"class out of range 0..{CLASSES - 1}")
-    return c // 6, c // 3 % 2, c % 3
+    mask, gender, age = np.unravel_index(np.asarray(classes, dtype=np.int64), SHAPE)
+    return mask, gender, age
 
 
 def of_band(band: npt.ArrayLike) -> IntArray:

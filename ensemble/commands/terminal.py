@@ -11,6 +11,7 @@ import select
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
@@ -20,17 +21,14 @@ from folds.errors import typed
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ensemble.jobs.job import JobStatus
-
 OnProgress = Callable[[str, int, int], None]
 """(what is done, done so far, in all)."""
-
 
 PLAIN = {"±": "+-", "…": "..."}  # what a stream can print that lacks the character
 
 
 def print_anything() -> None:
-    """Let stdout and stderr replace what their encoding lacks, as ASCII and cp949 do ± or names of files."""
+    """Let stdout and stderr replace characters that their encoding lacks, like ± or a file's name in ASCII or cp949."""
     codecs.register_error("maskens", _replaced)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -45,36 +43,32 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def make_console(quiet: bool = False, stderr: bool = False) -> Console:
-    """A console that reads no markup or emoji in what it prints: names may hold either; a quiet one prints nothing."""
+    """A console that takes text as it is: names may hold markup or emoji codes. A quiet one prints nothing."""
     from rich.console import Console
 
     class Broken(Console):
         def on_broken_pipe(self) -> None:
             raise  # `cli` knows what to do; rich would exit
 
-    return Broken(quiet=quiet, stderr=stderr, markup=False, emoji=False)
-
-
-def say(console: Console, message: str, style: str | None = None, wrap: bool = False) -> None:
-    """A line, broken between words only if `wrap`: else a command in it can be copied."""
-    console.print(message, style=style, markup=False, emoji=False, highlight=False, soft_wrap=not wrap)
+    return Broken(quiet=quiet, stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """One message on stderr, and the end."""
     console = make_console(stderr=True)
     with contextlib.suppress(OSError):  # a terminal that was closed
-        console.print("error:", style="bold red", emoji=False, highlight=False, end=" ")
-        say(console, message)
+        console.print("error:", style="bold red", end=" ")
+        console.print(message, soft_wrap=True)
     discard_if_broken(sys.stderr)
     sys.exit(code)
 
 
 def discard_if_broken(stream: TextIO) -> OSError | None:
-    """If a stream takes no more, why; what is left for it is then lost, so that the interpreter doesn't fail for it."""
+    """The error of a stream that can't be written, else None; what is buffered for it is dropped, so that the
+    interpreter's exit doesn't fail."""
     try:
         stream.flush()
-        if _has_no_reader(stream):  # an unbuffered one has nothing to flush
+        if _has_no_reader(stream):  # flushing an unbuffered stream raises nothing
             raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
     except OSError as error:
         with contextlib.suppress(OSError, ValueError):  # a stream without a file
@@ -98,13 +92,13 @@ def run_options(runs: Sequence[Path]) -> str:
 
 
 class Observer:
-    """What a step reports to while it works. This one is silent; `terminal.Terminal` prints."""
+    """What a step reports to while it works. This one is silent; `Terminal` prints."""
 
     def say(self, message: str, style: str | None = None, wrap: bool = True) -> None:
         """A line of text; `wrap` is False for a command, which is copied whole."""
 
     def lines(self, messages: Iterable[str], style: str | None = None) -> None:
-        """Several lines, as `say`."""
+        """Several lines of text."""
         for message in messages:
             self.say(message, style)
 
@@ -122,16 +116,12 @@ class Observer:
         return contextlib.nullcontext(lambda what, done, total: None)
 
     def jobs(self, title: str, runs: Sequence[str] = ()) -> contextlib.AbstractContextManager[Any]:
-        """A context whose `update` takes the states of all jobs a few times a second; `runs` names the run of each."""
-        return contextlib.nullcontext(_NoDisplay())
+        """A context whose `update` takes the `JobStatus` of every job a few times a second; `runs` names each one's
+        run."""
+        return contextlib.nullcontext(SimpleNamespace(update=lambda statuses: None))
 
     def confirm(self, question: Callable[[], str], meanwhile: str) -> None:
-        """Ask before hours of work what `question` finds, "" for nothing; returns if it may go ahead."""
-
-
-class _NoDisplay:
-    def update(self, statuses: Sequence[JobStatus]) -> None:
-        pass
+        """Ask what `question` returns before hours of work, "" for nothing to ask; returns if the user agrees."""
 
 
 SILENT = Observer()
@@ -145,13 +135,14 @@ class Terminal(Observer):
 
     def say(self, message: str, style: str | None = None, wrap: bool = True) -> None:
         longest = max(map(len, message.split()), default=0)  # a path that is wider than the terminal stays whole
-        say(self.console, message, style, wrap and self.console.is_terminal and longest <= self.console.width)
+        fits = wrap and self.console.is_terminal and longest <= self.console.width
+        self.console.print(message, style=style, soft_wrap=not fits)
 
     def note(self, notes: Iterable[str], kind: str = "note") -> None:
         self.lines((f"{kind}: {line}" for line in notes), "yellow")
 
     def saved(self, path: Path, earlier: Path | None) -> None:
-        """Where a file is, and the one before it, if that is kept."""
+        """Where a file was written, and where the earlier one is kept, if there was one."""
         if earlier:
             self.say(f"the earlier file is kept as {earlier}")
         self.say(f"saved: {path}")

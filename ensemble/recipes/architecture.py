@@ -10,9 +10,7 @@ from pydantic import AfterValidator
 from folds.errors import did_you_mean
 
 ARGUMENTS = frozenset(
-    re.findall(
-        r"\w+",
-        """
+    """
     drop_rate drop_path_rate drop_block_rate drop_block_size proj_drop_rate pos_drop_rate patch_drop_rate attn_drop_rate
     in_chans img_size patch_size patch_kernel patch_stride window_size window_ratio dynamic_img_size dynamic_img_pad
     strict_img_size always_partition output_stride
@@ -27,8 +25,7 @@ ARGUMENTS = frozenset(
     act_layer norm_layer aa_layer attn_layer mlp_layer norm_eps bn_eps bn_momentum weight_init fix_init
     zero_init_last init_values layer_scale layer_scale_init_value ls_init_value layerscale_value use_grn se_ratio
     pad_type
-    """,
-    )
+    """.split()  # noqa: SIM905
 )
 """Arguments of timm's models that set their shape, layers and dropout."""
 

@@ -12,7 +12,7 @@ from run_command import maskens, python, ran, refused
 from tiny_runs import TINY, tiny_run
 
 import cli
-from ensemble.commands.terminal import make_console, print_anything, say
+from ensemble.commands.terminal import make_console, print_anything
 from ensemble.recipes.recipe_file import load_recipe
 from ensemble.recipes.schema import shipped
 from folds.layout import read_train
@@ -160,8 +160,7 @@ def test_what_a_pipe_can_not_encode_is_replaced(encoding: str, printed: str, mon
     for name in ("stdout", "stderr"):
         monkeypatch.setattr(sys, name, io.TextIOWrapper(io.BytesIO(), encoding=encoding))
     print_anything()
-    console = make_console()
-    say(console, "0.9 ± 0.1 한글 \udcff")
+    make_console().print("0.9 ± 0.1 한글 \udcff")
     sys.stdout.seek(0)
     assert sys.stdout.buffer.read().decode(encoding).strip() == printed
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from run_command import maskens, ran, refused
 
-from folds.corrections import FIX_COLUMNS, apply_fixes, describe_fixes, fixes_csv, read_fixes, shipped
+from folds.corrections import FIX_COLUMNS, apply_fixes, describe_fixes, fixes_csv, read_fixes, shipped_fixes
 from folds.errors import MaskensError
 from folds.files import csv_text
 from folds.labels import GENDERS, SHOTS
@@ -204,7 +204,7 @@ def test_what_is_written_is_read_back(root: Path, tmp_path: Path) -> None:
     ],
 )
 def test_the_shipped_lists_fit_the_people_that_they_name(tmp_path: Path, names: tuple[str, ...], summary: str) -> None:
-    assert list(shipped()) == ["core", "disputed"]
+    assert list(shipped_fixes()) == ["core", "disputed"]
     wanted = {f.path.replace("_*_", "_male_").replace("*", "33") for f in read_fixes(names)}
     root = make_tree(tmp_path / "data", sorted(wanted | set(CROWD)))
     before = disk(root)

@@ -22,15 +22,13 @@ def test_every_class_has_its_number_both_ways() -> None:
 
 @pytest.mark.parametrize("wrong", [-1, 18])
 def test_a_class_out_of_range_is_refused(wrong: int) -> None:
-    with pytest.raises(ValueError, match=r"class out of range 0\.\.17"):
+    with pytest.raises(ValueError, match="out of bounds"):
         decode([3, wrong])
 
 
-@pytest.mark.parametrize(
-    ("labels", "fault"), [((3, 0, 0), r"mask .* 0\.\.2"), ((0, -1, 0), r"gender .* 0\.\.1"), ((0, 0, 3), "age")]
-)
-def test_a_label_out_of_range_is_refused(labels: tuple[int, int, int], fault: str) -> None:
-    with pytest.raises(ValueError, match=fault):
+@pytest.mark.parametrize("labels", [(3, 0, 0), (0, -1, 0), (0, 0, 3)])
+def test_a_label_out_of_range_is_refused(labels: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="invalid entry"):
         encode(*([0, label] for label in labels))
 
 
