@@ -406,7 +406,7 @@ def run_like(source: Run, folder: Path, data: TrainData) -> Run:
 
 
 def write_run_like(run: Run, source: Run) -> None:
-    """Write a run of `run_like`, or what is missing of it."""
+    """Write a run of `run_like` with the files of `source`, or those that it lacks."""
     if not has_run(run.folder):
         save_run(run)  # first: if the disk is full after it, the next start writes the rest
     for name in ("folds", "fixes", "merged", "skipped"):

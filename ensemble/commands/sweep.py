@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -28,9 +29,10 @@ from ensemble.recipes.recipe_file import alike, bind_recipe, changed_recipe, dif
 from ensemble.recipes.schema import Recipe, shipped
 from folds.errors import MaskensError, refuse, typed
 from folds.files import json_text, safe_csv, write_text
+from folds.people import TrainData
 from folds.ranges import parse_folds, parse_seeds
 from folds.records import read_record, write_record
-from folds.run_folder import Run, differing, find_run, has_run, load_data, load_run, refuse_foreign, start_run
+from folds.run_folder import Run, differing, find_run, has_run, load_data, load_run, run_like, write_run_like
 
 if TYPE_CHECKING:
     from ensemble.training.cost import Estimate
@@ -86,11 +88,11 @@ class Swept:
     estimate: Estimate | None = None  # of a dry run, if a job is left to do
 
 
-def plan_sweep(options: SweepOptions) -> tuple[Sweep, TrainingPlan]:
-    """Check all that a sweep needs, and list its jobs. Nothing is written.
+def plan_sweep(options: SweepOptions) -> tuple[Sweep, Run, TrainingPlan]:
+    """Check all that a sweep needs, and list its jobs; returns also the run whose folds it uses. Nothing is written.
 
-    Those to do come fold by fold, so that whenever it is stopped all recipes and seeds have about the same folds, by
-    which they can be compared. Raises MaskensError: everything that would fail later, all at once."""
+    Jobs are trained fold by fold, so that a sweep that is stopped early has about the same folds of all recipes and
+    seeds to compare. Raises MaskensError: everything that would fail later, all at once."""
     before = load_sweep(options.out)
     base = _base(before, options.run)
     data, folds = load_data(base, options.data)
@@ -107,11 +109,11 @@ def plan_sweep(options: SweepOptions) -> tuple[Sweep, TrainingPlan]:
     sweep = Sweep(options.out, base.fingerprint, base.folds_hash, texts, seeds, tuple(wanted))
     jobs: list[JobSpec] = []
     warnings: list[str] = []
-    for name, recipe in recipes.items():
+    for recipe in recipes.values():
         mine: list[JobSpec] = []
         for seed in seeds:
             with _noted(problems):
-                run = _run_of(sweep, base, name, seed, recipe)
+                run = _run_of(sweep, base, data, seed, recipe)
                 cache = cache_folder(options.cache, run.folder)
                 mine += plan(run, recipe, [*recipe.tasks], wanted, hardware, cache, trackers, options.compile_models)
         with _noted(problems):
@@ -120,7 +122,8 @@ def plan_sweep(options: SweepOptions) -> tuple[Sweep, TrainingPlan]:
     refuse(problems, headline)
     order = [(seed, name) for seed in seeds for name in recipes]
     todo = sorted(unfinished(jobs), key=lambda s: (s.fold, order.index((s.run.seed, s.recipe.name))))
-    return sweep, TrainingPlan(options, data, folds, tuple(jobs), tuple(todo), hardware, tuple(dict.fromkeys(warnings)))
+    found = TrainingPlan(options, data, folds, tuple(jobs), tuple(todo), hardware, tuple(dict.fromkeys(warnings)))
+    return sweep, base, found
 
 
 @contextlib.contextmanager
@@ -177,14 +180,13 @@ def _recipes(before: Sweep | None, options: SweepOptions, problems: list[str]) -
     return found
 
 
-def _run_of(sweep: Sweep, base: Run, name: str, seed: int, recipe: Recipe) -> Run:
+def _run_of(sweep: Sweep, base: Run, data: TrainData, seed: int, recipe: Recipe) -> Run:
     """The run of a recipe and a seed, as it is or as it will be. Raises MaskensError: what is there does not belong to
     the sweep."""
-    folder = sweep.run_folder(name, seed)
-    refuse_foreign(folder)
+    folder = sweep.run_folder(recipe.name, seed)
     run = find_run(folder)
     if run is None:
-        return dataclasses.replace(base, folder=folder, seed=seed, recipe_hash="")
+        return dataclasses.replace(run_like(base, folder, data), seed=seed)
     other = differing(run, base, "data", "folds", "extra photos", "skipped photos")
     faults = [f"it has other {other}"] if other else []
     faults += ["it has other label fixes"] if run.fixes_hash != base.fixes_hash else []
@@ -197,18 +199,13 @@ def _run_of(sweep: Sweep, base: Run, name: str, seed: int, recipe: Recipe) -> Ru
     return run
 
 
-def begin_sweep(sweep: Sweep, plan: TrainingPlan, observer: Observer) -> TrainingPlan:
-    """Write down what the sweep is, make its runs, skip photos that can't be read if that was asked for, and take over
-    jobs that another of its runs has finished."""
+def begin_sweep(sweep: Sweep, base: Run, plan: TrainingPlan, observer: Observer) -> TrainingPlan:
+    """Write sweep.json and the runs, skip photos that can't be read if that was asked for, and take over jobs that
+    another of its runs has finished."""
     write_record(sweep.folder / SWEEP, sweep, without=("folder",))
-    from ensemble.training.preflight import remember_skipped
-
     runs: dict[Path, Run] = {}
     for run, recipe in {s.run.folder: (s.run, s.recipe) for s in plan.jobs}.values():
-        if not find_run(run.folder):
-            made, _ = start_run(run.folder, plan.data, plan.folds, run.k, run.seed)
-            if plan.data.skipped:
-                remember_skipped(made, plan.data.skipped)
+        write_run_like(run, base)
         runs[run.folder] = bind_recipe(load_run(run.folder), recipe)
     plan = plan.with_jobs(lambda spec: dataclasses.replace(spec, run=runs[spec.run.folder]))
     plan = skip_bad_photos(plan, observer)
@@ -279,13 +276,14 @@ def sweep(options: SweepOptions, observer: Observer) -> Swept:
     """
     if options.compare:
         return Swept(0, {}, _compare(options))
-    sweep, plan = plan_sweep(options)
+    sweep, base, plan = plan_sweep(options)
     observer.note(plan.warnings, "warning")
     if options.dry_run:
         plan = skip_bad_photos(plan, observer, write=False)
         _print_matrix(sweep, plan, observer)
         return Swept(0, {}, None, plan.estimate(observer))
     title = f"maskens sweep, {sweep.folder}"
-    plan, failures = carry_out(plan, title, options.yes, observer, lambda plan: begin_sweep(sweep, plan, observer))
+    begin = partial(begin_sweep, sweep, base, observer=observer)
+    plan, failures = carry_out(plan, title, options.yes, observer, begin)
     failed = {f"{s.run.folder.name} {s.task} fold {s.fold}": failure for s, failure in failures}
     return Swept(len(plan.queue) - len(failed), failed, _compare(options))
