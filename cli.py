@@ -51,13 +51,13 @@ COMMANDS: dict[str, dict[str, type]] = {
     },
 }
 CTRL_C = 128 + signal.SIGINT  # exit codes of what a signal stopped, as shells have them
-NO_MEMORY = ("failed to map segment", "annot allocate memory")  # of the dynamic linker, and of others
+NO_MEMORY = ("failed to map segment", "annot allocate memory")  # in messages of the dynamic linker and of others
 BROKEN_PIPE = 128 + signal.SIGPIPE
-REFUSED = {  # what a system says of itself, whatever the file; any other OSError without a file is a fault of ours
+REFUSED = {  # errors of the system, whatever the file; any other OSError without a file's name is an internal error
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE),
     *(errno.EACCES, errno.EPERM, errno.ESTALE, errno.ETIMEDOUT),
 }
-LEAST_MEMORY = 1_000_000_000  # bytes of address space, with fewer of which numpy's OpenBLAS waits without end
+LEAST_MEMORY = 1_000_000_000  # bytes of address space; with fewer, numpy's OpenBLAS hangs
 
 
 class WithoutTypes:
@@ -113,7 +113,7 @@ def _options(
 
 
 class Passed(Exception):
-    """What typer would take for itself, on its way to `main`."""
+    """Carries an error that typer would handle itself to `run`."""
 
     def __init__(self, error: Exception | KeyboardInterrupt) -> None:
         super().__init__(error)
@@ -121,7 +121,7 @@ class Passed(Exception):
 
 
 def passing(function: Callable[..., None]) -> Callable[..., None]:
-    """A command whose errors reach `main`."""
+    """A command whose errors reach `run`."""
 
     @functools.wraps(function)
     def run(*args: Any, **values: Any) -> None:
@@ -135,7 +135,7 @@ def passing(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def refuse_small_memory() -> None:
-    """Refuse a limit of memory under which nothing can be imported."""
+    """Raise MaskensError if the memory limit is too small to import anything."""
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if 0 <= limit < LEAST_MEMORY:
         raise MaskensError(f"the memory limit of {limit / 1e6:.0f} MB (ulimit -v) is too small for any command")
@@ -167,10 +167,10 @@ def main() -> None:
 
 
 def run(stop: Interruption) -> Any:
-    """Run the command that was typed; its exit code."""
+    """Run the command that was typed; returns its exit code."""
     try:
         code = app(prog_name="maskens", standalone_mode=False)
-        if code == CTRL_C:  # typer's word for an interruption outside of the command itself
+        if code == CTRL_C:  # typer returns it for an interruption outside of the command itself
             raise KeyboardInterrupt
         sys.stdout.flush()
         number = stop.settle()
@@ -179,18 +179,17 @@ def run(stop: Interruption) -> Any:
     except (Exception, KeyboardInterrupt) as error:
         number = stop.settle()
         try:
-            say_why(error.error if isinstance(error, Passed) else error, number)
+            report_error(error.error if isinstance(error, Passed) else error, number)
         except SystemExit as end:
             code = end.code
     return 128 + number if number and code == CTRL_C else code
 
 
-def say_why(error: Exception | KeyboardInterrupt, number: int) -> NoReturn:
-    """One message on what ended a command, and its exit code: 2 for what the user can mend, 1 for a fault of ours.
-    `number` is that of the signal that has stopped it, 0 if none has."""
+def report_error(error: Exception | KeyboardInterrupt, number: int) -> NoReturn:
+    """Print one message on the error and exit: 2 for an error that the user can correct, 1 for an internal one.
+    `number` is that of the signal that stopped the command, 0 for none."""
     if number or isinstance(error, KeyboardInterrupt):  # an import that is interrupted may end in any error
-        found = saved(error)
-        fail(f"stopped. {found or 'What was finished is saved.'} The same command resumes.", code=CTRL_C)
+        fail(f"stopped. {saved(error)} The same command resumes.", code=CTRL_C)
     if isinstance(error, typer.TyperException):
         explain(error)
     if isinstance(error, MaskensError):
@@ -199,7 +198,7 @@ def say_why(error: Exception | KeyboardInterrupt, number: int) -> NoReturn:
         fail(f"there is not enough memory ({first_line(error)}): free some, or raise its limit (ulimit -v)")
     if isinstance(error, OSError):
         if broken := discard_if_broken(sys.stdout):
-            if broken.errno == errno.EPIPE:  # its reader has seen enough
+            if broken.errno == errno.EPIPE:  # its reader has ended, like `head`
                 sys.exit(BROKEN_PIPE)
             fail(f"can't write to the standard output: {broken.strerror or broken}")
         if error.filename or error.errno in REFUSED:
@@ -211,16 +210,16 @@ def say_why(error: Exception | KeyboardInterrupt, number: int) -> NoReturn:
 
 
 def saved(error: BaseException | None) -> str:
-    """What is saved, by the interruption that led to an error."""
+    """What is saved, by the message of the interruption that led to an error."""
     while error:
         if isinstance(error, KeyboardInterrupt) and str(error):
             return f"Saved: {error}."
         error = error.__context__
-    return ""
+    return "What was finished is saved."
 
 
 def kept_traceback(error: BaseException) -> str:
-    """Where the traceback is, or the traceback where no file takes it."""
+    """Where the traceback was written; the traceback itself if no file can be written."""
     text = "".join(traceback.format_exception(error))
     try:
         descriptor, path = tempfile.mkstemp(prefix="maskens-", suffix=".log")
@@ -232,7 +231,7 @@ def kept_traceback(error: BaseException) -> str:
 
 
 def explain(error: typer.TyperException) -> NoReturn:
-    """Show a wrong option or argument as typer does, but for pydantic's own words, which are not the user's."""
+    """Print typer's message on a wrong option or argument, with pydantic's wording replaced."""
     from typer.rich_utils import rich_format_error
 
     if error.format_message():  # a command without any argument has shown its help

@@ -34,7 +34,9 @@ class Recorder(Terminal):
 
     def __init__(self) -> None:
         super().__init__()
-        self.console = Console(record=True, width=92, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+        as_commands = {"markup": False, "emoji": False, "highlight": False}
+        recorded = {"record": True, "file": io.StringIO(), "force_terminal": True, "color_system": "truecolor"}
+        self.console = Console(width=92, **recorded, **as_commands)  # type: ignore[arg-type]
         self.seen: list[list[JobStatus]] = []
 
     def update(self, statuses: Sequence[JobStatus]) -> None:
@@ -66,7 +68,7 @@ def main() -> None:
         table.console.print(jobs_table(halfway[len(halfway) // 2], "10 of 20 jobs done", None))
         table.save("train.svg", "maskens train --recipe demo --fold 0..4")
         ensemble.infer(tta="flip")
-        options = ensemble.score.typed()
+        options = ensemble.score.parse()
         ensemble.score.show(ensemble.score.do(options, scoring), options, scoring)
         scoring.save("score.svg", "maskens score")
         pages = {

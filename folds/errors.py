@@ -57,7 +57,8 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def did_you_mean_folder(named: Path, holds: str) -> str:
-    """`did_you_mean` for a path to a folder that holds a file, as `run.json`: looks above, below and beside."""
+    """`did_you_mean` for the path of a folder that holds a certain file, like `run.json`: looks above, below and
+    beside it."""
     path = Path(os.path.abspath(named))
     beside = {unicodedata.normalize("NFC", p.name): p for p in path.parent.glob("*") if not path.exists()}
     alike = difflib.get_close_matches(unicodedata.normalize("NFC", path.name), beside)
@@ -67,7 +68,7 @@ def did_you_mean_folder(named: Path, holds: str) -> str:
 
 
 def expected(message: str) -> str:
-    """What pydantic or typer say of a wrong value in the words of other messages: `expected a whole number`."""
+    """A message of pydantic or typer on a wrong value, reworded like other messages: `expected a whole number`."""
     message = re.sub(r"[Ii]nput should be a valid (\w+)(, .*)?", lambda m: f"expected {TYPES.get(m[1], m[1])}", message)
     message = re.sub(r"[Ii]nput should be greater than or equal to (\S+)", r"expected \1 or more", message)
     message = re.sub(r"[Ii]nput should be less than or equal to (\S+)", r"expected \1 or less", message)

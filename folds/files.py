@@ -138,7 +138,7 @@ def must_be_writable(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` with UTF-8 text, atomically. Raises MaskensError as `replacing` does."""
+    """Replace `path` with UTF-8 text, atomically. Raises MaskensError: the system refuses to write."""
     with replacing(path) as handle:
         handle.write(text.encode())
 
@@ -239,8 +239,8 @@ def sha256_of_lines(lines: Iterable[str]) -> str:
 
 
 def replace_keeping(path: Path, text: str) -> Path | None:
-    """Replace `path` as `write_text` does, and keep the earlier file as `name.1.ext`, `name.2.ext`, ...; its path, or
-    None if there was none or one of the same text."""
+    """Replace `path` with UTF-8 text and keep the earlier file as `name.1.ext`, `name.2.ext`, ...; its path, or None if
+    there was none or one of the same text."""
     before = path.read_bytes() if path.exists() else None
     aside = None if before in (None, text.encode()) else _free_name(path)
     try:
@@ -256,7 +256,8 @@ def replace_keeping(path: Path, text: str) -> Path | None:
 
 
 def write_or_set_aside(path: Path, text: str) -> Path | None:
-    """`replace_keeping`, but without a text leave no file: rename it. Raises MaskensError: if the system refuses."""
+    """`replace_keeping`; an empty text leaves no file: the earlier one is renamed. Raises MaskensError: the system
+    refuses."""
     if text:
         return replace_keeping(path, text)
     if not path.exists():

@@ -28,21 +28,18 @@ def read_train(
     Raises MaskensError: no such folder, an unusable CSV, rows and photos that don't fit together (all listed, with row
     and file), or fixes or merges that don't fit.
     """
-    table = lists.photos or _list_of(root)
+    table = lists.photos
+    if table is None and (root / LIST).is_file():
+        table = root / LIST
+        if (root / TABLE).exists():
+            raise MaskensError(f"{root} has {TABLE} and {LIST}: move one away, or name a list with --photos.")
     people = (() if table else _people_of_folders(root)) + read_labelled_lists(table, lists)
     return apply_merges(apply_fixes(TrainData(root, people, table=table, lists=lists), fixes), merges)
 
 
-def _list_of(root: Path) -> Path | None:
-    """train/photos.csv, if the data folder has it. Raises MaskensError: it has train/train.csv, too."""
-    table, other = root / LIST, root / TABLE
-    if table.is_file() and other.exists():
-        raise MaskensError(f"{root} has {TABLE} and {LIST}: move one away, or name a list with --photos.")
-    return table if table.is_file() else None
-
-
 def _people_of_folders(root: Path) -> tuple[Person, ...]:
-    """The people of train/train.csv, sorted by path. Raises MaskensError as `read_train`."""
+    """The people of train/train.csv, sorted by path. Raises MaskensError: no such folder, an unusable CSV, or rows and
+    photos that don't fit together (all listed)."""
     table, images = _table_and_images(root, TABLE)
     rows = read_table(table, ("id", "gender", "age", "path"))
     real_images = os.path.realpath(images)
@@ -81,7 +78,7 @@ def _people_of_folders(root: Path) -> tuple[Person, ...]:
 
 
 def find_eval(root: Path, skip_bad: bool = False) -> EvalData | None:
-    """As `read_eval`; None of a data folder without photos to predict."""
+    """The photos to predict, by `read_eval`; None for a data folder without any."""
     return read_eval(root, skip_bad) if (root / EVAL).exists() else None
 
 

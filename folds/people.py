@@ -88,11 +88,11 @@ class Person:
     path: str
     id: str
     gender: int
-    age: int  # years, or as of `labels.of_band`
+    age: int  # years, or by `labels.of_band` where only the band is known
     photos: tuple[str, ...]  # file names in the order of SHOTS; ALONE for a photo that is a row
     bytes: tuple[int, ...]  # their sizes
     masks: tuple[int, ...] = AS_NAMED  # their mask labels
-    changed: tuple[int, ...] = dataclasses.field(default=(), compare=False)  # when they were, as of `PhotoSet`
+    changed: tuple[int, ...] = dataclasses.field(default=(), compare=False)  # when each was last changed, ns since 1970
     merged_into: str = ""  # the id that the person goes by, if that is another: two ids turned out to be one person
     extra: bool = False  # trained on, never scored
 
@@ -126,13 +126,13 @@ class Lists:
     """The list of photos that describes training data, and how lists are read."""
 
     photos: Path | None = None  # None: the data folder has its own table
-    extra: tuple[Path, ...] = ()  # lists of photos to train on beside
+    extra: tuple[Path, ...] = ()  # lists of extra photos, trained on and never scored
     columns: tuple[str, ...] = ()  # as typed: "person=subject_id,age=years"
     labels: tuple[str, ...] = ()  # "gender:M=male,F=female"
 
     @property
-    def typed(self) -> str:
-        """As options of `maskens folds`."""
+    def as_options(self) -> str:
+        """The options of `maskens folds` that name these lists."""
         photos = [self.photos] if self.photos else []
         options = {"photos": photos, "extra": self.extra, "columns": self.columns, "labels": self.labels}
         return "".join(f" --{name} {typed(value)}" for name, values in options.items() for value in values)
@@ -237,7 +237,7 @@ class TrainData:
     root: Path
     people: tuple[Person, ...]
     fixes: tuple[Fix, ...] = ()  # that the labels follow; whole paths, sorted
-    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # as of `PhotoSet`
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)  # file -> why it can't be read: never opened
     table: Path | None = None  # the list of photos; None: train/train.csv below `root`
     lists: Lists = NO_LISTS  # how it was read
 
@@ -312,7 +312,7 @@ class TrainData:
 
     @property
     def years(self) -> IntArray:
-        """int64 (photos,): age of the person on each photo, as of `Person`."""
+        """int64 (photos,): age of the person on each photo, coded like `Person.age`."""
         return np.array([p.age for p in self.people], dtype=np.int64)[self.photo_person]
 
     @functools.cached_property

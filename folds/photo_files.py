@@ -48,7 +48,8 @@ def find_photos(named: Sequence[Path]) -> tuple[PhotoSet, tuple[str, ...]]:
 
 def read_to_predict(named: Path, skip_bad: bool = False) -> tuple[EvalData, tuple[str, ...]]:
     """The photos below a folder, or those of a CSV with a column `photo`, by their paths relative to it; and a note on
-    other files in the folder if any. `skip_bad` as of `read_eval`. Raises MaskensError as `find_photos`, `read_eval`.
+    other files in the folder if any. `skip_bad` skips photos whose files are missing or empty. Raises MaskensError: a
+    folder without a photo, an unusable CSV, or rows without a photo (all listed).
     """
     if not named.is_dir():
         return read_eval_list(named, skip_bad), ()

@@ -77,7 +77,8 @@ def _read_list(table: Path, there: Sequence[str], lists: Lists, extra: int) -> l
 def read_eval_list(table: Path, skip_bad: bool = False) -> EvalData:
     """Read a list of photos to predict: a CSV with a column `photo`.
 
-    `skip_bad` as of `photos_to_predict`. Raises MaskensError: an unusable CSV, or rows without a photo (all listed).
+    `skip_bad` skips photos whose files are missing or empty. Raises MaskensError: an unusable CSV, or rows without a
+    photo (all listed).
     """
     root = table.parent
     listed = [(row[LINE], _cell_path(row["photo"])) for row in read_table(table, ("photo",))]
@@ -148,7 +149,8 @@ def photos_to_predict(
 
     Args:
         rows: of each photo its row in the table, its name in `column`, and its file, None if there is none.
-        root, folder: as of `ListedFiles`.
+        root: whole names are relative to it.
+        folder: below `root`; the table's names are relative to it.
         skip_bad: skips photos whose files are missing or empty.
 
     Raises:

@@ -49,7 +49,7 @@ _UPRIGHT = {
 
 
 def read_photo(path: Path) -> Pixels:
-    """Decode a photo whole: uint8 (height, width, 3), RGB, upright. Raises MaskensError as `decode_photo`."""
+    """Decode a whole photo: uint8 (height, width, 3), RGB, upright. Raises MaskensError: it can't be read."""
     return decode_file(path, [None]).sizes[0]
 
 
@@ -130,7 +130,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright_rgb(image: Image.Image) -> Pixels:
-    """Not by Pillow's exif_transpose, which writes the other EXIF fields anew and fails on some."""
+    """Pillow's exif_transpose also rewrites the other EXIF fields, which fails for some files."""
     turn = _UPRIGHT.get(_orientation(image))
     upright = image if turn is None else image.transpose(turn)
     if upright.mode in _DEEP:

@@ -73,10 +73,10 @@ class Run:
     fixes_hash: str = ""  # sha256 of fixes.csv; "" if no labels are fixed
     recipe_hash: str = ""
     merged_hash: str = ""  # sha256 of merged.csv; "" if no ids are merged
-    photos: str = ""  # the list that describes the labelled photos, recorded as `data`; "": the data folder's own table
-    extra: tuple[str, ...] = ()  # lists of extra photos, recorded likewise
+    photos: str = ""  # the list of labelled photos, relative like `data`; "": the data folder's own table
+    extra: tuple[str, ...] = ()  # lists of extra photos, relative like `data`
     extra_hash: str = ""  # of `TrainData`
-    columns: tuple[str, ...] = ()  # how lists are read, as of `Lists`
+    columns: tuple[str, ...] = ()  # how lists are read, with `labels`: the options as typed
     labels: tuple[str, ...] = ()
     skipped_hash: str = ""  # of the photos in skipped.csv; "" if none is skipped
     created: str = ""
@@ -214,7 +214,7 @@ def save_run(run: Run) -> None:
 
 
 def refuse_foreign(folder: Path, option: str = "--run") -> None:
-    """Refuse to work in a folder that is neither empty nor a run of ours, and that `option` named."""
+    """Raise MaskensError for a folder that is neither empty nor a run; `option` is the one that named it."""
     foreign = folder.exists()
     if folder.is_dir():
         foreign = not has_run(folder) and any(not p.name.startswith(".") for p in folder.iterdir())

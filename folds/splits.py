@@ -23,8 +23,8 @@ STRATA_AND_UNKNOWN = (*STRATA, *NO_AGE, *NO_GENDER, "no gender or age")
 
 
 def strata(people: Sequence[Person]) -> IntArray:
-    """int64 (people,), 0..5: gender x age band; 6..11 where one or both are unknown, as of STRATA_AND_UNKNOWN. The mask
-    state adds nothing to a row of train.csv: a person has all three, but for fixes."""
+    """int64 (people,), indices into STRATA_AND_UNKNOWN: gender x age band, 0..5 where both are known. The mask state
+    adds nothing to a row of train.csv: a person has all three, but for fixes."""
     genders = np.array([p.gender for p in people], dtype=np.int64)
     bands = age_band([p.age for p in people])
     found = np.where(genders == UNKNOWN, len(STRATA) + len(GENDERS) + bands, genders * len(AGES) + bands)
@@ -47,8 +47,8 @@ def _with_strata(people: Sequence[Person]) -> list[tuple[Person, int]]:
 
 
 def make_folds(data: TrainData, k: int, seed: int) -> IntArray:
-    """The fold of each row, int64 (people,), whatever the order of the table; as of `with_extra`. Raises MaskensError:
-    `k` folds can't all hold every class."""
+    """The fold of each row, int64 (people,), whatever the order of the table; NO_FOLD for extra photos of people in no
+    fold. Raises MaskensError: `k` folds can't all hold every class."""
     if (data.classes[data.scored] == UNKNOWN).all():
         raise MaskensError(f"no row of {data.table} has mask, gender and age: none can be scored.")
     people = data.own

@@ -35,7 +35,7 @@ class Audited:
 def _print(done: Audited, options: AuditOptions, terminal: Terminal) -> None:
     found, folder = done.audit, done.folder
     terminal.note([done.note] if done.note else [])
-    again = f"maskens folds --run NEW --data {typed(found.data.root)}{done.run.lists.typed}"
+    again = f"maskens folds --run NEW --data {typed(found.data.root)}{done.run.lists.as_options}"
     kept = f" --merge {typed(done.run.merged_file)}" if done.run.merged_hash else ""
     kept += f" --fixes {typed(done.run.fixes_file)}" if found.data.fixes else ""
     if done.candidates:

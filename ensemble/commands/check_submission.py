@@ -27,7 +27,7 @@ def _print(done: CheckedSubmission, options: CheckSubmissionOptions, terminal: T
     terminal.note(done.check.warnings, "warning")
     terminal.say(
         f"{done.path} is accepted: {done.check.photos} rows in the order of info.csv, all classes in 0..17; "
-        f"{done.check.distance:.0%} from the training mix of classes",
+        f"{done.check.distance:.0%} from the training mix of classes"
     )
 
 

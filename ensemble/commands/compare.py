@@ -6,18 +6,13 @@ import ensemble.evaluation.compare as comparing
 from ensemble.commands.options import CompareOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
-from ensemble.reporting.tables import class_gain_table, differences_table, scores_table
+from ensemble.reporting.tables import class_gain_table, comparison_line, differences_table, scores_table
 
 
 def _print(found: comparing.Comparison, options: CompareOptions, terminal: Terminal) -> None:
     terminal.print(differences_table(found), class_gain_table(found), scores_table(found))
     terminal.note(found.notes)
-    terminal.say(
-        f"{found.photos} photos of {found.people} people, {options.checkpoint} epochs, views: {options.tta}. "
-        "Intervals are over people, for these very models: another seed moves scores too. "
-        "Within noise: the interval of the difference holds 0. 1 of 20 differences looks real by chance.",
-        "dim",
-    )
+    terminal.say(comparison_line(found, options.checkpoint, options.tta), "dim")
 
 
 @step(CompareOptions, show=_print, first="runs")

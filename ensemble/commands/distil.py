@@ -45,14 +45,14 @@ class DistilPlan:
     teachers: tuple[Run, ...]
     views: TtaSet
     soft: SoftTargets  # of the folds that are predicted already
-    missing: Mapping[int, list[Ensemble]]  # fold -> the models of each teacher that are to predict for it
+    missing: Mapping[int, list[Ensemble]]  # fold without soft targets -> the models of each teacher that predict them
     training: TrainingPlan
     hardware: Hardware  # of this machine, which predicts the soft targets
 
 
 def plan_distillation(options: DistilOptions) -> DistilPlan:
-    """Check all that teaching and training need. Raises MaskensError: everything that would fail later; teachers that
-    lack a fold which is to be trained; a student's run that was trained on something else."""
+    """Check what predicting and training need. Raises MaskensError: everything that would fail later; teachers lack a
+    fold to train; the student's run was trained on other targets."""
     teachers = [load_run(run) for run in options.run]
     first = teachers[0].folder
     beside = first.with_name if first.name not in ("", "..") else first.resolve().with_name
@@ -109,9 +109,9 @@ def _models(teachers: Sequence[Run], ensembles: list[Ensemble]) -> tuple[str, ..
 
 
 def begin_student(planned: DistilPlan, observer: Observer = SILENT) -> TrainingPlan:
-    """Write the student's run, and predict its soft targets; interrupted, the same call keeps the folds that are done.
-    Returns the training, whose jobs know them. Raises MaskensError: as `skip_bad_photos`; a photo that can't be read, a
-    model that gives no numbers."""
+    """Write the student's run and predict its soft targets; after an interruption, the same call keeps the finished
+    folds. Returns the plan whose jobs have the targets. Raises MaskensError: a photo can't be read, jobs have no
+    training photos, or a model's outputs are not finite."""
     student = planned.training.run
     write_run_like(student, planned.teachers[0])
     soft = dataclasses.replace(
@@ -125,7 +125,8 @@ def begin_student(planned: DistilPlan, observer: Observer = SILENT) -> TrainingP
             soft = dataclasses.replace(soft, folds={**soft.folds, fold: found})
             soft_targets.save_fold_targets(student, soft, fold)
     observer.note(training.skipped, "warning")
-    return training.with_jobs(lambda spec: dataclasses.replace(spec, soft=soft.only(spec.fold)), soft=soft)
+    training = dataclasses.replace(training, soft=soft)
+    return training.with_jobs(lambda spec: dataclasses.replace(spec, soft=soft.only(spec.fold)))
 
 
 def _predicted_targets(planned: DistilPlan, training: TrainingPlan, fold: int, on_progress: OnProgress) -> FoldTargets:
@@ -163,10 +164,11 @@ def _print(trained: Trained, options: DistilOptions, terminal: Terminal) -> None
 def distil(options: DistilOptions, observer: Observer) -> Trained:
     """
     Returns:
-        As of `train`, of the student.
+        How many jobs of the student were trained, which failed and why; of a dry run the estimate.
 
     Raises:
-        MaskensError: as `plan_distillation` and `carry_out`.
+        MaskensError: the training can't begin (all reasons at once), a photo can't be read, another process trains one
+            of the jobs, or the disk is full.
     """
     planned = plan_distillation(options)
     plan = planned.training

@@ -79,7 +79,7 @@ def folds(options: FoldsOptions, observer: Observer) -> Folds:
 
 
 def split_people(options: FoldsOptions, observer: Observer, write: bool = True) -> Folds:
-    """As `folds`; without `write` the run folder stays as it is."""
+    """Split the people into folds; without `write` the run folder stays as it is. Raises MaskensError as in `folds`."""
     folder = options.run[0]
     refuse_foreign(folder)
     merge = [str(file) for file in options.merge or ()]

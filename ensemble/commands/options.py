@@ -27,9 +27,8 @@ from folds.ranges import LARGEST_SEED, parse_seeds, written_folds
 PANELS = ("Data", "Model", "Compute", "Output")
 DEFAULT_RUNS: Any = (Path("runs/default"),)  # a dataclass takes no list as a default; `step` makes it one
 RECIPES = Path(__file__).parents[1] / "recipes"
-SETS = ", ".join(VIEWS)
+VIEW_SETS = ", ".join(VIEWS)
 LIMITS = Limits()
-
 
 # typer takes no list of a Literal
 TrackerName = StrEnum("TrackerName", ["tensorboard", "wandb"])
@@ -252,7 +251,7 @@ def cache_folder(cache: str, run: Path) -> Path | None:
 @dataclass(frozen=True, kw_only=True)
 class Views:
     tta: Tta | None = _model(
-        None, f"Views: {SETS}, or your own. Default: as tuned, else flip.", "SET", complete=_complete_tta
+        None, f"Views: {VIEW_SETS}, or your own. Default: as tuned, else flip.", "SET", complete=_complete_tta
     )
 
 
@@ -290,7 +289,7 @@ class Checkpoints:
 
 @dataclass(frozen=True, kw_only=True)
 class OofViews(Checkpoints):
-    tta: Tta = _model("flip", f"Views: {SETS}, or your own.", "SET", complete=_complete_tta)
+    tta: Tta = _model("flip", f"Views: {VIEW_SETS}, or your own.", "SET", complete=_complete_tta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -429,7 +428,7 @@ class DistilOptions(TrainingOfRun, SeveralRuns, Views):
         None, "The student's: a shipped recipe or a TOML file. Default: the ensemble's; stored in its run."
     )
     tta: Tta | None = _model(
-        None, f"The ensemble's views: {SETS}, or your own. Default: flip.", "SET", complete=_complete_tta
+        None, f"The ensemble's views: {VIEW_SETS}, or your own. Default: flip.", "SET", complete=_complete_tta
     )
     temperature: float = _model(1.0, "Divides the ensemble's log probabilities.", "T")
     alpha: float = _model(0.5, "Weight of the ensemble in a target; the label has the rest.", "A")
@@ -480,9 +479,7 @@ class InferOptions(SeveralRuns, Cluster, TunedViews, Models, Engines):
     )
     vote: list[Path] | None = _data(None, "Another submission, which votes with the runs; repeatable.", "CSV")
     decision: Literal["joint", "hard", "vote"] | None = _model(
-        None,
-        "joint, hard (part by part) or vote (by run). Default: joint; vote with --vote.",
-        "NAME",
+        None, "joint, hard (part by part) or vote (by run). Default: joint; vote with --vote.", "NAME"
     )
     no_early_exit: bool = _model(False, "Run all age models on every photo.", also="--ask-all")
     max_passes: str = _model("all", "Fraction of forward passes, as .5; reports the changed classes.", "FRACTION")
@@ -556,7 +553,7 @@ class ScoreOptions(SeveralRuns, TunedViews, Checkpoints):
         None, "With --truth: the file to score; repeatable. Default: the run's submission.", "CSV"
     )
     person_column: str | None = _data(None, "With --truth: its column of people, for intervals over people.", "NAME")
-    as_json: bool = _output(False, "Print JSON.", name="json")
+    json: bool = _output(False, "Print JSON; messages go to stderr.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -569,9 +566,7 @@ class TuneOptions(SeveralRuns):
     """
 
     step: list[StepChoice] | None = _model(
-        None,
-        "Only views, temperatures or offsets; repeatable. Default: all.",
-        "NAME",
+        None, "Only views, temperatures or offsets; repeatable. Default: all.", "NAME"
     )
     blend: bool = _model(False, "Fit weights of the runs by greedy selection. Default: equal weights.")
     force: bool = _model(False, "Keep fits whose gain is within noise.")

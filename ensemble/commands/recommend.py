@@ -149,7 +149,7 @@ def _next(choice: Choice, before: Run | None, options: RecommendOptions) -> list
     """The commands that train it."""
     data, run, lists = options.data, options.run[0], ""
     if before and before.jobs_on_disk():  # it belongs to another recipe
-        data, run, lists, before = before.data_folder(data), Path("NEW_RUN"), before.lists.typed, None
+        data, run, lists, before = before.data_folder(data), Path("NEW_RUN"), before.lists.as_options, None
     split = before is None or before.k != choice.k
     where = f"--run {typed(run)}" + (f" --data {typed(data)}" if data else "") + lists
     device = "" if options.device == "auto" else f" --device {options.device}"

@@ -45,7 +45,7 @@ def report(options: ReportOptions, observer: Observer) -> Reported:
     path = options.out or file_of([load_run(folder) for folder in options.run], lambda run: run.report_file)
     must_be_writable(path)
     refuse_foreign_file(path, GENERATOR)
-    scored = evaluate_runs(options.run, options.data, options.tta, options.checkpoint, not options.no_tuning)
+    scored = evaluate_runs(options)
     replaced = path.exists()
     with observer.progress() as on_progress:
         opened = partial(on_progress, "opening photos")

@@ -40,7 +40,7 @@ from folds.pages.html import refuse_foreign_file
 from folds.people import EvalData
 from folds.run_folder import Run, data_root, find_run, load_run, refuse_foreign
 
-RECIPES = {"cpu": "best", "cuda": "heads"}  # by device, where neither the user nor the run names one
+DEFAULT_RECIPES = {"cpu": "best", "cuda": "heads"}  # by device, where neither the user nor the run names one
 RECOMMENDED = "recommended.toml"  # the recipe in the run's folder that `recommend` writes for --hours
 TRAINING_SHARE = 0.8  # of --hours that `recommend` may fill: a deadline keeps a margin and time to predict
 FITTED_VIEWS = "flip"  # for which `tune` fits temperatures and offsets where it does not choose the views
@@ -147,7 +147,7 @@ def _use_models(
     else:
         try:
             tuned = _carry_out(tune, planned[tune], observer)
-        except MaskensError as error:  # as of too few people; what is damaged `score` refuses too
+        except MaskensError as error:  # such as too few people; damaged files are refused by `score`, too
             observer.note([f"not tuned: {error}\n"])
     stale = (run.folder / TUNING).exists() and not _tuning(run)  # of other models
     scoring, reporting = (dataclasses.replace(planned[each], no_tuning=stale) for each in (score, report))
@@ -238,7 +238,7 @@ def _choose_recipe(run: Run | None, options: RunOptions) -> tuple[str | None, Re
     """(--recipe of `train`, None for the run's own; the recipe). Raises MaskensError: it or the views can't be used."""
     name = options.recipe
     if name is None and not (run and run.recipe_hash):
-        name = RECIPES[_hardware(options).device]
+        name = DEFAULT_RECIPES[_hardware(options).device]
     asked = (name, options.change or (), options.weights or (), not options.no_pretrained)
     recipe = resolve_recipe(run, *asked) if run else changed_recipe(None, *asked)
     if options.tta:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import typer
 
-from ensemble.commands.options import ScoreOptions
+from ensemble.commands.options import ReportOptions, ScoreOptions
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal
 from ensemble.decision.oof_ensemble import OofEnsemble, load_oof_ensemble
@@ -17,8 +15,7 @@ from ensemble.decision.tuning import apply_tuning
 from ensemble.evaluation import evaluate
 from ensemble.evaluation.evaluate import Evaluation, SubmissionScore
 from ensemble.jobs.job import jobs_of
-from ensemble.jobs.oof import Checkpoint
-from ensemble.recipes.views import Tta, TtaSet
+from ensemble.recipes.views import TtaSet
 from ensemble.reporting import tables
 from folds.errors import MaskensError
 from folds.files import json_text
@@ -28,7 +25,7 @@ from folds.run_folder import file_of, load_run
 
 @dataclass(frozen=True)
 class Scored:
-    """The ensemble and what it is worth out-of-fold."""
+    """An ensemble and its out-of-fold scores."""
 
     blend: OofEnsemble
     evaluation: Evaluation
@@ -43,7 +40,7 @@ class Scored:
 def _print(done: Scored | tuple[SubmissionScore, ...], options: ScoreOptions, terminal: Terminal) -> None:
     if not isinstance(done, Scored):
         _print_submissions(done, options, terminal)
-    elif options.as_json:
+    elif options.json:
         typer.echo(json_text(evaluate.plain_values(done.evaluation)), nl=False)
     else:
         terminal.note(done.evaluation.notes)
@@ -52,7 +49,7 @@ def _print(done: Scored | tuple[SubmissionScore, ...], options: ScoreOptions, te
 
 
 def _print_submissions(done: tuple[SubmissionScore, ...], options: ScoreOptions, terminal: Terminal) -> None:
-    if options.as_json:
+    if options.json:
         typer.echo(json_text(evaluate.plain_values(done)), nl=False)
         return
     if len(done) == 1:
@@ -82,19 +79,17 @@ def score(options: ScoreOptions, observer: Observer) -> Scored | tuple[Submissio
         runs = [] if options.submission else [load_run(folder) for folder in options.run]
         files = options.submission or [file_of(runs, lambda run: run.submission_file)]
         return evaluate.score_submissions(options.truth, files, options.person_column)
-    scored = evaluate_runs(options.run, options.data, options.tta, options.checkpoint, not options.no_tuning)
+    scored = evaluate_runs(options)
     if len(scored.blend.runs) == 1:
         evaluate.save_oof(scored.blend, scored.evaluation, scored.tta)
     return scored
 
 
-def evaluate_runs(
-    runs: Sequence[Path], data: Path | None, tta: Tta | None, checkpoint: Checkpoint, tuned: bool
-) -> Scored:
-    """What runs are worth as one ensemble, out-of-fold; `tuned` with what `tune` fitted. Nothing is written."""
-    blend = load_oof_ensemble([load_run(folder) for folder in runs], data, checkpoint)
-    # a tuning is fitted on the cross-fitted epochs, and what it gains is measured on them
-    applied = apply_tuning([m.run for m in blend.runs], tta, tuned and checkpoint == "cross-fitted")
+def evaluate_runs(options: ScoreOptions | ReportOptions) -> Scored:
+    """Score runs as one ensemble, out-of-fold. Nothing is written."""
+    blend = load_oof_ensemble([load_run(folder) for folder in options.run], options.data, options.checkpoint)
+    tuned = not options.no_tuning and options.checkpoint == "cross-fitted"  # a tuning is fitted on these epochs
+    applied = apply_tuning([m.run for m in blend.runs], options.tta, tuned)
     evaluation = evaluate.evaluate(blend, applied)
     full = [m.name for m in blend.runs if any(job.trained for job in jobs_of(m.run, m.recipe.tasks, [FULL]))]
     notes = (*evaluation.notes, *(f"{name}: the full model is not part of the out-of-fold score" for name in full))

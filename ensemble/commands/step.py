@@ -45,7 +45,7 @@ class Step(Generic[Options, Result]):
         self.__signature__ = inspect.Signature(parameters)
 
     def __call__(self, *values: Any, observer: Observer = SILENT, **options: Any) -> Result:
-        return self.do(self.typed(*values, **options), observer)
+        return self.do(self.parse(*values, **options), observer)
 
     def command_line(self, options: Options) -> str:
         """The command that does the same, as it is typed: --run and all that is not at its default."""
@@ -59,8 +59,8 @@ class Step(Generic[Options, Result]):
                     words += [] if given is True else [f"{given:.12g}" if isinstance(given, float) else typed(given)]
         return " ".join(words)
 
-    def typed(self, *values: Any, **options: Any) -> Options:
-        """The options of a call.
+    def parse(self, *values: Any, **options: Any) -> Options:
+        """Validate the options of a call.
 
         Raises:
             TypeError: no such option, or one given twice, as in any call.

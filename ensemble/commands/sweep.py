@@ -25,7 +25,7 @@ from ensemble.commands.training import (
 from ensemble.evaluation.compare import Comparison, compare_recipes, records
 from ensemble.jobs.finished import once_each, reuse_among, unfinished
 from ensemble.jobs.spec import JobSpec, plan
-from ensemble.recipes.recipe_file import alike, bind_recipe, changed_recipe, differences, parse_recipe, run_recipe
+from ensemble.recipes.recipe_file import bind_recipe, changed_recipe, differences, parse_recipe, run_recipe, same_jobs
 from ensemble.recipes.schema import Recipe, shipped
 from folds.errors import MaskensError, refuse, typed
 from folds.files import json_text, safe_csv, write_text
@@ -80,10 +80,10 @@ def _refuse_paths(sweep: Sweep) -> None:
 
 @dataclass(frozen=True)
 class Swept:
-    """What became of a sweep."""
+    """The result of a sweep."""
 
     trained: int  # jobs
-    failed: Mapping[str, Failure]  # by what each is called
+    failed: Mapping[str, Failure]  # by run, task and fold: "quick-seed0 mask fold 1"
     comparison: Comparison | None  # None if there is no fold that all recipes have finished
     estimate: Estimate | None = None  # of a dry run, if a job is left to do
 
@@ -128,7 +128,7 @@ def plan_sweep(options: SweepOptions) -> tuple[Sweep, Run, TrainingPlan]:
 
 @contextlib.contextmanager
 def _noted(problems: list[str], where: str = "") -> Iterator[None]:
-    """Add what is wrong to the list, in place of raising it."""
+    """Append an error to the list instead of raising it."""
     try:
         yield
     except MaskensError as error:
@@ -136,7 +136,7 @@ def _noted(problems: list[str], where: str = "") -> Iterator[None]:
 
 
 def _base(before: Sweep | None, named: Path | None) -> Run:
-    """The run whose folds all others have: the one named, or one of the sweep's own."""
+    """The run whose folds the sweep uses: the one named, or one of the sweep's own."""
     first: Path = DEFAULT_RUNS[0]
     there = [run for pair in before.pairs if (run := find_run(before.run_folder(*pair)))] if before else []
     if before and not (named or there or find_run(first)):
@@ -151,7 +151,7 @@ def _base(before: Sweep | None, named: Path | None) -> Run:
 
 
 def _recipes(before: Sweep | None, options: SweepOptions, problems: list[str]) -> dict[str, Recipe]:
-    """Those that the sweep has and those that are named, by name."""
+    """The recipes of the sweep and those named with --recipe, by name."""
     asked, changes, weights = options.recipe or (), options.change or (), options.weights or ()
     kept = {name: parse_recipe(text, name) for name, text in (before.recipes if before else {}).items()}
     if not asked and (changes or weights or options.no_pretrained):
@@ -169,7 +169,7 @@ def _recipes(before: Sweep | None, options: SweepOptions, problems: list[str]) -
         with _noted(problems, f"--recipe {given}: "):
             recipe = changed_recipe(kept.get(name), given, changes, weights, not options.no_pretrained)
             recipe = recipe.model_copy(update={"name": name})
-            if before and name in kept and not alike(kept[name], recipe):
+            if before and name in kept and not same_jobs(kept[name], recipe):
                 runs = [find_run(before.run_folder(name, seed)) for seed in before.seeds]
                 refuse(
                     differences(kept[name], recipe)[:8] if any(run and run.jobs_on_disk() for run in runs) else [],
@@ -193,7 +193,7 @@ def _run_of(sweep: Sweep, base: Run, data: TrainData, seed: int, recipe: Recipe)
     faults += [f"its seed is {run.seed}"] if run.seed != seed else []
     faults += ["it has pseudo-labels"] if run.pseudo_record.exists() else []
     faults += ["it is a student, with soft targets"] if run.soft_record.exists() else []
-    if run.recipe_hash and run.jobs_on_disk() and not alike(theirs := run_recipe(run), recipe):
+    if run.recipe_hash and run.jobs_on_disk() and not same_jobs(theirs := run_recipe(run), recipe):
         faults += differences(theirs, recipe)[:8]
     refuse(faults, f"{folder} does not belong to this sweep", "Move it away, or choose another --out DIR")
     return run
@@ -229,9 +229,9 @@ def _print_matrix(sweep: Sweep, plan: TrainingPlan, observer: Observer) -> None:
 
 
 def _compare(options: SweepOptions) -> Comparison | None:
-    """Compare the recipes of a sweep as far as it has come, and write comparison.csv and .json into its folder; None if
-    there is no fold yet that all recipes have finished with the same seed. Raises MaskensError: no sweep there, or
-    files that don't belong together."""
+    """Compare the recipes of a sweep on the folds finished so far, and write comparison.csv and .json into its folder;
+    None if there is no fold yet that all recipes have finished with the same seed. Raises MaskensError: no sweep there,
+    or files that don't belong together."""
     out, tta, checkpoint = options.out, options.tta, options.checkpoint
     sweep = load_sweep(out)
     if sweep is None:
@@ -258,7 +258,7 @@ def _print(swept: Swept, options: SweepOptions, terminal: Terminal) -> None:
 
         terminal.print(scores_table(found))
         terminal.note(found.notes)
-        terminal.say(f"{comparison_line(found)} {options.checkpoint.capitalize()} epochs, views: {options.tta}.", "dim")
+        terminal.say(comparison_line(found, options.checkpoint, options.tta), "dim")
         terminal.say(f"saved: {options.out / 'comparison.csv'}; comparison.json also has the figures of each seed")
     else:
         terminal.say("nothing to compare yet: no fold is finished by all recipes with the same seed", "yellow")
@@ -272,7 +272,8 @@ def sweep(options: SweepOptions, observer: Observer) -> Swept:
         How many jobs were trained, which failed and why, and the comparison; of a dry run the estimate.
 
     Raises:
-        MaskensError: as `plan_sweep` and `training.carry_out`.
+        MaskensError: the sweep can't be trained (all reasons at once), another process trains one of the jobs, or the
+            disk is full.
     """
     if options.compare:
         return Swept(0, {}, _compare(options))

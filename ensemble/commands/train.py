@@ -32,14 +32,7 @@ from ensemble.models.engine import installed_engines
 from ensemble.models.kept_graphs import KeptGraph
 from ensemble.recipes.recipe_file import bind_recipe, run_recipe
 from ensemble.recipes.schema import soft_f1_warnings
-from ensemble.training.deadline import (
-    Deadline,
-    Timetable,
-    describe_folds,
-    find_deadline,
-    save_deadline,
-    trained_epochs,
-)
+from ensemble.training.deadline import Deadline, Timetable, describe_folds, find_deadline, save_deadline, trained_epochs
 from folds.errors import MaskensError, typed
 from folds.layout import find_eval
 from folds.people import PhotoSet
@@ -53,7 +46,7 @@ PSEUDO_MIN_P = 0.95
 
 
 def plan_training(options: TrainOptions) -> TrainingPlan:
-    """Check all that a training needs, and list its jobs. Raises MaskensError: everything that would fail later, all at
+    """Check what training needs, and list its jobs. Raises MaskensError: everything that would fail later, all at
     once."""
     run = load_run(options.run[0])
     data, folds = load_data(run, options.data)
@@ -75,8 +68,8 @@ def plan_training(options: TrainOptions) -> TrainingPlan:
 
 
 def choose_pseudo_labels(run: Run, root: Path, teacher: Path | None, least: float | None) -> PseudoLabels | None:
-    """Pseudo-labels by the run `teacher`, of the probability `least` or more; without one those that the run keeps.
-    Raises MaskensError: others than those that the run's jobs were trained on."""
+    """Pseudo-labels by the run `teacher` with a probability of `least` or more; without a teacher, the run's own.
+    Raises MaskensError: the run's jobs were trained on other pseudo-labels."""
     kept = soft_targets.load_pseudo_labels(run, root)
     if teacher is None:
         if least is not None:
@@ -97,15 +90,15 @@ def choose_pseudo_labels(run: Run, root: Path, teacher: Path | None, least: floa
 
 
 def reuse_finished(plan: TrainingPlan, source: Run) -> tuple[TrainingPlan, int]:
-    """Copy the jobs that another run has finished alike; returns (what is left, how many were copied)."""
+    """Copy the same jobs that another run has finished; returns (the plan of what is left, how many were copied)."""
     bind_recipe(plan.run, plan.recipe)
     copied = reuse_jobs(plan.todo, source)
     return dataclasses.replace(plan, todo=tuple(unfinished(plan.todo))), copied
 
 
 def make_timetable(plan: TrainingPlan, deadline: Deadline, estimate: Estimate, starting: float) -> Timetable:
-    """Of the jobs of one run that are left to do; `starting` are the seconds that this command took to start, as later
-    ones will. Raises MaskensError: eval photos that can't be predicted."""
+    """The timetable of a run's jobs that are left to do. `starting`: seconds that this command took to start; `infer`
+    is expected to take as long. Raises MaskensError: eval photos can't be predicted."""
     from ensemble.training.cost import job_times, prediction_time
 
     root = plan.data.root
@@ -119,7 +112,7 @@ def make_timetable(plan: TrainingPlan, deadline: Deadline, estimate: Estimate, s
 
 
 def refuse_too_short(timetable: Timetable, hours: float, began: float) -> None:
-    """Raise MaskensError if so many hours from `began`, in seconds since 1970, are too few for a single fold."""
+    """Raise MaskensError if `hours` from `began`, in seconds since 1970, are too few for a single fold."""
     from ensemble.reporting.tables import time_text
 
     if not timetable.too_short:
@@ -151,7 +144,8 @@ def train(options: TrainOptions, observer: Observer) -> Trained:
         How many jobs were trained, which failed and why; of a dry run the estimate.
 
     Raises:
-        MaskensError: as `plan_training` and `carry_out`; too few hours for one epoch of one fold.
+        MaskensError: the training can't begin (all reasons at once), too few hours for one epoch of one fold, another
+            process trains one of the jobs, or the disk is full.
     """
     began = time.time()
     if options.graphs and installed_engines() == ["torch"]:
@@ -166,9 +160,8 @@ def keep_graphs_of(run: Run, observer: Observer) -> None:
     """Keep the graphs of the run's finished models that have none."""
     from ensemble.models.engine_choice import keep_graphs
 
-    jobs = [
-        job for job in jobs_of(run, run_recipe(run).tasks, [*range(run.k), FULL]) if job.complete and not job.unfinished
-    ]
+    every = jobs_of(run, run_recipe(run).tasks, [*range(run.k), FULL])
+    jobs = [job for job in every if job.complete and not job.unfinished]
     models = [KeptGraph(job.model, job.verified_sha256(MODEL), read_card(job.model)) for job in jobs]
     with observer.progress() as on_progress:
         notes = keep_graphs(models, Hardware("cpu", None).job_threads, partial(on_progress, "keeping graphs"))
@@ -176,7 +169,7 @@ def keep_graphs_of(run: Run, observer: Observer) -> None:
 
 
 def train_from(began: float, options: TrainOptions, observer: Observer) -> Trained:
-    """As `train`. Its hours count from `began`, in seconds since 1970."""
+    """Train; --hours counts from `began`, in seconds since 1970."""
     entered = time.time()
     plan = plan_training(options)
     return train_planned(plan, options, began, time.time() - entered, observer)
@@ -185,11 +178,11 @@ def train_from(began: float, options: TrainOptions, observer: Observer) -> Train
 def train_planned(
     plan: TrainingPlan, options: TrainOptions, began: float, starting: float, observer: Observer
 ) -> Trained:
-    """As `train`, of jobs that are checked.
+    """Train jobs that are checked.
 
     Args:
-        began: in seconds since 1970; hours count from it.
-        starting: as of `make_timetable`.
+        began: when --hours began, in seconds since 1970.
+        starting: seconds that this command took to start.
     """
     announce(plan, observer)
     plan = skip_bad_photos(plan, observer, write=not options.dry_run)
@@ -216,8 +209,8 @@ def train_planned(
 def _train_until(
     plan: TrainingPlan, options: TrainOptions, hours: float, began: float, starting: float, observer: Observer
 ) -> Trained:
-    """As `train_planned`, until a deadline: that of the run if it is of as many hours, else so many hours after
-    `began`."""
+    """Train until a deadline: the run's own if that was set with the same --hours, else `hours` after `began`. The
+    arguments of `train_planned`."""
     before = None if options.restart else find_deadline(plan.run, hours)
     deadline = before or Deadline.after(hours, began)
     estimate = timetable = None

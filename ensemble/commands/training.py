@@ -63,21 +63,19 @@ class TrainingPlan:
 
     @property
     def queue(self) -> list[JobSpec]:
-        """The jobs to train: of those that come out the same in several runs the first."""
+        """The jobs to train; of jobs that are the same in several runs, the first."""
         return once_each(self.todo)[0]
 
     @property
     def skipped(self) -> list[str]:
         """A warning, if photos are skipped."""
-        if not self.data.skipped:
-            return []
-        words = count_skipped(self.data.skipped, len(self.data.files))
-        return [f"{words}: {describe_skipped(self.data.skipped)}. {self.run.skipped_file} lists them all"]
+        skipped = self.data.skipped
+        words = f"{count_skipped(skipped, len(self.data.files))}: {describe_skipped(skipped)}"
+        return [f"{words}. {self.run.skipped_file} lists them all"] if skipped else []
 
-    def with_jobs(self, change: Callable[[JobSpec], JobSpec], **more: object) -> TrainingPlan:
-        """The plan with each job changed so, and other fields as given."""
-        jobs, todo = (tuple(map(change, specs)) for specs in (self.jobs, self.todo))
-        return dataclasses.replace(self, jobs=jobs, todo=todo, **more)  # type: ignore[arg-type]
+    def with_jobs(self, change: Callable[[JobSpec], JobSpec]) -> TrainingPlan:
+        """A copy with each job changed."""
+        return dataclasses.replace(self, jobs=tuple(map(change, self.jobs)), todo=tuple(map(change, self.todo)))
 
     def estimate(self, observer: Observer = SILENT) -> Estimate | None:
         """Time, memory and disk, from a short probe that leaves nothing behind; None if there is nothing to do."""
@@ -92,13 +90,13 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class Trained:
-    """What became of a plan."""
+    """The result of a training of one run."""
 
     run: Run
     trained: int  # jobs
     failed: Mapping[tuple[str, int], Failure]  # by (task, fold)
     estimate: Estimate | None = None  # of a dry run, if a job is left to do
-    cut: str = ""  # what a deadline left out: folds with fewer epochs than the recipe's, and those not begun
+    cut: str = ""  # by a deadline: folds with fewer epochs than the recipe's, and those not begun
 
 
 def plan_jobs(
@@ -111,12 +109,15 @@ def plan_jobs(
     pseudo: PseudoLabels | None = None,
     soft: SoftTargets | None = None,
 ) -> TrainingPlan:
-    """As `plan_training`, of a run that need not be written yet.
+    """Check what training needs, and list the jobs of a run that need not be written yet.
 
     Args:
         folds: int64 (people,).
-        start: a run whose recipe is the start where neither the run nor the options have one.
+        start: the run whose recipe is taken where neither the run nor the options have one.
         soft: targets in place of the labels.
+
+    Raises:
+        MaskensError: everything that would fail later, all at once.
     """
     chosen = parse_folds(options.fold, run.k)
     changes, weights = options.change or (), options.weights or ()
@@ -136,8 +137,8 @@ def plan_jobs(
 
 
 def check_full(run: Run, recipe: Recipe, tasks: Sequence[str], chosen: Sequence[int], extra_targets: str) -> None:
-    """Raises MaskensError: the model on everybody can't be trained from what the run is trained on, or no fold says for
-    how many epochs. `extra_targets` are soft targets, pseudo-labels or "" for labels alone."""
+    """Raise MaskensError if the model on everybody can't be trained: its targets or initial weights are those of single
+    folds, or no finished fold gives its number of epochs. `extra_targets`: soft targets, pseudo-labels or ""."""
     if extra_targets:
         raise MaskensError(
             f"--fold full: {extra_targets} exist for single folds only, made by models that never saw the fold's "
@@ -157,7 +158,7 @@ def check_full(run: Run, recipe: Recipe, tasks: Sequence[str], chosen: Sequence[
 
 
 def other_epochs(jobs: Sequence[JobSpec]) -> list[str]:
-    """A warning of each finished model on everybody for which the folds would now name another number of epochs."""
+    """A warning for each finished model on everybody whose number of epochs is no longer that of the folds."""
     found = []
     for spec in jobs:
         if spec.fold == FULL and is_done(spec) and (trained := spec.job.status().epoch) != job_epochs(spec):
@@ -169,7 +170,7 @@ def other_epochs(jobs: Sequence[JobSpec]) -> list[str]:
 
 
 def hardware_and_trackers(options: Training) -> tuple[Hardware, tuple[str, ...]]:
-    """Where the jobs run and what logs them. Raises MaskensError: either can't be had."""
+    """Where the jobs run and what logs them. Raises MaskensError: either is not available."""
     from ensemble.training.tracking import check_trackers
 
     trackers = tuple(dict.fromkeys(options.track or ()))
@@ -181,7 +182,7 @@ def hardware_and_trackers(options: Training) -> tuple[Hardware, tuple[str, ...]]
 def check_jobs(
     jobs: Sequence[JobSpec], data: TrainData, folds: IntArray, device: str, hardware: Hardware, restart: bool = False
 ) -> tuple[list[JobSpec], list[str]]:
-    """(the jobs that are not finished, warnings), of jobs with one recipe.
+    """Check jobs with one recipe; returns (those that are not finished, warnings).
 
     Args:
         folds: int64 (people,).
@@ -215,10 +216,10 @@ def announce(plan: TrainingPlan, observer: Observer) -> None:
 
 
 def skip_bad_photos(plan: TrainingPlan, observer: Observer = SILENT, write: bool = True) -> TrainingPlan:
-    """The plan without photos that can't be read, if that was asked for and a job is left to do. Comes before another
-    run's jobs are copied: whether they are the same depends on it. Only with `write` it fills the cache and stores the
-    list in the runs. Raises MaskensError: a run has models that were trained on photos that can't be read now, jobs
-    have no training photos, or a full disk."""
+    """The plan without unreadable photos, if --skip-bad-photos is given and a job is left to do. To be called before
+    another run's jobs are copied, as they are identified by the photos skipped. Only with `write` it fills the cache
+    and stores the list in the runs. Raises MaskensError: a run has models that were trained on photos that can't be
+    read now, jobs have no training photos, or the disk is full."""
     if not (plan.options.skip_bad_photos and plan.todo):
         return plan
     from ensemble.training.preflight import remember_skipped, skip_unreadable_photos
@@ -238,7 +239,7 @@ def skip_bad_photos(plan: TrainingPlan, observer: Observer = SILENT, write: bool
     def knowing(spec: JobSpec) -> JobSpec:
         return dataclasses.replace(spec, run=dataclasses.replace(spec.run, skipped_hash=known.skipped_hash))
 
-    return plan.with_jobs(knowing, data=data)
+    return dataclasses.replace(plan.with_jobs(knowing), data=data)
 
 
 def carry_out(
@@ -254,15 +255,15 @@ def carry_out(
 
     Args:
         yes: don't ask.
-        begin: writes what the jobs need; returns the plan with what is left then.
+        begin: writes what the jobs need; returns the plan of what is left to do.
         timetable: of the jobs of one run that has a deadline.
 
     Returns:
         (the plan that was begun, each job that failed and why).
 
     Raises:
-        MaskensError: a photo that can't be read, a full disk; another process is at one of the jobs.
-        Stopped: by Ctrl-C or SIGTERM, once the jobs under way have saved.
+        MaskensError: a photo can't be read, the disk is full, another process trains one of the jobs.
+        Stopped: by Ctrl-C or SIGTERM, once the running jobs have saved.
     """
     from ensemble.training import queue
     from ensemble.training.cost import long_training
@@ -302,8 +303,7 @@ def train_run(
     begin: Callable[[TrainingPlan], TrainingPlan] | None = None,
     timetable: Timetable | None = None,
 ) -> Trained:
-    """As `carry_out`, for the jobs of one run."""
-
+    """Train the jobs of one run by `carry_out`; its arguments and errors."""
     from ensemble.training.tracking import where_to_look
 
     def begin_training(plan: TrainingPlan) -> TrainingPlan:
@@ -334,7 +334,7 @@ def print_estimate(estimate: Estimate | None, terminal: Terminal) -> None:
 
 
 def exit_if_failed(failed: Mapping[str, Failure], trained: int) -> None:
-    """End with exit code 1 or 2 if a job, by its name, failed, and so many others were trained."""
+    """If jobs failed, print why and exit with 1 if one crashed, else with 2. `trained` is how many did not fail."""
     if failed:
         lines = [f"  - {name}: {failure.message}" for name, failure in failed.items()]
         crashed = any(failure.crashed for failure in failed.values())
@@ -343,6 +343,6 @@ def exit_if_failed(failed: Mapping[str, Failure], trained: int) -> None:
 
 
 def print_trained(done: Trained, terminal: Terminal) -> None:
-    """As `print_estimate` and `exit_if_failed`, of the jobs of one run."""
+    """Print the result of a training of one run; exit with 1 or 2 if a job failed."""
     print_estimate(done.estimate, terminal)
     exit_if_failed({f"{task} {fold_name(fold)}": why for (task, fold), why in done.failed.items()}, done.trained)

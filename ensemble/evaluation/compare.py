@@ -77,19 +77,15 @@ def compare_runs(folders: Sequence[Path], data_folder: Path | None, tta: Tta, ch
     return _compare(runs, data_folder, tta, checkpoint)
 
 
-Runs = Mapping[tuple[str, int], Run]
-"""(recipe, seed) -> run, all on the same folds."""
-
-
 def compare_recipes(
-    runs: Runs,
+    runs: Mapping[tuple[str, int], Run],
     data_folder: Path | None = None,
     tta: Tta = "flip",
     checkpoint: Checkpoint = "cross-fitted",
 ) -> Comparison | None:
     """Compare recipes with the first one, on the folds and seeds that all of them have finished; None if there is no
-    fold yet that all recipes have finished with the same seed. Raises MaskensError: files that don't belong
-    together."""
+    fold yet that all recipes have finished with the same seed. `runs` maps (recipe, seed) to a run; all have the same
+    folds. Raises MaskensError: files that don't belong together."""
     finished = {pair: whole_folds(run)[0] if run.recipe_hash else [] for pair, run in runs.items()}
     named = list(dict.fromkeys(recipe for recipe, _ in runs))
     recipes = [r for r in named if any(folds for (recipe, _), folds in finished.items() if recipe == r)]

@@ -326,7 +326,7 @@ def resolve_recipe(
     before = run_recipe(run) if run.recipe_hash else None
     start = before or (run_recipe(like) if like else None)
     recipe = changed_recipe(start, named, changes, weights, pretrained)
-    if before is not None and not alike(before, recipe) and run.jobs_on_disk():
+    if before is not None and not same_jobs(before, recipe) and run.jobs_on_disk():
         refuse(
             differences(before, recipe)[:8],
             f"{run.folder} has models of the recipe '{before.name}', and this one differs",
@@ -354,8 +354,8 @@ def changed_recipe(
     return with_weights(recipe, weights, pretrained)
 
 
-def alike(a: Recipe, b: Recipe) -> bool:
-    """Whether jobs of both leave the same."""
+def same_jobs(a: Recipe, b: Recipe) -> bool:
+    """Whether both recipes train the same models and keep the same out-of-fold views."""
     return (a.hash, a.oof_views) == (b.hash, b.oof_views)
 
 

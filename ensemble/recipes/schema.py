@@ -237,10 +237,7 @@ def _kind(entry: Any) -> Literal["Transform", "SomeOf"]:
     return "SomeOf" if draws else "Transform"
 
 
-Entry = Annotated[
-    Annotated[Transform, Tag("Transform")] | Annotated[SomeOf, Tag("SomeOf")],
-    Discriminator(_kind),
-]
+Entry = Annotated[Annotated[Transform, Tag("Transform")] | Annotated[SomeOf, Tag("SomeOf")], Discriminator(_kind)]
 """An entry of `augment`."""
 
 ENTRIES: dict[str, type[Strict]] = {"Transform": Transform, "SomeOf": SomeOf}

@@ -263,16 +263,18 @@ def matrix_table(title: str, rows: Mapping[str, Sequence[int]]) -> Table:
     return table
 
 
-def comparison_line(comparison: Comparison) -> str:
+def comparison_line(comparison: Comparison, checkpoint: str, tta: str) -> str:
     """What was compared, and how to read it."""
     seeds, folds = (", ".join(map(str, numbers)) for numbers in (comparison.seeds, comparison.folds))
-    lines = [f"{comparison.photos} photos of {comparison.people} people, folds {folds}, seeds {seeds}."]
+    trained = f", folds {folds}, seeds {seeds}" if seeds else ""
+    lines = [f"{comparison.photos} photos of {comparison.people} people{trained}."]
+    lines.append(f"{checkpoint.capitalize()} epochs, views: {tta}.")
     if len(comparison.seeds) > 1:
         lines.append("Mean ± standard deviation over seeds. Intervals (95 %) are over people and seeds.")
     else:
-        lines.append("Intervals (95 %) are over people, of one seed: another one moves scores too.")
+        lines.append("Intervals (95 %) are over people, for one seed: another seed moves scores too.")
     if len(comparison.scores) > 1:
-        lines.append("Within noise: the interval holds 0. 1 of 20 differences looks real by chance.")
+        lines.append("Within noise: the interval of the difference holds 0. 1 of 20 differences looks real by chance.")
     return " ".join(lines)
 
 

@@ -74,7 +74,7 @@ def test_only_warnings_are_printed_as_such(monkeypatch: pytest.MonkeyPatch, caps
     server = Server(
         app=print, url="", used="", warnings=("fold 3 is missing",), notes=(engine,), opened=socket.socket()
     )
-    serve.show(server, serve.typed(), Terminal())
+    serve.show(server, serve.parse(), Terminal())
     server.opened.close()
     assert capsys.readouterr().out.splitlines()[:2] == ["warning: fold 3 is missing", engine]
 

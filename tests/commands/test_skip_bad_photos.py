@@ -115,7 +115,7 @@ def test_before_there_are_models_the_list_follows_the_photos(bad: list[str], dat
     from ensemble.commands.train import plan_training
     from ensemble.commands.training import skip_bad_photos
 
-    options = ensemble.train.typed(RUN, recipe="mine.toml", skip_bad_photos=True, device="cpu")
+    options = ensemble.train.parse(RUN, recipe="mine.toml", skip_bad_photos=True, device="cpu")
     plan = skip_bad_photos(plan_training(options))
     assert sorted(plan.data.skipped) == bad
     assert load_run(RUN).skipped_hash == plan.run.skipped_hash == plan.todo[0].run.skipped_hash != ""

@@ -79,7 +79,7 @@ def student_options(root: Path) -> dict[str, Any]:
 
 def planned(root: Path, out: Path, *teachers: Path, **more: object) -> DistilPlan:
     options = student_options(root) | {"out": out} | more
-    return plan_distillation(ensemble.distil.typed(teachers or root / "teacher", **options))
+    return plan_distillation(ensemble.distil.parse(teachers or root / "teacher", **options))
 
 
 def lessons(training: TrainingPlan, fold: int) -> TrainingSet:
@@ -270,7 +270,7 @@ def test_one_fold_is_a_model_and_the_others_may_follow(root: Path, student: Path
     kept, whole = (read_soft_targets(load_run(run)) for run in (out, student))
     assert kept and whole and kept.fold_hash(0) == whole.fold_hash(0)
     begin_student(plan)
-    assert [spec.fold for spec in plan_training(ensemble.train.typed(out, **CPU)).todo] == [1]
+    assert [spec.fold for spec in plan_training(ensemble.train.parse(out, **CPU)).todo] == [1]
 
 
 def test_a_fold_whose_teacher_was_trained_again_since_is_taught_again_or_refused(root: Path, tmp_path: Path) -> None:
@@ -295,7 +295,7 @@ def test_jobs_that_learned_otherwise_do_not_mix(root: Path, student: Path, tmp_p
         data=root / "data", run=tmp_path / "plain", folds_file=root / "teacher" / "folds.csv", seed=1
     )
     training = student_options(root) | {"change": "tasks.heads.epochs=1", "reuse": student}
-    plan, copied = reuse_finished(plan_training(ensemble.train.typed(plain.run.folder, **training)), load_run(student))
+    plan, copied = reuse_finished(plan_training(ensemble.train.parse(plain.run.folder, **training)), load_run(student))
     assert (copied, len(plan.todo)) == (0, 2)
     (plain.run.job_folder("heads", 0)).mkdir(parents=True)
     (plain.run.job_folder("heads", 0) / "job.json").touch()
@@ -362,10 +362,10 @@ def test_label_fixes_and_recipe_are_the_teachers(root: Path, tmp_path: Path, mon
     teacher = load_run(tmp_path / "fixed")
     assert teacher.fixes_hash
     monkeypatch.chdir(teacher.folder)
-    plan = plan_distillation(ensemble.distil.typed(".", data=root / "data", **CPU))
+    plan = plan_distillation(ensemble.distil.parse(".", data=root / "data", **CPU))
     assert plan.training.run.folder.resolve() == (tmp_path / "fixed-student").resolve()
     assert plan.training.recipe.tasks.keys() == {"class18"}
     begin_student(plan)
-    again = plan_training(ensemble.train.typed(plan.training.run.folder, **student_options(root)))
+    again = plan_training(ensemble.train.parse(plan.training.run.folder, **student_options(root)))
     assert again.run.fixes_hash == teacher.fixes_hash
     assert again.soft and again.soft.hash == plan.soft.hash

@@ -63,7 +63,7 @@ def options(source: Path, **more: object) -> dict[str, Any]:
 
 
 def planned(run: Path, source: Path, min_p: float = 0.51, **more: object) -> TrainingPlan:
-    return plan_training(ensemble.train.typed(run, **options(source, pseudo=source, pseudo_min_p=min_p, **more)))
+    return plan_training(ensemble.train.parse(run, **options(source, pseudo=source, pseudo_min_p=min_p, **more)))
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_others_are_refused_once_there_are_models(source: Path, learned: Path, t
 
 def test_jobs_with_and_without_are_not_taken_over_for_each_other(source: Path, learned: Path, tmp_path: Path) -> None:
     plain = new_run(source, tmp_path / "plain")
-    plan = plan_training(ensemble.train.typed(plain, **options(source, reuse=learned)))
+    plan = plan_training(ensemble.train.parse(plain, **options(source, reuse=learned)))
     plan, copied = reuse_finished(plan, load_run(learned))
     assert (copied, len(plan.todo)) == (0, 2)
     again = new_run(source, tmp_path / "again")
