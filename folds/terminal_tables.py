@@ -71,6 +71,7 @@ def folds_table(data: TrainData, folds: IntArray, k: int) -> WideOrNarrow:
     """People per stratum and photos per class, a column a fold."""
     people = people_per_stratum_and_fold(data, folds, k)
     photos = photos_per_class_and_fold(data, folds, k)
+    labelled = "photos with all labels" if (data.classes[data.scored] == UNKNOWN).any() else "photos"
 
     def table(wide: bool) -> Table:
         made = table_of_classes("people and photos per class and fold", *fold_columns(k, wide), "all")
@@ -86,12 +87,7 @@ def folds_table(data: TrainData, folds: IntArray, k: int) -> WideOrNarrow:
         for number, (name, row) in enumerate(zip(CLASS_NAMES, photos, strict=True)):
             add(str(number), name, row)
         made.add_section()
-        add(
-            "",
-            "photos with all labels" if (data.classes[data.scored] == UNKNOWN).any() else "photos",
-            photos.sum(axis=0),
-            "bold",
-        )
+        add("", labelled, photos.sum(axis=0), "bold")
         return made
 
     return WideOrNarrow(table)

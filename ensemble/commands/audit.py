@@ -65,10 +65,10 @@ def audit(options: AuditOptions, observer: Observer) -> Audited:
     run, workers = load_run(options.run[0]), options.workers or -1
     folder = options.out or run.folder / "audit"
     refuse_to_replace(folder)
-    blend = load_oof_ensemble([run], options.data, options.checkpoint)
-    data, decision = blend.data, blend.decide(blend.plain(options.tta))
-    suspects = auditing.audit(data, blend.rows, decision.log_probabilities, options.field or tuple(FIELDS))
-    note = "; ".join(blend.notes)
+    oof = load_oof_ensemble([run], options.data, options.checkpoint)
+    data, decision = oof.data, oof.decide(oof.plain(options.tta))
+    suspects = auditing.audit(data, oof.rows, decision.log_probabilities, options.field or tuple(FIELDS))
+    note = "; ".join(oof.notes)
     with observer.progress() as on_progress:
         candidates = portrait_candidates(data, workers, partial(on_progress, "looking for people with two ids"))
         with replacing_folder(folder) as build:

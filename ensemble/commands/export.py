@@ -58,19 +58,12 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
     from ensemble.models.engine_choice import keep_graphs  # imports torch, once nothing else is wrong
     from ensemble.prediction.export import export as export_ensemble
 
-    threads = Hardware("cpu", None).job_threads
+    (ensemble,), fitted, threads = chosen.ensembles, chosen.fitted, Hardware("cpu", None).job_threads
     with observer.progress() as on_progress:
+        progress = partial(on_progress, "exporting")
         done = export_ensemble(
-            chosen.ensembles[0],
-            photos,
-            folder,
-            chosen.fitted.views,
-            chosen.fitted.offsets,
-            options.photos,
-            options.tolerance,
-            threads,
-            partial(on_progress, "exporting"),
+            ensemble, photos, folder, fitted.views, fitted.offsets, options.photos, options.tolerance, threads, progress
         )
-        models = [] if options.no_graphs else kept_graphs(chosen.ensembles[0].members)
+        models = [] if options.no_graphs else kept_graphs(ensemble.members)
         graphs = keep_graphs(models, threads, partial(on_progress, "keeping graphs"))
     return Exported(done, folder, chosen.description, chosen.notes, tuple(graphs))

@@ -54,7 +54,7 @@ class Inferred:
     check: SubmissionCheck
     path: Path
     earlier: Path | None  # where an earlier CSV is kept
-    notes: tuple[str, ...]  # what was out of the ordinary
+    notes: tuple[str, ...]  # on the models and the inference
     skipped: Mapping[str, str]  # ImageID -> why, of photos that could not be read
     warnings: tuple[str, ...]
 
@@ -74,8 +74,8 @@ def _print(done: Inferred | InferenceEstimate, options: InferOptions, terminal: 
 
 
 def is_current(run: Run, data: EvalData, chosen: ChosenEnsembles) -> bool:
-    """Whether a run's submission is what `infer` would write anew: decided jointly, by these models, with these views
-    and this tuning, for these photos. What is missing or damaged is not."""
+    """Whether a run's submission is what `infer` would write: decided jointly, by these models, with these views and
+    this tuning, for these photos. A missing or damaged one is not."""
     (ensemble,) = chosen.ensembles
     try:
         read = read_logits(run.eval_file)
@@ -84,21 +84,17 @@ def is_current(run: Run, data: EvalData, chosen: ChosenEnsembles) -> bool:
     except Exception:  # whatever a damaged file raises
         return False
     models = {task: ensemble.folds(task) for task in ensemble.targets}
+    moved = {"runs": {"__all__": {"run"}}}  # the runs' folders may have been moved
     return (
         (record["fingerprint"], record["rule"], record["folds"]) == (data.photos.fingerprint, "joint", models)
-        and unnamed(fitted) == unnamed(chosen.fitted)
+        and fitted.model_dump(exclude=moved) == chosen.fitted.model_dump(exclude=moved)
         and answered == ids
         and np.array_equal(answers, classes)
     )
 
 
-def unnamed(fitted: DecisionParams) -> DecisionParams:
-    """The same without the runs' folders, which may have been moved."""
-    return fitted.with_runs([{"run": ""} for _ in fitted.runs])
-
-
 def _to_predict(run: Run, options: InferOptions) -> tuple[EvalData, Path, tuple[str, ...]]:
-    """The photos to predict, the table that lists them, a row each, and notes."""
+    """(the photos to predict, the table that lists them, notes)."""
     if not options.photos:
         root = run.data_folder(options.data)
         if run.photos and not options.data and not (root / EVAL).exists():
@@ -161,13 +157,12 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | InferenceEsti
             raise MaskensError(f"{budget.option} needs a single process: drop --jobs and --backend.")
         check_budget(budget, ensembles, rule, person is not None)
     early_exit = (budget or not options.no_early_exit) and rule == "joint" and person is None
+    graphs = not options.no_graphs
     settings = InferenceSettings(
         tta=fitted.views,
         hardware=hardware,
         cache=cache_folder(options.cache, runs[0].folder),
-        engine=engine_options(
-            options.engine, options.precision, options.compile, hardware.device, not options.no_graphs
-        ),
+        engine=engine_options(options.engine, options.precision, options.compile, hardware.device, graphs),
         early_exit=fitted if early_exit else None,
         budget=budget,
         partial=logits_file.with_suffix(".partial.npz"),

@@ -83,16 +83,9 @@ def predict(options: PredictOptions, observer: Observer) -> Predicted:
     hardware = choose_hardware(options.device, options.workers)
     engine = engine_options(options.engine, device=hardware.device, graphs=not options.no_graphs)
     with observer.progress() as on_progress:
-        predicting = partial(on_progress, "predicting")
+        skip, predicting = options.skip_bad_photos, partial(on_progress, "predicting")
         records, skipped, notes = predict_files(
-            chosen.ensembles,
-            chosen.fitted,
-            photos,
-            hardware,
-            chosen.aspect,
-            options.skip_bad_photos,
-            predicting,
-            engine,
+            chosen.ensembles, chosen.fitted, photos, hardware, chosen.aspect, skip, predicting, engine
         )
     earlier = None
     if out:

@@ -49,5 +49,5 @@ def report(options: ReportOptions, observer: Observer) -> Reported:
     replaced = path.exists()
     with observer.progress() as on_progress:
         opened = partial(on_progress, "opening photos")
-        write_report(path, scored.blend, scored.evaluation, options.photos, options.workers or -1, opened)
+        write_report(path, scored.oof, scored.evaluation, options.photos, options.workers or -1, opened)
     return Reported(scored, path, replaced)

@@ -30,12 +30,9 @@ def sample(options: SampleOptions, observer: Observer) -> SampleSummary:
     width, _, height = options.size.lower().partition("x")
     if not (width.isdecimal() and height.isdecimal()):
         raise MaskensError(f"--size {options.size}: write width and height in pixels, like 384x512.")
+    size, jobs = (int(width), int(height)), options.workers or -1
     with observer.progress() as on_progress:
+        drawing = partial(on_progress, "drawing")
         return write_sample(
-            options.folder,
-            options.people,
-            size=(int(width), int(height)),
-            seed=options.seed,
-            jobs=options.workers or -1,
-            on_progress=partial(on_progress, "drawing"),
+            options.folder, options.people, size=size, seed=options.seed, jobs=jobs, on_progress=drawing
         )

@@ -27,14 +27,14 @@ from folds.run_folder import file_of, load_run
 class Scored:
     """An ensemble and its out-of-fold scores."""
 
-    blend: OofEnsemble
+    oof: OofEnsemble
     evaluation: Evaluation
     tta: TtaSet  # the views it uses
 
     @property
     def runs(self) -> list[str]:
         """Their folders."""
-        return [member.name for member in self.blend.runs]
+        return [member.name for member in self.oof.runs]
 
 
 def _print(done: Scored | tuple[SubmissionScore, ...], options: ScoreOptions, terminal: Terminal) -> None:
@@ -80,17 +80,17 @@ def score(options: ScoreOptions, observer: Observer) -> Scored | tuple[Submissio
         files = options.submission or [file_of(runs, lambda run: run.submission_file)]
         return evaluate.score_submissions(options.truth, files, options.person_column)
     scored = evaluate_runs(options)
-    if len(scored.blend.runs) == 1:
-        evaluate.save_oof(scored.blend, scored.evaluation, scored.tta)
+    if len(scored.oof.runs) == 1:
+        evaluate.save_oof(scored.oof, scored.evaluation, scored.tta)
     return scored
 
 
 def evaluate_runs(options: ScoreOptions | ReportOptions) -> Scored:
     """Score runs as one ensemble, out-of-fold. Nothing is written."""
-    blend = load_oof_ensemble([load_run(folder) for folder in options.run], options.data, options.checkpoint)
+    oof = load_oof_ensemble([load_run(folder) for folder in options.run], options.data, options.checkpoint)
     tuned = not options.no_tuning and options.checkpoint == "cross-fitted"  # a tuning is fitted on these epochs
-    applied = apply_tuning([m.run for m in blend.runs], options.tta, tuned)
-    evaluation = evaluate.evaluate(blend, applied)
-    full = [m.name for m in blend.runs if any(job.trained for job in jobs_of(m.run, m.recipe.tasks, [FULL]))]
+    applied = apply_tuning([m.run for m in oof.runs], options.tta, tuned)
+    evaluation = evaluate.evaluate(oof, applied)
+    full = [m.name for m in oof.runs if any(job.trained for job in jobs_of(m.run, m.recipe.tasks, [FULL]))]
     notes = (*evaluation.notes, *(f"{name}: the full model is not part of the out-of-fold score" for name in full))
-    return Scored(blend, dataclasses.replace(evaluation, notes=notes), applied.fitted.views)
+    return Scored(oof, dataclasses.replace(evaluation, notes=notes), applied.fitted.views)

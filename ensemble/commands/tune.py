@@ -47,13 +47,13 @@ def tune(options: TuneOptions, observer: Observer) -> Tuned:
     if options.blend and len(runs) == 1:
         raise MaskensError("--blend weighs several runs: --run A --run B --blend.")
     asked = {*(options.step or StepChoice), *(["weights"] * options.blend)}
-    blend = load_oof_ensemble(runs, options.data, "cross-fitted")
-    path = runs[0].folder / tuning_file([member.untuned for member in blend.runs])
+    oof = load_oof_ensemble(runs, options.data, "cross-fitted")
+    path = runs[0].folder / tuning_file([member.untuned for member in oof.runs])
     must_be_writable(path)
     chosen = [s for s in fitting.STEPS if s in asked]
     with observer.progress() as on_progress:
-        tuning, nested = fitting.tune(blend, chosen, options.force, on_step=partial(on_progress, "fitting"))
-    earlier = save_tuning(path, tuning, [blend.data.files[i] for i in blend.rows], nested)
-    improper = [task for member in blend.runs for task in member.recipe.soft_f1_tasks if "temperatures" in chosen]
+        tuning, nested = fitting.tune(oof, chosen, options.force, on_step=partial(on_progress, "fitting"))
+    earlier = save_tuning(path, tuning, [oof.data.files[i] for i in oof.rows], nested)
+    improper = [task for member in oof.runs for task in member.recipe.soft_f1_tasks if "temperatures" in chosen]
     warned = soft_f1_warnings(improper, "a temperature corrects its probabilities on average only")
-    return Tuned(tuning, path, earlier, (*blend.notes, *warned))
+    return Tuned(tuning, path, earlier, (*oof.notes, *warned))

@@ -1,3 +1,1 @@
-"""What an ensemble is worth on people never seen in training, which labels its models doubt, and whether a run is
-intact. No torch.
-"""
+"""Scores on people not seen in training, comparisons, likely label errors, and whether a run is intact. No torch."""

@@ -1,4 +1,4 @@
-"""Likely label errors: labels that the models which never saw the person find less likely than another."""
+"""Likely label errors: labels for which the out-of-fold predictions give another label a higher probability."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ class FieldPredictions:
 
     given: IntArray  # (photos,)
     log_p: FloatArray  # (photos, labels), calibrated
-    temperature: float  # by which they were
+    temperature: float  # of the calibration
 
     @functools.cached_property
     def odds(self) -> FloatArray:
-        """float64, as `log_p`: log odds of each label against the given one, which has 0."""
+        """float64 (photos, labels): log odds of each label against the given one, which has 0."""
         return np.asarray(self.log_p - np.take_along_axis(self.log_p, self.given[:, None], axis=1))
 
     @functools.cached_property
     def predicted(self) -> IntArray:
-        """int64, as `given`."""
+        """int64 (photos,): the most probable label."""
         return np.asarray(self.log_p.argmax(axis=1), dtype=np.int64)
 
     @functools.cached_property
     def confidence(self) -> FloatArray:
-        """float64, as `given`: probability of the given label, its self-confidence (Northcutt et al. 2021)."""
+        """float64 (photos,): self-confidence, the probability of the given label (Northcutt et al. 2021)."""
         return np.asarray(np.exp(np.take_along_axis(self.log_p, self.given[:, None], axis=1))[:, 0])
 
     @functools.cached_property
     def margin(self) -> FloatArray:
-        """float64, as `given`: probability of the given label less that of the likeliest other one (ibid.)."""
+        """float64 (photos,): probability of the given label minus that of the most probable other one."""
         others = np.exp(self.log_p)
         np.put_along_axis(others, self.given[:, None], -1, axis=1)
         return np.asarray(self.confidence - others.max(axis=1))
@@ -80,14 +80,14 @@ class LabelIssue:
 
     field: str
     doubts: tuple[PhotoIssue, ...]  # all photos that it is about
-    agree: int  # photos that find the suggested label likelier themselves
+    agree: int  # photos whose own prediction prefers the suggested label
 
     @property
     def score(self) -> float:
         """How improbable the given label is, 0..1: 1 minus its self-confidence, the mean over its photos.
 
-        Half of that for one of seven masks that no other photo would take in exchange: were it wrong, the person would
-        lack a photo of its state and have one too many of another, so most of these are the models' mistakes.
+        Half of that for one of seven masks that is not swapped with another: were it wrong, the person would lack a
+        photo of its state and have one too many of another, so most of these are the models' mistakes.
         """
         alone = self.field == "mask" and len(self.doubts) == 1 and bool(self.doubts[0].photo.shot)
         return (1 - float(np.mean([d.confidence for d in self.doubts]))) * (0.5 if alone else 1)
@@ -145,7 +145,7 @@ class Audit:
         return {field: found[field] for field in self.fields}
 
     def reason(self, suspect: LabelIssue) -> str:
-        """Why a suspect is one, for people."""
+        """Why a label is a suspect, in words."""
         first, of = suspect.doubts[0], len(suspect.doubts)
         name = FIELDS[suspect.field][first.suggested]
         if suspect.swapped:
@@ -191,11 +191,8 @@ def audit(
 
 
 def field_predictions(data: TrainData, rows: IntArray, log_probabilities: FloatArray, field: str) -> FieldPredictions:
-    """The joint predictions' marginals for one field.
-
-    They are calibrated because networks are surer than they should be, and of some fields more than of others: else
-    the fields could not be ranked together.
-    """
+    """The marginals of the joint predictions for one field, calibrated: networks are overconfident, in some fields more
+    than in others, and all fields are ranked together."""
     which = PARTS.index(field)
     given, log_p = data.labels[which][rows], marginals(log_probabilities)[which]
     temperature = fit_temperature(log_p, given)
@@ -277,7 +274,7 @@ def suspects_csv(found: Audit) -> str:
 
 
 def photos_csv(found: Audit) -> str:
-    """Every photo with what was given and what is predicted, the least believable of its labels deciding its place."""
+    """Every photo with its given and predicted labels, sorted by the lowest self-confidence of its labels."""
     columns = [f"{field}{what}" for field in found.fields for what in ("", "_predicted", "_self_confidence", "_margin")]
     lowest = np.min([v.confidence for v in found.fields.values()], axis=0)
     arrays = [(FIELDS[f], v.given, v.predicted, v.confidence, v.margin) for f, v in found.fields.items()]

@@ -36,7 +36,7 @@ class OverSeeds:
 
     @property
     def significance(self) -> str:
-        """Of a difference; between trainings with one seed each, another seed may turn it round."""
+        """Of a difference; with one seed each, another seed may reverse it."""
         found = self.mean.significance
         one_seed = len(self.seeds) == 1 and found in ("better", "worse")
         return f"{found} on these people, one seed each" if one_seed else found
@@ -108,7 +108,7 @@ def _compare(
     """
     Args:
         groups: name -> its runs, one a seed; as many seeds for each.
-        folds: these only; None is all that there are.
+        folds: None takes all that are trained.
     """
     ensembles = {
         name: [load_oof_ensemble([r], data_folder, checkpoint, folds) for r in g] for name, g in groups.items()
@@ -167,15 +167,10 @@ def _scores(name: str, own: Sequence[dict[str, FloatArray]], first: Sequence[dic
 def _differences(compared: Sequence[OofEnsemble]) -> list[tuple[str, list[str]]]:
     """Key paths of the recipes whose values differ, and what else differs. A task that a run has not is one row."""
     runs, recipes = [e.runs[0].run for e in compared], [e.runs[0].recipe for e in compared]
+    splits = [sha256(e.folds[: len(e.data.own)].tobytes())[:6] for e in compared]
     rows = [
         ("seed", [str(run.seed) for run in runs]),
-        (
-            "folds",
-            [
-                f"{run.k}, split {sha256(e.folds[: len(e.data.own)].tobytes())[:6]}"
-                for run, e in zip(runs, compared, strict=True)
-            ],
-        ),
+        ("folds", [f"{run.k}, split {split}" for run, split in zip(runs, splits, strict=True)]),
         ("labels", [f"{run.fixes} ({run.fixes_hash[:6]})" if run.fixes_hash else "as given" for run in runs]),
         ("pseudo-labels", [describe_pseudo_labels(run) for run in runs]),
         ("soft targets", [describe_soft_targets(run) for run in runs]),
@@ -196,30 +191,27 @@ def _differences(compared: Sequence[OofEnsemble]) -> list[tuple[str, list[str]]]
 
 def records(comparison: Comparison) -> list[dict[str, Any]]:
     """A row for each recipe and part, for other tools. `seeds_*` are lists, in the order of `comparison.seeds`."""
-    return [
-        {
-            "recipe": s.name,
-            "part": part,
-            "macro_f1": s.f1[part].mean.value,
-            "low": s.f1[part].mean.low,
-            "high": s.f1[part].mean.high,
-            "deviation": s.f1[part].deviation,
-            "seeds_f1": s.f1[part].seeds,
-            "difference": s.gain[part].mean.value,
-            "difference_low": s.gain[part].mean.low,
-            "difference_high": s.gain[part].mean.high,
-            "difference_deviation": s.gain[part].deviation,
-            "seeds_difference": s.gain[part].seeds,
-            "verdict": s.gain[part].mean.significance if number else "",
-        }
-        for number, s in enumerate(comparison.scores)
-        for part in SCORED_PARTS
-    ]
+
+    def named(figure: OverSeeds, *names: str) -> dict[str, Any]:
+        mean = figure.mean
+        return dict(zip(names, (mean.value, mean.low, mean.high, figure.deviation, figure.seeds), strict=True))
+
+    rows = []
+    for number, scores in enumerate(comparison.scores):
+        for part in SCORED_PARTS:
+            gain = scores.gain[part]
+            row = {"recipe": scores.name, "part": part}
+            row |= named(scores.f1[part], "macro_f1", "low", "high", "deviation", "seeds_f1")
+            row |= named(
+                gain, "difference", "difference_low", "difference_high", "difference_deviation", "seeds_difference"
+            )
+            rows.append(row | {"verdict": gain.mean.significance if number else ""})
+    return rows
 
 
 def shared_part(finished: Mapping[tuple[str, int], Collection[int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(seeds, folds) that all recipes have finished, of (recipe, seed) -> folds. Where some seeds have more folds than
-    others, those seeds count with which the most runs' folds are compared."""
+    others, the choice has the most pairs of seed and fold."""
     recipes = {recipe for recipe, _ in finished}
     of_seed = {
         seed: set.intersection(*(set(finished.get((recipe, seed), ())) for recipe in recipes))
@@ -235,11 +227,11 @@ def shared_part(finished: Mapping[tuple[str, int], Collection[int]]) -> tuple[tu
 
 
 def over_seeds(drawn: FloatArray) -> OverSeeds:
-    """A score, or a difference of scores, over people and, where there are several, seeds.
+    """A score, or a difference of scores, with its interval over people and, where there are several, seeds.
 
-    Each draw takes people with replacement and, the same for all that is compared, one seed fewer than there are, also
-    with replacement, which makes the variance of so few right (McCarthy & Snowden 1985, "The Bootstrap and Finite
-    Population Sampling").
+    Each draw takes people and one seed fewer than there are, both with replacement: with so few seeds, that gives the
+    right variance (McCarthy & Snowden 1985, "The Bootstrap and Finite Population Sampling"). All that is compared has
+    the same draws.
 
     Args:
         drawn: float64 (seeds, 1 + draws of people), everybody first.

@@ -271,11 +271,11 @@ def score_submissions(
     stratum[unit] = band
     draws = Draws(truth, unit, stratum)
     found: list[SubmissionScore] = []
-    before = np.empty(0)
+    drawn: list[FloatArray] = []
     for path in submissions:
         classes = align(path, ids)
         f1, own = draws.class_f1(classes), score(truth, classes)
-        before = before if found else f1
+        drawn.append(f1)
         found.append(
             SubmissionScore(
                 path=path,
@@ -284,7 +284,7 @@ def score_submissions(
                 f1_present=interval(f1[:, own.support > 0].mean(axis=1)),
                 accuracy=interval(draws.mean(classes == truth)),
                 class_f1=[interval(f1[:, c]) for c in range(CLASSES)],
-                gain=interval((f1 - before).mean(axis=1)) if found else None,
+                gain=interval((f1 - drawn[0]).mean(axis=1)) if found else None,
                 people=len(stratum) if person_column else None,
             )
         )

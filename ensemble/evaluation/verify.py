@@ -41,10 +41,10 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Check:
-    """What is recorded of one thing, and what was found."""
+    """What is recorded of a file or value, and what was found."""
 
     kind: str  # the same for all jobs
-    item: str  # the one thing
+    item: str  # the file or value
     expected: str
     found: str
     remedy: str  # what to do if they differ
@@ -56,7 +56,7 @@ class Check:
 
 @dataclass
 class Verification:
-    """What was recomputed of a run."""
+    """The checks of a run."""
 
     run: Run
     checks: list[Check] = field(default_factory=list)
@@ -75,8 +75,8 @@ class Verification:
         describe: Callable[[Found], str] = lambda value: "intact",
         kind: str = "",
     ) -> Found | None:
-        """Read something and compare its description with what is recorded; by default, only that reading succeeds.
-        Returns what was read; None if it differs, or can't be read."""
+        """Read something and compare its description with what is recorded. Default: only check that it can be read.
+        Returns what was read; None if it differs or can't be read."""
         value = None
         try:
             value = read()
@@ -89,16 +89,13 @@ class Verification:
     def compare(
         self, item: str, remedy: str, expected: Mapping[str, Any], read: Callable[[], Mapping[str, Any]], kind: str
     ) -> None:
-        """Compare entries with those recorded; of what was found, those that differ are named."""
+        """Compare entries with those recorded; the check lists those that differ."""
         recorded = ", ".join(f"{key} {value}" for key, value in expected.items())
-        self.check(
-            item,
-            remedy,
-            read,
-            recorded,
-            lambda its: ", ".join(f"{k} {its.get(k)}" for k in expected if its.get(k) != expected[k]) or recorded,
-            kind,
-        )
+
+        def describe(found: Mapping[str, Any]) -> str:
+            return ", ".join(f"{k} {found.get(k)}" for k in expected if found.get(k) != expected[k]) or recorded
+
+        self.check(item, remedy, read, recorded, describe, kind)
 
 
 def verify(run: Run, data_folder: Path | None = None) -> Verification:
@@ -152,7 +149,7 @@ def verify(run: Run, data_folder: Path | None = None) -> Verification:
 
 
 def _environments(jobs: Sequence[Job]) -> list[str]:
-    """In what of their environment finished jobs differ: with all of it alike, a job gives the same bytes."""
+    """Notes on finished jobs whose environments differ: only in the same environment a job gives the same bytes."""
     found: dict[str, dict[str, list[Job]]] = {}
     for job in jobs:
         record = job.status().record
@@ -177,7 +174,6 @@ def _verify_data(found: Verification, folder: Path | None) -> TrainData | None:
             found.check(file.name, remedy, partial(sha256_of_text, file), expected or "no such file", str)
     if run.skipped_hash or run.skipped_file.exists():
         found.check(run.skipped_file.name, remedy, partial(kept_skipped, run.skipped_file, run.skipped_hash))
-
     if run.extra:
         found.check("extra photos", remedy, lambda: read_run_data(run, folder).extra_hash, run.extra_hash, str)
     return found.check(
@@ -241,7 +237,7 @@ def _verify_oof_score(found: Verification, job: Job, task: TaskRecipe, data: Tra
 
 
 def _verify_tunings(found: Verification) -> None:
-    """That tunings were fitted on the out-of-fold files that there are, and have their own file beside them."""
+    """Whether tunings were fitted on the current out-of-fold files, and their .oof.npz is theirs."""
     run = found.run
     try:
         now = oof_hash(run)
@@ -260,12 +256,11 @@ def _verify_tunings(found: Verification) -> None:
 
 
 def _verify_submission(found: Verification) -> None:
-    """That submission.csv has the classes that were decided, and that these follow from the logits."""
+    """Whether submission.csv has the classes that were decided, and these follow from the logits."""
     run = found.run
     if not (run.submission_file.exists() and run.eval_file.exists()):
         return
     name, remedy = run.eval_file.name, f"maskens infer --run {typed(run.folder)}"
-
     read = found.check(f"{name}: readable", remedy, lambda: read_logits(run.eval_file))
     if read is None:
         return

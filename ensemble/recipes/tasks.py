@@ -14,9 +14,7 @@ from folds.labels import AGE_CUTS, AGES, GENDERS, MASKS, OLDEST, UNKNOWN, IntArr
 from folds.people import TrainData
 
 Part = Literal["mask", "gender", "age", "class"]
-
 Predicts = Literal["mask", "gender", "male-age", "female-age", "age", "heads", "class18"]
-
 AgeHead = Literal["softmax", "ordinal", "regression"]
 
 WIDTHS: dict[Part, int] = {"mask": 3, "gender": 2, "age": 3, "class": 18}

@@ -1,4 +1,4 @@
-"""What `maskens audit` leaves: two lists as CSV, contact sheets, and a page that needs nothing else."""
+"""The folder of `maskens audit`: two lists as CSV, contact sheets, and a page."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ LISTED = 200  # suspects in the page's table; suspects.csv has them all
 
 
 def refuse_to_replace(folder: Path) -> None:
-    """Refuse a folder that is not an audit's, or whose suspects.csv was worked on since. Raises MaskensError: with what
-    is in the way."""
+    """Raise MaskensError for a folder that is not an audit's, or whose suspects.csv was edited."""
     refuse_foreign_page(folder, GENERATOR, OURS)
     mine = folder / SUSPECTS
     if mine.exists() and sha256_of_text(mine) not in (folder / INDEX).read_text(errors="replace"):
@@ -47,7 +46,7 @@ def write_audit(
     """Write lists, sheets and page into an empty folder, in `workers` threads.
 
     Args:
-        note: what limits the findings, "" if nothing does.
+        note: what limits the findings, or "".
         top: most suspects of a field, and pairs of ids, that are shown with their photos.
 
     Raises:
@@ -77,10 +76,8 @@ def write_audit(
 
 
 def audit_sheets(found: Audit, top: int, workers: int, on_progress: Progress | None = None) -> list[Sheet]:
-    """A sheet a field with suspects, a row a suspect: the first photos that it is about, and for a mask all of its row.
-
-    Below each photo are the probabilities of its given label and of the likeliest other one.
-    """
+    """A sheet for each field with suspects, with a row for each suspect: its first photos; for a mask, all of the
+    person's. Below each photo are the probabilities of its given label and of the most probable other one."""
     ranked = list(enumerate(found.suspects, start=1))
     chosen = {field: [(n, s) for n, s in ranked if s.field == field][:top] for field in found.fields}
     of_row: dict[str, list[int]] = {}

@@ -44,7 +44,7 @@ def _number(value: float | None, form: str) -> str:
 
 
 def _f1(s: JobStatus, value: float | None) -> str:
-    """A macro F1 of a job; that on everybody has none."""
+    """A macro F1 of a job; the model on everybody has none."""
     return "-" if s.fold == FULL else _number(value, ".4f")
 
 

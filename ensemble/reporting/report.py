@@ -1,4 +1,4 @@
-"""What `maskens report` leaves: one HTML file that needs nothing else."""
+"""The page of `maskens report`: one HTML file that needs no other."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from folds.run_folder import library_versions
 GENERATOR = "maskens report"
 YEARS = 5  # of a bar of the age chart
 NEAR = 2  # years within which an age counts as near a cut
-EACH = 2  # photos of one person among the worst: a person nobody gets right would fill the sheet
-WELL_CALIBRATED = 0.02  # least gap of mean confidence and accuracy that is called over- or underconfident
+EACH = 2  # most photos of one person among the worst: one whose label is wrong would fill the sheet
+WELL_CALIBRATED = 0.02  # gap of mean confidence and accuracy from which they are called over- or underconfident
 RIGHT, YOUNGER, OLDER = 0, 4, 1  # colours of the age chart
 
 
@@ -65,10 +65,10 @@ def confusions(parts: Sequence[PartPredictions]) -> list[Confusion]:
     return [Confusion(p.name, p.labels, confusion(p.truth, p.decided, len(p.labels))) for p in parts]
 
 
-def age_errors(blend: OofEnsemble, predicted: IntArray) -> list[AgeErrors]:
+def age_errors(oof: OofEnsemble, predicted: IntArray) -> list[AgeErrors]:
     """Errors of the age band of predicted classes, int64 (photos,), for each gender that has photos."""
-    years = blend.data.years[blend.rows]
-    _, genders, truth = (part[blend.rows] for part in blend.data.labels)
+    years = oof.data.years[oof.rows]
+    _, genders, truth = (part[oof.rows] for part in oof.data.labels)
     off = predicted % len(AGES) - truth
     near = np.abs(years[:, None] - (np.array(AGE_CUTS) - 0.5)).min(axis=1) < NEAR
     first = years // YEARS * YEARS  # no bin crosses a cut
@@ -96,7 +96,7 @@ def highest(values: FloatArray, person: IntArray, most: int, each: int = EACH) -
 
 
 def run_facts(member: RunOofLogits, jobs: Sequence[JobCurves]) -> dict[str, str]:
-    """Where a run comes from, by its run.json, jobs and recipe."""
+    """What run.json, the jobs and the recipe record of a run's data, settings and environment."""
     run, records = member.run, [job.status.record for job in jobs]
     devices = (f"{r['device']}, {r['threads']} threads" for r in records if {"device", "threads"} <= r.keys())
     versions = (", ".join(f"{n} {v}" for n, v in r["versions"].items()) for r in records if r.get("versions"))
@@ -124,33 +124,33 @@ def _counted(values: Iterable[str]) -> str:
 
 
 def write_report(
-    path: Path, blend: OofEnsemble, found: Evaluation, photos: int, workers: int, on_progress: Progress | None = None
+    path: Path, oof: OofEnsemble, found: Evaluation, photos: int, workers: int, on_progress: Progress | None = None
 ) -> None:
     """Write the page.
 
     Args:
-        found: what `evaluate` made of the blend.
+        found: its scores, by `evaluate`.
         photos: to show of the highest loss, and as many of the highest entropy.
         workers: threads that open photos; -1 all cores.
 
     Raises:
         MaskensError: if the system refuses to write.
     """
-    parts, log_p = part_predictions(blend.truth, found.decision), found.decision.log_probabilities
-    losses = -log_p[np.arange(len(log_p)), blend.truth]
-    worst, uncertain = (highest(values, blend.person, photos) for values in (losses, entropies(found.decision)))
-    cells = photo_cells(blend, found.decision, worst + uncertain, workers, on_progress)
-    jobs, without = zip(*(read_curves(member.run) for member in blend.runs), strict=True)
+    parts, log_p = part_predictions(oof.truth, found.decision), found.decision.log_probabilities
+    losses = -log_p[np.arange(len(log_p)), oof.truth]
+    worst, uncertain = (highest(values, oof.person, photos) for values in (losses, entropies(found.decision)))
+    cells = photo_cells(oof, found.decision, worst + uncertain, workers, on_progress)
+    jobs, without = zip(*(read_curves(member.run) for member in oof.runs), strict=True)
     matrices, calibrations = confusions(parts), [calibration(part) for part in parts]
-    ages = age_errors(blend, found.decision.classes)
+    ages = age_errors(oof, found.decision.classes)
     html = render(
         "report.html",
         generator=GENERATOR,
         decision=_decision_hash(found),
-        title=f"Evaluation of {' + '.join(member.name for member in blend.runs)}",
-        blend=blend,
+        title=f"Evaluation of {' + '.join(member.name for member in oof.runs)}",
+        oof=oof,
         found=found,
-        models=len(blend.trained) * sum(len(member.recipe.tasks) for member in blend.runs),
+        models=len(oof.trained) * sum(len(member.recipe.tasks) for member in oof.runs),
         parts=SCORED_PARTS,
         class_names=CLASS_NAMES,
         findings=findings(found, matrices[0], calibrations[0], ages),
@@ -165,7 +165,7 @@ def write_report(
         curve_findings=[curves_finding(of) for of in jobs],
         curves=[curve_panels(of) for of in jobs],
         fold_legend=[fold_colours(of) for of in jobs],
-        facts=[run_facts(*of) for of in zip(blend.runs, jobs, strict=True)],
+        facts=[run_facts(*of) for of in zip(oof.runs, jobs, strict=True)],
         worst=cells[: len(worst)],
         uncertain=cells[len(worst) :],
         cuts=AGE_CUTS,
@@ -177,7 +177,7 @@ def write_report(
 
 
 def shows(page: Path, found: Evaluation) -> bool:
-    """Whether there is a page of `write_report`, and of this very decision on the same photos."""
+    """Whether there is a page of `write_report` that shows the same decision on the same photos."""
     return has_meta(page, "decision", _decision_hash(found))
 
 
@@ -190,15 +190,10 @@ def _decision_hash(found: Evaluation) -> str:
 def reliability_panel(part: Calibration) -> Panel:
     """Accuracy against confidence; the bars at the foot are the fractions of the photos."""
     heights = part.photos / part.photos.sum()
+    bars = [Bar(c - 0.02, c + 0.02, 0, h, None) for c, h in zip(part.confidence, heights, strict=True)]
     points = list(zip(part.confidence, part.accuracy, strict=True))
-    return Panel(
-        f"{part.name}, ECE {part.ece:.3f}",
-        "confidence",
-        (0, 1),
-        (0, 1),
-        bars=[Bar(c - 0.02, c + 0.02, 0, h, None) for c, h in zip(part.confidence, heights, strict=True)],
-        lines=[Line([(0, 0), (1, 1)], None), Line(points, 0, dots=points)],
-    )
+    lines = [Line([(0, 0), (1, 1)], None), Line(points, 0, dots=points)]
+    return Panel(f"{part.name}, ECE {part.ece:.3f}", "confidence", (0, 1), (0, 1), bars=bars, lines=lines)
 
 
 def age_panel(errors: AgeErrors) -> Panel:
@@ -277,7 +272,7 @@ def findings(found: Evaluation, matrix: Confusion, whole: Calibration, ages: Seq
 
 
 def curves_finding(jobs: Sequence[JobCurves]) -> str:
-    """In how many jobs training stopped at its best."""
+    """In how many jobs the last epoch is the best one."""
     last = sum(job.best == job.epochs for job in jobs)
     advice = ": more epochs may help" if 2 * last > len(jobs) else ""
     return f"The best epoch is the last one in {last} of {len(jobs)} jobs{advice}."
@@ -290,14 +285,14 @@ def entropies(decision: Decision) -> FloatArray:
 
 
 def photo_cells(
-    blend: OofEnsemble, decision: Decision, places: Sequence[int], workers: int, on_progress: Progress | None = None
+    oof: OofEnsemble, decision: Decision, places: Sequence[int], workers: int, on_progress: Progress | None = None
 ) -> list[Cell]:
     """Thumbnails with the true and the predicted class and their probabilities; no picture if it can't be read."""
-    files, entropy = [blend.data.files[blend.rows[place]] for place in places], entropies(decision)
-    pictures = thumbnails([blend.data.photos.path(file) for file in files], workers, on_progress)
+    files, entropy = [oof.data.files[oof.rows[place]] for place in places], entropies(decision)
+    pictures = thumbnails([oof.data.photos.path(file) for file in files], workers, on_progress)
     cells = []
     for place, file, picture in zip(places, files, pictures, strict=True):
-        true, predicted = int(blend.truth[place]), int(decision.classes[place])
+        true, predicted = int(oof.truth[place]), int(decision.classes[place])
         p, name = np.exp(decision.log_probabilities[place]), photo_caption(file).replace("\n", "")
         lines = [
             f"true {CLASS_NAMES[true]}",

@@ -33,10 +33,10 @@ def check_augmentation(recipe: Recipe) -> None:
 def augment_sheets(
     recipe: Recipe, photos: Sequence[tuple[str, Pixels]], seed: int, without_mask: Collection[int] = ()
 ) -> list[Sheet]:
-    """A sheet for each list of transforms of a recipe; tasks that share list and photo size share the sheet.
+    """A sheet for each list of transforms of a recipe; tasks with the same list and photo size share the sheet.
 
-    A row is a photo; its columns are the photo at the task's size, a few masks drawn on it where the recipe draws
-    masks, each transform alone with p = 1 (those of a list that is drawn from too), and a few draws of the whole chain.
+    A row is a photo; its columns are the photo at the task's size, a few drawn masks if the recipe draws masks, each
+    transform alone with p = 1 (those of a SomeOf too), and a few draws of the whole policy.
 
     Args:
         photos: (caption, uint8 (h, w, 3) RGB of any size).
@@ -72,15 +72,15 @@ def augment_sheets(
 
 
 def after(augment: Sequence[Entry], photo: Pixels, key: Sequence[int]) -> list[Pixels]:
-    """Each transform alone, always applied, then DRAWS draws of the chain by a key of non-negative integers; each uint8
-    as `photo`."""
+    """Each transform alone, always applied, then DRAWS draws of the whole policy, seeded by `key`; each a uint8 array
+    of the shape of `photo`."""
     steps = [Augment([always(t)]) for _, t in transforms_in(augment)] + [Augment(augment)] * DRAWS
     return [step(photo, (*key, n)) for n, step in enumerate(steps)]
 
 
 def masked(task: TaskRecipe, photo: Pixels, bare: bool, key: Sequence[int]) -> list[Pixels]:
-    """DRAWS masks on a face that is `bare`, the last one worn incorrectly; on one that wears a mask nothing. Each uint8
-    as `photo`."""
+    """DRAWS masks on a face that is `bare`, the last one worn incorrectly; no mask on one that wears one. Each a uint8
+    array of the shape of `photo`."""
     if not task.masks.prob:
         return []
     pictures, labels = [], np.zeros(len(task.target.heads), np.int64)

@@ -74,7 +74,7 @@ def predictions_table(records: Sequence[dict[str, Any]]) -> Table:
 
 
 def suspects_table(found: Audit) -> Table:
-    """The labels that are most likely wrong."""
+    """The highest-ranked likely label errors."""
     table = new_table("likely label errors", ">", "person", "label: given -> suggested", ">score", "photos")
     for rank, s in enumerate(found.suspects[:SUSPECTS], start=1):
         label = f"{s.shots or s.field}: {s.change}"
@@ -89,15 +89,8 @@ def export_table(export: Export) -> Table:
         f"onnxruntime compared with torch, {export.photos} photos", "task", "folds", "views", "input", *figures
     )
     for task in export.tasks:
-        table.add_row(
-            task.task,
-            in_short(task.folds),
-            ", ".join(task.views),
-            "{}x{}".format(*task.input),
-            f"{task.bytes / 1e6:.1f}",
-            f"{task.difference:.1e}",
-            str(task.differing),
-        )
+        shown = (in_short(task.folds), ", ".join(task.views), "{}x{}".format(*task.input))
+        table.add_row(task.task, *shown, f"{task.bytes / 1e6:.1f}", f"{task.difference:.1e}", str(task.differing))
     table.add_section()
     table.add_row("18 classes", "", "", "", "", "", str(export.differing), style="bold")
     return table
@@ -180,7 +173,7 @@ def headline(found: Evaluation, runs: Sequence[str]) -> list[str]:
 
 
 def submission_lines(found: SubmissionScore, truth: str, first: str) -> list[str]:
-    """The score of a submission against answers, a line each; `first` is what its gain is against."""
+    """The score of a submission against answers, a line each; its gain is against the submission `first`."""
     drawn = f"{found.people} people" if found.people else "photos as if each were of another person"
     lines = [
         f"macro F1 {found.f1:.4f}, accuracy {found.accuracy:.4f}",
@@ -215,7 +208,7 @@ def differences_table(comparison: Comparison) -> Table:
 def scores_table(comparison: Comparison) -> Table:
     """Out-of-fold macro F1 of each run, or of each recipe over its seeds, and the difference to the first one."""
 
-    def over_seeds(of: OverSeeds, form: str, ends: bool) -> str:
+    def cell(of: OverSeeds, form: str, ends: bool) -> str:
         spread = f" ±{of.deviation:.3f}" if of.deviation is not None else ""
         return f"{of.mean.value:{form}}{spread}" + (f" ({of.mean.low:{form}} to {of.mean.high:{form}})" if ends else "")
 
@@ -226,8 +219,8 @@ def scores_table(comparison: Comparison) -> Table:
         table.add_row(Text(scores.name), style="bold")
         for part, f1 in scores.f1.items():
             gain = scores.gain[part]
-            against = (over_seeds(gain, "+.3f", ends=True), gain.significance) if number else ()
-            table.add_row(f"  {part}", over_seeds(f1, ".3f", ends=not several or f1.deviation is None), *against)
+            against = (cell(gain, "+.3f", ends=True), gain.significance) if number else ()
+            table.add_row(f"  {part}", cell(f1, ".3f", ends=not several or f1.deviation is None), *against)
         table.add_section()
     return table
 

@@ -147,13 +147,8 @@ def label_sheet(found: Exploration) -> Sheet:
     cells = []
     for index in people_of(found.conflicts):
         p = found.data.people[index]
-        cells.append(
-            _cell(
-                found,
-                int(found.data.portraits[index]),
-                f"{p.path}\nid {p.id}, {label_text('gender', p.gender)}, {label_text('age', p.age)}",
-            )
-        )
+        caption = f"{p.path}\nid {p.id}, {label_text('gender', p.gender)}, {label_text('age', p.age)}"
+        cells.append(_cell(found, int(found.data.portraits[index]), caption))
     return Sheet("labels", "people whose labels disagree, and their row in the table", tuple(cells), columns=6)
 
 
