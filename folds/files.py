@@ -25,13 +25,13 @@ from folds.errors import MaskensError
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # with which a cell begins that spreadsheets would run
 OLD = "old"  # in the temporary folder for a folder that is being replaced: what was there
-CANT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}  # answers of file systems without it
+CANT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES, errno.EPERM}  # of file systems without fsync
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that replaces `path` by a rename when the block ends well, so that a reader sees the old file or
-    the new one and a full disk leaves the old one. Raises MaskensError: the system refuses to write."""
+    """A binary file that replaces `path` by a rename when the block ends without an error: a reader sees the old file
+    or the new one, and a full disk leaves the old one. Raises MaskensError: the system refuses to write."""
     with refusing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
@@ -49,8 +49,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that replaces it, with all that is in it, when the block ends well; whatever
-    stops the work leaves the old one. Raises MaskensError: the system refuses to write."""
+    """An empty folder that replaces `folder` when the block ends without an error; otherwise the old one stays. Raises
+    MaskensError: the system refuses to write."""
     target = folder.resolve()  # what a link names is replaced, not the link
     with refusing(folder), scratch_beside(target) as scratch:
         build, old = scratch / "new", scratch / OLD
@@ -80,7 +80,7 @@ def refusing(path: Path, action: str = "write") -> Iterator[None]:
 
 @contextlib.contextmanager
 def scratch_beside(path: Path) -> Iterator[Path]:
-    """A folder beside `path`, private to the user, that is gone at the end. Raises OSError."""
+    """A temporary folder beside `path`, private to the user. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
     prefix = f"{_temporary_prefix(path)}{os.getpid()}-"
@@ -89,7 +89,7 @@ def scratch_beside(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have the disk keep a file's bytes or a folder's names, where the file system can. Raises OSError: it fails."""
+    """fsync a file or folder, where the file system can. Raises OSError: it fails."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from ensemble.backends.choose import choose_hardware
 from ensemble.commands.options import InferOptions, cache_folder
 from ensemble.commands.step import step
 from ensemble.commands.terminal import Observer, Terminal, run_options
-from ensemble.decision.early_exit import choose_budget
+from ensemble.decision.early_exit import Budget, choose_budget
 from ensemble.decision.eval_logits import read_logits, save_logits
 from ensemble.decision.joint import Rule, decide
 from ensemble.decision.members import ChosenEnsembles, choose_ensembles, preprocessings
@@ -36,6 +37,9 @@ from folds.labels import IntArray
 from folds.layout import EVAL, read_eval
 from folds.people import EvalData
 from folds.run_folder import Run, file_of, load_run
+
+if TYPE_CHECKING:
+    from ensemble.prediction.inference import InferenceSettings
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,47 @@ def _to_predict(run: Run, options: InferOptions) -> tuple[EvalData, Path, tuple[
     return data, options.photos, notes
 
 
+def _rule(options: InferOptions) -> Rule:
+    """How classes are decided. Raises MaskensError: options that exclude or need one another."""
+    if options.vote and options.decision not in (None, "vote"):
+        raise MaskensError(f"--vote and --decision {options.decision} exclude each other.")
+    rule: Rule = "vote" if options.vote else options.decision or "joint"
+    if options.person_column and rule != "joint":
+        raise MaskensError("--person-column needs --decision joint, which decides a person's photos together.")
+    if options.photos and not options.out:
+        raise MaskensError(f"--photos {options.photos}: name the CSV to write with --out FILE.")
+    return rule
+
+
+def _settings(
+    options: InferOptions, chosen: ChosenEnsembles, rule: Rule, people: bool, budget: Budget | None, logits_file: Path
+) -> InferenceSettings:
+    """How the models predict; `people` is whether gender and age are decided per person. Raises MaskensError: hardware,
+    an engine or a budget that can't be used."""
+    from ensemble.models.engine import engine_options
+    from ensemble.prediction.inference import InferenceSettings
+    from ensemble.prediction.strategies import check_budget
+
+    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
+    if budget:
+        if hardware.several_processes:
+            raise MaskensError(f"{budget.option} needs a single process: drop --jobs and --backend.")
+        check_budget(budget, chosen.ensembles, rule, people)
+    early_exit = (budget or not options.no_early_exit) and rule == "joint" and not people
+    graphs = not options.no_graphs
+    return InferenceSettings(
+        tta=chosen.fitted.views,
+        hardware=hardware,
+        cache=cache_folder(options.cache, options.run[0]),
+        engine=engine_options(options.engine, options.precision, options.compile, hardware.device, graphs),
+        early_exit=chosen.fitted if early_exit else None,
+        budget=budget,
+        partial=logits_file.with_suffix(".partial.npz"),
+        shards=logits_file.with_suffix(".shards"),
+        retries=options.retries,
+    )
+
+
 @step(InferOptions, show=_print, first="run")
 def infer(options: InferOptions, observer: Observer) -> Inferred | InferenceEstimate:
     """
@@ -123,15 +168,8 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | InferenceEsti
         MaskensError: models missing or damaged, runs of other folds, votes of other photos, a photo that can't be read,
             a model whose logits are not finite, a file that can't be written, a full disk.
     """
-    if options.vote and options.decision not in (None, "vote"):
-        raise MaskensError(f"--vote and --decision {options.decision} exclude each other.")
-    rule: Rule = "vote" if options.vote else options.decision or "joint"
-    column = options.person_column
-    if column and rule != "joint":
-        raise MaskensError("--person-column needs --decision joint, which decides a person's photos together.")
+    rule, column = _rule(options), options.person_column
     budget = choose_budget(options.max_passes, options.max_seconds_per_photo)
-    if options.photos and not options.out:
-        raise MaskensError(f"--photos {options.photos}: name the CSV to write with --out FILE.")
     runs = [load_run(run) for run in options.run]
     data, table, notes = _to_predict(runs[0], options)
     person = read_people(table, column) if column else None
@@ -146,29 +184,10 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | InferenceEsti
     ensembles, fitted = chosen.ensembles, chosen.fitted
 
     from ensemble.data.cache import skip_unreadable
-    from ensemble.models.engine import engine_options
-    from ensemble.prediction.inference import InferenceSettings, estimate_inference
+    from ensemble.prediction.inference import estimate_inference
     from ensemble.prediction.inference import infer as predict_eval
-    from ensemble.prediction.strategies import check_budget
 
-    hardware = choose_hardware(options.device, options.workers, options.jobs, options.backend, options.address)
-    if budget:
-        if hardware.several_processes:
-            raise MaskensError(f"{budget.option} needs a single process: drop --jobs and --backend.")
-        check_budget(budget, ensembles, rule, person is not None)
-    early_exit = (budget or not options.no_early_exit) and rule == "joint" and person is None
-    graphs = not options.no_graphs
-    settings = InferenceSettings(
-        tta=fitted.views,
-        hardware=hardware,
-        cache=cache_folder(options.cache, runs[0].folder),
-        engine=engine_options(options.engine, options.precision, options.compile, hardware.device, graphs),
-        early_exit=fitted if early_exit else None,
-        budget=budget,
-        partial=logits_file.with_suffix(".partial.npz"),
-        shards=logits_file.with_suffix(".shards"),
-        retries=options.retries,
-    )
+    settings = _settings(options, chosen, rule, person is not None, budget, logits_file)
     tuning = chosen.tuning.description + (", offsets unused" if rule == "hard" and any(fitted.offsets) else "")
     if person is not None:
         people = len(np.unique(person))
@@ -178,7 +197,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | InferenceEsti
         if options.skip_bad_photos:
             wanted = preprocessings(m for e in ensembles for m in e.members)
             opening = partial(on_progress, "opening photos" if options.dry_run else "decoding")
-            threads, write = hardware.decoding_threads, not options.dry_run
+            threads, write = settings.hardware.decoding_threads, not options.dry_run
             found = skip_unreadable(data.photos, wanted, settings.cache, threads, opening, write)
             data = dataclasses.replace(data, photos=found)
         if options.dry_run:

@@ -65,10 +65,10 @@ def head_decisions(logits: AnyFloatArray, heads: Sequence[Head]) -> list[IntArra
 
 
 def divisors(head: Head, temperature: float) -> npt.NDArray[np.float64]:
-    """By what each logit of a head is divided at a temperature: float64 (logits of the head,).
+    """The divisor of each logit of a head at a temperature: float64 (logits of the head,).
 
-    Of a regression head that is the log scale alone: above 1 it widens the distribution of any scale below UNIT, below
-    1 it narrows it, and the middle stays.
+    A regression head's temperature divides the log scale alone: above 1 it widens the distribution of any scale below
+    UNIT, below 1 it narrows it, and the middle stays.
     """
     return np.array([1.0, temperature]) if head.kind == "regression" else np.full(head.width, temperature)
 

@@ -20,7 +20,7 @@ SEED = 0  # of the draws: the same people for every run, so that runs can be com
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and where it would lie in 95 of 100 draws of people."""
+    """A value with its 95 % bootstrap interval over people."""
 
     value: float
     low: float
@@ -31,12 +31,12 @@ class Interval:
 
     @property
     def within_noise(self) -> bool:
-        """For a difference: whether 0 is among the likely values."""
+        """Of a difference: whether its interval holds 0."""
         return self.low <= 0 <= self.high
 
     @property
     def significance(self) -> str:
-        """Of a difference."""
+        """Of a difference: better, worse, within noise, equal or too few people."""
         if self.low == self.high:
             return "too few people" if self.value else "equal"  # every draw is the same
         return "within noise" if self.within_noise else "better" if self.value > 0 else "worse"
@@ -45,9 +45,8 @@ class Interval:
 def draw_people(stratum: IntArray, draws: int = DRAWS) -> npt.NDArray[np.float32]:
     """How often each person is drawn, with replacement (Efron & Tibshirani 1993).
 
-    People are drawn within their stratum, as the folds were split: else a rare class would vanish from some
-    draws and count as F1 = 0 there. scipy.stats.bootstrap resamples single values, not within strata, and not the same
-    people for several scores and runs.
+    People are drawn within their stratum: else a rare class would be missing in some draws and count as F1 = 0 there.
+    scipy.stats.bootstrap has no strata and can't use the same draws for several scores and runs.
 
     Args:
         stratum: int64 (people,), gender x age band.
@@ -137,12 +136,12 @@ class Score:
 
     @property
     def absent(self) -> list[int]:
-        """Classes that no photo truly is of: each counts as F1 = 0 in `f1`."""
+        """Classes without a true photo: each counts as F1 = 0 in `f1`."""
         return np.flatnonzero(self.support == 0).tolist()
 
     @property
     def f1_present(self) -> float:
-        """Macro F1 over the classes that some photo truly is of."""
+        """Macro F1 over the classes with a true photo."""
         return float(self.per_class[self.support > 0, 2].mean())
 
     @property
@@ -221,10 +220,9 @@ def half_epochs(
 
 
 def task_scores(target: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
-    """(macro F1, accuracy) of what one task decides: the labels of its head, or of several heads their combinations.
-    Logits are float32 (photos, width), labels int64 (photos, heads) the true ones in the scoring bands.
-
-    So the best epoch of a task with three heads is that of the score which counts in the end, over the 18 classes."""
+    """(macro F1, accuracy) of one task: over the labels of its head, or over the combinations of several heads' labels,
+    so that the best epoch of a task with three heads is the best over the 18 classes. Logits are float32 (photos,
+    width), labels int64 (photos, heads) the true ones in the scoring bands."""
     widths = tuple(WIDTHS[head.part] for head in target.heads)
     truth = np.ravel_multi_index(tuple(labels.T), widths)
     decided = np.ravel_multi_index(tuple(head_decisions(logits, target.heads)), widths)

@@ -73,7 +73,7 @@ def _validated(kind: type[Table], tree: Tree, where: str, above: Sequence[str] =
         return kind.model_validate(tree)
     except ValidationError as error:
         lines = [line for e in error.errors() for line in _readable(e, above)]
-        # what is wrong with every task, as a key of [defaults] is, takes one line
+        # an error of every task, such as one in [defaults], takes one line
         tasks, shared = tree.get("tasks"), [re.sub(r"^tasks\.[\w-]+", "tasks.*", line) for line in lines]
         if isinstance(tasks, dict) and len(tasks) > 1:
             lines = [a if shared.count(a) == len(tasks) else line for line, a in zip(lines, shared, strict=True)]
@@ -218,12 +218,12 @@ def _keys_at(path: Sequence[str]) -> list[str]:
 
 
 def with_weights(recipe: Recipe, weights: Sequence[str], pretrained: bool) -> Recipe:
-    """The recipe with its initial weights from local files or runs (`FILE`, `RUN`, `TASK=FILE` or `TASK=RUN`) or none,
-    and then no stage is frozen.
+    """The recipe with initial weights from local files or runs (`FILE`, `RUN`, `TASK=FILE` or `TASK=RUN`), or with
+    random ones, and then no stage is frozen.
 
     A run gives fold k the weights of its own fold k, so that no model starts from one that was trained on the people
-    who score it. Without a task it is for all that it has trained with the same model. Raises MaskensError: both asked
-    for, an unknown task, a missing file, or a run without the task, its model or a fold."""
+    who score it. Without a task name, a run's weights go to all tasks that it has trained with the same model. Raises
+    MaskensError: both are given, an unknown task, a missing file, or a run without the task, its model or a fold."""
     if weights and not pretrained:
         raise MaskensError("--weights and --no-pretrained exclude each other: start from a file or from nothing.")
     named: dict[str, str] = {}
@@ -281,7 +281,7 @@ def _files_of_run(run: Path, name: str, task: TaskRecipe) -> str:
 
 
 def _unlike(name: str, task: TaskRecipe, run: Path) -> str:
-    """Why a task can't start from the models of a run, "" if it can."""
+    """Why a task can't start from the models of a run; "" if it can."""
     if not (run / RECIPE).exists():
         return "it is a folder, but not that of a trained run. Name a file or such a run"
     theirs = load_recipe(str(run / RECIPE)).tasks
@@ -308,7 +308,7 @@ def run_recipe(run: Run) -> Recipe:
 
 @functools.cache
 def _parsed(text: str, where: str) -> Recipe:
-    """The recipe of a run, once for all that ask: a run is read, scored and loaded by its recipe."""
+    """The recipe of a run, cached: one command reads it several times."""
     return parse_recipe(text, "recipe", where)
 
 
@@ -320,9 +320,9 @@ def resolve_recipe(
     pretrained: bool = True,
     like: Run | None = None,
 ) -> Recipe:
-    """The recipe to train with: the run's own, or the one named if the run has none or no job yet. Arguments as of
-    `changed_recipe`; where the run has no recipe, that of the run `like` is the start. Raises MaskensError: unknown or
-    invalid recipe, or another one than the run's models were trained with."""
+    """The recipe to train with: the run's own, or the one named if the run has none or no job yet. Where the run has no
+    recipe, `changed_recipe` starts from that of the run `like`. Raises MaskensError: unknown or invalid recipe, or
+    another one than the run's models were trained with."""
     before = run_recipe(run) if run.recipe_hash else None
     start = before or (run_recipe(like) if like else None)
     recipe = changed_recipe(start, named, changes, weights, pretrained)
@@ -339,9 +339,9 @@ def resolve_recipe(
 def changed_recipe(
     start: Recipe | None, named: str | None, changes: Sequence[str], weights: Sequence[str], pretrained: bool
 ) -> Recipe:
-    """The recipe that is named, or `start`, with changes as of --set. Where neither is there, it is `original`. The
-    local weights of `start` stay in force where none are named; `weights` and `pretrained` are those of `with_weights`.
-    Raises MaskensError: unknown or invalid recipe."""
+    """The recipe named, else `start`, else `original`; with changes as typed after --set. The local weights of `start`
+    are kept where none are named; `weights` and `pretrained` are those of `with_weights`. Raises MaskensError: unknown
+    or invalid recipe."""
     if start is not None and named is None:
         recipe = parse_recipe(start.text, start.name, changes=changes) if changes else start
     else:
@@ -370,7 +370,7 @@ def bind_recipe(run: Run, recipe: Recipe) -> Run:
 
 
 def differences(a: Recipe, b: Recipe) -> list[str]:
-    """Key paths whose values differ, `tasks.mask.epochs: 3, now 5`; of other tasks their names alone."""
+    """Key paths whose values differ, `tasks.mask.epochs: 3, now 5`; only the tasks' names if those differ."""
     if a.tasks.keys() != b.tasks.keys():
         return [f"tasks: {', '.join(a.tasks)}, now {', '.join(b.tasks)}"]
     left, right = flat(a.model_dump(mode="json")), flat(b.model_dump(mode="json"))

@@ -39,7 +39,7 @@ class Strict(BaseModel):
 
 
 def _refuse(faults: Mapping[str, object]) -> None:
-    """Raise ValueError with a line for each fault that is there: `KEY: what is wrong`."""
+    """Raise ValueError with a line `KEY: what is wrong` for each fault that is true."""
     if found := [fault for fault, there in faults.items() if there]:
         raise ValueError("\n".join(found))
 
@@ -108,7 +108,7 @@ class Masks(Strict):
 
 
 class Ages(Strict):
-    """How ages are trained: in which bins, and without whom. Scores always count the bands 30 and 60."""
+    """How ages are trained: in which bins, and without which ages. Scores always use the cuts 30 and 60."""
 
     cuts: Years = AGE_CUTS  # a bin begins at each cut; "years" is one bin a year
     bands: tuple[int, ...] = ()  # band (0, 1, 2) of each bin; empty: of its oldest age
@@ -182,8 +182,8 @@ class Schedule(Strict):
 class Sampler(Strict):
     """Which photos an epoch shows."""
 
-    fraction: float = Field(1.0, gt=0, le=100)  # of the photos there are
-    photos_per_person: int = Field(len(SHOTS), ge=1, le=len(SHOTS))  # drawn anew each epoch
+    fraction: float = Field(1.0, gt=0, le=100)  # of the training photos
+    photos_per_person: int = Field(len(SHOTS), ge=1, le=len(SHOTS))  # drawn each epoch
     extra: NotNegative = 1.0  # how often an extra photo is shown, compared with one of the folds
     balance: Literal["none", "class", "mask", "age"] = "none"  # even out classes, mask states, age bins
     strength: Unit = 1.0  # 1 evens out fully, 0 not at all
@@ -216,8 +216,8 @@ class Transform(Strict):
 
 
 class SomeOf(Strict):
-    """So many of a list, drawn anew for each photo without repeats and applied in the list's order, each with its own
-    `p`: as RandAugment (Cubuk et al. 2020) does, and with 1 TrivialAugment (Müller & Hutter 2021)."""
+    """`some_of` transforms of a list, drawn for each photo without repeats and applied in the list's order, each with
+    its own `p`: like RandAugment (Cubuk et al. 2020); with 1 like TrivialAugment (Müller & Hutter 2021)."""
 
     transforms: tuple[Transform, ...] = Field(min_length=1)
     some_of: int = Field(ge=1)
@@ -317,7 +317,7 @@ class Loss(Strict):
         return self
 
     def of(self, part: Part) -> Loss:
-        """The terms of one head: its own keys before the task's."""
+        """The loss of one head: its own keys override the task's."""
         own = self.heads[part].model_dump(exclude_none=True, exclude={"weight"}) if part in self.heads else {}
         return self.model_copy(update=own | {"heads": {}, "balance": "fixed"})
 
@@ -456,7 +456,7 @@ class TaskRecipe(Strict):
     @classmethod
     def _nothing_frozen(cls, average_epochs: int, info: ValidationInfo) -> int:
         if average_epochs and info.data.get("frozen_stages"):
-            raise ValueError("it measures batch norms anew, and frozen_stages keeps them: set one of the two to 0")
+            raise ValueError("it recomputes batch norms, and frozen_stages keeps them: set one of the two to 0")
         return average_epochs
 
     @field_validator("ages")

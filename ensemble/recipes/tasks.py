@@ -1,4 +1,4 @@
-"""Tasks: which part of the label a model predicts, on which photos it is trained, and what its logits mean."""
+"""Tasks: which part of the label a model predicts, on which photos it is trained and scored, and its heads."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class OutputSpec:
 
     @property
     def in_bins(self) -> OutputSpec:
-        """The same where each head's logits are those of its bins, as `heads.bin_logits` makes them."""
+        """The spec of the same model after `heads.bin_logits`, which gives each head a logit a bin."""
         return replace(self, age_head="softmax")
 
     @property
@@ -115,8 +115,8 @@ def bands_of(cuts: Sequence[int]) -> tuple[int, ...]:
 
 
 def training_labels(target: OutputSpec, data: TrainData, in_years: bool = False) -> IntArray:
-    """int64 (photos, heads): labels as they are trained, ages in the target's own bins or in whole years; UNKNOWN where
-    the label is unknown, or an age is known less finely."""
+    """int64 (photos, heads): labels for training, ages in the target's own bins or in whole years; UNKNOWN where a
+    label is unknown or an age is known less finely."""
     mask, gender, _ = data.labels
     if in_years:
         return _columns(target, mask, gender, np.maximum(data.years, UNKNOWN), OLDEST + 1)
@@ -137,12 +137,12 @@ def with_mask(target: OutputSpec, labels: IntArray, mask: int, in_years: bool = 
 
 
 def true_labels(target: OutputSpec, data: TrainData) -> IntArray:
-    """int64 (photos, heads): labels as they are scored, whatever bins were trained; UNKNOWN where one is unknown."""
+    """int64 (photos, heads): labels for scoring, whatever bins were trained; UNKNOWN where one is unknown."""
     return _columns(target, *data.labels, len(AGES))
 
 
 def class_labels(target: OutputSpec, classes: IntArray) -> IntArray:
-    """int64 (photos, heads): labels as they are scored of photos of these classes, int64 (photos,), 0..17."""
+    """int64 (photos, heads): labels for scoring of photos of these classes, int64 (photos,), 0..17."""
     return _columns(target, *decode(classes), len(AGES))
 
 
@@ -154,14 +154,14 @@ def _columns(target: OutputSpec, mask: IntArray, gender: IntArray, age: IntArray
 
 
 def training_mask(target: OutputSpec, data: TrainData, in_years: bool = False) -> npt.NDArray[np.bool_]:
-    """bool (photos,): the photos that a task is trained on: those that can be read and have one of its labels, as
-    `training_labels` (`in_years` or not), of one gender for its age task."""
+    """bool (photos,): the photos that a task may be trained on: readable ones with one of its `training_labels`; of one
+    gender for its age task."""
     return np.asarray(_of_task(target, data) & (training_labels(target, data, in_years) != UNKNOWN).any(axis=1))
 
 
 def scored_mask(target: OutputSpec, data: TrainData) -> npt.NDArray[np.bool_]:
-    """bool (photos,): the photos that a task is scored on: those that can be read and have all of its labels, of one
-    gender for its age task. Out-of-fold logits are made for all photos: the joint decision weighs both age models."""
+    """bool (photos,): the photos that a task is scored on: readable ones with all of its labels; of one gender for its
+    age task. Out-of-fold logits are kept of all photos: the joint decision uses both age models."""
     return np.asarray(_of_task(target, data) & (true_labels(target, data) != UNKNOWN).all(axis=1))
 
 
@@ -172,7 +172,7 @@ def _of_task(target: OutputSpec, data: TrainData) -> npt.NDArray[np.bool_]:
 
 
 def undetermined(kinds: Sequence[Predicts]) -> list[str]:
-    """Which parts of the 18 classes a set of tasks does not predict, and which tasks would."""
+    """The parts of the 18 classes that no task of a set predicts, or the age tasks that are missing."""
     parts = {part for kind in kinds for part in PREDICTED_PARTS[kind] if kind not in ONLY_GENDER}
     if "class" in parts:
         return []

@@ -1,4 +1,4 @@
-"""What labels and photos are before any training, and what looks wrong with them."""
+"""Statistics of labels and photos before any training, and what looks wrong with them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Conflict = tuple[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class PhotoFacts:
-    """What a readable photo is."""
+    """Size, format, colours and hash of a readable photo."""
 
     size: str  # "width x height" in pixels, EXIF rotation applied
     kind: str  # ".jpg, JPEG, RGB": extension, actual format, colour mode

@@ -1,4 +1,4 @@
-"""What `maskens explore` leaves: index.html, contact sheets as JPEG files, and its summary in the terminal."""
+"""The folder of `maskens explore`: index.html and contact sheets as JPEG files; and its summary in the terminal."""
 
 from __future__ import annotations
 

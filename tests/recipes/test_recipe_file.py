@@ -104,7 +104,7 @@ def test_all_errors_of_a_recipe_come_together_with_key_paths_and_suggestions() -
         ("predicts = 'heads'\nloss = {class_weights = [1, 2, 3]}", "loss.class_weights: 'heads' has 3 heads"),
         ("epochs = 2\nhead_epochs = 2.5", "head_epochs: there are only 2 epochs"),
         ("epochs = 1\nsizes = [[16, 16], [24, 20]]", "sizes: there are only 1 epochs"),
-        ("frozen_stages = 1\naverage_epochs = 1", "average_epochs: it measures batch norms anew"),
+        ("frozen_stages = 1\naverage_epochs = 1", "average_epochs: it recomputes batch norms"),
         ("sizes = [[24, 32]]", "sizes: photos are [32, 24] and can only become smaller"),
         ("crop = [64, 24]", "crop: larger than the photo after resize [32, 24] (it is [64, 24])"),
         ("crop = [64, 10]", "crop.1: expected 16 or more (it is 10)"),
