@@ -61,10 +61,10 @@ class EpochPhotos:
         return max(2, round(self.recipe.fraction * self.pool))
 
     def draw(self, rng: np.random.Generator) -> IntArray:
-        """int64 (len(self),): rows, in the order in which they are shown.
+        """int64 (len(self),): rows, in the order in which they are trained on.
 
         Balanced, photos are drawn with replacement, each with a weight of (photos of its group)^-strength;
-        else without, and all of them before any comes again.
+        else without, and each photo once before any comes again.
         """
         order = rng.permutation(len(self.rows))
         if self._drawn(np.ones(len(order), dtype=np.bool_)) < len(order):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,12 +96,15 @@ def read_card(path: Path) -> ModelCard:
 
 
 def damaged_checkpoint(path: Path, error: Exception) -> MaskensError:
-    """What to raise of a checkpoint that can't be loaded, with the command that makes it again."""
-    return MaskensError(
-        f"the checkpoint {path} is damaged or not one of maskens' ({lfs_pointer(path) or first_line(error)}). "
-        f"Train that job again: maskens train --run {typed(path.parent.parent.parent)} "
-        f"--task {path.parent.parent.name} --fold {path.parent.name.removeprefix('fold')} --restart"
-    )
+    """What to raise of a checkpoint that can't be loaded; of one in a job's folder with the command that makes it
+    again."""
+    folder, task, run = path.parent, path.parent.parent, path.parent.parent.parent
+    advice = "Name another file."
+    if re.fullmatch(r"fold\d+|full", folder.name):
+        fold = folder.name.removeprefix("fold")
+        advice = f"Train that job again: maskens train --run {typed(run)} --task {task.name} --fold {fold} --restart"
+    reason = lfs_pointer(path) or first_line(error)
+    return MaskensError(f"the checkpoint {path} is damaged or not one of maskens' ({reason}). {advice}")
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -223,10 +223,10 @@ def job_estimate(spec: JobSpec, cost: Cost, data: TrainData, folds: IntArray, re
     return JobEstimate(spec.recipe.name, spec.task, spec.fold, photos, epochs, epoch, cost.start + epochs * epoch)
 
 
-def epoch_seconds(cost: Cost, shown: float, predicted: float) -> float:
-    """Seconds of an epoch of a job that trains on `shown` photos and then predicts those of the held-out fold in all
+def epoch_seconds(cost: Cost, trained: float, predicted: float) -> float:
+    """Seconds of an epoch of a job that trains on `trained` photos and then predicts those of the held-out fold in all
     views, `predicted` in all."""
-    return shown * cost.train + predicted * cost.predict
+    return trained * cost.train + predicted * cost.predict
 
 
 def job_times(

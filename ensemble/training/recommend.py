@@ -72,7 +72,7 @@ class Choice:
     candidate: Candidate
     epochs: int  # fewer than the candidate's if even the quickest is too slow
     k: int
-    fraction: float  # of the photos that an epoch shows
+    fraction: float  # of the photos that an epoch trains on
     seconds: float  # for all folds
     fits: bool  # into the budget; if not, this is the least there is
 
@@ -87,9 +87,10 @@ class PhotoCounts:
 
 def training_seconds(cost: Cost, photos: PhotoCounts, k: int, epochs: int, fraction: float = 1.0) -> float:
     """Seconds to decode the labelled photos and train all folds, one after the other, as `--dry-run` counts them."""
-    shown = fraction * (photos.own * (k - 1) / k + photos.extra)
+    trained = fraction * (photos.own * (k - 1) / k + photos.extra)
     predicted = len(VIEWS["flip"]) * photos.own / k
-    return (photos.own + photos.extra) * cost.decode + k * (cost.start + epochs * epoch_seconds(cost, shown, predicted))
+    epoch = epoch_seconds(cost, trained, predicted)
+    return (photos.own + photos.extra) * cost.decode + k * (cost.start + epochs * epoch)
 
 
 def choose(

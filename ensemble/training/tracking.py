@@ -21,6 +21,7 @@ from PIL import Image
 
 from ensemble.data.cache import DecodedPhotos
 from ensemble.jobs.job import Job
+from ensemble.jobs.oof import HISTORY
 from ensemble.metrics.heads import head_decisions, head_log_probabilities
 from ensemble.metrics.scores import confusion, head_scores
 from ensemble.recipes.tasks import WIDTHS, OutputSpec
@@ -30,7 +31,7 @@ from folds.labels import IntArray
 from folds.pages.contact_sheet import Cell, Sheet, draw
 from folds.photos import Pixels
 
-SCALARS = ("loss", "val_loss", "f1", "accuracy", "best_f1", "lr", "photos_per_s")  # columns of history.csv
+SCALARS = [column for column in HISTORY if column not in ("epoch", "seconds")]
 WORST = 16  # photos
 DPI = 100
 

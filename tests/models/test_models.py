@@ -64,6 +64,13 @@ def test_a_damaged_checkpoint_is_named_with_the_way_out(file: Path, cut: int) ->
         load_checkpoint(file, CPU)
 
 
+def test_damaged_weights_outside_of_a_run_name_no_job_to_train(tmp_path: Path) -> None:
+    (tmp_path / "mine.safetensors").write_bytes(b"")
+    with pytest.raises(MaskensError, match=r"mine\.safetensors is damaged") as error:
+        read_card(tmp_path / "mine.safetensors")
+    assert "--restart" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "change",
     [
