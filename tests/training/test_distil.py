@@ -33,9 +33,10 @@ from ensemble.jobs.soft_targets import (
     soft_target_rows,
     soft_with_mask,
 )
+from ensemble.jobs.spec import training_rows
 from ensemble.models.build import load_checkpoint, to_input
 from ensemble.recipes.schema import TaskRecipe
-from ensemble.training.fit_fold import TrainingSet, training_set
+from ensemble.training.fit_fold import training_set
 from ensemble.training.losses import class_table
 from folds.corrections import read_fixes
 from folds.errors import MaskensError
@@ -82,10 +83,6 @@ def planned(root: Path, out: Path, *teachers: Path, **more: object) -> DistilPla
     return plan_distillation(ensemble.distil.parse(teachers or root / "teacher", **options))
 
 
-def lessons(training: TrainingPlan, fold: int) -> TrainingSet:
-    return training_set(training.jobs[fold], training.data, training.folds)
-
-
 def predicted(run: Run, data: TrainData, fold: int) -> np.ndarray:
     """Log probabilities of every photo by the run's model of one fold, in two views, made with torch and timm alone."""
     model, card = load_checkpoint(run.job_folder("class18", fold) / "model.safetensors", torch.device("cpu"))
@@ -108,13 +105,14 @@ def test_a_fold_is_trained_on_the_teachers_model_of_that_fold_mixed_with_the_lab
     training = begin_student(planned(root, tmp_path / "s", alpha=0.3, temperature=2.0))
     data, folds = training.data, training.folds
     for fold in range(2):
-        found = lessons(training, fold)
+        targets = training_set(training.jobs[fold], data, folds).targets
+        rows = training_rows(training.jobs[fold], data, folds)
         said = predicted(load_run(root / "teacher"), data, fold)
         expected = 0.7 * np.eye(18)[data.classes] + 0.3 * softmax(said / 2, axis=1)
-        np.testing.assert_allclose(found.targets[found.rows], expected[found.rows], atol=1e-5)
+        np.testing.assert_allclose(targets[rows], expected[rows], atol=1e-5)
         held_out = folds[data.photo_person] == fold
-        assert not held_out[found.rows].any()
-        assert np.isnan(found.targets[held_out]).all(), "a target that is shown all the same makes the loss NaN"
+        assert not held_out[rows].any()
+        assert np.isnan(targets[held_out]).all(), "a target that is shown all the same makes the loss NaN"
 
 
 def test_labels_of_the_people_that_a_student_is_scored_on_change_nothing_in_it(root: Path, tmp_path: Path) -> None:
