@@ -138,7 +138,8 @@ def _noted(problems: list[str], where: str = "") -> Iterator[None]:
 def _base(before: Sweep | None, named: Path | None) -> Run:
     """The run whose folds the sweep uses: the one named, or one of the sweep's own."""
     first: Path = DEFAULT_RUNS[0]
-    there = [run for pair in before.pairs if (run := find_run(before.run_folder(*pair)))] if before else []
+    runs = [find_run(before.run_folder(*pair)) for pair in before.pairs] if before else []
+    there = [run for run in runs if run and run.folds_file.exists()]  # one that was being written may lack it
     if before and not (named or there or find_run(first)):
         raise MaskensError(f"{before.folder} has no run yet. Name the run whose folds it uses: --run DIR")
     base = there[0] if there and not named else load_run(named or first)

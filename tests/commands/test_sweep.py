@@ -57,6 +57,14 @@ def models(home: Path) -> dict[str, bytes]:
     return {str(p.relative_to(home)): p.read_bytes() for p in home.glob("runs/sweep/*/heads/*/model.safetensors")}
 
 
+def test_runs_that_were_only_partly_written_are_completed(copy: Path) -> None:
+    written = [copy / "runs" / "sweep" / run / "folds.csv" for run in ("a-seed0", "b-seed1")]
+    for file in written:
+        file.unlink()  # as after a crash between run.json and folds.csv
+    assert "18 classes" in ran("sweep").out
+    assert {file.read_text() for file in written} == {(copy / "runs" / "default" / "folds.csv").read_text()}
+
+
 def test_each_recipe_and_seed_is_a_run_on_the_same_folds(there: Path) -> None:
     base = load_run(Path("runs/default"))
     for recipe in ("a", "b"):
