@@ -102,7 +102,7 @@ def describe_fixes(data: TrainData) -> str:
 
 
 def _fault(fix: Fix, person: Person) -> str:
-    """What is wrong with a row, "" if nothing is."""
+    """What is wrong with a row; "" if nothing is."""
     if fix.field not in FIELDS:
         return f"field '{fix.field}' is none of {', '.join(FIELDS)}{did_you_mean(fix.field, FIELDS)}"
     if fix.field == "mask" and fix.photo not in person.shots:
@@ -161,7 +161,7 @@ def read_merges(names: Sequence[str]) -> tuple[Merge, ...]:
 def apply_merges(data: TrainData, merges: Sequence[Merge]) -> TrainData:
     """The data with these ids as one person, whose group is the smallest of its ids, on top of earlier merges.
 
-    Merges are transitive: with a-b and b-c, a and c are one person too. Raises MaskensError: ids that are not in the
+    Merges are transitive: a-b and b-c also merge a and c. Raises MaskensError: ids that are not in the
     data or pairs of one id, all listed together, with file and row.
     """
     if not merges:

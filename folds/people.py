@@ -93,7 +93,7 @@ class Person:
     bytes: tuple[int, ...]  # their sizes
     masks: tuple[int, ...] = AS_NAMED  # their mask labels
     changed: tuple[int, ...] = dataclasses.field(default=(), compare=False)  # when each was last changed, ns since 1970
-    merged_into: str = ""  # the id that the person goes by, if that is another: two ids turned out to be one person
+    merged_into: str = ""  # the id of the group, if this id was merged into another
     extra: bool = False  # trained on, never scored
 
     @property
@@ -139,7 +139,7 @@ class Lists:
 
     @property
     def column_names(self) -> dict[str, str]:
-        """Our name of a column -> the lists'. Raises MaskensError: unreadable, or no column of ours."""
+        """Our name of a column -> the lists' name. Raises MaskensError: not NAME=VALUE, or no such column."""
         found = dict(_pairs("--columns", text) for words in self.columns for text in words.split(","))
         if wrong := [name for name in found if name not in LIST_COLUMNS]:
             raise MaskensError(
@@ -150,8 +150,7 @@ class Lists:
 
     @property
     def words(self) -> dict[str, dict[str, int]]:
-        """Field -> the lists' word -> the label that it stands for. Raises MaskensError: unreadable, no such field or
-        label."""
+        """Field -> the lists' word -> its label. Raises MaskensError: malformed, or no such field or label."""
         found: dict[str, dict[str, int]] = {field: {} for field in FIELDS}
         for given in self.labels:
             field, _, rest = given.partition(":")
@@ -177,7 +176,7 @@ def _pairs(option: str, text: str) -> tuple[str, str]:
 
 
 def no_label(field: str, text: str, words: Iterable[str] = ()) -> str:
-    """What is wrong with a label that is none; `words` are a list's own."""
+    """An error message for text that is no label of a field; `words` are a list's own."""
     if field == "age":
         return f"age '{text}' is neither years from 1 to {OLDEST} nor one of {', '.join(AGES)}"
     known = (*FIELDS[field], *words)
@@ -231,8 +230,7 @@ class PhotoSet:
 
 @dataclass(frozen=True)
 class TrainData:
-    """The labelled people of a data folder or of a list of photos, sorted by `path` whatever the order of the rows; and
-    after them those of extra photos."""
+    """The labelled people of a data folder or a list of photos, sorted by `path`; after them those of extra photos."""
 
     root: Path
     people: tuple[Person, ...]

@@ -43,7 +43,7 @@ def library_versions() -> dict[str, str]:
 
 RUN_FILE, RECIPE, PRECISION = "run.json", "recipe.toml", "precision.json"
 MODEL, OOF, LAST = "model.safetensors", "oof.npz", "last.pt"  # of a job; the other names are in `ensemble.jobs.job`
-FORBID_EXTRA = {"extra": "forbid"}  # for pydantic, which is imported only where a run is read
+FORBID_EXTRA = {"extra": "forbid"}  # for pydantic, which is imported only where a record is read
 
 
 class FileIn:
@@ -247,7 +247,7 @@ def has_run(folder: Path) -> bool:
 
 
 def refuse_removed(run: Run) -> None:
-    """Raise MaskensError for a run that is gone: what is written now would bring it back in parts."""
+    """Raise MaskensError for a run that is gone: writing now would leave a part of it."""
     if not has_run(run.folder):
         raise MaskensError(f"{run.folder} was removed or moved meanwhile: nothing more is saved there.")
 
@@ -296,8 +296,8 @@ def read_labelled(
     merge: Sequence[str] = (),
     lists: Lists = NO_LISTS,
 ) -> tuple[Run | None, TrainData, int]:
-    """(the run in `folder` or None, its data with fixed labels and merged ids, the seed). What is not given is the
-    run's; without a run, the folder `data`, no fixes, no merges and seed 42."""
+    """(the run in `folder` or None, its data with fixed labels and merged ids, the seed). Defaults are the run's;
+    without a run, the folder `data`, no fixes, no merges and seed 42."""
     before = find_run(folder)
     chosen = read_fixes(fixes) if fixes else kept_fixes(before) if before else ()
     merges = read_merges(merge) if merge else kept_merges(before) if before else ()
@@ -350,11 +350,11 @@ SHARED = {
     "merged ids": "merged_hash",
     "skipped photos": "skipped_hash",
 }
-"""What runs share -> the field that is equal then."""
+"""What runs may share -> the field that is then equal."""
 
 
 def file_of(runs: Sequence[Run], file: Callable[[Run], Path]) -> Path:
-    """Where a file of a run, or of several as one ensemble, lies: in the first."""
+    """The path of a file of a run, or of several as one ensemble: in the first."""
     path = file(runs[0])
     return path if len(runs) == 1 else path.with_name(f"blend-{path.name}")
 
@@ -386,7 +386,7 @@ def refuse_other_folds(runs: Sequence[Run]) -> None:
 
 
 def differing(run: Run, other: Run, *names: str) -> str:
-    """Which of these two runs don't share, like "data and folds"; "" if they share all."""
+    """The names that two runs don't share, like "data and folds"; "" if they share all."""
     return " and ".join(n for n in names if getattr(run, SHARED[n]) != getattr(other, SHARED[n]))
 
 

@@ -377,7 +377,7 @@ class FoldsOptions(Split, Workers):
     Example:  maskens folds --k 5 --check-photos
     """
 
-    folds_file: Path | None = _data(None, "Your own folds (columns path, fold), checked like ours.", "CSV")
+    folds_file: Path | None = _data(None, "Your own folds (columns path, fold), checked for leaks.", "CSV")
     fixes: list[str] | None = _fixes(None, metavar="NAME|CSV")
     merge: list[Path] | None = _data(
         None, "Ids that are one person (columns a, b), or none; repeatable; stored in the run.", "CSV"
@@ -410,7 +410,7 @@ class TrainOptions(TrainingOfRun, Hours, OneRun):
     pseudo: Path | None = _model(
         None, "Train on this run's confident predictions of eval, too; docs/pseudo.md.", "RUN", complete=_complete_run
     )
-    graphs: bool = _output(False, "Finally keep each model's ONNX graph: --engine then starts at once.")
+    graphs: bool = _output(False, "Keep each model's ONNX graph after training: --engine then starts at once.")
     pseudo_min_p: float | None = _model(None, "Minimum probability of a pseudo-label. Default: 0.95.", "P")
 
 
@@ -477,13 +477,13 @@ class InferOptions(SeveralRuns, Cluster, TunedViews, Models, Engines):
     person_column: str | None = _data(
         None, "Column of eval/info.csv with the person on a photo, to decide gender and age per person.", "NAME"
     )
-    vote: list[Path] | None = _data(None, "Another submission, which votes with the runs; repeatable.", "CSV")
+    vote: list[Path] | None = _data(None, "A submission that votes together with the runs; repeatable.", "CSV")
     decision: Literal["joint", "hard", "vote"] | None = _model(
         None, "joint, hard (part by part) or vote (by run). Default: joint; vote with --vote.", "NAME"
     )
     no_early_exit: bool = _model(False, "Run all age models on every photo.", also="--ask-all")
     max_passes: str = _model("all", "Fraction of forward passes, as .5; reports the changed classes.", "FRACTION")
-    max_seconds_per_photo: float | None = _model(None, "As --max-passes, as an average time.", "S")
+    max_seconds_per_photo: float | None = _model(None, "Instead of --max-passes: average seconds per photo.", "S")
     precision: Literal["fp32", "bf16", "fp16", "auto"] = _compute(
         "fp32", "fp32, bf16, fp16 or auto (16 bits if faster and the logits agree).", "NAME"
     )
