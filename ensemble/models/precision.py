@@ -41,7 +41,7 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 def usable_precision(model: nn.Module, x: Tensor, wanted: Precision, any_difference: bool = False) -> PrecisionChoice:
     """The precision asked for, or fp32 with the reason.
 
-    Logits of one real batch, float32 (batch, 3, height, width) on the model's device, must be finite and, but for
+    Logits of one real batch, float32 (batch, 3, height, width) on the model's device, must be finite and, unless
     `any_difference`, agree with fp32 to 5 % of the largest. The model is in eval mode meanwhile, so that nothing of it
     changes."""
     if wanted == "fp32":
@@ -72,7 +72,7 @@ def usable_precision(model: nn.Module, x: Tensor, wanted: Precision, any_differe
 def choose_precision(
     model: nn.Module, x: Tensor, wanted: PrecisionOption, any_difference: bool = False
 ) -> PrecisionChoice:
-    """The precision to predict in, tried on one real batch. Arguments as of `usable_precision`.
+    """The precision to predict in, tried on one real batch as in `usable_precision`.
 
     `auto` is bf16 (on a GPU fp16) if it is usable and at least FASTER times as fast as fp32, else fp32.
     """
@@ -95,13 +95,9 @@ def forward_seconds(model: Forward, x: Tensor, precision: Precision) -> float:
     return shortest(forward, 2)
 
 
-Autotuned = tuple[Precision, str]
-"""(precision, what the user should know of it)."""
-
-
 @dataclass(frozen=True)
 class AutotuneCache:
-    """What `auto` came to before in a run, for one task on one kind of machine, so that all folds compute alike."""
+    """What `auto` chose earlier in a run, for one task on one kind of machine, so that all folds compute alike."""
 
     run: Path  # folder
     task_hash: str
@@ -109,8 +105,9 @@ class AutotuneCache:
     threads: int
     keep: bool = True  # what is measured now
 
-    def get_or_measure(self, measure: Callable[[], Autotuned]) -> Autotuned:
-        """What this job or one before it measured; others wait meanwhile. A damaged record is measured anew."""
+    def get_or_measure(self, measure: Callable[[], tuple[Precision, str]]) -> tuple[Precision, str]:
+        """(precision, a note): what this job or one before it measured; others wait meanwhile. A damaged record is
+        measured again."""
         key = f"{self.task_hash}, {machine(str(self.device), self.threads)}"
         with lock_measurements(self.run) if self.keep else contextlib.nullcontext():
             known = _measured(self.run)
@@ -124,7 +121,7 @@ class AutotuneCache:
 
 
 def _measured(run: Path) -> dict[str, Any]:
-    """What was measured in a run; a damaged file is measured anew."""
+    """What was measured in a run; {} if the file is damaged."""
     try:
         return dict(read_json(run / PRECISION))
     except (OSError, ValueError, TypeError):
@@ -146,19 +143,20 @@ def keep_batch(run: Path, key: str, batch: int) -> None:
 
 
 def autotune_precision(
-    model: nn.Module, x: Tensor, wanted: PrecisionOption, measured: AutotuneCache | None = None
-) -> Autotuned:
-    """The precision to train in, tried on one real batch `x`, float32 (batch, 3, height, width) on the device of the
-    model, which is in train mode and does not change. `auto` finds an earlier answer in `measured` and stores its own
-    there."""
+    model: nn.Module, x: Tensor, wanted: PrecisionOption, measured: AutotuneCache | None
+) -> tuple[Precision, str]:
+    """(the precision to train in, a note), tried on one real batch `x`, float32 (batch, 3, height, width) on the device
+    of the model, which is in train mode and does not change. `auto` finds an earlier answer in `measured` and stores
+    its own there."""
     if wanted != "auto":
         usable = usable_precision(model, x, wanted)
         return usable.precision, usable.note
     return measured.get_or_measure(lambda: measure(model, x)) if measured else measure(model, x)
 
 
-def measure(model: nn.Module, x: Tensor) -> Autotuned:
-    """bf16 (fp16 on a GPU without it) if it is usable and a step is at least FASTER times as fast, else fp32."""
+def measure(model: nn.Module, x: Tensor) -> tuple[Precision, str]:
+    """(precision, a note): bf16 (fp16 on a GPU without it) if it is usable and a step is at least FASTER times as fast,
+    else fp32."""
     weak_gpu = x.device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     small: Precision = "fp16" if weak_gpu else "bf16"
     usable = usable_precision(model, x, small)
@@ -188,31 +186,23 @@ def step_seconds(model: nn.Module, x: Tensor, *ways: Precision) -> tuple[float, 
     return tuple(min(found[way][1:]) for way in ways)
 
 
-def compile_model(
-    model: nn.Module, trial: Callable[[Forward], object], cuda_graphs: bool = False
-) -> tuple[Forward, float, str]:
+def compile_model(model: nn.Module, trial: Callable[[Forward], object]) -> tuple[Forward, float, str]:
     """(the model compiled, or itself where that fails; seconds of the compilation; why it is not compiled).
 
-    Compiled and plain model share their weights, so checkpoints and averages of the plain one stay valid.
-
-    Args:
-        trial: runs the compiled model once, on what it will be given.
-        cuda_graphs: replay forward passes as CUDA graphs, for inference alone. Experimental: not tried on a GPU.
+    Compiled and plain model share their weights, so checkpoints and averages of the plain one stay valid. `trial` runs
+    the compiled model once, on what it will be given.
     """
     began = time.perf_counter()
     try:
         with quiet():
-            mode = "reduce-overhead" if cuda_graphs else None
-            compiled: Forward = torch.compile(model, backend=COMPILER, dynamic=False, mode=mode)
-            # the next pass overwrites the output of a graph
-            faster: Forward = (lambda x: compiled(x).clone()) if cuda_graphs else compiled
-            trial(faster)
+            compiled: Forward = torch.compile(model, backend=COMPILER, dynamic=False)
+            trial(compiled)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # no C++ compiler, or any of the many things that it does not know
         cause = str(getattr(error, "inner_exception", None) or error).strip().partition("\n")[0]
         return model, 0.0, cause or type(error).__name__
-    return faster, time.perf_counter() - began, ""
+    return compiled, time.perf_counter() - began, ""
 
 
 def compile_for_training(model: nn.Module, x: Tensor, precision: Precision) -> tuple[Forward, str]:

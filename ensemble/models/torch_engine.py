@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from timm.layers import Conv2dSame
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ensemble.models.engine import BATCH, FP32, EngineOptions, PrecisionChoice, largest_difference
 from ensemble.models.precision import Forward, autocast, choose_precision, compile_model, forward_seconds
@@ -49,8 +49,11 @@ def fold_conv_bn(model: nn.Module, x: Tensor) -> tuple[nn.Module, str]:
         ours = copy.deepcopy(model)
         try:
             for convolution, name in pairs:
+                source: Any = ours.get_submodule(convolution)
                 norm: Any = ours.get_submodule(name)
-                _fold(ours.get_submodule(convolution), norm)
+                # in float64, so that the logits differ by no more than fp32 arithmetic does anyway
+                whole = fuse_conv_bn_eval(source.double(), copy.deepcopy(norm).double())
+                ours.set_submodule(convolution, whole.to(torch.float32, memory_format=torch.channels_last))
                 rest = [getattr(norm, part) for part in ("drop", "act") if hasattr(norm, part)]  # timm's also activate
                 ours.set_submodule(name, nn.Sequential(*(r for r in rest if not isinstance(r, nn.Identity))))
             found = ours(x)
@@ -92,16 +95,6 @@ def _pairs(model: nn.Module, x: Tensor) -> tuple[Tensor, list[tuple[str, str]]]:
     return logits, [(names[c], names[norm]) for c, norm in found if runs[c] == runs[norm] == 1]
 
 
-def _fold(convolution: Any, norm: Any) -> None:
-    """In float64, so that the logits differ by no more than fp32 arithmetic does anyway."""
-    bias, scale, shift = (None if t is None else t.double() for t in (convolution.bias, norm.weight, norm.bias))
-    mean, variance = norm.running_mean.double(), norm.running_var.double()
-    weight, new_bias = fuse_conv_bn_weights(convolution.weight.double(), bias, mean, variance, norm.eps, scale, shift)
-    kept = convolution.weight.dtype
-    convolution.weight = nn.Parameter(weight.to(kept, memory_format=torch.channels_last), requires_grad=False)
-    convolution.bias = nn.Parameter(new_bias.to(kept), requires_grad=False)
-
-
 class TorchEngine:
     """A model that predicts: the one place where batches become logits, in training and inference alike."""
 
@@ -112,7 +105,7 @@ class TorchEngine:
             batch: photos in one forward pass.
         """
         self.model, self.batch, self.precision = model, batch, precision
-        self.fixed_size = False  # compiled for this batch size: others would be compiled anew
+        self.fixed_size = False  # compiled for this batch size: others would be compiled, too
         self.notes: tuple[str, ...] = ()  # what could not be made faster, and why
         self.compile_seconds = 0.0
 
@@ -161,7 +154,7 @@ def fast_engine(model: nn.Module, x: Tensor, options: EngineOptions, batch: int)
             with torch.inference_mode(), autocast(x.device, chosen.precision):
                 forward(whole)
 
-        engine.model, engine.compile_seconds, failure = compile_model(folded, trial, cuda_graphs=x.is_cuda)
+        engine.model, engine.compile_seconds, failure = compile_model(folded, trial)
         engine.fixed_size = not failure
     failure = failure and f"not compiled, predicts as without --compile: {failure}"
     engine.notes = tuple(filter(None, (note, failure)))

@@ -156,19 +156,6 @@ def test_compiled_models_give_the_same_logits(model: nn.Module, monkeypatch: pyt
     assert len(compiled) == 1, "37 photos in batches of 8: the rest is filled up, not compiled anew"
 
 
-def test_logits_are_copied_from_a_gpus_reused_output(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    output = torch.empty(8, 3)
-
-    def graphed(model: nn.Module, mode: str, **options: object) -> object:
-        assert mode == "reduce-overhead"
-        return lambda x: output.copy_(model(x))
-
-    monkeypatch.setattr(torch, "compile", graphed)
-    engine = TorchEngine(precision.compile_model(model, lambda forward: None, cuda_graphs=True)[0], 8)
-    engine.fixed_size = True
-    assert agrees(engine, model)
-
-
 def test_what_cannot_be_compiled_is_reported_in_one_line(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> object:
         raise RuntimeError("no C++ compiler found")
