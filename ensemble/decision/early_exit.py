@@ -89,8 +89,6 @@ class AnytimeRule:
     """When photos leave, and the effect on the photos that it was chosen on."""
 
     threshold: float
-    passes: int  # of the whole ensemble
-    fraction: float  # of the passes that it makes
     changed: int  # of the photos: classes that differ from those after all passes
     photos: int
 
@@ -158,4 +156,4 @@ def choose_rule(scores: npt.NDArray[np.float64], fraction: float) -> AnytimeRule
         low, high = (middle, high) if passes_needed(margin, middle).mean() <= fraction * passes else (low, middle)
     made = passes_needed(margin, low)
     changed = int((best[made - 1, np.arange(photos)] != best[-1]).sum())
-    return AnytimeRule(low, passes, float(made.mean() / passes), changed, photos)
+    return AnytimeRule(low, changed, photos)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -67,7 +67,7 @@ def fit_offsets(log_probabilities: FloatArray, truth: IntArray) -> FloatArray:
 
 def frequency_bias(log_probabilities: FloatArray, truth: IntArray) -> FloatArray:
     """Bias of each class with which its mean probability is its frequency, float64 (18,), as the bias of a logistic
-    regression would be fitted; one photo more of each keeps it finite. Arguments as of `fit_offsets`."""
+    regression would be fitted; one photo more of each keeps it finite. Takes what `fit_offsets` takes."""
     counts, bias = np.bincount(truth, minlength=CLASSES) + 1, np.zeros(CLASSES)
     for _ in range(BIAS_ROUNDS):
         mean = np.exp(log_softmax(log_probabilities + bias, axis=1)).sum(axis=0) + 1
@@ -290,12 +290,12 @@ def _predicted(member: RunOofLogits, tta: TtaSet) -> dict[str, FloatArray]:
             if len(logits) and rows.sum() >= MEASURED_PHOTOS:
                 found[task] = logits[:, rows]
         return found
-    except Exception:  # not predicted, with other views, of several runs, or damaged in whatever way
+    except Exception:  # not predicted, with other views, of several runs, or damaged
         return {}
 
 
 def nested(oof: OofEnsemble, steps: Collection[StepName], force: bool = False) -> Decision:
-    """The decision on each photo by a tuning that was fitted on other people, who are split into parts anew. Raises
+    """The decision on each photo by a tuning that was fitted on other people, split into parts here. Raises
     MaskensError: fewer than two people of a gender and age band."""
     parts = min(OUTER_PARTS, int(np.bincount(oof.stratum)[np.unique(oof.stratum)].min()))
     if parts < 2:
@@ -308,6 +308,15 @@ def nested(oof: OofEnsemble, steps: Collection[StepName], force: bool = False) -
         decision = oof.decide(fitted)
         log_p[mine], classes[mine] = decision.log_probabilities[mine], decision.classes[mine]
     return Decision(log_p, classes)
+
+
+class _Scored(NamedTuple):
+    """A tuning and what it is worth."""
+
+    fitted: DecisionParams
+    decision: Decision  # on people that it was not fitted on
+    f1: FloatArray  # macro F1 of each draw of people, everybody first
+    log_loss: FloatArray
 
 
 def tune(
@@ -334,10 +343,9 @@ def tune(
     """
     draws, photos = Draws(oof.truth, oof.person, oof.stratum), np.arange(len(oof.rows))
 
-    def scored(fitted: DecisionParams, decision: Decision) -> tuple[DecisionParams, Decision, FloatArray, FloatArray]:
-        """With macro F1 and log loss of each draw of people, everybody first."""
+    def scored(fitted: DecisionParams, decision: Decision) -> _Scored:
         log_loss = draws.mean(-decision.log_probabilities[photos, oof.truth])
-        return fitted, decision, draws.macro_f1(decision.classes), log_loss
+        return _Scored(fitted, decision, draws.macro_f1(decision.classes), log_loss)
 
     plain = kept = scored(oof.plain("flip"), oof.decide(oof.plain("flip")))
     names: tuple[StepName, ...] = ()
@@ -345,23 +353,32 @@ def tune(
     for number, name in enumerate(steps, start=1):
         wanted = (*names, name)
         new = scored(fit(oof, photos, wanted, force), nested(oof, wanted, force))
-        gain, loss_gain = interval(new[2] - kept[2]), interval(kept[3] - new[3])
+        gain, loss_gain = interval(new.f1 - kept.f1), interval(kept.log_loss - new.log_loss)
         worth = gain.value > 0 if name == "offsets" else gain.low > 0
         if name == "temperatures":
             worth = loss_gain.low > 0 and gain.high >= 0
         if worth or force:
             names, kept = wanted, new
-        values = {"f1": interval(new[2]), "gain": gain, "loss": interval(new[3]), "loss_gain": loss_gain}
-        tried.append(TuningStep(name=name, kept=kept is new, what=_describe(new[0], name), **values))
+        tried.append(
+            TuningStep(
+                name=name,
+                kept=kept is new,
+                what=_describe(new.fitted, name),
+                f1=interval(new.f1),
+                gain=gain,
+                loss=interval(new.log_loss),
+                loss_gain=loss_gain,
+            )
+        )
         on_step(number, len(steps))
     tuning = Tuning(
-        fitted=with_mean_temperatures(oof, kept[0]),
+        fitted=with_mean_temperatures(oof, kept.fitted),
         steps=tuple(tried),
-        untuned=interval(plain[2]),
-        tuned=interval(kept[2]),
-        gain=interval(kept[2] - plain[2]),
+        untuned=interval(plain.f1),
+        tuned=interval(kept.f1),
+        gain=interval(kept.f1 - plain.f1),
     )
-    return tuning, kept[1]
+    return tuning, kept.decision
 
 
 def _describe(fitted: DecisionParams, name: StepName) -> str:

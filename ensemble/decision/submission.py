@@ -69,7 +69,7 @@ def read_answers(path: Path, exact: bool = False) -> tuple[list[str], IntArray]:
 
 
 def align(path: Path, ids: Sequence[str], exact: bool = False) -> IntArray:
-    """Classes of a file of answers, int64 (photos,), in the order of `ids`, whatever its own order. `exact` refuses
+    """Classes of a file of answers, int64 (photos,), in the order of `ids`, not its own. `exact` refuses
     what a leaderboard may refuse. Raises MaskensError: if the file does not hold exactly these ids."""
     found, classes = read_answers(path, exact)
     ids, found = ([composed(i) for i in names] for names in (ids, found))

@@ -121,7 +121,8 @@ def describe_temperatures(temperatures: Iterable[Mapping[str, Sequence[float]]])
 
 
 def tuning_file(untuned: Sequence[RunTuning]) -> str:
-    """Name of the file that keeps the tuning of these runs, in whatever order: it lies in the first of them."""
+    """Name of the file that keeps the tuning of these runs, the same in any order; it lies in the folder of the
+    first."""
     if len(untuned) == 1:
         return TUNING
     return BLEND.format(sha256(repr(sorted(r.made_of for r in untuned)))[:8])
@@ -148,7 +149,7 @@ def read_nested(path: Path, files: Sequence[str]) -> Decision:
         fits = log_p.shape == (len(files), CLASSES) and classes.shape == (len(files),)
         if ours and not (fits and ((classes >= 0) & (classes < CLASSES)).all()):
             raise ValueError("its arrays don't fit each other")
-    except Exception as error:  # whatever a damaged archive raises
+    except Exception as error:  # a damaged archive may raise anything
         raise MaskensError(f"{beside} can't be used ({type(error).__name__}); tune again") from error
     if not ours:
         raise MaskensError(f"{beside} does not belong to {path.name} and its photos; tune again")

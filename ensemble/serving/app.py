@@ -137,9 +137,12 @@ def create_app(
         hosts: names that a Host header may give besides this machine's; "*" is any.
     """
     metrics = Metrics(batch)
-    batcher = Batcher[ReadPhoto, Record](
-        models.predict, models.thread, batch, wait, limits.queue, metrics.batches.observe
-    )
+
+    def predict_batch(photos: Sequence[ReadPhoto]) -> list[Record]:
+        metrics.batches.observe(len(photos))
+        return models.predict(photos)
+
+    batcher = Batcher[ReadPhoto, Record](predict_batch, models.thread, batch, wait, limits.queue)
     metrics.queue.set_function(lambda: len(batcher))
     answer = RequestAnswerer(models, batcher, ThreadPoolExecutor(readers, thread_name_prefix="reader"), limits)
     # The pages /docs and /redoc would load scripts from elsewhere.
@@ -227,7 +230,7 @@ def _guarded(app: ASGIApp, hosts: Sequence[str], metrics: Metrics) -> ASGIApp:
     """The application behind a check of the Host header, with headers, counts and times on every answer.
 
     Other hosts' names are refused: a page of another site may have its own name lead here and read the answers (DNS
-    rebinding). The address that a connection came to is known, whatever it is.
+    rebinding). The address that a connection came to is always accepted.
     """
     names = {"localhost", "127.0.0.1", "::1", *map(_host_name, hosts)}
 

@@ -29,7 +29,6 @@ class Batcher(Generic[Item, Answer]):
         batch: items at most that are answered together.
         wait: seconds.
         room: items at most that wait.
-        on_batch: called with the size of each batch before it is answered.
     """
 
     def __init__(
@@ -39,9 +38,8 @@ class Batcher(Generic[Item, Answer]):
         batch: int,
         wait: float,
         room: int,
-        on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
-        self._answer, self._thread, self._on_batch = answer, thread, on_batch
+        self._answer, self._thread = answer, thread
         self._batch, self._wait, self._room = batch, wait, room
         self._queue: deque[tuple[Item, asyncio.Future[Answer], float]] = deque()  # the time that it waits since
         self._full = asyncio.Event()
@@ -76,13 +74,12 @@ class Batcher(Generic[Item, Answer]):
             batch = [(item, future) for item, future, _ in taken if not future.done()]  # else it was cancelled
             if not batch:
                 continue
-            self._on_batch(len(batch))
             try:
                 answers = await loop.run_in_executor(self._thread, self._answer, [item for item, _ in batch])
                 for (_, future), answer in zip(batch, answers, strict=True):
                     if not future.done():
                         future.set_result(answer)
-            except Exception as error:  # the next batch is answered all the same
+            except Exception as error:  # the next batch is still answered
                 for _, future in batch:
                     if not future.done():
                         future.set_exception(error)
