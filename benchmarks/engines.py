@@ -50,7 +50,7 @@ from ensemble.models.runtime import configure_process
 from ensemble.prediction.inference import InferenceSettings, infer
 from ensemble.prediction.predictor import Predictor
 from ensemble.prediction.strategies import WHOLE
-from ensemble.recipes.views import SETS, VIEWS
+from ensemble.recipes.views import VIEWS
 from folds.errors import MaskensError
 from folds.labels import CLASSES
 from folds.layout import read_eval
@@ -109,7 +109,7 @@ def _maskens(way: str, setting: Cached, arrays: dict[str, Any], oof: bool) -> tu
     engine = engine_options(wanted.engine, wanted.precision, False, "cpu")
     budget = Budget(fraction=0.5) if "--max-passes" in way else None
     early = setting.fitted if budget else None
-    settings = InferenceSettings(SETS["flip"], setting.hardware, setting.cache, engine, early, budget)
+    settings = InferenceSettings(setting.hardware, setting.cache, engine, early, budget)
     ready = [0.0, 0.0]
     load = Predictor.load
 
@@ -142,7 +142,7 @@ def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
         model = load_checkpoint(member.path, CPU)[0]
         found, engine = [], None
         for batch in photos.batches(blend.rows[mine].tolist(), BATCH, 2):
-            x = array_views(batch.photos[0], views, (card.mean, card.std)).transpose(0, 3, 1, 2)
+            x = array_views(batch.photos[0], views, card.normalisation).transpose(0, 3, 1, 2)
             engine = engine or choose_engine(
                 model, torch.from_numpy(x[: len(batch.faces)]), settings.engine, BATCH, graphs
             )
@@ -172,7 +172,7 @@ def main() -> None:
     setting = _setting(load_run(args.run), args)
     if args.way:
         return one(args.way, setting, not args.no_oof, args.out)
-    open_photos(setting.data, preprocessings(setting.ensemble.members), setting.cache, 2)
+    open_photos(setting.data, preprocessings([setting.ensemble]), setting.cache, 2)
     found: dict[str, list[dict[str, Any]]] = {}
     left_out: dict[str, str] = {}
     for number in range(args.rounds):

@@ -32,7 +32,6 @@ from inference_speed import DecisionVariant, by_itself, mean_logits, parse, sett
 from ensemble.models.engine import AS_TRAINED, EngineOptions
 from ensemble.models.runtime import configure_process
 from ensemble.prediction.inference import InferenceSettings, infer
-from ensemble.recipes.views import SETS
 
 SAMPLED = 0.25  # seconds between two samples of how busy the GPU is
 TIMM, NO_CACHE = "timm's loop", "maskens, fp32, --cache none"
@@ -81,7 +80,7 @@ def one(name: str, setting: DecisionVariant, out: Path) -> None:
             logits = LOOPS[name](setting, setting.hardware.job_workers)
         else:
             where = None if name == NO_CACHE else Path(cache)
-            settings = InferenceSettings(SETS["flip"], setting.hardware, where, WAYS[name])
+            settings = InferenceSettings(setting.hardware, where, WAYS[name])
             found = infer([setting.ensemble], setting.data, settings)
             logits, notes = mean_logits(setting, found), "; ".join(found.notes)
         seconds = time.perf_counter() - began

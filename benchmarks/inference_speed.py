@@ -43,7 +43,6 @@ from ensemble.models.build import load_checkpoint
 from ensemble.models.runtime import configure_process
 from ensemble.prediction.inference import InferenceSettings, Prediction, infer
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.views import SETS
 from folds.layout import read_eval
 from folds.people import PhotoSet
 from folds.run_folder import load_run
@@ -177,7 +176,7 @@ def ttach_way(setting: DecisionVariant, workers: int) -> dict[str, np.ndarray]:
 def maskens(setting: DecisionVariant, routed: bool) -> tuple[dict[str, np.ndarray], np.ndarray, float]:
     with tempfile.TemporaryDirectory() as cache:
         early_exit = setting.fitted if routed else None
-        settings = InferenceSettings(SETS["flip"], setting.hardware, Path(cache), early_exit=early_exit)
+        settings = InferenceSettings(setting.hardware, Path(cache), early_exit=early_exit)
         found = infer([setting.ensemble], setting.data, settings)
     log_probs = class_log_probs(setting, found)
     classes = decide(log_probs, setting.fitted.weights, setting.fitted.offsets).classes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,16 +24,15 @@ from ensemble.commands.training import (
 )
 from ensemble.decision.distillation import refuse_unfinished, soft_targets_of, teachers_of_fold
 from ensemble.decision.joint import mean_of_runs
-from ensemble.decision.members import Ensemble, preprocessings
+from ensemble.decision.members import Ensemble, all_members, preprocessings
 from ensemble.jobs import soft_targets
 from ensemble.jobs.hardware import Hardware
-from ensemble.jobs.job import STATUS, Job, jobs_of
+from ensemble.jobs.job import STATUS, jobs_of
 from ensemble.jobs.soft_targets import FoldTargets, SoftTargets
 from ensemble.recipes.recipe_file import run_recipe
 from ensemble.recipes.schema import soft_f1_warnings
-from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError, typed
-from folds.run_folder import MODEL, Run, has_run, load_data, load_run, refuse_other_folds, run_like, write_run_like
+from folds.run_folder import Run, has_run, load_data, load_run, refuse_other_folds, run_like, write_run_like
 
 NEW_FOLDER = "Name a new folder: --out DIR"
 
@@ -43,7 +42,6 @@ class DistilPlan:
     """The student's jobs, checked; nothing is written yet."""
 
     teachers: tuple[Run, ...]
-    views: TtaSet
     soft: SoftTargets  # of the folds that are predicted already
     missing: Mapping[int, list[Ensemble]]  # fold without soft targets -> the models of each teacher that predict them
     training: TrainingPlan
@@ -87,7 +85,7 @@ def plan_distillation(options: DistilOptions) -> DistilPlan:
     missing = {
         fold: found
         for fold, found in ensembles.items()
-        if fold not in soft.folds or soft.folds[fold].models != _models(teachers, found)
+        if fold not in soft.folds or soft.folds[fold].models != _models(found)
     }
     for spec in training.todo:
         if spec.fold in missing.keys() & soft.folds.keys() and spec.job.status_file.exists():
@@ -99,13 +97,12 @@ def plan_distillation(options: DistilOptions) -> DistilPlan:
         warned = soft_f1_warnings(tasks, "the ensemble is less sure than the soft targets that it gives")
         training = dataclasses.replace(training, warnings=(*training.warnings, *warned))
     here = choose_hardware("auto" if options.address else options.device, options.workers)
-    return DistilPlan(tuple(teachers), views, soft, missing, training, here)
+    return DistilPlan(tuple(teachers), soft, missing, training, here)
 
 
-def _models(teachers: Sequence[Run], ensembles: list[Ensemble]) -> tuple[str, ...]:
+def _models(ensembles: list[Ensemble]) -> tuple[str, ...]:
     """sha256 of each model."""
-    pairs = [(run, m) for run, ensemble in zip(teachers, ensembles, strict=True) for m in ensemble.members]
-    return tuple(Job(run, m.task, m.fold).verified_sha256(MODEL) for run, m in pairs)
+    return tuple(member.sha256 for member in all_members(ensembles))
 
 
 def begin_student(planned: DistilPlan, observer: Observer = SILENT) -> TrainingPlan:
@@ -136,17 +133,16 @@ def _predicted_targets(planned: DistilPlan, training: TrainingPlan, fold: int, o
     from ensemble.prediction.predictor import by_task
 
     ensembles, data, hardware = planned.missing[fold], training.data, planned.hardware
-    settings = InferenceSettings(planned.views, hardware, training.todo[0].cache)
-    shapes = preprocessings(m for ensemble in ensembles for m in ensemble.members)
+    settings = InferenceSettings(hardware, training.todo[0].cache)
     decoding = partial(on_progress, "decoding photos")
-    photos = open_photos(data.photos, shapes, settings.cache, hardware.decoding_threads, decoding)
+    photos = open_photos(data.photos, preprocessings(ensembles), settings.cache, hardware.decoding_threads, decoding)
     predicting = partial(on_progress, f"soft targets of fold {fold}")
     rows = soft_targets.soft_target_rows(data, training.folds, fold)
     shown = predict_photos(ensembles, photos, settings, on_predict=predicting, rows=rows)
     logits = by_task(ensembles, shown.logits)
     class_log_probs = np.stack([ensemble.joint(found) for ensemble, found in zip(ensembles, logits, strict=True)])
     files = tuple(data.files[row] for row in shown.rows)
-    return FoldTargets(_models(planned.teachers, ensembles), files, mean_of_runs(class_log_probs).astype(np.float32))
+    return FoldTargets(_models(ensembles), files, mean_of_runs(class_log_probs).astype(np.float32))
 
 
 def _print(trained: Trained, options: DistilOptions, terminal: Terminal) -> None:

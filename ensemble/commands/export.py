@@ -58,12 +58,12 @@ def export(options: ExportOptions, observer: Observer) -> Exported:
     from ensemble.models.engine_choice import keep_graphs  # imports torch, once nothing else is wrong
     from ensemble.prediction.export import export as export_ensemble
 
-    (ensemble,), fitted, threads = chosen.ensembles, chosen.fitted, Hardware("cpu", None).job_threads
+    (ensemble,), hardware = chosen.ensembles, Hardware("cpu", None)
     with observer.progress() as on_progress:
         progress = partial(on_progress, "exporting")
         done = export_ensemble(
-            ensemble, photos, folder, fitted.views, fitted.offsets, options.photos, options.tolerance, threads, progress
+            ensemble, photos, folder, chosen.fitted.offsets, options.photos, options.tolerance, hardware, progress
         )
         models = [] if options.no_graphs else kept_graphs(ensemble.members)
-        graphs = keep_graphs(models, threads, partial(on_progress, "keeping graphs"))
+        graphs = keep_graphs(models, hardware.job_threads, partial(on_progress, "keeping graphs"))
     return Exported(done, folder, chosen.description, chosen.notes, tuple(graphs))

@@ -144,7 +144,6 @@ def _settings(
     early_exit = (budget or not options.no_early_exit) and rule == "joint" and not people
     graphs = not options.no_graphs
     return InferenceSettings(
-        tta=chosen.fitted.views,
         hardware=hardware,
         cache=cache_folder(options.cache, options.run[0]),
         engine=engine_options(options.engine, options.precision, options.compile, hardware.device, graphs),
@@ -195,7 +194,7 @@ def infer(options: InferOptions, observer: Observer) -> Inferred | InferenceEsti
     observer.say(f"{chosen.counted}, {len(data.ids)} photos, views: {fitted.tta}, {tuning}")
     with observer.progress() as on_progress:
         if options.skip_bad_photos:
-            wanted = preprocessings(m for e in ensembles for m in e.members)
+            wanted = preprocessings(ensembles)
             opening = partial(on_progress, "opening photos" if options.dry_run else "decoding")
             threads, write = settings.hardware.decoding_threads, not options.dry_run
             found = skip_unreadable(data.photos, wanted, settings.cache, threads, opening, write)

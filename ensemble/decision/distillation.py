@@ -27,7 +27,7 @@ from folds.run_folder import Run, differing
 
 
 def soft_targets_of(
-    runs: Sequence[Run], tta: Tta | None = None, temperature: float = 1.0, alpha: float = 0.5
+    runs: Sequence[Run], tta: Tta | None, temperature: float, alpha: float
 ) -> tuple[SoftTargets, TtaSet]:
     """How an ensemble is to teach, and with which views; nothing is predicted yet.
 
@@ -64,7 +64,7 @@ def soft_targets_of(
 
 def teachers_of_fold(runs: Sequence[Run], views: TtaSet, fold: int) -> list[Ensemble]:
     """Of each run the models of one fold, untuned. Raises MaskensError as `members`."""
-    return [Ensemble(tuple(members(run, False, [fold])), {}, views, (), run.class_photos) for run in runs]
+    return [Ensemble(tuple(members(run, False, [fold])), tta=views, class_photos=run.class_photos) for run in runs]
 
 
 def refuse_unfinished(runs: Sequence[Run], folds: Collection[int]) -> None:
@@ -105,7 +105,7 @@ def make_pseudo_labels(source: Run, run: Run, root: Path, min_p: float) -> Pseud
             f"maskens folds --run {typed(run.folder)} --folds-file {typed(source.folds_file)}"
         )
     data = read_eval(root)
-    ensemble = Ensemble(tuple(members(source, allow_missing=False)), {})
+    ensemble = Ensemble(tuple(members(source, allow_missing=False)))
     logits = _eval_logits(source, ensemble, data)
     classes = np.full((run.k, len(data.ids)), NOT_TAKEN, dtype=np.int64)
     surest = 0.0

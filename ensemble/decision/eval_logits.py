@@ -39,7 +39,7 @@ class EvalLogits:
 
 
 def read_logits(path: Path) -> EvalLogits:
-    """Raises whatever a missing or damaged file raises."""
+    """What `save_logits` wrote. Raises any exception if the file is missing or damaged."""
     arrays = load_npz(path)
     record = dict.fromkeys(("rule", "skipped", "oof_hashes")) | json.loads(str(arrays.pop("record")))
     return EvalLogits(arrays["ids"].tolist(), arrays["classes"], record, arrays)
@@ -70,7 +70,7 @@ def save_logits(
         "folds": folds,
         "rule": rule,
         "fitted": fitted.model_dump(mode="json"),
-        "runs": [str(e.members[0].path.parent.parent.parent) for e in ensembles],
+        "runs": [str(e.members[0].run) for e in ensembles],
         "oof_hashes": [run.oof_hash for run in fitted.runs],  # which models these are
         "skipped": data.skipped_ids,  # shown to no model
         "sha256": sha256_of_arrays(arrays),

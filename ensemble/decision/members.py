@@ -39,17 +39,24 @@ class Member:
     card: ModelCard
     sha256: str  # of the checkpoint
 
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return self.path.parents[2]
+
 
 @dataclass(frozen=True)
 class Ensemble:
     """The models of one run, in the order of task and fold, FULL last, and what was fitted for them."""
 
     members: tuple[Member, ...]
-    temperatures: Mapping[str, Sequence[float]]  # task -> of each head, for the mean of the folds; empty if untuned
+    temperatures: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Task -> of each head, for the mean of the folds; empty if untuned."""
     tta: TtaSet = FLIP  # how its views are merged
     notes: tuple[str, ...] = ()  # what the user should know of the models
     class_photos: tuple[int, ...] = (1,) * CLASSES  # of each class in training: the decision on a photo never seen
-    of_one_fold: Mapping[str, Sequence[float]] = field(default_factory=dict)  # temperatures of a fold's models alone
+    of_one_fold: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Temperatures of a fold's models alone."""
 
     @property
     def targets(self) -> dict[str, OutputSpec]:
@@ -91,18 +98,23 @@ class Ensemble:
         return [fold for fold in self.folds(self.members[0].task) if fold in every]
 
 
-def preprocessings(models: Iterable[Member]) -> list[Preprocessing]:
-    """The ways in which photos are shown to these models, each once."""
-    return list(dict.fromkeys(m.card.preprocessing for m in models))
+def all_members(ensembles: Iterable[Ensemble]) -> list[Member]:
+    """The models of several runs, in order."""
+    return [member for ensemble in ensembles for member in ensemble.members]
+
+
+def preprocessings(ensembles: Iterable[Ensemble]) -> list[Preprocessing]:
+    """How photos are shown to the models of these runs, each way once."""
+    return list(dict.fromkeys(member.card.preprocessing for member in all_members(ensembles)))
 
 
 Only = Literal["full", "folds"]
-"""Of the models of a run: that on everybody, or those of the folds."""
+"""Which models of a run predict: the one on everybody, or those of the folds."""
 
 
 def choose_folds(run: Run, only: Only | None) -> tuple[list[int], list[str]]:
-    """(the folds whose models predict, all or none of the tasks of FULL, notes). Raises MaskensError: only that on
-    everybody is to, and it is not trained."""
+    """(the folds whose models predict, all or none of the tasks of FULL, notes). Raises MaskensError: only the model
+    on everybody is to predict, and it is not trained."""
     full = jobs_of(run, run_recipe(run).tasks, [FULL])
     missing = [job for job in full if not job.complete]
     command = f"Train it: maskens train --run {typed(run.folder)} --fold full"
@@ -204,12 +216,12 @@ class ChosenEnsembles:
 
     @property
     def models(self) -> int:
-        return sum(len(e.members) for e in self.ensembles)
+        return len(all_members(self.ensembles))
 
     @property
     def counted(self) -> str:
         """How many models, and where those on everybody are among them, of which folds."""
-        folds = {m.fold for e in self.ensembles for m in e.members}
+        folds = {m.fold for m in all_members(self.ensembles)}
         rest = in_short(folds - {FULL})
         of = "" if FULL not in folds else f" of folds {rest} and full" if rest else " of full"
         return f"{self.models} models{of}"
@@ -244,8 +256,10 @@ def choose_ensembles(
     """The models of runs that are one ensemble.
 
     Args:
-        tta, tuned: as of `apply_tuning`.
-        allow_missing, only: as of `load_ensembles`.
+        tta: name or file of the views; None takes the tuning's, else flip.
+        tuned: apply what was fitted for these runs.
+        allow_missing: see `members`.
+        only: the model on everybody, or those of the folds; None: all.
         weighted: skip runs whose tuned weight is 0.
 
     Raises:

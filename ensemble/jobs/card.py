@@ -26,6 +26,8 @@ FORMAT = 1
 KEY = 12  # hex digits that name a person
 
 Rgb = tuple[float, float, float]
+Normalisation = tuple[Rgb, Rgb]
+"""(mean, std) per channel on a 0..1 scale."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,14 @@ class ModelCard:
     f1: float | None  # macro F1 of the held-out fold after that epoch; None of the model on everybody
     epochs: int | None = None  # that were planned, where a deadline left fewer than the recipe's
 
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the model's inputs."""
+        return self.mean, self.std
+
 
 def job_card(
-    spec: JobSpec, normalisation: tuple[Rgb, Rgb], people: str, epoch: int, f1: float | None, epochs: int | None = None
+    spec: JobSpec, normalisation: Normalisation, people: str, epoch: int, f1: float | None, epochs: int | None = None
 ) -> ModelCard:
     """The card of a job's checkpoint; `people` is of `trained_on`, the others are as in the card."""
     recipe = spec.task_recipe

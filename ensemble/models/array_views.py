@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ensemble.jobs.card import Rgb
+from ensemble.jobs.card import Normalisation
 from ensemble.recipes.views import steps_of
 from folds.photos import Pixels
 
 Array = npt.NDArray[np.float32]
 
 
-def array_views(photos: Pixels, views: Sequence[str], normalisation: tuple[Rgb, Rgb]) -> Array:
+def array_views(photos: Pixels, views: Sequence[str], normalisation: Normalisation) -> Array:
     """Photos, uint8 (photos, height, width, 3), normalised and in all views: all of them in the first view, then in the
-    second, ... Returns float32 (views * photos, height, width, 3). The normalisation is (mean, std) per RGB channel on
-    a 0..1 scale."""
+    second, ... Returns float32 (views * photos, height, width, 3)."""
     mean, std = (np.array(values, np.float32) for values in normalisation)
     x = (photos.astype(np.float32) - mean * 255) / (std * 255)
     return np.concatenate([_view(x, view, mean, std) for view in views])

@@ -15,15 +15,12 @@ import timm.data
 import torch
 from torch import Tensor, nn
 
-from ensemble.jobs.card import ModelCard, card_metadata, damaged_checkpoint, read_card
+from ensemble.jobs.card import ModelCard, Normalisation, card_metadata, damaged_checkpoint, read_card
 from ensemble.models.runtime import quiet
 from ensemble.models.weights_file import read_weights
 from ensemble.recipes.schema import TaskRecipe
 from folds.errors import MaskensError, did_you_mean, first_line, refuse
 from folds.files import replacing
-
-Normalisation = tuple[tuple[float, float, float], tuple[float, float, float]]
-"""(mean, std) per RGB channel on a 0..1 scale."""
 
 ANSWERING = 4.0  # seconds in which the hub must answer
 

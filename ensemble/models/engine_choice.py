@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -43,7 +42,7 @@ from folds.photos import Progress
 
 
 def load_engine(
-    path: Path,
+    kept: KeptGraph,
     device: str,
     threads: int,
     x: Array | Tensor,
@@ -51,23 +50,27 @@ def load_engine(
     batch: int,
     graphs: OnnxGraphs,
     passes: float = math.inf,
-    kept: KeptGraph | None = None,
 ) -> Engine:
-    """The engine of a checkpoint, as `choose_engine` chooses it. Raises MaskensError: a damaged checkpoint, or one that
-    does not fit into the GPU's memory.
+    """The engine that `choose_engine` chooses for a checkpoint; a batch size that it measures is kept in the run.
 
     Args:
+        kept: the checkpoint, and where its graph is kept.
         device, threads: of torch.
-        batch: as of `choose_engine`; what was measured is kept in the run.
-        x: as of `choose_engine`; an array on the CPU.
+        x: photos, as for `choose_engine`; an array on the CPU.
+        batch: photos in one forward pass of torch; 0 takes what the run keeps, or measures which number is fastest.
+
+    Raises:
+        MaskensError: a damaged checkpoint, or one that does not fit into the GPU's memory.
     """
     torch.set_num_threads(threads)
-    (model, card), run = load_checkpoint(path, torch.device(device)), path.parent.parent.parent
+    (model, card), run = load_checkpoint(kept.checkpoint, torch.device(device)), kept.checkpoint.parents[2]
     kind = f"{card.model} {card.model_args} {card.preprocessing} in {options.precision}"
     key = f"batch of {kind}, {machine(device, threads)}"
     known = batch or kept_batch(run, key)
     try:
-        engine = choose_engine(model, torch.as_tensor(x), options, known, graphs, passes, kept)
+        engine = choose_engine(
+            model, torch.as_tensor(x), options, known, graphs, passes, kept if options.graphs else None
+        )
         if not known and isinstance(engine, TorchEngine):
             keep_batch(run, key, engine.batch)
         return engine
@@ -84,8 +87,7 @@ def keep_graphs(models: Sequence[KeptGraph], threads: int, on_progress: Progress
     options = EngineOptions(engine=next(name for name in installed_engines() if name != "torch"))
     for done, kept in enumerate(models, start=1):
         if not kept.record():
-            x = kept.stand_ins
-            notes += load_engine(kept.checkpoint, "cpu", threads, x, options, BATCH, graphs, kept=kept).notes
+            notes += load_engine(kept, "cpu", threads, kept.stand_ins, options, BATCH, graphs).notes
         if on_progress:
             on_progress(done, len(models))
     return [*graphs.notes, *dict.fromkeys(notes)]
@@ -124,83 +126,122 @@ def choose_engine(
         by_torch = fast_engine(model, x, options, batch)
         by_torch.notes = (*by_torch.notes, *filter(None, [why]))
         return by_torch
-    folded, note = fold_conv_bn(model, x[:CHECKED])
-    notes, new = [note], list[tuple[GraphEngine, bytes]]()
-    with torch.inference_mode():
-        exact: Array = model(x[:BATCH]).float().numpy()
-
-    def usable(precisions: Sequence[Precision]) -> list[Engine]:
-        found: list[Engine] = []
-        for name in names:
-            for precision in [p for p in precisions if p in PRECISIONS[name]]:
-                limit = math.inf if options.chosen_before else largest_difference(exact, precision)
-                tried = _other_engine(name, precision, folded, x, exact, limit, graphs, kept)
-                if isinstance(tried, str):
-                    notes.append(f"{tried}: not used")
-                    continue
-                engine, graph = tried
-                found.append(engine)
-                if graph is not None and precision == "fp32":
-                    new.append((engine, graph))
-        return found
-
+    others = _OtherEngines(names, model, x, graphs, kept, options.chosen_before)
     precisions: tuple[Precision, ...] = ("fp32", "bf16") if options.precision == "auto" else (options.precision,)
-    engines = usable(precisions) or ([] if auto or "fp32" in precisions else usable(("fp32",)))
+    engines = others.usable(precisions) or ([] if auto or "fp32" in precisions else others.usable(("fp32",)))
     if auto or not engines:
-        engines.append(fast_engine(folded, x, options, batch))
+        engines.append(fast_engine(others.folded, x, options, batch))
     best = engines[0]
     if auto or len(engines) > 1:
         plain = engines[-1].precision
         in_fp32 = auto and (plain.engine, plain.precision) == ("torch", "fp32")
-        torch_fp32 = engines[-1] if in_fp32 else fast_engine(folded, x, EngineOptions(), batch)
+        torch_fp32 = engines[-1] if in_fp32 else fast_engine(others.folded, x, EngineOptions(), batch)
         times = _seconds([*engines, torch_fp32], x)
         best = min(engines, key=lambda e: times[id(e)] * (FASTER if e.precision.precision in TYPES else 1))
         best.precision = dataclasses.replace(best.precision, speedup=times[id(torch_fp32)] / times[id(best)])
-        new.sort(key=lambda pair: times[id(pair[0])])
-        if new and len(x) >= len(_photos_at_a_time(x)):
-            seconds = times[id(new[0][0])] / len(x), times[id(torch_fp32)] / len(x)
-            graphs.seconds.setdefault(_kind(new[0][0], folded, x), seconds)
-    if kept and new:  # the graph of all, with the times of the fastest
-        engine, graph = new[0]
-        graphs.keep(kept, graph, _record(kept, graph, engine, model, folded, x, graphs))
+        others.traced.sort(key=lambda pair: times[id(pair[0])])
+        if others.traced and len(x) >= len(_photos_at_a_time(x)):
+            fastest = others.traced[0][0]
+            per_photo = times[id(fastest)] / len(x), times[id(torch_fp32)] / len(x)
+            graphs.seconds.setdefault(others.kind(fastest), per_photo)
+    if kept and others.traced:  # the graph of all, with the times of the fastest
+        engine, graph = others.traced[0]
+        graphs.keep(kept, graph, others.record(kept, engine, graph))
     if auto and not math.isinf(passes):
-        notes.append(f"engine auto took {time.perf_counter() - began:.0f} s to compare {', '.join(names)} with torch")
-    best.notes = tuple(filter(None, dict.fromkeys([*notes, *best.notes])))
+        seconds = time.perf_counter() - began
+        others.notes.append(f"engine auto took {seconds:.0f} s to compare {', '.join(names)} with torch")
+    best.notes = tuple(filter(None, dict.fromkeys([*others.notes, *best.notes])))
     return best
 
 
-def _other_engine(
-    name: EngineName,
-    precision: Precision,
-    folded: nn.Module,
-    x: Tensor,
-    exact: Array,
-    limit: float,
-    graphs: OnnxGraphs,
-    kept: KeptGraph | None,
-) -> tuple[GraphEngine, bytes | None] | str:
-    """(the engine, its graph if that isn't the kept one), or why its logits of the first photos are not `exact` up to
-    `limit`."""
-    problem, size, photos = "", (x.shape[2], x.shape[3]), x[: len(exact)].numpy()
+class _OtherEngines:
+    """The engines other than torch that may run a model, compared with it on the first photos.
 
-    def candidates() -> Iterator[tuple[Callable[[], bytes], bool]]:
-        if kept and (record := kept.record()):
+    Args:
+        x: photos, as for `choose_engine`.
+        kept: where the model's graph is kept; None keeps none.
+        any_difference: logits need only be finite.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[EngineName],
+        model: nn.Module,
+        x: Tensor,
+        graphs: OnnxGraphs,
+        kept: KeptGraph | None,
+        any_difference: bool,
+    ) -> None:
+        self.folded, note = fold_conv_bn(model, x[:CHECKED])
+        self.notes = [note]  # why some are not used
+        self.traced: list[tuple[GraphEngine, bytes]] = []  # those in fp32 whose graph is not the kept one, and it
+        self._names, self._model, self._x, self._graphs, self._kept = names, model, x, graphs, kept
+        self._any_difference = any_difference
+        with torch.inference_mode():
+            self._exact: Array = model(x[:BATCH]).float().numpy()
+
+    def usable(self, precisions: Sequence[Precision]) -> list[Engine]:
+        """Those that take the model and agree with torch, in each of these precisions that they have."""
+        ways = [(name, way) for name in self._names for way in precisions if way in PRECISIONS[name]]
+        return [engine for name, way in ways if (engine := self._tried(name, way))]
+
+    def _tried(self, name: EngineName, precision: Precision) -> GraphEngine | None:
+        """An engine; None where it does not take the model or its logits are too far from torch's, which is noted."""
+        limit = math.inf if self._any_difference else largest_difference(self._exact, precision)
+        problem, photos, size = "", self._x[: len(self._exact)].numpy(), (self._x.shape[2], self._x.shape[3])
+        for make, new in self._candidates():
+            try:
+                graph = make()
+                forward = compile_graph(name, graph, size, precision, torch.get_num_threads())
+                difference = float(np.abs(forward(photos) - self._exact).max())
+            except Exception as error:  # exporter and engines may refuse a model in any way they like
+                problem = f"engine {name} does not take it ({first_line(error)})"
+                continue
+            if difference <= limit:  # not NaN
+                engine = GraphEngine(forward, PrecisionChoice(precision, difference, "", name))
+                if new and precision == "fp32":
+                    self.traced.append((engine, graph))
+                return engine
+            problem = f"engine {name} moves a logit by {difference:.2g} in {precision}"
+        self.notes.append(f"{problem}: not used")
+        return None
+
+    def _candidates(self) -> Iterator[tuple[Callable[[], bytes], bool]]:
+        """Graphs to try in turn, each with whether it is another than the kept one."""
+        if (kept := self._kept) and (record := kept.record()):
             yield lambda: kept.read(record), False
-        yield lambda: graphs.of(folded, x), True
-        yield lambda: graphs.of(folded, x, anew=True), True  # one traced of another model may not be this one's
+        yield lambda: self._graphs.of(self.folded, self._x), True
+        # one traced of another model may not be this one's
+        yield lambda: self._graphs.of(self.folded, self._x, anew=True), True
 
-    for make, new in candidates():
-        try:
-            graph = make()
-            forward = compile_graph(name, graph, size, precision, torch.get_num_threads())
-            difference = float(np.abs(forward(photos) - exact).max())
-        except Exception as error:  # exporter and engines may refuse a model in any way they like
-            problem = f"engine {name} does not take it ({first_line(error)})"
-            continue
-        if difference <= limit:  # not NaN
-            return GraphEngine(forward, PrecisionChoice(precision, difference, "", name)), graph if new else None
-        problem = f"engine {name} moves a logit by {difference:.2g} in {precision}"
-    return problem
+    def kind(self, engine: GraphEngine) -> str:
+        """Of an engine and this model: others of the kind are as fast."""
+        return f"{engine.precision.engine} {self.folded} {tuple(self._x.shape[1:])}"
+
+    def record(self, kept: KeptGraph, engine: GraphEngine, graph: bytes) -> GraphRecord:
+        """What is known of a graph that agrees with torch. Engine and torch are timed once for a kind of model."""
+        name, kind = engine.precision.engine, self.kind(engine)
+        if kind not in self._graphs.seconds:
+            some = _photos_at_a_time(self._x)
+            times = _seconds((engine, TorchEngine(self.folded, BATCH)), some).values()
+            first, second = (each / len(some) for each in times)
+            self._graphs.seconds[kind] = first, second
+        seconds, torch_seconds = self._graphs.seconds[kind]
+        with torch.inference_mode():
+            logits = self._model(torch.from_numpy(kept.stand_ins)).float().tolist()
+        return GraphRecord(
+            model=kept.model,
+            graph=sha256(graph),
+            bytes=len(graph),
+            logits=tuple(map(tuple, logits)),
+            difference=engine.precision.difference,
+            photos=len(self._exact),
+            engine=name,
+            seconds=seconds,
+            torch_seconds=torch_seconds,
+            machine=machine("cpu", torch.get_num_threads()),
+            versions={package: metadata.version(package) for package in ("torch", "timm", name)},
+        )
 
 
 def _seconds(engines: Sequence[Engine], x: Tensor) -> dict[int, float]:
@@ -214,41 +255,3 @@ def _seconds(engines: Sequence[Engine], x: Tensor) -> dict[int, float]:
 def _photos_at_a_time(x: Tensor) -> Tensor:
     """As many photos as the threads predict at a time, of these."""
     return x[torch.arange(min(PART * torch.get_num_threads(), 4 * BATCH)) % len(x)]
-
-
-def _kind(engine: GraphEngine, folded: nn.Module, x: Tensor) -> str:
-    """Of an engine and a model: others of the kind are as fast."""
-    return f"{engine.precision.engine} {folded} {tuple(x.shape[1:])}"
-
-
-def _record(
-    kept: KeptGraph,
-    graph: bytes,
-    engine: GraphEngine,
-    model: nn.Module,
-    folded: nn.Module,
-    x: Tensor,
-    graphs: OnnxGraphs,
-) -> GraphRecord:
-    """What is known of a graph that agrees with torch. Engine and torch are timed once for a kind of model."""
-    name, kind = engine.precision.engine, _kind(engine, folded, x)
-    if kind not in graphs.seconds:
-        some = _photos_at_a_time(x)
-        first, second = (each / len(some) for each in _seconds((engine, TorchEngine(folded, BATCH)), some).values())
-        graphs.seconds[kind] = first, second
-    seconds, torch_seconds = graphs.seconds[kind]
-    with torch.inference_mode():
-        logits = model(torch.from_numpy(kept.stand_ins)).float().tolist()
-    return GraphRecord(
-        model=kept.model,
-        graph=sha256(graph),
-        bytes=len(graph),
-        logits=tuple(map(tuple, logits)),
-        difference=engine.precision.difference,
-        photos=len(x[:BATCH]),
-        engine=name,
-        seconds=seconds,
-        torch_seconds=torch_seconds,
-        machine=machine("cpu", torch.get_num_threads()),
-        versions={package: metadata.version(package) for package in ("torch", "timm", name)},
-    )

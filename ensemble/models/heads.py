@@ -32,7 +32,7 @@ def head_to_bin_logits(logits: Tensor, head: Head) -> Tensor:
 
 
 def to_bin_logits(logits: Tensor, heads: Sequence[Head]) -> Tensor:
-    """float (photos, width) of a task -> float (photos, bins of all heads), as of `head_to_bin_logits`."""
+    """`head_to_bin_logits` of all heads of a task: float (photos, width) -> float (photos, bins of all heads)."""
     if all(head.kind == "softmax" for head in heads):
         return logits
     return torch.cat([head_to_bin_logits(logits[:, head.columns], head) for head in heads], dim=1)

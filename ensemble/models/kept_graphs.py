@@ -62,7 +62,7 @@ class KeptGraph:
         shape = (STAND_INS, *self.card.preprocessing.shape)
         numbers = np.arange(np.prod(shape), dtype=np.uint64) * np.uint64(2654435761)  # multiplicative hashing
         photos = (numbers >> np.uint64(24)).astype(np.uint8).reshape(shape)
-        return array_views(photos, [IDENTITY], (self.card.mean, self.card.std)).transpose(0, 3, 1, 2)
+        return array_views(photos, [IDENTITY], self.card.normalisation).transpose(0, 3, 1, 2)
 
     def record(self) -> GraphRecord | None:
         """Of the graph of this very checkpoint; None if there is none or it is damaged."""
@@ -94,7 +94,7 @@ class KeptGraph:
         """The graph in an engine, or why it can't be used: damaged, or other logits of the stand-ins than torch had.
 
         Args:
-            part: as of `compile_graph`.
+            part: photos in one forward pass, at most.
             in_bf16: the photos, float32 (n, 3, height, width), on which bf16 is compared with fp32; where it differs
                 too much the engine is in fp32, and notes report it. None: fp32.
             any_difference: in bf16 logits need only be finite.

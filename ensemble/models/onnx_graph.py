@@ -66,7 +66,8 @@ class OnnxGraphs:
 
 
 def trace(model: nn.Module, x: Tensor) -> ONNXProgram:
-    """A model as an ONNX program `photos` -> `logits`, for batches of any size. Arguments as of `OnnxGraphs.of`."""
+    """A model, in eval mode and on the CPU, as an ONNX program `photos` -> `logits` for batches of any size; `x` is an
+    example of its input."""
     with quiet():
         # The older exporter (dynamo=False) applies to_input's in-place arithmetic on constants twice: wrong logits.
         program = torch.onnx.export(

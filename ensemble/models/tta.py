@@ -8,7 +8,8 @@ import torch
 import ttach.functional
 from torch import Tensor
 
-from ensemble.models.build import Normalisation, to_input
+from ensemble.jobs.card import Normalisation
+from ensemble.models.build import to_input
 from ensemble.recipes.views import steps_of
 from folds.labels import IntArray
 from folds.photos import Pixels
@@ -46,8 +47,8 @@ def apply_view(x: Tensor, view: str, normalisation: Normalisation) -> Tensor:
 
 
 def stack_views(x: Tensor, views: Sequence[str], normalisation: Normalisation) -> Tensor:
-    """All views of a batch, (views * batch, 3, height, width): all photos in the first view, then in the second, ...
-    Arguments as of `apply_view`."""
+    """`apply_view` for several views: (views * batch, 3, height, width), all photos in the first view, then in the
+    second, ..."""
     return torch.cat([apply_view(x, view, normalisation) for view in views])
 
 

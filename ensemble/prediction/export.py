@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,28 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ensemble.data.cache import load_photo, refuse_without_detector
 from ensemble.decision.joint import column_temperatures, joint_log_probabilities, mean_logits, most_probable
-from ensemble.decision.members import Ensemble, Member
-from ensemble.jobs.card import ModelCard
+from ensemble.decision.members import Ensemble, preprocessings
+from ensemble.jobs.hardware import Hardware
+from ensemble.jobs.oof import Logits
 from ensemble.metrics.heads import bin_logits, head_decisions
 from ensemble.models.build import load_checkpoint, to_input
 from ensemble.models.heads import to_bin_logits
 from ensemble.models.onnx_graph import trace
 from ensemble.models.runtime import configure_process
-from ensemble.models.torch_engine import TorchEngine
-from ensemble.models.tta import apply_view, stack_views
+from ensemble.models.tta import stack_views
+from ensemble.prediction.predictor import Predictor
 from ensemble.recipes.schema import Preprocessing
-from ensemble.recipes.tasks import ONLY_GENDER, OutputSpec, Part
-from ensemble.recipes.views import TtaSet
+from ensemble.recipes.tasks import ONLY_GENDER
 from folds.errors import MaskensError, first_line
 from folds.faces import AROUND, EYE_LEVEL, EYES_APART, EYES_AT, EYES_IN_BOX, SEARCHED, SECOND_THRESHOLDS
 from folds.files import read_json, replacing_folder, write_json
-from folds.labels import AGES, CLASS_NAMES, FORMULA, GENDERS, MASKS, AnyFloatArray
+from folds.labels import CLASS_NAMES, FIELDS, FORMULA, GENDERS, FloatArray
 from folds.pages.html import refuse_strange_files
 from folds.people import PhotoSet
 from folds.photos import Pixels, Progress
@@ -44,7 +44,7 @@ MADE_BY = "maskens export"
 SINGLE_FILE = 1_500_000_000  # bytes; larger weights go into `<name>.onnx.data`, as protobuf ends at 2 GiB
 LARGEST_BATCH = 8  # of verified photos: a batch of 8 in two views already takes b3 more than a GB
 CPU = torch.device("cpu")
-LABELS: dict[Part, Sequence[str]] = {"mask": MASKS, "gender": GENDERS, "age": AGES, "class": CLASS_NAMES}
+LABELS = {**FIELDS, "class": CLASS_NAMES}  # of each part
 SPECIFICATION = {
     "class": FORMULA,
     "input": "photos: uint8 (batch, height, width, 3), RGB, resized and cropped; normalisation, folds and views are "
@@ -73,9 +73,10 @@ SPECIFICATION = {
 """What a consumer can't read from shapes; goes into each file and into decision.json."""
 
 
-def task_record(members: Sequence[Member], tta: TtaSet) -> dict[str, Any]:
-    """A task in decision.json and in the metadata of its ONNX file, in plain JSON types."""
-    task, card = members[0].task, members[0].card
+def task_record(ensemble: Ensemble) -> dict[str, Any]:
+    """An ensemble of one task in decision.json and in the metadata of its ONNX file, in plain JSON types."""
+    members, tta, card = ensemble.members, ensemble.tta, ensemble.members[0].card
+    task = card.task
     target, shown = card.target, card.preprocessing
     genders = [GENDERS[ONLY_GENDER[target.predicts]]] if target.predicts in ONLY_GENDER else GENDERS
     ages = [f"{gender} age" for gender in genders]  # ages are one factor for each gender
@@ -150,26 +151,25 @@ class Export:
 
 
 class TaskEnsemble(nn.Module):
-    """The models of a task's folds as one: uint8 (batch, height, width, 3) -> float32 (batch, bins).
+    """The models of one task's folds as one: uint8 (batch, height, width, 3) -> float32 (batch, bins).
 
     Heads that are no softmax over their bins are made one, so that they need no other rule.
     """
 
-    def __init__(
-        self, models: Sequence[nn.Module], cards: Sequence[ModelCard], tta: TtaSet, temperatures: AnyFloatArray | None
-    ) -> None:
+    def __init__(self, ensemble: Ensemble) -> None:
         super().__init__()
-        self.models = nn.ModuleList(models)
-        self.cards, self.tta = cards, tta
+        self.models = nn.ModuleList(load_checkpoint(member.path, CPU)[0] for member in ensemble.members)
+        self.cards, self.tta = [member.card for member in ensemble.members], ensemble.tta
+        temperatures = logit_divisors(ensemble)
         self.temperatures = None if temperatures is None else torch.tensor(temperatures, dtype=torch.float)
 
     def forward(self, photos: Tensor) -> Tensor:
         views, weights = self.tta.views, self.tta.weights or [1.0] * len(self.tta.views)
         found = []
         for model, card in zip(self.models, self.cards, strict=True):
-            x = to_input(photos, card.mean, card.std, CPU)
+            x = to_input(photos, *card.normalisation, CPU)
             # the views as one batch: the graph then holds each model once, and is traced in half the time
-            found.append(model(stack_views(x, views, (card.mean, card.std))).float())
+            found.append(model(stack_views(x, views, card.normalisation)).float())
         each = torch.unflatten(torch.stack(found), 1, (len(views), -1))  # (folds, views, batch, width)
         shares = torch.tensor([weight / sum(weights) for weight in weights])
         mean = (each.mean(0) * shares.view(-1, 1, 1)).sum(0)
@@ -181,23 +181,21 @@ def export(
     ensemble: Ensemble,
     of: PhotoSet,
     folder: Path,
-    views: TtaSet,
     offsets: Sequence[float],
     photos: int,
     tolerance: float,
-    threads: int,
+    hardware: Hardware,
     on_progress: Progress | None = None,
 ) -> Export:
     """Write the models of a run as ONNX files, once each agrees with torch; `folder` is replaced as a whole.
 
     Args:
-        ensemble: its temperatures go into the graphs.
-        views: go into the graphs, too.
+        ensemble: its views and temperatures go into the graphs.
         offsets: (18,), of the classes' log probabilities; they go into decision.json.
         of: the photos on which both are compared.
         photos: how many of them, spread evenly.
         tolerance: largest accepted absolute difference of a logit.
-        threads: for torch and onnxruntime.
+        hardware: the CPU, on which both run.
 
     Raises:
         MaskensError: views that are not merged by their mean, a model that can't be exported or differs by more than
@@ -205,46 +203,35 @@ def export(
             behind then.
     """
     refuse_foreign_export(folder)
-    if views.merge != "mean":
+    if ensemble.tta.merge != "mean":
         raise MaskensError(
-            f"the views are merged by '{views.merge}', and an exported graph gives the mean of their logits: "
+            f"the views are merged by '{ensemble.tta.merge}', and an exported graph gives the mean of their logits: "
             "choose another --tta, or drop the tuning: --no-tuning"
         )
-    configure_process(threads)
-    targets = {task: target.in_bins for task, target in ensemble.targets.items()}
-    by_task = {t: [m for m in ensemble.members if m.task == t] for t in targets}
-    shapes = {task: found[0].card.preprocessing for task, found in by_task.items()}
-    refuse_without_detector(shapes.values())
-    shown = _sample(of, photos, list(dict.fromkeys(shapes.values())))
-    records = {task: task_record(found, views) for task, found in by_task.items()}
+    configure_process(hardware.job_threads)
+    refuse_without_detector(preprocessings([ensemble]))
+    shown = _sample(of, photos, preprocessings([ensemble]))
+    by_task = {
+        task: dataclasses.replace(ensemble, members=tuple(m for m in ensemble.members if m.task == task))
+        for task in ensemble.targets
+    }
+    records = {task: task_record(own) for task, own in by_task.items()}
     exported, ours, theirs = [], {}, {}
     with replacing_folder(folder) as build:
         (build / "timm").mkdir()
-        for task, found in by_task.items():
-            path, inputs, heads = build / f"{task}.onnx", shown[shapes[task]], targets[task].heads
-            fitted = ensemble.temperatures.get(task)
-            scale = column_temperatures(fitted, ensemble.targets[task]) if fitted else None
-            ours[task] = _write_graph(path, found, records[task], views, scale, inputs)
-            theirs[task] = _run_graph(path, inputs, threads)
-            difference = _difference(ours[task], theirs[task], ensemble.targets[task])
-            if not difference <= tolerance:  # nor may it be NaN
+        for task, own in by_task.items():
+            inputs = shown[own.members[0].card.preprocessing]
+            path = build / records[task]["file"]
+            _write_graph(path, own, records[task], inputs)
+            ours[task], theirs[task] = _torch_logits(own, inputs, hardware), _graph_logits(path, inputs, hardware)
+            done = _compared(own, path, ours[task], theirs[task])
+            if not done.difference <= tolerance:  # nor may it be NaN
                 raise MaskensError(
-                    f"{task}: logits of onnxruntime and torch differ by up to {difference:.2g} over {len(inputs)} "
+                    f"{task}: logits of onnxruntime and torch differ by up to {done.difference:.2g} over {len(inputs)} "
                     f"photos, and --tolerance is {tolerance:g}. Nothing was written to {folder}."
                 )
-            pairs = zip(head_decisions(ours[task], heads), head_decisions(theirs[task], heads), strict=True)
-            exported.append(
-                ExportedTask(
-                    task,
-                    folds=tuple(m.fold for m in found),
-                    views=views.views,
-                    input=shapes[task].shape[:2],
-                    bytes=sum(p.stat().st_size for p in build.glob(f"{path.name}*")),
-                    difference=difference,
-                    differing=int(np.logical_or.reduce([a != b for a, b in pairs]).sum()),
-                )
-            )
-            for member, copy in zip(found, records[task]["timm"], strict=True):
+            exported.append(done)
+            for member, copy in zip(own.members, records[task]["timm"], strict=True):
                 shutil.copyfile(member.path, build / copy["file"])
             if on_progress:
                 on_progress(len(exported), len(by_task))
@@ -259,6 +246,7 @@ def export(
             "files": [*files, DECISION],
         }
         write_json(build / DECISION, decision)
+    targets = {task: target.in_bins for task, target in ensemble.targets.items()}
     first, second = (
         most_probable(
             joint_log_probabilities({t: v[None, None] for t, v in logits.items()}, targets) + np.array(offsets)
@@ -268,14 +256,27 @@ def export(
     return Export(tuple(exported), len(first), int((first != second).sum()))
 
 
-def _difference(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], target: OutputSpec) -> float:
-    """The largest absolute difference of a logit. That of a log probability is taken in proportion to its size: one of
-    -500, a bin that is out of the question, carries the rounding of all cuts before it."""
-    found = np.abs(ours - theirs)
-    for head in target.heads:
+def _compared(ensemble: Ensemble, path: Path, ours: FloatArray, theirs: FloatArray) -> ExportedTask:
+    """The graph of one task, by its logits of the bins and torch's, float64 (photos, bins).
+
+    The difference of a log probability is taken in proportion to its size: one of -500, a bin that is out of the
+    question, carries the rounding of all cuts before it.
+    """
+    card = ensemble.members[0].card
+    differences = np.abs(ours - theirs)
+    for head in card.target.heads:
         if head.kind != "softmax":
-            found[:, head.bins] /= np.maximum(1, np.abs(ours[:, head.bins]))
-    return float(found.max())
+            differences[:, head.bins] /= np.maximum(1, np.abs(ours[:, head.bins]))
+    pairs = zip(*(head_decisions(logits, card.target.in_bins.heads) for logits in (ours, theirs)), strict=True)
+    return ExportedTask(
+        card.task,
+        folds=tuple(ensemble.folds(card.task)),
+        views=ensemble.tta.views,
+        input=card.preprocessing.shape[:2],
+        bytes=sum(p.stat().st_size for p in path.parent.glob(f"{path.name}*")),
+        difference=float(differences.max()),
+        differing=int(np.logical_or.reduce([a != b for a, b in pairs]).sum()),
+    )
 
 
 def _sample(of: PhotoSet, photos: int, shapes: Sequence[Preprocessing]) -> dict[Preprocessing, Pixels]:
@@ -294,43 +295,43 @@ def _batches(photos: Pixels) -> Iterator[Pixels]:
         start, size = start + size, min(2 * size, LARGEST_BATCH)
 
 
-def _write_graph(
-    path: Path,
-    members: Sequence[Member],
-    record: Mapping[str, Any],
-    tta: TtaSet,
-    temperatures: AnyFloatArray | None,
-    photos: Pixels,
-) -> npt.NDArray[np.float64]:
-    """Write a task's graph with its metadata; returns torch's own logits of the bins, float64 (photos, bins)."""
-    loaded = [load_checkpoint(m.path, CPU) for m in members]
-    views = []  # as `infer` makes them
-    for model, card in loaded:
-        engine = TorchEngine(model, len(photos))
-        inputs = [to_input(torch.from_numpy(b), card.mean, card.std, CPU) for b in _batches(photos)]
-        batches = [[apply_view(x, view, (card.mean, card.std)) for x in inputs] for view in tta.views]
-        logits = torch.stack([torch.cat([engine.logits(x) for x in of_view]) for of_view in batches])
-        views.append(logits.numpy())
-    whole = TaskEnsemble([model for model, _ in loaded], [card for _, card in loaded], tta, temperatures).eval()
+def logit_divisors(ensemble: Ensemble) -> FloatArray | None:
+    """By what the temperatures divide each logit of an ensemble of one task, float64 (width,); None if it has none."""
+    card = ensemble.members[0].card
+    temperatures = ensemble.temperatures.get(card.task)
+    return column_temperatures(temperatures, card.target) if temperatures else None
+
+
+def _torch_logits(ensemble: Ensemble, photos: Pixels, hardware: Hardware) -> FloatArray:
+    """What `infer` computes with the models of one task: logits of the bins, float64 (photos, bins)."""
+    predictor = Predictor([ensemble], hardware)
+    inputs, logits = predictor.inputs([photos]), list[Logits]()
+    for group in predictor.groups:
+        predictor.hold(group, inputs)
+        logits += predictor.forward(dict.fromkeys(group), inputs)
+    mean = mean_logits(np.stack(logits), logit_divisors(ensemble), ensemble.tta.weights)
+    return bin_logits(mean, ensemble.members[0].card.target.heads)
+
+
+def _write_graph(path: Path, ensemble: Ensemble, record: Mapping[str, Any], photos: Pixels) -> None:
+    """Write the graph of one task with its metadata; the photos are an example of its input."""
+    whole, card = TaskEnsemble(ensemble).eval(), ensemble.members[0].card
     try:
         program = trace(whole, torch.from_numpy(photos))
     except Exception as error:  # an architecture may defy tracing in any way it likes
-        raise MaskensError(
-            f"{record['file']}: {members[0].card.model} can't be exported: {first_line(error)}"
-        ) from error
-    metadata = {"maskens": library_versions()["maskens"], "task": members[0].task, **SPECIFICATION, **record}
+        raise MaskensError(f"{path.name}: {card.model} can't be exported: {first_line(error)}") from error
+    metadata = {"maskens": library_versions()["maskens"], "task": card.task, **SPECIFICATION, **record}
     program.model.metadata_props.update({k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()})
     weights = sum(t.numel() * t.element_size() for t in whole.state_dict().values())
     program.save(path, external_data=weights > SINGLE_FILE)
-    return bin_logits(mean_logits(np.stack(views), temperatures, tta.weights), members[0].card.target.heads)
 
 
-def _run_graph(path: Path, photos: Pixels, threads: int) -> npt.NDArray[np.float64]:
-    """Logits of the photos by onnxruntime, float64 (photos, bins)."""
+def _graph_logits(path: Path, photos: Pixels, hardware: Hardware) -> FloatArray:
+    """What onnxruntime computes with a graph: logits of the bins, float64 (photos, bins)."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = hardware.job_threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     logits = np.concatenate([session.run(["logits"], {"photos": batch})[0] for batch in _batches(photos)])
     return logits.astype(np.float64)

@@ -21,7 +21,7 @@ from ensemble.backends.backend import Call, WorkerLost, call_with_retries, run_i
 from ensemble.backends.choose import open_backend
 from ensemble.data.cache import DecodedPhotos, PhotoBatch, missing_bytes, no_face_note, open_photos
 from ensemble.decision.early_exit import Budget
-from ensemble.decision.members import Ensemble, preprocessings
+from ensemble.decision.members import Ensemble, all_members, preprocessings
 from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.hardware import Hardware
 from ensemble.jobs.oof import Logits
@@ -30,7 +30,6 @@ from ensemble.models.runtime import configure_process
 from ensemble.prediction.predictor import Batch, Predictor, batch_size, by_task
 from ensemble.prediction.strategies import EarlyExit, Strategy, WithinBudget
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.views import TtaSet
 from folds.errors import MaskensError
 from folds.files import json_text, load_npz, save_npz, sha256
 from folds.labels import IntArray
@@ -47,7 +46,6 @@ SMALLEST, LARGEST = 256, 8192  # photos of a shard: loading the models has to pa
 class InferenceSettings:
     """What is the same for every photo of an inference."""
 
-    tta: TtaSet
     hardware: Hardware
     cache: Path | None = None  # folder of decoded photos; None decodes at each access
     engine: EngineOptions = AS_TRAINED
@@ -72,7 +70,7 @@ class Prediction:
     graphs: tuple[str, ...] = ()  # which of the models were kept
     resumed: int = 0  # photos that were predicted before an interruption
     warning: str = ""
-    skipped: str = ""  # what early exit or a budget came to
+    skipped: str = ""  # which forward passes early exit or a budget skipped
 
     def by_run(self, ensembles: Sequence[Ensemble], photos: int) -> list[dict[str, Logits]]:
         """Of each run, task -> float32 (folds, views, photos, width), NaN for those of all `photos` not in `rows`."""
@@ -85,7 +83,7 @@ class Prediction:
 
     @property
     def notes(self) -> list[str]:
-        """What was out of the ordinary, a line each."""
+        """What the user should know of this inference, a line each."""
         chosen = self.chosen
         lines = [f"resumed after {self.resumed} photos"] if self.resumed else []
         lines += [self.warning] if self.warning else []
@@ -120,15 +118,14 @@ def infer(
     Raises:
         MaskensError: as `predict_photos`; a shard whose worker crashed too often.
     """
-    everyone = [m for ensemble in ensembles for m in ensemble.members]
     threads = settings.hardware.decoding_threads
-    decoded = open_photos(photos, preprocessings(everyone), settings.cache, threads, on_decode)
+    decoded = open_photos(photos, preprocessings(ensembles), settings.cache, threads, on_decode)
     identity = inference_identity(ensembles, photos, settings)
     predict = _predict_in_shards if settings.hardware.several_processes else predict_photos
     found = predict(ensembles, decoded, settings, identity, on_predict)
     evaluated = [
         np.isfinite(values[0, :, 0]).mean()
-        for values, member in zip(found.logits, everyone, strict=True)
+        for values, member in zip(found.logits, all_members(ensembles), strict=True)
         if member.card.target.predicts in ONLY_GENDER
     ]
     if found.skipped or not evaluated or np.mean(evaluated) == 1:
@@ -139,7 +136,8 @@ def infer(
 
 def inference_identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings: InferenceSettings) -> str:
     """A hash of all that the logits of an inference depend on."""
-    files = [(str(m.path), m.path.stat().st_size, m.path.stat().st_mtime_ns) for e in ensembles for m in e.members]
+    paths = [member.path for member in all_members(ensembles)]
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     temperatures = [{task: list(found) for task, found in e.temperatures.items()} for e in ensembles]
     rule, budget = settings.early_exit, settings.budget
     return sha256(
@@ -147,7 +145,7 @@ def inference_identity(ensembles: Sequence[Ensemble], photos: PhotoSet, settings
             [
                 [photos.version, *sorted(photos.skipped)],
                 files,
-                settings.tta.model_dump(mode="json"),
+                ensembles[0].tta.model_dump(mode="json"),
                 settings.hardware.device,
                 asdict(dataclasses.replace(settings.engine, graphs=True)),
                 [rule.weights.tolist(), list(rule.offsets), temperatures] if rule else None,
@@ -178,40 +176,31 @@ def predict_photos(
     Raises:
         MaskensError: a photo that can't be read, a model whose logits are not finite, or out of memory.
     """
-    hardware, views, partial = settings.hardware, settings.tta.views, settings.partial
+    hardware, partial = settings.hardware, settings.partial
     configure_process(hardware.job_threads)
     rows = np.flatnonzero(photos.photos.readable) if rows is None else rows
-    passes = int(photos.photos.readable.sum()) * len(views)  # of all shards, which do as the first
-    predictor = Predictor(ensembles, views, hardware, settings.engine, chosen, passes, len(rows) * len(views))
-    members, groups, strategy = predictor.members, predictor.groups, Strategy()
-    if len(groups) == 1 and settings.early_exit:  # it needs all models in memory
-        strategy = EarlyExit(settings.early_exit)
-        if settings.budget:
-            shapes = photos.preprocessings
-            strategy = WithinBudget(settings.budget, settings.early_exit, ensembles[0], shapes, len(rows))
-    elif settings.budget:
-        raise MaskensError(f"{settings.budget.option} needs all models in memory together, and they do not fit.")
+    in_all_shards = int(photos.photos.readable.sum())  # which do as the first
+    predictor = Predictor(ensembles, hardware, settings.engine, chosen, in_all_shards, len(rows))
+    members, groups = predictor.members, predictor.groups
+    strategy = _strategy(settings, predictor, len(rows))
     rows, size = strategy.order(rows), strategy.batch_size(batch_size(hardware.device))
-    before = read_prediction(partial, identity) if partial else None
-    if before:
-        logits, no_face, done = before.logits, before.no_face, list(before.done)
-        predictor.precisions = dict(enumerate(before.chosen))
-    else:
-        logits = [np.full((len(views), len(rows), m.card.target.width), np.nan, np.float32) for m in members]
-        no_face, done = np.zeros(len(rows), bool), [0] * len(members)
+    shapes = [(len(predictor.views), len(rows), member.card.target.width) for member in members]
+    begun = (read_prediction(partial, identity) if partial else None) or Prediction(
+        rows, [np.full(s, np.nan, np.float32) for s in shapes], np.zeros(len(rows), bool), (), (0,) * len(members)
+    )
+    predictor.precisions.update(enumerate(begun.chosen))
+    logits, no_face, done = begun.logits, begun.no_face, list(begun.done)
     kept, saved, warning = sum(done), time.monotonic(), ""
 
     def found() -> Prediction:
-        return Prediction(
-            rows,
-            logits,
-            no_face,
-            tuple(choice for _, choice in sorted(predictor.precisions.items())),
-            tuple(done),
-            predictor.compile_seconds,
-            predictor.notes,
-            predictor.graph_notes,
-            kept // len(members),
+        return dataclasses.replace(
+            begun,
+            chosen=tuple(choice for _, choice in sorted(predictor.precisions.items())),
+            done=tuple(done),
+            compile_seconds=predictor.compile_seconds,
+            slow=predictor.notes,
+            graphs=predictor.graph_notes,
+            resumed=kept // len(members),
         )
 
     def save() -> None:  # a full disk does not end the inference
@@ -247,6 +236,17 @@ def predict_photos(
     return dataclasses.replace(found(), warning=warning, skipped=strategy.describe(logits))
 
 
+def _strategy(settings: InferenceSettings, predictor: Predictor, photos: int) -> Strategy:
+    """What the settings ask for; early exit only where all models are in memory. Raises MaskensError: a budget where
+    they do not fit."""
+    fitted, budget = settings.early_exit, settings.budget
+    if len(predictor.groups) == 1 and fitted:
+        return WithinBudget(budget, fitted, predictor, photos) if budget else EarlyExit(fitted)
+    if budget:
+        raise MaskensError(f"{budget.option} needs all models in memory together, and they do not fit.")
+    return Strategy()
+
+
 def _batches(photos: DecodedPhotos, rows: Sequence[int], size: int, hardware: Hardware) -> Iterator[PhotoBatch]:
     """Arrays; for a GPU tensors in pinned memory, loaded by processes while it works."""
     if hardware.device == "cpu":
@@ -277,7 +277,7 @@ def read_prediction(path: Path, identity: str) -> Prediction | None:
         logits = [z[f"model{n}"] for n in range(len(record["done"]))]
         record |= {name: tuple(record[name]) for name in ("done", "slow", "graphs")}
         return Prediction(z["rows"], logits, z["no_face"], chosen, **record)
-    except Exception:  # half a file helps nobody: the photos are predicted anew
+    except Exception:  # a damaged file: the photos are predicted again
         return None
 
 
@@ -298,8 +298,7 @@ def _predict_in_shards(
     size = min(max(-(-len(rows) // (EACH * settings.hardware.jobs)), SMALLEST), LARGEST)
     shards = [left[start : start + size] for start in range(0, len(left), size)]
     chosen = found[0].chosen if found else ()
-    runs = {m.path.parent.parent.parent for e in ensembles for m in e.members}
-    needs = (folder, photos.photos.root, *sorted(runs))
+    needs = (folder, photos.photos.root, *sorted({member.run for member in all_members(ensembles)}))
     lock = threading.Lock()
 
     def run(shard: IntArray) -> None:
@@ -352,8 +351,7 @@ def _predict_shard(
     identity: str,
 ) -> None:
     """In a process of its own: predict a shard and save the prediction."""
-    members = [m for ensemble in ensembles for m in ensemble.members]
-    opened = open_photos(photos, preprocessings(members), settings.cache, settings.hardware.decoding_threads)
+    opened = open_photos(photos, preprocessings(ensembles), settings.cache, settings.hardware.decoding_threads)
     settings = dataclasses.replace(settings, partial=file.with_suffix(".partial.npz"))
     part = f"{identity} {shard[0]} {shard[-1]}"
     found = predict_photos(ensembles, opened, settings, part, rows=shard, chosen=chosen)
@@ -366,11 +364,11 @@ def estimate_inference(
     """(seconds, bytes of disk for the photo cache) that `infer` would take, from a few photos by one model of each
     task. How many forward passes early exit skips depends on the photos; EVALUATED is assumed. Raises MaskensError: a
     photo of the probe that can't be read, a damaged checkpoint."""
-    hardware, views = settings.hardware, settings.tta.views
+    hardware = settings.hardware
     configure_process(hardware.job_threads)
     rows = np.flatnonzero(photos.readable)
     count = len(rows)
-    predictor = Predictor(ensembles, views, hardware, settings.engine, passes=count * len(views))
+    predictor = Predictor(ensembles, hardware, settings.engine, photos=count)
     if not predictor.all_kept:
         predictor.options = dataclasses.replace(settings.engine, graphs=False)  # none is written
     some = photos.some(rows[np.linspace(0, count - 1, min(2 * BATCH, count)).astype(np.int64)])

@@ -85,11 +85,9 @@ class PhotoClassifier:
         options: EngineOptions = AS_TRAINED,
         photos: int | None = None,
     ) -> None:
-        views = fitted.views.views
-        passes = math.inf if photos is None else photos * len(views)
         self._fitted, self._batch = fitted, batch_size(hardware.device)
-        here = (photos or 0) * len(views)
-        self._predictor = Predictor(ensembles, views, hardware, options, passes=passes, passes_here=here)
+        expected = math.inf if photos is None else photos
+        self._predictor = Predictor(ensembles, hardware, options, photos=expected, photos_here=photos or 0)
         self.preprocessings = self._predictor.preprocessings
         self.at_a_time = self._batch  # photos of a call of `predict`
         if len(self._predictor.groups) > 1:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ensemble.decision.members import Ensemble, Member, preprocessings
+from ensemble.decision.members import Ensemble, Member, all_members, preprocessings
+from ensemble.jobs.card import Normalisation
 from ensemble.jobs.hardware import Hardware, free_memory, machine
 from ensemble.jobs.oof import Logits
 from ensemble.models.array_views import array_views
@@ -59,9 +60,9 @@ class BatchInputs:
         """float32 (views * photos, 3, height, width), in the photos' order in memory (channels_last): of all photos, or
         of those at `places`; in all views, or one. An array, for a GPU a tensor there."""
         card = member.card
-        key = (card.preprocessing, card.mean, card.std)
+        key = (card.preprocessing, card.normalisation)
         if key not in self._made:
-            self._made[key] = self._make(self._photos[card.preprocessing], (card.mean, card.std))
+            self._made[key] = self._make(self._photos[card.preprocessing], card.normalisation)
         made = self._made[key]
         if places is not None or view is not None:
             count = len(made) // len(self.views)
@@ -76,7 +77,7 @@ class BatchInputs:
                 made = at_places(made, wanted)
         return made.transpose(0, 3, 1, 2) if self._device == "cpu" else made
 
-    def _make(self, photos: Any, normalisation: Any) -> Any:
+    def _make(self, photos: Any, normalisation: Normalisation) -> Any:
         if self._device == "cpu":
             return array_views(photos, self.views, normalisation)
         from ensemble.models.tta import device_views
@@ -96,35 +97,34 @@ class Predictor:
     imported where it predicts, or compares other engines with itself: not where an engine's graphs are kept.
 
     Args:
-        views: in which the photos are shown.
+        ensembles: all with the same views.
         options: how the models predict.
         chosen: precision and engine of each model, if they are known.
-        passes: photos times views that each model will predict.
-        passes_here: those in this process; where they are many, the fastest batch size is measured.
+        photos: how many each model will predict.
+        photos_here: those in this process; where they are many, the fastest batch size is measured.
     """
 
     def __init__(
         self,
         ensembles: Sequence[Ensemble],
-        views: Sequence[str],
         hardware: Hardware,
         options: EngineOptions = AS_TRAINED,
         chosen: Sequence[PrecisionChoice] = (),
-        passes: float = math.inf,
-        passes_here: int = 0,
+        photos: float = math.inf,
+        photos_here: int = 0,
     ) -> None:
-        self.ensembles, self.views, self.options = ensembles, views, options
-        self.members = [m for ensemble in ensembles for m in ensemble.members]
-        self.preprocessings = preprocessings(self.members)
+        self.ensembles, self.views, self.options = ensembles, ensembles[0].tta.views, options
+        self.members, self.preprocessings = all_members(ensembles), preprocessings(ensembles)
         self.groups = groups_that_fit(self.members, hardware.device)
         self.engines: dict[int, Engine] = {}  # number of the model -> it, of those that are loaded
         self.precisions: dict[int, PrecisionChoice] = dict(enumerate(chosen))
         self.compile_seconds = 0.0
         self._device, self._threads = hardware.device, hardware.job_threads
         self._notes: dict[int, tuple[str, ...]] = {}  # of the engines
-        self._passes = passes
+        self._passes = photos * len(self.views)
+        passes_here = photos_here * len(self.views)
         self._batch = 0 if passes_here >= WORTH_MEASURING * BATCH else BATCH  # 0: to be measured
-        self._part = min(PART, -(-(passes_here or len(views)) // self._threads))
+        self._part = min(PART, -(-(passes_here or len(self.views)) // self._threads))
         # models of one kind are equally fast
         self._kinds = [f"{m.card.model} {m.card.model_args} {m.card.preprocessing}" for m in self.members]
         self._batches: dict[str, int] = {}  # kind of model -> photos in one forward pass of torch
@@ -149,7 +149,7 @@ class Predictor:
         return BatchInputs(photos, self.preprocessings, self.views, self._device)
 
     def hold(self, group: Sequence[int], inputs: BatchInputs) -> None:
-        """Have these models in memory, and no others; arguments, raises: as `load`."""
+        """`load` these models unless they are in memory, and drop all others."""
         if self.engines.keys() != set(group):
             self.engines.clear()
             self.load(group, inputs)
@@ -249,17 +249,15 @@ class Predictor:
         from ensemble.models.onnx_graph import OnnxGraphs
 
         self._graphs = self._graphs or OnnxGraphs()
-        kind, kept = self._kinds[number], self._kept[number] if options.graphs else None
         return load_engine(
-            self.members[number].path,
+            self._kept[number],
             self._device,
             self._threads,
             inputs.of(self.members[number]),
             options,
-            self._batches.get(kind, self._batch),
+            self._batches.get(self._kinds[number], self._batch),
             self._graphs,
             self._passes_of_kind(number),
-            kept,
         )
 
     def forward(
@@ -344,7 +342,7 @@ class Batch:
         return int(self.rows.stop - self.rows.start)
 
     def show(self, places: Mapping[int, IntArray | None], view: int | None = None) -> None:
-        """Forward the batch through models; arguments, raises: as `Predictor.forward`."""
+        """`Predictor.forward` of the batch, its logits among `outputs`."""
         views = slice(None) if view is None else slice(view, view + 1)
         found = self.predictor.forward(places, self.inputs, view)
         for (number, seen), values in zip(places.items(), found, strict=True):

@@ -23,8 +23,7 @@ from ensemble.decision.joint import Rule
 from ensemble.decision.members import Ensemble
 from ensemble.decision.tuning import DecisionParams
 from ensemble.jobs.oof import Logits
-from ensemble.prediction.predictor import Batch
-from ensemble.recipes.schema import Preprocessing
+from ensemble.prediction.predictor import Batch, Predictor
 from ensemble.recipes.tasks import ONLY_GENDER
 from folds.errors import MaskensError
 from folds.labels import GENDERS, IntArray
@@ -50,7 +49,7 @@ class Strategy:
         batch.show(dict.fromkeys(batch.predictor.engines))
 
     def describe(self, outputs: Sequence[Logits]) -> str:
-        """What it came to, after the last batch; "" if there is nothing to report."""
+        """Which passes were skipped, after the last batch; "" if there is nothing to report."""
         return ""
 
 
@@ -99,18 +98,11 @@ class WithinBudget(Strategy):
     Photos come in random order, so that the first are a sample of all.
     """
 
-    def __init__(
-        self,
-        budget: Budget,
-        fitted: DecisionParams,
-        ensemble: Ensemble,
-        preprocessings: Sequence[Preprocessing],
-        photos: int,
-    ) -> None:
-        self.budget, self.ensemble, self.offsets = budget, ensemble, np.array(fitted.offsets)
+    def __init__(self, budget: Budget, fitted: DecisionParams, predictor: Predictor, photos: int) -> None:
+        self.budget, self.ensemble, self.offsets = budget, predictor.ensembles[0], np.array(fitted.offsets)
         self.rule: AnytimeRule | None = None
-        views, pixels = len(ensemble.tta.views), sum(int(np.prod(g.shape)) for g in preprocessings)
-        self.passes = pass_order(len(ensemble.complete_folds), views)
+        views, pixels = len(predictor.views), sum(math.prod(p.shape) for p in predictor.preprocessings)
+        self.passes = pass_order(len(self.ensemble.complete_folds), views)
         self._together = int(np.clip(MEMORY / (4 * pixels * views), 64, WHOLE))
         self._photos, self._whole = photos, min(-(-WHOLE // self._together) * self._together, photos)
 

@@ -19,7 +19,7 @@ from ensemble.data.augment import Augment
 from ensemble.data.cache import DecodedPhotos, open_photos
 from ensemble.data.drawn_masks import DrawMasks
 from ensemble.data.loader import TrainingPhotos, job_batches, plain_batches, train_loader
-from ensemble.jobs.card import job_card, trained_on
+from ensemble.jobs.card import Normalisation, job_card, trained_on
 from ensemble.jobs.finished import full_schedule, job_epochs
 from ensemble.jobs.job import JobStatus, write_status
 from ensemble.jobs.locks import Claim
@@ -27,7 +27,7 @@ from ensemble.jobs.oof import JobOofLogits, Logits, people_halves, save_job_oof,
 from ensemble.jobs.spec import JobSpec, identity, training_rows
 from ensemble.jobs.stopping import StopRequest, stop_requests
 from ensemble.metrics.scores import half_epochs, task_scores
-from ensemble.models.build import Normalisation, create, normalisation, save_checkpoint, to_device, to_input
+from ensemble.models.build import create, normalisation, save_checkpoint, to_device, to_input
 from ensemble.models.precision import AutotuneCache
 from ensemble.models.runtime import configure_process
 from ensemble.models.torch_engine import TorchEngine

@@ -70,6 +70,7 @@ predicts = "class18"
 """Every way to the 18 classes: parts, an age model of one gender, all at once; all kinds of age heads; two sizes."""
 
 
+CPU = Hardware("cpu", 0)
 TEMPERATURES = {"male-age": (2.0,), "parts": (0.5, 2.0, 0.7), "whole": (1.5,)}
 OFFSETS = tuple(0.1 * (c % 3) + 0.19 * (c == 0) for c in range(18))  # so that photos differ in their class
 
@@ -92,14 +93,16 @@ class Exported:
             [load_photo(self.data.photos.root / f, [card.preprocessing]).sizes[0] for f in self.data.photos.files]
         )
 
-    def export(self, folder: Path, **other: Any) -> Export:
-        """The smallest whole ensemble: one model, as most of an export's time goes with their number."""
-        options = {"views": SETS["none"], "offsets": (0.0,) * 18, "photos": 3, "tolerance": 1e-4, "threads": 1} | other
-        return export(Ensemble(tuple(self.of("parts")[:1]), {}), self.data.photos, folder, **options)
+    def smallest(self, tta: TtaSet = SETS["none"]) -> Ensemble:
+        """One model that is whole, as most of an export's time goes with their number."""
+        return Ensemble(tuple(self.of("parts")[:1]), {}, tta)
+
+    def export(self, folder: Path, tta: TtaSet = SETS["none"], tolerance: float = 1e-4) -> Export:
+        return export(self.smallest(tta), self.data.photos, folder, (0.0,) * 18, 3, tolerance, CPU)
 
 
-def inferred(ensemble: Ensemble, data: EvalData, tta: TtaSet) -> dict[str, npt.NDArray[np.float32]]:
-    found = infer([ensemble], data.photos, InferenceSettings(tta, Hardware("cpu", 0)))
+def inferred(ensemble: Ensemble, data: EvalData) -> dict[str, npt.NDArray[np.float32]]:
+    found = infer([ensemble], data.photos, InferenceSettings(CPU))
     return found.by_run([ensemble], len(data.ids))[0]
 
 
@@ -119,8 +122,8 @@ def setting(make_data: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
         assert run_job(there.spec(task, fold), there.data, there.folds) is None
     data = read_eval(root / "data")
     ensemble = Ensemble(tuple(members(run, allow_missing=False)), TEMPERATURES)
-    logits = inferred(ensemble, data, SETS["flip"])
-    done = export(ensemble, data.photos, root / "onnx", SETS["flip"], OFFSETS, photos=4, tolerance=1e-4, threads=1)
+    logits = inferred(ensemble, data)
+    done = export(ensemble, data.photos, root / "onnx", OFFSETS, photos=4, tolerance=1e-4, hardware=CPU)
     return Exported(run, data, ensemble, logits, root / "onnx", done)
 
 
@@ -273,12 +276,12 @@ def test_only_an_export_is_replaced_also_by_large_weights_and_weighed_views(
     views = ("identity", "hflip scale=0.9", "scale=1.1", "crop_lt=0.8", "multiply=1.2", "add=-0.1")
     tta = TtaSet(views=views, weights=(3, 1, 1, 1, 2, 1))
     monkeypatch.setattr(ensemble.prediction.export, "SINGLE_FILE", 0)
-    done = setting.export(folder, views=tta)
+    done = setting.export(folder, tta)
     assert sorted(p.name for p in folder.iterdir()) == ["decision.json", "parts.onnx", "parts.onnx.data", "timm"]
     assert (folder / "parts.onnx.data").stat().st_size > 10**6
     assert done.tasks[0].bytes > (folder / "parts.onnx.data").stat().st_size
-    parts = Ensemble(tuple(setting.of("parts")[:1]), {})
-    expected = inferred(parts, setting.data, tta)["parts"]
+    parts = setting.smallest(tta)
+    expected = inferred(parts, setting.data)["parts"]
     logits = graph_logits(folder / "parts.onnx", setting.photos("parts"))
     merged = bin_logits(mean_logits(expected, weights=tta.weights), parts.targets["parts"].heads)
     np.testing.assert_allclose(logits, merged, atol=1e-4)

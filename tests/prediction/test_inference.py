@@ -37,7 +37,7 @@ from ensemble.prediction.predictor import Predictor, refuse_other_engine
 from ensemble.recipes.recipe_file import parse_recipe
 from ensemble.recipes.schema import Preprocessing
 from ensemble.recipes.tasks import ONLY_GENDER
-from ensemble.recipes.views import SETS, VIEWS
+from ensemble.recipes.views import VIEWS
 from ensemble.training.fit_fold import view_logits
 from folds.errors import MaskensError
 from folds.files import sha256_of_file
@@ -127,7 +127,7 @@ class Found(NamedTuple):
 def run(
     models: Ensemble, data: EvalData, on_predict: Progress | None = None, hardware: Hardware = CPU, **settings: Any
 ) -> Found:
-    found = infer([models], data.photos, InferenceSettings(SETS["flip"], hardware, **settings), on_predict=on_predict)
+    found = infer([models], data.photos, InferenceSettings(hardware, **settings), on_predict=on_predict)
     (logits,) = found.by_run([models], len(data.ids))
     return Found(found, logits, models.joint(logits))
 
@@ -325,10 +325,10 @@ def test_a_photo_that_breaks_the_next_batch_leaves_this_one_done(models: Ensembl
 
 
 def test_an_estimate_takes_the_cache_into_account(models: Ensemble, data: EvalData, tmp_path: Path) -> None:
-    seconds, disk = estimate_inference([models], data.photos, InferenceSettings(SETS["flip"], CPU, tmp_path))
+    seconds, disk = estimate_inference([models], data.photos, InferenceSettings(CPU, tmp_path))
     assert seconds > 0 and disk == len(IDS) * 3 * (32 * 24 + 40 * 32)
     run(models, data, cache=tmp_path)
-    assert estimate_inference([models], data.photos, InferenceSettings(SETS["flip"], CPU, tmp_path))[1] == 0
+    assert estimate_inference([models], data.photos, InferenceSettings(CPU, tmp_path))[1] == 0
 
 
 class Unreliable(SequentialBackend):
