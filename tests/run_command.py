@@ -52,7 +52,7 @@ def started(*args: object, **options: Any) -> subprocess.Popen[str]:
 def python(*args: object, cwd: Path | None = None, modules: str = "") -> subprocess.CompletedProcess[str]:
     """What a process of Python did that can import maskens, and modules of a folder."""
     words = [sys.executable, *map(str, args)]
-    return subprocess.run(words, cwd=cwd, env=_environment(modules), capture_output=True, text=True, timeout=100)
+    return subprocess.run(words, cwd=cwd, env=_environment(modules), capture_output=True, text=True, timeout=300)
 
 
 def _environment(*folders: str) -> dict[str, str]:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import timm
-from run_command import maskens, ran, refused
-from tiny_runs import at_batch
+from run_command import maskens, python, ran, refused
+from tiny_runs import DEFAULTS, at_batch
 
 
 def test_a_stopped_training_prints_how_to_resume_and_does(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,3 +97,37 @@ def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path) -> No
     refused(maskens("train", "--run", "runs/twin", "--recipe", "quick"), "has models of the recipe 'demo'")
     refused(maskens("train", "--run", "runs/twin", "--reuse", "runs/default", "--restart"), "exclude each other")
     refused(maskens("train", "--reuse", "runs/none"), "there is no run in runs/none")
+
+
+TWO_AT_ONCE = """
+import os, sys
+import cli, ensemble.commands.train
+from ensemble.training.fit_fold import JobRun
+
+def noted(self):
+    print("trains", self.job, flush=True)
+    run(self)
+
+run, JobRun.run = JobRun.run, noted
+sys.argv = ["maskens", "train", "--recipe", "mine.toml", "--quiet"]
+other = os.fork()  # libraries are imported once, and both begin in the same moment
+try:
+    cli.main()
+except SystemExit as end:
+    if not other:
+        os._exit(end.code or 0)  # torch's way out of a forked process may never end
+    print("other", os.waitstatus_to_exitcode(os.waitpid(other, 0)[1]))
+    raise
+"""
+
+
+def test_two_processes_that_train_a_run_at_the_same_time_train_each_job_once(data: Path) -> None:
+    Path("mine.toml").write_text(f"{DEFAULTS}[tasks.heads]\nepochs = 1\n")
+    ran("folds", "--k", "2")
+    one = python("-c", TWO_AT_ONCE)
+    *trained, other = one.stdout.splitlines()
+    codes = sorted([one.returncode, int(other.removeprefix("other "))])
+    assert codes == [0, 0] or (codes == [0, 2] and "another maskens is training heads fold" in one.stderr), one
+    assert sorted(trained) == ["trains heads fold 0", "trains heads fold 1"]
+    assert "2 of 2 jobs are finished already" in ran("train").out
+    ran("verify")

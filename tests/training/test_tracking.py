@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -77,6 +78,7 @@ def blank_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def tracked(runs: TinyRun, tmp_path_factory: pytest.TempPathFactory) -> Job:
     """A job with both trackers; to be read only."""
+    importlib.import_module("matplotlib.font_manager")  # where there is no font cache, that warns, once
     with pytest.MonkeyPatch.context() as patch:
         stay_offline(patch, tmp_path_factory.mktemp("wandb"))
         return trained(runs, job(runs, "tracked", "heads", track=BOTH))
