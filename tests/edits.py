@@ -1,12 +1,15 @@
-"""Files of a folder: what they hold, and changes that no command of maskens makes."""
+"""What files hold, and changes of files and of the environment that no command of maskens makes."""
 
 from __future__ import annotations
 
+import csv
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from folds.records import sealed
 
@@ -14,6 +17,18 @@ from folds.records import sealed
 def contents(folder: Path) -> dict[str, bytes]:
     """Path in the folder -> bytes, of all files."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def rows_of(file: Path | str) -> list[dict[str, str]]:
+    """The rows of a CSV by their columns."""
+    with Path(file).open() as table:
+        return list(csv.DictReader(table))
+
+
+def hide_package(patch: pytest.MonkeyPatch, package: str) -> None:
+    """As if the package were not installed."""
+    find = importlib.util.find_spec
+    patch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
 
 
 def edit_record(file: Path, **changes: object) -> None:

@@ -26,6 +26,7 @@ resize = [32, 24]
 CLASS18 = f"{SMALL}[tasks.class18]\n"
 SOFT_F1 = f"{CLASS18}loss = {{ ce = 0.3, f1 = 0.7 }}\n"
 HEADS = f"{SMALL}[tasks.heads]\n"
+FOUR = f"{SMALL}[tasks.mask]\n[tasks.gender]\n[tasks.male-age]\n[tasks.female-age]\n"
 
 
 def plan_run(

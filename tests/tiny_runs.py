@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edits import rows_of
 from torch import Tensor
 
 from ensemble.jobs.job import JobStatus
@@ -76,8 +76,8 @@ class TinyRun:
 
 def history(setting: TinyRun, task: str = "mask", fold: int = 0) -> list[dict[str, str]]:
     """A job's history, but for what tells the time."""
-    with (setting.run.job_folder(task, fold) / "history.csv").open() as file:
-        return [{k: v for k, v in row.items() if k not in ("photos_per_s", "seconds")} for row in csv.DictReader(file)]
+    rows = rows_of(setting.run.job_folder(task, fold) / "history.csv")
+    return [{k: v for k, v in row.items() if k not in ("photos_per_s", "seconds")} for row in rows]
 
 
 def at_batch(patch: pytest.MonkeyPatch, batch: int, action: Callable[[], object]) -> list[None]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from edits import rows_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto.wandb_internal_pb2 import Record
 
@@ -15,8 +15,7 @@ BOTH = ("tensorboard", "wandb")
 
 
 def history(folder: Path) -> list[dict[str, float]]:
-    with (folder / "history.csv").open() as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [{k: float(v) for k, v in row.items()} for row in rows_of(folder / "history.csv")]
 
 
 def events(folder: Path) -> EventAccumulator:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import pytest
+from edits import hide_package
 
 from ensemble.backends import dask_backend
 from ensemble.backends.choose import choose_hardware
@@ -32,8 +32,7 @@ def test_options_that_do_not_go_together_are_refused(
 
 @pytest.mark.parametrize(("backend", "package"), [("dask", "distributed"), ("ray", "ray")])
 def test_a_backend_that_is_not_installed_is_named(backend: Any, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else real(name))
+    hide_package(monkeypatch, package)
     with pytest.raises(MaskensError, match=rf"needs {package}.* Install: pip install 'maskens\[{backend}\]'"):
         choose_hardware("cpu", None, 2, backend)
 

@@ -97,8 +97,6 @@ def copy(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(demo, tmp_path / "demo", ignore=shutil.ignore_patterns("images"))
     for part in ("train", "eval"):
         (tmp_path / "demo" / "data" / part / "images").symlink_to(demo / "data" / part / "images")
-    run = tmp_path / "demo" / "runs" / "default" / "run.json"
-    run.write_text(json.dumps(json.loads(run.read_text()) | {"data": str(tmp_path / "demo" / "data")}))
     monkeypatch.chdir(tmp_path / "demo")
     return tmp_path / "demo"
 

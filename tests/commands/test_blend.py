@@ -38,8 +38,6 @@ def test_runs_are_blended_and_voted_on(few_copied: Path, monkeypatch: pytest.Mon
         Path(name).write_text("ImageID,ans\n" + "".join(f"{i},{number}\n" for i in reversed(ids)))
     ran("infer", "--vote", "a.csv", "--vote", "b.csv", "--out", "voted.csv", "--no-tuning")
     assert set(read_answers(Path("voted.csv"))[1]) == {7}, "two votes of three, in info.csv's order"
-    ran("infer", "--vote", "b.csv", "--vote", "a.csv", "--out", "again.csv", "--no-tuning")
-    assert Path("again.csv").read_text() == Path("voted.csv").read_text()
     ran("infer", "--vote", "c.csv", "--out", "tied.csv", "--no-tuning")
     ours, tied = (read_answers(Path(f))[1] for f in ("before.csv", "tied.csv"))
     assert np.array_equal(ours, tied), "one against one: the more probable class"

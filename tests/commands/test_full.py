@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from cards import model_card
 from conftest import MakeData
+from edits import rows_of
 from run_command import maskens, ran, refused
 from tiny_runs import DEFAULTS, at_batch
 from torch import nn
@@ -70,8 +70,7 @@ def copied(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 
 def best_epoch(fold: int) -> int:
-    with (RUN / "heads" / f"fold{fold}" / "history.csv").open() as file:
-        f1 = [float(row["f1"]) for row in csv.DictReader(file)]
+    f1 = [float(row["f1"]) for row in rows_of(RUN / "heads" / f"fold{fold}" / "history.csv")]
     return f1.index(max(f1)) + 1
 
 

@@ -14,7 +14,6 @@ from run_command import maskens, refused
 COMMANDS = {
     "report": ("report",),
     "infer": ("infer", "--tta", "none"),
-    "explore": ("explore", "--workers", "1"),
     "audit": ("audit", "--workers", "1"),
     "distil": ("distil", "--run", "runs/default", "--out", "runs/student", "--set", "tasks.*.epochs=1"),
 }
@@ -30,7 +29,6 @@ def held(folder: Path) -> dict[Path, bytes]:
     [
         ("report", 0, errno.ENOSPC),
         ("infer", 0, errno.ENOSPC),
-        ("explore", 2, errno.ENOSPC),
         ("audit", 2, errno.EIO),
         ("distil", 2, errno.ENOSPC),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edits import rows_of
 from run_command import maskens, ran, refused
 
 from ensemble.commands.terminal import Terminal
@@ -20,10 +20,8 @@ from folds.layout import read_eval
 
 
 def test_the_csv_has_the_rows_of_info_csv_in_order(there: Path) -> None:
-    with Path("runs/default/submission.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    with Path("data/eval/info.csv").open() as file:
-        assert [r["ImageID"] for r in rows] == [r["ImageID"] for r in csv.DictReader(file)]
+    rows = rows_of("runs/default/submission.csv")
+    assert [r["ImageID"] for r in rows] == [r["ImageID"] for r in rows_of("data/eval/info.csv")]
     assert all(r.keys() == {"ImageID", "ans"} and 0 <= int(r["ans"]) < 18 for r in rows)
     outcome = ran("check-submission")
     assert "is accepted" in outcome.out
@@ -32,8 +30,7 @@ def test_the_csv_has_the_rows_of_info_csv_in_order(there: Path) -> None:
 def test_another_data_folder_with_eval_alone_can_be_predicted(there: Path, tmp_path: Path) -> None:
     other = tmp_path / "heldout"
     shutil.copytree("data/eval", other / "eval")
-    with (other / "eval" / "info.csv").open() as file:
-        ids = [r["ImageID"] for r in csv.DictReader(file)][::-3]
+    ids = [r["ImageID"] for r in rows_of(other / "eval" / "info.csv")][::-3]
     (other / "eval" / "info.csv").write_text("extra,ans,ImageID\n" + "".join(f"x,0,{i}\n" for i in ids))
     out = tmp_path / "out.csv"
     ran("infer", "--data", other, "--tta", "flip", "--out", out, "--device", "cpu")
@@ -132,8 +129,7 @@ OF_PERSONS = ("infer", "--run", "run", "--cache", "none")
 @pytest.fixture
 def job(few_copied: Path) -> Path:
     """A finished run whose info.csv says in `person` who is on a photo, five photos each, and in `own` nobody twice."""
-    with Path("data/eval/info.csv").open() as file:
-        ids = [row["ImageID"] for row in csv.DictReader(file)]
+    ids = [row["ImageID"] for row in rows_of("data/eval/info.csv")]
     rows = [f"{i},0,p{n * 5 % 9},own{n}\n" for n, i in enumerate(ids)]
     Path("data/eval/info.csv").write_text("ImageID,ans,person,own\n" + "".join(rows))
     return few_copied

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import MakeData
+from edits import rows_of
 from photo_lists import as_list
 from PIL import Image
 from run_command import maskens, ran, refused
@@ -48,8 +48,7 @@ def test_all_steps_work_alike(job: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(job)
     assert {file.name for file in (job / "run").iterdir()} >= {"submission.csv", "report.html", "oof.npz"}
     scored = json.loads(maskens("score", "--run", "run", "--json").out)
-    with (job / "faces" / "photos.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(job / "faces" / "photos.csv")
     complete = sum(bool(row["mask"] and row["gender"] and row["age"]) for row in rows)
     assert scored["score"]["photos"] == complete < len(rows)
     assert any(f"{len(rows) - complete} of {len(rows)} photos lack a label" in note for note in scored["notes"])
@@ -64,8 +63,7 @@ def test_all_steps_work_alike(job: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_fixes_name_the_photo_and_changes_are_refused(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(job)
-    with (job / "faces" / "photos.csv").open() as file:
-        row = next(row for row in csv.DictReader(file) if row["mask"] == "wear" and row["age"])
+    row = next(row for row in rows_of(job / "faces" / "photos.csv") if row["mask"] == "wear" and row["age"])
     fix = (
         f"path,photo,field,old,new,reason\n{row['file']},,mask,wear,incorrect,seen\n{row['file']},,age,{row['age']},31,"
     )
@@ -125,8 +123,7 @@ def test_extra_photos_of_people_who_are_scored_or_predicted_are_refused(data: Pa
     table.write_text("photo,person,gender\nsame.jpg,,male\neval.jpg,,female\n")
     refused(maskens(*folds), "same.jpg ~ train/images/", "eval.jpg ~ eval/images/a01.jpg", "--allow-duplicates")
     assert not Path("run").exists()
-    with Path("extra-duplicates.csv").open() as file:
-        assert {row["photo"] for row in csv.DictReader(file)} == {"same.jpg", "eval.jpg"}
+    assert {row["photo"] for row in rows_of("extra-duplicates.csv")} == {"same.jpg", "eval.jpg"}
     ran(*folds, "--allow-duplicates")
     ran("folds", "--run", "run")  # it was accepted
     table.write_text(f"photo,person,gender\nsame.jpg,{person.name[:6]},male\n")

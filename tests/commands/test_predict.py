@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
+from edits import rows_of
 from PIL import Image
 from run_command import maskens, ran, refused
 
@@ -24,8 +24,7 @@ def test_photos_anywhere_are_predicted_as_the_eval_photos_are(there: Path, tmp_p
         shutil.copy(Path("data/eval/images") / image, tmp_path / "deep" / "er")
     (tmp_path / "deep" / "notes.txt").write_text("no photo")
     ran("predict", tmp_path / "deep", Path("data/eval/images") / ids[5], "--out", tmp_path / "p.csv")
-    with (tmp_path / "p.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(tmp_path / "p.csv")
     known = dict(zip(ids, classes.tolist(), strict=True))
     assert {Path(r["photo"]).name: int(r["class"]) for r in rows} == {i: known[i] for i in ids[:6]}
     for row in rows:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import importlib.util
 import json
 import os
 import select
@@ -18,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from edits import hide_package
 from run_command import maskens, refused
 from starlette.testclient import TestClient
 
@@ -29,11 +29,10 @@ TOLERANCE = 1e-5
 """Of a probability: the last digits of a logit depend on how many photos are in a batch."""
 
 
-@pytest.mark.parametrize("tta", [None, "none"])
-def test_photos_are_answered_as_predict_answers_them(there: Path, tta: str | None) -> None:
+def test_photos_are_answered_as_predict_answers_them(there: Path) -> None:
     photos = sorted(Path("data/eval/images").iterdir())[:9]
-    expected = json.loads(maskens("predict", *photos, "--json", *(["--tta", tta] if tta else [])).out)
-    server = ensemble.serve("runs/default", port=0, tta=tta, wait_ms=50, allow_host="faces.example")
+    expected = json.loads(maskens("predict", *photos, "--json", "--tta", "none").out)
+    server = ensemble.serve("runs/default", port=0, tta="none", wait_ms=50, allow_host="faces.example")
     found: dict[int, Any] = {}
     with TestClient(server.app) as client:
 
@@ -63,8 +62,7 @@ def test_what_can_t_be_served_is_refused(there: Path, monkeypatch: pytest.Monkey
         refused(maskens("serve", "--port", port), f"can't serve on 127.0.0.1 port {port}: Address already in use")
     refused(maskens("serve", "--host", "203.0.113.1"), "can't serve on 203.0.113.1 port 8000: ")
     refused(maskens("serve", "--run", "runs/none"), "there is no run in runs/none yet")
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
+    hide_package(monkeypatch, "uvicorn")
     refused(maskens("serve"), "maskens serve needs uvicorn", "pip install 'maskens[serve]'")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import json
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edits import edit_arrays
+from edits import edit_arrays, rows_of
 from run_command import maskens, ran, refused
 
 import ensemble
@@ -64,8 +63,7 @@ def test_a_run_skips_the_same_photos_from_its_first_job_to_its_report(bad: list[
     printed = printed_by(*TRAIN, "--fold", "0", SKIP)
     for words in (f"warning: {SKIPPED}: {bad[0]} (can't be read", f"{bad[1]} (is not a photo", "skipped.csv"):
         assert words in printed
-    with (RUN / "skipped.csv").open() as file:
-        assert [row["photo"] for row in csv.DictReader(file)] == bad
+    assert [row["photo"] for row in rows_of(RUN / "skipped.csv")] == bad
     assert SKIPPED in printed_by("train", "--fold", "1", "--cache", "none"), "the run remembers them"
     jobs = [RUN / "heads" / f"fold{fold}" for fold in (0, 1)]
     files = [file for job in jobs for file in np.load(job / "oof.npz")["files"].tolist()]
@@ -83,8 +81,7 @@ def test_a_run_skips_the_same_photos_from_its_first_job_to_its_report(bad: list[
     for command in (("tune",), ("audit",), ("report", "--photos", 2), ("compare", RUN, "runs/other")):
         assert SKIPPED in printed_by(*command), command
     assert SKIPPED in html.unescape((RUN / "report.html").read_text())
-    with (RUN / "audit" / "photos.csv").open() as file:
-        assert sum(1 for _ in csv.DictReader(file)) == 124
+    assert len(rows_of(RUN / "audit" / "photos.csv")) == 124
     ran("infer")
     verified = printed_by("verify")
     assert SKIPPED in verified
@@ -133,8 +130,7 @@ def test_before_there_are_models_the_list_follows_the_photos(bad: list[str], dat
 @pytest.fixture
 def job(few_copied: Path) -> list[str]:
     """A finished run, and the ImageIDs of info.csv, which says in `person` who is on a photo, five photos each."""
-    with Path("data/eval/info.csv").open() as file:
-        ids = [row["ImageID"] for row in csv.DictReader(file)]
+    ids = [row["ImageID"] for row in rows_of("data/eval/info.csv")]
     write_info(ids)
     return ids
 
@@ -157,11 +153,6 @@ def prior_class() -> int:
     return int(np.argmax(load_run(Path("run")).class_photos))
 
 
-def listed(file: str) -> list[dict[str, str]]:
-    with Path(file).open() as rows:
-        return list(csv.DictReader(rows))
-
-
 def test_each_row_has_an_answer_and_the_others_are_as_if_the_bad_were_not_there(job: list[str]) -> None:
     bad = [job[n] for n in (3, 17, 18, 40)]
     shutil.copytree("data", "without")
@@ -181,7 +172,7 @@ def test_each_row_has_an_answer_and_the_others_are_as_if_the_bad_were_not_there(
         (i, int(c)) for i, c in zip(*read_answers(Path("good.csv")), strict=True)
     ]
     assert {answers[i] for i in bad} == {prior_class()}
-    rows = listed("run/submission.skipped.csv")
+    rows = rows_of("run/submission.skipped.csv")
     assert [(row["ImageID"], int(row["ans"])) for row in rows] == [(i, prior_class()) for i in bad]
     assert [row["reason"] for row in rows[1:]] == [NO_PHOTO, "is an empty file", "is missing"]
     with np.load("run/eval.npz") as kept, np.load("good.logits.npz") as alone:
@@ -229,15 +220,6 @@ def test_without_a_bad_photo_nothing_is_printed_and_an_earlier_list_goes(job: li
     assert Path("mine.skipped.1.csv").read_text() == "of before\n"
 
 
-def test_a_photo_that_was_spoiled_since_it_was_cached_is_skipped(job: list[str]) -> None:
-    ran(*INFER, "--out", "whole.csv")
-    cut_off(Path("data/eval/images", job[3]))  # of the same size
-    ran(*INFER, SKIP, "--out", "skipped.csv")
-    assert [row["ImageID"] for row in listed("skipped.skipped.csv")] == [job[3]]
-    refused(maskens(*INFER, "--out", "refused.csv"), job[3], "can't be read", SKIP)
-    assert "photo cache 0.00 GB more" in printed_by(*INFER, SKIP, "--dry-run")
-
-
 def test_a_persons_other_photos_decide_where_they_are_known(job: list[str]) -> None:
     person = np.arange(len(job)) % 9
     gone = [n for n in range(len(job)) if person[n] == 2]
@@ -267,7 +249,7 @@ def test_other_submissions_alone_vote_on_what_was_not_seen(job: list[str]) -> No
     Path("other.csv").write_text("ImageID,ans\n" + "".join(f"{i},{c}\n" for i, c in other))
     printed = printed_by(*INFER, SKIP, "--vote", "other.csv", "--out", "voted.csv")
     assert "answered without a model" in printed
-    assert listed("voted.skipped.csv")[0]["ans"] == str((prior_class() + 1) % 18)
+    assert rows_of("voted.skipped.csv")[0]["ans"] == str((prior_class() + 1) % 18)
 
 
 def test_a_file_that_is_missing_is_never_looked_for_outside(job: list[str]) -> None:
@@ -276,4 +258,4 @@ def test_a_file_that_is_missing_is_never_looked_for_outside(job: list[str]) -> N
     Path("data/eval/images", job[0]).rename(Path("images", job[0]))
     refused(maskens(*INFER), "is missing", SKIP)
     ran(*INFER, SKIP, "--out", "mine.csv")
-    assert listed("mine.skipped.csv")[0]["reason"] == "is missing"
+    assert rows_of("mine.skipped.csv")[0]["reason"] == "is missing"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edits import rows_of
 from run_command import maskens, ran, refused
 from tiny_runs import DEFAULTS, at_batch
 
@@ -88,8 +88,7 @@ def test_at_the_end_recipes_are_compared_in_a_table_and_in_files(there: Path) ->
     shown = (there / "out.txt").read_text()
     assert "difference from the first" in shown
     assert "84 photos of 12 people, folds 0, 1, seeds 0, 1." in shown
-    with Path("runs/sweep/comparison.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of("runs/sweep/comparison.csv")
     assert [(r["recipe"], r["part"]) for r in rows] == ROWS
     assert rows[4]["verdict"] in ("better", "worse", "within noise")
     found = json.loads(Path("runs/sweep/comparison.json").read_text())

@@ -89,7 +89,6 @@ def test_a_variant_reuses_what_does_not_differ_and_is_compared(copy: Path) -> No
     assert gender[0] == gender[1]
     assert re.search(r"gender .* equal", second)
     assert re.search(r"mask .* (worse|within noise)", second)
-    refused(maskens("compare", "runs/default"), "name two runs or more to compare")
     ran("folds", "--k", "3", "--run", "runs/twin")
     outcome = maskens("train", "--run", "runs/twin", "--reuse", "runs/default")
     assert "12 finished jobs are taken" in outcome.out, "the reused run's recipe is the start"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from planned import CLASS18, HEADS, SOFT_F1, plan_run
+from planned import CLASS18, FOUR, HEADS, SOFT_F1, plan_run
 from scipy.special import log_softmax
 
 from ensemble.commands.tune import tune as tune_runs
@@ -28,16 +28,17 @@ from ensemble.decision.tuning import (
     tuning_file,
     untuned_run,
 )
-from ensemble.evaluation.evaluate import evaluate, plain_values
+from ensemble.evaluation.evaluate import evaluate, plain_values, save_oof
 from ensemble.evaluation.verify import verify
 from ensemble.metrics.scores import SCORED_PARTS, macro_f1
+from ensemble.recipes.views import SETS
 from folds.errors import MaskensError
 from folds.labels import decode
 from folds.layout import read_train
 from folds.people import TrainData
 from folds.ranges import FULL
 from folds.records import sealed
-from folds.run_folder import Run
+from folds.run_folder import Run, load_data
 
 
 @pytest.fixture(scope="module")
@@ -360,6 +361,30 @@ def test_an_evaluation_scores_the_whole_and_its_parts(data: TrainData, tmp_path:
     record = plain_values(found)
     assert record["f1"]["18 classes"]["value"] == found.f1[SCORED_PARTS[0]].value
     assert record["score"]["support"] == np.bincount(data.classes, minlength=18).tolist()
+
+
+def test_each_photo_is_pooled_once_and_a_fold_counts_once_all_its_tasks_are_trained(
+    data: TrainData, tmp_path: Path
+) -> None:
+    widths = {"mask": 3, "gender": 2, "male-age": 3, "female-age": 3}
+    logits = {task: np.zeros((len(data.files), width)) for task, width in widths.items()}
+    run = plan_run(tmp_path / "run", data, logits, recipe=FOUR)
+    blend = ensemble_of(run)
+    whole = evaluate(blend, applied_to(blend))
+    assert whole.score.photos == len(data.files)
+    assert whole.score.support.tolist() == np.bincount(data.classes, minlength=18).tolist()
+    save_oof(blend, whole, SETS["none"])
+    with np.load(run.folder / "oof.npz") as pooled:
+        assert pooled["files"].tolist() == data.files
+        assert np.exp(pooled["log_probabilities"]).sum(axis=1) == pytest.approx(1)
+        assert pooled["fold"].tolist() == load_data(run)[1][data.photo_person].tolist()
+    shutil.rmtree(run.job_folder("gender", 1))
+    partly = ensemble_of(run)
+    assert partly.trained == (0,)
+    assert "not trained: gender fold 1" in partly.notes[0]
+    shutil.rmtree(run.job_folder("mask", 0))
+    with pytest.raises(MaskensError, match=r"no fold of .* has all of its tasks trained"):
+        ensemble_of(run)
 
 
 def test_temperatures_of_models_that_learned_soft_f1_are_warned_of(data: TrainData, tmp_path: Path) -> None:

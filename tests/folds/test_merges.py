@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import MakeData
+from edits import rows_of
 from run_command import maskens, ran, refused
 
 from ensemble.data.loader import epoch_photos
@@ -94,8 +94,7 @@ class TestRun:
     def test_a_list_is_reported_saved_and_seen_by_later_steps(self, folds: Callable[..., str]) -> None:
         assert LINE in folds("--k", "2", "--merge", "same.csv")
         assert (RUN / "merged.csv").read_text() == f"a,b\n{A},{B}\n"
-        with (RUN / "folds.csv").open() as file:
-            rows = {r["id"]: r for r in csv.DictReader(file)}
+        rows = {r["id"]: r for r in rows_of(RUN / "folds.csv")}
         assert (rows[B]["person"], rows[B]["fold"]) == (A, rows[A]["fold"])
         assert len(rows) == 30
         assert groups() == {f"{n:06d}" for n in range(30)} - {B}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,6 @@ from ensemble.jobs.job import Job
 from ensemble.jobs.locks import TakenOver, lock_job_process, lock_jobs
 from ensemble.jobs.stopping import CALL_VARIABLE, stop_file
 from ensemble.training.queue import run_job
-from folds.errors import MaskensError
 from folds.files import read_json, write_json
 from folds.layout import read_train
 
@@ -71,25 +71,14 @@ def test_a_job_that_is_taken_over_writes_no_more(setting: TinyRun, monkeypatch: 
     assert (status.state, status.epoch, status.error) == ("training", 1, "")
 
 
-def test_a_job_that_is_done_is_not_done_again(setting: TinyRun) -> None:
-    """Its worker may have been lost before it could say so."""
-    spec = setting.spec("heads")
-    model = setting.run.job_folder("heads", 0) / "model.safetensors"
-    assert run_job(spec, setting.data, setting.folds) is None
-    before = model.stat().st_mtime_ns
-    assert run_job(spec, setting.data, setting.folds) is None
-    assert model.stat().st_mtime_ns == before
-
-
-def test_a_process_outliving_its_command_is_asked_to_stop(setting: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_outliving_its_command_is_waited_for_and_asked_to_stop(
+    setting: TinyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A scheduler's worker would train on to the end of the job."""
     spec = setting.spec("heads")
     monkeypatch.setenv(CALL_VARIABLE, "call1")
     monkeypatch.setattr("ensemble.jobs.locks.ENDING", 0.1)
-    with (
-        lock_job_process(spec),
-        pytest.raises(MaskensError, match="still training heads fold 0"),
-        lock_job_process(spec),
-    ):
-        pass
+    with lock_job_process(spec):
+        failure = run_job(spec, setting.data, setting.folds)
+    assert failure and re.search(rf"process {os.getpid()} on .* still training heads fold 0", failure.message)
     assert stop_file(setting.run.folder / ".locks", "call1").exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
-from planned import SMALL
+from planned import FOUR
 
 from ensemble.models.build import create
 from ensemble.recipes.recipe_file import (
@@ -25,20 +25,18 @@ from ensemble.training.preflight import preflight
 from folds.errors import MaskensError
 from folds.run_folder import Run
 
-TINY = f"{SMALL}[tasks.mask]\n[tasks.gender]\n[tasks.male-age]\n[tasks.female-age]\n"
-
 
 def with_mask(keys: str) -> str:
-    """TINY with keys of the task mask."""
-    return TINY.replace("[tasks.mask]", f"[tasks.mask]\n{keys}")
+    """FOUR with keys of the task mask."""
+    return FOUR.replace("[tasks.mask]", f"[tasks.mask]\n{keys}")
 
 
 def tasks(*changes: str) -> dict[str, TaskRecipe]:
-    return parse_recipe(TINY, "mine", changes=changes).tasks
+    return parse_recipe(FOUR, "mine", changes=changes).tasks
 
 
 def tiny(**changes: object) -> Recipe:
-    recipe = parse_recipe(TINY, "mine")
+    recipe = parse_recipe(FOUR, "mine")
     return recipe.model_copy(update={"tasks": recipe.tasks | {"mask": recipe.tasks["mask"].model_copy(update=changes)}})
 
 
@@ -57,8 +55,8 @@ def test_keys_that_original_does_not_set_change_nothing_of_the_origins_training(
 
 
 def test_a_task_overrides_the_defaults_and_keeps_the_rest_of_a_table() -> None:
-    assert parse_recipe(TINY + "[tasks.gender.optimizer]\nlr = 0.5\n", "mine").tasks["gender"].optimizer.lr == 0.5
-    text = TINY.replace("[tasks.mask]", "optimizer = {name = 'sgd', lr = 0.1}\n[tasks.mask]\noptimizer = {lr = 0.5}")
+    assert parse_recipe(FOUR + "[tasks.gender.optimizer]\nlr = 0.5\n", "mine").tasks["gender"].optimizer.lr == 0.5
+    text = FOUR.replace("[tasks.mask]", "optimizer = {name = 'sgd', lr = 0.1}\n[tasks.mask]\noptimizer = {lr = 0.5}")
     mask, gender, *_ = parse_recipe(text, "mine").tasks.values()
     assert (mask.optimizer.name, mask.optimizer.lr, gender.optimizer.lr) == ("sgd", 0.5, 0.1)
 
@@ -157,14 +155,14 @@ def test_logits_may_be_adjusted_where_the_sampler_keeps_class_frequencies(sample
 
 def test_tasks_that_leave_a_class_open_are_refused() -> None:
     with pytest.raises(MaskensError, match="nothing predicts female-age"):
-        parse_recipe(TINY.replace("[tasks.female-age]", ""), "mine")
+        parse_recipe(FOUR.replace("[tasks.female-age]", ""), "mine")
     assert undetermined(["class18"]) == undetermined(["heads"]) == []
     assert undetermined(["mask", "age"]) == ["gender"]
     assert undetermined(["mask", "gender"]) == ["age"]
 
 
 def test_a_recipe_extends_another_by_name_or_by_a_file_beside_it(tmp_path: Path) -> None:
-    (tmp_path / "base.toml").write_text(TINY)
+    (tmp_path / "base.toml").write_text(FOUR)
     (tmp_path / "more.toml").write_text(
         'extends = "base.toml"\nwithout = ["male-age", "female-age"]\n[defaults]\nepochs = 9\n[tasks.age]\nema = 0.5\n'
     )
@@ -213,7 +211,7 @@ def test_a_file_that_is_no_recipe_is_refused(text: str, words: str) -> None:
 
 def test_a_file_works_where_a_name_does(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
-    file.write_text(TINY)
+    file.write_text(FOUR)
     assert load_recipe(str(file)).name == "mine"
     with pytest.raises(MaskensError, match=r"can't read the recipe .*gone\.toml"):
         load_recipe(str(tmp_path / "gone.toml"))
@@ -255,18 +253,18 @@ def test_a_wrong_set_is_refused(change: str, words: str) -> None:
 
 
 def test_bins_follow_their_cuts_unless_bands_are_set() -> None:
-    exported = parse_recipe(TINY, "mine", changes=["tasks.male-age.ages.cuts=[21,30,46,58]"]).text
+    exported = parse_recipe(FOUR, "mine", changes=["tasks.male-age.ages.cuts=[21,30,46,58]"]).text
     again = parse_recipe(exported, "mine", changes=["tasks.male-age.ages.cuts=[20,25,30,58]"])
     assert again.tasks["male-age"].ages.bin_bands == (0, 0, 0, 1, 2)
-    merged = parse_recipe(TINY, "mine", changes=["tasks.male-age.ages={cuts=[21,30,46,58], bands=[0,0,1,1,2]}"])
+    merged = parse_recipe(FOUR, "mine", changes=["tasks.male-age.ages={cuts=[21,30,46,58], bands=[0,0,1,1,2]}"])
     assert merged.hash == parse_recipe(exported, "mine").hash
 
 
 def test_only_what_differs_changes_a_hash() -> None:
-    plain = parse_recipe(TINY, "mine")
-    written_out = parse_recipe(TINY, "other", changes=["tasks.*.ema=0", "tasks.mask.ages.bands=[0,1,2]"])
+    plain = parse_recipe(FOUR, "mine")
+    written_out = parse_recipe(FOUR, "other", changes=["tasks.*.ema=0", "tasks.mask.ages.bands=[0,1,2]"])
     assert written_out.hash == plain.hash
-    changed = parse_recipe(TINY, "mine", changes=["tasks.mask.ema=0.9"])
+    changed = parse_recipe(FOUR, "mine", changes=["tasks.mask.ema=0.9"])
     assert differences(plain, changed) == ["tasks.mask.ema: 0.0, now 0.9"]
     assert changed.hash != plain.hash
     assert [changed.tasks[t].hash == plain.tasks[t].hash for t in ("mask", "gender")] == [False, True]
@@ -284,7 +282,7 @@ def test_a_head_takes_from_its_task_what_it_does_not_set_itself() -> None:
 
 
 def test_the_recipe_of_a_run_is_the_one_it_was_trained_with_or_none(tmp_path: Path) -> None:
-    recipe = parse_recipe(TINY, "mine")
+    recipe = parse_recipe(FOUR, "mine")
     run = bind_recipe(Run(tmp_path, "", "", "", 2, 0, ()), recipe)
     assert run_recipe(run) == resolve_recipe(run) == recipe
     (tmp_path / "mask" / "fold0").mkdir(parents=True)
@@ -302,11 +300,11 @@ def test_the_recipe_of_a_run_is_the_one_it_was_trained_with_or_none(tmp_path: Pa
 def test_weights_lie_beside_the_recipe_and_the_run_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "w.safetensors"
     file.touch()
-    (tmp_path / "mine.toml").write_text(TINY.replace("[tasks.mask]", "weights = 'w.safetensors'\n[tasks.mask]"))
+    (tmp_path / "mine.toml").write_text(FOUR.replace("[tasks.mask]", "weights = 'w.safetensors'\n[tasks.mask]"))
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     assert {t.weights for t in load_recipe("../mine.toml").tasks.values()} == {str(file)}
-    Path("plain.toml").write_text(TINY.replace("pretrained = false", ""))
+    Path("plain.toml").write_text(FOUR.replace("pretrained = false", ""))
     run = Run(tmp_path / "run", "", "", "", 2, 0, ())
     run = bind_recipe(run, resolve_recipe(run, "plain.toml", weights=[f"mask={file}"]))
     again = resolve_recipe(run, "plain.toml")
@@ -314,7 +312,7 @@ def test_weights_lie_beside_the_recipe_and_the_run_keeps_them(tmp_path: Path, mo
 
 
 def test_weights_go_to_the_task_named_or_to_all(tmp_path: Path) -> None:
-    recipe, file = parse_recipe(TINY, "mine"), tmp_path / "w.safetensors"
+    recipe, file = parse_recipe(FOUR, "mine"), tmp_path / "w.safetensors"
     file.touch()
     everywhere = with_weights(recipe, [str(file)], pretrained=True)
     assert all(t.weights == str(file) and t.pretrained for t in everywhere.tasks.values())
@@ -336,7 +334,7 @@ def test_weights_go_to_the_task_named_or_to_all(tmp_path: Path) -> None:
 
 
 def test_weights_count_by_their_content_not_by_their_path(tmp_path: Path) -> None:
-    recipe = parse_recipe(TINY, "mine")
+    recipe = parse_recipe(FOUR, "mine")
     for name, content in (("a", "same"), ("b", "same"), ("c", "other")):
         (tmp_path / name).write_text(content)
     a, b, c = (with_weights(recipe, [str(tmp_path / name)], pretrained=True) for name in "abc")

@@ -35,7 +35,7 @@ from folds.run_folder import Run, library_versions, start_run
 from folds.splits import make_folds
 
 BASE = f"{SMALL}batch_size = 8\nepochs = 1\n[tasks.mask]\n[tasks.gender]\n[tasks.age]\n"
-KEYS = {
+KEYS = {  # those that a Trainer follows, tests/training/test_trainer.py has
     "perspective": 'augment=[{name="Perspective", args={p=1}}]',
     "drawn masks": "masks={prob=1.0}",
     "mixup": "mix={mixup=1.0}",
@@ -54,18 +54,11 @@ KEYS = {
     "lower cut": "ages.cuts=[30, 50]",
     "five bins": "ages.cuts=[21, 30, 46, 58]",
     "spread targets": "ages.sigma=3",
-    "averaged weights": "ema=0.9",
     "last batch kept": "drop_last=false",
-    "accumulation": "accumulate=2",
-    "mixed precision": 'precision="bf16"',
     "optimizer": 'optimizer.name="momentum"',
     "schedule": 'schedule.name="constant"',
     "crop": "crop=[24, 24]",
     "layer decay": "optimizer.layer_decay=0.5",
-    "classifier first": "head_epochs=0.5",
-    "frozen stages": "frozen_stages=1",
-    "smaller photos": "sizes=[[24, 16]]",
-    "averaged epochs": "average_epochs=1",
     "a draw of transforms": "augment=camera",
 }
 
