@@ -11,13 +11,6 @@ from pathlib import Path
 import pytest
 from run_command import maskens, refused
 
-COMMANDS = {
-    "report": ("report",),
-    "infer": ("infer", "--tta", "none"),
-    "audit": ("audit", "--workers", "1"),
-    "distil": ("distil", "--run", "runs/default", "--out", "runs/student", "--set", "tasks.*.epochs=1"),
-}
-
 
 def held(folder: Path) -> dict[Path, bytes]:
     """The files in a folder; photos, which no command writes, left out."""
@@ -25,16 +18,16 @@ def held(folder: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("name", "writes", "error"),
+    ("words", "writes", "error"),
     [
         ("report", 0, errno.ENOSPC),
-        ("infer", 0, errno.ENOSPC),
-        ("audit", 2, errno.EIO),
-        ("distil", 2, errno.ENOSPC),
+        ("infer --tta none", 0, errno.ENOSPC),
+        ("audit --workers 1", 2, errno.EIO),
+        ("distil --run runs/default --out runs/student --set tasks.*.epochs=1", 2, errno.ENOSPC),
     ],
 )
 def test_a_disk_that_fails_costs_one_message_and_nothing_that_was_there(
-    copy: Path, monkeypatch: pytest.MonkeyPatch, name: str, writes: int, error: int
+    copy: Path, monkeypatch: pytest.MonkeyPatch, words: str, writes: int, error: int
 ) -> None:
     before, count = held(copy / "runs"), itertools.count()
 
@@ -45,7 +38,7 @@ def test_a_disk_that_fails_costs_one_message_and_nothing_that_was_there(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fail)
-        outcome = maskens(*COMMANDS[name])
+        outcome = maskens(*words.split())
     refused(outcome, "can't write", os.strerror(error))
     after = held(copy / "runs")
     assert {path: after.get(path) for path in before} == before
