@@ -44,16 +44,15 @@ SCHEDULES = [
     for name in get_args(Schedule.model_fields["name"].annotation)
 ]
 SAMPLERS = [
-    *(f"sampler={{balance='{balance}'}}" for balance in get_args(Sampler.model_fields["balance"].annotation)),
+    *(f"sampler={{balance='{way}', fraction=0.8}}" for way in get_args(Sampler.model_fields["balance"].annotation)),
     "sampler={photos_per_person=4, fraction=1.5}",
-    "sampler={fraction=0.8}",
 ]
 MIXES = [
     "mix={}",
     *(f"mix={{{kind}}}" for kind in ("mixup=1.0", "cutmix=1.0", "mixup=1.0, cutmix=1.0", "half_face=true")),
 ]
-# each of them once at least
-ROWS = list(zip(*(islice(cycle(kind), len(MIXES)) for kind in (SCHEDULES, SAMPLERS, MIXES)), strict=True))
+KINDS = (SCHEDULES, SAMPLERS, MIXES)
+ROWS = list(islice(zip(*map(cycle, KINDS), strict=False), max(map(len, KINDS))))  # each of them once at least
 ONE = Hardware("cpu", workers=0)
 
 
