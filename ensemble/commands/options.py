@@ -302,7 +302,7 @@ class Training(Cluster, Data):
     )
     no_pretrained: bool = _model(False, "Start from random weights.")
     compile_models: bool = _compute(
-        False, "Compile each model (torch.compile): minutes a job, faster epochs.", name="compile"
+        False, "Compile each model (torch.compile): minutes a job, faster epochs on some machines.", name="compile"
     )
     track: list[TrackerName] | None = _output(None, "Log curves and pictures: tensorboard, wandb; repeatable.", "NAME")
     yes: bool = _output(False, "Don't ask before hours of work.", also="-y")
