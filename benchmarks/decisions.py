@@ -136,7 +136,7 @@ def class_log_probs(blend: OofEnsemble, logits: Path, names: Sequence[str], fitt
     with np.load(logits) as z:
         order = [Path(run).name for run in json.loads(str(z["record"]))["runs"]]
         found = [
-            {task: z[f"run{order.index(name)}/logits/{task}"][:, :views] for task in e.targets}
+            {task: z[f"run{order.index(name)}/logits/{task}"][:, :views] for task in e.output_specs}
             for name, e in zip(names, ensembles, strict=True)
         ]
     return np.stack([e.joint(own) for e, own in zip(ensembles, found, strict=True)])

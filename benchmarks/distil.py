@@ -63,7 +63,7 @@ def on_new_people(run: Run, logits: Path, people: People, views: int) -> tuple[F
     blend = load_oof_ensemble([run], None, "best")
     (ensemble,) = load_ensembles([run], blend.plain(TTA[views]), allow_missing=True)
     with np.load(logits) as z:
-        found = {task: z[f"logits/{task}"][:, :views] for task in ensemble.targets}
+        found = {task: z[f"logits/{task}"][:, :views] for task in ensemble.output_specs}
     each = {f: people.macro_f1(most_probable(ensemble.joint(found, f))) for f in ensemble.complete_folds}
     return people.macro_f1(most_probable(ensemble.joint(found))), each
 

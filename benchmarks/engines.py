@@ -135,7 +135,7 @@ def _out_of_fold(setting: Cached, settings: InferenceSettings) -> float:
     blend = load_oof_ensemble([setting.run], None, "best")
     (own,) = blend.runs
     views, graphs = VIEWS["flip"], OnnxGraphs()
-    logits = {task: np.full((2, len(blend.rows), t.width), np.nan, np.float32) for task, t in own.targets.items()}
+    logits = {task: np.full((2, len(blend.rows), t.width), np.nan, np.float32) for task, t in own.output_specs.items()}
     for member in setting.ensemble.members:
         card, mine = member.card, blend.fold == member.fold
         photos = open_photos(blend.data.photos, [card.preprocessing], setting.cache, 2)

@@ -39,7 +39,7 @@ def print_table(data: Path, run: Path) -> None:
     chosen = choose_ensembles([load_run(run)], None, True, False)
     (ensemble,), fitted = chosen.ensembles, chosen.fitted
     with np.load(run / "eval.npz") as z:
-        ids, logits = z["ids"].tolist(), {task: z[f"logits/{task}"] for task in ensemble.targets}
+        ids, logits = z["ids"].tolist(), {task: z[f"logits/{task}"] for task in ensemble.output_specs}
     people = People.new(data, ids)
     scored = score(run)
     assert isinstance(scored, Scored)
@@ -53,7 +53,7 @@ def print_table(data: Path, run: Path) -> None:
     for name, folds in models.items():
         some = {task: values[np.isin(ensemble.folds(task), folds)] for task, values in logits.items()}
         temperatures = ensemble.temperatures if len(folds) > 1 else ensemble.of_one_fold
-        log_p = joint_log_probabilities(some, ensemble.targets, temperatures, ensemble.tta)
+        log_p = joint_log_probabilities(some, ensemble.output_specs, temperatures, ensemble.tta)
         drawn = people.macro_parts((log_p + np.array(fitted.offsets)).argmax(axis=1))
         whole = drawn[SCORED_PARTS[0]]
         against = whole if against is None else against

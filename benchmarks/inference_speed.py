@@ -181,7 +181,7 @@ def maskens(setting: DecisionVariant, routed: bool) -> tuple[dict[str, np.ndarra
     log_probs = class_log_probs(setting, found)
     classes = decide(log_probs, setting.fitted.weights, setting.fitted.offsets).classes
     own = zip(found.logits, setting.ensemble.members, strict=True)
-    evaluated = [np.isfinite(values[0, :, 0]).mean() for values, m in own if m.card.target.predicts in ONLY_GENDER]
+    evaluated = [np.isfinite(values[0, :, 0]).mean() for values, m in own if m.card.output_spec.predicts in ONLY_GENDER]
     return mean_logits(setting, found), classes, float(np.mean(evaluated or [1.0]))
 
 

@@ -13,11 +13,11 @@ Part = TypeVar("Part", OutputSpec, Preprocessing)
 
 
 def model_card(**changes: Any) -> ModelCard:
-    """The card of a tiny model of the gender; `changes` are fields of it, its target or preprocessing."""
+    """The card of a tiny model of the gender; `changes` are fields of it, its output spec or preprocessing."""
     values: dict[str, Any] = {
         "model": "test_resnet.r160_in1k",
         "model_args": {},
-        "target": changes_of(OutputSpec("gender"), changes),
+        "output_spec": changes_of(OutputSpec("gender"), changes),
         "preprocessing": changes_of(Preprocessing((32, 24)), changes),
         "mean": (0.5, 0.5, 0.5),
         "std": (0.5, 0.25, 0.5),

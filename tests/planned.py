@@ -57,7 +57,7 @@ def plan_run(
     resolved = parse_recipe(recipe, "planned")
     run = bind_recipe(start_run(folder, data, folds, k, seed=split_seed if seed is None else seed)[0], resolved)
     for task, values in (logits if isinstance(logits, Mapping) else {"class18": logits}).items():
-        target = resolved.tasks[task].target
+        target = resolved.tasks[task].output_spec
         shown = np.stack([np.broadcast_to(v, (len(views), *v.shape[-2:])) for v in epochs or [values]])
         for fold in range(k) if trained is None else trained:
             rows = np.flatnonzero(folds[data.photo_person] == fold)

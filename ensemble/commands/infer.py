@@ -87,7 +87,7 @@ def is_current(run: Run, data: EvalData, chosen: ChosenEnsembles) -> bool:
         fitted, (answered, answers) = DecisionParams.model_validate(record["fitted"]), read_answers(run.submission_file)
     except Exception:  # whatever a damaged file raises
         return False
-    models = {task: ensemble.folds(task) for task in ensemble.targets}
+    models = {task: ensemble.folds(task) for task in ensemble.output_specs}
     moved = {"runs": {"__all__": {"run"}}}  # the runs' folders may have been moved
     return (
         (record["fingerprint"], record["rule"], record["folds"]) == (data.photos.fingerprint, "joint", models)

@@ -32,7 +32,7 @@ class DrawMasks:
     """
 
     def __init__(self, recipe: TaskRecipe, states: IntArray, soft: bool = False) -> None:
-        self.masks, self.target, self.states = recipe.masks, recipe.target, states
+        self.masks, self.output_spec, self.states = recipe.masks, recipe.output_spec, states
         self.face, self.in_years, self.soft = recipe.masks.face, recipe.ages.in_years, soft
         if isinstance(recipe.crop, tuple) and not recipe.masks.detect:
             self.face = self.face.cropped(recipe.resize, recipe.crop)
@@ -62,7 +62,7 @@ class DrawMasks:
         photo = draw_mask(photo, face, state == WEAR, rng)
         if self.soft:
             return photo, soft_with_mask(labels, state)
-        return photo, with_mask(self.target, labels, state, self.in_years)
+        return photo, with_mask(self.output_spec, labels, state, self.in_years)
 
 
 def undetected_note(task: TaskRecipe, photos: DecodedPhotos, states: IntArray) -> str:

@@ -132,14 +132,14 @@ def _eval_logits(source: Run, ensemble: Ensemble, data: EvalData) -> dict[str, L
         read = read_logits(path)
         same = (tuple(read.ids), read.record["fingerprint"]) == (data.ids, data.photos.fingerprint)
         folds = {task: [f for f in its if f != FULL] for task, its in read.record["folds"].items()}
-        found = {task: read.of_folds(task) for task in ensemble.targets}
+        found = {task: read.of_folds(task) for task in ensemble.output_specs}
     except FileNotFoundError:
         raise MaskensError(f"--pseudo {source.folder}: it has predicted no photos. {again}") from None
     except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise MaskensError(f"{path} can't be read, or holds several runs ({error}). {again}") from error
     if not same:
         raise MaskensError(f"{path} is of other photos than those in {data.photos.root / 'eval'}. {again}")
-    complete = all(folds.get(task) == ensemble.folds(task) for task in ensemble.targets)
+    complete = all(folds.get(task) == ensemble.folds(task) for task in ensemble.output_specs)
     if not complete or read.record["oof_hashes"] != [oof_hash(source)]:
         raise MaskensError(f"{path} was predicted by other models than those there now. {again}")
     return found

@@ -241,10 +241,10 @@ def _temperatures(
     One for all folds: a fold without errors would be scaled to certainty and outvote the others in their mean.
     """
     found = {}
-    for task, target in member.targets.items():
-        rows = photos[scored_mask(target, oof.data)[oof.rows][photos]]
-        truth, logits = true_labels(target, oof.data)[oof.rows][rows], member.mean_logits(task, tta)[rows]
-        heads = [(logits[:, head.columns], truth[:, n], head) for n, head in enumerate(target.heads)]
+    for task, output_spec in member.output_specs.items():
+        rows = photos[scored_mask(output_spec, oof.data)[oof.rows][photos]]
+        truth, logits = true_labels(output_spec, oof.data)[oof.rows][rows], member.mean_logits(task, tta)[rows]
+        heads = [(logits[:, head.columns], truth[:, n], head) for n, head in enumerate(output_spec.heads)]
         found[task] = tuple(
             fit_temperature(*head) if force or worth_scaling(*head, oof.person[rows], oof.stratum) else 1.0
             for head in heads
@@ -264,7 +264,7 @@ def with_mean_temperatures(oof: OofEnsemble, fitted: DecisionParams) -> Decision
             seen = member.run.pseudo_record.exists()  # by models that were trained on photos to predict
             predicted = {} if seen else _predicted(member, fitted.views)
             for task, single in tuned.temperatures.items():
-                logits, heads = predicted.get(task), zip(single, member.targets[task].heads, strict=True)
+                logits, heads = predicted.get(task), zip(single, member.output_specs[task].heads, strict=True)
                 means[task] = tuple(
                     temperature_of_mean(t, head, None if logits is None else logits[:, :, head.columns])
                     for t, head in heads
@@ -283,10 +283,10 @@ def _predicted(member: RunOofLogits, tta: TtaSet) -> dict[str, FloatArray]:
             return {}
         gender = decode(read.classes)[1]
         found: dict[str, FloatArray] = {}
-        for task, target in member.targets.items():
+        for task, output_spec in member.output_specs.items():
             views = select_views(read.of_folds(task).swapaxes(0, 1), read.record["views"], tta.views)
             logits = np.average(views, axis=0, weights=tta.weights or None).astype(np.float64)
-            rows = np.isfinite(logits).all(axis=(0, 2)) & (gender == ONLY_GENDER.get(target.predicts, gender))
+            rows = np.isfinite(logits).all(axis=(0, 2)) & (gender == ONLY_GENDER.get(output_spec.predicts, gender))
             if len(logits) and rows.sum() >= MEASURED_PHOTOS:
                 found[task] = logits[:, rows]
         return found

@@ -42,9 +42,9 @@ def mean_logits(
     return np.asarray(mean if temperatures is None else mean / temperatures)
 
 
-def column_temperatures(temperatures: Sequence[float], target: OutputSpec) -> npt.NDArray[np.float64]:
+def column_temperatures(temperatures: Sequence[float], output_spec: OutputSpec) -> npt.NDArray[np.float64]:
     """By what each logit is divided, float64 (width,), from a temperature of each head."""
-    return np.concatenate([divisors(h, t) for h, t in zip(target.heads, temperatures, strict=True)])
+    return np.concatenate([divisors(h, t) for h, t in zip(output_spec.heads, temperatures, strict=True)])
 
 
 def merged_log_probabilities(views: AnyFloatArray, head: Head, tta: TtaSet) -> npt.NDArray[np.float64]:
@@ -65,17 +65,17 @@ def merged_log_probabilities(views: AnyFloatArray, head: Head, tta: TtaSet) -> n
 
 def joint_log_probabilities(
     logits: Mapping[str, AnyFloatArray],
-    targets: Mapping[str, OutputSpec],
+    output_specs: Mapping[str, OutputSpec],
     temperatures: Mapping[str, Sequence[float]] | None = None,
     tta: TtaSet = FLIP,
 ) -> npt.NDArray[np.float64]:
     """`joint_scores`, each row normalised: log probabilities, float64 (photos, 18)."""
-    return np.asarray(log_softmax(joint_scores(logits, targets, temperatures, tta), axis=1), dtype=np.float64)
+    return np.asarray(log_softmax(joint_scores(logits, output_specs, temperatures, tta), axis=1), dtype=np.float64)
 
 
 def joint_scores(
     logits: Mapping[str, AnyFloatArray],
-    targets: Mapping[str, OutputSpec],
+    output_specs: Mapping[str, OutputSpec],
     temperatures: Mapping[str, Sequence[float]] | None = None,
     tta: TtaSet = FLIP,
     missing: float = -np.inf,
@@ -88,7 +88,7 @@ def joint_scores(
 
     Args:
         logits: task -> float (folds, views, photos, width), NaN where a model was not shown that view of a photo.
-        targets: task -> what it predicts; together they must determine all 18 classes.
+        output_specs: task -> what its model predicts; together they must determine all 18 classes.
         temperatures: task -> of each head; 1 for a task without.
         tta: how the views are merged.
         missing: log probability of a part where any of its tasks did not predict: -inf excludes those classes, 0 makes
@@ -99,14 +99,14 @@ def joint_scores(
     """
     sources: dict[tuple[str, int], list[npt.NDArray[np.float64]]] = {}
     for task, values in logits.items():
-        target, scale = targets[task], (temperatures or {}).get(task)
-        by = column_temperatures(scale, target) if scale else None
+        output_spec, scale = output_specs[task], (temperatures or {}).get(task)
+        by = column_temperatures(scale, output_spec) if scale else None
         views = [values] if tta.merge == "mean" else [view[:, None] for view in values.swapaxes(0, 1)]
         means = np.stack([mean_logits(view, by, tta.weights if tta.merge == "mean" else ()) for view in views])
-        for head in target.heads:
+        for head in output_spec.heads:
             part = merged_log_probabilities(means, head, tta)
-            both = head.part == "age" and target.predicts not in ONLY_GENDER
-            for gender in (0, 1) if both else (ONLY_GENDER.get(target.predicts, 0),):
+            both = head.part == "age" and output_spec.predicts not in ONLY_GENDER
+            for gender in (0, 1) if both else (ONLY_GENDER.get(output_spec.predicts, 0),):
                 sources.setdefault((head.part, gender), []).append(part)
     parts = {name: log_softmax(np.mean(found, axis=0), axis=1) for name, found in sources.items()}
     parts = {name: np.where(np.isnan(part), missing, part) for name, part in parts.items()}

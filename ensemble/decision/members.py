@@ -59,8 +59,8 @@ class Ensemble:
     """Temperatures of a fold's models alone."""
 
     @property
-    def targets(self) -> dict[str, OutputSpec]:
-        return {m.task: m.card.target for m in self.members}
+    def output_specs(self) -> dict[str, OutputSpec]:
+        return {m.task: m.card.output_spec for m in self.members}
 
     def folds(self, task: str) -> list[int]:
         """The folds whose model there is, in the order of the logits."""
@@ -79,7 +79,7 @@ class Ensemble:
         if only is not None:
             temperatures = self.of_one_fold
             logits = {task: values[np.array(self.folds(task)) == only] for task, values in logits.items()}
-        return joint_scores(logits, self.targets, temperatures, self.tta, missing)
+        return joint_scores(logits, self.output_specs, temperatures, self.tta, missing)
 
     def joint(self, logits: Mapping[str, Logits], only: int | None = None) -> npt.NDArray[np.float64]:
         """`scores`, normalised to log probabilities; `log_prior` where a photo was shown to no model."""
@@ -94,7 +94,7 @@ class Ensemble:
     @property
     def complete_folds(self) -> list[int]:
         """The folds of which every task has a model, in the order of the logits."""
-        every = set.intersection(*(set(self.folds(t)) for t in self.targets))
+        every = set.intersection(*(set(self.folds(t)) for t in self.output_specs))
         return [fold for fold in self.folds(self.members[0].task) if fold in every]
 
 
@@ -158,7 +158,7 @@ def members(run: Run, allow_missing: bool, folds: Sequence[int] | None = None) -
         expected = run_identity(run, recipe, job.task, job.fold) | {
             "model": task.model,
             "model_args": task.model_args,
-            "target": task.target,
+            "output_spec": task.output_spec,
             "preprocessing": task.preprocessing,
         }
         if wrong := [key.removesuffix("_hash") for key, value in expected.items() if getattr(card, key) != value]:

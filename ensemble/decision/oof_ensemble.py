@@ -44,8 +44,8 @@ class RunOofLogits:
         return str(self.run.folder)
 
     @property
-    def targets(self) -> dict[str, OutputSpec]:
-        return {name: task.target for name, task in self.recipe.tasks.items()}
+    def output_specs(self) -> dict[str, OutputSpec]:
+        return {name: task.output_spec for name, task in self.recipe.tasks.items()}
 
     def of_views(self, task: str, tta: TtaSet) -> Logits:
         """float32 (1, views, photos, width): a set's views, in one fold. Raises MaskensError where a job lacks one."""
@@ -97,7 +97,7 @@ class OofEnsemble:
         found = []
         for member, tuned in zip(self.runs, fitted.runs, strict=True):
             logits = {task: member.of_views(task, fitted.views) for task in member.logits}
-            found.append(joint.joint_log_probabilities(logits, member.targets, tuned.temperatures, fitted.views))
+            found.append(joint.joint_log_probabilities(logits, member.output_specs, tuned.temperatures, fitted.views))
         return np.stack(found)
 
     @functools.cached_property
@@ -150,7 +150,7 @@ def _extra_notes(run: Run, recipe: Recipe, data: TrainData | None, data_folder: 
         return []
     data = data or read_run_data(run, data_folder)
     counts = {
-        name: int((training_mask(task.target, data, task.ages.in_years) & ~data.scored).sum())
+        name: int((training_mask(task.output_spec, data, task.ages.in_years) & ~data.scored).sum())
         for name, task in recipe.tasks.items()
     }
     learned = ", ".join(f"{name} {count:,}" for name, count in counts.items())

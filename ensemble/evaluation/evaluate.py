@@ -204,12 +204,12 @@ def _view_scores(oof: OofEnsemble, draws: Draws) -> list[ViewScore]:
 def _task_scores(oof: OofEnsemble, tta: TtaSet) -> dict[str, tuple[float, float]]:
     found = {}
     for member in oof.runs:
-        for name, target in member.targets.items():
-            mine = scored_mask(target, oof.data)[oof.rows]
-            truth = true_labels(target, oof.data)[oof.rows]
+        for name, output_spec in member.output_specs.items():
+            mine = scored_mask(output_spec, oof.data)[oof.rows]
+            truth = true_labels(output_spec, oof.data)[oof.rows]
             logits = member.mean_logits(name, tta).astype(np.float32)
             key = name if len(oof.runs) == 1 else f"{member.name}: {name}"
-            found[key] = task_scores(target, logits[mine], truth[mine])
+            found[key] = task_scores(output_spec, logits[mine], truth[mine])
     return found
 
 

@@ -217,15 +217,15 @@ def _verify_oof_score(found: Verification, job: Job, task: TaskRecipe, data: Tra
             np.sort(rows), np.flatnonzero(held_out[data.photo_person] & data.photos.readable & data.scored)
         ):
             raise MaskensError("other photos than those of its fold, each once")
-        mine = scored_mask(task.target, data)[rows]
-        truth = true_labels(task.target, data)[rows][mine]
+        mine = scored_mask(task.output_spec, data)[rows]
+        truth = true_labels(task.output_spec, data)[rows][mine]
         logits = oof.logits[:, oof.views.index(IDENTITY)][:, mine]
         half = people_halves(data.people, held_out, (run.seed, job.fold))[data.photo_person[rows]]
         last = len(logits) - 1
-        chosen = half_epochs(task.target, logits, truth, half[mine]) if task.checkpoint == "best" else (last, last)
+        chosen = half_epochs(task.output_spec, logits, truth, half[mine]) if task.checkpoint == "best" else (last, last)
         if (half != oof.half).any() or chosen != oof.half_epochs:
             raise MaskensError("the epochs of the halves of its people are not the best ones")
-        return np.array([task_scores(task.target, logits[epoch], truth)[0] for epoch in (oof.best_epoch, -1)])
+        return np.array([task_scores(task.output_spec, logits[epoch], truth)[0] for epoch in (oof.best_epoch, -1)])
 
     def describe(values: FloatArray) -> str:
         near = np.allclose(values, recorded, rtol=0, atol=F1_TOLERANCE, equal_nan=True)
@@ -281,7 +281,7 @@ def _verify_submission(found: Verification) -> None:
         used = {fold for its in record["folds"].values() for fold in its}
         only: Only | None = "folds" if FULL not in used else "full" if used == {FULL} else None
         (ensemble,) = load_ensembles([run], fitted, allow_missing=True, only=only)
-        models = {task: ensemble.folds(task) for task in ensemble.targets}
+        models = {task: ensemble.folds(task) for task in ensemble.output_specs}
         if models != record["folds"]:
             raise MaskensError(f"predicted by models of folds {record['folds']}, there are {models}")
         joint = ensemble.joint({task: read.logits(task) for task in models})

@@ -23,6 +23,7 @@ from folds.people import Person, TrainData
 from folds.records import type_adapter
 
 FORMAT = 1
+OUTPUT_SPEC = "target"  # the name of that field in a checkpoint
 KEY = 12  # hex digits that name a person
 
 Rgb = tuple[float, float, float]
@@ -38,7 +39,7 @@ class ModelCard:
 
     model: ModelName
     model_args: ModelArgs
-    target: OutputSpec
+    output_spec: OutputSpec
     preprocessing: Preprocessing
     mean: Rgb  # of the model's inputs, each channel in 0..1
     std: Rgb
@@ -67,7 +68,7 @@ def job_card(
     return ModelCard(
         recipe.model,
         recipe.model_args,
-        recipe.target,
+        recipe.output_spec,
         recipe.preprocessing,
         *normalisation,
         **run_identity(spec.run, spec.recipe, spec.task, spec.fold),
@@ -84,7 +85,9 @@ def card_metadata(card: ModelCard) -> dict[str, str]:
 
     safetensors writes several entries in random order, and equal trainings have to give equal files.
     """
-    return {"maskens": json.dumps({"format": FORMAT, "card": asdict(card)}, sort_keys=True)}
+    kept = asdict(card)
+    kept[OUTPUT_SPEC] = kept.pop("output_spec")
+    return {"maskens": json.dumps({"format": FORMAT, "card": kept}, sort_keys=True)}
 
 
 def read_card(path: Path) -> ModelCard:
@@ -94,7 +97,9 @@ def read_card(path: Path) -> ModelCard:
         found = json.loads(_metadata(path)["maskens"])
         if found["format"] != FORMAT:
             raise ValueError(f"its format is {found['format']}, not {FORMAT}")
-        card: ModelCard = type_adapter(ModelCard).validate_python(dict(found["card"]))
+        kept = dict(found["card"])
+        kept["output_spec"] = kept.pop(OUTPUT_SPEC)
+        card: ModelCard = type_adapter(ModelCard).validate_python(kept)
         return card
     except FileNotFoundError:
         raise MaskensError(f"there is no checkpoint {path}") from None

@@ -200,7 +200,7 @@ def pool(run: Run, data: TrainData, folds: IntArray, trained: Sequence[int], che
             found = np.array([index.get(str(f), -1) for f in oof.files])
             if not np.array_equal(np.sort(found), np.flatnonzero((photo_fold == fold) & readable)):
                 problems.append(f"{path} does not hold the photos of fold {fold}, each once")
-            elif oof.logits.shape[3] != recipe.target.width:
+            elif oof.logits.shape[3] != recipe.output_spec.width:
                 problems.append(f"{path} holds logits of another width than those of '{task}'")
             elif not np.isfinite(oof.at(checkpoint)).all():
                 problems.append(f"{path} holds logits that are not finite")

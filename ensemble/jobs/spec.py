@@ -62,7 +62,7 @@ def training_rows(spec: JobSpec, data: TrainData, folds: IntArray) -> IntArray:
     read and have one of its labels, without the ages that the recipe skips. `folds` is int64 (people,)."""
     task = spec.task_recipe
     elsewhere = folds[data.photo_person] != spec.fold
-    mine = training_mask(task.target, data, in_years=task.ages.in_years)
+    mine = training_mask(task.output_spec, data, in_years=task.ages.in_years)
     return np.flatnonzero(elsewhere & mine & ~np.isin(data.years, task.ages.leave_out))
 
 
@@ -136,10 +136,10 @@ def refuse_jobs_without_photos(specs: Sequence[JobSpec], data: TrainData, folds:
     MaskensError naming them."""
     idle = []
     for spec in specs:
-        rows, target = training_rows(spec, data, folds), spec.task_recipe.target
-        labels = training_labels(target, data)[rows]
-        for head, trained in zip(target.heads, labels.T, strict=True):
-            names, of_bin = OutputSpec(target.predicts).names[head.part], np.array(head.bin_labels)
+        rows, output_spec = training_rows(spec, data, folds), spec.task_recipe.output_spec
+        labels = training_labels(output_spec, data)[rows]
+        for head, trained in zip(output_spec.heads, labels.T, strict=True):
+            names, of_bin = OutputSpec(output_spec.predicts).names[head.part], np.array(head.bin_labels)
             missing = [names[i] for i in sorted(set(of_bin) - set(of_bin[trained[trained != UNKNOWN]]))]
             if missing:
                 idle.append(f"{spec.job}: {head.part} {', '.join(missing)}")

@@ -195,35 +195,35 @@ def score(truth: IntArray, predicted: IntArray) -> Score:
 
 
 def head_scores(
-    target: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray
+    output_spec: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray
 ) -> dict[Part, tuple[float, float]]:
     """(macro F1, accuracy) of each head of one task, of logits float32 (photos, width) and the true labels in the
     scoring bands, int64 (photos, heads)."""
-    decisions = head_decisions(logits, target.heads)
+    decisions = head_decisions(logits, output_spec.heads)
     return {
         head.part: (macro_f1(labels[:, i], decided, WIDTHS[head.part]), float((labels[:, i] == decided).mean()))
-        for i, (head, decided) in enumerate(zip(target.heads, decisions, strict=True))
+        for i, (head, decided) in enumerate(zip(output_spec.heads, decisions, strict=True))
     }
 
 
 def half_epochs(
-    target: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray, half: IntArray
+    output_spec: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray, half: IntArray
 ) -> tuple[int, int]:
     """The best epoch on each half of the photos, from 0, the first of several; the last one on a half without photos.
     Logits are float32 (epochs, photos, width), labels int64 (photos, heads) the true ones in the scoring bands, `half`
     int64 (photos,), 0 or 1."""
     found = []
     for mine in (half == 0, half == 1):
-        f1 = [task_scores(target, its[mine], labels[mine])[0] for its in logits] if mine.any() else []
+        f1 = [task_scores(output_spec, its[mine], labels[mine])[0] for its in logits] if mine.any() else []
         found.append(int(np.argmax(f1)) if f1 else len(logits) - 1)
     return found[0], found[1]
 
 
-def task_scores(target: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
+def task_scores(output_spec: OutputSpec, logits: npt.NDArray[np.float32], labels: IntArray) -> tuple[float, float]:
     """(macro F1, accuracy) of one task: over the labels of its head, or over the combinations of several heads' labels,
     so that the best epoch of a task with three heads is the best over the 18 classes. Logits are float32 (photos,
     width), labels int64 (photos, heads) the true ones in the scoring bands."""
-    widths = tuple(WIDTHS[head.part] for head in target.heads)
+    widths = tuple(WIDTHS[head.part] for head in output_spec.heads)
     truth = np.ravel_multi_index(tuple(labels.T), widths)
-    decided = np.ravel_multi_index(tuple(head_decisions(logits, target.heads)), widths)
+    decided = np.ravel_multi_index(tuple(head_decisions(logits, output_spec.heads)), widths)
     return macro_f1(truth, decided, math.prod(widths)), float((truth == decided).mean())

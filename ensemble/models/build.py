@@ -62,7 +62,7 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[nn.Module, ModelC
     its own card."""
     card = read_card(path)
     try:
-        model: nn.Module = timm.create_model(card.model, num_classes=card.target.width, **card.model_args)
+        model: nn.Module = timm.create_model(card.model, num_classes=card.output_spec.width, **card.model_args)
         model.load_state_dict(safetensors.torch.load_file(path))
     except Exception as error:  # timm and its models may refuse arguments in any way they like
         raise damaged_checkpoint(path, error) from error
@@ -95,7 +95,7 @@ def create(task: TaskRecipe, initial_weights: bool = True, notes: list[str] | No
         model = _filled(task, model, notes)
     if initial_weights:
         head = model.get_classifier() if hasattr(model, "get_classifier") else None
-        if isinstance(head, nn.Linear) and model.pretrained_cfg.get("num_classes") != task.target.width:
+        if isinstance(head, nn.Linear) and model.pretrained_cfg.get("num_classes") != task.output_spec.width:
             head.reset_parameters()
     return model  # type: ignore[no-any-return]
 
@@ -105,7 +105,7 @@ def _build(task: TaskRecipe, pretrained: bool, state: dict[str, Tensor] | None =
         return timm.create_model(
             task.model,
             pretrained=pretrained,
-            num_classes=task.target.width,
+            num_classes=task.output_spec.width,
             pretrained_cfg_overlay={"state_dict": state} if state else None,
             **task.model_args,
         )

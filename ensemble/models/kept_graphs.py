@@ -107,7 +107,7 @@ class KeptGraph:
             graph = self.read(record)
             forward, rough = compiled("fp32"), None if in_bf16 is None else compiled("bf16")
             exact, found = np.array(record.logits, np.float32), forward(self.stand_ins)
-            if not exact.shape == found.shape == (STAND_INS, self.card.target.width):
+            if not exact.shape == found.shape == (STAND_INS, self.card.output_spec.width):
                 raise ValueError(f"its logits are {found.shape}")
             difference = float(np.abs(found - exact).max())
         except Exception as error:  # engines may refuse a graph in any way they like

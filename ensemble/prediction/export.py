@@ -77,31 +77,31 @@ def task_record(ensemble: Ensemble) -> dict[str, Any]:
     """An ensemble of one task in decision.json and in the metadata of its ONNX file, in plain JSON types."""
     members, tta, card = ensemble.members, ensemble.tta, ensemble.members[0].card
     task = card.task
-    target, shown = card.target, card.preprocessing
-    genders = [GENDERS[ONLY_GENDER[target.predicts]]] if target.predicts in ONLY_GENDER else GENDERS
+    output_spec, shown = card.output_spec, card.preprocessing
+    genders = [GENDERS[ONLY_GENDER[output_spec.predicts]]] if output_spec.predicts in ONLY_GENDER else GENDERS
     ages = [f"{gender} age" for gender in genders]  # ages are one factor for each gender
     return {
         "file": f"{task}.onnx",
-        "predicts": target.predicts,
+        "predicts": output_spec.predicts,
         "folds": ["full" if m.fold == FULL else m.fold for m in members],
         "views": list(tta.views),
         **({"view_weights": list(tta.weights)} if tta.weights else {}),
         "decode": "reduced" if shown.reduced else "full",
         "resize": list(shown.resize),
         "crop": list(shown.crop) if isinstance(shown.crop, tuple) else shown.crop,
-        "age_cuts": list(target.cuts),
-        "age_bands": list(target.bands),
-        "age_head": target.age_head,
+        "age_cuts": list(output_spec.cuts),
+        "age_bands": list(output_spec.bands),
+        "age_head": output_spec.age_head,
         "heads": [
             {
                 "part": head.part,
                 "columns": [head.bins.start, head.bins.stop],
-                "names": target.names[head.part],
+                "names": output_spec.names[head.part],
                 "bin_labels": list(head.bin_labels),
                 "labels": list(LABELS[head.part]),
                 "factors": ages if head.part == "age" else [head.part],
             }
-            for head in target.heads
+            for head in output_spec.heads
         ],
         "task_hash": card.task_hash,
         "folds_hash": card.folds_hash,
@@ -109,7 +109,7 @@ def task_record(ensemble: Ensemble) -> dict[str, Any]:
             {
                 "file": f"timm/{task}-{fold_folder(m.fold)}.safetensors",
                 "model": m.card.model,
-                "num_classes": m.card.target.width,
+                "num_classes": m.card.output_spec.width,
                 "model_args": m.card.model_args,
                 "mean": list(m.card.mean),
                 "std": list(m.card.std),
@@ -174,7 +174,7 @@ class TaskEnsemble(nn.Module):
         shares = torch.tensor([weight / sum(weights) for weight in weights])
         mean = (each.mean(0) * shares.view(-1, 1, 1)).sum(0)
         mean = mean if self.temperatures is None else mean / self.temperatures
-        return to_bin_logits(mean, self.cards[0].target.heads)
+        return to_bin_logits(mean, self.cards[0].output_spec.heads)
 
 
 def export(
@@ -213,7 +213,7 @@ def export(
     shown = _sample(of, photos, preprocessings([ensemble]))
     by_task = {
         task: dataclasses.replace(ensemble, members=tuple(m for m in ensemble.members if m.task == task))
-        for task in ensemble.targets
+        for task in ensemble.output_specs
     }
     records = {task: task_record(own) for task, own in by_task.items()}
     exported, ours, theirs = [], {}, {}
@@ -246,10 +246,10 @@ def export(
             "files": [*files, DECISION],
         }
         write_json(build / DECISION, decision)
-    targets = {task: target.in_bins for task, target in ensemble.targets.items()}
+    output_specs = {task: output_spec.in_bins for task, output_spec in ensemble.output_specs.items()}
     first, second = (
         most_probable(
-            joint_log_probabilities({t: v[None, None] for t, v in logits.items()}, targets) + np.array(offsets)
+            joint_log_probabilities({t: v[None, None] for t, v in logits.items()}, output_specs) + np.array(offsets)
         )
         for logits in (ours, theirs)
     )
@@ -264,10 +264,10 @@ def _compared(ensemble: Ensemble, path: Path, ours: FloatArray, theirs: FloatArr
     """
     card = ensemble.members[0].card
     differences = np.abs(ours - theirs)
-    for head in card.target.heads:
+    for head in card.output_spec.heads:
         if head.kind != "softmax":
             differences[:, head.bins] /= np.maximum(1, np.abs(ours[:, head.bins]))
-    pairs = zip(*(head_decisions(logits, card.target.in_bins.heads) for logits in (ours, theirs)), strict=True)
+    pairs = zip(*(head_decisions(logits, card.output_spec.in_bins.heads) for logits in (ours, theirs)), strict=True)
     return ExportedTask(
         card.task,
         folds=tuple(ensemble.folds(card.task)),
@@ -299,7 +299,7 @@ def logit_divisors(ensemble: Ensemble) -> FloatArray | None:
     """By what the temperatures divide each logit of an ensemble of one task, float64 (width,); None if it has none."""
     card = ensemble.members[0].card
     temperatures = ensemble.temperatures.get(card.task)
-    return column_temperatures(temperatures, card.target) if temperatures else None
+    return column_temperatures(temperatures, card.output_spec) if temperatures else None
 
 
 def _torch_logits(ensemble: Ensemble, photos: Pixels, hardware: Hardware) -> FloatArray:
@@ -310,7 +310,7 @@ def _torch_logits(ensemble: Ensemble, photos: Pixels, hardware: Hardware) -> Flo
         predictor.hold(group, inputs)
         logits += predictor.forward(dict.fromkeys(group), inputs)
     mean = mean_logits(np.stack(logits), logit_divisors(ensemble), ensemble.tta.weights)
-    return bin_logits(mean, ensemble.members[0].card.target.heads)
+    return bin_logits(mean, ensemble.members[0].card.output_spec.heads)
 
 
 def _write_graph(path: Path, ensemble: Ensemble, record: Mapping[str, Any], photos: Pixels) -> None:

@@ -126,7 +126,7 @@ def infer(
     evaluated = [
         np.isfinite(values[0, :, 0]).mean()
         for values, member in zip(found.logits, all_members(ensembles), strict=True)
-        if member.card.target.predicts in ONLY_GENDER
+        if member.card.output_spec.predicts in ONLY_GENDER
     ]
     if found.skipped or not evaluated or np.mean(evaluated) == 1:
         return found
@@ -184,7 +184,7 @@ def predict_photos(
     members, groups = predictor.members, predictor.groups
     strategy = _strategy(settings, predictor, len(rows))
     rows, size = strategy.order(rows), strategy.batch_size(batch_size(hardware.device))
-    shapes = [(len(predictor.views), len(rows), member.card.target.width) for member in members]
+    shapes = [(len(predictor.views), len(rows), member.card.output_spec.width) for member in members]
     begun = (read_prediction(partial, identity) if partial else None) or Prediction(
         rows, [np.full(s, np.nan, np.float32) for s in shapes], np.zeros(len(rows), bool), (), (0,) * len(members)
     )
@@ -384,7 +384,7 @@ def estimate_inference(
     alike = Counter(m.path.parent.parent for m in predictor.members)
     probes = {m.path.parent.parent: n for n, m in reversed(list(enumerate(predictor.members)))}
     for task, number in probes.items():
-        predicts = predictor.members[number].card.target.predicts
+        predicts = predictor.members[number].card.output_spec.predicts
         started = time.perf_counter()
         predictor.load([number], inputs)
         load = time.perf_counter() - started

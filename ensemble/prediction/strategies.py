@@ -61,7 +61,7 @@ class EarlyExit(Strategy):
 
     def __call__(self, batch: Batch) -> None:
         models = batch.predictor
-        only = {n: ONLY_GENDER.get(m.card.target.predicts) for n, m in enumerate(models.members)}
+        only = {n: ONLY_GENDER.get(m.card.output_spec.predicts) for n, m in enumerate(models.members)}
         batch.show({n: None for n, gender in only.items() if gender is None})
         evaluated = np.array([[g not in only.values() for g in range(len(GENDERS))]] * len(batch))
         for _ in GENDERS:
@@ -81,7 +81,7 @@ def check_budget(budget: Budget, ensembles: Sequence[Ensemble], rule: Rule, toge
     reasons = [
         (len(ensembles) > 1, "of one run, not of several"),
         (rule != "joint" or together, "with --decision joint, each photo by itself"),
-        (any(first.folds(task) != folds for task in first.targets), "if every task has models of the same folds"),
+        (any(first.folds(task) != folds for task in first.output_specs), "if every task has models of the same folds"),
         (first.tta.merge != "mean", "with views that are merged by their mean"),
         (passes < FEWEST, f"of {FEWEST} (folds times views) or more"),
     ]

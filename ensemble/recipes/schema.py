@@ -321,10 +321,10 @@ class Loss(Strict):
         own = self.heads[part].model_dump(exclude_none=True, exclude={"weight"}) if part in self.heads else {}
         return self.model_copy(update=own | {"heads": {}, "balance": "fixed"})
 
-    def refuse_unfit(self, target: OutputSpec, evened: str) -> None:
-        """Raises ValueError: it does not fit a task that predicts `target` and whose sampler evens out `evened`: none,
-        class, mask or age."""
-        kind, heads = target.predicts, target.heads
+    def refuse_unfit(self, output_spec: OutputSpec, evened: str) -> None:
+        """Raises ValueError: it does not fit a task with these outputs, whose sampler evens out `evened`: none, class,
+        mask or age."""
+        kind, heads = output_spec.predicts, output_spec.heads
         parts, several = [head.part for head in heads], len(heads) > 1
         if strange := [part for part in self.heads if part not in parts]:
             raise ValueError(f"heads.{strange[0]}: '{kind}' has no such head, only {', '.join(parts)}")
@@ -478,8 +478,8 @@ class TaskRecipe(Strict):
     def _fitting_the_heads(cls, loss: Loss, info: ValidationInfo) -> Loss:
         if {"predicts", "ages", "sampler"} <= info.data.keys():
             ages, sampler = info.data["ages"], info.data["sampler"]
-            target = OutputSpec(info.data["predicts"], ages.cuts, ages.bin_bands, ages.head)
-            loss.refuse_unfit(target, sampler.balance if sampler.strength else "none")
+            output_spec = OutputSpec(info.data["predicts"], ages.cuts, ages.bin_bands, ages.head)
+            loss.refuse_unfit(output_spec, sampler.balance if sampler.strength else "none")
         return loss
 
     @property
@@ -493,7 +493,7 @@ class TaskRecipe(Strict):
         return self.preprocessing.shape[:2]
 
     @property
-    def target(self) -> OutputSpec:
+    def output_spec(self) -> OutputSpec:
         """What the task's model predicts."""
         return OutputSpec(self.predicts, self.ages.cuts, self.ages.bin_bands, self.ages.head)
 
@@ -535,7 +535,7 @@ class TaskRecipe(Strict):
     @property
     def soft_f1(self) -> bool:
         """Whether a head's loss has the term f1."""
-        return any(self.loss.of(head.part).f1 for head in self.target.heads)
+        return any(self.loss.of(head.part).f1 for head in self.output_spec.heads)
 
     @property
     def hash(self) -> str:

@@ -114,21 +114,21 @@ def bands_of(cuts: Sequence[int]) -> tuple[int, ...]:
     return (*(int(b) for b in age_band([c - 1 for c in cuts])), len(AGES) - 1)
 
 
-def training_labels(target: OutputSpec, data: TrainData, in_years: bool = False) -> IntArray:
-    """int64 (photos, heads): labels for training, ages in the target's own bins or in whole years; UNKNOWN where a
+def training_labels(output_spec: OutputSpec, data: TrainData, in_years: bool = False) -> IntArray:
+    """int64 (photos, heads): labels for training, ages in the output_spec's own bins or in whole years; UNKNOWN where a
     label is unknown or an age is known less finely."""
     mask, gender, _ = data.labels
     if in_years:
-        return _columns(target, mask, gender, np.maximum(data.years, UNKNOWN), OLDEST + 1)
-    return _columns(target, mask, gender, age_band(data.years, target.cuts), len(target.bands))
+        return _columns(output_spec, mask, gender, np.maximum(data.years, UNKNOWN), OLDEST + 1)
+    return _columns(output_spec, mask, gender, age_band(data.years, output_spec.cuts), len(output_spec.bands))
 
 
-def with_mask(target: OutputSpec, labels: IntArray, mask: int, in_years: bool = False) -> IntArray:
+def with_mask(output_spec: OutputSpec, labels: IntArray, mask: int, in_years: bool = False) -> IntArray:
     """A copy of the labels of one photo, int64 (heads,), a row of `training_labels` (`in_years` or not), with another
     mask, 0..2."""
-    others = len(GENDERS) * (OLDEST + 1 if in_years else len(target.bands))  # labels of a mask state
+    others = len(GENDERS) * (OLDEST + 1 if in_years else len(output_spec.bands))  # labels of a mask state
     changed = labels.copy()
-    for column, head in enumerate(target.heads):
+    for column, head in enumerate(output_spec.heads):
         if head.part == "mask":
             changed[column] = mask
         if head.part == "class":
@@ -136,37 +136,39 @@ def with_mask(target: OutputSpec, labels: IntArray, mask: int, in_years: bool = 
     return changed
 
 
-def true_labels(target: OutputSpec, data: TrainData) -> IntArray:
+def true_labels(output_spec: OutputSpec, data: TrainData) -> IntArray:
     """int64 (photos, heads): labels for scoring, whatever bins were trained; UNKNOWN where one is unknown."""
-    return _columns(target, *data.labels, len(AGES))
+    return _columns(output_spec, *data.labels, len(AGES))
 
 
-def class_labels(target: OutputSpec, classes: IntArray) -> IntArray:
+def class_labels(output_spec: OutputSpec, classes: IntArray) -> IntArray:
     """int64 (photos, heads): labels for scoring of photos of these classes, int64 (photos,), 0..17."""
-    return _columns(target, *decode(classes), len(AGES))
+    return _columns(output_spec, *decode(classes), len(AGES))
 
 
-def _columns(target: OutputSpec, mask: IntArray, gender: IntArray, age: IntArray, ages: int) -> IntArray:
+def _columns(output_spec: OutputSpec, mask: IntArray, gender: IntArray, age: IntArray, ages: int) -> IntArray:
     classes = (mask * len(GENDERS) + gender) * ages + age
     classes[(mask == UNKNOWN) | (gender == UNKNOWN) | (age == UNKNOWN)] = UNKNOWN
     columns: dict[Part, IntArray] = {"mask": mask, "gender": gender, "age": age, "class": classes}
-    return np.stack([columns[p] for p in PREDICTED_PARTS[target.predicts]], axis=1)
+    return np.stack([columns[p] for p in PREDICTED_PARTS[output_spec.predicts]], axis=1)
 
 
-def training_mask(target: OutputSpec, data: TrainData, in_years: bool = False) -> npt.NDArray[np.bool_]:
+def training_mask(output_spec: OutputSpec, data: TrainData, in_years: bool = False) -> npt.NDArray[np.bool_]:
     """bool (photos,): the photos that a task may be trained on: readable ones with one of its `training_labels`; of one
     gender for its age task."""
-    return np.asarray(_of_task(target, data) & (training_labels(target, data, in_years) != UNKNOWN).any(axis=1))
+    return np.asarray(
+        _of_task(output_spec, data) & (training_labels(output_spec, data, in_years) != UNKNOWN).any(axis=1)
+    )
 
 
-def scored_mask(target: OutputSpec, data: TrainData) -> npt.NDArray[np.bool_]:
+def scored_mask(output_spec: OutputSpec, data: TrainData) -> npt.NDArray[np.bool_]:
     """bool (photos,): the photos that a task is scored on: readable ones with all of its labels; of one gender for its
     age task. Out-of-fold logits are kept of all photos: the joint decision uses both age models."""
-    return np.asarray(_of_task(target, data) & (true_labels(target, data) != UNKNOWN).all(axis=1))
+    return np.asarray(_of_task(output_spec, data) & (true_labels(output_spec, data) != UNKNOWN).all(axis=1))
 
 
-def _of_task(target: OutputSpec, data: TrainData) -> npt.NDArray[np.bool_]:
-    only = ONLY_GENDER.get(target.predicts)
+def _of_task(output_spec: OutputSpec, data: TrainData) -> npt.NDArray[np.bool_]:
+    only = ONLY_GENDER.get(output_spec.predicts)
     readable = data.photos.readable
     return readable if only is None else readable & (data.labels[1] == only)
 

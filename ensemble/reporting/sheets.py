@@ -83,7 +83,7 @@ def masked(task: TaskRecipe, photo: Pixels, bare: bool, key: Sequence[int]) -> l
     array of the shape of `photo`."""
     if not task.masks.prob:
         return []
-    pictures, labels = [], np.zeros(len(task.target.heads), np.int64)
+    pictures, labels = [], np.zeros(len(task.output_spec.heads), np.int64)
     for n in range(DRAWS):
         masks = task.masks.model_copy(update={"prob": 1.0, "incorrect": float(n == DRAWS - 1)})
         draw = DrawMasks(task.model_copy(update={"masks": masks}), np.array([NOT_WEAR if bare else WEAR]))

@@ -169,7 +169,7 @@ def probe(task: TaskRecipe, data: TrainData, hardware: Hardware, run: Path) -> C
         to_device(model, device)
         start = time.perf_counter() - started
 
-        labels = training_labels(task.target, data, in_years=task.ages.in_years)[rows]
+        labels = training_labels(task.output_spec, data, in_years=task.ages.in_years)[rows]
         masks = DrawMasks(task, data.labels[0][rows])
         each = np.arange(len(rows))
         twice = EpochPhotos(each, each, each, Sampler(fraction=2.0))

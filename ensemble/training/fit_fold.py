@@ -90,10 +90,10 @@ def training_set(spec: JobSpec, data: TrainData, folds: IntArray) -> TrainingSet
     """The photos that a job is trained on are among these; no person of its fold has a soft target. `folds` is int64
     (people,)."""
     recipe, files = spec.task_recipe, list(data.files)
-    labels, states = training_labels(recipe.target, data, in_years=recipe.ages.in_years), data.labels[0]
+    labels, states = training_labels(recipe.output_spec, data, in_years=recipe.ages.in_years), data.labels[0]
     if spec.pseudo:
         classes = np.maximum(spec.pseudo.classes[spec.fold], 0)  # any for those not taken: they are not trained on
-        labels = np.concatenate([labels, class_labels(recipe.target, classes)])
+        labels = np.concatenate([labels, class_labels(recipe.output_spec, classes)])
         states = np.concatenate([states, decode(classes)[0]])
         files += spec.pseudo.photos.files
     soft = None
@@ -126,13 +126,13 @@ class JobRun:
         self.plan_epochs(job_epochs(spec))
         fold = spec.run.k if self.full else spec.fold  # the seed of a stream is not negative
         self.seed = (spec.run.seed, zlib.crc32(spec.task.encode()), fold)
-        self.target = self.recipe.target
+        self.output_spec = self.recipe.output_spec
         self.training_set = training_set(spec, data, folds)
         self.batches = job_batches(spec, data, folds, self.seed)
         self.people = trained_on(spec, data, folds)
-        self.truth = true_labels(self.target, data)
+        self.truth = true_labels(self.output_spec, data)
         held_out = (folds[data.photo_person] == spec.fold) & data.scored
-        scored = scored_mask(self.target, data)
+        scored = scored_mask(self.output_spec, data)
         self.valid_rows = np.flatnonzero(held_out & scored)
         self.oof_rows = np.flatnonzero(held_out & data.photos.readable)
         self.valid = scored[self.oof_rows]
@@ -205,7 +205,7 @@ class JobRun:
         chosen, files = (self.kept, self.kept), np.array(self.data.files)[self.oof_rows]
         if self.recipe.checkpoint == "best":
             plain = np.stack([self.validated(logits) for logits in self.logits])
-            chosen = half_epochs(self.target, plain, self.truth[self.valid_rows], self.half[self.valid])
+            chosen = half_epochs(self.output_spec, plain, self.truth[self.valid_rows], self.half[self.valid])
         oof = JobOofLogits(files, np.stack(self.logits), self.kept, self.half, chosen, self.spec.recipe.oof_views)
         save_job_oof(self.job.oof, oof, self.record())
 
@@ -345,8 +345,8 @@ class JobRun:
         logits = self.validated(every)
         labels = self.training_set.labels[self.valid_rows]
         soft, partial = trainer.targets(torch.from_numpy(labels)).cpu(), bool((labels == UNKNOWN).any())
-        loss = task_loss(self.recipe.loss, self.target.heads, torch.from_numpy(logits), soft, partial=partial)
-        f1, accuracy = task_scores(self.target, logits, self.truth[self.valid_rows])
+        loss = task_loss(self.recipe.loss, self.output_spec.heads, torch.from_numpy(logits), soft, partial=partial)
+        f1, accuracy = task_scores(self.output_spec, logits, self.truth[self.valid_rows])
         return {"val_loss": float(loss), "f1": f1, "accuracy": accuracy}, every
 
     def validated(self, logits: Logits) -> Logits:
@@ -366,7 +366,7 @@ class JobRun:
         """What trackers get at the start."""
         config = {key: value for key, value in self.record().items() if value is not None}
         config |= {"recipe": self.recipe.model_dump(mode="json", exclude_none=True)}
-        return TrackedJob(self.job, self.target, config, photos, self.valid_rows, self.truth[self.valid_rows])
+        return TrackedJob(self.job, self.output_spec, config, photos, self.valid_rows, self.truth[self.valid_rows])
 
     def notes(self) -> str:
         assert self.trainer

@@ -15,15 +15,15 @@ from ensemble.recipes.tasks import Head, OutputSpec, class_labels
 from folds.labels import CLASSES, OLDEST, UNKNOWN
 
 
-def target_tables(target: OutputSpec, sigma: float = 0.0) -> list[Tensor]:
+def target_tables(output_spec: OutputSpec, sigma: float = 0.0) -> list[Tensor]:
     """Of each head, label -> distribution over its bins: float32 (labels + 1, bins). The last row, to which UNKNOWN
     leads, is 0. With `sigma` 0 it is one-hot, and labels are bins; else labels of ages are whole years, spread by
     `age_distribution`."""
     tables = []
-    for head in target.heads:
+    for head in output_spec.heads:
         table = torch.eye(len(head.bin_labels))
         if sigma and head.part in ("age", "class"):
-            ages = age_distribution(target.cuts, sigma)
+            ages = age_distribution(output_spec.cuts, sigma)
             table = torch.kron(torch.eye(table.shape[1] // ages.shape[1], dtype=ages.dtype), ages).float()
         tables.append(torch.cat([table, torch.zeros(1, table.shape[1])]))
     return tables
@@ -46,11 +46,11 @@ def label_targets(labels: Tensor, tables: Sequence[Tensor]) -> Tensor:
     return torch.cat([table[labels[:, i]] for i, table in enumerate(tables)], dim=1)
 
 
-def class_table(target: OutputSpec) -> Tensor:
+def class_table(output_spec: OutputSpec) -> Tensor:
     """float32 (18, bins of all heads): probabilities of the 18 classes times it are those of each head, whose bins of
     age are the three bands."""
-    labels = torch.from_numpy(class_labels(target, np.arange(CLASSES)))
-    return label_targets(labels, target_tables(target))
+    labels = torch.from_numpy(class_labels(output_spec, np.arange(CLASSES)))
+    return label_targets(labels, target_tables(output_spec))
 
 
 def bin_counts(labels: Tensor, tables: Sequence[Tensor]) -> list[Tensor]:

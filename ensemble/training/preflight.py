@@ -57,7 +57,7 @@ def preflight(recipe: Recipe, tasks: Iterable[str], begun: Collection[str] = (),
     checked: set[str] = set()
     for name in tasks:
         task = recipe.tasks[name].of_fold(0)
-        key = f"{task.target.width} {task.model_copy(update={'epochs': 1}).model_dump_json(exclude=NOT_CHECKED)}"
+        key = f"{task.output_spec.width} {task.model_copy(update={'epochs': 1}).model_dump_json(exclude=NOT_CHECKED)}"
         if key not in checked:
             checked.add(key)
             found = faults(task.augment, task.input_size) + detection_faults(task)
@@ -95,14 +95,14 @@ def job_warnings(todo: Sequence[JobSpec], data: TrainData, folds: IntArray) -> l
 
 
 def _model_faults(task: TaskRecipe, initial_weights: bool, warnings: list[str]) -> list[str]:
-    size, target = task.input_size, task.target
+    size, output_spec = task.input_size, task.output_spec
     try:
         model = create(task, initial_weights, warnings).eval()
         with torch.inference_mode():
             for size in (*dict.fromkeys(task.sizes), task.input_size):
                 logits = model(torch.zeros(1, 3, *size))
-        if tuple(logits.shape) != (1, target.width):
-            return [f"{task.model} gives an output of shape {tuple(logits.shape)}, not (1, {target.width})"]
+        if tuple(logits.shape) != (1, output_spec.width):
+            return [f"{task.model} gives an output of shape {tuple(logits.shape)}, not (1, {output_spec.width})"]
     except MaskensError as error:
         return [str(error)]
     except Exception as error:  # a model may refuse a size in any way it likes
@@ -118,9 +118,9 @@ def _model_faults(task: TaskRecipe, initial_weights: bool, warnings: list[str]) 
         return [first_line(error)]
     try:
         optimizer = make_optimizer(model, task.optimizer)
-        truth = label_targets(torch.zeros(2, len(target.heads), dtype=torch.long), target_tables(target))
+        truth = label_targets(torch.zeros(2, len(output_spec.heads), dtype=torch.long), target_tables(output_spec))
         logits = model.train()(torch.randn(2, 3, *task.input_size))
-        task_loss(task.loss, target.heads, logits, truth).backward()  # type: ignore[no-untyped-call]
+        task_loss(task.loss, output_spec.heads, logits, truth).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     except Exception as error:
         known = list_optimizers()

@@ -41,7 +41,7 @@ class TrackedJob:
     """What a tracker may know of a job."""
 
     job: Job
-    target: OutputSpec
+    output_spec: OutputSpec
     config: Mapping[str, Any]  # plain types without None: the task's recipe, hashes, seed, versions
     photos: DecodedPhotos
     rows: IntArray  # int64 (n,): the photos that are validated
@@ -157,8 +157,8 @@ class Trackers:
             number, it = int(row["epoch"]), self.tracked
             scalars, pictures = {name: row[name] for name in SCALARS if name in row}, {}
             if logits is not None:
-                if len(it.target.heads) > 1:
-                    found = head_scores(it.target, logits, it.truth)
+                if len(it.output_spec.heads) > 1:
+                    found = head_scores(it.output_spec, logits, it.truth)
                     scalars |= {f"f1/{part}": f1 for part, (f1, _) in found.items()}
                 pictures = validation_pictures(f"{it.job}, epoch {number}", it, logits)
             for name, tracker in [*self.open.items()]:
@@ -215,7 +215,10 @@ def _project() -> str:
 
 def validation_pictures(title: str, of: TrackedJob, logits: npt.NDArray[np.float32]) -> dict[str, Pixels]:
     """`confusion/<part>` for each head of a task, and `worst`; logits are float32 (validated photos, width)."""
-    heads, names = of.target.heads, OutputSpec(of.target.predicts).names  # of the bands, whatever bins were trained
+    heads, names = (
+        of.output_spec.heads,
+        OutputSpec(of.output_spec.predicts).names,
+    )  # of the bands, whatever bins were trained
     found = {}
     for i, (head, decided) in enumerate(zip(heads, head_decisions(logits, heads), strict=True)):
         matrix = confusion(of.truth[:, i], decided, WIDTHS[head.part])
@@ -251,9 +254,9 @@ def draw_matrix(matrix: IntArray, names: Sequence[str], title: str) -> Pixels:
 def worst_photos(title: str, of: TrackedJob, logits: npt.NDArray[np.float32]) -> Pixels:
     """A sheet of the photos with the highest loss against the true labels, all heads of the task together: uint8
     (height, width, 3). `logits` are float32 (validated photos, width)."""
-    log_p = [head_log_probabilities(logits, head) for head in of.target.heads]
+    log_p = [head_log_probabilities(logits, head) for head in of.output_spec.heads]
     losses = -np.sum([np.take_along_axis(p, of.truth[:, [i]], axis=1)[:, 0] for i, p in enumerate(log_p)], axis=0)
-    names = [*OutputSpec(of.target.predicts).names.values()]
+    names = [*OutputSpec(of.output_spec.predicts).names.values()]
     cells = []
     for place in np.argsort(-losses, kind="stable")[:WORST]:
         true = ", ".join(n[label] for n, label in zip(names, of.truth[place], strict=True))

@@ -117,10 +117,10 @@ class Trainer:
         self.recipe, self.model, self.mean, self.std = recipe, model, mean, std
         self.device, self.seed, self.batches = device, tuple(seed), batches
         self.measured, self.compile = measured, compile
-        self.heads = recipe.target.heads
-        tables = target_tables(recipe.target, recipe.ages.sigma)
+        self.heads = recipe.output_spec.heads
+        tables = target_tables(recipe.output_spec, recipe.ages.sigma)
         self.tables = [table.to(device) for table in tables]
-        self.class_table = class_table(recipe.target).to(device)
+        self.class_table = class_table(recipe.output_spec).to(device)
         self.partial = labels is not None and bool((labels == UNKNOWN).any())
         self.counts = [] if labels is None else [count.to(device) for count in bin_counts(labels, tables)]
         self.frozen_norms = freeze_stages(model, recipe.frozen_stages) if recipe.frozen_stages else []

@@ -33,14 +33,14 @@ TARGETS = {kind: OutputSpec(kind) for kind in FOUR}
 COLUMNS = {"mask": slice(0, 3), "gender": slice(3, 5)}  # of the logits of `heads`
 
 
-def joint_of(logits: Mapping[str, np.ndarray], targets: Mapping[str, OutputSpec]) -> np.ndarray:
+def joint_of(logits: Mapping[str, np.ndarray], output_specs: Mapping[str, OutputSpec]) -> np.ndarray:
     """Of logits (photos, width): one fold, one view."""
-    return joint_log_probabilities({task: values[None, None] for task, values in logits.items()}, targets)
+    return joint_log_probabilities({task: values[None, None] for task, values in logits.items()}, output_specs)
 
 
 def four_models(photos: int, seed: int, spread: float = 5) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {kind: rng.normal(0, spread, (photos, target.width)) for kind, target in TARGETS.items()}
+    return {kind: rng.normal(0, spread, (photos, output_spec.width)) for kind, output_spec in TARGETS.items()}
 
 
 @given(st.integers(0, 999), st.booleans(), st.booleans())
@@ -81,20 +81,20 @@ def test_mask_and_gender_are_as_probable_as_their_own_models_say_whatever_tasks_
 ) -> None:
     """Tasks that disagree about the ages of one gender must not move p(gender)."""
     rng = np.random.default_rng(seed)
-    targets = {str(n): OutputSpec(kind) for n, kind in enumerate([*kinds, *FOUR])}
-    values = {n: rng.normal(0, spread, (4, target.width)) for n, target in targets.items()}
-    joint = joint_of(values, targets)
+    output_specs = {str(n): OutputSpec(kind) for n, kind in enumerate([*kinds, *FOUR])}
+    values = {n: rng.normal(0, spread, (4, output_spec.width)) for n, output_spec in output_specs.items()}
+    joint = joint_of(values, output_specs)
     p = np.exp(joint).reshape(-1, 3, 2, 3)
     for part, found in (("mask", p.sum(axis=(2, 3))), ("gender", p.sum(axis=(1, 3)))):
         own = [
             values[n] if t.predicts == part else values[n][:, COLUMNS[part]]
-            for n, t in targets.items()
+            for n, t in output_specs.items()
             if t.predicts in (part, "heads")
         ]
         assert found == pytest.approx(softmax(np.mean(own, axis=0), axis=1))
     if whole:
         eighteen = rng.normal(0, spread, (4, 18))
-        both = joint_of(values | {"c": eighteen}, targets | {"c": OutputSpec("class18")})
+        both = joint_of(values | {"c": eighteen}, output_specs | {"c": OutputSpec("class18")})
         assert both == pytest.approx(log_softmax((log_softmax(eighteen, axis=1) + joint) / 2, axis=1))
 
 
@@ -104,11 +104,11 @@ def test_an_undetermined_part_is_an_error() -> None:
 
 
 def test_eighteen_classes_with_finer_ages_become_eighteen() -> None:
-    target = OutputSpec("class18", (21, 30, 46, 58), (0, 0, 1, 1, 2))
-    assert target.width == 30
+    output_spec = OutputSpec("class18", (21, 30, 46, 58), (0, 0, 1, 1, 2))
+    assert output_spec.width == 30
     values = np.full((1, 30), -9.0)
     values[0, 5 * 5 + 3] = 9.0  # not wear, female, 46-57
-    assert most_probable(joint_of({"c": values}, {"c": target})).tolist() == [2 * 6 + 1 * 3 + 1]
+    assert most_probable(joint_of({"c": values}, {"c": output_spec})).tolist() == [2 * 6 + 1 * 3 + 1]
 
 
 def test_an_ensemble_of_runs_is_the_weighted_mean_of_log_probabilities_and_sums_to_one() -> None:
@@ -154,8 +154,8 @@ def test_views_are_selected_by_name_not_by_place() -> None:
         select_views(logits, there, ("identity", "darker"))
 
 
-def merged(logits: np.ndarray, merge: TtaMerge, target: OutputSpec) -> np.ndarray:
-    return merged_log_probabilities(logits, target.heads[0], TtaSet(views=("identity", "hflip"), merge=merge))
+def merged(logits: np.ndarray, merge: TtaMerge, output_spec: OutputSpec) -> np.ndarray:
+    return merged_log_probabilities(logits, output_spec.heads[0], TtaSet(views=("identity", "hflip"), merge=merge))
 
 
 def test_gmean_is_of_probabilities_and_never_nan() -> None:

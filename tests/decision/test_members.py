@@ -20,8 +20,8 @@ from folds.layout import read_train
 CHANGES: list[tuple[dict[str, Any], str]] = [
     ({"model": "test_vit"}, "model"),
     ({"model_args": {"drop_rate": 0.5}}, "model_args"),
-    ({"cuts": (20, 60)}, "target"),
-    ({"predicts": "mask"}, "target"),
+    ({"cuts": (20, 60)}, "output_spec"),
+    ({"predicts": "mask"}, "output_spec"),
     ({"resize": (64, 24)}, "preprocessing"),
     ({"seed": 5}, "seed"),
     ({"fold": 1}, "fold"),

@@ -23,15 +23,15 @@ def age(kind: AgeHead, cuts: tuple[int, ...] = ALL_YEARS) -> OutputSpec:
     return OutputSpec("age", cuts, bands_of(cuts), kind)
 
 
-def drawn(target: OutputSpec, seed: int, spread: float = 3.0, photos: int = 4) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, spread, (photos, target.width))
+def drawn(output_spec: OutputSpec, seed: int, spread: float = 3.0, photos: int = 4) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, spread, (photos, output_spec.width))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(cuts=CUTS, seed=SEEDS, spread=st.sampled_from([0.1, 3.0, 50.0, 1e4]))
 def test_bins_and_bands_are_probabilities(kind: AgeHead, cuts: tuple[int, ...], seed: int, spread: float) -> None:
-    target = age(kind, cuts)
-    logits, head = drawn(target, seed, spread), target.heads[0]
+    output_spec = age(kind, cuts)
+    logits, head = drawn(output_spec, seed, spread), output_spec.heads[0]
     for log_p in (bin_log_probabilities(logits, head), head_log_probabilities(logits, head)):
         assert np.isfinite(log_p).all()
         assert np.exp(log_p).sum(axis=1) == pytest.approx(np.ones(4))
@@ -41,8 +41,8 @@ def test_bins_and_bands_are_probabilities(kind: AgeHead, cuts: tuple[int, ...], 
 @pytest.mark.parametrize("kind", KINDS)
 @given(cuts=CUTS, seed=SEEDS)
 def test_bands_add_up_the_bins_between_the_scoring_cuts(kind: AgeHead, cuts: tuple[int, ...], seed: int) -> None:
-    target = age(kind, cuts)
-    logits, head = drawn(target, seed), target.heads[0]
+    output_spec = age(kind, cuts)
+    logits, head = drawn(output_spec, seed), output_spec.heads[0]
     bins, bands = np.exp(bin_log_probabilities(logits, head)), np.exp(head_log_probabilities(logits, head))
     firsts = (0, *cuts)  # the youngest age of each bin
     of_bin = np.array([age_band(first) for first in firsts])
@@ -53,9 +53,9 @@ def test_bands_add_up_the_bins_between_the_scoring_cuts(kind: AgeHead, cuts: tup
 @given(cuts=CUTS, seed=SEEDS)
 def test_ordinal_ranks_never_contradict(cuts: tuple[int, ...], seed: int) -> None:
     """P(age >= cut) falls from cut to cut, and rises with each logit up to that cut."""
-    target = age("ordinal", cuts)
-    logits, head = drawn(target, seed, photos=1), target.heads[0]
-    assert target.width == len(cuts)
+    output_spec = age("ordinal", cuts)
+    logits, head = drawn(output_spec, seed, photos=1), output_spec.heads[0]
+    assert output_spec.width == len(cuts)
 
     def reached(values: np.ndarray) -> np.ndarray:
         return np.exp(bin_log_probabilities(values, head))[0, ::-1].cumsum()[::-1][1:]
@@ -79,13 +79,13 @@ def test_a_regression_is_the_logistic_distribution_between_the_cuts(middle: floa
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("cuts", [(30, 60), (21, 30, 46, 58), ALL_YEARS])
 def test_torch_computes_what_numpy_does_with_finite_gradients(kind: AgeHead, cuts: tuple[int, ...]) -> None:
-    target = OutputSpec("heads", cuts, bands_of(cuts), kind)
+    output_spec = OutputSpec("heads", cuts, bands_of(cuts), kind)
     for spread in (1.0, 30.0):
-        logits = drawn(target, 0, spread).astype(np.float32)
+        logits = drawn(output_spec, 0, spread).astype(np.float32)
         theirs = torch.from_numpy(logits).requires_grad_()
-        found = to_bin_logits(theirs, target.heads)
-        ours = bin_logits(logits, target.heads)
-        for head, plain in zip(target.heads, target.in_bins.heads, strict=True):
+        found = to_bin_logits(theirs, output_spec.heads)
+        ours = bin_logits(logits, output_spec.heads)
+        for head, plain in zip(output_spec.heads, output_spec.in_bins.heads, strict=True):
             own = head_log_probabilities(logits, head)
             assert head_log_probabilities(ours, plain) == pytest.approx(own, abs=1e-9), "they decide as the heads' own"
         assert found.detach().numpy() == pytest.approx(ours, rel=1e-4, abs=1e-4)

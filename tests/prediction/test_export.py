@@ -137,9 +137,9 @@ def test_a_graph_gives_the_mean_of_the_tempered_logits_that_infer_computes(setti
     photos = setting.photos(task)
     together = graph_logits(setting.folder / f"{task}.onnx", photos)
     assert together.dtype == np.float32
-    target = setting.ensemble.targets[task]
-    scale = column_temperatures(setting.ensemble.temperatures[task], target)
-    expected = bin_logits(mean_logits(setting.logits[task], scale), target.heads)
+    output_spec = setting.ensemble.output_specs[task]
+    scale = column_temperatures(setting.ensemble.temperatures[task], output_spec)
+    expected = bin_logits(mean_logits(setting.logits[task], scale), output_spec.heads)
     np.testing.assert_allclose(together, expected, atol=5e-5)
     one = graph_logits(setting.folder / f"{task}.onnx", photos[3:4])
     np.testing.assert_allclose(one, together[3:4], atol=1e-5)
@@ -282,7 +282,7 @@ def test_only_an_export_is_replaced_also_by_large_weights_and_weighed_views(
     parts = setting.smallest(tta)
     expected = inferred(parts, setting.data)["parts"]
     logits = graph_logits(folder / "parts.onnx", setting.photos("parts"))
-    merged = bin_logits(mean_logits(expected, weights=tta.weights), parts.targets["parts"].heads)
+    merged = bin_logits(mean_logits(expected, weights=tta.weights), parts.output_specs["parts"].heads)
     np.testing.assert_allclose(logits, merged, atol=1e-4)
     decision = json.loads((folder / "decision.json").read_text())
     assert "parts.onnx.data" in decision["files"]

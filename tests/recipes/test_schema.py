@@ -134,8 +134,8 @@ def test_ages_in_years_are_scored_in_bands_by_any_head(setting: Setting, head: s
     assert np.isfinite(logits(spec)).all()
     job = JobRun(spec, setting.data, setting.folds)
     card = read_card(spec.run.job_folder("age", 0) / "model.safetensors")
-    assert card.target == job.target
-    f1, accuracy = task_scores(card.target, logits(spec)[0], job.truth[job.oof_rows])
+    assert card.output_spec == job.output_spec
+    f1, accuracy = task_scores(card.output_spec, logits(spec)[0], job.truth[job.oof_rows])
     assert 0 <= f1 <= 1
     assert 0 <= accuracy <= 1
 

@@ -44,9 +44,9 @@ def test_training_on_other_cuts_leaves_the_true_labels_alone(data: TrainData) ->
 
 
 def test_training_labels_of_finer_bins_merge_to_the_true_ones(data: TrainData) -> None:
-    target = OutputSpec("heads", (21, 30, 46, 60), (0, 0, 1, 1, 2))
-    trained, true = training_labels(target, data), true_labels(target, data)
-    for column, head in enumerate(target.heads):
+    output_spec = OutputSpec("heads", (21, 30, 46, 60), (0, 0, 1, 1, 2))
+    trained, true = training_labels(output_spec, data), true_labels(output_spec, data)
+    for column, head in enumerate(output_spec.heads):
         assert np.array_equal(np.array(head.bin_labels)[trained[:, column]], true[:, column])
     whole = OutputSpec("class18", (21, 30, 46, 60), (0, 0, 1, 1, 2))
     merged = np.array(whole.heads[0].bin_labels)[training_labels(whole, data)[:, 0]]
@@ -56,10 +56,10 @@ def test_training_labels_of_finer_bins_merge_to_the_true_ones(data: TrainData) -
 @pytest.mark.parametrize("in_years", [False, True])
 @pytest.mark.parametrize("predicts", ["mask", "gender", "age", "heads", "class18"])
 def test_another_mask_changes_the_mask_and_nothing_else(data: TrainData, predicts: Predicts, in_years: bool) -> None:
-    target = OutputSpec(predicts, *FIVE)
-    labels = training_labels(target, data, in_years).reshape(-1, 7, len(target.heads))
+    output_spec = OutputSpec(predicts, *FIVE)
+    labels = training_labels(output_spec, data, in_years).reshape(-1, 7, len(output_spec.heads))
     for person in labels[::7]:
         normal = person[6]
-        assert np.array_equal(with_mask(target, normal, 0, in_years), person[0]), "as on the photos with a mask"
-        assert np.array_equal(with_mask(target, normal, 1, in_years), person[5])
-        assert np.array_equal(with_mask(target, normal, 2, in_years), normal)
+        assert np.array_equal(with_mask(output_spec, normal, 0, in_years), person[0]), "as on the photos with a mask"
+        assert np.array_equal(with_mask(output_spec, normal, 1, in_years), person[5])
+        assert np.array_equal(with_mask(output_spec, normal, 2, in_years), normal)

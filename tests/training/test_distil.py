@@ -150,7 +150,7 @@ def test_every_task_is_trained_on_its_part_of_the_18_probabilities(predicts: str
     taught = FoldTargets(("",), tuple(data.files), log_p.astype(np.float32))
     soft = dataclasses.replace(SOFT, alpha=1.0, folds={0: taught})
     task = TaskRecipe.model_validate({"predicts": predicts, "model": "m"})
-    found = soft.of(0, task.predicts, data) @ class_table(task.target).double().numpy()
+    found = soft.of(0, task.predicts, data) @ class_table(task.output_spec).double().numpy()
     cube = np.exp(log_p).reshape(-1, 3, 2, 3)
     given = {g: cube[:, :, n].sum(axis=1) / cube[:, :, n].sum(axis=(1, 2))[:, None] for n, g in enumerate("mf")}
     mask, gender, age = cube.sum(axis=(2, 3)), cube.sum(axis=(1, 3)), cube.sum(axis=(1, 2))

@@ -94,20 +94,20 @@ def test_an_ordinal_head_learns_by_binary_cross_entropy_on_conditional_subsets()
 @pytest.mark.parametrize("kind", ["softmax", "ordinal", "regression"])
 def test_each_kind_of_age_head_learns_the_age(kind: AgeHead) -> None:
     """Straight from one input that is the age; also from targets that are spread."""
-    target = OutputSpec("age", YEARS.cuts, YEARS.bin_bands, kind)
+    output_spec = OutputSpec("age", YEARS.cuts, YEARS.bin_bands, kind)
     years = torch.arange(18, 75)
     bins = torch.from_numpy(age_band(years.numpy(), YEARS.cuts))[:, None]
     for sigma in (0.0, 2.0):
         torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, target.width))
+        model = torch.nn.Sequential(torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, output_spec.width))
         optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
-        truth = label_targets(years[:, None] if sigma else bins, target_tables(target, sigma))
+        truth = label_targets(years[:, None] if sigma else bins, target_tables(output_spec, sigma))
         x = (years[:, None] - 45) / 15
         for _ in range(300):
             optimizer.zero_grad()
-            task_loss(Loss(), target.heads, model(x), truth).backward()  # type: ignore[no-untyped-call]
+            task_loss(Loss(), output_spec.heads, model(x), truth).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-        found = head_decisions(model(x).detach().numpy(), target.heads)[0]
+        found = head_decisions(model(x).detach().numpy(), output_spec.heads)[0]
         assert (found == age_band(years.numpy())).mean() > 0.9
 
 

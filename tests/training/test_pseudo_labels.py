@@ -131,7 +131,7 @@ def test_each_is_a_person_of_its_own_beside_the_data(source: Path) -> None:
 )
 def test_a_class_gives_all_labels_of_a_task(predicts: str, labels: list[list[int]]) -> None:
     task = TaskRecipe.model_validate({"predicts": predicts, "model": "m"})
-    assert class_labels(task.target, np.array([11])).tolist() == labels
+    assert class_labels(task.output_spec, np.array([11])).tolist() == labels
 
 
 def test_an_age_model_of_one_gender_is_trained_on_that_gender() -> None:

@@ -45,25 +45,25 @@ def test_a_spread_target_is_the_normal_distributions_mass_in_each_bin(cuts: tupl
 @pytest.mark.parametrize("kind", ["mask", "age", "heads", "class18"])
 @pytest.mark.parametrize("cuts", [(30, 60), (21, 30, 46, 58)])
 def test_spread_targets_narrow_to_the_certain_ones(data: TrainData, kind: Predicts, cuts: tuple[int, ...]) -> None:
-    target = OutputSpec(kind, cuts, bands_of(cuts))
-    labels = training_labels(target, data)
-    certain = label_targets(torch.from_numpy(labels), target_tables(target))
-    columns = [np.eye(len(head.bin_labels))[column] for head, column in zip(target.heads, labels.T, strict=True)]
+    output_spec = OutputSpec(kind, cuts, bands_of(cuts))
+    labels = training_labels(output_spec, data)
+    certain = label_targets(torch.from_numpy(labels), target_tables(output_spec))
+    columns = [np.eye(len(head.bin_labels))[column] for head, column in zip(output_spec.heads, labels.T, strict=True)]
     assert np.array_equal(certain.numpy(), np.hstack(columns)), "one-hot"
-    in_years = torch.from_numpy(training_labels(target, data, in_years=True))
-    assert torch.equal(label_targets(in_years, target_tables(target, 1e-3)), certain)
-    spread = label_targets(in_years, target_tables(target, 4.0))
-    assert spread.sum(dim=1).numpy() == pytest.approx(len(target.heads) * np.ones(len(spread)), abs=1e-5)
+    in_years = torch.from_numpy(training_labels(output_spec, data, in_years=True))
+    assert torch.equal(label_targets(in_years, target_tables(output_spec, 1e-3)), certain)
+    spread = label_targets(in_years, target_tables(output_spec, 4.0))
+    assert spread.sum(dim=1).numpy() == pytest.approx(len(output_spec.heads) * np.ones(len(spread)), abs=1e-5)
     assert bool((spread == certain).all()) == (kind == "mask"), "only ages are spread"
 
 
 def test_photos_are_counted_by_what_is_learned_of_them(data: TrainData) -> None:
-    target = OutputSpec("heads", (21, 30, 46, 58), (0, 0, 1, 1, 2))
-    labels = training_labels(target, data)
-    counts = bin_counts(torch.from_numpy(labels), target_tables(target))
-    for found, column, head in zip(counts, labels.T, target.heads, strict=True):
+    output_spec = OutputSpec("heads", (21, 30, 46, 58), (0, 0, 1, 1, 2))
+    labels = training_labels(output_spec, data)
+    counts = bin_counts(torch.from_numpy(labels), target_tables(output_spec))
+    for found, column, head in zip(counts, labels.T, output_spec.heads, strict=True):
         assert found.tolist() == np.bincount(column, minlength=len(head.bin_labels)).tolist()
-    in_years = torch.from_numpy(training_labels(target, data, in_years=True))
-    spread = bin_counts(in_years, target_tables(target, 5.0))
+    in_years = torch.from_numpy(training_labels(output_spec, data, in_years=True))
+    spread = bin_counts(in_years, target_tables(output_spec, 5.0))
     assert [float(c.sum()) for c in spread] == pytest.approx([len(labels)] * 3)
     assert spread[2].tolist() != np.bincount(labels[:, 2]).tolist()

@@ -219,9 +219,9 @@ def test_the_worst_photos_come_in_the_order_of_their_loss(data: TrainData, monke
     sheets: list[Sheet] = []
     draw = ensemble.training.tracking.draw
     monkeypatch.setattr(ensemble.training.tracking, "draw", lambda sheet: sheets.append(sheet) or draw(sheet))
-    target = OutputSpec("heads", (25, 30, 60), (0, 0, 1, 2))  # in finer bins than are scored
+    output_spec = OutputSpec("heads", (25, 30, 60), (0, 0, 1, 2))  # in finer bins than are scored
     rows = np.arange(7, 28)
-    truth = true_labels(target, data)[rows]
+    truth = true_labels(output_spec, data)[rows]
     logits = np.full((21, 9), -20, dtype=np.float32)
     gendered, aged = 3 + truth[:, 1], 5 + truth[:, 2] + 1
     for columns in (truth[:, 0], gendered, aged):
@@ -229,7 +229,7 @@ def test_the_worst_photos_come_in_the_order_of_their_loss(data: TrainData, monke
     logits[4, 3:5] = logits[4, [4, 3]]  # the wrong gender
     logits[9, 0:3] = 0  # no idea of the mask
     photos = DecodedPhotos(data.photos, [Preprocessing((32, 24))])
-    tracked = TrackedJob(None, target, {}, photos, rows, truth)  # type: ignore[arg-type]
+    tracked = TrackedJob(None, output_spec, {}, photos, rows, truth)  # type: ignore[arg-type]
     picture = worst_photos("title", tracked, logits)
     assert picture.dtype == np.uint8
     assert picture.ndim == 3

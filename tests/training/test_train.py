@@ -97,7 +97,7 @@ def test_a_job_leaves_the_checkpoint_of_its_best_epoch_with_its_own_oof_logits(w
     model, card = load_checkpoint(job.model, CPU)
     assert card.epoch == 1 + scores.index(max(scores))
     assert card.f1 == pytest.approx(max(scores), abs=1e-5)
-    assert card.target.names == {"mask": ["wear", "incorrect", "not wear"]}
+    assert card.output_spec.names == {"mask": ["wear", "incorrect", "not wear"]}
     assert (card.task, card.fold, card.k, card.preprocessing.resize) == ("mask", 0, 2, (32, 24))
     assert (card.task_hash, card.folds_hash) == (whole.recipe.tasks["mask"].hash, whole.run.folds_hash)
     oof = load_job_oof(job.oof, {"fold": 0})
