@@ -12,7 +12,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from real_photos import People, build_data, gained, initial_weights, machine, maskens, parse, print_heads
+from real_photos import (
+    People,
+    build_data,
+    gained,
+    initial_weights,
+    machine,
+    maskens,
+    parse,
+    print_heads,
+    unseen_masks,
+)
 
 from ensemble.commands.score import Scored, score
 from ensemble.decision.joint import joint_log_probabilities
@@ -48,19 +58,20 @@ def print_table(data: Path, run: Path) -> None:
     models = {"the folds": folds, f"best fold, {best}": [best]}
     if FULL in ensemble.complete_folds:
         models |= {"everybody": [FULL], "folds and everybody": [*folds, FULL]}
-    print_heads("models", "log loss", "macro F1", "against the folds", "mask, gender, age")
+    print_heads("models", "log loss", "macro F1", "against the folds", "mask, gender, age", "unseen masks")
     against = None
     for name, folds in models.items():
         some = {task: values[np.isin(ensemble.folds(task), folds)] for task, values in logits.items()}
         temperatures = ensemble.temperatures if len(folds) > 1 else ensemble.of_one_fold
         log_p = joint_log_probabilities(some, ensemble.output_specs, temperatures, ensemble.tta)
-        drawn = people.macro_parts((log_p + np.array(fitted.offsets)).argmax(axis=1))
+        classes = (log_p + np.array(fitted.offsets)).argmax(axis=1)
+        drawn, unseen = people.macro_parts(classes), unseen_masks(data, ids, classes)
         whole = drawn[SCORED_PARTS[0]]
         against = whole if against is None else against
         parts = ", ".join(f"{drawn[part][0]:.3f}" for part in SCORED_PARTS[1:])
         loss = -log_p[np.arange(len(ids)), people.truth].mean()
         gain = "" if against is whole else gained(whole - against)
-        print(f"| {name} | {loss:.3f} | {interval(whole):.3f} | {gain} | {parts} |")
+        print(f"| {name} | {loss:.3f} | {interval(whole):.3f} | {gain} | {parts} | {unseen:.3f} |")
 
 
 if __name__ == "__main__":

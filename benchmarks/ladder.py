@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from real_photos import People, build_data, eval_rows, initial_weights, machine, maskens, parse, print_heads
+from real_photos import People, build_data, initial_weights, machine, maskens, parse, print_heads, unseen_masks
 
 from ensemble.decision.oof_ensemble import load_oof_ensemble
 from ensemble.decision.submission import read_answers
@@ -30,7 +30,7 @@ from ensemble.decision.tuning import TUNING, read_nested
 from ensemble.evaluation.compare import over_seeds
 from ensemble.metrics.scores import SCORED_PARTS
 from ensemble.recipes.recipe_file import run_recipe
-from folds.labels import FloatArray, decode
+from folds.labels import FloatArray
 from folds.ranges import parse_seeds
 from folds.run_folder import load_run
 
@@ -197,7 +197,7 @@ def print_table(out: Path, base: str) -> None:
             theirs = [score(before[seed]) for seed in found if seed in before]
             gain = over_seeds(own[shared] - np.stack(theirs)) if shared else None
             cells.append(f"{gain.mean:+.3f}" if gain else "")
-        cells.append(f"{np.mean([unseen_masks(run) for run in found.values()]):.3f}")
+        cells.append(f"{np.mean([unseen(run) for run in found.values()]):.3f}")
         cells.append(f"{pixels(found) / pixels(before):.2f}" if before else "")
         print("|", " | ".join(cells), "|")
 
@@ -230,12 +230,9 @@ def new_people(run: Path) -> FloatArray:
     return People.new(run.parents[1] / "data", ids).macro_f1(classes)
 
 
-def unseen_masks(run: Path) -> float:
-    """How often the state of the mask is right on new people's photos with a mask of a style that training has not."""
-    rows = eval_rows(run.parents[1] / "data")
-    answers = zip(*read_answers(run / "submission.csv"), strict=True)
-    unseen = [(int(rows[i]["ans"]), c) for i, c in answers if rows[i]["unseen_style"] == "1"]
-    return float(np.mean([decode(truth)[0] == decode(c)[0] for truth, c in unseen]))
+def unseen(run: Path) -> float:
+    """`unseen_masks` of the same decision."""
+    return unseen_masks(run.parents[1] / "data", *read_answers(run / "submission.csv"))
 
 
 if __name__ == "__main__":

@@ -95,3 +95,12 @@ def eval_rows(data: Path) -> dict[str, dict[str, str]]:
     """What the photos of the eval part show, by ImageID."""
     with (data / "eval" / "meta.csv").open() as file:
         return {row["ImageID"]: row for row in csv.DictReader(file)}
+
+
+def unseen_masks(data: Path, ids: Sequence[str], classes: IntArray) -> float:
+    """How often the state of the mask is right on new people's photos with a mask of a style that training has not."""
+    rows = eval_rows(data)
+    unseen = [
+        (int(rows[i]["ans"]), int(c)) for i, c in zip(ids, classes, strict=True) if rows[i]["unseen_style"] == "1"
+    ]
+    return float(np.mean([decode(truth)[0] == decode(c)[0] for truth, c in unseen]))

@@ -209,8 +209,9 @@ def export(
             "choose another --tta, or drop the tuning: --no-tuning"
         )
     configure_process(hardware.job_threads)
-    refuse_without_detector(preprocessings([ensemble]))
-    shown = _sample(of, photos, preprocessings([ensemble]))
+    wanted = preprocessings([ensemble])
+    refuse_without_detector(wanted)
+    shown = _sample(of, photos, wanted)
     by_task = {
         task: dataclasses.replace(ensemble, members=tuple(m for m in ensemble.members if m.task == task))
         for task in ensemble.output_specs
